@@ -1,0 +1,94 @@
+"""Errors named by what the caller does next.
+
+    OverlaydError            one message for the user, and an optional hint: the next thing to do
+    ├─ ConfigError           exit 2: a person must change a setting
+    ├─ UnsupportedError      exit 3: this host or kernel cannot do it
+    ├─ PrivilegeError        exit 4: run as root
+    ├─ BusyError             exit 5: another overlayd holds this host
+    ├─ StoreError            etcd or what it holds is not usable now: retry with backoff, data path untouched
+    │  └─ NetworkConfigError the network config in etcd is missing or wrong: wait for somebody to mend it
+    ├─ SubnetsExhausted      every subnet is taken: wait for one to come free
+    ├─ LeaseLost             the subnet belongs to somebody else now: say so, take another
+    ├─ KernelRefused         one operation on one object failed: report it, go on with the others
+    └─ CommandFailed         a child process failed: the message is a command to paste
+"""
+
+from __future__ import annotations
+
+import os
+
+
+class OverlaydError(Exception):
+    """A failure that the user is told about in one message.
+
+    `message` says what failed and on which object; `hint` says what to do next.
+    """
+
+    exit_status = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  {self.hint}" if self.hint else self.message
+
+
+class ConfigError(OverlaydError):
+    """A setting is wrong, and only a person can mend it."""
+
+    exit_status = 2
+
+
+class UnsupportedError(OverlaydError):
+    """This host or its kernel lacks something that the configuration asks for."""
+
+    exit_status = 3
+
+
+class PrivilegeError(OverlaydError):
+    """The command changes the host's network and was not run as root."""
+
+    exit_status = 4
+
+
+class BusyError(OverlaydError):
+    """Another overlayd runs on this host."""
+
+    exit_status = 5
+
+
+class StoreError(OverlaydError):
+    """etcd does not answer or refuses. Worth trying again; the data path stays as it is."""
+
+
+class NetworkConfigError(StoreError):
+    """The network config in etcd is missing or breaks a rule. It may be mended while we wait."""
+
+    exit_status = 2
+
+
+class SubnetsExhausted(OverlaydError):
+    """No subnet is free between SubnetMin and SubnetMax."""
+
+
+class LeaseLost(OverlaydError):
+    """The subnet that this host used is leased to another host."""
+
+
+class KernelRefused(OverlaydError):
+    """The kernel refused one operation on one object.
+
+    `operation` and `obj` name both as `ip` would (`route replace`, `10.5.2.0/24 via 10.5.2.0`), `errno` is the kernel's.
+    """
+
+    def __init__(self, operation: str, obj: str, errno: int, *, hint: str | None = None) -> None:
+        super().__init__(f"{operation} {obj}: {os.strerror(errno)} (errno {errno})", hint=hint)
+        self.operation = operation
+        self.obj = obj
+        self.errno = errno
+
+
+class CommandFailed(OverlaydError):
+    """A child process ended with a status other than 0."""
