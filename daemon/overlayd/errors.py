@@ -1,16 +1,16 @@
 """Errors named by what the caller does next.
 
-    OverlaydError            one message for the user, and an optional hint: the next thing to do
-    ├─ ConfigError           exit 2: a person must change a setting
-    ├─ UnsupportedError      exit 3: this host or kernel cannot do it
-    ├─ PrivilegeError        exit 4: run as root
-    ├─ BusyError             exit 5: another overlayd holds this host
-    ├─ StoreError            etcd or what it holds is not usable now: retry with backoff, data path untouched
-    │  └─ NetworkConfigError the network config in etcd is missing or wrong: wait for somebody to mend it
-    ├─ SubnetsExhausted      every subnet is taken: wait for one to come free
-    ├─ LeaseLost             the subnet belongs to somebody else now: say so, take another
-    ├─ KernelRefused         one operation on one object failed: report it, go on with the others
-    └─ CommandFailed         a child process failed: the message is a command to paste
+OverlaydError            one message for the user, and an optional hint: the next thing to do
+├─ ConfigError           exit 2: a person must change a setting
+├─ UnsupportedError      exit 3: this host or kernel cannot do it
+├─ PrivilegeError        exit 4: run as root
+├─ BusyError             exit 5: another overlayd holds this host
+├─ StoreError            etcd or what it holds is not usable now: retry with backoff, data path untouched
+│  └─ NetworkConfigError the network config in etcd is missing or wrong: wait for somebody to mend it
+├─ SubnetsExhausted      every subnet is taken: wait for one to come free
+├─ LeaseLost             the subnet belongs to somebody else now: say so, take another
+├─ KernelRefused         one operation on one object failed: report it, go on with the others
+└─ CommandFailed         a child process failed: the message is a command to paste
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class LeaseLost(OverlaydError):
 class KernelRefused(OverlaydError):
     """The kernel refused one operation on one object.
 
-    `operation` and `obj` name both as `ip` would (`route replace`, `10.5.2.0/24 via 10.5.2.0`), `errno` is the kernel's.
+    `operation` and `obj` are named as `ip` names them: `route replace`, `10.5.2.0/24 via 10.5.2.0`.
     """
 
     def __init__(self, operation: str, obj: str, errno: int, *, hint: str | None = None) -> None:

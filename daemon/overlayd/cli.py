@@ -1,0 +1,96 @@
+"""The one command line. What each command does is in `commands`; here are its words, and how failures are told."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from overlayd import __version__, log, settings
+from overlayd.errors import OverlaydError
+
+EXIT_STATUSES = """\
+exit status: 0 well; 1 failed; 2 a setting or the network config is wrong; 3 this host or its kernel cannot do it;
+4 not root; 5 another overlayd runs"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser; man pages and completion come from it too."""
+    top = argparse.ArgumentParser(
+        prog="overlayd",
+        description="Cross-host networking for plain Docker: every container reaches every other by its own address.",
+        epilog=EXIT_STATUSES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"overlayd {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument(
+        "--config-file",
+        type=Path,
+        default=None,
+        metavar="FILE",
+        help=f"settings as KEY=value lines (default: {settings.CONFIG_FILE})",
+    )
+    shared.add_argument("-v", "--verbose", action="store_true", help="log more")
+    settings.add_flags(shared)
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=text, description=text, parents=[shared], epilog=EXIT_STATUSES)
+
+    command("run", "be the daemon: lease a subnet, keep the data path, until told to stop")
+    command("check", "show the settings in force, the interface, etcd and the network config; change nothing")
+    status = command("status", "show the lease, the peers, etcd and what is wrong")
+    status.add_argument("--json", action="store_true", help="as one JSON document")
+    command("cleanup", "remove every route, device, rule and file of overlayd from this host")
+    config = commands.add_parser("config", help="read or write the network config in etcd")
+    verbs = config.add_subparsers(dest="verb", required=True, metavar="VERB")
+    verbs.add_parser("get", help="print the network config", parents=[shared])
+    put = verbs.add_parser("set", help="check a network config and write it", parents=[shared])
+    put.add_argument("config", help="JSON, or the name of a file that holds it, or - for standard input")
+    return top
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command; its exit status. Every failure is one message on standard error."""
+    options = parser().parse_args(arguments)
+    log.configure(verbose=options.verbose)
+    try:
+        chosen = settings.load(
+            vars(options),
+            os.environ,
+            options.config_file or settings.CONFIG_FILE,
+            file_required=options.config_file is not None,
+        )
+        return _call(options, chosen)
+    except OverlaydError as error:
+        print(f"overlayd: {error}", file=sys.stderr)  # noqa: T201
+        return error.exit_status
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Somebody closed the other end, as `head` does; without this Python complains once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _call(options: argparse.Namespace, chosen: settings.Settings) -> int:
+    # Commands are imported when they are called: `overlayd --help` should not wait for gRPC.
+    from overlayd import commands  # noqa: PLC0415
+
+    match options.command, getattr(options, "verb", None):
+        case "run", _:
+            return commands.run(chosen)
+        case "check", _:
+            return commands.check(chosen)
+        case "status", _:
+            return commands.status(chosen, as_json=options.json)
+        case "config", "get":
+            return commands.config_get(chosen)
+        case "config", _:
+            return commands.config_set(chosen, options.config)
+        case _:
+            return commands.cleanup(chosen)

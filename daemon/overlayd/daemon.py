@@ -1,0 +1,202 @@
+"""The daemon's one story.
+
+Read and check; then the line: above it nothing on the host changes. Below it: hold the host's lock, follow etcd, and
+for each network config that comes, hold a lease, open its backend, write the files, say ready, and keep kernel and
+etcd as they should be until told to stop. Stopping leaves the data path in place.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from overlayd import hostlock
+from overlayd.errors import (
+    LeaseLost,
+    NetworkConfigError,
+    OverlaydError,
+    PrivilegeError,
+    StoreError,
+    SubnetsExhausted,
+)
+from overlayd.host import Host
+from overlayd.keeper import Keeper
+from overlayd.kernel.netlink import Monitor
+from overlayd.log import logger
+from overlayd.network import NetworkConfig
+from overlayd.notify import notify
+from overlayd.registry import Registry
+from overlayd.settings import Settings
+from overlayd.status import Board, Status
+from overlayd.store.client import Store, StoreSettings
+from overlayd.underlay import Underlay, choose
+
+log = logger("daemon")
+
+FIRST_RETRY_S = 1.0
+LAST_RETRY_S = 15.0
+# Netlink and etcd speak in bursts; this long a breath makes one reconciliation of each.
+SETTLE_S = 0.1
+
+
+def store_settings(settings: Settings) -> StoreSettings:
+    """The part of the settings that says how to reach etcd."""
+    return StoreSettings(
+        endpoints=settings.etcd_endpoints,
+        cafile=settings.etcd_cafile,
+        certfile=settings.etcd_certfile,
+        keyfile=settings.etcd_keyfile,
+        username=settings.etcd_username,
+        password=settings.etcd_password,
+    )
+
+
+def choose_underlay(settings: Settings) -> Underlay:
+    """The interface and address that peers reach this host by, as the settings want it. Raises ConfigError."""
+    return choose(
+        ifaces=settings.iface,
+        iface_regexes=settings.iface_regex,
+        can_reach=settings.iface_can_reach,
+        public_ip=str(settings.public_ip) if settings.public_ip else None,
+    )
+
+
+def run(settings: Settings) -> None:
+    """Be the daemon until SIGTERM or SIGINT. Raises what only a person can mend (ConfigError, UnsupportedError …)."""
+    if os.geteuid() != 0:
+        raise PrivilegeError("overlayd run changes the host's network", hint="run it as root")
+    underlay = choose_underlay(settings)
+    store = Store(store_settings(settings))
+    # ---- the line: above, nothing on the host changes; below, everything may ----
+    with hostlock.hold(settings.run_dir):
+        Daemon(settings, underlay, store).run()
+
+
+class Daemon:
+    """The story below the line. One use."""
+
+    def __init__(self, settings: Settings, underlay: Underlay, store: Store) -> None:
+        self._settings = settings
+        self._underlay = underlay
+        self._store = store
+        self._stopping = threading.Event()
+        self._wake = threading.Event()
+        self._registry = Registry(store, settings.etcd_prefix, self._wake.set)
+        self._keeper = Keeper(self._registry, self._wake.set, ttl_s=settings.lease_ttl_s)
+        self._board = Board(
+            settings.run_dir,
+            Status(
+                state="starting",
+                pid=os.getpid(),
+                ifname=underlay.ifname,
+                ifname_reason=underlay.reason,
+                public_ip=str(underlay.public_ip),
+                etcd_endpoints=settings.etcd_endpoints,
+            ),
+        )
+
+    def run(self) -> None:
+        """Serve one network config after another until told to stop."""
+        with self._signals(), self._following():
+            retry_s = FIRST_RETRY_S
+            while not self._stopping.is_set():
+                try:
+                    self._serve(self._network_config())
+                    retry_s = FIRST_RETRY_S
+                except LeaseLost as error:
+                    log.error("LEASE LOST", problem=error.message, hint=error.hint)
+                except (StoreError, SubnetsExhausted) as error:
+                    self._wait(error, retry_s)
+                    retry_s = min(retry_s * 2, LAST_RETRY_S)
+        self._board.update(state="stopped", problem=None)
+        log.info("stopped; the data path stays as it is")
+
+    def _network_config(self) -> NetworkConfig:
+        """The network config, waiting for etcd's first answer for a moment rather than failing at once."""
+        if not self._registry.view.revision and not self._registry.view.problem:
+            self._wake.wait(FIRST_RETRY_S)
+        return self._registry.network_config()
+
+    def _serve(self, config: NetworkConfig) -> None:
+        """Hold a lease under `config` and keep everything in step, until the config changes or we are told to stop."""
+        host = Host(self._settings, self._underlay, self._registry, self._board, config)
+        holding = host.acquire()
+        self._keeper.keep(holding)
+        stop_data_path = threading.Event()
+        with host.opened(stop_data_path, on_failure=self._wake.set):
+            host.reconcile()
+            host.publish()
+            self._board.update(state="ready", problem=None)
+            notify(ready=True, status=f"{holding.lease.subnet} of {config.network} by {config.backend_type}")
+            log.info(
+                "ready",
+                subnet=holding.lease.subnet,
+                backend=config.backend_type,
+                peers=len(self._board.status.peers),
+            )
+            host.settle_docker()
+            while self._pause() and self._still(config):
+                self._keeper.keep(host.reclaim(gone=self._keeper.gone))
+                host.reconcile()
+
+    def _still(self, config: NetworkConfig) -> bool:
+        """Whether the network config is the one being served. A config that went bad or away changes nothing."""
+        try:
+            now = self._registry.network_config()
+        except NetworkConfigError as error:
+            if self._board.status.problem != error.message:
+                log.error("the network config went bad; serving the last good one", problem=error.message)
+            self._board.update(problem=error.message)
+            return True
+        self._board.update(problem=None)
+        if now != config:
+            log.warning("the network config changed", network=now.network, backend=now.backend_type)
+        return now == config
+
+    def _wait(self, error: OverlaydError, retry_s: float) -> None:
+        if self._board.status.problem != error.message:
+            log.warning("waiting", problem=error.message, hint=error.hint)
+        self._board.update(state="waiting", problem=error.message, etcd_connected=self._registry.view.connected)
+        notify(status=f"waiting: {error.message}")
+        self._wake.clear()
+        self._wake.wait(retry_s * (0.5 + random.random() / 2))
+
+    def _pause(self) -> bool:
+        """Sleep until something changed or the resync is due; False when told to stop."""
+        self._wake.wait(self._settings.resync_s)
+        self._stopping.wait(SETTLE_S)
+        self._wake.clear()
+        return not self._stopping.is_set()
+
+    def _stop(self, _signal: int, _frame: FrameType | None) -> None:
+        self._stopping.set()
+        self._wake.set()
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        before = {number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            notify(stopping=True)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @contextmanager
+    def _following(self) -> Iterator[None]:
+        monitor = Monitor(self._wake.set)
+        monitor.start()
+        self._registry.start()
+        self._keeper.start()
+        try:
+            yield
+        finally:
+            self._keeper.stop()
+            self._registry.stop()
+            self._store.close()
+            monitor.stop()

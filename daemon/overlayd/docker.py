@@ -1,0 +1,138 @@
+"""What docker must be told, and whether it does it.
+
+Docker takes its bridge's subnet, MTU and masquerading at start only, from flags or from daemon.json but never both
+("specified both as a flag and in the configuration file" stops it): what daemon.json says is left alone and reported.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Interface, IPv4Network
+from pathlib import Path
+from typing import Any
+
+from overlayd import process
+from overlayd.errors import CommandFailed
+from overlayd.log import logger
+
+log = logger("docker")
+
+BRIDGE = "docker0"
+UNIT = "docker.service"
+DAEMON_JSON = Path("/etc/docker/daemon.json")
+VARIABLE = "OVERLAYD_DOCKER_OPTIONS"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """How docker's default bridge has to be on this host. `bip` is the subnet's first address with its length."""
+
+    bip: IPv4Interface
+    mtu_bytes: int
+    ip_masq: bool
+
+    def options(self) -> dict[str, str]:
+        """The options by their names in daemon.json, which are dockerd's long flags too."""
+        return {"bip": str(self.bip), "ip-masq": _word(self.ip_masq), "mtu": str(self.mtu_bytes)}
+
+
+def wanted(subnet: IPv4Network, mtu_bytes: int, *, we_masquerade: bool) -> Wanted:
+    """Docker's part for a leased subnet. Where we masquerade docker must not: it would hide containers from peers."""
+    return Wanted(
+        bip=IPv4Interface((subnet.network_address + 1, subnet.prefixlen)),
+        mtu_bytes=mtu_bytes,
+        ip_masq=not we_masquerade,
+    )
+
+
+def flags(want: Wanted, daemon_json: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """dockerd's flags, and a sentence for each option that daemon.json decides otherwise."""
+    given, problems = [], []
+    for name, value in want.options().items():
+        found = daemon_json.get(name)
+        if found is None and name == "bip" and daemon_json.get("bridge"):
+            problems.append(
+                f"{DAEMON_JSON} sets bridge to {daemon_json['bridge']!r}, so docker has no bip: its containers are not "
+                f"on the overlay; remove it, or give that bridge {value}"
+            )
+        elif found is None:
+            given.append(f"--{name}={value}")
+        elif _word(found) != value:
+            problems.append(f"{DAEMON_JSON} sets {name} to {_word(found)}, the lease needs {value}; remove it there")
+    return given, problems
+
+
+def read_daemon_json(path: Path = DAEMON_JSON) -> tuple[dict[str, Any], list[str]]:
+    """daemon.json's settings, and what is wrong with the file; a missing one is empty."""
+    try:
+        found = json.loads(path.read_text() or "{}")
+    except FileNotFoundError:
+        return {}, []
+    except (OSError, ValueError) as error:
+        return {}, [f"{path} cannot be read, docker will not start: {error}"]
+    return (found, []) if isinstance(found, dict) else ({}, [f"{path} is not a JSON object"])
+
+
+def env_file(options: list[str]) -> str:
+    """docker.env: the variable that the drop-in appends to dockerd's command line."""
+    return f'{VARIABLE}="{" ".join(options)}"\n'
+
+
+def bridge_problem(subnet: IPv4Network, addresses: tuple[IPv4Interface, ...] | None) -> str | None:
+    """What is wrong with docker0's addresses, given the leased subnet; None if nothing is, or no docker0 is there."""
+    if addresses is None or IPv4Interface((subnet.network_address + 1, subnet.prefixlen)) in addresses:
+        return None
+    has = ", ".join(map(str, addresses)) or "no address"
+    return f"{BRIDGE} has {has}, not the leased {subnet}: containers cannot be reached until docker is restarted"
+
+
+def settle(problem: str | None, *, may_restart: bool) -> None:
+    """Bring docker up on the subnet where that hurts nobody; else say what has to be done. Never raises.
+
+    A docker that was refused a start for want of a subnet, or that is enabled and was never started in this boot, is
+    started. One that runs on another bridge address (`problem`) is restarted only if it runs no container.
+    """
+    try:
+        unit = _show("LoadState", "ActiveState", "UnitFileState", "Job", "InactiveEnterTimestampMonotonic")
+    except CommandFailed:
+        return  # no systemd here: somebody else starts docker
+    if unit["LoadState"] != "loaded" or unit["Job"] not in ("", "0"):
+        return
+    state = unit["ActiveState"]
+    never_started = unit["InactiveEnterTimestampMonotonic"] == "0" and unit["UnitFileState"] == "enabled"
+    if state == "failed" or (state == "inactive" and never_started):
+        log.info("starting docker, which waited for the subnet", unit=UNIT)
+        _systemctl("reset-failed", UNIT)
+        _systemctl("start", "--no-block", UNIT)
+    elif state == "active" and problem is not None:
+        if may_restart and _idle():
+            log.warning("restarting docker, which runs no container", reason=problem)
+            _systemctl("restart", "--no-block", UNIT)
+        else:
+            log.error("docker must be restarted: systemctl restart docker", problem=problem)
+
+
+def _idle() -> bool:
+    try:
+        return not process.run(["docker", "ps", "--quiet"]).strip()
+    except CommandFailed:
+        return False
+
+
+def _systemctl(*words: str) -> None:
+    try:
+        process.run(["systemctl", *words])
+    except CommandFailed as error:
+        log.warning("systemctl failed", problem=error.message)
+
+
+def _show(*names: str) -> dict[str, str]:
+    text = process.run(["systemctl", "show", UNIT, f"--property={','.join(names)}"])
+    found = dict(line.partition("=")[::2] for line in text.splitlines())
+    return {name: found.get(name, "") for name in names}
+
+
+def _word(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

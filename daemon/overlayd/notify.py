@@ -1,0 +1,20 @@
+"""sd_notify(3): tell systemd how far we are."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+
+
+def notify(*, ready: bool = False, stopping: bool = False, status: str | None = None) -> None:
+    """Send what is given to systemd; nothing where systemd did not ask for it. Never raises."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    lines = ["READY=1"] if ready else []
+    lines += ["STOPPING=1"] if stopping else []
+    lines += [f"STATUS={status}".replace("\n", " ")] if status is not None else []
+    # An address that begins with @ is in the abstract namespace, written with a zero byte.
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+        sender.sendto("\n".join(lines).encode(), f"\0{address[1:]}" if address[0] == "@" else address)

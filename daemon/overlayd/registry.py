@@ -1,0 +1,217 @@
+"""The leases of a network, on top of the store: see them all, hold one's own.
+
+The only place that decides what is written below `<prefix>/subnets/`. Every write is a transaction that compares first:
+whatever two hosts do at the same moment, one of them has the subnet and the other knows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+
+from overlayd import allocate
+from overlayd.errors import LeaseLost, NetworkConfigError, StoreError
+from overlayd.lease import Lease, MalformedLease, parse_key, parse_lease
+from overlayd.log import logger
+from overlayd.network import NetworkConfig, parse_network_config
+from overlayd.store.client import KeyValue, Store
+from overlayd.store.follow import Follower, View
+
+log = logger("registry")
+
+CONFIG = "config"
+SUBNETS = "subnets/"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holding:
+    """This host's lease and what it hangs on. `etcd_lease_id` is 0 for a reservation, which never expires."""
+
+    lease: Lease
+    etcd_lease_id: int
+
+    @property
+    def reserved(self) -> bool:
+        """Whether an administrator keeps this subnet for this host."""
+        return self.etcd_lease_id == 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Census:
+    """All leases of the network by the last part of their keys, and what is wrong with the entries that are none."""
+
+    leases: Mapping[str, Lease]
+    malformed: Mapping[str, str]
+
+
+class Registry:
+    """One network in etcd, followed. Reads come from memory; `acquire`, `reclaim` and `refresh` ask etcd."""
+
+    def __init__(self, store: Store, prefix: str, on_change: Callable[[], None]) -> None:
+        self._store = store
+        self._prefix = prefix
+        self._follower = Follower(store, f"{prefix}/", on_change)
+        self._rng = random.Random()
+        self._census: tuple[View, Census] | None = None
+        self._complained: set[tuple[str, int]] = set()
+
+    def start(self) -> None:
+        """Begin to follow the network."""
+        self._follower.start()
+
+    def stop(self) -> None:
+        """Stop following."""
+        self._follower.stop()
+
+    @property
+    def view(self) -> View:
+        """What etcd held when it was last seen, and whether it is seen now."""
+        return self._follower.view
+
+    def network_config(self) -> NetworkConfig:
+        """The network config as last seen. StoreError before etcd was seen, NetworkConfigError if it is no good."""
+        view = self.view
+        if not view.revision:
+            raise StoreError(view.problem or f"etcd at {self._store.name}: not reached yet")
+        return read_network_config(view.entries.get(CONFIG), self._prefix)
+
+    def census(self) -> Census:
+        """Every lease as last seen. An entry that is not a lease is logged once and left out."""
+        view = self.view
+        if self._census is None or self._census[0] is not view:
+            entries = {name.removeprefix(SUBNETS): kv for name, kv in view.entries.items() if name.startswith(SUBNETS)}
+            self._census = (view, _census(entries))
+            for name, problem in self._census[1].malformed.items():
+                seen = (name, entries[name].mod_revision)
+                if seen not in self._complained:
+                    self._complained.add(seen)
+                    log.warning("not a lease, skipped", key=f"{self._prefix}/{SUBNETS}{name}", problem=problem)
+        return self._census[1]
+
+    def acquire(
+        self,
+        config: NetworkConfig,
+        wanted: Callable[[IPv4Network], Lease],
+        *,
+        preferred: IPv4Network | None,
+        ttl_s: int,
+    ) -> Holding:
+        """Hold a subnet: the one this host has, else the preferred one, else a random free one.
+
+        `wanted` makes the lease to publish for a subnet. A lost race is tried again with what is then free. Raises
+        StoreError, SubnetsExhausted.
+        """
+        public_ip = wanted(config.network).public_ip
+        while True:
+            entries = self._entries()
+            mine = allocate.own_lease(_census(entries).leases.values(), public_ip, config)
+            if mine is not None:
+                holding = self._resume(entries[mine.key_name], wanted(mine.subnet))
+            else:
+                subnet = allocate.choose_subnet(config, _taken(entries), preferred=preferred, rng=self._rng)
+                holding = self._create(wanted(subnet), ttl_s)
+            if holding is not None:
+                return holding
+            log.info("lost a race, trying again")
+
+    def reclaim(self, holding: Holding, *, ttl_s: int) -> Holding:
+        """Look whether etcd still says what we hold, and mend it if it can be mended.
+
+        The same holding when all is well. A new one, on the same subnet, when the key had gone (an expired or
+        revoked lease, an etcd that lost its data) or was changed. Raises LeaseLost when another host has it,
+        StoreError.
+        """
+        lease = holding.lease
+        seen = self.view.entries.get(SUBNETS + lease.key_name)
+        if seen is not None and seen.lease_id == holding.etcd_lease_id and _published(seen) == lease:
+            return holding
+        # The view may be a moment behind what we wrote ourselves: ask.
+        current = self._store.get(f"{self._prefix}/{SUBNETS}{lease.key_name}")
+        found = _published(current) if current is not None else None
+        if current is not None and found is not None and found.public_ip != lease.public_ip:
+            raise LeaseLost(
+                f"subnet {lease.subnet} is leased to {found.public_ip} now, not to this host ({lease.public_ip})",
+                hint="this host takes another subnet; restart docker to move its containers there",
+            )
+        if current is not None and current.lease_id == holding.etcd_lease_id and found == lease:
+            return holding
+        mended = self._create(lease, ttl_s) if current is None else self._resume(current, lease)
+        if mended is None:
+            return self.reclaim(holding, ttl_s=ttl_s)
+        log.warning("the lease had gone or was changed in etcd; written again", subnet=lease.subnet)
+        return mended
+
+    def refresh(self, holding: Holding) -> bool:
+        """Prolong the lease; False when etcd has no such lease any more. Raises StoreError."""
+        return holding.reserved or self._store.refresh(holding.etcd_lease_id) > 0
+
+    def _entries(self) -> dict[str, KeyValue]:
+        prefix = f"{self._prefix}/{SUBNETS}"
+        found, _revision = self._store.list_prefix(prefix)
+        return {kv.key.removeprefix(prefix): kv for kv in found}
+
+    def _create(self, lease: Lease, ttl_s: int) -> Holding | None:
+        etcd_lease_id = self._store.grant(ttl_s)
+        created = False
+        try:
+            created = self._store.create(
+                f"{self._prefix}/{SUBNETS}{lease.key_name}", lease.value(), lease_id=etcd_lease_id
+            )
+        finally:
+            if not created:
+                with contextlib.suppress(StoreError):
+                    self._store.revoke(etcd_lease_id)
+        return Holding(lease=lease, etcd_lease_id=etcd_lease_id) if created else None
+
+    def _resume(self, kv: KeyValue, lease: Lease) -> Holding | None:
+        # A key without an etcd lease is a reservation and stays one: giving it a lease would end it one day.
+        if kv.lease_id and self._store.refresh(kv.lease_id) == 0:
+            return None
+        if _published(kv) != lease and not self._store.replace(
+            kv.key, lease.value(), mod_revision=kv.mod_revision, lease_id=kv.lease_id
+        ):
+            return None
+        return Holding(lease=lease, etcd_lease_id=kv.lease_id)
+
+
+def read_network_config(kv: KeyValue | None, prefix: str) -> NetworkConfig:
+    """The network config under `<prefix>/config`. Raises NetworkConfigError, which says how to write one."""
+    if kv is None:
+        raise NetworkConfigError(
+            f"no network config in etcd under {prefix}/{CONFIG}",
+            hint="""write one: overlayd config set '{"Network": "10.42.0.0/16", "Backend": {"Type": "vxlan"}}'""",
+        )
+    try:
+        return parse_network_config(kv.value)
+    except NetworkConfigError as error:
+        raise NetworkConfigError(f"etcd {prefix}/{CONFIG}: {error.message}", hint=error.hint) from error
+
+
+def _census(entries: Mapping[str, KeyValue]) -> Census:
+    leases: dict[str, Lease] = {}
+    malformed: dict[str, str] = {}
+    for name, kv in entries.items():
+        try:
+            leases[name] = parse_lease(name, kv.value)
+        except MalformedLease as error:
+            malformed[name] = str(error)
+    return Census(leases=leases, malformed=malformed)
+
+
+def _taken(entries: Mapping[str, KeyValue]) -> list[IPv4Network]:
+    # A key whose value is garbage still keeps its subnet: somebody wrote it for a reason.
+    taken = []
+    for name in entries:
+        with contextlib.suppress(MalformedLease):
+            taken.append(parse_key(name)[0])
+    return taken
+
+
+def _published(kv: KeyValue) -> Lease | None:
+    try:
+        return parse_lease(kv.key.rpartition("/")[2], kv.value)
+    except MalformedLease:
+        return None

@@ -1,0 +1,220 @@
+"""This host's settings: one table of options, from which flags, variables and the sysconfig file are all read.
+
+An option `etcd-endpoints` is the flag `--etcd-endpoints`, the variable `OVERLAYD_ETCD_ENDPOINTS` and, for hosts that
+come from flannel, `FLANNELD_ETCD_ENDPOINTS`. What is nearer to the command line wins: flag, OVERLAYD_, FLANNELD_, the
+file, the default.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+from overlayd.errors import ConfigError
+
+CONFIG_FILE = Path("/etc/sysconfig/overlayd")
+# In the file for others than us: the unit's own flags, and what docker.env adds.
+_NOT_OPTIONS = {"OVERLAYD_OPTIONS", "OVERLAYD_DOCKER_OPTIONS"}
+
+
+# ruff: noqa: RUF009  (the table below is made of calls; their defaults are immutable)
+
+
+def _option(parse: Callable[[str], Any], text: str, *, default: Any, many: bool = False) -> Any:
+    metadata = {"parse": parse, "help": text, "many": many}
+    return field(default=default, metadata=metadata)
+
+
+def _text(value: str) -> str:
+    if not value.strip():
+        raise ValueError("empty")
+    return value.strip()
+
+
+def _flag(value: str) -> bool:
+    words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    try:
+        return words[value.strip().lower()]
+    except KeyError:
+        raise ValueError("true or false") from None
+
+
+def _address(value: str) -> IPv4Address:
+    try:
+        return IPv4Address(value)
+    except ValueError:
+        raise ValueError("an IPv4 address") from None
+
+
+def _prefix(value: str) -> str:
+    if not value.startswith("/") or not value.strip("/"):
+        raise ValueError("a path such as /coreos.com/network")
+    return value.rstrip("/")
+
+
+def _positive(value: str) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = 0
+    if not 0 < number < 1e9:
+        raise ValueError("a number of seconds above 0")
+    return number
+
+
+def _ttl(value: str) -> int:
+    # etcd itself raises shorter ones to its election timeout.
+    if not value.isdigit() or not 5 <= int(value) <= 10**9:
+        raise ValueError("a whole number of seconds, 5 or more")
+    return int(value)
+
+
+def _docker_restart(value: str) -> str:
+    if value not in ("idle", "never"):
+        raise ValueError("idle or never")
+    return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All that one host decides for itself. What all hosts share is the network config in etcd."""
+
+    etcd_endpoints: tuple[str, ...] = _option(
+        _text, "etcd servers, comma separated", default=("http://127.0.0.1:2379",), many=True
+    )
+    etcd_prefix: str = _option(_prefix, "where the network is kept in etcd", default="/coreos.com/network")
+    etcd_cafile: str | None = _option(_text, "PEM file of the CA that signed etcd's certificates", default=None)
+    etcd_certfile: str | None = _option(_text, "PEM file of this host's client certificate", default=None)
+    etcd_keyfile: str | None = _option(_text, "PEM file of its key", default=None)
+    etcd_username: str | None = _option(_text, "etcd user", default=None)
+    etcd_password: str | None = _option(
+        _text, "its password; better in the sysconfig file than on a command line", default=None
+    )
+    iface: tuple[str, ...] = _option(
+        _text, "interface, by name or address, that peers reach this host by", default=(), many=True
+    )
+    iface_regex: tuple[str, ...] = _option(
+        _text, "expression that an interface's address or name matches", default=(), many=True
+    )
+    iface_can_reach: str | None = _option(_text, "take the interface of the route to this address", default=None)
+    public_ip: IPv4Address | None = _option(
+        _address, "address that peers send to, if not the interface's own", default=None
+    )
+    ip_masq: bool = _option(_flag, "masquerade what leaves the overlay network", default=True)
+    firewall: bool = _option(_flag, "keep firewall rules that let the overlay's packets pass", default=True)
+    docker_restart: str = _option(
+        _docker_restart,
+        "idle: restart a docker that is on another bridge address while no container runs; never",
+        default="idle",
+    )
+    lease_ttl_s: int = _option(_ttl, "how long a lease outlives its host, in seconds", default=86400)
+    resync_s: float = _option(_positive, "seconds between two looks at the kernel's state", default=5.0)
+    subnet_file: Path | None = _option(
+        Path, "where to write the leased subnet (default: subnet.env in run-dir)", default=None
+    )
+    run_dir: Path = _option(Path, "files of this boot", default=Path("/run/overlayd"))
+    state_dir: Path = _option(Path, "files that outlive a reboot", default=Path("/var/lib/overlayd"))
+
+    @property
+    def subnet_env(self) -> Path:
+        """The file with the leased subnet, in flannel's format."""
+        return self.subnet_file or self.run_dir / "subnet.env"
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Give a parser a flag for every option. They leave None where not given, so that the other sources count."""
+    group = parser.add_argument_group("settings")
+    for option in fields(Settings):
+        optional: dict[str, Any] = {}
+        if isinstance(option.default, bool):
+            # flannel's users write a bare --ip-masq
+            optional = {"nargs": "?", "const": "true"}
+        group.add_argument(
+            f"--{_dashed(option.name)}",
+            dest=option.name,
+            action="append" if option.metadata["many"] else "store",
+            metavar=option.name.rsplit("_", 1)[-1].upper(),
+            help=option.metadata["help"].replace("%", "%%") + _default_note(option.default),
+            **optional,
+        )
+
+
+def _default_note(default: object) -> str:
+    if default in (None, (), ""):
+        return ""
+    shown = ",".join(default) if isinstance(default, tuple) else default
+    return f" (default: {str(shown).lower() if isinstance(default, bool) else shown})"
+
+
+def load(
+    flags: Mapping[str, Any],
+    environment: Mapping[str, str],
+    file: Path | None,
+    *,
+    file_required: bool = False,
+) -> Settings:
+    """The settings from all sources. Raises ConfigError that names the source, the value and what is allowed."""
+    from_file = read_file(file, required=file_required) if file else {}
+    found: dict[str, Any] = {}
+    for option in fields(Settings):
+        upper = option.name.upper()
+        sources: tuple[tuple[str, str | Sequence[str] | None], ...] = (
+            (f"--{_dashed(option.name)}", flags.get(option.name)),
+            (f"OVERLAYD_{upper}", environment.get(f"OVERLAYD_{upper}")),
+            (f"FLANNELD_{upper}", environment.get(f"FLANNELD_{upper}")),
+            (f"OVERLAYD_{upper} in {file}", from_file.get(f"OVERLAYD_{upper}")),
+        )
+        for source, raw in sources:
+            # An empty variable is one that somebody left blank in the file.
+            if raw is not None and raw not in ("", []):
+                found[option.name] = _parse(source, raw, option.metadata)
+                break
+    return Settings(**found)
+
+
+def read_file(path: Path, *, required: bool = False) -> dict[str, str]:
+    """`KEY=value` lines as systemd's EnvironmentFile= reads them; a missing file is empty. Raises ConfigError."""
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        if required:
+            raise ConfigError(f"{path}: no such file") from None
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    known = {f"OVERLAYD_{option.name.upper()}" for option in fields(Settings)} | _NOT_OPTIONS
+    found = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        stripped = line.strip()
+        if not stripped or stripped[0] in "#;":
+            continue
+        key, equals, value = stripped.partition("=")
+        if not equals:
+            raise ConfigError(f"{path} line {number}: {stripped!r} is not KEY=value")
+        if key.startswith("OVERLAYD_") and key not in known:
+            raise ConfigError(f"{path} line {number}: {key} is not a setting", hint="`overlayd run --help` lists them")
+        try:
+            found[key] = " ".join(shlex.split(value))
+        except ValueError as error:
+            raise ConfigError(f"{path} line {number}: {key}: {error}") from error
+    return found
+
+
+def _parse(source: str, raw: str | Sequence[str], metadata: Mapping[str, Any]) -> Any:
+    try:
+        if not metadata["many"]:
+            return metadata["parse"](raw)
+        given = [raw] if isinstance(raw, str) else raw
+        return tuple(metadata["parse"](part) for text in given for part in text.split(",") if part.strip())
+    except ValueError as error:
+        shown = "(not shown)" if "PASSWORD" in source.upper() else repr(raw)
+        raise ConfigError(f"{source} is {shown}", hint=f"allowed: {error}") from None
+
+
+def _dashed(name: str) -> str:
+    return name.replace("_", "-")

@@ -1,0 +1,125 @@
+"""A watch on a prefix of etcd that ends with an error when it is dead, unlike python-etcd3's.
+
+That one spins while etcd is away, hangs for ever on a forbidden prefix, and misses a compaction.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import grpc
+
+from overlayd.errors import StoreError
+from overlayd.store.client import CALL_TIMEOUT_S, KeyValue, Store, etcdrpc, prefix_end
+
+__all__ = ["Change", "Compacted", "Watch"]
+
+
+class Compacted(StoreError):
+    """The revision to watch from is no longer kept: list again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """One key's new state; `now` is None where it was deleted or its lease expired."""
+
+    key: str
+    now: KeyValue | None
+    revision: int
+
+
+class Watch:
+    """The changes below `prefix` from `revision` on, in order. Iterate in one thread; `cancel` from any."""
+
+    def __init__(self, store: Store, prefix: str, *, revision: int) -> None:
+        self._store = store
+        self._prefix = prefix
+        self._revision = revision
+        # gRPC reads requests from this until it finds None; it stays open as long as the watch lives.
+        self._requests: queue.SimpleQueue[object | None] = queue.SimpleQueue()
+        self._stream: object = None
+        self._created = threading.Event()
+        self._cancelled = threading.Event()
+        self._late = threading.Event()
+
+    def cancel(self) -> None:
+        """End the iteration, now or when it begins. Harmless when called again."""
+        self._cancelled.set()
+        self._requests.put(None)
+        if self._stream is not None:
+            self._stream.cancel()  # type: ignore[attr-defined]
+
+    def __iter__(self) -> Iterator[tuple[Change, ...]]:
+        """Batches of changes, one revision or more at a time; empty at first, when the watch stands.
+
+        Ends silently after `cancel`. Raises Compacted, or StoreError when the watch was refused or the connection died.
+        """
+        self._requests.put(
+            etcdrpc.WatchRequest(
+                create_request=etcdrpc.WatchCreateRequest(
+                    key=self._prefix.encode(),
+                    range_end=prefix_end(self._prefix),
+                    start_revision=self._revision,
+                    progress_notify=True,
+                )
+            )
+        )
+        stream = self._stream = self._store.open_watch(iter(self._requests.get, None))
+        deadline = threading.Timer(CALL_TIMEOUT_S, self._give_up)
+        deadline.daemon = True
+        deadline.start()
+        try:
+            if self._cancelled.is_set():
+                return
+            for response in stream:
+                self._check(response)
+                if response.created:
+                    self._created.set()
+                    deadline.cancel()
+                    yield ()
+                if response.events:
+                    yield tuple(_change(event) for event in response.events)
+            if not self._cancelled.is_set():
+                raise StoreError(f"etcd at {self._store.name}: watch {self._prefix}: the server ended it")
+        except grpc.RpcError as error:
+            if self._cancelled.is_set():
+                return
+            if self._late.is_set():
+                raise StoreError(
+                    f"etcd at {self._store.name}: watch {self._prefix}: no answer within {CALL_TIMEOUT_S:g} s",
+                    hint="is etcd running, and can this host reach it?",
+                ) from error
+            raise self._store.failure(f"watch {self._prefix}", error) from error
+        finally:
+            deadline.cancel()
+            self._requests.put(None)
+            stream.cancel()
+
+    def _give_up(self) -> None:
+        if not self._created.is_set() and self._stream is not None:
+            self._late.set()
+            self._stream.cancel()  # type: ignore[attr-defined]
+
+    def _check(self, response: object) -> None:
+        if not response.canceled:  # type: ignore[attr-defined]
+            return
+        compacted = response.compact_revision  # type: ignore[attr-defined]
+        if compacted:
+            raise Compacted(f"etcd at {self._store.name}: watch {self._prefix}: compacted up to {compacted}")
+        reason = response.cancel_reason or "no reason given"  # type: ignore[attr-defined]
+        # A forbidden prefix and an expired token look alike here; a new login settles which it was.
+        self._store.close()
+        raise StoreError(f"etcd at {self._store.name}: watch {self._prefix}: refused: {reason}")
+
+
+def _change(event: object) -> Change:
+    kv = event.kv  # type: ignore[attr-defined]
+    key = kv.key.decode("utf-8", "replace")
+    revision = int(kv.mod_revision)
+    if event.type:  # type: ignore[attr-defined]  # PUT is 0, DELETE is 1
+        return Change(key=key, now=None, revision=revision)
+    now = KeyValue(key=key, value=bytes(kv.value), mod_revision=revision, lease_id=int(kv.lease))
+    return Change(key=key, now=now, revision=revision)
