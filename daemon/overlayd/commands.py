@@ -180,10 +180,13 @@ def _summary(config: NetworkConfig) -> str:
 
 
 def _shown(settings: Settings) -> dict[str, object]:
-    found = {field.name.replace("_", "-"): getattr(settings, field.name) for field in dataclasses.fields(settings)}
-    if found["etcd-password"]:
-        found["etcd-password"] = "(not shown)"
-    return {key: ",".join(value) if isinstance(value, tuple) else value for key, value in found.items()}
+    shown: dict[str, object] = {}
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if value and field.metadata["secret"]:
+            value = "(not shown)"
+        shown[field.name.replace("_", "-")] = ",".join(value) if isinstance(value, tuple) else value
+    return shown
 
 
 def _print_fields(title: str, values: dict[str, object]) -> None:

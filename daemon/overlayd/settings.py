@@ -25,9 +25,9 @@ _NOT_OPTIONS = {"OVERLAYD_OPTIONS", "OVERLAYD_DOCKER_OPTIONS"}
 # ruff: noqa: RUF009  (the table below is made of calls; their defaults are immutable)
 
 
-def _option(parse: Callable[[str], Any], text: str, *, default: Any, many: bool = False) -> Any:
-    metadata = {"parse": parse, "help": text, "many": many}
-    return field(default=default, metadata=metadata)
+def _option(parse: Callable[[str], Any], text: str, *, default: Any, many: bool = False, secret: bool = False) -> Any:
+    metadata = {"parse": parse, "help": text, "many": many, "secret": secret}
+    return field(default=default, metadata=metadata, repr=not secret)
 
 
 def _text(value: str) -> str:
@@ -93,7 +93,7 @@ class Settings:
     etcd_keyfile: str | None = _option(_text, "PEM file of its key", default=None)
     etcd_username: str | None = _option(_text, "etcd user", default=None)
     etcd_password: str | None = _option(
-        _text, "its password; better in the sysconfig file than on a command line", default=None
+        _text, "its password; better in the sysconfig file than on a command line", default=None, secret=True
     )
     iface: tuple[str, ...] = _option(
         _text, "interface, by name or address, that peers reach this host by", default=(), many=True
@@ -212,7 +212,7 @@ def _parse(source: str, raw: str | Sequence[str], metadata: Mapping[str, Any]) -
         given = [raw] if isinstance(raw, str) else raw
         return tuple(metadata["parse"](part) for text in given for part in text.split(",") if part.strip())
     except ValueError as error:
-        shown = "(not shown)" if "PASSWORD" in source.upper() else repr(raw)
+        shown = "(not shown)" if metadata["secret"] else repr(raw)
         raise ConfigError(f"{source} is {shown}", hint=f"allowed: {error}") from None
 
 

@@ -1,7 +1,7 @@
 """etcd as overlayd uses it: a few atomic operations with deadlines, on python-etcd3's channel and messages.
 
 python-etcd3's own methods have no deadlines, drop revisions and never log in again, so the raw requests of its gRPC API
-are sent here, and nothing outside this folder sees gRPC or etcd3. Every failure is a StoreError that names the operation
+are sent here; nothing outside this folder sees gRPC or etcd3. Every failure is a StoreError that names the operation
 and the endpoints.
 """
 

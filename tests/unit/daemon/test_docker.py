@@ -1,0 +1,51 @@
+"""Docker's options, and what daemon.json has to say about them."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Interface, IPv4Network
+from pathlib import Path
+
+from overlayd import docker
+
+SUBNET = IPv4Network("10.5.52.0/24")
+WANT = docker.wanted(SUBNET, 1450, we_masquerade=True)
+
+
+def test_docker_gets_the_subnets_first_address_and_leaves_masquerading_to_us() -> None:
+    assert docker.flags(WANT, {}) == (["--bip=10.5.52.1/24", "--ip-masq=false", "--mtu=1450"], [])
+    assert docker.wanted(SUBNET, 1450, we_masquerade=False).options()["ip-masq"] == "true"
+
+
+def test_an_option_in_daemon_json_is_not_given_twice() -> None:
+    # dockerd refuses an option that is in both, even with the same value.
+    given, problems = docker.flags(WANT, {"bip": "10.5.52.1/24", "mtu": 1450})
+    assert (given, problems) == (["--ip-masq=false"], [])
+
+
+def test_a_contradiction_in_daemon_json_is_reported_not_fought() -> None:
+    given, problems = docker.flags(WANT, {"bip": "172.30.0.1/16", "ip-masq": True})
+    assert given == ["--mtu=1450"]
+    assert [("172.30.0.1/16" in text, "10.5.52.1/24" in text) for text in problems] == [(True, True), (False, False)]
+
+
+def test_another_bridge_takes_no_bip() -> None:
+    given, problems = docker.flags(WANT, {"bridge": "br0"})
+    assert "--bip=10.5.52.1/24" not in given
+    assert "'br0'" in problems[0]
+
+
+def test_a_broken_daemon_json_is_a_problem_not_a_crash(tmp_path: Path) -> None:
+    file = tmp_path / "daemon.json"
+    assert docker.read_daemon_json(file) == ({}, [])
+    for text in ("{", "[]", "\x00"):
+        file.write_text(text)
+        found, problems = docker.read_daemon_json(file)
+        assert found == {}
+        assert str(file) in problems[0]
+
+
+def test_a_bridge_off_the_lease_is_noticed() -> None:
+    assert docker.bridge_problem(SUBNET, None) is None
+    assert docker.bridge_problem(SUBNET, (IPv4Interface("10.5.52.1/24"),)) is None
+    assert "172.17.0.1/16" in str(docker.bridge_problem(SUBNET, (IPv4Interface("172.17.0.1/16"),)))
+    assert "no address" in str(docker.bridge_problem(SUBNET, ()))

@@ -1,0 +1,77 @@
+"""Settings: which source wins, and what a wrong one says."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from overlayd.errors import ConfigError
+from overlayd.settings import Settings, add_flags, load, read_file
+
+
+def flags(*words: str) -> dict[str, object]:
+    parser = argparse.ArgumentParser()
+    add_flags(parser)
+    return vars(parser.parse_args(words))
+
+
+def test_nothing_given_means_the_defaults() -> None:
+    assert load(flags(), {}, None) == Settings()
+
+
+def test_what_is_nearer_to_the_command_line_wins(tmp_path: Path) -> None:
+    file = tmp_path / "overlayd"
+    file.write_text("OVERLAYD_ETCD_PREFIX=/file\nOVERLAYD_IFACE=eth3\n")
+    environment = {"FLANNELD_ETCD_PREFIX": "/flannel", "OVERLAYD_ETCD_PREFIX": "/own"}
+    assert load(flags("--etcd-prefix", "/flag"), environment, file).etcd_prefix == "/flag"
+    assert load(flags(), environment, file).etcd_prefix == "/own"
+    del environment["OVERLAYD_ETCD_PREFIX"]
+    assert load(flags(), environment, file).etcd_prefix == "/flannel"
+    assert load(flags(), {}, file).etcd_prefix == "/file"
+    assert load(flags(), {}, file).iface == ("eth3",)
+
+
+def test_lists_come_comma_separated_or_repeated() -> None:
+    assert load(flags("--iface", "eth0,eth1", "--iface", "eth2"), {}, None).iface == ("eth0", "eth1", "eth2")
+
+
+def test_flags_may_be_bare_as_flannels_are() -> None:
+    assert load(flags("--ip-masq"), {"OVERLAYD_IP_MASQ": "false"}, None).ip_masq is True
+    assert load(flags("--ip-masq=false"), {}, None).ip_masq is False
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("OVERLAYD_IP_MASQ", "perhaps"),
+        ("OVERLAYD_PUBLIC_IP", "eth0"),
+        ("OVERLAYD_ETCD_PREFIX", "network"),
+        ("OVERLAYD_RESYNC_S", "-1"),
+        ("OVERLAYD_RESYNC_S", "nan"),
+        ("OVERLAYD_LEASE_TTL_S", "1"),
+        ("OVERLAYD_DOCKER_RESTART", "always"),
+    ],
+)
+def test_a_bad_value_names_the_key_the_value_and_what_is_allowed(key: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=key) as caught:
+        load(flags(), {key: value}, None)
+    assert repr(value) in str(caught.value)
+    assert "allowed:" in str(caught.value)
+
+
+def test_a_misspelt_key_in_the_file_is_told_with_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "overlayd"
+    file.write_text("# comment\nOVERLAYD_ETCD_ENDPOINT=http://198.18.0.1:2379\n")
+    with pytest.raises(ConfigError, match="line 2: OVERLAYD_ETCD_ENDPOINT is not a setting"):
+        read_file(file)
+
+
+def test_the_password_is_never_shown() -> None:
+    assert "secret" not in repr(load(flags(), {"OVERLAYD_ETCD_PASSWORD": "secret"}, None))
+
+
+def test_a_file_that_is_asked_for_must_be_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such file"):
+        load(flags(), {}, tmp_path / "none", file_required=True)
