@@ -12,7 +12,7 @@ from ipaddress import IPv4Interface, IPv4Network
 from overlayd import backends, docker, firewall
 from overlayd.errors import ConfigError, NetworkConfigError, OverlaydError
 from overlayd.files import write_atomically
-from overlayd.kernel import netlink
+from overlayd.kernel import interfaces
 from overlayd.lease import Lease
 from overlayd.log import logger
 from overlayd.network import NetworkConfig
@@ -91,7 +91,7 @@ class Host:
         problems: list[str] = []
         refused: dict[IPv4Network, str] = {}
         try:
-            report = self._backend.apply(peers)
+            report = self._backend.apply(holding.lease, peers)
             refused = dict(report.peer_problems)
             problems.extend(report.problems)
         except OverlaydError as error:
@@ -186,7 +186,7 @@ class Host:
         return "iptables"
 
     def _look_at_docker(self) -> None:
-        addresses = netlink.interface_addresses(docker.BRIDGE)
+        addresses = interfaces.interface_addresses(docker.BRIDGE)
         problem = docker.bridge_problem(self.holding.lease.subnet, addresses)
         if problem and problem != self._bridge_problem:
             log.warning("docker is not on the leased subnet", problem=problem)

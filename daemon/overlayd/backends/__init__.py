@@ -1,0 +1,71 @@
+"""How packets travel between hosts. A backend turns leases into desired kernel state; few carry packets themselves."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Mapping
+from importlib import import_module
+from ipaddress import IPv4Network
+from typing import Any, ClassVar, Protocol, Self
+
+from overlayd.errors import ConfigError
+from overlayd.kernel.converge import Report
+from overlayd.lease import Lease
+from overlayd.underlay import Underlay
+
+# Imported when asked for: a host uses one of them.
+_MODULES = {"host-gw": "host_gw", "udp": "udp", "vxlan": "vxlan"}
+
+
+class Backend(Protocol):
+    """One way for packets to travel. Made from the network config, opened with the host's lease, then applied to peers.
+
+    Methods are called by one thread; `run` alone runs beside `apply`, in a thread of its own.
+    """
+
+    type: ClassVar[str]
+    """The name in the network config and in leases."""
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], *, network: IPv4Network, underlay: Underlay) -> Self:
+        """Check the backend's part of the network config. Raises NetworkConfigError; changes nothing."""
+        ...
+
+    @property
+    def mtu_bytes(self) -> int:
+        """The largest packet that containers may send: the underlay's MTU less the encapsulation."""
+        ...
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The interfaces on which packets from peers' containers arrive."""
+        ...
+
+    def lease_data(self) -> Mapping[str, Any] | None:
+        """What peers must know, as published in the lease. The same after a reboot."""
+        ...
+
+    def open(self, own: Lease) -> None:
+        """Make ready for the host's own lease. Raises KernelRefused, UnsupportedError."""
+        ...
+
+    def apply(self, own: Lease, peers: Collection[Lease]) -> Report:
+        """Make the data path that of exactly these peers. Idempotent: a second call writes nothing."""
+        ...
+
+    def run(self, stop: threading.Event) -> None:
+        """Carry packets until `stop` is set; returns at once where the kernel does that alone."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what only a living process can hold. What is in the kernel stays."""
+        ...
+
+
+def load(backend_type: str) -> type[Backend]:
+    """The backend of that name. Raises ConfigError that names those there are."""
+    module = _MODULES.get(backend_type)
+    if module is None:
+        raise ConfigError(f"Backend Type is {backend_type!r}", hint=f"known: {', '.join(sorted(_MODULES))}")
+    found: type[Backend] = import_module(f"overlayd.backends.{module}").BACKEND
+    return found

@@ -1,0 +1,51 @@
+"""A backend's part of the network config, read key by key. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from overlayd.errors import NetworkConfigError
+
+
+class Options:
+    """The keys of one backend, in any case, as flannel's Go reads them. An unknown key is an error, not a silence."""
+
+    def __init__(self, backend: str, config: Mapping[str, Any], known: tuple[str, ...]) -> None:
+        """Raises NetworkConfigError for a key that is not in `known`."""
+        self._backend = backend
+        names = {name.lower(): name for name in known}
+        self._values: dict[str, Any] = {}
+        for key, value in config.items():
+            if key.lower() not in names:
+                allowed = ", ".join(known) or "no keys but Type"
+                raise NetworkConfigError(f"backend {backend} has no key {key!r}", hint=f"known: {allowed}")
+            self._values[names[key.lower()]] = value
+
+    def number(self, key: str, default: int, *, low: int, high: int) -> int:
+        """A whole number from `low` to `high`. Raises NetworkConfigError."""
+        value = self._values.get(key, default)
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise NetworkConfigError(
+                f"{key} of backend {self._backend} is {value!r}", hint=f"a number from {low} to {high}"
+            )
+        return value
+
+    def flag(self, key: str) -> bool:
+        """True or false; false where the key is missing. Raises NetworkConfigError."""
+        value = self._values.get(key, False)
+        if not isinstance(value, bool):
+            raise NetworkConfigError(f"{key} of backend {self._backend} is {value!r}", hint="true or false")
+        return value
+
+
+def largest_packet(backend: str, underlay_mtu_bytes: int, overhead_bytes: int) -> int:
+    """What is left of the underlay's MTU. Raises NetworkConfigError below the 68 of RFC 791."""
+    left = underlay_mtu_bytes - overhead_bytes
+    if left < 68:
+        raise NetworkConfigError(
+            f"backend {backend} needs {overhead_bytes} bytes of every packet, and the underlay's MTU is "
+            f"{underlay_mtu_bytes}",
+            hint="raise the MTU of the underlay interface",
+        )
+    return left

@@ -1,0 +1,118 @@
+"""flannel's udp backend: the bare inner IPv4 packet is the UDP datagram. No header; the address says all."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Mapping
+from ipaddress import IPv4Interface, IPv4Network
+from typing import Any, ClassVar, Protocol, Self
+
+from overlayd.backends.options import Options, largest_packet
+from overlayd.backends.peers import PeerTable
+from overlayd.backends.tun import TunForwarder
+from overlayd.errors import KernelRefused
+from overlayd.kernel.converge import Plan, Report, converge
+from overlayd.kernel.state import Address, Route, TunLink
+from overlayd.lease import Lease
+from overlayd.underlay import Underlay
+
+OVERHEAD_BYTES = 28  # outer IPv4 20, UDP 8
+DEFAULT_PORT = 8285
+DEVICE = "overlay0"
+
+
+class Forwarder(Protocol):
+    """What carries the packets between the device and the port: a process, or one day the kernel."""
+
+    table: PeerTable
+
+    def run(self, stop: threading.Event) -> None:
+        """Carry until `stop` is set."""
+        ...
+
+    def close(self) -> None:
+        """Let go of device and port."""
+        ...
+
+
+class Udp:
+    """The udp backend on one host."""
+
+    type: ClassVar[str] = "udp"
+
+    def __init__(self, *, network: IPv4Network, underlay: Underlay, port: int, mtu_bytes: int) -> None:
+        """Values only; `open` makes the device and takes the port."""
+        self._network = network
+        self._underlay = underlay
+        self._port = port
+        self._mtu_bytes = mtu_bytes
+        self._forwarder: Forwarder | None = None
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], *, network: IPv4Network, underlay: Underlay) -> Self:
+        """See Backend. Keys: Port."""
+        port = Options(cls.type, config, ("Port",)).number("Port", DEFAULT_PORT, low=0, high=65535) or DEFAULT_PORT
+        mtu_bytes = largest_packet(cls.type, underlay.mtu_bytes, OVERHEAD_BYTES)
+        return cls(network=network, underlay=underlay, port=port, mtu_bytes=mtu_bytes)
+
+    @property
+    def mtu_bytes(self) -> int:
+        """The underlay's MTU less 28."""
+        return self._mtu_bytes
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The TUN device."""
+        return (DEVICE,)
+
+    def lease_data(self) -> None:
+        """Peers need to know nothing but the address."""
+
+    def open(self, own: Lease) -> None:
+        """Make the device and take the port. Raises KernelRefused, UnsupportedError."""
+        report = converge(self.plan(own))
+        if report.problems:
+            raise KernelRefused("make", f"{DEVICE}: {report.problems[0]}", 0)
+        self._forwarder = TunForwarder(
+            device=DEVICE,
+            local=self._underlay.address,
+            port=self._port,
+            own_address=own.subnet.network_address,
+        )
+
+    def apply(self, own: Lease, peers: Collection[Lease]) -> Report:
+        """See Backend. The kernel's part is the same for any peers: one route for the whole network."""
+        usable = [peer for peer in peers if peer.backend_type == self.type]
+        if self._forwarder is not None:
+            self._forwarder.table = PeerTable(usable, self._port)
+        return converge(self.plan(own, peers))
+
+    def run(self, stop: threading.Event) -> None:
+        """Carry packets until told to stop."""
+        if self._forwarder is not None:
+            self._forwarder.run(stop)
+
+    def close(self) -> None:
+        """Let go of the port and the device, which stays."""
+        if self._forwarder is not None:
+            self._forwarder.close()
+            self._forwarder = None
+
+    def plan(self, own: Lease, peers: Collection[Lease] = ()) -> Plan:
+        """All that the kernel should hold, for these leases. Pure."""
+        base = own.subnet.network_address
+        return Plan(
+            base=(
+                TunLink(name=DEVICE, mtu_bytes=self._mtu_bytes),
+                Address(link=DEVICE, address=IPv4Interface((base, 32))),
+                Route(dst=self._network, link=DEVICE),
+            ),
+            problems={
+                peer.subnet: f"its backend is {peer.backend_type}, ours is {self.type}"
+                for peer in peers
+                if peer.backend_type != self.type
+            },
+        )
+
+
+BACKEND = Udp

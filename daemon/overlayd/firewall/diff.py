@@ -1,0 +1,97 @@
+"""What has to be told to `iptables-restore --noflush` so that the rules are as they should be. Pure: no I/O."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from overlayd.firewall.rules import PREFIX, Jump, Place, Ruleset
+
+# table → chain → rules without the `-A CHAIN` in front
+Tables = Mapping[str, Mapping[str, tuple[str, ...]]]
+
+_OURS = re.compile(rf'--comment "?overlayd"?( |$)|-[jg] {PREFIX}')
+_UNCONDITIONAL = re.compile(r'(?:-m comment --comment (?:"(?:[^"\\]|\\.)*"|\S+) )?-j (?P<verdict>\S+)')
+
+
+def parse(saved: str) -> dict[str, dict[str, tuple[str, ...]]]:
+    """The tables in what `iptables-save` wrote."""
+    tables: dict[str, dict[str, list[str]]] = {}
+    chains: dict[str, list[str]] = {}
+    for line in saved.splitlines():
+        if line.startswith("*"):
+            chains = tables.setdefault(line[1:].strip(), {})
+        elif line.startswith(":"):
+            chains.setdefault(line[1:].split(" ", 1)[0], [])
+        elif line.startswith("-A "):
+            _, name, rule = line.split(" ", 2)
+            chains.setdefault(name, []).append(rule.strip().replace('--comment "overlayd"', "--comment overlayd"))
+    return {table: {name: tuple(rules) for name, rules in chains.items()} for table, chains in tables.items()}
+
+
+def changes(wanted: Ruleset, there: Tables) -> dict[str, list[str]]:
+    """For each table that is not as it should be, the lines to restore; empty when all is well.
+
+    What is ours and not wanted goes, chains and rules; what is not ours stays, in its order.
+    """
+    names = {chain.table for chain in wanted.chains} | {jump.table for jump in wanted.jumps} | set(there)
+    found = {}
+    for table in sorted(names):
+        lines = _table(table, wanted, there.get(table, {}))
+        if lines:
+            found[table] = lines
+    return found
+
+
+def restore_input(lines: Mapping[str, Iterable[str]]) -> str:
+    """The text for `iptables-restore --noflush`. Each table is committed as a whole or not at all."""
+    parts = [part for table, body in lines.items() for part in (f"*{table}", *body, "COMMIT")]
+    return "".join(f"{part}\n" for part in parts)
+
+
+def _table(table: str, wanted: Ruleset, there: Mapping[str, tuple[str, ...]]) -> list[str]:
+    chains = {chain.name: chain.rules for chain in wanted.chains if chain.table == table}
+    surplus = [name for name in there if name.startswith(PREFIX) and name not in chains]
+    stale = [name for name, rules in chains.items() if there.get(name) != rules]
+    # Naming an existing chain of ours empties it (iptables-restore(8), --noflush), a new one makes it.
+    lines = [f":{name} - [0:0]" for name in (*stale, *surplus)]
+    for name in stale:
+        lines += [f"-A {name} {rule}" for rule in chains[name]]
+    jumps = [_existing(jump, there) for jump in wanted.jumps if jump.table == table]
+    foreign = [name for name in there if not name.startswith(PREFIX)]
+    for name in sorted({*foreign, *(jump.chain for jump in jumps)}):
+        lines += _place(name, [jump for jump in jumps if jump.chain == name], there.get(name, ()))
+    lines += [f"-X {name}" for name in surplus]
+    return lines
+
+
+def _existing(jump: Jump, there: Mapping[str, tuple[str, ...]]) -> Jump:
+    return jump if jump.instead is None or jump.chain in there else jump.instead
+
+
+def _place(name: str, jumps: list[Jump], rules: tuple[str, ...]) -> list[str]:
+    """The lines that put our jumps, and nothing else of ours, where they belong in one chain of somebody else's."""
+    target = [rule for rule in rules if not _OURS.search(rule)]
+    for jump in sorted(jumps, key=lambda jump: jump.place is Place.FIRST):
+        at = _position(jump, target, rules)
+        target.insert(at, jump.rule)
+    if tuple(target) == rules:
+        return []
+    inserts = [(at, rule) for at, rule in enumerate(target) if _OURS.search(rule)]
+    deleted = [f"-D {name} {rule}" for rule in rules if _OURS.search(rule)]
+    return [*deleted, *(f"-I {name} {at + 1} {rule}" for at, rule in inserts)]
+
+
+def _position(jump: Jump, others: list[str], rules: tuple[str, ...]) -> int:
+    if jump.place is Place.FIRST:
+        return 0
+    if jump.place is Place.ANYWHERE:
+        if jump.rule in rules:
+            before = rules[: rules.index(jump.rule)]
+            return sum(1 for rule in before if not _OURS.search(rule))
+        return len(others)
+    for at, rule in enumerate(others):
+        unconditional = _UNCONDITIONAL.match(rule)
+        if unconditional is not None and unconditional["verdict"] in jump.closing:
+            return at
+    return len(others)

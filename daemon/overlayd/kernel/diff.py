@@ -1,0 +1,132 @@
+"""What has to be done so that the kernel holds what it should. Pure: no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import TypeVar
+
+from overlayd.kernel.state import Address, FdbEntry, KernelState, Link, Neighbour, Route, Sysctl, Thing, TunLink
+
+T = TypeVar("T", bound=Thing)
+
+_NOUNS: dict[type[Thing], str] = {
+    Address: "address",
+    Route: "route",
+    Neighbour: "neighbour",
+    FdbEntry: "fdb",
+    Sysctl: "sysctl",
+}
+
+
+class Verb(Enum):
+    """What is done to one object. CHANGE replaces what is there under the same key, in place."""
+
+    ADD = "add"
+    CHANGE = "change"
+    DELETE = "delete"
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One change of one object."""
+
+    verb: Verb
+    thing: Thing
+
+    @property
+    def name(self) -> str:
+        """The operation as `ip` would name it: `route add`."""
+        return f"{_NOUNS.get(type(self.thing), 'link')} {self.verb.value}"
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.thing}"
+
+
+def diff(desired: KernelState, actual: KernelState, *, prune: bool = True) -> tuple[Operation, ...]:
+    """The operations that lead from `actual`, which holds only what is ours, to `desired`, in the order to do them.
+
+    Links come before what stands on them, and all that is added or changed before anything that is deleted; but a link
+    that cannot be changed in place is deleted first, with all that stood on it. Two equal states give no operations.
+    Without `prune` nothing that is merely surplus is deleted.
+    """
+    rebuilt = _must_be_rebuilt(desired.links, actual.links)
+    actual = _without(actual, rebuilt)
+    made: list[Operation] = []
+    gone: list[Operation] = []
+    for wanted, found in (
+        (desired.sysctls, actual.sysctls),
+        (desired.links, actual.links),
+        (desired.addresses, actual.addresses),
+        (desired.neighbours, actual.neighbours),
+        (desired.fdb, actual.fdb),
+        (desired.routes, actual.routes),
+    ):
+        made.extend(_make(wanted, found))
+        if prune:
+            gone.extend(_unmake(wanted, found))
+    rebuilds = [Operation(Verb.DELETE, link) for link in _sorted(rebuilt)]
+    return (*rebuilds, *made, *_with_links_last(gone))
+
+
+def _make(wanted: Iterable[Thing], found: Iterable[Thing]) -> list[Operation]:
+    there = {thing.key: thing for thing in found}
+    made = []
+    for thing in _sorted(wanted):
+        if thing.key not in there:
+            made.append(Operation(Verb.ADD, thing))
+        elif there[thing.key] != thing:
+            made.append(Operation(Verb.CHANGE, thing))
+    return made
+
+
+def _unmake(wanted: Iterable[Thing], found: Iterable[Thing]) -> list[Operation]:
+    keys: set[Hashable] = {thing.key for thing in wanted}
+    return [
+        Operation(Verb.DELETE, thing)
+        for thing in _sorted(found)
+        if thing.key not in keys and not isinstance(thing, Sysctl)
+    ]
+
+
+def _with_links_last(operations: list[Operation]) -> list[Operation]:
+    """The kernel deletes by itself what stands on a deleted link: only the rest needs an operation of its own."""
+    links = {operation.thing.name for operation in operations if isinstance(operation.thing, Link)}
+    rest = [operation for operation in reversed(operations) if not isinstance(operation.thing, Link)]
+    return [
+        *(operation for operation in rest if getattr(operation.thing, "link", None) not in links),
+        *(operation for operation in operations if isinstance(operation.thing, Link)),
+    ]
+
+
+def _must_be_rebuilt(wanted: Iterable[Link], found: Iterable[Link]) -> frozenset[Link]:
+    there = {link.name: link for link in found}
+    return frozenset(
+        there[link.name] for link in wanted if link.name in there and _fixed(link) != _fixed(there[link.name])
+    )
+
+
+def _fixed(link: Link) -> Link:
+    """The link with all that can be changed in place blanked out."""
+    if isinstance(link, TunLink):
+        return replace(link, mtu_bytes=0, up=True)
+    return replace(link, mtu_bytes=0, up=True, mac="")
+
+
+def _without(state: KernelState, links: frozenset[Link]) -> KernelState:
+    if not links:
+        return state
+    names = {link.name for link in links}
+    return KernelState(
+        links=state.links - links,
+        addresses=frozenset(address for address in state.addresses if address.link not in names),
+        routes=frozenset(route for route in state.routes if route.link not in names),
+        neighbours=frozenset(neighbour for neighbour in state.neighbours if neighbour.link not in names),
+        fdb=frozenset(entry for entry in state.fdb if entry.link not in names),
+        sysctls=state.sysctls,
+    )
+
+
+def _sorted(things: Iterable[T]) -> list[T]:
+    return sorted(things, key=str)

@@ -1,0 +1,167 @@
+"""What we put in the kernel, as values.
+
+Pure: no I/O. Every value has a `key`, which is what the kernel itself tells objects apart by: two values with one key
+cannot both be there, and the second replaces the first.
+
+Our marks, by which we find our own after a crash and never touch anything else: links carry the alias `overlayd`,
+routes the protocol number 157; addresses, neighbours and FDB entries count as ours on our own links only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+
+LINK_ALIAS = "overlayd"
+# rtnetlink(7) leaves numbers above RTPROT_STATIC (4) to userland; 157 is in no rt_protos that distributions ship.
+ROUTE_PROTOCOL = 157
+
+
+@dataclass(frozen=True, kw_only=True)
+class VxlanLink:
+    """A VXLAN device over one underlay interface. `port` is UDP; `local` the outer source address."""
+
+    name: str
+    vni: int
+    port: int
+    local: IPv4Address
+    underlay: str
+    mac: str
+    mtu_bytes: int
+    gbp: bool = False
+    learning: bool = False
+    up: bool = True
+
+    @property
+    def key(self) -> Hashable:
+        """What the kernel tells links apart by."""
+        return self.name
+
+    def __str__(self) -> str:
+        return f"{self.name} vxlan id {self.vni} dstport {self.port} local {self.local} dev {self.underlay}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TunLink:
+    """A persistent TUN device: bare IP packets, no packet information."""
+
+    name: str
+    mtu_bytes: int
+    up: bool = True
+
+    @property
+    def key(self) -> Hashable:
+        """What the kernel tells links apart by."""
+        return self.name
+
+    def __str__(self) -> str:
+        return f"{self.name} mode tun"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Address:
+    """One IPv4 address, with its prefix length, on one of our links."""
+
+    link: str
+    address: IPv4Interface
+
+    @property
+    def key(self) -> Hashable:
+        """What the kernel tells a link's addresses apart by."""
+        return (self.link, self.address)
+
+    def __str__(self) -> str:
+        return f"{self.address} dev {self.link}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Route:
+    """One IPv4 route of the main table, with metric 0. `link` may be any interface, `src` is the preferred source."""
+
+    dst: IPv4Network
+    link: str
+    via: IPv4Address | None = None
+    onlink: bool = False
+    src: IPv4Address | None = None
+
+    @property
+    def key(self) -> Hashable:
+        """What the kernel tells routes of one table and metric apart by."""
+        return self.dst
+
+    def __str__(self) -> str:
+        parts = [str(self.dst)]
+        parts += ["via", str(self.via)] if self.via else []
+        parts += ["dev", self.link]
+        parts += ["onlink"] if self.onlink else []
+        parts += ["src", str(self.src)] if self.src else []
+        return " ".join(parts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Neighbour:
+    """A permanent ARP entry on one of our links. `mac` is in lower case."""
+
+    link: str
+    address: IPv4Address
+    mac: str
+
+    @property
+    def key(self) -> Hashable:
+        """What the kernel tells neighbours apart by."""
+        return (self.link, self.address)
+
+    def __str__(self) -> str:
+        return f"{self.address} lladdr {self.mac} dev {self.link}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FdbEntry:
+    """Where a VXLAN link sends frames for one MAC: to the VTEP at `dst`. `mac` is in lower case."""
+
+    link: str
+    mac: str
+    dst: IPv4Address
+
+    @property
+    def key(self) -> Hashable:
+        """What the kernel tells FDB entries for unicast MACs apart by."""
+        return (self.link, self.mac)
+
+    def __str__(self) -> str:
+        return f"{self.mac} dev {self.link} dst {self.dst}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sysctl:
+    """One kernel setting, named with slashes as under /proc/sys: device names contain dots."""
+
+    name: str
+    value: str
+
+    @property
+    def key(self) -> Hashable:
+        """What the kernel tells settings apart by."""
+        return self.name
+
+    def __str__(self) -> str:
+        return f"{self.name}={self.value}"
+
+
+Link = VxlanLink | TunLink
+Thing = VxlanLink | TunLink | Address | Route | Neighbour | FdbEntry | Sysctl
+
+FORWARDING = Sysctl(name="net/ipv4/ip_forward", value="1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelState:
+    """All of ours that is in the kernel, or that should be. `sysctls` are set, and never set back."""
+
+    links: frozenset[Link] = field(default_factory=frozenset)
+    addresses: frozenset[Address] = field(default_factory=frozenset)
+    routes: frozenset[Route] = field(default_factory=frozenset)
+    neighbours: frozenset[Neighbour] = field(default_factory=frozenset)
+    fdb: frozenset[FdbEntry] = field(default_factory=frozenset)
+    sysctls: frozenset[Sysctl] = field(default_factory=frozenset)

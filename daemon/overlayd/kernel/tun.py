@@ -1,0 +1,46 @@
+"""TUN devices (tun(4), Documentation/networking/tuntap.rst), by ioctl: netlink cannot make them."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+
+from overlayd.errors import UnsupportedError
+
+DEVICE = "/dev/net/tun"
+TUNSETIFF = 0x400454CA
+TUNSETPERSIST = 0x400454CB
+IFF_TUN = 0x0001
+IFF_NO_PI = 0x1000  # no four bytes of packet information before each packet
+
+
+def open_queue(name: str) -> int:
+    """A non-blocking descriptor that reads and writes the whole IP packets of device `name`, made if need be.
+
+    The device lives as long as the descriptor, unless `make_persistent` was called for it. Raises UnsupportedError, and
+    OSError (EBUSY: another process has it open).
+    """
+    try:
+        descriptor = os.open(DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise UnsupportedError(
+            f"{DEVICE}: {error.strerror}: no TUN devices here",
+            hint="modprobe tun, or use backend vxlan or host-gw; in a container, add --device /dev/net/tun",
+        ) from error
+    try:
+        # struct ifreq: a name of 16 bytes, then the flags.
+        fcntl.ioctl(descriptor, TUNSETIFF, struct.pack("16sH22x", name.encode(), IFF_TUN | IFF_NO_PI))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def make_persistent(name: str) -> None:
+    """Make the device stay when nobody has it open."""
+    descriptor = open_queue(name)
+    try:
+        fcntl.ioctl(descriptor, TUNSETPERSIST, 1)
+    finally:
+        os.close(descriptor)

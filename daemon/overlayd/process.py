@@ -1,0 +1,68 @@
+"""The one module that spawns processes."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from overlayd.errors import CommandFailed
+
+_SHOWN_INPUT_LINES = 40
+
+
+def run(argv: Sequence[str], *, input: str | None = None, timeout_s: float = 30) -> str:  # noqa: A002
+    """Run a command to its end and return what it wrote on standard output.
+
+    Raises CommandFailed, whose message is the command to paste with what it said, when it cannot be started, ends with
+    a status other than 0, or is still running after `timeout_s` seconds; in that case it was killed.
+    """
+    try:
+        done = subprocess.run(
+            list(argv),
+            input=input,
+            stdin=subprocess.DEVNULL if input is None else None,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout_s,
+            check=False,
+            env=child_environment(),
+        )
+    except FileNotFoundError:
+        raise CommandFailed(f"{argv[0]}: command not found", hint=f"install the package that has {argv[0]}") from None
+    except OSError as error:
+        raise CommandFailed(f"{shlex.join(argv)}\n  could not be started: {error}") from error
+    except subprocess.TimeoutExpired:
+        raise CommandFailed(f"{shlex.join(argv)}\n  was killed: no end after {timeout_s:g} s") from None
+    if done.returncode != 0:
+        said = (done.stderr or done.stdout).strip()
+        raise CommandFailed(_pasteable(argv, input) + f"\n  ended with status {done.returncode}: {said}")
+    return done.stdout
+
+
+def child_environment() -> dict[str, str]:
+    """The environment for a child: messages in English, and libraries from where the user has them.
+
+    PyInstaller's bootloader points LD_LIBRARY_PATH at our own libraries, which other programs must not load, and keeps
+    the user's value in LD_LIBRARY_PATH_ORIG.
+    """
+    environment = dict(os.environ, LC_ALL="C")
+    original = environment.pop("LD_LIBRARY_PATH_ORIG", None)
+    if original is not None:
+        environment["LD_LIBRARY_PATH"] = original
+    elif getattr(sys, "frozen", False):
+        environment.pop("LD_LIBRARY_PATH", None)
+    return environment
+
+
+def _pasteable(argv: Sequence[str], text: str | None) -> str:
+    command = shlex.join(argv)
+    if text is None:
+        return command
+    lines = text.rstrip("\n").splitlines()
+    if len(lines) > _SHOWN_INPUT_LINES:
+        lines = [*lines[:_SHOWN_INPUT_LINES], f"# and {len(lines) - _SHOWN_INPUT_LINES} more lines"]
+    return "\n".join([f"{command} <<'END'", *lines, "END"])
