@@ -11,6 +11,7 @@ import os
 import random
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -38,6 +39,7 @@ from overlayd.underlay import Underlay, choose
 
 log = logger("daemon")
 
+FIRST_ANSWER_S = 5.0
 FIRST_RETRY_S = 1.0
 LAST_RETRY_S = 15.0
 # Netlink and etcd speak in bursts; this long a breath makes one reconciliation of each.
@@ -117,9 +119,12 @@ class Daemon:
         log.info("stopped; the data path stays as it is")
 
     def _network_config(self) -> NetworkConfig:
-        """The network config, waiting for etcd's first answer for a moment rather than failing at once."""
-        if not self._registry.view.revision and not self._registry.view.problem:
-            self._wake.wait(FIRST_RETRY_S)
+        """The network config; at first, etcd gets a moment to answer before that counts as a problem."""
+        deadline = time.monotonic() + FIRST_ANSWER_S
+        while not self._registry.view.revision and not self._registry.view.problem and not self._stopping.is_set():
+            if not self._wake.wait(deadline - time.monotonic()) or time.monotonic() > deadline:
+                break
+            self._wake.clear()
         return self._registry.network_config()
 
     def _serve(self, config: NetworkConfig) -> None:

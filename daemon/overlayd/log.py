@@ -5,6 +5,7 @@ Field names are fixed: `backend`, `subnet`, `peer`, `ifname`, `revision`, `probl
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
@@ -44,7 +45,9 @@ class _Formatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         fields = getattr(record, "fields", {})
-        line = " ".join([record.getMessage(), *(f"{key}={_quoted(value)}" for key, value in fields.items())])
+        line = " ".join(
+            [record.getMessage(), *(f"{key}={_quoted(value)}" for key, value in fields.items() if value is not None)]
+        )
         if record.exc_info:
             line = f"{line}\n{self.formatException(record.exc_info)}"
         if self._journald:
@@ -68,5 +71,6 @@ def configure(*, verbose: bool) -> None:
 
 
 def _quoted(value: object) -> str:
-    text = str(value).replace("\n", " ")
-    return f'"{text}"' if " " in text or not text else text
+    text = str(value)
+    plain = text and not any(character in text for character in ' "=\n')
+    return text if plain else json.dumps(text, ensure_ascii=False)

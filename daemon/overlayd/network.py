@@ -73,7 +73,7 @@ def parse_network_config(raw: bytes | str) -> NetworkConfig:
     size = 2 ** (32 - subnet_len)
     # The first subnet is left out by default: its address is the network's own.
     low = _bound(fields, "SubnetMin", network, subnet_len, network.network_address + size)
-    high = _bound(fields, "SubnetMax", network, subnet_len, network.broadcast_address + 1 - size)
+    high = _bound(fields, "SubnetMax", network, subnet_len, network.broadcast_address - (size - 1))
     if low > high:
         raise NetworkConfigError(f"SubnetMin {low} is above SubnetMax {high}")
     backend_type, backend_config = _backend(fields)
