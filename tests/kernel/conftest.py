@@ -1,0 +1,68 @@
+"""Fixtures: one lab with two hosts for each backend, and what everybody did when a test failed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterator
+from typing import Any
+
+import pytest
+
+from tests.kernel.lab import Host, Lab, laboratory
+from tests.kernel.namespaces import eventually
+from tests.kernel.traffic import pings
+
+BACKENDS: dict[str, dict[str, Any]] = {
+    "vxlan": {"Type": "vxlan"},
+    "host-gw": {"Type": "host-gw"},
+    "udp": {"Type": "udp"},
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything in this folder needs root and the kernel."""
+    for item in items:
+        if "tests/kernel/" in str(item.path):
+            item.add_marker(pytest.mark.kernel)
+            if os.geteuid() != 0:
+                item.add_marker(pytest.mark.skip(reason="needs root: makes network namespaces"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Add links, routes, rules and logs of every host to the report of a failed test."""
+    report = yield
+    lab = getattr(item, "funcargs", {}).get("lab")
+    if report.failed and lab is not None:
+        report.sections += [(f"host {host.name}", host.dump()) for host in lab.hosts]
+    return report
+
+
+@pytest.fixture(scope="session", params=list(BACKENDS))
+def backend(request: pytest.FixtureRequest) -> str:
+    """The type of backend; every test that asks for it runs once for each."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(scope="session")
+def lab(backend: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A lab with hosts a and b, shared by all tests of one backend: whoever breaks something mends it."""
+    with laboratory(tmp_path_factory.mktemp(backend), BACKENDS[backend]) as lab:
+        lab.host("a")
+        lab.host("b")
+        yield lab
+
+
+@pytest.fixture
+def a(lab: Lab) -> Host:
+    """The first host."""
+    return lab.hosts[0]
+
+
+@pytest.fixture
+def b(lab: Lab, a: Host) -> Host:
+    """The second host, reachable from the first."""
+    host = lab.hosts[1]
+    eventually("b is reachable from a", lambda: pings(a, host))
+    return host

@@ -1,0 +1,290 @@
+"""Hosts as network namespaces: a switch, a real etcd, real daemons, and on each host a bridge and a container.
+
+The underlay is 198.18.1.0/24 in every lab; labs do not see each other. The switch's namespace holds the bridge that
+joins the hosts, and etcd at 198.18.1.254.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from pathlib import Path
+from typing import Any
+
+from overlayd.errors import OverlaydError
+from tests.kernel import namespaces
+from tests.kernel.namespaces import eventually
+
+NETWORK = IPv4Network("10.5.0.0/16")
+UNDERLAY = IPv4Network("198.18.1.0/24")
+SWITCH_ADDRESS = UNDERLAY[254]
+ETCD = f"http://{SWITCH_ADDRESS}:2379"
+SOURCES = Path(__file__).parents[2] / "daemon"
+_numbers = itertools.count(1)
+
+
+class Host:
+    """One host: its namespace, its daemon, and a container behind a bridge that stands for docker's."""
+
+    def __init__(self, folder: Path, name: str, number: int, *, lease_ttl_s: int = 86400) -> None:
+        """Values only; `Lab.host` makes it."""
+        self.name = name
+        self.namespace = namespaces.unique(f"{next(_numbers)}{name}")
+        self.container = f"{self.namespace}c"
+        self.address = UNDERLAY[number]
+        self.run_dir = folder / name / "run"
+        self.state_dir = folder / name / "state"
+        self.log = folder / name / "log"
+        self._lease_ttl_s = lease_ttl_s
+        self._daemon: subprocess.Popen[bytes] | None = None
+
+    def overlayd(self, *words: str) -> list[str]:
+        """A command line of overlayd on this host."""
+        flags = {
+            "etcd-endpoints": ETCD,
+            "iface": "eth0",
+            "run-dir": self.run_dir,
+            "state-dir": self.state_dir,
+            "resync-s": 2,
+            "lease-ttl-s": self._lease_ttl_s,
+            # This machine's own settings are none of the lab's.
+            "config-file": os.devnull,
+        }
+        settings = [f"--{name}={value}" for name, value in flags.items()]
+        return ["ip", "netns", "exec", self.namespace, sys.executable, "-m", "overlayd", *words, *settings]
+
+    def start(self, *, ready: bool = True) -> None:
+        """Start the daemon, and wait until it says that it is ready."""
+        with self.log.open("ab") as log:
+            self._daemon = subprocess.Popen(
+                self.overlayd("run", "--verbose"), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment()
+            )
+        if ready:
+            eventually(f"{self.name} ready", self._is_ready, timeout_s=30)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Send the daemon a signal and wait for its end; its exit status."""
+        daemon, self._daemon = self._daemon, None
+        if daemon is None:
+            return 0
+        daemon.send_signal(number)
+        try:
+            return daemon.wait(20)
+        except subprocess.TimeoutExpired:
+            daemon.kill()
+            daemon.wait()
+            raise
+
+    def cleanup(self) -> str:
+        """`overlayd cleanup` on this host; what it printed."""
+        done = subprocess.run(self.overlayd("cleanup"), capture_output=True, text=True, env=environment(), check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def status(self) -> dict[str, Any]:
+        """What the daemon last said of itself; empty if nothing yet."""
+        with contextlib.suppress(OSError, ValueError):
+            found: dict[str, Any] = json.loads((self.run_dir / "status.json").read_text())
+            return found
+        return {}
+
+    @property
+    def subnet(self) -> IPv4Network:
+        """The leased subnet, from the file that docker starts from."""
+        return IPv4Interface(self._variables()["FLANNEL_SUBNET"]).network
+
+    @property
+    def mtu_bytes(self) -> int:
+        """The MTU for containers, from the same file."""
+        return int(self._variables()["FLANNEL_MTU"])
+
+    @property
+    def container_address(self) -> IPv4Address:
+        """The container's own address."""
+        return self.subnet[2]
+
+    def start_container(self) -> None:
+        """Make the bridge on the leased subnet as docker would, and one container on it. Again, it changes nothing."""
+        if (Path("/run/netns") / self.container).exists():
+            return
+        namespaces.make(self.container)
+        namespaces.ip(
+            self.namespace,
+            "link add docker0 type bridge",
+            f"address add {self.subnet[1]}/{self.subnet.prefixlen} dev docker0",
+            f"link add vethc type veth peer name eth0 netns {self.container}",
+            "link set vethc master docker0 up",
+            "link set docker0 up",
+        )
+        namespaces.ip(
+            self.container,
+            f"link set eth0 mtu {self.mtu_bytes} up",
+            f"address add {self.container_address}/{self.subnet.prefixlen} dev eth0",
+            f"route add default via {self.subnet[1]}",
+        )
+
+    def run(self, *argv: str, input: str | None = None) -> str:  # noqa: A002
+        """Run a command on this host; what it printed."""
+        return namespaces.run(self.namespace, argv, input=input)
+
+    def dump(self) -> str:
+        """Links, routes, rules and the end of the log, for whoever looks at a failed test."""
+        parts = [f"==== {self.name} {self.address}"]
+        for argv in (
+            ["ip", "-d", "-br", "link"],
+            ["ip", "-4", "-br", "address"],
+            ["ip", "-4", "route"],
+            ["ip", "neighbour"],
+            ["bridge", "fdb"],
+            ["iptables-save"],
+        ):
+            try:
+                parts += [f"-- {' '.join(argv)}", self.run(*argv).rstrip()]
+            except OverlaydError as error:
+                parts.append(str(error))
+        if self.log.exists():
+            parts += ["-- log", *self.log.read_text(errors="replace").splitlines()[-80:]]
+        return "\n".join(parts)
+
+    def remove(self) -> None:
+        """End the daemon and remove the namespaces."""
+        if self._daemon is not None:
+            self._daemon.kill()
+            self._daemon.wait()
+            self._daemon = None
+        for name in (self.container, self.namespace):
+            namespaces.remove(name)
+
+    def _is_ready(self) -> bool:
+        if self._daemon is not None and self._daemon.poll() is not None:
+            raise AssertionError(f"the daemon of {self.name} ended with {self._daemon.returncode}\n{self.dump()}")
+        status = self.status()
+        return status.get("state") == "ready" and status.get("pid") == self._pid()
+
+    def _pid(self) -> int | None:
+        # `ip netns exec` becomes the program: same process.
+        return self._daemon.pid if self._daemon else None
+
+    def _variables(self) -> dict[str, str]:
+        lines = (self.run_dir / "subnet.env").read_text().splitlines()
+        return dict(line.partition("=")[::2] for line in lines)
+
+
+class Lab:
+    """The switch, etcd, and the hosts that were made on it."""
+
+    def __init__(self, folder: Path) -> None:
+        """Values only; `laboratory` makes it."""
+        self.folder = folder
+        self.switch = namespaces.unique(f"{next(_numbers)}sw")
+        self.hosts: list[Host] = []
+        self._etcd: subprocess.Popen[bytes] | None = None
+
+    def make(self, backend: dict[str, Any]) -> None:
+        """Start the switch and etcd, and write the network config."""
+        namespaces.make(self.switch)
+        namespaces.ip(self.switch, "link add br0 type bridge", f"address add {SWITCH_ADDRESS}/24 dev br0")
+        namespaces.ip(self.switch, "link set br0 up")
+        self.start_etcd()
+        self.configure(backend)
+
+    def start_etcd(self) -> None:
+        """Start etcd on the data it had."""
+        argv = ["ip", "netns", "exec", self.switch, "etcd", f"--data-dir={self.folder / 'etcd'}"]
+        argv += [f"--listen-client-urls={ETCD}", f"--advertise-client-urls={ETCD}"]
+        with (self.folder / "etcd.log").open("ab") as log:
+            self._etcd = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        eventually("etcd answers", self._etcd_answers, timeout_s=20)
+
+    def stop_etcd(self) -> None:
+        """End etcd; its data stays."""
+        if self._etcd is not None:
+            self._etcd.kill()
+            self._etcd.wait()
+            self._etcd = None
+
+    def configure(self, backend: dict[str, Any]) -> None:
+        """Write the network config, by the program's own command."""
+        config = json.dumps({"Network": str(NETWORK), "Backend": backend})
+        flags = [f"--etcd-endpoints={ETCD}", f"--config-file={os.devnull}"]
+        self.run([sys.executable, "-m", "overlayd", "config", "set", *flags, config])
+
+    def run(self, argv: Sequence[str]) -> str:
+        """Run a command in the switch's namespace; what it printed."""
+        done = subprocess.run(
+            ["ip", "netns", "exec", self.switch, *argv], capture_output=True, text=True, env=environment(), check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def host(self, name: str, *, lease_ttl_s: int = 86400, start: bool = True) -> Host:
+        """Make a host on the switch and start its daemon and its container."""
+        taken = {host.address for host in self.hosts}
+        number = next(number for number in range(1, 250) if UNDERLAY[number] not in taken)
+        host = Host(self.folder, name, number, lease_ttl_s=lease_ttl_s)
+        for folder in (host.run_dir, host.state_dir):
+            folder.mkdir(parents=True, exist_ok=True)
+        self.hosts.append(host)
+        namespaces.make(host.namespace)
+        port = f"p{number}"
+        namespaces.ip(
+            self.switch,
+            f"link add {port} type veth peer name eth0 netns {host.namespace}",
+            f"link set {port} master br0 up",
+        )
+        namespaces.ip(
+            host.namespace,
+            f"address add {host.address}/24 dev eth0",
+            "link set eth0 up",
+            f"route add default via {SWITCH_ADDRESS}",
+        )
+        if start:
+            host.start()
+            host.start_container()
+        return host
+
+    def remove_host(self, host: Host) -> None:
+        """Take a host off the switch, as if it lost power."""
+        host.remove()
+        self.hosts.remove(host)
+
+    def remove(self) -> None:
+        """End and remove everything."""
+        for host in self.hosts:
+            host.remove()
+        self.stop_etcd()
+        namespaces.remove(self.switch)
+
+    def _etcd_answers(self) -> bool:
+        argv = ["ip", "netns", "exec", self.switch, "etcdctl", f"--endpoints={ETCD}", "endpoint", "health"]
+        done = subprocess.run(argv, capture_output=True, env={**os.environ, "ETCDCTL_API": "3"}, check=False)
+        return done.returncode == 0
+
+
+@contextmanager
+def laboratory(folder: Path, backend: dict[str, Any]) -> Iterator[Lab]:
+    """A lab with an etcd and no host yet, for the length of the block."""
+    missing = [name for name in ("ip", "etcd", "etcdctl", "iptables", "ping") if shutil.which(name) is None]
+    assert not missing, f"the kernel tests need {', '.join(missing)}: run `make system`"
+    namespaces.sweep()
+    lab = Lab(folder)
+    try:
+        lab.make(backend)
+        yield lab
+    finally:
+        lab.remove()
+
+
+def environment() -> dict[str, str]:
+    """The environment for the daemon: its sources, and none of the settings that this shell may have."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("OVERLAYD_", "FLANNELD_"))}
+    return {**kept, "PYTHONPATH": str(SOURCES)}

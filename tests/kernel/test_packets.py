@@ -1,0 +1,54 @@
+"""Packets between containers on different hosts, for every backend."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+
+from tests.kernel import namespaces
+from tests.kernel.lab import Host
+from tests.kernel.traffic import ping_of_size, pings, send_over_tcp
+
+OVERHEAD_BYTES = {"vxlan": 50, "host-gw": 0, "udp": 28}
+
+
+def test_containers_ping_each_other_both_ways(a: Host, b: Host) -> None:
+    assert pings(a, b)
+    assert pings(b, a)
+
+
+def test_a_host_reaches_a_container_of_another(a: Host, b: Host) -> None:
+    a.run("ping", "-n", "-c", "1", "-W", "2", str(b.container_address))
+
+
+def test_tcp_arrives_unharmed_with_its_source_address(a: Host, b: Host) -> None:
+    data = random.Random(2).randbytes(1_000_000)
+    for source, target in ((a, b), (b, a)):
+        received = send_over_tcp(source, target, data)
+        assert received.count == len(data)
+        assert received.digest == hashlib.sha256(data).hexdigest()
+        assert received.peer == source.container_address
+
+
+def test_containers_are_told_the_underlays_mtu_less_the_encapsulation(a: Host, b: Host, backend: str) -> None:
+    assert a.mtu_bytes == 1500 - OVERHEAD_BYTES[backend]
+
+
+def test_a_packet_of_exactly_the_mtu_passes_and_a_byte_more_is_refused(a: Host, b: Host) -> None:
+    assert "2 received" in ping_of_size(a, b, a.mtu_bytes)
+    assert "0 received" in ping_of_size(a, b, a.mtu_bytes + 1)
+
+
+def test_a_container_with_a_larger_mtu_is_told_the_right_one(a: Host, b: Host) -> None:
+    larger = a.mtu_bytes + 100
+    namespaces.ip(a.namespace, f"link set vethc mtu {larger}", f"link set docker0 mtu {larger}")
+    namespaces.ip(a.container, f"link set eth0 mtu {larger}")
+    try:
+        said = ping_of_size(a, b, a.mtu_bytes + 1)
+        assert "0 received" in said
+        # From the host (ICMP "fragmentation needed"), then from the container's own kernel, which has learnt it.
+        assert f"mtu = {a.mtu_bytes}" in said or f"mtu={a.mtu_bytes}" in said
+        assert "2 received" in ping_of_size(a, b, a.mtu_bytes)
+    finally:
+        namespaces.ip(a.container, f"link set eth0 mtu {a.mtu_bytes}", "route flush cache")
+        namespaces.ip(a.namespace, "link set docker0 mtu 1500", "link set vethc mtu 1500")
