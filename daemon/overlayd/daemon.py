@@ -18,6 +18,7 @@ from types import FrameType
 
 from overlayd import hostlock
 from overlayd.errors import (
+    KernelRefused,
     LeaseLost,
     NetworkConfigError,
     OverlaydError,
@@ -112,7 +113,7 @@ class Daemon:
                     retry_s = FIRST_RETRY_S
                 except LeaseLost as error:
                     log.error("LEASE LOST", problem=error.message, hint=error.hint)
-                except (StoreError, SubnetsExhausted) as error:
+                except (StoreError, SubnetsExhausted, KernelRefused) as error:
                     self._wait(error, retry_s)
                     retry_s = min(retry_s * 2, LAST_RETRY_S)
         self._board.update(state="stopped", problem=None)
@@ -130,24 +131,27 @@ class Daemon:
     def _serve(self, config: NetworkConfig) -> None:
         """Hold a lease under `config` and keep everything in step, until the config changes or we are told to stop."""
         host = Host(self._settings, self._underlay, self._registry, self._board, config)
-        holding = host.acquire()
-        self._keeper.keep(holding)
+        self._keeper.keep(host.acquire())
         stop_data_path = threading.Event()
         with host.opened(stop_data_path, on_failure=self._wake.set):
-            host.reconcile()
-            host.publish()
-            self._board.update(state="ready", problem=None)
-            notify(ready=True, status=f"{holding.lease.subnet} of {config.network} by {config.backend_type}")
-            log.info(
-                "ready",
-                subnet=holding.lease.subnet,
-                backend=config.backend_type,
-                peers=len(self._board.status.peers),
-            )
-            host.settle_docker()
-            while self._pause() and self._still(config):
+            ready = False
+            while True:
+                well = host.reconcile()
+                if well and not ready:
+                    # Docker starts from the files: not before packets can go where they say.
+                    host.publish()
+                    self._say_ready(host, config)
+                    ready = True
+                if not self._pause() or not self._still(config):
+                    return
                 self._keeper.keep(host.reclaim(gone=self._keeper.gone))
-                host.reconcile()
+
+    def _say_ready(self, host: Host, config: NetworkConfig) -> None:
+        subnet, peers = host.holding.lease.subnet, len(self._board.status.peers)
+        self._board.update(state="ready", problem=None)
+        notify(ready=True, status=f"{subnet} of {config.network} by {config.backend_type}")
+        log.info("ready", subnet=subnet, backend=config.backend_type, peers=peers)
+        host.settle_docker()
 
     def _still(self, config: NetworkConfig) -> bool:
         """Whether the network config is the one being served. A config that went bad or away changes nothing."""

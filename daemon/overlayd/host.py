@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from ipaddress import IPv4Interface, IPv4Network
 
 from overlayd import backends, docker, firewall
-from overlayd.errors import ConfigError, NetworkConfigError, OverlaydError
+from overlayd.errors import ConfigError, NetworkConfigError, OverlaydError, UnsupportedError
 from overlayd.files import write_atomically
 from overlayd.kernel import interfaces
 from overlayd.lease import Lease
@@ -83,8 +83,11 @@ class Host:
             carrier.join()
             self._backend.close()
 
-    def reconcile(self) -> None:
-        """Make the kernel hold what the leases say, and nothing stale of ours. What fails is reported."""
+    def reconcile(self) -> bool:
+        """Make the kernel hold what the leases say, and nothing stale of ours. What fails is reported, the rest done.
+
+        Whether this host's own part is whole; a peer that cannot be programmed does not count. Raises UnsupportedError.
+        """
         holding = self.holding
         census = self._registry.census()
         peers = [lease for lease in census.leases.values() if lease.public_ip != holding.lease.public_ip]
@@ -94,6 +97,8 @@ class Host:
             report = self._backend.apply(holding.lease, peers)
             refused = dict(report.peer_problems)
             problems.extend(report.problems)
+        except UnsupportedError:
+            raise
         except OverlaydError as error:
             problems.append(error.message)
         rules = self._sync_firewall(problems)
@@ -117,6 +122,7 @@ class Host:
             skipped=tuple(sorted(census.malformed.items())),
             problems=tuple(problems),
         )
+        return not problems
 
     def publish(self) -> None:
         """Write the files that docker and others start from. Raises OverlaydError when the disk refuses."""

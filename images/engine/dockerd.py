@@ -1,0 +1,101 @@
+"""A dockerd to build and test with: the one that answers, else one of our own, which we also stop.
+
+On a machine with systemd it is started as the service it is, and left running. Elsewhere (a CI machine) it is a process of
+our own, whose number is in a file below /run, so that `make down` stops what `make up` started and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import docker
+from docker.errors import DockerException
+
+STATE = Path("/run/overlayd-build")
+PIDFILE = STATE / "dockerd.pid"
+LOG = STATE / "dockerd.log"
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 60.0
+
+
+class NoDocker(RuntimeError):
+    """There is no dockerd, and none can be started. The text says why and what to do."""
+
+
+def answers() -> bool:
+    """Whether a dockerd answers where DOCKER_HOST, or the default socket, is."""
+    with contextlib.suppress(DockerException), contextlib.closing(docker.from_env(timeout=5)) as client:
+        return bool(client.ping())
+    return False
+
+
+def ensure() -> bool:
+    """See that a dockerd answers; whether it is now ours to stop. Raises NoDocker."""
+    if answers():
+        return False
+    if os.environ.get("DOCKER_HOST"):
+        raise NoDocker(f"no dockerd answers at DOCKER_HOST={os.environ['DOCKER_HOST']}; start it, or unset DOCKER_HOST")
+    program = shutil.which("dockerd")
+    if program is None:
+        raise NoDocker("dockerd is not installed; `make system` installs what is missing")
+    if os.geteuid() != 0:
+        raise NoDocker("no dockerd answers, and only root can start one; run as root, or start docker")
+    if Path("/run/systemd/system").is_dir():
+        started = subprocess.run(["systemctl", "start", "docker"], capture_output=True, text=True, check=False)
+        if started.returncode != 0 or not answers():
+            raise NoDocker(f"systemctl start docker failed: {started.stderr.strip()}; see journalctl -u docker")
+        return False
+    STATE.mkdir(parents=True, exist_ok=True)
+    with LOG.open("ab") as log:
+        process = subprocess.Popen(
+            [program, "--pidfile", str(PIDFILE)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            # Its own session: Ctrl-C is for us, and dockerd outlives `make up`.
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while not answers():
+        if process.poll() is not None or time.monotonic() > deadline:
+            tail = "\n".join(LOG.read_text(errors="replace").splitlines()[-5:])
+            stop()
+            raise NoDocker(f"dockerd did not start; {LOG} ends with:\n{tail}")
+        time.sleep(0.2)
+    return True
+
+
+def stop() -> None:
+    """Stop the dockerd that `ensure` started, if there is one, and wait for its end."""
+    try:
+        pid = int(PIDFILE.read_text())
+        if Path(f"/proc/{pid}/comm").read_text().strip() != "dockerd":
+            return
+        os.kill(pid, signal.SIGTERM)
+    except (OSError, ValueError):
+        return
+    deadline = time.monotonic() + STOP_TIMEOUT_S
+    while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
+        time.sleep(0.1)
+    PIDFILE.unlink(missing_ok=True)
+
+
+@contextmanager
+def running() -> Iterator[None]:
+    """A dockerd for the length of the block; one that we started is stopped at its end."""
+    started = ensure()
+    try:
+        yield
+    finally:
+        if started:
+            stop()

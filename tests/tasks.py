@@ -1,0 +1,67 @@
+"""The short names: up, down, test, lock, clean. Each does its own set-up and, if it began something, ends it."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+from invoke import Collection, Context, Exit, task
+
+from images.engine import dockerd
+from images.tasks import build_all
+from tests.cluster import tasks as cluster
+
+ROOT = Path(__file__).resolve().parent.parent
+EXTRAS = ("daemon", "freeze", "dev")
+
+
+@task(help={"backend": "vxlan, host-gw or udp", "base": "base image (default: the first whose repositories answer)"})
+def up(c: Context, backend: str = "vxlan", base: str | None = None) -> None:
+    """Build what is missing, start a cluster of three hosts, and show that their containers talk."""
+    dockerd.ensure()
+    build_all(c, base=base)
+    cluster.up(c, backend=backend, base=base)
+    cluster.show(c)
+
+
+@task
+def down(c: Context) -> None:
+    """Remove the cluster, and the dockerd that `up` started."""
+    if dockerd.answers():
+        cluster.down(c)
+    dockerd.stop()
+
+
+@task(name="test", help={"only": "paths or pytest options (default: all tests)"})
+def run_tests(c: Context, only: str = "") -> None:
+    """Run every test: lint and types, unit, kernel, cluster. What it started, it stops."""
+    with dockerd.running():
+        build_all(c)
+        done = c.run(f"{sys.executable} -m pytest {only}", warn=True, pty=sys.stdout.isatty())
+    if done is None or not done.ok:
+        raise Exit("tests failed; what a failed cluster left is in build/clusters", code=1)
+
+
+@task
+def lock(c: Context) -> None:
+    """Make the hashed locks in requirements/ anew from pyproject.toml."""
+    for name in EXTRAS:
+        wanted = "" if name == "daemon" else f"--extra {name}"
+        c.run(
+            "pip-compile --quiet --upgrade --generate-hashes --allow-unsafe --strip-extras --no-header "
+            "--no-emit-index-url --no-emit-find-links --no-emit-trusted-host "
+            f"{wanted} --output-file {ROOT}/requirements/{name}.txt {ROOT}/pyproject.toml",
+            env={"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"},
+        )
+
+
+@task
+def clean(c: Context) -> None:
+    """Remove what was built, but not what was fetched."""
+    for path in (ROOT / "build").glob("*"):
+        if path.name != "cache":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+namespace = Collection(up, down, run_tests, lock, clean)
