@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network
@@ -24,6 +25,8 @@ log = logger("registry")
 
 CONFIG = "config"
 SUBNETS = "subnets/"
+# How long peers that an etcd without memory does not know any more are given to write their leases again.
+AMNESTY_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +60,8 @@ class Registry:
         self._rng = random.Random()
         self._census: tuple[View, Census] | None = None
         self._complained: set[tuple[str, int]] = set()
+        self._remembered: Mapping[str, Lease] = {}
+        self._remember_until = 0.0
 
     def start(self) -> None:
         """Begin to follow the network."""
@@ -79,16 +84,21 @@ class Registry:
         return read_network_config(view.entries.get(CONFIG), self._prefix)
 
     def census(self) -> Census:
-        """Every lease as last seen. An entry that is not a lease is logged once and left out."""
+        """Every lease as last seen. An entry that is not a lease is logged once and left out.
+
+        When etcd comes back with an older revision, emptied or restored, its silence about a peer means nothing: leases
+        seen before count for AMNESTY_S more, unless new ones contradict them. Their hosts are writing them again.
+        """
         view = self.view
+        if self._remembered and time.monotonic() > self._remember_until:
+            self._remembered, self._census = {}, None
         if self._census is None or self._census[0] is not view:
+            self._note_amnesia(view)
             entries = {name.removeprefix(SUBNETS): kv for name, kv in view.entries.items() if name.startswith(SUBNETS)}
-            self._census = (view, _census(entries))
-            for name, problem in self._census[1].malformed.items():
-                seen = (name, entries[name].mod_revision)
-                if seen not in self._complained:
-                    self._complained.add(seen)
-                    log.warning("not a lease, skipped", key=f"{self._prefix}/{SUBNETS}{name}", problem=problem)
+            found = _census(entries)
+            self._complain(entries, found)
+            leases = {**_uncontradicted(self._remembered, found.leases), **found.leases}
+            self._census = (view, Census(leases=leases, malformed=found.malformed))
         return self._census[1]
 
     def acquire(
@@ -148,6 +158,25 @@ class Registry:
         """Prolong the lease; False when etcd has no such lease any more. Raises StoreError."""
         return holding.reserved or self._store.refresh(holding.etcd_lease_id) > 0
 
+    def _note_amnesia(self, view: View) -> None:
+        if self._census is None or view.revision >= self._census[0].revision:
+            return
+        self._remembered = self._census[1].leases
+        self._remember_until = time.monotonic() + AMNESTY_S
+        log.error(
+            "etcd has lost its memory: its revision went back; peers seen before are kept for a while",
+            revision=view.revision,
+            before=self._census[0].revision,
+            peers=len(self._remembered),
+        )
+
+    def _complain(self, entries: Mapping[str, KeyValue], census: Census) -> None:
+        for name, problem in census.malformed.items():
+            seen = (name, entries[name].mod_revision)
+            if seen not in self._complained:
+                self._complained.add(seen)
+                log.warning("not a lease, skipped", key=f"{self._prefix}/{SUBNETS}{name}", problem=problem)
+
     def _entries(self) -> dict[str, KeyValue]:
         prefix = f"{self._prefix}/{SUBNETS}"
         found, _revision = self._store.list_prefix(prefix)
@@ -199,6 +228,15 @@ def _census(entries: Mapping[str, KeyValue]) -> Census:
         except MalformedLease as error:
             malformed[name] = str(error)
     return Census(leases=leases, malformed=malformed)
+
+
+def _uncontradicted(old: Mapping[str, Lease], new: Mapping[str, Lease]) -> dict[str, Lease]:
+    addresses = {lease.public_ip for lease in new.values()}
+    return {
+        name: lease
+        for name, lease in old.items()
+        if lease.public_ip not in addresses and not any(lease.subnet.overlaps(other.subnet) for other in new.values())
+    }
 
 
 def _taken(entries: Mapping[str, KeyValue]) -> list[IPv4Network]:

@@ -158,3 +158,19 @@ def test_without_etcd_every_call_is_a_store_error(etcd: Etcd, store: Store) -> N
         acquire(one, 1)
     with pytest.raises(StoreError, match="not reached yet"):
         one.network_config()
+
+
+def test_peers_are_kept_for_a_while_when_etcd_has_lost_its_memory(etcd: Etcd, store: Store) -> None:
+    with registry(store) as one:
+        first, second = acquire(one, 1), acquire(one, 2)
+        until(lambda: len(one.census().leases) == 2)
+        etcd.stop()
+        etcd.lose_data()
+        etcd.start()
+        until(lambda: one.view.connected and not one.view.entries)
+        assert {lease.subnet for lease in one.census().leases.values()} == {first.lease.subnet, second.lease.subnet}
+        # The first host writes its lease again; a third takes the second's subnet, which ends the second's claim.
+        assert one.reclaim(first, ttl_s=TTL_S).lease == first.lease
+        acquire(one, 3, str(second.lease.subnet))
+        until(lambda: len(one.view.entries) == 2)
+        assert {str(lease.public_ip) for lease in one.census().leases.values()} == {"198.18.0.1", "198.18.0.3"}

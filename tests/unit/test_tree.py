@@ -1,0 +1,109 @@
+"""The tree keeps its own rules: linters, types, who may import what, nothing of this machine in a committed file."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+DAEMON = ROOT / "daemon/overlayd"
+LINES_AT_MOST = 400
+
+
+def tracked() -> list[Path]:
+    """The files that git has, or would have: also new ones that are not ignored."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return [path for line in listed.stdout.splitlines() if (path := ROOT / line).is_file()]
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["ruff", "check", "."],
+        ["ruff", "format", "--check", "."],
+        ["mypy", "daemon", "images", "rpm", "tests", "tasks.py"],
+    ],
+    ids=["lint", "format", "types"],
+)
+def test_linters_have_nothing_to_say(words: list[str]) -> None:
+    done = subprocess.run([sys.executable, "-m", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "rooms"),
+    [
+        ("pyroute2", {"kernel"}),
+        ("etcd3", {"store"}),
+        ("grpc", {"store"}),
+        ("google.protobuf", {"store"}),
+        ("subprocess", {"process.py"}),
+    ],
+)
+def test_one_room_of_the_daemon_talks_to_each_thing_outside(module: str, rooms: set[str]) -> None:
+    users = {
+        path.relative_to(DAEMON).parts[0]
+        for path in DAEMON.rglob("*.py")
+        if any(name == module or name.startswith(f"{module}.") for name in imports(path))
+    }
+    assert users == rooms
+
+
+# What the pure modules may stand on, beside each other: values, never the world.
+WORLD = ("os", "socket", "subprocess", "threading", "pathlib", "pyroute2", "etcd3", "grpc", "select", "fcntl")
+PURE = (
+    *("lease.py", "network.py", "allocate.py", "store/endpoints.py", "kernel/state.py", "kernel/diff.py"),
+    *("firewall/rules.py", "firewall/diff.py", "backends/options.py", "backends/packets.py", "backends/peers.py"),
+)
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_pure_modules_import_nothing_of_the_world(name: str) -> None:
+    pure_modules = {"overlayd." + one.removesuffix(".py").replace("/", ".") for one in PURE} | {"overlayd.errors"}
+    for found in imports(DAEMON / name):
+        assert found.split(".")[0] not in WORLD, found
+        if found.startswith("overlayd.") and found not in pure_modules:
+            # A name from a pure module, not a module of its own.
+            assert found.rpartition(".")[0] in pure_modules, found
+
+
+def test_no_file_of_code_is_longer_than_it_may_be() -> None:
+    long = {
+        str(path.relative_to(ROOT)): lines
+        for path in tracked()
+        if path.suffix == ".py" and (lines := len(path.read_text().splitlines())) > LINES_AT_MOST
+    }
+    assert not long
+
+
+def test_no_file_names_a_package_index_or_a_path_of_a_machine() -> None:
+    # Written in pieces, so that this file does not name them either.
+    hosts = ("py" + r"pi\.org", "pythonhosted" + r"\.org", "deb" + r"\.debian\.org", "npm" + r"js\.org")
+    names = re.compile("|".join([*hosts, re.escape(str(ROOT.parent) + "/")]))
+    guilty = [
+        str(path.relative_to(ROOT))
+        for path in tracked()
+        if names.search(path.read_text(encoding="utf-8", errors="replace"))
+    ]
+    assert not guilty
