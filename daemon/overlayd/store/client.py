@@ -168,6 +168,8 @@ class Store:
         """A gRPC error as a StoreError in words for the user. A login that is no longer good is forgotten."""
         code = error.code() if hasattr(error, "code") else None
         detail = (error.details() if hasattr(error, "details") else None) or str(error)
+        # gRPC tells of its load balancing first; what happened comes last.
+        detail = detail.rpartition("last error: ")[2].removeprefix("UNKNOWN: ")
         if _login_expired(code, detail):
             self.close()
         word = code.name if code is not None else "error"
