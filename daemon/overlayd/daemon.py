@@ -43,8 +43,10 @@ log = logger("daemon")
 FIRST_ANSWER_S = 5.0
 FIRST_RETRY_S = 1.0
 LAST_RETRY_S = 15.0
-# Netlink and etcd speak in bursts; this long a breath makes one reconciliation of each.
+# Netlink and etcd speak in bursts; this long a breath makes one reconciliation of each. On a host whose neighbours come
+# and go all the time, there are no more than two a second.
 SETTLE_S = 0.1
+LEAST_INTERVAL_S = 0.5
 
 
 def store_settings(settings: Settings) -> StoreSettings:
@@ -177,8 +179,9 @@ class Daemon:
 
     def _pause(self) -> bool:
         """Sleep until something changed or the resync is due; False when told to stop."""
+        earliest = time.monotonic() + LEAST_INTERVAL_S
         self._wake.wait(self._settings.resync_s)
-        self._stopping.wait(SETTLE_S)
+        self._stopping.wait(max(SETTLE_S, earliest - time.monotonic()))
         self._wake.clear()
         return not self._stopping.is_set()
 
