@@ -12,6 +12,7 @@ import random
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -91,6 +92,7 @@ class Daemon:
         self._store = store
         self._stopping = threading.Event()
         self._wake = threading.Event()
+        self._bug: BaseException | None = None
         self._registry = Registry(store, settings.etcd_prefix, self._wake.set)
         self._keeper = Keeper(self._registry, self._wake.set, ttl_s=settings.lease_ttl_s)
         self._board = Board(
@@ -106,7 +108,7 @@ class Daemon:
         )
 
     def run(self) -> None:
-        """Serve one network config after another until told to stop."""
+        """Serve one network config after another until told to stop. OverlaydError when a thread of ours died."""
         with self._signals(), self._following():
             retry_s = FIRST_RETRY_S
             while not self._stopping.is_set():
@@ -118,6 +120,10 @@ class Daemon:
                 except (StoreError, SubnetsExhausted, KernelRefused) as error:
                     self._wait(error, retry_s)
                     retry_s = min(retry_s * 2, LAST_RETRY_S)
+        if self._bug is not None:
+            raise OverlaydError(
+                f"a bug in overlayd ended one of its threads: {self._bug!r}; the data path stays as it is"
+            )
         self._board.update(state="stopped", problem=None)
         log.info("stopped; the data path stays as it is")
 
@@ -185,6 +191,13 @@ class Daemon:
         self._wake.clear()
         return not self._stopping.is_set()
 
+    def _thread_died(self, died: threading.ExceptHookArgs) -> None:
+        """End the whole, so that systemd starts it anew: half a daemon would be believed."""
+        self._bug = died.exc_value
+        traceback.print_exception(died.exc_value)
+        self._stopping.set()
+        self._wake.set()
+
     def _stop(self, _signal: int, _frame: FrameType | None) -> None:
         self._stopping.set()
         self._wake.set()
@@ -201,6 +214,7 @@ class Daemon:
 
     @contextmanager
     def _following(self) -> Iterator[None]:
+        threading.excepthook = self._thread_died
         monitor = Monitor(self._wake.set)
         monitor.start()
         self._registry.start()

@@ -8,17 +8,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from overlayd.errors import BusyError
+from overlayd.errors import BusyError, ConfigError
 
 FILE = "lock"
 
 
 @contextmanager
 def hold(run_dir: Path) -> Iterator[None]:
-    """Hold the host's lock (flock(2)). Raises BusyError when another process does."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    # Not inherited by children (PEP 446), so a stray one cannot keep the lock.
-    descriptor = os.open(run_dir / FILE, os.O_RDWR | os.O_CREAT, 0o644)
+    """Hold the host's lock (flock(2)). Raises BusyError when another process does, ConfigError."""
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        # Not inherited by children (PEP 446), so a stray one cannot keep the lock.
+        descriptor = os.open(run_dir / FILE, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise ConfigError(f"run-dir {run_dir} cannot be written: {error.strerror}") from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -162,7 +162,10 @@ class Store:
         client = self._connect()
         # hasleader: a server cut off from its cluster ends the stream instead of staying silent.
         metadata = (*(client.metadata or ()), ("hasleader", "true"))
-        return etcdrpc.WatchStub(client.channel).Watch(requests, metadata=metadata)
+        try:
+            return etcdrpc.WatchStub(client.channel).Watch(requests, metadata=metadata)
+        except ValueError as error:
+            raise StoreError(f"etcd at {self.name}: watch: the connection was closed") from error
 
     def failure(self, operation: str, error: grpc.RpcError) -> StoreError:
         """A gRPC error as a StoreError in words for the user. A login that is no longer good is forgotten."""
@@ -203,6 +206,9 @@ class Store:
                 raise self.failure(operation, error) from error
             except StopIteration as error:
                 raise StoreError(f"etcd at {self.name}: {operation}: the stream ended without an answer") from error
+            except ValueError as error:
+                # What gRPC raises on a channel that another thread has closed meanwhile, to log in again.
+                raise StoreError(f"etcd at {self.name}: {operation}: the connection was closed") from error
         raise AssertionError("unreachable")
 
     def _connect(self) -> Any:
