@@ -1,0 +1,148 @@
+"""Docker, by Testcontainers and the SDK: containers from plans, commands in them, and what carries our label."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import docker
+from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+from docker.models.containers import Container
+from testcontainers.core.config import testcontainers_config
+from testcontainers.core.container import DockerContainer
+from testcontainers.core.labels import create_labels
+
+from overlayd.errors import CommandFailed, OverlaydError
+from tests.cluster.description import CLUSTER_LABEL
+from tests.cluster.plan import Plan
+
+# Its image would have to be pulled. We remove by label, also after a crash.
+testcontainers_config.ryuk_disabled = True
+
+_TIMEOUT_S = 120
+_SHOWN_OUTPUT_BYTES = 4000
+
+
+class PlannedContainer(DockerContainer):
+    """A container of Testcontainers that is made from a plan.
+
+    Its own `start` goes through the SDK's keywords, which know neither MaskedPaths nor ReadonlyPaths.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        """Values only; `start` makes it."""
+        super().__init__(plan.image)
+        self._plan = plan
+
+    def start(self) -> PlannedContainer:
+        """Make and start the container. One that was made and did not start is removed."""
+        plan, api = self._plan, client().api
+        # The stubs want an EndpointConfig where the SDK wants a dict of them.
+        endpoints: Any = {plan.network: api.create_endpoint_config(ipv4_address=str(plan.address))}
+        try:
+            made = api.create_container(
+                plan.image,
+                name=plan.name,
+                hostname=plan.role,
+                environment=plan.environment,
+                labels=create_labels(plan.image, plan.labels),
+                host_config=plan.host_config,
+                networking_config=api.create_networking_config(endpoints),
+            )
+        except ImageNotFound:
+            raise missing_image(plan.image) from None
+        except APIError as error:
+            raise OverlaydError(f"container {plan.name}: {error.explanation}") from error
+        self._container = client().containers.get(made["Id"])
+        try:
+            self._container.start()
+        except APIError as error:
+            self._container.remove(force=True, v=True)
+            raise OverlaydError(f"container {plan.name}: {error.explanation}") from error
+        self._container.reload()
+        return self
+
+
+@cache
+def client() -> docker.DockerClient:
+    """The connection to Docker, one for all. Raises OverlaydError where none answers."""
+    try:
+        found = docker.from_env(timeout=_TIMEOUT_S, max_pool_size=32)
+        found.ping()
+    except DockerException as error:
+        raise OverlaydError(f"Docker does not answer: {error}", hint="start it, or run `make up`") from error
+    return found
+
+
+def run_in(container: Container, argv: Sequence[str], environment: dict[str, str] | None = None) -> str:
+    """Run a command in a container to its end; its standard output. Raises CommandFailed with what it said."""
+    try:
+        done = container.exec_run(list(argv), demux=True, environment=environment)
+    except APIError as error:
+        raise CommandFailed(f"docker exec {container.name} {shlex.join(argv)}\n  {error.explanation}") from error
+    # With demux a pair of bytes or None, which the stubs do not know.
+    output: Any = done.output
+    out, err = (part.decode(errors="replace") if part else "" for part in output)
+    if done.exit_code != 0:
+        said = (err.strip() or out.strip())[-_SHOWN_OUTPUT_BYTES:]
+        raise CommandFailed(
+            f"docker exec {container.name} {shlex.join(argv)}\n  ended with status {done.exit_code}: {said}"
+        )
+    return out
+
+
+def containers(name: str | None = None) -> list[Container]:
+    """The containers of one cluster, or of all clusters, running or not."""
+    label = CLUSTER_LABEL if name is None else f"{CLUSTER_LABEL}={name}"
+    # A container that goes away between the list and the look at it is not an error.
+    return client().containers.list(all=True, filters={"label": label}, ignore_removed=True)
+
+
+def image_id(name: str) -> str:
+    """The id of an image. Raises OverlaydError where it has not been built."""
+    try:
+        return str(client().images.get(name).id)
+    except ImageNotFound:
+        raise missing_image(name) from None
+
+
+def newest_base() -> str:
+    """The base of the host image that was built last. Raises OverlaydError where there is none."""
+    found: list[tuple[str, str]] = []
+    for image in client().images.list("overlayd/host"):
+        found += [(str(image.attrs["Created"]), tag.partition(":")[2]) for tag in image.tags]
+    if not found:
+        raise missing_image("overlayd/host")
+    return max(found)[1]
+
+
+def missing_image(name: str) -> OverlaydError:
+    """What to say of an image that is not there."""
+    return OverlaydError(f"image {name} is not there", hint="build it: invoke build-all")
+
+
+def remove(name: str) -> dict[str, int]:
+    """Remove all that carries a cluster's label; how many containers, volumes and networks that were."""
+    removed = {"containers": 0, "volumes": 0, "networks": 0}
+    filters: dict[str, Any] = {"label": f"{CLUSTER_LABEL}={name}"}
+    for container in containers(name):
+        removed["containers"] += _gone(container, force=True, v=True)
+    for volume in client().volumes.list(filters=filters):
+        removed["volumes"] += _gone(volume, force=True)
+    for network in client().networks.list(filters=filters):
+        removed["networks"] += _gone(network)
+    return removed
+
+
+def _gone(thing: Any, **how: bool) -> int:
+    try:
+        thing.remove(**how)
+    except NotFound:
+        return 0
+    except APIError as error:
+        if error.status_code == 409 and "already in progress" in str(error.explanation):
+            return 0
+        raise OverlaydError(f"{thing!r} cannot be removed: {error.explanation}") from error
+    return 1

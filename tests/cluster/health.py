@@ -1,0 +1,44 @@
+"""Whether a running cluster is the one that is wanted, and well."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from overlayd.errors import CommandFailed, OverlaydError
+from tests.cluster import docker_engine
+from tests.cluster.description import Cluster
+from tests.cluster.machine import Machine
+from tests.cluster.parallel import each
+from tests.cluster.site import Site
+
+_PROBES = "docker exec probe true && docker exec underlay-probe true"
+
+
+def difference(site: Site, wanted: Cluster) -> str | None:
+    """Why a running cluster has to be made anew to be `wanted`; None if it need not."""
+    if site.cluster != wanted:
+        return "it was made from another description"
+    if site.etcd is None or tuple(sorted(site.machines)) != tuple(sorted(wanted.host_names)):
+        return "some of its containers are gone"
+    for container, what in ((site.etcd, "etcd"), *((machine.container, "host") for machine in site.hosts)):
+        if container.status != "running":
+            return f"{container.name} is {container.status}"
+        if container.image is None or container.image.id != docker_engine.image_id(wanted.image(what)):
+            return f"image {wanted.image(what)} was built anew since"
+    found = [problem for problem in each(_problem, site.hosts) if problem]
+    return found[0] if found else None
+
+
+def _problem(machine: Machine) -> str | None:
+    checks: tuple[tuple[str, Callable[[], bool]], ...] = (
+        ("docker is not active", lambda: machine.succeeds("systemctl", "is-active", "--quiet", "docker")),
+        ("overlayd is not ready", lambda: machine.status()["state"] == "ready"),
+        ("its probe containers do not run", lambda: machine.succeeds("sh", "-c", _PROBES)),
+    )
+    for problem, well in checks:
+        try:
+            if not well():
+                return f"{machine.name}: {problem}"
+        except (CommandFailed, OverlaydError) as error:
+            return f"{machine.name}: {problem}: {error}"
+    return None

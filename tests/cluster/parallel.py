@@ -1,0 +1,49 @@
+"""The same work on several hosts at once, and waiting for what takes a while."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from typing import TypeVar
+
+from overlayd.errors import OverlaydError
+
+A = TypeVar("A")
+T = TypeVar("T")
+
+_STEP_S = 0.1
+
+
+def each(work: Callable[[A], T], items: Iterable[A]) -> list[T]:
+    """Do the work for every item, all at once; the results in the items' order.
+
+    Raises the first failure, and does not wait for the others then: what they hang on is about to be removed.
+    """
+    pool = ThreadPoolExecutor(max_workers=32, thread_name_prefix="host")
+    try:
+        futures = [pool.submit(work, item) for item in items]
+        done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+        for future in done:
+            future.result()
+        return [future.result() for future in futures]
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def drain(timeout_s: float) -> None:
+    """Wait for work that a failed `each` left running."""
+    for thread in threading.enumerate():
+        if thread.name.startswith("host_"):
+            thread.join(timeout_s)
+
+
+def eventually(what: str, condition: Callable[[], T], *, timeout_s: float) -> T:
+    """Ask until the answer is true and return it. Raises OverlaydError with the last answer after `timeout_s`."""
+    pause, deadline = threading.Event(), time.monotonic() + timeout_s
+    while not (answer := condition()):
+        if time.monotonic() >= deadline:
+            raise OverlaydError(f"{what}: not within {timeout_s:g} s; last answer {answer!r}")
+        pause.wait(_STEP_S)
+    return answer

@@ -1,0 +1,56 @@
+"""Step: the hosts, all at once."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from docker.errors import APIError
+
+from tests.cluster import plan
+from tests.cluster.description import Cluster
+from tests.cluster.docker_engine import PlannedContainer, client
+from tests.cluster.machine import Machine
+from tests.cluster.parallel import each
+from tests.cluster.site import Site
+
+
+def make(site: Site) -> None:
+    """Make and start every host of the description."""
+    privileged = privileged_works(site.cluster)
+
+    def start(name: str) -> Machine:
+        return start_one(site.cluster, name, privileged=privileged)
+
+    for machine in each(start, site.cluster.host_names):
+        site.machines[machine.name] = machine
+
+
+def start_one(
+    cluster: Cluster, name: str, *, privileged: bool | None = None, settings: dict[str, str] | None = None
+) -> Machine:
+    """Make and start one host; `settings` are more OVERLAYD_ variables for its daemon."""
+    if privileged is None:
+        privileged = privileged_works(cluster)
+    planned = plan.host(cluster, name, privileged=privileged, settings=settings)
+    for volume in planned.volumes:
+        client().volumes.create(volume, labels=planned.labels)
+    container = PlannedContainer(planned).start().get_wrapped_container()
+    return Machine(name, cluster.address(name), container)
+
+
+@cache
+def privileged_works(cluster: Cluster) -> bool:
+    """Whether this machine can start a container with `--privileged`; tried once, with the smallest image there is.
+
+    Where the machine lacks a capability (CAP_SYS_RESOURCE on some virtual machines) the start itself fails.
+    """
+    container = client().containers.create(
+        cluster.image("probe"), ["true"], privileged=True, network_mode="none", labels=cluster.labels("trial")
+    )
+    try:
+        container.start()
+    except APIError:
+        return False
+    finally:
+        container.remove(force=True, v=True)
+    return True

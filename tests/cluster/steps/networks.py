@@ -1,0 +1,25 @@
+"""Step: the underlay, a Docker network of its own."""
+
+from __future__ import annotations
+
+from docker.errors import APIError
+from docker.types import IPAMConfig, IPAMPool
+
+from overlayd.errors import OverlaydError
+from tests.cluster.docker_engine import client
+from tests.cluster.site import Site
+
+
+def make(site: Site) -> None:
+    """Make the bridge that etcd and the hosts have fixed addresses on."""
+    cluster = site.cluster
+    ipam = IPAMConfig(pool_configs=[IPAMPool(subnet=str(cluster.underlay), gateway=str(cluster.underlay[1]))])
+    try:
+        client().networks.create(
+            cluster.docker_network, driver="bridge", ipam=ipam, labels=cluster.labels("underlay"), check_duplicate=True
+        )
+    except APIError as error:
+        raise OverlaydError(
+            f"Docker network {cluster.docker_network} on {cluster.underlay}: {error.explanation}",
+            hint="another cluster may use this underlay: docker network ls --filter label=org.overlayd.cluster",
+        ) from error

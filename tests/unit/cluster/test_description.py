@@ -1,0 +1,87 @@
+"""The description of a cluster, and what Docker is asked for because of it."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv4Network
+
+import pytest
+
+from overlayd.errors import OverlaydError
+from tests.cluster import plan
+from tests.cluster.description import CLUSTER_LABEL, Cluster, backend_json, from_label
+
+CLUSTER = Cluster(name="trial", base="some-base", hosts=2, underlay=IPv4Network("198.18.9.0/24"))
+
+
+def test_addresses_are_fixed_and_apart() -> None:
+    addresses = [CLUSTER.etcd_address, *(CLUSTER.address(name) for name in CLUSTER.host_names)]
+    assert addresses == [IPv4Address(f"198.18.9.{number}") for number in (2, 11, 12)]
+
+
+def test_network_config_is_flannels() -> None:
+    assert CLUSTER.network_config == '{"Network":"10.42.0.0/16","Backend":{"Type":"vxlan"}}'
+
+
+def test_description_survives_the_label() -> None:
+    assert from_label(CLUSTER.to_label()) == CLUSTER
+
+
+def test_label_of_another_version_says_what_to_do() -> None:
+    with pytest.raises(OverlaydError, match=r"cluster\.down"):
+        from_label('{"name": "x", "colour": "blue"}')
+
+
+@pytest.mark.parametrize("hosts", [0, -1, 300])
+def test_a_number_of_hosts_that_does_not_fit_is_refused(hosts: int) -> None:
+    with pytest.raises(OverlaydError, match="allowed: 1 to"):
+        Cluster(base="b", hosts=hosts)
+
+
+def test_a_backend_that_the_daemon_would_refuse_is_refused() -> None:
+    with pytest.raises(OverlaydError):
+        Cluster(base="b", network=IPv4Network("10.0.0.0/31"))
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [("udp", '{"Type":"udp"}'), ('{"Type":"vxlan","VNI":7}', '{"Type":"vxlan","VNI":7}')]
+)
+def test_backend_is_a_name_or_an_object(given: str, expected: str) -> None:
+    assert backend_json(given) == expected
+
+
+def test_host_without_privileged_gets_all_but_the_missing_capability() -> None:
+    config = plan.host(CLUSTER, "host1", privileged=False).host_config
+    assert (config["CapAdd"], config["CapDrop"]) == (["ALL"], ["SYS_RESOURCE"])
+    assert config["MaskedPaths"] == config["ReadonlyPaths"] == []
+    assert "Privileged" not in config
+
+
+def test_privileged_host_needs_nothing_else() -> None:
+    config = plan.host(CLUSTER, "host1", privileged=True).host_config
+    assert config["Privileged"] is True
+    assert "CapAdd" not in config
+
+
+def test_host_knows_etcd_and_its_own_address() -> None:
+    planned = plan.host(CLUSTER, "host2", privileged=True, settings={"OVERLAYD_RESYNC_S": "1"})
+    assert planned.environment == {
+        "OVERLAYD_ETCD_ENDPOINTS": "http://198.18.9.2:2379",
+        "OVERLAYD_ETCD_PREFIX": "/coreos.com/network",
+        "OVERLAYD_PUBLIC_IP": "198.18.9.12",
+        "OVERLAYD_RESYNC_S": "1",
+    }
+
+
+def test_dockers_folders_are_on_volumes_of_the_hosts_own() -> None:
+    volumes = [set(plan.host(CLUSTER, name, privileged=True).volumes) for name in CLUSTER.host_names]
+    assert volumes[0].isdisjoint(volumes[1])
+    assert set(plan.host(CLUSTER, "host1", privileged=True).volumes.values()) == {
+        "/var/lib/docker",
+        "/var/lib/containerd",
+    }
+
+
+def test_everything_carries_the_clusters_label() -> None:
+    for planned in (plan.etcd(CLUSTER), plan.host(CLUSTER, "host1", privileged=True)):
+        assert planned.labels[CLUSTER_LABEL] == "trial"
+        assert from_label(planned.labels["org.overlayd.cluster.description"]) == CLUSTER
