@@ -41,9 +41,10 @@ class Host:
         self.namespace = namespaces.unique(f"{next(_numbers)}{name}")
         self.container = f"{self.namespace}c"
         self.address = UNDERLAY[number]
-        self.run_dir = folder / name / "run"
-        self.state_dir = folder / name / "state"
-        self.log = folder / name / "log"
+        own_folder = folder / f"{number}{name}"
+        self.run_dir = own_folder / "run"
+        self.state_dir = own_folder / "state"
+        self.log = own_folder / "log"
         self._lease_ttl_s = lease_ttl_s
         self._daemon: subprocess.Popen[bytes] | None = None
 
@@ -187,6 +188,7 @@ class Lab:
         self.folder = folder
         self.switch = namespaces.unique(f"{next(_numbers)}sw")
         self.hosts: list[Host] = []
+        self._host_numbers = itertools.count(1)
         self._etcd: subprocess.Popen[bytes] | None = None
 
     def make(self, backend: dict[str, Any]) -> None:
@@ -228,8 +230,8 @@ class Lab:
 
     def host(self, name: str, *, lease_ttl_s: int = 86400, start: bool = True) -> Host:
         """Make a host on the switch and start its daemon and its container."""
-        taken = {host.address for host in self.hosts}
-        number = next(number for number in range(1, 250) if UNDERLAY[number] not in taken)
+        # Never the same one twice: the kernel takes its time to remove a namespace and the devices in it.
+        number = next(self._host_numbers)
         host = Host(self.folder, name, number, lease_ttl_s=lease_ttl_s)
         for folder in (host.run_dir, host.state_dir):
             folder.mkdir(parents=True, exist_ok=True)

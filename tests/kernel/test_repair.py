@@ -1,0 +1,74 @@
+"""What somebody else breaks comes back by itself."""
+
+from __future__ import annotations
+
+from tests.kernel.lab import Host
+from tests.kernel.namespaces import eventually
+from tests.kernel.test_lifecycle import entries_for, ours
+from tests.kernel.traffic import pings
+
+DEVICE = {"vxlan": "overlay.1", "udp": "overlay0"}
+
+
+def test_an_underlay_interface_that_flaps(a: Host, b: Host) -> None:
+    before = entries_for(a, b)
+    a.run("ip", "link", "set", "eth0", "down")
+    assert not pings(a, b)
+    a.run("ip", "link", "set", "eth0", "up")
+    eventually("a reaches b again", lambda: pings(a, b))
+    assert entries_for(a, b) == before
+
+
+def test_a_deleted_route(a: Host, b: Host) -> None:
+    before = a.run("ip", "route", "show", "proto", "157")
+    a.run("ip", "route", "flush", "proto", "157")
+    eventually("the route is back", lambda: a.run("ip", "route", "show", "proto", "157") == before)
+    assert pings(a, b)
+
+
+def test_the_overlay_device_taken_down(a: Host, b: Host, backend: str) -> None:
+    if backend in DEVICE:
+        before = entries_for(a, b)
+        a.run("ip", "link", "set", DEVICE[backend], "down")
+        eventually("a reaches b again", lambda: pings(a, b))
+        assert entries_for(a, b) == before
+
+
+def test_the_overlay_device_deleted(a: Host, b: Host, backend: str) -> None:
+    if backend in DEVICE:
+        before = entries_for(a, b)
+        a.run("ip", "link", "delete", DEVICE[backend])
+        eventually("a reaches b again", lambda: pings(a, b))
+        assert entries_for(a, b) == before
+
+
+def test_another_mac_on_the_overlay_device(a: Host, b: Host, backend: str) -> None:
+    if backend == "vxlan":
+        # systemd-udevd's MACAddressPolicy does this.
+        a.run("ip", "link", "set", "overlay.1", "address", "02:00:00:00:00:01")
+        eventually("a reaches b again", lambda: pings(b, a) and pings(a, b))
+
+
+def test_flushed_neighbours_and_forwarding_entries(a: Host, b: Host, backend: str) -> None:
+    if backend == "vxlan":
+        before = entries_for(a, b)
+        for line in before:
+            if "lladdr" in line:
+                a.run("ip", "neighbour", "delete", str(b.subnet.network_address), "dev", "overlay.1")
+            elif "dst" in line and "self" in line:
+                a.run("bridge", "fdb", "delete", line.split()[0], "dev", "overlay.1")
+        eventually("all is back", lambda: entries_for(a, b) == before)
+
+
+def test_flushed_firewall_rules(a: Host, b: Host) -> None:
+    before = ours(a)
+    for table in ("filter", "nat", "raw"):
+        a.run("iptables", "-t", table, "-F")
+        a.run("iptables", "-t", table, "-X")
+    eventually("the rules are back", lambda: ours(a) == before)
+    assert pings(a, b)
+
+
+def test_forwarding_turned_off(a: Host, b: Host) -> None:
+    a.run("sysctl", "-q", "-w", "net.ipv4.ip_forward=0")
+    eventually("a forwards again", lambda: pings(b, a))
