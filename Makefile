@@ -40,10 +40,11 @@ system:         ## install the system packages that are missing
 	@sh requirements/install-system
 
 # Remade when the lock or the Makefile changes; complete only when pip was.
-$(VENV)/.complete: requirements/dev.txt
+$(VENV)/.complete: requirements/dev.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "no Python 3.11 or newer with venv was found; set PYTHON=" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/dev.txt
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
 lock: setup     ## make the hashed locks in requirements/ anew from pyproject.toml

@@ -1,7 +1,7 @@
 """A dockerd to build and test with: the one that answers, else one of our own, which we also stop.
 
-On a machine with systemd it is started as the service it is, and left running. Elsewhere (a CI machine) it is a process of
-our own, whose number is in a file below /run, so that `make down` stops what `make up` started and nothing else.
+On a machine with systemd it is started as the service it is, and left running. Elsewhere (a CI machine) it is a process
+of our own, whose number is in a file below /run, so that `make down` stops what `make up` started and nothing else.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from pathlib import Path
 import docker
 from docker.errors import DockerException
 
+from images.engine.errors import BuildError
+
 STATE = Path("/run/overlayd-build")
 PIDFILE = STATE / "dockerd.pid"
 LOG = STATE / "dockerd.log"
@@ -26,8 +28,8 @@ START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 60.0
 
 
-class NoDocker(RuntimeError):
-    """There is no dockerd, and none can be started. The text says why and what to do."""
+class NoDocker(BuildError):
+    """There is no dockerd, and none can be started."""
 
 
 def answers() -> bool:
@@ -42,16 +44,18 @@ def ensure() -> bool:
     if answers():
         return False
     if os.environ.get("DOCKER_HOST"):
-        raise NoDocker(f"no dockerd answers at DOCKER_HOST={os.environ['DOCKER_HOST']}; start it, or unset DOCKER_HOST")
+        raise NoDocker(
+            f"no dockerd answers at DOCKER_HOST={os.environ['DOCKER_HOST']}", hint="start it, or unset DOCKER_HOST"
+        )
     program = shutil.which("dockerd")
     if program is None:
-        raise NoDocker("dockerd is not installed; `make system` installs what is missing")
+        raise NoDocker("dockerd is not installed", hint="`make system` installs what is missing")
     if os.geteuid() != 0:
-        raise NoDocker("no dockerd answers, and only root can start one; run as root, or start docker")
+        raise NoDocker("no dockerd answers, and only root can start one", hint="run as root, or start docker")
     if Path("/run/systemd/system").is_dir():
         started = subprocess.run(["systemctl", "start", "docker"], capture_output=True, text=True, check=False)
         if started.returncode != 0 or not answers():
-            raise NoDocker(f"systemctl start docker failed: {started.stderr.strip()}; see journalctl -u docker")
+            raise NoDocker(f"systemctl start docker: {started.stderr.strip()}", hint="see journalctl -u docker")
         return False
     STATE.mkdir(parents=True, exist_ok=True)
     with LOG.open("ab") as log:
