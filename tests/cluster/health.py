@@ -11,7 +11,7 @@ from tests.cluster.machine import Machine
 from tests.cluster.parallel import each
 from tests.cluster.site import Site
 
-_PROBES = "docker exec probe true && docker exec underlay-probe true"
+_PROBES = "docker exec probe sh -c : && docker exec underlay-probe sh -c :"
 
 
 def difference(site: Site, wanted: Cluster) -> str | None:

@@ -53,8 +53,13 @@ class Machine:
         return self.run("docker", "exec", UNDERLAY_PROBE, *argv)
 
     def status(self) -> dict[str, Any]:
-        """What `overlayd status --json` says."""
-        found: dict[str, Any] = json.loads(self.run("overlayd", "status", "--json"))
+        """What `overlayd status --json` says, well or not. Raises CommandFailed where no daemon has run yet."""
+        # Its exit status tells whether all is well; the document says what is not.
+        said = self.shell("overlayd status --json 2>&1 || true")
+        try:
+            found: dict[str, Any] = json.loads(said)
+        except ValueError:
+            raise CommandFailed(f"overlayd status on {self.name}: {said.strip()}") from None
         return found
 
     def variables(self) -> dict[str, str]:

@@ -70,7 +70,7 @@ def wait_for_probes(machine: Machine) -> None:
     """Wait until both containers of ours on a host run commands."""
 
     def answers() -> bool:
-        return machine.succeeds("sh", "-c", "docker exec probe true && docker exec underlay-probe true")
+        return machine.succeeds("sh", "-c", "docker exec probe sh -c : && docker exec underlay-probe sh -c :")
 
     eventually(f"the containers on {machine.name} run", answers, timeout_s=CONVERGE_S)
 

@@ -38,6 +38,15 @@ def start_one(
     return Machine(name, cluster.address(name), container)
 
 
+def remove_one(machine: Machine) -> None:
+    """Remove one host and its volumes."""
+    machine.container.reload()
+    volumes = [str(mount["Name"]) for mount in machine.container.attrs["Mounts"] if mount["Type"] == "volume"]
+    machine.container.remove(force=True, v=True)
+    for volume in volumes:
+        client().volumes.get(volume).remove()
+
+
 @cache
 def privileged_works(cluster: Cluster) -> bool:
     """Whether this machine can start a container with `--privileged`; tried once, with the smallest image there is.

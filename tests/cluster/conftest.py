@@ -1,0 +1,82 @@
+"""Fixtures: one cluster of three hosts for all tests of this folder, and what it looked like when a test failed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterator
+from ipaddress import IPv4Network
+
+import pytest
+
+from tests.cluster import docker_engine
+from tests.cluster.collect import collect
+from tests.cluster.create import ROOT, create, remove
+from tests.cluster.description import Cluster, backend_json
+from tests.cluster.machine import Machine
+from tests.cluster.site import Site
+
+BACKENDS = ("vxlan", "host-gw", "udp")
+# Apart from the cluster of `make up`, which may be running beside the tests.
+NAME = "test"
+UNDERLAY = IPv4Network("198.18.20.0/24")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything in this folder needs Docker and the built images."""
+    for item in items:
+        if "tests/cluster/" in str(item.path):
+            item.add_marker(pytest.mark.cluster)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Collect journals, routes and rules of every host when a test failed, and say where they are."""
+    report = yield
+    site = getattr(item, "funcargs", {}).get("site")
+    if report.failed and site is not None:
+        folder = collect(site, ROOT / "build" / "clusters" / item.name)
+        report.sections.append(("cluster", f"journals, routes, rules and etcd's content are in {folder}"))
+    return report
+
+
+@pytest.fixture(scope="session")
+def base() -> str:
+    """The base image of the images under test: CLUSTER_BASE, else that of the host image built last."""
+    return os.environ.get("CLUSTER_BASE") or docker_engine.newest_base()
+
+
+@pytest.fixture(scope="session")
+def _cluster(base: str) -> Iterator[Site]:
+    remove(NAME)
+    said: list[str] = []
+    try:
+        yield create(Cluster(name=NAME, base=base, underlay=UNDERLAY), said.append)
+    finally:
+        remove(NAME)
+
+
+@pytest.fixture(scope="session", params=BACKENDS)
+def backend(request: pytest.FixtureRequest, _cluster: Site) -> str:
+    """The backend's name; the cluster is switched to it. Every test that asks for it runs once for each."""
+    name: str = request.param
+    if _cluster.cluster.backend_type != name:
+        _cluster.reconfigure(backend_json(name))
+    return name
+
+
+@pytest.fixture
+def site(_cluster: Site) -> Site:
+    """The cluster on whichever backend it is: whoever breaks something mends it."""
+    return _cluster
+
+
+@pytest.fixture
+def a(site: Site) -> Machine:
+    """The first host."""
+    return site.hosts[0]
+
+
+@pytest.fixture
+def b(site: Site) -> Machine:
+    """The second host."""
+    return site.hosts[1]

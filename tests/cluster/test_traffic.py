@@ -1,0 +1,103 @@
+"""What crosses between containers on different hosts, over every backend."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import IPv4Address
+
+from tests.cluster.machine import Machine
+from tests.cluster.measure import overlay_rate, ping, underlay_rate
+from tests.cluster.parallel import eventually
+from tests.cluster.site import Site
+
+# Floors, not figures: other work may share the machine. `invoke bench` reports what is reached.
+FLOORS = {"vxlan": 0.5, "host-gw": 0.7, "udp": 0.01}
+_SOURCE_PORT_TEST = "5311"
+
+
+def test_every_container_reaches_every_other(backend: str, site: Site) -> None:
+    addresses = {machine.name: machine.probe_address() for machine in site.hosts}
+    lost = {
+        f"{source.name} to {target.name}": answered.lost
+        for source, target in site.pairs
+        if (answered := ping(source.in_probe, addresses[target.name], count=3)).lost
+    }
+    assert not lost
+
+
+def test_other_end_sees_the_containers_own_address(backend: str, a: Machine, b: Machine) -> None:
+    argv = ["iperf3", "--json", "--port", _SOURCE_PORT_TEST]
+    b.in_probe(*argv, "--server", "--one-off", "--daemon", "--logfile", "/tmp/seen.json")
+    target = str(b.probe_address())
+
+    def sent() -> bool:
+        client = ["docker", "exec", "probe", *argv, "--client", target, "--bytes", "100K", "--connect-timeout", "1000"]
+        return a.succeeds(*client)
+
+    eventually("100 KB over TCP", sent, timeout_s=10)
+    # The server writes its document once the client has gone.
+    seen = eventually("the server's report", lambda: b.in_probe("cat", "/tmp/seen.json").strip(), timeout_s=5)
+    b.in_probe("sh", "-c", ": > /tmp/seen.json")
+    assert IPv4Address(json.loads(seen)["start"]["accepted_connection"]["host"]) == a.probe_address()
+
+
+def test_docker_runs_on_the_leased_subnet(backend: str, site: Site) -> None:
+    subnets = set()
+    for machine in site.hosts:
+        bip, mtu = machine.bip(), machine.variables()["FLANNEL_MTU"]
+        assert f"inet {bip} " in machine.run("ip", "-4", "address", "show", "docker0")
+        assert f"mtu {mtu} " in machine.in_probe("ip", "link", "show", "eth0")
+        assert machine.probe_address() in bip.network
+        subnets.add(bip.network)
+    assert len(subnets) == len(site.hosts)
+
+
+def test_throughput_is_a_fair_part_of_the_underlays(backend: str, a: Machine, b: Machine) -> None:
+    # In turns, so that other work on this machine meets both alike.
+    parts = [overlay_rate(a, b) / underlay_rate(a, b) for _ in range(3)]
+    assert statistics.median(parts) >= FLOORS[backend], parts
+
+
+def test_restarting_overlayd_loses_no_packet_and_leaves_docker_alone(backend: str, a: Machine, b: Machine) -> None:
+    target, docker = b.probe_address(), a.unit("docker", "MainPID")
+    overlayd = a.unit("overlayd", "MainPID")
+    with ThreadPoolExecutor(1) as background:
+        pinging = background.submit(ping, a.in_probe, target, count=400, interval_s=0.01)
+        a.run("systemctl", "restart", "overlayd")
+        result = pinging.result()
+    assert a.unit("overlayd", "MainPID") != overlayd
+    assert a.unit("docker", "MainPID") == docker
+    if backend == "udp":
+        # Its data path is the daemon itself: packets are lost while there is none, and flow again afterwards.
+        eventually("packets flow again", lambda: ping(a.in_probe, target).lost == 0, timeout_s=10)
+    else:
+        assert result.lost == 0, result
+
+
+def test_traffic_passes_the_rules_of_docker_28(backend: str, a: Machine, b: Machine) -> None:
+    target = b.probe_address()
+    raw = f"PREROUTING -d {target}/32 ! -i docker0 -j DROP"
+    door = "-m comment --comment overlayd -j"
+    user = b.run("iptables", "-S", "DOCKER-USER")
+    chain = "DOCKER-USER" if f"{door} OVERLAYD-DOCKER" in user else "FORWARD"
+    b.shell(f"iptables -t raw -A {raw} && iptables -A DOCKER ! -i docker0 -o docker0 -j DROP")
+    try:
+        assert ping(a.in_probe, target).lost == 0
+        if backend == "udp":
+            return  # without the daemon there is no data path to try without our doors
+        # Without our doors it does not, and each of the two is needed.
+        b.run("systemctl", "stop", "overlayd.service")
+        b.shell(f"iptables -t raw -D PREROUTING {door} OVERLAYD-PREROUTING")
+        assert ping(a.in_probe, target, count=2).received == 0
+        b.shell(f"iptables -t raw -I PREROUTING {door} OVERLAYD-PREROUTING")
+        assert ping(a.in_probe, target).lost == 0
+        b.shell(f"iptables -D {chain} {door} OVERLAYD-DOCKER")
+        assert ping(a.in_probe, target, count=2).received == 0
+        # The daemon puts back what is missing, before Docker's.
+        b.run("systemctl", "start", "overlayd")
+        eventually("the daemon put its rules back", lambda: ping(a.in_probe, target).lost == 0, timeout_s=10)
+    finally:
+        b.shell(f"iptables -t raw -D {raw}; iptables -D DOCKER ! -i docker0 -o docker0 -j DROP")
+        b.run("systemctl", "start", "overlayd")
