@@ -29,7 +29,7 @@ from overlayd.errors import (
 )
 from overlayd.host import Host
 from overlayd.keeper import Keeper
-from overlayd.kernel.netlink import Monitor
+from overlayd.kernel.monitor import Monitor
 from overlayd.log import logger
 from overlayd.network import NetworkConfig
 from overlayd.notify import notify

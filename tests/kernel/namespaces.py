@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -76,12 +77,9 @@ def inside(name: str, call: Callable[[], T]) -> T:
 def eventually(what: str, condition: Callable[[], T], *, timeout_s: float = 15) -> T:
     """Ask until the answer is true and return it. Fails with `what` and the last answer after `timeout_s`."""
     pause = threading.Event()
-    waited_s, step_s = 0.0, 0.05
-    while True:
-        answer = condition()
-        if answer:
-            return answer
-        if waited_s >= timeout_s:
+    deadline = time.monotonic() + timeout_s
+    while not (answer := condition()):
+        if time.monotonic() > deadline:
             raise AssertionError(f"{what}: not within {timeout_s:g} s; last answer {answer!r}")
-        pause.wait(step_s)
-        waited_s += step_s
+        pause.wait(0.05)
+    return answer

@@ -9,7 +9,8 @@ from ipaddress import IPv4Network
 from typing import Any, ClassVar, Self
 
 from overlayd.backends.options import Options
-from overlayd.errors import ConfigError
+from overlayd.backends.peers import refusals
+from overlayd.errors import UnsupportedError
 from overlayd.kernel.converge import Plan, Report, converge
 from overlayd.kernel.state import Route, Thing
 from overlayd.lease import Lease
@@ -21,19 +22,20 @@ class HostGw:
     """The host-gw backend on one host."""
 
     type: ClassVar[str] = "host-gw"
+    network: IPv4Network
     underlay: Underlay
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], *, network: IPv4Network, underlay: Underlay) -> Self:  # noqa: ARG003
-        """See Backend. No keys. Raises ConfigError where peers could not use this host as a next hop."""
+    def from_config(cls, config: Mapping[str, Any], *, network: IPv4Network, underlay: Underlay) -> Self:
+        """See Backend. No keys. Raises UnsupportedError where peers could not use this host as a next hop."""
         Options(cls.type, config, ())
         if underlay.public_ip != underlay.address:
-            raise ConfigError(
+            raise UnsupportedError(
                 f"backend host-gw: public-ip {underlay.public_ip} is not the address of {underlay.ifname} "
                 f"({underlay.address}), so no peer can route to it",
                 hint="leave public-ip out, or use backend vxlan or udp",
             )
-        return cls(underlay=underlay)
+        return cls(network=network, underlay=underlay)
 
     @property
     def mtu_bytes(self) -> int:
@@ -51,9 +53,9 @@ class HostGw:
     def open(self, own: Lease) -> None:
         """Nothing to make."""
 
-    def apply(self, own: Lease, peers: Collection[Lease]) -> Report:  # noqa: ARG002
+    def apply(self, own: Lease, peers: Collection[Lease]) -> Report:
         """See Backend."""
-        return converge(self.plan(peers))
+        return converge(self.plan(own, peers))
 
     def run(self, stop: threading.Event) -> None:
         """The kernel carries the packets."""
@@ -61,14 +63,14 @@ class HostGw:
     def close(self) -> None:
         """Nothing is held here."""
 
-    def plan(self, peers: Collection[Lease]) -> Plan:
+    def plan(self, own: Lease, peers: Collection[Lease]) -> Plan:
         """All that the kernel should hold, for these leases. Pure."""
         reachable: dict[IPv4Network, tuple[Thing, ...]] = {}
-        problems: dict[IPv4Network, str] = {}
+        problems = refusals(peers, own=own, network=self.network, backend_type=self.type)
         for peer in peers:
-            if peer.backend_type != self.type:
-                problems[peer.subnet] = f"its backend is {peer.backend_type}, ours is {self.type}"
-            elif not self.underlay.reaches_directly(peer.public_ip):
+            if peer.subnet in problems:
+                continue
+            if not self.underlay.reaches_directly(peer.public_ip):
                 problems[peer.subnet] = (
                     f"{peer.public_ip} is on no network of {self.underlay.ifname}'s own; "
                     "host-gw needs that, vxlan does not"

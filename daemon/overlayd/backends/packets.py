@@ -6,52 +6,67 @@ import struct
 from ipaddress import IPv4Address
 
 HEADER_BYTES = 20
-SOURCE, DESTINATION, TTL, PROTOCOL, CHECKSUM = 12, 16, 8, 9, 10
+TTL, PROTOCOL, CHECKSUM, SOURCE, DESTINATION = 8, 9, 10, 12, 16
 ICMP = 1
-ICMP_UNREACHABLE, NET_UNREACHABLE = 3, 0
+ICMP_HEADER_BYTES = 8
+# Type and code (RFC 792): net unreachable; time to live exceeded in transit.
+UNREACHABLE = (3, 0)
+TIME_EXCEEDED = (11, 0)
+# ICMP types that ask rather than report: an answer to them starts no loop (RFC 1122, 3.2.2).
+_QUERIES = frozenset({0, 8, 13, 14})
 _ANSWER_TTL = 64
 
 
-def is_ipv4(packet: bytearray, length: int) -> bool:
-    """Whether the first `length` bytes hold a whole IPv4 header and no less than the header says."""
+def is_ipv4(buffer: bytearray, at: int, length: int) -> bool:
+    """Whether `length` bytes from `at` are one whole IPv4 packet, no more and no less."""
     return (
         length >= HEADER_BYTES
-        and packet[0] >> 4 == 4
-        and (packet[0] & 0x0F) * 4 >= HEADER_BYTES
-        and HEADER_BYTES <= (packet[2] << 8 | packet[3]) <= length
+        and buffer[at] >> 4 == 4
+        and HEADER_BYTES <= (buffer[at] & 0x0F) * 4 <= length
+        and buffer[at + 2] << 8 | buffer[at + 3] == length
     )
 
 
-def spend_hop(packet: bytearray) -> bool:
-    """Take one off the time to live, in place, and mend the checksum (RFC 1624). False when no hop is left to spend.
+def spend_hop(buffer: bytearray, at: int) -> bool:
+    """Take one off the time to live of the packet at `at`, in place; false, and no change, when none is left to spend.
 
-    Lowering the TTL by one lowers its 16-bit word by 0x0100, so the complement that is the checksum rises by as much.
+    Lowering the TTL by one lowers its 16-bit word by 0x0100, so the complement that is the checksum rises by as much
+    (RFC 1624).
     """
-    ttl = packet[TTL]
+    ttl = buffer[at + TTL]
     if ttl <= 1:
         return False
-    packet[TTL] = ttl - 1
-    checksum = (packet[CHECKSUM] << 8 | packet[CHECKSUM + 1]) + 0x0100
-    checksum = (checksum & 0xFFFF) + (checksum >> 16)
-    packet[CHECKSUM], packet[CHECKSUM + 1] = checksum >> 8, checksum & 0xFF
+    buffer[at + TTL] = ttl - 1
+    high = buffer[at + CHECKSUM]
+    # 0xFFFF stands for the same as 0 in ones' complement, but is never written by those who compute it afresh.
+    if high < 0xFE or (high == 0xFE and buffer[at + CHECKSUM + 1] != 0xFF):
+        buffer[at + CHECKSUM] = high + 1
+        return True
+    total = (high << 8 | buffer[at + CHECKSUM + 1]) + 0x0100
+    total = (total & 0xFFFF) + (total >> 16)
+    if total == 0xFFFF:
+        total = 0
+    buffer[at + CHECKSUM], buffer[at + CHECKSUM + 1] = total >> 8, total & 0xFF
     return True
 
 
-def net_unreachable(packet: bytes, source: IPv4Address) -> bytes | None:
-    """The ICMP message "net unreachable" about a packet, from `source` to the packet's sender.
+def icmp_error(packet: bytes, source: IPv4Address, kind: int, code: int) -> bytes | None:
+    """An ICMP error of this type and code about a packet, from `source` to the packet's sender.
 
-    None where RFC 1122 (3.2.2) forbids an answer: about an ICMP error, a fragment but the first, or a broadcast sender.
+    None where RFC 1122 (3.2.2) forbids one: about another ICMP error, a fragment but the first, or a packet to or from
+    an address that stands for no single host.
     """
     header_bytes = (packet[0] & 0x0F) * 4
     fragment_offset = struct.unpack_from("!H", packet, 6)[0] & 0x1FFF
     sender = IPv4Address(packet[SOURCE : SOURCE + 4])
-    if fragment_offset or sender.is_multicast or sender.is_unspecified or int(sender) == 0xFFFFFFFF:
+    target = IPv4Address(packet[DESTINATION : DESTINATION + 4])
+    if fragment_offset or not _is_one_host(sender) or not _is_one_host(target):
         return None
-    if packet[PROTOCOL] == ICMP and packet[header_bytes : header_bytes + 1] not in (b"\0", b"\x08"):
+    if packet[PROTOCOL] == ICMP and (len(packet) <= header_bytes or packet[header_bytes] not in _QUERIES):
         return None
     # The header and the first eight bytes, by which the sender knows its packet.
-    quoted = bytes(packet[: header_bytes + 8])
-    body = struct.pack("!BBHI", ICMP_UNREACHABLE, NET_UNREACHABLE, 0, 0) + quoted
+    quoted = packet[: header_bytes + 8]
+    body = struct.pack("!BBHI", kind, code, 0, 0) + quoted
     body = body[:2] + struct.pack("!H", checksum(body)) + body[4:]
     header = struct.pack(
         "!BBHHHBBH4s4s", 0x45, 0, HEADER_BYTES + len(body), 0, 0, _ANSWER_TTL, ICMP, 0, source.packed, sender.packed
@@ -67,3 +82,7 @@ def checksum(data: bytes) -> int:
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF
+
+
+def _is_one_host(address: IPv4Address) -> bool:
+    return not (address.is_multicast or address.is_unspecified or address.is_loopback or int(address) == 0xFFFFFFFF)

@@ -8,10 +8,9 @@ from ipaddress import IPv4Interface, IPv4Network
 from typing import Any, ClassVar, Protocol, Self
 
 from overlayd.backends.options import Options, largest_packet
-from overlayd.backends.peers import PeerTable
+from overlayd.backends.peers import PeerTable, refusals
 from overlayd.backends.tun import TunForwarder
-from overlayd.errors import KernelRefused
-from overlayd.kernel.converge import Plan, Report, converge
+from overlayd.kernel.converge import Plan, Report, converge, require
 from overlayd.kernel.state import Address, Route, TunLink
 from overlayd.lease import Lease
 from overlayd.underlay import Underlay
@@ -70,9 +69,7 @@ class Udp:
 
     def open(self, own: Lease) -> None:
         """Make the device and take the port. Raises KernelRefused, UnsupportedError."""
-        report = converge(self.plan(own))
-        if report.problems:
-            raise KernelRefused("make", f"{DEVICE}: {report.problems[0]}", 0)
+        require(self.plan(own))
         self._forwarder = TunForwarder(
             device=DEVICE,
             local=self._underlay.address,
@@ -82,7 +79,8 @@ class Udp:
 
     def apply(self, own: Lease, peers: Collection[Lease]) -> Report:
         """See Backend. The kernel's part is the same for any peers: one route for the whole network."""
-        usable = [peer for peer in peers if peer.backend_type == self.type]
+        problems = refusals(peers, own=own, network=self._network, backend_type=self.type)
+        usable = [peer for peer in peers if peer.subnet not in problems]
         if self._forwarder is not None:
             self._forwarder.table = PeerTable(usable, self._port)
         return converge(self.plan(own, peers))
@@ -107,11 +105,7 @@ class Udp:
                 Address(link=DEVICE, address=IPv4Interface((base, 32))),
                 Route(dst=self._network, link=DEVICE),
             ),
-            problems={
-                peer.subnet: f"its backend is {peer.backend_type}, ours is {self.type}"
-                for peer in peers
-                if peer.backend_type != self.type
-            },
+            problems=refusals(peers, own=own, network=self._network, backend_type=self.type),
         )
 
 

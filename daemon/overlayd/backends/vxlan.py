@@ -15,7 +15,8 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Any, ClassVar, Self
 
 from overlayd.backends.options import Options, largest_packet
-from overlayd.kernel.converge import Plan, Report, converge
+from overlayd.backends.peers import refusals
+from overlayd.kernel.converge import Plan, Report, converge, require
 from overlayd.kernel.state import Address, FdbEntry, Neighbour, Route, Thing, VxlanLink
 from overlayd.lease import Lease
 from overlayd.underlay import Underlay
@@ -30,6 +31,7 @@ class Vxlan:
     """The backend on one host. `direct` is DirectRouting: peers on the underlay's own networks get plain routes."""
 
     type: ClassVar[str] = "vxlan"
+    network: IPv4Network
     underlay: Underlay
     vni: int
     port: int
@@ -39,11 +41,12 @@ class Vxlan:
     mtu_bytes: int
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], *, network: IPv4Network, underlay: Underlay) -> Self:  # noqa: ARG003
+    def from_config(cls, config: Mapping[str, Any], *, network: IPv4Network, underlay: Underlay) -> Self:
         """See Backend. Keys: VNI, Port, GBP, Learning, DirectRouting, MTU (of the underlay)."""
         options = Options(cls.type, config, ("VNI", "Port", "GBP", "Learning", "DirectRouting", "MTU"))
         underlay_mtu_bytes = options.number("MTU", underlay.mtu_bytes, low=0, high=65535) or underlay.mtu_bytes
         return cls(
+            network=network,
             underlay=underlay,
             vni=options.number("VNI", DEFAULT_VNI, low=1, high=2**24 - 1),
             port=options.number("Port", DEFAULT_PORT, low=0, high=65535) or DEFAULT_PORT,
@@ -68,7 +71,8 @@ class Vxlan:
         return {"VNI": self.vni, "VtepMAC": vtep_mac(self.underlay.public_ip, self.vni)}
 
     def open(self, own: Lease) -> None:
-        """Nothing to hold: the device comes with the first `apply`, together with the peers."""
+        """See Backend."""
+        require(self.plan(own, ()))
 
     def apply(self, own: Lease, peers: Collection[Lease]) -> Report:
         """See Backend."""
@@ -96,35 +100,44 @@ class Vxlan:
         # A host's own packets to the overlay leave with this address, and no subnet route comes with a /32.
         address = Address(link=self.device, address=IPv4Interface((own.subnet.network_address, 32)))
         reachable: dict[IPv4Network, tuple[Thing, ...]] = {}
-        problems: dict[IPv4Network, str] = {}
+        problems = refusals(peers, own=own, network=self.network, backend_type=self.type)
+        holders = {link.mac: self.underlay.public_ip}
         for peer in peers:
-            problem = self._unusable(peer)
+            problem = problems.get(peer.subnet) or self._unusable(peer, holders)
             if problem is None:
                 reachable[peer.subnet] = self._entries(peer)
             else:
                 problems[peer.subnet] = problem
         return Plan(base=(link, address), peers=reachable, problems=problems)
 
-    def _unusable(self, peer: Lease) -> str | None:
-        if peer.backend_type != self.type:
-            return f"its backend is {peer.backend_type}, ours is {self.type}"
-        data = {str(key).lower(): value for key, value in (peer.backend_data or {}).items()}
+    def _unusable(self, peer: Lease, holders: dict[str, IPv4Address]) -> str | None:
+        """Why a peer's data cannot be used; None, and its MAC noted among `holders`, if it can."""
+        data = _fields(peer)
         if data.get("vni", self.vni) != self.vni:
             return f"its VNI is {data['vni']!r}, ours is {self.vni}"
         if not isinstance(data.get("vtepmac"), str) or not _MAC.fullmatch(data["vtepmac"]):
             return f"it published no usable VtepMAC: {data.get('vtepmac')!r}"
+        mac = data["vtepmac"].lower()
+        if int(mac[:2], 16) & 1:
+            return f"its VtepMAC {mac} is a multicast address"
+        # Two entries for one MAC would replace each other for ever.
+        if holders.setdefault(mac, peer.public_ip) != peer.public_ip:
+            return f"its VtepMAC {mac} is also that of {holders[mac]}"
         return None
 
     def _entries(self, peer: Lease) -> tuple[Thing, ...]:
         if self.direct and self.underlay.reaches_directly(peer.public_ip):
             return (Route(dst=peer.subnet, link=self.underlay.ifname, via=peer.public_ip),)
-        data = {str(key).lower(): value for key, value in (peer.backend_data or {}).items()}
-        mac, gateway = str(data["vtepmac"]).lower(), peer.subnet.network_address
+        mac, gateway = str(_fields(peer)["vtepmac"]).lower(), peer.subnet.network_address
         return (
             Neighbour(link=self.device, address=gateway, mac=mac),
             FdbEntry(link=self.device, mac=mac, dst=peer.public_ip),
             Route(dst=peer.subnet, link=self.device, via=gateway, onlink=True),
         )
+
+
+def _fields(peer: Lease) -> dict[str, Any]:
+    return {str(key).lower(): value for key, value in (peer.backend_data or {}).items()}
 
 
 def vtep_mac(public_ip: IPv4Address, vni: int) -> str:

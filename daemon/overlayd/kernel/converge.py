@@ -46,6 +46,15 @@ class Plan:
         return _state([*self.base, *(item for items in self.peers.values() for item in items)])
 
 
+def require(plan: Plan) -> None:
+    """Make what a plan stands on, and delete nothing: what is there from before goes on carrying packets.
+
+    Raises UnsupportedError, or the first KernelRefused.
+    """
+    for _operation, refusal in netlink.apply(diff(_state(plan.base), netlink.read(), prune=False)):
+        raise refusal
+
+
 def converge(plan: Plan) -> Report:
     """Bring the kernel to the plan; a second call writes nothing. Raises UnsupportedError, and OSError never."""
     operations = diff(plan.state(), netlink.read())

@@ -1,4 +1,4 @@
-"""Netlink: read what carries our mark, carry out operations, take everything away again, and hear of changes.
+"""Netlink: read what carries our mark, carry out operations, and take everything away again.
 
 With `interfaces`, the only importer of pyroute2. Every function opens a socket of its own and closes it, so any thread
 may call any of them.
@@ -9,8 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
@@ -18,7 +17,6 @@ from typing import Any
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
-from pyroute2.netlink.rtnl import RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_LINK, RTMGRP_NEIGH
 
 from overlayd.errors import KernelRefused, UnsupportedError
 from overlayd.kernel import tun
@@ -26,6 +24,7 @@ from overlayd.kernel.diff import Operation, Verb
 from overlayd.kernel.state import (
     FORWARDING,
     LINK_ALIAS,
+    LINK_NAME_PREFIX,
     ROUTE_PROTOCOL,
     Address,
     FdbEntry,
@@ -36,9 +35,6 @@ from overlayd.kernel.state import (
     TunLink,
     VxlanLink,
 )
-from overlayd.log import logger
-
-log = logger("kernel")
 
 AF_INET, AF_BRIDGE = 2, 7
 RT_TABLE_MAIN = 254
@@ -118,42 +114,6 @@ def cleanup() -> Iterator[str]:
         raise failed[0][1]
 
 
-class Monitor:
-    """Calls `on_change`, in a thread of its own, whenever a link, an IPv4 address, a route or a neighbour changes."""
-
-    def __init__(self, on_change: Callable[[], None]) -> None:
-        self._on_change = on_change
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
-        self._socket.bind((0, RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE | RTMGRP_NEIGH))
-        self._socket.settimeout(1.0)
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="netlink-monitor", daemon=True)
-
-    def start(self) -> None:
-        """Begin to listen."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End the thread; takes up to a second."""
-        self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join()
-        self._socket.close()
-
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            try:
-                self._socket.recv(65536)
-            except TimeoutError:
-                continue
-            except OSError as error:
-                # ENOBUFS: more changed than fits the buffer. What it was does not matter: the whole state is read anew.
-                if error.errno != errno.ENOBUFS:
-                    log.warning("cannot hear of changes; the timer still does its part", problem=error)
-                    return
-            self._on_change()
-
-
 def _carry_out(ipr: Any, operation: Operation) -> None:
     item, adds = operation.thing, operation.verb is not Verb.DELETE
     match item:
@@ -162,7 +122,7 @@ def _carry_out(ipr: Any, operation: Operation) -> None:
         case VxlanLink() | TunLink():
             _write_link(ipr, operation.verb, item)
         case Address():
-            index = _index(ipr, item.link)
+            index = _index(item.link)
             ipr.addr(
                 "replace" if adds else "del",
                 index=index,
@@ -170,11 +130,11 @@ def _carry_out(ipr: Any, operation: Operation) -> None:
                 prefixlen=item.address.network.prefixlen,
             )
         case Route():
-            ipr.route("replace" if adds else "del", **_route(ipr, item))
+            ipr.route("replace" if adds else "del", **_route(item))
         case Neighbour():
             ipr.neigh(
                 "replace" if adds else "del",
-                ifindex=_index(ipr, item.link),
+                ifindex=_index(item.link),
                 dst=str(item.address),
                 lladdr=item.mac,
                 state=NUD_PERMANENT,
@@ -182,7 +142,7 @@ def _carry_out(ipr: Any, operation: Operation) -> None:
         case FdbEntry():
             ipr.fdb(
                 "replace" if adds else "del",
-                ifindex=_index(ipr, item.link),
+                ifindex=_index(item.link),
                 lladdr=item.mac,
                 dst=str(item.dst),
                 state=NUD_PERMANENT,
@@ -192,22 +152,25 @@ def _carry_out(ipr: Any, operation: Operation) -> None:
 
 def _write_link(ipr: Any, verb: Verb, link: VxlanLink | TunLink) -> None:
     if verb is Verb.DELETE:
-        ipr.link("del", index=_index(ipr, link.name))
+        ipr.link("del", index=_index(link.name))
         return
     if verb is Verb.ADD:
         if isinstance(link, TunLink):
-            tun.make_persistent(link.name)
+            tun.make(link.name)
         else:
-            ipr.link("add", **_vxlan(ipr, link))
-    index = _index(ipr, link.name)
+            ipr.link("add", **_vxlan(link))
+    index = _index(link.name)
     changes: dict[str, Any] = {"mtu": link.mtu_bytes, "IFLA_IFALIAS": LINK_ALIAS}
     if isinstance(link, VxlanLink):
         changes["address"] = link.mac
     ipr.link("set", index=index, **changes)
+    # No IPv6 address of its own (1: IN6_ADDR_GEN_MODE_NONE): nobody would answer its solicitations.
+    with contextlib.suppress(OSError):
+        Path(f"/proc/sys/net/ipv6/conf/{link.name}/addr_gen_mode").write_text("1\n")
     ipr.link("set", index=index, state="up")
 
 
-def _vxlan(ipr: Any, link: VxlanLink) -> dict[str, Any]:
+def _vxlan(link: VxlanLink) -> dict[str, Any]:
     words: dict[str, Any] = {
         "ifname": link.name,
         "kind": "vxlan",
@@ -216,16 +179,18 @@ def _vxlan(ipr: Any, link: VxlanLink) -> dict[str, Any]:
         "vxlan_id": link.vni,
         "vxlan_port": link.port,
         "vxlan_local": str(link.local),
-        "vxlan_link": _index(ipr, link.underlay),
+        "vxlan_link": _index(link.underlay),
         "vxlan_learning": link.learning,
+        # RFC 7348: zero. The inner packets have their own, and some NICs get the outer one wrong.
+        "vxlan_udp_csum": 0,
     }
     return {**words, "vxlan_gbp": True} if link.gbp else words
 
 
-def _route(ipr: Any, route: Route) -> dict[str, Any]:
+def _route(route: Route) -> dict[str, Any]:
     words: dict[str, Any] = {
         "dst": str(route.dst),
-        "oif": _index(ipr, route.link),
+        "oif": _index(route.link),
         "proto": ROUTE_PROTOCOL,
         "table": RT_TABLE_MAIN,
         "scope": 0 if route.via else 253,
@@ -240,11 +205,13 @@ def _route(ipr: Any, route: Route) -> dict[str, Any]:
 
 
 def _link(message: Any, names: dict[int, str]) -> VxlanLink | TunLink | None:
-    if message.get_attr("IFLA_IFALIAS") != LINK_ALIAS:
-        return None
     info = message.get_attr("IFLA_LINKINFO")
     kind = info.get_attr("IFLA_INFO_KIND") if info else None
     name, mtu_bytes, up = message.get_attr("IFLA_IFNAME"), message.get_attr("IFLA_MTU"), bool(message["flags"] & IFF_UP)
+    alias = message.get_attr("IFLA_IFALIAS")
+    # The alias cannot be given at creation. One of our names with no alias, never brought up, is one cut short there.
+    if alias != LINK_ALIAS and (alias or up or not name.startswith(LINK_NAME_PREFIX)):
+        return None
     if kind == "tun":
         return TunLink(name=name, mtu_bytes=mtu_bytes, up=up)
     if kind != "vxlan":
@@ -294,16 +261,17 @@ def _neighbours(ipr: Any, ours: dict[int, str]) -> Iterator[Neighbour]:
 def _fdb(ipr: Any, ours: dict[int, str]) -> Iterator[FdbEntry]:
     for message in ipr.get_neighbours(family=AF_BRIDGE):
         destination = message.get_attr("NDA_DST")
-        if message["ifindex"] in ours and destination:
+        # With Learning the kernel adds entries of its own, which age.
+        if message["ifindex"] in ours and destination and message["state"] & NUD_PERMANENT:
             mac = message.get_attr("NDA_LLADDR")
             yield FdbEntry(link=ours[message["ifindex"]], mac=mac, dst=IPv4Address(destination))
 
 
-def _index(ipr: Any, name: str) -> int:
-    found = ipr.link_lookup(ifname=name)
-    if not found:
-        raise NetlinkError(errno.ENODEV, f"no interface {name}")
-    return int(found[0])
+def _index(name: str) -> int:
+    try:
+        return socket.if_nametoindex(name)
+    except OSError:
+        raise NetlinkError(errno.ENODEV, f"no interface {name}") from None
 
 
 def _harmless(operation: Operation, code: int) -> bool:

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 LINK_ALIAS = "overlayd"
+# Every link of ours is named so.
+LINK_NAME_PREFIX = "overlay"
 # rtnetlink(7) leaves numbers above RTPROT_STATIC (4) to userland; 157 is in no rt_protos that distributions ship.
 ROUTE_PROTOCOL = 157
 

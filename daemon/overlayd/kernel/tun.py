@@ -31,16 +31,13 @@ def open_queue(name: str) -> int:
     try:
         # struct ifreq: a name of 16 bytes, then the flags.
         fcntl.ioctl(descriptor, TUNSETIFF, struct.pack("16sH22x", name.encode(), IFF_TUN | IFF_NO_PI))
+        fcntl.ioctl(descriptor, TUNSETPERSIST, 1)
     except BaseException:
         os.close(descriptor)
         raise
     return descriptor
 
 
-def make_persistent(name: str) -> None:
-    """Make the device stay when nobody has it open."""
-    descriptor = open_queue(name)
-    try:
-        fcntl.ioctl(descriptor, TUNSETPERSIST, 1)
-    finally:
-        os.close(descriptor)
+def make(name: str) -> None:
+    """Make the device, or find it there. Raises as `open_queue` does."""
+    os.close(open_queue(name))

@@ -1,0 +1,95 @@
+"""Hear of changes in the kernel (rtnetlink(7) multicast groups) as they happen.
+
+What changed is not looked into further than to tell our kind of change from everyday noise: whoever is called reads the
+whole state anew.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+import struct
+import threading
+from collections.abc import Callable
+
+from overlayd.log import logger
+
+log = logger("kernel")
+
+# linux/rtnetlink.h: RTMGRP_LINK, _NEIGH, _IPV4_IFADDR, _IPV4_ROUTE
+GROUPS = 0x1 | 0x4 | 0x10 | 0x40
+RTM_NEWNEIGH, RTM_DELNEIGH = 28, 29
+NUD_PERMANENT = 0x80
+RECEIVE_BYTES = 1024 * 1024
+_HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
+_STATE_AT = _HEADER.size + 8  # ndmsg: family, 3 bytes of padding, ifindex, then the state
+
+
+class Monitor:
+    """Calls `on_change`, in a thread of its own, when a link, IPv4 address, route or permanent neighbour changes.
+
+    Neighbours that the kernel learns and forgets by itself do not count: on a busy host that is every second.
+    """
+
+    def __init__(self, on_change: Callable[[], None]) -> None:
+        """Listen from here on; calls begin with `start`. Raises OSError."""
+        self._on_change = on_change
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
+        self._socket.setblocking(False)
+        self._socket.bind((0, GROUPS))
+        self._stop = os.eventfd(0)
+        self._thread = threading.Thread(target=self._run, name="netlink-monitor", daemon=True)
+
+    def start(self) -> None:
+        """Begin to call."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread at once; no call comes after it. Once."""
+        os.eventfd_write(self._stop, 1)
+        if self._thread.is_alive():
+            self._thread.join()
+        os.close(self._stop)
+        self._socket.close()
+
+    def _run(self) -> None:
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        poll.register(self._stop, select.POLLIN)
+        while True:
+            ready = [end for end, _events in poll.poll()]
+            if self._stop in ready:
+                return
+            try:
+                changed = matters(self._socket.recv(65536))
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    log.warning("cannot hear of changes; the timer still does its part", problem=error)
+                    return
+                # More changed than fits the buffer, so certainly something that matters.
+                changed = True
+            if changed:
+                self._on_change()
+
+
+def matters(datagram: bytes) -> bool:
+    """Whether a datagram of netlink messages tells of a change of a kind that we make ourselves. Pure."""
+    at = 0
+    while at + _HEADER.size <= len(datagram):
+        length, kind, *_rest = _HEADER.unpack_from(datagram, at)
+        if kind not in (RTM_NEWNEIGH, RTM_DELNEIGH):
+            return True
+        if (
+            at + _STATE_AT + 2 <= len(datagram)
+            and struct.unpack_from("=H", datagram, at + _STATE_AT)[0] & NUD_PERMANENT
+        ):
+            return True
+        if length < _HEADER.size:
+            return True
+        at += (length + 3) & ~3
+    return False
