@@ -3,7 +3,8 @@
     freeze.py venv WHEELHOUSE REQUIREMENTS VENV       install PyInstaller and what the daemon imports, hashes checked
     freeze.py program DAEMON VENV INSTALLED OUT       OUT: the program as it goes to INSTALLED on a host
 
-OUT is complete or not there. The same input gives the same bytes.
+It is called as a module, `python -m rpm.freeze.freeze`, in the folder that holds rpm/. OUT is complete or not there.
+The same input gives the same bytes.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import sys
 import venv
 from pathlib import Path
 
-from private_libc import make_private
+from rpm.freeze.private_libc import make_private
 
 HERE = Path(__file__).resolve().parent
 PROGRAM = "overlayd"

@@ -1,0 +1,55 @@
+"""What the RPM is made of: the files that count, the version, and the time that stands in it."""
+
+from __future__ import annotations
+
+import ast
+import os
+from pathlib import Path
+
+from images.engine.errors import BuildError, CommandFailed
+from images.engine.process import capture
+
+ROOT = Path(__file__).resolve().parents[1]
+DAEMON = Path("daemon")
+PACKAGE = DAEMON / "overlayd"
+FREEZE = Path("rpm/freeze")
+SPEC = Path("rpm/overlayd.spec")
+LOCK = Path("requirements/freeze.txt")
+# What the spec installs beside the program, as it names them (Source1: and so on).
+SOURCES = (
+    Path("rpm/units/overlayd.service"),
+    Path("rpm/units/docker.conf"),
+    Path("rpm/units/overlayd.preset"),
+    Path("rpm/units/overlayd.tmpfiles"),
+    Path("rpm/units/overlayd.sysconfig"),
+    Path("rpm/README.md"),
+    Path("LICENSE"),
+)
+
+
+def version(root: Path) -> str:
+    """The daemon's version, read without importing it. Raises BuildError."""
+    path = root / PACKAGE / "__init__.py"
+    for node in ast.parse(path.read_text()).body:
+        match node:
+            case ast.Assign(targets=[ast.Name(id="__version__")], value=ast.Constant(value=str(found))):
+                return found
+    raise BuildError(f"{path} sets no __version__")
+
+
+def epoch(root: Path) -> int:
+    """The time that counts as the build's, in seconds since 1970.
+
+    SOURCE_DATE_EPOCH, or the time of the commit that last changed one of the files; 0 where there is no git. Raises
+    BuildError.
+    """
+    given = os.environ.get("SOURCE_DATE_EPOCH")
+    if given:
+        if not given.isdigit():
+            raise BuildError(f"SOURCE_DATE_EPOCH is {given!r}", hint="allowed: a whole number of seconds since 1970")
+        return int(given)
+    try:
+        found = capture(["git", "log", "-1", "--format=%ct", "--", PACKAGE, FREEZE, SPEC, LOCK, *SOURCES], cwd=root)
+    except CommandFailed:
+        return 0
+    return int(found.strip() or 0)

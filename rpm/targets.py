@@ -1,0 +1,166 @@
+"""The targets that make the RPM: what is fetched, the image that freezes, the frozen program, the repository.
+
+    rpm.wheelhouse  PyInstaller and what the daemon imports, from the package index, hashes checked
+    rpm.freezer     an image: the builder, and all that installed
+    rpm.freeze      the program as it goes to /usr/lib/overlayd
+    rpm.build       the RPM in a repository that yum can read
+
+Only the first needs a network. A change in the daemon's code repeats the last two.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from images.bases.base import Base
+from images.builder import recipe as builder
+from images.engine import inputs
+from images.engine.containers import ImageConfig
+from images.engine.graph import Target
+from images.engine.step import Step
+from rpm import container, source
+
+REPOSITORY = Path("rpm/repo")
+FROZEN = Path("rpm/frozen")
+INSTALLED = "/usr/lib/overlayd"
+# The oldest C library that a wheel may ask for is that of the oldest base; pip wants every older name listed too.
+_PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
+# The best ratio that half a minute buys; 18 keeps the RPM below 16 MiB, 15 would not.
+_COMPRESSION = "w18.zstdio"
+_VENV = "/opt/freezer"
+# build-python is the builder's name for the base's newest interpreter.
+_FREEZE = "cd /run && build-python -m rpm.freeze.freeze"
+
+
+def targets(base: Base) -> tuple[Target, ...]:
+    """All of them, on one base."""
+    root = source.ROOT
+    return (_wheelhouse(root, base), _freezer(root, base), _freeze(root, base), _build(root, base))
+
+
+def _wheelhouse(root: Path, base: Base) -> Target:
+    output = wheelhouse(base)
+
+    def build(step: Step) -> None:
+        place = step.output(output)
+        step.run(
+            [
+                *(sys.executable, "-m", "pip", "download", "--quiet", "--require-hashes", "--no-deps"),
+                # etcd3 is published as source only; its wheel is built where it is installed.
+                *("--only-binary", ":all:", "--no-binary", "etcd3"),
+                *("--python-version", base.python.removeprefix("python")),
+                *(word for platform in _PLATFORMS for word in ("--platform", platform)),
+                *("--dest", place, "--requirement", root / source.LOCK),
+            ]
+        )
+
+    return Target(
+        name="rpm.wheelhouse",
+        build=build,
+        inputs=inputs.of_files(root, [root / source.LOCK]) | inputs.of_values(python=base.python, platforms=_PLATFORMS),
+        outputs=(output,),
+    )
+
+
+def wheelhouse(base: Base) -> Path:
+    """Where the fetched packages lie, below the build folder."""
+    return Path("cache") / f"wheelhouse-{base.python}"
+
+
+def _freezer(root: Path, base: Base) -> Target:
+    script = f"{_FREEZE} venv /run/wheelhouse /run/{source.LOCK} {_VENV}"
+
+    def build(step: Step) -> None:
+        step.run_and_commit(
+            base.tag("builder"),
+            script,
+            ImageConfig(command=["/bin/sh"]),
+            mounts={
+                step.build / wheelhouse(base): "/run/wheelhouse",
+                root / "rpm": "/run/rpm",
+                root / source.LOCK.parent: "/run/requirements",
+            },
+        )
+
+    return Target(
+        name="rpm.freezer",
+        build=build,
+        inputs=inputs.of_values(script=script) | inputs.of_files(root, [root / source.FREEZE / "freeze.py"]),
+        needs=("rpm.wheelhouse", builder.NAME),
+        image=base.tag("freezer"),
+    )
+
+
+def _freeze(root: Path, base: Base) -> Target:
+    script = f"{_FREEZE} program /run/daemon {_VENV} {INSTALLED} /overlayd"
+
+    def build(step: Step) -> None:
+        container.make(
+            step,
+            base.tag("freezer"),
+            script,
+            mounts={root / source.DAEMON: "/run/daemon", root / "rpm": "/run/rpm"},
+            fetch="/overlayd",
+            to=step.output(FROZEN),
+        )
+
+    return Target(
+        name="rpm.freeze",
+        build=build,
+        inputs=inputs.of_values(script=script)
+        | inputs.of_files(root, [*sorted((root / source.PACKAGE).rglob("*.py")), root / source.FREEZE]),
+        needs=("rpm.freezer",),
+        outputs=(FROZEN,),
+    )
+
+
+def _build(root: Path, base: Base) -> Target:
+    version, epoch = source.version(root), source.epoch(root)
+    script = build_script(version, epoch)
+
+    def build(step: Step) -> None:
+        container.make(
+            step,
+            base.tag("freezer"),
+            script,
+            mounts={
+                step.build / FROZEN: "/run/frozen",
+                root / "rpm": "/run/rpm",
+                root / "LICENSE": "/run/LICENSE",
+            },
+            fetch="/repo",
+            to=step.output(REPOSITORY),
+        )
+
+    return Target(
+        name="rpm.build",
+        build=build,
+        inputs=inputs.of_values(script=script)
+        | inputs.of_files(root, [root / path for path in (source.SPEC, *source.SOURCES)]),
+        needs=("rpm.freeze",),
+        outputs=(REPOSITORY,),
+    )
+
+
+def build_script(version: str, epoch: int, *, release: int = 1, compression: str = _COMPRESSION) -> str:
+    """The shell script that makes /repo out of what is mounted below /run. The same input gives the same bytes."""
+    names = " ".join(f"/run/{path}" for path in source.SOURCES)
+    defines = {
+        "_topdir": "/tmp/rpmbuild",
+        "_sourcedir": "/tmp/sources",
+        "_rpmdir": "/repo",
+        "_build_name_fmt": "%%{NAME}-%%{VERSION}-%%{RELEASE}.%%{ARCH}.rpm",
+        "_binary_payload": compression,
+        "frozen": "/run/frozen",
+        "version": version,
+        "build_number": str(release),
+    }
+    words = " ".join(f"--define '{name} {value}'" for name, value in defines.items())
+    return f"""\
+export SOURCE_DATE_EPOCH={epoch}
+mkdir -p /tmp/sources /repo
+cp {names} /tmp/sources/
+rpmbuild -bb --quiet {words} /run/{source.SPEC}
+createrepo_c --quiet --revision={epoch} --set-timestamp-to-revision --simple-md-filenames /repo
+"""

@@ -1,0 +1,57 @@
+"""The collection `rpm`: the package, what goes into it, and what rpmlint says about it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from invoke.collection import Collection
+from invoke.context import Context
+from invoke.exceptions import Exit
+from invoke.tasks import task
+
+from images.tasks import build, reported
+
+_ROOT = Path(__file__).resolve().parents[1]
+_BASE = "build in this base's builder image (invoke images.list); without it the first whose repositories answer"
+_FORCE = "build it also when no input changed"
+
+
+@task(name="build", help={"base": _BASE, "force": _FORCE})
+@reported
+def build_package(c: Context, base: str | None = None, force: bool = False) -> None:  # noqa: ARG001
+    """Build the RPM, in a repository that yum can read: build/rpm/repo."""
+    build(["rpm.build"], base=base, force=["rpm.build"] if force else ())
+    for path in packages():
+        print(f"{path.relative_to(_ROOT)}: {path.stat().st_size / 2**20:.1f} MiB")  # noqa: T201
+
+
+@task(help={"base": _BASE, "force": _FORCE})
+@reported
+def wheelhouse(c: Context, base: str | None = None, force: bool = False) -> None:  # noqa: ARG001
+    """Fetch what is frozen from the package index, hashes checked. The one step that needs a network."""
+    build(["rpm.wheelhouse"], base=base, force=["rpm.wheelhouse"] if force else ())
+
+
+@task
+def lint(c: Context) -> None:
+    """Run rpmlint over the spec and the built RPM."""
+    if shutil.which("rpmlint") is None:
+        raise Exit("rpmlint is not installed; `make system` installs what is missing", code=1)
+    found = packages()
+    if not found:
+        raise Exit("there is no RPM yet; invoke rpm.build", code=1)
+    config = _ROOT / "rpm/rpmlint.toml"
+    paths = " ".join(f"'{path}'" for path in (_ROOT / "rpm/overlayd.spec", *found))
+    # --strict: what is neither mended nor listed with its reason in the configuration fails.
+    done = c.run(f"rpmlint --strict --config '{config}' {paths}", warn=True)
+    if done is None or not done.ok:
+        raise Exit("rpmlint found something: mend it, or give the reason in rpm/rpmlint.toml", code=1)
+
+
+def packages() -> list[Path]:
+    """The RPMs that are built."""
+    return sorted((_ROOT / "build/rpm/repo").glob("*.rpm"))
+
+
+namespace = Collection("rpm", build_package, wheelhouse, lint)
