@@ -1,0 +1,190 @@
+"""Network config and leases in, desired kernel state out."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Network
+from typing import Any
+
+import pytest
+
+from overlayd import backends
+from overlayd.backends.host_gw import HostGw
+from overlayd.backends.peers import PeerTable, refusals
+from overlayd.backends.udp import Udp
+from overlayd.backends.vxlan import Vxlan, vtep_mac
+from overlayd.errors import ConfigError, NetworkConfigError, UnsupportedError
+from overlayd.kernel.state import Route
+from overlayd.lease import Lease
+from overlayd.underlay import Underlay
+
+NETWORK = IPv4Network("10.5.0.0/16")
+UNDERLAY = Underlay(
+    ifname="eth0",
+    ifindex=2,
+    address=IPv4Address("198.18.1.1"),
+    public_ip=IPv4Address("198.18.1.1"),
+    mtu_bytes=1500,
+    reason="iface eth0",
+    on_link=(IPv4Network("198.18.1.0/24"),),
+)
+OWN = Lease(subnet=IPv4Network("10.5.1.0/24"), public_ip=UNDERLAY.public_ip, backend_type="vxlan")
+
+
+def peer(number: int, *, backend: str = "vxlan", address: str | None = None, **data: Any) -> Lease:
+    """A peer's lease."""
+    public_ip = IPv4Address(address or f"198.18.1.{number}")
+    return Lease(
+        subnet=IPv4Network(f"10.5.{number}.0/24"),
+        public_ip=public_ip,
+        backend_type=backend,
+        backend_data={"VNI": 1, "VtepMAC": vtep_mac(public_ip, 1), **data} if backend == "vxlan" else None,
+    )
+
+
+def vxlan(**config: Any) -> Vxlan:
+    """A vxlan backend with this config."""
+    return Vxlan.from_config(config, network=NETWORK, underlay=UNDERLAY)
+
+
+def test_an_unknown_backend_names_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match="host-gw, udp, vxlan"):
+        backends.load("ipip")
+
+
+@pytest.mark.parametrize(("name", "overhead_bytes"), [("vxlan", 50), ("host-gw", 0), ("udp", 28)])
+def test_the_mtu_is_the_underlays_less_the_encapsulation(name: str, overhead_bytes: int) -> None:
+    backend = backends.load(name).from_config({}, network=NETWORK, underlay=UNDERLAY)
+    assert backend.type == name
+    assert backend.mtu_bytes == 1500 - overhead_bytes
+
+
+def test_keys_are_read_without_regard_to_case() -> None:
+    backend = vxlan(vni=7, PORT=4789, directrouting=True)
+    assert (backend.vni, backend.port, backend.direct) == (7, 4789, True)
+    assert backend.devices == ("overlay.7", "eth0")
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "said"),
+    [
+        ("vxlan", {"VNI": "one"}, "VNI.*'one'.*number"),
+        ("vxlan", {"VNI": 2**24}, "VNI.*16777216"),
+        ("vxlan", {"Port": True}, "Port.*True"),
+        ("vxlan", {"Learning": "yes"}, "Learning.*'yes'.*true or false"),
+        ("vxlan", {"VIN": 1}, "no key 'VIN'.*VNI, Port"),
+        ("udp", {"VNI": 1}, "no key 'VNI'.*Port"),
+        ("udp", {"Port": 70000}, "Port.*70000"),
+        ("host-gw", {"Port": 1}, "no key 'Port'"),
+    ],
+)
+def test_a_bad_value_is_named_with_what_is_allowed(name: str, config: dict[str, Any], said: str) -> None:
+    with pytest.raises(NetworkConfigError) as caught:
+        backends.load(name).from_config(config, network=NETWORK, underlay=UNDERLAY)
+    assert re.search(said, str(caught.value), re.DOTALL), str(caught.value)
+
+
+def test_an_underlay_too_small_is_a_config_error() -> None:
+    with pytest.raises(NetworkConfigError, match="MTU"):
+        Vxlan.from_config({}, network=NETWORK, underlay=replace(UNDERLAY, mtu_bytes=100))
+
+
+def test_host_gw_needs_its_own_address() -> None:
+    behind_nat = replace(UNDERLAY, public_ip=IPv4Address("198.19.0.9"))
+    with pytest.raises(UnsupportedError, match="public-ip"):
+        HostGw.from_config({}, network=NETWORK, underlay=behind_nat)
+
+
+def test_the_mac_is_stable_local_and_unicast() -> None:
+    mac = vtep_mac(IPv4Address("198.18.1.1"), 1)
+    assert mac == vtep_mac(IPv4Address("198.18.1.1"), 1) != vtep_mac(IPv4Address("198.18.1.1"), 2)
+    assert int(mac[:2], 16) & 0b11 == 0b10
+    assert vxlan().lease_data() == {"VNI": 1, "VtepMAC": mac}
+
+
+def test_a_vxlan_peer_needs_a_neighbour_a_forwarding_entry_and_a_route() -> None:
+    state = vxlan().plan(OWN, [peer(2)]).state()
+    mac = vtep_mac(IPv4Address("198.18.1.2"), 1)
+    assert {str(thing) for thing in (*state.routes, *state.neighbours, *state.fdb, *state.addresses)} == {
+        "10.5.2.0/24 via 10.5.2.0 dev overlay.1 onlink",
+        f"10.5.2.0 lladdr {mac} dev overlay.1",
+        f"{mac} dev overlay.1 dst 198.18.1.2",
+        "10.5.1.0/32 dev overlay.1",
+    }
+
+
+def test_direct_routing_takes_the_plain_way_where_there_is_one() -> None:
+    state = vxlan(DirectRouting=True).plan(OWN, [peer(2), peer(3, address="198.19.7.7")]).state()
+    assert {str(route) for route in state.routes} == {
+        "10.5.2.0/24 via 198.18.1.2 dev eth0",
+        "10.5.3.0/24 via 10.5.3.0 dev overlay.1 onlink",
+    }
+    assert len(state.fdb) == 1
+
+
+def test_flannels_upper_case_mac_is_understood() -> None:
+    plan = vxlan().plan(OWN, [peer(2, VtepMAC="AA:BB:CC:DD:EE:0F")])
+    assert plan.problems == {}
+    assert {entry.mac for entry in plan.state().fdb} == {"aa:bb:cc:dd:ee:0f"}
+
+
+@pytest.mark.parametrize(
+    ("lease", "said"),
+    [
+        (peer(2, backend="udp"), "backend is udp"),
+        (peer(2, VtepMAC=None), "VtepMAC"),
+        (peer(2, VtepMAC="zz:00:00:00:00:01"), "VtepMAC"),
+        (peer(2, VtepMAC="01:00:5e:00:00:01"), "multicast"),
+        (peer(2, VtepMAC=vtep_mac(UNDERLAY.public_ip, 1)), "also that of 198.18.1.1"),
+        (peer(2, VNI=9), "VNI"),
+        (peer(2, address="224.0.0.5"), "not one of a host"),
+        (replace(peer(2), subnet=IPv4Network("0.0.0.0/0")), "outside the network"),
+        (replace(peer(2), subnet=IPv4Network("10.5.1.128/25")), "overlaps ours"),
+    ],
+)
+def test_a_peer_that_cannot_be_used_is_named_and_the_others_are_served(lease: Lease, said: str) -> None:
+    plan = vxlan().plan(OWN, [lease, peer(3)])
+    assert said in plan.problems[lease.subnet]
+    assert {route.dst for route in plan.state().routes} == {IPv4Network("10.5.3.0/24")}
+
+
+def test_one_host_with_two_subnets_is_served_on_both() -> None:
+    second = replace(peer(2), subnet=IPv4Network("10.5.20.0/24"))
+    plan = vxlan().plan(OWN, [peer(2), second])
+    assert plan.problems == {}
+    assert len(plan.state().routes) == 2
+    assert len(plan.state().fdb) == 1
+
+
+def test_host_gw_routes_through_the_peer_itself_if_it_is_on_link() -> None:
+    backend = HostGw.from_config({}, network=NETWORK, underlay=UNDERLAY)
+    near, far = peer(2, backend="host-gw"), peer(3, backend="host-gw", address="198.19.0.3")
+    plan = backend.plan(OWN, [near, far])
+    assert plan.state().routes == {Route(dst=near.subnet, link="eth0", via=near.public_ip)}
+    assert "198.19.0.3" in plan.problems[far.subnet]
+
+
+def test_udp_routes_the_whole_network_to_its_device() -> None:
+    backend = Udp.from_config({"Port": 9000}, network=NETWORK, underlay=UNDERLAY)
+    state = backend.plan(OWN, [peer(2, backend="udp")]).state()
+    assert {str(route) for route in state.routes} == {"10.5.0.0/16 dev overlay0"}
+
+
+def test_the_peer_table_knows_the_way_and_the_sources() -> None:
+    wide = replace(peer(2, backend="udp"), subnet=IPv4Network("10.5.32.0/20"))
+    narrow = peer(33, backend="udp", address="198.18.1.9")
+    table = PeerTable([wide, narrow], 8285)
+    assert table.way_out(int(IPv4Address("10.5.40.1"))) == ("198.18.1.2", 8285)
+    assert table.way_out(int(IPv4Address("10.5.33.1"))) == ("198.18.1.9", 8285)
+    assert table.way_out(int(IPv4Address("10.5.99.1"))) is None
+    assert table.sources("198.18.1.200") is None
+    sources = table.sources("198.18.1.9")
+    assert sources is not None
+    inside, outside = int(IPv4Address("10.5.33.7")), int(IPv4Address("10.5.34.7"))
+    assert any(inside >> shift == base for shift, base in sources)
+    assert not any(outside >> shift == base for shift, base in sources)
+
+
+def test_refusals_leave_good_peers_alone() -> None:
+    assert refusals([peer(2), peer(3)], own=OWN, network=NETWORK, backend_type="vxlan") == {}

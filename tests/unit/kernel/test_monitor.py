@@ -1,0 +1,35 @@
+"""Which netlink messages wake the daemon."""
+
+from __future__ import annotations
+
+import struct
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from overlayd.kernel.monitor import matters
+
+RTM_NEWROUTE, RTM_NEWNEIGH, RTM_DELNEIGH = 24, 28, 29
+NUD_REACHABLE, NUD_PERMANENT = 0x02, 0x80
+
+
+def neighbour(kind: int, state: int) -> bytes:
+    """A message about a neighbour in that state."""
+    body = struct.pack("=B3xiHBB", 2, 4, state, 0, 1)
+    return struct.pack("=IHHII", 16 + len(body), kind, 0, 0, 0) + body
+
+
+def test_a_route_matters() -> None:
+    assert matters(struct.pack("=IHHII", 28, RTM_NEWROUTE, 0, 0, 0) + bytes(12))
+
+
+def test_a_learnt_neighbour_does_not_matter_and_a_permanent_one_does() -> None:
+    noise = neighbour(RTM_NEWNEIGH, NUD_REACHABLE)
+    assert not matters(noise)
+    assert matters(neighbour(RTM_DELNEIGH, NUD_PERMANENT))
+    assert matters(noise + neighbour(RTM_NEWNEIGH, NUD_PERMANENT))
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_judged(datagram: bytes) -> None:
+    assert matters(datagram) in (True, False)
