@@ -1,0 +1,67 @@
+"""A summary of what pytest wrote as JUnit XML. Pure: text in, values out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from xml.etree import ElementTree as ET
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One test that did not pass: its outcome is `failed`, `error` or `skipped`."""
+
+    name: str
+    outcome: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """How a run of tests ended. `groups` counts by folder: how many passed, of how many, in how many seconds."""
+
+    total: int
+    duration_s: float
+    groups: dict[str, tuple[int, int, float]]
+    cases: tuple[Case, ...]
+
+    @property
+    def failed(self) -> int:
+        """How many failed or broke."""
+        return sum(case.outcome != "skipped" for case in self.cases)
+
+    @property
+    def skipped(self) -> int:
+        """How many were skipped."""
+        return sum(case.outcome == "skipped" for case in self.cases)
+
+    @property
+    def passed(self) -> int:
+        """How many passed."""
+        return self.total - self.failed - self.skipped
+
+
+_OUTCOMES = {"failure": "failed", "error": "error", "skipped": "skipped"}
+
+
+def summarize(text: str) -> Summary:
+    """The summary of a JUnit document. Raises ET.ParseError where it is none."""
+    root = ET.fromstring(text)
+    groups: dict[str, tuple[int, int, float]] = {}
+    cases: dict[str, Case] = {}
+    names: set[str] = set()
+    duration_s = 0.0
+    for element in root.iter("testcase"):
+        folder = ".".join(element.get("classname", "").split(".")[:2]) or "other"
+        name = f"{element.get('classname', '')}::{element.get('name', '')}"
+        seconds = float(element.get("time", 0))
+        duration_s += seconds
+        found = next((child for child in element if child.tag in _OUTCOMES), None)
+        passed, total, spent = groups.get(folder, (0, 0, 0.0))
+        # A test that passed and whose teardown broke is written twice, and has not passed.
+        again = name in names
+        passed += int(found is None) if not again else -int(name not in cases)
+        groups[folder] = (passed, total + (not again), spent + seconds)
+        if found is not None:
+            cases[name] = Case(name=name, outcome=_OUTCOMES[found.tag], message=found.get("message", "").strip())
+        names.add(name)
+    return Summary(total=len(names), duration_s=duration_s, groups=groups, cases=tuple(cases.values()))

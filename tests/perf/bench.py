@@ -1,0 +1,112 @@
+"""Measure a cluster of its own: how fast it starts, and what crosses it over each backend beside the underlay.
+
+The figures are one JSON document. Rates are of one TCP flow in Gb/s, round trips in ms, durations in s.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from ipaddress import IPv4Network
+from typing import Any
+
+from tests.cluster import measure
+from tests.cluster.create import create, remove
+from tests.cluster.description import Cluster, backend_json
+from tests.cluster.docker_engine import client
+from tests.cluster.figures import Spread, as_document
+from tests.cluster.machine import Machine
+from tests.cluster.parallel import each
+from tests.cluster.site import Site
+
+BACKENDS = ("vxlan", "host-gw", "udp")
+# Apart from the clusters of `make up` and of the tests.
+NAME = "bench"
+UNDERLAY = IPv4Network("198.18.30.0/24")
+_PINGS = 50
+
+
+def bench(
+    base: str, say: Callable[[str], None], *, backends: Sequence[str] = BACKENDS, repeat: int = 3, duration_s: int = 2
+) -> dict[str, Any]:
+    """Start a cluster, measure it over each backend, remove it; the figures. Raises OverlaydError."""
+    remove(NAME)
+    document: dict[str, Any] = {"when": datetime.now(UTC).isoformat(timespec="seconds"), "machine": _machine(base)}
+    try:
+        site = create(Cluster(name=NAME, base=base, underlay=UNDERLAY, backend=backend_json(backends[0])), say)
+        document["start"] = _start(site)
+        document["backends"] = {}
+        for name in backends:
+            if site.cluster.backend_type != name:
+                site.reconfigure(backend_json(name))
+            say(f"measuring {name}")
+            document["backends"][name] = _backend(site, repeat, duration_s)
+    finally:
+        remove(NAME)
+    return document
+
+
+def _machine(base: str) -> dict[str, Any]:
+    return {
+        "cpus": os.cpu_count(),
+        "kernel": platform.release(),
+        "docker": client().version()["Version"],
+        "base": base,
+    }
+
+
+def _start(site: Site) -> dict[str, Any]:
+    took = site.took_s
+    return {
+        "steps_s": {name: round(seconds, 2) for name, seconds in took.items()},
+        # From the first `docker run` of a host to docker active on the last.
+        "hosts_to_docker_s": round(took["hosts"] + took["leases and docker"], 2),
+        "whole_s": round(sum(took.values()), 2),
+        "hosts": {machine.name: times for machine, times in zip(site.hosts, each(_boot, site.hosts), strict=True)},
+    }
+
+
+def _boot(machine: Machine) -> dict[str, float]:
+    """When a host's units were at it, in s after its systemd began."""
+    began = int(machine.run("systemctl", "show", "--property=UserspaceTimestampMonotonic", "--value"))
+    overlayd = machine.unit("overlayd", "ExecMainStartTimestampMonotonic", "ActiveEnterTimestampMonotonic")
+    docker = machine.unit("docker", "ExecMainStartTimestampMonotonic", "ActiveEnterTimestampMonotonic")
+    moments = {
+        "overlayd started": overlayd["ExecMainStartTimestampMonotonic"],
+        "overlayd ready": overlayd["ActiveEnterTimestampMonotonic"],
+        "docker started": docker["ExecMainStartTimestampMonotonic"],
+        "docker active": docker["ActiveEnterTimestampMonotonic"],
+    }
+    return {name: round((int(moment) - began) / 1e6, 2) for name, moment in moments.items()}
+
+
+def _backend(site: Site, repeat: int, duration_s: int) -> dict[str, Any]:
+    first, second = site.hosts[0], site.hosts[1]
+    overlay: list[float] = []
+    underlay: list[float] = []
+    # In turns: other work on this machine meets both alike. The first flow of each only warms up.
+    measure.underlay_rate(first, second)
+    measure.overlay_rate(first, second)
+    for _ in range(repeat):
+        underlay.append(measure.underlay_rate(first, second, duration_s=duration_s))
+        overlay.append(measure.overlay_rate(first, second, duration_s=duration_s))
+    parts = [above / below for above, below in zip(overlay, underlay, strict=True)]
+    above = measure.ping(first.in_probe, second.probe_address(), count=_PINGS, interval_s=0.01)
+    below = measure.ping(first.in_underlay, second.address, count=_PINGS, interval_s=0.01)
+    return {
+        "mtu_bytes": int(first.variables()["FLANNEL_MTU"]),
+        "gbit_s": _rounded(Spread.of(overlay)),
+        "underlay_gbit_s": _rounded(Spread.of(underlay)),
+        "part": _rounded(Spread.of(parts)),
+        "round_trip_ms": above.average_ms,
+        "underlay_round_trip_ms": below.average_ms,
+        "lost": above.lost,
+        "pairs": as_document(measure.matrix(site)),
+    }
+
+
+def _rounded(value: Spread) -> dict[str, Any]:
+    return {name: round(found, 3) for name, found in dataclasses.asdict(value).items()}

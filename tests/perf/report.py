@@ -1,0 +1,55 @@
+"""The bench's figures as tables on the terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+# What issue 2 asks of the reference machine.
+_GOALS = {"vxlan": 0.7, "host-gw": 0.9}
+_START_GOAL_S = 15
+
+
+def show(console: Console, document: dict[str, Any]) -> None:
+    """Print one table of rates and one of durations."""
+    rates = Table(title="one TCP flow, container to container on another host: median (lowest to highest)")
+    rates.add_column("backend")
+    for column in ("Gb/s", "underlay Gb/s", "part of underlay", "goal", "round trip ms", "underlay ms", "mtu"):
+        rates.add_column(column, justify="right")
+    for name, found in document["backends"].items():
+        rates.add_row(
+            name,
+            _spread(found["gbit_s"]),
+            _spread(found["underlay_gbit_s"]),
+            _spread(found["part"]),
+            f"{_GOALS[name]:.2f}" if name in _GOALS else "",
+            _ms(found["round_trip_ms"]),
+            _ms(found["underlay_round_trip_ms"]),
+            str(found["mtu_bytes"]),
+        )
+    console.print(rates)
+    times = Table(title="start of a cluster of three hosts, in seconds")
+    times.add_column("what")
+    times.add_column("s", justify="right")
+    for name, seconds in document.get("make_up_s", {}).items():
+        times.add_row(name, f"{seconds:.1f}")
+    for name, seconds in document["start"]["steps_s"].items():
+        times.add_row(f"step: {name}", f"{seconds:.1f}")
+    times.add_row(
+        f"hosts from docker run to docker active (goal {_START_GOAL_S})",
+        f"{document['start']['hosts_to_docker_s']:.1f}",
+    )
+    times.add_row("the whole", f"{document['start']['whole_s']:.1f}")
+    for host, moments in document["start"]["hosts"].items():
+        times.add_row(f"{host}, after its systemd began", ", ".join(f"{what} {at:.1f}" for what, at in moments.items()))
+    console.print(times)
+
+
+def _spread(found: dict[str, float]) -> str:
+    return f"{found['median']:.2f} ({found['lowest']:.2f} to {found['highest']:.2f})"
+
+
+def _ms(value: float | None) -> str:
+    return "none" if value is None else f"{value:.2f}"

@@ -1,0 +1,109 @@
+"""`invoke bench` and `invoke nightly`: figures, and all tests with the figures as one page."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from invoke.collection import Collection
+from invoke.context import Context
+from invoke.exceptions import Exit
+from invoke.tasks import task
+from rich.console import Console
+
+from images.engine import dockerd
+from images.tasks import build_all
+from overlayd.errors import OverlaydError
+from tests.cluster.docker_engine import newest_base
+from tests.nightly.junit import summarize
+from tests.nightly.page import page
+from tests.perf import report
+from tests.perf.bench import BACKENDS, bench
+
+ROOT = Path(__file__).resolve().parents[2]
+_console = Console(width=None if sys.stdout.isatty() else 140)
+
+
+@task(
+    name="bench",
+    help={
+        "backends": "comma separated",
+        "repeat": "how often each flow is measured",
+        "seconds": "length of a flow",
+        "base": "base image (default: that of the host image built last)",
+    },
+)
+def run_bench(
+    c: Context, *, backends: str = ",".join(BACKENDS), repeat: int = 3, seconds: int = 2, base: str | None = None
+) -> None:
+    """Measure start and throughput of a cluster beside the underlay's; a table, and build/bench/bench.json."""
+    with dockerd.running():
+        try:
+            document = _measure(c, base, backends=tuple(backends.split(",")), repeat=repeat, duration_s=seconds)
+        except OverlaydError as error:
+            raise Exit(str(error), code=error.exit_status) from error
+    path = _write(ROOT / "build" / "bench" / "bench.json", json.dumps(document, indent=1) + "\n")
+    report.show(_console, document)
+    _say(f"figures: {path.relative_to(ROOT)}")
+
+
+@task
+def nightly(c: Context) -> None:
+    """Run every test and the bench; build/nightly/ gets junit.xml, bench.json and index.html."""
+    folder = ROOT / "build" / "nightly"
+    folder.mkdir(parents=True, exist_ok=True)
+    junit = folder / "junit.xml"
+    for stale in ("junit.xml", "bench.json", "index.html"):
+        (folder / stale).unlink(missing_ok=True)
+    document: dict[str, Any] | None = None
+    with dockerd.running():
+        build_all(c)
+        tested = c.run(f"{sys.executable} -m pytest --junitxml={junit}", warn=True, pty=sys.stdout.isatty())
+        try:
+            document = _measure(c, None)
+            _write(folder / "bench.json", json.dumps(document, indent=1) + "\n")
+            report.show(_console, document)
+        except OverlaydError as error:
+            # The page says so, and the exit status; the tests' results are worth having all the same.
+            _say(f"the bench failed: {error}")
+    tests = summarize(junit.read_text()) if junit.exists() else None
+    when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    _write(folder / "index.html", page(tests=tests, bench=document, when=when, commit=_commit()))
+    _say(f"page: {(folder / 'index.html').relative_to(ROOT)}")
+    if tested is None or not tested.ok or document is None:
+        raise Exit("not well: build/nightly/index.html says what", code=1)
+
+
+def _measure(c: Context, base: str | None, **how: Any) -> dict[str, Any]:
+    began = time.monotonic()
+    build_all(c, base=base)
+    built = time.monotonic() - began
+    document = bench(base or newest_base(), _say, **how)
+    document["make_up_s"] = {"build-all, with what was already built": round(built, 2)}
+    return document
+
+
+def _write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = path.with_name(f".{path.name}.half")
+    half.write_text(text)
+    half.rename(path)
+    return path
+
+
+def _commit() -> str:
+    argv = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
+def _say(text: str) -> None:
+    _console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+
+namespace = Collection(run_bench, nightly)
