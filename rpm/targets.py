@@ -153,7 +153,7 @@ def build_script(version: str, epoch: int, *, release: int = 1, compression: str
         "_build_name_fmt": "%%{NAME}-%%{VERSION}-%%{RELEASE}.%%{ARCH}.rpm",
         "_binary_payload": compression,
         "frozen": "/run/frozen",
-        "version": version,
+        "overlayd_version": version,
         "build_number": str(release),
     }
     words = " ".join(f"--define '{name} {value}'" for name, value in defines.items())

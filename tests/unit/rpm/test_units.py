@@ -1,0 +1,124 @@
+"""The unit, the drop-in and the files beside them say what the design says, and systemd understands them."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from overlayd import errors, settings
+from overlayd.cli import parser
+
+ROOT = Path(__file__).resolve().parents[3]
+UNITS = ROOT / "rpm/units"
+
+
+def assignments(path: Path) -> dict[str, list[str]]:
+    """`Section.Key` to its values, in their order."""
+    found: dict[str, list[str]] = {}
+    section = ""
+    for line in path.read_text().splitlines():
+        if line.startswith("["):
+            section = line.strip("[]")
+        elif line and not line.startswith("#"):
+            key, equals, value = line.partition("=")
+            assert equals, line
+            found.setdefault(f"{section}.{key}", []).append(value)
+    return found
+
+
+@pytest.fixture(scope="module")
+def unit() -> dict[str, list[str]]:
+    return assignments(UNITS / "overlayd.service")
+
+
+@pytest.fixture(scope="module")
+def drop_in() -> dict[str, list[str]]:
+    return assignments(UNITS / "docker.conf")
+
+
+def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("no systemd-analyze on this machine; the cluster tests load the unit")
+    place = tmp_path / "usr/lib/systemd/system"
+    place.mkdir(parents=True)
+    shutil.copy(UNITS / "overlayd.service", place)
+    # Verify wants to see the program, and the targets that every unit depends on.
+    (tmp_path / "usr/bin").mkdir()
+    (tmp_path / "usr/bin/overlayd").touch(mode=0o755)
+    for name in ("sysinit.target", "basic.target", "shutdown.target", "multi-user.target", "network-online.target"):
+        (place / name).write_text("[Unit]\nDescription=there\n")
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", f"--root={tmp_path}", "overlayd.service"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_readiness_is_the_daemons_own_word_and_may_take_for_ever(unit: dict[str, list[str]]) -> None:
+    assert unit["Service.Type"] == ["notify"]
+    assert unit["Service.TimeoutStartSec"] == ["infinity"]
+
+
+def test_it_is_started_again_unless_only_a_person_can_mend_it(unit: dict[str, list[str]]) -> None:
+    mine = {
+        kind.exit_status
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, errors.OverlaydError)
+    }
+    assert unit["Service.Restart"] == ["always"]
+    assert unit["Unit.StartLimitIntervalSec"] == ["0"]
+    assert {int(word) for word in unit["Service.RestartPreventExitStatus"][0].split()} == mine - {1}
+
+
+def test_docker_comes_after_and_is_never_taken_along(unit: dict[str, list[str]], drop_in: dict[str, list[str]]) -> None:
+    assert "docker.service" in unit["Unit.Before"]
+    assert drop_in["Unit.After"] == ["overlayd.service"]
+    for bond in ("Requires", "BindsTo", "PartOf", "Upholds", "PropagatesStopTo"):
+        assert f"Unit.{bond}" not in unit
+        assert f"Unit.{bond}" not in drop_in
+
+
+def test_a_missing_file_stops_neither_of_them(unit: dict[str, list[str]], drop_in: dict[str, list[str]]) -> None:
+    for files in (unit["Service.EnvironmentFile"], drop_in["Service.EnvironmentFile"]):
+        assert all(path.startswith("-/") for path in files)
+
+
+def test_files_that_docker_starts_from_outlive_a_restart(unit: dict[str, list[str]]) -> None:
+    assert unit["Service.RuntimeDirectory"] == ["overlayd"]
+    assert unit["Service.RuntimeDirectoryPreserve"] == ["yes"]
+    assert f"/run/{unit['Service.RuntimeDirectory'][0]}" == str(settings.Settings().run_dir)
+    assert f"/var/lib/{unit['Service.StateDirectory'][0]}" == str(settings.Settings().state_dir)
+
+
+def test_no_setting_is_written_into_the_unit(unit: dict[str, list[str]], drop_in: dict[str, list[str]]) -> None:
+    # Everybody may read a unit, and `systemctl show` prints Environment=.
+    assert "Service.Environment" not in unit
+    assert "Service.Environment" not in drop_in
+
+
+def test_the_command_line_in_the_unit_is_one_that_the_program_takes(unit: dict[str, list[str]]) -> None:
+    program, *words = unit["Service.ExecStart"][0].split()
+    assert program == "/usr/bin/overlayd"
+    assert words[-1] == "$OVERLAYD_OPTIONS"
+    assert parser().parse_args(words[:-1]).command == "run"
+
+
+def test_every_line_of_the_sysconfig_file_is_a_setting_once_it_is_uncommented(tmp_path: Path) -> None:
+    lines = (UNITS / "overlayd.sysconfig").read_text().splitlines()
+    proposed = [line.removeprefix("#") for line in lines if line.startswith("#OVERLAYD_")]
+    assert proposed
+    assert all(line.startswith("#") for line in lines if line)
+    path = tmp_path / "overlayd"
+    path.write_text("\n".join(proposed))
+    found = settings.load({}, {}, path)
+    assert len(found.etcd_endpoints) == 3
+
+
+def test_installing_enables_nothing() -> None:
+    lines = (UNITS / "overlayd.preset").read_text().splitlines()
+    assert [line for line in lines if line and not line.startswith("#")] == ["disable overlayd.service"]
