@@ -8,13 +8,11 @@ from ipaddress import IPv4Address
 HEADER_BYTES = 20
 TTL, PROTOCOL, CHECKSUM, SOURCE, DESTINATION = 8, 9, 10, 12, 16
 ICMP = 1
-ICMP_HEADER_BYTES = 8
 # Type and code (RFC 792): net unreachable; time to live exceeded in transit.
 UNREACHABLE = (3, 0)
 TIME_EXCEEDED = (11, 0)
 # ICMP types that ask rather than report: an answer to them starts no loop (RFC 1122, 3.2.2).
 _QUERIES = frozenset({0, 8, 13, 14})
-_ANSWER_TTL = 64
 
 
 def is_ipv4(buffer: bytearray, at: int, length: int) -> bool:
@@ -50,8 +48,8 @@ def spend_hop(buffer: bytearray, at: int) -> bool:
     return True
 
 
-def icmp_error(packet: bytes, source: IPv4Address, kind: int, code: int) -> bytes | None:
-    """An ICMP error of this type and code about a packet, from `source` to the packet's sender.
+def icmp_error(packet: bytes, kind: int, code: int) -> tuple[IPv4Address, bytes] | None:
+    """An ICMP error of this type and code about a packet: whom it goes to, and the message without an IP header.
 
     None where RFC 1122 (3.2.2) forbids one: about another ICMP error, a fragment but the first, or a packet to or from
     an address that stands for no single host.
@@ -67,11 +65,7 @@ def icmp_error(packet: bytes, source: IPv4Address, kind: int, code: int) -> byte
     # The header and the first eight bytes, by which the sender knows its packet.
     quoted = packet[: header_bytes + 8]
     body = struct.pack("!BBHI", kind, code, 0, 0) + quoted
-    body = body[:2] + struct.pack("!H", checksum(body)) + body[4:]
-    header = struct.pack(
-        "!BBHHHBBH4s4s", 0x45, 0, HEADER_BYTES + len(body), 0, 0, _ANSWER_TTL, ICMP, 0, source.packed, sender.packed
-    )
-    return header[:CHECKSUM] + struct.pack("!H", checksum(header)) + header[CHECKSUM + 2 :] + body
+    return sender, body[:2] + struct.pack("!H", checksum(body)) + body[4:]
 
 
 def checksum(data: bytes) -> int:

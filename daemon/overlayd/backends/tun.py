@@ -26,6 +26,7 @@ log = logger("udp")
 # linux/in.h, linux/udp.h: Python's socket module does not name them.
 IP_MTU_DISCOVER, IP_PMTUDISC_DONT = 10, 0
 UDP_SEGMENT, UDP_GRO = 103, 104
+SOL_RAW, ICMP_FILTER = 255, 1
 MOST_SEGMENTS = 64  # UDP_MAX_SEGMENTS of the oldest kernels that have it
 LARGEST_DATAGRAM_BYTES = 65507
 LARGEST_PACKET_BYTES = 65536
@@ -44,20 +45,25 @@ class TunForwarder:
     `dropped` counts what was not let through, by reason. `table` may be replaced at any time, from any thread.
     """
 
-    def __init__(self, *, device: str, local: IPv4Address, port: int, own_address: IPv4Address) -> None:
+    def __init__(self, *, device: str, local: IPv4Address, port: int) -> None:
         """Open device and port. Raises KernelRefused, UnsupportedError."""
         self.table = PeerTable((), port)
         self.dropped = dict.fromkeys(
             ("no lease", "foreign source", "malformed", "no hop left", "no route", "refused"), 0
         )
         self._device = device
-        self._own_address = own_address
         self._buffer = bytearray(BUFFER_BYTES)
         self._view = memoryview(self._buffer)
         self._ancillary: dict[int, list[tuple[int, int, bytes]]] = {}
         self._tun = self._open_device()
         self._udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        # Errors leave as the host's own, from the address on the way back. Through the device they would be martians: a
+        # packet that arrives there must not have a source address of this host.
+        self._icmp = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
         try:
+            self._icmp.setblocking(False)
+            # Every ICMP packet of the host would be queued here, and nobody reads: ICMP_FILTER (raw(7)) lets none in.
+            self._icmp.setsockopt(SOL_RAW, ICMP_FILTER, b"\xff" * 4)
             self._segments = self._prepare_socket()
             self._udp.bind((str(local), port))
         except OSError as error:
@@ -73,6 +79,7 @@ class TunForwarder:
         """Close both ends. The device stays."""
         self._close_device()
         self._udp.close()
+        self._icmp.close()
 
     def run(self, stop: threading.Event) -> None:
         """Move packets both ways until `stop` is set. A device that somebody deletes is made again."""
@@ -244,7 +251,8 @@ class TunForwarder:
             self.dropped["refused"] += 1  # the device is down
 
     def _answer(self, packet: bytearray, kind: int, code: int) -> None:
-        answer = icmp_error(bytes(packet), self._own_address, kind, code)
+        answer = icmp_error(bytes(packet), kind, code)
         if answer is not None:
+            sender, message = answer
             with contextlib.suppress(OSError):
-                os.write(self._tun, answer)
+                self._icmp.sendto(message, (str(sender), 0))

@@ -74,7 +74,6 @@ class Udp:
             device=DEVICE,
             local=self._underlay.address,
             port=self._port,
-            own_address=own.subnet.network_address,
         )
 
     def apply(self, own: Lease, peers: Collection[Lease]) -> Report:

@@ -1,0 +1,157 @@
+"""The kernel as it really is: what we write is what we read, and nobody else's things are touched."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv4Network
+from typing import Any
+
+import pytest
+
+from overlayd import backends
+from overlayd.backends.vxlan import vtep_mac
+from overlayd.errors import KernelRefused
+from overlayd.kernel import netlink
+from overlayd.kernel.converge import Report
+from overlayd.kernel.monitor import Monitor
+from overlayd.lease import Lease
+from overlayd.underlay import Underlay, choose
+from tests.kernel import namespaces
+from tests.kernel.namespaces import eventually, inside
+
+NETWORK = IPv4Network("10.5.0.0/16")
+NAMES = ("vxlan", "host-gw", "udp")
+
+
+@pytest.fixture
+def host() -> Iterator[str]:
+    """A namespace with an underlay interface and nothing of ours."""
+    name = namespaces.unique("state")
+    namespaces.make(name)
+    try:
+        namespaces.ip(
+            name,
+            "link add eth0 type veth peer name other",
+            "address add 198.18.1.1/24 dev eth0",
+            "link set eth0 up",
+            "link set other up",
+            "route add default via 198.18.1.254",
+        )
+        namespaces.run(name, ["sysctl", "-q", "-w", "net.ipv4.ip_forward=0"])
+        yield name
+    finally:
+        namespaces.remove(name)
+
+
+def underlay(host: str) -> Underlay:
+    """The namespace's underlay."""
+    return inside(host, lambda: choose(ifaces=("eth0",), iface_regexes=(), can_reach=None, public_ip=None))
+
+
+def lease(number: int, kind: str) -> Lease:
+    """The lease of the host of that number."""
+    address = IPv4Address(f"198.18.1.{number}")
+    return Lease(
+        subnet=IPv4Network(f"10.5.{number}.0/24"),
+        public_ip=address,
+        backend_type=kind,
+        backend_data={"VNI": 1, "VtepMAC": vtep_mac(address, 1)} if kind == "vxlan" else None,
+    )
+
+
+def program(host: str, kind: str, *peers: Lease, **config: Any) -> Report:
+    """Open a backend and apply it to peers, in the namespace."""
+    backend = backends.load(kind).from_config(config, network=NETWORK, underlay=underlay(host))
+
+    def call() -> Report:
+        backend.open(lease(1, kind))
+        try:
+            return backend.apply(lease(1, kind), peers)
+        finally:
+            backend.close()
+
+    return inside(host, call)
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_the_same_twice_writes_nothing(host: str, kind: str) -> None:
+    peers = [lease(number, kind) for number in range(2, 30)]
+    first = program(host, kind, *peers)
+    assert (first.problems, first.peer_problems) == ((), {})
+    assert first.written == {"vxlan": 3, "host-gw": 1, "udp": 0}[kind] * len(peers) + (kind == "host-gw")
+    assert program(host, kind, *peers).written == 0
+
+
+@pytest.mark.parametrize("config", [{"GBP": True}, {"Learning": True}, {"VNI": 77, "Port": 4789}, {"MTU": 1400}])
+def test_every_option_of_vxlan_is_read_back_as_written(host: str, config: dict[str, Any]) -> None:
+    program(host, "vxlan", **config)
+    assert program(host, "vxlan", **config).written == 0
+
+
+def test_another_backend_takes_the_place_of_the_first(host: str) -> None:
+    program(host, "vxlan", lease(2, "vxlan"))
+    program(host, "host-gw", lease(2, "host-gw"))
+    assert "overlay" not in namespaces.run(host, ["ip", "link"])
+    assert "10.5.2.0/24 via 198.18.1.2 dev eth0 proto 157" in namespaces.run(host, ["ip", "route"])
+
+
+def test_opening_deletes_nothing(host: str) -> None:
+    program(host, "vxlan", lease(2, "vxlan"))
+    before = inside(host, netlink.read)
+    backend = backends.load("vxlan").from_config({}, network=NETWORK, underlay=underlay(host))
+    inside(host, lambda: backend.open(lease(1, "vxlan")))
+    assert inside(host, netlink.read) == before
+
+
+def test_a_peer_that_the_kernel_refuses_is_reported_and_the_others_are_served(host: str) -> None:
+    # 198.18.1.255 is the underlay's broadcast address: no gateway.
+    report = program(host, "host-gw", lease(2, "host-gw"), lease(255, "host-gw"))
+    assert list(report.peer_problems) == [lease(255, "host-gw").subnet]
+    assert "route add 10.5.255.0/24 via 198.18.1.255 dev eth0: Invalid" in str(report.peer_problems)
+    assert "10.5.2.0/24" in namespaces.run(host, ["ip", "route"])
+
+
+def test_somebody_elses_device_with_our_vni_is_left_alone_and_named(host: str) -> None:
+    namespaces.ip(host, "link add flannel.1 type vxlan id 1 dstport 8472 local 198.18.1.1 dev eth0 nolearning")
+    with pytest.raises(KernelRefused, match="flannel") as caught:
+        program(host, "vxlan")
+    assert caught.value.errno == errno.EEXIST
+    assert "flannel.1" in namespaces.run(host, ["ip", "link"])
+
+
+def test_a_device_whose_making_was_cut_short_is_taken_up(host: str) -> None:
+    mac = vtep_mac(IPv4Address("198.18.1.1"), 1)
+    namespaces.ip(
+        host,
+        f"link add overlay.1 address {mac} type vxlan id 1 dstport 8472 local 198.18.1.1 dev eth0 nolearning",
+    )
+    program(host, "vxlan", lease(2, "vxlan"))
+    assert program(host, "vxlan", lease(2, "vxlan")).written == 0
+    assert list(inside(host, lambda: list(netlink.cleanup())))
+    assert "overlay" not in namespaces.run(host, ["ip", "link"])
+
+
+def test_cleanup_leaves_foreign_routes_and_devices(host: str) -> None:
+    namespaces.ip(
+        host, "route add 10.5.9.0/24 via 198.18.1.9", "link add overlayer type bridge", "link set overlayer up"
+    )
+    before = namespaces.run(host, ["ip", "-br", "link"]) + namespaces.run(host, ["ip", "route"])
+    program(host, "vxlan", lease(2, "vxlan"))
+    inside(host, lambda: list(netlink.cleanup()))
+    assert namespaces.run(host, ["ip", "-br", "link"]) + namespaces.run(host, ["ip", "route"]) == before
+
+
+def test_the_monitor_tells_of_a_change_and_then_stops(host: str) -> None:
+    calls: list[int] = []
+    monitor = inside(host, lambda: Monitor(lambda: calls.append(1)))
+    monitor.start()
+    try:
+        assert calls == []
+        namespaces.ip(host, "route add 10.99.0.0/24 via 198.18.1.9")
+        eventually("a call", lambda: calls)
+    finally:
+        monitor.stop()
+    heard = len(calls)
+    namespaces.ip(host, "route delete 10.99.0.0/24")
+    assert len(calls) == heard

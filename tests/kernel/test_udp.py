@@ -1,0 +1,112 @@
+"""What the udp backend lets through and what not, on the wire that flannel speaks."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+
+from overlayd.backends.packets import checksum
+from tests.kernel import namespaces
+from tests.kernel.lab import NETWORK, SWITCH_ADDRESS, Host, Lab, laboratory
+from tests.kernel.namespaces import eventually, inside
+from tests.kernel.traffic import pings
+
+PORT = 8285
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A udp lab of its own: hosts a and b."""
+    with laboratory(tmp_path_factory.mktemp("wire"), {"Type": "udp"}) as lab:
+        first, second = lab.host("a"), lab.host("b")
+        eventually("b is reachable from a", lambda: pings(first, second))
+        yield lab
+
+
+def inner(source: IPv4Address, target: IPv4Address, payload: bytes, *, ttl: int = 64) -> bytes:
+    """A bare IPv4 packet with a UDP datagram without checksum from port 7 to port 7777."""
+    datagram = b"\x00\x07\x1e\x61" + (8 + len(payload)).to_bytes(2) + b"\0\0" + payload
+    length = (20 + len(datagram)).to_bytes(2)
+    header = b"\x45\0" + length + b"\0\0\0\0" + bytes([ttl, 17]) + b"\0\0" + source.packed + target.packed
+    return header[:10] + checksum(header).to_bytes(2) + header[12:] + datagram
+
+
+@contextmanager
+def listening(host: Host) -> Iterator[socket.socket]:
+    """A socket on port 7777 of a host's container."""
+
+    def make() -> socket.socket:
+        made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        made.bind(("0.0.0.0", 7777))
+        made.settimeout(5)
+        return made
+
+    with inside(host.container, make) as found:
+        yield found
+
+
+def send(namespace: str, source: IPv4Address, packet: bytes, target: IPv4Address) -> None:
+    """Send a datagram from an underlay address."""
+
+    def make() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as out:
+            out.bind((str(source), 0))
+            out.sendto(packet, (str(target), PORT))
+
+    inside(namespace, make)
+
+
+def test_a_datagram_is_the_bare_packet_less_a_hop_each_way(lab: Lab) -> None:
+    a, b = lab.hosts
+    with listening(b) as container:
+        container.setsockopt(socket.IPPROTO_IP, 12, 1)  # IP_RECVTTL
+        send(a.namespace, a.address, inner(a.container_address, b.container_address, b"good", ttl=40), b.address)
+        payload, ancillary, _flags, sender = container.recvmsg(100, 100)
+    assert payload == b"good"
+    assert sender[0] == str(a.container_address)
+    # One for the way in, one for the host's own routing to the bridge.
+    assert ancillary[0][2][0] == 38
+
+
+def test_only_a_peer_with_a_lease_and_only_from_its_own_subnet(lab: Lab) -> None:
+    a, b = lab.hosts
+    to = b.container_address
+    with listening(b) as container:
+        send(lab.switch, SWITCH_ADDRESS, inner(a.container_address, to, b"no lease"), b.address)
+        send(a.namespace, a.address, inner(b.subnet[9], to, b"foreign source"), b.address)
+        send(a.namespace, a.address, inner(IPv4Address("198.18.1.254"), to, b"outside"), b.address)
+        send(a.namespace, a.address, inner(a.container_address, to, b"short")[:-1], b.address)
+        send(a.namespace, a.address, b"", b.address)
+        send(a.namespace, a.address, inner(a.container_address, to, b"last hop", ttl=1), b.address)
+        send(a.namespace, a.address, inner(a.container_address, to, b"good"), b.address)
+        assert container.recv(100) == b"good"
+
+
+def test_an_address_in_no_lease_is_said_to_be_unreachable(lab: Lab) -> None:
+    a, b = lab.hosts
+    free = next(s for s in NETWORK.subnets(new_prefix=24) if not s.overlaps(a.subnet) and not s.overlaps(b.subnet))
+    said = namespaces.run(a.container, ["sh", "-c", f"ping -n -c 1 -W 2 {free[9]} || true"])
+    assert "Destination Net Unreachable" in said
+
+
+def test_another_program_on_the_port_is_said(lab: Lab, tmp_path: Path) -> None:
+    third = lab.host("c", start=False)
+    try:
+
+        def occupy() -> socket.socket:
+            made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            made.bind((str(third.address), PORT))
+            return made
+
+        with inside(third.namespace, occupy):
+            third.start(ready=False)
+            eventually(
+                "the daemon says so", lambda: "8285" in third.log.read_text() and "ss -ulpn" in third.log.read_text()
+            )
+    finally:
+        lab.remove_host(third)
