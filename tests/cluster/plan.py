@@ -38,7 +38,7 @@ def etcd(cluster: Cluster) -> Plan:
         network=cluster.docker_network,
         address=cluster.etcd_address,
         labels=cluster.labels("etcd"),
-        environment={"ETCDCTL_API": "3"},
+        environment={"ETCD_ADVERTISE_CLIENT_URLS": cluster.etcd_endpoint},
         host_config={"NetworkMode": cluster.docker_network},
     )
 

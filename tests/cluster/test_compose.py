@@ -1,0 +1,74 @@
+"""compose/compose.yaml, as a user would start it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from ipaddress import IPv4Address
+
+import pytest
+
+from tests.cluster.create import ROOT
+from tests.cluster.docker_engine import client
+from tests.cluster.machine import Machine
+from tests.cluster.measure import ping
+from tests.cluster.parallel import each, eventually
+from tests.cluster.steps import leases, probe_image, probes
+
+_PROJECT = "overlayd-test-compose"
+_UNDERLAY = "198.18.41"
+_HOSTS = {"host1": 11, "host2": 12, "host3": 13}
+
+
+def _command() -> list[str]:
+    return ["docker-compose"] if shutil.which("docker-compose") else ["docker", "compose"]
+
+
+def _compose(base: str, *words: str) -> None:
+    argv = [*_command(), "--file", str(ROOT / "compose" / "compose.yaml"), "--project-name", _PROJECT, *words]
+    variables = {**os.environ, "OVERLAYD_BASE": base, "OVERLAYD_UNDERLAY": _UNDERLAY}
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=120, env=variables)
+    assert done.returncode == 0, done.stderr
+
+
+def _left() -> list[str]:
+    filters = {"label": f"com.docker.compose.project={_PROJECT}"}
+    found = [
+        *client().containers.list(all=True, filters=filters),
+        *client().volumes.list(filters=filters),
+        *client().networks.list(filters=filters),
+    ]
+    return [str(thing.name) for thing in found]
+
+
+@pytest.fixture
+def composed(base: str) -> Iterator[dict[str, Machine]]:
+    """The hosts that compose started."""
+    try:
+        _compose(base, "up", "--detach")
+        filters = {"label": f"com.docker.compose.project={_PROJECT}"}
+        found = {
+            container.labels["com.docker.compose.service"]: container
+            for container in client().containers.list(all=True, filters=filters)
+        }
+        yield {
+            name: Machine(name, IPv4Address(f"{_UNDERLAY}.{number}"), found[name]) for name, number in _HOSTS.items()
+        }
+    finally:
+        _compose(base, "down", "--volumes", "--timeout", "1")
+        assert not _left()
+
+
+def test_compose_starts_hosts_whose_containers_reach_each_other(composed: dict[str, Machine]) -> None:
+    each(leases.wait_for, composed.values())
+
+    def start(machine: Machine) -> None:
+        probes.start_one(machine, probe_image.load(machine))
+
+    first, second = composed["host1"], composed["host2"]
+    each(start, (first, second))
+    addresses = {machine.name: machine.probe_address() for machine in (first, second)}
+    eventually("host1 reaches host2", lambda: ping(first.in_probe, addresses["host2"], count=3).lost == 0, timeout_s=15)
+    assert ping(second.in_probe, addresses["host1"], count=3).lost == 0
