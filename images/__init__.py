@@ -1,0 +1,1 @@
+"""Images: what is built, and the engine that builds it."""

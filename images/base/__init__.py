@@ -1,0 +1,1 @@
+"""The image `overlayd/base`: a system container with systemd, sshd and journald."""

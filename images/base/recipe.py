@@ -1,0 +1,136 @@
+"""overlayd/base: a base's packages in an empty folder, made a system container, cleaned, and imported."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from images.bases import dnf
+from images.bases.base import Base
+from images.engine import inputs, sandbox
+from images.engine.containers import ImageConfig
+from images.engine.graph import Target
+from images.engine.step import Step
+
+HERE = Path(__file__).parent
+NAME = "images.base"
+
+# A container starts at systemd; `docker stop` tells it to shut down as it understands it (systemd(1), SIGRTMIN+3).
+CONFIG = ImageConfig(command=("/sbin/init",), env={"container": "docker"}, stop_signal="SIGRTMIN+3")
+
+# Units that work on the kernel, the devices or the disks of the machine, which are not a container's own; and logins on
+# terminals that it does not have.
+MASKED = (
+    *("dev-hugepages.mount", "dev-mqueue.mount", "sys-fs-fuse-connections.mount", "sys-kernel-config.mount"),
+    *("sys-kernel-debug.mount", "sys-kernel-tracing.mount", "proc-sys-fs-binfmt_misc.automount"),
+    *("proc-sys-fs-binfmt_misc.mount", "systemd-binfmt.service", "systemd-remount-fs.service"),
+    *("systemd-udevd.service", "systemd-udevd-control.socket", "systemd-udevd-kernel.socket"),
+    *("systemd-udev-trigger.service", "systemd-udev-settle.service", "systemd-modules-load.service"),
+    *("kmod-static-nodes.service", "systemd-sysctl.service", "systemd-random-seed.service", "systemd-pstore.service"),
+    *("systemd-machine-id-commit.service", "systemd-firstboot.service", "systemd-hwdb-update.service"),
+    *("getty.target", "console-getty.service", "getty@.service", "e2scrub_all.timer", "e2scrub_reap.service"),
+    *("fstrim.timer", "dnf-makecache.timer", "dnf-makecache.service", "remote-fs.target"),
+)
+_DIRS = {"dev": 0o755, "proc": 0o555, "sys": 0o555, "run": 0o755, "tmp": 0o1777, "home": 0o755, "var/tmp": 0o1777}
+
+
+def target(base: Base) -> Target:
+    """The target of this image."""
+
+    def build(step: Step) -> None:
+        root = step.scratch / "root"
+        dnf.install_root(step, base, root, base.packages["base"])
+        prepare(step, base, root)
+        clean(root, base)
+        step.import_root(pack(step, root), CONFIG)
+
+    return Target(
+        name=NAME,
+        build=build,
+        inputs={
+            **inputs.of_values(packages=base.packages["base"], enable=base.enable.get("base", ()), base=base.name),
+            **inputs.of_files(HERE.parent, [HERE / "recipe.py", HERE / "files", HERE.parent / "bases/dnf.py"]),
+        },
+        needs=(base.repository_target,),
+        image=base.tag("base"),
+    )
+
+
+def prepare(step: Step, base: Base, root: Path) -> None:
+    """Make a root filesystem one that boots as a container: our files, units masked and enabled, mount points."""
+    for name, mode in _DIRS.items():
+        (root / name).mkdir(parents=True, exist_ok=True)
+        (root / name).chmod(mode)
+    copy_files(HERE / "files", root)
+    units = root / "etc/systemd/system"
+    units.mkdir(parents=True, exist_ok=True)
+    for name in MASKED:
+        (units / name).unlink(missing_ok=True)
+        (units / name).symlink_to("/dev/null")
+    (units / "default.target").unlink(missing_ok=True)
+    (units / "default.target").symlink_to("/usr/lib/systemd/system/multi-user.target")
+    step.run(sandbox.inside(root, ["systemctl", "enable", *base.enable.get("base", ())]))
+
+
+def copy_files(source: Path, root: Path) -> None:
+    """Copy a folder's files into a root filesystem: root's, readable by all, whatever the checkout's own modes are."""
+    for folder, _, files in os.walk(source):
+        inside = root / Path(folder).relative_to(source)
+        inside.mkdir(parents=True, exist_ok=True)
+        for name in files:
+            shutil.copyfile(Path(folder) / name, inside / name)
+            (inside / name).chmod(0o755 if os.access(Path(folder) / name, os.X_OK) else 0o644)
+
+
+def clean(root: Path, base: Base) -> None:
+    """Remove what says when and where a root filesystem was made, and give it an empty /etc/machine-id.
+
+    systemd fills in an empty one at every start, so that no two containers have the same.
+    """
+    for pattern in (
+        *("var/cache/dnf", "var/cache/yum", "var/cache/ldconfig/*", "var/lib/dnf/repos", "var/lib/dnf/history.sqlite*"),
+        *("var/log/dnf*.log", "var/log/hawkey.log", "var/log/yum.log", "etc/BUILDTIME", "root/.rpmdb"),
+        *("etc/ssh/ssh_host_*", "var/lib/systemd/random-seed", "etc/hostname", "etc/resolv.conf", "run/*", "tmp/*"),
+    ):
+        for path in root.glob(pattern):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+    (root / "etc/machine-id").write_text("")
+    database = root / base.rpm_dbpath.lstrip("/") / "rpmdb.sqlite"
+    if database.exists():
+        # Leaving the write-ahead mode puts what it holds into the database, and removes the -wal and -shm files.
+        with closing(sqlite3.connect(database)) as connection:
+            connection.execute("PRAGMA journal_mode=DELETE")
+            connection.execute("VACUUM")
+
+
+def pack(step: Step, root: Path) -> Path:
+    """A tar of a root filesystem: sorted, owners as numbers, file capabilities kept, no time after the commit's."""
+    tar = step.scratch / "root.tar"
+    step.run(
+        [
+            *(
+                "tar",
+                "--create",
+                f"--file={tar}",
+                "--sort=name",
+                "--numeric-owner",
+                f"--mtime=@{step.epoch}",
+                "--clamp-mtime",
+            ),
+            *(
+                "--format=posix",
+                "--pax-option=delete=atime,delete=ctime",
+                "--xattrs",
+                "--xattrs-include=security.capability",
+            ),
+            *(f"--directory={root}", "."),
+        ]
+    )
+    shutil.rmtree(root)
+    return tar

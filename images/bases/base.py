@@ -1,0 +1,78 @@
+"""What a base is: a release of a distribution, where its packages come from, and which of them make which image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from images.engine.graph import Target
+
+# What images are made of packages for; every base says what it installs for each.
+ROLES = ("base", "docker", "etcd", "builder", "probe")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repository:
+    """A repository of signed packages. `url` is the folder that holds repodata/.
+
+    `key_url` is where its public key is published; it is used only when its fingerprint is `key_fingerprint`.
+    """
+
+    name: str
+    url: str
+    key_url: str
+    key_fingerprint: str
+
+    @property
+    def question(self) -> str:
+        """The URL that answers when this repository is there."""
+        return f"{self.url.rstrip('/')}/repodata/repomd.xml"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """An entry of the catalogue.
+
+    `packages` are names by role; `enable` are the units that run in an image of a role. `rpm_dbpath` is where this
+    release's own rpm keeps its database. `python` is its newest interpreter's command. `questions` are the URLs that
+    must answer for the base to be built; asking for them may raise BuildError, which says why it cannot be built here.
+    `repository_targets` are the targets whose last makes `repository`, a folder with all packages of all roles.
+    """
+
+    name: str
+    title: str
+    releasever: str
+    packages: Mapping[str, tuple[str, ...]]
+    enable: Mapping[str, tuple[str, ...]]
+    rpm_dbpath: str
+    python: str
+    questions: Callable[[], tuple[str, ...]]
+    repository_targets: Callable[[Base], tuple[Target, ...]]
+    repositories: tuple[Repository, ...] = ()
+    packaged_etcd: bool = True
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def folder(self) -> Path:
+        """Where what is made for this base lies, below the build folder."""
+        return Path("bases") / self.name
+
+    @property
+    def repository(self) -> Path:
+        """The local repository that images of this base are made from, below the build folder."""
+        return self.folder / "repo"
+
+    @property
+    def repository_target(self) -> str:
+        """The name of the target that makes `repository`."""
+        return f"bases.{self.name}.repository"
+
+    @property
+    def signed(self) -> bool:
+        """Whether the packages carry their distribution's signature. Those that we make ourselves carry none."""
+        return bool(self.repositories)
+
+    def tag(self, image: str) -> str:
+        """The tag of an image on this base: `overlayd/etcd:debian12-rpm`."""
+        return f"overlayd/{image}:{self.name}"

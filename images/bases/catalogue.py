@@ -1,0 +1,46 @@
+"""The catalogue of bases, in the order in which they are preferred."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from images.bases.base import ROLES, Base
+from images.engine.errors import BuildError
+
+NAMES = ("centos-stream9", "centos-stream10", "debian12-rpm")
+
+
+def get(name: str) -> Base:
+    """The base of this name. Raises BuildError with the names there are, or naming what is wrong with an entry."""
+    if name not in NAMES:
+        raise BuildError(f"there is no base {name!r}", hint=f"there are: {', '.join(NAMES)}")
+    found = import_module(f"images.bases.{name.replace('-', '_')}").BASE
+    check(found, name)
+    base: Base = found
+    return base
+
+
+def bases() -> tuple[Base, ...]:
+    """All bases, the preferred one first."""
+    return tuple(get(name) for name in NAMES)
+
+
+def check(found: object, name: str) -> None:
+    """Raises BuildError when an entry of the catalogue is not a base that could be built."""
+    wrong = []
+    if not isinstance(found, Base):
+        raise BuildError(f"catalogue entry {name}: BASE is {type(found).__name__}, not a Base")
+    if found.name != name:
+        wrong.append(f"its name is {found.name!r}")
+    wrong += [f"no packages for the role {role!r}" for role in ROLES if role not in found.packages]
+    wrong += [f"unknown role {role!r}" for role in sorted({*found.packages, *found.enable} - {*ROLES})]
+    wrong += [f"{r.name}: its URL is {r.url!r}" for r in found.repositories if "://" not in r.url]
+    wrong += [
+        f"{r.name}: the fingerprint of its key is {r.key_fingerprint!r}, not 40 hexadecimal digits"
+        for r in found.repositories
+        if len(r.key_fingerprint) != 40 or not set(r.key_fingerprint) <= set("0123456789ABCDEF")
+    ]
+    if not found.rpm_dbpath.startswith("/"):
+        wrong.append(f"rpm_dbpath is {found.rpm_dbpath!r}, not an absolute path")
+    if wrong:
+        raise BuildError(f"catalogue entry {name}: {'; '.join(wrong)}")

@@ -1,0 +1,130 @@
+"""Which base is built: the one asked for, the one built before, or the first whose repositories answer."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from images.bases.base import Base
+from images.engine.errors import BaseUnreachable, BuildError
+
+TIMEOUT_S = 3.0
+REMEMBERED = "base.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """Whether a base can be built from here. `why` names the hosts that answered, or the first that did not."""
+
+    base: str
+    ok: bool
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """The base to build, and why in a few words."""
+
+    base: Base
+    why: str
+
+
+def choose(
+    bases: Sequence[Base], build: Path, *, wanted: str | None, built: Iterable[str] = (), again: bool = False
+) -> Choice:
+    """The base to build. `built` are the names of those whose base image exists already.
+
+    A wanted base is taken; its repositories are asked when it is not built yet. Without one, the choice remembered in the
+    build folder holds for as long as that base is built and `again` is not set; else the repositories of all bases are
+    asked, side by side, and the first in the catalogue's order is taken. Raises BaseUnreachable, naming the host that did
+    not answer and the bases that would work.
+    """
+    by_name = {base.name: base for base in bases}
+    built = set(built)
+    if wanted is not None:
+        base = by_name.get(wanted)
+        if base is None:
+            raise BuildError(f"there is no base {wanted!r}", hint=f"there are: {', '.join(by_name)}")
+        if wanted not in built or again:
+            answers = ask(bases)
+            if not answers[wanted].ok:
+                raise BaseUnreachable(f"base {wanted}: {answers[wanted].why}", hint=_would_work(answers))
+        return Choice(base=base, why="asked for")
+    before = recall(build)
+    if before in by_name and before in built and not again:
+        return Choice(base=by_name[before], why="built before; --again asks all repositories anew")
+    answers = ask(bases)
+    for base in bases:
+        if answers[base.name].ok:
+            refused = [f"{a.base}: {a.why}" for a in answers.values() if not a.ok]
+            return Choice(base=base, why="; ".join([answers[base.name].why, *refused]))
+    raise BaseUnreachable(
+        "no base can be built from here:\n" + "\n".join(f"  {a.base}: {a.why}" for a in answers.values()),
+        hint="see that one of these hosts can be reached, or set a mirror (images/README.md)",
+    )
+
+
+def ask(bases: Sequence[Base], timeout_s: float = TIMEOUT_S) -> dict[str, Answer]:
+    """Whether the repositories of each base answer, asked side by side; takes little longer than `timeout_s`."""
+    questions: dict[str, tuple[str, ...]] = {}
+    answers: dict[str, Answer] = {}
+    for base in bases:
+        try:
+            questions[base.name] = base.questions()
+        except BuildError as error:
+            answers[base.name] = Answer(base=base.name, ok=False, why=error.message)
+    urls = sorted({url for asked in questions.values() for url in asked})
+    with ThreadPoolExecutor(max_workers=max(1, len(urls))) as pool:
+        found = dict(zip(urls, pool.map(lambda url: problem(url, timeout_s), urls), strict=True))
+    for name, asked in questions.items():
+        answers[name] = _answer(name, asked, found)
+    return {base.name: answers[base.name] for base in bases}
+
+
+def problem(url: str, timeout_s: float) -> str | None:
+    """What is wrong with a URL, naming its host; None when it can be read."""
+    host = urllib.parse.urlsplit(url).netloc or url
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=timeout_s):
+            return None
+    except urllib.error.HTTPError as error:
+        return f"{host} answers {error.code} to {url}"
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        return f"{host} does not answer ({'timed out' if isinstance(reason, TimeoutError) else reason})"
+
+
+def recall(build: Path) -> str | None:
+    """The base chosen last time; None when there is no record that can be read."""
+    try:
+        found = json.loads((build / REMEMBERED).read_text())["base"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if isinstance(found, str) else None
+
+
+def remember(build: Path, choice: Choice) -> None:
+    """Keep a choice for the next time."""
+    build.mkdir(parents=True, exist_ok=True)
+    half = build / f"{REMEMBERED}.half"
+    half.write_text(json.dumps({"base": choice.base.name}) + "\n")
+    half.rename(build / REMEMBERED)
+
+
+def _answer(name: str, asked: Sequence[str], found: Mapping[str, str | None]) -> Answer:
+    wrong = next((found[url] for url in asked if found[url]), None)
+    if wrong:
+        return Answer(base=name, ok=False, why=wrong)
+    hosts = sorted({urllib.parse.urlsplit(url).netloc or "its folder" for url in asked})
+    return Answer(base=name, ok=True, why=f"{' and '.join(hosts)} answers" if len(hosts) == 1 else "all hosts answer")
+
+
+def _would_work(answers: Mapping[str, Answer]) -> str:
+    names = [answer.base for answer in answers.values() if answer.ok]
+    return f"these bases would work here: {', '.join(names)}" if names else "no other base would work here either"

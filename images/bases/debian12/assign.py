@@ -1,0 +1,111 @@
+"""Which package each file of a root filesystem belongs to, also where dpkg does not say. Pure but for reading links."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from images.bases.debian12.dpkg import Package
+
+FILESYSTEM = "filesystem"
+ACCOUNTS = "setup"
+
+# Not carried over: Debian's own bookkeeping; what belongs to one machine; and which services are enabled, which is for
+# the image's recipe to say.
+DROPPED = re.compile(
+    r"""/dev/.*|/proc/.*|/sys/.*|/run/.*|/tmp/.*|/boot/.*|/var/tmp/.*
+    |/var/lib/(dpkg|apt|ucf|pam|systemd/deb-systemd-.*|shells\.state)(/.*)?|/var/cache/(apt|debconf|ldconfig)(/.*)?
+    |/etc/(apt|dpkg)(/.*)?|/etc/(rc.|init|runit)\.?d?(/.*)?|/etc/.*-|/etc/\.pwd\.lock
+    |/etc/(hostname|hosts|resolv\.conf|machine-id|mtab|ld\.so\.cache)|/etc/ssh/ssh_host_.*
+    |/etc/systemd/(system|user)/.*|/var/log/(?!journal|private).*|/root/\.ssh|/usr/share/info/dir
+    """,
+    re.VERBOSE,
+)
+# Made by a package's scripts, so dpkg does not know whose they are.
+MADE_BY_SCRIPTS = {
+    "/etc/ssh/sshd_config": "openssh-server",
+    "/etc/default/iperf3": "iperf3",
+    "/var/lib/etcd": "etcd-server",
+    "/etc/ca-certificates.conf": "ca-certificates",
+    # First of all packages: without these two, no file of another can be given to a user.
+    "/etc/group": ACCOUNTS,
+    "/etc/passwd": ACCOUNTS,
+}
+
+
+@dataclass(kw_only=True)
+class Contents:
+    """What one RPM holds: paths of files and links, and of folders."""
+
+    files: set[str] = field(default_factory=set)
+    folders: set[str] = field(default_factory=set)
+
+
+def assign(root: Path, packages: Iterable[Package], extra: Mapping[str, str]) -> dict[str, Contents]:
+    """The contents of every package, by its name; what nobody owns is in `filesystem`.
+
+    `extra` names owners of further paths. A link that a script made (the alternatives) belongs to the package of what
+    it leads to, compiled Python to the package of its source.
+    """
+    owners: dict[str, list[str]] = defaultdict(list)
+    for package in packages:
+        for path in package.files:
+            owners[path].append(package.name)
+    known = MADE_BY_SCRIPTS | dict(extra)
+    found: dict[str, Contents] = defaultdict(Contents)
+    for path, mode in walk(root):
+        if DROPPED.fullmatch(path):
+            continue
+        if stat.S_ISDIR(mode):
+            for owner in owners.get(path) or [known.get(path, FILESYSTEM)]:
+                found[owner].folders.add(path)
+        else:
+            names = owners.get(path)
+            # A diverted file is on two lists; on disk is the last one's.
+            owner = known.get(path) or (sorted(names)[-1] if names else _inherited(root, path, mode, owners))
+            found[owner].files.add(path)
+    return dict(found)
+
+
+def walk(root: Path) -> Iterator[tuple[str, int]]:
+    """Every path below a root filesystem, as seen from inside, with its mode; sorted, links not followed."""
+    for folder, names, files in os.walk(root):
+        inside = "/" + str(Path(folder).relative_to(root)) if folder != str(root) else ""
+        names.sort()
+        for name in sorted([*names, *files]):
+            yield f"{inside}/{name}", os.lstat(os.path.join(folder, name)).st_mode  # noqa: PTH118  # 30,000 files
+
+
+def _inherited(root: Path, path: str, mode: int, owners: Mapping[str, list[str]]) -> str:
+    if path.count("/") == 1:
+        return FILESYSTEM  # /bin, /lib and their like lead to folders of many packages
+    if stat.S_ISLNK(mode):
+        target = _end_of_link(root, path)
+        if target in owners:
+            return owners[target][0]
+    if path.endswith(".pyc"):
+        cache, _, name = path.rpartition("/")
+        source = f"{cache.removesuffix('/__pycache__')}/{name.partition('.')[0]}.py"
+        if source in owners:
+            return owners[source][0]
+    if path.startswith("/etc/ssl/certs/"):
+        return "ca-certificates"
+    return FILESYSTEM
+
+
+def _end_of_link(root: Path, path: str) -> str:
+    """Where a link leads at last, as seen from inside the root. Gives up on a chain of more than ten."""
+    for _ in range(10):
+        here = root / path.lstrip("/")
+        if not here.is_symlink():
+            break
+        path = os.path.normpath(PurePosixPath(path).parent / here.readlink())
+        for prefix in ("/bin/", "/sbin/", "/lib/"):
+            if path.startswith(prefix):
+                path = f"/usr{path}"
+    return path

@@ -1,0 +1,30 @@
+"""The names that EL gives to what Debian packages under other names, so that one package list serves all bases."""
+
+from __future__ import annotations
+
+# Debian's name -> EL's names for the same thing. What both call the same is not listed.
+EL_NAMES: dict[str, tuple[str, ...]] = {
+    "base-files": ("system-release",),
+    "binutils": ("binutils-gold",),
+    "conntrack": ("conntrack-tools",),
+    "containerd": ("containerd.io",),
+    "coreutils": ("coreutils-single",),
+    "createrepo-c": ("createrepo_c",),
+    "dash": ("/bin/sh",),
+    "docker.io": ("docker-ce", "docker-ce-cli", "docker"),
+    "etcd-server": ("etcd",),
+    "gpgv": ("gnupg2",),
+    "iproute2": ("iproute", "iproute-tc"),
+    "iptables": ("iptables-nft", "iptables-utils"),
+    "iputils-ping": ("iputils",),
+    "libc6": ("glibc", "glibc-common"),
+    "libpython3.11": ("python3.11-libs",),
+    "libsystemd0": ("systemd-libs",),
+    "openssh-client": ("openssh-clients", "openssh"),
+    "passwd": ("shadow-utils",),
+    "procps": ("procps-ng",),
+    "python3": ("python3-libs",),
+    "python3.11-venv": ("python3.11-pip",),
+    "rpm": ("rpm-build",),
+    "xz-utils": ("xz",),
+}

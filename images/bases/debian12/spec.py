@@ -1,0 +1,140 @@
+"""The spec of all the RPMs: one source package, a subpackage for each Debian package. Pure but for file owners."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from images.bases.debian12.assign import ACCOUNTS, FILESYSTEM, Contents
+from images.bases.debian12.dpkg import Package
+from images.bases.debian12.names import EL_NAMES
+
+# setcap's work is in an extended attribute, which a file list does not carry.
+CAPABILITIES = {"/usr/bin/ping": "cap_net_raw=ep"}
+
+# The build root is the finished root filesystem: nothing is built, stripped, compressed, compiled or looked into, and
+# rpmbuild must not empty it first.
+_PREAMBLE = """\
+%global __os_install_post %{nil}
+%global __spec_install_pre %{___build_pre}
+%global _build_id_links none
+%global debug_package %{nil}
+%global _binary_payload w1.zstdio
+%global _buildhost overlayd
+%global source_date_epoch_from_changelog 0
+%global use_source_date_epoch_as_buildtime 1
+%global clamp_mtime_to_source_date_epoch 1
+%global __check_files %{nil}
+AutoReqProv: no
+Name: debian12-rpm
+Version: 12
+Release: 1
+Summary: Packages of Debian 12 as RPMs
+License: see /usr/share/doc/*/copyright
+BuildArch: x86_64
+%description
+Debian 12's packages as RPMs, each with its own files and dependencies.
+%prep
+%build
+%install
+%clean
+"""
+
+# EL's glibc does the same: whoever brings a library need not think of the linker's cache.
+_LIBC_TRIGGER = """\
+%transfiletriggerin -n libc6 -p /usr/sbin/ldconfig -- /usr/lib
+%transfiletriggerpostun -n libc6 -p /usr/sbin/ldconfig -- /usr/lib
+"""
+
+
+def write(packages: Iterable[Package], contents: Mapping[str, Contents], root: Path) -> str:
+    """The whole spec. Owners in `contents` that are no Debian package (filesystem, yum) become RPMs as well."""
+    known = {package.name: package for package in packages}
+    owners = _Owners(root)
+    parts = [_PREAMBLE]
+    for name in sorted(known.keys() | contents.keys()):
+        package = known.get(name)
+        parts.append(_package(package) if package else _extra(name))
+        parts.append(_files(name, contents.get(name, Contents()), package, owners))
+    if "libc6" in known:
+        parts.append(_LIBC_TRIGGER)
+    return "\n".join(parts)
+
+
+def _package(package: Package) -> str:
+    full = f"{package.epoch}:{package.version}-{package.release}"
+    provides = [f"{name} = {full}" for name in EL_NAMES.get(package.name, ())]
+    provides = [line.split(" ")[0] if line.startswith("/") else line for line in provides]
+    lines = [
+        f"%package -n {package.name}",
+        f"Summary: {_escape(package.summary) or package.name}",
+        f"Epoch: {package.epoch}",
+        f"Version: {package.version}",
+        f"Release: {package.release}",
+        "AutoReqProv: no",
+        f"Requires(pre): {FILESYSTEM}",
+        *(f"Requires: {name}" for name in package.requires),
+        *(f"Provides: {name}" for name in (*package.provides, *provides)),
+        f"%description -n {package.name}",
+        f"Debian 12's {package.name}.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _extra(name: str) -> str:
+    needs = {
+        FILESYSTEM: f"Requires(pre): {ACCOUNTS}\n",
+        "yum": "Requires: dnf\n",
+        "systemd-rpm-macros": "Requires: rpm\n",
+    }
+    requires = needs.get(name, "")
+    return (
+        f"%package -n {name}\nSummary: What no package of Debian owns, in {name}\nAutoReqProv: no\n{requires}"
+        f"%description -n {name}\nMade for the base debian12-rpm.\n"
+    )
+
+
+def _files(name: str, contents: Contents, package: Package | None, owners: _Owners) -> str:
+    lines = [f"%files -n {name}", "%defattr(-,root,root,-)"]
+    lines += [f"%dir {owners.attr(path)}{_quoted(path)}" for path in sorted(contents.folders)]
+    for path in sorted(contents.files):
+        # What a package calls its configuration; and accounts, which every system changes.
+        config = path in package.config if package else path.startswith("/etc/")
+        words = ("%config(noreplace) " if config and not owners.is_link(path) else "") + owners.attr(path)
+        if path in CAPABILITIES:
+            words += f"%caps({CAPABILITIES[path]}) "
+        lines.append(words + _quoted(path))
+    return "\n".join(lines) + "\n"
+
+
+class _Owners:
+    """Names of users and groups as the root filesystem itself has them, which are not this machine's."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._users = _ids(root / "etc/passwd")
+        self._groups = _ids(root / "etc/group")
+
+    def attr(self, path: str) -> str:
+        """`%attr(…) ` for a file that is not root's; nothing for one that is."""
+        found = os.lstat(self._root / path.lstrip("/"))
+        if found.st_uid == 0 and found.st_gid == 0:
+            return ""
+        return f"%attr(-,{self._users[found.st_uid]},{self._groups[found.st_gid]}) "
+
+    def is_link(self, path: str) -> bool:
+        return (self._root / path.lstrip("/")).is_symlink()
+
+
+def _ids(file: Path) -> dict[int, str]:
+    rows = (line.split(":") for line in file.read_text().splitlines() if line.count(":") >= 3)
+    return {int(row[2]): row[0] for row in rows}
+
+
+def _quoted(path: str) -> str:
+    return f'"{_escape(path)}"'
+
+
+def _escape(text: str) -> str:
+    return text.replace("%", "%%")

@@ -1,0 +1,56 @@
+"""The base `debian12-rpm`: Debian 12's packages as RPMs, under EL's names. Not a CentOS, and never called one."""
+
+from __future__ import annotations
+
+from images.bases.base import Base
+from images.bases.debian12 import repository
+
+BASE = Base(
+    name="debian12-rpm",
+    title="Debian 12 in RPMs",
+    releasever="12",
+    rpm_dbpath="/var/lib/rpm",
+    python="python3.11",
+    packages={
+        "base": (
+            *(
+                "system-release",
+                "systemd",
+                "systemd-sysv",
+                "dbus",
+                "openssh-server",
+                "openssh-clients",
+                "dnf",
+                "yum",
+                "rpm",
+            ),
+            *("bash", "coreutils", "util-linux", "procps-ng", "iproute", "iputils", "kmod", "hostname", "less"),
+            *("ca-certificates", "curl", "tar", "gzip", "findutils", "passwd", "mount", "login"),
+        ),
+        "docker": (
+            *("docker-ce", "containerd.io", "iptables", "nftables"),
+            *("iperf3", "tcpdump", "ethtool", "conntrack-tools"),
+        ),
+        "etcd": ("etcd", "etcd-client"),
+        "builder": (
+            *("python3.11", "python3.11-libs", "python3.11-pip", "binutils", "rpm-build", "createrepo_c"),
+            *("systemd-rpm-macros", "zstd", "file"),
+        ),
+        "probe": (
+            "system-release",
+            "/bin/sh",
+            "bash",
+            "coreutils",
+            "iproute",
+            "iputils",
+            "iperf3",
+            "hostname",
+            "grep",
+            "sed",
+        ),
+    },
+    enable={"base": ("ssh.service",), "docker": ("docker.service",)},
+    questions=repository.questions,
+    repository_targets=repository.targets,
+    notes=("for machines that reach no CentOS mirror: the same dnf, yum and rpm, other packages",),
+)

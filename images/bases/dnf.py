@@ -1,0 +1,62 @@
+"""dnf, told to use one repository and nothing of the machine it runs on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from images.bases.base import Base
+from images.engine import sandbox
+from images.engine.step import Step
+
+KEYS = "keys.asc"
+# Where the local repository is mounted while a script runs in a container.
+MOUNT = "/run/overlayd/packages"
+
+
+def options(base: Base, repository: Path | str) -> list[str]:
+    """Options that let dnf take packages of a base from its local repository alone, checking what can be checked."""
+    words = [
+        "--assumeyes",
+        "--setopt=reposdir=/nonexistent",
+        f"--repofrompath=packages,file://{repository}",
+        "--repo=packages",
+        f"--releasever={base.releasever}",
+        "--setopt=install_weak_deps=False",
+        "--setopt=tsflags=nodocs",
+        "--setopt=keepcache=False",
+    ]
+    if base.signed:
+        words += ["--setopt=packages.gpgcheck=1", f"--setopt=packages.gpgkey=file://{repository}/{KEYS}"]
+    else:
+        words.append("--nogpgcheck")
+    return words
+
+
+def home(step: Step, base: Base) -> dict[str, str]:
+    """The environment in which this machine's rpm keeps a root's database where that root's own rpm looks for it."""
+    folder = step.scratch / "home"
+    folder.mkdir(exist_ok=True)
+    (folder / ".rpmmacros").write_text(f"%_dbpath {base.rpm_dbpath}\n")
+    return {"HOME": str(folder)}
+
+
+def install_root(step: Step, base: Base, root: Path, packages: Sequence[str]) -> None:
+    """Install packages of a base's local repository, and what they need, into an empty folder."""
+    sandbox.require_root_user()
+    sandbox.require("dnf", "unshare", "setpriv")
+    root.mkdir(parents=True)
+    dnf = ["dnf", f"--installroot={root}", *options(base, step.build / base.repository), "install", *packages]
+    step.run(sandbox.with_devices(root, dnf), env=home(step, base))
+
+
+def install_script(base: Base, packages: Sequence[str]) -> str:
+    """Lines of shell that install packages in a container, where the local repository is mounted at MOUNT."""
+    return f"yum {' '.join(options(base, MOUNT))} install {' '.join(packages)}\n"
+
+
+# What dnf and rpm leave behind that says when and how, not what.
+CLEAN_SCRIPT = """\
+rm -rf /var/cache/dnf /var/cache/yum /var/cache/ldconfig/* /var/lib/dnf/history.sqlite* /var/lib/dnf/repos
+rm -f /var/log/dnf*.log /var/log/hawkey.log /var/log/yum.log
+"""

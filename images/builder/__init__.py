@@ -1,0 +1,1 @@
+"""The image `overlayd/builder`."""

@@ -1,0 +1,1 @@
+"""The image `overlayd/docker`: the base with Docker, and nothing of ours."""

@@ -1,0 +1,47 @@
+"""Errors of a build, named by their cause.
+
+BuildError             one message for the user, and an optional hint: the next thing to do
+├─ BadGraph            a target names one that does not exist, or they depend on each other in a ring
+├─ CommandFailed       a child process failed: the message holds a command to paste
+├─ StepFailed          a target could not be built: names its log, and the command that repeats it
+├─ BaseUnreachable     the repositories of a base do not answer
+├─ NoDocker            no dockerd answers, and none can be started (images.engine.dockerd)
+└─ Cancelled           the build was told to stop
+"""
+
+from __future__ import annotations
+
+
+class BuildError(Exception):
+    """A failure that the user is told about in one message.
+
+    `message` says what failed and on which object; `hint` says what to do next.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  {self.hint}" if self.hint else self.message
+
+
+class BadGraph(BuildError):
+    """The targets do not make a graph that can be walked."""
+
+
+class CommandFailed(BuildError):
+    """A child process ended with a status other than 0."""
+
+
+class StepFailed(BuildError):
+    """A target could not be built."""
+
+
+class BaseUnreachable(BuildError):
+    """The repositories of a base do not answer."""
+
+
+class Cancelled(BuildError):
+    """The build was told to stop before this step was done."""

@@ -1,0 +1,162 @@
+"""Child processes of a build: one `run` for all, which fails with a command one can paste, and stops when told to."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+from images.engine.errors import Cancelled, CommandFailed
+
+GRACE_S = 5.0
+_TAIL_LINES = 15
+
+
+class Stop:
+    """Tells every step of a build to stop, and ends what they started.
+
+    `on_stop` registers an action for as long as the block lasts; it runs once, in the thread that calls `set`, or at
+    once when the build was already told to stop.
+    """
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self._lock = threading.Lock()
+        self._actions: dict[int, Callable[[], None]] = {}
+        self._next = 0
+
+    @property
+    def is_set(self) -> bool:
+        return self._event.is_set()
+
+    def check(self) -> None:
+        """Raises Cancelled when the build was told to stop."""
+        if self._event.is_set():
+            raise Cancelled("the build was stopped")
+
+    @contextlib.contextmanager
+    def on_stop(self, action: Callable[[], None]) -> Iterator[None]:
+        with self._lock:
+            self.check()
+            key = self._next
+            self._next += 1
+            self._actions[key] = action
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._actions.pop(key, None)
+
+    def set(self) -> None:
+        """Tell all steps to stop. May be called twice."""
+        with self._lock:
+            self._event.set()
+            actions = list(self._actions.values())
+            self._actions.clear()
+        for action in actions:
+            with contextlib.suppress(Exception):
+                action()
+
+
+def run(
+    argv: Sequence[str | Path],
+    *,
+    log: IO[bytes],
+    stop: Stop,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    stdin: IO[bytes] | None = None,
+    stdout: IO[bytes] | None = None,
+) -> None:
+    """Run a command to its end, its output going to `log` (or its standard output to `stdout`).
+
+    `env` is added to this process's environment. The child is the head of a process group of its own, so that Ctrl-C
+    reaches us alone and we end the whole group: SIGTERM, then SIGKILL after GRACE_S. Raises CommandFailed with the
+    command and the last lines of its output, and Cancelled.
+    """
+    words = [str(word) for word in argv]
+    log.write(f"+ {pasteable(words, cwd=cwd, env=env)}\n".encode())
+    log.flush()
+    start = log.tell() if log.seekable() else 0
+    try:
+        child = subprocess.Popen(
+            words,
+            cwd=cwd,
+            env={**os.environ, **env} if env else None,
+            stdin=stdin if stdin is not None else subprocess.DEVNULL,
+            stdout=stdout if stdout is not None else log,
+            stderr=log,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise CommandFailed(f"cannot start {pasteable(words, cwd=cwd, env=env)}: {error.strerror}") from error
+    try:
+        with stop.on_stop(lambda: end(child)):
+            status = child.wait()
+    except BaseException:
+        end(child)
+        raise
+    stop.check()
+    if status != 0:
+        how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+        raise CommandFailed(f"this command {how}:\n  {pasteable(words, cwd=cwd, env=env)}\n{_tail(log, start)}")
+
+
+def capture(argv: Sequence[str | Path], *, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> str:
+    """The standard output of a command that is over quickly. Raises CommandFailed."""
+    words = [str(word) for word in argv]
+    try:
+        done = subprocess.run(
+            words,
+            cwd=cwd,
+            env={**os.environ, **env} if env else None,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except OSError as error:
+        raise CommandFailed(f"cannot start {pasteable(words, cwd=cwd, env=env)}: {error.strerror}") from error
+    if done.returncode != 0:
+        raise CommandFailed(
+            f"this command ended with status {done.returncode}:\n  {pasteable(words, cwd=cwd, env=env)}\n"
+            + done.stderr.strip()
+        )
+    return done.stdout
+
+
+def pasteable(words: Sequence[str], *, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> str:
+    """The command as one types it into a shell, with its folder and the variables it was given."""
+    parts = [f"cd {shlex.quote(str(cwd))} &&"] if cwd else []
+    parts += [f"{name}={shlex.quote(value)}" for name, value in (env or {}).items()]
+    parts.append(shlex.join(words))
+    return " ".join(parts)
+
+
+def end(child: subprocess.Popen[bytes]) -> None:
+    """End a child and its process group: SIGTERM, then SIGKILL after GRACE_S. Quiet when it is gone already."""
+    deadline = time.monotonic() + GRACE_S
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGTERM)
+        while child.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.killpg(child.pid, signal.SIGKILL)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        child.wait(GRACE_S)
+
+
+def _tail(log: IO[bytes], start: int) -> str:
+    try:
+        with Path(log.name).open("rb") as again:
+            again.seek(start)
+            lines = again.read().decode(errors="replace").rstrip().splitlines()
+    except (OSError, TypeError, AttributeError):
+        return ""
+    return "\n".join(f"  | {line}" for line in lines[-_TAIL_LINES:])

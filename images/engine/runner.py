@@ -1,0 +1,227 @@
+"""Builds what must be built: in dependency order, side by side where it can be, one build of a folder at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import queue
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from images.engine import progress as showing
+from images.engine.errors import BuildError, Cancelled, StepFailed
+from images.engine.graph import Target, Verdict, verdicts
+from images.engine.process import Stop, capture
+from images.engine.stamps import Stamps
+from images.engine.step import Step
+
+# Most steps are a child process that uses one core, and some wait for the network or the disk.
+MAX_STEPS = max(2, os.cpu_count() or 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """The checkout, and the folder below it where everything that is built lies."""
+
+    root: Path
+
+    @property
+    def build(self) -> Path:
+        return self.root / "build"
+
+    @property
+    def owner(self) -> str:
+        """What containers of a build of this folder are labelled with."""
+        return str(self.build)
+
+    @property
+    def epoch(self) -> int:
+        """The time of the checkout's last commit, in Unix seconds; 0 where there is no git."""
+        try:
+            return int(capture(["git", "-C", self.root, "log", "-1", "--format=%ct"]))
+        except (BuildError, ValueError):
+            return 0
+
+
+def build(
+    place: Place, targets: Mapping[str, Target], wanted: Iterable[str], *, force: Iterable[str] = (), repeat: str = ""
+) -> list[str]:
+    """Build the wanted targets and what they need, where an input changed; the names of those built, as they ended.
+
+    `force` names targets to build in any case. `repeat` is the command line that asks for a target, with `{}` for its
+    name. Raises BuildError; after a failure the steps under way are finished, and no new ones are begun. On Ctrl-C and
+    SIGTERM everything that was started is ended and removed, and KeyboardInterrupt goes on to the caller.
+    """
+    wanted, force = list(wanted), frozenset(force)
+    place.build.mkdir(parents=True, exist_ok=True)
+    todo = [v for v in verdicts(targets, wanted, Stamps(place.build).built, force=force) if v.reason]
+    if not todo:
+        return []
+    with showing.chosen() as progress, _alone(place, progress), _sigterm_is_ctrl_c():
+        # Looked at again: another build may have done the work while we waited for it.
+        stamps = Stamps(place.build)
+        todo = [v for v in verdicts(targets, wanted, stamps.built, force=force) if v.reason]
+        _clear(place, progress)
+        return _Run(place, stamps, progress, repeat).all(todo)
+
+
+class _Run:
+    def __init__(self, place: Place, stamps: Stamps, progress: showing.Progress, repeat: str) -> None:
+        self._place = place
+        self._stamps = stamps
+        self._progress = progress
+        self._repeat = repeat
+        self._stop = Stop()
+        self._ended: queue.SimpleQueue[tuple[Verdict, BaseException | None]] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+
+    def all(self, todo: list[Verdict]) -> list[str]:
+        waiting = {verdict.target.name: verdict for verdict in todo}
+        under_way: set[str] = set()
+        built: list[str] = []
+        failed: list[BuildError] = []
+        try:
+            while waiting or under_way:
+                if not failed:
+                    for verdict in list(waiting.values()):
+                        blocked = any(need in waiting or need in under_way for need in verdict.target.needs)
+                        if not blocked and len(under_way) < MAX_STEPS:
+                            del waiting[verdict.target.name]
+                            under_way.add(verdict.target.name)
+                            self._start(verdict)
+                if not under_way:
+                    break
+                verdict, error = self._ended.get()
+                under_way.discard(verdict.target.name)
+                if error is None:
+                    built.append(verdict.target.name)
+                    self._progress.ended(verdict.target.name, "built")
+                else:
+                    self._progress.ended(verdict.target.name, "failed")
+                    failed.append(self._explain(verdict, error))
+        except BaseException:
+            self._progress.say("stopping: ending what was started")
+            self._stop.set()
+            for thread in self._threads:
+                thread.join()
+            raise
+        if failed:
+            rest = f"{failed[0].hint or ''}"
+            if waiting:
+                rest += f"\n  not begun: {', '.join(waiting)}"
+            raise StepFailed("\n".join(error.message for error in failed), hint=rest)
+        return built
+
+    def _start(self, verdict: Verdict) -> None:
+        self._progress.started(verdict.target.name, verdict.reason or "")
+        thread = threading.Thread(target=self._one, args=(verdict,), name=verdict.target.name)
+        self._threads.append(thread)
+        thread.start()
+
+    def _one(self, verdict: Verdict) -> None:
+        try:
+            self._make(verdict)
+        except BaseException as error:  # handed to the main thread, whatever it is
+            self._ended.put((verdict, error))
+        else:
+            self._ended.put((verdict, None))
+
+    def _make(self, verdict: Verdict) -> None:
+        target, place = verdict.target, self._place
+        scratch = _scratch(place) / target.name
+        scratch.mkdir(parents=True)
+        log = _log(place, target)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("wb", buffering=0) as file:
+            step = Step(
+                target=target,
+                inputs=verdict.inputs,
+                root=place.root,
+                build=place.build,
+                scratch=scratch,
+                log=file,
+                stop=self._stop,
+                owner=place.owner,
+                epoch=place.epoch,
+            )
+            try:
+                target.build(step)
+                if target.image is None:
+                    self._stamps.forget(target)
+                step.finish()
+                if target.image is None:
+                    self._stamps.write(target, verdict.inputs)
+            finally:
+                step.abandon()
+
+    def _explain(self, verdict: Verdict, error: BaseException) -> BuildError:
+        name = verdict.target.name
+        log = _log(self._place, verdict.target).relative_to(self._place.root)
+        if isinstance(error, Cancelled):
+            return error
+        repeat = f"log: {log}" + (f"\n  again: {self._repeat.format(name)}" if self._repeat else "")
+        if isinstance(error, BuildError):
+            hint = f"{error.hint}\n  {repeat}" if error.hint else repeat
+            return StepFailed(f"{name} was not built: {error.message}", hint=hint)
+        if isinstance(error, OSError | ValueError):
+            return StepFailed(f"{name} was not built: {error}", hint=repeat)
+        raise error
+
+
+def _scratch(place: Place) -> Path:
+    return place.build / "tmp"
+
+
+def _log(place: Place, target: Target) -> Path:
+    return place.build / "logs" / f"{target.name}.log"
+
+
+def _clear(place: Place, progress: showing.Progress) -> None:
+    """Remove what a build that was killed left behind. We hold the lock, so nobody works with it."""
+    from images.engine import containers  # noqa: PLC0415  # importing docker costs 0.2 s
+
+    left = [f"container {name}" for name in containers.sweep(place.owner)]
+    if _scratch(place).exists():
+        left += [str(path.relative_to(place.root)) for path in _scratch(place).iterdir()]
+        shutil.rmtree(_scratch(place))
+    if left:
+        progress.say(f"removed what a killed build left: {', '.join(left)}")
+
+
+@contextmanager
+def _alone(place: Place, progress: showing.Progress) -> Iterator[None]:
+    """Hold the build folder's lock; wait for another build of it to end. The kernel frees it when we die."""
+    with (place.build / "lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            progress.say(f"waiting for the build of process {lock.read().strip() or '?'} to end")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+@contextmanager
+def _sigterm_is_ctrl_c() -> Iterator[None]:
+    """A SIGTERM stops the build as Ctrl-C does. Elsewhere than in the main thread it changes nothing."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before: Callable[..., object] | int | None = None
+    with suppress(ValueError):
+        before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,44 @@
+"""overlayd/host: the Docker host with the RPM of overlayd installed by yum, both enabled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from images import scripts
+from images.bases.base import Base
+from images.docker import recipe as docker
+from images.engine.graph import Target
+from images.probe import recipe as probe
+
+NAME = "images.host"
+# The contract with rpm/: the target that makes this repository, and where it lies below the build folder.
+RPM_TARGET = "rpm.build"
+RPM_REPOSITORY = Path("rpm/repo")
+_RPM_MOUNT = "/run/overlayd/rpm"
+_PROBE_MOUNT = "/run/overlayd/probe"
+
+# We made this repository a moment ago on this machine, and its package carries no signature yet.
+_SCRIPT = f"""\
+yum --assumeyes --setopt=reposdir=/nonexistent --repofrompath=overlayd,file://{_RPM_MOUNT} --repo=overlayd \
+    --nogpgcheck install overlayd
+install -D -m 644 {_PROBE_MOUNT}/{probe.TAR.name} /usr/share/overlayd/probe.tar
+systemctl enable overlayd-environment.service overlayd.service
+rpm --query overlayd
+"""
+
+
+def target(base: Base) -> Target:
+    """The target of this image."""
+    return scripts.target(
+        name=NAME,
+        recipe=Path(__file__),
+        base=base,
+        image="host",
+        parent="docker",
+        parent_target=docker.NAME,
+        packages=(),
+        config=docker.CONFIG,
+        script=_SCRIPT,
+        mounts={RPM_REPOSITORY: _RPM_MOUNT, probe.TAR.parent: _PROBE_MOUNT},
+        needs=(RPM_TARGET, probe.TAR_NAME),
+    )

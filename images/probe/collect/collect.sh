@@ -1,0 +1,40 @@
+# Copy programs, with the libraries and the loader they need, to a folder that becomes a root filesystem.
+# Arguments: the folder, then the programs' names. Runs inside a root filesystem in which they are installed.
+out=$1; shift
+
+mkdir -p "$out/usr/bin" "$out/usr/lib" "$out/usr/lib64" "$out/usr/sbin" "$out/etc" "$out/root" \
+    "$out/dev" "$out/proc" "$out/sys" "$out/run" "$out/tmp" "$out/var/tmp"
+chmod 1777 "$out/tmp" "$out/var/tmp"
+for name in bin sbin lib lib64; do
+    ln -s "usr/$name" "$out/$name"
+done
+
+# Where /bin and /lib are links, both ways of writing a path must end at the same file.
+take() {
+    path=$(readlink -f "$1")
+    [ -e "$out$path" ] || cp -a --parents "$path" "$out"
+    case $1 in
+        /bin/* | /sbin/* | /lib/* | /lib64/*) alias=/usr$1 ;;
+        *) alias=$1 ;;
+    esac
+    [ "$alias" = "$path" ] || { mkdir -p "$out${alias%/*}"; ln -sf "$path" "$out$alias"; }
+}
+
+for name in "$@"; do
+    program=$(command -v "$name" || :)
+    case $program in
+        /*) ;;
+        # The shell has it built in; the program of the same name is wanted.
+        *) program=/usr/bin/$name ;;
+    esac
+    [ -x "$program" ] || { echo "collect: there is no $name here" >&2; exit 1; }
+    take "$program"
+    ldd "$program" | sed -n 's/.*=> \(\/[^ ]*\).*/\1/p; s/^[[:space:]]*\(\/[^ ]*\) (.*/\1/p' | while read -r library; do
+        take "$library"
+    done
+done
+
+echo 'root:x:0:0:root:/root:/bin/sh' >"$out/etc/passwd"
+echo 'root:x:0:' >"$out/etc/group"
+echo 'hosts: files' >"$out/etc/nsswitch.conf"
+chroot "$out" /bin/sh -c 'ip -V && iperf3 --version && ping -V && sleep 0'

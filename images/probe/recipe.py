@@ -1,0 +1,73 @@
+"""overlayd/probe: a few programs with the libraries they need, for containers that test what crosses between hosts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from images.base import recipe as system
+from images.bases import dnf
+from images.bases.base import Base
+from images.engine import containers, inputs, sandbox
+from images.engine.containers import ImageConfig
+from images.engine.graph import Target
+from images.engine.step import Step
+
+HERE = Path(__file__).parent
+NAME = "images.probe"
+TAR_NAME = "images.probe.tar"
+TAR = Path("images/probe.tar")
+
+PROGRAMS = (
+    *(
+        "sh",
+        "bash",
+        "cat",
+        "cut",
+        "date",
+        "dd",
+        "echo",
+        "env",
+        "grep",
+        "head",
+        "hostname",
+        "id",
+        "ls",
+        "rm",
+        "sed",
+        "seq",
+    ),
+    *("sleep", "sort", "tail", "test", "timeout", "touch", "tr", "true", "uname", "wc", "ping", "ip", "ss", "iperf3"),
+)
+# iperf3's port is only a hint for who reads `docker inspect`.
+CONFIG = ImageConfig(command=("sleep", "infinity"), stop_signal="SIGKILL", ports=(5201,))
+
+
+def target(base: Base) -> Target:
+    """The target of this image."""
+
+    def build(step: Step) -> None:
+        full = step.scratch / "full"
+        dnf.install_root(step, base, full, base.packages["probe"])
+        system.copy_files(HERE / "collect", full / "collect")
+        step.run(sandbox.inside(full, ["sh", "-eu", "/collect/collect.sh", "/small", *PROGRAMS]))
+        step.import_root(system.pack(step, full / "small"), CONFIG)
+
+    return Target(
+        name=NAME,
+        build=build,
+        inputs={
+            **inputs.of_values(packages=base.packages["probe"], programs=PROGRAMS, config=vars(CONFIG), base=base.name),
+            **inputs.of_files(HERE.parent, [HERE / "recipe.py", HERE / "collect", HERE.parent / "bases/dnf.py"]),
+        },
+        needs=(base.repository_target,),
+        image=base.tag("probe"),
+    )
+
+
+def tar_target(base: Base) -> Target:
+    """The target of the same image as a file, which a Docker without a network loads."""
+
+    def build(step: Step) -> None:
+        containers.save(base.tag("probe"), step.output(TAR))
+
+    return Target(name=TAR_NAME, build=build, inputs=inputs.of_values(base=base.name), needs=(NAME,), outputs=(TAR,))

@@ -1,0 +1,56 @@
+"""All targets of one base, as a graph: the repository, the images, and the RPM."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+
+from images.base import recipe as base_recipe
+from images.bases.base import Base
+from images.builder import recipe as builder
+from images.docker import recipe as docker
+from images.engine.errors import BuildError
+from images.engine.graph import Target
+from images.engine.runner import Place
+from images.etcd import recipe as etcd
+from images.host import recipe as host
+from images.probe import recipe as probe
+
+PLACE = Place(root=Path(__file__).resolve().parents[1])
+
+# The images by the name a person asks for.
+IMAGES = {
+    "base": base_recipe.NAME,
+    "builder": builder.NAME,
+    "docker": docker.NAME,
+    "etcd": etcd.NAME,
+    "host": host.NAME,
+    "probe": probe.NAME,
+}
+# `build-all` builds these, and through them everything.
+ALL = (host.NAME, etcd.NAME, builder.NAME, probe.TAR_NAME)
+
+
+def of_images(base: Base) -> dict[str, Target]:
+    """The targets of images/ by name. The host image needs a target of rpm/ as well."""
+    found = (
+        *base.repository_targets(base),
+        base_recipe.target(base),
+        *etcd.targets(base),
+        builder.target(base),
+        docker.target(base),
+        probe.target(base),
+        probe.tar_target(base),
+        host.target(base),
+    )
+    return {target.name: target for target in found}
+
+
+def of_everything(base: Base) -> dict[str, Target]:
+    """The targets of images/ and rpm/ by name. Raises BuildError when rpm/ does not give its part."""
+    targets = of_images(base)
+    for target in import_module("rpm.targets").targets(base):
+        if target.name in targets:
+            raise BuildError(f"two targets are named {target.name}")
+        targets[target.name] = target
+    return targets

@@ -1,0 +1,129 @@
+"""The Invoke collection `images`, and `build-all`."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import time
+from collections.abc import Callable, Iterable
+from typing import ParamSpec, TypeVar
+
+from invoke.collection import Collection
+from invoke.context import Context
+from invoke.exceptions import Exit
+from invoke.tasks import Task, task
+
+from images.engine.errors import BuildError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_HELP = {
+    "base": "a base of the catalogue (invoke images.list); without it the first whose repositories answer",
+    "again": "ask all repositories anew, also when a base is built",
+    "force": "build it also when no input changed",
+}
+
+
+def reported(function: Callable[P, R]) -> Callable[P, R]:
+    """A task whose BuildError is one message and exit status 1, and whose Ctrl-C is no traceback."""
+
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except BuildError as error:
+            raise Exit(f"error: {error}", code=1) from error
+        except KeyboardInterrupt:
+            raise Exit("stopped; what was begun is removed", code=130) from None
+
+    return wrapper
+
+
+def build(wanted: Iterable[str], *, base: str | None, again: bool = False, force: Iterable[str] = ()) -> str:
+    """Build targets by name and say what was done; the name of the base. Raises BuildError."""
+    from images.bases import catalogue, choose  # noqa: PLC0415  # `invoke --list` needs none of it
+    from images.engine import containers, dockerd, runner  # noqa: PLC0415
+    from images.engine.stamps import LABEL_HASH  # noqa: PLC0415
+    from images.targets import PLACE, of_everything  # noqa: PLC0415
+
+    begin = time.monotonic()
+    _see_to_docker(dockerd.ensure, dockerd.NoDocker)
+    bases = catalogue.bases()
+    tags = containers.labelled_images(LABEL_HASH)
+    built = [entry.name for entry in bases if entry.tag("base") in tags]
+    choice = choose.choose(bases, PLACE.build, wanted=base, built=built, again=again)
+    _say(f"base: {choice.base.name} ({choice.why})")
+    for note in choice.base.notes:
+        _say(f"  {note}")
+    choose.remember(PLACE.build, choice)
+    repeat = f"invoke images.build --base {choice.base.name} --target {{}}"
+    made = runner.build(PLACE, of_everything(choice.base), wanted, force=force, repeat=repeat)
+    took = time.monotonic() - begin
+    _say(f"{', '.join(made)} built in {took:.0f} s" if made else f"nothing to do: no input changed ({took:.1f} s)")
+    return choice.base.name
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def _see_to_docker(ensure: Callable[[], bool], failure: type[Exception]) -> None:
+    try:
+        ensure()
+    except failure as error:
+        raise BuildError(str(error)) from error
+
+
+def _image(name: str) -> Callable[..., None]:
+    def one(c: Context, base: str | None = None, again: bool = False, force: bool = False) -> None:  # noqa: ARG001
+        from images.targets import IMAGES  # noqa: PLC0415
+
+        build([IMAGES[name]], base=base, again=again, force=[IMAGES[name]] if force else ())
+
+    one.__doc__ = f"Build the image overlayd/{name}, and what it is made of."
+    return one
+
+
+@task(help=_HELP)
+@reported
+def build_all(c: Context, base: str | None = None, again: bool = False) -> None:  # noqa: ARG001
+    """Build every image and the RPM; what did not change is not built again."""
+    from images.targets import ALL  # noqa: PLC0415
+
+    build(ALL, base=base, again=again)
+
+
+@task(help={**_HELP, "target": "its name, as a build's output gives it"})
+@reported
+def build_target(c: Context, target: str, base: str | None = None, force: bool = False) -> None:  # noqa: ARG001
+    """Build one target by name, and what it needs."""
+    build([target], base=base, force=[target] if force else ())
+
+
+@task(name="list")
+@reported
+def list_images(c: Context) -> None:  # noqa: ARG001
+    """Show the bases and whether they can be built from here, and the images that are built."""
+    from images.bases import catalogue, choose  # noqa: PLC0415
+    from images.engine import containers  # noqa: PLC0415
+    from images.engine.stamps import LABEL_HASH  # noqa: PLC0415
+    from images.targets import IMAGES  # noqa: PLC0415
+
+    bases = catalogue.bases()
+    answers = choose.ask(bases)
+    tags = containers.labelled_images(LABEL_HASH)
+    for base in bases:
+        answer = answers[base.name]
+        _say(f"{base.name}: {base.title}; {'can be built' if answer.ok else 'cannot be built here'}: {answer.why}")
+        for name in IMAGES:
+            if base.tag(name) in tags:
+                _say(f"  {base.tag(name)}  {tags[base.tag(name)][:12]}")
+
+
+namespace = Collection("images")
+for _name in ("base", "builder", "docker", "etcd", "host", "probe"):
+    namespace.add_task(Task(reported(_image(_name)), help=_HELP), name=_name)
+namespace.add_task(list_images, name="list")
+namespace.add_task(build_target, name="build")
