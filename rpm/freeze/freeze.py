@@ -26,7 +26,7 @@ HASH_SEED = "1"
 
 def make_venv(wheelhouse: Path, requirements: Path, place: Path) -> None:
     """Install the requirements from the wheelhouse into a new virtual environment at `place`."""
-    venv.create(place, clear=True, symlinks=True)
+    venv.create(place, clear=True, symlinks=True, with_pip=True)
     # etcd3 comes as source only, and what builds it must be there first. The wheelhouse's files had their hashes
     # checked when they were fetched, this one too.
     _pip(place, wheelhouse, next(iter(wheelhouse.glob("setuptools-*.whl"))))
@@ -36,8 +36,7 @@ def make_venv(wheelhouse: Path, requirements: Path, place: Path) -> None:
 def _pip(place: Path, wheelhouse: Path, *what: str | Path) -> None:
     subprocess.run(
         [
-            # The builder's own pip, working on the environment: to put another in there takes longer than all the rest.
-            *(sys.executable, "-m", "pip", "--python", place / "bin/python", "install"),
+            *(place / "bin/python", "-m", "pip", "install"),
             *("--quiet", "--disable-pip-version-check", "--root-user-action=ignore", "--no-compile"),
             *("--no-index", "--find-links", wheelhouse, "--no-deps", *what),
         ],

@@ -28,19 +28,13 @@ def make_private(folder: Path, program: str, installed: Path, patchelf: Path) ->
     CalledProcessError.
     """
     internal = folder / "_internal"
-    known = _system_libraries()
-    copied: list[str] = []
-    todo = [LOADER, *_needed(patchelf, *_elf_files(folder))]
-    while todo:
-        name = todo.pop()
-        if (internal / name).exists():
-            continue
-        if name not in known:
-            raise MissingLibrary(f"{name}, which {program} needs, is neither in {internal} nor known to ldconfig")
-        shutil.copyfile(known[name], internal / name)
+    wanted: dict[str, Path] = {LOADER: _interpreter(folder / program, patchelf)}
+    for file in _elf_files(folder):
+        wanted |= _libraries(file, loader=wanted[LOADER], internal=internal)
+    copied = sorted(name for name in wanted if not (internal / name).exists())
+    for name in copied:
+        shutil.copyfile(wanted[name], internal / name)
         (internal / name).chmod(0o755)
-        copied.append(name)
-        todo += _needed(patchelf, internal / name)
     # RPATH, not RUNPATH: it also counts for what the libraries themselves need.
     subprocess.run(
         [
@@ -54,7 +48,7 @@ def make_private(folder: Path, program: str, installed: Path, patchelf: Path) ->
         ],
         check=True,
     )
-    return sorted(copied)
+    return copied
 
 
 def _elf_files(folder: Path) -> Iterator[Path]:
@@ -67,21 +61,22 @@ def _elf_files(folder: Path) -> Iterator[Path]:
                         yield path
 
 
-def _needed(patchelf: Path, *files: Path) -> set[str]:
-    found: set[str] = set()
-    for file in files:
-        listed = subprocess.run([patchelf, "--print-needed", file], check=True, capture_output=True, text=True)
-        found.update(listed.stdout.split())
-    return found
+def _interpreter(program: Path, patchelf: Path) -> Path:
+    said = subprocess.run([patchelf, "--print-interpreter", program], check=True, capture_output=True, text=True)
+    return Path(said.stdout.strip())
 
 
-def _system_libraries() -> dict[str, Path]:
-    """The 64-bit libraries that the dynamic loader of this machine finds, by name."""
-    listed = subprocess.run(["/sbin/ldconfig", "-p"], check=True, capture_output=True, text=True)
+def _libraries(file: Path, *, loader: Path, internal: Path) -> dict[str, Path]:
+    """All that a program or library loads, directly or not, and where this machine's loader finds it."""
+    said = subprocess.run(
+        [loader, "--library-path", internal, "--list", file], check=False, capture_output=True, text=True
+    )
     found: dict[str, Path] = {}
-    for line in listed.stdout.splitlines():
-        # `	libc.so.6 (libc6,x86-64, OS ABI: Linux 3.2.0) => /lib/x86_64-linux-gnu/libc.so.6`
-        description, arrow, path = line.partition(" => ")
-        if arrow and "x86-64" in description:
-            found.setdefault(description.split()[0], Path(path))
+    for line in said.stdout.splitlines():
+        # `	libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f…)`; the kernel's vdso has no path
+        name, arrow, place = line.strip().partition(" => ")
+        if arrow and place == "not found":
+            raise MissingLibrary(f"{name}, which {file.name} needs, is neither in {internal} nor on this machine")
+        if arrow:
+            found[name] = Path(place.rpartition(" (")[0])
     return found
