@@ -1,0 +1,61 @@
+"""The network config changes under running daemons, and every host follows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+
+from tests.kernel.lab import Host, Lab, laboratory
+from tests.kernel.namespaces import eventually
+from tests.kernel.traffic import pings
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A lab of its own, that begins with vxlan."""
+    with laboratory(tmp_path_factory.mktemp("config"), {"Type": "vxlan"}) as lab:
+        for name in ("a", "b"):
+            lab.host(name)
+        yield lab
+
+
+def follows(host: Host, backend: str, devices: list[str]) -> bool:
+    """Whether a host says that it serves that backend and knows its peer by it, and has these devices of ours."""
+    status = host.status()
+    links = [line.split()[0].split("@")[0] for line in host.run("ip", "-br", "link").splitlines()]
+    return bool(
+        [name for name in links if name.startswith("overlay")] == devices
+        and status["backend"] == backend
+        and status["state"] == "ready"
+        and [peer["backend"] for peer in status["peers"] if peer["problem"] is None] == [backend]
+    )
+
+
+@pytest.mark.parametrize(
+    ("config", "devices", "route"),
+    [
+        ({"Type": "vxlan", "VNI": 9, "Port": 4789}, ["overlay.9"], "onlink"),
+        ({"Type": "vxlan", "DirectRouting": True}, ["overlay.1"], "via 198.18.1."),
+        ({"Type": "udp"}, ["overlay0"], "dev overlay0"),
+        ({"Type": "host-gw"}, [], "dev eth0"),
+    ],
+    ids=["another-vni", "direct-routing", "udp", "host-gw"],
+)
+def test_every_host_follows_and_keeps_its_subnet(
+    lab: Lab, config: dict[str, Any], devices: list[str], route: str
+) -> None:
+    a, b = lab.hosts
+    subnets = [host.subnet for host in lab.hosts]
+    lab.configure(config)
+    for host in lab.hosts:
+        eventually(f"{host.name} follows", partial(follows, host, config["Type"], devices), timeout_s=30)
+    eventually("a reaches b", lambda: pings(a, b))
+    eventually("b reaches a", lambda: pings(b, a))
+    assert [host.subnet for host in lab.hosts] == subnets
+    for host in lab.hosts:
+        (found,) = host.run("ip", "route", "show", "proto", "157").splitlines()
+        assert route in found
+        assert "overlay.1 " not in host.run("iptables-save") or "overlay.1" in devices
