@@ -48,7 +48,7 @@ def build(wanted: Iterable[str], *, base: str | None, again: bool = False, force
     from images.targets import PLACE, of_everything  # noqa: PLC0415
 
     begin = time.monotonic()
-    _see_to_docker(dockerd.ensure, dockerd.NoDocker)
+    dockerd.ensure()
     bases = catalogue.bases()
     tags = containers.labelled_images(LABEL_HASH)
     built = [entry.name for entry in bases if entry.tag("base") in tags]
@@ -69,13 +69,6 @@ def _say(line: str) -> None:
     sys.stdout.flush()
 
 
-def _see_to_docker(ensure: Callable[[], bool], failure: type[Exception]) -> None:
-    try:
-        ensure()
-    except failure as error:
-        raise BuildError(str(error)) from error
-
-
 def _image(name: str) -> Callable[..., None]:
     def one(c: Context, base: str | None = None, again: bool = False, force: bool = False) -> None:  # noqa: ARG001
         from images.targets import IMAGES  # noqa: PLC0415
@@ -86,7 +79,7 @@ def _image(name: str) -> Callable[..., None]:
     return one
 
 
-@task(help=_HELP)
+@task(help={key: text for key, text in _HELP.items() if key != "force"})
 @reported
 def build_all(c: Context, base: str | None = None, again: bool = False) -> None:  # noqa: ARG001
     """Build every image and the RPM; what did not change is not built again."""
@@ -95,7 +88,12 @@ def build_all(c: Context, base: str | None = None, again: bool = False) -> None:
     build(ALL, base=base, again=again)
 
 
-@task(help={**_HELP, "target": "its name, as a build's output gives it"})
+@task(
+    help={
+        "target": "its name, as a build's output gives it",
+        **{key: text for key, text in _HELP.items() if key != "again"},
+    }
+)
 @reported
 def build_target(c: Context, target: str, base: str | None = None, force: bool = False) -> None:  # noqa: ARG001
     """Build one target by name, and what it needs."""

@@ -6,10 +6,13 @@ import shutil
 import sys
 from pathlib import Path
 
-from invoke import Collection, Context, Exit, task
+from invoke.collection import Collection
+from invoke.context import Context
+from invoke.exceptions import Exit
+from invoke.tasks import task
 
 from images.engine import dockerd
-from images.tasks import build_all
+from images.tasks import build_all, reported
 from tests.cluster import tasks as cluster
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -17,6 +20,7 @@ EXTRAS = ("daemon", "freeze", "dev")
 
 
 @task(help={"backend": "vxlan, host-gw or udp", "base": "base image (default: the first whose repositories answer)"})
+@reported
 def up(c: Context, backend: str = "vxlan", base: str | None = None) -> None:
     """Build what is missing, start a cluster of three hosts, and show that their containers talk."""
     dockerd.ensure()
@@ -26,6 +30,7 @@ def up(c: Context, backend: str = "vxlan", base: str | None = None) -> None:
 
 
 @task
+@reported
 def down(c: Context) -> None:
     """Remove the cluster, and the dockerd that `up` started."""
     if dockerd.answers():
@@ -34,6 +39,7 @@ def down(c: Context) -> None:
 
 
 @task(name="test", help={"only": "paths or pytest options (default: all tests)"})
+@reported
 def run_tests(c: Context, only: str = "") -> None:
     """Run every test: lint and types, unit, kernel, cluster. What it started, it stops."""
     with dockerd.running():
