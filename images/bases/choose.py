@@ -40,10 +40,10 @@ def choose(
 ) -> Choice:
     """The base to build. `built` are the names of those whose base image exists already.
 
-    A wanted base is taken; its repositories are asked when it is not built yet. Without one, the choice remembered in the
-    build folder holds for as long as that base is built and `again` is not set; else the repositories of all bases are
-    asked, side by side, and the first in the catalogue's order is taken. Raises BaseUnreachable, naming the host that did
-    not answer and the bases that would work.
+    A wanted base is taken; its repositories are asked when it is not built yet. Without one, the choice remembered in
+    the build folder holds for as long as that base is built and `again` is not set; else the repositories of all bases
+    are asked, side by side, and the first in the catalogue's order is taken. Raises BaseUnreachable, naming the host
+    that did not answer and the bases that would work.
     """
     by_name = {base.name: base for base in bases}
     built = set(built)
