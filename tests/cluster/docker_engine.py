@@ -100,6 +100,18 @@ def containers(name: str | None = None) -> list[Container]:
     return client().containers.list(all=True, filters={"label": label}, ignore_removed=True)
 
 
+def names(label: str) -> list[str]:
+    """The names of all containers, volumes and networks that carry a label, written `key=value`."""
+    connection = client()
+    filters: dict[str, Any] = {"label": label}
+    found: list[Any] = [
+        *connection.containers.list(all=True, filters=filters, ignore_removed=True),
+        *connection.volumes.list(filters=filters),
+        *connection.networks.list(filters=filters),
+    ]
+    return [str(thing.name) for thing in found]
+
+
 def image_id(name: str) -> str:
     """The id of an image. Raises OverlaydError where it has not been built."""
     try:

@@ -9,15 +9,17 @@ from collections.abc import Iterator
 from ipaddress import IPv4Address
 
 import pytest
+from docker.models.containers import Container
 
+from tests.cluster import docker_engine
 from tests.cluster.create import ROOT
-from tests.cluster.docker_engine import client
 from tests.cluster.machine import Machine
 from tests.cluster.measure import ping
 from tests.cluster.parallel import each, eventually
 from tests.cluster.steps import leases, probe_image, probes
 
 _PROJECT = "overlayd-test-compose"
+_PROJECT_LABEL = f"com.docker.compose.project={_PROJECT}"
 _UNDERLAY = "198.18.41"
 _HOSTS = {"host1": 11, "host2": 12, "host3": 13}
 
@@ -33,14 +35,10 @@ def _compose(base: str, *words: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def _left() -> list[str]:
-    filters = {"label": f"com.docker.compose.project={_PROJECT}"}
-    found = [
-        *client().containers.list(all=True, filters=filters),
-        *client().volumes.list(filters=filters),
-        *client().networks.list(filters=filters),
-    ]
-    return [str(thing.name) for thing in found]
+def _container(service: str) -> Container:
+    labels: list[str] = [_PROJECT_LABEL, f"com.docker.compose.service={service}"]
+    (found,) = docker_engine.client().containers.list(filters={"label": labels})
+    return found
 
 
 @pytest.fixture
@@ -48,17 +46,13 @@ def composed(base: str) -> Iterator[dict[str, Machine]]:
     """The hosts that compose started."""
     try:
         _compose(base, "up", "--detach")
-        filters = {"label": f"com.docker.compose.project={_PROJECT}"}
-        found = {
-            container.labels["com.docker.compose.service"]: container
-            for container in client().containers.list(all=True, filters=filters)
-        }
         yield {
-            name: Machine(name, IPv4Address(f"{_UNDERLAY}.{number}"), found[name]) for name, number in _HOSTS.items()
+            name: Machine(name, IPv4Address(f"{_UNDERLAY}.{number}"), _container(name))
+            for name, number in _HOSTS.items()
         }
     finally:
         _compose(base, "down", "--volumes", "--timeout", "1")
-        assert not _left()
+        assert not docker_engine.names(_PROJECT_LABEL)
 
 
 def test_compose_starts_hosts_whose_containers_reach_each_other(composed: dict[str, Machine]) -> None:

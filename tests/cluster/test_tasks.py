@@ -14,7 +14,6 @@ from overlayd.errors import OverlaydError
 from tests.cluster import docker_engine, health
 from tests.cluster.create import ROOT, create, remove
 from tests.cluster.description import CLUSTER_LABEL, Cluster
-from tests.cluster.docker_engine import client
 from tests.cluster.parallel import eventually
 from tests.cluster.site import Site, find
 
@@ -23,13 +22,7 @@ _UNDERLAY = IPv4Network("198.18.42.0/24")
 
 
 def _left(name: str) -> list[str]:
-    filters = {"label": f"{CLUSTER_LABEL}={name}"}
-    found = [
-        *client().containers.list(all=True, filters=filters),
-        *client().volumes.list(filters=filters),
-        *client().networks.list(filters=filters),
-    ]
-    return [str(thing.name) for thing in found]
+    return docker_engine.names(f"{CLUSTER_LABEL}={name}")
 
 
 @pytest.fixture(autouse=True)
@@ -50,16 +43,15 @@ def test_interrupted_up_removes_what_it_made(base: str, number: signal.Signals) 
         f"create(Cluster(name={_NAME!r}, base={base!r}, underlay=IPv4Network({str(_UNDERLAY)!r})), print)\n"
     )
     environment = {"PYTHONPATH": f"{ROOT}:{ROOT / 'daemon'}", "PATH": "/usr/bin:/bin"}
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", script], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        eventually("a host was made", lambda: any("-host" in name for name in _left(_NAME)), timeout_s=30)
-        process.send_signal(number)
-        _, said = process.communicate(timeout=60)
-    finally:
-        process.kill()
-        process.wait()
+    ) as process:
+        try:
+            eventually("a host was made", lambda: any("-host" in found for found in _left(_NAME)), timeout_s=30)
+            process.send_signal(number)
+            _, said = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert "KeyboardInterrupt" in said
     assert process.returncode != 0
 
