@@ -17,7 +17,7 @@ from invoke.tasks import task
 from rich.console import Console
 
 from images.engine import dockerd
-from images.tasks import build_all
+from images.tasks import build_all, reported
 from overlayd.errors import OverlaydError
 from tests.cluster.docker_engine import newest_base
 from tests.nightly.junit import summarize
@@ -38,6 +38,7 @@ _console = Console(width=None if sys.stdout.isatty() else 140)
         "base": "base image (default: that of the host image built last)",
     },
 )
+@reported
 def run_bench(
     c: Context, *, backends: str = ",".join(BACKENDS), repeat: int = 3, seconds: int = 2, base: str | None = None
 ) -> None:
@@ -53,6 +54,7 @@ def run_bench(
 
 
 @task
+@reported
 def nightly(c: Context) -> None:
     """Run every test and the bench; build/nightly/ gets junit.xml, bench.json and index.html."""
     folder = ROOT / "build" / "nightly"

@@ -1,0 +1,45 @@
+"""compose/compose.yaml says what the description says: addresses, network config, what a host is granted."""
+
+from __future__ import annotations
+
+import re
+from ipaddress import IPv4Network
+from pathlib import Path
+
+from tests.cluster import plan
+from tests.cluster.description import Cluster
+
+FILE = Path(__file__).parents[3] / "compose" / "compose.yaml"
+# `${NAME:-default}`, as Compose reads it.
+_VARIABLE = re.compile(r"\$\{(\w+):-([^}]*)\}")
+CLUSTER = Cluster(name="compose", base="debian12-rpm", underlay=IPv4Network("198.18.40.0/24"))
+
+
+def _text() -> str:
+    return _VARIABLE.sub(lambda found: found[2], FILE.read_text())
+
+
+def test_addresses_are_the_descriptions() -> None:
+    text = _text()
+    assert CLUSTER.etcd_endpoint in text
+    given = re.findall(r'ipv4_address: "([^"]+)"', text)
+    assert given == [str(CLUSTER.etcd_address), *(str(CLUSTER.address(name)) for name in CLUSTER.host_names)]
+    assert f'subnet: "{CLUSTER.underlay}"' in text
+
+
+def test_network_config_is_the_descriptions() -> None:
+    assert f"CONFIG: '{CLUSTER.network_config}'" in _text()
+    assert f"put {CLUSTER.prefix}/config " in _text()
+
+
+def test_hosts_are_granted_what_the_cluster_grants() -> None:
+    text, config = _text(), plan.host(CLUSTER, "host1", privileged=False).host_config
+    assert f"cap_add: [{', '.join(config['CapAdd'])}]" in text
+    assert f"cap_drop: [{', '.join(config['CapDrop'])}]" in text
+    assert [option.replace("=", ":") for option in config["SecurityOpt"]] == re.findall(r'"(\w+:unconfined)"', text)
+    assert f'device_cgroup_rules: ["{config["DeviceCgroupRules"][0]}"]' in text
+    assert f"tmpfs: [{', '.join(config['Tmpfs'])}]" in text
+
+
+def test_images_are_the_descriptions() -> None:
+    assert set(re.findall(r'image: "([^"]+)"', _text())) == {CLUSTER.image("host"), CLUSTER.image("etcd")}
