@@ -1,0 +1,111 @@
+"""A cluster for the tests of the RPM: etcd, another host's lease, and one host that has docker and no overlayd yet."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from ipaddress import IPv4Network
+from pathlib import Path
+
+from overlayd.errors import CommandFailed, OverlaydError
+from overlayd.lease import Lease
+from rpm import source
+from rpm.targets import FROZEN, REPOSITORY, build_script
+from tests.cluster import docker_engine, plan
+from tests.cluster.create import ROOT, remove
+from tests.cluster.description import Cluster
+from tests.cluster.docker_engine import PlannedContainer, client
+from tests.cluster.machine import Machine
+from tests.cluster.parallel import eventually
+from tests.cluster.site import Site
+from tests.cluster.steps import etcd, hosts, network_config, networks
+
+NAME = "package"
+UNDERLAY = IPv4Network("198.18.22.0/24")
+PEER_SUBNET = IPv4Network("10.42.200.0/24")
+# On the host: the RPM as it was built, and the same with a higher release.
+RPM = "/root/overlayd.rpm"
+NEWER_RPM = "/root/overlayd-newer.rpm"
+_BOOT_S = 60.0
+
+
+def built() -> Path:
+    """The RPM that is tested. Raises OverlaydError where there is none."""
+    found = sorted((ROOT / "build" / REPOSITORY).glob("overlayd-*.rpm"))
+    if not found:
+        raise OverlaydError("there is no RPM", hint="invoke rpm.build")
+    return found[-1]
+
+
+def newer(cluster: Cluster) -> bytes:
+    """The same RPM with a higher release, made by the same script from the same frozen program."""
+    script = build_script(source.version(ROOT), source.epoch(ROOT), release=2, compression="w1.zstdio")
+    mounts = {ROOT / "build" / FROZEN: "/run/frozen", ROOT / "rpm": "/run/rpm", ROOT / "LICENSE": "/run/LICENSE"}
+    container = client().containers.create(
+        cluster.image("freezer"),
+        ["/bin/sh", "-euc", script],
+        network_mode="none",
+        labels=cluster.labels("rpmbuild"),
+        volumes=[f"{folder}:{place}:ro" for folder, place in mounts.items()],
+    )
+    try:
+        container.start()
+        if container.wait()["StatusCode"] != 0:
+            raise CommandFailed(f"rpmbuild: {container.logs().decode(errors='replace')}")
+        chunks, _stat = container.get_archive("/repo")
+        with tarfile.open(fileobj=io.BytesIO(b"".join(chunks))) as tar:
+            for member in tar:
+                file = tar.extractfile(member)
+                if member.name.endswith(".rpm") and file is not None:
+                    return file.read()
+    finally:
+        container.remove(force=True, v=True)
+    raise CommandFailed("rpmbuild made no RPM")
+
+
+@contextmanager
+def bare_host(base: str) -> Iterator[Site]:
+    """The cluster, for the length of the block. Its one host has booted, and the RPMs lie in /root."""
+    remove(NAME)
+    cluster = Cluster(name=NAME, base=base, hosts=1, underlay=UNDERLAY)
+    site = Site(cluster=cluster)
+    try:
+        for step in (networks, etcd, network_config):
+            step.make(site)
+        # A peer that answers nobody is enough to have routes, neighbours and rules that must go again.
+        peer = Lease(
+            subnet=PEER_SUBNET,
+            public_ip=UNDERLAY[77],
+            backend_type="vxlan",
+            backend_data={"VNI": 1, "VtepMAC": "0e:00:c6:12:16:4d"},
+        )
+        site.etcdctl("put", f"{cluster.prefix}/subnets/{peer.key_name}", peer.value().decode())
+        site.machines["host1"] = machine = _boot(cluster)
+        machine.container.put_archive("/root", _tar({RPM: built().read_bytes(), NEWER_RPM: newer(cluster)}))
+        yield site
+    finally:
+        remove(NAME)
+
+
+def _boot(cluster: Cluster) -> Machine:
+    host = plan.host(cluster, "host1", privileged=hosts.privileged_works(cluster))
+    host = replace(host, image=cluster.image("docker"), environment={})
+    docker_engine.image_id(host.image)
+    for volume in host.volumes:
+        client().volumes.create(volume, labels=host.labels)
+    machine = Machine("host1", host.address, PlannedContainer(host).start().get_wrapped_container())
+    eventually("the host boots", lambda: machine.succeeds("systemctl", "is-active", "docker"), timeout_s=_BOOT_S)
+    return machine
+
+
+def _tar(files: dict[str, bytes]) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        for path, content in files.items():
+            member = tarfile.TarInfo(Path(path).name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return packed.getvalue()

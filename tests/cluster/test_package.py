@@ -1,0 +1,242 @@
+"""The RPM on a booted host that has docker and knows nothing of overlayd: yum install, enable, upgrade, remove.
+
+The tests run in the order in which they stand, and each leaves the host as the next one expects it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from ipaddress import IPv4Interface
+
+import pytest
+
+from overlayd.errors import CommandFailed
+from tests.cluster.machine import Machine
+from tests.cluster.packaged import NEWER_RPM, PEER_SUBNET, RPM, bare_host
+from tests.cluster.parallel import eventually
+from tests.cluster.site import Site
+
+WAIT_S = 60.0
+SYSCONFIG = "/etc/sysconfig/overlayd"
+# A yum that asks no repository: what the package needs is on the host.
+YUM = ("yum", "--assumeyes", "--setopt=reposdir=/nonexistent")
+# What the ExecStart of docker-ce, of Debian's docker.io and of CentOS 7's docker end in.
+EXEC_STARTS = {"docker-ce": "", "docker.io": "$DOCKER_OPTS", "centos-7": "$DOCKER_NETWORK_OPTIONS"}
+
+
+@pytest.fixture(scope="module")
+def _site(base: str) -> Iterator[Site]:
+    with bare_host(base) as site:
+        yield site
+
+
+@pytest.fixture
+def site(_site: Site) -> Site:
+    """Named so that conftest collects its journals when a test fails."""
+    return _site
+
+
+@pytest.fixture
+def host(site: Site) -> Machine:
+    return site.hosts[0]
+
+
+def dockerd(host: Machine) -> list[str]:
+    """The command line of the running dockerd."""
+    pid = host.unit("docker", "MainPID")["MainPID"]
+    return host.run("cat", f"/proc/{pid}/cmdline").rstrip("\0").split("\0")
+
+
+def main_pid(host: Machine, unit: str) -> str:
+    return host.unit(unit, "MainPID")["MainPID"]
+
+
+def is_active(host: Machine, unit: str) -> bool:
+    return host.unit(unit, "ActiveState")["ActiveState"] == "active"
+
+
+def bridge_addresses(host: Machine) -> list[IPv4Interface]:
+    lines = host.run("ip", "-4", "-oneline", "address", "show", "dev", "docker0").splitlines()
+    return [IPv4Interface(line.split()[3]) for line in lines]
+
+
+def on_its_subnet(host: Machine) -> bool:
+    """Whether docker runs on the leased subnet, told so on its command line."""
+    try:
+        variables, words = host.variables(), dockerd(host)
+    except CommandFailed:
+        return False
+    told = {f"--bip={variables['FLANNEL_SUBNET']}", f"--mtu={variables['FLANNEL_MTU']}"}
+    return told <= set(words) and host.bip() in bridge_addresses(host)
+
+
+def ours(host: Machine) -> dict[str, str]:
+    """What of ours the kernel holds, by the command that shows it."""
+    shown = {
+        "links": host.shell("ip -oneline link show | grep -E 'flannel|overlayd' || true"),
+        "routes": host.shell("ip route show table all | grep -E '10\\.42\\.' | grep -v 'dev docker0' || true"),
+        "rules": host.shell("iptables-save | grep -iE 'overlayd|10\\.42\\.' || true"),
+    }
+    return {name: text for name, text in shown.items() if text.strip()}
+
+
+def test_installing_it_starts_enables_and_changes_nothing(host: Machine) -> None:
+    before = main_pid(host, "docker"), dockerd(host), bridge_addresses(host)
+    host.run(*YUM, "install", RPM)
+    assert host.unit("overlayd", "UnitFileState", "ActiveState") == {
+        "UnitFileState": "disabled",
+        "ActiveState": "inactive",
+    }
+    assert (main_pid(host, "docker"), dockerd(host), bridge_addresses(host)) == before
+    host.run("systemctl", "restart", "docker")
+    assert dockerd(host) == before[1]
+    assert host.run("overlayd", "--version").startswith("overlayd ")
+    assert host.run("rpm", "--verify", "overlayd") == ""
+
+
+def test_without_an_etcd_it_waits_and_docker_goes_on(host: Machine) -> None:
+    before = main_pid(host, "docker")
+    host.shell(f"echo OVERLAYD_ETCD_ENDPOINTS=http://{host.address}:1 >>{SYSCONFIG}")
+    host.run("systemctl", "enable", "--now", "--no-block", "overlayd")
+    eventually(
+        "the daemon says what it waits for",
+        lambda: host.unit("overlayd", "StatusText")["StatusText"].startswith("waiting: "),
+        timeout_s=WAIT_S,
+    )
+    assert host.unit("overlayd", "ActiveState")["ActiveState"] == "activating"
+    assert main_pid(host, "docker") == before
+    host.run("systemctl", "disable", "--now", "overlayd")
+
+
+def test_enabled_it_brings_docker_up_on_the_leased_subnet(site: Site, host: Machine) -> None:
+    host.shell(f"sed -i '/ETCD_ENDPOINTS=.*:1$/d' {SYSCONFIG}")
+    host.shell(f"echo OVERLAYD_ETCD_ENDPOINTS={site.cluster.etcd_endpoint} >>{SYSCONFIG}")
+    host.run("systemctl", "enable", "--now", "overlayd")
+    eventually("docker is on its subnet", lambda: on_its_subnet(host), timeout_s=WAIT_S)
+    stamps = [int(host.unit(unit, name)[name]) for unit, name in (
+        ("overlayd", "ActiveEnterTimestampMonotonic"),
+        ("docker", "ExecMainStartTimestampMonotonic"),
+    )]  # fmt: skip
+    assert stamps == sorted(stamps)
+    assert bridge_addresses(host) == [host.bip()]
+    # The bridge of a dockerd before 25 takes its MTU from the containers on it: they are what counts.
+    assert host.variables()["FLANNEL_MTU"] == "1450"
+    assert str(PEER_SUBNET) in ours(host)["routes"]
+
+
+def test_children_get_the_users_libraries_not_the_programs(host: Machine) -> None:
+    # In front of the real one in systemd's PATH; it tells its environment and steps aside.
+    wrapper = "/usr/local/sbin/iptables-save"
+    script = "#!/bin/sh\\nenv >/run/child-environment\\nexec /usr/sbin/iptables-save\\n"
+    host.shell(f"printf '{script}' >{wrapper} && chmod 755 {wrapper}")
+    try:
+        host.run("systemctl", "restart", "overlayd")
+        found = eventually(
+            "a child of the daemon told its environment",
+            lambda: host.shell("cat /run/child-environment 2>/dev/null || true"),
+            timeout_s=WAIT_S,
+        )
+    finally:
+        host.run("rm", "-f", wrapper, "/run/child-environment")
+    assert "LC_ALL=C" in found.split()
+    assert "LD_LIBRARY_PATH" not in found
+
+
+def test_restarting_it_leaves_docker_and_the_data_path_alone(host: Machine) -> None:
+    before, kernel = main_pid(host, "docker"), ours(host)
+    daemon = main_pid(host, "overlayd")
+    host.run("systemctl", "restart", "overlayd")
+    assert main_pid(host, "overlayd") != daemon
+    assert main_pid(host, "docker") == before
+    assert ours(host) == kernel
+
+
+def test_killed_it_comes_back_and_docker_does_not_notice(host: Machine) -> None:
+    before, daemon = main_pid(host, "docker"), main_pid(host, "overlayd")
+    host.run("systemctl", "kill", "--signal=KILL", "overlayd")
+    eventually(
+        "it runs again",
+        lambda: main_pid(host, "overlayd") not in ("0", daemon) and is_active(host, "overlayd"),
+        timeout_s=WAIT_S,
+    )
+    assert main_pid(host, "docker") == before
+
+
+@pytest.mark.parametrize("kind", EXEC_STARTS)
+def test_docker_gets_its_options_whichever_exec_start_it_has(host: Machine, kind: str) -> None:
+    unit = "/etc/systemd/system/docker.service"
+    host.shell(
+        "sed 's|^ExecStart=.*|ExecStart=/usr/sbin/dockerd -H fd:// --containerd=/run/containerd/containerd.sock "
+        f"{EXEC_STARTS[kind]}|' /usr/lib/systemd/system/docker.service >{unit}"
+    )
+    try:
+        host.run("systemctl", "daemon-reload")
+        host.run("systemctl", "restart", "docker")
+        assert on_its_subnet(host), dockerd(host)
+        assert "fd://" in dockerd(host)
+    finally:
+        host.run("rm", unit)
+        host.run("systemctl", "daemon-reload")
+
+
+def test_docker_is_not_started_without_a_subnet_and_follows_when_there_is_one(host: Machine) -> None:
+    host.run("systemctl", "stop", "docker.socket", "docker", "overlayd")
+    host.run("rm", "/run/overlayd/docker.env")
+    host.shell("systemctl mask --runtime overlayd && ! systemctl start docker")
+    said = host.run("journalctl", "--unit=docker", "--no-pager", "--output=cat")
+    assert "overlayd has no subnet for this host yet" in said
+    host.shell("systemctl unmask --runtime overlayd && systemctl start overlayd")
+    eventually("docker follows", lambda: on_its_subnet(host), timeout_s=WAIT_S)
+
+
+def test_generator_is_quick(host: Machine) -> None:
+    # It runs at every daemon-reload. The bound is loose: this machine does other work too.
+    program = "/usr/lib/systemd/system-generators/overlayd-docker-generator"
+    took = []
+    for _ in range(3):
+        began = time.monotonic()
+        host.run(program, "/tmp", "/tmp", "/tmp")
+        took.append(time.monotonic() - began)
+    host.run("rm", "-r", "/tmp/docker.service.d")
+    assert min(took) < 1.0
+
+
+def test_upgrade_keeps_the_settings_and_restarts_only_what_runs(host: Machine) -> None:
+    settings, docker, daemon = host.run("cat", SYSCONFIG), main_pid(host, "docker"), main_pid(host, "overlayd")
+    host.run(*YUM, "install", NEWER_RPM)
+    eventually(
+        "the newer daemon is ready",
+        lambda: main_pid(host, "overlayd") not in ("0", daemon) and is_active(host, "overlayd"),
+        timeout_s=WAIT_S,
+    )
+    assert host.run("cat", SYSCONFIG) == settings
+    assert host.unit("overlayd", "UnitFileState")["UnitFileState"] == "enabled"
+    assert main_pid(host, "docker") == docker
+    assert on_its_subnet(host)
+
+    host.run("systemctl", "stop", "overlayd")
+    host.run(*YUM, "downgrade", RPM)
+    assert not is_active(host, "overlayd")
+    assert host.run("cat", SYSCONFIG) == settings
+    assert main_pid(host, "docker") == docker
+    host.run("systemctl", "start", "overlayd")
+
+
+def test_removing_it_leaves_nothing_behind_and_docker_starts_with_its_defaults(host: Machine) -> None:
+    docker = main_pid(host, "docker")
+    host.run(*YUM, "remove", "overlayd")
+    assert main_pid(host, "docker") == docker
+    assert ours(host) == {}
+    left = host.shell(
+        "find / -xdev \\( -path /proc -o -path /sys -o -path /root \\) -prune -o -name '*overlayd*' -print"
+    )
+    # rpm keeps what an administrator wrote.
+    assert left.split() == [f"{SYSCONFIG}.rpmsave"]
+    assert host.shell("find /run -path '*docker.service.d*' -o -name '*overlayd*'") == ""
+
+    host.run("systemctl", "restart", "docker")
+    assert not [word for word in dockerd(host) if word.startswith(("--bip", "--mtu", "--ip-masq"))]
+    host.shell("systemctl stop docker.socket docker && ip link delete docker0 && systemctl start docker")
+    assert not any(address.network.subnet_of(PEER_SUBNET.supernet(new_prefix=16)) for address in bridge_addresses(host))
+    assert host.run("systemctl", "--failed", "--no-legend", "--plain") == ""
