@@ -225,7 +225,7 @@ class TunForwarder:
                 continue
             size = length
             if ancillary and ancillary[0][1] == UDP_GRO:
-                size = struct.unpack_from("=H", ancillary[0][2])[0]
+                size = struct.unpack_from("=i", ancillary[0][2])[0]
             for at in range(0, length, size or 1):
                 self._let_in(buffer, view, at, min(size, length - at), sources)
 

@@ -130,6 +130,8 @@ def _carry_out(ipr: Any, operation: Operation) -> None:
                 prefixlen=item.address.network.prefixlen,
             )
         case Route():
+            # Replaces even a foreign route of the same key: the lease says where the subnet is, and what flannel or a
+            # person put there before is taken over with our mark.
             ipr.route("replace" if adds else "del", **_route(item))
         case Neighbour():
             ipr.neigh(
