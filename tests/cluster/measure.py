@@ -62,25 +62,31 @@ def underlay_rate(source: Machine, target: Machine, *, duration_s: int = 1) -> f
 
 
 def matrix(site: Site, *, duration_s: int = 1) -> list[Pair]:
-    """Every ordered pair of hosts, one after another: each has the machine's processors for itself."""
+    """Every ordered pair of hosts, one after another: each has the machine's processors for itself.
+
+    The underlay is the same in both directions, and measured in one.
+    """
     addresses = {machine.name: machine.probe_address() for machine in site.hosts}
+    underlay: dict[frozenset[str], tuple[Ping, float]] = {}
     pairs = []
     for source, target in site.pairs:
+        address, both = addresses[target.name], frozenset((source.name, target.name))
         try:
-            pairs.append(_pair(source, target, addresses[target.name], duration_s))
+            if both not in underlay:
+                below = ping(source.in_underlay, target.address)
+                underlay[both] = (below, underlay_rate(source, target, duration_s=duration_s))
+            pairs.append(
+                Pair(
+                    source=source.name,
+                    target=target.name,
+                    ping=ping(source.in_probe, address),
+                    gbit_s=rate(source.in_probe, target.in_probe, address, duration_s=duration_s),
+                    underlay_ping=underlay[both][0],
+                    underlay_gbit_s=underlay[both][1],
+                )
+            )
         except (CommandFailed, NotAFigure) as error:
             raise OverlaydError(
                 f"{source.name} to {target.name}: {error}", hint=f"see: invoke cluster.shell {source.name}"
             ) from error
     return pairs
-
-
-def _pair(source: Machine, target: Machine, address: IPv4Address, duration_s: int) -> Pair:
-    return Pair(
-        source=source.name,
-        target=target.name,
-        ping=ping(source.in_probe, address),
-        gbit_s=rate(source.in_probe, target.in_probe, address, duration_s=duration_s),
-        underlay_ping=ping(source.in_underlay, target.address),
-        underlay_gbit_s=underlay_rate(source, target, duration_s=duration_s),
-    )

@@ -53,9 +53,9 @@ def run_bench(
     _say(f"figures: {path.relative_to(ROOT)}")
 
 
-@task
+@task(help={"only": "paths or pytest options (default: all tests)"})
 @reported
-def nightly(c: Context) -> None:
+def nightly(c: Context, only: str = "") -> None:
     """Run every test and the bench; build/nightly/ gets junit.xml, bench.json and index.html."""
     folder = ROOT / "build" / "nightly"
     folder.mkdir(parents=True, exist_ok=True)
@@ -65,7 +65,7 @@ def nightly(c: Context) -> None:
     document: dict[str, Any] | None = None
     with dockerd.running():
         build_all(c)
-        tested = c.run(f"{sys.executable} -m pytest --junitxml={junit}", warn=True, pty=sys.stdout.isatty())
+        tested = c.run(f"{sys.executable} -m pytest --junitxml={junit} {only}", warn=True, pty=sys.stdout.isatty())
         try:
             document = _measure(c, None)
             _write(folder / "bench.json", json.dumps(document, indent=1) + "\n")
