@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import secrets
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,14 +18,15 @@ from typing import IO, Any
 import docker
 import docker.utils
 import requests
-from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+from docker.errors import APIError, DockerException, NotFound
 
 from images.engine.errors import BuildError
 from images.engine.process import Stop
-from images.engine.stamps import LABEL
+from images.engine.stamps import LABEL, LABEL_TARGET
 
 LABEL_BUILD = "org.overlayd.build"
 _TIMEOUT_S = 600
+_SETTLED_S = 60
 _S_IN_NS = 1_000_000_000
 _NAME = "overlayd-build-"
 
@@ -183,17 +185,19 @@ def run_to_end(client: Any, container: str, log: IO[bytes], stop: Stop) -> None:
         )
 
 
-def tag(image: str, name: str) -> None:
-    """Give an image its tag, and drop the image that had it, unless a container or another image still needs it."""
+def tag(image: str, name: str, target: str) -> None:
+    """Give an image its tag, and drop older images of the same target that have none, unless something needs them.
+
+    What a container still runs on stays; the next build of the target drops it.
+    """
     repository, _, version = name.partition(":")
     with engine() as client:
-        before: str | None = None
-        with contextlib.suppress(ImageNotFound):
-            before = client.inspect_image(name)["Id"]
         client.tag(image, repository, version)
-        if before is not None and before != image:
-            with contextlib.suppress(APIError):
-                client.remove_image(before, force=False)
+        for old in client.images(filters={"dangling": True, "label": f"{LABEL_TARGET}={target}"}):
+            # Another checkout may be between its commit and its tag.
+            if time.time() - old["Created"] > _SETTLED_S:
+                with contextlib.suppress(APIError):
+                    client.remove_image(old["Id"], force=False)
 
 
 def drop(image: str) -> None:

@@ -37,9 +37,11 @@ def of_files(root: Path, paths: Iterable[Path]) -> dict[str, str]:
     found: dict[str, str] = {}
     for path in paths:
         for file in sorted(_files(path)):
-            mode = "x" if os.access(file, os.X_OK) else "-"
-            content = str(file.readlink()).encode() if file.is_symlink() else file.read_bytes()
-            found[f"file {file.relative_to(root)}"] = digest(mode.encode() + content)
+            if file.is_symlink():
+                content = b"l" + str(file.readlink()).encode()
+            else:
+                content = (b"x" if os.access(file, os.X_OK) else b"-") + file.read_bytes()
+            found[f"file {file.relative_to(root)}"] = digest(content)
     return found
 
 

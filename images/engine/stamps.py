@@ -12,6 +12,7 @@ from images.engine.graph import Built, Target
 from images.engine.inputs import Inputs, fingerprint
 
 LABEL = "org.overlayd"
+LABEL_TARGET = "org.overlayd.target"
 LABEL_HASH = "org.overlayd.inputs"
 LABEL_DETAIL = "org.overlayd.inputs.detail"
 
@@ -20,7 +21,7 @@ def labels(target: Target, inputs: Inputs) -> dict[str, str]:
     """The labels that an image of this target carries."""
     return {
         LABEL: "image",
-        "org.overlayd.target": target.name,
+        LABEL_TARGET: target.name,
         LABEL_HASH: fingerprint(inputs),
         LABEL_DETAIL: json.dumps(dict(inputs), sort_keys=True, separators=(",", ":")),
     }

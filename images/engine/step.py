@@ -108,7 +108,7 @@ class Step:
         if self.target.image is not None:
             if self.image_id is None:
                 raise ValueError(f"{self.target.name} promised the image {self.target.image} and did not make it")
-            containers.tag(self.image_id, self.target.image)
+            containers.tag(self.image_id, self.target.image, self.target.name)
 
     def abandon(self) -> None:
         """Drop what was made and not put in its place, and the scratch folder."""

@@ -43,8 +43,10 @@ Debian 12's packages as RPMs, each with its own files and dependencies.
 
 # EL's glibc does the same: whoever brings a library need not think of the linker's cache.
 _LIBC_TRIGGER = """\
-%transfiletriggerin -n libc6 -p /usr/sbin/ldconfig -- /usr/lib
-%transfiletriggerpostun -n libc6 -p /usr/sbin/ldconfig -- /usr/lib
+%transfiletriggerin -n libc6 -- /usr/lib/x86_64-linux-gnu
+/usr/sbin/ldconfig
+%transfiletriggerpostun -n libc6 -- /usr/lib/x86_64-linux-gnu
+/usr/sbin/ldconfig
 """
 
 

@@ -1,0 +1,63 @@
+"""The catalogue, and the graph that each base gives."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from images import targets
+from images.bases import catalogue
+from images.bases.base import ROLES
+from images.engine.errors import BuildError
+from images.engine.graph import Target, ordered
+
+
+@pytest.mark.parametrize("name", catalogue.NAMES)
+def test_every_entry_is_well_formed(name: str) -> None:
+    base = catalogue.get(name)
+    assert base.name == name
+    assert set(base.packages) == set(ROLES)
+    assert base.signed == name.startswith("centos")
+    assert all(len(set(names)) == len(names) for names in base.packages.values())
+    assert all(repository.question.endswith("/repodata/repomd.xml") for repository in base.repositories)
+
+
+@pytest.mark.parametrize("name", catalogue.NAMES)
+def test_every_base_gives_a_whole_graph(name: str) -> None:
+    found = targets.of_everything(catalogue.get(name))
+    order = [target.name for target in ordered(found, targets.ALL)]
+    assert order.index("images.base") < order.index("images.docker") < order.index("images.host")
+    assert ("images.etcd.release" in order) == name.startswith("centos")
+
+
+def test_tags_name_the_base() -> None:
+    found = targets.of_images(catalogue.get("debian12-rpm")).values()
+    assert {target.image for target in found if isinstance(target, Target) and target.image} == {
+        f"overlayd/{name}:debian12-rpm" for name in targets.IMAGES
+    }
+
+
+def test_a_name_that_is_not_there() -> None:
+    with pytest.raises(BuildError, match="no base 'centos-8'"):
+        catalogue.get("centos-8")
+
+
+def test_an_entry_that_is_no_base() -> None:
+    with pytest.raises(BuildError, match="entry x: BASE is dict"):
+        catalogue.check({}, "x")
+
+
+def test_everything_that_is_wrong_with_an_entry_is_named() -> None:
+    base = catalogue.get("centos-stream9")
+    [first, *_] = base.repositories
+    bad = dataclasses.replace(
+        base,
+        packages={"base": (), "bses": ()},
+        rpm_dbpath="var/lib/rpm",
+        repositories=(dataclasses.replace(first, url="mirror/x", key_fingerprint="99DB"),),
+    )
+    with pytest.raises(BuildError) as caught:
+        catalogue.check(bad, "x")
+    for words in ("its name is 'centos-stream9'", "role 'docker'", "'bses'", "'mirror/x'", "'99DB'", "'var/lib/rpm'"):
+        assert words in caught.value.message

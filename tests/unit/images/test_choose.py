@@ -1,0 +1,122 @@
+"""Which base is built, by what answers: real servers on this machine, and ports where nobody listens."""
+
+from __future__ import annotations
+
+import dataclasses
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from images.bases import catalogue, choose
+from images.bases.base import Base
+from images.engine.errors import BaseUnreachable, BuildError
+
+
+class Answers(BaseHTTPRequestHandler):
+    """Answers 200 below /there, 404 elsewhere."""
+
+    def do_HEAD(self) -> None:
+        self.send_response(200 if self.path.startswith("/there") else 404)
+        self.end_headers()
+
+    def log_message(self, *_args: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as found:
+        thread = threading.Thread(target=found.serve_forever, args=(0.05,))
+        thread.start()
+        yield f"http://127.0.0.1:{found.server_port}"
+        found.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def nobody() -> str:
+    """A host that refuses: a port that was free a moment ago."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """A host that takes a connection and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield f"127.0.0.1:{listening.getsockname()[1]}"
+
+
+def base(name: str, *questions: str, broken: str = "") -> Base:
+    def asked() -> tuple[str, ...]:
+        if broken:
+            raise BuildError(broken)
+        return questions
+
+    return dataclasses.replace(catalogue.get("debian12-rpm"), name=name, questions=asked)
+
+
+def test_the_first_that_answers_is_taken_and_the_others_are_explained(tmp_path: Path, server: str, nobody: str) -> None:
+    bases = [base("a", f"http://{nobody}/x"), base("b", f"{server}/missing"), base("c", f"{server}/there")]
+    choice = choose.choose(bases, tmp_path, wanted=None)
+    assert choice.base.name == "c"
+    assert f"a: {nobody} does not answer" in choice.why
+    assert "b: " in choice.why
+    assert "answers 404" in choice.why
+
+
+def test_a_base_needs_all_its_repositories(tmp_path: Path, server: str) -> None:
+    bases = [base("a", f"{server}/there", f"{server}/missing"), base("b", f"{server}/there")]
+    assert choose.choose(bases, tmp_path, wanted=None).base.name == "b"
+
+
+def test_a_wanted_base_that_does_not_answer_names_the_host_and_what_would_work(
+    tmp_path: Path, server: str, nobody: str
+) -> None:
+    bases = [base("a", f"http://{nobody}/x"), base("b", f"{server}/there")]
+    with pytest.raises(BaseUnreachable, match=f"base a: {nobody} does not answer") as caught:
+        choose.choose(bases, tmp_path, wanted="a")
+    assert caught.value.hint == "these bases would work here: b"
+
+
+def test_a_wanted_base_that_is_built_is_not_asked(tmp_path: Path, nobody: str) -> None:
+    assert choose.choose([base("a", f"http://{nobody}/x")], tmp_path, wanted="a", built=["a"]).base.name == "a"
+
+
+def test_a_name_that_is_not_in_the_catalogue(tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match="no base 'z'"):
+        choose.choose([base("a")], tmp_path, wanted="z")
+
+
+def test_silence_ends_after_the_timeout(silent: str, server: str) -> None:
+    begin = time.monotonic()
+    bases = [base(name, f"http://{silent}/{name}") for name in "abcd"] + [base("e", f"{server}/there")]
+    answers = choose.ask(bases, timeout_s=0.5)
+    assert time.monotonic() - begin < 2
+    assert [answer.ok for answer in answers.values()] == [False, False, False, False, True]
+    assert answers["a"].why == f"{silent} does not answer (timed out)"
+
+
+def test_a_base_that_this_machine_cannot_make_says_why(tmp_path: Path) -> None:
+    with pytest.raises(BaseUnreachable, match="a: no mmdebstrap here"):
+        choose.choose([base("a", broken="no mmdebstrap here")], tmp_path, wanted=None)
+
+
+def test_a_choice_is_remembered_for_as_long_as_it_is_built(tmp_path: Path, server: str, nobody: str) -> None:
+    bases = [base("a", f"{server}/there"), base("b", f"http://{nobody}/x")]
+    choose.remember(tmp_path, choose.Choice(base=bases[1], why="asked for"))
+    assert choose.choose(bases, tmp_path, wanted=None, built=["b"]).base.name == "b"
+    assert choose.choose(bases, tmp_path, wanted=None, built=["b"], again=True).base.name == "a"
+    assert choose.choose(bases, tmp_path, wanted=None, built=[]).base.name == "a"
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"base": 3}', '{"other": "a"}'])
+def test_a_record_that_cannot_be_read_is_none(tmp_path: Path, content: str) -> None:
+    (tmp_path / choose.REMEMBERED).write_text(content)
+    assert choose.recall(tmp_path) is None

@@ -1,0 +1,125 @@
+"""Debian's packages read from a small root filesystem, and the spec that is made of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from images.bases.debian12 import assign, dpkg, spec
+
+STATUS = """\
+Package: tool
+Status: install ok installed
+Architecture: amd64
+Version: 2:1.2-rc1-3+deb12u1
+Pre-Depends: libc6 (>= 2.34)
+Depends: absent | awk, debconf (>= 0.5), libthing:any
+Provides: helper (= 1), tool
+Description: 100 % useful
+ more
+
+Package: mawk
+Status: install ok installed
+Architecture: amd64
+Version: 1.3
+Provides: awk
+Description: awk
+
+Package: libc6
+Status: install ok installed
+Architecture: amd64
+Version: 2.36-9
+Description: C library
+
+Package: libthing
+Status: install ok installed
+Architecture: all
+Version: 1~beta-1
+Description: thing
+
+Package: gone
+Status: deinstall ok config-files
+Architecture: all
+Version: 1
+Description: gone
+"""
+LISTS = {
+    "tool.list": "/.\n/bin\n/bin/tool\n/etc\n/etc/tool.conf\n/usr/lib/python3/tool.py\n",
+    "tool.conffiles": "/etc/tool.conf\n",
+    "mawk.list": "/usr/bin\n/usr/bin/mawk\n",
+    "libc6:amd64.list": "/lib/libc.so.6\n",
+}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    info = tmp_path / "var/lib/dpkg/info"
+    info.mkdir(parents=True)
+    (info.parent / "status").write_text(STATUS)
+    for name, content in LISTS.items():
+        (info / name).write_text(content)
+    for path in ("usr/bin/tool", "usr/bin/mawk", "usr/lib/libc.so.6", "etc/tool.conf", "etc/passwd", "etc/group"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text("root:x:0:\n")
+    (tmp_path / "usr/lib/python3/__pycache__").mkdir(parents=True)
+    (tmp_path / "usr/lib/python3/tool.py").write_text("")
+    (tmp_path / "usr/lib/python3/__pycache__/tool.cpython-311.pyc").write_text("")
+    (tmp_path / "bin").symlink_to("usr/bin")
+    (tmp_path / "etc/alternatives").mkdir()
+    (tmp_path / "etc/alternatives/awk").symlink_to("/usr/bin/mawk")
+    (tmp_path / "usr/bin/awk").symlink_to("/etc/alternatives/awk")
+    (tmp_path / "etc/machine-id").write_text("1")
+    (tmp_path / "etc/systemd/system/multi-user.target.wants").mkdir(parents=True)
+    (tmp_path / "etc/systemd/system/multi-user.target.wants/tool.service").symlink_to("/x")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("debian", "rpm"),
+    [
+        ("1:2.36-9+deb12u1", (1, "2.36", "9+deb12u1")),
+        ("1.3", (0, "1.3", "1")),
+        ("4.2.2-1.1~x-2", (0, "4.2.2.1.1~x", "2")),
+    ],
+)
+def test_versions(debian: str, rpm: tuple[int, str, str]) -> None:
+    assert dpkg.split_version(debian) == rpm
+
+
+def test_packages_need_what_is_installed_and_not_what_only_scripts_use(root: Path) -> None:
+    packages = {package.name: package for package in dpkg.installed(root)}
+    assert set(packages) == {"tool", "mawk", "libc6", "libthing"}
+    assert packages["tool"].requires == ("libc6", "mawk", "libthing")
+    assert packages["tool"].provides == ("helper",)
+    assert "/usr/bin/tool" in packages["tool"].files
+    assert packages["libc6"].files == {"/usr/lib/libc.so.6"}
+
+
+def test_every_file_has_one_owner(root: Path) -> None:
+    contents = assign.assign(root, dpkg.installed(root), {"/etc/tool.conf": "other"})
+    owner = {path: name for name, found in contents.items() for path in found.files}
+    assert owner["/usr/bin/tool"] == "tool"
+    assert owner["/usr/lib/python3/__pycache__/tool.cpython-311.pyc"] == "tool"
+    assert owner["/usr/bin/awk"] == owner["/etc/alternatives/awk"] == "mawk"
+    assert owner["/bin"] == "filesystem"
+    assert owner["/etc/passwd"] == "setup"
+    assert owner["/etc/tool.conf"] == "other"
+    assert sum(len(found.files) for found in contents.values()) == len(owner)
+
+
+def test_what_belongs_to_one_machine_or_to_dpkg_is_dropped(root: Path) -> None:
+    contents = assign.assign(root, dpkg.installed(root), {})
+    paths = {path for found in contents.values() for path in found.files}
+    assert not {path for path in paths if path.startswith(("/var/lib/dpkg", "/etc/systemd", "/etc/machine-id"))}
+
+
+def test_the_spec_says_what_each_package_is(root: Path) -> None:
+    packages = dpkg.installed(root)
+    text = spec.write(packages, assign.assign(root, packages, {}), root)
+    section = text[text.index("%package -n tool\n") : text.index("%files -n tool\n")]
+    assert "Summary: 100 %% useful" in section
+    assert "Epoch: 2\nVersion: 1.2.rc1\nRelease: 3+deb12u1\n" in section
+    assert "Requires: mawk\n" in section
+    assert '%config(noreplace) "/etc/tool.conf"' in text
+    assert "%files -n filesystem" in text

@@ -1,0 +1,63 @@
+"""What counts as a change, and how it is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from images.engine import inputs
+
+
+def test_changed_names_the_input_that_changed() -> None:
+    before = inputs.of_values(packages=["a"], enable=["sshd"])
+    now = inputs.of_values(packages=["a", "b"], enable=["sshd"])
+    assert inputs.changed(before, now) == "packages changed"
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "reason"),
+    [
+        (None, {"a": "1"}, "never built"),
+        ({"a": "1"}, {"a": "1"}, None),
+        ({}, {"a": "1"}, "a is new"),
+        ({"a": "1"}, {}, "a is gone"),
+        ({}, dict.fromkeys("abcde", "1"), "a is new, b is new, c is new and 2 more"),
+    ],
+)
+def test_changed_in_words(before: inputs.Inputs | None, now: inputs.Inputs, reason: str | None) -> None:
+    assert inputs.changed(before, now) == reason
+
+
+def test_a_fingerprint_does_not_depend_on_the_order() -> None:
+    assert inputs.fingerprint({"a": "1", "b": "2"}) == inputs.fingerprint({"b": "2", "a": "1"})
+    assert inputs.of_values(names={"x", "y"}) == inputs.of_values(names={"y", "x"})
+    assert inputs.of_values(names=["x", "y"]) != inputs.of_values(names=["y", "x"])
+
+
+def test_files_count_by_content_and_executable_bit_only(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    file = tmp_path / "sub/recipe"
+    file.write_text("one")
+    (tmp_path / "link").symlink_to("sub/recipe")
+    first = inputs.of_files(tmp_path, [tmp_path])
+    assert set(first) == {"file sub/recipe", "file link"}
+    file.touch()
+    assert inputs.of_files(tmp_path, [tmp_path]) == first
+    file.chmod(0o755)
+    assert inputs.changed(first, inputs.of_files(tmp_path, [tmp_path])) == "file sub/recipe changed"
+    file.chmod(0o644)
+    file.write_text("two")
+    assert inputs.changed(first, inputs.of_files(tmp_path, [tmp_path])) == "file sub/recipe changed"
+
+
+def test_compiled_python_is_no_input(tmp_path: Path) -> None:
+    (tmp_path / "__pycache__").mkdir()
+    (tmp_path / "__pycache__/x.cpython-311.pyc").write_bytes(b"")
+    (tmp_path / "y.pyc").write_bytes(b"")
+    assert inputs.of_files(tmp_path, [tmp_path]) == {}
+
+
+def test_a_file_that_is_missing_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        inputs.of_files(tmp_path, [tmp_path / "nowhere"])

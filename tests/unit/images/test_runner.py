@@ -1,0 +1,159 @@
+"""Builds of real files, by threads and child processes: order, failure, being stopped, and what is left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from images.engine import containers, runner
+from images.engine.errors import StepFailed
+from images.engine.graph import Target
+from images.engine.runner import Place
+from images.engine.step import Step
+
+DEADLINE_S = 20.0
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(autouse=True)
+def no_docker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These targets make files only, and unit tests run where there is no Docker: nothing to sweep there."""
+    monkeypatch.setattr(containers, "sweep", lambda _owner: [])
+
+
+def files(name: str, *needs: str, recipe: str = "1", run: Callable[[Step], None] | None = None) -> Target:
+    """A target that writes its name, and what it needs, into a file."""
+    path = Path("out") / name
+
+    def build(step: Step) -> None:
+        if run is not None:
+            run(step)
+        below = "".join((step.build / "out" / need).read_text() for need in needs)
+        step.output(path).write_text(f"{name}({below})")
+
+    return Target(name=name, build=build, inputs={"recipe": recipe}, needs=needs, outputs=(path,))
+
+
+def graph(*targets: Target) -> dict[str, Target]:
+    return {target.name: target for target in targets}
+
+
+def fails(step: Step) -> None:
+    step.output(Path("out") / step.target.name).write_text("half")
+    step.run(["sh", "-c", "echo reason; exit 3"])
+
+
+def test_builds_in_order_and_only_once(tmp_path: Path) -> None:
+    place = Place(root=tmp_path)
+    targets = graph(files("top", "left", "right"), files("left", "base"), files("right", "base"), files("base"))
+    built = runner.build(place, targets, ["top"])
+    assert built[0] == "base"
+    assert built[-1] == "top"
+    assert (place.build / "out/top").read_text() == "top(left(base())right(base()))"
+    assert runner.build(place, targets, ["top"]) == []
+    targets["left"] = files("left", "base", recipe="2")
+    assert runner.build(place, targets, ["top"]) == ["left", "top"]
+
+
+def test_two_that_do_not_need_each_other_run_side_by_side(tmp_path: Path) -> None:
+    meeting = threading.Barrier(2, timeout=DEADLINE_S)
+
+    def meet(_step: Step) -> None:
+        meeting.wait()
+
+    targets = graph(files("a", run=meet), files("b", run=meet))
+    assert sorted(runner.build(Place(root=tmp_path), targets, ["a", "b"])) == ["a", "b"]
+
+
+def test_a_failure_names_the_command_the_log_and_what_was_not_begun(tmp_path: Path) -> None:
+    place = Place(root=tmp_path)
+    targets = graph(files("top", "bad"), files("bad", run=fails))
+    with pytest.raises(StepFailed) as caught:
+        runner.build(place, targets, ["top"], repeat="invoke again {}")
+    text = str(caught.value)
+    assert "sh -c 'echo reason; exit 3'" in text
+    assert "status 3" in text
+    assert "  | reason" in text
+    assert "build/logs/bad.log" in text
+    assert "invoke again bad" in text
+    assert "not begun: top" in text
+    assert "reason" in (place.build / "logs/bad.log").read_text()
+
+
+def test_a_failure_leaves_nothing_half_made_and_the_old_result_in_place(tmp_path: Path) -> None:
+    place = Place(root=tmp_path)
+    runner.build(place, graph(files("bad")), ["bad"])
+    with pytest.raises(StepFailed):
+        runner.build(place, graph(files("bad", recipe="2", run=fails)), ["bad"])
+    assert (place.build / "out/bad").read_text() == "bad()"
+    assert not list((place.build / "tmp").iterdir())
+    assert runner.build(place, graph(files("bad")), ["bad"]) == []
+
+
+def test_what_a_killed_build_left_is_removed(tmp_path: Path) -> None:
+    place = Place(root=tmp_path)
+    (place.build / "tmp/old/out").mkdir(parents=True)
+    runner.build(place, graph(files("a")), ["a"])
+    assert not (place.build / "tmp/old").exists()
+
+
+_LONG_BUILD = """
+import sys
+from pathlib import Path
+from images.engine import containers, runner
+from images.engine.graph import Target
+containers.sweep = lambda owner: []
+
+def build(step):
+    step.output(Path("half")).write_text("half")
+    step.run(["sh", "-c", "echo $$ > " + str(step.build / "pid") + "; sleep 300 & wait"])
+
+target = Target(name="long", build=build, inputs={}, outputs=(Path("half"),))
+try:
+    runner.build(runner.Place(root=Path(sys.argv[1])), {"long": target}, ["long"])
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_build_ends_its_children_and_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-c", _LONG_BUILD, str(tmp_path)], env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    try:
+        pidfile = tmp_path / "build/pid"
+        until(lambda: pidfile.exists() and pidfile.read_text().strip())
+        group = int(pidfile.read_text())
+        child.send_signal(number)
+        assert child.wait(DEADLINE_S) == 130
+    finally:
+        child.kill()
+        child.wait()
+    until(lambda: not alive(group))
+    assert not (tmp_path / "build/half").exists()
+    assert not list((tmp_path / "build/tmp").iterdir())
+    assert not (tmp_path / "build/stamps/long.json").exists()
+
+
+def alive(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        threading.Event().wait(0.02)
