@@ -50,12 +50,11 @@ def create(cluster: Cluster, say: Callable[[str], None], *, retain: bool = False
 
 def remove(name: str) -> dict[str, int]:
     """Remove all of a cluster; how many containers, volumes and networks that were."""
-    removed = docker_engine.remove(name)
-    # Work that was under way when a step failed may have made one more container meanwhile.
+    count = docker_engine.remove_containers(name)
+    # Work that was under way when a step failed ends now, with its containers gone, or has just made one more.
     drain(_DRAIN_S)
-    for what, count in docker_engine.remove(name).items():
-        removed[what] += count
-    return removed
+    count += docker_engine.remove_containers(name)
+    return {"containers": count, **docker_engine.remove_rest(name)}
 
 
 @contextmanager

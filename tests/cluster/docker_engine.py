@@ -15,6 +15,7 @@ from testcontainers.core.container import DockerContainer
 from testcontainers.core.labels import create_labels
 
 from overlayd.errors import CommandFailed, OverlaydError
+from tests.cluster import cgroups
 from tests.cluster.description import CLUSTER_LABEL
 from tests.cluster.plan import Plan
 
@@ -135,17 +136,21 @@ def missing_image(name: str) -> OverlaydError:
     return OverlaydError(f"image {name} is not there", hint="build it: invoke build-all")
 
 
-def remove(name: str) -> dict[str, int]:
-    """Remove all that carries a cluster's label; how many containers, volumes and networks that were."""
-    removed = {"containers": 0, "volumes": 0, "networks": 0}
+def remove_containers(name: str) -> int:
+    """Remove the containers that carry a cluster's label; how many that were."""
+    found = containers(name)
+    count = sum(_gone(container, force=True, v=True) for container in found)
+    cgroups.sweep(str(container.id) for container in found)
+    return count
+
+
+def remove_rest(name: str) -> dict[str, int]:
+    """Remove the volumes and networks that carry a cluster's label; how many that were."""
     filters: dict[str, Any] = {"label": f"{CLUSTER_LABEL}={name}"}
-    for container in containers(name):
-        removed["containers"] += _gone(container, force=True, v=True)
-    for volume in client().volumes.list(filters=filters):
-        removed["volumes"] += _gone(volume, force=True)
-    for network in client().networks.list(filters=filters):
-        removed["networks"] += _gone(network)
-    return removed
+    return {
+        "volumes": sum(_gone(volume, force=True) for volume in client().volumes.list(filters=filters)),
+        "networks": sum(_gone(network) for network in client().networks.list(filters=filters)),
+    }
 
 
 def _gone(thing: Any, **how: bool) -> int:

@@ -6,7 +6,7 @@ from functools import cache
 
 from docker.errors import APIError
 
-from tests.cluster import plan
+from tests.cluster import cgroups, plan
 from tests.cluster.description import Cluster
 from tests.cluster.docker_engine import PlannedContainer, client
 from tests.cluster.machine import Machine
@@ -43,6 +43,7 @@ def remove_one(machine: Machine) -> None:
     machine.container.reload()
     volumes = [str(mount["Name"]) for mount in machine.container.attrs["Mounts"] if mount["Type"] == "volume"]
     machine.container.remove(force=True, v=True)
+    cgroups.sweep([str(machine.container.id)])
     for volume in volumes:
         client().volumes.get(volume).remove()
 
