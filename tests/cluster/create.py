@@ -36,7 +36,8 @@ def create(cluster: Cluster, say: Callable[[str], None], *, retain: bool = False
                 began = time.monotonic()
                 make(site)
                 site.took_s[name] = time.monotonic() - began
-                say(f"{name}: {site.took_s[name]:.1f} s")
+                note = f", {site.notes[name]}" if name in site.notes else ""
+                say(f"{name}: {site.took_s[name]:.1f} s{note}")
     except BaseException as error:
         if isinstance(error, OverlaydError):
             say(f"failed; its logs are in {collect(site, ROOT / 'build' / 'clusters')}")

@@ -64,7 +64,7 @@ def underlay_rate(source: Machine, target: Machine, *, duration_s: int = 1) -> f
 def matrix(site: Site, *, duration_s: int = 1) -> list[Pair]:
     """Every ordered pair of hosts, one after another: each has the machine's processors for itself.
 
-    The underlay is the same in both directions, and measured in one.
+    The underlay is the same in both directions, and measured in one. A pair that does not reach each other is a result.
     """
     addresses = {machine.name: machine.probe_address() for machine in site.hosts}
     underlay: dict[frozenset[str], tuple[Ping, float]] = {}
@@ -75,12 +75,14 @@ def matrix(site: Site, *, duration_s: int = 1) -> list[Pair]:
             if both not in underlay:
                 below = ping(source.in_underlay, target.address)
                 underlay[both] = (below, underlay_rate(source, target, duration_s=duration_s))
+            above = ping(source.in_probe, address)
+            reached = above.received > 0
             pairs.append(
                 Pair(
                     source=source.name,
                     target=target.name,
-                    ping=ping(source.in_probe, address),
-                    gbit_s=rate(source.in_probe, target.in_probe, address, duration_s=duration_s),
+                    ping=above,
+                    gbit_s=rate(source.in_probe, target.in_probe, address, duration_s=duration_s) if reached else 0.0,
                     underlay_ping=underlay[both][0],
                     underlay_gbit_s=underlay[both][1],
                 )

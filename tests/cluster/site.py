@@ -18,12 +18,16 @@ CONVERGE_S = 60.0
 
 @dataclass
 class Site:
-    """What the steps fill in, one after another. `took_s` are the steps' durations, in their order."""
+    """What the steps fill in, one after another.
+
+    `took_s` are the steps' durations, in their order; `notes` what a step decided, for whoever watches.
+    """
 
     cluster: Cluster
     etcd: Container | None = None
     machines: dict[str, Machine] = field(default_factory=dict)
     took_s: dict[str, float] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
 
     @property
     def hosts(self) -> list[Machine]:

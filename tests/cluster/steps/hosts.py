@@ -17,6 +17,8 @@ from tests.cluster.site import Site
 def make(site: Site) -> None:
     """Make and start every host of the description."""
     privileged = privileged_works(site.cluster)
+    how = "with --privileged" if privileged else "with single capabilities: --privileged does not work on this machine"
+    site.notes["hosts"] = how
 
     def start(name: str) -> Machine:
         return start_one(site.cluster, name, privileged=privileged)
