@@ -15,7 +15,7 @@ from typing import IO
 
 from images.engine.errors import Cancelled, CommandFailed
 
-GRACE_S = 5.0
+GRACE_S = 2.0
 _TAIL_LINES = 15
 
 
