@@ -162,5 +162,6 @@ export SOURCE_DATE_EPOCH={epoch}
 mkdir -p /tmp/sources /repo
 cp {names} /tmp/sources/
 rpmbuild -bb --quiet {words} /run/{source.SPEC}
-createrepo_c --quiet --revision={epoch} --set-timestamp-to-revision --simple-md-filenames /repo
+touch --date=@{epoch} /repo/*.rpm
+createrepo_c --quiet --no-database --revision={epoch} --set-timestamp-to-revision --simple-md-filenames /repo
 """
