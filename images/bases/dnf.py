@@ -46,8 +46,10 @@ def install_root(step: Step, base: Base, root: Path, packages: Sequence[str]) ->
     sandbox.require_root_user()
     sandbox.require("dnf", "unshare", "setpriv")
     root.mkdir(parents=True)
+    # rpm then notes this as the time of installation, and the same packages give the same database.
+    env = {**home(step, base), "SOURCE_DATE_EPOCH": str(step.epoch)}
     dnf = ["dnf", f"--installroot={root}", *options(base, step.build / base.repository), "install", *packages]
-    step.run(sandbox.with_devices(root, dnf), env=home(step, base))
+    step.run(sandbox.with_devices(root, dnf), env=env)
 
 
 def install_script(base: Base, packages: Sequence[str]) -> str:
