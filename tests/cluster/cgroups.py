@@ -1,7 +1,7 @@
 """What a removed host leaves in the machine's cgroup tree.
 
-A host shares the machine's cgroup namespace (cgroup v1 needs that for the docker inside), and its systemd makes cgroups
-below its own. Docker removes a container's cgroup, but not one that still had others inside at that moment.
+A host shares the machine's cgroup namespace (cgroup v1 needs that for the docker inside), so the cgroups of the
+containers on it stand beside its own in the machine's tree, and stay there when the host is removed under them.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from collections.abc import Sequence
 from functools import cache
@@ -16,7 +17,7 @@ from testcontainers.core.labels import create_labels
 
 from overlayd.errors import CommandFailed, OverlaydError
 from tests.cluster import cgroups
-from tests.cluster.description import CLUSTER_LABEL
+from tests.cluster.description import CLUSTER_LABEL, ROLE_LABEL
 from tests.cluster.plan import Plan
 
 # Its image would have to be pulled. We remove by label, also after a crash.
@@ -139,9 +140,19 @@ def missing_image(name: str) -> OverlaydError:
 def remove_containers(name: str) -> int:
     """Remove the containers that carry a cluster's label; how many that were."""
     found = containers(name)
+    ids = [str(container.id) for container in found] + [inner for container in found for inner in _inside(container)]
     count = sum(_gone(container, force=True, v=True) for container in found)
-    cgroups.sweep(str(container.id) for container in found)
+    cgroups.sweep(ids)
     return count
+
+
+def _inside(container: Container) -> list[str]:
+    """The ids of the containers on a host; none where it does not answer."""
+    if container.status != "running" or not container.labels.get(ROLE_LABEL, "").startswith("host"):
+        return []
+    with contextlib.suppress(CommandFailed):
+        return run_in(container, ["timeout", "5", "docker", "ps", "--all", "--quiet", "--no-trunc"]).split()
+    return []
 
 
 def remove_rest(name: str) -> dict[str, int]:

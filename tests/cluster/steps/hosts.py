@@ -65,4 +65,5 @@ def privileged_works(cluster: Cluster) -> bool:
         return False
     finally:
         container.remove(force=True, v=True)
+        cgroups.sweep([str(container.id)])
     return True
