@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from overlayd import __version__, log, settings
-from overlayd.errors import OverlaydError
+from overlayd.errors import OverlaydError, PrivilegeError
 
 EXIT_STATUSES = """\
 exit status: 0 well; 1 failed; 2 a setting or the network config is wrong; 3 this host or its kernel cannot do it;
@@ -59,13 +59,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
     log.configure(verbose=options.verbose)
     try:
-        chosen = settings.load(
-            vars(options),
-            os.environ,
-            options.config_file or settings.CONFIG_FILE,
-            file_required=options.config_file is not None,
-        )
-        return _call(options, chosen)
+        return _call(options, _settings(options))
     except OverlaydError as error:
         print(f"overlayd: {error}", file=sys.stderr)  # noqa: T201
         return error.exit_status
@@ -75,6 +69,17 @@ def main(arguments: Sequence[str]) -> int:
         # Somebody closed the other end, as `head` does; without this Python complains once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def _settings(options: argparse.Namespace) -> settings.Settings:
+    file, required = options.config_file or settings.CONFIG_FILE, options.config_file is not None
+    try:
+        return settings.load(vars(options), os.environ, file, file_required=required)
+    except PrivilegeError:
+        if options.command != "status":
+            raise
+        # Everybody may read the status; where it is, the file that only root may read seldom changes.
+        return settings.load(vars(options), os.environ, None)
 
 
 def _call(options: argparse.Namespace, chosen: settings.Settings) -> int:

@@ -49,7 +49,9 @@ def child_environment() -> dict[str, str]:
     PyInstaller's bootloader points LD_LIBRARY_PATH at our own libraries, which other programs must not load, and keeps
     the user's value in LD_LIBRARY_PATH_ORIG.
     """
-    environment = dict(os.environ, LC_ALL="C")
+    # What the bootloader tells itself (_PYI_…) would mislead a child that is frozen too.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("_PYI_")}
+    environment["LC_ALL"] = "C"
     original = environment.pop("LD_LIBRARY_PATH_ORIG", None)
     if original is not None:
         environment["LD_LIBRARY_PATH"] = original

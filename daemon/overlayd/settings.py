@@ -15,7 +15,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
-from overlayd.errors import ConfigError
+from overlayd.errors import ConfigError, PrivilegeError
 
 CONFIG_FILE = Path("/etc/sysconfig/overlayd")
 # In the file for others than us: the unit's own flags, and what docker.env adds.
@@ -178,13 +178,19 @@ def load(
 
 
 def read_file(path: Path, *, required: bool = False) -> dict[str, str]:
-    """`KEY=value` lines as systemd's EnvironmentFile= reads them; a missing file is empty. Raises ConfigError."""
+    """`KEY=value` lines as systemd's EnvironmentFile= reads them; a missing file is empty.
+
+    Raises ConfigError, PrivilegeError.
+    """
     try:
         text = path.read_text()
     except FileNotFoundError:
         if required:
             raise ConfigError(f"{path}: no such file") from None
         return {}
+    except PermissionError:
+        # It may hold etcd's password.
+        raise PrivilegeError(f"{path}: only root may read it", hint="run this as root") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     known = {f"OVERLAYD_{option.name.upper()}" for option in fields(Settings)} | _NOT_OPTIONS

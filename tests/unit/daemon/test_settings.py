@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from overlayd import cli
 from overlayd.errors import ConfigError
 from overlayd.settings import Settings, add_flags, load, read_file
 
@@ -75,3 +76,20 @@ def test_the_password_is_never_shown() -> None:
 def test_a_file_that_is_asked_for_must_be_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such file"):
         load(flags(), {}, tmp_path / "none", file_required=True)
+
+
+def test_a_file_that_only_root_may_read_does_not_keep_others_from_the_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "overlayd"
+    file.write_text("")
+
+    def refuse(path: Path, *_: object, **__: object) -> str:
+        raise PermissionError(path)
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    assert cli.main(["config", "get", "--config-file", str(file)]) == 4
+    assert "run this as root" in capsys.readouterr().err
+    # The status itself is what cannot be read now, not the settings.
+    assert cli.main(["status", "--config-file", str(file), "--run-dir", str(tmp_path)]) == 1
+    assert "status.json" in capsys.readouterr().err
