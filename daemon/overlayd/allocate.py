@@ -31,7 +31,12 @@ def choose_subnet(
     A subnet is taken when it overlaps any in `taken`, also one of another length from an earlier config. Random, not
     the next in order, so that hosts that start together seldom want the same.
     """
-    busy = [(int(subnet.network_address), int(subnet.broadcast_address)) for subnet in taken]
+    busy = [
+        (int(subnet.network_address), int(subnet.broadcast_address))
+        for subnet in taken
+        # A key as wide as the network or outside it is nobody's lease: it must not stop every host.
+        if subnet.prefixlen > config.network.prefixlen and subnet.subnet_of(config.network)
+    ]
 
     def free(subnet: IPv4Network) -> bool:
         first, last = int(subnet.network_address), int(subnet.broadcast_address)

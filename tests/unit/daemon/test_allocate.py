@@ -48,6 +48,12 @@ def test_the_last_free_subnet_is_found_and_then_there_is_none() -> None:
         choose_subnet(CONFIG, [*everything, last], preferred=None, rng=random.Random(1))
 
 
+@pytest.mark.parametrize("nonsense", ["0.0.0.0/0", "10.5.0.0/22", "10.0.0.0/8", "10.9.0.0/26"])
+def test_a_key_as_wide_as_the_network_or_outside_it_takes_nothing(nonsense: str) -> None:
+    previous = IPv4Network("10.5.2.64/26")
+    assert choose_subnet(CONFIG, [IPv4Network(nonsense)], preferred=previous, rng=random.Random(1)) == previous
+
+
 @given(st.sets(st.sampled_from(list(CONFIG.subnets())), max_size=14), st.randoms(use_true_random=False))
 def test_what_is_chosen_is_free_and_allowed(taken: set[IPv4Network], rng: random.Random) -> None:
     chosen = choose_subnet(CONFIG, taken, preferred=None, rng=rng)

@@ -1,0 +1,120 @@
+"""Bad input to a real daemon: it waits for what may still come, stops for what cannot, and says which it is."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from functools import partial
+
+import pytest
+
+from tests.kernel.lab import ETCD, Host, Lab, environment, laboratory
+from tests.kernel.namespaces import eventually
+
+PREFIX = "/coreos.com/network"
+GOOD = {"Network": "10.5.0.0/16", "Backend": {"Type": "host-gw"}}
+
+
+@pytest.fixture
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """An etcd with a good network config, and no host yet."""
+    with laboratory(tmp_path_factory.mktemp("refusals"), {"Type": "host-gw"}) as lab:
+        yield lab
+
+
+def write(lab: Lab, key: str, value: str) -> None:
+    """Put a key into etcd past all checks, as somebody else's tool does."""
+    lab.run(["env", "ETCDCTL_API=3", "etcdctl", f"--endpoints={ETCD}", "put", f"{PREFIX}/{key}", value])
+
+
+def waits_for(host: Host, words: str) -> bool:
+    status = host.status()
+    return status.get("state") == "waiting" and words in (status.get("problem") or "")
+
+
+def is_ready(host: Host) -> bool:
+    return host.status().get("state") == "ready"
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ("{", "is not JSON"),
+        ('{"Network": "10.5.0.0/29"}', "too small"),
+        ('{"Network": "10.5.0.0/16", "Backend": {"Type": "gre"}}', "Backend Type is 'gre'"),
+        ('{"Network": "10.5.0.0/16", "Backend": {"Type": "vxlan", "VNIX": 1}}', "no key 'VNIX'"),
+    ],
+    ids=["malformed", "too-small", "unknown-backend", "unknown-key"],
+)
+def test_a_bad_network_config_is_waited_out(lab: Lab, config: str, words: str) -> None:
+    write(lab, "config", config)
+    host = lab.host("a", start=False)
+    host.start(ready=False)
+    eventually("the daemon says what it waits for", partial(waits_for, host, words))
+    assert not (host.run_dir / "docker.env").exists()
+    write(lab, "config", json.dumps(GOOD))
+    eventually("the daemon goes on once it is mended", partial(is_ready, host), timeout_s=30)
+
+
+def test_an_etcd_that_does_not_answer_is_waited_for(lab: Lab) -> None:
+    lab.stop_etcd()
+    host = lab.host("a", start=False)
+    host.start(ready=False)
+    eventually("the daemon says what it waits for", partial(waits_for, host, ETCD))
+    lab.start_etcd()
+    eventually("the daemon goes on once etcd answers", partial(is_ready, host), timeout_s=30)
+
+
+def test_a_network_config_that_goes_bad_under_way_changes_nothing(lab: Lab) -> None:
+    host = lab.host("a")
+    write(lab, "config", "{")
+    eventually("the daemon says so", lambda: "is not JSON" in (host.status()["problem"] or ""))
+    assert host.status()["state"] == "ready"
+    write(lab, "config", json.dumps(GOOD))
+    eventually("and is content again", lambda: host.status()["problem"] is None)
+
+
+def test_somebody_elses_garbage_is_reported_and_skipped(lab: Lab) -> None:
+    write(lab, "subnets/10.5.9.0-24", '{"PublicIP": 7}')
+    write(lab, "subnets/0.0.0.0-0", '{"PublicIP": "198.18.1.9", "BackendType": "host-gw"}')
+    host = lab.host("a")
+    assert dict(host.status()["skipped"]).keys() == {"10.5.9.0-24"}
+    (stranger,) = host.status()["peers"]
+    assert stranger["problem"] is not None
+    assert host.run("ip", "route", "show", "default").startswith("default via")
+
+
+def refused(host: Host, argv: list[str]) -> tuple[int, str]:
+    """Exit status and message of a daemon that should end by itself."""
+    done = subprocess.run(argv, capture_output=True, text=True, env=environment(), timeout=30, check=False)
+    return done.returncode, done.stderr
+
+
+def test_a_kernel_without_tun_devices_ends_it_with_a_hint(lab: Lab) -> None:
+    lab.configure({"Type": "udp"})
+    host = lab.host("a", start=False)
+    hidden = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /dev/net && exec "$@"', "sh"]
+    status, message = refused(host, [*hidden, *host.overlayd("run")])
+    assert (status, "modprobe tun" in message) == (3, True), message
+
+
+def test_an_interface_that_does_not_exist_ends_it_with_those_there_are(lab: Lab) -> None:
+    host = lab.host("a", start=False)
+    argv = [word for word in host.overlayd("run") if not word.startswith("--iface")]
+    status, message = refused(host, [*argv, "--iface=nope0"])
+    assert (status, "nope0" in message, "eth0" in message) == (2, True, True), message
+
+
+def test_without_root_it_says_so(lab: Lab) -> None:
+    host = lab.host("a", start=False)
+    enter, program = host.overlayd("run")[:4], host.overlayd("run")[4:]
+    status, message = refused(host, [*enter, "setpriv", "--reuid=65534", "--clear-groups", *program])
+    assert (status, "as root" in message) == (4, True), message
+
+
+def test_a_second_daemon_on_one_host_is_refused(lab: Lab) -> None:
+    host = lab.host("a")
+    status, message = refused(host, host.overlayd("run"))
+    assert (status, "another overlayd" in message) == (5, True), message
+    assert is_ready(host)
