@@ -1,19 +1,30 @@
-"""Waiting in tests: for a condition, with a deadline; never for a time."""
+"""Waiting: for a condition, with a deadline; never for a time."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
-DEADLINE_S = 20.0
-_PAUSE_S = 0.02
+from overlayd.errors import OverlaydError
+
+T = TypeVar("T")
+
+TIMEOUT_S = 20.0
+_PAUSE_S = 0.05
 
 
-def until(condition: Callable[[], object], *, within_s: float = DEADLINE_S, what: str = "the condition") -> None:
-    """Return as soon as `condition()` is true; fail the test if that is not so within `within_s` seconds."""
-    deadline = time.monotonic() + within_s
-    pause = threading.Event()
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} did not come true within {within_s:g} s"
+def eventually(what: str, condition: Callable[[], T], *, timeout_s: float = TIMEOUT_S) -> T:
+    """Ask until the answer is true and return it. Raises OverlaydError with the last answer after `timeout_s`."""
+    pause, deadline = threading.Event(), time.monotonic() + timeout_s
+    while not (answer := condition()):
+        if time.monotonic() >= deadline:
+            raise OverlaydError(f"{what}: not within {timeout_s:g} s; last answer {answer!r}")
         pause.wait(_PAUSE_S)
+    return answer
+
+
+def until(condition: Callable[[], object]) -> None:
+    """The same for a condition that explains itself."""
+    eventually("the condition", condition)

@@ -8,8 +8,8 @@ from ipaddress import IPv4Address
 from overlayd.errors import CommandFailed, OverlaydError
 from tests.cluster.figures import NotAFigure, Pair, Ping, parse_iperf3, parse_ping
 from tests.cluster.machine import Machine
-from tests.cluster.parallel import eventually
 from tests.cluster.site import Site
+from tests.polling import eventually
 
 # Runs a command at one end and returns what it printed.
 Run = Callable[..., str]

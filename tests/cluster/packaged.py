@@ -19,9 +19,9 @@ from tests.cluster.create import ROOT, remove
 from tests.cluster.description import Cluster
 from tests.cluster.docker_engine import PlannedContainer, client
 from tests.cluster.machine import Machine
-from tests.cluster.parallel import eventually
 from tests.cluster.site import Site
 from tests.cluster.steps import etcd, hosts, network_config, networks
+from tests.polling import eventually
 
 NAME = "package"
 UNDERLAY = IPv4Network("198.18.22.0/24")

@@ -1,19 +1,14 @@
-"""The same work on several hosts at once, and waiting for what takes a while."""
+"""The same work on several hosts at once."""
 
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import TypeVar
 
-from overlayd.errors import OverlaydError
-
 A = TypeVar("A")
 T = TypeVar("T")
-
-_STEP_S = 0.1
 
 
 def each(work: Callable[[A], T], items: Iterable[A]) -> list[T]:
@@ -37,13 +32,3 @@ def drain(timeout_s: float) -> None:
     for thread in threading.enumerate():
         if thread.name.startswith("host_"):
             thread.join(timeout_s)
-
-
-def eventually(what: str, condition: Callable[[], T], *, timeout_s: float) -> T:
-    """Ask until the answer is true and return it. Raises OverlaydError with the last answer after `timeout_s`."""
-    pause, deadline = threading.Event(), time.monotonic() + timeout_s
-    while not (answer := condition()):
-        if time.monotonic() >= deadline:
-            raise OverlaydError(f"{what}: not within {timeout_s:g} s; last answer {answer!r}")
-        pause.wait(_STEP_S)
-    return answer

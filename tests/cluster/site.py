@@ -11,7 +11,8 @@ from tests.cluster import docker_engine
 from tests.cluster.description import DESCRIPTION_LABEL, ROLE_LABEL, Cluster, from_label
 from tests.cluster.docker_engine import run_in
 from tests.cluster.machine import Machine
-from tests.cluster.parallel import each, eventually
+from tests.cluster.parallel import each
+from tests.polling import eventually
 
 CONVERGE_S = 60.0
 

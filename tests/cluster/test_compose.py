@@ -15,8 +15,9 @@ from tests.cluster import docker_engine
 from tests.cluster.create import ROOT
 from tests.cluster.machine import Machine
 from tests.cluster.measure import ping
-from tests.cluster.parallel import each, eventually
+from tests.cluster.parallel import each
 from tests.cluster.steps import leases, probe_image, probes
+from tests.polling import eventually
 
 _PROJECT = "overlayd-test-compose"
 _PROJECT_LABEL = f"com.docker.compose.project={_PROJECT}"

@@ -9,9 +9,9 @@ import pytest
 from overlayd.errors import CommandFailed
 from tests.cluster.machine import Machine
 from tests.cluster.measure import ping
-from tests.cluster.parallel import eventually
 from tests.cluster.site import Site, wait_for_probes
 from tests.cluster.steps import hosts, leases, probe_image, probes
+from tests.polling import eventually
 
 
 @pytest.fixture

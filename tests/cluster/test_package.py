@@ -14,8 +14,8 @@ import pytest
 from overlayd.errors import CommandFailed
 from tests.cluster.machine import Machine
 from tests.cluster.packaged import NEWER_RPM, PEER_SUBNET, RPM, bare_host
-from tests.cluster.parallel import eventually
 from tests.cluster.site import Site
+from tests.polling import eventually
 
 WAIT_S = 60.0
 SYSCONFIG = "/etc/sysconfig/overlayd"

@@ -14,8 +14,8 @@ from overlayd.errors import OverlaydError
 from tests.cluster import docker_engine, health
 from tests.cluster.create import ROOT, create, remove
 from tests.cluster.description import CLUSTER_LABEL, Cluster
-from tests.cluster.parallel import eventually
 from tests.cluster.site import Site, find
+from tests.polling import eventually
 
 _NAME = "test-tasks"
 _UNDERLAY = IPv4Network("198.18.42.0/24")

@@ -22,7 +22,7 @@ from typing import Any
 
 from overlayd.errors import OverlaydError
 from tests.kernel import namespaces
-from tests.kernel.namespaces import eventually
+from tests.polling import eventually
 
 NETWORK = IPv4Network("10.5.0.0/16")
 UNDERLAY = IPv4Network("198.18.1.0/24")

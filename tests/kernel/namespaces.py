@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -72,14 +71,3 @@ def inside(name: str, call: Callable[[], T]) -> T:
         raise outcome["error"]
     value: T = outcome["value"]
     return value
-
-
-def eventually(what: str, condition: Callable[[], T], *, timeout_s: float = 15) -> T:
-    """Ask until the answer is true and return it. Fails with `what` and the last answer after `timeout_s`."""
-    pause = threading.Event()
-    deadline = time.monotonic() + timeout_s
-    while not (answer := condition()):
-        if time.monotonic() > deadline:
-            raise AssertionError(f"{what}: not within {timeout_s:g} s; last answer {answer!r}")
-        pause.wait(0.05)
-    return answer

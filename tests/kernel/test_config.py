@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tests.kernel.lab import Host, Lab, laboratory
-from tests.kernel.namespaces import eventually
 from tests.kernel.traffic import pings
+from tests.polling import eventually
 
 
 @pytest.fixture(scope="module")

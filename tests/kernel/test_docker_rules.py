@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.kernel.lab import SWITCH_ADDRESS, Host, Lab
-from tests.kernel.namespaces import eventually
 from tests.kernel.traffic import pings, reaches, send_over_tcp
+from tests.polling import eventually
 
 # Docker 28.2 and later for one container without published ports (docker-facts in the project's papers).
 DOCKER_28 = """\

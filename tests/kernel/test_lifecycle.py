@@ -9,8 +9,8 @@ from functools import partial
 import pytest
 
 from tests.kernel.lab import NETWORK, Host, Lab
-from tests.kernel.namespaces import eventually
 from tests.kernel.traffic import pinging, pings
+from tests.polling import eventually
 
 
 def ours(host: Host) -> str:

@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 
 from tests.kernel.lab import ETCD, Host, Lab, environment, laboratory
-from tests.kernel.namespaces import eventually
+from tests.polling import eventually
 
 PREFIX = "/coreos.com/network"
 GOOD = {"Network": "10.5.0.0/16", "Backend": {"Type": "host-gw"}}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from tests.kernel.lab import Host
-from tests.kernel.namespaces import eventually
 from tests.kernel.test_lifecycle import entries_for, ours
 from tests.kernel.traffic import pings
+from tests.polling import eventually
 
 DEVICE = {"vxlan": "overlay.1", "udp": "overlay0"}
 

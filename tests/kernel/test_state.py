@@ -18,7 +18,8 @@ from overlayd.kernel.monitor import Monitor
 from overlayd.lease import Lease
 from overlayd.underlay import Underlay, choose
 from tests.kernel import namespaces
-from tests.kernel.namespaces import eventually, inside
+from tests.kernel.namespaces import inside
+from tests.polling import eventually
 
 NETWORK = IPv4Network("10.5.0.0/16")
 NAMES = ("vxlan", "host-gw", "udp")

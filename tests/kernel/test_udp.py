@@ -13,8 +13,9 @@ import pytest
 from overlayd.backends.packets import checksum
 from tests.kernel import namespaces
 from tests.kernel.lab import NETWORK, SWITCH_ADDRESS, Host, Lab, laboratory
-from tests.kernel.namespaces import eventually, inside
+from tests.kernel.namespaces import inside
 from tests.kernel.traffic import pings
+from tests.polling import eventually
 
 PORT = 8285
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from overlayd.errors import CommandFailed, OverlaydError
 from tests.cluster import plan
 from tests.cluster.docker_engine import PlannedContainer
-from tests.cluster.parallel import eventually
 from tests.cluster.site import Site
+from tests.polling import eventually
 
 _ANSWERS_S = 20.0
 

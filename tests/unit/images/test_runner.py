@@ -7,8 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,6 +16,7 @@ from images.engine.errors import StepFailed
 from images.engine.graph import Target
 from images.engine.runner import Place
 from images.engine.step import Step
+from tests.polling import until
 
 DEADLINE_S = 20.0
 ROOT = Path(__file__).parents[3]
@@ -150,10 +149,3 @@ def alive(group: int) -> bool:
     except ProcessLookupError:
         return False
     return True
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        threading.Event().wait(0.02)
