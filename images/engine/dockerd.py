@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -96,10 +97,12 @@ def stop() -> None:
 
 @contextmanager
 def running() -> Iterator[None]:
-    """A dockerd for the length of the block; one that we started is stopped at its end."""
+    """A dockerd for the length of the block; one that we started is stopped at its end, also after a SIGTERM."""
     started = ensure()
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         yield
     finally:
         if started:
             stop()
+        signal.signal(signal.SIGTERM, before)
