@@ -14,7 +14,9 @@ from invoke.exceptions import Exit
 from invoke.tasks import task
 from rich.console import Console
 
+from overlayd import backends
 from overlayd.errors import OverlaydError
+from overlayd.network import parse_network_config
 from tests.cluster import docker_engine, health, measure, report
 from tests.cluster.create import create, remove
 from tests.cluster.description import Cluster, backend_json
@@ -48,6 +50,8 @@ def up(
         wanted = Cluster(
             name=name, hosts=hosts, backend=backend_json(backend), base=base or docker_engine.newest_base()
         )
+        # A backend that there is not would be waited out for ever by every host.
+        backends.load(parse_network_config(wanted.network_config).backend_type)
         site = find(name)
         if site is not None:
             reason = health.difference(site, wanted)
