@@ -8,7 +8,6 @@ etcd as they should be until told to stop. Stopping leaves the data path in plac
 from __future__ import annotations
 
 import os
-import random
 import signal
 import threading
 import time
@@ -36,7 +35,7 @@ from overlayd.notify import notify
 from overlayd.registry import Registry
 from overlayd.settings import Settings
 from overlayd.status import Board, Status
-from overlayd.store.client import Store, StoreSettings
+from overlayd.store.client import Store, StoreSettings, jittered
 from overlayd.underlay import Underlay, choose
 
 log = logger("daemon")
@@ -181,7 +180,7 @@ class Daemon:
         self._board.update(state="waiting", problem=error.message, etcd_connected=self._registry.view.connected)
         notify(status=f"waiting: {error.message}")
         self._wake.clear()
-        self._wake.wait(retry_s * (0.5 + random.random() / 2))
+        self._wake.wait(jittered(retry_s))
 
     def _pause(self) -> bool:
         """Sleep until something changed or the resync is due; False when told to stop."""
