@@ -1,4 +1,4 @@
-"""The one command line. What each command does is in `commands`; here are its words, and how failures are told."""
+"""The one command line. What each command does is in `commands/`; here are its words, and how failures are told."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 from overlayd import __version__, log, settings
@@ -84,18 +85,6 @@ def _settings(options: argparse.Namespace) -> settings.Settings:
 
 def _call(options: argparse.Namespace, chosen: settings.Settings) -> int:
     # Commands are imported when they are called: `overlayd --help` should not wait for gRPC.
-    from overlayd import commands  # noqa: PLC0415
-
-    match options.command, getattr(options, "verb", None):
-        case "run", _:
-            return commands.run(chosen)
-        case "check", _:
-            return commands.check(chosen)
-        case "status", _:
-            return commands.status(chosen, as_json=options.json)
-        case "config", "get":
-            return commands.config_get(chosen)
-        case "config", _:
-            return commands.config_set(chosen, options.config)
-        case _:
-            return commands.cleanup(chosen)
+    module = import_module(f"overlayd.commands.{options.command.replace('-', '_')}")
+    status: int = module.main(chosen, options)
+    return status

@@ -10,8 +10,8 @@ from __future__ import annotations
 import argparse
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from ipaddress import IPv4Address
+from dataclasses import Field, dataclass, field, fields
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,17 @@ _NOT_OPTIONS = {"OVERLAYD_OPTIONS", "OVERLAYD_DOCKER_OPTIONS"}
 # ruff: noqa: RUF009  (the table below is made of calls; their defaults are immutable)
 
 
-def _option(parse: Callable[[str], Any], text: str, *, default: Any, many: bool = False, secret: bool = False) -> Any:
-    metadata = {"parse": parse, "help": text, "many": many, "secret": secret}
+def _option(
+    parse: Callable[[str], Any],
+    text: str,
+    *,
+    default: Any,
+    many: bool = False,
+    secret: bool = False,
+    also: tuple[str, ...] = (),
+) -> Any:
+    """One row: `also` are flannel's names for the same option."""
+    metadata = {"parse": parse, "help": text, "many": many, "secret": secret, "also": also}
     return field(default=default, metadata=metadata, repr=not secret)
 
 
@@ -49,6 +58,32 @@ def _address(value: str) -> IPv4Address:
         return IPv4Address(value)
     except ValueError:
         raise ValueError("an IPv4 address") from None
+
+
+def _address6(value: str) -> IPv6Address:
+    try:
+        return IPv6Address(value)
+    except ValueError:
+        raise ValueError("an IPv6 address") from None
+
+
+def _any_address(value: str) -> str:
+    try:
+        return str(ip_address(value))
+    except ValueError:
+        raise ValueError("an IP address") from None
+
+
+def _port(value: str) -> int:
+    if not value.isdigit() or int(value) > 65535:
+        raise ValueError("a port from 1 to 65535, or 0 for none")
+    return int(value)
+
+
+def _minutes(value: str) -> int:
+    if not value.isdigit() or not 0 < int(value) <= 10**6:
+        raise ValueError("a whole number of minutes above 0")
+    return int(value)
 
 
 def _prefix(value: str) -> str:
@@ -75,8 +110,8 @@ def _ttl(value: str) -> int:
 
 
 def _docker_restart(value: str) -> str:
-    if value not in ("idle", "never"):
-        raise ValueError("idle or never")
+    if value not in ("idle", "never", "always"):
+        raise ValueError("idle, never or always")
     return value
 
 
@@ -105,15 +140,29 @@ class Settings:
     public_ip: IPv4Address | None = _option(
         _address, "address that peers send to, if not the interface's own", default=None
     )
+    public_ipv6: IPv6Address | None = _option(
+        _address6, "IPv6 address that peers send to, if not the interface's own", default=None
+    )
     ip_masq: bool = _option(_flag, "masquerade what leaves the overlay network", default=True)
     firewall: bool = _option(_flag, "keep firewall rules that let the overlay's packets pass", default=True)
+    iptables_forward_rules: bool = _option(_flag, "accept the network's packets in the FORWARD chain", default=True)
+    ip_blackhole_route: bool = _option(
+        _flag, "drop what is for this host's subnet while no bridge carries it, instead of sending it on", default=False
+    )
     docker_restart: str = _option(
         _docker_restart,
-        "idle: restart a docker that is on another bridge address while no container runs; never",
+        "restart a docker that is on another bridge address: idle (while it runs no container), never, always",
         default="idle",
     )
     lease_ttl_s: int = _option(_ttl, "how long a lease outlives its host, in seconds", default=86400)
-    resync_s: float = _option(_positive, "seconds between two looks at the kernel's state", default=5.0)
+    subnet_lease_renew_margin: int = _option(
+        _minutes, "minutes before its end by which a lease is prolonged at the latest", default=60
+    )
+    resync_s: float = _option(
+        _positive, "seconds between two looks at the kernel's state", default=5.0, also=("iptables_resync",)
+    )
+    healthz_ip: str = _option(_any_address, "address to serve /healthz, /readyz and /metrics on", default="0.0.0.0")
+    healthz_port: int = _option(_port, "its TCP port; 0 for none", default=0)
     subnet_file: Path | None = _option(
         Path, "where to write the leased subnet (default: subnet.env in run-dir)", default=None
     )
@@ -135,7 +184,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
             # flannel's users write a bare --ip-masq
             optional = {"nargs": "?", "const": "true"}
         group.add_argument(
-            f"--{_dashed(option.name)}",
+            *(f"--{_dashed(name)}" for name in _names(option)),
             dest=option.name,
             action="append" if option.metadata["many"] else "store",
             metavar=option.name.rsplit("_", 1)[-1].upper(),
@@ -163,10 +212,11 @@ def load(
     found: dict[str, Any] = {}
     for option in fields(Settings):
         upper = option.name.upper()
+        theirs = [f"FLANNELD_{name.upper()}" for name in _names(option)]
         sources: tuple[tuple[str, str | Sequence[str] | None], ...] = (
             (f"--{_dashed(option.name)}", flags.get(option.name)),
             (f"OVERLAYD_{upper}", environment.get(f"OVERLAYD_{upper}")),
-            (f"FLANNELD_{upper}", environment.get(f"FLANNELD_{upper}")),
+            *((name, environment.get(name)) for name in theirs),
             (f"OVERLAYD_{upper} in {file}", from_file.get(f"OVERLAYD_{upper}")),
         )
         for source, raw in sources:
@@ -220,6 +270,10 @@ def _parse(source: str, raw: str | Sequence[str], metadata: Mapping[str, Any]) -
     except ValueError as error:
         shown = "(not shown)" if metadata["secret"] else repr(raw)
         raise ConfigError(f"{source} is {shown}", hint=f"allowed: {error}") from None
+
+
+def _names(option: Field[Any]) -> tuple[str, ...]:
+    return (option.name, *option.metadata["also"])
 
 
 def _dashed(name: str) -> str:

@@ -1,0 +1,60 @@
+"""`overlayd check`: everything that `run` finds out before it changes anything."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+
+from overlayd import daemon, docker
+from overlayd.commands.output import print_fields, print_line
+from overlayd.host import load_backend
+from overlayd.registry import CONFIG, SUBNETS, read_network_config
+from overlayd.settings import Settings
+from overlayd.store.client import Store
+
+
+def main(settings: Settings, _options: argparse.Namespace) -> int:
+    """Print all that `run` would find out before it changes anything. Fails as `run` would."""
+    print_fields("settings", _shown(settings))
+    underlay = daemon.choose_underlay(settings)
+    print_fields(
+        "underlay",
+        {
+            "interface": f"{underlay.ifname} ({underlay.reason})",
+            "public ip": underlay.public_ip,
+            "mtu": underlay.mtu_bytes,
+        },
+    )
+    store = Store(daemon.store_settings(settings))
+    try:
+        config = read_network_config(store.get(f"{settings.etcd_prefix}/{CONFIG}"), settings.etcd_prefix)
+        leases, revision = store.list_prefix(f"{settings.etcd_prefix}/{SUBNETS}")
+    finally:
+        store.close()
+    backend = load_backend(config, underlay)
+    print_fields(
+        "network",
+        {
+            "network": config.network,
+            "subnets": f"{config.subnet_count()} of /{config.subnet_len}, {config.subnet_min} to {config.subnet_max}",
+            "leased": f"{len(leases)} at etcd revision {revision}",
+            "backend": f"{config.backend_type} {json.dumps(dict(config.backend_config))}",
+            "devices": ", ".join(backend.devices),
+            "container mtu": backend.mtu_bytes,
+        },
+    )
+    _daemon_json, problems = docker.read_daemon_json()
+    for problem in problems:
+        print_line(f"warning: {problem}")
+    return 0
+
+
+def _shown(settings: Settings) -> dict[str, object]:
+    shown: dict[str, object] = {}
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if value and field.metadata["secret"]:
+            value = "(not shown)"
+        shown[field.name.replace("_", "-")] = ",".join(value) if isinstance(value, tuple) else value
+    return shown

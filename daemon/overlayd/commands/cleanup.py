@@ -1,0 +1,41 @@
+"""`overlayd cleanup`: take everything of ours away again."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from overlayd import firewall, hostlock
+from overlayd import status as status_file
+from overlayd.commands.output import print_line
+from overlayd.errors import BusyError, OverlaydError, PrivilegeError
+from overlayd.host import DOCKER_ENV
+from overlayd.kernel import netlink
+from overlayd.settings import Settings
+
+
+def main(settings: Settings, _options: argparse.Namespace) -> int:
+    """Remove all of ours from the kernel and from the run directory. Not the lease: etcd ends it in time."""
+    if os.geteuid() != 0:
+        raise PrivilegeError("overlayd cleanup changes the host's network", hint="run it as root")
+    if hostlock.held(settings.run_dir):
+        raise BusyError("overlayd is running and would put everything back", hint="systemctl stop overlayd, then again")
+    failures: list[str] = []
+    for what in (firewall.cleanup, netlink.cleanup):
+        try:
+            for line in what():
+                print_line(f"removed {line}")
+        except OverlaydError as error:
+            failures.append(str(error))
+    for path in (
+        settings.run_dir / DOCKER_ENV,
+        settings.subnet_env,
+        settings.run_dir / status_file.FILE,
+        settings.run_dir / hostlock.FILE,
+    ):
+        if path.exists():
+            path.unlink()
+            print_line(f"removed {path}")
+    if failures:
+        raise OverlaydError("not everything could be removed:\n" + "\n".join(failures))
+    return 0

@@ -1,0 +1,80 @@
+"""`overlayd config get|set`: the network config that all hosts share."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from overlayd import daemon
+from overlayd.commands.output import print_line
+from overlayd.errors import ConfigError
+from overlayd.host import load_backend
+from overlayd.network import NetworkConfig, parse_network_config
+from overlayd.registry import CONFIG, SUBNETS, read_network_config
+from overlayd.settings import Settings
+from overlayd.store.client import Store
+from overlayd.underlay import Underlay
+
+
+def main(settings: Settings, options: argparse.Namespace) -> int:
+    """Print the network config, or check one and write it."""
+    return _get(settings) if options.verb == "get" else _set(settings, options.config)
+
+
+def _get(settings: Settings) -> int:
+    """Print the network config as it stands in etcd."""
+    store = Store(daemon.store_settings(settings))
+    try:
+        found = store.get(f"{settings.etcd_prefix}/{CONFIG}")
+    finally:
+        store.close()
+    read_network_config(found, settings.etcd_prefix)
+    if found is not None:
+        print_line(found.value.decode())
+    return 0
+
+
+def _set(settings: Settings, given: str) -> int:
+    """Check a network config as every daemon would, then write it."""
+    raw = _read_config(given)
+    config = parse_network_config(raw)
+    load_backend(config, _any_underlay())
+    store = Store(daemon.store_settings(settings))
+    try:
+        leased, _revision = store.list_prefix(f"{settings.etcd_prefix}/{SUBNETS}")
+        store.put(f"{settings.etcd_prefix}/{CONFIG}", json.dumps(json.loads(raw)).encode())
+    finally:
+        store.close()
+    print_line(
+        f"{settings.etcd_prefix}/{CONFIG} written: {_summary(config)}; {len(leased)} hosts hold a lease and follow"
+    )
+    return 0
+
+
+def _any_underlay() -> Underlay:
+    # Whoever writes the config need not be on a host of the network; only the config's own sense is checked here.
+    nowhere = IPv4Address("192.0.2.1")
+    return Underlay(
+        ifname="lo",
+        ifindex=1,
+        address=nowhere,
+        public_ip=nowhere,
+        mtu_bytes=1500,
+        reason="for the check only",
+    )
+
+
+def _read_config(given: str) -> str:
+    if given.lstrip().startswith("{"):
+        return given
+    try:
+        return sys.stdin.read() if given == "-" else Path(given).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"network config: {given!r} is neither JSON nor a readable file: {error}") from error
+
+
+def _summary(config: NetworkConfig) -> str:
+    return f"{config.network} in {config.subnet_count()} subnets of /{config.subnet_len}, backend {config.backend_type}"

@@ -1,0 +1,17 @@
+"""How commands print."""
+
+from __future__ import annotations
+
+
+def print_fields(title: str, values: dict[str, object]) -> None:
+    """A title and, indented below it, what has a value."""
+    print_line(title)
+    for key, value in values.items():
+        if value not in (None, ""):
+            shown = str(value).lower() if isinstance(value, bool) else value
+            print_line(f"  {key:<11} {shown}" if len(key) < 12 else f"  {key} {shown}")
+
+
+def print_line(text: str) -> None:
+    """One line on standard output."""
+    print(text)  # noqa: T201

@@ -1,0 +1,14 @@
+"""`overlayd run`: be the daemon."""
+
+from __future__ import annotations
+
+import argparse
+
+from overlayd import daemon
+from overlayd.settings import Settings
+
+
+def main(settings: Settings, _options: argparse.Namespace) -> int:
+    """Be the daemon until told to stop."""
+    daemon.run(settings)
+    return 0
