@@ -52,7 +52,7 @@ def test_flags_may_be_bare_as_flannels_are() -> None:
         ("OVERLAYD_RESYNC_S", "-1"),
         ("OVERLAYD_RESYNC_S", "nan"),
         ("OVERLAYD_LEASE_TTL_S", "1"),
-        ("OVERLAYD_DOCKER_RESTART", "always"),
+        ("OVERLAYD_DOCKER_RESTART", "sometimes"),
     ],
 )
 def test_a_bad_value_names_the_key_the_value_and_what_is_allowed(key: str, value: str) -> None:
