@@ -1,60 +1,73 @@
-"""Which subnet a host should ask for. Pure: the caller asks etcd, and asks again when somebody was quicker."""
+"""Which subnets a host should ask for. Pure: the caller asks etcd, and asks again when somebody was quicker."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Collection, Iterable
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 
+from overlayd.addresses import IPAddress, IPNetwork, is_within, overlaps, subnet_at
 from overlayd.errors import SubnetsExhausted
-from overlayd.lease import Lease
-from overlayd.network import NetworkConfig
-
-_TRIES_BEFORE_LISTING = 32
+from overlayd.lease import Lease, Subnets
+from overlayd.network import NetworkConfig, Pool
 
 
-def own_lease(leases: Iterable[Lease], public_ip: IPv4Address, config: NetworkConfig) -> Lease | None:
+def own_lease(leases: Iterable[Lease], public_ip: IPAddress, config: NetworkConfig) -> Lease | None:
     """The lease that this host holds already: published under its address, and allowed by the config."""
-    held = [lease for lease in leases if lease.public_ip == public_ip and config.fits(lease.subnet)]
-    return min(held, key=lambda lease: lease.subnet, default=None)
+    held = [lease for lease in leases if lease.public_ip == public_ip and config.fits(lease.subnets)]
+    return min(held, key=lambda lease: lease.key_name, default=None)
 
 
-def choose_subnet(
-    config: NetworkConfig,
-    taken: Collection[IPv4Network],
-    *,
-    preferred: IPv4Network | None,
-    rng: random.Random,
-) -> IPv4Network:
-    """The preferred subnet if it is free and allowed, else a random free one. Raises SubnetsExhausted.
+def choose_subnets(
+    config: NetworkConfig, taken: Collection[IPNetwork], *, preferred: Subnets, rng: random.Random
+) -> Subnets:
+    """In each family the preferred subnet if it is free and allowed, else a random free one. Raises SubnetsExhausted.
 
-    A subnet is taken when it overlaps any in `taken`, also one of another length from an earlier config. Random, not
-    the next in order, so that hosts that start together seldom want the same.
+    Random, not the next in order, so that hosts that start together seldom want the same.
     """
-    busy = [
-        (int(subnet.network_address), int(subnet.broadcast_address))
-        for subnet in taken
-        # A key as wide as the network or outside it is nobody's lease: it must not stop every host.
-        if subnet.prefixlen > config.network.prefixlen and subnet.subnet_of(config.network)
-    ]
+    v4 = _choose(config.v4, taken, preferred.v4, rng) if config.v4 else None
+    v6 = _choose(config.v6, taken, preferred.v6, rng) if config.v6 else None
+    return Subnets(
+        v4=v4 if isinstance(v4, IPv4Network) else None,
+        v6=v6 if isinstance(v6, IPv6Network) else None,
+    )
 
-    def free(subnet: IPv4Network) -> bool:
-        first, last = int(subnet.network_address), int(subnet.broadcast_address)
-        return all(last < low or first > high for low, high in busy)
 
-    if preferred is not None and config.fits(preferred) and free(preferred):
+def _choose(pool: Pool, taken: Collection[IPNetwork], preferred: IPNetwork | None, rng: random.Random) -> IPNetwork:
+    # A key as wide as the network or outside it is nobody's lease: it must not stop every host.
+    busy = [one for one in taken if one.prefixlen > pool.network.prefixlen and is_within(one, pool.network)]
+    if preferred is not None and pool.fits(preferred) and not any(overlaps(preferred, one) for one in busy):
         return preferred
-    step = 2 ** (32 - config.subnet_len)
-    for _ in range(_TRIES_BEFORE_LISTING):
-        base = int(config.subnet_min) + rng.randrange(config.subnet_count()) * step
-        guess = IPv4Network((base, config.subnet_len))
-        if free(guess):
-            return guess
-    left = [subnet for subnet in config.subnets() if free(subnet)]
+    gaps = _gaps(pool, busy)
+    left = sum(last - first + 1 for first, last in gaps)
     if not left:
         raise SubnetsExhausted(
-            f"all {config.subnet_count()} subnets of {config.network} from {config.subnet_min} to "
-            f"{config.subnet_max} are taken",
-            hint="widen Network or SubnetMin/SubnetMax, lengthen SubnetLen, or release a lease",
+            f"all {pool.subnet_count()} subnets of {pool.network} are taken ({pool.subnet_min} to {pool.subnet_max})",
+            hint="widen the network or its range, lengthen the subnets, or release a lease: overlayd lease list",
         )
-    return rng.choice(left)
+    number = rng.randrange(left)
+    for first, last in gaps:
+        if number <= last - first:
+            return _subnet(pool, first + number)
+        number -= last - first + 1
+    raise AssertionError("unreachable")
+
+
+def _gaps(pool: Pool, busy: Collection[IPNetwork]) -> list[tuple[int, int]]:
+    """The free subnets, as ranges of their numbers in the pool, both ends included. A pool may have 2⁶⁰ of them."""
+    shift = pool.host_bits
+    low = int(pool.subnet_min) >> shift
+    gaps, free = [], 0
+    for one in sorted(busy, key=lambda one: int(one.network_address)):
+        first = (int(one.network_address) >> shift) - low
+        last = (int(one.broadcast_address) >> shift) - low
+        if first > free:
+            gaps.append((free, min(first, pool.subnet_count()) - 1))
+        free = max(free, last + 1)
+    if free < pool.subnet_count():
+        gaps.append((free, pool.subnet_count() - 1))
+    return [gap for gap in gaps if gap[0] <= gap[1]]
+
+
+def _subnet(pool: Pool, number: int) -> IPNetwork:
+    return subnet_at(pool.network, pool.subnet_len, int(pool.subnet_min) + (number << pool.host_bits))

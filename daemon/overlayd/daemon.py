@@ -67,7 +67,8 @@ def choose_underlay(settings: Settings) -> Underlay:
         ifaces=settings.iface,
         iface_regexes=settings.iface_regex,
         can_reach=settings.iface_can_reach,
-        public_ip=str(settings.public_ip) if settings.public_ip else None,
+        public_ip=settings.public_ip,
+        public_ipv6=settings.public_ipv6,
     )
 
 
@@ -101,7 +102,8 @@ class Daemon:
                 pid=os.getpid(),
                 ifname=underlay.ifname,
                 ifname_reason=underlay.reason,
-                public_ip=str(underlay.public_ip),
+                public_ip=str(underlay.v4.public_ip) if underlay.v4 else None,
+                public_ip6=str(underlay.v6.public_ip) if underlay.v6 else None,
                 etcd_endpoints=settings.etcd_endpoints,
             ),
         )
@@ -154,9 +156,9 @@ class Daemon:
                 self._keeper.keep(host.reclaim(gone=self._keeper.gone))
 
     def _say_ready(self, host: Host, config: NetworkConfig) -> None:
-        subnet, peers = host.holding.lease.subnet, len(self._board.status.peers)
+        subnet, peers = host.holding.lease.subnets, len(self._board.status.peers)
         self._board.update(state="ready", problem=None)
-        notify(ready=True, status=f"{subnet} of {config.network} by {config.backend_type}")
+        notify(ready=True, status=f"{subnet} of {config} by {config.backend_type}")
         log.info("ready", subnet=subnet, backend=config.backend_type, peers=peers)
         host.settle_docker()
 
@@ -171,7 +173,7 @@ class Daemon:
             return True
         self._board.update(problem=None)
         if now != config:
-            log.warning("the network config changed", network=now.network, backend=now.backend_type)
+            log.warning("the network config changed", network=now, backend=now.backend_type)
         return now == config
 
     def _wait(self, error: OverlaydError, retry_s: float) -> None:

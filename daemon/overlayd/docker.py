@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Interface, IPv4Network
 from pathlib import Path
 from typing import Any
 
 from overlayd import process
+from overlayd.addresses import IPInterface, first_host
 from overlayd.errors import CommandFailed
+from overlayd.lease import Subnets
 from overlayd.log import logger
 
 log = logger("docker")
@@ -27,24 +28,26 @@ VARIABLE = "OVERLAYD_DOCKER_OPTIONS"
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """How docker's default bridge has to be on this host. `bip` is the subnet's first address with its length."""
+    """How docker's default bridge has to be on this host. Its address is the subnet's first with its length."""
 
-    bip: IPv4Interface
+    subnets: Subnets
     mtu_bytes: int
     ip_masq: bool
 
     def options(self) -> dict[str, str]:
         """The options by their names in daemon.json, which are dockerd's long flags too."""
-        return {"bip": str(self.bip), "ip-masq": _word(self.ip_masq), "mtu": str(self.mtu_bytes)}
+        found = {}
+        if self.subnets.v4:
+            found["bip"] = str(first_host(self.subnets.v4))
+        if self.subnets.v6:
+            # Docker gives the bridge the first address by itself.
+            found |= {"ipv6": "true", "fixed-cidr-v6": str(self.subnets.v6)}
+        return {**found, "ip-masq": _word(self.ip_masq), "mtu": str(self.mtu_bytes)}
 
 
-def wanted(subnet: IPv4Network, mtu_bytes: int, *, we_masquerade: bool) -> Wanted:
-    """Docker's part for a leased subnet. Where we masquerade docker must not: it would hide containers from peers."""
-    return Wanted(
-        bip=IPv4Interface((subnet.network_address + 1, subnet.prefixlen)),
-        mtu_bytes=mtu_bytes,
-        ip_masq=not we_masquerade,
-    )
+def wanted(subnets: Subnets, mtu_bytes: int, *, we_masquerade: bool) -> Wanted:
+    """Docker's part for leased subnets. Where we masquerade docker must not: it would hide containers from peers."""
+    return Wanted(subnets=subnets, mtu_bytes=mtu_bytes, ip_masq=not we_masquerade)
 
 
 def flags(want: Wanted, daemon_json: Mapping[str, Any]) -> tuple[list[str], list[str]]:
@@ -80,12 +83,12 @@ def env_file(options: list[str]) -> str:
     return f'{VARIABLE}="{" ".join(options)}"\n'
 
 
-def bridge_problem(subnet: IPv4Network, addresses: tuple[IPv4Interface, ...] | None) -> str | None:
-    """What is wrong with docker0's addresses, given the leased subnet; None if nothing is, or no docker0 is there."""
-    if addresses is None or IPv4Interface((subnet.network_address + 1, subnet.prefixlen)) in addresses:
+def bridge_problem(subnets: Subnets, addresses: tuple[IPInterface, ...] | None) -> str | None:
+    """What is wrong with docker0's addresses, given the leased subnets; None if nothing is, or no docker0 is there."""
+    if addresses is None or all(first_host(subnet) in addresses for subnet in subnets):
         return None
-    has = ", ".join(map(str, addresses)) or "no address"
-    return f"{BRIDGE} has {has}, not the leased {subnet}: containers cannot be reached until docker is restarted"
+    has = ", ".join(str(one) for one in addresses if not one.is_link_local) or "no address"
+    return f"{BRIDGE} has {has}, not the leased {subnets}: containers cannot be reached until docker is restarted"
 
 
 def settle(problem: str | None, *, may_restart: bool) -> None:

@@ -2,37 +2,36 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from ipaddress import IPv4Interface, IPv4Network
+from ipaddress import IPv4Network
 
-from overlayd import backends, docker, firewall
+from overlayd import backends, docker, firewall, memory
+from overlayd.addresses import IPAddress, IPNetwork, first_host
+from overlayd.backends.surroundings import Surroundings
 from overlayd.errors import ConfigError, NetworkConfigError, OverlaydError, UnsupportedError
 from overlayd.files import write_atomically
 from overlayd.kernel import interfaces
-from overlayd.lease import Lease
+from overlayd.kernel.converge import Report
+from overlayd.lease import Lease, Leg, Subnets
 from overlayd.log import logger
 from overlayd.network import NetworkConfig
-from overlayd.registry import Holding, Registry
+from overlayd.registry import Holding, Registry, Remembered
 from overlayd.settings import Settings
 from overlayd.status import Board, Peer
 from overlayd.underlay import Underlay
 
 log = logger("host")
 
-LEASE_FILE = "lease.json"
 DOCKER_ENV = "docker.env"
 
 
-def load_backend(config: NetworkConfig, underlay: Underlay) -> backends.Backend:
+def load_backend(config: NetworkConfig, underlay: Underlay, *, blackhole: bool = False) -> backends.Backend:
     """The backend that a network config asks for. Raises NetworkConfigError: whoever wrote the config can mend it."""
+    around = Surroundings(network=config, underlay=underlay, blackhole=blackhole)
     try:
-        return backends.load(config.backend_type).from_config(
-            config.backend_config, network=config.network, underlay=underlay
-        )
+        return backends.load(config.backend_type).from_config(config.backend_config, around)
     except ConfigError as error:
         raise NetworkConfigError(error.message, hint=error.hint) from error
 
@@ -49,7 +48,7 @@ class Host:
         self._board = board
         self._config = config
         self._underlay = underlay
-        self._backend = load_backend(config, underlay)
+        self._backend = load_backend(config, underlay, blackhole=settings.ip_blackhole_route)
         self._holding: Holding | None = None
         self._docker_problems: tuple[str, ...] = ()
         self._bridge_problem: str | None = None
@@ -62,12 +61,16 @@ class Host:
         return self._holding
 
     def acquire(self) -> Holding:
-        """Hold a subnet, the same as before wherever nobody else has it. Raises StoreError, SubnetsExhausted."""
+        """Hold subnets, the same as before wherever nobody else has them. Raises StoreError, SubnetsExhausted."""
         self._holding = self._registry.acquire(
-            self._config, self._wanted, preferred=self._previous_subnet(), ttl_s=self._settings.lease_ttl_s
+            self._config,
+            self._wanted,
+            public_ip=self._public_ip(),
+            remembered=memory.recall(self._settings.state_dir, self._settings.subnet_env),
+            ttl_s=self._settings.lease_ttl_s,
         )
         self._remember()
-        log.info("lease held", subnet=self._holding.lease.subnet, reserved=self._holding.reserved)
+        log.info("lease held", subnet=self._holding.lease.subnets, reserved=self._holding.reserved)
         return self._holding
 
     @contextmanager
@@ -92,10 +95,9 @@ class Host:
         census = self._registry.census()
         peers = [lease for lease in census.leases.values() if lease.public_ip != holding.lease.public_ip]
         problems: list[str] = []
-        refused: dict[IPv4Network, str] = {}
+        report = Report()
         try:
             report = self._backend.apply(holding.lease, peers)
-            refused = dict(report.peer_problems)
             problems.extend(report.problems)
         except UnsupportedError:
             raise
@@ -108,8 +110,9 @@ class Host:
             if problem not in self._board.status.problems:
                 log.error("kernel and leases are out of step", problem=problem)
         self._board.update(
-            network=str(self._config.network),
-            subnet=str(holding.lease.subnet),
+            network=str(self._config),
+            **_shown(holding.lease.v4, ""),
+            **_shown(holding.lease.v6, "6"),
             reserved=holding.reserved,
             backend=self._config.backend_type,
             mtu_bytes=self._backend.mtu_bytes,
@@ -118,7 +121,7 @@ class Host:
             etcd_revision=view.revision,
             firewall=rules,
             docker_problems=self._docker_problems + ((self._bridge_problem,) if self._bridge_problem else ()),
-            peers=tuple(_peer(lease, refused) for lease in sorted(peers, key=lambda lease: lease.subnet)),
+            peers=tuple(_peer(lease, report) for lease in sorted(peers, key=_order)),
             skipped=tuple(sorted(census.malformed.items())),
             problems=tuple(problems),
         )
@@ -126,19 +129,20 @@ class Host:
 
     def publish(self) -> None:
         """Write the files that docker and others start from. Raises OverlaydError when the disk refuses."""
-        subnet, network = self.holding.lease.subnet, self._config.network
-        want = docker.wanted(subnet, self._backend.mtu_bytes, we_masquerade=self._settings.ip_masq)
+        want = docker.wanted(self.holding.lease.subnets, self._backend.mtu_bytes, we_masquerade=self._settings.ip_masq)
         daemon_json, problems = docker.read_daemon_json()
         options, conflicts = docker.flags(want, daemon_json)
         self._docker_problems = (*problems, *conflicts)
         for problem in self._docker_problems:
             log.error("docker is configured against the lease", problem=problem)
-        lines = {
-            "FLANNEL_NETWORK": network,
-            "FLANNEL_SUBNET": want.bip,
-            "FLANNEL_MTU": self._backend.mtu_bytes,
-            "FLANNEL_IPMASQ": str(self._settings.ip_masq).lower(),
-        }
+        lines: dict[str, object] = {}
+        for leg in self.holding.lease.legs:
+            prefix = "FLANNEL" if leg.version == 4 else "FLANNEL_IPV6"
+            lines |= {
+                f"{prefix}_NETWORK": self._config.network(leg.version),
+                f"{prefix}_SUBNET": first_host(leg.subnet),
+            }
+        lines |= {"FLANNEL_MTU": self._backend.mtu_bytes, "FLANNEL_IPMASQ": str(self._settings.ip_masq).lower()}
         try:
             text = "".join(f"{key}={value}\n" for key, value in lines.items())
             write_atomically(self._settings.subnet_env, text)
@@ -158,6 +162,8 @@ class Host:
             if gone:
                 held = Holding(lease=held.lease, etcd_lease_id=-1)
             self._holding = self._registry.reclaim(held, ttl_s=self._settings.lease_ttl_s)
+            if self._holding is not held:
+                self._remember()
         return self.holding
 
     def _carry(self, stop: threading.Event, on_failure: Callable[[], None]) -> None:
@@ -167,20 +173,31 @@ class Host:
             log.error("the data path ended", backend=self._config.backend_type, problem=error.message)
             on_failure()
 
-    def _wanted(self, subnet: IPv4Network) -> Lease:
+    def _wanted(self, subnets: Subnets) -> Lease:
         return Lease(
-            subnet=subnet,
-            public_ip=self._underlay.public_ip,
-            backend_type=self._config.backend_type,
-            backend_data=self._backend.lease_data(),
+            **{f"v{subnet.version}": self._leg(subnet) for subnet in subnets},
+            backend_type=backends.published_type(self._config.backend_type),
         )
+
+    def _leg(self, subnet: IPNetwork) -> Leg:
+        endpoint = self._underlay.endpoint(subnet.version)
+        if endpoint is None:
+            raise RuntimeError(f"IPv{subnet.version} is not in use")
+        return Leg(subnet=subnet, public_ip=endpoint.public_ip, data=self._backend.lease_data(subnet.version))
+
+    def _public_ip(self) -> IPAddress:
+        """The address that peers know this host by: of the first family that the network uses."""
+        return self._leg(self._config.networks[0]).public_ip
 
     def _sync_firewall(self, problems: list[str]) -> str | None:
         if not self._settings.firewall:
             return None
+        own = self.holding.lease.subnets.v4
+        if own is None:
+            return None
         rules = firewall.desired(
-            network=self._config.network,
-            subnet=self.holding.lease.subnet,
+            network=IPv4Network(str(self._config.network(4))),
+            subnet=own,
             devices=self._backend.devices,
             masquerade=self._settings.ip_masq,
         )
@@ -193,33 +210,38 @@ class Host:
 
     def _look_at_docker(self) -> None:
         addresses = interfaces.interface_addresses(docker.BRIDGE)
-        problem = docker.bridge_problem(self.holding.lease.subnet, addresses)
+        problem = docker.bridge_problem(self.holding.lease.subnets, addresses)
         if problem and problem != self._bridge_problem:
             log.warning("docker is not on the leased subnet", problem=problem)
         self._bridge_problem = problem
 
-    def _previous_subnet(self) -> IPv4Network | None:
-        """The subnet of the last run: our own record, which outlives a reboot, else the subnet.env of this boot."""
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            return IPv4Network(json.loads((self._settings.state_dir / LEASE_FILE).read_text())["subnet"])
-        with contextlib.suppress(OSError, ValueError):
-            lines = self._settings.subnet_env.read_text().splitlines()
-            found = dict(line.partition("=")[::2] for line in lines).get("FLANNEL_SUBNET", "")
-            return IPv4Interface(found).network
-        return None
-
     def _remember(self) -> None:
-        text = json.dumps({"network": str(self._config.network), "subnet": str(self.holding.lease.subnet)})
+        holding = self.holding
+        held = Remembered(subnets=holding.lease.subnets, etcd_lease_id=max(holding.etcd_lease_id, 0))
         try:
-            write_atomically(self._settings.state_dir / LEASE_FILE, f"{text}\n")
-        except OSError as error:
-            log.warning("cannot remember the subnet for the next boot", problem=error)
+            memory.remember(self._settings.state_dir, held)
+        except OverlaydError as error:
+            log.warning(error.message)
 
 
-def _peer(lease: Lease, refused: dict[IPv4Network, str]) -> Peer:
+def _shown(leg: Leg | None, suffix: str) -> dict[str, str | None]:
+    """A leg's fields as the status has them, for this host and for peers."""
+    return {
+        f"subnet{suffix}": str(leg.subnet) if leg else None,
+        f"public_ip{suffix}": str(leg.public_ip) if leg else None,
+    }
+
+
+def _order(lease: Lease) -> tuple[bool, int]:
+    first = lease.legs[0].subnet
+    return first.version == 6, int(first.network_address)
+
+
+def _peer(lease: Lease, report: Report) -> Peer:
     return Peer(
-        subnet=str(lease.subnet),
-        public_ip=str(lease.public_ip),
+        **_shown(lease.v4, ""),
+        **_shown(lease.v6, "6"),
         backend=lease.backend_type,
-        problem=refused.get(lease.subnet),
+        path=report.paths.get(lease.key_name),
+        problem=report.peer_problems.get(lease.key_name),
     )

@@ -64,8 +64,8 @@ class Keeper:
             try:
                 if not self._registry.refresh(holding) and holding is self._holding:
                     self._gone = True
-                    log.warning("etcd has no such lease any more", subnet=holding.lease.subnet)
+                    log.warning("etcd has no such lease any more", subnet=holding.lease.subnets)
                     self._on_gone()
             except StoreError as error:
-                log.debug("could not prolong the lease", subnet=holding.lease.subnet, problem=error.message)
+                log.debug("could not prolong the lease", subnet=holding.lease.subnets, problem=error.message)
                 wait_s = jittered(min(RETRY_S, self._interval_s))

@@ -1,17 +1,21 @@
-"""A lease: which host holds which subnet, and how to reach it. Flannel's keys and values, byte for byte.
+"""A lease: which host holds which subnets, and how to reach it. Flannel's keys and values, byte for byte.
 
-Pure: no I/O. The key of a lease is `<prefix>/subnets/10.5.52.0-24`; dual stack adds `&fc00:-…-64`. The value is JSON.
+Pure: no I/O. The key of a lease is `<prefix>/subnets/10.5.52.0-24`; dual stack adds `&fc00::-64`. The value is JSON.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any, TypeVar
 
+from overlayd.addresses import IPAddress, IPNetwork
+
 A = TypeVar("A", IPv4Address, IPv6Address)
+
+_NO_IPV4 = "0.0.0.0"
 
 
 class MalformedLease(ValueError):
@@ -19,63 +23,122 @@ class MalformedLease(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lease:
-    """One host's hold on one subnet, as every peer sees it.
+class Subnets:
+    """What one host holds: a subnet of each address family in use. Aligned (host bits zero)."""
 
-    `subnet` is aligned (host bits zero). `public_ip` is the host's underlay address. `backend_data` is what the backend
-    of that host publishes (vxlan: `{"VNI": 1, "VtepMAC": "…"}`); None where it publishes nothing.
+    v4: IPv4Network | None = None
+    v6: IPv6Network | None = None
+
+    def __iter__(self) -> Iterator[IPNetwork]:
+        return (subnet for subnet in (self.v4, self.v6) if subnet is not None)
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self)) or "no subnet"
+
+    @property
+    def key_name(self) -> str:
+        """The last part of the key: `10.5.52.0-24`, `10.5.52.0-24&fc00::-64`, or `0.0.0.0-0&fc00::-64`."""
+        name = f"{self.v4.network_address}-{self.v4.prefixlen}" if self.v4 else f"{_NO_IPV4}-0"
+        return f"{name}&{self.v6.network_address}-{self.v6.prefixlen}" if self.v6 else name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leg:
+    """One address family's part of a lease.
+
+    `public_ip` is the host's underlay address. `data` is what the host's backend publishes for this family (vxlan:
+    `{"VNI": 1, "VtepMAC": "…"}`); None where it publishes nothing.
     """
 
-    subnet: IPv4Network
-    public_ip: IPv4Address
+    subnet: IPNetwork
+    public_ip: IPAddress
+    data: Mapping[str, Any] | None = field(default=None, hash=False)
+
+    @property
+    def version(self) -> int:
+        """4 or 6."""
+        return self.subnet.version
+
+    def fields(self) -> dict[str, Any]:
+        """The published data, by keys in lower case: Go reads them in any."""
+        return {str(key).lower(): value for key, value in (self.data or {}).items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lease:
+    """One host's hold on its subnets, as every peer sees it. At least one leg is there."""
+
+    v4: Leg | None = None
+    v6: Leg | None = None
     backend_type: str = "udp"
-    backend_data: Mapping[str, Any] | None = field(default=None, hash=False)
-    subnet6: IPv6Network | None = None
-    public_ip6: IPv6Address | None = None
-    backend_v6_data: Mapping[str, Any] | None = field(default=None, hash=False)
+
+    @property
+    def legs(self) -> tuple[Leg, ...]:
+        """The legs there are, IPv4 first."""
+        return tuple(leg for leg in (self.v4, self.v6) if leg is not None)
+
+    @property
+    def subnets(self) -> Subnets:
+        """What is held."""
+        v4, v6 = (leg.subnet if leg else None for leg in (self.v4, self.v6))
+        return Subnets(
+            v4=v4 if isinstance(v4, IPv4Network) else None,
+            v6=v6 if isinstance(v6, IPv6Network) else None,
+        )
+
+    @property
+    def public_ip(self) -> IPAddress:
+        """The address that the host is known by: the IPv4 one where there is one."""
+        return self.legs[0].public_ip
 
     @property
     def key_name(self) -> str:
         """The last part of the lease's key."""
-        return format_key(self.subnet, self.subnet6)
+        return self.subnets.key_name
+
+    def leg(self, version: int) -> Leg | None:
+        """The leg of IP version 4 or 6, if there is one."""
+        return self.v4 if version == 4 else self.v6
 
     def value(self) -> bytes:
         """The JSON that goes under the key: the fields in flannel's order, absent ones left out."""
-        document: dict[str, Any] = {"PublicIP": str(self.public_ip)}
-        document["PublicIPv6"] = str(self.public_ip6) if self.public_ip6 else None
-        document["BackendType"] = self.backend_type
-        if self.backend_data is not None:
-            document["BackendData"] = dict(self.backend_data)
-        if self.backend_v6_data is not None:
-            document["BackendV6Data"] = dict(self.backend_v6_data)
+        document: dict[str, Any] = {
+            "PublicIP": str(self.v4.public_ip) if self.v4 else _NO_IPV4,
+            "PublicIPv6": str(self.v6.public_ip) if self.v6 else None,
+            "BackendType": self.backend_type,
+        }
+        if self.v4 and self.v4.data is not None:
+            document["BackendData"] = dict(self.v4.data)
+        if self.v6 and self.v6.data is not None:
+            document["BackendV6Data"] = dict(self.v6.data)
         return json.dumps(document, separators=(",", ":")).encode()
 
 
-def format_key(subnet: IPv4Network, subnet6: IPv6Network | None = None) -> str:
-    """`10.5.52.0-24`, or for dual stack `10.5.52.0-24&fc00:-…` with `-` for `:` in the IPv6 part."""
-    name = f"{subnet.network_address}-{subnet.prefixlen}"
-    if subnet6 is None:
-        return name
-    return f"{name}&{str(subnet6.network_address).replace(':', '-')}-{subnet6.prefixlen}"
+def parse_key(name: str) -> Subnets:
+    """The subnets that a key's last part names. Raises MalformedLease.
 
-
-def parse_key(name: str) -> tuple[IPv4Network, IPv6Network | None]:
-    """The subnets that a key's last part names. Raises MalformedLease."""
+    The IPv6 part is also read with `-` for `:`, as some tools write it.
+    """
     first, _, second = name.partition("&")
     try:
+        v6 = None
+        if second:
+            address6, _, length6 = second.rpartition("-")
+            v6 = IPv6Network(f"{address6.replace('-', ':')}/{_length(length6)}")
         address, _, length = first.partition("-")
-        subnet = IPv4Network(f"{address}/{int(length)}")
-        if not second:
-            return subnet, None
-        address6, _, length6 = second.rpartition("-")
-        return subnet, IPv6Network(f"{address6.replace('-', ':')}/{int(length6)}")
+        v4 = IPv4Network(f"{address}/{_length(length)}")
     except ValueError as error:
         raise MalformedLease(f"key {name!r} is not ADDRESS-LENGTH of an aligned subnet: {error}") from error
+    # How flannel writes a lease without IPv4.
+    return Subnets(v4=None if v6 and v4.prefixlen == 0 else v4, v6=v6)
 
 
 def parse_lease(name: str, value: bytes) -> Lease:
-    """The lease under a key's last part. Raises MalformedLease, never anything else, whatever the bytes are."""
-    subnet, subnet6 = parse_key(name)
+    """The lease under a key's last part. Raises MalformedLease, never anything else, whatever the bytes are.
+
+    A family whose public address is not published has no leg: nobody can send to it.
+    """
+    subnets = parse_key(name)
     try:
         document = json.loads(value)
     except (ValueError, RecursionError) as error:
@@ -87,17 +150,27 @@ def parse_lease(name: str, value: bytes) -> Lease:
     backend_type = fields.get("backendtype") or "udp"
     if not isinstance(backend_type, str):
         raise MalformedLease(f"BackendType of {name!r} is not a string: {backend_type!r}")
-    return Lease(
-        subnet=subnet,
-        public_ip=_address(IPv4Address, name, "PublicIP", fields.get("publicip")),
-        backend_type=backend_type,
-        backend_data=_object(name, "BackendData", fields.get("backenddata")),
-        subnet6=subnet6,
-        public_ip6=(
-            _address(IPv6Address, name, "PublicIPv6", fields["publicipv6"]) if fields.get("publicipv6") else None
-        ),
-        backend_v6_data=_object(name, "BackendV6Data", fields.get("backendv6data")),
-    )
+    v4 = v6 = None
+    if subnets.v4:
+        v4 = Leg(
+            subnet=subnets.v4,
+            public_ip=_address(IPv4Address, name, "PublicIP", fields.get("publicip")),
+            data=_object(name, "BackendData", fields.get("backenddata")),
+        )
+    if subnets.v6 and (v4 is None or fields.get("publicipv6")):
+        v6 = Leg(
+            subnet=subnets.v6,
+            public_ip=_address(IPv6Address, name, "PublicIPv6", fields.get("publicipv6")),
+            data=_object(name, "BackendV6Data", fields.get("backendv6data")),
+        )
+    return Lease(v4=v4, v6=v6, backend_type=backend_type)
+
+
+def _length(text: str) -> int:
+    # int() would also take ` 24`, `+24` and `2_4`.
+    if not text.isdecimal() or not text.isascii():
+        raise ValueError(f"{text!r} is no prefix length")
+    return int(text)
 
 
 def _address(kind: type[A], name: str, label: str, found: object) -> A:

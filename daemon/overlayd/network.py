@@ -6,18 +6,16 @@ Pure: no I/O. It is the JSON under `<prefix>/config`; keys are read without rega
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Network
 from types import MappingProxyType
 from typing import Any
 
+from overlayd.addresses import IPAddress, IPNetwork, contains, ip_address, ip_network, subnet_at
 from overlayd.errors import NetworkConfigError
+from overlayd.lease import Subnets
 
 DEFAULT_BACKEND = "udp"
-SMALLEST_NETWORK = 28
-LONGEST_SUBNET = 30
-_WIDE = 22  # a Network at least this wide is cut into /24s
 _KEYS = (
     *("Network", "SubnetLen", "SubnetMin", "SubnetMax", "EnableIPv4", "EnableIPv6", "EnableNFTables"),
     *("IPv6Network", "IPv6SubnetLen", "IPv6SubnetMin", "IPv6SubnetMax", "Backend"),
@@ -26,32 +24,87 @@ _KNOWN = {name.lower(): name for name in _KEYS}
 
 
 @dataclass(frozen=True, kw_only=True)
-class NetworkConfig:
-    """One overlay network: its addresses, how they are cut into subnets, and how packets travel.
+class _Rules:
+    """How one family's addresses are cut up: the keys' prefix, and lengths in bits."""
+
+    version: int
+    prefix: str
+    smallest_network: int
+    longest_subnet: int
+    usual_subnet: int
+    example: str
+
+
+_RULES = {
+    4: _Rules(version=4, prefix="", smallest_network=28, longest_subnet=30, usual_subnet=24, example="10.42.0.0/16"),
+    6: _Rules(version=6, prefix="IPv6", smallest_network=124, longest_subnet=126, usual_subnet=64, example="fd42::/48"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """What one address family's subnets are leased from.
 
     `subnet_min` and `subnet_max` are the first addresses of the first and last subnet that may be leased.
     """
 
-    network: IPv4Network
+    network: IPNetwork
     subnet_len: int
-    subnet_min: IPv4Address
-    subnet_max: IPv4Address
-    backend_type: str = DEFAULT_BACKEND
-    backend_config: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), hash=False)
+    subnet_min: IPAddress
+    subnet_max: IPAddress
 
-    def subnets(self) -> Iterator[IPv4Network]:
-        """Every subnet that may be leased, in order."""
-        step = 2 ** (32 - self.subnet_len)
-        for base in range(int(self.subnet_min), int(self.subnet_max) + 1, step):
-            yield IPv4Network((base, self.subnet_len))
+    @property
+    def host_bits(self) -> int:
+        """The bits of an address that tell hosts of one subnet apart."""
+        return self.network.max_prefixlen - self.subnet_len
 
     def subnet_count(self) -> int:
         """How many subnets may be leased."""
-        return ((int(self.subnet_max) - int(self.subnet_min)) >> (32 - self.subnet_len)) + 1
+        return ((int(self.subnet_max) - int(self.subnet_min)) >> self.host_bits) + 1
 
-    def fits(self, subnet: IPv4Network) -> bool:
-        """Whether a subnet could have been leased under this config."""
-        return subnet.prefixlen == self.subnet_len and self.subnet_min <= subnet.network_address <= self.subnet_max
+    def fits(self, subnet: IPNetwork) -> bool:
+        """Whether a subnet could have been leased from here."""
+        return (
+            subnet.version == self.network.version
+            and subnet.prefixlen == self.subnet_len
+            and int(self.subnet_min) <= int(subnet.network_address) <= int(self.subnet_max)
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    """One overlay network: the pool of each address family in use, and how packets travel."""
+
+    v4: Pool | None = None
+    v6: Pool | None = None
+    nftables: bool = False
+    backend_type: str = DEFAULT_BACKEND
+    backend_config: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), hash=False)
+
+    @property
+    def pools(self) -> tuple[Pool, ...]:
+        """The pools there are, IPv4 first."""
+        return tuple(pool for pool in (self.v4, self.v6) if pool is not None)
+
+    @property
+    def networks(self) -> tuple[IPNetwork, ...]:
+        """The networks of the pools."""
+        return tuple(pool.network for pool in self.pools)
+
+    def network(self, version: int) -> IPNetwork | None:
+        """The network of IP version 4 or 6, if it is in use."""
+        pool = self.v4 if version == 4 else self.v6
+        return pool.network if pool else None
+
+    def fits(self, subnets: Subnets) -> bool:
+        """Whether these could have been leased under this config: one subnet of each family in use, and no other."""
+        return all(
+            (pool is None and subnet is None) or (pool is not None and subnet is not None and pool.fits(subnet))
+            for pool, subnet in ((self.v4, subnets.v4), (self.v6, subnets.v6))
+        )
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self.networks))
 
 
 def parse_network_config(raw: bytes | str) -> NetworkConfig:
@@ -63,25 +116,15 @@ def parse_network_config(raw: bytes | str) -> NetworkConfig:
     if not isinstance(document, dict):
         raise NetworkConfigError("network config is not a JSON object", hint=_EXAMPLE)
     fields = _fields(document)
-    if not _flag(fields, "EnableIPv4", default=True):
-        raise NetworkConfigError("EnableIPv4 is false: this version carries IPv4 only", hint="set EnableIPv4 to true")
-    if _flag(fields, "EnableIPv6", default=False):
-        raise NetworkConfigError("EnableIPv6 is true: this version carries IPv4 only", hint="leave EnableIPv6 out")
-    _flag(fields, "EnableNFTables", default=False)
-    network = _network(fields)
-    subnet_len = _subnet_len(fields, network)
-    size = 2 ** (32 - subnet_len)
-    # The first subnet is left out by default: its address is the network's own.
-    low = _bound(fields, "SubnetMin", network, subnet_len, network.network_address + size)
-    high = _bound(fields, "SubnetMax", network, subnet_len, network.broadcast_address - (size - 1))
-    if low > high:
-        raise NetworkConfigError(f"SubnetMin {low} is above SubnetMax {high}")
+    v4 = _pool(fields, _RULES[4]) if _flag(fields, "EnableIPv4", default=True) else None
+    v6 = _pool(fields, _RULES[6]) if _flag(fields, "EnableIPv6", default=False) else None
+    if v4 is None and v6 is None:
+        raise NetworkConfigError("EnableIPv4 and EnableIPv6 are both false", hint="set one of them to true")
     backend_type, backend_config = _backend(fields)
     return NetworkConfig(
-        network=network,
-        subnet_len=subnet_len,
-        subnet_min=low,
-        subnet_max=high,
+        v4=v4,
+        v6=v6,
+        nftables=_flag(fields, "EnableNFTables", default=False),
         backend_type=backend_type,
         backend_config=backend_config,
     )
@@ -111,49 +154,68 @@ def _flag(fields: Mapping[str, Any], key: str, *, default: bool) -> bool:
     return value
 
 
-def _network(fields: Mapping[str, Any]) -> IPv4Network:
-    value = fields.get("Network")
+def _pool(fields: Mapping[str, Any], rules: _Rules) -> Pool:
+    network = _network(fields, rules)
+    subnet_len = _subnet_len(fields, network, rules)
+    size = 1 << (network.max_prefixlen - subnet_len)
+    # The first subnet is left out by default: its address is the network's own.
+    low = _bound(fields, f"{rules.prefix}SubnetMin", network, subnet_len, network.network_address + size)
+    high = _bound(fields, f"{rules.prefix}SubnetMax", network, subnet_len, network.broadcast_address - (size - 1))
+    if int(low) > int(high):
+        raise NetworkConfigError(f"{rules.prefix}SubnetMin {low} is above {rules.prefix}SubnetMax {high}")
+    return Pool(network=network, subnet_len=subnet_len, subnet_min=low, subnet_max=high)
+
+
+def _network(fields: Mapping[str, Any], rules: _Rules) -> IPNetwork:
+    key = f"{rules.prefix}Network"
+    hint = f'for example {{"{key}": "{rules.example}", …}}' if rules.prefix else _EXAMPLE
+    value = fields.get(key)
     if not isinstance(value, str):
-        raise NetworkConfigError(f"Network is {value!r}" if value else "Network is missing", hint=_EXAMPLE)
+        raise NetworkConfigError(f"{key} is {value!r}" if value else f"{key} is missing", hint=hint)
     try:
         # Host bits are cut off, as flannel does.
-        network = IPv4Network(value, strict=False)
+        network = ip_network(value, strict=False)
+        if network.version != rules.version:
+            raise ValueError("of the other family")
     except ValueError as error:
-        raise NetworkConfigError(f"Network is {value!r}, not an IPv4 network", hint=_EXAMPLE) from error
-    if "/" not in value or network.prefixlen > SMALLEST_NETWORK:
+        raise NetworkConfigError(f"{key} is {value!r}, not an IPv{rules.version} network", hint=hint) from error
+    if "/" not in value or network.prefixlen > rules.smallest_network:
         raise NetworkConfigError(
-            f"Network {value} is too small to be cut into subnets", hint=f"at least a /{SMALLEST_NETWORK}"
+            f"{key} {value} is too small to be cut into subnets", hint=f"at least a /{rules.smallest_network}"
         )
     return network
 
 
-def _subnet_len(fields: Mapping[str, Any], network: IPv4Network) -> int:
-    shortest = network.prefixlen + 2
-    value = fields.get("SubnetLen") or (24 if network.prefixlen <= _WIDE else shortest)
-    if not isinstance(value, int) or isinstance(value, bool) or not shortest <= value <= LONGEST_SUBNET:
+def _subnet_len(fields: Mapping[str, Any], network: IPNetwork, rules: _Rules) -> int:
+    key, shortest = f"{rules.prefix}SubnetLen", network.prefixlen + 2
+    value = fields.get(key) or max(rules.usual_subnet, shortest)
+    if not isinstance(value, int) or isinstance(value, bool) or not shortest <= value <= rules.longest_subnet:
         raise NetworkConfigError(
-            f"SubnetLen is {value!r}",
-            hint=f"a number from {shortest} to {LONGEST_SUBNET} for Network {network}",
+            f"{key} is {value!r}",
+            hint=f"a number from {shortest} to {rules.longest_subnet} for {rules.prefix}Network {network}",
         )
     return value
 
 
-def _bound(
-    fields: Mapping[str, Any], key: str, network: IPv4Network, subnet_len: int, default: IPv4Address
-) -> IPv4Address:
+def _bound(fields: Mapping[str, Any], key: str, network: IPNetwork, subnet_len: int, default: IPAddress) -> IPAddress:
     value = fields.get(key)
     if value is None:
         return default
     try:
         if not isinstance(value, str):
             raise ValueError
-        address = IPv4Address(value)
+        address = ip_address(value)
+        if address.version != network.version:
+            raise ValueError
     except ValueError:
-        raise NetworkConfigError(f"{key} is {value!r}, not an IPv4 address") from None
-    if address not in network:
-        raise NetworkConfigError(f"{key} {address} is outside Network {network}")
-    if int(address) % 2 ** (32 - subnet_len):
-        aligned = IPv4Network((int(address), subnet_len), strict=False).network_address
+        raise NetworkConfigError(f"{key} is {value!r}, not an IPv{network.version} address") from None
+    if int(address) == 0:
+        return default
+    if not contains(network, address):
+        raise NetworkConfigError(f"{key} {address} is outside {network}")
+    host_bits = network.max_prefixlen - subnet_len
+    if int(address) % (1 << host_bits):
+        aligned = subnet_at(network, subnet_len, int(address) >> host_bits << host_bits).network_address
         raise NetworkConfigError(
             f"{key} {address} is not the first address of a /{subnet_len}", hint=f"for example {aligned}"
         )

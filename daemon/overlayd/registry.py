@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import random
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from ipaddress import IPv4Network
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 from overlayd import allocate
+from overlayd.addresses import IPAddress, IPNetwork, overlaps
 from overlayd.errors import LeaseLost, NetworkConfigError, StoreError
-from overlayd.lease import Lease, MalformedLease, parse_key, parse_lease
+from overlayd.lease import Lease, MalformedLease, Subnets, parse_key, parse_lease
 from overlayd.log import logger
 from overlayd.network import NetworkConfig, parse_network_config
 from overlayd.store.client import KeyValue, Store
@@ -27,6 +27,8 @@ CONFIG = "config"
 SUBNETS = "subnets/"
 # How long peers that an etcd without memory does not know any more are given to write their leases again.
 AMNESTY_S = 60.0
+# Whoever loses a race for a pair of subnets waits up to this long, or all would list again at the same moment.
+RACE_PAUSE_S = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +45,23 @@ class Holding:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Remembered:
+    """What this host held when it last ran. Who knows the id of the etcd lease, which is random, is its owner."""
+
+    subnets: Subnets = field(default_factory=Subnets)
+    etcd_lease_id: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Census:
-    """All leases of the network by the last part of their keys, and what is wrong with the entries that are none."""
+    """All leases of the network by the last part of their keys, and what is wrong with the entries that are none.
+
+    `reserved` are those that hang on no etcd lease: kept for a host, whether it runs or not.
+    """
 
     leases: Mapping[str, Lease]
     malformed: Mapping[str, str]
+    reserved: frozenset[str] = frozenset()
 
 
 class Registry:
@@ -98,31 +112,39 @@ class Registry:
             found = _census(entries)
             self._complain(entries, found)
             leases = {**_uncontradicted(self._remembered, found.leases), **found.leases}
-            self._census = (view, Census(leases=leases, malformed=found.malformed))
+            self._census = (view, replace(found, leases=leases))
         return self._census[1]
 
     def acquire(
         self,
         config: NetworkConfig,
-        wanted: Callable[[IPv4Network], Lease],
+        wanted: Callable[[Subnets], Lease],
         *,
-        preferred: IPv4Network | None,
+        public_ip: IPAddress,
+        remembered: Remembered,
         ttl_s: int,
     ) -> Holding:
-        """Hold a subnet: the one this host has, else the preferred one, else a random free one.
+        """Hold subnets: those this host has, else the remembered ones, else random free ones.
 
-        `wanted` makes the lease to publish for a subnet. A lost race is tried again with what is then free. Raises
+        `wanted` makes the lease to publish for them. What this host has that does not fit the config any more is given
+        up in the same moment, and kept as far as it fits. A lost race is tried again with what is then free. Raises
         StoreError, SubnetsExhausted.
         """
-        public_ip = wanted(config.network).public_ip
         while True:
-            entries = self._entries()
-            mine = allocate.own_lease(_census(entries).leases.values(), public_ip, config)
+            entries, revision = self._entries()
+            leases = _census(entries).leases
+            mine = allocate.own_lease(leases.values(), public_ip, config)
+            old = _owned(entries, leases, public_ip, remembered)
+            if mine is None and old is not None and config.fits(old[1].subnets):
+                mine = old[1]
             if mine is not None:
-                holding = self._resume(entries[mine.key_name], wanted(mine.subnet))
+                holding = self._resume(entries[mine.key_name], wanted(mine.subnets))
             else:
-                subnet = allocate.choose_subnet(config, _taken(entries), preferred=preferred, rng=self._rng)
-                holding = self._create(wanted(subnet), ttl_s)
+                given_up = old[0] if old else None
+                taken = [subnet for name in entries if name != given_up for subnet in _subnets(name)]
+                preferred = old[1].subnets if old else remembered.subnets
+                subnets = allocate.choose_subnets(config, taken, preferred=preferred, rng=self._rng)
+                holding = self._create(wanted(subnets), ttl_s, revision, instead_of=given_up)
             if holding is not None:
                 return holding
             log.info("lost a race, trying again")
@@ -143,20 +165,35 @@ class Registry:
         found = _published(current) if current is not None else None
         if current is not None and found is not None and found.public_ip != lease.public_ip:
             raise LeaseLost(
-                f"subnet {lease.subnet} is leased to {found.public_ip} now, not to this host ({lease.public_ip})",
+                f"{lease.subnets} is leased to {found.public_ip} now, not to this host ({lease.public_ip})",
                 hint="this host takes another subnet; restart docker to move its containers there",
             )
         if current is not None and current.lease_id == holding.etcd_lease_id and found == lease:
             return holding
-        mended = self._create(lease, ttl_s) if current is None else self._resume(current, lease)
+        if current is None:
+            entries, revision = self._entries()
+            self._refuse_if_taken(lease, entries)
+            mended = self._create(lease, ttl_s, revision)
+        else:
+            mended = self._resume(current, lease)
         if mended is None:
             return self.reclaim(holding, ttl_s=ttl_s)
-        log.warning("the lease had gone or was changed in etcd; written again", subnet=lease.subnet)
+        log.warning("the lease had gone or was changed in etcd; written again", subnet=lease.subnets)
         return mended
 
     def refresh(self, holding: Holding) -> bool:
         """Prolong the lease; False when etcd has no such lease any more. Raises StoreError."""
         return holding.reserved or self._store.refresh(holding.etcd_lease_id) > 0
+
+    def _refuse_if_taken(self, lease: Lease, entries: Mapping[str, KeyValue]) -> None:
+        """Raise LeaseLost if another key holds a part of what we held: it was taken while ours had gone."""
+        for name in entries:
+            for subnet in _subnets(name):
+                if any(overlaps(subnet, ours) for ours in lease.subnets):
+                    raise LeaseLost(
+                        f"{lease.subnets}: {subnet} was leased to another host meanwhile (key {name})",
+                        hint="this host takes another subnet; restart docker to move its containers there",
+                    )
 
     def _note_amnesia(self, view: View) -> None:
         if self._census is None or view.revision >= self._census[0].revision:
@@ -177,23 +214,36 @@ class Registry:
                 self._complained.add(seen)
                 log.warning("not a lease, skipped", key=f"{self._prefix}/{SUBNETS}{name}", problem=problem)
 
-    def _entries(self) -> dict[str, KeyValue]:
+    def _entries(self) -> tuple[dict[str, KeyValue], int]:
         prefix = f"{self._prefix}/{SUBNETS}"
-        found, _revision = self._store.list_prefix(prefix)
-        return {kv.key.removeprefix(prefix): kv for kv in found}
+        found, revision = self._store.list_prefix(prefix)
+        return {kv.key.removeprefix(prefix): kv for kv in found}, revision
 
-    def _create(self, lease: Lease, ttl_s: int) -> Holding | None:
+    def _create(self, lease: Lease, ttl_s: int, revision: int, *, instead_of: str | None = None) -> Holding | None:
+        """Write a new key. `revision` is that of the list by which its subnets were free."""
+        prefix = f"{self._prefix}/{SUBNETS}"
+        alone = lease.v6 is None and instead_of is None
         etcd_lease_id = self._store.grant(ttl_s)
         created = False
         try:
             created = self._store.create(
-                f"{self._prefix}/{SUBNETS}{lease.key_name}", lease.value(), lease_id=etcd_lease_id
+                f"{prefix}{lease.key_name}",
+                lease.value(),
+                lease_id=etcd_lease_id,
+                # Keys begin with the IPv4 subnet: one that is alone or the first of a pair is free if none begins so.
+                none_below=f"{prefix}{lease.key_name}" if alone else None,
+                # With two subnets in one key, two hosts could each get one of a pair: nothing may have changed at all.
+                quiet_below=None if alone else (prefix, revision),
+                instead_of=f"{prefix}{instead_of}" if instead_of else None,
             )
         finally:
             if not created:
                 with contextlib.suppress(StoreError):
                     self._store.revoke(etcd_lease_id)
-        return Holding(lease=lease, etcd_lease_id=etcd_lease_id) if created else None
+        if created:
+            return Holding(lease=lease, etcd_lease_id=etcd_lease_id)
+        time.sleep(self._rng.uniform(0, 0 if alone else RACE_PAUSE_S))
+        return None
 
     def _resume(self, kv: KeyValue, lease: Lease) -> Holding | None:
         # A key without an etcd lease is a reservation and stays one: giving it a lease would end it one day.
@@ -227,7 +277,8 @@ def _census(entries: Mapping[str, KeyValue]) -> Census:
             leases[name] = parse_lease(name, kv.value)
         except MalformedLease as error:
             malformed[name] = str(error)
-    return Census(leases=leases, malformed=malformed)
+    reserved = frozenset(name for name in leases if not entries[name].lease_id)
+    return Census(leases=leases, malformed=malformed, reserved=reserved)
 
 
 def _uncontradicted(old: Mapping[str, Lease], new: Mapping[str, Lease]) -> dict[str, Lease]:
@@ -235,17 +286,29 @@ def _uncontradicted(old: Mapping[str, Lease], new: Mapping[str, Lease]) -> dict[
     return {
         name: lease
         for name, lease in old.items()
-        if lease.public_ip not in addresses and not any(lease.subnet.overlaps(other.subnet) for other in new.values())
+        if lease.public_ip not in addresses and not any(_overlap(lease, other) for other in new.values())
     }
 
 
-def _taken(entries: Mapping[str, KeyValue]) -> list[IPv4Network]:
-    # A key whose value is garbage still keeps its subnet: somebody wrote it for a reason.
-    taken = []
-    for name in entries:
-        with contextlib.suppress(MalformedLease):
-            taken.append(parse_key(name)[0])
-    return taken
+def _overlap(one: Lease, other: Lease) -> bool:
+    return any(overlaps(ours, theirs) for ours in one.subnets for theirs in other.subnets)
+
+
+def _subnets(name: str) -> Iterator[IPNetwork]:
+    # A key whose value is garbage still keeps its subnets: somebody wrote it for a reason.
+    with contextlib.suppress(MalformedLease):
+        yield from parse_key(name)
+
+
+def _owned(
+    entries: Mapping[str, KeyValue], leases: Mapping[str, Lease], public_ip: IPAddress, remembered: Remembered
+) -> tuple[str, Lease] | None:
+    """The lease that is this host's, by its address or by the etcd lease that it hangs on. Never a reservation."""
+    for name, lease in sorted(leases.items()):
+        lease_id = entries[name].lease_id
+        if lease_id and (lease.public_ip == public_ip or lease_id == remembered.etcd_lease_id):
+            return name, lease
+    return None
 
 
 def _published(kv: KeyValue) -> Lease | None:

@@ -17,12 +17,18 @@ FILE = "status.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Peer:
-    """One other host. `problem` is None where its subnet is reachable as far as this kernel goes."""
+    """One other host: what it holds and where it is, in IPv4 and IPv6.
 
-    subnet: str
-    public_ip: str
+    `path` says in a word how packets reach it; `problem` is None where they do, as far as this kernel goes.
+    """
+
+    subnet: str | None
+    public_ip: str | None
+    subnet6: str | None = None
+    public_ip6: str | None = None
     backend: str
-    problem: str | None
+    path: str | None = None
+    problem: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,12 +44,14 @@ class Status:
     problem: str | None = None
     network: str | None = None
     subnet: str | None = None
+    subnet6: str | None = None
     reserved: bool = False
     backend: str | None = None
     mtu_bytes: int | None = None
     ifname: str | None = None
     ifname_reason: str | None = None
     public_ip: str | None = None
+    public_ip6: str | None = None
     etcd_endpoints: tuple[str, ...] = ()
     etcd_connected: bool = False
     etcd_problem: str | None = None

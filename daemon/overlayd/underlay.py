@@ -8,37 +8,62 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from dataclasses import dataclass, replace
 
+from overlayd.addresses import IPAddress, IPNetwork, contains, ip_address
 from overlayd.errors import ConfigError
 from overlayd.kernel import interfaces as kernel
 from overlayd.kernel.interfaces import Interface, RouteAnswer
 
 
 @dataclass(frozen=True, kw_only=True)
-class Underlay:
-    """The interface that carries the overlay's packets.
+class Endpoint:
+    """Where peers reach this host in one address family.
 
-    `address` is on the interface; `public_ip` is what peers send to, and differs behind NAT. `reason` says why this one
-    was taken. `on_link` are the networks whose hosts are reached without a router.
+    `address` is on the interface; `public_ip` is what peers send to, and differs behind NAT. `on_link` are the networks
+    whose hosts are reached without a router.
+    """
+
+    address: IPAddress
+    public_ip: IPAddress
+    on_link: tuple[IPNetwork, ...] = ()
+
+    def reaches_directly(self, peer: IPAddress) -> bool:
+        """Whether a peer is on a network of the underlay's own, so that a plain route can name it as the next hop."""
+        return any(contains(network, peer) for network in self.on_link)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Underlay:
+    """The interface that carries the overlay's packets, with at least one family's endpoint.
+
+    `reason` says why this interface was taken.
     """
 
     ifname: str
     ifindex: int
-    address: IPv4Address
-    public_ip: IPv4Address
     mtu_bytes: int
     reason: str
-    on_link: tuple[IPv4Network, ...] = ()
+    v4: Endpoint | None = None
+    v6: Endpoint | None = None
 
-    def reaches_directly(self, peer: IPv4Address) -> bool:
-        """Whether a peer is on a network of the underlay's own, so that a plain route can name it as the next hop."""
-        return any(peer in network for network in self.on_link)
+    def endpoint(self, version: int) -> Endpoint | None:
+        """The endpoint of IP version 4 or 6, if there is one."""
+        return self.v4 if version == 4 else self.v6
+
+    @property
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """The endpoints there are, IPv4 first."""
+        return tuple(endpoint for endpoint in (self.v4, self.v6) if endpoint is not None)
 
 
 def choose(
-    *, ifaces: Sequence[str], iface_regexes: Sequence[str], can_reach: str | None, public_ip: str | None
+    *,
+    ifaces: Sequence[str],
+    iface_regexes: Sequence[str],
+    can_reach: str | None,
+    public_ip: IPAddress | None,
+    public_ipv6: IPAddress | None,
 ) -> Underlay:
     """The underlay that these settings ask for, on this host as it is now. Raises ConfigError."""
     target = None if can_reach is None else _address("iface-can-reach", can_reach)
@@ -48,8 +73,28 @@ def choose(
         iface_regexes=iface_regexes,
         reached=None if target is None else (target, kernel.route_to(target)),
         default=kernel.default_route(),
-        public_ip=None if public_ip is None else _address("public-ip", public_ip),
+        public_ip=public_ip,
+        public_ipv6=public_ipv6,
     )
+
+
+def follow(before: Underlay, interfaces: Sequence[Interface]) -> Underlay | None:
+    """The same interface as it is now, by another name perhaps; None if it is gone or lost an address. Pure."""
+    for interface in interfaces:
+        there = {address.ip for address in interface.addresses}
+        if interface.index == before.ifindex and all(endpoint.address in there for endpoint in before.endpoints):
+            return replace(
+                before,
+                ifname=interface.name,
+                mtu_bytes=interface.mtu_bytes,
+                v4=_moved(before.v4, interface),
+                v6=_moved(before.v6, interface),
+            )
+    return None
+
+
+def _moved(endpoint: Endpoint | None, interface: Interface) -> Endpoint | None:
+    return endpoint and replace(endpoint, on_link=_on_link(interface, endpoint.address.version))
 
 
 def pick(
@@ -57,9 +102,10 @@ def pick(
     *,
     ifaces: Sequence[str] = (),
     iface_regexes: Sequence[str] = (),
-    reached: tuple[IPv4Address, RouteAnswer | None] | None = None,
+    reached: tuple[IPAddress, RouteAnswer | None] | None = None,
     default: RouteAnswer | None = None,
-    public_ip: IPv4Address | None = None,
+    public_ip: IPAddress | None = None,
+    public_ipv6: IPAddress | None = None,
 ) -> Underlay:
     """The choice itself, over values. Pure. Raises ConfigError that lists the interfaces there are."""
     there = f"this host has {_listed(interfaces)}"
@@ -74,34 +120,56 @@ def pick(
         if found is None:
             raise ConfigError(f"iface-can-reach {target}: there is no route to it", hint=there)
     else:
-        found = _holding(interfaces, public_ip) or _of_route(interfaces, default, "the default route")
+        found = (
+            _holding(interfaces, "public-ip", public_ip)
+            or _holding(interfaces, "public-ipv6", public_ipv6)
+            or _of_route(interfaces, default, "the default route")
+        )
         if found is None:
             raise ConfigError("there is no default route, and so no interface to choose", hint=f"set iface; {there}")
     interface, own, reason = found
-    address = own or _first_address(interface)
-    if address is None:
+    v4 = _endpoint(interface, 4, own, public_ip)
+    v6 = _endpoint(interface, 6, own, public_ipv6)
+    if v4 is None and v6 is None:
         raise ConfigError(
-            f"interface {interface.name} ({reason}) has no IPv4 address", hint=f"give it one, or set iface; {there}"
+            f"interface {interface.name} ({reason}) has no address that others could send to",
+            hint=f"give it one, or set iface; {there}",
         )
     return Underlay(
-        ifname=interface.name,
-        ifindex=interface.index,
-        address=address,
-        public_ip=public_ip or address,
-        mtu_bytes=interface.mtu_bytes,
-        reason=reason,
-        on_link=tuple(a.network for a in interface.addresses if a.network.prefixlen < 32),
+        ifname=interface.name, ifindex=interface.index, mtu_bytes=interface.mtu_bytes, reason=reason, v4=v4, v6=v6
     )
 
 
-_Found = tuple[Interface, IPv4Address | None, str]
+def _endpoint(
+    interface: Interface, version: int, own: IPAddress | None, public_ip: IPAddress | None
+) -> Endpoint | None:
+    addresses = [one.ip for one in interface.addresses if one.version == version]
+    if own is None or own.version != version:
+        # An IPv6 link-local address serves nobody: it means something else on every link.
+        usable = [one for one in addresses if not one.is_link_local and not one.is_loopback]
+        fallback = addresses if version == 4 else []
+        own = next(iter([*usable, *fallback]), None)
+    if own is None:
+        return None
+    return Endpoint(address=own, public_ip=public_ip or own, on_link=_on_link(interface, version))
+
+
+def _on_link(interface: Interface, version: int) -> tuple[IPNetwork, ...]:
+    return tuple(
+        one.network
+        for one in interface.addresses
+        if one.version == version and one.network.prefixlen < one.max_prefixlen and not one.is_link_local
+    )
+
+
+_Found = tuple[Interface, IPAddress | None, str]
 
 
 def _given(interfaces: Sequence[Interface], ifaces: Sequence[str]) -> _Found | None:
     for name in ifaces:
         for interface in interfaces:
             for address in interface.addresses:
-                if str(address.ip) == name:
+                if address.ip == _maybe_address(name):
                     return interface, address.ip, f"iface {name}"
             if interface.name == name:
                 return interface, None, f"iface {name}"
@@ -124,11 +192,11 @@ def _matching(interfaces: Sequence[Interface], expressions: Sequence[str]) -> _F
     return None
 
 
-def _holding(interfaces: Sequence[Interface], public_ip: IPv4Address | None) -> _Found | None:
+def _holding(interfaces: Sequence[Interface], setting: str, public_ip: IPAddress | None) -> _Found | None:
     for interface in interfaces:
         for address in interface.addresses:
             if address.ip == public_ip:
-                return interface, address.ip, f"it has public-ip {public_ip}"
+                return interface, address.ip, f"it has {setting} {public_ip}"
     return None
 
 
@@ -139,22 +207,23 @@ def _of_route(interfaces: Sequence[Interface], answer: RouteAnswer | None, reaso
     return None
 
 
-def _first_address(interface: Interface) -> IPv4Address | None:
-    addresses = [address.ip for address in interface.addresses]
-    routable = [address for address in addresses if not address.is_link_local and not address.is_loopback]
-    return next(iter([*routable, *addresses]), None)
-
-
 def _listed(interfaces: Sequence[Interface]) -> str:
     def one(interface: Interface) -> str:
-        addresses: Sequence[IPv4Interface] = interface.addresses
-        return f"{interface.name} ({', '.join(str(a.ip) for a in addresses) or 'no IPv4 address'})"
+        addresses = [str(address.ip) for address in interface.addresses if not address.is_link_local]
+        return f"{interface.name} ({', '.join(addresses) or 'no address'})"
 
     return ", ".join(one(interface) for interface in interfaces if interface.name != "lo") or "no interface but lo"
 
 
-def _address(setting: str, text: str) -> IPv4Address:
+def _maybe_address(text: str) -> IPAddress | None:
     try:
-        return IPv4Address(text)
+        return ip_address(text)
     except ValueError:
-        raise ConfigError(f"{setting} is {text!r}", hint="allowed: an IPv4 address") from None
+        return None
+
+
+def _address(setting: str, text: str) -> IPAddress:
+    address = _maybe_address(text)
+    if address is None:
+        raise ConfigError(f"{setting} is {text!r}", hint="allowed: an IP address")
+    return address

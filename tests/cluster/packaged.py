@@ -11,7 +11,7 @@ from ipaddress import IPv4Network
 from pathlib import Path
 
 from overlayd.errors import CommandFailed, OverlaydError
-from overlayd.lease import Lease
+from overlayd.lease import Lease, Leg
 from rpm import source
 from rpm.targets import FROZEN, REPOSITORY, build_script
 from tests.cluster import docker_engine, plan
@@ -76,12 +76,8 @@ def bare_host(base: str) -> Iterator[Site]:
         for step in (networks, etcd, network_config):
             step.make(site)
         # A peer that answers nobody is enough to have routes, neighbours and rules that must go again.
-        peer = Lease(
-            subnet=PEER_SUBNET,
-            public_ip=UNDERLAY[77],
-            backend_type="vxlan",
-            backend_data={"VNI": 1, "VtepMAC": "0e:00:c6:12:16:4d"},
-        )
+        data = {"VNI": 1, "VtepMAC": "0e:00:c6:12:16:4d"}
+        peer = Lease(v4=Leg(subnet=PEER_SUBNET, public_ip=UNDERLAY[77], data=data), backend_type="vxlan")
         site.etcdctl("put", f"{cluster.prefix}/subnets/{peer.key_name}", peer.value().decode())
         site.machines["host1"] = machine = _boot(cluster)
         machine.container.put_archive("/root", _tar({RPM: built().read_bytes(), NEWER_RPM: newer(cluster)}))

@@ -1,7 +1,7 @@
 """Hosts as network namespaces: a switch, a real etcd, real daemons, and on each host a bridge and a container.
 
-The underlay is 198.18.1.0/24 in every lab; labs do not see each other. The switch's namespace holds the bridge that
-joins the hosts, and etcd at 198.18.1.254.
+The underlay is 198.18.1.0/24 in every lab, with 2001:2:0:1::/64 beside it (RFC 2544, RFC 5180: nobody routes either);
+labs do not see each other. The switch's namespace holds the bridge that joins the hosts, and etcd at 198.18.1.254.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,9 @@ from tests.kernel import namespaces
 from tests.polling import eventually
 
 NETWORK = IPv4Network("10.5.0.0/16")
+NETWORK6 = IPv6Network("fd42::/48")
 UNDERLAY = IPv4Network("198.18.1.0/24")
+UNDERLAY6 = IPv6Network("2001:2:0:1::/64")
 SWITCH_ADDRESS = UNDERLAY[254]
 ETCD = f"http://{SWITCH_ADDRESS}:2379"
 SOURCES = Path(__file__).parents[2] / "daemon"
@@ -41,6 +43,7 @@ class Host:
         self.namespace = namespaces.unique(f"{next(_numbers)}{name}")
         self.container = f"{self.namespace}c"
         self.address = UNDERLAY[number]
+        self.address6 = UNDERLAY6[number]
         own_folder = folder / f"{number}{name}"
         self.run_dir = own_folder / "run"
         self.state_dir = own_folder / "state"
@@ -104,6 +107,18 @@ class Host:
         return IPv4Interface(self._variables()["FLANNEL_SUBNET"]).network
 
     @property
+    def subnet6(self) -> IPv6Network | None:
+        """The leased IPv6 subnet, in a network that has IPv6."""
+        found = self._variables().get("FLANNEL_IPV6_SUBNET")
+        return IPv6Interface(found).network if found else None
+
+    @property
+    def container_address6(self) -> IPv6Address:
+        """The container's own IPv6 address."""
+        assert self.subnet6 is not None
+        return self.subnet6[2]
+
+    @property
     def mtu_bytes(self) -> int:
         """The MTU for containers, from the same file."""
         return int(self._variables()["FLANNEL_MTU"])
@@ -132,6 +147,14 @@ class Host:
             f"address add {self.container_address}/{self.subnet.prefixlen} dev eth0",
             f"route add default via {self.subnet[1]}",
         )
+        if self.subnet6 is not None:
+            length = self.subnet6.prefixlen
+            namespaces.ip(self.namespace, f"address add {self.subnet6[1]}/{length} dev docker0 nodad")
+            namespaces.ip(
+                self.container,
+                f"address add {self.container_address6}/{length} dev eth0 nodad",
+                f"route add default via {self.subnet6[1]}",
+            )
 
     def run(self, *argv: str, input: str | None = None) -> str:  # noqa: A002
         """Run a command on this host; what it printed."""
@@ -144,6 +167,8 @@ class Host:
             ["ip", "-d", "-br", "link"],
             ["ip", "-4", "-br", "address"],
             ["ip", "-4", "route"],
+            ["ip", "-6", "-br", "address"],
+            ["ip", "-6", "route"],
             ["ip", "neighbour"],
             ["bridge", "fdb"],
             ["iptables-save"],
@@ -183,9 +208,10 @@ class Host:
 class Lab:
     """The switch, etcd, and the hosts that were made on it."""
 
-    def __init__(self, folder: Path) -> None:
-        """Values only; `laboratory` makes it."""
+    def __init__(self, folder: Path, *, dual: bool = False) -> None:
+        """Values only; `laboratory` makes it. `dual`: the network has IPv6 subnets too."""
         self.folder = folder
+        self.dual = dual
         self.switch = namespaces.unique(f"{next(_numbers)}sw")
         self.hosts: list[Host] = []
         self._host_numbers = itertools.count(1)
@@ -216,7 +242,10 @@ class Lab:
 
     def configure(self, backend: dict[str, Any]) -> None:
         """Write the network config, by the program's own command."""
-        config = json.dumps({"Network": str(NETWORK), "Backend": backend})
+        pools: dict[str, object] = {"Network": str(NETWORK)}
+        if self.dual:
+            pools |= {"EnableIPv6": True, "IPv6Network": str(NETWORK6)}
+        config = json.dumps({**pools, "Backend": backend})
         flags = [f"--etcd-endpoints={ETCD}", f"--config-file={os.devnull}"]
         self.run([sys.executable, "-m", "overlayd", "config", "set", *flags, config])
 
@@ -246,6 +275,7 @@ class Lab:
         namespaces.ip(
             host.namespace,
             f"address add {host.address}/24 dev eth0",
+            f"address add {host.address6}/{UNDERLAY6.prefixlen} dev eth0 nodad",
             "link set eth0 up",
             f"route add default via {SWITCH_ADDRESS}",
         )
@@ -273,12 +303,12 @@ class Lab:
 
 
 @contextmanager
-def laboratory(folder: Path, backend: dict[str, Any]) -> Iterator[Lab]:
+def laboratory(folder: Path, backend: dict[str, Any], *, dual: bool = False) -> Iterator[Lab]:
     """A lab with an etcd and no host yet, for the length of the block."""
     missing = [name for name in ("ip", "etcd", "etcdctl", "iptables", "ping") if shutil.which(name) is None]
     assert not missing, f"the kernel tests need {', '.join(missing)}: run `make system`"
     namespaces.sweep()
-    lab = Lab(folder)
+    lab = Lab(folder, dual=dual)
     try:
         lab.make(backend)
         yield lab

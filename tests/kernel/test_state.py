@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 
 import pytest
 
 from overlayd import backends
+from overlayd.backends.surroundings import Surroundings
 from overlayd.backends.vxlan import vtep_mac
 from overlayd.errors import KernelRefused
 from overlayd.kernel import netlink
 from overlayd.kernel.converge import Report
 from overlayd.kernel.monitor import Monitor
-from overlayd.lease import Lease
+from overlayd.lease import Lease, Leg
+from overlayd.network import parse_network_config
 from overlayd.underlay import Underlay, choose
 from tests.kernel import namespaces
 from tests.kernel.namespaces import inside
 from tests.polling import eventually
 
-NETWORK = IPv4Network("10.5.0.0/16")
+ONE = parse_network_config('{"Network": "10.5.0.0/16"}')
+DUAL = parse_network_config('{"Network": "10.5.0.0/16", "EnableIPv6": true, "IPv6Network": "fd42::/48"}')
 NAMES = ("vxlan", "host-gw", "udp")
+DUAL_NAMES = ("vxlan", "host-gw")
 
 
 @pytest.fixture
@@ -35,6 +39,7 @@ def host() -> Iterator[str]:
             name,
             "link add eth0 type veth peer name other",
             "address add 198.18.1.1/24 dev eth0",
+            "address add 2001:db8:1::1/64 dev eth0 nodad",
             "link set eth0 up",
             "link set other up",
             "route add default via 198.18.1.254",
@@ -47,28 +52,30 @@ def host() -> Iterator[str]:
 
 def underlay(host: str) -> Underlay:
     """The namespace's underlay."""
-    return inside(host, lambda: choose(ifaces=("eth0",), iface_regexes=(), can_reach=None, public_ip=None))
-
-
-def lease(number: int, kind: str) -> Lease:
-    """The lease of the host of that number."""
-    address = IPv4Address(f"198.18.1.{number}")
-    return Lease(
-        subnet=IPv4Network(f"10.5.{number}.0/24"),
-        public_ip=address,
-        backend_type=kind,
-        backend_data={"VNI": 1, "VtepMAC": vtep_mac(address, 1)} if kind == "vxlan" else None,
+    return inside(
+        host, lambda: choose(ifaces=("eth0",), iface_regexes=(), can_reach=None, public_ip=None, public_ipv6=None)
     )
 
 
-def program(host: str, kind: str, *peers: Lease, **config: Any) -> Report:
+def lease(number: int, kind: str, *, dual: bool = False) -> Lease:
+    """The lease of the host of that number."""
+    address, address6 = IPv4Address(f"198.18.1.{number}"), IPv6Address(f"2001:db8:1::{number}")
+    data, data6 = ({"VNI": 1, "VtepMAC": vtep_mac(one, 1)} if kind == "vxlan" else None for one in (address, address6))
+    v4 = Leg(subnet=IPv4Network(f"10.5.{number}.0/24"), public_ip=address, data=data)
+    v6 = Leg(subnet=IPv6Network(f"fd42:0:0:{number}::/64"), public_ip=address6, data=data6)
+    return Lease(v4=v4, v6=v6 if dual else None, backend_type=kind)
+
+
+def program(host: str, kind: str, *peers: Lease, dual: bool = False, blackhole: bool = False, **config: Any) -> Report:
     """Open a backend and apply it to peers, in the namespace."""
-    backend = backends.load(kind).from_config(config, network=NETWORK, underlay=underlay(host))
+    around = Surroundings(network=DUAL if dual else ONE, underlay=underlay(host), blackhole=blackhole)
+    backend = backends.load(kind).from_config(config, around)
+    own = lease(1, kind, dual=dual)
 
     def call() -> Report:
-        backend.open(lease(1, kind))
+        backend.open(own)
         try:
-            return backend.apply(lease(1, kind), peers)
+            return backend.apply(own, peers)
         finally:
             backend.close()
 
@@ -80,8 +87,29 @@ def test_the_same_twice_writes_nothing(host: str, kind: str) -> None:
     peers = [lease(number, kind) for number in range(2, 30)]
     first = program(host, kind, *peers)
     assert (first.problems, first.peer_problems) == ((), {})
-    assert first.written == {"vxlan": 3, "host-gw": 1, "udp": 0}[kind] * len(peers) + (kind == "host-gw")
+    assert first.written == {"vxlan": 3, "host-gw": 1, "udp": 0}[kind] * len(peers)
     assert program(host, kind, *peers).written == 0
+
+
+@pytest.mark.parametrize("kind", DUAL_NAMES)
+def test_both_families_twice_write_nothing_the_second_time(host: str, kind: str) -> None:
+    peers = [lease(number, kind, dual=True) for number in range(2, 9)]
+    first = program(host, kind, *peers, dual=True, blackhole=True)
+    assert (first.problems, first.peer_problems) == ((), {})
+    assert first.written == {"vxlan": 6, "host-gw": 2}[kind] * len(peers)
+    assert program(host, kind, *peers, dual=True, blackhole=True).written == 0
+    routes = namespaces.run(host, ["ip", "-6", "route"])
+    assert "blackhole fd42:0:0:1::/64" in routes
+    assert "fd42:0:0:8::/64 via" in routes
+    assert list(inside(host, lambda: list(netlink.cleanup())))
+    assert "fd42" not in namespaces.run(host, ["ip", "-6", "route"])
+
+
+def test_router_advertisements_count_also_while_forwarding(host: str) -> None:
+    namespaces.run(host, ["sysctl", "-q", "-w", "net.ipv6.conf.all.forwarding=0", "net.ipv6.conf.eth0.accept_ra=1"])
+    program(host, "host-gw", dual=True)
+    said = namespaces.run(host, ["sysctl", "-n", "net.ipv6.conf.all.forwarding", "net.ipv6.conf.eth0.accept_ra"])
+    assert said.split() == ["1", "2"]
 
 
 @pytest.mark.parametrize("config", [{"GBP": True}, {"Learning": True}, {"VNI": 77, "Port": 4789}, {"MTU": 1400}])
@@ -100,7 +128,7 @@ def test_another_backend_takes_the_place_of_the_first(host: str) -> None:
 def test_opening_deletes_nothing(host: str) -> None:
     program(host, "vxlan", lease(2, "vxlan"))
     before = inside(host, netlink.read)
-    backend = backends.load("vxlan").from_config({}, network=NETWORK, underlay=underlay(host))
+    backend = backends.load("vxlan").from_config({}, Surroundings(network=ONE, underlay=underlay(host)))
     inside(host, lambda: backend.open(lease(1, "vxlan")))
     assert inside(host, netlink.read) == before
 
@@ -108,7 +136,7 @@ def test_opening_deletes_nothing(host: str) -> None:
 def test_a_peer_that_the_kernel_refuses_is_reported_and_the_others_are_served(host: str) -> None:
     # 198.18.1.255 is the underlay's broadcast address: no gateway.
     report = program(host, "host-gw", lease(2, "host-gw"), lease(255, "host-gw"))
-    assert list(report.peer_problems) == [lease(255, "host-gw").subnet]
+    assert list(report.peer_problems) == [lease(255, "host-gw").key_name]
     assert "route add 10.5.255.0/24 via 198.18.1.255 dev eth0: Invalid" in str(report.peer_problems)
     assert "10.5.2.0/24" in namespaces.run(host, ["ip", "route"])
 

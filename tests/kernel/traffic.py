@@ -11,13 +11,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 from overlayd.errors import CommandFailed
 from tests.kernel import namespaces
 from tests.kernel.lab import Host
 
 _ICMP_AND_IP_BYTES = 28
+_ICMP_AND_IP6_BYTES = 48
 _PORT = 5201
 
 
@@ -26,7 +27,12 @@ def pings(source: Host, target: Host) -> bool:
     return reaches(source, target.container_address)
 
 
-def reaches(source: Host, address: IPv4Address) -> bool:
+def pings6(source: Host, target: Host) -> bool:
+    """The same over IPv6."""
+    return reaches(source, target.container_address6)
+
+
+def reaches(source: Host, address: IPv4Address | IPv6Address) -> bool:
     """Whether one ICMP echo from a host's container to an address is answered."""
     try:
         namespaces.run(source.container, ["ping", "-n", "-c", "1", "-W", "1", str(address)])
@@ -35,11 +41,14 @@ def reaches(source: Host, address: IPv4Address) -> bool:
     return True
 
 
-def ping_of_size(source: Host, target: Host, packet_bytes: int) -> str:
-    """What ping says when it sends packets of exactly that size, with DF set, from container to container."""
-    size = packet_bytes - _ICMP_AND_IP_BYTES
+def ping_of_size(source: Host, target: Host, packet_bytes: int, *, address: IPv6Address | None = None) -> str:
+    """What ping says when it sends packets of exactly that size, unfragmented, from container to container.
+
+    To another address of the target if one is given.
+    """
+    size = packet_bytes - (_ICMP_AND_IP_BYTES if address is None else _ICMP_AND_IP6_BYTES)
     argv = ["ip", "netns", "exec", source.container, "ping", "-n", "-c", "2", "-i", "0.2", "-W", "1"]
-    argv += ["-M", "do", "-s", str(size), str(target.container_address)]
+    argv += ["-M", "do", "-s", str(size), str(address or target.container_address)]
     done = subprocess.run(
         argv, capture_output=True, text=True, check=False, timeout=20, env={**os.environ, "LC_ALL": "C"}
     )

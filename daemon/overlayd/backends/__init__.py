@@ -5,16 +5,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection, Mapping
 from importlib import import_module
-from ipaddress import IPv4Network
 from typing import Any, ClassVar, Protocol, Self
 
+from overlayd.backends.surroundings import Surroundings
 from overlayd.errors import ConfigError
 from overlayd.kernel.converge import Report
 from overlayd.lease import Lease
-from overlayd.underlay import Underlay
 
 # Imported when asked for: a host uses one of them.
-_MODULES = {"host-gw": "host_gw", "udp": "udp", "vxlan": "vxlan"}
+_MODULES = {"alloc": "alloc", "auto": "auto", "host-gw": "host_gw", "udp": "udp", "vxlan": "vxlan"}
+# What peers see in the lease, where that is not the name in the network config.
+_PUBLISHED = {"auto": "vxlan"}
 
 
 class Backend(Protocol):
@@ -24,10 +25,10 @@ class Backend(Protocol):
     """
 
     type: ClassVar[str]
-    """The name in the network config and in leases."""
+    """The name in the network config."""
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], *, network: IPv4Network, underlay: Underlay) -> Self:
+    def from_config(cls, config: Mapping[str, Any], around: Surroundings) -> Self:
         """Check the backend's part of the network config. Raises NetworkConfigError; changes nothing."""
         ...
 
@@ -41,8 +42,8 @@ class Backend(Protocol):
         """The interfaces on which packets from peers' containers arrive."""
         ...
 
-    def lease_data(self) -> Mapping[str, Any] | None:
-        """What peers must know, as published in the lease. The same after a reboot."""
+    def lease_data(self, version: int) -> Mapping[str, Any] | None:
+        """What peers must know for IP version 4 or 6, as published in the lease. The same after a reboot."""
         ...
 
     def open(self, own: Lease) -> None:
@@ -69,3 +70,8 @@ def load(backend_type: str) -> type[Backend]:
         raise ConfigError(f"Backend Type is {backend_type!r}", hint=f"known: {', '.join(sorted(_MODULES))}")
     found: type[Backend] = import_module(f"overlayd.backends.{module}").BACKEND
     return found
+
+
+def published_type(backend_type: str) -> str:
+    """The type that a host with this backend publishes in its lease."""
+    return _PUBLISHED.get(backend_type, backend_type)

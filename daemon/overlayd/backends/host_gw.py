@@ -5,16 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Network
 from typing import Any, ClassVar, Self
 
 from overlayd.backends.options import Options
 from overlayd.backends.peers import refusals
+from overlayd.backends.surroundings import Surroundings
 from overlayd.errors import UnsupportedError
-from overlayd.kernel.converge import Plan, Report, converge
+from overlayd.kernel.converge import Plan, Report, converge, require
 from overlayd.kernel.state import Route, Thing
-from overlayd.lease import Lease
-from overlayd.underlay import Underlay
+from overlayd.lease import Lease, Leg
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,36 +21,37 @@ class HostGw:
     """The host-gw backend on one host."""
 
     type: ClassVar[str] = "host-gw"
-    network: IPv4Network
-    underlay: Underlay
+    around: Surroundings
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], *, network: IPv4Network, underlay: Underlay) -> Self:
+    def from_config(cls, config: Mapping[str, Any], around: Surroundings) -> Self:
         """See Backend. No keys. Raises UnsupportedError where peers could not use this host as a next hop."""
         Options(cls.type, config, ())
-        if underlay.public_ip != underlay.address:
-            raise UnsupportedError(
-                f"backend host-gw: public-ip {underlay.public_ip} is not the address of {underlay.ifname} "
-                f"({underlay.address}), so no peer can route to it",
-                hint="leave public-ip out, or use backend vxlan or udp",
-            )
-        return cls(network=network, underlay=underlay)
+        for endpoint in around.underlay.endpoints:
+            if endpoint.public_ip != endpoint.address:
+                raise UnsupportedError(
+                    f"backend host-gw: public-ip {endpoint.public_ip} is not the address of {around.underlay.ifname} "
+                    f"({endpoint.address}), so no peer can route to it",
+                    hint="leave public-ip out, or use backend vxlan or udp",
+                )
+        return cls(around=around)
 
     @property
     def mtu_bytes(self) -> int:
         """The underlay's own."""
-        return self.underlay.mtu_bytes
+        return self.around.underlay.mtu_bytes
 
     @property
     def devices(self) -> tuple[str, ...]:
         """The underlay's interface."""
-        return (self.underlay.ifname,)
+        return (self.around.underlay.ifname,)
 
-    def lease_data(self) -> None:
+    def lease_data(self, version: int) -> None:
         """Peers need to know nothing but the address."""
 
     def open(self, own: Lease) -> None:
-        """Nothing to make."""
+        """See Backend."""
+        require(self.plan(own, ()))
 
     def apply(self, own: Lease, peers: Collection[Lease]) -> Report:
         """See Backend."""
@@ -65,20 +65,33 @@ class HostGw:
 
     def plan(self, own: Lease, peers: Collection[Lease]) -> Plan:
         """All that the kernel should hold, for these leases. Pure."""
-        reachable: dict[IPv4Network, tuple[Thing, ...]] = {}
-        problems = refusals(peers, own=own, network=self.network, backend_type=self.type)
+        reachable: dict[str, tuple[Thing, ...]] = {}
+        problems = refusals(peers, own=own, network=self.around.network, backend_type=self.type)
         for peer in peers:
-            if peer.subnet in problems:
+            if peer.key_name in problems:
                 continue
-            if not self.underlay.reaches_directly(peer.public_ip):
-                problems[peer.subnet] = (
-                    f"{peer.public_ip} is on no network of {self.underlay.ifname}'s own; "
+            legs = self.around.shared_legs(peer)
+            far = [leg for leg in legs if not reaches_directly(self.around, leg)]
+            if far:
+                problems[peer.key_name] = (
+                    f"{far[0].public_ip} is on no network of {self.around.underlay.ifname}'s own; "
                     "host-gw needs that, vxlan does not"
                 )
             else:
-                route = Route(dst=peer.subnet, link=self.underlay.ifname, via=peer.public_ip)
-                reachable[peer.subnet] = (route,)
-        return Plan(peers=reachable, problems=problems)
+                reachable[peer.key_name] = tuple(direct_route(self.around, leg) for leg in legs)
+        return Plan(
+            base=self.around.base(own), peers=reachable, problems=problems, paths=dict.fromkeys(reachable, "direct")
+        )
+
+
+def reaches_directly(around: Surroundings, leg: Leg) -> bool:
+    """Whether a peer's address is on a network of the underlay's own."""
+    return around.endpoint(leg.version).reaches_directly(leg.public_ip)
+
+
+def direct_route(around: Surroundings, leg: Leg) -> Route:
+    """A plain route to a peer's subnet through the peer."""
+    return Route(dst=leg.subnet, link=around.underlay.ifname, via=leg.public_ip)
 
 
 BACKEND = HostGw

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Mapping
-from ipaddress import IPv4Interface, IPv4Network
+from ipaddress import IPv4Address
 from typing import Any, ClassVar, Protocol, Self
 
+from overlayd.addresses import interface
 from overlayd.backends.options import Options, largest_packet
 from overlayd.backends.peers import PeerTable, refusals
+from overlayd.backends.surroundings import Surroundings
 from overlayd.backends.tun import TunForwarder
+from overlayd.errors import NetworkConfigError
 from overlayd.kernel.converge import Plan, Report, converge, require
 from overlayd.kernel.state import Address, Route, TunLink
 from overlayd.lease import Lease
-from overlayd.underlay import Underlay
 
 OVERHEAD_BYTES = 28  # outer IPv4 20, UDP 8
 DEFAULT_PORT = 8285
@@ -39,20 +41,24 @@ class Udp:
 
     type: ClassVar[str] = "udp"
 
-    def __init__(self, *, network: IPv4Network, underlay: Underlay, port: int, mtu_bytes: int) -> None:
+    def __init__(self, around: Surroundings, *, port: int, mtu_bytes: int) -> None:
         """Values only; `open` makes the device and takes the port."""
-        self._network = network
-        self._underlay = underlay
+        self._around = around
         self._port = port
         self._mtu_bytes = mtu_bytes
         self._forwarder: Forwarder | None = None
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], *, network: IPv4Network, underlay: Underlay) -> Self:
+    def from_config(cls, config: Mapping[str, Any], around: Surroundings) -> Self:
         """See Backend. Keys: Port."""
         port = Options(cls.type, config, ("Port",)).number("Port", DEFAULT_PORT, low=0, high=65535) or DEFAULT_PORT
-        mtu_bytes = largest_packet(cls.type, underlay.mtu_bytes, OVERHEAD_BYTES)
-        return cls(network=network, underlay=underlay, port=port, mtu_bytes=mtu_bytes)
+        if around.network.v6 is not None:
+            raise NetworkConfigError(
+                "backend udp carries IPv4 only",
+                hint="set EnableIPv6 to false, or use backend vxlan, host-gw or wireguard",
+            )
+        mtu_bytes = largest_packet(cls.type, around.underlay.mtu_bytes, OVERHEAD_BYTES)
+        return cls(around, port=port, mtu_bytes=mtu_bytes)
 
     @property
     def mtu_bytes(self) -> int:
@@ -64,7 +70,7 @@ class Udp:
         """The TUN device."""
         return (DEVICE,)
 
-    def lease_data(self) -> None:
+    def lease_data(self, version: int) -> None:
         """Peers need to know nothing but the address."""
 
     def open(self, own: Lease) -> None:
@@ -72,17 +78,17 @@ class Udp:
         require(self.plan(own))
         self._forwarder = TunForwarder(
             device=DEVICE,
-            local=self._underlay.address,
+            local=IPv4Address(str(self._around.endpoint(4).address)),
             port=self._port,
         )
 
     def apply(self, own: Lease, peers: Collection[Lease]) -> Report:
         """See Backend. The kernel's part is the same for any peers: one route for the whole network."""
-        problems = refusals(peers, own=own, network=self._network, backend_type=self.type)
-        usable = [peer for peer in peers if peer.subnet not in problems]
+        plan = self.plan(own, peers)
+        usable = [peer for peer in peers if peer.key_name not in plan.problems]
         if self._forwarder is not None:
             self._forwarder.table = PeerTable(usable, self._port)
-        return converge(self.plan(own, peers))
+        return converge(plan)
 
     def run(self, stop: threading.Event) -> None:
         """Carry packets until told to stop."""
@@ -97,14 +103,16 @@ class Udp:
 
     def plan(self, own: Lease, peers: Collection[Lease] = ()) -> Plan:
         """All that the kernel should hold, for these leases. Pure."""
-        base = own.subnet.network_address
+        problems = refusals(peers, own=own, network=self._around.network, backend_type=self.type)
         return Plan(
             base=(
+                *self._around.base(own),
                 TunLink(name=DEVICE, mtu_bytes=self._mtu_bytes),
-                Address(link=DEVICE, address=IPv4Interface((base, 32))),
-                Route(dst=self._network, link=DEVICE),
+                *(Address(link=DEVICE, address=interface(leg.subnet.network_address, 32)) for leg in own.legs),
+                *(Route(dst=network, link=DEVICE) for network in self._around.network.networks),
             ),
-            problems=refusals(peers, own=own, network=self._network, backend_type=self.type),
+            problems=problems,
+            paths={peer.key_name: self.type for peer in peers if peer.key_name not in problems},
         )
 
 

@@ -11,18 +11,21 @@ import re
 import threading
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Any, ClassVar, Self
 
+from overlayd.addresses import IPAddress, interface
+from overlayd.backends.host_gw import direct_route, reaches_directly
 from overlayd.backends.options import Options, largest_packet
 from overlayd.backends.peers import refusals
+from overlayd.backends.surroundings import Surroundings
 from overlayd.kernel.converge import Plan, Report, converge, require
 from overlayd.kernel.state import Address, FdbEntry, Neighbour, Route, Thing, VxlanLink
-from overlayd.lease import Lease
-from overlayd.underlay import Underlay
+from overlayd.lease import Lease, Leg
 
-OVERHEAD_BYTES = 50  # outer Ethernet 14, IPv4 20, UDP 8, VXLAN 8
+# Outer Ethernet 14, IP 20 or 40, UDP 8, VXLAN 8.
+OVERHEAD_BYTES = {4: 50, 6: 70}
 DEFAULT_VNI, DEFAULT_PORT = 1, 8472
+KEYS = ("VNI", "Port", "GBP", "Learning", "DirectRouting", "MTU")
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.IGNORECASE)
 
 
@@ -31,8 +34,7 @@ class Vxlan:
     """The backend on one host. `direct` is DirectRouting: peers on the underlay's own networks get plain routes."""
 
     type: ClassVar[str] = "vxlan"
-    network: IPv4Network
-    underlay: Underlay
+    around: Surroundings
     vni: int
     port: int
     gbp: bool
@@ -41,34 +43,38 @@ class Vxlan:
     mtu_bytes: int
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], *, network: IPv4Network, underlay: Underlay) -> Self:
+    def from_config(cls, config: Mapping[str, Any], around: Surroundings) -> Self:
         """See Backend. Keys: VNI, Port, GBP, Learning, DirectRouting, MTU (of the underlay)."""
-        options = Options(cls.type, config, ("VNI", "Port", "GBP", "Learning", "DirectRouting", "MTU"))
-        underlay_mtu_bytes = options.number("MTU", underlay.mtu_bytes, low=0, high=65535) or underlay.mtu_bytes
+        options = Options(cls.type, config, KEYS)
+        return cls._made(options, around, direct=options.flag("DirectRouting"))
+
+    @classmethod
+    def _made(cls, options: Options, around: Surroundings, *, direct: bool) -> Self:
+        underlay_mtu_bytes = options.number("MTU", 0, low=0, high=65535) or around.underlay.mtu_bytes
+        overhead_bytes = max(OVERHEAD_BYTES[pool.network.version] for pool in around.network.pools)
         return cls(
-            network=network,
-            underlay=underlay,
+            around=around,
             vni=options.number("VNI", DEFAULT_VNI, low=1, high=2**24 - 1),
             port=options.number("Port", DEFAULT_PORT, low=0, high=65535) or DEFAULT_PORT,
             gbp=options.flag("GBP"),
             learning=options.flag("Learning"),
-            direct=options.flag("DirectRouting"),
-            mtu_bytes=largest_packet(cls.type, underlay_mtu_bytes, OVERHEAD_BYTES),
+            direct=direct,
+            mtu_bytes=largest_packet(cls.type, underlay_mtu_bytes, overhead_bytes),
         )
 
-    @property
-    def device(self) -> str:
-        """The name of the VXLAN device."""
-        return f"overlay.{self.vni}"
+    def device(self, version: int) -> str:
+        """The name of the VXLAN device for packets of one family, which travels over the same family."""
+        return f"overlay.{self.vni}" if version == 4 else f"overlay-v6.{self.vni}"
 
     @property
     def devices(self) -> tuple[str, ...]:
-        """The VXLAN device, and with DirectRouting the underlay's interface too."""
-        return (self.device, self.underlay.ifname) if self.direct else (self.device,)
+        """The VXLAN devices, and with DirectRouting the underlay's interface too."""
+        made = tuple(self.device(pool.network.version) for pool in self.around.network.pools)
+        return (*made, self.around.underlay.ifname) if self.direct else made
 
-    def lease_data(self) -> Mapping[str, Any]:
+    def lease_data(self, version: int) -> Mapping[str, Any]:
         """The network identifier and this host's MAC, under flannel's names."""
-        return {"VNI": self.vni, "VtepMAC": vtep_mac(self.underlay.public_ip, self.vni)}
+        return {"VNI": self.vni, "VtepMAC": self._mac(version)}
 
     def open(self, own: Lease) -> None:
         """See Backend."""
@@ -86,61 +92,73 @@ class Vxlan:
 
     def plan(self, own: Lease, peers: Collection[Lease]) -> Plan:
         """All that the kernel should hold, for these leases. Pure."""
+        reachable: dict[str, tuple[Thing, ...]] = {}
+        paths: dict[str, str] = {}
+        problems = refusals(peers, own=own, network=self.around.network, backend_type=Vxlan.type)
+        holders = {(leg.version, self._mac(leg.version)): leg.public_ip for leg in own.legs}
+        for peer in peers:
+            legs = self.around.shared_legs(peer)
+            problem = problems.get(peer.key_name) or self._unusable(legs, holders)
+            if problem is not None:
+                problems[peer.key_name] = problem
+                continue
+            reachable[peer.key_name] = tuple(entry for leg in legs for entry in self._entries(leg))
+            paths[peer.key_name] = "direct" if all(map(self._is_direct, legs)) else "vxlan"
+        base = (*self.around.base(own), *(thing for leg in own.legs for thing in self._own_end(leg)))
+        return Plan(base=base, peers=reachable, problems=problems, paths=paths)
+
+    def _own_end(self, leg: Leg) -> tuple[Thing, ...]:
+        device = self.device(leg.version)
         link = VxlanLink(
-            name=self.device,
+            name=device,
             mtu_bytes=self.mtu_bytes,
             vni=self.vni,
             port=self.port,
-            local=self.underlay.address,
-            underlay=self.underlay.ifname,
-            mac=vtep_mac(self.underlay.public_ip, self.vni),
+            local=self.around.endpoint(leg.version).address,
+            underlay=self.around.underlay.ifname,
+            mac=self._mac(leg.version),
             learning=self.learning,
             gbp=self.gbp,
         )
         # A host's own packets to the overlay leave with this address, and no subnet route comes with a /32.
-        address = Address(link=self.device, address=IPv4Interface((own.subnet.network_address, 32)))
-        reachable: dict[IPv4Network, tuple[Thing, ...]] = {}
-        problems = refusals(peers, own=own, network=self.network, backend_type=self.type)
-        holders = {link.mac: self.underlay.public_ip}
-        for peer in peers:
-            problem = problems.get(peer.subnet) or self._unusable(peer, holders)
-            if problem is None:
-                reachable[peer.subnet] = self._entries(peer)
-            else:
-                problems[peer.subnet] = problem
-        return Plan(base=(link, address), peers=reachable, problems=problems)
+        return (link, Address(link=device, address=interface(leg.subnet.network_address, leg.subnet.max_prefixlen)))
 
-    def _unusable(self, peer: Lease, holders: dict[str, IPv4Address]) -> str | None:
-        """Why a peer's data cannot be used; None, and its MAC noted among `holders`, if it can."""
-        data = _fields(peer)
-        if data.get("vni", self.vni) != self.vni:
-            return f"its VNI is {data['vni']!r}, ours is {self.vni}"
-        if not isinstance(data.get("vtepmac"), str) or not _MAC.fullmatch(data["vtepmac"]):
-            return f"it published no usable VtepMAC: {data.get('vtepmac')!r}"
-        mac = data["vtepmac"].lower()
-        if int(mac[:2], 16) & 1:
-            return f"its VtepMAC {mac} is a multicast address"
-        # Two entries for one MAC would replace each other for ever.
-        if holders.setdefault(mac, peer.public_ip) != peer.public_ip:
-            return f"its VtepMAC {mac} is also that of {holders[mac]}"
+    def _mac(self, version: int) -> str:
+        return vtep_mac(self.around.endpoint(version).public_ip, self.vni)
+
+    def _is_direct(self, leg: Leg) -> bool:
+        return self.direct and reaches_directly(self.around, leg)
+
+    def _unusable(self, legs: Collection[Leg], holders: dict[tuple[int, str], IPAddress]) -> str | None:
+        """Why a peer's data cannot be used; None, and its MACs noted among `holders`, if it can."""
+        for leg in legs:
+            data = leg.fields()
+            if data.get("vni", self.vni) != self.vni:
+                return f"its VNI is {data['vni']!r}, ours is {self.vni}"
+            if not isinstance(data.get("vtepmac"), str) or not _MAC.fullmatch(data["vtepmac"]):
+                return f"it published no usable VtepMAC: {data.get('vtepmac')!r}"
+            mac = data["vtepmac"].lower()
+            if int(mac[:2], 16) & 1 or mac == "00:00:00:00:00:00":
+                return f"its VtepMAC {mac} is not one of a host"
+            # Two entries for one MAC would replace each other for ever.
+            holder = holders.setdefault((leg.version, mac), leg.public_ip)
+            if holder != leg.public_ip:
+                return f"its VtepMAC {mac} is also that of {holder}"
         return None
 
-    def _entries(self, peer: Lease) -> tuple[Thing, ...]:
-        if self.direct and self.underlay.reaches_directly(peer.public_ip):
-            return (Route(dst=peer.subnet, link=self.underlay.ifname, via=peer.public_ip),)
-        mac, gateway = str(_fields(peer)["vtepmac"]).lower(), peer.subnet.network_address
+    def _entries(self, leg: Leg) -> tuple[Thing, ...]:
+        if self._is_direct(leg):
+            return (direct_route(self.around, leg),)
+        device, gateway = self.device(leg.version), leg.subnet.network_address
+        mac = str(leg.fields()["vtepmac"]).lower()
         return (
-            Neighbour(link=self.device, address=gateway, mac=mac),
-            FdbEntry(link=self.device, mac=mac, dst=peer.public_ip),
-            Route(dst=peer.subnet, link=self.device, via=gateway, onlink=True),
+            Neighbour(link=device, address=gateway, mac=mac),
+            FdbEntry(link=device, mac=mac, dst=leg.public_ip),
+            Route(dst=leg.subnet, link=device, via=gateway, onlink=True),
         )
 
 
-def _fields(peer: Lease) -> dict[str, Any]:
-    return {str(key).lower(): value for key, value in (peer.backend_data or {}).items()}
-
-
-def vtep_mac(public_ip: IPv4Address, vni: int) -> str:
+def vtep_mac(public_ip: IPAddress, vni: int) -> str:
     """A MAC that a host has again after every reboot: a hash of what is unique to it in the network.
 
     Locally administered and unicast (IEEE 802: second-lowest bit of the first byte set, lowest clear).

@@ -22,7 +22,7 @@ def main(settings: Settings, _options: argparse.Namespace) -> int:
         "underlay",
         {
             "interface": f"{underlay.ifname} ({underlay.reason})",
-            "public ip": underlay.public_ip,
+            "public ip": ", ".join(str(endpoint.public_ip) for endpoint in underlay.endpoints),
             "mtu": underlay.mtu_bytes,
         },
     )
@@ -36,8 +36,11 @@ def main(settings: Settings, _options: argparse.Namespace) -> int:
     print_fields(
         "network",
         {
-            "network": config.network,
-            "subnets": f"{config.subnet_count()} of /{config.subnet_len}, {config.subnet_min} to {config.subnet_max}",
+            "network": config,
+            "subnets": "; ".join(
+                f"{pool.subnet_count()} of /{pool.subnet_len}, {pool.subnet_min} to {pool.subnet_max}"
+                for pool in config.pools
+            ),
             "leased": f"{len(leases)} at etcd revision {revision}",
             "backend": f"{config.backend_type} {json.dumps(dict(config.backend_config))}",
             "devices": ", ".join(backend.devices),

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from ipaddress import IPv4Address
 from pathlib import Path
 
 from overlayd import daemon
+from overlayd.addresses import ip_address
 from overlayd.commands.output import print_line
 from overlayd.errors import ConfigError
 from overlayd.host import load_backend
@@ -16,7 +16,7 @@ from overlayd.network import NetworkConfig, parse_network_config
 from overlayd.registry import CONFIG, SUBNETS, read_network_config
 from overlayd.settings import Settings
 from overlayd.store.client import Store
-from overlayd.underlay import Underlay
+from overlayd.underlay import Endpoint, Underlay
 
 
 def main(settings: Settings, options: argparse.Namespace) -> int:
@@ -56,15 +56,8 @@ def _set(settings: Settings, given: str) -> int:
 
 def _any_underlay() -> Underlay:
     # Whoever writes the config need not be on a host of the network; only the config's own sense is checked here.
-    nowhere = IPv4Address("192.0.2.1")
-    return Underlay(
-        ifname="lo",
-        ifindex=1,
-        address=nowhere,
-        public_ip=nowhere,
-        mtu_bytes=1500,
-        reason="for the check only",
-    )
+    v4, v6 = (Endpoint(address=one, public_ip=one) for one in map(ip_address, ("192.0.2.1", "2001:db8::1")))
+    return Underlay(ifname="lo", ifindex=1, mtu_bytes=1500, reason="for the check only", v4=v4, v6=v6)
 
 
 def _read_config(given: str) -> str:
@@ -77,4 +70,7 @@ def _read_config(given: str) -> str:
 
 
 def _summary(config: NetworkConfig) -> str:
-    return f"{config.network} in {config.subnet_count()} subnets of /{config.subnet_len}, backend {config.backend_type}"
+    pools = " and ".join(
+        f"{pool.network} in {pool.subnet_count()} subnets of /{pool.subnet_len}" for pool in config.pools
+    )
+    return f"{pools}, backend {config.backend_type}"

@@ -28,20 +28,24 @@ def main(settings: Settings, options: argparse.Namespace) -> int:
         f"overlayd {found.version}: {found.state}",
         {
             "problem": found.problem,
-            "subnet": f"{found.subnet} of {found.network}{' (reserved)' if found.reserved else ''}"
-            if found.subnet
-            else None,
+            "subnet": _both(found.subnet, found.subnet6) + (" (reserved)" if found.reserved else ""),
+            "network": found.network,
             "backend": f"{found.backend}, container mtu {found.mtu_bytes}" if found.backend else None,
-            "underlay": f"{found.public_ip} on {found.ifname} ({found.ifname_reason})",
+            "underlay": f"{_both(found.public_ip, found.public_ip6)} on {found.ifname} ({found.ifname_reason})",
             "etcd": f"{'connected' if found.etcd_connected else 'away'}, {','.join(found.etcd_endpoints)}",
             "firewall": found.firewall or "left alone",
         },
     )
     for peer in found.peers:
-        print_line(f"  peer        {peer.subnet:18} {peer.public_ip:15} {peer.backend:8} {peer.problem or 'ok'}")
+        subnets, addresses = _both(peer.subnet, peer.subnet6), _both(peer.public_ip, peer.public_ip6)
+        print_line(f"  peer        {subnets:18} {addresses:15} {peer.path or peer.backend:8} {peer.problem or 'ok'}")
     for problem in (*found.problems, *found.docker_problems, found.etcd_problem):
         if problem:
             print_line(f"  problem     {problem}")
     for key, problem in found.skipped:
         print_line(f"  skipped     {key}: {problem}")
     return 0 if well else 1
+
+
+def _both(one: str | None, other: str | None) -> str:
+    return ", ".join(text for text in (one, other) if text)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Network
 
 from overlayd.kernel import netlink
 from overlayd.kernel.diff import diff
 from overlayd.kernel.state import (
-    FORWARDING,
     Address,
     FdbEntry,
     KernelState,
     Neighbour,
     Route,
+    Sysctl,
     Thing,
     TunLink,
     VxlanLink,
@@ -23,23 +22,29 @@ from overlayd.kernel.state import (
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """How it went: operations written, what failed, and which peers are the worse for it, by subnet."""
+    """How it went: operations written, what failed, and which peers are the worse for it.
+
+    Peers are named by the last part of their lease's key. `paths` says how each is reached.
+    """
 
     written: int = 0
     problems: tuple[str, ...] = ()
-    peer_problems: Mapping[IPv4Network, str] = field(default_factory=dict)
+    peer_problems: Mapping[str, str] = field(default_factory=dict)
+    paths: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """All that a backend wants in the kernel: what it stands on, and what each peer's subnet needs beside that.
+    """All that a backend wants in the kernel: what it stands on, and what each peer needs beside that.
 
-    `problems` are the peers that cannot be programmed at all, with the reason.
+    Peers are named by the last part of their lease's key. `problems` are those that cannot be programmed at all, with
+    the reason; `paths` says in a word how each of the others is reached.
     """
 
     base: tuple[Thing, ...] = ()
-    peers: Mapping[IPv4Network, tuple[Thing, ...]] = field(default_factory=dict)
-    problems: Mapping[IPv4Network, str] = field(default_factory=dict)
+    peers: Mapping[str, tuple[Thing, ...]] = field(default_factory=dict)
+    problems: Mapping[str, str] = field(default_factory=dict)
+    paths: Mapping[str, str] = field(default_factory=dict)
 
     def state(self) -> KernelState:
         """The whole as one desired state."""
@@ -61,14 +66,19 @@ def converge(plan: Plan) -> Report:
     failed = netlink.apply(operations)
     problems: list[str] = []
     peer_problems = dict(plan.problems)
-    owners = {item: subnet for subnet, items in plan.peers.items() for item in items}
+    owners = {item: peer for peer, items in plan.peers.items() for item in items}
     for operation, refusal in failed:
-        subnet = owners.get(operation.thing)
-        if subnet is None:
+        peer = owners.get(operation.thing)
+        if peer is None:
             problems.append(str(refusal))
         else:
-            peer_problems[subnet] = str(refusal)
-    return Report(written=len(operations) - len(failed), problems=tuple(problems), peer_problems=peer_problems)
+            peer_problems[peer] = str(refusal)
+    return Report(
+        written=len(operations) - len(failed),
+        problems=tuple(problems),
+        peer_problems=peer_problems,
+        paths=plan.paths,
+    )
 
 
 def _state(items: Iterable[Thing]) -> KernelState:
@@ -79,6 +89,5 @@ def _state(items: Iterable[Thing]) -> KernelState:
         routes=frozenset(item for item in found if isinstance(item, Route)),
         neighbours=frozenset(item for item in found if isinstance(item, Neighbour)),
         fdb=frozenset(item for item in found if isinstance(item, FdbEntry)),
-        # Every backend routes between the containers' bridge and its own devices.
-        sysctls=frozenset({FORWARDING}),
+        sysctls=frozenset(item for item in found if isinstance(item, Sysctl)),
     )

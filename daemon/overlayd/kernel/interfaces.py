@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface
-from socket import AF_INET
+from socket import AF_INET, AF_INET6
 from typing import Any
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from overlayd.addresses import IPAddress, IPInterface, ip_address, ip_interface
+
 _TABLE_MAIN = 254
 _DEAD_OR_DOWN = 0x1 | 0x10  # RTNH_F_DEAD, RTNH_F_LINKDOWN
+# linux/if_addr.h: IFA_F_TEMPORARY, IFA_F_DADFAILED, IFA_F_DEPRECATED: IPv6 addresses that nobody should be known by.
+_FLEETING = 0x01 | 0x08 | 0x20
 
 
 @dataclass(frozen=True, kw_only=True)
 class Interface:
-    """One interface of this network namespace. `addresses` are IPv4, in the kernel's order."""
+    """One interface of this network namespace. `addresses` are of both families, in the kernel's order.
+
+    IPv6 addresses that are temporary, deprecated or failed duplicate detection (RFC 4862) are left out.
+    """
 
     name: str
     index: int
     mtu_bytes: int
     up: bool
-    addresses: tuple[IPv4Interface, ...] = ()
+    addresses: tuple[IPInterface, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,17 +36,19 @@ class RouteAnswer:
     """Where the kernel would send a packet: out of which interface, and from which address if it says so."""
 
     ifindex: int
-    source: IPv4Address | None
+    source: IPAddress | None
 
 
 def read_interfaces() -> tuple[Interface, ...]:
     """Every interface there is, by index."""
     with IPRoute() as ipr:
         links = list(ipr.get_links())
-        found: dict[int, list[IPv4Interface]] = {}
-        for message in ipr.get_addr(family=AF_INET):
-            local = message.get("local") or message.get("address")
-            found.setdefault(message["index"], []).append(IPv4Interface((local, message["prefixlen"])))
+        found: dict[int, list[IPInterface]] = {}
+        for message in (*ipr.get_addr(family=AF_INET), *ipr.get_addr(family=AF_INET6)):
+            flags = message.get("flags") or 0
+            if message["family"] == AF_INET or not flags & _FLEETING:
+                local = message.get("local") or message.get("address")
+                found.setdefault(message["index"], []).append(ip_interface(f"{local}/{message['prefixlen']}"))
     interfaces = [
         Interface(
             name=message.get("ifname"),
@@ -54,15 +62,15 @@ def read_interfaces() -> tuple[Interface, ...]:
     return tuple(sorted(interfaces, key=lambda interface: interface.index))
 
 
-def interface_addresses(name: str) -> tuple[IPv4Interface, ...] | None:
-    """The IPv4 addresses of one interface; None if there is no such interface."""
+def interface_addresses(name: str) -> tuple[IPInterface, ...] | None:
+    """The addresses of one interface; None if there is no such interface."""
     for interface in read_interfaces():
         if interface.name == name:
             return interface.addresses
     return None
 
 
-def route_to(address: IPv4Address) -> RouteAnswer | None:
+def route_to(address: IPAddress) -> RouteAnswer | None:
     """How the kernel would reach an address; None if it has no route."""
     try:
         with IPRoute() as ipr:
@@ -74,18 +82,19 @@ def route_to(address: IPv4Address) -> RouteAnswer | None:
 
 
 def default_route() -> RouteAnswer | None:
-    """The usable default route with the lowest metric; None if there is none."""
+    """The usable default route with the lowest metric, IPv4's before IPv6's; None if there is none."""
     with IPRoute() as ipr:
-        found = [
-            message
-            for message in ipr.get_routes(family=AF_INET, table=_TABLE_MAIN)
-            if message["dst_len"] == 0 and message.get("oif") and not message["flags"] & _DEAD_OR_DOWN
-        ]
-    if not found:
-        return None
-    return _answer(min(found, key=lambda message: message.get("priority") or 0))
+        for family in (AF_INET, AF_INET6):
+            found = [
+                message
+                for message in ipr.get_routes(family=family, table=_TABLE_MAIN)
+                if message["dst_len"] == 0 and message.get("oif") and not message["flags"] & _DEAD_OR_DOWN
+            ]
+            if found:
+                return _answer(min(found, key=lambda message: message.get("priority") or 0))
+    return None
 
 
 def _answer(message: Any) -> RouteAnswer:
     source = message.get("prefsrc")
-    return RouteAnswer(ifindex=message.get("oif"), source=IPv4Address(source) if source else None)
+    return RouteAnswer(ifindex=message.get("oif"), source=ip_address(source) if source else None)

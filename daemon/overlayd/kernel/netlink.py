@@ -11,18 +11,19 @@ import errno
 import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 from typing import Any
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from overlayd.addresses import IPNetwork, ip_address, ip_interface, ip_network
 from overlayd.errors import KernelRefused, UnsupportedError
 from overlayd.kernel import tun
 from overlayd.kernel.diff import Operation, Verb
 from overlayd.kernel.state import (
     FORWARDING,
+    FORWARDING6,
     LINK_ALIAS,
     LINK_NAME_PREFIX,
     ROUTE_PROTOCOL,
@@ -36,11 +37,16 @@ from overlayd.kernel.state import (
     VxlanLink,
 )
 
-AF_INET, AF_BRIDGE = 2, 7
+AF_INET, AF_BRIDGE, AF_INET6 = 2, 7, 10
 RT_TABLE_MAIN = 254
+FAMILIES = (AF_INET, AF_INET6)
 NUD_PERMANENT = 0x80
 NTF_SELF = 0x02
 RTNH_F_ONLINK = 4
+RTN_BLACKHOLE = 6
+IFA_F_NODAD = 0x02
+# What the kernel gives an IPv6 route for which none is asked (IP6_RT_PRIO_USER); for IPv4 it is 0.
+USUAL_METRIC6 = 1024
 IFF_UP = 1
 
 
@@ -63,9 +69,9 @@ def read() -> KernelState:
         ours = {index: name for index, name in names.items() if name in {link.name for link in links}}
         return KernelState(
             links=frozenset(links),
-            addresses=frozenset(_addresses(ipr, ours)),
-            routes=frozenset(_routes(ipr, names)),
-            neighbours=frozenset(_neighbours(ipr, ours)),
+            addresses=frozenset(one for family in FAMILIES for one in _addresses(ipr, ours, family)),
+            routes=frozenset(one for family in FAMILIES for one in _routes(ipr, names, family)),
+            neighbours=frozenset(one for family in FAMILIES for one in _neighbours(ipr, ours, family)),
             fdb=frozenset(_fdb(ipr, ours)),
             sysctls=frozenset(_sysctls()),
         )
@@ -118,6 +124,8 @@ def _carry_out(ipr: Any, operation: Operation) -> None:
     item, adds = operation.thing, operation.verb is not Verb.DELETE
     match item:
         case Sysctl():
+            if item == FORWARDING6:
+                _keep_router_advertisements()
             _sysctl_path(item).write_text(f"{item.value}\n")
         case VxlanLink() | TunLink():
             _write_link(ipr, operation.verb, item)
@@ -128,6 +136,8 @@ def _carry_out(ipr: Any, operation: Operation) -> None:
                 index=index,
                 address=str(item.address.ip),
                 prefixlen=item.address.network.prefixlen,
+                # Nobody else can have it: no second of waiting for duplicate address detection (RFC 4862).
+                **({"flags": IFA_F_NODAD} if item.address.version == 6 else {}),
             )
         case Route():
             # Replaces even a foreign route of the same key: the lease says where the subnet is, and what flannel or a
@@ -166,7 +176,7 @@ def _write_link(ipr: Any, verb: Verb, link: VxlanLink | TunLink) -> None:
     if isinstance(link, VxlanLink):
         changes["address"] = link.mac
     ipr.link("set", index=index, **changes)
-    # No IPv6 address of its own (1: IN6_ADDR_GEN_MODE_NONE): nobody would answer its solicitations.
+    # No link-local address (1: IN6_ADDR_GEN_MODE_NONE): nobody would answer its solicitations.
     with contextlib.suppress(OSError):
         Path(f"/proc/sys/net/ipv6/conf/{link.name}/addr_gen_mode").write_text("1\n")
     ipr.link("set", index=index, state="up")
@@ -180,23 +190,35 @@ def _vxlan(link: VxlanLink) -> dict[str, Any]:
         "address": link.mac,
         "vxlan_id": link.vni,
         "vxlan_port": link.port,
-        "vxlan_local": str(link.local),
+        "vxlan_local" if link.local.version == 4 else "vxlan_local6": str(link.local),
         "vxlan_link": _index(link.underlay),
         "vxlan_learning": link.learning,
-        # RFC 7348: zero. The inner packets have their own, and some NICs get the outer one wrong.
-        "vxlan_udp_csum": 0,
+        # RFC 7348: zero. The inner packets have their own, and some NICs get the outer one wrong. Over IPv6 that has to
+        # be said for either direction (RFC 6935).
+        **(
+            {"vxlan_udp_csum": 0}
+            if link.local.version == 4
+            else {"vxlan_udp_zero_csum6_tx": 1, "vxlan_udp_zero_csum6_rx": 1}
+        ),
     }
     return {**words, "vxlan_gbp": True} if link.gbp else words
 
 
 def _route(route: Route) -> dict[str, Any]:
     words: dict[str, Any] = {
+        "family": AF_INET if route.dst.version == 4 else AF_INET6,
         "dst": str(route.dst),
-        "oif": _index(route.link),
         "proto": ROUTE_PROTOCOL,
         "table": RT_TABLE_MAIN,
-        "scope": 0 if route.via else 253,
+        # IPv6 knows no scopes.
+        "scope": 0 if route.via or route.dst.version == 6 else 253,
     }
+    if route.link is None:
+        words |= {"type": "blackhole", "scope": 0}
+    else:
+        words["oif"] = _index(route.link)
+    if route.metric:
+        words["priority"] = route.metric
     if route.via is not None:
         words["gateway"] = str(route.via)
     if route.src is not None:
@@ -226,37 +248,47 @@ def _link(message: Any, names: dict[int, str]) -> VxlanLink | TunLink | None:
         mac=message.get_attr("IFLA_ADDRESS"),
         vni=data.get_attr("IFLA_VXLAN_ID"),
         port=data.get_attr("IFLA_VXLAN_PORT"),
-        local=IPv4Address(data.get_attr("IFLA_VXLAN_LOCAL") or "0.0.0.0"),
+        local=ip_address(data.get_attr("IFLA_VXLAN_LOCAL") or data.get_attr("IFLA_VXLAN_LOCAL6") or "0.0.0.0"),
         underlay=names.get(data.get_attr("IFLA_VXLAN_LINK") or 0, ""),
         learning=bool(data.get_attr("IFLA_VXLAN_LEARNING")),
         gbp=data.get_attr("IFLA_VXLAN_GBP") is not None,
     )
 
 
-def _addresses(ipr: Any, ours: dict[int, str]) -> Iterator[Address]:
-    for message in ipr.get_addr(family=AF_INET):
+def _addresses(ipr: Any, ours: dict[int, str], family: int) -> Iterator[Address]:
+    for message in ipr.get_addr(family=family):
         if message["index"] in ours:
-            text = f"{message.get_attr('IFA_LOCAL') or message.get_attr('IFA_ADDRESS')}/{message['prefixlen']}"
-            yield Address(link=ours[message["index"]], address=IPv4Interface(text))
+            address = ip_interface(
+                f"{message.get_attr('IFA_LOCAL') or message.get_attr('IFA_ADDRESS')}/{message['prefixlen']}"
+            )
+            if not (address.version == 6 and address.is_link_local):
+                yield Address(link=ours[message["index"]], address=address)
 
 
-def _routes(ipr: Any, names: dict[int, str]) -> Iterator[Route]:
-    for message in ipr.get_routes(family=AF_INET, proto=ROUTE_PROTOCOL, table=RT_TABLE_MAIN):
-        via = message.get_attr("RTA_GATEWAY")
+def _routes(ipr: Any, names: dict[int, str], family: int) -> Iterator[Route]:
+    for message in ipr.get_routes(family=family, proto=ROUTE_PROTOCOL, table=RT_TABLE_MAIN):
+        via, source = message.get_attr("RTA_GATEWAY"), message.get_attr("RTA_PREFSRC")
+        metric = message.get_attr("RTA_PRIORITY") or 0
         yield Route(
-            dst=IPv4Network(f"{message.get_attr('RTA_DST') or '0.0.0.0'}/{message['dst_len']}"),
-            link=names.get(message.get_attr("RTA_OIF"), ""),
-            via=IPv4Address(via) if via else None,
+            dst=_destination(message, family),
+            link=None if message["type"] == RTN_BLACKHOLE else names.get(message.get_attr("RTA_OIF"), ""),
+            via=ip_address(via) if via else None,
             onlink=bool(message["flags"] & RTNH_F_ONLINK),
-            src=IPv4Address(source) if (source := message.get_attr("RTA_PREFSRC")) else None,
+            src=ip_address(source) if source else None,
+            metric=0 if family == AF_INET6 and metric == USUAL_METRIC6 else metric,
         )
 
 
-def _neighbours(ipr: Any, ours: dict[int, str]) -> Iterator[Neighbour]:
-    for message in ipr.get_neighbours(family=AF_INET):
+def _destination(message: Any, family: int) -> IPNetwork:
+    everywhere = "0.0.0.0" if family == AF_INET else "::"
+    return ip_network(f"{message.get_attr('RTA_DST') or everywhere}/{message['dst_len']}")
+
+
+def _neighbours(ipr: Any, ours: dict[int, str], family: int) -> Iterator[Neighbour]:
+    for message in ipr.get_neighbours(family=family):
         mac = message.get_attr("NDA_LLADDR")
         if message["ifindex"] in ours and message["state"] & NUD_PERMANENT and mac:
-            address = IPv4Address(message.get_attr("NDA_DST"))
+            address = ip_address(message.get_attr("NDA_DST"))
             yield Neighbour(link=ours[message["ifindex"]], address=address, mac=mac)
 
 
@@ -266,7 +298,7 @@ def _fdb(ipr: Any, ours: dict[int, str]) -> Iterator[FdbEntry]:
         # With Learning the kernel adds entries of its own, which age.
         if message["ifindex"] in ours and destination and message["state"] & NUD_PERMANENT:
             mac = message.get_attr("NDA_LLADDR")
-            yield FdbEntry(link=ours[message["ifindex"]], mac=mac, dst=IPv4Address(destination))
+            yield FdbEntry(link=ours[message["ifindex"]], mac=mac, dst=ip_address(destination))
 
 
 def _index(name: str) -> int:
@@ -294,10 +326,21 @@ def _refused(operation: Operation, code: int) -> KernelRefused:
 
 def _sysctls() -> Iterator[Sysctl]:
     """The settings we may have made, as they are; one that cannot be read is one that is not there."""
-    for wanted in (FORWARDING,):
+    for wanted in (FORWARDING, FORWARDING6):
         with contextlib.suppress(OSError):
             yield Sysctl(name=wanted.name, value=_sysctl_path(wanted).read_text().strip())
 
 
 def _sysctl_path(sysctl: Sysctl) -> Path:
     return Path("/proc/sys") / sysctl.name
+
+
+def _keep_router_advertisements() -> None:
+    """Let interfaces that live on router advertisements go on doing so: forwarding would end that for a value of 1.
+
+    Documentation/networking/ip-sysctl.rst, accept_ra: 2 is the same as 1, also while forwarding.
+    """
+    for path in Path("/proc/sys/net/ipv6/conf").glob("*/accept_ra"):
+        with contextlib.suppress(OSError):
+            if path.read_text().strip() == "1" and path.parent.name != "all":
+                path.write_text("2\n")

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+
+from overlayd.addresses import IPAddress, IPInterface, IPNetwork
 
 LINK_ALIAS = "overlayd"
 # Every link of ours is named so.
@@ -27,7 +28,7 @@ class VxlanLink:
     name: str
     vni: int
     port: int
-    local: IPv4Address
+    local: IPAddress
     underlay: str
     mac: str
     mtu_bytes: int
@@ -63,10 +64,10 @@ class TunLink:
 
 @dataclass(frozen=True, kw_only=True)
 class Address:
-    """One IPv4 address, with its prefix length, on one of our links."""
+    """One address, with its prefix length, on one of our links."""
 
     link: str
-    address: IPv4Interface
+    address: IPInterface
 
     @property
     def key(self) -> Hashable:
@@ -79,34 +80,40 @@ class Address:
 
 @dataclass(frozen=True, kw_only=True)
 class Route:
-    """One IPv4 route of the main table, with metric 0. `link` may be any interface, `src` is the preferred source."""
+    """One route of the main table. `link` may be any interface, `src` is the preferred source.
 
-    dst: IPv4Network
-    link: str
-    via: IPv4Address | None = None
+    A `metric` of 0 is the family's usual one. Without a link it is a blackhole: what it takes is dropped.
+    """
+
+    dst: IPNetwork
+    link: str | None
+    via: IPAddress | None = None
     onlink: bool = False
-    src: IPv4Address | None = None
+    src: IPAddress | None = None
+    metric: int = 0
 
     @property
     def key(self) -> Hashable:
-        """What the kernel tells routes of one table and metric apart by."""
-        return self.dst
+        """What the kernel tells routes of one table apart by."""
+        return (self.dst, self.metric)
 
     def __str__(self) -> str:
-        parts = [str(self.dst)]
+        parts = [] if self.link else ["blackhole"]
+        parts += [str(self.dst)]
         parts += ["via", str(self.via)] if self.via else []
-        parts += ["dev", self.link]
+        parts += ["dev", self.link] if self.link else []
         parts += ["onlink"] if self.onlink else []
         parts += ["src", str(self.src)] if self.src else []
+        parts += ["metric", str(self.metric)] if self.metric else []
         return " ".join(parts)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Neighbour:
-    """A permanent ARP entry on one of our links. `mac` is in lower case."""
+    """A permanent ARP or neighbour discovery entry on one of our links. `mac` is in lower case."""
 
     link: str
-    address: IPv4Address
+    address: IPAddress
     mac: str
 
     @property
@@ -124,7 +131,7 @@ class FdbEntry:
 
     link: str
     mac: str
-    dst: IPv4Address
+    dst: IPAddress
 
     @property
     def key(self) -> Hashable:
@@ -155,6 +162,7 @@ Link = VxlanLink | TunLink
 Thing = VxlanLink | TunLink | Address | Route | Neighbour | FdbEntry | Sysctl
 
 FORWARDING = Sysctl(name="net/ipv4/ip_forward", value="1")
+FORWARDING6 = Sysctl(name="net/ipv6/conf/all/forwarding", value="1")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -109,16 +109,32 @@ class Store:
         request = etcdrpc.RangeRequest(key=prefix.encode(), range_end=prefix_end(prefix))
         return self._range(f"list {prefix}", request)
 
-    def create(self, key: str, value: bytes, *, lease_id: int) -> bool:
-        """Write the key if nobody has; False when somebody was first. Atomic."""
-        unborn = etcdrpc.Compare(
-            result=etcdrpc.Compare.EQUAL, target=etcdrpc.Compare.VERSION, key=key.encode(), version=0
-        )
-        return self._put_if(f"create {key}", unborn, key, value, lease_id)
+    def create(
+        self,
+        key: str,
+        value: bytes,
+        *,
+        lease_id: int,
+        none_below: str | None = None,
+        quiet_below: tuple[str, int] | None = None,
+        instead_of: str | None = None,
+    ) -> bool:
+        """Write the key if nobody has; False when somebody was first. Atomic.
+
+        Also False where a key begins with `none_below`, or where one that begins with the first of `quiet_below` was
+        written after the revision that is its second. `instead_of` is a key that is deleted in the same moment.
+        """
+        conditions = [_absent(key)]
+        if none_below is not None:
+            conditions.append(_absent(none_below, below=True))
+        if quiet_below is not None:
+            conditions.append(_quiet_since(*quiet_below))
+        gone = [] if instead_of is None else [_delete(instead_of)]
+        return self._put_if(f"create {key}", conditions, key, value, lease_id=lease_id, besides=gone)
 
     def replace(self, key: str, value: bytes, *, mod_revision: int, lease_id: int) -> bool:
         """Write the key if it is still as it was at `mod_revision`; False when it has changed or gone. Atomic."""
-        return self._put_if(f"replace {key}", _unchanged(key, mod_revision), key, value, lease_id)
+        return self._put_if(f"replace {key}", [_unchanged(key, mod_revision)], key, value, lease_id=lease_id)
 
     def put(self, key: str, value: bytes) -> None:
         """Write the key, whatever was there."""
@@ -128,7 +144,7 @@ class Store:
         """Remove the key if it is still as it was at `mod_revision`. Atomic."""
         request = etcdrpc.TxnRequest(
             compare=[_unchanged(key, mod_revision)],
-            success=[etcdrpc.RequestOp(request_delete_range=etcdrpc.DeleteRangeRequest(key=key.encode()))],
+            success=[_delete(key)],
         )
         return bool(self._call(f"delete {key}", lambda c: c.kvstub.Txn, request).succeeded)
 
@@ -188,9 +204,18 @@ class Store:
         response = self._call(operation, lambda c: c.kvstub.Range, request)
         return [_key_value(kv) for kv in response.kvs], int(response.header.revision)
 
-    def _put_if(self, operation: str, condition: Any, key: str, value: bytes, lease_id: int) -> bool:
-        put = etcdrpc.PutRequest(key=key.encode(), value=value, lease=lease_id)
-        request = etcdrpc.TxnRequest(compare=[condition], success=[etcdrpc.RequestOp(request_put=put)])
+    def _put_if(
+        self,
+        operation: str,
+        conditions: Sequence[Any],
+        key: str,
+        value: bytes,
+        *,
+        lease_id: int,
+        besides: Sequence[Any] = (),
+    ) -> bool:
+        put = etcdrpc.RequestOp(request_put=etcdrpc.PutRequest(key=key.encode(), value=value, lease=lease_id))
+        request = etcdrpc.TxnRequest(compare=conditions, success=[put, *besides])
         return bool(self._call(operation, lambda c: c.kvstub.Txn, request).succeeded)
 
     def _call(self, operation: str, method: Callable[[Any], Callable[..., Any]], request: Any) -> Any:
@@ -266,6 +291,30 @@ def _resolve(host: str) -> Sequence[str]:
 
 def _login_expired(code: Any, detail: str) -> bool:
     return code is grpc.StatusCode.UNAUTHENTICATED or "invalid auth token" in detail
+
+
+def _absent(key: str, *, below: bool = False) -> Any:
+    return etcdrpc.Compare(
+        result=etcdrpc.Compare.EQUAL,
+        target=etcdrpc.Compare.VERSION,
+        key=key.encode(),
+        range_end=prefix_end(key) if below else b"",
+        version=0,
+    )
+
+
+def _quiet_since(prefix: str, revision: int) -> Any:
+    return etcdrpc.Compare(
+        result=etcdrpc.Compare.LESS,
+        target=etcdrpc.Compare.MOD,
+        key=prefix.encode(),
+        range_end=prefix_end(prefix),
+        mod_revision=revision + 1,
+    )
+
+
+def _delete(key: str) -> Any:
+    return etcdrpc.RequestOp(request_delete_range=etcdrpc.DeleteRangeRequest(key=key.encode()))
 
 
 def _unchanged(key: str, mod_revision: int) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 
 import pytest
@@ -12,50 +12,82 @@ import pytest
 from overlayd import backends
 from overlayd.backends.host_gw import HostGw
 from overlayd.backends.peers import PeerTable, refusals
+from overlayd.backends.surroundings import Surroundings
 from overlayd.backends.udp import Udp
 from overlayd.backends.vxlan import Vxlan, vtep_mac
 from overlayd.errors import ConfigError, NetworkConfigError, UnsupportedError
 from overlayd.kernel.state import Route
-from overlayd.lease import Lease
-from overlayd.underlay import Underlay
+from overlayd.lease import Lease, Leg
+from overlayd.network import parse_network_config
+from overlayd.underlay import Endpoint, Underlay
 
-NETWORK = IPv4Network("10.5.0.0/16")
+CONFIG = parse_network_config('{"Network": "10.5.0.0/16"}')
+DUAL = parse_network_config('{"Network": "10.5.0.0/16", "EnableIPv6": true, "IPv6Network": "fd42::/48"}')
 UNDERLAY = Underlay(
     ifname="eth0",
     ifindex=2,
-    address=IPv4Address("198.18.1.1"),
-    public_ip=IPv4Address("198.18.1.1"),
     mtu_bytes=1500,
     reason="iface eth0",
-    on_link=(IPv4Network("198.18.1.0/24"),),
+    v4=Endpoint(
+        address=IPv4Address("198.18.1.1"),
+        public_ip=IPv4Address("198.18.1.1"),
+        on_link=(IPv4Network("198.18.1.0/24"),),
+    ),
+    v6=Endpoint(
+        address=IPv6Address("2001:db8:1::1"),
+        public_ip=IPv6Address("2001:db8:1::1"),
+        on_link=(IPv6Network("2001:db8:1::/64"),),
+    ),
 )
-OWN = Lease(subnet=IPv4Network("10.5.1.0/24"), public_ip=UNDERLAY.public_ip, backend_type="vxlan")
+AROUND = Surroundings(network=CONFIG, underlay=UNDERLAY)
+AROUND_DUAL = Surroundings(network=DUAL, underlay=UNDERLAY)
+OWN = Lease(v4=Leg(subnet=IPv4Network("10.5.1.0/24"), public_ip=IPv4Address("198.18.1.1")), backend_type="vxlan")
+OWN_DUAL = replace(OWN, v6=Leg(subnet=IPv6Network("fd42:0:0:1::/64"), public_ip=IPv6Address("2001:db8:1::1")))
 
 
 def peer(number: int, *, backend: str = "vxlan", address: str | None = None, **data: Any) -> Lease:
     """A peer's lease."""
     public_ip = IPv4Address(address or f"198.18.1.{number}")
-    return Lease(
-        subnet=IPv4Network(f"10.5.{number}.0/24"),
-        public_ip=public_ip,
-        backend_type=backend,
-        backend_data={"VNI": 1, "VtepMAC": vtep_mac(public_ip, 1), **data} if backend == "vxlan" else None,
-    )
+    published = {"VNI": 1, "VtepMAC": vtep_mac(public_ip, 1), **data} if backend == "vxlan" else None
+    subnet = IPv4Network(f"10.5.{number}.0/24")
+    return Lease(v4=Leg(subnet=subnet, public_ip=public_ip, data=published), backend_type=backend)
+
+
+def dual_peer(number: int, *, backend: str = "vxlan") -> Lease:
+    """A peer's lease with both families."""
+    public_ip = IPv6Address(f"2001:db8:1::{number}")
+    published = {"VNI": 1, "VtepMAC": vtep_mac(public_ip, 1)} if backend == "vxlan" else None
+    leg = Leg(subnet=IPv6Network(f"fd42:0:0:{number}::/64"), public_ip=public_ip, data=published)
+    return replace(peer(number, backend=backend), v6=leg)
+
+
+def moved(lease: Lease, subnet: str) -> Lease:
+    """The same host's lease of another subnet."""
+    assert lease.v4 is not None
+    return replace(lease, v4=replace(lease.v4, subnet=IPv4Network(subnet)))
+
+
+def seen_as(public_ip: str) -> Underlay:
+    """The underlay behind an address translation."""
+    assert UNDERLAY.v4 is not None
+    return replace(UNDERLAY, v4=replace(UNDERLAY.v4, public_ip=IPv4Address(public_ip)))
 
 
 def vxlan(**config: Any) -> Vxlan:
     """A vxlan backend with this config."""
-    return Vxlan.from_config(config, network=NETWORK, underlay=UNDERLAY)
+    return Vxlan.from_config(config, AROUND)
 
 
 def test_an_unknown_backend_names_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="host-gw, udp, vxlan"):
-        backends.load("ipip")
+        backends.load("gre")
 
 
-@pytest.mark.parametrize(("name", "overhead_bytes"), [("vxlan", 50), ("host-gw", 0), ("udp", 28)])
+@pytest.mark.parametrize(
+    ("name", "overhead_bytes"), [("vxlan", 50), ("auto", 50), ("host-gw", 0), ("alloc", 0), ("udp", 28)]
+)
 def test_the_mtu_is_the_underlays_less_the_encapsulation(name: str, overhead_bytes: int) -> None:
-    backend = backends.load(name).from_config({}, network=NETWORK, underlay=UNDERLAY)
+    backend = backends.load(name).from_config({}, AROUND)
     assert backend.type == name
     assert backend.mtu_bytes == 1500 - overhead_bytes
 
@@ -81,26 +113,25 @@ def test_keys_are_read_without_regard_to_case() -> None:
 )
 def test_a_bad_value_is_named_with_what_is_allowed(name: str, config: dict[str, Any], said: str) -> None:
     with pytest.raises(NetworkConfigError) as caught:
-        backends.load(name).from_config(config, network=NETWORK, underlay=UNDERLAY)
+        backends.load(name).from_config(config, AROUND)
     assert re.search(said, str(caught.value), re.DOTALL), str(caught.value)
 
 
 def test_an_underlay_too_small_is_a_config_error() -> None:
     with pytest.raises(NetworkConfigError, match="MTU"):
-        Vxlan.from_config({}, network=NETWORK, underlay=replace(UNDERLAY, mtu_bytes=100))
+        Vxlan.from_config({}, replace(AROUND, underlay=replace(UNDERLAY, mtu_bytes=100)))
 
 
 def test_host_gw_needs_its_own_address() -> None:
-    behind_nat = replace(UNDERLAY, public_ip=IPv4Address("198.19.0.9"))
     with pytest.raises(UnsupportedError, match="public-ip"):
-        HostGw.from_config({}, network=NETWORK, underlay=behind_nat)
+        HostGw.from_config({}, replace(AROUND, underlay=seen_as("198.19.0.9")))
 
 
 def test_the_mac_is_stable_local_and_unicast() -> None:
     mac = vtep_mac(IPv4Address("198.18.1.1"), 1)
     assert mac == vtep_mac(IPv4Address("198.18.1.1"), 1) != vtep_mac(IPv4Address("198.18.1.1"), 2)
     assert int(mac[:2], 16) & 0b11 == 0b10
-    assert vxlan().lease_data() == {"VNI": 1, "VtepMAC": mac}
+    assert vxlan().lease_data(4) == {"VNI": 1, "VtepMAC": mac}
 
 
 def test_a_vxlan_peer_needs_a_neighbour_a_forwarding_entry_and_a_route() -> None:
@@ -135,22 +166,22 @@ def test_flannels_upper_case_mac_is_understood() -> None:
         (peer(2, backend="udp"), "backend is udp"),
         (peer(2, VtepMAC=None), "VtepMAC"),
         (peer(2, VtepMAC="zz:00:00:00:00:01"), "VtepMAC"),
-        (peer(2, VtepMAC="01:00:5e:00:00:01"), "multicast"),
-        (peer(2, VtepMAC=vtep_mac(UNDERLAY.public_ip, 1)), "also that of 198.18.1.1"),
+        (peer(2, VtepMAC="01:00:5e:00:00:01"), "not one of a host"),
+        (peer(2, VtepMAC=vtep_mac(OWN.public_ip, 1)), "also that of 198.18.1.1"),
         (peer(2, VNI=9), "VNI"),
         (peer(2, address="224.0.0.5"), "not one of a host"),
-        (replace(peer(2), subnet=IPv4Network("0.0.0.0/0")), "outside the network"),
-        (replace(peer(2), subnet=IPv4Network("10.5.1.128/25")), "overlaps ours"),
+        (moved(peer(2), "0.0.0.0/0"), "outside the network"),
+        (moved(peer(2), "10.5.1.128/25"), "overlaps ours"),
     ],
 )
 def test_a_peer_that_cannot_be_used_is_named_and_the_others_are_served(lease: Lease, said: str) -> None:
     plan = vxlan().plan(OWN, [lease, peer(3)])
-    assert said in plan.problems[lease.subnet]
+    assert said in plan.problems[lease.key_name]
     assert {route.dst for route in plan.state().routes} == {IPv4Network("10.5.3.0/24")}
 
 
 def test_one_host_with_two_subnets_is_served_on_both() -> None:
-    second = replace(peer(2), subnet=IPv4Network("10.5.20.0/24"))
+    second = moved(peer(2), "10.5.20.0/24")
     plan = vxlan().plan(OWN, [peer(2), second])
     assert plan.problems == {}
     assert len(plan.state().routes) == 2
@@ -158,21 +189,21 @@ def test_one_host_with_two_subnets_is_served_on_both() -> None:
 
 
 def test_host_gw_routes_through_the_peer_itself_if_it_is_on_link() -> None:
-    backend = HostGw.from_config({}, network=NETWORK, underlay=UNDERLAY)
+    backend = HostGw.from_config({}, AROUND)
     near, far = peer(2, backend="host-gw"), peer(3, backend="host-gw", address="198.19.0.3")
     plan = backend.plan(OWN, [near, far])
-    assert plan.state().routes == {Route(dst=near.subnet, link="eth0", via=near.public_ip)}
-    assert "198.19.0.3" in plan.problems[far.subnet]
+    assert plan.state().routes == {Route(dst=IPv4Network("10.5.2.0/24"), link="eth0", via=near.public_ip)}
+    assert "198.19.0.3" in plan.problems[far.key_name]
 
 
 def test_udp_routes_the_whole_network_to_its_device() -> None:
-    backend = Udp.from_config({"Port": 9000}, network=NETWORK, underlay=UNDERLAY)
+    backend = Udp.from_config({"Port": 9000}, AROUND)
     state = backend.plan(OWN, [peer(2, backend="udp")]).state()
     assert {str(route) for route in state.routes} == {"10.5.0.0/16 dev overlay0"}
 
 
 def test_the_peer_table_knows_the_way_and_the_sources() -> None:
-    wide = replace(peer(2, backend="udp"), subnet=IPv4Network("10.5.32.0/20"))
+    wide = moved(peer(2, backend="udp"), "10.5.32.0/20")
     narrow = peer(33, backend="udp", address="198.18.1.9")
     table = PeerTable([wide, narrow], 8285)
     assert table.way_out(int(IPv4Address("10.5.40.1"))) == ("198.18.1.2", 8285)
@@ -187,4 +218,61 @@ def test_the_peer_table_knows_the_way_and_the_sources() -> None:
 
 
 def test_refusals_leave_good_peers_alone() -> None:
-    assert refusals([peer(2), peer(3)], own=OWN, network=NETWORK, backend_type="vxlan") == {}
+    assert refusals([peer(2), peer(3)], own=OWN, network=CONFIG, backend_type="vxlan") == {}
+
+
+def test_a_dual_stack_peer_is_reached_by_a_device_for_each_family() -> None:
+    backend = Vxlan.from_config({}, AROUND_DUAL)
+    assert backend.mtu_bytes == 1500 - 70
+    assert backend.devices == ("overlay.1", "overlay-v6.1")
+    state = backend.plan(OWN_DUAL, [dual_peer(2)]).state()
+    mac = vtep_mac(IPv6Address("2001:db8:1::2"), 1)
+    assert {
+        "fd42:0:0:2::/64 via fd42:0:0:2:: dev overlay-v6.1 onlink",
+        f"fd42:0:0:2:: lladdr {mac} dev overlay-v6.1",
+        f"{mac} dev overlay-v6.1 dst 2001:db8:1::2",
+        "fd42:0:0:1::/128 dev overlay-v6.1",
+        "10.5.2.0/24 via 10.5.2.0 dev overlay.1 onlink",
+    } <= {str(thing) for thing in (*state.routes, *state.neighbours, *state.fdb, *state.addresses)}
+    assert {sysctl.name for sysctl in state.sysctls} == {"net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"}
+
+
+def test_a_peer_of_one_family_is_served_in_a_dual_stack_network() -> None:
+    plan = Vxlan.from_config({}, AROUND_DUAL).plan(OWN_DUAL, [peer(2), dual_peer(3)])
+    assert plan.problems == {}
+    assert len(plan.state().routes) == 3
+
+
+def test_a_network_with_a_family_that_the_host_has_not_is_refused_with_the_interface() -> None:
+    with pytest.raises(NetworkConfigError, match="fd42::/48, but this host's eth0 has none"):
+        Surroundings(network=DUAL, underlay=replace(UNDERLAY, v6=None))
+
+
+def test_udp_refuses_ipv6() -> None:
+    with pytest.raises(NetworkConfigError, match="IPv4 only"):
+        Udp.from_config({}, AROUND_DUAL)
+
+
+def test_auto_takes_plain_routes_where_it_can_and_says_so() -> None:
+    auto = backends.load("auto").from_config({}, AROUND_DUAL)
+    assert isinstance(auto, Vxlan)
+    near, far = dual_peer(2), peer(3, address="198.19.7.7")
+    plan = auto.plan(OWN_DUAL, [near, far])
+    assert plan.paths == {near.key_name: "direct", far.key_name: "vxlan"}
+    assert {str(route) for route in plan.state().routes} == {
+        "10.5.2.0/24 via 198.18.1.2 dev eth0",
+        "fd42:0:0:2::/64 via 2001:db8:1::2 dev eth0",
+        "10.5.3.0/24 via 10.5.3.0 dev overlay.1 onlink",
+    }
+    assert backends.published_type("auto") == "vxlan"
+
+
+def test_auto_behind_address_translation_encapsulates_for_everybody() -> None:
+    auto = backends.load("auto").from_config({}, replace(AROUND, underlay=seen_as("198.19.0.9")))
+    assert isinstance(auto, Vxlan)
+    assert set(auto.plan(OWN, [peer(2)]).paths.values()) == {"vxlan"}
+
+
+def test_a_blackhole_takes_what_no_bridge_carries() -> None:
+    plan = HostGw.from_config({}, replace(AROUND, blackhole=True)).plan(OWN, [])
+    assert {str(route) for route in plan.state().routes} == {"blackhole 10.5.1.0/24 metric 2147483648"}

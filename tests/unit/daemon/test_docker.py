@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Interface, IPv4Network
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from pathlib import Path
 
 from overlayd import docker
+from overlayd.lease import Subnets
 
-SUBNET = IPv4Network("10.5.52.0/24")
+SUBNET = Subnets(v4=IPv4Network("10.5.52.0/24"))
+BOTH = Subnets(v4=IPv4Network("10.5.52.0/24"), v6=IPv6Network("fd42:0:0:7::/64"))
 WANT = docker.wanted(SUBNET, 1450, we_masquerade=True)
 
 
 def test_docker_gets_the_subnets_first_address_and_leaves_masquerading_to_us() -> None:
     assert docker.flags(WANT, {}) == (["--bip=10.5.52.1/24", "--ip-masq=false", "--mtu=1450"], [])
     assert docker.wanted(SUBNET, 1450, we_masquerade=False).options()["ip-masq"] == "true"
+
+
+def test_docker_gets_an_ipv6_subnet_too() -> None:
+    given, _problems = docker.flags(docker.wanted(BOTH, 1430, we_masquerade=True), {})
+    assert {"--bip=10.5.52.1/24", "--ipv6=true", "--fixed-cidr-v6=fd42:0:0:7::/64"} <= set(given)
+    has = (IPv4Interface("10.5.52.1/24"), IPv6Interface("fd42:0:0:7::1/64"), IPv6Interface("fe80::1/64"))
+    assert docker.bridge_problem(BOTH, has) is None
+    assert "10.5.52.1/24, not" in str(docker.bridge_problem(BOTH, (has[0], has[2])))
 
 
 def test_an_option_in_daemon_json_is_not_given_twice() -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from ipaddress import IPv4Address, IPv4Network, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overlayd.lease import Lease, MalformedLease, format_key, parse_key, parse_lease
+from overlayd.lease import Lease, Leg, MalformedLease, Subnets, parse_key, parse_lease
 
 VXLAN = (
     b"""{"PublicIP":"198.18.0.7","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"ee:2c"}}"""
@@ -18,20 +18,45 @@ VXLAN = (
 
 def test_a_flannel_vxlan_lease_is_read_and_written_back_byte_for_byte() -> None:
     lease = parse_lease("10.5.52.0-24", VXLAN)
-    assert lease.subnet == IPv4Network("10.5.52.0/24")
-    assert lease.backend_data == {"VNI": 1, "VtepMAC": "ee:2c"}
+    assert lease.subnets == Subnets(v4=IPv4Network("10.5.52.0/24"))
+    assert lease.v4 is not None
+    assert lease.v4.data == {"VNI": 1, "VtepMAC": "ee:2c"}
     assert lease.value() == VXLAN
 
 
 def test_a_udp_lease_may_omit_type_and_data() -> None:
     lease = parse_lease("10.5.52.0-24", b'{"PublicIP":"198.18.0.7"}')
-    assert (lease.backend_type, lease.backend_data) == ("udp", None)
+    assert lease.backend_type == "udp"
+    assert lease.legs == (Leg(subnet=IPv4Network("10.5.52.0/24"), public_ip=IPv4Address("198.18.0.7")),)
 
 
 def test_a_dual_stack_key_keeps_both_subnets() -> None:
-    v4, v6 = IPv4Network("10.5.52.0/24"), IPv6Network("fc00:0:0:34::/64")
-    assert parse_key("10.5.52.0-24&fc00-0-0-34---64") == (v4, v6)
-    assert parse_key(format_key(v4, v6)) == (v4, v6)
+    both = Subnets(v4=IPv4Network("10.5.52.0/24"), v6=IPv6Network("fc00:0:0:34::/64"))
+    assert both.key_name == "10.5.52.0-24&fc00:0:0:34::-64"
+    assert parse_key(both.key_name) == both
+    # As some tools write it.
+    assert parse_key("10.5.52.0-24&fc00-0-0-34---64") == both
+
+
+def test_a_lease_without_ipv4_has_flannels_key() -> None:
+    only = Subnets(v6=IPv6Network("fc00:0:0:34::/64"))
+    assert only.key_name == "0.0.0.0-0&fc00:0:0:34::-64"
+    assert parse_key(only.key_name) == only
+
+
+def test_a_dual_stack_lease_is_read_and_written_back_byte_for_byte() -> None:
+    value = (
+        b'{"PublicIP":"198.18.0.7","PublicIPv6":"2001:db8::7","BackendType":"vxlan",'
+        b'"BackendData":{"VNI":1,"VtepMAC":"ee:2c"},"BackendV6Data":{"VNI":1,"VtepMAC":"ee:2d"}}'
+    )
+    lease = parse_lease("10.5.52.0-24&fc00:0:0:34::-64", value)
+    assert [leg.public_ip for leg in lease.legs] == [IPv4Address("198.18.0.7"), IPv6Address("2001:db8::7")]
+    assert lease.value() == value
+
+
+def test_a_family_without_a_public_address_has_no_leg() -> None:
+    lease = parse_lease("10.5.52.0-24&fc00:0:0:34::-64", VXLAN)
+    assert (lease.v6, lease.subnets.v6) == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -40,6 +65,10 @@ def test_a_dual_stack_key_keeps_both_subnets() -> None:
         ("10.5.52.0", VXLAN),
         ("10.5.52.1-24", VXLAN),
         ("10.5.52.0-24-1", VXLAN),
+        ("10.5.52.0-+24", VXLAN),
+        ("10.5.52.0-2_4", VXLAN),
+        ("10.5.52.0-24&fc00::1-64", VXLAN),
+        ("0.0.0.0-0&fc00::-64", VXLAN),
         ("", VXLAN),
         ("10.5.52.0-24", b""),
         ("10.5.52.0-24", b"[]"),
@@ -74,7 +103,11 @@ def test_garbage_never_raises_anything_else(name: str, value: bytes) -> None:
 def test_a_lease_survives_the_way_through_etcd(
     base: int, length: int, public_ip: IPv4Address, kind: str, data: dict[str, object] | None
 ) -> None:
-    lease = Lease(
-        subnet=IPv4Network((base, length), strict=False), public_ip=public_ip, backend_type=kind, backend_data=data
+    v4 = Leg(subnet=IPv4Network((base, length), strict=False), public_ip=public_ip, data=data)
+    v6 = Leg(
+        subnet=IPv6Network((base << 96, 32 + length), strict=False),
+        public_ip=IPv6Address(int(public_ip) << 64),
+        data=data,
     )
-    assert parse_lease(lease.key_name, lease.value()) == lease
+    for lease in (Lease(v4=v4, backend_type=kind), Lease(v6=v6), Lease(v4=v4, v6=v6, backend_type=kind)):
+        assert parse_lease(lease.key_name, lease.value()) == lease

@@ -20,22 +20,35 @@ def parse(**document: Any) -> Any:
 
 def test_defaults_are_flannels() -> None:
     config = parse(Network="10.5.0.0/16")
-    assert (config.subnet_len, config.backend_type) == (24, "udp")
+    assert (config.v4.subnet_len, config.v6, config.backend_type) == (24, None, "udp")
     # The first subnet is left out.
-    assert (config.subnet_min, config.subnet_max) == (IPv4Address("10.5.1.0"), IPv4Address("10.5.255.0"))
-    assert config.subnet_count() == 255
+    assert (config.v4.subnet_min, config.v4.subnet_max) == (IPv4Address("10.5.1.0"), IPv4Address("10.5.255.0"))
+    assert config.v4.subnet_count() == 255
+
+
+def test_defaults_of_ipv6_are_flannels() -> None:
+    config = parse(EnableIPv4=False, EnableIPv6=True, IPv6Network="fd42::/48")
+    assert (config.v4, config.v6.subnet_len) == (None, 64)
+    assert (str(config.v6.subnet_min), str(config.v6.subnet_max)) == ("fd42:0:0:1::", "fd42:0:0:ffff::")
+    # An IPv6 network that is not in use may stand there all the same.
+    assert parse(Network="10.5.0.0/16", IPv6Network="fd42::/48").v6 is None
 
 
 @pytest.mark.parametrize(
     ("network", "length"), [("10.0.0.0/8", 24), ("10.5.0.0/22", 24), ("10.5.0.0/23", 25), ("10.5.0.0/28", 30)]
 )
 def test_subnet_len_follows_the_network(network: str, length: int) -> None:
-    assert parse(Network=network).subnet_len == length
+    assert parse(Network=network).v4.subnet_len == length
+
+
+@pytest.mark.parametrize(("network", "length"), [("fd42::/62", 64), ("fd42::/63", 65), ("fd42::/124", 126)])
+def test_ipv6_subnet_len_follows_the_network(network: str, length: int) -> None:
+    assert parse(EnableIPv4=False, EnableIPv6=True, IPv6Network=network).v6.subnet_len == length
 
 
 def test_keys_are_read_without_regard_to_case() -> None:
     config = parse(network="10.5.0.0/16", subnetLen=26, BACKEND={"type": "VXLAN", "VNI": 7})
-    assert (config.subnet_len, config.backend_type, dict(config.backend_config)) == (26, "vxlan", {"VNI": 7})
+    assert (config.v4.subnet_len, config.backend_type, dict(config.backend_config)) == (26, "vxlan", {"VNI": 7})
 
 
 @pytest.mark.parametrize(
@@ -55,7 +68,19 @@ def test_keys_are_read_without_regard_to_case() -> None:
         ({"Network": "10.5.0.0/16", "Netwrok": 1}, "'Netwrok'"),
         ({"Network": "10.5.0.0/16", "Backend": "vxlan"}, "Backend is 'vxlan'"),
         ({"Network": "10.5.0.0/16", "Backend": {"Type": 3}}, "Backend Type is 3"),
-        ({"Network": "10.5.0.0/16", "EnableIPv6": True}, "EnableIPv6"),
+        ({"Network": "fd42::/48"}, "not an IPv4 network"),
+        ({"Network": "10.5.0.0/16", "EnableIPv6": True}, "IPv6Network is missing"),
+        ({"Network": "10.5.0.0/16", "EnableIPv6": True, "IPv6Network": "10.6.0.0/16"}, "not an IPv6 network"),
+        ({"Network": "10.5.0.0/16", "EnableIPv6": True, "IPv6Network": "fd42::/125"}, "too small"),
+        (
+            {"EnableIPv4": False, "EnableIPv6": True, "IPv6Network": "fd42::/48", "IPv6SubnetLen": 49},
+            "IPv6SubnetLen is 49",
+        ),
+        (
+            {"EnableIPv4": False, "EnableIPv6": True, "IPv6Network": "fd42::/48", "IPv6SubnetMin": "10.5.0.0"},
+            "IPv6 address",
+        ),
+        ({"EnableIPv4": False}, "both false"),
         ({"Network": "10.5.0.0/16", "EnableIPv4": "no"}, "EnableIPv4"),
     ],
 )
@@ -75,9 +100,9 @@ def test_every_subnet_is_inside_the_network_and_fits(base: int, length: int, dat
     network = IPv4Network((base, length), strict=False)
     subnet_len = data.draw(st.integers(length + 2, 30))
     config = parse(Network=str(network), SubnetLen=subnet_len)
-    first, last = (IPv4Network((int(end), subnet_len)) for end in (config.subnet_min, config.subnet_max))
+    first, last = (IPv4Network((int(end), subnet_len)) for end in (config.v4.subnet_min, config.v4.subnet_max))
     assert first.subnet_of(network)
     assert last.subnet_of(network)
-    assert config.fits(first)
-    assert config.fits(last)
-    assert config.subnet_count() == 2 ** (subnet_len - length) - 1
+    assert config.v4.fits(first)
+    assert config.v4.fits(last)
+    assert config.v4.subnet_count() == 2 ** (subnet_len - length) - 1

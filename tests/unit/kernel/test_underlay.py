@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Interface
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, IPv6Network
 
 import pytest
 
+from overlayd.addresses import IPAddress
 from overlayd.errors import ConfigError
 from overlayd.kernel.interfaces import Interface, RouteAnswer
-from overlayd.underlay import pick
+from overlayd.underlay import Endpoint, Underlay, follow, pick
 
 # A Vagrant host: the default route is through a NAT that every host has, with one address for all.
 LO = Interface(name="lo", index=1, mtu_bytes=65536, up=True, addresses=(IPv4Interface("127.0.0.1/8"),))
@@ -25,21 +27,31 @@ HOST = (LO, NAT, LAN, BARE)
 DEFAULT = RouteAnswer(ifindex=2, source=None)
 
 
+def v4(underlay: Underlay) -> Endpoint:
+    assert underlay.v4 is not None
+    return underlay.v4
+
+
+def own(underlay: Underlay) -> IPAddress:
+    return v4(underlay).address
+
+
 def test_the_default_route_decides_if_nothing_else_does() -> None:
     found = pick(HOST, default=DEFAULT)
-    assert (found.ifname, found.address, found.public_ip) == ("eth0", IPv4Address("10.0.2.15"), found.address)
+    assert (found.ifname, own(found)) == ("eth0", IPv4Address("10.0.2.15"))
+    assert v4(found).public_ip == own(found)
     assert found.reason == "the default route"
 
 
 def test_an_interface_is_given_by_name_or_by_address() -> None:
     by_name = pick(HOST, ifaces=("eth9", "eth1"), default=DEFAULT)
-    assert (by_name.ifname, by_name.address, by_name.mtu_bytes) == ("eth1", IPv4Address("198.18.1.7"), 9000)
+    assert (by_name.ifname, own(by_name), by_name.mtu_bytes) == ("eth1", IPv4Address("198.18.1.7"), 9000)
     by_address = pick(HOST, ifaces=("198.18.2.7",), default=DEFAULT)
-    assert (by_address.ifname, by_address.address) == ("eth1", IPv4Address("198.18.2.7"))
+    assert (by_address.ifname, own(by_address)) == ("eth1", IPv4Address("198.18.2.7"))
 
 
 def test_expressions_look_at_addresses_first_and_names_second() -> None:
-    assert pick(HOST, iface_regexes=(r"^198\.18\.2\.",)).address == IPv4Address("198.18.2.7")
+    assert own(pick(HOST, iface_regexes=(r"^198\.18\.2\.",))) == IPv4Address("198.18.2.7")
     assert pick(HOST, iface_regexes=("eth[1-9]",)).ifname == "eth1"
     # "1" is in an address of eth0, and in the name of eth1.
     assert pick(HOST[1:], iface_regexes=("1",)).ifname == "eth0"
@@ -49,33 +61,33 @@ def test_the_route_to_an_address_decides() -> None:
     target = IPv4Address("198.18.1.99")
     answer = RouteAnswer(ifindex=3, source=IPv4Address("198.18.1.7"))
     found = pick(HOST, reached=(target, answer), default=DEFAULT)
-    assert (found.ifname, found.address) == ("eth1", IPv4Address("198.18.1.7"))
+    assert (found.ifname, own(found)) == ("eth1", IPv4Address("198.18.1.7"))
     with pytest.raises(ConfigError, match="no route"):
         pick(HOST, reached=(target, None), default=DEFAULT)
 
 
 def test_the_public_address_names_the_interface_that_has_it() -> None:
     found = pick(HOST, public_ip=IPv4Address("198.18.2.7"), default=DEFAULT)
-    assert (found.ifname, found.address) == ("eth1", IPv4Address("198.18.2.7"))
+    assert (found.ifname, own(found)) == ("eth1", IPv4Address("198.18.2.7"))
 
 
 def test_a_public_address_behind_nat_is_published_as_it_is() -> None:
     found = pick(HOST, public_ip=IPv4Address("198.19.0.1"), default=DEFAULT)
-    assert (found.address, found.public_ip) == (IPv4Address("10.0.2.15"), IPv4Address("198.19.0.1"))
+    assert (own(found), v4(found).public_ip) == (IPv4Address("10.0.2.15"), IPv4Address("198.19.0.1"))
 
 
 def test_an_interface_that_is_not_there_gives_a_list_of_those_that_are() -> None:
     with pytest.raises(ConfigError) as caught:
         pick(HOST, ifaces=("ens3",), iface_regexes=("^wg",))
     assert "ens3" in str(caught.value)
-    assert "eth1 (169.254.9.9, 198.18.1.7, 198.18.2.7)" in str(caught.value)
-    assert "eth2 (no IPv4 address)" in str(caught.value)
+    assert "eth1 (198.18.1.7, 198.18.2.7)" in str(caught.value)
+    assert "eth2 (no address)" in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"ifaces": ("eth2",)}, "eth2.*no IPv4 address"),
+        ({"ifaces": ("eth2",)}, "eth2.*no address that"),
         ({"iface_regexes": ("(",)}, "not an expression"),
         ({"default": None}, "no default route"),
     ],
@@ -87,5 +99,36 @@ def test_what_cannot_be_chosen_is_a_config_error(settings: dict[str, tuple[str, 
 
 def test_hosts_on_the_interfaces_networks_are_reached_directly() -> None:
     found = pick(HOST, ifaces=("eth1",))
-    assert found.reaches_directly(IPv4Address("198.18.2.200"))
-    assert not found.reaches_directly(IPv4Address("198.18.3.1"))
+    assert v4(found).reaches_directly(IPv4Address("198.18.2.200"))
+    assert not v4(found).reaches_directly(IPv4Address("198.18.3.1"))
+
+
+LAN6 = replace(
+    LAN,
+    addresses=(*LAN.addresses, IPv6Interface("fe80::7/64"), IPv6Interface("2001:db8:1::7/64")),
+)
+
+
+def test_an_interface_serves_each_family_that_it_has_an_address_of() -> None:
+    found = pick((LO, NAT, LAN6), ifaces=("2001:db8:1::7",), default=DEFAULT)
+    assert own(found) == IPv4Address("198.18.1.7")
+    assert found.v6 == Endpoint(
+        address=IPv6Address("2001:db8:1::7"),
+        public_ip=IPv6Address("2001:db8:1::7"),
+        on_link=(IPv6Network("2001:db8:1::/64"),),
+    )
+    assert pick(HOST, ifaces=("eth1",)).v6 is None
+
+
+def test_an_ipv6_link_local_address_is_no_address_for_peers() -> None:
+    only = Interface(name="eth3", index=5, mtu_bytes=1500, up=True, addresses=(IPv6Interface("fe80::7/64"),))
+    with pytest.raises(ConfigError, match=r"eth3.*no address that"):
+        pick((LO, only), ifaces=("eth3",))
+
+
+def test_a_renamed_interface_is_the_same_one_and_one_without_its_address_is_not() -> None:
+    before = pick((LO, NAT, LAN6), ifaces=("eth1",))
+    renamed = replace(LAN6, name="lan0", mtu_bytes=1400)
+    assert follow(before, (LO, NAT, renamed)) == replace(before, ifname="lan0", mtu_bytes=1400)
+    assert follow(before, (LO, NAT, LAN)) is None
+    assert follow(before, (LO, NAT)) is None

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
 
 import pytest
 
 from overlayd.errors import LeaseLost, NetworkConfigError, StoreError, SubnetsExhausted
-from overlayd.lease import Lease
-from overlayd.network import parse_network_config
-from overlayd.registry import Holding, Registry
+from overlayd.lease import Lease, Leg, Subnets
+from overlayd.network import NetworkConfig, parse_network_config
+from overlayd.registry import Holding, Registry, Remembered
 from overlayd.store.client import Store
 from tests.polling import until
 from tests.unit.store.conftest import Etcd
@@ -22,8 +22,18 @@ TTL_S = 60
 CONFIG = parse_network_config('{"Network": "10.42.0.0/24", "SubnetLen": 28}')
 
 
-def wanted(host: int) -> Callable[[IPv4Network], Lease]:
-    return lambda subnet: Lease(subnet=subnet, public_ip=IPv4Address(f"198.18.0.{host}"), backend_type="host-gw")
+DUAL = parse_network_config(
+    '{"Network": "10.42.0.0/24", "SubnetLen": 28, "EnableIPv6": true, "IPv6Network": "fd42::/60", "IPv6SubnetLen": 64}'
+)
+
+
+def wanted(host: int) -> Callable[[Subnets], Lease]:
+    def make(subnets: Subnets) -> Lease:
+        v4 = Leg(subnet=subnets.v4, public_ip=IPv4Address(f"198.18.0.{host}")) if subnets.v4 else None
+        v6 = Leg(subnet=subnets.v6, public_ip=IPv6Address(f"2001:db8::{host}")) if subnets.v6 else None
+        return Lease(v4=v4, v6=v6, backend_type="host-gw")
+
+    return make
 
 
 @contextmanager
@@ -37,13 +47,25 @@ def registry(store: Store) -> Iterator[Registry]:
         made.stop()
 
 
-def acquire(one: Registry, host: int, preferred: str | None = None) -> Holding:
-    before = IPv4Network(preferred) if preferred else None
-    return one.acquire(CONFIG, wanted(host), preferred=before, ttl_s=TTL_S)
+def acquire(
+    one: Registry, host: int, preferred: str | None = None, *, config: NetworkConfig = CONFIG, lease_id: int = 0
+) -> Holding:
+    before = Subnets(v4=IPv4Network(preferred) if preferred else None)
+    return one.acquire(
+        config,
+        wanted(host),
+        public_ip=IPv4Address(f"198.18.0.{host}"),
+        remembered=Remembered(subnets=before, etcd_lease_id=lease_id),
+        ttl_s=TTL_S,
+    )
 
 
-def key(subnet: IPv4Network) -> str:
-    return f"{PREFIX}/subnets/{subnet.network_address}-{subnet.prefixlen}"
+def key(subnets: Subnets) -> str:
+    return f"{PREFIX}/subnets/{subnets.key_name}"
+
+
+def at(subnet: str) -> Subnets:
+    return Subnets(v4=IPv4Network(subnet))
 
 
 def test_the_same_host_gets_the_same_subnet_again(store: Store) -> None:
@@ -51,13 +73,13 @@ def test_the_same_host_gets_the_same_subnet_again(store: Store) -> None:
         first = acquire(one, 1)
         again = acquire(one, 1)
         assert again == first
-        assert acquire(one, 2).lease.subnet != first.lease.subnet
+        assert acquire(one, 2).lease.subnets != first.lease.subnets
 
 
 def test_a_previous_subnet_is_taken_if_it_is_free(store: Store) -> None:
     with registry(store) as one:
-        assert acquire(one, 1, "10.42.0.80/28").lease.subnet == IPv4Network("10.42.0.80/28")
-        assert acquire(one, 2, "10.42.0.80/28").lease.subnet != IPv4Network("10.42.0.80/28")
+        assert acquire(one, 1, "10.42.0.80/28").lease.subnets == at("10.42.0.80/28")
+        assert acquire(one, 2, "10.42.0.80/28").lease.subnets != at("10.42.0.80/28")
 
 
 def test_hosts_that_start_together_get_distinct_subnets(etcd: Etcd) -> None:
@@ -69,7 +91,7 @@ def test_hosts_that_start_together_get_distinct_subnets(etcd: Etcd) -> None:
         registries = [Registry(connected, PREFIX, lambda: None) for connected in stores]
         pool = stack.enter_context(ThreadPoolExecutor(15))
         held = list(pool.map(acquire, registries, range(1, 16)))
-    assert len({holding.lease.subnet for holding in held}) == 15
+    assert len({holding.lease.subnets for holding in held}) == 15
 
 
 def test_when_all_are_taken_it_says_so(store: Store) -> None:
@@ -81,11 +103,11 @@ def test_when_all_are_taken_it_says_so(store: Store) -> None:
 
 
 def test_a_reservation_is_used_and_never_becomes_a_lease(store: Store) -> None:
-    subnet = IPv4Network("10.42.0.32/28")
+    subnet = at("10.42.0.32/28")
     store.put(key(subnet), wanted(1)(subnet).value())
     with registry(store) as one:
         held = acquire(one, 1)
-        assert held.lease.subnet == subnet
+        assert held.lease.subnets == subnet
         assert held.reserved
         assert one.refresh(held)
     kept = store.get(key(subnet))
@@ -109,7 +131,7 @@ def test_a_subnet_that_another_host_has_now_is_lost(store: Store) -> None:
     with registry(store) as one:
         held = acquire(one, 1)
         store.revoke(held.etcd_lease_id)
-        assert acquire(one, 2, str(held.lease.subnet)).lease.subnet == held.lease.subnet
+        assert acquire(one, 2, str(held.lease.subnets)).lease.subnets == held.lease.subnets
         until(lambda: "198.18.0.2" in str(one.census().leases))
         with pytest.raises(LeaseLost, match=r"leased to 198\.18\.0\.2 now"):
             one.reclaim(held, ttl_s=TTL_S)
@@ -119,10 +141,10 @@ def test_a_changed_value_is_written_again_and_a_good_one_is_left_alone(store: St
     with registry(store) as one:
         held = acquire(one, 1)
         until(lambda: bool(one.census().leases))
-        before = store.get(key(held.lease.subnet))
+        before = store.get(key(held.lease.subnets))
         assert one.reclaim(held, ttl_s=TTL_S) is held
-        assert store.get(key(held.lease.subnet)) == before
-        store.put(key(held.lease.subnet), b'{"PublicIP": "198.18.0.1", "BackendType": "vxlan"}')
+        assert store.get(key(held.lease.subnets)) == before
+        store.put(key(held.lease.subnets), b'{"PublicIP": "198.18.0.1", "BackendType": "vxlan"}')
         until(lambda: "vxlan" in str(one.census().leases))
         assert one.reclaim(held, ttl_s=TTL_S).lease == held.lease
 
@@ -168,9 +190,80 @@ def test_peers_are_kept_for_a_while_when_etcd_has_lost_its_memory(etcd: Etcd, st
         etcd.lose_data()
         etcd.start()
         until(lambda: one.view.connected and not one.view.entries)
-        assert {lease.subnet for lease in one.census().leases.values()} == {first.lease.subnet, second.lease.subnet}
+        assert {lease.subnets for lease in one.census().leases.values()} == {first.lease.subnets, second.lease.subnets}
         # The first host writes its lease again; a third takes the second's subnet, which ends the second's claim.
         assert one.reclaim(first, ttl_s=TTL_S).lease == first.lease
-        acquire(one, 3, str(second.lease.subnet))
+        acquire(one, 3, str(second.lease.subnets))
         until(lambda: len(one.view.entries) == 2)
         assert {str(lease.public_ip) for lease in one.census().leases.values()} == {"198.18.0.1", "198.18.0.3"}
+
+
+def test_a_dual_stack_host_gets_a_pair_and_the_same_again(store: Store) -> None:
+    with registry(store) as one:
+        first = acquire(one, 1, config=DUAL)
+        assert DUAL.fits(first.lease.subnets)
+        assert acquire(one, 1, config=DUAL) == first
+        assert store.get(key(first.lease.subnets)) is not None
+
+
+def test_dual_stack_hosts_that_start_together_share_neither_subnet(etcd: Etcd) -> None:
+    with ExitStack() as stack:
+        stores = [etcd.store() for _ in range(10)]
+        for connected in stores:
+            stack.callback(connected.close)
+        registries = [Registry(connected, PREFIX, lambda: None) for connected in stores]
+        pool = stack.enter_context(ThreadPoolExecutor(10))
+        held = list(pool.map(lambda one, host: acquire(one, host, config=DUAL), registries, range(1, 11)))
+    assert len({holding.lease.subnets.v4 for holding in held}) == 10
+    assert len({holding.lease.subnets.v6 for holding in held}) == 10
+
+
+def test_a_host_that_becomes_dual_stack_keeps_its_ipv4_subnet_and_gives_up_the_old_key(store: Store) -> None:
+    with registry(store) as one:
+        before = acquire(one, 1)
+        after = acquire(one, 1, config=DUAL)
+        assert after.lease.subnets.v4 == before.lease.subnets.v4
+        assert store.get(key(before.lease.subnets)) is None
+        back = acquire(one, 1)
+        assert back.lease.subnets == before.lease.subnets
+        assert len(store.list_prefix(f"{PREFIX}/subnets/")[0]) == 1
+
+
+def test_another_range_gives_another_subnet_and_frees_the_first(store: Store) -> None:
+    elsewhere = parse_network_config('{"Network": "10.43.0.0/24", "SubnetLen": 28}')
+    with registry(store) as one:
+        before = acquire(one, 1)
+        after = acquire(one, 1, config=elsewhere)
+        assert elsewhere.fits(after.lease.subnets)
+        assert store.get(key(before.lease.subnets)) is None
+
+
+def test_a_reservation_outside_the_range_is_left_where_it_is(store: Store) -> None:
+    elsewhere = at("10.99.0.0/28")
+    store.put(key(elsewhere), wanted(1)(elsewhere).value())
+    with registry(store) as one:
+        assert CONFIG.fits(acquire(one, 1).lease.subnets)
+    assert store.get(key(elsewhere)) is not None
+
+
+def test_a_host_with_a_new_address_is_known_by_its_etcd_lease(store: Store) -> None:
+    with registry(store) as one:
+        before = acquire(one, 1)
+        after = acquire(one, 2, lease_id=before.etcd_lease_id)
+        assert after.lease.subnets == before.lease.subnets
+        assert after.etcd_lease_id == before.etcd_lease_id
+        kept = store.get(key(before.lease.subnets))
+        assert kept is not None
+        assert b"198.18.0.2" in kept.value
+        assert acquire(one, 3, lease_id=12345).lease.subnets != before.lease.subnets
+
+
+def test_a_lease_that_had_gone_is_lost_if_a_wider_one_took_its_place(store: Store) -> None:
+    with registry(store) as one:
+        held = acquire(one, 1, "10.42.0.80/28")
+        store.revoke(held.etcd_lease_id)
+        wider = at("10.42.0.64/27")
+        store.put(key(wider), wanted(2)(wider).value())
+        until(lambda: list(one.view.entries) == [f"subnets/{wider.key_name}"])
+        with pytest.raises(LeaseLost, match=r"10\.42\.0\.64/27 was leased to another host"):
+            one.reclaim(held, ttl_s=TTL_S)

@@ -1,0 +1,30 @@
+"""The best path to each peer: plain routes where the peer is on the underlay's own network, VXLAN elsewhere.
+
+A host of an `auto` network publishes what a vxlan host does, and serves those: a network is moved from one to the other
+without losing a packet. Each host decides for each peer; the two directions of a pair need not agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+from overlayd.backends.options import Options
+from overlayd.backends.surroundings import Surroundings
+from overlayd.backends.vxlan import KEYS, Vxlan
+
+
+class Auto(Vxlan):
+    """The auto backend on one host."""
+
+    type: ClassVar[str] = "auto"
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], around: Surroundings) -> Self:
+        """See Backend. Keys: vxlan's but DirectRouting, which is always on where a peer can route to this host."""
+        options = Options(cls.type, config, tuple(key for key in KEYS if key != "DirectRouting"))
+        own = all(endpoint.public_ip == endpoint.address for endpoint in around.underlay.endpoints)
+        return cls._made(options, around, direct=own)
+
+
+BACKEND = Auto

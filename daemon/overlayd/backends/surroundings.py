@@ -1,0 +1,53 @@
+"""What every backend is told of its host, and what every backend needs in the kernel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from overlayd.errors import NetworkConfigError
+from overlayd.kernel.state import FORWARDING, FORWARDING6, Route, Thing
+from overlayd.lease import Lease, Leg
+from overlayd.network import NetworkConfig
+from overlayd.underlay import Endpoint, Underlay
+
+# Behind every other route to the subnet, the bridge's own above all.
+LAST_METRIC = 2**31
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """The network, and this host's place in it. `blackhole`: the own subnet goes nowhere while no bridge carries it."""
+
+    network: NetworkConfig
+    underlay: Underlay
+    blackhole: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises NetworkConfigError where the network uses a family that the underlay has no address of."""
+        for pool in self.network.pools:
+            if self.underlay.endpoint(pool.network.version) is None:
+                version, ifname = pool.network.version, self.underlay.ifname
+                raise NetworkConfigError(
+                    f"the network has IPv{version} addresses, {pool.network}, but this host's {ifname} has none",
+                    hint=f"give {ifname} an IPv{version} address, or set EnableIPv{version} to false",
+                )
+
+    def endpoint(self, version: int) -> Endpoint:
+        """Where peers reach this host, in a family that the network uses."""
+        found = self.underlay.endpoint(version)
+        if found is None:
+            raise RuntimeError(f"IPv{version} is not in use")
+        return found
+
+    def base(self, own: Lease) -> tuple[Thing, ...]:
+        """What the kernel should hold whatever the backend: forwarding on, and the blackhole if it is wanted."""
+        forwarding = [FORWARDING if leg.version == 4 else FORWARDING6 for leg in own.legs]
+        # Docker's bridge always has IPv4 too.
+        things: list[Thing] = [*{FORWARDING: None, **dict.fromkeys(forwarding)}]
+        if self.blackhole:
+            things += [Route(dst=leg.subnet, link=None, metric=LAST_METRIC) for leg in own.legs]
+        return tuple(things)
+
+    def shared_legs(self, peer: Lease) -> tuple[Leg, ...]:
+        """The legs of a peer in families that the network uses."""
+        return tuple(leg for leg in peer.legs if self.network.network(leg.version) is not None)

@@ -1,0 +1,85 @@
+"""Networks with IPv4 and IPv6 subnets: both families travel, and both come back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.kernel.lab import NETWORK6, Host, Lab, laboratory
+from tests.kernel.traffic import ping_of_size, pings, pings6
+from tests.polling import eventually
+
+BACKENDS: dict[str, dict[str, Any]] = {
+    "vxlan": {"Type": "vxlan"},
+    "host-gw": {"Type": "host-gw"},
+    "auto": {"Type": "auto"},
+}
+
+
+@pytest.fixture(scope="module", params=list(BACKENDS))
+def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A dual-stack lab with hosts a and b."""
+    with laboratory(tmp_path_factory.mktemp(request.param), BACKENDS[request.param], dual=True) as lab:
+        a, b = lab.host("a"), lab.host("b")
+        eventually("b is reachable from a", lambda: pings(a, b))
+        yield lab
+
+
+@pytest.fixture
+def a(lab: Lab) -> Host:
+    return lab.hosts[0]
+
+
+@pytest.fixture
+def b(lab: Lab) -> Host:
+    return lab.hosts[1]
+
+
+def test_containers_reach_each_other_over_both(a: Host, b: Host) -> None:
+    for one, other in ((a, b), (b, a)):
+        eventually("over IPv4", lambda one=one, other=other: pings(one, other))  # type: ignore[misc]
+        eventually("over IPv6", lambda one=one, other=other: pings6(one, other))  # type: ignore[misc]
+    assert a.subnet6 is not None
+    assert a.subnet6.subnet_of(NETWORK6)
+
+
+def test_the_mtu_fits_the_larger_headers_of_ipv6(a: Host, b: Host) -> None:
+    eventually("over IPv6", lambda: pings6(a, b))
+    assert " 0% packet loss" in ping_of_size(a, b, a.mtu_bytes, address=b.container_address6)
+    assert "100% packet loss" in ping_of_size(a, b, a.mtu_bytes + 1, address=b.container_address6)
+
+
+def test_ipv6_routes_and_neighbours_come_back(a: Host, b: Host) -> None:
+    eventually("over IPv6", lambda: pings6(a, b))
+    before = a.run("ip", "-6", "route", "show", "proto", "157")
+    assert str(b.subnet6) in before
+    a.run("ip", "-6", "route", "flush", "proto", "157")
+    eventually("the routes are back", lambda: a.run("ip", "-6", "route", "show", "proto", "157") == before)
+    a.run("ip", "link", "set", "eth0", "down")
+    # The kernel forgets an interface's IPv6 addresses when it goes down (keep_addr_on_down is off).
+    a.run("ip", "link", "set", "eth0", "up")
+    a.run("ip", "address", "replace", f"{a.address6}/64", "dev", "eth0", "nodad")
+    eventually("over IPv6 again", lambda: pings6(a, b) and pings6(b, a))
+    assert a.run("ip", "-6", "route", "show", "proto", "157") == before
+
+
+def test_the_pair_of_subnets_outlives_the_daemon(a: Host, b: Host) -> None:
+    before = (a.subnet, a.subnet6)
+    a.stop()
+    a.start()
+    assert (a.subnet, a.subnet6) == before
+    eventually("over IPv6", lambda: pings6(b, a))
+
+
+def test_cleanup_takes_ipv6_away_too(lab: Lab) -> None:
+    host = lab.host("c")
+    try:
+        host.stop()
+        assert "proto 157" in host.run("sh", "-c", "ip -6 route show proto 157; echo proto 157")
+        host.cleanup()
+        assert host.run("ip", "-6", "route", "show", "proto", "157") == ""
+        assert "overlay" not in host.run("ip", "link")
+    finally:
+        lab.remove_host(host)
