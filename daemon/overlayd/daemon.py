@@ -15,9 +15,13 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
-from overlayd import hostlock
+from overlayd import hostlock, presence
+from overlayd.addresses import IPAddress
 from overlayd.errors import (
+    AddressTaken,
+    ConfigError,
     KernelRefused,
     LeaseLost,
     NetworkConfigError,
@@ -28,15 +32,17 @@ from overlayd.errors import (
 )
 from overlayd.host import Host
 from overlayd.keeper import Keeper
+from overlayd.kernel import interfaces
 from overlayd.kernel.monitor import Monitor
 from overlayd.log import logger
 from overlayd.network import NetworkConfig
 from overlayd.notify import notify
+from overlayd.presence import Presence
 from overlayd.registry import Registry
 from overlayd.settings import Settings
 from overlayd.status import Board, Status
 from overlayd.store.client import Store, StoreSettings, jittered
-from overlayd.underlay import Underlay, choose
+from overlayd.underlay import Underlay, choose, follow
 
 log = logger("daemon")
 
@@ -72,6 +78,18 @@ def choose_underlay(settings: Settings) -> Underlay:
     )
 
 
+def _addresses(underlay: Underlay) -> dict[str, str | None]:
+    return {
+        "public_ip": str(underlay.v4.public_ip) if underlay.v4 else None,
+        "public_ip6": str(underlay.v6.public_ip) if underlay.v6 else None,
+    }
+
+
+def _shown(underlay: Underlay) -> dict[str, Any]:
+    """The underlay as the status has it."""
+    return {"ifname": underlay.ifname, "ifname_reason": underlay.reason, **_addresses(underlay)}
+
+
 def run(settings: Settings) -> None:
     """Be the daemon until SIGTERM or SIGINT. Raises what only a person can mend (ConfigError, UnsupportedError …)."""
     if os.geteuid() != 0:
@@ -94,17 +112,21 @@ class Daemon:
         self._wake = threading.Event()
         self._bug: BaseException | None = None
         self._registry = Registry(store, settings.etcd_prefix, self._wake.set)
-        self._keeper = Keeper(self._registry, self._wake.set, ttl_s=settings.lease_ttl_s)
+        self._keeper = Keeper(
+            self._registry,
+            self._wake.set,
+            ttl_s=settings.lease_ttl_s,
+            margin_s=settings.subnet_lease_renew_margin * 60,
+        )
+        self._presence: Presence | None = None
+        self._underlay_problem: str | None = None
         self._board = Board(
             settings.run_dir,
             Status(
                 state="starting",
                 pid=os.getpid(),
-                ifname=underlay.ifname,
-                ifname_reason=underlay.reason,
-                public_ip=str(underlay.v4.public_ip) if underlay.v4 else None,
-                public_ip6=str(underlay.v6.public_ip) if underlay.v6 else None,
                 etcd_endpoints=settings.etcd_endpoints,
+                **_shown(underlay),
             ),
         )
 
@@ -118,7 +140,7 @@ class Daemon:
                     retry_s = FIRST_RETRY_S
                 except LeaseLost as error:
                     log.error("LEASE LOST", problem=error.message, hint=error.hint)
-                except (StoreError, SubnetsExhausted, KernelRefused) as error:
+                except (StoreError, AddressTaken, SubnetsExhausted, KernelRefused) as error:
                     self._wait(error, retry_s)
                     retry_s = min(retry_s * 2, LAST_RETRY_S)
         if self._bug is not None:
@@ -138,14 +160,17 @@ class Daemon:
         return self._registry.network_config()
 
     def _serve(self, config: NetworkConfig) -> None:
-        """Hold a lease under `config` and keep everything in step, until the config changes or we are told to stop."""
-        host = Host(self._settings, self._underlay, self._registry, self._board, config)
+        """Hold a lease under `config` and keep all in step, until config or underlay change or we are told to stop."""
+        self._look_at_underlay(config)
+        underlay = self._underlay.only(config.versions)
+        host = Host(self._settings, underlay, self._registry, self._board, config)
+        self._be_present(host.public_ip)
         self._keeper.keep(host.acquire())
         stop_data_path = threading.Event()
         with host.opened(stop_data_path, on_failure=self._wake.set):
             ready = False
             while True:
-                well = host.reconcile()
+                well = host.reconcile(beside=self._problems())
                 if well and not ready:
                     # Docker starts from the files: not before packets can go where they say.
                     host.publish()
@@ -153,7 +178,49 @@ class Daemon:
                     ready = True
                 if not self._pause() or not self._still(config):
                     return
+                self._look_at_underlay(config)
+                if self._underlay.only(config.versions) != underlay:
+                    return
                 self._keeper.keep(host.reclaim(gone=self._keeper.gone))
+
+    def _be_present(self, address: IPAddress) -> None:
+        """Claim the address that is published. Raises AddressTaken, StoreError."""
+        if self._presence is not None and self._presence.address == address:
+            return
+        self._be_absent()
+        claim = Presence(self._store, self._settings.etcd_prefix, address, presence.this_host())
+        claim.claim()
+        self._presence = claim
+
+    def _be_absent(self) -> None:
+        if self._presence is not None:
+            self._presence.release()
+            self._presence = None
+
+    def _look_at_underlay(self, config: NetworkConfig) -> None:
+        """Follow the underlay's interface to another name, MTU or address. While there is none, the last one stays."""
+        problem = None
+        now = follow(self._underlay, interfaces.read_interfaces())
+        if now is None:
+            try:
+                now = choose_underlay(self._settings)
+                for version in config.versions:
+                    if self._underlay.endpoint(version) and not now.endpoint(version):
+                        raise ConfigError(f"interface {now.ifname} has no IPv{version} address any more")
+            except ConfigError as error:
+                now, problem = None, error.message
+        if problem is not None and problem != self._underlay_problem:
+            log.warning("the underlay is away; everything stays as it is", problem=problem)
+        self._underlay_problem = problem
+        if now is not None and now != self._underlay:
+            log.warning("the underlay changed", ifname=now.ifname, mtu_bytes=now.mtu_bytes, **_addresses(now))
+            self._underlay = now
+            self._board.update(**_shown(now))
+
+    def _problems(self) -> tuple[str, ...]:
+        """What is wrong beside the kernel."""
+        found = (self._underlay_problem, self._presence.problem if self._presence else None)
+        return tuple(problem for problem in found if problem)
 
     def _say_ready(self, host: Host, config: NetworkConfig) -> None:
         subnet, peers = host.holding.lease.subnets, len(self._board.status.peers)
@@ -223,6 +290,7 @@ class Daemon:
         try:
             yield
         finally:
+            self._be_absent()
             self._keeper.stop()
             self._registry.stop()
             self._store.close()

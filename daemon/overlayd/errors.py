@@ -6,8 +6,10 @@ OverlaydError            one message for the user, and an optional hint: the nex
 ├─ PrivilegeError        exit 4: run as root
 ├─ BusyError             exit 5: another overlayd holds this host
 ├─ StoreError            etcd or what it holds is not usable now: retry with backoff, data path untouched
+│  ├─ StoreDenied        etcd's roles do not allow it: do without where that is possible
 │  └─ NetworkConfigError the network config in etcd is missing or wrong: wait for somebody to mend it
 ├─ SubnetsExhausted      every subnet is taken: wait for one to come free
+├─ AddressTaken          another host publishes this host's address: wait until it stops
 ├─ LeaseLost             the subnet belongs to somebody else now: say so, take another
 ├─ KernelRefused         one operation on one object failed: report it, go on with the others
 └─ CommandFailed         a child process failed: the message is a command to paste
@@ -67,6 +69,14 @@ class NetworkConfigError(StoreError):
     """The network config in etcd is missing or breaks a rule. It may be mended while we wait."""
 
     exit_status = 2
+
+
+class StoreDenied(StoreError):
+    """etcd's roles do not allow this user to do that."""
+
+
+class AddressTaken(OverlaydError):
+    """Another host publishes the address that this one would publish."""
 
 
 class SubnetsExhausted(OverlaydError):

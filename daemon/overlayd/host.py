@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from ipaddress import IPv4Network
 
@@ -54,6 +54,11 @@ class Host:
         self._bridge_problem: str | None = None
 
     @property
+    def public_ip(self) -> IPAddress:
+        """The address that peers know this host by: of the first family that the network uses."""
+        return self._leg(self._config.networks[0]).public_ip
+
+    @property
     def holding(self) -> Holding:
         """The lease, once acquired."""
         if self._holding is None:
@@ -65,7 +70,7 @@ class Host:
         self._holding = self._registry.acquire(
             self._config,
             self._wanted,
-            public_ip=self._public_ip(),
+            public_ip=self.public_ip,
             remembered=memory.recall(self._settings.state_dir, self._settings.subnet_env),
             ttl_s=self._settings.lease_ttl_s,
         )
@@ -86,14 +91,21 @@ class Host:
             carrier.join()
             self._backend.close()
 
-    def reconcile(self) -> bool:
+    def reconcile(self, *, beside: Sequence[str] = ()) -> bool:
         """Make the kernel hold what the leases say, and nothing stale of ours. What fails is reported, the rest done.
+
+        `beside` are problems that the caller knows of, for the status.
 
         Whether this host's own part is whole; a peer that cannot be programmed does not count. Raises UnsupportedError.
         """
         holding = self.holding
         census = self._registry.census()
-        peers = [lease for lease in census.leases.values() if lease.public_ip != holding.lease.public_ip]
+        peers = [
+            lease
+            for name, lease in census.leases.items()
+            # After a change of address the old lease is still in the view for a moment.
+            if lease.public_ip != holding.lease.public_ip and name != holding.lease.key_name
+        ]
         problems: list[str] = []
         report = Report()
         try:
@@ -123,7 +135,7 @@ class Host:
             docker_problems=self._docker_problems + ((self._bridge_problem,) if self._bridge_problem else ()),
             peers=tuple(_peer(lease, report) for lease in sorted(peers, key=_order)),
             skipped=tuple(sorted(census.malformed.items())),
-            problems=tuple(problems),
+            problems=(*problems, *beside),
         )
         return not problems
 
@@ -184,10 +196,6 @@ class Host:
         if endpoint is None:
             raise RuntimeError(f"IPv{subnet.version} is not in use")
         return Leg(subnet=subnet, public_ip=endpoint.public_ip, data=self._backend.lease_data(subnet.version))
-
-    def _public_ip(self) -> IPAddress:
-        """The address that peers know this host by: of the first family that the network uses."""
-        return self._leg(self._config.networks[0]).public_ip
 
     def _sync_firewall(self, problems: list[str]) -> str | None:
         if not self._settings.firewall:

@@ -87,6 +87,11 @@ class NetworkConfig:
         return tuple(pool for pool in (self.v4, self.v6) if pool is not None)
 
     @property
+    def versions(self) -> tuple[int, ...]:
+        """The IP versions in use."""
+        return tuple(pool.network.version for pool in self.pools)
+
+    @property
     def networks(self) -> tuple[IPNetwork, ...]:
         """The networks of the pools."""
         return tuple(pool.network for pool in self.pools)

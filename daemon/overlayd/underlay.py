@@ -7,7 +7,7 @@ route to an address; then the interface that has the public address; then the de
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from overlayd.addresses import IPAddress, IPNetwork, contains, ip_address
@@ -50,6 +50,10 @@ class Underlay:
     def endpoint(self, version: int) -> Endpoint | None:
         """The endpoint of IP version 4 or 6, if there is one."""
         return self.v4 if version == 4 else self.v6
+
+    def only(self, versions: Collection[int]) -> Underlay:
+        """The same without the endpoints of other IP versions than these."""
+        return replace(self, v4=self.v4 if 4 in versions else None, v6=self.v6 if 6 in versions else None)
 
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:

@@ -66,11 +66,15 @@ class Host:
         settings = [f"--{name}={value}" for name, value in flags.items()]
         return ["ip", "netns", "exec", self.namespace, sys.executable, "-m", "overlayd", *words, *settings]
 
-    def start(self, *, ready: bool = True) -> None:
+    def start(self, *flags: str, ready: bool = True) -> None:
         """Start the daemon, and wait until it says that it is ready."""
         with self.log.open("ab") as log:
             self._daemon = subprocess.Popen(
-                self.overlayd("run", "--verbose"), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment()
+                self.overlayd("run", "--verbose", *flags),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment(),
             )
         if ready:
             eventually(f"{self.name} ready", self._is_ready, timeout_s=30)

@@ -17,7 +17,7 @@ from typing import Any
 
 import grpc
 
-from overlayd.errors import ConfigError, StoreError
+from overlayd.errors import ConfigError, StoreDenied, StoreError
 from overlayd.store import protos
 from overlayd.store.endpoints import Target, parse_endpoint, target
 
@@ -198,7 +198,8 @@ class Store:
             "PERMISSION_DENIED": "grant the user a role that may read and write the prefix",
             "INVALID_ARGUMENT": "check etcd-username and etcd-password" if "auth" in detail else None,
         }.get(word)
-        return StoreError(f"etcd at {self.name}: {operation}: {word}: {detail}", hint=hint)
+        kind = StoreDenied if word == "PERMISSION_DENIED" else StoreError
+        return kind(f"etcd at {self.name}: {operation}: {word}: {detail}", hint=hint)
 
     def _range(self, operation: str, request: Any) -> tuple[list[KeyValue], int]:
         response = self._call(operation, lambda c: c.kvstub.Range, request)

@@ -1,0 +1,138 @@
+"""Which host publishes an address: each daemon says so in etcd while it lives, so that two with one address are told.
+
+A lease cannot say it: it outlives its host by a day, and is taken over by whoever has the address, as flannel does. So
+beside the leases, under `<prefix>/hosts/<address>`, every daemon keeps a key that ends half a minute after it. Flannel
+does not look there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from overlayd import __version__
+from overlayd.addresses import IPAddress
+from overlayd.errors import AddressTaken, StoreDenied, StoreError
+from overlayd.log import logger
+from overlayd.periodic import Periodic
+from overlayd.store.client import KeyValue, Store
+
+log = logger("presence")
+
+HOSTS = "hosts/"
+TTL_S = 30
+REFRESH_S = 10.0
+RETRY_S = 3.0
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_NETWORK_NAMESPACE = Path("/proc/self/ns/net")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """One network stack of one boot of one kernel: what cloned machines do not share, whatever else they do."""
+
+    hostname: str
+    id: str
+
+    def value(self) -> bytes:
+        """The JSON that goes under the key."""
+        return json.dumps({"Hostname": self.hostname, "ID": self.id, "Version": __version__}).encode()
+
+
+def this_host() -> Identity:
+    """The identity of the host that this process is on."""
+    boot = _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else ""
+    namespace = os.stat(_NETWORK_NAMESPACE).st_ino  # noqa: PTH116  (of what the link leads to)
+    digest = hashlib.sha256(f"overlayd {boot} {namespace}".encode()).hexdigest()
+    return Identity(hostname=socket.gethostname(), id=digest[:16])
+
+
+def parse(value: bytes) -> Identity:
+    """Who wrote a presence. Whatever the bytes are, somebody is named."""
+    with contextlib.suppress(ValueError, RecursionError):
+        found = json.loads(value)
+        if isinstance(found, dict):
+            return Identity(hostname=str(found.get("Hostname") or "?"), id=str(found.get("ID") or "?"))
+    return Identity(hostname="?", id="?")
+
+
+class Presence:
+    """This host's claim to one address. `problem` says, while it is held, that somebody else publishes it too."""
+
+    def __init__(self, store: Store, prefix: str, address: IPAddress, identity: Identity) -> None:
+        self._store = store
+        self._key = f"{prefix}/{HOSTS}{address}"
+        self.address = address
+        self._identity = identity
+        self._lease_id = 0
+        self.problem: str | None = None
+        self._periodic = Periodic("presence", self._refresh, interval_s=REFRESH_S, retry_s=RETRY_S)
+
+    def claim(self) -> None:
+        """Say that this host is here, and go on saying so until `release`.
+
+        Raises AddressTaken, which names both hosts, and StoreError. Where etcd's roles do not let us write there, it is
+        done without.
+        """
+        try:
+            self._lease_id = self._hold()
+        except StoreDenied as error:
+            log.warning("two hosts with one address would not be noticed", problem=error.message, hint=error.hint)
+            return
+        self._periodic.start()
+
+    def release(self) -> None:
+        """Stop saying so, at once where etcd can be told. Never raises."""
+        self._periodic.stop()
+        if self._lease_id:
+            with contextlib.suppress(StoreError):
+                self._store.revoke(self._lease_id)
+            self._lease_id = 0
+
+    def _refresh(self) -> None:
+        if self._store.refresh(self._lease_id) > 0:
+            return
+        try:
+            self._lease_id = self._hold()
+            self.problem = None
+        except AddressTaken as error:
+            # While etcd was away, or by hand. The data path stays: which of the two should go, a person must say.
+            if self.problem is None:
+                log.error("another host publishes this host's address", problem=error.message, hint=error.hint)
+            self.problem = error.message
+
+    def _hold(self) -> int:
+        while True:
+            found = self._store.get(self._key)
+            lease_id = self._create() if found is None else self._take_up(found)
+            if lease_id:
+                return lease_id
+
+    def _create(self) -> int:
+        lease_id = self._store.grant(TTL_S)
+        try:
+            if self._store.create(self._key, self._identity.value(), lease_id=lease_id):
+                return lease_id
+        except StoreError:
+            with contextlib.suppress(StoreError):
+                self._store.revoke(lease_id)
+            raise
+        self._store.revoke(lease_id)
+        return 0
+
+    def _take_up(self, found: KeyValue) -> int:
+        """Go on with the key of this host's last run, of which nobody said that it ended."""
+        holder = parse(found.value)
+        if holder.id != self._identity.id:
+            raise AddressTaken(
+                f"{self.address} is published by host {holder.hostname} ({holder.id}) already; this is host "
+                f"{self._identity.hostname} ({self._identity.id})",
+                hint="give one of them another address, or set iface or public-ip there; if that host is gone, this "
+                f"one goes on within {TTL_S} s",
+            )
+        return found.lease_id if found.lease_id and self._store.refresh(found.lease_id) > 0 else 0

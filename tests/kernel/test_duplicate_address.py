@@ -1,0 +1,74 @@
+"""Two hosts that publish one address: refused, with both named, and nobody's data path is taken down."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import pytest
+
+from tests.kernel.lab import ETCD, Host, Lab, laboratory
+from tests.kernel.traffic import pings
+from tests.polling import eventually
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A vxlan lab with hosts a and b."""
+    with laboratory(tmp_path_factory.mktemp("duplicate"), {"Type": "vxlan"}) as lab:
+        a, b = lab.host("a"), lab.host("b")
+        eventually("b is reachable from a", lambda: pings(a, b))
+        yield lab
+
+
+@pytest.fixture
+def a(lab: Lab) -> Host:
+    return lab.hosts[0]
+
+
+@pytest.fixture
+def b(lab: Lab) -> Host:
+    return lab.hosts[1]
+
+
+def both_ways(a: Host, b: Host) -> bool:
+    return pings(a, b) and pings(b, a)
+
+
+def test_a_second_host_with_one_address_is_refused_and_both_are_named(lab: Lab, a: Host, b: Host) -> None:
+    twin = lab.host("c", start=False)
+    try:
+        before = a.subnet
+        twin.run("ip", "address", "add", f"{a.address}/32", "dev", "lo")
+        twin.start(f"--public-ip={a.address}", ready=False)
+        words = f"{a.address} is published by host"
+        eventually("the second host says so", lambda: words in str(twin.status().get("problem")))
+        problem = twin.status()["problem"]
+        # Both are this machine by name; their ids tell them apart.
+        assert problem.count("host ") == 2
+        assert len({word for word in problem.split() if word.startswith("(")}) == 2
+        assert twin.status()["state"] == "waiting"
+        assert not (twin.run_dir / "docker.env").exists()
+        assert a.subnet == before
+        assert pings(a, b)
+        # A host that died is told from one that lives: its claim ends, and the other goes on.
+        assert a.stop() == 0
+        eventually("the second host goes on", lambda: twin.status().get("state") == "ready", timeout_s=40)
+        assert twin.subnet == before
+        assert twin.stop() == 0
+        a.start()
+        eventually("packets flow both ways", partial(both_ways, a, b))
+    finally:
+        lab.remove_host(twin)
+
+
+def test_a_claim_that_another_host_took_meanwhile_is_said_and_nothing_is_taken_down(lab: Lab, a: Host, b: Host) -> None:
+    key = f"/coreos.com/network/hosts/{a.address}"
+    etcdctl = ["env", "ETCDCTL_API=3", "etcdctl", f"--endpoints={ETCD}"]
+    lease = next(word for word in lab.run([*etcdctl, "get", key, "-w", "fields"]).splitlines() if "Lease" in word)
+    lab.run([*etcdctl, "lease", "revoke", f"{int(lease.split()[-1]):x}"])
+    lab.run([*etcdctl, "put", key, '{"Hostname": "alpha", "ID": "0123456789abcdef"}'])
+    eventually("a says so", lambda: "published by host alpha" in str(a.status()["problems"]), timeout_s=30)
+    assert both_ways(a, b)
+    lab.run([*etcdctl, "del", key])
+    eventually("a is content again", lambda: a.status()["problems"] == [], timeout_s=30)

@@ -1,0 +1,80 @@
+"""The underlay changes under a running daemon."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+
+from tests.kernel.lab import UNDERLAY, Host, Lab, laboratory
+from tests.kernel.traffic import pings
+from tests.polling import eventually
+
+BACKENDS: dict[str, dict[str, Any]] = {"vxlan": {"Type": "vxlan"}, "host-gw": {"Type": "host-gw"}}
+
+
+@pytest.fixture(scope="module", params=list(BACKENDS))
+def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A lab with hosts a and b."""
+    with laboratory(tmp_path_factory.mktemp(f"underlay-{request.param}"), BACKENDS[request.param]) as lab:
+        a, b = lab.host("a"), lab.host("b")
+        eventually("b is reachable from a", lambda: pings(a, b))
+        yield lab
+
+
+@pytest.fixture
+def a(lab: Lab) -> Host:
+    return lab.hosts[0]
+
+
+@pytest.fixture
+def b(lab: Lab) -> Host:
+    return lab.hosts[1]
+
+
+def both_ways(a: Host, b: Host) -> bool:
+    return pings(a, b) and pings(b, a)
+
+
+def test_a_renamed_interface_is_followed(a: Host, b: Host) -> None:
+    for old, new in (("eth0", "uplink"), ("uplink", "eth0")):
+        a.run("ip", "link", "set", old, "name", new)
+        eventually(f"a says {new}", lambda new=new: a.status()["ifname"] == new)  # type: ignore[misc]
+        eventually("packets flow both ways", partial(both_ways, a, b))
+
+
+def test_a_changed_address_is_published_and_the_subnet_kept(lab: Lab, a: Host, b: Host) -> None:
+    before, other = a.subnet, UNDERLAY[100]
+    for old, new in ((a.address, other), (other, a.address)):
+        a.run("ip", "address", "delete", f"{old}/24", "dev", "eth0")
+        a.run("ip", "address", "add", f"{new}/24", "dev", "eth0")
+        a.run("ip", "route", "replace", "default", "via", str(UNDERLAY[254]))
+        eventually(f"b knows {new}", lambda new=new: published(b) == {str(before): str(new)})  # type: ignore[misc]
+        eventually("packets flow both ways", partial(both_ways, a, b))
+    assert a.subnet == before
+    assert not a.status()["problems"]
+
+
+def published(host: Host) -> dict[str, str]:
+    """What a host knows of its peers: public addresses by subnet."""
+    return {peer["subnet"]: peer["public_ip"] for peer in host.status()["peers"]}
+
+
+def test_an_interface_without_an_address_is_waited_for(a: Host, b: Host) -> None:
+    a.run("ip", "address", "delete", f"{a.address}/24", "dev", "eth0")
+    eventually("a says so", lambda: "no IPv4 address any more" in str(a.status()["problems"]))
+    a.run("ip", "address", "add", f"{a.address}/24", "dev", "eth0")
+    a.run("ip", "route", "replace", "default", "via", str(UNDERLAY[254]))
+    eventually("a is content again", lambda: a.status()["problems"] == [])
+    eventually("packets flow both ways", partial(both_ways, a, b))
+
+
+def test_another_mtu_of_the_underlay_reaches_the_files(a: Host, b: Host) -> None:
+    before = a.mtu_bytes
+    a.run("ip", "link", "set", "eth0", "mtu", "1400")
+    eventually("the MTU is in subnet.env", lambda: a.mtu_bytes == before - 100)
+    a.run("ip", "link", "set", "eth0", "mtu", "1500")
+    eventually("and back", lambda: a.mtu_bytes == before)
+    eventually("packets flow both ways", partial(both_ways, a, b))
