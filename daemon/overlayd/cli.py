@@ -47,6 +47,18 @@ def parser() -> argparse.ArgumentParser:
     status = command("status", "show the lease, the peers, etcd and what is wrong")
     status.add_argument("--json", action="store_true", help="as one JSON document")
     command("cleanup", "remove every route, device, rule and file of overlayd from this host")
+    lease = commands.add_parser("lease", help="see who holds which subnet; keep one for a host, or free it")
+    verbs = lease.add_subparsers(dest="verb", required=True, metavar="VERB")
+    verb = verbs.add_parser("list", help="print every lease and reservation", parents=[shared])
+    verb.add_argument("--json", action="store_true", help="as one JSON document")
+    verb = verbs.add_parser("reserve", help="keep a subnet for a host, whether it runs or not", parents=[shared])
+    verb.add_argument("subnet", nargs="+", help="10.42.7.0/24, and in a dual-stack network its IPv6 subnet too")
+    verb.add_argument(
+        "--host", action="append", required=True, metavar="ADDRESS", help="the address that the host publishes"
+    )
+    verb = verbs.add_parser("release", help="free a lease or a reservation", parents=[shared])
+    verb.add_argument("subnet", nargs="+", help="the subnet, or both of a dual-stack lease")
+    verb.add_argument("--force", action="store_true", help="also while a daemon there is using it")
     config = commands.add_parser("config", help="read or write the network config in etcd")
     verbs = config.add_subparsers(dest="verb", required=True, metavar="VERB")
     verbs.add_parser("get", help="print the network config", parents=[shared])

@@ -17,7 +17,7 @@ from overlayd.kernel.converge import Report
 from overlayd.lease import Lease, Leg, Subnets
 from overlayd.log import logger
 from overlayd.network import NetworkConfig
-from overlayd.registry import Holding, Registry, Remembered
+from overlayd.registry import Census, Holding, Registry, Remembered
 from overlayd.settings import Settings
 from overlayd.status import Board, Peer
 from overlayd.underlay import Underlay
@@ -133,7 +133,7 @@ class Host:
             etcd_revision=view.revision,
             firewall=rules,
             docker_problems=self._docker_problems + ((self._bridge_problem,) if self._bridge_problem else ()),
-            peers=tuple(_peer(lease, report) for lease in sorted(peers, key=_order)),
+            peers=tuple(_peer(lease, report, census) for lease in sorted(peers, key=_order)),
             skipped=tuple(sorted(census.malformed.items())),
             problems=(*problems, *beside),
         )
@@ -245,11 +245,15 @@ def _order(lease: Lease) -> tuple[bool, int]:
     return first.version == 6, int(first.network_address)
 
 
-def _peer(lease: Lease, report: Report) -> Peer:
+def _peer(lease: Lease, report: Report, census: Census) -> Peer:
+    path, problem = report.paths.get(lease.key_name), report.peer_problems.get(lease.key_name)
+    if problem and lease.key_name in census.reserved and all(leg.data is None for leg in lease.legs):
+        # Kept for a host that never ran: nothing is wrong, and nobody is there.
+        path, problem = "reserved", None
     return Peer(
         **_shown(lease.v4, ""),
         **_shown(lease.v6, "6"),
         backend=lease.backend_type,
-        path=report.paths.get(lease.key_name),
-        problem=report.peer_problems.get(lease.key_name),
+        path=path,
+        problem=problem,
     )

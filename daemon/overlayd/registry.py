@@ -178,7 +178,10 @@ class Registry:
             mended = self._resume(current, lease)
         if mended is None:
             return self.reclaim(holding, ttl_s=ttl_s)
-        log.warning("the lease had gone or was changed in etcd; written again", subnet=lease.subnets)
+        if mended.reserved and not holding.reserved and found == lease:
+            log.info("the lease was made a reservation", subnet=lease.subnets)
+        else:
+            log.warning("the lease had gone or was changed in etcd; written again", subnet=lease.subnets)
         return mended
 
     def refresh(self, holding: Holding) -> bool:

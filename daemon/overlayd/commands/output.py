@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 def print_fields(title: str, values: dict[str, object]) -> None:
     """A title and, indented below it, what has a value."""
@@ -15,3 +17,12 @@ def print_fields(title: str, values: dict[str, object]) -> None:
 def print_line(text: str) -> None:
     """One line on standard output."""
     print(text)  # noqa: T201
+
+
+def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Columns as wide as their widest cell, the last one as it is."""
+    table = [titles, *rows]
+    widths = [max(len(row[column]) for row in table) for column in range(len(titles) - 1)]
+    for row in table:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+        print_line("  ".join([*cells, row[-1]]).rstrip())

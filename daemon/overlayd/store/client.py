@@ -169,6 +169,11 @@ class Store:
 
         return int(self._call("refresh a lease", refresh, request).TTL)
 
+    def seconds_left(self, lease_id: int) -> int:
+        """How long an etcd lease still lives if nobody prolongs it; 0 when there is none any more."""
+        request = etcdrpc.LeaseTimeToLiveRequest(ID=lease_id)
+        return max(0, int(self._call("ask about a lease", lambda c: c.leasestub.LeaseTimeToLive, request).TTL))
+
     def revoke(self, lease_id: int) -> None:
         """End an etcd lease, and with it every key that hangs on it."""
         self._call("revoke a lease", lambda c: c.leasestub.LeaseRevoke, etcdrpc.LeaseRevokeRequest(ID=lease_id))

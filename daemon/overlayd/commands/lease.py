@@ -1,0 +1,97 @@
+"""`overlayd lease list|reserve|release`: who holds what, and what is kept for whom."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from datetime import timedelta
+from ipaddress import IPv4Network, IPv6Network
+from typing import Any
+
+from overlayd import daemon, reservations
+from overlayd.addresses import IPAddress, ip_address, ip_network
+from overlayd.commands.output import print_line, print_table
+from overlayd.errors import ConfigError
+from overlayd.lease import Subnets
+from overlayd.registry import CONFIG, read_network_config
+from overlayd.settings import Settings
+from overlayd.store.client import Store
+
+
+def main(settings: Settings, options: argparse.Namespace) -> int:
+    """Print the leases, or change one."""
+    store = Store(daemon.store_settings(settings))
+    try:
+        match options.verb:
+            case "list":
+                return _list(store, settings.etcd_prefix, as_json=options.json)
+            case "reserve":
+                config = read_network_config(store.get(f"{settings.etcd_prefix}/{CONFIG}"), settings.etcd_prefix)
+                subnets, addresses = _subnets(options.subnet), _addresses(options.host)
+                key = reservations.reserve(store, settings.etcd_prefix, config, subnets, addresses)
+                print_line(f"{subnets} is kept for {', '.join(options.host)}: {key}")
+            case _:
+                subnets = _subnets(options.subnet)
+                key = reservations.release(store, settings.etcd_prefix, subnets, force=options.force)
+                print_line(f"{subnets} is free: {key} deleted")
+        return 0
+    finally:
+        store.close()
+
+
+def _list(store: Store, prefix: str, *, as_json: bool) -> int:
+    found = reservations.entries(store, prefix)
+    if as_json:
+        print_line(json.dumps([_document(entry) for entry in found], indent=2))
+        return 0
+    rows = [_row(entry) for entry in found]
+    print_table(("SUBNET", "HOST", "BACKEND", "ENDS IN", "NAME"), rows)
+    return 0
+
+
+def _row(entry: reservations.Entry) -> tuple[str, ...]:
+    ends = "reserved" if entry.ends_in_s is None else str(timedelta(seconds=entry.ends_in_s))
+    if entry.lease is None:
+        return (entry.name, "-", "-", ends, f"no lease: {entry.problem}")
+    addresses = ", ".join(str(leg.public_ip) for leg in entry.lease.legs)
+    name = entry.host.hostname if entry.host else "-"
+    return (str(entry.lease.subnets), addresses, entry.lease.backend_type, ends, name)
+
+
+def _document(entry: reservations.Entry) -> dict[str, Any]:
+    lease = entry.lease
+    return {
+        "key": entry.name,
+        "subnets": [str(subnet) for subnet in lease.subnets] if lease else [],
+        "public_ips": [str(leg.public_ip) for leg in lease.legs] if lease else [],
+        "backend": lease.backend_type if lease else None,
+        "reserved": entry.ends_in_s is None,
+        "ends_in_s": entry.ends_in_s,
+        "host": entry.host.hostname if entry.host else None,
+        "problem": entry.problem,
+    }
+
+
+def _subnets(given: Sequence[str]) -> Subnets:
+    found: dict[int, IPv4Network | IPv6Network] = {}
+    for text in given:
+        try:
+            subnet = ip_network(text)
+        except ValueError as error:
+            raise ConfigError(f"{text!r} is no subnet: {error}", hint="for example 10.42.7.0/24") from None
+        found[subnet.version] = subnet
+    if len(found) != len(given):
+        raise ConfigError(f"{' '.join(given)}: two subnets of one family", hint="give at most one of IPv4 and of IPv6")
+    v4, v6 = found.get(4), found.get(6)
+    return Subnets(
+        v4=v4 if isinstance(v4, IPv4Network) else None,
+        v6=v6 if isinstance(v6, IPv6Network) else None,
+    )
+
+
+def _addresses(given: Sequence[str]) -> dict[int, IPAddress]:
+    try:
+        return {address.version: address for address in map(ip_address, given)}
+    except ValueError as error:
+        raise ConfigError(f"--host: {error}", hint="the address that the host publishes: overlayd check") from None

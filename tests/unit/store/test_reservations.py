@@ -1,0 +1,96 @@
+"""Reservations and releases, in a real etcd."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+
+import pytest
+
+from overlayd import reservations
+from overlayd.addresses import IPAddress
+from overlayd.errors import ConfigError
+from overlayd.lease import Subnets
+from overlayd.network import parse_network_config
+from overlayd.presence import Identity, Presence
+from overlayd.store.client import Store
+
+PREFIX = "/coreos.com/network"
+CONFIG = parse_network_config('{"Network": "10.42.0.0/24", "SubnetLen": 28, "Backend": {"Type": "vxlan"}}')
+DUAL = parse_network_config(
+    '{"Network": "10.42.0.0/24", "SubnetLen": 28, "EnableIPv6": true, "IPv6Network": "fd42::/60"}'
+)
+SUBNET = Subnets(v4=IPv4Network("10.42.0.32/28"))
+KEY = f"{PREFIX}/subnets/10.42.0.32-28"
+HOST: dict[int, IPAddress] = {4: IPv4Address("198.18.0.1")}
+
+
+def test_a_reservation_hangs_on_no_etcd_lease_and_reads_as_flannels(store: Store) -> None:
+    assert reservations.reserve(store, PREFIX, CONFIG, SUBNET, HOST) == KEY
+    kept = store.get(KEY)
+    assert kept is not None
+    assert (kept.lease_id, kept.value) == (0, b'{"PublicIP":"198.18.0.1","PublicIPv6":null,"BackendType":"vxlan"}')
+    # Twice is once.
+    assert reservations.reserve(store, PREFIX, CONFIG, SUBNET, HOST) == KEY
+    assert store.get(KEY) == kept
+
+
+def test_a_lease_becomes_a_reservation_as_it_stands(store: Store) -> None:
+    value = b'{"PublicIP":"198.18.0.1","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1}}'
+    lease_id = store.grant(60)
+    store.create(KEY, value, lease_id=lease_id)
+    reservations.reserve(store, PREFIX, CONFIG, SUBNET, HOST)
+    store.revoke(lease_id)
+    kept = store.get(KEY)
+    assert kept is not None
+    assert (kept.lease_id, kept.value) == (0, value)
+
+
+@pytest.mark.parametrize("taken", ["10.42.0.32-28", "10.42.0.32-29", "10.42.0.0-26"])
+def test_what_another_host_has_is_refused_and_the_host_named(store: Store, taken: str) -> None:
+    store.put(f"{PREFIX}/subnets/{taken}", b'{"PublicIP":"198.18.0.9"}')
+    with pytest.raises(ConfigError, match=r"held by 198\.18\.0\.9"):
+        reservations.reserve(store, PREFIX, CONFIG, SUBNET, HOST)
+
+
+@pytest.mark.parametrize("subnet", ["10.42.0.0/28", "10.42.0.32/27", "10.43.0.32/28"])
+def test_what_nobody_could_lease_is_refused_with_what_there_is(store: Store, subnet: str) -> None:
+    with pytest.raises(ConfigError, match=r"/28 from 10\.42\.0\.16 to 10\.42\.0\.240"):
+        reservations.reserve(store, PREFIX, CONFIG, Subnets(v4=IPv4Network(subnet)), HOST)
+
+
+def test_a_pair_is_reserved_with_both_addresses(store: Store) -> None:
+    pair = Subnets(v4=SUBNET.v4, v6=IPv6Network("fd42:0:0:5::/64"))
+    with pytest.raises(ConfigError, match="no IPv6 address"):
+        reservations.reserve(store, PREFIX, DUAL, pair, HOST)
+    both = {**HOST, 6: IPv6Address("2001:db8::1")}
+    assert reservations.reserve(store, PREFIX, DUAL, pair, both) == f"{KEY}&fd42:0:0:5::-64"
+
+
+def test_a_lease_in_use_is_released_only_by_force(store: Store) -> None:
+    lease_id = store.grant(60)
+    store.create(KEY, b'{"PublicIP":"198.18.0.1"}', lease_id=lease_id)
+    presence = Presence(store, PREFIX, HOST[4], Identity(hostname="alpha", id="a"))
+    presence.claim()
+    try:
+        (entry,) = reservations.entries(store, PREFIX)
+        assert entry.host is not None
+        assert (entry.host.hostname, entry.problem) == ("alpha", None)
+        assert 0 < (entry.ends_in_s or 0) <= 60
+        with pytest.raises(ConfigError, match="in use by alpha"):
+            reservations.release(store, PREFIX, SUBNET, force=False)
+        reservations.release(store, PREFIX, SUBNET, force=True)
+    finally:
+        presence.release()
+    assert store.get(KEY) is None
+    assert reservations.present(store, PREFIX) == {}
+    with pytest.raises(ConfigError, match="nobody holds"):
+        reservations.release(store, PREFIX, SUBNET, force=False)
+
+
+def test_garbage_is_listed_with_what_is_wrong(store: Store) -> None:
+    store.put(KEY, b"{")
+    (entry,) = reservations.entries(store, PREFIX)
+    assert (entry.lease, entry.ends_in_s) == (None, None)
+    assert "not JSON" in str(entry.problem)
+    reservations.release(store, PREFIX, SUBNET, force=False)
+    assert reservations.entries(store, PREFIX) == []
