@@ -92,6 +92,10 @@ class Host:
             daemon.wait()
             raise
 
+    def runs(self) -> bool:
+        """Whether the daemon that `start` started last is the one that wrote the status, and runs."""
+        return self._daemon is not None and self._daemon.poll() is None and self.status().get("pid") == self._pid()
+
     def cleanup(self) -> str:
         """`overlayd cleanup` on this host; what it printed."""
         done = subprocess.run(self.overlayd("cleanup"), capture_output=True, text=True, env=environment(), check=False)
@@ -260,6 +264,10 @@ class Lab:
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
+
+    def etcdctl(self, *words: str) -> str:
+        """Run etcdctl as somebody else's tool would; what it printed."""
+        return self.run(["env", "ETCDCTL_API=3", "etcdctl", f"--endpoints={ETCD}", *words])
 
     def host(self, name: str, *, lease_ttl_s: int = 86400, start: bool = True) -> Host:
         """Make a host on the switch and start its daemon and its container."""

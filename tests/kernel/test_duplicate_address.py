@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from tests.kernel.lab import ETCD, Host, Lab, laboratory
+from tests.kernel.lab import Host, Lab, laboratory
 from tests.kernel.traffic import pings
 from tests.polling import eventually
 
@@ -64,11 +64,10 @@ def test_a_second_host_with_one_address_is_refused_and_both_are_named(lab: Lab, 
 
 def test_a_claim_that_another_host_took_meanwhile_is_said_and_nothing_is_taken_down(lab: Lab, a: Host, b: Host) -> None:
     key = f"/coreos.com/network/hosts/{a.address}"
-    etcdctl = ["env", "ETCDCTL_API=3", "etcdctl", f"--endpoints={ETCD}"]
-    lease = next(word for word in lab.run([*etcdctl, "get", key, "-w", "fields"]).splitlines() if "Lease" in word)
-    lab.run([*etcdctl, "lease", "revoke", f"{int(lease.split()[-1]):x}"])
-    lab.run([*etcdctl, "put", key, '{"Hostname": "alpha", "ID": "0123456789abcdef"}'])
+    lease = next(word for word in lab.etcdctl("get", key, "-w", "fields").splitlines() if "Lease" in word)
+    lab.etcdctl("lease", "revoke", f"{int(lease.split()[-1]):x}")
+    lab.etcdctl("put", key, '{"Hostname": "alpha", "ID": "0123456789abcdef"}')
     eventually("a says so", lambda: "published by host alpha" in str(a.status()["problems"]), timeout_s=30)
     assert both_ways(a, b)
-    lab.run([*etcdctl, "del", key])
+    lab.etcdctl("del", key)
     eventually("a is content again", lambda: a.status()["problems"] == [], timeout_s=30)

@@ -38,17 +38,13 @@ def b(lab: Lab) -> Host:
     return lab.hosts[1]
 
 
-def etcdctl(lab: Lab, *words: str) -> str:
-    return lab.run(["env", "ETCDCTL_API=3", "etcdctl", f"--endpoints={ETCD}", *words])
-
-
 def key(subnet: IPv4Network) -> str:
     return f"{PREFIX}/subnets/{subnet.network_address}-{subnet.prefixlen}"
 
 
 def etcd_lease(lab: Lab, subnet: IPv4Network) -> int:
     """The id of the etcd lease that a key hangs on; 0 for none."""
-    lines = etcdctl(lab, "get", key(subnet), "-w", "fields").splitlines()
+    lines = lab.etcdctl("get", key(subnet), "-w", "fields").splitlines()
     return next((int(line.split()[-1]) for line in lines if line.startswith('"Lease"')), 0)
 
 
@@ -105,7 +101,7 @@ def test_bad_words_change_nothing_and_say_what_is_allowed(a: Host, b: Host) -> N
 
 def test_a_revoked_lease_is_written_again_on_the_same_subnet(lab: Lab, a: Host, b: Host) -> None:
     subnet, before = a.subnet, etcd_lease(lab, a.subnet)
-    etcdctl(lab, "lease", "revoke", f"{before:x}")
+    lab.etcdctl("lease", "revoke", f"{before:x}")
     eventually("it is there again", lambda: etcd_lease(lab, subnet) not in (0, before))
     assert "written again" in a.log.read_text()
     eventually("b reaches a", partial(pings, b, a))
@@ -118,7 +114,7 @@ def test_a_revoked_lease_is_written_again_on_the_same_subnet(lab: Lab, a: Host, 
 def test_a_stolen_lease_is_said_loudly_and_another_taken(lab: Lab, a: Host, b: Host) -> None:
     stolen, before = a.subnet, etcd_lease(lab, a.subnet)
     thief = '{"PublicIP":"198.18.1.66","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:66"}}'
-    etcdctl(lab, "put", key(stolen), thief)
+    lab.etcdctl("put", key(stolen), thief)
     eventually("a has another subnet", lambda: a.subnet != stolen and a.status()["state"] == "ready")
     assert etcd_lease(lab, a.subnet) not in (0, before)
     log = a.log.read_text()
@@ -137,7 +133,7 @@ def test_a_stolen_lease_is_said_loudly_and_another_taken(lab: Lab, a: Host, b: H
 def test_a_used_up_network_is_a_state_not_a_crash(tmp_path: Any) -> None:
     with laboratory(tmp_path, {"Type": "alloc"}) as lab:
         config = '{"Network": "10.5.0.0/28", "SubnetLen": 30, "Backend": {"Type": "alloc"}}'
-        etcdctl(lab, "put", f"{PREFIX}/config", config)
+        lab.etcdctl("put", f"{PREFIX}/config", config)
         hosts = [lab.host(name, start=False) for name in "abcd"]
         for host in hosts[:3]:
             host.start()

@@ -25,7 +25,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 def write(lab: Lab, key: str, value: str) -> None:
     """Put a key into etcd past all checks, as somebody else's tool does."""
-    lab.run(["env", "ETCDCTL_API=3", "etcdctl", f"--endpoints={ETCD}", "put", f"{PREFIX}/{key}", value])
+    lab.etcdctl("put", f"{PREFIX}/{key}", value)
 
 
 def waits_for(host: Host, words: str) -> bool:

@@ -1,0 +1,56 @@
+"""A hundred daemons that start at the same moment on an empty network."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.kernel.lab import Host, Lab, laboratory
+from tests.polling import eventually
+
+HOSTS = 100
+READY_S = 240.0
+
+
+def knows_all(host: Host) -> bool:
+    peers = host.status().get("peers", [])
+    return len(peers) == HOSTS - 1 and not any(peer["problem"] for peer in peers)
+
+
+def test_a_hundred_daemons_get_a_hundred_subnets_and_none_is_restarted(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    with laboratory(tmp_path, {"Type": "vxlan"}) as lab:
+        hosts = [lab.host(f"h{number}", start=False) for number in range(HOSTS)]
+        began = time.monotonic()
+        for host in hosts:
+            # No command is spawned for rules: a hundred hosts on one machine are about leases.
+            host.start("--firewall=false", ready=False)
+        started = time.monotonic() - began
+        eventually(
+            "all are ready",
+            lambda: all(host.status().get("state") == "ready" for host in hosts),
+            timeout_s=READY_S,
+        )
+        ready = time.monotonic() - began
+        eventually("each knows all others", lambda: all(map(knows_all, hosts)), timeout_s=READY_S)
+        figures = {"started": started, "ready": ready, "all know all": time.monotonic() - began}
+        for what, seconds in figures.items():
+            record_property(f"{HOSTS} daemons, {what} after", f"{seconds:.1f} s")
+        record_property("races lost", lost_races(hosts))
+        twice = [subnet for subnet, count in Counter(host.subnet for host in hosts).items() if count > 1]
+        assert not twice
+        assert leases(lab) == HOSTS
+        # The process that was started is the one that is ready: nobody ended and came back.
+        assert all(host.runs() for host in hosts)
+
+
+def lost_races(hosts: list[Host]) -> int:
+    return sum(host.log.read_text().count("lost a race") for host in hosts)
+
+
+def leases(lab: Lab) -> int:
+    keys = lab.etcdctl("get", "--prefix", "--keys-only", "/coreos.com/network/subnets/")
+    return len(keys.split())
