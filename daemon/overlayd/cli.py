@@ -64,7 +64,25 @@ def parser() -> argparse.ArgumentParser:
     verbs.add_parser("get", help="print the network config", parents=[shared])
     put = verbs.add_parser("set", help="check a network config and write it", parents=[shared])
     put.add_argument("config", help="JSON, or the name of a file that holds it, or - for standard input")
+    _docker_opts(command("docker-opts", "write docker's options to a file, as flannel's mk-docker-opts.sh does"))
     return top
+
+
+def _docker_opts(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("-f", dest="subnet_env", type=Path, metavar="FILE", help="read this (default: subnet.env of this host)")
+    add(
+        "-d",
+        dest="docker_env",
+        type=Path,
+        metavar="FILE",
+        default=Path("/run/docker_opts.env"),
+        help="write this (default: %(default)s)",
+    )
+    add("-i", dest="individual", action="store_true", help="write each option as a variable, DOCKER_OPT_MTU and so on")
+    add("-c", dest="combined", action="store_true", help="write all options in one variable; without -i and -c, both")
+    add("-m", dest="no_ip_masq", action="store_true", help="leave out --ip-masq")
+    add("-k", dest="key", metavar="KEY", default="DOCKER_OPTS", help="name of that one variable (default: %(default)s)")
 
 
 def main(arguments: Sequence[str]) -> int:
