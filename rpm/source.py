@@ -22,6 +22,9 @@ SOURCES = (
     Path("rpm/units/overlayd.preset"),
     Path("rpm/units/overlayd.tmpfiles"),
     Path("rpm/units/overlayd.sysconfig"),
+    Path("rpm/units/overlayd.link"),
+    Path("rpm/units/overlayd.network"),
+    Path("rpm/units/overlayd-networkmanager.conf"),
     Path("rpm/README.md"),
     Path("LICENSE"),
 )

@@ -16,7 +16,7 @@ def write_atomically(path: Path, text: str, *, mode: int = 0o644) -> None:
     with contextlib.suppress(OSError):
         if path.read_text() == text:
             return
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "w") as file:
@@ -28,3 +28,11 @@ def write_atomically(path: Path, text: str, *, mode: int = 0o644) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def _make_folder(path: Path) -> None:
+    # Like the file, what is made has its own mode, whatever the umask is.
+    for folder in reversed([path, *path.parents]):
+        if not folder.exists():
+            folder.mkdir(exist_ok=True)
+            folder.chmod(0o755)

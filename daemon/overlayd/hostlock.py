@@ -20,6 +20,8 @@ def hold(run_dir: Path) -> Iterator[None]:
         run_dir.mkdir(parents=True, exist_ok=True)
         # Not inherited by children (PEP 446), so a stray one cannot keep the lock.
         descriptor = os.open(run_dir / FILE, os.O_RDWR | os.O_CREAT, 0o644)
+        # Whatever the umask is: `overlayd status` looks at it, and everybody may do that.
+        os.fchmod(descriptor, 0o644)
     except OSError as error:
         raise ConfigError(f"run-dir {run_dir} cannot be written: {error.strerror}") from error
     try:

@@ -48,6 +48,8 @@ class Host:
         self.run_dir = own_folder / "run"
         self.state_dir = own_folder / "state"
         self.log = own_folder / "log"
+        # What the daemon is started through, if anything.
+        self.launcher: tuple[str, ...] = ()
         self._lease_ttl_s = lease_ttl_s
         self._daemon: subprocess.Popen[bytes] | None = None
 
@@ -64,7 +66,8 @@ class Host:
             "config-file": os.devnull,
         }
         settings = [f"--{name}={value}" for name, value in flags.items()]
-        return ["ip", "netns", "exec", self.namespace, sys.executable, "-m", "overlayd", *words, *settings]
+        launcher = self.launcher if words[0] == "run" else ()
+        return ["ip", "netns", "exec", self.namespace, *launcher, sys.executable, "-m", "overlayd", *words, *settings]
 
     def start(self, *flags: str, ready: bool = True) -> None:
         """Start the daemon, and wait until it says that it is ready."""

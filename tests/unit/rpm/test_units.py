@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -57,6 +58,37 @@ def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path) -> None:
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_systemd_finds_it_well_confined() -> None:
+    # Above 3.0 somebody opened what was closed. What has to be open: root, the host's network, NET_ADMIN.
+    assert shutil.which("systemd-analyze"), "the tests need systemd-analyze: run `make system`"
+    done = subprocess.run(
+        [*("systemd-analyze", "security", "--offline=true", "--no-pager"), UNITS / "overlayd.service"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = re.search(r"Overall exposure level for overlayd.service: ([0-9.]+)", done.stdout)
+    assert found is not None, done.stdout
+    assert float(found[1]) <= 3.0, done.stdout
+
+
+def test_it_keeps_the_capabilities_that_it_uses_and_no_other(unit: dict[str, list[str]]) -> None:
+    assert unit["Service.CapabilityBoundingSet"] == ["CAP_NET_ADMIN CAP_NET_RAW"]
+    assert "Service.AmbientCapabilities" not in unit
+
+
+def test_an_old_systemd_that_knows_no_groups_refuses_no_call(unit: dict[str, list[str]]) -> None:
+    # Before 231, @groups are skipped: a list of allowed calls would be empty, and nothing would run.
+    for value in unit["Service.SystemCallFilter"]:
+        assert value.startswith("~")
+        assert "~" not in value[1:]
+
+
+def test_only_root_sees_the_folder_that_holds_keys(unit: dict[str, list[str]]) -> None:
+    assert unit["Service.StateDirectoryMode"] == ["0700"]
+    assert "%dir %attr(0700, root, root) /var/lib/overlayd\n" in (ROOT / "rpm/overlayd.spec").read_text()
 
 
 def test_readiness_is_the_daemons_own_word_and_may_take_for_ever(unit: dict[str, list[str]]) -> None:

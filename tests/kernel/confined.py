@@ -1,0 +1,125 @@
+"""Run a program as confined as the unit confines it, as far as a machine without systemd as PID 1 can do that.
+
+    python -m tests.kernel.confined UNIT WRITABLE... -- PROGRAM ARGUMENT...
+
+Read from the unit: CapabilityBoundingSet, NoNewPrivileges, UMask, MemoryDenyWriteExecute, RestrictAddressFamilies,
+SystemCallFilter with systemd's own groups, ReadWritePaths; all else is readable only, as ProtectSystem=strict has it.
+Not read: what needs mounts that would hide the tests' own files (PrivateTmp, ProtectProc), devices, namespaces.
+It must run in a mount namespace of its own, which `ip netns exec` makes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+# linux/prctl.h, linux/capability.h, linux/mount.h, seccomp.h
+_PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_SET_MDWE, _PR_MDWE_REFUSE_EXEC_GAIN = 24, 38, 65, 1
+_CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13}
+_LAST_CAPABILITY = Path("/proc/sys/kernel/cap_last_cap")
+_MOUNT_SETATTR, _AT_RECURSIVE, _AT_FDCWD, _RDONLY = 442, 0x8000, -100, 1
+_MS_BIND, _MS_REC = 4096, 16384
+_ALLOW, _ERRNO, _EQUAL = 0x7FFF0000, 0x00050000, 4
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _Comparison(ctypes.Structure):
+    _fields_ = (
+        ("argument", ctypes.c_uint),
+        ("operator", ctypes.c_int),
+        ("a", ctypes.c_uint64),
+        ("b", ctypes.c_uint64),
+    )
+
+
+def read_unit(path: Path) -> dict[str, str]:
+    """The unit's assignments; a key given twice has its values joined."""
+    found: dict[str, str] = {}
+    for line in path.read_text().splitlines():
+        key, equals, value = line.partition("=")
+        if equals and not line.startswith("#"):
+            found[key] = f"{found[key]} {value}" if key in found else value
+    return found
+
+
+def confine(unit: dict[str, str], writable: Iterable[str]) -> None:
+    """Take from this process, for good, what the unit takes."""
+    _read_only([*unit.get("ReadWritePaths", "").split(), *writable, "/dev", "/proc", "/sys"])
+    os.umask(int(unit.get("UMask", "0022"), 8))
+    kept = {_CAPABILITIES[name] for name in unit["CapabilityBoundingSet"].split()}
+    for number in range(int(_LAST_CAPABILITY.read_text()) + 1):
+        if number not in kept:
+            _check(_libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0), f"dropping capability {number}")
+    if unit.get("NoNewPrivileges") == "yes":
+        _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "PR_SET_NO_NEW_PRIVS")
+    if unit.get("MemoryDenyWriteExecute") == "yes":
+        _check(_libc.prctl(_PR_SET_MDWE, _PR_MDWE_REFUSE_EXEC_GAIN, 0, 0, 0), "PR_SET_MDWE")
+    _filter(unit.get("SystemCallFilter", ""), unit.get("RestrictAddressFamilies", ""))
+
+
+def _read_only(writable: Iterable[str]) -> None:
+    paths = [path.encode() for path in writable]
+    for path in paths:
+        _check(_libc.mount(path, path, None, _MS_BIND | _MS_REC, None), f"mount --rbind {path.decode()}")
+    _set_read_only(b"/", on=True)
+    for path in paths:
+        _set_read_only(path, on=False)
+
+
+def _set_read_only(path: bytes, *, on: bool) -> None:
+    # struct mount_attr: attr_set, attr_clr, propagation, userns_fd
+    attributes = struct.pack("QQQQ", _RDONLY if on else 0, 0 if on else _RDONLY, 0, 0)
+    done = _libc.syscall(_MOUNT_SETATTR, _AT_FDCWD, path, _AT_RECURSIVE, attributes, len(attributes))
+    _check(done, f"mount_setattr {path.decode()}")
+
+
+def _filter(refused: str, families: str) -> None:
+    seccomp = ctypes.CDLL("libseccomp.so.2")
+    seccomp.seccomp_init.restype = ctypes.c_void_p
+    context = ctypes.c_void_p(seccomp.seccomp_init(_ALLOW))
+    if refused:
+        assert refused.startswith("~"), "a list of what is allowed would allow nothing on a systemd before 231"
+        for name in _calls(refused[1:].split()):
+            number = seccomp.seccomp_syscall_resolve_name(name.encode())
+            # Negative: no system call of this architecture.
+            if number >= 0:
+                seccomp.seccomp_rule_add(context, _ERRNO | errno.EPERM, number, 0)
+    allowed = {int(getattr(socket, name)) for name in families.split()}
+    number = seccomp.seccomp_syscall_resolve_name(b"socket")
+    for family in range(46) if allowed else ():
+        if family not in allowed:
+            rule = _Comparison(0, _EQUAL, family, 0)
+            done = seccomp.seccomp_rule_add_array(context, _ERRNO | errno.EAFNOSUPPORT, number, 1, ctypes.pointer(rule))
+            assert done == 0, f"seccomp refused the rule for address family {family}: {done}"
+    assert seccomp.seccomp_load(context) == 0, "seccomp refused the filter"
+
+
+def _calls(names: Iterable[str]) -> Iterator[str]:
+    for name in names:
+        if not name.startswith("@"):
+            yield name
+            continue
+        said = subprocess.run(
+            ["systemd-analyze", "syscall-filter", "--no-pager", name], capture_output=True, text=True, check=True
+        )
+        words = (line.strip() for line in said.stdout.splitlines()[1:])
+        yield from _calls(word for word in words if word and not word.startswith("#"))
+
+
+def _check(result: int, what: str) -> None:
+    if result != 0:
+        raise OSError(ctypes.get_errno(), f"{what}: {os.strerror(ctypes.get_errno())}")
+
+
+if __name__ == "__main__":
+    end = sys.argv.index("--")
+    confine(read_unit(Path(sys.argv[1])), sys.argv[2:end])
+    os.execvp(sys.argv[end + 1], sys.argv[end + 1 :])

@@ -1,0 +1,82 @@
+"""The daemon does all its work with no more than the unit leaves it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.kernel.lab import Host, Lab, environment
+from tests.kernel.traffic import pings
+from tests.polling import eventually
+
+ROOT = Path(__file__).parents[2]
+UNIT = ROOT / "rpm/units/overlayd.service"
+CONFINED = ROOT / "tests/kernel/confined.py"
+
+
+@pytest.fixture
+def confined(lab: Lab) -> Iterator[Host]:
+    """A third host, whose daemon is as confined as the unit has it."""
+    host = lab.host("c", lease_ttl_s=5, start=False)
+    host.launcher = (sys.executable, str(CONFINED), str(UNIT), str(host.run_dir), str(host.state_dir), "--")
+    try:
+        host.start()
+        host.start_container()
+        yield host
+    finally:
+        lab.remove_host(host)
+
+
+def test_it_joins_repairs_and_goes(a: Host, confined: Host) -> None:
+    eventually("a reaches it", partial(pings, a, confined))
+    eventually("it reaches a", partial(pings, confined, a))
+    assert confined.status()["problems"] == []
+    before = confined.run("iptables-save", "-t", "raw")
+    assert "OVERLAYD-PREROUTING" in before
+    confined.run("iptables", "-t", "raw", "-F", "OVERLAYD-PREROUTING")
+    eventually(
+        "rules are written again",
+        lambda: confined.run("iptables-save", "-t", "raw").count("-A") == before.count("-A"),
+        timeout_s=20,
+    )
+    log = confined.log.read_text()
+    assert "Operation not permitted" not in log
+    assert "Read-only file system" not in log
+    assert confined.stop() == 0
+
+
+def test_what_others_may_read_they_can_read_whatever_the_umask(confined: Host) -> None:
+    argv = [sys.executable, "-m", "overlayd", "status", f"--run-dir={confined.run_dir}", f"--config-file={os.devnull}"]
+    for path in (confined.run_dir / name for name in ("subnet.env", "docker.env", "status.json", "lock")):
+        assert path.stat().st_mode & 0o777 == 0o644, path
+    said = subprocess.run(argv, env=environment(), capture_output=True, text=True, check=False)
+    assert said.returncode == 0, said.stdout + said.stderr
+
+
+def test_confined_it_could_not_do_more() -> None:
+    # That the confinement is one: each line of this would be allowed to root.
+    script = """
+import mmap, os, socket
+def refused(call, *arguments):
+    try:
+        call(*arguments)
+    except OSError as error:
+        return error.errno
+    return 0
+print(refused(os.chroot, "/"), refused(socket.socket, socket.AF_PACKET, socket.SOCK_RAW),
+      refused(open, "/etc/forbidden", "w"), refused(os.sched_setaffinity, 0, {0}),
+      refused(mmap.mmap, -1, 4096, mmap.MAP_PRIVATE, mmap.PROT_WRITE | mmap.PROT_EXEC))
+"""
+    said = subprocess.run(
+        [*("unshare", "--mount", sys.executable, CONFINED, UNIT, "--", sys.executable, "-c", script)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert said.stdout.split() == ["1", "97", "30", "1", "13"], said.stderr

@@ -1,0 +1,66 @@
+"""The files that keep udev, networkd and NetworkManager from our devices match ours and nobody else's."""
+
+from __future__ import annotations
+
+import configparser
+import re
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+UNITS = ROOT / "rpm/units"
+# As the backends name them: overlay.<VNI>, overlay-v6.<VNI> and so on.
+OURS = ("overlay.1", "overlay.16777215", "overlay-v6.1", "overlay0", "overlay.ipip", "overlay-wg", "overlay-wg-v6")
+OTHERS = ("eth0", "docker0", "overlay", "overlayfs0", "overlay00", "myoverlay.1", "flannel.1", "vethoverlay-")
+
+
+def read(name: str) -> configparser.ConfigParser:
+    # NetworkManager's += is part of the key here.
+    parser = configparser.ConfigParser(delimiters=("=",), interpolation=None, strict=True)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read_string((UNITS / name).read_text())
+    return parser
+
+
+def patterns() -> dict[str, list[str]]:
+    manager = read("overlayd-networkmanager.conf")
+    lists = {
+        "link": read("overlayd.link")["Match"]["OriginalName"].split(),
+        "network": read("overlayd.network")["Match"]["Name"].split(),
+    }
+    for section, key in (("keyfile", "unmanaged-devices+"), ("device-overlayd", "match-device")):
+        words = manager[section][key].split(";")
+        assert all(word.startswith("interface-name:") for word in words)
+        lists[section] = [word.removeprefix("interface-name:") for word in words]
+    return lists
+
+
+@pytest.mark.parametrize("where", list(patterns()))
+def test_every_device_of_ours_is_left_alone_and_no_other(where: str) -> None:
+    globs = patterns()[where]
+    for name in OURS:
+        assert any(fnmatchcase(name, glob) for glob in globs), name
+    for name in OTHERS:
+        assert not any(fnmatchcase(name, glob) for glob in globs), name
+    # NetworkManager knows * and ? only.
+    assert not re.search(r"[][]", "".join(globs))
+
+
+def test_they_ask_for_nothing_but_to_be_left_alone() -> None:
+    assert dict(read("overlayd.link")["Link"]) == {"MACAddressPolicy": "none"}
+    assert dict(read("overlayd.network")["Link"]) == {"Unmanaged": "yes"}
+    assert read("overlayd-networkmanager.conf")["device-overlayd"]["managed"] == "0"
+
+
+def test_the_names_that_backends_give_to_devices_are_among_them() -> None:
+    # String literals of the backends that begin as our devices do; {…} stands for the VNI.
+    named = set()
+    for path in (ROOT / "daemon/overlayd/backends").glob("*.py"):
+        named |= set(re.findall(r'f?"(overlay(?!d)[^" ]*)"', path.read_text()))
+    named = {re.sub(r"{.*?}", "7", name) for name in named}
+    assert named, "the backends name no device"
+    for globs in patterns().values():
+        for name in named:
+            assert any(fnmatchcase(name, glob) for glob in globs), name
