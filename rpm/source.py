@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DAEMON = Path("daemon")
 PACKAGE = DAEMON / "overlayd"
 FREEZE = Path("rpm/freeze")
+DOCS = Path("rpm/docs")
 SPEC = Path("rpm/overlayd.spec")
 LOCK = Path("requirements/freeze.txt")
 # What the spec installs beside the program, as it names them (Source1: and so on).
@@ -52,7 +53,8 @@ def epoch(root: Path) -> int:
             raise BuildError(f"SOURCE_DATE_EPOCH is {given!r}", hint="allowed: a whole number of seconds since 1970")
         return int(given)
     try:
-        found = capture(["git", "log", "-1", "--format=%ct", "--", PACKAGE, FREEZE, SPEC, LOCK, *SOURCES], cwd=root)
+        paths = (PACKAGE, FREEZE, DOCS, SPEC, LOCK, *SOURCES)
+        found = capture(["git", "log", "-1", "--format=%ct", "--", *paths], cwd=root)
     except CommandFailed:
         return 0
     return int(found.strip() or 0)

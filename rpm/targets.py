@@ -1,11 +1,12 @@
-"""The targets that make the RPM: what is fetched, the image that freezes, the frozen program, the repository.
+"""The targets that make the RPM: what is fetched, the image that freezes, the program, its pages, the repository.
 
     rpm.wheelhouse  PyInstaller and what the daemon imports, from the package index, hashes checked
     rpm.freezer     an image: the builder, and all that installed
     rpm.freeze      the program as it goes to /usr/lib/overlayd
+    rpm.docs        manual pages and shell completion, made from the program's own parser
     rpm.build       the RPM in a repository that yum can read
 
-Only the first needs a network. A change in the daemon's code repeats the last two.
+Only the first needs a network. A change in the daemon's code repeats the last three.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from rpm import container, source
 
 REPOSITORY = Path("rpm/repo")
 FROZEN = Path("rpm/frozen")
+DOCS = Path("rpm/docs")
 INSTALLED = "/usr/lib/overlayd"
 # The oldest C library that a wheel may ask for is that of the oldest base; pip wants every older name listed too.
 _PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
@@ -36,7 +38,13 @@ _FREEZE = "cd /run && build-python -m rpm.freeze.freeze"
 def targets(base: Base) -> tuple[Target, ...]:
     """All of them, on one base."""
     root = source.ROOT
-    return (_wheelhouse(root, base), _freezer(root, base), _freeze(root, base), _build(root, base))
+    return (
+        _wheelhouse(root, base),
+        _freezer(root, base),
+        _freeze(root, base),
+        _docs(root, base),
+        _build(root, base),
+    )
 
 
 def _wheelhouse(root: Path, base: Base) -> Target:
@@ -115,6 +123,31 @@ def _freeze(root: Path, base: Base) -> Target:
     )
 
 
+def _docs(root: Path, base: Base) -> Target:
+    # Sets of strings have their order from the seed.
+    variables = f"PYTHONHASHSEED=1 PYTHONPATH=/run/{source.DAEMON} SOURCE_DATE_EPOCH={source.epoch(root)}"
+    script = f"cd /run && {variables} {_VENV}/bin/python -m rpm.docs.make /docs"
+
+    def build(step: Step) -> None:
+        container.make(
+            step,
+            base.tag("freezer"),
+            script,
+            mounts={root / source.DAEMON: "/run/daemon", root / "rpm": "/run/rpm"},
+            fetch="/docs",
+            to=step.output(DOCS),
+        )
+
+    return Target(
+        name="rpm.docs",
+        build=build,
+        inputs=inputs.of_values(script=script)
+        | inputs.of_files(root, [*sorted((root / source.PACKAGE).rglob("*.py")), root / source.DOCS]),
+        needs=("rpm.freezer",),
+        outputs=(DOCS,),
+    )
+
+
 def _build(root: Path, base: Base) -> Target:
     version, epoch = source.version(root), source.epoch(root)
     script = build_script(version, epoch)
@@ -126,6 +159,7 @@ def _build(root: Path, base: Base) -> Target:
             script,
             mounts={
                 step.build / FROZEN: "/run/frozen",
+                step.build / DOCS: "/run/docs",
                 root / "rpm": "/run/rpm",
                 root / "LICENSE": "/run/LICENSE",
             },
@@ -138,7 +172,7 @@ def _build(root: Path, base: Base) -> Target:
         build=build,
         inputs=inputs.of_values(script=script)
         | inputs.of_files(root, [root / path for path in (source.SPEC, *source.SOURCES)]),
-        needs=("rpm.freeze",),
+        needs=("rpm.freeze", "rpm.docs"),
         outputs=(REPOSITORY,),
     )
 
@@ -153,6 +187,7 @@ def build_script(version: str, epoch: int, *, release: int = 1, compression: str
         "_build_name_fmt": "%%{NAME}-%%{VERSION}-%%{RELEASE}.%%{ARCH}.rpm",
         "_binary_payload": compression,
         "frozen": "/run/frozen",
+        "docs": "/run/docs",
         "overlayd_version": version,
         "build_number": str(release),
     }

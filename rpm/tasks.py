@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import sys
+import tempfile
 from pathlib import Path
 
 from invoke.collection import Collection
@@ -49,9 +51,24 @@ def lint(c: Context) -> None:
         raise Exit("rpmlint found something: mend it, or give the reason in rpm/rpmlint.toml", code=1)
 
 
+@task(help={"page": "overlayd.8 or overlayd.conf.5"})
+def man(c: Context, page: str = "overlayd.8") -> None:
+    """Show a manual page as the sources have it now."""
+    from rpm import source  # noqa: PLC0415  # `invoke --list` needs none of it
+    from rpm.docs import make  # noqa: PLC0415
+
+    found = {Path(place).name: text for place, text in make.pages(source.epoch(_ROOT)).items()}
+    if page not in found:
+        raise Exit(f"no page {page}; there are: {', '.join(found)}", code=1)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / page
+        path.write_text(found[page])
+        c.run(f"man --local-file '{path}'", pty=sys.stdout.isatty())
+
+
 def packages() -> list[Path]:
     """The RPMs that are built."""
     return sorted((_ROOT / "build/rpm/repo").glob("*.rpm"))
 
 
-namespace = Collection("rpm", build_package, wheelhouse, lint)
+namespace = Collection("rpm", build_package, wheelhouse, lint, man)
