@@ -3,36 +3,47 @@
 from __future__ import annotations
 
 KEYS: dict[str, str] = {
-    "Network": "The network of all containers, for example `10.42.0.0/16`; a /28 or wider. It must be there.",
+    "Network": "The network of all containers, for example `10.42.0.0/16`; a /28 or wider. It must be there, unless "
+    "EnableIPv4 is false.",
     "SubnetLen": "Length of each host's subnet, from two more than Network's up to 30. Default: 24 where Network is "
     "a /22 or wider, else two more than Network's.",
     "SubnetMin": "First address of the first subnet to lease. Default: the second subnet of Network.",
     "SubnetMax": "First address of the last subnet to lease. Default: the last subnet of Network.",
-    "EnableIPv4": "Carry IPv4. Default: true, and it must be.",
-    "EnableIPv6": "Carry IPv6. Default: false, and it must be: this version carries IPv4 only.",
-    "IPv6Network": "Left aside, as IPv6 is.",
-    "IPv6SubnetLen": "Left aside, as IPv6 is.",
-    "IPv6SubnetMin": "Left aside, as IPv6 is.",
-    "IPv6SubnetMax": "Left aside, as IPv6 is.",
-    "EnableNFTables": "For flannel's hosts; overlayd's rules are the same either way. Default: false.",
+    "EnableIPv4": "Carry IPv4. Default: true.",
+    "EnableIPv6": "Carry IPv6, beside IPv4 or alone. Default: false.",
+    "IPv6Network": "The network of all containers in IPv6, for example `fd42::/48`; a /124 or wider. It must be there "
+    "where EnableIPv6 is true.",
+    "IPv6SubnetLen": "Length of each host's IPv6 subnet, from two more than IPv6Network's up to 126. Default: 64 "
+    "where IPv6Network is a /62 or wider, else two more than IPv6Network's.",
+    "IPv6SubnetMin": "As SubnetMin, in IPv6.",
+    "IPv6SubnetMax": "As SubnetMax, in IPv6.",
+    "EnableNFTables": "As flannel's hosts read it: rules by nftables. Default: false.",
     "Backend": "How packets travel: an object with `Type` and that backend's own keys. Default: "
     '`{"Type": "udp"}`, as it is flannel\'s.',
+}
+
+_VXLAN = {
+    "VNI": "The network's number in VXLAN, from 1 to 16777215; the devices are overlay.VNI and, for IPv6, "
+    "overlay-v6.VNI. Default: 1.",
+    "Port": "UDP port. Default: 8472.",
+    "GBP": "Group policy extension: a packet's mark goes along. All hosts must agree. Default: false.",
+    "Learning": "Let the kernel learn peers' MACs from packets. Default: false; every peer is programmed.",
+    "DirectRouting": "Plain routes to peers that the underlay reaches without a router. Default: false.",
+    "MTU": "The underlay's MTU, where the interface's own is not what the way to peers carries. Default: the "
+    "interface's.",
 }
 
 # By Type: what it is, and its own keys.
 BACKENDS: dict[str, tuple[str, dict[str, str]]] = {
     "vxlan": (
         "VXLAN by the kernel, in UDP. Crosses any IP network. Packets of containers are up to 50 bytes shorter than "
-        "the underlay's.",
-        {
-            "VNI": "The network's number in VXLAN, from 1 to 16777215; the device is overlay.VNI. Default: 1.",
-            "Port": "UDP port. Default: 8472.",
-            "GBP": "Group policy extension: a packet's mark goes along. All hosts must agree. Default: false.",
-            "Learning": "Let the kernel learn peers' MACs from packets. Default: false; every peer is programmed.",
-            "DirectRouting": "Plain routes to peers that the underlay reaches without a router. Default: false.",
-            "MTU": "The underlay's MTU, where the interface's own is not what the way to peers carries. Default: the "
-            "interface's.",
-        },
+        "the underlay's, 70 where the network has IPv6.",
+        _VXLAN,
+    ),
+    "auto": (
+        "Plain routes to peers that the underlay reaches without a router, VXLAN to the others. Hosts of a vxlan "
+        "network and of an auto network serve each other.",
+        {key: text for key, text in _VXLAN.items() if key != "DirectRouting"},
     ),
     "host-gw": (
         "A plain route to each peer, no encapsulation. All hosts must be on one network segment, and `public-ip` must "
@@ -40,8 +51,9 @@ BACKENDS: dict[str, tuple[str, dict[str, str]]] = {
         {},
     ),
     "udp": (
-        "Bare packets in UDP, carried by the daemon, as flannel's udp backend does. Slow; for joining such a network. "
-        "Packets of containers are up to 28 bytes shorter than the underlay's.",
+        "Bare packets in UDP, carried by the daemon, as flannel's udp backend does. IPv4 only, and slow; for joining "
+        "such a network. Packets of containers are up to 28 bytes shorter than the underlay's.",
         {"Port": "UDP port. Default: 8285."},
     ),
+    "alloc": ("A lease, and no data path: something else carries the packets. No keys.", {}),
 }

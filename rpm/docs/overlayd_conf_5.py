@@ -6,6 +6,15 @@ from overlayd import __version__
 from rpm.docs import network_config, program
 from rpm.docs.roff import Page
 
+NETWORK_CONFIGS = (
+    """\
+{"Network": "10.42.0.0/16", "SubnetMin": "10.42.4.0",
+ "Backend": {"Type": "vxlan", "DirectRouting": true}}""",
+    """\
+{"Network": "10.42.0.0/16", "EnableIPv6": true, "IPv6Network": "fd42::/48",
+ "Backend": {"Type": "auto"}}""",
+)
+
 
 def page(date: str) -> str:
     """The page's source."""
@@ -41,13 +50,9 @@ def page(date: str) -> str:
             "OVERLAYD_IFACE=eth1",
         )
     )
-    it.paragraph("A network config of 252 subnets, each host's of 256 addresses:")
-    it.example(
-        (
-            '{"Network": "10.42.0.0/16", "SubnetMin": "10.42.4.0",',
-            ' "Backend": {"Type": "vxlan", "DirectRouting": true}}',
-        )
-    )
+    it.paragraph("Network configs: subnets from the fifth on, and direct routes; and one of both IP versions:")
+    for text in NETWORK_CONFIGS:
+        it.example(text.splitlines())
     it.section("SEE ALSO")
     it.line("`overlayd`(8), `systemd.exec`(5)")
     return it.text()

@@ -30,7 +30,9 @@ class Command:
         """The command line, less what every command takes."""
         words = [f"`overlayd {self.name}`"]
         words += [f"[{term(action, short=True)}]" for action in self.options]
-        words += [str(action.metavar or action.dest).upper() for action in self.arguments]
+        for action in self.arguments:
+            name = str(action.metavar or action.dest).upper()
+            words.append(f"[{name}]" if action.nargs in ("?", "*") else name)
         return " ".join(words)
 
 

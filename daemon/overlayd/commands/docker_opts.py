@@ -50,7 +50,7 @@ def docker_options(variables: Mapping[str, str], *, individual: bool, combined: 
     """The file's text, byte for byte that of flannel 0.28's script. Raises ConfigError.
 
     As there, a DOCKER_OPT_… that is set already is passed on, the combined options begin with what `key` held, and
-    IPv6 is not looked at: dockerd has no option for its default bridge's IPv6 address that fits.
+    IPv6 is not looked at.
     """
     if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", key) is None:
         raise ConfigError(f"-k is {key!r}", hint="allowed: the name of a variable")

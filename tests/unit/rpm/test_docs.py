@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from overlayd import cli
+from overlayd.network import parse_network_config
 from overlayd.settings import Settings
 from rpm import source
-from rpm.docs import completion, make, network_config, overlayd_8, program, roff
+from rpm.docs import completion, make, network_config, overlayd_8, overlayd_conf_5, program, roff
 
 EPOCH = 1_700_000_000
 ROOT = source.ROOT
@@ -142,11 +143,9 @@ def test_backends_are_those_that_the_program_has_with_their_keys(capsys: pytest.
         )
 
 
-def test_the_pages_say_ipv4_only_for_as_long_as_it_is_so(
-    settings_page: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    cli.main(["config", "set", '{"Network": "10.42.0.0/16", "EnableIPv6": true}', "--config-file", os.devnull])
-    assert ("IPv4 only" in settings_page) == ("IPv4 only" in capsys.readouterr().err)
+def test_examples_of_the_network_config_are_good_ones() -> None:
+    for text in overlayd_conf_5.NETWORK_CONFIGS:
+        assert parse_network_config(text).pools
 
 
 def refused(capsys: pytest.CaptureFixture[str], config: str) -> set[str]:
