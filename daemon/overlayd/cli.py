@@ -65,6 +65,10 @@ def parser() -> argparse.ArgumentParser:
     put = verbs.add_parser("set", help="check a network config and write it", parents=[shared])
     put.add_argument("config", help="JSON, or the name of a file that holds it, or - for standard input")
     _docker_opts(command("docker-opts", "write docker's options to a file, as flannel's mk-docker-opts.sh does"))
+    migrate = commands.add_parser("migrate", help="take over a host from another overlay")
+    sources = migrate.add_subparsers(dest="source", required=True, metavar="FROM")
+    text = "take settings and subnet from flannel, and say how to move this host"
+    _migrate_flannel(sources.add_parser("flannel", help=text, description=text, parents=[shared]))
     return top
 
 
@@ -83,6 +87,14 @@ def _docker_opts(parser: argparse.ArgumentParser) -> None:
     add("-c", dest="combined", action="store_true", help="write all options in one variable; without -i and -c, both")
     add("-m", dest="no_ip_masq", action="store_true", help="leave out --ip-masq")
     add("-k", dest="key", metavar="KEY", default="DOCKER_OPTS", help="name of that one variable (default: %(default)s)")
+
+
+def _migrate_flannel(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--yes", action="store_true", help="write the files without asking; without it and a terminal, none is written")
+    add("--root", type=Path, metavar="DIR", default=Path("/"), help="look at and write to the host below this folder")
+    add("--flannel-sysconfig", type=Path, metavar="FILE", help="flannel's settings (default: /etc/sysconfig/flanneld)")
+    add("--flannel-subnet-env", type=Path, metavar="FILE", help="flannel's subnet (default: /run/flannel/subnet.env)")
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -63,7 +63,7 @@ def drop_in(root: Path) -> str | None:
     """The drop-in for the docker that is installed below `root`; None without one, or where overlayd is not enabled."""
     if not any((root / "etc/systemd/system").glob("*.wants/overlayd.service")):
         return None
-    commands = exec_start(_sources(root))
+    commands = exec_start(sources(root, "docker.service"))
     if not commands:
         return None
     lines = "\n".join(f"ExecStart={command} {VARIABLE}" for command in commands)
@@ -74,13 +74,14 @@ def exec_start(files: Iterable[str]) -> list[str]:
     """The commands that a unit and its drop-ins, in their order, add up to. An empty one clears the list."""
     commands: list[str] = []
     for text in files:
-        for section, key, value in _assignments(text):
+        for section, key, value in assignments(text):
             if section == "Service" and key == "ExecStart":
                 commands = [*commands, value] if value else []
     return commands
 
 
-def _assignments(text: str) -> Iterable[tuple[str, str, str]]:
+def assignments(text: str) -> Iterable[tuple[str, str, str]]:
+    """Section, key and value of each assignment in a unit or a drop-in, in their order."""
     section, pending = "", ""
     for line in text.splitlines():
         stripped = line.strip()
@@ -99,18 +100,19 @@ def _assignments(text: str) -> Iterable[tuple[str, str, str]]:
             yield section, key.strip(), value.strip()
 
 
-def _sources(root: Path) -> Iterable[str]:
-    dirs = [root / name for name in UNIT_DIRS]
-    unit = next((found for place in dirs if (found := place / "docker.service").is_file()), None)
+def sources(root: Path, name: str) -> Iterable[str]:
+    """The texts of a unit and its drop-ins, in the order in which they count; none if it is not installed."""
+    dirs = [root / place for place in UNIT_DIRS]
+    unit = next((found for place in dirs if (found := place / name).is_file()), None)
     if unit is None:
         return
     yield unit.read_text()
     # Drop-ins apply in the order of their names; of two with one name, the directory of the higher priority counts.
     named: dict[str, Path] = {}
     for place in reversed(dirs):
-        for found in place.glob("docker.service.d/*.conf"):
+        for found in place.glob(f"{name}.d/*.conf"):
             named[found.name] = found
-    for name in sorted(named):
+    for _name, found in sorted(named.items()):
         # A link to /dev/null masks a drop-in of a lower priority.
-        if named[name].is_file():
-            yield named[name].read_text()
+        if found.is_file():
+            yield found.read_text()

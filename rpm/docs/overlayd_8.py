@@ -20,6 +20,10 @@ MORE: dict[str, str] = {
     "docker-opts": "Only for units that read such a file, as flannel's users have them: docker.service gets its "
     "options from overlayd.service without it. The file is replaced in one step; without a subnet it is left as it "
     "was.",
+    "migrate flannel": "Reads /etc/sysconfig/flanneld, flannel's unit and /run/flannel/subnet.env; says what it would "
+    "write, what of flannel's has no counterpart, and the commands that then move this host. It writes "
+    "/etc/sysconfig/overlayd, where it adds and never changes a line (a copy is kept beside it), and the record by "
+    "which overlayd takes the same subnet. It stops and removes nothing itself; the same again changes nothing.",
 }
 
 FILES: dict[str, str] = {
@@ -44,6 +48,10 @@ EXAMPLES: tuple[tuple[str, tuple[str, ...]], ...] = (
             "systemctl enable --now overlayd",
             "overlayd status",
         ),
+    ),
+    (
+        "A host of flannel's, while flanneld still runs; then what it says:",
+        ("overlayd migrate flannel", "overlayd migrate flannel --yes"),
     ),
     ("This host leaves the network:", ("systemctl disable --now overlayd", "overlayd cleanup")),
     (

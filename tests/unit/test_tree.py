@@ -75,6 +75,7 @@ WORLD = ("os", "socket", "subprocess", "threading", "pathlib", "pyroute2", "etcd
 PURE = (
     *(
         "addresses.py",
+        "envfile.py",
         "lease.py",
         "network.py",
         "allocate.py",
@@ -82,6 +83,7 @@ PURE = (
         "kernel/state.py",
         "kernel/diff.py",
     ),
+    "flannel/undo.py",
     *("firewall/rules.py", "firewall/diff.py", "backends/options.py", "backends/packets.py", "backends/peers.py"),
 )
 

@@ -1,0 +1,203 @@
+"""`overlayd migrate flannel`: this host's settings and subnet from flannel's. It writes two files and tells the rest.
+
+It stops, disables and removes nothing: that is a person's, with the commands it prints.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from overlayd import docker, hostlock, memory, process
+from overlayd import settings as settings_table
+from overlayd.addresses import first_host
+from overlayd.commands.output import print_line
+from overlayd.errors import BusyError, CommandFailed, ConfigError, OverlaydError, PrivilegeError
+from overlayd.files import write_atomically
+from overlayd.flannel import options as flanneld
+from overlayd.flannel import undo
+from overlayd.flannel.host import SYSCONFIG, FlannelHost, look
+from overlayd.lease import Subnets
+from overlayd.registry import Remembered
+from overlayd.settings import Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """What would be written: the settings file's text if it changes, the subnets to keep if they are not kept yet."""
+
+    path: Path
+    text: str | None
+    state_dir: Path
+    subnets: Subnets | None
+
+
+def main(settings: Settings, options: argparse.Namespace) -> int:
+    """Say what there is and what would be done; do it when told so. The same again changes nothing."""
+    root: Path = options.root
+    found = look(root, sysconfig=options.flannel_sysconfig, subnet_env=options.flannel_subnet_env)
+    if not found.files and not found.devices and not found.words:
+        raise OverlaydError(
+            f"flannel has left nothing on this host: there is no {root / SYSCONFIG}, no unit of it, no subnet.env",
+            hint="--flannel-sysconfig names its settings, if they are elsewhere",
+        )
+    translation = flanneld.translate(found.variables, found.words, masquerades=found.masquerades)
+    if translation.refusals:
+        raise ConfigError("this host cannot follow its flannel:\n  " + "\n  ".join(translation.refusals))
+    plan = _plan(settings, options, found, translation.settings)
+    _tell("to know:", [*translation.remarks, _OF_ETCD, *_of_docker(root, found)])
+    _tell("then, as root:", _steps(root, found))
+    if plan.text is None and plan.subnets is None:
+        print_line("both files are as they should be: nothing to write")
+        return 0
+    if not options.yes and not _agreed():
+        print_line("nothing is written; `overlayd migrate flannel --yes` writes it")
+        return 0
+    _write(plan, settings)
+    return 0
+
+
+def _plan(settings: Settings, options: argparse.Namespace, found: FlannelHost, wanted: Mapping[str, str]) -> _Plan:
+    root: Path = options.root
+    path = options.config_file or root / settings_table.CONFIG_FILE.relative_to("/")
+    state_dir = root / settings.state_dir.relative_to("/")
+    before = _text(path)
+    source = ", ".join(map(str, found.files)) or found.unit
+    after, kept = flanneld.merge(before, wanted, source=source)
+    _tell("read:", list(map(str, found.files)))
+    added = after.removeprefix(before).splitlines()
+    _tell(f"{path} gets:", [_shown(line) for line in added] or ["nothing: it says all of that already"])
+    _tell(f"{path} keeps what it says, not flannel's:", [_conflict(key, *both) for key, both in kept.items()])
+    held = memory.recall(state_dir, Path(os.devnull)).subnets
+    wants = found.subnets if found.subnets.v4 or found.subnets.v6 else None
+    _tell("subnet:", [_of_subnet(state_dir, held, wants)])
+    return _Plan(
+        path=path,
+        text=None if after == before else after,
+        state_dir=state_dir,
+        subnets=None if wants is None or wants == held else wants,
+    )
+
+
+def _of_subnet(state_dir: Path, held: Subnets, wants: Subnets | None) -> str:
+    record = state_dir / memory.LEASE_FILE
+    if wants is None:
+        return (
+            "none is known, as flannel's subnet.env is not there. overlayd takes the lease that etcd has for this "
+            "host's address, else another subnet"
+        )
+    if wants == held:
+        return f"{wants}, as {record} has it already"
+    before = f"; it had {held}, of an earlier overlayd" if held.v4 or held.v6 else ""
+    return f"{wants} is kept, by {record}{before}"
+
+
+_OF_ETCD = (
+    "flannel before the middle of 2022, CentOS 7's 0.7 too, keeps its network in etcd's old v2 store, which overlayd "
+    "does not read: the two do not see each other. Where `overlayd config get` prints no config, that is so; then all "
+    "hosts of the network move together, after `overlayd config set`"
+)
+
+
+def _of_docker(root: Path, found: FlannelHost) -> list[str]:
+    daemon_json, problems = docker.read_daemon_json(root / docker.DAEMON_JSON.relative_to("/"))
+    bip = daemon_json.get("bip")
+    if bip and found.subnets.v4 and str(bip) != str(first_host(found.subnets.v4)):
+        problems.append(f"{docker.DAEMON_JSON} sets bip to {bip}, which is not of the subnet; take it out")
+    if found.devices:
+        problems.append(
+            f"{', '.join(found.devices)} must go before overlayd starts; from then until it is ready, containers do "
+            "not reach other hosts. docker and its containers go on"
+        )
+    return problems
+
+
+def _steps(root: Path, found: FlannelHost) -> list[str]:
+    rules: list[str] = []
+    if root == Path("/"):
+        for command, family in (("iptables", found.network), ("ip6tables", None)):
+            rules += undo.iptables(_said(f"{command}-save"), network=family, command=command)
+        rules += undo.nftables(_said("nft", "list", "tables"))
+    return undo.steps(
+        unit=found.unit,
+        required=found.required,
+        devices=found.devices,
+        docker_files=[str(path) for path in found.docker_files],
+        rules=rules,
+    )
+
+
+def _said(*argv: str) -> str:
+    try:
+        return process.run(argv)
+    except CommandFailed:
+        # Not installed, or not root: then there is nothing of flannel's to be seen.
+        return ""
+
+
+def _agreed() -> bool:
+    if not sys.stdin.isatty():
+        return False
+    sys.stdout.write("write these files? [y/N] ")
+    sys.stdout.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _write(plan: _Plan, settings: Settings) -> None:
+    if hostlock.held(settings.run_dir):
+        raise BusyError("overlayd runs on this host already", hint="systemctl stop overlayd, then again")
+    try:
+        if plan.text is not None:
+            backup = _backup(plan.path)
+            write_atomically(plan.path, plan.text, mode=0o640)
+            print_line(f"written: {plan.path}{f', as it was: {backup}' if backup else ''}")
+    except PermissionError:
+        raise PrivilegeError(f"{plan.path} cannot be written", hint="run this as root") from None
+    except OSError as error:
+        raise OverlaydError(f"{plan.path} cannot be written: {error}") from error
+    if plan.subnets is not None:
+        memory.remember(plan.state_dir, Remembered(subnets=plan.subnets))
+        print_line(f"written: {plan.state_dir / memory.LEASE_FILE}")
+
+
+def _backup(path: Path) -> Path | None:
+    """Keep the file as it was, beside any that was kept before."""
+    if not path.exists():
+        return None
+    number = 0
+    while (kept := path.with_name(f"{path.name}.before-flannel{number or ''}")).exists():
+        number += 1
+    write_atomically(kept, path.read_text(), mode=0o600)
+    return kept
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return ""
+    except PermissionError:
+        raise PrivilegeError(f"{path}: only root may read it", hint="run this as root") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+
+
+def _conflict(key: str, there: str, theirs: str) -> str:
+    return f"{_shown(f'{key}={there}')}, flannel's is {_shown(f'{key}={theirs}').partition('=')[2]}"
+
+
+def _tell(title: str, lines: list[str]) -> None:
+    if lines:
+        print_line(title)
+        for line in lines:
+            print_line(f"  {line}")
+
+
+def _shown(line: str) -> str:
+    secret = {f"OVERLAYD_{option.name.upper()}" for option in fields(Settings) if option.metadata["secret"]}
+    key, equals, _value = line.partition("=")
+    return f"{key}=(not shown)" if equals and key in secret else line

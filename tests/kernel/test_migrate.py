@@ -1,0 +1,71 @@
+"""A host with flannel's device and rules becomes one of ours, by the commands that `migrate flannel` prints."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from functools import partial
+
+import pytest
+
+from tests.kernel.lab import ETCD, Host, Lab, environment
+from tests.kernel.traffic import pings
+from tests.polling import eventually
+
+# As flannel 0.28 makes them; the network is the lab's.
+FLANNELS = """\
+ip link add flannel.1 type vxlan id 1 dstport 8472 dev eth0 nolearning
+ip address add 10.5.77.0/32 dev flannel.1
+ip link set flannel.1 up
+iptables -t nat -N FLANNEL-POSTRTG
+iptables -t nat -A FLANNEL-POSTRTG -s 10.5.0.0/16 -d 10.5.0.0/16 -m comment --comment "flanneld masq" -j RETURN
+iptables -t nat -I POSTROUTING -m comment --comment "flanneld masq" -j FLANNEL-POSTRTG
+iptables -N FLANNEL-FWD
+iptables -A FLANNEL-FWD -s 10.5.0.0/16 -m comment --comment "flanneld forward" -j ACCEPT
+iptables -A FORWARD -m comment --comment "flanneld forward" -j FLANNEL-FWD
+iptables -A FORWARD -s 10.99.0.0/24 -j DROP
+"""
+SUBNET_ENV = "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.77.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n"
+
+
+@pytest.fixture
+def old(lab: Lab) -> Iterator[Host]:
+    """A host on the switch that flannel has left its device and rules on."""
+    host = lab.host("c", lease_ttl_s=5, start=False)
+    try:
+        host.run("sh", "-e", "-c", FLANNELS)
+        yield host
+    finally:
+        lab.remove_host(host)
+
+
+def test_a_host_of_flannels_keeps_its_subnet_and_loses_flannels_rules(old: Host, a: Host) -> None:
+    theirs, file = old.run_dir / "flannel", old.run_dir / "sysconfig"
+    theirs.mkdir()
+    (theirs / "flanneld").write_text(f'FLANNEL_ETCD_ENDPOINTS="{ETCD}"\nFLANNEL_OPTIONS="--iface eth0 --ip-masq"\n')
+    (theirs / "subnet.env").write_text(SUBNET_ENV)
+    file.touch()
+    said = subprocess.run(
+        [
+            *old.overlayd("migrate", "flannel", "--yes"),
+            f"--config-file={file}",
+            f"--flannel-sysconfig={theirs / 'flanneld'}",
+            f"--flannel-subnet-env={theirs / 'subnet.env'}",
+        ],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert f"OVERLAYD_ETCD_ENDPOINTS={ETCD}\n" in file.read_text()
+    commands = [line.strip() for line in said.partition("then, as root:")[2].splitlines()]
+    # No systemd here; its commands are told apart by their name.
+    ours = [line for line in commands if line.startswith(("ip ", "iptables ", "ip6tables "))]
+    assert "ip link delete flannel.1" in ours
+    old.run("sh", "-e", "-c", "\n".join(ours))
+    assert "flannel" not in (old.run("iptables-save") + old.run("ip", "link")).lower()
+    assert "-A FORWARD -s 10.99.0.0/24 -j DROP" in old.run("iptables-save")
+    old.start()
+    old.start_container()
+    assert str(old.subnet) == "10.5.77.0/24"
+    eventually("a reaches it", partial(pings, a, old))
