@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-import sys
+import subprocess
 import tempfile
 from pathlib import Path
 
@@ -52,7 +52,7 @@ def lint(c: Context) -> None:
 
 
 @task(help={"page": "overlayd.8 or overlayd.conf.5"})
-def man(c: Context, page: str = "overlayd.8") -> None:
+def man(c: Context, page: str = "overlayd.8") -> None:  # noqa: ARG001
     """Show a manual page as the sources have it now."""
     from rpm import source  # noqa: PLC0415  # `invoke --list` needs none of it
     from rpm.docs import make  # noqa: PLC0415
@@ -63,7 +63,8 @@ def man(c: Context, page: str = "overlayd.8") -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / page
         path.write_text(found[page])
-        c.run(f"man --local-file '{path}'", pty=sys.stdout.isatty())
+        # With this terminal, if there is one, and its pager.
+        subprocess.run(["man", "--local-file", path], check=False)
 
 
 def packages() -> list[Path]:
