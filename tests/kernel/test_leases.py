@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.kernel.lab import ETCD, Host, Lab, environment, laboratory
+from tests.kernel.lab import Host, Lab, environment, laboratory
 from tests.kernel.traffic import pings
 from tests.polling import eventually
 
@@ -49,7 +49,7 @@ def etcd_lease(lab: Lab, subnet: IPv4Network) -> int:
 
 
 def overlayd(host: Host, *words: str) -> subprocess.CompletedProcess[str]:
-    argv = [*host.overlayd()[:7], *words, f"--etcd-endpoints={ETCD}", f"--config-file={os.devnull}"]
+    argv = host.overlayd(*words)
     return subprocess.run(argv, capture_output=True, text=True, env=environment(), timeout=30, check=False)
 
 
