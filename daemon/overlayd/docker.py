@@ -50,10 +50,15 @@ def wanted(subnets: Subnets, mtu_bytes: int, *, we_masquerade: bool) -> Wanted:
     return Wanted(subnets=subnets, mtu_bytes=mtu_bytes, ip_masq=not we_masquerade)
 
 
-def flags(want: Wanted, daemon_json: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """dockerd's flags, and a sentence for each option that daemon.json decides otherwise."""
+def flags(
+    want: Wanted, daemon_json: Mapping[str, Any], also: Mapping[str, str] | None = None
+) -> tuple[list[str], list[str]]:
+    """dockerd's flags, and a sentence for each option that daemon.json decides otherwise.
+
+    `also` are more options, by their names in daemon.json.
+    """
     given, problems = [], []
-    for name, value in want.options().items():
+    for name, value in {**want.options(), **(also or {})}.items():
         found = daemon_json.get(name)
         if found is None and name == "bip" and daemon_json.get("bridge"):
             problems.append(
@@ -63,7 +68,7 @@ def flags(want: Wanted, daemon_json: Mapping[str, Any]) -> tuple[list[str], list
         elif found is None:
             given.append(f"--{name}={value}")
         elif _word(found) != value:
-            problems.append(f"{DAEMON_JSON} sets {name} to {_word(found)}, the lease needs {value}; remove it there")
+            problems.append(f"{DAEMON_JSON} sets {name} to {_word(found)}, overlayd needs {value}; remove it there")
     return given, problems
 
 

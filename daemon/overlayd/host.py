@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from ipaddress import IPv4Network
 
 from overlayd import backends, docker, firewall, memory
 from overlayd.addresses import IPAddress, IPNetwork, first_host
@@ -49,6 +48,7 @@ class Host:
         self._config = config
         self._underlay = underlay
         self._backend = load_backend(config, underlay, blackhole=settings.ip_blackhole_route)
+        self._firewall = firewall.Firewall(settings.firewall, prefer_nftables=config.nftables)
         self._holding: Holding | None = None
         self._docker_problems: tuple[str, ...] = ()
         self._bridge_problem: str | None = None
@@ -143,7 +143,8 @@ class Host:
         """Write the files that docker and others start from. Raises OverlaydError when the disk refuses."""
         want = docker.wanted(self.holding.lease.subnets, self._backend.mtu_bytes, we_masquerade=self._settings.ip_masq)
         daemon_json, problems = docker.read_daemon_json()
-        options, conflicts = docker.flags(want, daemon_json)
+        also = firewall.docker_options_needed(daemon_json) if self._settings.firewall != "none" else {}
+        options, conflicts = docker.flags(want, daemon_json, also)
         self._docker_problems = (*problems, *conflicts)
         for problem in self._docker_problems:
             log.error("docker is configured against the lease", problem=problem)
@@ -198,23 +199,21 @@ class Host:
         return Leg(subnet=subnet, public_ip=endpoint.public_ip, data=self._backend.lease_data(subnet.version))
 
     def _sync_firewall(self, problems: list[str]) -> str | None:
-        if not self._settings.firewall:
-            return None
-        own = self.holding.lease.subnets.v4
-        if own is None:
-            return None
-        rules = firewall.desired(
-            network=IPv4Network(str(self._config.network(4))),
-            subnet=own,
+        wanted = firewall.desired(
+            overlays=[
+                firewall.Overlay(network=network, subnet=subnet)
+                for network, subnet in zip(self._config.networks, self.holding.lease.subnets, strict=True)
+            ],
             devices=self._backend.devices,
             masquerade=self._settings.ip_masq,
+            forward=self._settings.iptables_forward_rules,
+            daemon_json=docker.read_daemon_json()[0],
         )
-        try:
-            if firewall.sync(rules):
-                log.info("firewall rules written")
-        except OverlaydError as error:
-            problems.append(error.message)
-        return "iptables"
+        report = self._firewall.sync(wanted)
+        if report.written:
+            log.info("firewall rules written", backend=report.backend)
+        problems.extend(report.problems)
+        return report.backend
 
     def _look_at_docker(self) -> None:
         addresses = interfaces.interface_addresses(docker.BRIDGE)

@@ -33,9 +33,10 @@ def _option(
     many: bool = False,
     secret: bool = False,
     also: tuple[str, ...] = (),
+    switch: bool = False,
 ) -> Any:
-    """One row: `also` are flannel's names for the same option."""
-    metadata = {"parse": parse, "help": text, "many": many, "secret": secret, "also": also}
+    """One row: `also` are flannel's names for the same option; a `switch` may be bare, or `--no-…` instead."""
+    metadata = {"parse": parse, "help": text, "many": many, "secret": secret, "also": also, "switch": switch}
     return field(default=default, metadata=metadata, repr=not secret)
 
 
@@ -115,6 +116,17 @@ def _docker_restart(value: str) -> str:
     return value
 
 
+def _firewall(value: str) -> str:
+    word = value.strip().lower()
+    # It was a yes or no in 0.1.
+    if word in ("auto", "iptables", "nftables", "none"):
+        return word
+    try:
+        return "auto" if _flag(word) else "none"
+    except ValueError:
+        raise ValueError("auto, iptables, nftables or none") from None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """All that one host decides for itself. What all hosts share is the network config in etcd."""
@@ -144,7 +156,12 @@ class Settings:
         _address6, "IPv6 address that peers send to, if not the interface's own", default=None
     )
     ip_masq: bool = _option(_flag, "masquerade what leaves the overlay network", default=True)
-    firewall: bool = _option(_flag, "keep firewall rules that let the overlay's packets pass", default=True)
+    firewall: str = _option(
+        _firewall,
+        "what to keep the rules with that let the overlay's packets pass: auto, iptables, nftables, none",
+        default="auto",
+        switch=True,
+    )
     iptables_forward_rules: bool = _option(_flag, "accept the network's packets in the FORWARD chain", default=True)
     ip_blackhole_route: bool = _option(
         _flag, "drop what is for this host's subnet while no bridge carries it, instead of sending it on", default=False
@@ -180,7 +197,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("settings")
     for option in fields(Settings):
         optional: dict[str, Any] = {}
-        if isinstance(option.default, bool):
+        if isinstance(option.default, bool) or option.metadata["switch"]:
             # flannel's users write a bare --ip-masq
             optional = {"nargs": "?", "const": "true"}
         group.add_argument(
@@ -191,6 +208,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
             help=option.metadata["help"].replace("%", "%%") + _default_note(option.default),
             **optional,
         )
+        if option.metadata["switch"]:
+            group.add_argument(
+                f"--no-{_dashed(option.name)}",
+                dest=option.name,
+                action="store_const",
+                const="none",
+                help=f"the same as --{_dashed(option.name)}=none",
+            )
 
 
 def _default_note(default: object) -> str:

@@ -15,8 +15,7 @@ from tests.kernel import namespaces
 from tests.kernel.namespaces import inside
 
 WANTED = firewall.desired(
-    network=IPv4Network("10.5.0.0/16"),
-    subnet=IPv4Network("10.5.1.0/24"),
+    overlays=[firewall.Overlay(network=IPv4Network("10.5.0.0/16"), subnet=IPv4Network("10.5.1.0/24"))],
     devices=("overlay.1", "eth0"),
     masquerade=True,
 )
@@ -39,7 +38,7 @@ def host(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
 
 def sync(host: str) -> bool:
     """Sync in the namespace."""
-    return inside(host, lambda: firewall.sync(WANTED))
+    return inside(host, lambda: firewall.Firewall("iptables").sync(WANTED).written)
 
 
 def test_what_is_written_is_read_back_as_wanted(host: str) -> None:

@@ -1,9 +1,9 @@
 """Firewall rules that let the overlay's packets pass, with their source addresses kept.
 
-`desired` says what there should be, `sync` makes it so, and `cleanup` takes all of it away.
+`desired` says what there should be, `Firewall.sync` makes it so, and `cleanup` takes all of it away.
 """
 
-from overlayd.firewall.iptables import cleanup, sync
-from overlayd.firewall.rules import Ruleset, desired
+from overlayd.firewall.apply import Firewall, Report, cleanup
+from overlayd.firewall.rules import NOTHING, Overlay, Wanted, desired, docker_options_needed
 
-__all__ = ["Ruleset", "cleanup", "desired", "sync"]
+__all__ = ["NOTHING", "Firewall", "Overlay", "Report", "Wanted", "cleanup", "desired", "docker_options_needed"]

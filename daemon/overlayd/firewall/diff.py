@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-from overlayd.firewall.rules import PREFIX, Jump, Place, Ruleset
+from overlayd.firewall.chains import PREFIX, Jump, Place, Ruleset
 
 # table → chain → rules without the `-A CHAIN` in front
 Tables = Mapping[str, Mapping[str, tuple[str, ...]]]

@@ -1,55 +1,94 @@
-"""Rules read by `iptables-save` and written by `iptables-restore`, whichever kind (legacy or nft) is installed."""
+"""Rules read by `iptables-save` and written by `iptables-restore`, whichever kind (legacy or nft) is installed.
+
+A command's name without `-save` or `-restore` stands for all three: iptables, ip6tables, iptables-legacy …
+"""
 
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import cache
+from pathlib import Path
 
 from overlayd import process
+from overlayd.errors import CommandFailed
+from overlayd.firewall.chains import PREFIX, Ruleset
 from overlayd.firewall.diff import Tables, changes, parse, restore_input
-from overlayd.firewall.rules import PREFIX, Ruleset
 
+COMMANDS = {4: "iptables", 6: "ip6tables"}
 # The first with `iptables-restore --wait` and `--random-fully`. CentOS 7 has 1.4.21.
 _MODERN = (1, 6, 2)
 _LOCK_WAIT_S = 5
 
 
-def sync(wanted: Ruleset) -> bool:
+def installed(command: str) -> bool:
+    """Whether there is such a command."""
+    return shutil.which(f"{command}-restore") is not None
+
+
+def kinds(version: int) -> list[str]:
+    """Every installed command for one IP version, each kind once: the one in use first, then the other kind's."""
+    found: dict[Path, str] = {}
+    for command in (COMMANDS[version], f"{COMMANDS[version]}-nft", f"{COMMANDS[version]}-legacy"):
+        path = shutil.which(f"{command}-save")
+        # Both kinds are one program of many names; `iptables` is a link to one of the two.
+        if path is not None and installed(command):
+            found.setdefault(Path(path).resolve(), command)
+    return list(found.values())
+
+
+def sync(command: str, wanted: Ruleset) -> bool:
     """Make the rules as wanted, in order, and remove what is ours beside; whether anything had to be written.
 
     Idempotent. Raises CommandFailed; each table is then as it was or as it should be.
     """
-    if not _modern():
-        wanted = _without_random_fully(wanted)
-    lines = changes(wanted, _read())
+    lines = changes(wanted, _read(command))
+    # What is new only; an unchanged state asks for one command a look.
+    if lines and not _modern(command):
+        lines = changes(_without_random_fully(wanted), _read(command))
     if not lines:
         return False
-    argv = ["iptables-restore", "--noflush"]
-    if _modern():
+    argv = [f"{command}-restore", "--noflush"]
+    if _modern(command):
         argv += ["--wait", str(_LOCK_WAIT_S)]
     process.run(argv, input=restore_input(lines))
     return True
 
 
-def cleanup() -> Iterator[str]:
+def has_nat(command: str) -> bool:
+    """Whether the kernel has the nat table of that IP version."""
+    try:
+        process.run([command, "-t", "nat", "-S", "POSTROUTING"])
+    except CommandFailed:
+        return False
+    return True
+
+
+def remove(command: str) -> Iterator[str]:
     """Remove every chain and jump of ours, also after a crash; name what was removed. Raises CommandFailed."""
-    there = _read()
-    sync(Ruleset())
+    there = _read(command)
+    sync(command, Ruleset())
     for table, chains in there.items():
         for name in chains:
             if name.startswith(PREFIX):
-                yield f"iptables chain {name} of table {table}"
+                yield f"{command} chain {name} of table {table}"
 
 
-def _read() -> Tables:
-    return parse(process.run(["iptables-save"]))
+def without_nat(rules: Ruleset) -> Ruleset:
+    """The same rules for a kernel that cannot translate addresses."""
+    return Ruleset(
+        chains=tuple(chain for chain in rules.chains if chain.table != "nat"),
+        jumps=tuple(jump for jump in rules.jumps if jump.table != "nat"),
+    )
 
 
-@cache
-def _modern() -> bool:
-    found = re.search(r"v(\d+)\.(\d+)\.(\d+)", process.run(["iptables", "--version"]))
+def _read(command: str) -> Tables:
+    return parse(process.run([f"{command}-save"]))
+
+
+def _modern(command: str) -> bool:
+    found = re.search(r"v(\d+)\.(\d+)\.(\d+)", process.run([command, "--version"]))
     return found is not None and tuple(map(int, found.groups())) >= _MODERN
 
 

@@ -1,133 +1,127 @@
-"""The rules that the overlay needs, as values. Pure: no I/O.
-
-Rules are written word for word as `iptables-save` prints them: what is there and what should be compare as text.
-"""
+"""What the firewall has to do for the overlay, as a value that both backends render. Pure: no I/O."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 
-# Every rule carries it, and every chain of ours begins with the prefix: nothing else is ever deleted.
-COMMENT = "-m comment --comment overlayd"
-PREFIX = "OVERLAYD-"
 DOCKER_BRIDGE = "docker0"
-MULTICAST = "224.0.0.0/4"
-# Set on packets that something else has already decided to masquerade.
-FOREIGN_MARK = "0x4000/0x4000"
-
-
-class Place(Enum):
-    """Where in a chain of somebody else's our jump has to stand."""
-
-    FIRST = "before every other rule"
-    LAST = "after every other rule, but before a closing verdict"
-    ANYWHERE = "once, at the end if it is new"
+# By IP version: never masqueraded, for nobody could answer.
+MULTICAST = {4: "224.0.0.0/4", 6: "ff00::/8"}
+VERSIONS = (4, 6)
+# On packets that something else has already decided to masquerade (Kubernetes, and flannel after it).
+MASQUERADED_ELSEWHERE = 0x4000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chain:
-    """One chain of ours with its rules in order, without the `-A NAME` in front."""
+class Overlay:
+    """One network and this host's subnet of it, both IPv4 or both IPv6."""
 
-    table: str
-    name: str
-    rules: tuple[str, ...]
+    network: IPv4Network | IPv6Network
+    subnet: IPv4Network | IPv6Network
 
 
 @dataclass(frozen=True, kw_only=True)
-class Jump:
-    """A rule in a chain of somebody else's that leads to one of ours.
+class Mark:
+    """Bits of a packet's firewall mark: those of `mask` are set as in `value`."""
 
-    `closing` are the verdicts which, standing without a condition, end the chain for everything (for Place.LAST).
-    `instead` takes this one's place where `chain` does not exist.
+    value: int
+    mask: int
+
+    def __str__(self) -> str:
+        """As iptables and dockerd write it."""
+        return f"{self.value:#x}/{self.mask:#x}"
+
+
+# One bit that nobody else is known to use: Kubernetes has 0x4000 and 0x8000, CNI's portmap 0x2000, Cilium 0x0f00,
+# Calico and Tailscale the upper half.
+DOCKER_MARK = Mark(value=0x1000, mask=0x1000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """All that the firewall has to do. The empty one: nothing, and nothing of ours may be left.
+
+    On `devices` packets from peers' containers arrive. `mark` opens the door of Docker's nftables backend, None where
+    Docker uses iptables. `guard`: drop what comes for this host's subnet from outside and from no peer.
     """
 
-    table: str
-    chain: str
-    to: str
-    place: Place
-    closing: tuple[str, ...] = ()
-    instead: Jump | None = None
+    overlays: tuple[Overlay, ...] = ()
+    devices: tuple[str, ...] = ()
+    masquerade: bool = False
+    forward: bool = False
+    mark: Mark | None = None
+    guard: bool = False
 
-    @property
-    def rule(self) -> str:
-        """The jump as `iptables-save` prints it, without the `-A NAME` in front."""
-        return f"{COMMENT} -j {self.to}"
+    def overlay(self, version: int) -> Overlay | None:
+        """The overlay of that IP version, if there is one."""
+        return next((overlay for overlay in self.overlays if overlay.network.version == version), None)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Ruleset:
-    """All the rules that should be there, and how packets get to them."""
-
-    chains: tuple[Chain, ...] = ()
-    jumps: tuple[Jump, ...] = ()
+NOTHING = Wanted()
 
 
 def desired(
     *,
-    network: IPv4Network,
-    subnet: IPv4Network,
+    overlays: Sequence[Overlay],
     devices: Sequence[str],
     masquerade: bool,
     forward: bool = True,
-) -> Ruleset:
-    """The rules for a host that holds `subnet` of `network`; on `devices` packets from peers' containers arrive.
+    daemon_json: Mapping[str, object] | None = None,
+) -> Wanted:
+    """What a host needs that holds a subnet of each overlay (at most one of an IP version: ValueError).
 
-    Masquerading is flannel's, in flannel's order. The rest opens what stock Docker closes: from 28.2 its raw table
-    drops whatever is for a container and did not come from its bridge, from 28.0 its filter table does too; each needs
-    a door of its own, and in the filter table that is DOCKER-USER: an administrator's own drops there still win.
+    `forward` accepts the network's packets in FORWARD. `daemon_json` are dockerd's settings: they say whether Docker
+    uses nftables, and by which mark it lets packets in.
     """
-    chains: list[Chain] = []
-    jumps: list[Jump] = []
-    if masquerade:
-        chain = Chain(table="nat", name=f"{PREFIX}POSTROUTING", rules=_masquerading(network, subnet))
-        chains.append(chain)
-        jumps.append(Jump(table="nat", chain="POSTROUTING", to=chain.name, place=Place.ANYWHERE))
-    if forward:
-        chain = Chain(
-            table="filter",
-            name=f"{PREFIX}FORWARD",
-            rules=(f"-s {network} {COMMENT} -j ACCEPT", f"-d {network} {COMMENT} -j ACCEPT"),
-        )
-        chains.append(chain)
-        closing = ("DROP", "REJECT")
-        jumps.append(Jump(table="filter", chain="FORWARD", to=chain.name, place=Place.LAST, closing=closing))
-    within = f"-s {network} -d {network}"
-    chain = Chain(
-        table="filter",
-        name=f"{PREFIX}DOCKER",
-        rules=tuple(f"{within} -i {device} -o {DOCKER_BRIDGE} {COMMENT} -j ACCEPT" for device in devices),
+    versions = [overlay.network.version for overlay in overlays]
+    if len(set(versions)) != len(versions) or any(o.network.version != o.subnet.version for o in overlays):
+        raise ValueError(f"one network of each IP version, and its subnet: {overlays}")
+    told = daemon_json or {}
+    nftables = docker_uses_nftables(told)
+    return Wanted(
+        overlays=tuple(overlays),
+        devices=tuple(devices),
+        masquerade=masquerade,
+        forward=forward,
+        mark=docker_mark(told) if nftables else None,
+        guard=nftables and "allow-direct-routing" not in told,
     )
-    chains.append(chain)
-    jumps.append(
-        Jump(
-            table="filter",
-            chain="DOCKER-USER",
-            to=chain.name,
-            place=Place.LAST,
-            closing=("RETURN",),
-            # Docker before 17.06, or one that has yet to start.
-            instead=Jump(table="filter", chain="FORWARD", to=chain.name, place=Place.FIRST),
-        )
-    )
-    chain = Chain(
-        table="raw",
-        name=f"{PREFIX}PREROUTING",
-        rules=tuple(f"{within} -i {device} {COMMENT} -j ACCEPT" for device in devices),
-    )
-    chains.append(chain)
-    jumps.append(Jump(table="raw", chain="PREROUTING", to=chain.name, place=Place.FIRST))
-    return Ruleset(chains=tuple(chains), jumps=tuple(jumps))
 
 
-def _masquerading(network: IPv4Network, subnet: IPv4Network) -> tuple[str, ...]:
-    return (
-        f"-m mark --mark {FOREIGN_MARK} {COMMENT} -j RETURN",
-        f"-s {subnet} -d {network} {COMMENT} -j RETURN",
-        f"-s {network} -d {subnet} {COMMENT} -j RETURN",
-        f"! -s {network} -d {subnet} {COMMENT} -j RETURN",
-        f"-s {network} ! -d {MULTICAST} {COMMENT} -j MASQUERADE --random-fully",
-        f"! -s {network} -d {network} {COMMENT} -j MASQUERADE --random-fully",
-    )
+def docker_uses_nftables(daemon_json: Mapping[str, object]) -> bool:
+    """Whether dockerd is told to write nftables rules (from 29.0)."""
+    return daemon_json.get("firewall-backend") == "nftables"
+
+
+def docker_options_needed(daemon_json: Mapping[str, object]) -> dict[str, str]:
+    """dockerd's options, by their names in daemon.json, without which it drops what comes from peers.
+
+    None where it uses iptables. Its nftables backend cannot be overridden by rules of ours, for an accept is final in
+    its own base chain only (moby, nftablesdoc/new-daemon.md). `allow-direct-routing` takes away its drop in
+    raw-PREROUTING, for everybody: `Wanted.guard` puts one back for all but peers. `bridge-accept-fwmark` lets in what
+    carries our mark; an administrator's own mark in daemon.json is kept and used.
+    """
+    if not docker_uses_nftables(daemon_json):
+        return {}
+    return {"allow-direct-routing": "true", "bridge-accept-fwmark": _told_mark(daemon_json) or str(DOCKER_MARK)}
+
+
+def docker_mark(daemon_json: Mapping[str, object]) -> Mark:
+    """The mark by which Docker lets packets in: `value` or `value/mask`, numbers as in C; ours unless it has one."""
+    value, _, mask = _told_mark(daemon_json).partition("/")
+    try:
+        found = Mark(value=_number(value), mask=_number(mask) if mask else 0xFFFFFFFF)
+    except ValueError:
+        return DOCKER_MARK
+    return found if max(found.value, found.mask) <= 0xFFFFFFFF and min(found.value, found.mask) >= 0 else DOCKER_MARK
+
+
+def _told_mark(daemon_json: Mapping[str, object]) -> str:
+    return str(daemon_json.get("bridge-accept-fwmark") or "")
+
+
+def _number(text: str) -> int:
+    # Go's ParseUint with base 0 takes a leading 0 for octal, Python's int refuses it.
+    return int(text, 8) if text.isdigit() and text.startswith("0") else int(text, 0)

@@ -1,0 +1,180 @@
+"""The rules for nftables: one table of our own for each IP version, written and recognised. Pure: no I/O.
+
+What is there is not compared rule by rule as text, for each release of nft prints in its own way, and a difference that
+is none would be written again for ever. Every rule carries a comment with a hash of the whole table and the rule's
+number: a rule that is missing, moved, added or left by another version of us shows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+
+from overlayd.errors import CommandFailed
+from overlayd.firewall.rules import DOCKER_BRIDGE, MASQUERADED_ELSEWHERE, MULTICAST, Mark, Overlay, Wanted
+
+NAME = "overlayd"
+FAMILIES = {4: "ip", 6: "ip6"}
+_ALL_BITS = 0xFFFFFFFF
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chain:
+    """A base chain: where it is hooked in, and its rules in order. Its policy is accept: we close nothing by it."""
+
+    name: str
+    type: str
+    hook: str
+    priority: int
+    rules: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """The table `overlayd` of one family, `ip` or `ip6`."""
+
+    family: str
+    chains: tuple[Chain, ...]
+
+
+def table(wanted: Wanted, version: int) -> Table | None:
+    """What the table of that IP version has to hold; None if nothing.
+
+    There is no accept in it: that would be final in its own base chain only, and change nothing. The way through
+    drops of iptables is iptables' business (chains.py, `doors_only`).
+    """
+    overlay = wanted.overlay(version)
+    if overlay is None:
+        return None
+    chains = (*_guard(wanted, overlay), *_marking(wanted, overlay), *_masquerading(wanted, overlay))
+    return Table(family=FAMILIES[version], chains=chains) if chains else None
+
+
+def without_nat(found: Table) -> Table | None:
+    """The same for a kernel that cannot translate addresses of this family."""
+    chains = tuple(chain for chain in found.chains if chain.type != "nat")
+    return replace(found, chains=chains) if chains else None
+
+
+def write(found: Table) -> str:
+    """The text for `nft -f -` that puts the table in the place of the one that is there, in one transaction."""
+    lines = [f"table {found.family} {NAME} {{"]
+    comments = iter(_comments(found))
+    for chain in found.chains:
+        lines.append(f"\tchain {chain.name} {{")
+        lines.append(f"\t\ttype {chain.type} hook {chain.hook} priority {chain.priority}; policy accept;")
+        lines += [f'\t\t{rule} comment "{next(comments)}"' for rule in chain.rules]
+        lines.append("\t}")
+    return removal(found.family) + "\n".join([*lines, "}", ""])
+
+
+def removal(family: str) -> str:
+    """The text for `nft -f -` that removes the table, and is no error where there is none."""
+    return f"table {family} {NAME}\ndelete table {family} {NAME}\n"
+
+
+def matches(found: Table, listing: str) -> bool:
+    """Whether what `nft -j list table` printed is that table. Raises CommandFailed if it is not nft's JSON."""
+    chains: list[tuple[object, ...]] = []
+    rules: list[tuple[object, object]] = []
+    other = 0
+    for kind, entry in _entries(listing):
+        if kind == "chain":
+            keys = ("name", "type", "hook", "prio", "policy")
+            chains.append(tuple(entry.get(key) for key in keys))
+        elif kind == "rule":
+            rules.append((entry.get("chain"), entry.get("comment")))
+        elif kind not in ("metainfo", "table"):
+            other += 1
+    comments = iter(_comments(found))
+    wanted_rules: list[tuple[object, object]] = [
+        (chain.name, next(comments)) for chain in found.chains for _rule in chain.rules
+    ]
+    wanted_chains = [(chain.name, chain.type, chain.hook, chain.priority, "accept") for chain in found.chains]
+    # Rules come chain by chain, each chain's in order; chains may come in any.
+    return (
+        other == 0
+        and sorted(chains, key=repr) == sorted(wanted_chains, key=repr)
+        and _by_chain(rules) == _by_chain(wanted_rules)
+    )
+
+
+def tables(listing: str) -> set[tuple[str, str]]:
+    """Family and name of each table that `nft -j list tables` printed. Raises CommandFailed."""
+    return {(str(entry.get("family")), str(entry.get("name"))) for kind, entry in _entries(listing) if kind == "table"}
+
+
+def _by_chain(rules: list[tuple[object, object]]) -> dict[object, list[object]]:
+    found: dict[object, list[object]] = {}
+    for chain, comment in rules:
+        found.setdefault(chain, []).append(comment)
+    return found
+
+
+def _entries(listing: str) -> list[tuple[str, dict[str, object]]]:
+    try:
+        entries = [next(iter(entry.items())) for entry in json.loads(listing)["nftables"]]
+        return [(kind, dict(body)) for kind, body in entries]
+    except (ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
+        raise CommandFailed(
+            f"nft -j printed what is not its JSON: {error!r}", hint="overlayd needs an nft that was built with JSON"
+        ) from error
+
+
+def _comments(found: Table) -> list[str]:
+    digest = hashlib.sha256(repr(found).encode()).hexdigest()[:12]
+    count = sum(len(chain.rules) for chain in found.chains)
+    return [f"overlayd {digest} {number}" for number in range(1, count + 1)]
+
+
+def _masquerading(wanted: Wanted, overlay: Overlay) -> list[Chain]:
+    if not wanted.masquerade:
+        return []
+    network, subnet = overlay.network, overlay.subnet
+    ip = FAMILIES[network.version]
+    mark = f"{MASQUERADED_ELSEWHERE:#x}"
+    rules = (
+        f"meta mark and {mark} == {mark} return",
+        f"{ip} saddr {subnet} {ip} daddr {network} return",
+        f"{ip} saddr {network} {ip} daddr {subnet} return",
+        f"{ip} saddr != {network} {ip} daddr {subnet} return",
+        f"{ip} saddr {network} {ip} daddr != {MULTICAST[network.version]} masquerade fully-random",
+        f"{ip} saddr != {network} {ip} daddr {network} masquerade fully-random",
+    )
+    # srcnat, by number: the names came with nft 0.9.1.
+    return [Chain(name="postrouting", type="nat", hook="postrouting", priority=100, rules=rules)]
+
+
+def _marking(wanted: Wanted, overlay: Overlay) -> list[Chain]:
+    if wanted.mark is None or not wanted.devices:
+        return []
+    rules = tuple(
+        f'iifname "{device}" oifname "{DOCKER_BRIDGE}" {_within(overlay)} meta mark set {_marked(wanted.mark)}'
+        for device in wanted.devices
+    )
+    # Before Docker's filter-FORWARD, which is at 0; in this hook, and not in prerouting, because routing, which may
+    # look at marks, is over.
+    return [Chain(name="forward", type="filter", hook="forward", priority=-10, rules=rules)]
+
+
+def _marked(mark: Mark) -> str:
+    if mark.mask == _ALL_BITS:
+        return f"{mark.value:#x}"
+    return f"meta mark and {_ALL_BITS & ~mark.mask:#x} or {mark.value:#x}"
+
+
+def _guard(wanted: Wanted, overlay: Overlay) -> list[Chain]:
+    if not wanted.guard:
+        return []
+    accepts = [f'iifname "{device}" {_within(overlay)} accept' for device in wanted.devices]
+    ip = FAMILIES[overlay.network.version]
+    # The host itself reaches its own addresses by the loopback.
+    drop = f'iifname != "{DOCKER_BRIDGE}" iifname != "lo" {ip} daddr {overlay.subnet} drop'
+    # As early as Docker's own raw-PREROUTING, before any address is translated.
+    return [Chain(name="prerouting", type="filter", hook="prerouting", priority=-300, rules=(*accepts, drop))]
+
+
+def _within(overlay: Overlay) -> str:
+    ip = FAMILIES[overlay.network.version]
+    return f"{ip} saddr {overlay.network} {ip} daddr {overlay.network}"
