@@ -51,6 +51,8 @@ class Host:
         # What the daemon is started through, if anything.
         self.launcher: tuple[str, ...] = ()
         self._lease_ttl_s = lease_ttl_s
+        # Settings of this host alone, by flag.
+        self.settings: dict[str, object] = {}
         self._daemon: subprocess.Popen[bytes] | None = None
 
     def overlayd(self, *words: str) -> list[str]:
@@ -64,6 +66,7 @@ class Host:
             "lease-ttl-s": self._lease_ttl_s,
             # This machine's own settings are none of the lab's.
             "config-file": os.devnull,
+            **self.settings,
         }
         settings = [f"--{name}={value}" for name, value in flags.items()]
         launcher = self.launcher if words[0] == "run" else ()

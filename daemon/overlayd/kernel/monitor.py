@@ -1,4 +1,4 @@
-"""Hear of changes in the kernel (rtnetlink(7) multicast groups) as they happen.
+"""Hear of changes in the kernel (rtnetlink(7) and nftables multicast groups) as they happen.
 
 What changed is not looked into further than to tell our kind of change from everyday noise: whoever is called reads the
 whole state anew.
@@ -20,6 +20,10 @@ log = logger("kernel")
 
 # linux/rtnetlink.h: RTMGRP_LINK, _NEIGH, _IPV4_IFADDR, _IPV4_ROUTE
 GROUPS = 0x1 | 0x4 | 0x10 | 0x40
+# linux/netlink.h, linux/netfilter/nfnetlink.h: the protocol, NFNLGRP_NFTABLES as a bit, the messages' subsystem.
+NETLINK_NETFILTER, NFT_GROUPS, NFT_SUBSYSTEM = 12, 1 << 6, 10
+# linux/netfilter/nf_tables.h: a new or deleted table, chain, rule. Not elements of sets, which others add all the time.
+NFT_RULES = {0, 2, 3, 5, 6, 8}
 RTM_NEWNEIGH, RTM_DELNEIGH = 28, 29
 NUD_PERMANENT = 0x80
 RECEIVE_BYTES = 1024 * 1024
@@ -30,16 +34,18 @@ _STATE_AT = _HEADER.size + 8  # ndmsg: family, 3 bytes of padding, ifindex, then
 class Monitor:
     """Calls `on_change`, in a thread of its own, when a link, IPv4 address, route or permanent neighbour changes.
 
-    Neighbours that the kernel learns and forgets by itself do not count: on a busy host that is every second.
+    And when rules of nftables do, which those of iptables-nft are; legacy iptables tells nobody. Neighbours that the
+    kernel learns and forgets by itself do not count: on a busy host that is every second.
     """
 
     def __init__(self, on_change: Callable[[], None]) -> None:
         """Listen from here on; calls begin with `start`. Raises OSError."""
         self._on_change = on_change
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
-        self._socket.setblocking(False)
-        self._socket.bind((0, GROUPS))
+        self._sockets: dict[socket.socket, Callable[[bytes], bool]] = {_listen(socket.NETLINK_ROUTE, GROUPS): matters}
+        try:
+            self._sockets[_listen(NETLINK_NETFILTER, NFT_GROUPS)] = rules_matter
+        except OSError as error:
+            log.debug("this kernel does not tell of rules; the timer looks at them", problem=error)
         self._stop = os.eventfd(0)
         self._thread = threading.Thread(target=self._run, name="netlink-monitor", daemon=True)
 
@@ -53,28 +59,57 @@ class Monitor:
         if self._thread.is_alive():
             self._thread.join()
         os.close(self._stop)
-        self._socket.close()
+        for end in self._sockets:
+            end.close()
 
     def _run(self) -> None:
         poll = select.poll()
-        poll.register(self._socket, select.POLLIN)
-        poll.register(self._stop, select.POLLIN)
+        judges = {end.fileno(): (end, judge) for end, judge in self._sockets.items()}
+        for number in (*judges, self._stop):
+            poll.register(number, select.POLLIN)
         while True:
-            ready = [end for end, _events in poll.poll()]
+            ready = [number for number, _events in poll.poll()]
             if self._stop in ready:
                 return
-            try:
-                changed = matters(self._socket.recv(65536))
-            except BlockingIOError:
-                continue
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    log.warning("cannot hear of changes; the timer still does its part", problem=error)
-                    return
-                # More changed than fits the buffer, so certainly something that matters.
-                changed = True
-            if changed:
-                self._on_change()
+            for number in ready:
+                end, judge = judges[number]
+                try:
+                    changed = judge(end.recv(65536))
+                except BlockingIOError:
+                    continue
+                except OSError as error:
+                    if error.errno != errno.ENOBUFS:
+                        log.warning("cannot hear of changes; the timer still does its part", problem=error)
+                        return
+                    # More changed than fits the buffer, so certainly something that matters.
+                    changed = True
+                if changed:
+                    self._on_change()
+
+
+def _listen(protocol: int, groups: int) -> socket.socket:
+    end = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
+    try:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
+        end.setblocking(False)
+        end.bind((0, groups))
+    except OSError:
+        end.close()
+        raise
+    return end
+
+
+def rules_matter(datagram: bytes) -> bool:
+    """Whether a datagram of nftables messages tells of a table, chain or rule. Pure."""
+    at = 0
+    while at + _HEADER.size <= len(datagram):
+        length, kind, *_rest = _HEADER.unpack_from(datagram, at)
+        if kind >> 8 == NFT_SUBSYSTEM and kind & 0xFF in NFT_RULES:
+            return True
+        if length < _HEADER.size:
+            return True
+        at += (length + 3) & ~3
+    return False
 
 
 def matters(datagram: bytes) -> bool:

@@ -1,0 +1,62 @@
+"""Rules that somebody flushes are back at once where the kernel tells of it, not only at the next look of the timer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.kernel.forwarding import use_iptables
+from tests.kernel.lab import Host, laboratory
+from tests.polling import eventually
+
+# Far more than the repair takes, far less than the timer.
+REPAIRED_S = 10.0
+RESYNC_S = 600
+
+
+@pytest.fixture(scope="module", params=["iptables", "nftables"])
+def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """A host on iptables-nft whose daemon looks at its rules by itself every ten minutes only."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder: Path = tmp_path_factory.mktemp(request.param)
+        (folder / "bin").mkdir()
+        use_iptables("nft", folder / "bin", patch)
+        with laboratory(folder, {"Type": "vxlan"}) as lab:
+            made = lab.host("a", start=False)
+            made.settings = {"resync-s": RESYNC_S, "firewall": request.param}
+            made.start()
+            yield made
+
+
+@pytest.mark.parametrize(
+    "flush",
+    [
+        ["iptables", "-F"],
+        ["iptables", "-t", "nat", "-F"],
+        ["iptables", "-t", "raw", "-I", "PREROUTING", "-d", "10.5.0.2", "!", "-i", "docker0", "-j", "DROP"],
+        ["nft", "flush", "ruleset"],
+    ],
+    ids=["filter", "nat", "docker-in-front", "everything"],
+)
+def test_flushed_rules_are_back_at_once(host: Host, flush: list[str]) -> None:
+    assert host.status()["firewall"] == host.settings["firewall"]
+    eventually("a first look", lambda: written(host))
+    before, times = ours(host), written(host)
+    if "nat" in flush and host.settings["firewall"] == "nftables":
+        flush = ["nft", "flush", "chain", "ip", "overlayd", "postrouting"]
+    host.run(*flush)
+    eventually("the rules are back", lambda: written(host) > times and ours(host) == before, timeout_s=REPAIRED_S)
+
+
+def written(host: Host) -> int:
+    """How often the daemon has written rules."""
+    return host.log.read_text().count("firewall rules written")
+
+
+def ours(host: Host) -> list[str]:
+    """All that is ours, in order, and what stands first where we have to be first."""
+    lines = host.run("iptables-save").splitlines() + host.run("nft", "-s", "list", "ruleset").splitlines()
+    first = next((line for line in lines if line.startswith("-A PREROUTING")), "nothing")
+    return [f"first: {first}", *(line for line in lines if "overlayd" in line)]
