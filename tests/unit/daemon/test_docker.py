@@ -32,6 +32,15 @@ def test_an_option_in_daemon_json_is_not_given_twice() -> None:
     assert (given, problems) == (["--ip-masq=false"], [])
 
 
+def test_more_options_are_given_like_the_leases_own() -> None:
+    also = {"allow-direct-routing": "true", "bridge-accept-fwmark": "0x1/0x3"}
+    given, problems = docker.flags(WANT, {"bridge-accept-fwmark": "0x1/0x3"}, also)
+    assert given[3:] == ["--allow-direct-routing=true"]
+    assert problems == []
+    _, problems = docker.flags(WANT, {"allow-direct-routing": False}, also)
+    assert "allow-direct-routing" in problems[0]
+
+
 def test_a_contradiction_in_daemon_json_is_reported_not_fought() -> None:
     given, problems = docker.flags(WANT, {"bip": "172.30.0.1/16", "ip-masq": True})
     assert given == ["--mtu=1450"]

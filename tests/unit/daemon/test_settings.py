@@ -43,6 +43,18 @@ def test_flags_may_be_bare_as_flannels_are() -> None:
     assert load(flags("--ip-masq=false"), {}, None).ip_masq is False
 
 
+def test_the_firewall_is_chosen_by_name_and_the_yes_and_no_of_old_still_count() -> None:
+    for words, choice in (
+        (["--firewall=nftables"], "nftables"),
+        (["--no-firewall"], "none"),
+        (["--firewall=false"], "none"),
+        (["--firewall"], "auto"),
+        ([], "iptables"),
+    ):
+        assert load(flags(*words), {"OVERLAYD_FIREWALL": "iptables"}, None).firewall == choice
+    assert load(flags(), {"OVERLAYD_FIREWALL": "true"}, None).firewall == "auto"
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -53,6 +65,7 @@ def test_flags_may_be_bare_as_flannels_are() -> None:
         ("OVERLAYD_RESYNC_S", "nan"),
         ("OVERLAYD_LEASE_TTL_S", "1"),
         ("OVERLAYD_DOCKER_RESTART", "sometimes"),
+        ("OVERLAYD_FIREWALL", "ufw"),
     ],
 )
 def test_a_bad_value_names_the_key_the_value_and_what_is_allowed(key: str, value: str) -> None:

@@ -7,7 +7,7 @@ import struct
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overlayd.kernel.monitor import matters
+from overlayd.kernel.monitor import NFT_SUBSYSTEM, matters, rules_matter
 
 RTM_NEWROUTE, RTM_NEWNEIGH, RTM_DELNEIGH = 24, 28, 29
 NUD_REACHABLE, NUD_PERMANENT = 0x02, 0x80
@@ -33,3 +33,20 @@ def test_a_learnt_neighbour_does_not_matter_and_a_permanent_one_does() -> None:
 @given(st.binary(max_size=200))
 def test_any_bytes_are_judged(datagram: bytes) -> None:
     assert matters(datagram) in (True, False)
+
+
+def nftables(*kinds: int) -> bytes:
+    """Messages of nftables of those kinds."""
+    return b"".join(struct.pack("=IHHII4x", 20, NFT_SUBSYSTEM << 8 | kind, 0, 0, 0) for kind in kinds)
+
+
+def test_a_rule_matters_and_the_elements_of_a_set_do_not() -> None:
+    new_rule, new_element, deleted_element, new_generation = 6, 12, 14, 15
+    assert rules_matter(nftables(new_rule, new_generation))
+    assert rules_matter(nftables(new_element, new_rule))
+    assert not rules_matter(nftables(new_element, deleted_element, new_generation))
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_judged_as_nftables_too(datagram: bytes) -> None:
+    assert rules_matter(datagram) in (True, False)

@@ -1,0 +1,299 @@
+"""What is wanted, as iptables chains; chains in, iptables-restore lines out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import IPv4Network, IPv6Network
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from overlayd.firewall.chains import Ruleset, ruleset
+from overlayd.firewall.diff import changes, parse, restore_input
+from overlayd.firewall.rules import NOTHING, Overlay, Wanted, desired
+
+V4 = Overlay(network=IPv4Network("10.5.0.0/16"), subnet=IPv4Network("10.5.52.0/24"))
+V6 = Overlay(network=IPv6Network("fd00:5::/48"), subnet=IPv6Network("fd00:5:0:52::/64"))
+DUAL = desired(overlays=[V4, V6], devices=("overlay.1",), masquerade=True)
+DOCKER = """\
+*filter
+:INPUT ACCEPT [0:0]
+:FORWARD DROP [3:180]
+:DOCKER-USER - [0:0]
+:DOCKER-FORWARD - [0:0]
+-A FORWARD -j DOCKER-USER
+-A FORWARD -j DOCKER-FORWARD
+-A DOCKER-USER -s 10.5.9.9/32 -j DROP
+-A DOCKER-USER -j RETURN
+COMMIT
+*raw
+:PREROUTING ACCEPT [0:0]
+-A PREROUTING -d 10.5.52.2/32 ! -i docker0 -j DROP
+COMMIT
+"""
+
+
+@pytest.fixture
+def wanted() -> Ruleset:
+    """What a vxlan host wants."""
+    return ruleset(DUAL, 4)
+
+
+def applied(saved: str, lines: dict[str, list[str]]) -> str:
+    """What iptables-save would print after the lines are restored: a model of iptables-restore --noflush."""
+    tables = {table: {name: list(rules) for name, rules in chains.items()} for table, chains in parse(saved).items()}
+    for table, body in lines.items():
+        chains = tables.setdefault(table, {})
+        for line in body:
+            verb, _, rest = line.partition(" ")
+            if verb.startswith(":"):
+                chains[verb[1:]] = []
+                continue
+            name, _, rule = rest.partition(" ")
+            if verb == "-A":
+                chains[name].append(rule)
+            elif verb == "-D":
+                chains[name].remove(rule)
+            elif verb == "-X":
+                assert not chains.pop(name)
+            else:
+                place, _, rule = rule.partition(" ")
+                chains.setdefault(name, []).insert(int(place) - 1, rule)
+    return "".join(
+        "".join(
+            [
+                f"*{table}\n",
+                *(f":{name} - [0:0]\n" for name in chains),
+                *(f"-A {name} {rule}\n" for name, rules in chains.items() for rule in rules),
+                "COMMIT\n",
+            ]
+        )
+        for table, chains in tables.items()
+    )
+
+
+def test_a_second_sync_writes_nothing(wanted: Ruleset) -> None:
+    after = applied(DOCKER, changes(wanted, parse(DOCKER)))
+    assert changes(wanted, parse(after)) == {}
+
+
+def test_an_empty_host_gets_every_table(wanted: Ruleset) -> None:
+    text = restore_input(changes(wanted, {}))
+    assert [line for line in text.splitlines() if line.startswith("*")] == ["*filter", "*nat", "*raw"]
+    assert changes(wanted, parse(applied("", changes(wanted, {})))) == {}
+
+
+def test_masquerading_has_flannels_order() -> None:
+    rules = next(chain.rules for chain in ruleset(DUAL, 4).chains if chain.table == "nat")
+    assert [rule.replace("-m comment --comment overlayd ", "") for rule in rules] == [
+        "-m mark --mark 0x4000/0x4000 -j RETURN",
+        "-s 10.5.52.0/24 -d 10.5.0.0/16 -j RETURN",
+        "-s 10.5.0.0/16 -d 10.5.52.0/24 -j RETURN",
+        "! -s 10.5.0.0/16 -d 10.5.52.0/24 -j RETURN",
+        "-s 10.5.0.0/16 ! -d 224.0.0.0/4 -j MASQUERADE --random-fully",
+        "! -s 10.5.0.0/16 -d 10.5.0.0/16 -j MASQUERADE --random-fully",
+    ]
+
+
+def test_an_administrators_drop_in_docker_user_wins(wanted: Ruleset) -> None:
+    rules = parse(applied(DOCKER, changes(wanted, parse(DOCKER))))["filter"]["DOCKER-USER"]
+    assert [rule.split()[-1] for rule in rules] == ["DROP", "OVERLAYD-DOCKER", "RETURN"]
+
+
+def test_a_drop_appended_behind_our_jump_is_put_before_it(wanted: Ruleset) -> None:
+    without_return = DOCKER.replace("-A DOCKER-USER -j RETURN\n", "")
+    after = applied(without_return, changes(wanted, parse(without_return)))
+    appended = after.replace("COMMIT\n*nat", "-A DOCKER-USER -s 10.5.7.7/32 -j DROP\nCOMMIT\n*nat", 1)
+    appended = after.replace(
+        "-A DOCKER-USER -m comment --comment overlayd -j OVERLAYD-DOCKER\n",
+        "-A DOCKER-USER -m comment --comment overlayd -j OVERLAYD-DOCKER\n-A DOCKER-USER -s 10.5.7.7/32 -j DROP\n",
+    )
+    assert appended != after
+    rules = parse(applied(appended, changes(wanted, parse(appended))))["filter"]["DOCKER-USER"]
+    assert [rule.split()[-1] for rule in rules] == ["DROP", "DROP", "OVERLAYD-DOCKER"]
+
+
+def test_raw_accept_is_put_back_first_when_docker_inserted_before_it(wanted: Ruleset) -> None:
+    after = applied(DOCKER, changes(wanted, parse(DOCKER)))
+    pushed = after.replace(
+        "-A PREROUTING -m comment", "-A PREROUTING -d 10.5.52.3/32 ! -i docker0 -j DROP\n-A PREROUTING -m comment"
+    )
+    assert pushed != after
+    lines = changes(wanted, parse(pushed))
+    assert list(lines) == ["raw"]
+    assert parse(applied(pushed, lines))["raw"]["PREROUTING"][0].endswith("-j OVERLAYD-PREROUTING")
+
+
+def test_without_docker_user_the_door_is_before_dockers_own_chains(wanted: Ruleset) -> None:
+    old = "*filter\n:FORWARD DROP [0:0]\n:DOCKER - [0:0]\n-A FORWARD -o docker0 -j DOCKER\nCOMMIT\n"
+    after = applied(old, changes(wanted, parse(old)))
+    targets = [rule.split()[-1] for rule in parse(after)["filter"]["FORWARD"]]
+    assert targets == ["OVERLAYD-DOCKER", "DOCKER", "OVERLAYD-FORWARD"]
+    # Docker starts, and makes DOCKER-USER: the door moves.
+    with_user = after.replace(":DOCKER -", ":DOCKER-USER - [0:0]\n:DOCKER -").replace(
+        "-A FORWARD -o", "-A FORWARD -j DOCKER-USER\n-A FORWARD -o"
+    )
+    chains = parse(applied(with_user, changes(wanted, parse(with_user))))["filter"]
+    assert [rule.split()[-1] for rule in chains["FORWARD"]] == ["DOCKER-USER", "DOCKER", "OVERLAYD-FORWARD"]
+    assert [rule.split()[-1] for rule in chains["DOCKER-USER"]] == ["OVERLAYD-DOCKER"]
+
+
+def test_forward_accepts_stand_before_a_closing_reject(wanted: Ruleset) -> None:
+    closed = (
+        "*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -i lo -j ACCEPT\n-A FORWARD -j REJECT --reject-with x\nCOMMIT\n"
+    )
+    rules = parse(applied(closed, changes(wanted, parse(closed))))["filter"]["FORWARD"]
+    assert rules[-1].startswith("-j REJECT")
+    assert rules[-2].endswith("OVERLAYD-FORWARD")
+
+
+def test_a_changed_rule_rewrites_its_chain_only(wanted: Ruleset) -> None:
+    after = applied(DOCKER, changes(wanted, parse(DOCKER)))
+    other = replace(DUAL, overlays=(replace(V4, subnet=IPv4Network("10.5.53.0/24")),))
+    lines = changes(ruleset(other, 4), parse(after))
+    assert list(lines) == ["nat"]
+    assert not [line for line in lines["nat"] if line.startswith(("-D", "-I"))]
+
+
+def test_duplicates_of_our_jump_go(wanted: Ruleset) -> None:
+    after = applied(DOCKER, changes(wanted, parse(DOCKER)))
+    jump = "-A POSTROUTING -m comment --comment overlayd -j OVERLAYD-POSTROUTING\n"
+    doubled = after.replace(jump, jump * 2)
+    rules = parse(applied(doubled, changes(wanted, parse(doubled))))["nat"]["POSTROUTING"]
+    assert len(rules) == 1
+
+
+def test_nothing_of_ours_and_nothing_else_is_gone_when_nothing_is_wanted(wanted: Ruleset) -> None:
+    after = applied(DOCKER, changes(wanted, parse(DOCKER)))
+    left = parse(applied(after, changes(Ruleset(), parse(after))))
+    assert "OVERLAYD" not in repr(left)
+    before = parse(DOCKER)
+    assert {table: left[table] for table in before} == before
+
+
+def test_turning_masquerading_off_removes_its_chain(wanted: Ruleset) -> None:
+    after = applied(DOCKER, changes(wanted, parse(DOCKER)))
+    off = replace(
+        wanted,
+        chains=tuple(chain for chain in wanted.chains if chain.table != "nat"),
+        jumps=tuple(jump for jump in wanted.jumps if jump.table != "nat"),
+    )
+    left = parse(applied(after, changes(off, parse(after))))
+    assert left["nat"] == {"POSTROUTING": ()}
+
+
+def test_ipv6_has_the_same_rules_with_its_own_addresses() -> None:
+    def text(wanted: Wanted, version: int) -> str:
+        return repr(ruleset(wanted, version))
+
+    translated = text(DUAL, 4).replace("10.5.0.0/16", "fd00:5::/48").replace("10.5.52.0/24", "fd00:5:0:52::/64")
+    assert text(DUAL, 6) == translated.replace("224.0.0.0/4", "ff00::/8")
+    assert ruleset(replace(DUAL, overlays=(V6,)), 4) == ruleset(NOTHING, 6) == Ruleset()
+
+
+def test_without_the_forward_rules_the_doors_stay() -> None:
+    tables = [chain.name for chain in ruleset(replace(DUAL, forward=False), 4).chains]
+    assert tables == ["OVERLAYD-POSTROUTING", "OVERLAYD-DOCKER", "OVERLAYD-PREROUTING"]
+
+
+def test_beside_an_nftables_table_only_the_doors_are_left() -> None:
+    told = desired(overlays=[V4], devices=("overlay.1",), masquerade=True, daemon_json={"firewall-backend": "nftables"})
+    names = [chain.name for chain in ruleset(told, 4, doors_only=True).chains]
+    assert names == ["OVERLAYD-FORWARD", "OVERLAYD-DOCKER", "OVERLAYD-PREROUTING"]
+    assert "DROP" not in repr(ruleset(told, 4, doors_only=True).chains)
+
+
+def test_dockers_nftables_get_their_mark_and_the_guard_comes_after_the_peers() -> None:
+    told = desired(
+        overlays=[V4], devices=("overlay.1",), masquerade=False, daemon_json={"firewall-backend": "nftables"}
+    )
+    chains = {chain.name: chain.rules for chain in ruleset(told, 4).chains}
+    within = "-s 10.5.0.0/16 -d 10.5.0.0/16 -i overlay.1"
+    comment = "-m comment --comment overlayd"
+    assert chains["OVERLAYD-PREROUTING"] == (
+        f"{within} {comment} -j ACCEPT",
+        f"-d 10.5.52.0/24 -i lo {comment} -j ACCEPT",
+        f"-d 10.5.52.0/24 ! -i docker0 {comment} -j DROP",
+    )
+    jumps = {(jump.table, jump.chain): jump.to for jump in ruleset(told, 4).jumps}
+    assert jumps["mangle", "FORWARD"] == "OVERLAYD-FORWARD"
+
+
+FOREIGN = st.sampled_from(
+    [
+        "-j DOCKER-USER",
+        "-j DOCKER-FORWARD",
+        "-j RETURN",
+        "-j DROP",
+        "-i lo -j ACCEPT",
+        "-d 10.5.52.2/32 ! -i docker0 -j DROP",
+        '-m comment --comment "not overlayd" -j ACCEPT',
+        "-j REJECT --reject-with icmp-host-prohibited",
+    ]
+)
+OURS = st.sampled_from(
+    [
+        f"-m comment --comment overlayd -j OVERLAYD-{name}"
+        for name in ("FORWARD", "DOCKER", "PREROUTING", "POSTROUTING", "OLD")
+    ]
+    + ["-s 10.5.0.0/16 -m comment --comment overlayd -j ACCEPT"]
+)
+PLACES = [
+    ("filter", "FORWARD"),
+    ("filter", "DOCKER-USER"),
+    ("raw", "PREROUTING"),
+    ("nat", "POSTROUTING"),
+    ("filter", "OVERLAYD-DOCKER"),
+    ("filter", "OVERLAYD-OLD"),
+]
+
+
+@st.composite
+def states(draw: st.DrawFn) -> str:
+    """What iptables-save may print on a host where anybody has done anything."""
+    tables: dict[str, list[str]] = {}
+    for table, chain in draw(st.lists(st.sampled_from(PLACES), unique=True)):
+        lines = tables.setdefault(table, [])
+        lines.insert(0, f":{chain} - [0:0]")
+        lines += [f"-A {chain} {rule}" for rule in draw(st.lists(FOREIGN | OURS, max_size=6))]
+    return "".join("\n".join([f"*{table}", *lines, "COMMIT", ""]) for table, lines in tables.items())
+
+
+@given(
+    saved=states(),
+    wanted=st.builds(
+        desired,
+        overlays=st.sampled_from([(V4,), (V4, V6), ()]),
+        devices=st.sampled_from([(), ("eth0",), ("overlay.1", "eth0")]),
+        masquerade=st.booleans(),
+        forward=st.booleans(),
+        daemon_json=st.sampled_from([{}, {"firewall-backend": "nftables"}]),
+    ),
+    doors_only=st.booleans(),
+)
+def test_from_any_state_one_pass_is_enough_and_nobody_elses_rules_move(
+    saved: str, wanted: Wanted, doors_only: bool
+) -> None:
+    rules = ruleset(wanted, 4, doors_only=doors_only)
+    before = parse(saved)
+    after = parse(applied(saved, changes(rules, before)))
+    assert changes(rules, after) == {}
+    for chain in rules.chains:
+        assert after[chain.table][chain.name] == chain.rules
+    for table, chains in before.items():
+        for name in chains:
+            if not name.startswith("OVERLAYD-"):
+                assert foreign(after[table][name]) == foreign(chains[name])
+    for jump in rules.jumps:
+        taken = jump if jump.instead is None or jump.chain in before.get(jump.table, {}) else jump.instead
+        assert after[taken.table][taken.chain].count(taken.rule) == 1
+        if taken.place.name == "FIRST":
+            assert foreign(after[taken.table][taken.chain][: after[taken.table][taken.chain].index(taken.rule)]) == []
+    kept = {(chain.table, chain.name) for chain in rules.chains}
+    assert {(t, n) for t, chains in after.items() for n in chains if n.startswith("OVERLAYD-")} == kept
+
+
+def foreign(rules: tuple[str, ...]) -> list[str]:
+    """Those that are not ours."""
+    return [rule for rule in rules if "comment overlayd" not in rule]
