@@ -1,4 +1,4 @@
-"""The rules with which stock Docker closes the way to containers, replayed; the overlay's packets pass all the same."""
+"""The rules with which stock Docker closes the way to containers, replayed; real daemons keep it open."""
 
 from __future__ import annotations
 
@@ -6,32 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.kernel.docker_releases import RELEASES, load
 from tests.kernel.lab import SWITCH_ADDRESS, Host, Lab
 from tests.kernel.traffic import pings, reaches, send_over_tcp
 from tests.polling import eventually
 
-# Docker 28.2 and later for one container without published ports (docker-facts in the project's papers).
-DOCKER_28 = """\
-*filter
-:FORWARD DROP [0:0]
-:DOCKER - [0:0]
-:DOCKER-BRIDGE - [0:0]
-:DOCKER-CT - [0:0]
-:DOCKER-FORWARD - [0:0]
-:DOCKER-USER - [0:0]
--I FORWARD 1 -j DOCKER-USER
--I FORWARD 2 -j DOCKER-FORWARD
--A DOCKER-FORWARD -j DOCKER-CT
--A DOCKER-FORWARD -j DOCKER-BRIDGE
--A DOCKER-FORWARD -i docker0 -j ACCEPT
--A DOCKER-BRIDGE -o docker0 -j DOCKER
--A DOCKER-CT -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
--A DOCKER ! -i docker0 -o docker0 -j DROP
-COMMIT
-*raw
--I PREROUTING 1 -d {container} ! -i docker0 -j DROP
-COMMIT
-"""
 UNDO = """\
 *filter
 :FORWARD ACCEPT [0:0]
@@ -42,27 +21,32 @@ COMMIT
 -F
 -X
 COMMIT
+*nat
+-F
+-X
+COMMIT
 """
 
 
 @pytest.fixture
-def docker28(a: Host, b: Host) -> Iterator[None]:
-    """Docker's rules on both hosts, as if it was started after the overlay daemon."""
+def docker29(a: Host, b: Host) -> Iterator[None]:
+    """Docker 29's rules on both hosts, as if it was started after the overlay daemon."""
+    release = next(release for release in RELEASES if release.name == "29")
     for host in (a, b):
-        host.run("iptables-restore", "--noflush", input=DOCKER_28.format(container=host.container_address))
+        load(release, host.namespace, host.subnet, host.container_address, options={})
     yield
     for host in (a, b):
         host.run("iptables-restore", input=UNDO)
     eventually("a reaches b again", lambda: pings(a, b))
 
 
-def test_containers_reach_each_other_through_dockers_drops(a: Host, b: Host, docker28: None) -> None:
+def test_containers_reach_each_other_through_dockers_drops(a: Host, b: Host, docker29: None) -> None:
     eventually("a reaches b", lambda: pings(a, b))
     eventually("b reaches a", lambda: pings(b, a))
     assert send_over_tcp(a, b, b"x" * 100_000).peer == a.container_address
 
 
-def test_others_still_do_not_get_in(lab: Lab, a: Host, b: Host, docker28: None) -> None:
+def test_others_still_do_not_get_in(lab: Lab, a: Host, b: Host, docker29: None) -> None:
     eventually("a reaches b", lambda: pings(a, b))
     lab.run(["ip", "route", "replace", str(b.subnet), "via", str(b.address)])
     try:
@@ -72,7 +56,7 @@ def test_others_still_do_not_get_in(lab: Lab, a: Host, b: Host, docker28: None) 
         lab.run(["ip", "route", "delete", str(b.subnet)])
 
 
-def test_an_administrators_drop_in_docker_user_wins(a: Host, b: Host, docker28: None) -> None:
+def test_an_administrators_drop_in_docker_user_wins(a: Host, b: Host, docker29: None) -> None:
     eventually("a reaches b", lambda: pings(a, b))
     # Appended behind our jump, as anyone would: it is put before it at the next look.
     b.run("iptables", "-A", "DOCKER-USER", "-s", str(a.container_address), "-j", "DROP")
@@ -83,4 +67,4 @@ def test_an_administrators_drop_in_docker_user_wins(a: Host, b: Host, docker28: 
 
 def test_what_leaves_the_network_is_masqueraded_and_what_stays_is_not(lab: Lab, a: Host, b: Host) -> None:
     # The switch has no route back to any container: only a masqueraded packet can be answered.
-    assert reaches(a, SWITCH_ADDRESS)
+    eventually("a reaches the switch", lambda: reaches(a, SWITCH_ADDRESS))
