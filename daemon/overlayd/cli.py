@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
 
     command("run", "be the daemon: lease a subnet, keep the data path, until told to stop")
     command("check", "show the settings in force, the interface, etcd and the network config; change nothing")
-    status = command("status", "show the lease, the peers, etcd and what is wrong")
+    status = command("status", "show the lease, the peers, etcd and what is wrong; exit status 1 when not ready")
     status.add_argument("--json", action="store_true", help="as one JSON document")
     command("cleanup", "remove every route, device, rule and file of overlayd from this host")
     lease = commands.add_parser("lease", help="see who holds which subnet; keep one for a host, or free it")
@@ -69,6 +69,10 @@ def parser() -> argparse.ArgumentParser:
     sources = migrate.add_subparsers(dest="source", required=True, metavar="FROM")
     text = "take settings and subnet from flannel, and say how to move this host"
     _migrate_flannel(sources.add_parser("flannel", help=text, description=text, parents=[shared]))
+    docker = commands.add_parser("docker", help="bring a docker that runs onto the leased subnet")
+    docker_verbs = docker.add_subparsers(dest="verb", required=True, metavar="VERB")
+    settle = "restart docker if docker0 does not carry the leased subnet, also while containers run; else do nothing"
+    docker_verbs.add_parser("settle", help=settle, description=settle, parents=[shared], epilog=EXIT_STATUSES)
     return top
 
 

@@ -15,9 +15,9 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from overlayd import hostlock, presence
+from overlayd import __version__, hostlock, presence
 from overlayd.addresses import IPAddress
 from overlayd.errors import (
     AddressTaken,
@@ -43,9 +43,21 @@ from overlayd.settings import Settings
 from overlayd.status import Board, Status
 from overlayd.store.client import Store, StoreSettings, jittered
 from overlayd.underlay import Underlay, choose, follow
+from overlayd.watching.figures import counter
+from overlayd.watching.pulse import LEAST_SLACK_S, Pulse
+from overlayd.watching.serve import daemon_pages, listening
+
+if TYPE_CHECKING:
+    from overlayd.watching.server import Server
 
 log = logger("daemon")
 
+CONFIG_ERRORS = counter(
+    "overlayd_network_config_errors_total", "Times that the network config in etcd was found missing or wrong."
+)
+LEASES_LOST = counter("overlayd_leases_lost_total", "Times that another host had this host's subnet.")
+
+MAIN_LOOP = "main loop"
 FIRST_ANSWER_S = 5.0
 FIRST_RETRY_S = 1.0
 LAST_RETRY_S = 15.0
@@ -96,27 +108,33 @@ def run(settings: Settings) -> None:
         raise PrivilegeError("overlayd run changes the host's network", hint="run it as root")
     underlay = choose_underlay(settings)
     store = Store(store_settings(settings))
-    # ---- the line: above, nothing on the host changes; below, everything may ----
-    with hostlock.hold(settings.run_dir):
-        Daemon(settings, underlay, store).run()
+    with (
+        listening(settings.healthz_ip, settings.healthz_port) as server,
+        # ---- the line: above, nothing on the host changes; below, everything may ----
+        hostlock.hold(settings.run_dir),
+    ):
+        Daemon(settings, underlay, store, server).run()
 
 
 class Daemon:
     """The story below the line. One use."""
 
-    def __init__(self, settings: Settings, underlay: Underlay, store: Store) -> None:
+    def __init__(self, settings: Settings, underlay: Underlay, store: Store, server: Server | None) -> None:
         self._settings = settings
         self._underlay = underlay
         self._store = store
+        self._server = server
         self._stopping = threading.Event()
         self._wake = threading.Event()
         self._bug: BaseException | None = None
         self._registry = Registry(store, settings.etcd_prefix, self._wake.set)
+        self._pulse = Pulse(slack_s=max(LEAST_SLACK_S, 3 * settings.resync_s))
         self._keeper = Keeper(
             self._registry,
             self._wake.set,
             ttl_s=settings.lease_ttl_s,
             margin_s=settings.subnet_lease_renew_margin * 60,
+            pulse=self._pulse,
         )
         self._presence: Presence | None = None
         self._underlay_problem: str | None = None
@@ -125,6 +143,9 @@ class Daemon:
             Status(
                 state="starting",
                 pid=os.getpid(),
+                version=__version__,
+                started_at_s=time.time(),
+                watched_at=server.where if server else None,
                 etcd_endpoints=settings.etcd_endpoints,
                 **_shown(underlay),
             ),
@@ -140,6 +161,9 @@ class Daemon:
                     retry_s = FIRST_RETRY_S
                 except LeaseLost as error:
                     log.error("LEASE LOST", problem=error.message, hint=error.hint)
+                    LEASES_LOST.add()
+                    self._keeper.keep(None)
+                    self._board.update(state="waiting", problem=error.message, lease_problem=error.message)
                 except (StoreError, AddressTaken, SubnetsExhausted, KernelRefused) as error:
                     self._wait(error, retry_s)
                     retry_s = min(retry_s * 2, LAST_RETRY_S)
@@ -152,6 +176,7 @@ class Daemon:
 
     def _network_config(self) -> NetworkConfig:
         """The network config; at first, etcd gets a moment to answer before that counts as a problem."""
+        self._pulse.beat(MAIN_LOOP, within_s=FIRST_ANSWER_S)
         deadline = time.monotonic() + FIRST_ANSWER_S
         while not self._registry.view.revision and not self._registry.view.problem and not self._stopping.is_set():
             if not self._wake.wait(deadline - time.monotonic()) or time.monotonic() > deadline:
@@ -170,12 +195,15 @@ class Daemon:
         with host.opened(stop_data_path, on_failure=self._wake.set):
             ready = False
             while True:
+                self._board.update(lease_problem=self._keeper.problem)
                 well = host.reconcile(beside=self._problems())
                 if well and not ready:
                     # Docker starts from the files: not before packets can go where they say.
                     host.publish()
                     self._say_ready(host, config)
                     ready = True
+                if ready:
+                    host.settle_docker()
                 if not self._pause() or not self._still(config):
                     return
                 self._look_at_underlay(config)
@@ -227,7 +255,6 @@ class Daemon:
         self._board.update(state="ready", problem=None)
         notify(ready=True, status=f"{subnet} of {config} by {config.backend_type}")
         log.info("ready", subnet=subnet, backend=config.backend_type, peers=peers)
-        host.settle_docker()
 
     def _still(self, config: NetworkConfig) -> bool:
         """Whether the network config is the one being served. A config that went bad or away changes nothing."""
@@ -235,24 +262,38 @@ class Daemon:
             now = self._registry.network_config()
         except NetworkConfigError as error:
             if self._board.status.problem != error.message:
+                CONFIG_ERRORS.add()
                 log.error("the network config went bad; serving the last good one", problem=error.message)
             self._board.update(problem=error.message)
             return True
         self._board.update(problem=None)
         if now != config:
             log.warning("the network config changed", network=now, backend=now.backend_type)
+            self._board.update(state="starting")
         return now == config
 
     def _wait(self, error: OverlaydError, retry_s: float) -> None:
         if self._board.status.problem != error.message:
             log.warning("waiting", problem=error.message, hint=error.hint)
-        self._board.update(state="waiting", problem=error.message, etcd_connected=self._registry.view.connected)
+            if isinstance(error, NetworkConfigError):
+                CONFIG_ERRORS.add()
+        view = self._registry.view
+        self._board.update(
+            state="waiting",
+            problem=error.message,
+            lease_problem=self._keeper.problem,
+            etcd_connected=view.connected,
+            etcd_problem=view.problem,
+            etcd_revision=view.revision,
+        )
         notify(status=f"waiting: {error.message}")
+        self._pulse.beat(MAIN_LOOP, within_s=retry_s)
         self._wake.clear()
         self._wake.wait(jittered(retry_s))
 
     def _pause(self) -> bool:
         """Sleep until something changed or the resync is due; False when told to stop."""
+        self._pulse.beat(MAIN_LOOP, within_s=self._settings.resync_s)
         earliest = time.monotonic() + LEAST_INTERVAL_S
         self._wake.wait(self._settings.resync_s)
         self._stopping.wait(max(SETTLE_S, earliest - time.monotonic()))
@@ -287,6 +328,8 @@ class Daemon:
         monitor.start()
         self._registry.start()
         self._keeper.start()
+        if self._server is not None:
+            self._server.start(daemon_pages(self._board, self._pulse))
         try:
             yield
         finally:

@@ -24,6 +24,8 @@ BRIDGE = "docker0"
 UNIT = "docker.service"
 DAEMON_JSON = Path("/etc/docker/daemon.json")
 VARIABLE = "OVERLAYD_DOCKER_OPTIONS"
+# Containers get their own time to stop.
+RESTART_TIMEOUT_S = 300.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,11 +98,12 @@ def bridge_problem(subnets: Subnets, addresses: tuple[IPInterface, ...] | None) 
     return f"{BRIDGE} has {has}, not the leased {subnets}: containers cannot be reached until docker is restarted"
 
 
-def settle(problem: str | None, *, may_restart: bool) -> None:
-    """Bring docker up on the subnet where that hurts nobody; else say what has to be done. Never raises.
+def settle(problem: str | None, *, restart: str) -> None:
+    """Bring docker up on the subnet as far as this host's settings allow; else say what has to be done. Never raises.
 
     A docker that was refused a start for want of a subnet, or that is enabled and was never started in this boot, is
-    started. One that runs on another bridge address (`problem`) is restarted only if it runs no container.
+    started. One that runs on another bridge address (`problem`) is restarted: `restart` is the setting docker-restart,
+    `idle` (only if it runs no container), `never` or `always`.
     """
     try:
         unit = _show("LoadState", "ActiveState", "UnitFileState", "Job", "InactiveEnterTimestampMonotonic")
@@ -115,11 +118,16 @@ def settle(problem: str | None, *, may_restart: bool) -> None:
         _systemctl("reset-failed", UNIT)
         _systemctl("start", "--no-block", UNIT)
     elif state == "active" and problem is not None:
-        if may_restart and _idle():
-            log.warning("restarting docker, which runs no container", reason=problem)
+        if restart == "always" or (restart == "idle" and _idle()):
+            log.warning("restarting docker", reason=problem, docker_restart=restart)
             _systemctl("restart", "--no-block", UNIT)
         else:
-            log.error("docker must be restarted: systemctl restart docker", problem=problem)
+            log.error("docker must be restarted: overlayd docker settle", problem=problem, docker_restart=restart)
+
+
+def restart_now() -> None:
+    """Restart docker, whatever runs in it, and wait for it. Raises CommandFailed."""
+    process.run(["systemctl", "restart", UNIT], timeout_s=RESTART_TIMEOUT_S)
 
 
 def _idle() -> bool:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from overlayd import backends, docker, firewall, memory
 from overlayd.addresses import IPAddress, IPNetwork, first_host
 from overlayd.backends.surroundings import Surroundings
+from overlayd.docker_watch import DockerWatch
 from overlayd.errors import ConfigError, NetworkConfigError, OverlaydError, UnsupportedError
 from overlayd.files import write_atomically
-from overlayd.kernel import interfaces
 from overlayd.kernel.converge import Report
 from overlayd.lease import Lease, Leg, Subnets
 from overlayd.log import logger
@@ -20,8 +21,22 @@ from overlayd.registry import Census, Holding, Registry, Remembered
 from overlayd.settings import Settings
 from overlayd.status import Board, Peer
 from overlayd.underlay import Underlay
+from overlayd.watching.figures import counter, gauge
 
 log = logger("host")
+
+RECONCILIATIONS = counter(
+    "overlayd_reconciliations_total",
+    "Looks at kernel, firewall and leases: whole, or incomplete where something of this host's own part was refused.",
+    label="result",
+    known=("whole", "incomplete"),
+)
+RECONCILING = counter("overlayd_reconciliation_seconds_total", "Time that these looks took.")
+LAST_WHOLE = gauge(
+    "overlayd_last_whole_reconciliation_timestamp_seconds",
+    "When the last of them ended with nothing refused, in seconds since the epoch.",
+)
+FIREWALL_WRITES = counter("overlayd_firewall_writes_total", "Times that firewall rules were not as they should be.")
 
 DOCKER_ENV = "docker.env"
 
@@ -50,8 +65,13 @@ class Host:
         self._backend = load_backend(config, underlay, blackhole=settings.ip_blackhole_route)
         self._firewall = firewall.Firewall(settings.firewall, prefer_nftables=config.nftables)
         self._holding: Holding | None = None
-        self._docker_problems: tuple[str, ...] = ()
-        self._bridge_problem: str | None = None
+        self._docker = DockerWatch(
+            restart=settings.docker_restart,
+            lasting_s=settings.resync_s,
+            firewalled=settings.firewall != "none",
+        )
+        self._published = False
+        self._carrier_problem: str | None = None
 
     @property
     def public_ip(self) -> IPAddress:
@@ -98,6 +118,7 @@ class Host:
 
         Whether this host's own part is whole; a peer that cannot be programmed does not count. Raises UnsupportedError.
         """
+        started = time.monotonic()
         holding = self.holding
         census = self._registry.census()
         peers = [
@@ -108,6 +129,8 @@ class Host:
         ]
         problems: list[str] = []
         report = Report()
+        if self._carrier_problem:
+            problems.append(self._carrier_problem)
         try:
             report = self._backend.apply(holding.lease, peers)
             problems.extend(report.problems)
@@ -116,7 +139,12 @@ class Host:
         except OverlaydError as error:
             problems.append(error.message)
         rules = self._sync_firewall(problems)
-        self._look_at_docker()
+        self._docker.look(self._docker_wanted())
+        if self._published:
+            try:
+                self._write_files()
+            except OverlaydError as error:
+                problems.append(error.message)
         view = self._registry.view
         for problem in problems:
             if problem not in self._board.status.problems:
@@ -132,22 +160,30 @@ class Host:
             etcd_problem=view.problem,
             etcd_revision=view.revision,
             firewall=rules,
-            docker_problems=self._docker_problems + ((self._bridge_problem,) if self._bridge_problem else ()),
-            peers=tuple(_peer(lease, report, census) for lease in sorted(peers, key=_order)),
+            docker_problems=self._docker.problems,
+            peers=tuple(self._peer(lease, report, census) for lease in sorted(peers, key=_order)),
             skipped=tuple(sorted(census.malformed.items())),
             problems=(*problems, *beside),
         )
+        RECONCILIATIONS.add(of="incomplete" if problems else "whole")
+        RECONCILING.add(time.monotonic() - started)
+        if not problems:
+            LAST_WHOLE.set(time.time())
         return not problems
 
     def publish(self) -> None:
-        """Write the files that docker and others start from. Raises OverlaydError when the disk refuses."""
-        want = docker.wanted(self.holding.lease.subnets, self._backend.mtu_bytes, we_masquerade=self._settings.ip_masq)
-        daemon_json, problems = docker.read_daemon_json()
-        also = firewall.docker_options_needed(daemon_json) if self._settings.firewall != "none" else {}
-        options, conflicts = docker.flags(want, daemon_json, also)
-        self._docker_problems = (*problems, *conflicts)
-        for problem in self._docker_problems:
-            log.error("docker is configured against the lease", problem=problem)
+        """Write the files that docker and others start from. Raises OverlaydError when the disk refuses.
+
+        From then on every reconciliation keeps them as they should be.
+        """
+        self._write_files()
+        self._published = True
+
+    def _docker_wanted(self) -> docker.Wanted:
+        subnets, mtu_bytes = self.holding.lease.subnets, self._backend.mtu_bytes
+        return docker.wanted(subnets, mtu_bytes, we_masquerade=self._settings.ip_masq)
+
+    def _write_files(self) -> None:
         lines: dict[str, object] = {}
         for leg in self.holding.lease.legs:
             prefix = "FLANNEL" if leg.version == 4 else "FLANNEL_IPV6"
@@ -160,13 +196,13 @@ class Host:
             text = "".join(f"{key}={value}\n" for key, value in lines.items())
             write_atomically(self._settings.subnet_env, text)
             # Last: docker may start as soon as this is there.
-            write_atomically(self._settings.run_dir / DOCKER_ENV, docker.env_file(options))
+            write_atomically(self._settings.run_dir / DOCKER_ENV, docker.env_file(self._docker.options))
         except OSError as error:
             raise OverlaydError(f"cannot write the files that docker starts from: {error}") from error
 
     def settle_docker(self) -> None:
-        """Start or restart docker where that is safe, else say what has to be done."""
-        docker.settle(self._bridge_problem, may_restart=self._settings.docker_restart == "idle")
+        """Start or restart docker where the settings allow it, else say what has to be done."""
+        self._docker.settle()
 
     def reclaim(self, *, gone: bool) -> Holding:
         """Look after the lease: mend what etcd lost. Raises LeaseLost. While etcd is away, what we hold is held."""
@@ -184,6 +220,7 @@ class Host:
             self._backend.run(stop)
         except OverlaydError as error:
             log.error("the data path ended", backend=self._config.backend_type, problem=error.message)
+            self._carrier_problem = f"the data path ended: {error.message}"
             on_failure()
 
     def _wanted(self, subnets: Subnets) -> Lease:
@@ -211,16 +248,25 @@ class Host:
         )
         report = self._firewall.sync(wanted)
         if report.written:
+            FIREWALL_WRITES.add()
             log.info("firewall rules written", backend=report.backend)
         problems.extend(report.problems)
         return report.backend
 
-    def _look_at_docker(self) -> None:
-        addresses = interfaces.interface_addresses(docker.BRIDGE)
-        problem = docker.bridge_problem(self.holding.lease.subnets, addresses)
-        if problem and problem != self._bridge_problem:
-            log.warning("docker is not on the leased subnet", problem=problem)
-        self._bridge_problem = problem
+    def _peer(self, lease: Lease, report: Report, census: Census) -> Peer:
+        path, problem = report.paths.get(lease.key_name), report.peer_problems.get(lease.key_name)
+        ours = backends.published_type(self._config.backend_type)
+        silent = lease.backend_type == ours and all(leg.data is None for leg in lease.legs)
+        if problem and silent and lease.key_name in census.reserved:
+            # Kept for a host that never ran: nothing is wrong, and nobody is there.
+            path, problem = "reserved", None
+        return Peer(
+            **_shown(lease.v4, ""),
+            **_shown(lease.v6, "6"),
+            backend=lease.backend_type,
+            path=path,
+            problem=problem,
+        )
 
     def _remember(self) -> None:
         holding = self.holding
@@ -242,17 +288,3 @@ def _shown(leg: Leg | None, suffix: str) -> dict[str, str | None]:
 def _order(lease: Lease) -> tuple[bool, int]:
     first = lease.legs[0].subnet
     return first.version == 6, int(first.network_address)
-
-
-def _peer(lease: Lease, report: Report, census: Census) -> Peer:
-    path, problem = report.paths.get(lease.key_name), report.peer_problems.get(lease.key_name)
-    if problem and lease.key_name in census.reserved and all(leg.data is None for leg in lease.legs):
-        # Kept for a host that never ran: nothing is wrong, and nobody is there.
-        path, problem = "reserved", None
-    return Peer(
-        **_shown(lease.v4, ""),
-        **_shown(lease.v6, "6"),
-        backend=lease.backend_type,
-        path=path,
-        problem=problem,
-    )

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from overlayd.log import logger
 from overlayd.periodic import Periodic
 from overlayd.registry import Holding, Registry
+from overlayd.watching.figures import gauge
+from overlayd.watching.pulse import Pulse
 
 log = logger("keeper")
+
+REFRESHED = gauge(
+    "overlayd_lease_last_refresh_timestamp_seconds", "When etcd last prolonged the lease, in seconds since the epoch."
+)
 
 LONGEST_WAIT_S = 3600.0
 RETRY_S = 10.0
@@ -21,9 +28,21 @@ class Keeper:
     no such lease any more, `on_gone` is called in the keeper's thread; the keeper then waits for a new holding.
     """
 
-    def __init__(self, registry: Registry, on_gone: Callable[[], None], *, ttl_s: float, margin_s: float = 0) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        on_gone: Callable[[], None],
+        *,
+        ttl_s: float,
+        margin_s: float = 0,
+        pulse: Pulse,
+    ) -> None:
         self._registry = registry
         self._on_gone = on_gone
+        self._ttl_s = ttl_s
+        self._pulse = pulse
+        self._refreshed = 0.0
+        self._interval_s = interval_s(ttl_s, margin_s)
         self._holding: Holding | None = None
         self._gone = False
         self._periodic = Periodic(
@@ -32,6 +51,7 @@ class Keeper:
 
     def start(self) -> None:
         """Begin to keep."""
+        self._pulse.beat("lease keeper", within_s=self._interval_s)
         self._periodic.start()
 
     def stop(self) -> None:
@@ -43,17 +63,38 @@ class Keeper:
         if holding is not self._holding:
             self._holding = holding
             self._gone = False
+            if holding is not None:
+                self._note_refresh()
 
     @property
     def gone(self) -> bool:
         """Whether etcd said that the lease does not exist any more."""
         return self._gone
 
+    @property
+    def problem(self) -> str | None:
+        """Why the lease cannot be said to be held; None while it is."""
+        if self._holding is None:
+            return "no subnet is held"
+        if self._gone:
+            return "etcd has no such lease any more"
+        if not self._holding.reserved and time.monotonic() - self._refreshed > self._ttl_s:
+            return f"not prolonged for longer than its TTL of {self._ttl_s:g} s"
+        return None
+
+    def _note_refresh(self) -> None:
+        self._refreshed = time.monotonic()
+        REFRESHED.set(time.time())
+
     def _prolong(self) -> None:
+        self._pulse.beat("lease keeper", within_s=self._interval_s)
         holding = self._holding
         if holding is None or self._gone:
             return
-        if not self._registry.refresh(holding) and holding is self._holding:
+        if self._registry.refresh(holding):
+            if holding is self._holding:
+                self._note_refresh()
+        elif holding is self._holding:
             self._gone = True
             log.warning("etcd has no such lease any more", subnet=holding.lease.subnets)
             self._on_gone()

@@ -4,63 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from overlayd import __version__
 from overlayd.errors import OverlaydError
 from overlayd.files import write_atomically
+from overlayd.watching.state import Peer, Status
+
+__all__ = ["FILE", "Board", "Peer", "Status", "read"]
 
 FILE = "status.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Peer:
-    """One other host: what it holds and where it is, in IPv4 and IPv6.
-
-    `path` says in a word how packets reach it; `problem` is None where they do, as far as this kernel goes.
-    """
-
-    subnet: str | None
-    public_ip: str | None
-    subnet6: str | None = None
-    public_ip6: str | None = None
-    backend: str
-    path: str | None = None
-    problem: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Status:
-    """The daemon's state as of the last change. `state` is one of the words below; `problem` says what it waits for.
-
-    `starting`, `waiting` (for etcd, the network config or a free subnet), `ready`, `stopped`.
-    """
-
-    state: str
-    pid: int
-    version: str = __version__
-    problem: str | None = None
-    network: str | None = None
-    subnet: str | None = None
-    subnet6: str | None = None
-    reserved: bool = False
-    backend: str | None = None
-    mtu_bytes: int | None = None
-    ifname: str | None = None
-    ifname_reason: str | None = None
-    public_ip: str | None = None
-    public_ip6: str | None = None
-    etcd_endpoints: tuple[str, ...] = ()
-    etcd_connected: bool = False
-    etcd_problem: str | None = None
-    etcd_revision: int = 0
-    firewall: str | None = None
-    docker_problems: tuple[str, ...] = ()
-    peers: tuple[Peer, ...] = ()
-    skipped: tuple[tuple[str, str], ...] = ()
-    problems: tuple[str, ...] = ()
 
 
 class Board:
@@ -84,14 +37,20 @@ def read(run_dir: Path) -> Status:
     path = run_dir / FILE
     try:
         found = json.loads(path.read_text())
-        found["peers"] = tuple(Peer(**peer) for peer in found["peers"])
-        found["skipped"] = tuple((key, problem) for key, problem in found["skipped"])
+        # A daemon of another version may still run, or have been the last: what it says beside this is left out.
+        known = _known(Status, found)
+        known["peers"] = tuple(Peer(**_known(Peer, peer)) for peer in found["peers"])
+        known["skipped"] = tuple((key, problem) for key, problem in found["skipped"])
         for name in ("etcd_endpoints", "docker_problems", "problems"):
-            found[name] = tuple(found[name])
-        return Status(**found)
+            known[name] = tuple(found[name])
+        return Status(**known)
     except FileNotFoundError:
         raise OverlaydError(
             f"no daemon has run on this host: {path} is not there", hint="systemctl start overlayd"
         ) from None
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise OverlaydError(f"{path} cannot be read: {error}") from error
+
+
+def _known(kind: type[Peer] | type[Status], found: dict[str, Any]) -> dict[str, Any]:
+    return {field.name: found[field.name] for field in dataclasses.fields(kind) if field.name in found}

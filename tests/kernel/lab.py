@@ -14,7 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from pathlib import Path
@@ -37,7 +37,15 @@ _numbers = itertools.count(1)
 class Host:
     """One host: its namespace, its daemon, and a container behind a bridge that stands for docker's."""
 
-    def __init__(self, folder: Path, name: str, number: int, *, lease_ttl_s: int = 86400) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        number: int,
+        *,
+        lease_ttl_s: int = 86400,
+        settings: Mapping[str, object] | None = None,
+    ) -> None:
         """Values only; `Lab.host` makes it."""
         self.name = name
         self.namespace = namespaces.unique(f"{next(_numbers)}{name}")
@@ -48,11 +56,13 @@ class Host:
         self.run_dir = own_folder / "run"
         self.state_dir = own_folder / "state"
         self.log = own_folder / "log"
+        # Programs here are found before the machine's own.
+        self.bin_dir = own_folder / "bin"
         # What the daemon is started through, if anything.
         self.launcher: tuple[str, ...] = ()
         self._lease_ttl_s = lease_ttl_s
         # Settings of this host alone, by flag.
-        self.settings: dict[str, object] = {}
+        self.settings: dict[str, object] = dict(settings or {})
         self._daemon: subprocess.Popen[bytes] | None = None
 
     def overlayd(self, *words: str) -> list[str]:
@@ -80,7 +90,7 @@ class Host:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=environment(),
+                env=self.environment(),
             )
         if ready:
             eventually(f"{self.name} ready", self._is_ready, timeout_s=30)
@@ -104,9 +114,26 @@ class Host:
 
     def cleanup(self) -> str:
         """`overlayd cleanup` on this host; what it printed."""
-        done = subprocess.run(self.overlayd("cleanup"), capture_output=True, text=True, env=environment(), check=False)
+        done = self.call("cleanup")
         assert done.returncode == 0, done.stderr
         return done.stdout
+
+    def call(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """A command of overlayd on this host, run to its end."""
+        return subprocess.run(
+            self.overlayd(*words), capture_output=True, text=True, env=self.environment(), timeout=60, check=False
+        )
+
+    def environment(self) -> dict[str, str]:
+        """The environment for overlayd on this host."""
+        return {**environment(), "PATH": f"{self.bin_dir}:{os.environ['PATH']}"}
+
+    def install(self, name: str, script: str) -> None:
+        """Put a shell script into the place of a program, for overlayd on this host."""
+        self.bin_dir.mkdir(exist_ok=True)
+        path = self.bin_dir / name
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
 
     def status(self) -> dict[str, Any]:
         """What the daemon last said of itself; empty if nothing yet."""
@@ -275,13 +302,22 @@ class Lab:
         """Run etcdctl as somebody else's tool would; what it printed."""
         return self.run(["env", "ETCDCTL_API=3", "etcdctl", f"--endpoints={ETCD}", *words])
 
-    def host(self, name: str, *, lease_ttl_s: int = 86400, start: bool = True) -> Host:
-        """Make a host on the switch and start its daemon and its container."""
+    def host(
+        self,
+        name: str,
+        *,
+        lease_ttl_s: int = 86400,
+        start: bool = True,
+        settings: Mapping[str, object] | None = None,
+    ) -> Host:
+        """Make a host on the switch and start its daemon, with these settings too, and its container."""
         # Never the same one twice: the kernel takes its time to remove a namespace and the devices in it.
         number = next(self._host_numbers)
-        host = Host(self.folder, name, number, lease_ttl_s=lease_ttl_s)
+        host = Host(self.folder, name, number, lease_ttl_s=lease_ttl_s, settings=settings)
         for folder in (host.run_dir, host.state_dir):
             folder.mkdir(parents=True, exist_ok=True)
+        # The machine's docker is none of the lab's: no daemon here may start or restart it.
+        host.install("systemctl", "echo there is no systemd in this lab >&2; exit 1")
         self.hosts.append(host)
         namespaces.make(host.namespace)
         port = f"p{number}"

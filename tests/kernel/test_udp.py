@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 import socket
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from overlayd.backends.packets import checksum
+from overlayd.kernel.tun import open_queue
 from tests.kernel import namespaces
 from tests.kernel.lab import NETWORK, SWITCH_ADDRESS, Host, Lab, laboratory
 from tests.kernel.namespaces import inside
@@ -24,7 +30,7 @@ PORT = 8285
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """A udp lab of its own: hosts a and b."""
     with laboratory(tmp_path_factory.mktemp("wire"), {"Type": "udp"}) as lab:
-        first, second = lab.host("a"), lab.host("b")
+        first, second = lab.host("a"), lab.host("b", settings={"healthz-port": PORT})
         eventually("b is reachable from a", lambda: pings(first, second))
         yield lab
 
@@ -86,6 +92,56 @@ def test_only_a_peer_with_a_lease_and_only_from_its_own_subnet(lab: Lab) -> None
         send(a.namespace, a.address, inner(a.container_address, to, b"last hop", ttl=1), b.address)
         send(a.namespace, a.address, inner(a.container_address, to, b"good"), b.address)
         assert container.recv(100) == b"good"
+
+
+def test_what_is_not_let_through_is_counted_by_its_reason(lab: Lab) -> None:
+    a, b = lab.hosts
+    to = b.container_address
+
+    def dropped() -> dict[str, float]:
+        url = f"http://{b.address}:{PORT}/metrics"
+        text = inside(b.namespace, lambda: urllib.request.urlopen(url, timeout=5).read().decode())
+        return {
+            sample.labels["reason"]: sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.name == "overlayd_udp_dropped_packets_total"
+        }
+
+    before = dropped()
+    for _ in range(3):
+        send(lab.switch, SWITCH_ADDRESS, inner(a.container_address, to, b"no lease"), b.address)
+    for _ in range(2):
+        send(a.namespace, a.address, inner(b.subnet[9], to, b"foreign source"), b.address)
+    send(a.namespace, a.address, inner(a.container_address, to, b"short")[:-1], b.address)
+    send(a.namespace, a.address, inner(a.container_address, to, b"last hop", ttl=1), b.address)
+    expected = {"no lease": 3, "foreign source": 2, "malformed": 1, "no hop left": 1}
+    eventually(
+        "each is counted",
+        lambda: {reason: dropped()[reason] - before[reason] for reason in expected} == expected,
+    )
+
+
+def test_a_device_that_another_program_took_makes_the_host_unready(lab: Lab) -> None:
+    _a, b = lab.hosts
+
+    def data_path() -> str:
+        return str(json.loads(b.call("status", "--json").stdout)["checks"]["data-path"])
+
+    # Held still, or it would make the device again at once.
+    daemon = int(b.status()["pid"])
+    os.kill(daemon, signal.SIGSTOP)
+    try:
+        b.run("ip", "link", "delete", "overlay0")
+        queue = inside(b.namespace, lambda: open_queue("overlay0"))
+    finally:
+        os.kill(daemon, signal.SIGCONT)
+    try:
+        eventually("the daemon says so", lambda: "open TUN device overlay0" in data_path())
+    finally:
+        os.close(queue)
+    eventually("and takes it back", lambda: data_path() == "ok")
+    eventually("b is reachable from a", lambda: pings(*lab.hosts))
 
 
 def test_an_address_in_no_lease_is_said_to_be_unreachable(lab: Lab) -> None:

@@ -59,6 +59,9 @@ def test_linters_have_nothing_to_say(words: list[str]) -> None:
         ("grpc", {"store"}),
         ("google.protobuf", {"store"}),
         ("subprocess", {"process.py"}),
+        ("http.server", {"watching"}),
+        # A judge in the tests; the daemon does without (ARCHITECTURE.md).
+        ("prometheus_client", set()),
     ],
 )
 def test_one_room_of_the_daemon_talks_to_each_thing_outside(module: str, rooms: set[str]) -> None:
@@ -89,6 +92,7 @@ PURE = (
     "lease.py",
     "network.py",
     "store/endpoints.py",
+    *(f"watching/{name}.py" for name in ("state", "readiness", "metrics", "exposition", "figures", "pages", "pulse")),
 )
 
 

@@ -20,8 +20,16 @@ from overlayd.backends.peers import PeerTable
 from overlayd.errors import KernelRefused, OverlaydError
 from overlayd.kernel.tun import open_queue
 from overlayd.log import logger
+from overlayd.watching.figures import counter
 
 log = logger("udp")
+
+DROPPED = counter(
+    "overlayd_udp_dropped_packets_total",
+    "What the udp forwarder did not let through. no lease: datagrams from strangers.",
+    label="reason",
+    known=("no lease", "foreign source", "malformed", "no hop left", "no route", "refused"),
+)
 
 # linux/in.h, linux/udp.h: Python's socket module does not name them.
 IP_MTU_DISCOVER, IP_PMTUDISC_DONT = 10, 0
@@ -42,15 +50,15 @@ RETRY_S = 0.5
 class TunForwarder:
     """Moves bare IPv4 packets between a TUN device and a UDP port, for the peers of a table.
 
-    `dropped` counts what was not let through, by reason. `table` may be replaced at any time, from any thread.
+    `dropped` counts what this process did not let through, by reason. `table` may be replaced at any time, from any
+    thread. `problem` says why nothing is carried, while that is so.
     """
 
     def __init__(self, *, device: str, local: IPv4Address, port: int) -> None:
         """Open device and port. Raises KernelRefused, UnsupportedError."""
         self.table = PeerTable((), port)
-        self.dropped = dict.fromkeys(
-            ("no lease", "foreign source", "malformed", "no hop left", "no route", "refused"), 0
-        )
+        self.dropped = DROPPED.values
+        self.problem: str | None = None
         self._device = device
         self._buffer = bytearray(BUFFER_BYTES)
         self._view = memoryview(self._buffer)
@@ -87,9 +95,12 @@ class TunForwarder:
             try:
                 if self._tun < 0:
                     self._tun = self._open_device()
+                self.problem = None
                 self._pump(stop)
             except OverlaydError as error:
-                log.error("cannot open the device", ifname=self._device, problem=error.message)
+                if self.problem != error.message:
+                    log.error("cannot open the device", ifname=self._device, problem=error.message)
+                self.problem = error.message
                 stop.wait(RETRY_S)
 
     def _open_device(self) -> int:
@@ -219,13 +230,13 @@ class TunForwarder:
             except OSError:
                 self.dropped["refused"] += 1
                 return
-            sources = table.sources(sender[0])
-            if sources is None:
-                self.dropped["no lease"] += 1
-                continue
             size = length
             if ancillary and ancillary[0][1] == UDP_GRO:
                 size = struct.unpack_from("=i", ancillary[0][2])[0]
+            sources = table.sources(sender[0])
+            if sources is None:
+                self.dropped["no lease"] += -(-length // size) if size else 1
+                continue
             for at in range(0, length, size or 1):
                 self._let_in(buffer, view, at, min(size, length - at), sources)
 

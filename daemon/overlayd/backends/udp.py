@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from ipaddress import IPv4Address
 from typing import Any, ClassVar, Protocol, Self
 
@@ -26,6 +27,8 @@ class Forwarder(Protocol):
     """What carries the packets between the device and the port: a process, or one day the kernel."""
 
     table: PeerTable
+    problem: str | None
+    """Why nothing is carried at the moment."""
 
     def run(self, stop: threading.Event) -> None:
         """Carry until `stop` is set."""
@@ -86,9 +89,12 @@ class Udp:
         """See Backend. The kernel's part is the same for any peers: one route for the whole network."""
         plan = self.plan(own, peers)
         usable = [peer for peer in peers if peer.key_name not in plan.problems]
+        report = converge(plan)
         if self._forwarder is not None:
             self._forwarder.table = PeerTable(usable, self._port)
-        return converge(plan)
+            if self._forwarder.problem is not None:
+                report = replace(report, problems=(*report.problems, self._forwarder.problem))
+        return report
 
     def run(self, stop: threading.Event) -> None:
         """Carry packets until told to stop."""

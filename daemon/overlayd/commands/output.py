@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 
 def print_fields(title: str, values: dict[str, object]) -> None:
@@ -12,6 +12,14 @@ def print_fields(title: str, values: dict[str, object]) -> None:
         if value not in (None, ""):
             shown = str(value).lower() if isinstance(value, bool) else value
             print_line(f"  {key:<11} {shown}" if len(key) < 12 else f"  {key} {shown}")
+
+
+def columns(rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    """The rows, all of one length, with their cells below each other; the last column is as long as it is."""
+    table = [tuple(row) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for row in table:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
 def print_line(text: str) -> None:

@@ -5,47 +5,101 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import time
+from collections.abc import Iterator
 
 from overlayd import hostlock
 from overlayd import status as status_file
-from overlayd.commands.output import print_fields, print_line
+from overlayd.commands.output import columns, print_line
 from overlayd.settings import Settings
+from overlayd.status import Status
+from overlayd.watching.readiness import Check, checks, is_ready
+
+DEAD = "dead"
 
 
 def main(settings: Settings, options: argparse.Namespace) -> int:
-    """Print the daemon's status; 0 when it is ready and nothing is wrong, else 1."""
+    """Print the daemon's status; 0 when it is ready, as /readyz sees it, else 1."""
     found = status_file.read(settings.run_dir)
-    running = hostlock.held(settings.run_dir)
-    if not running:
-        found = dataclasses.replace(found, state="stopped" if found.state == "stopped" else "dead")
-    well = found.state == "ready" and not (
-        found.problem or found.problems or found.docker_problems or found.etcd_problem
-    )
+    if not hostlock.held(settings.run_dir) and found.state != "stopped":
+        found = dataclasses.replace(found, state=DEAD, problem="it ended without a word; the data path stays as it is")
     if options.json:
-        print_line(json.dumps(dataclasses.asdict(found), indent=2))
-        return 0 if well else 1
-    print_fields(
-        f"overlayd {found.version}: {found.state}",
-        {
-            "problem": found.problem,
-            "subnet": _both(found.subnet, found.subnet6) + (" (reserved)" if found.reserved else ""),
-            "network": found.network,
-            "backend": f"{found.backend}, container mtu {found.mtu_bytes}" if found.backend else None,
-            "underlay": f"{_both(found.public_ip, found.public_ip6)} on {found.ifname} ({found.ifname_reason})",
-            "etcd": f"{'connected' if found.etcd_connected else 'away'}, {','.join(found.etcd_endpoints)}",
-            "firewall": found.firewall or "left alone",
-        },
-    )
-    for peer in found.peers:
-        subnets, addresses = _both(peer.subnet, peer.subnet6), _both(peer.public_ip, peer.public_ip6)
-        print_line(f"  peer        {subnets:18} {addresses:15} {peer.path or peer.backend:8} {peer.problem or 'ok'}")
-    for problem in (*found.problems, *found.docker_problems, found.etcd_problem):
-        if problem:
-            print_line(f"  problem     {problem}")
-    for key, problem in found.skipped:
-        print_line(f"  skipped     {key}: {problem}")
-    return 0 if well else 1
+        print_line(json.dumps(document(found), indent=2))
+    else:
+        for line in report(found, now_s=time.time()):
+            print_line(line)
+    return 0 if is_ready(found) else 1
 
 
-def _both(one: str | None, other: str | None) -> str:
-    return ", ".join(text for text in (one, other) if text)
+def document(status: Status) -> dict[str, object]:
+    """The status for programs: names in it are added, never renamed or taken away. `checks` are those of /readyz."""
+    return {
+        "ready": is_ready(status),
+        "checks": {check.name: check.problem or "ok" for check in checks(status)},
+        **dataclasses.asdict(status),
+    }
+
+
+def report(status: Status, *, now_s: float) -> Iterator[str]:
+    """The status for people. Pure."""
+    wrong = [check for check in checks(status) if check.problem]
+    if status.state in ("stopped", DEAD):
+        yield f"overlayd {status.version} is {status.state}; this is what it said last"
+    else:
+        yield f"overlayd {status.version} is {'NOT ready' if wrong else 'ready'}"
+    yield from _indented(columns(_fields(status, now_s)))
+    for title, rows in (
+        ("not in order", [(check.name, _shortened(check)) for check in wrong]),
+        ("in etcd among the leases, and skipped", list(status.skipped)),
+        (f"peers: {len(status.peers)}", _peers(status)),
+    ):
+        if rows:
+            yield ""
+            yield title
+            yield from _indented(columns(rows))
+
+
+def _fields(status: Status, now_s: float) -> Iterator[tuple[str, str]]:
+    if status.subnets:
+        yield "subnet", f"{status.subnets} of {status.network}{', reserved' if status.reserved else ''}"
+    if status.backend:
+        yield "backend", f"{status.backend}, container MTU {status.mtu_bytes}"
+    yield "underlay", f"{status.addresses} on {status.ifname} ({status.ifname_reason})"
+    endpoints = ", ".join(status.etcd_endpoints)
+    yield "etcd", f"{endpoints}, {f'revision {status.etcd_revision}' if status.etcd_connected else 'AWAY'}"
+    yield "firewall", status.firewall or "left alone"
+    if status.state not in ("stopped", DEAD):
+        since = f"for {duration(now_s - status.started_at_s)}, " if status.started_at_s is not None else ""
+        yield "running", f"{since}pid {status.pid}"
+        if status.watched_at:
+            yield "watched at", f"http://{status.watched_at}/readyz"
+
+
+def _shortened(check: Check) -> str:
+    # Each peer has its line in the table below.
+    return (check.problem or "").partition(":")[0] if check.name == "peers" else check.problem or ""
+
+
+def _peers(status: Status) -> list[tuple[str, ...]]:
+    if not status.peers:
+        return []
+    heads = ("SUBNET", "PUBLIC ADDRESS", "BACKEND", "PATH", "PROBLEM")
+    return [
+        heads,
+        *((one.subnets, one.addresses, one.backend, one.path or "none", one.problem or "none") for one in status.peers),
+    ]
+
+
+def duration(seconds: float) -> str:
+    """A length of time in its two largest units: `3 h 12 min`."""
+    left = max(0, int(seconds))
+    words: list[str] = []
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        count, left = divmod(left, length)
+        if count or (unit == "s" and not words):
+            words.append(f"{count} {unit}")
+    return " ".join(words[:2])
+
+
+def _indented(lines: Iterator[str]) -> Iterator[str]:
+    return (f"  {line}" for line in lines)

@@ -36,6 +36,12 @@ from overlayd.kernel.state import (
     TunLink,
     VxlanLink,
 )
+from overlayd.watching.figures import counter
+
+OPERATIONS = counter(
+    "overlayd_kernel_operations_total", "Changes made to links, addresses, routes and the like.", label="operation"
+)
+REFUSALS = counter("overlayd_kernel_refusals_total", "Such changes that the kernel refused.", label="operation")
 
 AF_INET, AF_BRIDGE, AF_INET6 = 2, 7, 10
 RT_TABLE_MAIN = 254
@@ -87,6 +93,7 @@ def apply(operations: Iterable[Operation]) -> list[tuple[Operation, KernelRefuse
         for operation in operations:
             try:
                 _carry_out(ipr, operation)
+                OPERATIONS.add(of=operation.name)
             except NetlinkError as error:
                 if _harmless(operation, error.code):
                     continue
@@ -101,6 +108,8 @@ def apply(operations: Iterable[Operation]) -> list[tuple[Operation, KernelRefuse
                 failed.append((operation, _refused(operation, error.code)))
             except OSError as error:
                 failed.append((operation, _refused(operation, error.errno or errno.EIO)))
+    for operation, _refusal in failed:
+        REFUSALS.add(of=operation.name)
     return failed
 
 

@@ -40,11 +40,16 @@ def parse_endpoint(text: str) -> Endpoint:
     """`http://10.0.0.1:2379`, `https://etcd1`, `10.0.0.1:2379`. Raises ConfigError."""
     allowed = "http://HOST:PORT or https://HOST:PORT"
     url = urlsplit(text if "://" in text else f"http://{text}")
+    if "@" in url.netloc:
+        # Endpoints are shown in the status and in messages.
+        raise ConfigError(
+            "etcd-endpoints: one has a user or password in it", hint="set etcd-username and etcd-password instead"
+        )
     try:
         port = url.port or DEFAULT_PORT
     except ValueError as error:
         raise ConfigError(f"etcd-endpoints: {text!r}: {error}", hint=f"write {allowed}") from error
-    if url.scheme not in ("http", "https") or not url.hostname or url.path.strip("/") or url.query or url.username:
+    if url.scheme not in ("http", "https") or not url.hostname or url.path.strip("/") or url.query:
         raise ConfigError(f"etcd-endpoints: {text!r} is not an endpoint", hint=f"write {allowed}")
     return Endpoint(host=url.hostname, port=port, tls=url.scheme == "https")
 

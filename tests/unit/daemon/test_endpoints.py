@@ -35,6 +35,13 @@ def test_what_is_no_endpoint_is_refused(text: str) -> None:
         parse_endpoint(text)
 
 
+@pytest.mark.parametrize("text", ["http://root:s3cret@a", "https://:s3cret@a:2379", "root:s3cret@a:2379"])
+def test_a_password_in_one_is_refused_and_not_repeated(text: str) -> None:
+    with pytest.raises(ConfigError, match="etcd-password") as refused:
+        parse_endpoint(text)
+    assert "s3cret" not in str(refused.value)
+
+
 def test_schemes_are_not_mixed() -> None:
     with pytest.raises(ConfigError, match="mixed"):
         dial("http://198.18.0.1", "https://198.18.0.2")

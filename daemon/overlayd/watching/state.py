@@ -1,0 +1,86 @@
+"""The daemon's state as a value, from which the status file, the checks and the metrics are made. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peer:
+    """One other host: what it holds and where it is, in IPv4 and IPv6.
+
+    `backend` is what its lease says; `path` says in a word how packets reach it from here, None where they do not.
+    `problem` is None where they do as far as this kernel goes.
+    """
+
+    subnet: str | None
+    public_ip: str | None
+    subnet6: str | None = None
+    public_ip6: str | None = None
+    backend: str
+    path: str | None = None
+    problem: str | None = None
+
+    @property
+    def subnets(self) -> str:
+        """What it holds, of both families."""
+        return joined(self.subnet, self.subnet6)
+
+    @property
+    def addresses(self) -> str:
+        """Where it is, in both families."""
+        return joined(self.public_ip, self.public_ip6)
+
+
+def joined(*texts: str | None) -> str:
+    """Those that are there, with commas between."""
+    return ", ".join(text for text in texts if text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """The daemon's state as of the last change. `state` is one of the words below; `problem` says what it waits for.
+
+    `starting`, `waiting` (for etcd, the network config or a free subnet), `ready`, `stopped`. While it is ready,
+    `problem` is what is wrong with a network config that went bad under way. `lease_problem` is None while the lease
+    is held; `problems` are of this host's own part of the data path. No field holds a secret: everybody may read them.
+    """
+
+    state: str
+    pid: int
+    version: str
+    started_at_s: float | None = None
+    """Seconds since the epoch."""
+    watched_at: str | None = None
+    """Where /readyz is served, as ADDRESS:PORT."""
+    problem: str | None = None
+    network: str | None = None
+    subnet: str | None = None
+    subnet6: str | None = None
+    reserved: bool = False
+    lease_problem: str | None = None
+    backend: str | None = None
+    mtu_bytes: int | None = None
+    ifname: str | None = None
+    ifname_reason: str | None = None
+    public_ip: str | None = None
+    public_ip6: str | None = None
+    etcd_endpoints: tuple[str, ...] = ()
+    etcd_connected: bool = False
+    etcd_problem: str | None = None
+    etcd_revision: int = 0
+    firewall: str | None = None
+    docker_problems: tuple[str, ...] = ()
+    peers: tuple[Peer, ...] = ()
+    skipped: tuple[tuple[str, str], ...] = ()
+    problems: tuple[str, ...] = ()
+
+    @property
+    def subnets(self) -> str:
+        """What this host holds, of both families; empty where it holds nothing."""
+        return joined(self.subnet, self.subnet6)
+
+    @property
+    def addresses(self) -> str:
+        """Where this host is for its peers, in both families."""
+        return joined(self.public_ip, self.public_ip6)

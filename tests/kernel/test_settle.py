@@ -1,0 +1,136 @@
+"""A docker that is on another address than the lease: what the setting docker-restart allows, and mending on request.
+
+systemd and docker are shell scripts here that write down what they were asked and do to docker0 what dockerd does; the
+real ones are in tests/cluster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.kernel.lab import Lab, laboratory
+from tests.polling import eventually
+
+SYSTEMCTL = """\
+echo "$@" >>{calls}
+case $1 in
+show) printf 'LoadState=loaded\\nActiveState=active\\nUnitFileState=enabled\\nJob=0\\n'
+      echo InactiveEnterTimestampMonotonic=5 ;;
+restart) {restart} ;;
+esac
+"""
+# What dockerd does at its start with the options from docker.env.
+OBEY = """\
+bip=$(sed -n 's/.*--bip=\\([0-9./]*\\).*/\\1/p' {docker_env})
+ip address flush dev docker0; ip address add $bip dev docker0"""
+WRONG = "172.17.0.1/16"
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """An etcd, and no host yet."""
+    with laboratory(tmp_path_factory.mktemp("settle"), {"Type": "host-gw"}) as lab:
+        yield lab
+
+
+class Docker:
+    """The stand-ins on one host, whose docker0 is on the lease at first."""
+
+    def __init__(self, lab: Lab, tmp_path: Path, setting: str, *, containers: str = "", obeys: bool = True) -> None:
+        self.calls = tmp_path / "calls"
+        self.calls.touch()
+        self.host = lab.host("a", start=False, settings={"docker-restart": setting, "resync-s": 0.5})
+        restart = OBEY.format(docker_env=self.host.run_dir / "docker.env") if obeys else "true"
+        self.host.install("systemctl", SYSTEMCTL.format(calls=self.calls, restart=restart))
+        self.host.install("docker", f"echo {containers}")
+        self.host.start()
+        self.host.start_container()
+
+    def take_another_address(self) -> None:
+        """What a restarted docker with live-restore and other options comes up with."""
+        self.host.run("ip", "address", "flush", "dev", "docker0")
+        self.host.run("ip", "address", "add", WRONG, "dev", "docker0")
+
+    @property
+    def restarts(self) -> int:
+        """How often docker was restarted."""
+        return sum(line.startswith("restart ") for line in self.calls.read_text().splitlines())
+
+    def on_the_lease(self) -> bool:
+        """Whether docker0 carries the lease, and the daemon has seen it."""
+        there = f"{self.host.subnet[1]}/" in self.host.run("ip", "-4", "address", "show", "dev", "docker0")
+        return there and not self.host.status()["docker_problems"]
+
+    def complained(self) -> bool:
+        """Whether the daemon said what a person has to do."""
+        return "overlayd docker settle" in self.host.log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("setting", "containers"), [("idle", ""), ("always", "4c01db0b339c")], ids=["idle-and-idle", "always"]
+)
+def test_it_is_restarted_where_the_setting_says_so(lab: Lab, tmp_path: Path, setting: str, containers: str) -> None:
+    docker = Docker(lab, tmp_path, setting, containers=containers)
+    try:
+        assert docker.restarts == 0
+        docker.take_another_address()
+        eventually("docker is back on the lease", lambda: docker.restarts and docker.on_the_lease())
+        assert docker.restarts == 1
+        # Another time is another problem.
+        docker.take_another_address()
+        eventually("and again", lambda: docker.restarts > 1 and docker.on_the_lease())
+        assert docker.restarts == 2
+    finally:
+        lab.remove_host(docker.host)
+
+
+@pytest.mark.parametrize(
+    ("setting", "containers"), [("idle", "4c01db0b339c"), ("never", "")], ids=["idle-and-busy", "never"]
+)
+def test_it_is_left_alone_and_mended_on_request(lab: Lab, tmp_path: Path, setting: str, containers: str) -> None:
+    docker = Docker(lab, tmp_path, setting, containers=containers)
+    try:
+        docker.take_another_address()
+        eventually("the daemon says what to do", docker.complained)
+        assert docker.restarts == 0
+        assert WRONG in str(docker.host.status()["docker_problems"])
+        assert WRONG in docker.host.call("status").stdout
+        done = docker.host.call("docker", "settle")
+        assert done.returncode == 0, done.stderr
+        assert docker.restarts == 1
+        eventually("the daemon sees it", docker.on_the_lease)
+        again = docker.host.call("docker", "settle")
+        assert (again.returncode, "nothing to do" in again.stdout, docker.restarts) == (0, True, 1)
+    finally:
+        lab.remove_host(docker.host)
+
+
+def test_a_restart_that_does_not_help_is_not_tried_again(lab: Lab, tmp_path: Path) -> None:
+    docker = Docker(lab, tmp_path, "always", containers="4c01db0b339c", obeys=False)
+    try:
+        docker.take_another_address()
+        eventually("docker is restarted", lambda: docker.restarts)
+        # Another pass of the loop is seen by what it repairs.
+        for _ in range(3):
+            docker.host.run("sysctl", "-q", "-w", "net.ipv4.ip_forward=0")
+            eventually("another look", lambda: "= 1" in docker.host.run("sysctl", "net.ipv4.ip_forward"))
+        assert docker.restarts == 1
+        assert not docker.on_the_lease()
+        done = docker.host.call("docker", "settle")
+        assert (done.returncode, "still docker0 has 172.17.0.1/16" in done.stderr) == (1, True), done.stderr
+    finally:
+        lab.remove_host(docker.host)
+
+
+def test_without_a_daemon_there_is_nothing_to_settle(lab: Lab, tmp_path: Path) -> None:
+    docker = Docker(lab, tmp_path, "always")
+    try:
+        docker.host.stop()
+        docker.take_another_address()
+        done = docker.host.call("docker", "settle")
+        assert (done.returncode, "overlayd status" in done.stderr, docker.restarts) == (1, True, 0), done.stderr
+    finally:
+        lab.remove_host(docker.host)

@@ -1,0 +1,69 @@
+"""daemon.json while the daemon runs: what is wrong comes and goes with it, and so do dockerd's flags."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Network
+from pathlib import Path
+
+import pytest
+
+from overlayd import docker
+from overlayd.docker_watch import DockerWatch
+from overlayd.lease import Subnets
+
+WANT = docker.wanted(Subnets(v4=IPv4Network("10.5.52.0/24")), 1450, we_masquerade=True)
+ALL = ["--bip=10.5.52.1/24", "--ip-masq=false", "--mtu=1450"]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A daemon.json that is not there yet."""
+    return tmp_path / "daemon.json"
+
+
+def test_a_conflict_is_noticed_when_it_comes_and_forgotten_when_it_is_mended(file: Path) -> None:
+    watch = DockerWatch(restart="never", lasting_s=1, daemon_json=file)
+
+    def look() -> list[str]:
+        watch.look(WANT)
+        # This machine may have a docker0 of its own.
+        return [problem for problem in watch.problems if not problem.startswith(docker.BRIDGE)]
+
+    assert (look(), watch.options) == ([], ALL)
+    file.write_text('{"bip": "172.30.0.1/16"}')
+    (problem,) = look()
+    assert ("172.30.0.1/16" in problem, watch.options) == (True, ALL[1:])
+    file.write_text('{"bip": "10.5.52.1/24"}')
+    assert (look(), watch.options) == ([], ALL[1:])
+    file.write_text('{"bip": ')
+    (problem,) = look()
+    # Nobody knows what will be in it: the flags stay as they are.
+    assert ("cannot be read" in problem, watch.options) == (True, ALL[1:])
+    file.unlink()
+    assert (look(), watch.options) == ([], ALL)
+
+
+def test_one_that_cannot_be_read_from_the_beginning_takes_no_flag_away(file: Path) -> None:
+    file.write_text("{")
+    watch = DockerWatch(restart="never", lasting_s=1, daemon_json=file)
+    watch.look(WANT)
+    assert watch.options == ALL
+
+
+def test_while_daemon_json_contradicts_the_lease_no_restart_is_tried(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # docker0 cannot be made here; what decides is what docker.settle is told.
+    told: list[tuple[str | None, str]] = []
+    monkeypatch.setattr(docker, "settle", lambda problem, *, restart: told.append((problem, restart)))
+    monkeypatch.setattr("overlayd.docker_watch.interfaces.interface_addresses", lambda _name: ())
+    watch = DockerWatch(restart="always", lasting_s=0, daemon_json=file)
+    file.write_text('{"bip": "172.30.0.1/16"}')
+    for _ in range(3):
+        watch.look(WANT)
+        watch.settle()
+    file.unlink()
+    for _ in range(3):
+        watch.look(WANT)
+        watch.settle()
+    assert [restart for _problem, restart in told] == ["never", "always"]
