@@ -60,7 +60,7 @@ LEASES_LOST = counter("overlayd_leases_lost_total", "Times that another host had
 MAIN_LOOP = "main loop"
 FIRST_ANSWER_S = 5.0
 FIRST_RETRY_S = 1.0
-LAST_RETRY_S = 15.0
+LAST_RETRY_S = 5.0
 # Netlink and etcd speak in bursts; this long a breath makes one reconciliation of each. On a host whose neighbours come
 # and go all the time, there are no more than two a second.
 SETTLE_S = 0.1
@@ -76,6 +76,7 @@ def store_settings(settings: Settings) -> StoreSettings:
         keyfile=settings.etcd_keyfile,
         username=settings.etcd_username,
         password=settings.etcd_password,
+        password_file=settings.etcd_password_file,
     )
 
 
@@ -287,9 +288,11 @@ class Daemon:
             etcd_revision=view.revision,
         )
         notify(status=f"waiting: {error.message}")
-        self._pulse.beat(MAIN_LOOP, within_s=retry_s)
-        self._wake.clear()
+        self._pulse.beat(MAIN_LOOP, within_s=LEAST_INTERVAL_S + retry_s)
+        self._stopping.wait(LEAST_INTERVAL_S)
+        # Cleared afterwards: an etcd that came back meanwhile has set it already.
         self._wake.wait(jittered(retry_s))
+        self._wake.clear()
 
     def _pause(self) -> bool:
         """Sleep until something changed or the resync is due; False when told to stop."""

@@ -11,7 +11,7 @@ from overlayd import backends, docker, firewall, memory
 from overlayd.addresses import IPAddress, IPNetwork, first_host
 from overlayd.backends.surroundings import Surroundings
 from overlayd.docker_watch import DockerWatch
-from overlayd.errors import ConfigError, NetworkConfigError, OverlaydError, UnsupportedError
+from overlayd.errors import ConfigError, NetworkConfigError, OverlaydError, StoreError, UnsupportedError
 from overlayd.files import write_atomically
 from overlayd.kernel.converge import Report
 from overlayd.lease import Lease, Leg, Subnets
@@ -210,7 +210,12 @@ class Host:
             held = self.holding
             if gone:
                 held = Holding(lease=held.lease, etcd_lease_id=-1)
-            self._holding = self._registry.reclaim(held, ttl_s=self._settings.lease_ttl_s)
+            try:
+                self._holding = self._registry.reclaim(held, ttl_s=self._settings.lease_ttl_s)
+            except StoreError as error:
+                # It went away at this very moment; no reason to close a data path.
+                log.debug("cannot look after the lease", subnet=held.lease.subnets, problem=error.message)
+                return self.holding
             if self._holding is not held:
                 self._remember()
         return self.holding
@@ -256,7 +261,8 @@ class Host:
     def _peer(self, lease: Lease, report: Report, census: Census) -> Peer:
         path, problem = report.paths.get(lease.key_name), report.peer_problems.get(lease.key_name)
         ours = backends.published_type(self._config.backend_type)
-        silent = lease.backend_type == ours and all(leg.data is None for leg in lease.legs)
+        due = any(self._backend.lease_data(version) is not None for version in self._config.versions)
+        silent = lease.backend_type == ours and due and all(leg.data is None for leg in lease.legs)
         if problem and silent and lease.key_name in census.reserved:
             # Kept for a host that never ran: nothing is wrong, and nobody is there.
             path, problem = "reserved", None

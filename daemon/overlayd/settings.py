@@ -140,7 +140,13 @@ class Settings:
     etcd_keyfile: str | None = _option(_text, "PEM file of its key", default=None)
     etcd_username: str | None = _option(_text, "etcd user", default=None)
     etcd_password: str | None = _option(
-        _text, "its password; better in the sysconfig file than on a command line", default=None, secret=True
+        _text,
+        "its password; refused as a flag, which every user of this host can read: set etcd-password-file",
+        default=None,
+        secret=True,
+    )
+    etcd_password_file: str | None = _option(
+        _text, "file that holds its password; read anew for each login", default=None
     )
     iface: tuple[str, ...] = _option(
         _text, "interface, by name or address, that peers reach this host by", default=(), many=True
@@ -244,6 +250,11 @@ def load(
             *((name, environment.get(name)) for name in theirs),
             (f"OVERLAYD_{upper} in {file}", from_file.get(f"OVERLAYD_{upper}")),
         )
+        if option.metadata["secret"] and flags.get(option.name) is not None:
+            raise ConfigError(
+                f"--{_dashed(option.name)} shows a secret to every user of this host, in /proc/PID/cmdline",
+                hint=f"set {_dashed(option.name)}-file instead, or OVERLAYD_{upper} in {file or CONFIG_FILE}",
+            )
         for source, raw in sources:
             # An empty variable is one that somebody left blank in the file.
             if raw is not None and raw not in ("", []):
@@ -276,7 +287,8 @@ def read_file(path: Path, *, required: bool = False) -> dict[str, str]:
             continue
         key, equals, value = stripped.partition("=")
         if not equals:
-            raise ConfigError(f"{path} line {number}: {stripped!r} is not KEY=value")
+            # Not shown: it may be the rest of a password.
+            raise ConfigError(f"{path} line {number} is not KEY=value")
         if key.startswith("OVERLAYD_") and key not in known:
             raise ConfigError(f"{path} line {number}: {key} is not a setting", hint="`overlayd run --help` lists them")
         try:

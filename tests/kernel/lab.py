@@ -14,13 +14,14 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from pathlib import Path
 from typing import Any
 
 from overlayd.errors import OverlaydError
+from tests.etcd import Etcd
 from tests.kernel import namespaces
 from tests.polling import eventually
 
@@ -43,6 +44,7 @@ class Host:
         name: str,
         number: int,
         *,
+        etcd_flags: Mapping[str, object],
         lease_ttl_s: int = 86400,
         settings: Mapping[str, object] | None = None,
     ) -> None:
@@ -61,6 +63,7 @@ class Host:
         # What the daemon is started through, if anything.
         self.launcher: tuple[str, ...] = ()
         self._lease_ttl_s = lease_ttl_s
+        self._etcd_flags = etcd_flags
         # Settings of this host alone, by flag.
         self.settings: dict[str, object] = dict(settings or {})
         self._daemon: subprocess.Popen[bytes] | None = None
@@ -68,7 +71,7 @@ class Host:
     def overlayd(self, *words: str) -> list[str]:
         """A command line of overlayd on this host."""
         flags = {
-            "etcd-endpoints": ETCD,
+            **self._etcd_flags,
             "iface": "eth0",
             "run-dir": self.run_dir,
             "state-dir": self.state_dir,
@@ -256,30 +259,25 @@ class Lab:
         self.switch = namespaces.unique(f"{next(_numbers)}sw")
         self.hosts: list[Host] = []
         self._host_numbers = itertools.count(1)
-        self._etcd: subprocess.Popen[bytes] | None = None
+        self.inside = ["ip", "netns", "exec", self.switch]
+        self.etcd = Etcd(folder, hosts=[str(SWITCH_ADDRESS)], client_port=2379, inside=self.inside)
+        self.etcd_flags: Mapping[str, object] = {"etcd-endpoints": ETCD}
 
-    def make(self, backend: dict[str, Any]) -> None:
+    def make(self, backend: dict[str, Any], arrange: Callable[[Lab], None]) -> None:
         """Start the switch and etcd, and write the network config."""
         namespaces.make(self.switch)
         namespaces.ip(self.switch, "link add br0 type bridge", f"address add {SWITCH_ADDRESS}/24 dev br0")
         namespaces.ip(self.switch, "link set br0 up")
-        self.start_etcd()
+        arrange(self)
         self.configure(backend)
 
     def start_etcd(self) -> None:
         """Start etcd on the data it had."""
-        argv = ["ip", "netns", "exec", self.switch, "etcd", f"--data-dir={self.folder / 'etcd'}"]
-        argv += [f"--listen-client-urls={ETCD}", f"--advertise-client-urls={ETCD}"]
-        with (self.folder / "etcd.log").open("ab") as log:
-            self._etcd = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        eventually("etcd answers", self._etcd_answers, timeout_s=20)
+        self.etcd.start()
 
     def stop_etcd(self) -> None:
         """End etcd; its data stays."""
-        if self._etcd is not None:
-            self._etcd.kill()
-            self._etcd.wait()
-            self._etcd = None
+        self.etcd.stop()
 
     def configure(self, backend: dict[str, Any]) -> None:
         """Write the network config, by the program's own command."""
@@ -287,14 +285,13 @@ class Lab:
         if self.dual:
             pools |= {"EnableIPv6": True, "IPv6Network": str(NETWORK6)}
         config = json.dumps({**pools, "Backend": backend})
-        flags = [f"--etcd-endpoints={ETCD}", f"--config-file={os.devnull}"]
+        flags = [f"--{name}={value}" for name, value in self.etcd_flags.items()]
+        flags.append(f"--config-file={os.devnull}")
         self.run([sys.executable, "-m", "overlayd", "config", "set", *flags, config])
 
     def run(self, argv: Sequence[str]) -> str:
         """Run a command in the switch's namespace; what it printed."""
-        done = subprocess.run(
-            ["ip", "netns", "exec", self.switch, *argv], capture_output=True, text=True, env=environment(), check=False
-        )
+        done = subprocess.run([*self.inside, *argv], capture_output=True, text=True, env=environment(), check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -313,7 +310,7 @@ class Lab:
         """Make a host on the switch and start its daemon, with these settings too, and its container."""
         # Never the same one twice: the kernel takes its time to remove a namespace and the devices in it.
         number = next(self._host_numbers)
-        host = Host(self.folder, name, number, lease_ttl_s=lease_ttl_s, settings=settings)
+        host = Host(self.folder, name, number, etcd_flags=self.etcd_flags, lease_ttl_s=lease_ttl_s, settings=settings)
         for folder in (host.run_dir, host.state_dir):
             folder.mkdir(parents=True, exist_ok=True)
         # The machine's docker is none of the lab's: no daemon here may start or restart it.
@@ -350,21 +347,18 @@ class Lab:
         self.stop_etcd()
         namespaces.remove(self.switch)
 
-    def _etcd_answers(self) -> bool:
-        argv = ["ip", "netns", "exec", self.switch, "etcdctl", f"--endpoints={ETCD}", "endpoint", "health"]
-        done = subprocess.run(argv, capture_output=True, env={**os.environ, "ETCDCTL_API": "3"}, check=False)
-        return done.returncode == 0
-
 
 @contextmanager
-def laboratory(folder: Path, backend: dict[str, Any], *, dual: bool = False) -> Iterator[Lab]:
-    """A lab with an etcd and no host yet, for the length of the block."""
+def laboratory(
+    folder: Path, backend: dict[str, Any], *, dual: bool = False, arrange: Callable[[Lab], None] = Lab.start_etcd
+) -> Iterator[Lab]:
+    """A lab with an etcd and no host yet, for the length of the block; `arrange` starts another etcd than one alone."""
     missing = [name for name in ("ip", "etcd", "etcdctl", "iptables", "ping") if shutil.which(name) is None]
     assert not missing, f"the kernel tests need {', '.join(missing)}: run `make system`"
     namespaces.sweep()
     lab = Lab(folder, dual=dual)
     try:
-        lab.make(backend)
+        lab.make(backend, arrange)
         yield lab
     finally:
         lab.remove()

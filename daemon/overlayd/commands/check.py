@@ -16,6 +16,8 @@ from overlayd.store.client import Store
 
 def main(settings: Settings, _options: argparse.Namespace) -> int:
     """Print all that `run` would find out before it changes anything. Fails as `run` would."""
+    # First, so that nothing is printed of endpoints that hold a password.
+    store = Store(daemon.store_settings(settings))
     print_fields("settings", _shown(settings))
     underlay = daemon.choose_underlay(settings)
     print_fields(
@@ -26,7 +28,6 @@ def main(settings: Settings, _options: argparse.Namespace) -> int:
             "mtu": underlay.mtu_bytes,
         },
     )
-    store = Store(daemon.store_settings(settings))
     try:
         config = read_network_config(store.get(f"{settings.etcd_prefix}/{CONFIG}"), settings.etcd_prefix)
         leases, revision = store.list_prefix(f"{settings.etcd_prefix}/{SUBNETS}")

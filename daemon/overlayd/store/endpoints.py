@@ -1,11 +1,9 @@
-"""From what a user writes as etcd endpoints to what gRPC dials.
-
-Pure but for name look-ups, which the caller passes in.
-"""
+"""What a user writes as etcd endpoints, and what each of them means. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from urllib.parse import urlsplit
@@ -13,85 +11,64 @@ from urllib.parse import urlsplit
 from overlayd.errors import ConfigError
 
 DEFAULT_PORT = 2379
+_NAME = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_.])?")
+_ALLOWED = "write http://HOST:PORT or https://HOST:PORT"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Endpoint:
-    """One etcd server: `host` is a name or an address without brackets."""
+    """One etcd server: `host` is a name or an address without brackets.
+
+    Its certificate must be for that very name or address. Each server is dialled by itself, as one gRPC target for
+    several servers would hold all certificates against one name.
+    """
 
     host: str
     port: int
     tls: bool
 
+    @property
+    def dialled_host(self) -> str:
+        """The host as it stands before a colon and a port."""
+        return f"[{self.host}]" if ":" in self.host else self.host
 
-@dataclass(frozen=True, kw_only=True)
-class Target:
-    """What gRPC dials: all servers as one target, so that it fails over by itself.
-
-    `server_name` is the name that certificates are checked against when the target holds bare addresses.
-    """
-
-    address: str
-    tls: bool
-    server_name: str | None
+    def __str__(self) -> str:
+        return f"{'https' if self.tls else 'http'}://{self.dialled_host}:{self.port}"
 
 
 def parse_endpoint(text: str) -> Endpoint:
     """`http://10.0.0.1:2379`, `https://etcd1`, `10.0.0.1:2379`. Raises ConfigError."""
-    allowed = "http://HOST:PORT or https://HOST:PORT"
-    url = urlsplit(text if "://" in text else f"http://{text}")
-    if "@" in url.netloc:
-        # Endpoints are shown in the status and in messages.
+    if "@" in text:
+        # Not shown: what stands before the @ is a password.
         raise ConfigError(
-            "etcd-endpoints: one has a user or password in it", hint="set etcd-username and etcd-password instead"
+            "etcd-endpoints: one of them holds a user or a password", hint="set etcd-username and etcd-password-file"
         )
     try:
-        port = url.port or DEFAULT_PORT
+        url = urlsplit(text if "://" in text else f"http://{text}")
+        host, port = url.hostname, url.port
     except ValueError as error:
-        raise ConfigError(f"etcd-endpoints: {text!r}: {error}", hint=f"write {allowed}") from error
-    if url.scheme not in ("http", "https") or not url.hostname or url.path.strip("/") or url.query:
-        raise ConfigError(f"etcd-endpoints: {text!r} is not an endpoint", hint=f"write {allowed}")
-    return Endpoint(host=url.hostname, port=port, tls=url.scheme == "https")
+        raise ConfigError(f"etcd-endpoints: {text!r}: {error}", hint=_ALLOWED) from error
+    odd = url.path.strip("/") or url.query or url.fragment or port == 0
+    if url.scheme not in ("http", "https") or odd or not _is_host(host):
+        raise ConfigError(f"etcd-endpoints: {text!r} is not an endpoint", hint=_ALLOWED)
+    return Endpoint(host=str(host), port=DEFAULT_PORT if port is None else port, tls=url.scheme == "https")
 
 
-def target(endpoints: Sequence[Endpoint], resolve: Callable[[str], Sequence[str]]) -> Target:
-    """One gRPC target for all endpoints. `resolve` turns a name into addresses and may raise OSError.
-
-    A single endpoint keeps its name, so that gRPC looks it up anew on every reconnect. Several become a list of
-    addresses, the only form that gRPC takes for more than one server. Raises ConfigError when they are mixed.
-    """
-    if not endpoints:
+def parse_endpoints(texts: Sequence[str]) -> tuple[Endpoint, ...]:
+    """All of them, in their order. Raises ConfigError, also where there is none or where the schemes are mixed."""
+    if not texts:
         raise ConfigError("etcd-endpoints: none given", hint="set OVERLAYD_ETCD_ENDPOINTS=http://HOST:2379")
-    tls = endpoints[0].tls
-    if any(endpoint.tls is not tls for endpoint in endpoints):
+    endpoints = tuple(parse_endpoint(text) for text in texts)
+    if len({endpoint.tls for endpoint in endpoints}) > 1:
         raise ConfigError("etcd-endpoints: http:// and https:// are mixed", hint="use one scheme for all of them")
-    if len(endpoints) == 1:
-        only = endpoints[0]
-        host = f"[{only.host}]" if ":" in only.host else only.host
-        return Target(address=f"{host}:{only.port}", tls=tls, server_name=None)
-    addresses: list[str] = []
-    family = 4
-    for endpoint in endpoints:
-        for found in _addresses(endpoint.host, resolve):
-            family = max(family, ip_address(found).version)
-            addresses.append(f"[{found}]:{endpoint.port}" if ":" in found else f"{found}:{endpoint.port}")
-    scheme = f"ipv{family}"
-    if family == 6:
-        addresses = [
-            entry if entry.startswith("[") else f"[::ffff:{entry.replace(':', ']:', 1)}" for entry in addresses
-        ]
-    names = [endpoint.host for endpoint in endpoints if not _is_address(endpoint.host)]
-    server_name = names[0] if names else endpoints[0].host
-    return Target(address=f"{scheme}:{','.join(addresses)}", tls=tls, server_name=server_name if tls else None)
+    return endpoints
 
 
-def _addresses(host: str, resolve: Callable[[str], Sequence[str]]) -> Sequence[str]:
-    return [host] if _is_address(host) else resolve(host)
-
-
-def _is_address(host: str) -> bool:
+def _is_host(host: str | None) -> bool:
+    if not host:
+        return False
     try:
         ip_address(host)
     except ValueError:
-        return False
+        return _NAME.fullmatch(host) is not None
     return True

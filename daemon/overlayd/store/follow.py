@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from overlayd.errors import StoreError
+from overlayd.errors import StoreDenied, StoreError
 from overlayd.log import logger
-from overlayd.store.client import KeyValue, Store, jittered
+from overlayd.store.client import KeyValue, Refused, Store, jittered
 from overlayd.store.watch import Compacted, Watch
 
 log = logger("store")
 
 FIRST_RETRY_S = 0.5
-LAST_RETRY_S = 5.0
+# A change in an etcd that has come back reaches the kernel within five seconds, this wait included.
+LAST_RETRY_S = 2.0
+# Each login costs etcd a tenth of a second of work; a whole fleet with a wrong password must not take it down.
+REFUSED_RETRY_S = 15.0
+PULSE_S = 1.5
+# A watch that stood this long and then broke did so for a new reason.
+STOOD_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +42,7 @@ class Follower:
     """Follows a prefix in a thread of its own; `view` is always whole and may be read from any thread.
 
     `on_change` is called in that thread after every new view and must not block. Nothing that etcd does ends the
-    thread: only `stop` does.
+    thread: only `stop` does. A second thread tends the store's connection.
     """
 
     def __init__(self, store: Store, prefix: str, on_change: Callable[[], None]) -> None:
@@ -45,33 +52,44 @@ class Follower:
         self._stopping = threading.Event()
         self._watch: Watch | None = None
         self.view = View()
-        self._thread = threading.Thread(target=self._run, name="etcd-watch", daemon=True)
+        self._threads = (
+            threading.Thread(target=self._run, name="etcd-watch", daemon=True),
+            threading.Thread(target=self._tend, name="etcd-pulse", daemon=True),
+        )
 
     def start(self) -> None:
         """Begin to follow."""
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
-        """End the thread and wait for it."""
+        """End the threads and wait for them."""
         self._stopping.set()
         if self._watch is not None:
             self._watch.cancel()
-        if self._thread.is_alive():
-            self._thread.join()
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join()
+
+    def _tend(self) -> None:
+        while not self._stopping.wait(jittered(PULSE_S)):
+            self._store.tend()
 
     def _run(self) -> None:
         retry_s = FIRST_RETRY_S
         while not self._stopping.is_set():
             try:
                 self._list()
-                retry_s = FIRST_RETRY_S
                 self._watch_on()
+                retry_s = FIRST_RETRY_S
             except Compacted as error:
                 log.info("listing again", reason=error.message)
             except StoreError as error:
                 self._report(error)
                 self._stopping.wait(jittered(retry_s))
-                retry_s = min(retry_s * 2, LAST_RETRY_S)
+                retry_s = min(
+                    retry_s * 2, REFUSED_RETRY_S if isinstance(error, Refused | StoreDenied) else LAST_RETRY_S
+                )
 
     def _list(self) -> None:
         # Always the whole list after a gap, never a resumed watch alone: an etcd that came back empty or restored has
@@ -86,7 +104,17 @@ class Follower:
         self._watch = Watch(self._store, self._prefix, revision=self.view.revision + 1)
         if self._stopping.is_set():
             return
-        for changes in self._watch:
+        began = time.monotonic()
+        try:
+            self._follow(self._watch)
+        except StoreError as error:
+            if time.monotonic() - began < STOOD_S:
+                raise
+            # One server of several is gone, or has new certificates: not a word more if another one answers at once.
+            log.debug("the watch ended, listing again", problem=error.message)
+
+    def _follow(self, watch: Watch) -> None:
+        for changes in watch:
             if not changes:
                 continue
             entries = dict(self.view.entries)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import grpc
 
-from overlayd.errors import StoreError
+from overlayd.errors import StoreDenied, StoreError
 from overlayd.store.client import CALL_TIMEOUT_S, KeyValue, Store, etcdrpc, prefix_end
 
 __all__ = ["Change", "Compacted", "Watch"]
@@ -35,7 +35,7 @@ class Watch:
     """The changes below `prefix` from `revision` on, in order. Iterate in one thread; `cancel` from any."""
 
     def __init__(self, store: Store, prefix: str, *, revision: int) -> None:
-        self._store = store
+        self._servers = store.servers
         self._prefix = prefix
         self._revision = revision
         # gRPC reads requests from this until it finds None; it stays open as long as the watch lives.
@@ -67,7 +67,7 @@ class Watch:
                 )
             )
         )
-        stream = self._stream = self._store.open_watch(iter(self._requests.get, None))
+        stream = self._stream = self._servers.open_watch(iter(self._requests.get, None))
         deadline = threading.Timer(CALL_TIMEOUT_S, self._give_up)
         deadline.daemon = True
         deadline.start()
@@ -83,16 +83,16 @@ class Watch:
                 if response.events:
                     yield tuple(_change(event) for event in response.events)
             if not self._cancelled.is_set():
-                raise StoreError(f"etcd at {self._store.name}: watch {self._prefix}: the server ended it")
+                raise StoreError(f"etcd at {self._servers.name}: watch {self._prefix}: the server ended it")
         except grpc.RpcError as error:
             if self._cancelled.is_set():
                 return
             if self._late.is_set():
                 raise StoreError(
-                    f"etcd at {self._store.name}: watch {self._prefix}: no answer within {CALL_TIMEOUT_S:g} s",
+                    f"etcd at {self._servers.name}: watch {self._prefix}: no answer within {CALL_TIMEOUT_S:g} s",
                     hint="is etcd running, and can this host reach it?",
                 ) from error
-            raise self._store.failure(f"watch {self._prefix}", error) from error
+            raise self._servers.failure(f"watch {self._prefix}", error) from error
         finally:
             deadline.cancel()
             self._requests.put(None)
@@ -108,11 +108,11 @@ class Watch:
             return
         compacted = response.compact_revision  # type: ignore[attr-defined]
         if compacted:
-            raise Compacted(f"etcd at {self._store.name}: watch {self._prefix}: compacted up to {compacted}")
+            raise Compacted(f"etcd at {self._servers.name}: watch {self._prefix}: compacted up to {compacted}")
         reason = response.cancel_reason or "no reason given"  # type: ignore[attr-defined]
         # A forbidden prefix and an expired token look alike here; a new login settles which it was.
-        self._store.close()
-        raise StoreError(f"etcd at {self._store.name}: watch {self._prefix}: refused: {reason}")
+        self._servers.forget_login()
+        raise StoreDenied(f"etcd at {self._servers.name}: watch {self._prefix}: refused: {reason}")
 
 
 def _change(event: object) -> Change:

@@ -86,6 +86,27 @@ def test_the_password_is_never_shown() -> None:
     assert "secret" not in repr(load(flags(), {"OVERLAYD_ETCD_PASSWORD": "secret"}, None))
 
 
+def test_a_password_is_refused_as_a_flag_and_taken_from_everywhere_else(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="/proc/PID/cmdline") as caught:
+        load(flags("--etcd-password", "secret"), {}, None)
+    assert "set etcd-password-file instead" in str(caught.value)
+    assert "secret" not in str(caught.value).replace("shows a secret", "")
+    file = tmp_path / "overlayd"
+    file.write_text("OVERLAYD_ETCD_PASSWORD=secret\n")
+    assert load(flags(), {}, file).etcd_password == "secret"
+    assert load(flags(), {"FLANNELD_ETCD_PASSWORD": "secret"}, None).etcd_password == "secret"
+    assert load(flags("--etcd-password-file", "/secret"), {}, None).etcd_password_file == "/secret"
+
+
+def test_a_line_that_is_no_setting_is_not_repeated(tmp_path: Path) -> None:
+    # A password with a line break in it, or without its key.
+    file = tmp_path / "overlayd"
+    file.write_text("OVERLAYD_ETCD_PASSWORD=a\nhunter2\n")
+    with pytest.raises(ConfigError, match="line 2 is not KEY=value") as caught:
+        read_file(file)
+    assert "hunter2" not in str(caught.value)
+
+
 def test_a_file_that_is_asked_for_must_be_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such file"):
         load(flags(), {}, tmp_path / "none", file_required=True)

@@ -2,96 +2,102 @@
 
 from __future__ import annotations
 
-import shutil
-import signal
-import socket
-import subprocess
-import time
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from overlayd.errors import StoreError
 from overlayd.store.client import Store, StoreSettings
+from overlayd.store.follow import Follower
+from tests.certificates import Authority
+from tests.etcd import Etcd as Cluster
+from tests.polling import eventually
 
-START_TIMEOUT_S = 20.0
+PASSWORD = "correct horse"
 
 
-class Etcd:
-    """One etcd process that a test may stop, freeze and start again, on the same port, with or without its data."""
+class Etcd(Cluster):
+    """An etcd and the stores on it."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._ports = [_free_port(), _free_port()]
-        self._process: subprocess.Popen[bytes] | None = None
+    def __init__(self, folder: Path, *, flags: Sequence[str] = (), **arrangement: Any) -> None:
+        # A member on its own elects itself; waiting a second for others each time is most of a test's time.
+        alone = len(arrangement.get("hosts", [""])) == 1
+        quick = ("--heartbeat-interval=20", "--election-timeout=200") if alone else ()
+        super().__init__(folder, flags=[*quick, *flags], **arrangement)
+        self._stores: list[Store] = []
 
     @property
     def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self._ports[0]}"
+        """What clients are told, where there is only one member."""
+        (only,) = self.endpoints
+        return only
 
-    def start(self) -> None:
-        peer = f"http://127.0.0.1:{self._ports[1]}"
-        command = [
-            *("etcd", "--name", "one", "--data-dir", str(self._folder / "data")),
-            *("--listen-client-urls", self.endpoint, "--advertise-client-urls", self.endpoint),
-            *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer),
-            *("--initial-cluster", f"one={peer}"),
-        ]
-        with (self._folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log)
-        deadline = time.monotonic() + START_TIMEOUT_S
-        store = self.store()
-        while True:
-            try:
-                store.get("/")
-                break
-            except StoreError:
-                assert time.monotonic() < deadline, (self._folder / "log").read_text()
-                assert self._process.poll() is None, (self._folder / "log").read_text()
-        store.close()
+    def store(self, **settings: Any) -> Store:
+        """A store that knows where etcd is, and these settings."""
+        made = Store(StoreSettings(**{"endpoints": self.endpoints, **settings}))
+        self._stores.append(made)
+        return made
 
-    def stop(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-
-    def lose_data(self) -> None:
-        shutil.rmtree(self._folder / "data")
-
-    def freeze(self) -> None:
-        assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        assert self._process is not None
-        self._process.send_signal(signal.SIGCONT)
-
-    def store(self) -> Store:
-        return Store(StoreSettings(endpoints=(self.endpoint,)))
+    def end(self) -> None:
+        """End the servers, and hang up all stores."""
+        for store in self._stores:
+            store.close()
+        self.stop()
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+@contextmanager
+def serving(folder: Path, **arrangement: Any) -> Iterator[Etcd]:
+    """An etcd of that arrangement for the length of the block."""
+    etcd = Etcd(folder, **arrangement)
+    try:
+        etcd.start()
+        yield etcd
+    finally:
+        etcd.end()
+
+
+@contextmanager
+def following(store: Store, prefix: str = "/net/") -> Iterator[Follower]:
+    """A follower that has seen etcd."""
+    follower = Follower(store, prefix, lambda: None)
+    follower.start()
+    try:
+        eventually("following", lambda: follower.view.connected)
+        yield follower
+    finally:
+        follower.stop()
+
+
+def logins(etcd: Etcd) -> list[str]:
+    """The tokens that a guarded etcd has given to the user, from its log."""
+    return re.findall(r"authorized overlayd, token is (\S+)", etcd.members[0].log_text())
 
 
 @pytest.fixture
 def etcd(tmp_path: Path) -> Iterator[Etcd]:
-    running = Etcd(tmp_path)
-    running.start()
-    try:
+    """One member, without TLS and without users."""
+    with serving(tmp_path) as running:
         yield running
-    finally:
-        running.stop()
 
 
 @pytest.fixture
-def store(etcd: Etcd) -> Iterator[Store]:
-    connected = etcd.store()
-    try:
-        yield connected
-    finally:
-        connected.close()
+def guarded(tmp_path: Path) -> Iterator[Etcd]:
+    """One that asks for a login, and whose tokens live for a second after their last use."""
+    with serving(tmp_path, flags=["--auth-token-ttl=1", "--log-package-levels=auth=DEBUG"]) as running:
+        running.enable_auth("overlayd", PASSWORD, prefix="/net/")
+        yield running
+
+
+@pytest.fixture
+def store(etcd: Etcd) -> Store:
+    """A store on the first."""
+    return etcd.store()
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """The CA that etcd and its clients trust."""
+    return Authority(tmp_path_factory.mktemp("ca"))

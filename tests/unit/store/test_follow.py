@@ -3,23 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from overlayd.store.client import Store
 from overlayd.store.follow import Follower
 from tests.polling import until
-from tests.unit.store.conftest import Etcd
-
-
-@contextmanager
-def following(store: Store) -> Iterator[Follower]:
-    follower = Follower(store, "/net/", lambda: None)
-    follower.start()
-    try:
-        yield follower
-    finally:
-        follower.stop()
+from tests.unit.store.conftest import Etcd, following
 
 
 def keys(follower: Follower) -> set[str]:
@@ -82,4 +70,4 @@ def test_stopping_while_etcd_is_away_ends_the_thread(etcd: Etcd, store: Store) -
         until(lambda: seen.view.connected)
         etcd.stop()
         until(lambda: not seen.view.connected)
-    assert not any(thread.name == "etcd-watch" for thread in threading.enumerate())
+    assert not {thread.name for thread in threading.enumerate()} & {"etcd-watch", "etcd-pulse"}

@@ -1,0 +1,64 @@
+"""How a host may reach etcd: the settings for it, and what is wrong with them before anything is dialled."""
+
+from __future__ import annotations
+
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from overlayd.errors import ConfigError
+from overlayd.log import logger
+from overlayd.store.endpoints import Endpoint, parse_endpoints
+from overlayd.store.trust import system_bundle
+
+log = logger("store")
+
+_FILES = ("cafile", "certfile", "keyfile", "password_file")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreSettings:
+    """How to reach etcd. Files are PEM but for `password_file`; the password never appears in a repr.
+
+    With https and no `cafile`, etcd's certificate must be signed by one of the CAs that this system trusts.
+    """
+
+    endpoints: tuple[str, ...]
+    cafile: str | None = None
+    certfile: str | None = None
+    keyfile: str | None = None
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    password_file: str | None = None
+
+
+def check(settings: StoreSettings) -> tuple[Endpoint, ...]:
+    """The endpoints. Raises ConfigError where settings contradict each other, or a file is not there."""
+    endpoints = parse_endpoints(settings.endpoints)
+    if settings.password and settings.password_file:
+        raise ConfigError("etcd-password and etcd-password-file are both set", hint="set one of them")
+    if bool(settings.username) != bool(settings.password or settings.password_file):
+        raise ConfigError(
+            "etcd-username and its password go together; only one is set",
+            hint="set etcd-username and etcd-password-file, or neither",
+        )
+    if bool(settings.certfile) != bool(settings.keyfile):
+        raise ConfigError("etcd-certfile and etcd-keyfile go together; only one is set")
+    if not endpoints[0].tls and (settings.cafile or settings.certfile):
+        name = "etcd-cafile" if settings.cafile else "etcd-certfile"
+        raise ConfigError(
+            f"{name} is set but {endpoints[0]} is not encrypted",
+            hint=f"write etcd-endpoints with https://, or do not set {name}",
+        )
+    if endpoints[0].tls and not settings.cafile and system_bundle() is None:
+        raise ConfigError(
+            "etcd-endpoints use https:// but no CA is given and this system has no bundle of them",
+            hint="set etcd-cafile",
+        )
+    for name in _FILES:
+        path = getattr(settings, name)
+        if path and not Path(path).is_file():
+            raise ConfigError(f"etcd-{name.replace('_', '-')}: {path} is not a file")
+    if settings.password_file and Path(settings.password_file).stat().st_mode & stat.S_IROTH:
+        log.warning("every user of this host can read etcd's password", file=settings.password_file)
+    return endpoints

@@ -1,0 +1,179 @@
+"""One connection to one etcd server, and the login on it: python-etcd3's client, without what it does wrong."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from overlayd.errors import StoreError
+from overlayd.log import logger
+from overlayd.store import protos
+from overlayd.store.access import StoreSettings
+from overlayd.store.endpoints import Endpoint
+from overlayd.store.trust import Trust
+
+protos.install()
+
+import etcd3  # noqa: E402
+from etcd3 import etcdrpc  # noqa: E402
+
+__all__ = ["Connection", "Login", "Metadata", "etcdrpc", "login_expired", "never_sent", "unreachable"]
+
+log = logger("store")
+
+Metadata = tuple[tuple[str, str], ...]
+
+# Measured: these find a dead or frozen server in seconds; gRPC's defaults take minutes. More than one ping in 5 s is
+# more than etcd allows (--grpc-keepalive-min-time).
+CHANNEL_OPTIONS: tuple[tuple[str, Any], ...] = (
+    ("grpc.keepalive_time_ms", 5000),
+    ("grpc.keepalive_timeout_ms", 3000),
+    ("grpc.http2.ping_timeout_ms", 3000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.initial_reconnect_backoff_ms", 500),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    # In spite of its name: how long one attempt to connect may take, TLS and the server's first word included.
+    ("grpc.min_reconnect_backoff_ms", 2000),
+    ("grpc.max_receive_message_length", 256 * 1024 * 1024),
+    # A new connection is new: neither the old one's credentials nor its backoff.
+    ("grpc.use_local_subchannel_pool", 1),
+    # A name may stand for several servers; all calls go to one of them, not the same one from every host.
+    ("grpc.service_config", '{"loadBalancingConfig":[{"pick_first":{"shuffleAddressList":true}}]}'),
+)
+
+
+class _Client(etcd3.Etcd3Client):  # type: ignore[misc]
+    def _get_secure_creds(self, ca_cert: bytes, cert_key: bytes | None, cert_cert: bytes | None) -> Any:
+        # From memory: etcd3 would open the files again, which may be others by now.
+        return grpc.ssl_channel_credentials(ca_cert, cert_key, cert_cert)
+
+
+class Connection:
+    """A channel and etcd's services on it. Nothing is dialled before the first call; gRPC reconnects by itself.
+
+    Any thread may use it. After `close`, calls under way end as CANCELLED, and new ones raise ValueError.
+    """
+
+    def __init__(self, endpoint: Endpoint, trust: Trust | None) -> None:
+        self.endpoint = endpoint
+        self.trust = trust
+        self._client = _Client(
+            host=endpoint.dialled_host,
+            port=endpoint.port,
+            ca_cert=trust.ca if trust else None,
+            cert_cert=trust.certificate if trust else None,
+            cert_key=trust.key if trust else None,
+            grpc_options=CHANNEL_OPTIONS,
+        )
+        self.kv = self._client.kvstub
+        self.leases = self._client.leasestub
+        self.watches = etcdrpc.WatchStub(self._client.channel)
+        self.auth = etcdrpc.AuthStub(self._client.channel)
+
+    def close(self) -> None:
+        """Hang up. Harmless when called again."""
+        self._client.close()
+
+    def answers(self, timeout_s: float) -> str | None:
+        """Ask the server something small that it knows by itself. None if it said anything, else what went wrong.
+
+        Without a login, which costs etcd much and us nothing: a refusal is an answer.
+        """
+        try:
+            self.kv.Range(etcdrpc.RangeRequest(key=b"/", serializable=True, count_only=True), timeout=timeout_s)
+        except grpc.RpcError as error:
+            return details(error) if unreachable(error) else None
+        except ValueError:
+            return None
+        return None
+
+
+class Login:
+    """The token that etcd gives for user and password: asked for when it is first needed, and after `forget`.
+
+    It outlives connections, as a login makes etcd work hard. The password's file is read anew for each login.
+    """
+
+    def __init__(self, settings: StoreSettings) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._metadata: Metadata | None = None if settings.username else ()
+
+    def metadata(self, connection: Connection, timeout_s: float) -> Metadata:
+        """What a call must carry. Raises grpc.RpcError, StoreError."""
+        deadline = time.monotonic() + timeout_s
+        if not self._lock.acquire(timeout=timeout_s):
+            raise StoreError(f"etcd at {connection.endpoint}: another login takes too long")
+        try:
+            if self._metadata is None:
+                self._metadata = self._log_in(connection, max(0.0, deadline - time.monotonic()))
+            return self._metadata
+        finally:
+            self._lock.release()
+
+    def forget(self, metadata: Metadata | None = None) -> bool:
+        """Log in again before the next call, unless another thread has done so since it gave out `metadata`.
+
+        Whether there is a login at all.
+        """
+        if not self._settings.username:
+            return False
+        with self._lock:
+            if metadata is None or self._metadata is metadata:
+                self._metadata = None
+        return True
+
+    def _log_in(self, connection: Connection, timeout_s: float) -> Metadata:
+        request = etcdrpc.AuthenticateRequest(name=self._settings.username, password=self._password())
+        try:
+            return (("token", connection.auth.Authenticate(request, timeout=timeout_s).token),)
+        except grpc.RpcError as error:
+            if "authentication is not enabled" not in details(error):
+                raise
+            # As etcd's own clients do. It may be one that came back empty.
+            log.warning("etcd asks nobody for a password; going on without a login")
+            return ()
+
+    def _password(self) -> str:
+        path = self._settings.password_file
+        if path is None:
+            return self._settings.password or ""
+        try:
+            password = Path(path).read_text().strip("\r\n")
+        except (OSError, UnicodeDecodeError) as error:
+            # Not the error itself: of a file that is no text, it tells some bytes.
+            reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+            raise StoreError(f"etcd-password-file: {path} cannot be read: {reason}") from None
+        if not password:
+            raise StoreError(f"etcd-password-file: {path} is empty")
+        return password
+
+
+def details(error: grpc.RpcError) -> str:
+    """What gRPC or etcd says of a failure, in its own words. No call's metadata, so no token, is in it."""
+    said = (error.details() if hasattr(error, "details") else None) or str(error)
+    # gRPC tells of its load balancing first; what happened comes last.
+    return str(said.rpartition("last error: ")[2].removeprefix("UNKNOWN: ").removeprefix("UNAVAILABLE: "))
+
+
+def unreachable(error: grpc.RpcError) -> bool:
+    """Whether another server may do better: this one is dead, frozen, or cut off from its cluster."""
+    return error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+
+
+def never_sent(error: grpc.RpcError) -> bool:
+    """Whether the call certainly did not reach a server, so that it may be made again, whatever it is."""
+    said = error.details() or ""
+    return error.code() is grpc.StatusCode.UNAVAILABLE and ("last error: " in said or "resolution failed" in said)
+
+
+def login_expired(error: grpc.RpcError) -> bool:
+    """Whether etcd does not know our token any more, or wants one now, or changed its users since it gave it out."""
+    said = error.details() or ""
+    phrases = ("invalid auth token", "user name is empty", "auth store is old", "revision in header is old")
+    return error.code() is grpc.StatusCode.UNAUTHENTICATED or any(phrase in said for phrase in phrases)

@@ -1,0 +1,192 @@
+"""Which of etcd's servers is talked to: one connection at a time, another server when that one fails."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+
+from overlayd.errors import StoreDenied, StoreError
+from overlayd.log import logger
+from overlayd.store.access import StoreSettings, check
+from overlayd.store.connection import Connection, Login, details, login_expired, never_sent, unreachable
+from overlayd.store.endpoints import Endpoint
+from overlayd.store.trust import TrustFiles
+
+log = logger("store")
+
+CALL_TIMEOUT_S = 5.0
+# Where there are other servers, how long one of them may think before another is asked.
+SERVER_TIMEOUT_S = 2.0
+PULSE_TIMEOUT_S = 2.5
+# Between two attempts with certificates that did not work.
+RENEW_RETRY_S = 5.0
+
+
+class Refused(StoreError):
+    """etcd does not let this user in. Only a person can mend it."""
+
+
+class Servers:
+    """etcd, whichever of its servers answers. All methods may be called from any thread."""
+
+    def __init__(self, settings: StoreSettings) -> None:
+        """Check the settings (ConfigError); nothing is dialled before the first call."""
+        self._endpoints = check(settings)
+        # As the user wrote them.
+        self.name = ",".join(settings.endpoints)
+        self._trust = (
+            TrustFiles(cafile=settings.cafile, certfile=settings.certfile, keyfile=settings.keyfile)
+            if self._endpoints[0].tls
+            else None
+        )
+        self._login = Login(settings)
+        self._lock = threading.Lock()
+        self._connection: Connection | None = None
+        # A fleet spreads over the servers.
+        self._turn = random.randrange(len(self._endpoints))
+        self._renew_not_before = 0.0
+
+    @property
+    def endpoint(self) -> Endpoint | None:
+        """The server in use, if one is."""
+        connection = self._connection
+        return connection.endpoint if connection else None
+
+    def close(self) -> None:
+        """Drop the connection. The next call dials anew."""
+        with self._lock:
+            connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def call(
+        self,
+        operation: str,
+        method: Callable[[Connection], Callable[..., Any]],
+        request: Any,
+        *,
+        repeatable: bool = False,
+    ) -> Any:
+        """Call one of etcd's servers after another. Twice only what is `repeatable`, or was certainly not done yet."""
+        deadline = time.monotonic() + CALL_TIMEOUT_S
+        attempts, may_log_in = max(2, len(self._endpoints)), True
+        # More than one server seldom fails at a time: the second has all the time that is left.
+        patience_s = SERVER_TIMEOUT_S if len(self._endpoints) > 1 else CALL_TIMEOUT_S
+        while True:
+            attempts -= 1
+            connection, metadata = self._connect(), None
+            timeout_s = min(patience_s, max(0.0, deadline - time.monotonic()))
+            try:
+                metadata = self._login.metadata(connection, timeout_s)
+                return method(connection)(request, timeout=timeout_s, metadata=metadata)
+            except grpc.RpcError as error:
+                if may_log_in and metadata is not None and login_expired(error) and self._login.forget(metadata):
+                    may_log_in = False
+                    continue
+                patience_s = CALL_TIMEOUT_S
+                replaced = connection is not self._connection
+                unsent = metadata is None or never_sent(error)
+                if unreachable(error):
+                    self._drop(connection)
+                elif replaced:
+                    # Cut short by another thread, which says nothing about the server that is asked next.
+                    attempts += 1
+                else:
+                    raise self.failure(operation, error) from error
+                if attempts <= 0 or time.monotonic() >= deadline or not (repeatable or unsent):
+                    raise self.failure(operation, error) from error
+            except StopIteration as error:
+                raise StoreError(f"etcd at {self.name}: {operation}: the stream ended without an answer") from error
+            except ValueError as error:
+                # What gRPC raises on a channel that another thread has closed meanwhile: nothing was sent.
+                if attempts <= 0:
+                    raise StoreError(f"etcd at {self.name}: {operation}: the connection was closed") from error
+
+    def tend(self) -> None:
+        """Store.tend."""
+        connection = self._connection
+        if connection is None:
+            return
+        if self._trust is not None and connection.trust is not None and self._trust.changed_since(connection.trust):
+            self._renew(connection)
+        if connection is self._connection and connection.answers(PULSE_TIMEOUT_S) is not None:
+            self._drop(connection)
+
+    def open_watch(self, requests: Any) -> Any:
+        """The raw stream of a watch, for watch.py. Errors come from iterating over it. Raises StoreError."""
+        connection = self._connect()
+        try:
+            metadata = self._login.metadata(connection, CALL_TIMEOUT_S)
+            # hasleader: a server cut off from its cluster ends the stream instead of staying silent.
+            return connection.watches.Watch(requests, metadata=(*metadata, ("hasleader", "true")))
+        except grpc.RpcError as error:
+            raise self.failure("log in", error) from error
+        except ValueError as error:
+            raise StoreError(f"etcd at {self.name}: watch: the connection was closed") from error
+
+    def forget_login(self) -> None:
+        """Log in anew before the next call."""
+        self._login.forget()
+
+    def failure(self, operation: str, error: grpc.RpcError) -> StoreError:
+        """A gRPC error as a StoreError in words for the user. A login that is no longer good is forgotten."""
+        code, detail = error.code(), details(error)
+        if login_expired(error):
+            self._login.forget()
+        word = code.name if code is not None else "error"
+        hint = {
+            "UNAVAILABLE": "is etcd running, and can this host reach it?",
+            "DEADLINE_EXCEEDED": "is etcd running, and can this host reach it?",
+            "PERMISSION_DENIED": "grant the user a role that may read and write the prefix",
+            "INVALID_ARGUMENT": "check etcd-username and its password" if "auth" in detail else None,
+        }.get(word)
+        if "user name is empty" in detail:
+            hint = "etcd wants a login: set etcd-username and etcd-password-file"
+        elif "TSI_" in detail or "erification" in detail:
+            # gRPC's word for TLS. A server that does not like our certificate hangs up, which is DATA_CORRUPTED.
+            hint = "check etcd-cafile, etcd-certfile and etcd-keyfile, and the names in etcd's certificate"
+        kinds = {"PERMISSION_DENIED": StoreDenied, "INVALID_ARGUMENT": Refused, "UNAUTHENTICATED": Refused}
+        kind = kinds.get(word, StoreError)
+        return kind(f"etcd at {self.name}: {operation}: {word}: {detail}", hint=hint)
+
+    def _connect(self) -> Connection:
+        with self._lock:
+            if self._connection is None:
+                trust = self._trust.read() if self._trust is not None else None
+                self._connection = Connection(self._endpoints[self._turn % len(self._endpoints)], trust)
+            return self._connection
+
+    def _drop(self, connection: Connection) -> None:
+        """Take the next server, unless another thread has done so already."""
+        with self._lock:
+            if self._connection is connection:
+                self._connection, self._turn = None, self._turn + 1
+        connection.close()
+
+    def _renew(self, old: Connection) -> None:
+        """Replace a connection by one with the certificates of now, once that is seen to work."""
+        if self._trust is None or time.monotonic() < self._renew_not_before:
+            return
+        trust = self._trust.read()
+        if trust == old.trust:
+            # Touched, or not usable yet.
+            old.trust = trust
+            return
+        new = Connection(old.endpoint, trust)
+        problem = new.answers(PULSE_TIMEOUT_S)
+        if problem is not None:
+            new.close()
+            self._renew_not_before = time.monotonic() + RENEW_RETRY_S
+            log.warning("the new certificates do not work; going on with the connection there is", problem=problem)
+            return
+        with self._lock:
+            current = self._connection is old
+            if current:
+                self._connection = new
+        (old if current else new).close()
+        log.info("connected anew with the new certificates")

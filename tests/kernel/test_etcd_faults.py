@@ -1,0 +1,250 @@
+"""What happens to etcd does not happen to packets, and a change made after it is in every kernel within five seconds.
+
+Two labs, each with two hosts: one etcd without TLS and users; three with both, each with a certificate of its own.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from ipaddress import IPv4Network
+from pathlib import Path
+
+import pytest
+
+from tests.certificates import Authority, Pair
+from tests.etcd import Etcd
+from tests.kernel import namespaces
+from tests.kernel.lab import SWITCH_ADDRESS, UNDERLAY, Host, Lab, environment, laboratory
+from tests.kernel.traffic import pinging
+from tests.polling import eventually
+
+BACKEND = {"Type": "vxlan"}
+SUBNETS = "/coreos.com/network/subnets"
+IN_STEP_S = 5.0
+PASSWORD = "correct-horse"
+TOKEN = re.compile(r"authorized \S+, token is (\S+)")
+_numbers = itertools.count(100)
+
+
+def three_guarded(lab: Lab) -> None:
+    """Three members that let in who has a certificate and a password, and forget a login after a second of silence."""
+    hosts = [str(UNDERLAY[number]) for number in (252, 253, 254)]
+    namespaces.ip(lab.switch, *(f"address add {host}/24 dev br0" for host in hosts if host != str(SWITCH_ADDRESS)))
+    authority = Authority(lab.folder / "ca")
+    lab.etcd = Etcd(
+        lab.folder,
+        hosts=hosts,
+        client_port=2379,
+        inside=lab.inside,
+        certificates=[authority.issue(f"etcd{number}", f"IP:{host}") for number, host in enumerate(hosts)],
+        authority=authority.certificate,
+        client_certificate=authority.issue("root"),
+        flags=["--auth-token-ttl=1", "--log-package-levels=auth=DEBUG"],
+    )
+    lab.etcd.start()
+    lab.etcd.enable_auth("overlayd", PASSWORD, prefix="/coreos.com/network/")
+    password_file = lab.folder / "password"
+    password_file.write_text(f"{PASSWORD}\n")
+    password_file.chmod(0o600)
+    mine = Pair(certificate=lab.folder / "host.pem", key=lab.folder / "host.key")
+    replace(mine, authority.issue("host"))
+    lab.etcd_flags = {
+        "etcd-endpoints": ",".join(lab.etcd.endpoints),
+        "etcd-cafile": authority.certificate,
+        "etcd-certfile": mine.certificate,
+        "etcd-keyfile": mine.key,
+        "etcd-username": "overlayd",
+        "etcd-password-file": password_file,
+    }
+
+
+ARRANGEMENTS = {"one": Lab.start_etcd, "three": three_guarded}
+one = pytest.mark.parametrize("lab", ["one"], indirect=True, scope="module")
+three = pytest.mark.parametrize("lab", ["three"], indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module")
+def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A lab with that arrangement of etcd, and hosts a and b."""
+    folder = tmp_path_factory.mktemp(request.param)
+    with laboratory(folder, BACKEND, arrange=ARRANGEMENTS[request.param]) as lab:
+        lab.host("a")
+        lab.host("b")
+        yield lab
+
+
+@contextmanager
+def undisturbed(a: Host, b: Host) -> Iterator[None]:
+    """No packet is lost between the two, in either direction, as long as the block lasts."""
+    subnets = a.subnet, b.subnet
+    with pinging(a, b, interval_s=0.02) as there, pinging(b, a, interval_s=0.02) as back:
+        yield
+    assert there.sent > 20
+    assert (there.lost, back.lost) == (0, 0)
+    assert (a.subnet, b.subnet) == subnets
+
+
+def check_in_step(lab: Lab, fault: str) -> None:
+    """Another host writes a lease, now that etcd answers; how long until all kernels have its route."""
+    began = time.monotonic()
+    taken = {host.subnet for host in lab.hosts}
+    subnet = next(one for one in map(peer_subnet, _numbers) if one not in taken)
+    number = subnet.network_address.packed[2]
+    data = {"VNI": 1, "VtepMAC": f"02:00:00:00:00:{number:02x}"}
+    lease = {"PublicIP": str(UNDERLAY[number]), "BackendType": "vxlan", "BackendData": data}
+    lab.etcd.ctl("put", key(subnet), json.dumps(lease))
+    for host in lab.hosts:
+        left_s = began + IN_STEP_S - time.monotonic()
+        eventually(f"{subnet} is in the kernel of {host.name}", partial(has_route, host, subnet), timeout_s=left_s)
+    print(f"in step {time.monotonic() - began:.2f} s after etcd answered: {fault}")  # noqa: T201
+
+
+def peer_subnet(number: int) -> IPv4Network:
+    return IPv4Network(f"10.5.{number}.0/24")
+
+
+def key(subnet: IPv4Network) -> str:
+    return f"{SUBNETS}/{subnet.network_address}-{subnet.prefixlen}"
+
+
+def has_route(host: Host, subnet: IPv4Network) -> bool:
+    return bool(host.run("ip", "route", "show", str(subnet)))
+
+
+def knows_etcd_is_away(host: Host) -> bool:
+    return not host.status()["etcd_connected"]
+
+
+def wait_until_away(lab: Lab) -> None:
+    for host in lab.hosts:
+        eventually(f"{host.name} knows that etcd is away", partial(knows_etcd_is_away, host))
+
+
+def replace(target: Pair, source: Pair) -> None:
+    target.certificate.write_bytes(source.certificate.read_bytes())
+    target.key.write_bytes(source.key.read_bytes())
+
+
+@one
+def test_killed_and_started_again(lab: Lab, a: Host, b: Host) -> None:
+    with undisturbed(a, b):
+        lab.etcd.stop()
+        wait_until_away(lab)
+        lab.etcd.start()
+        check_in_step(lab, "killed")
+
+
+@one
+def test_frozen_and_thawed(lab: Lab, a: Host, b: Host) -> None:
+    with undisturbed(a, b):
+        lab.etcd.freeze()
+        try:
+            wait_until_away(lab)
+        finally:
+            lab.etcd.thaw()
+        lab.etcd.wait()
+        check_in_step(lab, "frozen")
+
+
+@one
+def test_restarted_empty(lab: Lab, a: Host, b: Host) -> None:
+    with undisturbed(a, b):
+        lab.etcd.stop()
+        wait_until_away(lab)
+        lab.etcd.lose_data()
+        lab.etcd.start()
+        lab.configure(BACKEND)
+        check_in_step(lab, "emptied")
+        for host in (a, b):
+            eventually(f"{host.name} has written its lease again", partial(lab.etcd.ctl, "get", key(host.subnet)))
+
+
+@one
+def test_compacted_while_a_host_could_not_hear(lab: Lab, a: Host, b: Host) -> None:
+    deaf = ["INPUT", "-s", str(a.address), "-p", "tcp", "--dport", "2379", "-j", "DROP"]
+    with undisturbed(a, b):
+        lab.run(["iptables", "-I", *deaf])
+        try:
+            for value in range(3):
+                lab.etcd.ctl("put", "/coreos.com/network/other", str(value))
+            lab.etcd.compact()
+            eventually("a knows that etcd is away", partial(knows_etcd_is_away, a))
+        finally:
+            lab.run(["iptables", "-D", *deaf])
+        check_in_step(lab, "compacted, and the network cut")
+
+
+@three
+@pytest.mark.parametrize("fault", ["kill", "freeze"])
+def test_the_leader_of_three_is_lost(lab: Lab, a: Host, b: Host, fault: str) -> None:
+    leader = lab.etcd.leader()
+    with undisturbed(a, b):
+        getattr(leader, fault)()
+        try:
+            lab.etcd.wait()
+            check_in_step(lab, f"leader lost: {fault}")
+        finally:
+            if leader.frozen:
+                leader.thaw()
+            lab.etcd.start()
+        check_in_step(lab, "leader back")
+
+
+@three
+def test_logins_expire_or_are_forgotten(lab: Lab, a: Host, b: Host) -> None:
+    with undisturbed(a, b):
+        clock = lab.etcd.ctl("lease", "grant", "3").split()[1]
+        lab.etcd.ctl("put", f"--lease={clock}", "/clock", "1")
+        eventually("tokens have expired", lambda: not lab.etcd.ctl("get", "/clock"))
+        # A watch goes on without a token. But a, whose key somebody made a reservation, has to ask.
+        lab.etcd.ctl("put", key(a.subnet), lab.etcd.ctl("get", "--print-value-only", key(a.subnet)).strip())
+        eventually("a has asked", lambda: a.status()["reserved"], timeout_s=IN_STEP_S)
+        check_in_step(lab, "token expired")
+        lab.etcd.stop()
+        lab.etcd.start()
+        check_in_step(lab, "killed, and logins forgotten")
+
+
+@three
+def test_certificates_are_replaced_one_file_after_the_other(lab: Lab, a: Host, b: Host) -> None:
+    certificate, private_key = (Path(str(lab.etcd_flags[f"etcd-{name}"])) for name in ("certfile", "keyfile"))
+    new = Authority(lab.folder / "ca").issue("host")
+    with undisturbed(a, b):
+        certificate.write_bytes(new.certificate.read_bytes())
+        wait_until_both_say(lab, "certificates are not usable")
+        check_in_step(lab, "a certificate without its key")
+        began = time.monotonic()
+        private_key.write_bytes(new.key.read_bytes())
+        wait_until_both_say(lab, "connected anew with the new certificates")
+        print(f"connected anew {time.monotonic() - began:.2f} s after the key was written")  # noqa: T201
+        check_in_step(lab, "new certificates")
+
+
+def wait_until_both_say(lab: Lab, text: str) -> None:
+    for host in lab.hosts:
+        eventually(f"{host.name} says it", partial(says, host, text), timeout_s=IN_STEP_S)
+
+
+def says(host: Host, text: str) -> bool:
+    return text in host.log.read_text()
+
+
+@three
+def test_nobody_is_told_the_password_or_a_token(lab: Lab, a: Host, b: Host) -> None:
+    secrets = {PASSWORD, *(token for member in lab.etcd.members for token in TOKEN.findall(member.log_text()))}
+    assert len(secrets) > 2
+    for host in (a, b):
+        done = subprocess.run(host.overlayd("check"), capture_output=True, text=True, env=environment(), check=True)
+        assert "etcd-username" in done.stdout
+        command_line = Path(f"/proc/{host.status()['pid']}/cmdline").read_text()
+        assert "etcd-username" in command_line
+        said = [done.stdout, done.stderr, command_line, host.log.read_text()]
+        said.append((host.run_dir / "status.json").read_text())
+        assert not [secret for secret in secrets for one in said if secret in one]

@@ -1,0 +1,102 @@
+"""PEM files that come one after the other, are half written, or hold something else."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from overlayd.errors import StoreError
+from overlayd.store.trust import TrustFiles
+from tests.certificates import Authority, Pair
+
+
+class Folder:
+    """A host's own three files."""
+
+    def __init__(self, path: Path, authority: Authority, pair: Pair) -> None:
+        self.ca, self.certificate, self.key = path / "ca.pem", path / "host.pem", path / "host.key"
+        self.ca.write_bytes(authority.certificate.read_bytes())
+        self.certificate.write_bytes(pair.certificate.read_bytes())
+        self.key.write_bytes(pair.key.read_bytes())
+        self.trust = TrustFiles(cafile=str(self.ca), certfile=str(self.certificate), keyfile=str(self.key))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, authority: Authority) -> Folder:
+    return Folder(tmp_path, authority, authority.issue("host"))
+
+
+def test_they_are_read_together(folder: Folder) -> None:
+    read = folder.trust.read()
+    assert (read.ca, read.certificate, read.key) == (
+        folder.ca.read_bytes(),
+        folder.certificate.read_bytes(),
+        folder.key.read_bytes(),
+    )
+    assert not folder.trust.changed_since(read)
+    assert "PRIVATE KEY" not in repr(read)
+
+
+def test_the_last_good_ones_count_until_new_ones_fit(
+    folder: Folder, authority: Authority, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    good = folder.trust.read()
+    new = authority.issue("other")
+    folder.certificate.write_bytes(new.certificate.read_bytes())
+    assert folder.trust.changed_since(good)
+    assert folder.trust.read() == good
+    folder.key.unlink()
+    assert folder.trust.changed_since(good)
+    assert folder.trust.read() == good
+    folder.key.write_bytes(new.key.read_bytes()[:40])
+    assert folder.trust.read() == good
+    said = len(caplog.records)
+    assert folder.trust.read() == good
+    # The same trouble is told once.
+    assert len(caplog.records) == said > 0
+    folder.key.write_bytes(new.key.read_bytes())
+    read = folder.trust.read()
+    assert read != good
+    assert not folder.trust.changed_since(read)
+
+
+def test_a_link_that_points_elsewhere_is_a_change(folder: Folder, tmp_path: Path, authority: Authority) -> None:
+    good = folder.trust.read()
+    target = tmp_path / "elsewhere.pem"
+    target.write_bytes(Authority(tmp_path / "second").certificate.read_bytes())
+    link = tmp_path / "link.pem"
+    link.symlink_to(target)
+    link.replace(folder.ca)
+    assert folder.trust.changed_since(good)
+    assert folder.trust.read().ca == target.read_bytes()
+
+
+@pytest.mark.parametrize("content", [b"", b"no PEM", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])
+def test_what_holds_no_certificate_is_named(folder: Folder, content: bytes) -> None:
+    folder.ca.write_bytes(content)
+    with pytest.raises(StoreError, match=f"etcd-cafile: {folder.ca} holds no good certificate"):
+        folder.trust.read()
+
+
+def test_a_key_for_another_certificate_and_one_with_a_passphrase_are_named(
+    folder: Folder, authority: Authority
+) -> None:
+    key = folder.key.read_bytes()
+    folder.key.write_bytes(authority.issue("other").key.read_bytes())
+    with pytest.raises(StoreError, match="do not go together: KEY_VALUES_MISMATCH"):
+        folder.trust.read()
+    folder.key.write_bytes(key)
+    argv = ["openssl", "pkey", "-aes128", "-passout", "pass:secret", "-in", str(folder.key)]
+    folder.key.write_bytes(subprocess.run(argv, capture_output=True, check=True).stdout)
+    with pytest.raises(StoreError, match="the key without a passphrase"):
+        folder.trust.read()
+
+
+def test_a_file_that_is_gone_is_named(folder: Folder) -> None:
+    folder.certificate.unlink()
+    with pytest.raises(StoreError, match=str(folder.certificate)):
+        folder.trust.read()
