@@ -46,6 +46,17 @@ def parser() -> argparse.ArgumentParser:
     command("check", "show the settings in force, the interface, etcd and the network config; change nothing")
     status = command("status", "show the lease, the peers, etcd and what is wrong; exit status 1 when not ready")
     status.add_argument("--json", action="store_true", help="as one JSON document")
+    doctor = command("doctor", "find out what would stop packets here, and the command that mends it; change nothing")
+    doctor.add_argument("--json", action="store_true", help="as one JSON document")
+    doctor.add_argument(
+        "--no-arp", action="store_true", help="do not ask the underlay whether another host has this host's address"
+    )
+    ping = command("ping", "ask every peer: does it answer, how fast, how large a packet may be")
+    ping.add_argument("peers", nargs="*", metavar="PEER", help="a public address, a subnet, or an address inside it")
+    ping.add_argument("--json", action="store_true", help="as one JSON document")
+    ping.add_argument("--count", type=_count, default=3, help="echoes to each (default: 3)")
+    ping.add_argument("--timeout", type=_seconds, default=1.0, help="seconds to wait for each (default: 1)")
+    ping.add_argument("--no-mtu", action="store_true", help="do not look for the path's MTU")
     command("cleanup", "remove every route, device, rule and file of overlayd from this host")
     lease = commands.add_parser("lease", help="see who holds which subnet; keep one for a host, or free it")
     verbs = lease.add_subparsers(dest="verb", required=True, metavar="VERB")
@@ -123,10 +134,26 @@ def _settings(options: argparse.Namespace) -> settings.Settings:
     try:
         return settings.load(vars(options), os.environ, file, file_required=required)
     except PrivilegeError:
-        if options.command != "status":
+        if options.command not in ("doctor", "ping", "status"):
             raise
-        # Everybody may read the status; where it is, the file that only root may read seldom changes.
+        # Everybody may look; where it is, the file that only root may read seldom changes.
         return settings.load(vars(options), os.environ, None)
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or not 0 < int(text) <= 100:
+        raise argparse.ArgumentTypeError("a whole number from 1 to 100")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0
+    if not 0 < number <= 60:
+        raise argparse.ArgumentTypeError("a number of seconds above 0, at most 60")
+    return number
 
 
 def _call(options: argparse.Namespace, chosen: settings.Settings) -> int:

@@ -266,7 +266,12 @@ class Lab:
     def make(self, backend: dict[str, Any], arrange: Callable[[Lab], None]) -> None:
         """Start the switch and etcd, and write the network config."""
         namespaces.make(self.switch)
-        namespaces.ip(self.switch, "link add br0 type bridge", f"address add {SWITCH_ADDRESS}/24 dev br0")
+        # A bridge without an address of its own takes another with every port that comes or goes.
+        namespaces.ip(
+            self.switch,
+            "link add br0 address 02:00:00:00:00:fe type bridge",
+            f"address add {SWITCH_ADDRESS}/24 dev br0",
+        )
         namespaces.ip(self.switch, "link set br0 up")
         arrange(self)
         self.configure(backend)

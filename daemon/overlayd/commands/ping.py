@@ -1,0 +1,115 @@
+"""`overlayd ping`: whether every peer answers, how fast, and how large a packet may be."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+from collections.abc import Iterable
+from ipaddress import ip_address, ip_network
+
+from overlayd import daemon, hostlock
+from overlayd import status as status_file
+from overlayd.commands.output import print_line
+from overlayd.errors import ConfigError, OverlaydError, StoreError, UnsupportedError
+from overlayd.host import load_backend
+from overlayd.kernel import interfaces
+from overlayd.lease import Lease, MalformedLease, parse_lease
+from overlayd.probe.measure import measure
+from overlayd.probe.peers import Address, Here, KnownPeer, chosen, targets
+from overlayd.probe.report import document, table
+from overlayd.registry import CONFIG, SUBNETS, read_network_config
+from overlayd.settings import Settings
+from overlayd.status import Status
+from overlayd.store.client import KeyValue, Store
+
+
+def main(settings: Settings, options: argparse.Namespace) -> int:
+    """Ping all peers, or those named; 0 when each answers inside the overlay and takes packets of the full size."""
+    here, peers = _from_daemon(settings) or _from_etcd(settings)
+    found = measure(
+        targets(chosen(peers, options.peers), here),
+        count=options.count,
+        timeout_s=options.timeout,
+        sizes=not options.no_mtu,
+    )
+    if options.json:
+        print_line(json.dumps(document(found), indent=2))
+    elif found:
+        for line in table(found):
+            print_line(line)
+    else:
+        print_line("no peers: no other host holds a lease")
+    return 0 if all(peer.well for peer in found) else 1
+
+
+def _from_daemon(settings: Settings) -> tuple[Here, list[KnownPeer]] | None:
+    """What the daemon on this host says; None where none runs or it holds no lease yet."""
+    if not hostlock.held(settings.run_dir):
+        return None
+    try:
+        status = status_file.read(settings.run_dir)
+    except OverlaydError:
+        return None
+    return known(status) if status.subnet or status.subnet6 else None
+
+
+def known(status: Status) -> tuple[Here, list[KnownPeer]]:
+    """This host and its peers as a status names them."""
+    here = Here(
+        subnets=tuple(ip_network(text) for text in (status.subnet, status.subnet6) if text),
+        addresses=_own_addresses(),
+        mtu_bytes=status.mtu_bytes,
+    )
+    peers = [
+        KnownPeer(subnet=ip_network(subnet), public_ip=ip_address(public_ip), backend=peer.backend)
+        for peer in status.peers
+        # Nobody is where a subnet is only kept for somebody.
+        if peer.path != "reserved"
+        for subnet, public_ip in ((peer.subnet, peer.public_ip), (peer.subnet6, peer.public_ip6))
+        if subnet and public_ip
+    ]
+    return here, peers
+
+
+def _from_etcd(settings: Settings) -> tuple[Here, list[KnownPeer]]:
+    """What etcd says of this network; this host's own lease, if it has one, is the one under its address."""
+    store = Store(daemon.store_settings(settings))
+    try:
+        config = read_network_config(store.get(f"{settings.etcd_prefix}/{CONFIG}"), settings.etcd_prefix)
+        entries, _revision = store.list_prefix(f"{settings.etcd_prefix}/{SUBNETS}")
+    except StoreError as error:
+        raise StoreError(f"no daemon runs here, and {error.message}", hint=error.hint) from error
+    finally:
+        store.close()
+    mtu_bytes, own = None, frozenset[Address]()
+    # A host that is none of the network's may ask too; it only cannot say how large packets would be.
+    with contextlib.suppress(ConfigError, StoreError, UnsupportedError):
+        underlay = daemon.choose_underlay(settings).only(config.versions)
+        own = frozenset(endpoint.public_ip for endpoint in underlay.endpoints)
+        mtu_bytes = load_backend(config, underlay).mtu_bytes
+    leases = list(_leases(entries))
+    here = Here(
+        subnets=tuple(leg.subnet for lease in leases for leg in lease.legs if leg.public_ip in own),
+        addresses=_own_addresses(),
+        mtu_bytes=mtu_bytes,
+    )
+    peers = [
+        KnownPeer(subnet=leg.subnet, public_ip=leg.public_ip, backend=lease.backend_type)
+        for lease in leases
+        for leg in lease.legs
+        if leg.public_ip not in own
+    ]
+    return here, peers
+
+
+def _leases(entries: Iterable[KeyValue]) -> Iterable[Lease]:
+    for entry in entries:
+        try:
+            yield parse_lease(entry.key.rpartition("/")[2], entry.value)
+        except MalformedLease:
+            continue
+
+
+def _own_addresses() -> frozenset[Address]:
+    return frozenset(address.ip for interface in interfaces.read_interfaces() for address in interface.addresses)

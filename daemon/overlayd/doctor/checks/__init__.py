@@ -1,0 +1,26 @@
+"""The checks: each a function from what was seen to one finding, None where it does not apply here. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from overlayd.doctor.checks import docker, etcd, firewall, host, underlay
+from overlayd.doctor.facts import Facts
+from overlayd.doctor.finding import Finding, Sections
+
+Check = Callable[[Facts], Finding | None]
+
+SECTIONS: tuple[tuple[str, tuple[Check, ...]], ...] = (
+    ("this host", host.CHECKS),
+    ("underlay", underlay.CHECKS),
+    ("etcd", etcd.CHECKS),
+    ("firewall", firewall.CHECKS),
+    ("docker", docker.CHECKS),
+)
+
+
+def examine(facts: Facts) -> Sections:
+    """What every check says, by section, in the order in which a reader should mend things."""
+    return [
+        (title, [finding for check in checks if (finding := check(facts)) is not None]) for title, checks in SECTIONS
+    ]

@@ -1,0 +1,154 @@
+"""The store, what it takes to reach it, and what it says of this network. Pure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from datetime import timedelta
+
+from overlayd.doctor.facts import Facts, PemFile
+from overlayd.doctor.finding import Finding, ok, problem, unknown, warning
+
+RENEW_WITHIN = timedelta(days=14)
+CLOCK_TOLERANCE_S = 60.0
+
+
+def endpoints(facts: Facts) -> Finding:
+    """Which etcd servers answer."""
+    there = facts.etcd.endpoints
+    dead = [endpoint for endpoint in there if endpoint.problem is not None]
+    said = "; ".join(f"{endpoint.name}: {endpoint.problem}" for endpoint in dead)
+    if dead and len(dead) == len(there):
+        return problem("etcd-endpoints", said, advice=_advice(said))
+    if dead:
+        return warning(
+            "etcd-endpoints", f"{len(there) - len(dead)} of {len(there)} answer; {said}", advice=_advice(said)
+        )
+    return ok("etcd-endpoints", f"{len(there)} of {len(there)} answer")
+
+
+def tls_files(facts: Facts) -> Finding | None:
+    """Whether the PEM files are whole, and valid today."""
+    files = facts.etcd.files
+    if not files:
+        return None
+    for file in files:
+        if file.problem is not None:
+            return problem("tls-files", f"{file.setting}: {file.problem}", advice=f"mend {file.path} or {file.setting}")
+    now = facts.host.now
+    for file in files:
+        for certificate in file.certificates:
+            who = f"{file.path} ({certificate.subject})"
+            if certificate.not_after < now:
+                return problem(
+                    "tls-files",
+                    f"{who} expired on {certificate.not_after:%Y-%m-%d %H:%M} UTC",
+                    advice=f"renew {file.path}, then systemctl restart overlayd",
+                )
+            if certificate.not_before > now:
+                return problem(
+                    "tls-files",
+                    f"{who} is not valid before {certificate.not_before:%Y-%m-%d %H:%M} UTC; here it is "
+                    f"{now:%Y-%m-%d %H:%M}",
+                    remedy="chronyc makestep",
+                    advice="if this host's clock is right, the certificate is wrong",
+                )
+    soon = [file for file in files if _ends(file, facts)]
+    if soon:
+        return warning(
+            "tls-files",
+            "; ".join(_validity(file) for file in soon),
+            advice="renew them soon, then systemctl restart overlayd",
+        )
+    return ok("tls-files", "; ".join(_validity(file) for file in files if file.certificates))
+
+
+def clock(facts: Facts) -> Finding:
+    """Leases run by etcd's clock and not by ours; the validity of certificates goes by ours."""
+    offsets = [endpoint.clock_offset_s for endpoint in facts.etcd.endpoints if endpoint.clock_offset_s is not None]
+    if not offsets:
+        return unknown("clock", "no etcd server told its time")
+    worst = max(offsets, key=abs)
+    if abs(worst) > CLOCK_TOLERANCE_S:
+        return warning(
+            "clock",
+            f"{abs(worst):.0f} s {'ahead of' if worst > 0 else 'behind'} etcd's: leases do not mind, certificates may",
+            remedy="chronyc makestep",
+        )
+    return ok("clock", "agrees with etcd's to a minute")
+
+
+def store(facts: Facts) -> Finding:
+    """Whether etcd lets us read the network."""
+    if facts.etcd.problem is not None:
+        return problem("etcd", facts.etcd.problem, advice=facts.etcd.advice)
+    return ok("etcd", "the network's keys can be read")
+
+
+def network_config(facts: Facts) -> Finding:
+    """Whether there is a network config, and this host can serve it."""
+    here = facts.etcd
+    if here.problem is not None:
+        return unknown("network-config", "etcd does not say")
+    if here.config_problem is not None:
+        return problem("network-config", here.config_problem, advice=here.config_advice)
+    return ok("network-config", here.config or "")
+
+
+def lease(facts: Facts) -> Finding:
+    """Whether etcd says that our subnet is ours."""
+    leases, subnets = facts.etcd.leases, facts.network.subnets if facts.network else ()
+    if leases is None:
+        return unknown("lease", f"etcd does not say; last known here: {', '.join(map(str, subnets)) or 'none'}")
+    if not subnets:
+        return problem("lease", "this host holds no lease", remedy="systemctl start overlayd")
+    for subnet in subnets:
+        holder = next((found for found in leases if found.subnet == subnet), None)
+        if holder is None:
+            return problem(
+                "lease", f"{subnet} is not leased in etcd: peers do not know it", remedy="systemctl restart overlayd"
+            )
+        if holder.public_ip not in facts.underlay.public_ips:
+            return problem(
+                "lease",
+                f"{subnet} is leased to {holder.public_ip}, this host is {facts.underlay.public_ip}",
+                remedy="systemctl restart overlayd && systemctl restart docker",
+                advice="or set public-ip or iface, if it is this host after all",
+            )
+    return ok("lease", f"{', '.join(map(str, subnets))}, one of {len({found.key for found in leases})}")
+
+
+def duplicate_lease(facts: Facts) -> Finding | None:
+    """Two leases under one public address: two hosts that publish the wrong one, or a leftover."""
+    if facts.etcd.leases is None:
+        return None
+    by_address = defaultdict(list)
+    for found in facts.etcd.leases:
+        by_address[found.public_ip].append(found)
+    twice = {address: found for address, found in by_address.items() if len(found) > 1}
+    if not twice:
+        return ok("duplicate-lease", "each public address has one lease")
+    said = "; ".join(f"{address}: {', '.join(str(one.subnet) for one in found)}" for address, found in twice.items())
+    make = problem if twice.keys() & set(facts.underlay.public_ips) else warning
+    return make(
+        "duplicate-lease",
+        f"one public address, several leases: {said}",
+        advice="set OVERLAYD_IFACE or OVERLAYD_PUBLIC_IP on the host that publishes another's; leftovers expire",
+    )
+
+
+def _ends(file: PemFile, facts: Facts) -> bool:
+    return any(certificate.not_after - facts.host.now < RENEW_WITHIN for certificate in file.certificates)
+
+
+def _validity(file: PemFile) -> str:
+    until = min(certificate.not_after for certificate in file.certificates)
+    return f"{file.path} until {until:%Y-%m-%d}"
+
+
+def _advice(said: str) -> str:
+    if "certificate" in said or "TLS" in said:
+        return "see tls-files, clock and the names in the server's certificate"
+    return "is etcd running there, and does a firewall let its port through?"
+
+
+CHECKS = (endpoints, tls_files, clock, store, network_config, lease, duplicate_lease)

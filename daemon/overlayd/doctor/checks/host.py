@@ -1,0 +1,161 @@
+"""The daemon, the kernel and its limits. Pure."""
+
+from __future__ import annotations
+
+from overlayd.doctor.facts import Facts
+from overlayd.doctor.finding import Finding, ok, problem, unknown, warning
+
+# What the kernel must have for each backend to make its device.
+DEVICE_OF = {"vxlan": "vxlan", "auto": "vxlan", "udp": "tun", "ipip": "ipip", "wireguard": "wireguard"}
+FULL, ALMOST_FULL = 0.95, 0.8
+
+
+def settings_file(facts: Facts) -> Finding | None:
+    """Whether the settings could be read; without them, the rest is about the defaults."""
+    if facts.host.settings_problem is None:
+        return None
+    return unknown("settings-file", f"{facts.host.settings_problem}: what follows is about the default settings")
+
+
+def root(facts: Facts) -> Finding | None:
+    """What is not root sees less."""
+    if facts.host.root:
+        return None
+    return unknown("root", "not root: rules, kernel features and other hosts' claims cannot be seen", advice="use sudo")
+
+
+def daemon(facts: Facts) -> Finding:
+    """Whether a daemon runs here, and is content."""
+    here = facts.daemon
+    if here.running is None:
+        return unknown("daemon", "its run directory is not readable")
+    if not here.running:
+        unit = here.unit or {}
+        if unit.get("LoadState") == "not-found":
+            return problem(
+                "daemon", "no daemon runs, and systemd knows no overlayd.service", remedy="yum install overlayd"
+            )
+        enable = unit.get("UnitFileState") not in ("enabled", None)
+        return problem(
+            "daemon",
+            "no daemon runs on this host: peers that come or change are not noticed, nothing is put back",
+            remedy="systemctl enable --now overlayd" if enable else "systemctl start overlayd",
+        )
+    if here.state != "ready" or here.problems:
+        reasons = "; ".join(here.problems) or "no reason given"
+        return problem(
+            "daemon", f"the daemon is {here.state}: {reasons}", advice="its log: journalctl -u overlayd -n 50"
+        )
+    return ok("daemon", "runs and is ready")
+
+
+def ip_forward(facts: Facts) -> Finding:
+    """A host that does not forward is no router, and containers hang behind one."""
+    if facts.host.sysctls.get("net/ipv4/ip_forward") != "1":
+        return problem(
+            "ip-forward", "net.ipv4.ip_forward is 0: nothing is routed", remedy="sysctl -w net.ipv4.ip_forward=1"
+        )
+    devices = ("docker0", *(facts.network.devices if facts.network else ()))
+    shut = [name for name in devices if facts.host.sysctls.get(f"net/ipv4/conf/{name}/forwarding") == "0"]
+    if shut:
+        return problem(
+            "ip-forward",
+            f"on, but not on {', '.join(shut)}",
+            remedy="sysctl -w " + " ".join(f"net/ipv4/conf/{name}/forwarding=1" for name in shut),
+        )
+    return ok("ip-forward", "on")
+
+
+def ipv6_forward(facts: Facts) -> Finding | None:
+    """The same for IPv6, where the network has any."""
+    if facts.network is None or not facts.network.ipv6:
+        return None
+    if facts.host.sysctls.get("net/ipv6/conf/all/forwarding") != "1":
+        return problem(
+            "ipv6-forward",
+            "net.ipv6.conf.all.forwarding is 0: no IPv6 packet is routed",
+            remedy="sysctl -w net.ipv6.conf.all.forwarding=1",
+        )
+    return ok("ipv6-forward", "on")
+
+
+def kernel_features(facts: Facts) -> Finding:
+    """What the backend and the rules need of the kernel."""
+    needed = {"iptables": facts.firewall.kind == "iptables"}
+    if facts.network is not None and facts.network.backend in DEVICE_OF:
+        needed[DEVICE_OF[facts.network.backend]] = True
+    seen = facts.host.features
+    shown = ", ".join(f"{name}: {feature.how}" for name, feature in sorted(seen.items())) or "nothing could be tried"
+    missing = [name for name, wanted in needed.items() if wanted and name in seen and seen[name].there is False]
+    if missing:
+        return problem(
+            "kernel-features",
+            f"this kernel has no {', '.join(missing)} ({shown})",
+            remedy="; ".join(f"modprobe {'ip_tables' if name == 'iptables' else name}" for name in missing),
+            advice="or choose another backend: overlayd config set",
+        )
+    if any(name not in seen or seen[name].there is None for name, wanted in needed.items() if wanted):
+        return unknown("kernel-features", shown)
+    return ok("kernel-features", shown)
+
+
+def conntrack_table(facts: Facts) -> Finding | None:
+    """A full table drops new connections ("nf_conntrack: table full, dropping packet")."""
+    count, most = (facts.host.number(f"net/netfilter/nf_conntrack_{word}") for word in ("count", "max"))
+    if count is None or not most:
+        return None
+    found = f"{count} of {most} connections"
+    remedy = f"sysctl -w net.netfilter.nf_conntrack_max={2 * most}"
+    if count >= FULL * most:
+        return problem("conntrack-table", f"{found}: new ones are dropped", remedy=remedy)
+    if count >= ALMOST_FULL * most:
+        return warning("conntrack-table", f"{found}: almost full", remedy=remedy)
+    return ok("conntrack-table", found)
+
+
+def neighbour_table(facts: Facts) -> Finding | None:
+    """Every peer is a neighbour; above gc_thresh3 the kernel makes no new one ("neighbour table overflow", arp(7))."""
+    most, there = facts.host.number("net/ipv4/neigh/default/gc_thresh3"), facts.host.neighbours
+    if most is None or there is None:
+        return None
+    peers = len({lease.key for lease in facts.etcd.leases or ()})
+    needed, found = max(there, peers), f"{there} entries, {peers} leases, room for {most}"
+    power = 1024
+    while power < 2 * needed:
+        power *= 2
+    # Without the lower two, the kernel begins to forget entries long before the third is reached.
+    remedy = " ".join(f"net.ipv4.neigh.default.gc_thresh{n}={power // d}" for n, d in ((1, 4), (2, 2), (3, 1)))
+    if needed >= most:
+        return problem("neighbour-table", f"{found}: too small", remedy=f"sysctl -w {remedy}")
+    if needed >= ALMOST_FULL * most or facts.host.neighbour_overflows:
+        overflows = f", {facts.host.neighbour_overflows} overflows so far" if facts.host.neighbour_overflows else ""
+        return warning("neighbour-table", f"{found}{overflows}", remedy=f"sysctl -w {remedy}")
+    return ok("neighbour-table", found)
+
+
+def open_files(facts: Facts) -> Finding | None:
+    """A daemon without descriptors cannot talk to etcd or netlink any more."""
+    used, most = facts.daemon.open_files, facts.daemon.open_files_limit
+    if used is None or not most:
+        return None
+    found = f"the daemon has {used} of {most} files open"
+    if used >= ALMOST_FULL * most:
+        return problem(
+            "open-files",
+            found,
+            remedy="systemctl set-property --runtime overlayd.service LimitNOFILE=65536 && systemctl restart overlayd",
+        )
+    return ok("open-files", found)
+
+
+CHECKS = (
+    settings_file,
+    root,
+    daemon,
+    ip_forward,
+    ipv6_forward,
+    kernel_features,
+    conntrack_table,
+    neighbour_table,
+    open_files,
+)

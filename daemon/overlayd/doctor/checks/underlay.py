@@ -1,0 +1,196 @@
+"""The interface that carries the overlay, and the devices on top of it. Pure."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address
+
+from overlayd.doctor.facts import Facts
+from overlayd.doctor.finding import Finding, ok, problem, unknown, warning
+from overlayd.probe.peers import OVERHEAD_BYTES
+
+BRIDGE = "docker0"
+STRICT = 1
+# Drivers whose tunnel offloads are known to spoil or lose VXLAN packets, and what is known.
+BAD_OFFLOADS = {
+    "vmxnet3": (
+        # OpenShift switches these off on vSphere (Bugzilla 1941246, 1998106: vmxnet3 version 4, RHEL 8.3's kernel).
+        frozenset({"tx-udp_tnl-segmentation", "tx-udp_tnl-csum-segmentation"}),
+        "vmxnet3 is known to lose VXLAN packets with tunnel offloads on, depending on ESXi and hardware version",
+    ),
+}
+
+
+def underlay(facts: Facts) -> Finding:
+    """Whether there is an interface to send by, and it is up."""
+    here = facts.underlay
+    if here.problem is not None:
+        return problem("underlay", here.problem, advice=here.advice)
+    link = facts.host.link(here.ifname)
+    if link is None or not link.up:
+        return problem("underlay", f"{here.ifname} is down", remedy=f"ip link set dev {here.ifname} up")
+    return ok("underlay", f"{here.ifname}, {here.address}, peers send to {', '.join(map(str, here.public_ips))}")
+
+
+def underlay_mtu(facts: Facts) -> Finding | None:
+    """Whether a container's packet of the full size, encapsulated, fits the interface."""
+    network, link = facts.network, facts.host.link(facts.underlay.ifname)
+    if network is None or link is None:
+        return unknown("underlay-mtu", "no interface or no network to compare")
+    if network.backend not in OVERHEAD_BYTES:
+        return None
+    overhead = OVERHEAD_BYTES[network.backend][6 if network.ipv6 else 4]
+    needed = network.mtu_bytes + overhead
+    found = (
+        f"containers send {network.mtu_bytes}, {network.backend} adds {overhead}, {link.name} takes {link.mtu_bytes}"
+    )
+    if link.mtu_bytes < needed:
+        return problem(
+            "underlay-mtu",
+            found,
+            remedy=f"ip link set dev {link.name} mtu {needed}",
+            advice="if the network takes no more: systemctl restart overlayd, then restart docker and its containers",
+        )
+    return ok("underlay-mtu", f"{found}; `overlayd ping` measures the whole way")
+
+
+def container_mtu(facts: Facts) -> Finding | None:
+    """Whether docker's bridge and what hangs on it keep to the MTU that was leased."""
+    bridge, network = facts.host.link(BRIDGE), facts.network
+    if bridge is None or network is None:
+        return None
+    large = [link.name for link in facts.host.links if link.master == BRIDGE and link.mtu_bytes > network.mtu_bytes]
+    if large:
+        return warning(
+            "container-mtu",
+            f"{len(large)} containers send packets larger than {network.mtu_bytes} ({', '.join(large[:4])}): each "
+            "connection begins with a lost packet, or hangs where ICMP is filtered",
+            advice="restart these containers; a running one keeps the MTU that it was started with",
+        )
+    if bridge.mtu_bytes < network.mtu_bytes:
+        return warning(
+            "container-mtu",
+            f"{BRIDGE} takes {bridge.mtu_bytes}, peers' containers send {network.mtu_bytes}",
+            remedy=f"ip link set dev {BRIDGE} mtu {network.mtu_bytes}",
+        )
+    return ok("container-mtu", f"{network.mtu_bytes}")
+
+
+def overlay_device(facts: Facts) -> Finding | None:
+    """Whether the backend's device is there, as it was made."""
+    if facts.network is None or not facts.network.own_devices:
+        return None
+    mtu_bytes = facts.network.mtu_bytes
+    for name in facts.network.own_devices:
+        link = facts.host.link(name)
+        if link is None:
+            return problem("overlay-device", f"{name} is not there", remedy="systemctl restart overlayd")
+        if not link.up:
+            # The kernel forgot routes and neighbours with it: up alone would not do.
+            return problem("overlay-device", f"{name} is down", remedy="systemctl restart overlayd")
+        if link.mtu_bytes != mtu_bytes:
+            return problem(
+                "overlay-device",
+                f"{name} has MTU {link.mtu_bytes}, not {mtu_bytes}",
+                remedy=f"ip link set dev {name} mtu {mtu_bytes}",
+            )
+        told = _published_macs(facts)
+        if link.kind == "vxlan" and told and link.mac not in told:
+            return problem(
+                "overlay-device",
+                f"{name} has MAC {link.mac}, peers were told {', '.join(sorted(told))}: they send to nobody",
+                remedy="systemctl restart overlayd",
+                advice="something rewrites it: see interface-manager",
+            )
+    return ok("overlay-device", f"{', '.join(facts.network.own_devices)} is up")
+
+
+def interface_manager(facts: Facts) -> Finding | None:
+    """Whether NetworkManager or networkd wants our devices for itself."""
+    claimed = facts.underlay.managers
+    if not claimed:
+        return None
+    name, manager = next(iter(claimed.items()))
+    remedy = (
+        f"nmcli device set {name} managed no"
+        if manager == "NetworkManager"
+        else "printf '[Match]\\nName=overlay*\\n[Link]\\nUnmanaged=yes\\n' > /etc/systemd/network/05-overlayd.network "
+        "&& networkctl reload"
+    )
+    return warning("interface-manager", f"{manager} manages {name}: it may readdress or remove it", remedy=remedy)
+
+
+def reverse_path(facts: Facts) -> Finding | None:
+    """Strict rp_filter drops what came in by another interface than the answer would take (RFC 3704)."""
+    if facts.network is None or not facts.underlay.ifname:
+        return None
+    strict = [
+        name
+        for name in dict.fromkeys((facts.underlay.ifname, *facts.network.devices))
+        if max(facts.host.number(f"net/ipv4/conf/{scope}/rp_filter") or 0 for scope in ("all", name)) == STRICT
+    ]
+    if not strict:
+        return ok("rp-filter", "not strict")
+    network, underlay_name = facts.network, facts.underlay.ifname
+    for way in facts.underlay.ways_back:
+        outer_astray = way.underlay not in (underlay_name, None) and underlay_name in strict
+        inner_astray = way.overlay not in (*network.devices, None) and network.devices[0] in strict
+        if outer_astray or inner_astray:
+            name, back = (underlay_name, way.underlay) if outer_astray else (network.devices[0], way.overlay)
+            return problem(
+                "rp-filter",
+                f"strict on {name}, but the way back to {way.peer} is {back}: its packets are dropped",
+                remedy=f"sysctl -w net/ipv4/conf/{name}/rp_filter=2",
+            )
+    return ok("rp-filter", f"strict on {', '.join(strict)}; the way back to each peer is the way it came")
+
+
+def checksum_offload(facts: Facts) -> Finding | None:
+    """Network cards that are known to handle VXLAN badly."""
+    here = facts.underlay
+    if facts.network is None or facts.network.backend not in ("vxlan", "auto") or not here.ifname:
+        return None
+    if here.driver is None or here.offloads is None:
+        return ok("checksum-offload", f"{here.ifname} is no card with a driver that can be asked")
+    features, known = BAD_OFFLOADS.get(here.driver, (frozenset(), ""))
+    on = sorted(features & here.offloads)
+    if on:
+        return warning(
+            "checksum-offload",
+            f"{known}; on {here.ifname}: {', '.join(on)}",
+            remedy=f"ethtool -K {here.ifname} " + " ".join(f"{name} off" for name in on),
+        )
+    return ok("checksum-offload", f"nothing bad is known of driver {here.driver}")
+
+
+def duplicate_address(facts: Facts) -> Finding | None:
+    """Two hosts with one address: peers' packets go to whichever spoke last."""
+    here = facts.underlay
+    if not isinstance(here.address, IPv4Address):
+        return None
+    if here.same_address is None:
+        return unknown("duplicate-address", f"could not ask whether {here.address} has another owner")
+    if here.same_address:
+        return problem(
+            "duplicate-address",
+            f"{here.address} is also {', '.join(here.same_address)}'s",
+            advice="find the host with that MAC and give one of the two another address",
+        )
+    return ok("duplicate-address", f"nobody else answers for {here.address}")
+
+
+def _published_macs(facts: Facts) -> set[str]:
+    """What peers were told of our devices; each family has its own."""
+    own = facts.network.subnets if facts.network is not None else ()
+    return {lease.mac for lease in facts.etcd.leases or () if lease.subnet in own and lease.mac is not None}
+
+
+CHECKS = (
+    underlay,
+    underlay_mtu,
+    container_mtu,
+    overlay_device,
+    interface_manager,
+    reverse_path,
+    checksum_offload,
+    duplicate_address,
+)

@@ -1,0 +1,237 @@
+"""What was seen on this host, as values. Pure. None stands for what could not be looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
+
+from overlayd.addresses import IPAddress, IPInterface, IPNetwork
+from overlayd.doctor.trace import Tables
+from overlayd.doctor.x509 import Certificate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Daemon:
+    """The daemon here. `state` and `problems` are what it last said, `unit` what systemd says of its unit."""
+
+    running: bool | None = False
+    state: str | None = None
+    problems: tuple[str, ...] = ()
+    open_files: int | None = None
+    open_files_limit: int | None = None
+    unit: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """The overlay as this host takes part in it: from the daemon's status, else from etcd and the settings."""
+
+    network: IPv4Network | None = None
+    backend: str
+    mtu_bytes: int
+    devices: tuple[str, ...]
+    subnet: IPv4Network | None = None
+    subnet6: IPv6Network | None = None
+    port: int | None = None
+    ipv6: bool = False
+
+    @property
+    def subnets(self) -> tuple[IPNetwork, ...]:
+        """What this host holds, of either family."""
+        return tuple(subnet for subnet in (self.subnet, self.subnet6) if subnet is not None)
+
+    @property
+    def own_devices(self) -> tuple[str, ...]:
+        """The devices that overlayd makes itself."""
+        return tuple(name for name in self.devices if name.startswith("overlay"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Link:
+    """One interface. `kind` is netlink's (`bridge`, `vxlan` …), `master` the bridge it is a port of."""
+
+    name: str
+    mtu_bytes: int
+    up: bool
+    mac: str | None = None
+    kind: str | None = None
+    master: str | None = None
+    addresses: tuple[IPInterface, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class WayBack:
+    """Out of which interfaces this host would answer a peer's host and a container on it; None: no route."""
+
+    peer: IPv4Address
+    underlay: str | None
+    overlay: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Underlay:
+    """The interface that peers reach this host by, or why there is none.
+
+    `driver` and `offloads` (those switched on) are ethtool's. `same_address` are the MACs of others that answered for
+    our address.
+    """
+
+    problem: str | None = None
+    advice: str | None = None
+    ifname: str = ""
+    address: IPAddress | None = None
+    public_ip: IPAddress | None = None
+    public_ip6: IPAddress | None = None
+    driver: str | None = None
+    offloads: frozenset[str] | None = None
+    same_address: tuple[str, ...] | None = None
+    ways_back: tuple[WayBack, ...] = ()
+    managers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def public_ips(self) -> tuple[IPAddress, ...]:
+        """The addresses that peers know this host by."""
+        return tuple(address for address in (self.public_ip, self.public_ip6) if address is not None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Endpoint:
+    """One etcd server. `clock_offset_s` is how far our clock is ahead of the server's, where it said its time."""
+
+    name: str
+    problem: str | None = None
+    clock_offset_s: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PemFile:
+    """One of the files that TLS needs."""
+
+    setting: str
+    path: str
+    problem: str | None = None
+    certificates: tuple[Certificate, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """One family's part of a lease, as it stands in etcd. `mac` is the VTEP's, with vxlan."""
+
+    key: str
+    subnet: IPNetwork
+    public_ip: IPAddress
+    backend: str
+    mac: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Etcd:
+    """The store. `problem` is why it cannot be used; `config_problem` what is wrong with the network config."""
+
+    endpoints: tuple[Endpoint, ...] = ()
+    files: tuple[PemFile, ...] = ()
+    problem: str | None = None
+    advice: str | None = None
+    config_problem: str | None = None
+    config_advice: str | None = None
+    config: str | None = None
+    leases: tuple[Published, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Zone:
+    """A zone of firewalld. `ports` are written `8472/udp`."""
+
+    name: str
+    target: str
+    interfaces: frozenset[str] = frozenset()
+    sources: frozenset[str] = frozenset()
+    ports: frozenset[str] = frozenset()
+    protocols: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Firewalld:
+    """A running firewalld."""
+
+    default_zone: str
+    zones: tuple[Zone, ...]
+
+    def zone_of(self, ifname: str) -> Zone | None:
+        """The zone of an interface: the one that names it, else the default one."""
+        named = [zone for zone in self.zones if ifname in zone.interfaces]
+        return next(iter([*named, *(zone for zone in self.zones if zone.name == self.default_zone)]), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Firewall:
+    """The rules on this host. `kind` is what overlayd keeps its own with: iptables, nftables or none.
+
+    `other_kind` counts rules in the kind of iptables (legacy or nft) that is not the installed one's; `closing` names
+    foreign nftables chains that may drop.
+    """
+
+    kind: str = "iptables"
+    tables: Tables | None = None
+    problem: str | None = None
+    other_kind: int | None = None
+    closing: tuple[str, ...] | None = None
+    docker_nftables: bool = False
+    firewalld: Firewalld | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Docker:
+    """Docker here. `conflicts` are sentences about daemon.json; `drop_ins` the names systemd knows, None without it."""
+
+    installed: bool = False
+    conflicts: tuple[str, ...] = ()
+    settings: Mapping[str, object] = field(default_factory=dict)
+    drop_ins: tuple[str, ...] | None = None
+    active: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Feature:
+    """One thing that a kernel has or has not. `how` says how that was found out."""
+
+    there: bool | None
+    how: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Host:
+    """The kernel and its settings. `sysctls` are named with slashes; those that do not exist are left out."""
+
+    root: bool = False
+    now: datetime
+    settings_problem: str | None = None
+    sysctls: Mapping[str, str] = field(default_factory=dict)
+    features: Mapping[str, Feature] = field(default_factory=dict)
+    neighbours: int | None = None
+    neighbour_overflows: int | None = None
+    links: tuple[Link, ...] = ()
+
+    def link(self, name: str) -> Link | None:
+        """The interface of that name."""
+        return next((link for link in self.links if link.name == name), None)
+
+    def number(self, sysctl: str) -> int | None:
+        """A setting that is a number."""
+        value = self.sysctls.get(sysctl, "")
+        return int(value) if value.lstrip("-").isdigit() else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """All that the checks judge by."""
+
+    host: Host
+    daemon: Daemon = field(default_factory=Daemon)
+    underlay: Underlay = field(default_factory=Underlay)
+    etcd: Etcd = field(default_factory=Etcd)
+    firewall: Firewall = field(default_factory=Firewall)
+    docker: Docker = field(default_factory=Docker)
+    network: Network | None = None

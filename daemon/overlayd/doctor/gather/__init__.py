@@ -1,0 +1,26 @@
+"""Look at everything that the checks judge by. Reads only; what cannot be looked at is left out, never an error."""
+
+from __future__ import annotations
+
+from overlayd.doctor.facts import Facts
+from overlayd.doctor.gather import docker, etcd, firewall, host, network, underlay
+from overlayd.settings import Settings
+
+__all__ = ["gather"]
+
+
+def gather(settings: Settings, *, settings_problem: str | None, arp: bool) -> Facts:
+    """The facts of this host; takes a second where all is well, some more for each server that does not answer."""
+    status, daemon = host.read_daemon(settings)
+    here = underlay.read_underlay(settings)
+    store, config, leases = etcd.read_etcd(settings)
+    joined = network.read_network(settings, status, config, leases, here)
+    return Facts(
+        host=host.read_host(settings_problem, joined, here),
+        daemon=daemon,
+        underlay=underlay.look_around(here, joined, leases, ask=arp),
+        etcd=store,
+        firewall=firewall.read_firewall(settings, status),
+        docker=docker.read_docker(settings, joined),
+        network=joined,
+    )

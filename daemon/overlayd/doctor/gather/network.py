@@ -1,0 +1,92 @@
+"""The overlay as this host takes part in it, from whoever knows: the daemon, etcd, the files of the last run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from ipaddress import IPv4Network, IPv6Network
+from typing import TypedDict
+
+from overlayd import daemon
+from overlayd.addresses import IPNetwork, ip_network
+from overlayd.doctor.facts import Network, Published, Underlay
+from overlayd.errors import OverlaydError
+from overlayd.host import load_backend
+from overlayd.kernel import survey
+from overlayd.kernel.state import LINK_NAME_PREFIX
+from overlayd.network import NetworkConfig
+from overlayd.settings import Settings
+from overlayd.status import Status
+
+_PORT_KEYS = {"wireguard": "listenport"}
+
+
+def read_network(
+    settings: Settings,
+    status: Status | None,
+    config: NetworkConfig | None,
+    leases: Sequence[Published],
+    underlay: Underlay,
+) -> Network | None:
+    """The network; None where neither etcd nor an earlier run tells.
+
+    The MTU is the one that the daemon took when it started, as that is what containers have.
+    """
+    held: dict[int, IPNetwork] = {
+        lease.subnet.version: lease.subnet for lease in leases if lease.public_ip in underlay.public_ips
+    }
+    if status is not None:
+        named = [ip_network(text) for text in (status.subnet, status.subnet6) if text]
+        held = {subnet.version: subnet for subnet in named} or held
+    last = _last_known(status, held, underlay)
+    if config is None:
+        return last
+    try:
+        backend = load_backend(config, daemon.choose_underlay(settings).only(config.versions))
+    except OverlaydError:
+        return last
+    same = last is not None and last.backend == config.backend_type
+    v4 = config.network(4)
+    return Network(
+        network=v4 if isinstance(v4, IPv4Network) else None,
+        backend=config.backend_type,
+        mtu_bytes=last.mtu_bytes if same and last is not None else backend.mtu_bytes,
+        devices=backend.devices,
+        port=_port(config),
+        ipv6=6 in config.versions,
+        **_held(held),
+    )
+
+
+class _Held(TypedDict):
+    subnet: IPv4Network | None
+    subnet6: IPv6Network | None
+
+
+def _held(held: Mapping[int, IPNetwork]) -> _Held:
+    v4, v6 = held.get(4), held.get(6)
+    return _Held(
+        subnet=v4 if isinstance(v4, IPv4Network) else None, subnet6=v6 if isinstance(v6, IPv6Network) else None
+    )
+
+
+def _last_known(status: Status | None, held: Mapping[int, IPNetwork], underlay: Underlay) -> Network | None:
+    if status is None or not status.network or not status.backend or not status.mtu_bytes:
+        return None
+    networks = [ip_network(text.strip()) for text in status.network.split(",")]
+    own = tuple(link.name for link in survey.links() if link.name.startswith(LINK_NAME_PREFIX))
+    return Network(
+        network=next((network for network in networks if isinstance(network, IPv4Network)), None),
+        backend=status.backend,
+        mtu_bytes=status.mtu_bytes,
+        devices=own or ((underlay.ifname,) if underlay.ifname else ()),
+        ipv6=any(network.version == 6 for network in networks),
+        **_held(held),
+    )
+
+
+def _port(config: NetworkConfig) -> int | None:
+    wanted = _PORT_KEYS.get(config.backend_type, "port")
+    for key, value in config.backend_config.items():
+        if key.lower() == wanted and isinstance(value, int) and value:
+            return value
+    return None

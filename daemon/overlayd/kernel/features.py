@@ -1,0 +1,95 @@
+"""What this kernel can do, found out without changing anything on this host.
+
+A kernel says what it can do only when it is asked to do it: so a thread enters a network namespace of its own, makes
+the device there, and namespace and device are gone when the thread ends.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import struct
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from overlayd.kernel import tun
+
+CLONE_NEWNET = 0x40000000  # linux/sched.h
+_DEVICES: dict[str, dict[str, int]] = {
+    "vxlan": {"vxlan_id": 1, "vxlan_port": 4789},
+    "ipip": {},
+    "wireguard": {},
+}
+_NAME = "probe0"
+
+
+def in_own_namespace(call: Callable[[], bool]) -> bool:
+    """Call a function in a new network namespace, which ends with it. Raises OSError (EPERM: not root)."""
+    outcome: list[bool | OSError] = []
+
+    def enter() -> None:
+        libc = ctypes.CDLL(None, use_errno=True)
+        try:
+            if libc.unshare(CLONE_NEWNET):
+                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+            outcome.append(call())
+        except OSError as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    if isinstance(outcome[0], OSError):
+        raise outcome[0]
+    return outcome[0]
+
+
+def module_state(name: str) -> str | None:
+    """How a module is there: `in the kernel`, `built in`, `loaded when needed`; None where no file says that it is."""
+    if (Path("/sys/module") / name).exists():
+        return "in the kernel"
+    folder = Path("/lib/modules") / os.uname().release
+    for file, word in (("modules.builtin", "built in"), ("modules.dep", "loaded when needed")):
+        try:
+            lines = (folder / file).read_text().splitlines()
+        except OSError:
+            continue
+        # Compressed or not: kernel/drivers/net/vxlan/vxlan.ko.xz: …
+        if any(Path(line.partition(":")[0]).name.partition(".")[0].replace("-", "_") == name for line in lines):
+            return word
+    return None
+
+
+def makes_device(kind: str) -> bool:
+    """Whether the kernel makes a device of this kind; `tun` too. Raises OSError where it cannot be tried."""
+    return in_own_namespace(_makes_tun if kind == "tun" else lambda: _makes_link(kind))
+
+
+def _makes_link(kind: str) -> bool:
+    try:
+        with IPRoute() as ipr:
+            ipr.link("add", ifname=_NAME, kind=kind, **_DEVICES[kind])
+    except NetlinkError as error:
+        if error.code in (errno.EOPNOTSUPP, errno.ENODEV):
+            return False
+        raise OSError(error.code, f"{kind}: {os.strerror(error.code)}") from error
+    return True
+
+
+def _makes_tun() -> bool:
+    try:
+        descriptor = os.open(tun.DEVICE, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        # Not persistent: it goes with the descriptor.
+        fcntl.ioctl(descriptor, tun.TUNSETIFF, struct.pack("16sH22x", _NAME.encode(), tun.IFF_TUN | tun.IFF_NO_PI))
+    finally:
+        os.close(descriptor)
+    return True

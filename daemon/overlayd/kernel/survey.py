@@ -1,0 +1,42 @@
+"""Interfaces as they are, with what a diagnosis needs beside their addresses. Reads only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pyroute2 import IPRoute
+
+IFF_UP = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinkFacts:
+    """One interface. `kind` is netlink's word (`bridge`, `vxlan`), None for hardware; `master` is its bridge."""
+
+    name: str
+    mtu_bytes: int
+    up: bool
+    mac: str | None
+    kind: str | None
+    master: str | None
+
+
+def links() -> tuple[LinkFacts, ...]:
+    """Every interface of this network namespace, by index."""
+    with IPRoute() as ipr:
+        messages = sorted(ipr.get_links(), key=lambda message: message["index"])
+    names = {message["index"]: message.get("ifname") for message in messages}
+    found = []
+    for message in messages:
+        info = message.get("linkinfo")
+        found.append(
+            LinkFacts(
+                name=message.get("ifname"),
+                mtu_bytes=message.get("mtu"),
+                up=bool(message["flags"] & IFF_UP),
+                mac=message.get("address"),
+                kind=info.get("kind") if info else None,
+                master=names.get(message.get("master") or 0),
+            )
+        )
+    return tuple(found)

@@ -1,0 +1,122 @@
+"""Whom to ping, and from which address. Pure: leases and addresses in, targets out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+from overlayd.errors import ConfigError
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
+# What each backend adds to a container's packet, by the IP version of the underlay; that of flannel-compatible peers.
+OVERHEAD_BYTES = {
+    "auto": {4: 50, 6: 70},
+    "host-gw": {4: 0, 6: 0},
+    "ipip": {4: 20, 6: 40},
+    "udp": {4: 28, 6: 48},
+    "vxlan": {4: 50, 6: 70},
+    "wireguard": {4: 60, 6: 80},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """Addresses of a peer, any of which may answer; where to send from; the largest packet that has to arrive."""
+
+    addresses: tuple[Address, ...]
+    source: Address | None = None
+    wished_bytes: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """One peer by one family of its overlay addresses."""
+
+    subnet: str
+    backend: str
+    underlay: Way
+    overlay: Way
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownPeer:
+    """A peer as the daemon's status or etcd name it."""
+
+    subnet: Network
+    public_ip: Address
+    backend: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Here:
+    """What this host sends from: its own subnets, all addresses that its interfaces have, and its containers' MTU."""
+
+    subnets: tuple[Network, ...] = ()
+    addresses: frozenset[Address] = frozenset()
+    mtu_bytes: int | None = None
+
+
+def targets(peers: Sequence[KnownPeer], here: Here) -> list[Target]:
+    """What to ping of each peer. Pure."""
+    return [
+        Target(
+            subnet=str(peer.subnet),
+            backend=peer.backend,
+            underlay=Way(addresses=(peer.public_ip,), wished_bytes=_carrier_bytes(peer, here)),
+            overlay=Way(addresses=inside(peer.subnet), source=_source(peer.subnet, here), wished_bytes=here.mtu_bytes),
+        )
+        for peer in peers
+    ]
+
+
+def inside(subnet: Network) -> tuple[Address, Address]:
+    """Where a host answers inside its subnet: on its overlay device (the first address), on docker's bridge (the next).
+
+    With host-gw there is no device, and only the bridge answers.
+    """
+    return subnet.network_address, subnet.network_address + 1
+
+
+def chosen(peers: Sequence[KnownPeer], names: Collection[str]) -> list[KnownPeer]:
+    """Those that are named: by public address, by subnet, or by any address inside it. All without a name.
+
+    Raises ConfigError for a name that is nobody's.
+    """
+    if not names:
+        return list(peers)
+    found: list[KnownPeer] = []
+    for name in names:
+        here = [peer for peer in peers if _is_named(peer, name)]
+        if not here:
+            known = ", ".join(f"{peer.public_ip} ({peer.subnet})" for peer in peers) or "none"
+            raise ConfigError(f"no peer is {name}", hint=f"known: {known}")
+        found += [peer for peer in here if peer not in found]
+    return found
+
+
+def _is_named(peer: KnownPeer, name: str) -> bool:
+    try:
+        if "/" in name:
+            return ip_network(name, strict=False) == peer.subnet
+        address = ip_address(name)
+    except ValueError:
+        return False
+    return address == peer.public_ip or (address.version == peer.subnet.version and address in peer.subnet)
+
+
+def _source(subnet: Network, here: Here) -> Address | None:
+    """Our own address inside the overlay: peers take inner packets only from the subnet that a lease names."""
+    for own in here.subnets:
+        if own.version == subnet.version:
+            return next((address for address in inside(own) if address in here.addresses), None)
+    return None
+
+
+def _carrier_bytes(peer: KnownPeer, here: Here) -> int | None:
+    overhead = OVERHEAD_BYTES.get(peer.backend)
+    if here.mtu_bytes is None or overhead is None:
+        return None
+    return here.mtu_bytes + overhead[peer.public_ip.version]

@@ -1,0 +1,126 @@
+"""What became of the pings, as values, as a table and as JSON. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leg:
+    """One way to a peer: to its public address (the underlay) or to an address inside its subnet (the overlay).
+
+    `answered_by` is the address that answered, None if none did; `silent` are those of `tried` that did not, where
+    another did. `wished_bytes` is the largest packet that has to come
+    through, `path_bytes` the largest that does; both count whole IP packets.
+    """
+
+    tried: tuple[str, ...] = ()
+    silent: tuple[str, ...] = ()
+    answered_by: str | None = None
+    sent: int = 0
+    received: int = 0
+    rtt_ms: float | None = None
+    wished_bytes: int | None = None
+    path_bytes: int | None = None
+    problem: str | None = None
+
+    @property
+    def too_small(self) -> bool:
+        """Whether packets of the needed size do not come through."""
+        return self.path_bytes is not None and self.wished_bytes is not None and self.path_bytes < self.wished_bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeerReport:
+    """One peer, by both ways and by either family. `version` is that of the overlay's addresses."""
+
+    subnet: str
+    public_ip: str
+    backend: str
+    version: int
+    underlay: Leg
+    overlay: Leg
+
+    @property
+    def well(self) -> bool:
+        """Whether containers can use it: the overlay answers, and packets of their MTU come through."""
+        return self.overlay.answered_by is not None and not self.overlay.too_small
+
+    def remarks(self) -> list[str]:
+        """What a reader should know beside the figures, one sentence each."""
+        return [*_overlay_remarks(self), *_underlay_remarks(self)]
+
+
+def _overlay_remarks(peer: PeerReport) -> list[str]:
+    leg, said = peer.overlay, []
+    if leg.answered_by is None:
+        said.append(f"overlay: {leg.problem or 'no answer'} ({', '.join(leg.tried)})")
+        if peer.underlay.answered_by is not None:
+            said.append("the host is up: see `overlayd doctor` on both ends")
+    elif leg.too_small:
+        said.append(
+            f"overlay: containers send packets of {leg.wished_bytes} bytes, {leg.path_bytes} come through"
+            + (f"; {leg.problem}" if leg.problem else "")
+        )
+    if leg.silent and leg.silent == leg.tried[1:]:
+        said.append(f"overlay: {leg.silent[0]}, docker's bridge, does not answer: is docker there on another subnet?")
+    if leg.answered_by is not None and leg.received < leg.sent:
+        said.append(f"overlay: {leg.sent - leg.received} of {leg.sent} echoes lost")
+    return said
+
+
+def _underlay_remarks(peer: PeerReport) -> list[str]:
+    leg = peer.underlay
+    if leg.answered_by is None:
+        if peer.overlay.answered_by is not None:
+            return [f"underlay: {peer.public_ip} does not answer echoes itself, which does no harm"]
+        return [f"underlay: {leg.problem or 'no answer'}"]
+    if leg.too_small:
+        return [
+            f"underlay: {peer.backend} needs packets of {leg.wished_bytes} bytes, {leg.path_bytes} come through"
+            + (f"; {leg.problem}" if leg.problem else "")
+        ]
+    return []
+
+
+def table(peers: Sequence[PeerReport]) -> list[str]:
+    """The lines of a table, with remarks below the peer that they are about."""
+    rows = [("PEER", "SUBNET", "UNDERLAY", "OVERLAY", "ANSWERED BY", "PATH MTU")]
+    rows += [
+        (
+            peer.public_ip,
+            peer.subnet,
+            _round_trip(peer.underlay),
+            _round_trip(peer.overlay),
+            peer.overlay.answered_by or "-",
+            _size(peer.overlay),
+        )
+        for peer in peers
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    found = lines[:1]
+    for line, peer in zip(lines[1:], peers, strict=True):
+        found += [line, *(f"  {remark}" for remark in peer.remarks())]
+    return found
+
+
+def document(peers: Sequence[PeerReport]) -> dict[str, Any]:
+    """All of it for `--json`."""
+    return {
+        "well": all(peer.well for peer in peers),
+        "peers": [{**dataclasses.asdict(peer), "well": peer.well, "remarks": peer.remarks()} for peer in peers],
+    }
+
+
+def _round_trip(leg: Leg) -> str:
+    return "no answer" if leg.rtt_ms is None else f"{leg.rtt_ms:.2f} ms"
+
+
+def _size(leg: Leg) -> str:
+    if leg.path_bytes is None:
+        return "-"
+    return f"{leg.path_bytes} of {leg.wished_bytes}" if leg.too_small else str(leg.path_bytes)

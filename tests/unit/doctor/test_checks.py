@@ -1,0 +1,386 @@
+"""Each check by itself, over values: what it says, in which state, with which remedy."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from datetime import timedelta
+from ipaddress import IPv4Interface, IPv4Network
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from overlayd.doctor.checks import examine
+from overlayd.doctor.facts import Endpoint, Facts, Feature, Firewalld, PemFile, Published, WayBack, Zone
+from overlayd.doctor.finding import Finding, State, document, lines, problems
+from tests.unit.doctor.values import MAC, NOW, OWN, PEER, WELL, but, rules, sysctl
+
+
+def found(facts: Facts, name: str) -> Finding:
+    (finding,) = (finding for _title, findings in examine(facts) for finding in findings if finding.name == name)
+    return finding
+
+
+def others_bad(facts: Facts, name: str) -> list[str]:
+    return [
+        finding.name
+        for _title, findings in examine(facts)
+        for finding in findings
+        if finding.state in (State.PROBLEM, State.WARNING) and finding.name != name
+    ]
+
+
+def link(name: str, **changes: Any) -> Facts:
+    changed = tuple(replace(one, **changes) if one.name == name else one for one in WELL.host.links)
+    return but(host={"links": changed})
+
+
+def without_link(name: str) -> Facts:
+    return but(host={"links": tuple(one for one in WELL.host.links if one.name != name)})
+
+
+def lease(index: int, **changes: Any) -> Facts:
+    leases = list(WELL.etcd.leases or ())
+    leases[index] = replace(leases[index], **changes)
+    return but(etcd={"leases": tuple(leases)})
+
+
+def certificate(**changes: Any) -> Facts:
+    (file,) = WELL.etcd.files
+    changed = replace(file, certificates=(replace(file.certificates[0], **changes),))
+    return but(etcd={"files": (changed,)})
+
+
+def test_a_healthy_host_is_all_ok() -> None:
+    states = {finding.name: finding.state for _title, findings in examine(WELL) for finding in findings}
+    assert set(states.values()) == {State.OK}, states
+    assert len(states) == 30
+
+
+ZONES = (
+    Zone(name="public", target="default", interfaces=frozenset({"eth0"})),
+    Zone(name="trusted", target="ACCEPT"),
+)
+FIREWALLD = Firewalld(default_zone="public", zones=ZONES)
+VMXNET3 = {"driver": "vmxnet3", "offloads": frozenset({"tx-udp_tnl-segmentation", "tx-nocache-copy"})}
+STRICT = {"net/ipv4/conf/all/rp_filter": "1"}
+
+# facts, the one finding that is not ok, its state, words of it, its remedy
+CASES: list[tuple[Facts, str, State, str, str | None]] = [
+    (but(daemon={"running": False}), "daemon", State.PROBLEM, "no daemon", "systemctl start overlayd"),
+    (
+        but(daemon={"running": False, "unit": {"LoadState": "loaded", "UnitFileState": "disabled"}}),
+        *("daemon", State.PROBLEM, "no daemon", "systemctl enable --now overlayd"),
+    ),
+    (
+        but(daemon={"running": False, "unit": {"LoadState": "not-found"}}),
+        *("daemon", State.PROBLEM, "no overlayd.service", "yum install overlayd"),
+    ),
+    (but(daemon={"state": "waiting", "problems": ("no etcd",)}), "daemon", State.PROBLEM, "no etcd", None),
+    (
+        sysctl(net__ipv4__ip_forward="0"),
+        *("ip-forward", State.PROBLEM, "nothing is routed", "sysctl -w net.ipv4.ip_forward=1"),
+    ),
+    (
+        but(host={"sysctls": {**WELL.host.sysctls, "net/ipv4/conf/overlay.1/forwarding": "0"}}),
+        *("ip-forward", State.PROBLEM, "overlay.1", "sysctl -w net/ipv4/conf/overlay.1/forwarding=1"),
+    ),
+    (
+        replace(link("eth0", mtu_bytes=1520), network=but(network={"ipv6": True}).network),
+        *("ipv6-forward", State.PROBLEM, "IPv6", "sysctl -w net.ipv6.conf.all.forwarding=1"),
+    ),
+    (
+        but(host={"features": {**WELL.host.features, "vxlan": Feature(there=False, how="not there")}}),
+        *("kernel-features", State.PROBLEM, "no vxlan", "modprobe vxlan"),
+    ),
+    (
+        but(host={"features": {**WELL.host.features, "iptables": Feature(there=False, how="refused")}}),
+        *("kernel-features", State.PROBLEM, "no iptables", "modprobe ip_tables"),
+    ),
+    (
+        sysctl(net__netfilter__nf_conntrack_count="65000"),
+        *("conntrack-table", State.PROBLEM, "dropped", "sysctl -w net.netfilter.nf_conntrack_max=131072"),
+    ),
+    (
+        sysctl(net__netfilter__nf_conntrack_count="60000"),
+        *("conntrack-table", State.WARNING, "almost", "sysctl -w net.netfilter.nf_conntrack_max=131072"),
+    ),
+    (
+        but(host={"neighbours": 1024}),
+        "neighbour-table",
+        State.PROBLEM,
+        "room for 1024",
+        "sysctl -w net.ipv4.neigh.default.gc_thresh1=512 net.ipv4.neigh.default.gc_thresh2=1024 "
+        "net.ipv4.neigh.default.gc_thresh3=2048",
+    ),
+    (
+        but(host={"neighbour_overflows": 3}),
+        "neighbour-table",
+        State.WARNING,
+        "3 overflows",
+        "sysctl -w net.ipv4.neigh.default.gc_thresh1=256 net.ipv4.neigh.default.gc_thresh2=512 "
+        "net.ipv4.neigh.default.gc_thresh3=1024",
+    ),
+    (
+        but(underlay={"problem": "no default route", "advice": "set iface"}),
+        "underlay",
+        State.PROBLEM,
+        "no default route",
+        None,
+    ),
+    (link("eth0", up=False), "underlay", State.PROBLEM, "down", "ip link set dev eth0 up"),
+    (link("eth0", mtu_bytes=1400), "underlay-mtu", State.PROBLEM, "takes 1400", "ip link set dev eth0 mtu 1500"),
+    (link("veth1", mtu_bytes=1500), "container-mtu", State.WARNING, "veth1", None),
+    (link("docker0", mtu_bytes=1400), "container-mtu", State.WARNING, "1400", "ip link set dev docker0 mtu 1450"),
+    (without_link("overlay.1"), "overlay-device", State.PROBLEM, "not there", "systemctl restart overlayd"),
+    (link("overlay.1", up=False), "overlay-device", State.PROBLEM, "down", "systemctl restart overlayd"),
+    (
+        link("overlay.1", mtu_bytes=1500),
+        *("overlay-device", State.PROBLEM, "MTU 1500", "ip link set dev overlay.1 mtu 1450"),
+    ),
+    (link("overlay.1", mac="02:00:00:00:00:01"), "overlay-device", State.PROBLEM, MAC, "systemctl restart overlayd"),
+    (
+        but(underlay={"managers": {"overlay.1": "NetworkManager"}}),
+        *("interface-manager", State.WARNING, "NetworkManager", "nmcli device set overlay.1 managed no"),
+    ),
+    (
+        but(
+            host={"sysctls": {**WELL.host.sysctls, **STRICT}},
+            underlay={"ways_back": (WayBack(peer=PEER, underlay="eth1", overlay="overlay.1"),)},
+        ),
+        *("rp-filter", State.PROBLEM, "eth1", "sysctl -w net/ipv4/conf/eth0/rp_filter=2"),
+    ),
+    (
+        but(
+            host={"sysctls": {**WELL.host.sysctls, **STRICT}},
+            underlay={"ways_back": (WayBack(peer=PEER, underlay="eth0", overlay="eth0"),)},
+        ),
+        *("rp-filter", State.PROBLEM, "overlay.1", "sysctl -w net/ipv4/conf/overlay.1/rp_filter=2"),
+    ),
+    (
+        but(underlay=VMXNET3),
+        *("checksum-offload", State.WARNING, "vmxnet3", "ethtool -K eth0 tx-udp_tnl-segmentation off"),
+    ),
+    (but(underlay={"same_address": (MAC,)}), "duplicate-address", State.PROBLEM, MAC, None),
+    (
+        but(etcd={"endpoints": (Endpoint(name="a", problem="refused"), Endpoint(name="b", clock_offset_s=0))}),
+        *("etcd-endpoints", State.WARNING, "1 of 2", None),
+    ),
+    (
+        but(etcd={"endpoints": (Endpoint(name="a", clock_offset_s=-90.0),)}),
+        *("clock", State.WARNING, "behind", "chronyc makestep"),
+    ),
+    (certificate(not_after=NOW - timedelta(days=1)), "tls-files", State.PROBLEM, "expired on 2026-11-23", None),
+    (
+        certificate(not_before=NOW + timedelta(days=1)),
+        *("tls-files", State.PROBLEM, "not valid before", "chronyc makestep"),
+    ),
+    (certificate(not_after=NOW + timedelta(days=3)), "tls-files", State.WARNING, "until 2026-11-27", None),
+    (
+        but(etcd={"files": (PemFile(setting="etcd-keyfile", path="k", problem="k: Permission denied"),)}),
+        *("tls-files", State.PROBLEM, "etcd-keyfile: k: Permission denied", None),
+    ),
+    (
+        but(etcd={"config_problem": "no network config", "config_advice": "write one"}),
+        "network-config",
+        State.PROBLEM,
+        "no network",
+        None,
+    ),
+    (lease(0, public_ip=PEER + 7), "lease", State.PROBLEM, "leased to 198.18.1.9", "systemctl restart overlayd"),
+    (lease(0, subnet=IPv4Network("10.5.9.0/24")), "lease", State.PROBLEM, "not leased", "systemctl restart overlayd"),
+    (but(network={"subnet": None}), "lease", State.PROBLEM, "holds no lease", "systemctl start overlayd"),
+    (but(firewall={"other_kind": 4}), "iptables", State.WARNING, "4 rules", None),
+    (
+        but(firewall={"closing": ("inet mine input",)}),
+        *("nftables", State.WARNING, "inet mine input", None),
+    ),
+    (but(firewall={"docker_nftables": True}), "docker-nftables", State.PROBLEM, "nftables backend", None),
+    (
+        but(firewall={"firewalld": FIREWALLD}),
+        "firewalld",
+        State.PROBLEM,
+        "does not know",
+        "firewall-cmd --permanent --zone=trusted --add-interface=overlay.1 && "
+        "firewall-cmd --permanent --zone=public --add-port=8472/udp && firewall-cmd --reload",
+    ),
+    (without_link("docker0"), "docker-bridge", State.WARNING, "no docker0", "systemctl start docker"),
+    (
+        link("docker0", addresses=(IPv4Interface("172.17.0.1/16"),)),
+        *("docker-bridge", State.PROBLEM, "172.17.0.1/16", "systemctl restart docker"),
+    ),
+    (but(docker={"conflicts": ("bip is set",)}), "daemon-json", State.PROBLEM, "bip is set", None),
+    (
+        but(docker={"drop_ins": ("50-overlayd.conf",)}),
+        *("docker-drop-in", State.PROBLEM, "zz-overlayd.conf", "systemctl enable overlayd"),
+    ),
+    (
+        but(daemon={"open_files": 1000}),
+        *("open-files", State.PROBLEM, "1000 of 1024", "systemctl set-property"),
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("facts", "name", "state", "words", "remedy"), CASES, ids=[f"{case[1]}-{at}" for at, case in enumerate(CASES)]
+)
+def test_what_is_wrong_is_said_by_one_check_with_its_remedy(
+    facts: Facts, name: str, state: State, words: str, remedy: str | None
+) -> None:
+    finding = found(facts, name)
+    assert (finding.state, words in finding.found) == (state, True), finding
+    assert others_bad(facts, name) == []
+    if remedy is None:
+        assert finding.remedy is None
+        assert finding.advice
+    else:
+        assert finding.remedy is not None
+        assert finding.remedy.startswith(remedy)
+
+
+def test_two_leases_under_our_address_stop_packets_and_under_anothers_may() -> None:
+    third = Published(key="10.5.3.0-24", subnet=IPv4Network("10.5.3.0/24"), public_ip=OWN, backend="vxlan")
+    ours = but(etcd={"leases": (*(WELL.etcd.leases or ()), third)})
+    assert found(ours, "duplicate-lease").state is State.PROBLEM
+    theirs = but(etcd={"leases": (*(WELL.etcd.leases or ()), replace(third, public_ip=PEER))})
+    assert found(theirs, "duplicate-lease").state is State.WARNING
+
+
+def test_without_etcd_or_network_the_rest_is_still_judged() -> None:
+    facts = replace(but(etcd={"problem": "away", "leases": None, "config": None}), network=None)
+    states = {finding.name: finding.state for _title, findings in examine(facts) for finding in findings}
+    assert states["etcd"] is State.PROBLEM
+    assert {states[name] for name in ("lease", "network-config", "underlay-mtu")} == {State.UNKNOWN}
+    assert states["ip-forward"] is State.OK
+
+
+DOCKER_28 = """\
+*raw
+:PREROUTING ACCEPT [0:0]
+-A PREROUTING -d 10.5.1.7/32 ! -i docker0 -j DROP
+COMMIT
+*filter
+:INPUT DROP [0:0]
+:FORWARD DROP [0:0]
+-A FORWARD -j DOCKER-USER
+-A FORWARD -j DOCKER-FORWARD
+:DOCKER-USER - [0:0]
+:DOCKER-FORWARD - [0:0]
+-A DOCKER-FORWARD -o docker0 -j DOCKER
+-A DOCKER-FORWARD -i docker0 -j ACCEPT
+:DOCKER - [0:0]
+-A DOCKER ! -i docker0 -o docker0 -j DROP
+COMMIT
+"""
+
+
+def test_dockers_drops_are_found_where_our_doors_are_missing() -> None:
+    facts = rules(DOCKER_28)
+    raw, inward = found(facts, "docker-raw"), found(facts, "forward-in")
+    assert "10.5.1.7" in raw.found
+    assert raw.remedy == ("iptables -t raw -I PREROUTING -i overlay.1 -s 10.5.0.0/16 -d 10.5.0.0/16 -j ACCEPT")
+    assert "-A DOCKER ! -i docker0 -o docker0 -j DROP" in inward.found
+    assert inward.remedy == ("iptables -I DOCKER-USER -i overlay.1 -o docker0 -s 10.5.0.0/16 -d 10.5.0.0/16 -j ACCEPT")
+    assert found(facts, "forward-out").state is State.OK
+    port = found(facts, "backend-port")
+    assert port.remedy == "iptables -t filter -I INPUT -i eth0 -p udp --dport 8472 -j ACCEPT"
+    assert "policy DROP of filter INPUT" in port.found
+
+
+def test_a_published_port_is_no_door_for_the_rest() -> None:
+    published = "-A DOCKER -d 10.5.1.7/32 ! -i docker0 -o docker0 -p tcp -m tcp --dport 80 -j ACCEPT\n"
+    text = DOCKER_28.replace("-A DOCKER !", f"{published}-A DOCKER !").replace("10.5.1.7", "10.5.1.2")
+    assert found(rules(text), "forward-in").state is State.PROBLEM
+
+
+def test_packets_on_one_bridge_pass_forward_only_with_br_netfilter() -> None:
+    text = "*filter\n:FORWARD DROP [0:0]\nCOMMIT\n"
+    assert found(rules(text), "bridge-netfilter").remedy == "iptables -I FORWARD -i docker0 -o docker0 -j ACCEPT"
+    off = rules(text, host={"sysctls": {**WELL.host.sysctls, "net/bridge/bridge-nf-call-iptables": "0"}})
+    assert found(off, "bridge-netfilter").state is State.OK
+
+
+def test_a_rule_that_cannot_be_judged_is_a_warning() -> None:
+    text = "*filter\n:FORWARD DROP [0:0]\n-A FORWARD -m set --match-set good src -j ACCEPT\nCOMMIT\n"
+    assert found(rules(text), "forward-in").state is State.WARNING
+
+
+@pytest.mark.parametrize(
+    ("backend", "rule", "dropped"),
+    [
+        ("udp", "-p udp -m udp --dport 8285 -j DROP", True),
+        ("wireguard", "-p udp -m udp --dport 51820 -j DROP", True),
+        ("ipip", "-p ipencap -j DROP", True),
+        ("vxlan", "-p udp -m udp --dport 8285 -j DROP", False),
+    ],
+)
+def test_each_backend_has_its_port(backend: str, rule: str, dropped: bool) -> None:
+    text = f"*filter\n:INPUT ACCEPT [0:0]\n-A INPUT {rule}\nCOMMIT\n"
+    finding = found(rules(text, network={"backend": backend}), "backend-port")
+    assert (finding.state is State.PROBLEM) == dropped
+
+
+def test_firewalld_that_knows_the_overlay_is_left_alone() -> None:
+    public = Zone(
+        name="public", target="default", interfaces=frozenset({"eth0"}), ports=frozenset({"8000-9000/udp", "22/tcp"})
+    )
+    trusted = Zone(name="trusted", target="ACCEPT", interfaces=frozenset({"overlay.1"}))
+    knows = Firewalld(default_zone="public", zones=(public, trusted))
+    assert found(but(firewall={"firewalld": knows}), "firewalld").state is State.OK
+    by_source = replace(trusted, interfaces=frozenset(), sources=frozenset({"10.5.0.0/16"}))
+    knows = Firewalld(default_zone="public", zones=(public, by_source))
+    assert found(but(firewall={"firewalld": knows}), "firewalld").state is State.OK
+
+
+def test_with_host_gw_firewalld_trusts_the_network_not_the_interface() -> None:
+    facts = but(firewall={"firewalld": FIREWALLD}, network={"backend": "host-gw", "devices": ("eth0",)})
+    assert found(facts, "firewalld").remedy == (
+        "firewall-cmd --permanent --zone=trusted --add-source=10.5.0.0/16 && firewall-cmd --reload"
+    )
+
+
+def test_a_docker_that_overlayd_knows_to_use_nftables_is_open() -> None:
+    facts = but(firewall={"docker_nftables": True}, docker={"settings": {"firewall-backend": "nftables"}})
+    assert found(facts, "docker-nftables").state is State.OK
+
+
+def test_docker_nftables_with_its_own_options_is_open() -> None:
+    given = {"allow-direct-routing": True, "bridge-accept-fwmark": "0x1"}
+    facts = but(firewall={"docker_nftables": True}, docker={"settings": given})
+    assert found(facts, "docker-nftables").state is State.OK
+
+
+def test_an_interface_that_is_no_card_has_no_offloads_to_blame() -> None:
+    assert found(but(underlay={"driver": None, "offloads": None}), "checksum-offload").state is State.OK
+
+
+def test_what_could_not_be_asked_is_unknown() -> None:
+    assert found(but(underlay={"same_address": None}), "duplicate-address").state is State.UNKNOWN
+    assert found(but(host={"root": False}), "root").state is State.UNKNOWN
+    assert found(but(host={"settings_problem": "x"}), "settings-file").state is State.UNKNOWN
+    assert found(but(firewall={"tables": None, "problem": "not root"}), "iptables").state is State.UNKNOWN
+    assert found(but(docker={"drop_ins": None}), "docker-drop-in").state is State.UNKNOWN
+
+
+def test_the_table_shows_remedies_below_what_they_mend() -> None:
+    sections = examine(link("eth0", mtu_bytes=1400))
+    said = lines(sections)
+    at = next(at for at, line in enumerate(said) if "underlay-mtu" in line)
+    assert said[at].split()[0] == "problem"
+    assert said[at + 1].strip() == "run: ip link set dev eth0 mtu 1500"
+    assert said[-1].startswith("problems: 1, warnings: 0")
+    assert document(sections)["well"] is False
+    assert document(examine(WELL))["well"] is True
+    assert [one.name for _title, findings in sections for one in problems(findings)] == ["underlay-mtu"]
+
+
+def test_the_readme_names_every_check() -> None:
+    readme = (Path(__file__).parents[3] / "README.md").read_text()
+    table = readme.partition("## When packets do not arrive")[2].partition("##")[0]
+    named = {
+        word for line in table.splitlines() if line.startswith("| ") for word in re.findall(r"`([a-z0-9-]+)`", line)
+    }
+    cases = [WELL, but(host={"root": False, "settings_problem": "x"}), *(case[0] for case in CASES)]
+    seen = {finding.name for facts in cases for _title, findings in examine(facts) for finding in findings}
+    assert named - {"--no-arp"} == seen

@@ -1,0 +1,87 @@
+"""What is read from other programs' words, and from frames on the wire."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address
+from typing import Any
+
+from overlayd.doctor.gather.firewall import closing_chains, parse_zones
+from overlayd.kernel.arp import claimant, probe
+
+FIREWALL_CMD = """\
+public (active)
+  target: default
+  icmp-block-inversion: no
+  interfaces: eth0 eth1
+  sources: 
+  services: dhcpv6-client ssh
+  ports: 8472/udp 9000-9010/tcp
+  protocols: ipip
+  rich rules: 
+\trule family="ipv4" source address="10.0.0.1" drop
+
+trusted
+  target: ACCEPT
+  interfaces: 
+  sources: 10.5.0.0/16
+  ports: 
+"""  # noqa: W291  (as firewall-cmd prints it)
+
+
+def test_the_zones_of_firewalld() -> None:
+    public, trusted = parse_zones(FIREWALL_CMD)
+    assert (public.name, public.target, public.interfaces) == ("public", "default", frozenset({"eth0", "eth1"}))
+    assert (public.ports, public.protocols, public.sources) == (
+        frozenset({"8472/udp", "9000-9010/tcp"}),
+        frozenset({"ipip"}),
+        frozenset(),
+    )
+    assert (trusted.name, trusted.target, trusted.sources) == ("trusted", "ACCEPT", frozenset({"10.5.0.0/16"}))
+    assert parse_zones("") == ()
+
+
+def chain(family: str, table: str, name: str, hook: str, policy: str = "accept") -> dict[str, object]:
+    return {"chain": {"family": family, "table": table, "name": name, "type": "filter", "hook": hook, "policy": policy}}
+
+
+def rule(family: str, table: str, verdict: str) -> dict[str, object]:
+    return {"rule": {"family": family, "table": table, "chain": "any", "expr": [{"counter": None}, {verdict: None}]}}
+
+
+def test_foreign_chains_that_may_drop_are_named() -> None:
+    ruleset: list[dict[str, Any]] = [
+        {"metainfo": {"version": "1"}},
+        chain("inet", "mine", "in", "input", "drop"),
+        chain("inet", "calm", "in", "input"),
+        rule("inet", "calm", "accept"),
+        chain("inet", "strict", "fwd", "forward"),
+        rule("inet", "strict", "reject"),
+        chain("inet", "strict", "out", "output", "drop"),
+        # These are judged otherwise.
+        chain("ip", "filter", "FORWARD", "forward", "drop"),
+        chain("inet", "firewalld", "filter_FORWARD", "forward"),
+        rule("inet", "firewalld", "drop"),
+        chain("ip", "docker-bridges", "filter-forward", "forward", "drop"),
+    ]
+    assert closing_chains(ruleset) == ("inet mine in", "inet strict fwd")
+    assert closing_chains([]) == ()
+
+
+ADDRESS, OURS, THEIRS = IPv4Address("198.18.1.1"), bytes.fromhex("020000000001"), bytes.fromhex("020000000002")
+
+
+def test_a_probe_claims_nothing_and_is_not_its_own_answer() -> None:
+    frame = probe(ADDRESS, OURS)
+    assert len(frame) == 42
+    assert frame[28:32] == bytes(4)
+    assert claimant(frame, ADDRESS, OURS) is None
+
+
+def test_an_answer_or_another_probe_for_the_address_is_a_claim() -> None:
+    another = probe(ADDRESS, THEIRS)
+    assert claimant(another, ADDRESS, OURS) == "02:00:00:00:00:02"
+    answer = another[:20] + b"\x00\x02" + THEIRS + ADDRESS.packed + OURS + bytes(4)
+    assert claimant(answer, ADDRESS, OURS) == "02:00:00:00:00:02"
+    assert claimant(answer, ADDRESS + 1, OURS) is None
+    assert claimant(answer[:30], ADDRESS, OURS) is None
+    assert claimant(probe(ADDRESS + 1, THEIRS), ADDRESS, OURS) is None

@@ -1,0 +1,102 @@
+"""Which rule decides about a packet: rules as `iptables-save` prints them."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv4Network
+
+import pytest
+
+from overlayd.doctor.trace import Packet, Verdict, addresses_in, parse, trace
+
+PACKET = Packet(
+    source=IPv4Address("10.5.2.2"),
+    destination=IPv4Address("10.5.1.2"),
+    in_device="overlay.1",
+    out_device="docker0",
+)
+
+
+def forward(*rules: str, policy: str = "ACCEPT", packet: Packet = PACKET) -> Verdict:
+    chains = {rule.split()[1] for rule in rules} - {"FORWARD"}
+    lines = ["*filter", f":FORWARD {policy} [0:0]", *(f":{name} - [0:0]" for name in chains), *rules, "COMMIT"]
+    return trace(parse("\n".join(lines)), "filter", "FORWARD", packet)
+
+
+def test_the_policy_decides_where_no_rule_does() -> None:
+    assert not forward().dropped
+    assert forward(policy="DROP") == Verdict(dropped=True, by="policy DROP of filter FORWARD")
+    assert not trace({}, "raw", "PREROUTING", PACKET).dropped
+
+
+@pytest.mark.parametrize(
+    ("rule", "dropped"),
+    [
+        ("-j DROP", True),
+        ("-i overlay.1 -j DROP", True),
+        ("-i overlay+ -j REJECT --reject-with icmp-port-unreachable", True),
+        ("-i eth0 -j DROP", False),
+        ("! -i docker0 -o docker0 -j DROP", True),
+        ("! -i overlay.1 -j DROP", False),
+        ("-s 10.5.0.0/16 -d 10.5.1.2/32 -j DROP", True),
+        ("! -s 10.5.0.0/16 -j DROP", False),
+        ("-m conntrack --ctstate RELATED,ESTABLISHED -j DROP", False),
+        ("-m conntrack --ctstate INVALID,NEW -j DROP", True),
+        ('-m comment --comment "for -j ACCEPT and more" -j DROP', True),
+        ("-j LOG --log-prefix dropped", False),
+        ("-j RETURN", False),
+    ],
+)
+def test_one_rule(rule: str, dropped: bool) -> None:
+    verdict = forward(f"-A FORWARD {rule}")
+    assert (verdict.dropped, verdict.doubts) == (dropped, ())
+    if dropped:
+        assert verdict.by == f"filter -A FORWARD {rule}"
+
+
+def test_chains_are_walked_and_left_again() -> None:
+    rules = (
+        "-A FORWARD -j DOCKER-USER",
+        "-A FORWARD -j DOCKER-FORWARD",
+        "-A FORWARD -j ACCEPT",
+        "-A DOCKER-USER -i eth9 -j DROP",
+        "-A DOCKER-USER -j RETURN",
+        "-A DOCKER-USER -j DROP",
+        "-A DOCKER-FORWARD -o docker0 -j DOCKER",
+        "-A DOCKER ! -i docker0 -o docker0 -j DROP",
+    )
+    assert forward(*rules).by == "filter -A DOCKER ! -i docker0 -o docker0 -j DROP"
+    assert not forward("-A DOCKER-USER -i overlay.1 -j ACCEPT", *rules).dropped
+
+
+def test_goto_does_not_come_back_to_its_chain() -> None:
+    verdict = forward("-A FORWARD -g OTHER", "-A FORWARD -j ACCEPT", "-A OTHER -i eth9 -j ACCEPT", policy="DROP")
+    assert verdict.dropped
+
+
+def test_what_cannot_be_judged_is_a_doubt() -> None:
+    rule = "-A FORWARD -m set --match-set bad src -j DROP"
+    assert forward(rule) == Verdict(dropped=False, by="policy ACCEPT of filter FORWARD", doubts=(rule,))
+    # A doubt about what ends the same way is none.
+    assert forward(rule, "-A FORWARD -j DROP").doubts == ()
+    inner = forward("-A FORWARD -m mark --mark 0x1 -j X", "-A X -j ACCEPT", policy="DROP")
+    assert (inner.dropped, inner.doubts) == (True, ("-A X -j ACCEPT",))
+
+
+def test_protocol_and_port_count_only_where_known() -> None:
+    rule = "-A FORWARD -p udp -m udp --dport 8000:8500 -j DROP"
+    vxlan = Packet(source=PACKET.source, destination=PACKET.destination, in_device="eth0", protocol="udp", port=8472)
+    assert forward(rule, packet=vxlan).dropped
+    assert not forward(rule.replace("udp", "tcp"), packet=vxlan).dropped
+    assert not forward("-A FORWARD -p udp -m multiport --dports 53,123 -j DROP", packet=vxlan).dropped
+    assert forward(rule).doubts == (rule,)
+
+
+def test_a_loop_of_chains_ends() -> None:
+    assert not forward("-A FORWARD -j X", "-A X -j Y", "-A Y -j X").dropped
+
+
+def test_dockers_rules_for_single_containers_are_found() -> None:
+    saved = "*raw\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -d 10.5.1.9/32 ! -i docker0 -j DROP\n"
+    saved += "-A PREROUTING -d 10.5.1.0/24 -j DROP\n-A PREROUTING -d 10.6.1.9/32 -j DROP\nCOMMIT\n"
+    found = addresses_in(parse(saved), "raw", "PREROUTING", IPv4Network("10.5.1.0/24"))
+    assert found == [IPv4Address("10.5.1.9")]
