@@ -1,0 +1,57 @@
+"""How fast packets flow again after something broke that netlink tells of: within a second, measured with pings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.kernel.lab import Host
+from tests.kernel.test_repair import DEVICE
+from tests.kernel.traffic import pinging, pings
+from tests.polling import eventually
+
+WITHIN_S = 1.0
+INTERVAL_S = 0.01
+# The machine is shared: the best of so many counts.
+TRIES = 3
+
+BREAKAGES = {
+    "routes flushed": "ip route flush proto 157",
+    "device down": "ip link set {device} down",
+    "device deleted": "ip link delete {device}",
+    "addresses flushed": "ip address flush dev {device}",
+    "neighbours flushed": "ip neighbour flush nud permanent dev {device}; ip neighbour delete {base} dev {device}",
+    "another MAC": "ip link set {device} address 02:00:00:00:00:01",
+    "underlay flapped": "ip link set eth0 down; ip link set eth0 up",
+    "rules flushed": "iptables -P FORWARD DROP; iptables -F; iptables -t raw -F; iptables -t nat -F",
+}
+
+
+@pytest.mark.parametrize("what", list(BREAKAGES))
+def test_packets_flow_again_within_a_second(
+    a: Host, b: Host, backend: str, what: str, record_property: Callable[[str, object], None]
+) -> None:
+    device = DEVICE.get(backend)
+    if "{device}" in BREAKAGES[what] and device is None:
+        # host-gw has no device.
+        return
+    if what in ("neighbours flushed", "another MAC", "addresses flushed") and backend != "vxlan":
+        return
+    command = BREAKAGES[what].format(device=device, base=b.subnet.network_address)
+    if what == "underlay flapped":
+        # The lab's default route is nobody's but the lab's.
+        command += f"; ip route replace default via {a.address + (254 - int(a.address) % 256)}"
+    times = [outage(a, b, command) for _ in range(TRIES)]
+    record_property(f"{backend}, {what}: packets lost for", f"{min(times):.2f} to {max(times):.2f} s")
+    a.run("iptables", "-P", "FORWARD", "ACCEPT")
+    assert min(times) < WITHIN_S, times
+
+
+def outage(a: Host, b: Host, command: str) -> float:
+    """Break something on a; the seconds for which b's container was not reached, by the pings that were lost."""
+    eventually("a reaches b", lambda: pings(a, b))
+    with pinging(a, b, interval_s=INTERVAL_S) as losses:
+        a.run("sh", "-c", f"{{ {command}; }} 2>/dev/null || true")
+        eventually("a reaches b again", lambda: pings(a, b))
+    return losses.lost * INTERVAL_S
