@@ -47,12 +47,12 @@ class Leg:
     """One address family's part of a lease.
 
     `public_ip` is the host's underlay address. `data` is what the host's backend publishes for this family (vxlan:
-    `{"VNI": 1, "VtepMAC": "…"}`); None where it publishes nothing.
+    `{"VNI": 1, "VtepMAC": "…"}`); None where it publishes nothing. The extension backend publishes one text for both.
     """
 
     subnet: IPNetwork
     public_ip: IPAddress
-    data: Mapping[str, Any] | None = field(default=None, hash=False)
+    data: Mapping[str, Any] | str | None = field(default=None, hash=False)
 
     @property
     def version(self) -> int:
@@ -60,8 +60,9 @@ class Leg:
         return self.subnet.version
 
     def fields(self) -> dict[str, Any]:
-        """The published data, by keys in lower case: Go reads them in any."""
-        return {str(key).lower(): value for key, value in (self.data or {}).items()}
+        """The published data, by keys in lower case: Go reads them in any. A text has none."""
+        data = self.data if isinstance(self.data, Mapping) else {}
+        return {str(key).lower(): value for key, value in data.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,9 +108,13 @@ class Lease:
             "PublicIPv6": str(self.v6.public_ip) if self.v6 else None,
             "BackendType": self.backend_type,
         }
-        if self.v4 and self.v4.data is not None:
+        text = next((leg.data for leg in self.legs if isinstance(leg.data, str)), None)
+        if text is not None:
+            # Also where there is no IPv4: flannel's extension backend looks nowhere else.
+            document["BackendData"] = text
+        if self.v4 and isinstance(self.v4.data, Mapping):
             document["BackendData"] = dict(self.v4.data)
-        if self.v6 and self.v6.data is not None:
+        if self.v6 and isinstance(self.v6.data, Mapping):
             document["BackendV6Data"] = dict(self.v6.data)
         return json.dumps(document, separators=(",", ":")).encode()
 
@@ -150,18 +155,20 @@ def parse_lease(name: str, value: bytes) -> Lease:
     backend_type = fields.get("backendtype") or "udp"
     if not isinstance(backend_type, str):
         raise MalformedLease(f"BackendType of {name!r} is not a string: {backend_type!r}")
+    data = _data(name, "BackendData", fields.get("backenddata"))
+    data6 = data if isinstance(data, str) else _data(name, "BackendV6Data", fields.get("backendv6data"))
     v4 = v6 = None
     if subnets.v4:
         v4 = Leg(
             subnet=subnets.v4,
             public_ip=_address(IPv4Address, name, "PublicIP", fields.get("publicip")),
-            data=_object(name, "BackendData", fields.get("backenddata")),
+            data=data,
         )
     if subnets.v6 and (v4 is None or fields.get("publicipv6")):
         v6 = Leg(
             subnet=subnets.v6,
             public_ip=_address(IPv6Address, name, "PublicIPv6", fields.get("publicipv6")),
-            data=_object(name, "BackendV6Data", fields.get("backendv6data")),
+            data=data6,
         )
     return Lease(v4=v4, v6=v6, backend_type=backend_type)
 
@@ -182,9 +189,7 @@ def _address(kind: type[A], name: str, label: str, found: object) -> A:
     raise MalformedLease(f"{label} of {name!r} is not an address: {found!r}")
 
 
-def _object(name: str, label: str, found: object) -> Mapping[str, Any] | None:
-    if found is None:
-        return None
-    if not isinstance(found, dict):
-        raise MalformedLease(f"{label} of {name!r} is not a JSON object: {found!r}")
-    return found
+def _data(name: str, label: str, found: object) -> Mapping[str, Any] | str | None:
+    if found is None or isinstance(found, dict | str):
+        return found
+    raise MalformedLease(f"{label} of {name!r} is neither a JSON object nor a string: {found!r}")

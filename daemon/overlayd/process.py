@@ -2,35 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from overlayd.errors import CommandFailed
 
 _SHOWN_INPUT_LINES = 40
 
 
-def run(argv: Sequence[str], *, input: str | None = None, timeout_s: float = 30) -> str:  # noqa: A002
+def run(
+    argv: Sequence[str],
+    *,
+    input: str | None = None,  # noqa: A002
+    timeout_s: float = 30,
+    env: Mapping[str, str] | None = None,
+) -> str:
     """Run a command to its end and return what it wrote on standard output.
 
-    Raises CommandFailed, whose message is the command to paste with what it said, when it cannot be started, ends with
-    a status other than 0, or is still running after `timeout_s` seconds; in that case it was killed.
+    `env` is added to our own environment. Raises CommandFailed, whose message is the command to paste with what it
+    said, when it cannot be started, ends with a status other than 0, or when it or a child of its own still has its
+    output open after `timeout_s` seconds; in that case all of them were killed.
     """
     try:
-        done = subprocess.run(
-            list(argv),
-            input=input,
-            stdin=subprocess.DEVNULL if input is None else None,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=timeout_s,
-            check=False,
-            env=child_environment(),
-        )
+        done = _finish(list(argv), input, timeout_s, {**child_environment(), **(env or {})})
     except FileNotFoundError:
         raise CommandFailed(f"{argv[0]}: command not found", hint=f"install the package that has {argv[0]}") from None
     except OSError as error:
@@ -41,6 +40,29 @@ def run(argv: Sequence[str], *, input: str | None = None, timeout_s: float = 30)
         said = (done.stderr or done.stdout).strip()
         raise CommandFailed(_pasteable(argv, input) + f"\n  ended with status {done.returncode}: {said}")
     return done.stdout
+
+
+def _finish(
+    argv: list[str], text: str | None, timeout_s: float, environment: Mapping[str, str]
+) -> subprocess.CompletedProcess[str]:
+    with subprocess.Popen(
+        argv,
+        stdin=subprocess.DEVNULL if text is None else subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        env=environment,
+        # A group of its own, so that what a shell started ends with the shell.
+        process_group=0,
+    ) as child:
+        try:
+            output, errors = child.communicate(text, timeout=timeout_s)
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            raise
+    return subprocess.CompletedProcess(argv, child.returncode, output, errors)
 
 
 def child_environment() -> dict[str, str]:

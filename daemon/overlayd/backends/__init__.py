@@ -13,7 +13,15 @@ from overlayd.kernel.converge import Report
 from overlayd.lease import Lease
 
 # Imported when asked for: a host uses one of them.
-_MODULES = {"alloc": "alloc", "auto": "auto", "host-gw": "host_gw", "udp": "udp", "vxlan": "vxlan"}
+_MODULES = {
+    "alloc": "alloc",
+    "auto": "auto",
+    "extension": "extension",
+    "host-gw": "host_gw",
+    "ipip": "ipip",
+    "udp": "udp",
+    "vxlan": "vxlan",
+}
 # What peers see in the lease, where that is not the name in the network config.
 _PUBLISHED = {"auto": "vxlan"}
 
@@ -42,7 +50,7 @@ class Backend(Protocol):
         """The interfaces on which packets from peers' containers arrive."""
         ...
 
-    def lease_data(self, version: int) -> Mapping[str, Any] | None:
+    def lease_data(self, version: int) -> Mapping[str, Any] | str | None:
         """What peers must know for IP version 4 or 6, as published in the lease. The same after a reboot."""
         ...
 

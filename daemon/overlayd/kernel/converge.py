@@ -11,12 +11,11 @@ from overlayd.kernel.state import (
     Address,
     FdbEntry,
     KernelState,
+    Link,
     Neighbour,
     Route,
     Sysctl,
     Thing,
-    TunLink,
-    VxlanLink,
 )
 
 
@@ -84,7 +83,7 @@ def converge(plan: Plan) -> Report:
 def _state(items: Iterable[Thing]) -> KernelState:
     found = list(items)
     return KernelState(
-        links=frozenset(item for item in found if isinstance(item, VxlanLink | TunLink)),
+        links=frozenset(item for item in found if isinstance(item, Link)),
         addresses=frozenset(item for item in found if isinstance(item, Address)),
         routes=frozenset(item for item in found if isinstance(item, Route)),
         neighbours=frozenset(item for item in found if isinstance(item, Neighbour)),

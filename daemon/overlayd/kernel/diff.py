@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TypeVar
 
-from overlayd.kernel.state import Address, FdbEntry, KernelState, Link, Neighbour, Route, Sysctl, Thing, TunLink
+from overlayd.kernel.state import Address, FdbEntry, KernelState, Link, Neighbour, Route, Sysctl, Thing, VxlanLink
 
 T = TypeVar("T", bound=Thing)
 
@@ -109,9 +109,9 @@ def _must_be_rebuilt(wanted: Iterable[Link], found: Iterable[Link]) -> frozenset
 
 def _fixed(link: Link) -> Link:
     """The link with all that can be changed in place blanked out."""
-    if isinstance(link, TunLink):
-        return replace(link, mtu_bytes=0, up=True)
-    return replace(link, mtu_bytes=0, up=True, mac="")
+    if isinstance(link, VxlanLink):
+        return replace(link, mtu_bytes=0, up=True, mac="")
+    return replace(link, mtu_bytes=0, up=True)
 
 
 def _without(state: KernelState, links: frozenset[Link]) -> KernelState:

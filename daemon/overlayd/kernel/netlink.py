@@ -29,7 +29,9 @@ from overlayd.kernel.state import (
     ROUTE_PROTOCOL,
     Address,
     FdbEntry,
+    IpipLink,
     KernelState,
+    Link,
     Neighbour,
     Route,
     Sysctl,
@@ -54,6 +56,11 @@ IFA_F_NODAD = 0x02
 # What the kernel gives an IPv6 route for which none is asked (IP6_RT_PRIO_USER); for IPv4 it is 0.
 USUAL_METRIC6 = 1024
 IFF_UP = 1
+# What a kernel without such devices is told, and its user.
+_LACKING: dict[type, tuple[str, str]] = {
+    VxlanLink: ("this kernel has no VXLAN devices", "modprobe vxlan, or use backend host-gw or udp"),
+    IpipLink: ("this kernel has no IP-in-IP devices", "modprobe ipip, or use backend host-gw, vxlan or udp"),
+}
 
 
 @contextmanager
@@ -97,14 +104,9 @@ def apply(operations: Iterable[Operation]) -> list[tuple[Operation, KernelRefuse
             except NetlinkError as error:
                 if _harmless(operation, error.code):
                     continue
-                if (
-                    operation.verb is Verb.ADD
-                    and error.code == errno.EOPNOTSUPP
-                    and isinstance(operation.thing, VxlanLink)
-                ):
-                    raise UnsupportedError(
-                        "this kernel has no VXLAN devices", hint="modprobe vxlan, or use backend host-gw or udp"
-                    ) from error
+                lacking = _LACKING.get(type(operation.thing))
+                if lacking and operation.verb is Verb.ADD and error.code == errno.EOPNOTSUPP:
+                    raise UnsupportedError(lacking[0], hint=lacking[1]) from error
                 failed.append((operation, _refused(operation, error.code)))
             except OSError as error:
                 failed.append((operation, _refused(operation, error.errno or errno.EIO)))
@@ -136,7 +138,7 @@ def _carry_out(ipr: Any, operation: Operation) -> None:
             if item == FORWARDING6:
                 _keep_router_advertisements()
             _sysctl_path(item).write_text(f"{item.value}\n")
-        case VxlanLink() | TunLink():
+        case VxlanLink() | TunLink() | IpipLink():
             _write_link(ipr, operation.verb, item)
         case Address():
             index = _index(item.link)
@@ -171,7 +173,7 @@ def _carry_out(ipr: Any, operation: Operation) -> None:
             )
 
 
-def _write_link(ipr: Any, verb: Verb, link: VxlanLink | TunLink) -> None:
+def _write_link(ipr: Any, verb: Verb, link: Link) -> None:
     if verb is Verb.DELETE:
         ipr.link("del", index=_index(link.name))
         return
@@ -179,7 +181,7 @@ def _write_link(ipr: Any, verb: Verb, link: VxlanLink | TunLink) -> None:
         if isinstance(link, TunLink):
             tun.make(link.name)
         else:
-            ipr.link("add", **_vxlan(link))
+            ipr.link("add", **(_vxlan(link) if isinstance(link, VxlanLink) else _ipip(link)))
     index = _index(link.name)
     changes: dict[str, Any] = {"mtu": link.mtu_bytes, "IFLA_IFALIAS": LINK_ALIAS}
     if isinstance(link, VxlanLink):
@@ -213,6 +215,19 @@ def _vxlan(link: VxlanLink) -> dict[str, Any]:
     return {**words, "vxlan_gbp": True} if link.gbp else words
 
 
+def _ipip(link: IpipLink) -> dict[str, Any]:
+    return {
+        "ifname": link.name,
+        "kind": "ipip",
+        # No far end and no underlay interface: the outer destination is the route's gateway, and is itself routed.
+        "ipip_local": str(link.local),
+        # Nothing but IPv4 inside; the kernel's devices take MPLS too.
+        "ipip_proto": socket.IPPROTO_IPIP,
+        # The outer header may be fragmented where the inner one may: else a large datagram vanishes on a narrower path.
+        "ipip_pmtudisc": 0,
+    }
+
+
 def _route(route: Route) -> dict[str, Any]:
     words: dict[str, Any] = {
         "family": AF_INET if route.dst.version == 4 else AF_INET6,
@@ -237,7 +252,7 @@ def _route(route: Route) -> dict[str, Any]:
     return words
 
 
-def _link(message: Any, names: dict[int, str]) -> VxlanLink | TunLink | None:
+def _link(message: Any, names: dict[int, str]) -> Link | None:
     info = message.get_attr("IFLA_LINKINFO")
     kind = info.get_attr("IFLA_INFO_KIND") if info else None
     name, mtu_bytes, up = message.get_attr("IFLA_IFNAME"), message.get_attr("IFLA_MTU"), bool(message["flags"] & IFF_UP)
@@ -247,9 +262,12 @@ def _link(message: Any, names: dict[int, str]) -> VxlanLink | TunLink | None:
         return None
     if kind == "tun":
         return TunLink(name=name, mtu_bytes=mtu_bytes, up=up)
-    if kind != "vxlan":
+    if kind not in ("vxlan", "ipip"):
         return None
     data = info.get_attr("IFLA_INFO_DATA")
+    if kind == "ipip":
+        local = ip_address(data.get_attr("IFLA_IPIP_LOCAL") or "0.0.0.0")
+        return IpipLink(name=name, mtu_bytes=mtu_bytes, up=up, local=local)
     return VxlanLink(
         name=name,
         mtu_bytes=mtu_bytes,
@@ -329,6 +347,11 @@ def _refused(operation: Operation, code: int) -> KernelRefused:
         hint = (
             f"another device has VNI {vxlan.vni} on port {vxlan.port} or the name {vxlan.name}: "
             "see `ip -d link show type vxlan`; flannel's own is removed with `ip link delete flannel.1`"
+        )
+    if code == errno.EEXIST and isinstance(operation.thing, IpipLink):
+        hint = (
+            f"another device has local {operation.thing.local} and no remote: see `ip -d link show type ipip`; "
+            "flannel's own is removed with `ip link delete flannel.ipip`"
         )
     return KernelRefused(operation.name, str(operation.thing), code, hint=hint)
 

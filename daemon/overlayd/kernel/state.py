@@ -63,6 +63,24 @@ class TunLink:
 
 
 @dataclass(frozen=True, kw_only=True)
+class IpipLink:
+    """An IP-in-IP device (RFC 2003) of many far ends: a route's gateway is the outer destination."""
+
+    name: str
+    local: IPAddress
+    mtu_bytes: int
+    up: bool = True
+
+    @property
+    def key(self) -> Hashable:
+        """What the kernel tells links apart by."""
+        return self.name
+
+    def __str__(self) -> str:
+        return f"{self.name} type ipip local {self.local}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Address:
     """One address, with its prefix length, on one of our links."""
 
@@ -158,8 +176,8 @@ class Sysctl:
         return f"{self.name}={self.value}"
 
 
-Link = VxlanLink | TunLink
-Thing = VxlanLink | TunLink | Address | Route | Neighbour | FdbEntry | Sysctl
+Link = VxlanLink | TunLink | IpipLink
+Thing = VxlanLink | TunLink | IpipLink | Address | Route | Neighbour | FdbEntry | Sysctl
 
 FORWARDING = Sysctl(name="net/ipv4/ip_forward", value="1")
 FORWARDING6 = Sysctl(name="net/ipv6/conf/all/forwarding", value="1")

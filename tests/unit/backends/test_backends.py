@@ -79,12 +79,13 @@ def vxlan(**config: Any) -> Vxlan:
 
 
 def test_an_unknown_backend_names_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="host-gw, udp, vxlan"):
+    with pytest.raises(ConfigError, match="host-gw, ipip, udp, vxlan"):
         backends.load("gre")
 
 
 @pytest.mark.parametrize(
-    ("name", "overhead_bytes"), [("vxlan", 50), ("auto", 50), ("host-gw", 0), ("alloc", 0), ("udp", 28)]
+    ("name", "overhead_bytes"),
+    [("vxlan", 50), ("auto", 50), ("host-gw", 0), ("alloc", 0), ("udp", 28), ("ipip", 20)],
 )
 def test_the_mtu_is_the_underlays_less_the_encapsulation(name: str, overhead_bytes: int) -> None:
     backend = backends.load(name).from_config({}, AROUND)

@@ -59,6 +59,18 @@ def test_a_family_without_a_public_address_has_no_leg() -> None:
     assert (lease.v6, lease.subnets.v6) == (None, None)
 
 
+@pytest.mark.parametrize("name", ["10.5.52.0-24", "0.0.0.0-0&fc00:0:0:34::-64", "10.5.52.0-24&fc00:0:0:34::-64"])
+def test_the_extension_backends_text_is_one_for_all_legs(name: str) -> None:
+    value = (
+        b'{"PublicIP":"198.18.0.7","PublicIPv6":"2001:db8::7","BackendType":"extension",'
+        b'"BackendData":"ee:2c; $(reboot) \\"\\u00e9\\""}'
+    )
+    lease = parse_lease(name, value)
+    assert {leg.data for leg in lease.legs} == {'ee:2c; $(reboot) "\u00e9"'}
+    assert json.loads(lease.value())["BackendData"] == 'ee:2c; $(reboot) "\u00e9"'
+    assert "BackendV6Data" not in json.loads(lease.value())
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -77,7 +89,7 @@ def test_a_family_without_a_public_address_has_no_leg() -> None:
         ("10.5.52.0-24", b'{"PublicIP":7}'),
         ("10.5.52.0-24", b'{"PublicIP":"198.18.0.7","BackendType":[]}'),
         ("10.5.52.0-24", b'{"PublicIP":"198.18.0.7","BackendType":5}'),
-        ("10.5.52.0-24", b'{"PublicIP":"198.18.0.7","BackendData":"x"}'),
+        ("10.5.52.0-24", b'{"PublicIP":"198.18.0.7","BackendData":7}'),
         ("10.5.52.0-24", b"[" * 100_000),
     ],
 )
@@ -98,10 +110,10 @@ def test_garbage_never_raises_anything_else(name: str, value: bytes) -> None:
     st.integers(8, 30),
     st.ip_addresses(v=4),
     st.sampled_from(["udp", "vxlan", "host-gw"]),
-    st.none() | st.dictionaries(st.text(), st.integers() | st.text()),
+    st.none() | st.text() | st.dictionaries(st.text(), st.integers() | st.text()),
 )
 def test_a_lease_survives_the_way_through_etcd(
-    base: int, length: int, public_ip: IPv4Address, kind: str, data: dict[str, object] | None
+    base: int, length: int, public_ip: IPv4Address, kind: str, data: dict[str, object] | str | None
 ) -> None:
     v4 = Leg(subnet=IPv4Network((base, length), strict=False), public_ip=public_ip, data=data)
     v6 = Leg(

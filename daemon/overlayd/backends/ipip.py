@@ -1,0 +1,96 @@
+"""IP in IP (RFC 2003) by the kernel, as flannel lays it out: a bare IPv4 header in front, one device for all peers.
+
+For each peer there is one route: to its subnet, with its public address as the gateway. The device makes that the
+outer destination.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+from overlayd.addresses import interface
+from overlayd.backends.host_gw import direct_route, reaches_directly
+from overlayd.backends.options import Options, largest_packet
+from overlayd.backends.peers import refusals
+from overlayd.backends.surroundings import Surroundings
+from overlayd.errors import NetworkConfigError
+from overlayd.kernel.converge import Plan, Report, converge, require
+from overlayd.kernel.state import Address, IpipLink, Route, Thing
+from overlayd.lease import Lease, Leg
+
+OVERHEAD_BYTES = 20  # outer IPv4
+DEVICE = "overlay.ipip"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ipip:
+    """The backend on one host. `direct` is DirectRouting: peers on the underlay's own networks get plain routes."""
+
+    type: ClassVar[str] = "ipip"
+    around: Surroundings
+    direct: bool
+    mtu_bytes: int
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], around: Surroundings) -> Self:
+        """See Backend. Keys: DirectRouting."""
+        direct = Options(cls.type, config, ("DirectRouting",)).flag("DirectRouting")
+        if around.network.v6 is not None:
+            raise NetworkConfigError(
+                "backend ipip carries IPv4 only",
+                hint="set EnableIPv6 to false, or use backend vxlan, host-gw or wireguard",
+            )
+        mtu_bytes = largest_packet(cls.type, around.underlay.mtu_bytes, OVERHEAD_BYTES)
+        return cls(around=around, direct=direct, mtu_bytes=mtu_bytes)
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The IP-in-IP device, and with DirectRouting the underlay's interface too."""
+        return (DEVICE, self.around.underlay.ifname) if self.direct else (DEVICE,)
+
+    def lease_data(self, version: int) -> None:
+        """Peers need to know nothing but the address."""
+
+    def open(self, own: Lease) -> None:
+        """See Backend."""
+        require(self.plan(own, ()))
+
+    def apply(self, own: Lease, peers: Collection[Lease]) -> Report:
+        """See Backend."""
+        return converge(self.plan(own, peers))
+
+    def run(self, stop: threading.Event) -> None:
+        """The kernel carries the packets."""
+
+    def close(self) -> None:
+        """Nothing is held here."""
+
+    def plan(self, own: Lease, peers: Collection[Lease]) -> Plan:
+        """All that the kernel should hold, for these leases. Pure."""
+        problems = refusals(peers, own=own, network=self.around.network, backend_type=self.type)
+        reachable: dict[str, tuple[Thing, ...]] = {}
+        paths: dict[str, str] = {}
+        for peer in peers:
+            if peer.key_name not in problems:
+                legs = self.around.shared_legs(peer)
+                reachable[peer.key_name] = tuple(map(self._way, legs))
+                paths[peer.key_name] = "direct" if all(map(self._is_direct, legs)) else self.type
+        link = IpipLink(name=DEVICE, mtu_bytes=self.mtu_bytes, local=self.around.endpoint(4).address)
+        # A host's own packets to the overlay leave with this address, and no subnet route comes with a /32.
+        addresses = [Address(link=DEVICE, address=interface(leg.subnet.network_address, 32)) for leg in own.legs]
+        base = (*self.around.base(own), link, *addresses)
+        return Plan(base=base, peers=reachable, problems=problems, paths=paths)
+
+    def _is_direct(self, leg: Leg) -> bool:
+        return self.direct and reaches_directly(self.around, leg)
+
+    def _way(self, leg: Leg) -> Route:
+        if self._is_direct(leg):
+            return direct_route(self.around, leg)
+        return Route(dst=leg.subnet, link=DEVICE, via=leg.public_ip, onlink=True)
+
+
+BACKEND = Ipip
