@@ -21,6 +21,7 @@ from overlayd import __version__, hostlock, presence
 from overlayd.addresses import IPAddress
 from overlayd.errors import (
     AddressTaken,
+    CommandFailed,
     ConfigError,
     KernelRefused,
     LeaseLost,
@@ -165,7 +166,7 @@ class Daemon:
                     LEASES_LOST.add()
                     self._keeper.keep(None)
                     self._board.update(state="waiting", problem=error.message, lease_problem=error.message)
-                except (StoreError, AddressTaken, SubnetsExhausted, KernelRefused) as error:
+                except (StoreError, AddressTaken, SubnetsExhausted, KernelRefused, CommandFailed) as error:
                     self._wait(error, retry_s)
                     retry_s = min(retry_s * 2, LAST_RETRY_S)
         if self._bug is not None:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from overlayd import backends, docker, firewall, memory
 from overlayd.addresses import IPAddress, IPNetwork, first_host
@@ -41,9 +42,11 @@ FIREWALL_WRITES = counter("overlayd_firewall_writes_total", "Times that firewall
 DOCKER_ENV = "docker.env"
 
 
-def load_backend(config: NetworkConfig, underlay: Underlay, *, blackhole: bool = False) -> backends.Backend:
+def load_backend(
+    config: NetworkConfig, underlay: Underlay, *, blackhole: bool = False, run_dir: Path = Path("/run/overlayd")
+) -> backends.Backend:
     """The backend that a network config asks for. Raises NetworkConfigError: whoever wrote the config can mend it."""
-    around = Surroundings(network=config, underlay=underlay, blackhole=blackhole)
+    around = Surroundings(network=config, underlay=underlay, blackhole=blackhole, run_dir=run_dir)
     try:
         return backends.load(config.backend_type).from_config(config.backend_config, around)
     except ConfigError as error:
@@ -62,7 +65,7 @@ class Host:
         self._board = board
         self._config = config
         self._underlay = underlay
-        self._backend = load_backend(config, underlay, blackhole=settings.ip_blackhole_route)
+        self._backend = load_backend(config, underlay, blackhole=settings.ip_blackhole_route, run_dir=settings.run_dir)
         self._firewall = firewall.Firewall(settings.firewall, prefer_nftables=config.nftables)
         self._holding: Holding | None = None
         self._docker = DockerWatch(
@@ -101,6 +104,7 @@ class Host:
     @contextmanager
     def opened(self, stop: threading.Event, *, on_failure: Callable[[], None]) -> Iterator[None]:
         """Open the backend, and run its data path, where it has one in this process, until the end of the block."""
+        backends.retire_others(self._config.backend_type, self._settings.run_dir)
         self._backend.open(self.holding.lease)
         carrier = threading.Thread(target=self._carry, args=(stop, on_failure), name="data-path", daemon=True)
         carrier.start()

@@ -78,6 +78,7 @@ WORLD = ("os", "socket", "subprocess", "threading", "pathlib", "pyroute2", "etcd
 PURE = (
     "addresses.py",
     "allocate.py",
+    "backends/commands.py",
     "backends/options.py",
     "backends/packets.py",
     "backends/peers.py",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection, Mapping
 from importlib import import_module
+from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
 from overlayd.backends.surroundings import Surroundings
@@ -78,6 +79,14 @@ def load(backend_type: str) -> type[Backend]:
         raise ConfigError(f"Backend Type is {backend_type!r}", hint=f"known: {', '.join(sorted(_MODULES))}")
     found: type[Backend] = import_module(f"overlayd.backends.{module}").BACKEND
     return found
+
+
+def retire_others(backend_type: str, run_dir: Path) -> None:
+    """Undo what another backend left that the kernel cannot show to be ours. Failures are logged."""
+    if backend_type != "extension":
+        from overlayd.backends.undo import retire  # noqa: PLC0415  (few hosts ever need it)
+
+        retire(run_dir)
 
 
 def published_type(backend_type: str) -> str:

@@ -38,6 +38,13 @@ class Options:
             raise NetworkConfigError(f"{key} of backend {self._backend} is {value!r}", hint="true or false")
         return value
 
+    def text(self, key: str) -> str:
+        """A string; empty where the key is missing. Raises NetworkConfigError."""
+        value = self._values.get(key, "")
+        if not isinstance(value, str):
+            raise NetworkConfigError(f"{key} of backend {self._backend} is {value!r}", hint="a string")
+        return value
+
 
 def largest_packet(backend: str, underlay_mtu_bytes: int, overhead_bytes: int) -> int:
     """What is left of the underlay's MTU. Raises NetworkConfigError below the 68 of RFC 791."""

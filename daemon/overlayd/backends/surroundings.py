@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from overlayd.errors import NetworkConfigError
 from overlayd.kernel.state import FORWARDING, FORWARDING6, Route, Thing
@@ -16,11 +17,15 @@ LAST_METRIC = 2**31
 
 @dataclass(frozen=True, kw_only=True)
 class Surroundings:
-    """The network, and this host's place in it. `blackhole`: the own subnet goes nowhere while no bridge carries it."""
+    """The network, and this host's place in it.
+
+    `blackhole`: the own subnet goes nowhere while no bridge carries it. `run_dir` holds files of this boot.
+    """
 
     network: NetworkConfig
     underlay: Underlay
     blackhole: bool = False
+    run_dir: Path = Path("/run/overlayd")
 
     def __post_init__(self) -> None:
         """Raises NetworkConfigError where the network uses a family that the underlay has no address of."""

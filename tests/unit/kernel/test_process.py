@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+from pathlib import Path
+
 import pytest
 
 from overlayd import process
 from overlayd.errors import CommandFailed
+from tests.polling import eventually
 
 
 def test_output_comes_back() -> None:
@@ -34,3 +38,22 @@ def test_children_get_the_users_libraries_not_ours(monkeypatch: pytest.MonkeyPat
     monkeypatch.delenv("LD_LIBRARY_PATH_ORIG")
     monkeypatch.setattr("sys.frozen", True, raising=False)
     assert "LD_LIBRARY_PATH" not in process.child_environment()
+
+
+def test_variables_are_added_to_the_environment() -> None:
+    assert process.run(["sh", "-c", "echo $SUBNET $LC_ALL"], env={"SUBNET": "10.5.2.0/24"}) == "10.5.2.0/24 C\n"
+
+
+def test_what_a_command_that_hangs_had_started_ends_with_it(tmp_path: Path) -> None:
+    script = f"tail -f /dev/null & echo $! > {tmp_path}/pid; wait"
+    with pytest.raises(CommandFailed, match="was killed"):
+        process.run(["sh", "-c", script], timeout_s=0.5)
+    pid = (tmp_path / "pid").read_text().strip()
+    eventually("its child is gone", lambda: not _words(pid))
+
+
+def _words(pid: str) -> str:
+    with contextlib.suppress(OSError):
+        # A zombie has none, and is nobody's but init's to bury.
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    return ""

@@ -1,0 +1,194 @@
+"""The extension backend with real commands: flannel's documented VXLAN, made by `ip` and `bridge`, carries packets."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.kernel.flannel_host import PREFIX, etcdctl, key, publish, published
+from tests.kernel.lab import Host, Lab, laboratory
+from tests.kernel.traffic import pinging, pings, send_over_tcp
+from tests.polling import eventually
+
+# As in flannel's Documentation/extension.md, but for `ip neigh` in the place of `arp`, with what undoes it, and with
+# the shell named that it needs.
+VXLAN = {
+    "Type": "extension",
+    "PreStartupCommand": "sh -c 'export VNI=1; export IF_NAME=flannel-vxlan; ip link del $IF_NAME 2>/dev/null; "
+    "ip link add $IF_NAME type vxlan id $VNI dstport 8472 && cat /sys/class/net/$IF_NAME/address'",
+    "PostStartupCommand": 'sh -c \'export IF_NAME=flannel-vxlan; export SUBNET_IP=`echo $SUBNET | cut -d"/" -f 1`; '
+    "ip addr add $SUBNET_IP/32 dev $IF_NAME && ip link set $IF_NAME up'",
+    "SubnetAddCommand": 'sh -c \'export SUBNET_IP=`echo $SUBNET | cut -d"/" -f 1`; export IF_NAME=flannel-vxlan; '
+    "read VTEP; ip route add $SUBNET nexthop via $SUBNET_IP dev $IF_NAME onlink && "
+    "ip neigh add $SUBNET_IP lladdr $VTEP dev $IF_NAME && bridge fdb add $VTEP dev $IF_NAME self dst $PUBLIC_IP'",
+    "SubnetRemoveCommand": 'sh -c \'export SUBNET_IP=`echo $SUBNET | cut -d"/" -f 1`; export IF_NAME=flannel-vxlan; '
+    "read VTEP; ip route del $SUBNET; ip neigh del $SUBNET_IP dev $IF_NAME; "
+    "bridge fdb del $VTEP dev $IF_NAME self dst $PUBLIC_IP'",
+    "ShutdownCommand": "ip link del flannel-vxlan",
+}
+HOST_GW = {
+    "Type": "extension",
+    "SubnetAddCommand": "ip route add $SUBNET via $PUBLIC_IP",
+    "SubnetRemoveCommand": "ip route del $SUBNET via $PUBLIC_IP",
+}
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A lab of hosts a and b whose network is VXLAN by commands."""
+    with laboratory(tmp_path_factory.mktemp("extension"), VXLAN) as lab:
+        first, second = lab.host("a"), lab.host("b")
+        eventually("b is reachable from a", lambda: pings(first, second))
+        yield lab
+
+
+@pytest.fixture
+def a(lab: Lab) -> Host:
+    """The first host."""
+    return lab.hosts[0]
+
+
+@pytest.fixture
+def b(lab: Lab) -> Host:
+    """The second host."""
+    return lab.hosts[1]
+
+
+def peer(host: Host, subnet: str) -> dict[str, Any]:
+    """What a host's status says of a peer; empty if it knows none of that subnet."""
+    found: list[dict[str, Any]] = host.status().get("peers", [])
+    return next((one for one in found if one["subnet"] == subnet), {})
+
+
+def problem_of(host: Host, subnet: str) -> str:
+    """The problem with a peer; empty if there is none."""
+    return peer(host, subnet).get("problem") or ""
+
+
+def entries(host: Host, subnet: str) -> list[str]:
+    """Routes and neighbours towards a subnet."""
+    base = subnet.partition("/")[0]
+    lines = [*host.run("ip", "route").splitlines(), *host.run("ip", "neigh").splitlines()]
+    return [line for line in lines if line.split()[0] in (subnet, base)]
+
+
+def test_containers_reach_each_other_over_what_the_commands_made(a: Host, b: Host) -> None:
+    assert pings(a, b)
+    assert pings(b, a)
+    # Larger than the device's MTU, of which docker knows nothing.
+    data = random.Random(4).randbytes(300_000)
+    received = send_over_tcp(a, b, data)
+    assert (received.digest, received.peer) == (hashlib.sha256(data).hexdigest(), a.container_address)
+    assert peer(a, str(b.subnet))["path"] == "extension"
+
+
+def test_the_lease_has_the_startup_commands_output_as_flannel_writes_it(lab: Lab, a: Host) -> None:
+    value = published(lab, a.subnet)
+    mac = a.run("cat", "/sys/class/net/flannel-vxlan/address").strip()
+    assert value == {"PublicIP": str(a.address), "PublicIPv6": None, "BackendType": "extension", "BackendData": mac}
+
+
+def test_the_firewall_knows_the_device_that_the_commands_made(a: Host) -> None:
+    assert "-i flannel-vxlan" in a.run("iptables-save", "-t", "raw")
+
+
+def test_a_restart_runs_nothing_and_loses_nothing(a: Host, b: Host) -> None:
+    before = a.run("ip", "-o", "link", "show", "flannel-vxlan").split(":")[0]
+    with pinging(b, a) as losses:
+        a.stop()
+        a.start()
+    assert losses.lost == 0
+    assert a.run("ip", "-o", "link", "show", "flannel-vxlan").split(":")[0] == before
+
+
+def test_a_host_that_joins_is_added_and_one_that_leaves_is_removed(lab: Lab, a: Host, b: Host) -> None:
+    third = lab.host("c")
+    subnet = str(third.subnet)
+    eventually("a reaches c", lambda: pings(a, third))
+    assert len(entries(a, subnet)) == 2
+    lab.remove_host(third)
+    etcdctl(lab, "del", key(subnet))
+    eventually("nothing of c is left", lambda: not entries(a, subnet) and str(third.address) not in fdb(a))
+    assert pings(a, b)
+
+
+def fdb(host: Host) -> str:
+    """The device's forwarding entries."""
+    return host.run("bridge", "fdb", "show", "dev", "flannel-vxlan")
+
+
+def test_what_another_host_publishes_is_never_interpreted(lab: Lab, a: Host, b: Host, tmp_path: Path) -> None:
+    trap = tmp_path / "trap"
+    data = f"$(touch {trap}); `touch {trap}`; touch {trap} & '\"; touch {trap}; \x1b[2J"
+    lease = {"PublicIP": "198.18.1.99", "BackendType": "extension", "BackendData": data}
+    publish(lab, "10.5.99.0/24", lease)
+    problem = eventually("the command fails", lambda: problem_of(a, "10.5.99.0/24"))
+    assert f"$(touch {trap})" in problem
+    assert "\x1b" not in problem
+    assert "SUBNET=10.5.99.0/24 PUBLIC_IP=198.18.1.99 sh -c" in problem
+    assert peer(a, str(b.subnet))["problem"] is None
+    assert a.status()["state"] == "ready"
+    # Half done is undone.
+    etcdctl(lab, "del", key("10.5.99.0/24"))
+    eventually("it is forgotten", lambda: not peer(a, "10.5.99.0/24") and not entries(a, "10.5.99.0/24"))
+    assert not trap.exists()
+
+
+def test_a_peer_whose_data_changed_is_served_by_the_new(lab: Lab, a: Host) -> None:
+    for mac, old in (("02:00:00:00:00:98", None), ("02:00:00:00:00:99", "02:00:00:00:00:98")):
+        lease = {"PublicIP": "198.18.1.98", "BackendType": "extension", "BackendData": mac}
+        publish(lab, "10.5.98.0/24", lease)
+        eventually("the new is there", lambda mac=mac: any(mac in line for line in entries(a, "10.5.98.0/24")))  # type: ignore[misc]
+        assert mac in fdb(a)
+        assert old is None or old not in fdb(a)
+    etcdctl(lab, "del", key("10.5.98.0/24"))
+    eventually("it is gone", lambda: not entries(a, "10.5.98.0/24"))
+
+
+def test_cleanup_leaves_nothing(a: Host, b: Host) -> None:
+    a.stop()
+    said = a.cleanup()
+    assert f"removed peer {b.subnet}" in said
+    assert "flannel-vxlan" not in a.run("ip", "link")
+    assert not entries(a, str(b.subnet))
+    assert not (a.run_dir / "extension.json").exists()
+    # And all of it comes back, with another MAC than the one that b knows.
+    a.start()
+    eventually("a reaches b again", lambda: pings(a, b) and pings(b, a))
+
+
+def test_flannels_host_gw_by_commands_and_then_another_backend(tmp_path: Path) -> None:
+    with laboratory(tmp_path, HOST_GW) as lab:
+        a, b = lab.host("a"), lab.host("b")
+        eventually("a reaches b", lambda: pings(a, b) and pings(b, a))
+        (route,) = entries(a, str(b.subnet))
+        assert "proto 157" not in route
+        lab.configure({"Type": "host-gw"})
+        eventually("routes are ours", lambda: "proto 157" in " ".join(entries(a, str(b.subnet))))
+        eventually("a reaches b", lambda: pings(a, b) and pings(b, a))
+        assert "undone" in a.log.read_text()
+        assert not (a.run_dir / "extension.json").exists()
+
+
+def test_a_command_that_hangs_stops_neither_other_peers_nor_the_lease(tmp_path: Path) -> None:
+    hangs = "sh -c 'case $SUBNET in 10.5.66.*) tail -f /dev/null;; *) ip route replace $SUBNET via $PUBLIC_IP;; esac'"
+    with laboratory(tmp_path, {**HOST_GW, "SubnetAddCommand": hangs}) as lab:
+        lease = {"PublicIP": "198.18.1.66", "BackendType": "extension"}
+        publish(lab, "10.5.66.0/24", lease)
+        publish(lab, "10.5.67.0/24", {**lease, "PublicIP": "198.18.1.67"})
+        begun = time.monotonic()
+        a = lab.host("a", lease_ttl_s=6)
+        problem = eventually("the hang is told", lambda: problem_of(a, "10.5.66.0/24"))
+        assert "no end after 10 s" in problem
+        eventually("the other is served", lambda: peer(a, "10.5.67.0/24").get("path") == "extension")
+        assert entries(a, "10.5.67.0/24")
+        # Longer than the lease would have lasted.
+        assert time.monotonic() - begun > 10
+        assert key(a.subnet) in etcdctl(lab, "get", "--prefix", "--keys-only", f"{PREFIX}/subnets/")
+        assert "no such lease" not in a.log.read_text()

@@ -1,0 +1,86 @@
+"""A host is moved from flannel to overlayd and back, on its subnet, while another pings its container all the time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.kernel.flannel_host import FlannelHost, publish, published
+from tests.kernel.lab import Host, Lab, laboratory
+from tests.kernel.traffic import Losses, pinging, pings
+from tests.polling import eventually
+
+SUBNET = "10.5.210.0/24"
+INTERVAL_S = 0.01
+# Several times what a quiet machine loses, for a busy one.
+LOST_AT_MOST = 150
+
+
+@pytest.fixture(params=["vxlan", "host-gw"])
+def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A network with one host of ours, which stays."""
+    with laboratory(tmp_path_factory.mktemp("move"), {"Type": request.param}) as lab:
+        lab.host("a")
+        yield lab
+
+
+def test_a_host_is_moved_from_flannel_and_back(
+    lab: Lab, request: pytest.FixtureRequest, record_property: Callable[[str, object], None]
+) -> None:
+    (ours,) = lab.hosts
+    kind = request.node.callspec.params["lab"]
+    flannel = FlannelHost(lab, "f", SUBNET, kind)
+    moved = flannel.host
+    flannel.learn(ours)
+    eventually("the two reach each other", lambda: pings(ours, moved) and pings(moved, ours))
+
+    begun = time.monotonic()
+    with pinging(ours, moved, interval_s=INTERVAL_S) as there:
+        to_overlayd(moved, kind)
+        eventually("it is reached under overlayd", lambda: pings(ours, moved) and pings(moved, ours))
+    there_s = time.monotonic() - begun
+    assert str(moved.subnet) == SUBNET
+    assert published(lab, SUBNET)["PublicIP"] == str(moved.address)
+
+    begun = time.monotonic()
+    with pinging(ours, moved, interval_s=INTERVAL_S) as back:
+        # Its lease is under its address, as flannel looks for it: the same subnet, and flannel's own MAC in it.
+        moved.stop()
+        moved.cleanup()
+        flannel.start()
+        flannel.learn(ours)
+        eventually("it is reached under flannel", lambda: pings(ours, moved) and pings(moved, ours))
+    back_s = time.monotonic() - begun
+    for name, losses, took_s in (("there", there, there_s), ("back", back, back_s)):
+        record_property(f"lost_{kind}_{name}", f"{losses.lost} of {losses.sent} pings in {took_s:.1f} s")
+        assert losses.lost <= LOST_AT_MOST, (name, losses)
+    if kind == "host-gw":
+        # flannel's routes are taken over in place.
+        assert there == Losses(sent=there.sent, received=there.sent)
+
+
+def to_overlayd(host: Host, kind: str) -> None:
+    """What an administrator does: stop flanneld, which leaves its device; start overlayd; delete the device."""
+    host.start(ready=False)
+    if kind == "vxlan":
+        eventually("overlayd says what is in its way", lambda: "ip link delete flannel.1" in host.log.read_text())
+        host.run("ip", "link", "delete", "flannel.1")
+    eventually("overlayd is ready", lambda: host.status().get("state") == "ready", timeout_s=30)
+
+
+def test_the_subnet_is_kept_also_where_etcd_forgot_the_lease(lab: Lab) -> None:
+    third = lab.host("g", start=False)
+    # flannel's own file, which overlayd is pointed at; no lease in etcd any more.
+    (third.run_dir / "subnet.env").write_text(
+        "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.211.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n"
+    )
+    third.start()
+    assert str(third.subnet) == "10.5.211.0/24"
+    # And never one that another host has.
+    fourth = lab.host("h", start=False)
+    publish(lab, "10.5.212.0/24", {"PublicIP": "198.18.1.77", "BackendType": "host-gw"})
+    (fourth.run_dir / "subnet.env").write_text("FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.212.1/24\n")
+    fourth.start()
+    assert str(fourth.subnet) != "10.5.212.0/24"

@@ -1,0 +1,218 @@
+"""The extension backend's commands: what is run, in which order, and what never reaches a shell."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from overlayd.backends import ledger as ledgers
+from overlayd.backends import undo
+from overlayd.backends.commands import PEER_VARIABLES, Commands, Entry, Step, Told, Verb, check, steps, words
+from overlayd.backends.extension import Extension
+from overlayd.backends.ledger import Ledger
+from overlayd.errors import CommandFailed, NetworkConfigError
+from tests.unit.backends.test_backends import AROUND, dual_peer, peer
+
+TWO = Told(subnet="10.5.2.0/24", public_ip="198.18.1.2", data="ee:02")
+THREE = Told(subnet="10.5.3.0/24", public_ip="198.18.1.3", data="ee:03")
+
+
+def done(*told: Told, settled: bool = True) -> dict[str, Entry]:
+    """Peers for which the command was run."""
+    return {one.subnet: Entry(told=one, settled=settled) for one in told}
+
+
+def asked(*told: Told) -> dict[str, Told]:
+    """Peers that there are."""
+    return {one.subnet: one for one in told}
+
+
+def names(found: tuple[Step, ...]) -> list[str]:
+    """Steps in short."""
+    return [f"{step.verb.name.lower()} {step.told.subnet} {step.told.data}" for step in found]
+
+
+def test_what_was_done_is_not_done_again() -> None:
+    assert steps(done(TWO, THREE), asked(TWO, THREE)) == ()
+
+
+def test_peers_are_added_before_others_are_removed() -> None:
+    assert names(steps(done(TWO), asked(THREE))) == ["add 10.5.3.0/24 ee:03", "remove 10.5.2.0/24 ee:02"]
+
+
+def test_a_changed_lease_is_removed_as_it_was_and_added_as_it_is() -> None:
+    changed = replace(TWO, data="ee:22")
+    found = steps(done(TWO, THREE), asked(changed, THREE))
+    assert names(found) == ["remove 10.5.2.0/24 ee:02", "add 10.5.2.0/24 ee:22"]
+    assert [step.binding for step in found] == [False, True]
+
+
+def test_a_host_on_another_subnet_is_removed_from_the_first_before() -> None:
+    moved = replace(TWO, subnet="10.5.9.0/24")
+    found = steps(done(TWO, THREE), asked(moved))
+    assert names(found) == ["remove 10.5.2.0/24 ee:02", "add 10.5.9.0/24 ee:02", "remove 10.5.3.0/24 ee:03"]
+
+
+def test_an_addition_that_did_not_come_to_its_end_is_undone_and_done_again() -> None:
+    found = steps(done(TWO, settled=False), asked(TWO))
+    assert [(step.verb, step.binding) for step in found] == [(Verb.REMOVE, False), (Verb.ADD, True)]
+    (gone,) = steps(done(TWO, settled=False), {})
+    assert (gone.verb, gone.binding) == (Verb.REMOVE, False)
+
+
+def test_the_steps_lead_to_what_is_wanted_from_anywhere() -> None:
+    choices = [None, TWO, replace(TWO, data="ee:22"), replace(TWO, public_ip="198.18.1.3"), THREE]
+    for held, wanted in product(product(choices, repeat=2), repeat=2):
+        before = {f"key{n}": Entry(told=told, settled=True) for n, told in enumerate(held) if told}
+        after = {f"key{n}": told for n, told in enumerate(wanted) if told}
+        state = {name: entry.told for name, entry in before.items()}
+        for step in steps(before, after):
+            if step.verb is Verb.ADD:
+                assert step.peer not in state
+                state[step.peer] = step.told
+            else:
+                assert state.pop(step.peer) == step.told
+        assert state == after
+
+
+def test_variables_are_replaced_within_a_word_and_never_split() -> None:
+    variables = {"SUBNET": "a b;c", "PUBLIC_IP": "$SUBNET"}
+    assert words("x \"$SUBNET\" ${PUBLIC_IP}/32 $OTHER \\; 'p q'", variables) == [
+        *("x", "a b;c", "$SUBNET/32", "$OTHER", ";", "p q"),
+    ]
+    assert words("sh -c 'echo $SUBNET'", variables) == ["sh", "-c", "echo $SUBNET"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "ip route replace $SUBNET via ${PUBLIC_IP}",
+        "/usr/libexec/add 'a;b' \"c|d\" e\\;f",
+        "sh -c 'read mac; ip route add $SUBNET via $X && echo >/dev/null'",
+        "bash -c 'true'",
+        "",
+    ],
+)
+def test_what_needs_no_shell_or_names_it_can_be_run(command: str) -> None:
+    assert check("SubnetAddCommand", command, PEER_VARIABLES) == command
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("export VNI=1; ip link add x", "shell.*sh -c"),
+        ("ip link add x && true", "shell"),
+        ("cat `which ip`", "shell"),
+        ("echo $(id)", "shell"),
+        ("ip link > /tmp/x", "shell"),
+        ("echo 'unclosed", "quotation"),
+        ("  ", "blank"),
+        ("ip route add $NETWORK", r"\$NETWORK.*known: SUBNET"),
+    ],
+)
+def test_what_would_need_a_shell_is_refused_with_the_way_out(command: str, said: str) -> None:
+    with pytest.raises(NetworkConfigError) as caught:
+        check("SubnetAddCommand", command, PEER_VARIABLES)
+    assert re.search(said, str(caught.value), re.DOTALL), str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "config", [{"SubnetAddCommand": ["ip"]}, {"Command": "ip"}, {"PreStartupCommand": "x $SUBNET"}]
+)
+def test_a_bad_config_changes_nothing_and_is_said(config: dict[str, Any]) -> None:
+    with pytest.raises(NetworkConfigError, match="extension"):
+        Extension.from_config(config, AROUND)
+
+
+def test_a_peer_is_told_as_flannel_names_it() -> None:
+    assert Told.of(dual_peer(2)).variables() == {
+        "SUBNET": "10.5.2.0/24",
+        "IPV6SUBNET": "fd42:0:0:2::/64",
+        "PUBLIC_IP": "198.18.1.2",
+        "PUBLIC_IPV6": "2001:db8:1::2",
+    }
+    # Nothing of our own environment shines through.
+    assert Told.of(peer(2)).variables()["IPV6SUBNET"] == ""
+
+
+def extension(folder: Path, **config: str) -> Extension:
+    """A backend with this config, and files in a folder."""
+    return Extension.from_config(config, replace(AROUND, run_dir=folder))
+
+
+def test_the_startup_command_is_run_once_a_boot_and_its_output_published(tmp_path: Path) -> None:
+    script = f"sh -c 'echo run >> {tmp_path}/runs; echo \" ee:01 \"; echo noise >&2'"
+    assert extension(tmp_path, PreStartupCommand=script).lease_data(4) == "ee:01"
+    assert extension(tmp_path, PreStartupCommand=script).lease_data(6) == "ee:01"
+    assert (tmp_path / "runs").read_text() == "run\n"
+    assert extension(tmp_path / "other").lease_data(4) is None
+
+
+def test_other_commands_undo_what_the_first_did(tmp_path: Path) -> None:
+    first = extension(tmp_path, PreStartupCommand="echo one", ShutdownCommand=f"touch {tmp_path}/undone")
+    assert first.lease_data(4) == "one"
+    # Mended, it counts, and nothing is done again.
+    mended = extension(tmp_path, PreStartupCommand="echo one", ShutdownCommand=f"touch {tmp_path}/mended")
+    assert mended.lease_data(4) == "one"
+    assert not (tmp_path / "undone").exists()
+    assert extension(tmp_path, PreStartupCommand="echo two").lease_data(4) == "two"
+    assert (tmp_path / "mended").exists()
+    assert not (tmp_path / "undone").exists()
+
+
+def test_a_startup_command_that_fails_or_says_too_much_is_told_with_the_command(tmp_path: Path) -> None:
+    with pytest.raises(CommandFailed, match=r"sh -c 'echo no >&2; exit 3'[^$]*status 3: no"):
+        extension(tmp_path, PreStartupCommand="sh -c 'echo no >&2; exit 3'").lease_data(4)
+    with pytest.raises(CommandFailed, match="65536"):
+        extension(tmp_path, PreStartupCommand="head -c 70000 /usr/bin/env").lease_data(4)
+
+
+def test_cleanup_undoes_all_and_names_what_it_could_not(tmp_path: Path) -> None:
+    remove = f"sh -c 'read data; echo $SUBNET $PUBLIC_IP $data >> {tmp_path}/log; test $data != ee:03'"
+    shutdown = f"sh -c 'echo shutdown of $SUBNET >> {tmp_path}/log'"
+    ledger = Ledger(
+        commands=Commands(subnet_remove=remove, shutdown=shutdown),
+        own={"SUBNET": "10.5.1.0/24"},
+        peers=done(TWO, THREE),
+    )
+    ledgers.write(tmp_path, ledger)
+    said: list[str] = []
+    with pytest.raises(CommandFailed, match=r"SUBNET=10.5.3.0/24 PUBLIC_IP=198.18.1.3 sh -c"):
+        said.extend(undo.cleanup(tmp_path))
+    assert (tmp_path / "log").read_text().splitlines() == [
+        "10.5.2.0/24 198.18.1.2 ee:02",
+        "10.5.3.0/24 198.18.1.3 ee:03",
+        "shutdown of 10.5.1.0/24",
+    ]
+    assert not (tmp_path / ledgers.FILE).exists()
+    assert list(undo.cleanup(tmp_path)) == []
+
+
+def test_data_is_a_line_of_input_whatever_is_in_it(tmp_path: Path) -> None:
+    evil = f"$(touch {tmp_path}/pwned); `touch {tmp_path}/pwned` | \x1b[31m \ud800 ' \" &"
+    said = undo.run_command("cat", {}, data=evil)
+    assert said == evil.replace("\ud800", "?") + "\n"
+    with pytest.raises(CommandFailed) as caught:
+        undo.run_command("false", {}, data=evil)
+    assert "\x1b" not in str(caught.value)
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_a_ledger_survives_the_daemon_but_not_the_boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = Ledger(commands=Commands(subnet_add="x"), started="", own={"SUBNET": "a"}, peers=done(TWO, settled=False))
+    ledgers.write(tmp_path, ledger)
+    assert ledgers.read(tmp_path) == ledger
+    monkeypatch.setattr(ledgers, "_BOOT_ID", tmp_path / "another")
+    (tmp_path / "another").write_text("another\n")
+    assert ledgers.read(tmp_path) == Ledger()
+
+
+@pytest.mark.parametrize("garbage", ["", "{", "[]", "{}", '{"boot_id": 1}'])
+def test_a_ledger_that_cannot_be_read_is_an_empty_one(tmp_path: Path, garbage: str) -> None:
+    (tmp_path / ledgers.FILE).write_text(garbage)
+    assert ledgers.read(tmp_path) == Ledger()
