@@ -55,5 +55,23 @@ BACKENDS: dict[str, tuple[str, dict[str, str]]] = {
         "such a network. Packets of containers are up to 28 bytes shorter than the underlay's.",
         {"Port": "UDP port. Default: 8285."},
     ),
+    "ipip": (
+        "IP in IP by the kernel. Crosses any IP network that lets IP protocol 4 through. IPv4 only. Packets of "
+        "containers are up to 20 bytes shorter than the underlay's.",
+        {"DirectRouting": _VXLAN["DirectRouting"]},
+    ),
+    "extension": (
+        "Commands make the data path. They are run without a shell, with the service's own rights, for 10 seconds at "
+        "most (30 for the first two), once a boot for what they are about, and again where they failed. $SUBNET, "
+        "$IPV6SUBNET, $PUBLIC_IP and $PUBLIC_IPV6 are the peer's, as words and in the environment; a peer's lease data "
+        "is on standard input. The MTU of containers is the underlay's.",
+        {
+            "PreStartupCommand": "Run before a subnet is leased. What it prints is the lease's data.",
+            "PostStartupCommand": "Run with the leased subnet; the variables are this host's, and $NETWORK.",
+            "SubnetAddCommand": "Run for each peer.",
+            "SubnetRemoveCommand": "Run for a peer that left or changed, and by `overlayd cleanup`.",
+            "ShutdownCommand": "Undoes the first two. flannel has none, and leaves the key alone.",
+        },
+    ),
     "alloc": ("A lease, and no data path: something else carries the packets. No keys.", {}),
 }

@@ -13,7 +13,7 @@ import pytest
 
 from tests.kernel.flannel_host import PREFIX, etcdctl, key, publish, published
 from tests.kernel.lab import Host, Lab, laboratory
-from tests.kernel.traffic import pinging, pings, send_over_tcp
+from tests.kernel.traffic import pinging, pings, reaches, send_over_tcp
 from tests.polling import eventually
 
 # As in flannel's Documentation/extension.md, but for `ip neigh` in the place of `arp`, with what undoes it, and with
@@ -192,3 +192,17 @@ def test_a_command_that_hangs_stops_neither_other_peers_nor_the_lease(tmp_path: 
         assert time.monotonic() - begun > 10
         assert key(a.subnet) in etcdctl(lab, "get", "--prefix", "--keys-only", f"{PREFIX}/subnets/")
         assert "no such lease" not in a.log.read_text()
+
+
+def test_a_lost_lease_makes_all_anew_on_another_subnet(tmp_path: Path) -> None:
+    with laboratory(tmp_path, VXLAN) as lab:
+        a, b = lab.host("a"), lab.host("b")
+        eventually("a reaches b", lambda: pings(a, b))
+        lost = a.subnet
+        publish(lab, lost, {"PublicIP": "198.18.1.55", "BackendType": "vxlan"})
+        eventually("a has another subnet", lambda: a.subnet != lost)
+        eventually("b reaches a's device there", lambda: reaches(b, a.subnet[0]))
+        assert f"{lost[0]}/32" not in a.run("ip", "address", "show", "dev", "flannel-vxlan")
+        mac = a.run("cat", "/sys/class/net/flannel-vxlan/address").strip()
+        assert published(lab, a.subnet)["BackendData"] == mac
+        assert not entries(b, str(lost))
