@@ -43,10 +43,15 @@ DOCKER_ENV = "docker.env"
 
 
 def load_backend(
-    config: NetworkConfig, underlay: Underlay, *, blackhole: bool = False, run_dir: Path = Path("/run/overlayd")
+    config: NetworkConfig,
+    underlay: Underlay,
+    *,
+    blackhole: bool = False,
+    run_dir: Path = Path("/run/overlayd"),
+    state_dir: Path | None = None,
 ) -> backends.Backend:
     """The backend that a network config asks for. Raises NetworkConfigError: whoever wrote the config can mend it."""
-    around = Surroundings(network=config, underlay=underlay, blackhole=blackhole, run_dir=run_dir)
+    around = Surroundings(network=config, underlay=underlay, blackhole=blackhole, run_dir=run_dir, state_dir=state_dir)
     try:
         return backends.load(config.backend_type).from_config(config.backend_config, around)
     except ConfigError as error:
@@ -65,7 +70,13 @@ class Host:
         self._board = board
         self._config = config
         self._underlay = underlay
-        self._backend = load_backend(config, underlay, blackhole=settings.ip_blackhole_route, run_dir=settings.run_dir)
+        self._backend = load_backend(
+            config,
+            underlay,
+            blackhole=settings.ip_blackhole_route,
+            run_dir=settings.run_dir,
+            state_dir=settings.state_dir,
+        )
         self._firewall = firewall.Firewall(settings.firewall, prefer_nftables=config.nftables)
         self._holding: Holding | None = None
         self._docker = DockerWatch(

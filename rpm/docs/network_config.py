@@ -73,5 +73,20 @@ BACKENDS: dict[str, tuple[str, dict[str, str]]] = {
             "ShutdownCommand": "Undoes the first two. flannel has none, and leaves the key alone.",
         },
     ),
+    "wireguard": (
+        "WireGuard, encrypted: by the kernel, or by wireguard-go where the kernel has none. Packets of containers are "
+        "up to 80 bytes shorter than the underlay's. Each host's key is in wireguard.key of the state directory.",
+        {
+            "ListenPort": "UDP port. Default: 51820.",
+            "ListenPortV6": "UDP port of the device for IPv6, where that is a device of its own. Default: 51821.",
+            "PSK": "A preshared key beside the hosts' own, in base64 as `wg genpsk` prints it. Default: none.",
+            "MTU": "The underlay's MTU, where the interface's own is not what the way to peers carries. Default: the "
+            "interface's.",
+            "Mode": "`separate`: a device for each family; `ipv4`, `ipv6`: one device for both, over that family; "
+            "`auto`: one device, each peer over the family that both have. Default: separate.",
+            "PersistentKeepaliveInterval": "Seconds between packets that keep a way through address translation "
+            "open; 0 for none. Default: 0.",
+        },
+    ),
     "alloc": ("A lease, and no data path: something else carries the packets. No keys.", {}),
 }

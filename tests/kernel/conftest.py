@@ -16,6 +16,7 @@ BACKENDS: dict[str, dict[str, Any]] = {
     "vxlan": {"Type": "vxlan"},
     "host-gw": {"Type": "host-gw"},
     "udp": {"Type": "udp"},
+    "wireguard": {"Type": "wireguard"},
 }
 
 

@@ -20,6 +20,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6
 from pathlib import Path
 from typing import Any
 
+from overlayd import process
 from overlayd.errors import OverlaydError
 from tests.etcd import Etcd
 from tests.kernel import namespaces
@@ -31,6 +32,7 @@ UNDERLAY = IPv4Network("198.18.1.0/24")
 UNDERLAY6 = IPv6Network("2001:2:0:1::/64")
 SWITCH_ADDRESS = UNDERLAY[254]
 ETCD = f"http://{SWITCH_ADDRESS}:2379"
+SOCKETS = "/run/wireguard"
 SOURCES = Path(__file__).parents[2] / "daemon"
 _numbers = itertools.count(1)
 
@@ -47,8 +49,9 @@ class Host:
         etcd_flags: Mapping[str, object],
         lease_ttl_s: int = 86400,
         settings: Mapping[str, object] | None = None,
+        own_sockets: bool = False,
     ) -> None:
-        """Values only; `Lab.host` makes it."""
+        """Values only; `Lab.host` makes it. `own_sockets`: wireguard-go's are this host's own."""
         self.name = name
         self.namespace = namespaces.unique(f"{next(_numbers)}{name}")
         self.container = f"{self.namespace}c"
@@ -62,6 +65,13 @@ class Host:
         self.bin_dir = own_folder / "bin"
         # What the daemon is started through, if anything.
         self.launcher: tuple[str, ...] = ()
+        self.sockets = own_folder / "wireguard"
+        self.enter = ["ip", "netns", "exec", self.namespace]
+        if own_sockets:
+            # Their place is compiled in, and device names are the same on every host. `ip netns exec` gives each
+            # command a mount namespace of its own, so that what is mounted there is seen by it and its children only.
+            mount = f'mkdir -p {SOCKETS} && mount --bind "$0" {SOCKETS} && exec "$@"'
+            self.enter += ["sh", "-c", mount, str(self.sockets)]
         self._lease_ttl_s = lease_ttl_s
         self._etcd_flags = etcd_flags
         # Settings of this host alone, by flag.
@@ -83,7 +93,7 @@ class Host:
         }
         settings = [f"--{name}={value}" for name, value in flags.items()]
         launcher = self.launcher if words[0] == "run" else ()
-        return ["ip", "netns", "exec", self.namespace, *launcher, sys.executable, "-m", "overlayd", *words, *settings]
+        return [*self.enter, *launcher, sys.executable, "-m", "overlayd", *words, *settings]
 
     def start(self, *flags: str, ready: bool = True) -> None:
         """Start the daemon, and wait until it says that it is ready."""
@@ -202,7 +212,7 @@ class Host:
 
     def run(self, *argv: str, input: str | None = None) -> str:  # noqa: A002
         """Run a command on this host; what it printed."""
-        return namespaces.run(self.namespace, argv, input=input)
+        return process.run([*self.enter, *argv], input=input)
 
     def dump(self) -> str:
         """Links, routes, rules and the end of the log, for whoever looks at a failed test."""
@@ -216,6 +226,7 @@ class Host:
             ["ip", "neighbour"],
             ["bridge", "fdb"],
             ["iptables-save"],
+            ["sh", "-c", "if command -v wg >/dev/null; then wg show; fi"],
         ):
             try:
                 parts += [f"-- {' '.join(argv)}", self.run(*argv).rstrip()]
@@ -241,7 +252,7 @@ class Host:
         return status.get("state") == "ready" and status.get("pid") == self._pid()
 
     def _pid(self) -> int | None:
-        # `ip netns exec` becomes the program: same process.
+        # `ip netns exec` becomes the program, and so does the shell: same process.
         return self._daemon.pid if self._daemon else None
 
     def _variables(self) -> dict[str, str]:
@@ -258,6 +269,7 @@ class Lab:
         self.dual = dual
         self.switch = namespaces.unique(f"{next(_numbers)}sw")
         self.hosts: list[Host] = []
+        self.own_sockets = False
         self._host_numbers = itertools.count(1)
         self.inside = ["ip", "netns", "exec", self.switch]
         self.etcd = Etcd(folder, hosts=[str(SWITCH_ADDRESS)], client_port=2379, inside=self.inside)
@@ -265,6 +277,7 @@ class Lab:
 
     def make(self, backend: dict[str, Any], arrange: Callable[[Lab], None]) -> None:
         """Start the switch and etcd, and write the network config."""
+        self.own_sockets = backend["Type"] == "wireguard"
         namespaces.make(self.switch)
         # A bridge without an address of its own takes another with every port that comes or goes.
         namespaces.ip(
@@ -315,8 +328,16 @@ class Lab:
         """Make a host on the switch and start its daemon, with these settings too, and its container."""
         # Never the same one twice: the kernel takes its time to remove a namespace and the devices in it.
         number = next(self._host_numbers)
-        host = Host(self.folder, name, number, etcd_flags=self.etcd_flags, lease_ttl_s=lease_ttl_s, settings=settings)
-        for folder in (host.run_dir, host.state_dir):
+        host = Host(
+            self.folder,
+            name,
+            number,
+            etcd_flags=self.etcd_flags,
+            lease_ttl_s=lease_ttl_s,
+            settings=settings,
+            own_sockets=self.own_sockets,
+        )
+        for folder in (host.run_dir, host.state_dir, host.sockets):
             folder.mkdir(parents=True, exist_ok=True)
         # The machine's docker is none of the lab's: no daemon here may start or restart it.
         host.install("systemctl", "echo there is no systemd in this lab >&2; exit 1")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import json
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -11,6 +14,7 @@ from typing import Any, TypeVar
 from pyroute2 import netns
 
 from overlayd import process
+from overlayd.errors import CommandFailed
 
 T = TypeVar("T")
 
@@ -30,8 +34,13 @@ def make(name: str) -> None:
 
 
 def remove(name: str) -> None:
-    """Remove a namespace; its devices go with it. No error if it is gone already."""
+    """Remove a namespace; its devices go with it, and what lives by one. No error if it is gone already."""
     if (_DIRECTORY / name).exists():
+        # A wireguard-go would keep the namespace; it ends with its device.
+        with contextlib.suppress(CommandFailed):
+            for link in json.loads(process.run(["ip", "-n", name, "-json", "link", "show", "type", "tun"]) or "[]"):
+                if "ifname" in link:
+                    process.run(["ip", "-n", name, "link", "delete", link["ifname"]])
         process.run(["ip", "netns", "delete", name])
 
 
@@ -51,6 +60,16 @@ def ip(name: str, *commands: str) -> None:
 def run(name: str, argv: Sequence[str], *, input: str | None = None, timeout_s: float = 30) -> str:  # noqa: A002
     """Run a command in a namespace; what it printed. Raises CommandFailed."""
     return process.run(["ip", "netns", "exec", name, *argv], input=input, timeout_s=timeout_s)
+
+
+def mount_for_this_thread(source: Path, target: Path) -> None:
+    """Show a folder elsewhere to this thread and to the commands that it runs, and to nobody else."""
+    # unshare(2): CLONE_NEWNS, for the thread that calls. Python has it from 3.12 on.
+    if ctypes.CDLL(None, use_errno=True).unshare(0x00020000) != 0:
+        raise OSError(ctypes.get_errno(), "unshare")
+    process.run(["mount", "--make-rslave", "/"])
+    target.mkdir(exist_ok=True)
+    process.run(["mount", "--bind", str(source), str(target)])
 
 
 def inside(name: str, call: Callable[[], T]) -> T:

@@ -9,7 +9,7 @@ from tests.kernel import namespaces
 from tests.kernel.lab import Host
 from tests.kernel.traffic import ping_of_size, pings, send_over_tcp
 
-OVERHEAD_BYTES = {"vxlan": 50, "host-gw": 0, "udp": 28}
+OVERHEAD_BYTES = {"vxlan": 50, "host-gw": 0, "udp": 28, "wireguard": 80}
 
 
 def test_containers_ping_each_other_both_ways(a: Host, b: Host) -> None:

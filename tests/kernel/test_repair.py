@@ -7,7 +7,7 @@ from tests.kernel.test_lifecycle import entries_for, ours
 from tests.kernel.traffic import pings
 from tests.polling import eventually
 
-DEVICE = {"vxlan": "overlay.1", "udp": "overlay0"}
+DEVICE = {"vxlan": "overlay.1", "udp": "overlay0", "wireguard": "overlay-wg"}
 
 
 def test_an_underlay_interface_that_flaps(a: Host, b: Host) -> None:

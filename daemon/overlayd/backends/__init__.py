@@ -22,6 +22,7 @@ _MODULES = {
     "ipip": "ipip",
     "udp": "udp",
     "vxlan": "vxlan",
+    "wireguard": "wireguard",
 }
 # What peers see in the lease, where that is not the name in the network config.
 _PUBLISHED = {"auto": "vxlan"}

@@ -45,6 +45,20 @@ class Options:
             raise NetworkConfigError(f"{key} of backend {self._backend} is {value!r}", hint="a string")
         return value
 
+    def word(self, key: str, allowed: tuple[str, ...]) -> str:
+        """One of the words in `allowed`; the first where the key is missing. Raises NetworkConfigError."""
+        value = self._values.get(key) or allowed[0]
+        if value not in allowed:
+            raise NetworkConfigError(f"{key} of backend {self._backend} is {value!r}", hint=", ".join(allowed))
+        return str(value)
+
+    def secret(self, key: str) -> str | None:
+        """A text that no message shows; None where it is missing or empty. Raises NetworkConfigError."""
+        value = self._values.get(key)
+        if value is not None and not isinstance(value, str):
+            raise NetworkConfigError(f"{key} of backend {self._backend} is not a text", hint="its value is not shown")
+        return value or None
+
 
 def largest_packet(backend: str, underlay_mtu_bytes: int, overhead_bytes: int) -> int:
     """What is left of the underlay's MTU. Raises NetworkConfigError below the 68 of RFC 791."""

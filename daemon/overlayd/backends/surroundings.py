@@ -19,13 +19,15 @@ LAST_METRIC = 2**31
 class Surroundings:
     """The network, and this host's place in it.
 
-    `blackhole`: the own subnet goes nowhere while no bridge carries it. `run_dir` holds files of this boot.
+    `blackhole`: the own subnet goes nowhere while no bridge carries it. `run_dir` holds files of this boot, `state_dir`
+    what a backend keeps across reboots; None where a config is only checked.
     """
 
     network: NetworkConfig
     underlay: Underlay
     blackhole: bool = False
     run_dir: Path = Path("/run/overlayd")
+    state_dir: Path | None = None
 
     def __post_init__(self) -> None:
         """Raises NetworkConfigError where the network uses a family that the underlay has no address of."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+from collections.abc import Mapping
+from typing import Any
 
 from overlayd import daemon, docker
 from overlayd.commands.output import print_fields, print_line
@@ -43,7 +45,7 @@ def main(settings: Settings, _options: argparse.Namespace) -> int:
                 for pool in config.pools
             ),
             "leased": f"{len(leases)} at etcd revision {revision}",
-            "backend": f"{config.backend_type} {json.dumps(dict(config.backend_config))}",
+            "backend": f"{config.backend_type} {json.dumps(_without_secrets(config.backend_config))}",
             "devices": ", ".join(backend.devices),
             "container mtu": backend.mtu_bytes,
         },
@@ -52,6 +54,10 @@ def main(settings: Settings, _options: argparse.Namespace) -> int:
     for problem in problems:
         print_line(f"warning: {problem}")
     return 0
+
+
+def _without_secrets(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: "(not shown)" if key.lower() == "psk" else value for key, value in config.items()}
 
 
 def _shown(settings: Settings) -> dict[str, object]:

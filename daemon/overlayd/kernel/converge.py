@@ -16,6 +16,7 @@ from overlayd.kernel.state import (
     Route,
     Sysctl,
     Thing,
+    WireguardPeer,
 )
 
 
@@ -60,7 +61,7 @@ def require(plan: Plan) -> None:
 
 
 def converge(plan: Plan) -> Report:
-    """Bring the kernel to the plan; a second call writes nothing. Raises UnsupportedError, and OSError never."""
+    """Bring the kernel to the plan; a second call writes nothing. Raises UnsupportedError, KernelRefused."""
     operations = diff(plan.state(), netlink.read())
     failed = netlink.apply(operations)
     problems: list[str] = []
@@ -88,5 +89,6 @@ def _state(items: Iterable[Thing]) -> KernelState:
         routes=frozenset(item for item in found if isinstance(item, Route)),
         neighbours=frozenset(item for item in found if isinstance(item, Neighbour)),
         fdb=frozenset(item for item in found if isinstance(item, FdbEntry)),
+        wireguard_peers=frozenset(item for item in found if isinstance(item, WireguardPeer)),
         sysctls=frozenset(item for item in found if isinstance(item, Sysctl)),
     )

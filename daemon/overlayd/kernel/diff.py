@@ -7,7 +7,19 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TypeVar
 
-from overlayd.kernel.state import Address, FdbEntry, KernelState, Link, Neighbour, Route, Sysctl, Thing, VxlanLink
+from overlayd.kernel.state import (
+    Address,
+    FdbEntry,
+    KernelState,
+    Link,
+    Neighbour,
+    Route,
+    Sysctl,
+    Thing,
+    VxlanLink,
+    WireguardLink,
+    WireguardPeer,
+)
 
 T = TypeVar("T", bound=Thing)
 
@@ -16,6 +28,7 @@ _NOUNS: dict[type[Thing], str] = {
     Route: "route",
     Neighbour: "neighbour",
     FdbEntry: "fdb",
+    WireguardPeer: "peer",
     Sysctl: "sysctl",
 }
 
@@ -61,6 +74,7 @@ def diff(desired: KernelState, actual: KernelState, *, prune: bool = True) -> tu
         (desired.addresses, actual.addresses),
         (desired.neighbours, actual.neighbours),
         (desired.fdb, actual.fdb),
+        (desired.wireguard_peers, actual.wireguard_peers),
         (desired.routes, actual.routes),
     ):
         made.extend(_make(wanted, found))
@@ -76,9 +90,16 @@ def _make(wanted: Iterable[Thing], found: Iterable[Thing]) -> list[Operation]:
     for thing in _sorted(wanted):
         if thing.key not in there:
             made.append(Operation(Verb.ADD, thing))
-        elif there[thing.key] != thing:
+        elif _settled(thing, there[thing.key]) != thing:
             made.append(Operation(Verb.CHANGE, thing))
     return made
+
+
+def _settled(wanted: Thing, found: Thing) -> Thing:
+    """What was found, less what it may differ in."""
+    if isinstance(wanted, WireguardPeer) and isinstance(found, WireguardPeer) and wanted.roams and found.endpoint:
+        return replace(found, endpoint=wanted.endpoint)
+    return found
 
 
 def _unmake(wanted: Iterable[Thing], found: Iterable[Thing]) -> list[Operation]:
@@ -111,6 +132,8 @@ def _fixed(link: Link) -> Link:
     """The link with all that can be changed in place blanked out."""
     if isinstance(link, VxlanLink):
         return replace(link, mtu_bytes=0, up=True, mac="")
+    if isinstance(link, WireguardLink):
+        return replace(link, mtu_bytes=0, up=True, private_key="", listen_port=0)
     return replace(link, mtu_bytes=0, up=True)
 
 
@@ -124,6 +147,7 @@ def _without(state: KernelState, links: frozenset[Link]) -> KernelState:
         routes=frozenset(route for route in state.routes if route.link not in names),
         neighbours=frozenset(neighbour for neighbour in state.neighbours if neighbour.link not in names),
         fdb=frozenset(entry for entry in state.fdb if entry.link not in names),
+        wireguard_peers=frozenset(peer for peer in state.wireguard_peers if peer.link not in names),
         sysctls=state.sysctls,
     )
 

@@ -17,15 +17,14 @@ from typing import Any
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from overlayd.addresses import IPNetwork, ip_address, ip_interface, ip_network
 from overlayd.errors import KernelRefused, UnsupportedError
-from overlayd.kernel import tun
+from overlayd.kernel import decode, tun
+from overlayd.kernel.decode import AF_INET, AF_INET6, NUD_PERMANENT, RT_TABLE_MAIN, RTNH_F_ONLINK
 from overlayd.kernel.diff import Operation, Verb
 from overlayd.kernel.state import (
     FORWARDING,
     FORWARDING6,
     LINK_ALIAS,
-    LINK_NAME_PREFIX,
     ROUTE_PROTOCOL,
     Address,
     FdbEntry,
@@ -37,7 +36,10 @@ from overlayd.kernel.state import (
     Sysctl,
     TunLink,
     VxlanLink,
+    WireguardLink,
+    WireguardPeer,
 )
+from overlayd.kernel.wireguard import Devices, devices, userspace
 from overlayd.watching.figures import counter
 
 OPERATIONS = counter(
@@ -45,17 +47,9 @@ OPERATIONS = counter(
 )
 REFUSALS = counter("overlayd_kernel_refusals_total", "Such changes that the kernel refused.", label="operation")
 
-AF_INET, AF_BRIDGE, AF_INET6 = 2, 7, 10
-RT_TABLE_MAIN = 254
 FAMILIES = (AF_INET, AF_INET6)
-NUD_PERMANENT = 0x80
 NTF_SELF = 0x02
-RTNH_F_ONLINK = 4
-RTN_BLACKHOLE = 6
 IFA_F_NODAD = 0x02
-# What the kernel gives an IPv6 route for which none is asked (IP6_RT_PRIO_USER); for IPv4 it is 0.
-USUAL_METRIC6 = 1024
-IFF_UP = 1
 # What a kernel without such devices is told, and its user.
 _LACKING: dict[type, tuple[str, str]] = {
     VxlanLink: ("this kernel has no VXLAN devices", "modprobe vxlan, or use backend host-gw or udp"),
@@ -74,18 +68,23 @@ def connection() -> Iterator[Any]:
 
 
 def read() -> KernelState:
-    """All that carries our mark: links by alias, what is on those links, and routes by protocol."""
-    with connection() as ipr:
+    """All that carries our mark: links by alias, what is on those links, and routes by protocol.
+
+    Raises KernelRefused where a wireguard-go does not answer.
+    """
+    with connection() as ipr, devices() as wireguard:
         messages = list(ipr.get_links())
         names = {message["index"]: message.get_attr("IFLA_IFNAME") for message in messages}
-        links = [link for message in messages if (link := _link(message, names)) is not None]
+        peers: list[WireguardPeer] = []
+        links = [link for message in messages if (link := decode.link(message, names, wireguard, peers)) is not None]
         ours = {index: name for index, name in names.items() if name in {link.name for link in links}}
         return KernelState(
             links=frozenset(links),
-            addresses=frozenset(one for family in FAMILIES for one in _addresses(ipr, ours, family)),
-            routes=frozenset(one for family in FAMILIES for one in _routes(ipr, names, family)),
-            neighbours=frozenset(one for family in FAMILIES for one in _neighbours(ipr, ours, family)),
-            fdb=frozenset(_fdb(ipr, ours)),
+            addresses=frozenset(one for family in FAMILIES for one in decode.addresses(ipr, ours, family)),
+            routes=frozenset(one for family in FAMILIES for one in decode.routes(ipr, names, family)),
+            neighbours=frozenset(one for family in FAMILIES for one in decode.neighbours(ipr, ours, family)),
+            fdb=frozenset(decode.fdb(ipr, ours)),
+            wireguard_peers=frozenset(peers),
             sysctls=frozenset(_sysctls()),
         )
 
@@ -96,11 +95,13 @@ def apply(operations: Iterable[Operation]) -> list[tuple[Operation, KernelRefuse
     Raises UnsupportedError where this kernel has no such kind of device at all.
     """
     failed = []
-    with connection() as ipr:
+    with connection() as ipr, devices() as wireguard:
         for operation in operations:
             try:
-                _carry_out(ipr, operation)
+                _carry_out(ipr, wireguard, operation)
                 OPERATIONS.add(of=operation.name)
+            except KernelRefused as refusal:
+                failed.append((operation, refusal))
             except NetlinkError as error:
                 if _harmless(operation, error.code):
                     continue
@@ -109,7 +110,8 @@ def apply(operations: Iterable[Operation]) -> list[tuple[Operation, KernelRefuse
                     raise UnsupportedError(lacking[0], hint=lacking[1]) from error
                 failed.append((operation, _refused(operation, error.code)))
             except OSError as error:
-                failed.append((operation, _refused(operation, error.errno or errno.EIO)))
+                if not _harmless(operation, error.errno or errno.EIO):
+                    failed.append((operation, _refused(operation, error.errno or errno.EIO)))
     for operation, _refusal in failed:
         REFUSALS.add(of=operation.name)
     return failed
@@ -127,19 +129,22 @@ def cleanup() -> Iterator[str]:
     for operation in operations:
         if operation not in refused:
             yield f"{operation.name.split()[0]} {operation.thing}"
+    yield from userspace.cleanup()
     if failed:
         raise failed[0][1]
 
 
-def _carry_out(ipr: Any, operation: Operation) -> None:
+def _carry_out(ipr: Any, wireguard: Devices, operation: Operation) -> None:
     item, adds = operation.thing, operation.verb is not Verb.DELETE
     match item:
         case Sysctl():
             if item == FORWARDING6:
                 _keep_router_advertisements()
             _sysctl_path(item).write_text(f"{item.value}\n")
-        case VxlanLink() | TunLink() | IpipLink():
-            _write_link(ipr, operation.verb, item)
+        case VxlanLink() | TunLink() | IpipLink() | WireguardLink():
+            _write_link(ipr, wireguard, operation.verb, item)
+        case WireguardPeer():
+            wireguard.write_peer(item, wanted=adds)
         case Address():
             index = _index(item.link)
             ipr.addr(
@@ -173,20 +178,28 @@ def _carry_out(ipr: Any, operation: Operation) -> None:
             )
 
 
-def _write_link(ipr: Any, verb: Verb, link: Link) -> None:
+def _write_link(ipr: Any, wireguard: Devices, verb: Verb, link: Link) -> None:
     if verb is Verb.DELETE:
-        ipr.link("del", index=_index(link.name))
+        with userspace.ending(link.name) if isinstance(link, WireguardLink) else contextlib.nullcontext():
+            ipr.link("del", index=_index(link.name))
         return
     if verb is Verb.ADD:
-        if isinstance(link, TunLink):
-            tun.make(link.name)
-        else:
-            ipr.link("add", **(_vxlan(link) if isinstance(link, VxlanLink) else _ipip(link)))
+        match link:
+            case TunLink():
+                tun.make(link.name)
+            case VxlanLink():
+                ipr.link("add", **_vxlan(link))
+            case IpipLink():
+                ipr.link("add", **_ipip(link))
+            case WireguardLink():
+                wireguard.make(ipr, link.name)
     index = _index(link.name)
     changes: dict[str, Any] = {"mtu": link.mtu_bytes, "IFLA_IFALIAS": LINK_ALIAS}
     if isinstance(link, VxlanLink):
         changes["address"] = link.mac
     ipr.link("set", index=index, **changes)
+    if isinstance(link, WireguardLink):
+        wireguard.set_link(link)
     # No link-local address (1: IN6_ADDR_GEN_MODE_NONE): nobody would answer its solicitations.
     with contextlib.suppress(OSError):
         Path(f"/proc/sys/net/ipv6/conf/{link.name}/addr_gen_mode").write_text("1\n")
@@ -252,82 +265,6 @@ def _route(route: Route) -> dict[str, Any]:
     return words
 
 
-def _link(message: Any, names: dict[int, str]) -> Link | None:
-    info = message.get_attr("IFLA_LINKINFO")
-    kind = info.get_attr("IFLA_INFO_KIND") if info else None
-    name, mtu_bytes, up = message.get_attr("IFLA_IFNAME"), message.get_attr("IFLA_MTU"), bool(message["flags"] & IFF_UP)
-    alias = message.get_attr("IFLA_IFALIAS")
-    # The alias cannot be given at creation. One of our names with no alias, never brought up, is one cut short there.
-    if alias != LINK_ALIAS and (alias or up or not name.startswith(LINK_NAME_PREFIX)):
-        return None
-    if kind == "tun":
-        return TunLink(name=name, mtu_bytes=mtu_bytes, up=up)
-    if kind not in ("vxlan", "ipip"):
-        return None
-    data = info.get_attr("IFLA_INFO_DATA")
-    if kind == "ipip":
-        local = ip_address(data.get_attr("IFLA_IPIP_LOCAL") or "0.0.0.0")
-        return IpipLink(name=name, mtu_bytes=mtu_bytes, up=up, local=local)
-    return VxlanLink(
-        name=name,
-        mtu_bytes=mtu_bytes,
-        up=up,
-        mac=message.get_attr("IFLA_ADDRESS"),
-        vni=data.get_attr("IFLA_VXLAN_ID"),
-        port=data.get_attr("IFLA_VXLAN_PORT"),
-        local=ip_address(data.get_attr("IFLA_VXLAN_LOCAL") or data.get_attr("IFLA_VXLAN_LOCAL6") or "0.0.0.0"),
-        underlay=names.get(data.get_attr("IFLA_VXLAN_LINK") or 0, ""),
-        learning=bool(data.get_attr("IFLA_VXLAN_LEARNING")),
-        gbp=data.get_attr("IFLA_VXLAN_GBP") is not None,
-    )
-
-
-def _addresses(ipr: Any, ours: dict[int, str], family: int) -> Iterator[Address]:
-    for message in ipr.get_addr(family=family):
-        if message["index"] in ours:
-            address = ip_interface(
-                f"{message.get_attr('IFA_LOCAL') or message.get_attr('IFA_ADDRESS')}/{message['prefixlen']}"
-            )
-            if not (address.version == 6 and address.is_link_local):
-                yield Address(link=ours[message["index"]], address=address)
-
-
-def _routes(ipr: Any, names: dict[int, str], family: int) -> Iterator[Route]:
-    for message in ipr.get_routes(family=family, proto=ROUTE_PROTOCOL, table=RT_TABLE_MAIN):
-        via, source = message.get_attr("RTA_GATEWAY"), message.get_attr("RTA_PREFSRC")
-        metric = message.get_attr("RTA_PRIORITY") or 0
-        yield Route(
-            dst=_destination(message, family),
-            link=None if message["type"] == RTN_BLACKHOLE else names.get(message.get_attr("RTA_OIF"), ""),
-            via=ip_address(via) if via else None,
-            onlink=bool(message["flags"] & RTNH_F_ONLINK),
-            src=ip_address(source) if source else None,
-            metric=0 if family == AF_INET6 and metric == USUAL_METRIC6 else metric,
-        )
-
-
-def _destination(message: Any, family: int) -> IPNetwork:
-    everywhere = "0.0.0.0" if family == AF_INET else "::"
-    return ip_network(f"{message.get_attr('RTA_DST') or everywhere}/{message['dst_len']}")
-
-
-def _neighbours(ipr: Any, ours: dict[int, str], family: int) -> Iterator[Neighbour]:
-    for message in ipr.get_neighbours(family=family):
-        mac = message.get_attr("NDA_LLADDR")
-        if message["ifindex"] in ours and message["state"] & NUD_PERMANENT and mac:
-            address = ip_address(message.get_attr("NDA_DST"))
-            yield Neighbour(link=ours[message["ifindex"]], address=address, mac=mac)
-
-
-def _fdb(ipr: Any, ours: dict[int, str]) -> Iterator[FdbEntry]:
-    for message in ipr.get_neighbours(family=AF_BRIDGE):
-        destination = message.get_attr("NDA_DST")
-        # With Learning the kernel adds entries of its own, which age.
-        if message["ifindex"] in ours and destination and message["state"] & NUD_PERMANENT:
-            mac = message.get_attr("NDA_LLADDR")
-            yield FdbEntry(link=ours[message["ifindex"]], mac=mac, dst=ip_address(destination))
-
-
 def _index(name: str) -> int:
     try:
         return socket.if_nametoindex(name)
@@ -352,6 +289,12 @@ def _refused(operation: Operation, code: int) -> KernelRefused:
         hint = (
             f"another device has local {operation.thing.local} and no remote: see `ip -d link show type ipip`; "
             "flannel's own is removed with `ip link delete flannel.ipip`"
+        )
+    if code == errno.EADDRINUSE and isinstance(operation.thing, WireguardLink):
+        port = operation.thing.listen_port
+        hint = (
+            f"see who has the port: ss -ulpn 'sport = :{port}'; flannel's device is removed with "
+            "`ip link delete flannel-wg`"
         )
     return KernelRefused(operation.name, str(operation.thing), code, hint=hint)
 

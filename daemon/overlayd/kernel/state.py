@@ -4,7 +4,8 @@ Pure: no I/O. Every value has a `key`, which is what the kernel itself tells obj
 cannot both be there, and the second replaces the first.
 
 Our marks, by which we find our own after a crash and never touch anything else: links carry the alias `overlayd`,
-routes the protocol number 157; addresses, neighbours and FDB entries count as ours on our own links only.
+routes the protocol number 157; addresses, neighbours, FDB entries and WireGuard peers count as ours on our own links
+only.
 """
 
 from __future__ import annotations
@@ -78,6 +79,55 @@ class IpipLink:
 
     def __str__(self) -> str:
         return f"{self.name} type ipip local {self.local}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WireguardLink:
+    """A WireGuard device, the kernel's or wireguard-go's. `private_key` is base64; `listen_port` a UDP port."""
+
+    name: str
+    private_key: str = field(repr=False)
+    listen_port: int
+    mtu_bytes: int
+    up: bool = True
+
+    @property
+    def key(self) -> Hashable:
+        """What the kernel tells links apart by."""
+        return self.name
+
+    def __str__(self) -> str:
+        return f"{self.name} wireguard listen-port {self.listen_port}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WireguardPeer:
+    """One peer of a WireGuard device: what is sent to `allowed_ips` goes to it, and only from there it may send.
+
+    Keys are base64. `endpoint` is address and UDP port. With `roams`, this endpoint was given before: another one that
+    the device has is where the peer was heard last, and stays.
+    """
+
+    link: str
+    public_key: str
+    endpoint: tuple[IPAddress, int] | None
+    allowed_ips: frozenset[IPNetwork]
+    preshared_key: str | None = field(default=None, repr=False)
+    keepalive_s: int = 0
+    roams: bool = field(default=False, compare=False)
+
+    @property
+    def key(self) -> Hashable:
+        """What the kernel tells a device's peers apart by."""
+        return (self.link, self.public_key)
+
+    def __str__(self) -> str:
+        parts = [self.public_key, "dev", self.link]
+        if self.endpoint is not None:
+            address, port = self.endpoint
+            parts += ["endpoint", f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"]
+        parts += ["allowed-ips", ",".join(sorted(map(str, self.allowed_ips))) or "(none)"]
+        return " ".join(parts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,8 +226,8 @@ class Sysctl:
         return f"{self.name}={self.value}"
 
 
-Link = VxlanLink | TunLink | IpipLink
-Thing = VxlanLink | TunLink | IpipLink | Address | Route | Neighbour | FdbEntry | Sysctl
+Link = VxlanLink | TunLink | IpipLink | WireguardLink
+Thing = Link | WireguardPeer | Address | Route | Neighbour | FdbEntry | Sysctl
 
 FORWARDING = Sysctl(name="net/ipv4/ip_forward", value="1")
 FORWARDING6 = Sysctl(name="net/ipv6/conf/all/forwarding", value="1")
@@ -192,4 +242,5 @@ class KernelState:
     routes: frozenset[Route] = field(default_factory=frozenset)
     neighbours: frozenset[Neighbour] = field(default_factory=frozenset)
     fdb: frozenset[FdbEntry] = field(default_factory=frozenset)
+    wireguard_peers: frozenset[WireguardPeer] = field(default_factory=frozenset)
     sysctls: frozenset[Sysctl] = field(default_factory=frozenset)

@@ -13,9 +13,10 @@ from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from overlayd import backends
 from overlayd.backends.ipip import Ipip
 from overlayd.errors import NetworkConfigError
-from overlayd.kernel import netlink
+from overlayd.kernel import decode
 from overlayd.kernel.diff import diff
 from overlayd.kernel.state import FORWARDING, IpipLink, KernelState
+from overlayd.kernel.wireguard import devices
 from tests.unit.backends.test_backends import AROUND, AROUND_DUAL, OWN, UNDERLAY, peer
 
 OWN_IPIP = replace(OWN, backend_type="ipip")
@@ -109,7 +110,8 @@ def test_the_kernels_own_description_is_read_as_what_was_written() -> None:
     attributes += _attribute(20, b"overlayd\0") + _attribute(18, info)
     message = ifinfmsg(struct.pack("=IHHII", 16 + len(body + attributes), 16, 0, 0, 0) + body + attributes)
     message.decode()
-    assert netlink._link(message, {}) == LINK
+    with devices() as wireguard:
+        assert decode.link(message, {}, wireguard, []) == LINK
 
 
 def _attribute(kind: int, payload: bytes) -> bytes:

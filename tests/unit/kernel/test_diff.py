@@ -19,6 +19,7 @@ from overlayd.kernel.state import (
     Sysctl,
     TunLink,
     VxlanLink,
+    WireguardPeer,
 )
 
 LINK = VxlanLink(
@@ -62,6 +63,7 @@ def apply(operations: tuple[Operation, ...], actual: KernelState) -> KernelState
             actual.routes,
             actual.neighbours,
             actual.fdb,
+            actual.wireguard_peers,
             actual.sysctls,
         )
         for thing in group
@@ -85,6 +87,7 @@ def apply(operations: tuple[Operation, ...], actual: KernelState) -> KernelState
         routes=frozenset(t for t in values if isinstance(t, Route)),
         neighbours=frozenset(t for t in values if isinstance(t, Neighbour)),
         fdb=frozenset(t for t in values if isinstance(t, FdbEntry)),
+        wireguard_peers=frozenset(t for t in values if isinstance(t, WireguardPeer)),
         sysctls=frozenset(t for t in values if isinstance(t, Sysctl)),
     )
 

@@ -1,0 +1,256 @@
+"""WireGuard, as flannel lays it out: every packet between hosts encrypted, every host known by its key.
+
+For each peer: its key, where it is, and its subnets as the only addresses it may send from; one route for the whole
+network to the device. Kernels without WireGuard are served by wireguard-go.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Mapping
+from functools import cached_property
+from ipaddress import IPv4Network, IPv6Network
+from typing import Any, ClassVar, Self
+
+from overlayd.addresses import IPAddress, IPNetwork, contains, interface
+from overlayd.backends import keyfile
+from overlayd.backends.claims import Claim, Claims, public_key_of
+from overlayd.backends.options import Options, largest_packet
+from overlayd.backends.peers import refusals
+from overlayd.backends.surroundings import Surroundings
+from overlayd.backends.x25519 import public_key
+from overlayd.errors import NetworkConfigError
+from overlayd.kernel.converge import Plan, Report, converge, require
+from overlayd.kernel.state import Address, Route, Thing, WireguardLink, WireguardPeer
+from overlayd.kernel.wireguard.device import KEY_BYTES, format_key, parse_key
+from overlayd.lease import Lease, Leg
+
+# Outer IPv6 40 (an IPv4 header is shorter), UDP 8, type 4, receiver 4, counter 8, tag 16.
+OVERHEAD_BYTES = 80
+DEFAULT_PORT, DEFAULT_PORT6 = 51820, 51821
+KEYS = ("ListenPort", "ListenPortV6", "PSK", "MTU", "Mode", "PersistentKeepaliveInterval")
+MODES = ("separate", "auto", "ipv4", "ipv6")
+DEVICE, DEVICE6 = "overlay-wg", "overlay-wg-v6"
+# What flannel takes for private when it chooses an endpoint: RFC 1918 and RFC 4193, and not all that Python does.
+_PRIVATE: tuple[IPNetwork, ...] = (
+    *map(IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")),
+    IPv6Network("fc00::/7"),
+)
+
+
+class Wireguard:
+    """The wireguard backend on one host.
+
+    `mode` says over which addresses hosts meet. `separate`: a device for each family, which travels over the same one.
+    The others have one device for both: `ipv4` and `ipv6` over that family, `auto` over the better of the two.
+    """
+
+    type: ClassVar[str] = "wireguard"
+
+    def __init__(
+        self,
+        around: Surroundings,
+        *,
+        mode: str,
+        ports: Mapping[str, int],
+        preshared_key: str | None,
+        keepalive_s: int,
+        mtu_bytes: int,
+    ) -> None:
+        """Values only; the key is read or made when it is first asked for."""
+        self._around = around
+        self._mode = mode
+        self._ports = ports
+        self._preshared_key = preshared_key
+        self._keepalive_s = keepalive_s
+        self._mtu_bytes = mtu_bytes
+        # What the devices were told, by device and key: an endpoint that they show instead is where a peer went.
+        self._told: dict[object, tuple[IPAddress, int] | None] = {}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], around: Surroundings) -> Self:
+        """See Backend. Keys: KEYS, as flannel has them; MTU is the underlay's."""
+        options = Options(cls.type, config, KEYS)
+        mode = options.word("Mode", MODES)
+        for version in (4, 6):
+            if mode == f"ipv{version}" and around.network.network(version) is None:
+                raise NetworkConfigError(
+                    f"Mode of backend wireguard is {mode!r}, and hosts of this network publish no IPv{version} address",
+                    hint=f"set EnableIPv{version} to true, or Mode to auto",
+                )
+        ports = {
+            DEVICE: options.number("ListenPort", DEFAULT_PORT, low=1, high=65535),
+            DEVICE6: options.number("ListenPortV6", DEFAULT_PORT6, low=1, high=65535),
+        }
+        if mode == "separate" and len(around.network.pools) == 2 and len(set(ports.values())) == 1:
+            raise NetworkConfigError(
+                f"ListenPort and ListenPortV6 of backend wireguard are both {ports[DEVICE]}",
+                hint="two, as each family has a device of its own; or Mode auto, with one device",
+            )
+        return cls(
+            around,
+            mode=mode,
+            ports=ports,
+            preshared_key=_preshared_key(options),
+            keepalive_s=options.number("PersistentKeepaliveInterval", 0, low=0, high=65535),
+            mtu_bytes=largest_packet(
+                cls.type,
+                options.number("MTU", 0, low=0, high=65535) or around.underlay.mtu_bytes,
+                OVERHEAD_BYTES,
+            ),
+        )
+
+    @property
+    def mtu_bytes(self) -> int:
+        """The underlay's MTU less 80, whichever family the packets travel over."""
+        return self._mtu_bytes
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The WireGuard devices."""
+        return tuple(dict.fromkeys(self._device(pool.network.version) for pool in self._around.network.pools))
+
+    def lease_data(self, version: int) -> Mapping[str, Any]:  # noqa: ARG002 - one key for both
+        """This host's public key, the same for both families. Raises ConfigError, OverlaydError: see keyfile."""
+        return {"PublicKey": self._public_key}
+
+    def open(self, own: Lease) -> None:
+        """See Backend."""
+        require(self.plan(own))
+
+    def apply(self, own: Lease, peers: Collection[Lease]) -> Report:
+        """See Backend."""
+        plan = self.plan(own, peers)
+        report = converge(plan)
+        self._told = {
+            thing.key: thing.endpoint
+            for name, things in plan.peers.items()
+            for thing in things
+            if isinstance(thing, WireguardPeer) and name not in report.peer_problems
+        }
+        return report
+
+    def run(self, stop: threading.Event) -> None:
+        """The kernel carries the packets, or wireguard-go."""
+
+    def close(self) -> None:
+        """Nothing is held here."""
+
+    def plan(self, own: Lease, peers: Collection[Lease] = ()) -> Plan:
+        """All that the kernel should hold, for these leases."""
+        problems = refusals(peers, own=own, network=self._around.network, backend_type=self.type)
+        claims = Claims(self._public_key)
+        # In one order whoever came first: of two that claim the same, it is always the same one that is refused.
+        for peer in sorted(peers, key=lambda one: one.key_name):
+            if peer.key_name not in problems:
+                wanted = self._claims(peer)
+                problem = wanted if isinstance(wanted, str) else claims.add(peer, wanted)
+                if problem is not None:
+                    problems[peer.key_name] = problem
+        reachable: dict[str, tuple[Thing, ...]] = {
+            name: tuple(map(self._peer, granted)) for name, granted in claims.granted().items()
+        }
+        return Plan(
+            base=(*self._around.base(own), *self._own_end(own)),
+            peers=reachable,
+            problems=problems,
+            paths=dict.fromkeys(reachable, self.type),
+        )
+
+    @cached_property
+    def _private_key(self) -> str:
+        if self._around.state_dir is None:
+            raise RuntimeError("a key is for the daemon only")
+        return keyfile.private_key(self._around.state_dir)
+
+    @cached_property
+    def _public_key(self) -> str:
+        return format_key(public_key(parse_key(self._private_key) or b""))
+
+    def _device(self, version: int) -> str:
+        """The device that carries the packets of a family."""
+        return DEVICE6 if version == 6 and self._mode == "separate" else DEVICE
+
+    def _own_end(self, own: Lease) -> tuple[Thing, ...]:
+        links = [
+            WireguardLink(
+                name=device,
+                private_key=self._private_key,
+                listen_port=self._ports[device],
+                mtu_bytes=self._mtu_bytes,
+            )
+            for device in self.devices
+        ]
+        things: list[Thing] = [*links]
+        for leg in own.legs:
+            device = self._device(leg.version)
+            # A host's own packets to the overlay leave with this address; peers let in what is from its subnet.
+            address = interface(leg.subnet.network_address, leg.subnet.max_prefixlen)
+            things.append(Address(link=device, address=address))
+        for pool in self._around.network.pools:
+            things.append(Route(dst=pool.network, link=self._device(pool.network.version)))
+        return tuple(things)
+
+    def _claims(self, peer: Lease) -> list[Claim] | str:
+        """What a peer's lease asks of our devices; or why it cannot be used."""
+        legs = self._around.shared_legs(peer)
+        keys = [public_key_of(leg) for leg in legs]
+        for leg, key in zip(legs, keys, strict=True):
+            if key is None:
+                return f"it published no usable PublicKey: {leg.fields().get('publickey')!r}"
+        if self._mode == "separate":
+            return [
+                Claim(
+                    device=self._device(leg.version), public_key=str(key), address=leg.public_ip, subnets=(leg.subnet,)
+                )
+                for leg, key in zip(legs, keys, strict=True)
+            ]
+        if len(set(keys)) != 1:
+            return "its two families have different PublicKeys; that needs Mode separate"
+        meeting = self._meeting(legs)
+        if meeting is None:
+            return f"it has no IPv{self._mode[-1]} address, which Mode {self._mode} needs"
+        subnets = tuple(leg.subnet for leg in legs)
+        return [Claim(device=DEVICE, public_key=str(keys[0]), address=meeting.public_ip, subnets=subnets)]
+
+    def _meeting(self, legs: Collection[Leg]) -> Leg | None:
+        """The leg at whose address a peer is met when one device carries both families."""
+        by_version = {leg.version: leg for leg in legs}
+        if self._mode != "auto":
+            return by_version.get(int(self._mode[-1]))
+        v4, v6 = by_version.get(4), by_version.get(6)
+        if v4 is None or v6 is None:
+            return v4 or v6
+        # As flannel does: IPv4 wherever the peer has a public address, else IPv6 between public addresses.
+        ours6 = self._around.endpoint(6).address
+        if _is_private(v4.public_ip) and not _is_private(v6.public_ip) and not _is_private(ours6):
+            return v6
+        return v4
+
+    def _peer(self, claim: Claim) -> WireguardPeer:
+        endpoint = (claim.address, self._ports[claim.device])
+        return WireguardPeer(
+            link=claim.device,
+            public_key=claim.public_key,
+            endpoint=endpoint,
+            allowed_ips=frozenset(claim.subnets),
+            preshared_key=self._preshared_key,
+            keepalive_s=self._keepalive_s,
+            roams=self._told.get((claim.device, claim.public_key)) == endpoint,
+        )
+
+
+def _preshared_key(options: Options) -> str | None:
+    text = options.secret("PSK")
+    key = parse_key(text)
+    if text is not None and key is None:
+        raise NetworkConfigError("PSK of backend wireguard is not a key", hint="`wg genpsk` prints one")
+    # All zeros stand for none.
+    return format_key(key) if key is not None and key != bytes(KEY_BYTES) else None
+
+
+def _is_private(address: IPAddress) -> bool:
+    return any(contains(network, address) for network in _PRIVATE)
+
+
+BACKEND = Wireguard

@@ -1,0 +1,123 @@
+"""What netlink's dumps say, as our values: links by our alias, what is on those links, routes by our number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from overlayd.addresses import IPNetwork, ip_address, ip_interface, ip_network
+from overlayd.kernel.state import (
+    LINK_ALIAS,
+    LINK_NAME_PREFIX,
+    ROUTE_PROTOCOL,
+    Address,
+    FdbEntry,
+    IpipLink,
+    Link,
+    Neighbour,
+    Route,
+    TunLink,
+    VxlanLink,
+    WireguardLink,
+    WireguardPeer,
+)
+from overlayd.kernel.wireguard import Devices
+
+AF_INET, AF_BRIDGE, AF_INET6 = 2, 7, 10
+RT_TABLE_MAIN = 254
+NUD_PERMANENT = 0x80
+RTNH_F_ONLINK = 4
+RTN_BLACKHOLE = 6
+# What the kernel gives an IPv6 route for which none is asked (IP6_RT_PRIO_USER); for IPv4 it is 0.
+USUAL_METRIC6 = 1024
+IFF_UP = 1
+
+
+def link(message: Any, names: dict[int, str], wireguard: Devices, peers: list[WireguardPeer]) -> Link | None:
+    """The link, if it is ours. The peers of a WireGuard device are added to `peers`."""
+    info = message.get_attr("IFLA_LINKINFO")
+    kind = info.get_attr("IFLA_INFO_KIND") if info else None
+    name, mtu_bytes, up = message.get_attr("IFLA_IFNAME"), message.get_attr("IFLA_MTU"), bool(message["flags"] & IFF_UP)
+    alias = message.get_attr("IFLA_IFALIAS")
+    # The alias cannot be given at creation. One of our names with no alias, never brought up, is one cut short there.
+    if alias != LINK_ALIAS and (alias or up or not name.startswith(LINK_NAME_PREFIX)):
+        return None
+    if (device := wireguard.get(name, kind)) is not None:
+        peers.extend(device.peers)
+        return WireguardLink(
+            name=name,
+            mtu_bytes=mtu_bytes,
+            up=up,
+            private_key=device.private_key or "",
+            listen_port=device.listen_port,
+        )
+    if kind == "tun":
+        return TunLink(name=name, mtu_bytes=mtu_bytes, up=up)
+    if kind not in ("vxlan", "ipip"):
+        return None
+    data = info.get_attr("IFLA_INFO_DATA")
+    if kind == "ipip":
+        local = ip_address(data.get_attr("IFLA_IPIP_LOCAL") or "0.0.0.0")
+        return IpipLink(name=name, mtu_bytes=mtu_bytes, up=up, local=local)
+    return VxlanLink(
+        name=name,
+        mtu_bytes=mtu_bytes,
+        up=up,
+        mac=message.get_attr("IFLA_ADDRESS"),
+        vni=data.get_attr("IFLA_VXLAN_ID"),
+        port=data.get_attr("IFLA_VXLAN_PORT"),
+        local=ip_address(data.get_attr("IFLA_VXLAN_LOCAL") or data.get_attr("IFLA_VXLAN_LOCAL6") or "0.0.0.0"),
+        underlay=names.get(data.get_attr("IFLA_VXLAN_LINK") or 0, ""),
+        learning=bool(data.get_attr("IFLA_VXLAN_LEARNING")),
+        gbp=data.get_attr("IFLA_VXLAN_GBP") is not None,
+    )
+
+
+def addresses(ipr: Any, ours: dict[int, str], family: int) -> Iterator[Address]:
+    """The addresses on our links, less those that the kernel gives by itself."""
+    for message in ipr.get_addr(family=family):
+        if message["index"] in ours:
+            address = ip_interface(
+                f"{message.get_attr('IFA_LOCAL') or message.get_attr('IFA_ADDRESS')}/{message['prefixlen']}"
+            )
+            if not (address.version == 6 and address.is_link_local):
+                yield Address(link=ours[message["index"]], address=address)
+
+
+def routes(ipr: Any, names: dict[int, str], family: int) -> Iterator[Route]:
+    """The routes of the main table with our protocol number. `names` are all links' by index."""
+    for message in ipr.get_routes(family=family, proto=ROUTE_PROTOCOL, table=RT_TABLE_MAIN):
+        via, source = message.get_attr("RTA_GATEWAY"), message.get_attr("RTA_PREFSRC")
+        metric = message.get_attr("RTA_PRIORITY") or 0
+        yield Route(
+            dst=_destination(message, family),
+            link=None if message["type"] == RTN_BLACKHOLE else names.get(message.get_attr("RTA_OIF"), ""),
+            via=ip_address(via) if via else None,
+            onlink=bool(message["flags"] & RTNH_F_ONLINK),
+            src=ip_address(source) if source else None,
+            metric=0 if family == AF_INET6 and metric == USUAL_METRIC6 else metric,
+        )
+
+
+def _destination(message: Any, family: int) -> IPNetwork:
+    everywhere = "0.0.0.0" if family == AF_INET else "::"
+    return ip_network(f"{message.get_attr('RTA_DST') or everywhere}/{message['dst_len']}")
+
+
+def neighbours(ipr: Any, ours: dict[int, str], family: int) -> Iterator[Neighbour]:
+    """The permanent neighbours on our links."""
+    for message in ipr.get_neighbours(family=family):
+        mac = message.get_attr("NDA_LLADDR")
+        if message["ifindex"] in ours and message["state"] & NUD_PERMANENT and mac:
+            address = ip_address(message.get_attr("NDA_DST"))
+            yield Neighbour(link=ours[message["ifindex"]], address=address, mac=mac)
+
+
+def fdb(ipr: Any, ours: dict[int, str]) -> Iterator[FdbEntry]:
+    """The permanent forwarding entries of our links that lead somewhere."""
+    for message in ipr.get_neighbours(family=AF_BRIDGE):
+        destination = message.get_attr("NDA_DST")
+        # With Learning the kernel adds entries of its own, which age.
+        if message["ifindex"] in ours and destination and message["state"] & NUD_PERMANENT:
+            mac = message.get_attr("NDA_LLADDR")
+            yield FdbEntry(link=ours[message["ifindex"]], mac=mac, dst=ip_address(destination))

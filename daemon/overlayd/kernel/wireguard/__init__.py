@@ -1,0 +1,92 @@
+"""WireGuard devices of either kind: the kernel's own, and those of wireguard-go where the kernel has none."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections.abc import Iterator
+from typing import Any
+
+from pyroute2.netlink.exceptions import NetlinkError
+
+from overlayd.errors import KernelRefused
+from overlayd.kernel.state import WireguardLink, WireguardPeer
+from overlayd.kernel.wireguard import userspace
+from overlayd.kernel.wireguard.device import Device, Transport
+from overlayd.kernel.wireguard.genl import Kernel
+from overlayd.kernel.wireguard.userspace import Userspace
+
+KIND = "wireguard"
+
+
+class Devices:
+    """All devices of this network namespace, each by its own transport. For one thread, one pass over the kernel."""
+
+    def __init__(self) -> None:
+        """Nothing is opened before it is needed."""
+        self._kernel = Kernel()
+        self._userspace = Userspace()
+
+    def close(self) -> None:
+        """Close what was opened."""
+        self._kernel.close()
+
+    def get(self, name: str, kind: str | None) -> Device | None:
+        """The configuration of a link of that kind; None if it is no WireGuard device, or nobody is there for it.
+
+        Raises KernelRefused where somebody is there and does not answer: packets may well flow, so nothing is replaced.
+        """
+        transport: Transport
+        match kind:
+            case "wireguard":
+                transport = self._kernel
+            case "tun":
+                transport = self._userspace
+            case _:
+                return None
+        try:
+            return transport.get(name)
+        except TimeoutError as error:
+            raise KernelRefused(
+                "read", f"{name} by {userspace.PROGRAM}", errno.ETIMEDOUT, hint=f"does it hang? pgrep -af {name}"
+            ) from error
+        except (OSError, ValueError):
+            return None
+
+    def make(self, ipr: Any, name: str) -> None:
+        """Make a new device, by wireguard-go where the kernel cannot.
+
+        Raises NetlinkError, UnsupportedError where neither can, KernelRefused where wireguard-go failed.
+        """
+        try:
+            ipr.link("add", ifname=name, kind=KIND)
+        except NetlinkError as error:
+            if error.code != errno.EOPNOTSUPP:
+                raise
+            userspace.make(name)
+
+    def set_link(self, link: WireguardLink) -> None:
+        """Give a device its key and port. Raises OSError."""
+        self._transport(link.name).set_link(link)
+
+    def write_peer(self, peer: WireguardPeer, *, wanted: bool) -> None:
+        """Make a peer exactly this, or forget it. Raises OSError."""
+        transport = self._transport(peer.link)
+        if wanted:
+            transport.set_peer(peer)
+        else:
+            transport.remove_peer(peer)
+
+    def _transport(self, name: str) -> Transport:
+        # The rule of wg(8): a socket that answers first, then the kernel.
+        return self._userspace if userspace.serves(name) else self._kernel
+
+
+@contextlib.contextmanager
+def devices() -> Iterator[Devices]:
+    """The devices, for the length of the block."""
+    opened = Devices()
+    try:
+        yield opened
+    finally:
+        opened.close()

@@ -1,0 +1,200 @@
+"""What we tell the kernel's WireGuard, beside what wg(8) tells it; wg itself reads what we write.
+
+A kernel with WireGuard is not needed, and not asked: played_kernel.py answers wg. Not proved without one: that it makes
+the device (`ip link add type wireguard`), and takes our messages as it takes wg's.
+"""
+
+from __future__ import annotations
+
+import base64
+import errno
+import os
+import shutil
+import struct
+import sys
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from pathlib import Path
+
+import pytest
+from pyroute2.netlink.generic.wireguard import wgmsg
+
+from overlayd.kernel.state import WireguardLink, WireguardPeer
+from overlayd.kernel.wireguard import genl
+from overlayd.kernel.wireguard.device import Device
+from tests.kernel.played_kernel import PlayedKernel
+
+NAME = "overlay-wg"
+PRIVATE, PSK, *PUBLIC = (base64.b64encode(bytes([72]) + bytes([n]) * 30 + b"\x40").decode() for n in range(1, 6))
+LINK = WireguardLink(name=NAME, private_key=PRIVATE, listen_port=51820, mtu_bytes=1420)
+PEERS = (
+    WireguardPeer(
+        link=NAME,
+        public_key=PUBLIC[0],
+        endpoint=(IPv4Address("198.18.1.2"), 51820),
+        allowed_ips=frozenset({IPv4Network("10.5.2.0/24")}),
+        preshared_key=PSK,
+        keepalive_s=25,
+    ),
+    WireguardPeer(
+        link=NAME,
+        public_key=PUBLIC[1],
+        endpoint=(IPv6Address("2001:db8:1::3"), 4500),
+        allowed_ips=frozenset({IPv4Network("10.5.3.0/24"), IPv6Network("fd42:0:0:3::/64")}),
+        preshared_key=PSK,
+    ),
+)
+
+# linux/wireguard.h: which attributes hold others. Lists are numbered as their writer likes; the kernel does not look.
+NESTED = {(): {8: "peers"}, ("peers",): {0: "peer"}, ("peers", "peer"): {9: "ips"}, ("peers", "peer", "ips"): {0: "ip"}}
+LISTS = (("peers",), ("peers", "peer", "ips"))
+
+
+def tree(payload: bytes, path: tuple[str, ...] = ()) -> list[object]:
+    """The attributes of a payload, each with its number and value, in the order of their numbers."""
+    found: list[object] = []
+    at = 0
+    while at < len(payload):
+        length, kind = struct.unpack_from("=HH", payload, at)
+        number = 0 if path in LISTS else kind & 0x3FFF
+        value = payload[at + 4 : at + length]
+        within = NESTED.get(path, {}).get(number)
+        assert bool(kind & 0x8000) == bool(within)
+        found.append((number, tree(value, (*path, within)) if within else value))
+        at += (length + 3) & ~3
+    return sorted(found, key=str)
+
+
+def ours(message: wgmsg) -> bytes:
+    """Our message from the generic netlink header on."""
+    message.encode()
+    return bytes(message.data)[16:]
+
+
+def heard(*words: str) -> bytes:
+    """What `wg set` tells the kernel."""
+    kernel = PlayedKernel()
+    kernel.run(["wg", "set", NAME, *words])
+    (request,) = kernel.heard
+    return request
+
+
+@pytest.fixture
+def secret(tmp_path: Path) -> Path:
+    """A folder with the keys as files, as wg wants them."""
+    assert shutil.which("wg"), "the kernel tests need wg: run `make system`"
+    (tmp_path / "private").write_text(PRIVATE)
+    (tmp_path / "psk").write_text(PSK)
+    return tmp_path
+
+
+def words(peer: WireguardPeer, psk: Path) -> list[str]:
+    """A peer on wg's command line."""
+    assert peer.endpoint
+    address, port = peer.endpoint
+    endpoint = f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
+    allowed = ",".join(sorted(map(str, peer.allowed_ips)))
+    found = ["peer", peer.public_key, "preshared-key", str(psk), "endpoint", endpoint, "allowed-ips", allowed]
+    return [*found, "persistent-keepalive", str(peer.keepalive_s)]
+
+
+def test_a_device_is_told_what_wg_tells_it(secret: Path) -> None:
+    told = heard("private-key", str(secret / "private"), "listen-port", "51820")
+    assert ours(genl.link_message(LINK)) == told
+
+
+@pytest.mark.parametrize("peer", PEERS, ids=["ipv4", "ipv6"])
+def test_a_peer_is_told_as_wg_tells_it(secret: Path, peer: WireguardPeer) -> None:
+    told = heard(*words(peer, secret / "psk"))
+    assert ours(genl.peer_message(peer))[:4] == told[:4]
+    assert tree(ours(genl.peer_message(peer))[4:]) == tree(told[4:])
+
+
+def test_a_peer_is_removed_as_wg_removes_it(secret: Path) -> None:
+    told = heard("peer", PUBLIC[0], "remove")
+    assert tree(ours(genl.removal_message(PEERS[0]))[4:]) == tree(told[4:])
+
+
+def test_a_device_is_asked_for_as_wg_asks() -> None:
+    kernel = PlayedKernel(device=ours(genl.link_message(LINK)))
+    kernel.run(["wg", "showconf", NAME])
+    assert kernel.heard == [ours(genl.get_message(NAME))]
+
+
+def test_what_wg_writes_is_what_we_read(secret: Path) -> None:
+    everything = ["private-key", str(secret / "private"), "listen-port", "51820"]
+    told = heard(*everything, *(word for peer in PEERS for word in words(peer, secret / "psk")))
+    message = wgmsg(struct.pack("=IHHII", 16 + len(told), 0, 0, 0, 0) + told)
+    message.decode()
+    assert genl.parse(NAME, [message]) == Device(private_key=PRIVATE, listen_port=51820, peers=PEERS)
+
+
+def whole() -> bytes:
+    """The device with its peers, as a kernel describes it."""
+    told = [dict(genl.peer_message(peer)["attrs"])["WGDEVICE_A_PEERS"] for peer in PEERS]
+    attributes = [*genl.link_message(LINK)["attrs"], ("WGDEVICE_A_PEERS", [one for peers in told for one in peers])]
+    message = wgmsg()
+    message["cmd"], message["version"], message["attrs"] = 0, 1, attributes
+    return ours(message)
+
+
+def test_what_we_write_is_what_wg_reads() -> None:
+    shown = PlayedKernel(device=whole()).run(["wg", "showconf", NAME])
+    assert [line for line in shown.splitlines() if line] == [
+        "[Interface]",
+        "ListenPort = 51820",
+        f"PrivateKey = {PRIVATE}",
+        "[Peer]",
+        f"PublicKey = {PUBLIC[0]}",
+        f"PresharedKey = {PSK}",
+        "AllowedIPs = 10.5.2.0/24",
+        "Endpoint = 198.18.1.2:51820",
+        "PersistentKeepalive = 25",
+        "[Peer]",
+        f"PublicKey = {PUBLIC[1]}",
+        f"PresharedKey = {PSK}",
+        "AllowedIPs = 10.5.3.0/24, fd42:0:0:3::/64",
+        "Endpoint = [2001:db8:1::3]:4500",
+    ]
+
+
+PROGRAM = """
+import errno, sys
+from tests.kernel.test_wireguard_netlink import LINK, PEERS
+from overlayd.kernel.wireguard.genl import Kernel
+kernel = Kernel()
+try:
+    kernel.set_link(LINK)
+    for peer in PEERS:
+        kernel.set_peer(peer)
+    kernel.remove_peer(PEERS[0])
+    found = kernel.get(LINK.name)
+    print(found.private_key == LINK.private_key, found.listen_port, found.peers == PEERS)
+except OSError as error:
+    print(errno.errorcode[error.errno])
+kernel.close()
+"""
+
+
+def transported(kernel: PlayedKernel) -> str:
+    """What our own transport, in a process of its own, makes of that kernel."""
+    root = Path(__file__).parents[2]
+    env = {**os.environ, "PYTHONPATH": f"{root / 'daemon'}:{root}"}
+    return kernel.run([sys.executable, "-c", PROGRAM], env=env).strip()
+
+
+def test_our_transport_says_and_hears_all_of_it() -> None:
+    kernel = PlayedKernel(device=whole())
+    assert transported(kernel) == "True 51820 True"
+    assert kernel.heard == [
+        ours(message)
+        for message in (
+            genl.link_message(LINK),
+            *map(genl.peer_message, PEERS),
+            genl.removal_message(PEERS[0]),
+            genl.get_message(NAME),
+        )
+    ]
+
+
+def test_a_refusal_of_the_kernel_keeps_its_number() -> None:
+    assert transported(PlayedKernel(refuses=errno.EADDRINUSE)) == "EADDRINUSE"
