@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import threading
+import time
 from collections.abc import Iterator
 from functools import partial
 from ipaddress import IPv4Network
@@ -109,6 +111,46 @@ def test_a_revoked_lease_is_written_again_on_the_same_subnet(lab: Lab, a: Host, 
     a.stop()
     a.start()
     assert a.subnet == subnet
+
+
+def test_a_host_that_was_away_longer_than_its_lease_gets_its_subnet_again(lab: Lab, a: Host) -> None:
+    host = lab.host("away", lease_ttl_s=5)
+    try:
+        subnet = host.subnet
+        host.stop()
+        # As after a reboot: nothing of this boot is left.
+        host.cleanup()
+        eventually("its lease ends", lambda: str(subnet) not in str(listed(a)), timeout_s=30)
+        host.start()
+        assert host.subnet == subnet
+    finally:
+        lab.remove_host(host)
+
+
+def test_a_clock_that_is_wrong_by_a_month_is_harmless(lab: Lab, a: Host) -> None:
+    host = lab.host("late", lease_ttl_s=6, start=False)
+    # What the command `faketime` sets; it would be another process. The loader knows what $LIB is (ld.so(8)).
+    host.launcher = (
+        "env",
+        "LD_PRELOAD=/usr/$LIB/faketime/libfaketimeMT.so.1",
+        "FAKETIME=+30d",
+        "DONT_FAKE_MONOTONIC=1",
+    )
+    try:
+        host.start()
+        host.start_container()
+        eventually("a reaches it", lambda: pings(a, host))
+        assert host.status()["started_at_s"] > time.time() + 29 * 86400
+        held = etcd_lease(lab, host.subnet)
+        # Prolonged in time by etcd's clock, again and again: it outlives its TTL three times over.
+        pause, deadline = threading.Event(), time.monotonic() + 3 * 6
+        while time.monotonic() < deadline:
+            assert etcd_lease(lab, host.subnet) == held
+            assert host.status()["lease_problem"] is None
+            pause.wait(1)
+        assert pings(host, a)
+    finally:
+        lab.remove_host(host)
 
 
 def test_a_stolen_lease_is_said_loudly_and_another_taken(lab: Lab, a: Host, b: Host) -> None:
