@@ -1,0 +1,26 @@
+"""Every complaint in COMPLAINTS.md names tests that exist."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).resolve().parents[1]
+ROWS = [line for line in (TESTS / "COMPLAINTS.md").read_text().splitlines() if re.match(r"\| (?!-)", line)]
+COMPLAINTS = [row for row in ROWS if not row.endswith("| here | test |")]
+
+
+def functions(path: Path) -> set[str]:
+    return {node.name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)}
+
+
+@pytest.mark.parametrize("row", COMPLAINTS, ids=lambda row: row.split("|")[1].strip())
+def test_it_is_held_by_tests_that_exist(row: str) -> None:
+    named = re.findall(r"`([a-z_/0-9]+\.py)::(\w+)`", row.rsplit("|", 2)[1])
+    assert named, row
+    for path, test in named:
+        assert (TESTS / path).is_file(), path
+        assert test in functions(TESTS / path), test
