@@ -13,7 +13,7 @@ from pathlib import Path
 from overlayd.errors import CommandFailed, OverlaydError
 from overlayd.lease import Lease, Leg
 from rpm import source
-from rpm.targets import FROZEN, REPOSITORY, build_script
+from rpm.targets import DOCS, FROZEN, REPOSITORY, build_script
 from tests.cluster import docker_engine, plan
 from tests.cluster.create import ROOT, remove
 from tests.cluster.description import Cluster
@@ -43,7 +43,12 @@ def built() -> Path:
 def newer(cluster: Cluster) -> bytes:
     """The same RPM with a higher release, made by the same script from the same frozen program."""
     script = build_script(source.version(ROOT), source.epoch(ROOT), release=2, compression="w1.zstdio")
-    mounts = {ROOT / "build" / FROZEN: "/run/frozen", ROOT / "rpm": "/run/rpm", ROOT / "LICENSE": "/run/LICENSE"}
+    mounts = {
+        ROOT / "build" / FROZEN: "/run/frozen",
+        ROOT / "build" / DOCS: "/run/docs",
+        ROOT / "rpm": "/run/rpm",
+        ROOT / "LICENSE": "/run/LICENSE",
+    }
     container = client().containers.create(
         cluster.image("freezer"),
         ["/bin/sh", "-euc", script],
