@@ -5,6 +5,7 @@ The tests run in the order in which they stand, and each leaves the host as the 
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from ipaddress import IPv4Interface
@@ -170,6 +171,48 @@ def test_killed_it_comes_back_and_docker_does_not_notice(host: Machine) -> None:
         timeout_s=WAIT_S,
     )
     assert main_pid(host, "docker") == before
+
+
+def test_the_unit_is_confined_on_a_running_systemd_too(host: Machine) -> None:
+    said = host.run("systemd-analyze", "security", "--no-pager", "overlayd.service").splitlines()
+    (line,) = (line for line in said if "Overall exposure level" in line)
+    assert float(line.partition("overlayd.service:")[2].split()[0]) <= 4.0
+    assert host.run("stat", "--format=%a", "/var/lib/overlayd").strip() == "700"
+
+
+def test_everybody_may_read_the_status_and_the_pages(host: Machine) -> None:
+    assert "is ready" in host.run("setpriv", "--reuid=65534", "--clear-groups", "overlayd", "status")
+    listed = host.run("rpm", "--query", "--list", "overlayd").split()
+    for name in ("man8/overlayd.8.gz", "man5/overlayd.conf.5.gz", "completions/overlayd", "network/05-overlayd.link"):
+        assert any(path.endswith(name) for path in listed), name
+
+
+def test_a_restarted_docker_finds_its_doors_open(host: Machine) -> None:
+    eventually("the data path stands", lambda: len(ours(host)) == 3, timeout_s=WAIT_S)
+    before, rules = main_pid(host, "docker"), ours(host)["rules"]
+    host.run("systemctl", "restart", "docker")
+    assert main_pid(host, "docker") != before
+    assert on_its_subnet(host)
+    eventually("all rules are there, in their order", lambda: ours(host)["rules"] == rules, timeout_s=WAIT_S)
+    host.shell("iptables --flush && iptables --table raw --flush && iptables --table nat --flush")
+    eventually("flushed, they come back", lambda: ours(host)["rules"] == rules, timeout_s=WAIT_S)
+
+
+def test_a_docker_off_its_lease_is_mended_on_request(host: Machine) -> None:
+    before, bip = main_pid(host, "docker"), host.bip()
+    host.shell(f"ip address add 172.30.0.1/16 dev docker0 && ip address delete {bip} dev docker0")
+    said = host.run("overlayd", "docker", "settle")
+    assert "172.30.0.1/16" in said
+    assert main_pid(host, "docker") != before
+    eventually("docker is on its subnet", lambda: on_its_subnet(host), timeout_s=WAIT_S)
+    assert host.run("overlayd", "docker", "settle").startswith("nothing to do")
+
+
+def test_the_doctor_has_nothing_to_say(host: Machine) -> None:
+    found = json.loads(host.shell("overlayd doctor --json || true"))
+    problems = [entry for entry in found["findings"] if entry["state"] == "problem"]
+    # The one peer is a lease that nobody answers for.
+    assert not problems, problems
 
 
 @pytest.mark.parametrize("kind", EXEC_STARTS)

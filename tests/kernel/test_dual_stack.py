@@ -27,16 +27,6 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         yield lab
 
 
-@pytest.fixture
-def a(lab: Lab) -> Host:
-    return lab.hosts[0]
-
-
-@pytest.fixture
-def b(lab: Lab) -> Host:
-    return lab.hosts[1]
-
-
 def test_containers_reach_each_other_over_both(a: Host, b: Host) -> None:
     for one, other in ((a, b), (b, a)):
         eventually("over IPv4", lambda one=one, other=other: pings(one, other))  # type: ignore[misc]

@@ -21,16 +21,6 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         yield lab
 
 
-@pytest.fixture
-def a(lab: Lab) -> Host:
-    return lab.hosts[0]
-
-
-@pytest.fixture
-def b(lab: Lab) -> Host:
-    return lab.hosts[1]
-
-
 def both_ways(a: Host, b: Host) -> bool:
     return pings(a, b) and pings(b, a)
 

@@ -48,18 +48,6 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         yield lab
 
 
-@pytest.fixture
-def a(lab: Lab) -> Host:
-    """The first host."""
-    return lab.hosts[0]
-
-
-@pytest.fixture
-def b(lab: Lab) -> Host:
-    """The second host."""
-    return lab.hosts[1]
-
-
 def peer(host: Host, subnet: str) -> dict[str, Any]:
     """What a host's status says of a peer; empty if it knows none of that subnet."""
     found: list[dict[str, Any]] = host.status().get("peers", [])

@@ -30,16 +30,6 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         yield lab
 
 
-@pytest.fixture
-def a(lab: Lab) -> Host:
-    return lab.hosts[0]
-
-
-@pytest.fixture
-def b(lab: Lab) -> Host:
-    return lab.hosts[1]
-
-
 def key(subnet: IPv4Network) -> str:
     return f"{PREFIX}/subnets/{subnet.network_address}-{subnet.prefixlen}"
 

@@ -24,16 +24,6 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         yield lab
 
 
-@pytest.fixture
-def a(lab: Lab) -> Host:
-    return lab.hosts[0]
-
-
-@pytest.fixture
-def b(lab: Lab) -> Host:
-    return lab.hosts[1]
-
-
 def both_ways(a: Host, b: Host) -> bool:
     return pings(a, b) and pings(b, a)
 

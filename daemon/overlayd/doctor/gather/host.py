@@ -6,12 +6,14 @@ import contextlib
 import os
 from datetime import UTC, datetime
 from pathlib import Path
+from shutil import which
 
 from overlayd import hostlock, process
 from overlayd import status as status_file
 from overlayd.doctor.facts import Daemon, Feature, Host, Link, Network, Underlay
 from overlayd.errors import CommandFailed, OverlaydError
 from overlayd.kernel import features, interfaces, survey
+from overlayd.kernel.wireguard import userspace
 from overlayd.settings import Settings
 from overlayd.status import Status
 
@@ -152,6 +154,8 @@ def _device(name: str) -> Feature:
         there = features.makes_device(name)
     except OSError as error:
         return Feature(there=None, how=f"cannot be tried ({error.strerror})")
+    if not there and name == "wireguard" and which(userspace.PROGRAM):
+        return Feature(there=True, how=f"by {userspace.PROGRAM}")
     return Feature(there=there, how="tried and made" if there else "not there")
 
 
