@@ -15,14 +15,13 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from overlayd import __version__, hostlock, presence
 from overlayd.addresses import IPAddress
 from overlayd.errors import (
     AddressTaken,
     CommandFailed,
-    ConfigError,
     KernelRefused,
     LeaseLost,
     NetworkConfigError,
@@ -33,7 +32,6 @@ from overlayd.errors import (
 )
 from overlayd.host import Host
 from overlayd.keeper import Keeper
-from overlayd.kernel import interfaces
 from overlayd.kernel.monitor import Monitor
 from overlayd.log import logger
 from overlayd.network import NetworkConfig
@@ -43,7 +41,8 @@ from overlayd.registry import Registry
 from overlayd.settings import Settings
 from overlayd.status import Board, Status
 from overlayd.store.client import Store, StoreSettings, jittered
-from overlayd.underlay import Underlay, choose, follow
+from overlayd.underlay import Underlay
+from overlayd.underlay_watch import UnderlayWatch, addresses, choose_underlay
 from overlayd.watching.figures import counter
 from overlayd.watching.pulse import LEAST_SLACK_S, Pulse
 from overlayd.watching.serve import daemon_pages, listening
@@ -81,29 +80,6 @@ def store_settings(settings: Settings) -> StoreSettings:
     )
 
 
-def choose_underlay(settings: Settings) -> Underlay:
-    """The interface and address that peers reach this host by, as the settings want it. Raises ConfigError."""
-    return choose(
-        ifaces=settings.iface,
-        iface_regexes=settings.iface_regex,
-        can_reach=settings.iface_can_reach,
-        public_ip=settings.public_ip,
-        public_ipv6=settings.public_ipv6,
-    )
-
-
-def _addresses(underlay: Underlay) -> dict[str, str | None]:
-    return {
-        "public_ip": str(underlay.v4.public_ip) if underlay.v4 else None,
-        "public_ip6": str(underlay.v6.public_ip) if underlay.v6 else None,
-    }
-
-
-def _shown(underlay: Underlay) -> dict[str, Any]:
-    """The underlay as the status has it."""
-    return {"ifname": underlay.ifname, "ifname_reason": underlay.reason, **_addresses(underlay)}
-
-
 def run(settings: Settings) -> None:
     """Be the daemon until SIGTERM or SIGINT. Raises what only a person can mend (ConfigError, UnsupportedError …)."""
     if os.geteuid() != 0:
@@ -123,7 +99,7 @@ class Daemon:
 
     def __init__(self, settings: Settings, underlay: Underlay, store: Store, server: Server | None) -> None:
         self._settings = settings
-        self._underlay = underlay
+        self._underlay = UnderlayWatch(settings, underlay)
         self._store = store
         self._server = server
         self._stopping = threading.Event()
@@ -139,7 +115,6 @@ class Daemon:
             pulse=self._pulse,
         )
         self._presence: Presence | None = None
-        self._underlay_problem: str | None = None
         self._board = Board(
             settings.run_dir,
             Status(
@@ -149,7 +124,7 @@ class Daemon:
                 started_at_s=time.time(),
                 watched_at=server.where if server else None,
                 etcd_endpoints=settings.etcd_endpoints,
-                **_shown(underlay),
+                **addresses(underlay),
             ),
         )
 
@@ -188,8 +163,7 @@ class Daemon:
 
     def _serve(self, config: NetworkConfig) -> None:
         """Hold a lease under `config` and keep all in step, until config or underlay change or we are told to stop."""
-        self._look_at_underlay(config)
-        underlay = self._underlay.only(config.versions)
+        underlay = self._look_at_underlay(config)
         host = Host(self._settings, underlay, self._registry, self._board, config)
         self._be_present(host.public_ip)
         self._keeper.keep(host.acquire())
@@ -208,8 +182,7 @@ class Daemon:
                     host.settle_docker()
                 if not self._pause() or not self._still(config):
                     return
-                self._look_at_underlay(config)
-                if self._underlay.only(config.versions) != underlay:
+                if self._look_at_underlay(config) != underlay:
                     return
                 self._keeper.keep(host.reclaim(gone=self._keeper.gone))
 
@@ -227,29 +200,15 @@ class Daemon:
             self._presence.release()
             self._presence = None
 
-    def _look_at_underlay(self, config: NetworkConfig) -> None:
-        """Follow the underlay's interface to another name, MTU or address. While there is none, the last one stays."""
-        problem = None
-        now = follow(self._underlay, interfaces.read_interfaces())
-        if now is None:
-            try:
-                now = choose_underlay(self._settings)
-                for version in config.versions:
-                    if self._underlay.endpoint(version) and not now.endpoint(version):
-                        raise ConfigError(f"interface {now.ifname} has no IPv{version} address any more")
-            except ConfigError as error:
-                now, problem = None, error.message
-        if problem is not None and problem != self._underlay_problem:
-            log.warning("the underlay is away; everything stays as it is", problem=problem)
-        self._underlay_problem = problem
-        if now is not None and now != self._underlay:
-            log.warning("the underlay changed", ifname=now.ifname, mtu_bytes=now.mtu_bytes, **_addresses(now))
-            self._underlay = now
-            self._board.update(**_shown(now))
+    def _look_at_underlay(self, config: NetworkConfig) -> Underlay:
+        """The underlay as it is now, as far as the network uses it."""
+        now = self._underlay.look(config.versions)
+        self._board.update(**addresses(now))
+        return now.only(config.versions)
 
     def _problems(self) -> tuple[str, ...]:
         """What is wrong beside the kernel."""
-        found = (self._underlay_problem, self._presence.problem if self._presence else None)
+        found = (self._underlay.problem, self._presence.problem if self._presence else None)
         return tuple(problem for problem in found if problem)
 
     def _say_ready(self, host: Host, config: NetworkConfig) -> None:

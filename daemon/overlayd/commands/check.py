@@ -14,6 +14,7 @@ from overlayd.host import load_backend
 from overlayd.registry import CONFIG, SUBNETS, read_network_config
 from overlayd.settings import Settings
 from overlayd.store.client import Store
+from overlayd.underlay_watch import choose_underlay
 
 
 def main(settings: Settings, _options: argparse.Namespace) -> int:
@@ -21,7 +22,7 @@ def main(settings: Settings, _options: argparse.Namespace) -> int:
     # First, so that nothing is printed of endpoints that hold a password.
     store = Store(daemon.store_settings(settings))
     print_fields("settings", _shown(settings))
-    underlay = daemon.choose_underlay(settings)
+    underlay = choose_underlay(settings)
     print_fields(
         "underlay",
         {

@@ -22,6 +22,7 @@ from overlayd.registry import CONFIG, SUBNETS, read_network_config
 from overlayd.settings import Settings
 from overlayd.status import Status
 from overlayd.store.client import KeyValue, Store
+from overlayd.underlay_watch import choose_underlay
 
 
 def main(settings: Settings, options: argparse.Namespace) -> int:
@@ -85,7 +86,7 @@ def _from_etcd(settings: Settings) -> tuple[Here, list[KnownPeer]]:
     mtu_bytes, own = None, frozenset[Address]()
     # A host that is none of the network's may ask too; it only cannot say how large packets would be.
     with contextlib.suppress(ConfigError, StoreError, UnsupportedError):
-        underlay = daemon.choose_underlay(settings).only(config.versions)
+        underlay = choose_underlay(settings).only(config.versions)
         own = frozenset(endpoint.public_ip for endpoint in underlay.endpoints)
         mtu_bytes = load_backend(config, underlay).mtu_bytes
     leases = list(_leases(entries))

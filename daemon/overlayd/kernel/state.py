@@ -23,78 +23,59 @@ ROUTE_PROTOCOL = 157
 
 
 @dataclass(frozen=True, kw_only=True)
-class VxlanLink:
-    """A VXLAN device over one underlay interface. `port` is UDP; `local` the outer source address."""
+class _Link:
+    """What all links of ours have."""
 
     name: str
-    vni: int
-    port: int
-    local: IPAddress
-    underlay: str
-    mac: str
     mtu_bytes: int
-    gbp: bool = False
-    learning: bool = False
     up: bool = True
 
     @property
     def key(self) -> Hashable:
         """What the kernel tells links apart by."""
         return self.name
+
+
+@dataclass(frozen=True, kw_only=True)
+class VxlanLink(_Link):
+    """A VXLAN device over one underlay interface. `port` is UDP; `local` the outer source address."""
+
+    vni: int
+    port: int
+    local: IPAddress
+    underlay: str
+    mac: str
+    gbp: bool = False
+    learning: bool = False
 
     def __str__(self) -> str:
         return f"{self.name} vxlan id {self.vni} dstport {self.port} local {self.local} dev {self.underlay}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class TunLink:
+class TunLink(_Link):
     """A persistent TUN device: bare IP packets, no packet information."""
-
-    name: str
-    mtu_bytes: int
-    up: bool = True
-
-    @property
-    def key(self) -> Hashable:
-        """What the kernel tells links apart by."""
-        return self.name
 
     def __str__(self) -> str:
         return f"{self.name} mode tun"
 
 
 @dataclass(frozen=True, kw_only=True)
-class IpipLink:
+class IpipLink(_Link):
     """An IP-in-IP device (RFC 2003) of many far ends: a route's gateway is the outer destination."""
 
-    name: str
     local: IPAddress
-    mtu_bytes: int
-    up: bool = True
-
-    @property
-    def key(self) -> Hashable:
-        """What the kernel tells links apart by."""
-        return self.name
 
     def __str__(self) -> str:
         return f"{self.name} type ipip local {self.local}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class WireguardLink:
+class WireguardLink(_Link):
     """A WireGuard device, the kernel's or wireguard-go's. `private_key` is base64; `listen_port` a UDP port."""
 
-    name: str
     private_key: str = field(repr=False)
     listen_port: int
-    mtu_bytes: int
-    up: bool = True
-
-    @property
-    def key(self) -> Hashable:
-        """What the kernel tells links apart by."""
-        return self.name
 
     def __str__(self) -> str:
         return f"{self.name} wireguard listen-port {self.listen_port}"

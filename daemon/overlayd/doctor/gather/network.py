@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network
 from typing import TypedDict
 
-from overlayd import daemon
 from overlayd.addresses import IPNetwork, ip_network
 from overlayd.doctor.facts import Network, Published, Underlay
 from overlayd.errors import OverlaydError
@@ -16,6 +15,7 @@ from overlayd.kernel.state import LINK_NAME_PREFIX
 from overlayd.network import NetworkConfig
 from overlayd.settings import Settings
 from overlayd.status import Status
+from overlayd.underlay_watch import choose_underlay
 
 _PORT_KEYS = {"wireguard": "listenport"}
 
@@ -41,7 +41,7 @@ def read_network(
     if config is None:
         return last
     try:
-        backend = load_backend(config, daemon.choose_underlay(settings).only(config.versions))
+        backend = load_backend(config, choose_underlay(settings).only(config.versions))
     except OverlaydError:
         return last
     same = last is not None and last.backend == config.backend_type

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address
 
-from overlayd import daemon, process
+from overlayd import process
 from overlayd.doctor.facts import Network, Published, Underlay, WayBack
 from overlayd.errors import CommandFailed, ConfigError
 from overlayd.kernel import arp, ethtool, interfaces
 from overlayd.settings import Settings
+from overlayd.underlay_watch import choose_underlay
 
 # Ways back to so many peers are looked up; routes to peers seldom differ.
 PEERS_AT_MOST = 64
@@ -20,7 +21,7 @@ PEERS_AT_MOST = 64
 def read_underlay(settings: Settings) -> Underlay:
     """The interface that the settings choose, or why they choose none."""
     try:
-        chosen = daemon.choose_underlay(settings)
+        chosen = choose_underlay(settings)
     except ConfigError as error:
         return Underlay(problem=error.message, advice=error.hint)
     v4, v6 = chosen.endpoint(4), chosen.endpoint(6)
