@@ -26,6 +26,10 @@ SOURCES = (
     Path("rpm/units/overlayd.link"),
     Path("rpm/units/overlayd.network"),
     Path("rpm/units/overlayd-networkmanager.conf"),
+    Path("rpm/firewalld/policies/overlayd-forward.xml"),
+    Path("rpm/firewalld/policies/overlayd-input.xml"),
+    Path("rpm/firewalld/ipsets/overlayd-peers.xml"),
+    Path("rpm/firewalld/ipsets/overlayd-peers6.xml"),
     Path("rpm/README.md"),
     Path("LICENSE"),
 )

@@ -12,6 +12,7 @@ OverlaydError            one message for the user, and an optional hint: the nex
 ├─ AddressTaken          another host publishes this host's address: wait until it stops
 ├─ LeaseLost             the subnet belongs to somebody else now: say so, take another
 ├─ KernelRefused         one operation on one object failed: report it, go on with the others
+├─ FirewalldRefused      the same of firewalld
 └─ CommandFailed         a child process failed: the message is a command to paste
 """
 
@@ -98,6 +99,19 @@ class KernelRefused(OverlaydError):
         self.operation = operation
         self.obj = obj
         self.errno = errno
+
+
+class FirewalldRefused(OverlaydError):
+    """firewalld refused one call about one of its objects, or did not answer. `said` begins with its own code."""
+
+    def __init__(self, method: str, obj: str, said: str) -> None:
+        super().__init__(f"firewalld: {method} {obj}: {said}")
+        self.obj = obj
+        self.said = said
+
+    def says(self, *words: str) -> bool:
+        """Whether one of these is in what it said."""
+        return any(word in self.said for word in words)
 
 
 class CommandFailed(OverlaydError):

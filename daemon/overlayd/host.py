@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from overlayd import backends, docker, firewall, memory
+from overlayd import backends, docker, firewall, firewalld, memory
 from overlayd.addresses import IPAddress, IPNetwork, first_host
 from overlayd.backends.surroundings import Surroundings
 from overlayd.docker_watch import DockerWatch
@@ -78,6 +78,7 @@ class Host:
             state_dir=settings.state_dir,
         )
         self._firewall = firewall.Firewall(settings.firewall, prefer_nftables=config.nftables)
+        self._firewalld = firewalld.Firewalld(enabled=settings.firewall != "none")
         self._holding: Holding | None = None
         self._docker = DockerWatch(
             restart=settings.docker_restart,
@@ -125,6 +126,7 @@ class Host:
             stop.set()
             carrier.join()
             self._backend.close()
+            self._firewalld.close()
 
     def reconcile(self, *, beside: Sequence[str] = ()) -> bool:
         """Make the kernel hold what the leases say, and nothing stale of ours. What fails is reported, the rest done.
@@ -153,7 +155,8 @@ class Host:
             raise
         except OverlaydError as error:
             problems.append(error.message)
-        rules = self._sync_firewall(problems)
+        told = self._tell_firewalld(peers)
+        rules = self._sync_firewall(problems, by_address=told.runs)
         self._docker.look(self._docker_wanted())
         if self._published:
             try:
@@ -178,7 +181,8 @@ class Host:
             docker_problems=self._docker.problems,
             peers=tuple(self._peer(lease, report, census) for lease in sorted(peers, key=_order)),
             skipped=tuple(sorted(census.malformed.items())),
-            problems=(*problems, *beside),
+            # An administrator may have opened by hand what firewalld would not be told: no reason not to be ready.
+            problems=(*problems, *beside, *([told.problem] if told.problem else [])),
         )
         RECONCILIATIONS.add(of="incomplete" if problems else "whole")
         RECONCILING.add(time.monotonic() - started)
@@ -255,16 +259,26 @@ class Host:
             raise RuntimeError(f"IPv{subnet.version} is not in use")
         return Leg(subnet=subnet, public_ip=endpoint.public_ip, data=self._backend.lease_data(subnet.version))
 
-    def _sync_firewall(self, problems: list[str]) -> str | None:
+    def _overlays(self) -> list[firewall.Overlay]:
+        return [
+            firewall.Overlay(network=network, subnet=subnet)
+            for network, subnet in zip(self._config.networks, self.holding.lease.subnets, strict=True)
+        ]
+
+    def _tell_firewalld(self, peers: Sequence[Lease]) -> firewalld.Report:
+        addresses = {leg.public_ip for peer in peers for leg in peer.legs}
+        return self._firewalld.sync(
+            firewalld.desired(overlays=self._overlays(), listens=self._backend.listens, peers=addresses)
+        )
+
+    def _sync_firewall(self, problems: list[str], *, by_address: bool) -> str | None:
         wanted = firewall.desired(
-            overlays=[
-                firewall.Overlay(network=network, subnet=subnet)
-                for network, subnet in zip(self._config.networks, self.holding.lease.subnets, strict=True)
-            ],
+            overlays=self._overlays(),
             devices=self._backend.devices,
             masquerade=self._settings.ip_masq,
             forward=self._settings.iptables_forward_rules,
             daemon_json=docker.read_daemon_json()[0],
+            by_address=by_address,
         )
         report = self._firewall.sync(wanted)
         if report.written:

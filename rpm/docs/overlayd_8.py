@@ -34,6 +34,9 @@ FILES: dict[str, str] = {
     "/var/lib/overlayd/lease.json": "The subnet, so that this host has it again after a reboot.",
     "/usr/lib/systemd/system/docker.service.d/50-overlayd.conf": "Orders docker after overlayd. What docker is started "
     "with is added by a generator, while overlayd.service is enabled.",
+    "/usr/lib/firewalld/policies/overlayd-forward.xml": "With overlayd-input.xml there, and overlayd-peers.xml and "
+    "overlayd-peers6.xml in ../ipsets: empty policies and ipsets that overlayd fills while firewalld runs. It does so "
+    "at runtime, again after each reload, and not with firewall=none.",
     "/usr/lib/systemd/network/05-overlayd.link": "With 05-overlayd.network, and /usr/lib/NetworkManager/conf.d/"
     "overlayd.conf: keeps others from the overlay's devices.",
 }

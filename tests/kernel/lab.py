@@ -63,6 +63,7 @@ class Host:
         self.log = own_folder / "log"
         # Programs here are found before the machine's own.
         self.bin_dir = own_folder / "bin"
+        self.bus = own_folder / "bus"
         # What the daemon is started through, if anything.
         self.launcher: tuple[str, ...] = ()
         self.sockets = own_folder / "wireguard"
@@ -138,8 +139,9 @@ class Host:
         )
 
     def environment(self) -> dict[str, str]:
-        """The environment for overlayd on this host."""
-        return {**environment(), "PATH": f"{self.bin_dir}:{os.environ['PATH']}"}
+        """The environment for overlayd on this host. Its D-Bus, and so the firewalld there, is not the machine's."""
+        bus = {"DBUS_SYSTEM_BUS_ADDRESS": f"unix:path={self.bus}"}
+        return {**environment(), **bus, "PATH": f"{self.bin_dir}:{os.environ['PATH']}"}
 
     def install(self, name: str, script: str) -> None:
         """Put a shell script into the place of a program, for overlayd on this host."""

@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
+from overlayd.backends.listening import Listening
 from overlayd.backends.surroundings import Surroundings
 from overlayd.errors import ConfigError
 from overlayd.kernel.converge import Report
@@ -50,6 +51,11 @@ class Backend(Protocol):
     @property
     def devices(self) -> tuple[str, ...]:
         """The interfaces on which packets from peers' containers arrive."""
+        ...
+
+    @property
+    def listens(self) -> tuple[Listening, ...]:
+        """What this host has to take in from peers' public addresses, besides the overlay's own packets."""
         ...
 
     def lease_data(self, version: int) -> Mapping[str, Any] | str | None:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
+from overlayd.backends.listening import Listening
 from overlayd.backends.options import Options
 from overlayd.backends.surroundings import Surroundings
 from overlayd.kernel.converge import Plan, Report, converge
@@ -35,6 +36,11 @@ class Alloc:
     def devices(self) -> tuple[str, ...]:
         """Packets from peers come by the underlay's interface, if they come."""
         return (self.around.underlay.ifname,)
+
+    @property
+    def listens(self) -> tuple[Listening, ...]:
+        """Nothing: packets come as they are."""
+        return ()
 
     def lease_data(self, version: int) -> None:
         """Nothing."""

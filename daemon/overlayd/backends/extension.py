@@ -28,6 +28,7 @@ from overlayd.backends.commands import (
     steps,
 )
 from overlayd.backends.ledger import Ledger
+from overlayd.backends.listening import Listening
 from overlayd.backends.options import Options
 from overlayd.backends.peers import refusals
 from overlayd.backends.surroundings import Surroundings
@@ -95,6 +96,11 @@ class Extension:
     def devices(self) -> tuple[str, ...]:
         """The underlay's interface, and those to which peers' subnets are found to be routed."""
         return tuple(self._devices)
+
+    @property
+    def listens(self) -> tuple[Listening, ...]:
+        """Nothing that anybody but the commands knows of; they let it in."""
+        return ()
 
     def lease_data(self, version: int) -> str | None:  # noqa: ARG002  (one text for both)
         """What PreStartupCommand printed. It is run once a boot. Raises CommandFailed."""

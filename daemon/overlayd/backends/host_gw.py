@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
+from overlayd.backends.listening import Listening
 from overlayd.backends.options import Options
 from overlayd.backends.peers import refusals
 from overlayd.backends.surroundings import Surroundings
@@ -45,6 +46,11 @@ class HostGw:
     def devices(self) -> tuple[str, ...]:
         """The underlay's interface."""
         return (self.around.underlay.ifname,)
+
+    @property
+    def listens(self) -> tuple[Listening, ...]:
+        """Nothing: packets come as they are."""
+        return ()
 
     def lease_data(self, version: int) -> None:
         """Peers need to know nothing but the address."""

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Self
 
 from overlayd.addresses import interface
 from overlayd.backends.host_gw import direct_route, reaches_directly
+from overlayd.backends.listening import Listening
 from overlayd.backends.options import Options, largest_packet
 from overlayd.backends.peers import refusals
 from overlayd.backends.surroundings import Surroundings
@@ -50,6 +51,11 @@ class Ipip:
     def devices(self) -> tuple[str, ...]:
         """The IP-in-IP device, and with DirectRouting the underlay's interface too."""
         return (DEVICE, self.around.underlay.ifname) if self.direct else (DEVICE,)
+
+    @property
+    def listens(self) -> tuple[Listening, ...]:
+        """IP protocol 4."""
+        return (Listening(version=4, protocol="4"),)
 
     def lease_data(self, version: int) -> None:
         """Peers need to know nothing but the address."""

@@ -9,6 +9,7 @@ from ipaddress import IPv4Address
 from typing import Any, ClassVar, Protocol, Self
 
 from overlayd.addresses import interface
+from overlayd.backends.listening import Listening
 from overlayd.backends.options import Options, largest_packet
 from overlayd.backends.peers import PeerTable, refusals
 from overlayd.backends.surroundings import Surroundings
@@ -72,6 +73,11 @@ class Udp:
     def devices(self) -> tuple[str, ...]:
         """The TUN device."""
         return (DEVICE,)
+
+    @property
+    def listens(self) -> tuple[Listening, ...]:
+        """The UDP port."""
+        return (Listening(version=4, protocol="udp", port=self._port),)
 
     def lease_data(self, version: int) -> None:
         """Peers need to know nothing but the address."""

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Self
 
 from overlayd.addresses import IPAddress, interface
 from overlayd.backends.host_gw import direct_route, reaches_directly
+from overlayd.backends.listening import Listening
 from overlayd.backends.options import Options, largest_packet
 from overlayd.backends.peers import refusals
 from overlayd.backends.surroundings import Surroundings
@@ -71,6 +72,14 @@ class Vxlan:
         """The VXLAN devices, and with DirectRouting the underlay's interface too."""
         made = tuple(self.device(pool.network.version) for pool in self.around.network.pools)
         return (*made, self.around.underlay.ifname) if self.direct else made
+
+    @property
+    def listens(self) -> tuple[Listening, ...]:
+        """The UDP port, in each family of the network."""
+        return tuple(
+            Listening(version=pool.network.version, protocol="udp", port=self.port)
+            for pool in self.around.network.pools
+        )
 
     def lease_data(self, version: int) -> Mapping[str, Any]:
         """The network identifier and this host's MAC, under flannel's names."""

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Self
 from overlayd.addresses import IPAddress, IPNetwork, contains, interface
 from overlayd.backends import keyfile
 from overlayd.backends.claims import Claim, Claims, public_key_of
+from overlayd.backends.listening import Listening
 from overlayd.backends.options import Options, largest_packet
 from overlayd.backends.peers import refusals
 from overlayd.backends.surroundings import Surroundings
@@ -109,6 +110,17 @@ class Wireguard:
     def devices(self) -> tuple[str, ...]:
         """The WireGuard devices."""
         return tuple(dict.fromkeys(self._device(pool.network.version) for pool in self._around.network.pools))
+
+    @property
+    def listens(self) -> tuple[Listening, ...]:
+        """The UDP ports, in the families that hosts meet over."""
+        versions: list[int] = [pool.network.version for pool in self._around.network.pools]
+        if self._mode in ("ipv4", "ipv6"):
+            versions = [int(self._mode[-1])]
+        return tuple(
+            Listening(version=version, protocol="udp", port=self._ports[self._device(version)], anyone=True)
+            for version in versions
+        )
 
     def lease_data(self, version: int) -> Mapping[str, Any]:  # noqa: ARG002 - one key for both
         """This host's public key, the same for both families. Raises ConfigError, OverlaydError: see keyfile."""

@@ -6,7 +6,7 @@ import argparse
 import os
 from functools import partial
 
-from overlayd import firewall, hostlock
+from overlayd import firewall, firewalld, hostlock
 from overlayd import status as status_file
 from overlayd.backends import undo
 from overlayd.commands.output import print_line
@@ -23,7 +23,7 @@ def main(settings: Settings, _options: argparse.Namespace) -> int:
     if hostlock.held(settings.run_dir):
         raise BusyError("overlayd is running and would put everything back", hint="systemctl stop overlayd, then again")
     failures: list[str] = []
-    for what in (firewall.cleanup, partial(undo.cleanup, settings.run_dir), netlink.cleanup):
+    for what in (firewalld.cleanup, firewall.cleanup, partial(undo.cleanup, settings.run_dir), netlink.cleanup):
         try:
             for line in what():
                 print_line(f"removed {line}")

@@ -154,10 +154,16 @@ class Zone:
 
 @dataclass(frozen=True, kw_only=True)
 class Firewalld:
-    """A running firewalld."""
+    """A running firewalld.
+
+    `forwarded` are the rich rules of our policy for forwarded packets, None where it does not know it. `shipped`:
+    the policy is in its folder all the same.
+    """
 
     default_zone: str
     zones: tuple[Zone, ...]
+    forwarded: tuple[str, ...] | None = None
+    shipped: bool = False
 
     def zone_of(self, ifname: str) -> Zone | None:
         """The zone of an interface: the one that names it, else the default one."""

@@ -127,10 +127,11 @@ def _docker_user(wanted: Wanted, overlay: Overlay) -> _Part:
 
 def _raw(wanted: Wanted, overlay: Overlay, *, guard: bool) -> _Part:
     rules = [f"{_within(overlay)} -i {device} {COMMENT} -j ACCEPT" for device in wanted.devices]
-    if wanted.guard and guard:
+    if guard and (wanted.guard or wanted.imposters):
         # The host itself reaches its own addresses by the loopback.
         rules.append(f"-d {overlay.subnet} -i lo {COMMENT} -j ACCEPT")
-        rules.append(f"-d {overlay.subnet} ! -i {DOCKER_BRIDGE} {COMMENT} -j DROP")
+        source = "" if wanted.guard else f"-s {overlay.network} "
+        rules.append(f"{source}-d {overlay.subnet} ! -i {DOCKER_BRIDGE} {COMMENT} -j DROP")
     return _part("raw", "PREROUTING", tuple(rules), Place.FIRST)
 
 

@@ -45,6 +45,8 @@ class Wanted:
 
     On `devices` packets from peers' containers arrive. `mark` opens the door of Docker's nftables backend, None where
     Docker uses iptables. `guard`: drop what comes for this host's subnet from outside and from no peer.
+    `imposters`: drop of that only what claims to come from the network, for something else lets it through by its
+    source address alone.
     """
 
     overlays: tuple[Overlay, ...] = ()
@@ -53,6 +55,7 @@ class Wanted:
     forward: bool = False
     mark: Mark | None = None
     guard: bool = False
+    imposters: bool = False
 
     def overlay(self, version: int) -> Overlay | None:
         """The overlay of that IP version, if there is one."""
@@ -69,11 +72,13 @@ def desired(
     masquerade: bool,
     forward: bool = True,
     daemon_json: Mapping[str, object] | None = None,
+    by_address: bool = False,
 ) -> Wanted:
     """What a host needs that holds a subnet of each overlay (at most one of an IP version: ValueError).
 
     `forward` accepts the network's packets in FORWARD. `daemon_json` are dockerd's settings: they say whether Docker
-    uses nftables, and by which mark it lets packets in.
+    uses nftables, and by which mark it lets packets in. `by_address`: firewalld was told to let the network's addresses
+    through, from whichever interface.
     """
     versions = [overlay.network.version for overlay in overlays]
     if len(set(versions)) != len(versions) or any(o.network.version != o.subnet.version for o in overlays):
@@ -87,6 +92,7 @@ def desired(
         forward=forward,
         mark=docker_mark(told) if nftables else None,
         guard=nftables and "allow-direct-routing" not in told,
+        imposters=by_address,
     )
 
 

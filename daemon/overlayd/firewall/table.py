@@ -165,12 +165,13 @@ def _marked(mark: Mark) -> str:
 
 
 def _guard(wanted: Wanted, overlay: Overlay) -> list[Chain]:
-    if not wanted.guard:
+    if not wanted.guard and not wanted.imposters:
         return []
     accepts = [f'iifname "{device}" {_within(overlay)} accept' for device in wanted.devices]
     ip = FAMILIES[overlay.network.version]
     # The host itself reaches its own addresses by the loopback.
-    drop = f'iifname != "{DOCKER_BRIDGE}" iifname != "lo" {ip} daddr {overlay.subnet} drop'
+    source = "" if wanted.guard else f"{ip} saddr {overlay.network} "
+    drop = f'iifname != "{DOCKER_BRIDGE}" iifname != "lo" {source}{ip} daddr {overlay.subnet} drop'
     # As early as Docker's own raw-PREROUTING, before any address is translated.
     return [Chain(name="prerouting", type="filter", hook="prerouting", priority=-300, rules=(*accepts, drop))]
 

@@ -11,6 +11,7 @@ import pytest
 
 from overlayd import backends
 from overlayd.backends.host_gw import HostGw
+from overlayd.backends.listening import Listening
 from overlayd.backends.peers import PeerTable, refusals
 from overlayd.backends.surroundings import Surroundings
 from overlayd.backends.udp import Udp
@@ -91,6 +92,32 @@ def test_the_mtu_is_the_underlays_less_the_encapsulation(name: str, overhead_byt
     backend = backends.load(name).from_config({}, AROUND)
     assert backend.type == name
     assert backend.mtu_bytes == 1500 - overhead_bytes
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "listens"),
+    [
+        ("vxlan", {"Port": 4789}, [Listening(version=4, protocol="udp", port=4789)]),
+        ("auto", {}, [Listening(version=4, protocol="udp", port=8472)]),
+        ("udp", {}, [Listening(version=4, protocol="udp", port=8285)]),
+        ("ipip", {}, [Listening(version=4, protocol="4")]),
+        ("wireguard", {}, [Listening(version=4, protocol="udp", port=51820, anyone=True)]),
+        ("host-gw", {}, []),
+        ("alloc", {}, []),
+        ("extension", {}, []),
+    ],
+)
+def test_each_backend_says_what_it_listens_to(name: str, config: dict[str, Any], listens: list[Listening]) -> None:
+    assert list(backends.load(name).from_config(config, AROUND).listens) == listens
+
+
+def test_in_two_families_it_listens_in_both() -> None:
+    vxlan = backends.load("vxlan").from_config({}, AROUND_DUAL)
+    assert [(one.version, one.port) for one in vxlan.listens] == [(4, 8472), (6, 8472)]
+    wireguard = backends.load("wireguard").from_config({}, AROUND_DUAL)
+    assert [(one.version, one.port) for one in wireguard.listens] == [(4, 51820), (6, 51821)]
+    over_ipv4 = backends.load("wireguard").from_config({"Mode": "ipv4"}, AROUND_DUAL)
+    assert [(one.version, one.port) for one in over_ipv4.listens] == [(4, 51820)]
 
 
 def test_keys_are_read_without_regard_to_case() -> None:

@@ -321,25 +321,6 @@ def test_each_backend_has_its_port(backend: str, rule: str, dropped: bool) -> No
     assert (finding.state is State.PROBLEM) == dropped
 
 
-def test_firewalld_that_knows_the_overlay_is_left_alone() -> None:
-    public = Zone(
-        name="public", target="default", interfaces=frozenset({"eth0"}), ports=frozenset({"8000-9000/udp", "22/tcp"})
-    )
-    trusted = Zone(name="trusted", target="ACCEPT", interfaces=frozenset({"overlay.1"}))
-    knows = Firewalld(default_zone="public", zones=(public, trusted))
-    assert found(but(firewall={"firewalld": knows}), "firewalld").state is State.OK
-    by_source = replace(trusted, interfaces=frozenset(), sources=frozenset({"10.5.0.0/16"}))
-    knows = Firewalld(default_zone="public", zones=(public, by_source))
-    assert found(but(firewall={"firewalld": knows}), "firewalld").state is State.OK
-
-
-def test_with_host_gw_firewalld_trusts_the_network_not_the_interface() -> None:
-    facts = but(firewall={"firewalld": FIREWALLD}, network={"backend": "host-gw", "devices": ("eth0",)})
-    assert found(facts, "firewalld").remedy == (
-        "firewall-cmd --permanent --zone=trusted --add-source=10.5.0.0/16 && firewall-cmd --reload"
-    )
-
-
 def test_a_docker_that_overlayd_knows_to_use_nftables_is_open() -> None:
     facts = but(firewall={"docker_nftables": True}, docker={"settings": {"firewall-backend": "nftables"}})
     assert found(facts, "docker-nftables").state is State.OK

@@ -220,6 +220,17 @@ def test_dockers_nftables_get_their_mark_and_the_guard_comes_after_the_peers() -
     assert jumps["mangle", "FORWARD"] == "OVERLAYD-FORWARD"
 
 
+def test_imposters_are_dropped_where_firewalld_lets_the_network_through_by_address() -> None:
+    told = desired(overlays=[V4], devices=("overlay.1",), masquerade=False, by_address=True)
+    chains = {chain.name: chain.rules for chain in ruleset(told, 4).chains}
+    comment = "-m comment --comment overlayd"
+    assert chains["OVERLAYD-PREROUTING"] == (
+        f"-s 10.5.0.0/16 -d 10.5.0.0/16 -i overlay.1 {comment} -j ACCEPT",
+        f"-d 10.5.52.0/24 -i lo {comment} -j ACCEPT",
+        f"-s 10.5.0.0/16 -d 10.5.52.0/24 ! -i docker0 {comment} -j DROP",
+    )
+
+
 FOREIGN = st.sampled_from(
     [
         "-j DOCKER-USER",

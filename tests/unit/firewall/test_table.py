@@ -120,3 +120,13 @@ def test_what_is_not_nfts_json_is_said(text: str) -> None:
 def test_tables_are_told_by_family_and_name() -> None:
     text = json.dumps({"nftables": [{"metainfo": {}}, {"table": {"family": "ip", "name": "overlayd", "handle": 1}}]})
     assert tables(text) == {("ip", "overlayd")}
+
+
+def test_imposters_are_dropped_where_firewalld_lets_the_network_through_by_address() -> None:
+    wanted = desired(overlays=[V4], devices=("overlay.1",), masquerade=False, by_address=True)
+    (chain,) = made(wanted=wanted).chains
+    assert (chain.hook, chain.priority) == ("prerouting", -300)
+    assert chain.rules == (
+        'iifname "overlay.1" ip saddr 10.5.0.0/16 ip daddr 10.5.0.0/16 accept',
+        'iifname != "docker0" iifname != "lo" ip saddr 10.5.0.0/16 ip daddr 10.5.52.0/24 drop',
+    )

@@ -129,6 +129,15 @@ def firewalld(facts: Facts) -> Finding | None:
     running, network = facts.firewall.firewalld, facts.network
     if running is None or network is None or network.network is None:
         return None
+    if running.forwarded is not None and any(f'"{network.subnet}"' in rule for rule in running.forwarded):
+        return ok("firewalld", "runs, and lets the overlay through by overlayd's own policies")
+    if facts.firewall.kind != "none" and (running.forwarded is not None or running.shipped):
+        return problem(
+            "firewalld",
+            "firewalld runs and was not told of the overlay: it rejects its packets",
+            # A daemon that runs tells it as soon as it knows the policies, or is asked to begin anew.
+            remedy="systemctl restart overlayd" if running.forwarded is not None else "firewall-cmd --reload",
+        )
     missing = [
         *(word for device in network.devices if (word := _zone_word(running, device, network)) is not None),
         *_port_words(running, facts.underlay.ifname, network),

@@ -13,6 +13,7 @@ from overlayd import process
 from overlayd.doctor.facts import Firewall, Firewalld, Zone
 from overlayd.doctor.trace import parse
 from overlayd.errors import CommandFailed
+from overlayd.firewalld.wanted import FORWARD
 from overlayd.settings import Settings
 from overlayd.status import Status
 
@@ -129,6 +130,17 @@ def _firewalld() -> Firewalld | None:
         return Firewalld(
             default_zone=default,
             zones=parse_zones(process.run(["firewall-cmd", "--list-all-zones"], timeout_s=10)),
+            forwarded=_forwarded(),
+            shipped=Path(f"/usr/lib/firewalld/policies/{FORWARD}.xml").exists(),
+        )
+    except CommandFailed:
+        return None
+
+
+def _forwarded() -> tuple[str, ...] | None:
+    try:
+        return tuple(
+            process.run(["firewall-cmd", f"--policy={FORWARD}", "--list-rich-rules"], timeout_s=5).splitlines()
         )
     except CommandFailed:
         return None

@@ -1,0 +1,20 @@
+"""What a backend listens to on the underlay, so that whoever keeps a firewall knows what to let in. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listening:
+    """Peers' packets of one kind, which this host has to take in.
+
+    They come over IP `version` 4 or 6. `protocol` is `udp` with a `port`, or another IP protocol by its number (IANA,
+    protocol-numbers) without one. `anyone`: the backend itself tells peers from others, by their keys, and a peer may
+    come from another address than the one it published.
+    """
+
+    version: int
+    protocol: str
+    port: int | None = None
+    anyone: bool = False

@@ -1,0 +1,10 @@
+"""firewalld's runtime configuration, as far as the overlay's packets need it to pass.
+
+Its verdicts cannot be overridden from another table: it has to be told. `desired` says what, `Firewalld.sync` tells it,
+`cleanup` takes it back.
+"""
+
+from overlayd.firewalld.keep import Firewalld, Report, cleanup
+from overlayd.firewalld.wanted import NOTHING, Runtime, desired
+
+__all__ = ["NOTHING", "Firewalld", "Report", "Runtime", "cleanup", "desired"]
