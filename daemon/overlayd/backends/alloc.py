@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from overlayd.backends.listening import Listening
 from overlayd.backends.options import Options
+from overlayd.backends.planned import Planned
 from overlayd.backends.surroundings import Surroundings
-from overlayd.kernel.converge import Plan, Report, converge
+from overlayd.kernel.converge import Plan
 from overlayd.lease import Lease
 
 
 @dataclass(frozen=True, kw_only=True)
-class Alloc:
+class Alloc(Planned):
     """The alloc backend on one host."""
 
     type: ClassVar[str] = "alloc"
@@ -45,19 +45,9 @@ class Alloc:
     def lease_data(self, version: int) -> None:
         """Nothing."""
 
-    def open(self, own: Lease) -> None:
-        """Nothing to make."""
-
-    def apply(self, own: Lease, peers: Collection[Lease]) -> Report:
-        """Remove what another backend left; nothing is programmed for anybody."""
-        paths = {peer.key_name: "left to others" for peer in peers}
-        return converge(Plan(base=self.around.base(own), paths=paths))
-
-    def run(self, stop: threading.Event) -> None:
-        """Nothing is carried here."""
-
-    def close(self) -> None:
-        """Nothing is held here."""
+    def plan(self, own: Lease, peers: Collection[Lease]) -> Plan:
+        """What every host needs: with that, what another backend left goes. Nothing is programmed for anybody."""
+        return Plan(base=self.around.base(own), paths={peer.key_name: "left to others" for peer in peers})
 
 
 BACKEND = Alloc

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -10,15 +9,16 @@ from typing import Any, ClassVar, Self
 from overlayd.backends.listening import Listening
 from overlayd.backends.options import Options
 from overlayd.backends.peers import refusals
+from overlayd.backends.planned import Planned
 from overlayd.backends.surroundings import Surroundings
 from overlayd.errors import UnsupportedError
-from overlayd.kernel.converge import Plan, Report, converge, require
+from overlayd.kernel.converge import Plan
 from overlayd.kernel.state import Route, Thing
 from overlayd.lease import Lease, Leg
 
 
 @dataclass(frozen=True, kw_only=True)
-class HostGw:
+class HostGw(Planned):
     """The host-gw backend on one host."""
 
     type: ClassVar[str] = "host-gw"
@@ -54,20 +54,6 @@ class HostGw:
 
     def lease_data(self, version: int) -> None:
         """Peers need to know nothing but the address."""
-
-    def open(self, own: Lease) -> None:
-        """See Backend."""
-        require(self.plan(own, ()))
-
-    def apply(self, own: Lease, peers: Collection[Lease]) -> Report:
-        """See Backend."""
-        return converge(self.plan(own, peers))
-
-    def run(self, stop: threading.Event) -> None:
-        """The kernel carries the packets."""
-
-    def close(self) -> None:
-        """Nothing is held here."""
 
     def plan(self, own: Lease, peers: Collection[Lease]) -> Plan:
         """All that the kernel should hold, for these leases. Pure."""

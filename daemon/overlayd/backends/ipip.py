@@ -6,7 +6,6 @@ outer destination.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -16,9 +15,10 @@ from overlayd.backends.host_gw import direct_route, reaches_directly
 from overlayd.backends.listening import Listening
 from overlayd.backends.options import Options, largest_packet
 from overlayd.backends.peers import refusals
+from overlayd.backends.planned import Planned
 from overlayd.backends.surroundings import Surroundings
 from overlayd.errors import NetworkConfigError
-from overlayd.kernel.converge import Plan, Report, converge, require
+from overlayd.kernel.converge import Plan
 from overlayd.kernel.state import Address, IpipLink, Route, Thing
 from overlayd.lease import Lease, Leg
 
@@ -27,7 +27,7 @@ DEVICE = "overlay.ipip"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ipip:
+class Ipip(Planned):
     """The backend on one host. `direct` is DirectRouting: peers on the underlay's own networks get plain routes."""
 
     type: ClassVar[str] = "ipip"
@@ -59,20 +59,6 @@ class Ipip:
 
     def lease_data(self, version: int) -> None:
         """Peers need to know nothing but the address."""
-
-    def open(self, own: Lease) -> None:
-        """See Backend."""
-        require(self.plan(own, ()))
-
-    def apply(self, own: Lease, peers: Collection[Lease]) -> Report:
-        """See Backend."""
-        return converge(self.plan(own, peers))
-
-    def run(self, stop: threading.Event) -> None:
-        """The kernel carries the packets."""
-
-    def close(self) -> None:
-        """Nothing is held here."""
 
     def plan(self, own: Lease, peers: Collection[Lease]) -> Plan:
         """All that the kernel should hold, for these leases. Pure."""

@@ -18,3 +18,8 @@ class Listening:
     protocol: str
     port: int | None = None
     anyone: bool = False
+
+    def __str__(self) -> str:
+        """For people: `udp port 8472 over IPv4 from peers`."""
+        what = f"{self.protocol} port {self.port}" if self.port is not None else f"IP protocol {self.protocol}"
+        return f"{what} over IPv{self.version} from {'anybody' if self.anyone else 'peers'}"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import threading
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -18,8 +17,9 @@ from overlayd.backends.host_gw import direct_route, reaches_directly
 from overlayd.backends.listening import Listening
 from overlayd.backends.options import Options, largest_packet
 from overlayd.backends.peers import refusals
+from overlayd.backends.planned import Planned
 from overlayd.backends.surroundings import Surroundings
-from overlayd.kernel.converge import Plan, Report, converge, require
+from overlayd.kernel.converge import Plan
 from overlayd.kernel.state import Address, FdbEntry, Neighbour, Route, Thing, VxlanLink
 from overlayd.lease import Lease, Leg
 
@@ -31,7 +31,7 @@ _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Vxlan:
+class Vxlan(Planned):
     """The backend on one host. `direct` is DirectRouting: peers on the underlay's own networks get plain routes."""
 
     type: ClassVar[str] = "vxlan"
@@ -84,20 +84,6 @@ class Vxlan:
     def lease_data(self, version: int) -> Mapping[str, Any]:
         """The network identifier and this host's MAC, under flannel's names."""
         return {"VNI": self.vni, "VtepMAC": self._mac(version)}
-
-    def open(self, own: Lease) -> None:
-        """See Backend."""
-        require(self.plan(own, ()))
-
-    def apply(self, own: Lease, peers: Collection[Lease]) -> Report:
-        """See Backend."""
-        return converge(self.plan(own, peers))
-
-    def run(self, stop: threading.Event) -> None:
-        """The kernel carries the packets."""
-
-    def close(self) -> None:
-        """Nothing is held here."""
 
     def plan(self, own: Lease, peers: Collection[Lease]) -> Plan:
         """All that the kernel should hold, for these leases. Pure."""

@@ -9,8 +9,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from overlayd import daemon, docker
+from overlayd.backends import Backend
 from overlayd.commands.output import print_fields, print_line
+from overlayd.doctor.checks.host import DEVICE_OF
+from overlayd.doctor.gather.host import device_feature
 from overlayd.host import load_backend
+from overlayd.network import NetworkConfig
 from overlayd.registry import CONFIG, SUBNETS, read_network_config
 from overlayd.settings import Settings
 from overlayd.store.client import Store
@@ -51,6 +55,7 @@ def main(settings: Settings, _options: argparse.Namespace) -> int:
             "container mtu": backend.mtu_bytes,
         },
     )
+    print_fields("needs", _needs(settings, config, backend))
     _daemon_json, problems = docker.read_daemon_json()
     for problem in problems:
         print_line(f"warning: {problem}")
@@ -59,6 +64,18 @@ def main(settings: Settings, _options: argparse.Namespace) -> int:
 
 def _without_secrets(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: "(not shown)" if key.lower() == "psk" else value for key, value in config.items()}
+
+
+def _needs(settings: Settings, config: NetworkConfig, backend: Backend) -> dict[str, object]:
+    """What the backend will need of kernel, programs and whoever keeps a firewall on this host."""
+    device = DEVICE_OF.get(config.backend_type)
+    feature = device_feature(device) if device else None
+    preferred = "nftables" if config.nftables else "iptables"
+    return {
+        "kernel": f"{device} devices: {feature.how}" if feature else "nothing that not every kernel has",
+        "firewall": f"{settings.firewall}, {preferred} first" if settings.firewall == "auto" else settings.firewall,
+        "let in": ", ".join(map(str, backend.listens)) or "nothing from the underlay to this host",
+    }
 
 
 def _shown(settings: Settings) -> dict[str, object]:

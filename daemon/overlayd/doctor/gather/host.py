@@ -141,11 +141,12 @@ def _links() -> tuple[Link, ...]:
 
 
 def _features() -> dict[str, Feature]:
-    found = {name: _device(name) for name in DEVICES}
+    found = {name: device_feature(name) for name in DEVICES}
     return {**found, "iptables": _rules()}
 
 
-def _device(name: str) -> Feature:
+def device_feature(name: str) -> Feature:
+    """Whether the kernel has devices of a kind, found out without changing anything."""
     # What a file tells needs no trying, and trying would load the module.
     state = features.module_state(name)
     if state is not None:

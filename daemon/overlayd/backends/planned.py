@@ -1,0 +1,32 @@
+"""What the backends have in common whose packets the kernel carries alone: they need only say what it should hold."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection
+from typing import Protocol
+
+from overlayd.kernel.converge import Plan, Report, converge, require
+from overlayd.lease import Lease
+
+
+class Planned(Protocol):
+    """The part of a Backend that follows from its plan."""
+
+    def plan(self, own: Lease, peers: Collection[Lease]) -> Plan:
+        """All that the kernel should hold, for these leases. Pure."""
+        ...
+
+    def open(self, own: Lease) -> None:
+        """See Backend."""
+        require(self.plan(own, ()))
+
+    def apply(self, own: Lease, peers: Collection[Lease]) -> Report:
+        """See Backend."""
+        return converge(self.plan(own, peers))
+
+    def run(self, stop: threading.Event) -> None:
+        """The kernel carries the packets."""
+
+    def close(self) -> None:
+        """Nothing is held here."""
