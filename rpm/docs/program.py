@@ -29,9 +29,12 @@ class Command:
     def synopsis(self) -> str:
         """The command line, less what every command takes."""
         words = [f"`overlayd {self.name}`"]
-        words += [f"[{term(action, short=True)}]" for action in self.options]
+        for action in self.options:
+            text = term(action, short=True)
+            words.append(text if action.required else f"[{text}]")
         for action in self.arguments:
             name = str(action.metavar or action.dest).upper()
+            name = f"{name}..." if action.nargs in ("+", "*") else name
             words.append(f"[{name}]" if action.nargs in ("?", "*") else name)
         return " ".join(words)
 
