@@ -24,7 +24,7 @@ KEYS: dict[str, str] = {
 
 _VXLAN = {
     "VNI": "The network's number in VXLAN, from 1 to 16777215; the devices are overlay.VNI and, for IPv6, "
-    "overlay-v6.VNI. Default: 1.",
+    "overlay-v6.VNI, or overlay.xHEX and overlay-xHEX where that is too long a name. Default: 1.",
     "Port": "UDP port. Default: 8472.",
     "GBP": "Group policy extension: a packet's mark goes along. All hosts must agree. Default: false.",
     "Learning": "Let the kernel learn peers' MACs from packets. Default: false; every peer is programmed.",

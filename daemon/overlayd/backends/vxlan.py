@@ -26,6 +26,8 @@ from overlayd.lease import Lease, Leg
 # Outer Ethernet 14, IP 20 or 40, UDP 8, VXLAN 8.
 OVERHEAD_BYTES = {4: 50, 6: 70}
 DEFAULT_VNI, DEFAULT_PORT = 1, 8472
+# linux/if.h: IFNAMSIZ less the zero byte. A VNI has up to eight digits, or six in hexadecimal.
+LONGEST_NAME = 15
 KEYS = ("VNI", "Port", "GBP", "Learning", "DirectRouting", "MTU")
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.IGNORECASE)
 
@@ -65,7 +67,8 @@ class Vxlan(Planned):
 
     def device(self, version: int) -> str:
         """The name of the VXLAN device for packets of one family, which travels over the same family."""
-        return f"overlay.{self.vni}" if version == 4 else f"overlay-v6.{self.vni}"
+        name, short = ("overlay.", "overlay.x") if version == 4 else ("overlay-v6.", "overlay-x")
+        return f"{name}{self.vni}" if len(f"{name}{self.vni}") <= LONGEST_NAME else f"{short}{self.vni:x}"
 
     @property
     def devices(self) -> tuple[str, ...]:

@@ -150,6 +150,13 @@ def test_an_underlay_too_small_is_a_config_error() -> None:
         Vxlan.from_config({}, replace(AROUND, underlay=replace(UNDERLAY, mtu_bytes=100)))
 
 
+@pytest.mark.parametrize("vni", [1, 9999, 10_000, 9_999_999, 10_000_000, 2**24 - 1])
+def test_every_vni_makes_two_names_that_a_device_can_have(vni: int) -> None:
+    devices = Vxlan.from_config({"VNI": vni}, AROUND_DUAL).devices
+    assert len(set(devices)) == 2
+    assert all(len(name) <= 15 and name.startswith("overlay") for name in devices)
+
+
 def test_host_gw_needs_its_own_address() -> None:
     with pytest.raises(UnsupportedError, match="public-ip"):
         HostGw.from_config({}, replace(AROUND, underlay=seen_as("198.19.0.9")))
