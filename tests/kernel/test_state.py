@@ -118,6 +118,18 @@ def test_every_option_of_vxlan_is_read_back_as_written(host: str, config: dict[s
     assert program(host, "vxlan", **config).written == 0
 
 
+@pytest.mark.parametrize("dual", [False, True], ids=["IPv4", "dual stack"])
+def test_another_mtu_costs_no_neighbour(host: str, dual: bool) -> None:
+    peers = [lease(number, "vxlan", dual=dual) for number in range(2, 5)]
+    program(host, "vxlan", *peers, dual=dual)
+    before = inside(host, netlink.read)
+    # Opening changes the link; then nothing has gone that would have to be written again.
+    assert program(host, "vxlan", *peers, dual=dual, MTU=1400).written == 0
+    after = inside(host, netlink.read)
+    assert {link.mtu_bytes for link in after.links} == {1330 if dual else 1350}
+    assert (after.neighbours, after.fdb, after.routes) == (before.neighbours, before.fdb, before.routes)
+
+
 def test_another_backend_takes_the_place_of_the_first(host: str) -> None:
     program(host, "vxlan", lease(2, "vxlan"))
     program(host, "host-gw", lease(2, "host-gw"))

@@ -65,7 +65,7 @@ def diff(desired: KernelState, actual: KernelState, *, prune: bool = True) -> tu
     Without `prune` nothing that is merely surplus is deleted.
     """
     rebuilt = _must_be_rebuilt(desired.links, actual.links)
-    actual = _without(actual, rebuilt)
+    actual = _as_remembered(desired.links, _without(actual, rebuilt))
     made: list[Operation] = []
     gone: list[Operation] = []
     for wanted, found in (
@@ -150,6 +150,15 @@ def _without(state: KernelState, links: frozenset[Link]) -> KernelState:
         wireguard_peers=frozenset(peer for peer in state.wireguard_peers if peer.link not in names),
         sysctls=state.sysctls,
     )
+
+
+def _as_remembered(wanted: Iterable[Link], actual: KernelState) -> KernelState:
+    """The state less the neighbours that the kernel forgets, permanent ones too, when their link gets another MAC."""
+    macs = {link.name: link.mac for link in wanted if isinstance(link, VxlanLink)}
+    names = {link.name for link in actual.links if isinstance(link, VxlanLink) and macs.get(link.name) != link.mac}
+    # A link that is not wanted any more goes, with all that stands on it.
+    forgetful = names & macs.keys()
+    return replace(actual, neighbours=frozenset(one for one in actual.neighbours if one.link not in forgetful))
 
 
 def _sorted(things: Iterable[T]) -> list[T]:

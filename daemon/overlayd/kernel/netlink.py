@@ -195,7 +195,8 @@ def _write_link(ipr: Any, wireguard: Devices, verb: Verb, link: Link) -> None:
                 wireguard.make(ipr, link.name)
     index = _index(link.name)
     changes: dict[str, Any] = {"mtu": link.mtu_bytes, "IFLA_IFALIAS": LINK_ALIAS}
-    if isinstance(link, VxlanLink):
+    # Even the same MAC again makes the kernel forget every neighbour on the link (neigh_changeaddr), also permanent ones.
+    if isinstance(link, VxlanLink) and _mac(ipr, index) != link.mac:
         changes["address"] = link.mac
     ipr.link("set", index=index, **changes)
     if isinstance(link, WireguardLink):
@@ -204,6 +205,12 @@ def _write_link(ipr: Any, wireguard: Devices, verb: Verb, link: Link) -> None:
     with contextlib.suppress(OSError):
         Path(f"/proc/sys/net/ipv6/conf/{link.name}/addr_gen_mode").write_text("1\n")
     ipr.link("set", index=index, state="up")
+
+
+def _mac(ipr: Any, index: int) -> str | None:
+    (message,) = ipr.link("get", index=index)
+    mac: str | None = message.get_attr("IFLA_ADDRESS")
+    return mac
 
 
 def _vxlan(link: VxlanLink) -> dict[str, Any]:
