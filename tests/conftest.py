@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
+
+from hypothesis import settings
+
+# No deadline for one example: the machine is shared, and its times say nothing. In CI every run tries the same ones;
+# elsewhere each tries new ones. A failure prints the blob that brings it back.
+settings.register_profile("usual", deadline=None, print_blob=True)
+settings.register_profile("ci", settings.get_profile("usual"), derandomize=True, max_examples=60)
+settings.load_profile("ci" if os.environ.get("CI") == "true" else "usual")
 
 
 def pytest_configure() -> None:

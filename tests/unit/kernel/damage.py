@@ -1,0 +1,120 @@
+"""What others may do to a host: delete, change and add things of ours, flap links, and have things of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+
+from hypothesis import strategies as st
+
+from overlayd.addresses import ip_network, subnet_at
+from overlayd.kernel.diff import Operation, Verb
+from overlayd.kernel.state import Address, FdbEntry, Neighbour, Route, Sysctl, Thing, VxlanLink
+from tests.unit.kernel.model import Event, Interface, Kernel, LinkGone, LinkSet, MacSet, Refused
+from tests.unit.kernel.scenes import UNDERLAY
+
+OTHER_MAC = "02:aa:aa:aa:aa:aa"
+STRANGER = IPv4Address("198.18.1.200")
+
+
+def foreign_interfaces() -> tuple[Interface, ...]:
+    """Links of others: docker's bridge, and flannel's own device with a VNI that is not ours."""
+    return (
+        Interface(name="docker0", mtu_bytes=1500, addresses=(IPv4Interface("10.99.0.1/24"),)),
+        Interface(name="flannel.9", mtu_bytes=1450, vni=9, port=8472),
+    )
+
+
+def foreign_routes() -> st.SearchStrategy[Route]:
+    """Routes of others: some to nowhere near us, some to just what a peer's lease will be."""
+    near = st.integers(2, 7).map(lambda number: IPv4Network(f"10.5.{number}.0/24"))
+    away = st.integers(1, 9).map(lambda number: IPv4Network(f"10.99.{number}.0/24"))
+    return st.builds(
+        lambda dst, metric: Route(dst=dst, link=UNDERLAY.name, via=STRANGER, metric=metric),
+        near | away,
+        st.sampled_from([0, 0, 100]),
+    )
+
+
+def damage(kernel: Kernel, choices: Sequence[tuple[int, int]]) -> Iterator[Event]:
+    """Events that are possible when each comes, one for each choice: what is done, and to what."""
+    for choice in choices:
+        yield from happenings(kernel, choice)
+
+
+def happenings(kernel: Kernel, choice: tuple[int, int]) -> tuple[Event, ...]:
+    """One thing that somebody does: nothing, an event, or two that belong together."""
+    which, to_what = choice
+    candidates = _candidates(kernel, to_what)
+    event = candidates[which % len(candidates)]
+    if event and all(isinstance(one, Operation) for one in event) and not _possible(kernel, event):
+        return ()
+    return event
+
+
+def _candidates(kernel: Kernel, number: int) -> list[tuple[Event, ...]]:
+    found: list[tuple[Event, ...]] = [
+        (),
+        (LinkSet(link=UNDERLAY.name, up=False), LinkSet(link=UNDERLAY.name, up=True)),
+    ]
+    links = sorted(kernel.links.values(), key=str)
+    if links:
+        link = links[number % len(links)]
+        found += [
+            (LinkGone(link=link.name),),
+            (LinkSet(link=link.name, up=False),),
+            (LinkSet(link=link.name, up=False), LinkSet(link=link.name, up=True)),
+            (LinkSet(link=link.name, up=True),),
+        ]
+        if isinstance(link, VxlanLink):
+            found += [(MacSet(link=link.name, mac=OTHER_MAC),), *_stale(link, number)]
+    there = sorted((one for one in kernel.things.values() if not isinstance(one, Sysctl)), key=str)
+    if there:
+        thing = there[number % len(there)]
+        found.append((Operation(Verb.DELETE, thing),))
+        if (other := _otherwise(thing)) is not None:
+            found.append((Operation(Verb.CHANGE, other),))
+    return found
+
+
+def _stale(link: VxlanLink, number: int) -> list[tuple[Event, ...]]:
+    """Things on a link of ours that no lease asks for."""
+    network = ip_network("10.5.0.0/16" if link.local.version == 4 else "fd42::/48")
+    length = 24 if network.version == 4 else 64
+    host_bits = network.max_prefixlen - length
+    subnet = subnet_at(network, length, int(network.network_address) + ((100 + number % 50) << host_bits))
+    base, mac = subnet.network_address, f"02:bb:00:00:00:{number % 256:02x}"
+    far = link.local + 100
+    return [
+        (Operation(Verb.ADD, Neighbour(link=link.name, address=base, mac=mac)),),
+        (Operation(Verb.ADD, FdbEntry(link=link.name, mac=mac, dst=far)),),
+        (Operation(Verb.ADD, Route(dst=subnet, link=link.name, via=base, onlink=True)),),
+        (Operation(Verb.ADD, Route(dst=subnet, link=None, metric=7)),),
+    ]
+
+
+def _otherwise(thing: Thing) -> Thing | None:
+    """The same key with another content."""
+    match thing:
+        case Neighbour():
+            return replace(thing, mac=OTHER_MAC)
+        case FdbEntry():
+            return replace(thing, dst=thing.dst + 100)
+        case Route(link=str(), onlink=True, via=via) if via is not None:
+            return replace(thing, via=via + 1)
+        case Route(dst=IPv4Network(), link=UNDERLAY.name, via=via) if via is not None:
+            return replace(thing, via=STRANGER)
+        case Address() | Route():
+            return None
+    return None
+
+
+def _possible(kernel: Kernel, events: tuple[Event, ...]) -> bool:
+    trial = kernel.copy()
+    try:
+        for event in events:
+            trial.happen(event)
+    except Refused:
+        return False
+    return True

@@ -1,0 +1,251 @@
+"""A model of what Linux does with our operations, and with what others do meanwhile. Pure: values in, values out.
+
+Stricter than the kernel in one thing: to add what is there, or to delete or change what is not, is an error here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+from overlayd.addresses import IPInterface, contains
+from overlayd.kernel.diff import Operation, Verb
+from overlayd.kernel.state import (
+    Address,
+    FdbEntry,
+    KernelState,
+    Link,
+    Neighbour,
+    Route,
+    Sysctl,
+    Thing,
+    VxlanLink,
+)
+
+T = TypeVar("T", bound=Thing)
+Key = tuple[type[Thing] | str, Hashable]
+
+LONGEST_NAME = 15  # IFNAMSIZ less the zero byte
+
+
+class Refused(AssertionError):
+    """The kernel would not do that."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interface:
+    """A link that is not ours: its addresses make next hops reachable."""
+
+    name: str
+    mtu_bytes: int
+    addresses: tuple[IPInterface, ...] = ()
+    vni: int | None = None
+    port: int | None = None
+    up: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinkGone:
+    """Somebody deletes a link of ours."""
+
+    link: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinkSet:
+    """Somebody takes a link down, or brings it up, ours or not. A foreign link gets its addresses back when up."""
+
+    link: str
+    up: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class MacSet:
+    """Somebody gives a link of ours another MAC."""
+
+    link: str
+    mac: str
+
+
+Event = LinkGone | LinkSet | MacSet | Operation
+
+
+@dataclass
+class Kernel:
+    """One host's links, and all that stands on them. `foreign` routes are in the main table too, without our mark."""
+
+    interfaces: dict[str, Interface]
+    links: dict[str, Link] = field(default_factory=dict)
+    things: dict[Key, Thing] = field(default_factory=dict)
+    foreign: dict[Hashable, Route] = field(default_factory=dict)
+
+    def copy(self) -> Kernel:
+        """Another one in the same state."""
+        return Kernel(dict(self.interfaces), dict(self.links), dict(self.things), dict(self.foreign))
+
+    def ours(self) -> KernelState:
+        """What `netlink.read` would say."""
+        return KernelState(
+            links=frozenset(self.links.values()),
+            addresses=self._all(Address),
+            routes=self._all(Route),
+            neighbours=self._all(Neighbour),
+            fdb=self._all(FdbEntry),
+            sysctls=self._all(Sysctl),
+        )
+
+    def happen(self, event: Event) -> None:
+        """Let somebody do something. Raises Refused."""
+        match event:
+            case Operation():
+                self.apply(event)
+            case LinkGone(link=name):
+                self._delete_link(name)
+            case LinkSet(link=name, up=up):
+                self._set_up(name, up=up)
+            case MacSet(link=name, mac=mac):
+                link = self.links[name]
+                assert isinstance(link, VxlanLink)
+                self._change_link(replace(link, mac=mac))
+
+    def apply(self, operation: Operation) -> None:
+        """Carry out one operation. Raises Refused."""
+        thing, verb = operation.thing, operation.verb
+        if isinstance(thing, Link):
+            {Verb.ADD: self._add_link, Verb.CHANGE: self._change_link, Verb.DELETE: self._delete_same}[verb](thing)
+            return
+        key: Key = (type(thing), thing.key)
+        if verb is Verb.DELETE:
+            if self.things.get(key) != thing:
+                raise Refused(f"{operation}: there is {self.things.get(key)}")
+            del self.things[key]
+            if isinstance(thing, Address):
+                self._drop(lambda one: isinstance(one, Route) and one.src == thing.address.ip)
+            return
+        if (key in self.things) != (verb is Verb.CHANGE):
+            raise Refused(f"{operation}: there is {self.things.get(key)}")
+        self._check(operation)
+        self.things[key] = thing
+        if isinstance(thing, Route):
+            # The kernel's "replace" takes over the route of another that has the same key.
+            self.foreign.pop(thing.key, None)
+
+    def _all(self, kind: type[T]) -> frozenset[T]:
+        return frozenset(thing for thing in self.things.values() if isinstance(thing, kind))
+
+    def _check(self, operation: Operation) -> None:
+        """Raise Refused where the kernel would have an error for an addition or change."""
+        match operation.thing:
+            case Route() as route:
+                self._check_route(operation, route)
+            case Address() as address if address.link not in self.links:
+                raise Refused(f"{operation}: no such link")
+            case Neighbour() as neighbour if neighbour.link not in self.links:
+                raise Refused(f"{operation}: no such link")
+            case FdbEntry() as entry:
+                link = self.links.get(entry.link)
+                if not isinstance(link, VxlanLink):
+                    raise Refused(f"{operation}: no such VXLAN link")
+                if link.local.version != entry.dst.version:
+                    raise Refused(f"{operation}: of another family than {link}")
+
+    def _check_route(self, operation: Operation, route: Route) -> None:
+        if route.src is not None and route.src not in (one.ip for one in self._addresses()):
+            raise Refused(f"{operation}: {route.src} is no address of this host")
+        if route.link is None:
+            return
+        if not self._is_up(route.link):
+            raise Refused(f"{operation}: {route.link} is down or not there")
+        if route.via is None:
+            return
+        if any(route.via == one.ip for one in self._addresses()):
+            raise Refused(f"{operation}: the next hop is this host")
+        near = self.interfaces[route.link].addresses if route.link in self.interfaces else ()
+        if not route.onlink and not any(contains(one.network, route.via) for one in near):
+            raise Refused(f"{operation}: the next hop is not on link")
+
+    def _addresses(self) -> Iterator[IPInterface]:
+        for interface in self.interfaces.values():
+            yield from interface.addresses
+        for address in self._all(Address):
+            yield address.address
+
+    def _is_up(self, name: str) -> bool:
+        found = self.links.get(name) or self.interfaces.get(name)
+        return found is not None and found.up
+
+    def _add_link(self, link: Link) -> None:
+        if link.name in self.links or link.name in self.interfaces:
+            raise Refused(f"{link}: there is one of that name")
+        if len(link.name) > LONGEST_NAME:
+            raise Refused(f"{link}: the name is too long")
+        if isinstance(link, VxlanLink):
+            self._check_vxlan(link)
+        self.links[link.name] = link
+
+    def _check_vxlan(self, link: VxlanLink) -> None:
+        underlay = self.interfaces.get(link.underlay)
+        if underlay is None:
+            raise Refused(f"{link}: no such underlay")
+        if link.mtu_bytes > underlay.mtu_bytes - (50 if link.local.version == 4 else 70):
+            raise Refused(f"{link}: MTU {link.mtu_bytes} on {underlay}")
+        same = [one for one in self.links.values() if isinstance(one, VxlanLink)]
+        theirs = [(one.vni, one.port, 4) for one in self.interfaces.values() if one.vni is not None]
+        if (link.vni, link.port, link.local.version) in [*((s.vni, s.port, s.local.version) for s in same), *theirs]:
+            raise Refused(f"{link}: another has its VNI")
+
+    def _change_link(self, link: Link) -> None:
+        there = self.links.get(link.name)
+        if there is None:
+            raise Refused(f"{link}: not there")
+        changed: Link = replace(there, mtu_bytes=link.mtu_bytes, up=link.up)
+        if isinstance(there, VxlanLink) and isinstance(link, VxlanLink):
+            changed = replace(there, mtu_bytes=link.mtu_bytes, up=link.up, mac=link.mac)
+            if there.mac != link.mac:
+                # neigh_changeaddr(): every neighbour on the link is forgotten, permanent ones too.
+                self._drop(lambda one: isinstance(one, Neighbour) and one.link == link.name)
+        if changed != link:
+            raise Refused(f"{link}: cannot be made of {there}")
+        self.links[link.name] = link
+
+    def _delete_same(self, link: Link) -> None:
+        if self.links.get(link.name) != link:
+            raise Refused(f"link delete {link}: there is {self.links.get(link.name)}")
+        self._delete_link(link.name)
+
+    def _delete_link(self, name: str) -> None:
+        if self.links.pop(name, None) is None:
+            raise Refused(f"link delete {name}: not there")
+        self._drop(lambda one: getattr(one, "link", None) == name)
+
+    def _set_up(self, name: str, *, up: bool) -> None:
+        if name in self.links:
+            self.links[name] = replace(self.links[name], up=up)
+        else:
+            self.interfaces[name] = replace(self.interfaces[name], up=up)
+        if not up:
+            # Routes and neighbours go, and IPv6 addresses (keep_addr_on_down is off); FDB entries stay.
+            self._drop(lambda one: isinstance(one, Route | Neighbour) and one.link == name)
+            self._drop(lambda one: isinstance(one, Address) and one.link == name and one.address.version == 6)
+            self.foreign = {key: route for key, route in self.foreign.items() if route.link != name}
+
+    def _drop(self, which: object) -> None:
+        assert callable(which)
+        self.things = {key: thing for key, thing in self.things.items() if not which(thing)}
+
+
+def things(state: KernelState) -> Iterable[Thing]:
+    """All that a state holds."""
+    return (*state.links, *state.addresses, *state.routes, *state.neighbours, *state.fdb, *state.sysctls)
+
+
+def holding(interfaces: Iterable[Interface], state: KernelState) -> Kernel:
+    """A kernel that holds this already."""
+    kernel = Kernel({interface.name: interface for interface in interfaces})
+    for thing in things(state):
+        if isinstance(thing, Link):
+            kernel.links[thing.name] = thing
+        else:
+            kernel.things[type(thing), thing.key] = thing
+    return kernel

@@ -1,0 +1,232 @@
+"""The reconciler against a model of the kernel: from whatever is there, one pass makes it right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from ipaddress import IPv4Address, IPv4Network
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from overlayd.kernel.diff import Operation, Verb, diff
+from overlayd.kernel.state import FdbEntry, KernelState, Link, Neighbour, Route, Sysctl, Thing, VxlanLink
+from tests.unit.kernel.damage import damage, foreign_interfaces, foreign_routes, happenings
+from tests.unit.kernel.model import Kernel, LinkSet, Refused, holding, things
+from tests.unit.kernel.scenes import UNDERLAY, Peer, Scene, peers, scenes
+
+
+def wrecked(scene: Scene, choices: Sequence[tuple[int, int]], foreign: Sequence[Route] = ()) -> Kernel:
+    """A kernel that held a scene before somebody did things to it."""
+    kernel = holding([UNDERLAY, *foreign_interfaces()], scene.state())
+    kernel.foreign = {route.key: route for route in foreign if ("r", route.key) not in taken(kernel)}
+    for event in damage(kernel, choices):
+        kernel.happen(event)
+    return kernel
+
+
+def taken(kernel: Kernel) -> set[tuple[str, object]]:
+    return {("r", thing.key) for thing in kernel.things.values() if isinstance(thing, Route)}
+
+
+def rebuilt(operations: Sequence[Operation]) -> set[str]:
+    """The links that are deleted to be made anew."""
+    deleted = {op.thing.name for op in operations if isinstance(op.thing, Link) and op.verb is Verb.DELETE}
+    return {op.thing.name for op in operations if isinstance(op.thing, Link) and op.verb is Verb.ADD} & deleted
+
+
+def renamed_macs(desired: KernelState, actual: KernelState) -> set[str]:
+    """The links whose MAC changes, at which the kernel forgets neighbours."""
+    macs = {link.name: link.mac for link in actual.links if isinstance(link, VxlanLink)}
+    return {
+        link.name for link in desired.links if isinstance(link, VxlanLink) and macs.get(link.name, link.mac) != link.mac
+    }
+
+
+def carried_over(desired: KernelState, actual: KernelState, operations: Sequence[Operation]) -> set[Thing]:
+    """What is right already, on links that stay: nothing may happen to it."""
+    gone, forgetful = rebuilt(operations), renamed_macs(desired, actual)
+    return {
+        thing
+        for thing in set(things(desired)) & set(things(actual))
+        if getattr(thing, "link", None) not in gone
+        and not (isinstance(thing, Link) and thing.name in gone)
+        and not (isinstance(thing, Neighbour) and thing.link in forgetful)
+    }
+
+
+def steps(kernel: Kernel, operations: Sequence[Operation]) -> Iterator[None]:
+    """Carry out operations one by one; Refused says which could not be, and after which others."""
+    for number, operation in enumerate(operations):
+        try:
+            kernel.apply(operation)
+        except Refused as refusal:
+            raise AssertionError([*map(str, operations[:number]), f"then {refusal}"]) from refusal
+        yield
+
+
+def without_sysctls(state: KernelState) -> set[Thing]:
+    return {thing for thing in things(state) if not isinstance(thing, Sysctl)}
+
+
+any_damage = st.lists(st.tuples(st.integers(0, 2**16), st.integers(0, 2**16)), max_size=6)
+any_foreign = st.lists(foreign_routes(), max_size=3)
+
+
+@given(scenes(), scenes(), any_damage, any_foreign)
+@settings(max_examples=300)
+def test_one_pass_leads_from_any_state_to_the_desired_one(
+    before: Scene, after: Scene, choices: list[tuple[int, int]], foreign: list[Route]
+) -> None:
+    kernel, desired = wrecked(before, choices, foreign), after.state()
+    actual, others, interfaces = kernel.ours(), dict(kernel.foreign), dict(kernel.interfaces)
+    operations = diff(desired, actual)
+    kept = carried_over(desired, actual, operations)
+    for _ in steps(kernel, operations):
+        assert kept <= set(things(kernel.ours())), "what was right lost a packet"
+    assert not kept & {operation.thing for operation in operations}
+    assert without_sysctls(kernel.ours()) == without_sysctls(desired)
+    assert desired.sysctls <= kernel.ours().sysctls
+    assert diff(desired, kernel.ours()) == ()
+    # Others keep what is theirs, but for a route to exactly what a peer's lease says.
+    wanted = {route.key for route in desired.routes}
+    assert kernel.foreign == {key: route for key, route in others.items() if key not in wanted}
+    assert kernel.interfaces == interfaces
+
+
+@given(scenes(), scenes(), any_damage)
+def test_all_is_there_before_anything_goes(before: Scene, after: Scene, choices: list[tuple[int, int]]) -> None:
+    operations = diff(after.state(), wrecked(before, choices).ours())
+    anew = rebuilt(operations)
+    first = [op.verb is Verb.DELETE and isinstance(op.thing, Link) and op.thing.name in anew for op in operations]
+    head = first.index(False) if False in first else len(first)
+    assert not any(first[head:])
+    deletes = [op.verb is Verb.DELETE for op in operations[head:]]
+    assert deletes == sorted(deletes)
+
+
+@given(scenes(), scenes(), any_damage)
+def test_without_pruning_nothing_is_deleted_but_what_must_be_rebuilt(
+    before: Scene, after: Scene, choices: list[tuple[int, int]]
+) -> None:
+    kernel, desired = wrecked(before, choices), after.state()
+    actual = kernel.ours()
+    operations = diff(desired, actual, prune=False)
+    for _ in steps(kernel, operations):
+        pass
+    anew = rebuilt(operations)
+    assert {op.thing.name for op in operations if op.verb is Verb.DELETE and isinstance(op.thing, Link)} == anew
+    assert not [op for op in operations if op.verb is Verb.DELETE and not isinstance(op.thing, Link)]
+    assert without_sysctls(desired) <= set(things(kernel.ours()))
+    keys = {(type(thing), thing.key) for thing in things(desired)}
+    surplus = {
+        thing
+        for thing in without_sysctls(actual)
+        if (type(thing), thing.key) not in keys
+        and getattr(thing, "link", None) not in anew
+        # The kernel's doing, not an operation of ours.
+        and not (isinstance(thing, Neighbour) and thing.link in renamed_macs(desired, actual))
+    }
+    assert surplus <= set(things(kernel.ours()))
+
+
+@given(scenes(), st.data())
+def test_a_peer_that_joins_leaves_or_changes_touches_no_other(scene: Scene, data: st.DataObject) -> None:
+    others = data.draw(peers())
+    number = data.draw(st.sampled_from([*scene.peers] or [2]))
+    changed = {n: peer for n, peer in scene.peers.items() if n != number}
+    if number in others:
+        changed[number] = others[number]
+    after = Scene(**{**vars(scene), "peers": changed})
+    plan, operations = scene.plan(), diff(after.state(), scene.state())
+    of_the_others = {
+        thing for name, found in plan.peers.items() if not name_of(scene, number) & {name} for thing in found
+    }
+    assert not of_the_others & {operation.thing for operation in operations}
+    assert not {operation.thing for operation in operations} & set(plan.base)
+
+
+def name_of(scene: Scene, number: int) -> set[str]:
+    """The key name of a peer's lease in a scene."""
+    alone = Scene(**{**vars(scene), "peers": {n: peer for n, peer in scene.peers.items() if n == number}}).plan()
+    return {*alone.peers, *alone.problems}
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        (Route(dst=IPv4Network("10.5.2.0/24"), link="overlay.1", via=IPv4Address("10.5.2.0"), onlink=True), "down"),
+        (Route(dst=IPv4Network("10.5.2.0/24"), link="eth0", via=IPv4Address("198.19.0.1")), "not on link"),
+        (Route(dst=IPv4Network("10.5.2.0/24"), link="eth0", via=IPv4Address("198.18.1.1")), "this host"),
+        (Neighbour(link="overlay.1", address=IPv4Address("10.5.2.0"), mac="02:00:00:00:00:01"), "no such link"),
+        (FdbEntry(link="eth0", mac="02:00:00:00:00:01", dst=IPv4Address("198.18.1.2")), "no such VXLAN"),
+    ],
+)
+def test_the_model_refuses_what_linux_refuses(broken: Thing, said: str) -> None:
+    kernel = holding([UNDERLAY], KernelState())
+    with pytest.raises(Refused, match=said):
+        kernel.apply(Operation(Verb.ADD, broken))
+
+
+class Reconciling(RuleBasedStateMachine):
+    """Peers come, go and change; somebody breaks things; whenever the daemon has looked, all is as it should be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scene = Scene()
+        self.kernel = holding([UNDERLAY, *foreign_interfaces()], KernelState())
+        self.quiet = False
+
+    @initialize(scene=scenes())
+    def begin(self, scene: Scene) -> None:
+        self.scene = scene
+
+    @rule(found=peers())
+    def peers_join_or_change(self, found: dict[int, Peer]) -> None:
+        self.scene = Scene(**{**vars(self.scene), "peers": {**self.scene.peers, **found}})
+        self.quiet = False
+
+    @rule(numbers=st.sets(st.integers(2, 7), max_size=3))
+    def peers_leave(self, numbers: set[int]) -> None:
+        left = {number: peer for number, peer in self.scene.peers.items() if number not in numbers}
+        self.scene = Scene(**{**vars(self.scene), "peers": left})
+        self.quiet = False
+
+    @rule(scene=scenes())
+    def the_network_is_configured_anew(self, scene: Scene) -> None:
+        self.scene = scene
+        self.quiet = False
+
+    @rule(choice=st.tuples(st.integers(0, 2**16), st.integers(0, 2**16)))
+    def somebody_breaks_something(self, choice: tuple[int, int]) -> None:
+        for event in happenings(self.kernel, choice):
+            self.kernel.happen(event)
+        self.quiet = False
+
+    @rule()
+    def the_underlay_flaps(self) -> None:
+        self.kernel.happen(LinkSet(link=UNDERLAY.name, up=False))
+        self.kernel.happen(LinkSet(link=UNDERLAY.name, up=True))
+        self.quiet = False
+
+    @rule()
+    def the_daemon_looks(self) -> None:
+        operations = diff(self.scene.state(), self.kernel.ours())
+        assert not (self.quiet and operations)
+        for _ in steps(self.kernel, operations):
+            pass
+        self.quiet = True
+
+    @invariant()
+    def all_is_right_when_the_daemon_has_looked(self) -> None:
+        if self.quiet:
+            assert without_sysctls(self.kernel.ours()) == without_sysctls(self.scene.state())
+
+    @invariant()
+    def what_is_not_ours_stays(self) -> None:
+        assert self.kernel.interfaces == {one.name: one for one in (UNDERLAY, *foreign_interfaces())}
+
+
+TestReconciling = Reconciling.TestCase
+TestReconciling.settings = settings(max_examples=60, stateful_step_count=20)
