@@ -130,6 +130,21 @@ def test_another_mtu_costs_no_neighbour(host: str, dual: bool) -> None:
     assert (after.neighbours, after.fdb, after.routes) == (before.neighbours, before.fdb, before.routes)
 
 
+def test_another_vni_with_group_policy_takes_the_place_of_the_first(host: str) -> None:
+    # On one port all devices have it or none, so the old one cannot wait until the new one stands.
+    program(host, "vxlan", lease(2, "vxlan"))
+    program(host, "vxlan", VNI=7, GBP=True)
+    assert {link.name for link in inside(host, netlink.read).links} == {"overlay.7"}
+
+
+def test_somebody_elses_device_with_other_flags_on_our_port_is_named(host: str) -> None:
+    namespaces.ip(host, "link add flannel.9 type vxlan id 9 dstport 8472 local 198.18.1.1 dev eth0 nolearning")
+    namespaces.ip(host, "link set flannel.9 up")
+    with pytest.raises(KernelRefused, match="flannel") as caught:
+        program(host, "vxlan", GBP=True)
+    assert caught.value.errno == errno.EADDRINUSE
+
+
 def test_another_backend_takes_the_place_of_the_first(host: str) -> None:
     program(host, "vxlan", lease(2, "vxlan"))
     program(host, "host-gw", lease(2, "host-gw"))

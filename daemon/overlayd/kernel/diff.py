@@ -61,11 +61,11 @@ def diff(desired: KernelState, actual: KernelState, *, prune: bool = True) -> tu
     """The operations that lead from `actual`, which holds only what is ours, to `desired`, in the order to do them.
 
     Links come before what stands on them, and all that is added or changed before anything that is deleted; but a link
-    that cannot be changed in place is deleted first, with all that stood on it. Two equal states give no operations.
-    Without `prune` nothing that is merely surplus is deleted.
+    that cannot be changed in place, or that keeps another from being made, is deleted first, with all that stood on it.
+    Two equal states give no operations. Without `prune` nothing that is merely surplus is deleted.
     """
-    rebuilt = _must_be_rebuilt(desired.links, actual.links)
-    actual = _as_remembered(desired.links, _without(actual, rebuilt))
+    first = _must_be_rebuilt(desired.links, actual.links) | _in_the_way(desired.links, actual.links)
+    actual = _as_remembered(desired.links, _without(actual, first))
     made: list[Operation] = []
     gone: list[Operation] = []
     for wanted, found in (
@@ -80,8 +80,8 @@ def diff(desired: KernelState, actual: KernelState, *, prune: bool = True) -> tu
         made.extend(_make(wanted, found))
         if prune:
             gone.extend(_unmake(wanted, found))
-    rebuilds = [Operation(Verb.DELETE, link) for link in _sorted(rebuilt)]
-    return (*rebuilds, *made, *_with_links_last(gone))
+    removals = [Operation(Verb.DELETE, link) for link in _sorted(first)]
+    return (*removals, *made, *_with_links_last(gone))
 
 
 def _make(wanted: Iterable[Thing], found: Iterable[Thing]) -> list[Operation]:
@@ -126,6 +126,26 @@ def _must_be_rebuilt(wanted: Iterable[Link], found: Iterable[Link]) -> frozenset
     return frozenset(
         there[link.name] for link in wanted if link.name in there and _fixed(link) != _fixed(there[link.name])
     )
+
+
+def _in_the_way(wanted: frozenset[Link], found: frozenset[Link]) -> frozenset[Link]:
+    """The links that are not wanted, and beside which one that is wanted cannot be.
+
+    VXLAN links with one port share one socket a family, and so all flags of it (VXLAN_F_RCV_FLAGS); and a VNI is there
+    but once.
+    """
+    names = {link.name for link in wanted}
+    ends = [link for link in wanted if isinstance(link, VxlanLink)]
+    return frozenset(
+        link
+        for link in found
+        if isinstance(link, VxlanLink) and link.name not in names and any(_clash(link, end) for end in ends)
+    )
+
+
+def _clash(one: VxlanLink, other: VxlanLink) -> bool:
+    same_socket = (one.port, one.local.version) == (other.port, other.local.version)
+    return same_socket and (one.vni == other.vni or one.gbp != other.gbp)
 
 
 def _fixed(link: Link) -> Link:

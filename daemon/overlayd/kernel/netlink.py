@@ -195,7 +195,7 @@ def _write_link(ipr: Any, wireguard: Devices, verb: Verb, link: Link) -> None:
                 wireguard.make(ipr, link.name)
     index = _index(link.name)
     changes: dict[str, Any] = {"mtu": link.mtu_bytes, "IFLA_IFALIAS": LINK_ALIAS}
-    # Even the same MAC again makes the kernel forget every neighbour on the link (neigh_changeaddr), also permanent ones.
+    # Even the same MAC again makes the kernel forget the neighbours on the link (neigh_changeaddr), the permanent too.
     if isinstance(link, VxlanLink) and _mac(ipr, index) != link.mac:
         changes["address"] = link.mac
     ipr.link("set", index=index, **changes)
@@ -286,10 +286,11 @@ def _harmless(operation: Operation, code: int) -> bool:
 
 def _refused(operation: Operation, code: int) -> KernelRefused:
     hint = None
-    if code == errno.EEXIST and isinstance(operation.thing, VxlanLink):
+    if code in (errno.EEXIST, errno.EADDRINUSE) and isinstance(operation.thing, VxlanLink):
         vxlan = operation.thing
         hint = (
-            f"another device has VNI {vxlan.vni} on port {vxlan.port} or the name {vxlan.name}: "
+            f"another device has VNI {vxlan.vni} on port {vxlan.port}, the port with other flags, or the name "
+            f"{vxlan.name}: "
             "see `ip -d link show type vxlan`; flannel's own is removed with `ip link delete flannel.1`"
         )
     if code == errno.EEXIST and isinstance(operation.thing, IpipLink):

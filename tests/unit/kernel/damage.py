@@ -19,10 +19,10 @@ STRANGER = IPv4Address("198.18.1.200")
 
 
 def foreign_interfaces() -> tuple[Interface, ...]:
-    """Links of others: docker's bridge, and flannel's own device with a VNI that is not ours."""
+    """Links of others: docker's bridge, and flannel's own device with a VNI and a port that are not ours."""
     return (
         Interface(name="docker0", mtu_bytes=1500, addresses=(IPv4Interface("10.99.0.1/24"),)),
-        Interface(name="flannel.9", mtu_bytes=1450, vni=9, port=8472),
+        Interface(name="flannel.9", mtu_bytes=1450, vni=1, port=8477),
     )
 
 

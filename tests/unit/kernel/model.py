@@ -108,6 +108,7 @@ class Kernel:
                 link = self.links[name]
                 assert isinstance(link, VxlanLink)
                 self._change_link(replace(link, mac=mac))
+                self._forget_neighbours(name)
 
     def apply(self, operation: Operation) -> None:
         """Carry out one operation. Raises Refused."""
@@ -190,10 +191,15 @@ class Kernel:
             raise Refused(f"{link}: no such underlay")
         if link.mtu_bytes > underlay.mtu_bytes - (50 if link.local.version == 4 else 70):
             raise Refused(f"{link}: MTU {link.mtu_bytes} on {underlay}")
-        same = [one for one in self.links.values() if isinstance(one, VxlanLink)]
-        theirs = [(one.vni, one.port, 4) for one in self.interfaces.values() if one.vni is not None]
-        if (link.vni, link.port, link.local.version) in [*((s.vni, s.port, s.local.version) for s in same), *theirs]:
-            raise Refused(f"{link}: another has its VNI")
+        others = [(one.vni, one.port, one.local.version, one.gbp) for one in self._vxlans()]
+        others += [(one.vni, one.port, 4, False) for one in self.interfaces.values() if one.vni and one.port]
+        for vni, port, version, gbp in others:
+            # vxlan_vni_in_use(); and one socket a port and family, whose flags (VXLAN_F_RCV_FLAGS) all must share.
+            if (port, version) == (link.port, link.local.version) and (vni == link.vni or gbp != link.gbp):
+                raise Refused(f"{link}: another has its VNI, or its port with another GBP")
+
+    def _vxlans(self) -> Iterator[VxlanLink]:
+        return (link for link in self.links.values() if isinstance(link, VxlanLink))
 
     def _change_link(self, link: Link) -> None:
         there = self.links.get(link.name)
@@ -203,11 +209,14 @@ class Kernel:
         if isinstance(there, VxlanLink) and isinstance(link, VxlanLink):
             changed = replace(there, mtu_bytes=link.mtu_bytes, up=link.up, mac=link.mac)
             if there.mac != link.mac:
-                # neigh_changeaddr(): every neighbour on the link is forgotten, permanent ones too.
-                self._drop(lambda one: isinstance(one, Neighbour) and one.link == link.name)
+                self._forget_neighbours(link.name)
         if changed != link:
             raise Refused(f"{link}: cannot be made of {there}")
         self.links[link.name] = link
+
+    def _forget_neighbours(self, name: str) -> None:
+        """What setting a MAC does, be it the one that was there (neigh_changeaddr); our own code sets another only."""
+        self._drop(lambda one: isinstance(one, Neighbour) and one.link == name)
 
     def _delete_same(self, link: Link) -> None:
         if self.links.get(link.name) != link:

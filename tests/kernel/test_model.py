@@ -1,0 +1,133 @@
+"""The unit tests' model of the kernel against the kernel itself: what the model says is what netlink.read says."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from overlayd.kernel import netlink
+from overlayd.kernel.diff import Operation, diff
+from overlayd.kernel.state import KernelState, Route, Sysctl, Thing
+from tests.kernel import namespaces
+from tests.kernel.namespaces import inside
+from tests.unit.kernel.damage import foreign_interfaces, foreign_routes, happenings
+from tests.unit.kernel.model import Event, Kernel, LinkGone, LinkSet, MacSet, holding, things
+from tests.unit.kernel.scenes import UNDERLAY, Peer, Scene, scenes
+
+_numbers = itertools.count(1)
+
+
+@contextmanager
+def host() -> Iterator[str]:
+    """A namespace with the model's interfaces, and nothing of ours."""
+    name = namespaces.unique(f"{next(_numbers)}model")
+    namespaces.make(name)
+    try:
+        namespaces.ip(
+            name,
+            "link add eth0 type veth peer name other",
+            "link set other up",
+            "link add docker0 type bridge",
+            "link add flannel.9 type vxlan id 1 dstport 8477 dev eth0 local 198.18.1.1 nolearning",
+            "address add 10.99.0.1/24 dev docker0",
+            *(f"link set {one.name} up" for one in (UNDERLAY, *foreign_interfaces())),
+            *addresses(),
+        )
+        yield name
+    finally:
+        namespaces.remove(name)
+
+
+def addresses() -> list[str]:
+    """The underlay's addresses, as commands of `ip`."""
+    return [
+        f"address replace {one} dev {UNDERLAY.name}" + ("" if isinstance(one, IPv4Interface) else " nodad")
+        for one in UNDERLAY.addresses
+    ]
+
+
+def happen(name: str, event: Event) -> None:
+    """Let the same happen in a namespace as in the model."""
+    match event:
+        case Operation():
+            assert inside(name, lambda: netlink.apply([event])) == []
+        case LinkGone(link=link):
+            namespaces.ip(name, f"link delete {link}")
+        case LinkSet(link=link, up=up):
+            namespaces.ip(name, f"link set {link} {'up' if up else 'down'}")
+            if up and link == UNDERLAY.name:
+                namespaces.ip(name, *addresses())
+        case MacSet(link=link, mac=mac):
+            namespaces.ip(name, f"link set {link} address {mac}")
+
+
+def without_sysctls(state: KernelState) -> set[str]:
+    """All but the settings, told apart in all that they hold."""
+    return {repr(thing) for thing in things(state) if not isinstance(thing, Sysctl)}
+
+
+def compare(name: str, model: Kernel, when: str) -> None:
+    """Fail with what differs."""
+    real = without_sysctls(inside(name, netlink.read))
+    expected = without_sysctls(model.ours())
+    assert (real - expected, expected - real) == (set(), set()), when
+    left = namespaces.run(name, ["ip", "route", "show", "proto", "static"])
+    assert sorted(" ".join(line.split()) for line in left.splitlines()) == sorted(map(str, model.foreign.values())), (
+        when
+    )
+
+
+VXLAN = Scene(versions=(4, 6), peers={2: Peer(number=2), 3: Peer(number=3, near=False)})
+FOREIGN = Route(dst=IPv4Network("10.5.2.0/24"), link="eth0", via=IPv4Address("198.18.1.200"))
+DIRECT = Scene(versions=(4, 6), kind="host-gw", blackhole=True, peers={2: Peer(number=2), 3: Peer(number=3)})
+
+
+@given(
+    scenes(),
+    scenes(),
+    st.lists(st.tuples(st.integers(0, 2**16), st.integers(0, 2**16)), max_size=5),
+    st.lists(foreign_routes(), max_size=2),
+)
+# Each kind of thing that others may do, one by one, to each kind of device.
+@example(VXLAN, VXLAN, [(number, 0) for number in range(13)], [])
+@example(VXLAN, DIRECT, [(number, 1) for number in range(13)], [])
+@example(DIRECT, VXLAN, [(number, 2) for number in range(4)], [])
+@example(Scene(kind="udp"), VXLAN, [(number, 0) for number in range(6)], [FOREIGN])
+@example(Scene(), Scene(options={"VNI": 7, "GBP": True}), [], [])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+def test_the_model_is_right(before: Scene, after: Scene, choices: list[tuple[int, int]], foreign: list[Route]) -> None:
+    with host() as name:
+        model = holding([UNDERLAY, *foreign_interfaces()], KernelState())
+        for route in foreign:
+            model.foreign[route.key] = route
+            namespaces.ip(name, f"route replace {route} proto static")
+        bring(name, model, before)
+        compare(name, model, "after the first pass")
+        for choice in choices:
+            for event in happenings(model, choice):
+                model.happen(event)
+                happen(name, event)
+                compare(name, model, f"after {event}")
+        bring(name, model, after)
+        compare(name, model, "after the second pass")
+        assert operations(after, inside(name, netlink.read)) == ()
+
+
+def bring(name: str, model: Kernel, scene: Scene) -> None:
+    """One pass of the reconciler, on the model's operations, in the model and in the kernel."""
+    planned = operations(scene, model.ours())
+    for operation in planned:
+        model.apply(operation)
+    assert inside(name, lambda: netlink.apply(planned)) == []
+
+
+def operations(scene: Scene, actual: KernelState) -> tuple[Operation, ...]:
+    """What leads to a scene, but for the settings."""
+    found = diff(scene.state(), actual)
+    wanted: list[Thing] = [operation.thing for operation in found]
+    return tuple(op for op, thing in zip(found, wanted, strict=True) if not isinstance(thing, Sysctl))
