@@ -123,6 +123,7 @@ class Kernel:
             del self.things[key]
             if isinstance(thing, Address):
                 self._drop(lambda one: isinstance(one, Route) and one.src == thing.address.ip)
+                self._disable_ipv4_without_address(thing.link)
             return
         if (key in self.things) != (verb is Verb.CHANGE):
             raise Refused(f"{operation}: there is {self.things.get(key)}")
@@ -217,6 +218,12 @@ class Kernel:
     def _forget_neighbours(self, name: str) -> None:
         """What setting a MAC does, be it the one that was there (neigh_changeaddr); our own code sets another only."""
         self._drop(lambda one: isinstance(one, Neighbour) and one.link == name)
+
+    def _disable_ipv4_without_address(self, name: str) -> None:
+        """A link that loses its last IPv4 address loses its IPv4 routes and neighbours (fib_disable_ip)."""
+        if not any(one.link == name and one.address.version == 4 for one in self._all(Address)):
+            self._drop(lambda one: isinstance(one, Route) and one.link == name and one.dst.version == 4)
+            self._drop(lambda one: isinstance(one, Neighbour) and one.link == name and one.address.version == 4)
 
     def _delete_same(self, link: Link) -> None:
         if self.links.get(link.name) != link:
