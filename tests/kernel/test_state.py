@@ -152,6 +152,23 @@ def test_another_backend_takes_the_place_of_the_first(host: str) -> None:
     assert "10.5.2.0/24 via 198.18.1.2 dev eth0 proto 157" in namespaces.run(host, ["ip", "route"])
 
 
+@pytest.mark.parametrize("kind", ["host-gw", "auto"])
+def test_an_ipv6_peer_changes_from_a_plain_route_to_vxlan(host: str, kind: str) -> None:
+    assert program(host, kind, lease(2, "vxlan" if kind == "auto" else kind, dual=True), dual=True).peer_problems == {}
+    assert program(host, "vxlan", lease(2, "vxlan", dual=True), dual=True).peer_problems == {}
+    routes = namespaces.run(host, ["ip", "-6", "route", "show", "proto", "157"]).splitlines()
+    assert [line.split(" metric")[0].strip() for line in routes] == [
+        "fd42:0:0:2::/64 via fd42:0:0:2:: dev overlay-v6.1"
+    ]
+
+
+def test_a_wide_ipv6_route_of_others_does_not_keep_vxlan_from_its_peers(host: str) -> None:
+    namespaces.ip(host, "route add fd00::/8 via 2001:db8:1::9 dev eth0")
+    assert program(host, "vxlan", lease(2, "vxlan", dual=True), dual=True).peer_problems == {}
+    assert program(host, "vxlan", lease(2, "vxlan", dual=True), dual=True).written == 0
+    assert "fd00::/8 via 2001:db8:1::9" in namespaces.run(host, ["ip", "-6", "route"])
+
+
 def test_opening_deletes_nothing(host: str) -> None:
     program(host, "vxlan", lease(2, "vxlan"))
     before = inside(host, netlink.read)

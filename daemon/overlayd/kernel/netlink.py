@@ -156,9 +156,7 @@ def _carry_out(ipr: Any, wireguard: Devices, operation: Operation) -> None:
                 **({"flags": IFA_F_NODAD} if item.address.version == 6 else {}),
             )
         case Route():
-            # Replaces even a foreign route of the same key: the lease says where the subnet is, and what flannel or a
-            # person put there before is taken over with our mark.
-            ipr.route("replace" if adds else "del", **_route(item))
+            _write_route(ipr, operation.verb, item)
         case Neighbour():
             ipr.neigh(
                 "replace" if adds else "del",
@@ -205,6 +203,28 @@ def _write_link(ipr: Any, wireguard: Devices, verb: Verb, link: Link) -> None:
     with contextlib.suppress(OSError):
         Path(f"/proc/sys/net/ipv6/conf/{link.name}/addr_gen_mode").write_text("1\n")
     ipr.link("set", index=index, state="up")
+
+
+def _write_route(ipr: Any, verb: Verb, route: Route) -> None:
+    if verb is Verb.DELETE:
+        ipr.route("del", **_route(route))
+        return
+    try:
+        # Replaces even a foreign route of the same key: the lease says where the subnet is, and what flannel or a person
+        # put there before is taken over with our mark.
+        ipr.route("replace", **_route(route))
+    except NetlinkError as error:
+        gateway = route.via
+        if error.code != errno.EINVAL or not route.onlink or gateway is None or route.dst == ip_network(gateway):
+            raise
+        # IPv6 takes no gateway that another route, the one to be replaced above all, leads to by another device, onlink
+        # or not (ip6_route_check_nh_onlink). While it looks, a route to the gateway alone says that this is the device.
+        step = _route(Route(dst=ip_network(gateway), link=route.link))
+        ipr.route("replace", **step)
+        try:
+            ipr.route("replace", **_route(route))
+        finally:
+            ipr.route("del", **step)
 
 
 def _mac(ipr: Any, index: int) -> str | None:
