@@ -83,7 +83,7 @@ def load(backend_type: str) -> type[Backend]:
     """The backend of that name. Raises ConfigError that names those there are."""
     module = _MODULES.get(backend_type)
     if module is None:
-        raise ConfigError(f"Backend Type is {backend_type!r}", hint=f"known: {', '.join(sorted(_MODULES))}")
+        raise ConfigError(f"Backend Type is {backend_type!r}", hint=f"known: {', '.join(names())}")
     found: type[Backend] = import_module(f"overlayd.backends.{module}").BACKEND
     return found
 
@@ -94,6 +94,11 @@ def retire_others(backend_type: str, run_dir: Path) -> None:
         from overlayd.backends.undo import retire  # noqa: PLC0415  (few hosts ever need it)
 
         retire(run_dir)
+
+
+def names() -> tuple[str, ...]:
+    """The backends there are."""
+    return tuple(sorted(_MODULES))
 
 
 def published_type(backend_type: str) -> str:

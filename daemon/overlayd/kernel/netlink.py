@@ -210,8 +210,8 @@ def _write_route(ipr: Any, verb: Verb, route: Route) -> None:
         ipr.route("del", **_route(route))
         return
     try:
-        # Replaces even a foreign route of the same key: the lease says where the subnet is, and what flannel or a person
-        # put there before is taken over with our mark.
+        # Replaces even a foreign route of the same key: the lease says where the subnet is, and what flannel or a
+        # person put there before is taken over with our mark.
         ipr.route("replace", **_route(route))
     except NetlinkError as error:
         gateway = route.via

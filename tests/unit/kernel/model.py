@@ -14,6 +14,7 @@ from overlayd.kernel.diff import Operation, Verb
 from overlayd.kernel.state import (
     Address,
     FdbEntry,
+    IpipLink,
     KernelState,
     Link,
     Neighbour,
@@ -182,8 +183,13 @@ class Kernel:
             raise Refused(f"{link}: there is one of that name")
         if len(link.name) > LONGEST_NAME:
             raise Refused(f"{link}: the name is too long")
-        if isinstance(link, VxlanLink):
-            self._check_vxlan(link)
+        match link:
+            case VxlanLink():
+                self._check_vxlan(link)
+            case IpipLink() if any(
+                isinstance(one, IpipLink) and one.local == link.local for one in self.links.values()
+            ):
+                raise Refused(f"{link}: another has its local address, and no remote either")
         self.links[link.name] = link
 
     def _check_vxlan(self, link: VxlanLink) -> None:

@@ -1,0 +1,140 @@
+"""What is as it should be is left alone: a second look writes nothing, counted message by message."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from overlayd import backends
+from overlayd.errors import NetworkConfigError, UnsupportedError
+from overlayd.kernel.converge import Report
+from tests.kernel.lab import Host, Lab, laboratory
+from tests.kernel.listening import Ear, requests
+from tests.kernel.namespaces import inside
+from tests.kernel.stage import host
+from tests.polling import eventually
+from tests.unit.kernel.scenes import IPV4_ONLY, Peer, Scene
+
+# These run on every machine that the tests run on; what else there is runs where the kernel has it.
+EVERYWHERE = {
+    *(("vxlan", True), ("vxlan", False), ("host-gw", True), ("host-gw", False), ("auto", True), ("auto", False)),
+    *(("udp", False), ("alloc", False), ("alloc", True)),
+}
+PEERS = {number: Peer(number=number, near=number % 2 == 0) for number in range(2, 8)}
+RESYNC_S = 0.5
+RESYNCS = 4
+
+
+def cases() -> list[tuple[str, bool]]:
+    """Every backend in networks of one family and of both, but those that say that they carry only one."""
+    return [(name, dual) for name in backends.names() for dual in (False, True) if not (dual and name in IPV4_ONLY)]
+
+
+@pytest.mark.parametrize(("name", "dual"), cases(), ids=lambda value: {True: "dual", False: "IPv4"}.get(value, value))
+def test_a_second_apply_asks_and_changes_nothing(name: str, dual: bool, tmp_path: Path) -> None:
+    scene = Scene(kind=name, versions=(4, 6) if dual else (4,), blackhole=True, peers=PEERS)
+    try:
+        backend = scene.backend(tmp_path)
+    except NetworkConfigError as error:
+        assert (name, dual) not in EVERYWHERE
+        pytest.skip(error.message)
+    with host() as namespace, Ear(namespace) as ear:
+
+        def apply() -> Report:
+            return backend.apply(scene.own_lease(), scene.peer_leases())
+
+        try:
+            inside(namespace, lambda: backend.open(scene.own_lease()))
+        except UnsupportedError as error:
+            assert (name, dual) not in EVERYWHERE
+            pytest.skip(error.message)
+        try:
+            with requests() as first:
+                report = inside(namespace, apply)
+            assert report.problems == ()
+            # What is counted below would be seen if it were there.
+            assert ear.heard()
+            # The extension backend writes by its commands.
+            assert name == "extension" or bool(changes(first)) == bool(report.written)
+            with requests() as second:
+                assert inside(namespace, apply).written == 0
+            assert changes(second) == []
+            assert "get link" in second
+            assert "get route" in second
+            assert ear.heard() == []
+        finally:
+            backend.close()
+
+
+def changes(sent: list[str]) -> list[str]:
+    """The requests that are not questions."""
+    return [words for words in sent if not words.startswith("get ")]
+
+
+LABS = {
+    "vxlan": ({"Type": "vxlan"}, False),
+    "vxlan, dual stack": ({"Type": "vxlan"}, True),
+    "host-gw": ({"Type": "host-gw"}, False),
+    "auto, dual stack": ({"Type": "auto"}, True),
+    "udp": ({"Type": "udp"}, False),
+    "alloc": ({"Type": "alloc"}, False),
+}
+
+
+@pytest.fixture(scope="module", params=list(LABS))
+def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A lab with hosts a and b, which look at their kernels twice a second."""
+    backend, dual = LABS[request.param]
+    with laboratory(tmp_path_factory.mktemp("quiet"), backend, dual=dual) as lab:
+        for name in ("a", "b"):
+            made = lab.host(name, start=False, settings={"resync-s": RESYNC_S, "ip-blackhole-route": True})
+            made.start()
+            made.start_container()
+        yield lab
+
+
+def settled(host: Host) -> bool:
+    """Whether a host is ready and serves its peer."""
+    status = host.status()
+    return status.get("state") == "ready" and [peer["problem"] for peer in status.get("peers", ())] == [None]
+
+
+def test_a_running_daemon_that_looks_again_and_again_changes_nothing(lab: Lab) -> None:
+    a = lab.hosts[0]
+    for one in lab.hosts:
+        eventually(f"{one.name} knows the other", lambda one=one: settled(one))  # type: ignore[misc]
+    with Ear(a.namespace) as ear:
+        # What the start of the container set in motion ends first: duplicate address detection takes up to 2 s.
+        eventually("a moment without news", lambda: ear.heard(within_s=2.5) == [])
+        log, rules, began = a.log.read_text(), kept_rules(a), looks(a)
+        assert ear.heard(within_s=RESYNCS * RESYNC_S) == []
+        assert a.log.read_text() == log
+        assert kept_rules(a) == rules
+        assert looks(a) >= began + RESYNCS, "the daemon has not looked"
+        # And it would have been heard: a route of ours that goes is back, and both are told.
+        ear.heard()
+        a.run("ip", "route", "delete", "blackhole", str(a.subnet))
+        told: list[str] = []
+
+        def is_back() -> bool:
+            told.extend(ear.heard(within_s=1))
+            return "new route" in told
+
+        eventually("the route is back", is_back)
+        assert "delete route" in told
+
+
+def kept_rules(host: Host) -> list[str]:
+    """A host's iptables rules; that they were not written anew with the same words is heard, not seen."""
+    return [line for line in host.run("iptables-save").splitlines() if line.startswith("-A")]
+
+
+def looks(host: Host) -> int:
+    """A number that grows by several whenever the daemon's main thread wakes to look: how often it went to sleep."""
+    for line in Path(f"/proc/{host.status()['pid']}/status").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == "voluntary_ctxt_switches":
+            return int(value)
+    raise AssertionError("no voluntary_ctxt_switches in proc(5)")
