@@ -129,23 +129,23 @@ def _must_be_rebuilt(wanted: Iterable[Link], found: Iterable[Link]) -> frozenset
 
 
 def _in_the_way(wanted: frozenset[Link], found: frozenset[Link]) -> frozenset[Link]:
-    """The links that are not wanted, and beside which one that is wanted cannot be.
+    """The links that are there and beside which one that is wanted cannot be."""
+    return frozenset(link for link in found if any(_clash(link, other) for other in wanted))
 
-    VXLAN links with one port share one socket a family, and so all flags of it (VXLAN_F_RCV_FLAGS); and a VNI is there
-    but once.
+
+def _clash(there: Link, wanted: Link) -> bool:
+    """VXLAN links with one port share a socket a family, and all its flags (VXLAN_F_RCV_FLAGS); a VNI is there once.
+
+    A WireGuard link shares its port with nobody.
     """
-    names = {link.name for link in wanted}
-    ends = [link for link in wanted if isinstance(link, VxlanLink)]
-    return frozenset(
-        link
-        for link in found
-        if isinstance(link, VxlanLink) and link.name not in names and any(_clash(link, end) for end in ends)
-    )
-
-
-def _clash(one: VxlanLink, other: VxlanLink) -> bool:
-    same_socket = (one.port, one.local.version) == (other.port, other.local.version)
-    return same_socket and (one.vni == other.vni or one.gbp != other.gbp)
+    if there.name == wanted.name:
+        return False
+    if isinstance(there, VxlanLink) and isinstance(wanted, VxlanLink):
+        same_socket = (there.port, there.local.version) == (wanted.port, wanted.local.version)
+        return same_socket and (there.vni == wanted.vni or there.gbp != wanted.gbp)
+    if isinstance(there, WireguardLink) and isinstance(wanted, WireguardLink):
+        return there.listen_port == wanted.listen_port
+    return False
 
 
 def _fixed(link: Link) -> Link:

@@ -11,6 +11,7 @@ import errno
 import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from ipaddress import IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Any
 
@@ -215,11 +216,11 @@ def _write_route(ipr: Any, verb: Verb, route: Route) -> None:
         ipr.route("replace", **_route(route))
     except NetlinkError as error:
         gateway = route.via
-        if error.code != errno.EINVAL or not route.onlink or gateway is None or route.dst == ip_network(gateway):
+        if error.code != errno.EINVAL or not route.onlink or not isinstance(gateway, IPv6Address):
             raise
         # IPv6 takes no gateway that another route, the one to be replaced above all, leads to by another device, onlink
         # or not (ip6_route_check_nh_onlink). While it looks, a route to the gateway alone says that this is the device.
-        step = _route(Route(dst=ip_network(gateway), link=route.link))
+        step = _route(Route(dst=IPv6Network(gateway), link=route.link))
         ipr.route("replace", **step)
         try:
             ipr.route("replace", **_route(route))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from overlayd.addresses import ip_network, subnet_at
 from overlayd.kernel.diff import Operation, Verb
-from overlayd.kernel.state import Address, FdbEntry, Neighbour, Route, Sysctl, Thing, VxlanLink
+from overlayd.kernel.state import FdbEntry, Neighbour, Route, Sysctl, Thing, VxlanLink, WireguardPeer
 from tests.unit.kernel.model import Event, Interface, Kernel, LinkGone, LinkSet, MacSet, Refused
 from tests.unit.kernel.scenes import UNDERLAY
 
@@ -101,12 +101,12 @@ def _otherwise(thing: Thing) -> Thing | None:
             return replace(thing, mac=OTHER_MAC)
         case FdbEntry():
             return replace(thing, dst=thing.dst + 100)
+        case WireguardPeer():
+            return replace(thing, allowed_ips=frozenset())
         case Route(link=str(), onlink=True, via=via) if via is not None:
             return replace(thing, via=via + 1)
         case Route(dst=IPv4Network(), link=UNDERLAY.name, via=via) if via is not None:
             return replace(thing, via=STRANGER)
-        case Address() | Route():
-            return None
     return None
 
 

@@ -22,6 +22,8 @@ from overlayd.kernel.state import (
     Sysctl,
     Thing,
     VxlanLink,
+    WireguardLink,
+    WireguardPeer,
 )
 
 T = TypeVar("T", bound=Thing)
@@ -93,6 +95,7 @@ class Kernel:
             routes=self._all(Route),
             neighbours=self._all(Neighbour),
             fdb=self._all(FdbEntry),
+            wireguard_peers=self._all(WireguardPeer),
             sysctls=self._all(Sysctl),
         )
 
@@ -130,9 +133,12 @@ class Kernel:
             raise Refused(f"{operation}: there is {self.things.get(key)}")
         self._check(operation)
         self.things[key] = thing
-        if isinstance(thing, Route):
-            # The kernel's "replace" takes over the route of another that has the same key.
-            self.foreign.pop(thing.key, None)
+        match thing:
+            case Route():
+                # The kernel's "replace" takes over the route of another that has the same key.
+                self.foreign.pop(thing.key, None)
+            case WireguardPeer():
+                self._take_allowed_ips(thing)
 
     def _all(self, kind: type[T]) -> frozenset[T]:
         return frozenset(thing for thing in self.things.values() if isinstance(thing, kind))
@@ -146,6 +152,8 @@ class Kernel:
                 raise Refused(f"{operation}: no such link")
             case Neighbour() as neighbour if neighbour.link not in self.links:
                 raise Refused(f"{operation}: no such link")
+            case WireguardPeer() as peer if not isinstance(self.links.get(peer.link), WireguardLink):
+                raise Refused(f"{operation}: no such WireGuard link")
             case FdbEntry() as entry:
                 link = self.links.get(entry.link)
                 if not isinstance(link, VxlanLink):
@@ -190,6 +198,8 @@ class Kernel:
                 isinstance(one, IpipLink) and one.local == link.local for one in self.links.values()
             ):
                 raise Refused(f"{link}: another has its local address, and no remote either")
+            case WireguardLink():
+                self._check_port(link)
         self.links[link.name] = link
 
     def _check_vxlan(self, link: VxlanLink) -> None:
@@ -205,6 +215,17 @@ class Kernel:
             if (port, version) == (link.port, link.local.version) and (vni == link.vni or gbp != link.gbp):
                 raise Refused(f"{link}: another has its VNI, or its port with another GBP")
 
+    def _check_port(self, link: WireguardLink) -> None:
+        for other in self.links.values():
+            if isinstance(other, WireguardLink) and other.name != link.name and other.listen_port == link.listen_port:
+                raise Refused(f"{link}: {other} has its port")
+
+    def _take_allowed_ips(self, peer: WireguardPeer) -> None:
+        """What one peer of a device may send from, no other may: the last that asked has it."""
+        for key, other in list(self.things.items()):
+            if isinstance(other, WireguardPeer) and other.link == peer.link and other.key != peer.key:
+                self.things[key] = replace(other, allowed_ips=other.allowed_ips - peer.allowed_ips)
+
     def _vxlans(self) -> Iterator[VxlanLink]:
         return (link for link in self.links.values() if isinstance(link, VxlanLink))
 
@@ -217,6 +238,9 @@ class Kernel:
             changed = replace(there, mtu_bytes=link.mtu_bytes, up=link.up, mac=link.mac)
             if there.mac != link.mac:
                 self._forget_neighbours(link.name)
+        if isinstance(there, WireguardLink) and isinstance(link, WireguardLink):
+            self._check_port(link)
+            changed = link
         if changed != link:
             raise Refused(f"{link}: cannot be made of {there}")
         self.links[link.name] = link
@@ -259,7 +283,8 @@ class Kernel:
 
 def things(state: KernelState) -> Iterable[Thing]:
     """All that a state holds."""
-    return (*state.links, *state.addresses, *state.routes, *state.neighbours, *state.fdb, *state.sysctls)
+    stand: tuple[Thing, ...] = (*state.addresses, *state.routes, *state.neighbours, *state.fdb, *state.wireguard_peers)
+    return (*state.links, *stand, *state.sysctls)
 
 
 def holding(interfaces: Iterable[Interface], state: KernelState) -> Kernel:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from overlayd.backends.surroundings import Surroundings
 from overlayd.backends.vxlan import vtep_mac
 from overlayd.kernel.converge import Plan
 from overlayd.kernel.state import KernelState
+from overlayd.kernel.wireguard.device import format_key
 from overlayd.lease import Lease, Leg
 from overlayd.network import parse_network_config
 from overlayd.underlay import Endpoint, Underlay
@@ -34,7 +36,9 @@ UNDERLAY = Interface(
     addresses=(IPv4Interface("198.18.1.1/24"), IPv6Interface("2001:db8:1::1/64")),
 )
 # Those whose whole work in the kernel is what `diff` orders, and what each publishes where that is not nothing.
-KINDS = ("vxlan", "auto", "host-gw", "ipip", "udp")
+KINDS = ("vxlan", "auto", "host-gw", "ipip", "udp", "wireguard")
+# Where the wireguard backend keeps this host's key. Removed when Python ends.
+_STATE = TemporaryDirectory(prefix="overlayd-scenes-")
 IPV4_ONLY = ("ipip", "udp")
 PEER_NUMBERS = range(2, 8)
 
@@ -87,7 +91,13 @@ class Scene:
             v6=endpoints.get(6),
         )
         network = NETWORKS[self.versions]
-        return Surroundings(network=network, underlay=underlay, blackhole=self.blackhole, run_dir=run_dir)
+        return Surroundings(
+            network=network,
+            underlay=underlay,
+            blackhole=self.blackhole,
+            run_dir=run_dir,
+            state_dir=Path(_STATE.name),
+        )
 
     def plan(self) -> Plan:
         """What the backend wants in the kernel."""
@@ -118,7 +128,10 @@ class Scene:
     def _leg(self, version: int, subnet_number: int, host: Peer) -> Leg:
         address = far_or_near(host.number, version, near=host.near)
         vni = int(self.options.get("VNI", 1))
-        data = {"VNI": vni, "VtepMAC": vtep_mac(address, vni + host.salt)}
+        data: dict[str, dict[str, Any]] = {
+            "vxlan": {"VNI": vni, "VtepMAC": vtep_mac(address, vni + host.salt)},
+            "wireguard": {"PublicKey": format_key(bytes([host.number, host.salt] * 16))},
+        }
         subnet: IPNetwork = (
             IPv4Network(f"10.5.{subnet_number}.0/24")
             if version == 4
@@ -127,7 +140,7 @@ class Scene:
         return Leg(
             subnet=subnet,
             public_ip=address,
-            data=data if backends.published_type(self.kind) == "vxlan" else None,
+            data=data.get(backends.published_type(self.kind)),
         )
 
 
@@ -162,6 +175,13 @@ def _of_kind(kind: str) -> st.SearchStrategy[Scene]:
         }
     if kind in ("vxlan", "ipip"):
         options["DirectRouting"] = st.booleans()
+    if kind == "wireguard":
+        options = {
+            "Mode": st.sampled_from(["separate", "auto"]),
+            "PersistentKeepaliveInterval": st.sampled_from([0, 25]),
+            # Also swapped.
+            "ListenPort": st.sampled_from([51820, 51821]),
+        }
     return st.builds(
         Scene,
         kind=st.just(kind),
@@ -169,6 +189,11 @@ def _of_kind(kind: str) -> st.SearchStrategy[Scene]:
         own=st.sampled_from([1, 1, 9]),
         mtu_bytes=st.sampled_from([1500, 1480]),
         blackhole=st.booleans(),
-        options=st.fixed_dictionaries({}, optional=options),
+        options=st.fixed_dictionaries({}, optional=options).map(_with_other_port),
         peers=peers(),
     )
+
+
+def _with_other_port(options: dict[str, Any]) -> dict[str, Any]:
+    """WireGuard's two devices need two ports."""
+    return {**options, "ListenPortV6": 51820} if options.get("ListenPort") == 51821 else options
