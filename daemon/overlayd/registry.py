@@ -133,9 +133,11 @@ class Registry:
         while True:
             entries, revision = self._entries()
             leases = _census(entries).leases
-            mine = allocate.own_lease(leases.values(), public_ip, config)
+            # What stands under another spelling of its key is given up for the key itself.
+            spelt = {name: lease for name, lease in leases.items() if name == lease.key_name}
+            mine = allocate.own_lease(spelt.values(), public_ip, config)
             old = _owned(entries, leases, public_ip, remembered)
-            if mine is None and old is not None and config.fits(old[1].subnets):
+            if mine is None and old is not None and old[0] in spelt and config.fits(old[1].subnets):
                 mine = old[1]
             if mine is not None:
                 holding = self._resume(entries[mine.key_name], wanted(mine.subnets))
@@ -280,8 +282,20 @@ def _census(entries: Mapping[str, KeyValue]) -> Census:
             leases[name] = parse_lease(name, kv.value)
         except MalformedLease as error:
             malformed[name] = str(error)
+    for name, twin in _second_spellings(leases).items():
+        malformed[name] = f"it names the subnets of key {twin} once more"
+        del leases[name]
     reserved = frozenset(name for name in leases if not entries[name].lease_id)
     return Census(leases=leases, malformed=malformed, reserved=reserved)
+
+
+def _second_spellings(leases: Mapping[str, Lease]) -> dict[str, str]:
+    """The keys that are another's lease once more, as IPv6 addresses have many spellings; and that other key."""
+    first: dict[str, str] = {}
+    # The key as overlayd and flannel write it counts, else the first by name.
+    for name in sorted(leases, key=lambda name: (name != leases[name].key_name, name)):
+        first.setdefault(leases[name].key_name, name)
+    return {name: first[lease.key_name] for name, lease in leases.items() if first[lease.key_name] != name}
 
 
 def _uncontradicted(old: Mapping[str, Lease], new: Mapping[str, Lease]) -> dict[str, Lease]:

@@ -267,3 +267,26 @@ def test_a_lease_that_had_gone_is_lost_if_a_wider_one_took_its_place(store: Stor
         until(lambda: list(one.view.entries) == [f"subnets/{wider.key_name}"])
         with pytest.raises(LeaseLost, match=r"10\.42\.0\.64/27 was leased to another host"):
             one.reclaim(held, ttl_s=TTL_S)
+
+
+@pytest.mark.parametrize("name", ["10.42.0.32-028", "10.42.0.32-28&fd42:0:0:2::-64"])
+def test_a_lease_of_ours_under_another_key_moves_to_its_own(store: Store, name: str) -> None:
+    # The second is that of a dual-stack host which published no IPv6 address.
+    value = wanted(1)(at("10.42.0.32/28")).value()
+    store.create(f"{PREFIX}/subnets/{name}", value, lease_id=store.grant(TTL_S))
+    with registry(store) as one:
+        held = acquire(one, 1)
+        assert held.lease.subnets == at("10.42.0.32/28")
+        found, _revision = store.list_prefix(f"{PREFIX}/subnets/")
+        assert [kv.key for kv in found] == [key(at("10.42.0.32/28"))]
+        until(lambda: f"subnets/{held.lease.key_name}" in one.view.entries)
+        assert one.reclaim(held, ttl_s=TTL_S) == held
+
+
+def test_one_lease_under_two_keys_is_one_lease(store: Store) -> None:
+    for name in ("10.42.0.32-028", "10.42.0.32-28"):
+        store.put(f"{PREFIX}/subnets/{name}", wanted(1)(at("10.42.0.32/28")).value())
+    with registry(store) as one:
+        census = one.census()
+        assert list(census.leases) == ["10.42.0.32-28"]
+        assert "10.42.0.32-28 once more" in census.malformed["10.42.0.32-028"]
