@@ -12,6 +12,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any, TypeVar
 
 from overlayd.addresses import IPAddress, IPNetwork
+from overlayd.quoting import plain, quoted
 
 A = TypeVar("A", IPv4Address, IPv6Address)
 
@@ -127,13 +128,18 @@ def parse_key(name: str) -> Subnets:
     first, _, second = name.partition("&")
     try:
         v6 = None
+        if "%" in second:
+            # RFC 4007: means something on one host only.
+            raise ValueError("a zone")
         if second:
             address6, _, length6 = second.rpartition("-")
             v6 = IPv6Network(f"{address6.replace('-', ':')}/{_length(length6)}")
         address, _, length = first.partition("-")
         v4 = IPv4Network(f"{address}/{_length(length)}")
     except ValueError as error:
-        raise MalformedLease(f"key {name!r} is not ADDRESS-LENGTH of an aligned subnet: {error}") from error
+        raise MalformedLease(
+            f"key {quoted(name)} is not ADDRESS-LENGTH of an aligned subnet: {plain(str(error))}"
+        ) from error
     # How flannel writes a lease without IPv4.
     return Subnets(v4=None if v6 and v4.prefixlen == 0 else v4, v6=v6)
 
@@ -147,14 +153,16 @@ def parse_lease(name: str, value: bytes) -> Lease:
     try:
         document = json.loads(value)
     except (ValueError, RecursionError) as error:
-        raise MalformedLease(f"value of {name!r} is not JSON: {error}") from error
+        raise MalformedLease(f"value of {quoted(name)} is not JSON: {plain(str(error))}") from error
     if not isinstance(document, dict):
-        raise MalformedLease(f"value of {name!r} is not a JSON object")
+        raise MalformedLease(f"value of {quoted(name)} is not a JSON object")
     # Go reads object keys without regard to case, so flannel accepts any.
     fields = {str(key).lower(): found for key, found in document.items()}
     backend_type = fields.get("backendtype") or "udp"
     if not isinstance(backend_type, str):
-        raise MalformedLease(f"BackendType of {name!r} is not a string: {backend_type!r}")
+        raise MalformedLease(f"BackendType of {quoted(name)} is not a string: {quoted(backend_type)}")
+    if plain(backend_type) != backend_type:
+        raise MalformedLease(f"BackendType of {quoted(name)} is no name: {quoted(backend_type)}")
     data = _data(name, "BackendData", fields.get("backenddata"))
     data6 = data if isinstance(data, str) else _data(name, "BackendV6Data", fields.get("backendv6data"))
     v4 = v6 = None
@@ -176,20 +184,20 @@ def parse_lease(name: str, value: bytes) -> Lease:
 def _length(text: str) -> int:
     # int() would also take ` 24`, `+24` and `2_4`.
     if not text.isdecimal() or not text.isascii():
-        raise ValueError(f"{text!r} is no prefix length")
+        raise ValueError(f"{quoted(text)} is no prefix length")
     return int(text)
 
 
 def _address(kind: type[A], name: str, label: str, found: object) -> A:
     try:
-        if isinstance(found, str):
+        if isinstance(found, str) and "%" not in found:
             return kind(found)
     except ValueError:
         pass
-    raise MalformedLease(f"{label} of {name!r} is not an address: {found!r}")
+    raise MalformedLease(f"{label} of {quoted(name)} is not an address: {quoted(found)}")
 
 
 def _data(name: str, label: str, found: object) -> Mapping[str, Any] | str | None:
     if found is None or isinstance(found, dict | str):
         return found
-    raise MalformedLease(f"{label} of {name!r} is neither a JSON object nor a string: {found!r}")
+    raise MalformedLease(f"{label} of {quoted(name)} is neither a JSON object nor a string: {quoted(found)}")

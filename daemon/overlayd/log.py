@@ -72,5 +72,7 @@ def configure(*, verbose: bool) -> None:
 
 def _quoted(value: object) -> str:
     text = str(value)
-    plain = text and not any(character in text for character in ' "=\n')
-    return text if plain else json.dumps(text, ensure_ascii=False)
+    if not text.isprintable():
+        # What others wrote may not end the line, nor command the terminal.
+        return json.dumps(text)
+    return json.dumps(text, ensure_ascii=False) if not text or any(one in text for one in ' "=') else text

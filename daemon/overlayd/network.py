@@ -14,6 +14,7 @@ from typing import Any
 from overlayd.addresses import IPAddress, IPNetwork, contains, ip_address, ip_network, subnet_at
 from overlayd.errors import NetworkConfigError
 from overlayd.lease import Subnets
+from overlayd.quoting import plain, quoted
 
 DEFAULT_BACKEND = "udp"
 _KEYS = (
@@ -117,7 +118,7 @@ def parse_network_config(raw: bytes | str) -> NetworkConfig:
     try:
         document = json.loads(raw)
     except (ValueError, RecursionError) as error:
-        raise NetworkConfigError(f"network config is not JSON: {error}", hint=_EXAMPLE) from error
+        raise NetworkConfigError(f"network config is not JSON: {plain(str(error))}", hint=_EXAMPLE) from error
     if not isinstance(document, dict):
         raise NetworkConfigError("network config is not a JSON object", hint=_EXAMPLE)
     fields = _fields(document)
@@ -143,7 +144,9 @@ def _fields(document: Mapping[Any, Any]) -> dict[str, Any]:
     for key, value in document.items():
         name = _KNOWN.get(str(key).lower())
         if name is None:
-            raise NetworkConfigError(f"{key!r} is not a key of the network config", hint=f"known: {_list(_KNOWN)}")
+            raise NetworkConfigError(
+                f"{quoted(key)} is not a key of the network config", hint=f"known: {_list(_KNOWN)}"
+            )
         fields[name] = value
     return fields
 
@@ -155,7 +158,7 @@ def _list(known: Mapping[str, str]) -> str:
 def _flag(fields: Mapping[str, Any], key: str, *, default: bool) -> bool:
     value = fields.get(key, default)
     if not isinstance(value, bool):
-        raise NetworkConfigError(f"{key} is {value!r}", hint="true or false")
+        raise NetworkConfigError(f"{key} is {quoted(value)}", hint="true or false")
     return value
 
 
@@ -176,17 +179,19 @@ def _network(fields: Mapping[str, Any], rules: _Rules) -> IPNetwork:
     hint = f'for example {{"{key}": "{rules.example}", …}}' if rules.prefix else _EXAMPLE
     value = fields.get(key)
     if not isinstance(value, str):
-        raise NetworkConfigError(f"{key} is {value!r}" if value else f"{key} is missing", hint=hint)
+        raise NetworkConfigError(f"{key} is {quoted(value)}" if value else f"{key} is missing", hint=hint)
     try:
+        if "%" in value:
+            raise ValueError("a zone (RFC 4007) means something on one host only")
         # Host bits are cut off, as flannel does.
         network = ip_network(value, strict=False)
         if network.version != rules.version:
             raise ValueError("of the other family")
     except ValueError as error:
-        raise NetworkConfigError(f"{key} is {value!r}, not an IPv{rules.version} network", hint=hint) from error
+        raise NetworkConfigError(f"{key} is {quoted(value)}, not an IPv{rules.version} network", hint=hint) from error
     if "/" not in value or network.prefixlen > rules.smallest_network:
         raise NetworkConfigError(
-            f"{key} {value} is too small to be cut into subnets", hint=f"at least a /{rules.smallest_network}"
+            f"{key} {plain(value)} is too small to be cut into subnets", hint=f"at least a /{rules.smallest_network}"
         )
     return network
 
@@ -196,7 +201,7 @@ def _subnet_len(fields: Mapping[str, Any], network: IPNetwork, rules: _Rules) ->
     value = fields.get(key) or max(rules.usual_subnet, shortest)
     if not isinstance(value, int) or isinstance(value, bool) or not shortest <= value <= rules.longest_subnet:
         raise NetworkConfigError(
-            f"{key} is {value!r}",
+            f"{key} is {quoted(value)}",
             hint=f"a number from {shortest} to {rules.longest_subnet} for {rules.prefix}Network {network}",
         )
     return value
@@ -207,13 +212,13 @@ def _bound(fields: Mapping[str, Any], key: str, network: IPNetwork, subnet_len: 
     if value is None:
         return default
     try:
-        if not isinstance(value, str):
+        if not isinstance(value, str) or "%" in value:
             raise ValueError
         address = ip_address(value)
         if address.version != network.version:
             raise ValueError
     except ValueError:
-        raise NetworkConfigError(f"{key} is {value!r}, not an IPv{network.version} address") from None
+        raise NetworkConfigError(f"{key} is {quoted(value)}, not an IPv{network.version} address") from None
     if int(address) == 0:
         return default
     if not contains(network, address):
@@ -232,10 +237,11 @@ def _backend(fields: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
     if value is None:
         return DEFAULT_BACKEND, MappingProxyType({})
     if not isinstance(value, dict):
-        raise NetworkConfigError(f"Backend is {value!r}", hint='an object, for example {"Type": "vxlan"}')
+        raise NetworkConfigError(f"Backend is {quoted(value)}", hint='an object, for example {"Type": "vxlan"}')
     config = {key: found for key, found in value.items() if key.lower() != "type"}
     kinds = [found for key, found in value.items() if key.lower() == "type"]
-    kind = kinds[0] if kinds else DEFAULT_BACKEND
-    if not isinstance(kind, str) or not kind:
-        raise NetworkConfigError(f"Backend Type is {kind!r}", hint="the name of a backend, for example vxlan")
+    # Of two, Go takes the last.
+    kind = kinds[-1] if kinds else DEFAULT_BACKEND
+    if not isinstance(kind, str) or not kind or plain(kind) != kind:
+        raise NetworkConfigError(f"Backend Type is {quoted(kind)}", hint="the name of a backend, for example vxlan")
     return kind.lower(), MappingProxyType(config)

@@ -20,6 +20,7 @@ from overlayd.addresses import IPAddress
 from overlayd.errors import AddressTaken, StoreDenied, StoreError
 from overlayd.log import logger
 from overlayd.periodic import Periodic
+from overlayd.quoting import plain, quoted
 from overlayd.store.client import KeyValue, Store
 
 log = logger("presence")
@@ -57,8 +58,12 @@ def parse(value: bytes) -> Identity:
     with contextlib.suppress(ValueError, RecursionError):
         found = json.loads(value)
         if isinstance(found, dict):
-            return Identity(hostname=str(found.get("Hostname") or "?"), id=str(found.get("ID") or "?"))
+            return Identity(hostname=_word(found.get("Hostname")), id=_word(found.get("ID")))
     return Identity(hostname="?", id="?")
+
+
+def _word(found: object) -> str:
+    return plain(found if isinstance(found, str) else quoted(found)) if found else "?"
 
 
 class Presence:

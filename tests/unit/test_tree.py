@@ -124,6 +124,7 @@ PURE = (
     "probe/pathmtu.py",
     "probe/peers.py",
     "probe/report.py",
+    "quoting.py",
     "store/endpoints.py",
     *(f"watching/{name}.py" for name in ("state", "readiness", "metrics", "exposition", "figures", "pages", "pulse")),
 )

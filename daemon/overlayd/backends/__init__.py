@@ -13,6 +13,7 @@ from overlayd.backends.surroundings import Surroundings
 from overlayd.errors import ConfigError
 from overlayd.kernel.converge import Report
 from overlayd.lease import Lease
+from overlayd.quoting import quoted
 
 # Imported when asked for: a host uses one of them.
 _MODULES = {
@@ -83,7 +84,7 @@ def load(backend_type: str) -> type[Backend]:
     """The backend of that name. Raises ConfigError that names those there are."""
     module = _MODULES.get(backend_type)
     if module is None:
-        raise ConfigError(f"Backend Type is {backend_type!r}", hint=f"known: {', '.join(names())}")
+        raise ConfigError(f"Backend Type is {quoted(backend_type)}", hint=f"known: {', '.join(names())}")
     found: type[Backend] = import_module(f"overlayd.backends.{module}").BACKEND
     return found
 

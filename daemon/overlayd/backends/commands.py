@@ -14,6 +14,7 @@ from enum import Enum
 
 from overlayd.errors import NetworkConfigError
 from overlayd.lease import Lease
+from overlayd.quoting import quoted
 
 # As flannel names them, for the commands about peers, and for those about this host.
 PEER_VARIABLES = ("SUBNET", "IPV6SUBNET", "PUBLIC_IP", "PUBLIC_IPV6")
@@ -136,14 +137,14 @@ def check(key: str, command: str, variables: tuple[str, ...]) -> str:
     try:
         found = shlex.split(command)
     except ValueError as error:
-        raise NetworkConfigError(f"{key} of backend extension is {command!r}: {error}") from error
+        raise NetworkConfigError(f"{key} of backend extension is {quoted(command)}: {error}") from error
     if command and not found:
         raise NetworkConfigError(f"{key} of backend extension is blank", hint="leave it out")
     if found[1:2] == ["-c"]:
         return command
     if _SHELL_ONLY.search(_QUOTED.sub("", command)):
         raise NetworkConfigError(
-            f"{key} of backend extension needs a shell, and is run without one: {command!r}",
+            f"{key} of backend extension needs a shell, and is run without one: {quoted(command)}",
             hint="write sh -c '…' around it, or put it into a script on every host",
         )
     for name in _VARIABLE.finditer(command):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from overlayd.errors import NetworkConfigError
+from overlayd.quoting import quoted
 
 
 class Options:
@@ -19,7 +20,7 @@ class Options:
         for key, value in config.items():
             if key.lower() not in names:
                 allowed = ", ".join(known) or "no keys but Type"
-                raise NetworkConfigError(f"backend {backend} has no key {key!r}", hint=f"known: {allowed}")
+                raise NetworkConfigError(f"backend {backend} has no key {quoted(key)}", hint=f"known: {allowed}")
             self._values[names[key.lower()]] = value
 
     def number(self, key: str, default: int, *, low: int, high: int) -> int:
@@ -27,7 +28,7 @@ class Options:
         value = self._values.get(key, default)
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
             raise NetworkConfigError(
-                f"{key} of backend {self._backend} is {value!r}", hint=f"a number from {low} to {high}"
+                f"{key} of backend {self._backend} is {quoted(value)}", hint=f"a number from {low} to {high}"
             )
         return value
 
@@ -35,21 +36,21 @@ class Options:
         """True or false; false where the key is missing. Raises NetworkConfigError."""
         value = self._values.get(key, False)
         if not isinstance(value, bool):
-            raise NetworkConfigError(f"{key} of backend {self._backend} is {value!r}", hint="true or false")
+            raise NetworkConfigError(f"{key} of backend {self._backend} is {quoted(value)}", hint="true or false")
         return value
 
     def text(self, key: str) -> str:
         """A string; empty where the key is missing. Raises NetworkConfigError."""
         value = self._values.get(key, "")
         if not isinstance(value, str):
-            raise NetworkConfigError(f"{key} of backend {self._backend} is {value!r}", hint="a string")
+            raise NetworkConfigError(f"{key} of backend {self._backend} is {quoted(value)}", hint="a string")
         return value
 
     def word(self, key: str, allowed: tuple[str, ...]) -> str:
         """One of the words in `allowed`; the first where the key is missing. Raises NetworkConfigError."""
         value = self._values.get(key) or allowed[0]
         if value not in allowed:
-            raise NetworkConfigError(f"{key} of backend {self._backend} is {value!r}", hint=", ".join(allowed))
+            raise NetworkConfigError(f"{key} of backend {self._backend} is {quoted(value)}", hint=", ".join(allowed))
         return str(value)
 
     def secret(self, key: str) -> str | None:

@@ -22,6 +22,7 @@ from overlayd.backends.surroundings import Surroundings
 from overlayd.kernel.converge import Plan
 from overlayd.kernel.state import Address, FdbEntry, Neighbour, Route, Thing, VxlanLink
 from overlayd.lease import Lease, Leg
+from overlayd.quoting import quoted
 
 # Outer Ethernet 14, IP 20 or 40, UDP 8, VXLAN 8.
 OVERHEAD_BYTES = {4: 50, 6: 70}
@@ -132,9 +133,9 @@ class Vxlan(Planned):
         for leg in legs:
             data = leg.fields()
             if data.get("vni", self.vni) != self.vni:
-                return f"its VNI is {data['vni']!r}, ours is {self.vni}"
+                return f"its VNI is {quoted(data['vni'])}, ours is {self.vni}"
             if not isinstance(data.get("vtepmac"), str) or not _MAC.fullmatch(data["vtepmac"]):
-                return f"it published no usable VtepMAC: {data.get('vtepmac')!r}"
+                return f"it published no usable VtepMAC: {quoted(data.get('vtepmac'))}"
             mac = data["vtepmac"].lower()
             if int(mac[:2], 16) & 1 or mac == "00:00:00:00:00:00":
                 return f"its VtepMAC {mac} is not one of a host"

@@ -25,6 +25,7 @@ from overlayd.kernel.converge import Plan, Report, converge, require
 from overlayd.kernel.state import Address, Route, Thing, WireguardLink, WireguardPeer
 from overlayd.kernel.wireguard.device import KEY_BYTES, format_key, parse_key
 from overlayd.lease import Lease, Leg
+from overlayd.quoting import quoted
 
 # Outer IPv6 40 (an IPv4 header is shorter), UDP 8, type 4, receiver 4, counter 8, tag 16.
 OVERHEAD_BYTES = 80
@@ -76,7 +77,7 @@ class Wireguard:
         for version in (4, 6):
             if mode == f"ipv{version}" and around.network.network(version) is None:
                 raise NetworkConfigError(
-                    f"Mode of backend wireguard is {mode!r}, and hosts of this network publish no IPv{version} address",
+                    f"Mode of backend wireguard is {mode}, and hosts of this network publish no IPv{version} address",
                     hint=f"set EnableIPv{version} to true, or Mode to auto",
                 )
         ports = {
@@ -209,7 +210,7 @@ class Wireguard:
         keys = [public_key_of(leg) for leg in legs]
         for leg, key in zip(legs, keys, strict=True):
             if key is None:
-                return f"it published no usable PublicKey: {leg.fields().get('publickey')!r}"
+                return f"it published no usable PublicKey: {quoted(leg.fields().get('publickey'))}"
         if self._mode == "separate":
             return [
                 Claim(

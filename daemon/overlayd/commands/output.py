@@ -23,8 +23,8 @@ def columns(rows: Iterable[Sequence[str]]) -> Iterator[str]:
 
 
 def print_line(text: str) -> None:
-    """One line on standard output."""
-    print(text)  # noqa: T201
+    """One line on standard output, or several; what a terminal would obey is shown instead."""
+    print("".join(one if one.isprintable() or one == "\n" else ascii(one)[1:-1] for one in text))  # noqa: T201
 
 
 def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -1,0 +1,162 @@
+"""Whatever stands in etcd: never an exception but the one that the docstring names."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from overlayd.errors import NetworkConfigError
+from overlayd.lease import Lease, MalformedLease, parse_key, parse_lease
+from overlayd.network import parse_network_config
+from overlayd.presence import parse
+from overlayd.registry import CONFIG, Census, Registry, _census, read_network_config
+from overlayd.store.client import KeyValue, Store, StoreSettings, etcdrpc
+from overlayd.store.follow import View
+from overlayd.store.watch import _change
+from tests.unit.fuzz.documents import damaged, documents, encoded, joined, raw, values
+from tests.unit.fuzz.leases import any_values, keys, tables
+
+T = TypeVar("T")
+
+
+def printable(text: str) -> bool:
+    """Whether a text can go to a log and a terminal: short, in one line, and without commands to the terminal."""
+    return text.isprintable() and len(text) < 500
+
+
+def tried(call: Callable[[], T], kind: type[Exception]) -> tuple[T | None, Any]:
+    """What a call gives, or the one kind of error that it may raise."""
+    try:
+        return call(), None
+    except kind as error:
+        return None, error
+
+
+@given(keys() | st.text(), any_values())
+@example("10.5.2.0-24", b'{"PublicIP":"198.18.1.2","BackendType":"\\ud800"}')
+@example("10.5.2.0-24&fd42:0:0:2::%eth0-64", b'{"PublicIP":"198.18.1.2"}')
+@example("10.5.2.0-24", b'{"PublicIP":"' + b"x" * 10_000 + b'"}')
+@settings(max_examples=400)
+def test_any_key_and_value_is_a_lease_or_malformed(name: str, value: bytes) -> None:
+    lease, problem = tried(lambda: parse_lease(name, value), MalformedLease)
+    if lease is None:
+        assert printable(str(problem))
+        return
+    assert lease.legs
+    assert printable(lease.backend_type)
+    for leg in lease.legs:
+        assert leg.subnet.version == leg.public_ip.version
+        # No zone (RFC 4007): it means something on the host that wrote it only.
+        assert "%" not in f"{leg.subnet}{leg.public_ip}"
+    assert parse_key(lease.key_name) == lease.subnets
+
+
+@given(tables())
+@settings(max_examples=200)
+def test_a_census_counts_every_entry_once_and_knows_no_lease_by_two_names(entries: dict[str, KeyValue]) -> None:
+    census = _census(entries)
+    assert census.leases.keys() | census.malformed.keys() == entries.keys()
+    assert not census.leases.keys() & census.malformed.keys()
+    assert census.reserved <= census.leases.keys()
+    names = [lease.key_name for lease in census.leases.values()]
+    assert len(names) == len(set(names))
+    assert all(map(printable, census.malformed.values()))
+
+
+@given(st.lists(st.tuples(tables(), st.integers(0, 3)), min_size=1, max_size=4))
+def test_a_census_stands_whatever_etcd_shows_next(shown: list[tuple[dict[str, KeyValue], int]]) -> None:
+    registry = Registry(Store(StoreSettings(endpoints=("http://127.0.0.1:1",))), "/n", lambda: None)
+    for entries, revision in shown:
+        registry._follower.view = View(
+            entries={f"subnets/{name}": kv for name, kv in entries.items()}, revision=revision, connected=True
+        )
+        census = registry.census()
+        assert isinstance(census, Census)
+        assert _census(entries).leases.items() <= census.leases.items()
+
+
+@given(st.binary(max_size=40), any_values(), st.integers(0, 1), st.integers(0, 2**63 - 1))
+def test_any_event_of_a_watch_is_a_change(key: bytes, value: bytes, kind: int, number: int) -> None:
+    event = etcdrpc.WatchResponse().events.add()
+    event.type = kind
+    event.kv.key, event.kv.value, event.kv.mod_revision, event.kv.lease = key, value, number, number
+    change = _change(event)
+    assert change.revision == number
+    assert (change.now is None) == (kind == 1)
+    assert change.now is None or (change.now.key, change.now.value) == (change.key, value)
+
+
+NETWORKS = ("10.5.0.0/16", "10.5.0.0/28", "0.0.0.0/0", "10.5.7.7/16", "10.5.0.0/255.255.0.0", "10.5.0.0", "224.0.0.0/8")
+NETWORKS6 = ("fd42::/48", "::/0", "fd42::%eth0/48", "fd42::/124", "fe80::/10", "FD42::1/48")
+BOUNDS = ("10.5.4.0", "10.5.250.0", "fd42:0:0:5::", "fd42:0:0:5::%eth0", "0.0.0.0", "::")
+CONFIG_KEYS = (
+    *("Network", "SubnetLen", "SubnetMin", "SubnetMax", "EnableIPv4", "EnableIPv6", "EnableNFTables"),
+    *("IPv6Network", "IPv6SubnetLen", "IPv6SubnetMin", "IPv6SubnetMax", "Backend"),
+)
+GOOD = st.sampled_from(
+    [
+        *map(json.dumps, (*NETWORKS, *NETWORKS6, *BOUNDS)),
+        *("24", "26", "30", "64", "126", "true", "false", '{"Type":"vxlan"}', '{"type":"UDP","TYPE":"vxlan"}'),
+    ]
+)
+BEGIN = ('"Network":"10.5.0.0/16"', '"EnableIPv6":true', '"EnableIPv4":false,"EnableIPv6":true', '"Network":"::/0"')
+
+
+def configs() -> st.SearchStrategy[bytes]:
+    """Network configs: objects that begin well, and any bytes."""
+    member = st.tuples(st.sampled_from(CONFIG_KEYS).map(json.dumps), GOOD | values())
+    some = st.builds(
+        lambda first, rest: encoded("{" + first + "," + joined(rest)[1:]),
+        st.sampled_from(BEGIN),
+        st.lists(member, min_size=1, max_size=4),
+    )
+    return some | some | documents(CONFIG_KEYS, GOOD) | damaged(some) | raw()
+
+
+@given(configs())
+@example(b'{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd42::%eth0/48"}')
+@settings(max_examples=400)
+def test_any_network_config_is_whole_or_refused(raw_config: bytes) -> None:
+    kv = KeyValue(key=f"/n/{CONFIG}", value=raw_config, mod_revision=1, lease_id=0)
+    config, problem = tried(lambda: read_network_config(kv, "/n"), NetworkConfigError)
+    if config is None:
+        assert printable(problem.message)
+        return
+    assert config.pools
+    assert config == parse_network_config(raw_config) or b"NaN" in raw_config
+    for pool in config.pools:
+        assert pool.subnet_count() >= 1
+        for end in (pool.subnet_min, pool.subnet_max):
+            assert end in pool.network
+            assert int(end) % (1 << pool.host_bits) == 0
+        assert pool.network.prefixlen + 2 <= pool.subnet_len
+        assert "%" not in f"{pool.network}{pool.subnet_min}{pool.subnet_max}"
+    assert printable(config.backend_type)
+
+
+@given(raw() | documents(("Hostname", "ID", "Version"), values(), least=1))
+@example(b'{"Hostname":"a\\u001b[2Jb","ID":"\\ud800"}')
+def test_any_presence_names_somebody(value: bytes) -> None:
+    identity = parse(value)
+    assert identity.hostname
+    assert identity.id
+    assert printable(identity.hostname)
+    assert printable(identity.id)
+
+
+@pytest.mark.parametrize("depth", [*range(900, 1010, 2), 100_000])
+def test_no_depth_of_nesting_is_just_deep_enough(depth: int) -> None:
+    inner = b"[" * depth + b"]" * depth
+    for field in (b"BackendType", b"BackendData", b"PublicIP"):
+        with contextlib.suppress(MalformedLease):
+            assert isinstance(parse_lease("10.5.2.0-24", b'{"PublicIP":"198.18.1.2","%s":%s}' % (field, inner)), Lease)
+    for field in (b"SubnetLen", b"Backend", b"SubnetMin", b"EnableIPv6", b"X"):
+        with contextlib.suppress(NetworkConfigError):
+            parse_network_config(b'{"Network":"10.5.0.0/16","%s":%s}' % (field, inner))
+    assert parse(b'{"Hostname":%s,"ID":%s}' % (inner, inner)).id
