@@ -30,7 +30,6 @@ from overlayd.backends.commands import (
 from overlayd.backends.ledger import Ledger
 from overlayd.backends.listening import Listening
 from overlayd.backends.options import Options
-from overlayd.backends.peers import refusals
 from overlayd.backends.surroundings import Surroundings
 from overlayd.backends.undo import run_command, undo_and_say
 from overlayd.errors import CommandFailed
@@ -128,7 +127,7 @@ class Extension:
 
     def apply(self, own: Lease, peers: Collection[Lease]) -> Report:
         """See Backend. Runs commands for the peers that differ, for ROUND_S; the others are problems until then."""
-        problems = refusals(peers, own=own, network=self._around.network, backend_type=self.type)
+        problems = self._around.refusals(peers, own=own, backend_type=self.type)
         wanted = {peer.key_name: Told.of(peer) for peer in peers if peer.key_name not in problems}
         for peer in [peer for peer, told in wanted.items() if len(told.data) > DATA_BYTES_AT_MOST]:
             problems[peer] = f"its lease has {len(wanted.pop(peer).data)} characters of data"

@@ -8,7 +8,6 @@ from typing import Any, ClassVar, Self
 
 from overlayd.backends.listening import Listening
 from overlayd.backends.options import Options
-from overlayd.backends.peers import refusals
 from overlayd.backends.planned import Planned
 from overlayd.backends.surroundings import Surroundings
 from overlayd.errors import UnsupportedError
@@ -58,7 +57,7 @@ class HostGw(Planned):
     def plan(self, own: Lease, peers: Collection[Lease]) -> Plan:
         """All that the kernel should hold, for these leases. Pure."""
         reachable: dict[str, tuple[Thing, ...]] = {}
-        problems = refusals(peers, own=own, network=self.around.network, backend_type=self.type)
+        problems = self.around.refusals(peers, own=own, backend_type=self.type)
         for peer in peers:
             if peer.key_name in problems:
                 continue

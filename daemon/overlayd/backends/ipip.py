@@ -14,7 +14,6 @@ from overlayd.addresses import interface
 from overlayd.backends.host_gw import direct_route, reaches_directly
 from overlayd.backends.listening import Listening
 from overlayd.backends.options import Options, largest_packet
-from overlayd.backends.peers import refusals
 from overlayd.backends.planned import Planned
 from overlayd.backends.surroundings import Surroundings
 from overlayd.errors import NetworkConfigError
@@ -62,7 +61,7 @@ class Ipip(Planned):
 
     def plan(self, own: Lease, peers: Collection[Lease]) -> Plan:
         """All that the kernel should hold, for these leases. Pure."""
-        problems = refusals(peers, own=own, network=self.around.network, backend_type=self.type)
+        problems = self.around.refusals(peers, own=own, backend_type=self.type)
         reachable: dict[str, tuple[Thing, ...]] = {}
         paths: dict[str, str] = {}
         for peer in peers:

@@ -61,13 +61,16 @@ class Options:
         return value or None
 
 
-def largest_packet(backend: str, underlay_mtu_bytes: int, overhead_bytes: int) -> int:
-    """What is left of the underlay's MTU. Raises NetworkConfigError below the 68 of RFC 791."""
-    left = underlay_mtu_bytes - overhead_bytes
-    if left < 68:
+def largest_packet(backend: str, underlay_mtu_bytes: int, overhead_bytes: int, *, ipv6: bool = False) -> int:
+    """What is left of the underlay's MTU. Raises NetworkConfigError below the 68 of RFC 791, or the 1280 of RFC 8200.
+
+    Linux takes IPv6 away from an interface with less.
+    """
+    left, least = underlay_mtu_bytes - overhead_bytes, 1280 if ipv6 else 68
+    if left < least:
         raise NetworkConfigError(
             f"backend {backend} needs {overhead_bytes} bytes of every packet, and the underlay's MTU is "
-            f"{underlay_mtu_bytes}",
+            f"{underlay_mtu_bytes}: less than {least} are left",
             hint="raise the MTU of the underlay interface",
         )
     return left

@@ -5,39 +5,81 @@ from __future__ import annotations
 from collections.abc import Collection
 from ipaddress import IPv4Network
 
-from overlayd.addresses import is_within, overlaps
+from overlayd.addresses import IPAddress, IPNetwork, contains, is_within, overlaps
 from overlayd.lease import Lease, Leg
 from overlayd.network import NetworkConfig
 
 
-def refusals(peers: Collection[Lease], *, own: Lease, network: NetworkConfig, backend_type: str) -> dict[str, str]:
+def refusals(
+    peers: Collection[Lease],
+    *,
+    own: Lease,
+    network: NetworkConfig,
+    backend_type: str,
+    here: Collection[IPAddress] = (),
+) -> dict[str, str]:
     """For each lease that must not be served, named by its key, why. Leases are written by others.
 
     One outside the network would take away this host's own routes, its default route even; one that overlaps the own
-    subnet would take away its containers.
+    subnet would take away its containers; and one that holds an address of the underlay, of which `here` are this
+    host's, would cut it off. Of two that want the same, the first by key is served, whatever order they come in.
     """
     found = {}
-    for peer in peers:
-        problem = _refusal(peer, own, network, backend_type)
+    served: dict[tuple[int, int], Leg] = {}
+    for peer in in_order(peers):
+        problem = _refusal(peer, own, network, backend_type, here) or _rivalry(peer, network, served)
         if problem is not None:
             found[peer.key_name] = problem
     return found
 
 
-def _refusal(peer: Lease, own: Lease, network: NetworkConfig, backend_type: str) -> str | None:
+def in_order(peers: Collection[Lease]) -> list[Lease]:
+    """The leases by key: what depends on which comes first is then the same every time."""
+    return sorted(peers, key=lambda peer: peer.key_name)
+
+
+def _refusal(
+    peer: Lease, own: Lease, network: NetworkConfig, backend_type: str, here: Collection[IPAddress]
+) -> str | None:
     if peer.backend_type != backend_type:
         return f"its backend is {peer.backend_type}, ours is {backend_type}"
-    legs = [(leg, within) for leg in peer.legs if (within := network.network(leg.version)) is not None]
-    if not legs:
+    if not _shared(peer, network):
         return f"it has no address of the network's {network}"
-    for leg, within in legs:
-        if not is_within(leg.subnet, within):
-            return f"its subnet {leg.subnet} is outside the network {within}"
-        if any(overlaps(leg.subnet, ours) for ours in own.subnets):
-            return f"its subnet {leg.subnet} overlaps ours, {own.subnets}"
-        if not _is_unicast(leg):
-            return f"its public address {leg.public_ip} is not one of a host"
+    problems = (_unfit(leg, own, network.network(leg.version), here) for leg in _shared(peer, network))
+    return next((problem for problem in problems if problem is not None), None)
+
+
+def _unfit(leg: Leg, own: Lease, within: IPNetwork | None, here: Collection[IPAddress]) -> str | None:
+    if within is None or not is_within(leg.subnet, within):
+        return f"its subnet {leg.subnet} is outside the network {within}"
+    if any(overlaps(leg.subnet, ours) for ours in own.subnets):
+        return f"its subnet {leg.subnet} overlaps ours, {own.subnets}"
+    for address in here:
+        if contains(leg.subnet, address):
+            return f"its subnet {leg.subnet} holds this host's own address {address}"
+    if leg.public_ip in (*here, *(ours.public_ip for ours in own.legs)):
+        return f"its public address {leg.public_ip} is this host's own"
+    return None if _is_unicast(leg) else f"its public address {leg.public_ip} is not one of a host"
+
+
+def _rivalry(peer: Lease, network: NetworkConfig, served: dict[tuple[int, int], Leg]) -> str | None:
+    """Whose subnet begins at the same address; None, and all noted in `served`, if nobody's does.
+
+    Routes are told apart by their subnet, and VXLAN's neighbours by its first address: two would replace each other for
+    ever.
+    """
+    legs = {(leg.version, int(leg.subnet.network_address)): leg for leg in _shared(peer, network)}
+    for key, leg in legs.items():
+        other = served.get(key, leg)
+        if other != leg:
+            same = "is also" if other.subnet == leg.subnet else f"begins with {other.subnet},"
+            return f"its subnet {leg.subnet} {same} that of {other.public_ip}"
+    served.update(legs)
     return None
+
+
+def _shared(peer: Lease, network: NetworkConfig) -> list[Leg]:
+    return [leg for leg in peer.legs if network.network(leg.version) is not None]
 
 
 class PeerTable:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from overlayd.backends.peers import refusals
 from overlayd.errors import NetworkConfigError
 from overlayd.kernel.state import FORWARDING, FORWARDING6, Route, Thing
 from overlayd.lease import Lease, Leg
@@ -54,6 +56,11 @@ class Surroundings:
         if self.blackhole:
             things += [Route(dst=leg.subnet, link=None, metric=LAST_METRIC) for leg in own.legs]
         return tuple(things)
+
+    def refusals(self, peers: Collection[Lease], *, own: Lease, backend_type: str) -> dict[str, str]:
+        """For each lease that must not be served, named by its key, why."""
+        here = [endpoint.address for endpoint in self.underlay.endpoints]
+        return refusals(peers, own=own, network=self.network, backend_type=backend_type, here=here)
 
     def shared_legs(self, peer: Lease) -> tuple[Leg, ...]:
         """The legs of a peer in families that the network uses."""

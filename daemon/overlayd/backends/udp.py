@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Protocol, Self
 from overlayd.addresses import interface
 from overlayd.backends.listening import Listening
 from overlayd.backends.options import Options, largest_packet
-from overlayd.backends.peers import PeerTable, refusals
+from overlayd.backends.peers import PeerTable
 from overlayd.backends.surroundings import Surroundings
 from overlayd.backends.tun import TunForwarder
 from overlayd.errors import NetworkConfigError
@@ -115,7 +115,7 @@ class Udp:
 
     def plan(self, own: Lease, peers: Collection[Lease] = ()) -> Plan:
         """All that the kernel should hold, for these leases. Pure."""
-        problems = refusals(peers, own=own, network=self._around.network, backend_type=self.type)
+        problems = self._around.refusals(peers, own=own, backend_type=self.type)
         return Plan(
             base=(
                 *self._around.base(own),

@@ -16,9 +16,10 @@ from overlayd.addresses import IPAddress, interface
 from overlayd.backends.host_gw import direct_route, reaches_directly
 from overlayd.backends.listening import Listening
 from overlayd.backends.options import Options, largest_packet
-from overlayd.backends.peers import refusals
+from overlayd.backends.peers import in_order
 from overlayd.backends.planned import Planned
 from overlayd.backends.surroundings import Surroundings
+from overlayd.errors import NetworkConfigError
 from overlayd.kernel.converge import Plan
 from overlayd.kernel.state import Address, FdbEntry, Neighbour, Route, Thing, VxlanLink
 from overlayd.lease import Lease, Leg
@@ -55,6 +56,12 @@ class Vxlan(Planned):
     @classmethod
     def _made(cls, options: Options, around: Surroundings, *, direct: bool) -> Self:
         underlay_mtu_bytes = options.number("MTU", 0, low=0, high=65535) or around.underlay.mtu_bytes
+        if underlay_mtu_bytes > around.underlay.mtu_bytes:
+            raise NetworkConfigError(
+                f"MTU of backend {cls.type} is {underlay_mtu_bytes}, and that of this host's {around.underlay.ifname} "
+                f"is {around.underlay.mtu_bytes}",
+                hint="lower it in the network config, leave it out, or raise that of the interface",
+            )
         overhead_bytes = max(OVERHEAD_BYTES[pool.network.version] for pool in around.network.pools)
         return cls(
             around=around,
@@ -63,7 +70,7 @@ class Vxlan(Planned):
             gbp=options.flag("GBP"),
             learning=options.flag("Learning"),
             direct=direct,
-            mtu_bytes=largest_packet(cls.type, underlay_mtu_bytes, overhead_bytes),
+            mtu_bytes=largest_packet(cls.type, underlay_mtu_bytes, overhead_bytes, ipv6=around.network.v6 is not None),
         )
 
     def device(self, version: int) -> str:
@@ -93,9 +100,9 @@ class Vxlan(Planned):
         """All that the kernel should hold, for these leases. Pure."""
         reachable: dict[str, tuple[Thing, ...]] = {}
         paths: dict[str, str] = {}
-        problems = refusals(peers, own=own, network=self.around.network, backend_type=Vxlan.type)
+        problems = self.around.refusals(peers, own=own, backend_type=Vxlan.type)
         holders = {(leg.version, self._mac(leg.version)): leg.public_ip for leg in own.legs}
-        for peer in peers:
+        for peer in in_order(peers):
             legs = self.around.shared_legs(peer)
             problem = problems.get(peer.key_name) or self._unusable(legs, holders)
             if problem is not None:

@@ -17,7 +17,7 @@ from overlayd.backends import keyfile
 from overlayd.backends.claims import Claim, Claims, public_key_of
 from overlayd.backends.listening import Listening
 from overlayd.backends.options import Options, largest_packet
-from overlayd.backends.peers import refusals
+from overlayd.backends.peers import in_order
 from overlayd.backends.surroundings import Surroundings
 from overlayd.backends.x25519 import public_key
 from overlayd.errors import NetworkConfigError
@@ -99,6 +99,7 @@ class Wireguard:
                 cls.type,
                 options.number("MTU", 0, low=0, high=65535) or around.underlay.mtu_bytes,
                 OVERHEAD_BYTES,
+                ipv6=around.network.v6 is not None,
             ),
         )
 
@@ -151,10 +152,10 @@ class Wireguard:
 
     def plan(self, own: Lease, peers: Collection[Lease] = ()) -> Plan:
         """All that the kernel should hold, for these leases."""
-        problems = refusals(peers, own=own, network=self._around.network, backend_type=self.type)
+        problems = self._around.refusals(peers, own=own, backend_type=self.type)
         claims = Claims(self._public_key)
         # In one order whoever came first: of two that claim the same, it is always the same one that is refused.
-        for peer in sorted(peers, key=lambda one: one.key_name):
+        for peer in in_order(peers):
             if peer.key_name not in problems:
                 wanted = self._claims(peer)
                 problem = wanted if isinstance(wanted, str) else claims.add(peer, wanted)

@@ -150,6 +150,17 @@ def test_an_underlay_too_small_is_a_config_error() -> None:
         Vxlan.from_config({}, replace(AROUND, underlay=replace(UNDERLAY, mtu_bytes=100)))
 
 
+def test_an_underlay_too_small_for_ipv6_is_a_config_error() -> None:
+    assert Vxlan.from_config({}, replace(AROUND_DUAL, underlay=replace(UNDERLAY, mtu_bytes=1350))).mtu_bytes == 1280
+    with pytest.raises(NetworkConfigError, match="1280"):
+        Vxlan.from_config({}, replace(AROUND_DUAL, underlay=replace(UNDERLAY, mtu_bytes=1349)))
+
+
+def test_more_than_the_underlay_has_is_a_config_error() -> None:
+    with pytest.raises(NetworkConfigError, match="9000, and that of this host's eth0 is 1500"):
+        vxlan(MTU=9000)
+
+
 @pytest.mark.parametrize("vni", [1, 9999, 10_000, 9_999_999, 10_000_000, 2**24 - 1])
 def test_every_vni_makes_two_names_that_a_device_can_have(vni: int) -> None:
     devices = Vxlan.from_config({"VNI": vni}, AROUND_DUAL).devices
@@ -207,12 +218,38 @@ def test_flannels_upper_case_mac_is_understood() -> None:
         (peer(2, address="224.0.0.5"), "not one of a host"),
         (moved(peer(2), "0.0.0.0/0"), "outside the network"),
         (moved(peer(2), "10.5.1.128/25"), "overlaps ours"),
+        (peer(2, address="198.18.1.1"), "is this host's own"),
     ],
 )
 def test_a_peer_that_cannot_be_used_is_named_and_the_others_are_served(lease: Lease, said: str) -> None:
     plan = vxlan().plan(OWN, [lease, peer(3)])
     assert said in plan.problems[lease.key_name]
     assert {route.dst for route in plan.state().routes} == {IPv4Network("10.5.3.0/24")}
+
+
+@pytest.mark.parametrize("name", ["vxlan", "host-gw", "udp", "ipip"])
+@pytest.mark.parametrize(
+    ("subnet", "said"), [("10.5.2.0/24", "is also that of 198.18.1."), ("10.5.2.0/25", "begins with 10.5.2.0/24")]
+)
+def test_of_two_peers_with_one_subnet_the_same_one_is_always_served(name: str, subnet: str, said: str) -> None:
+    backend: Any = backends.load(name).from_config({}, AROUND)
+    first = peer(2, backend=name)
+    second = replace(
+        moved(peer(3, backend=name), subnet), v6=dual_peer(3, backend=name).v6 if subnet == "10.5.2.0/24" else None
+    )
+    for order in ([first, second], [second, first]):
+        plan = backend.plan(OWN, order)
+        assert list(plan.problems) == [second.key_name]
+        assert said in plan.problems[second.key_name]
+
+
+def test_a_lease_that_holds_this_hosts_own_address_would_cut_it_off() -> None:
+    wide = parse_network_config('{"Network": "198.18.0.0/15", "SubnetLen": 24}')
+    backend = Vxlan.from_config({}, replace(AROUND, network=wide))
+    own, bad, good = moved(OWN, "198.18.9.0/24"), moved(peer(2), "198.18.1.0/24"), moved(peer(3), "198.18.7.0/24")
+    plan = backend.plan(own, [bad, good])
+    assert "this host's own address 198.18.1.1" in plan.problems[bad.key_name]
+    assert list(plan.peers) == [good.key_name]
 
 
 def test_one_host_with_two_subnets_is_served_on_both() -> None:

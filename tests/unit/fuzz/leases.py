@@ -49,7 +49,8 @@ TYPES = ("vxlan", "vxlan", "host-gw", "udp", "ipip", "wireguard", "alloc", "exte
 
 def keys() -> st.SearchStrategy[str]:
     """The last part of a key."""
-    v4, v6 = st.sampled_from(SUBNETS4), st.sampled_from(SUBNETS6)
+    v4 = st.sampled_from(SUBNETS4[:10]) | st.sampled_from(SUBNETS4)
+    v6 = st.sampled_from(SUBNETS6[:6]) | st.sampled_from(SUBNETS6)
     ours = v4 | st.builds("{}&{}".format, v4, v6) | st.builds("0.0.0.0-0&{}".format, v6)
     return ours | ours | ours | st.text(max_size=12) | st.builds("{}{}".format, v4, st.text(max_size=3))
 
@@ -61,29 +62,38 @@ def backend_data() -> st.SearchStrategy[str]:
     right = st.sampled_from(MACS[:4]).map(lambda mac: json.dumps({"VNI": 1, "VtepMAC": mac}))
     key = st.sampled_from(WIREGUARD_KEYS[1:3]).map(lambda key: json.dumps({"PublicKey": key}))
     wrong = st.lists(st.tuples(member, good | values()), max_size=4).map(joined)
-    return right | right | right | key | wrong | values()
+    return right | right | right | right | key | key | wrong | values()
 
 
-def usable(kinds: tuple[str, ...] = TYPES) -> st.SearchStrategy[bytes]:
+def usable() -> st.SearchStrategy[bytes]:
     """Values that are leases, of hosts of any kind."""
-    return st.builds(
-        lambda kind, v4, v6, data, data6: encoded(
-            joined(
-                [
-                    ('"PublicIP"', json.dumps(v4)),
-                    ('"PublicIPv6"', json.dumps(v6)),
-                    ('"BackendType"', json.dumps(kind)),
-                    ('"BackendData"', data),
-                    ('"BackendV6Data"', data6),
-                ]
-            )
-        ),
-        st.sampled_from(kinds),
-        st.sampled_from(ADDRESSES4),
-        st.sampled_from(ADDRESSES6) | st.none(),
-        backend_data(),
-        backend_data(),
+    kind, v4, v6 = st.sampled_from(TYPES), st.sampled_from(ADDRESSES4), st.sampled_from(ADDRESSES6) | st.none()
+    return st.builds(_value, kind, v4, v6, backend_data(), backend_data())
+
+
+def _value(kind: str, v4: str, v6: str | None, data: str, data6: str) -> bytes:
+    members = [("PublicIP", v4), ("PublicIPv6", v6), ("BackendType", kind)]
+    published = [("BackendData", data), ("BackendV6Data", data6)]
+    return encoded(
+        joined([(json.dumps(name), json.dumps(value)) for name, value in members] + [*map(_named, published)])
     )
+
+
+def _named(member: tuple[str, str]) -> tuple[str, str]:
+    return json.dumps(member[0]), member[1]
+
+
+def rivals(kind: str) -> st.SearchStrategy[dict[str, KeyValue]]:
+    """Leases with nothing wrong in them, each alone; but many want the same subnet, address, MAC or key."""
+    v4 = st.sampled_from([name for name in SUBNETS4[:14] if not name.startswith(("10.5.1.", "10.5.0."))])
+    v6 = st.sampled_from(SUBNETS6[:6])
+    names = v4 | st.builds("{}&{}".format, v4, v6) | st.builds("0.0.0.0-0&{}".format, v6)
+    data = {
+        "vxlan": st.sampled_from(MACS[:4]).map(lambda mac: json.dumps({"VNI": 1, "VtepMAC": mac})),
+        "wireguard": st.sampled_from(WIREGUARD_KEYS[1:3]).map(lambda key: json.dumps({"PublicKey": key})),
+    }.get(kind, st.just("null"))
+    address, address6 = st.sampled_from(ADDRESSES4[:5]), st.sampled_from(ADDRESSES6[:3]) | st.none()
+    return tables(st.builds(_value, st.just(kind), address, address6, data, data), names=names, most=5)
 
 
 def any_values() -> st.SearchStrategy[bytes]:
@@ -99,10 +109,15 @@ def any_values() -> st.SearchStrategy[bytes]:
     return good | good | documents(names, field, least=1) | damaged(good) | raw()
 
 
-def tables(values: st.SearchStrategy[bytes] | None = None, *, most: int = 8) -> st.SearchStrategy[dict[str, KeyValue]]:
+def tables(
+    values: st.SearchStrategy[bytes] | None = None,
+    *,
+    names: st.SearchStrategy[str] | None = None,
+    most: int = 8,
+) -> st.SearchStrategy[dict[str, KeyValue]]:
     """What may stand below subnets/, by the last part of the key. Some hang on an etcd lease, some do not."""
     found = any_values() if values is None else values
-    return st.dictionaries(keys(), st.tuples(found, st.integers(0, 2)), max_size=most).map(
+    return st.dictionaries(keys() if names is None else names, st.tuples(found, st.integers(0, 2)), max_size=most).map(
         lambda entries: {
             name: KeyValue(key=f"/n/{SUBNETS}{name}", value=value, mod_revision=7, lease_id=lease_id)
             for name, (value, lease_id) in entries.items()

@@ -1,0 +1,271 @@
+"""Whatever peers publish and whatever the config says: a plan that the kernel can hold and that harms nobody."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import time
+from collections.abc import Iterator
+from ipaddress import IPv4Network
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from overlayd import backends
+from overlayd.addresses import IPAddress, is_within, overlaps
+from overlayd.backends.peers import PeerTable
+from overlayd.backends.surroundings import Surroundings
+from overlayd.errors import NetworkConfigError, UnsupportedError
+from overlayd.kernel.converge import Plan
+from overlayd.kernel.diff import diff
+from overlayd.kernel.state import (
+    Address,
+    FdbEntry,
+    IpipLink,
+    KernelState,
+    Neighbour,
+    Route,
+    Sysctl,
+    TunLink,
+    VxlanLink,
+    WireguardLink,
+    WireguardPeer,
+)
+from overlayd.lease import Lease
+from overlayd.registry import _census
+from overlayd.store.client import KeyValue
+from tests.unit.fuzz.leases import TYPES, rivals, tables
+from tests.unit.kernel.model import things
+from tests.unit.kernel.scenes import IPV4_ONLY, UNDERLAY, Scene
+
+PLANNED = tuple(name for name in backends.names() if hasattr(backends.load(name), "plan"))
+MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+
+
+def versions(kind: str) -> st.SearchStrategy[tuple[int, ...]]:
+    """The families that a network of this kind may have."""
+    return st.just((4,)) if kind in IPV4_ONLY else st.sampled_from([(4,), (4, 6), (6,)])
+
+
+def peers_of(entries: dict[str, KeyValue], own: Lease) -> list[Lease]:
+    """The leases that a host hands to its backend, as host.py does."""
+    leases = _census(entries).leases.items()
+    return [lease for name, lease in leases if lease.public_ip != own.public_ip and name != own.key_name]
+
+
+def names_of(leases: list[Lease]) -> set[str]:
+    return {lease.key_name for lease in leases}
+
+
+@pytest.mark.parametrize("kind", PLANNED)
+@given(data=st.data())
+@settings(max_examples=150)
+def test_any_leases_make_a_plan_that_the_kernel_can_hold(kind: str, data: st.DataObject) -> None:
+    entries = {**data.draw(tables(most=3)), **data.draw(rivals(backends.published_type(kind)))}
+    scene = Scene(kind=kind, versions=data.draw(versions(kind)), blackhole=data.draw(st.booleans()))
+    if kind == "vxlan":
+        scene = Scene(**{**vars(scene), "options": {"DirectRouting": data.draw(st.booleans())}})
+    around, own = scene.around(), scene.own_lease()
+    backend: Any = scene.backend()
+    leases = peers_of(entries, own)
+    plan = backend.plan(own, leases)
+    assert not plan.peers.keys() & plan.problems.keys()
+    assert plan.paths.keys() <= names_of(leases)
+    assert plan.peers.keys() <= names_of(leases)
+    assert plan.problems.keys() | plan.paths.keys() == names_of(leases)
+    assert all(text.isprintable() and len(text) < 500 for text in (*plan.problems.values(), *plan.paths.values()))
+    state = plan.state()
+    assert_one_of_each_key(state)
+    assert_harmless(plan, around, own)
+    for thing in things(state):
+        assert_writable(thing)
+    # Whatever order they are listed in.
+    again: Plan = backend.plan(own, data.draw(st.permutations(leases)))
+    assert again.state() == state
+    assert again.problems == plan.problems
+
+
+def assert_one_of_each_key(state: KernelState) -> None:
+    """Two things with one key would take each other's place for ever."""
+    for kind in (state.links, state.addresses, state.routes, state.neighbours, state.fdb, state.sysctls):
+        keys = [thing.key for thing in kind]
+        assert len(keys) == len(set(keys)), sorted(map(str, kind))
+    senders = [(peer.link, allowed) for peer in state.wireguard_peers for allowed in peer.allowed_ips]
+    assert len(senders) == len(set(senders))
+    assert len({peer.key for peer in state.wireguard_peers}) == len(state.wireguard_peers)
+
+
+def assert_harmless(plan: Plan, around: Surroundings, own: Lease) -> None:
+    """No peer takes anything but its own subnet: of the network, and neither ours nor the underlay's."""
+    networks = around.network.networks
+    for found in plan.peers.values():
+        for subnet in subnets_of(found):
+            assert any(is_within(subnet, network) for network in networks), subnet
+            assert not any(overlaps(subnet, ours) for ours in own.subnets), subnet
+            assert not any(overlaps(subnet, near) for end in around.underlay.endpoints for near in end.on_link), subnet
+        for address in ends_of(found):
+            assert not address.is_multicast, address
+            assert not address.is_unspecified, address
+            assert not address.is_loopback, address
+            assert not address.is_link_local or address.version == 4, address
+            assert all(address != end.address for end in around.underlay.endpoints), address
+
+
+def subnets_of(found: tuple[Any, ...]) -> Iterator[Any]:
+    for thing in found:
+        match thing:
+            case Route():
+                yield thing.dst
+            case WireguardPeer():
+                yield from thing.allowed_ips
+
+
+def ends_of(found: tuple[Any, ...]) -> Iterator[IPAddress]:
+    """The addresses to which packets for a peer are sent."""
+    for thing in found:
+        match thing:
+            case FdbEntry():
+                yield thing.dst
+            case WireguardPeer():
+                assert thing.endpoint is not None
+                yield thing.endpoint[0]
+            case Route(link=UNDERLAY.name):
+                assert thing.via is not None
+                yield thing.via
+
+
+def assert_writable(thing: Any) -> None:
+    """What netlink has a field for."""
+    assert "%" not in str(thing)
+    match thing:
+        case VxlanLink() | TunLink() | IpipLink() | WireguardLink():
+            assert 0 < len(thing.name.encode()) <= 15
+            assert 68 <= thing.mtu_bytes <= 65535
+            if isinstance(thing, VxlanLink):
+                assert 0 < thing.vni < 2**24
+                assert 0 < thing.port < 2**16
+        case Neighbour() | FdbEntry():
+            assert MAC.fullmatch(thing.mac)
+            assert not int(thing.mac[:2], 16) & 1
+            assert thing.mac != "00:00:00:00:00:00"
+        case Route():
+            assert 0 <= thing.metric < 2**32
+            assert thing.via is None or thing.via.version == thing.dst.version
+        case Address() | Sysctl() | WireguardPeer():
+            assert str(thing).isprintable()
+
+
+ODD_OPTIONS = st.sampled_from([0, 1, -1, 2**24 - 1, 2**24, 65535, 65536, 68, 117, 118, 1280, 1349, 1500, 9000, 10**400])
+VALUES = (
+    ODD_OPTIONS
+    | st.none()
+    | st.booleans()
+    | st.floats()
+    | st.text(max_size=5)
+    | st.sampled_from(["auto", "separate", "ipv6", "true", "x" * 5000, "sh -c 'a'", "a | b", "'", "$SUBNET"])
+    | st.lists(st.none(), max_size=2)
+)
+KEYS = (
+    *("VNI", "Port", "GBP", "Learning", "DirectRouting", "MTU", "ListenPort", "ListenPortV6", "PSK", "Mode"),
+    *("PersistentKeepaliveInterval", "PreStartupCommand", "SubnetAddCommand", "SubnetRemoveCommand", "vni", "X"),
+)
+
+
+@pytest.mark.parametrize("kind", backends.names())
+@given(
+    config=st.dictionaries(st.sampled_from(KEYS) | st.text(max_size=3), VALUES, max_size=4),
+    mtu_bytes=st.sampled_from([0, 68, 96, 118, 148, 575, 576, 1280, 1329, 1330, 1350, 1500, 9000, 65535, 65536]),
+    dual=st.booleans(),
+)
+@settings(max_examples=100)
+def test_any_config_of_a_backend_is_taken_whole_or_refused(
+    kind: str, config: dict[str, Any], mtu_bytes: int, dual: bool
+) -> None:
+    scene = Scene(kind=kind, versions=(4, 6) if dual else (4,), mtu_bytes=mtu_bytes)
+    found: Any = None
+    problem = ""
+    try:
+        found = backends.load(kind).from_config(config, scene.around())
+    except (NetworkConfigError, UnsupportedError) as error:
+        problem = error.message
+    assert problem.isprintable()
+    assert len(problem) < 500
+    if found is None:
+        return
+    # RFC 791, and RFC 8200 where the network has IPv6.
+    if kind not in ("alloc", "host-gw", "extension"):
+        assert found.mtu_bytes >= (1280 if dual else 68)
+    if hasattr(found, "plan"):
+        for thing in things(found.plan(scene.own_lease(), []).state()):
+            assert_writable(thing)
+
+
+@pytest.mark.parametrize("kind", [name for name in PLANNED if name != "wireguard"])
+def test_five_thousand_leases_are_planned_in_a_moment(kind: str) -> None:
+    entries = {f"10.{n >> 8}.{n & 255}.0-24": value(kind, n) for n in range(6000) if n & 255 != 255}
+    scene = Scene(kind=kind)
+    around = scene.around()
+    network = backends_network()
+    around = Surroundings(network=network, underlay=around.underlay)
+    backend: Any = backends.load(kind).from_config({}, around)
+    began = time.perf_counter()
+    leases = peers_of(entries, scene.own_lease())
+    plan = backend.plan(scene.own_lease(), leases)
+    operations = diff(plan.state(), KernelState())
+    assert diff(plan.state(), plan.state()) == ()
+    took = time.perf_counter() - began
+    assert len(leases) >= 5000
+    # For host-gw most are behind a router.
+    assert len(operations) >= {"udp": 3, "alloc": 1, "host-gw": 250}.get(kind, 5000)
+    # About half a second on the slowest machine in use; a quadratic step would take minutes.
+    assert took < 8, f"{took:.1f} s"
+
+
+def backends_network() -> Any:
+    from overlayd.network import parse_network_config  # noqa: PLC0415
+
+    return parse_network_config('{"Network": "10.0.0.0/8"}')
+
+
+def value(kind: str, number: int) -> KeyValue:
+    """A lease of one of thousands."""
+    document = {
+        "PublicIP": f"198.18.{number >> 8}.{number & 255}",
+        "BackendType": backends.published_type(kind),
+        "BackendData": {"VNI": 1, "VtepMAC": f"02:00:00:00:{number >> 8:02x}:{number & 255:02x}"},
+    }
+    return KeyValue(key="", value=json.dumps(document).encode(), mod_revision=1, lease_id=1)
+
+
+@given(rivals("udp"))
+@settings(max_examples=100)
+def test_the_udp_table_lets_in_only_what_a_lease_says(entries: dict[str, KeyValue]) -> None:
+    scene = Scene(kind="udp")
+    own = scene.own_lease()
+    backend: Any = scene.backend()
+    leases = peers_of(entries, own)
+    plan = backend.plan(own, leases)
+    served = [lease for lease in leases if lease.key_name not in plan.problems]
+    table = PeerTable(served, 8285)
+    for lease in served:
+        assert lease.v4 is not None
+        assert isinstance(lease.v4.subnet, IPv4Network)
+        for address in (lease.v4.subnet[0], lease.v4.subnet[-1]):
+            way = table.way_out(int(address))
+            assert way is not None
+            holders = {str(one.v4.public_ip) for one in served if one.v4 and address in one.v4.subnet}
+            assert way[0] in holders
+            sources = table.sources(str(lease.v4.public_ip))
+            assert sources is not None
+            assert any(int(address) >> shift == base for shift, base in sources)
+    assert table.sources("198.18.1.99") is None
+    assert table.way_out(int(IPv4Network("10.5.1.0/24")[5])) is None
+
+
+def test_every_kind_of_lease_is_drawn() -> None:
+    assert set(backends.names()) <= set(TYPES)
+    with contextlib.suppress(NetworkConfigError):
+        assert backends.load("alloc").from_config({}, Scene(kind="alloc").around()).type == "alloc"
