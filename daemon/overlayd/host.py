@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from overlayd import backends, docker, firewall, firewalld, memory
-from overlayd.addresses import IPAddress, IPNetwork, first_host
+from overlayd.addresses import IPAddress, IPNetwork, first_host, ip_network
 from overlayd.backends.surroundings import Surroundings
 from overlayd.docker_watch import DockerWatch
 from overlayd.errors import ConfigError, NetworkConfigError, OverlaydError, StoreError, UnsupportedError
@@ -108,6 +108,8 @@ class Host:
             public_ip=self.public_ip,
             remembered=memory.recall(self._settings.state_dir, self._settings.subnet_env),
             ttl_s=self._settings.lease_ttl_s,
+            # A bridge on a subnet that holds the underlay's own address would cut this host off.
+            avoid=[ip_network(endpoint.address) for endpoint in self._underlay.endpoints],
         )
         self._remember()
         log.info("lease held", subnet=self._holding.lease.subnets, reserved=self._holding.reserved)

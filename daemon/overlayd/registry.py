@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from overlayd import allocate
@@ -123,8 +123,9 @@ class Registry:
         public_ip: IPAddress,
         remembered: Remembered,
         ttl_s: int,
+        avoid: Collection[IPNetwork] = (),
     ) -> Holding:
-        """Hold subnets: those this host has, else the remembered ones, else random free ones.
+        """Hold subnets: those this host has, else the remembered ones, else random free ones that hold none of `avoid`.
 
         `wanted` makes the lease to publish for them. What this host has that does not fit the config any more is given
         up in the same moment, and kept as far as it fits. A lost race is tried again with what is then free. Raises
@@ -144,6 +145,7 @@ class Registry:
             else:
                 given_up = old[0] if old else None
                 taken = [subnet for name in entries if name != given_up for subnet in _subnets(name)]
+                taken += avoid
                 preferred = old[1].subnets if old else remembered.subnets
                 subnets = allocate.choose_subnets(config, taken, preferred=preferred, rng=self._rng)
                 holding = self._create(wanted(subnets), ttl_s, revision, instead_of=given_up)

@@ -290,3 +290,30 @@ def test_one_lease_under_two_keys_is_one_lease(store: Store) -> None:
         census = one.census()
         assert list(census.leases) == ["10.42.0.32-28"]
         assert "10.42.0.32-28 once more" in census.malformed["10.42.0.32-028"]
+
+
+def test_no_subnet_is_taken_that_holds_the_hosts_own_address(store: Store) -> None:
+    # Fifteen subnets, fourteen hosts, and one subnet that holds the underlay's address of each.
+    own = IPv4Network("10.42.0.17/32")
+    with registry(store) as one:
+        held = [
+            one.acquire(
+                CONFIG,
+                wanted(host),
+                public_ip=IPv4Address(f"198.18.0.{host}"),
+                remembered=Remembered(subnets=at("10.42.0.16/28")),
+                ttl_s=TTL_S,
+                avoid=[own],
+            )
+            for host in range(1, 15)
+        ]
+        assert at("10.42.0.16/28") not in [holding.lease.subnets for holding in held]
+        with pytest.raises(SubnetsExhausted):
+            one.acquire(
+                CONFIG,
+                wanted(99),
+                public_ip=IPv4Address("198.18.0.99"),
+                remembered=Remembered(),
+                ttl_s=TTL_S,
+                avoid=[own],
+            )
