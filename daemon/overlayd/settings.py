@@ -75,22 +75,31 @@ def _any_address(value: str) -> str:
         raise ValueError("an IP address") from None
 
 
-def _port(value: str) -> int:
-    if not value.isdigit() or int(value) > 65535:
-        raise ValueError("a port from 1 to 65535, or 0 for none")
+def _whole(value: str, low: int, high: int, allowed: str) -> int:
+    # str.isdecimal() holds for other alphabets' digits too, and int() refuses very many.
+    if not (value.isascii() and value.isdecimal() and len(value) < 20 and low <= int(value) <= high):
+        raise ValueError(allowed)
     return int(value)
+
+
+def _port(value: str) -> int:
+    return _whole(value, 0, 65535, "a port from 1 to 65535, or 0 for none")
 
 
 def _minutes(value: str) -> int:
-    if not value.isdigit() or not 0 < int(value) <= 10**6:
-        raise ValueError("a whole number of minutes above 0")
-    return int(value)
+    return _whole(value, 1, 10**6, "a whole number of minutes above 0")
 
 
 def _prefix(value: str) -> str:
-    if not value.startswith("/") or not value.strip("/"):
+    if not value.startswith("/") or not value.strip("/") or not value.isprintable():
         raise ValueError("a path such as /coreos.com/network")
     return value.rstrip("/")
+
+
+def _path(value: str) -> Path:
+    if "\0" in value:
+        raise ValueError("a path")
+    return Path(value)
 
 
 def _positive(value: str) -> float:
@@ -105,9 +114,7 @@ def _positive(value: str) -> float:
 
 def _ttl(value: str) -> int:
     # etcd itself raises shorter ones to its election timeout.
-    if not value.isdigit() or not 5 <= int(value) <= 10**9:
-        raise ValueError("a whole number of seconds, 5 or more")
-    return int(value)
+    return _whole(value, 5, 10**9, "a whole number of seconds, 5 or more")
 
 
 def _docker_restart(value: str) -> str:
@@ -187,10 +194,10 @@ class Settings:
     healthz_ip: str = _option(_any_address, "address to serve /healthz, /readyz and /metrics on", default="0.0.0.0")
     healthz_port: int = _option(_port, "its TCP port; 0 for none", default=0)
     subnet_file: Path | None = _option(
-        Path, "where to write the leased subnet (default: subnet.env in run-dir)", default=None
+        _path, "where to write the leased subnet (default: subnet.env in run-dir)", default=None
     )
-    run_dir: Path = _option(Path, "files of this boot", default=Path("/run/overlayd"))
-    state_dir: Path = _option(Path, "files that outlive a reboot", default=Path("/var/lib/overlayd"))
+    run_dir: Path = _option(_path, "files of this boot", default=Path("/run/overlayd"))
+    state_dir: Path = _option(_path, "files that outlive a reboot", default=Path("/var/lib/overlayd"))
 
     @property
     def subnet_env(self) -> Path:
