@@ -6,7 +6,6 @@ Docker takes its bridge's subnet, MTU and masquerading at start only, from flags
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,10 @@ from typing import Any
 from overlayd import process
 from overlayd.addresses import IPInterface, first_host
 from overlayd.errors import CommandFailed
+from overlayd.files import read_json
 from overlayd.lease import Subnets
 from overlayd.log import logger
+from overlayd.quoting import plain, quoted
 
 log = logger("docker")
 
@@ -64,20 +65,22 @@ def flags(
         found = daemon_json.get(name)
         if found is None and name == "bip" and daemon_json.get("bridge"):
             problems.append(
-                f"{DAEMON_JSON} sets bridge to {daemon_json['bridge']!r}, so docker has no bip: its containers are not "
-                f"on the overlay; remove it, or give that bridge {value}"
+                f"{DAEMON_JSON} sets bridge to {quoted(daemon_json['bridge'])}, so docker has no bip: its containers "
+                f"are not on the overlay; remove it, or give that bridge {value}"
             )
         elif found is None:
             given.append(f"--{name}={value}")
         elif _word(found) != value:
-            problems.append(f"{DAEMON_JSON} sets {name} to {_word(found)}, overlayd needs {value}; remove it there")
+            problems.append(
+                f"{DAEMON_JSON} sets {name} to {plain(_word(found))}, overlayd needs {value}; remove it there"
+            )
     return given, problems
 
 
 def read_daemon_json(path: Path = DAEMON_JSON) -> tuple[dict[str, Any], list[str]]:
     """daemon.json's settings, and what is wrong with the file; a missing one is empty."""
     try:
-        found = json.loads(path.read_text() or "{}")
+        found = read_json(path) if path.stat().st_size else {}
     except FileNotFoundError:
         return {}, []
     except (OSError, ValueError) as error:
@@ -151,4 +154,6 @@ def _show(*names: str) -> dict[str, str]:
 
 
 def _word(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return value if isinstance(value, str) else quoted(value)

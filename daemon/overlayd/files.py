@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
+
+
+def read_json(path: Path) -> Any:
+    """What a file of JSON holds. Raises OSError, and ValueError for what is none, or is nested too deep to be ours."""
+    try:
+        return json.loads(path.read_text())
+    except RecursionError:
+        raise ValueError("nested too deep") from None
 
 
 def write_atomically(path: Path, text: str, *, mode: int = 0o644) -> None:
@@ -14,12 +24,13 @@ def write_atomically(path: Path, text: str, *, mode: int = 0o644) -> None:
     An unchanged file is left alone.
     """
     with contextlib.suppress(OSError):
-        if path.read_text() == text:
+        # As bytes: what is there need not be a text.
+        if path.read_bytes() == text.encode():
             return
     _make_folder(path.parent)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(descriptor, "w") as file:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fchmod(file.fileno(), mode)

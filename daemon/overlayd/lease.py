@@ -151,7 +151,8 @@ def parse_lease(name: str, value: bytes) -> Lease:
     """
     subnets = parse_key(name)
     try:
-        document = json.loads(value)
+        # What is no UTF-8 is replaced, as Go does.
+        document = json.loads(value.decode(errors="replace"))
     except (ValueError, RecursionError) as error:
         raise MalformedLease(f"value of {quoted(name)} is not JSON: {plain(str(error))}") from error
     if not isinstance(document, dict):

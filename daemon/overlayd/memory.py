@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from overlayd.errors import OverlaydError
-from overlayd.files import write_atomically
+from overlayd.files import read_json, write_atomically
 from overlayd.lease import Subnets
 from overlayd.registry import Remembered
 
@@ -21,8 +21,8 @@ def recall(state_dir: Path, subnet_env: Path) -> Remembered:
 
     Never raises: a record that is no good is none.
     """
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-        found: dict[str, Any] = json.loads((state_dir / LEASE_FILE).read_text())
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
+        found: dict[str, Any] = read_json(state_dir / LEASE_FILE)
         v4, v6 = found.get("subnet"), found.get("subnet6")
         subnets = Subnets(v4=IPv4Network(v4) if v4 else None, v6=IPv6Network(v6) if v6 else None)
         return Remembered(subnets=subnets, etcd_lease_id=int(found.get("etcd_lease_id") or 0))

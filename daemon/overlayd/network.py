@@ -116,7 +116,7 @@ class NetworkConfig:
 def parse_network_config(raw: bytes | str) -> NetworkConfig:
     """Read, fill in defaults and check. Raises NetworkConfigError that names the key, the value and what is allowed."""
     try:
-        document = json.loads(raw)
+        document = json.loads(raw if isinstance(raw, str) else raw.decode())
     except (ValueError, RecursionError) as error:
         raise NetworkConfigError(f"network config is not JSON: {plain(str(error))}", hint=_EXAMPLE) from error
     if not isinstance(document, dict):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from overlayd.errors import OverlaydError
-from overlayd.files import write_atomically
+from overlayd.files import read_json, write_atomically
 from overlayd.watching.state import Peer, Status
 
 __all__ = ["FILE", "Board", "Peer", "Status", "read"]
@@ -36,7 +36,7 @@ def read(run_dir: Path) -> Status:
     """The last status that a daemon wrote. Raises OverlaydError where there is none."""
     path = run_dir / FILE
     try:
-        found = json.loads(path.read_text())
+        found = read_json(path)
         # A daemon of another version may still run, or have been the last: what it says beside this is left out.
         known = _known(Status, found)
         known["peers"] = tuple(Peer(**_known(Peer, peer)) for peer in found["peers"])

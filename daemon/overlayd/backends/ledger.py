@@ -12,7 +12,7 @@ from typing import Any
 
 from overlayd.backends.commands import Commands, Entry, Told
 from overlayd.errors import OverlaydError
-from overlayd.files import write_atomically
+from overlayd.files import read_json, write_atomically
 
 FILE = "extension.json"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -40,7 +40,7 @@ class Ledger:
 def read(run_dir: Path) -> Ledger:
     """The ledger of this boot; an empty one if there is none, or none that can be read. Never raises."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-        found: dict[str, Any] = json.loads((run_dir / FILE).read_text())
+        found: dict[str, Any] = read_json(run_dir / FILE)
         # What a kernel held goes with it, also where run-dir outlives it.
         if found["boot_id"] == _boot_id():
             return Ledger(

@@ -33,7 +33,7 @@ def _get(settings: Settings) -> int:
         store.close()
     read_network_config(found, settings.etcd_prefix)
     if found is not None:
-        print_line(found.value.decode())
+        print_line(found.value.decode(errors="replace"))
     return 0
 
 
@@ -57,7 +57,7 @@ def _set(settings: Settings, given: str) -> int:
 def _any_underlay() -> Underlay:
     # Whoever writes the config need not be on a host of the network; only the config's own sense is checked here.
     v4, v6 = (Endpoint(address=one, public_ip=one) for one in map(ip_address, ("192.0.2.1", "2001:db8::1")))
-    return Underlay(ifname="lo", ifindex=1, mtu_bytes=1500, reason="for the check only", v4=v4, v6=v6)
+    return Underlay(ifname="lo", ifindex=1, mtu_bytes=65535, reason="for the check only", v4=v4, v6=v6)
 
 
 def _read_config(given: str) -> str:

@@ -116,7 +116,7 @@ def _entries(listing: str) -> list[tuple[str, dict[str, object]]]:
     try:
         entries = [next(iter(entry.items())) for entry in json.loads(listing)["nftables"]]
         return [(kind, dict(body)) for kind, body in entries]
-    except (ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, StopIteration, RecursionError) as error:
         raise CommandFailed(
             f"nft -j printed what is not its JSON: {error!r}", hint="overlayd needs an nft that was built with JSON"
         ) from error
