@@ -62,7 +62,7 @@ def names_of(leases: list[Lease]) -> set[str]:
 
 @pytest.mark.parametrize("kind", PLANNED)
 @given(data=st.data())
-@settings(max_examples=150)
+@settings(max_examples=80)
 def test_any_leases_make_a_plan_that_the_kernel_can_hold(kind: str, data: st.DataObject) -> None:
     entries = {**data.draw(tables(most=3)), **data.draw(rivals(backends.published_type(kind)))}
     scene = Scene(kind=kind, versions=data.draw(versions(kind)), blackhole=data.draw(st.booleans()))
@@ -180,7 +180,7 @@ KEYS = (
     mtu_bytes=st.sampled_from([0, 68, 96, 118, 148, 575, 576, 1280, 1329, 1330, 1350, 1500, 9000, 65535, 65536]),
     dual=st.booleans(),
 )
-@settings(max_examples=100)
+@settings(max_examples=60)
 def test_any_config_of_a_backend_is_taken_whole_or_refused(
     kind: str, config: dict[str, Any], mtu_bytes: int, dual: bool
 ) -> None:
