@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,8 @@ from tests.kernel.lab import NETWORK6, Host, Lab, laboratory
 from tests.kernel.traffic import ping_of_size, pings, pings6
 from tests.polling import eventually
 
+# Half a second between two looks, and room for a busy machine.
+HEARD_S = 5.0
 BACKENDS: dict[str, dict[str, Any]] = {
     "vxlan": {"Type": "vxlan"},
     "host-gw": {"Type": "host-gw"},
@@ -53,6 +56,21 @@ def test_ipv6_routes_and_neighbours_come_back(a: Host, b: Host) -> None:
     a.run("ip", "address", "replace", f"{a.address6}/64", "dev", "eth0", "nodad")
     eventually("over IPv6 again", lambda: pings6(a, b) and pings6(b, a))
     assert a.run("ip", "-6", "route", "show", "proto", "157") == before
+
+
+def test_what_is_broken_in_ipv6_is_heard_of_too(lab: Lab, b: Host) -> None:
+    # Its own timer would be of no help.
+    host = lab.host("d", settings={"resync-s": 600})
+    try:
+        eventually("over IPv6", lambda: pings6(host, b))
+        before = host.run("ip", "-6", "route", "show", "proto", "157")
+        began = time.monotonic()
+        host.run("ip", "-6", "route", "flush", "proto", "157")
+        eventually("the routes are back", lambda: host.run("ip", "-6", "route", "show", "proto", "157") == before)
+        assert time.monotonic() - began < HEARD_S
+        eventually("over IPv6 again", lambda: pings6(host, b))
+    finally:
+        lab.remove_host(host)
 
 
 def test_the_pair_of_subnets_outlives_the_daemon(a: Host, b: Host) -> None:

@@ -18,8 +18,8 @@ from overlayd.log import logger
 
 log = logger("kernel")
 
-# linux/rtnetlink.h: RTMGRP_LINK, _NEIGH, _IPV4_IFADDR, _IPV4_ROUTE
-GROUPS = 0x1 | 0x4 | 0x10 | 0x40
+# linux/rtnetlink.h: RTMGRP_LINK, _NEIGH, _IPV4_IFADDR, _IPV4_ROUTE, _IPV6_IFADDR, _IPV6_ROUTE
+GROUPS = 0x1 | 0x4 | 0x10 | 0x40 | 0x100 | 0x400
 # linux/netlink.h, linux/netfilter/nfnetlink.h: the protocol, NFNLGRP_NFTABLES as a bit, the messages' subsystem.
 NETLINK_NETFILTER, NFT_GROUPS, NFT_SUBSYSTEM = 12, 1 << 6, 10
 # linux/netfilter/nf_tables.h: a new or deleted table, chain, rule. Not elements of sets, which others add all the time.
