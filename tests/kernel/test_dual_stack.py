@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -91,3 +93,31 @@ def test_cleanup_takes_ipv6_away_too(lab: Lab) -> None:
         assert "overlay" not in host.run("ip", "link")
     finally:
         lab.remove_host(host)
+
+
+def test_a_network_without_ipv4(tmp_path: Path) -> None:
+    with laboratory(tmp_path, {"Type": "vxlan"}, dual=True) as lab:
+        config = {"EnableIPv4": False, "EnableIPv6": True, "IPv6Network": str(NETWORK6), "Backend": {"Type": "vxlan"}}
+        lab.etcdctl("put", "/coreos.com/network/config", json.dumps(config))
+        a, b = lab.host("a", start=False), lab.host("b", start=False)
+        a.start()
+        b.start()
+        variables = (a.run_dir / "subnet.env").read_text()
+        assert "FLANNEL_SUBNET" not in variables
+        assert f"FLANNEL_IPV6_NETWORK={NETWORK6}" in variables
+        assert "--bip" not in (a.run_dir / "docker.env").read_text()
+        assert a.status()["subnet"] is None
+        assert a.subnet6 is not None
+        assert b.subnet6 is not None
+        # No container here has a bridge; the devices' own addresses are the subnets' first.
+        own, peer = str(a.subnet6[0]), str(b.subnet6[0])
+        eventually(
+            "a reaches b", lambda: " 0% packet loss" in a.run("sh", "-c", f"ping -c1 -W1 -I {own} {peer} || true")
+        )
+        assert a.run("ip", "-4", "route", "show", "proto", "157") == ""
+        subnet = a.subnet6
+        a.stop()
+        a.start()
+        assert a.subnet6 == subnet
+        assert f"{peer.removesuffix('::')}" in a.call("lease", "list").stdout
+        assert a.call("status").returncode == 0, a.call("status").stdout
