@@ -111,7 +111,8 @@ def test_an_ipip_device_is_read_as_written_or_the_kernel_lacks_it(bare: str) -> 
 
 def test_a_vxlan_device(host: str, tmp_path: Path) -> None:
     made, changed, raised = ours(host, VXLAN, tmp_path)
-    assert changed == theirs(host, f"ip link set overlay.1 address {MAC} mtu 1450 alias overlayd", tmp_path)[0]
+    # Not its MAC once more: the kernel forgets permanent neighbours when a link is given one, the same one too.
+    assert changed == theirs(host, "ip link set overlay.1 mtu 1450 alias overlayd", tmp_path)[0]
     assert raised == theirs(host, "ip link set overlay.1 up", tmp_path)[0]
     namespaces.ip(host, "link delete overlay.1")
     words = f"overlay.1 address {MAC} type vxlan id 1 dstport 8472 local 198.18.1.1 dev eth0 nolearning noudpcsum"
