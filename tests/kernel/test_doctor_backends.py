@@ -41,12 +41,14 @@ def test_a_dual_stack_host_is_well_by_doctor_and_ping(tmp_path: Path) -> None:
             == findings["lease"]["state"]
             == "ok"
         )
-        one.run("sysctl", "-qw", "net.ipv6.conf.all.forwarding=0")
-        _status, findings = doctor(one, "--no-arp")
-        assert findings["ipv6-forward"]["remedy"] == "sysctl -w net.ipv6.conf.all.forwarding=1"
         _status, document, _ = ping(one)
         assert [peer["version"] for peer in document["peers"]] == [4, 6]
         sixth = document["peers"][1]
         assert (sixth["subnet"], sixth["public_ip"]) == (str(two.subnet6), str(two.address6))
         assert sixth["underlay"]["path_bytes"] == 1500
         assert sixth["overlay"]["path_bytes"] == one.mtu_bytes == 1430
+        # A daemon that runs would have it on again at once.
+        one.stop()
+        one.run("sysctl", "-qw", "net.ipv6.conf.all.forwarding=0")
+        _status, findings = doctor(one, "--no-arp")
+        assert findings["ipv6-forward"]["remedy"] == "sysctl -w net.ipv6.conf.all.forwarding=1"
