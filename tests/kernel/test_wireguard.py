@@ -37,19 +37,6 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 
 @pytest.fixture
-def a(lab: Lab) -> Host:
-    return lab.hosts[0]
-
-
-@pytest.fixture
-def b(lab: Lab, a: Host) -> Host:
-    """The second host, reachable from the first."""
-    host = lab.hosts[1]
-    eventually("b is reachable from a", lambda: pings(a, host))
-    return host
-
-
-@pytest.fixture
 def by_process() -> None:
     """What is asked here is asked of wireguard-go."""
     if wireguard_devices.in_kernel():
