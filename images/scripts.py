@@ -48,7 +48,7 @@ def target(
     code = [recipe, Path(__file__), here.parent / "bases/dnf.py", *([files] if files.is_dir() else [])]
     lines = dnf.install_script(base, packages) if packages else ""
     lines += _COPY_FILES if files.is_dir() else ""
-    lines += script + dnf.CLEAN_SCRIPT
+    lines += script + dnf.clean_script(base)
 
     def build(step: Step) -> None:
         places = {step.build / source: place for source, place in (mounts or {}).items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from importlib import import_module
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from images.base import recipe as base_recipe
 from images.bases.base import Base
 from images.builder import recipe as builder
 from images.docker import recipe as docker
+from images.engine import inputs
+from images.engine.annotations import version
 from images.engine.errors import BuildError
 from images.engine.graph import Target
 from images.engine.runner import Place
@@ -54,4 +57,19 @@ def of_everything(base: Base) -> dict[str, Target]:
         if target.name in targets:
             raise BuildError(f"two targets are named {target.name}")
         targets[target.name] = target
-    return targets
+    common = _common()
+    return {
+        name: dataclasses.replace(target, inputs={**target.inputs, **common}) if target.image else target
+        for name, target in targets.items()
+    }
+
+
+def _common() -> dict[str, str]:
+    """What every image is made of: how layers and configs are written, the version in its labels, a time if given."""
+    given = inputs.given_epoch()
+    code = [PLACE.root / "images/engine" / name for name in ("annotations.py", "containers.py", "layers.py", "oci.py")]
+    return {
+        **inputs.of_files(PLACE.root, code),
+        **inputs.of_values(version=version(PLACE.root)),
+        **({"SOURCE_DATE_EPOCH": str(given)} if given is not None else {}),
+    }

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import ast
-import os
 from pathlib import Path
 
-from images.engine.errors import BuildError, CommandFailed
+from images.engine.errors import CommandFailed
+from images.engine.inputs import given_epoch
 from images.engine.process import capture
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,27 +34,15 @@ SOURCES = (
 )
 
 
-def version(root: Path) -> str:
-    """The daemon's version, read without importing it. Raises BuildError."""
-    path = root / PACKAGE / "__init__.py"
-    for node in ast.parse(path.read_text()).body:
-        match node:
-            case ast.Assign(targets=[ast.Name(id="__version__")], value=ast.Constant(value=str(found))):
-                return found
-    raise BuildError(f"{path} sets no __version__")
-
-
 def epoch(root: Path) -> int:
     """The time that counts as the build's, in seconds since 1970.
 
     SOURCE_DATE_EPOCH, or the time of the commit that last changed one of the files; 0 where there is no git. Raises
     BuildError.
     """
-    given = os.environ.get("SOURCE_DATE_EPOCH")
-    if given:
-        if not given.isdigit():
-            raise BuildError(f"SOURCE_DATE_EPOCH is {given!r}", hint="allowed: a whole number of seconds since 1970")
-        return int(given)
+    given = given_epoch()
+    if given is not None:
+        return given
     try:
         paths = (PACKAGE, FREEZE, DOCS, SPEC, LOCK, *SOURCES)
         found = capture(["git", "log", "-1", "--format=%ct", "--", *paths], cwd=root)

@@ -11,18 +11,22 @@ Only the first needs a network. A change in the daemon's code repeats the last t
 
 from __future__ import annotations
 
+import hashlib
+import json
 import sys
 from pathlib import Path
 
 from images.bases.base import Base
 from images.builder import recipe as builder
 from images.engine import inputs
+from images.engine.annotations import version
 from images.engine.containers import ImageConfig
-from images.engine.graph import Target
+from images.engine.graph import EPOCH, Target
 from images.engine.step import Step
 from rpm import container, source
 
 REPOSITORY = Path("rpm/repo")
+FACTS = Path("rpm/facts.json")
 FROZEN = Path("rpm/frozen")
 DOCS = Path("rpm/docs")
 INSTALLED = "/usr/lib/overlayd"
@@ -83,7 +87,7 @@ def _freezer(root: Path, base: Base) -> Target:
         step.run_and_commit(
             base.tag("builder"),
             script,
-            ImageConfig(command=["/bin/sh"]),
+            ImageConfig(description="Freezes the daemon of overlayd", command=["/bin/sh"]),
             mounts={
                 step.build / wheelhouse(base): "/run/wheelhouse",
                 root / "rpm": "/run/rpm",
@@ -149,8 +153,8 @@ def _docs(root: Path, base: Base) -> Target:
 
 
 def _build(root: Path, base: Base) -> Target:
-    version, epoch = source.version(root), source.epoch(root)
-    script = build_script(version, epoch)
+    number, epoch = version(root), source.epoch(root)
+    script = build_script(number, epoch)
 
     def build(step: Step) -> None:
         container.make(
@@ -164,8 +168,11 @@ def _build(root: Path, base: Base) -> Target:
                 root / "LICENSE": "/run/LICENSE",
             },
             fetch="/repo",
-            to=step.output(REPOSITORY),
+            to=(made := step.output(REPOSITORY)),
         )
+        [package] = made.glob("*.rpm")
+        digest = hashlib.sha256(package.read_bytes()).hexdigest()
+        step.output(FACTS).write_text(json.dumps({package.name: digest[:32], EPOCH: str(epoch)}))
 
     return Target(
         name="rpm.build",
@@ -173,7 +180,8 @@ def _build(root: Path, base: Base) -> Target:
         inputs=inputs.of_values(script=script)
         | inputs.of_files(root, [root / path for path in (source.SPEC, *source.SOURCES)]),
         needs=("rpm.freeze", "rpm.docs"),
-        outputs=(REPOSITORY,),
+        outputs=(REPOSITORY, FACTS),
+        facts=FACTS,
     )
 
 

@@ -19,7 +19,12 @@ HERE = Path(__file__).parent
 NAME = "images.base"
 
 # A container starts at systemd; `docker stop` tells it to shut down as it understands it (systemd(1), SIGRTMIN+3).
-CONFIG = ImageConfig(command=("/sbin/init",), env={"container": "docker"}, stop_signal="SIGRTMIN+3")
+CONFIG = ImageConfig(
+    description="A system container: systemd, sshd, journald",
+    command=("/sbin/init",),
+    env={"container": "docker"},
+    stop_signal="SIGRTMIN+3",
+)
 
 # Units that work on the kernel, the devices or the disks of the machine, which are not a container's own; and logins on
 # terminals that it does not have.
@@ -45,13 +50,14 @@ def target(base: Base) -> Target:
         dnf.install_root(step, base, root, base.packages["base"])
         prepare(step, base, root)
         clean(root, base)
-        step.import_root(pack(step, root), CONFIG)
+        step.import_root(root, CONFIG)
 
     return Target(
         name=NAME,
         build=build,
         inputs={
             **inputs.of_values(packages=base.packages["base"], enable=base.enable.get("base", ()), base=base.name),
+            **inputs.of_tools("dnf", "rpm", "tar"),
             **inputs.of_files(HERE.parent, [HERE / "recipe.py", HERE / "files", HERE.parent / "bases/dnf.py"]),
         },
         needs=(base.repository_target,),
@@ -107,30 +113,3 @@ def clean(root: Path, base: Base) -> None:
         with closing(sqlite3.connect(database)) as connection:
             connection.execute("PRAGMA journal_mode=DELETE")
             connection.execute("VACUUM")
-
-
-def pack(step: Step, root: Path) -> Path:
-    """A tar of a root filesystem: sorted, owners as numbers, file capabilities kept, no time after the commit's."""
-    tar = step.scratch / "root.tar"
-    step.run(
-        [
-            *(
-                "tar",
-                "--create",
-                f"--file={tar}",
-                "--sort=name",
-                "--numeric-owner",
-                f"--mtime=@{step.epoch}",
-                "--clamp-mtime",
-            ),
-            *(
-                "--format=posix",
-                "--pax-option=delete=atime,delete=ctime",
-                "--xattrs",
-                "--xattrs-include=security.capability",
-            ),
-            *(f"--directory={root}", "."),
-        ]
-    )
-    shutil.rmtree(root)
-    return tar

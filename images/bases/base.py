@@ -37,7 +37,8 @@ class Base:
     `packages` are names by role; `enable` are the units that run in an image of a role. `rpm_dbpath` is where this
     release's own rpm keeps its database. `python` is its newest interpreter's command. `questions` are the URLs that
     must answer for the base to be built; asking for them may raise BuildError, which says why it cannot be built here.
-    `repository_targets` are the targets whose last makes `repository`, a folder with all packages of all roles.
+    `repository_targets` are the targets whose first asks the mirrors, and whose last makes `repository`, a folder with
+    all packages of all roles, and tells their versions in `packages_file`.
     """
 
     name: str
@@ -62,6 +63,11 @@ class Base:
     def repository(self) -> Path:
         """The local repository that images of this base are made from, below the build folder."""
         return self.folder / "repo"
+
+    @property
+    def packages_file(self) -> Path:
+        """The versions of all packages in `repository`, below the build folder: facts of the target that makes it."""
+        return self.folder / "packages.json"
 
     @property
     def repository_target(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -83,8 +84,10 @@ def repository_targets(base: Base) -> tuple[Target, ...]:
             inputs={
                 **inputs.of_values(packages=packages, repositories=[vars(r) for r in base.repositories]),
                 **inputs.of_files(_HERE.parent, [_HERE]),
+                **inputs.of_tools("dnf", "rpm", "createrepo_c"),
             },
-            outputs=(base.repository,),
+            outputs=(base.repository, base.packages_file),
+            facts=base.packages_file,
         ),
     )
 
@@ -117,6 +120,7 @@ def fetch(step: Step, base: Base, packages: list[str]) -> None:
         env=dnf.home(step, base),
     )
     step.run(["createrepo_c", "--quiet", out])
+    step.output(base.packages_file).write_text(json.dumps(dnf.facts(step, out), indent=1, sort_keys=True))
 
 
 def _section(number: int, repository: Repository, out: Path) -> str:

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from images.bases.base import Base
-from images.engine import sandbox
+from images.engine import process, sandbox
+from images.engine.graph import EPOCH
 from images.engine.step import Step
 
 KEYS = "keys.asc"
 # Where the local repository is mounted while a script runs in a container.
 MOUNT = "/run/overlayd/packages"
+_FACT = "%{NAME} %{EVR} %{SHA256HEADER} %{BUILDTIME}\n"
 
 
 def options(base: Base, repository: Path | str) -> list[str]:
@@ -57,8 +59,36 @@ def install_script(base: Base, packages: Sequence[str]) -> str:
     return f"yum {' '.join(options(base, MOUNT))} install {' '.join(packages)}\n"
 
 
-# What dnf and rpm leave behind that says when and how, not what.
-CLEAN_SCRIPT = """\
+def clean_script(base: Base) -> str:
+    """Lines of shell that remove what dnf and rpm leave behind that says when and how, not what.
+
+    The database is written anew, as the base's own is (images.base.recipe): the same packages, the same bytes.
+    """
+    database = f"{base.rpm_dbpath}/rpmdb.sqlite"
+    tidy = "; ".join(
+        (
+            "import sqlite3, sys",
+            "c = sqlite3.connect(sys.argv[1])",
+            "c.execute('PRAGMA journal_mode=DELETE')",
+            "c.execute('VACUUM')",
+        )
+    )
+    return f"""\
 rm -rf /var/cache/dnf /var/cache/yum /var/cache/ldconfig/* /var/lib/dnf/history.sqlite* /var/lib/dnf/repos
 rm -f /var/log/dnf*.log /var/log/hawkey.log /var/log/yum.log
+[ ! -e {database} ] || /usr/bin/python3 -c "{tidy}" {database}
 """
+
+
+def facts(step: Step, repository: Path) -> dict[str, str]:
+    """What a repository holds, by package: version, and digest of its header, which binds all of its content.
+
+    And the time of the newest of them, which is what images made of them have as their own.
+    """
+    lines = process.capture(
+        ["rpm", "--query", "--package", "--nosignature", "--queryformat", _FACT, *sorted(repository.glob("*.rpm"))],
+        env={"HOME": str(step.scratch)},
+    ).splitlines()
+    rows = [line.split(" ") for line in lines]
+    found = {f"package {name}": f"{version} {digest[:8]}" for name, version, digest, _ in rows}
+    return {**found, EPOCH: max((time for *_, time in rows), key=int, default="0")}

@@ -11,7 +11,9 @@ from images.engine.containers import ImageConfig
 from images.engine.graph import Target
 
 NAME = "images.builder"
-CONFIG = ImageConfig(command=("/bin/bash",), env={"LC_ALL": "C.UTF-8"}, workdir="/")
+CONFIG = ImageConfig(
+    description="Makes the RPM of overlayd", command=("/bin/bash",), env={"LC_ALL": "C.UTF-8"}, workdir="/"
+)
 
 
 def target(base: Base) -> Target:

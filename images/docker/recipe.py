@@ -12,6 +12,7 @@ from images.engine.graph import Target
 
 NAME = "images.docker"
 CONFIG = ImageConfig(
+    description="A system container with a Docker of its own",
     command=system.CONFIG.command,
     env=system.CONFIG.env,
     stop_signal=system.CONFIG.stop_signal,

@@ -1,4 +1,4 @@
-"""Images out of root filesystems, and out of containers in which a script ran. The one module here that asks Docker.
+"""Containers in which scripts run, and images given to Docker. The one module here that asks Docker.
 
 Everything made here carries the label `org.overlayd`; a container of a build also names the build folder it works for,
 so that what a killed build left behind is found again.
@@ -7,20 +7,21 @@ so that what a killed build left behind is found again.
 from __future__ import annotations
 
 import contextlib
-import json
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import docker
 import docker.utils
 import requests
 from docker.errors import APIError, DockerException, NotFound
 
+from images.engine import layers
 from images.engine.errors import BuildError
+from images.engine.oci import Image, Layer, Layout
 from images.engine.process import Stop
 from images.engine.stamps import LABEL, LABEL_TARGET
 
@@ -29,13 +30,15 @@ _TIMEOUT_S = 600
 _SETTLED_S = 60
 _S_IN_NS = 1_000_000_000
 _NAME = "overlayd-build-"
+_LOADED = "Loaded image ID: "
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageConfig:
-    """How containers of an image are started, beside its files."""
+    """How containers of an image are started, beside its files; and what the image is, in a few words."""
 
     command: Sequence[str]
+    description: str
     env: Mapping[str, str] = field(default_factory=dict)
     user: str = ""
     stop_signal: str = "SIGTERM"
@@ -45,10 +48,7 @@ class ImageConfig:
     healthcheck: Sequence[str] = ()
 
     def document(self, labels: Mapping[str, str]) -> dict[str, Any]:
-        """The same as Docker's API says it, for a commit.
-
-        A commit's own instructions (`--change`) know no STOPSIGNAL, and it forgets the parent's: hence all of it here.
-        """
+        """The same as an image's config says it (image-spec, config.md; the health check is Docker's own)."""
         found: dict[str, Any] = {
             "Cmd": list(self.command),
             "Env": [f"{name}={value}" for name, value in self.env.items()],
@@ -57,8 +57,7 @@ class ImageConfig:
             "StopSignal": self.stop_signal,
             "ExposedPorts": {f"{port}/tcp": {} for port in self.ports},
             "Volumes": {path: {} for path in self.volumes},
-            # A commit adds the working container's labels, and a container has its image's: never let that one through.
-            "Labels": {**labels, LABEL_BUILD: ""},
+            "Labels": dict(labels),
         }
         if self.healthcheck:
             found["Healthcheck"] = {
@@ -92,38 +91,45 @@ def labelled_images(label: str) -> dict[str, str]:
     return {tag: image["Labels"][label] for image in images for tag in image.get("RepoTags") or ()}
 
 
-def import_root(root_tar: Path, config: ImageConfig, labels: Mapping[str, str], *, owner: str, stop: Stop) -> str:
-    """An image out of a tar of a root filesystem; its id. It has no tag yet."""
-    with engine() as client:
-        bare = _imported_id(client.import_image_from_file(str(root_tar)))
-        try:
-            with work_container(client, bare, "exit 1", mounts={}, owner=owner, stop=stop) as container:
-                return str(client.commit(container, conf=config.document(labels))["Id"])
-        except BaseException:
-            drop(bare)
-            raise
+def load(layout: Layout, image: Image, scratch: Path, *, known: Sequence[Layer] = ()) -> str:
+    """Give an image of the layout to Docker; Docker's ID for it. It has no tag yet.
 
-
-def run_and_commit(
-    parent: str,
-    script: str,
-    config: ImageConfig,
-    labels: Mapping[str, str],
-    *,
-    mounts: Mapping[Path, str],
-    owner: str,
-    log: IO[bytes],
-    stop: Stop,
-) -> str:
-    """An image: `parent` with what a shell script changed in it; its id. It has no tag yet.
-
-    The script runs as root, without a network, with every folder of `mounts` readable at its place below /run, which
-    like /tmp is not part of the image. The container is removed in every case.
+    `known` are layers that Docker has already. A Docker that wants them all the same gets them.
     """
-    with engine() as client, work_container(client, parent, script, mounts=mounts, owner=owner, stop=stop) as container:
-        run_to_end(client, container, log, stop)
-        done = client.commit(container, conf=config.document(labels))
-    return str(done["Id"])
+    archive = scratch / "docker.tar"
+    try:
+        with engine() as client:
+            for left_out in (known, ()):
+                layout.docker_archive(image, archive, known=left_out)
+                try:
+                    with archive.open("rb") as file:
+                        return _loaded_id(client.load_image(file, quiet=True))
+                except (BuildError, APIError):
+                    if not left_out:
+                        raise
+    finally:
+        archive.unlink(missing_ok=True)
+    raise AssertionError("unreachable")
+
+
+def see_to(layout: Layout, image: Image, scratch: Path) -> None:
+    """See that Docker has an image of the layout under its name: give it where it has none, or another."""
+    with engine() as client:
+        try:
+            found = client.inspect_image(image.name)
+            same = found["RootFS"]["Layers"] == [layer.digest for layer in image.layers]
+            same = same and (found["Config"]["Labels"] or {}) == image.labels
+        except NotFound:
+            same = False
+    if not same:
+        tag(load(layout, image, scratch), image.name, image.labels.get(LABEL_TARGET, ""))
+
+
+def changes(client: Any, container: str, to: Path, *, epoch: int, stop: Stop) -> None:
+    """Write what a container, which has ended, changed of its image, as a layer's tar."""
+    listed = client.diff(container) or []
+    with contextlib.closing(_Chunks(client.export(container))) as exported:
+        layers.of_changes(listed, cast(IO[bytes], exported), to, epoch=epoch, stop=stop)
 
 
 @contextlib.contextmanager
@@ -206,13 +212,6 @@ def drop(image: str) -> None:
         client.remove_image(image, force=False)
 
 
-def save(name: str, to: Path) -> None:
-    """Write an image as the tar that `docker load` reads."""
-    with engine() as client, to.open("wb") as file:
-        for chunk in client.get_image(name):
-            file.write(chunk)
-
-
 def sweep(owner: str) -> list[str]:
     """Remove the containers that a killed build of the same build folder left behind; their short ids."""
     with engine() as client:
@@ -223,9 +222,40 @@ def sweep(owner: str) -> list[str]:
     return [container["Id"][:12] for container in found]
 
 
-def _imported_id(answer: str) -> str:
-    lines = [json.loads(line) for line in answer.splitlines() if line.strip()]
-    for line in lines:
+class _Chunks:
+    """Bytes that come in chunks of any size, read as tarfile reads a stream."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._left = b""
+
+    def read(self, size: int) -> bytes:
+        found = [self._left]
+        have = len(self._left)
+        while have < size:
+            chunk = next(self._chunks, b"")
+            if not chunk:
+                break
+            found.append(chunk)
+            have += len(chunk)
+        whole = b"".join(found)
+        self._left = whole[size:]
+        return whole[:size]
+
+    def close(self) -> None:
+        close = getattr(self._chunks, "close", None)
+        if close is not None:
+            close()
+
+
+def _loaded_id(answer: Iterable[Mapping[str, Any]]) -> str:
+    found = None
+    for line in answer:
         if "error" in line:
-            raise BuildError(f"Docker could not import the root filesystem: {line['error']}")
-    return str(lines[-1]["status"])
+            raise BuildError(f"Docker could not load the image: {line['error']}")
+        said = str(line.get("stream", ""))
+        if said.startswith(_LOADED):
+            found = said.removeprefix(_LOADED).strip()
+    if found is None:
+        raise BuildError("Docker loaded the image and did not say its ID")
+    return found

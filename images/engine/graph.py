@@ -18,9 +18,12 @@ if TYPE_CHECKING:
 class Target:
     """Something that is built: a function of its inputs and of the targets it needs.
 
-    `inputs` are digests by name (images.engine.inputs). `needs` are names of other targets; their inputs count as
-    this one's. What is built is an image (`image` is its tag; the function leaves its id in `step.image_id`), or files
-    and folders (`outputs`, below the build folder; the function writes them at `step.output(path)`), or both.
+    `inputs` are values by name (images.engine.inputs). `needs` are names of other targets. What is built is an image
+    (`image` is its tag; the function leaves it in `step.made`), or files and folders (`outputs`, below the build
+    folder; the function writes them at `step.output(path)`). `facts`, one of the outputs, is a JSON object of strings:
+    what came of it, such as the versions of packages that a mirror had. For whoever needs this target they stand in
+    place of its inputs: fetched again with the same facts, nothing more is built. The fact EPOCH is a time, in Unix
+    seconds, that nothing made of this needs to be older than.
     `build` runs in a thread of its own, at most once at a time; it may raise BuildError.
     """
 
@@ -30,22 +33,32 @@ class Target:
     needs: tuple[str, ...] = ()
     image: str | None = None
     outputs: tuple[Path, ...] = ()
+    facts: Path | None = None
+
+
+EPOCH = "epoch"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Built:
-    """What is known of a target's last build: the inputs it had, and whether all that it made is still there."""
+    """What is known of a target's last build: its inputs, the facts, and whether all that it made is still there."""
 
     inputs: ins.Inputs
+    facts: ins.Inputs
     complete: bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """Whether a target must be built, and why. `reason` is None for one that is up to date."""
+    """Whether a target must be built, and why. `reason` is None for one that is up to date.
+
+    `inputs` is None while they are not known: a target that must be built first has facts to tell. Then `before` says
+    what it was last built from, and whether it is built at all is seen when they are known.
+    """
 
     target: Target
-    inputs: ins.Inputs
+    inputs: ins.Inputs | None
+    before: ins.Inputs | None
     reason: str | None
 
 
@@ -79,15 +92,6 @@ def ordered(targets: Mapping[str, Target], wanted: Iterable[str]) -> list[Target
     return list(done.values())
 
 
-def all_inputs(order: Iterable[Target]) -> dict[str, ins.Inputs]:
-    """Every target's inputs, with a digest of each target it needs among them. `order` is as `ordered` gives it."""
-    found: dict[str, ins.Inputs] = {}
-    for target in order:
-        needs = {f"target {need}": ins.fingerprint(found[need]) for need in target.needs}
-        found[target.name] = {**target.inputs, **needs}
-    return found
-
-
 def verdicts(
     targets: Mapping[str, Target],
     wanted: Iterable[str],
@@ -100,19 +104,55 @@ def verdicts(
     What an up-to-date target needs is not looked at: a folder that was only a stage on the way may be gone.
     """
     order = ordered(targets, wanted)
-    inputs = all_inputs(order)
+    last = {target.name: built(target) for target in order}
+    inputs = _all_inputs(order, last, force)
     asked = set(wanted)
     found: list[Verdict] = []
     for target in reversed(order):
         if target.name not in asked:
             continue
-        last = built(target)
-        reason = ins.changed(last.inputs if last else None, inputs[target.name])
+        before, now = last[target.name], inputs[target.name]
         if target.name in force:
-            reason = "asked for"
-        elif reason is None and last is not None and not last.complete:
-            reason = "what it made is gone"
+            reason: str | None = "asked for"
+        elif now is None:
+            reason = "depends on what comes before it"
+        else:
+            reason = ins.changed(before.inputs if before else None, now)
+            if reason is None and before is not None and not before.complete:
+                reason = "what it made is gone"
         if reason is not None:
             asked.update(target.needs)
-        found.append(Verdict(target=target, inputs=inputs[target.name], reason=reason))
+        found.append(Verdict(target=target, inputs=now, before=before.inputs if before else None, reason=reason))
     return found[::-1]
+
+
+def epoch(targets: Mapping[str, Target], name: str, built: Callable[[Target], Built | None]) -> int:
+    """The newest of the times among the facts of all that a target needs, in Unix seconds; 0 when there is none."""
+    known = [built(target) for target in ordered(targets, [name])[:-1]]
+    return max((int(one.facts[EPOCH]) for one in known if one is not None and EPOCH in one.facts), default=0)
+
+
+def _all_inputs(
+    order: Iterable[Target], last: Mapping[str, Built | None], force: frozenset[str]
+) -> dict[str, ins.Inputs | None]:
+    """Every target's inputs, with those of what it needs among them, as a digest or as facts; None while unknown."""
+    found: dict[str, ins.Inputs | None] = {}
+    facts: dict[str, ins.Inputs | None] = {}
+    for target in order:
+        needs: dict[str, str] = {}
+        known = True
+        for need in target.needs:
+            if need in facts:
+                told = facts[need]
+                known = known and told is not None
+                needs.update({f"{need}: {name}": value for name, value in (told or {}).items()})
+            else:
+                digest = found[need]
+                known = known and digest is not None
+                needs[f"target {need}"] = ins.fingerprint(digest or {})
+        found[target.name] = now = {**target.inputs, **needs} if known else None
+        if target.facts is not None:
+            before = last[target.name]
+            same = before is not None and before.inputs == now and target.name not in force
+            facts[target.name] = before.facts if before is not None and same else None
+    return found

@@ -1,20 +1,26 @@
-"""What a target is made of, as names and digests; and one digest over all of them.
+"""What a target is made of, as names and values; and one digest over all of them.
 
-An input is a name a person recognizes (`file images/probe/README.md`, `packages`) and a digest of its content. A target
-whose inputs have the same digests as last time is not built again; where they differ, the names say why.
+An input is a name a person recognizes (`file images/probe/README.md`, `tool dnf`) and its value, or a digest of it
+where it is long. A target whose inputs are the same as last time is not built again; else the names say why.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+
+from images.engine import process
+from images.engine.errors import BuildError
 
 Inputs = Mapping[str, str]
 
 _DIGEST_CHARS = 32
+_DIGEST = re.compile(f"[0-9a-f]{{{_DIGEST_CHARS}}}")
 _SKIPPED = frozenset({"__pycache__"})
 
 
@@ -24,8 +30,40 @@ def digest(content: bytes) -> str:
 
 
 def of_values(**values: object) -> dict[str, str]:
-    """Digests of plain values. Anything JSON can say; a set is sorted first, so that its order does not count."""
-    return {name: digest(json.dumps(value, sort_keys=True, default=_plain).encode()) for name, value in values.items()}
+    """Plain values: a short text as it is, else a digest. A set is sorted first, so that its order does not count."""
+    found = {}
+    for name, value in values.items():
+        text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=_plain)
+        found[name] = text if len(text) <= _DIGEST_CHARS and text.isprintable() else digest(text.encode())
+    return found
+
+
+def given_epoch() -> int | None:
+    """SOURCE_DATE_EPOCH, the time that counts as the build's in Unix seconds; None when it is not set.
+
+    Raises BuildError. The variable: https://reproducible-builds.org/specs/source-date-epoch/
+    """
+    given = os.environ.get("SOURCE_DATE_EPOCH")
+    if not given:
+        return None
+    if not given.isdigit():
+        raise BuildError(f"SOURCE_DATE_EPOCH is {given!r}", hint="allowed: a whole number of seconds since 1970")
+    return int(given)
+
+
+def of_tools(*programs: str) -> dict[str, str]:
+    """The versions of programs of this machine, by `tool NAME`; `none` for one that is not installed."""
+    return {f"tool {program}": _tool_version(program) for program in programs}
+
+
+@functools.cache
+def _tool_version(program: str) -> str:
+    try:
+        # dnf lists its parts below its own version.
+        line = process.capture([program, "--version"]).strip().partition("\n")[0]
+    except BuildError:
+        return "none"
+    return line if len(line) <= _DIGEST_CHARS else digest(line.encode())
 
 
 def of_files(root: Path, paths: Iterable[Path]) -> dict[str, str]:
@@ -57,13 +95,25 @@ def changed(before: Inputs | None, now: Inputs) -> str | None:
     """
     if before is None:
         return "never built"
-    different = sorted(name for name in now if before.get(name) != now[name])
-    gone = sorted(name for name in before if name not in now)
-    words = [f"{name} {'changed' if name in before else 'is new'}" for name in different]
-    words += [f"{name} is gone" for name in gone]
+    words = differences(before, now)
     if not words:
         return None
     return ", ".join(words[:3]) + (f" and {len(words) - 3} more" if len(words) > 3 else "")
+
+
+def differences(before: Inputs, now: Inputs) -> list[str]:
+    """Every input that is not as it was, in words; those that are short texts with both values."""
+    found = []
+    for name in sorted({*before, *now}):
+        old, new = before.get(name), now.get(name)
+        if old is None:
+            found.append(f"{name} is new")
+        elif new is None:
+            found.append(f"{name} is gone")
+        elif old != new:
+            shown = not _DIGEST.fullmatch(old) and not _DIGEST.fullmatch(new)
+            found.append(f"{name} changed" + (f": {old} -> {new}" if shown else ""))
+    return found
 
 
 def _files(path: Path) -> Iterable[Path]:

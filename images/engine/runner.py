@@ -17,9 +17,12 @@ from types import FrameType
 from images.engine import progress as showing
 from images.engine.errors import BuildError, Cancelled, StepFailed
 from images.engine.graph import Target, Verdict, verdicts
-from images.engine.process import Stop, capture
+from images.engine.graph import epoch as newest
+from images.engine.inputs import Inputs, given_epoch
+from images.engine.oci import Layout
+from images.engine.process import Stop
 from images.engine.stamps import Stamps
-from images.engine.step import Step
+from images.engine.step import OCI, Step
 
 # Most steps are a child process that uses one core, and some wait for the network or the disk.
 MAX_STEPS = max(2, os.cpu_count() or 1)
@@ -41,12 +44,14 @@ class Place:
         return str(self.build)
 
     @property
-    def epoch(self) -> int:
-        """The time of the checkout's last commit, in Unix seconds; 0 where there is no git."""
-        try:
-            return int(capture(["git", "-C", self.root, "log", "-1", "--format=%ct"]))
-        except (BuildError, ValueError):
-            return 0
+    def layout(self) -> Layout:
+        """The images as they are kept."""
+        return Layout(self.build / OCI)
+
+    @property
+    def stamps(self) -> Stamps:
+        """What is known of last builds."""
+        return Stamps(self.build, self.layout)
 
 
 def build(
@@ -60,25 +65,41 @@ def build(
     """
     wanted, force = list(wanted), frozenset(force)
     place.build.mkdir(parents=True, exist_ok=True)
-    todo = [v for v in verdicts(targets, wanted, Stamps(place.build).built, force=force) if v.reason]
-    if not todo:
+    if not plan(place, targets, wanted, force=force):
         return []
     with showing.chosen() as progress, _alone(place, progress), _sigterm_is_ctrl_c():
         # Looked at again: another build may have done the work while we waited for it.
-        stamps = Stamps(place.build)
-        todo = [v for v in verdicts(targets, wanted, stamps.built, force=force) if v.reason]
+        todo = plan(place, targets, wanted, force=force)
         _clear(place, progress)
-        return _Run(place, stamps, progress, repeat).all(todo)
+        return _Run(place, targets, force, progress, repeat).all(todo)
+
+
+def plan(
+    place: Place, targets: Mapping[str, Target], wanted: Iterable[str], *, force: Iterable[str] = ()
+) -> list[Verdict]:
+    """What a build would do, each after what it needs; what is up to date is not in it. Raises BadGraph."""
+    found = verdicts(targets, wanted, place.stamps.built, force=frozenset(force))
+    return [verdict for verdict in found if verdict.reason]
 
 
 class _Run:
-    def __init__(self, place: Place, stamps: Stamps, progress: showing.Progress, repeat: str) -> None:
+    def __init__(
+        self,
+        place: Place,
+        targets: Mapping[str, Target],
+        force: frozenset[str],
+        progress: showing.Progress,
+        repeat: str,
+    ) -> None:
         self._place = place
-        self._stamps = stamps
+        self._targets = targets
+        self._force = force
+        self._layout = place.layout
+        self._stamps = Stamps(place.build, self._layout)
         self._progress = progress
         self._repeat = repeat
         self._stop = Stop()
-        self._ended: queue.SimpleQueue[tuple[Verdict, BaseException | None]] = queue.SimpleQueue()
+        self._ended: queue.SimpleQueue[tuple[Verdict, str | BaseException]] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
 
     def all(self, todo: list[Verdict]) -> list[str]:
@@ -89,22 +110,17 @@ class _Run:
         try:
             while waiting or under_way:
                 if not failed:
-                    for verdict in list(waiting.values()):
-                        blocked = any(need in waiting or need in under_way for need in verdict.target.needs)
-                        if not blocked and len(under_way) < MAX_STEPS:
-                            del waiting[verdict.target.name]
-                            under_way.add(verdict.target.name)
-                            self._start(verdict)
+                    self._start_what_can(waiting, under_way)
                 if not under_way:
                     break
-                verdict, error = self._ended.get()
+                verdict, outcome = self._ended.get()
                 under_way.discard(verdict.target.name)
-                if error is None:
+                if isinstance(outcome, str):
                     built.append(verdict.target.name)
-                    self._progress.ended(verdict.target.name, "built")
+                    self._progress.ended(verdict.target.name, outcome)
                 else:
                     self._progress.ended(verdict.target.name, "failed")
-                    failed.append(self._explain(verdict, error))
+                    failed.append(self._explain(verdict, outcome))
         except BaseException:
             self._progress.say("stopping: ending what was started")
             self._stop.set()
@@ -116,24 +132,43 @@ class _Run:
             if waiting:
                 rest += f"\n  not begun: {', '.join(waiting)}"
             raise StepFailed("\n".join(error.message for error in failed), hint=rest)
+        self._layout.collect()
         return built
 
-    def _start(self, verdict: Verdict) -> None:
-        self._progress.started(verdict.target.name, verdict.reason or "")
-        thread = threading.Thread(target=self._one, args=(verdict,), name=verdict.target.name)
+    def _start_what_can(self, waiting: dict[str, Verdict], under_way: set[str]) -> None:
+        """Begin what waits for nothing any more, as many as may run; what turns out to be up to date is done."""
+        # In the order of needs: what is passed over makes way for what comes after it.
+        for name, verdict in list(waiting.items()):
+            blocked = any(need in waiting or need in under_way for need in verdict.target.needs)
+            if not blocked and len(under_way) < MAX_STEPS:
+                del waiting[name]
+                if self._start(verdict):
+                    under_way.add(name)
+
+    def _start(self, verdict: Verdict) -> bool:
+        """Begin a target; False when its inputs, which are known only now, turn out to be what they were."""
+        name = verdict.target.name
+        if verdict.inputs is None:
+            verdict = verdicts(self._targets, [name], self._stamps.built, force=self._force & {name})[-1]
+            if verdict.reason is None:
+                self._progress.say(f"{name}: not needed, what comes before it is as it was")
+                return False
+        assert verdict.inputs is not None, "what a target needs is built before it"
+        self._progress.started(name, verdict.reason or "")
+        thread = threading.Thread(target=self._one, args=(verdict, verdict.inputs), name=name)
         self._threads.append(thread)
         thread.start()
+        return True
 
-    def _one(self, verdict: Verdict) -> None:
+    def _one(self, verdict: Verdict, inputs: Inputs) -> None:
         try:
-            self._make(verdict)
+            self._ended.put((verdict, self._make(verdict.target, inputs)))
         except BaseException as error:  # handed to the main thread, whatever it is
             self._ended.put((verdict, error))
-        else:
-            self._ended.put((verdict, None))
 
-    def _make(self, verdict: Verdict) -> None:
-        target, place = verdict.target, self._place
+    def _make(self, target: Target, inputs: Inputs) -> str:
+        """Build one target, in its thread; in a word what was done."""
+        place = self._place
         scratch = _scratch(place) / target.name
         scratch.mkdir(parents=True)
         log = _log(place, target)
@@ -141,24 +176,31 @@ class _Run:
         with log.open("wb", buffering=0) as file:
             step = Step(
                 target=target,
-                inputs=verdict.inputs,
+                inputs=inputs,
                 root=place.root,
                 build=place.build,
                 scratch=scratch,
                 log=file,
                 stop=self._stop,
                 owner=place.owner,
-                epoch=place.epoch,
+                epoch=self._epoch(target),
+                layout=self._layout,
             )
             try:
+                if target.name not in self._force and step.recover():
+                    self._stamps.write(target, inputs)
+                    return "given to Docker"
                 target.build(step)
-                if target.image is None:
-                    self._stamps.forget(target)
+                self._stamps.forget(target)
                 step.finish()
-                if target.image is None:
-                    self._stamps.write(target, verdict.inputs)
+                self._stamps.write(target, inputs)
             finally:
                 step.abandon()
+        return "built"
+
+    def _epoch(self, target: Target) -> int:
+        given = given_epoch()
+        return given if given is not None else newest(self._targets, target.name, self._stamps.built)
 
     def _explain(self, verdict: Verdict, error: BaseException) -> BuildError:
         name = verdict.target.name

@@ -1,79 +1,78 @@
-"""What is known of the last build of every target: a file below the build folder, or an image's labels.
+"""What is known of the last build of every target: a stamp below the build folder.
 
 A stamp is written after what it speaks of is in place: a killed build leaves an old stamp or none, never a wrong one.
+An image is complete when the layout has it and Docker has it under its tag; a target of files when they are there.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from images.engine.graph import Built, Target
 from images.engine.inputs import Inputs, fingerprint
+from images.engine.oci import Layout
 
 LABEL = "org.overlayd"
 LABEL_TARGET = "org.overlayd.target"
 LABEL_HASH = "org.overlayd.inputs"
-LABEL_DETAIL = "org.overlayd.inputs.detail"
 
 
 def labels(target: Target, inputs: Inputs) -> dict[str, str]:
-    """The labels that an image of this target carries."""
-    return {
-        LABEL: "image",
-        LABEL_TARGET: target.name,
-        LABEL_HASH: fingerprint(inputs),
-        LABEL_DETAIL: json.dumps(dict(inputs), sort_keys=True, separators=(",", ":")),
-    }
+    """The labels by which an image of this target is known to be ours, and to be made of these inputs."""
+    return {LABEL: "image", LABEL_TARGET: target.name, LABEL_HASH: fingerprint(inputs)}
 
 
 class Stamps:
     """Reads and writes what is known of last builds. Docker is asked once, when the first image is looked up."""
 
-    def __init__(self, build: Path) -> None:
+    def __init__(self, build: Path, layout: Layout) -> None:
         self._folder = build / "stamps"
         self._build = build
-        self._images: dict[str, Inputs] | None = None
+        self._layout = layout
+        self._tags: Mapping[str, str] | None = None
 
     def built(self, target: Target) -> Built | None:
-        """What the last build of a target had for inputs; None when there was none, or its record cannot be read."""
-        inputs = self._image_inputs().get(target.image) if target.image else self._read(target.name)
-        if inputs is None:
+        """What is known of a target's last build; None when there was none, or its record cannot be read."""
+        try:
+            found = json.loads(self._path(target).read_text())
+            inputs, facts = found["inputs"], found["facts"]
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
-        return Built(inputs=inputs, complete=all((self._build / path).exists() for path in target.outputs))
+        if not _is_inputs(inputs) or not _is_inputs(facts):
+            return None
+        complete = all((self._build / path).exists() for path in target.outputs)
+        if target.image is not None:
+            complete = complete and self._has_image(target.image, fingerprint(inputs))
+        return Built(inputs=inputs, facts=facts, complete=complete)
 
     def write(self, target: Target, inputs: Inputs) -> None:
-        """Record a build of files. An image carries its own record."""
+        """Record a build whose results are in their places. Raises ValueError when its facts are not as promised."""
+        facts = json.loads((self._build / target.facts).read_text()) if target.facts else {}
+        if not _is_inputs(facts):
+            raise ValueError(f"{target.name} promised facts in {target.facts}, and they are no JSON object of strings")
         self._folder.mkdir(parents=True, exist_ok=True)
-        final = self._folder / f"{target.name}.json"
+        final = self._path(target)
         half = final.with_suffix(".half")
-        half.write_text(json.dumps(dict(inputs), indent=1, sort_keys=True) + "\n")
+        half.write_text(json.dumps({"inputs": dict(inputs), "facts": facts}, indent=1, sort_keys=True) + "\n")
         half.rename(final)
+        self._tags = None
 
     def forget(self, target: Target) -> None:
-        """Drop the record of files that are about to be replaced."""
-        (self._folder / f"{target.name}.json").unlink(missing_ok=True)
+        """Drop the record of what is about to be replaced."""
+        self._path(target).unlink(missing_ok=True)
 
-    def _read(self, name: str) -> Inputs | None:
-        try:
-            found = json.loads((self._folder / f"{name}.json").read_text())
-        except (FileNotFoundError, ValueError):
-            return None
-        return found if _is_inputs(found) else None
+    def _path(self, target: Target) -> Path:
+        return self._folder / f"{target.name}.json"
 
-    def _image_inputs(self) -> dict[str, Inputs]:
-        if self._images is None:
+    def _has_image(self, name: str, wanted: str) -> bool:
+        if self._tags is None:
             from images.engine import containers  # noqa: PLC0415  # importing docker costs 0.2 s
 
-            self._images = {}
-            for tag, found in containers.labelled_images(LABEL_DETAIL).items():
-                try:
-                    inputs = json.loads(found)
-                except ValueError:
-                    continue
-                if _is_inputs(inputs):
-                    self._images[tag] = inputs
-        return self._images
+            self._tags = containers.labelled_images(LABEL_HASH)
+        image = self._layout.image(name)
+        return image is not None and image.labels.get(LABEL_HASH) == wanted == self._tags.get(name)
 
 
 def _is_inputs(found: object) -> bool:

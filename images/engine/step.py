@@ -11,11 +11,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from images.engine import containers, process, stamps
+from images.engine import containers, layers, process, stamps
+from images.engine.annotations import described
 from images.engine.containers import ImageConfig
+from images.engine.errors import BuildError
 from images.engine.graph import Target
 from images.engine.inputs import Inputs
+from images.engine.oci import Image, Layer, Layout
 from images.engine.process import Stop
+
+OCI = Path("oci")
 
 
 @dataclass(kw_only=True)
@@ -23,7 +28,8 @@ class Step:
     """One run of one target's build function.
 
     `root` is the checkout, `build` its build folder, `scratch` an empty folder that is removed afterwards. `log` takes
-    the output of everything. `epoch` is the commit's time in Unix seconds: nothing that is made is to be younger.
+    the output of everything. `epoch` is the time, in Unix seconds, that what is made says it was made at, and nothing
+    in it is younger: SOURCE_DATE_EPOCH, or the newest of what the target is made of.
     """
 
     target: Target
@@ -35,12 +41,14 @@ class Step:
     stop: Stop
     owner: str
     epoch: int
-    image_id: str | None = None
+    layout: Layout
+    made: Image | None = None
+    _loaded: str | None = None
     _outputs: dict[Path, Path] = field(default_factory=dict)
 
     @property
     def labels(self) -> dict[str, str]:
-        """The labels of the image that is being built: what it is made of."""
+        """The labels by which the image that is being built is known."""
         return stamps.labels(self.target, self.inputs)
 
     def output(self, path: Path) -> Path:
@@ -68,10 +76,12 @@ class Step:
         """Put a line of our own into the log."""
         self.log.write(f"# {line}\n".encode())
 
-    def import_root(self, tar: Path, config: ImageConfig) -> None:
-        """Make the image out of a tar of a root filesystem."""
-        self.stop.check()
-        self.image_id = containers.import_root(tar, config, self.labels, owner=self.owner, stop=self.stop)
+    def import_root(self, root: Path, config: ImageConfig) -> None:
+        """Make the image out of a root filesystem, of which nothing is left afterwards."""
+        tar = self.scratch / "layer.tar"
+        layers.of_folder(root, tar, epoch=self.epoch, log=self.log, stop=self.stop)
+        shutil.rmtree(root)
+        self._make(config, tar, [])
 
     def run_and_commit(
         self, parent: str, script: str, config: ImageConfig, *, mounts: Mapping[Path, str] | None = None
@@ -80,16 +90,42 @@ class Step:
 
         `mounts` are folders of this machine by their place below /run inside, readable only.
         """
-        self.image_id = containers.run_and_commit(
-            parent,
-            script,
-            config,
-            self.labels,
-            mounts=mounts or {},
-            owner=self.owner,
-            log=self.log,
-            stop=self.stop,
-        )
+        below = self.layout.image(parent)
+        if below is None:
+            raise BuildError(f"the image {parent} is not in {self.build / OCI}", hint="invoke build-all makes it")
+        containers.see_to(self.layout, below, self.scratch)
+        tar = self.scratch / "layer.tar"
+        with (
+            containers.engine() as client,
+            containers.work_container(
+                client,
+                parent,
+                script,
+                mounts=mounts or {},
+                owner=self.owner,
+                stop=self.stop,
+                environment={"SOURCE_DATE_EPOCH": str(self.epoch)},
+            ) as container,
+        ):
+            containers.run_to_end(client, container, self.log, self.stop)
+            containers.changes(client, container, tar, epoch=self.epoch, stop=self.stop)
+        self._make(config, tar, below.layers)
+
+    def recover(self) -> bool:
+        """Whether the image, made of the same inputs, was in the layout already; then Docker is given it again."""
+        image = self.layout.image(self.target.image) if self.target.image else None
+        if image is None or image.labels.get(stamps.LABEL_HASH) != self.labels[stamps.LABEL_HASH]:
+            return False
+        containers.see_to(self.layout, image, self.scratch)
+        return True
+
+    def _make(self, config: ImageConfig, tar: Path, below: Sequence[Layer]) -> None:
+        self.stop.check()
+        name = self.target.image or ""
+        layer = self.layout.add_layer(tar, created_by=self.target.name)
+        document = config.document({**self.labels, **described(name, config.description, self.root, self.epoch)})
+        self.made = self.layout.add_image(name, [*below, layer], document, epoch=self.epoch)
+        self._loaded = containers.load(self.layout, self.made, self.scratch, known=below)
 
     def finish(self) -> None:
         """Put what was made in its place: files first, the image's tag last."""
@@ -106,10 +142,14 @@ class Step:
                 final.rename(self.scratch / f"old.{final.name}")
             made.rename(final)
         if self.target.image is not None:
-            if self.image_id is None:
+            if self.made is None or self._loaded is None:
                 raise ValueError(f"{self.target.name} promised the image {self.target.image} and did not make it")
-            containers.tag(self.image_id, self.target.image, self.target.name)
+            self.layout.publish(self.made)
+            containers.tag(self._loaded, self.target.image, self.target.name)
+            self._loaded = None
 
     def abandon(self) -> None:
         """Drop what was made and not put in its place, and the scratch folder."""
+        if self._loaded is not None:
+            containers.drop(self._loaded)
         shutil.rmtree(self.scratch, ignore_errors=True)

@@ -15,6 +15,7 @@ NAME = "images.etcd"
 DATA = "/var/lib/etcd"
 
 CONFIG = ImageConfig(
+    description="etcd as the one process of a container",
     command=("etcd",),
     # Variables and not flags: who starts the container overrides one of them and leaves the others.
     env={

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from images import scripts
@@ -37,7 +38,7 @@ def target(base: Base) -> Target:
         parent="docker",
         parent_target=docker.NAME,
         packages=(),
-        config=docker.CONFIG,
+        config=dataclasses.replace(docker.CONFIG, description="A Docker host with overlayd"),
         script=_SCRIPT,
         mounts={RPM_REPOSITORY: _RPM_MOUNT, probe.TAR.parent: _PROBE_MOUNT},
         needs=(RPM_TARGET, probe.TAR_NAME),

@@ -7,8 +7,9 @@ from pathlib import Path
 from images.base import recipe as system
 from images.bases import dnf
 from images.bases.base import Base
-from images.engine import containers, inputs, sandbox
+from images.engine import inputs, sandbox
 from images.engine.containers import ImageConfig
+from images.engine.errors import BuildError
 from images.engine.graph import Target
 from images.engine.step import Step
 
@@ -39,7 +40,12 @@ PROGRAMS = (
     *("sleep", "sort", "tail", "test", "timeout", "touch", "tr", "true", "uname", "wc", "ping", "ip", "ss", "iperf3"),
 )
 # iperf3's port is only a hint for who reads `docker inspect`.
-CONFIG = ImageConfig(command=("sleep", "infinity"), stop_signal="SIGKILL", ports=(5201,))
+CONFIG = ImageConfig(
+    description="A few programs that test what crosses an overlay",
+    command=("sleep", "infinity"),
+    stop_signal="SIGKILL",
+    ports=(5201,),
+)
 
 
 def target(base: Base) -> Target:
@@ -50,13 +56,14 @@ def target(base: Base) -> Target:
         dnf.install_root(step, base, full, base.packages["probe"])
         system.copy_files(HERE / "collect", full / "collect")
         step.run(sandbox.inside(full, ["sh", "-eu", "/collect/collect.sh", "/small", *PROGRAMS]))
-        step.import_root(system.pack(step, full / "small"), CONFIG)
+        step.import_root(full / "small", CONFIG)
 
     return Target(
         name=NAME,
         build=build,
         inputs={
             **inputs.of_values(packages=base.packages["probe"], programs=PROGRAMS, config=vars(CONFIG), base=base.name),
+            **inputs.of_tools("dnf", "rpm", "tar"),
             **inputs.of_files(HERE.parent, [HERE / "recipe.py", HERE / "collect", HERE.parent / "bases/dnf.py"]),
         },
         needs=(base.repository_target,),
@@ -68,6 +75,11 @@ def tar_target(base: Base) -> Target:
     """The target of the same image as a file, which a Docker without a network loads."""
 
     def build(step: Step) -> None:
-        containers.save(base.tag("probe"), step.output(TAR))
+        image = step.layout.image(base.tag("probe"))
+        if image is None:
+            raise BuildError(
+                f"the image {base.tag('probe')} is not in the layout", hint=f"invoke images.build --target {NAME}"
+            )
+        step.layout.docker_archive(image, step.output(TAR), tags=[image.name])
 
     return Target(name=TAR_NAME, build=build, inputs=inputs.of_values(base=base.name), needs=(NAME,), outputs=(TAR,))

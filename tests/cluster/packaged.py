@@ -10,6 +10,7 @@ from dataclasses import replace
 from ipaddress import IPv4Network
 from pathlib import Path
 
+from images.engine.annotations import version
 from overlayd.errors import CommandFailed, OverlaydError
 from overlayd.lease import Lease, Leg
 from rpm import source
@@ -42,7 +43,7 @@ def built() -> Path:
 
 def newer(cluster: Cluster) -> bytes:
     """The same RPM with a higher release, made by the same script from the same frozen program."""
-    script = build_script(source.version(ROOT), source.epoch(ROOT), release=2, compression="w1.zstdio")
+    script = build_script(version(ROOT), source.epoch(ROOT), release=2, compression="w1.zstdio")
     mounts = {
         ROOT / "build" / FROZEN: "/run/frozen",
         ROOT / "build" / DOCS: "/run/docs",

@@ -33,6 +33,11 @@ class Package:
     files: frozenset[str]
     config: frozenset[str]
 
+    @property
+    def full_version(self) -> str:
+        """Epoch, version and release, as RPM writes them."""
+        return f"{self.epoch}:{self.version}-{self.release}"
+
 
 def installed(root: Path) -> list[Package]:
     """All packages installed in a root filesystem, by name. Paths are as on disk: below /usr where dpkg says /bin."""

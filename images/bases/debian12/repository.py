@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
 
+from images.bases import dnf
 from images.bases.base import Base
 from images.bases.debian12 import assign, dpkg, spec
 from images.engine import inputs, process, sandbox
@@ -17,6 +19,7 @@ _HERE = Path(__file__).parent
 _FILES = _HERE / "files"
 CODENAME = "bookworm"
 ROOT = Path("bases/debian12-rpm/root")
+VERSIONS = Path("bases/debian12-rpm/debian.json")
 CACHE = Path("cache/debian12")
 
 # Debian's names, of what EL calls otherwise too (names.py). What these need comes with them.
@@ -67,8 +70,12 @@ def targets(base: Base) -> tuple[Target, ...]:
     root = Target(
         name=f"bases.{base.name}.root",
         build=_make_root,
-        inputs={**inputs.of_values(packages=PACKAGES, excluded=_EXCLUDED, included=_INCLUDED)},
-        outputs=(ROOT,),
+        inputs={
+            **inputs.of_values(packages=PACKAGES, excluded=_EXCLUDED, included=_INCLUDED),
+            **inputs.of_tools("mmdebstrap"),
+        },
+        outputs=(ROOT, VERSIONS),
+        facts=VERSIONS,
     )
     code = [_HERE / name for name in ("assign.py", "dpkg.py", "names.py", "repository.py", "spec.py", "files")]
 
@@ -78,9 +85,10 @@ def targets(base: Base) -> tuple[Target, ...]:
     repository = Target(
         name=base.repository_target,
         build=build,
-        inputs=inputs.of_files(_HERE, code),
+        inputs={**inputs.of_files(_HERE, code), **inputs.of_tools("rpmbuild", "createrepo_c")},
         needs=(root.name,),
-        outputs=(base.repository,),
+        outputs=(base.repository, base.packages_file),
+        facts=base.packages_file,
     )
     return root, repository
 
@@ -110,6 +118,8 @@ def _make_root(step: Step) -> None:
     ]
     step.run(sandbox.isolated(command))
     (cache / "lock").unlink(missing_ok=True)
+    versions = {f"package {package.name}": package.full_version for package in dpkg.installed(out)}
+    step.output(VERSIONS).write_text(json.dumps(versions, indent=1, sort_keys=True))
 
 
 def _make_repository(step: Step, base: Base) -> None:
@@ -142,6 +152,7 @@ def _make_repository(step: Step, base: Base) -> None:
     )
     (top / "RPMS" / "x86_64").rename(out)
     step.run(["createrepo_c", "--quiet", out])
+    step.output(base.packages_file).write_text(json.dumps(dnf.facts(step, out), indent=1, sort_keys=True))
 
 
 def _add_files(root: Path) -> dict[str, str]:

@@ -65,8 +65,7 @@ def write(packages: Iterable[Package], contents: Mapping[str, Contents], root: P
 
 
 def _package(package: Package) -> str:
-    full = f"{package.epoch}:{package.version}-{package.release}"
-    provides = [f"{name} = {full}" for name in EL_NAMES.get(package.name, ())]
+    provides = [f"{name} = {package.full_version}" for name in EL_NAMES.get(package.name, ())]
     provides = [line.split(" ")[0] if line.startswith("/") else line for line in provides]
     lines = [
         f"%package -n {package.name}",

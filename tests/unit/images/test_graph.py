@@ -2,30 +2,46 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from images.engine.errors import BadGraph
-from images.engine.graph import Built, Target, all_inputs, ordered, verdicts
+from images.engine.graph import EPOCH, Built, Target, epoch, ordered, verdicts
 from images.engine.step import Step
 
 
-def target(name: str, *needs: str, recipe: str = "1") -> Target:
+def target(name: str, *needs: str, recipe: str = "1", facts: bool = False) -> Target:
     def build(_step: Step) -> None:
         raise AssertionError("a graph builds nothing")
 
-    return Target(name=name, build=build, inputs={"recipe": recipe}, needs=needs)
+    place = Path(name)
+    return Target(
+        name=name,
+        build=build,
+        inputs={"recipe": recipe},
+        needs=needs,
+        outputs=(place,) if facts else (),
+        facts=place if facts else None,
+    )
 
 
 def graph(*targets: Target) -> dict[str, Target]:
     return {found.name: found for found in targets}
 
 
+FACTS = {"package bash": "5.1", EPOCH: "1700000000"}
 CHAIN = graph(target("host", "docker", "rpm"), target("docker", "base"), target("rpm", "base"), target("base"))
 
 
 def built_of(targets: dict[str, Target]) -> dict[str, Built]:
-    inputs = all_inputs(ordered(targets, targets))
-    return {name: Built(inputs=inputs[name], complete=True) for name in targets}
+    """As if everything had just been built, each target telling the facts of `FACTS`."""
+    built: dict[str, Built] = {}
+    for one in ordered(targets, targets):
+        [*_, verdict] = verdicts(targets, [one.name], lambda t: built.get(t.name))
+        assert verdict.inputs is not None
+        built[one.name] = Built(inputs=verdict.inputs, facts=FACTS if one.facts else {}, complete=True)
+    return built
 
 
 def reasons(
@@ -58,7 +74,7 @@ def test_a_change_goes_up_and_is_named() -> None:
     built = built_of(CHAIN)
     changed = {**CHAIN, "base": target("base", recipe="2")}
     assert reasons(changed, built, "host") == {
-        "base": "recipe changed",
+        "base": "recipe changed: 1 -> 2",
         "docker": "target base changed",
         "rpm": "target base changed",
         "host": "target docker changed, target rpm changed",
@@ -71,7 +87,7 @@ def test_nothing_changed_and_nothing_is_built() -> None:
 
 def test_a_stage_that_is_gone_is_only_missed_when_somebody_needs_it() -> None:
     built = built_of(CHAIN)
-    built["base"] = Built(inputs=built["base"].inputs, complete=False)
+    built["base"] = Built(inputs=built["base"].inputs, facts={}, complete=False)
     assert reasons(CHAIN, built, "host") == {"host": None}
     del built["docker"]
     assert reasons(CHAIN, built, "docker") == {"base": "what it made is gone", "docker": "never built"}
@@ -79,3 +95,44 @@ def test_a_stage_that_is_gone_is_only_missed_when_somebody_needs_it() -> None:
 
 def test_force_builds_one_target_and_not_what_it_needs() -> None:
     assert reasons(CHAIN, built_of(CHAIN), "docker", force="docker") == {"base": None, "docker": "asked for"}
+
+
+FETCHED = graph(target("host", "base"), target("base", "mirror"), target("mirror", facts=True))
+
+
+def test_facts_stand_in_place_of_the_inputs_of_what_tells_them() -> None:
+    built = built_of(FETCHED)
+    assert built["base"].inputs == {"recipe": "1", "mirror: package bash": "5.1", f"mirror: {EPOCH}": "1700000000"}
+    built["mirror"] = Built(
+        inputs=built["mirror"].inputs, facts={**FACTS, "package bash": "5.2", "package sed": "4.8"}, complete=True
+    )
+    assert reasons(FETCHED, built, "host") == {
+        "mirror": None,
+        "base": "mirror: package bash changed: 5.1 -> 5.2, mirror: package sed is new",
+        "host": "target base changed",
+    }
+
+
+def test_what_waits_for_facts_is_seen_when_they_are_told() -> None:
+    built = built_of(FETCHED)
+    changed = {**FETCHED, "mirror": target("mirror", recipe="2", facts=True)}
+    found = verdicts(changed, ["host"], lambda t: built.get(t.name))
+    assert [(v.target.name, v.inputs is None) for v in found] == [("mirror", False), ("base", True), ("host", True)]
+    assert [v.reason for v in found] == ["recipe changed: 1 -> 2", *["depends on what comes before it"] * 2]
+    # It is fetched again, and tells the same: nothing more is to do.
+    built["mirror"] = Built(inputs={"recipe": "2"}, facts=FACTS, complete=True)
+    assert reasons(changed, built, "host") == {"host": None}
+
+
+def test_asking_for_what_tells_facts_leaves_open_what_follows() -> None:
+    built = built_of(FETCHED)
+    found = {v.target.name: v.inputs for v in verdicts(FETCHED, ["host"], lambda t: built.get(t.name))}
+    assert found["host"] is not None
+    forced = verdicts(FETCHED, ["host", "mirror"], lambda t: built.get(t.name), force=frozenset({"mirror"}))
+    assert {v.target.name: v.inputs is None for v in forced} == {"mirror": False, "base": True, "host": True}
+
+
+def test_the_time_of_what_is_made_is_that_of_the_newest_it_is_made_of() -> None:
+    built = built_of(FETCHED)
+    assert epoch(FETCHED, "host", lambda t: built.get(t.name)) == 1700000000
+    assert epoch(FETCHED, "mirror", lambda t: built.get(t.name)) == 0

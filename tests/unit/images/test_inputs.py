@@ -12,7 +12,9 @@ from images.engine import inputs
 def test_changed_names_the_input_that_changed() -> None:
     before = inputs.of_values(packages=["a"], enable=["sshd"])
     now = inputs.of_values(packages=["a", "b"], enable=["sshd"])
-    assert inputs.changed(before, now) == "packages changed"
+    assert inputs.changed(before, now) == 'packages changed: ["a"] -> ["a", "b"]'
+    many = inputs.of_values(packages=[str(n) for n in range(100)], enable=["sshd"])
+    assert inputs.changed(now, many) == "packages changed"
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from images.bases import centos, dnf, keys
 from images.bases.base import Base, Repository
 from images.bases.centos_stream9 import BASE
 from images.engine.errors import BuildError, CommandFailed
+from images.engine.oci import Layout
 from images.engine.process import Stop
 from images.engine.step import Step
 
@@ -108,6 +109,7 @@ def step(tmp_path: Path, mirror: Mirror) -> Iterator[Step]:
             stop=Stop(),
             owner="test",
             epoch=0,
+            layout=Layout(tmp_path / "oci"),
         )
 
 

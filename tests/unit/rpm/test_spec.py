@@ -9,6 +9,7 @@ import subprocess
 
 import pytest
 
+from images.engine.annotations import version
 from overlayd import __version__
 from rpm import source
 from rpm.freeze import freeze
@@ -95,7 +96,7 @@ def test_every_module_is_frozen_also_those_imported_by_a_name_put_together() -> 
 
 
 def test_version_is_the_daemons() -> None:
-    assert source.version(ROOT) == __version__
+    assert version(ROOT) == __version__
 
 
 def test_time_of_the_build_is_given_or_a_commits(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,72 @@
+"""Layers of images as tars that say what is in them, not when and where they were made.
+
+The same files give the same bytes.
+"""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from images.engine import process
+from images.engine.process import Stop
+
+# Kinds of change as Docker's API numbers them.
+_DELETED = 2
+# What a layer says about a file beside mode, owner and time. Access times and the like are nobody's business.
+_KEPT_ATTRIBUTES = "SCHILY.xattr.security.capability"
+# Mounted while a container runs; whatever a runtime leaves there is not the image's.
+_NOT_OURS = ("/dev/", "/proc/", "/sys/", "/run/", "/tmp/")
+_WHITEOUT = ".wh."
+_OPAQUE = ".wh..wh..opq"
+
+
+def of_folder(root: Path, to: Path, *, epoch: int, log: IO[bytes], stop: Stop) -> None:
+    """Write a whole root filesystem: sorted, owners as numbers, file capabilities kept, no time after `epoch`."""
+    process.run(
+        [
+            *("tar", "--create", f"--file={to}", "--sort=name", "--numeric-owner", "--format=posix"),
+            *(f"--mtime=@{epoch}", "--clamp-mtime", "--pax-option=delete=atime,delete=ctime"),
+            *("--xattrs", "--xattrs-include=security.capability", f"--directory={root}", "."),
+        ],
+        log=log,
+        stop=stop,
+    )
+
+
+def of_changes(changes: Iterable[Mapping[str, Any]], exported: IO[bytes], to: Path, *, epoch: int, stop: Stop) -> None:
+    """Write what a container changed: `changes` as Docker lists them, their content out of the exported filesystem.
+
+    The export is a walk in the order of names, and so is the layer. What was deleted is named by whiteouts (image-spec,
+    layer.md), after everything else. No time is after `epoch`.
+    """
+    ours = {c["Path"]: c["Kind"] for c in changes if not f"{c['Path']}/".startswith(_NOT_OURS)}
+    wanted = {path.lstrip("/") for path, kind in ours.items() if kind != _DELETED}
+    deleted = {path.lstrip("/") for path, kind in ours.items() if kind == _DELETED}
+    replaced = set()
+    with (
+        tarfile.open(fileobj=exported, mode="r|", errorlevel=2) as source,
+        tarfile.open(to, "w", format=tarfile.PAX_FORMAT) as tar,
+    ):
+        for entry in source:
+            stop.check()
+            if entry.name in deleted:
+                replaced.add(entry.name)
+            elif entry.name not in wanted:
+                continue
+            tar.addfile(_plain(entry, epoch), source.extractfile(entry) if entry.isreg() else None)
+        for path in sorted(deleted):
+            folder, _, name = path.rpartition("/")
+            whiteout = f"{path}/{_OPAQUE}" if path in replaced else f"{folder}/{_WHITEOUT}{name}".lstrip("/")
+            mark = tarfile.TarInfo(whiteout)
+            mark.mtime = epoch
+            tar.addfile(mark)
+
+
+def _plain(entry: tarfile.TarInfo, epoch: int) -> tarfile.TarInfo:
+    entry.uname = entry.gname = ""
+    entry.mtime = min(int(entry.mtime), epoch)
+    entry.pax_headers = {k: v for k, v in entry.pax_headers.items() if k == _KEPT_ATTRIBUTES}
+    return entry
