@@ -21,7 +21,7 @@ from images.builder import recipe as builder
 from images.engine import inputs
 from images.engine.annotations import version
 from images.engine.containers import ImageConfig
-from images.engine.graph import EPOCH, Target
+from images.engine.graph import CACHE, EPOCH, Target
 from images.engine.step import Step
 from rpm import container, source
 
@@ -72,12 +72,13 @@ def _wheelhouse(root: Path, base: Base) -> Target:
         build=build,
         inputs=inputs.of_files(root, [root / source.LOCK]) | inputs.of_values(python=base.python, platforms=_PLATFORMS),
         outputs=(output,),
+        network=True,
     )
 
 
 def wheelhouse(base: Base) -> Path:
     """Where the fetched packages lie, below the build folder."""
-    return Path("cache") / f"wheelhouse-{base.python}"
+    return CACHE / f"wheelhouse-{base.python}"
 
 
 def _freezer(root: Path, base: Base) -> Target:

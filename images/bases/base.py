@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from images.engine.graph import Target
+from images.engine.graph import CACHE, Target
 
 # What images are made of packages for; every base says what it installs for each.
 ROLES = ("base", "docker", "etcd", "builder", "probe")
@@ -57,7 +57,7 @@ class Base:
     @property
     def folder(self) -> Path:
         """Where what is made for this base lies, below the build folder."""
-        return Path("bases") / self.name
+        return CACHE / "bases" / self.name
 
     @property
     def repository(self) -> Path:

@@ -88,6 +88,7 @@ def repository_targets(base: Base) -> tuple[Target, ...]:
             },
             outputs=(base.repository, base.packages_file),
             facts=base.packages_file,
+            network=True,
         ),
     )
 

@@ -24,6 +24,7 @@ class Target:
     what came of it, such as the versions of packages that a mirror had. For whoever needs this target they stand in
     place of its inputs: fetched again with the same facts, nothing more is built. The fact EPOCH is a time, in Unix
     seconds, that nothing made of this needs to be older than.
+    `network` is set for what fetches; nothing else may need a network. What it makes should lie below CACHE.
     `build` runs in a thread of its own, at most once at a time; it may raise BuildError.
     """
 
@@ -34,9 +35,12 @@ class Target:
     image: str | None = None
     outputs: tuple[Path, ...] = ()
     facts: Path | None = None
+    network: bool = False
 
 
 EPOCH = "epoch"
+# Below the build folder: what was fetched, and is kept when everything else is removed.
+CACHE = Path("cache")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -154,7 +154,9 @@ class _Run:
                 self._progress.say(f"{name}: not needed, what comes before it is as it was")
                 return False
         assert verdict.inputs is not None, "what a target needs is built before it"
-        self._progress.started(name, verdict.reason or "")
+        self._progress.started(
+            name, f"{verdict.reason}; from the network" if verdict.target.network else f"{verdict.reason}"
+        )
         thread = threading.Thread(target=self._one, args=(verdict, verdict.inputs), name=name)
         self._threads.append(thread)
         thread.start()
@@ -207,7 +209,12 @@ class _Run:
         log = _log(self._place, verdict.target).relative_to(self._place.root)
         if isinstance(error, Cancelled):
             return error
-        repeat = f"log: {log}" + (f"\n  again: {self._repeat.format(name)}" if self._repeat else "")
+        fetching = "it fetches from the network, and what it once fetched stays in build/cache\n  "
+        repeat = (
+            (fetching if verdict.target.network else "")
+            + f"log: {log}"
+            + (f"\n  again: {self._repeat.format(name)}" if self._repeat else "")
+        )
         if isinstance(error, BuildError):
             hint = f"{error.hint}\n  {repeat}" if error.hint else repeat
             return StepFailed(f"{name} was not built: {error.message}", hint=hint)

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from images.engine.graph import Built, Target
+from images.engine.graph import CACHE, Built, Target
 from images.engine.inputs import Inputs, fingerprint
 from images.engine.oci import Layout
 
@@ -28,7 +28,6 @@ class Stamps:
     """Reads and writes what is known of last builds. Docker is asked once, when the first image is looked up."""
 
     def __init__(self, build: Path, layout: Layout) -> None:
-        self._folder = build / "stamps"
         self._build = build
         self._layout = layout
         self._tags: Mapping[str, str] | None = None
@@ -52,8 +51,8 @@ class Stamps:
         facts = json.loads((self._build / target.facts).read_text()) if target.facts else {}
         if not _is_inputs(facts):
             raise ValueError(f"{target.name} promised facts in {target.facts}, and they are no JSON object of strings")
-        self._folder.mkdir(parents=True, exist_ok=True)
         final = self._path(target)
+        final.parent.mkdir(parents=True, exist_ok=True)
         half = final.with_suffix(".half")
         half.write_text(json.dumps({"inputs": dict(inputs), "facts": facts}, indent=1, sort_keys=True) + "\n")
         half.rename(final)
@@ -64,7 +63,9 @@ class Stamps:
         self._path(target).unlink(missing_ok=True)
 
     def _path(self, target: Target) -> Path:
-        return self._folder / f"{target.name}.json"
+        # What is kept when the rest is removed keeps its record too.
+        kept = bool(target.outputs) and all(CACHE in path.parents for path in target.outputs)
+        return (self._build / CACHE if kept else self._build) / "stamps" / f"{target.name}.json"
 
     def _has_image(self, name: str, wanted: str) -> bool:
         if self._tags is None:

@@ -104,7 +104,8 @@ class Step:
                 mounts=mounts or {},
                 owner=self.owner,
                 stop=self.stop,
-                environment={"SOURCE_DATE_EPOCH": str(self.epoch)},
+                # Compiled Python holds the time it was made; what packages bring is compiled already.
+                environment={"SOURCE_DATE_EPOCH": str(self.epoch), "PYTHONDONTWRITEBYTECODE": "1"},
             ) as container,
         ):
             containers.run_to_end(client, container, self.log, self.stop)

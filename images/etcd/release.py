@@ -8,14 +8,14 @@ from pathlib import Path
 
 from images.engine import inputs
 from images.engine.errors import BuildError
-from images.engine.graph import Target
+from images.engine.graph import CACHE, Target
 from images.engine.step import Step
 
 NAME = "images.etcd.release"
 VERSION = "3.5.21"
 SHA256 = "adddda4b06718e68671ffabff2f8cee48488ba61ad82900e639d108f2148501c"
 URL = f"https://github.com/etcd-io/etcd/releases/download/v{VERSION}/etcd-v{VERSION}-linux-amd64.tar.gz"
-FOLDER = Path("etcd")
+FOLDER = CACHE / "etcd"
 MOUNT = "/run/overlayd/etcd"
 INSTALL_SCRIPT = f"""\
 tar --extract --gzip --file {MOUNT}/etcd.tar.gz --directory /tmp --strip-components=1
@@ -26,7 +26,9 @@ _TIMEOUT_S = 30.0
 
 def target() -> Target:
     """The target that fetches the tarball."""
-    return Target(name=NAME, build=_build, inputs=inputs.of_values(url=URL, sha256=SHA256), outputs=(FOLDER,))
+    return Target(
+        name=NAME, build=_build, inputs=inputs.of_values(url=URL, sha256=SHA256), outputs=(FOLDER,), network=True
+    )
 
 
 def _build(step: Step) -> None:

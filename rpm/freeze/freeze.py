@@ -20,6 +20,8 @@ from rpm.freeze.private_libc import make_private
 
 HERE = Path(__file__).resolve().parent
 PROGRAM = "overlayd"
+# Compiled modules and cached wheels hold the time they were made.
+_NOTHING_DATED = {"PYTHONDONTWRITEBYTECODE": "1", "PIP_NO_CACHE_DIR": "1"}
 # Sets and dictionaries of strings are written into compiled modules in the order of their hashes.
 HASH_SEED = "1"
 
@@ -42,7 +44,7 @@ def _pip(place: Path, wheelhouse: Path, *what: str | Path) -> None:
         ],
         check=True,
         # The build machine's pip settings may name places that this container does not have.
-        env={"PATH": os.environ["PATH"], "PIP_CONFIG_FILE": os.devnull, "HOME": "/nonexistent"},
+        env={"PATH": os.environ["PATH"], "PIP_CONFIG_FILE": os.devnull, "HOME": "/nonexistent", **_NOTHING_DATED},
     )
 
 

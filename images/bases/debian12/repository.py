@@ -12,15 +12,15 @@ from images.bases.base import Base
 from images.bases.debian12 import assign, dpkg, spec
 from images.engine import inputs, process, sandbox
 from images.engine.errors import BuildError
-from images.engine.graph import Target
+from images.engine.graph import CACHE, Target
 from images.engine.step import Step
 
 _HERE = Path(__file__).parent
 _FILES = _HERE / "files"
 CODENAME = "bookworm"
-ROOT = Path("bases/debian12-rpm/root")
-VERSIONS = Path("bases/debian12-rpm/debian.json")
-CACHE = Path("cache/debian12")
+ROOT = CACHE / "bases/debian12-rpm/root"
+VERSIONS = CACHE / "bases/debian12-rpm/debian.json"
+FETCHED = CACHE / "debian12"
 
 # Debian's names, of what EL calls otherwise too (names.py). What these need comes with them.
 PACKAGES = (
@@ -76,6 +76,7 @@ def targets(base: Base) -> tuple[Target, ...]:
         },
         outputs=(ROOT, VERSIONS),
         facts=VERSIONS,
+        network=True,
     )
     code = [_HERE / name for name in ("assign.py", "dpkg.py", "names.py", "repository.py", "spec.py", "files")]
 
@@ -97,7 +98,7 @@ def _make_root(step: Step) -> None:
     sandbox.require_root_user()
     sandbox.require("mmdebstrap", "unshare", "setpriv")
     out = step.output(ROOT)
-    cache = step.build / CACHE
+    cache = step.build / FETCHED
     cache.mkdir(parents=True, exist_ok=True)
     command: list[str | Path] = [
         *("mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory", f"--include={','.join(PACKAGES)}"),
