@@ -18,6 +18,7 @@ from images.engine.process import Stop
 from images.engine.runner import Place
 from images.engine.step import Step
 from images.targets import PLACE
+from tests.cluster.checkout import checkout
 from tests.cluster.create import ROOT
 
 EPOCH = 1_700_000_000
@@ -101,18 +102,6 @@ def test_an_image_that_docker_lost_is_given_to_it_again(derived: Step, base: str
 def ids(place: Place) -> dict[str, str]:
     found = {name: place.layout.image(name) for name in place.layout.names() if "test" not in name}
     return {name: image.id for name, image in found.items() if image is not None}
-
-
-def checkout(to: Path) -> None:
-    """A clone of the checkout as it is now, committed or not."""
-    subprocess.run(["git", "clone", "--quiet", ROOT, to], check=True)
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    for name in filter(None, listed.split("\0")):
-        (to / name).unlink(missing_ok=True)
-        if (ROOT / name).exists():
-            (to / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / name, to / name, follow_symlinks=False)
-            shutil.copymode(ROOT / name, to / name, follow_symlinks=False)
 
 
 def content(place: Path) -> dict[str, bytes]:

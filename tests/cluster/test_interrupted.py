@@ -1,0 +1,199 @@
+"""A build that is stopped, killed, or has no room: what was there stays, nothing half-made is left, the next works."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import docker
+import pytest
+
+from images.bases import catalogue
+from images.engine.containers import LABEL_BUILD
+from images.engine.runner import Place
+from images.targets import PLACE, of_everything
+from tests.cluster.checkout import checkout
+from tests.polling import eventually
+
+DEADLINE_S = 120.0
+PHASES = (
+    "bases.debian12-rpm.root",
+    "bases.debian12-rpm.repository",
+    "images.base",
+    "images.builder",
+    "images.docker",
+    "images.etcd",
+    "images.probe",
+    "images.probe.tar",
+    "images.host",
+    "rpm.wheelhouse",
+    "rpm.freezer",
+    "rpm.freeze",
+    "rpm.docs",
+    "rpm.build",
+)
+
+
+class Build:
+    """`invoke images.build` of one target, forced, as a child whose head gets the signals."""
+
+    def __init__(self, place: Place, base: str, target: str, *options: str) -> None:
+        self.place = place
+        self.target = target
+        self.child = subprocess.Popen(
+            [sys.executable, "-m", "invoke", "images.build", "--base", base, "--target", target, *options],
+            cwd=place.root,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    @property
+    def scratch(self) -> Path:
+        return self.place.build / "tmp" / self.target
+
+    def wait_until_under_way(self) -> None:
+        """Its scratch folder is there: the step has begun."""
+        eventually(
+            f"{self.target} begins",
+            lambda: self.scratch.exists() or self.child.poll() is not None,
+            timeout_s=DEADLINE_S,
+        )
+        assert self.child.poll() is None, self.child.communicate()
+
+    def wait_until_nearly_done(self) -> None:
+        """What it made lies in its scratch folder, not yet in its place."""
+        eventually(
+            f"{self.target} has something",
+            lambda: (
+                any(self.scratch.glob("layer.tar")) or any(self.scratch.glob("out/*")) or self.child.poll() is not None
+            ),
+            timeout_s=DEADLINE_S,
+        )
+
+    def end(self, number: int) -> tuple[int, str]:
+        self.child.send_signal(number)
+        out, _ = self.child.communicate(timeout=DEADLINE_S)
+        return self.child.returncode, out
+
+
+def state(place: Place) -> dict[str, object]:
+    """All that a stopped build must not change: what is under final names, in the layout and in Docker."""
+    client = docker.from_env()
+    try:
+        tags = {tag: image.id for image in client.images.list() for tag in image.tags}
+        containers = client.containers.list(all=True, filters={"label": f"{LABEL_BUILD}={place.owner}"})
+    finally:
+        client.close()
+    folders = [place.build / name for name in ("rpm", "images", "stamps", "cache/stamps", "cache/bases")]
+    # The root filesystem's own files are many; a folder of them is replaced as one.
+    outputs = [path for folder in folders for path in (folder, *folder.glob("*"), *folder.glob("*/*"))]
+    return {
+        "tags": tags,
+        "containers": [container.id for container in containers],
+        "mounts": [line for line in Path("/proc/mounts").read_text().splitlines() if str(place.root) in line],
+        "loops": subprocess.check_output(["losetup", "--list", "--noheadings"], text=True),
+        "index": json.loads(index.read_text()) if (index := place.build / "oci/index.json").exists() else {},
+        "outputs": {str(path): path.stat().st_mtime_ns for path in outputs if path.exists()},
+        "scratch": [path.name for path in (place.build / "tmp").glob("*")],
+        "half": [path.name for path in place.build.rglob("*.half") if "cache" not in path.parts],
+    }
+
+
+def again(place: Place, base: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "invoke", "build-all", "--base", base],
+        cwd=place.root,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module", autouse=True)
+def all_is_built_before_and_after(base: str) -> Iterator[None]:
+    again(PLACE, base)
+    yield
+    assert "nothing to do" in again(PLACE, base), "an interrupted build changed what was built"
+
+
+def test_every_phase_is_tried(base: str) -> None:
+    assert set(PHASES) == set(of_everything(catalogue.get(base)))
+
+
+@pytest.mark.parametrize("target", PHASES)
+def test_ctrl_c_in_any_phase_leaves_all_as_it_was(base: str, target: str) -> None:
+    before = state(PLACE)
+    build = Build(PLACE, base, target, "--force")
+    build.wait_until_under_way()
+    status, said = build.end(signal.SIGINT)
+    assert status == 130, said
+    assert "stopped; what was begun is removed" in said
+    assert "Traceback" not in said
+    assert state(PLACE) == before
+
+
+@pytest.mark.parametrize("target", ["images.docker", "rpm.build", "images.probe"])
+def test_ctrl_c_shortly_before_the_end_leaves_all_as_it_was(base: str, target: str) -> None:
+    before = state(PLACE)
+    build = Build(PLACE, base, target, "--force")
+    build.wait_until_nearly_done()
+    status, said = build.end(signal.SIGINT)
+    # It may have been quicker than we.
+    assert status in {130, 0}, said
+    assert {**state(PLACE), "outputs": 0, "index": 0} == {**before, "outputs": 0, "index": 0}
+
+
+def test_what_a_killed_build_left_is_removed_by_the_next(base: str) -> None:
+    before = state(PLACE)
+    build = Build(PLACE, base, "images.docker", "--force")
+    build.wait_until_under_way()
+    eventually("its container runs", lambda: state(PLACE)["containers"], timeout_s=DEADLINE_S)
+    build.end(signal.SIGKILL)
+    next_one = Build(PLACE, base, "images.probe.tar", "--force")
+    said, _ = next_one.child.communicate(timeout=DEADLINE_S)
+    assert next_one.child.returncode == 0, said
+    assert "removed what a killed build left: container" in said
+    assert {**state(PLACE), "outputs": 0} == {**before, "outputs": 0}
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Place]:
+    """A checkout whose build folder is a file system of 48 MiB on a loop device; what was fetched is elsewhere."""
+    place = Place(root=tmp_path / "small")
+    checkout(place.root)
+    image = tmp_path / "disk"
+    subprocess.run(["truncate", "--size=48M", image], check=True)
+    subprocess.run(["mkfs.ext4", "-q", "-m", "0", image], check=True)
+    place.build.mkdir()
+    subprocess.run(["mount", "-o", "loop", image, place.build], check=True)
+    try:
+        (place.build / "cache").symlink_to(PLACE.build / "cache")
+        yield place
+    finally:
+        subprocess.run(["umount", place.build], check=True)
+
+
+def test_a_full_disk_is_named_and_the_next_build_works(small_disk: Place, base: str) -> None:
+    for target in ("images.base", "images.probe"):
+        build = Build(small_disk, base, target)
+        said, _ = build.child.communicate(timeout=DEADLINE_S)
+        assert build.child.returncode == 1, said
+        assert "o space left on device" in said
+        assert str(small_disk.build) in said or "build/" in said
+        assert "Traceback" not in said
+        found = state(small_disk)
+        assert found["scratch"] == found["half"] == found["containers"] == []
+        assert not list(small_disk.build.glob("images/*"))
+    free = os.statvfs(small_disk.build)
+    assert free.f_bavail * free.f_bsize > 30 << 20, "what failed has left its room to others"
