@@ -132,8 +132,7 @@ def verify(file: Path, signature: Path, public: bytes) -> None:
 def agent(key: Key) -> Iterator[None]:
     """One agent for all signatures made in the block: a passphrase is asked for once."""
     with _session(key.home) as gpg:
-        gpg_agent = ["gpgconf", *(["--homedir", gpg.home] if gpg.home else []), "--launch", "gpg-agent"]
-        capture(gpg_agent, env=gpg.variables)
+        capture(["gpgconf", "--launch", "gpg-agent"], env=gpg.variables)
         yield
 
 
