@@ -4,6 +4,7 @@
     rpm.freezer     an image: the builder, and all that installed
     rpm.freeze      the program as it goes to /usr/lib/overlayd
     rpm.docs        manual pages and shell completion, made from the program's own parser
+    rpm.inventory   what the program turned out to be made of, for the RPM's bill of materials (rpm/inventory/)
     rpm.build       the RPM in a repository that yum can read
 
 Only the first needs a network. A change in the daemon's code repeats the last three.
@@ -24,6 +25,7 @@ from images.engine.containers import ImageConfig
 from images.engine.graph import CACHE, EPOCH, Target
 from images.engine.step import Step
 from rpm import container, source
+from rpm.inventory import target as inventory
 
 REPOSITORY = Path("rpm/repo")
 FACTS = Path("rpm/facts.json")
@@ -47,6 +49,7 @@ def targets(base: Base) -> tuple[Target, ...]:
         _freezer(root, base),
         _freeze(root, base),
         _docs(root, base),
+        inventory.target(base, frozen=FROZEN, wheelhouse=wheelhouse(base), python=f"{_VENV}/bin/python"),
         _build(root, base),
     )
 

@@ -1,0 +1,193 @@
+"""Images as one file, for machines without a registry; and back.
+
+The tar is two things at once: an OCI image layout (`skopeo copy oci-archive:…`), and with manifest.json what `docker
+load` reads since 1.10, and podman too (moby's image/tarexport: files in it may have any name, layers may be gzipped).
+Beside it lies FILE.sha256, as sha256sum writes it.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import json
+import os
+import re
+import tarfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO
+
+from images.engine import containers
+from images.engine.errors import BuildError
+from images.engine.process import Stop
+from images.ship.packed import Blob, Packed, index, place
+
+_CHUNK = 1 << 20
+_LISTING = "manifest.json"
+_SUM = re.compile(r"(?P<sum>[0-9a-f]{64})(?: [ *].+)?\n?")
+
+
+def save(images: Sequence[Packed], to: Path, stop: Stop) -> str:
+    """Write images to a file, and its SHA-256 beside it; the same in hexadecimal. The same images give the same bytes.
+
+    Written under another name and put in place when whole. Raises BuildError (a full disk, a damaged blob), Cancelled.
+    """
+    half, half_sum = (name.with_name(f".{name.name}.half") for name in (to, sum_file(to)))
+    try:
+        with half.open("wb") as file:
+            out = _Hashing(file)
+            _write(images, out, stop)
+            file.flush()
+            os.fsync(file.fileno())
+        half_sum.write_text(f"{out.hashed.hexdigest()}  {to.name}\n")
+        # An archive whose sum is another's would be refused; one without a sum as well.
+        sum_file(to).unlink(missing_ok=True)
+        half.rename(to)
+        half_sum.rename(sum_file(to))
+    except OSError as error:
+        raise BuildError(f"{to} was not written: {error.strerror}", hint=_hint(error, images, to)) from error
+    finally:
+        half.unlink(missing_ok=True)
+        half_sum.unlink(missing_ok=True)
+    return out.hashed.hexdigest()
+
+
+def sum_file(archive: Path) -> Path:
+    """Where the SHA-256 of an archive is written."""
+    return archive.with_name(f"{archive.name}.sha256")
+
+
+def load(file: Path, *, sha256: str | None = None, say: Callable[[str], None]) -> dict[str, str]:
+    """Give an archive to Docker, once its SHA-256 is that of `sha256` or of the file beside it; image IDs by tag.
+
+    `say` is given a line for each image. Raises BuildError when the file is another, or Docker does not take it.
+    """
+    expected = (sha256 or _expected(file)).lower()
+    try:
+        with file.open("rb") as content:
+            found = hashlib.file_digest(content, "sha256").hexdigest()
+    except OSError as error:
+        raise BuildError(f"{file} cannot be read: {error.strerror}") from error
+    if found != expected:
+        raise BuildError(
+            f"{file} has the SHA-256 {found}, and {expected} was expected",
+            hint="it was changed or cut short on its way: copy it again; nothing was loaded",
+        )
+    images = listed(file)
+    with containers.engine() as client:
+        with file.open("rb") as content:
+            for line in client.load_image(content, quiet=True) or ():
+                if "error" in line:
+                    raise BuildError(f"Docker did not load {file}: {line['error']}")
+        for tag, image in images.items():
+            if client.inspect_image(tag)["Id"] != image:
+                raise BuildError(f"Docker gave {tag} another image than {image}, which {file} holds")
+            say(f"{tag}  {image}")
+    return images
+
+
+def listed(file: Path) -> dict[str, str]:
+    """The IDs of the images in an archive, by their tags. Raises BuildError when it is none of ours."""
+    try:
+        with tarfile.open(file) as tar:
+            content = tar.extractfile(_LISTING)
+            found = {
+                tag: entry["Config"].removeprefix("blobs/").replace("/", ":", 1)
+                for entry in json.load(content or io.BytesIO())
+                for tag in entry["RepoTags"]
+            }
+    except (OSError, tarfile.TarError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BuildError(f"{file} is no archive of images: {error}", hint="`invoke images.save` makes them") from error
+    return found
+
+
+def _write(images: Sequence[Packed], out: _Hashing, stop: Stop) -> None:
+    listing = [
+        {"Config": _path(image.config), "RepoTags": [image.name], "Layers": [_path(layer) for layer in image.layers]}
+        for image in images
+    ]
+    blobs = {blob.digest: (image.folder, blob) for image in images for blob in image.blobs}
+    # A stream: what is read of an archive, to see what it holds, is its beginning.
+    with tarfile.open(fileobj=out, mode="w|", format=tarfile.USTAR_FORMAT) as tar:
+        for name, document in (
+            (_LISTING, listing),
+            ("oci-layout", {"imageLayoutVersion": "1.0.0"}),
+            ("index.json", index(images)),
+        ):
+            content = json.dumps(document, sort_keys=True).encode() + b"\n"
+            tar.addfile(_entry(name, len(content)), io.BytesIO(content))
+        for folder, blob in blobs.values():
+            with place(folder, blob.digest).open("rb") as source:
+                checked = _Checked(source, stop)
+                tar.addfile(_entry(_path(blob), blob.size), checked)
+            if f"sha256:{checked.hashed.hexdigest()}" != blob.digest:
+                raise BuildError(
+                    f"{place(folder, blob.digest)} is damaged: its content has another digest",
+                    hint="remove it; it is made again by the same command",
+                )
+
+
+def _path(blob: Blob) -> str:
+    return f"blobs/{blob.digest.replace(':', '/', 1)}"
+
+
+def _entry(name: str, size: int) -> tarfile.TarInfo:
+    entry = tarfile.TarInfo(name)
+    entry.mode = 0o644
+    entry.size = size
+    return entry
+
+
+class _Hashing(io.RawIOBase):
+    """Hands on what is written, and hashes it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        super().__init__()
+        self._file = file
+        self.hashed = hashlib.sha256()
+
+    def write(self, data: bytes) -> int:  # type: ignore[override]  # tarfile writes bytes only
+        self.hashed.update(data)
+        return self._file.write(data)
+
+
+class _Checked(io.RawIOBase):
+    """Reads a file, hashes it, and ends when the work is to stop."""
+
+    def __init__(self, file: IO[bytes], stop: Stop) -> None:
+        super().__init__()
+        self._file = file
+        self._stop = stop
+        self.hashed = hashlib.sha256()
+
+    def read(self, size: int = -1) -> bytes:
+        self._stop.check()
+        data = self._file.read(size)
+        self.hashed.update(data)
+        return data
+
+
+def _expected(file: Path) -> str:
+    beside = sum_file(file)
+    try:
+        found = _SUM.fullmatch(beside.read_text())
+    except FileNotFoundError:
+        if not file.exists():
+            raise BuildError(f"there is no {file}") from None
+        raise BuildError(
+            f"{file} has no {beside.name} beside it",
+            hint="copy it too, or say --sha256 with the sum that you were told",
+        ) from None
+    except (OSError, ValueError) as error:
+        raise BuildError(f"{beside} cannot be read: {error}") from error
+    if found is None:
+        raise BuildError(f"{beside} holds no SHA-256", hint="copy it again from where the archive came from")
+    return found["sum"]
+
+
+def _hint(error: OSError, images: Sequence[Packed], to: Path) -> str | None:
+    if error.errno != errno.ENOSPC:
+        return None
+    needed = sum({blob.digest: blob.size for image in images for blob in image.blobs}.values())
+    return f"it needs {needed / 2**20:.0f} MiB in {to.parent}; nothing was left there"

@@ -1,0 +1,1 @@
+"""What the frozen program is made of: the RPM's share of what a bill of materials is written from."""
