@@ -82,6 +82,14 @@ def plan(
     return [verdict for verdict in found if verdict.reason]
 
 
+@contextmanager
+def holding(place: Place) -> Iterator[showing.Progress]:
+    """The build folder for ourselves, for work with what was built; a SIGTERM is then Ctrl-C. Waits for its lock."""
+    place.build.mkdir(parents=True, exist_ok=True)
+    with showing.chosen() as progress, _alone(place, progress), _sigterm_is_ctrl_c():
+        yield progress
+
+
 class _Run:
     def __init__(
         self,

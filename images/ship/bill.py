@@ -1,0 +1,228 @@
+"""Bills of materials: CycloneDX 1.6 as JSON, for an image and for the RPM. Pure: values in, text out.
+
+The same values give the same bytes: the serial number is made of the content, and the time is that of the build.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any, cast
+
+from cyclonedx.factory.license import LicenseFactory
+from cyclonedx.model import ExternalReference, ExternalReferenceType, HashAlgorithm, HashType, Property, XsUri
+from cyclonedx.model.bom import Bom, BomMetaData
+from cyclonedx.model.component import Component, ComponentType, Pedigree
+from cyclonedx.model.contact import OrganizationalEntity
+from cyclonedx.model.license import License
+from cyclonedx.output.json import JsonV1Dot6
+from packageurl import PackageURL
+
+from images.ship.contents import Contents, File, Package
+
+# The space of our serial numbers (RFC 9562, version 5).
+_SPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://github.com/overlayd/overlayd/bill")
+_ARCHES = {"x86_64": "amd64", "noarch": "all"}
+_VENDOR = OrganizationalEntity(name="overlayd")
+_LICENCE = "Apache-2.0"
+# How the packages of the base debian12-rpm call their source (images/bases/debian12/spec.py).
+_FROM_DEBIAN = "debian12-rpm-"
+
+
+def of_image(
+    name: str,
+    *,
+    version: str,
+    digest: str,
+    base: str,
+    epoch: int,
+    contents: Contents,
+    others: Iterable[Component] = (),
+) -> str:
+    """The bill of an image. `digest` is its image ID, `base` the base's name, `others` what came from no package."""
+    subject = Component(
+        type=ComponentType.CONTAINER,
+        name=name,
+        version=version,
+        bom_ref="image",
+        supplier=_VENDOR,
+        hashes=[HashType(alg=HashAlgorithm.SHA_256, content=digest.removeprefix("sha256:"))],
+        purl=PackageURL("oci", None, name.rpartition("/")[2], digest, {"tag": base}),
+        properties=[Property(name="overlayd:base", value=base)],
+    )
+    parts = [_package(package, base) for package in contents.packages]
+    parts += [_package(package, base, partly=True) for package in contents.partial]
+    parts += [_file(file) for file in contents.files]
+    return _text(subject, [*parts, *others], epoch)
+
+
+def of_rpm(package: Package, inventory: Mapping[str, Any], *, base: str, epoch: int) -> str:
+    """The bill of overlayd's RPM: `inventory` is what rpm/inventory found in the frozen program."""
+    subject = _package(package, base, kind=ComponentType.APPLICATION)
+    subject.bom_ref.value = "rpm"
+    subject.supplier = _VENDOR
+    parts = [_distribution(found) for found in inventory["distributions"]]
+    parts.append(
+        Component(
+            type=ComponentType.PLATFORM,
+            name="python",
+            version=inventory["python"],
+            bom_ref="python",
+            licenses=[_licence("PSF-2.0")],
+            purl=PackageURL("generic", None, "python", inventory["python"]),
+            properties=[Property(name="overlayd:modules", value=str(inventory["standard_modules"]))],
+        )
+    )
+    parts += _libraries(inventory["libraries"], base)
+    parts += [_unknown(name) for name in inventory["unknown"]]
+    return _text(subject, parts, epoch)
+
+
+def release(name: str, *, version: str, url: str, sha256: str, licence: str, files: Iterable[File] = ()) -> Component:
+    """A component that came as its project's own release, known by the SHA-256 of the file at `url`."""
+    return Component(
+        type=ComponentType.APPLICATION,
+        name=name,
+        version=version,
+        bom_ref=f"release:{name}",
+        licenses=[_licence(licence)],
+        purl=PackageURL("generic", None, name, version, {"download_url": url, "checksum": f"sha256:{sha256}"}),
+        external_references=[
+            ExternalReference(
+                type=ExternalReferenceType.DISTRIBUTION,
+                url=XsUri(url),
+                hashes=[HashType(alg=HashAlgorithm.SHA_256, content=sha256)],
+            )
+        ],
+        components=[_file(file) for file in files],
+    )
+
+
+def _package(
+    package: Package, base: str, *, partly: bool = False, kind: ComponentType = ComponentType.LIBRARY
+) -> Component:
+    qualifiers = {"arch": package.arch, "distro": base} | ({"epoch": package.epoch} if package.epoch else {})
+    version = f"{package.version}-{package.release}"
+    properties = [Property(name="rpm:sha256header", value=package.digest)] if package.digest else []
+    if partly:
+        properties.append(Property(name="overlayd:partial", value="some of the package's files"))
+    return Component(
+        type=kind,
+        name=package.name,
+        version=package.evr,
+        bom_ref=f"rpm:{package.name}-{package.evr}.{package.arch}",
+        supplier=OrganizationalEntity(name=package.vendor) if package.vendor else None,
+        licenses=[_licence(package.license)] if package.license else [],
+        purl=PackageURL("rpm", _namespace(base), package.name, version, qualifiers),
+        properties=properties,
+        pedigree=_ancestor(package),
+    )
+
+
+def _ancestor(package: Package) -> Pedigree | None:
+    """Debian's package that an RPM of the base debian12-rpm was made of: the name under which advisories know it.
+
+    Those RPMs state an epoch, zero too; the few that we make of nobody's files state none.
+    """
+    if not package.source.startswith(_FROM_DEBIAN) or not package.epoch:
+        return None
+    version = f"{package.version}-{package.release}"
+    version = f"{package.epoch}:{version}" if package.epoch != "0" else version
+    url = PackageURL("deb", "debian", package.name, version, {"arch": _ARCHES.get(package.arch, package.arch)})
+    return Pedigree(
+        ancestors=[Component(name=package.name, version=version, purl=url, bom_ref=f"deb:{package.name}-{version}")]
+    )
+
+
+def _distribution(found: Mapping[str, Any]) -> Component:
+    name = found["name"]
+    # Names of the index are compared in this form (PEP 503), and so are purls.
+    plain = name.lower().replace("_", "-").replace(".", "-")
+    return Component(
+        name=name,
+        version=found["version"],
+        bom_ref=f"pypi:{plain}",
+        licenses=[_licence(found["license"])] if found["license"] else [],
+        hashes=[HashType(alg=HashAlgorithm.SHA_256, content=found["sha256"])] if found["sha256"] else [],
+        purl=PackageURL("pypi", None, plain, found["version"]),
+        properties=[
+            Property(name="overlayd:frozen", value=f"{found['parts']} modules and files"),
+            *([Property(name="overlayd:source", value=found["source"])] if found["source"] else []),
+        ],
+    )
+
+
+def _libraries(found: Iterable[Mapping[str, Any]], base: str) -> list[Component]:
+    """The packages that libraries were copied from, each with its files."""
+    files: dict[Package, list[Component]] = {}
+    for library in found:
+        fields = library["package"]
+        package = Package(
+            name=fields["name"],
+            epoch=fields.get("epoch", ""),
+            version=fields["version"],
+            release=fields["release"],
+            arch=fields["arch"],
+            license=fields.get("license", ""),
+            vendor=fields.get("vendor", ""),
+            source=fields.get("sourcerpm", ""),
+            digest=fields.get("sha256header", ""),
+        )
+        changed = () if library["unchanged"] else [Property(name="overlayd:changed", value="not as the package has it")]
+        files.setdefault(package, []).append(
+            Component(
+                type=ComponentType.FILE,
+                name=library["file"],
+                bom_ref=f"file:{library['file']}",
+                hashes=[HashType(alg=HashAlgorithm.SHA_256, content=library["sha256"])],
+                properties=changed,
+            )
+        )
+    made = []
+    for package, components in sorted(files.items(), key=lambda item: item[0]):
+        component = _package(package, base, partly=True)
+        component.components = components
+        made.append(component)
+    return made
+
+
+def _file(file: File) -> Component:
+    return Component(
+        type=ComponentType.FILE,
+        name=file.path,
+        bom_ref=f"file:{file.path}",
+        hashes=[HashType(alg=HashAlgorithm.SHA_256, content=file.sha256)],
+        properties=[Property(name="overlayd:origin", value="no package owns it")],
+    )
+
+
+def _unknown(name: str) -> Component:
+    return Component(
+        type=ComponentType.FILE,
+        name=name,
+        bom_ref=f"unknown:{name}",
+        properties=[Property(name="overlayd:origin", value="unknown")],
+    )
+
+
+def _licence(text: str) -> License:
+    """As SPDX where it is an identifier or an expression of it, else by its name."""
+    return LicenseFactory().make_from_string(text)
+
+
+def _namespace(base: str) -> str:
+    return "centos" if base.startswith("centos") else base
+
+
+def _text(subject: Component, parts: Iterable[Component], epoch: int) -> str:
+    subject.licenses = subject.licenses or cast(Any, [_licence(_LICENCE)])
+    bom = Bom(
+        metadata=BomMetaData(component=subject, timestamp=datetime.fromtimestamp(epoch, UTC)),
+        components=parts,
+        serial_number=_SPACE,
+    )
+    bom.register_dependency(subject, bom.components)
+    # The number is of what the document says without it.
+    bom.serial_number = uuid.uuid5(_SPACE, JsonV1Dot6(bom).output_as_string(indent=1))
+    return JsonV1Dot6(bom).output_as_string(indent=1) + "\n"

@@ -1,0 +1,138 @@
+"""What is said about a release: manifest.json, SHA256SUMS, and the README of whoever receives it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from images.bases.base import Base
+from images.engine import inputs
+from images.engine.errors import CommandFailed
+from images.engine.process import capture
+from images.ship.packed import Packed, compression
+from images.ship.yum import KEY_FILE, REPO_FILE
+from images.signing import Key
+
+NAME = "manifest.json"
+SUMS = "SHA256SUMS"
+README = "README.md"
+_TEMPLATE = Path(__file__).with_name("README.release.md")
+_FORMAT = 1
+
+
+def source(root: Path) -> dict[str, Any]:
+    """The commit of a checkout, and whether its files are those of that commit; None where there is no git."""
+    try:
+        commit = capture(["git", "rev-parse", "HEAD"], cwd=root).strip()
+        return {"commit": commit, "clean": not capture(["git", "status", "--porcelain"], cwd=root).strip()}
+    except CommandFailed:
+        return {"commit": None, "clean": False}
+
+
+def tools() -> dict[str, str]:
+    """What made the release, with its version."""
+    found = inputs.of_tools("createrepo_c", "rpm", "gpg")
+    named = {name.removeprefix("tool "): value for name, value in found.items()}
+    return {
+        **named,
+        "python": platform.python_version(),
+        "cyclonedx-python-lib": metadata.version("cyclonedx-python-lib"),
+        "compression of layers": compression(),
+    }
+
+
+def image(packed: Packed, archive: str, bill: str) -> dict[str, Any]:
+    """What the manifest says of an image: `archive` and `bill` are paths in the release."""
+    return {
+        "name": packed.name,
+        "id": packed.id,
+        "digest": packed.manifest.digest,
+        "layers": [layer.digest for layer in packed.layers],
+        "annotations": dict(packed.annotations),
+        "archive": archive,
+        "sbom": bill,
+    }
+
+
+def document(
+    *,
+    version: str,
+    epoch: int,
+    origin: Mapping[str, Any],
+    base: Base,
+    key: Key | None,
+    images: Sequence[Mapping[str, Any]],
+    rpms: Sequence[Mapping[str, str]],
+    packages: Mapping[str, str],
+    files: Mapping[str, Mapping[str, Any]],
+) -> str:
+    """The text of manifest.json. `packages` are versions by name, `files` sizes and sums by path."""
+    return _json(
+        {
+            "format": _FORMAT,
+            "name": "overlayd",
+            "version": version,
+            "created": datetime.fromtimestamp(epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "source": origin,
+            "base": {"name": base.name, "title": base.title},
+            "signed": None if key is None else {"fingerprint": key.fingerprint, "by": key.uid},
+            "images": images,
+            "rpms": rpms,
+            "packages": packages,
+            "tools": tools(),
+            "files": files,
+        }
+    )
+
+
+def files(folder: Path) -> dict[str, dict[str, Any]]:
+    """Size and SHA-256 of every file below a folder by its path there, but for signatures beside files."""
+    paths = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".asc")
+    return {str(path.relative_to(folder)): file(path) for path in paths}
+
+
+def file(path: Path) -> dict[str, Any]:
+    """Size and SHA-256 of one file."""
+    with path.open("rb") as content:
+        return {"size": path.stat().st_size, "sha256": hashlib.file_digest(content, "sha256").hexdigest()}
+
+
+def sums(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """The same as `sha256sum --check` reads it."""
+    return "".join(f"{file['sha256']}  {path}\n" for path, file in sorted(found.items()))
+
+
+def readme(*, version: str, base: Base, key: Key | None, baseurl: str, images: Sequence[Mapping[str, Any]]) -> str:
+    """The README of whoever receives the release: how to see that it is whole, to install it, to load images."""
+    rows = "\n".join(f"| `{one['name']}` | `{one['archive']}` | `{one['digest']}` |" for one in images)
+    fingerprint = re.sub(r"(.{4})(?=.)", r"\1 ", key.fingerprint) if key else ""
+    text = _TEMPLATE.read_text()
+    # Lines that are for one kind of release only begin with its name.
+    kept, dropped = ("signed", "unsigned") if key else ("unsigned", "signed")
+    lines = [line for line in text.splitlines() if not line.startswith(f"{dropped}: ")]
+    text = "\n".join(line.removeprefix(f"{kept}: ") for line in lines) + "\n"
+    values = {
+        "VERSION": version,
+        "BASE": base.name,
+        "TITLE": base.title,
+        "BASEURL": baseurl,
+        "KEY_FILE": KEY_FILE,
+        "REPO_FILE": REPO_FILE,
+        "FINGERPRINT": fingerprint,
+        "IMAGES": rows,
+        "FIRST_ARCHIVE": images[0]["archive"] if images else "",
+    }
+    for name, value in values.items():
+        text = text.replace(f"@{name}@", value)
+    return text
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, indent=1, sort_keys=True) + "\n"

@@ -1,0 +1,200 @@
+"""A release: images, a yum repository, bills of materials, sums and signatures in one folder, whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from cyclonedx.model.component import Component
+
+from images import signing
+from images.bases.base import Base
+from images.engine.annotations import version as version_of
+from images.engine.errors import BuildError
+from images.engine.process import Stop, capture
+from images.engine.runner import Place
+from images.etcd import release as etcd_release
+from images.ship import archive, bill, contents, manifest, packed, yum
+from images.ship.contents import Contents, Package
+from images.ship.packed import Packed
+from images.signing import Key
+
+CREATED = "org.opencontainers.image.created"
+# What etcd's own release installs, on a base without a package of etcd.
+_ETCD = ("/usr/bin/etcd", "/usr/bin/etcdctl")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """What to make: of which checkout, base and images, where to, signed by whom. `baseurl` is the repository's."""
+
+    place: Place
+    base: Base
+    images: Sequence[str]
+    rpms: Sequence[Path]
+    inventory: Path
+    to: Path
+    key: Key | None
+    baseurl: str
+
+    @property
+    def version(self) -> str:
+        return version_of(self.place.root)
+
+
+def make(release: Release, stop: Stop, say: Callable[[str], None]) -> None:
+    """Make the release in its folder, in place of one that is there. The caller holds the build folder's lock.
+
+    Everything is made beside it, under another name: stopped or failed, the one before stays. `say` is given a line for
+    each part. Raises BuildError.
+    """
+    with _beside(release.to) as folder:
+        try:
+            _fill(release, folder, stop, say)
+        except OSError as error:
+            raise BuildError(
+                f"the release was not written: {error.filename or folder}: {error.strerror}",
+                hint=f"nothing was left of it; {release.to} is as it was",
+            ) from error
+
+
+def check_place(to: Path) -> None:
+    """Raises BuildError where a release would take the place of something else."""
+    if to.is_symlink() or to.exists():
+        if not to.is_dir() or (any(to.iterdir()) and not (to / manifest.NAME).is_file()):
+            raise BuildError(f"{to} is there and is no release", hint="name another folder: --to")
+    elif not to.parent.is_dir():
+        raise BuildError(f"there is no folder {to.parent}", hint="make it, or name another: --to")
+
+
+def _fill(release: Release, folder: Path, stop: Stop, say: Callable[[str], None]) -> None:
+    place, base, key = release.place, release.base, release.key
+    images = packed.pack(place.layout, release.images, place.build / packed.FOLDER, stop)
+    say(f"{len(images)} images packed")
+    for name in ("images", "sbom"):
+        (folder / name).mkdir()
+    described, installed = _images(release, images, folder, stop, say)
+    package = next(filter(lambda one: one.name == "overlayd", map(contents.of_rpm, release.rpms)))
+    epoch = int(capture(["rpm", "-qp", "--nosignature", "--queryformat", "%{BUILDTIME}", release.rpms[0]]))
+    rpm_bill = f"sbom/overlayd-{package.evr}.{package.arch}.cdx.json"
+    inventory = json.loads(release.inventory.read_text())
+    (folder / rpm_bill).write_text(bill.of_rpm(package, inventory, base=base.name, epoch=epoch))
+    say(f"bills of materials of {len(images)} images and the RPM")
+    with signing.agent(key) if key else contextlib.nullcontext():
+        yum.make(release.rpms, folder / "yum", epoch=epoch, key=key, baseurl=release.baseurl)
+        say("yum repository")
+        if key:
+            shutil.copyfile(folder / "yum" / yum.KEY_FILE, folder / yum.KEY_FILE)
+        text = manifest.readme(version=release.version, base=base, key=key, baseurl=release.baseurl, images=described)
+        (folder / manifest.README).write_text(text)
+        files = manifest.files(folder)
+        (folder / manifest.NAME).write_text(
+            manifest.document(
+                version=release.version,
+                epoch=max([epoch, *(_created(image) for image in images)]),
+                origin=manifest.source(place.root),
+                base=base,
+                key=key,
+                images=described,
+                rpms=[{"name": rpm.stem, "file": f"yum/{rpm.name}"} for rpm in release.rpms],
+                packages={one.name: one.evr for one in sorted({*installed, package})},
+                files=files,
+            )
+        )
+        stop.check()
+        (folder / manifest.SUMS).write_text(
+            manifest.sums(files | {manifest.NAME: manifest.file(folder / manifest.NAME)})
+        )
+        if key:
+            _sign(key, folder, [folder / one["archive"] for one in described])
+            say(f"signed by {key.fingerprint} ({key.uid})")
+
+
+def _images(
+    release: Release, images: Sequence[Packed], folder: Path, stop: Stop, say: Callable[[str], None]
+) -> tuple[list[dict[str, Any]], set[Package]]:
+    """Write the archives and bills of all images: what the manifest says of them, and the packages in them."""
+    described: list[dict[str, Any]] = []
+    packages: set[Package] = set()
+    layout, base = release.place.layout, release.base
+    for image in images:
+        stop.check()
+        stem = f"{image.repository.replace('/', '-')}-{release.version}-{image.tag}"
+        to = folder / "images" / f"{stem}.tar"
+        archive.save([image], to, stop)
+        say(f"images/{to.name}: {to.stat().st_size / 2**20:.0f} MiB")
+        built = layout.image(image.name)
+        assert built is not None, "packed a moment ago"
+        found = contents.read(layout, built, release.place.build / base.repository)
+        others, found = _not_packaged(base, found)
+        text = bill.of_image(
+            image.repository,
+            version=release.version,
+            digest=image.id,
+            base=base.name,
+            epoch=_created(image),
+            contents=found,
+            others=others,
+        )
+        (folder / "sbom" / f"{stem}.cdx.json").write_text(text)
+        packages.update((*found.packages, *found.partial))
+        described.append(manifest.image(image, f"images/{to.name}", f"sbom/{stem}.cdx.json"))
+    return described, packages
+
+
+def _not_packaged(base: Base, found: Contents) -> tuple[list[Component], Contents]:
+    """etcd, where it is its project's own release; and what is left beside it."""
+    files = [file for file in found.files if file.path in _ETCD]
+    if base.packaged_etcd or not files:
+        return [], found
+    left = tuple(file for file in found.files if file not in files)
+    component = bill.release(
+        "etcd",
+        version=etcd_release.VERSION,
+        url=etcd_release.URL,
+        sha256=etcd_release.SHA256,
+        licence="Apache-2.0",
+        files=files,
+    )
+    return [component], Contents(packages=found.packages, partial=found.partial, files=left)
+
+
+def _sign(key: Key, folder: Path, archives: Sequence[Path]) -> None:
+    """Sign, and look at every signature as whoever receives it will: with the public key alone."""
+    signing.sign_detached(key, *archives, folder / manifest.SUMS)
+    public = (folder / yum.KEY_FILE).read_bytes()
+    for signature in sorted(folder.rglob("*.asc")):
+        signing.verify(signature.with_suffix(""), signature, public)
+
+
+def _created(image: Packed) -> int:
+    return int(datetime.fromisoformat(image.annotations[CREATED]).timestamp())
+
+
+@contextlib.contextmanager
+def _beside(to: Path) -> Iterator[Path]:
+    """A new folder beside `to`, which takes its place when the block ends well and is gone when it does not."""
+    half, old = (to.with_name(f"{to.name}.{word}") for word in ("half", "old"))
+    if old.exists() and not to.exists():
+        old.rename(to)  # killed between the two renames below
+    for left in (half, old):
+        shutil.rmtree(left, ignore_errors=True)
+    try:
+        half.mkdir()
+        yield half
+        if to.exists():
+            to.rename(old)
+        half.rename(to)
+    except BaseException:
+        if old.exists() and not to.exists():
+            old.rename(to)
+        raise
+    finally:
+        shutil.rmtree(half, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)

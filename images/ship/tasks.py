@@ -1,0 +1,197 @@
+"""What leaves the build folder, as tasks: `images.push`, `images.save`, `images.load`, and `release`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from invoke.context import Context
+from invoke.tasks import task
+
+from images.engine.errors import BuildError
+from images.tasks import build, reported
+
+if TYPE_CHECKING:
+    from images.bases.base import Base
+    from images.signing import Key
+
+_IMAGE = "base, docker, host, …: the image (invoke images.list); may be given several times; without it all"
+_BASE = "images of this base; without it the base built last"
+
+
+@task(
+    iterable=["image"],
+    help={
+        "registry": "HOST:PORT, or HOST:PORT/prefix",
+        "image": _IMAGE,
+        "base": _BASE,
+        "tls-verify": "--no-tls-verify: take any certificate, and plain HTTP",
+    },
+)
+@reported
+def push(
+    c: Context,  # noqa: ARG001
+    registry: str,
+    image: Iterable[str] = (),
+    base: str | None = None,
+    tls_verify: bool = True,
+) -> None:
+    """Push built images to a registry, by digest and by tag; print the names by digest. Logins are skopeo's."""
+    from images.engine.process import Stop  # noqa: PLC0415  # `invoke --list` needs none of it
+    from images.engine.runner import holding  # noqa: PLC0415
+    from images.ship import packed  # noqa: PLC0415
+    from images.ship import registry as registries  # noqa: PLC0415
+    from images.targets import PLACE  # noqa: PLC0415
+
+    to = registries.parse(registry, tls_verify=tls_verify)
+    names = tags(image, base)
+    stop = Stop()
+    with holding(PLACE):
+        registries.push(to, packed.pack(PLACE.layout, names, PLACE.build / packed.FOLDER, stop), stop, _say)
+
+
+@task(
+    iterable=["image"], help={"to": "the file to write; FILE.sha256 is put beside it", "image": _IMAGE, "base": _BASE}
+)
+@reported
+def save(c: Context, to: str, image: Iterable[str] = (), base: str | None = None) -> None:  # noqa: ARG001
+    """Write built images to one file, which `images.load`, docker load and skopeo read; and its SHA-256 beside it."""
+    from images.engine.process import Stop  # noqa: PLC0415
+    from images.engine.runner import holding  # noqa: PLC0415
+    from images.ship import archive, packed  # noqa: PLC0415
+    from images.targets import PLACE  # noqa: PLC0415
+
+    names = tags(image, base)
+    stop = Stop()
+    with holding(PLACE):
+        images = packed.pack(PLACE.layout, names, PLACE.build / packed.FOLDER, stop)
+        _say(f"{archive.save(images, Path(to), stop)}  {to}")
+
+
+@task(help={"file": "what images.save wrote", "sha256": "the file's SHA-256, instead of the one in FILE.sha256"})
+@reported
+def load(c: Context, file: str, sha256: str | None = None) -> None:  # noqa: ARG001
+    """Check a file of images by its SHA-256 and give them to Docker, under their tags."""
+    from images.engine import dockerd  # noqa: PLC0415
+    from images.ship import archive  # noqa: PLC0415
+
+    dockerd.ensure()
+    archive.load(Path(file), sha256=sha256, say=_say)
+
+
+@task(
+    iterable=["image"],
+    help={
+        "base": "a base of the catalogue; without it the first whose repositories answer",
+        "image": _IMAGE,
+        "key": "the key that signs: fingerprint or user id; without it OVERLAYD_SIGNING_KEY",
+        "gnupg-home": "the GnuPG home that holds it; without it gpg's own",
+        "unsigned": "make all but the signatures",
+        "baseurl": "where the yum repository will be served, for overlayd.repo",
+        "to": "the folder to make",
+    },
+)
+@reported
+def release(
+    c: Context,  # noqa: ARG001
+    *,
+    base: str | None = None,
+    image: Iterable[str] = (),
+    key: str | None = None,
+    gnupg_home: str | None = None,
+    unsigned: bool = False,
+    baseurl: str | None = None,
+    to: str = "dist",
+) -> None:
+    """Build what is missing and put all that is shipped into dist/, with sums, bills of materials, and signatures."""
+    from images.engine.process import Stop  # noqa: PLC0415
+    from images.engine.runner import holding  # noqa: PLC0415
+    from images.ship import release as making  # noqa: PLC0415
+    from images.ship import yum  # noqa: PLC0415
+    from images.targets import ALL, PLACE  # noqa: PLC0415
+    from rpm import targets as rpm  # noqa: PLC0415
+    from rpm.inventory.target import INVENTORY  # noqa: PLC0415
+    from rpm.inventory.target import NAME as INVENTORY_TARGET  # noqa: PLC0415
+
+    # What can be refused is refused before anything is built.
+    place = (PLACE.root / to).resolve()
+    making.check_place(place)
+    served = yum.checked(baseurl) if baseurl else yum.BASEURL
+    signer = _signer(key, gnupg_home, unsigned)
+    _short_names(image)
+    built = build([*ALL, INVENTORY_TARGET], base=base)
+    stop = Stop()
+    with holding(PLACE) as progress:
+        making.make(
+            making.Release(
+                place=PLACE,
+                base=_base(built),
+                images=tags(image, built),
+                rpms=sorted((PLACE.build / rpm.REPOSITORY).glob("*.rpm")),
+                inventory=PLACE.build / INVENTORY,
+                to=place,
+                key=signer,
+                baseurl=served,
+            ),
+            stop,
+            progress.say,
+        )
+    _say(f"{place}: {'signed' if signer else 'not signed'}")
+
+
+def tags(names: Iterable[str], base: str | None) -> list[str]:
+    """The tags of images by their short names (all where there are none), on a base or the one built last.
+
+    Raises BuildError for a name or base that is none.
+    """
+    from images.bases import choose  # noqa: PLC0415
+    from images.targets import PLACE  # noqa: PLC0415
+
+    chosen = base or choose.recall(PLACE.build)
+    if chosen is None:
+        raise BuildError("nothing is built yet", hint="invoke build-all")
+    entry = _base(chosen)
+    return [entry.tag(name) for name in _short_names(names)]
+
+
+def _short_names(names: Iterable[str]) -> list[str]:
+    from images.targets import IMAGES  # noqa: PLC0415
+
+    asked = list(dict.fromkeys(names)) or list(IMAGES)
+    for name in asked:
+        if name not in IMAGES:
+            raise BuildError(f"there is no image {name!r}", hint=f"there are: {', '.join(IMAGES)}")
+    return asked
+
+
+def _base(name: str) -> Base:
+    from images.bases import catalogue  # noqa: PLC0415
+
+    found = {base.name: base for base in catalogue.bases()}
+    if name not in found:
+        raise BuildError(f"there is no base {name!r}", hint=f"there are: {', '.join(found)}")
+    return found[name]
+
+
+def _signer(key: str | None, home: str | None, unsigned: bool) -> Key | None:
+    from images import signing  # noqa: PLC0415
+
+    wanted = key or os.environ.get(signing.VARIABLE)
+    if unsigned:
+        if key or home:
+            raise BuildError("--unsigned and a key to sign with", hint="give one or the other")
+        return None
+    if not wanted and not home:
+        raise BuildError(
+            "there is no key to sign the release with",
+            hint=f"--key=FINGERPRINT, or {signing.VARIABLE}; --unsigned makes all but the signatures",
+        )
+    return signing.find(wanted, home=Path(home) if home else None)
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()

@@ -1,0 +1,135 @@
+"""The files of an image, as its layers put one over the other; read from the layers themselves.
+
+What a layer takes away is a file `.wh.NAME`, or `.wh..wh..opq` for all that was in a folder (image-spec, layer.md).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import posixpath
+import tarfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+_WHITEOUT = ".wh."
+_OPAQUE = ".wh..wh..opq"
+_CHUNK = 1 << 20
+_MOST_LINKS = 40  # as the kernel's own limit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A file of an image. A regular one has its content in `layer` at `offset`, `size` bytes; a link has a `target`."""
+
+    kind: bytes
+    layer: Path
+    offset: int = 0
+    size: int = 0
+    target: str = ""
+
+    @property
+    def is_file(self) -> bool:
+        return self.kind in tarfile.REGULAR_TYPES
+
+
+class Tree:
+    """The files of an image by their path, without a slash before it."""
+
+    def __init__(self, layers: Iterable[Path]) -> None:
+        """`layers` are uncompressed tars, the lowest first. Raises OSError and tarfile.TarError."""
+        self._entries: dict[str, Entry] = {}
+        self._real: dict[str, str] = {"": ""}
+        for layer in layers:
+            self._put(layer)
+
+    def files(self) -> Iterator[tuple[str, Entry]]:
+        """The regular files, sorted by path."""
+        return ((path, entry) for path, entry in sorted(self._entries.items()) if entry.is_file)
+
+    def below(self, folder: str) -> Iterator[tuple[str, Entry]]:
+        """The regular files directly in a folder."""
+        return ((path, entry) for path, entry in self.files() if posixpath.dirname(path) == folder)
+
+    def real(self, path: str) -> str:
+        """The path with links among its folders followed: `/bin/sh` is `usr/bin/sh` where /bin is a link."""
+        folder, name = posixpath.split(path.strip("/"))
+        return posixpath.join(self._folder(folder, 0), name)
+
+    def sha256(self, entry: Entry) -> str:
+        """The SHA-256 of a regular file, in hexadecimal."""
+        hashed = hashlib.sha256()
+        for chunk in _content(entry):
+            hashed.update(chunk)
+        return hashed.hexdigest()
+
+    def extract(self, entry: Entry, to: Path) -> None:
+        """Write the content of a regular file."""
+        with to.open("wb") as out:
+            for chunk in _content(entry):
+                out.write(chunk)
+
+    def _put(self, layer: Path) -> None:
+        here: dict[str, Entry] = {}
+        gone: set[str] = set()
+        emptied: set[str] = set()
+        with tarfile.open(layer, "r:") as tar:
+            for member in tar:
+                path = posixpath.normpath(member.name).strip("/")
+                folder, name = posixpath.split(path)
+                if name == _OPAQUE:
+                    emptied.add(folder)
+                elif name.startswith(_WHITEOUT):
+                    gone.add(posixpath.join(folder, name.removeprefix(_WHITEOUT)))
+                elif member.islnk():
+                    # A second name of a file that came before it, in this layer or a lower one.
+                    first = posixpath.normpath(member.linkname).strip("/")
+                    here[path] = here.get(first) or self._entries[first]
+                elif path not in ("", "."):
+                    here[path] = Entry(
+                        kind=member.type,
+                        layer=layer,
+                        offset=member.offset_data,
+                        size=member.size,
+                        target=member.linkname,
+                    )
+        # What was a folder and is none any more has nothing in it either.
+        gone |= {path for path, entry in here.items() if entry.kind != tarfile.DIRTYPE}
+        self._entries = {
+            path: entry
+            for path, entry in self._entries.items()
+            if path not in gone and not any(folder in gone or folder in emptied for folder in _folders(path))
+        } | here
+        self._real = {"": ""}
+
+    def _folder(self, path: str, depth: int) -> str:
+        if path in self._real:
+            return self._real[path]
+        above, name = posixpath.split(path)
+        found = posixpath.join(self._folder(above, depth), name)
+        entry = self._entries.get(found)
+        if entry is not None and entry.kind == tarfile.SYMTYPE and depth < _MOST_LINKS:
+            target = posixpath.normpath(posixpath.join("/", posixpath.dirname(found), entry.target)).strip("/")
+            found = self._folder(target, depth + 1)
+        self._real[path] = found
+        return found
+
+
+def _folders(path: str) -> Iterator[str]:
+    while path:
+        path = posixpath.dirname(path)
+        if path:
+            yield path
+
+
+def _content(entry: Entry) -> Iterator[bytes]:
+    with entry.layer.open("rb") as file:
+        file.seek(entry.offset)
+        yield from _read(file, entry.size)
+
+
+def _read(file: IO[bytes], size: int) -> Iterator[bytes]:
+    while size and (chunk := file.read(min(size, _CHUNK))):
+        size -= len(chunk)
+        yield chunk
