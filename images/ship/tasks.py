@@ -35,7 +35,7 @@ _BASE = "images of this base; without it the base built last"
 def push(
     c: Context,  # noqa: ARG001
     registry: str,
-    image: Iterable[str] = (),
+    image: list[str] | None = None,
     base: str | None = None,
     tls_verify: bool = True,
 ) -> None:
@@ -47,7 +47,7 @@ def push(
     from images.targets import PLACE  # noqa: PLC0415
 
     to = registries.parse(registry, tls_verify=tls_verify)
-    names = tags(image, base)
+    names = tags(image or [], base)
     stop = Stop()
     with holding(PLACE):
         registries.push(to, packed.pack(PLACE.layout, names, PLACE.build / packed.FOLDER, stop), stop, _say)
@@ -57,14 +57,14 @@ def push(
     iterable=["image"], help={"to": "the file to write; FILE.sha256 is put beside it", "image": _IMAGE, "base": _BASE}
 )
 @reported
-def save(c: Context, to: str, image: Iterable[str] = (), base: str | None = None) -> None:  # noqa: ARG001
+def save(c: Context, to: str, image: list[str] | None = None, base: str | None = None) -> None:  # noqa: ARG001
     """Write built images to one file, which `images.load`, docker load and skopeo read; and its SHA-256 beside it."""
     from images.engine.process import Stop  # noqa: PLC0415
     from images.engine.runner import holding  # noqa: PLC0415
     from images.ship import archive, packed  # noqa: PLC0415
     from images.targets import PLACE  # noqa: PLC0415
 
-    names = tags(image, base)
+    names = tags(image or [], base)
     stop = Stop()
     with holding(PLACE):
         images = packed.pack(PLACE.layout, names, PLACE.build / packed.FOLDER, stop)
@@ -99,7 +99,7 @@ def release(
     c: Context,  # noqa: ARG001
     *,
     base: str | None = None,
-    image: Iterable[str] = (),
+    image: list[str] | None = None,
     key: str | None = None,
     gnupg_home: str | None = None,
     unsigned: bool = False,
@@ -121,7 +121,7 @@ def release(
     making.check_place(place)
     served = yum.checked(baseurl) if baseurl else yum.BASEURL
     signer = _signer(key, gnupg_home, unsigned)
-    _short_names(image)
+    _short_names(image or [])
     built = build([*ALL, INVENTORY_TARGET], base=base)
     stop = Stop()
     with holding(PLACE) as progress:
@@ -129,7 +129,7 @@ def release(
             making.Release(
                 place=PLACE,
                 base=_base(built),
-                images=tags(image, built),
+                images=tags(image or [], built),
                 rpms=sorted((PLACE.build / rpm.REPOSITORY).glob("*.rpm")),
                 inventory=PLACE.build / INVENTORY,
                 to=place,
