@@ -19,7 +19,7 @@ _FIELDS = ("name", "epoch", "version", "release", "arch", "license", "vendor", "
 _QUERY = "\\t".join(f"%{{{field}}}" for field in _FIELDS) + "\\n"
 # A path may hold anything but a line break; none of rpm's does.
 _FILES_QUERY = "[%{FILENAMES}\\n]"
-_DIGESTS_QUERY = "[%{NAME}-%{EPOCH}:%{VERSION}-%{RELEASE}.%{ARCH}\\t%{FILENAMES}\\t%{FILEDIGESTS}\\n]"
+_DIGESTS_QUERY = "[%{=NAME}-%{=EPOCH}:%{=VERSION}-%{=RELEASE}.%{=ARCH}\\t%{FILENAMES}\\t%{FILEDIGESTS}\\n]"
 _NONE = "(none)"
 _KEY = "gpg-pubkey"
 
