@@ -54,7 +54,7 @@ def make(release: Release, stop: Stop, say: Callable[[str], None]) -> None:
     Everything is made beside it, under another name: stopped or failed, the one before stays. `say` is given a line for
     each part. Raises BuildError.
     """
-    with _beside(release.to) as folder:
+    with beside(release.to) as folder:
         try:
             _fill(release, folder, stop, say)
         except OSError as error:
@@ -178,7 +178,7 @@ def _created(image: Packed) -> int:
 
 
 @contextlib.contextmanager
-def _beside(to: Path) -> Iterator[Path]:
+def beside(to: Path) -> Iterator[Path]:
     """A new folder beside `to`, which takes its place when the block ends well and is gone when it does not."""
     half, old = (to.with_name(f"{to.name}.{word}") for word in ("half", "old"))
     if old.exists() and not to.exists():
