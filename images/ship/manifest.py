@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from images.bases.base import Base
-from images.engine import inputs
 from images.engine.errors import CommandFailed
 from images.engine.process import capture
 from images.ship.packed import Packed, compression
@@ -38,10 +37,8 @@ def source(root: Path) -> dict[str, Any]:
 
 def tools() -> dict[str, str]:
     """What made the release, with its version."""
-    found = inputs.of_tools("createrepo_c", "rpm", "gpg")
-    named = {name.removeprefix("tool "): value for name, value in found.items()}
     return {
-        **named,
+        **{name: capture([name, "--version"]).partition("\n")[0] for name in ("createrepo_c", "rpm", "gpg")},
         "python": platform.python_version(),
         "cyclonedx-python-lib": metadata.version("cyclonedx-python-lib"),
         "compression of layers": compression(),
@@ -116,8 +113,11 @@ def readme(*, version: str, base: Base, key: Key | None, baseurl: str, images: S
     text = _TEMPLATE.read_text()
     # Lines that are for one kind of release only begin with its name.
     kept, dropped = ("signed", "unsigned") if key else ("unsigned", "signed")
-    lines = [line for line in text.splitlines() if not line.startswith(f"{dropped}: ")]
-    text = "\n".join(line.removeprefix(f"{kept}: ") for line in lines) + "\n"
+    lines = [line for line in text.splitlines() if not line.startswith(f"{dropped}:")]
+    text = "\n".join(
+        line.removeprefix(f"{kept}:").removeprefix(" ") if line.startswith(kept) else line for line in lines
+    )
+    text += "\n"
     values = {
         "VERSION": version,
         "BASE": base.name,

@@ -7,9 +7,8 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,17 +16,8 @@ import pytest
 from tests.certificates import Authority
 from tests.cluster import docker_engine
 from tests.cluster.create import ROOT
+from tests.cluster.invoked import interrupted, invoke, on_a_full_disk
 from tests.cluster.registry import HOST, PASSWORD, USER, registry
-from tests.polling import eventually
-
-_INVOKE = (sys.executable, "-m", "invoke")
-
-
-def invoke(*words: str | Path, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """A task, run as a person runs it."""
-    command = [*_INVOKE, *map(str, words)]
-    environment = {**os.environ, **(env or {})}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=300)
 
 
 @pytest.fixture(scope="module")
@@ -155,29 +145,18 @@ def test_skopeo_reads_a_saved_file_as_an_oci_layout_with_the_digest_that_is_push
 
 
 def test_a_full_disk_is_said_and_nothing_is_left_on_it(base: str, tmp_path: Path) -> None:
-    # The file system is gone with the process that mounted it.
-    save = f"{sys.executable} -m invoke images.save --image=probe --base={base}"
-    script = f"""
-        mount -t tmpfs -o size=2m tmpfs {tmp_path}
-        {save} --to={tmp_path}/images.tar || echo "ended: $?"
-        ls -A {tmp_path}"""
-    command = ["unshare", "--mount", "sh", "-euc", script]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=120)
-    assert done.stdout == "ended: 1\n"
-    assert "images.tar was not written: No space left on device" in done.stderr
-    assert re.search(r"it needs \d+ MiB", done.stderr)
+    words = ("images.save", f"--to={tmp_path}/images.tar", "--image=probe", f"--base={base}")
+    status, said, left = on_a_full_disk(tmp_path, 2, *words)
+    assert status == 1
+    assert "images.tar was not written: No space left on device" in said
+    assert re.search(r"it needs \d+ MiB", said)
+    assert not left
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_save_that_is_interrupted_leaves_nothing(base: str, tmp_path: Path, number: signal.Signals) -> None:
-    command = [*_INVOKE, "images.save", f"--to={tmp_path}/images.tar", f"--base={base}"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            eventually("it is writing", lambda: list(tmp_path.iterdir()), timeout_s=120)
-            process.send_signal(number)
-            _, said = process.communicate(timeout=60)
-        finally:
-            process.kill()
-    assert process.returncode == 130
+    words = ("images.save", f"--to={tmp_path}/images.tar", f"--base={base}")
+    status, said = interrupted(*words, when=lambda: list(tmp_path.iterdir()), by=number)
+    assert status == 130
     assert "stopped; what was begun is removed" in said
     assert not list(tmp_path.iterdir())

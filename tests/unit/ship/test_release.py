@@ -66,7 +66,7 @@ def test_a_folder_that_is_no_release_is_not_replaced(tmp_path: Path) -> None:
 def test_the_readme_says_what_this_release_is_and_leaves_no_blank_to_fill(key: Key | None) -> None:
     text = manifest.readme(version="1.2", base=BASE, key=key, baseurl="http://198.18.0.1/yum", images=IMAGES)
     assert "@" not in text
-    assert "signed: " not in text
+    assert "signed:" not in text
     assert ("ABCD ABCD" in text) == (key is not None)
     assert ("not signed" in text) == (key is None)
     assert "docker load --input images/base.tar" in text
