@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from typing import Any
 from images.engine.errors import BuildError
 from images.engine.oci import INDEX_TYPE, MANIFEST_TYPE, REF_NAME, Image, Layout
 from images.engine.process import Stop
+from images.ship.parallel import side_by_side
 
 FOLDER = Path("packed")
 LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"
@@ -96,12 +95,8 @@ def pack(layout: Layout, names: Iterable[str], folder: Path, stop: Stop) -> list
     known = _records(folder)
     wanted = sorted({layer.digest for image in images for layer in image.layers} - known.keys())
     # zlib lets other threads run while it works.
-    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-        try:
-            known |= dict(zip(wanted, pool.map(lambda one: _compress(layout, one, folder, stop), wanted), strict=True))
-        except BaseException:
-            stop.set()
-            raise
+    made = side_by_side(lambda one: _compress(layout, one, folder, stop), wanted, stop)
+    known |= dict(zip(wanted, made, strict=True))
     packed = [_manifest(layout, image, folder, known) for image in images]
     _write_index(folder, packed)
     _collect(layout, folder, known, packed)

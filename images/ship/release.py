@@ -23,6 +23,7 @@ from images.etcd import release as etcd_release
 from images.ship import archive, bill, contents, manifest, packed, yum
 from images.ship.contents import Contents, Package
 from images.ship.packed import Packed
+from images.ship.parallel import side_by_side
 from images.signing import Key
 
 CREATED = "org.opencontainers.image.created"
@@ -79,13 +80,15 @@ def _fill(release: Release, folder: Path, stop: Stop, say: Callable[[str], None]
     say(f"{len(images)} images packed")
     for name in ("images", "sbom"):
         (folder / name).mkdir()
-    described, installed = _images(release, images, folder, stop, say)
+    made = side_by_side(lambda image: _image(release, image, folder, stop), images, stop)
+    described = [said for said, _ in made]
+    installed = set().union(*(packages for _, packages in made))
     package = next(filter(lambda one: one.name == "overlayd", map(contents.of_rpm, release.rpms)))
     epoch = int(capture(["rpm", "-qp", "--nosignature", "--queryformat", "%{BUILDTIME}", release.rpms[0]]))
     rpm_bill = f"sbom/overlayd-{package.evr}.{package.arch}.cdx.json"
     inventory = json.loads(release.inventory.read_text())
     (folder / rpm_bill).write_text(bill.of_rpm(package, inventory, base=base.name, epoch=epoch))
-    say(f"bills of materials of {len(images)} images and the RPM")
+    say(f"archives and bills of materials of {len(images)} images")
     with signing.agent(key) if key else contextlib.nullcontext():
         yum.make(release.rpms, folder / "yum", epoch=epoch, key=key, baseurl=release.baseurl)
         say("yum repository")
@@ -112,40 +115,34 @@ def _fill(release: Release, folder: Path, stop: Stop, say: Callable[[str], None]
             manifest.sums(files | {manifest.NAME: manifest.file(folder / manifest.NAME)})
         )
         if key:
-            _sign(key, folder, [folder / one["archive"] for one in described])
+            _sign(key, folder, [folder / one["archive"] for one in described], stop)
             say(f"signed by {key.fingerprint} ({key.uid})")
 
 
-def _images(
-    release: Release, images: Sequence[Packed], folder: Path, stop: Stop, say: Callable[[str], None]
-) -> tuple[list[dict[str, Any]], set[Package]]:
-    """Write the archives and bills of all images: what the manifest says of them, and the packages in them."""
-    described: list[dict[str, Any]] = []
-    packages: set[Package] = set()
+def _image(release: Release, image: Packed, folder: Path, stop: Stop) -> tuple[dict[str, Any], set[Package]]:
+    """Write the archive and the bill of an image: what the manifest says of it, and the packages in it."""
+    stop.check()
     layout, base = release.place.layout, release.base
-    for image in images:
-        stop.check()
-        stem = f"{image.repository.replace('/', '-')}-{release.version}-{image.tag}"
-        to = folder / "images" / f"{stem}.tar"
-        archive.save([image], to, stop)
-        say(f"images/{to.name}: {to.stat().st_size / 2**20:.0f} MiB")
-        built = layout.image(image.name)
-        assert built is not None, "packed a moment ago"
-        found = contents.read(layout, built, release.place.build / base.repository)
-        others, found = _not_packaged(base, found)
-        text = bill.of_image(
-            image.repository,
-            version=release.version,
-            digest=image.id,
-            base=base.name,
-            epoch=_created(image),
-            contents=found,
-            others=others,
-        )
-        (folder / "sbom" / f"{stem}.cdx.json").write_text(text)
-        packages.update((*found.packages, *found.partial))
-        described.append(manifest.image(image, f"images/{to.name}", f"sbom/{stem}.cdx.json"))
-    return described, packages
+    stem = f"{image.repository.replace('/', '-')}-{release.version}-{image.tag}"
+    to = folder / "images" / f"{stem}.tar"
+    archive.save([image], to, stop)
+    built = layout.image(image.name)
+    assert built is not None, "packed a moment ago"
+    found = contents.read(layout, built, release.place.build / base.repository)
+    stop.check()
+    others, found = _not_packaged(base, found)
+    text = bill.of_image(
+        image.repository,
+        version=release.version,
+        digest=image.id,
+        base=base.name,
+        epoch=_created(image),
+        contents=found,
+        others=others,
+    )
+    (folder / "sbom" / f"{stem}.cdx.json").write_text(text)
+    said = manifest.image(image, f"images/{to.name}", f"sbom/{stem}.cdx.json")
+    return said, {*found.packages, *found.partial}
 
 
 def _not_packaged(base: Base, found: Contents) -> tuple[list[Component], Contents]:
@@ -165,12 +162,18 @@ def _not_packaged(base: Base, found: Contents) -> tuple[list[Component], Content
     return [component], Contents(packages=found.packages, partial=found.partial, files=left)
 
 
-def _sign(key: Key, folder: Path, archives: Sequence[Path]) -> None:
+def _sign(key: Key, folder: Path, archives: Sequence[Path], stop: Stop) -> None:
     """Sign, and look at every signature as whoever receives it will: with the public key alone."""
-    signing.sign_detached(key, *archives, folder / manifest.SUMS)
     public = (folder / yum.KEY_FILE).read_bytes()
-    for signature in sorted(folder.rglob("*.asc")):
-        signing.verify(signature.with_suffix(""), signature, public)
+
+    def sign(file: Path) -> None:
+        stop.check()
+        [signature] = signing.sign_detached(key, file)
+        signing.verify(file, signature, public)
+
+    side_by_side(sign, [*archives, folder / manifest.SUMS], stop)
+    repomd = folder / "yum/repodata/repomd.xml"
+    signing.verify(repomd, repomd.with_name(f"{repomd.name}.asc"), public)
 
 
 def _created(image: Packed) -> int:
