@@ -1,7 +1,7 @@
 """Images as one file, for machines without a registry; and back.
 
 The tar is two things at once: an OCI image layout (`skopeo copy oci-archive:…`), and with manifest.json what `docker
-load` reads since 1.10, and podman too (moby's image/tarexport: files in it may have any name, layers may be gzipped).
+load` reads since 1.10 (moby's image/tarexport: files in it may have any name, layers may be gzipped).
 Beside it lies FILE.sha256, as sha256sum writes it.
 """
 

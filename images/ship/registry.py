@@ -32,12 +32,12 @@ _MEANINGS = (
         "put its CA into /etc/containers/certs.d/{host}/ca.crt, or give --no-tls-verify",
     ),
     (
-        r"unauthorized|authentication required|401",
+        r"unauthorized|authentication required",
         "{host} wants a login that it accepts",
         "skopeo login {host}; REGISTRY_AUTH_FILE names another file of logins",
     ),
     (
-        r"denied|forbidden|403",
+        r"denied|forbidden",
         "{host} does not let this login push there",
         "push to a name that is yours: --registry {host}/PREFIX",
     ),
@@ -46,7 +46,7 @@ _MEANINGS = (
         "no registry answers at {host}",
         "see that it runs and that the name and port are right",
     ),
-    (r"no space left on device|507", "{host} has no room left", "make room there, and push again"),
+    (r"no space left on device|insufficient storage", "{host} has no room left", "make room there, and push again"),
 )
 
 
@@ -115,10 +115,15 @@ def _copy(registry: Registry, image: Packed, to: str, stop: Stop) -> None:
 
 def _explained(registry: Registry, image: Packed, said: str, error: BuildError) -> BuildError:
     last = next((line for line in reversed(said.splitlines()) if line and not line.startswith("+ ")), "")
-    for pattern, meaning, hint in _MEANINGS:
-        if re.search(pattern, last, re.IGNORECASE):
-            return BuildError(
-                f"{image.name} was not pushed: {meaning.format(host=registry.host)}\n  | {last}",
-                hint=hint.format(host=registry.host),
-            )
-    return BuildError(f"{image.name} was not pushed: {error.message}\n  | {last}", hint=error.hint)
+    found = meaning(registry.host, last)
+    if found is None:
+        return BuildError(f"{image.name} was not pushed: {error.message}", hint=error.hint)
+    return BuildError(f"{image.name} was not pushed: {found[0]}\n  | {last}", hint=found[1])
+
+
+def meaning(host: str, said: str) -> tuple[str, str] | None:
+    """What a registry did, and what to do about it, by skopeo's last line; None for what is not known here."""
+    for pattern, what, hint in _MEANINGS:
+        if re.search(pattern, said, re.IGNORECASE):
+            return what.format(host=host), hint.format(host=host)
+    return None

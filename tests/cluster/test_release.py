@@ -17,6 +17,7 @@ from cyclonedx.validation.json import JsonStrictValidator
 from images import signing
 from images.ship import yum
 from images.signing import Key
+from tests.agents import agents
 from tests.cluster import docker_engine
 from tests.cluster.create import ROOT
 from tests.cluster.invoked import interrupted, invoke, on_a_full_disk
@@ -196,6 +197,15 @@ def test_a_release_that_is_interrupted_leaves_the_one_before(base: str, tmp_path
     assert "stopped" in said
     assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["dist", "dist/manifest.json"]
     assert (tmp_path / "dist/manifest.json").read_text() == "the one before"
+
+
+def test_a_release_that_is_interrupted_while_it_signs_leaves_no_agent(base: str, key: Key, tmp_path: Path) -> None:
+    words = ("release", f"--gnupg-home={key.home}", f"--base={base}", "--image=etcd", f"--to={tmp_path}/dist")
+    signing_now = (tmp_path / "dist.half/SHA256SUMS").exists
+    status, _said = interrupted(*words, when=signing_now, by=signal.SIGINT)
+    assert status == 130
+    assert not list(tmp_path.iterdir())
+    assert not agents(key.home)
 
 
 def test_a_full_disk_ends_a_release_with_what_is_missing_and_nothing_left(base: str, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from images import signing
 from images.engine.errors import BuildError
 from images.ship import yum
 from images.signing import Key
+from tests.agents import agents
 
 pytestmark = pytest.mark.skipif(
     not all(map(shutil.which, ("gpg", "rpmbuild", "rpmsign", "createrepo_c"))), reason="needs gpg, rpm and createrepo_c"
@@ -29,19 +30,6 @@ BuildArch: noarch
 A package of the test.
 %files
 """
-
-
-def agents(home: Path) -> list[str]:
-    """The command lines of the gpg agents that work for a home."""
-    found = []
-    for line in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = line.read_bytes().decode(errors="replace").split("\0")
-        except OSError:
-            continue
-        if words[0].endswith("gpg-agent") and str(home) in words:
-            found.append(" ".join(words))
-    return found
 
 
 @pytest.fixture(scope="module")
