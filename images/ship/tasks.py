@@ -91,7 +91,7 @@ def load(c: Context, file: str, sha256: str | None = None) -> None:  # noqa: ARG
         "gnupg-home": "the GnuPG home that holds it; without it gpg's own",
         "unsigned": "make all but the signatures",
         "baseurl": "where the yum repository will be served, for overlayd.repo",
-        "to": "the folder to make",
+        "to": "the folder to make; without it dist/ of the checkout",
     },
 )
 @reported
@@ -104,7 +104,7 @@ def release(
     gnupg_home: str | None = None,
     unsigned: bool = False,
     baseurl: str | None = None,
-    to: str = "dist",
+    to: str | None = None,
 ) -> None:
     """Build what is missing and put all that is shipped into dist/, with sums, bills of materials, and signatures."""
     from images.engine.process import Stop  # noqa: PLC0415
@@ -117,7 +117,7 @@ def release(
     from rpm.inventory.target import NAME as INVENTORY_TARGET  # noqa: PLC0415
 
     # What can be refused is refused before anything is built.
-    place = (PLACE.root / to).resolve()
+    place = Path(to).resolve() if to else PLACE.root / "dist"
     making.check_place(place)
     served = yum.checked(baseurl) if baseurl else yum.BASEURL
     signer = _signer(key, gnupg_home, unsigned)

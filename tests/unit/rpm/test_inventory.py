@@ -1,0 +1,46 @@
+"""What the frozen program is made of: modules and files are given to distributions, and what is nobody's is named."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from rpm.inventory import take
+
+
+def test_a_module_belongs_to_the_distribution_that_recorded_its_file() -> None:
+    owners = {
+        "google/protobuf/any.py": "protobuf",
+        "grpc/__init__.py": "grpcio",
+        "PyInstaller/__init__.py": "pyinstaller",
+    }
+    assert take._owner("google.protobuf.any", owners) == "protobuf"
+    assert take._owner("grpc", owners) == "grpcio"
+    assert take._owner("PyInstaller.pyiboot01_bootstrap", owners) == "pyinstaller"
+    assert take._owner("google", owners) is None
+
+
+def test_every_file_of_this_environment_is_known_by_its_distribution() -> None:
+    recorded = take._recorded()
+    assert recorded["invoke/tasks.py"] == "invoke"
+    assert len(set(recorded.values())) > 10
+
+
+@pytest.mark.parametrize("file", ["invoke-{}-py3-none-any.whl", "Invoke-{}.tar.gz"])
+def test_a_distribution_is_known_by_version_licence_and_the_sum_of_what_was_fetched(tmp_path: Path, file: str) -> None:
+    version = metadata.version("invoke")
+    (tmp_path / file.format(version)).write_bytes(b"the wheel")
+    (tmp_path / "invokes-1.whl").write_bytes(b"another")
+    found = take._distribution("invoke", 3, tmp_path)
+    assert found["version"] == version
+    assert found["parts"] == 3
+    assert found["sha256"] == hashlib.sha256(b"the wheel").hexdigest()
+    assert "BSD" in found["license"]
+
+
+def test_a_library_that_no_package_here_has_is_named_as_nobodys(tmp_path: Path) -> None:
+    (tmp_path / "libnobody.so.1").write_bytes(b"\x7fELF")
+    assert take._package_of(tmp_path / "libnobody.so.1") is None
