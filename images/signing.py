@@ -99,6 +99,23 @@ def sign_detached(key: Key, *files: Path) -> list[Path]:
     return made
 
 
+def prove(key: Key) -> None:
+    """Sign something of no weight, so that a key that does not sign, or a passphrase, is met before long work is begun.
+
+    Raises BuildError.
+    """
+    with tempfile.TemporaryDirectory(prefix="overlayd-sign-") as place:
+        file = Path(place) / "trial"
+        file.write_bytes(b"trial\n")
+        try:
+            sign_detached(key, file)
+        except CommandFailed as error:
+            raise BuildError(
+                f"the key {key.fingerprint} ({key.uid}) does not sign: {error.message}",
+                hint="gpg-agent asks for a passphrase on a terminal; without one, let it know it beforehand",
+            ) from error
+
+
 def sign_rpms(key: Key, rpms: Sequence[Path]) -> None:
     """Put the key's signature into RPMs, in place of one they have."""
     with _session(key.home) as gpg:

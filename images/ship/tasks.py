@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Iterable
@@ -107,6 +108,7 @@ def release(
     to: str | None = None,
 ) -> None:
     """Build what is missing and put all that is shipped into dist/, with sums, bills of materials, and signatures."""
+    from images import signing  # noqa: PLC0415
     from images.engine.process import Stop  # noqa: PLC0415
     from images.engine.runner import holding  # noqa: PLC0415
     from images.ship import release as making  # noqa: PLC0415
@@ -122,23 +124,26 @@ def release(
     served = yum.checked(baseurl) if baseurl else yum.BASEURL
     signer = _signer(key, gnupg_home, unsigned)
     _short_names(image or [])
-    built = build([*ALL, INVENTORY_TARGET], base=base)
     stop = Stop()
-    with holding(PLACE) as progress:
-        making.make(
-            making.Release(
-                place=PLACE,
-                base=_base(built),
-                images=tags(image or [], built),
-                rpms=sorted((PLACE.build / rpm.REPOSITORY).glob("*.rpm")),
-                inventory=PLACE.build / INVENTORY,
-                to=place,
-                key=signer,
-                baseurl=served,
-            ),
-            stop,
-            progress.say,
-        )
+    with signing.agent(signer) if signer else contextlib.nullcontext():
+        if signer:
+            signing.prove(signer)
+        built = build([*ALL, INVENTORY_TARGET], base=base)
+        with holding(PLACE) as progress:
+            making.make(
+                making.Release(
+                    place=PLACE,
+                    base=_base(built),
+                    images=tags(image or [], built),
+                    rpms=sorted((PLACE.build / rpm.REPOSITORY).glob("*.rpm")),
+                    inventory=PLACE.build / INVENTORY,
+                    to=place,
+                    key=signer,
+                    baseurl=served,
+                ),
+                stop,
+                progress.say,
+            )
     _say(f"{place}: {'signed' if signer else 'not signed'}")
 
 

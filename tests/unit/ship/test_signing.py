@@ -106,6 +106,22 @@ def test_a_revoked_or_expired_key_signs_nothing(tmp_path: Path) -> None:
         signing.find("past@example.com", home=key.home)
 
 
+def test_a_key_whose_passphrase_nobody_can_type_is_known_before_long_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("GPG_TTY", "DISPLAY"):
+        monkeypatch.delenv(variable, raising=False)
+    home = tmp_path / "home"
+    home.mkdir(mode=0o700)
+    command = ["gpg", "--homedir", str(home), "--batch", "--pinentry-mode", "loopback", "--passphrase", "secret"]
+    command += ["--quick-generate-key", "locked <locked@example.com>", "rsa2048", "sign", "never"]
+    subprocess.run(command, check=True, capture_output=True)
+    subprocess.run(["gpgconf", "--homedir", home, "--kill", "gpg-agent"], check=True)
+    with pytest.raises(BuildError, match="does not sign"):
+        signing.prove(signing.find(None, home=home))
+    assert not agents(home)
+
+
 def test_no_agent_is_left_and_one_that_ran_before_goes_on(tmp_path: Path, key: Key) -> None:
     assert key.home is not None
     file = tmp_path / "file"
