@@ -54,6 +54,7 @@ def target(
         places = {step.build / source: place for source, place in (mounts or {}).items()}
         if packages:
             places[step.build / base.repository] = dnf.MOUNT
+            places[(step.build / base.keys).parent] = dnf.KEYS_MOUNT
         if files.is_dir():
             places[files] = FILES
         step.run_and_commit(base.tag(parent), lines, config, mounts=places)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
 
@@ -35,24 +36,42 @@ IMAGES = {
 ALL = (host.NAME, etcd.NAME, builder.NAME, probe.TAR_NAME, host.RPM_TARGET)
 
 
+_BUILDER = "builder"
+
+
+def whole(base: Base) -> tuple[str, ...]:
+    """What `build-all` builds on a base: all there is, where it lacks some of it."""
+    return ALL if _BUILDER not in base.lacks else (docker.NAME, etcd.NAME, probe.TAR_NAME)
+
+
+def left_out(base: Base, wanted: Iterable[str]) -> str | None:
+    """Why some of the wanted targets cannot be had on a base, naming them; None when all can."""
+    missing = [name for name in wanted if name in (builder.NAME, host.NAME) or name.startswith("rpm.")]
+    if _BUILDER not in base.lacks or not missing:
+        return None
+    return f"{', '.join(missing)} cannot be made on {base.name}: {base.lacks[_BUILDER]}"
+
+
 def of_images(base: Base) -> dict[str, Target]:
     """The targets of images/ by name. The host image needs a target of rpm/ as well."""
-    found = (
+    found = [
         *base.repository_targets(base),
         base_recipe.target(base),
         *etcd.targets(base),
-        builder.target(base),
         docker.target(base),
         probe.target(base),
         probe.tar_target(base),
-        host.target(base),
-    )
+    ]
+    if _BUILDER not in base.lacks:
+        found += [builder.target(base), host.target(base)]
     return {target.name: target for target in found}
 
 
 def of_everything(base: Base) -> dict[str, Target]:
     """The targets of images/ and rpm/ by name. Raises BuildError when rpm/ does not give its part."""
     targets = of_images(base)
+    if _BUILDER in base.lacks:
+        return targets
     for target in import_module("rpm.targets").targets(base):
         if target.name in targets:
             raise BuildError(f"two targets are named {target.name}")

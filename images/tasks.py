@@ -20,7 +20,8 @@ R = TypeVar("R")
 
 _HELP = {
     "base": "a base of the catalogue (invoke images.list); without it the first whose repositories answer",
-    "again": "ask all repositories anew, also when a base is built",
+    "again": "ask all repositories anew, also when a base is built, and fetch its packages from them",
+    "mirror": "where packages come from: URL for the base's main site, NAME=URL for another; may be repeated",
     "force": "build it also when no input changed",
 }
 
@@ -40,22 +41,39 @@ def reported(function: Callable[P, R]) -> Callable[P, R]:
     return wrapper
 
 
-def build(wanted: Iterable[str], *, base: str | None, again: bool = False, force: Iterable[str] = ()) -> str:
-    """Build targets by name and say what was done; the name of the base. Raises BuildError."""
+def build(
+    wanted: Iterable[str] | None,
+    *,
+    base: str | None,
+    again: bool = False,
+    force: Iterable[str] = (),
+    mirror: Iterable[str] = (),
+) -> str:
+    """Build targets by name and say what was done; the name of the base. None is all there is. Raises BuildError."""
     from images.bases import catalogue, choose  # noqa: PLC0415  # `invoke --list` needs none of it
     from images.engine import containers, dockerd, runner  # noqa: PLC0415
     from images.engine.stamps import LABEL_HASH  # noqa: PLC0415
-    from images.targets import PLACE, of_everything  # noqa: PLC0415
+    from images.targets import ALL, PLACE, left_out, of_everything, whole  # noqa: PLC0415
 
     begin = time.monotonic()
     dockerd.ensure()
-    bases = catalogue.bases()
+    bases = catalogue.bases(mirror, wanted=base)
     tags = containers.labelled_images(LABEL_HASH)
     built = [entry.name for entry in bases if entry.tag("base") in tags]
     choice = choose.choose(bases, PLACE.build, wanted=base, built=built, again=again)
     _say(f"base: {choice.base.name} ({choice.why})")
     for note in choice.base.notes:
         _say(f"  {note}")
+    missing = left_out(choice.base, wanted or ALL)
+    if missing and wanted is not None:
+        raise BuildError(
+            missing, hint="the RPM of any other base runs on EL 7 as well: invoke rpm.build, yum install it"
+        )
+    if missing:
+        _say(f"  left out: {missing}")
+    wanted = whole(choice.base) if wanted is None else wanted
+    if again:
+        force = [*force, *(target.name for target in choice.base.repository_targets(choice.base))]
     choose.remember(PLACE.build, choice)
     repeat = f"invoke images.build --base {choice.base.name} --target {{}}"
     made = runner.build(PLACE, of_everything(choice.base), wanted, force=force, repeat=repeat)
@@ -70,46 +88,62 @@ def _say(line: str) -> None:
 
 
 def _image(name: str) -> Callable[..., None]:
-    def one(c: Context, base: str | None = None, again: bool = False, force: bool = False) -> None:  # noqa: ARG001
+    def one(
+        c: Context,  # noqa: ARG001
+        base: str | None = None,
+        again: bool = False,
+        force: bool = False,
+        mirror: Iterable[str] | None = None,
+    ) -> None:
         from images.targets import IMAGES  # noqa: PLC0415
 
-        build([IMAGES[name]], base=base, again=again, force=[IMAGES[name]] if force else ())
+        build([IMAGES[name]], base=base, again=again, force=[IMAGES[name]] if force else (), mirror=mirror or ())
 
     one.__doc__ = f"Build the image overlayd/{name}, and what it is made of."
     return one
 
 
-@task(help={key: text for key, text in _HELP.items() if key != "force"})
+@task(help={key: text for key, text in _HELP.items() if key != "force"}, iterable=["mirror"])
 @reported
-def build_all(c: Context, base: str | None = None, again: bool = False) -> None:  # noqa: ARG001
+def build_all(
+    c: Context,  # noqa: ARG001
+    base: str | None = None,
+    again: bool = False,
+    mirror: Iterable[str] | None = None,
+) -> None:
     """Build every image and the RPM; what did not change is not built again."""
-    from images.targets import ALL  # noqa: PLC0415
-
-    build(ALL, base=base, again=again)
+    build(None, base=base, again=again, mirror=mirror or ())
 
 
 @task(
     help={
         "target": "its name, as a build's output gives it",
         **{key: text for key, text in _HELP.items() if key != "again"},
-    }
+    },
+    iterable=["mirror"],
 )
 @reported
-def build_target(c: Context, target: str, base: str | None = None, force: bool = False) -> None:  # noqa: ARG001
+def build_target(
+    c: Context,  # noqa: ARG001
+    target: str,
+    base: str | None = None,
+    force: bool = False,
+    mirror: Iterable[str] | None = None,
+) -> None:
     """Build one target by name, and what it needs."""
-    build([target], base=base, force=[target] if force else ())
+    build([target], base=base, force=[target] if force else (), mirror=mirror or ())
 
 
-@task(name="list")
+@task(name="list", help={"mirror": "as of build-all, with NAME="}, iterable=["mirror"])
 @reported
-def list_images(c: Context) -> None:  # noqa: ARG001
+def list_images(c: Context, mirror: Iterable[str] | None = None) -> None:  # noqa: ARG001
     """Show the bases and whether they can be built from here, and the images that are built."""
     from images.bases import catalogue, choose  # noqa: PLC0415
     from images.engine import containers  # noqa: PLC0415
     from images.engine.stamps import LABEL_HASH  # noqa: PLC0415
     from images.targets import IMAGES  # noqa: PLC0415
 
-    bases = catalogue.bases()
+    bases = catalogue.bases(mirror or ())
     answers = choose.ask(bases)
     tags = containers.labelled_images(LABEL_HASH)
     for base in bases:
@@ -122,6 +156,6 @@ def list_images(c: Context) -> None:  # noqa: ARG001
 
 namespace = Collection("images")
 for _name in ("base", "builder", "docker", "etcd", "host", "probe"):
-    namespace.add_task(Task(reported(_image(_name)), help=_HELP), name=_name)
+    namespace.add_task(Task(reported(_image(_name)), help=_HELP, iterable=["mirror"]), name=_name)
 namespace.add_task(list_images, name="list")
 namespace.add_task(build_target, name="build")

@@ -17,6 +17,7 @@ import json
 import sys
 from pathlib import Path
 
+from images.bases import own
 from images.bases.base import Base
 from images.builder import recipe as builder
 from images.engine import inputs
@@ -29,6 +30,8 @@ from rpm.inventory import target as inventory
 
 REPOSITORY = Path("rpm/repo")
 FACTS = Path("rpm/facts.json")
+# What the metadata of REPOSITORY is checked against.
+KEYS = Path("rpm/keys/rpm.asc")
 FROZEN = Path("rpm/frozen")
 DOCS = Path("rpm/docs")
 INSTALLED = "/usr/lib/overlayd"
@@ -177,6 +180,7 @@ def _build(root: Path, base: Base) -> Target:
         [package] = made.glob("*.rpm")
         digest = hashlib.sha256(package.read_bytes()).hexdigest()
         step.output(FACTS).write_text(json.dumps({package.name: digest[:32], EPOCH: str(epoch)}))
+        own.sign(step, made, step.output(KEYS))
 
     return Target(
         name="rpm.build",
@@ -184,7 +188,7 @@ def _build(root: Path, base: Base) -> Target:
         inputs=inputs.of_values(script=script)
         | inputs.of_files(root, [root / path for path in (source.SPEC, *source.SOURCES)]),
         needs=("rpm.freeze", "rpm.docs"),
-        outputs=(REPOSITORY, FACTS),
+        outputs=(REPOSITORY, KEYS, FACTS),
         facts=FACTS,
     )
 

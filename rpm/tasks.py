@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from invoke.collection import Collection
@@ -17,13 +18,19 @@ from images.tasks import build, reported
 _ROOT = Path(__file__).resolve().parents[1]
 _BASE = "build in this base's builder image (invoke images.list); without it the first whose repositories answer"
 _FORCE = "build it also when no input changed"
+_MIRROR = "where the base's packages come from: URL, or NAME=URL; may be repeated (images/bases/README.md)"
 
 
-@task(name="build", help={"base": _BASE, "force": _FORCE})
+@task(name="build", help={"base": _BASE, "force": _FORCE, "mirror": _MIRROR}, iterable=["mirror"])
 @reported
-def build_package(c: Context, base: str | None = None, force: bool = False) -> None:  # noqa: ARG001
+def build_package(
+    c: Context,  # noqa: ARG001
+    base: str | None = None,
+    force: bool = False,
+    mirror: Iterable[str] | None = None,
+) -> None:
     """Build the RPM, in a repository that yum can read: build/rpm/repo."""
-    build(["rpm.build"], base=base, force=["rpm.build"] if force else ())
+    build(["rpm.build"], base=base, force=["rpm.build"] if force else (), mirror=mirror or ())
     for path in packages():
         print(f"{path.relative_to(_ROOT)}: {path.stat().st_size / 2**20:.1f} MiB")  # noqa: T201
 

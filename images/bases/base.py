@@ -8,18 +8,23 @@ from pathlib import Path
 
 from images.engine.graph import CACHE, Target
 
-# What images are made of packages for; every base says what it installs for each.
+# What images are made of packages for; every base says what it installs for each, or why it cannot have it.
 ROLES = ("base", "docker", "etcd", "builder", "probe")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Repository:
-    """A repository of signed packages. `url` is the folder that holds repodata/.
+    """A repository of signed packages, on a site that holds several.
 
-    `key_url` is where its public key is published; it is used only when its fingerprint is `key_fingerprint`.
+    `name` and `site` are what a mirror is given by (images.bases.mirrors), `title` is for people. `url` is the folder
+    that holds repodata/; without a mirror it is `path` below the site. `key_url` is where the public key is published:
+    it is used only when it is the one key with the fingerprint `key_fingerprint`.
     """
 
     name: str
+    title: str
+    site: str
+    path: str
     url: str
     key_url: str
     key_fingerprint: str
@@ -34,11 +39,16 @@ class Repository:
 class Base:
     """An entry of the catalogue.
 
-    `packages` are names by role; `enable` are the units that run in an image of a role. `rpm_dbpath` is where this
-    release's own rpm keeps its database. `python` is its newest interpreter's command. `questions` are the URLs that
-    must answer for the base to be built; asking for them may raise BuildError, which says why it cannot be built here.
-    `repository_targets` are the targets whose first asks the mirrors, and whose last makes `repository`, a folder with
-    all packages of all roles, and tells their versions in `packages_file`.
+    `packages` are names by role; `enable` are the units that run in an image of a role; `lacks` says why a role cannot
+    be had. `bootstrap` are the packages of a first root, whose own yum then installs the images' (images.bases.dnf):
+    for a release whose RPM database this machine's rpm cannot write. `rpm_dbpath` is where this release's own rpm keeps
+    it. `python` is its newest interpreter's command. `cgroups` are the cgroup versions that its systemd starts on.
+
+    `sites` are the servers that packages come from, by name, the main one first; `mirrors` are what was given in their
+    place. `questions` gives the URLs that must answer for the base to be built; asking for them may raise BuildError,
+    which says why it cannot be built here. `repository_targets` are the targets whose first asks the mirrors, and whose
+    last makes `repository`, a folder with all packages of all roles, `keys`, the public keys it is checked against, and
+    `packages_file`, which tells their versions.
     """
 
     name: str
@@ -48,9 +58,14 @@ class Base:
     enable: Mapping[str, tuple[str, ...]]
     rpm_dbpath: str
     python: str
-    questions: Callable[[], tuple[str, ...]]
+    questions: Callable[[Base], tuple[str, ...]]
     repository_targets: Callable[[Base], tuple[Target, ...]]
+    sites: Mapping[str, str]
     repositories: tuple[Repository, ...] = ()
+    mirrors: Mapping[str, str] = field(default_factory=dict)
+    lacks: Mapping[str, str] = field(default_factory=dict)
+    bootstrap: tuple[str, ...] = ()
+    cgroups: tuple[int, ...] = (1, 2)
     packaged_etcd: bool = True
     notes: tuple[str, ...] = field(default=())
 
@@ -65,6 +80,11 @@ class Base:
         return self.folder / "repo"
 
     @property
+    def keys(self) -> Path:
+        """The public keys that `repository` is checked against, below the build folder: beside it, and never inside."""
+        return self.folder / "keys/packages.asc"
+
+    @property
     def packages_file(self) -> Path:
         """The versions of all packages in `repository`, below the build folder: facts of the target that makes it."""
         return self.folder / "packages.json"
@@ -76,7 +96,7 @@ class Base:
 
     @property
     def signed(self) -> bool:
-        """Whether the packages carry their distribution's signature. Those that we make ourselves carry none."""
+        """Whether the packages carry their distribution's signature. Of those that we make, we sign the metadata."""
         return bool(self.repositories)
 
     def tag(self, image: str) -> str:

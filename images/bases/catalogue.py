@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib import import_module
 
+from images.bases import mirrors
 from images.bases.base import ROLES, Base
 from images.engine.errors import BuildError
 
-NAMES = ("centos-stream9", "centos-stream10", "debian12-rpm")
+NAMES = ("centos-stream9", "centos-stream10", "debian12-rpm", "centos-7")
 
 
 def get(name: str) -> Base:
-    """The base of this name. Raises BuildError with the names there are, or naming what is wrong with an entry."""
+    """The base of this name, its mirrors as environment and images/mirrors.toml say.
+
+    Raises BuildError with the names there are, or naming what is wrong with an entry.
+    """
     if name not in NAMES:
         raise BuildError(f"there is no base {name!r}", hint=f"there are: {', '.join(NAMES)}")
+    return next(base for base in bases() if base.name == name)
+
+
+def bases(mirror: Iterable[str] = (), *, wanted: str | None = None) -> tuple[Base, ...]:
+    """All bases, the preferred one first. `mirror` are the words of `--mirror`, and `wanted` the base asked for."""
+    if wanted is not None and wanted not in NAMES:
+        raise BuildError(f"there is no base {wanted!r}", hint=f"there are: {', '.join(NAMES)}")
+    return mirrors.applied(map(_entry, NAMES), mirror, wanted=wanted)
+
+
+def _entry(name: str) -> Base:
     found = import_module(f"images.bases.{name.replace('-', '_')}").BASE
     check(found, name)
     base: Base = found
     return base
-
-
-def bases() -> tuple[Base, ...]:
-    """All bases, the preferred one first."""
-    return tuple(get(name) for name in NAMES)
 
 
 def check(found: object, name: str) -> None:
@@ -32,8 +43,10 @@ def check(found: object, name: str) -> None:
         raise BuildError(f"catalogue entry {name}: BASE is {type(found).__name__}, not a Base")
     if found.name != name:
         wrong.append(f"its name is {found.name!r}")
-    wrong += [f"no packages for the role {role!r}" for role in ROLES if role not in found.packages]
+    wrong += [f"no packages for the role {role!r}" for role in ROLES if role not in {*found.packages, *found.lacks}]
     wrong += [f"unknown role {role!r}" for role in sorted({*found.packages, *found.enable} - {*ROLES})]
+    wrong += [f"role {role!r} has packages, and a reason to lack it" for role in {*found.packages} & {*found.lacks}]
+    wrong += [f"{r.name}: there is no site {r.site!r}" for r in found.repositories if r.site not in found.sites]
     wrong += [f"{r.name}: its URL is {r.url!r}" for r in found.repositories if "://" not in r.url]
     wrong += [
         f"{r.name}: the fingerprint of its key is {r.key_fingerprint!r}, not 40 hexadecimal digits"

@@ -1,51 +1,51 @@
-"""CentOS Stream: packages come from the project's mirrors, Docker from Docker's own repository, signatures checked."""
+"""CentOS: packages come from the project's mirrors, Docker from Docker's own repository, signatures checked."""
 
 from __future__ import annotations
 
-import json
-import os
-from pathlib import Path
+from collections.abc import Mapping
 
-from images.bases import dnf, keys
+from images.bases import fetch
 from images.bases.base import Base, Repository
-from images.engine import inputs, sandbox
-from images.engine.graph import Target
-from images.engine.step import Step
+from images.bases.mirrors import ARCH
 
-_HERE = Path(__file__)
-_KEY_FINGERPRINT = "99DB70FAE1D7CE227FB6488205B555B38483C65D"
-_DOCKER_FINGERPRINT = "060A61C51B558A7F742B77AAC52FEB6B621E9F35"
-ARCH = "x86_64"
-# A mirror near by, or a pinned compose, in place of the project's own: the part before /9-stream or /10-stream.
-MIRROR_VARIABLE = "OVERLAYD_CENTOS_MIRROR"
-DOCKER_MIRROR_VARIABLE = "OVERLAYD_DOCKER_MIRROR"
+# Both are published in words as well: centos.org/keys, and docs.docker.com's page on installing on CentOS.
+STREAM_FINGERPRINT = "99DB70FAE1D7CE227FB6488205B555B38483C65D"
+DOCKER_FINGERPRINT = "060A61C51B558A7F742B77AAC52FEB6B621E9F35"
+KEYS = "https://www.centos.org/keys"
+_DOCKER_SITE = "https://download.docker.com/linux/centos"
+_ETCD_SITE = "https://github.com/etcd-io/etcd/releases/download"
+ENABLE: Mapping[str, tuple[str, ...]] = {"base": ("sshd.service",), "docker": ("docker.service",)}
 
 
-def stream(release: int, *, key: str, python: str, builder: tuple[str, ...], notes: tuple[str, ...] = ()) -> Base:
+def stream(
+    release: int,
+    *,
+    key: str,
+    python: str,
+    builder: tuple[str, ...],
+    cgroups: tuple[int, ...] = (1, 2),
+    notes: tuple[str, ...] = (),
+) -> Base:
     """The base `centos-stream<release>`. `builder` are the packages around `python`."""
-    mirror = os.environ.get(MIRROR_VARIABLE, "https://mirror.stream.centos.org").rstrip("/")
-    docker = os.environ.get(DOCKER_MIRROR_VARIABLE, "https://download.docker.com/linux/centos").rstrip("/")
-    parts = [
+    where = sites("https://mirror.stream.centos.org")
+    parts = tuple(
         Repository(
-            name=f"CentOS Stream {release} {part}",
-            url=f"{mirror}/{release}-stream/{part}/{ARCH}/os/",
-            key_url=f"https://www.centos.org/keys/{key}",
-            key_fingerprint=_KEY_FINGERPRINT,
+            name=part,
+            title=f"CentOS Stream {release} {part}",
+            site="centos",
+            path=f"{release}-stream/{part}/{ARCH}/os/",
+            url=f"{where['centos']}/{release}-stream/{part}/{ARCH}/os/",
+            key_url=f"{KEYS}/{key}",
+            key_fingerprint=STREAM_FINGERPRINT,
         )
         for part in ("BaseOS", "AppStream", "CRB")
-    ]
-    docker_ce = Repository(
-        name="Docker CE",
-        url=f"{docker}/{release}/{ARCH}/stable/",
-        key_url=f"{docker}/gpg",
-        key_fingerprint=_DOCKER_FINGERPRINT,
     )
-    repositories = (*parts, docker_ce)
     return Base(
         name=f"centos-stream{release}",
         title=f"CentOS Stream {release}",
         releasever=str(release),
-        repositories=repositories,
+        sites=where,
+        repositories=(*parts, docker_ce(release)),
         rpm_dbpath="/var/lib/rpm" if release < 10 else "/usr/lib/sysimage/rpm",
         python=python,
         packages={
@@ -62,70 +62,33 @@ def stream(release: int, *, key: str, python: str, builder: tuple[str, ...], not
             "builder": (*builder, "binutils", "rpm-build", "createrepo_c", "systemd-rpm-macros", "zstd", "file"),
             "probe": ("/bin/sh", "bash", "coreutils", "iproute", "iputils", "iperf3", "hostname", "grep", "sed"),
         },
-        enable={"base": ("sshd.service",), "docker": ("docker.service",)},
+        enable=ENABLE,
+        cgroups=cgroups,
         packaged_etcd=False,
-        questions=lambda: tuple(repository.question for repository in repositories),
-        repository_targets=repository_targets,
+        questions=questions,
+        repository_targets=fetch.targets,
         notes=notes,
     )
 
 
-def repository_targets(base: Base) -> tuple[Target, ...]:
-    """The target that fetches all packages of all roles, and what they need, into one folder."""
-    packages = sorted({name for names in base.packages.values() for name in names})
+def sites(main: str) -> dict[str, str]:
+    """The servers of a base of CentOS by name, the main one first."""
+    return {"centos": main, "docker": _DOCKER_SITE, "etcd": _ETCD_SITE}
 
-    def build(step: Step) -> None:
-        fetch(step, base, packages)
 
-    return (
-        Target(
-            name=base.repository_target,
-            build=build,
-            inputs={
-                **inputs.of_values(packages=packages, repositories=[vars(r) for r in base.repositories]),
-                **inputs.of_files(_HERE.parent, [_HERE]),
-                **inputs.of_tools("dnf", "rpm", "createrepo_c"),
-            },
-            outputs=(base.repository, base.packages_file),
-            facts=base.packages_file,
-            network=True,
-        ),
+def docker_ce(release: int) -> Repository:
+    """Docker's own repository for a release of EL."""
+    return Repository(
+        name="docker-ce",
+        title="Docker CE",
+        site="docker",
+        path=f"{release}/{ARCH}/stable/",
+        url=f"{_DOCKER_SITE}/{release}/{ARCH}/stable/",
+        key_url=f"{_DOCKER_SITE}/gpg",
+        key_fingerprint=DOCKER_FINGERPRINT,
     )
 
 
-def fetch(step: Step, base: Base, packages: list[str]) -> None:
-    """Download packages with their dependencies, signatures checked against the expected keys, as one repository."""
-    sandbox.require_root_user()
-    sandbox.require("dnf", "createrepo_c")
-    out = step.output(base.repository)
-    out.mkdir(parents=True)
-    armoured = {repository.key_url: keys.fetch(repository) for repository in base.repositories}
-    (out / dnf.KEYS).write_bytes(b"\n".join(armoured.values()))
-    repos = step.scratch / "repos.d"
-    repos.mkdir()
-    (repos / "base.repo").write_text("".join(_section(n, r, out) for n, r in enumerate(base.repositories)))
-    root = step.scratch / "root"
-    root.mkdir()
-    # With --downloadonly dnf resolves against an empty root, downloads, and checks the signatures, in this order.
-    step.run(
-        [
-            *(
-                "dnf",
-                "--assumeyes",
-                f"--installroot={root}",
-                f"--setopt=reposdir={repos}",
-                f"--releasever={base.releasever}",
-            ),
-            *("--setopt=install_weak_deps=False", "--downloadonly", f"--downloaddir={out}", "install", *packages),
-        ],
-        env=dnf.home(step, base),
-    )
-    step.run(["createrepo_c", "--quiet", out])
-    step.output(base.packages_file).write_text(json.dumps(dnf.facts(step, out), indent=1, sort_keys=True))
-
-
-def _section(number: int, repository: Repository, out: Path) -> str:
-    return (
-        f"[base{number}]\nname={repository.name}\nbaseurl={repository.url}\nenabled=1\ngpgcheck=1\n"
-        f"gpgkey=file://{out / dnf.KEYS}\n\n"
-    )
+def questions(base: Base) -> tuple[str, ...]:
+    """The URLs that answer when all repositories of a base are there."""
+    return tuple(repository.question for repository in base.repositories)

@@ -9,6 +9,7 @@ BASE = stream(
     key="RPM-GPG-KEY-CentOS-Official-SHA256",
     python="python3",
     builder=("python3", "python3-libs", "python3-pip"),
+    cgroups=(2,),
     notes=(
         "its packages need a processor of level x86-64-v3",
         "its systemd refuses to start on a machine with cgroup v1",

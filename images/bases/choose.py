@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from images.bases import asking
 from images.bases.base import Base
 from images.engine.errors import BaseUnreachable, BuildError
 
@@ -59,8 +58,10 @@ def choose(
     before = recall(build)
     if before in by_name and before in built and not again:
         return Choice(base=by_name[before], why="built before; --again asks all repositories anew")
-    answers = ask(bases)
-    for base in bases:
+    # One that lacks an image is taken only by its name.
+    candidates = [base for base in bases if not base.lacks]
+    answers = ask(candidates)
+    for base in candidates:
         if answers[base.name].ok:
             refused = [f"{a.base}: {a.why}" for a in answers.values() if not a.ok]
             return Choice(base=base, why="; ".join([answers[base.name].why, *refused]))
@@ -76,28 +77,15 @@ def ask(bases: Sequence[Base], timeout_s: float = TIMEOUT_S) -> dict[str, Answer
     answers: dict[str, Answer] = {}
     for base in bases:
         try:
-            questions[base.name] = base.questions()
+            questions[base.name] = base.questions(base)
         except BuildError as error:
             answers[base.name] = Answer(base=base.name, ok=False, why=error.message)
     urls = sorted({url for asked in questions.values() for url in asked})
     with ThreadPoolExecutor(max_workers=max(1, len(urls))) as pool:
-        found = dict(zip(urls, pool.map(lambda url: problem(url, timeout_s), urls), strict=True))
+        found = dict(zip(urls, pool.map(lambda url: asking.problem(url, timeout_s), urls), strict=True))
     for name, asked in questions.items():
         answers[name] = _answer(name, asked, found)
     return {base.name: answers[base.name] for base in bases}
-
-
-def problem(url: str, timeout_s: float) -> str | None:
-    """What is wrong with a URL, naming its host; None when it can be read."""
-    host = urllib.parse.urlsplit(url).netloc or url
-    try:
-        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=timeout_s):
-            return None
-    except urllib.error.HTTPError as error:
-        return f"{host} answers {error.code} to {url}"
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        return f"{host} does not answer ({'timed out' if isinstance(reason, TimeoutError) else reason})"
 
 
 def recall(build: Path) -> str | None:

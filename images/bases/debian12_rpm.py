@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from images.bases.base import Base
-from images.bases.debian12 import repository
+from images.bases.debian12 import repository, sources
 
 BASE = Base(
     name="debian12-rpm",
@@ -23,6 +23,8 @@ BASE = Base(
                 "dnf",
                 "yum",
                 "rpm",
+                # dnf checks signed metadata by it.
+                "gnupg2",
             ),
             *("bash", "coreutils", "util-linux", "procps-ng", "iproute", "iputils", "kmod", "hostname", "less"),
             *("ca-certificates", "curl", "tar", "gzip", "findutils", "passwd", "mount", "login"),
@@ -50,7 +52,8 @@ BASE = Base(
         ),
     },
     enable={"base": ("ssh.service",), "docker": ("docker.service",)},
-    questions=repository.questions,
+    sites=sources.SITES,
+    questions=sources.questions,
     repository_targets=repository.targets,
     notes=("for machines that reach no CentOS mirror: the same dnf, yum and rpm, other packages",),
 )

@@ -1,7 +1,8 @@
-"""dnf, told to use one repository and nothing of the machine it runs on."""
+"""Installs a base's packages from its local repository, and from nothing else that is configured anywhere."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,29 +11,38 @@ from images.engine import process, sandbox
 from images.engine.graph import EPOCH
 from images.engine.step import Step
 
-KEYS = "keys.asc"
-# Where the local repository is mounted while a script runs in a container.
+# Where the local repository, and its public keys, are mounted while a script runs in a container.
 MOUNT = "/run/overlayd/packages"
+KEYS_MOUNT = "/run/overlayd/keys"
 _FACT = "%{NAME} %{EVR} %{SHA256HEADER} %{BUILDTIME}\n"
 
+# The same places in the root that serves as a tool, and the one of the root it works on.
+_TOOL_MOUNTS = "/overlayd"
+_BIND = f"""
+tool=$1 packages=$2 keys=$3 root=$4; shift 4
+cd "$tool{_TOOL_MOUNTS}"
+mkdir packages keys root
+mount --bind "$packages" packages
+mount --bind "$keys" keys
+mount --rbind "$root" root
+cd /
+exec "$@"
+"""
 
-def options(base: Base, repository: Path | str) -> list[str]:
-    """Options that let dnf take packages of a base from its local repository alone, checking what can be checked."""
-    words = [
-        "--assumeyes",
-        "--setopt=reposdir=/nonexistent",
-        f"--repofrompath=packages,file://{repository}",
-        "--repo=packages",
-        f"--releasever={base.releasever}",
-        "--setopt=install_weak_deps=False",
-        "--setopt=tsflags=nodocs",
-        "--setopt=keepcache=False",
-    ]
-    if base.signed:
-        words += ["--setopt=packages.gpgcheck=1", f"--setopt=packages.gpgkey=file://{repository}/{KEYS}"]
-    else:
-        words.append("--nogpgcheck")
-    return words
+
+def configuration(
+    title: str, repository: Path | str, key: Path | str, *, signed_packages: bool, section: str = "packages"
+) -> str:
+    """A yum.conf that dnf and EL 7's yum read: one repository on disk, checked against one file of public keys.
+
+    Packages of a distribution carry its signatures. Ours carry none, so that a key is no input of an image: the
+    metadata is signed (repo_gpgcheck), and has each package's checksum.
+    """
+    check = "gpgcheck=1\nrepo_gpgcheck=0" if signed_packages else "gpgcheck=0\nrepo_gpgcheck=1"
+    return (
+        "[main]\nassumeyes=1\nreposdir=/nonexistent\ngpgcheck=1\ninstall_weak_deps=0\ntsflags=nodocs\nkeepcache=0\n"
+        f"plugins=0\n\n[{section}]\nname={title}\nbaseurl=file://{repository}\nenabled=1\ngpgkey=file://{key}\n{check}\n"
+    )
 
 
 def home(step: Step, base: Base) -> dict[str, str]:
@@ -46,17 +56,64 @@ def home(step: Step, base: Base) -> dict[str, str]:
 def install_root(step: Step, base: Base, root: Path, packages: Sequence[str]) -> None:
     """Install packages of a base's local repository, and what they need, into an empty folder."""
     sandbox.require_root_user()
-    sandbox.require("dnf", "unshare", "setpriv")
+    sandbox.require("dnf", "gpg", "unshare", "setpriv")
     root.mkdir(parents=True)
+    if not base.bootstrap:
+        _install_from_here(step, base, root, packages)
+        return
+    tool = root.with_name(f"{root.name}.tool")
+    tool.mkdir()
+    step.say(f"first root, by this machine's rpm: {' '.join(base.bootstrap)}")
+    _install_from_here(step, base, tool, base.bootstrap)
+    step.say("second root, by the first one's yum and rpm")
+    _install_from_inside(step, base, tool, root, packages)
+    shutil.rmtree(tool)
+
+
+def _install_from_here(step: Step, base: Base, root: Path, packages: Sequence[str]) -> None:
+    config = step.scratch / f"{root.name}.yum.conf"
+    config.write_text(_own(base, step.build / base.repository, step.build / base.keys))
     # rpm then notes this as the time of installation, and the same packages give the same database.
     env = {**home(step, base), "SOURCE_DATE_EPOCH": str(step.epoch)}
-    dnf = ["dnf", f"--installroot={root}", *options(base, step.build / base.repository), "install", *packages]
-    step.run(sandbox.with_devices(root, dnf), env=env)
+    words: list[str | Path] = [
+        "dnf",
+        "-c",
+        config,
+        f"--installroot={root}",
+        f"--releasever={base.releasever}",
+        "install",
+        *packages,
+    ]
+    step.run(sandbox.with_devices(root, words), env=env)
+
+
+def _install_from_inside(step: Step, base: Base, tool: Path, root: Path, packages: Sequence[str]) -> None:
+    """Let the yum and rpm in `tool` install into `root`, whose RPM database is then as that release writes it."""
+    places = tool / _TOOL_MOUNTS.lstrip("/")
+    places.mkdir()
+    (places / "yum.conf").write_text(_own(base, f"{_TOOL_MOUNTS}/packages", f"{_TOOL_MOUNTS}/keys/{base.keys.name}"))
+    words = [
+        *("env", f"SOURCE_DATE_EPOCH={step.epoch}", "yum", "-c", f"{_TOOL_MOUNTS}/yum.conf"),
+        *(f"--installroot={_TOOL_MOUNTS}/root", f"--releasever={base.releasever}", "install", *packages),
+    ]
+    folders = [tool, step.build / base.repository, (step.build / base.keys).parent, root]
+    bound: list[str | Path] = ["sh", "-euc", _BIND, "sh", *folders, *sandbox.inside(tool, words)]
+    step.run(sandbox.with_devices(root, bound))
+
+
+def _own(base: Base, repository: Path | str, key: Path | str) -> str:
+    return configuration(f"packages of {base.name}", repository, key, signed_packages=base.signed)
 
 
 def install_script(base: Base, packages: Sequence[str]) -> str:
-    """Lines of shell that install packages in a container, where the local repository is mounted at MOUNT."""
-    return f"yum {' '.join(options(base, MOUNT))} install {' '.join(packages)}\n"
+    """Lines of shell that install packages in a container, with the repository at MOUNT and its keys at KEYS_MOUNT."""
+    config = _own(base, MOUNT, f"{KEYS_MOUNT}/{base.keys.name}")
+    return script(config, f"--releasever={base.releasever} install {' '.join(packages)}")
+
+
+def script(config: str, words: str) -> str:
+    """Lines of shell that run yum with a configuration of its own and nothing else."""
+    return f"cat >/run/yum.conf <<'END'\n{config}END\nyum -c /run/yum.conf {words}\n"
 
 
 def clean_script(base: Base) -> str:
@@ -74,7 +131,8 @@ def clean_script(base: Base) -> str:
         )
     )
     return f"""\
-rm -rf /var/cache/dnf /var/cache/yum /var/cache/ldconfig/* /var/lib/dnf/history.sqlite* /var/lib/dnf/repos
+rm -rf /var/cache/dnf/* /var/cache/yum/* /var/cache/ldconfig/* /var/lib/dnf/history.sqlite* /var/lib/dnf/repos
+rm -rf /var/lib/yum/history /var/lib/yum/yumdb /var/lib/yum/repos /var/lib/yum/uuid {base.rpm_dbpath}/__db.*
 rm -f /var/log/dnf*.log /var/log/hawkey.log /var/log/yum.log
 [ ! -e {database} ] || /usr/bin/python3 -c "{tidy}" {database}
 """

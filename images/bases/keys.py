@@ -1,75 +1,126 @@
-"""Public keys of package repositories: taken only when their fingerprint is the expected one."""
+"""Public keys of package repositories, read by gpg: only the expected ones are taken, and nothing beside them."""
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hashlib
-import re
-import urllib.error
-import urllib.request
+import tempfile
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 
+from images.bases import asking
 from images.bases.base import Repository
-from images.engine.errors import BuildError
+from images.engine import process, sandbox
+from images.engine.errors import BuildError, CommandFailed
 
-_TIMEOUT_S = 20.0
-_ARMOR = re.compile(
-    rb"-----BEGIN PGP PUBLIC KEY BLOCK-----\r?\n(?:[^\r\n]+\r?\n)*\r?\n(?P<body>.*?)"
-    rb"\r?\n(?:=[A-Za-z0-9+/]{4}\r?\n)?-----END PGP PUBLIC KEY BLOCK-----",
-    re.DOTALL,
-)
+_UNUSABLE = {"e": "has expired", "r": "is revoked", "d": "is disabled", "i": "is invalid"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A primary key in a file: its fingerprint in upper case, gpg's word on it, and what it and its subkeys can do."""
+
+    fingerprint: str
+    validity: str
+    capabilities: str
+
+    @property
+    def unusable(self) -> str | None:
+        """Why packages cannot be checked with it; None when they can."""
+        return _UNUSABLE.get(self.validity) or (None if "S" in self.capabilities else "cannot sign")
 
 
 def fetch(repository: Repository) -> bytes:
     """The armoured public key of a repository. Raises BuildError when it does not come or is another key."""
     try:
-        with urllib.request.urlopen(repository.key_url, timeout=_TIMEOUT_S) as answer:
-            armoured: bytes = answer.read()
-    except (OSError, urllib.error.URLError) as error:
-        raise BuildError(f"the key of {repository.name} did not come from {repository.key_url}: {error}") from error
-    found = fingerprint(armoured)
-    if found != repository.key_fingerprint:
+        content = asking.read(repository.key_url)
+    except BuildError as error:
         raise BuildError(
-            f"{repository.key_url} holds the key {found}; {repository.name} has {repository.key_fingerprint}",
-            hint="compare both with what the distribution publishes; nothing was installed",
-        )
-    return armoured
+            f"the key of {repository.title} did not come: {error.message}",
+            hint=f"a copy of it can be named in images/mirrors.toml: {repository.name} = {{key = …}}",
+        ) from error
+    return trusted(content, {repository.key_fingerprint}, f"{repository.key_url}, the key of {repository.title},")
 
 
-def fingerprint(armoured: bytes) -> str:
-    """The fingerprint of the first key in an armoured block, in upper case. Raises BuildError for anything else.
+def trusted(content: bytes, expected: Collection[str], where: str) -> bytes:
+    """The expected keys out of a key file, armoured anew, so that nothing else in the file is carried on.
 
-    Version 4: SHA-1 over 0x99, the packet's length in two bytes, and its body (RFC 4880, sections 4.2 and 12.2).
+    Every key in the file must be one of `expected`, which are fingerprints, and all of them must be there and usable
+    today. Raises BuildError naming the keys; `where` says in words what was looked at.
     """
-    block = _ARMOR.search(armoured.replace(b"\r\n", b"\n"))
-    if block is None:
-        raise BuildError("not an armoured OpenPGP public key")
+    with _home() as home:
+        file = home / "file"
+        file.write_bytes(content)
+        found = _listed(home, file, where)
+        there = {key.fingerprint for key in found}
+        if unknown := sorted(there - set(expected)):
+            raise BuildError(
+                f"{where} holds the key {', '.join(unknown)}; expected is {', '.join(sorted(expected))}, and no other",
+                hint="compare both with what the distribution publishes; nothing was installed",
+            )
+        if missing := sorted(set(expected) - there):
+            raise BuildError(f"{where} does not hold the key {', '.join(missing)}")
+        for key in found:
+            if key.unusable:
+                raise BuildError(f"{where}: the key {key.fingerprint} {key.unusable}")
+        return exported(home, file, expected)
+
+
+def picked(keyring: Path, expected: Collection[str]) -> bytes:
+    """The expected keys out of a keyring that may hold others. Raises BuildError naming those it lacks."""
+    with _home() as home:
+        there = {key.fingerprint: key for key in _listed(home, keyring, str(keyring))}
+        if missing := sorted(set(expected) - there.keys()):
+            raise BuildError(
+                f"{keyring} does not hold the key {', '.join(missing)}",
+                hint="its package on this machine is older than the release, or another's file",
+            )
+        # One that expired since may stay out: each release has several, of which one is enough.
+        usable = [name for name in expected if there[name].unusable is None]
+        if not usable:
+            raise BuildError(f"{keyring}: every key expected there {there[sorted(expected)[0]].unusable}")
+        return exported(home, keyring, usable)
+
+
+def exported(home: Path, file: Path, fingerprints: Collection[str]) -> bytes:
+    """These keys of a file, through gpg's own keyring: armoured, without the signatures of third parties."""
+    _gpg(home, "--import", file)
+    return _gpg(home, "--armor", "--export-options", "export-minimal", "--export", *sorted(fingerprints)).encode(
+        "ascii"
+    )
+
+
+def _listed(home: Path, file: Path, where: str) -> list[Found]:
+    """The primary keys of a file (GnuPG's doc/DETAILS: the record `pub`, then its `fpr`)."""
     try:
-        packets = base64.b64decode(b"".join(block["body"].split()), validate=True)
-        body = _first_packet(packets, tag=6)
-    except (binascii.Error, IndexError) as error:
-        raise BuildError("an armoured OpenPGP public key that is cut short") from error
-    if body[0] != 4:
-        raise BuildError(f"an OpenPGP key of version {body[0]}, and only version 4 is known here")
-    return hashlib.sha1(b"\x99" + len(body).to_bytes(2, "big") + body, usedforsecurity=False).hexdigest().upper()
+        listed = _gpg(home, "--with-colons", "--show-keys", file)
+    except CommandFailed as error:
+        why = next((line for line in str(error).splitlines() if line.startswith("gpg:")), "")
+        raise BuildError(f"{where} holds no OpenPGP public key ({why.removeprefix('gpg: ')})") from error
+    found: list[Found] = []
+    primary: list[str] | None = None
+    for fields in (line.split(":") for line in listed.splitlines()):
+        if fields[0] in ("sec", "ssb"):
+            raise BuildError(f"{where} holds a secret key, which whoever signs keeps for himself")
+        if fields[0] == "pub":
+            primary = fields
+        elif fields[0] == "fpr" and primary is not None:
+            found.append(Found(fingerprint=fields[9], validity=primary[1], capabilities=primary[11]))
+            primary = None
+    if not found:
+        raise BuildError(f"{where} holds no OpenPGP public key")
+    return found
 
 
-def _first_packet(packets: bytes, *, tag: int) -> bytes:
-    head = packets[0]
-    if head & 0x40:  # new format
-        found, first = head & 0x3F, packets[1]
-        if first < 192:
-            start, length = 2, first
-        elif first < 224:
-            start, length = 3, ((first - 192) << 8) + packets[2] + 192
-        else:
-            start, length = 6, int.from_bytes(packets[2:6], "big")
-    else:
-        found, size = (head & 0x3C) >> 2, 1 << (head & 3)
-        start, length = 1 + size, int.from_bytes(packets[1 : 1 + size], "big")
-    if not head & 0x80 or found != tag:
-        raise BuildError(f"OpenPGP data that begins with a packet of type {found}, not a public key")
-    body = packets[start : start + length]
-    if len(body) != length or not body:
-        raise IndexError(length)
-    return body
+def _gpg(home: Path, *words: str | Path) -> str:
+    # No agent is needed, and none started, for what touches public keys only.
+    return process.capture(["gpg", "--homedir", home, "--batch", "--quiet", "--no-autostart", *words])
+
+
+@contextmanager
+def _home() -> Iterator[Path]:
+    sandbox.require("gpg")
+    with tempfile.TemporaryDirectory(prefix="overlayd-keys-") as folder:
+        # gpg 2.2 fails on keys that expired or are revoked where there is no trust database yet; this makes one.
+        _gpg(Path(folder), "--list-keys")
+        yield Path(folder)

@@ -6,22 +6,26 @@ import dataclasses
 from pathlib import Path
 
 from images import scripts
+from images.bases import dnf
 from images.bases.base import Base
 from images.docker import recipe as docker
 from images.engine.graph import Target
 from images.probe import recipe as probe
 
 NAME = "images.host"
-# The contract with rpm/: the target that makes this repository, and where it lies below the build folder.
+# The contract with rpm/: the target that makes this repository and the public key that its metadata is checked against,
+# and where they lie below the build folder.
 RPM_TARGET = "rpm.build"
 RPM_REPOSITORY = Path("rpm/repo")
+RPM_KEYS = Path("rpm/keys/rpm.asc")
 _RPM_MOUNT = "/run/overlayd/rpm"
 _PROBE_MOUNT = "/run/overlayd/probe"
 
-# We made this repository a moment ago on this machine, and its package carries no signature yet.
+_CONFIG = dnf.configuration(
+    "the RPM of overlayd", _RPM_MOUNT, f"{dnf.KEYS_MOUNT}/{RPM_KEYS.name}", signed_packages=False, section="overlayd"
+)
 _SCRIPT = f"""\
-yum --assumeyes --setopt=reposdir=/nonexistent --repofrompath=overlayd,file://{_RPM_MOUNT} --repo=overlayd \
-    --nogpgcheck install overlayd
+{dnf.script(_CONFIG, "install overlayd")}
 install -D -m 644 {_PROBE_MOUNT}/{probe.TAR.name} /usr/share/overlayd/probe.tar
 systemctl enable overlayd-environment.service overlayd.service
 rpm --query overlayd
@@ -40,6 +44,6 @@ def target(base: Base) -> Target:
         packages=(),
         config=dataclasses.replace(docker.CONFIG, description="A Docker host with overlayd"),
         script=_SCRIPT,
-        mounts={RPM_REPOSITORY: _RPM_MOUNT, probe.TAR.parent: _PROBE_MOUNT},
+        mounts={RPM_REPOSITORY: _RPM_MOUNT, RPM_KEYS.parent: dnf.KEYS_MOUNT, probe.TAR.parent: _PROBE_MOUNT},
         needs=(RPM_TARGET, probe.TAR_NAME),
     )

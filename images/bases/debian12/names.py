@@ -13,7 +13,7 @@ EL_NAMES: dict[str, tuple[str, ...]] = {
     "dash": ("/bin/sh",),
     "docker.io": ("docker-ce", "docker-ce-cli", "docker"),
     "etcd-server": ("etcd",),
-    "gpgv": ("gnupg2",),
+    "gpg": ("gnupg2",),
     "iproute2": ("iproute", "iproute-tc"),
     "iptables": ("iptables-nft", "iptables-utils"),
     "iputils-ping": ("iputils",),

@@ -5,26 +5,26 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
-from images.bases import dnf
+from images.bases import dnf, own
 from images.bases.base import Base
-from images.bases.debian12 import assign, dpkg, spec
-from images.engine import inputs, process, sandbox
-from images.engine.errors import BuildError
+from images.bases.debian12 import assign, dpkg, sources, spec
+from images.bases.debian12.sources import CODENAME
+from images.engine import inputs, sandbox
 from images.engine.graph import CACHE, Target
 from images.engine.step import Step
 
 _HERE = Path(__file__).parent
 _FILES = _HERE / "files"
-CODENAME = "bookworm"
 ROOT = CACHE / "bases/debian12-rpm/root"
 VERSIONS = CACHE / "bases/debian12-rpm/debian.json"
 FETCHED = CACHE / "debian12"
 
 # Debian's names, of what EL calls otherwise too (names.py). What these need comes with them.
 PACKAGES = (
-    *("systemd", "systemd-sysv", "dbus", "openssh-server", "openssh-client", "rpm", "dnf", "bash", "util-linux"),
+    *("systemd", "systemd-sysv", "dbus", "openssh-server", "openssh-client", "rpm", "dnf", "gpg", "bash", "util-linux"),
     *("iproute2", "iputils-ping", "procps", "ca-certificates", "kmod", "curl", "hostname", "less"),
     *("docker.io", "iptables", "nftables", "tcpdump", "ethtool", "conntrack", "iperf3"),
     *("python3.11-venv", "libpython3.11", "binutils", "createrepo-c", "zstd", "file"),
@@ -35,41 +35,15 @@ _EXCLUDED = ("/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*", "/u
 _INCLUDED = ("/usr/share/doc/*/copyright",)
 
 
-def sources() -> tuple[str, ...]:
-    """Lines of sources.list for Debian 12, as this machine's own apt has them. Raises BuildError where it has none."""
-    if shutil.which("apt-get") is None or shutil.which("mmdebstrap") is None:
-        raise BuildError("debian12-rpm is made with apt and mmdebstrap, and this machine lacks them")
-    rows = process.capture(
-        ["apt-get", "indextargets", "--format", "$(CREATED_BY)|$(ORIGIN)|$(REPO_URI)|$(CODENAME)|$(COMPONENT)"]
-    ).splitlines()
-    found = {
-        f"deb {uri.rstrip('/')} {codename} {component}"
-        for created, origin, uri, codename, component in (row.split("|") for row in rows if row.count("|") == 4)
-        if created == "Packages"
-        and origin == "Debian"
-        and codename.partition("-")[0] == CODENAME
-        and component == "main"
-    }
-    if not found:
-        raise BuildError(
-            "this machine's apt has no lists of Debian 12's packages",
-            hint="on a Debian 12 machine `apt-get update` fetches them; elsewhere take another base",
-        )
-    return tuple(sorted(found))
-
-
-def questions() -> tuple[str, ...]:
-    """The URL that answers when Debian's mirror is there. Raises BuildError where this machine knows of none."""
-    first = next((line for line in sources() if line.split()[2] == CODENAME), sources()[0])
-    _, uri, suite, _ = first.split()
-    return (f"{uri}/dists/{suite}/InRelease",)
-
-
 def targets(base: Base) -> tuple[Target, ...]:
     """The root filesystem, and the repository that is made from it."""
+
+    def make_root(step: Step) -> None:
+        _make_root(step, base)
+
     root = Target(
         name=f"bases.{base.name}.root",
-        build=_make_root,
+        build=make_root,
         inputs={
             **inputs.of_values(packages=PACKAGES, excluded=_EXCLUDED, included=_INCLUDED),
             **inputs.of_tools("mmdebstrap"),
@@ -88,15 +62,18 @@ def targets(base: Base) -> tuple[Target, ...]:
         build=build,
         inputs={**inputs.of_files(_HERE, code), **inputs.of_tools("rpmbuild", "createrepo_c")},
         needs=(root.name,),
-        outputs=(base.repository, base.packages_file),
+        outputs=(base.repository, base.keys, base.packages_file),
         facts=base.packages_file,
     )
     return root, repository
 
 
-def _make_root(step: Step) -> None:
+def _make_root(step: Step, base: Base) -> None:
     sandbox.require_root_user()
-    sandbox.require("mmdebstrap", "unshare", "setpriv")
+    sandbox.require("mmdebstrap", "gpg", "unshare", "setpriv")
+    lines = sources.lines(base)
+    keyring = step.scratch / "debian.asc"
+    keyring.write_bytes(sources.keyring())
     out = step.output(ROOT)
     cache = step.build / FETCHED
     cache.mkdir(parents=True, exist_ok=True)
@@ -104,7 +81,7 @@ def _make_root(step: Step) -> None:
         *("mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory", f"--include={','.join(PACKAGES)}"),
         *("--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr", "--skip=output/dev"),
         *('--aptopt=APT::Install-Recommends "false"', '--aptopt=Acquire::Languages "none"'),
-        "--dpkgopt=force-unsafe-io",
+        *('--aptopt=Acquire::http::Timeout "20"', '--aptopt=Acquire::Retries "2"', "--dpkgopt=force-unsafe-io"),
         *(f"--dpkgopt=path-exclude={path}" for path in _EXCLUDED),
         *(f"--dpkgopt=path-include={path}" for path in _INCLUDED),
         # Packages fetched once are kept, so that `invoke clean` and a new list cost little.
@@ -115,7 +92,8 @@ def _make_root(step: Step) -> None:
         '--customize-hook=rm -rf "$1"/var/cache/apt/archives/*',
         CODENAME,
         out,
-        *sources(),
+        # Only these keys are believed, whatever else this machine trusts.
+        *(line.replace("deb ", f"deb [signed-by={keyring}] ", 1) for line in lines),
     ]
     step.run(sandbox.isolated(command))
     (cache / "lock").unlink(missing_ok=True)
@@ -149,11 +127,12 @@ def _make_repository(step: Step, base: Base) -> None:
             ),
             *("--buildroot", root, file),
         ],
-        env={"SOURCE_DATE_EPOCH": str(_newest(root))},
+        env={"SOURCE_DATE_EPOCH": str(_newest(root, packages))},
     )
     (top / "RPMS" / "x86_64").rename(out)
     step.run(["createrepo_c", "--quiet", out])
     step.output(base.packages_file).write_text(json.dumps(dnf.facts(step, out), indent=1, sort_keys=True))
+    own.sign(step, out, step.output(base.keys))
 
 
 def _add_files(root: Path) -> dict[str, str]:
@@ -174,7 +153,16 @@ def _add_files(root: Path) -> dict[str, str]:
     return owners
 
 
-def _newest(root: Path) -> int:
-    """The time of the newest package, by its copyright file: the same for the same packages, whenever built."""
-    times = [folder / "copyright" for folder in (root / "usr/share/doc").iterdir()]
-    return max(int(path.stat().st_mtime) for path in times if path.is_file())
+def _newest(root: Path, packages: Iterable[dpkg.Package]) -> int:
+    """The time of the newest file of a package: the same for the same packages, whenever built.
+
+    No file may be younger than the time in its package: it would get that one, and compiled Python, which has its
+    source's time in it, would be compiled again at its first use.
+    """
+    found = 0
+    for package in packages:
+        for path in package.files:
+            place = root / path.lstrip("/")
+            if place.is_file() and not place.is_symlink():
+                found = max(found, int(place.stat().st_mtime))
+    return found

@@ -17,7 +17,7 @@ from images.engine.graph import Target, ordered
 def test_every_entry_is_well_formed(name: str) -> None:
     base = catalogue.get(name)
     assert base.name == name
-    assert set(base.packages) == set(ROLES)
+    assert {*base.packages, *base.lacks} == set(ROLES)
     assert base.signed == name.startswith("centos")
     assert all(len(set(names)) == len(names) for names in base.packages.values())
     assert all(repository.question.endswith("/repodata/repomd.xml") for repository in base.repositories)
@@ -25,10 +25,31 @@ def test_every_entry_is_well_formed(name: str) -> None:
 
 @pytest.mark.parametrize("name", catalogue.NAMES)
 def test_every_base_gives_a_whole_graph(name: str) -> None:
-    found = targets.of_everything(catalogue.get(name))
-    order = [target.name for target in ordered(found, targets.ALL)]
-    assert order.index("images.base") < order.index("images.docker") < order.index("images.host")
+    base = catalogue.get(name)
+    found = targets.of_everything(base)
+    order = [target.name for target in ordered(found, targets.whole(base))]
+    assert order.index("images.base") < order.index("images.docker")
+    assert set(found) - set(order) == set()
+    assert ("images.host" in order) == ("rpm.build" in order) == (not base.lacks)
     assert ("images.etcd.release" in order) == name.startswith("centos")
+
+
+def test_what_a_base_lacks_is_said_with_its_reason() -> None:
+    base = catalogue.get("centos-7")
+    said = targets.left_out(base, ["images.docker", "images.host", "rpm.build"])
+    assert said == (
+        "images.host, rpm.build cannot be made on centos-7: its newest Python is 3.6, and the program needs 3.11"
+    )
+    assert targets.left_out(base, targets.whole(base)) is None
+    assert targets.left_out(catalogue.get("debian12-rpm"), targets.ALL) is None
+
+
+def test_a_mirror_makes_no_difference_to_what_is_built() -> None:
+    [here] = [base for base in catalogue.bases(["centos=file:///srv"]) if base.name == "centos-stream9"]
+    there = catalogue.get("centos-stream9")
+    assert here.repositories != there.repositories
+    inputs = [{name: target.inputs for name, target in targets.of_everything(base).items()} for base in (here, there)]
+    assert inputs[0] == inputs[1]
 
 
 def test_tags_name_the_base() -> None:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import socket
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -15,27 +13,26 @@ import pytest
 from images.bases import catalogue, choose
 from images.bases.base import Base
 from images.engine.errors import BaseUnreachable, BuildError
+from tests.answering import Reply
+from tests.packages import served
 
-
-class Answers(BaseHTTPRequestHandler):
-    """Answers 200 below /there, 404 elsewhere."""
-
-    def do_HEAD(self) -> None:
-        self.send_response(200 if self.path.startswith("/there") else 404)
-        self.end_headers()
-
-    def log_message(self, *_args: object) -> None:
-        """Say nothing."""
+PAGE = b"<html><title>Sign in</title></html>"
+# What is answered to a path; 404 to others.
+ANSWERS = {
+    "/there": Reply(200),
+    "/portal/repodata/repomd.xml": Reply(200, PAGE),
+    "/portal/InRelease": Reply(200, PAGE),
+    "/moved/repodata/repomd.xml": Reply(302, headers={"Location": "/portal"}),
+    "/portal": Reply(200, PAGE),
+    "/real/repodata/repomd.xml": Reply(200, b'<?xml version="1.0"?>\n<repomd xmlns="x">'),
+    "/real/InRelease": Reply(200, b"-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA256\n"),
+}
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as found:
-        thread = threading.Thread(target=found.serve_forever, args=(0.05,))
-        thread.start()
-        yield f"http://127.0.0.1:{found.server_port}"
-        found.shutdown()
-        thread.join()
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with served(tmp_path_factory.mktemp("empty"), ANSWERS.get) as url:
+        yield url
 
 
 @pytest.fixture
@@ -54,7 +51,7 @@ def silent() -> Iterator[str]:
 
 
 def base(name: str, *questions: str, broken: str = "") -> Base:
-    def asked() -> tuple[str, ...]:
+    def asked(_: Base) -> tuple[str, ...]:
         if broken:
             raise BuildError(broken)
         return questions
@@ -83,6 +80,21 @@ def test_a_wanted_base_that_does_not_answer_names_the_host_and_what_would_work(
     with pytest.raises(BaseUnreachable, match=f"base a: {nobody} does not answer") as caught:
         choose.choose(bases, tmp_path, wanted="a")
     assert caught.value.hint == "these bases would work here: b"
+
+
+@pytest.mark.parametrize("path", ["portal/repodata/repomd.xml", "portal/InRelease", "moved/repodata/repomd.xml"])
+def test_a_web_page_in_place_of_metadata_is_no_answer(tmp_path: Path, server: str, path: str) -> None:
+    bases = [base("a", f"{server}/{path}"), base("b", f"{server}/real/{path.partition('/')[2]}")]
+    with pytest.raises(BaseUnreachable, match=r"base a: .* with a web page \('Sign in'\)") as caught:
+        choose.choose(bases, tmp_path, wanted="a")
+    assert caught.value.hint == "these bases would work here: b"
+
+
+def test_a_base_that_lacks_an_image_is_taken_only_by_its_name(tmp_path: Path, server: str) -> None:
+    part = dataclasses.replace(base("a", f"{server}/there"), lacks={"builder": "too old"})
+    bases = [part, base("b", f"{server}/there")]
+    assert choose.choose(bases, tmp_path, wanted=None).base.name == "b"
+    assert choose.choose(bases, tmp_path, wanted="a").base.name == "a"
 
 
 def test_a_wanted_base_that_is_built_is_not_asked(tmp_path: Path, nobody: str) -> None:

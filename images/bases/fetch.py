@@ -1,0 +1,119 @@
+"""Fetches a base's packages from repositories that a distribution signed, into the local repository of that base."""
+
+from __future__ import annotations
+
+import json
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from images.bases import asking, dnf, keys
+from images.bases.base import Base, Repository
+from images.engine import inputs, sandbox
+from images.engine.errors import BuildError, CommandFailed
+from images.engine.graph import Target
+from images.engine.step import Step
+
+_HERE = Path(__file__)
+# A mirror that says nothing for this long, or sends fewer bytes in a second, has failed.
+_PATIENCE = ("--setopt=timeout=20", "--setopt=minrate=1000", "--setopt=retries=2")
+_NO_MATCH = re.compile(r"No match for argument: (\S+)|[Nn]othing provides (\S+)|No package (\S+) available")
+
+
+def targets(base: Base) -> tuple[Target, ...]:
+    """The target that fetches all packages of all roles, and what they need, into one folder."""
+    packages = wanted(base)
+
+    def build(step: Step) -> None:
+        fetch(step, base, packages)
+
+    # Not the URLs: packages that a key vouches for are the same wherever they lie.
+    vouched = {repository.name: repository.key_fingerprint for repository in base.repositories}
+    return (
+        Target(
+            name=base.repository_target,
+            build=build,
+            inputs={
+                **inputs.of_values(packages=packages, repositories=vouched, releasever=base.releasever),
+                **inputs.of_files(_HERE.parent, [_HERE, _HERE.parent / "keys.py"]),
+                **inputs.of_tools("dnf", "rpm", "createrepo_c"),
+            },
+            outputs=(base.repository, base.keys, base.packages_file),
+            facts=base.packages_file,
+            network=True,
+        ),
+    )
+
+
+def wanted(base: Base) -> list[str]:
+    """The names of all packages of a base."""
+    return sorted({*(name for names in base.packages.values() for name in names), *base.bootstrap})
+
+
+def fetch(step: Step, base: Base, packages: list[str]) -> None:
+    """Download packages with their dependencies, signatures checked against the expected keys, as one repository.
+
+    Raises BuildError for a mirror that does not answer, or with something else, and for a package there is not.
+    """
+    sandbox.require_root_user()
+    sandbox.require("dnf", "createrepo_c")
+    ask(base)
+    out = step.output(base.repository)
+    out.mkdir(parents=True)
+    by_place = {(one.key_url, one.key_fingerprint): one for one in base.repositories}
+    trusted = step.output(base.keys)
+    trusted.write_bytes(b"\n".join(keys.fetch(repository) for repository in by_place.values()))
+    repos = step.scratch / "repos.d"
+    repos.mkdir()
+    (repos / "base.repo").write_text("".join(_section(one, trusted) for one in base.repositories))
+    root = step.scratch / "root"
+    root.mkdir()
+    # With --downloadonly dnf resolves against an empty root, downloads, and checks the signatures, in this order.
+    command = [
+        *("dnf", "--assumeyes", f"--installroot={root}", f"--setopt=reposdir={repos}", *_PATIENCE),
+        *(f"--releasever={base.releasever}", "--setopt=install_weak_deps=False", "--downloadonly"),
+        *(f"--downloaddir={out}", "install", *packages),
+    ]
+    try:
+        step.run(command, env=dnf.home(step, base))
+    except CommandFailed as error:
+        raise explained(error, base) from error
+    step.run(["createrepo_c", "--quiet", out])
+    step.output(base.packages_file).write_text(json.dumps(dnf.facts(step, out), indent=1, sort_keys=True))
+
+
+def ask(base: Base) -> None:
+    """See that all repositories answer, and with repository metadata, side by side. Raises BuildError naming the URL.
+
+    dnf would find out, too, but call it an XML parse error.
+    """
+    with ThreadPoolExecutor(max_workers=len(base.repositories)) as pool:
+        found = list(pool.map(lambda one: asking.problem(one.question, asking.TIMEOUT_S), base.repositories))
+    wrong = [
+        f"{one.title}, {one.url}: {problem}"
+        for one, problem in zip(base.repositories, found, strict=True)
+        if problem is not None
+    ]
+    if wrong:
+        raise BuildError(
+            "\n".join(wrong), hint="name a mirror: --mirror, or images/mirrors.toml (images/bases/README.md)"
+        )
+
+
+def explained(error: CommandFailed, base: Base) -> BuildError:
+    """dnf's failure, with what it does not know: whose package it is, and which URLs were asked."""
+    names = {name for groups in _NO_MATCH.findall(error.message) for name in groups if name}
+    lines = []
+    for name in sorted(names):
+        roles = [role for role, packages in base.packages.items() if name in packages]
+        lines.append(f"package {name} of {base.name}" + (f", asked for by {', '.join(roles)}" if roles else ""))
+    asked = "\n".join(f"    {one.name}: {one.url}" for one in base.repositories)
+    lead = f"there is no {'; '.join(lines)}\n" if lines else ""
+    return BuildError(f"{lead}{error.message}", hint=f"these repositories were asked:\n{asked}")
+
+
+def _section(repository: Repository, trusted: Path) -> str:
+    return (
+        f"[{repository.name}]\nname={repository.title}\nbaseurl={repository.url}\nenabled=1\ngpgcheck=1\n"
+        f"skip_if_unavailable=0\ngpgkey=file://{trusted}\n\n"
+    )

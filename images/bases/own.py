@@ -1,0 +1,36 @@
+"""Repositories that we make ourselves: their metadata is signed, and every install from them checks it.
+
+The signature is made by a key of this build folder, which never leaves it and is made when it is first needed, or by
+the key that the user names (images.signing.VARIABLE). The packages stay unsigned: what is installed depends on no key.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+from images import signing
+from images.engine.step import Step
+
+HOME = Path("keys")
+_UID = "overlayd build folder (signs local repositories only)"
+_one_at_a_time = threading.Lock()
+
+
+def sign(step: Step, repository: Path, public: Path) -> None:
+    """Sign the metadata of a repository (repomd.xml.asc), and write the public key to `public`. Raises BuildError."""
+    with _one_at_a_time:
+        key = _key(step.build)
+        [signature] = signing.sign_detached(key, repository / "repodata/repomd.xml")
+        public.write_bytes(signing.export_public(key))
+    # For whoever asks why dnf refuses it one day.
+    step.say(f"{signature.name} by {key.fingerprint} ({key.uid})")
+
+
+def _key(build: Path) -> signing.Key:
+    wanted = os.environ.get(signing.VARIABLE)
+    if wanted:
+        return signing.find(wanted)
+    home = build / HOME
+    return signing.find(None, home=home) if home.is_dir() else signing.generate(home, _UID)
