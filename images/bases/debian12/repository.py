@@ -22,6 +22,13 @@ ROOT = CACHE / "bases/debian12-rpm/root"
 VERSIONS = CACHE / "bases/debian12-rpm/debian.json"
 FETCHED = CACHE / "debian12"
 
+APT_OPTIONS = (
+    *('APT::Install-Recommends "false"', 'Acquire::Languages "none"'),
+    # A mirror that says nothing for so many seconds has failed.
+    *('Acquire::http::Timeout "20"', 'Acquire::https::Timeout "20"', 'Acquire::Retries "2"'),
+)
+# Nothing that PACKAGES do not need, but for what every Debian has.
+VARIANT = "minbase"
 # Debian's names, of what EL calls otherwise too (names.py). What these need comes with them.
 PACKAGES = (
     *("systemd", "systemd-sysv", "dbus", "openssh-server", "openssh-client", "rpm", "dnf", "gpg", "bash", "util-linux"),
@@ -38,12 +45,12 @@ _INCLUDED = ("/usr/share/doc/*/copyright",)
 def targets(base: Base) -> tuple[Target, ...]:
     """The root filesystem, and the repository that is made from it."""
 
-    def make_root(step: Step) -> None:
-        _make_root(step, base)
+    def build_root(step: Step) -> None:
+        make_root(step, base)
 
     root = Target(
         name=f"bases.{base.name}.root",
-        build=make_root,
+        build=build_root,
         inputs={
             **inputs.of_values(packages=PACKAGES, excluded=_EXCLUDED, included=_INCLUDED),
             **inputs.of_tools("mmdebstrap"),
@@ -68,7 +75,8 @@ def targets(base: Base) -> tuple[Target, ...]:
     return root, repository
 
 
-def _make_root(step: Step, base: Base) -> None:
+def make_root(step: Step, base: Base) -> None:
+    """Let mmdebstrap make the root filesystem. Raises BuildError."""
     sandbox.require_root_user()
     sandbox.require("mmdebstrap", "gpg", "unshare", "setpriv")
     lines = sources.lines(base)
@@ -78,10 +86,10 @@ def _make_root(step: Step, base: Base) -> None:
     cache = step.build / FETCHED
     cache.mkdir(parents=True, exist_ok=True)
     command: list[str | Path] = [
-        *("mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory", f"--include={','.join(PACKAGES)}"),
+        *("mmdebstrap", "--mode=root", f"--variant={VARIANT}", "--format=directory", f"--include={','.join(PACKAGES)}"),
         *("--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr", "--skip=output/dev"),
-        *('--aptopt=APT::Install-Recommends "false"', '--aptopt=Acquire::Languages "none"'),
-        *('--aptopt=Acquire::http::Timeout "20"', '--aptopt=Acquire::Retries "2"', "--dpkgopt=force-unsafe-io"),
+        *(f"--aptopt={option}" for option in APT_OPTIONS),
+        "--dpkgopt=force-unsafe-io",
         *(f"--dpkgopt=path-exclude={path}" for path in _EXCLUDED),
         *(f"--dpkgopt=path-include={path}" for path in _INCLUDED),
         # Packages fetched once are kept, so that `invoke clean` and a new list cost little.
@@ -92,13 +100,19 @@ def _make_root(step: Step, base: Base) -> None:
         '--customize-hook=rm -rf "$1"/var/cache/apt/archives/*',
         CODENAME,
         out,
-        # Only these keys are believed, whatever else this machine trusts.
-        *(line.replace("deb ", f"deb [signed-by={keyring}] ", 1) for line in lines),
+        *(_for_apt(line, keyring) for line in lines),
     ]
     step.run(sandbox.isolated(command))
     (cache / "lock").unlink(missing_ok=True)
     versions = {f"package {package.name}": package.full_version for package in dpkg.installed(out)}
     step.output(VERSIONS).write_text(json.dumps(versions, indent=1, sort_keys=True))
+
+
+def _for_apt(line: str, keyring: Path) -> str:
+    """A line of sources.list as mmdebstrap is to have it."""
+    # Only these keys are believed, whatever else this machine trusts. And what lies on this machine is copied: dpkg,
+    # which runs inside the root, would not find it.
+    return line.replace("deb ", f"deb [signed-by={keyring}] ", 1).replace(" file:", " copy:", 1)
 
 
 def _make_repository(step: Step, base: Base) -> None:

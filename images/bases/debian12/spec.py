@@ -12,6 +12,8 @@ from images.bases.debian12.names import EL_NAMES
 
 # setcap's work is in an extended attribute, which a file list does not carry.
 CAPABILITIES = {"/usr/bin/ping": "cap_net_raw=ep"}
+# The modes of what is mounted there in every container: what is below is never seen.
+MODES = {"/proc": "0555", "/sys": "0555"}
 
 # The build root is the finished root filesystem: nothing is built, stripped, compressed, compiled or looked into, and
 # rpmbuild must not empty it first.
@@ -118,7 +120,9 @@ class _Owners:
         self._groups = _ids(root / "etc/group")
 
     def attr(self, path: str) -> str:
-        """`%attr(…) ` for a file that is not root's; nothing for one that is."""
+        """`%attr(…) ` for a file that is not root's, or has another mode than on disk; nothing for others."""
+        if path in MODES:
+            return f"%attr({MODES[path]},root,root) "
         found = os.lstat(self._root / path.lstrip("/"))
         if found.st_uid == 0 and found.st_gid == 0:
             return ""

@@ -1,0 +1,87 @@
+"""debian12-rpm from mirrors on disk, as on a machine that reaches nothing: apt checks Debian's signature, no other."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from images.bases import catalogue
+from images.bases.base import Base
+from images.bases.debian12 import repository, sources
+from images.engine.errors import BuildError, CommandFailed
+from images.engine.step import Step
+from tests import debian_mirror
+from tests.packages import a_step, gnupg
+
+FETCHED = Path(__file__).resolve().parents[2] / "build" / repository.CACHE
+
+pytestmark = pytest.mark.skipif(
+    not debian_mirror.indices() or not FETCHED.is_dir() or shutil.which("mmdebstrap") is None,
+    reason="needs Debian 12's lists, mmdebstrap, and the packages that a build of debian12-rpm fetched",
+)
+
+
+@pytest.fixture(scope="module")
+def mirror(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return debian_mirror.make(tmp_path_factory.mktemp("mirror"), FETCHED)
+
+
+@pytest.fixture
+def step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Step]:
+    # The same command for two packages, unpacked only.
+    monkeypatch.setattr(repository, "PACKAGES", ("hostname",))
+    monkeypatch.setattr(repository, "VARIANT", "extract")
+    monkeypatch.setattr(repository, "APT_OPTIONS", (*repository.APT_OPTIONS, debian_mirror.UNCOMPRESSED))
+    with a_step(tmp_path / "s", repository.targets(catalogue.get("debian12-rpm"))[0]) as found:
+        yield found
+
+
+def at(mirrors: dict[str, str]) -> Base:
+    return dataclasses.replace(catalogue.get("debian12-rpm"), mirrors=mirrors)
+
+
+def test_a_mirror_on_disk_is_all_that_is_asked(step: Step, mirror: dict[str, str]) -> None:
+    lines = sources.lines(at(mirror))
+    assert {line.split()[2] for line in lines} == set(debian_mirror.indices())
+    assert all(line.split()[1].startswith("file:///") for line in lines)
+    repository.make_root(step, at({"debian": mirror["debian"]}))
+    assert (step.output(repository.ROOT) / "usr/bin/hostname").exists() or (
+        step.output(repository.ROOT) / "bin/hostname"
+    ).exists()
+    used = (step.output(repository.ROOT) / "etc/apt/sources.list").read_text()
+    assert "copy:///" in used
+    assert "http" not in used
+
+
+def test_a_mirror_with_another_signature_is_refused(step: Step, mirror: dict[str, str], tmp_path: Path) -> None:
+    forged = tmp_path / "forged"
+    shutil.copytree(mirror["debian"].removeprefix("file://"), forged, symlinks=True)
+    release = forged / f"dists/{sources.CODENAME}/InRelease"
+    text = release.read_text()
+    body = text.partition("\n\n")[2].partition("\n-----BEGIN PGP SIGNATURE")[0]
+    (tmp_path / "Release").write_text(body + "\n")
+    with gnupg(tmp_path / "g") as ring:
+        ring.make("mallory")
+        ring.gpg("--output", release, "--clear-sign", tmp_path / "Release")
+        with pytest.raises(CommandFailed, match=r"NO_PUBKEY|not signed|couldn't be verified"):
+            repository.make_root(step, at({"debian": f"file://{forged}"}))
+
+
+def test_a_mirror_whose_index_was_changed_is_refused(step: Step, mirror: dict[str, str], tmp_path: Path) -> None:
+    forged = tmp_path / "forged"
+    shutil.copytree(mirror["debian"].removeprefix("file://"), forged, symlinks=True)
+    packages = forged / f"dists/{sources.CODENAME}/main/binary-amd64/Packages"
+    content = packages.read_bytes()
+    packages.write_bytes(content.replace(b"Package: hostname", b"Package: hostnamf", 1))
+    with pytest.raises(CommandFailed, match=r"Hash Sum mismatch|unexpected size|Unable to locate"):
+        repository.make_root(step, at({"debian": f"file://{forged}"}))
+
+
+def test_a_mirror_of_security_updates_alone_is_not_enough(mirror: dict[str, str]) -> None:
+    with pytest.raises(BuildError, match="none for Debian") as caught:
+        sources.lines(at({"security": "file:///srv/debian-security"}))
+    assert caught.value.hint == "--mirror debian=URL"
