@@ -56,25 +56,29 @@ def build(
     from images.targets import ALL, PLACE, left_out, of_everything, whole  # noqa: PLC0415
 
     begin = time.monotonic()
-    dockerd.ensure()
     bases = catalogue.bases(mirror, wanted=base)
+    for asked in (entry for entry in bases if entry.name == base):
+        if wanted is not None and (missing := left_out(asked, wanted)):
+            raise BuildError(
+                missing, hint="the RPM of any other base runs there: invoke rpm.build --base …, then yum install it"
+            )
+    dockerd.ensure()
     tags = containers.labelled_images(LABEL_HASH)
     built = [entry.name for entry in bases if entry.tag("base") in tags]
     choice = choose.choose(bases, PLACE.build, wanted=base, built=built, again=again)
     _say(f"base: {choice.base.name} ({choice.why})")
     for note in choice.base.notes:
         _say(f"  {note}")
-    missing = left_out(choice.base, wanted or ALL)
-    if missing and wanted is not None:
-        raise BuildError(
-            missing, hint="the RPM of any other base runs on EL 7 as well: invoke rpm.build, yum install it"
-        )
-    if missing:
-        _say(f"  left out: {missing}")
-    wanted = whole(choice.base) if wanted is None else wanted
+    if unbootable := choose.unbootable(choice.base):
+        _say(f"  {unbootable}")
+    if wanted is None:
+        if missing := left_out(choice.base, ALL):
+            _say(f"  left out: {missing}")
+        wanted = whole(choice.base)
     if again:
-        force = [*force, *(target.name for target in choice.base.repository_targets(choice.base))]
-    choose.remember(PLACE.build, choice)
+        force = [*force, choice.base.repository_targets(choice.base)[0].name]
+    if not choice.base.lacks:
+        choose.remember(PLACE.build, choice)
     repeat = f"invoke images.build --base {choice.base.name} --target {{}}"
     made = runner.build(PLACE, of_everything(choice.base), wanted, force=force, repeat=repeat)
     took = time.monotonic() - begin

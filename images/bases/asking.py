@@ -38,7 +38,7 @@ def problem(url: str, timeout_s: float) -> str | None:
     return f"{host(url)} answers to {url}{sent} with {_described(head)}, not with {wanted[1]}"
 
 
-def read(url: str, *, timeout_s: float = TIMEOUT_S, limit: int = 1 << 20) -> bytes:
+def read(url: str, timeout_s: float, *, limit: int = 1 << 20) -> bytes:
     """A small file, in at most twice `timeout_s`. Raises BuildError, naming the URL."""
     deadline = time.monotonic() + timeout_s
     content = b""

@@ -88,6 +88,18 @@ def ask(bases: Sequence[Base], timeout_s: float = TIMEOUT_S) -> dict[str, Answer
     return {base.name: answers[base.name] for base in bases}
 
 
+def unbootable(base: Base, cgroup: Path = Path("/sys/fs/cgroup")) -> str | None:
+    """Why containers of a base do not boot on this machine; None when they do. `cgroup` is the mount of its cgroups."""
+    # cgroup(7): v2 alone has this file at its root; a hybrid has it one level down, and counts as v1.
+    here = 2 if (cgroup / "cgroup.controllers").exists() else 1
+    if here in base.cgroups:
+        return None
+    able = " or ".join(f"v{version}" for version in base.cgroups)
+    return (
+        f"this machine has cgroup v{here}, and the systemd of {base.title} boots on {able}: its images are for others"
+    )
+
+
 def recall(build: Path) -> str | None:
     """The base chosen last time; None when there is no record that can be read."""
     try:

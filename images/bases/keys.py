@@ -33,7 +33,7 @@ class Found:
 def fetch(repository: Repository) -> bytes:
     """The armoured public key of a repository. Raises BuildError when it does not come or is another key."""
     try:
-        content = asking.read(repository.key_url)
+        content = asking.read(repository.key_url, asking.TIMEOUT_S)
     except BuildError as error:
         raise BuildError(
             f"the key of {repository.title} did not come: {error.message}",

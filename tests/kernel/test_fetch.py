@@ -27,6 +27,7 @@ pytestmark = pytest.mark.skipif(
     reason="needs dnf, rpm, gpg and createrepo_c",
 )
 REPOMD = "/repodata/repomd.xml"
+NEVER = threading.Event()
 PAGE = b"<!DOCTYPE html><html><head><title>Sign in to the network</title></head></html>"
 
 
@@ -113,11 +114,15 @@ def test_a_package_signed_by_a_subkey_of_the_expected_key_is_taken(step: Step, m
     assert list(step.output(base.repository).glob("bysub*.rpm"))
 
 
-@pytest.mark.parametrize("package", ["unsigned", "foreign"])
-def test_a_package_without_a_good_signature_is_refused(step: Step, mirror: Mirror, package: str) -> None:
-    said = refused(step, mirror.base(), package)
-    assert package in said
-    assert "signed" in said or "Public key" in said
+@pytest.mark.parametrize(
+    ("package", "expected"),
+    [
+        ("unsigned", "Package unsigned.rpm is not signed"),
+        ("foreign", "Public key for foreign.rpm is not installed"),
+    ],
+)
+def test_a_package_without_a_good_signature_is_refused(step: Step, mirror: Mirror, package: str, expected: str) -> None:
+    assert expected in refused(step, mirror.base(), package)
 
 
 def test_another_key_is_refused_before_anything_is_fetched(step: Step, mirror: Mirror) -> None:
@@ -129,6 +134,24 @@ def test_a_key_that_does_not_come_is_refused(step: Step, mirror: Mirror) -> None
     said = refused(step, mirror.base(key_url=f"file://{mirror.folder}/none"))
     assert "the key of the repository test did not come" in said
     assert "test = {key = " in said
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [
+        (Reply(200, PAGE), "holds no OpenPGP public key"),
+        (Reply(404), "answers 404"),
+        (Reply(200, hangs=NEVER), "does not answer (timed out)"),
+        (Reply(200, b"x" * (1 << 21)), "is longer than"),
+    ],
+    ids=["a web page", "not found", "silence", "endless"],
+)
+def test_a_key_server_that_answers_with_something_else(step: Step, mirror: Mirror, reply: Reply, expected: str) -> None:
+    with served(mirror.folder, lambda _: reply) as url:
+        said = refused(step, mirror.base(key_url=f"{url}/key"))
+    assert expected in said
+    assert f"{url}/key" in said
 
 
 def test_a_package_that_is_not_there_is_named_with_its_base_and_role(step: Step, mirror: Mirror) -> None:
@@ -146,7 +169,6 @@ def test_a_mirror_on_disk_that_is_not_there_names_its_path(step: Step, mirror: M
 
 
 Replies = Callable[[Path], dict[str, Reply]]
-NEVER = threading.Event()
 # What the mirror answers, by path, and what the error then says.
 BAD: dict[str, tuple[Replies, str]] = {
     "a web page": (

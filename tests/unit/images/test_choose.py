@@ -128,6 +128,24 @@ def test_a_choice_is_remembered_for_as_long_as_it_is_built(tmp_path: Path, serve
     assert choose.choose(bases, tmp_path, wanted=None, built=[]).base.name == "a"
 
 
+@pytest.mark.parametrize(
+    ("name", "unified", "expected"),
+    [
+        ("centos-7", True, "cgroup v2, and the systemd of CentOS 7 boots on v1"),
+        ("centos-7", False, None),
+        ("centos-stream9", True, None),
+        ("centos-stream10", False, "cgroup v1, and the systemd of CentOS Stream 10 boots on v2"),
+    ],
+)
+def test_a_base_that_does_not_boot_on_this_machine_says_why(
+    tmp_path: Path, name: str, unified: bool, expected: str | None
+) -> None:
+    if unified:
+        (tmp_path / "cgroup.controllers").touch()
+    said = choose.unbootable(catalogue.get(name), tmp_path)
+    assert (said is None) if expected is None else (said is not None and expected in said)
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"base": 3}', '{"other": "a"}'])
 def test_a_record_that_cannot_be_read_is_none(tmp_path: Path, content: str) -> None:
     (tmp_path / choose.REMEMBERED).write_text(content)
