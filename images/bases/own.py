@@ -11,9 +11,10 @@ import threading
 from pathlib import Path
 
 from images import signing
+from images.engine.errors import BuildError
 from images.engine.step import Step
 
-HOME = Path("keys")
+HOME = Path("keys/repositories")
 _UID = "overlayd build folder (signs local repositories only)"
 _one_at_a_time = threading.Lock()
 
@@ -33,4 +34,9 @@ def _key(build: Path) -> signing.Key:
     if wanted:
         return signing.find(wanted)
     home = build / HOME
-    return signing.find(None, home=home) if home.is_dir() else signing.generate(home, _UID)
+    if not home.is_dir():
+        return signing.generate(home, _UID)
+    try:
+        return signing.find(None, home=home)
+    except BuildError as error:
+        raise BuildError(error.message, hint=f"remove {home}: the next build makes a new key") from error

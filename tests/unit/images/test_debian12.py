@@ -123,3 +123,10 @@ def test_the_spec_says_what_each_package_is(root: Path) -> None:
     assert "Requires: mawk\n" in section
     assert '%config(noreplace) "/etc/tool.conf"' in text
     assert "%files -n filesystem" in text
+
+
+def test_what_is_mounted_over_in_every_container_has_the_mode_of_what_is_mounted(root: Path) -> None:
+    (root / "proc").mkdir()
+    packages = dpkg.installed(root)
+    text = spec.write(packages, assign.assign(root, packages, {}), root)
+    assert '%dir %attr(0555,root,root) "/proc"' in text
