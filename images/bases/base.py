@@ -99,6 +99,10 @@ class Base:
         """Whether the packages carry their distribution's signature. Of those that we make, we sign the metadata."""
         return bool(self.repositories)
 
+    def site(self, name: str) -> str:
+        """The URL of a site, or of the mirror in its place; without a slash at its end."""
+        return self.mirrors.get(name, self.sites[name]).rstrip("/")
+
     def tag(self, image: str) -> str:
         """The tag of an image on this base: `overlayd/etcd:debian12-rpm`."""
         return f"overlayd/{image}:{self.name}"

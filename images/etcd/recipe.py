@@ -41,7 +41,7 @@ etcdctl version
 
 def targets(base: Base) -> tuple[Target, ...]:
     """The target of this image; before it, on a base without a package of etcd, the one that fetches its release."""
-    fetched = () if base.packaged_etcd else (release.target(),)
+    fetched = () if base.packaged_etcd else (release.target(release_url(base)),)
     unpack = "" if base.packaged_etcd else release.INSTALL_SCRIPT
     image = scripts.target(
         name=NAME,
@@ -57,3 +57,8 @@ def targets(base: Base) -> tuple[Target, ...]:
         needs=tuple(target.name for target in fetched),
     )
     return (*fetched, image)
+
+
+def release_url(base: Base) -> str:
+    """Where the release is fetched from: upstream's own place, or a mirror of it."""
+    return f"{base.site('etcd')}/v{release.VERSION}/{release.URL.rpartition('/')[2]}"

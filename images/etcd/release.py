@@ -24,17 +24,15 @@ install -m 755 /tmp/etcd /tmp/etcdctl /usr/bin/
 _TIMEOUT_S = 30.0
 
 
-def target() -> Target:
-    """The target that fetches the tarball."""
-    return Target(
-        name=NAME, build=_build, inputs=inputs.of_values(url=URL, sha256=SHA256), outputs=(FOLDER,), network=True
-    )
+def target(url: str = URL) -> Target:
+    """The target that fetches the tarball. `url` may be another place with the same tarball: it is no input."""
 
+    def build(step: Step) -> None:
+        out = step.output(FOLDER)
+        out.mkdir()
+        fetch(out / "etcd.tar.gz", url, SHA256, step)
 
-def _build(step: Step) -> None:
-    out = step.output(FOLDER)
-    out.mkdir()
-    fetch(out / "etcd.tar.gz", URL, SHA256, step)
+    return Target(name=NAME, build=build, inputs=inputs.of_values(sha256=SHA256), outputs=(FOLDER,), network=True)
 
 
 def fetch(to: Path, url: str, sha256: str, step: Step | None = None) -> None:

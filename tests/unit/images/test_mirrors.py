@@ -14,6 +14,8 @@ from images.bases.centos_stream9 import BASE as STREAM_9
 from images.bases.centos_stream10 import BASE as STREAM_10
 from images.bases.debian12_rpm import BASE as DEBIAN
 from images.engine.errors import BuildError
+from images.etcd import recipe as etcd
+from images.etcd import release
 
 ALL = (STREAM_9, STREAM_10, DEBIAN, CENTOS_7)
 COMPOSE = "https://compose.example.com/CentOS-Stream-9-1/compose/$repo/$basearch/os"
@@ -157,6 +159,13 @@ def test_the_committed_file_gives_no_mirror_and_its_examples_are_right(file: Pat
         file.write_text("[" + "\n".join(line.strip() for line in example.splitlines()))
         apply(file=file)
     assert len(examples) == 5
+
+
+def test_etcds_release_comes_from_its_own_mirror(file: Path) -> None:
+    there = apply(file=file)["centos-7"]
+    here = apply("etcd=file:///srv/etcd/", file=file)["centos-7"]
+    assert etcd.release_url(there) == release.URL
+    assert etcd.release_url(here) == f"file:///srv/etcd/v{release.VERSION}/{release.URL.rpartition('/')[2]}"
 
 
 def test_the_catalogue_takes_mirrors() -> None:
