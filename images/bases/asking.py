@@ -58,6 +58,7 @@ def read(url: str, timeout_s: float, *, limit: int = 1 << 20) -> bytes:
 def reason(url: str, error: Exception) -> str:
     """Why a URL could not be read, naming its host."""
     if isinstance(error, urllib.error.HTTPError):
+        error.close()  # it is the answer as well, with its connection
         return f"{host(url)} answers {error.code} to {url}"
     why = getattr(error, "reason", error)
     if url.startswith("file:"):

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from images.bases.base import Base
 from images.engine import process, sandbox
+from images.engine.errors import BuildError, CommandFailed
 from images.engine.graph import EPOCH
 from images.engine.step import Step
 
 # Where the local repository, and its public keys, are mounted while a script runs in a container.
 MOUNT = "/run/overlayd/packages"
 KEYS_MOUNT = "/run/overlayd/keys"
+# As dnf says it, and as EL 7's yum does.
+_NO_MATCH = re.compile(r"No match for argument: (\S+)|[Nn]othing provides (\S+)|No package (\S+) available")
 _FACT = "%{NAME} %{EVR} %{SHA256HEADER} %{BUILDTIME}\n"
 
 # The same places in the root that serves as a tool, and the one of the root it works on.
@@ -58,6 +62,24 @@ def install_root(step: Step, base: Base, root: Path, packages: Sequence[str]) ->
     sandbox.require_root_user()
     sandbox.require("dnf", "gpg", "unshare", "setpriv")
     root.mkdir(parents=True)
+    try:
+        _install(step, base, root, packages)
+    except CommandFailed as error:
+        raise explained(error, base, hint=f"all there is, is in {step.build / base.repository}") from error
+
+
+def explained(error: CommandFailed, base: Base, *, hint: str) -> BuildError:
+    """dnf's failure, with what it does not know: which base lacks the package, and for which roles it was asked for."""
+    names = {name for groups in _NO_MATCH.findall(error.message) for name in groups if name}
+    lines = []
+    for name in sorted(names):
+        roles = [role for role, packages in base.packages.items() if name in packages]
+        lines.append(f"package {name} of {base.name}" + (f", asked for by {', '.join(roles)}" if roles else ""))
+    lead = f"there is no {'; '.join(lines)}\n" if lines else ""
+    return CommandFailed(f"{lead}{error.message}", hint=hint)
+
+
+def _install(step: Step, base: Base, root: Path, packages: Sequence[str]) -> None:
     if not base.bootstrap:
         _install_from_here(step, base, root, packages)
         return

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from images.engine.step import Step
 _HERE = Path(__file__)
 # A mirror that says nothing for this long, or sends fewer bytes in a second, has failed.
 _PATIENCE = ("--setopt=timeout=20", "--setopt=minrate=1000", "--setopt=retries=2")
-_NO_MATCH = re.compile(r"No match for argument: (\S+)|[Nn]othing provides (\S+)|No package (\S+) available")
 
 
 def targets(base: Base) -> tuple[Target, ...]:
@@ -77,7 +75,8 @@ def fetch(step: Step, base: Base, packages: list[str]) -> None:
     try:
         step.run(command, env=dnf.home(step, base))
     except CommandFailed as error:
-        raise explained(error, base) from error
+        asked = "\n".join(f"    {one.name}: {one.url}" for one in base.repositories)
+        raise dnf.explained(error, base, hint=f"these repositories were asked:\n{asked}") from error
     step.run(["createrepo_c", "--quiet", out])
     step.output(base.packages_file).write_text(json.dumps(dnf.facts(step, out), indent=1, sort_keys=True))
 
@@ -98,18 +97,6 @@ def ask(base: Base) -> None:
         raise BuildError(
             "\n".join(wrong), hint="name a mirror: --mirror, or images/mirrors.toml (images/bases/README.md)"
         )
-
-
-def explained(error: CommandFailed, base: Base) -> BuildError:
-    """dnf's failure, with what it does not know: whose package it is, and which URLs were asked."""
-    names = {name for groups in _NO_MATCH.findall(error.message) for name in groups if name}
-    lines = []
-    for name in sorted(names):
-        roles = [role for role, packages in base.packages.items() if name in packages]
-        lines.append(f"package {name} of {base.name}" + (f", asked for by {', '.join(roles)}" if roles else ""))
-    asked = "\n".join(f"    {one.name}: {one.url}" for one in base.repositories)
-    lead = f"there is no {'; '.join(lines)}\n" if lines else ""
-    return BuildError(f"{lead}{error.message}", hint=f"these repositories were asked:\n{asked}")
 
 
 def _section(repository: Repository, trusted: Path) -> str:

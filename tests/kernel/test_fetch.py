@@ -160,6 +160,14 @@ def test_a_package_that_is_not_there_is_named_with_its_base_and_role(step: Step,
     assert f"test: file://{mirror.folder}" in said
 
 
+def test_a_package_that_the_local_repository_lacks_is_named_as_well(step: Step, mirror: Mirror, tmp_path: Path) -> None:
+    base = mirror.base()
+    fetch.fetch(step, base, ["signed"])
+    step.finish()
+    with pytest.raises(BuildError, match="there is no package nowhere of centos-stream9, asked for by docker"):
+        dnf.install_root(step, base, tmp_path / "root", ["nowhere"])
+
+
 def test_a_package_whose_needs_are_not_there_is_named(step: Step, mirror: Mirror) -> None:
     assert "nothing provides not-there needed by broken" in refused(step, mirror.base(), "broken")
 
