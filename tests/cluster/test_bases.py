@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from images.bases import catalogue, dnf, own
+from images.bases import catalogue, dnf
 from images.bases.base import Base
 from images.engine import sandbox
 from images.engine.errors import CommandFailed
@@ -131,23 +131,6 @@ def test_a_repository_that_was_tampered_with_is_refused(
     with pytest.raises(CommandFailed, match=TAMPERED[tamper]):
         dnf.install_root(step, debian, root, ["setup"])
     assert not (root / "etc/passwd").exists()
-
-
-def test_a_repository_is_signed_by_the_key_of_its_build_folder_alone(step: Step, debian: Base, tmp_path: Path) -> None:
-    own.sign(step, step.build / debian.repository, step.build / debian.keys)
-    home = step.build / own.HOME
-    assert home.stat().st_mode & 0o777 == 0o700
-    assert (step.build / debian.keys).read_bytes() != (ROOT / "build" / debian.keys).read_bytes()
-    dnf.install_root(step, debian, tmp_path / "root", ["setup"])
-    assert (tmp_path / "root/etc/passwd").exists()
-    assert not [p for p in Path("/proc").glob("[0-9]*/cmdline") if str(home).encode() in _read(p)], "an agent is left"
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return b""
 
 
 def test_a_two_stage_root_has_the_database_of_the_rpm_inside(step: Step, debian: Base, tmp_path: Path) -> None:
