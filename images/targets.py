@@ -15,7 +15,7 @@ from images.engine import inputs
 from images.engine.annotations import version
 from images.engine.errors import BuildError
 from images.engine.graph import Target
-from images.engine.runner import Place
+from images.engine.runner import Place, plan
 from images.etcd import recipe as etcd
 from images.host import recipe as host
 from images.probe import recipe as probe
@@ -70,9 +70,7 @@ def of_images(base: Base) -> dict[str, Target]:
 def of_everything(base: Base) -> dict[str, Target]:
     """The targets of images/ and rpm/ by name. Raises BuildError when rpm/ does not give its part."""
     targets = of_images(base)
-    if _BUILDER in base.lacks:
-        return targets
-    for target in import_module("rpm.targets").targets(base):
+    for target in [] if _BUILDER in base.lacks else import_module("rpm.targets").targets(base):
         if target.name in targets:
             raise BuildError(f"two targets are named {target.name}")
         targets[target.name] = target
@@ -81,6 +79,12 @@ def of_everything(base: Base) -> dict[str, Target]:
         name: dataclasses.replace(target, inputs={**target.inputs, **common}) if target.image else target
         for name, target in targets.items()
     }
+
+
+def fetched(base: Base) -> bool:
+    """Whether the packages of a base are here: all that is wanted of its mirrors was fetched."""
+    targets = {target.name: target for target in base.repository_targets(base)}
+    return not plan(PLACE, targets, [name for name, target in targets.items() if target.network])
 
 
 def _common() -> dict[str, str]:

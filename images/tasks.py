@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import sys
 import time
-from collections.abc import Callable, Iterable
-from typing import ParamSpec, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from invoke.collection import Collection
 from invoke.context import Context
@@ -14,6 +15,10 @@ from invoke.exceptions import Exit
 from invoke.tasks import Task, task
 
 from images.engine.errors import BuildError
+
+if TYPE_CHECKING:
+    from images.bases.base import Base
+    from images.engine.graph import Target
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -41,6 +46,16 @@ def reported(function: Callable[P, R]) -> Callable[P, R]:
     return wrapper
 
 
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What was asked for, made out: a base, its targets, which of them are wanted, and which in any case."""
+
+    base: Base
+    targets: Mapping[str, Target]
+    wanted: tuple[str, ...]
+    force: frozenset[str]
+
+
 def build(
     wanted: Iterable[str] | None,
     *,
@@ -50,12 +65,34 @@ def build(
     mirror: Iterable[str] = (),
 ) -> str:
     """Build targets by name and say what was done; the name of the base. None is all there is. Raises BuildError."""
-    from images.bases import catalogue, choose  # noqa: PLC0415  # `invoke --list` needs none of it
-    from images.engine import containers, dockerd, runner  # noqa: PLC0415
-    from images.engine.stamps import LABEL_HASH  # noqa: PLC0415
-    from images.targets import ALL, PLACE, left_out, of_everything, whole  # noqa: PLC0415
+    from images.bases import choose  # noqa: PLC0415  # `invoke --list` needs none of it
+    from images.engine import runner  # noqa: PLC0415
+    from images.targets import PLACE  # noqa: PLC0415
 
     begin = time.monotonic()
+    order = made_out(wanted, base=base, again=again, force=force, mirror=mirror)
+    if not order.base.lacks:
+        choose.remember(PLACE.build, order.base)
+    repeat = f"invoke images.build --base {order.base.name} --target {{}}"
+    made = runner.build(PLACE, order.targets, order.wanted, force=order.force, repeat=repeat)
+    took = time.monotonic() - begin
+    _say(f"{', '.join(made)} built in {took:.0f} s" if made else f"nothing to do: no input changed ({took:.1f} s)")
+    return order.base.name
+
+
+def made_out(
+    wanted: Iterable[str] | None,
+    *,
+    base: str | None,
+    again: bool = False,
+    force: Iterable[str] = (),
+    mirror: Iterable[str] = (),
+) -> Order:
+    """Choose the base, say which and why, and see to a Docker; nothing is built. Raises BuildError."""
+    from images.bases import catalogue, choose  # noqa: PLC0415
+    from images.engine import dockerd  # noqa: PLC0415
+    from images.targets import ALL, PLACE, fetched, left_out, of_everything, whole  # noqa: PLC0415
+
     bases = catalogue.bases(mirror, wanted=base)
     for asked in (entry for entry in bases if entry.name == base):
         if wanted is not None and (missing := left_out(asked, wanted)):
@@ -63,9 +100,8 @@ def build(
                 missing, hint="the RPM of any other base runs there: invoke rpm.build --base …, then yum install it"
             )
     dockerd.ensure()
-    tags = containers.labelled_images(LABEL_HASH)
-    built = [entry.name for entry in bases if entry.tag("base") in tags]
-    choice = choose.choose(bases, PLACE.build, wanted=base, built=built, again=again)
+    here = [entry.name for entry in bases if fetched(entry)]
+    choice = choose.choose(bases, PLACE.build, wanted=base, fetched=here, again=again)
     _say(f"base: {choice.base.name} ({choice.why})")
     for note in choice.base.notes:
         _say(f"  {note}")
@@ -77,13 +113,12 @@ def build(
         wanted = whole(choice.base)
     if again:
         force = [*force, choice.base.repository_targets(choice.base)[0].name]
-    if not choice.base.lacks:
-        choose.remember(PLACE.build, choice)
-    repeat = f"invoke images.build --base {choice.base.name} --target {{}}"
-    made = runner.build(PLACE, of_everything(choice.base), wanted, force=force, repeat=repeat)
-    took = time.monotonic() - begin
-    _say(f"{', '.join(made)} built in {took:.0f} s" if made else f"nothing to do: no input changed ({took:.1f} s)")
-    return choice.base.name
+    return Order(
+        base=choice.base,
+        targets=of_everything(choice.base),
+        wanted=tuple(wanted),
+        force=frozenset(force),
+    )
 
 
 def _say(line: str) -> None:
@@ -107,16 +142,33 @@ def _image(name: str) -> Callable[..., None]:
     return one
 
 
-@task(help={key: text for key, text in _HELP.items() if key != "force"}, iterable=["mirror"])
+@task(
+    help={
+        **{key: text for key, text in _HELP.items() if key != "force"},
+        "dry-run": "print what would be built, in this order, and why; build nothing",
+    },
+    iterable=["mirror"],
+)
 @reported
 def build_all(
     c: Context,  # noqa: ARG001
     base: str | None = None,
     again: bool = False,
     mirror: Iterable[str] | None = None,
+    dry_run: bool = False,
 ) -> None:
     """Build every image and the RPM; what did not change is not built again."""
-    build(None, base=base, again=again, mirror=mirror or ())
+    if not dry_run:
+        build(None, base=base, again=again, mirror=mirror or ())
+        return
+    from images import explain  # noqa: PLC0415
+    from images.engine import runner  # noqa: PLC0415
+    from images.targets import PLACE  # noqa: PLC0415
+
+    order = made_out(None, base=base, again=again, mirror=mirror or ())
+    todo = runner.plan(PLACE, order.targets, order.wanted, force=order.force)
+    for line in explain.plan(todo) or ["nothing to do: no input changed"]:
+        _say(line)
 
 
 @task(
@@ -136,6 +188,23 @@ def build_target(
 ) -> None:
     """Build one target by name, and what it needs."""
     build([target], base=base, force=[target] if force else (), mirror=mirror or ())
+
+
+@task(
+    positional=["name"],
+    help={"name": "an image (base, docker, host, …) or a target, as a build's output names it", "base": _HELP["base"]},
+)
+@reported
+def why(c: Context, name: str, base: str | None = None) -> None:  # noqa: ARG001
+    """Name the inputs that changed since an image or another target was built, and since what it needs was."""
+    from images import explain  # noqa: PLC0415
+    from images.engine import runner  # noqa: PLC0415
+    from images.targets import IMAGES, PLACE  # noqa: PLC0415
+
+    target = IMAGES.get(name, name)
+    order = made_out([target], base=base)
+    for line in explain.why(runner.plan(PLACE, order.targets, order.wanted), target):
+        _say(line)
 
 
 @task(name="list", help={"mirror": "as of build-all, with NAME="}, iterable=["mirror"])
@@ -163,3 +232,4 @@ for _name in ("base", "builder", "docker", "etcd", "host", "probe"):
     namespace.add_task(Task(reported(_image(_name)), help=_HELP, iterable=["mirror"]), name=_name)
 namespace.add_task(list_images, name="list")
 namespace.add_task(build_target, name="build")
+namespace.add_task(why)

@@ -15,6 +15,7 @@ from images.engine.errors import BaseUnreachable, BuildError
 
 TIMEOUT_S = 3.0
 REMEMBERED = "base.json"
+_HERE = "its packages are here"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,32 +36,33 @@ class Choice:
 
 
 def choose(
-    bases: Sequence[Base], build: Path, *, wanted: str | None, built: Iterable[str] = (), again: bool = False
+    bases: Sequence[Base], build: Path, *, wanted: str | None, fetched: Iterable[str] = (), again: bool = False
 ) -> Choice:
-    """The base to build. `built` are the names of those whose base image exists already.
+    """The base to build. `fetched` are the names of those whose packages are here: they need no network.
 
-    A wanted base is taken; its repositories are asked when it is not built yet. Without one, the choice remembered in
-    the build folder holds for as long as that base is built and `again` is not set; else the repositories of all bases
-    are asked, side by side, and the first in the catalogue's order is taken. Raises BaseUnreachable, naming the host
-    that did not answer and the bases that would work.
+    A wanted base is taken; its repositories are asked when its packages are not here. Without one, the choice
+    remembered in the build folder holds for as long as they are, and `again` is not set; else the repositories of all
+    other bases are asked, side by side, and the first in the catalogue's order is taken. Raises BaseUnreachable, naming
+    the host that did not answer and the bases that would work.
     """
     by_name = {base.name: base for base in bases}
-    built = set(built)
+    here = set() if again else set(fetched)
     if wanted is not None:
         base = by_name.get(wanted)
         if base is None:
             raise BuildError(f"there is no base {wanted!r}", hint=f"there are: {', '.join(by_name)}")
-        if wanted not in built or again:
+        if wanted not in here:
             answers = ask(bases)
             if not answers[wanted].ok:
                 raise BaseUnreachable(f"base {wanted}: {answers[wanted].why}", hint=_would_work(answers))
         return Choice(base=base, why="asked for")
     before = recall(build)
-    if before in by_name and before in built and not again:
-        return Choice(base=by_name[before], why="built before; --again asks all repositories anew")
+    if before in by_name and before in here:
+        return Choice(base=by_name[before], why=f"{_HERE}; --again asks all repositories anew")
     # One that lacks an image is taken only by its name.
     candidates = [base for base in bases if not base.lacks]
-    answers = ask(candidates)
+    answers = {name: Answer(base=name, ok=True, why=_HERE) for name in here}
+    answers |= ask([base for base in candidates if base.name not in here])
     for base in candidates:
         if answers[base.name].ok:
             refused = [f"{a.base}: {a.why}" for a in answers.values() if not a.ok]
@@ -109,11 +111,11 @@ def recall(build: Path) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def remember(build: Path, choice: Choice) -> None:
+def remember(build: Path, base: Base) -> None:
     """Keep a choice for the next time."""
     build.mkdir(parents=True, exist_ok=True)
     half = build / f"{REMEMBERED}.half"
-    half.write_text(json.dumps({"base": choice.base.name}) + "\n")
+    half.write_text(json.dumps({"base": base.name}) + "\n")
     half.rename(build / REMEMBERED)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import docker
 import pytest
 
+from images.bases import catalogue
 from images.engine import containers
 from images.engine.containers import ImageConfig
 from images.engine.graph import Target
@@ -109,22 +110,40 @@ def content(place: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in files}
 
 
-def test_one_commit_gives_the_same_images_and_the_same_rpm_in_another_folder(tmp_path: Path, base: str) -> None:
-    other = Place(root=tmp_path / "elsewhere")
-    checkout(other.root)
-    fetched = PLACE.build / "cache/debian12"
-    if fetched.exists():
-        # Debian's own packages, as they were downloaded: nothing that was made of them.
-        shutil.copytree(fetched, other.build / "cache/debian12")
-    done = subprocess.run(
-        [sys.executable, "-m", "invoke", "build-all", "--base", base],
-        cwd=other.root,
+def without_a_network(place: Place, *words: str) -> subprocess.CompletedProcess[str]:
+    """`invoke …` in a checkout, in a network namespace that has nothing; Docker is reached by its socket."""
+    return subprocess.run(
+        ["unshare", "--net", sys.executable, "-m", "invoke", *words],
+        cwd=place.root,
         capture_output=True,
         text=True,
         check=False,
         timeout=1200,
     )
+
+
+def test_one_commit_gives_the_same_images_and_rpm_in_another_folder_and_without_a_network(
+    tmp_path: Path, base: str
+) -> None:
+    other = Place(root=tmp_path / "elsewhere")
+    checkout(other.root)
+    refused = without_a_network(other, "build-all", "--base", base)
+    assert refused.returncode == 1
+    assert f"base {base}: " in refused.stderr
+    assert "does not answer" in refused.stderr
+    # What was fetched, and nothing that was made of it: packages become RPMs, and their metadata is signed, anew.
+    made = catalogue.get(base).repository_target
+    shutil.copytree(
+        PLACE.build / "cache",
+        other.build / "cache",
+        symlinks=True,
+        ignore=shutil.ignore_patterns(f"{made}.json", "debian12", "*.log"),
+    )
+    done = without_a_network(other, "build-all", "--base", base)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{made}: built" in done.stdout
     assert ids(other) == ids(PLACE)
-    for name in ("rpm/repo", "images/probe.tar"):
+    for name in ("rpm/repo/repodata/repomd.xml", "rpm/facts.json", "images/probe.tar"):
         assert content(other.build / name) == content(PLACE.build / name)
+    assert content(other.build / "rpm/repo").keys() == content(PLACE.build / "rpm/repo").keys()
+    assert not list(other.build.rglob("*.half"))

@@ -35,6 +35,7 @@ PHASES = (
     "rpm.freezer",
     "rpm.freeze",
     "rpm.docs",
+    "rpm.inventory",
     "rpm.build",
 )
 

@@ -98,7 +98,7 @@ def test_a_base_that_lacks_an_image_is_taken_only_by_its_name(tmp_path: Path, se
 
 
 def test_a_wanted_base_that_is_built_is_not_asked(tmp_path: Path, nobody: str) -> None:
-    assert choose.choose([base("a", f"http://{nobody}/x")], tmp_path, wanted="a", built=["a"]).base.name == "a"
+    assert choose.choose([base("a", f"http://{nobody}/x")], tmp_path, wanted="a", fetched=["a"]).base.name == "a"
 
 
 def test_a_name_that_is_not_in_the_catalogue(tmp_path: Path) -> None:
@@ -122,10 +122,10 @@ def test_a_base_that_this_machine_cannot_make_says_why(tmp_path: Path) -> None:
 
 def test_a_choice_is_remembered_for_as_long_as_it_is_built(tmp_path: Path, server: str, nobody: str) -> None:
     bases = [base("a", f"{server}/there"), base("b", f"http://{nobody}/x")]
-    choose.remember(tmp_path, choose.Choice(base=bases[1], why="asked for"))
-    assert choose.choose(bases, tmp_path, wanted=None, built=["b"]).base.name == "b"
-    assert choose.choose(bases, tmp_path, wanted=None, built=["b"], again=True).base.name == "a"
-    assert choose.choose(bases, tmp_path, wanted=None, built=[]).base.name == "a"
+    choose.remember(tmp_path, bases[1])
+    assert choose.choose(bases, tmp_path, wanted=None, fetched=["b"]).base.name == "b"
+    assert choose.choose(bases, tmp_path, wanted=None, fetched=["b"], again=True).base.name == "a"
+    assert choose.choose(bases, tmp_path, wanted=None, fetched=[]).base.name == "a"
 
 
 @pytest.mark.parametrize(
