@@ -37,8 +37,9 @@ DOCS = Path("rpm/docs")
 INSTALLED = "/usr/lib/overlayd"
 # The oldest C library that a wheel may ask for is that of the oldest base; pip wants every older name listed too.
 _PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
-# The best ratio that half a minute buys; 18 keeps the RPM below 16 MiB, 15 would not.
-_COMPRESSION = "w18.zstdio"
+# Every rpm reads xz, none before EL 8.2 reads zstd; and xz makes the smaller package. Two threads, however many
+# processors there are: the bytes depend on it.
+_COMPRESSION = "w6T2.xzdio"
 _VENV = "/opt/freezer"
 # build-python is the builder's name for the base's newest interpreter.
 _FREEZE = "cd /run && build-python -m rpm.freeze.freeze"

@@ -15,10 +15,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
-
 from overlayd.kernel import tun
+from overlayd.kernel.pyroute import IPRoute, NetlinkError
 
 CLONE_NEWNET = 0x40000000  # linux/sched.h
 _DEVICES: dict[str, dict[str, int]] = {

@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from socket import AF_INET, AF_INET6
 from typing import Any
 
-from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
-
 from overlayd.addresses import IPAddress, IPInterface, ip_address, ip_interface
+from overlayd.kernel.pyroute import IPRoute, NetlinkError
 
 _TABLE_MAIN = 254
 _DEAD_OR_DOWN = 0x1 | 0x10  # RTNH_F_DEAD, RTNH_F_LINKDOWN

@@ -1,6 +1,6 @@
 """Netlink: read what carries our mark, carry out operations, and take everything away again.
 
-With `interfaces`, the only importer of pyroute2. Every function opens a socket of its own and closes it, so any thread
+Every function opens a socket of its own and closes it, so any thread
 may call any of them.
 """
 
@@ -15,13 +15,11 @@ from ipaddress import IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Any
 
-from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
-
 from overlayd.errors import KernelRefused, UnsupportedError
 from overlayd.kernel import decode, tun
 from overlayd.kernel.decode import AF_INET, AF_INET6, NUD_PERMANENT, RT_TABLE_MAIN, RTNH_F_ONLINK
 from overlayd.kernel.diff import Operation, Verb
+from overlayd.kernel.pyroute import IPRoute, NetlinkError
 from overlayd.kernel.state import (
     FORWARDING,
     FORWARDING6,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pyroute2 import IPRoute
+from overlayd.kernel.pyroute import IPRoute
 
 IFF_UP = 1
 

@@ -1,4 +1,4 @@
-"""etcd as overlayd uses it: a few atomic operations with deadlines, on python-etcd3's client and messages.
+"""etcd as overlayd uses it: a few atomic operations with deadlines, on python-etcd3's messages.
 
 python-etcd3's own methods have no deadlines, drop revisions and never log in again, so the raw requests of its gRPC API
 are sent here; nothing outside this folder sees gRPC or etcd3. Every failure is a StoreError that names the operation
@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from overlayd.store.access import StoreSettings
-from overlayd.store.connection import Connection, etcdrpc
+from overlayd.store.connection import Connection
+from overlayd.store.rpc import etcdrpc
 from overlayd.store.servers import CALL_TIMEOUT_S, Refused, Servers
 
 __all__ = ["CALL_TIMEOUT_S", "KeyValue", "Refused", "Store", "StoreSettings", "etcdrpc", "jittered", "prefix_end"]

@@ -1,4 +1,4 @@
-"""One connection to one etcd server, and the login on it: python-etcd3's client, without what it does wrong."""
+"""One connection to one etcd server, and the login on it."""
 
 from __future__ import annotations
 
@@ -7,21 +7,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import grpc
-
 from overlayd.errors import StoreError
 from overlayd.log import logger
-from overlayd.store import protos
 from overlayd.store.access import StoreSettings
 from overlayd.store.endpoints import Endpoint
+from overlayd.store.rpc import etcdrpc, grpc
 from overlayd.store.trust import Trust
-
-protos.install()
-
-import etcd3  # noqa: E402
-from etcd3 import etcdrpc  # noqa: E402
-
-__all__ = ["Connection", "Login", "Metadata", "etcdrpc", "login_expired", "never_sent", "unreachable"]
 
 log = logger("store")
 
@@ -47,12 +38,6 @@ CHANNEL_OPTIONS: tuple[tuple[str, Any], ...] = (
 )
 
 
-class _Client(etcd3.Etcd3Client):  # type: ignore[misc]
-    def _get_secure_creds(self, ca_cert: bytes, cert_key: bytes | None, cert_cert: bytes | None) -> Any:
-        # From memory: etcd3 would open the files again, which may be others by now.
-        return grpc.ssl_channel_credentials(ca_cert, cert_key, cert_cert)
-
-
 class Connection:
     """A channel and etcd's services on it. Nothing is dialled before the first call; gRPC reconnects by itself.
 
@@ -62,22 +47,20 @@ class Connection:
     def __init__(self, endpoint: Endpoint, trust: Trust | None) -> None:
         self.endpoint = endpoint
         self.trust = trust
-        self._client = _Client(
-            host=endpoint.dialled_host,
-            port=endpoint.port,
-            ca_cert=trust.ca if trust else None,
-            cert_cert=trust.certificate if trust else None,
-            cert_key=trust.key if trust else None,
-            grpc_options=CHANNEL_OPTIONS,
-        )
-        self.kv = self._client.kvstub
-        self.leases = self._client.leasestub
-        self.watches = etcdrpc.WatchStub(self._client.channel)
-        self.auth = etcdrpc.AuthStub(self._client.channel)
+        target = f"{endpoint.dialled_host}:{endpoint.port}"
+        if trust is None:
+            self._channel = grpc.insecure_channel(target, CHANNEL_OPTIONS)
+        else:
+            credentials = grpc.ssl_channel_credentials(trust.ca, trust.key, trust.certificate)
+            self._channel = grpc.secure_channel(target, credentials, CHANNEL_OPTIONS)
+        self.kv = etcdrpc.KVStub(self._channel)
+        self.leases = etcdrpc.LeaseStub(self._channel)
+        self.watches = etcdrpc.WatchStub(self._channel)
+        self.auth = etcdrpc.AuthStub(self._channel)
 
     def close(self) -> None:
         """Hang up. Harmless when called again."""
-        self._client.close()
+        self._channel.close()
 
     def answers(self, timeout_s: float) -> str | None:
         """Ask the server something small that it knows by itself. None if it said anything, else what went wrong.

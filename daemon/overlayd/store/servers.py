@@ -8,13 +8,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import grpc
-
 from overlayd.errors import StoreDenied, StoreError
 from overlayd.log import logger
 from overlayd.store.access import StoreSettings, check
 from overlayd.store.connection import Connection, Login, details, login_expired, never_sent, unreachable
 from overlayd.store.endpoints import Endpoint
+from overlayd.store.rpc import grpc
 from overlayd.store.trust import TrustFiles
 
 log = logger("store")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from overlayd.errors import StoreError
 from overlayd.log import logger
+
+if TYPE_CHECKING:
+    import ssl
 
 log = logger("store")
 
@@ -70,6 +73,9 @@ class TrustFiles:
             return True
 
     def _read(self) -> Trust:
+        # 5 MB resident, which a daemon that talks to etcd in plain text does without.
+        import ssl  # noqa: PLC0415
+
         try:
             stamp = self._stamp()
             ca = Path(self._cafile).read_bytes()
@@ -85,6 +91,8 @@ class TrustFiles:
         return Trust(ca=ca, certificate=certificate, key=key, stamp=stamp)
 
     def _check(self, context: ssl.SSLContext) -> None:
+        import ssl  # noqa: PLC0415
+
         # gRPC takes anything, and then fails every connection without saying why.
         try:
             context.load_verify_locations(self._cafile)

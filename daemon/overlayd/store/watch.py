@@ -10,10 +10,9 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import grpc
-
 from overlayd.errors import StoreDenied, StoreError
-from overlayd.store.client import CALL_TIMEOUT_S, KeyValue, Store, etcdrpc, prefix_end
+from overlayd.store.client import CALL_TIMEOUT_S, KeyValue, Store, prefix_end
+from overlayd.store.rpc import etcdrpc, grpc
 
 __all__ = ["Change", "Compacted", "Watch"]
 

@@ -12,7 +12,7 @@ import pytest
 from images.engine.annotations import version
 from overlayd import __version__
 from rpm import source
-from rpm.freeze import freeze
+from rpm.freeze import freeze, left_out
 from rpm.targets import INSTALLED, build_script
 
 ROOT = source.ROOT
@@ -70,19 +70,13 @@ def test_nothing_in_a_scriptlet_can_fail_the_transaction() -> None:
 
 
 def test_no_module_of_the_daemon_imports_what_is_left_out_of_the_program() -> None:
-    tree = ast.parse((ROOT / source.FREEZE / "program.spec").read_text())
-    (excluded,) = (
-        node.value
-        for node in tree.body
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "EXCLUDED"
-    )
-    left_out = set(ast.literal_eval(excluded))
+    names = set(left_out.modules())
     for path in (ROOT / source.PACKAGE).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
-                assert not left_out & {alias.name.partition(".")[0] for alias in node.names}, path
+                assert not names & {alias.name.partition(".")[0] for alias in node.names}, path
             elif isinstance(node, ast.ImportFrom) and node.module:
-                assert node.module.partition(".")[0] not in left_out, path
+                assert node.module.partition(".")[0] not in names, path
 
 
 def test_asserts_that_are_frozen_away_are_not_relied_upon() -> None:

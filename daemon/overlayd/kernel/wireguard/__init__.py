@@ -7,9 +7,8 @@ import errno
 from collections.abc import Iterator
 from typing import Any
 
-from pyroute2.netlink.exceptions import NetlinkError
-
 from overlayd.errors import KernelRefused
+from overlayd.kernel.pyroute import NetlinkError
 from overlayd.kernel.state import WireguardLink, WireguardPeer
 from overlayd.kernel.wireguard import userspace
 from overlayd.kernel.wireguard.device import Device, Transport

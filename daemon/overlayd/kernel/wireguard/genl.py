@@ -9,12 +9,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
-from pyroute2 import WireGuard
-from pyroute2.netlink import NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST
-from pyroute2.netlink.exceptions import NetlinkError
-from pyroute2.netlink.generic.wireguard import wgmsg
-
 from overlayd.addresses import IPNetwork, ip_address, ip_network
+from overlayd.kernel.pyroute import NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkError, WireGuard, wgmsg
 from overlayd.kernel.state import WireguardLink, WireguardPeer
 from overlayd.kernel.wireguard.device import NO_KEY, Device
 
