@@ -1,4 +1,4 @@
-"""The frozen program brings all it needs: it runs in an image that holds nothing else, not even a C library."""
+"""The frozen program brings all it needs, and no more: it runs where nothing else is, and its figures are held here."""
 
 from __future__ import annotations
 
@@ -12,8 +12,19 @@ from overlayd import __version__
 from rpm.targets import FROZEN, INSTALLED
 from tests.cluster.create import ROOT
 from tests.cluster.docker_engine import client
+from tests.cluster.machine import Machine
+from tests.cluster.packaged import built
+from tests.cluster.site import Site
+from tests.polling import eventually
 
 LABEL = "org.overlayd.cluster=frozen"
+
+RPM_BYTES = 16_000_000
+INSTALLED_BYTES = 45_000_000
+RESIDENT_BYTES = 50_000_000
+READY_US = 1_000_000
+# Other work on a machine of two processors doubles the time of a start; one quiet second among these is enough.
+STARTS = 5
 
 
 @pytest.fixture(scope="module")
@@ -54,3 +65,36 @@ def test_grpc_etcd3_and_pyroute2_load_from_the_frozen_program(nothing_but_the_pr
     assert status == 2, said
     assert "Traceback" not in said
     assert "PYI" not in said
+
+
+def test_the_package_is_small(site: Site) -> None:
+    assert built().stat().st_size <= RPM_BYTES
+    # Of all files, as rpm counts them.
+    assert int(site.hosts[0].run("rpm", "--query", "--queryformat=%{SIZE}", "overlayd")) <= INSTALLED_BYTES
+
+
+def test_started_with_etcd_near_it_is_ready_within_a_second(a: Machine) -> None:
+    took = []
+    while len(took) < STARTS and min(took, default=READY_US) >= READY_US:
+        a.run("systemctl", "stop", "overlayd")
+        # Comes back when the daemon is ready.
+        a.run("systemctl", "start", "overlayd")
+        stamps = a.unit("overlayd", "InactiveExitTimestampMonotonic", "ActiveEnterTimestampMonotonic")
+        took.append(int(stamps["ActiveEnterTimestampMonotonic"]) - int(stamps["InactiveExitTimestampMonotonic"]))
+    assert min(took) < READY_US, took
+
+
+def test_it_stays_small_in_memory(site: Site) -> None:
+    # The most there ever was of it, since its start: idle is never more.
+    resident = {host.name: eventually("it knows its peers", lambda h=host: peak(h)) for host in site.hosts}
+    assert max(resident.values()) <= RESIDENT_BYTES, resident
+
+
+def peak(host: Machine) -> int:
+    """The largest resident set of a host's daemon so far, in bytes; 0 while it does not know all peers."""
+    if host.status()["state"] != "ready" or len(host.status()["peers"]) < 2:
+        return 0
+    pid = host.unit("overlayd", "MainPID")["MainPID"]
+    lines = host.run("cat", f"/proc/{pid}/status").splitlines()
+    (found,) = (line.split()[1] for line in lines if line.startswith("VmHWM:"))
+    return int(found) * 1024
