@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import tarfile
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -74,7 +75,7 @@ def test_the_package_is_small(site: Site) -> None:
 
 
 def test_started_with_etcd_near_it_is_ready_within_a_second(a: Machine) -> None:
-    took = []
+    took: list[int] = []
     while len(took) < STARTS and min(took, default=READY_US) >= READY_US:
         a.run("systemctl", "stop", "overlayd")
         # Comes back when the daemon is ready.
@@ -86,7 +87,7 @@ def test_started_with_etcd_near_it_is_ready_within_a_second(a: Machine) -> None:
 
 def test_it_stays_small_in_memory(site: Site) -> None:
     # The most there ever was of it, since its start: idle is never more.
-    resident = {host.name: eventually("it knows its peers", lambda h=host: peak(h)) for host in site.hosts}
+    resident = {host.name: eventually("it knows its peers", partial(peak, host)) for host in site.hosts}
     assert max(resident.values()) <= RESIDENT_BYTES, resident
 
 
