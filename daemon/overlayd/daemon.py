@@ -8,16 +8,14 @@ etcd as they should be until told to stop. Stopping leaves the data path in plac
 from __future__ import annotations
 
 import os
-import signal
 import threading
 import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
 from typing import TYPE_CHECKING
 
-from overlayd import __version__, hostlock, presence
+from overlayd import __version__, hostlock, presence, signals
 from overlayd.addresses import IPAddress
 from overlayd.errors import (
     AddressTaken,
@@ -270,19 +268,17 @@ class Daemon:
         self._stopping.set()
         self._wake.set()
 
-    def _stop(self, _signal: int, _frame: FrameType | None) -> None:
+    def _stop(self) -> None:
         self._stopping.set()
         self._wake.set()
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        before = {number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield
-        finally:
-            notify(stopping=True)
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        with signals.calling(self._stop):
+            try:
+                yield
+            finally:
+                notify(stopping=True)
 
     @contextmanager
     def _following(self) -> Iterator[None]:
