@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from overlayd import __version__, hostlock, presence, signals
+from overlayd import __version__, hostlock, lean, presence, signals
 from overlayd.addresses import IPAddress
 from overlayd.errors import (
     AddressTaken,
@@ -213,6 +213,7 @@ class Daemon:
         subnet, peers = host.holding.lease.subnets, len(self._board.status.peers)
         self._board.update(state="ready", problem=None)
         notify(ready=True, status=f"{subnet} of {config} by {config.backend_type}")
+        lean.give_back()
         log.info("ready", subnet=subnet, backend=config.backend_type, peers=peers)
 
     def _still(self, config: NetworkConfig) -> bool:

@@ -1,11 +1,14 @@
-"""Libraries without those parts that they import for others: what is not run takes no memory and no time at the start.
+"""Little memory: libraries without those parts that they import for others, and a C library that keeps none in store.
 
-`importing` is the one place where a library is told so. What it leaves out is left out of the frozen program as well
-(rpm/freeze/program.spec); tests/unit/test_lean.py names what a daemon may hold and holds both lists to it.
+What is not run takes no memory and no time at the start. `importing` is the one place where a library is told so. What
+it leaves out is left out of the frozen program as well (rpm/freeze/left_out.py); tests/unit/test_lean.py names what a
+daemon may hold and holds both lists to it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import importlib.util
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +18,8 @@ from types import ModuleType
 # For whoever may be the first to import asyncio, which takes Python's TLS where there is one. gRPC has its own, and
 # netlink none: libssl and libcrypto, 5 MB resident, are for store/trust.py and the doctor.
 NO_TLS_IN_ASYNCIO: Mapping[str, ModuleType | None] = {"ssl": None}
+
+_M_ARENA_MAX = -8  # malloc.h
 
 
 @contextmanager
@@ -43,6 +48,21 @@ def module(name: str, **contents: object) -> ModuleType:
     made = ModuleType(name)
     vars(made).update(contents)
     return made
+
+
+def share_one_heap() -> None:
+    """Let all threads allocate from one heap: glibc gives each its own, which a dozen that mostly wait do not need.
+
+    For the beginning, before there are threads. Does nothing with another C library.
+    """
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+
+
+def give_back() -> None:
+    """Return to the kernel what the C library keeps of memory that is free again, most of it from the start."""
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _not_run(name: str) -> ModuleType:

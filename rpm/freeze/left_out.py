@@ -1,4 +1,4 @@
-"""What is not frozen: modules that no file of ours imports, and that what we import does without.
+"""What is left out of the frozen program: modules that no file of ours imports, and that what we import does without.
 
 Read by program.spec in the builder image (standard library only), and by the tests, which run the daemon without them.
 """
@@ -30,8 +30,12 @@ REST_OF_LIBRARIES = (
         )
     ),
     *(f"etcd3.{name}" for name in ("client", "events", "leases", "locks", "members", "transactions", "utils", "watch")),
+    *("google.protobuf.internal.python_message", "google.protobuf.text_format", "google.protobuf.json_format"),
     *("grpc.aio", "multiprocessing", "six", "sqlite3", "tenacity", "unittest"),
 )
+
+# Imported by compiled code only, where PyInstaller does not see it: protobuf's, which crashes without.
+UNSEEN = ("google.protobuf.internal.well_known_types",)
 
 # gRPC's own list of CAs, in place of which it is given the user's or the system's (store/trust.py); its sources.
 DATA_SUFFIXES = (".pem", ".h", ".cc", ".pyi")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from overlayd import daemon
+from overlayd import daemon, lean
 from overlayd.settings import Settings
 
 
 def main(settings: Settings, _options: argparse.Namespace) -> int:
     """Be the daemon until told to stop."""
+    lean.share_one_heap()
     daemon.run(settings)
     return 0

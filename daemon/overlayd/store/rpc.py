@@ -10,8 +10,13 @@ from overlayd import lean
 with lean.importing(
     # Its client, locks, members and watches, and the libraries behind these: 1.2 MB resident.
     bare=["etcd3"],
-    # gRPC for asyncio: 0.9 MB.
-    without={**lean.NO_TLS_IN_ASYNCIO, "grpc.aio": lean.module("grpc.aio")},
+    without={
+        **lean.NO_TLS_IN_ASYNCIO,
+        # gRPC for asyncio: 0.9 MB.
+        "grpc.aio": lean.module("grpc.aio"),
+        # protobuf in Python, beside the compiled one that its wheels bring: 1.0 MB.
+        "google.protobuf.internal.python_message": lean.module("google.protobuf.internal.python_message"),
+    },
 ):
     import grpc
 
