@@ -29,6 +29,7 @@ SOURCES = (
     Path("rpm/firewalld/policies/overlayd-input.xml"),
     Path("rpm/firewalld/ipsets/overlayd-peers.xml"),
     Path("rpm/firewalld/ipsets/overlayd-peers6.xml"),
+    Path("rpm/firewalld/services/overlayd.xml"),
     Path("rpm/README.md"),
     Path("LICENSE"),
 )
