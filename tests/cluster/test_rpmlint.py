@@ -29,7 +29,7 @@ def unfiltered(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """What rpmlint says when nothing is filtered, line by line."""
     config = tmp_path_factory.mktemp("rpmlint") / "config.toml"
     config.write_text(CONFIG.read_text().partition("Filters = [")[0])
-    argv = ["rpmlint", "--config", config, source.ROOT / source.SPEC, built()]
+    argv = ["rpmlint", "--config", str(config), str(source.ROOT / source.SPEC), str(built())]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     return done.stdout.splitlines()
 
