@@ -44,35 +44,35 @@ class Firewalld:
     def __init__(self, host: Host, *, docker_zone: bool, shipped: bool = True) -> None:
         """Values and files only."""
         self._host = host
-        self._folder = host.bus.parent / "firewalld"
-        shutil.copytree(DEFAULTS, self._folder / "defaults")
+        self.folder = host.bus.parent / "firewalld"
+        shutil.copytree(DEFAULTS, self.folder / "defaults")
         if shipped:
             self.ship()
         for name in ("zones", "policies", "services", "ipsets", "icmptypes", "helpers"):
-            (self._folder / "own" / name).mkdir(parents=True)
+            (self.folder / "own" / name).mkdir(parents=True)
         if docker_zone:
-            (self._folder / "own/zones/docker.xml").write_text(DOCKER_ZONE)
+            (self.folder / "own/zones/docker.xml").write_text(DOCKER_ZONE)
         self._bus: subprocess.Popen[bytes] | None = None
         self._daemon: subprocess.Popen[bytes] | None = None
 
     def ship(self) -> None:
         """Put our files among its defaults; it reads them at its start and when it reloads."""
-        shutil.copytree(SHIPPED, self._folder / "defaults", dirs_exist_ok=True)
+        shutil.copytree(SHIPPED, self.folder / "defaults", dirs_exist_ok=True)
 
     def unship(self) -> None:
         """Take them away again."""
         for path in SHIPPED.glob("*/*.xml"):
-            (self._folder / "defaults" / path.relative_to(SHIPPED)).unlink()
+            (self.folder / "defaults" / path.relative_to(SHIPPED)).unlink()
 
     def start(self) -> None:
         """Start it, and before it the bus if that does not run; return when it answers."""
         if self._bus is None:
-            config = self._folder / "bus.conf"
+            config = self.folder / "bus.conf"
             config.write_text(_BUS_CONFIG.format(path=self._host.bus))
             self._bus = self._spawn("dbus-daemon", "--nofork", "--nopidfile", f"--config-file={config}")
             eventually("the bus", self._host.bus.exists)
-        options = [f"--system-config={self._folder}/own", f"--default-config={self._folder}/defaults"]
-        options += ["--nofork", "--nopid", "--log-target=file", f"--log-file={self._folder}/log"]
+        options = [f"--system-config={self.folder}/own", f"--default-config={self.folder}/defaults"]
+        options += ["--nofork", "--nopid", "--log-target=file", f"--log-file={self.folder}/log"]
         # Its folder in /run is this host's: `ip netns exec` has made the mounts private.
         self._daemon = self._spawn("sh", "-c", 'mount -t tmpfs firewalld /run && exec firewalld "$@"', "sh", *options)
         eventually("firewalld runs", lambda: self._command("--state").returncode == 0)
@@ -105,7 +105,7 @@ class Firewalld:
         return [line for part in told for line in part.splitlines()]
 
     def _spawn(self, *argv: str) -> subprocess.Popen[bytes]:
-        with (self._folder / f"{argv[0]}.out").open("ab") as out:
+        with (self.folder / f"{argv[0]}.out").open("ab") as out:
             return subprocess.Popen(
                 ["ip", "netns", "exec", self._host.namespace, *argv],
                 stdin=subprocess.DEVNULL,
