@@ -2,7 +2,7 @@
 
     rpm.wheelhouse  PyInstaller and what the daemon imports, from the package index, hashes checked
     rpm.freezer     an image: the builder, and all that installed
-    rpm.freeze      the program as it goes to /usr/lib/overlayd
+    rpm.freeze      the program as it goes to /usr/lib/overlayd, where the spec puts it into a folder bin
     rpm.docs        manual pages and shell completion, made from the program's own parser
     rpm.inventory   what the program turned out to be made of, for the RPM's bill of materials (rpm/inventory/)
     rpm.build       the RPM in a repository that yum can read

@@ -8,7 +8,7 @@ from ipaddress import IPv4Network
 
 import pytest
 
-from tests.cluster import docker_engine
+from tests.cluster import docker_engine, packaged
 from tests.cluster.collect import collect
 from tests.cluster.create import ROOT, create, remove
 from tests.cluster.description import Cluster, backend_json
@@ -43,6 +43,12 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 def base() -> str:
     """The base image of the images under test: CLUSTER_BASE, else that of the host image built last."""
     return os.environ.get("CLUSTER_BASE") or docker_engine.newest_base()
+
+
+@pytest.fixture(scope="session")
+def packages(base: str) -> packaged.Packages:
+    """The RPM, and a newer one, for whichever host."""
+    return packaged.packages(base)
 
 
 @pytest.fixture(scope="session")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Network
 from pathlib import Path
 
@@ -30,6 +30,9 @@ PEER_SUBNET = IPv4Network("10.42.200.0/24")
 # On the host: the RPM as it was built, and the same with a higher release.
 RPM = "/root/overlayd.rpm"
 NEWER_RPM = "/root/overlayd-newer.rpm"
+SYSCONFIG = "/etc/sysconfig/overlayd"
+# A yum that asks no repository: what the package needs is on the host.
+YUM = ("yum", "--assumeyes", "--setopt=reposdir=/nonexistent")
 _BOOT_S = 60.0
 
 
@@ -41,7 +44,41 @@ def built() -> Path:
     return found[-1]
 
 
-def newer(cluster: Cluster) -> bytes:
+@dataclass(frozen=True)
+class Packages:
+    """Both RPMs, by where they lie on a host."""
+
+    files: Mapping[str, bytes]
+
+    def give(self, machine: Machine) -> None:
+        """Put them on a host, which may have them."""
+        if not machine.succeeds("test", "-s", NEWER_RPM):
+            machine.container.put_archive("/root", _tar(self.files))
+
+
+def packages(base: str) -> Packages:
+    """The RPM as it was built, and the same with a higher release."""
+    return Packages({RPM: built().read_bytes(), NEWER_RPM: _newer(Cluster(name=NAME, base=base, underlay=UNDERLAY))})
+
+
+def installed_releases(host: Machine) -> list[str]:
+    """The releases of overlayd in rpm's database: one, or two where an upgrade did not come to its end."""
+    # docker exec loses the output of a short command now and then.
+    argv = ["rpm", "--query", "--queryformat=%{RELEASE}\\n", "overlayd"]
+    return eventually("rpm answers", lambda: host.run(*argv).split(), timeout_s=_BOOT_S)
+
+
+def ours(host: Machine) -> dict[str, str]:
+    """What of ours the kernel holds, by the command that shows it."""
+    shown = {
+        "links": host.shell("ip -oneline link show | grep -E 'flannel|overlay' || true"),
+        "routes": host.shell("ip route show table all | grep -E '10\\.42\\.' | grep -v 'dev docker0' || true"),
+        "rules": host.shell("iptables-save | grep -iE 'overlayd|10\\.42\\.' || true"),
+    }
+    return {name: text for name, text in shown.items() if text.strip()}
+
+
+def _newer(cluster: Cluster) -> bytes:
     """The same RPM with a higher release, made by the same script from the same frozen program."""
     script = build_script(version(ROOT), source.epoch(ROOT), release=2, compression="w1.zstdio")
     mounts = {
@@ -73,7 +110,7 @@ def newer(cluster: Cluster) -> bytes:
 
 
 @contextmanager
-def bare_host(base: str) -> Iterator[Site]:
+def bare_host(base: str, files: Packages) -> Iterator[Site]:
     """The cluster, for the length of the block. Its one host has booted, and the RPMs lie in /root."""
     remove(NAME)
     cluster = Cluster(name=NAME, base=base, hosts=1, underlay=UNDERLAY)
@@ -86,7 +123,7 @@ def bare_host(base: str) -> Iterator[Site]:
         peer = Lease(v4=Leg(subnet=PEER_SUBNET, public_ip=UNDERLAY[77], data=data), backend_type="vxlan")
         site.etcdctl("put", f"{cluster.prefix}/subnets/{peer.key_name}", peer.value().decode())
         site.machines["host1"] = machine = _boot(cluster)
-        machine.container.put_archive("/root", _tar({RPM: built().read_bytes(), NEWER_RPM: newer(cluster)}))
+        files.give(machine)
         yield site
     finally:
         remove(NAME)
@@ -103,7 +140,7 @@ def _boot(cluster: Cluster) -> Machine:
     return machine
 
 
-def _tar(files: dict[str, bytes]) -> bytes:
+def _tar(files: Mapping[str, bytes]) -> bytes:
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as tar:
         for path, content in files.items():

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from images.bases.debian12 import repository
 from images.engine import sandbox
+from images.engine.errors import BuildError
 from overlayd import process
 from overlayd.errors import CommandFailed, OverlaydError
 from tests.cluster.create import ROOT
@@ -48,7 +49,7 @@ chmod 1777 /tmp
 
 
 class NoSuchRelease(OverlaydError):
-    """The mirror does not have that release, or not any more."""
+    """This machine has no Debian mirror, or one that does not have that release, or not any more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,8 +94,8 @@ def cached(release: Release) -> Path:
     place = release.place()
     if place.exists():
         return place
-    sandbox.require("mmdebstrap", "unshare", "setpriv")
     mirror = _mirror()
+    sandbox.require("mmdebstrap", "unshare", "setpriv")
     place.parent.mkdir(parents=True, exist_ok=True)
     _ask(mirror, release.suite)
     # What a killed run left has no final name; it goes with the next one.
@@ -140,8 +141,11 @@ def command(root: Path, argv: Sequence[str], *, variables: Mapping[str, str] | N
 
 def _mirror() -> str:
     """The Debian mirror of this machine's own apt."""
-    first = next(line for line in repository.sources() if line.split()[2] == repository.CODENAME)
-    return first.split()[1]
+    try:
+        sources = repository.sources()
+    except BuildError as error:
+        raise NoSuchRelease(str(error)) from error
+    return next(line.split()[1] for line in sources if line.split()[2] == repository.CODENAME)
 
 
 def _ask(mirror: str, suite: str) -> None:

@@ -151,38 +151,36 @@ def test_the_program_runs(installed: Installed) -> None:
     assert str(NETWORK) in installed.say("overlayd", "config", "get")
 
 
-@pytest.mark.parametrize("users", [None, "/opt/libraries:/opt/more"], ids=["none", "the-users-own"])
-def test_children_get_the_libraries_of_the_release(installed: Installed, users: str | None) -> None:
-    variables = {} if users is None else {"LD_LIBRARY_PATH": users}
-    wanted = [] if users is None else [f"LD_LIBRARY_PATH={users}"]
-    command = "/usr/local/sbin/extension"
-    try:
-        with installed.daemon(**variables):
-            for name in set(CHILDREN) - {"extension"}:
-                assert_own_libraries(installed.told(name), wanted)
-            installed.lab.configure({"Type": "extension", "PostStartupCommand": command, "ShutdownCommand": command})
-            assert_own_libraries(installed.told("extension"), wanted)
-    finally:
-        installed.lab.configure({"Type": "vxlan"})
-
-
-def assert_own_libraries(told: str, wanted: list[str]) -> None:
-    """The child was given the library path that is wanted, and has none of our files mapped."""
-    assert [line for line in told.splitlines() if line.startswith(("LD_", "_PYI_", "PYTHON"))] == wanted
-    assert re.search(r"/libc[.-].*so", told), told
-    assert INSTALLED not in told
-
-
 def test_the_daemon_makes_its_device_and_its_rules_there(installed: Installed) -> None:
     with installed.daemon():
         eventually("the device", lambda: "vxlan" in installed.host.run("ip", "-details", "link", "show", "overlay.1"))
         eventually("the rules", lambda: "OVERLAYD-DOCKER" in installed.say("/usr/sbin/iptables-save"))
-        status = json.loads(installed.run("overlayd", "status", "--json").stdout)
-    assert status["backend"] == "vxlan"
+        assert_children_have_their_own_libraries(installed, path=None)
     said = installed.say("overlayd", "cleanup")
     assert "overlay.1" in said
     assert "overlay" not in installed.host.run("ip", "link", "show")
     assert "OVERLAYD" not in installed.say("/usr/sbin/iptables-save")
+
+
+def test_children_get_the_users_library_path(installed: Installed) -> None:
+    path = "/opt/libraries:/opt/more"
+    with installed.daemon(LD_LIBRARY_PATH=path):
+        assert_children_have_their_own_libraries(installed, path=path)
+
+
+def assert_children_have_their_own_libraries(installed: Installed, *, path: str | None) -> None:
+    """All children were given that library path and none of our variables, and have none of our files mapped."""
+    wanted = [] if path is None else [f"LD_LIBRARY_PATH={path}"]
+    command = "/usr/local/sbin/extension"
+    for name in CHILDREN:
+        if name == "extension":
+            installed.lab.configure({"Type": "extension", "PostStartupCommand": command, "ShutdownCommand": command})
+        told = installed.told(name)
+        assert [line for line in told.splitlines() if line.startswith(("LD_", "_PYI_", "PYTHON"))] == wanted, name
+        assert re.search(r"/libc[.-].*so", told), told
+        assert INSTALLED not in told
+    installed.lab.configure({"Type": "vxlan"})
+    eventually("vxlan again", lambda: "overlay.1" in installed.host.run("ip", "link", "show"))
 
 
 @pytest.mark.parametrize("systemd", ["missing", "failing"])

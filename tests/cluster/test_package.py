@@ -14,21 +14,18 @@ import pytest
 
 from overlayd.errors import CommandFailed
 from tests.cluster.machine import Machine
-from tests.cluster.packaged import NEWER_RPM, PEER_SUBNET, RPM, bare_host
+from tests.cluster.packaged import NEWER_RPM, PEER_SUBNET, RPM, SYSCONFIG, YUM, Packages, bare_host, ours
 from tests.cluster.site import Site
 from tests.polling import eventually
 
 WAIT_S = 60.0
-SYSCONFIG = "/etc/sysconfig/overlayd"
-# A yum that asks no repository: what the package needs is on the host.
-YUM = ("yum", "--assumeyes", "--setopt=reposdir=/nonexistent")
 # What the ExecStart of docker-ce, of Debian's docker.io and of CentOS 7's docker end in.
 EXEC_STARTS = {"docker-ce": "", "docker.io": "$DOCKER_OPTS", "centos-7": "$DOCKER_NETWORK_OPTIONS"}
 
 
 @pytest.fixture(scope="module")
-def _site(base: str) -> Iterator[Site]:
-    with bare_host(base) as site:
+def _site(base: str, packages: Packages) -> Iterator[Site]:
+    with bare_host(base, packages) as site:
         yield site
 
 
@@ -75,16 +72,6 @@ def on_its_subnet(host: Machine) -> bool:
 def settings(host: Machine) -> str:
     """The sysconfig file; it is not empty, and output of a short command does get lost now and then by docker exec."""
     return eventually("the sysconfig file is read", lambda: host.run("cat", SYSCONFIG), timeout_s=WAIT_S)
-
-
-def ours(host: Machine) -> dict[str, str]:
-    """What of ours the kernel holds, by the command that shows it."""
-    shown = {
-        "links": host.shell("ip -oneline link show | grep -E 'flannel|overlayd' || true"),
-        "routes": host.shell("ip route show table all | grep -E '10\\.42\\.' | grep -v 'dev docker0' || true"),
-        "rules": host.shell("iptables-save | grep -iE 'overlayd|10\\.42\\.' || true"),
-    }
-    return {name: text for name, text in shown.items() if text.strip()}
 
 
 def test_installing_it_starts_enables_and_changes_nothing(host: Machine) -> None:

@@ -1,0 +1,84 @@
+"""Traffic between the containers of two hosts that flows while something is done to a host, and what became of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from overlayd.errors import CommandFailed
+from tests.cluster.figures import Ping, parse_ping
+from tests.cluster.machine import Machine
+from tests.polling import eventually
+
+INTERVAL_S = 0.02
+# More than any test waits for.
+_AT_MOST_S = 300
+_READY_S = 30.0
+
+
+@dataclass
+class Flow:
+    """Pings each way, by the direction, and one TCP connection; filled in when the block of `flowing` is left.
+
+    `tcp_bytes` are what each second of the TCP connection carried; `tcp_retransmits` its segments that were sent again.
+    """
+
+    pings: dict[str, Ping] = field(default_factory=dict)
+    tcp_bytes: list[int] = field(default_factory=list)
+    tcp_retransmits: int = 0
+
+    @property
+    def lost(self) -> int:
+        """How many pings were not answered."""
+        return sum(ping.lost for ping in self.pings.values())
+
+
+@contextmanager
+def flowing(a: Machine, b: Machine) -> Iterator[Flow]:
+    """Ping both ways, and send a steady TCP stream from a to b, for as long as the block lasts."""
+    flow = Flow()
+    b.in_probe("sh", "-c", "iperf3 --server --one-off --daemon --port 5310 --logfile /dev/null")
+    with ThreadPoolExecutor(3) as pool:
+        running = {
+            f"{one.name} to {other.name}": _start(
+                pool,
+                one,
+                "ping",
+                f"ping -n -q -i {INTERVAL_S} -c {_AT_MOST_S / INTERVAL_S:.0f} {other.probe_address()}",
+            )
+            for one, other in ((a, b), (b, a))
+        }
+        stream = f"iperf3 --json --port 5310 --bitrate 5M --time {_AT_MOST_S} --client {b.probe_address()}"
+        tcp = _start(pool, a, "iperf3", stream)
+        try:
+            eventually("TCP flows", lambda: ":5310" in a.in_probe("ss", "-Htn", "state", "established"))
+            yield flow
+        finally:
+            for machine, name in ((a, "ping"), (b, "ping"), (a, "iperf3")):
+                # As Ctrl-C: they print what they have counted.
+                machine.in_probe("sh", "-c", f"kill -INT $(cat /tmp/{name}.pid)")
+    flow.pings = {direction: parse_ping(said.result()) for direction, said in running.items()}
+    document: dict[str, Any] = json.loads(tcp.result())
+    flow.tcp_bytes = [int(one["sum"]["bytes"]) for one in document["intervals"] if one["sum"]["seconds"] > 0.5]
+    flow.tcp_retransmits = sum(int(one["sum"]["retransmits"]) for one in document["intervals"])
+
+
+def _start(pool: ThreadPoolExecutor, machine: Machine, name: str, command: str) -> Future[str]:
+    """Run a command in the host's container in the background; its id is in a file, its output in the future."""
+    machine.in_probe("rm", "-f", f"/tmp/{name}.pid")
+    # Its exit status tells no more than what it prints.
+    script = f"sh -c 'echo $$ >/tmp/{name}.pid; exec {command}' 2>&1 || true"
+    future = pool.submit(machine.in_probe, "sh", "-c", script)
+
+    def runs() -> bool:
+        try:
+            return bool(machine.in_probe("cat", f"/tmp/{name}.pid").strip())
+        except CommandFailed:
+            return False
+
+    eventually(f"{name} runs on {machine.name}", runs, timeout_s=_READY_S)
+    return future

@@ -1,0 +1,170 @@
+"""The package comes, goes and changes on a host whose containers talk to another host's: what that costs them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pytest
+
+from tests.cluster.flow import Flow, flowing
+from tests.cluster.machine import PROBE, Machine
+from tests.cluster.measure import ping
+from tests.cluster.packaged import NEWER_RPM, RPM, SYSCONFIG, YUM, Packages, installed_releases, ours
+from tests.cluster.site import Site
+from tests.polling import eventually
+
+WAIT_S = 60.0
+# Those whose packets no process of ours carries.
+KERNEL_PATHS = ("vxlan", "host-gw")
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a change of package must leave as it is."""
+
+    subnet: str
+    lease: dict[str, int]
+    docker: str
+    container: str
+    settings: str
+
+
+def held(site: Site, host: Machine) -> Held:
+    """The host's subnet and its key in etcd since when, docker's and the container's process, and the settings."""
+    subnet = str(host.bip().network)
+    key = f"{site.cluster.prefix}/subnets/{subnet.replace('/', '-')}"
+    (record,) = json.loads(site.etcdctl("get", key, "--write-out=json"))["kvs"]
+    return Held(
+        subnet=subnet,
+        # Had it gone for a moment, it would have been created anew.
+        lease={"created": int(record["create_revision"]), "etcd-lease": int(record["lease"])},
+        docker=said(host, "systemctl show docker --property=MainPID"),
+        container=said(host, f"docker inspect --format='{{{{.State.Pid}}}} {{{{.State.StartedAt}}}}' {PROBE}"),
+        settings=said(host, f"cat {SYSCONFIG} && stat --format='%a %U %G' {SYSCONFIG}"),
+    )
+
+
+def said(host: Machine, script: str) -> str:
+    """What a script prints that does print something: docker exec loses the output of a short command now and then."""
+    return eventually(script, lambda: host.shell(script), timeout_s=WAIT_S)
+
+
+@pytest.fixture
+def changing(backend: str, a: Machine, packages: Packages) -> Iterator[Machine]:
+    """Host a with both packages at hand and edited settings; at the end it has the package again that it came with."""
+    packages.give(a)
+    a.shell(f"grep -q '^# edited' {SYSCONFIG} || echo '# edited by hand' >>{SYSCONFIG}")
+    yield a
+    if installed_releases(a) != ["1"]:
+        a.run("rpm", "--upgrade", "--oldpackage", "--replacepkgs", RPM)
+    a.run("systemctl", "enable", "--now", "overlayd")
+
+
+@contextmanager
+def restarted(host: Machine) -> Iterator[None]:
+    """In the block the daemon is restarted; it is ready when the block is left."""
+    before = said(host, "systemctl show overlayd --property=MainPID --value").strip()
+    yield
+
+    def another() -> bool:
+        found = host.unit("overlayd", "MainPID", "ActiveState")
+        return found.get("MainPID", "0") not in ("0", before) and found.get("ActiveState") == "active"
+
+    eventually("the daemon is another one, and ready", another, timeout_s=WAIT_S)
+
+
+@pytest.mark.parametrize("backend", KERNEL_PATHS, indirect=True)
+def test_upgrade_downgrade_and_reinstall_lose_no_packet(
+    backend: str,
+    site: Site,
+    changing: Machine,
+    b: Machine,
+    record_property: Callable[[str, object], None],
+) -> None:
+    before = held(site, changing)
+    with flowing(changing, b) as flow:
+        for verb, rpm, release in (("install", NEWER_RPM, "2"), ("downgrade", RPM, "1"), ("reinstall", RPM, "1")):
+            with restarted(changing):
+                changing.run(*YUM, verb, rpm)
+            assert installed_releases(changing) == [release]
+            assert held(site, changing) == before
+    assert_verified(changing)
+    assert not changing.shell(f"ls {SYSCONFIG}.rpm* 2>/dev/null || true")
+    record_property("pings", {way: f"{one.lost} of {one.sent} lost" for way, one in flow.pings.items()})
+    record_property("tcp_retransmits", flow.tcp_retransmits)
+    assert_whole(flow)
+    assert ping(changing.in_probe, b.probe_address()).lost == 0
+
+
+def assert_whole(flow: Flow) -> None:
+    """No packet is missing, and the TCP connection carried something in every second."""
+    assert min(one.sent for one in flow.pings.values()) > 100
+    assert flow.lost == 0, flow
+    assert all(flow.tcp_bytes), flow
+
+
+def assert_verified(host: Machine) -> None:
+    """All files are as they were packed, but for the settings."""
+    assert said(host, "rpm --verify overlayd || true").split() == ["S.5....T.", "c", SYSCONFIG]
+
+
+KILLED_WHEN = {
+    "while it unpacks": "find /usr/lib/overlayd -name '*;*' | grep -q .",
+    "when both are in its database": "test $(rpm --query overlayd | wc -l) = 2",
+}
+
+
+@pytest.mark.parametrize("backend", ["vxlan"], indirect=True)
+@pytest.mark.parametrize("when", list(KILLED_WHEN))
+def test_an_upgrade_that_was_killed_can_be_repeated(site: Site, changing: Machine, b: Machine, when: str) -> None:
+    before = held(site, changing)
+    with flowing(changing, b) as flow:
+        moment = f"until {KILLED_WHEN[when]}; do kill -0 $rpm && sleep 0.01 || exit 9; done"
+        changing.shell(f"rpm --upgrade {NEWER_RPM} >/dev/null 2>&1 & rpm=$!; {moment}; kill -KILL $rpm")
+        assert "1" in installed_releases(changing)
+        # The daemon of the old package may run, or systemd may start the new one: the data path is the kernel's.
+        changing.run(*YUM, "reinstall" if "2" in installed_releases(changing) else "install", NEWER_RPM)
+        eventually(
+            "ready", lambda: changing.unit("overlayd", "ActiveState")["ActiveState"] == "active", timeout_s=WAIT_S
+        )
+    assert installed_releases(changing) == ["2"]
+    assert_verified(changing)
+    assert not changing.shell("find /usr/lib/overlayd -name '*;*'")
+    assert held(site, changing) == before
+    assert_whole(flow)
+
+
+@pytest.mark.parametrize("backend", ["vxlan"], indirect=True)
+def test_erased_and_installed_again_containers_run_on(site: Site, changing: Machine, a: Machine, b: Machine) -> None:
+    before = held(site, a)
+    gateway = a.bip().ip
+    with flowing(a, b) as flow:
+        a.run(*YUM, "remove", "overlayd")
+        assert ours(a) == {}
+        assert not b_reaches_a(a, b)
+        # docker and its containers do not notice, but for the peers that are out of reach.
+        assert ping(a.in_probe, gateway).lost == 0
+        assert a.run("systemctl", "is-active", "docker").strip() == "active"
+        assert a.shell("ls -A /run/overlayd /var/lib/overlayd 2>/dev/null || true") == ""
+        assert before.settings.startswith(said(a, f"cat {SYSCONFIG}.rpmsave"))
+
+        a.run(*YUM, "install", RPM)
+        a.run("mv", f"{SYSCONFIG}.rpmsave", SYSCONFIG)
+        a.run("systemctl", "enable", "--now", "overlayd")
+        eventually("b is reached again", lambda: ping(a.in_probe, b.probe_address()).lost == 0, timeout_s=WAIT_S)
+    assert flow.lost > 0
+    after = held(site, a)
+    assert (after.subnet, after.docker, after.container, after.settings) == (
+        before.subnet,
+        before.docker,
+        before.container,
+        before.settings,
+    )
+
+
+def b_reaches_a(a: Machine, b: Machine) -> bool:
+    """Whether any of a few pings from b's container comes back from a's."""
+    return ping(b.in_probe, a.probe_address(), count=2).received > 0
