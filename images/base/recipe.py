@@ -12,19 +12,28 @@ from images.bases import dnf
 from images.bases.base import Base
 from images.engine import inputs, sandbox
 from images.engine.containers import ImageConfig
+from images.engine.errors import BuildError
 from images.engine.graph import Target
 from images.engine.step import Step
 
 HERE = Path(__file__).parent
 NAME = "images.base"
 
-# A container starts at systemd; `docker stop` tells it to shut down as it understands it (systemd(1), SIGRTMIN+3).
+_PROGRAMS = "/usr/libexec/system-container"
+# A container starts at a program that becomes systemd where systemd can run; `docker stop` tells it to shut down as it
+# understands it (systemd(1), SIGRTMIN+3). A look at its health starts a process in it: often enough, not more.
 CONFIG = ImageConfig(
-    description="A system container: systemd, sshd, journald",
-    command=("/sbin/init",),
+    description="A system container: systemd, sshd, cron, journald",
+    command=(f"{_PROGRAMS}/start",),
     env={"container": "docker"},
     stop_signal="SIGRTMIN+3",
+    healthcheck=(f"{_PROGRAMS}/health",),
+    health_interval_s=10,
+    health_timeout_s=5,
+    health_start_s=60,
 )
+# Of ours, beside the base's own services.
+ENABLED = ("container-settings.service", "container-ssh-keys.service", "container-ssh-keys.path")
 
 # Units that work on the kernel, the devices or the disks of the machine, which are not a container's own; and logins on
 # terminals that it does not have.
@@ -39,7 +48,11 @@ MASKED = (
     *("getty.target", "console-getty.service", "getty@.service", "e2scrub_all.timer", "e2scrub_reap.service"),
     *("fstrim.timer", "dnf-makecache.timer", "dnf-makecache.service", "remote-fs.target"),
 )
-_DIRS = {"dev": 0o755, "proc": 0o555, "sys": 0o555, "run": 0o755, "tmp": 0o1777, "home": 0o755, "var/tmp": 0o1777}
+_DIRS = {
+    **{"dev": 0o755, "proc": 0o555, "sys": 0o555, "run": 0o755, "tmp": 0o1777, "home": 0o755, "var/tmp": 0o1777},
+    # Watched and read by container-ssh-keys; empty, for a mount.
+    "etc/ssh/authorized_keys.d": 0o755,
+}
 
 
 def target(base: Base) -> Target:
@@ -58,7 +71,10 @@ def target(base: Base) -> Target:
         inputs={
             **inputs.of_values(packages=base.packages["base"], enable=base.enable.get("base", ()), base=base.name),
             **inputs.of_tools("dnf", "rpm", "tar"),
-            **inputs.of_files(HERE.parent, [HERE / "recipe.py", HERE / "files", HERE.parent / "bases/dnf.py"]),
+            **inputs.of_values(config=vars(CONFIG), cgroups=base.cgroups, locale=base.locale),
+            **inputs.of_files(
+                HERE.parent, [HERE / "recipe.py", HERE / "files", HERE / "example", HERE.parent / "bases/dnf.py"]
+            ),
         },
         needs=(base.repository_target,),
         image=base.tag("base"),
@@ -71,6 +87,8 @@ def prepare(step: Step, base: Base, root: Path) -> None:
         (root / name).mkdir(parents=True, exist_ok=True)
         (root / name).chmod(mode)
     copy_files(HERE / "files", root)
+    copy_files(HERE / "example", root / "usr/share/doc/system-container/example")
+    settle(root, base)
     units = root / "etc/systemd/system"
     units.mkdir(parents=True, exist_ok=True)
     for name in MASKED:
@@ -78,7 +96,42 @@ def prepare(step: Step, base: Base, root: Path) -> None:
         (units / name).symlink_to("/dev/null")
     (units / "default.target").unlink(missing_ok=True)
     (units / "default.target").symlink_to("/usr/lib/systemd/system/multi-user.target")
-    step.run(sandbox.inside(root, ["systemctl", "enable", *base.enable.get("base", ())]))
+    step.run(sandbox.inside(root, ["systemctl", "enable", *base.enable.get("base", ()), *ENABLED]))
+    # Nobody has a password. A login with a key asks for none.
+    step.run(sandbox.inside(root, ["usermod", "--lock", "root"]))
+    open_accounts = accounts_without_password((root / "etc/shadow").read_text())
+    if open_accounts:
+        raise BuildError(f"base {base.name}: accounts that need no password: {', '.join(open_accounts)}")
+    step.run(sandbox.inside(root, ["sh", "-c", f'test -z "$(LC_ALL={base.locale} locale charmap 2>&1 >/dev/null)"']))
+
+
+def settle(root: Path, base: Base) -> None:
+    """Write what differs between bases: what its systemd can, its locale, sshd's rules where they are one file."""
+    (share := root / "usr/share/system-container").mkdir(parents=True, exist_ok=True)
+    (share / "cgroups").write_text(" ".join(map(str, base.cgroups)) + "\n")
+    (root / "etc/locale.conf").write_text(f"LANG={base.locale}\n")
+    if (root / "etc/default").is_dir():
+        # Where PAM on Debian looks for the locale of a login.
+        (root / "etc/default/locale").unlink(missing_ok=True)
+        (root / "etc/default/locale").symlink_to("../locale.conf")
+    main, ours = root / "etc/ssh/sshd_config", root / "etc/ssh/sshd_config.d/10-container.conf"
+    if not includes_folder(main.read_text()):
+        # An sshd that knows no Include, as CentOS 7's. The first value wins.
+        main.write_text(ours.read_text() + "\n" + main.read_text())
+        shutil.rmtree(ours.parent)
+    # journald keeps the journal on disk where this folder is: a volume makes it.
+    shutil.rmtree(root / "var/log/journal", ignore_errors=True)
+
+
+def includes_folder(sshd_config: str) -> bool:
+    """Whether an sshd_config reads the files of sshd_config.d."""
+    words = (line.split() for line in sshd_config.splitlines())
+    return any(line[:1] == ["Include"] and "/etc/ssh/sshd_config.d/*.conf" in line[1:] for line in words)
+
+
+def accounts_without_password(shadow: str) -> list[str]:
+    """The accounts of an /etc/shadow that let in whoever gives an empty password."""
+    return [fields[0] for line in shadow.splitlines() if len(fields := line.split(":")) > 1 and not fields[1]]
 
 
 def copy_files(source: Path, root: Path) -> None:

@@ -14,7 +14,7 @@ DOCKER_FINGERPRINT = "060A61C51B558A7F742B77AAC52FEB6B621E9F35"
 KEYS = "https://www.centos.org/keys"
 _DOCKER_SITE = "https://download.docker.com/linux/centos"
 _ETCD_SITE = "https://github.com/etcd-io/etcd/releases/download"
-ENABLE: Mapping[str, tuple[str, ...]] = {"base": ("sshd.service",), "docker": ("docker.service",)}
+ENABLE: Mapping[str, tuple[str, ...]] = {"base": ("sshd.service", "crond.service"), "docker": ("docker.service",)}
 
 
 def stream(
@@ -52,7 +52,8 @@ def stream(
             "base": (
                 *("centos-stream-release", "systemd", "dbus", "openssh-server", "openssh-clients", "dnf", "yum", "rpm"),
                 *("bash", "coreutils", "util-linux", "procps-ng", "iproute", "iputils", "kmod", "hostname", "less"),
-                *("ca-certificates", "curl", "tar", "gzip", "findutils", "passwd"),
+                *("ca-certificates", "curl", "tar", "gzip", "findutils", "passwd", "shadow-utils"),
+                *("cronie", "crontabs", "tzdata", "glibc-langpack-en", "gawk", "diffutils", "grep", "sed"),
             ),
             "docker": (
                 *("docker-ce", "docker-ce-cli", "containerd.io", "iptables-nft", "nftables"),

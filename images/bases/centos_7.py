@@ -40,7 +40,8 @@ BASE = Base(
         "base": (
             *("centos-release", "systemd", "dbus", "openssh-server", "openssh-clients", "yum", "rpm"),
             *("bash", "coreutils", "util-linux", "procps-ng", "iproute", "iputils", "kmod", "hostname", "less"),
-            *("ca-certificates", "curl", "tar", "gzip", "findutils", "passwd"),
+            *("ca-certificates", "curl", "tar", "gzip", "findutils", "passwd", "shadow-utils"),
+            *("cronie", "crontabs", "tzdata", "gawk", "diffutils", "grep", "sed"),
         ),
         "docker": (
             *("docker-ce", "docker-ce-cli", "containerd.io", "iptables", "nftables"),
@@ -52,6 +53,8 @@ BASE = Base(
     enable=centos.ENABLE,
     lacks={"builder": "its newest Python is 3.6, and the program needs 3.11"},
     cgroups=(1,),
+    # Its C library is older than C.UTF-8; glibc-common brings all others.
+    locale="en_US.UTF-8",
     packaged_etcd=False,
     questions=centos.questions,
     repository_targets=fetch.targets,

@@ -28,6 +28,7 @@ BASE = Base(
             ),
             *("bash", "coreutils", "util-linux", "procps-ng", "iproute", "iputils", "kmod", "hostname", "less"),
             *("ca-certificates", "curl", "tar", "gzip", "findutils", "passwd", "mount", "login"),
+            *("cronie", "tzdata", "glibc-langpack-en"),
         ),
         "docker": (
             *("docker-ce", "containerd.io", "iptables", "nftables"),
@@ -51,7 +52,7 @@ BASE = Base(
             "sed",
         ),
     },
-    enable={"base": ("ssh.service",), "docker": ("docker.service",)},
+    enable={"base": ("ssh.service", "cron.service"), "docker": ("docker.service",)},
     sites=sources.SITES,
     questions=sources.questions,
     repository_targets=repository.targets,

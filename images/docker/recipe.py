@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from images import scripts
 from images.base import recipe as system
 from images.bases.base import Base
-from images.engine.containers import ImageConfig
 from images.engine.graph import Target
 
 NAME = "images.docker"
-CONFIG = ImageConfig(
+CONFIG = replace(
+    system.CONFIG,
     description="A system container with a Docker of its own",
-    command=system.CONFIG.command,
-    env=system.CONFIG.env,
-    stop_signal=system.CONFIG.stop_signal,
     # overlay2 does not stack on overlay2: what Docker inside stores is never part of the container's own layer.
     volumes=("/var/lib/docker", "/var/lib/containerd"),
 )

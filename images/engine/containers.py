@@ -35,7 +35,11 @@ _LOADED = "Loaded image ID: "
 
 @dataclass(frozen=True, kw_only=True)
 class ImageConfig:
-    """How containers of an image are started, beside its files; and what the image is, in a few words."""
+    """How containers of an image are started, beside its files; and what the image is, in a few words.
+
+    `healthcheck` is a command that Docker runs every `health_interval_s`; while the container is younger than
+    `health_start_s`, its failures do not count.
+    """
 
     command: Sequence[str]
     description: str
@@ -46,6 +50,9 @@ class ImageConfig:
     ports: Sequence[int] = ()
     volumes: Sequence[str] = ()
     healthcheck: Sequence[str] = ()
+    health_interval_s: int = 5
+    health_timeout_s: int = 3
+    health_start_s: int = 0
 
     def document(self, labels: Mapping[str, str]) -> dict[str, Any]:
         """The same as an image's config says it (image-spec, config.md; the health check is Docker's own)."""
@@ -62,8 +69,9 @@ class ImageConfig:
         if self.healthcheck:
             found["Healthcheck"] = {
                 "Test": ["CMD", *self.healthcheck],
-                "Interval": 5 * _S_IN_NS,
-                "Timeout": 3 * _S_IN_NS,
+                "Interval": self.health_interval_s * _S_IN_NS,
+                "Timeout": self.health_timeout_s * _S_IN_NS,
+                "StartPeriod": self.health_start_s * _S_IN_NS,
             }
         return found
 

@@ -14,6 +14,11 @@ from images.bases.debian12.dpkg import Package
 
 FILESYSTEM = "filesystem"
 ACCOUNTS = "setup"
+LANGPACK = "glibc-langpack-en"
+_LOCALE_FILES = (
+    *("", "LC_ADDRESS", "LC_COLLATE", "LC_CTYPE", "LC_IDENTIFICATION", "LC_MEASUREMENT", "LC_MESSAGES", "LC_MONETARY"),
+    *("LC_MESSAGES/SYS_LC_MESSAGES", "LC_NAME", "LC_NUMERIC", "LC_PAPER", "LC_TELEPHONE", "LC_TIME"),
+)
 
 # Not carried over: Debian's own bookkeeping; what belongs to one machine; and which services are enabled, which is for
 # the image's recipe to say.
@@ -35,6 +40,8 @@ MADE_BY_SCRIPTS = {
     # First of all packages: without these two, no file of another can be given to a user.
     "/etc/group": ACCOUNTS,
     "/etc/passwd": ACCOUNTS,
+    # Compiled by localedef (repository.py).
+    **{f"/usr/lib/locale/en_US.utf8/{name}".rstrip("/"): LANGPACK for name in _LOCALE_FILES},
 }
 
 

@@ -36,7 +36,10 @@ PACKAGES = (
     *("docker.io", "iptables", "nftables", "tcpdump", "ethtool", "conntrack", "iperf3"),
     *("python3.11-venv", "libpython3.11", "binutils", "createrepo-c", "zstd", "file"),
     *("etcd-server", "etcd-client"),
+    *("cron", "tzdata", "locales"),
 )
+# Debian's locales come as sources; EL's glibc-langpack-en is this one, compiled. It becomes an RPM of that name.
+LOCALES = ("en_US.UTF-8",)
 # Pages and translations nobody reads in a container; the licences stay.
 _EXCLUDED = ("/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*", "/usr/share/doc/*")
 _INCLUDED = ("/usr/share/doc/*/copyright",)
@@ -52,7 +55,7 @@ def targets(base: Base) -> tuple[Target, ...]:
         name=f"bases.{base.name}.root",
         build=build_root,
         inputs={
-            **inputs.of_values(packages=PACKAGES, excluded=_EXCLUDED, included=_INCLUDED),
+            **inputs.of_values(packages=PACKAGES, excluded=_EXCLUDED, included=_INCLUDED, locales=LOCALES),
             **inputs.of_tools("mmdebstrap"),
         },
         outputs=(ROOT, VERSIONS),
@@ -98,6 +101,10 @@ def make_root(step: Step, base: Base) -> None:
         f"--setup-hook=sync-in {cache} /var/cache/apt/archives",
         f"--customize-hook=sync-out /var/cache/apt/archives {cache}",
         '--customize-hook=rm -rf "$1"/var/cache/apt/archives/*',
+        *(
+            f'--customize-hook=chroot "$1" localedef --no-archive -i {name.partition(".")[0]} -f UTF-8 {name}'
+            for name in LOCALES
+        ),
         CODENAME,
         out,
         *(_for_apt(line, keyring) for line in lines),

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from images.bases.debian12.assign import ACCOUNTS, FILESYSTEM, Contents
+from images.bases.debian12.assign import ACCOUNTS, FILESYSTEM, LANGPACK, Contents
 from images.bases.debian12.dpkg import Package
 from images.bases.debian12.names import EL_NAMES
 
@@ -90,6 +90,7 @@ def _extra(name: str) -> str:
         FILESYSTEM: f"Requires(pre): {ACCOUNTS}\n",
         "yum": "Requires: dnf\n",
         "systemd-rpm-macros": "Requires: rpm\n",
+        LANGPACK: "Requires: libc6\n",
     }
     requires = needs.get(name, "")
     return (
