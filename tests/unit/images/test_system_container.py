@@ -80,7 +80,7 @@ def test_containers_of_it_start_stop_and_are_looked_at() -> None:
             "Timeout": 5_000_000_000,
             "StartPeriod": 60_000_000_000,
         }
-    assert "Healthcheck" not in ImageConfig(command=("true",)).document({})
+    assert "Healthcheck" not in ImageConfig(description="x", command=("true",)).document({})
 
 
 @pytest.mark.parametrize("shell", [("dash",), ("bash", "--posix")], ids=lambda words: words[0])
