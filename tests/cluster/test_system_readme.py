@@ -86,7 +86,7 @@ def test_the_commands_of_the_page_work_in_their_order(shell: Shell) -> None:
     assert build.splitlines()[-1] == "hello"
     [first] = [text for block, text in said.items() if "run --detach" in block and "ConnectionAttempts" in block]
     assert first.splitlines()[-1] == "running"
-    assert "srv/saved" in command("tar", "--list", "--file", shell.folder / "web1.tar").splitlines()
+    assert "srv/saved" in command("tar", "--list", "--file", shell.folder / f"{web1.name}.tar").splitlines()
     [looks] = [text for block, text in said.items() if "docker stats" in block]
     assert '"Status":' in looks
     assert f"{OURS}web1" in looks
