@@ -57,7 +57,7 @@ def test_containers_that_ignore_the_signal_are_killed_and_all_else_stops_in_orde
     words = host.journal().splitlines()
     words = words[words.index("Received SIGRTMIN+3.") : words.index("Journal stopped") + 1]
     assert not [line for line in words if "with signal SIGKILL" in line]
-    assert f"container {deaf[:12]} did not stop within 3 s: killed" in words
+    assert f"container {deaf[:12]} did not stop within 2 s: killed" in words
     shutdown = [n for n, line in enumerate(words) if "Daemon shutdown complete" in line]
     assert shutdown
     assert shutdown[0] < next(n for n, line in enumerate(words) if line.startswith("Reached target shutdown"))
