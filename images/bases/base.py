@@ -42,8 +42,8 @@ class Base:
     `packages` are names by role; `enable` are the units that run in an image of a role; `lacks` says why a role cannot
     be had. `bootstrap` are the packages of a first root, whose own yum then installs the images' (images.bases.dnf):
     for a release whose RPM database this machine's rpm cannot write. `rpm_dbpath` is where this release's own rpm keeps
-    it. `python` is its newest interpreter's command. `cgroups` are the cgroup versions that its systemd starts on: 1 until
-    255, 2 since 239 or so. `locale` is the one that a container has when it is asked for no other.
+    it. `python` is its newest interpreter's command. `cgroups` are the cgroup versions that its systemd starts on:
+    1 until 255, 2 since 239 or so. `locale` is the one that a container has when it is asked for no other.
 
     `sites` are the servers that packages come from, by name, the main one first; `mirrors` are what was given in their
     place. `questions` gives the URLs that must answer for the base to be built; asking for them may raise BuildError,

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.cluster import cgroups
 from tests.cluster.create import ROOT
 from tests.cluster.system_container import CGROUPS, TMPFS, SystemContainer, docker, started
 from tests.polling import eventually
@@ -26,8 +27,12 @@ OPTIONS = (
 
 @pytest.fixture(scope="module")
 def host(base: str) -> Iterator[SystemContainer]:
+    inside: list[str] = []
     with started("overlayd-test-shutdown", f"overlayd/docker:{base}", *OPTIONS) as container:
         yield container.booted()
+        inside = container.run("docker", "ps", "--all", "--quiet", "--no-trunc", status=None).split()
+    # Their cgroups stand beside the host's own, and outlive it.
+    cgroups.sweep(inside)
 
 
 def test_while_the_whole_runs_stopping_dockerd_is_left_to_docker(host: SystemContainer) -> None:
