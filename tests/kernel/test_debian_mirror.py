@@ -35,6 +35,7 @@ def step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Step]:
     # The same command for two packages, unpacked only.
     monkeypatch.setattr(repository, "PACKAGES", ("hostname",))
     monkeypatch.setattr(repository, "VARIANT", "extract")
+    monkeypatch.setattr(repository, "LOCALES", (), raising=False)
     monkeypatch.setattr(repository, "APT_OPTIONS", (*repository.APT_OPTIONS, debian_mirror.UNCOMPRESSED))
     with a_step(tmp_path / "s", repository.targets(catalogue.get("debian12-rpm"))[0]) as found:
         yield found
