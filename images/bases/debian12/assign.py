@@ -27,7 +27,7 @@ DROPPED = re.compile(
     |/var/lib/(dpkg|apt|ucf|pam|systemd/deb-systemd-.*|shells\.state)(/.*)?|/var/cache/(apt|debconf|ldconfig)(/.*)?
     |/etc/(apt|dpkg)(/.*)?|/etc/(rc.|init|runit)\.?d?(/.*)?|/etc/.*-|/etc/\.pwd\.lock
     |/etc/(hostname|hosts|resolv\.conf|machine-id|mtab|ld\.so\.cache)|/etc/ssh/ssh_host_.*
-    |/etc/systemd/(system|user)/.*|/var/log/(?!journal|private).*|/root/\.ssh|/usr/share/info/dir
+    |/etc/systemd/(system|user)/.*|/var/log/(?!private).*|/etc/default/locale|/root/\.ssh|/usr/share/info/dir
     """,
     re.VERBOSE,
 )
