@@ -1,4 +1,4 @@
-"""overlayd/etcd: etcd as the one process of a container, as a user of its own, with its data on a volume."""
+"""overlayd/etcd: etcd alone in a container, as a user of its own, with its data on a volume."""
 
 from __future__ import annotations
 
@@ -12,30 +12,37 @@ from images.engine.graph import Target
 from images.etcd import release
 
 NAME = "images.etcd"
-DATA = "/var/lib/etcd"
+VOLUME = "/var/lib/etcd"
+# The same on every base and in every release of it: a volume's files belong to a number. It is above the numbers that
+# distributions give to accounts of theirs, and easy to keep in mind.
+USER_ID = 2379
 
 CONFIG = ImageConfig(
     description="etcd as the one process of a container",
-    command=("etcd",),
-    # Variables and not flags: who starts the container overrides one of them and leaves the others.
-    env={
-        "ETCD_NAME": "default",
-        "ETCD_DATA_DIR": DATA,
-        "ETCD_LISTEN_CLIENT_URLS": "http://0.0.0.0:2379",
-        "ETCD_ADVERTISE_CLIENT_URLS": "http://127.0.0.1:2379",
-        "ETCDCTL_API": "3",
-    },
+    # It looks at settings, files and volume, and becomes etcd. It also has the defaults: a variable that is set here
+    # could not be left out by who starts the container.
+    command=("etcd-start",),
+    env={"ETCDCTL_API": "3"},
     user="etcd",
-    workdir=DATA,
+    workdir=VOLUME,
     ports=(2379, 2380),
-    volumes=(DATA,),
-    healthcheck=("etcdctl", "--endpoints=http://127.0.0.1:2379", "endpoint", "health"),
+    volumes=(VOLUME,),
+    healthcheck=("etcd-health",),
 )
-_SCRIPT = f"""\
-id -u etcd >/dev/null 2>&1 || useradd --system --home-dir {DATA} --shell /sbin/nologin etcd
-install -d -o etcd -g etcd -m 700 {DATA}
+# A package may have made the account, with whichever number was free.
+SCRIPT = f"""\
+getent group etcd >/dev/null || groupadd --gid {USER_ID} etcd
+getent passwd etcd >/dev/null ||
+    useradd --uid {USER_ID} --gid etcd --home-dir {VOLUME} --no-create-home --shell /sbin/nologin etcd
+groupmod --gid {USER_ID} etcd
+usermod --uid {USER_ID} --gid {USER_ID} etcd
+rm -rf {VOLUME}
+install -d -o etcd -g etcd -m 700 {VOLUME}
 etcd --version
 etcdctl version
+# What a run of the tests may have left beside the sources.
+rm -rf /usr/libexec/etcd/etcd_container/__pycache__
+python3 -IB -c 'import sys; sys.path.insert(0, "/usr/libexec/etcd"); import etcd_container.health'
 """
 
 
@@ -52,7 +59,7 @@ def targets(base: Base) -> tuple[Target, ...]:
         parent_target=system.NAME,
         packages=base.packages["etcd"],
         config=CONFIG,
-        script=unpack + _SCRIPT,
+        script=unpack + SCRIPT,
         mounts={} if base.packaged_etcd else {release.FOLDER: release.MOUNT},
         needs=tuple(target.name for target in fetched),
     )
