@@ -1,55 +1,133 @@
-"""etcd's own release, for bases whose repositories have no etcd: one tarball, known by its SHA-256."""
+"""etcd's own release, for bases whose repositories have no etcd: one tarball, known by its SHA-256.
+
+What was fetched stays in the build folder's cache, so that a later build needs no network. Of the tarball only the
+programs are taken, by their names, so that no name in it can lead anywhere else.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import http.client
+import shutil
+import tarfile
+import urllib.error
 import urllib.request
-from pathlib import Path
+import zlib
+from pathlib import Path, PurePosixPath
 
 from images.engine import inputs
 from images.engine.errors import BuildError
-from images.engine.graph import CACHE, Target
+from images.engine.graph import Target
 from images.engine.step import Step
 
 NAME = "images.etcd.release"
 VERSION = "3.5.21"
 SHA256 = "adddda4b06718e68671ffabff2f8cee48488ba61ad82900e639d108f2148501c"
-URL = f"https://github.com/etcd-io/etcd/releases/download/v{VERSION}/etcd-v{VERSION}-linux-amd64.tar.gz"
-FOLDER = CACHE / "etcd"
+TOP = f"etcd-v{VERSION}-linux-amd64"
+URL = f"https://github.com/etcd-io/etcd/releases/download/v{VERSION}/{TOP}.tar.gz"
+FOLDER = Path("etcd")
 MOUNT = "/run/overlayd/etcd"
-INSTALL_SCRIPT = f"""\
-tar --extract --gzip --file {MOUNT}/etcd.tar.gz --directory /tmp --strip-components=1
-install -m 755 /tmp/etcd /tmp/etcdctl /usr/bin/
-"""
+PROGRAMS = ("etcd", "etcdctl")
+# Below the build folder; `make clean` leaves it.
+CACHE = Path("cache/etcd")
+INSTALL_SCRIPT = f"install -m 755 {' '.join(f'{MOUNT}/{program}' for program in PROGRAMS)} /usr/bin/\n"
 _TIMEOUT_S = 30.0
+_HINT = (
+    "fetch it elsewhere and put it there as build/{}, name a mirror, build on the base debian12-rpm, which has a "
+    "package of etcd, or use an etcd that runs elsewhere"
+)
 
 
-def target(url: str = URL) -> Target:
-    """The target that fetches the tarball. `url` may be another place with the same tarball: it is no input."""
+def target(url: str = URL, sha256: str = SHA256) -> Target:
+    """The target that has the release's programs. `url` may be another place with the same tarball: it is no input."""
 
     def build(step: Step) -> None:
-        out = step.output(FOLDER)
-        out.mkdir()
-        fetch(out / "etcd.tar.gz", url, SHA256, step)
+        unpack(kept(step.build / CACHE, url, sha256, step), step.output(FOLDER))
 
-    return Target(name=NAME, build=build, inputs=inputs.of_values(sha256=SHA256), outputs=(FOLDER,), network=True)
+    return Target(
+        name=NAME,
+        build=build,
+        inputs={**inputs.of_values(sha256=sha256), **inputs.of_files(Path(__file__).parents[1], [Path(__file__)])},
+        outputs=(FOLDER,),
+    )
 
 
-def fetch(to: Path, url: str, sha256: str, step: Step | None = None) -> None:
-    """Download a file whose SHA-256 is known. Raises BuildError when it does not come or is another file."""
-    hashed = hashlib.sha256()
+def kept(cache: Path, url: str = URL, sha256: str = SHA256, step: Step | None = None) -> Path:
+    """The tarball in the cache folder; fetched if it is not there, or not whole. Raises BuildError."""
+    tarball = cache / f"{TOP}.tar.gz"
+    if tarball.is_file() and _digest(tarball) == sha256:
+        return tarball
+    cache.mkdir(parents=True, exist_ok=True)
+    fetch(tarball, url, sha256, step)
+    return tarball
+
+
+def fetch(to: Path, url: str = URL, sha256: str = SHA256, step: Step | None = None) -> None:
+    """Download a file whose SHA-256 is known. Raises BuildError when it does not come or is another file.
+
+    `url` is http, https or file. The file is at `to` when it is whole and right, and never before.
+    """
+    half = to.with_name(f".{to.name}.half")
     try:
-        with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as answer, to.open("wb") as file:
-            while chunk := answer.read(1 << 20):
-                if step is not None:
-                    step.stop.check()
-                hashed.update(chunk)
-                file.write(chunk)
-    except OSError as error:
+        size = _download(half, url, step)
+        found = _digest(half)
+        if found != sha256:
+            raise BuildError(
+                f"{url} is another file: its SHA-256 is {found}, and {sha256} was expected{_guess(half, size)}",
+                hint=_HINT.format(CACHE / to.name),
+            )
+        half.rename(to)
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()
         raise BuildError(
-            f"etcd's release did not come from {url}: {error}",
-            hint="build on the base debian12-rpm, which has a package of etcd, or use an etcd that runs elsewhere",
+            f"etcd's release did not come from {url}: {error or type(error).__name__}",
+            hint=_HINT.format(CACHE / to.name),
         ) from error
-    if hashed.hexdigest() != sha256:
-        to.unlink()
-        raise BuildError(f"{url} has the SHA-256 {hashed.hexdigest()}, and {sha256} was expected")
+    finally:
+        half.unlink(missing_ok=True)
+
+
+def _download(to: Path, url: str, step: Step | None) -> int | None:
+    """The length that was announced, None where there was none."""
+    with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as answer, to.open("wb") as file:
+        while chunk := answer.read(1 << 20):
+            if step is not None:
+                step.stop.check()
+            file.write(chunk)
+        length = answer.headers.get("Content-Length")
+    return int(length) if length else None
+
+
+def _guess(file: Path, announced: int | None) -> str:
+    size = file.stat().st_size
+    if announced is not None and size < announced:
+        return f"; {size} of {announced} bytes came"
+    with file.open("rb") as opened:
+        head = opened.read(512).lstrip().lower()
+    return "; it is a web page, perhaps a proxy's" if head.startswith((b"<!doctype", b"<html")) else ""
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def unpack(tarball: Path, folder: Path) -> None:
+    """Put the programs of the release into a folder, which must not exist. Raises BuildError when one is not in it."""
+    folder.mkdir(parents=True)
+    wanted = {PurePosixPath(TOP, program): folder / program for program in PROGRAMS}
+    try:
+        with tarfile.open(tarball, "r:gz") as archive:
+            for member in archive:
+                place = wanted.get(PurePosixPath(member.name))
+                content = archive.extractfile(member) if place and member.isreg() else None
+                if place is not None and content is not None:
+                    with content, place.open("wb") as file:
+                        shutil.copyfileobj(content, file)
+                    place.chmod(0o755)
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        raise BuildError(f"{tarball} cannot be unpacked: {error}", hint=f"remove {tarball} and build again") from error
+    missing = [str(name) for name, place in wanted.items() if not place.exists()]
+    if missing:
+        raise BuildError(f"{tarball} holds no {' and no '.join(missing)}", hint="is it etcd's release for linux-amd64?")
