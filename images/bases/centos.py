@@ -59,7 +59,7 @@ def stream(
                 *("docker-ce", "docker-ce-cli", "containerd.io", "iptables-nft", "nftables"),
                 *("iperf3", "tcpdump", "ethtool", "conntrack-tools"),
             ),
-            "etcd": (),
+            "etcd": ("openssl",),
             "builder": (*builder, "binutils", "rpm-build", "createrepo_c", "systemd-rpm-macros", "zstd", "file"),
             "probe": ("/bin/sh", "bash", "coreutils", "iproute", "iputils", "iperf3", "hostname", "grep", "sed"),
         },

@@ -68,8 +68,8 @@ def judge(settings: Mapping[str, str], answer: Answer, ours: folder.Identity | N
     known = [member for member in answer.members if own & set(member.get("peerURLs") or ())]
     add = f"etcdctl member add {name} --peer-urls={','.join(sorted(own))}"
     if settings.get("ETCD_INITIAL_CLUSTER_STATE", "new") == "new":
-        # A member that never started has no name yet: so it is while a new cluster begins.
-        if known and known[0].get("name"):
+        # A member that never ran has told no client URLs yet: so it is while a new cluster begins.
+        if known and known[0].get("clientURLs"):
             what = f"the cluster knows {name} (member {known[0].get('id', 0):x}), and its data is not on this volume"
             remedy = f"mount its volume; if that is lost: etcdctl member remove {known[0].get('id', 0):x}, then {add}"
             yield Problem(what, f"{remedy}, and start with ETCD_INITIAL_CLUSTER_STATE=existing")
