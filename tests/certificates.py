@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,14 +33,18 @@ class Authority:
         """What those hold who trust this CA."""
         return self._own.certificate
 
-    def issue(self, name: str, *alternatives: str) -> Pair:
-        """A certificate for `name` and, as in `IP:198.18.0.1` or `DNS:etcd`, for what it is reached by."""
+    def issue(self, name: str, *alternatives: str, days_ago: int = 0) -> Pair:
+        """A certificate for `name` and, as in `IP:198.18.0.1` or `DNS:etcd`, for what it is reached by.
+
+        It is valid for two days from now, or from `days_ago`.
+        """
         pair = Pair(certificate=self._folder / f"{name}.pem", key=self._folder / f"{name}.key")
         words = [*_EC, *_out(pair), "-subj", f"/CN={name}", "-addext", "basicConstraints=critical,CA:FALSE"]
         words += ["-addext", "extendedKeyUsage=serverAuth,clientAuth"]
         if alternatives:
             words += ["-addext", f"subjectAltName={','.join(alternatives)}"]
-        _openssl(*words, "-CA", str(self._own.certificate), "-CAkey", str(self._own.key))
+        past = ("faketime", f"{days_ago} days ago") if days_ago else ()
+        _openssl(*words, "-CA", str(self._own.certificate), "-CAkey", str(self._own.key), before=past)
         return pair
 
 
@@ -47,6 +52,6 @@ def _out(pair: Pair) -> tuple[str, ...]:
     return ("-keyout", str(pair.key), "-out", str(pair.certificate))
 
 
-def _openssl(*words: str) -> None:
-    done = subprocess.run(["openssl", "req", "-x509", *words], capture_output=True, text=True, check=False)
+def _openssl(*words: str, before: Sequence[str] = ()) -> None:
+    done = subprocess.run([*before, "openssl", "req", "-x509", *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -90,7 +90,12 @@ def _get(found: Mapping[str, str], at: settings.Url, name: str) -> tuple[int, by
         if at.scheme == "https":
             connection.sock = trust.client_context(found, "CLIENT").wrap_socket(plain, server_hostname=name)
         with connection.sock:
-            connection.request("GET", "/health")
+            try:
+                connection.request("GET", "/health")
+            except OSError:
+                # Refused behind the handshake, as TLS 1.3 does it: why lies there to be read.
+                connection.sock.recv(1)
+                raise
             answer = connection.getresponse()
             return answer.status, answer.read(_MOST_BYTES)
 

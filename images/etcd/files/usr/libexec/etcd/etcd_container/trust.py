@@ -175,4 +175,7 @@ def reason(error: ssl.SSLError) -> str:
     """What OpenSSL says is wrong, in words."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return error.verify_message.rstrip(".")
-    return (error.reason or str(error.args[-1])).replace("_", " ").lower()
+    words = (error.reason or str(error.args[-1])).replace("_", " ").lower()
+    # What the other side sent; OpenSSL puts a protocol before it that differs by its own version.
+    _, alert, refusal = words.partition(" alert ")
+    return f"refused by the other side: {refusal}" if alert else words

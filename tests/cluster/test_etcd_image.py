@@ -1,0 +1,374 @@
+"""The image of etcd: one container of it; what it says of a wrong setting, its health, and its data after its end."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from docker.models.containers import Container
+
+from images.etcd.recipe import USER_ID, VOLUME
+from tests.certificates import Authority, Pair
+from tests.cluster.create import ROOT
+from tests.cluster.docker_engine import client
+from tests.polling import eventually
+
+_LABEL = "org.overlayd.test=etcd-image"
+# A second etcd in the container, with TLS.
+_TLS = "https://127.0.0.1:3379"
+_HARDENED: dict[str, Any] = {"read_only": True, "cap_drop": ["ALL"], "security_opt": ["no-new-privileges"]}
+
+
+def run(base: str, volume: str, **how: Any) -> Container:
+    """A container of the image, with as few rights as there are and its data on `volume`."""
+    binds = [f"{volume}:{VOLUME}", *how.pop("binds", [])]
+    key, _, value = _LABEL.partition("=")
+    found: Container = client().containers.run(
+        f"overlayd/etcd:{base}", detach=True, volumes=binds, labels={key: value}, **_HARDENED, **how
+    )
+    return found
+
+
+def call(container: Container, *argv: str, **variables: str) -> tuple[int, str]:
+    """Exit status and output of a command in a container, with more variables."""
+    # The stubs know neither that it has ended nor that its output is whole.
+    done: Any = container.exec_run(list(argv), environment=variables)
+    return int(done.exit_code), str(done.output.decode())
+
+
+def serves(container: Container, **variables: str) -> None:
+    eventually("etcd is healthy", lambda: call(container, "etcd-health", **variables)[0] == 0)
+
+
+def cluster_id(container: Container) -> int:
+    _, said = call(container, "etcdctl", "endpoint", "status", "--write-out=json")
+    return int(json.loads(said.splitlines()[-1])[0]["Status"]["header"]["cluster_id"])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_stays() -> Iterator[None]:
+    yield
+    for container in client().containers.list(all=True, filters={"label": _LABEL}):
+        container.remove(force=True, v=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """A running etcd, and the folder that it sees as /cases, writable, and /ro."""
+
+    etcd: Container
+    cases: Path
+    authority: Authority
+
+
+@pytest.fixture(scope="module")
+def bench(base: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    cases = tmp_path_factory.mktemp("cases")
+    # pytest's own folders are for root alone: the container does not come by them, but by the mount.
+    cases.chmod(0o755)
+    (cases / "own").mkdir()
+    os.chown(cases / "own", USER_ID, USER_ID)
+    (cases / "others").mkdir()
+    volume = client().volumes.create()
+    small = {"/small": f"size=8m,uid={USER_ID}"}
+    try:
+        container = run(base, volume.name, binds=[f"{cases}:/cases", f"{cases}:/ro:ro"], tmpfs=small)
+        serves(container)
+        # What a stopped etcd would leave: enough for who looks at it.
+        status, said = call(
+            container, "sh", "-c", "cp -r data /cases/own/copy && cp data.member /cases/own/copy.member"
+        )
+        assert status == 0, said
+        yield Bench(etcd=container, cases=cases, authority=Authority(cases / "ca"))
+        container.remove(force=True)
+    finally:
+        for left in client().containers.list(all=True, filters={"volume": volume.name}):
+            left.remove(force=True)
+        volume.remove()
+
+
+def tls_files(bench: Bench, name: str, *alternatives: str, mode: int = 0o640, group: int = USER_ID) -> dict[str, str]:
+    """Variables for a new certificate of the CA, whose key has that mode and group."""
+    pair = bench.authority.issue(name, *alternatives)
+    pair.key.chmod(mode)
+    os.chown(pair.key, 0, group)
+    return {
+        "ETCD_CERT_FILE": f"/cases/ca/{pair.certificate.name}",
+        "ETCD_KEY_FILE": f"/cases/ca/{pair.key.name}",
+        "ETCD_TRUSTED_CA_FILE": "/cases/ca/ca.pem",
+    }
+
+
+def roots_key(bench: Bench) -> dict[str, str]:
+    return tls_files(bench, "roots", mode=0o600, group=0)
+
+
+def strange_key(bench: Bench) -> dict[str, str]:
+    other = tls_files(bench, "other-key")
+    return tls_files(bench, "own-key") | {"ETCD_KEY_FILE": other["ETCD_KEY_FILE"]}
+
+
+def empty_key(bench: Bench) -> dict[str, str]:
+    (bench.cases / "empty").touch()
+    return tls_files(bench, "empty-key") | {"ETCD_KEY_FILE": "/cases/empty"}
+
+
+def closed_folder(bench: Bench) -> dict[str, str]:
+    closed = bench.cases / "closed"
+    closed.mkdir(mode=0o700)
+    return tls_files(bench, "closed") | {"ETCD_CERT_FILE": "/cases/closed/cert.pem"}
+
+
+def plain_urls(bench: Bench) -> dict[str, str]:
+    return tls_files(bench, "plain") | {"ETCD_LISTEN_CLIENT_URLS": "http://0.0.0.0:2379"}
+
+
+def no_certificate(bench: Bench) -> dict[str, str]:
+    return tls_files(bench, "no-certificate") | {"ETCD_TRUSTED_CA_FILE": "/cases/ca/no-certificate.key"}
+
+
+NEW = {"ETCD_DATA_DIR": "/cases/own/new"}
+REFUSED: dict[str, tuple[Callable[[Bench], dict[str, str]] | dict[str, str], str, str]] = {
+    "key of root": (
+        roots_key,
+        "may not read /cases/ca/roots.key (owner 0:0, mode 0600): Permission",
+        "chgrp 2379 FILE",
+    ),
+    "key of another certificate": (strange_key, "other-key.key is not the key of /cases/ca/own-key.pem", "fits"),
+    "empty key": (empty_key, "ETCD_KEY_FILE: /cases/empty is empty", "write the PEM file again"),
+    "closed folder": (closed_folder, "may not enter /cases/closed (owner 0:0, mode 0700)", "chmod a+x"),
+    "no certificate for a CA": (no_certificate, "ETCD_TRUSTED_CA_FILE: /cases/ca/no-certificate.key holds no", "PEM"),
+    "no such file": (
+        {"ETCD_CERT_FILE": "/tls/cert.pem", "ETCD_KEY_FILE": "/cases"},
+        "ETCD_CERT_FILE is /tls/cert.pem, which is not there",
+        "-v FOLDER:/tls:ro",
+    ),
+    "folder for a file": (
+        {"ETCD_CERT_FILE": "/cases/own", "ETCD_KEY_FILE": "/cases"},
+        "ETCD_CERT_FILE is /cases/own, which is a folder",
+        "not on the host",
+    ),
+    "TLS on a plain port": (
+        plain_urls,
+        "ETCD_LISTEN_CLIENT_URLS has http://0.0.0.0:2379: etcd would speak plain",
+        "https://",
+    ),
+    "address of nobody": (
+        {"ETCD_ADVERTISE_CLIENT_URLS": "http://0.0.0.0:2379"},
+        "an address that nobody has",
+        "by which others reach",
+    ),
+    "name of no member": (
+        {"ETCD_NAME": "x", "ETCD_INITIAL_CLUSTER": "a=http://198.18.1.1:2380"},
+        "ETCD_NAME is 'x', and ETCD_INITIAL_CLUSTER names a",
+        "own name",
+    ),
+    "folder of root": (
+        {"ETCD_DATA_DIR": "/cases/others/data"},
+        "etcd runs as user 2379 and group 2379, and /cases/others belongs to 0:0, mode 0755",
+        "chown -R 2379:2379 FOLDER",
+    ),
+    "read-only volume": ({"ETCD_DATA_DIR": "/ro/own/new"}, "/ro/own is read-only", "without :ro"),
+    "full volume": ({"ETCD_DATA_DIR": "/small/data"}, "/small has 8 MB left", "make room"),
+    "volume in use": ({}, f"another etcd uses {VOLUME}/data", "stop the other container"),
+    "volume of another member": (
+        {"ETCD_DATA_DIR": "/cases/own/copy", "ETCD_NAME": "other"},
+        "/cases/own/copy was begun with ETCD_NAME=default, and ETCD_NAME is other now",
+        "this member's own volume",
+    ),
+    "volume of another cluster": (
+        {"ETCD_DATA_DIR": "/cases/own/copy", "ETCD_INITIAL_CLUSTER_TOKEN": "other"},
+        "was begun with ETCD_INITIAL_CLUSTER_TOKEN=etcd-cluster",
+        "this member's own volume",
+    ),
+    "data where none is looked for": (
+        {"ETCD_DATA_DIR": "/cases/own/copy/data"},
+        "/cases/own/copy has etcd's data in it",
+        "set ETCD_DATA_DIR=/cases/own/copy",
+    ),
+    "port in use": (NEW, "ETCD_LISTEN_CLIENT_URLS has http://0.0.0.0:2379: something listens there", "--network host"),
+    "address of another": (
+        NEW | {"ETCD_LISTEN_CLIENT_URLS": "http://198.18.1.1:2379"},
+        "this container has no such address",
+        "0.0.0.0",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_stops_etcd_is_said_before_it_starts(bench: Bench, case: str) -> None:
+    given, what, remedy = REFUSED[case]
+    status, said = call(bench.etcd, "etcd-start", **(given(bench) if callable(given) else given))
+    assert (status, said.count("\n  ")) == (2, said.count("etcd-start: error: ")), said
+    assert what in said
+    assert remedy in said
+    assert not (bench.cases / "own" / "new").exists()
+
+
+def test_all_wrong_files_are_told_at_once(bench: Bench) -> None:
+    files = {"ETCD_CERT_FILE": "/no/cert", "ETCD_KEY_FILE": "/no/key", "ETCD_TRUSTED_CA_FILE": "/no/ca"}
+    status, said = call(bench.etcd, "etcd-start", **files)
+    assert status == 2
+    assert all(f"{name} is {path}" in said for name, path in files.items())
+
+
+def test_frozen_etcd_is_unhealthy(bench: Bench) -> None:
+    assert call(bench.etcd, "etcd-health")[0] == 0
+    bench.etcd.kill("SIGSTOP")
+    try:
+        status, said = call(bench.etcd, "etcd-health")
+        assert (status, said) == (1, "unhealthy: http://0.0.0.0:2379 does not answer within 2.3 s\n")
+    finally:
+        bench.etcd.kill("SIGCONT")
+    serves(bench.etcd)
+
+
+def test_nobody_there_is_unhealthy(bench: Bench) -> None:
+    status, said = call(bench.etcd, "etcd-health", ETCD_LISTEN_CLIENT_URLS="http://127.0.0.1:4379")
+    assert (status, said) == (1, "unhealthy: http://127.0.0.1:4379: Connection refused\n")
+
+
+@pytest.fixture(scope="module")
+def tls(bench: Bench) -> dict[str, str]:
+    """Variables of an etcd with TLS beside the other, which asks for certificates and for a login."""
+    variables = tls_files(bench, "server", "IP:198.18.1.11", "IP:127.0.0.1") | {
+        "ETCD_DATA_DIR": "/cases/own/tls",
+        "ETCD_LISTEN_CLIENT_URLS": _TLS,
+        "ETCD_ADVERTISE_CLIENT_URLS": "https://198.18.1.11:2379",
+        "ETCD_LISTEN_PEER_URLS": "http://127.0.0.1:3380",
+    }
+    bench.etcd.exec_run(["etcd-start"], environment=variables, detach=True)
+    serves(bench.etcd, **variables)
+    shown = {"ETCDCTL_CACERT": "ETCD_TRUSTED_CA_FILE", "ETCDCTL_CERT": "ETCD_CERT_FILE", "ETCDCTL_KEY": "ETCD_KEY_FILE"}
+    login = {name: variables[other] for name, other in shown.items()} | {"ETCDCTL_ENDPOINTS": _TLS}
+    for words in ("user add root:top-secret", "user grant-role root root", "auth enable"):
+        status, said = call(bench.etcd, "etcdctl", *words.split(), **login)
+        assert status == 0, said
+    # It ends with its container.
+    return variables
+
+
+def test_etcd_with_tls_certificates_and_a_login_is_healthy(bench: Bench, tls: dict[str, str]) -> None:
+    status, said = call(bench.etcd, "etcd-health", ETCDCTL_USER="root:top-secret", **tls)
+    assert (status, said) == (0, "healthy: https://198.18.1.11:2379 serves (TLS)\n")
+
+
+def _replaced(bench: Bench, name: str, pair: Pair) -> None:
+    """Put another certificate and key in the place of one, as an administrator would who renews it."""
+    for source, suffix in ((pair.certificate, "pem"), (pair.key, "key")):
+        shutil.copyfile(source, bench.cases / "ca" / f"{name}.{suffix}")
+
+
+CERTIFICATES: dict[str, tuple[Callable[[Authority], Pair], str]] = {
+    "expired": (
+        lambda authority: authority.issue("expired", "IP:198.18.1.11", days_ago=9),
+        "a client that dials https://198.18.1.11:2379 refuses etcd's certificate: certificate has expired",
+    ),
+    "of another host": (
+        lambda authority: authority.issue("another", "IP:198.18.1.12"),
+        "refuses etcd's certificate: IP address mismatch, certificate is not valid for '198.18.1.11'",
+    ),
+    "of another CA": (
+        lambda authority: Authority(authority.certificate.parent / "stranger").issue("strange", "IP:198.18.1.11"),
+        "refuses etcd's certificate: unable to get local issuer certificate",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CERTIFICATES)
+def test_etcd_whose_certificate_no_client_takes_is_unhealthy(bench: Bench, tls: dict[str, str], case: str) -> None:
+    issue, what = CERTIFICATES[case]
+    kept = Pair(certificate=bench.cases / "kept.pem", key=bench.cases / "kept.key")
+    shutil.copyfile(bench.cases / "ca/server.pem", kept.certificate)
+    shutil.copyfile(bench.cases / "ca/server.key", kept.key)
+    _replaced(bench, "server", issue(bench.authority))
+    try:
+        status, said = call(bench.etcd, "etcd-health", **tls)
+        assert status == 1
+        assert said.startswith("unhealthy: ")
+        assert what in said
+        # The same is told at the start, as a warning: etcd reads renewed files by itself.
+        elsewhere = tls | NEW | {"ETCD_LISTEN_CLIENT_URLS": "https://198.18.1.1:2379"}
+        assert (
+            f"warning: ETCD_ADVERTISE_CLIENT_URLS says {tls['ETCD_ADVERTISE_CLIENT_URLS']}, where "
+            in (call(bench.etcd, "etcd-start", **elsewhere)[1])
+        )
+    finally:
+        _replaced(bench, "server", kept)
+    assert call(bench.etcd, "etcd-health", **tls)[0] == 0
+
+
+def test_a_client_certificate_that_etcd_refuses_is_unhealthy(bench: Bench, tls: dict[str, str]) -> None:
+    pair = Authority(bench.cases / "ca" / "clients").issue("client")
+    pair.key.chmod(0o644)
+    where = "/cases/ca/clients"
+    shown = {"ETCDCTL_CERT": f"{where}/{pair.certificate.name}", "ETCDCTL_KEY": f"{where}/{pair.key.name}"}
+    status, said = call(bench.etcd, "etcd-health", **shown, **tls)
+    assert (status, said) == (
+        1,
+        "unhealthy: TLS with https://198.18.1.11:2379 fails: refused by the other side: bad certificate\n",
+    )
+
+
+def _rebuild(base: str) -> None:
+    argv = [sys.executable, "-m", "invoke", "images.build", "--base", base, "--target", "images.etcd", "--force"]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("kind", ["volume", "folder"])
+def test_data_outlives_a_killed_container_and_its_image(base: str, tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    os.chown(folder, USER_ID, USER_ID)
+    volume = client().volumes.create() if kind == "volume" else None
+    place = volume.name if volume else str(folder)
+    try:
+        first = run(base, place)
+        serves(first)
+        assert call(first, "etcdctl", "put", "here", "still")[0] == 0
+        cluster = cluster_id(first)
+        first.kill("SIGKILL")
+        first.remove()
+        if volume:
+            _rebuild(base)
+        second = run(base, place)
+        serves(second)
+        assert call(second, "etcdctl", "get", "here") == (0, "here\nstill\n")
+        assert cluster_id(second) == cluster
+        _check_process(second)
+        second.remove(v=True)
+    finally:
+        for left in client().containers.list(all=True, filters={"label": _LABEL, "volume": place}):
+            left.remove(force=True)
+        if volume:
+            volume.remove()
+
+
+def _check_process(container: Container) -> None:
+    """etcd itself is the first process, as its own user and with no capability; told to stop, it ends well."""
+    eventually("Docker says healthy", lambda: _docker_health(container) == "healthy")
+    status = dict(line.split(":\t", 1) for line in call(container, "cat", "/proc/1/status")[1].splitlines())
+    assert (status["Name"], status["NoNewPrivs"], int(status["CapBnd"], 16)) == ("etcd", "1", 0)
+    assert status["Uid"].split() == status["Gid"].split() == [str(USER_ID)] * 4
+    began = time.monotonic()
+    container.stop(timeout=10)
+    took = time.monotonic() - began
+    container.reload()
+    assert container.attrs["State"]["ExitCode"] == 0
+    assert took < 5
+
+
+def _docker_health(container: Container) -> str:
+    container.reload()
+    state: Mapping[str, Any] = container.attrs["State"]
+    return str(state["Health"]["Status"])
