@@ -95,6 +95,13 @@ def run_in(container: Container, argv: Sequence[str], environment: dict[str, str
     return out
 
 
+def outcome(container: Container, *argv: str, **variables: str) -> tuple[int, str]:
+    """Exit status and output, of both kinds, of a command in a container with more variables; well or not."""
+    # The stubs know neither that it has ended nor that its output is whole.
+    done: Any = container.exec_run(list(argv), environment=variables)
+    return int(done.exit_code), str(done.output.decode(errors="replace"))
+
+
 def containers(name: str | None = None) -> list[Container]:
     """The containers of one cluster, or of all clusters, running or not."""
     label = CLUSTER_LABEL if name is None else f"{CLUSTER_LABEL}={name}"

@@ -19,7 +19,7 @@ from docker.models.containers import Container
 from images.etcd.recipe import USER_ID, VOLUME
 from tests.certificates import Authority, Pair
 from tests.cluster.create import ROOT
-from tests.cluster.docker_engine import client
+from tests.cluster.docker_engine import client, outcome
 from tests.polling import eventually
 
 _LABEL = "org.overlayd.test=etcd-image"
@@ -38,19 +38,12 @@ def run(base: str, volume: str, **how: Any) -> Container:
     return found
 
 
-def call(container: Container, *argv: str, **variables: str) -> tuple[int, str]:
-    """Exit status and output of a command in a container, with more variables."""
-    # The stubs know neither that it has ended nor that its output is whole.
-    done: Any = container.exec_run(list(argv), environment=variables)
-    return int(done.exit_code), str(done.output.decode())
-
-
 def serves(container: Container, **variables: str) -> None:
-    eventually("etcd is healthy", lambda: call(container, "etcd-health", **variables)[0] == 0)
+    eventually("etcd is healthy", lambda: outcome(container, "etcd-health", **variables)[0] == 0)
 
 
 def cluster_id(container: Container) -> int:
-    _, said = call(container, "etcdctl", "endpoint", "status", "--write-out=json")
+    _, said = outcome(container, "etcdctl", "endpoint", "status", "--write-out=json")
     return int(json.loads(said.splitlines()[-1])[0]["Status"]["header"]["cluster_id"])
 
 
@@ -84,7 +77,7 @@ def bench(base: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench
         container = run(base, volume.name, binds=[f"{cases}:/cases", f"{cases}:/ro:ro"], tmpfs=small)
         serves(container)
         # What a stopped etcd would leave: enough for who looks at it.
-        status, said = call(
+        status, said = outcome(
             container, "sh", "-c", "cp -r data /cases/own/copy && cp data.member /cases/own/copy.member"
         )
         assert status == 0, said
@@ -207,7 +200,7 @@ REFUSED: dict[str, tuple[Callable[[Bench], dict[str, str]] | dict[str, str], str
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_stops_etcd_is_said_before_it_starts(bench: Bench, case: str) -> None:
     given, what, remedy = REFUSED[case]
-    status, said = call(bench.etcd, "etcd-start", **(given(bench) if callable(given) else given))
+    status, said = outcome(bench.etcd, "etcd-start", **(given(bench) if callable(given) else given))
     assert (status, said.count("\n  ")) == (2, said.count("etcd-start: error: ")), said
     assert what in said
     assert remedy in said
@@ -216,16 +209,16 @@ def test_what_stops_etcd_is_said_before_it_starts(bench: Bench, case: str) -> No
 
 def test_all_wrong_files_are_told_at_once(bench: Bench) -> None:
     files = {"ETCD_CERT_FILE": "/no/cert", "ETCD_KEY_FILE": "/no/key", "ETCD_TRUSTED_CA_FILE": "/no/ca"}
-    status, said = call(bench.etcd, "etcd-start", **files)
+    status, said = outcome(bench.etcd, "etcd-start", **files)
     assert status == 2
     assert all(f"{name} is {path}" in said for name, path in files.items())
 
 
 def test_frozen_etcd_is_unhealthy(bench: Bench) -> None:
-    assert call(bench.etcd, "etcd-health")[0] == 0
+    assert outcome(bench.etcd, "etcd-health")[0] == 0
     bench.etcd.kill("SIGSTOP")
     try:
-        status, said = call(bench.etcd, "etcd-health")
+        status, said = outcome(bench.etcd, "etcd-health")
         assert (status, said) == (1, "unhealthy: http://0.0.0.0:2379 does not answer within 2.3 s\n")
     finally:
         bench.etcd.kill("SIGCONT")
@@ -233,7 +226,7 @@ def test_frozen_etcd_is_unhealthy(bench: Bench) -> None:
 
 
 def test_nobody_there_is_unhealthy(bench: Bench) -> None:
-    status, said = call(bench.etcd, "etcd-health", ETCD_LISTEN_CLIENT_URLS="http://127.0.0.1:4379")
+    status, said = outcome(bench.etcd, "etcd-health", ETCD_LISTEN_CLIENT_URLS="http://127.0.0.1:4379")
     assert (status, said) == (1, "unhealthy: http://127.0.0.1:4379: Connection refused\n")
 
 
@@ -251,14 +244,14 @@ def tls(bench: Bench) -> dict[str, str]:
     shown = {"ETCDCTL_CACERT": "ETCD_TRUSTED_CA_FILE", "ETCDCTL_CERT": "ETCD_CERT_FILE", "ETCDCTL_KEY": "ETCD_KEY_FILE"}
     login = {name: variables[other] for name, other in shown.items()} | {"ETCDCTL_ENDPOINTS": _TLS}
     for words in ("user add root:top-secret", "user grant-role root root", "auth enable"):
-        status, said = call(bench.etcd, "etcdctl", *words.split(), **login)
+        status, said = outcome(bench.etcd, "etcdctl", *words.split(), **login)
         assert status == 0, said
     # It ends with its container.
     return variables
 
 
 def test_etcd_with_tls_certificates_and_a_login_is_healthy(bench: Bench, tls: dict[str, str]) -> None:
-    status, said = call(bench.etcd, "etcd-health", ETCDCTL_USER="root:top-secret", **tls)
+    status, said = outcome(bench.etcd, "etcd-health", ETCDCTL_USER="root:top-secret", **tls)
     assert (status, said) == (0, "healthy: https://198.18.1.11:2379 serves (TLS)\n")
 
 
@@ -292,7 +285,7 @@ def test_etcd_whose_certificate_no_client_takes_is_unhealthy(bench: Bench, tls: 
     shutil.copyfile(bench.cases / "ca/server.key", kept.key)
     _replaced(bench, "server", issue(bench.authority))
     try:
-        status, said = call(bench.etcd, "etcd-health", **tls)
+        status, said = outcome(bench.etcd, "etcd-health", **tls)
         assert status == 1
         assert said.startswith("unhealthy: ")
         assert what in said
@@ -300,11 +293,11 @@ def test_etcd_whose_certificate_no_client_takes_is_unhealthy(bench: Bench, tls: 
         elsewhere = tls | NEW | {"ETCD_LISTEN_CLIENT_URLS": "https://198.18.1.1:2379"}
         assert (
             f"warning: ETCD_ADVERTISE_CLIENT_URLS says {tls['ETCD_ADVERTISE_CLIENT_URLS']}, where "
-            in (call(bench.etcd, "etcd-start", **elsewhere)[1])
+            in (outcome(bench.etcd, "etcd-start", **elsewhere)[1])
         )
     finally:
         _replaced(bench, "server", kept)
-    assert call(bench.etcd, "etcd-health", **tls)[0] == 0
+    assert outcome(bench.etcd, "etcd-health", **tls)[0] == 0
 
 
 def test_a_client_certificate_that_etcd_refuses_is_unhealthy(bench: Bench, tls: dict[str, str]) -> None:
@@ -312,7 +305,7 @@ def test_a_client_certificate_that_etcd_refuses_is_unhealthy(bench: Bench, tls: 
     pair.key.chmod(0o644)
     where = "/cases/ca/clients"
     shown = {"ETCDCTL_CERT": f"{where}/{pair.certificate.name}", "ETCDCTL_KEY": f"{where}/{pair.key.name}"}
-    status, said = call(bench.etcd, "etcd-health", **shown, **tls)
+    status, said = outcome(bench.etcd, "etcd-health", **shown, **tls)
     assert (status, said) == (
         1,
         "unhealthy: TLS with https://198.18.1.11:2379 fails: refused by the other side: bad certificate\n",
@@ -335,7 +328,7 @@ def test_data_outlives_a_killed_container_and_its_image(base: str, tmp_path: Pat
     try:
         first = run(base, place)
         serves(first)
-        assert call(first, "etcdctl", "put", "here", "still")[0] == 0
+        assert outcome(first, "etcdctl", "put", "here", "still")[0] == 0
         cluster = cluster_id(first)
         first.kill("SIGKILL")
         first.remove()
@@ -343,7 +336,7 @@ def test_data_outlives_a_killed_container_and_its_image(base: str, tmp_path: Pat
             _rebuild(base)
         second = run(base, place)
         serves(second)
-        assert call(second, "etcdctl", "get", "here") == (0, "here\nstill\n")
+        assert outcome(second, "etcdctl", "get", "here") == (0, "here\nstill\n")
         assert cluster_id(second) == cluster
         _check_process(second)
         second.remove(v=True)
@@ -357,7 +350,7 @@ def test_data_outlives_a_killed_container_and_its_image(base: str, tmp_path: Pat
 def _check_process(container: Container) -> None:
     """etcd itself is the first process, as its own user and with no capability; told to stop, it ends well."""
     eventually("Docker says healthy", lambda: _docker_health(container) == "healthy")
-    status = dict(line.split(":\t", 1) for line in call(container, "cat", "/proc/1/status")[1].splitlines())
+    status = dict(line.split(":\t", 1) for line in outcome(container, "cat", "/proc/1/status")[1].splitlines())
     assert (status["Name"], status["NoNewPrivs"], int(status["CapBnd"], 16)) == ("etcd", "1", 0)
     assert status["Uid"].split() == status["Gid"].split() == [str(USER_ID)] * 4
     began = time.monotonic()

@@ -43,3 +43,15 @@ def test_hosts_are_granted_what_the_cluster_grants() -> None:
 
 def test_images_are_the_descriptions() -> None:
     assert set(re.findall(r'image: "([^"]+)"', _text())) == {CLUSTER.image("host"), CLUSTER.image("etcd")}
+
+
+def test_the_cluster_with_tls_has_certificates_for_the_addresses_of_its_etcds() -> None:
+    text = _VARIABLE.sub(lambda found: found[2], FILE.with_name("tls.yaml").read_text())
+    given = re.findall(r'ipv4_address: "([^"]+)"', text)
+    etcds, hosts = given[:3], given[3:]
+    assert hosts == [f"198.18.42.{number}" for number in (11, 12, 13)]
+    joined = re.sub(r"\\\n *", "", text)
+    assert f'"etcd={",".join(f"IP:{address}" for address in etcds)}"' in joined
+    members = [f"etcd{number}=https://{address}:2380" for number, address in enumerate(etcds, 1)]
+    assert f'ETCD_INITIAL_CLUSTER: "{",".join(members)}"' in joined
+    assert f'ETCDCTL_ENDPOINTS: &endpoints "{",".join(f"https://{address}:2379" for address in etcds)}"' in joined

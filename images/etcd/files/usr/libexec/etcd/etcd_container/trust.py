@@ -115,7 +115,7 @@ def _pair(certificate_name: str, certificate: str, key_name: str, key: str) -> l
     try:
         load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), certificate, key)
     except ssl.SSLError as error:
-        if error.reason == "KEY_VALUES_MISMATCH":
+        if getattr(error, "reason", None) == "KEY_VALUES_MISMATCH":
             return [Problem(f"{key_name}: {key} is not the key of {certificate}", f"see that {certificate_name} fits")]
         what = f"{certificate_name} and {key_name}: etcd cannot use {certificate} and {key}: {reason(error)}"
         return [Problem(what, "both are PEM files, the key without a pass phrase")]
@@ -175,7 +175,8 @@ def reason(error: ssl.SSLError) -> str:
     """What OpenSSL says is wrong, in words."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return error.verify_message.rstrip(".")
-    words = (error.reason or str(error.args[-1])).replace("_", " ").lower()
+    # One that is not OpenSSL's own has no reason.
+    words = (getattr(error, "reason", None) or str(error.args[-1])).replace("_", " ").lower()
     # What the other side sent; OpenSSL puts a protocol before it that differs by its own version.
     _, alert, refusal = words.partition(" alert ")
     return f"refused by the other side: {refusal}" if alert else words
