@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 from docker.models.containers import Container
 
-from images.etcd.recipe import USER_ID, VOLUME
+from images.etcd import release
+from images.etcd.recipe import SCRIPT, USER_ID, VOLUME
 from tests.certificates import Authority, Pair
 from tests.cluster.create import ROOT
 from tests.cluster.docker_engine import client, outcome
@@ -310,6 +311,45 @@ def test_a_client_certificate_that_etcd_refuses_is_unhealthy(bench: Bench, tls: 
         1,
         "unhealthy: TLS with https://198.18.1.11:2379 fails: refused by the other side: bad certificate\n",
     )
+
+
+def test_a_certificate_that_etcd_made_for_itself_is_pinned(bench: Bench) -> None:
+    variables = {
+        "ETCD_AUTO_TLS": "true",
+        "ETCD_DATA_DIR": "/cases/own/auto",
+        "ETCD_LISTEN_CLIENT_URLS": "https://0.0.0.0:5379",
+        "ETCD_LISTEN_PEER_URLS": "http://127.0.0.1:5380",
+    }
+    bench.etcd.exec_run(["etcd-start"], environment=variables, detach=True)
+    serves(bench.etcd, **variables)
+    # Another etcd's is not it.
+    status, said = outcome(bench.etcd, "etcd-health", **variables | {"ETCD_LISTEN_CLIENT_URLS": _TLS})
+    assert status == 1, said
+
+
+def test_a_release_is_installed_where_no_package_is(base: str, tmp_path: Path) -> None:
+    # On a base with a package of etcd this way is not taken; its script runs here on the same system all the same.
+    files = Path("images/etcd/files/usr/libexec/etcd")
+    shutil.copytree(ROOT / files, tmp_path / "libexec", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "release").mkdir()
+    for program in release.PROGRAMS:
+        where = shutil.which(program)
+        assert where is not None
+        shutil.copy(where, tmp_path / "release" / program)
+    said = client().containers.run(
+        f"overlayd/base:{base}",
+        ["sh", "-euc", f"{release.INSTALL_SCRIPT}{SCRIPT}\nid etcd; stat --format '%u:%g %a' {VOLUME}"],
+        volumes=[
+            f"{tmp_path}/release:{release.MOUNT}:ro",
+            f"{tmp_path}/libexec:/{files.relative_to('images/etcd/files')}",
+        ],
+        network_mode="none",
+        remove=True,
+    )
+    assert said.decode().splitlines()[-2:] == [
+        f"uid={USER_ID}(etcd) gid={USER_ID}(etcd) groups={USER_ID}(etcd)",
+        f"{USER_ID}:{USER_ID} 700",
+    ]
 
 
 def _rebuild(base: str) -> None:
