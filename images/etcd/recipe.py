@@ -60,7 +60,7 @@ def targets(base: Base) -> tuple[Target, ...]:
         packages=base.packages["etcd"],
         config=CONFIG,
         script=unpack + SCRIPT,
-        mounts={} if base.packaged_etcd else {release.FOLDER: release.MOUNT},
+        mounts={} if base.packaged_etcd else {release.PROGRAMS_FOLDER: release.MOUNT},
         needs=tuple(target.name for target in fetched),
     )
     return (*fetched, image)

@@ -1,6 +1,7 @@
 """etcd's own release, for bases whose repositories have no etcd: one tarball, known by its SHA-256.
 
-What was fetched stays in the build folder's cache, so that a later build needs no network. Of the tarball only the
+What was fetched stays in the build folder's cache, so that a later build needs no network; a tarball that somebody put
+there is as good. Of the tarball only the
 programs are taken, by their names, so that no name in it can lead anywhere else.
 """
 
@@ -17,7 +18,7 @@ from pathlib import Path, PurePosixPath
 
 from images.engine import inputs
 from images.engine.errors import BuildError
-from images.engine.graph import Target
+from images.engine.graph import CACHE, Target
 from images.engine.step import Step
 
 NAME = "images.etcd.release"
@@ -25,16 +26,17 @@ VERSION = "3.5.21"
 SHA256 = "adddda4b06718e68671ffabff2f8cee48488ba61ad82900e639d108f2148501c"
 TOP = f"etcd-v{VERSION}-linux-amd64"
 URL = f"https://github.com/etcd-io/etcd/releases/download/v{VERSION}/{TOP}.tar.gz"
-FOLDER = Path("etcd")
+# Below the build folder: the tarball, and the programs that were in it.
+FOLDER = CACHE / "etcd"
+TARBALL = f"{TOP}.tar.gz"
+PROGRAMS_FOLDER = FOLDER / "programs"
 MOUNT = "/run/overlayd/etcd"
 PROGRAMS = ("etcd", "etcdctl")
-# Below the build folder; `make clean` leaves it.
-CACHE = Path("cache/etcd")
 INSTALL_SCRIPT = f"install -m 755 {' '.join(f'{MOUNT}/{program}' for program in PROGRAMS)} /usr/bin/\n"
 _TIMEOUT_S = 30.0
 _HINT = (
-    "fetch it elsewhere and put it there as build/{}, name a mirror, build on the base debian12-rpm, which has a "
-    "package of etcd, or use an etcd that runs elsewhere"
+    f"fetch it elsewhere and put it there as build/{FOLDER / TARBALL}, name a mirror, build on the base debian12-rpm, "
+    "which has a package of etcd, or use an etcd that runs elsewhere"
 )
 
 
@@ -42,24 +44,26 @@ def target(url: str = URL, sha256: str = SHA256) -> Target:
     """The target that has the release's programs. `url` may be another place with the same tarball: it is no input."""
 
     def build(step: Step) -> None:
-        unpack(kept(step.build / CACHE, url, sha256, step), step.output(FOLDER))
+        out = step.output(FOLDER)
+        out.mkdir(parents=True)
+        obtain(out / TARBALL, step.build / FOLDER / TARBALL, url, sha256, step)
+        unpack(out / TARBALL, out / PROGRAMS_FOLDER.name)
 
     return Target(
         name=NAME,
         build=build,
         inputs={**inputs.of_values(sha256=sha256), **inputs.of_files(Path(__file__).parents[1], [Path(__file__)])},
         outputs=(FOLDER,),
+        network=True,
     )
 
 
-def kept(cache: Path, url: str = URL, sha256: str = SHA256, step: Step | None = None) -> Path:
-    """The tarball in the cache folder; fetched if it is not there, or not whole. Raises BuildError."""
-    tarball = cache / f"{TOP}.tar.gz"
-    if tarball.is_file() and _digest(tarball) == sha256:
-        return tarball
-    cache.mkdir(parents=True, exist_ok=True)
-    fetch(tarball, url, sha256, step)
-    return tarball
+def obtain(to: Path, kept: Path, url: str = URL, sha256: str = SHA256, step: Step | None = None) -> None:
+    """Put the tarball at `to`: the kept one, or where that is not there or not whole, from `url`. Raises BuildError."""
+    if kept.is_file() and _digest(kept) == sha256:
+        shutil.copyfile(kept, to)
+    else:
+        fetch(to, url, sha256, step)
 
 
 def fetch(to: Path, url: str = URL, sha256: str = SHA256, step: Step | None = None) -> None:
@@ -74,7 +78,7 @@ def fetch(to: Path, url: str = URL, sha256: str = SHA256, step: Step | None = No
         if found != sha256:
             raise BuildError(
                 f"{url} is another file: its SHA-256 is {found}, and {sha256} was expected{_guess(half, size)}",
-                hint=_HINT.format(CACHE / to.name),
+                hint=_HINT,
             )
         half.rename(to)
     except (OSError, ValueError, http.client.HTTPException) as error:
@@ -82,7 +86,7 @@ def fetch(to: Path, url: str = URL, sha256: str = SHA256, step: Step | None = No
             error.close()
         raise BuildError(
             f"etcd's release did not come from {url}: {error or type(error).__name__}",
-            hint=_HINT.format(CACHE / to.name),
+            hint=_HINT,
         ) from error
     finally:
         half.unlink(missing_ok=True)

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from images.engine.errors import BuildError, Cancelled
+from images.engine.oci import Layout
 from images.engine.process import Stop
 from images.engine.step import Step
 from images.etcd import release
@@ -57,6 +58,17 @@ def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
     thread.join()
 
 
+def obtained(folder: Path, url: str = release.URL, sha256: str = release.SHA256, step: Step | None = None) -> Path:
+    """The tarball, new in a folder, out of the cache beside it or from a URL; kept as the engine would keep it."""
+    new, cache = folder / "new", folder / "cache" / release.TARBALL
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir()
+    cache.parent.mkdir(exist_ok=True)
+    release.obtain(new / release.TARBALL, cache, url, sha256, step)
+    shutil.copyfile(new / release.TARBALL, cache)
+    return new / release.TARBALL
+
+
 def tarball(path: Path, files: Mapping[str, bytes]) -> str:
     """Write a tarball; its SHA-256."""
     with tarfile.open(path, "w:gz", compresslevel=1) as archive:
@@ -77,7 +89,7 @@ def test_real_programs_come_out_of_the_tarball_as_they_went_in(served: tuple[Pat
     folder, url = served
     files = {f"{release.TOP}/{Path(path).name}": Path(path).read_bytes() for path in (_ETCD, _ETCDCTL) if path}
     sha256 = tarball(folder / "etcd.tar.gz", files)
-    release.unpack(release.kept(tmp_path / "cache", f"{url}/etcd.tar.gz", sha256), tmp_path / "out")
+    release.unpack(obtained(tmp_path, f"{url}/etcd.tar.gz", sha256), tmp_path / "out")
     said = subprocess.run([tmp_path / "out/etcd", "--version"], capture_output=True, text=True, check=True).stdout
     assert said.startswith("etcd Version: ")
     assert (tmp_path / "out/etcdctl").read_bytes() == files[f"{release.TOP}/etcdctl"]
@@ -86,23 +98,22 @@ def test_real_programs_come_out_of_the_tarball_as_they_went_in(served: tuple[Pat
 def test_what_was_fetched_is_kept_and_not_asked_for_again(served: tuple[Path, str], tmp_path: Path) -> None:
     folder, url = served
     sha256 = small(folder / "etcd.tar.gz")
-    first = release.kept(tmp_path / "cache", f"{url}/etcd.tar.gz", sha256)
+    first = obtained(tmp_path, f"{url}/etcd.tar.gz", sha256).read_bytes()
     (folder / "etcd.tar.gz").unlink()
-    assert release.kept(tmp_path / "cache", f"{url}/etcd.tar.gz", sha256) == first
+    assert obtained(tmp_path, f"{url}/etcd.tar.gz", sha256).read_bytes() == first
 
 
 def test_damaged_tarball_in_the_cache_is_fetched_again(served: tuple[Path, str], tmp_path: Path) -> None:
     folder, url = served
     sha256 = small(folder / "etcd.tar.gz")
-    kept = release.kept(tmp_path / "cache", f"{url}/etcd.tar.gz", sha256)
-    whole = kept.read_bytes()
-    kept.write_bytes(whole[:100])
-    assert release.kept(tmp_path / "cache", f"{url}/etcd.tar.gz", sha256).read_bytes() == whole
+    whole = obtained(tmp_path, f"{url}/etcd.tar.gz", sha256).read_bytes()
+    (tmp_path / "cache" / release.TARBALL).write_bytes(whole[:100])
+    assert obtained(tmp_path, f"{url}/etcd.tar.gz", sha256).read_bytes() == whole
 
 
 def test_a_file_url_is_as_good(tmp_path: Path) -> None:
     sha256 = small(tmp_path / "etcd.tar.gz")
-    assert release.kept(tmp_path / "cache", (tmp_path / "etcd.tar.gz").as_uri(), sha256).exists()
+    assert obtained(tmp_path, (tmp_path / "etcd.tar.gz").as_uri(), sha256).exists()
 
 
 @pytest.mark.parametrize(
@@ -121,18 +132,18 @@ def test_another_file_is_refused_and_not_kept(
     if content is not None:
         (folder / name).write_bytes(content)
     with pytest.raises(BuildError, match=words) as caught:
-        release.kept(tmp_path / "cache", f"{url}/{name}", "0" * 64)
+        obtained(tmp_path, f"{url}/{name}", "0" * 64)
     assert f"build/cache/etcd/{release.TOP}.tar.gz" in str(caught.value)
     assert f"{url}/{name}" in str(caught.value)
-    assert not list((tmp_path / "cache").iterdir())
+    assert not list((tmp_path / "new").iterdir())
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9/etcd.tar.gz", "file:///nowhere/etcd.tar.gz", "no-url", "ftp:x"])
 def test_a_url_that_does_not_answer_is_named(tmp_path: Path, url: str) -> None:
     with pytest.raises(BuildError, match=f"etcd's release did not come from {url}: .") as caught:
-        release.kept(tmp_path / "cache", url)
+        obtained(tmp_path, url)
     assert caught.value.hint
-    assert not list((tmp_path / "cache").iterdir())
+    assert not list((tmp_path / "new").iterdir())
 
 
 def test_a_build_told_to_stop_leaves_nothing_of_a_download(served: tuple[Path, str], tmp_path: Path) -> None:
@@ -146,6 +157,7 @@ def test_a_build_told_to_stop_leaves_nothing_of_a_download(served: tuple[Path, s
             inputs={},
             root=tmp_path,
             build=tmp_path,
+            layout=Layout(tmp_path / "oci"),
             scratch=tmp_path,
             log=log,
             stop=stop,
@@ -153,8 +165,8 @@ def test_a_build_told_to_stop_leaves_nothing_of_a_download(served: tuple[Path, s
             epoch=0,
         )
         with pytest.raises(Cancelled):
-            release.kept(tmp_path / "cache", f"{url}/etcd.tar.gz", sha256, step)
-    assert not list((tmp_path / "cache").iterdir())
+            obtained(tmp_path, f"{url}/etcd.tar.gz", sha256, step)
+    assert not list((tmp_path / "new").iterdir())
 
 
 @pytest.mark.parametrize(
