@@ -53,7 +53,7 @@ class Packages:
     def give(self, machine: Machine) -> None:
         """Put them on a host, which may have them."""
         if not machine.succeeds("test", "-s", NEWER_RPM):
-            machine.container.put_archive("/root", _tar(self.files))
+            machine.container.put_archive("/root", tar(self.files))
 
 
 def packages(base: str) -> Packages:
@@ -140,7 +140,8 @@ def _boot(cluster: Cluster) -> Machine:
     return machine
 
 
-def _tar(files: Mapping[str, bytes]) -> bytes:
+def tar(files: Mapping[str, bytes]) -> bytes:
+    """A tar of files by their names, as put_archive takes it."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as tar:
         for path, content in files.items():

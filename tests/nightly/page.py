@@ -36,6 +36,7 @@ def page(*, tests: Summary | None, bench: dict[str, Any] | None, when: str, comm
     else:
         body += ["<h2>Connectivity</h2>", *map(_matrix, bench["backends"], bench["backends"].values())]
         body += ["<h2>Throughput</h2>", _throughput(bench), "<h2>Start of three hosts</h2>", _start(bench)]
+        body += ["<h2>Builds</h2>", _builds(bench["builds"])] if "builds" in bench else []
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         f"<title>overlayd {escape(when)}</title><style>{_STYLE}</style></head>\n"
@@ -126,4 +127,12 @@ def _start(bench: dict[str, Any]) -> str:
     whole = {"hosts from docker run to docker active": start["hosts_to_docker_s"], "the whole": start["whole_s"]}
     for name, seconds in (bench.get("make_up_s", {}) | steps | whole).items():
         rows.append(_row((escape(name), _number(f"{seconds:.1f}"))))
+    return f"<table>{''.join(rows)}</table>"
+
+
+def _builds(builds: dict[str, Any]) -> str:
+    rows = [_row(("what", "seconds", "at most"), "th")]
+    for what, found in builds.items():
+        kind = "ok" if found["s"] <= found["limit_s"] else "bad"
+        rows.append(_row((escape(what), f'<td class="{kind} n">{found["s"]:.1f}</td>', _number(str(found["limit_s"])))))
     return f"<table>{''.join(rows)}</table>"

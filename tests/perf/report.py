@@ -45,6 +45,19 @@ def show(console: Console, document: dict[str, Any]) -> None:
     for host, moments in document["start"]["hosts"].items():
         times.add_row(f"{host}, after its systemd began", ", ".join(f"{what} {at:.1f}" for what, at in moments.items()))
     console.print(times)
+    if "builds" in document:
+        show_builds(console, document["builds"])
+
+
+def show_builds(console: Console, builds: dict[str, Any]) -> None:
+    """Print the durations of builds, each beside what is allowed."""
+    table = Table(title="builds, in seconds")
+    for column in ("what", "s", "at most"):
+        table.add_column(column, justify="left" if column == "what" else "right")
+    for what, found in builds.items():
+        over = "" if found["s"] <= found["limit_s"] else " too slow"
+        table.add_row(what, f"{found['s']:.1f}{over}", f"{found['limit_s']}")
+    console.print(table)
 
 
 def _spread(found: dict[str, float]) -> str:

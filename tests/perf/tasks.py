@@ -22,7 +22,7 @@ from overlayd.errors import OverlaydError
 from tests.cluster.docker_engine import newest_base
 from tests.nightly.junit import summarize
 from tests.nightly.page import page
-from tests.perf import report
+from tests.perf import build, report
 from tests.perf.bench import BACKENDS, bench
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,20 +36,45 @@ _console = Console(width=None if sys.stdout.isatty() else 140)
         "repeat": "how often each flow is measured",
         "seconds": "length of a flow",
         "base": "base image (default: that of the host image built last)",
+        "builds": "measure builds from nothing, too, which takes minutes (default: yes)",
     },
 )
 @reported
 def run_bench(
-    c: Context, *, backends: str = ",".join(BACKENDS), repeat: int = 3, seconds: int = 2, base: str | None = None
+    c: Context,
+    *,
+    backends: str = ",".join(BACKENDS),
+    repeat: int = 3,
+    seconds: int = 2,
+    base: str | None = None,
+    builds: bool = True,
 ) -> None:
-    """Measure start and throughput of a cluster beside the underlay's; a table, and build/bench/bench.json."""
+    """Measure builds, and start and throughput of a cluster beside the underlay's; build/bench/bench.json."""
     with dockerd.running():
         try:
-            document = _measure(c, base, backends=tuple(backends.split(",")), repeat=repeat, duration_s=seconds)
+            document = _measure(
+                c, base, builds=builds, backends=tuple(backends.split(",")), repeat=repeat, duration_s=seconds
+            )
         except OverlaydError as error:
             raise Exit(str(error), code=error.exit_status) from error
     path = _write(ROOT / "build" / "bench" / "bench.json", json.dumps(document, indent=1) + "\n")
     report.show(_console, document)
+    _say(f"figures: {path.relative_to(ROOT)}")
+
+
+@task(name="bench-builds", help={"base": "base image (default: that of the host image built last)"})
+@reported
+def run_bench_builds(c: Context, base: str | None = None) -> None:
+    """Measure builds of the last commit only, in a clone and a dockerd of their own; build/bench/builds.json."""
+    try:
+        if base is None:
+            with dockerd.running():
+                base = newest_base()
+        found = build.measure(base, _say)
+    except OverlaydError as error:
+        raise Exit(str(error), code=error.exit_status) from error
+    path = _write(ROOT / "build" / "bench" / "builds.json", json.dumps(found, indent=1) + "\n")
+    report.show_builds(_console, found)
     _say(f"figures: {path.relative_to(ROOT)}")
 
 
@@ -81,11 +106,14 @@ def nightly(c: Context, only: str = "") -> None:
         raise Exit("not well: build/nightly/index.html says what", code=1)
 
 
-def _measure(c: Context, base: str | None, **how: Any) -> dict[str, Any]:
+def _measure(c: Context, base: str | None, *, builds: bool = True, **how: Any) -> dict[str, Any]:
     began = time.monotonic()
     build_all(c, base=base)
     built = time.monotonic() - began
-    document = bench(base or newest_base(), _say, **how)
+    base = base or newest_base()
+    document = bench(base, _say, **how)
+    if builds:
+        document["builds"] = build.measure(base, _say)
     document["make_up_s"] = {"build-all, with what was already built": round(built, 2)}
     return document
 
@@ -108,4 +136,4 @@ def _say(text: str) -> None:
     _console.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
-namespace = Collection(run_bench, nightly)
+namespace = Collection(run_bench, run_bench_builds, nightly)

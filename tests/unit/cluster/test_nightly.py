@@ -91,6 +91,14 @@ def test_page_tells_matrix_rates_and_failures() -> None:
         assert expected in text
 
 
+def test_page_tells_builds_beside_what_they_may_take() -> None:
+    builds = {"from <nothing>": {"s": 299.96, "limit_s": 300}, "unchanged": {"s": 2.01, "limit_s": 2}}
+    text = page(tests=None, bench=BENCH | {"builds": builds}, when="tonight", commit="abc")
+    assert _read(text).fetched == []
+    assert '<td>from &lt;nothing&gt;</td><td class="ok n">300.0</td><td class="n">300</td>' in text
+    assert '<td>unchanged</td><td class="bad n">2.0</td><td class="n">2</td>' in text
+
+
 def test_page_without_figures_says_so() -> None:
     text = page(tests=None, bench=None, when="tonight", commit="abc")
     _read(text)

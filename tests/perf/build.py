@@ -1,0 +1,134 @@
+"""Measure the builds: everything from nothing, nothing changed, and one line of the daemon on its way to a host.
+
+They are done for real: in a fresh clone of the checkout's last commit, with a build folder of its own and a dockerd of
+its own, whose images are nobody else's. All of it lies in one temporary folder and goes with it, also on Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import docker
+from docker.errors import DockerException
+
+from images.engine import process, sandbox
+from images.engine.errors import BuildError
+from overlayd.errors import CommandFailed, OverlaydError
+from tests.cluster import cgroups
+from tests.polling import eventually
+
+ROOT = Path(__file__).resolve().parents[2]
+# What issue 4 asks of the reference machine, in s.
+FROM_NOTHING, UNCHANGED, UPGRADED = (
+    "all images and the RPM, from an empty cache",
+    "the same again, nothing changed",
+    "from a changed line of the daemon to an upgraded host",
+)
+LIMITS_S = {FROM_NOTHING: 300, UNCHANGED: 2, UPGRADED: 60}
+_DOCKERD_S = 60.0
+_REPEAT = 3
+
+
+def measure(base: str, say: Callable[[str], None]) -> dict[str, dict[str, Any]]:
+    """Seconds and limit by what was measured. Raises OverlaydError, and BuildError for what never begins."""
+    sandbox.require_root_user()
+    sandbox.require("git", "dockerd", "unshare")
+    with tempfile.TemporaryDirectory(prefix="overlayd-bench-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        clone = folder / "checkout"
+        _run(["git", "clone", "--quiet", str(ROOT), str(clone)], ROOT, {}, folder)
+        with _dockerd(folder) as socket:
+            return _measure(clone, folder, socket, base, say)
+
+
+def _measure(
+    clone: Path, folder: Path, socket: str, base: str, say: Callable[[str], None]
+) -> dict[str, dict[str, Any]]:
+    # The clone's own code, in the interpreter and with the libraries of the checkout. pip fetches again, too.
+    paths = os.pathsep.join([str(clone), str(clone / "daemon")])
+    env = {"DOCKER_HOST": socket, "PYTHONPATH": paths, "PIP_NO_CACHE_DIR": "1"}
+    build_all = [sys.executable, "-m", "invoke", "build-all", "--base", base]
+
+    def timed(*argv: str) -> float:
+        began = time.monotonic()
+        _run(argv, clone, env, folder)
+        return time.monotonic() - began
+
+    say("measuring a build from nothing")
+    found = {FROM_NOTHING: timed(*build_all)}
+    say("measuring a build with nothing changed")
+    found[UNCHANGED] = statistics.median(timed(*build_all) for _ in range(_REPEAT))
+    said = (folder / "log").read_text(errors="replace").rstrip().splitlines()
+    if not said[-1].startswith("nothing to do"):
+        raise OverlaydError(f"a build with nothing changed says: {said[-1]}", hint="invoke images.why says more")
+    say("measuring the way of a changed line to a host")
+    figure = folder / "upgrade.json"
+    _run([sys.executable, "-m", "tests.perf.upgrade", base, str(figure)], clone, env, folder)
+    found[UPGRADED] = float(json.loads(figure.read_text())["s"])
+    return {what: {"s": round(seconds, 2), "limit_s": LIMITS_S[what]} for what, seconds in found.items()}
+
+
+def _run(argv: list[str] | tuple[str, ...], cwd: Path, env: dict[str, str], folder: Path) -> None:
+    """Run a command, its output going to folder/log. Raises CommandFailed with the end of it."""
+    with (folder / "log").open("wb", buffering=0) as log:
+        try:
+            process.run(argv, log=log, stop=process.Stop(), cwd=cwd, env=env)
+        except BuildError as error:
+            raise CommandFailed(error.message) from error
+
+
+@contextmanager
+def _dockerd(folder: Path) -> Iterator[str]:
+    """A dockerd without an image, in namespaces of its own; the address it listens at.
+
+    The kernel ends all that runs in it, and drops its mounts and networks, when it ends; and it ends when we do.
+    """
+    socket = f"unix://{folder}/docker.sock"
+    (folder / "daemon.json").write_text("{}")
+    argv = ["dockerd", f"--host={socket}", f"--config-file={folder}/daemon.json", f"--pidfile={folder}/dockerd.pid"]
+    argv += [f"--data-root={folder}/docker", f"--exec-root={folder}/exec"]
+    script = 'ip link set lo up && exec "$@"'
+    log = folder / "dockerd.log"
+    with log.open("wb") as out:
+        started = subprocess.Popen(
+            [str(word) for word in sandbox.isolated(["unshare", "--net", "sh", "-c", script, "sh", *argv])],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+        )
+    try:
+        eventually("dockerd answers", lambda: started.poll() is not None or _answers(socket), timeout_s=_DOCKERD_S)
+        if started.poll() is not None:
+            raise OverlaydError(f"dockerd ended: {log.read_text(errors='replace')[-2000:]}")
+        yield socket
+    finally:
+        _remove_containers(socket)
+        process.end(started)
+
+
+def _answers(socket: str) -> bool:
+    with contextlib.suppress(DockerException), contextlib.closing(docker.DockerClient(base_url=socket)) as client:
+        return bool(client.ping())
+    return False
+
+
+def _remove_containers(socket: str) -> None:
+    """Remove what an interrupted measurement left running. They would end in any case; their control groups stay."""
+    with contextlib.suppress(DockerException), contextlib.closing(docker.DockerClient(base_url=socket)) as client:
+        left = client.containers.list(all=True, ignore_removed=True)
+        for container in left:
+            with contextlib.suppress(DockerException):
+                container.remove(force=True, v=True)
+        cgroups.sweep([str(container.id) for container in left])

@@ -1,0 +1,85 @@
+"""`python -m tests.perf.upgrade BASE FILE`: how long a changed line of the daemon takes to a host that runs it.
+
+A process of its own, in the clone that it changes and against the dockerd that DOCKER_HOST names: tests.perf.build.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from ipaddress import IPv4Network
+from pathlib import Path
+
+from images.engine.annotations import version
+from overlayd.errors import CommandFailed, OverlaydError
+from rpm import source
+from rpm.targets import REPOSITORY
+from tests.cluster.create import ROOT, remove
+from tests.cluster.description import Cluster
+from tests.cluster.machine import Machine
+from tests.cluster.packaged import tar
+from tests.cluster.site import Site
+from tests.cluster.steps import etcd, hosts, leases, network_config, networks
+from tests.polling import eventually
+
+NAME = "upgrade"
+UNDERLAY = IPv4Network("198.18.31.0/24")
+_RPM = "/root/overlayd-new.rpm"
+_READY_S = 60.0
+_ACTIVE = {"ActiveState": "active"}
+
+
+def main(base: str, figure: Path) -> None:
+    """Start a host, change, build, upgrade; write {"s": seconds}. Raises OverlaydError."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    site = Site(cluster=Cluster(name=NAME, base=base, hosts=1, underlay=UNDERLAY))
+    try:
+        for step in (networks, etcd, network_config, hosts, leases):
+            step.make(site)
+        figure.write_text(json.dumps({"s": upgraded_s(site.hosts[0], base)}) + "\n")
+    finally:
+        remove(NAME)
+
+
+def upgraded_s(machine: Machine, base: str) -> float:
+    """Seconds from the change of a line to the new daemon being ready on a host with docker running."""
+    before = machine.status()["pid"]
+    docker = machine.unit("docker", "MainPID", "ActiveState")
+    began = time.monotonic()
+    number = change_a_line()
+    command = [sys.executable, "-m", "invoke", "rpm.build", "--base", base]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise CommandFailed(f"{' '.join(command)}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
+    (built,) = (ROOT / "build" / REPOSITORY).glob(f"overlayd-{number}-*.rpm")
+    machine.container.put_archive("/root", tar({_RPM: built.read_bytes()}))
+    # As from a folder on disk: the package is not signed yet, and the host reaches no repository.
+    options = ("--assumeyes", "--setopt=reposdir=/nonexistent", "--nogpgcheck")
+    machine.run("yum", *options, "upgrade", _RPM)
+    eventually(
+        "the new daemon is ready",
+        lambda: machine.status().get("version") == number and machine.unit("overlayd", "ActiveState") == _ACTIVE,
+        timeout_s=_READY_S,
+    )
+    took = time.monotonic() - began
+    if machine.status()["pid"] == before or machine.unit("docker", "MainPID", "ActiveState") != docker:
+        raise OverlaydError(f"the daemon was not restarted, or docker was: {machine.status()}, {docker}")
+    return took
+
+
+def change_a_line() -> str:
+    """Raise the daemon's version, which is a line of it that an upgrade needs; the new one."""
+    path = ROOT / source.PACKAGE / "__init__.py"
+    old = version(ROOT)
+    path.write_text(path.read_text().replace(f'\n__version__ = "{old}"\n', f'\n__version__ = "{old}.1"\n'))
+    new = version(ROOT)
+    if new == old:
+        raise OverlaydError(f"{path} has no line that could be changed")
+    return new
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))
