@@ -48,6 +48,12 @@ def test_what_was_given_stays_and_what_was_given_empty_was_not() -> None:
     assert found["ETCD_LISTEN_CLIENT_URLS"] == "http://127.0.0.1:1"
 
 
+def test_a_socket_of_a_file_is_left_to_etcd() -> None:
+    listen = "unix:///run/etcd.sock:0,http://127.0.0.1:2379"
+    assert not settings.check(complete(ETCD_LISTEN_CLIENT_URLS=listen))
+    assert [str(url) for url in settings.urls({"X": listen}, "X")] == ["http://127.0.0.1:2379"]
+
+
 def test_a_configuration_file_is_etcds_business() -> None:
     assert complete(ETCD_CONFIG_FILE="/etc/etcd.yaml") == {"ETCD_CONFIG_FILE": "/etc/etcd.yaml"}
     assert not settings.check({"ETCD_CONFIG_FILE": "/etc/etcd.yaml"})

@@ -93,8 +93,9 @@ def true(settings: Mapping[str, str], name: str) -> bool:
 
 
 def urls(settings: Mapping[str, str], name: str) -> list[Url]:
-    """The URLs of a variable that is a list of them. Raises ValueError naming the one that is none."""
-    return [parsed(text) for text in settings.get(name, "").split(",") if text]
+    """The URLs of a variable that is a list of them, without sockets of files. Raises ValueError naming what is none."""
+    listed = settings.get(name, "").split(",")
+    return [parsed(text) for text in listed if text and not text.startswith(("unix://", "unixs://"))]
 
 
 def parsed(text: str) -> Url:
