@@ -93,7 +93,7 @@ def true(settings: Mapping[str, str], name: str) -> bool:
 
 
 def urls(settings: Mapping[str, str], name: str) -> list[Url]:
-    """The URLs of a variable that is a list of them, without sockets of files. Raises ValueError naming what is none."""
+    """The URLs of a variable that is a list of them; sockets in files are left out. Raises ValueError."""
     listed = settings.get(name, "").split(",")
     return [parsed(text) for text in listed if text and not text.startswith(("unix://", "unixs://"))]
 
