@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -55,9 +54,9 @@ def measure(base: str, say: Callable[[str], None]) -> dict[str, dict[str, Any]]:
 def _measure(
     clone: Path, folder: Path, socket: str, base: str, say: Callable[[str], None]
 ) -> dict[str, dict[str, Any]]:
-    # The clone's own code, in the interpreter and with the libraries of the checkout. pip fetches again, too.
-    paths = os.pathsep.join([str(clone), str(clone / "daemon")])
-    env = {"DOCKER_HOST": socket, "PYTHONPATH": paths, "PIP_NO_CACHE_DIR": "1"}
+    # The clone's own code, in the interpreter and with the libraries of the checkout. The clone itself is where commands
+    # run, and not in the path: its rpm/ would hide from dnf the module of that name. pip fetches again, too.
+    env = {"DOCKER_HOST": socket, "PYTHONPATH": str(clone / "daemon"), "PIP_NO_CACHE_DIR": "1"}
     build_all = [sys.executable, "-m", "invoke", "build-all", "--base", base]
 
     def timed(*argv: str) -> float:
