@@ -54,8 +54,8 @@ def measure(base: str, say: Callable[[str], None]) -> dict[str, dict[str, Any]]:
 def _measure(
     clone: Path, folder: Path, socket: str, base: str, say: Callable[[str], None]
 ) -> dict[str, dict[str, Any]]:
-    # The clone's own code, in the interpreter and with the libraries of the checkout. The clone itself is where commands
-    # run, and not in the path: its rpm/ would hide from dnf the module of that name. pip fetches again, too.
+    # The clone's own code, in the interpreter and with the libraries of the checkout. The clone itself is where
+    # commands run, and not in the path: its rpm/ would hide from dnf the module of that name. pip fetches again, too.
     env = {"DOCKER_HOST": socket, "PYTHONPATH": str(clone / "daemon"), "PIP_NO_CACHE_DIR": "1"}
     build_all = [sys.executable, "-m", "invoke", "build-all", "--base", base]
 
