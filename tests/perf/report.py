@@ -57,6 +57,8 @@ def show_builds(console: Console, builds: dict[str, Any]) -> None:
     for what, found in builds.items():
         over = "" if found["s"] <= found["limit_s"] else " too slow"
         table.add_row(what, f"{found['s']:.1f}{over}", f"{found['limit_s']}")
+        for part, seconds in found.get("parts_s", {}).items():
+            table.add_row(f"  of that: {part}", f"{seconds:.1f}", "")
     console.print(table)
 
 
