@@ -36,20 +36,30 @@ IMAGES = {
 ALL = (host.NAME, etcd.NAME, builder.NAME, probe.TAR_NAME, host.RPM_TARGET)
 
 
-_BUILDER = "builder"
+_BUILDER, _ETCD = "builder", "etcd"
 
 
 def whole(base: Base) -> tuple[str, ...]:
     """What `build-all` builds on a base: all there is, where it lacks some of it."""
-    return ALL if _BUILDER not in base.lacks else (docker.NAME, etcd.NAME, probe.TAR_NAME)
+    return tuple(name for name in (*ALL, docker.NAME) if _lacked(base, name) is None) if base.lacks else ALL
 
 
 def left_out(base: Base, wanted: Iterable[str]) -> str | None:
     """Why some of the wanted targets cannot be had on a base, naming them; None when all can."""
-    missing = [name for name in wanted if name in (builder.NAME, host.NAME) or name.startswith("rpm.")]
-    if _BUILDER not in base.lacks or not missing:
-        return None
-    return f"{', '.join(missing)} cannot be made on {base.name}: {base.lacks[_BUILDER]}"
+    missing: dict[str, list[str]] = {}
+    for name in wanted:
+        reason = _lacked(base, name)
+        if reason is not None:
+            missing.setdefault(reason, []).append(name)
+    said = [f"{', '.join(names)} cannot be made on {base.name}: {reason}" for reason, names in missing.items()]
+    return "; ".join(said) or None
+
+
+def _lacked(base: Base, name: str) -> str | None:
+    """Why a target cannot be had on a base; None when it can."""
+    if name in (builder.NAME, host.NAME) or name.startswith("rpm."):
+        return base.lacks.get(_BUILDER)
+    return base.lacks.get(_ETCD) if name.startswith(etcd.NAME) else None
 
 
 def of_images(base: Base) -> dict[str, Target]:
@@ -57,7 +67,7 @@ def of_images(base: Base) -> dict[str, Target]:
     found = [
         *base.repository_targets(base),
         base_recipe.target(base),
-        *etcd.targets(base),
+        *(() if _ETCD in base.lacks else etcd.targets(base)),
         docker.target(base),
         probe.target(base),
         probe.tar_target(base),

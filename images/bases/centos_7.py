@@ -47,11 +47,13 @@ BASE = Base(
             *("docker-ce", "docker-ce-cli", "containerd.io", "iptables", "nftables"),
             *("iperf3", "tcpdump", "ethtool", "conntrack-tools"),
         ),
-        "etcd": (),
         "probe": ("/bin/sh", "bash", "coreutils", "iproute", "iputils", "iperf3", "hostname", "grep", "sed"),
     },
     enable=centos.ENABLE,
-    lacks={"builder": "its newest Python is 3.6, and the program needs 3.11"},
+    lacks={
+        "builder": "its newest Python is 3.6, and the program needs 3.11",
+        "etcd": "its newest Python is 3.6, and what looks after etcd needs 3.9",
+    },
     cgroups=(1,),
     # Its C library is older than C.UTF-8; glibc-common brings all others.
     locale="en_US.UTF-8",

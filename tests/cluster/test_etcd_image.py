@@ -1,58 +1,23 @@
-"""The image of etcd: one container of it; what it says of a wrong setting, its health, and its data after its end."""
+"""The image of etcd, one container of it: what it says of a wrong setting, and its health."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 from docker.models.containers import Container
 
-from images.etcd import release
-from images.etcd.recipe import SCRIPT, USER_ID, VOLUME
+from images.etcd.recipe import USER_ID, VOLUME
 from tests.certificates import Authority, Pair
-from tests.cluster.create import ROOT
 from tests.cluster.docker_engine import client, outcome
-from tests.polling import eventually
+from tests.cluster.etcd_image import run, serves
 
-_LABEL = "org.overlayd.test=etcd-image"
 # A second etcd in the container, with TLS.
 _TLS = "https://127.0.0.1:3379"
-_HARDENED: dict[str, Any] = {"read_only": True, "cap_drop": ["ALL"], "security_opt": ["no-new-privileges"]}
-
-
-def run(base: str, volume: str, **how: Any) -> Container:
-    """A container of the image, with as few rights as there are and its data on `volume`."""
-    binds = [f"{volume}:{VOLUME}", *how.pop("binds", [])]
-    key, _, value = _LABEL.partition("=")
-    found: Container = client().containers.run(
-        f"overlayd/etcd:{base}", detach=True, volumes=binds, labels={key: value}, **_HARDENED, **how
-    )
-    return found
-
-
-def serves(container: Container, **variables: str) -> None:
-    eventually("etcd is healthy", lambda: outcome(container, "etcd-health", **variables)[0] == 0)
-
-
-def cluster_id(container: Container) -> int:
-    _, said = outcome(container, "etcdctl", "endpoint", "status", "--write-out=json")
-    return int(json.loads(said.splitlines()[-1])[0]["Status"]["header"]["cluster_id"])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _nothing_stays() -> Iterator[None]:
-    yield
-    for container in client().containers.list(all=True, filters={"label": _LABEL}):
-        container.remove(force=True, v=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -325,83 +290,3 @@ def test_a_certificate_that_etcd_made_for_itself_is_pinned(bench: Bench) -> None
     # Another etcd's is not it.
     status, said = outcome(bench.etcd, "etcd-health", **variables | {"ETCD_LISTEN_CLIENT_URLS": _TLS})
     assert status == 1, said
-
-
-def test_a_release_is_installed_where_no_package_is(base: str, tmp_path: Path) -> None:
-    # On a base with a package of etcd this way is not taken; its script runs here on the same system all the same.
-    files = Path("images/etcd/files/usr/libexec/etcd")
-    shutil.copytree(ROOT / files, tmp_path / "libexec", ignore=shutil.ignore_patterns("__pycache__"))
-    (tmp_path / "release").mkdir()
-    for program in release.PROGRAMS:
-        where = shutil.which(program)
-        assert where is not None
-        shutil.copy(where, tmp_path / "release" / program)
-    said = client().containers.run(
-        f"overlayd/base:{base}",
-        ["sh", "-euc", f"{release.INSTALL_SCRIPT}{SCRIPT}\nid etcd; stat --format '%u:%g %a' {VOLUME}"],
-        volumes=[
-            f"{tmp_path}/release:{release.MOUNT}:ro",
-            f"{tmp_path}/libexec:/{files.relative_to('images/etcd/files')}",
-        ],
-        network_mode="none",
-        remove=True,
-    )
-    assert said.decode().splitlines()[-2:] == [
-        f"uid={USER_ID}(etcd) gid={USER_ID}(etcd) groups={USER_ID}(etcd)",
-        f"{USER_ID}:{USER_ID} 700",
-    ]
-
-
-def _rebuild(base: str) -> None:
-    argv = [sys.executable, "-m", "invoke", "images.build", "--base", base, "--target", "images.etcd", "--force"]
-    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-@pytest.mark.parametrize("kind", ["volume", "folder"])
-def test_data_outlives_a_killed_container_and_its_image(base: str, tmp_path: Path, kind: str) -> None:
-    folder = tmp_path / "data"
-    folder.mkdir()
-    os.chown(folder, USER_ID, USER_ID)
-    volume = client().volumes.create() if kind == "volume" else None
-    place = volume.name if volume else str(folder)
-    try:
-        first = run(base, place)
-        serves(first)
-        assert outcome(first, "etcdctl", "put", "here", "still")[0] == 0
-        cluster = cluster_id(first)
-        first.kill("SIGKILL")
-        first.remove()
-        if volume:
-            _rebuild(base)
-        second = run(base, place)
-        serves(second)
-        assert outcome(second, "etcdctl", "get", "here") == (0, "here\nstill\n")
-        assert cluster_id(second) == cluster
-        _check_process(second)
-        second.remove(v=True)
-    finally:
-        for left in client().containers.list(all=True, filters={"label": _LABEL, "volume": place}):
-            left.remove(force=True)
-        if volume:
-            volume.remove()
-
-
-def _check_process(container: Container) -> None:
-    """etcd itself is the first process, as its own user and with no capability; told to stop, it ends well."""
-    eventually("Docker says healthy", lambda: _docker_health(container) == "healthy")
-    status = dict(line.split(":\t", 1) for line in outcome(container, "cat", "/proc/1/status")[1].splitlines())
-    assert (status["Name"], status["NoNewPrivs"], int(status["CapBnd"], 16)) == ("etcd", "1", 0)
-    assert status["Uid"].split() == status["Gid"].split() == [str(USER_ID)] * 4
-    began = time.monotonic()
-    container.stop(timeout=10)
-    took = time.monotonic() - began
-    container.reload()
-    assert container.attrs["State"]["ExitCode"] == 0
-    assert took < 5
-
-
-def _docker_health(container: Container) -> str:
-    container.reload()
-    state: Mapping[str, Any] = container.attrs["State"]
-    return str(state["Health"]["Status"])

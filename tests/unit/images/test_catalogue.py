@@ -32,7 +32,7 @@ def test_every_base_gives_a_whole_graph(name: str) -> None:
     # Only a release asks what the program is made of.
     assert set(found) - set(order) <= {"rpm.inventory"}
     assert ("images.host" in order) == ("rpm.build" in order) == (not base.lacks)
-    assert ("images.etcd.release" in order) == name.startswith("centos")
+    assert ("images.etcd.release" in order) == name.startswith("centos-stream")
 
 
 def test_what_a_base_lacks_is_said_with_its_reason() -> None:
@@ -41,6 +41,10 @@ def test_what_a_base_lacks_is_said_with_its_reason() -> None:
     assert said == (
         "images.host, rpm.build cannot be made on centos-7: its newest Python is 3.6, and the program needs 3.11"
     )
+    assert "images.etcd cannot be made on centos-7: its newest Python is 3.6" in str(
+        targets.left_out(base, ["images.etcd", "rpm.build"])
+    )
+    assert set(targets.whole(base)) == {"images.docker", "images.probe.tar"}
     assert targets.left_out(base, targets.whole(base)) is None
     assert targets.left_out(catalogue.get("debian12-rpm"), targets.ALL) is None
 
