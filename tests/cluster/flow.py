@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from ipaddress import AddressValueError, IPv4Address
 from typing import Any
 
 from overlayd.errors import CommandFailed
@@ -41,28 +42,25 @@ class Flow:
 def flowing(a: Machine, b: Machine) -> Iterator[Flow]:
     """Ping both ways, and send a steady TCP stream from a to b, for as long as the block lasts."""
     flow = Flow()
+    to_a, to_b = _address(a), _address(b)
     b.in_probe("sh", "-c", "iperf3 --server --one-off --daemon --port 5310 --logfile /dev/null")
-    with ThreadPoolExecutor(3) as pool:
-        running = {
-            f"{one.name} to {other.name}": _start(
-                pool,
-                one,
-                "ping",
-                f"ping -n -q -i {INTERVAL_S} -c {_AT_MOST_S / INTERVAL_S:.0f} {other.probe_address()}",
-            )
-            for one, other in ((a, b), (b, a))
-        }
-        stream = f"iperf3 --json --port 5310 --bitrate 5M --time {_AT_MOST_S} --client {b.probe_address()}"
-        tcp = _start(pool, a, "iperf3", stream)
+    ping = f"ping -n -q -i {INTERVAL_S} -c {_AT_MOST_S / INTERVAL_S:.0f}"
+    stream = f"iperf3 --json --port 5310 --bitrate 5M --time {_AT_MOST_S} --client {to_b}"
+    commands = ((a, "ping", f"{ping} {to_b}"), (b, "ping", f"{ping} {to_a}"), (a, "iperf3", stream))
+    said: list[Future[str]] = []
+    with ThreadPoolExecutor(len(commands)) as pool:
         try:
+            for machine, name, command in commands:
+                said.append(_start(pool, machine, name, command))
             eventually("TCP flows", lambda: ":5310" in a.in_probe("ss", "-Htn", "state", "established"))
             yield flow
         finally:
-            for machine, name in ((a, "ping"), (b, "ping"), (a, "iperf3")):
+            for machine, name, _command in commands:
                 # As Ctrl-C: they print what they have counted.
-                machine.in_probe("sh", "-c", f"kill -INT $(cat /tmp/{name}.pid)")
-    flow.pings = {direction: parse_ping(said.result()) for direction, said in running.items()}
-    document: dict[str, Any] = json.loads(tcp.result())
+                machine.in_probe("sh", "-c", f"test ! -s /tmp/{name}.pid || kill -INT $(cat /tmp/{name}.pid)")
+    to, fro, tcp = (one.result() for one in said)
+    flow.pings = {f"{a.name} to {b.name}": parse_ping(to), f"{b.name} to {a.name}": parse_ping(fro)}
+    document: dict[str, Any] = json.loads(tcp)
     flow.tcp_bytes = [int(one["sum"]["bytes"]) for one in document["intervals"] if one["sum"]["seconds"] > 0.5]
     flow.tcp_retransmits = sum(int(one["sum"]["retransmits"]) for one in document["intervals"])
 
@@ -82,3 +80,15 @@ def _start(pool: ThreadPoolExecutor, machine: Machine, name: str, command: str) 
 
     eventually(f"{name} runs on {machine.name}", runs, timeout_s=_READY_S)
     return future
+
+
+def _address(machine: Machine) -> IPv4Address:
+    """The address of the host's container; docker exec loses the output of a short command now and then."""
+
+    def read() -> IPv4Address | None:
+        try:
+            return machine.probe_address()
+        except AddressValueError:
+            return None
+
+    return IPv4Address(eventually(f"the address of {machine.name}'s container", read))
