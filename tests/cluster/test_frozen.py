@@ -11,6 +11,7 @@ import pytest
 
 from overlayd import __version__
 from rpm.targets import FROZEN, INSTALLED
+from tests.certificates import Authority
 from tests.cluster.create import ROOT
 from tests.cluster.docker_engine import client
 from tests.cluster.machine import Machine
@@ -28,12 +29,17 @@ READY_US = 1_000_000
 STARTS = 5
 
 
+# Where the program looks for the CAs of a system that has them nowhere else.
+CAS = "/etc/ssl/cert.pem"
+
+
 @pytest.fixture(scope="module")
-def nothing_but_the_program() -> Iterator[str]:
-    """The id of an image of the frozen program alone."""
+def nothing_but_the_program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The id of an image of the frozen program alone, and a CA to trust."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as tar:
         tar.add(ROOT / "build" / FROZEN, arcname=INSTALLED.lstrip("/"))
+        tar.add(Authority(tmp_path_factory.mktemp("ca")).certificate, arcname=CAS.lstrip("/"))
     answer = client().api.import_image_from_data(packed.getvalue(), changes=[f"LABEL {LABEL}"])
     image = answer.strip().rpartition('"status":"')[2].partition('"')[0]
     try:
@@ -66,6 +72,15 @@ def test_grpc_etcd3_and_pyroute2_load_from_the_frozen_program(nothing_but_the_pr
     assert status == 2, said
     assert "Traceback" not in said
     assert "PYI" not in said
+
+
+def test_tls_is_there_for_whoever_asks_for_it(nothing_but_the_program: str) -> None:
+    # An idle daemon without TLS has neither libssl nor, ever, gRPC's own list of CAs.
+    asked = ("config", "get", "--etcd-endpoints=https://127.0.0.1:1")
+    status, said = run(nothing_but_the_program, *asked)
+    assert (status, "Connection refused" in said) == (1, True), said
+    status, said = run(nothing_but_the_program, *asked, f"--etcd-cafile={INSTALLED}/overlayd")
+    assert (status, "holds no good certificate" in said) == (1, True), said
 
 
 def test_the_package_is_small(site: Site) -> None:
