@@ -134,11 +134,11 @@ def test_one_commit_gives_the_same_images_and_rpm_in_another_folder_and_without_
     made = catalogue.get(base).repository_target
     # cp, as a root filesystem has device nodes, which are not to be read.
     cached = other.build / "cache"
+    cached.mkdir(parents=True)
     for path in ("stamps", "bases"):
-        cached.mkdir(parents=True, exist_ok=True)
         subprocess.run(["cp", "--archive", PLACE.build / "cache" / path, cached / path], check=True)
-    for path in (PLACE.build / "cache").glob("wheelhouse-*"):
-        subprocess.run(["cp", "--archive", path, cached / path.name], check=True)
+    for wheels in (PLACE.build / "cache").glob("wheelhouse-*"):
+        subprocess.run(["cp", "--archive", wheels, cached / wheels.name], check=True)
     (cached / f"stamps/{made}.json").unlink()
     done = without_a_network(other, "build-all", "--base", base)
     assert done.returncode == 0, done.stdout + done.stderr
