@@ -13,6 +13,7 @@ from tests.cluster.docker_engine import run_in
 
 PROBE = "probe"
 UNDERLAY_PROBE = "underlay-probe"
+_ASKED = 3
 
 
 class Machine:
@@ -31,6 +32,16 @@ class Machine:
     def run(self, *argv: str) -> str:
         """Run a command on the host; what it printed. Raises CommandFailed."""
         return run_in(self.container, argv)
+
+    def told(self, *argv: str) -> str:
+        """The same for a command that always prints something: asked again when nothing came.
+
+        docker exec has lost all output of a command that ended well, in 3 of 400 runs just after a boot.
+        """
+        for _ in range(_ASKED):
+            if said := self.run(*argv):
+                return said
+        raise CommandFailed(f"{' '.join(argv)} on {self.name} printed nothing, {_ASKED} times")
 
     def shell(self, script: str) -> str:
         """Run a shell script on the host; what it printed. Raises CommandFailed."""
@@ -55,7 +66,7 @@ class Machine:
     def status(self) -> dict[str, Any]:
         """What `overlayd status --json` says, well or not. Raises CommandFailed where no daemon has run yet."""
         # Its exit status tells whether all is well; the document says what is not.
-        said = self.shell("overlayd status --json 2>&1 || true")
+        said = self.told("sh", "-c", "overlayd status --json 2>&1 || true")
         try:
             found: dict[str, Any] = json.loads(said)
         except ValueError:
@@ -64,7 +75,7 @@ class Machine:
 
     def variables(self) -> dict[str, str]:
         """subnet.env as the daemon wrote it."""
-        lines = self.run("cat", "/run/overlayd/subnet.env").splitlines()
+        lines = self.told("cat", "/run/overlayd/subnet.env").splitlines()
         return dict(line.partition("=")[::2] for line in lines)
 
     def bip(self) -> IPv4Interface:
@@ -73,10 +84,10 @@ class Machine:
 
     def unit(self, name: str, *properties: str) -> dict[str, str]:
         """Properties of a systemd unit."""
-        lines = self.run("systemctl", "show", name, f"--property={','.join(properties)}").splitlines()
+        lines = self.told("systemctl", "show", name, f"--property={','.join(properties)}").splitlines()
         return dict(line.partition("=")[::2] for line in lines)
 
     def probe_address(self) -> IPv4Address:
         """The overlay address of the host's own container."""
         template = "{{.NetworkSettings.IPAddress}}"
-        return IPv4Address(self.run("docker", "inspect", f"--format={template}", PROBE).strip())
+        return IPv4Address(self.told("docker", "inspect", f"--format={template}", PROBE).strip())
