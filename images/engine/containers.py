@@ -215,9 +215,13 @@ def tag(image: str, name: str, target: str) -> None:
 
 
 def drop(image: str) -> None:
-    """Remove an image that never got its tag. Quiet when it is gone, or is needed."""
+    """Remove an image that never got its tag. Quiet when it is gone, or is needed.
+
+    The same inputs give the same image: an older one may be this very image, and has its tag.
+    """
     with engine() as client, contextlib.suppress(APIError):
-        client.remove_image(image, force=False)
+        if not client.inspect_image(image)["RepoTags"]:
+            client.remove_image(image, force=False)
 
 
 def sweep(owner: str) -> list[str]:

@@ -201,6 +201,8 @@ class _Run:
                     self._stamps.write(target, inputs)
                     return "given to Docker"
                 target.build(step)
+                # The last moment to stop: what follows is quick, and done whole.
+                self._stop.check()
                 self._stamps.forget(target)
                 step.finish()
                 self._stamps.write(target, inputs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -93,16 +94,22 @@ def state(place: Place) -> dict[str, object]:
         containers = client.containers.list(all=True, filters={"label": f"{LABEL_BUILD}={place.owner}"})
     finally:
         client.close()
-    folders = [place.build / name for name in ("rpm", "images", "stamps", "cache/stamps", "cache/bases")]
-    # The root filesystem's own files are many; a folder of them is replaced as one.
-    outputs = [path for folder in folders for path in (folder, *folder.glob("*"), *folder.glob("*/*"))]
+    files = [
+        path
+        for name in ("rpm", "images", "stamps", "cache/stamps", "cache/bases")
+        for folder, _, names in os.walk(place.build / name)
+        if "root" not in Path(folder).relative_to(place.build).parts
+        for path in (Path(folder, name) for name in names)
+    ]
     return {
         "tags": tags,
         "containers": [container.id for container in containers],
         "mounts": [line for line in Path("/proc/mounts").read_text().splitlines() if str(place.root) in line],
         "loops": subprocess.check_output(["losetup", "--list", "--noheadings"], text=True),
         "index": json.loads(index.read_text()) if (index := place.build / "oci/index.json").exists() else {},
-        "outputs": {str(path): path.stat().st_mtime_ns for path in outputs if path.exists()},
+        # By content: what was made again before the signal came is the same. A root filesystem is replaced as one.
+        "outputs": {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files},
+        "roots": [path.stat().st_ino for path in place.build.glob("cache/bases/*/root")],
         "scratch": [path.name for path in (place.build / "tmp").glob("*")],
         "half": [path.name for path in place.build.rglob("*.half") if "cache" not in path.parts],
     }
