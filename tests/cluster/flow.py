@@ -12,7 +12,7 @@ from typing import Any
 
 from overlayd.errors import CommandFailed
 from tests.cluster.figures import Ping, parse_ping
-from tests.cluster.machine import Machine
+from tests.cluster.machine import PROBE, Machine
 from tests.polling import eventually
 
 INTERVAL_S = 0.02
@@ -56,8 +56,7 @@ def flowing(a: Machine, b: Machine) -> Iterator[Flow]:
             yield flow
         finally:
             for machine, name, _command in commands:
-                # As Ctrl-C: they print what they have counted.
-                machine.in_probe("sh", "-c", f"test ! -s /tmp/{name}.pid || kill -INT $(cat /tmp/{name}.pid)")
+                _end(machine, name)
     to, fro, tcp = (one.result() for one in said)
     flow.pings = {f"{a.name} to {b.name}": parse_ping(to), f"{b.name} to {a.name}": parse_ping(fro)}
     document: dict[str, Any] = json.loads(tcp)
@@ -80,6 +79,12 @@ def _start(pool: ThreadPoolExecutor, machine: Machine, name: str, command: str) 
 
     eventually(f"{name} runs on {machine.name}", runs, timeout_s=_READY_S)
     return future
+
+
+def _end(machine: Machine, name: str) -> None:
+    """End one, as Ctrl-C does: it prints what it has counted. Tried again where docker exec fails."""
+    script = f"test ! -s /tmp/{name}.pid || kill -INT $(cat /tmp/{name}.pid) || ! kill -0 $(cat /tmp/{name}.pid)"
+    eventually(f"{name} ends", lambda: machine.succeeds("docker", "exec", PROBE, "sh", "-c", script))
 
 
 def _address(machine: Machine) -> IPv4Address:

@@ -39,6 +39,7 @@ _PACKAGES = (
     "rpm",
     "sed",
 )
+_EMPTIED = ("dev", "usr/share/doc", "usr/share/man", "usr/share/locale")
 # What Debian's maintainer scripts would have done: the link that `update-alternatives` makes.
 _FINISH = """\
 for name in iptables iptables-save iptables-restore ip6tables ip6tables-save ip6tables-restore; do
@@ -64,7 +65,9 @@ class Release:
     def place(self) -> Path:
         """Where it is kept; another description has another place."""
         return (
-            ROOT / CACHE / f"{self.suite}-{hashlib.sha256(repr((self, _PACKAGES, _FINISH)).encode()).hexdigest()[:12]}"
+            ROOT
+            / CACHE
+            / f"{self.suite}-{hashlib.sha256(repr((self, _PACKAGES, _EMPTIED, _FINISH)).encode()).hexdigest()[:12]}"
         )
 
 
@@ -114,8 +117,10 @@ def cached(release: Release) -> Path:
                 ]
             )
         )
-        for name in ("doc", "man", "locale", "i18n"):
-            shutil.rmtree(root / "usr/share" / name, ignore_errors=True)
+        # Devices are no files to keep: whoever copies build/cache would read /dev/full without end.
+        for name in _EMPTIED:
+            shutil.rmtree(root / name, ignore_errors=True)
+            (root / name).mkdir()
         _run(sandbox.inside(root, ["sh", "-euc", _FINISH + release.finish]))
         root.rename(place)
     return place

@@ -115,7 +115,7 @@ def test_enabled_it_brings_docker_up_on_the_leased_subnet(site: Site, host: Mach
     assert bridge_addresses(host) == [host.bip()]
     # The bridge of a dockerd before 25 takes its MTU from the containers on it: they are what counts.
     assert host.variables()["FLANNEL_MTU"] == "1450"
-    assert str(PEER_SUBNET) in ours(host)["routes"]
+    eventually("the route to the peer", lambda: str(PEER_SUBNET) in ours(host).get("routes", ""), timeout_s=WAIT_S)
 
 
 def test_children_get_the_users_libraries_not_the_programs(host: Machine) -> None:
