@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from ipaddress import AddressValueError, IPv4Address
 from typing import Any
 
 from overlayd.errors import CommandFailed
@@ -42,7 +41,7 @@ class Flow:
 def flowing(a: Machine, b: Machine) -> Iterator[Flow]:
     """Ping both ways, and send a steady TCP stream from a to b, for as long as the block lasts."""
     flow = Flow()
-    to_a, to_b = _address(a), _address(b)
+    to_a, to_b = a.probe_address(), b.probe_address()
     b.in_probe("sh", "-c", "iperf3 --server --one-off --daemon --port 5310 --logfile /dev/null")
     ping = f"ping -n -q -i {INTERVAL_S} -c {_AT_MOST_S / INTERVAL_S:.0f}"
     stream = f"iperf3 --json --port 5310 --bitrate 5M --time {_AT_MOST_S} --client {to_b}"
@@ -85,15 +84,3 @@ def _end(machine: Machine, name: str) -> None:
     """End one, as Ctrl-C does: it prints what it has counted. Tried again where docker exec fails."""
     script = f"test ! -s /tmp/{name}.pid || kill -INT $(cat /tmp/{name}.pid) || ! kill -0 $(cat /tmp/{name}.pid)"
     eventually(f"{name} ends", lambda: machine.succeeds("docker", "exec", PROBE, "sh", "-c", script))
-
-
-def _address(machine: Machine) -> IPv4Address:
-    """The address of the host's container; docker exec loses the output of a short command now and then."""
-
-    def read() -> IPv4Address | None:
-        try:
-            return machine.probe_address()
-        except AddressValueError:
-            return None
-
-    return IPv4Address(eventually(f"the address of {machine.name}'s container", read))

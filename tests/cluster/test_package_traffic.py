@@ -41,15 +41,12 @@ def held(site: Site, host: Machine) -> Held:
         subnet=subnet,
         # Had it gone for a moment, it would have been created anew.
         lease={"created": int(record["create_revision"]), "etcd-lease": int(record["lease"])},
-        docker=said(host, "systemctl show docker --property=MainPID"),
-        container=said(host, f"docker inspect --format='{{{{.State.Pid}}}} {{{{.State.StartedAt}}}}' {PROBE}"),
-        settings=said(host, f"cat {SYSCONFIG} && stat --format='%a %U %G' {SYSCONFIG}"),
+        docker=host.told("sh", "-c", "systemctl show docker --property=MainPID"),
+        container=host.told(
+            "sh", "-c", f"docker inspect --format='{{{{.State.Pid}}}} {{{{.State.StartedAt}}}}' {PROBE}"
+        ),
+        settings=host.told("sh", "-c", f"cat {SYSCONFIG} && stat --format='%a %U %G' {SYSCONFIG}"),
     )
-
-
-def said(host: Machine, script: str) -> str:
-    """What a script prints that does print something: docker exec loses the output of a short command now and then."""
-    return eventually(script, lambda: host.shell(script), timeout_s=WAIT_S)
 
 
 @pytest.fixture
@@ -66,7 +63,7 @@ def changing(backend: str, a: Machine, packages: Packages) -> Iterator[Machine]:
 @contextmanager
 def restarted(host: Machine) -> Iterator[None]:
     """In the block the daemon is restarted; it is ready when the block is left."""
-    before = said(host, "systemctl show overlayd --property=MainPID --value").strip()
+    before = host.told("sh", "-c", "systemctl show overlayd --property=MainPID --value").strip()
     yield
 
     def another() -> bool:
@@ -108,7 +105,7 @@ def assert_whole(flow: Flow) -> None:
 
 def assert_verified(host: Machine) -> None:
     """All files are as they were packed, but for the settings."""
-    assert said(host, "rpm --verify overlayd || true").split() == ["S.5....T.", "c", SYSCONFIG]
+    assert host.told("sh", "-c", "rpm --verify overlayd || true").split() == ["S.5....T.", "c", SYSCONFIG]
 
 
 KILLED_WHEN = {
@@ -126,8 +123,8 @@ def test_an_upgrade_that_was_killed_can_be_repeated(site: Site, changing: Machin
         changing.shell(f"rpm --upgrade {NEWER_RPM} >/dev/null 2>&1 & rpm=$!; {moment}; kill -KILL $rpm")
         # rpm names what it unpacks after the second that its transaction began in: another one in that second would
         # meet its files.
-        second = said(changing, "date +%s")
-        eventually("the second is over", lambda: said(changing, "date +%s") > second)
+        second = changing.told("sh", "-c", "date +%s")
+        eventually("the second is over", lambda: changing.told("sh", "-c", "date +%s") > second)
         assert "1" in installed_releases(changing)
         # The daemon of the old package may run, or systemd may start the new one: the data path is the kernel's.
         changing.run(*YUM, "reinstall" if "2" in installed_releases(changing) else "install", NEWER_RPM)
@@ -153,7 +150,7 @@ def test_erased_and_installed_again_containers_run_on(site: Site, changing: Mach
         assert ping(a.in_probe, gateway).lost == 0
         assert a.run("systemctl", "is-active", "docker").strip() == "active"
         assert a.shell("ls -A /run/overlayd /var/lib/overlayd 2>/dev/null || true") == ""
-        assert before.settings.startswith(said(a, f"cat {SYSCONFIG}.rpmsave"))
+        assert before.settings.startswith(a.told("sh", "-c", f"cat {SYSCONFIG}.rpmsave"))
 
         a.run(*YUM, "install", RPM)
         a.run("mv", f"{SYSCONFIG}.rpmsave", SYSCONFIG)
