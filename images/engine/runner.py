@@ -26,6 +26,8 @@ from images.engine.step import OCI, Step
 
 # Most steps are a child process that uses one core, and some wait for the network or the disk.
 MAX_STEPS = max(2, os.cpu_count() or 1)
+# Less than any image takes: a step that failed with no more, in bytes, may have failed for it.
+_LITTLE_ROOM = 256 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +111,7 @@ class _Run:
         self._stop = Stop()
         self._ended: queue.SimpleQueue[tuple[Verdict, str | BaseException]] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
+        self._room: dict[str, int] = {}
 
     def all(self, todo: list[Verdict]) -> list[str]:
         waiting = {verdict.target.name: verdict for verdict in todo}
@@ -206,6 +209,10 @@ class _Run:
                 self._stamps.forget(target)
                 step.finish()
                 self._stamps.write(target, inputs)
+            except BaseException:
+                # Now, as what this step has written is about to go.
+                self._room[target.name] = shutil.disk_usage(place.build).free
+                raise
             finally:
                 step.abandon()
         return "built"
@@ -219,12 +226,14 @@ class _Run:
         log = _log(self._place, verdict.target).relative_to(self._place.root)
         if isinstance(error, Cancelled):
             return error
-        fetching = "it fetches from the network, and what it once fetched stays in build/cache\n  "
-        repeat = (
-            (fetching if verdict.target.network else "")
-            + f"log: {log}"
-            + (f"\n  again: {self._repeat.format(name)}" if self._repeat else "")
-        )
+        lines = [f"log: {log}"]
+        if verdict.target.network:
+            lines.insert(0, "it fetches from the network, and what it once fetched stays in build/cache")
+        if (room := self._room.get(name, _LITTLE_ROOM)) < _LITTLE_ROOM:
+            lines.insert(0, f"only {room >> 20} MiB were free where {self._place.build} lies")
+        if self._repeat:
+            lines.append(f"again: {self._repeat.format(name)}")
+        repeat = "\n  ".join(lines)
         if isinstance(error, BuildError):
             hint = f"{error.hint}\n  {repeat}" if error.hint else repeat
             return StepFailed(f"{name} was not built: {error.message}", hint=hint)
