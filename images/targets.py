@@ -12,7 +12,6 @@ from images.bases.base import Base
 from images.builder import recipe as builder
 from images.docker import recipe as docker
 from images.engine import inputs
-from images.engine.annotations import version
 from images.engine.errors import BuildError
 from images.engine.graph import Target
 from images.engine.runner import Place, plan
@@ -98,11 +97,10 @@ def fetched(base: Base) -> bool:
 
 
 def _common() -> dict[str, str]:
-    """What every image is made of: how layers and configs are written, the version in its labels, a time if given."""
+    """What every image is made of: how layers and configs are written, and a time if one is given."""
     given = inputs.given_epoch()
     code = [PLACE.root / "images/engine" / name for name in ("annotations.py", "containers.py", "layers.py", "oci.py")]
     return {
         **inputs.of_files(PLACE.root, code),
-        **inputs.of_values(version=version(PLACE.root)),
         **({"SOURCE_DATE_EPOCH": str(given)} if given is not None else {}),
     }

@@ -6,11 +6,44 @@ Nothing is mounted to be written to, so what is fetched belongs to whoever build
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from images.engine import containers
+from images.bases.base import Base
+from images.engine import containers, inputs
+from images.engine.graph import Target
 from images.engine.step import Step
+from rpm import source
+
+
+def target(
+    *,
+    name: str,
+    base: Base,
+    script: str,
+    mounts: Mapping[Path, str],
+    fetch: str,
+    output: Path,
+    files: Iterable[Path],
+    needs: tuple[str, ...],
+) -> Target:
+    """The target whose `output`, below the build folder, is what `script` makes at `fetch` in the freezer image.
+
+    `mounts` are as for `make`; those that are no absolute paths lie below the build folder. `files` of the checkout are
+    its inputs, beside the script and what it needs.
+    """
+
+    def build(step: Step) -> None:
+        places = {step.build / path: place for path, place in mounts.items()}
+        make(step, base.tag("freezer"), script, mounts=places, fetch=fetch, to=step.output(output))
+
+    return Target(
+        name=name,
+        build=build,
+        inputs=inputs.of_values(script=script) | inputs.of_files(source.ROOT, files),
+        needs=needs,
+        outputs=(output,),
+    )
 
 
 def make(step: Step, image: str, script: str, *, mounts: Mapping[Path, str], fetch: str, to: Path) -> None:

@@ -113,50 +113,30 @@ def _freezer(root: Path, base: Base) -> Target:
 
 
 def _freeze(root: Path, base: Base) -> Target:
-    script = f"{_FREEZE} program /run/daemon {_VENV} {INSTALLED} /overlayd"
-
-    def build(step: Step) -> None:
-        container.make(
-            step,
-            base.tag("freezer"),
-            script,
-            mounts={root / source.DAEMON: "/run/daemon", root / "rpm": "/run/rpm"},
-            fetch="/overlayd",
-            to=step.output(FROZEN),
-        )
-
-    return Target(
+    return container.target(
         name="rpm.freeze",
-        build=build,
-        inputs=inputs.of_values(script=script)
-        | inputs.of_files(root, [*sorted((root / source.PACKAGE).rglob("*.py")), root / source.FREEZE]),
+        base=base,
+        script=f"{_FREEZE} program /run/daemon {_VENV} {INSTALLED} /overlayd",
+        mounts={root / source.DAEMON: "/run/daemon", root / "rpm": "/run/rpm"},
+        fetch="/overlayd",
+        output=FROZEN,
+        files=[*sorted((root / source.PACKAGE).rglob("*.py")), root / source.FREEZE],
         needs=("rpm.freezer",),
-        outputs=(FROZEN,),
     )
 
 
 def _docs(root: Path, base: Base) -> Target:
     # Sets of strings have their order from the seed.
     variables = f"PYTHONHASHSEED=1 PYTHONPATH=/run/{source.DAEMON} SOURCE_DATE_EPOCH={source.epoch(root)}"
-    script = f"cd /run && {variables} {_VENV}/bin/python -m rpm.docs.make /docs"
-
-    def build(step: Step) -> None:
-        container.make(
-            step,
-            base.tag("freezer"),
-            script,
-            mounts={root / source.DAEMON: "/run/daemon", root / "rpm": "/run/rpm"},
-            fetch="/docs",
-            to=step.output(DOCS),
-        )
-
-    return Target(
+    return container.target(
         name="rpm.docs",
-        build=build,
-        inputs=inputs.of_values(script=script)
-        | inputs.of_files(root, [*sorted((root / source.PACKAGE).rglob("*.py")), root / source.DOCS]),
+        base=base,
+        script=f"cd /run && {variables} {_VENV}/bin/python -m rpm.docs.make /docs",
+        mounts={root / source.DAEMON: "/run/daemon", root / "rpm": "/run/rpm"},
+        fetch="/docs",
+        output=DOCS,
+        files=[*sorted((root / source.PACKAGE).rglob("*.py")), root / source.DOCS],
         needs=("rpm.freezer",),
-        outputs=(DOCS,),
     )
 
 

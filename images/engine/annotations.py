@@ -11,13 +11,17 @@ from images.engine.errors import BuildError
 _PREFIX = "org.opencontainers.image."
 
 
-def described(tag: str, description: str, root: Path, epoch: int) -> dict[str, str]:
-    """Labels for an image by its tag (`overlayd/etcd:debian12-rpm`), of the checkout at `root`. Raises BuildError."""
+def described(tag: str, description: str, software: str, epoch: int) -> dict[str, str]:
+    """Labels for an image by its tag (`overlayd/etcd:debian12-rpm`).
+
+    `software` is the version of what was built here and is in it. Without any, the image has no version but its base:
+    else every change of overlayd's would make all images anew.
+    """
     name, _, base = tag.removeprefix("overlayd/").partition(":")
     said = {
         "title": tag.partition(":")[0],
         "description": description,
-        "version": version(root),
+        "version": software or base,
         "vendor": "overlayd",
         "source": "https://github.com/overlayd/overlayd",
         "documentation": f"images/{name}/README.md",

@@ -37,12 +37,13 @@ _LOADED = "Loaded image ID: "
 class ImageConfig:
     """How containers of an image are started, beside its files; and what the image is, in a few words.
 
-    `healthcheck` is a command that Docker runs every `health_interval_s`; while the container is younger than
-    `health_start_s`, its failures do not count.
+    `version` is that of overlayd, in an image that has it. `healthcheck` is a command that Docker runs every
+    `health_interval_s`; while the container is younger than `health_start_s`, its failures do not count.
     """
 
     command: Sequence[str]
     description: str
+    version: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
     user: str = ""
     stop_signal: str = "SIGTERM"

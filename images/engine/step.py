@@ -124,7 +124,7 @@ class Step:
         self.stop.check()
         name = self.target.image or ""
         layer = self.layout.add_layer(tar, created_by=self.target.name)
-        document = config.document({**self.labels, **described(name, config.description, self.root, self.epoch)})
+        document = config.document({**self.labels, **described(name, config.description, config.version, self.epoch)})
         self.made = self.layout.add_image(name, [*below, layer], document, epoch=self.epoch)
         self._loaded = containers.load(self.layout, self.made, self.scratch, known=below)
 

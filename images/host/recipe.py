@@ -9,6 +9,7 @@ from images import scripts
 from images.bases import dnf
 from images.bases.base import Base
 from images.docker import recipe as docker
+from images.engine.annotations import version
 from images.engine.graph import Target
 from images.probe import recipe as probe
 
@@ -42,7 +43,9 @@ def target(base: Base) -> Target:
         parent="docker",
         parent_target=docker.NAME,
         packages=(),
-        config=dataclasses.replace(docker.CONFIG, description="A Docker host with overlayd"),
+        config=dataclasses.replace(
+            docker.CONFIG, description="A Docker host with overlayd", version=version(Path(__file__).parents[2])
+        ),
         script=_SCRIPT,
         mounts={RPM_REPOSITORY: _RPM_MOUNT, RPM_KEYS.parent: dnf.KEYS_MOUNT, probe.TAR.parent: _PROBE_MOUNT},
         needs=(RPM_TARGET, probe.TAR_NAME),
