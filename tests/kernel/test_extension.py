@@ -14,7 +14,7 @@ import pytest
 from tests.kernel.flannel_host import PREFIX, etcdctl, key, publish, published
 from tests.kernel.lab import Host, Lab, laboratory
 from tests.kernel.traffic import pinging, pings, reaches, send_over_tcp
-from tests.polling import eventually
+from tests.polling import eventually, until
 
 # As in flannel's Documentation/extension.md, but for `ip neigh` in the place of `arp`, with what undoes it, and with
 # the shell named that it needs.
@@ -73,7 +73,7 @@ def test_containers_reach_each_other_over_what_the_commands_made(a: Host, b: Hos
     data = random.Random(4).randbytes(300_000)
     received = send_over_tcp(a, b, data)
     assert (received.digest, received.peer) == (hashlib.sha256(data).hexdigest(), a.container_address)
-    assert peer(a, str(b.subnet))["path"] == "extension"
+    until(lambda: peer(a, str(b.subnet)).get("path") == "extension")
 
 
 def test_the_lease_has_the_startup_commands_output_as_flannel_writes_it(lab: Lab, a: Host) -> None:
