@@ -7,13 +7,15 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from overlayd.errors import OverlaydError
 from tests.kernel.lab import Host, Lab, laboratory
 from tests.polling import eventually
 
 HOSTS = 100
-# Seen: 60 to 75 s on two quiet cores.
-READY_S = 400.0
+# Seen: 60 to 75 s on two quiet cores, and more than 240 on busy ones.
+READY_S = 540.0
 
 
 def knows_all(host: Host) -> bool:
@@ -21,6 +23,7 @@ def knows_all(host: Host) -> bool:
     return len(peers) == HOSTS - 1 and not any(peer["problem"] for peer in peers)
 
 
+@pytest.mark.timeout(1300)
 def test_a_hundred_daemons_get_a_hundred_subnets_and_none_is_restarted(
     tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
