@@ -76,7 +76,7 @@ def build(
     repeat = f"invoke images.build --base {order.base.name} --target {{}}"
     made = runner.build(PLACE, order.targets, order.wanted, force=order.force, repeat=repeat)
     took = time.monotonic() - begin
-    _say(f"{', '.join(made)} built in {took:.0f} s" if made else f"nothing to do: no input changed ({took:.1f} s)")
+    say(f"{', '.join(made)} built in {took:.0f} s" if made else f"nothing to do: no input changed ({took:.1f} s)")
     return order.base.name
 
 
@@ -102,14 +102,14 @@ def made_out(
     dockerd.ensure()
     here = [entry.name for entry in bases if fetched(entry)]
     choice = choose.choose(bases, PLACE.build, wanted=base, fetched=here, again=again)
-    _say(f"base: {choice.base.name} ({choice.why})")
+    say(f"base: {choice.base.name} ({choice.why})")
     for note in choice.base.notes:
-        _say(f"  {note}")
+        say(f"  {note}")
     if unbootable := choose.unbootable(choice.base):
-        _say(f"  {unbootable}")
+        say(f"  {unbootable}")
     if wanted is None:
         if missing := left_out(choice.base, ALL):
-            _say(f"  left out: {missing}")
+            say(f"  left out: {missing}")
         wanted = whole(choice.base)
     if again:
         force = [*force, choice.base.repository_targets(choice.base)[0].name]
@@ -121,7 +121,8 @@ def made_out(
     )
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
+    """Print a line at once, also into a pipe."""
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 
@@ -168,7 +169,7 @@ def build_all(
     order = made_out(None, base=base, again=again, mirror=mirror or ())
     todo = runner.plan(PLACE, order.targets, order.wanted, force=order.force)
     for line in explain.plan(todo) or ["nothing to do: no input changed"]:
-        _say(line)
+        say(line)
 
 
 @task(
@@ -204,7 +205,7 @@ def why(c: Context, name: str, base: str | None = None) -> None:  # noqa: ARG001
     target = IMAGES.get(name, name)
     order = made_out([target], base=base)
     for line in explain.why(runner.plan(PLACE, order.targets, order.wanted), target):
-        _say(line)
+        say(line)
 
 
 @task(name="list", help={"mirror": "as of build-all, with NAME="}, iterable=["mirror"])
@@ -221,10 +222,10 @@ def list_images(c: Context, mirror: Iterable[str] | None = None) -> None:  # noq
     tags = containers.labelled_images(LABEL_HASH)
     for base in bases:
         answer = answers[base.name]
-        _say(f"{base.name}: {base.title}; {'can be built' if answer.ok else 'cannot be built here'}: {answer.why}")
+        say(f"{base.name}: {base.title}; {'can be built' if answer.ok else 'cannot be built here'}: {answer.why}")
         for name in IMAGES:
             if base.tag(name) in tags:
-                _say(f"  {base.tag(name)}  {tags[base.tag(name)][:12]}")
+                say(f"  {base.tag(name)}  {tags[base.tag(name)][:12]}")
 
 
 namespace = Collection("images")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -78,7 +77,7 @@ def fetch(step: Step, base: Base, packages: list[str]) -> None:
         asked = "\n".join(f"    {one.name}: {one.url}" for one in base.repositories)
         raise dnf.explained(error, base, hint=f"these repositories were asked:\n{asked}") from error
     step.run(["createrepo_c", "--quiet", out])
-    step.output(base.packages_file).write_text(json.dumps(dnf.facts(step, out), indent=1, sort_keys=True))
+    step.tell(dnf.facts(step, out))
 
 
 def ask(base: Base) -> None:

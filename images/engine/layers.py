@@ -19,8 +19,9 @@ _DELETED = 2
 _KEPT_ATTRIBUTES = "SCHILY.xattr.security.capability"
 # Mounted while a container runs; whatever a runtime leaves there is not the image's.
 _NOT_OURS = ("/dev/", "/proc/", "/sys/", "/run/", "/tmp/")
-_WHITEOUT = ".wh."
-_OPAQUE = ".wh..wh..opq"
+# What a layer takes away (image-spec, layer.md): one file, or all that was in a folder.
+WHITEOUT = ".wh."
+OPAQUE = ".wh..wh..opq"
 
 
 def of_folder(root: Path, to: Path, *, epoch: int, log: IO[bytes], stop: Stop) -> None:
@@ -59,7 +60,7 @@ def of_changes(changes: Iterable[Mapping[str, Any]], exported: IO[bytes], to: Pa
             tar.addfile(_plain(entry, epoch), source.extractfile(entry) if entry.isreg() else None)
         for path in sorted(deleted):
             folder, _, name = path.rpartition("/")
-            whiteout = f"{path}/{_OPAQUE}" if path in replaced else f"{folder}/{_WHITEOUT}{name}".lstrip("/")
+            whiteout = f"{path}/{OPAQUE}" if path in replaced else f"{folder}/{WHITEOUT}{name}".lstrip("/")
             mark = tarfile.TarInfo(whiteout)
             mark.mtime = epoch
             tar.addfile(mark)

@@ -66,12 +66,9 @@ class Layout:
 
     def add_layer(self, tar: Path, created_by: str) -> Layer:
         """Take a layer's tar into the layout. The file is moved: it must be on the same file system."""
-        hashed = hashlib.sha256()
         with tar.open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                hashed.update(chunk)
+            digest = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
         size = tar.stat().st_size
-        digest = f"sha256:{hashed.hexdigest()}"
         place = self.blob(digest)
         place.parent.mkdir(parents=True, exist_ok=True)
         tar.rename(place)

@@ -5,6 +5,7 @@ Everything is made under a temporary name. The runner puts it in its place when 
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -59,6 +60,12 @@ class Step:
         place.parent.mkdir(parents=True, exist_ok=True)
         self._outputs[path] = place
         return place
+
+    def tell(self, facts: Inputs) -> None:
+        """Write the facts that the target promised (images.engine.graph.Target)."""
+        if self.target.facts is None:
+            raise ValueError(f"{self.target.name} promised no facts")
+        self.output(self.target.facts).write_text(json.dumps(dict(facts), indent=1, sort_keys=True) + "\n")
 
     def run(
         self,

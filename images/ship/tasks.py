@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,10 +12,9 @@ from invoke.context import Context
 from invoke.tasks import task
 
 from images.engine.errors import BuildError
-from images.tasks import build, reported
+from images.tasks import build, reported, say
 
 if TYPE_CHECKING:
-    from images.bases.base import Base
     from images.signing import Key
 
 _IMAGE = "base, docker, host, …: the image (invoke images.list); may be given several times; without it all"
@@ -51,7 +49,7 @@ def push(
     names = tags(image or [], base)
     stop = Stop()
     with holding(PLACE):
-        registries.push(to, packed.pack(PLACE.layout, names, PLACE.build / packed.FOLDER, stop), stop, _say)
+        registries.push(to, packed.pack(PLACE.layout, names, PLACE.build / packed.FOLDER, stop), stop, say)
 
 
 @task(
@@ -69,7 +67,7 @@ def save(c: Context, to: str, image: list[str] | None = None, base: str | None =
     stop = Stop()
     with holding(PLACE):
         images = packed.pack(PLACE.layout, names, PLACE.build / packed.FOLDER, stop)
-        _say(f"{archive.save(images, Path(to), stop)}  {to}")
+        say(f"{archive.save(images, Path(to), stop)}  {to}")
 
 
 @task(help={"file": "what images.save wrote", "sha256": "the file's SHA-256, instead of the one in FILE.sha256"})
@@ -80,7 +78,7 @@ def load(c: Context, file: str, sha256: str | None = None) -> None:  # noqa: ARG
     from images.ship import archive  # noqa: PLC0415
 
     dockerd.ensure()
-    archive.load(Path(file), sha256=sha256, say=_say)
+    archive.load(Path(file), sha256=sha256, say=say)
 
 
 @task(
@@ -109,6 +107,7 @@ def release(
 ) -> None:
     """Build what is missing and put all that is shipped into dist/, with sums, bills of materials, and signatures."""
     from images import signing  # noqa: PLC0415
+    from images.bases import catalogue  # noqa: PLC0415
     from images.engine.process import Stop  # noqa: PLC0415
     from images.engine.runner import holding  # noqa: PLC0415
     from images.ship import release as making  # noqa: PLC0415
@@ -133,7 +132,7 @@ def release(
             making.make(
                 making.Release(
                     place=PLACE,
-                    base=_base(built),
+                    base=catalogue.get(built),
                     images=tags(image or [], built),
                     rpms=sorted((PLACE.build / rpm.REPOSITORY).glob("*.rpm")),
                     inventory=PLACE.build / INVENTORY,
@@ -144,7 +143,7 @@ def release(
                 stop,
                 progress.say,
             )
-    _say(f"{place}: {'signed' if signer else 'not signed'}")
+    say(f"{place}: {'signed' if signer else 'not signed'}")
 
 
 def tags(names: Iterable[str], base: str | None) -> list[str]:
@@ -152,13 +151,13 @@ def tags(names: Iterable[str], base: str | None) -> list[str]:
 
     Raises BuildError for a name or base that is none.
     """
-    from images.bases import choose  # noqa: PLC0415
+    from images.bases import catalogue, choose  # noqa: PLC0415
     from images.targets import PLACE  # noqa: PLC0415
 
     chosen = base or choose.recall(PLACE.build)
     if chosen is None:
         raise BuildError("nothing is built yet", hint="invoke build-all")
-    entry = _base(chosen)
+    entry = catalogue.get(chosen)
     return [entry.tag(name) for name in _short_names(names)]
 
 
@@ -170,15 +169,6 @@ def _short_names(names: Iterable[str]) -> list[str]:
         if name not in IMAGES:
             raise BuildError(f"there is no image {name!r}", hint=f"there are: {', '.join(IMAGES)}")
     return asked
-
-
-def _base(name: str) -> Base:
-    from images.bases import catalogue  # noqa: PLC0415
-
-    found = {base.name: base for base in catalogue.bases()}
-    if name not in found:
-        raise BuildError(f"there is no base {name!r}", hint=f"there are: {', '.join(found)}")
-    return found[name]
 
 
 def _signer(key: str | None, home: str | None, unsigned: bool) -> Key | None:
@@ -195,8 +185,3 @@ def _signer(key: str | None, home: str | None, unsigned: bool) -> Key | None:
             hint=f"--key=FINGERPRINT, or {signing.VARIABLE}; --unsigned makes all but the signatures",
         )
     return signing.find(wanted, home=Path(home) if home else None)
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()

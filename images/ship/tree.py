@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-_WHITEOUT = ".wh."
-_OPAQUE = ".wh..wh..opq"
+from images.engine.layers import OPAQUE, WHITEOUT
+
 _CHUNK = 1 << 20
 _MOST_LINKS = 40  # as the kernel's own limit
 
@@ -78,10 +78,10 @@ class Tree:
             for member in tar:
                 path = posixpath.normpath(member.name).strip("/")
                 folder, name = posixpath.split(path)
-                if name == _OPAQUE:
+                if name == OPAQUE:
                     emptied.add(folder)
-                elif name.startswith(_WHITEOUT):
-                    gone.add(posixpath.join(folder, name.removeprefix(_WHITEOUT)))
+                elif name.startswith(WHITEOUT):
+                    gone.add(posixpath.join(folder, name.removeprefix(WHITEOUT)))
                 elif member.islnk():
                     # A second name of a file that came before it, in this layer or a lower one.
                     first = posixpath.normpath(member.linkname).strip("/")

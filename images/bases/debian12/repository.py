@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterable
@@ -111,8 +110,7 @@ def make_root(step: Step, base: Base) -> None:
     ]
     step.run(sandbox.isolated(command))
     (cache / "lock").unlink(missing_ok=True)
-    versions = {f"package {package.name}": package.full_version for package in dpkg.installed(out)}
-    step.output(VERSIONS).write_text(json.dumps(versions, indent=1, sort_keys=True))
+    step.tell({f"package {package.name}": package.full_version for package in dpkg.installed(out)})
 
 
 def _for_apt(line: str, keyring: Path) -> str:
@@ -152,7 +150,7 @@ def _make_repository(step: Step, base: Base) -> None:
     )
     (top / "RPMS" / "x86_64").rename(out)
     step.run(["createrepo_c", "--quiet", out])
-    step.output(base.packages_file).write_text(json.dumps(dnf.facts(step, out), indent=1, sort_keys=True))
+    step.tell(dnf.facts(step, out))
     own.sign(step, out, step.output(base.keys))
 
 
