@@ -7,18 +7,19 @@ from pathlib import Path
 
 from images.bases import dnf
 from images.bases.base import Base
-from images.engine import inputs
+from images.engine import target as targets
 from images.engine.containers import ImageConfig
 from images.engine.graph import Target
 from images.engine.step import Step
 
 # Where an image's own files/ folder is mounted while its script runs.
 FILES = "/run/overlayd/files"
+# Not the folders themselves, whose modes in the image are the packages'.
 _COPY_FILES = f"""\
 cd {FILES}
-find . -type f | while read -r file; do
-    mode=644; [ ! -x "$file" ] || mode=755
-    install -D -m "$mode" "$file" "/$file"
+find . ! -type d | while read -r file; do
+    mkdir -p "/${{file%/*}}"
+    cp --no-dereference --preserve=mode,timestamps --remove-destination "$file" "/$file"
 done
 cd /
 """
@@ -43,11 +44,10 @@ def target(
     `recipe` is the recipe's module; `parent` and `image` are names without `overlayd/` and tag. `mounts` are folders
     below the build folder by their place in the container; `needs` the targets that make them.
     """
-    here = recipe.parent
-    files = here / "files"
-    code = [recipe, Path(__file__), here.parent / "bases/dnf.py", *([files] if files.is_dir() else [])]
+    files = (recipe.parent / "files").relative_to(targets.ROOT)
+    has_files = (targets.ROOT / files).is_dir()
     lines = dnf.install_script(base, packages) if packages else ""
-    lines += _COPY_FILES if files.is_dir() else ""
+    lines += _COPY_FILES if has_files else ""
     lines += script + dnf.clean_script(base)
 
     def build(step: Step) -> None:
@@ -55,17 +55,16 @@ def target(
         if packages:
             places[step.build / base.repository] = dnf.MOUNT
             places[(step.build / base.keys).parent] = dnf.KEYS_MOUNT
-        if files.is_dir():
-            places[files] = FILES
+        if has_files:
+            places[step.checkout / files] = FILES
         step.run_and_commit(base.tag(parent), lines, config, mounts=places)
 
-    return Target(
+    return targets.target(
         name=name,
         build=build,
-        inputs={
-            **inputs.of_values(packages=packages, config=vars(config), script=script, base=base.name),
-            **inputs.of_files(here.parent, code),
-        },
+        code=[recipe, Path(__file__)],
+        values={"packages": packages, "config": vars(config), "script": script, "base": base.name},
+        files=(files,) if has_files else (),
         needs=(parent_target, *([base.repository_target] if packages else []), *needs),
         image=base.tag(image),
     )

@@ -83,7 +83,11 @@ def of_everything(base: Base) -> dict[str, Target]:
         if target.name in targets:
             raise BuildError(f"two targets are named {target.name}")
         targets[target.name] = target
-    common = _common()
+    given = inputs.given_epoch()
+    if given is None:
+        return targets
+    # An image says when it was made.
+    common = {"SOURCE_DATE_EPOCH": str(given)}
     return {
         name: dataclasses.replace(target, inputs={**target.inputs, **common}) if target.image else target
         for name, target in targets.items()
@@ -94,13 +98,3 @@ def fetched(base: Base) -> bool:
     """Whether the packages of a base are here: all that is wanted of its mirrors was fetched."""
     targets = {target.name: target for target in base.repository_targets(base)}
     return not plan(PLACE, targets, [name for name, target in targets.items() if target.network])
-
-
-def _common() -> dict[str, str]:
-    """What every image is made of: how layers and configs are written, and a time if one is given."""
-    given = inputs.given_epoch()
-    code = [PLACE.root / "images/engine" / name for name in ("annotations.py", "containers.py", "layers.py", "oci.py")]
-    return {
-        **inputs.of_files(PLACE.root, code),
-        **({"SOURCE_DATE_EPOCH": str(given)} if given is not None else {}),
-    }

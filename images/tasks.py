@@ -213,19 +213,19 @@ def why(c: Context, name: str, base: str | None = None) -> None:  # noqa: ARG001
 def list_images(c: Context, mirror: Iterable[str] | None = None) -> None:  # noqa: ARG001
     """Show the bases and whether they can be built from here, and the images that are built."""
     from images.bases import catalogue, choose  # noqa: PLC0415
-    from images.engine import containers  # noqa: PLC0415
+    from images.engine import docker_images  # noqa: PLC0415
     from images.engine.stamps import LABEL_HASH  # noqa: PLC0415
     from images.targets import IMAGES  # noqa: PLC0415
 
     bases = catalogue.bases(mirror or ())
     answers = choose.ask(bases)
-    tags = containers.labelled_images(LABEL_HASH)
+    tags = docker_images.tagged_images(LABEL_HASH)
     for base in bases:
         answer = answers[base.name]
         say(f"{base.name}: {base.title}; {'can be built' if answer.ok else 'cannot be built here'}: {answer.why}")
         for name in IMAGES:
             if base.tag(name) in tags:
-                say(f"  {base.tag(name)}  {tags[base.tag(name)][:12]}")
+                say(f"  {base.tag(name)}  {tags[base.tag(name)].labels[LABEL_HASH][:12]}")
 
 
 namespace = Collection("images")

@@ -1,12 +1,15 @@
-"""What the RPM is made of: the files that count, the version, and the time that stands in it."""
+"""What the RPM is made of: the files that count, its release, and the time that stands in it."""
 
 from __future__ import annotations
 
+import os
+import re
+from datetime import UTC, datetime
 from pathlib import Path
 
-from images.engine.errors import CommandFailed
+from images.engine import commit, inputs
+from images.engine.errors import BuildError
 from images.engine.inputs import given_epoch
-from images.engine.process import capture
 
 ROOT = Path(__file__).resolve().parents[1]
 DAEMON = Path("daemon")
@@ -35,18 +38,34 @@ SOURCES = (
 )
 
 
-def epoch(root: Path) -> int:
-    """The time that counts as the build's, in seconds since 1970.
+# What decides the bytes of the RPM, beside the builder image.
+PARTS = (DAEMON, Path("rpm"), LOCK, Path("LICENSE"))
+# The variable that gives a release its number.
+NUMBER = "OVERLAYD_RELEASE"
+_NUMBER = re.compile(r"[1-9][0-9]*([._][0-9A-Za-z]+)*")
 
-    SOURCE_DATE_EPOCH, or the time of the commit that last changed one of the files; 0 where there is no git. Raises
-    BuildError.
-    """
+
+def epoch(root: Path) -> int:
+    """The time that counts as the build's, in Unix seconds: SOURCE_DATE_EPOCH, or the commit's. Raises BuildError."""
     given = given_epoch()
-    if given is not None:
-        return given
-    try:
-        paths = (PACKAGE, FREEZE, DOCS, SPEC, LOCK, *SOURCES)
-        found = capture(["git", "log", "-1", "--format=%ct", "--", *paths], cwd=root)
-    except CommandFailed:
-        return 0
-    return int(found.strip() or 0)
+    return commit.of(root).time if given is None else given
+
+
+def release(root: Path) -> str:
+    """The RPM's release. Raises BuildError.
+
+    Of a commit it is `0.<time>.g<commit>`, the time as 20261129101533 (UTC): a later commit's RPM upgrades an earlier
+    one's. A number that is given by the variable NUMBER takes its place: it begins with 1 or more, so that the numbered
+    release of a version upgrades what was built on the way to it. Files that are not the commit's add `.dirty` and a
+    digest of them all.
+    """
+    number = os.environ.get(NUMBER, "")
+    if number and not _NUMBER.fullmatch(number):
+        raise BuildError(
+            f"{NUMBER} is {number!r}", hint="allowed: a number from 1, then letters and digits after dots: 1, 2.el9"
+        )
+    found = commit.of(root)
+    said = number or f"0.{datetime.fromtimestamp(found.time, UTC):%Y%m%d%H%M%S}.g{found.id[:8]}"
+    if not commit.changed(root, PARTS):
+        return said
+    return f"{said}.dirty{inputs.fingerprint(inputs.of_files(root, [root / path for path in PARTS]))[:8]}"

@@ -19,14 +19,15 @@ from pathlib import Path
 from images.bases import own
 from images.bases.base import Base
 from images.builder import recipe as builder
-from images.engine import inputs
 from images.engine.annotations import version
 from images.engine.containers import ImageConfig
 from images.engine.graph import CACHE, EPOCH, Target
 from images.engine.step import Step
+from images.engine.target import target
 from rpm import container, source
 from rpm.inventory import target as inventory
 
+_HERE = Path(__file__)
 REPOSITORY = Path("rpm/repo")
 FACTS = Path("rpm/facts.json")
 # What the metadata of REPOSITORY is checked against.
@@ -41,23 +42,22 @@ _PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x
 _COMPRESSION = "w6T2.xzdio"
 _VENV = "/opt/freezer"
 # build-python is the builder's name for the base's newest interpreter.
-_FREEZE = "cd /run && build-python -m rpm.freeze.freeze"
+_FREEZE = f"cd {container.CHECKOUT} && build-python -m rpm.freeze.freeze"
 
 
 def targets(base: Base) -> tuple[Target, ...]:
     """All of them, on one base."""
-    root = source.ROOT
     return (
-        _wheelhouse(root, base),
-        _freezer(root, base),
-        _freeze(root, base),
-        _docs(root, base),
+        _wheelhouse(base),
+        _freezer(base),
+        _freeze(base),
+        _docs(base),
         inventory.target(base, frozen=FROZEN, wheelhouse=wheelhouse(base), python=f"{_VENV}/bin/python"),
-        _build(root, base),
+        _build(base),
     )
 
 
-def _wheelhouse(root: Path, base: Base) -> Target:
+def _wheelhouse(base: Base) -> Target:
     output = wheelhouse(base)
 
     def build(step: Step) -> None:
@@ -69,14 +69,16 @@ def _wheelhouse(root: Path, base: Base) -> Target:
                 *("--only-binary", ":all:", "--no-binary", "etcd3"),
                 *("--python-version", base.python.removeprefix("python")),
                 *(word for platform in _PLATFORMS for word in ("--platform", platform)),
-                *("--dest", place, "--requirement", root / source.LOCK),
+                *("--dest", place, "--requirement", step.checkout / source.LOCK),
             ]
         )
 
-    return Target(
+    return target(
         name="rpm.wheelhouse",
         build=build,
-        inputs=inputs.of_files(root, [root / source.LOCK]) | inputs.of_values(python=base.python, platforms=_PLATFORMS),
+        code=[_HERE],
+        values={"python": base.python, "platforms": _PLATFORMS},
+        files=(source.LOCK,),
         outputs=(output,),
         network=True,
     )
@@ -87,73 +89,72 @@ def wheelhouse(base: Base) -> Path:
     return CACHE / f"wheelhouse-{base.python}"
 
 
-def _freezer(root: Path, base: Base) -> Target:
-    script = f"{_FREEZE} venv /run/wheelhouse /run/{source.LOCK} {_VENV}"
+def _freezer(base: Base) -> Target:
+    script = f"{_FREEZE} venv /run/wheelhouse {source.LOCK} {_VENV}"
 
     def build(step: Step) -> None:
         step.run_and_commit(
             base.tag("builder"),
             script,
             ImageConfig(description="Freezes the daemon of overlayd", command=["/bin/sh"]),
-            mounts={
-                step.build / wheelhouse(base): "/run/wheelhouse",
-                root / "rpm": "/run/rpm",
-                root / source.LOCK.parent: "/run/requirements",
-            },
+            mounts={step.build / wheelhouse(base): "/run/wheelhouse", step.checkout: container.CHECKOUT},
         )
 
-    return Target(
+    return target(
         name="rpm.freezer",
         build=build,
-        inputs=inputs.of_values(script=script) | inputs.of_files(root, [root / source.FREEZE / "freeze.py"]),
+        code=[_HERE],
+        values={"script": script},
+        files=(
+            *(source.FREEZE / name for name in ("freeze.py", "private_libc.py")),
+            *_packages(source.FREEZE),
+            source.LOCK,
+        ),
         needs=("rpm.wheelhouse", builder.NAME),
         image=base.tag("freezer"),
     )
 
 
-def _freeze(root: Path, base: Base) -> Target:
+def _freeze(base: Base) -> Target:
     return container.target(
         name="rpm.freeze",
         base=base,
-        script=f"{_FREEZE} program /run/daemon {_VENV} {INSTALLED} /overlayd",
-        mounts={root / source.DAEMON: "/run/daemon", root / "rpm": "/run/rpm"},
+        code=_HERE,
+        script=f"{_FREEZE} program {container.CHECKOUT}/{source.DAEMON} {_VENV} {INSTALLED} /overlayd",
+        mounts={},
         fetch="/overlayd",
         output=FROZEN,
-        files=[*sorted((root / source.PACKAGE).rglob("*.py")), root / source.FREEZE],
+        files=[source.PACKAGE, source.FREEZE, *_packages(source.FREEZE)],
         needs=("rpm.freezer",),
     )
 
 
-def _docs(root: Path, base: Base) -> Target:
+def _docs(base: Base) -> Target:
     # Sets of strings have their order from the seed.
-    variables = f"PYTHONHASHSEED=1 PYTHONPATH=/run/{source.DAEMON} SOURCE_DATE_EPOCH={source.epoch(root)}"
+    variables = f"PYTHONHASHSEED=1 PYTHONPATH={source.DAEMON} SOURCE_DATE_EPOCH={source.epoch(source.ROOT)}"
     return container.target(
         name="rpm.docs",
         base=base,
-        script=f"cd /run && {variables} {_VENV}/bin/python -m rpm.docs.make /docs",
-        mounts={root / source.DAEMON: "/run/daemon", root / "rpm": "/run/rpm"},
+        code=_HERE,
+        script=f"cd {container.CHECKOUT} && {variables} {_VENV}/bin/python -m rpm.docs.make /docs",
+        mounts={},
         fetch="/docs",
         output=DOCS,
-        files=[*sorted((root / source.PACKAGE).rglob("*.py")), root / source.DOCS],
+        files=[source.PACKAGE, source.DOCS, *_packages(source.DOCS)],
         needs=("rpm.freezer",),
     )
 
 
-def _build(root: Path, base: Base) -> Target:
-    number, epoch = version(root), source.epoch(root)
-    script = build_script(number, epoch)
+def _build(base: Base) -> Target:
+    root, epoch = source.ROOT, source.epoch(source.ROOT)
+    script = build_script(version(root), epoch, release=source.release(root))
 
     def build(step: Step) -> None:
         container.make(
             step,
             base.tag("freezer"),
             script,
-            mounts={
-                step.build / FROZEN: "/run/frozen",
-                step.build / DOCS: "/run/docs",
-                root / "rpm": "/run/rpm",
-                root / "LICENSE": "/run/LICENSE",
-            },
+            mounts={step.build / FROZEN: "/run/frozen", step.build / DOCS: "/run/docs"},
             fetch="/repo",
             to=(made := step.output(REPOSITORY)),
         )
@@ -162,20 +163,26 @@ def _build(root: Path, base: Base) -> Target:
         step.tell({package.name: digest[:32], EPOCH: str(epoch)})
         own.sign(step, made, step.output(KEYS))
 
-    return Target(
+    return target(
         name="rpm.build",
         build=build,
-        inputs=inputs.of_values(script=script)
-        | inputs.of_files(root, [root / path for path in (source.SPEC, *source.SOURCES)]),
+        code=[_HERE],
+        values={"script": script},
+        files=(source.SPEC, *source.SOURCES),
         needs=("rpm.freeze", "rpm.docs"),
         outputs=(REPOSITORY, KEYS, FACTS),
         facts=FACTS,
     )
 
 
-def build_script(version: str, epoch: int, *, release: int = 1, compression: str = _COMPRESSION) -> str:
+def _packages(folder: Path) -> tuple[Path, ...]:
+    """What makes Python packages of the folders above a folder below rpm/."""
+    return tuple(place / "__init__.py" for place in (folder, *folder.parents) if place.name)
+
+
+def build_script(version: str, epoch: int, *, release: str, compression: str = _COMPRESSION) -> str:
     """The shell script that makes /repo out of what is mounted below /run. The same input gives the same bytes."""
-    names = " ".join(f"/run/{path}" for path in source.SOURCES)
+    names = " ".join(str(path) for path in source.SOURCES)
     defines = {
         "_topdir": "/tmp/rpmbuild",
         "_sourcedir": "/tmp/sources",
@@ -185,14 +192,15 @@ def build_script(version: str, epoch: int, *, release: int = 1, compression: str
         "frozen": "/run/frozen",
         "docs": "/run/docs",
         "overlayd_version": version,
-        "build_number": str(release),
+        "overlayd_release": release,
     }
     words = " ".join(f"--define '{name} {value}'" for name, value in defines.items())
     return f"""\
 export SOURCE_DATE_EPOCH={epoch}
 mkdir -p /tmp/sources /repo
+cd {container.CHECKOUT}
 cp {names} /tmp/sources/
-rpmbuild -bb --quiet {words} /run/{source.SPEC}
+rpmbuild -bb --quiet {words} {source.SPEC}
 touch --date=@{epoch} /repo/*.rpm
 createrepo_c --quiet --no-database --revision={epoch} --set-timestamp-to-revision --simple-md-filenames /repo
 """

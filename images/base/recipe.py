@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sqlite3
 from contextlib import closing
@@ -11,13 +10,15 @@ from pathlib import Path
 from images.bases import dnf
 from images.bases.base import Base
 from images.engine import inputs, sandbox
+from images.engine import target as targets
 from images.engine.containers import ImageConfig
 from images.engine.errors import BuildError
 from images.engine.graph import Target
 from images.engine.step import Step
 
-HERE = Path(__file__).parent
 NAME = "images.base"
+FILES = Path("images/base/files")
+EXAMPLE = Path("images/base/example")
 
 _PROGRAMS = "/usr/libexec/system-container"
 # A container starts at a program that becomes systemd where systemd can run; `docker stop` tells it to shut down as it
@@ -65,17 +66,16 @@ def target(base: Base) -> Target:
         clean(root, base)
         step.import_root(root, CONFIG)
 
-    return Target(
+    return targets.target(
         name=NAME,
         build=build,
-        inputs={
-            **inputs.of_values(packages=base.packages["base"], enable=base.enable.get("base", ()), base=base.name),
-            **inputs.of_tools("dnf", "rpm", "tar"),
-            **inputs.of_values(config=vars(CONFIG), cgroups=base.cgroups, locale=base.locale),
-            **inputs.of_files(
-                HERE.parent, [HERE / "recipe.py", HERE / "files", HERE / "example", HERE.parent / "bases/dnf.py"]
-            ),
+        code=[Path(__file__)],
+        values={
+            **{"packages": base.packages["base"], "enable": base.enable.get("base", ()), "base": base.name},
+            **{"config": vars(CONFIG), "cgroups": base.cgroups, "locale": base.locale},
         },
+        tools=("dnf", "rpm", "tar"),
+        files=(FILES, EXAMPLE),
         needs=(base.repository_target,),
         image=base.tag("base"),
     )
@@ -86,8 +86,8 @@ def prepare(step: Step, base: Base, root: Path) -> None:
     for name, mode in _DIRS.items():
         (root / name).mkdir(parents=True, exist_ok=True)
         (root / name).chmod(mode)
-    copy_files(HERE / "files", root)
-    copy_files(HERE / "example", root / "usr/share/doc/system-container/example")
+    copy_files(step.checkout / FILES, root)
+    copy_files(step.checkout / EXAMPLE, root / "usr/share/doc/system-container/example")
     settle(root, base)
     units = root / "etc/systemd/system"
     units.mkdir(parents=True, exist_ok=True)
@@ -135,13 +135,12 @@ def accounts_without_password(shadow: str) -> list[str]:
 
 
 def copy_files(source: Path, root: Path) -> None:
-    """Copy a folder's files into a root filesystem: root's, readable by all, whatever the checkout's own modes are."""
-    for folder, _, files in os.walk(source):
-        inside = root / Path(folder).relative_to(source)
-        inside.mkdir(parents=True, exist_ok=True)
-        for name in files:
-            shutil.copyfile(Path(folder) / name, inside / name)
-            (inside / name).chmod(0o755 if os.access(Path(folder) / name, os.X_OK) else 0o644)
+    """Copy the files and links of a folder of `step.checkout` into a root filesystem."""
+    for file in inputs.files_of(source):
+        place = root / file.relative_to(source)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.unlink(missing_ok=True)
+        shutil.copy2(file, place, follow_symlinks=False)
 
 
 def clean(root: Path, base: Base) -> None:

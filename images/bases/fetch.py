@@ -7,12 +7,11 @@ from pathlib import Path
 
 from images.bases import asking, dnf, keys
 from images.bases.base import Base, Repository
-from images.engine import inputs, sandbox
+from images.engine import sandbox, target
 from images.engine.errors import BuildError, CommandFailed
 from images.engine.graph import Target
 from images.engine.step import Step
 
-_HERE = Path(__file__)
 # A mirror that says nothing for this long, or sends fewer bytes in a second, has failed.
 _PATIENCE = ("--setopt=timeout=20", "--setopt=minrate=1000", "--setopt=retries=2")
 
@@ -27,14 +26,12 @@ def targets(base: Base) -> tuple[Target, ...]:
     # Not the URLs: packages that a key vouches for are the same wherever they lie.
     vouched = {repository.name: repository.key_fingerprint for repository in base.repositories}
     return (
-        Target(
+        target.target(
             name=base.repository_target,
             build=build,
-            inputs={
-                **inputs.of_values(packages=packages, repositories=vouched, releasever=base.releasever),
-                **inputs.of_files(_HERE.parent, [_HERE, _HERE.parent / "keys.py"]),
-                **inputs.of_tools("dnf", "rpm", "createrepo_c"),
-            },
+            code=[Path(__file__)],
+            values={"packages": packages, "repositories": vouched, "releasever": base.releasever},
+            tools=("dnf", "rpm", "createrepo_c"),
             outputs=(base.repository, base.keys, base.packages_file),
             facts=base.packages_file,
             network=True,

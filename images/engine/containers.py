@@ -1,4 +1,4 @@
-"""Containers in which scripts run, and images given to Docker. The one module here that asks Docker.
+"""Containers in which scripts run, and how containers of our images are started.
 
 Everything made here carries the label `org.overlayd`; a container of a build also names the build folder it works for,
 so that what a killed build left behind is found again.
@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, cast
@@ -17,20 +16,17 @@ from typing import IO, Any, cast
 import docker
 import docker.utils
 import requests
-from docker.errors import APIError, DockerException, NotFound
+from docker.errors import DockerException, NotFound
 
 from images.engine import layers
 from images.engine.errors import BuildError
-from images.engine.oci import Image, Layer, Layout
 from images.engine.process import Stop
-from images.engine.stamps import LABEL, LABEL_TARGET
+from images.engine.stamps import LABEL
 
 LABEL_BUILD = "org.overlayd.build"
 _TIMEOUT_S = 600
-_SETTLED_S = 60
 _S_IN_NS = 1_000_000_000
 _NAME = "overlayd-build-"
-_LOADED = "Loaded image ID: "
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,47 +87,6 @@ def engine() -> Iterator[Any]:
 
 def _where() -> dict[str, Any]:
     return dict(docker.utils.kwargs_from_env())
-
-
-def labelled_images(label: str) -> dict[str, str]:
-    """The value of a label by tag, of every tagged image that has it. One request."""
-    with engine() as client:
-        images = client.images(filters={"label": label})
-    return {tag: image["Labels"][label] for image in images for tag in image.get("RepoTags") or ()}
-
-
-def load(layout: Layout, image: Image, scratch: Path, *, known: Sequence[Layer] = ()) -> str:
-    """Give an image of the layout to Docker; Docker's ID for it. It has no tag yet.
-
-    `known` are layers that Docker has already. A Docker that wants them all the same gets them.
-    """
-    archive = scratch / "docker.tar"
-    try:
-        with engine() as client:
-            for left_out in (known, ()):
-                layout.docker_archive(image, archive, known=left_out)
-                try:
-                    with archive.open("rb") as file:
-                        return _loaded_id(client.load_image(file, quiet=True))
-                except (BuildError, APIError):
-                    if not left_out:
-                        raise
-    finally:
-        archive.unlink(missing_ok=True)
-    raise AssertionError("unreachable")
-
-
-def see_to(layout: Layout, image: Image, scratch: Path) -> None:
-    """See that Docker has an image of the layout under its name: give it where it has none, or another."""
-    with engine() as client:
-        try:
-            found = client.inspect_image(image.name)
-            same = found["RootFS"]["Layers"] == [layer.digest for layer in image.layers]
-            same = same and (found["Config"]["Labels"] or {}) == image.labels
-        except NotFound:
-            same = False
-    if not same:
-        tag(load(layout, image, scratch), image.name, image.labels.get(LABEL_TARGET, ""))
 
 
 def changes(client: Any, container: str, to: Path, *, epoch: int, stop: Stop) -> None:
@@ -200,31 +155,6 @@ def run_to_end(client: Any, container: str, log: IO[bytes], stop: Stop) -> None:
         )
 
 
-def tag(image: str, name: str, target: str) -> None:
-    """Give an image its tag, and drop older images of the same target that have none, unless something needs them.
-
-    What a container still runs on stays; the next build of the target drops it.
-    """
-    repository, _, version = name.partition(":")
-    with engine() as client:
-        client.tag(image, repository, version)
-        for old in client.images(filters={"dangling": True, "label": f"{LABEL_TARGET}={target}"}):
-            # Another checkout may be between its commit and its tag.
-            if time.time() - old["Created"] > _SETTLED_S:
-                with contextlib.suppress(APIError):
-                    client.remove_image(old["Id"], force=False)
-
-
-def drop(image: str) -> None:
-    """Remove an image that never got its tag. Quiet when it is gone, or is needed.
-
-    The same inputs give the same image: an older one may be this very image, and has its tag.
-    """
-    with engine() as client, contextlib.suppress(APIError):
-        if not client.inspect_image(image)["RepoTags"]:
-            client.remove_image(image, force=False)
-
-
 def sweep(owner: str) -> list[str]:
     """Remove the containers that a killed build of the same build folder left behind; their short ids."""
     with engine() as client:
@@ -259,16 +189,3 @@ class _Chunks:
         close = getattr(self._chunks, "close", None)
         if close is not None:
             close()
-
-
-def _loaded_id(answer: Iterable[Mapping[str, Any]]) -> str:
-    found = None
-    for line in answer:
-        if "error" in line:
-            raise BuildError(f"Docker could not load the image: {line['error']}")
-        said = str(line.get("stream", ""))
-        if said.startswith(_LOADED):
-            found = said.removeprefix(_LOADED).strip()
-    if found is None:
-        raise BuildError("Docker loaded the image and did not say its ID")
-    return found

@@ -24,6 +24,8 @@ class Target:
     what came of it, such as the versions of packages that a mirror had. For whoever needs this target they stand in
     place of its inputs: fetched again with the same facts, nothing more is built. The fact EPOCH is a time, in Unix
     seconds, that nothing made of this needs to be older than.
+    `files` are files and folders, by their path below the checkout, that the function sees (`step.checkout`); each is
+    an input (images.engine.target).
     `network` is set for what fetches; nothing else may need a network. What it makes should lie below CACHE.
     `build` runs in a thread of its own, at most once at a time; it may raise BuildError.
     """
@@ -35,6 +37,7 @@ class Target:
     image: str | None = None
     outputs: tuple[Path, ...] = ()
     facts: Path | None = None
+    files: tuple[Path, ...] = ()
     network: bool = False
 
 

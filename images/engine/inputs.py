@@ -6,6 +6,7 @@ where it is long. A target whose inputs are the same as last time is not built a
 
 from __future__ import annotations
 
+import ast
 import functools
 import hashlib
 import json
@@ -60,7 +61,7 @@ def of_tools(*programs: str) -> dict[str, str]:
 def _tool_version(program: str) -> str:
     try:
         # dnf lists its parts below its own version.
-        line = process.capture([program, "--version"]).strip().partition("\n")[0]
+        line = process.capture([program, "--version"], around=process.surroundings()).strip().partition("\n")[0]
     except BuildError:
         return "none"
     return line if len(line) <= _DIGEST_CHARS else digest(line.encode())
@@ -74,13 +75,52 @@ def of_files(root: Path, paths: Iterable[Path]) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for path in paths:
-        for file in sorted(_files(path)):
+        for file in files_of(path):
             if file.is_symlink():
                 content = b"l" + str(file.readlink()).encode()
             else:
                 content = (b"x" if os.access(file, os.X_OK) else b"-") + file.read_bytes()
             found[f"file {file.relative_to(root)}"] = digest(content)
     return found
+
+
+def of_code(root: Path, module: Path) -> dict[str, str]:
+    """Digests of a Python file of ours below `root`, and of all files of ours that it imports, these import, and so on.
+
+    What is made by code depends on every function that is called on the way, so all of them count.
+    """
+    return of_files(root, [root / path for path in sorted(_closure(root, module.relative_to(root)))])
+
+
+@functools.cache
+def _closure(root: Path, module: Path) -> frozenset[Path]:
+    found: set[Path] = set()
+    left = [module]
+    while left:
+        path = left.pop()
+        if path not in found:
+            found.add(path)
+            left += _imported(root, path)
+    return frozenset(found)
+
+
+@functools.cache
+def _imported(root: Path, path: Path) -> tuple[Path, ...]:
+    """The files below `root` that a module's import statements name, wherever in it they stand; and its packages'."""
+    names = {".".join(path.parent.parts)}
+    for node in ast.walk(ast.parse((root / path).read_bytes())):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            # Of `from package import name` the name may be a module, or what the package's own file defines.
+            names.update((node.module, *(f"{node.module}.{alias.name}" for alias in node.names)))
+    found: set[Path] = set()
+    for name in names:
+        parts = [part for part in name.split(".") if part]
+        for length in range(1, len(parts) + 1):
+            place = Path(*parts[:length])
+            found.update(file for file in (place.with_suffix(".py"), place / "__init__.py") if (root / file).is_file())
+    return tuple(sorted(found))
 
 
 def fingerprint(inputs: Inputs) -> str:
@@ -114,6 +154,14 @@ def differences(before: Inputs, now: Inputs) -> list[str]:
             shown = not _DIGEST.fullmatch(old) and not _DIGEST.fullmatch(new)
             found.append(f"{name} changed" + (f": {old} -> {new}" if shown else ""))
     return found
+
+
+def files_of(path: Path) -> list[Path]:
+    """The files and links that count of a path: itself, or all below a folder but compiled Python; sorted.
+
+    A path that does not exist raises FileNotFoundError.
+    """
+    return sorted(_files(path))
 
 
 def _files(path: Path) -> Iterable[Path]:

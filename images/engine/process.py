@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -17,6 +18,34 @@ from images.engine.errors import Cancelled, CommandFailed
 
 GRACE_S = 2.0
 _TAIL_LINES = 15
+# What commands are told of where they run: the same for everybody, so that what they make is the same.
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_PLAIN = {"PATH": PATH, "LC_ALL": "C.UTF-8", "TZ": "UTC"}
+# Names of variables that say how the network is reached, whose certificates are believed there, and where pip looks.
+_NETWORK = re.compile(
+    r"(?i)(https?|ftp|all|no)_proxy|SSL_CERT_(FILE|DIR)|(CURL|REQUESTS)_CA_BUNDLE|PIP_\w+|NETRC|HOME|XDG_CONFIG_HOME"
+)
+# A file of root's that nobody else may write, whatever umask the user has: umask(2).
+UMASK = 0o022
+
+
+def surroundings(*, network: bool = False) -> dict[str, str]:
+    """The environment of a command that makes something: nothing of the user's, but for what the network asks for.
+
+    HOME is the user's for what uses the network (pip's configuration is there), else a folder that does not exist.
+    """
+    found = {name: value for name, value in os.environ.items() if network and _NETWORK.fullmatch(name)}
+    return {"HOME": "/nonexistent", **found, **_PLAIN}
+
+
+@contextlib.contextmanager
+def usual_umask() -> Iterator[None]:
+    """UMASK for this process, for the length of the block: folders and files that are made get the same modes."""
+    before = os.umask(UMASK)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 class Stop:
@@ -74,12 +103,13 @@ def run(
     env: Mapping[str, str] | None = None,
     stdin: IO[bytes] | None = None,
     stdout: IO[bytes] | None = None,
+    around: Mapping[str, str] | None = None,
 ) -> None:
     """Run a command to its end, its output going to `log` (or its standard output to `stdout`).
 
-    `env` is added to this process's environment. The child is the head of a process group of its own, so that Ctrl-C
-    reaches us alone and we end the whole group: SIGTERM, then SIGKILL after GRACE_S. Raises CommandFailed with the
-    command and the last lines of its output, and Cancelled.
+    `env` is added to `around`, or without it to this process's environment. The child is the head of a process group
+    of its own, so that Ctrl-C reaches us alone and we end the whole group: SIGTERM, then SIGKILL after GRACE_S. Raises
+    CommandFailed with the command and the last lines of its output, and Cancelled.
     """
     words = [str(word) for word in argv]
     log.write(f"+ {pasteable(words, cwd=cwd, env=env)}\n".encode())
@@ -89,7 +119,7 @@ def run(
         child = subprocess.Popen(
             words,
             cwd=cwd,
-            env={**os.environ, **env} if env else None,
+            env={**(os.environ if around is None else around), **(env or {})},
             stdin=stdin if stdin is not None else subprocess.DEVNULL,
             stdout=stdout if stdout is not None else log,
             stderr=log,
@@ -109,14 +139,23 @@ def run(
         raise CommandFailed(f"this command {how}:\n  {pasteable(words, cwd=cwd, env=env)}\n{_tail(log, start)}")
 
 
-def capture(argv: Sequence[str | Path], *, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> str:
-    """The standard output of a command that is over quickly. Raises CommandFailed."""
+def capture(
+    argv: Sequence[str | Path],
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    around: Mapping[str, str] | None = None,
+) -> str:
+    """The standard output, in English, of a command that is over quickly. Raises CommandFailed.
+
+    `env` is added to `around`, or without it to this process's environment.
+    """
     words = [str(word) for word in argv]
     try:
         done = subprocess.run(
             words,
             cwd=cwd,
-            env={**os.environ, **env} if env else None,
+            env={**(os.environ if around is None else around), "LC_ALL": "C.UTF-8", **(env or {})},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -8,12 +8,14 @@ import queue
 import shutil
 import signal
 import threading
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from images.engine import process
 from images.engine import progress as showing
 from images.engine.errors import BuildError, Cancelled, StepFailed
 from images.engine.graph import Target, Verdict, verdicts
@@ -69,7 +71,7 @@ def build(
     place.build.mkdir(parents=True, exist_ok=True)
     if not plan(place, targets, wanted, force=force):
         return []
-    with showing.chosen() as progress, _alone(place, progress), _sigterm_is_ctrl_c():
+    with showing.chosen() as progress, _alone(place, progress), _sigterm_is_ctrl_c(), process.usual_umask():
         # Looked at again: another build may have done the work while we waited for it.
         todo = plan(place, targets, wanted, force=force)
         _clear(place, progress)
@@ -88,7 +90,7 @@ def plan(
 def holding(place: Place) -> Iterator[showing.Progress]:
     """The build folder for ourselves, for work with what was built; a SIGTERM is then Ctrl-C. Waits for its lock."""
     place.build.mkdir(parents=True, exist_ok=True)
-    with showing.chosen() as progress, _alone(place, progress), _sigterm_is_ctrl_c():
+    with showing.chosen() as progress, _alone(place, progress), _sigterm_is_ctrl_c(), process.usual_umask():
         yield progress
 
 
@@ -201,15 +203,17 @@ class _Run:
             )
             try:
                 if target.name not in self._force and step.recover():
-                    self._stamps.write(target, inputs)
+                    self._stamps.write(target, inputs, step.given)
                     return "given to Docker"
                 target.build(step)
                 # The last moment to stop: what follows is quick, and done whole.
                 self._stop.check()
                 self._stamps.forget(target)
                 step.finish()
-                self._stamps.write(target, inputs)
-            except BaseException:
+                self._stamps.write(target, inputs, step.given)
+            except BaseException as error:
+                if not isinstance(error, BuildError | OSError):
+                    file.write(traceback.format_exc().encode())
                 # Now, as what this step has written is about to go.
                 self._room[target.name] = shutil.disk_usage(place.build).free
                 raise
@@ -237,9 +241,10 @@ class _Run:
         if isinstance(error, BuildError):
             hint = f"{error.hint}\n  {repeat}" if error.hint else repeat
             return StepFailed(f"{name} was not built: {error.message}", hint=hint)
-        if isinstance(error, OSError | ValueError):
+        if isinstance(error, OSError):
             return StepFailed(f"{name} was not built: {error}", hint=repeat)
-        raise error
+        # Nobody expected it: how it came about is in the log.
+        return StepFailed(f"{name} was not built: unexpected {type(error).__name__}: {error}", hint=repeat)
 
 
 def _scratch(place: Place) -> Path:
@@ -252,9 +257,10 @@ def _log(place: Place, target: Target) -> Path:
 
 def _clear(place: Place, progress: showing.Progress) -> None:
     """Remove what a build that was killed left behind. We hold the lock, so nobody works with it."""
-    from images.engine import containers  # noqa: PLC0415  # importing docker costs 0.2 s
+    from images.engine import containers, docker_images  # noqa: PLC0415  # importing docker costs 0.2 s
 
     left = [f"container {name}" for name in containers.sweep(place.owner)]
+    left += [f"image {tag}" for tag in docker_images.sweep(place.owner)]
     if _scratch(place).exists():
         left += [str(path.relative_to(place.root)) for path in _scratch(place).iterdir()]
         shutil.rmtree(_scratch(place))

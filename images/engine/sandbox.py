@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from images.engine import process
 from images.engine.errors import BuildError
 
 # A scriptlet in the new root may want these; on the finished root they are Docker's and systemd's business.
@@ -61,6 +62,6 @@ def require_root_user() -> None:
 
 def require(*programs: str) -> None:
     """Raises BuildError naming the programs that this machine lacks."""
-    missing = [program for program in programs if shutil.which(program) is None]
+    missing = [program for program in programs if shutil.which(program, path=process.PATH) is None]
     if missing:
         raise BuildError(f"not installed here: {', '.join(missing)}", hint="`make system` installs what is missing")

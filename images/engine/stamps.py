@@ -1,7 +1,8 @@
 """What is known of the last build of every target: a stamp below the build folder.
 
 A stamp is written after what it speaks of is in place: a killed build leaves an old stamp or none, never a wrong one.
-An image is complete when the layout has it and Docker has it under its tag; a target of files when they are there.
+An image is complete when the layout has it and Docker has it under its name, not another one of that name; a target of
+files when they are there.
 """
 
 from __future__ import annotations
@@ -9,10 +10,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from images.engine.graph import CACHE, Built, Target
 from images.engine.inputs import Inputs, fingerprint
 from images.engine.oci import Layout
+
+if TYPE_CHECKING:
+    from images.engine.docker_images import Tagged
 
 LABEL = "org.overlayd"
 LABEL_TARGET = "org.overlayd.target"
@@ -29,32 +34,37 @@ class Stamps:
 
     def __init__(self, build: Path, layout: Layout) -> None:
         self._build = build
+        self._owner = str(build)
         self._layout = layout
-        self._tags: Mapping[str, str] | None = None
+        self._tags: Mapping[str, Tagged] | None = None
 
     def built(self, target: Target) -> Built | None:
         """What is known of a target's last build; None when there was none, or its record cannot be read."""
         try:
             found = json.loads(self._path(target).read_text())
-            inputs, facts = found["inputs"], found["facts"]
+            inputs, facts, image = found["inputs"], found["facts"], found.get("image")
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
         if not _is_inputs(inputs) or not _is_inputs(facts):
             return None
         complete = all((self._build / path).exists() for path in target.outputs)
         if target.image is not None:
-            complete = complete and self._has_image(target.image, fingerprint(inputs))
+            complete = complete and self._has_image(target.image, fingerprint(inputs), image)
         return Built(inputs=inputs, facts=facts, complete=complete)
 
-    def write(self, target: Target, inputs: Inputs) -> None:
-        """Record a build whose results are in their places. Raises ValueError when its facts are not as promised."""
+    def write(self, target: Target, inputs: Inputs, image: str | None = None) -> None:
+        """Record a build whose results are in their places; `image` is Docker's ID of the one that was made.
+
+        Raises ValueError when its facts are not as promised.
+        """
         facts = json.loads((self._build / target.facts).read_text()) if target.facts else {}
         if not _is_inputs(facts):
             raise ValueError(f"{target.name} promised facts in {target.facts}, and they are no JSON object of strings")
         final = self._path(target)
         final.parent.mkdir(parents=True, exist_ok=True)
         half = final.with_suffix(".half")
-        half.write_text(json.dumps({"inputs": dict(inputs), "facts": facts}, indent=1, sort_keys=True) + "\n")
+        record = {"inputs": dict(inputs), "facts": facts, "image": image}
+        half.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
         half.rename(final)
         self._tags = None
 
@@ -67,13 +77,17 @@ class Stamps:
         kept = bool(target.outputs) and all(CACHE in path.parents for path in target.outputs)
         return (self._build / CACHE if kept else self._build) / "stamps" / f"{target.name}.json"
 
-    def _has_image(self, name: str, wanted: str) -> bool:
-        if self._tags is None:
-            from images.engine import containers  # noqa: PLC0415  # importing docker costs 0.2 s
+    def _has_image(self, name: str, wanted: str, docker_id: str | None) -> bool:
+        """Whether the layout has the image, and Docker has what it was given then, under the image's name and ours."""
+        from images.engine import docker_images  # noqa: PLC0415  # importing docker costs 0.2 s
 
-            self._tags = containers.labelled_images(LABEL_HASH)
+        if self._tags is None:
+            self._tags = docker_images.tagged_images(LABEL_HASH)
         image = self._layout.image(name)
-        return image is not None and image.labels.get(LABEL_HASH) == wanted == self._tags.get(name)
+        if image is None or image.labels.get(LABEL_HASH) != wanted:
+            return False
+        found = [self._tags.get(tag) for tag in (name, docker_images.own_tag(self._owner, name))]
+        return all(one is not None and one.id == docker_id for one in found)
 
 
 def _is_inputs(found: object) -> bool:

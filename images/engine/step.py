@@ -5,14 +5,16 @@ Everything is made under a temporary name. The runner puts it in its place when 
 
 from __future__ import annotations
 
+import functools
 import json
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from images.engine import containers, layers, process, stamps
+from images.engine import containers, docker_images, inputs, layers, process, stamps
 from images.engine.annotations import described
 from images.engine.containers import ImageConfig
 from images.engine.errors import BuildError
@@ -30,7 +32,8 @@ class Step:
 
     `root` is the checkout, `build` its build folder, `scratch` an empty folder that is removed afterwards. `log` takes
     the output of everything. `epoch` is the time, in Unix seconds, that what is made says it was made at, and nothing
-    in it is younger: SOURCE_DATE_EPOCH, or the newest of what the target is made of.
+    in it is younger: SOURCE_DATE_EPOCH, or the newest of what the target is made of. `made` is the image that was
+    made, `given` Docker's ID of it once it has its name.
     """
 
     target: Target
@@ -44,6 +47,7 @@ class Step:
     epoch: int
     layout: Layout
     made: Image | None = None
+    given: str | None = None
     _loaded: str | None = None
     _outputs: dict[Path, Path] = field(default_factory=dict)
 
@@ -51,6 +55,24 @@ class Step:
     def labels(self) -> dict[str, str]:
         """The labels by which the image that is being built is known."""
         return stamps.labels(self.target, self.inputs)
+
+    @functools.cached_property
+    def checkout(self) -> Path:
+        """A folder with the target's files of the checkout at their places, and nothing else of it.
+
+        They are root's (or the user's), to be read by all, dated `epoch`, and executable where they are in the
+        checkout, whatever its modes are otherwise; a link is that link.
+        """
+        copy = self.scratch / "checkout"
+        copy.mkdir()
+        for file in (file for path in self.target.files for file in inputs.files_of(self.root / path)):
+            place = copy / file.relative_to(self.root)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, place, follow_symlinks=False)
+            if not file.is_symlink():
+                place.chmod(0o755 if os.access(file, os.X_OK) else 0o644)
+            os.utime(place, (self.epoch, self.epoch), follow_symlinks=False)
+        return copy
 
     def output(self, path: Path) -> Path:
         """Where to write one of the target's outputs; it is moved to its place (below the build folder) afterwards."""
@@ -76,8 +98,12 @@ class Step:
         stdin: IO[bytes] | None = None,
         stdout: IO[bytes] | None = None,
     ) -> None:
-        """Run a command to its end, its output going to the log. See images.engine.process.run."""
-        process.run(argv, log=self.log, stop=self.stop, cwd=cwd, env=env, stdin=stdin, stdout=stdout)
+        """Run a command to its end, its output going to the log. See images.engine.process.run.
+
+        Of the environment it has what `process.surroundings` says, and `env`.
+        """
+        around = process.surroundings(network=self.target.network)
+        process.run(argv, log=self.log, stop=self.stop, cwd=cwd, env=env, stdin=stdin, stdout=stdout, around=around)
 
     def say(self, line: str) -> None:
         """Put a line of our own into the log."""
@@ -97,16 +123,13 @@ class Step:
 
         `mounts` are folders of this machine by their place below /run inside, readable only.
         """
-        below = self.layout.image(parent)
-        if below is None:
-            raise BuildError(f"the image {parent} is not in {self.build / OCI}", hint="invoke build-all makes it")
-        containers.see_to(self.layout, below, self.scratch)
+        below = self._in_layout(parent)
         tar = self.scratch / "layer.tar"
         with (
             containers.engine() as client,
             containers.work_container(
                 client,
-                parent,
+                self.docker_id(parent),
                 script,
                 mounts=mounts or {},
                 owner=self.owner,
@@ -119,13 +142,24 @@ class Step:
             containers.changes(client, container, tar, epoch=self.epoch, stop=self.stop)
         self._make(config, tar, below.layers)
 
+    def docker_id(self, name: str) -> str:
+        """Docker's ID of an image of the layout, by which containers are made of it. Raises BuildError."""
+        return docker_images.docker_id(self.layout, self._in_layout(name), self.owner, self.scratch)
+
     def recover(self) -> bool:
         """Whether the image, made of the same inputs, was in the layout already; then Docker is given it again."""
         image = self.layout.image(self.target.image) if self.target.image else None
         if image is None or image.labels.get(stamps.LABEL_HASH) != self.labels[stamps.LABEL_HASH]:
             return False
-        containers.see_to(self.layout, image, self.scratch)
+        self.given = docker_images.docker_id(self.layout, image, self.owner, self.scratch)
+        docker_images.name(self.given, image.name)
         return True
+
+    def _in_layout(self, name: str) -> Image:
+        found = self.layout.image(name)
+        if found is None:
+            raise BuildError(f"the image {name} is not in {self.build / OCI}", hint="invoke build-all makes it")
+        return found
 
     def _make(self, config: ImageConfig, tar: Path, below: Sequence[Layer]) -> None:
         self.stop.check()
@@ -133,7 +167,7 @@ class Step:
         layer = self.layout.add_layer(tar, created_by=self.target.name)
         document = config.document({**self.labels, **described(name, config.description, config.version, self.epoch)})
         self.made = self.layout.add_image(name, [*below, layer], document, epoch=self.epoch)
-        self._loaded = containers.load(self.layout, self.made, self.scratch, known=below)
+        self._loaded = docker_images.load(self.layout, self.made, self.owner, self.scratch, known=below)
 
     def finish(self) -> None:
         """Put what was made in its place: files first, the image's tag last."""
@@ -152,11 +186,11 @@ class Step:
             if self.made is None or self._loaded is None:
                 raise ValueError(f"{self.target.name} promised the image {self.target.image} and did not make it")
             self.layout.publish(self.made)
-            containers.tag(self._loaded, self.target.image, self.target.name)
+            self.given = docker_images.publish(self._loaded, self.owner, self.target.image)
             self._loaded = None
 
     def abandon(self) -> None:
         """Drop what was made and not put in its place, and the scratch folder."""
         if self._loaded is not None:
-            containers.drop(self._loaded)
+            docker_images.drop(self._loaded)
         shutil.rmtree(self.scratch, ignore_errors=True)

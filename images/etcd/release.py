@@ -16,7 +16,7 @@ import urllib.request
 import zlib
 from pathlib import Path, PurePosixPath
 
-from images.engine import inputs
+from images.engine import target as targets
 from images.engine.errors import BuildError
 from images.engine.graph import CACHE, Target
 from images.engine.step import Step
@@ -49,10 +49,11 @@ def target(url: str = URL, sha256: str = SHA256) -> Target:
         obtain(out / TARBALL, step.build / FOLDER / TARBALL, url, sha256, step)
         unpack(out / TARBALL, out / PROGRAMS_FOLDER.name)
 
-    return Target(
+    return targets.target(
         name=NAME,
         build=build,
-        inputs={**inputs.of_values(sha256=sha256), **inputs.of_files(Path(__file__).parents[1], [Path(__file__)])},
+        code=[Path(__file__)],
+        values={"sha256": sha256},
         outputs=(FOLDER,),
         network=True,
     )

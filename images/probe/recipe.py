@@ -7,14 +7,15 @@ from pathlib import Path
 from images.base import recipe as system
 from images.bases import dnf
 from images.bases.base import Base
-from images.engine import inputs, sandbox
+from images.engine import sandbox
+from images.engine import target as targets
 from images.engine.containers import ImageConfig
 from images.engine.errors import BuildError
 from images.engine.graph import Target
 from images.engine.step import Step
 
-HERE = Path(__file__).parent
 NAME = "images.probe"
+COLLECT = Path("images/probe/collect")
 TAR_NAME = "images.probe.tar"
 TAR = Path("images/probe.tar")
 
@@ -54,18 +55,17 @@ def target(base: Base) -> Target:
     def build(step: Step) -> None:
         full = step.scratch / "full"
         dnf.install_root(step, base, full, base.packages["probe"])
-        system.copy_files(HERE / "collect", full / "collect")
+        system.copy_files(step.checkout / COLLECT, full / "collect")
         step.run(sandbox.inside(full, ["sh", "-eu", "/collect/collect.sh", "/small", *PROGRAMS]))
         step.import_root(full / "small", CONFIG)
 
-    return Target(
+    return targets.target(
         name=NAME,
         build=build,
-        inputs={
-            **inputs.of_values(packages=base.packages["probe"], programs=PROGRAMS, config=vars(CONFIG), base=base.name),
-            **inputs.of_tools("dnf", "rpm", "tar"),
-            **inputs.of_files(HERE.parent, [HERE / "recipe.py", HERE / "collect", HERE.parent / "bases/dnf.py"]),
-        },
+        code=[Path(__file__)],
+        values={"packages": base.packages["probe"], "programs": PROGRAMS, "config": vars(CONFIG), "base": base.name},
+        tools=("dnf", "rpm", "tar"),
+        files=(COLLECT,),
         needs=(base.repository_target,),
         image=base.tag("probe"),
     )
@@ -82,4 +82,6 @@ def tar_target(base: Base) -> Target:
             )
         step.layout.docker_archive(image, step.output(TAR), tags=[image.name])
 
-    return Target(name=TAR_NAME, build=build, inputs=inputs.of_values(base=base.name), needs=(NAME,), outputs=(TAR,))
+    return targets.target(
+        name=TAR_NAME, build=build, code=[Path(__file__)], values={"base": base.name}, needs=(NAME,), outputs=(TAR,)
+    )

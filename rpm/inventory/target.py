@@ -6,7 +6,7 @@ from pathlib import Path
 
 from images.bases.base import Base
 from images.engine.graph import Target
-from rpm import container, source
+from rpm import container
 
 NAME = "rpm.inventory"
 INVENTORY = Path("rpm/inventory.json")
@@ -18,10 +18,11 @@ def target(base: Base, *, frozen: Path, wheelhouse: Path, python: str) -> Target
     return container.target(
         name=NAME,
         base=base,
-        script=f"cd /run && {python} -m rpm.inventory.take /run/frozen /run/wheelhouse {_MADE}",
-        mounts={frozen: "/run/frozen", wheelhouse: "/run/wheelhouse", source.ROOT / "rpm": "/run/rpm"},
+        code=Path(__file__),
+        script=f"cd {container.CHECKOUT} && {python} -m rpm.inventory.take /run/frozen /run/wheelhouse {_MADE}",
+        mounts={frozen: "/run/frozen", wheelhouse: "/run/wheelhouse"},
         fetch=_MADE,
         output=INVENTORY,
-        files=[source.ROOT / "rpm/inventory/take.py"],
+        files=[Path("rpm/__init__.py"), Path("rpm/inventory/__init__.py"), Path("rpm/inventory/take.py")],
         needs=("rpm.wheelhouse", "rpm.freeze"),
     )

@@ -1,4 +1,4 @@
-"""A second checkout of this one, for what builds in another folder."""
+"""A second checkout of this one, for what builds in another folder; a later commit in it; what is built, in it too."""
 
 from __future__ import annotations
 
@@ -22,3 +22,23 @@ def checkout(to: Path) -> None:
             shutil.copyfile(ROOT / name, to / name, follow_symlinks=False)
             if not (to / name).is_symlink():
                 shutil.copymode(ROOT / name, to / name)
+
+
+def commit(root: Path, message: str, *paths: Path) -> None:
+    """Commit files of a checkout, by an author of the tests' own, with the time of now."""
+    who = ("-c", "user.name=test", "-c", "user.email=test@example.org", "-c", "commit.gpgsign=false")
+    subprocess.run(["git", "add", "--all", *paths], cwd=root, check=True)
+    subprocess.run(["git", *who, "commit", "--quiet", "--message", message], cwd=root, check=True)
+
+
+def give_what_is_built(to: Path) -> None:
+    """Let a second checkout begin with what is built in this one. Images and packages are hard links: read only."""
+    build = ROOT / "build"
+    for path in ("oci/blobs", "cache/bases", "cache/stamps", "oci", "stamps", "images", "rpm", "keys", "base.json"):
+        place = to / "build" / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        # What is replaced by a rename, or as a folder, can be shared; cp takes device nodes for what they are.
+        how = "--link" if path in ("oci/blobs", "cache/bases") else "--no-clobber"
+        subprocess.run(["cp", "--archive", how, build / path, place.parent], check=True)
+    for wheels in (build / "cache").glob("wheelhouse-*"):
+        subprocess.run(["cp", "--archive", "--link", wheels, to / "build/cache"], check=True)

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 import tarfile
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Network
 from pathlib import Path
 
-from images.engine.annotations import version
-from overlayd.errors import CommandFailed, OverlaydError
+from images.engine import docker_images
+from images.engine.runner import Place
+from images.ship import contents
+from overlayd.errors import OverlaydError
 from overlayd.lease import Lease, Leg
 from rpm import source
-from rpm.targets import DOCS, FROZEN, REPOSITORY, build_script
+from rpm.targets import REPOSITORY
 from tests.cluster import docker_engine, plan
+from tests.cluster.checkout import checkout, commit, give_what_is_built
 from tests.cluster.create import ROOT, remove
 from tests.cluster.description import Cluster
 from tests.cluster.docker_engine import PlannedContainer, client
@@ -27,7 +33,7 @@ from tests.polling import eventually
 NAME = "package"
 UNDERLAY = IPv4Network("198.18.22.0/24")
 PEER_SUBNET = IPv4Network("10.42.200.0/24")
-# On the host: the RPM as it was built, and the same with a higher release.
+# On the host: the RPM as it was built, and that of a later commit.
 RPM = "/root/overlayd.rpm"
 NEWER_RPM = "/root/overlayd-newer.rpm"
 SYSCONFIG = "/etc/sysconfig/overlayd"
@@ -46,9 +52,11 @@ def built() -> Path:
 
 @dataclass(frozen=True)
 class Packages:
-    """Both RPMs, by where they lie on a host."""
+    """Both RPMs by where they lie on a host, and their releases."""
 
     files: Mapping[str, bytes]
+    release: str
+    newer_release: str
 
     def give(self, machine: Machine) -> None:
         """Put them on a host, which may have them."""
@@ -57,8 +65,31 @@ class Packages:
 
 
 def packages(base: str) -> Packages:
-    """The RPM as it was built, and the same with a higher release."""
-    return Packages({RPM: built().read_bytes(), NEWER_RPM: _newer(Cluster(name=NAME, base=base, underlay=UNDERLAY))})
+    """The RPM as it was built, and that of a later commit, built in a checkout of its own. Raises OverlaydError."""
+    with tempfile.TemporaryDirectory(prefix="overlayd-later-") as folder:
+        later = Place(root=Path(folder) / "checkout")
+        checkout(later.root)
+        give_what_is_built(later.root)
+        path = later.root / source.PACKAGE / "__init__.py"
+        path.write_text(f"{path.read_text()}LATER = True\n")
+        commit(later.root, "a later commit", Path())
+        command = [sys.executable, "-m", "invoke", "rpm.build", "--base", base]
+        try:
+            done = subprocess.run(command, cwd=later.root, capture_output=True, text=True, check=False)
+            if done.returncode != 0:
+                raise OverlaydError(f"no RPM of a later commit: {done.stdout[-2000:]}{done.stderr[-2000:]}")
+            [newer] = (later.build / REPOSITORY).glob("overlayd-*.rpm")
+            return Packages(
+                files={RPM: built().read_bytes(), NEWER_RPM: newer.read_bytes()},
+                release=_release(built()),
+                newer_release=_release(newer),
+            )
+        finally:
+            docker_images.forget(later.owner)
+
+
+def _release(rpm: Path) -> str:
+    return contents.of_rpm(rpm).release
 
 
 def installed_releases(host: Machine) -> list[str]:
@@ -74,37 +105,6 @@ def ours(host: Machine) -> dict[str, str]:
         "rules": host.shell("iptables-save | grep -iE 'overlayd|10\\.42\\.' || true"),
     }
     return {name: text for name, text in shown.items() if text.strip()}
-
-
-def _newer(cluster: Cluster) -> bytes:
-    """The same RPM with a higher release, made by the same script from the same frozen program."""
-    script = build_script(version(ROOT), source.epoch(ROOT), release=2, compression="w1.zstdio")
-    mounts = {
-        ROOT / "build" / FROZEN: "/run/frozen",
-        ROOT / "build" / DOCS: "/run/docs",
-        ROOT / "rpm": "/run/rpm",
-        ROOT / "LICENSE": "/run/LICENSE",
-    }
-    container = client().containers.create(
-        cluster.image("freezer"),
-        ["/bin/sh", "-euc", script],
-        network_mode="none",
-        labels=cluster.labels("rpmbuild"),
-        volumes=[f"{folder}:{place}:ro" for folder, place in mounts.items()],
-    )
-    try:
-        container.start()
-        if container.wait()["StatusCode"] != 0:
-            raise CommandFailed(f"rpmbuild: {container.logs().decode(errors='replace')}")
-        chunks, _stat = container.get_archive("/repo")
-        with tarfile.open(fileobj=io.BytesIO(b"".join(chunks))) as tar:
-            for member in tar:
-                file = tar.extractfile(member)
-                if member.name.endswith(".rpm") and file is not None:
-                    return file.read()
-    finally:
-        container.remove(force=True, v=True)
-    raise CommandFailed("rpmbuild made no RPM")
 
 
 @contextmanager

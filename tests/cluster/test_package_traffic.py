@@ -55,7 +55,7 @@ def changing(backend: str, a: Machine, packages: Packages) -> Iterator[Machine]:
     packages.give(a)
     a.shell(f"grep -q '^# edited' {SYSCONFIG} || echo '# edited by hand' >>{SYSCONFIG}")
     yield a
-    if installed_releases(a) != ["1"]:
+    if installed_releases(a) != [packages.release]:
         a.run("rpm", "--upgrade", "--oldpackage", "--replacepkgs", RPM)
     a.run("systemctl", "enable", "--now", "overlayd")
 
@@ -75,15 +75,19 @@ def restarted(host: Machine) -> Iterator[None]:
 
 @pytest.mark.parametrize("backend", KERNEL_PATHS, indirect=True)
 def test_upgrade_downgrade_and_reinstall_lose_no_packet(
-    backend: str,
     site: Site,
     changing: Machine,
     b: Machine,
+    packages: Packages,
     record_property: Callable[[str, object], None],
 ) -> None:
     before = held(site, changing)
     with flowing(changing, b) as flow:
-        for verb, rpm, release in (("install", NEWER_RPM, "2"), ("downgrade", RPM, "1"), ("reinstall", RPM, "1")):
+        for verb, rpm, release in (
+            ("install", NEWER_RPM, packages.newer_release),
+            ("downgrade", RPM, packages.release),
+            ("reinstall", RPM, packages.release),
+        ):
             with restarted(changing):
                 changing.run(*YUM, verb, rpm)
             assert installed_releases(changing) == [release]
@@ -116,7 +120,9 @@ KILLED_WHEN = {
 
 @pytest.mark.parametrize("backend", ["vxlan"], indirect=True)
 @pytest.mark.parametrize("when", list(KILLED_WHEN))
-def test_an_upgrade_that_was_killed_can_be_repeated(site: Site, changing: Machine, b: Machine, when: str) -> None:
+def test_an_upgrade_that_was_killed_can_be_repeated(
+    site: Site, changing: Machine, b: Machine, packages: Packages, when: str
+) -> None:
     before = held(site, changing)
     with flowing(changing, b) as flow:
         moment = f"until {KILLED_WHEN[when]}; do kill -0 $rpm && sleep 0.01 || exit 9; done"
@@ -125,13 +131,14 @@ def test_an_upgrade_that_was_killed_can_be_repeated(site: Site, changing: Machin
         # meet its files.
         second = changing.told("sh", "-c", "date +%s")
         eventually("the second is over", lambda: changing.told("sh", "-c", "date +%s") > second)
-        assert "1" in installed_releases(changing)
+        assert packages.release in installed_releases(changing)
         # The daemon of the old package may run, or systemd may start the new one: the data path is the kernel's.
-        changing.run(*YUM, "reinstall" if "2" in installed_releases(changing) else "install", NEWER_RPM)
+        both = packages.newer_release in installed_releases(changing)
+        changing.run(*YUM, "reinstall" if both else "install", NEWER_RPM)
         eventually(
             "ready", lambda: changing.unit("overlayd", "ActiveState")["ActiveState"] == "active", timeout_s=WAIT_S
         )
-    assert installed_releases(changing) == ["2"]
+    assert installed_releases(changing) == [packages.newer_release]
     assert_verified(changing)
     assert not changing.shell("find /usr/lib/overlayd -name '*;*'")
     assert held(site, changing) == before

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,12 +10,11 @@ from images.bases import dnf, own
 from images.bases.base import Base
 from images.bases.debian12 import assign, dpkg, sources, spec
 from images.bases.debian12.sources import CODENAME
-from images.engine import inputs, sandbox
+from images.engine import sandbox, target
 from images.engine.graph import CACHE, Target
 from images.engine.step import Step
 
-_HERE = Path(__file__).parent
-_FILES = _HERE / "files"
+_FILES = Path("images/bases/debian12/files")
 ROOT = CACHE / "bases/debian12-rpm/root"
 VERSIONS = CACHE / "bases/debian12-rpm/debian.json"
 FETCHED = CACHE / "debian12"
@@ -50,26 +48,26 @@ def targets(base: Base) -> tuple[Target, ...]:
     def build_root(step: Step) -> None:
         make_root(step, base)
 
-    root = Target(
+    root = target.target(
         name=f"bases.{base.name}.root",
         build=build_root,
-        inputs={
-            **inputs.of_values(packages=PACKAGES, excluded=_EXCLUDED, included=_INCLUDED, locales=LOCALES),
-            **inputs.of_tools("mmdebstrap"),
-        },
+        code=[Path(__file__)],
+        values={"packages": PACKAGES, "excluded": _EXCLUDED, "included": _INCLUDED, "locales": LOCALES},
+        tools=("mmdebstrap",),
         outputs=(ROOT, VERSIONS),
         facts=VERSIONS,
         network=True,
     )
-    code = [_HERE / name for name in ("assign.py", "dpkg.py", "names.py", "repository.py", "spec.py", "files")]
 
     def build(step: Step) -> None:
         _make_repository(step, base)
 
-    repository = Target(
+    repository = target.target(
         name=base.repository_target,
         build=build,
-        inputs={**inputs.of_files(_HERE, code), **inputs.of_tools("rpmbuild", "createrepo_c")},
+        code=[Path(__file__)],
+        tools=("rpmbuild", "createrepo_c"),
+        files=(_FILES,),
         needs=(root.name,),
         outputs=(base.repository, base.keys, base.packages_file),
         facts=base.packages_file,
@@ -108,7 +106,8 @@ def make_root(step: Step, base: Base) -> None:
         out,
         *(_for_apt(line, keyring) for line in lines),
     ]
-    step.run(sandbox.isolated(command))
+    # dpkg reads ~/.dpkg.cfg.
+    step.run(sandbox.isolated(command), env={"HOME": str(step.scratch)})
     (cache / "lock").unlink(missing_ok=True)
     step.tell({f"package {package.name}": package.full_version for package in dpkg.installed(out)})
 
@@ -125,7 +124,7 @@ def _make_repository(step: Step, base: Base) -> None:
     sandbox.require("rpmbuild", "createrepo_c")
     root, out = step.scratch / "root", step.output(base.repository)
     step.run(["cp", "--archive", "--link", step.build / ROOT, root])
-    extra = _add_files(root)
+    extra = _add_files(step.checkout / _FILES, root)
     packages = dpkg.installed(root)
     contents = assign.assign(root, packages, extra)
     step.say(f"{len(packages)} packages, {sum(len(c.files) for c in contents.values())} files")
@@ -154,10 +153,10 @@ def _make_repository(step: Step, base: Base) -> None:
     own.sign(step, out, step.output(base.keys))
 
 
-def _add_files(root: Path) -> dict[str, str]:
-    """Copy what is in files/<package>/ into the root; the package of every path."""
+def _add_files(files: Path, root: Path) -> dict[str, str]:
+    """Copy what is in `files`/<package>/ into the root; the package of every path."""
     owners: dict[str, str] = {}
-    for folder in sorted(_FILES.iterdir()):
+    for folder in sorted(files.iterdir()):
         for path, _ in assign.walk(folder):
             source, place = folder / path.lstrip("/"), root / path.lstrip("/")
             if source.is_dir() and not source.is_symlink():
@@ -165,9 +164,6 @@ def _add_files(root: Path) -> dict[str, str]:
                 continue
             place.unlink(missing_ok=True)
             shutil.copy2(source, place, follow_symlinks=False)
-            if not place.is_symlink():
-                place.chmod(0o755 if os.access(source, os.X_OK) else 0o644)
-                os.chown(place, 0, 0)
             owners[path] = folder.name
     return owners
 

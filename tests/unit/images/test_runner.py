@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from images.engine import containers, runner
+from images.engine import containers, docker_images, runner
 from images.engine.errors import StepFailed
 from images.engine.graph import Target
 from images.engine.runner import Place
@@ -26,7 +26,8 @@ ROOT = Path(__file__).parents[3]
 @pytest.fixture(autouse=True)
 def no_docker(monkeypatch: pytest.MonkeyPatch) -> None:
     """These targets make files only, and unit tests run where there is no Docker: nothing to sweep there."""
-    monkeypatch.setattr(containers, "sweep", lambda _owner: [])
+    for module in (containers, docker_images):
+        monkeypatch.setattr(module, "sweep", lambda _owner: [])
 
 
 def files(name: str, *needs: str, recipe: str = "1", run: Callable[[Step], None] | None = None) -> Target:
@@ -108,9 +109,9 @@ def test_what_a_killed_build_left_is_removed(tmp_path: Path) -> None:
 _LONG_BUILD = """
 import sys
 from pathlib import Path
-from images.engine import containers, runner
+from images.engine import containers, docker_images, runner
 from images.engine.graph import Target
-containers.sweep = lambda owner: []
+containers.sweep = docker_images.sweep = lambda owner: []
 
 def build(step):
     step.output(Path("half")).write_text("half")

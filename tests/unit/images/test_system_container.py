@@ -12,8 +12,9 @@ from images.base import recipe
 from images.bases import catalogue
 from images.docker import recipe as docker
 from images.engine.containers import ImageConfig
+from images.engine.target import ROOT
 
-FILES = recipe.HERE / "files"
+FILES = ROOT / recipe.FILES
 PROGRAMS = sorted((FILES / "usr/libexec/system-container").iterdir())
 
 

@@ -1,0 +1,199 @@
+"""The images that Docker was given: loaded from the layout, named, kept.
+
+An image's name, `overlayd/base:debian12-rpm`, is for people; every checkout that builds on the same dockerd moves it.
+So each build folder keeps its images by tags of its own as well, and starts containers of them by Docker's ID.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from docker.errors import APIError, NotFound
+
+from images.engine.containers import engine
+from images.engine.errors import BuildError
+from images.engine.oci import Image, Layer, Layout
+from images.engine.stamps import LABEL
+
+# The repository of the tags that build folders keep images by, and how the tag of an image begins that has no name yet.
+_OWN = "overlayd-build/"
+_NEW = "new-"
+# A repository's name has at most 255 bytes.
+_LONGEST_FOLDER = 220
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tagged:
+    """An image that Docker has under a tag: its ID there, and its labels."""
+
+    id: str
+    labels: Mapping[str, str]
+
+
+def tagged_images(label: str) -> dict[str, Tagged]:
+    """Every image that has a label, by each of its tags. One request."""
+    with engine() as client:
+        images = _listed(client, label=label)
+    return {
+        tag: Tagged(id=image["Id"], labels=image["Labels"]) for image in images for tag in image.get("RepoTags") or ()
+    }
+
+
+def own_tag(owner: str, name: str) -> str:
+    """The tag by which a build folder keeps an image, so that it stays whatever others do with the image's own name.
+
+    `overlayd-build/<the folder in hexadecimal>:<image>-<base>`; of a folder with a very long path its SHA-256.
+    """
+    folder = owner.encode().hex()
+    if len(folder) > _LONGEST_FOLDER:
+        folder = f"x{hashlib.sha256(owner.encode()).hexdigest()}"
+    return f"{_OWN}{folder}:{name.rpartition('/')[2].replace(':', '-')}"
+
+
+def docker_id(layout: Layout, image: Image, owner: str, scratch: Path) -> str:
+    """Docker's ID of an image of the layout, kept by the folder's own tag; Docker is given it where it has another.
+
+    What is started by this ID is this image, whoever moves a tag meanwhile.
+    """
+    own = own_tag(owner, image.name)
+    with engine() as client:
+        try:
+            found = client.inspect_image(own)
+        except NotFound:
+            found = None
+        if found is not None and _is(found, image):
+            return str(found["Id"])
+        return _move(client, load(layout, image, owner, scratch), own)
+
+
+def load(layout: Layout, image: Image, owner: str, scratch: Path, *, known: Sequence[Layer] = ()) -> str:
+    """Give an image of the layout to Docker; the tag it has there, which is the folder's and for the time being.
+
+    `known` are layers that Docker has already. A Docker that wants them all the same gets them.
+    """
+    new = own_tag(owner, f"{_NEW}{secrets.token_hex(4)}-{image.name.rpartition('/')[2]}")
+    archive = scratch / "docker.tar"
+    try:
+        with engine() as client:
+            for left_out in (known, ()):
+                layout.docker_archive(image, archive, tags=[new], known=left_out)
+                try:
+                    with archive.open("rb") as file:
+                        _check_loaded(client.load_image(file, quiet=True))
+                    return new
+                except (BuildError, APIError):
+                    if not left_out:
+                        raise
+    finally:
+        archive.unlink(missing_ok=True)
+    raise AssertionError("unreachable")
+
+
+def publish(new: str, owner: str, name: str) -> str:
+    """Keep an image that was loaded by the folder's own tag, and give it its name; Docker's ID of it."""
+    with engine() as client:
+        found = _move(client, new, own_tag(owner, name))
+        _tag(client, found, name)
+    return found
+
+
+def name(docker_id: str, name: str) -> None:
+    """Give an image that Docker has a name. What had it before is removed where nothing else needs or names it."""
+    with engine() as client:
+        _tag(client, docker_id, name)
+
+
+def drop(new: str) -> None:
+    """Take back what `load` gave to Docker. Quiet when it is gone, or is needed."""
+    with engine() as client, contextlib.suppress(APIError):
+        client.remove_image(new, force=False)
+
+
+def forget(owner: str) -> list[str]:
+    """Take away every tag of a build folder's own, and so the images that nothing else names; the tags."""
+    with engine() as client:
+        tags = [tag for tag in _own_tags(client) if tag.startswith(own_tag(owner, ""))]
+        for tag in tags:
+            with contextlib.suppress(NotFound):
+                client.remove_image(tag, force=False)
+    return tags
+
+
+def sweep(owner: str) -> list[str]:
+    """Remove the images that a killed build of the same build folder left without a name; the tags that went.
+
+    And what is kept for build folders that are gone; and images of ours without any tag, which containers needed
+    when they were replaced.
+    """
+    with engine() as client:
+        left = [tag for tag in _own_tags(client) if tag.startswith(own_tag(owner, _NEW)) or _is_of_nobody(tag)]
+        unnamed = [image["Id"] for image in _listed(client, dangling=True, label=LABEL)]
+        for one in [*left, *unnamed]:
+            with contextlib.suppress(APIError):
+                client.remove_image(one, force=False)
+    return left
+
+
+def _is_of_nobody(tag: str) -> bool:
+    """Whether the build folder whose tag this is, is gone. Docker mounts folders of it: it sees what we see."""
+    try:
+        folder = bytes.fromhex(tag.removeprefix(_OWN).partition(":")[0]).decode()
+    except ValueError:
+        return False
+    return not Path(folder).exists()
+
+
+def _listed(client: Any, **filters: object) -> list[dict[str, Any]]:
+    """Images as Docker lists them. An image that another build removes meanwhile makes dockerd 20.10 fail: once more."""
+    for last in (False, False, True):
+        try:
+            return list(client.images(filters=filters))
+        except APIError:
+            if last:
+                raise
+    raise AssertionError("unreachable")
+
+
+def _own_tags(client: Any) -> list[str]:
+    listed = _listed(client, reference=f"{_OWN}*")
+    return [tag for image in listed for tag in image.get("RepoTags") or () if tag.startswith(_OWN)]
+
+
+def _move(client: Any, new: str, to: str) -> str:
+    """Give what has the tag `new` another one instead; Docker's ID of it."""
+    found = str(client.inspect_image(new)["Id"])
+    _tag(client, found, to)
+    client.remove_image(new, force=False)
+    return found
+
+
+def _tag(client: Any, image: str, to: str) -> None:
+    try:
+        before = str(client.inspect_image(to)["Id"])
+    except NotFound:
+        before = image
+    repository, _, version = to.rpartition(":")
+    client.tag(image, repository, version)
+    if before != image:
+        # Not by force: what another name, a container, or an image made of it needs stays.
+        with contextlib.suppress(APIError):
+            if not client.inspect_image(before)["RepoTags"]:
+                client.remove_image(before, force=False)
+
+
+def _is(found: Mapping[str, Any], image: Image) -> bool:
+    """Whether an image in Docker has the layers and labels of one of the layout; labels say what it is made of."""
+    same = found["RootFS"]["Layers"] == [layer.digest for layer in image.layers]
+    return same and (found["Config"]["Labels"] or {}) == image.labels
+
+
+def _check_loaded(answer: Iterable[Mapping[str, Any]]) -> None:
+    for line in answer:
+        if "error" in line:
+            raise BuildError(f"Docker could not load the image: {line['error']}")

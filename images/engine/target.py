@@ -1,0 +1,59 @@
+"""Defines targets: what they are made of is counted and shown to them by one list.
+
+An input is a plain value, the version of a tool of this machine, a file of the checkout, or code: the module that
+builds the target with all that it imports of ours, and the engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from images.engine import inputs
+from images.engine.graph import Target
+from images.engine.step import Step
+
+ROOT = Path(__file__).resolve().parents[2]
+# The engine itself: every target is built by it.
+_ENGINE = ROOT / "images/engine/runner.py"
+
+
+def target(
+    *,
+    name: str,
+    build: Callable[[Step], None],
+    code: Iterable[Path],
+    values: Mapping[str, object] | None = None,
+    tools: Iterable[str] = (),
+    files: Iterable[Path] = (),
+    needs: tuple[str, ...] = (),
+    image: str | None = None,
+    outputs: tuple[Path, ...] = (),
+    facts: Path | None = None,
+    network: bool = False,
+) -> Target:
+    """A target (images.engine.graph.Target) of this checkout with its inputs.
+
+    `code` are the modules whose functions build it, `files` what it uses of the checkout beside them, by their path
+    below it: of these, and of nothing else of the checkout, the function finds a copy at `step.checkout`.
+    """
+    files = tuple(files)
+    found: dict[str, str] = {}
+    for module in (*code, _ENGINE):
+        found |= inputs.of_code(ROOT, module)
+    return Target(
+        name=name,
+        build=build,
+        inputs={
+            **inputs.of_values(**(values or {})),
+            **inputs.of_tools(*tools),
+            **found,
+            **inputs.of_files(ROOT, [ROOT / path for path in files]),
+        },
+        needs=needs,
+        image=image,
+        outputs=outputs,
+        facts=facts,
+        files=files,
+        network=network,
+    )
