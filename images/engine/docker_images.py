@@ -150,7 +150,7 @@ def _is_of_nobody(tag: str) -> bool:
 
 
 def _listed(client: Any, **filters: object) -> list[dict[str, Any]]:
-    """Images as Docker lists them. An image that another build removes meanwhile makes dockerd 20.10 fail: once more."""
+    """Images as Docker lists them. An image that another build removes meanwhile makes dockerd 20.10 fail: again."""
     for last in (False, False, True):
         try:
             return list(client.images(filters=filters))

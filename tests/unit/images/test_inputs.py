@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from images.engine import inputs
+from images.engine import inputs, process
 
 
 def test_changed_names_the_input_that_changed() -> None:
@@ -63,3 +63,30 @@ def test_compiled_python_is_no_input(tmp_path: Path) -> None:
 def test_a_file_that_is_missing_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         inputs.of_files(tmp_path, [tmp_path / "nowhere"])
+
+
+def test_code_is_a_module_with_all_that_it_imports_wherever_it_does(tmp_path: Path) -> None:
+    for path, text in {
+        "a/__init__.py": "",
+        "a/top.py": "from a import one\nimport os\ndef f():\n    from a.b import two\n",
+        "a/one.py": "from a.b.three import name\n",
+        "a/b/__init__.py": "import a.four\n",
+        "a/b/two.py": "",
+        "a/b/three.py": "import a.top\nname = 1\n",
+        "a/four.py": "",
+        "a/other.py": "",
+    }.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    found = inputs.of_code(tmp_path, tmp_path / "a/top.py")
+    names = ("__init__", "top", "one", "b/__init__", "b/two", "b/three", "four")
+    assert set(found) == {f"file a/{name}.py" for name in names}
+
+
+def test_tools_have_the_same_version_in_every_language(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tool = tmp_path / "tool"
+    tool.write_text('#!/bin/sh\necho "${LC_ALL:-none} ${LANG:-none} $HOME"\n')
+    tool.chmod(0o755)
+    monkeypatch.setattr(process, "_PLAIN", {"PATH": str(tmp_path), "LC_ALL": "C.UTF-8"})
+    monkeypatch.setenv("LANG", "de_DE.UTF-8")
+    assert inputs.of_tools(str(tool)) == {f"tool {tool}": "C.UTF-8 none /nonexistent"}

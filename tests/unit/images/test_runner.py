@@ -151,3 +151,66 @@ def alive(group: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def test_what_nobody_expected_names_target_log_and_command_and_the_log_tells_how(tmp_path: Path) -> None:
+    def broken(step: Step) -> None:
+        raise TypeError("extractall() got an unexpected keyword argument")
+
+    place = Place(root=tmp_path)
+    targets = graph(files("top", "odd"), files("odd", run=broken))
+    with pytest.raises(StepFailed) as caught:
+        runner.build(place, targets, ["top"], repeat="invoke again {}")
+    assert caught.value.message == (
+        "odd was not built: unexpected TypeError: extractall() got an unexpected keyword argument"
+    )
+    assert caught.value.hint is not None
+    assert "log: build/logs/odd.log" in caught.value.hint
+    assert "again: invoke again odd" in caught.value.hint
+    log = (place.build / "logs/odd.log").read_text()
+    assert "Traceback" in log
+    assert "in broken" in log
+    assert not (place.build / "out/odd").exists()
+
+
+def test_the_users_umask_variables_and_modes_of_files_do_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "files/sub").mkdir(parents=True)
+    for name, mode in {"plain": 0o600, "sub/program": 0o700, "open": 0o666}.items():
+        (tmp_path / "files" / name).write_text(name)
+        (tmp_path / "files" / name).chmod(mode)
+    (tmp_path / "files/link").symlink_to("sub/program")
+    (tmp_path / "files/not-counted").write_text("")
+    monkeypatch.setenv("TAR_OPTIONS", "--owner=nobody")
+    monkeypatch.setenv("HTTP_PROXY", "http://198.18.0.1:3128")
+    counted = tuple(Path("files") / name for name in ("plain", "sub", "open", "link"))
+    seen: dict[str, str] = {}
+
+    def build(step: Step) -> None:
+        made = step.output(Path("made"))
+        made.mkdir()
+        step.run(["sh", "-c", f"env >{step.scratch}/env; umask; mkdir {made}/sub; cp -a {step.checkout} {made}/copy"])
+        seen.update(line.partition("=")[::2] for line in (step.scratch / "env").read_text().splitlines())
+
+    before = os.umask(0o077)
+    try:
+        for network in (False, True):
+            target = Target(
+                name=f"t{network}", build=build, inputs={}, outputs=(Path("made"),), files=counted, network=network
+            )
+            seen.clear()
+            runner.build(Place(root=tmp_path), graph(target), [target.name])
+            assert "TAR_OPTIONS" not in seen
+            assert ("HTTP_PROXY" in seen) is network
+            assert seen["LC_ALL"] == "C.UTF-8"
+        assert os.umask(0o077) == 0o077, "the user's own umask is back"
+    finally:
+        os.umask(before)
+    made = tmp_path / "build/made"
+    modes = {str(p.relative_to(made)): oct(p.lstat().st_mode & 0o777) for p in made.rglob("*") if not p.is_symlink()}
+    assert modes == {
+        **dict.fromkeys(("sub", "copy", "copy/files", "copy/files/sub", "copy/files/sub/program"), "0o755"),
+        **dict.fromkeys(("copy/files/plain", "copy/files/open"), "0o644"),
+    }
+    assert str((made / "copy/files/link").readlink()) == "sub/program"
