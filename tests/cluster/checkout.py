@@ -10,9 +10,9 @@ from pathlib import Path
 from tests.cluster.create import ROOT
 
 
-def checkout(to: Path) -> None:
-    """A clone of the checkout as it is now, committed or not."""
-    subprocess.run(["git", "clone", "--quiet", ROOT, to], check=True)
+def checkout(to: Path, *options: str) -> None:
+    """A clone of the checkout as it is now, committed or not; `options` are git clone's."""
+    subprocess.run(["git", "clone", "--quiet", *options, f"file://{ROOT}", to], check=True)
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
     for name in filter(None, listed.split("\0")):
         (to / name).unlink(missing_ok=True)
@@ -22,6 +22,18 @@ def checkout(to: Path) -> None:
             shutil.copyfile(ROOT / name, to / name, follow_symlinks=False)
             if not (to / name).is_symlink():
                 shutil.copymode(ROOT / name, to / name)
+
+
+def tarball(to: Path) -> None:
+    """The checkout's commit as who downloads a tarball of it has it: no git."""
+    to.mkdir(parents=True)
+    subprocess.run(f"git archive HEAD | tar --extract --directory='{to}'", shell=True, cwd=ROOT, check=True)
+
+
+def is_dirty() -> bool:
+    """Whether the checkout has changes that are in no commit."""
+    done = subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, check=True, capture_output=True, text=True)
+    return bool(done.stdout.strip())
 
 
 def commit(root: Path, message: str, *paths: Path) -> None:

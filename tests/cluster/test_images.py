@@ -1,24 +1,19 @@
-"""Images as the engine makes them in Docker: the changes of a script, and the same bytes from the same commit."""
+"""Images as the engine makes them in Docker: the changes of a script, and an image that Docker lost."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import docker
 import pytest
 
-from images.bases import catalogue
 from images.engine import containers
 from images.engine.containers import ImageConfig
 from images.engine.graph import Target
 from images.engine.process import Stop
-from images.engine.runner import Place
 from images.engine.step import Step
 from images.targets import PLACE
-from tests.cluster.checkout import checkout
 from tests.cluster.create import ROOT
 
 EPOCH = 1_700_000_000
@@ -97,54 +92,3 @@ def test_an_image_that_docker_lost_is_given_to_it_again(derived: Step, base: str
     finally:
         with containers.engine() as client:
             client.remove_image(made.name)
-
-
-def ids(place: Place) -> dict[str, str]:
-    found = {name: place.layout.image(name) for name in place.layout.names() if "test" not in name}
-    return {name: image.id for name, image in found.items() if image is not None}
-
-
-def content(place: Path) -> dict[str, bytes]:
-    files = [place] if place.is_file() else sorted(path for path in place.rglob("*") if path.is_file())
-    return {path.name: path.read_bytes() for path in files}
-
-
-def without_a_network(place: Place, *words: str) -> subprocess.CompletedProcess[str]:
-    """`invoke …` in a checkout, in a network namespace that has nothing; Docker is reached by its socket."""
-    return subprocess.run(
-        ["unshare", "--net", sys.executable, "-m", "invoke", *words],
-        cwd=place.root,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=1200,
-    )
-
-
-def test_one_commit_gives_the_same_images_and_rpm_in_another_folder_and_without_a_network(
-    tmp_path: Path, base: str
-) -> None:
-    other = Place(root=tmp_path / "elsewhere")
-    checkout(other.root)
-    refused = without_a_network(other, "build-all", "--base", base)
-    assert refused.returncode == 1
-    assert f"base {base}: " in refused.stderr
-    assert "does not answer" in refused.stderr
-    # What was fetched, and nothing that was made of it: packages become RPMs, and their metadata is signed, anew.
-    made = catalogue.get(base).repository_target
-    # cp, as a root filesystem has device nodes, which are not to be read.
-    cached = other.build / "cache"
-    cached.mkdir(parents=True)
-    for path in ("stamps", "bases"):
-        subprocess.run(["cp", "--archive", PLACE.build / "cache" / path, cached / path], check=True)
-    for wheels in (PLACE.build / "cache").glob("wheelhouse-*"):
-        subprocess.run(["cp", "--archive", wheels, cached / wheels.name], check=True)
-    (cached / f"stamps/{made}.json").unlink()
-    done = without_a_network(other, "build-all", "--base", base)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert f"{made}: built" in done.stdout
-    assert ids(other) == ids(PLACE)
-    for name in ("rpm/repo/repodata/repomd.xml", "rpm/facts.json", "images/probe.tar"):
-        assert content(other.build / name) == content(PLACE.build / name)
-    assert content(other.build / "rpm/repo").keys() == content(PLACE.build / "rpm/repo").keys()
-    assert not list(other.build.rglob("*.half"))

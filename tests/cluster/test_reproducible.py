@@ -1,0 +1,171 @@
+"""A build depends on the commit and on nothing else: one commit, built as different people would, gives the same bytes.
+
+Each row of VARIATIONS is a build of everything but what is fetched, in a checkout of its own, without a network.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from images.bases import catalogue
+from images.engine import docker_images
+from images.engine.runner import Place
+from images.targets import PLACE
+from tests.cluster.checkout import checkout, is_dirty, tarball
+
+NOBODY = 65534
+# Settings of a user's that rpm, tar, gzip, xz, git and Python read.
+HOSTILE: dict[str, str] = {
+    **{"TAR_OPTIONS": "--owner=nobody --mtime=@1", "GZIP": "-1", "XZ_DEFAULTS": "-0", "GIT_DIR": "/nonexistent"},
+    **{"PYTHONHASHSEED": "5", "PYTHONDONTWRITEBYTECODE": "1", "CDPATH": "/tmp", "RPM_CONFIGDIR": "/nonexistent"},
+}
+RPMMACROS = "%_binary_payload w0.gzdio\n%_dbpath /elsewhere\n%_buildhost somewhere\n%packager somebody\n"
+LOCALE = {"LC_ALL": "C", "LANG": "tr_TR.UTF-8", "LANGUAGE": "tr", "TZ": "Pacific/Kiritimati"}
+A_YEAR_AHEAD = ("faketime", "-f", "+400d")
+
+
+def clone(to: Path) -> None:
+    checkout(to)
+
+
+def shallow(to: Path) -> None:
+    checkout(to, "--depth=1")
+
+
+def of_another_user(to: Path) -> None:
+    checkout(to)
+    for folder, _, files in os.walk(to):
+        for name in ("", *files):
+            os.lchown(Path(folder, name), NOBODY, NOBODY)
+
+
+def shallow_and_of_another_user(to: Path) -> None:
+    of_another_user(to)
+    (to / ".git/shallow").write_text(subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=to, text=True))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variation:
+    """What differs from how the images under test were built."""
+
+    get: Callable[[Path], None] = clone
+    folder: str = "elsewhere"
+    umask: str = "022"
+    environment: Mapping[str, str] = field(default_factory=dict)
+    macros: str = ""
+    prefix: tuple[str, ...] = ()
+
+
+VARIATIONS = {
+    "umask": Variation(umask="077"),
+    "locale and time zone": Variation(environment=LOCALE),
+    "settings of the user": Variation(environment=HOSTILE, macros=RPMMACROS),
+    "checkout of another user": Variation(get=of_another_user),
+    "path": Variation(folder="a+b_c=d@e,f~g/a.checkout-in-a-folder-with-quite-a-long-name"),
+    "depth of the clone": Variation(get=shallow),
+    "tarball": Variation(get=tarball),
+    "clock": Variation(prefix=A_YEAR_AHEAD),
+}
+ALL_AT_ONCE = Variation(
+    get=shallow_and_of_another_user,
+    folder="a+b_c=d@e,f~g/elsewhere",
+    umask="077",
+    environment=LOCALE | HOSTILE,
+    macros=RPMMACROS,
+    prefix=A_YEAR_AHEAD,
+)
+
+
+def built(variation: Variation, folder: Path, base: str) -> tuple[Place, subprocess.CompletedProcess[str]]:
+    """A checkout after `invoke build-all` in a network namespace that has nothing; Docker is reached by its socket."""
+    place = Place(root=folder / variation.folder)
+    before = os.umask(int(variation.umask, 8))
+    try:
+        variation.get(place.root)
+        give_what_was_fetched(place, base)
+        home = folder / "home"
+        home.mkdir()
+        (home / ".rpmmacros").write_text(variation.macros)
+    finally:
+        os.umask(before)
+    done = subprocess.run(
+        [
+            *(*variation.prefix, "sh", "-euc", f'umask {variation.umask}; exec "$@"', "sh"),
+            *("unshare", "--net", sys.executable, "-m", "invoke", "build-all", "--base", base),
+        ],
+        cwd=place.root,
+        env={**os.environ, "HOME": str(home), **variation.environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=1200,
+    )
+    return place, done
+
+
+def give_what_was_fetched(place: Place, base: str) -> None:
+    """What was fetched, and nothing that was made of it: packages become RPMs, and their metadata is signed, anew."""
+    cached = place.build / "cache"
+    cached.mkdir(parents=True)
+    # cp, as a root filesystem has device nodes, which are not to be read.
+    for path in (PLACE.build / "cache").iterdir():
+        if path.name in ("stamps", "bases") or path.name.startswith("wheelhouse-"):
+            subprocess.run(["cp", "--archive", path, cached / path.name], check=True)
+    (cached / f"stamps/{catalogue.get(base).repository_target}.json").unlink()
+
+
+def ids(place: Place) -> dict[str, str]:
+    found = {name: place.layout.image(name) for name in place.layout.names() if "test" not in name}
+    return {name: image.id for name, image in found.items() if image is not None}
+
+
+def content(place: Path) -> dict[str, bytes]:
+    files = [place] if place.is_file() else sorted(path for path in place.rglob("*") if path.is_file())
+    return {path.name: path.read_bytes() for path in files}
+
+
+def check_the_same(other: Place, said: subprocess.CompletedProcess[str], base: str) -> None:
+    try:
+        assert said.returncode == 0, said.stdout + said.stderr
+        assert f"{catalogue.get(base).repository_target}: built" in said.stdout
+        assert ids(other) == ids(PLACE)
+        for name in ("rpm/repo/repodata/repomd.xml", "rpm/facts.json", "images/probe.tar"):
+            assert content(other.build / name) == content(PLACE.build / name)
+        assert content(other.build / "rpm/repo").keys() == content(PLACE.build / "rpm/repo").keys()
+        assert not list(other.build.rglob("*.half"))
+    finally:
+        docker_images.forget(other.owner)
+
+
+def test_one_commit_gives_the_same_images_and_rpm_whoever_builds_it_how_and_where(tmp_path: Path, base: str) -> None:
+    check_the_same(*built(ALL_AT_ONCE, tmp_path, base), base)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(VARIATIONS))
+def test_each_variation_alone_gives_the_same(tmp_path: Path, base: str, name: str) -> None:
+    if name == "tarball" and is_dirty():
+        pytest.skip("a tarball has no uncommitted changes")
+    check_the_same(*built(VARIATIONS[name], tmp_path, base), base)
+
+
+def test_without_what_was_fetched_and_without_a_network_it_says_who_does_not_answer(tmp_path: Path, base: str) -> None:
+    checkout(tmp_path / "elsewhere")
+    refused = subprocess.run(
+        ["unshare", "--net", sys.executable, "-m", "invoke", "build-all", "--base", base],
+        cwd=tmp_path / "elsewhere",
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert refused.returncode == 1
+    assert f"base {base}: " in refused.stderr
+    assert "does not answer" in refused.stderr
