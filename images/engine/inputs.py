@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import re
+import tokenize
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -87,9 +88,26 @@ def of_files(root: Path, paths: Iterable[Path]) -> dict[str, str]:
 def of_code(root: Path, module: Path) -> dict[str, str]:
     """Digests of a Python file of ours below `root`, and of all files of ours that it imports, these import, and so on.
 
-    What is made by code depends on every function that is called on the way, so all of them count.
+    What is made by code depends on every function that is called on the way, so all of them count, but for their
+    comments and docstrings.
     """
-    return of_files(root, [root / path for path in sorted(_closure(root, module.relative_to(root)))])
+    return {f"code {path}": _code_digest(root / path) for path in sorted(_closure(root, module.relative_to(root)))}
+
+
+@functools.cache
+def _code_digest(file: Path) -> str:
+    """A digest of a Python file without comments, docstrings and empty lines. The same on every Python."""
+    lines: list[str] = [*file.read_text().splitlines(), ""]
+    for token in tokenize.generate_tokens(iter([f"{line}\n" for line in lines]).__next__):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column]
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False):
+            said = node.body[0]
+            for row in range(said.lineno, (said.end_lineno or said.lineno) + 1):
+                lines[row - 1] = ""
+    return digest("\n".join(line.rstrip() for line in lines if line.strip()).encode())
 
 
 @functools.cache

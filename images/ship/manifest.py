@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from images.bases.base import Base
-from images.engine.errors import CommandFailed
+from images.engine import commit
 from images.engine.process import capture
 from images.ship.packed import Packed, compression
 from images.ship.yum import KEY_FILE, REPO_FILE
@@ -27,12 +27,8 @@ _FORMAT = 1
 
 
 def source(root: Path) -> dict[str, Any]:
-    """The commit of a checkout, and whether its files are those of that commit; None where there is no git."""
-    try:
-        commit = capture(["git", "rev-parse", "HEAD"], cwd=root).strip()
-        return {"commit": commit, "clean": not capture(["git", "status", "--porcelain"], cwd=root).strip()}
-    except CommandFailed:
-        return {"commit": None, "clean": False}
+    """The commit of a checkout or tarball, and whether its files are those of that commit. Raises BuildError."""
+    return {"commit": commit.of(root).id, "clean": not commit.changed(root)}
 
 
 def tools() -> dict[str, str]:

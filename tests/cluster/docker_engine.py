@@ -133,7 +133,9 @@ def newest_base() -> str:
     """The base of the host image that was built last. Raises OverlaydError where there is none."""
     found: list[tuple[str, str]] = []
     for image in client().images.list("overlayd/host"):
-        found += [(str(image.attrs["Created"]), tag.partition(":")[2]) for tag in image.tags]
+        # It has the tags of build folders, too.
+        tags = [tag for tag in image.tags if tag.startswith("overlayd/host:")]
+        found += [(str(image.attrs["Created"]), tag.partition(":")[2]) for tag in tags]
     if not found:
         raise missing_image("overlayd/host")
     return max(found)[1]

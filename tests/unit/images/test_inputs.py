@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -80,7 +81,31 @@ def test_code_is_a_module_with_all_that_it_imports_wherever_it_does(tmp_path: Pa
         (tmp_path / path).write_text(text)
     found = inputs.of_code(tmp_path, tmp_path / "a/top.py")
     names = ("__init__", "top", "one", "b/__init__", "b/two", "b/three", "four")
-    assert set(found) == {f"file a/{name}.py" for name in names}
+    assert set(found) == {f"code a/{name}.py" for name in names}
+
+
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [
+        ('"""Another."""\n\n\nX = "# no comment"  # another\ndef f():\n    """So."""\n    return 1\n', True),
+        ('"""Doc."""\nX = "# another comment"\ndef f():\n    """Doc."""\n    return 1\n', False),
+        ('"""Doc."""\nX = "# no comment"\ndef f():\n    """Doc."""\n    return 2\n', False),
+        ('"""Doc."""\nX = "# no comment"\ndef f():\n    """Doc."""\nreturn 1\n', False),
+        ('"""Doc."""\nX = "# no comment"\ndef f():\n    "".join("Doc.")\n    return 1\n', False),
+    ],
+    ids=["comments", "a string", "a number", "indentation", "no docstring"],
+)
+def test_code_counts_but_for_what_is_said_about_it(tmp_path: Path, text: str, same: bool) -> None:
+    found = []
+    for name, content in {
+        "one": '"""Doc."""\nX = "# no comment"\ndef f():\n    """Doc."""\n    return 1\n',
+        "two": text,
+    }.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "code.py").write_text(content)
+        with contextlib.suppress(SyntaxError):
+            found.append(inputs.of_code(tmp_path / name, tmp_path / name / "code.py"))
+    assert (found[0] == found[-1] and len(found) == 2) is same
 
 
 def test_tools_have_the_same_version_in_every_language(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
