@@ -63,7 +63,7 @@ def target(
         name=name,
         build=build,
         code=[recipe, Path(__file__)],
-        values={"packages": packages, "config": vars(config), "script": script, "base": base.name},
+        values={**base.installing, "packages": packages, "config": vars(config), "script": script},
         files=(files,) if has_files else (),
         needs=(parent_target, *([base.repository_target] if packages else []), *needs),
         image=base.tag(image),

@@ -71,7 +71,8 @@ def target(base: Base) -> Target:
         build=build,
         code=[Path(__file__)],
         values={
-            **{"packages": base.packages["base"], "enable": base.enable.get("base", ()), "base": base.name},
+            **base.installing,
+            **{"packages": base.packages["base"], "enable": base.enable.get("base", ())},
             **{"config": vars(CONFIG), "cgroups": base.cgroups, "locale": base.locale},
         },
         tools=("dnf", "rpm", "tar"),

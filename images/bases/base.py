@@ -101,6 +101,14 @@ class Base:
         """Whether the packages carry their distribution's signature. Of those that we make, we sign the metadata."""
         return bool(self.repositories)
 
+    @property
+    def installing(self) -> dict[str, object]:
+        """What decides how its packages are installed, beside the packages: values for inputs."""
+        return {
+            **{"base": self.name, "releasever": self.releasever, "rpm_dbpath": self.rpm_dbpath},
+            **{"bootstrap": self.bootstrap, "signed": self.signed},
+        }
+
     def site(self, name: str) -> str:
         """The URL of a site, or of the mirror in its place; without a slash at its end."""
         return self.mirrors.get(name, self.sites[name]).rstrip("/")

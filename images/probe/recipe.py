@@ -63,7 +63,10 @@ def target(base: Base) -> Target:
         name=NAME,
         build=build,
         code=[Path(__file__)],
-        values={"packages": base.packages["probe"], "programs": PROGRAMS, "config": vars(CONFIG), "base": base.name},
+        values={
+            **base.installing,
+            **{"packages": base.packages["probe"], "programs": PROGRAMS, "config": vars(CONFIG)},
+        },
         tools=("dnf", "rpm", "tar"),
         files=(COLLECT,),
         needs=(base.repository_target,),

@@ -5,6 +5,7 @@ Each row of VARIATIONS is a build of everything but what is fetched, in a checko
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 from images.bases import catalogue
 from images.engine import docker_images
 from images.engine.runner import Place
-from images.targets import PLACE
+from images.targets import PLACE, of_everything
 from tests.cluster.checkout import checkout, is_dirty, tarball
 
 NOBODY = 65534
@@ -101,9 +102,11 @@ def built(variation: Variation, folder: Path, base: str) -> tuple[Place, subproc
     done = subprocess.run(
         [
             *(*variation.clock, "sh", "-euc", f'umask {variation.umask}; exec "$@"', "sh"),
-            *("unshare", "--net", sys.executable, "-m", "invoke", "build-all", "--base", base),
+            *("unshare", "--net", sys.executable, "-m", "tests.cluster.traced", folder / "used.json"),
+            *("build-all", "--base", base),
         ],
         cwd=place.root,
+        # The daemon's modules are here, as tests import them; the rest is that checkout's.
         env={**os.environ, "HOME": str(home), **variation.environment},
         capture_output=True,
         text=True,
@@ -149,6 +152,18 @@ def check_the_same(other: Place, said: subprocess.CompletedProcess[str], base: s
 
 def test_one_commit_gives_the_same_images_and_rpm_whoever_builds_it_how_and_where(tmp_path: Path, base: str) -> None:
     check_the_same(*built(ALL_AT_ONCE, tmp_path, base), base)
+    check_that_what_was_used_is_counted(json.loads((tmp_path / "used.json").read_text()), base)
+
+
+def check_that_what_was_used_is_counted(used: Mapping[str, list[str]], base: str) -> None:
+    """Every function of ours that ran while a target was made, and every file of ours that was read, is an input."""
+    targets = of_everything(catalogue.get(base))
+    made = set(used) & set(targets)
+    assert {"images.base", "images.etcd", "images.host", "rpm.freeze", "rpm.build"} <= made
+    for name in made:
+        counted = {key.partition(" ")[2] for key in targets[name].inputs if key.startswith(("code ", "file "))}
+        assert set(used[name]) <= counted, name
+        assert any(file.startswith(("images/bases/", "rpm/", f"images/{name.split('.')[1]}")) for file in used[name])
 
 
 @pytest.mark.slow

@@ -1,0 +1,162 @@
+"""Every file that can change a result is an input: what the plan says of a change is what differs when it is built."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from images.bases import catalogue
+from images.engine import docker_images
+from images.engine.runner import Place
+from images.targets import of_everything
+from rpm import source
+from tests.cluster.checkout import checkout, commit, give_what_is_built
+from tests.cluster.create import ROOT
+from tests.cluster.test_reproducible import content, ids
+
+# What no target is made of, and why it need not be.
+NOT_COUNTED = re.compile(
+    r"""images/(README|base/README|bases/README|[a-z]+/README)\.md   # for people
+    |images/(tasks|targets|explain)\.py|rpm/tasks\.py               # which targets there are; how they are asked for
+    |images/bases/(choose|catalogue|mirrors)\.py                    # which base
+    |images/bases/(centos|centos_7|centos_stream9|centos_stream10|debian12_rpm)\.py    # values, which count as such
+    |images/bases/debian12/rpm-va\.txt                              # looks at what is built
+    |images/bases/fetch\.py                                         # of bases whose packages are fetched by dnf
+    |images/mirrors\.toml                                           # where packages come from; keys say which they are
+    |images/[a-z0-9]+/__init__\.py|images/bases/debian12/__init__\.py|rpm/[a-z]+/__init__\.py
+    |images/engine/(dockerd|preflight|reported|tasks)\.py            # before a build begins
+    |images/etcd/release\.py                                        # of bases without a package of etcd
+    |images/ship/.*                                                 # made of what is built
+    |rpm/rpmlint\.toml                                              # looks at what is built
+    """,
+    re.VERBOSE,
+)
+# A later commit, and the release and times of an earlier one: only what is in the files differs.
+SAME_COMMIT = {source.NUMBER: "1", "SOURCE_DATE_EPOCH": "1790000000"}
+
+
+def files() -> list[str]:
+    """The files of images/ and rpm/ that git has."""
+    listed = subprocess.run(["git", "ls-files", "images", "rpm"], cwd=ROOT, check=True, capture_output=True, text=True)
+    return listed.stdout.splitlines()
+
+
+def counted(base: str) -> dict[str, set[str]]:
+    """The targets that each file is an input of."""
+    found: dict[str, set[str]] = {}
+    for name, target in of_everything(catalogue.get(base)).items():
+        for key in target.inputs:
+            kind, _, path = key.partition(" ")
+            if kind in ("file", "code"):
+                found.setdefault(path, set()).add(name)
+    return found
+
+
+def test_each_file_is_an_input_or_known_to_change_nothing(base: str) -> None:
+    found = counted(base)
+    assert not [path for path in files() if path not in found and not NOT_COUNTED.fullmatch(path)]
+
+
+def append(file: Path) -> None:
+    with file.open("a") as opened:
+        opened.write("\n# changed\n" if file.suffix != ".json" else " ")
+
+
+def flip_mode(file: Path) -> None:
+    file.chmod(file.stat().st_mode ^ 0o111)
+
+
+def make_link(file: Path) -> None:
+    aside = file.with_name(f"{file.name}.aside")
+    file.rename(aside)
+    file.symlink_to(aside.name)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    """A checkout that begins with what is built here."""
+    found = Place(root=tmp_path / "checkout")
+    checkout(found.root)
+    give_what_is_built(found.root)
+    return found
+
+
+def invoke(place: Place, *words: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "invoke", *words],
+        cwd=place.root,
+        env={**os.environ, **SAME_COMMIT},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=1200,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def results(place: Place) -> dict[str, object]:
+    """What the targets made that a user gets: images by ID, the RPM's digest."""
+    return {**ids(place), "rpm.build": content(place.build / "rpm/facts.json")["facts.json"]}
+
+
+@pytest.mark.slow
+def test_files_that_are_no_inputs_change_nothing_when_all_is_built_anew(place: Place, base: str) -> None:
+    try:
+        invoke(place, "build-all", "--base", base)
+        before = results(place)
+        for path in files():
+            if NOT_COUNTED.fullmatch(path) and path not in counted(base):
+                append(place.root / path)
+        commit(place.root, "what changes nothing", Path())
+        assert "nothing to do" in invoke(place, "build-all", "--base", base)
+        # All but what was fetched is made anew.
+        for stamp in [*(place.build / "stamps").iterdir(), *(place.build / "cache/stamps").glob("*repository*")]:
+            stamp.unlink()
+        invoke(place, "build-all", "--base", base)
+        assert results(place) == before
+    finally:
+        docker_images.forget(place.owner)
+
+
+# A change of each kind: what the plan says is built anew, by what a user gets of it.
+CHANGES: Mapping[str, tuple[str, Callable[[Path], None], set[str]]] = {
+    "content of a file of an image": ("images/etcd/files/usr/bin/etcd-health", append, {"overlayd/etcd"}),
+    "mode of a file of an image": (
+        "images/docker/files/usr/libexec/system-container/stop-docker",
+        flip_mode,
+        {"overlayd/docker", "overlayd/host"},
+    ),
+    "link in place of a file": (
+        "images/host/files/usr/libexec/overlayd-environment",
+        make_link,
+        {"overlayd/host"},
+    ),
+    "content of a unit": ("rpm/units/overlayd.sysconfig", append, {"rpm.build", "overlayd/host"}),
+}
+
+
+@pytest.mark.slow
+def test_what_the_plan_says_of_a_change_is_what_differs_when_it_is_built(place: Place, base: str) -> None:
+    try:
+        invoke(place, "build-all", "--base", base)
+        for what, (path, change, expected) in CHANGES.items():
+            before = results(place)
+            change(place.root / path)
+            commit(place.root, what, Path())
+            planned = [line.partition(":")[0] for line in invoke(place, "build-all", "--dry-run").splitlines()]
+            invoke(place, "build-all", "--base", base)
+            now = results(place)
+            differs = {name.partition(":")[0] for name in now if now[name] != before[name]}
+            assert differs == expected, what
+            assert {
+                name if name.startswith("rpm") else f"overlayd/{name.split('.')[1]}" for name in planned
+            } >= expected
+    finally:
+        docker_images.forget(place.owner)
