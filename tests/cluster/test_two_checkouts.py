@@ -1,0 +1,138 @@
+"""Two checkouts of different commits on one dockerd, built at the same time while somebody moves the images' names."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import docker
+import pytest
+from docker.errors import NotFound
+
+from images.engine import docker_images
+from images.engine.runner import Place
+from images.targets import PLACE
+from tests.cluster.checkout import checkout, commit, give_what_is_built
+from tests.cluster.packaged import tar
+
+# In the base image, and in the etcd image that is made of it.
+MARKS = ("images/base/files/usr/share/mark-of-base", "images/etcd/files/usr/share/mark-of-etcd")
+LOOK = "cat /usr/share/mark-of-base /usr/share/mark-of-etcd; ls /intruder"
+
+
+@pytest.fixture
+def checkouts(tmp_path: Path) -> Iterator[list[Place]]:
+    """Two, each with a commit of its own that changes base and etcd."""
+    places = [Place(root=tmp_path / name) for name in ("one", "two")]
+    for place in places:
+        checkout(place.root)
+        give_what_is_built(place.root)
+        for path in MARKS:
+            (place.root / path).parent.mkdir(parents=True, exist_ok=True)
+            (place.root / path).write_text(f"{place.root.name}\n")
+        commit(place.root, place.root.name, Path())
+    yield places
+    for place in places:
+        docker_images.forget(place.owner)
+
+
+@contextmanager
+def intruder(names: list[str]) -> Iterator[None]:
+    """Somebody who gives the names, again and again, to an image with our labels and one file more."""
+    client = docker.from_env()
+    container = client.containers.create(names[0], ["true"], network_mode="none")
+    try:
+        container.put_archive("/", tar({"intruder": b""}))
+        image = container.commit("overlayd/test-intruder", "latest")
+    finally:
+        container.remove(force=True)
+    enough = threading.Event()
+
+    def move() -> None:
+        while not enough.wait(0.05):
+            for name in names:
+                image.tag(name)
+
+    thread = threading.Thread(target=move)
+    thread.start()
+    try:
+        yield
+    finally:
+        enough.set()
+        thread.join()
+        client.images.remove("overlayd/test-intruder:latest")
+        client.close()
+
+
+def invoke(place: Place, *words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "invoke", *words],
+        cwd=place.root,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def ended(process: subprocess.Popen[str]) -> str:
+    said, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, said
+    return said
+
+
+def test_two_checkouts_build_at_once_and_each_has_its_own(checkouts: list[Place], base: str) -> None:
+    names = [f"overlayd/{what}:{base}" for what in ("base", "etcd")]
+    before = {name: PLACE.layout.image(name) for name in names}
+    client = docker.from_env()
+    with intruder(names):
+        both = [invoke(place, "images.etcd", "--base", base) for place in checkouts]
+        for process in both:
+            assert "images.etcd: built" in ended(process)
+        for place in checkouts:
+            own = client.images.get(docker_images.own_tag(place.owner, names[1]))
+            made = place.layout.image(names[1])
+            assert made is not None
+            assert [layer.digest for layer in made.layers] == own.attrs["RootFS"]["Layers"]
+            shown = client.containers.run(
+                str(own.id),
+                ["sh", "-c", f"{LOOK} || true"],
+                user="root",
+                remove=True,
+                stderr=True,
+                network_mode="none",
+                labels={"org.overlayd": "test"},
+            )
+            assert shown.decode().splitlines()[:2] == [place.root.name] * 2
+            assert "No such file" in shown.decode()
+    # This checkout's own results are what they were, and it notices that the names are another's.
+    assert {name: PLACE.layout.image(name) for name in names} == before
+    for name in names:
+        assert client.images.get(name).id != client.images.get(docker_images.own_tag(PLACE.owner, name)).id
+    said = ended(invoke(PLACE, "images.etcd", "--base", base))
+    for name, target in zip(names, ("images.base", "images.etcd"), strict=True):
+        assert f"{target}: given to Docker" in said
+        assert client.images.get(name).id == client.images.get(docker_images.own_tag(PLACE.owner, name)).id
+    assert "nothing to do" in ended(invoke(PLACE, "images.etcd", "--base", base))
+    client.close()
+
+
+def test_what_a_folder_that_is_gone_kept_goes_with_the_next_build(tmp_path: Path, base: str) -> None:
+    client = docker.from_env()
+    gone, name = str(tmp_path / "gone/build"), f"overlayd/probe:{base}"
+    tags = [docker_images.own_tag(gone, name), docker_images.own_tag(PLACE.owner, f"new-left-probe:{base}")]
+    kept = docker_images.own_tag(str(tmp_path), name)
+    for tag in (*tags, kept):
+        client.images.get(name).tag(tag)
+    try:
+        assert sorted(docker_images.sweep(PLACE.owner)) == sorted(tags)
+        for tag in tags:
+            with pytest.raises(NotFound):
+                client.images.get(tag)
+        assert client.images.get(kept).id == client.images.get(name).id
+    finally:
+        docker_images.forget(str(tmp_path))
+        client.close()
