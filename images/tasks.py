@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING
 
 from invoke.collection import Collection
 from invoke.context import Context
-from invoke.exceptions import Exit
 from invoke.tasks import Task, task
 
 from images.engine.errors import BuildError
@@ -20,30 +18,12 @@ if TYPE_CHECKING:
     from images.bases.base import Base
     from images.engine.graph import Target
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
 _HELP = {
     "base": "a base of the catalogue (invoke images.list); without it the first whose repositories answer",
     "again": "ask all repositories anew, also when a base is built, and fetch its packages from them",
     "mirror": "where packages come from: URL for the base's main site, NAME=URL for another; may be repeated",
     "force": "build it also when no input changed",
 }
-
-
-def reported(function: Callable[P, R]) -> Callable[P, R]:
-    """A task whose BuildError is one message and exit status 1, and whose Ctrl-C is no traceback."""
-
-    @functools.wraps(function)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return function(*args, **kwargs)
-        except BuildError as error:
-            raise Exit(f"error: {error}", code=1) from error
-        except KeyboardInterrupt:
-            raise Exit("stopped; what was begun is removed", code=130) from None
-
-    return wrapper
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +130,6 @@ def _image(name: str) -> Callable[..., None]:
     },
     iterable=["mirror"],
 )
-@reported
 def build_all(
     c: Context,  # noqa: ARG001
     base: str | None = None,
@@ -179,7 +158,6 @@ def build_all(
     },
     iterable=["mirror"],
 )
-@reported
 def build_target(
     c: Context,  # noqa: ARG001
     target: str,
@@ -195,7 +173,6 @@ def build_target(
     positional=["name"],
     help={"name": "an image (base, docker, host, …) or a target, as a build's output names it", "base": _HELP["base"]},
 )
-@reported
 def why(c: Context, name: str, base: str | None = None) -> None:  # noqa: ARG001
     """Name the inputs that changed since an image or another target was built, and since what it needs was."""
     from images import explain  # noqa: PLC0415
@@ -209,7 +186,6 @@ def why(c: Context, name: str, base: str | None = None) -> None:  # noqa: ARG001
 
 
 @task(name="list", help={"mirror": "as of build-all, with NAME="}, iterable=["mirror"])
-@reported
 def list_images(c: Context, mirror: Iterable[str] | None = None) -> None:  # noqa: ARG001
     """Show the bases and whether they can be built from here, and the images that are built."""
     from images.bases import catalogue, choose  # noqa: PLC0415
@@ -230,7 +206,7 @@ def list_images(c: Context, mirror: Iterable[str] | None = None) -> None:  # noq
 
 namespace = Collection("images")
 for _name in ("base", "builder", "docker", "etcd", "host", "probe"):
-    namespace.add_task(Task(reported(_image(_name)), help=_HELP, iterable=["mirror"]), name=_name)
+    namespace.add_task(Task(_image(_name), help=_HELP, iterable=["mirror"]), name=_name)
 namespace.add_task(list_images, name="list")
 namespace.add_task(build_target, name="build")
 namespace.add_task(why)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from overlayd.errors import CommandFailed, OverlaydError
-from tests.cluster import docker_engine
 from tests.cluster.description import Cluster
+from tests.cluster.images import image_of
 from tests.cluster.machine import Machine
 from tests.cluster.parallel import each
 from tests.cluster.site import Site
@@ -23,7 +23,7 @@ def difference(site: Site, wanted: Cluster) -> str | None:
     for container, what in ((site.etcd, "etcd"), *((machine.container, "host") for machine in site.hosts)):
         if container.status != "running":
             return f"{container.name} is {container.status}"
-        if container.image is None or container.image.id != docker_engine.image_id(wanted.image(what)):
+        if container.image is None or container.image.id != image_of(what, wanted.base):
             return f"image {wanted.image(what)} was built anew since"
     found = [problem for problem in each(_problem, site.hosts) if problem]
     return found[0] if found else None

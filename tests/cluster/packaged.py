@@ -15,10 +15,11 @@ from overlayd.errors import CommandFailed, OverlaydError
 from overlayd.lease import Lease, Leg
 from rpm import source
 from rpm.targets import DOCS, FROZEN, REPOSITORY, build_script
-from tests.cluster import docker_engine, plan
+from tests.cluster import plan
 from tests.cluster.create import ROOT, remove
 from tests.cluster.description import Cluster
 from tests.cluster.docker_engine import PlannedContainer, client
+from tests.cluster.images import image_of
 from tests.cluster.machine import Machine
 from tests.cluster.site import Site
 from tests.cluster.steps import etcd, hosts, network_config, networks
@@ -86,7 +87,7 @@ def _newer(cluster: Cluster) -> bytes:
         ROOT / "LICENSE": "/run/LICENSE",
     }
     container = client().containers.create(
-        cluster.image("freezer"),
+        image_of("freezer", cluster.base),
         ["/bin/sh", "-euc", script],
         network_mode="none",
         labels=cluster.labels("rpmbuild"),
@@ -120,17 +121,16 @@ def bare_host(base: str, files: Packages) -> Iterator[Site]:
         data = {"VNI": 1, "VtepMAC": "0e:00:c6:12:16:4d"}
         peer = Lease(v4=Leg(subnet=PEER_SUBNET, public_ip=UNDERLAY[77], data=data), backend_type="vxlan")
         site.etcdctl("put", f"{cluster.prefix}/subnets/{peer.key_name}", peer.value().decode())
-        site.machines["host1"] = machine = _boot(cluster)
+        site.machines["host1"] = machine = _boot(site)
         files.give(machine)
         yield site
     finally:
         remove(NAME)
 
 
-def _boot(cluster: Cluster) -> Machine:
-    host = plan.host(cluster, "host1", privileged=hosts.privileged_works(cluster))
-    host = replace(host, image=cluster.image("docker"), environment={})
-    docker_engine.image_id(host.image)
+def _boot(site: Site) -> Machine:
+    host = plan.host(site.cluster, "host1", site.image("docker"), privileged=hosts.privileged_works(site))
+    host = replace(host, environment={})
     for volume in host.volumes:
         client().volumes.create(volume, labels=host.labels)
     machine = Machine("host1", host.address, PlannedContainer(host).start().get_wrapped_container())

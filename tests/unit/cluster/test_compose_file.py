@@ -33,7 +33,7 @@ def test_network_config_is_the_descriptions() -> None:
 
 
 def test_hosts_are_granted_what_the_cluster_grants() -> None:
-    text, config = _text(), plan.host(CLUSTER, "host1", privileged=False).host_config
+    text, config = _text(), plan.host(CLUSTER, "host1", "", privileged=False).host_config
     assert f"cap_add: [{', '.join(config['CapAdd'])}]" in text
     assert f"cap_drop: [{', '.join(config['CapDrop'])}]" in text
     assert [option.replace("=", ":") for option in config["SecurityOpt"]] == re.findall(r'"(\w+:unconfined)"', text)
