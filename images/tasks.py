@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -12,7 +13,7 @@ from invoke.collection import Collection
 from invoke.context import Context
 from invoke.tasks import Task, task
 
-from images.engine.errors import BuildError
+from images.engine.errors import BaseUnreachable, BuildError
 
 if TYPE_CHECKING:
     from images.bases.base import Base
@@ -189,19 +190,26 @@ def why(c: Context, name: str, base: str | None = None) -> None:  # noqa: ARG001
 def list_images(c: Context, mirror: Iterable[str] | None = None) -> None:  # noqa: ARG001
     """Show the bases and whether they can be built from here, and the images that are built."""
     from images.bases import catalogue, choose  # noqa: PLC0415
-    from images.engine import containers  # noqa: PLC0415
+    from images.engine import containers, dockerd  # noqa: PLC0415
     from images.engine.stamps import LABEL_HASH  # noqa: PLC0415
-    from images.targets import IMAGES  # noqa: PLC0415
+    from images.targets import IMAGES, PLACE, fetched  # noqa: PLC0415
 
     bases = catalogue.bases(mirror or ())
-    answers = choose.ask(bases)
-    tags = containers.labelled_images(LABEL_HASH)
+    here = [base.name for base in bases if fetched(base)]
+    answers = choose.answers_of(bases, here)
+    no_docker = dockerd.unreachable()
+    tags = {} if no_docker else containers.labelled_images(LABEL_HASH)
     for base in bases:
         answer = answers[base.name]
         say(f"{base.name}: {base.title}; {'can be built' if answer.ok else 'cannot be built here'}: {answer.why}")
         for name in IMAGES:
             if base.tag(name) in tags:
                 say(f"  {base.tag(name)}  {tags[base.tag(name)][:12]}")
+    if no_docker:
+        say(f"no dockerd answers ({no_docker}): what images it has is not known")
+    with contextlib.suppress(BaseUnreachable):
+        choice = choose.by_default(bases, PLACE.build, fetched=here, answers=answers)
+        say(f"invoke build-all takes {choice.base.name}: {choice.why}")
 
 
 namespace = Collection("images")

@@ -22,8 +22,8 @@ CONVERGE_S = 60.0
 class Site:
     """What the steps fill in, one after another.
 
-    `took_s` are the steps' durations, in their order; `notes` what a step decided, for whoever watches; `images` the IDs
-    of images by role; `probe_image` the name that the probe image has on the hosts.
+    `took_s` are the steps' durations, in their order; `notes` what a step decided, for whoever watches; `images` the
+    IDs of images by role; `probe_image` the name that the probe image has on the hosts.
     """
 
     cluster: Cluster

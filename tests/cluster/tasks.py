@@ -59,8 +59,9 @@ def up(
             if reason is None:
                 _say(f"cluster {name} is up and well")
                 return
-            require_free(wanted)
             _say(f"cluster {name} is made anew: {reason}")
+        # Before one that runs is removed.
+        require_free(wanted)
         # Also what a run that was killed may have left without a container.
         remove(name)
         site = create(wanted, _say, retain=retain)
@@ -99,7 +100,7 @@ def show(c: Context, seconds: str = "1", name: str = "default") -> None:
 
 
 @task(positional=["host"], help={"host": "host1, host2 …", **_NAME})
-def shell(c: Context, host: str = "host1", name: str = "default") -> None:
+def shell(c: Context, host: str, name: str = "default") -> None:
     """Open a shell on a host."""
     machines = _site(name).machines
     if host not in machines:
