@@ -6,6 +6,8 @@ import re
 from ipaddress import IPv4Network
 from pathlib import Path
 
+import pytest
+
 from tests.cluster import plan
 from tests.cluster.description import Cluster
 
@@ -25,6 +27,11 @@ def test_addresses_are_the_descriptions() -> None:
     given = re.findall(r'ipv4_address: "([^"]+)"', text)
     assert given == [str(CLUSTER.etcd_address), *(str(CLUSTER.address(name)) for name in CLUSTER.host_names)]
     assert f'subnet: "{CLUSTER.underlay}"' in text
+
+
+@pytest.mark.parametrize("name", ["compose.yaml", "tls.yaml"])
+def test_no_version_is_given_as_compose_2_warns_of_any(name: str) -> None:
+    assert not re.search(r"^version:", FILE.with_name(name).read_text(), re.MULTILINE)
 
 
 def test_network_config_is_the_descriptions() -> None:
