@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 from overlayd.errors import CommandFailed, OverlaydError
@@ -17,7 +18,12 @@ _PROBES = "docker exec probe sh -c : && docker exec underlay-probe sh -c :"
 def difference(site: Site, wanted: Cluster) -> str | None:
     """Why a running cluster has to be made anew to be `wanted`; None if it need not."""
     if site.cluster != wanted:
-        return "it was made from another description"
+        was = [
+            f"{name} was {getattr(site.cluster, name)}"
+            for name in (field.name for field in dataclasses.fields(wanted))
+            if getattr(site.cluster, name) != getattr(wanted, name)
+        ]
+        return f"it was made from another description: {', '.join(was)}"
     if site.etcd is None or tuple(sorted(site.machines)) != tuple(sorted(wanted.host_names)):
         return "some of its containers are gone"
     for container, what in ((site.etcd, "etcd"), *((machine.container, "host") for machine in site.hosts)):

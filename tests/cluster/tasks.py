@@ -59,9 +59,10 @@ def up(
             if reason is None:
                 _say(f"cluster {name} is up and well")
                 return
-            _say(f"cluster {name} is made anew: {reason}")
         # Before one that runs is removed.
         require_free(wanted)
+        if site is not None:
+            _say(f"cluster {name} is made anew: {reason}")
         # Also what a run that was killed may have left without a container.
         remove(name)
         site = create(wanted, _say, retain=retain)

@@ -98,6 +98,14 @@ def test_the_commands_of_the_page_work_in_their_order(shell: Shell) -> None:
         subprocess.run(["docker", "inspect", web1.name], check=True, capture_output=True)
 
 
+def test_dnf_inside_has_the_repositories_that_the_page_says(base: str) -> None:
+    said = docker(
+        *("run", "--rm", "--network=none", "--entrypoint=dnf", image_of("base", base)), "repolist", "--all", status=None
+    )
+    assert "`debian12-rpm` has no repositories" in README.read_text()
+    assert ("No repositories available" in said) == (base == "debian12-rpm"), said
+
+
 def test_the_units_are_well_formed(tmp_path: Path) -> None:
     # systemd wants the programs to be there, and docker's own unit, which this machine may have under another name.
     (tmp_path / "docker.service").write_text("[Service]\nExecStart=/bin/true\n")

@@ -93,7 +93,9 @@ def test_two_at_once_make_one_cluster_and_another_underlay_makes_it_anew(base: s
     kept = invoke(*up[:-1])
     assert kept.stdout == f"cluster {_NAME} is up and well\n"
     moved = invoke(*up, "198.18.44.0/28")
-    assert f"cluster {_NAME} is made anew: it was made from another description" in moved.stdout
+    assert (
+        f"cluster {_NAME} is made anew: it was made from another description: underlay was {_UNDERLAY}" in moved.stdout
+    )
     found = find(_NAME)
     assert found is not None
     assert found.hosts[0].address == IPv4Address("198.18.44.11")
@@ -125,7 +127,7 @@ def test_running_cluster_is_recognised_by_its_labels(site: Site) -> None:
     assert sorted(found.machines) == sorted(site.machines)
     assert health.difference(found, found.cluster) is None
     more = Cluster(**{**vars(found.cluster), "hosts": 4})
-    assert health.difference(found, more) == "it was made from another description"
+    assert health.difference(found, more) == "it was made from another description: hosts was 3"
 
 
 def test_cluster_that_lost_a_daemon_is_not_well(site: Site) -> None:
