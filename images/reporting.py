@@ -97,7 +97,9 @@ def command() -> str:
 def _in_words(task: str, error: BaseException) -> tuple[str, str | None]:
     """What failed, and what to do next if that is known."""
     if type(error).__module__.partition(".")[0] in _DOCKER:
-        said = getattr(error, "explanation", None) or error
+        from images.engine.dockerd import reason  # noqa: PLC0415  # importing docker costs 0.2 s
+
+        said = getattr(error, "explanation", None) or reason(error)
         return f"{task}: Docker: {said}", "see that dockerd runs: docker info"
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         hint = _HINTS.get(error.errno or 0)
