@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -61,13 +62,24 @@ def test_a_docker_that_is_not_there_is_said_so(task: str) -> None:
     )
 
 
-def refused(words: str, *, status: int) -> str:
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize("task", ["up", "down", "build-all", "cluster.up", "cluster.status"])
+def test_a_user_who_may_not_talk_to_docker_is_told_at_once(task: str, tmp_path: Path) -> None:
+    nobody = ("setpriv", "--reuid=65534", "--clear-groups")
+    if subprocess.run([*nobody, sys.executable, "-c", f"open('{ROOT}/tasks.py')"], check=False).returncode != 0:
+        pytest.skip("the checkout is not another user's to read")
+    # Others cannot get into a folder of pytest's.
+    said = refused(task, *nobody, status=1, docker=f"unix://{tmp_path}/docker.sock")
+    assert said == "error: this user may not talk to dockerd\n  run as root, or as a user of the group docker\n"
+
+
+def refused(words: str, *prefix: str, status: int, docker: str = "unix:///nowhere") -> str:
     """What a task says on standard error; it ends with that exit status, and begins nothing."""
     done = subprocess.run(
-        [sys.executable, "-m", "invoke", *words.split()],
+        [*prefix, sys.executable, "-m", "invoke", *words.split()],
         cwd=ROOT,
         # No Docker is asked for what can be told without.
-        env={"PATH": "/usr/bin:/bin", "DOCKER_HOST": "unix:///nowhere", "HOME": "/nowhere"},
+        env={"PATH": "/usr/bin:/bin", "DOCKER_HOST": docker, "HOME": "/nowhere"},
         capture_output=True,
         text=True,
         check=False,
