@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from invoke.collection import Collection
 
+import images.reporting
 import images.ship.tasks
 import images.tasks
 import rpm.tasks
@@ -22,3 +23,5 @@ for shipped in (images.ship.tasks.push, images.ship.tasks.save, images.ship.task
 namespace.add_collection(images.tasks.namespace)
 namespace.add_collection(rpm.tasks.namespace)
 namespace.add_collection(tests.cluster.tasks.namespace)
+images.reporting.cover(namespace)
+images.reporting.guard()

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING
 
 from invoke.collection import Collection
 from invoke.context import Context
-from invoke.exceptions import Exit
 from invoke.tasks import Task, task
 
-from images.engine.errors import BuildError
+from images.engine.errors import BaseUnreachable, BuildError
 
 if TYPE_CHECKING:
     from images.bases.base import Base
     from images.engine.graph import Target
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 _HELP = {
     "base": "a base of the catalogue (invoke images.list); without it the first whose repositories answer",
@@ -29,21 +25,6 @@ _HELP = {
     "mirror": "where packages come from: URL for the base's main site, NAME=URL for another; may be repeated",
     "force": "build it also when no input changed",
 }
-
-
-def reported(function: Callable[P, R]) -> Callable[P, R]:
-    """A task whose BuildError is one message and exit status 1, and whose Ctrl-C is no traceback."""
-
-    @functools.wraps(function)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return function(*args, **kwargs)
-        except BuildError as error:
-            raise Exit(f"error: {error}", code=1) from error
-        except KeyboardInterrupt:
-            raise Exit("stopped; what was begun is removed", code=130) from None
-
-    return wrapper
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +131,6 @@ def _image(name: str) -> Callable[..., None]:
     },
     iterable=["mirror"],
 )
-@reported
 def build_all(
     c: Context,  # noqa: ARG001
     base: str | None = None,
@@ -179,7 +159,6 @@ def build_all(
     },
     iterable=["mirror"],
 )
-@reported
 def build_target(
     c: Context,  # noqa: ARG001
     target: str,
@@ -195,7 +174,6 @@ def build_target(
     positional=["name"],
     help={"name": "an image (base, docker, host, …) or a target, as a build's output names it", "base": _HELP["base"]},
 )
-@reported
 def why(c: Context, name: str, base: str | None = None) -> None:  # noqa: ARG001
     """Name the inputs that changed since an image or another target was built, and since what it needs was."""
     from images import explain  # noqa: PLC0415
@@ -209,28 +187,34 @@ def why(c: Context, name: str, base: str | None = None) -> None:  # noqa: ARG001
 
 
 @task(name="list", help={"mirror": "as of build-all, with NAME="}, iterable=["mirror"])
-@reported
 def list_images(c: Context, mirror: Iterable[str] | None = None) -> None:  # noqa: ARG001
     """Show the bases and whether they can be built from here, and the images that are built."""
     from images.bases import catalogue, choose  # noqa: PLC0415
-    from images.engine import docker_images  # noqa: PLC0415
+    from images.engine import docker_images, dockerd  # noqa: PLC0415
     from images.engine.stamps import LABEL_HASH  # noqa: PLC0415
-    from images.targets import IMAGES  # noqa: PLC0415
+    from images.targets import IMAGES, PLACE, fetched  # noqa: PLC0415
 
     bases = catalogue.bases(mirror or ())
-    answers = choose.ask(bases)
-    tags = docker_images.tagged_images(LABEL_HASH)
+    here = [base.name for base in bases if fetched(base)]
+    answers = choose.answers_of(bases, here)
+    no_docker = dockerd.unreachable()
+    tags = {} if no_docker else docker_images.tagged_images(LABEL_HASH)
     for base in bases:
         answer = answers[base.name]
         say(f"{base.name}: {base.title}; {'can be built' if answer.ok else 'cannot be built here'}: {answer.why}")
         for name in IMAGES:
             if base.tag(name) in tags:
                 say(f"  {base.tag(name)}  {tags[base.tag(name)].labels[LABEL_HASH][:12]}")
+    if no_docker:
+        say(f"no dockerd answers ({no_docker}): what images it has is not known")
+    with contextlib.suppress(BaseUnreachable):
+        choice = choose.by_default(bases, PLACE.build, fetched=here, answers=answers)
+        say(f"invoke build-all takes {choice.base.name}: {choice.why}")
 
 
 namespace = Collection("images")
 for _name in ("base", "builder", "docker", "etcd", "host", "probe"):
-    namespace.add_task(Task(reported(_image(_name)), help=_HELP, iterable=["mirror"]), name=_name)
+    namespace.add_task(Task(_image(_name), help=_HELP, iterable=["mirror"]), name=_name)
 namespace.add_task(list_images, name="list")
 namespace.add_task(build_target, name="build")
 namespace.add_task(why)

@@ -13,7 +13,7 @@ from invoke.context import Context
 from invoke.exceptions import Exit
 from invoke.tasks import task
 
-from images.tasks import build, reported
+from images.tasks import build
 
 _ROOT = Path(__file__).resolve().parents[1]
 _BASE = "build in this base's builder image (invoke images.list); without it the first whose repositories answer"
@@ -22,7 +22,6 @@ _MIRROR = "where the base's packages come from: URL, or NAME=URL; may be repeate
 
 
 @task(name="build", help={"base": _BASE, "force": _FORCE, "mirror": _MIRROR}, iterable=["mirror"])
-@reported
 def build_package(
     c: Context,  # noqa: ARG001
     base: str | None = None,
@@ -36,7 +35,6 @@ def build_package(
 
 
 @task(help={"base": _BASE, "force": _FORCE})
-@reported
 def wheelhouse(c: Context, base: str | None = None, force: bool = False) -> None:  # noqa: ARG001
     """Fetch what is frozen from the package index, hashes checked. The one step that needs a network."""
     build(["rpm.wheelhouse"], base=base, force=["rpm.wheelhouse"] if force else ())

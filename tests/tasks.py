@@ -12,34 +12,43 @@ from invoke.exceptions import Exit
 from invoke.tasks import task
 
 from images.engine import dockerd
-from images.tasks import build_all, reported
+from images.tasks import build_all, say
 from tests.cluster import tasks as cluster
 
 ROOT = Path(__file__).resolve().parent.parent
 EXTRAS = ("daemon", "freeze", "dev")
 
 
-@task(help={"backend": "vxlan, host-gw or udp", "base": "base image (default: the first whose repositories answer)"})
-@reported
-def up(c: Context, backend: str = "vxlan", base: str | None = None) -> None:
+@task(
+    help={
+        "backend": "vxlan, host-gw or udp",
+        "base": "base image (default: the first whose repositories answer)",
+        "underlay": cluster.UNDERLAY_HELP,
+    }
+)
+def up(c: Context, backend: str = "vxlan", base: str | None = None, underlay: str | None = None) -> None:
     """Build what is missing, start a cluster of three hosts, and show that their containers talk."""
+    # Before a build of minutes.
+    cluster.asked(backend=backend, underlay=underlay)
     dockerd.ensure()
     build_all(c, base=base)
-    cluster.up(c, backend=backend, base=base)
+    cluster.up(c, backend=backend, base=base, underlay=underlay)
     cluster.show(c)
 
 
 @task
-@reported
 def down(c: Context) -> None:
     """Remove the cluster, and the dockerd that `up` started."""
-    if dockerd.answers():
+    said = dockerd.unreachable()
+    if said is None:
         cluster.down(c)
+    else:
+        dockerd.require_permission(said)
+        say(f"no dockerd answers ({said}): there is no cluster to remove")
     dockerd.stop()
 
 
 @task(name="test", help={"only": "paths or pytest options (default: all tests)"})
-@reported
 def run_tests(c: Context, only: str = "") -> None:
     """Run every test: lint and types, unit, kernel, cluster. What it started, it stops."""
     with dockerd.running():

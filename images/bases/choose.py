@@ -52,25 +52,42 @@ def choose(
         if base is None:
             raise BuildError(f"there is no base {wanted!r}", hint=f"there are: {', '.join(by_name)}")
         if wanted not in here:
-            answers = ask(bases)
+            answers = answers_of(bases, here)
             if not answers[wanted].ok:
                 raise BaseUnreachable(f"base {wanted}: {answers[wanted].why}", hint=_would_work(answers))
         return Choice(base=base, why="asked for")
+    return by_default(bases, build, fetched=here)
+
+
+def by_default(
+    bases: Sequence[Base], build: Path, *, fetched: Iterable[str], answers: Mapping[str, Answer] | None = None
+) -> Choice:
+    """The base to build when none is asked for. `answers` are those of all bases, where they were asked already.
+
+    Raises BaseUnreachable.
+    """
+    here = set(fetched)
+    by_name = {base.name: base for base in bases}
     before = recall(build)
     if before in by_name and before in here:
         return Choice(base=by_name[before], why=f"{_HERE}; --again asks all repositories anew")
     # One that lacks an image is taken only by its name.
     candidates = [base for base in bases if not base.lacks]
-    answers = {name: Answer(base=name, ok=True, why=_HERE) for name in here}
-    answers |= ask([base for base in candidates if base.name not in here])
+    found = answers or answers_of(candidates, here)
     for base in candidates:
-        if answers[base.name].ok:
-            refused = [f"{a.base}: {a.why}" for a in answers.values() if not a.ok]
-            return Choice(base=base, why="; ".join([answers[base.name].why, *refused]))
+        if found[base.name].ok:
+            refused = [f"{one.name}: {found[one.name].why}" for one in candidates if not found[one.name].ok]
+            return Choice(base=base, why="; ".join([found[base.name].why, *refused]))
     raise BaseUnreachable(
-        "no base can be built from here:\n" + "\n".join(f"  {a.base}: {a.why}" for a in answers.values()),
+        "no base can be built from here:\n" + "\n".join(f"  {one.name}: {found[one.name].why}" for one in candidates),
         hint="see that one of these hosts can be reached, or set a mirror (images/README.md)",
     )
+
+
+def answers_of(bases: Sequence[Base], fetched: Iterable[str]) -> dict[str, Answer]:
+    """Whether each base can be built from here: by its packages where they were fetched, else by its repositories."""
+    here = {name: Answer(base=name, ok=True, why=_HERE) for name in fetched}
+    return here | ask([base for base in bases if base.name not in here])
 
 
 def ask(bases: Sequence[Base], timeout_s: float = TIMEOUT_S) -> dict[str, Answer]:

@@ -7,7 +7,9 @@ of our own, whose number is in a file below /run, so that `make down` stops what
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -20,6 +22,7 @@ from pathlib import Path
 import docker
 from docker.errors import DockerException
 
+from images.engine import lock
 from images.engine.errors import BuildError
 
 STATE = Path("/run/overlayd-build")
@@ -35,33 +38,69 @@ class NoDocker(BuildError):
 
 def answers() -> bool:
     """Whether a dockerd answers where DOCKER_HOST, or the default socket, is."""
-    with contextlib.suppress(DockerException), contextlib.closing(docker.from_env(timeout=5)) as client:
-        return bool(client.ping())
-    return False
+    return unreachable() is None
 
 
 def ensure() -> bool:
-    """See that a dockerd answers; whether it is now ours to stop. Raises NoDocker."""
-    if answers():
+    """See that a dockerd answers; whether it is now ours to stop. Raises NoDocker.
+
+    One process at a time starts one; the others wait, and find it running.
+    """
+    said = unreachable()
+    if said is None:
         return False
-    if os.environ.get("DOCKER_HOST"):
-        raise NoDocker(
-            f"no dockerd answers at DOCKER_HOST={os.environ['DOCKER_HOST']}", hint="start it, or unset DOCKER_HOST"
-        )
-    program = shutil.which("dockerd")
-    if program is None:
-        raise NoDocker("dockerd is not installed", hint="`make system` installs what is missing")
+    _require_that_one_can_be_started(said)
+    with lock.held(lock.folder(STATE) / "dockerd.lock", "starting dockerd", shlex.join(sys.argv)):
+        return False if answers() else _start()
+
+
+def unreachable() -> str | None:
+    """Why no dockerd answers, in a few words; None when one does."""
+    try:
+        with contextlib.closing(docker.from_env(timeout=5)) as client:
+            client.ping()
+    # What requests raises is an OSError, and not always wrapped.
+    except (DockerException, OSError) as error:
+        return reason(error)
+    return None
+
+
+def reason(error: BaseException) -> str:
+    """What the system said below an error of Docker's client, which wraps it several times."""
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, OSError) and found.strerror:
+            return found.strerror
+        found = found.__cause__ or found.__context__
+    return str(error)
+
+
+def require_permission(said: str) -> None:
+    """Raise NoDocker when it is only this user who gets no answer. `said` is what `unreachable` said."""
+    if said == os.strerror(errno.EACCES):
+        raise NoDocker("this user may not talk to dockerd", hint="run as root, or as a user of the group docker")
+
+
+def _require_that_one_can_be_started(said: str) -> None:
+    require_permission(said)
+    if where := os.environ.get("DOCKER_HOST"):
+        raise NoDocker(f"no dockerd answers at DOCKER_HOST={where}: {said}", hint="start it, or unset DOCKER_HOST")
     if os.geteuid() != 0:
         raise NoDocker("no dockerd answers, and only root can start one", hint="run as root, or start docker")
+    # As another user it might only be out of the PATH.
+    if shutil.which("dockerd") is None:
+        raise NoDocker("dockerd is not installed", hint="`make system` installs what is missing")
+
+
+def _start() -> bool:
     if Path("/run/systemd/system").is_dir():
         started = subprocess.run(["systemctl", "start", "docker"], capture_output=True, text=True, check=False)
         if started.returncode != 0 or not answers():
             raise NoDocker(f"systemctl start docker: {started.stderr.strip()}", hint="see journalctl -u docker")
         return False
-    STATE.mkdir(parents=True, exist_ok=True)
     with LOG.open("ab") as log:
         process = subprocess.Popen(
-            [program, "--pidfile", str(PIDFILE)],
+            ["dockerd", "--pidfile", str(PIDFILE)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -66,12 +67,19 @@ def make(release: Release, stop: Stop, say: Callable[[str], None]) -> None:
 
 
 def check_place(to: Path) -> None:
-    """Raises BuildError where a release would take the place of something else."""
+    """Raises BuildError where a release would take the place of something else, or cannot be."""
     if to.is_symlink() or to.exists():
         if not to.is_dir() or (any(to.iterdir()) and not (to / manifest.NAME).is_file()):
             raise BuildError(f"{to} is there and is no release", hint="name another folder: --to")
     elif not to.parent.is_dir():
         raise BuildError(f"there is no folder {to.parent}", hint="make it, or name another: --to")
+    try:
+        # Tried, as modes do not tell: to root all is writable, but not /proc, nor what is mounted read-only.
+        tempfile.TemporaryDirectory(dir=to.parent, prefix=f".{to.name}.").cleanup()
+    except OSError as error:
+        raise BuildError(
+            f"in {to.parent} no folder can be made: {error.strerror}", hint="name another: --to"
+        ) from error
 
 
 def _fill(release: Release, folder: Path, stop: Stop, say: Callable[[str], None]) -> None:

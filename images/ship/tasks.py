@@ -12,7 +12,7 @@ from invoke.context import Context
 from invoke.tasks import task
 
 from images.engine.errors import BuildError
-from images.tasks import build, reported, say
+from images.tasks import build, say
 
 if TYPE_CHECKING:
     from images.signing import Key
@@ -30,7 +30,6 @@ _BASE = "images of this base; without it the base built last"
         "tls-verify": "--no-tls-verify: take any certificate, and plain HTTP",
     },
 )
-@reported
 def push(
     c: Context,  # noqa: ARG001
     registry: str,
@@ -55,7 +54,6 @@ def push(
 @task(
     iterable=["image"], help={"to": "the file to write; FILE.sha256 is put beside it", "image": _IMAGE, "base": _BASE}
 )
-@reported
 def save(c: Context, to: str, image: list[str] | None = None, base: str | None = None) -> None:  # noqa: ARG001
     """Write built images to one file, which `images.load`, docker load and skopeo read; and its SHA-256 beside it."""
     from images.engine.process import Stop  # noqa: PLC0415
@@ -71,7 +69,6 @@ def save(c: Context, to: str, image: list[str] | None = None, base: str | None =
 
 
 @task(help={"file": "what images.save wrote", "sha256": "the file's SHA-256, instead of the one in FILE.sha256"})
-@reported
 def load(c: Context, file: str, sha256: str | None = None) -> None:  # noqa: ARG001
     """Check a file of images by its SHA-256 and give them to Docker, under their tags."""
     from images.engine import dockerd  # noqa: PLC0415
@@ -93,7 +90,6 @@ def load(c: Context, file: str, sha256: str | None = None) -> None:  # noqa: ARG
         "to": "the folder to make; without it dist/ of the checkout",
     },
 )
-@reported
 def release(
     c: Context,  # noqa: ARG001
     *,

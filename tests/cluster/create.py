@@ -27,9 +27,9 @@ def create(cluster: Cluster, say: Callable[[str], None], *, retain: bool = False
 
     `retain` leaves a failed cluster standing for whoever wants to look at it.
     """
-    for what in ("host", "etcd", "probe"):
-        docker_engine.image_id(cluster.image(what))
     site = Site(cluster=cluster)
+    for role in ("host", "etcd", "probe"):
+        site.image(role)
     try:
         with _sigterm_interrupts():
             for name, make in STEPS:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
@@ -23,6 +24,10 @@ UNDERLAY = IPv4Network("198.18.0.0/24")
 ETCD_PORT = 2379
 _ETCD_NUMBER = 2
 _FIRST_HOST_NUMBER = 11
+SMALLEST_UNDERLAY = 28
+_BACKENDS = 'allowed: a name, as vxlan or host-gw; or an object, as {"Type":"vxlan","VNI":7}'
+# What Docker takes in the names of containers, volumes and networks, which begin with `overlayd-` here.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +48,23 @@ class Cluster:
 
     def __post_init__(self) -> None:
         """Refuse what could not work. Raises ConfigError."""
-        if not 1 <= self.hosts <= self.underlay.num_addresses - _FIRST_HOST_NUMBER - 1:
-            room = self.underlay.num_addresses - _FIRST_HOST_NUMBER - 1
-            raise ConfigError(f"hosts is {self.hosts}", hint=f"allowed: 1 to {room} on the underlay {self.underlay}")
+        checked_name(self.name)
+        room = self.underlay.num_addresses - _FIRST_HOST_NUMBER - 1
+        if room < 1:
+            raise ConfigError(
+                f"underlay is {self.underlay}, which is too small for a host",
+                hint=f"allowed: a subnet of length {SMALLEST_UNDERLAY} or shorter",
+            )
+        if not 1 <= self.hosts <= room:
+            raise ConfigError(
+                f"hosts is {self.hosts}",
+                hint=f"allowed: 1 to {room} on the underlay {self.underlay}; a larger one: --underlay",
+            )
+        if self.underlay.overlaps(self.network):
+            raise ConfigError(
+                f"underlay is {self.underlay}, which overlaps the overlay's network {self.network}",
+                hint="allowed: a subnet apart from it, as 198.18.7.0/24",
+            )
         # The daemon's own reader: a config that it would refuse does not get as far as a container.
         parse_network_config(self.network_config)
 
@@ -113,6 +132,24 @@ def from_label(text: str) -> Cluster:
         raise ConfigError(f"label {DESCRIPTION_LABEL} cannot be read: {error}", hint="invoke cluster.down") from error
 
 
+def checked_name(name: str) -> str:
+    """The name of a cluster, as it was given. Raises ConfigError for one that Docker would refuse."""
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"name is {name!r}",
+            hint="allowed: up to 40 letters, digits, '_', '.' and '-', the first a letter or a digit",
+        )
+    return name
+
+
 def backend_json(name: str) -> str:
-    """The backend's object for the network config, for a bare name or for an object written out."""
-    return name if name.startswith("{") else json.dumps({"Type": name}, separators=(",", ":"))
+    """The backend's object for the network config, for a bare name or an object written out. Raises ConfigError."""
+    if not name.startswith("{"):
+        return json.dumps({"Type": name}, separators=(",", ":"))
+    try:
+        found = json.loads(name)
+    except ValueError as error:
+        raise ConfigError(f"backend is {name!r}, which is not JSON: {error}", hint=_BACKENDS) from error
+    if not isinstance(found.get("Type"), str):
+        raise ConfigError(f"backend is {name!r}, which names no Type", hint=_BACKENDS)
+    return name

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import shlex
 from collections.abc import Sequence
 from functools import cache
@@ -15,6 +17,7 @@ from testcontainers.core.config import testcontainers_config
 from testcontainers.core.container import DockerContainer
 from testcontainers.core.labels import create_labels
 
+from images.engine import dockerd
 from overlayd.errors import CommandFailed, OverlaydError
 from tests.cluster import cgroups
 from tests.cluster.description import CLUSTER_LABEL, ROLE_LABEL
@@ -73,8 +76,15 @@ def client() -> docker.DockerClient:
     try:
         found = docker.from_env(timeout=_TIMEOUT_S, max_pool_size=32)
         found.ping()
-    except DockerException as error:
-        raise OverlaydError(f"Docker does not answer: {error}", hint="start it, or run `make up`") from error
+    # What requests raises is an OSError, and not always wrapped.
+    except (DockerException, OSError) as error:
+        said = dockerd.reason(error)
+        if said == os.strerror(errno.EACCES):
+            raise OverlaydError(
+                "this user may not talk to dockerd", hint="run as root, or as a user of the group docker"
+            ) from error
+        where = f" at DOCKER_HOST={os.environ['DOCKER_HOST']}" if os.environ.get("DOCKER_HOST") else ""
+        raise OverlaydError(f"no dockerd answers{where}: {said}", hint="start it, or run `make up`") from error
     return found
 
 
@@ -119,6 +129,15 @@ def names(label: str) -> list[str]:
         *connection.networks.list(filters=filters),
     ]
     return [str(thing.name) for thing in found]
+
+
+def has_image(name: str) -> bool:
+    """Whether there is an image of a name, tag or ID."""
+    try:
+        client().images.get(name)
+    except ImageNotFound:
+        return False
+    return True
 
 
 def image_id(name: str) -> str:

@@ -9,6 +9,7 @@ from docker.models.containers import Container
 
 from images.etcd.recipe import VOLUME
 from tests.cluster.docker_engine import client, outcome
+from tests.cluster.images import image_of
 from tests.polling import eventually
 
 LABEL = "org.overlayd.test=etcd-image"
@@ -20,7 +21,7 @@ def run(base: str, volume: str, **how: Any) -> Container:
     binds = [f"{volume}:{VOLUME}", *how.pop("binds", [])]
     key, _, value = LABEL.partition("=")
     found: Container = client().containers.run(
-        f"overlayd/etcd:{base}", detach=True, volumes=binds, labels={key: value}, **_HARDENED, **how
+        image_of("etcd", base), detach=True, volumes=binds, labels={key: value}, **_HARDENED, **how
     )
     return found
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 from overlayd.errors import CommandFailed, OverlaydError
-from tests.cluster import docker_engine
 from tests.cluster.description import Cluster
+from tests.cluster.images import image_of
 from tests.cluster.machine import Machine
 from tests.cluster.parallel import each
 from tests.cluster.site import Site
@@ -17,13 +18,18 @@ _PROBES = "docker exec probe sh -c : && docker exec underlay-probe sh -c :"
 def difference(site: Site, wanted: Cluster) -> str | None:
     """Why a running cluster has to be made anew to be `wanted`; None if it need not."""
     if site.cluster != wanted:
-        return "it was made from another description"
+        was = [
+            f"{name} was {getattr(site.cluster, name)}"
+            for name in (field.name for field in dataclasses.fields(wanted))
+            if getattr(site.cluster, name) != getattr(wanted, name)
+        ]
+        return f"it was made from another description: {', '.join(was)}"
     if site.etcd is None or tuple(sorted(site.machines)) != tuple(sorted(wanted.host_names)):
         return "some of its containers are gone"
     for container, what in ((site.etcd, "etcd"), *((machine.container, "host") for machine in site.hosts)):
         if container.status != "running":
             return f"{container.name} is {container.status}"
-        if container.image is None or container.image.id != docker_engine.image_id(wanted.image(what)):
+        if container.image is None or container.image.id != image_of(what, wanted.base):
             return f"image {wanted.image(what)} was built anew since"
     found = [problem for problem in each(_problem, site.hosts) if problem]
     return found[0] if found else None

@@ -89,5 +89,6 @@ class Machine:
 
     def probe_address(self) -> IPv4Address:
         """The overlay address of the host's own container."""
-        template = "{{.NetworkSettings.IPAddress}}"
+        # Docker 29 tells it for each network only; this container is on one.
+        template = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
         return IPv4Address(self.told("docker", "inspect", f"--format={template}", PROBE).strip())

@@ -89,6 +89,7 @@ def matrix(site: Site, *, duration_s: int = 1) -> list[Pair]:
             )
         except (CommandFailed, NotAFigure) as error:
             raise OverlaydError(
-                f"{source.name} to {target.name}: {error}", hint=f"see: invoke cluster.shell {source.name}"
+                f"{source.name} to {target.name}: {error}",
+                hint=f"see: invoke cluster.shell {source.name} --name {site.cluster.name}",
             ) from error
     return pairs

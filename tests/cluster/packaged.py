@@ -20,7 +20,7 @@ from overlayd.errors import OverlaydError
 from overlayd.lease import Lease, Leg
 from rpm import source
 from rpm.targets import REPOSITORY
-from tests.cluster import docker_engine, plan
+from tests.cluster import plan
 from tests.cluster.checkout import checkout, commit, give_what_is_built
 from tests.cluster.create import ROOT, remove
 from tests.cluster.description import Cluster
@@ -120,17 +120,16 @@ def bare_host(base: str, files: Packages) -> Iterator[Site]:
         data = {"VNI": 1, "VtepMAC": "0e:00:c6:12:16:4d"}
         peer = Lease(v4=Leg(subnet=PEER_SUBNET, public_ip=UNDERLAY[77], data=data), backend_type="vxlan")
         site.etcdctl("put", f"{cluster.prefix}/subnets/{peer.key_name}", peer.value().decode())
-        site.machines["host1"] = machine = _boot(cluster)
+        site.machines["host1"] = machine = _boot(site)
         files.give(machine)
         yield site
     finally:
         remove(NAME)
 
 
-def _boot(cluster: Cluster) -> Machine:
-    host = plan.host(cluster, "host1", privileged=hosts.privileged_works(cluster))
-    host = replace(host, image=cluster.image("docker"), environment={})
-    docker_engine.image_id(host.image)
+def _boot(site: Site) -> Machine:
+    host = plan.host(site.cluster, "host1", site.image("docker"), privileged=hosts.privileged_works(site))
+    host = replace(host, environment={})
     for volume in host.volumes:
         client().volumes.create(volume, labels=host.labels)
     machine = Machine("host1", host.address, PlannedContainer(host).start().get_wrapped_container())

@@ -29,11 +29,11 @@ class Plan:
     host_config: dict[str, Any] = field(default_factory=dict)
 
 
-def etcd(cluster: Cluster) -> Plan:
-    """The container that runs etcd."""
+def etcd(cluster: Cluster, image: str) -> Plan:
+    """The container that runs etcd, from the image with that ID."""
     return Plan(
         name=cluster.container("etcd"),
-        image=cluster.image("etcd"),
+        image=image,
         role="etcd",
         network=cluster.docker_network,
         address=cluster.etcd_address,
@@ -43,8 +43,8 @@ def etcd(cluster: Cluster) -> Plan:
     )
 
 
-def host(cluster: Cluster, name: str, *, privileged: bool, settings: dict[str, str] | None = None) -> Plan:
-    """The container that is a host. `settings` are more OVERLAYD_ variables for its daemon."""
+def host(cluster: Cluster, name: str, image: str, *, privileged: bool, settings: dict[str, str] | None = None) -> Plan:
+    """The container that is a host. `settings` are more OVERLAYD_ variables for its daemon, `image` is an ID."""
     volumes = {f"{cluster.container(name)}-{what}": path for what, path in _VOLUMES.items()}
     environment = {
         "OVERLAYD_ETCD_ENDPOINTS": cluster.etcd_endpoint,
@@ -53,7 +53,7 @@ def host(cluster: Cluster, name: str, *, privileged: bool, settings: dict[str, s
     }
     return Plan(
         name=cluster.container(name),
-        image=cluster.image("host"),
+        image=image,
         role=name,
         network=cluster.docker_network,
         address=cluster.address(name),

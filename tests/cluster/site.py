@@ -10,6 +10,7 @@ from overlayd.errors import OverlaydError
 from tests.cluster import docker_engine
 from tests.cluster.description import DESCRIPTION_LABEL, ROLE_LABEL, Cluster, from_label
 from tests.cluster.docker_engine import run_in
+from tests.cluster.images import image_of
 from tests.cluster.machine import Machine
 from tests.cluster.parallel import each
 from tests.polling import eventually
@@ -21,7 +22,8 @@ CONVERGE_S = 60.0
 class Site:
     """What the steps fill in, one after another.
 
-    `took_s` are the steps' durations, in their order; `notes` what a step decided, for whoever watches.
+    `took_s` are the steps' durations, in their order; `notes` what a step decided, for whoever watches; `images` the
+    IDs of images by role; `probe_image` the name that the probe image has on the hosts.
     """
 
     cluster: Cluster
@@ -29,6 +31,17 @@ class Site:
     machines: dict[str, Machine] = field(default_factory=dict)
     took_s: dict[str, float] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
+    images: dict[str, str] = field(default_factory=dict)
+    probe_image: str = ""
+
+    def image(self, role: str) -> str:
+        """The ID of the image that containers of a role are started from: the same for all of them.
+
+        Raises OverlaydError where it has not been built.
+        """
+        if role not in self.images:
+            self.images[role] = image_of(role, self.cluster.base)
+        return self.images[role]
 
     @property
     def hosts(self) -> list[Machine]:

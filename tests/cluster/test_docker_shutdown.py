@@ -8,6 +8,7 @@ import pytest
 
 from tests.cluster import cgroups
 from tests.cluster.create import ROOT
+from tests.cluster.images import image_of
 from tests.cluster.system_container import CGROUPS, TMPFS, SystemContainer, docker, started
 from tests.polling import eventually
 
@@ -28,7 +29,7 @@ OPTIONS = (
 @pytest.fixture(scope="module")
 def host(base: str) -> Iterator[SystemContainer]:
     inside: list[str] = []
-    with started("overlayd-test-shutdown", f"overlayd/docker:{base}", *OPTIONS) as container:
+    with started("overlayd-test-shutdown", image_of("docker", base), *OPTIONS) as container:
         yield container.booted()
         inside = container.run("docker", "ps", "--all", "--quiet", "--no-trunc", status=None).split()
     # Their cgroups stand beside the host's own, and outlive it.
@@ -42,14 +43,11 @@ def test_while_the_whole_runs_stopping_dockerd_is_left_to_docker(host: SystemCon
     assert program in host.run("systemctl", "show", "--property=ExecStop", "docker")
 
 
-def test_containers_that_ignore_the_signal_are_killed_and_all_else_stops_in_order(
-    host: SystemContainer, base: str
-) -> None:
+def test_containers_that_ignore_the_signal_are_killed_and_all_else_stops_in_order(host: SystemContainer) -> None:
     assert host.state() == "running"
-    host.run("docker", "load", "--input", "/probe.tar")
+    image = host.run("docker", "load", "--input", "/probe.tar").rpartition("Loaded image: ")[2]
     # A process 1 without a handler ignores SIGTERM; docker-init passes it on to one that ends of it.
     how = "docker run --detach --network=none --stop-signal=SIGTERM"
-    image = f"overlayd/probe:{base}"
     deaf = host.shell(f"{how} --name=deaf --restart=always {image} sleep infinity").splitlines()[-1]
     host.shell(f"{how} --name=polite --restart=unless-stopped --init {image} sleep infinity")
     host.shell(f"{how} --name=stopped --restart=unless-stopped --init {image} sleep infinity && docker stop stopped")

@@ -19,6 +19,7 @@ from images.etcd.recipe import SCRIPT, USER_ID, VOLUME
 from tests.cluster.create import ROOT
 from tests.cluster.docker_engine import client, outcome
 from tests.cluster.etcd_image import LABEL, cluster_id, run, serves
+from tests.cluster.images import image_of
 from tests.polling import eventually
 
 
@@ -32,7 +33,7 @@ def test_a_release_is_installed_where_no_package_is(base: str, tmp_path: Path) -
         assert where is not None
         shutil.copy(where, tmp_path / "release" / program)
     said = client().containers.run(
-        f"overlayd/base:{base}",
+        image_of("base", base),
         ["sh", "-euc", f"{release.INSTALL_SCRIPT}{SCRIPT}\nid etcd; stat --format '%u:%g %a' {VOLUME}"],
         volumes=[
             f"{tmp_path}/release:{release.MOUNT}:ro",

@@ -14,6 +14,7 @@ from docker.errors import NotFound
 
 from tests.cluster.create import ROOT
 from tests.cluster.docker_engine import client
+from tests.cluster.images import image_of
 
 _README = ROOT / "images/etcd/README.md"
 _CONTAINERS = ("etcd", "etcd1", "etcd2", "etcd3")
@@ -40,7 +41,7 @@ class Shell:
 
     def run(self, block: str) -> str:
         """What a block prints. One that fails is a failed test."""
-        block = block.replace("overlayd/etcd:debian12-rpm", f"overlayd/etcd:{self._base}")
+        block = block.replace("overlayd/etcd:debian12-rpm", image_of("etcd", self._base))
         keep = f'{{ declare -p IMAGE CLUSTER || :; declare -f; }} >"{self._state}" 2>/dev/null'
         script = f'. "{self._state}"\n{block}\n{keep}\n'
         done = subprocess.run(

@@ -30,7 +30,7 @@ def etcd_paused(site: Site) -> Iterator[Site]:
 @pytest.fixture
 def newcomer(etcd_paused: Site) -> Iterator[Machine]:
     """A fourth host, started while etcd is paused."""
-    machine = hosts.start_one(etcd_paused.cluster, "host4")
+    machine = hosts.start_one(etcd_paused, "host4")
     etcd_paused.machines[machine.name] = machine
     try:
         yield machine

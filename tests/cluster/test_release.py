@@ -20,6 +20,7 @@ from images.signing import Key
 from tests.agents import agents
 from tests.cluster import docker_engine
 from tests.cluster.create import ROOT
+from tests.cluster.images import image_of
 from tests.cluster.invoked import interrupted, invoke, on_a_full_disk
 from tests.cluster.registry import registry
 
@@ -61,7 +62,7 @@ def repository(dist: Path, tmp_path: Path) -> Iterator[Path]:
 def on_a_host(base: str, repository: Path) -> tuple[int, str]:
     """Install from a repository, on a host with Docker that knows no key; its exit status and what yum said."""
     container = docker_engine.client().containers.create(
-        f"overlayd/docker:{base}",
+        image_of("docker", base),
         ["sh", "-euc", _INSTALL],
         network_mode="none",
         volumes=[f"{repository}:{SERVED}:ro"],

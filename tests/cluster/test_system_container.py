@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster.images import image_of
 from tests.cluster.system_container import CGROUPS, TMPFS, UNIFIED, V2, Keys, SystemContainer, docker, started
 from tests.polling import eventually
 
@@ -20,7 +21,7 @@ STOP_S = 5.0
 
 @pytest.fixture(scope="module")
 def image(base: str) -> str:
-    return f"overlayd/base:{base}"
+    return image_of("base", base)
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.create import ROOT
+from tests.cluster.images import image_of
 from tests.cluster.system_container import (
     EXAMPLE,
     README,
@@ -43,7 +44,10 @@ class Shell:
         (folder / "bin/ssh").chmod(0o755)
 
     def run(self, block: str) -> str:
-        script = re.sub(r"\b(web[12]|machines)\b", rf"{OURS}\1", block).replace("debian12-rpm", self._base)
+        script = re.sub(r"\b(web[12]|machines)\b", rf"{OURS}\1", block)
+        script = script.replace("overlayd/base:debian12-rpm", image_of("base", self._base))
+        # Where Docker builds, it is a tag.
+        script = script.replace("debian12-rpm", self._base)
         prelude = f"export HOME={self.folder} PATH={self.folder}/bin:$PATH; cd {self.folder}\n"
         return command("bash", "-euo", "pipefail", "-c", prelude + script)
 
@@ -94,6 +98,14 @@ def test_the_commands_of_the_page_work_in_their_order(shell: Shell) -> None:
         subprocess.run(["docker", "inspect", web1.name], check=True, capture_output=True)
 
 
+def test_dnf_inside_has_the_repositories_that_the_page_says(base: str) -> None:
+    said = docker(
+        *("run", "--rm", "--network=none", "--entrypoint=dnf", image_of("base", base)), "repolist", "--all", status=None
+    )
+    assert "`debian12-rpm` has no repositories" in README.read_text()
+    assert ("No repositories available" in said) == (base == "debian12-rpm"), said
+
+
 def test_the_units_are_well_formed(tmp_path: Path) -> None:
     # systemd wants the programs to be there, and docker's own unit, which this machine may have under another name.
     (tmp_path / "docker.service").write_text("[Service]\nExecStart=/bin/true\n")
@@ -118,7 +130,7 @@ def _no_machine() -> Iterator[None]:
 
 @pytest.mark.usefixtures("_no_machine")
 def test_the_units_lines_make_a_machine_that_knows_reboot_from_poweroff(base: str) -> None:
-    variables = {"IMAGE": f"overlayd/base:{base}", "OPTIONS": "--env TZ=Europe/Berlin"}
+    variables = {"IMAGE": image_of("base", base), "OPTIONS": "--env TZ=Europe/Berlin"}
     unit = EXAMPLE / "machine@.service"
     [make] = unit_lines(unit, "ExecStartPre", variables, MACHINE)
     [start] = unit_lines(unit, "ExecStart", variables, MACHINE)

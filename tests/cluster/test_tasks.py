@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from ipaddress import IPv4Network
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
 
 import pytest
 
 from overlayd.errors import OverlaydError
 from tests.cluster import docker_engine, health
+from tests.cluster.alone import alone
 from tests.cluster.create import ROOT, create, remove
 from tests.cluster.description import CLUSTER_LABEL, Cluster
+from tests.cluster.images import image_of
+from tests.cluster.invoked import interrupted, invoke
 from tests.cluster.site import Site, find
 from tests.polling import eventually
 
 _NAME = "test-tasks"
-_UNDERLAY = IPv4Network("198.18.42.0/24")
+_UNDERLAY = IPv4Network("198.18.43.0/24")
 
 
 def _left(name: str) -> list[str]:
@@ -42,7 +49,7 @@ def test_interrupted_up_removes_what_it_made(base: str, number: signal.Signals) 
         "from tests.cluster.description import Cluster\n"
         f"create(Cluster(name={_NAME!r}, base={base!r}, underlay=IPv4Network({str(_UNDERLAY)!r})), print)\n"
     )
-    environment = {"PYTHONPATH": f"{ROOT}:{ROOT / 'daemon'}", "PATH": "/usr/bin:/bin"}
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'daemon'}"}
     with subprocess.Popen(
         [sys.executable, "-c", script], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -61,9 +68,56 @@ def test_missing_image_is_told_before_anything_is_made() -> None:
         create(Cluster(name=_NAME, base="no-such-base", underlay=_UNDERLAY), lambda _text: None)
 
 
-def test_underlay_in_use_is_told_and_leaves_nothing(base: str, site: Site) -> None:
-    with pytest.raises(OverlaydError, match=r"another cluster may use this underlay"):
-        create(Cluster(name=_NAME, base=base, underlay=site.cluster.underlay), lambda _text: None)
+def test_an_underlay_in_use_is_told_with_whose_it_is_and_leaves_nothing(base: str, site: Site) -> None:
+    taken = site.cluster.underlay
+    said = f"underlay {taken} is taken: Docker network {site.cluster.docker_network} of the cluster {site.cluster.name}"
+    with pytest.raises(OverlaydError, match=rf"(?s){re.escape(said)} has {taken}\n  a free one: --underlay 198\.19\."):
+        create(Cluster(name=_NAME, base=base, underlay=taken), lambda _text: None)
+    done = invoke("cluster.up", "--name", _NAME, "--underlay", str(taken))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"error: {said}")
+
+
+def test_two_at_once_make_one_cluster_and_another_underlay_makes_it_anew(base: str) -> None:
+    up = ["cluster.up", "--name", _NAME, "--hosts", "1", "--base", base, "--underlay"]
+    with ThreadPoolExecutor() as pool:
+        both = list(pool.map(lambda _: invoke(*up, str(_UNDERLAY)), range(2)))
+    assert [done.returncode for done in both] == [0, 0], both
+    first, second = sorted(both, key=lambda done: "is up and well" in done.stdout)
+    assert "probe containers: " in first.stdout
+    assert second.stdout == f"cluster {_NAME} is up and well\n"
+    [waited] = [done.stderr for done in both if done.stderr]
+    assert re.fullmatch(rf"cluster {_NAME}: waiting for process \d+ \(.*cluster\.up .*\) to end\n", waited)
+
+    # Without --underlay it stays where it is.
+    kept = invoke(*up[:-1])
+    assert kept.stdout == f"cluster {_NAME} is up and well\n"
+    moved = invoke(*up, "198.18.44.0/28")
+    assert (
+        f"cluster {_NAME} is made anew: it was made from another description: underlay was {_UNDERLAY}" in moved.stdout
+    )
+    found = find(_NAME)
+    assert found is not None
+    assert found.hosts[0].address == IPv4Address("198.18.44.11")
+    # The interface of a host is what its description says; its image is the one with the ID.
+    assert found.hosts[0].container.attrs["Image"] == found.hosts[0].container.attrs["Config"]["Image"]
+    assert invoke("cluster.down", "--name", _NAME).returncode == 0
+
+
+def test_ctrl_c_while_another_is_at_it_is_no_traceback() -> None:
+    with alone(_NAME):
+        status, said = interrupted(
+            "cluster.down", "--name", _NAME, when=lambda: _waiting(os.getpid()), by=signal.SIGINT
+        )
+    assert status == 130
+    assert said.splitlines()[1:] == ["stopped; what was begun is removed"]
+
+
+def _waiting(holder: int) -> bool:
+    """Whether a process waits for a lock that another has: proc_locks(5) lists it below the holder's, with `->`."""
+    lines = Path("/proc/locks").read_text().splitlines()
+    numbers = {line.split()[0] for line in lines if "->" not in line and line.split()[4] == str(holder)}
+    return any("->" in line and line.split()[0] in numbers for line in lines)
 
 
 def test_running_cluster_is_recognised_by_its_labels(site: Site) -> None:
@@ -73,7 +127,7 @@ def test_running_cluster_is_recognised_by_its_labels(site: Site) -> None:
     assert sorted(found.machines) == sorted(site.machines)
     assert health.difference(found, found.cluster) is None
     more = Cluster(**{**vars(found.cluster), "hosts": 4})
-    assert health.difference(found, more) == "it was made from another description"
+    assert health.difference(found, more) == "it was made from another description: hosts was 3"
 
 
 def test_cluster_that_lost_a_daemon_is_not_well(site: Site) -> None:
@@ -88,4 +142,4 @@ def test_cluster_that_lost_a_daemon_is_not_well(site: Site) -> None:
 
 
 def test_newest_base_is_one_that_is_built() -> None:
-    assert docker_engine.image_id(f"overlayd/host:{docker_engine.newest_base()}")
+    assert image_of("host", docker_engine.newest_base())

@@ -17,8 +17,9 @@ from invoke.tasks import task
 from rich.console import Console
 
 from images.engine import dockerd
-from images.tasks import build_all, reported
+from images.tasks import build_all
 from overlayd.errors import OverlaydError
+from tests.cluster import options
 from tests.cluster.docker_engine import newest_base
 from tests.nightly.junit import summarize
 from tests.nightly.page import page
@@ -39,47 +40,39 @@ _console = Console(width=None if sys.stdout.isatty() else 140)
         "builds": "measure builds from nothing, too, which takes minutes (default: yes)",
     },
 )
-@reported
 def run_bench(
     c: Context,
     *,
     backends: str = ",".join(BACKENDS),
-    repeat: int = 3,
-    seconds: int = 2,
+    repeat: str = "3",
+    seconds: str = "2",
     base: str | None = None,
     builds: bool = True,
 ) -> None:
     """Measure builds, and start and throughput of a cluster beside the underlay's; build/bench/bench.json."""
+    times, flow_s = options.whole_number("repeat", repeat), options.whole_number("seconds", seconds)
     with dockerd.running():
-        try:
-            document = _measure(
-                c, base, builds=builds, backends=tuple(backends.split(",")), repeat=repeat, duration_s=seconds
-            )
-        except OverlaydError as error:
-            raise Exit(str(error), code=error.exit_status) from error
+        document = _measure(
+            c, base, builds=builds, backends=tuple(backends.split(",")), repeat=times, duration_s=flow_s
+        )
     path = _write(ROOT / "build" / "bench" / "bench.json", json.dumps(document, indent=1) + "\n")
     report.show(_console, document)
     _say(f"figures: {path.relative_to(ROOT)}")
 
 
 @task(name="bench-builds", help={"base": "base image (default: that of the host image built last)"})
-@reported
 def run_bench_builds(c: Context, base: str | None = None) -> None:
     """Measure builds of the last commit only, in a clone and a dockerd of their own; build/bench/builds.json."""
-    try:
-        if base is None:
-            with dockerd.running():
-                base = newest_base()
-        found = build.measure(base, _say)
-    except OverlaydError as error:
-        raise Exit(str(error), code=error.exit_status) from error
+    if base is None:
+        with dockerd.running():
+            base = newest_base()
+    found = build.measure(base, _say)
     path = _write(ROOT / "build" / "bench" / "builds.json", json.dumps(found, indent=1) + "\n")
     report.show_builds(_console, found)
     _say(f"figures: {path.relative_to(ROOT)}")
 
 
 @task(help={"only": "paths or pytest options (default: all tests)"})
-@reported
 def nightly(c: Context, only: str = "") -> None:
     """Run every test and the bench; build/nightly/ gets junit.xml, bench.json and index.html."""
     folder = ROOT / "build" / "nightly"

@@ -13,7 +13,8 @@ _ANSWERS_S = 20.0
 
 def make(site: Site) -> None:
     """Start etcd and wait until it answers."""
-    site.etcd = container = PlannedContainer(plan.etcd(site.cluster)).start().get_wrapped_container()
+    planned = plan.etcd(site.cluster, site.image("etcd"))
+    site.etcd = container = PlannedContainer(planned).start().get_wrapped_container()
 
     def answers() -> bool:
         try:

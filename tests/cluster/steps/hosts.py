@@ -16,28 +16,28 @@ from tests.cluster.site import Site
 
 def make(site: Site) -> None:
     """Make and start every host of the description."""
-    privileged = privileged_works(site.cluster)
+    privileged = privileged_works(site)
     how = "with --privileged" if privileged else "with single capabilities: --privileged does not work on this machine"
     site.notes["hosts"] = how
 
     def start(name: str) -> Machine:
-        return start_one(site.cluster, name, privileged=privileged)
+        return start_one(site, name, privileged=privileged)
 
     for machine in each(start, site.cluster.host_names):
         site.machines[machine.name] = machine
 
 
 def start_one(
-    cluster: Cluster, name: str, *, privileged: bool | None = None, settings: dict[str, str] | None = None
+    site: Site, name: str, *, privileged: bool | None = None, settings: dict[str, str] | None = None
 ) -> Machine:
     """Make and start one host; `settings` are more OVERLAYD_ variables for its daemon."""
     if privileged is None:
-        privileged = privileged_works(cluster)
-    planned = plan.host(cluster, name, privileged=privileged, settings=settings)
+        privileged = privileged_works(site)
+    planned = plan.host(site.cluster, name, site.image("host"), privileged=privileged, settings=settings)
     for volume in planned.volumes:
         client().volumes.create(volume, labels=planned.labels)
     container = PlannedContainer(planned).start().get_wrapped_container()
-    return Machine(name, cluster.address(name), container)
+    return Machine(name, planned.address, container)
 
 
 def remove_one(machine: Machine) -> None:
@@ -50,14 +50,18 @@ def remove_one(machine: Machine) -> None:
         client().volumes.get(volume).remove()
 
 
-@cache
-def privileged_works(cluster: Cluster) -> bool:
+def privileged_works(site: Site) -> bool:
     """Whether this machine can start a container with `--privileged`; tried once, with the smallest image there is.
 
     Where the machine lacks a capability (CAP_SYS_RESOURCE on some virtual machines) the start itself fails.
     """
+    return _privileged_works(site.cluster, site.image("probe"))
+
+
+@cache
+def _privileged_works(cluster: Cluster, image: str) -> bool:
     container = client().containers.create(
-        cluster.image("probe"), ["true"], privileged=True, network_mode="none", labels=cluster.labels("trial")
+        image, ["true"], privileged=True, network_mode="none", labels=cluster.labels("trial")
     )
     try:
         container.start()

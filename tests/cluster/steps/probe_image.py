@@ -12,7 +12,7 @@ _FILE = "/usr/share/overlayd/probe.tar"
 
 def make(site: Site) -> None:
     """Load the probe image on every host."""
-    each(load, site.hosts)
+    site.probe_image = each(load, site.hosts)[0]
 
 
 def load(machine: Machine) -> str:

@@ -9,16 +9,15 @@ from tests.cluster.site import Site
 
 def make(site: Site) -> None:
     """Start the probe containers on every host."""
-    image = site.cluster.image("probe")
 
     def start(machine: Machine) -> None:
-        start_one(machine, image)
+        start_one(machine, site.probe_image)
 
     each(start, site.hosts)
 
 
 def start_one(machine: Machine, image: str) -> None:
-    """Start both containers on one host. They come back whenever docker does."""
+    """Start both containers on one host, from an image that is there. They come back whenever docker does."""
     options = "--detach --restart=always --stop-timeout=1 --init"
     machine.shell(
         f"docker run {options} --name={PROBE} --hostname={machine.name}-{PROBE} {image} sleep infinity &&"

@@ -6,6 +6,8 @@ import re
 from ipaddress import IPv4Network
 from pathlib import Path
 
+import pytest
+
 from tests.cluster import plan
 from tests.cluster.description import Cluster
 
@@ -27,13 +29,18 @@ def test_addresses_are_the_descriptions() -> None:
     assert f'subnet: "{CLUSTER.underlay}"' in text
 
 
+@pytest.mark.parametrize("name", ["compose.yaml", "tls.yaml"])
+def test_no_version_is_given_as_compose_2_warns_of_any(name: str) -> None:
+    assert not re.search(r"^version:", FILE.with_name(name).read_text(), re.MULTILINE)
+
+
 def test_network_config_is_the_descriptions() -> None:
     assert f"CONFIG: '{CLUSTER.network_config}'" in _text()
     assert f"put {CLUSTER.prefix}/config " in _text()
 
 
 def test_hosts_are_granted_what_the_cluster_grants() -> None:
-    text, config = _text(), plan.host(CLUSTER, "host1", privileged=False).host_config
+    text, config = _text(), plan.host(CLUSTER, "host1", "", privileged=False).host_config
     assert f"cap_add: [{', '.join(config['CapAdd'])}]" in text
     assert f"cap_drop: [{', '.join(config['CapDrop'])}]" in text
     assert [option.replace("=", ":") for option in config["SecurityOpt"]] == re.findall(r'"(\w+:unconfined)"', text)

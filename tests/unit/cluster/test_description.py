@@ -11,6 +11,7 @@ from tests.cluster import plan
 from tests.cluster.description import CLUSTER_LABEL, Cluster, backend_json, from_label
 
 CLUSTER = Cluster(name="trial", base="some-base", hosts=2, underlay=IPv4Network("198.18.9.0/24"))
+IMAGE = f"sha256:{'a' * 64}"
 
 
 def test_addresses_are_fixed_and_apart() -> None:
@@ -50,20 +51,20 @@ def test_backend_is_a_name_or_an_object(given: str, expected: str) -> None:
 
 
 def test_host_without_privileged_gets_all_but_the_missing_capability() -> None:
-    config = plan.host(CLUSTER, "host1", privileged=False).host_config
+    config = plan.host(CLUSTER, "host1", IMAGE, privileged=False).host_config
     assert (config["CapAdd"], config["CapDrop"]) == (["ALL"], ["SYS_RESOURCE"])
     assert config["MaskedPaths"] == config["ReadonlyPaths"] == []
     assert "Privileged" not in config
 
 
 def test_privileged_host_needs_nothing_else() -> None:
-    config = plan.host(CLUSTER, "host1", privileged=True).host_config
+    config = plan.host(CLUSTER, "host1", IMAGE, privileged=True).host_config
     assert config["Privileged"] is True
     assert "CapAdd" not in config
 
 
 def test_host_knows_etcd_and_its_own_address() -> None:
-    planned = plan.host(CLUSTER, "host2", privileged=True, settings={"OVERLAYD_RESYNC_S": "1"})
+    planned = plan.host(CLUSTER, "host2", IMAGE, privileged=True, settings={"OVERLAYD_RESYNC_S": "1"})
     assert planned.environment == {
         "OVERLAYD_ETCD_ENDPOINTS": "http://198.18.9.2:2379",
         "OVERLAYD_ETCD_PREFIX": "/coreos.com/network",
@@ -73,15 +74,15 @@ def test_host_knows_etcd_and_its_own_address() -> None:
 
 
 def test_dockers_folders_are_on_volumes_of_the_hosts_own() -> None:
-    volumes = [set(plan.host(CLUSTER, name, privileged=True).volumes) for name in CLUSTER.host_names]
+    volumes = [set(plan.host(CLUSTER, name, IMAGE, privileged=True).volumes) for name in CLUSTER.host_names]
     assert volumes[0].isdisjoint(volumes[1])
-    assert set(plan.host(CLUSTER, "host1", privileged=True).volumes.values()) == {
+    assert set(plan.host(CLUSTER, "host1", IMAGE, privileged=True).volumes.values()) == {
         "/var/lib/docker",
         "/var/lib/containerd",
     }
 
 
 def test_everything_carries_the_clusters_label() -> None:
-    for planned in (plan.etcd(CLUSTER), plan.host(CLUSTER, "host1", privileged=True)):
+    for planned in (plan.etcd(CLUSTER, IMAGE), plan.host(CLUSTER, "host1", IMAGE, privileged=True)):
         assert planned.labels[CLUSTER_LABEL] == "trial"
         assert from_label(planned.labels["org.overlayd.cluster.description"]) == CLUSTER

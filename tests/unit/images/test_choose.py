@@ -101,6 +101,17 @@ def test_a_wanted_base_that_is_built_is_not_asked(tmp_path: Path, nobody: str) -
     assert choose.choose([base("a", f"http://{nobody}/x")], tmp_path, wanted="a", fetched=["a"]).base.name == "a"
 
 
+def test_one_whose_packages_are_here_can_be_built_without_a_network(tmp_path: Path, nobody: str) -> None:
+    bases = [base("a", f"http://{nobody}/x"), base("b", f"http://{nobody}/x")]
+    answers = choose.answers_of(bases, ["b"])
+    assert (answers["a"].ok, answers["b"].ok) == (False, True)
+    choice = choose.by_default(bases, tmp_path, fetched=["b"], answers=answers)
+    assert (choice.base.name, choice.why[:21]) == ("b", "its packages are here")
+    with pytest.raises(BaseUnreachable) as caught:
+        choose.choose(bases, tmp_path, wanted="a", fetched=["b"])
+    assert caught.value.hint == "these bases would work here: b"
+
+
 def test_a_name_that_is_not_in_the_catalogue(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match="no base 'z'"):
         choose.choose([base("a")], tmp_path, wanted="z")

@@ -60,6 +60,8 @@ def test_a_folder_that_is_no_release_is_not_replaced(tmp_path: Path) -> None:
     release.check_place(tmp_path / "mine")
     with pytest.raises(BuildError, match="no folder"):
         release.check_place(tmp_path / "none/dist")
+    with pytest.raises(BuildError, match="in /proc no folder can be made"):
+        release.check_place(Path("/proc/dist"))
 
 
 @pytest.mark.parametrize("key", [None, Key(fingerprint="ABCD" * 10, uid="x")], ids=["unsigned", "signed"])

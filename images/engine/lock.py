@@ -1,0 +1,94 @@
+"""One process at a time, among all checkouts of a user on this machine: a file that is locked while its holder lives.
+
+The files are below `folder()`. The kernel frees a lock when its holder dies, however that was; the file stays, as one
+that is removed while another waits for it would let two in.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from images.engine.errors import BuildError
+
+_ROOTS = Path("/run/overlayd-build")
+_HOLDER_BYTES = 400
+
+
+def folder(root: Path = _ROOTS) -> Path:
+    """The folder for what processes of this machine agree on, nobody else's to read or change. Raises BuildError.
+
+    Root's is below /run. Others, who may be in the group `docker`, have one in their runtime folder or in /tmp.
+    """
+    found = root
+    if os.geteuid() != 0:
+        runtime = os.environ.get("XDG_RUNTIME_DIR")
+        found = Path(runtime, "overlayd-build") if runtime else Path("/tmp", f"overlayd-build-{os.geteuid()}")
+    try:
+        found.mkdir(mode=0o700, parents=True, exist_ok=True)
+        seen = found.lstat()
+        # In /tmp it may be a trap: a link, or another user's folder.
+        if not stat.S_ISDIR(seen.st_mode) or seen.st_uid != os.geteuid():
+            raise BuildError(f"{found} is not a folder of the user {os.geteuid()}", hint="see that it is removed")
+        if stat.S_IMODE(seen.st_mode) != 0o700:
+            found.chmod(0o700)
+    except OSError as error:
+        raise BuildError(f"{found} cannot be made: {error.strerror}", hint="locks are kept there") from error
+    return found
+
+
+def _to_stderr(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
+
+
+@contextmanager
+def held(path: Path, what: str, command: str, say: Callable[[str], None] = _to_stderr) -> Iterator[None]:
+    """Hold the lock for the length of the block; wait for another to end, and say for whom.
+
+    `what` is what the lock is of, for that message; `command` is our own, for the message of whoever waits for us.
+    Raises BuildError where the file cannot be made.
+    """
+    file = _taken(path, what, say)
+    try:
+        os.ftruncate(file, 0)
+        os.pwrite(file, f"{os.getpid()} {command}"[:_HOLDER_BYTES].encode(), 0)
+        yield
+    finally:
+        with suppress(OSError):
+            os.ftruncate(file, 0)
+        os.close(file)
+
+
+def _taken(path: Path, what: str, say: Callable[[str], None]) -> int:
+    """The locked file. One that somebody removed while we waited is made again: others lock what has the name."""
+    while True:
+        try:
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise BuildError(f"lock {path}: {error.strerror}", hint="remove the file") from error
+        try:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                say(f"{what}: waiting for {_holder(file)} to end")
+                fcntl.flock(file, fcntl.LOCK_EX)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file), path.lstat()):
+                    return file
+        except BaseException:
+            os.close(file)
+            raise
+        os.close(file)
+
+
+def _holder(file: int) -> str:
+    number, _, command = os.pread(file, _HOLDER_BYTES, 0).decode(errors="replace").partition(" ")
+    if not number.isdigit():
+        return "another process"
+    return f"process {number} ({command})" if command else f"process {number}"

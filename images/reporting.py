@@ -1,0 +1,168 @@
+"""What a user sees of a task that failed: one message and an exit status, never a traceback.
+
+`cover` puts that around every task of a collection, `guard` around what Invoke does before and after a task.
+BuildError and OverlaydError are made for users and shown as they are. Of anything else the message has the cause in
+words, the file that the traceback was written to, and the command that repeats the task. `invoke --debug` shows the
+traceback at once.
+"""
+
+from __future__ import annotations
+
+import atexit
+import errno
+import functools
+import logging
+import os
+import select
+import shlex
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from invoke.collection import Collection
+from invoke.exceptions import Exit, ParseError, UnexpectedExit
+
+from images.engine.errors import BuildError
+from overlayd.errors import OverlaydError
+
+LOGS = Path(__file__).resolve().parents[1] / "build/logs"
+INTERRUPTED = 130
+OUTPUT_CLOSED = 141
+_DOCKER = ("docker", "requests", "urllib3")
+_HINTS = {
+    errno.EROFS: "the file system is read-only: use a checkout that can be written",
+    errno.ENOSPC: "no room is left: df shows where; `invoke clean` removes what was built",
+    errno.EDQUOT: "the quota is used up; `invoke clean` removes what was built",
+    errno.EACCES: "run it as root, or as whoever owns the file",
+    errno.EPERM: "run it as root, or as whoever owns the file",
+}
+
+
+def cover(namespace: Collection) -> None:
+    """See that every task of a collection, and of the collections in it, ends in a message when it fails."""
+    for name in namespace.task_names:
+        task = namespace[name]
+        task.body = _covered(name, task.body)
+
+
+def guard() -> None:
+    """The same for what is raised outside of tasks; and a reader that closes our output early is no error."""
+    sys.excepthook = _uncaught
+    atexit.register(_flush)
+
+
+def _covered(name: str, body: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(body)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return body(*args, **kwargs)
+        # Raised for Invoke, which shows them; a task that is called by another has told already.
+        except (Exit, UnexpectedExit, ParseError):
+            raise
+        except (Exception, KeyboardInterrupt) as error:
+            raise told(name, error) from error
+
+    return wrapper
+
+
+def told(task: str, error: BaseException) -> Exit:
+    """The message and the exit status for whatever a task raised. Writes the traceback of what was not expected."""
+    if isinstance(error, KeyboardInterrupt):
+        return Exit("stopped; what was begun is removed", code=INTERRUPTED)
+    if isinstance(error, BrokenPipeError) and _output_closed():
+        _flush()
+        return Exit("", code=OUTPUT_CLOSED)
+    if isinstance(error, BuildError):
+        return Exit(f"error: {error}{_shown(error)}", code=1)
+    if isinstance(error, OverlaydError):
+        return Exit(f"error: {error}{_shown(error)}", code=error.exit_status)
+    what, hint = _in_words(task, error)
+    lines = [f"error: {what}", *([hint] if hint else []), f"log: {_write(task, error)}", f"again: {command()}"]
+    return Exit("\n  ".join(lines) + _shown(error), code=1)
+
+
+def command() -> str:
+    """The command line that started us, to be pasted."""
+    program, *words = sys.argv
+    if Path(program).name == "__main__.py":
+        return shlex.join([sys.executable, "-m", Path(program).parent.name, *words])
+    return shlex.join([program, *words])
+
+
+def _in_words(task: str, error: BaseException) -> tuple[str, str | None]:
+    """What failed, and what to do next if that is known."""
+    if type(error).__module__.partition(".")[0] in _DOCKER:
+        from images.engine.dockerd import reason  # noqa: PLC0415  # importing docker costs 0.2 s
+
+        said = getattr(error, "explanation", None) or reason(error)
+        return f"{task}: Docker: {said}", "see that dockerd runs: docker info"
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        hint = _HINTS.get(error.errno or 0)
+        name = str(error.filename)
+        if isinstance(error, FileNotFoundError) and "/" not in name:
+            hint = "if it is a program: `make system` installs those that are missing"
+        return f"{task}: {name}: {error.strerror}", hint
+    if isinstance(error, OSError) and error.strerror:
+        return f"{task}: {error.strerror}", _HINTS.get(error.errno or 0)
+    text = str(error) or "it says no more"
+    return f"{task} failed, and nobody expected it: {type(error).__qualname__}: {text}", None
+
+
+def _write(task: str, error: BaseException) -> str:
+    """Write the traceback to a file; its name, or why there is none."""
+    text = f"{command()}\nPython {sys.version}\n\n{_traceback(error)}"
+    path = LOGS / f"task-{task}.log"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    except OSError:
+        try:
+            number, name = tempfile.mkstemp(prefix=f"overlayd-task-{task}-", suffix=".log")
+            with os.fdopen(number, "w") as file:
+                file.write(text)
+        except OSError as refused:
+            return f"could not be written ({refused}); `invoke --debug …` shows the traceback"
+        return name
+    # As it is pasted from where the command was given.
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _shown(error: BaseException) -> str:
+    """The traceback where `--debug` or INVOKE_DEBUG asks for it: both switch Invoke's own messages on."""
+    return f"\n{_traceback(error).rstrip()}" if logging.getLogger("invoke").isEnabledFor(logging.DEBUG) else ""
+
+
+def _traceback(error: BaseException) -> str:
+    return "".join(traceback.format_exception(error))
+
+
+def _uncaught(_kind: type[BaseException], error: BaseException, _where: TracebackType | None) -> None:
+    said = told("invoke", error).message
+    if said:
+        sys.stderr.write(f"{said}\n")
+
+
+def _output_closed() -> bool:
+    """Whether whoever read our output has gone; a broken pipe may be another one."""
+    with suppress(OSError, ValueError):
+        poll = select.poll()
+        poll.register(sys.stdout, 0)
+        return any(event & select.POLLERR for _, event in poll.poll(0))
+    return False
+
+
+def _flush() -> None:
+    """Write out what is left. Where nobody reads it, it goes nowhere: Python would complain when it ends."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+    except (OSError, ValueError):
+        pass
