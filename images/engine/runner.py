@@ -8,10 +8,12 @@ import queue
 import shutil
 import signal
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
@@ -30,6 +32,8 @@ from images.engine.step import OCI, Step
 MAX_STEPS = max(2, os.cpu_count() or 1)
 # Less than any image takes: a step that failed with no more, in bytes, may have failed for it.
 _LITTLE_ROOM = 256 << 20
+# Clocks of virtual machines are put back by so much, in s, without harm.
+_CLOCK_S = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +73,7 @@ def build(
     """
     wanted, force = list(wanted), frozenset(force)
     place.build.mkdir(parents=True, exist_ok=True)
+    _check_clock(place)
     if not plan(place, targets, wanted, force=force):
         return []
     with showing.chosen() as progress, _alone(place, progress), _sigterm_is_ctrl_c(), process.usual_umask():
@@ -245,6 +250,22 @@ class _Run:
             return StepFailed(f"{name} was not built: {error}", hint=repeat)
         # Nobody expected it: how it came about is in the log.
         return StepFailed(f"{name} was not built: unexpected {type(error).__name__}: {error}", hint=repeat)
+
+
+def _check_clock(place: Place) -> None:
+    """Raises BuildError where the last build was later than now: what is signed then is not believed now.
+
+    dnf and gpg would find out, too, and call it a bad signature.
+    """
+    lock = place.build / "lock"
+    then, now = (lock.stat().st_mtime if lock.exists() else 0.0), time.time()
+    if then > now + _CLOCK_S:
+        last, this = (datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M:%S UTC") for moment in (then, now))
+        raise BuildError(
+            f"this machine's clock says {this}, and the last build of {place.build} was at {last}",
+            hint="set the clock; if it was wrong then, remove the keys that were made, and what they signed:"
+            f" rm -r {place.build / 'keys'} {place.build / 'cache/stamps'} {lock}",
+        )
 
 
 def _scratch(place: Place) -> Path:

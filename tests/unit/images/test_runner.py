@@ -7,13 +7,14 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from images.engine import containers, docker_images, runner
-from images.engine.errors import StepFailed
+from images.engine.errors import BuildError, StepFailed
 from images.engine.graph import Target
 from images.engine.runner import Place
 from images.engine.step import Step
@@ -214,3 +215,18 @@ def test_the_users_umask_variables_and_modes_of_files_do_not_count(
         **dict.fromkeys(("copy/files/plain", "copy/files/open"), "0o644"),
     }
     assert str((made / "copy/files/link").readlink()) == "sub/program"
+
+
+def test_a_clock_that_was_put_back_is_named_at_once(tmp_path: Path) -> None:
+    place = Place(root=tmp_path)
+    runner.build(place, graph(files("a")), ["a"])
+    later = time.time() + 86400
+    os.utime(place.build / "lock", (later, later))
+    with pytest.raises(BuildError, match=r"clock says .* and the last build of .*/build was at ") as caught:
+        runner.build(place, graph(files("a", recipe="2")), ["a"])
+    # The remedy, as it is printed, mends it.
+    assert caught.value.hint is not None
+    (place.build / "keys").mkdir()
+    (place.build / "cache/stamps").mkdir(parents=True)
+    subprocess.run(["sh", "-euc", caught.value.hint.rpartition(": ")[2]], check=True)
+    assert runner.build(place, graph(files("a", recipe="2")), ["a"]) == ["a"]
