@@ -11,7 +11,8 @@ from invoke.context import Context
 from invoke.exceptions import Exit
 from invoke.tasks import task
 
-from images.engine import dockerd
+from images.engine import docker_images, dockerd
+from images.targets import PLACE
 from images.tasks import build_all, say
 from tests.cluster import tasks as cluster
 
@@ -74,6 +75,8 @@ def lock(c: Context) -> None:
 @task
 def clean(c: Context) -> None:
     """Remove what was built, but not what was fetched."""
+    if dockerd.answers():
+        docker_images.forget(PLACE.owner)
     for path in (ROOT / "build").glob("*"):
         if path.name != "cache":
             shutil.rmtree(path) if path.is_dir() else path.unlink()

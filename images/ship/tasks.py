@@ -86,6 +86,7 @@ def load(c: Context, file: str, sha256: str | None = None) -> None:  # noqa: ARG
         "key": "the key that signs: fingerprint or user id; without it OVERLAYD_SIGNING_KEY",
         "gnupg-home": "the GnuPG home that holds it; without it gpg's own",
         "unsigned": "make all but the signatures",
+        "number": "the RPM's release, from 1; without it the commit's time and name (rpm/README.md)",
         "baseurl": "where the yum repository will be served, for overlayd.repo",
         "to": "the folder to make; without it dist/ of the checkout",
     },
@@ -98,6 +99,7 @@ def release(
     key: str | None = None,
     gnupg_home: str | None = None,
     unsigned: bool = False,
+    number: str | None = None,
     baseurl: str | None = None,
     to: str | None = None,
 ) -> None:
@@ -109,11 +111,15 @@ def release(
     from images.ship import release as making  # noqa: PLC0415
     from images.ship import yum  # noqa: PLC0415
     from images.targets import ALL, PLACE  # noqa: PLC0415
+    from rpm import source  # noqa: PLC0415
     from rpm import targets as rpm  # noqa: PLC0415
     from rpm.inventory.target import INVENTORY  # noqa: PLC0415
     from rpm.inventory.target import NAME as INVENTORY_TARGET  # noqa: PLC0415
 
     # What can be refused is refused before anything is built.
+    if number is not None:
+        os.environ[source.NUMBER] = number
+        source.release(PLACE.root)
     place = Path(to).resolve() if to else PLACE.root / "dist"
     making.check_place(place)
     served = yum.checked(baseurl) if baseurl else yum.BASEURL

@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[3]
         ("build-all --mirrors x", ("No idea what '--mirrors' is!",)),
         ("images.build --base nosuch --target images.base", ("error: there is no base 'nosuch'",)),
         ("release --to /proc/x --unsigned", ("error: in /proc no folder can be made", "name another: --to")),
+        ("release --unsigned --number 0.5", ("error: OVERLAYD_RELEASE is '0.5'", "allowed: a number from 1")),
         ("cluster.shell", ("did not receive required positional arguments: 'host'",)),
     ],
 )
