@@ -88,10 +88,13 @@ def told(task: str, error: BaseException) -> Exit:
 
 def command() -> str:
     """The command line that started us, to be pasted."""
-    program, *words = sys.argv
-    if Path(program).name == "__main__.py":
-        return shlex.join([sys.executable, "-m", Path(program).parent.name, *words])
-    return shlex.join([program, *words])
+    return shlex.join([*program(), *sys.argv[1:]])
+
+
+def program() -> list[str]:
+    """How Invoke was started: `.venv/bin/invoke` by make, which is in nobody's PATH."""
+    path = Path(sys.argv[0])
+    return [sys.executable, "-m", path.parent.name] if path.name == "__main__.py" else [sys.argv[0]]
 
 
 def _in_words(task: str, error: BaseException) -> tuple[str, str | None]:

@@ -13,6 +13,7 @@ from invoke.collection import Collection
 from invoke.context import Context
 from invoke.tasks import Task, task
 
+from images import reporting
 from images.engine.errors import BaseUnreachable, BuildError
 
 if TYPE_CHECKING:
@@ -50,11 +51,12 @@ def build(
     from images.engine import runner  # noqa: PLC0415
     from images.targets import PLACE  # noqa: PLC0415
 
-    begin = time.monotonic()
+    begin, mirror = time.monotonic(), list(mirror)
     order = made_out(wanted, base=base, again=again, force=force, mirror=mirror)
     if not order.base.lacks:
         choose.remember(PLACE.build, order.base)
-    repeat = f"invoke images.build --base {order.base.name} --target {{}}"
+    mirrors = [f"--mirror={one}" for one in mirror]
+    repeat = [*reporting.program(), "images.build", f"--base={order.base.name}", *mirrors, "--target"]
     made = runner.build(PLACE, order.targets, order.wanted, force=order.force, repeat=repeat)
     took = time.monotonic() - begin
     say(f"{', '.join(made)} built in {took:.0f} s" if made else f"nothing to do: no input changed ({took:.1f} s)")

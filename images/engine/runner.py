@@ -5,12 +5,13 @@ from __future__ import annotations
 import fcntl
 import os
 import queue
+import shlex
 import shutil
 import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -63,13 +64,18 @@ class Place:
 
 
 def build(
-    place: Place, targets: Mapping[str, Target], wanted: Iterable[str], *, force: Iterable[str] = (), repeat: str = ""
+    place: Place,
+    targets: Mapping[str, Target],
+    wanted: Iterable[str],
+    *,
+    force: Iterable[str] = (),
+    repeat: Sequence[str] = (),
 ) -> list[str]:
     """Build the wanted targets and what they need, where an input changed; the names of those built, as they ended.
 
-    `force` names targets to build in any case. `repeat` is the command line that asks for a target, with `{}` for its
-    name. Raises BuildError; after a failure the steps under way are finished, and no new ones are begun. On Ctrl-C and
-    SIGTERM everything that was started is ended and removed, and KeyboardInterrupt goes on to the caller.
+    `force` names targets to build in any case. `repeat` is the command that builds a target, without its name. Raises
+    BuildError; after a failure the steps under way are finished, and no new ones are begun. On Ctrl-C and SIGTERM
+    everything that was started is ended and removed, and KeyboardInterrupt goes on to the caller.
     """
     wanted, force = list(wanted), frozenset(force)
     place.build.mkdir(parents=True, exist_ok=True)
@@ -106,7 +112,7 @@ class _Run:
         targets: Mapping[str, Target],
         force: frozenset[str],
         progress: showing.Progress,
-        repeat: str,
+        repeat: Sequence[str],
     ) -> None:
         self._place = place
         self._targets = targets
@@ -241,7 +247,7 @@ class _Run:
         if (room := self._room.get(name, _LITTLE_ROOM)) < _LITTLE_ROOM:
             lines.insert(0, f"only {room >> 20} MiB were free where {self._place.build} lies")
         if self._repeat:
-            lines.append(f"again: {self._repeat.format(name)}")
+            lines.append(f"again: {shlex.join([*self._repeat, name])}")
         repeat = "\n  ".join(lines)
         if isinstance(error, BuildError):
             hint = f"{error.hint}\n  {repeat}" if error.hint else repeat

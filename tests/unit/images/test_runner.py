@@ -79,7 +79,7 @@ def test_a_failure_names_the_command_the_log_and_what_was_not_begun(tmp_path: Pa
     place = Place(root=tmp_path)
     targets = graph(files("top", "bad"), files("bad", run=fails))
     with pytest.raises(StepFailed) as caught:
-        runner.build(place, targets, ["top"], repeat="invoke again {}")
+        runner.build(place, targets, ["top"], repeat=("invoke", "again"))
     text = str(caught.value)
     assert "sh -c 'echo reason; exit 3'" in text
     assert "status 3" in text
@@ -161,7 +161,7 @@ def test_what_nobody_expected_names_target_log_and_command_and_the_log_tells_how
     place = Place(root=tmp_path)
     targets = graph(files("top", "odd"), files("odd", run=broken))
     with pytest.raises(StepFailed) as caught:
-        runner.build(place, targets, ["top"], repeat="invoke again {}")
+        runner.build(place, targets, ["top"], repeat=("invoke", "again"))
     assert caught.value.message == (
         "odd was not built: unexpected TypeError: extractall() got an unexpected keyword argument"
     )
