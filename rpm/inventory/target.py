@@ -1,4 +1,4 @@
-"""The target that takes stock of the frozen program, for the RPM's bill of materials."""
+"""The targets that take stock of the frozen program: for the RPM's bill of materials, its licences and their texts."""
 
 from __future__ import annotations
 
@@ -9,19 +9,38 @@ from images.engine.graph import Target
 from rpm import container, source
 
 NAME = "rpm.inventory"
+LICENCES_NAME = "rpm.licences"
 INVENTORY = Path("rpm/inventory.json")
+# The folder `texts`, and the file `expression`.
+LICENCES = Path("rpm/licenses")
 _MADE = "/inventory.json"
+_MADE_LICENCES = "/licenses"
+_CODE = Path("rpm/inventory")
+_TEXTS = Path("rpm/licenses")
 
 
-def target(base: Base, *, frozen: Path, wheelhouse: Path, python: str) -> Target:
+def targets(base: Base, *, frozen: Path, wheelhouse: Path, python: str) -> tuple[Target, Target]:
     """`frozen` and `wheelhouse` are below the build folder; `python` is the interpreter of the freezer image."""
-    return container.target(
+    code = [source.ROOT / _CODE / name for name in ("__init__.py", "parts.py")]
+    run = f"cd /run && {python} -m rpm.inventory"
+    inventory = container.target(
         name=NAME,
         base=base,
-        script=f"cd /run && {python} -m rpm.inventory.take /run/frozen /run/wheelhouse {_MADE}",
+        script=f"{run}.take /run/frozen /run/wheelhouse /run/{_TEXTS}/parts.toml {_MADE}",
         mounts={frozen: "/run/frozen", wheelhouse: "/run/wheelhouse", source.ROOT / "rpm": "/run/rpm"},
         fetch=_MADE,
         output=INVENTORY,
-        files=[source.ROOT / "rpm/inventory/take.py"],
+        files=[*code, source.ROOT / _CODE / "take.py", source.ROOT / _TEXTS / "parts.toml"],
         needs=("rpm.wheelhouse", "rpm.freeze"),
     )
+    licences = container.target(
+        name=LICENCES_NAME,
+        base=base,
+        script=f"{run}.licences /run/inventory.json /run/{_TEXTS} {_MADE_LICENCES}",
+        mounts={INVENTORY: "/run/inventory.json", source.ROOT / "rpm": "/run/rpm"},
+        fetch=_MADE_LICENCES,
+        output=LICENCES,
+        files=[*code, source.ROOT / _CODE / "licences.py", source.ROOT / _TEXTS],
+        needs=(NAME,),
+    )
+    return inventory, licences

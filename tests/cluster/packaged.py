@@ -14,7 +14,7 @@ from images.engine.annotations import version
 from overlayd.errors import CommandFailed, OverlaydError
 from overlayd.lease import Lease, Leg
 from rpm import source
-from rpm.targets import DOCS, FROZEN, REPOSITORY, build_script
+from rpm.targets import DOCS, FROZEN, LICENCES, REPOSITORY, build_script
 from tests.cluster import docker_engine, plan
 from tests.cluster.create import ROOT, remove
 from tests.cluster.description import Cluster
@@ -82,6 +82,7 @@ def _newer(cluster: Cluster) -> bytes:
     mounts = {
         ROOT / "build" / FROZEN: "/run/frozen",
         ROOT / "build" / DOCS: "/run/docs",
+        ROOT / "build" / LICENCES: "/run/licenses",
         ROOT / "rpm": "/run/rpm",
         ROOT / "LICENSE": "/run/LICENSE",
     }
