@@ -18,6 +18,8 @@ from images.engine.step import Step
 
 HERE = Path(__file__).parent
 NAME = "images.base"
+# Of this project, whose files are in this image and those made from it.
+_LICENCE = HERE.parents[1] / "LICENSE"
 
 _PROGRAMS = "/usr/libexec/system-container"
 # A container starts at a program that becomes systemd where systemd can run; `docker stop` tells it to shut down as it
@@ -75,6 +77,7 @@ def target(base: Base) -> Target:
             **inputs.of_files(
                 HERE.parent, [HERE / "recipe.py", HERE / "files", HERE / "example", HERE.parent / "bases/dnf.py"]
             ),
+            **inputs.of_files(_LICENCE.parent, [_LICENCE]),
         },
         needs=(base.repository_target,),
         image=base.tag("base"),
@@ -106,9 +109,11 @@ def prepare(step: Step, base: Base, root: Path) -> None:
 
 
 def settle(root: Path, base: Base) -> None:
-    """Write what differs between bases: what its systemd can, its locale, sshd's rules where they are one file."""
+    """Write our licence, and what differs between bases: its cgroups, its locale, sshd's rules where they are one file."""
     (share := root / "usr/share/system-container").mkdir(parents=True, exist_ok=True)
     (share / "cgroups").write_text(" ".join(map(str, base.cgroups)) + "\n")
+    (licences := root / "usr/share/licenses/system-container").mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(_LICENCE, licences / _LICENCE.name)
     (root / "etc/locale.conf").write_text(f"LANG={base.locale}\n")
     if (root / "etc/default").is_dir():
         # Where PAM on Debian looks for the locale of a login.

@@ -12,6 +12,7 @@ from images.engine.containers import ImageConfig
 from images.engine.errors import BuildError
 from images.engine.graph import Target
 from images.engine.step import Step
+from images.probe import licences
 
 HERE = Path(__file__).parent
 NAME = "images.probe"
@@ -56,6 +57,7 @@ def target(base: Base) -> Target:
         dnf.install_root(step, base, full, base.packages["probe"])
         system.copy_files(HERE / "collect", full / "collect")
         step.run(sandbox.inside(full, ["sh", "-eu", "/collect/collect.sh", "/small", *PROGRAMS]))
+        licences.add(step, base, full, full / "small")
         step.import_root(full / "small", CONFIG)
 
     return Target(
@@ -64,7 +66,10 @@ def target(base: Base) -> Target:
         inputs={
             **inputs.of_values(packages=base.packages["probe"], programs=PROGRAMS, config=vars(CONFIG), base=base.name),
             **inputs.of_tools("dnf", "rpm", "tar"),
-            **inputs.of_files(HERE.parent, [HERE / "recipe.py", HERE / "collect", HERE.parent / "bases/dnf.py"]),
+            **inputs.of_files(
+                HERE.parent,
+                [HERE / "recipe.py", HERE / "licences.py", HERE / "collect", HERE.parent / "bases/dnf.py"],
+            ),
         },
         needs=(base.repository_target,),
         image=base.tag("probe"),

@@ -198,8 +198,18 @@ def test_names_in_a_tarball_lead_nowhere_else(tmp_path: Path) -> None:
     assert {path.name: path.read_bytes() for path in (tmp_path / "below").rglob("*") if path.is_file()} == {
         "etcd": b"good",
         "etcdctl": b"good",
+        "LICENSE": release.OWN_LICENCE.read_bytes(),
     }
     assert sorted(path.name for path in tmp_path.iterdir()) == ["below", "t.tar.gz"]
+
+
+def test_the_releases_own_licence_and_notice_are_taken_where_it_has_them(tmp_path: Path) -> None:
+    names = (*release.PROGRAMS, *release.LICENCES)
+    tarball(tmp_path / "t.tar.gz", {f"{release.TOP}/{name}": name.encode() for name in names})
+    release.unpack(tmp_path / "t.tar.gz", tmp_path / "out")
+    texts = {path.name: path.read_text() for path in (tmp_path / "out/licences").iterdir()}
+    assert texts == {"LICENSE": "LICENSE", "NOTICE": "NOTICE"}
+    assert f"-t /usr/share/licenses/etcd {release.MOUNT}/licences/*\n" in release.INSTALL_SCRIPT
 
 
 def test_a_link_is_no_program(tmp_path: Path) -> None:
