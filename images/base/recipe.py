@@ -91,6 +91,8 @@ def prepare(step: Step, base: Base, root: Path) -> None:
         (root / name).chmod(mode)
     copy_files(HERE / "files", root)
     copy_files(HERE / "example", root / "usr/share/doc/system-container/example")
+    (licences := root / "usr/share/licenses/system-container").mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(_LICENCE, licences / _LICENCE.name)
     settle(root, base)
     units = root / "etc/systemd/system"
     units.mkdir(parents=True, exist_ok=True)
@@ -109,11 +111,9 @@ def prepare(step: Step, base: Base, root: Path) -> None:
 
 
 def settle(root: Path, base: Base) -> None:
-    """Write our licence, and what differs between bases: its cgroups, its locale, sshd's rules where they are one file."""
+    """Write what differs between bases: what its systemd can, its locale, sshd's rules where they are one file."""
     (share := root / "usr/share/system-container").mkdir(parents=True, exist_ok=True)
     (share / "cgroups").write_text(" ".join(map(str, base.cgroups)) + "\n")
-    (licences := root / "usr/share/licenses/system-container").mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(_LICENCE, licences / _LICENCE.name)
     (root / "etc/locale.conf").write_text(f"LANG={base.locale}\n")
     if (root / "etc/default").is_dir():
         # Where PAM on Debian looks for the locale of a login.

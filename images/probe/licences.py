@@ -22,15 +22,22 @@ _REFERENCE = re.compile(r"/usr/share/common-licenses/[A-Za-z0-9][A-Za-z0-9.-]*[A
 def add(step: Step, base: Base, full: Path, small: Path) -> None:
     """Copy to `small` the licence texts of all packages of `full` that files of `small` are from. Raises BuildError."""
     rows = process.capture(["rpm", "--root", full, "--dbpath", base.rpm_dbpath, "-qa", "--queryformat", _QUERY])
-    there = {f"/{path.relative_to(small)}" for path in small.rglob("*") if path.is_file() and not path.is_symlink()}
-    paths, missing = chosen(rows, there)
+    paths, missing = chosen(rows, _files(small))
     for path in sorted(paths):
         _copy(full, small, path)
     texts = [path for path in small.joinpath("usr/share/doc").rglob("copyright") if not path.is_symlink()]
     for path in sorted({name for text in texts for name in _REFERENCE.findall(text.read_text(errors="replace"))}):
         _copy(full, small, path)
+    # The whole texts are files of a package, too.
+    paths, _ = chosen(rows, _files(small))
+    for path in sorted(paths):
+        _copy(full, small, path)
     if missing:
         step.say(f"no licence text in the packages {', '.join(missing)}, nor in others of their sources")
+
+
+def _files(root: Path) -> set[str]:
+    return {f"/{path.relative_to(root)}" for path in root.rglob("*") if path.is_file() and not path.is_symlink()}
 
 
 def chosen(rows: str, there: Iterable[str]) -> tuple[set[str], list[str]]:
