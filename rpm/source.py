@@ -13,6 +13,7 @@ DAEMON = Path("daemon")
 PACKAGE = DAEMON / "overlayd"
 FREEZE = Path("rpm/freeze")
 DOCS = Path("rpm/docs")
+LICENCES = Path("rpm/licenses")
 SPEC = Path("rpm/overlayd.spec")
 LOCK = Path("requirements/freeze.txt")
 # What the spec installs beside the program, as it names them (Source1: and so on).
@@ -45,7 +46,7 @@ def epoch(root: Path) -> int:
     if given is not None:
         return given
     try:
-        paths = (PACKAGE, FREEZE, DOCS, SPEC, LOCK, *SOURCES)
+        paths = (PACKAGE, FREEZE, DOCS, LICENCES, SPEC, LOCK, *SOURCES)
         found = capture(["git", "log", "-1", "--format=%ct", "--", *paths], cwd=root)
     except CommandFailed:
         return 0

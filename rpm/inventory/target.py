@@ -16,7 +16,6 @@ LICENCES = Path("rpm/licenses")
 _MADE = "/inventory.json"
 _MADE_LICENCES = "/licenses"
 _CODE = Path("rpm/inventory")
-_TEXTS = Path("rpm/licenses")
 
 
 def targets(base: Base, *, frozen: Path, wheelhouse: Path, python: str) -> tuple[Target, Target]:
@@ -26,21 +25,21 @@ def targets(base: Base, *, frozen: Path, wheelhouse: Path, python: str) -> tuple
     inventory = container.target(
         name=NAME,
         base=base,
-        script=f"{run}.take /run/frozen /run/wheelhouse /run/{_TEXTS}/parts.toml {_MADE}",
+        script=f"{run}.take /run/frozen /run/wheelhouse /run/{source.LICENCES}/parts.toml {_MADE}",
         mounts={frozen: "/run/frozen", wheelhouse: "/run/wheelhouse", source.ROOT / "rpm": "/run/rpm"},
         fetch=_MADE,
         output=INVENTORY,
-        files=[*code, source.ROOT / _CODE / "take.py", source.ROOT / _TEXTS / "parts.toml"],
+        files=[*code, source.ROOT / _CODE / "take.py", source.ROOT / source.LICENCES / "parts.toml"],
         needs=("rpm.wheelhouse", "rpm.freeze"),
     )
     licences = container.target(
         name=LICENCES_NAME,
         base=base,
-        script=f"{run}.licences /run/inventory.json /run/{_TEXTS} {_MADE_LICENCES}",
+        script=f"{run}.licences /run/inventory.json /run/{source.LICENCES} {_MADE_LICENCES}",
         mounts={INVENTORY: "/run/inventory.json", source.ROOT / "rpm": "/run/rpm"},
         fetch=_MADE_LICENCES,
         output=LICENCES,
-        files=[*code, source.ROOT / _CODE / "licences.py", source.ROOT / _TEXTS],
+        files=[*code, source.ROOT / _CODE / "licences.py", source.ROOT / source.LICENCES],
         needs=(NAME,),
     )
     return inventory, licences

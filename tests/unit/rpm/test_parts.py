@@ -101,6 +101,10 @@ def test_a_row_of_the_table_names_licences_of_spdx_and_texts_that_are_there(part
     assert part.texts or not part.inside
 
 
+def test_the_whole_table_is_one_expression_of_spdx() -> None:
+    assert spdx.is_expression(re.sub(r"LicenseRef-\w+", "MIT", parts.expression(TABLE.parts)))
+
+
 def test_the_table_holds_for_the_versions_that_are_frozen() -> None:
     lock = dict(re.findall(r"^([\w-]+)==(\S+)", (source.ROOT / source.LOCK).read_text(), flags=re.MULTILINE))
     assert {name: lock[name] for name in TABLE.versions} == dict(TABLE.versions)
