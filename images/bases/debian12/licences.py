@@ -53,12 +53,14 @@ _VERSIONS = {
 }
 # Names in one word with an exception in it: `GPL-2+-libtool-exception`.
 _ONE_WORD = re.compile(r"(\S+?\+?)-(?:with-)?([a-z0-9.]+)-exception", re.IGNORECASE)
-# Grants in prose, each with the words that make it "or later"; blanks and line breaks are one blank.
+# Grants in prose, with blanks and line breaks made one blank.
 _GRANT = re.compile(
     r"GNU (?P<kind>Library |Lesser )?General Public License,? (?:as published by the Free Software Foundation[;,] )?"
-    r"(?P<either>either )?version (?P<version>[123](?:\.[01])?)(?: of the License)?(?P<later>,? \(?or,? \(?at your "
-    r"option\)?,? any later version)?"
+    r"(?P<either>either )?version (?P<version>[123](?:\.[01])?)(?: of the License)?"
 )
+# What stands behind a grant of later versions, too; and behind one of this version alone, which has to end there.
+_LATER = re.compile(r"\+|,? \(?or,? (\(?at your option\)?,? )?(any )?later")
+_ENDS = re.compile(r"( as published by the Free Software Foundation)?([.;]|$)")
 # What stands before it where it grants, and not only tells where the text is.
 _UNDER = re.compile(r"(under|by) the (terms|conditions) of (the )?$|overall licen[cs]e for \S+ is the $", re.IGNORECASE)
 _MIT = (
@@ -165,8 +167,12 @@ def _granted(text: str) -> Iterator[str]:
             continue
         name = "LGPL" if found["kind"] else "GPL"
         version = found["version"] if "." in found["version"] else f"{found['version']}.0"
-        if version in _VERSIONS[name.lower()] and (found["later"] or not found["either"]):
-            yield f"{name}-{version}-{'or-later' if found['later'] else 'only'}"
+        if version not in _VERSIONS[name.lower()]:
+            continue
+        if _LATER.match(plain, found.end()):
+            yield f"{name}-{version}-or-later"
+        elif _ENDS.match(plain, found.end()) and not found["either"]:
+            yield f"{name}-{version}-only"
 
 
 def _reference(package: str, name: str) -> str:

@@ -133,7 +133,10 @@ def _make_repository(step: Step, base: Base) -> None:
     step.say(f"{len(packages)} packages, {sum(len(c.files) for c in contents.values())} files")
     file = step.scratch / "debian12.spec"
     names = contents.keys() | {package.name for package in packages}
-    file.write_text(spec.write(packages, contents, _licences(step, root, names), root))
+    told = licences_of(root, names)
+    named = sum(bool(licences.identifiers(expression)) for expression in told.values())
+    step.say(f"{named} of {len(told)} packages have licences by SPDX identifiers")
+    file.write_text(spec.write(packages, contents, told, root))
     top = step.scratch / "rpmbuild"
     step.run(
         [
@@ -157,7 +160,7 @@ def _make_repository(step: Step, base: Base) -> None:
     own.sign(step, out, step.output(base.keys))
 
 
-def _licences(step: Step, root: Path, names: Iterable[str]) -> dict[str, str]:
+def licences_of(root: Path, names: Iterable[str]) -> dict[str, str]:
     """The SPDX expression of each RPM, from its copyright files. Raises BuildError, which names those without one."""
     found: dict[str, str] = {}
     for name in names:
@@ -169,8 +172,6 @@ def _licences(step: Step, root: Path, names: Iterable[str]) -> dict[str, str]:
     missing = sorted(set(names) - found.keys())
     if missing:
         raise BuildError(f"packages without a copyright file: {', '.join(missing)}")
-    named = sum(bool(licences.identifiers(expression)) for expression in found.values())
-    step.say(f"{named} of {len(found)} packages have licences by SPDX identifiers")
     return found
 
 

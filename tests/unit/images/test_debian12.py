@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from images.bases.debian12 import assign, dpkg, spec
+from images.bases.debian12 import assign, dpkg, repository, spec
+from images.engine.errors import BuildError
 
 STATUS = """\
 Package: tool
@@ -150,3 +151,18 @@ def test_of_documents_copyright_files_stay_and_are_no_documents_to_rpm(root: Pat
         assert f'%license "/usr/share/{path}"' in text
     assert "README" not in text
     assert "%global __docdir_path /usr/share/man:/usr/share/info\n" in text
+
+
+def test_licences_are_of_the_file_that_a_package_has_leads_to_or_gets_from_us(root: Path) -> None:
+    share = root / "usr/share"
+    for path, name in (("doc/mawk", "ISC"), ("doc/libc6", "custom"), ("licenses/mawk", "Apache-2.0")):
+        (share / path).mkdir(parents=True)
+        (share / path / "copyright").write_text(f"Format: 1\n\nFiles: *\nLicense: {name}\n")
+    (share / "doc/libthing").symlink_to("libc6")
+    assert repository.licences_of(root, ["mawk", "libc6", "libthing"]) == {
+        "mawk": "Apache-2.0 AND ISC",
+        "libc6": "LicenseRef-Debian-libc6-custom",
+        "libthing": "LicenseRef-Debian-libc6-custom",
+    }
+    with pytest.raises(BuildError, match="packages without a copyright file: other, tool"):
+        repository.licences_of(root, ["tool", "mawk", "other"])

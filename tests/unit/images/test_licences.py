@@ -113,6 +113,22 @@ def test_of_prose_only_the_grants_that_stand_in_it_are_told_and_the_rest_is_name
     assert licences.expression("", "g++") == "LicenseRef-Debian-g---copyright"
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("version 2.1 or later - see COPYING.LIB", "LGPL-2.1-or-later AND "),
+        ("version 3+.", "LGPL-3.0-or-later AND "),
+        ("version 2 (or, at your option, any later version)", "LGPL-2.0-or-later AND "),
+        ("version 2.1.", "LGPL-2.1-only AND "),
+        ("version 2.1 with some additions.", ""),
+        ("version 7.", ""),
+    ],
+)
+def test_a_grant_in_prose_is_told_with_the_versions_that_it_is_of(words: str, told: str) -> None:
+    text = f"under the terms of the\n   GNU Lesser General Public License, {words}"
+    assert licences.expression(text, "x") == f"{told}LicenseRef-Debian-x-copyright"
+
+
 def test_a_grant_of_one_version_is_not_made_one_of_later_ones() -> None:
     text = (
         "you may redistribute it under the terms of the GNU General Public License as published by the Free Software "
