@@ -20,7 +20,7 @@ _CODE = Path("rpm/inventory")
 
 def targets(base: Base, *, frozen: Path, wheelhouse: Path, python: str) -> tuple[Target, Target]:
     """`frozen` and `wheelhouse` are below the build folder; `python` is the interpreter of the freezer image."""
-    code = [source.ROOT / _CODE / name for name in ("__init__.py", "parts.py")]
+    code = [source.ROOT / "rpm/__init__.py", *(source.ROOT / _CODE / name for name in ("__init__.py", "parts.py"))]
     run = f"cd /run && {python} -m rpm.inventory"
     inventory = container.target(
         name=NAME,
