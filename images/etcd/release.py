@@ -33,7 +33,7 @@ PROGRAMS_FOLDER = FOLDER / "programs"
 MOUNT = "/run/overlayd/etcd"
 PROGRAMS = ("etcd", "etcdctl")
 LICENCE_FOLDER = "/usr/share/licenses/etcd"
-# The release of 3.5 holds neither: then LICENSE is ours, the same text of the Apache licence, under which etcd is.
+# A release may hold neither. Then LICENSE is this project's file: the Apache licence, which is etcd's too.
 LICENCES = ("LICENSE", "NOTICE")
 OWN_LICENCE = Path(__file__).parents[2] / "LICENSE"
 INSTALL_SCRIPT = f"""\
