@@ -16,6 +16,7 @@ DAEMON = Path("daemon")
 PACKAGE = DAEMON / "overlayd"
 FREEZE = Path("rpm/freeze")
 DOCS = Path("rpm/docs")
+LICENCES = Path("rpm/licenses")
 SPEC = Path("rpm/overlayd.spec")
 LOCK = Path("requirements/freeze.txt")
 # What the spec installs beside the program, as it names them (Source1: and so on).

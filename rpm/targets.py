@@ -5,9 +5,10 @@
     rpm.freeze      the program as it goes to /usr/lib/overlayd, where the spec puts it into a folder bin
     rpm.docs        manual pages and shell completion, made from the program's own parser
     rpm.inventory   what the program turned out to be made of, for the RPM's bill of materials (rpm/inventory/)
+    rpm.licences    the licence texts of all that, and the RPM's License field
     rpm.build       the RPM in a repository that yum can read
 
-Only the first needs a network. A change in the daemon's code repeats the last three.
+Only the first needs a network. A change in the daemon's code repeats the last five.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ FACTS = Path("rpm/facts.json")
 KEYS = Path("rpm/keys/rpm.asc")
 FROZEN = Path("rpm/frozen")
 DOCS = Path("rpm/docs")
+LICENCES = inventory.LICENCES
 INSTALLED = "/usr/lib/overlayd"
 # The oldest C library that a wheel may ask for is that of the oldest base; pip wants every older name listed too.
 _PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
@@ -52,7 +54,7 @@ def targets(base: Base) -> tuple[Target, ...]:
         _freezer(base),
         _freeze(base),
         _docs(base),
-        inventory.target(base, frozen=FROZEN, wheelhouse=wheelhouse(base), python=f"{_VENV}/bin/python"),
+        *inventory.targets(base, frozen=FROZEN, wheelhouse=wheelhouse(base), python=f"{_VENV}/bin/python"),
         _build(base),
     )
 
@@ -154,7 +156,11 @@ def _build(base: Base) -> Target:
             step,
             base.tag("freezer"),
             script,
-            mounts={step.build / FROZEN: "/run/frozen", step.build / DOCS: "/run/docs"},
+            mounts={
+                step.build / FROZEN: "/run/frozen",
+                step.build / DOCS: "/run/docs",
+                step.build / LICENCES: "/run/licenses",
+            },
             fetch="/repo",
             to=(made := step.output(REPOSITORY)),
         )
@@ -169,7 +175,7 @@ def _build(base: Base) -> Target:
         code=[_HERE],
         values={"script": script},
         files=(source.SPEC, *source.SOURCES),
-        needs=("rpm.freeze", "rpm.docs"),
+        needs=("rpm.freeze", "rpm.docs", inventory.LICENCES_NAME),
         outputs=(REPOSITORY, KEYS, FACTS),
         facts=FACTS,
     )
@@ -191,6 +197,7 @@ def build_script(version: str, epoch: int, *, release: str, compression: str = _
         "_binary_payload": compression,
         "frozen": "/run/frozen",
         "docs": "/run/docs",
+        "licenses": "/run/licenses/texts",
         "overlayd_version": version,
         "overlayd_release": release,
     }
@@ -200,7 +207,7 @@ export SOURCE_DATE_EPOCH={epoch}
 mkdir -p /tmp/sources /repo
 cd {container.CHECKOUT}
 cp {names} /tmp/sources/
-rpmbuild -bb --quiet {words} {source.SPEC}
+rpmbuild -bb --quiet {words} --define "overlayd_license $(cat /run/licenses/expression)" {source.SPEC}
 touch --date=@{epoch} /repo/*.rpm
 createrepo_c --quiet --no-database --revision={epoch} --set-timestamp-to-revision --simple-md-filenames /repo
 """

@@ -19,6 +19,8 @@ from images.engine.step import Step
 NAME = "images.base"
 FILES = Path("images/base/files")
 EXAMPLE = Path("images/base/example")
+# Of this project, whose files are in this image and those made from it.
+LICENCE = Path("LICENSE")
 
 _PROGRAMS = "/usr/libexec/system-container"
 # A container starts at a program that becomes systemd where systemd can run; `docker stop` tells it to shut down as it
@@ -76,7 +78,7 @@ def target(base: Base) -> Target:
             **{"config": vars(CONFIG), "cgroups": base.cgroups, "locale": base.locale},
         },
         tools=("dnf", "rpm", "tar"),
-        files=(FILES, EXAMPLE),
+        files=(FILES, EXAMPLE, LICENCE),
         needs=(base.repository_target,),
         image=base.tag("base"),
     )
@@ -89,6 +91,8 @@ def prepare(step: Step, base: Base, root: Path) -> None:
         (root / name).chmod(mode)
     copy_files(step.checkout / FILES, root)
     copy_files(step.checkout / EXAMPLE, root / "usr/share/doc/system-container/example")
+    (licences := root / "usr/share/licenses/system-container").mkdir(parents=True, exist_ok=True)
+    shutil.copy2(step.checkout / LICENCE, licences)
     settle(root, base)
     units = root / "etc/systemd/system"
     units.mkdir(parents=True, exist_ok=True)

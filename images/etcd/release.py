@@ -2,7 +2,7 @@
 
 What was fetched stays in the build folder's cache, so that a later build needs no network; a tarball that somebody put
 there is as good. Of the tarball only the
-programs are taken, by their names, so that no name in it can lead anywhere else.
+programs and the licence are taken, by their names, so that no name in it can lead anywhere else.
 """
 
 from __future__ import annotations
@@ -32,7 +32,14 @@ TARBALL = f"{TOP}.tar.gz"
 PROGRAMS_FOLDER = FOLDER / "programs"
 MOUNT = "/run/overlayd/etcd"
 PROGRAMS = ("etcd", "etcdctl")
-INSTALL_SCRIPT = f"install -m 755 {' '.join(f'{MOUNT}/{program}' for program in PROGRAMS)} /usr/bin/\n"
+LICENCE_FOLDER = "/usr/share/licenses/etcd"
+# A release may hold neither. Then LICENSE is this project's file: the Apache licence, which is etcd's too.
+LICENCES = ("LICENSE", "NOTICE")
+OWN_LICENCE = Path("LICENSE")
+INSTALL_SCRIPT = f"""\
+install -m 755 {" ".join(f"{MOUNT}/{program}" for program in PROGRAMS)} /usr/bin/
+install -D -m 644 -t {LICENCE_FOLDER} {MOUNT}/licences/*
+"""
 _TIMEOUT_S = 30.0
 _HINT = (
     f"fetch it elsewhere and put it there as build/{FOLDER / TARBALL}, name a mirror, build on the base debian12-rpm, "
@@ -47,13 +54,14 @@ def target(url: str = URL, sha256: str = SHA256) -> Target:
         out = step.output(FOLDER)
         out.mkdir(parents=True)
         obtain(out / TARBALL, step.build / FOLDER / TARBALL, url, sha256, step)
-        unpack(out / TARBALL, out / PROGRAMS_FOLDER.name)
+        unpack(out / TARBALL, out / PROGRAMS_FOLDER.name, step.checkout / OWN_LICENCE)
 
     return targets.target(
         name=NAME,
         build=build,
         code=[Path(__file__)],
         values={"sha256": sha256},
+        files=(OWN_LICENCE,),
         outputs=(FOLDER,),
         network=True,
     )
@@ -118,19 +126,24 @@ def _digest(file: Path) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
-def unpack(tarball: Path, folder: Path) -> None:
-    """Put the programs of the release into a folder, which must not exist. Raises BuildError when one is not in it."""
-    folder.mkdir(parents=True)
+def unpack(tarball: Path, folder: Path, licence: Path) -> None:
+    """Put the programs of the release, and its licence, into a folder, which must not exist.
+
+    `licence` is for a release that holds none. Raises BuildError when a program is not in it.
+    """
+    (folder / "licences").mkdir(parents=True)
     wanted = {PurePosixPath(TOP, program): folder / program for program in PROGRAMS}
+    texts = {PurePosixPath(TOP, name): folder / "licences" / name for name in LICENCES}
+    shutil.copyfile(licence, folder / "licences" / OWN_LICENCE.name)
     try:
         with tarfile.open(tarball, "r:gz") as archive:
             for member in archive:
-                place = wanted.get(PurePosixPath(member.name))
+                place = (wanted | texts).get(PurePosixPath(member.name))
                 content = archive.extractfile(member) if place and member.isreg() else None
                 if place is not None and content is not None:
                     with content, place.open("wb") as file:
                         shutil.copyfileobj(content, file)
-                    place.chmod(0o755)
+                    place.chmod(0o755 if place in wanted.values() else 0o644)
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise BuildError(f"{tarball} cannot be unpacked: {error}", hint=f"remove {tarball} and build again") from error
     missing = [str(name) for name, place in wanted.items() if not place.exists()]

@@ -13,6 +13,7 @@ from images.engine.containers import ImageConfig
 from images.engine.errors import BuildError
 from images.engine.graph import Target
 from images.engine.step import Step
+from images.probe import licences
 
 NAME = "images.probe"
 COLLECT = Path("images/probe/collect")
@@ -57,6 +58,7 @@ def target(base: Base) -> Target:
         dnf.install_root(step, base, full, base.packages["probe"])
         system.copy_files(step.checkout / COLLECT, full / "collect")
         step.run(sandbox.inside(full, ["sh", "-eu", "/collect/collect.sh", "/small", *PROGRAMS]))
+        licences.add(step, base, full, full / "small")
         step.import_root(full / "small", CONFIG)
 
     return targets.target(

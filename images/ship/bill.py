@@ -5,6 +5,7 @@ The same values give the same bytes: the serial number is made of the content, a
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -15,8 +16,9 @@ from cyclonedx.model import ExternalReference, ExternalReferenceType, HashAlgori
 from cyclonedx.model.bom import Bom, BomMetaData
 from cyclonedx.model.component import Component, ComponentType, Pedigree
 from cyclonedx.model.contact import OrganizationalEntity
-from cyclonedx.model.license import License
+from cyclonedx.model.license import License, LicenseExpression
 from cyclonedx.output.json import JsonV1Dot6
+from cyclonedx.spdx import is_expression
 from packageurl import PackageURL
 
 from images.ship.contents import Contents, File, Package
@@ -28,6 +30,7 @@ _VENDOR = OrganizationalEntity(name="overlayd")
 _LICENCE = "Apache-2.0"
 # How the packages of the base debian12-rpm call their source (images/bases/debian12/spec.py).
 _FROM_DEBIAN = "debian12-rpm-"
+_REFERENCE = re.compile(r"\bLicenseRef-[A-Za-z0-9.-]+")
 
 
 def of_image(
@@ -62,19 +65,21 @@ def of_rpm(package: Package, inventory: Mapping[str, Any], *, base: str, epoch: 
     subject = _package(package, base, kind=ComponentType.APPLICATION)
     subject.bom_ref.value = "rpm"
     subject.supplier = _VENDOR
-    parts = [_distribution(found) for found in inventory["distributions"]]
+    licences = {_plain(part["name"]): part["spdx"] for part in inventory["parts"]}
+    parts = [_distribution(found, licences[_plain(found["name"])]) for found in inventory["distributions"]]
     parts.append(
         Component(
             type=ComponentType.PLATFORM,
             name="python",
             version=inventory["python"],
             bom_ref="python",
-            licenses=[_licence("PSF-2.0")],
+            licenses=[_licence(licences["python"])],
             purl=PackageURL("generic", None, "python", inventory["python"]),
             properties=[Property(name="overlayd:modules", value=str(inventory["standard_modules"]))],
         )
     )
     parts += _libraries(inventory["libraries"], base)
+    parts += [_linked(part) for part in inventory["parts"] if part["inside"]]
     parts += [_unknown(name) for name in inventory["unknown"]]
     return _text(subject, parts, epoch)
 
@@ -135,21 +140,35 @@ def _ancestor(package: Package) -> Pedigree | None:
     )
 
 
-def _distribution(found: Mapping[str, Any]) -> Component:
+def _distribution(found: Mapping[str, Any], licence: str) -> Component:
     name = found["name"]
-    # Names of the index are compared in this form (PEP 503), and so are purls.
-    plain = name.lower().replace("_", "-").replace(".", "-")
+    plain = _plain(name)
     return Component(
         name=name,
         version=found["version"],
         bom_ref=f"pypi:{plain}",
-        licenses=[_licence(found["license"])] if found["license"] else [],
+        licenses=[_licence(licence)],
         hashes=[HashType(alg=HashAlgorithm.SHA_256, content=found["sha256"])] if found["sha256"] else [],
         purl=PackageURL("pypi", None, plain, found["version"]),
         properties=[
             Property(name="overlayd:frozen", value=f"{found['parts']} modules and files"),
             *([Property(name="overlayd:source", value=found["source"])] if found["source"] else []),
         ],
+    )
+
+
+def _plain(name: str) -> str:
+    """Names of the index are compared in this form (PEP 503), and so are purls."""
+    return name.lower().replace("_", "-").replace(".", "-")
+
+
+def _linked(part: Mapping[str, Any]) -> Component:
+    """What a distribution has linked into its extension, so that no file of it is there."""
+    return Component(
+        name=part["name"],
+        bom_ref=f"linked:{part['name']}",
+        licenses=[_licence(part["spdx"])],
+        properties=[Property(name="overlayd:linked-into", value=part["inside"])],
     )
 
 
@@ -207,8 +226,16 @@ def _unknown(name: str) -> Component:
 
 
 def _licence(text: str) -> License:
-    """As SPDX where it is an identifier or an expression of it, else by its name."""
-    return LicenseFactory().make_from_string(text)
+    """As SPDX where it is an identifier or an expression of it, else by its name.
+
+    A LicenseRef is SPDX's way to name a licence that only the package tells (images/bases/debian12/licences.py). The
+    library knows none, and would take an expression with one for a name.
+    """
+    words = re.sub(r"(?<=[\s)])(and|or|with)(?=[\s(])", lambda word: word[0].upper(), text)
+    known = _REFERENCE.sub("MIT", words)
+    return (
+        LicenseExpression(words) if known != words and is_expression(known) else LicenseFactory().make_from_string(text)
+    )
 
 
 def _namespace(base: str) -> str:

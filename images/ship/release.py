@@ -29,7 +29,10 @@ from images.signing import Key
 
 CREATED = "org.opencontainers.image.created"
 # What etcd's own release installs, on a base without a package of etcd.
-_ETCD = ("/usr/bin/etcd", "/usr/bin/etcdctl")
+_ETCD = (
+    *(f"/usr/bin/{program}" for program in etcd_release.PROGRAMS),
+    *(f"{etcd_release.LICENCE_FOLDER}/{name}" for name in etcd_release.LICENCES),
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,10 @@
 """What the frozen program is made of. Runs in the freezer image, on its Python: PyInstaller reads its own archives.
 
-    python -m rpm.inventory.take FROZEN WHEELHOUSE OUT      OUT: a JSON file, the same bytes for the same input
+    python -m rpm.inventory.take FROZEN WHEELHOUSE PARTS OUT    OUT: a JSON file, the same bytes for the same input
 
 Every module and file of FROZEN is given to what it came from: a distribution of the virtual environment, Python, a
-package of this image, overlayd itself. What comes from none of these is named in `unknown`, never left out.
+package of this image, overlayd itself. What comes from none of these is named in `unknown`, never left out. PARTS is
+rpm/licenses/parts.toml, which tells the licences of all that was found; what it does not know stops the build.
 """
 
 from __future__ import annotations
@@ -16,9 +17,12 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from rpm.inventory import parts
 
 PROGRAM = "overlayd"
 INTERNAL = "_internal"
@@ -27,8 +31,8 @@ _FIELDS = ("name", "epoch", "version", "release", "arch", "license", "vendor", "
 _PYINSTALLER = re.compile(r"pyi(boot|mod|_rth_)")
 
 
-def inventory(frozen: Path, wheelhouse: Path) -> dict[str, Any]:
-    """Everything in the folder of the frozen program, by where it came from."""
+def inventory(frozen: Path, wheelhouse: Path, table: parts.Table) -> dict[str, Any]:
+    """Everything in the folder of the frozen program, by where it came from. Raises UnknownPart."""
     owners = _recorded()
     used: Counter[str] = Counter()
     unknown: list[str] = []
@@ -54,13 +58,25 @@ def inventory(frozen: Path, wheelhouse: Path) -> dict[str, Any]:
             libraries.append({"file": name, **package})
         else:
             unknown.append(f"file {name}")
-    return {
+    found: dict[str, Any] = {
         "python": platform.python_version(),
         "standard_modules": len(standard),
         "distributions": [_distribution(name, count, wheelhouse) for name, count in sorted(used.items())],
         "libraries": libraries,
+        "linked": sorted(_linked(frozen / INTERNAL)),
         "unknown": sorted(unknown),
     }
+    found["parts"] = [asdict(part) for part in parts.bundled(found, table)]
+    return found
+
+
+def _linked(folder: Path) -> set[str]:
+    """The folders `third_party/<name>` that compiled extensions name: sources that their projects took from others.
+
+    Not all of them: only files with an assertion or a log message leave their name.
+    """
+    names = (re.findall(rb"third_party/([A-Za-z0-9_-]+)/", path.read_bytes()) for path in folder.rglob("*.so"))
+    return {name.decode() for found in names for name in found}
 
 
 def _modules(program: Path) -> Iterator[str]:
@@ -89,28 +105,16 @@ def _owner(module: str, owners: dict[str, str]) -> str | None:
 
 
 def _distribution(name: str, parts: int, wheelhouse: Path) -> dict[str, Any]:
-    found = metadata.metadata(name)
-    version = found["Version"]
+    version = metadata.version(name)
     stem = re.compile(re.sub(r"[-_.]+", "[-_.]+", re.escape(name).replace(r"\-", "-")) + "-" + re.escape(version), re.I)
     files = sorted(path for path in wheelhouse.iterdir() if stem.match(path.name))
     return {
         "name": name,
         "version": version,
-        "license": found["License-Expression"] or _short(found["License"]) or _classified(found),
         "parts": parts,
         "source": files[0].name if files else None,
         "sha256": _sha256(files[0]) if files else None,
     }
-
-
-def _short(text: str | None) -> str | None:
-    """A licence's name; some projects write the whole text there."""
-    return text if text and "\n" not in text and len(text) < 80 else None
-
-
-def _classified(found: metadata.PackageMetadata) -> str | None:
-    names = [line.rpartition(" :: ")[2] for line in found.get_all("Classifier") or () if line.startswith("License ::")]
-    return names[0] if names else None
 
 
 def _package_of(path: Path) -> dict[str, Any] | None:
@@ -145,8 +149,13 @@ def _sha256(path: Path) -> str:
 
 def main(arguments: list[str]) -> int:
     """Write the inventory; the exit status."""
-    frozen, wheelhouse, out = map(Path, arguments)
-    out.write_text(json.dumps(inventory(frozen, wheelhouse), indent=1, sort_keys=True) + "\n")
+    frozen, wheelhouse, table, out = map(Path, arguments)
+    try:
+        found = inventory(frozen, wheelhouse, parts.load(table.read_text()))
+    except parts.UnknownPart as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    out.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The target that takes stock of the frozen program, for the RPM's bill of materials."""
+"""The targets that take stock of the frozen program: for the RPM's bill of materials, its licences and their texts."""
 
 from __future__ import annotations
 
@@ -6,23 +6,42 @@ from pathlib import Path
 
 from images.bases.base import Base
 from images.engine.graph import Target
-from rpm import container
+from rpm import container, source
 
 NAME = "rpm.inventory"
+LICENCES_NAME = "rpm.licences"
 INVENTORY = Path("rpm/inventory.json")
+# The folder `texts`, and the file `expression`.
+LICENCES = Path("rpm/licenses")
 _MADE = "/inventory.json"
+_MADE_LICENCES = "/licenses"
+_CODE = Path("rpm/inventory")
 
 
-def target(base: Base, *, frozen: Path, wheelhouse: Path, python: str) -> Target:
+def targets(base: Base, *, frozen: Path, wheelhouse: Path, python: str) -> tuple[Target, Target]:
     """`frozen` and `wheelhouse` are below the build folder; `python` is the interpreter of the freezer image."""
-    return container.target(
+    code = [Path("rpm/__init__.py"), *(_CODE / name for name in ("__init__.py", "parts.py"))]
+    run = f"cd {container.CHECKOUT} && {python} -m rpm.inventory"
+    inventory = container.target(
         name=NAME,
         base=base,
         code=Path(__file__),
-        script=f"cd {container.CHECKOUT} && {python} -m rpm.inventory.take /run/frozen /run/wheelhouse {_MADE}",
+        script=f"{run}.take /run/frozen /run/wheelhouse {source.LICENCES}/parts.toml {_MADE}",
         mounts={frozen: "/run/frozen", wheelhouse: "/run/wheelhouse"},
         fetch=_MADE,
         output=INVENTORY,
-        files=[Path("rpm/__init__.py"), Path("rpm/inventory/__init__.py"), Path("rpm/inventory/take.py")],
+        files=[*code, _CODE / "take.py", source.LICENCES / "parts.toml"],
         needs=("rpm.wheelhouse", "rpm.freeze"),
     )
+    licences = container.target(
+        name=LICENCES_NAME,
+        base=base,
+        code=Path(__file__),
+        script=f"{run}.licences /run/inventory.json {source.LICENCES} {_MADE_LICENCES}",
+        mounts={INVENTORY: "/run/inventory.json"},
+        fetch=_MADE_LICENCES,
+        output=LICENCES,
+        files=[*code, _CODE / "licences.py", source.LICENCES],
+        needs=(NAME,),
+    )
+    return inventory, licences

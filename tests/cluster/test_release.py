@@ -105,8 +105,20 @@ def test_every_image_and_the_rpm_has_a_valid_bill_that_hides_nothing(dist: Path)
     assert not [name for name in parts if name.startswith("unknown:")]
     libraries = [file["name"] for part in parts.values() for file in part.get("components", ())]
     assert {"libc.so.6", "ld-linux-x86-64.so.2"} <= set(libraries)
+    # What has no file of its own, as it is linked into another's.
+    assert {"linked:boringssl", "linked:abseil", "linked:c-ares", "linked:zlib-in-grpcio"} <= set(parts)
     [host] = [json.loads(text) for name, text in bills.items() if name.startswith("overlayd-host-")]
     assert "overlayd" in {part["name"] for part in host["components"]}
+
+
+def test_bills_name_licences_as_spdx_does(base: str, dist: Path) -> None:
+    for file in (dist / "sbom").iterdir():
+        said = json.loads(file.read_text())
+        packages = [part for part in [said["metadata"]["component"], *said["components"]] if part["type"] != "file"]
+        assert [part["bom-ref"] for part in packages if not part.get("licenses")] == [], file.name
+        # CentOS' packages may have Fedora's older names, which are told as names.
+        named = [part["bom-ref"] for part in packages if "name" in part["licenses"][0].get("license", {})]
+        assert named == [] or base.startswith("centos"), file.name
 
 
 def test_what_is_pushed_afterwards_has_the_digest_that_the_manifest_says(base: str, dist: Path, tmp_path: Path) -> None:

@@ -20,14 +20,15 @@ _LOCALE_FILES = (
     *("LC_MESSAGES/SYS_LC_MESSAGES", "LC_NAME", "LC_NUMERIC", "LC_PAPER", "LC_TELEPHONE", "LC_TIME"),
 )
 
-# Not carried over: Debian's own bookkeeping; what belongs to one machine; and which services are enabled, which is for
-# the image's recipe to say.
+# Not carried over: Debian's own bookkeeping; what belongs to one machine; links to documents that are left out; and
+# which services are enabled, which is for the image's recipe to say.
 DROPPED = re.compile(
     r"""/dev/.*|/proc/.*|/sys/.*|/run/.*|/tmp/.*|/boot/.*|/var/tmp/.*
     |/var/lib/(dpkg|apt|ucf|pam|systemd/deb-systemd-.*|shells\.state)(/.*)?|/var/cache/(apt|debconf|ldconfig)(/.*)?
     |/etc/(apt|dpkg)(/.*)?|/etc/(rc.|init|runit)\.?d?(/.*)?|/etc/.*-|/etc/\.pwd\.lock
     |/etc/(hostname|hosts|resolv\.conf|machine-id|mtab|ld\.so\.cache)|/etc/ssh/ssh_host_.*
     |/etc/systemd/(system|user)/.*|/var/log/(?!private).*|/etc/default/locale|/root/\.ssh|/usr/share/info/dir
+    |/usr/share/doc/[^/]+/(?!copyright$).*
     """,
     re.VERBOSE,
 )

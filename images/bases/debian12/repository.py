@@ -8,9 +8,10 @@ from pathlib import Path
 
 from images.bases import dnf, own
 from images.bases.base import Base
-from images.bases.debian12 import assign, dpkg, sources, spec
+from images.bases.debian12 import assign, dpkg, licences, sources, spec
 from images.bases.debian12.sources import CODENAME
 from images.engine import sandbox, target
+from images.engine.errors import BuildError
 from images.engine.graph import CACHE, Target
 from images.engine.step import Step
 
@@ -129,7 +130,11 @@ def _make_repository(step: Step, base: Base) -> None:
     contents = assign.assign(root, packages, extra)
     step.say(f"{len(packages)} packages, {sum(len(c.files) for c in contents.values())} files")
     file = step.scratch / "debian12.spec"
-    file.write_text(spec.write(packages, contents, root))
+    names = contents.keys() | {package.name for package in packages}
+    told = licences_of(root, names)
+    named = sum(bool(licences.identifiers(expression)) for expression in told.values())
+    step.say(f"{named} of {len(told)} packages have licences by SPDX identifiers")
+    file.write_text(spec.write(packages, contents, told, root))
     top = step.scratch / "rpmbuild"
     step.run(
         [
@@ -153,6 +158,21 @@ def _make_repository(step: Step, base: Base) -> None:
     own.sign(step, out, step.output(base.keys))
 
 
+def licences_of(root: Path, names: Iterable[str]) -> dict[str, str]:
+    """The SPDX expression of each RPM, from its copyright files. Raises BuildError, which names those without one."""
+    found: dict[str, str] = {}
+    for name in names:
+        # Of Debian's own; and of what files/<package>/ adds to it.
+        files = [root / folder / name / "copyright" for folder in ("usr/share/doc", "usr/share/licenses")]
+        texts = [(file.resolve().parent.name, file.read_text(errors="replace")) for file in files if file.is_file()]
+        if texts:
+            found[name] = licences.joined(clause for holder, text in texts for clause in licences.clauses(text, holder))
+    missing = sorted(set(names) - found.keys())
+    if missing:
+        raise BuildError(f"packages without a copyright file: {', '.join(missing)}")
+    return found
+
+
 def _add_files(files: Path, root: Path) -> dict[str, str]:
     """Copy what is in `files`/<package>/ into the root; the package of every path."""
     owners: dict[str, str] = {}
@@ -161,6 +181,8 @@ def _add_files(files: Path, root: Path) -> dict[str, str]:
             source, place = folder / path.lstrip("/"), root / path.lstrip("/")
             if source.is_dir() and not source.is_symlink():
                 place.mkdir(exist_ok=True)
+                if path in (f"/usr/share/doc/{folder.name}", f"/usr/share/licenses/{folder.name}"):
+                    owners[path] = folder.name
                 continue
             place.unlink(missing_ok=True)
             shutil.copy2(source, place, follow_symlinks=False)

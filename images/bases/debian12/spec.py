@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from images.bases.debian12.names import EL_NAMES
 CAPABILITIES = {"/usr/bin/ping": "cap_net_raw=ep"}
 # The modes of what is mounted there in every container: what is below is never seen.
 MODES = {"/proc": "0555", "/sys": "0555"}
+# Copyright files, links to the folders of other packages that have them, and the texts that they name.
+_LICENCE_FILE = re.compile(r"/usr/share/(doc/[^/]+(/copyright)?|licenses/[^/]+/.+|common-licenses/.+)")
 
 # The build root is the finished root filesystem: nothing is built, stripped, compressed, compiled or looked into, and
 # rpmbuild must not empty it first.
@@ -28,12 +31,15 @@ _PREAMBLE = """\
 %global use_source_date_epoch_as_buildtime 1
 %global clamp_mtime_to_source_date_epoch 1
 %global __check_files %{nil}
+# Where rpm takes every file for documentation, which `tsflags=nodocs` drops. Not /usr/share/doc: all that is there are
+# copyright files.
+%global __docdir_path /usr/share/man:/usr/share/info
 AutoReqProv: no
 Name: debian12-rpm
 Version: 12
 Release: 1
 Summary: Packages of Debian 12 as RPMs
-License: see /usr/share/doc/*/copyright
+License: LicenseRef-Debian
 BuildArch: x86_64
 %description
 Debian 12's packages as RPMs, each with its own files and dependencies.
@@ -52,21 +58,26 @@ _LIBC_TRIGGER = """\
 """
 
 
-def write(packages: Iterable[Package], contents: Mapping[str, Contents], root: Path) -> str:
-    """The whole spec. Owners in `contents` that are no Debian package (filesystem, yum) become RPMs as well."""
+def write(
+    packages: Iterable[Package], contents: Mapping[str, Contents], licences: Mapping[str, str], root: Path
+) -> str:
+    """The whole spec. Owners in `contents` that are no Debian package (filesystem, yum) become RPMs as well.
+
+    `licences` has the SPDX expression of each.
+    """
     known = {package.name: package for package in packages}
     owners = _Owners(root)
     parts = [_PREAMBLE]
     for name in sorted(known.keys() | contents.keys()):
         package = known.get(name)
-        parts.append(_package(package) if package else _extra(name))
+        parts.append(_package(package, licences[name]) if package else _extra(name, licences[name]))
         parts.append(_files(name, contents.get(name, Contents()), package, owners))
     if "libc6" in known:
         parts.append(_LIBC_TRIGGER)
     return "\n".join(parts)
 
 
-def _package(package: Package) -> str:
+def _package(package: Package, licence: str) -> str:
     provides = [f"{name} = {package.full_version}" for name in EL_NAMES.get(package.name, ())]
     provides = [line.split(" ")[0] if line.startswith("/") else line for line in provides]
     lines = [
@@ -75,6 +86,7 @@ def _package(package: Package) -> str:
         f"Epoch: {package.epoch}",
         f"Version: {package.version}",
         f"Release: {package.release}",
+        f"License: {_escape(licence)}",
         "AutoReqProv: no",
         f"Requires(pre): {FILESYSTEM}",
         *(f"Requires: {name}" for name in package.requires),
@@ -85,7 +97,7 @@ def _package(package: Package) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _extra(name: str) -> str:
+def _extra(name: str, licence: str) -> str:
     needs = {
         FILESYSTEM: f"Requires(pre): {ACCOUNTS}\n",
         "yum": "Requires: dnf\n",
@@ -94,7 +106,8 @@ def _extra(name: str) -> str:
     }
     requires = needs.get(name, "")
     return (
-        f"%package -n {name}\nSummary: What no package of Debian owns, in {name}\nAutoReqProv: no\n{requires}"
+        f"%package -n {name}\nSummary: What no package of Debian owns, in {name}\nLicense: {_escape(licence)}\n"
+        f"AutoReqProv: no\n{requires}"
         f"%description -n {name}\nMade for the base debian12-rpm.\n"
     )
 
@@ -106,6 +119,8 @@ def _files(name: str, contents: Contents, package: Package | None, owners: _Owne
         # What a package calls its configuration; and accounts, which every system changes.
         config = path in package.config if package else path.startswith("/etc/")
         words = ("%config(noreplace) " if config and not owners.is_link(path) else "") + owners.attr(path)
+        if _LICENCE_FILE.fullmatch(path):
+            words = f"%license {words}"
         if path in CAPABILITIES:
             words += f"%caps({CAPABILITIES[path]}) "
         lines.append(words + _quoted(path))

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from images.bases.debian12 import assign, dpkg, spec
+from images.bases.debian12 import assign, dpkg, repository, spec
+from images.engine.errors import BuildError
 
 STATUS = """\
 Package: tool
@@ -114,13 +115,21 @@ def test_what_belongs_to_one_machine_or_to_dpkg_is_dropped(root: Path) -> None:
     assert not {path for path in paths if path.startswith(("/var/lib/dpkg", "/etc/systemd", "/etc/machine-id"))}
 
 
+def written(packages: list[dpkg.Package], root: Path) -> str:
+    """The spec, with one licence for all."""
+    contents = assign.assign(root, packages, {})
+    names = contents.keys() | {package.name for package in packages}
+    return spec.write(packages, contents, dict.fromkeys(names, "ISC AND LicenseRef-100%"), root)
+
+
 def test_the_spec_says_what_each_package_is(root: Path) -> None:
     packages = dpkg.installed(root)
-    text = spec.write(packages, assign.assign(root, packages, {}), root)
+    text = written(packages, root)
     section = text[text.index("%package -n tool\n") : text.index("%files -n tool\n")]
     assert "Summary: 100 %% useful" in section
     assert "Epoch: 2\nVersion: 1.2.rc1\nRelease: 3+deb12u1\n" in section
     assert "Requires: mawk\n" in section
+    assert "License: ISC AND LicenseRef-100%%\n" in section
     assert '%config(noreplace) "/etc/tool.conf"' in text
     assert "%files -n filesystem" in text
 
@@ -128,5 +137,32 @@ def test_the_spec_says_what_each_package_is(root: Path) -> None:
 def test_what_is_mounted_over_in_every_container_has_the_mode_of_what_is_mounted(root: Path) -> None:
     (root / "proc").mkdir()
     packages = dpkg.installed(root)
-    text = spec.write(packages, assign.assign(root, packages, {}), root)
+    text = written(packages, root)
     assert '%dir %attr(0555,root,root) "/proc"' in text
+
+
+def test_of_documents_copyright_files_stay_and_are_no_documents_to_rpm(root: Path) -> None:
+    for path in ("doc/tool/copyright", "doc/tool/README", "common-licenses/GPL-2"):
+        (root / "usr/share" / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / "usr/share" / path).write_text("")
+    (root / "usr/share/doc/mawk").symlink_to("tool")
+    text = written(dpkg.installed(root), root)
+    for path in ("doc/tool/copyright", "doc/mawk", "common-licenses/GPL-2"):
+        assert f'%license "/usr/share/{path}"' in text
+    assert "README" not in text
+    assert "%global __docdir_path /usr/share/man:/usr/share/info\n" in text
+
+
+def test_licences_are_of_the_file_that_a_package_has_leads_to_or_gets_from_us(root: Path) -> None:
+    share = root / "usr/share"
+    for path, name in (("doc/mawk", "ISC"), ("doc/libc6", "custom"), ("licenses/mawk", "Apache-2.0")):
+        (share / path).mkdir(parents=True)
+        (share / path / "copyright").write_text(f"Format: 1\n\nFiles: *\nLicense: {name}\n")
+    (share / "doc/libthing").symlink_to("libc6")
+    assert repository.licences_of(root, ["mawk", "libc6", "libthing"]) == {
+        "mawk": "Apache-2.0 AND ISC",
+        "libc6": "LicenseRef-Debian-libc6-custom",
+        "libthing": "LicenseRef-Debian-libc6-custom",
+    }
+    with pytest.raises(BuildError, match="packages without a copyright file: other, tool"):
+        repository.licences_of(root, ["tool", "mawk", "other"])

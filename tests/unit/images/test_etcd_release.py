@@ -21,7 +21,10 @@ from images.engine.errors import BuildError, Cancelled
 from images.engine.oci import Layout
 from images.engine.process import Stop
 from images.engine.step import Step
+from images.engine.target import ROOT
 from images.etcd import release
+
+LICENCE = ROOT / release.OWN_LICENCE
 
 _ETCD, _ETCDCTL = shutil.which("etcd"), shutil.which("etcdctl")
 needs_etcd = pytest.mark.skipif(not (_ETCD and _ETCDCTL), reason="needs etcd and etcdctl")
@@ -89,7 +92,7 @@ def test_real_programs_come_out_of_the_tarball_as_they_went_in(served: tuple[Pat
     folder, url = served
     files = {f"{release.TOP}/{Path(path).name}": Path(path).read_bytes() for path in (_ETCD, _ETCDCTL) if path}
     sha256 = tarball(folder / "etcd.tar.gz", files)
-    release.unpack(obtained(tmp_path, f"{url}/etcd.tar.gz", sha256), tmp_path / "out")
+    release.unpack(obtained(tmp_path, f"{url}/etcd.tar.gz", sha256), tmp_path / "out", LICENCE)
     said = subprocess.run([tmp_path / "out/etcd", "--version"], capture_output=True, text=True, check=True).stdout
     assert said.startswith("etcd Version: ")
     assert (tmp_path / "out/etcdctl").read_bytes() == files[f"{release.TOP}/etcdctl"]
@@ -180,7 +183,7 @@ def test_a_build_told_to_stop_leaves_nothing_of_a_download(served: tuple[Path, s
 def test_a_tarball_without_the_programs_is_refused(tmp_path: Path, files: dict[str, bytes], words: str) -> None:
     tarball(tmp_path / "t.tar.gz", files)
     with pytest.raises(BuildError) as caught:
-        release.unpack(tmp_path / "t.tar.gz", tmp_path / "out")
+        release.unpack(tmp_path / "t.tar.gz", tmp_path / "out", LICENCE)
     assert re.search(words, caught.value.message)
 
 
@@ -194,12 +197,22 @@ def test_names_in_a_tarball_lead_nowhere_else(tmp_path: Path) -> None:
     }
     (tmp_path / "below").mkdir()
     tarball(tmp_path / "t.tar.gz", evil)
-    release.unpack(tmp_path / "t.tar.gz", tmp_path / "below/out")
+    release.unpack(tmp_path / "t.tar.gz", tmp_path / "below/out", LICENCE)
     assert {path.name: path.read_bytes() for path in (tmp_path / "below").rglob("*") if path.is_file()} == {
         "etcd": b"good",
         "etcdctl": b"good",
+        "LICENSE": LICENCE.read_bytes(),
     }
     assert sorted(path.name for path in tmp_path.iterdir()) == ["below", "t.tar.gz"]
+
+
+def test_the_releases_own_licence_and_notice_are_taken_where_it_has_them(tmp_path: Path) -> None:
+    names = (*release.PROGRAMS, *release.LICENCES)
+    tarball(tmp_path / "t.tar.gz", {f"{release.TOP}/{name}": name.encode() for name in names})
+    release.unpack(tmp_path / "t.tar.gz", tmp_path / "out", LICENCE)
+    texts = {path.name: path.read_text() for path in (tmp_path / "out/licences").iterdir()}
+    assert texts == {"LICENSE": "LICENSE", "NOTICE": "NOTICE"}
+    assert f"-t /usr/share/licenses/etcd {release.MOUNT}/licences/*\n" in release.INSTALL_SCRIPT
 
 
 def test_a_link_is_no_program(tmp_path: Path) -> None:
@@ -209,7 +222,7 @@ def test_a_link_is_no_program(tmp_path: Path) -> None:
             member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
             archive.addfile(member)
     with pytest.raises(BuildError, match="holds no "):
-        release.unpack(tmp_path / "t.tar.gz", tmp_path / "out")
+        release.unpack(tmp_path / "t.tar.gz", tmp_path / "out", LICENCE)
 
 
 @pytest.mark.parametrize("cut", [0, 50])
@@ -218,4 +231,4 @@ def test_a_cut_tarball_is_an_error_that_names_it(tmp_path: Path, cut: int) -> No
     whole = (tmp_path / "t.tar.gz").read_bytes()
     (tmp_path / "t.tar.gz").write_bytes(whole[: len(whole) - cut] if cut else b"<html>")
     with pytest.raises(BuildError, match=r"t\.tar\.gz (cannot be unpacked|holds no)"):
-        release.unpack(tmp_path / "t.tar.gz", tmp_path / "out")
+        release.unpack(tmp_path / "t.tar.gz", tmp_path / "out", LICENCE)

@@ -19,13 +19,14 @@ BASH = Package(
     version="5.2.15",
     release="2+b13",
     arch="x86_64",
-    license="see /usr/share/doc/*/copyright",
+    license="GPL-3.0-or-later AND LicenseRef-Debian-bash-permissive",
     source="debian12-rpm-12-1.src.rpm",
     digest="b" * 64,
 )
 CURL = Package(
     name="curl", version="8", release="1.el9", arch="x86_64", license="MIT", vendor="CentOS", source="curl-8.src.rpm"
 )
+OLD = Package(name="old", version="1", release="1", arch="noarch", license="GPLv2+ and BSD")
 LSB = Package(name="lsb", epoch="1", version="3", release="1", arch="noarch", license="GPL-2.0-only AND MIT")
 FILE = File(path="/etc/machine-id", sha256="c" * 64, size=0)
 INVENTORY: dict[str, Any] = {
@@ -35,12 +36,11 @@ INVENTORY: dict[str, Any] = {
         {
             "name": "typing_extensions",
             "version": "4.16.0",
-            "license": "PSF-2.0",
             "parts": 1,
             "source": "typing_extensions-4.16.0-py3-none-any.whl",
             "sha256": "d" * 64,
         },
-        {"name": "six", "version": "1.17", "license": None, "parts": 1, "source": None, "sha256": None},
+        {"name": "six", "version": "1.17", "parts": 1, "source": None, "sha256": None},
     ],
     "libraries": [
         {
@@ -50,6 +50,12 @@ INVENTORY: dict[str, Any] = {
             "package": {"name": "libc6", "version": "2.36", "release": "9", "arch": "x86_64", "epoch": "0"},
         }
         for name in ("libc.so.6", "libm.so.6")
+    ],
+    "parts": [
+        {"name": "typing-extensions", "spdx": "PSF-2.0", "inside": None},
+        {"name": "six", "spdx": "MIT", "inside": None},
+        {"name": "python", "spdx": "Python-2.0.1 AND HPND", "inside": None},
+        {"name": "re2", "spdx": "BSD-3-Clause AND LicenseRef-Lucent", "inside": "grpcio"},
     ],
     "unknown": ["module surprise"],
 }
@@ -69,7 +75,7 @@ def components(text: str) -> dict[str, dict[str, Any]]:
     return {part["bom-ref"]: part for part in json.loads(text)["components"]}
 
 
-ALL = Contents(packages=(BASH, CURL), partial=(LSB,), files=(FILE,))
+ALL = Contents(packages=(BASH, CURL, OLD), partial=(LSB,), files=(FILE,))
 
 
 @pytest.mark.parametrize("text", [of_image(ALL), of_rpm(INVENTORY)], ids=["image", "rpm"])
@@ -78,7 +84,7 @@ def test_they_are_valid_by_the_schema(text: str) -> None:
 
 
 def test_the_same_content_is_the_same_bytes_and_other_content_another_number() -> None:
-    assert of_image(ALL) == of_image(Contents(packages=(CURL, BASH), partial=(LSB,), files=(FILE,)))
+    assert of_image(ALL) == of_image(Contents(packages=(OLD, CURL, BASH), partial=(LSB,), files=(FILE,)))
     other = of_image(Contents(packages=(BASH,), partial=(LSB,), files=(FILE,)))
     numbers = {json.loads(text)["serialNumber"] for text in (of_image(ALL), other, of_rpm(INVENTORY))}
     assert len(numbers) == 3
@@ -91,6 +97,7 @@ def test_an_images_bill_names_every_package_and_every_file_of_none() -> None:
         "rpm:bash-0:5.2.15-2+b13.x86_64",
         "rpm:curl-8-1.el9.x86_64",
         "rpm:lsb-1:3-1.noarch",
+        "rpm:old-1-1.noarch",
         "file:/etc/machine-id",
     }
     bash = found["rpm:bash-0:5.2.15-2+b13.x86_64"]
@@ -108,14 +115,36 @@ def test_licences_are_spdx_where_they_are_and_names_elsewhere() -> None:
     assert found["rpm:curl-8-1.el9.x86_64"]["licenses"] == [{"license": {"id": "MIT"}}]
     assert found["rpm:lsb-1:3-1.noarch"]["licenses"] == [{"expression": "GPL-2.0-only AND MIT"}]
     assert found["rpm:bash-0:5.2.15-2+b13.x86_64"]["licenses"] == [
-        {"license": {"name": "see /usr/share/doc/*/copyright"}}
+        {"expression": "GPL-3.0-or-later AND LicenseRef-Debian-bash-permissive"}
     ]
+    # A name of Fedora's from before SPDX.
+    assert found["rpm:old-1-1.noarch"]["licenses"] == [{"license": {"name": "GPLv2+ and BSD"}}]
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ("LicenseRef-Debian-x-copyright", {"expression": "LicenseRef-Debian-x-copyright"}),
+        ("MIT and LicenseRef-own", {"expression": "MIT AND LicenseRef-own"}),
+        ("GPL-2.0-only WITH Libtool-exception", {"expression": "GPL-2.0-only WITH Libtool-exception"}),
+        ("LicenseRef-own and more", {"license": {"name": "LicenseRef-own and more"}}),
+    ],
+)
+def test_a_licence_that_only_its_package_tells_is_part_of_an_expression(told: str, said: dict[str, Any]) -> None:
+    package = Package(name="x", version="1", release="1", arch="noarch", license=told)
+    text = of_image(Contents(packages=(package,), partial=(), files=()))
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
+    assert components(text)["rpm:x-1-1.noarch"]["licenses"] == [said]
 
 
 def test_the_rpms_bill_names_what_was_frozen_libraries_with_their_package_and_the_unknown() -> None:
     found = components(of_rpm(INVENTORY))
     assert found["pypi:typing-extensions"]["hashes"][0]["content"] == "d" * 64
+    assert found["pypi:typing-extensions"]["licenses"] == [{"license": {"id": "PSF-2.0"}}]
     assert found["python"]["version"] == "3.11.2"
+    assert found["python"]["licenses"] == [{"expression": "Python-2.0.1 AND HPND"}]
+    assert found["linked:re2"]["licenses"] == [{"expression": "BSD-3-Clause AND LicenseRef-Lucent"}]
+    assert found["linked:re2"]["properties"] == [{"name": "overlayd:linked-into", "value": "grpcio"}]
     libraries = found["rpm:libc6-0:2.36-9.x86_64"]["components"]
     assert [one["name"] for one in libraries] == ["libc.so.6", "libm.so.6"]
     assert "properties" not in libraries[0]
