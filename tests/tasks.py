@@ -38,13 +38,17 @@ def down(c: Context) -> None:
     dockerd.stop()
 
 
-@task(name="test", help={"only": "paths or pytest options (default: all tests)"})
+@task(
+    name="test",
+    help={"only": "paths or pytest options (default: all tests)", "all": "also those that are marked slow"},
+)
 @reported
-def run_tests(c: Context, only: str = "") -> None:
-    """Run every test: lint and types, unit, kernel, cluster. What it started, it stops."""
+def run_tests(c: Context, only: str = "", all: bool = False) -> None:  # noqa: A002  # an option's name
+    """Run the tests: lint and types, unit, kernel, cluster. What it started, it stops."""
+    which = "" if all else "-m 'not slow'"
     with dockerd.running():
         build_all(c)
-        done = c.run(f"{sys.executable} -m pytest {only}", warn=True, pty=sys.stdout.isatty())
+        done = c.run(f"{sys.executable} -m pytest {which} {only}", warn=True, pty=sys.stdout.isatty())
     if done is None or not done.ok:
         raise Exit("tests failed; what a failed cluster left is in build/clusters", code=1)
 
