@@ -11,7 +11,7 @@ from invoke.context import Context
 from invoke.exceptions import Exit
 from invoke.tasks import task
 
-from images.engine import dockerd
+from images.engine import dockerd, preflight
 from images.tasks import build_all, reported
 from tests.cluster import tasks as cluster
 
@@ -23,6 +23,7 @@ EXTRAS = ("daemon", "freeze", "dev")
 @reported
 def up(c: Context, backend: str = "vxlan", base: str | None = None) -> None:
     """Build what is missing, start a cluster of three hosts, and show that their containers talk."""
+    preflight.check(ROOT)
     dockerd.ensure()
     build_all(c, base=base)
     cluster.up(c, backend=backend, base=base)
@@ -45,6 +46,7 @@ def down(c: Context) -> None:
 @reported
 def run_tests(c: Context, only: str = "", all: bool = False) -> None:  # noqa: A002  # an option's name
     """Run the tests: lint and types, unit, kernel, cluster. What it started, it stops."""
+    preflight.check(ROOT)
     which = "" if all else "-m 'not slow'"
     with dockerd.running():
         build_all(c)
@@ -67,8 +69,10 @@ def lock(c: Context) -> None:
 
 
 @task
+@reported
 def clean(c: Context) -> None:
     """Remove what was built, but not what was fetched."""
+    preflight.check(ROOT)
     for path in (ROOT / "build").glob("*"):
         if path.name != "cache":
             shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -53,17 +54,16 @@ class Newcomer:
     def run(self, script: str, *, status: int = 0, timeout_s: float = 60.0) -> str:
         """A shell script in an empty environment; what it said, both kinds. Raises OverlaydError on another status."""
         argv = ["docker", "exec", str(self.container.id), *ENVIRONMENT, "sh", "-euc", script]
-        done = subprocess.run(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=timeout_s,
-            check=False,
-        )
-        said = done.stdout.decode(errors="replace")
-        with self.log.open("a") as log:
-            log.write(f"$ {script}\n{said}[{done.returncode}]\n")
+        begin = time.monotonic()
+        with self.log.open("a+b", buffering=0) as log:
+            log.write(f"$ {script}\n".encode())
+            start = log.tell()
+            done = subprocess.run(
+                argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, timeout=timeout_s, check=False
+            )
+            log.seek(start)
+            said = log.read().decode(errors="replace")
+            log.write(f"[status {done.returncode}, {time.monotonic() - begin:.1f} s]\n".encode())
         if done.returncode != status:
             raise OverlaydError(f"{script}\n  ended with status {done.returncode}: {said[-4000:]}\n  all: {self.log}")
         return said
@@ -98,6 +98,8 @@ def machine(log: Path, *, caches: dict[Path, str] | None = None) -> Iterator[New
             found = Newcomer(container, log)
             found.put(str(_CAS), _CAS.read_bytes())
             found.put("/etc/pip.conf", pip_configuration().encode())
+            # As in Debian's own container images: a machine that is thrown away has nothing to lose in a crash.
+            found.put("/etc/dpkg/dpkg.cfg.d/unsafe-io", b"force-unsafe-io\n")
             _give_origin(found)
             yield found
         finally:

@@ -22,6 +22,8 @@ pytestmark = [
 ODD = "/root/o+v@e=r~l_a-y.1"
 PLAIN = "/root/overlayd"
 _WARM = ROOT / "build/cache/newcomer"
+# Packages of the base as they are and as RPMs, wheels, and what is known of them.
+_FETCHED = "bases debian12 stamps wheelhouse-*"
 _BUILD_S = 1200.0
 
 
@@ -74,7 +76,7 @@ def test_a_newcomers_commands_work_with_what_was_fetched_before(log: Path) -> No
         folder.mkdir(parents=True, exist_ok=True)
     with newcomer.machine(log, caches=caches | {ROOT / "build/cache": "/root/fetched:ro"}) as machine:
         begin(machine, PLAIN)
-        machine.run(f"mkdir -p {PLAIN}/build/cache; cd /root/fetched; cp -a debian12 {PLAIN}/build/cache/")
+        machine.run(f"mkdir -p {PLAIN}/build/cache; cd /root/fetched; cp -a {_FETCHED} {PLAIN}/build/cache/")
         build(machine, PLAIN)
         end(machine, PLAIN)
 

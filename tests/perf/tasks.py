@@ -16,7 +16,7 @@ from invoke.exceptions import Exit
 from invoke.tasks import task
 from rich.console import Console
 
-from images.engine import dockerd
+from images.engine import dockerd, preflight
 from images.tasks import build_all, reported
 from overlayd.errors import OverlaydError
 from tests.cluster.docker_engine import newest_base
@@ -50,6 +50,7 @@ def run_bench(
     builds: bool = True,
 ) -> None:
     """Measure builds, and start and throughput of a cluster beside the underlay's; build/bench/bench.json."""
+    preflight.check(ROOT)
     with dockerd.running():
         try:
             document = _measure(
@@ -66,6 +67,7 @@ def run_bench(
 @reported
 def run_bench_builds(c: Context, base: str | None = None) -> None:
     """Measure builds of the last commit only, in a clone and a dockerd of their own; build/bench/builds.json."""
+    preflight.check(ROOT)
     try:
         if base is None:
             with dockerd.running():
@@ -82,6 +84,7 @@ def run_bench_builds(c: Context, base: str | None = None) -> None:
 @reported
 def nightly(c: Context, only: str = "") -> None:
     """Run every test and the bench; build/nightly/ gets junit.xml, bench.json and index.html."""
+    preflight.check(ROOT)
     folder = ROOT / "build" / "nightly"
     folder.mkdir(parents=True, exist_ok=True)
     junit = folder / "junit.xml"
