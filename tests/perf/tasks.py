@@ -18,10 +18,12 @@ from rich.console import Console
 
 from images.engine import dockerd, preflight
 from images.tasks import build_all, reported
+from overlayd.backends import load
 from overlayd.errors import OverlaydError
 from tests.cluster.docker_engine import newest_base
 from tests.nightly.junit import summarize
 from tests.nightly.page import page
+from tests.options import Count
 from tests.perf import build, report
 from tests.perf.bench import BACKENDS, bench
 
@@ -33,8 +35,8 @@ _console = Console(width=None if sys.stdout.isatty() else 140)
     name="bench",
     help={
         "backends": "comma separated",
-        "repeat": "how often each flow is measured",
-        "seconds": "length of a flow",
+        "repeat": "how often each flow is measured (default: 3)",
+        "seconds": "length of a flow (default: 2)",
         "base": "base image (default: that of the host image built last)",
         "builds": "measure builds from nothing, too, which takes minutes (default: yes)",
     },
@@ -44,20 +46,22 @@ def run_bench(
     c: Context,
     *,
     backends: str = ",".join(BACKENDS),
-    repeat: int = 3,
-    seconds: int = 2,
+    repeat: int = Count(3),
+    seconds: int = Count(2),
     base: str | None = None,
     builds: bool = True,
 ) -> None:
     """Measure builds, and start and throughput of a cluster beside the underlay's; build/bench/bench.json."""
     preflight.check(ROOT)
-    with dockerd.running():
-        try:
-            document = _measure(
-                c, base, builds=builds, backends=tuple(backends.split(",")), repeat=repeat, duration_s=seconds
-            )
-        except OverlaydError as error:
-            raise Exit(str(error), code=error.exit_status) from error
+    names = tuple(backends.split(","))
+    try:
+        # One that there is not would be waited out for ever by every host.
+        for name in names:
+            load(name)
+        with dockerd.running():
+            document = _measure(c, base, builds=builds, backends=names, repeat=repeat, duration_s=seconds)
+    except OverlaydError as error:
+        raise Exit(str(error), code=error.exit_status) from error
     path = _write(ROOT / "build" / "bench" / "bench.json", json.dumps(document, indent=1) + "\n")
     report.show(_console, document)
     _say(f"figures: {path.relative_to(ROOT)}")
