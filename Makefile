@@ -3,9 +3,7 @@
 SHELL := /bin/sh
 VENV := .venv
 INVOKE := $(VENV)/bin/invoke
-# The interpreter to make .venv with; without it requirements/check looks for one.
-PYTHON ?=
-export PYTHON
+# `make PYTHON=…` names the interpreter to make .venv with (make hands it on); else requirements/check looks for one.
 # A checkout that was moved, and one whose Python is gone, gets its .venv anew.
 STALE := $(shell sh requirements/check venv || echo stale)
 # What a target is about to do, as requirements/check has it; a target's word is also that of what it needs.

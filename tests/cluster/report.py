@@ -78,9 +78,9 @@ def show_next(console: Console, site: Site) -> None:
     first, second = site.hosts[0], site.hosts[1]
     console.print(
         f"Try next:\n"
-        f"  invoke cluster.shell {first.name}            a shell on a host; there: overlayd status\n"
+        f"  .venv/bin/invoke cluster.shell {first.name}  a shell on a host; there: overlayd status\n"
         f"  docker exec {first.container.name} docker exec probe ping -c 3 {second.probe_address()}\n"
-        f"  invoke cluster.up --backend host-gw     the same cluster over plain routes\n"
+        f"  make up BACKEND=host-gw                 the same cluster over plain routes\n"
         f"  make down                               remove it all",
         highlight=False,
         soft_wrap=True,

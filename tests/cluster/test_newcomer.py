@@ -89,4 +89,7 @@ def test_a_newcomers_commands_work_with_nothing_fetched_before(log: Path) -> Non
         said = machine.run(f"cd {ODD}; make up", timeout_s=_BUILD_S)
         assert "host3" in said
         machine.run(f"cd {ODD}; make status")
-        end(machine, ODD)
+        # Moved, its .venv leads nowhere; what it started is removed all the same.
+        machine.run(f"mv {ODD} {PLAIN}")
+        assert "cluster default removed" in machine.run(f"cd {PLAIN}; make down", timeout_s=_BUILD_S)
+        end(machine, PLAIN)

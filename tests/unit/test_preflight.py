@@ -48,7 +48,7 @@ def told(place: Path, *before: str, target: str = "build-all", **variables: str)
     while not took or (min(took) >= 1.0 and len(took) < 5):
         begin = time.monotonic()
         done = subprocess.run(
-            [*before, "make", target],
+            [*before, "make", "build-all", target] if "=" in target else [*before, "make", target],
             cwd=place,
             env=ENVIRONMENT | variables,
             capture_output=True,
@@ -82,6 +82,17 @@ def test_whoever_is_not_root_is_told_so_before_anything_is_set_up(place: Path, t
     said = told(place, "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", target=target)
     assert said.startswith("error: only root can make root filesystems")
     assert said.endswith("this is nobody")
+
+
+@root_only
+def test_whoever_may_not_talk_to_docker_is_told_that_nothing_is_removed(place: Path) -> None:
+    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "sh", "requirements/check", "down"]
+    for variables, status in (({}, 1), ({"DOCKER_HOST": "unix:///nowhere"}, 0)):
+        done = subprocess.run(
+            nobody, cwd=place, env=ENVIRONMENT | variables, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == status, done.stderr
+        assert done.stderr.startswith("error: a cluster is removed by root, or by a user of docker's group") == status
 
 
 @root_only
@@ -158,7 +169,7 @@ def test_a_python_that_was_named_is_the_only_one_looked_at(place: Path, script: 
     fakes(place, script, "mine")
     mine = place.parent / "fakes/mine"
     assert told(place, PYTHON=str(mine)).endswith(f"looked at: {mine} ({why})")
-    assert told(place, PYTHON="/nowhere/python3").endswith("looked at: /nowhere/python3 (not there)")
+    assert told(place, target="PYTHON=/nowhere/python3").endswith("looked at: /nowhere/python3 (not there)")
 
 
 @root_only
