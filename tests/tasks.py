@@ -23,7 +23,7 @@ EXTRAS = ("daemon", "freeze", "dev")
 @reported
 def up(c: Context, backend: str = "vxlan", base: str | None = None) -> None:
     """Build what is missing, start a cluster of three hosts, and show that their containers talk."""
-    preflight.check(ROOT)
+    preflight.check()
     dockerd.ensure()
     build_all(c, base=base)
     cluster.up(c, backend=backend, base=base)
@@ -46,7 +46,7 @@ def down(c: Context) -> None:
 @reported
 def run_tests(c: Context, only: str = "", all: bool = False) -> None:  # noqa: A002  # an option's name
     """Run the tests: lint and types, unit, kernel, cluster. What it started, it stops."""
-    preflight.check(ROOT)
+    preflight.check()
     which = "" if all else "-m 'not slow'"
     with dockerd.running():
         build_all(c)
@@ -72,7 +72,7 @@ def lock(c: Context) -> None:
 @reported
 def clean(c: Context) -> None:
     """Remove what was built, but not what was fetched."""
-    preflight.check(ROOT)
+    preflight.check()
     for path in (ROOT / "build").glob("*"):
         if path.name != "cache":
             shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from images.engine.errors import BuildError
 
+ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = "requirements/check"
 
 
@@ -17,8 +18,8 @@ class Unfit(BuildError):
     """This machine, its user, or the place of the checkout will not do."""
 
 
-def check(root: Path) -> None:
-    """See that builds of the checkout at `root` can begin, in 0.1 s. Raises Unfit with all that is wrong."""
+def check(root: Path = ROOT) -> None:
+    """See that builds of the checkout at `root`, this one, can begin, in 0.1 s. Raises Unfit with all that is wrong."""
     done = subprocess.run(
         ["sh", root / SCRIPT, "run"],
         stdin=subprocess.DEVNULL,

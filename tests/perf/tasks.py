@@ -52,7 +52,7 @@ def run_bench(
     builds: bool = True,
 ) -> None:
     """Measure builds, and start and throughput of a cluster beside the underlay's; build/bench/bench.json."""
-    preflight.check(ROOT)
+    preflight.check()
     names = tuple(backends.split(","))
     try:
         # One that there is not would be waited out for ever by every host.
@@ -71,7 +71,7 @@ def run_bench(
 @reported
 def run_bench_builds(c: Context, base: str | None = None) -> None:
     """Measure builds of the last commit only, in a clone and a dockerd of their own; build/bench/builds.json."""
-    preflight.check(ROOT)
+    preflight.check()
     try:
         if base is None:
             with dockerd.running():
@@ -88,7 +88,7 @@ def run_bench_builds(c: Context, base: str | None = None) -> None:
 @reported
 def nightly(c: Context, only: str = "") -> None:
     """Run every test and the bench; build/nightly/ gets junit.xml, bench.json and index.html."""
-    preflight.check(ROOT)
+    preflight.check()
     folder = ROOT / "build" / "nightly"
     folder.mkdir(parents=True, exist_ok=True)
     junit = folder / "junit.xml"
