@@ -3,52 +3,70 @@
 SHELL := /bin/sh
 VENV := .venv
 INVOKE := $(VENV)/bin/invoke
-# On a CentOS Stream host the platform's own python3 may be older than the 3.11 that we need.
-PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
-	"$$p" -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)
+# `make PYTHON=…` names the interpreter to make .venv with (make hands it on); else requirements/check looks for one.
+# A checkout that was moved, and one whose Python is gone, gets its .venv anew.
+STALE := $(shell sh requirements/check venv || echo stale)
+# What a target is about to do, as requirements/check has it; a target's word is also that of what it needs.
+CHECK := setup
+# `--option value` for a variable given on make's command line; one of the environment may be meant for others.
+given = $(if $(findstring command line,$(origin $(1))),--$(2) '$($(1))')
 
 .DEFAULT_GOAL := help
-.PHONY: help system setup up down status build-all test bench nightly lock clean
+.NOTPARALLEL:
+.PHONY: help check system setup up down status build-all test test-all bench nightly lock clean again
 
 help:           ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1 	/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1 	/p' Makefile | expand -t 12
 
+up: CHECK := build
 up: setup       ## everything: tools, images, RPM, a cluster of three hosts, and the proof that it works
-	@$(INVOKE) up
+	@$(INVOKE) up $(call given,BACKEND,backend) $(call given,BASE,base) $(call given,UNDERLAY,underlay)
 
-down:           ## remove the cluster, and the dockerd that `make up` started
-	@if [ -x $(INVOKE) ]; then $(INVOKE) down; else echo "nothing to remove: $(VENV) was never made"; fi
+down: CHECK := down
+down: $(if $(wildcard $(VENV)),check $(VENV)/.complete) ## remove the cluster, and the dockerd that `make up` started
+	@if [ -d $(VENV) ]; then $(INVOKE) down; else echo "nothing to remove: nothing was set up in this checkout"; fi
 
 status: setup   ## what runs, host by host
 	@$(INVOKE) cluster.status
 
+build-all: CHECK := build
 build-all: setup ## every image and the RPM
 	@$(INVOKE) build-all
 
-test: setup     ## every test, with all that they need
+test: CHECK := build
+test: setup     ## every test but the slow ones, with all that they need; what CI runs
 	@$(INVOKE) test
 
+test-all: CHECK := build
+test-all: setup ## every test
+	@$(INVOKE) test --all
+
+bench: CHECK := build
 bench: setup    ## measure, and print the figures
 	@$(INVOKE) bench
 
+nightly: CHECK := build
 nightly: setup  ## all tests and the bench, as JUnit, JSON and one HTML page
 	@$(INVOKE) nightly
 
-setup: system $(VENV)/.complete
+setup: check system $(VENV)/.complete
+
+check:          ## say what would make the set-up, or what is asked for with it, fail
+	@sh requirements/check $(CHECK)
 
 system:         ## install the system packages that are missing
 	@sh requirements/install-system
 
-# Remade when the lock or the Makefile changes; complete only when pip was.
-$(VENV)/.complete: requirements/dev.txt pyproject.toml
-	@test -n "$(PYTHON)" || { echo "no Python 3.11 or newer with venv was found; set PYTHON=" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/dev.txt
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-	@touch $@
+# Remade when the lock or the Makefile changes; complete only when pip was. pip is told to keep a warning to itself that
+# Debian 12's gives of a package's old way of being installed.
+$(VENV)/.complete: requirements/dev.txt pyproject.toml $(if $(STALE),again)
+	@python=$$(sh requirements/check python) && echo "$$python -m venv $(VENV)" && "$$python" -m venv --clear $(VENV)
+	$(VENV)/bin/pip install -qq --disable-pip-version-check --require-hashes --requirement requirements/dev.txt
+	$(VENV)/bin/pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@pwd -P >$@
 
 lock: setup     ## make the hashed locks in requirements/ anew from pyproject.toml
 	@$(INVOKE) lock
 
 clean: down     ## remove what was built; fetched packages stay in build/cache
-	@if [ -x $(INVOKE) ]; then $(INVOKE) clean; fi
+	@if [ -d $(VENV) ]; then $(INVOKE) clean; fi

@@ -73,7 +73,7 @@ def made_out(
 ) -> Order:
     """Choose the base, say which and why, and see to a Docker; nothing is built. Raises BuildError."""
     from images.bases import catalogue, choose  # noqa: PLC0415
-    from images.engine import dockerd  # noqa: PLC0415
+    from images.engine import dockerd, preflight  # noqa: PLC0415
     from images.targets import ALL, PLACE, fetched, left_out, of_everything, whole  # noqa: PLC0415
 
     bases = catalogue.bases(mirror, wanted=base)
@@ -82,6 +82,7 @@ def made_out(
             raise BuildError(
                 missing, hint="the RPM of any other base runs there: invoke rpm.build --base …, then yum install it"
             )
+    preflight.check()
     dockerd.ensure()
     here = [entry.name for entry in bases if fetched(entry)]
     choice = choose.choose(bases, PLACE.build, wanted=base, fetched=here, again=again)

@@ -11,7 +11,7 @@ from invoke.context import Context
 from invoke.exceptions import Exit
 from invoke.tasks import task
 
-from images.engine import docker_images, dockerd
+from images.engine import docker_images, dockerd, preflight
 from images.targets import PLACE
 from images.tasks import build_all, say
 from tests.cluster import tasks as cluster
@@ -31,6 +31,7 @@ def up(c: Context, backend: str = "vxlan", base: str | None = None, underlay: st
     """Build what is missing, start a cluster of three hosts, and show that their containers talk."""
     # Before a build of minutes.
     cluster.asked(backend=backend, underlay=underlay)
+    preflight.check()
     dockerd.ensure()
     build_all(c, base=base)
     cluster.up(c, backend=backend, base=base, underlay=underlay)
@@ -46,15 +47,21 @@ def down(c: Context) -> None:
     else:
         dockerd.require_permission(said)
         say(f"no dockerd answers ({said}): there is no cluster to remove")
-    dockerd.stop()
+    if why := dockerd.stop():
+        say(why)
 
 
-@task(name="test", help={"only": "paths or pytest options (default: all tests)"})
-def run_tests(c: Context, only: str = "") -> None:
-    """Run every test: lint and types, unit, kernel, cluster. What it started, it stops."""
+@task(
+    name="test",
+    help={"only": "paths or pytest options (default: all tests)", "all": "also those that are marked slow"},
+)
+def run_tests(c: Context, only: str = "", all: bool = False) -> None:  # noqa: A002  # an option's name
+    """Run the tests: lint and types, unit, kernel, cluster. What it started, it stops."""
+    preflight.check()
+    which = "" if all else "-m 'not slow'"
     with dockerd.running():
         build_all(c)
-        done = c.run(f"{sys.executable} -m pytest {only}", warn=True, pty=sys.stdout.isatty())
+        done = c.run(f"{sys.executable} -m pytest {which} {only}", warn=True, pty=sys.stdout.isatty())
     if done is None or not done.ok:
         raise Exit("tests failed; what a failed cluster left is in build/clusters", code=1)
 
@@ -75,6 +82,7 @@ def lock(c: Context) -> None:
 @task
 def clean(c: Context) -> None:
     """Remove what was built, but not what was fetched."""
+    preflight.check()
     if dockerd.answers():
         docker_images.forget(PLACE.owner)
     for path in (ROOT / "build").glob("*"):

@@ -1,7 +1,8 @@
 """A dockerd to build and test with: the one that answers, else one of our own, which we also stop.
 
 On a machine with systemd it is started as the service it is, and left running. Elsewhere (a CI machine) it is a process
-of our own, whose number is in a file below /run, so that `make down` stops what `make up` started and nothing else.
+of our own, whose number is in a file below /run, and beside it the checkout that started it, so that `make down` stops
+what `make up` of the same checkout started and nothing else.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ from docker.errors import DockerException
 
 from images.engine import lock
 from images.engine.errors import BuildError
+from images.engine.preflight import ROOT
 
 STATE = Path("/run/overlayd-build")
 PIDFILE = STATE / "dockerd.pid"
+STARTED_BY = STATE / "dockerd.checkout"
 LOG = STATE / "dockerd.log"
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 60.0
@@ -98,6 +101,7 @@ def _start() -> bool:
         if started.returncode != 0 or not answers():
             raise NoDocker(f"systemctl start docker: {started.stderr.strip()}", hint="see journalctl -u docker")
         return False
+    STARTED_BY.write_text(f"{ROOT}\n")
     with LOG.open("ab") as log:
         process = subprocess.Popen(
             ["dockerd", "--pidfile", str(PIDFILE)],
@@ -111,14 +115,31 @@ def _start() -> bool:
     while not answers():
         if process.poll() is not None or time.monotonic() > deadline:
             tail = "\n".join(LOG.read_text(errors="replace").splitlines()[-5:])
-            stop()
+            _end()
             raise NoDocker(f"dockerd did not start; {LOG} ends with:\n{tail}")
         time.sleep(0.2)
     return True
 
 
-def stop() -> None:
-    """Stop the dockerd that `ensure` started, if there is one, and wait for its end."""
+def stop() -> str | None:
+    """Stop the dockerd that `ensure` started in this checkout, if there is one, and wait for its end.
+
+    Why it goes on, where others need it; None else.
+    """
+    try:
+        starter = Path(STARTED_BY.read_text().strip())
+    except OSError:
+        return None
+    if starter != ROOT and starter.exists():
+        return f"dockerd was started by {starter}: `make down` there stops it"
+    with contextlib.suppress(DockerException, OSError), contextlib.closing(docker.from_env(timeout=5)) as client:
+        if names := [str(container.name) for container in client.containers.list(ignore_removed=True)]:
+            return f"dockerd goes on, as containers run: {', '.join(names[:3])}{' …' if names[3:] else ''}"
+    _end()
+    return None
+
+
+def _end() -> None:
     try:
         pid = int(PIDFILE.read_text())
         if Path(f"/proc/{pid}/comm").read_text().strip() != "dockerd":
@@ -132,6 +153,7 @@ def stop() -> None:
             os.waitpid(pid, os.WNOHANG)
         time.sleep(0.1)
     PIDFILE.unlink(missing_ok=True)
+    STARTED_BY.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -143,5 +165,5 @@ def running() -> Iterator[None]:
         yield
     finally:
         if started:
-            stop()
+            _end()
         signal.signal(signal.SIGTERM, before)

@@ -5,6 +5,7 @@ BuildError             one message for the user, and an optional hint: the next 
 ├─ CommandFailed       a child process failed: the message holds a command to paste
 ├─ StepFailed          a target could not be built: names its log, and the command that repeats it
 ├─ BaseUnreachable     the repositories of a base do not answer
+├─ Unfit               this machine, its user, or the checkout's place will not do (images.engine.preflight)
 ├─ NoDocker            no dockerd answers, and none can be started (images.engine.dockerd)
 └─ Cancelled           the build was told to stop
 """

@@ -106,6 +106,7 @@ def release(
     """Build what is missing and put all that is shipped into dist/, with sums, bills of materials, and signatures."""
     from images import signing  # noqa: PLC0415
     from images.bases import catalogue  # noqa: PLC0415
+    from images.engine import preflight  # noqa: PLC0415
     from images.engine.process import Stop  # noqa: PLC0415
     from images.engine.runner import holding  # noqa: PLC0415
     from images.ship import release as making  # noqa: PLC0415
@@ -116,6 +117,7 @@ def release(
     from rpm.inventory.target import INVENTORY  # noqa: PLC0415
     from rpm.inventory.target import NAME as INVENTORY_TARGET  # noqa: PLC0415
 
+    preflight.check()
     # What can be refused is refused before anything is built.
     if number is not None:
         os.environ[source.NUMBER] = number

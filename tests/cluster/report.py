@@ -79,13 +79,13 @@ def show_next(console: Console, site: Site) -> None:
     name = site.cluster.name
     # Beside the default one each command has to say which.
     options, remove = (
-        ("", "make down") if name == "default" else (f" --name {name}", f"invoke cluster.down --name {name}")
+        ("", "make down") if name == "default" else (f" --name {name}", f".venv/bin/invoke cluster.down --name {name}")
     )
     console.print(
         f"Try next:\n"
-        f"  invoke cluster.shell {first.name}{options}            a shell on a host; there: overlayd status\n"
+        f"  .venv/bin/invoke cluster.shell {first.name}{options}  a shell on a host; there: overlayd status\n"
         f"  docker exec {first.container.name} docker exec probe ping -c 3 {second.probe_address()}\n"
-        f"  invoke cluster.up --backend host-gw{options}     the same cluster over plain routes\n"
+        f"  .venv/bin/invoke cluster.up --backend host-gw{options}  the same cluster over plain routes\n"
         f"  {remove}                               remove it all",
         highlight=False,
         soft_wrap=True,

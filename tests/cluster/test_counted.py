@@ -30,7 +30,7 @@ NOT_COUNTED = re.compile(
     |images/bases/fetch\.py                                         # of bases whose packages are fetched by dnf
     |images/mirrors\.toml                                           # where packages come from; keys say which they are
     |images/[a-z0-9]+/__init__\.py|images/bases/debian12/__init__\.py|rpm/[a-z]+/__init__\.py
-    |images/engine/(dockerd|preflight|reported|tasks)\.py            # before a build begins
+    |images/(reporting|engine/(dockerd|lock|preflight))\.py            # before a build begins
     |images/etcd/release\.py                                        # of bases without a package of etcd
     |images/ship/.*                                                 # made of what is built
     |rpm/rpmlint\.toml                                              # looks at what is built

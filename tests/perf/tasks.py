@@ -16,8 +16,9 @@ from invoke.exceptions import Exit
 from invoke.tasks import task
 from rich.console import Console
 
-from images.engine import dockerd
+from images.engine import dockerd, preflight
 from images.tasks import build_all
+from overlayd.backends import load
 from overlayd.errors import OverlaydError
 from tests.cluster import options
 from tests.cluster.docker_engine import newest_base
@@ -34,8 +35,8 @@ _console = Console(width=None if sys.stdout.isatty() else 140)
     name="bench",
     help={
         "backends": "comma separated",
-        "repeat": "how often each flow is measured",
-        "seconds": "length of a flow",
+        "repeat": "how often each flow is measured (default: 3)",
+        "seconds": "length of a flow (default: 2)",
         "base": "base image (default: that of the host image built last)",
         "builds": "measure builds from nothing, too, which takes minutes (default: yes)",
     },
@@ -51,10 +52,13 @@ def run_bench(
 ) -> None:
     """Measure builds, and start and throughput of a cluster beside the underlay's; build/bench/bench.json."""
     times, flow_s = options.whole_number("repeat", repeat), options.whole_number("seconds", seconds)
+    names = tuple(backends.split(","))
+    for name in names:
+        # One that there is not would be waited out for ever by every host.
+        load(name)
+    preflight.check()
     with dockerd.running():
-        document = _measure(
-            c, base, builds=builds, backends=tuple(backends.split(",")), repeat=times, duration_s=flow_s
-        )
+        document = _measure(c, base, builds=builds, backends=names, repeat=times, duration_s=flow_s)
     path = _write(ROOT / "build" / "bench" / "bench.json", json.dumps(document, indent=1) + "\n")
     report.show(_console, document)
     _say(f"figures: {path.relative_to(ROOT)}")
@@ -63,6 +67,7 @@ def run_bench(
 @task(name="bench-builds", help={"base": "base image (default: that of the host image built last)"})
 def run_bench_builds(c: Context, base: str | None = None) -> None:
     """Measure builds of the last commit only, in a clone and a dockerd of their own; build/bench/builds.json."""
+    preflight.check()
     if base is None:
         with dockerd.running():
             base = newest_base()
@@ -75,6 +80,7 @@ def run_bench_builds(c: Context, base: str | None = None) -> None:
 @task(help={"only": "paths or pytest options (default: all tests)"})
 def nightly(c: Context, only: str = "") -> None:
     """Run every test and the bench; build/nightly/ gets junit.xml, bench.json and index.html."""
+    preflight.check()
     folder = ROOT / "build" / "nightly"
     folder.mkdir(parents=True, exist_ok=True)
     junit = folder / "junit.xml"
