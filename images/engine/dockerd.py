@@ -13,6 +13,7 @@ import os
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -60,12 +61,22 @@ def ensure() -> bool:
 def unreachable() -> str | None:
     """Why no dockerd answers, in a few words; None when one does."""
     try:
+        _knock()
         with contextlib.closing(docker.from_env(timeout=5)) as client:
             client.ping()
     # What requests raises is an OSError, and not always wrapped.
     except (DockerException, OSError) as error:
         return reason(error)
     return None
+
+
+def _knock() -> None:
+    """Raises OSError where nobody listens at the socket. Docker's client would leave its end of it open."""
+    where = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
+    if where.startswith("unix://"):
+        with socket.socket(socket.AF_UNIX) as end:
+            end.settimeout(5)
+            end.connect(where.removeprefix("unix://"))
 
 
 def reason(error: BaseException) -> str:
@@ -132,8 +143,10 @@ def stop() -> str | None:
         return None
     if starter != ROOT and starter.exists():
         return f"dockerd was started by {starter}: `make down` there stops it"
-    with contextlib.suppress(DockerException, OSError), contextlib.closing(docker.from_env(timeout=5)) as client:
-        if names := [str(container.name) for container in client.containers.list(ignore_removed=True)]:
+    if answers():
+        with contextlib.closing(docker.from_env(timeout=5)) as client:
+            names = [str(container.name) for container in client.containers.list(ignore_removed=True)]
+        if names:
             return f"dockerd goes on, as containers run: {', '.join(names[:3])}{' …' if names[3:] else ''}"
     _end()
     return None

@@ -13,9 +13,6 @@ from images.engine import dockerd
 from images.engine.target import ROOT
 from tests.polling import eventually
 
-# Docker's client leaves a socket behind that found nobody to connect to.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
 
 @pytest.fixture
 def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[subprocess.Popen[bytes]]:
