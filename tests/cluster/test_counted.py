@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -18,6 +19,7 @@ from images.targets import of_everything
 from rpm import source
 from tests.cluster.checkout import checkout, commit, give_what_is_built
 from tests.cluster.create import ROOT
+from tests.cluster.planned import append, flip_mode, make_link
 from tests.cluster.test_reproducible import content, ids
 
 # What no target is made of, and why it need not be.
@@ -63,21 +65,6 @@ def test_each_file_is_an_input_or_known_to_change_nothing(base: str) -> None:
     assert not [path for path in files() if path not in found and not NOT_COUNTED.fullmatch(path)]
 
 
-def append(file: Path) -> None:
-    with file.open("a") as opened:
-        opened.write("\n# changed\n" if file.suffix != ".json" else " ")
-
-
-def flip_mode(file: Path) -> None:
-    file.chmod(file.stat().st_mode ^ 0o111)
-
-
-def make_link(file: Path) -> None:
-    aside = file.with_name(f"{file.name}.aside")
-    file.rename(aside)
-    file.symlink_to(aside.name)
-
-
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
     """A checkout that begins with what is built here."""
@@ -104,6 +91,20 @@ def invoke(place: Place, *words: str) -> str:
 def results(place: Place) -> dict[str, object]:
     """What the targets made that a user gets: images by ID, the RPM's digest."""
     return {**ids(place), "rpm.build": content(place.build / "rpm/facts.json")["facts.json"]}
+
+
+@pytest.mark.slow
+def test_a_change_of_each_file_in_content_mode_or_kind_is_in_the_plan(place: Place, base: str, tmp_path: Path) -> None:
+    to = tmp_path / "planned.json"
+    command = [sys.executable, "-m", "tests.cluster.planned", str(to), base]
+    subprocess.run(command, cwd=place.root, check=True, timeout=1200)
+    for path, changes in json.loads(to.read_text()).items():
+        targets = of_everything(catalogue.get(base))
+        as_file = {name for name, target in targets.items() if f"file {path}" in target.inputs}
+        as_code = {name for name, target in targets.items() if f"code {path}" in target.inputs}
+        assert set(changes["content"]) == as_file | as_code, path
+        # Of what Python imports neither changes what is imported.
+        assert set(changes["mode"]) == set(changes["link"]) == as_file, path
 
 
 @pytest.mark.slow

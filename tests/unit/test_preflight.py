@@ -127,6 +127,18 @@ def test_a_clock_that_is_behind_is_told_before_signatures_are_bad(place: Path) -
 
 
 @root_only
+def test_a_copy_that_does_not_tell_its_commit_is_refused_and_a_tarball_is_not(place: Path) -> None:
+    shutil.rmtree(place / ".git")
+    shutil.copy(ROOT / ".git_archival.txt", place)
+    said = told(place)
+    assert said == f"error: nothing tells which commit {place} is: there is no .git"
+    (place / ".git_archival.txt").write_text(f"node: {'0a' * 20}\ntime: 1790000000\n")
+    preflight.check(place)
+    subprocess.run(["git", "init", "--quiet"], cwd=place, check=True)
+    assert told(place).startswith(f"error: nothing tells which commit {place} is: git says: fatal: ")
+
+
+@root_only
 @pytest.mark.skipif(shutil.which("dpkg-query") is None, reason="asks dpkg")
 def test_a_tool_that_is_too_old_is_named_with_the_lowest_version(place: Path) -> None:
     old = fakes(place, "echo git 1:2.30.2-1+deb11u2 installed; echo make 4.3-4.1 installed", "dpkg-query")
