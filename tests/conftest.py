@@ -15,9 +15,11 @@ settings.load_profile("ci" if os.environ.get("CI") == "true" else "usual")
 
 
 def pytest_configure() -> None:
-    """Let Ctrl-C be Ctrl-C for what the tests start, also where the shell that started us ignores it.
+    """Let Ctrl-C be Ctrl-C for what the tests start, also where the shell that started us ignores it; and git be git.
 
     A shell without job control starts background commands with SIGINT ignored (POSIX, 2.11), and children inherit that.
+    The git that tests start reads a checkout of another user's too (git-config(1), safe.directory).
     """
+    os.environ |= {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "safe.directory", "GIT_CONFIG_VALUE_0": "*"}
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
