@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
+from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 # No deadline for one example: the machine is shared, and its times say nothing. In CI every run tries the same ones;
@@ -14,12 +17,17 @@ settings.register_profile("ci", settings.get_profile("usual"), derandomize=True,
 settings.load_profile("ci" if os.environ.get("CI") == "true" else "usual")
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Let Ctrl-C be Ctrl-C for what the tests start, also where the shell that started us ignores it; and git be git.
 
     A shell without job control starts background commands with SIGINT ignored (POSIX, 2.11), and children inherit that.
     The git that tests start reads a checkout of another user's too (git-config(1), safe.directory).
     """
-    os.environ |= {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "safe.directory", "GIT_CONFIG_VALUE_0": "*"}
+    number, name = tempfile.mkstemp(prefix="overlayd-gitconfig-")
+    config.add_cleanup(lambda: Path(name).unlink(missing_ok=True))
+    with os.fdopen(number, "w") as file:
+        file.write("[safe]\n\tdirectory = *\n")
+    # A variable that holds the setting itself would not reach the other end of a clone.
+    os.environ["GIT_CONFIG_GLOBAL"] = name
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
