@@ -38,6 +38,7 @@ PHASES = (
     "rpm.freeze",
     "rpm.docs",
     "rpm.inventory",
+    "rpm.licences",
     "rpm.build",
 )
 
