@@ -14,12 +14,22 @@ from tests.cluster.create import ROOT
 from tests.polling import eventually
 
 _INVOKE = (sys.executable, "-m", "invoke")
-_TIMEOUT_S = 300
+_TIMEOUT_S = 300.0
+_BUILD_S = 1200.0
 
 
-def invoke(*words: str | Path, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """A task and its options, run to the end."""
-    return _run([*_INVOKE, *map(str, words)], env)
+def invoke(
+    *words: str | Path, env: Mapping[str, str] | None = None, root: Path = ROOT, timeout_s: float = _TIMEOUT_S
+) -> subprocess.CompletedProcess[str]:
+    """A task and its options, run to the end in a checkout, which is this one."""
+    return _run([*_INVOKE, *map(str, words)], env, root, timeout_s)
+
+
+def invoked_well(*words: str | Path, env: Mapping[str, str] | None = None, root: Path = ROOT) -> str:
+    """The same for a build, which has to end well; what it said."""
+    done = invoke(*words, env=env, root=root, timeout_s=_BUILD_S)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def interrupted(*words: str, when: Callable[[], object], by: signal.Signals) -> tuple[int, str]:
@@ -50,13 +60,15 @@ def on_a_full_disk(folder: Path, megabytes: int, *words: str) -> tuple[int, str,
     return int(status), done.stderr, left
 
 
-def _run(command: list[str], env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def _run(
+    command: list[str], env: Mapping[str, str] | None = None, root: Path = ROOT, timeout_s: float = _TIMEOUT_S
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command,
-        cwd=ROOT,
+        cwd=root,
         env={**os.environ, **(env or {})},
         capture_output=True,
         text=True,
         check=False,
-        timeout=_TIMEOUT_S,
+        timeout=timeout_s,
     )

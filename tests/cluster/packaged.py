@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import subprocess
-import sys
 import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -25,6 +23,7 @@ from tests.cluster.checkout import checkout, commit, give_what_is_built
 from tests.cluster.create import ROOT, remove
 from tests.cluster.description import Cluster
 from tests.cluster.docker_engine import PlannedContainer, client
+from tests.cluster.invoked import invoked_well
 from tests.cluster.machine import Machine
 from tests.cluster.site import Site
 from tests.cluster.steps import etcd, hosts, network_config, networks
@@ -73,11 +72,8 @@ def packages(base: str) -> Packages:
         path = later.root / source.PACKAGE / "__init__.py"
         path.write_text(f"{path.read_text()}LATER = True\n")
         commit(later.root, "a later commit", Path())
-        command = [sys.executable, "-m", "invoke", "rpm.build", "--base", base]
         try:
-            done = subprocess.run(command, cwd=later.root, capture_output=True, text=True, check=False)
-            if done.returncode != 0:
-                raise OverlaydError(f"no RPM of a later commit: {done.stdout[-2000:]}{done.stderr[-2000:]}")
+            invoked_well("rpm.build", "--base", base, root=later.root)
             [newer] = (later.build / REPOSITORY).glob("overlayd-*.rpm")
             return Packages(
                 files={RPM: built().read_bytes(), NEWER_RPM: newer.read_bytes()},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from images.targets import of_everything
 from rpm import source
 from tests.cluster.checkout import checkout, commit, give_what_is_built
 from tests.cluster.create import ROOT
+from tests.cluster.invoked import invoked_well
 from tests.cluster.planned import append, flip_mode, make_link
 from tests.cluster.test_reproducible import content, ids
 
@@ -75,17 +75,7 @@ def place(tmp_path: Path) -> Place:
 
 
 def invoke(place: Place, *words: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "invoke", *words],
-        cwd=place.root,
-        env={**os.environ, **SAME_COMMIT},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=1200,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return invoked_well(*words, env=SAME_COMMIT, root=place.root)
 
 
 def results(place: Place) -> dict[str, object]:

@@ -19,6 +19,7 @@ from images.engine.containers import LABEL_BUILD
 from images.engine.runner import Place
 from images.targets import PLACE, of_everything
 from tests.cluster.checkout import checkout
+from tests.cluster.invoked import invoked_well
 from tests.polling import eventually
 
 DEADLINE_S = 120.0
@@ -117,24 +118,11 @@ def state(place: Place) -> dict[str, object]:
     }
 
 
-def again(place: Place, base: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "invoke", "build-all", "--base", base],
-        cwd=place.root,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
 @pytest.fixture(scope="module", autouse=True)
 def all_is_built_before_and_after(base: str) -> Iterator[None]:
-    again(PLACE, base)
+    invoked_well("build-all", "--base", base)
     yield
-    assert "nothing to do" in again(PLACE, base), "an interrupted build changed what was built"
+    assert "nothing to do" in invoked_well("build-all", "--base", base), "an interrupted build changed what was built"
 
 
 def test_every_phase_is_tried(base: str) -> None:
