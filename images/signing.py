@@ -126,7 +126,7 @@ def sign_rpms(key: Key, rpms: Sequence[Path]) -> None:
             **({"_gpg_path": str(gpg.home)} if gpg.home else {}),
         }
         defines = [word for name, value in macros.items() for word in ("--define", f"{name} {value}")]
-        capture(["rpmsign", *defines, "--addsign", *rpms], env=gpg.variables)
+        capture(["rpmsign", *defines, "--addsign", *rpms], env=gpg.variables, around=os.environ)
 
 
 def verify(file: Path, signature: Path, public: bytes) -> None:
@@ -149,7 +149,7 @@ def verify(file: Path, signature: Path, public: bytes) -> None:
 def agent(key: Key) -> Iterator[None]:
     """One agent for all signatures made in the block: a passphrase is asked for once."""
     with _session(key.home) as gpg:
-        capture(["gpgconf", "--launch", "gpg-agent"], env=gpg.variables)
+        capture(["gpgconf", "--launch", "gpg-agent"], env=gpg.variables, around=os.environ)
         yield
 
 
@@ -159,7 +159,7 @@ class _Gpg:
     variables: dict[str, str]
 
     def run(self, *words: str | Path) -> str:
-        return capture(["gpg", "--batch", "--yes", "--quiet", *words], env=self.variables)
+        return capture(["gpg", "--batch", "--yes", "--quiet", *words], env=self.variables, around=os.environ)
 
 
 @dataclass

@@ -168,7 +168,6 @@ def facts(step: Step, repository: Path) -> dict[str, str]:
     lines = process.capture(
         ["rpm", "--query", "--package", "--nosignature", "--queryformat", _FACT, *sorted(repository.glob("*.rpm"))],
         env={"HOME": str(step.scratch)},
-        around=process.surroundings(),
     ).splitlines()
     rows = [line.split(" ") for line in lines]
     found = {f"package {name}": f"{version} {digest[:8]}" for name, version, digest, _ in rows}

@@ -62,7 +62,7 @@ def of_tools(*programs: str) -> dict[str, str]:
 def _tool_version(program: str) -> str:
     try:
         # dnf lists its parts below its own version.
-        line = process.capture([program, "--version"], around=process.surroundings()).strip().partition("\n")[0]
+        line = process.capture([program, "--version"]).strip().partition("\n")[0]
     except BuildError:
         return "none"
     return line if len(line) <= _DIGEST_CHARS else digest(line.encode())

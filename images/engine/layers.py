@@ -34,7 +34,6 @@ def of_folder(root: Path, to: Path, *, epoch: int, log: IO[bytes], stop: Stop) -
         ],
         log=log,
         stop=stop,
-        around=process.surroundings(),
     )
 
 

@@ -107,9 +107,10 @@ def run(
 ) -> None:
     """Run a command to its end, its output going to `log` (or its standard output to `stdout`).
 
-    `env` is added to `around`, or without it to this process's environment. The child is the head of a process group
-    of its own, so that Ctrl-C reaches us alone and we end the whole group: SIGTERM, then SIGKILL after GRACE_S. Raises
-    CommandFailed with the command and the last lines of its output, and Cancelled.
+    `env` is added to `around`, or without it to `surroundings()`; os.environ is for what is the user's business, keys
+    and logins. The child is the head of a process group of its own, so that Ctrl-C reaches us alone and we end the
+    whole group: SIGTERM, then SIGKILL after GRACE_S. Raises CommandFailed with the command and the last lines of its
+    output, and Cancelled.
     """
     words = [str(word) for word in argv]
     log.write(f"+ {pasteable(words, cwd=cwd, env=env)}\n".encode())
@@ -119,7 +120,7 @@ def run(
         child = subprocess.Popen(
             words,
             cwd=cwd,
-            env={**(os.environ if around is None else around), **(env or {})},
+            env={**(surroundings() if around is None else around), **(env or {})},
             stdin=stdin if stdin is not None else subprocess.DEVNULL,
             stdout=stdout if stdout is not None else log,
             stderr=log,
@@ -148,14 +149,14 @@ def capture(
 ) -> str:
     """The standard output, in English, of a command that is over quickly. Raises CommandFailed.
 
-    `env` is added to `around`, or without it to this process's environment.
+    The environment is as that of `run`.
     """
     words = [str(word) for word in argv]
     try:
         done = subprocess.run(
             words,
             cwd=cwd,
-            env={**(os.environ if around is None else around), "LC_ALL": "C.UTF-8", **(env or {})},
+            env={**(surroundings() if around is None else around), "LC_ALL": "C.UTF-8", **(env or {})},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -75,7 +75,7 @@ def read(layout: Layout, image: Image, repository: Path | None) -> Contents:
         database = Path(place)
         found = _extract_database(tree, database)
         packages = _query(["rpm", "--dbpath", database, "-qa", "--queryformat", _QUERY]) if found else ()
-        listed = _capture(["rpm", "--dbpath", database, "-qa", "--queryformat", _FILES_QUERY]) if found else ""
+        listed = process.capture(["rpm", "--dbpath", database, "-qa", "--queryformat", _FILES_QUERY]) if found else ""
     owned = {tree.real(path) for path in listed.splitlines()}
     left = [(path, entry) for path, entry in tree.files() if tree.real(path) not in owned]
     files = [File(path=f"/{path}", sha256=tree.sha256(entry), size=entry.size) for path, entry in left]
@@ -116,12 +116,7 @@ def parse(rows: str) -> tuple[Package, ...]:
 
 
 def _query(command: Sequence[str | Path]) -> tuple[Package, ...]:
-    return parse(_capture(command))
-
-
-def _capture(command: Sequence[str | Path]) -> str:
-    """rpm's answer, whatever macros the user has."""
-    return process.capture(command, around=process.surroundings())
+    return parse(process.capture(command))
 
 
 def _extract_database(tree: Tree, to: Path) -> bool:
@@ -137,7 +132,7 @@ def _attribute(tree: Tree, files: Iterable[File], rpms: Sequence[Path]) -> tuple
         return (), list(files)
     try:
         command = ["rpm", "-qp", "--nosignature", "--nodigest", "--queryformat"]
-        rows = _capture([*command, _DIGESTS_QUERY, *rpms]).splitlines()
+        rows = process.capture([*command, _DIGESTS_QUERY, *rpms]).splitlines()
         packages = {_label(package): package for package in _query([*command, _QUERY, *rpms])}
     except BuildError as error:
         raise BuildError(f"the packages in {rpms[0].parent} cannot be read: {error.message}") from error

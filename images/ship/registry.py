@@ -5,6 +5,7 @@ skopeo finds the user's login itself (`skopeo login`, or docker's), and certific
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 from collections.abc import Callable, Iterable
@@ -107,6 +108,8 @@ def _copy(registry: Registry, image: Packed, to: str, stop: Stop) -> None:
                 stop=stop,
                 # Its way to name a layout cannot say a path with a colon in it.
                 cwd=image.folder,
+                # Logins are the user's.
+                around=os.environ,
             )
         except CommandFailed as error:
             log.seek(0)

@@ -27,7 +27,8 @@ def test_a_release_is_installed_where_no_package_is(base: str, tmp_path: Path) -
     # On a base with a package of etcd this way is not taken; its script runs here on the same system all the same.
     files = Path("images/etcd/files/usr/libexec/etcd")
     shutil.copytree(ROOT / files, tmp_path / "libexec", ignore=shutil.ignore_patterns("__pycache__"))
-    (tmp_path / "release").mkdir()
+    (tmp_path / "release/licences").mkdir(parents=True)
+    shutil.copy(ROOT / release.OWN_LICENCE, tmp_path / "release/licences")
     for program in release.PROGRAMS:
         where = shutil.which(program)
         assert where is not None

@@ -8,7 +8,7 @@ from pathlib import Path
 import docker
 import pytest
 
-from images.engine import containers
+from images.engine import containers, docker_images
 from images.engine.containers import ImageConfig
 from images.engine.graph import Target
 from images.engine.process import Stop
@@ -53,6 +53,7 @@ def derived(tmp_path: Path, base: str) -> Iterator[Step]:
         finally:
             step.abandon()
             PLACE.layout.collect()
+            docker_images.forget(step.owner)
 
 
 def test_everything_that_a_script_changes_is_in_the_image(derived: Step, base: str) -> None:

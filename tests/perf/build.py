@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import signal
 import statistics
@@ -104,7 +105,7 @@ def _run(argv: list[str] | tuple[str, ...], cwd: Path, env: dict[str, str], fold
     """Run a command, its output going to folder/log. Raises CommandFailed with the end of it."""
     with (folder / "log").open("wb", buffering=0) as log:
         try:
-            process.run(argv, log=log, stop=process.Stop(), cwd=cwd, env=env)
+            process.run(argv, log=log, stop=process.Stop(), cwd=cwd, env=env, around=os.environ)
         except BuildError as error:
             raise CommandFailed(error.message) from error
 

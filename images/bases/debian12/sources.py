@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -33,7 +34,9 @@ def lines(base: Base) -> tuple[str, ...]:
     if base.mirrors:
         return _given(base)
     rows = process.capture(
-        ["apt-get", "indextargets", "--format", "$(CREATED_BY)|$(ORIGIN)|$(REPO_URI)|$(CODENAME)|$(COMPONENT)"]
+        ["apt-get", "indextargets", "--format", "$(CREATED_BY)|$(ORIGIN)|$(REPO_URI)|$(CODENAME)|$(COMPONENT)"],
+        # Which sources a machine has may be said by APT_CONFIG.
+        around=os.environ,
     ).splitlines()
     found = {
         f"deb {uri.rstrip('/')} {codename} {component}"
