@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 from invoke.collection import Collection
 
+# The daemon of this checkout, also where the virtual environment is another one's.
+sys.path.insert(0, str(Path(__file__).resolve().parent / "daemon"))
+
 import images.reporting
-import images.ship.tasks
-import images.tasks
-import rpm.tasks
-import tests.cluster.tasks
-import tests.perf.tasks
-import tests.tasks
+import images.ship.task_collection
+import images.task_collection
+import rpm.task_collection
+import tests.cluster.task_collection
+import tests.perf.task_collection
+import tests.task_collection
 
 namespace = Collection()
-namespace.add_task(images.tasks.build_all, name="build-all")
-for short in (tests.tasks.namespace, tests.perf.tasks.namespace):
+namespace.add_task(images.task_collection.build_all, name="build-all")
+for short in (tests.task_collection.namespace, tests.perf.task_collection.namespace):
     for name in short.task_names:
         namespace.add_task(short[name], name=name)
-namespace.add_task(images.ship.tasks.release, name="release")
-for shipped in (images.ship.tasks.push, images.ship.tasks.save, images.ship.tasks.load):
-    images.tasks.namespace.add_task(shipped)
-namespace.add_collection(images.tasks.namespace)
-namespace.add_collection(rpm.tasks.namespace)
-namespace.add_collection(tests.cluster.tasks.namespace)
+namespace.add_task(images.ship.task_collection.release, name="release")
+for shipped in (images.ship.task_collection.push, images.ship.task_collection.save, images.ship.task_collection.load):
+    images.task_collection.namespace.add_task(shipped)
+namespace.add_collection(images.task_collection.namespace)
+namespace.add_collection(rpm.task_collection.namespace)
+namespace.add_collection(tests.cluster.task_collection.namespace)
 images.reporting.cover(namespace)
 images.reporting.guard()

@@ -33,6 +33,8 @@ from overlayd.errors import OverlaydError
 LOGS = Path(__file__).resolve().parents[1] / "build/logs"
 INTERRUPTED = 130
 OUTPUT_CLOSED = 141
+# Variables that a result depends on.
+_DECIDING = ("OVERLAYD_RELEASE", "SOURCE_DATE_EPOCH")
 _DOCKER = ("docker", "requests", "urllib3")
 _HINTS = {
     errno.EROFS: "the file system is read-only: use a checkout that can be written",
@@ -92,9 +94,11 @@ def command() -> str:
 
 
 def program() -> list[str]:
-    """How Invoke was started: `.venv/bin/invoke` by make, which is in nobody's PATH."""
+    """How Invoke was started: `.venv/bin/invoke` by make, which is in nobody's PATH; and what decides the result."""
     path = Path(sys.argv[0])
-    return [sys.executable, "-m", path.parent.name] if path.name == "__main__.py" else [sys.argv[0]]
+    given = [f"{name}={os.environ[name]}" for name in _DECIDING if name in os.environ]
+    words = [sys.executable, "-m", path.parent.name] if path.name == "__main__.py" else [sys.argv[0]]
+    return [*(["env", *given] if given else []), *words]
 
 
 def _in_words(task: str, error: BaseException) -> tuple[str, str | None]:

@@ -86,10 +86,10 @@ def of_everything(base: Base) -> dict[str, Target]:
     given = inputs.given_epoch()
     if given is None:
         return targets
-    # An image says when it was made.
+    # Images say when they were made, and files of the checkout have that time.
     common = {"SOURCE_DATE_EPOCH": str(given)}
     return {
-        name: dataclasses.replace(target, inputs={**target.inputs, **common}) if target.image else target
+        name: target if target.network else dataclasses.replace(target, inputs={**target.inputs, **common})
         for name, target in targets.items()
     }
 

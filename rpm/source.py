@@ -39,8 +39,6 @@ SOURCES = (
 )
 
 
-# What decides the bytes of the RPM, beside the builder image.
-PARTS = (DAEMON, Path("rpm"), LOCK, Path("LICENSE"))
 # The variable that gives a release its number.
 NUMBER = "OVERLAYD_RELEASE"
 _NUMBER = re.compile(r"[1-9][0-9]*([._][0-9A-Za-z]+)*")
@@ -57,8 +55,8 @@ def release(root: Path) -> str:
 
     Of a commit it is `0.<time>.g<commit>`, the time as 20261129101533 (UTC): a later commit's RPM upgrades an earlier
     one's. A number that is given by the variable NUMBER takes its place: it begins with 1 or more, so that the numbered
-    release of a version upgrades what was built on the way to it. Files that are not the commit's add `.dirty` and a
-    digest of them all.
+    release of a version upgrades what was built on the way to it. Files that are not the commit's add `.dirty`, or
+    `~dirty` to a number, and a digest of them all.
     """
     number = os.environ.get(NUMBER, "")
     if number and not _NUMBER.fullmatch(number):
@@ -67,6 +65,8 @@ def release(root: Path) -> str:
         )
     found = commit.of(root)
     said = number or f"0.{datetime.fromtimestamp(found.time, UTC):%Y%m%d%H%M%S}.g{found.id[:8]}"
-    if not commit.changed(root, PARTS):
+    if not commit.changed(root, commit.PARTS):
         return said
-    return f"{said}.dirty{inputs.fingerprint(inputs.of_files(root, [root / path for path in PARTS]))[:8]}"
+    # Higher than what the commit gives; but what is no numbered release is lower than that one.
+    mark = "~dirty" if number else ".dirty"
+    return f"{said}{mark}{inputs.fingerprint(inputs.of_files(root, [root / path for path in commit.PARTS]))[:8]}"

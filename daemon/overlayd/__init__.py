@@ -1,3 +1,3 @@
 """overlayd: every container reaches every other by its own address, whichever Docker host it is on."""
 
-__version__ = "0.1.0"
+__version__ = "0.1.1"

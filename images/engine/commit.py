@@ -17,6 +17,8 @@ from images.engine.errors import BuildError
 
 # `git archive` fills it in (gitattributes(5), export-subst), and so do the sites that offer tarballs of commits.
 MARK = Path(".git_archival.txt")
+# What images and RPM are made of, and what makes them.
+PARTS = tuple(map(Path, ("daemon", "images", "rpm", "requirements/freeze.txt", "LICENSE")))
 _MARKED = re.compile(r"^node: (?P<id>[0-9a-f]{40,64})$.*^time: (?P<time>\d+)$", re.MULTILINE | re.DOTALL)
 
 
@@ -47,17 +49,17 @@ def of(root: Path) -> Commit:
     return Commit(id=marked["id"], time=int(marked["time"]))
 
 
-def changed(root: Path, paths: Sequence[Path] = ()) -> bool:
-    """Whether files (all, or those at and below `paths`) are not those of the commit. A tarball is taken as it is.
+def changed(root: Path, paths: Sequence[Path] = ()) -> list[str]:
+    """The files (of all, or of those at and below `paths`) that are not as the commit has them, as git names them.
 
-    Raises BuildError.
+    A tarball is taken as it is. Raises BuildError.
     """
     if not (root / ".git").exists():
-        return False
+        return []
     done = _git(root, ["status", "--porcelain", "--untracked-files=all", "--", *map(str, paths)])
     if done.returncode != 0:
         raise BuildError(f"git cannot tell what changed in {root}: {done.stderr.strip()}", hint="is git installed?")
-    return bool(done.stdout.strip())
+    return [line[3:] for line in done.stdout.splitlines()]
 
 
 def _git(root: Path, words: Sequence[str]) -> subprocess.CompletedProcess[str]:
@@ -65,10 +67,13 @@ def _git(root: Path, words: Sequence[str]) -> subprocess.CompletedProcess[str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     # Whoever builds a checkout runs its code: that git may read it too is a smaller thing (git-config(1),
     # safe.directory). A file system monitor would be one more program of the checkout's.
-    trust = ("-c", f"safe.directory={root}", "-c", "core.fsmonitor=false")
+    trust = [f"safe.directory={root}", "core.fsmonitor=false"]
+    # The user's own settings, of what git shows and of what it leaves out, are for the user.
+    plain = ["log.showSignature=false", "core.quotePath=true", "core.excludesFile=", "status.renames=false"]
+    settings = [word for setting in (*trust, *plain) for word in ("-c", setting)]
     try:
         return subprocess.run(
-            ["git", "--no-optional-locks", *trust, *words],
+            ["git", "--no-optional-locks", *settings, *words],
             cwd=root,
             env={**kept, "LC_ALL": "C.UTF-8"},
             stdin=subprocess.DEVNULL,

@@ -79,6 +79,10 @@ def engine() -> Iterator[Any]:
     try:
         with contextlib.closing(docker.APIClient(timeout=_TIMEOUT_S, version="auto", **_where())) as client:
             yield client
+    except NotFound as error:
+        raise BuildError(
+            f"Docker: {error.explanation}", hint="somebody removed it meanwhile; the same command makes it again"
+        ) from error
     except (DockerException, requests.RequestException) as error:
         raise BuildError(
             f"Docker: {getattr(error, 'explanation', None) or error}", hint="see that dockerd runs: docker info"
@@ -125,6 +129,8 @@ def work_container(
         labels={LABEL: "build", LABEL_BUILD: owner},
         host_config=host,
         name=f"{_NAME}{secrets.token_hex(4)}",
+        # Without a network there is nothing to reach by the proxies of the user's Docker client.
+        use_config_proxy=False,
     )["Id"]
 
     def remove() -> None:

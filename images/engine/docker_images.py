@@ -115,10 +115,14 @@ def drop(new: str) -> None:
         client.remove_image(new, force=False)
 
 
-def forget(owner: str) -> list[str]:
-    """Take away every tag of a build folder's own, and so the images that nothing else names; the tags."""
+def forget(owner: str, *, gone: bool = False) -> list[str]:
+    """Take away every tag of a build folder's own, and so the images that nothing else names; the tags.
+
+    With `gone` also those of build folders that this process does not see: others may, in a container of their own.
+    """
     with engine() as client:
-        tags = [tag for tag in _own_tags(client) if tag.startswith(own_tag(owner, ""))]
+        ours = own_tag(owner, "")
+        tags = [tag for tag in _own_tags(client) if tag.startswith(ours) or (gone and _is_of_nobody(tag))]
         for tag in tags:
             with contextlib.suppress(NotFound):
                 client.remove_image(tag, force=False)
@@ -128,11 +132,10 @@ def forget(owner: str) -> list[str]:
 def sweep(owner: str) -> list[str]:
     """Remove the images that a killed build of the same build folder left without a name; the tags that went.
 
-    And what is kept for build folders that are gone; and images of ours without any tag, which containers needed
-    when they were replaced.
+    And images of ours without any tag, which containers needed when they were replaced.
     """
     with engine() as client:
-        left = [tag for tag in _own_tags(client) if tag.startswith(own_tag(owner, _NEW)) or _is_of_nobody(tag)]
+        left = [tag for tag in _own_tags(client) if tag.startswith(own_tag(owner, _NEW))]
         unnamed = [image["Id"] for image in _listed(client, dangling=True, label=LABEL)]
         for one in [*left, *unnamed]:
             with contextlib.suppress(APIError):
@@ -141,7 +144,7 @@ def sweep(owner: str) -> list[str]:
 
 
 def _is_of_nobody(tag: str) -> bool:
-    """Whether the build folder whose tag this is, is gone. Docker mounts folders of it: it sees what we see."""
+    """Whether the build folder whose tag this is, is not there."""
     try:
         folder = bytes.fromhex(tag.removeprefix(_OWN).partition(":")[0]).decode()
     except ValueError:

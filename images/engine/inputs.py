@@ -21,9 +21,11 @@ from images.engine.errors import BuildError
 
 Inputs = Mapping[str, str]
 
+# What an RPM can say: 32 bits.
+_LATEST = 2**32 - 1
 _DIGEST_CHARS = 32
 _DIGEST = re.compile(f"[0-9a-f]{{{_DIGEST_CHARS}}}")
-_SKIPPED = frozenset({"__pycache__"})
+_SKIPPED = frozenset({"__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache"})
 
 
 def digest(content: bytes) -> str:
@@ -48,7 +50,7 @@ def given_epoch() -> int | None:
     given = os.environ.get("SOURCE_DATE_EPOCH")
     if not given:
         return None
-    if not given.isdigit():
+    if not (given.isascii() and given.isdigit() and int(given) <= _LATEST):
         raise BuildError(f"SOURCE_DATE_EPOCH is {given!r}", hint="allowed: a whole number of seconds since 1970")
     return int(given)
 
@@ -78,9 +80,11 @@ def of_files(root: Path, paths: Iterable[Path]) -> dict[str, str]:
     for path in paths:
         for file in files_of(path):
             if file.is_symlink():
-                content = b"l" + str(file.readlink()).encode()
+                content = b"l" + os.fsencode(file.readlink())
+            elif file.is_file():
+                content = (b"x" if is_program(file) else b"-") + file.read_bytes()
             else:
-                content = (b"x" if os.access(file, os.X_OK) else b"-") + file.read_bytes()
+                raise BuildError(f"{file} is neither a file, nor a folder, nor a link", hint="remove it")
             found[f"file {file.relative_to(root)}"] = digest(content)
     return found
 
@@ -174,6 +178,11 @@ def differences(before: Inputs, now: Inputs) -> list[str]:
     return found
 
 
+def is_program(file: Path) -> bool:
+    """Whether a file may be executed by anybody, also where the file system it lies on allows no programs."""
+    return bool(file.stat().st_mode & 0o111)
+
+
 def files_of(path: Path) -> list[Path]:
     """The files and links that count of a path: itself, or all below a folder but compiled Python; sorted.
 
@@ -186,7 +195,9 @@ def _files(path: Path) -> Iterable[Path]:
     if path.is_dir() and not path.is_symlink():
         for folder, names, files in os.walk(path):
             names[:] = sorted(set(names) - _SKIPPED)
-            yield from (Path(folder) / name for name in files if not name.endswith(".pyc"))
+            # A link to a folder is no folder of ours, whatever is at its end on this machine.
+            links = [name for name in names if (Path(folder) / name).is_symlink()]
+            yield from (Path(folder) / name for name in (*files, *links) if not name.endswith(".pyc"))
     elif path.is_symlink() or path.exists():
         yield path
     else:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import shlex
 import signal
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,10 +34,16 @@ UMASK = 0o022
 def surroundings(*, network: bool = False) -> dict[str, str]:
     """The environment of a command that makes something: nothing of the user's, but for what the network asks for.
 
-    HOME is the user's for what uses the network (pip's configuration is there), else a folder that does not exist.
+    HOME is the user's for what uses the network (pip's configuration is there), else a folder of this process's own.
     """
     found = {name: value for name, value in os.environ.items() if network and _NETWORK.fullmatch(name)}
-    return {"HOME": "/nonexistent", **found, **_PLAIN}
+    return {"HOME": _home().name, **found, **_PLAIN}
+
+
+@functools.cache
+def _home() -> tempfile.TemporaryDirectory[str]:
+    """A home for commands of this process, gone with it: rpm and dnf make a database in theirs when they are asked."""
+    return tempfile.TemporaryDirectory(prefix="overlayd-home-", ignore_cleanup_errors=True)
 
 
 @contextlib.contextmanager

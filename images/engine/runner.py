@@ -149,7 +149,10 @@ class _Run:
             self._progress.say("stopping: ending what was started")
             self._stop.set()
             for thread in self._threads:
-                thread.join()
+                while thread.is_alive():
+                    # Whoever presses Ctrl-C again: it is being done.
+                    with suppress(KeyboardInterrupt):
+                        thread.join()
             raise
         if failed:
             rest = f"{failed[0].hint or ''}"
@@ -270,7 +273,7 @@ def _check_clock(place: Place) -> None:
         raise BuildError(
             f"this machine's clock says {this}, and the last build of {place.build} was at {last}",
             hint="set the clock; if it was wrong then, remove the keys that were made, and what they signed:"
-            f" rm -r {place.build / 'keys'} {place.build / 'cache/stamps'} {lock}",
+            f" rm -rf {place.build / 'keys'} {place.build / 'cache/stamps'} {lock}",
         )
 
 

@@ -70,7 +70,7 @@ class Step:
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, place, follow_symlinks=False)
             if not file.is_symlink():
-                place.chmod(0o755 if os.access(file, os.X_OK) else 0o644)
+                place.chmod(0o755 if inputs.is_program(file) else 0o644)
             os.utime(place, (self.epoch, self.epoch), follow_symlinks=False)
         return copy
 

@@ -120,19 +120,18 @@ def test_two_checkouts_build_at_once_and_each_has_its_own(checkouts: list[Place]
     client.close()
 
 
-def test_what_a_folder_that_is_gone_kept_goes_with_the_next_build(tmp_path: Path, base: str) -> None:
+def test_what_a_folder_that_is_gone_kept_goes_when_asked_for_and_no_build_touches_it(tmp_path: Path, base: str) -> None:
     client = docker.from_env()
     gone, name = str(tmp_path / "gone/build"), f"overlayd/probe:{base}"
-    tags = [docker_images.own_tag(gone, name), docker_images.own_tag(PLACE.owner, f"new-left-probe:{base}")]
+    left, of_gone = docker_images.own_tag(str(tmp_path), f"new-left-probe:{base}"), docker_images.own_tag(gone, name)
     kept = docker_images.own_tag(str(tmp_path), name)
-    for tag in (*tags, kept):
+    for tag in (left, of_gone, kept):
         client.images.get(name).tag(tag)
     try:
-        assert sorted(docker_images.sweep(PLACE.owner)) == sorted(tags)
-        for tag in tags:
-            with pytest.raises(NotFound):
-                client.images.get(tag)
-        assert client.images.get(kept).id == client.images.get(name).id
+        assert docker_images.sweep(str(tmp_path)) == [left]
+        with pytest.raises(NotFound):
+            client.images.get(left)
+        assert client.images.get(kept).id == client.images.get(of_gone).id == client.images.get(name).id
     finally:
-        docker_images.forget(str(tmp_path))
+        assert {kept, of_gone} <= set(docker_images.forget(str(tmp_path), gone=True))
         client.close()

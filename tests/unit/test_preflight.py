@@ -134,6 +134,8 @@ def test_a_copy_that_does_not_tell_its_commit_is_refused_and_a_tarball_is_not(pl
     assert said == f"error: nothing tells which commit {place} is: there is no .git"
     (place / ".git_archival.txt").write_text(f"node: {'0a' * 20}\ntime: 1790000000\n")
     preflight.check(place)
+    (place / ".git_archival.txt").write_text(f"node: {'0a' * 20}\ntime: 4000000000\n")
+    assert told(place).startswith("error: this machine's clock is behind")
     subprocess.run(["git", "init", "--quiet"], cwd=place, check=True)
     assert told(place).startswith(f"error: nothing tells which commit {place} is: git says: fatal: ")
 

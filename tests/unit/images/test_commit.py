@@ -31,7 +31,7 @@ def git(folder: Path, *words: str | Path, time: int = TIME) -> str:
 def repository(tmp_path: Path) -> Path:
     """Two commits, of which the second does not touch the first one's file."""
     place = tmp_path / "repository"
-    for folder in ("daemon", "rpm", "requirements"):
+    for folder in ("daemon", "images", "rpm", "requirements"):
         (place / folder).mkdir(parents=True)
     (place / "LICENSE").write_text("free\n")
     (place / "requirements/freeze.txt").write_text("")
@@ -65,8 +65,8 @@ def test_every_way_to_get_a_commit_tells_the_same(repository: Path, tmp_path: Pa
         *(tmp_path / name for name in ("shallow", "clone", "tree")),
         unpacked(repository, tmp_path / "x"),
     ]
-    found = {way.name: (commit.of(way), commit.changed(way), source.release(way)) for way in ways}
-    assert set(found.values()) == {(wanted, False, f"0.20260921141320.g{wanted.id[:8]}")}, found
+    found = {way.name: (commit.of(way), tuple(commit.changed(way)), source.release(way)) for way in ways}
+    assert set(found.values()) == {(wanted, (), f"0.20260921141320.g{wanted.id[:8]}")}, found
 
 
 def test_a_tarball_inside_another_repository_is_itself(repository: Path, tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def compared(one: str, two: str) -> int:
 
 
 def test_a_later_commits_release_is_newer_and_a_numbered_one_newer_than_what_led_to_it(
-    repository: Path, monkeypatch: pytest.MonkeyPatch
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = source.release(repository)
     (repository / "daemon/file").write_text("two\n")
@@ -132,7 +132,17 @@ def test_a_later_commits_release_is_newer_and_a_numbered_one_newer_than_what_led
     # What is not in the RPM leaves it as it is.
     (repository / "file0").write_text("changed\n")
     assert source.release(repository) == later
+    # Whatever the user's git leaves out, or shows in another way.
+    (repository / "rpm/x~").write_text("")
+    for name, value in {"core.excludesFile": str(tmp_path / "excludes"), "log.showSignature": "true"}.items():
+        git(repository, "config", name, value)
+    (tmp_path / "excludes").write_text("*~\n")
+    assert source.release(repository).startswith(f"{later}.dirty")
+    (repository / "rpm/x~").unlink()
+    (repository / "daemon/file").write_text("four\n")
     monkeypatch.setenv(source.NUMBER, "1")
+    assert compared(source.release(repository), "1") == -1, "no release is what is in no commit"
+    git(repository, "checkout", "--quiet", "daemon")
     assert source.release(repository) == "1"
     assert compared(later, "1") == -1
     assert compared("1", "2.el9") == -1

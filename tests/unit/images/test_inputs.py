@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from images.engine import inputs, process
+from images.engine.errors import BuildError
 
 
 def test_changed_names_the_input_that_changed() -> None:
@@ -110,8 +113,28 @@ def test_code_counts_but_for_what_is_said_about_it(tmp_path: Path, text: str, sa
 
 def test_tools_have_the_same_version_in_every_language(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     tool = tmp_path / "tool"
-    tool.write_text('#!/bin/sh\necho "${LC_ALL:-none} ${LANG:-none} $HOME"\n')
+    tool.write_text('#!/bin/sh\necho "${LC_ALL:-none} ${LANG:-none} ${HOME%%-*}"\n')
     tool.chmod(0o755)
-    monkeypatch.setattr(process, "_PLAIN", {"PATH": str(tmp_path), "LC_ALL": "C.UTF-8"})
+    monkeypatch.setattr(process, "_PLAIN", {"PATH": f"{tmp_path}:/usr/bin:/bin", "LC_ALL": "C.UTF-8"})
     monkeypatch.setenv("LANG", "de_DE.UTF-8")
-    assert inputs.of_tools(str(tool)) == {f"tool {tool}": "C.UTF-8 none /nonexistent"}
+    assert inputs.of_tools(str(tool)) == {f"tool {tool}": f"C.UTF-8 none {tempfile.gettempdir()}/overlayd"}
+
+
+def test_a_link_counts_as_a_link_whatever_is_at_its_end(tmp_path: Path) -> None:
+    links = {"to-a-folder": "/usr", "dangling": "/nowhere", "not-utf-8": os.fsdecode(b"/no\xffwhere")}
+    for name, target in links.items():
+        (tmp_path / name).symlink_to(target)
+    assert set(inputs.of_files(tmp_path, [tmp_path])) == {f"file {name}" for name in links}
+
+
+def test_what_is_no_file_is_named_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(BuildError, match=r"/pipe is neither a file, nor a folder, nor a link"):
+        inputs.of_files(tmp_path, [tmp_path])
+
+
+@pytest.mark.parametrize("value", ["\u00b2", "-1", "1e9", "99999999999999999999"])
+def test_a_time_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", value)
+    with pytest.raises(BuildError, match="SOURCE_DATE_EPOCH is"):
+        inputs.given_epoch()

@@ -73,7 +73,7 @@ def made_out(
 ) -> Order:
     """Choose the base, say which and why, and see to a Docker; nothing is built. Raises BuildError."""
     from images.bases import catalogue, choose  # noqa: PLC0415
-    from images.engine import dockerd, preflight  # noqa: PLC0415
+    from images.engine import commit, dockerd, preflight  # noqa: PLC0415
     from images.targets import ALL, PLACE, fetched, left_out, of_everything, whole  # noqa: PLC0415
 
     bases = catalogue.bases(mirror, wanted=base)
@@ -89,6 +89,9 @@ def made_out(
     say(f"base: {choice.base.name} ({choice.why})")
     for note in choice.base.notes:
         say(f"  {note}")
+    if changes := commit.changed(PLACE.root, commit.PARTS):
+        more = f" and {len(changes) - 3} more" if changes[3:] else ""
+        say(f"  files that are in no commit count too: {', '.join(changes[:3])}{more}")
     if unbootable := choose.unbootable(choice.base):
         say(f"  {unbootable}")
     if wanted is None:

@@ -11,10 +11,10 @@ from invoke.context import Context
 from invoke.exceptions import Exit
 from invoke.tasks import task
 
-from images.engine import docker_images, dockerd, preflight
+from images.engine import docker_images, dockerd, preflight, runner
 from images.targets import PLACE
-from images.tasks import build_all, say
-from tests.cluster import tasks as cluster
+from images.task_collection import build_all, say
+from tests.cluster import task_collection as cluster
 
 ROOT = Path(__file__).resolve().parent.parent
 EXTRAS = ("daemon", "freeze", "dev")
@@ -79,15 +79,18 @@ def lock(c: Context) -> None:
         )
 
 
-@task
-def clean(c: Context) -> None:
-    """Remove what was built, but not what was fetched."""
+@task(help={"gone": "also images that Docker keeps for checkouts that are not there (any more)"})
+def clean(c: Context, gone: bool = False) -> None:
+    """Remove what was built, but not what was fetched. Images keep their names: docker image rm."""
     preflight.check()
-    if dockerd.answers():
-        docker_images.forget(PLACE.owner)
-    for path in (ROOT / "build").glob("*"):
-        if path.name != "cache":
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with runner.holding(PLACE):
+        if dockerd.answers():
+            for tag in docker_images.forget(PLACE.owner, gone=gone):
+                say(f"removed {tag}")
+        for path in PLACE.build.glob("*"):
+            # The lock is what we hold.
+            if path.name not in ("cache", "lock"):
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 namespace = Collection(up, down, run_tests, lock, clean)

@@ -13,7 +13,7 @@ from invoke.context import Context
 from invoke.exceptions import Exit
 from invoke.tasks import task
 
-from images.tasks import build
+from images.task_collection import build
 
 _ROOT = Path(__file__).resolve().parents[1]
 _BASE = "build in this base's builder image (invoke images.list); without it the first whose repositories answer"

@@ -12,7 +12,7 @@ from invoke.context import Context
 from invoke.tasks import task
 
 from images.engine.errors import BuildError
-from images.tasks import build, say
+from images.task_collection import build, say
 
 if TYPE_CHECKING:
     from images.signing import Key

@@ -17,7 +17,7 @@ from invoke.tasks import task
 from rich.console import Console
 
 from images.engine import dockerd, preflight
-from images.tasks import build_all
+from images.task_collection import build_all
 from overlayd.backends import load
 from overlayd.errors import OverlaydError
 from tests.cluster import options
