@@ -21,7 +21,7 @@ from tests.cluster.packaged import tar
 
 # In the base image, and in the etcd image that is made of it.
 MARKS = ("images/base/files/usr/share/mark-of-base", "images/etcd/files/usr/share/mark-of-etcd")
-LOOK = "cat /usr/share/mark-of-base /usr/share/mark-of-etcd; ls /intruder"
+LOOK = "cat /usr/share/mark-of-base /usr/share/mark-of-etcd; ls /intruder 2>&1"
 
 
 @pytest.fixture
