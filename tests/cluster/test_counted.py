@@ -88,8 +88,8 @@ def test_a_change_of_each_file_in_content_mode_or_kind_is_in_the_plan(place: Pla
     to = tmp_path / "planned.json"
     command = [sys.executable, "-m", "tests.cluster.planned", str(to), base]
     subprocess.run(command, cwd=place.root, check=True, timeout=1200)
+    targets = of_everything(catalogue.get(base))
     for path, changes in json.loads(to.read_text()).items():
-        targets = of_everything(catalogue.get(base))
         as_file = {name for name, target in targets.items() if f"file {path}" in target.inputs}
         as_code = {name for name, target in targets.items() if f"code {path}" in target.inputs}
         assert set(changes["content"]) == as_file | as_code, path
@@ -102,8 +102,9 @@ def test_files_that_are_no_inputs_change_nothing_when_all_is_built_anew(place: P
     try:
         invoke(place, "build-all", "--base", base)
         before = results(place)
+        found = counted(base)
         for path in files():
-            if NOT_COUNTED.fullmatch(path) and path not in counted(base):
+            if NOT_COUNTED.fullmatch(path) and path not in found:
                 append(place.root / path)
         commit(place.root, "what changes nothing", Path())
         assert "nothing to do" in invoke(place, "build-all", "--base", base)
@@ -137,12 +138,13 @@ CHANGES: Mapping[str, tuple[str, Callable[[Path], None], set[str]]] = {
 def test_what_the_plan_says_of_a_change_is_what_differs_when_it_is_built(place: Place, base: str) -> None:
     try:
         invoke(place, "build-all", "--base", base)
+        targets = of_everything(catalogue.get(base))
         for what, (path, change, expected) in CHANGES.items():
             before = results(place)
             change(place.root / path)
             commit(place.root, what, Path())
             said = [line.partition(":")[0] for line in invoke(place, "build-all", "--dry-run").splitlines()]
-            planned = [name for name in said if name in of_everything(catalogue.get(base))]
+            planned = [name for name in said if name in targets]
             invoke(place, "build-all", "--base", base)
             now = results(place)
             differs = {name.partition(":")[0] for name in now if now[name] != before[name]}
