@@ -43,6 +43,8 @@ def read(run_dir: Path) -> Status:
         known["skipped"] = tuple((key, problem) for key, problem in found["skipped"])
         for name in ("etcd_endpoints", "docker_problems", "problems"):
             known[name] = tuple(found[name])
+        # Not written by a daemon of 0.1.
+        known["warnings"] = tuple(found.get("warnings", ()))
         return Status(**known)
     except FileNotFoundError:
         raise OverlaydError(
