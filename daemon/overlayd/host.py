@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -85,6 +85,8 @@ class Host:
             lasting_s=settings.resync_s,
             firewalled=settings.firewall != "none",
         )
+        # The public addresses of peers that are programmed; None before the first look.
+        self._served: frozenset[IPAddress] | None = None
         self._published = False
         self._carrier_problem: str | None = None
 
@@ -150,15 +152,20 @@ class Host:
         report = Report()
         if self._carrier_problem:
             problems.append(self._carrier_problem)
+        if self._served is None:
+            # Strangers are kept out before the way in is open; whom the backend refuses is not known yet.
+            self._served = frozenset(_public_addresses(peers))
+            self._sync_firewall([])
         try:
             report = self._backend.apply(holding.lease, peers)
             problems.extend(report.problems)
+            self._served = frozenset(_public_addresses(peer for peer in peers if peer.key_name in report.paths))
         except UnsupportedError:
             raise
         except OverlaydError as error:
             problems.append(error.message)
-        told = self._tell_firewalld(peers)
-        rules = self._sync_firewall(problems, by_address=told.runs)
+        told = self._tell_firewalld()
+        rules = self._sync_firewall(problems)
         self._docker.look(self._docker_wanted())
         if self._published:
             try:
@@ -267,20 +274,20 @@ class Host:
             for network, subnet in zip(self._config.networks, self.holding.lease.subnets, strict=True)
         ]
 
-    def _tell_firewalld(self, peers: Sequence[Lease]) -> firewalld.Report:
-        addresses = {leg.public_ip for peer in peers for leg in peer.legs}
+    def _tell_firewalld(self) -> firewalld.Report:
         return self._firewalld.sync(
-            firewalld.desired(overlays=self._overlays(), listens=self._backend.listens, peers=addresses)
+            firewalld.desired(overlays=self._overlays(), listens=self._backend.listens, peers=self._served or ())
         )
 
-    def _sync_firewall(self, problems: list[str], *, by_address: bool) -> str | None:
+    def _sync_firewall(self, problems: list[str]) -> str | None:
         wanted = firewall.desired(
             overlays=self._overlays(),
             devices=self._backend.devices,
             masquerade=self._settings.ip_masq,
             forward=self._settings.iptables_forward_rules,
             daemon_json=docker.read_daemon_json()[0],
-            by_address=by_address,
+            listens=self._backend.listens,
+            peers=self._served or (),
         )
         report = self._firewall.sync(wanted)
         if report.written:
@@ -320,6 +327,10 @@ def _shown(leg: Leg | None, suffix: str) -> dict[str, str | None]:
         f"subnet{suffix}": str(leg.subnet) if leg else None,
         f"public_ip{suffix}": str(leg.public_ip) if leg else None,
     }
+
+
+def _public_addresses(leases: Iterable[Lease]) -> Iterator[IPAddress]:
+    return (leg.public_ip for lease in leases for leg in lease.legs)
 
 
 def _order(lease: Lease) -> tuple[bool, int]:

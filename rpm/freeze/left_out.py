@@ -21,11 +21,11 @@ REST_OF_LIBRARIES = (
     *(
         f"pyroute2.{name}"
         for name in (
-            *("bsd", "conntrack", "devlink", "dhcp", "ethtool", "ext", "fixtures", "inotify", "ipdb", "ipset", "ipvs"),
+            *("bsd", "conntrack", "devlink", "dhcp", "ethtool", "ext", "fixtures", "inotify", "ipdb", "ipvs"),
             *("iwutil", "minimal", "ndb", "nftables", "nslink", "plan9", "wiset"),
             *("netlink.connector", "netlink.devlink", "netlink.diag", "netlink.event", "netlink.generic.ethtool"),
             *("netlink.generic.ipvs", "netlink.generic.l2tp", "netlink.generic.mptcp", "netlink.ipq"),
-            *("netlink.nfnetlink", "netlink.nl80211", "netlink.taskstats", "netlink.uevent"),
+            *("netlink.nl80211", "netlink.taskstats", "netlink.uevent"),
             *("netlink.rtnl.probe_msg", "netlink.rtnl.tcmsg"),
         )
     ),

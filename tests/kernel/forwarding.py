@@ -41,6 +41,7 @@ class Router:
             6: IPv6Network(f"fd00:5:0:{number}::/64"),
         }
         self.overlay = {4: f"198.18.2.{number}", 6: f"fd98:2::{number}"}
+        self.mac = f"02:00:00:00:02:{number:02x}"
         self._listeners: list[socket.socket] = []
 
     def address(self, version: int) -> IPv4Address | IPv6Address:
@@ -78,9 +79,12 @@ class Router:
         """Bring up this end of the overlay, with a route to the other's subnets."""
         namespaces.ip(
             self.namespace,
+            f"link set {DEVICE} address {self.mac}",
             f"address add {self.overlay[4]}/24 dev {DEVICE}",
             f"address add {self.overlay[6]}/64 dev {DEVICE} nodad",
             f"link set {DEVICE} up",
+            # As on an overlay's devices, where nobody asks for anybody.
+            *(f"neighbour replace {other.overlay[v]} lladdr {other.mac} nud permanent dev {DEVICE}" for v in (4, 6)),
             *(f"route add {other.subnets[version]} via {other.overlay[version]}" for version in (4, 6)),
         )
 

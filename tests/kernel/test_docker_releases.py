@@ -62,7 +62,7 @@ def test_without_the_forward_rules_peers_pass_and_a_policy_keeps_strangers_out(
     release = next(release for release in RELEASES if release.name == "27")
     start_docker(clean, release, {})
     start_overlayd(clean, backend, {}, forward=False)
-    check_open(clean, release, forward=False)
+    check_open(clean, release)
 
 
 @pytest.mark.parametrize("backend", ["iptables", "nftables"])
@@ -125,26 +125,29 @@ def versions(release: Release) -> tuple[int, ...]:
     return (4, 6) if release.ipv6 else (4,)
 
 
-def check_open(at: Site, release: Release, *, forward: bool = True) -> None:
-    """Containers reach each other on any port and see each other's own addresses; nobody else gets further than before.
-
-    But for flannel's accepts in FORWARD, where only its policy kept strangers out.
-    """
+def check_open(at: Site, release: Release) -> None:
+    """Containers reach each other on any port and see each other's own addresses; strangers reach published ports."""
     for version in versions(release):
         for source, target, port in ((at.a, at.b, 81), (at.a, at.b, 80), (at.b, at.a, 81)):
             assert connects(source.container, target.address(version), port), (version, port)
             assert target.accept(port) == source.address(version)
-    check_stranger(at, release, closed=release.closes or not forward)
+    check_stranger(at, release, ports=(80, 81))
 
 
 def check_closed(at: Site, release: Release) -> None:
     """Containers do not reach each other, nor strangers them."""
-    check_stranger(at, release, also=[(at.a.container, at.b.address(version), 81) for version in versions(release)])
+    # Before 28.0 Docker keeps strangers from what is not published only.
+    ports = (80, 81) if release.closes else (81,)
+    check_stranger(
+        at, release, ports=ports, also=[(at.a.container, at.b.address(version), 81) for version in versions(release)]
+    )
 
 
-def check_stranger(at: Site, release: Release, *, closed: bool = True, also: Sequence[Attempt] = ()) -> None:
-    """A stranger gets to a published port by the host's address, and not by the container's own; nor does `also`."""
-    ports = [81] * closed + [80] * release.closes
+def check_stranger(at: Site, release: Release, *, ports: Sequence[int], also: Sequence[Attempt] = ()) -> None:
+    """A stranger gets to a published port by the host's address, and to none of `ports` by the container's own.
+
+    Nor does `also`.
+    """
     direct = [(at.stranger, at.b.address(version), port) for version in versions(release) for port in ports]
     assert not taken([*direct, *also])
     for version in versions(release):

@@ -7,13 +7,16 @@ import shutil
 import socket
 from collections.abc import Callable, Iterator
 from functools import partial
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 
 import pytest
 
 from overlayd import firewall
-from overlayd.kernel.monitor import NETLINK_NETFILTER, NFT_GROUPS, rules_matter
+from overlayd.backends.listening import Listening
+from overlayd.firewall.chains import PEERS
+from overlayd.kernel import ipset
+from overlayd.kernel.monitor import NETLINK_NETFILTER, NFT_GROUPS, RECEIVE_BYTES, rules_matter
 from tests.kernel import namespaces
 from tests.kernel.forwarding import use_iptables
 from tests.kernel.namespaces import inside
@@ -23,7 +26,20 @@ V6 = firewall.Overlay(network=IPv6Network("fd00:5::/48"), subnet=IPv6Network("fd
 DEVICES = ("overlay.1", "eth0")
 # Everything that the rules can be asked for.
 DAEMON_JSON = {"firewall-backend": "nftables", "bridge-accept-fwmark": "0x10/0x30"}
-WANTED = firewall.desired(overlays=[V4, V6], devices=DEVICES, masquerade=True, daemon_json=DAEMON_JSON)
+WANTED = firewall.desired(
+    overlays=[V4, V6],
+    devices=DEVICES,
+    masquerade=True,
+    daemon_json=DAEMON_JSON,
+    listens=[
+        Listening(version=4, protocol="udp", port=8472),
+        Listening(version=6, protocol="udp", port=8472),
+        Listening(version=4, protocol="4"),
+    ],
+    peers=[IPv4Address("198.18.0.9"), IPv4Address("198.18.0.10"), IPv6Address("2001:2::9")],
+    other_bridges=["lan"],
+    trusted=[IPv4Network("198.18.7.0/24"), IPv4Network("198.18.8.8/32"), IPv6Network("2001:2:7::/48")],
+)
 ONLY_V4 = firewall.desired(overlays=[V4], devices=DEVICES, masquerade=True)
 TABLES = ("filter", "nat", "raw", "mangle")
 DOCKER_28 = """\
@@ -83,6 +99,7 @@ def test_a_look_that_finds_all_well_tells_nobody(host: str, backend: str) -> Non
     # A daemon that woke itself would never rest.
     with inside(host, lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)) as listener:
         listener.setblocking(False)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
         listener.bind((0, NFT_GROUPS))
         sync(host, "nftables")
         assert rules_matter(listener.recv(65536))
@@ -108,8 +125,9 @@ def test_order_is_put_back(host: str, backend: str) -> None:
     assert sync(host, backend)
     assert not sync(host, backend)
     after = rules(host)
-    raw = [line for line in after if line.startswith("iptables: -A PREROUTING")]
-    assert [line.split()[-1] for line in raw] == ["OVERLAYD-PREROUTING", "DROP"]
+    saved = namespaces.run(host, ["iptables-save", "-t", "raw"]).splitlines()
+    raw = [line.split()[-1] for line in saved if line.startswith("-A PREROUTING")]
+    assert raw == ["OVERLAYD-PREROUTING", "DROP"]
     user = [line.split()[-1] for line in after if line.startswith("iptables: -A DOCKER-USER")]
     assert user == ["OVERLAYD-DOCKER", "RETURN", "RETURN"]
     assert len(after) == len(before) + 2
@@ -342,4 +360,5 @@ def everything(host: str) -> list[str]:
         # Those that iptables-nft made are above, in its own words.
         if name not in TABLES:
             found += namespaces.run(host, ["nft", "-s", "list", "table", family, name]).splitlines()
-    return found
+    sets = {name: inside(host, partial(ipset.read, name)) for name in PEERS.values()}
+    return [*found, *(f"set {name}: overlayd" for name, entries in sets.items() if entries is not None)]

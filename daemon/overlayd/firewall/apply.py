@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
-from overlayd.errors import CommandFailed, OverlaydError
+from overlayd.errors import CommandFailed, KernelRefused, OverlaydError, UnsupportedError
 from overlayd.firewall import iptables, nftables
-from overlayd.firewall.chains import Ruleset, ruleset
+from overlayd.firewall.chains import PEERS, Ruleset, ruleset, without_sets
 from overlayd.firewall.rules import VERSIONS, Wanted
 from overlayd.firewall.table import table, without_nat
+from overlayd.kernel import ipset
 from overlayd.log import logger
 
 log = logger("firewall")
@@ -93,6 +94,12 @@ def cleanup() -> Iterator[str]:
             yield from removal()
         except OverlaydError as error:
             failures.append(error.message)
+    for name in PEERS.values():
+        try:
+            if ipset.remove(name):
+                yield f"set {name}"
+        except KernelRefused as error:
+            failures.append(error.message)
     if failures:
         raise CommandFailed("\n".join(failures))
 
@@ -103,6 +110,7 @@ class _Look:
     def __init__(self, wanted: Wanted) -> None:
         self._wanted = wanted
         self._carried = [version for version in VERSIONS if wanted.overlay(version) is not None]
+        self._sets: set[str] = set()
         self.written = False
         self.problems: list[str] = []
         self.limits: list[str] = []
@@ -142,18 +150,40 @@ class _Look:
                 # Most likely what this kernel does not have at all.
                 log.debug("cannot look for rules of another choice", problem=error.message)
                 whole = False
+        for name in PEERS.values():
+            if name not in self._sets:
+                try:
+                    self.written |= ipset.remove(name)
+                except KernelRefused as error:
+                    log.debug("cannot remove a set of addresses", problem=error.message)
+                    whole = False
         return whole
 
     def _iptables(self, version: int, *, doors_only: bool) -> None:
         command = iptables.COMMANDS[version]
-        rules = ruleset(self._wanted, version, doors_only=doors_only)
+        rules = self._with_set(ruleset(self._wanted, version, doors_only=doors_only), version)
         less = iptables.without_nat(rules)
         self._sync(version, partial(iptables.sync, command), rules, less, partial(iptables.has_nat, command))
 
     def _nftables(self, version: int) -> None:
-        rules = table(self._wanted, version)
+        rules = table(self._wanted, version, alone=not iptables.installed(iptables.COMMANDS[version]))
         less = without_nat(rules) if rules else None
         self._sync(version, partial(nftables.sync, version), rules, less, partial(nftables.has_nat, version))
+
+    def _with_set(self, rules: Ruleset, version: int) -> Ruleset:
+        """The rules, with the set of peers that they ask for in the kernel; without it where the kernel has no sets."""
+        if without_sets(rules) == rules:
+            return rules
+        try:
+            self.written |= ipset.sync(PEERS[version], version, self._wanted.peers_of(version))
+            self._sets.add(PEERS[version])
+        except UnsupportedError as error:
+            self.limits.append(f"{error.message}: packets of the backend are taken from any address")
+            return without_sets(rules)
+        except KernelRefused as error:
+            # The set stays as it was: what peers it lacks cannot send.
+            self.problems.append(str(error))
+        return rules
 
     def _sync(
         self, version: int, sync: Callable[[R], bool], rules: R, less: R, kernel_has_nat: Callable[[], bool]

@@ -5,14 +5,18 @@ Rules are written word for word as `iptables-save` prints them: what is there an
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
 
-from overlayd.firewall.rules import DOCKER_BRIDGE, MASQUERADED_ELSEWHERE, MULTICAST, Overlay, Wanted
+from overlayd.firewall.rules import MASQUERADED_ELSEWHERE, MULTICAST, Overlay, Wanted
+from overlayd.firewall.strangers import Rule, strangers
 
 # Every rule carries it, and every chain of ours begins with the prefix: nothing else is ever deleted.
 COMMENT = "-m comment --comment overlayd"
 PREFIX = "OVERLAYD-"
+# The set of peers' public addresses of one IP version (kernel/ipset.py).
+PEERS = {version: f"{PREFIX}PEERS{version}" for version in (4, 6)}
 
 
 class Place(Enum):
@@ -74,17 +78,34 @@ def ruleset(wanted: Wanted, version: int, *, doors_only: bool = False) -> Rulese
 
     Masquerading is flannel's, in flannel's order. The rest opens what stock Docker closes: from 28.2 its raw table
     drops whatever is for a container and did not come from its bridge, from 28.0 its filter table does too; each needs
-    a door of its own, and in the filter table that is DOCKER-USER: an administrator's own drops there still win.
-    `doors_only` leaves out what an nftables table does as well as iptables (table.py).
+    a door of its own, and in the filter table that is DOCKER-USER: an administrator's own drops there still win. And it
+    keeps strangers out (strangers.py). `doors_only` leaves out what an nftables table does as well as iptables
+    (table.py): there, to this host's own ports, an administrator's accept would not win.
     """
     overlay = wanted.overlay(version)
     if overlay is None:
         return Ruleset()
-    parts = [*_forward(wanted, overlay), _docker_user(wanted, overlay), _raw(wanted, overlay, guard=not doors_only)]
+    kept_out = strangers(wanted, version)
+    early = kept_out.early if not doors_only else tuple(one for one in kept_out.early if one.verdict == "accept")
+    parts = [
+        *_forward(wanted, overlay),
+        _docker_user(wanted, overlay),
+        _part("raw", "PREROUTING", _written(early, version), Place.FIRST),
+        _part("filter", "INPUT", _written(kept_out.to_host, version), Place.LAST, closing=("DROP", "REJECT")),
+    ]
     if not doors_only:
-        parts = [*_masquerading(wanted, overlay), *parts, *_marking(wanted, overlay)]
+        before = _part("mangle", "PREROUTING", _written(kept_out.prerouting, version), Place.FIRST)
+        parts = [*_masquerading(wanted, overlay), *parts, before, *_marking(wanted, overlay)]
     parts = [part for part in parts if part.chain.rules]
     return Ruleset(chains=tuple(part.chain for part in parts), jumps=tuple(part.jump for part in parts))
+
+
+def without_sets(rules: Ruleset) -> Ruleset:
+    """The same for a kernel without sets of addresses: whom a packet is from is not looked at."""
+    chains = tuple(
+        replace(chain, rules=tuple(rule for rule in chain.rules if "--match-set" not in rule)) for chain in rules.chains
+    )
+    return replace(rules, chains=chains)
 
 
 def _masquerading(wanted: Wanted, overlay: Overlay) -> list[_Part]:
@@ -106,12 +127,25 @@ def _masquerading(wanted: Wanted, overlay: Overlay) -> list[_Part]:
 def _forward(wanted: Wanted, overlay: Overlay) -> list[_Part]:
     if not wanted.forward:
         return []
-    rules = (f"-s {overlay.network} {COMMENT} -j ACCEPT", f"-d {overlay.network} {COMMENT} -j ACCEPT")
+    # Narrower than flannel's, which accept whatever is to or from the network, from anybody.
+    inward = [f"{_within(overlay)} -i {device}" for device in wanted.devices]
+    for one in wanted.trusts(overlay.network.version):
+        inward += [f"-s {one} -d {overlay.network}", f"-s {overlay.network} -d {one}"]
+    rules = (
+        *(f"{way} {COMMENT} -j ACCEPT" for way in inward),
+        f"-s {overlay.subnet} -i {wanted.bridge} {COMMENT} -j ACCEPT",
+        f"-d {overlay.subnet} -o {wanted.bridge} -m conntrack --ctstate RELATED,ESTABLISHED {COMMENT} -j ACCEPT",
+    )
     return [_part("filter", "FORWARD", rules, Place.LAST, closing=("DROP", "REJECT"))]
 
 
 def _docker_user(wanted: Wanted, overlay: Overlay) -> _Part:
-    rules = tuple(f"{_within(overlay)} -i {device} -o {DOCKER_BRIDGE} {COMMENT} -j ACCEPT" for device in wanted.devices)
+    ways = [f"{_within(overlay)} -i {device} -o {wanted.bridge}" for device in wanted.devices]
+    peers = _set(overlay.network.version, peer=True, end="src")
+    # A peer's host itself has the underlay's address there.
+    ways += [f"-d {overlay.subnet} -i {device} -o {wanted.bridge} {peers}" for device in wanted.underlays]
+    ways += [f"-s {one} -d {overlay.subnet} -o {wanted.bridge}" for one in wanted.trusts(overlay.network.version)]
+    rules = tuple(f"{way} {COMMENT} -j ACCEPT" for way in ways)
     chain = Chain(table="filter", name=f"{PREFIX}DOCKER", rules=rules)
     jump = Jump(
         table="filter",
@@ -125,21 +159,11 @@ def _docker_user(wanted: Wanted, overlay: Overlay) -> _Part:
     return _Part(chain=chain, jump=jump)
 
 
-def _raw(wanted: Wanted, overlay: Overlay, *, guard: bool) -> _Part:
-    rules = [f"{_within(overlay)} -i {device} {COMMENT} -j ACCEPT" for device in wanted.devices]
-    if guard and (wanted.guard or wanted.imposters):
-        # The host itself reaches its own addresses by the loopback.
-        rules.append(f"-d {overlay.subnet} -i lo {COMMENT} -j ACCEPT")
-        source = "" if wanted.guard else f"-s {overlay.network} "
-        rules.append(f"{source}-d {overlay.subnet} ! -i {DOCKER_BRIDGE} {COMMENT} -j DROP")
-    return _part("raw", "PREROUTING", tuple(rules), Place.FIRST)
-
-
 def _marking(wanted: Wanted, overlay: Overlay) -> list[_Part]:
     if wanted.mark is None:
         return []
     rules = tuple(
-        f"{_within(overlay)} -i {device} -o {DOCKER_BRIDGE} {COMMENT} -j MARK --set-xmark {wanted.mark}"
+        f"{_within(overlay)} -i {device} -o {wanted.bridge} {COMMENT} -j MARK --set-xmark {wanted.mark}"
         for device in wanted.devices
     )
     # mangle comes before filter in this hook, and routing, which may look at marks, is over.
@@ -147,7 +171,32 @@ def _marking(wanted: Wanted, overlay: Overlay) -> list[_Part]:
 
 
 def _within(overlay: Overlay) -> str:
-    return f"-s {overlay.network} -d {overlay.network}"
+    return f"-s {overlay.network} -d {overlay.subnet}"
+
+
+def _written(rules: Sequence[Rule], version: int) -> tuple[str, ...]:
+    return tuple(_rule(rule, version) for rule in rules)
+
+
+def _rule(rule: Rule, version: int) -> str:
+    """A rule in the order of words of `iptables-save`."""
+    words = [
+        rule.source and f"-s {rule.source}",
+        rule.destination and f"-d {rule.destination}",
+        rule.in_device and f"-i {rule.in_device}",
+        rule.out_device and f"-o {rule.out_device}",
+        rule.protocol and f"-p {rule.protocol}",
+        rule.port and f"-m {rule.protocol} --dport {rule.port}",
+        None if rule.source_peer is None else _set(version, peer=rule.source_peer, end="src"),
+        None if rule.destination_peer is None else _set(version, peer=rule.destination_peer, end="dst"),
+        "-m addrtype --dst-type LOCAL" if rule.local else None,
+        "-m conntrack ! --ctstate RELATED,ESTABLISHED" if rule.begins else None,
+    ]
+    return " ".join([*(word for word in words if word), COMMENT, f"-j {rule.verdict.upper()}"])
+
+
+def _set(version: int, *, peer: bool, end: str) -> str:
+    return f"-m set {'' if peer else '! '}--match-set {PEERS[version]} {end}"
 
 
 def _part(table: str, chain: str, rules: tuple[str, ...], place: Place, closing: tuple[str, ...] = ()) -> _Part:

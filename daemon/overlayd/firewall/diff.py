@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-from overlayd.firewall.chains import PREFIX, Jump, Place, Ruleset
+from overlayd.firewall.chains import COMMENT, PREFIX, Jump, Place, Ruleset
 
 # table → chain → rules without the `-A CHAIN` in front
 Tables = Mapping[str, Mapping[str, tuple[str, ...]]]
 
+_IP_IN_IP = re.compile(r"-p (?:ipencap|ipv4|ip-in-ip) ")
 _OURS = re.compile(rf'--comment "?overlayd"?( |$)|-[jg] {PREFIX}')
 _UNCONDITIONAL = re.compile(r'(?:-m comment --comment (?:"(?:[^"\\]|\\.)*"|\S+) )?-j (?P<verdict>\S+)')
 
@@ -25,8 +26,14 @@ def parse(saved: str) -> dict[str, dict[str, tuple[str, ...]]]:
             chains.setdefault(line[1:].split(" ", 1)[0], [])
         elif line.startswith("-A "):
             _, name, rule = line.split(" ", 2)
-            chains.setdefault(name, []).append(rule.strip().replace('--comment "overlayd"', "--comment overlayd"))
+            chains.setdefault(name, []).append(_usual(rule.strip()))
     return {table: {name: tuple(rules) for name, rules in chains.items()} for table, chains in tables.items()}
+
+
+def _usual(rule: str) -> str:
+    """A rule as we write it: releases quote comments, and name IP in IP by what /etc/protocols calls it."""
+    rule = rule.replace('--comment "overlayd"', "--comment overlayd")
+    return _IP_IN_IP.sub("-p 4 ", rule) if COMMENT in rule else rule
 
 
 def changes(wanted: Ruleset, there: Tables) -> dict[str, list[str]]:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 
+from overlayd.addresses import IPAddress, IPNetwork
+from overlayd.backends.listening import Listening
+
 DOCKER_BRIDGE = "docker0"
+# Docker names the bridges of its networks `br-` and twelve hexadecimal digits (moby, bridge.go).
+USER_BRIDGES = "br-+"
+# Every device of ours is named so (kernel/state.py). Other devices carry the packets of others too.
+TUNNEL_PREFIX = "overlay"
 # By IP version: never masqueraded, for nobody could answer.
 MULTICAST = {4: "224.0.0.0/4", 6: "ff00::/8"}
 VERSIONS = (4, 6)
@@ -43,10 +50,12 @@ DOCKER_MARK = Mark(value=0x1000, mask=0x1000)
 class Wanted:
     """All that the firewall has to do. The empty one: nothing, and nothing of ours may be left.
 
-    On `devices` packets from peers' containers arrive. `mark` opens the door of Docker's nftables backend, None where
-    Docker uses iptables. `guard`: drop what comes for this host's subnet from outside and from no peer.
-    `imposters`: drop of that only what claims to come from the network, for something else lets it through by its
-    source address alone.
+    On `devices` packets from peers' containers arrive: on those of ours nothing else does, on the others (plain routes)
+    everything may. `bridge` has this host's containers, `other_bridges` have containers of other networks; names end
+    with `+` for any ending. `peers` are the public addresses of hosts that hold a lease, `listens` what is taken from
+    them. `trusted` networks outside the overlay may reach containers by their own addresses; with `direct_routing`
+    everybody may, as daemon.json asks. `mark` opens the door of Docker's nftables backend, None where Docker uses
+    iptables.
     """
 
     overlays: tuple[Overlay, ...] = ()
@@ -54,12 +63,34 @@ class Wanted:
     masquerade: bool = False
     forward: bool = False
     mark: Mark | None = None
-    guard: bool = False
-    imposters: bool = False
+    bridge: str = DOCKER_BRIDGE
+    other_bridges: tuple[str, ...] = (USER_BRIDGES,)
+    peers: frozenset[IPAddress] = frozenset()
+    listens: tuple[Listening, ...] = ()
+    trusted: tuple[IPNetwork, ...] = ()
+    direct_routing: bool = False
 
     def overlay(self, version: int) -> Overlay | None:
         """The overlay of that IP version, if there is one."""
         return next((overlay for overlay in self.overlays if overlay.network.version == version), None)
+
+    @property
+    def tunnels(self) -> tuple[str, ...]:
+        """The devices that carry nothing but the overlay."""
+        return tuple(device for device in self.devices if device.startswith(TUNNEL_PREFIX))
+
+    @property
+    def underlays(self) -> tuple[str, ...]:
+        """The devices on which packets from peers' containers arrive as they are, beside everybody else's."""
+        return tuple(device for device in self.devices if not device.startswith(TUNNEL_PREFIX))
+
+    def trusts(self, version: int) -> tuple[IPNetwork, ...]:
+        """The trusted networks of an IP version."""
+        return tuple(network for network in self.trusted if network.version == version)
+
+    def peers_of(self, version: int) -> frozenset[IPAddress]:
+        """The peers' public addresses of an IP version."""
+        return frozenset(peer for peer in self.peers if peer.version == version)
 
 
 NOTHING = Wanted()
@@ -72,28 +103,42 @@ def desired(
     masquerade: bool,
     forward: bool = True,
     daemon_json: Mapping[str, object] | None = None,
-    by_address: bool = False,
+    listens: Sequence[Listening] = (),
+    peers: Collection[IPAddress] = (),
+    other_bridges: Sequence[str] = (),
+    trusted: Sequence[IPNetwork] = (),
 ) -> Wanted:
     """What a host needs that holds a subnet of each overlay (at most one of an IP version: ValueError).
 
     `forward` accepts the network's packets in FORWARD. `daemon_json` are dockerd's settings: they say whether Docker
-    uses nftables, and by which mark it lets packets in. `by_address`: firewalld was told to let the network's addresses
-    through, from whichever interface.
+    uses nftables, by which mark it lets packets in, and which bridge its containers are on. See Wanted for the rest.
     """
     versions = [overlay.network.version for overlay in overlays]
     if len(set(versions)) != len(versions) or any(o.network.version != o.subnet.version for o in overlays):
         raise ValueError(f"one network of each IP version, and its subnet: {overlays}")
     told = daemon_json or {}
-    nftables = docker_uses_nftables(told)
+    bridge = container_bridge(told)
     return Wanted(
         overlays=tuple(overlays),
         devices=tuple(devices),
         masquerade=masquerade,
         forward=forward,
-        mark=docker_mark(told) if nftables else None,
-        guard=nftables and "allow-direct-routing" not in told,
-        imposters=by_address,
+        mark=docker_mark(told) if docker_uses_nftables(told) else None,
+        bridge=bridge,
+        other_bridges=tuple(dict.fromkeys(name for name in (USER_BRIDGES, *other_bridges) if name != bridge)),
+        peers=frozenset(peers),
+        listens=tuple(listens),
+        trusted=tuple(trusted),
+        direct_routing=told.get("allow-direct-routing") in (True, "true"),
     )
+
+
+def container_bridge(daemon_json: Mapping[str, object]) -> str:
+    """The bridge of Docker's default network: docker0, unless daemon.json names another that the administrator made."""
+    name = daemon_json.get("bridge")
+    # linux/if.h: IFNAMSIZ less the zero byte. What is no name goes into no rule.
+    usable = isinstance(name, str) and 0 < len(name) <= 15 and name != "none" and name.replace("-", "").isalnum()
+    return str(name) if usable else DOCKER_BRIDGE
 
 
 def docker_uses_nftables(daemon_json: Mapping[str, object]) -> bool:
@@ -106,8 +151,8 @@ def docker_options_needed(daemon_json: Mapping[str, object]) -> dict[str, str]:
 
     None where it uses iptables. Its nftables backend cannot be overridden by rules of ours, for an accept is final in
     its own base chain only (moby, nftablesdoc/new-daemon.md). `allow-direct-routing` takes away its drop in
-    raw-PREROUTING, for everybody: `Wanted.guard` puts one back for all but peers. `bridge-accept-fwmark` lets in what
-    carries our mark; an administrator's own mark in daemon.json is kept and used.
+    raw-PREROUTING, for everybody: ours put one back for all but peers (strangers.py). `bridge-accept-fwmark` lets in
+    what carries our mark; an administrator's own mark in daemon.json is kept and used.
     """
     if not docker_uses_nftables(daemon_json):
         return {}

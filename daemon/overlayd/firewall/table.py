@@ -12,10 +12,14 @@ import json
 from dataclasses import dataclass, replace
 
 from overlayd.errors import CommandFailed
-from overlayd.firewall.rules import DOCKER_BRIDGE, MASQUERADED_ELSEWHERE, MULTICAST, Mark, Overlay, Wanted
+from overlayd.firewall.rules import MASQUERADED_ELSEWHERE, MULTICAST, Mark, Overlay, Wanted
+from overlayd.firewall.strangers import Rule, strangers
 
 NAME = "overlayd"
 FAMILIES = {4: "ip", 6: "ip6"}
+# The set of peers' public addresses.
+PEERS = "peers"
+_ADDRESS = {"ip": "ipv4_addr", "ip6": "ipv6_addr"}
 _ALL_BITS = 0xFFFFFFFF
 
 
@@ -32,23 +36,34 @@ class Chain:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """The table `overlayd` of one family, `ip` or `ip6`."""
+    """The table `overlayd` of one family, `ip` or `ip6`. `peers` are the addresses of its set of that name."""
 
     family: str
     chains: tuple[Chain, ...]
+    peers: tuple[str, ...] | None = None
 
 
-def table(wanted: Wanted, version: int) -> Table | None:
-    """What the table of that IP version has to hold; None if nothing.
+def table(wanted: Wanted, version: int, *, alone: bool = False) -> Table | None:
+    """What the table of that IP version has to hold; None if nothing. `alone`: there is no iptables beside it.
 
-    There is no accept in it: that would be final in its own base chain only, and change nothing. The way through
-    drops of iptables is iptables' business (chains.py, `doors_only`).
+    There is no door in it: an accept is final in its own base chain only. The way through drops of iptables is
+    iptables' business (chains.py, `doors_only`).
     """
     overlay = wanted.overlay(version)
     if overlay is None:
         return None
-    chains = (*_guard(wanted, overlay), *_marking(wanted, overlay), *_masquerading(wanted, overlay))
-    return Table(family=FAMILIES[version], chains=chains) if chains else None
+    kept_out = strangers(wanted, version)
+    chains = (
+        # As early as Docker's own raw-PREROUTING; then after connection tracking, before any address is translated.
+        *_filter("raw", "prerouting", -300, kept_out.early, version),
+        *_filter("prerouting", "prerouting", -150, kept_out.prerouting, version),
+        *(_filter("input", "input", 0, kept_out.to_host, version) if alone else ()),
+        *_marking(wanted, overlay),
+        *_masquerading(wanted, overlay),
+    )
+    asked = any(rule.asks_for_peers for rule in (*kept_out.early, *kept_out.prerouting))
+    peers = tuple(map(str, sorted(wanted.peers_of(version), key=int))) if asked else None
+    return Table(family=FAMILIES[version], chains=chains, peers=peers) if chains else None
 
 
 def without_nat(found: Table) -> Table | None:
@@ -61,6 +76,9 @@ def write(found: Table) -> str:
     """The text for `nft -f -` that puts the table in the place of the one that is there, in one transaction."""
     lines = [f"table {found.family} {NAME} {{"]
     comments = iter(_comments(found))
+    if found.peers is not None:
+        elements = f" elements = {{ {', '.join(found.peers)} }}" if found.peers else ""
+        lines.append(f"\tset {PEERS} {{ type {_ADDRESS[found.family]};{elements} }}")
     for chain in found.chains:
         lines.append(f"\tchain {chain.name} {{")
         lines.append(f"\t\ttype {chain.type} hook {chain.hook} priority {chain.priority}; policy accept;")
@@ -78,6 +96,7 @@ def matches(found: Table, listing: str) -> bool:
     """Whether what `nft -j list table` printed is that table. Raises CommandFailed if it is not nft's JSON."""
     chains: list[tuple[object, ...]] = []
     rules: list[tuple[object, object]] = []
+    peers: tuple[str, ...] | None = None
     other = 0
     for kind, entry in _entries(listing):
         if kind == "chain":
@@ -85,6 +104,8 @@ def matches(found: Table, listing: str) -> bool:
             chains.append(tuple(entry.get(key) for key in keys))
         elif kind == "rule":
             rules.append((entry.get("chain"), entry.get("comment")))
+        elif kind == "set" and entry.get("name") == PEERS and entry.get("type") == _ADDRESS[found.family]:
+            peers = _elements(entry.get("elem"))
         elif kind not in ("metainfo", "table"):
             other += 1
     comments = iter(_comments(found))
@@ -95,6 +116,8 @@ def matches(found: Table, listing: str) -> bool:
     # Rules come chain by chain, each chain's in order; chains may come in any.
     return (
         other == 0
+        and (peers is None) == (found.peers is None)
+        and sorted(peers or ()) == sorted(found.peers or ())
         and sorted(chains, key=repr) == sorted(wanted_chains, key=repr)
         and _by_chain(rules) == _by_chain(wanted_rules)
     )
@@ -120,6 +143,10 @@ def _entries(listing: str) -> list[tuple[str, dict[str, object]]]:
         raise CommandFailed(
             f"nft -j printed what is not its JSON: {error!r}", hint="overlayd needs an nft that was built with JSON"
         ) from error
+
+
+def _elements(found: object) -> tuple[str, ...]:
+    return tuple(map(str, found)) if isinstance(found, list) else ()
 
 
 def _comments(found: Table) -> list[str]:
@@ -150,7 +177,7 @@ def _marking(wanted: Wanted, overlay: Overlay) -> list[Chain]:
     if wanted.mark is None or not wanted.devices:
         return []
     rules = tuple(
-        f'iifname "{device}" oifname "{DOCKER_BRIDGE}" {_within(overlay)} meta mark set {_marked(wanted.mark)}'
+        f'iifname "{device}" oifname "{wanted.bridge}" {_within(overlay)} meta mark set {_marked(wanted.mark)}'
         for device in wanted.devices
     )
     # Before Docker's filter-FORWARD, which is at 0; in this hook, and not in prerouting, because routing, which may
@@ -164,18 +191,31 @@ def _marked(mark: Mark) -> str:
     return f"meta mark and {_ALL_BITS & ~mark.mask:#x} or {mark.value:#x}"
 
 
-def _guard(wanted: Wanted, overlay: Overlay) -> list[Chain]:
-    if not wanted.guard and not wanted.imposters:
-        return []
-    accepts = [f'iifname "{device}" {_within(overlay)} accept' for device in wanted.devices]
-    ip = FAMILIES[overlay.network.version]
-    # The host itself reaches its own addresses by the loopback.
-    source = "" if wanted.guard else f"{ip} saddr {overlay.network} "
-    drop = f'iifname != "{DOCKER_BRIDGE}" iifname != "lo" {source}{ip} daddr {overlay.subnet} drop'
-    # As early as Docker's own raw-PREROUTING, before any address is translated.
-    return [Chain(name="prerouting", type="filter", hook="prerouting", priority=-300, rules=(*accepts, drop))]
+def _filter(name: str, hook: str, priority: int, rules: tuple[Rule, ...], version: int) -> list[Chain]:
+    written = tuple(_rule(rule, FAMILIES[version]) for rule in rules)
+    return [Chain(name=name, type="filter", hook=hook, priority=priority, rules=written)] if written else []
+
+
+def _rule(rule: Rule, ip: str) -> str:
+    words = [
+        rule.in_device and f"iifname {_name(rule.in_device)}",
+        rule.out_device and f"oifname {_name(rule.out_device)}",
+        rule.source and f"{ip} saddr {rule.source}",
+        rule.destination and f"{ip} daddr {rule.destination}",
+        rule.protocol and f"meta l4proto {rule.protocol}",
+        rule.port and f"{rule.protocol} dport {rule.port}",
+        None if rule.source_peer is None else f"{ip} saddr {'' if rule.source_peer else '!= '}@{PEERS}",
+        None if rule.destination_peer is None else f"{ip} daddr {'' if rule.destination_peer else '!= '}@{PEERS}",
+        "fib daddr type local" if rule.local else None,
+        "ct state != { established, related }" if rule.begins else None,
+    ]
+    return " ".join([*(word for word in words if word), rule.verdict])
+
+
+def _name(device: str) -> str:
+    return f'"{device[:-1]}*"' if device.endswith("+") else f'"{device}"'
 
 
 def _within(overlay: Overlay) -> str:
     ip = FAMILIES[overlay.network.version]
-    return f"{ip} saddr {overlay.network} {ip} daddr {overlay.network}"
+    return f"{ip} saddr {overlay.network} {ip} daddr {overlay.subnet}"

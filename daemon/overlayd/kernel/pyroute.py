@@ -1,4 +1,4 @@
-"""pyroute2, as much of it as is used here: rtnetlink and WireGuard's generic netlink.
+"""pyroute2, as much of it as is used here: rtnetlink, WireGuard's generic netlink, sets of addresses.
 
 `import pyroute2` by itself loads a database on sqlite3, a DHCP client, a 9P server and more: 7 MB resident, 0.1 s. Its
 modules do without its `__init__`. All of this room imports pyroute2's names from here, so that nobody runs that first.
@@ -29,8 +29,9 @@ with lean.importing(
     },
 ):
     from pyroute2.iproute.linux import IPRoute
+    from pyroute2.ipset import IPSet
     from pyroute2.netlink import NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST
     from pyroute2.netlink.exceptions import NetlinkError
     from pyroute2.netlink.generic.wireguard import WireGuard, wgmsg
 
-__all__ = ["NLM_F_ACK", "NLM_F_DUMP", "NLM_F_REQUEST", "IPRoute", "NetlinkError", "WireGuard", "wgmsg"]
+__all__ = ["NLM_F_ACK", "NLM_F_DUMP", "NLM_F_REQUEST", "IPRoute", "IPSet", "NetlinkError", "WireGuard", "wgmsg"]

@@ -43,8 +43,8 @@ class Status:
 
     `starting`, `waiting` (for etcd, the network config or a free subnet), `ready`, `stopped`. While it is ready,
     `problem` is what is wrong with a network config that went bad under way. `lease_problem` is None while the lease
-    is held; `problems` are of this host's own part of the data path; `warnings` say what is open to others though packets
-    go, and do not count for readiness. No field holds a secret: everybody may read them.
+    is held; `problems` are of this host's own part of the data path; `warnings` say what is open to others though
+    packets go, and do not count for readiness. No field holds a secret: everybody may read them.
     """
 
     state: str

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overlayd.firewall.chains import Ruleset, ruleset
+from overlayd.backends.listening import Listening
+from overlayd.firewall.chains import Ruleset, ruleset, without_sets
 from overlayd.firewall.diff import changes, parse, restore_input
 from overlayd.firewall.rules import NOTHING, Overlay, Wanted, desired
 
@@ -80,7 +81,7 @@ def test_a_second_sync_writes_nothing(wanted: Ruleset) -> None:
 
 def test_an_empty_host_gets_every_table(wanted: Ruleset) -> None:
     text = restore_input(changes(wanted, {}))
-    assert [line for line in text.splitlines() if line.startswith("*")] == ["*filter", "*nat", "*raw"]
+    assert [line for line in text.splitlines() if line.startswith("*")] == ["*filter", "*mangle", "*nat", "*raw"]
     assert changes(wanted, parse(applied("", changes(wanted, {})))) == {}
 
 
@@ -116,8 +117,8 @@ def test_a_drop_appended_behind_our_jump_is_put_before_it(wanted: Ruleset) -> No
 
 def test_raw_accept_is_put_back_first_when_docker_inserted_before_it(wanted: Ruleset) -> None:
     after = applied(DOCKER, changes(wanted, parse(DOCKER)))
-    pushed = after.replace(
-        "-A PREROUTING -m comment", "-A PREROUTING -d 10.5.52.3/32 ! -i docker0 -j DROP\n-A PREROUTING -m comment"
+    pushed = after.replace("-A PREROUTING -d 10.5.52.2/32 ! -i docker0 -j DROP\n", "").replace(
+        "*raw\n", "*raw\n-A PREROUTING -d 10.5.52.3/32 ! -i docker0 -j DROP\n"
     )
     assert pushed != after
     lines = changes(wanted, parse(pushed))
@@ -152,8 +153,10 @@ def test_a_changed_rule_rewrites_its_chain_only(wanted: Ruleset) -> None:
     after = applied(DOCKER, changes(wanted, parse(DOCKER)))
     other = replace(DUAL, overlays=(replace(V4, subnet=IPv4Network("10.5.53.0/24")),))
     lines = changes(ruleset(other, 4), parse(after))
-    assert list(lines) == ["nat"]
-    assert not [line for line in lines["nat"] if line.startswith(("-D", "-I"))]
+    assert list(lines) == ["filter", "mangle", "nat", "raw"]
+    assert not [line for body in lines.values() for line in body if line.startswith(("-D", "-I"))]
+    without_masquerading = ruleset(replace(DUAL, masquerade=False), 4)
+    assert list(changes(without_masquerading, parse(after))) == ["nat"]
 
 
 def test_duplicates_of_our_jump_go(wanted: Ruleset) -> None:
@@ -188,47 +191,101 @@ def test_ipv6_has_the_same_rules_with_its_own_addresses() -> None:
         return repr(ruleset(wanted, version))
 
     translated = text(DUAL, 4).replace("10.5.0.0/16", "fd00:5::/48").replace("10.5.52.0/24", "fd00:5:0:52::/64")
-    assert text(DUAL, 6) == translated.replace("224.0.0.0/4", "ff00::/8")
+    for four, six in (("224.0.0.0/4", "ff00::/8"), ("-p icmp", "-p ipv6-icmp"), ("PEERS4", "PEERS6")):
+        translated = translated.replace(four, six)
+    assert text(DUAL, 6) == translated
     assert ruleset(replace(DUAL, overlays=(V6,)), 4) == ruleset(NOTHING, 6) == Ruleset()
 
 
 def test_without_the_forward_rules_the_doors_stay() -> None:
-    tables = [chain.name for chain in ruleset(replace(DUAL, forward=False), 4).chains]
-    assert tables == ["OVERLAYD-POSTROUTING", "OVERLAYD-DOCKER", "OVERLAYD-PREROUTING"]
+    names = [(chain.table, chain.name) for chain in ruleset(replace(DUAL, forward=False), 4).chains]
+    assert ("filter", "OVERLAYD-DOCKER") in names
+    assert ("raw", "OVERLAYD-PREROUTING") in names
+    assert ("filter", "OVERLAYD-FORWARD") not in names
 
 
-def test_beside_an_nftables_table_only_the_doors_are_left() -> None:
+def test_forward_accepts_nothing_of_strangers() -> None:
+    (rules,) = (chain.rules for chain in ruleset(DUAL, 4).chains if chain.name == "OVERLAYD-FORWARD")
+    assert [rule.replace("-m comment --comment overlayd ", "") for rule in rules] == [
+        "-s 10.5.0.0/16 -d 10.5.52.0/24 -i overlay.1 -j ACCEPT",
+        "-s 10.5.52.0/24 -i docker0 -j ACCEPT",
+        "-d 10.5.52.0/24 -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+    ]
+
+
+def test_beside_an_nftables_table_only_the_doors_are_left_and_the_hosts_own_ports() -> None:
     told = desired(overlays=[V4], devices=("overlay.1",), masquerade=True, daemon_json={"firewall-backend": "nftables"})
-    names = [chain.name for chain in ruleset(told, 4, doors_only=True).chains]
-    assert names == ["OVERLAYD-FORWARD", "OVERLAYD-DOCKER", "OVERLAYD-PREROUTING"]
-    assert "DROP" not in repr(ruleset(told, 4, doors_only=True).chains)
+    chains = ruleset(told, 4, doors_only=True).chains
+    names = [chain.name for chain in chains]
+    assert names == ["OVERLAYD-FORWARD", "OVERLAYD-DOCKER", "OVERLAYD-PREROUTING", "OVERLAYD-INPUT"]
+    assert "DROP" not in repr([chain for chain in chains if chain.name != "OVERLAYD-INPUT"])
 
 
-def test_dockers_nftables_get_their_mark_and_the_guard_comes_after_the_peers() -> None:
+def test_dockers_nftables_get_their_mark_and_strangers_are_kept_out_after_the_peers() -> None:
     told = desired(
         overlays=[V4], devices=("overlay.1",), masquerade=False, daemon_json={"firewall-backend": "nftables"}
     )
-    chains = {chain.name: chain.rules for chain in ruleset(told, 4).chains}
-    within = "-s 10.5.0.0/16 -d 10.5.0.0/16 -i overlay.1"
+    chains = {(chain.table, chain.name): chain.rules for chain in ruleset(told, 4).chains}
     comment = "-m comment --comment overlayd"
-    assert chains["OVERLAYD-PREROUTING"] == (
-        f"{within} {comment} -j ACCEPT",
-        f"-d 10.5.52.0/24 -i lo {comment} -j ACCEPT",
-        f"-d 10.5.52.0/24 ! -i docker0 {comment} -j DROP",
+    assert chains["raw", "OVERLAYD-PREROUTING"] == (
+        f"-s 10.5.52.0/24 -i overlay.1 {comment} -j DROP",
+        f"-s 10.5.0.0/16 -d 10.5.52.0/24 -i overlay.1 {comment} -j ACCEPT",
+        f"-i overlay.1 {comment} -j DROP",
+    )
+    assert chains["mangle", "OVERLAYD-PREROUTING"] == (
+        f"-i lo {comment} -j ACCEPT",
+        f"-i overlay.1 {comment} -j ACCEPT",
+        f"-s 10.5.52.0/24 -i docker0 {comment} -j ACCEPT",
+        f"-s 10.5.0.0/16 -m conntrack ! --ctstate RELATED,ESTABLISHED {comment} -j DROP",
+        f"-i docker0 {comment} -j ACCEPT",
+        f"-i br-+ {comment} -j ACCEPT",
+        f"-d 10.5.0.0/16 -m addrtype --dst-type LOCAL {comment} -j ACCEPT",
+        f"-d 10.5.0.0/16 -m conntrack ! --ctstate RELATED,ESTABLISHED {comment} -j DROP",
     )
     jumps = {(jump.table, jump.chain): jump.to for jump in ruleset(told, 4).jumps}
     assert jumps["mangle", "FORWARD"] == "OVERLAYD-FORWARD"
 
 
-def test_imposters_are_dropped_where_firewalld_lets_the_network_through_by_address() -> None:
-    told = desired(overlays=[V4], devices=("overlay.1",), masquerade=False, by_address=True)
-    chains = {chain.name: chain.rules for chain in ruleset(told, 4).chains}
-    comment = "-m comment --comment overlayd"
-    assert chains["OVERLAYD-PREROUTING"] == (
-        f"-s 10.5.0.0/16 -d 10.5.0.0/16 -i overlay.1 {comment} -j ACCEPT",
-        f"-d 10.5.52.0/24 -i lo {comment} -j ACCEPT",
-        f"-s 10.5.0.0/16 -d 10.5.52.0/24 ! -i docker0 {comment} -j DROP",
+def test_whoever_asked_for_direct_routing_has_it_and_nobody_else() -> None:
+    def closing(daemon_json: dict[str, object]) -> list[str]:
+        told = desired(overlays=[V4], devices=("overlay.1",), masquerade=False, daemon_json=daemon_json)
+        (rules,) = (chain.rules for chain in ruleset(told, 4).chains if chain.table == "mangle")
+        return [rule.replace("-m comment --comment overlayd ", "") for rule in rules[-2:]]
+
+    assert closing({"allow-direct-routing": True})[0] == "-d 10.5.52.0/24 -j ACCEPT"
+    assert closing({"allow-direct-routing": False})[0] == "-d 10.5.0.0/16 -m addrtype --dst-type LOCAL -j ACCEPT"
+
+
+def test_a_backends_own_packets_are_taken_from_peers_and_from_no_container() -> None:
+    told = desired(
+        overlays=[V4],
+        devices=("overlay.1",),
+        masquerade=False,
+        listens=[
+            Listening(version=4, protocol="udp", port=8472),
+            Listening(version=4, protocol="4"),
+            Listening(version=6, protocol="udp", port=8472),
+            Listening(version=4, protocol="udp", port=51820, anyone=True),
+        ],
     )
+    (rules,) = (chain.rules for chain in ruleset(told, 4).chains if chain.table == "raw")
+    carriers = [rule.replace("-m comment --comment overlayd ", "") for rule in rules[3:]]
+    peers, local = "--match-set OVERLAYD-PEERS4", "-m addrtype --dst-type LOCAL"
+    for match in ("-p udp -m udp --dport 8472", "-p 4"):
+        for bridge in ("docker0", "br-+"):
+            assert f"-i {bridge} {match} {local} -j DROP" in carriers
+            assert f"-i {bridge} {match} -m set {peers} dst -j DROP" in carriers
+        assert f"{match} -m set ! {peers} src {local} -j DROP" in carriers
+        assert f"{match} -m set ! {peers} src -m set {peers} dst -j DROP" in carriers
+    assert len(carriers) == 12
+    assert "match-set" not in repr(without_sets(ruleset(told, 4)))
+
+
+def test_ip_in_ip_is_recognised_by_every_name_it_has() -> None:
+    ours = "-A OVERLAYD-PREROUTING -p {} -m comment --comment overlayd -j DROP"
+    for name in ("4", "ipencap", "ipv4"):
+        saved = "*raw\n:OVERLAYD-PREROUTING - [0:0]\n" + ours.format(name) + "\nCOMMIT\n"
+        assert parse(saved)["raw"]["OVERLAYD-PREROUTING"] == ("-p 4 -m comment --comment overlayd -j DROP",)
 
 
 FOREIGN = st.sampled_from(

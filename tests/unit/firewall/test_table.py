@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 
 import pytest
 
+from overlayd.backends.listening import Listening
 from overlayd.errors import CommandFailed
 from overlayd.firewall.rules import NOTHING, Mark, Overlay, desired
 from overlayd.firewall.table import Table, matches, table, tables, without_nat, write
@@ -45,7 +46,7 @@ def listed(found: Table) -> list[dict[str, Any]]:
 
 
 def test_masquerading_has_flannels_order() -> None:
-    chain = made(wanted=PLAIN).chains[0]
+    chain = made(wanted=PLAIN).chains[-1]
     assert (chain.type, chain.hook, chain.priority) == ("nat", "postrouting", 100)
     assert chain.rules == (
         "meta mark and 0x4000 == 0x4000 return",
@@ -55,31 +56,62 @@ def test_masquerading_has_flannels_order() -> None:
         "ip saddr 10.5.0.0/16 ip daddr != 224.0.0.0/4 masquerade fully-random",
         "ip saddr != 10.5.0.0/16 ip daddr 10.5.0.0/16 masquerade fully-random",
     )
-    assert made(6, PLAIN).chains[0].rules[4] == ("ip6 saddr fd00:5::/48 ip6 daddr != ff00::/8 masquerade fully-random")
+    assert made(6, PLAIN).chains[-1].rules[4] == ("ip6 saddr fd00:5::/48 ip6 daddr != ff00::/8 masquerade fully-random")
 
 
 def test_docker_is_let_in_by_its_mark_and_everybody_else_kept_out() -> None:
     chains = {chain.name: chain.rules for chain in made().chains}
     assert chains["forward"] == (
-        'iifname "overlay.1" oifname "docker0" ip saddr 10.5.0.0/16 ip daddr 10.5.0.0/16 '
+        'iifname "overlay.1" oifname "docker0" ip saddr 10.5.0.0/16 ip daddr 10.5.52.0/24 '
         "meta mark set meta mark and 0xffffefff or 0x1000",
     )
-    assert chains["prerouting"] == (
-        'iifname "overlay.1" ip saddr 10.5.0.0/16 ip daddr 10.5.0.0/16 accept',
-        'iifname != "docker0" iifname != "lo" ip daddr 10.5.52.0/24 drop',
+    assert chains["raw"] == (
+        'iifname "overlay.1" ip saddr 10.5.52.0/24 drop',
+        'iifname "overlay.1" ip saddr 10.5.0.0/16 ip daddr 10.5.52.0/24 accept',
+        'iifname "overlay.1" drop',
     )
+    assert chains["prerouting"][-1] == "ip daddr 10.5.0.0/16 ct state != { established, related } drop"
+    assert 'iifname "br-*" accept' in chains["prerouting"]
     whole = replace(DOCKER, mark=Mark(value=7, mask=0xFFFFFFFF))
-    assert made(wanted=whole).chains[1].rules[0].endswith("meta mark set 0x7")
+    (forward,) = (chain for chain in made(wanted=whole).chains if chain.name == "forward")
+    assert forward.rules[0].endswith("meta mark set 0x7")
 
 
 def test_nothing_wanted_is_no_table() -> None:
     assert table(NOTHING, 4) is None
     assert table(replace(PLAIN, overlays=(V4,)), 6) is None
-    assert table(replace(PLAIN, masquerade=False), 4) is None
-    assert without_nat(made(wanted=PLAIN)) is None
     kept = without_nat(made())
     assert kept is not None
-    assert [chain.name for chain in kept.chains] == ["prerouting", "forward"]
+    assert [chain.name for chain in kept.chains] == ["raw", "prerouting", "forward"]
+
+
+def test_alone_it_keeps_peers_from_the_hosts_ports_too() -> None:
+    alone = table(PLAIN, 4, alone=True)
+    assert alone is not None
+    (chain,) = (chain for chain in alone.chains if chain.name == "input")
+    assert (chain.hook, chain.priority) == ("input", 0)
+    assert "input" not in [chain.name for chain in made(wanted=PLAIN).chains]
+
+
+def test_peers_are_a_set_of_the_table_and_are_compared() -> None:
+    port = Listening(version=4, protocol="udp", port=8472)
+    one, two = IPv4Address("198.18.0.9"), IPv4Address("198.18.0.10")
+    with_peers = replace(DOCKER, listens=(port,), peers=frozenset([two, one, IPv6Address("2001:2::9")]))
+    found = made(wanted=with_peers)
+    assert found.peers == ("198.18.0.9", "198.18.0.10")
+    assert "set peers { type ipv4_addr; elements = { 198.18.0.9, 198.18.0.10 } }" in write(found)
+    entries = listed(found)
+    there = {
+        "set": {"family": "ip", "name": "peers", "table": "overlayd", "type": "ipv4_addr", "elem": list(found.peers)}
+    }
+    assert matches(found, json.dumps({"nftables": [*entries, there]}))
+    assert not matches(found, json.dumps({"nftables": entries}))
+    there["set"]["elem"] = ["198.18.0.9"]
+    assert not matches(found, json.dumps({"nftables": [*entries, there]}))
+    # Another peer, another hash.
+    fewer = made(wanted=replace(with_peers, peers=frozenset([one])))
+    assert not matches(fewer, json.dumps({"nftables": [*entries, there]}))
+    assert "elements" not in write(made(wanted=replace(with_peers, peers=frozenset())))
 
 
 def test_it_is_written_in_the_place_of_the_one_before() -> None:
@@ -120,13 +152,3 @@ def test_what_is_not_nfts_json_is_said(text: str) -> None:
 def test_tables_are_told_by_family_and_name() -> None:
     text = json.dumps({"nftables": [{"metainfo": {}}, {"table": {"family": "ip", "name": "overlayd", "handle": 1}}]})
     assert tables(text) == {("ip", "overlayd")}
-
-
-def test_imposters_are_dropped_where_firewalld_lets_the_network_through_by_address() -> None:
-    wanted = desired(overlays=[V4], devices=("overlay.1",), masquerade=False, by_address=True)
-    (chain,) = made(wanted=wanted).chains
-    assert (chain.hook, chain.priority) == ("prerouting", -300)
-    assert chain.rules == (
-        'iifname "overlay.1" ip saddr 10.5.0.0/16 ip daddr 10.5.0.0/16 accept',
-        'iifname != "docker0" iifname != "lo" ip saddr 10.5.0.0/16 ip daddr 10.5.52.0/24 drop',
-    )

@@ -1,0 +1,147 @@
+"""Who is kept out, as rules that iptables and nftables both render. Pure: no I/O.
+
+A packet reaches a container of this host from the host's own containers, from a peer's container by that peer, or by a
+published port; and this host forwards nobody else's packets into the overlay. What each rule is against: SECURITY.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from overlayd.addresses import IPNetwork
+from overlayd.firewall.rules import Overlay, Wanted
+
+ACCEPT, DROP, RETURN = "accept", "drop", "return"
+ICMP = {4: "icmp", 6: "ipv6-icmp"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """One rule: all that is set must match. Networks, addresses and sets are of the chain's IP version.
+
+    `source_peer` and `destination_peer`: whether that address is a peer's public one. `local`: the destination is an
+    address of this host. `begins`: the packet belongs to no connection that is known already.
+    """
+
+    verdict: str
+    in_device: str | None = None
+    out_device: str | None = None
+    source: IPNetwork | None = None
+    destination: IPNetwork | None = None
+    protocol: str | None = None
+    port: int | None = None
+    source_peer: bool | None = None
+    destination_peer: bool | None = None
+    local: bool = False
+    begins: bool = False
+
+    @property
+    def asks_for_peers(self) -> bool:
+        """Whether the set of peers' addresses is needed."""
+        return self.source_peer is not None or self.destination_peer is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """The rules of one IP version.
+
+    `early`: before connections are looked at. `prerouting`: after that, and before addresses are translated. `to_host`:
+    for packets to this host itself.
+    """
+
+    early: tuple[Rule, ...] = field(default=())
+    prerouting: tuple[Rule, ...] = field(default=())
+    to_host: tuple[Rule, ...] = field(default=())
+
+
+def strangers(wanted: Wanted, version: int) -> Rules:
+    """The rules of one IP version; none where there is no overlay of it."""
+    overlay = wanted.overlay(version)
+    if overlay is None:
+        return Rules()
+    return Rules(
+        early=(*_from_devices(wanted, overlay), *_carriers(wanted, version)),
+        prerouting=tuple(_beside(wanted, overlay)),
+        to_host=tuple(_to_host(wanted, overlay)),
+    )
+
+
+def _from_devices(wanted: Wanted, overlay: Overlay) -> list[Rule]:
+    """What may come out of the overlay: from the network's other subnets, to this host's."""
+    network, subnet = overlay.network, overlay.subnet
+    found = []
+    for device in wanted.devices:
+        found += [
+            Rule(verdict=DROP, in_device=device, source=subnet),
+            Rule(verdict=ACCEPT, in_device=device, source=network, destination=subnet),
+        ]
+        if device in wanted.tunnels:
+            found.append(Rule(verdict=DROP, in_device=device))
+        else:
+            # A peer's host itself has the underlay's address there.
+            found.append(Rule(verdict=ACCEPT, in_device=device, source_peer=True, destination=subnet))
+    found += [Rule(verdict=ACCEPT, source=one, destination=subnet) for one in wanted.trusts(overlay.network.version)]
+    return found
+
+
+def _carriers(wanted: Wanted, version: int) -> list[Rule]:
+    """The backend's own packets: from peers only, and from no container, here or on the way to another peer.
+
+    A container's packet would leave with this host's address, which is a genuine peer's.
+    """
+    found = []
+    for listening in wanted.listens:
+        if listening.version != version or listening.anyone:
+            continue
+        protocol, port = listening.protocol, listening.port
+        for bridge in (wanted.bridge, *wanted.other_bridges):
+            found += [
+                Rule(verdict=DROP, in_device=bridge, protocol=protocol, port=port, local=True),
+                Rule(verdict=DROP, in_device=bridge, protocol=protocol, port=port, destination_peer=True),
+            ]
+        found += [
+            Rule(verdict=DROP, protocol=protocol, port=port, source_peer=False, local=True),
+            Rule(verdict=DROP, protocol=protocol, port=port, source_peer=False, destination_peer=True),
+        ]
+    return found
+
+
+def _beside(wanted: Wanted, overlay: Overlay) -> list[Rule]:
+    """What comes by no device of the overlay and claims to be from the network, or is for it."""
+    network, subnet = overlay.network, overlay.subnet
+    found = [Rule(verdict=ACCEPT, in_device=name) for name in ("lo", *wanted.tunnels)]
+    for device in wanted.underlays:
+        found += [
+            Rule(verdict=ACCEPT, in_device=device, source=network, destination=subnet),
+            Rule(verdict=ACCEPT, in_device=device, source_peer=True, destination=subnet),
+        ]
+    found += [
+        Rule(verdict=ACCEPT, in_device=wanted.bridge, source=subnet),
+        *(Rule(verdict=ACCEPT, source=one) for one in wanted.trusts(network.version)),
+        # From here on nobody has the network's addresses but who answers this host.
+        Rule(verdict=DROP, source=network, begins=True),
+        # Containers of other networks of this host are masqueraded on their way to peers; Docker keeps them from
+        # docker0's.
+        *(Rule(verdict=ACCEPT, in_device=bridge) for bridge in (wanted.bridge, *wanted.other_bridges)),
+        # The bridge's own address is this host's, and its published ports are there.
+        Rule(verdict=ACCEPT, destination=network, local=True),
+    ]
+    if wanted.direct_routing:
+        found.append(Rule(verdict=ACCEPT, destination=subnet))
+    return [*found, Rule(verdict=DROP, destination=network, begins=True)]
+
+
+def _to_host(wanted: Wanted, overlay: Overlay) -> list[Rule]:
+    """Containers of peers do not reach this host's own ports by the overlay, which is a way that was not there before.
+
+    They may ping it, and answer it.
+    """
+    found = []
+    for device in wanted.devices:
+        source = None if device in wanted.tunnels else overlay.network
+        ping = ICMP[overlay.network.version]
+        found += [
+            Rule(verdict=RETURN, in_device=device, source=source, protocol=ping),
+            Rule(verdict=DROP, in_device=device, source=source, destination=overlay.subnet, begins=True),
+        ]
+    return found

@@ -1,0 +1,94 @@
+"""Sets of addresses for iptables (ipset(8)), one of ours for each IP version. Linux 2.6.39.
+
+Every function opens a socket of its own and closes it.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from socket import AF_INET, AF_INET6
+from typing import Any
+
+from overlayd.addresses import IPAddress
+from overlayd.errors import KernelRefused, UnsupportedError
+from overlayd.kernel.pyroute import IPSet, NetlinkError
+
+_FAMILY = {4: AF_INET, 6: AF_INET6}
+KIND = "hash:ip"
+# linux/netfilter/ipset/ip_set.h: IPSET_ERR_TYPE_MISMATCH and IPSET_ERR_FIND_TYPE are of ipset's own numbers.
+_NO_TYPE = 4097
+# More hosts than one network serves.
+MOST = 65536
+
+
+def read(name: str) -> frozenset[str] | None:
+    """The addresses in a set, as text; None where there is no such set. Raises UnsupportedError, KernelRefused."""
+    with _connection("read", name) as sets:
+        try:
+            found = list(sets.list(name))
+        except NetlinkError as error:
+            if error.code == errno.ENOENT:
+                return None
+            raise
+    entries = set()
+    for message in found:
+        for entry in _entries(message):
+            entries.add(entry)
+    return frozenset(entries)
+
+
+def sync(name: str, version: int, wanted: Collection[IPAddress]) -> bool:
+    """Make a set hold these addresses and no others; whether anything had to be written.
+
+    Raises UnsupportedError where the kernel has no sets, KernelRefused.
+    """
+    there = read(name)
+    entries = {str(address) for address in wanted}
+    with _connection("write", name) as sets:
+        if there is None:
+            sets.create(name, stype=KIND, family=_FAMILY[version], maxelem=MOST)
+        for entry in sorted(entries - (there or frozenset())):
+            sets.add(name, entry, family=_FAMILY[version], exclusive=False)
+        for entry in sorted((there or frozenset()) - entries):
+            sets.delete(name, entry, family=_FAMILY[version], exclusive=False)
+    return there is None or there != entries
+
+
+def remove(name: str) -> bool:
+    """Remove a set that no rule names any more; whether it was there. Raises KernelRefused."""
+    try:
+        with _connection("remove", name) as sets:
+            sets.destroy(name)
+    except UnsupportedError:
+        return False
+    except KernelRefused as refusal:
+        if refusal.errno == errno.ENOENT:
+            return False
+        raise
+    return True
+
+
+@contextmanager
+def _connection(verb: str, name: str) -> Iterator[Any]:
+    try:
+        with IPSet() as sets:
+            yield sets
+    except NetlinkError as error:
+        if error.code in (errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EINVAL, _NO_TYPE):
+            raise UnsupportedError(
+                f"this kernel has no sets of addresses: ipset {verb} {name}", hint="modprobe ip_set_hash_ip xt_set"
+            ) from error
+        raise KernelRefused(f"ipset {verb}", name, error.code) from error
+    except OSError as error:
+        raise KernelRefused(f"ipset {verb}", name, error.errno or errno.EIO) from error
+
+
+def _entries(message: Any) -> Iterator[str]:
+    attribute = message.get_attr("IPSET_ATTR_ADT")
+    for data in attribute.get_attrs("IPSET_ATTR_DATA") if attribute is not None else ():
+        address = data.get_attr("IPSET_ATTR_IP_FROM")
+        if address is not None:
+            found = address.get_attr("IPSET_ATTR_IPADDR_IPV4") or address.get_attr("IPSET_ATTR_IPADDR_IPV6")
+            yield str(found)
