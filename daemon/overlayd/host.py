@@ -14,6 +14,7 @@ from overlayd.backends.surroundings import Surroundings
 from overlayd.docker_watch import DockerWatch
 from overlayd.errors import ConfigError, NetworkConfigError, OverlaydError, StoreError, UnsupportedError
 from overlayd.files import write_atomically
+from overlayd.kernel import interfaces, netlink
 from overlayd.kernel.converge import Report
 from overlayd.lease import Lease, Leg, Subnets
 from overlayd.log import logger
@@ -87,6 +88,8 @@ class Host:
         )
         # The public addresses of peers that are programmed; None before the first look.
         self._served: frozenset[IPAddress] | None = None
+        self._open_ways: set[str] = set()
+        self._left_open: tuple[str, ...] = ()
         self._published = False
         self._carrier_problem: str | None = None
 
@@ -121,6 +124,7 @@ class Host:
     def opened(self, stop: threading.Event, *, on_failure: Callable[[], None]) -> Iterator[None]:
         """Open the backend, and run its data path, where it has one in this process, until the end of the block."""
         backends.retire_others(self._config.backend_type, self._settings.run_dir)
+        self._close_forwarding()
         self._backend.open(self.holding.lease)
         carrier = threading.Thread(target=self._carry, args=(stop, on_failure), name="data-path", daemon=True)
         carrier.start()
@@ -191,6 +195,7 @@ class Host:
             peers=tuple(self._peer(lease, report, census) for lease in sorted(peers, key=_order)),
             skipped=tuple(sorted(census.malformed.items())),
             # An administrator may have opened by hand what firewalld would not be told: no reason not to be ready.
+            warnings=self._warnings(),
             problems=(*problems, *beside, *([told.problem] if told.problem else [])),
         )
         RECONCILIATIONS.add(of="incomplete" if problems else "whole")
@@ -274,9 +279,28 @@ class Host:
             for network, subnet in zip(self._config.networks, self.holding.lease.subnets, strict=True)
         ]
 
+    def _close_forwarding(self) -> None:
+        """Before forwarding is turned on (Surroundings.base): what Docker would have closed then, is closed."""
+        told = docker.read_daemon_json()[0]
+        for version in sorted({4, *self._config.versions}):
+            if not netlink.forwards(version) and firewall.docker_closes_forwarding(told, version):
+                open_way = self._firewall.close_forwarding(version)
+                if open_way is not None:
+                    log.warning("this host forwards for everybody", reason=open_way)
+                    self._open_ways.add(open_way)
+
+    def _warnings(self) -> tuple[str, ...]:
+        """What is open to others on this host, though packets go."""
+        return (*sorted(self._open_ways), *self._left_open)
+
     def _tell_firewalld(self) -> firewalld.Report:
         return self._firewalld.sync(
-            firewalld.desired(overlays=self._overlays(), listens=self._backend.listens, peers=self._served or ())
+            firewalld.desired(
+                overlays=self._overlays(),
+                listens=self._backend.listens,
+                peers=self._served or (),
+                trusted=self._settings.trusted_networks,
+            )
         )
 
     def _sync_firewall(self, problems: list[str]) -> str | None:
@@ -288,12 +312,15 @@ class Host:
             daemon_json=docker.read_daemon_json()[0],
             listens=self._backend.listens,
             peers=self._served or (),
+            other_bridges=[name for name in interfaces.container_bridges() if name != self._underlay.ifname],
+            trusted=self._settings.trusted_networks,
         )
         report = self._firewall.sync(wanted)
         if report.written:
             FIREWALL_WRITES.add()
             log.info("firewall rules written", backend=report.backend)
         problems.extend(report.problems)
+        self._left_open = (*firewall.left_open(wanted, report.backend), *report.limits)
         return report.backend
 
     def _peer(self, lease: Lease, report: Report, census: Census) -> Peer:

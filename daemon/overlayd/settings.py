@@ -15,6 +15,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Any
 
+from overlayd.addresses import IPNetwork, ip_network
 from overlayd.errors import ConfigError, PrivilegeError
 
 CONFIG_FILE = Path("/etc/sysconfig/overlayd")
@@ -66,6 +67,13 @@ def _address6(value: str) -> IPv6Address:
         return IPv6Address(value)
     except ValueError:
         raise ValueError("an IPv6 address") from None
+
+
+def _network(value: str) -> IPNetwork:
+    try:
+        return ip_network(value.strip())
+    except ValueError:
+        raise ValueError("networks such as 192.0.2.0/24") from None
 
 
 def _any_address(value: str) -> str:
@@ -176,6 +184,12 @@ class Settings:
         switch=True,
     )
     iptables_forward_rules: bool = _option(_flag, "accept the network's packets in the FORWARD chain", default=True)
+    trusted_networks: tuple[IPNetwork, ...] = _option(
+        _network,
+        "networks outside the overlay that may reach containers by their own addresses, by this host; nobody else may",
+        default=(),
+        many=True,
+    )
     ip_blackhole_route: bool = _option(
         _flag, "drop what is for this host's subnet while no bridge carries it, instead of sending it on", default=False
     )
@@ -234,7 +248,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def _default_note(default: object) -> str:
     if default in (None, (), ""):
         return ""
-    shown = ",".join(default) if isinstance(default, tuple) else default
+    shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
     return f" (default: {str(shown).lower() if isinstance(default, bool) else shown})"
 
 

@@ -105,11 +105,34 @@ def test_both_families_twice_write_nothing_the_second_time(host: str, kind: str)
     assert "fd42" not in namespaces.run(host, ["ip", "-6", "route"])
 
 
-def test_router_advertisements_count_also_while_forwarding(host: str) -> None:
-    namespaces.run(host, ["sysctl", "-q", "-w", "net.ipv6.conf.all.forwarding=0", "net.ipv6.conf.eth0.accept_ra=1"])
+def test_who_lives_on_router_advertisements_goes_on_doing_so_and_nobody_else(host: str) -> None:
+    settings = [f"net.ipv6.conf.{name}" for name in ("eth0.accept_ra", "other.accept_ra", "default.accept_ra")]
+    namespaces.run(host, ["sysctl", "-q", "-w", "net.ipv6.conf.all.forwarding=0", *(f"{one}=1" for one in settings)])
+    namespaces.run(host, ["ip", "-6", "route", "add", "default", "via", "fe80::1", "dev", "eth0", "proto", "ra"])
     program(host, "host-gw", dual=True)
-    said = namespaces.run(host, ["sysctl", "-n", "net.ipv6.conf.all.forwarding", "net.ipv6.conf.eth0.accept_ra"])
-    assert said.split() == ["1", "2"]
+    said = namespaces.run(host, ["sysctl", "-n", "net.ipv6.conf.all.forwarding", *settings])
+    assert said.split() == ["1", "2", "1", "1"]
+
+
+@pytest.mark.parametrize("dual", [False, True], ids=["IPv4", "dual stack"])
+def test_our_devices_obey_no_router_and_no_redirect_whoever_changes_that(host: str, dual: bool) -> None:
+    names = ["overlay.1", "overlay-v6.1"] if dual else ["overlay.1"]
+    program(host, "vxlan", dual=dual)
+    wanted = {name: settings_of(host, name) for name in names}
+    for name, found in wanted.items():
+        assert found["disable_ipv6"] == str(int(name == "overlay.1"))
+        assert {found[key] for key in ("accept_ra", "accept_redirects", "autoconf")} == {"0"}
+        namespaces.run(host, ["sysctl", "-q", "-w", f"net/ipv6/conf/{name}/accept_ra=2"])
+    program(host, "vxlan", dual=dual)
+    assert {name: settings_of(host, name) for name in names} == wanted
+    assert program(host, "vxlan", dual=dual).written == 0
+
+
+def settings_of(host: str, name: str) -> dict[str, str]:
+    """What an interface obeys in IPv6."""
+    keys = ("accept_ra", "accept_redirects", "autoconf", "disable_ipv6")
+    said = namespaces.run(host, ["sysctl", "-n", *(f"net/ipv6/conf/{name}/{key}" for key in keys)])
+    return dict(zip(keys, said.split(), strict=True))
 
 
 @pytest.mark.parametrize("config", [{"GBP": True}, {"Learning": True}, {"VNI": 77, "Port": 4789}, {"MTU": 1400}])

@@ -4,6 +4,25 @@
 """
 
 from overlayd.firewall.apply import Firewall, Report, cleanup
-from overlayd.firewall.rules import NOTHING, Overlay, Wanted, desired, docker_options_needed
+from overlayd.firewall.rules import (
+    NOTHING,
+    Overlay,
+    Wanted,
+    desired,
+    docker_closes_forwarding,
+    docker_options_needed,
+)
+from overlayd.firewall.strangers import left_open
 
-__all__ = ["NOTHING", "Firewall", "Overlay", "Report", "Wanted", "cleanup", "desired", "docker_options_needed"]
+__all__ = [
+    "NOTHING",
+    "Firewall",
+    "Overlay",
+    "Report",
+    "Wanted",
+    "cleanup",
+    "desired",
+    "docker_closes_forwarding",
+    "docker_options_needed",
+    "left_open",
+]

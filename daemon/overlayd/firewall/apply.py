@@ -64,6 +64,23 @@ class Firewall:
         self._said = set(look.limits)
         return Report(backend=backend, written=look.written, problems=tuple(look.problems), limits=tuple(look.limits))
 
+    def close_forwarding(self, version: int) -> str | None:
+        """Drop what no rule lets through, as dockerd does when it turns forwarding on; call it before you do.
+
+        Docker, which starts after us, finds forwarding on and leaves the policy as it is: every host would be a router
+        for anybody. None, or why it was not done. Never raises.
+        """
+        command = iptables.COMMANDS[version]
+        if self._choice == "none" or not iptables.installed(command):
+            why = "firewall is none" if self._choice == "none" else f"there is no {command}"
+            return f"overlayd turned IPv{version} forwarding on, and nothing keeps other networks' packets back: {why}"
+        try:
+            iptables.close_forward(command)
+        except CommandFailed as error:
+            return f"overlayd turned IPv{version} forwarding on, and other networks' packets pass: {error.message}"
+        log.info("FORWARD drops what no rule lets through, as forwarding was off before", command=command)
+        return None
+
     def _backend(self, look: _Look) -> str | None:
         there = {"iptables": iptables.installed("iptables"), "nftables": nftables.installed()}
         if self._choice == "none":

@@ -49,11 +49,13 @@ def sync(command: str, wanted: Ruleset) -> bool:
         lines = changes(_without_random_fully(wanted), _read(command))
     if not lines:
         return False
-    argv = [f"{command}-restore", "--noflush"]
-    if _modern(command):
-        argv += ["--wait", str(_LOCK_WAIT_S)]
-    process.run(argv, input=restore_input(lines))
+    _restore(command, restore_input(lines))
     return True
+
+
+def close_forward(command: str) -> None:
+    """Give the chain FORWARD the policy DROP. Raises CommandFailed."""
+    _restore(command, "*filter\n:FORWARD DROP [0:0]\nCOMMIT\n")
 
 
 def has_nat(command: str) -> bool:
@@ -85,6 +87,13 @@ def without_nat(rules: Ruleset) -> Ruleset:
 
 def _read(command: str) -> Tables:
     return parse(process.run([f"{command}-save"]))
+
+
+def _restore(command: str, text: str) -> None:
+    argv = [f"{command}-restore", "--noflush"]
+    if _modern(command):
+        argv += ["--wait", str(_LOCK_WAIT_S)]
+    process.run(argv, input=text)
 
 
 def _modern(command: str) -> bool:

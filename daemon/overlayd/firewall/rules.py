@@ -141,6 +141,17 @@ def container_bridge(daemon_json: Mapping[str, object]) -> str:
     return str(name) if usable else DOCKER_BRIDGE
 
 
+def docker_closes_forwarding(daemon_json: Mapping[str, object], version: int) -> bool:
+    """Whether dockerd, where it turns forwarding on, sets FORWARD's policy to DROP (moby, setup_ip_forwarding.go).
+
+    `ip-forward-no-drop` is from 28.0. Before 27 ip6tables is off by default and IPv6 left open: that is not copied.
+    """
+    off = [daemon_json.get(name) is False for name in ("iptables", "ip-forward")]
+    if version == 6:
+        off.append(daemon_json.get("ip6tables") is False)
+    return not any(off) and daemon_json.get("ip-forward-no-drop") is not True
+
+
 def docker_uses_nftables(daemon_json: Mapping[str, object]) -> bool:
     """Whether dockerd is told to write nftables rules (from 29.0)."""
     return daemon_json.get("firewall-backend") == "nftables"

@@ -66,6 +66,20 @@ def strangers(wanted: Wanted, version: int) -> Rules:
     )
 
 
+def left_open(wanted: Wanted, backend: str | None) -> tuple[str, ...]:
+    """What others can do on this host where nothing keeps the rules (`backend` None), in words; else nothing."""
+    if backend is not None or not wanted.overlays:
+        return ()
+    networks = ", ".join(str(overlay.network) for overlay in wanted.overlays)
+    found = [
+        f"firewall is none: whoever has a route to {networks} by this host reaches containers here and on peers",
+    ]
+    for listening in wanted.listens:
+        if not listening.anyone:
+            found.append(f"firewall is none: {listening} is taken from anybody, so anybody can send to containers")
+    return tuple(found)
+
+
 def _from_devices(wanted: Wanted, overlay: Overlay) -> list[Rule]:
     """What may come out of the overlay: from the network's other subnets, to this host's."""
     network, subnet = overlay.network, overlay.subnet

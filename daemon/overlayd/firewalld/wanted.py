@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from overlayd.addresses import IPAddress
+from overlayd.addresses import IPAddress, IPNetwork
 from overlayd.backends.listening import Listening
 from overlayd.firewall.rules import Overlay
 
@@ -39,12 +39,23 @@ NOTHING = Runtime(
 )
 
 
-def desired(*, overlays: Collection[Overlay], listens: Collection[Listening], peers: Collection[IPAddress]) -> Runtime:
+def desired(
+    *,
+    overlays: Collection[Overlay],
+    listens: Collection[Listening],
+    peers: Collection[IPAddress],
+    trusted: Collection[IPNetwork] = (),
+) -> Runtime:
     """What a host needs that holds these subnets and takes `listens` from these public addresses.
 
-    Rules stand as firewalld prints them, to be compared as text.
+    `trusted` networks may reach containers by their own addresses. Rules stand as firewalld prints them, to be compared
+    as text.
     """
-    forward = {rule for overlay in overlays for rule in _forward(overlay)}
+    forward = {rule for overlay in overlays for rule in _forward(overlay.network, overlay.subnet)}
+    for overlay in overlays:
+        for one in trusted:
+            if one.version == overlay.network.version:
+                forward |= {*_forward(one, overlay.network)}
     return Runtime(
         policies={FORWARD: frozenset(forward), INPUT: frozenset(map(_listen, listens))},
         ipsets={
@@ -53,8 +64,7 @@ def desired(*, overlays: Collection[Overlay], listens: Collection[Listening], pe
     )
 
 
-def _forward(overlay: Overlay) -> tuple[str, str]:
-    network, subnet = overlay.network, overlay.subnet
+def _forward(network: IPNetwork, subnet: IPNetwork) -> tuple[str, str]:
     family = _family(network.version)
     return (
         f'rule {family} source address="{network}" destination address="{subnet}" accept',

@@ -17,6 +17,7 @@ from overlayd.kernel.state import (
     Sysctl,
     Thing,
     WireguardPeer,
+    link_settings,
 )
 
 
@@ -83,6 +84,9 @@ def converge(plan: Plan) -> Report:
 
 def _state(items: Iterable[Thing]) -> KernelState:
     found = list(items)
+    with_ipv6 = {item.link for item in found if isinstance(item, Address) and item.address.version == 6}
+    for item in [item for item in found if isinstance(item, Link)]:
+        found += link_settings(item.name, ipv6=item.name in with_ipv6)
     return KernelState(
         links=frozenset(item for item in found if isinstance(item, Link)),
         addresses=frozenset(item for item in found if isinstance(item, Address)),

@@ -69,8 +69,8 @@ def diff(desired: KernelState, actual: KernelState, *, prune: bool = True) -> tu
     made: list[Operation] = []
     gone: list[Operation] = []
     for wanted, found in (
-        (desired.sysctls, actual.sysctls),
         (desired.links, actual.links),
+        (desired.sysctls, actual.sysctls),
         (desired.addresses, actual.addresses),
         (desired.neighbours, actual.neighbours),
         (desired.fdb, actual.fdb),
@@ -168,7 +168,7 @@ def _without(state: KernelState, links: frozenset[Link]) -> KernelState:
         neighbours=frozenset(neighbour for neighbour in state.neighbours if neighbour.link not in names),
         fdb=frozenset(entry for entry in state.fdb if entry.link not in names),
         wireguard_peers=frozenset(peer for peer in state.wireguard_peers if peer.link not in names),
-        sysctls=state.sysctls,
+        sysctls=frozenset(sysctl for sysctl in state.sysctls if sysctl.link not in names),
     )
 
 

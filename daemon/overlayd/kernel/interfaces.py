@@ -10,6 +10,7 @@ from overlayd.addresses import IPAddress, IPInterface, ip_address, ip_interface
 from overlayd.kernel.pyroute import IPRoute, NetlinkError
 
 _TABLE_MAIN = 254
+_GUESTS = ("veth", "tun")
 _DEAD_OR_DOWN = 0x1 | 0x10  # RTNH_F_DEAD, RTNH_F_LINKDOWN
 # linux/if_addr.h: IFA_F_TEMPORARY, IFA_F_DADFAILED, IFA_F_DEPRECATED: IPv6 addresses that nobody should be known by.
 _FLEETING = 0x01 | 0x08 | 0x20
@@ -58,6 +59,26 @@ def read_interfaces() -> tuple[Interface, ...]:
         for message in links
     ]
     return tuple(sorted(interfaces, key=lambda interface: interface.index))
+
+
+def container_bridges() -> tuple[str, ...]:
+    """Bridges of this host's own guests: every port is one end of a pair (veth) or a virtual machine's (tun).
+
+    A bridge with any other port is a way to a wire.
+    """
+    with IPRoute() as ipr:
+        links = list(ipr.get_links())
+    kinds = {link["index"]: _kind(link) for link in links}
+    wired = {link.get("master") for link in links if link.get("master") and kinds[link["index"]] not in _GUESTS}
+    return tuple(
+        sorted(link.get("ifname") for link in links if kinds[link["index"]] == "bridge" and link["index"] not in wired)
+    )
+
+
+def _kind(link: Any) -> str | None:
+    info = link.get_attr("IFLA_LINKINFO")
+    kind: str | None = info.get_attr("IFLA_INFO_KIND") if info is not None else None
+    return kind
 
 
 def interface_addresses(name: str) -> tuple[IPInterface, ...] | None:

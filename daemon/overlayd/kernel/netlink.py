@@ -11,6 +11,7 @@ import errno
 import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from ipaddress import IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from overlayd.kernel.state import (
     VxlanLink,
     WireguardLink,
     WireguardPeer,
+    link_settings,
 )
 from overlayd.kernel.wireguard import Devices, devices, userspace
 from overlayd.watching.figures import counter
@@ -49,6 +51,9 @@ REFUSALS = counter("overlayd_kernel_refusals_total", "Such changes that the kern
 FAMILIES = (AF_INET, AF_INET6)
 NTF_SELF = 0x02
 IFA_F_NODAD = 0x02
+# linux/rtnetlink.h: routes that a router advertisement gave.
+RTPROT_RA = 9
+_IPV6 = Path("/proc/sys/net/ipv6")
 # What a kernel without such devices is told, and its user.
 _LACKING: dict[type, tuple[str, str]] = {
     VxlanLink: ("this kernel has no VXLAN devices", "modprobe vxlan, or use backend host-gw or udp"),
@@ -84,7 +89,7 @@ def read() -> KernelState:
             neighbours=frozenset(one for family in FAMILIES for one in decode.neighbours(ipr, ours, family)),
             fdb=frozenset(decode.fdb(ipr, ours)),
             wireguard_peers=frozenset(peers),
-            sysctls=frozenset(_sysctls()),
+            sysctls=frozenset(_sysctls(links)),
         )
 
 
@@ -116,6 +121,14 @@ def apply(operations: Iterable[Operation]) -> list[tuple[Operation, KernelRefuse
     return failed
 
 
+def forwards(version: int) -> bool:
+    """Whether this host forwards packets of an IP version."""
+    try:
+        return _sysctl_path(FORWARDING if version == 4 else FORWARDING6).read_text().strip() != "0"
+    except OSError:
+        return False
+
+
 def cleanup() -> Iterator[str]:
     """Remove every route and link that carries our mark, also after a crash; what was removed, one by one."""
     state = read()
@@ -138,7 +151,7 @@ def _carry_out(ipr: Any, wireguard: Devices, operation: Operation) -> None:
     match item:
         case Sysctl():
             if item == FORWARDING6:
-                _keep_router_advertisements()
+                _keep_router_advertisements(ipr)
             _sysctl_path(item).write_text(f"{item.value}\n")
         case VxlanLink() | TunLink() | IpipLink() | WireguardLink():
             _write_link(ipr, wireguard, operation.verb, item)
@@ -198,9 +211,11 @@ def _write_link(ipr: Any, wireguard: Devices, verb: Verb, link: Link) -> None:
     ipr.link("set", index=index, **changes)
     if isinstance(link, WireguardLink):
         wireguard.set_link(link)
-    # No link-local address (1: IN6_ADDR_GEN_MODE_NONE): nobody would answer its solicitations.
-    with contextlib.suppress(OSError):
-        Path(f"/proc/sys/net/ipv6/conf/{link.name}/addr_gen_mode").write_text("1\n")
+    # No link-local address (1: IN6_ADDR_GEN_MODE_NONE): nobody would answer its solicitations. No moment in which a
+    # router advertisement would be obeyed: the link's settings are complete only after it is up.
+    for name, value in (("addr_gen_mode", "1"), ("accept_ra", "0")):
+        with contextlib.suppress(OSError):
+            Path(f"/proc/sys/net/ipv6/conf/{link.name}/{name}").write_text(f"{value}\n")
     ipr.link("set", index=index, state="up")
 
 
@@ -326,23 +341,31 @@ def _refused(operation: Operation, code: int) -> KernelRefused:
     return KernelRefused(operation.name, str(operation.thing), code, hint=hint)
 
 
-def _sysctls() -> Iterator[Sysctl]:
-    """The settings we may have made, as they are; one that cannot be read is one that is not there."""
-    for wanted in (FORWARDING, FORWARDING6):
-        with contextlib.suppress(OSError):
-            yield Sysctl(name=wanted.name, value=_sysctl_path(wanted).read_text().strip())
+def _sysctls(links: Iterable[Link]) -> Iterator[Sysctl]:
+    """The settings that we make, as they are; one that cannot be read is one that is not there."""
+    of_links = [setting for link in links for setting in link_settings(link.name, ipv6=False)]
+    for wanted in (FORWARDING, FORWARDING6, *of_links):
+        try:
+            yield replace(wanted, value=_sysctl_path(wanted).read_text().strip())
+        except OSError:
+            if wanted.link is not None and wanted.name.startswith("net/ipv6/") and not _IPV6.exists():
+                # There is nothing to be closed.
+                yield wanted
 
 
 def _sysctl_path(sysctl: Sysctl) -> Path:
     return Path("/proc/sys") / sysctl.name
 
 
-def _keep_router_advertisements() -> None:
+def _keep_router_advertisements(ipr: Any) -> None:
     """Let interfaces that live on router advertisements go on doing so: forwarding would end that for a value of 1.
 
-    Documentation/networking/ip-sysctl.rst, accept_ra: 2 is the same as 1, also while forwarding.
+    Documentation/networking/ip-sysctl.rst, accept_ra: 2 is the same as 1, also while forwarding. Only those that have a
+    route from an advertisement now: every other one, and those to come (`default`), would obey containers.
     """
-    for path in Path("/proc/sys/net/ipv6/conf").glob("*/accept_ra"):
+    routes = ipr.get_routes(family=AF_INET6, proto=RTPROT_RA, table=RT_TABLE_MAIN)
+    for index in {message.get_attr("RTA_OIF") for message in routes}:
         with contextlib.suppress(OSError):
-            if path.read_text().strip() == "1" and path.parent.name != "all":
+            path = Path(f"/proc/sys/net/ipv6/conf/{socket.if_indextoname(index)}/accept_ra")
+            if path.read_text().strip() == "1":
                 path.write_text("2\n")

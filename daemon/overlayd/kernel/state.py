@@ -193,10 +193,14 @@ class FdbEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Sysctl:
-    """One kernel setting, named with slashes as under /proc/sys: device names contain dots."""
+    """One kernel setting, named with slashes as under /proc/sys: device names contain dots.
+
+    `link` is the link of ours that it comes and goes with.
+    """
 
     name: str
     value: str
+    link: str | None = None
 
     @property
     def key(self) -> Hashable:
@@ -212,6 +216,23 @@ Thing = Link | WireguardPeer | Address | Route | Neighbour | FdbEntry | Sysctl
 
 FORWARDING = Sysctl(name="net/ipv4/ip_forward", value="1")
 FORWARDING6 = Sysctl(name="net/ipv6/conf/all/forwarding", value="1")
+# What a link of ours takes from nobody: router advertisements and redirects, by which whoever sends one packet into the
+# overlay could give this host a route (Documentation/networking/ip-sysctl.rst).
+_OBEYS_NOBODY = (
+    "net/ipv4/conf/{}/accept_redirects",
+    "net/ipv4/conf/{}/send_redirects",
+    "net/ipv6/conf/{}/accept_ra",
+    "net/ipv6/conf/{}/accept_redirects",
+    "net/ipv6/conf/{}/autoconf",
+)
+
+
+def link_settings(name: str, *, ipv6: bool) -> tuple[Sysctl, ...]:
+    """The settings of a link of ours; without `ipv6` there is none on it at all."""
+    return (
+        *(Sysctl(name=one.format(name), value="0", link=name) for one in _OBEYS_NOBODY),
+        Sysctl(name=f"net/ipv6/conf/{name}/disable_ipv6", value="0" if ipv6 else "1", link=name),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

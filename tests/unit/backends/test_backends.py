@@ -306,7 +306,12 @@ def test_a_dual_stack_peer_is_reached_by_a_device_for_each_family() -> None:
         "fd42:0:0:1::/128 dev overlay-v6.1",
         "10.5.2.0/24 via 10.5.2.0 dev overlay.1 onlink",
     } <= {str(thing) for thing in (*state.routes, *state.neighbours, *state.fdb, *state.addresses)}
-    assert {sysctl.name for sysctl in state.sysctls} == {"net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"}
+    hosts = {sysctl.name for sysctl in state.sysctls if sysctl.link is None}
+    assert hosts == {"net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"}
+    settings = {sysctl.name: sysctl.value for sysctl in state.sysctls}
+    assert settings["net/ipv6/conf/overlay.1/disable_ipv6"] == "1"
+    assert settings["net/ipv6/conf/overlay-v6.1/disable_ipv6"] == "0"
+    assert settings["net/ipv6/conf/overlay-v6.1/accept_ra"] == "0"
 
 
 def test_a_peer_of_one_family_is_served_in_a_dual_stack_network() -> None:

@@ -15,7 +15,7 @@ from overlayd.backends.ipip import Ipip
 from overlayd.errors import NetworkConfigError
 from overlayd.kernel import decode
 from overlayd.kernel.diff import diff
-from overlayd.kernel.state import FORWARDING, IpipLink, KernelState
+from overlayd.kernel.state import FORWARDING, IpipLink, KernelState, link_settings
 from overlayd.kernel.wireguard import devices
 from tests.unit.backends.test_backends import AROUND, AROUND_DUAL, OWN, UNDERLAY, peer
 
@@ -39,7 +39,7 @@ def test_one_device_for_all_and_a_route_for_each() -> None:
         "10.5.3.0/24 via 198.19.7.3 dev overlay.ipip onlink",
     }
     assert not state.neighbours | state.fdb
-    assert state.sysctls == {FORWARDING}
+    assert state.sysctls == {FORWARDING, *link_settings("overlay.ipip", ipv6=False)}
     assert dict(plan.paths) == {near.key_name: "ipip", far.key_name: "ipip"}
     assert ipip().devices == ("overlay.ipip",)
 

@@ -109,7 +109,7 @@ def test_everything_comes_before_anything_goes() -> None:
 
 def test_links_come_first_and_routes_last() -> None:
     names = [operation.name for operation in diff(state(2), KernelState())]
-    assert names == ["sysctl add", "link add", "address add", "neighbour add", "fdb add", "route add"]
+    assert names == ["link add", "sysctl add", "address add", "neighbour add", "fdb add", "route add"]
 
 
 def test_a_peers_new_address_changes_its_entry_in_place() -> None:
