@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -86,8 +86,8 @@ class Host:
             lasting_s=settings.resync_s,
             firewalled=settings.firewall != "none",
         )
-        # The public addresses of peers that are programmed; None before the first look.
-        self._served: frozenset[IPAddress] | None = None
+        # The peers that are programmed; None before the first look.
+        self._served: tuple[Lease, ...] | None = None
         self._open_ways: set[str] = set()
         self._left_open: tuple[str, ...] = ()
         self._published = False
@@ -158,12 +158,12 @@ class Host:
             problems.append(self._carrier_problem)
         if self._served is None:
             # Strangers are kept out before the way in is open; whom the backend refuses is not known yet.
-            self._served = frozenset(_public_addresses(peers))
+            self._served = tuple(peers)
             self._sync_firewall([])
         try:
             report = self._backend.apply(holding.lease, peers)
             problems.extend(report.problems)
-            self._served = frozenset(_public_addresses(peer for peer in peers if peer.key_name in report.paths))
+            self._served = tuple(peer for peer in peers if peer.key_name in report.paths)
         except UnsupportedError:
             raise
         except OverlaydError as error:
@@ -279,6 +279,13 @@ class Host:
             for network, subnet in zip(self._config.networks, self.holding.lease.subnets, strict=True)
         ]
 
+    def _peer_addresses(self) -> frozenset[IPAddress]:
+        return frozenset(leg.public_ip for peer in self._served or () for leg in peer.legs)
+
+    def _is_direct(self) -> bool:
+        """Whether peers' packets come by the underlay's interface as they are."""
+        return self._underlay.ifname in self._backend.devices
+
     def _close_forwarding(self) -> None:
         """Before forwarding is turned on (Surroundings.base): what Docker would have closed then, is closed."""
         told = docker.read_daemon_json()[0]
@@ -298,7 +305,7 @@ class Host:
             firewalld.desired(
                 overlays=self._overlays(),
                 listens=self._backend.listens,
-                peers=self._served or (),
+                peers=self._peer_addresses(),
                 trusted=self._settings.trusted_networks,
             )
         )
@@ -311,8 +318,10 @@ class Host:
             forward=self._settings.iptables_forward_rules,
             daemon_json=docker.read_daemon_json()[0],
             listens=self._backend.listens,
-            peers=self._served or (),
+            peers=self._peer_addresses(),
+            leased=[leg.subnet for peer in self._served or () for leg in peer.legs],
             other_bridges=[name for name in interfaces.container_bridges() if name != self._underlay.ifname],
+            routers=interfaces.router_macs(self._underlay.ifname, self._peer_addresses()) if self._is_direct() else (),
             trusted=self._settings.trusted_networks,
         )
         report = self._firewall.sync(wanted)
@@ -354,10 +363,6 @@ def _shown(leg: Leg | None, suffix: str) -> dict[str, str | None]:
         f"subnet{suffix}": str(leg.subnet) if leg else None,
         f"public_ip{suffix}": str(leg.public_ip) if leg else None,
     }
-
-
-def _public_addresses(leases: Iterable[Lease]) -> Iterator[IPAddress]:
-    return (leg.public_ip for lease in leases for leg in lease.legs)
 
 
 def _order(lease: Lease) -> tuple[bool, int]:

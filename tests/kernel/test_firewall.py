@@ -14,7 +14,7 @@ import pytest
 
 from overlayd import firewall
 from overlayd.backends.listening import Listening
-from overlayd.firewall.chains import PEERS
+from overlayd.firewall.chains import LEASED, PEERS
 from overlayd.kernel import ipset
 from overlayd.kernel.monitor import NETLINK_NETFILTER, NFT_GROUPS, RECEIVE_BYTES, rules_matter
 from tests.kernel import namespaces
@@ -37,7 +37,9 @@ WANTED = firewall.desired(
         Listening(version=4, protocol="4"),
     ],
     peers=[IPv4Address("198.18.0.9"), IPv4Address("198.18.0.10"), IPv6Address("2001:2::9")],
+    leased=[IPv4Network("10.5.2.0/24"), IPv4Network("10.5.3.0/28"), IPv6Network("fd00:5:0:2::/64")],
     other_bridges=["lan"],
+    routers=["02:ab:cd:ef:00:fe"],
     trusted=[IPv4Network("198.18.7.0/24"), IPv4Network("198.18.8.8/32"), IPv6Network("2001:2:7::/48")],
 )
 ONLY_V4 = firewall.desired(overlays=[V4], devices=DEVICES, masquerade=True)
@@ -360,5 +362,5 @@ def everything(host: str) -> list[str]:
         # Those that iptables-nft made are above, in its own words.
         if name not in TABLES:
             found += namespaces.run(host, ["nft", "-s", "list", "table", family, name]).splitlines()
-    sets = {name: inside(host, partial(ipset.read, name)) for name in PEERS.values()}
+    sets = {name: inside(host, partial(ipset.read, name)) for name in (*PEERS.values(), *LEASED.values())}
     return [*found, *(f"set {name}: overlayd" for name, entries in sets.items() if entries is not None)]

@@ -24,7 +24,18 @@ PARTS = {
     "etcd3": {"etcdrpc"},
     "grpc": {"_compression", "_cython", "_grpcio_metadata", "_observability", "_runtime_protos", "_typing"},
     "jeepney": {"auth", "bus", "bus_messages", "fds", "io", "low_level", "wrappers"},
-    "pyroute2": {"common", "config", "iproute", "netlink", "netns", "process", "protocols", "requests", "statsd"},
+    "pyroute2": {
+        "common",
+        "config",
+        "iproute",
+        "ipset",
+        "netlink",
+        "netns",
+        "process",
+        "protocols",
+        "requests",
+        "statsd",
+    },
 }
 # What costs much in the standard library, and comes easily with something else.
 DEAR = {"decimal", "email", "http", "multiprocessing", "sqlite3", "ssl", "tarfile", "unittest", "urllib.request", "xml"}

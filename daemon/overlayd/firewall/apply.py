@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from overlayd.errors import CommandFailed, KernelRefused, OverlaydError, UnsupportedError
 from overlayd.firewall import iptables, nftables
-from overlayd.firewall.chains import PEERS, Ruleset, ruleset, without_sets
+from overlayd.firewall.chains import LEASED, PEERS, Ruleset, ruleset, without_sets
 from overlayd.firewall.rules import VERSIONS, Wanted
 from overlayd.firewall.table import table, without_nat
 from overlayd.kernel import ipset
@@ -111,7 +111,7 @@ def cleanup() -> Iterator[str]:
             yield from removal()
         except OverlaydError as error:
             failures.append(error.message)
-    for name in PEERS.values():
+    for name in (*PEERS.values(), *LEASED.values()):
         try:
             if ipset.remove(name):
                 yield f"set {name}"
@@ -167,7 +167,7 @@ class _Look:
                 # Most likely what this kernel does not have at all.
                 log.debug("cannot look for rules of another choice", problem=error.message)
                 whole = False
-        for name in PEERS.values():
+        for name in (*PEERS.values(), *LEASED.values()):
             if name not in self._sets:
                 try:
                     self.written |= ipset.remove(name)
@@ -178,7 +178,7 @@ class _Look:
 
     def _iptables(self, version: int, *, doors_only: bool) -> None:
         command = iptables.COMMANDS[version]
-        rules = self._with_set(ruleset(self._wanted, version, doors_only=doors_only), version)
+        rules = self._with_sets(ruleset(self._wanted, version, doors_only=doors_only), version)
         less = iptables.without_nat(rules)
         self._sync(version, partial(iptables.sync, command), rules, less, partial(iptables.has_nat, command))
 
@@ -187,13 +187,18 @@ class _Look:
         less = without_nat(rules) if rules else None
         self._sync(version, partial(nftables.sync, version), rules, less, partial(nftables.has_nat, version))
 
-    def _with_set(self, rules: Ruleset, version: int) -> Ruleset:
-        """The rules, with the set of peers that they ask for in the kernel; without it where the kernel has no sets."""
-        if without_sets(rules) == rules:
-            return rules
+    def _with_sets(self, rules: Ruleset, version: int) -> Ruleset:
+        """The rules, with the sets that they name in the kernel; without them where the kernel has no sets."""
+        text = repr(rules)
+        members: tuple[tuple[str, str, frozenset[Any]], ...] = (
+            (PEERS[version], ipset.ADDRESSES, self._wanted.peers_of(version)),
+            (LEASED[version], ipset.NETWORKS, self._wanted.leased_of(version)),
+        )
         try:
-            self.written |= ipset.sync(PEERS[version], version, self._wanted.peers_of(version))
-            self._sets.add(PEERS[version])
+            for name, kind, wanted in members:
+                if name in text:
+                    self.written |= ipset.sync(name, version, wanted, kind=kind)
+                    self._sets.add(name)
         except UnsupportedError as error:
             self.limits.append(f"{error.message}: packets of the backend are taken from any address")
             return without_sets(rules)

@@ -15,8 +15,9 @@ from overlayd.firewall.strangers import Rule, strangers
 # Every rule carries it, and every chain of ours begins with the prefix: nothing else is ever deleted.
 COMMENT = "-m comment --comment overlayd"
 PREFIX = "OVERLAYD-"
-# The set of peers' public addresses of one IP version (kernel/ipset.py).
+# The sets of peers' public addresses and of their subnets, for each IP version (kernel/ipset.py).
 PEERS = {version: f"{PREFIX}PEERS{version}" for version in (4, 6)}
+LEASED = {version: f"{PREFIX}LEASED{version}" for version in (4, 6)}
 
 
 class Place(Enum):
@@ -141,7 +142,7 @@ def _forward(wanted: Wanted, overlay: Overlay) -> list[_Part]:
 
 def _docker_user(wanted: Wanted, overlay: Overlay) -> _Part:
     ways = [f"{_within(overlay)} -i {device} -o {wanted.bridge}" for device in wanted.devices]
-    peers = _set(overlay.network.version, peer=True, end="src")
+    peers = _set(PEERS[overlay.network.version], member=True, end="src")
     # A peer's host itself has the underlay's address there.
     ways += [f"-d {overlay.subnet} -i {device} -o {wanted.bridge} {peers}" for device in wanted.underlays]
     ways += [f"-s {one} -d {overlay.subnet} -o {wanted.bridge}" for one in wanted.trusts(overlay.network.version)]
@@ -187,16 +188,18 @@ def _rule(rule: Rule, version: int) -> str:
         rule.out_device and f"-o {rule.out_device}",
         rule.protocol and f"-p {rule.protocol}",
         rule.port and f"-m {rule.protocol} --dport {rule.port}",
-        None if rule.source_peer is None else _set(version, peer=rule.source_peer, end="src"),
-        None if rule.destination_peer is None else _set(version, peer=rule.destination_peer, end="dst"),
+        rule.source_mac and f"-m mac --mac-source {rule.source_mac}",
+        None if rule.source_peer is None else _set(PEERS[version], member=rule.source_peer, end="src"),
+        None if rule.destination_peer is None else _set(PEERS[version], member=rule.destination_peer, end="dst"),
+        None if rule.source_leased is None else _set(LEASED[version], member=rule.source_leased, end="src"),
         "-m addrtype --dst-type LOCAL" if rule.local else None,
         "-m conntrack ! --ctstate RELATED,ESTABLISHED" if rule.begins else None,
     ]
     return " ".join([*(word for word in words if word), COMMENT, f"-j {rule.verdict.upper()}"])
 
 
-def _set(version: int, *, peer: bool, end: str) -> str:
-    return f"-m set {'' if peer else '! '}--match-set {PEERS[version]} {end}"
+def _set(name: str, *, member: bool, end: str) -> str:
+    return f"-m set {'' if member else '! '}--match-set {name} {end}"
 
 
 def _part(table: str, chain: str, rules: tuple[str, ...], place: Place, closing: tuple[str, ...] = ()) -> _Part:

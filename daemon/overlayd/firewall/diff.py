@@ -11,6 +11,7 @@ from overlayd.firewall.chains import COMMENT, PREFIX, Jump, Place, Ruleset
 Tables = Mapping[str, Mapping[str, tuple[str, ...]]]
 
 _IP_IN_IP = re.compile(r"-p (?:ipencap|ipv4|ip-in-ip) ")
+_MAC = re.compile(r"--mac-source \S+")
 _OURS = re.compile(rf'--comment "?overlayd"?( |$)|-[jg] {PREFIX}')
 _UNCONDITIONAL = re.compile(r'(?:-m comment --comment (?:"(?:[^"\\]|\\.)*"|\S+) )?-j (?P<verdict>\S+)')
 
@@ -31,9 +32,11 @@ def parse(saved: str) -> dict[str, dict[str, tuple[str, ...]]]:
 
 
 def _usual(rule: str) -> str:
-    """A rule as we write it: releases quote comments, and name IP in IP by what /etc/protocols calls it."""
+    """A rule as we write it: releases quote comments, name IP in IP as /etc/protocols does, and write MACs large."""
     rule = rule.replace('--comment "overlayd"', "--comment overlayd")
-    return _IP_IN_IP.sub("-p 4 ", rule) if COMMENT in rule else rule
+    if COMMENT not in rule:
+        return rule
+    return _MAC.sub(lambda found: found[0].lower(), _IP_IN_IP.sub("-p 4 ", rule))
 
 
 def changes(wanted: Ruleset, there: Tables) -> dict[str, list[str]]:

@@ -52,10 +52,10 @@ class Wanted:
 
     On `devices` packets from peers' containers arrive: on those of ours nothing else does, on the others (plain routes)
     everything may. `bridge` has this host's containers, `other_bridges` have containers of other networks; names end
-    with `+` for any ending. `peers` are the public addresses of hosts that hold a lease, `listens` what is taken from
-    them. `trusted` networks outside the overlay may reach containers by their own addresses; with `direct_routing`
-    everybody may, as daemon.json asks. `mark` opens the door of Docker's nftables backend, None where Docker uses
-    iptables.
+    with `+` for any ending. `peers` are the public addresses of hosts that hold a lease, `leased` their subnets, and
+    `listens` what is taken from them. `routers` are the link addresses of the underlay's gateways that are no peers.
+    `trusted` networks outside the overlay may reach containers by their own addresses; with `direct_routing` everybody
+    may, as daemon.json asks. `mark` opens the door of Docker's nftables backend, None where Docker uses iptables.
     """
 
     overlays: tuple[Overlay, ...] = ()
@@ -66,7 +66,9 @@ class Wanted:
     bridge: str = DOCKER_BRIDGE
     other_bridges: tuple[str, ...] = (USER_BRIDGES,)
     peers: frozenset[IPAddress] = frozenset()
+    leased: frozenset[IPNetwork] = frozenset()
     listens: tuple[Listening, ...] = ()
+    routers: tuple[str, ...] = ()
     trusted: tuple[IPNetwork, ...] = ()
     direct_routing: bool = False
 
@@ -92,6 +94,10 @@ class Wanted:
         """The peers' public addresses of an IP version."""
         return frozenset(peer for peer in self.peers if peer.version == version)
 
+    def leased_of(self, version: int) -> frozenset[IPNetwork]:
+        """The peers' subnets of an IP version."""
+        return frozenset(subnet for subnet in self.leased if subnet.version == version)
+
 
 NOTHING = Wanted()
 
@@ -105,7 +111,9 @@ def desired(
     daemon_json: Mapping[str, object] | None = None,
     listens: Sequence[Listening] = (),
     peers: Collection[IPAddress] = (),
+    leased: Collection[IPNetwork] = (),
     other_bridges: Sequence[str] = (),
+    routers: Sequence[str] = (),
     trusted: Sequence[IPNetwork] = (),
 ) -> Wanted:
     """What a host needs that holds a subnet of each overlay (at most one of an IP version: ValueError).
@@ -127,7 +135,9 @@ def desired(
         bridge=bridge,
         other_bridges=tuple(dict.fromkeys(name for name in (USER_BRIDGES, *other_bridges) if name != bridge)),
         peers=frozenset(peers),
+        leased=frozenset(leased),
         listens=tuple(listens),
+        routers=tuple(sorted(routers)),
         trusted=tuple(trusted),
         direct_routing=told.get("allow-direct-routing") in (True, "true"),
     )

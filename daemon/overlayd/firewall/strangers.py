@@ -6,7 +6,7 @@ published port; and this host forwards nobody else's packets into the overlay. W
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from overlayd.addresses import IPNetwork
 from overlayd.firewall.rules import Overlay, Wanted
@@ -19,8 +19,10 @@ ICMP = {4: "icmp", 6: "ipv6-icmp"}
 class Rule:
     """One rule: all that is set must match. Networks, addresses and sets are of the chain's IP version.
 
-    `source_peer` and `destination_peer`: whether that address is a peer's public one. `local`: the destination is an
-    address of this host. `begins`: the packet belongs to no connection that is known already.
+    `source_peer` and `destination_peer`: whether that address is a peer's public one. `source_leased`: whether it is in
+    a peer's subnet. `local`: the destination is an
+    address of this host. `source_mac`: the link's address that it came from. `begins`: the packet belongs to no
+    connection that is known already.
     """
 
     verdict: str
@@ -30,8 +32,10 @@ class Rule:
     destination: IPNetwork | None = None
     protocol: str | None = None
     port: int | None = None
+    source_mac: str | None = None
     source_peer: bool | None = None
     destination_peer: bool | None = None
+    source_leased: bool | None = None
     local: bool = False
     begins: bool = False
 
@@ -39,6 +43,11 @@ class Rule:
     def asks_for_peers(self) -> bool:
         """Whether the set of peers' addresses is needed."""
         return self.source_peer is not None or self.destination_peer is not None
+
+    @property
+    def asks_for_subnets(self) -> bool:
+        """Whether the set of peers' subnets is needed."""
+        return self.source_leased is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,17 +94,29 @@ def _from_devices(wanted: Wanted, overlay: Overlay) -> list[Rule]:
     network, subnet = overlay.network, overlay.subnet
     found = []
     for device in wanted.devices:
+        if device not in wanted.tunnels:
+            # By plain routes peers come from the segment itself. A router of it, which is no peer, brings strangers.
+            found += [Rule(verdict=DROP, in_device=device, source=network, source_mac=mac) for mac in wanted.routers]
         found += [
             Rule(verdict=DROP, in_device=device, source=subnet),
-            Rule(verdict=ACCEPT, in_device=device, source=network, destination=subnet),
         ]
         if device in wanted.tunnels:
-            found.append(Rule(verdict=DROP, in_device=device))
+            found += [
+                Rule(verdict=ACCEPT, in_device=device, source=network, destination=subnet),
+                Rule(verdict=DROP, in_device=device),
+            ]
         else:
-            # A peer's host itself has the underlay's address there.
-            found.append(Rule(verdict=ACCEPT, in_device=device, source_peer=True, destination=subnet))
+            found += _by_plain_route(device, subnet)
     found += [Rule(verdict=ACCEPT, source=one, destination=subnet) for one in wanted.trusts(overlay.network.version)]
     return found
+
+
+def _by_plain_route(device: str, subnet: IPNetwork) -> list[Rule]:
+    """Packets of peers' containers; and of the peers themselves, which have the underlay's address there."""
+    return [
+        Rule(verdict=ACCEPT, in_device=device, source_leased=True, destination=subnet),
+        Rule(verdict=ACCEPT, in_device=device, source_peer=True, destination=subnet),
+    ]
 
 
 def _carriers(wanted: Wanted, version: int) -> list[Rule]:
@@ -125,15 +146,14 @@ def _beside(wanted: Wanted, overlay: Overlay) -> list[Rule]:
     network, subnet = overlay.network, overlay.subnet
     found = [Rule(verdict=ACCEPT, in_device=name) for name in ("lo", *wanted.tunnels)]
     for device in wanted.underlays:
-        found += [
-            Rule(verdict=ACCEPT, in_device=device, source=network, destination=subnet),
-            Rule(verdict=ACCEPT, in_device=device, source_peer=True, destination=subnet),
-        ]
+        found += _by_plain_route(device, subnet)
     found += [
         Rule(verdict=ACCEPT, in_device=wanted.bridge, source=subnet),
         *(Rule(verdict=ACCEPT, source=one) for one in wanted.trusts(network.version)),
         # From here on nobody has the network's addresses but who answers this host.
         Rule(verdict=DROP, source=network, begins=True),
+        # Nor does a container have another's; it would be masqueraded as this host.
+        Rule(verdict=DROP, in_device=wanted.bridge, destination=network, begins=True),
         # Containers of other networks of this host are masqueraded on their way to peers; Docker keeps them from
         # docker0's.
         *(Rule(verdict=ACCEPT, in_device=bridge) for bridge in (wanted.bridge, *wanted.other_bridges)),
@@ -152,10 +172,10 @@ def _to_host(wanted: Wanted, overlay: Overlay) -> list[Rule]:
     """
     found = []
     for device in wanted.devices:
-        source = None if device in wanted.tunnels else overlay.network
-        ping = ICMP[overlay.network.version]
-        found += [
-            Rule(verdict=RETURN, in_device=device, source=source, protocol=ping),
-            Rule(verdict=DROP, in_device=device, source=source, destination=overlay.subnet, begins=True),
-        ]
+        found.append(Rule(verdict=RETURN, in_device=device, protocol=ICMP[overlay.network.version]))
+        closed = Rule(verdict=DROP, in_device=device, destination=overlay.subnet, begins=True)
+        if device in wanted.tunnels:
+            found.append(closed)
+        else:
+            found += [replace(closed, source=overlay.network), replace(closed, source_peer=True)]
     return found

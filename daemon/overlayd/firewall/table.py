@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from overlayd.errors import CommandFailed
@@ -17,8 +18,8 @@ from overlayd.firewall.strangers import Rule, strangers
 
 NAME = "overlayd"
 FAMILIES = {4: "ip", 6: "ip6"}
-# The set of peers' public addresses.
-PEERS = "peers"
+# The sets of peers' public addresses and of their subnets.
+PEERS, LEASED = "peers", "leased"
 _ADDRESS = {"ip": "ipv4_addr", "ip6": "ipv6_addr"}
 _ALL_BITS = 0xFFFFFFFF
 
@@ -36,11 +37,11 @@ class Chain:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """The table `overlayd` of one family, `ip` or `ip6`. `peers` are the addresses of its set of that name."""
+    """The table `overlayd` of one family, `ip` or `ip6`. `sets` are its sets by name: addresses, or networks."""
 
     family: str
     chains: tuple[Chain, ...]
-    peers: tuple[str, ...] | None = None
+    sets: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
 
 def table(wanted: Wanted, version: int, *, alone: bool = False) -> Table | None:
@@ -61,9 +62,13 @@ def table(wanted: Wanted, version: int, *, alone: bool = False) -> Table | None:
         *_marking(wanted, overlay),
         *_masquerading(wanted, overlay),
     )
-    asked = any(rule.asks_for_peers for rule in (*kept_out.early, *kept_out.prerouting))
-    peers = tuple(map(str, sorted(wanted.peers_of(version), key=int))) if asked else None
-    return Table(family=FAMILIES[version], chains=chains, peers=peers) if chains else None
+    rules = (*kept_out.early, *kept_out.prerouting, *kept_out.to_host)
+    sets = []
+    if any(rule.asks_for_peers for rule in rules):
+        sets.append((PEERS, tuple(sorted(map(str, wanted.peers_of(version))))))
+    if any(rule.asks_for_subnets for rule in rules):
+        sets.append((LEASED, tuple(sorted(map(str, wanted.leased_of(version))))))
+    return Table(family=FAMILIES[version], chains=chains, sets=tuple(sets)) if chains else None
 
 
 def without_nat(found: Table) -> Table | None:
@@ -76,9 +81,10 @@ def write(found: Table) -> str:
     """The text for `nft -f -` that puts the table in the place of the one that is there, in one transaction."""
     lines = [f"table {found.family} {NAME} {{"]
     comments = iter(_comments(found))
-    if found.peers is not None:
-        elements = f" elements = {{ {', '.join(found.peers)} }}" if found.peers else ""
-        lines.append(f"\tset {PEERS} {{ type {_ADDRESS[found.family]};{elements} }}")
+    for name, members in found.sets:
+        flags = " flags interval;" if name == LEASED else ""
+        elements = f" elements = {{ {', '.join(members)} }}" if members else ""
+        lines.append(f"\tset {name} {{ type {_ADDRESS[found.family]};{flags}{elements} }}")
     for chain in found.chains:
         lines.append(f"\tchain {chain.name} {{")
         lines.append(f"\t\ttype {chain.type} hook {chain.hook} priority {chain.priority}; policy accept;")
@@ -96,7 +102,7 @@ def matches(found: Table, listing: str) -> bool:
     """Whether what `nft -j list table` printed is that table. Raises CommandFailed if it is not nft's JSON."""
     chains: list[tuple[object, ...]] = []
     rules: list[tuple[object, object]] = []
-    peers: tuple[str, ...] | None = None
+    sets: list[tuple[str, tuple[str, ...]]] = []
     other = 0
     for kind, entry in _entries(listing):
         if kind == "chain":
@@ -104,8 +110,8 @@ def matches(found: Table, listing: str) -> bool:
             chains.append(tuple(entry.get(key) for key in keys))
         elif kind == "rule":
             rules.append((entry.get("chain"), entry.get("comment")))
-        elif kind == "set" and entry.get("name") == PEERS and entry.get("type") == _ADDRESS[found.family]:
-            peers = _elements(entry.get("elem"))
+        elif kind == "set" and entry.get("type") == _ADDRESS[found.family]:
+            sets.append((str(entry.get("name")), tuple(sorted(_elements(entry.get("elem"))))))
         elif kind not in ("metainfo", "table"):
             other += 1
     comments = iter(_comments(found))
@@ -116,8 +122,7 @@ def matches(found: Table, listing: str) -> bool:
     # Rules come chain by chain, each chain's in order; chains may come in any.
     return (
         other == 0
-        and (peers is None) == (found.peers is None)
-        and sorted(peers or ()) == sorted(found.peers or ())
+        and sorted(sets) == sorted(found.sets)
         and sorted(chains, key=repr) == sorted(wanted_chains, key=repr)
         and _by_chain(rules) == _by_chain(wanted_rules)
     )
@@ -145,8 +150,10 @@ def _entries(listing: str) -> list[tuple[str, dict[str, object]]]:
         ) from error
 
 
-def _elements(found: object) -> tuple[str, ...]:
-    return tuple(map(str, found)) if isinstance(found, list) else ()
+def _elements(found: object) -> Iterator[str]:
+    for element in found if isinstance(found, list) else ():
+        prefix = element.get("prefix") if isinstance(element, dict) else None
+        yield f"{prefix.get('addr')}/{prefix.get('len')}" if isinstance(prefix, dict) else str(element)
 
 
 def _comments(found: Table) -> list[str]:
@@ -204,8 +211,10 @@ def _rule(rule: Rule, ip: str) -> str:
         rule.destination and f"{ip} daddr {rule.destination}",
         rule.protocol and f"meta l4proto {rule.protocol}",
         rule.port and f"{rule.protocol} dport {rule.port}",
+        rule.source_mac and f"ether saddr {rule.source_mac}",
         None if rule.source_peer is None else f"{ip} saddr {'' if rule.source_peer else '!= '}@{PEERS}",
         None if rule.destination_peer is None else f"{ip} daddr {'' if rule.destination_peer else '!= '}@{PEERS}",
+        None if rule.source_leased is None else f"{ip} saddr {'' if rule.source_leased else '!= '}@{LEASED}",
         "fib daddr type local" if rule.local else None,
         "ct state != { established, related }" if rule.begins else None,
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from socket import AF_INET, AF_INET6
 from typing import Any
@@ -59,6 +60,29 @@ def read_interfaces() -> tuple[Interface, ...]:
         for message in links
     ]
     return tuple(sorted(interfaces, key=lambda interface: interface.index))
+
+
+def router_macs(ifname: str, peers: Collection[IPAddress]) -> tuple[str, ...]:
+    """The link addresses of the gateways that routes of an interface lead to, as far as the kernel knows them now.
+
+    Not those that one of `peers` has too: the peer is the router, or the network shows one address for everybody.
+    """
+    with IPRoute() as ipr:
+        (index,) = ipr.link_lookup(ifname=ifname) or (0,)
+        gateways = {
+            ip_address(message.get("gateway"))
+            for family in (AF_INET, AF_INET6)
+            for message in ipr.get_routes(family=family, table=_TABLE_MAIN)
+            if message.get("oif") == index and message.get("gateway")
+        }
+        known = [
+            (ip_address(message.get("dst")), message.get("lladdr"))
+            for family in (AF_INET, AF_INET6)
+            for message in ipr.get_neighbours(family=family, ifindex=index)
+            if message.get("dst") and message.get("lladdr")
+        ]
+    of_peers = {mac for address, mac in known if address in peers}
+    return tuple(sorted({mac for address, mac in known if address in gateways and address not in peers} - of_peers))
 
 
 def container_bridges() -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Sets of addresses for iptables (ipset(8)), one of ours for each IP version. Linux 2.6.39.
+"""Sets of addresses and of networks for iptables (ipset(8)). Linux 2.6.39.
 
 Every function opens a socket of its own and closes it.
 """
@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from socket import AF_INET, AF_INET6
 from typing import Any
 
-from overlayd.addresses import IPAddress
+from overlayd.addresses import IPAddress, IPNetwork
 from overlayd.errors import KernelRefused, UnsupportedError
 from overlayd.kernel.pyroute import IPSet, NetlinkError
 
 _FAMILY = {4: AF_INET, 6: AF_INET6}
-KIND = "hash:ip"
+ADDRESSES, NETWORKS = "hash:ip", "hash:net"
 # linux/netfilter/ipset/ip_set.h: IPSET_ERR_TYPE_MISMATCH and IPSET_ERR_FIND_TYPE are of ipset's own numbers.
 _NO_TYPE = 4097
 # More hosts than one network serves.
@@ -24,7 +24,7 @@ MOST = 65536
 
 
 def read(name: str) -> frozenset[str] | None:
-    """The addresses in a set, as text; None where there is no such set. Raises UnsupportedError, KernelRefused."""
+    """What is in a set, as text; None where there is no such set. Raises UnsupportedError, KernelRefused."""
     with _connection("read", name) as sets:
         try:
             found = list(sets.list(name))
@@ -39,20 +39,21 @@ def read(name: str) -> frozenset[str] | None:
     return frozenset(entries)
 
 
-def sync(name: str, version: int, wanted: Collection[IPAddress]) -> bool:
-    """Make a set hold these addresses and no others; whether anything had to be written.
+def sync(name: str, version: int, wanted: Collection[IPAddress] | Collection[IPNetwork], *, kind: str) -> bool:
+    """Make a set of that kind hold these and no others; whether anything had to be written.
 
     Raises UnsupportedError where the kernel has no sets, KernelRefused.
     """
     there = read(name)
-    entries = {str(address) for address in wanted}
+    entries = {str(one) for one in wanted}
+    etype = kind.removeprefix("hash:")
     with _connection("write", name) as sets:
         if there is None:
-            sets.create(name, stype=KIND, family=_FAMILY[version], maxelem=MOST)
+            sets.create(name, stype=kind, family=_FAMILY[version], maxelem=MOST)
         for entry in sorted(entries - (there or frozenset())):
-            sets.add(name, entry, family=_FAMILY[version], exclusive=False)
+            sets.add(name, entry, family=_FAMILY[version], etype=etype, exclusive=False)
         for entry in sorted((there or frozenset()) - entries):
-            sets.delete(name, entry, family=_FAMILY[version], exclusive=False)
+            sets.delete(name, entry, family=_FAMILY[version], etype=etype, exclusive=False)
     return there is None or there != entries
 
 
@@ -78,7 +79,8 @@ def _connection(verb: str, name: str) -> Iterator[Any]:
     except NetlinkError as error:
         if error.code in (errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EINVAL, _NO_TYPE):
             raise UnsupportedError(
-                f"this kernel has no sets of addresses: ipset {verb} {name}", hint="modprobe ip_set_hash_ip xt_set"
+                f"this kernel has no sets of addresses: ipset {verb} {name}",
+                hint="modprobe -a ip_set_hash_ip ip_set_hash_net xt_set",
             ) from error
         raise KernelRefused(f"ipset {verb}", name, error.code) from error
     except OSError as error:
@@ -91,4 +93,5 @@ def _entries(message: Any) -> Iterator[str]:
         address = data.get_attr("IPSET_ATTR_IP_FROM")
         if address is not None:
             found = address.get_attr("IPSET_ATTR_IPADDR_IPV4") or address.get_attr("IPSET_ATTR_IPADDR_IPV6")
-            yield str(found)
+            length = data.get_attr("IPSET_ATTR_CIDR")
+            yield f"{found}/{length}" if length else str(found)

@@ -237,6 +237,7 @@ def test_dockers_nftables_get_their_mark_and_strangers_are_kept_out_after_the_pe
         f"-i overlay.1 {comment} -j ACCEPT",
         f"-s 10.5.52.0/24 -i docker0 {comment} -j ACCEPT",
         f"-s 10.5.0.0/16 -m conntrack ! --ctstate RELATED,ESTABLISHED {comment} -j DROP",
+        f"-d 10.5.0.0/16 -i docker0 -m conntrack ! --ctstate RELATED,ESTABLISHED {comment} -j DROP",
         f"-i docker0 {comment} -j ACCEPT",
         f"-i br-+ {comment} -j ACCEPT",
         f"-d 10.5.0.0/16 -m addrtype --dst-type LOCAL {comment} -j ACCEPT",

@@ -98,12 +98,11 @@ def test_peers_are_a_set_of_the_table_and_are_compared() -> None:
     one, two = IPv4Address("198.18.0.9"), IPv4Address("198.18.0.10")
     with_peers = replace(DOCKER, listens=(port,), peers=frozenset([two, one, IPv6Address("2001:2::9")]))
     found = made(wanted=with_peers)
-    assert found.peers == ("198.18.0.9", "198.18.0.10")
-    assert "set peers { type ipv4_addr; elements = { 198.18.0.9, 198.18.0.10 } }" in write(found)
+    ((name, members),) = found.sets
+    assert (name, members) == ("peers", ("198.18.0.10", "198.18.0.9"))
+    assert "set peers { type ipv4_addr; elements = { 198.18.0.10, 198.18.0.9 } }" in write(found)
     entries = listed(found)
-    there = {
-        "set": {"family": "ip", "name": "peers", "table": "overlayd", "type": "ipv4_addr", "elem": list(found.peers)}
-    }
+    there = {"set": {"family": "ip", "name": "peers", "table": "overlayd", "type": "ipv4_addr", "elem": list(members)}}
     assert matches(found, json.dumps({"nftables": [*entries, there]}))
     assert not matches(found, json.dumps({"nftables": entries}))
     there["set"]["elem"] = ["198.18.0.9"]

@@ -1,0 +1,293 @@
+"""Who gets to a container, for each stranger, way, backend, firewall and release of Docker: a matrix, by packets.
+
+A cell is a failure where a packet arrives that would not have arrived with Docker alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from ipaddress import IPv4Network, IPv6Address, IPv6Network
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from overlayd.backends.vxlan import vtep_mac
+from overlayd.errors import CommandFailed
+from tests.kernel import namespaces, wire
+from tests.kernel.docker_releases import RELEASES, Release, load
+from tests.kernel.forwarding import use_iptables
+from tests.kernel.lab import Host, laboratory
+from tests.kernel.strangers import CARRIERS, SECRET_PORT, USER_BRIDGE, VNI, Around, Attempt, around, arrived
+from tests.kernel.traffic import pings, pings6
+from tests.polling import eventually
+
+BACKENDS: dict[str, dict[str, Any]] = {
+    "vxlan": {"Type": "vxlan"},
+    "host-gw": {"Type": "host-gw"},
+    "auto": {"Type": "auto"},
+    "udp": {"Type": "udp"},
+    "wireguard": {"Type": "wireguard"},
+}
+DUAL = ("vxlan", "host-gw", "auto")
+# One of each kind: only the policy keeps out; drops in raw; nftables.
+USUAL = ("20.10", "28.2", "29-nftables")
+# dockerd's settings are each host's own: `ip netns exec` has given the command a mount namespace.
+_OWN_DAEMON_JSON = 'mkdir -p /etc/docker && mount --bind "$0" /etc/docker && exec "$@"'
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    """The type of backend."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(params=["iptables", "nftables"])
+def firewall(request: pytest.FixtureRequest) -> str:
+    """What the daemons keep their rules with."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def site(backend: str, firewall: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Around]:
+    """Two hosts and the strangers around them, before any Docker."""
+    (tmp_path / "bin").mkdir()
+    use_iptables("nft", tmp_path / "bin", monkeypatch)
+    with laboratory(tmp_path, BACKENDS[backend], dual=backend in DUAL) as lab:
+        for name in ("a", "b"):
+            host = lab.host(name, start=False, settings={"firewall": firewall})
+            host.run("sysctl", "-qw", "net.ipv4.ip_forward=0", "net.ipv6.conf.all.forwarding=0")
+            daemon_json(host).parent.mkdir()
+            host.launcher = ("sh", "-c", _OWN_DAEMON_JSON, str(daemon_json(host).parent))
+            host.start()
+            host.start_container()
+        with around(lab, backend) as found:
+            yield found
+
+
+def test_only_peers_reach_containers(
+    site: Around, backend: str, firewall: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = try_all(site, [release for release in RELEASES if release.name in USUAL])
+    report(found, f"{backend}, {firewall}", capsys)
+
+
+@pytest.mark.slow
+def test_only_peers_reach_containers_with_any_docker(
+    site: Around, backend: str, firewall: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report(try_all(site, RELEASES), f"{backend}, {firewall}", capsys)
+
+
+@dataclass(frozen=True)
+class Found:
+    """All attempts, and the indices of those that got through, by release: with overlayd, and with Docker alone."""
+
+    attempts: list[Attempt]
+    ours: dict[str, set[int]]
+    alone: dict[str, set[int]]
+
+
+def try_all(site: Around, releases: list[Release]) -> Found:
+    """Make every attempt with each release, with overlayd and without."""
+    attempts = list(site.attempts())
+    ours = {}
+    for release in releases:
+        docker(site, release)
+        for host in (site.a, site.b):
+            eventually("our rules", partial(has_rules, host))
+        eventually("peers reach each other", lambda: pings(site.a, site.b) and pings(site.b, site.a))
+        if site.lab.dual and release.ipv6:
+            eventually("and in IPv6", lambda: pings6(site.a, site.b) and pings6(site.b, site.a))
+        ours[release.name] = arrived(site, attempts)
+    for host in (site.a, site.b):
+        host.stop()
+        subnets = host.run_dir / "subnet.env"
+        held = subnets.read_text()
+        host.cleanup()
+        # For this test's own eyes: who has which address.
+        subnets.write_text(held)
+    alone = {}
+    for release in releases:
+        docker(site, release)
+        alone[release.name] = arrived(site, attempts)
+    return Found(attempts, ours, alone)
+
+
+def report(found: Found, title: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Print the matrix; fail for each cell that is open and should not be."""
+    with capsys.disabled():
+        # For people: what is in it is compared below.
+        print(f"\n{title}\n" + "\n".join(matrix(found)))  # noqa: T201
+    bad = [
+        f"{attempt} over IPv{attempt.version}, Docker {release}"
+        for release, seen in found.ours.items()
+        for number, attempt in enumerate(found.attempts)
+        if number in seen and number not in found.alone[release] and not attempt.open_by_nature
+    ]
+    assert not bad, "\n".join(bad)
+
+
+def matrix(found: Found) -> Iterator[str]:
+    """One line a stranger and way, one column a release of Docker."""
+    width = max(len(f"{attempt} (6)") for attempt in found.attempts)
+    yield f"{'':{width}}  " + "  ".join(f"{name:>15}" for name in found.ours)
+    for number, attempt in enumerate(found.attempts):
+        cells = [cell(number, attempt, found.ours[name], found.alone[name]) for name in found.ours]
+        yield f"{f'{attempt} ({attempt.version})':{width}}  " + "  ".join(f"{one:>15}" for one in cells)
+
+
+def cell(number: int, attempt: Attempt, ours: set[int], alone: set[int]) -> str:
+    """What happened, in a word."""
+    if number not in ours:
+        return "closed by us" if number in alone else "closed"
+    if number in alone:
+        return "as Docker alone"
+    return "cannot be told" if attempt.open_by_nature else "OPEN"
+
+
+def docker(site: Around, release: Release) -> None:
+    """The rules of a release in the place of all that were there, as if dockerd had been started anew."""
+    for host in (site.a, site.b):
+        daemon_json(host).write_text('{"firewall-backend": "nftables"}' if release.nftables else "{}")
+        host.run("nft", "flush", "ruleset")
+        for command in ("iptables", "ip6tables"):
+            # Docker turned forwarding on, or the daemon before it did.
+            host.run(command, "-P", "FORWARD", "DROP")
+        subnets: list[IPv4Network | IPv6Network] = [host.subnet]
+        if host.subnet6 is not None:
+            subnets.append(host.subnet6)
+        for subnet in subnets:
+            if subnet.version == 4 or release.ipv6:
+                load(release, host.namespace, subnet, subnet[2], options=options_of(release))
+        for way in (("-i", USER_BRIDGE, "!", "-o", USER_BRIDGE), ("-o", USER_BRIDGE, "-m", "conntrack", *_KNOWN)):
+            host.run("iptables", "-A", "FORWARD", *way, "-j", "ACCEPT")
+        net = f"{host.run('ip', '-4', '-br', 'address', 'show', USER_BRIDGE).split()[2]}"
+        host.run("iptables", "-t", "nat", "-A", "POSTROUTING", "-s", net, "!", "-o", USER_BRIDGE, "-j", "MASQUERADE")
+
+
+_KNOWN = ("--ctstate", "RELATED,ESTABLISHED")
+
+
+def options_of(release: Release) -> dict[str, str]:
+    """What dockerd is told beside our own options."""
+    if not release.nftables:
+        return {}
+    return {"allow-direct-routing": "true", "bridge-accept-fwmark": "0x1000/0x1000"}
+
+
+def daemon_json(host: Host) -> Path:
+    """dockerd's settings on a host."""
+    return host.run_dir.parent / "docker" / "daemon.json"
+
+
+def has_rules(host: Host) -> bool:
+    """Whether our rules stand."""
+    found = [host.run("iptables-save")] + ([host.run("ip6tables-save")] if host.subnet6 else [])
+    return all("-j OVERLAYD-PREROUTING" in rules and "-j OVERLAYD-DOCKER" in rules for rules in found)
+
+
+def test_without_our_rules_the_same_strangers_get_in(tmp_path: Path) -> None:
+    with laboratory(tmp_path, BACKENDS["vxlan"]) as lab:
+        for name in ("a", "b"):
+            lab.host(name, settings={"firewall": "none"})
+        with around(lab, "vxlan") as found:
+            attempts = list(found.attempts())
+            seen = arrived(found, attempts)
+            open_ways = {str(attempts[number]) for number in seen}
+            assert "beside: the backend's port" in open_ways
+            assert "container of a: the backend's port, as nobody" in open_ways
+            assert "behind: the container" in open_ways or "beside: the container" in open_ways
+            said = found.b.status()["warnings"]
+            assert any("udp port 8472 over IPv4" in warning for warning in said), said
+
+
+@pytest.mark.parametrize("backend", ["vxlan", "host-gw", "udp", "wireguard"])
+def test_a_peer_whose_lease_ended_is_a_stranger(backend: str, tmp_path: Path) -> None:
+    with laboratory(tmp_path, BACKENDS[backend]) as lab:
+        for name in ("a", "b", "former"):
+            lab.host(name)
+        a, b, former = lab.hosts
+        eventually("it is a peer", lambda: pings(former, b) and pings(b, former) and pings(a, b))
+        # It goes on sending: its daemon alone has ended, all that is in its kernel is there.
+        former.stop()
+        lab.etcdctl("del", f"/coreos.com/network/subnets/{former.subnet}".replace("/24", "-24"))
+        eventually("its packets are dropped", lambda: not arrives(former, b))
+        assert not arrives(former, a)
+        assert arrives(a, b)
+
+
+def arrives(source: Host, target: Host) -> bool:
+    """Whether one datagram from container to container does."""
+    seen = wire.Sightings()
+    with wire.watching(target.container, "eth0", seen):
+        wire.as_nobody(source.container, target.container_address, SECRET_PORT, wire.token(7))
+    return bool(seen.numbers)
+
+
+@pytest.mark.parametrize("dual", [False, True], ids=["IPv4", "dual stack"])
+def test_nobody_is_this_hosts_router_by_an_advertisement(dual: bool, tmp_path: Path) -> None:
+    with laboratory(tmp_path, BACKENDS["vxlan"], dual=dual) as lab:
+        for name in ("a", "b"):
+            host = lab.host(name, start=False, settings={"firewall": "none"})
+            # What a host has that lives on advertisements; interfaces to come have it too.
+            host.run("sysctl", "-qw", "net.ipv6.conf.default.accept_ra=1", "net.ipv6.conf.eth0.accept_ra=0")
+            host.start()
+            host.start_container()
+        with around(lab, "vxlan") as found:
+            b = found.b
+            # As docker0 has it in the network of a container of root's; dockerd turns it off, this bridge has none.
+            b.run("sysctl", "-qw", "net.ipv6.conf.docker0.accept_ra=0")
+            packet = wire.advertisement(IPv6Address("fe80::66"))
+            everybody = "33:33:00:00:00:01"
+            for mac in (everybody, vtep_mac(b.address, VNI)):
+                carried = wire.vxlan(VNI, wire.frame(mac, "02:66:66:66:66:66", packet))
+                outer = wire.udp(found.beside.addresses[4], b.address, CARRIERS["vxlan"], carried)
+                found.beside.put("b", outer)
+            inside = found.container(b)
+            inside.gateways["all"] = everybody
+            inside.put("all", packet)
+            time.sleep(1)
+            routes = b.run("ip", "-6", "route")
+            assert "proto ra" not in routes, routes
+            assert "fd66:6:6:6" not in b.run("ip", "-6", "address") + routes
+            assert b.run("sysctl", "-n", "net.ipv6.conf.default.accept_ra").strip() == "1"
+
+
+@pytest.mark.parametrize("firewall", ["iptables", "nftables"])
+def test_a_host_is_no_router_for_others(firewall: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bin").mkdir()
+    use_iptables("nft", tmp_path / "bin", monkeypatch)
+    with laboratory(tmp_path, BACKENDS["vxlan"], dual=True) as lab:
+        host = lab.host("a", start=False, settings={"firewall": firewall})
+        host.run("sysctl", "-qw", "net.ipv4.ip_forward=0", "net.ipv6.conf.all.forwarding=0")
+        host.start()
+        host.start_container()
+        for command in ("iptables", "ip6tables"):
+            assert "-P FORWARD DROP" in host.run(command, "-S", "FORWARD")
+        assert host.run("sysctl", "-n", "net.ipv4.ip_forward").strip() == "1"
+        # What is the administrator's stays so: forwarding was on.
+        host.run("iptables", "-P", "FORWARD", "ACCEPT")
+        host.stop()
+        host.start()
+        assert "-P FORWARD ACCEPT" in host.run("iptables", "-S", "FORWARD")
+
+
+@pytest.mark.parametrize("firewall", ["iptables", "nftables"])
+def test_trusted_networks_reach_containers_and_only_they(firewall: str, tmp_path: Path) -> None:
+    with laboratory(tmp_path, BACKENDS["vxlan"]) as lab:
+        for name in ("a", "b"):
+            lab.host(name, settings={"firewall": firewall, "trusted-networks": "198.18.1.200/32,198.18.77.0/24"})
+        with around(lab, "vxlan") as found:
+            trusted, other = found.beside, found.behind
+            namespaces.ip(trusted.namespace, f"route add {found.b.subnet} via {found.b.address}")
+            namespaces.ip(trusted.namespace, f"route add {found.a.subnet} via {found.b.address}")
+            for target in (found.b, found.a):
+                namespaces.run(trusted.namespace, ["ping", "-n", "-c", "1", "-W", "2", str(target.container_address)])
+            with pytest.raises(CommandFailed):
+                namespaces.run(other.namespace, ["ping", "-n", "-c", "1", "-W", "1", str(found.b.container_address)])
