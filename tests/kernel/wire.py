@@ -18,6 +18,8 @@ UDP, ICMP6, IP_IN_IP = 17, 58, 4
 ETHERNET = {4: 0x0800, 6: 0x86DD}
 # What makes a payload one of ours, and its number.
 MARK = b"stranger"
+# What is not seen so long after it was sent was dropped.
+SEEN_S = 0.4
 _ALL = 3  # ETH_P_ALL
 _HOPS = 64
 
@@ -137,7 +139,7 @@ def watching(namespace: str, interface: str, seen: Sightings) -> Iterator[None]:
         thread.start()
         try:
             yield
-            time.sleep(0.3)
+            time.sleep(SEEN_S)
         finally:
             stop.set()
             thread.join()
