@@ -171,6 +171,9 @@ def test_a_stranger_gets_in_by_no_way(site: Site, lab: Lab) -> None:
             # What was sent before would have come before.
             assert eventually("a peer gets in", lambda: sends(mailbox, PEER, site.a.container)) == {"peer"}
             site.firewalls[site.b].stop()
+            # It took everybody's rules with it; ours come back.
+            eventually("our rules", lambda: "-j OVERLAYD-PREROUTING" in site.b.run("iptables-save", "-t", "mangle"))
+            mailbox.got()
             # Ours keep them out without firewalld too; test_strangers.py has who gets in without ours.
             eventually("a peer still gets in", lambda: sends(mailbox, PEER, site.a.container) == {"peer"})
             for text, source in sources.items():
