@@ -111,6 +111,7 @@ PURE = (
     "firewall/chains.py",
     "firewall/diff.py",
     "firewall/rules.py",
+    "firewall/strangers.py",
     "firewall/table.py",
     "firewalld/wanted.py",
     "flannel/undo.py",

@@ -176,11 +176,12 @@ class Firewall:
     """The rules on this host. `kind` is what overlayd keeps its own with: iptables, nftables or none.
 
     `other_kind` counts rules in the kind of iptables (legacy or nft) that is not the installed one's; `closing` names
-    foreign nftables chains that may drop.
+    foreign nftables chains that may drop. `sets` are the members of overlayd's own sets, by name.
     """
 
     kind: str = "iptables"
     tables: Tables | None = None
+    sets: Mapping[str, frozenset[str]] = field(default_factory=dict)
     problem: str | None = None
     other_kind: int | None = None
     closing: tuple[str, ...] | None = None

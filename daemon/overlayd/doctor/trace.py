@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 
 # Chains call each other; a loop is refused by the kernel, a depth like this is nobody's.
@@ -29,7 +29,10 @@ _Decision = tuple[bool, str]
 
 @dataclass(frozen=True, kw_only=True)
 class Packet:
-    """The first packet of a connection, on its way through this host. None: does not matter, or not known."""
+    """The first packet of a connection, on its way through this host. None: does not matter, or not known.
+
+    `local`: it is for an address of this host. `sets` are the members of sets of addresses, by name, as far as known.
+    """
 
     source: IPv4Address
     destination: IPv4Address
@@ -37,6 +40,8 @@ class Packet:
     out_device: str = ""
     protocol: str | None = None
     port: int | None = None
+    local: bool | None = None
+    sets: Mapping[str, frozenset[str]] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +147,8 @@ def _judge(rule: str, packet: Packet) -> tuple[bool | None, str | None, bool]:
             continue
         if not word.startswith("-"):
             continue
+        if word == "--match-set":
+            value = " ".join(words[at : at + 2])
         answer = _match(word, value, packet)
         if answer is None:
             sure = False
@@ -152,21 +159,34 @@ def _judge(rule: str, packet: Packet) -> tuple[bool | None, str | None, bool]:
 
 
 def _match(option: str, value: str, packet: Packet) -> bool | None:
+    answer: bool | None = None
     match option:
         case "-s" | "-d":
             network = _network(value)
             address = packet.source if option == "-s" else packet.destination
-            return None if network is None else address in network
+            answer = None if network is None else address in network
         case "-i" | "-o":
-            return _same_device(value, packet.in_device if option == "-i" else packet.out_device)
-        case "-p":
-            return None if packet.protocol is None else value in (packet.protocol, "all")
-        case "--dport" | "--dports":
-            return None if packet.port is None else _in_ports(value, packet.port)
+            answer = _same_device(value, packet.in_device if option == "-i" else packet.out_device)
+        case "-p" if packet.protocol is not None:
+            answer = value in (packet.protocol, "all")
+        case "--dport" | "--dports" if packet.port is not None:
+            answer = _in_ports(value, packet.port)
+        case "--match-set":
+            answer = _in_set(value, packet)
+        case "--dst-type" if value == "LOCAL":
+            answer = packet.local
         case "--ctstate" | "--state":
-            return "NEW" in value.split(",")
-        case _:
-            return None
+            answer = "NEW" in value.split(",")
+    return answer
+
+
+def _in_set(value: str, packet: Packet) -> bool | None:
+    name, _, end = value.partition(" ")
+    members = packet.sets.get(name)
+    if members is None or end not in ("src", "dst"):
+        return None
+    address = packet.source if end == "src" else packet.destination
+    return any(address in network for network in map(_network, members) if network is not None)
 
 
 def _same_device(pattern: str, device: str) -> bool:

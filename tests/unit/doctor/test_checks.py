@@ -14,7 +14,7 @@ import pytest
 from overlayd.doctor.checks import examine
 from overlayd.doctor.facts import Endpoint, Facts, Feature, Firewalld, PemFile, Published, WayBack, Zone
 from overlayd.doctor.finding import Finding, State, document, lines, problems
-from tests.unit.doctor.values import MAC, NOW, OWN, PEER, WELL, but, rules, sysctl
+from tests.unit.doctor.values import MAC, NOW, OWN, PEER, RULES, WELL, but, rules, sysctl
 
 
 def found(facts: Facts, name: str) -> Finding:
@@ -55,7 +55,7 @@ def certificate(**changes: Any) -> Facts:
 def test_a_healthy_host_is_all_ok() -> None:
     states = {finding.name: finding.state for _title, findings in examine(WELL) for finding in findings}
     assert set(states.values()) == {State.OK}, states
-    assert len(states) == 30
+    assert len(states) == 31
 
 
 ZONES = (
@@ -68,6 +68,11 @@ STRICT = {"net/ipv4/conf/all/rp_filter": "1"}
 
 # facts, the one finding that is not ok, its state, words of it, its remedy
 CASES: list[tuple[Facts, str, State, str, str | None]] = [
+    (but(firewall={"kind": "none"}), "strangers", State.WARNING, "firewall is none", None),
+    (
+        rules(RULES.partition("*mangle")[0]),
+        *("strangers", State.WARNING, "reaches containers", None),
+    ),
     (but(daemon={"running": False}), "daemon", State.PROBLEM, "no daemon", "systemctl start overlayd"),
     (
         but(daemon={"running": False, "unit": {"LoadState": "loaded", "UnitFileState": "disabled"}}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 
 import pytest
@@ -100,3 +101,20 @@ def test_dockers_rules_for_single_containers_are_found() -> None:
     saved += "-A PREROUTING -d 10.5.1.0/24 -j DROP\n-A PREROUTING -d 10.6.1.9/32 -j DROP\nCOMMIT\n"
     found = addresses_in(parse(saved), "raw", "PREROUTING", IPv4Network("10.5.1.0/24"))
     assert found == [IPv4Address("10.5.1.9")]
+
+
+def test_members_of_known_sets_and_addresses_of_this_host_are_told_from_others() -> None:
+    rule = "-A FORWARD {}-m set {}--match-set PEERS src -j DROP"
+    known = replace(PACKET, sets={"PEERS": frozenset([str(PACKET.source), "192.0.2.0/24"])})
+    for packet, dropped in ((known, True), (replace(known, source=IPv4Address("192.0.2.9")), True)):
+        assert forward(rule.format("", ""), packet=packet).dropped is dropped
+        assert forward(rule.format("", "! "), packet=packet).dropped is not dropped
+    other = replace(known, source=IPv4Address("198.51.100.1"))
+    assert not forward(rule.format("", ""), packet=other).dropped
+    unknown = forward(rule.format("", ""), packet=PACKET)
+    assert not unknown.dropped
+    assert unknown.doubts
+    local = "-A FORWARD -m addrtype --dst-type LOCAL -j DROP"
+    assert forward(local, packet=replace(PACKET, local=True)).dropped
+    assert not forward(local, packet=replace(PACKET, local=False)).dropped
+    assert forward(local, packet=PACKET).doubts

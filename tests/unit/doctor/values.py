@@ -42,6 +42,10 @@ COMMIT
 -A FORWARD -s 10.5.0.0/16 -j ACCEPT
 -A FORWARD -d 10.5.0.0/16 -j ACCEPT
 COMMIT
+*mangle
+:PREROUTING ACCEPT [0:0]
+-A PREROUTING -d 10.5.0.0/16 -i eth0 -j DROP
+COMMIT
 """
 WELL = Facts(
     host=Host(

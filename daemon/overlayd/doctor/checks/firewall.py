@@ -42,7 +42,13 @@ def docker_raw(facts: Facts) -> Finding | None:
     tables, network, subnet = seen
     for device in network.devices:
         for address in addresses_in(tables, "raw", "PREROUTING", subnet) or [subnet[2]]:
-            packet = Packet(source=_stranger(facts, network), destination=address, in_device=device)
+            packet = Packet(
+                source=_peers_container(facts, network),
+                destination=address,
+                in_device=device,
+                local=False,
+                sets=facts.firewall.sets,
+            )
             verdict = trace(tables, "raw", "PREROUTING", packet)
             if verdict.dropped or verdict.doubts:
                 return _bad(
@@ -61,7 +67,9 @@ def forward_in(facts: Facts) -> Finding | None:
         return None
     tables, network, subnet = seen
     for device in network.devices:
-        packet = Packet(source=_stranger(facts, network), destination=subnet[2], in_device=device, out_device=BRIDGE)
+        packet = Packet(
+            source=_peers_container(facts, network), destination=subnet[2], in_device=device, out_device=BRIDGE
+        )
         verdict = _forward(tables, packet)
         if verdict.dropped:
             way = f"-i {device} -o {BRIDGE} {_within(network)}"
@@ -76,7 +84,9 @@ def forward_out(facts: Facts) -> Finding | None:
         return None
     tables, network, subnet = seen
     for device in network.devices:
-        packet = Packet(source=subnet[2], destination=_stranger(facts, network), in_device=BRIDGE, out_device=device)
+        packet = Packet(
+            source=subnet[2], destination=_peers_container(facts, network), in_device=BRIDGE, out_device=device
+        )
         verdict = _forward(tables, packet)
         if verdict.dropped:
             way = f"-i {BRIDGE} -o {device} {_within(network)}"
@@ -113,6 +123,8 @@ def backend_port(facts: Facts) -> Finding | None:
         in_device=here.ifname,
         protocol=protocol,
         port=port,
+        local=True,
+        sets=facts.firewall.sets,
     )
     what = f"{protocol} port {port}" if port else f"protocol {protocol}"
     match = f"-p {protocol}" + (f" --dport {port}" if port else "")
@@ -122,6 +134,39 @@ def backend_port(facts: Facts) -> Finding | None:
             remedy = f"iptables -t {table} -I {chain} -i {here.ifname} {match} -j ACCEPT"
             return _bad("backend-port", verdict, f"{network.backend}'s packets ({what})", remedy)
     return ok("backend-port", f"{what} is let in")
+
+
+def strangers(facts: Facts) -> Finding | None:
+    """Whether a packet from the underlay that is no peer's is kept from containers, as far as rules of iptables say."""
+    seen = _seen(facts)
+    if seen is None:
+        return None
+    if facts.firewall.kind == "none":
+        return warning(
+            "strangers",
+            "firewall is none: nothing of overlayd's keeps strangers from containers",
+            advice="set OVERLAYD_FIREWALL=auto, unless rules of your own do it",
+        )
+    tables, _network, subnet = seen
+    packet = Packet(
+        # Of the other half of all addresses, so of no network's.
+        source=IPv4Address(int(subnet[2]) ^ 1 << 31),
+        destination=subnet[2],
+        in_device=facts.underlay.ifname,
+        out_device=BRIDGE,
+        local=False,
+        sets=facts.firewall.sets,
+    )
+    if facts.docker.settings.get("allow-direct-routing") is True:
+        return ok("strangers", "let to containers' own addresses, as daemon.json asks")
+    chains = (("raw", "PREROUTING"), ("mangle", "PREROUTING"))
+    if facts.firewall.kind == "nftables" or any(trace(tables, *one, packet).dropped for one in chains):
+        return ok("strangers", "who is no peer is kept from containers' own addresses")
+    return warning(
+        "strangers",
+        f"who has a route to {subnet} by this host reaches containers there",
+        advice="is overlayd running? It keeps the rules that drop this: systemctl status overlayd",
+    )
 
 
 def firewalld(facts: Facts) -> Finding | None:
@@ -217,7 +262,7 @@ def _within(network: Network) -> str:
     return f"-s {network.network} -d {network.network}"
 
 
-def _stranger(facts: Facts, network: Network) -> IPv4Address:
+def _peers_container(facts: Facts, network: Network) -> IPv4Address:
     """An address of a container on another host: a real peer's where one is known."""
     for lease in facts.etcd.leases or ():
         if isinstance(lease.subnet, IPv4Network) and lease.subnet != network.subnet:
@@ -272,6 +317,7 @@ CHECKS = (
     forward_out,
     bridge_netfilter,
     backend_port,
+    strangers,
     firewalld,
     nftables,
     docker_nftables,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
@@ -12,8 +13,10 @@ from typing import Any
 from overlayd import process
 from overlayd.doctor.facts import Firewall, Firewalld, Zone
 from overlayd.doctor.trace import parse
-from overlayd.errors import CommandFailed
+from overlayd.errors import CommandFailed, OverlaydError
+from overlayd.firewall.chains import LEASED, PEERS
 from overlayd.firewalld.wanted import FORWARD
+from overlayd.kernel import ipset
 from overlayd.settings import Settings
 from overlayd.status import Status
 
@@ -33,6 +36,7 @@ def read_firewall(settings: Settings, status: Status | None) -> Firewall:
     return Firewall(
         kind=_kind(settings, status),
         tables=tables,
+        sets=_sets(),
         problem=problem,
         other_kind=_other_kind(),
         closing=None if ruleset is None else closing_chains(ruleset),
@@ -74,6 +78,17 @@ def parse_zones(text: str) -> tuple[Zone, ...]:
             )
         )
     return tuple(zones)
+
+
+def _sets() -> dict[str, frozenset[str]]:
+    """The members of our own sets for IPv4, which our rules name."""
+    found = {}
+    for name in (PEERS[4], LEASED[4]):
+        with contextlib.suppress(OverlaydError):
+            members = ipset.read(name)
+            if members is not None:
+                found[name] = members
+    return found
 
 
 def _kind(settings: Settings, status: Status | None) -> str:
