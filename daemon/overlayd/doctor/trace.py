@@ -31,7 +31,8 @@ _Decision = tuple[bool, str]
 class Packet:
     """The first packet of a connection, on its way through this host. None: does not matter, or not known.
 
-    `local`: it is for an address of this host. `sets` are the members of sets of addresses, by name, as far as known.
+    `mac` is the link's address that it comes from. `local`: it is for an address of this host. `sets` are the members of
+    sets of addresses, by name, as far as known.
     """
 
     source: IPv4Address
@@ -40,6 +41,7 @@ class Packet:
     out_device: str = ""
     protocol: str | None = None
     port: int | None = None
+    mac: str | None = None
     local: bool | None = None
     sets: Mapping[str, frozenset[str]] = field(default_factory=dict, hash=False)
 
@@ -171,6 +173,8 @@ def _match(option: str, value: str, packet: Packet) -> bool | None:
             answer = value in (packet.protocol, "all")
         case "--dport" | "--dports" if packet.port is not None:
             answer = _in_ports(value, packet.port)
+        case "--mac-source" if packet.mac is not None:
+            answer = value.lower() == packet.mac
         case "--match-set":
             answer = _in_set(value, packet)
         case "--dst-type" if value == "LOCAL":

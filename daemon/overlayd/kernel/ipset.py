@@ -40,7 +40,7 @@ def read(name: str) -> frozenset[str] | None:
 
 
 def sync(name: str, version: int, wanted: Collection[IPAddress] | Collection[IPNetwork], *, kind: str) -> bool:
-    """Make a set of that kind hold these and no others; whether anything had to be written.
+    """Make a set of that kind hold these and no others; whether it had to be made, too.
 
     Raises UnsupportedError where the kernel has no sets, KernelRefused.
     """
@@ -54,7 +54,7 @@ def sync(name: str, version: int, wanted: Collection[IPAddress] | Collection[IPN
             sets.add(name, entry, family=_FAMILY[version], etype=etype, exclusive=False)
         for entry in sorted((there or frozenset()) - entries):
             sets.delete(name, entry, family=_FAMILY[version], etype=etype, exclusive=False)
-    return there is None or there != entries
+    return there is None
 
 
 def remove(name: str) -> bool:

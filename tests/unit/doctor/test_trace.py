@@ -118,3 +118,6 @@ def test_members_of_known_sets_and_addresses_of_this_host_are_told_from_others()
     assert forward(local, packet=replace(PACKET, local=True)).dropped
     assert not forward(local, packet=replace(PACKET, local=False)).dropped
     assert forward(local, packet=PACKET).doubts
+    router = "-A FORWARD -m mac --mac-source 02:00:00:00:00:FE -j DROP"
+    assert forward(router, packet=replace(PACKET, mac="02:00:00:00:00:fe")).dropped
+    assert not forward(router, packet=replace(PACKET, mac="02:00:00:00:00:01")).doubts

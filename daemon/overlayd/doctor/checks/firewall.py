@@ -20,6 +20,10 @@ CARRIER: dict[str, tuple[str, int | None]] = {
 }
 
 
+# Some peer's: of no router, which our own rules tell from peers.
+_PEERS_MAC = "02:00:00:00:00:00"
+
+
 def iptables(facts: Facts) -> Finding:
     """Whether the rules can be seen, and all of them by one kind of iptables."""
     here = facts.firewall
@@ -46,6 +50,7 @@ def docker_raw(facts: Facts) -> Finding | None:
                 source=_peers_container(facts, network),
                 destination=address,
                 in_device=device,
+                mac=_PEERS_MAC,
                 local=False,
                 sets=facts.firewall.sets,
             )
