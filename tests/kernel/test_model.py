@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network
 
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from overlayd.addresses import is_within
 from overlayd.kernel import netlink
+from overlayd.kernel.converge import judged, with_taken, without
 from overlayd.kernel.diff import Operation, diff
 from overlayd.kernel.state import KernelState, Route, Sysctl, Thing
 from tests.kernel import namespaces
 from tests.kernel.namespaces import inside
 from tests.kernel.stage import addresses, host
-from tests.unit.kernel.damage import foreign_interfaces, foreign_routes, happenings
+from tests.unit.kernel.damage import as_seen, foreign_interfaces, foreign_routes, happenings
 from tests.unit.kernel.model import Event, Kernel, LinkGone, LinkSet, MacSet, holding, things
 from tests.unit.kernel.scenes import KINDS, UNDERLAY, Peer, Scene, scenes
 
@@ -86,19 +89,25 @@ def test_the_model_is_right(before: Scene, after: Scene, choices: list[tuple[int
                 compare(name, model, f"after {event}")
         bring(name, model, after)
         compare(name, model, "after the second pass")
-        assert operations(after, inside(name, netlink.read)) == ()
+        state, seen = inside(name, lambda: netlink.read_with_foreign([IPv4Network("10.5.0.0/16")]))
+        left = list(model.foreign.values())
+        ours = [route for route in left if is_within(route.dst, IPv4Network("10.5.0.0/16"))]
+        assert set(as_seen(ours)) == set(seen)
+        assert operations(after, state, left) == ()
 
 
 def bring(name: str, model: Kernel, scene: Scene) -> None:
     """One pass of the reconciler, on the model's operations, in the model and in the kernel."""
-    planned = operations(scene, model.ours())
+    planned = operations(scene, model.ours(), list(model.foreign.values()))
     for operation in planned:
         model.apply(operation)
     assert inside(name, lambda: netlink.apply(planned)) == []
 
 
-def operations(scene: Scene, actual: KernelState) -> tuple[Operation, ...]:
-    """What leads to a scene, but for the settings."""
-    found = diff(scene.state(), actual)
+def operations(scene: Scene, actual: KernelState, foreign: Sequence[Route] = ()) -> tuple[Operation, ...]:
+    """What leads to a scene beside the routes of others, but for the settings."""
+    plan = scene.plan()
+    verdict = judged(plan, actual, as_seen(foreign))
+    found = diff(without(plan, verdict).state(), with_taken(actual, verdict))
     wanted: list[Thing] = [operation.thing for operation in found]
     return tuple(op for op, thing in zip(found, wanted, strict=True) if not isinstance(thing, Sysctl))

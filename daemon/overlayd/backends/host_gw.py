@@ -71,7 +71,12 @@ class HostGw(Planned):
             else:
                 reachable[peer.key_name] = tuple(direct_route(self.around, leg) for leg in legs)
         return Plan(
-            base=self.around.base(own), peers=reachable, problems=problems, paths=dict.fromkeys(reachable, "direct")
+            base=self.around.base(own),
+            peers=reachable,
+            problems=problems,
+            paths=dict.fromkeys(reachable, "direct"),
+            destinations=self.around.destinations(peers, reachable),
+            networks=self.around.network.networks,
         )
 
 

@@ -73,7 +73,14 @@ class Ipip(Planned):
         # A host's own packets to the overlay leave with this address, and no subnet route comes with a /32.
         addresses = [Address(link=DEVICE, address=interface(leg.subnet.network_address, 32)) for leg in own.legs]
         base = (*self.around.base(own), link, *addresses)
-        return Plan(base=base, peers=reachable, problems=problems, paths=paths)
+        return Plan(
+            base=base,
+            peers=reachable,
+            problems=problems,
+            paths=paths,
+            destinations=self.around.destinations(peers, paths),
+            networks=self.around.network.networks,
+        )
 
     def _is_direct(self, leg: Leg) -> bool:
         return self.direct and reaches_directly(self.around, leg)

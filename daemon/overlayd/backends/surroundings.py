@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from overlayd.backends.peers import refusals
 from overlayd.errors import NetworkConfigError
+from overlayd.kernel.foreign import Destination
 from overlayd.kernel.state import FORWARDING, FORWARDING6, Route, Thing
 from overlayd.lease import Lease, Leg
 from overlayd.network import NetworkConfig
@@ -65,3 +66,13 @@ class Surroundings:
     def shared_legs(self, peer: Lease) -> tuple[Leg, ...]:
         """The legs of a peer in families that the network uses."""
         return tuple(leg for leg in peer.legs if self.network.network(leg.version) is not None)
+
+    def destinations(self, peers: Iterable[Lease], served: Collection[str]) -> dict[str, tuple[Destination, ...]]:
+        """What is reached at each peer whose lease is served, in families that the network uses."""
+        return {
+            peer.key_name: tuple(
+                Destination(subnet=leg.subnet, public_ip=leg.public_ip) for leg in self.shared_legs(peer)
+            )
+            for peer in peers
+            if peer.key_name in served
+        }

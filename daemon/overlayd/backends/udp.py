@@ -116,6 +116,7 @@ class Udp:
     def plan(self, own: Lease, peers: Collection[Lease] = ()) -> Plan:
         """All that the kernel should hold, for these leases. Pure."""
         problems = self._around.refusals(peers, own=own, backend_type=self.type)
+        paths = {peer.key_name: self.type for peer in peers if peer.key_name not in problems}
         return Plan(
             base=(
                 *self._around.base(own),
@@ -124,7 +125,9 @@ class Udp:
                 *(Route(dst=network, link=DEVICE) for network in self._around.network.networks),
             ),
             problems=problems,
-            paths={peer.key_name: self.type for peer in peers if peer.key_name not in problems},
+            paths=paths,
+            destinations=self._around.destinations(peers, paths),
+            networks=self._around.network.networks,
         )
 
 

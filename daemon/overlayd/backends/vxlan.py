@@ -111,7 +111,14 @@ class Vxlan(Planned):
             reachable[peer.key_name] = tuple(entry for leg in legs for entry in self._entries(leg))
             paths[peer.key_name] = "direct" if all(map(self._is_direct, legs)) else "vxlan"
         base = (*self.around.base(own), *(thing for leg in own.legs for thing in self._own_end(leg)))
-        return Plan(base=base, peers=reachable, problems=problems, paths=paths)
+        return Plan(
+            base=base,
+            peers=reachable,
+            problems=problems,
+            paths=paths,
+            destinations=self.around.destinations(peers, paths),
+            networks=self.around.network.networks,
+        )
 
     def _own_end(self, leg: Leg) -> tuple[Thing, ...]:
         device = self.device(leg.version)

@@ -169,6 +169,8 @@ class Wireguard:
             peers=reachable,
             problems=problems,
             paths=dict.fromkeys(reachable, self.type),
+            destinations=self._around.destinations(peers, reachable),
+            networks=self._around.network.networks,
         )
 
     @cached_property

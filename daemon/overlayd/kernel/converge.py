@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from overlayd.addresses import IPNetwork
+from overlayd.errors import NetworkConfigError
 from overlayd.kernel import netlink
 from overlayd.kernel.diff import diff
+from overlayd.kernel.foreign import Destination, ForeignRoute, Verdict, judge
 from overlayd.kernel.state import (
     Address,
     FdbEntry,
@@ -39,13 +42,16 @@ class Plan:
     """All that a backend wants in the kernel: what it stands on, and what each peer needs beside that.
 
     Peers are named by the last part of their lease's key. `problems` are those that cannot be programmed at all, with
-    the reason; `paths` says in a word how each of the others is reached.
+    the reason; `paths` says in a word how each of the others is reached, `destinations` what is reached there. Routes
+    of others inside `networks` are left alone.
     """
 
     base: tuple[Thing, ...] = ()
     peers: Mapping[str, tuple[Thing, ...]] = field(default_factory=dict)
     problems: Mapping[str, str] = field(default_factory=dict)
     paths: Mapping[str, str] = field(default_factory=dict)
+    destinations: Mapping[str, tuple[Destination, ...]] = field(default_factory=dict)
+    networks: tuple[IPNetwork, ...] = ()
 
     def state(self) -> KernelState:
         """The whole as one desired state."""
@@ -55,19 +61,30 @@ class Plan:
 def require(plan: Plan) -> None:
     """Make what a plan stands on, and delete nothing: what is there from before goes on carrying packets.
 
-    Raises UnsupportedError, or the first KernelRefused.
+    Raises NetworkConfigError where a route of others is in the way, UnsupportedError, or the first KernelRefused.
     """
-    for _operation, refusal in netlink.apply(diff(_state(plan.base), netlink.read(), prune=False)):
+    plan = replace(plan, peers={}, destinations={})
+    actual, foreign = netlink.read_with_foreign(plan.networks)
+    verdict = judged(plan, actual, foreign)
+    for problem in verdict.base.values():
+        raise NetworkConfigError(problem)
+    for _operation, refusal in netlink.apply(diff(plan.state(), with_taken(actual, verdict), prune=False)):
         raise refusal
 
 
 def converge(plan: Plan) -> Report:
-    """Bring the kernel to the plan; a second call writes nothing. Raises UnsupportedError, KernelRefused."""
-    operations = diff(plan.state(), netlink.read())
+    """Bring the kernel to the plan; a second call writes nothing. Raises UnsupportedError, KernelRefused.
+
+    What a route of others is in the way of is left out, and is a problem of that peer.
+    """
+    actual, foreign = netlink.read_with_foreign(plan.networks)
+    verdict = judged(plan, actual, foreign)
+    plan = without(plan, verdict)
+    operations = diff(plan.state(), with_taken(actual, verdict))
     failed = netlink.apply(operations)
-    problems: list[str] = []
-    peer_problems = dict(plan.problems)
-    owners = {item: peer for peer, items in plan.peers.items() for item in items}
+    problems = list(verdict.base.values())
+    peer_problems = {**verdict.partly, **plan.problems}
+    owners = {item: peer for peer, items in plan.peers.items() for item in items} if failed else {}
     for operation, refusal in failed:
         peer = owners.get(operation.thing)
         if peer is None:
@@ -80,6 +97,31 @@ def converge(plan: Plan) -> Report:
         peer_problems=peer_problems,
         paths=plan.paths,
     )
+
+
+def judged(plan: Plan, actual: KernelState, foreign: Iterable[ForeignRoute]) -> Verdict:
+    """What routes of others mean for a plan. Pure."""
+    return judge(plan.base, plan.peers, plan.destinations, foreign, {link.name for link in actual.links})
+
+
+def without(plan: Plan, verdict: Verdict) -> Plan:
+    """The plan less what routes of others are in the way of. Pure."""
+    if not verdict.base and not verdict.peers:
+        return plan
+    return replace(
+        plan,
+        base=tuple(thing for thing in plan.base if thing not in verdict.base),
+        peers={name: things for name, things in plan.peers.items() if name not in verdict.peers},
+        problems={**plan.problems, **verdict.peers},
+        paths={name: path for name, path in plan.paths.items() if name not in verdict.peers},
+    )
+
+
+def with_taken(actual: KernelState, verdict: Verdict) -> KernelState:
+    """The state with flannel's routes as if they were ours, to be changed. Pure."""
+    there = {route.key for route in actual.routes}
+    taken = {replace(route, link="") for route in verdict.taken if route.key not in there}
+    return replace(actual, routes=actual.routes | taken) if taken else actual
 
 
 def _state(items: Iterable[Thing]) -> KernelState:

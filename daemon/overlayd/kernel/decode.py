@@ -1,21 +1,19 @@
-"""What netlink's dumps say, as our values: links by our alias, what is on those links, routes by our number."""
+"""What netlink's dumps say, as our values: links by our alias, what is on those links."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
-from overlayd.addresses import IPNetwork, ip_address, ip_interface, ip_network
+from overlayd.addresses import ip_address, ip_interface
 from overlayd.kernel.state import (
     LINK_ALIAS,
     LINK_NAME_PREFIX,
-    ROUTE_PROTOCOL,
     Address,
     FdbEntry,
     IpipLink,
     Link,
     Neighbour,
-    Route,
     TunLink,
     VxlanLink,
     WireguardLink,
@@ -24,12 +22,7 @@ from overlayd.kernel.state import (
 from overlayd.kernel.wireguard import Devices
 
 AF_INET, AF_BRIDGE, AF_INET6 = 2, 7, 10
-RT_TABLE_MAIN = 254
 NUD_PERMANENT = 0x80
-RTNH_F_ONLINK = 4
-RTN_BLACKHOLE = 6
-# What the kernel gives an IPv6 route for which none is asked (IP6_RT_PRIO_USER); for IPv4 it is 0.
-USUAL_METRIC6 = 1024
 IFF_UP = 1
 
 
@@ -82,26 +75,6 @@ def addresses(ipr: Any, ours: dict[int, str], family: int) -> Iterator[Address]:
             )
             if not (address.version == 6 and address.is_link_local):
                 yield Address(link=ours[message["index"]], address=address)
-
-
-def routes(ipr: Any, names: dict[int, str], family: int) -> Iterator[Route]:
-    """The routes of the main table with our protocol number. `names` are all links' by index."""
-    for message in ipr.get_routes(family=family, proto=ROUTE_PROTOCOL, table=RT_TABLE_MAIN):
-        via, source = message.get_attr("RTA_GATEWAY"), message.get_attr("RTA_PREFSRC")
-        metric = message.get_attr("RTA_PRIORITY") or 0
-        yield Route(
-            dst=_destination(message, family),
-            link=None if message["type"] == RTN_BLACKHOLE else names.get(message.get_attr("RTA_OIF"), ""),
-            via=ip_address(via) if via else None,
-            onlink=bool(message["flags"] & RTNH_F_ONLINK),
-            src=ip_address(source) if source else None,
-            metric=0 if family == AF_INET6 and metric == USUAL_METRIC6 else metric,
-        )
-
-
-def _destination(message: Any, family: int) -> IPNetwork:
-    everywhere = "0.0.0.0" if family == AF_INET else "::"
-    return ip_network(f"{message.get_attr('RTA_DST') or everywhere}/{message['dst_len']}")
 
 
 def neighbours(ipr: Any, ours: dict[int, str], family: int) -> Iterator[Neighbour]:

@@ -9,18 +9,21 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from ipaddress import IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Any
 
+from overlayd.addresses import IPNetwork
 from overlayd.errors import KernelRefused, UnsupportedError
-from overlayd.kernel import decode, tun
-from overlayd.kernel.decode import AF_INET, AF_INET6, NUD_PERMANENT, RT_TABLE_MAIN, RTNH_F_ONLINK
+from overlayd.kernel import decode, routes, tun
+from overlayd.kernel.decode import AF_INET, AF_INET6, NUD_PERMANENT
 from overlayd.kernel.diff import Operation, Verb
+from overlayd.kernel.foreign import ForeignRoute
 from overlayd.kernel.pyroute import IPRoute, NetlinkError
+from overlayd.kernel.routes import RT_TABLE_MAIN, RTNH_F_ONLINK
 from overlayd.kernel.state import (
     FORWARDING,
     FORWARDING6,
@@ -76,21 +79,28 @@ def read() -> KernelState:
 
     Raises KernelRefused where a wireguard-go does not answer.
     """
+    return read_with_foreign(())[0]
+
+
+def read_with_foreign(networks: Collection[IPNetwork]) -> tuple[KernelState, tuple[ForeignRoute, ...]]:
+    """The same, and the routes of others inside these networks, of one look at the routing table."""
     with connection() as ipr, devices() as wireguard:
         messages = list(ipr.get_links())
         names = {message["index"]: message.get_attr("IFLA_IFNAME") for message in messages}
         peers: list[WireguardPeer] = []
         links = [link for message in messages if (link := decode.link(message, names, wireguard, peers)) is not None]
         ours = {index: name for index, name in names.items() if name in {link.name for link in links}}
-        return KernelState(
+        tables = [_routes(version, names, networks) for version in (4, 6)]
+        state = KernelState(
             links=frozenset(links),
             addresses=frozenset(one for family in FAMILIES for one in decode.addresses(ipr, ours, family)),
-            routes=frozenset(one for family in FAMILIES for one in decode.routes(ipr, names, family)),
+            routes=frozenset(one for found, _foreign in tables for one in found),
             neighbours=frozenset(one for family in FAMILIES for one in decode.neighbours(ipr, ours, family)),
             fdb=frozenset(decode.fdb(ipr, ours)),
             wireguard_peers=frozenset(peers),
             sysctls=frozenset(_sysctls(links)),
         )
+        return state, tuple(one for _ours, foreign in tables for one in foreign)
 
 
 def apply(operations: Iterable[Operation]) -> list[tuple[Operation, KernelRefused]]:
@@ -223,10 +233,11 @@ def _write_route(ipr: Any, verb: Verb, route: Route) -> None:
     if verb is Verb.DELETE:
         ipr.route("del", **_route(route))
         return
+    # A route that is there without our mark is not ours to replace, also if it came between our look and this moment.
+    # What is changed is our own, or flannel's (foreign.py).
+    command = "add" if verb is Verb.ADD else "change"
     try:
-        # Replaces even a foreign route of the same key: the lease says where the subnet is, and what flannel or a
-        # person put there before is taken over with our mark.
-        ipr.route("replace", **_route(route))
+        ipr.route(command, **_route(route))
     except NetlinkError as error:
         gateway = route.via
         if error.code != errno.EINVAL or not route.onlink or not isinstance(gateway, IPv6Address):
@@ -234,11 +245,20 @@ def _write_route(ipr: Any, verb: Verb, route: Route) -> None:
         # IPv6 takes no gateway that another route, the one to be replaced above all, leads to by another device, onlink
         # or not (ip6_route_check_nh_onlink). While it looks, a route to the gateway alone says that this is the device.
         step = _route(Route(dst=IPv6Network(gateway), link=route.link))
-        ipr.route("replace", **step)
+        ipr.route("add", **step)
         try:
-            ipr.route("replace", **_route(route))
+            ipr.route(command, **_route(route))
         finally:
             ipr.route("del", **step)
+
+
+def _routes(
+    version: int, names: dict[int, str], networks: Collection[IPNetwork]
+) -> tuple[list[Route], list[ForeignRoute]]:
+    try:
+        return routes.read(version, names, networks)
+    except OSError as error:
+        raise KernelRefused("route show", f"of IPv{version}", error.errno or errno.EIO) from error
 
 
 def _mac(ipr: Any, index: int) -> str | None:
@@ -320,6 +340,8 @@ def _harmless(operation: Operation, code: int) -> bool:
 
 def _refused(operation: Operation, code: int) -> KernelRefused:
     hint = None
+    if code == errno.EEXIST and isinstance(operation.thing, Route):
+        hint = f"a route that is not overlayd's is there: ip route show {operation.thing.dst}"
     if code in (errno.EEXIST, errno.EADDRINUSE) and isinstance(operation.thing, VxlanLink):
         vxlan = operation.thing
         hint = (

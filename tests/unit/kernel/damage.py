@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 
 from overlayd.addresses import ip_network, subnet_at
 from overlayd.kernel.diff import Operation, Verb
+from overlayd.kernel.foreign import ForeignRoute
 from overlayd.kernel.state import FdbEntry, Neighbour, Route, Sysctl, Thing, VxlanLink, WireguardPeer
 from tests.unit.kernel.model import Event, Interface, Kernel, LinkGone, LinkSet, MacSet, Refused
 from tests.unit.kernel.scenes import UNDERLAY
 
 OTHER_MAC = "02:aa:aa:aa:aa:aa"
+RTPROT_STATIC = 4
 STRANGER = IPv4Address("198.18.1.200")
 
 
@@ -27,14 +29,25 @@ def foreign_interfaces() -> tuple[Interface, ...]:
 
 
 def foreign_routes() -> st.SearchStrategy[Route]:
-    """Routes of others: some to nowhere near us, some to just what a peer's lease will be."""
+    """Routes of others: some to nowhere near us, around or in what a peer's lease will be; flannel's too."""
     near = st.integers(2, 7).map(lambda number: IPv4Network(f"10.5.{number}.0/24"))
+    around = st.sampled_from(["10.5.0.0/16", "10.5.0.0/21", "10.5.2.0/25", "10.5.3.64/26"]).map(IPv4Network)
     away = st.integers(1, 9).map(lambda number: IPv4Network(f"10.99.{number}.0/24"))
+    by = st.sampled_from([STRANGER, STRANGER, *(IPv4Address(f"198.18.1.{number}") for number in range(2, 8))])
     return st.builds(
-        lambda dst, metric: Route(dst=dst, link=UNDERLAY.name, via=STRANGER, metric=metric),
-        near | away,
+        lambda dst, via, metric: Route(dst=dst, link=UNDERLAY.name, via=via, metric=metric),
+        near | near | around | away,
+        by,
         st.sampled_from([0, 0, 100]),
     )
+
+
+def as_seen(routes: Iterable[Route]) -> list[ForeignRoute]:
+    """Routes of others as a look at the kernel tells of them; all were put there by hand."""
+    return [
+        ForeignRoute(dst=one.dst, link=one.link, via=one.via, metric=one.metric, protocol=RTPROT_STATIC)
+        for one in routes
+    ]
 
 
 def damage(kernel: Kernel, choices: Sequence[tuple[int, int]]) -> Iterator[Event]:

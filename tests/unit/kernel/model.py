@@ -131,13 +131,14 @@ class Kernel:
                 self._drop(lambda one: isinstance(one, Route) and one.src == thing.address.ip)
                 self._disable_ipv4_without_address(thing.link)
             return
-        if (key in self.things) != (verb is Verb.CHANGE):
+        others = isinstance(thing, Route) and thing.key in self.foreign
+        if (key in self.things or others) != (verb is Verb.CHANGE):
             raise Refused(f"{operation}: there is {self.things.get(key)}")
         self._check(operation)
         self.things[key] = thing
         match thing:
             case Route():
-                # The kernel's "replace" takes over the route of another that has the same key.
+                # Whoever changes what another has put there takes it over.
                 self.foreign.pop(thing.key, None)
             case WireguardPeer():
                 self._take_allowed_ips(thing)

@@ -11,6 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from overlayd.addresses import IPNetwork, is_within
+from overlayd.kernel.converge import Plan, judged, with_taken, without
 from overlayd.kernel.diff import Operation, Verb, diff
 from overlayd.kernel.state import (
     FdbEntry,
@@ -24,7 +26,7 @@ from overlayd.kernel.state import (
     WireguardLink,
     WireguardPeer,
 )
-from tests.unit.kernel.damage import damage, foreign_interfaces, foreign_routes, happenings
+from tests.unit.kernel.damage import as_seen, damage, foreign_interfaces, foreign_routes, happenings
 from tests.unit.kernel.model import Kernel, LinkSet, Refused, holding, things
 from tests.unit.kernel.scenes import UNDERLAY, Peer, Scene, peers, scenes
 
@@ -124,9 +126,11 @@ PORTS_SWAPPED = replace(TWO_FAMILIES, options={"ListenPort": 51821, "ListenPortV
 def test_one_pass_leads_from_any_state_to_the_desired_one(
     before: Scene, after: Scene, choices: list[tuple[int, int]], foreign: list[Route]
 ) -> None:
-    kernel, desired = wrecked(before, choices, foreign), after.state()
+    kernel, plan = wrecked(before, choices, foreign), after.plan()
     actual, others, interfaces = kernel.ours(), dict(kernel.foreign), dict(kernel.interfaces)
-    operations = diff(desired, actual)
+    verdict = judged(plan, actual, as_seen(others.values()))
+    desired = without(plan, verdict).state()
+    operations = diff(desired, with_taken(actual, verdict))
     kept = carried_over(desired, actual)
     for _ in steps(kernel, operations):
         assert kept <= set(things(kernel.ours())), "what was right lost a packet"
@@ -134,10 +138,21 @@ def test_one_pass_leads_from_any_state_to_the_desired_one(
     assert without_sysctls(kernel.ours()) == without_sysctls(desired)
     assert desired.sysctls <= kernel.ours().sysctls
     assert diff(desired, kernel.ours()) == ()
-    # Others keep what is theirs, but for a route to exactly what a peer's lease says.
-    wanted = {route.key for route in desired.routes}
-    assert kernel.foreign == {key: route for key, route in others.items() if key not in wanted}
+    # Others keep what is theirs, but for a route by exactly the next hop that a peer's lease names; and what they have
+    # is the way to it, or to a part of it, if ours is not there.
+    taken = {route.key: route.dst for route in verdict.taken}
+    assert kernel.foreign == {key: route for key, route in others.items() if key not in taken}
+    for key, subnet in taken.items():
+        assert others[key].via in {to.public_ip for to in plan.destinations[name_at(plan, subnet)]}
+    for route in kernel.foreign.values():
+        assert not any(is_within(ours.dst, route.dst) for ours in desired.routes if ours not in plan.base), route
     assert kernel.interfaces == interfaces
+
+
+def name_at(plan: Plan, subnet: IPNetwork) -> str:
+    """The peer that has a subnet."""
+    (found,) = (name for name, ways in plan.destinations.items() for to in ways if to.subnet == subnet)
+    return found
 
 
 @given(scenes(), scenes(), any_damage)

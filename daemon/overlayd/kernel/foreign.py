@@ -1,0 +1,230 @@
+"""Routes that are not ours, and which of those that we want they are in the way of. Pure: no I/O.
+
+A route of others is neither replaced nor shadowed: what it leads to is somebody's, and would be gone for good when ours
+goes. The exception is flannel's, whose host this was: by a device of flannel's, or by the very next hop that the lease
+names. A route that is wider than the network is in nobody's way: that is how routing tables work.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from overlayd.addresses import IPAddress, IPNetwork
+from overlayd.kernel.state import Route, Thing
+
+BRIDGE = "docker0"
+FLANNEL = "flannel"
+# linux/rtnetlink.h, /etc/iproute2/rt_protos
+_PROTOCOLS = {0: "unspec", 1: "redirect", 2: "kernel", 3: "boot", 4: "static", 9: "ra", 16: "dhcp", 186: "bgp"}
+_KERNEL = 2
+# flannel leaves the number out, which is 0; older ones and `ip` have boot; static is what else writes by hand.
+_BY_HAND = (0, 3, 4)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForeignRoute:
+    """One route of the main table without our protocol number. Without a `link` it drops what it takes.
+
+    `several`: it has more next hops than the one that is shown. A `metric` of 0 is the family's usual one.
+    """
+
+    dst: IPNetwork
+    link: str | None
+    via: IPAddress | None = None
+    several: bool = False
+    metric: int = 0
+    protocol: int = 0
+
+    @property
+    def selector(self) -> str:
+        """What `ip route delete` needs to know."""
+        parts = [str(self.dst)]
+        if not self.several:
+            parts += ["via", str(self.via)] if self.via else []
+            parts += ["dev", self.link] if self.link else []
+        parts += ["metric", str(self.metric)] if self.metric else []
+        return " ".join(parts)
+
+    def __str__(self) -> str:
+        kind = "" if self.link else "blackhole "
+        return f"{kind}{self.selector} proto {_PROTOCOLS.get(self.protocol, self.protocol)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Destination:
+    """A peer's subnet, and the address that its lease names."""
+
+    subnet: IPNetwork
+    public_ip: IPAddress
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What routes of others mean for those that are wanted.
+
+    `base` are routes that are not made, and why; `peers` those that are not served; `partly` are served, but what part
+    of them goes elsewhere. `taken` are wanted routes that take the place of flannel's.
+    """
+
+    base: Mapping[Route, str] = field(default_factory=dict)
+    peers: Mapping[str, str] = field(default_factory=dict)
+    partly: Mapping[str, str] = field(default_factory=dict)
+    taken: frozenset[Route] = frozenset()
+
+
+def judge(
+    base: Iterable[Thing],
+    peers: Mapping[str, Collection[Thing]],
+    destinations: Mapping[str, Sequence[Destination]],
+    foreign: Iterable[ForeignRoute],
+    links: Collection[str],
+) -> Verdict:
+    """Compare. `peers` are what is wanted for each, `links` the names of our own devices."""
+    there = _Table(route for route in foreign if route.link not in links)
+    if not there:
+        return Verdict()
+    stopped, taken = _of_base(there, base)
+    blocked: dict[str, str] = {}
+    partly: dict[str, str] = {}
+    for name, subnets in destinations.items():
+        routes = {thing.dst: thing for thing in peers.get(name, ()) if isinstance(thing, Route)}
+        mine: set[Route] = set()
+        for one in subnets:
+            wanted = routes.get(one.subnet)
+            if wanted is None:
+                problem = None
+                detour = _detour(there, one.subnet, {route.dst for route in stopped})
+            else:
+                problem, takes = _conflict(there, wanted, one)
+                mine |= {wanted} if takes else set()
+                detour = None
+            detour = detour or _detour_of_part(there, one.subnet)
+            if problem is not None:
+                blocked.setdefault(name, problem)
+            elif detour is not None:
+                partly.setdefault(name, detour)
+        if name not in blocked:
+            taken |= mine
+    return Verdict(
+        base=stopped,
+        peers=blocked,
+        partly={name: text for name, text in partly.items() if name not in blocked},
+        taken=frozenset(taken),
+    )
+
+
+def _of_base(there: _Table, base: Iterable[Thing]) -> tuple[dict[Route, str], set[Route]]:
+    """Which routes of this host's own part are not made, and why; and which take the place of flannel's."""
+    stopped: dict[Route, str] = {}
+    taken: set[Route] = set()
+    for wanted in base:
+        # Our blackhole is behind every other route to the same, and meant to be.
+        if not isinstance(wanted, Route) or wanted.link is None:
+            continue
+        for route in there.to(wanted.dst):
+            if not _is_flannels(route):
+                stopped[wanted] = f"{route} is in the way of the network's own route: {_advice(route)}"
+            elif route.metric == wanted.metric:
+                taken.add(wanted)
+    return stopped, taken - stopped.keys()
+
+
+def _conflict(there: _Table, wanted: Route, to: Destination) -> tuple[str | None, bool]:
+    """Why a route to a peer is not made; and whether it takes the place of flannel's."""
+    takes = False
+    for route in there.around(to.subnet):
+        if _may_be_taken(route, wanted, to):
+            takes = True
+        elif (problem := _in_the_way(route, to.subnet)) is not None:
+            return problem, False
+    return None, takes
+
+
+def _detour(there: _Table, subnet: IPNetwork, stopped: Collection[IPNetwork]) -> str | None:
+    """Where packets for a peer go instead of by the one route for the whole network, which is wider."""
+    for route in there.around(subnet):
+        if not _is_flannels(route) and route.dst not in stopped:
+            return f"its subnet {subnet} goes elsewhere, by {route}: {_advice(route)}"
+    return None
+
+
+def _detour_of_part(there: _Table, subnet: IPNetwork) -> str | None:
+    for route in there.inside(subnet):
+        if not _is_flannels(route) and route.link != BRIDGE:
+            return f"a part of its subnet {subnet} goes elsewhere, by {route}: {_advice(route)}"
+    return None
+
+
+class _Table:
+    """Routes by what they lead to."""
+
+    def __init__(self, routes: Iterable[ForeignRoute]) -> None:
+        self._by_destination: dict[tuple[int, int, int], list[ForeignRoute]] = defaultdict(list)
+        for route in routes:
+            self._by_destination[_key(route.dst)].append(route)
+        # In the order of addresses, the wider first.
+        self._keys = sorted(self._by_destination)
+        self._lengths = {version: sorted({key[2] for key in self._keys if key[0] == version}) for version in (4, 6)}
+
+    def __bool__(self) -> bool:
+        return bool(self._keys)
+
+    def to(self, subnet: IPNetwork) -> Sequence[ForeignRoute]:
+        """The routes to exactly this."""
+        return self._by_destination.get(_key(subnet), ())
+
+    def around(self, subnet: IPNetwork) -> Iterator[ForeignRoute]:
+        """The routes to this, and to what it is a part of."""
+        version, base, length = _key(subnet)
+        for wider in self._lengths[version]:
+            if wider <= length:
+                shift = subnet.max_prefixlen - wider
+                yield from self._by_destination.get((version, base >> shift << shift, wider), ())
+
+    def inside(self, subnet: IPNetwork) -> Iterator[ForeignRoute]:
+        """The routes to parts of this."""
+        version, base, length = _key(subnet)
+        first = bisect_right(self._keys, (version, base, length))
+        last = bisect_left(self._keys, (version, int(subnet.broadcast_address) + 1, 0))
+        for key in self._keys[first:last]:
+            if key[2] > length:
+                yield from self._by_destination[key]
+
+
+def _key(network: IPNetwork) -> tuple[int, int, int]:
+    return network.version, int(network.network_address), network.prefixlen
+
+
+def _is_flannels(route: ForeignRoute) -> bool:
+    return route.link is not None and route.link.startswith(FLANNEL)
+
+
+def _may_be_taken(route: ForeignRoute, wanted: Route, to: Destination) -> bool:
+    """Whether a route is what flannel put there for the same lease, or leaves the peer to ours by its own device."""
+    if (route.dst, route.metric) != (wanted.dst, wanted.metric):
+        return False
+    by_the_peer = route.via == to.public_ip and route.protocol in _BY_HAND and not route.several
+    return _is_flannels(route) or by_the_peer
+
+
+def _in_the_way(route: ForeignRoute, subnet: IPNetwork) -> str | None:
+    if _is_flannels(route):
+        return None
+    if route.dst == subnet:
+        return f"{route} is in the way of its subnet {subnet}: {_advice(route)}"
+    # docker0 moves to the own subnet; and nobody loses what went nowhere.
+    if route.link in (BRIDGE, None):
+        return None
+    return f"its subnet {subnet} is a part of what {route} leads to: {_advice(route)}"
+
+
+def _advice(route: ForeignRoute) -> str:
+    if route.protocol != _KERNEL:
+        family = "-6 " if route.dst.version == 6 else ""
+        return f"it is not overlayd's and stays; if nobody needs it: ip {family}route delete {route.selector}"
+    if route.link == BRIDGE:
+        return "docker is still on that subnet: overlayd docker settle"
+    return f"{route.link} is a network of this host's own: give it another subnet (docker network ls)"
