@@ -12,10 +12,21 @@ from overlayd.lease import Lease, Subnets
 from overlayd.network import NetworkConfig, Pool
 
 
-def own_lease(leases: Iterable[Lease], public_ip: IPAddress, config: NetworkConfig) -> Lease | None:
-    """The lease that this host holds already: published under its address, and allowed by the config."""
-    held = [lease for lease in leases if lease.public_ip == public_ip and config.fits(lease.subnets)]
+def own_lease(
+    leases: Iterable[Lease], public_ip: IPAddress, config: NetworkConfig, avoid: Collection[IPNetwork] = ()
+) -> Lease | None:
+    """The lease that this host holds already: under its address, allowed by the config, and with none of `avoid`."""
+    held = [
+        lease
+        for lease in leases
+        if lease.public_ip == public_ip and config.fits(lease.subnets) and is_clear(lease.subnets, avoid)
+    ]
     return min(held, key=lambda lease: lease.key_name, default=None)
+
+
+def is_clear(subnets: Subnets, avoid: Collection[IPNetwork]) -> bool:
+    """Whether subnets hold nothing of what a host needs."""
+    return not any(overlaps(subnet, one) for subnet in subnets for one in avoid)
 
 
 def choose_subnets(

@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from overlayd import backends, docker, firewall, firewalld, memory
-from overlayd.addresses import IPAddress, IPNetwork, first_host, ip_network
+from overlayd import backends, docker, firewall, firewalld, memory, needed
+from overlayd.addresses import IPAddress, IPNetwork, first_host, ip_network, is_within
+from overlayd.backends.peers import TOLD_AT_MOST
 from overlayd.backends.surroundings import Surroundings
+from overlayd.bounds import Here, Judgement, judge_network
 from overlayd.docker_watch import DockerWatch
 from overlayd.errors import ConfigError, NetworkConfigError, OverlaydError, StoreError, UnsupportedError
 from overlayd.files import write_atomically
@@ -50,13 +52,28 @@ def load_backend(
     blackhole: bool = False,
     run_dir: Path = Path("/run/overlayd"),
     state_dir: Path | None = None,
+    here: Here | None = None,
 ) -> backends.Backend:
-    """The backend that a network config asks for. Raises NetworkConfigError: whoever wrote the config can mend it."""
-    around = Surroundings(network=config, underlay=underlay, blackhole=blackhole, run_dir=run_dir, state_dir=state_dir)
+    """The backend that a network config asks for. Raises NetworkConfigError: whoever wrote the config can mend it.
+
+    `here` is what this host needs, where the config is for this host.
+    """
+    around = Surroundings(
+        network=config,
+        underlay=underlay,
+        blackhole=blackhole,
+        run_dir=run_dir,
+        state_dir=state_dir,
+        here=here or Here(),
+    )
     try:
-        return backends.load(config.backend_type).from_config(config.backend_config, around)
+        backend = backends.load(config.backend_type).from_config(config.backend_config, around)
     except ConfigError as error:
         raise NetworkConfigError(error.message, hint=error.hint) from error
+    refusals = judge_network(config, around.here.needed, one_route=backend.one_route).refusals
+    if refusals:
+        raise NetworkConfigError("; ".join(refusals), hint=Judgement.HINT)
+    return backend
 
 
 class Host:
@@ -71,9 +88,11 @@ class Host:
         self._board = board
         self._config = config
         self._underlay = underlay
+        self._here = Here(needed=needed.now(settings.etcd_endpoints))
         self._backend = load_backend(
             config,
             underlay,
+            here=self._here,
             blackhole=settings.ip_blackhole_route,
             run_dir=settings.run_dir,
             state_dir=settings.state_dir,
@@ -107,18 +126,33 @@ class Host:
 
     def acquire(self) -> Holding:
         """Hold subnets, the same as before wherever nobody else has them. Raises StoreError, SubnetsExhausted."""
+        remembered = memory.recall(self._settings.state_dir, self._settings.subnet_env)
         self._holding = self._registry.acquire(
             self._config,
             self._wanted,
             public_ip=self.public_ip,
-            remembered=memory.recall(self._settings.state_dir, self._settings.subnet_env),
+            remembered=remembered,
             ttl_s=self._settings.lease_ttl_s,
-            # A bridge on a subnet that holds the underlay's own address would cut this host off.
-            avoid=[ip_network(endpoint.address) for endpoint in self._underlay.endpoints],
+            avoid=self._avoid(remembered.subnets),
         )
         self._remember()
         log.info("lease held", subnet=self._holding.lease.subnets, reserved=self._holding.reserved)
         return self._holding
+
+    def _avoid(self, held: Subnets) -> list[IPNetwork]:
+        """What no subnet of this host may hold: a bridge there would cut it off, or its neighbours from it.
+
+        A bridge on what this host held before is one of its containers', whatever its name.
+        """
+        near = {self._underlay.ifname, None}
+        return [
+            *(ip_network(endpoint.address) for endpoint in self._underlay.endpoints),
+            *(
+                one.network
+                for one in self._here.needed
+                if one.ifname in near or not any(is_within(one.network, subnet) for subnet in held)
+            ),
+        ]
 
     @contextmanager
     def opened(self, stop: threading.Event, *, on_failure: Callable[[], None]) -> Iterator[None]:
@@ -144,6 +178,7 @@ class Host:
         Whether this host's own part is whole; a peer that cannot be programmed does not count. Raises UnsupportedError.
         """
         started = time.monotonic()
+        self._here.needed = needed.now(self._settings.etcd_endpoints)
         holding = self.holding
         census = self._registry.census()
         peers = [
@@ -176,6 +211,9 @@ class Host:
                 self._write_files()
             except OverlaydError as error:
                 problems.append(error.message)
+        named = [lease for lease in peers if lease.key_name in report.paths or lease.key_name in report.peer_problems]
+        if not report.paths and not report.peer_problems:
+            named = peers[:TOLD_AT_MOST]
         view = self._registry.view
         for problem in problems:
             if problem not in self._board.status.problems:
@@ -192,7 +230,8 @@ class Host:
             etcd_revision=view.revision,
             firewall=rules,
             docker_problems=self._docker.problems,
-            peers=tuple(self._peer(lease, report, census) for lease in sorted(peers, key=_order)),
+            peers=tuple(self._peer(lease, report, census) for lease in sorted(named, key=_order)),
+            peers_untold=len(peers) - len(named),
             skipped=tuple(sorted(census.malformed.items())),
             # An administrator may have opened by hand what firewalld would not be told: no reason not to be ready.
             warnings=self._warnings(),
@@ -263,7 +302,8 @@ class Host:
 
     def _wanted(self, subnets: Subnets) -> Lease:
         return Lease(
-            **{f"v{subnet.version}": self._leg(subnet) for subnet in subnets},
+            v4=self._leg(subnets.v4) if subnets.v4 else None,
+            v6=self._leg(subnets.v6) if subnets.v6 else None,
             backend_type=backends.published_type(self._config.backend_type),
         )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any, TypeVar
 
@@ -55,6 +56,12 @@ class Leg:
     public_ip: IPAddress
     data: Mapping[str, Any] | str | None = field(default=None, hash=False)
 
+    @cached_property
+    def span(self) -> tuple[int, int]:
+        """The subnet's first and last address, as numbers."""
+        first = int(self.subnet.network_address)
+        return first, first + (1 << (self.subnet.max_prefixlen - self.subnet.prefixlen)) - 1
+
     @property
     def version(self) -> int:
         """4 or 6."""
@@ -68,13 +75,18 @@ class Leg:
 
 @dataclass(frozen=True, kw_only=True)
 class Lease:
-    """One host's hold on its subnets, as every peer sees it. At least one leg is there."""
+    """One host's hold on its subnets, as every peer sees it. At least one leg is there.
+
+    `created` is etcd's revision when its key was first written: the lower, the older. Two leases that differ in that
+    only are the same.
+    """
 
     v4: Leg | None = None
     v6: Leg | None = None
     backend_type: str = "udp"
+    created: int = field(default=0, compare=False)
 
-    @property
+    @cached_property
     def legs(self) -> tuple[Leg, ...]:
         """The legs there are, IPv4 first."""
         return tuple(leg for leg in (self.v4, self.v6) if leg is not None)
@@ -93,7 +105,7 @@ class Lease:
         """The address that the host is known by: the IPv4 one where there is one."""
         return self.legs[0].public_ip
 
-    @property
+    @cached_property
     def key_name(self) -> str:
         """The last part of the lease's key."""
         return self.subnets.key_name
@@ -144,7 +156,7 @@ def parse_key(name: str) -> Subnets:
     return Subnets(v4=None if v6 and v4.prefixlen == 0 else v4, v6=v6)
 
 
-def parse_lease(name: str, value: bytes) -> Lease:
+def parse_lease(name: str, value: bytes, *, created: int = 0) -> Lease:
     """The lease under a key's last part. Raises MalformedLease, never anything else, whatever the bytes are.
 
     A family whose public address is not published has no leg: nobody can send to it.
@@ -179,7 +191,7 @@ def parse_lease(name: str, value: bytes) -> Lease:
             public_ip=_address(IPv6Address, name, "PublicIPv6", fields.get("publicipv6")),
             data=data6,
         )
-    return Lease(v4=v4, v6=v6, backend_type=backend_type)
+    return Lease(v4=v4, v6=v6, backend_type=backend_type, created=created)
 
 
 def _length(text: str) -> int:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from overlayd.addresses import IPAddress, IPNetwork, contains, ip_address, ip_network, subnet_at
+from overlayd.addresses import IPAddress, IPNetwork, contains, ip_address, ip_network, is_within, overlaps, subnet_at
 from overlayd.errors import NetworkConfigError
 from overlayd.lease import Subnets
 from overlayd.quoting import plain, quoted
@@ -36,9 +36,42 @@ class _Rules:
     example: str
 
 
+# No network is wider: 10.0.0.0/8 is the widest private one (RFC 1918), and fd00::/8 (RFC 4193).
+WIDEST_NETWORK = 8
+
+
+# By IP version: what is no network's on any host, and why.
+NOWHERE: Mapping[int, tuple[tuple[IPNetwork, str], ...]] = {
+    4: (
+        (ip_network("0.0.0.0/8"), "this network (RFC 1122)"),
+        (ip_network("127.0.0.0/8"), "loopback"),
+        (ip_network("169.254.0.0/16"), "link-local"),
+        (ip_network("224.0.0.0/4"), "multicast"),
+        (ip_network("240.0.0.0/4"), "reserved (RFC 1112)"),
+    ),
+    6: (
+        (ip_network("::/8"), "loopback and IPv4-mapped addresses (RFC 4291)"),
+        (ip_network("fe80::/10"), "link-local"),
+        (ip_network("ff00::/8"), "multicast"),
+    ),
+}
 _RULES = {
-    4: _Rules(version=4, prefix="", smallest_network=28, longest_subnet=30, usual_subnet=24, example="10.42.0.0/16"),
-    6: _Rules(version=6, prefix="IPv6", smallest_network=124, longest_subnet=126, usual_subnet=64, example="fd42::/48"),
+    4: _Rules(
+        version=4,
+        prefix="",
+        smallest_network=28,
+        longest_subnet=30,
+        usual_subnet=24,
+        example="10.42.0.0/16",
+    ),
+    6: _Rules(
+        version=6,
+        prefix="IPv6",
+        smallest_network=124,
+        longest_subnet=126,
+        usual_subnet=64,
+        example="fd42::/48",
+    ),
 }
 
 
@@ -193,6 +226,14 @@ def _network(fields: Mapping[str, Any], rules: _Rules) -> IPNetwork:
         raise NetworkConfigError(
             f"{key} {plain(value)} is too small to be cut into subnets", hint=f"at least a /{rules.smallest_network}"
         )
+    for special, what in NOWHERE[rules.version]:
+        if overlaps(network, special):
+            raise NetworkConfigError(
+                f"{key} {network} {'is a part of' if is_within(network, special) else 'holds'} {special}, {what}",
+                hint=hint,
+            )
+    if network.prefixlen < WIDEST_NETWORK:
+        raise NetworkConfigError(f"{key} {network} is too wide", hint=f"at most a /{WIDEST_NETWORK}; {hint}")
     return network
 
 

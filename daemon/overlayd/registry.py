@@ -136,10 +136,10 @@ class Registry:
             leases = _census(entries).leases
             # What stands under another spelling of its key is given up for the key itself.
             spelt = {name: lease for name, lease in leases.items() if name == lease.key_name}
-            mine = allocate.own_lease(spelt.values(), public_ip, config)
+            mine = allocate.own_lease(spelt.values(), public_ip, config, avoid)
             old = _owned(entries, leases, public_ip, remembered)
             if mine is None and old is not None and old[0] in spelt and config.fits(old[1].subnets):
-                mine = old[1]
+                mine = old[1] if allocate.is_clear(old[1].subnets, avoid) else None
             if mine is not None:
                 holding = self._resume(entries[mine.key_name], wanted(mine.subnets))
             else:
@@ -281,7 +281,7 @@ def _census(entries: Mapping[str, KeyValue]) -> Census:
     malformed: dict[str, str] = {}
     for name, kv in entries.items():
         try:
-            leases[name] = parse_lease(name, kv.value)
+            leases[name] = parse_lease(name, kv.value, created=getattr(kv, "create_revision", 0))
         except MalformedLease as error:
             malformed[name] = str(error)
     for name, twin in _second_spellings(leases).items():

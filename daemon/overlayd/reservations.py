@@ -6,11 +6,12 @@ A reservation is flannel's: the key of a lease, without an etcd lease that could
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from overlayd.addresses import IPAddress, overlaps
 from overlayd.backends import published_type
+from overlayd.bounds import Needed, taken_by
 from overlayd.errors import ConfigError, StoreDenied, StoreError
 from overlayd.lease import Lease, Leg, MalformedLease, Subnets, parse_lease
 from overlayd.network import NetworkConfig
@@ -50,15 +51,25 @@ def present(store: Store, prefix: str) -> dict[str, Identity]:
 
 
 def reserve(
-    store: Store, prefix: str, config: NetworkConfig, subnets: Subnets, addresses: Mapping[int, IPAddress]
+    store: Store,
+    prefix: str,
+    config: NetworkConfig,
+    subnets: Subnets,
+    addresses: Mapping[int, IPAddress],
+    *,
+    needed: Collection[Needed] = (),
 ) -> str:
     """Keep `subnets` for the host at `addresses`, by IP version; the key.
 
     A lease that this host holds on them already becomes the reservation, as it stands. Raises ConfigError where the
-    subnets do not fit the network or somebody else has a part of them, StoreError.
+    subnets do not fit the network, somebody else has a part of them, or they hold what hosts need; StoreError.
     """
     if not config.fits(subnets):
         raise ConfigError(f"{subnets} cannot be leased in {config}", hint=f"subnets there are {_lengths(config)}")
+    for subnet in subnets:
+        taken = taken_by(subnet, needed)
+        if taken is not None:
+            raise ConfigError(f"{subnet} {taken}: no host would serve it", hint="take another: overlayd lease list")
     missing = [subnet.version for subnet in subnets if subnet.version not in addresses]
     if missing:
         raise ConfigError(f"no IPv{missing[0]} address is given for {subnets}", hint="give the host's own addresses")

@@ -38,6 +38,8 @@ class Backend(Protocol):
 
     type: ClassVar[str]
     """The name in the network config."""
+    one_route: ClassVar[bool]
+    """Whether one route leads the whole network into the overlay, not only the subnets of peers."""
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], around: Surroundings) -> Self:

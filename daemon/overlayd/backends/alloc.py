@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from heapq import nsmallest
 from typing import Any, ClassVar, Self
 
 from overlayd.backends.listening import Listening
 from overlayd.backends.options import Options
+from overlayd.backends.peers import PEERS_AT_MOST
 from overlayd.backends.planned import Planned
 from overlayd.backends.surroundings import Surroundings
 from overlayd.kernel.converge import Plan
@@ -47,7 +49,12 @@ class Alloc(Planned):
 
     def plan(self, own: Lease, peers: Collection[Lease]) -> Plan:
         """What every host needs: with that, what another backend left goes. Nothing is programmed for anybody."""
-        return Plan(base=self.around.base(own), paths={peer.key_name: "left to others" for peer in peers})
+        listed = nsmallest(PEERS_AT_MOST, peers, key=lambda peer: (peer.created, peer.key_name))
+        return Plan(
+            base=self.around.base(own),
+            paths={peer.key_name: "left to others" for peer in listed},
+            untold=len(peers) - len(listed),
+        )
 
 
 BACKEND = Alloc

@@ -30,6 +30,7 @@ from overlayd.backends.commands import (
 from overlayd.backends.ledger import Ledger
 from overlayd.backends.listening import Listening
 from overlayd.backends.options import Options
+from overlayd.backends.peers import Reason
 from overlayd.backends.surroundings import Surroundings
 from overlayd.backends.undo import run_command, undo_and_say
 from overlayd.errors import CommandFailed
@@ -65,6 +66,7 @@ class Extension:
     """The extension backend on one host."""
 
     type: ClassVar[str] = "extension"
+    one_route: ClassVar[bool] = False
 
     def __init__(self, around: Surroundings, commands: Commands) -> None:
         """Values only; the first command is run by `lease_data`."""
@@ -127,11 +129,9 @@ class Extension:
 
     def apply(self, own: Lease, peers: Collection[Lease]) -> Report:
         """See Backend. Runs commands for the peers that differ, for ROUND_S; the others are problems until then."""
-        problems = self._around.refusals(peers, own=own, backend_type=self.type)
-        wanted = {peer.key_name: Told.of(peer) for peer in peers if peer.key_name not in problems}
-        for peer in [peer for peer, told in wanted.items() if len(told.data) > DATA_BYTES_AT_MOST]:
-            problems[peer] = f"its lease has {len(wanted.pop(peer).data)} characters of data"
-        report = converge(Plan(base=self._around.base(own), problems=problems))
+        judged = self._around.judge(peers, own=own, backend_type=self.type, usable=_too_talkative)
+        wanted = {peer.key_name: Told.of(peer) for peer in judged.served}
+        report = converge(Plan(base=self._around.base(own), problems=judged.problems, untold=judged.untold))
         run, failures = self._serve(wanted)
         self._look_for_devices(wanted)
         return Report(
@@ -139,6 +139,7 @@ class Extension:
             problems=report.problems,
             peer_problems={**report.peer_problems, **failures},
             paths={peer: self.type for peer in wanted if peer not in failures},
+            untold=report.untold,
         )
 
     def run(self, stop: threading.Event) -> None:
@@ -247,6 +248,11 @@ class Extension:
 
     def _write(self) -> None:
         ledgers.write(self._around.run_dir, self._begin())
+
+
+def _too_talkative(peer: Lease) -> Reason | None:
+    length = len(Told.of(peer).data)
+    return ("its lease has {} characters of data", (length,)) if length > DATA_BYTES_AT_MOST else None
 
 
 def _device_towards(subnet: str) -> str | None:

@@ -8,11 +8,12 @@ from typing import Any, ClassVar, Self
 
 from overlayd.backends.listening import Listening
 from overlayd.backends.options import Options
+from overlayd.backends.peers import Reason
 from overlayd.backends.planned import Planned
 from overlayd.backends.surroundings import Surroundings
 from overlayd.errors import UnsupportedError
 from overlayd.kernel.converge import Plan
-from overlayd.kernel.state import Route, Thing
+from overlayd.kernel.state import Route
 from overlayd.lease import Lease, Leg
 
 
@@ -56,28 +57,28 @@ class HostGw(Planned):
 
     def plan(self, own: Lease, peers: Collection[Lease]) -> Plan:
         """All that the kernel should hold, for these leases. Pure."""
-        reachable: dict[str, tuple[Thing, ...]] = {}
-        problems = self.around.refusals(peers, own=own, backend_type=self.type)
-        for peer in peers:
-            if peer.key_name in problems:
-                continue
-            legs = self.around.shared_legs(peer)
-            far = [leg for leg in legs if not reaches_directly(self.around, leg)]
-            if far:
-                problems[peer.key_name] = (
-                    f"{far[0].public_ip} is on no network of {self.around.underlay.ifname}'s own; "
-                    "host-gw needs that, vxlan does not"
-                )
-            else:
-                reachable[peer.key_name] = tuple(direct_route(self.around, leg) for leg in legs)
+        judged = self.around.judge(peers, own=own, backend_type=self.type, usable=self._unreachable)
         return Plan(
             base=self.around.base(own),
-            peers=reachable,
-            problems=problems,
-            paths=dict.fromkeys(reachable, "direct"),
-            destinations=self.around.destinations(peers, reachable),
+            peers={
+                peer.key_name: tuple(direct_route(self.around, leg) for leg in self.around.shared_legs(peer))
+                for peer in judged.served
+            },
+            problems=judged.problems,
+            paths={peer.key_name: "direct" for peer in judged.served},
+            destinations=self.around.destinations(judged.served),
             networks=self.around.network.networks,
+            untold=judged.untold,
         )
+
+    def _unreachable(self, peer: Lease) -> Reason | None:
+        for leg in self.around.shared_legs(peer):
+            if not reaches_directly(self.around, leg):
+                return "{} is on no network of {}'s own; host-gw needs that, vxlan does not", (
+                    leg.public_ip,
+                    self.around.underlay.ifname,
+                )
+        return None
 
 
 def reaches_directly(around: Surroundings, leg: Leg) -> bool:

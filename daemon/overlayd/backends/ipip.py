@@ -61,14 +61,13 @@ class Ipip(Planned):
 
     def plan(self, own: Lease, peers: Collection[Lease]) -> Plan:
         """All that the kernel should hold, for these leases. Pure."""
-        problems = self.around.refusals(peers, own=own, backend_type=self.type)
+        judged = self.around.judge(peers, own=own, backend_type=self.type)
         reachable: dict[str, tuple[Thing, ...]] = {}
         paths: dict[str, str] = {}
-        for peer in peers:
-            if peer.key_name not in problems:
-                legs = self.around.shared_legs(peer)
-                reachable[peer.key_name] = tuple(map(self._way, legs))
-                paths[peer.key_name] = "direct" if all(map(self._is_direct, legs)) else self.type
+        for peer in judged.served:
+            legs = self.around.shared_legs(peer)
+            reachable[peer.key_name] = tuple(map(self._way, legs))
+            paths[peer.key_name] = "direct" if all(map(self._is_direct, legs)) else self.type
         link = IpipLink(name=DEVICE, mtu_bytes=self.mtu_bytes, local=self.around.endpoint(4).address)
         # A host's own packets to the overlay leave with this address, and no subnet route comes with a /32.
         addresses = [Address(link=DEVICE, address=interface(leg.subnet.network_address, 32)) for leg in own.legs]
@@ -76,10 +75,11 @@ class Ipip(Planned):
         return Plan(
             base=base,
             peers=reachable,
-            problems=problems,
+            problems=judged.problems,
             paths=paths,
-            destinations=self.around.destinations(peers, paths),
+            destinations=self.around.destinations(judged.served),
             networks=self.around.network.networks,
+            untold=judged.untold,
         )
 
     def _is_direct(self, leg: Leg) -> bool:

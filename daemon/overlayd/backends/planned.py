@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from overlayd.kernel.converge import Plan, Report, converge, require
 from overlayd.lease import Lease
@@ -12,6 +12,8 @@ from overlayd.lease import Lease
 
 class Planned(Protocol):
     """The part of a Backend that follows from its plan."""
+
+    one_route: ClassVar[bool] = False
 
     def plan(self, own: Lease, peers: Collection[Lease]) -> Plan:
         """All that the kernel should hold, for these leases. Pure."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from overlayd.backends.peers import refusals
+from overlayd.addresses import ip_network
+from overlayd.backends.peers import Judged, Reason, judge
+from overlayd.bounds import OWN_ADDRESS, Here, Needed
 from overlayd.errors import NetworkConfigError
 from overlayd.kernel.foreign import Destination
 from overlayd.kernel.state import FORWARDING, FORWARDING6, Route, Thing
@@ -23,7 +25,7 @@ class Surroundings:
     """The network, and this host's place in it.
 
     `blackhole`: the own subnet goes nowhere while no bridge carries it. `run_dir` holds files of this boot, `state_dir`
-    what a backend keeps across reboots; None where a config is only checked.
+    what a backend keeps across reboots; None where a config is only checked. `here` is what this host needs.
     """
 
     network: NetworkConfig
@@ -31,6 +33,7 @@ class Surroundings:
     blackhole: bool = False
     run_dir: Path = Path("/run/overlayd")
     state_dir: Path | None = None
+    here: Here = field(default_factory=Here)
 
     def __post_init__(self) -> None:
         """Raises NetworkConfigError where the network uses a family that the underlay has no address of."""
@@ -58,21 +61,42 @@ class Surroundings:
             things += [Route(dst=leg.subnet, link=None, metric=LAST_METRIC) for leg in own.legs]
         return tuple(things)
 
-    def refusals(self, peers: Collection[Lease], *, own: Lease, backend_type: str) -> dict[str, str]:
-        """For each lease that must not be served, named by its key, why."""
-        here = [endpoint.address for endpoint in self.underlay.endpoints]
-        return refusals(peers, own=own, network=self.network, backend_type=backend_type, here=here)
+    def judge(
+        self,
+        peers: Collection[Lease],
+        *,
+        own: Lease,
+        backend_type: str,
+        one_route: bool = False,
+        usable: Callable[[Lease], Reason | None] = lambda _lease: None,
+    ) -> Judged:
+        """Which leases are served, and why not the others (peers.judge)."""
+        return judge(
+            peers,
+            own=own,
+            network=self.network,
+            backend_type=backend_type,
+            needed=(*self._underlay_needs(), *self.here.needed),
+            one_route=one_route,
+            usable=usable,
+        )
+
+    def _underlay_needs(self) -> Iterable[Needed]:
+        """The underlay's own part, also where nobody looked at the host."""
+        for endpoint in self.underlay.endpoints:
+            yield Needed(network=ip_network(endpoint.address), what=OWN_ADDRESS)
+            for network in endpoint.on_link:
+                yield Needed(network=network, what=f"{self.underlay.ifname}'s network", ifname=self.underlay.ifname)
 
     def shared_legs(self, peer: Lease) -> tuple[Leg, ...]:
         """The legs of a peer in families that the network uses."""
         return tuple(leg for leg in peer.legs if self.network.network(leg.version) is not None)
 
-    def destinations(self, peers: Iterable[Lease], served: Collection[str]) -> dict[str, tuple[Destination, ...]]:
-        """What is reached at each peer whose lease is served, in families that the network uses."""
+    def destinations(self, peers: Iterable[Lease]) -> dict[str, tuple[Destination, ...]]:
+        """What is reached at each peer, in families that the network uses."""
         return {
             peer.key_name: tuple(
                 Destination(subnet=leg.subnet, public_ip=leg.public_ip) for leg in self.shared_legs(peer)
             )
             for peer in peers
-            if peer.key_name in served
         }

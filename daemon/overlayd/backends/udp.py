@@ -44,6 +44,7 @@ class Udp:
     """The udp backend on one host."""
 
     type: ClassVar[str] = "udp"
+    one_route: ClassVar[bool] = True
 
     def __init__(self, around: Surroundings, *, port: int, mtu_bytes: int) -> None:
         """Values only; `open` makes the device and takes the port."""
@@ -94,7 +95,7 @@ class Udp:
     def apply(self, own: Lease, peers: Collection[Lease]) -> Report:
         """See Backend. The kernel's part is the same for any peers: one route for the whole network."""
         plan = self.plan(own, peers)
-        usable = [peer for peer in peers if peer.key_name not in plan.problems]
+        usable = [peer for peer in peers if peer.key_name in plan.paths]
         report = converge(plan)
         if self._forwarder is not None:
             self._forwarder.table = PeerTable(usable, self._port)
@@ -115,8 +116,7 @@ class Udp:
 
     def plan(self, own: Lease, peers: Collection[Lease] = ()) -> Plan:
         """All that the kernel should hold, for these leases. Pure."""
-        problems = self._around.refusals(peers, own=own, backend_type=self.type)
-        paths = {peer.key_name: self.type for peer in peers if peer.key_name not in problems}
+        judged = self._around.judge(peers, own=own, backend_type=self.type, one_route=self.one_route)
         return Plan(
             base=(
                 *self._around.base(own),
@@ -124,10 +124,11 @@ class Udp:
                 *(Address(link=DEVICE, address=interface(leg.subnet.network_address, 32)) for leg in own.legs),
                 *(Route(dst=network, link=DEVICE) for network in self._around.network.networks),
             ),
-            problems=problems,
-            paths=paths,
-            destinations=self._around.destinations(peers, paths),
+            problems=judged.problems,
+            paths={peer.key_name: self.type for peer in judged.served},
+            destinations=self._around.destinations(judged.served),
             networks=self._around.network.networks,
+            untold=judged.untold,
         )
 
 

@@ -16,14 +16,13 @@ from overlayd.addresses import IPAddress, interface
 from overlayd.backends.host_gw import direct_route, reaches_directly
 from overlayd.backends.listening import Listening
 from overlayd.backends.options import Options, largest_packet
-from overlayd.backends.peers import in_order
+from overlayd.backends.peers import Quoted, Reason
 from overlayd.backends.planned import Planned
 from overlayd.backends.surroundings import Surroundings
 from overlayd.errors import NetworkConfigError
 from overlayd.kernel.converge import Plan
 from overlayd.kernel.state import Address, FdbEntry, Neighbour, Route, Thing, VxlanLink
 from overlayd.lease import Lease, Leg
-from overlayd.quoting import quoted
 
 # Outer Ethernet 14, IP 20 or 40, UDP 8, VXLAN 8.
 OVERHEAD_BYTES = {4: 50, 6: 70}
@@ -94,30 +93,26 @@ class Vxlan(Planned):
 
     def lease_data(self, version: int) -> Mapping[str, Any]:
         """The network identifier and this host's MAC, under flannel's names."""
-        return {"VNI": self.vni, "VtepMAC": self._mac(version)}
+        return {"VNI": self.vni, "VtepMAC": self.mac(version)}
 
     def plan(self, own: Lease, peers: Collection[Lease]) -> Plan:
         """All that the kernel should hold, for these leases. Pure."""
+        judged = self.around.judge(peers, own=own, backend_type=Vxlan.type, usable=_Macs(self, own).refusal)
         reachable: dict[str, tuple[Thing, ...]] = {}
         paths: dict[str, str] = {}
-        problems = self.around.refusals(peers, own=own, backend_type=Vxlan.type)
-        holders = {(leg.version, self._mac(leg.version)): leg.public_ip for leg in own.legs}
-        for peer in in_order(peers):
+        for peer in judged.served:
             legs = self.around.shared_legs(peer)
-            problem = problems.get(peer.key_name) or self._unusable(legs, holders)
-            if problem is not None:
-                problems[peer.key_name] = problem
-                continue
             reachable[peer.key_name] = tuple(entry for leg in legs for entry in self._entries(leg))
             paths[peer.key_name] = "direct" if all(map(self._is_direct, legs)) else "vxlan"
         base = (*self.around.base(own), *(thing for leg in own.legs for thing in self._own_end(leg)))
         return Plan(
             base=base,
             peers=reachable,
-            problems=problems,
+            problems=judged.problems,
             paths=paths,
-            destinations=self.around.destinations(peers, paths),
+            destinations=self.around.destinations(judged.served),
             networks=self.around.network.networks,
+            untold=judged.untold,
         )
 
     def _own_end(self, leg: Leg) -> tuple[Thing, ...]:
@@ -129,35 +124,19 @@ class Vxlan(Planned):
             port=self.port,
             local=self.around.endpoint(leg.version).address,
             underlay=self.around.underlay.ifname,
-            mac=self._mac(leg.version),
+            mac=self.mac(leg.version),
             learning=self.learning,
             gbp=self.gbp,
         )
         # A host's own packets to the overlay leave with this address, and no subnet route comes with a /32.
         return (link, Address(link=device, address=interface(leg.subnet.network_address, leg.subnet.max_prefixlen)))
 
-    def _mac(self, version: int) -> str:
+    def mac(self, version: int) -> str:
+        """This host's MAC, in packets of one family."""
         return vtep_mac(self.around.endpoint(version).public_ip, self.vni)
 
     def _is_direct(self, leg: Leg) -> bool:
         return self.direct and reaches_directly(self.around, leg)
-
-    def _unusable(self, legs: Collection[Leg], holders: dict[tuple[int, str], IPAddress]) -> str | None:
-        """Why a peer's data cannot be used; None, and its MACs noted among `holders`, if it can."""
-        for leg in legs:
-            data = leg.fields()
-            if data.get("vni", self.vni) != self.vni:
-                return f"its VNI is {quoted(data['vni'])}, ours is {self.vni}"
-            if not isinstance(data.get("vtepmac"), str) or not _MAC.fullmatch(data["vtepmac"]):
-                return f"it published no usable VtepMAC: {quoted(data.get('vtepmac'))}"
-            mac = data["vtepmac"].lower()
-            if int(mac[:2], 16) & 1 or mac == "00:00:00:00:00:00":
-                return f"its VtepMAC {mac} is not one of a host"
-            # Two entries for one MAC would replace each other for ever.
-            holder = holders.setdefault((leg.version, mac), leg.public_ip)
-            if holder != leg.public_ip:
-                return f"its VtepMAC {mac} is also that of {holder}"
-        return None
 
     def _entries(self, leg: Leg) -> tuple[Thing, ...]:
         if self._is_direct(leg):
@@ -169,6 +148,34 @@ class Vxlan(Planned):
             FdbEntry(link=device, mac=mac, dst=leg.public_ip),
             Route(dst=leg.subnet, link=device, via=gateway, onlink=True),
         )
+
+
+class _Macs:
+    """Which host has which MAC: two forwarding entries for one would replace each other for ever."""
+
+    def __init__(self, backend: Vxlan, own: Lease) -> None:
+        self._backend = backend
+        self._holders = {(leg.version, backend.mac(leg.version)): leg.public_ip for leg in own.legs}
+
+    def refusal(self, peer: Lease) -> Reason | None:
+        """Why a peer's data cannot be used; None, and its MACs noted, if it can."""
+        vni = self._backend.vni
+        found: dict[tuple[int, str], IPAddress] = {}
+        for leg in self._backend.around.shared_legs(peer):
+            data = leg.fields()
+            if data.get("vni", vni) != vni:
+                return "its VNI is {}, ours is {}", (Quoted(data["vni"]), vni)
+            if not isinstance(data.get("vtepmac"), str) or not _MAC.fullmatch(data["vtepmac"]):
+                return "it published no usable VtepMAC: {}", (Quoted(data.get("vtepmac")),)
+            mac = data["vtepmac"].lower()
+            if int(mac[:2], 16) & 1 or mac == "00:00:00:00:00:00":
+                return "its VtepMAC {} is not one of a host", (mac,)
+            holder = self._holders.get((leg.version, mac), leg.public_ip)
+            if holder != leg.public_ip:
+                return "its VtepMAC {} is also that of {}", (mac, holder)
+            found[leg.version, mac] = leg.public_ip
+        self._holders |= found
+        return None
 
 
 def vtep_mac(public_ip: IPAddress, vni: int) -> str:

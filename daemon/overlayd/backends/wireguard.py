@@ -17,7 +17,7 @@ from overlayd.backends import keyfile
 from overlayd.backends.claims import Claim, Claims, public_key_of
 from overlayd.backends.listening import Listening
 from overlayd.backends.options import Options, largest_packet
-from overlayd.backends.peers import in_order
+from overlayd.backends.peers import Reason
 from overlayd.backends.surroundings import Surroundings
 from overlayd.backends.x25519 import public_key
 from overlayd.errors import NetworkConfigError
@@ -48,6 +48,7 @@ class Wireguard:
     """
 
     type: ClassVar[str] = "wireguard"
+    one_route: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -152,25 +153,25 @@ class Wireguard:
 
     def plan(self, own: Lease, peers: Collection[Lease] = ()) -> Plan:
         """All that the kernel should hold, for these leases."""
-        problems = self._around.refusals(peers, own=own, backend_type=self.type)
         claims = Claims(self._public_key)
-        # In one order whoever came first: of two that claim the same, it is always the same one that is refused.
-        for peer in in_order(peers):
-            if peer.key_name not in problems:
-                wanted = self._claims(peer)
-                problem = wanted if isinstance(wanted, str) else claims.add(peer, wanted)
-                if problem is not None:
-                    problems[peer.key_name] = problem
+
+        def unclaimed(peer: Lease) -> Reason | None:
+            wanted = self._claims(peer)
+            problem = wanted if isinstance(wanted, str) else claims.add(peer, wanted)
+            return None if problem is None else ("{}", (problem,))
+
+        judged = self._around.judge(peers, own=own, backend_type=self.type, one_route=self.one_route, usable=unclaimed)
         reachable: dict[str, tuple[Thing, ...]] = {
             name: tuple(map(self._peer, granted)) for name, granted in claims.granted().items()
         }
         return Plan(
             base=(*self._around.base(own), *self._own_end(own)),
             peers=reachable,
-            problems=problems,
+            problems=judged.problems,
             paths=dict.fromkeys(reachable, self.type),
-            destinations=self._around.destinations(peers, reachable),
+            destinations=self._around.destinations(judged.served),
             networks=self._around.network.networks,
+            untold=judged.untold,
         )
 
     @cached_property

@@ -8,8 +8,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from overlayd import daemon, docker
+from overlayd import daemon, docker, needed
 from overlayd.backends import Backend
+from overlayd.bounds import Here, judge_network
 from overlayd.commands.output import print_fields, print_line
 from overlayd.doctor.checks.host import DEVICE_OF
 from overlayd.doctor.gather.host import device_feature
@@ -40,7 +41,8 @@ def main(settings: Settings, _options: argparse.Namespace) -> int:
         leases, revision = store.list_prefix(f"{settings.etcd_prefix}/{SUBNETS}")
     finally:
         store.close()
-    backend = load_backend(config, underlay)
+    here = Here(needed=needed.now(settings.etcd_endpoints))
+    backend = load_backend(config, underlay, here=here)
     print_fields(
         "network",
         {
@@ -57,6 +59,7 @@ def main(settings: Settings, _options: argparse.Namespace) -> int:
     )
     print_fields("needs", _needs(settings, config, backend))
     _daemon_json, problems = docker.read_daemon_json()
+    problems += judge_network(config, here.needed, one_route=backend.one_route).remarks
     for problem in problems:
         print_line(f"warning: {problem}")
     return 0

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from overlayd import daemon
-from overlayd.addresses import ip_address
+from overlayd import daemon, needed
+from overlayd.addresses import ip_address, ip_network
+from overlayd.bounds import Judgement, Needed, judge_network
 from overlayd.commands.output import print_line
 from overlayd.errors import ConfigError
 from overlayd.host import load_backend
+from overlayd.lease import MalformedLease, parse_lease
 from overlayd.network import NetworkConfig, parse_network_config
 from overlayd.registry import CONFIG, SUBNETS, read_network_config
 from overlayd.settings import Settings
-from overlayd.store.client import Store
+from overlayd.store.client import KeyValue, Store
 from overlayd.underlay import Endpoint, Underlay
 
 
 def main(settings: Settings, options: argparse.Namespace) -> int:
     """Print the network config, or check one and write it."""
-    return _get(settings) if options.verb == "get" else _set(settings, options.config)
+    return _get(settings) if options.verb == "get" else _set(settings, options.config, force=options.force)
 
 
 def _get(settings: Settings) -> int:
@@ -37,14 +41,24 @@ def _get(settings: Settings) -> int:
     return 0
 
 
-def _set(settings: Settings, given: str) -> int:
-    """Check a network config as every daemon would, then write it."""
+def _set(settings: Settings, given: str, *, force: bool) -> int:
+    """Check a network config as every daemon would, then write it.
+
+    What it would take from hosts is judged by this one, and by what leases say; others may know better, with `force`.
+    """
     raw = _read_config(given)
     config = parse_network_config(raw)
-    load_backend(config, _any_underlay())
+    backend = load_backend(config, _any_underlay())
     store = Store(daemon.store_settings(settings))
     try:
         leased, _revision = store.list_prefix(f"{settings.etcd_prefix}/{SUBNETS}")
+        needs = (*needed.now(settings.etcd_endpoints), *_peers(leased))
+        found = judge_network(config, needs, one_route=backend.one_route)
+        if not force and (found.refusals or found.remarks):
+            raise ConfigError(
+                "\n  ".join(found.lines()),
+                hint=f"{Judgement.HINT}; or write it all the same, with --force",
+            )
         store.put(f"{settings.etcd_prefix}/{CONFIG}", json.dumps(json.loads(raw)).encode())
     finally:
         store.close()
@@ -52,6 +66,14 @@ def _set(settings: Settings, given: str) -> int:
         f"{settings.etcd_prefix}/{CONFIG} written: {_summary(config)}; {len(leased)} hosts hold a lease and follow"
     )
     return 0
+
+
+def _peers(leased: Collection[KeyValue]) -> Iterator[Needed]:
+    """The public addresses of hosts that hold a lease."""
+    for entry in leased:
+        with contextlib.suppress(MalformedLease):
+            for leg in parse_lease(entry.key.rpartition("/")[2], entry.value).legs:
+                yield Needed(network=ip_network(leg.public_ip), what="the public address of a host,")
 
 
 def _any_underlay() -> Underlay:

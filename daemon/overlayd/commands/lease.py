@@ -9,7 +9,7 @@ from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
-from overlayd import daemon, reservations
+from overlayd import daemon, needed, reservations
 from overlayd.addresses import IPAddress, ip_address, ip_network
 from overlayd.commands.output import print_line, print_table
 from overlayd.errors import ConfigError
@@ -29,7 +29,9 @@ def main(settings: Settings, options: argparse.Namespace) -> int:
             case "reserve":
                 config = read_network_config(store.get(f"{settings.etcd_prefix}/{CONFIG}"), settings.etcd_prefix)
                 subnets, addresses = _subnets(options.subnet), _addresses(options.host)
-                key = reservations.reserve(store, settings.etcd_prefix, config, subnets, addresses)
+                key = reservations.reserve(
+                    store, settings.etcd_prefix, config, subnets, addresses, needed=needed.now(settings.etcd_endpoints)
+                )
                 print_line(f"{subnets} is kept for {', '.join(options.host)}: {key}")
             case _:
                 subnets = _subnets(options.subnet)

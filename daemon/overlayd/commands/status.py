@@ -52,7 +52,7 @@ def report(status: Status, *, now_s: float) -> Iterator[str]:
         ("not in order", [(check.name, _shortened(check)) for check in wrong]),
         ("open to others", [(warning,) for warning in status.warnings]),
         ("in etcd among the leases, and skipped", list(status.skipped)),
-        (f"peers: {len(status.peers)}", _peers(status)),
+        (f"peers: {len(status.peers) + status.peers_untold}", _peers(status)),
     ):
         if rows:
             yield ""
@@ -82,12 +82,13 @@ def _shortened(check: Check) -> str:
 
 
 def _peers(status: Status) -> list[tuple[str, ...]]:
-    if not status.peers:
+    if not status.peers and not status.peers_untold:
         return []
     heads = ("SUBNET", "PUBLIC ADDRESS", "BACKEND", "PATH", "PROBLEM")
     return [
         heads,
         *((one.subnets, one.addresses, one.backend, one.path or "none", one.problem or "none") for one in status.peers),
+        *([(f"and {status.peers_untold} more", "", "", "none", "not served")] if status.peers_untold else []),
     ]
 
 

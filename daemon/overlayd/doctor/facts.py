@@ -26,7 +26,10 @@ class Daemon:
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """The overlay as this host takes part in it: from the daemon's status, else from etcd and the settings."""
+    """The overlay as this host takes part in it: from the daemon's status, else from etcd and the settings.
+
+    `refusals` say why this host cannot serve the network in etcd, `remarks` what it holds that hosts need.
+    """
 
     network: IPv4Network | None = None
     backend: str
@@ -36,6 +39,8 @@ class Network:
     subnet6: IPv6Network | None = None
     port: int | None = None
     ipv6: bool = False
+    refusals: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     @property
     def subnets(self) -> tuple[IPNetwork, ...]:

@@ -28,13 +28,15 @@ from overlayd.kernel.state import (
 class Report:
     """How it went: operations written, what failed, and which peers are the worse for it.
 
-    Peers are named by the last part of their lease's key. `paths` says how each is reached.
+    Peers are named by the last part of their lease's key. `paths` says how each is reached; `untold` more than those in
+    `peer_problems` are not served.
     """
 
     written: int = 0
     problems: tuple[str, ...] = ()
     peer_problems: Mapping[str, str] = field(default_factory=dict)
     paths: Mapping[str, str] = field(default_factory=dict)
+    untold: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +45,7 @@ class Plan:
 
     Peers are named by the last part of their lease's key. `problems` are those that cannot be programmed at all, with
     the reason; `paths` says in a word how each of the others is reached, `destinations` what is reached there. Routes
-    of others inside `networks` are left alone.
+    of others inside `networks` are left alone. `untold` more than those in `problems` are not served.
     """
 
     base: tuple[Thing, ...] = ()
@@ -52,6 +54,7 @@ class Plan:
     paths: Mapping[str, str] = field(default_factory=dict)
     destinations: Mapping[str, tuple[Destination, ...]] = field(default_factory=dict)
     networks: tuple[IPNetwork, ...] = ()
+    untold: int = 0
 
     def state(self) -> KernelState:
         """The whole as one desired state."""
@@ -96,6 +99,7 @@ def converge(plan: Plan) -> Report:
         problems=tuple(problems),
         peer_problems=peer_problems,
         paths=plan.paths,
+        untold=plan.untold,
     )
 
 

@@ -138,6 +138,19 @@ def default_route() -> RouteAnswer | None:
     return None
 
 
+def default_gateways() -> tuple[IPAddress, ...]:
+    """The next hops of all default routes, of either family."""
+    with IPRoute() as ipr:
+        found = [
+            hop.get("gateway")
+            for family in (AF_INET, AF_INET6)
+            for message in ipr.get_routes(family=family, table=_TABLE_MAIN)
+            if message["dst_len"] == 0
+            for hop in (message, *(message.get("multipath") or ()))
+        ]
+    return tuple(ip_address(one) for one in dict.fromkeys(found) if one)
+
+
 def _answer(message: Any) -> RouteAnswer:
     source = message.get("prefsrc")
     return RouteAnswer(ifindex=message.get("oif"), source=ip_address(source) if source else None)

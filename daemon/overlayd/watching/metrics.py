@@ -44,11 +44,11 @@ def status_families(status: Status, *, late: Sequence[str] = ()) -> Iterator[Fam
             backend=status.backend or "",
             reserved=str(status.reserved).lower(),
         )
-    yield _gauge("overlayd_peers", "Other hosts that hold a lease.", len(status.peers))
+    yield _gauge("overlayd_peers", "Other hosts that hold a lease.", len(status.peers) + status.peers_untold)
     yield _gauge(
         "overlayd_peers_with_problems",
         "Peers that this host could not be programmed for.",
-        sum(peer.problem is not None for peer in status.peers),
+        sum(peer.problem is not None for peer in status.peers) + status.peers_untold,
     )
     yield _gauge(
         "overlayd_leases_skipped", "Entries among the leases in etcd that are not leases.", len(status.skipped)

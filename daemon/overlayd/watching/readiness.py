@@ -57,8 +57,10 @@ def _data_path(status: Status) -> str | None:
 
 
 def _peers(status: Status) -> str | None:
-    bad = [f"{peer.subnets} at {peer.addresses}: {peer.problem}" for peer in status.peers if peer.problem]
-    if not bad:
+    bad = [peer for peer in status.peers if peer.problem]
+    if not bad and not status.peers_untold:
         return None
-    more = f"; and {len(bad) - NAMED_AT_MOST} more" if len(bad) > NAMED_AT_MOST else ""
-    return f"{len(bad)} of {len(status.peers)} not programmed: {'; '.join(bad[:NAMED_AT_MOST])}{more}"
+    count, whole = len(bad) + status.peers_untold, len(status.peers) + status.peers_untold
+    named = [f"{peer.subnets} at {peer.addresses}: {peer.problem}" for peer in bad[:NAMED_AT_MOST]]
+    more = [f"and {count - len(named)} more"] if count > len(named) else []
+    return f"{count} of {whole} not programmed: {'; '.join([*named, *more])}"

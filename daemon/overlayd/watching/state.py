@@ -73,6 +73,8 @@ class Status:
     firewall: str | None = None
     docker_problems: tuple[str, ...] = ()
     peers: tuple[Peer, ...] = ()
+    peers_untold: int = 0
+    """How many more hold a lease that is not served: of very many bad ones, the first are told."""
     skipped: tuple[tuple[str, str], ...] = ()
     problems: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()

@@ -12,7 +12,7 @@ import pytest
 from overlayd import backends
 from overlayd.backends.host_gw import HostGw
 from overlayd.backends.listening import Listening
-from overlayd.backends.peers import PeerTable, refusals
+from overlayd.backends.peers import PeerTable, judge
 from overlayd.backends.surroundings import Surroundings
 from overlayd.backends.udp import Udp
 from overlayd.backends.vxlan import Vxlan, vtep_mac
@@ -229,7 +229,8 @@ def test_a_peer_that_cannot_be_used_is_named_and_the_others_are_served(lease: Le
 
 @pytest.mark.parametrize("name", ["vxlan", "host-gw", "udp", "ipip"])
 @pytest.mark.parametrize(
-    ("subnet", "said"), [("10.5.2.0/24", "is also that of 198.18.1."), ("10.5.2.0/25", "begins with 10.5.2.0/24")]
+    ("subnet", "said"),
+    [("10.5.2.0/24", "is also that of 198.18.1."), ("10.5.2.0/25", "overlaps 10.5.2.0/24 of 198.18.1.")],
 )
 def test_of_two_peers_with_one_subnet_the_same_one_is_always_served(name: str, subnet: str, said: str) -> None:
     backend: Any = backends.load(name).from_config({}, AROUND)
@@ -290,7 +291,8 @@ def test_the_peer_table_knows_the_way_and_the_sources() -> None:
 
 
 def test_refusals_leave_good_peers_alone() -> None:
-    assert refusals([peer(2), peer(3)], own=OWN, network=CONFIG, backend_type="vxlan") == {}
+    judged = judge([peer(3), peer(2)], own=OWN, network=CONFIG, backend_type="vxlan")
+    assert (judged.served, judged.problems, judged.untold) == ((peer(2), peer(3)), {}, 0)
 
 
 def test_a_dual_stack_peer_is_reached_by_a_device_for_each_family() -> None:

@@ -9,14 +9,14 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from overlayd.addresses import IPAddress, IPNetwork, contains, first_host, ip_network, is_within, overlaps, subnet_at
 from overlayd.allocate import choose_subnets, own_lease
 from overlayd.errors import SubnetsExhausted
 from overlayd.lease import Lease, Leg, Subnets, parse_key
-from overlayd.network import NetworkConfig, Pool, parse_network_config
+from overlayd.network import NOWHERE, NetworkConfig, Pool, parse_network_config
 
 
 class Picking(random.Random):
@@ -54,6 +54,8 @@ def configs(draw: st.DrawFn) -> Drawn:
     subnet_len = draw(st.integers(length + 2, min(length + 6, longest)))
     base = draw(st.integers(1, 2**length - 2)) << (bits - length)
     network = ip_network((base, length))
+    # Loopback and the like are no overlay's.
+    assume(not any(overlaps(network, special) for special, _what in NOWHERE[version]))
     count, size = 1 << (subnet_len - length), 1 << (bits - subnet_len)
     low, high = sorted((draw(st.integers(0, count - 1)), draw(st.integers(0, count - 1))))
     prefix = "" if version == 4 else "IPv6"

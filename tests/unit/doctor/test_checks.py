@@ -112,6 +112,14 @@ CASES: list[tuple[Facts, str, State, str, str | None]] = [
         *("conntrack-table", State.WARNING, "almost", "sysctl -w net.netfilter.nf_conntrack_max=131072"),
     ),
     (
+        but(network={"refusals": ("the network 10.5.0.0/16 is a part of eth1's network 10.0.0.0/8",)}),
+        *("network-bounds", State.PROBLEM, "is a part of eth1's network", None),
+    ),
+    (
+        but(network={"remarks": ("the network 10.5.0.0/16 holds etcd's address 10.5.9.1",)}),
+        *("network-bounds", State.WARNING, "holds etcd's address", None),
+    ),
+    (
         but(host={"neighbours": 1024}),
         "neighbour-table",
         State.PROBLEM,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address
 
+from overlayd.bounds import Judgement
 from overlayd.doctor.facts import Facts
 from overlayd.doctor.finding import Finding, ok, problem, unknown, warning
 from overlayd.probe.peers import OVERHEAD_BYTES
@@ -29,6 +30,21 @@ def underlay(facts: Facts) -> Finding:
     if link is None or not link.up:
         return problem("underlay", f"{here.ifname} is down", remedy=f"ip link set dev {here.ifname} up")
     return ok("underlay", f"{here.ifname}, {here.address}, peers send to {', '.join(map(str, here.public_ips))}")
+
+
+def network_bounds(facts: Facts) -> Finding | None:
+    """Whether the network takes anything of this host's own."""
+    if facts.network is None:
+        return None
+    if facts.network.refusals:
+        return problem("network-bounds", "; ".join(facts.network.refusals), advice=Judgement.HINT)
+    if facts.network.remarks:
+        return warning(
+            "network-bounds",
+            "; ".join(facts.network.remarks),
+            advice="containers do not reach machines there that run no overlayd, as their packets are not masqueraded",
+        )
+    return ok("network-bounds", "the network holds nothing that this host needs")
 
 
 def underlay_mtu(facts: Facts) -> Finding | None:
@@ -186,6 +202,7 @@ def _published_macs(facts: Facts) -> set[str]:
 
 CHECKS = (
     underlay,
+    network_bounds,
     underlay_mtu,
     container_mtu,
     overlay_device,

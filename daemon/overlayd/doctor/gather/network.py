@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network
 from typing import TypedDict
 
+from overlayd import needed
 from overlayd.addresses import IPNetwork, ip_network
+from overlayd.bounds import judge_network
 from overlayd.doctor.facts import Network, Published, Underlay
 from overlayd.errors import OverlaydError
 from overlayd.host import load_backend
@@ -44,6 +46,7 @@ def read_network(
         backend = load_backend(config, choose_underlay(settings).only(config.versions))
     except OverlaydError:
         return last
+    judgement = judge_network(config, needed.now(settings.etcd_endpoints), one_route=backend.one_route)
     same = last is not None and last.backend == config.backend_type
     v4 = config.network(4)
     return Network(
@@ -53,6 +56,8 @@ def read_network(
         devices=backend.devices,
         port=_port(config),
         ipv6=6 in config.versions,
+        refusals=judgement.refusals,
+        remarks=judgement.remarks,
         **_held(held),
     )
 
