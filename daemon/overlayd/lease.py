@@ -62,10 +62,15 @@ class Leg:
         first = int(self.subnet.network_address)
         return first, first + (1 << (self.subnet.max_prefixlen - self.subnet.prefixlen)) - 1
 
-    @property
+    @cached_property
     def version(self) -> int:
         """4 or 6."""
         return self.subnet.version
+
+    @cached_property
+    def public_number(self) -> int:
+        """The public address as a number."""
+        return int(self.public_ip)
 
     def fields(self) -> dict[str, Any]:
         """The published data, by keys in lower case: Go reads them in any. A text has none."""

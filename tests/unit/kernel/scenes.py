@@ -122,8 +122,8 @@ class Scene:
         return self.plan().state()
 
     def _lease(self, subnet_number: int, host: Peer) -> Lease:
-        legs = {f"v{version}": self._leg(version, subnet_number, host) for version in host.versions}
-        return Lease(**legs, backend_type=backends.published_type(self.kind))
+        legs = {version: self._leg(version, subnet_number, host) for version in host.versions}
+        return Lease(v4=legs.get(4), v6=legs.get(6), backend_type=backends.published_type(self.kind))
 
     def _leg(self, version: int, subnet_number: int, host: Peer) -> Leg:
         address = far_or_near(host.number, version, near=host.near)
