@@ -17,7 +17,7 @@ from overlayd.docker_watch import DockerWatch
 from overlayd.errors import ConfigError, NetworkConfigError, OverlaydError, StoreError, UnsupportedError
 from overlayd.files import write_atomically
 from overlayd.kernel import interfaces, netlink
-from overlayd.kernel.converge import Report
+from overlayd.kernel.converge import Report, require_free
 from overlayd.lease import Lease, Leg, Subnets
 from overlayd.log import logger
 from overlayd.network import NetworkConfig
@@ -73,6 +73,8 @@ def load_backend(
     refusals = judge_network(config, around.here.needed, one_route=backend.one_route).refusals
     if refusals:
         raise NetworkConfigError("; ".join(refusals), hint=Judgement.HINT)
+    if here is not None and backend.one_route:
+        require_free(config.networks)
     return backend
 
 

@@ -198,14 +198,17 @@ class _Family:
             return "not one of a host"
         if number in self._edges:
             return f"not one of a host: it is an end of {self._edges[number]}"
-        if self._first <= number <= self._last:
-            if self._ours[0] <= number <= self._ours[1]:
-                return "inside our subnet"
-            if leg.span[0] <= number <= leg.span[1]:
-                return "inside its own subnet"
-            if self._one_route and self._lans.overlap(number, number) is None:
-                # Packets to it would go in circles.
-                return f"inside the network {self._network}, which is routed into the overlay"
+        return self._inside(number, leg) if self._first <= number <= self._last else None
+
+    def _inside(self, number: int, leg: Leg) -> str | None:
+        """Why an address of the network cannot be a peer's; the underlay may be a part of the network."""
+        if self._ours[0] <= number <= self._ours[1]:
+            return "inside our subnet"
+        if leg.span[0] <= number <= leg.span[1]:
+            return "inside its own subnet"
+        if self._one_route and self._lans.overlap(number, number) is None:
+            # Packets to it would go in circles.
+            return f"inside the network {self._network}, which is routed into the overlay"
         return None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from overlayd.addresses import IPNetwork
@@ -73,6 +73,14 @@ def require(plan: Plan) -> None:
         raise NetworkConfigError(problem)
     for _operation, refusal in netlink.apply(diff(plan.state(), with_taken(actual, verdict), prune=False)):
         raise refusal
+
+
+def require_free(networks: Collection[IPNetwork]) -> None:
+    """Raise NetworkConfigError where a route of others is in the way of one for a whole network. Changes nothing."""
+    actual, foreign = netlink.read_with_foreign(networks)
+    wanted = [Route(dst=network, link="") for network in networks]
+    for problem in judge(wanted, {}, {}, foreign, {link.name for link in actual.links}).base.values():
+        raise NetworkConfigError(problem)
 
 
 def converge(plan: Plan) -> Report:
