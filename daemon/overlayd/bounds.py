@@ -91,7 +91,12 @@ def _around(network: IPNetwork, needed: Iterable[Needed]) -> Iterator[Needed]:
 
 
 def taken_by(subnet: IPNetwork, needed: Iterable[Needed]) -> str | None:
-    """What a subnet would take from this host, in words."""
-    for one in _around(subnet, needed):
-        return f"{'holds' if is_within(one.network, subnet) else 'is a part of'} {one}"
+    """What a subnet would take from this host, in words, and what to do."""
+    # A network says more than this host's own address in it.
+    for one in sorted(_around(subnet, needed), key=lambda one: one.ifname is None):
+        words = f"{'holds' if is_within(one.network, subnet) else 'is a part of'} {one}"
+        return words if one.ifname is None else f"{words}: {one.ifname} stays as it is; if it is docker's, {_MOVE_IT}"
     return None
+
+
+_MOVE_IT = "give it another subnet (docker network ls)"

@@ -222,9 +222,10 @@ def test_a_docker_network_on_a_peers_subnet_keeps_its_containers(lab: Lab) -> No
         (peer,) = a.status().get("peers") or [{}]
         return peer.get("problem") or ""
 
-    eventually("the status says so", lambda: "br-n2 is a network of this host's own" in said())
+    eventually("the status says so", lambda: "its subnet 10.5.77.0/24 holds br-n2's network 10.5.77.0/24" in said())
     assert a.run("ip", "route", "show", "10.5.77.0/24") == before
     assert a.status()["state"] == "ready"
+    assert "docker network ls" in said()
     lab.etcdctl("del", key)
     eventually("the lease is gone", lambda: not a.status()["peers"])
     assert a.run("ip", "route", "show", "10.5.77.0/24") == before

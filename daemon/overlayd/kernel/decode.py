@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
-from overlayd.addresses import ip_address, ip_interface
+from overlayd.addresses import IPAddress, ip_address, ip_interface
+from overlayd.kernel.dump import attributes, dump
 from overlayd.kernel.state import (
     LINK_ALIAS,
     LINK_NAME_PREFIX,
@@ -24,6 +27,9 @@ from overlayd.kernel.wireguard import Devices
 AF_INET, AF_BRIDGE, AF_INET6 = 2, 7, 10
 NUD_PERMANENT = 0x80
 IFF_UP = 1
+RTM_GETNEIGH = 30
+NDA_DST, NDA_LLADDR = 1, 2
+_NEIGHBOUR = struct.Struct("=B3xiHBB")  # ndmsg: family, interface, state, flags, type
 
 
 def link(message: Any, names: dict[int, str], wireguard: Devices, peers: list[WireguardPeer]) -> Link | None:
@@ -77,20 +83,30 @@ def addresses(ipr: Any, ours: dict[int, str], family: int) -> Iterator[Address]:
                 yield Address(link=ours[message["index"]], address=address)
 
 
-def neighbours(ipr: Any, ours: dict[int, str], family: int) -> Iterator[Neighbour]:
+def neighbours(ours: dict[int, str], family: int) -> Iterator[Neighbour]:
     """The permanent neighbours on our links."""
-    for message in ipr.get_neighbours(family=family):
-        mac = message.get_attr("NDA_LLADDR")
-        if message["ifindex"] in ours and message["state"] & NUD_PERMANENT and mac:
-            address = ip_address(message.get_attr("NDA_DST"))
-            yield Neighbour(link=ours[message["ifindex"]], address=address, mac=mac)
+    for link, found in _neighbours(ours, family):
+        mac = found.get(NDA_LLADDR)
+        if mac and NDA_DST in found:
+            yield Neighbour(link=link, address=_address(found[NDA_DST]), mac=mac.hex(":"))
 
 
-def fdb(ipr: Any, ours: dict[int, str]) -> Iterator[FdbEntry]:
+def fdb(ours: dict[int, str]) -> Iterator[FdbEntry]:
     """The permanent forwarding entries of our links that lead somewhere."""
-    for message in ipr.get_neighbours(family=AF_BRIDGE):
-        destination = message.get_attr("NDA_DST")
+    for link, found in _neighbours(ours, AF_BRIDGE):
         # With Learning the kernel adds entries of its own, which age.
-        if message["ifindex"] in ours and destination and message["state"] & NUD_PERMANENT:
-            mac = message.get_attr("NDA_LLADDR")
-            yield FdbEntry(link=ours[message["ifindex"]], mac=mac, dst=ip_address(destination))
+        if NDA_DST in found:
+            yield FdbEntry(link=link, mac=found[NDA_LLADDR].hex(":"), dst=_address(found[NDA_DST]))
+
+
+def _neighbours(ours: dict[int, str], family: int) -> Iterator[tuple[str, dict[int, bytes]]]:
+    if not ours:
+        return
+    for _flags, message in dump(RTM_GETNEIGH, _NEIGHBOUR.pack(family, 0, 0, 0, 0)):
+        _family, index, state, _neighbour_flags, _type = _NEIGHBOUR.unpack_from(message)
+        if index in ours and state & NUD_PERMANENT:
+            yield ours[index], attributes(message, _NEIGHBOUR.size)
+
+
+def _address(data: bytes) -> IPAddress:
+    return IPv4Address(data) if len(data) == 4 else IPv6Address(data)

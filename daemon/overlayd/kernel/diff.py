@@ -87,7 +87,8 @@ def diff(desired: KernelState, actual: KernelState, *, prune: bool = True) -> tu
 def _make(wanted: Iterable[Thing], found: Iterable[Thing]) -> list[Operation]:
     there = {thing.key: thing for thing in found}
     made = []
-    for thing in _sorted(wanted):
+    # What is there as it should be is most of it.
+    for thing in _sorted(thing for thing in wanted if there.get(thing.key) != thing):
         if thing.key not in there:
             made.append(Operation(Verb.ADD, thing))
         elif _settled(thing, there[thing.key]) != thing:
@@ -106,8 +107,8 @@ def _unmake(wanted: Iterable[Thing], found: Iterable[Thing]) -> list[Operation]:
     keys: set[Hashable] = {thing.key for thing in wanted}
     return [
         Operation(Verb.DELETE, thing)
-        for thing in _sorted(found)
-        if thing.key not in keys and not isinstance(thing, Sysctl)
+        for thing in _sorted(thing for thing in found if thing.key not in keys)
+        if not isinstance(thing, Sysctl)
     ]
 
 

@@ -95,8 +95,8 @@ def read_with_foreign(networks: Collection[IPNetwork]) -> tuple[KernelState, tup
             links=frozenset(links),
             addresses=frozenset(one for family in FAMILIES for one in decode.addresses(ipr, ours, family)),
             routes=frozenset(one for found, _foreign in tables for one in found),
-            neighbours=frozenset(one for family in FAMILIES for one in decode.neighbours(ipr, ours, family)),
-            fdb=frozenset(decode.fdb(ipr, ours)),
+            neighbours=frozenset(one for family in FAMILIES for one in decode.neighbours(ours, family)),
+            fdb=frozenset(decode.fdb(ours)),
             wireguard_peers=frozenset(peers),
             sysctls=frozenset(_sysctls(links)),
         )

@@ -1,34 +1,25 @@
-"""The main routing table as the kernel dumps it (rtnetlink(7)): our routes, and those of others that may be in our way.
-
-Read without a library: a host may hold a hundred thousand routes that are not ours, and each look goes through all.
-"""
+"""The main routing table as the kernel dumps it (rtnetlink(7)): our routes, and others' that may be in our way."""
 
 from __future__ import annotations
 
-import os
 import socket
 import struct
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from overlayd.addresses import IPAddress, IPNetwork
+from overlayd.kernel.dump import NLM_F_DUMP_INTR, attributes, dump, number
 from overlayd.kernel.foreign import ForeignRoute
 from overlayd.kernel.state import ROUTE_PROTOCOL, Route
 
-RTM_NEWROUTE, RTM_GETROUTE = 24, 26
-NLMSG_ERROR, NLMSG_DONE = 2, 3
-NLM_F_REQUEST, NLM_F_DUMP, NLM_F_DUMP_INTR = 0x1, 0x300, 0x10
+RTM_GETROUTE = 26
 RT_TABLE_MAIN, RTN_UNICAST, RTN_BLACKHOLE, RTNH_F_ONLINK = 254, 1, 6, 4
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_MULTIPATH, RTA_TABLE, RTA_VIA = 1, 4, 5, 6, 7, 9, 15, 18
 # What the kernel gives an IPv6 route for which none is asked (IP6_RT_PRIO_USER); for IPv4 it is 0.
 USUAL_METRIC6 = 1024
-RECEIVE_BYTES = 256 * 1024
 # A dump during which the table changed is begun again (NLM_F_DUMP_INTR), but not for ever.
 TRIES = 5
-_HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
 _ROUTE = struct.Struct("=8BI")  # rtmsg: family, lengths of dst and src, tos, table, protocol, scope, type; flags
-_ATTRIBUTE = struct.Struct("=HH")
-_NUMBER = struct.Struct("=I")
 _HOP = struct.Struct("=HBBi")  # rtnexthop: length, flags, hops, interface
 _AF_OF = {4: socket.AF_INET, 6: socket.AF_INET6}
 
@@ -45,13 +36,13 @@ def read(
         ours: list[Route] = []
         foreign: list[ForeignRoute] = []
         whole = True
-        for flags, message in _dump(_AF_OF[version]):
+        for flags, message in dump(RTM_GETROUTE, _ROUTE.pack(_AF_OF[version], 0, 0, 0, 0, 0, 0, 0, 0)):
             whole = whole and not flags & NLM_F_DUMP_INTR
             protocol, table, length = message[5], message[4], message[1]
             if protocol != ROUTE_PROTOCOL and not inside:
                 continue
-            found = _attributes(message, _ROUTE.size)
-            if (_number(found.get(RTA_TABLE)) or table) != RT_TABLE_MAIN:
+            found = attributes(message, _ROUTE.size)
+            if (number(found.get(RTA_TABLE)) or table) != RT_TABLE_MAIN:
                 continue
             base = int.from_bytes(found.get(RTA_DST, b""), "big")
             if protocol == ROUTE_PROTOCOL:
@@ -63,41 +54,9 @@ def read(
     return ours, foreign
 
 
-def _dump(family: int) -> Iterator[tuple[int, bytes]]:
-    """The flags and the payload of every route of one family."""
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as end:
-        end.bind((0, 0))
-        payload = _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)
-        length = _HEADER.size + len(payload)
-        end.send(_HEADER.pack(length, RTM_GETROUTE, NLM_F_REQUEST | NLM_F_DUMP, 1, 0) + payload)
-        while True:
-            data, at = end.recv(RECEIVE_BYTES), 0
-            while at + _HEADER.size <= len(data):
-                size, kind, flags, *_rest = _HEADER.unpack_from(data, at)
-                if kind == NLMSG_DONE:
-                    return
-                if kind == NLMSG_ERROR:
-                    code = -struct.unpack_from("=i", data, at + _HEADER.size)[0]
-                    raise OSError(code, os.strerror(code))
-                if kind == RTM_NEWROUTE:
-                    yield flags, data[at + _HEADER.size : at + size]
-                at += (size + 3) & ~3
-
-
-def _attributes(message: bytes, at: int) -> dict[int, bytes]:
-    found = {}
-    while at + _ATTRIBUTE.size <= len(message):
-        size, kind = _ATTRIBUTE.unpack_from(message, at)
-        if size < _ATTRIBUTE.size:
-            break
-        found[kind] = message[at + _ATTRIBUTE.size : at + size]
-        at += (size + 3) & ~3
-    return found
-
-
 def _our_route(version: int, message: bytes, found: dict[int, bytes], base: int, names: dict[int, str]) -> Route:
     flags = _ROUTE.unpack_from(message)[-1]
-    link = None if message[7] == RTN_BLACKHOLE else names.get(_number(found.get(RTA_OIF)), "")
+    link = None if message[7] == RTN_BLACKHOLE else names.get(number(found.get(RTA_OIF)), "")
     return Route(
         dst=_network(version, base, message[1]),
         link=link,
@@ -111,11 +70,11 @@ def _our_route(version: int, message: bytes, found: dict[int, bytes], base: int,
 def _foreign_route(
     version: int, message: bytes, found: dict[int, bytes], base: int, names: dict[int, str]
 ) -> ForeignRoute:
-    via, index, several = found.get(RTA_GATEWAY), _number(found.get(RTA_OIF)), False
+    via, index, several = found.get(RTA_GATEWAY), number(found.get(RTA_OIF)), False
     if RTA_MULTIPATH in found:
         hops = found[RTA_MULTIPATH]
         size, _flags, _hops, index = _HOP.unpack_from(hops)
-        via, several = _attributes(hops[:size], _HOP.size).get(RTA_GATEWAY), size < len(hops)
+        via, several = attributes(hops[:size], _HOP.size).get(RTA_GATEWAY), size < len(hops)
     if via is None and RTA_VIA in found:
         # IPv4 by an IPv6 next hop (RFC 5549): two bytes of family before it.
         via = found[RTA_VIA][2:]
@@ -130,13 +89,8 @@ def _foreign_route(
 
 
 def _metric(version: int, found: dict[int, bytes]) -> int:
-    metric = _number(found.get(RTA_PRIORITY))
+    metric = number(found.get(RTA_PRIORITY))
     return 0 if version == 6 and metric == USUAL_METRIC6 else metric
-
-
-def _number(data: bytes | None) -> int:
-    number: int = _NUMBER.unpack(data)[0] if data else 0
-    return number
 
 
 def _network(version: int, base: int, length: int) -> IPNetwork:

@@ -249,7 +249,7 @@ def test_a_lease_that_holds_this_hosts_own_address_would_cut_it_off() -> None:
     backend = Vxlan.from_config({}, replace(AROUND, network=wide))
     own, bad, good = moved(OWN, "198.18.9.0/24"), moved(peer(2), "198.18.1.0/24"), moved(peer(3), "198.18.7.0/24")
     plan = backend.plan(own, [bad, good])
-    assert "this host's own address 198.18.1.1" in plan.problems[bad.key_name]
+    assert "eth0's network 198.18.1.0/24" in plan.problems[bad.key_name]
     assert list(plan.peers) == [good.key_name]
 
 

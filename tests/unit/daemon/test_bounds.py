@@ -21,6 +21,7 @@ def address(what: str, text: str) -> Needed:
     return Needed(network=ip_network(text), what=what)
 
 
+MOVE_IT = "give it another subnet (docker network ls)"
 ETCD = address("etcd's address", "10.9.7.5")
 GATEWAY = address("the default gateway", "10.1.2.254")
 OWN = address(OWN_ADDRESS, "10.1.2.3")
@@ -68,8 +69,8 @@ def test_very_much_is_told_in_a_few_lines() -> None:
     ("subnet", "said"),
     [
         ("10.9.7.0/24", "holds etcd's address 10.9.7.5"),
-        ("10.1.0.0/16", "holds the default gateway 10.1.2.254"),
-        ("10.1.2.64/28", "is a part of eth0's network 10.1.2.0/24"),
+        ("10.1.0.0/16", "holds eth0's network 10.1.2.0/24: eth0 stays as it is; if it is docker's, " + MOVE_IT),
+        ("10.1.2.64/28", "is a part of eth0's network 10.1.2.0/24: eth0 stays as it is; if it is docker's, " + MOVE_IT),
         ("fd42::/64", "holds the resolver fd42::53"),
         ("10.9.8.0/24", None),
     ],
