@@ -202,7 +202,7 @@ def test_opening_deletes_nothing(host: str) -> None:
 
 def test_a_peer_that_the_kernel_refuses_is_reported_and_the_others_are_served(host: str) -> None:
     # A second address of this host's own: no gateway.
-    namespaces.ip(host, "address add 2001:db8:1::200/128 dev eth0 nodad")
+    namespaces.ip(host, "address add 2001:db8:1::200/128 dev eth0 preferred_lft 0 nodad")
     report = program(host, "host-gw", *(lease(number, "host-gw", dual=True) for number in (2, 200)), dual=True)
     assert list(report.peer_problems) == [lease(200, "host-gw", dual=True).key_name]
     assert "route add fd42:0:0:200::/64 via 2001:db8:1::200 dev eth0: Invalid" in str(report.peer_problems)
