@@ -20,7 +20,8 @@ OWN_ADDRESS = "this host's own address"
 class Needed:
     """A network, or one address with its full length, that this host has to go on reaching as it does.
 
-    `what` is a word for it. `ifname` is the interface by which it is reached without a router, None where it is not.
+    `what` is a word for it. `ifname` is the interface by which it is reached without a router, or whose own address it
+    is; None where it is neither.
     """
 
     network: IPNetwork
@@ -90,12 +91,25 @@ def _around(network: IPNetwork, needed: Iterable[Needed]) -> Iterator[Needed]:
     return (one for one in needed if overlaps(one.network, network))
 
 
+def avoided(needed: Iterable[Needed], ifname: str, *, held: Iterable[IPNetwork]) -> list[IPNetwork]:
+    """What no subnet of this host may hold: a bridge there would cut it off, or its neighbours from it.
+
+    `ifname` is the underlay's. Another bridge on what this host `held` before is its containers', whatever its name.
+    """
+    subnets = list(held)
+    return [
+        one.network
+        for one in needed
+        if one.ifname in (ifname, None) or not any(is_within(one.network, subnet) for subnet in subnets)
+    ]
+
+
 def taken_by(subnet: IPNetwork, needed: Iterable[Needed]) -> str | None:
     """What a subnet would take from this host, in words, and what to do."""
     # A network says more than this host's own address in it.
-    for one in sorted(_around(subnet, needed), key=lambda one: one.ifname is None):
+    for one in sorted(_around(subnet, needed), key=lambda one: one.is_address):
         words = f"{'holds' if is_within(one.network, subnet) else 'is a part of'} {one}"
-        return words if one.ifname is None else f"{words}: {one.ifname} stays as it is; if it is docker's, {_MOVE_IT}"
+        return words if one.is_address else f"{words}: {one.ifname} stays as it is; if it is docker's, {_MOVE_IT}"
     return None
 
 

@@ -9,15 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from overlayd import backends, docker, firewall, firewalld, memory, needed
-from overlayd.addresses import IPAddress, IPNetwork, first_host, ip_network, is_within
+from overlayd.addresses import IPAddress, IPNetwork, first_host
 from overlayd.backends.peers import TOLD_AT_MOST
 from overlayd.backends.surroundings import Surroundings
-from overlayd.bounds import Here, Judgement, judge_network
+from overlayd.bounds import Here, avoided
 from overlayd.docker_watch import DockerWatch
 from overlayd.errors import ConfigError, NetworkConfigError, OverlaydError, StoreError, UnsupportedError
 from overlayd.files import write_atomically
 from overlayd.kernel import interfaces, netlink
-from overlayd.kernel.converge import Report, require_free
+from overlayd.kernel.converge import Report
 from overlayd.lease import Lease, Leg, Subnets
 from overlayd.log import logger
 from overlayd.network import NetworkConfig
@@ -70,11 +70,8 @@ def load_backend(
         backend = backends.load(config.backend_type).from_config(config.backend_config, around)
     except ConfigError as error:
         raise NetworkConfigError(error.message, hint=error.hint) from error
-    refusals = judge_network(config, around.here.needed, one_route=backend.one_route).refusals
-    if refusals:
-        raise NetworkConfigError("; ".join(refusals), hint=Judgement.HINT)
-    if here is not None and backend.one_route:
-        require_free(config.networks)
+    if here is not None:
+        needed.require_fit(config, here, one_route=backend.one_route)
     return backend
 
 
@@ -135,26 +132,11 @@ class Host:
             public_ip=self.public_ip,
             remembered=remembered,
             ttl_s=self._settings.lease_ttl_s,
-            avoid=self._avoid(remembered.subnets),
+            avoid=avoided(self._here.needed, self._underlay.ifname, held=remembered.subnets),
         )
         self._remember()
         log.info("lease held", subnet=self._holding.lease.subnets, reserved=self._holding.reserved)
         return self._holding
-
-    def _avoid(self, held: Subnets) -> list[IPNetwork]:
-        """What no subnet of this host may hold: a bridge there would cut it off, or its neighbours from it.
-
-        A bridge on what this host held before is one of its containers', whatever its name.
-        """
-        near = {self._underlay.ifname, None}
-        return [
-            *(ip_network(endpoint.address) for endpoint in self._underlay.endpoints),
-            *(
-                one.network
-                for one in self._here.needed
-                if one.ifname in near or not any(is_within(one.network, subnet) for subnet in held)
-            ),
-        ]
 
     @contextmanager
     def opened(self, stop: threading.Event, *, on_failure: Callable[[], None]) -> Iterator[None]:

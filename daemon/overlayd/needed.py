@@ -11,8 +11,11 @@ from functools import lru_cache
 from pathlib import Path
 
 from overlayd.addresses import IPAddress, ip_address, ip_network
-from overlayd.bounds import OWN_ADDRESS, Needed
+from overlayd.bounds import OWN_ADDRESS, Here, Judgement, Needed, judge_network
+from overlayd.errors import NetworkConfigError
 from overlayd.kernel import interfaces
+from overlayd.kernel.converge import require_free
+from overlayd.network import NetworkConfig
 from overlayd.store.endpoints import parse_endpoints
 
 # Those that move to the lease, and those that carry an overlay: ours, and flannel's on a host that is moved.
@@ -61,6 +64,15 @@ class Look:
                 self._resolved[name] = tuple({ip_address(str(answer[4][0]).partition("%")[0]) for answer in answers})
 
 
+def require_fit(config: NetworkConfig, here: Here, *, one_route: bool) -> None:
+    """Raise NetworkConfigError where a network would take anything of this host's own. Changes nothing."""
+    refusals = judge_network(config, here.needed, one_route=one_route).refusals
+    if refusals:
+        raise NetworkConfigError("; ".join(refusals), hint=Judgement.HINT)
+    if one_route:
+        require_free(config.networks)
+
+
 @lru_cache(maxsize=1)
 def _look(etcd_endpoints: tuple[str, ...]) -> Look:
     return Look(etcd_endpoints)
@@ -91,7 +103,7 @@ def _interfaces() -> Iterator[Needed]:
         if interface.name == _BRIDGE or interface.name.startswith(_OVERLAYS):
             continue
         for address in interface.addresses:
-            yield _address(OWN_ADDRESS, address.ip)
+            yield Needed(network=ip_network(address.ip), what=OWN_ADDRESS, ifname=interface.name)
             if address.network.prefixlen < address.max_prefixlen:
                 yield Needed(network=address.network, what=f"{interface.name}'s network", ifname=interface.name)
 

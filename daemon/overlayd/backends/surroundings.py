@@ -84,7 +84,8 @@ class Surroundings:
     def _underlay_needs(self) -> Iterable[Needed]:
         """The underlay's own part, also where nobody looked at the host."""
         for endpoint in self.underlay.endpoints:
-            yield Needed(network=ip_network(endpoint.address), what=OWN_ADDRESS)
+            address = ip_network(endpoint.address)
+            yield Needed(network=address, what=OWN_ADDRESS, ifname=self.underlay.ifname)
             for network in endpoint.on_link:
                 yield Needed(network=network, what=f"{self.underlay.ifname}'s network", ifname=self.underlay.ifname)
 
