@@ -12,7 +12,7 @@ import pytest
 from overlayd import backends
 from overlayd.backends.surroundings import Surroundings
 from overlayd.backends.vxlan import vtep_mac
-from overlayd.errors import NetworkConfigError
+from overlayd.errors import KernelRefused, NetworkConfigError
 from overlayd.kernel import netlink
 from overlayd.kernel.converge import Report
 from overlayd.lease import Lease, Leg
@@ -197,6 +197,16 @@ def program_only(host: str, number: int) -> Report:
         return backends.load("vxlan").from_config({}, around).apply(own, [lease(number, "vxlan", dual=True)])
 
     return inside(host, call)
+
+
+def test_a_tun_device_of_others_by_our_name_stays_theirs(host: str) -> None:
+    namespaces.run(host, ["ip", "tuntap", "add", "overlay0", "mode", "tun"])
+    namespaces.ip(host, "link set overlay0 mtu 1300 up", "address add 192.0.2.1/24 dev overlay0")
+    shown = ["ip", "-o", "link", "show", "overlay0"]
+    before = namespaces.run(host, shown)
+    with pytest.raises(KernelRefused, match="link add overlay0 mode tun: File exists"):
+        program(host, "udp", 20, dual=False)
+    assert namespaces.run(host, shown) == before
 
 
 @pytest.fixture

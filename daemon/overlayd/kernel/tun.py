@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import socket
 import struct
 
 from overlayd.errors import UnsupportedError
@@ -39,5 +41,7 @@ def open_queue(name: str) -> int:
 
 
 def make(name: str) -> None:
-    """Make the device, or find it there. Raises as `open_queue` does."""
+    """Make the device. Raises as `open_queue` does, and EEXIST where one is there: it would be opened, and be ours."""
+    if name in (there for _index, there in socket.if_nameindex()):
+        raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
     os.close(open_queue(name))
