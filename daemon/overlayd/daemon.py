@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from overlayd import __version__, hostlock, lean, presence, signals
+from overlayd import __version__, backends, hostlock, lean, presence, signals
 from overlayd.addresses import IPAddress
 from overlayd.errors import (
     AddressTaken,
@@ -27,8 +27,9 @@ from overlayd.errors import (
     PrivilegeError,
     StoreError,
     SubnetsExhausted,
+    UnsupportedError,
 )
-from overlayd.host import Host
+from overlayd.host import Host, backend_here
 from overlayd.keeper import Keeper
 from overlayd.kernel.monitor import Monitor
 from overlayd.log import logger
@@ -113,6 +114,8 @@ class Daemon:
             pulse=self._pulse,
         )
         self._presence: Presence | None = None
+        self._served: NetworkConfig | None = None
+        self._refused: tuple[NetworkConfig, str] | None = None
         self._board = Board(
             settings.run_dir,
             Status(
@@ -130,15 +133,22 @@ class Daemon:
         """Serve one network config after another until told to stop. OverlaydError when a thread of ours died."""
         with self._signals(), self._following():
             retry_s = FIRST_RETRY_S
+            config: NetworkConfig | None = None
             while not self._stopping.is_set():
                 try:
-                    self._serve(self._network_config())
+                    config = self._network_config()
+                    self._serve(config)
                     retry_s = FIRST_RETRY_S
                 except LeaseLost as error:
                     log.error("LEASE LOST", problem=error.message, hint=error.hint)
                     LEASES_LOST.add()
                     self._keeper.keep(None)
                     self._board.update(state="waiting", problem=error.message, lease_problem=error.message)
+                except UnsupportedError as error:
+                    # Whoever wrote a config that this host cannot have does not take it off the one that works.
+                    if config is None or self._served in (None, config):
+                        raise
+                    self._refused = config, error.message
                 except (StoreError, AddressTaken, SubnetsExhausted, KernelRefused, CommandFailed) as error:
                     self._wait(error, retry_s)
                     retry_s = min(retry_s * 2, LAST_RETRY_S)
@@ -150,14 +160,19 @@ class Daemon:
         log.info("stopped; the data path stays as it is")
 
     def _network_config(self) -> NetworkConfig:
-        """The network config; at first, etcd gets a moment to answer before that counts as a problem."""
+        """The network config to serve; at first, etcd gets a moment to answer before that counts as a problem.
+
+        Once one was served, it is the last good one: a host leaves no network that works for one that it refuses.
+        """
         self._pulse.beat(MAIN_LOOP, within_s=FIRST_ANSWER_S)
         deadline = time.monotonic() + FIRST_ANSWER_S
         while not self._registry.view.revision and not self._registry.view.problem and not self._stopping.is_set():
             if not self._wake.wait(deadline - time.monotonic()) or time.monotonic() > deadline:
                 break
             self._wake.clear()
-        return self._registry.network_config()
+        if self._served is None:
+            return self._registry.network_config()
+        return self._served if self._still(self._served) else self._registry.network_config()
 
     def _serve(self, config: NetworkConfig) -> None:
         """Hold a lease under `config` and keep all in step, until config or underlay change or we are told to stop."""
@@ -176,6 +191,7 @@ class Daemon:
                     host.publish()
                     self._say_ready(host, config)
                     ready = True
+                    self._served = config
                 if ready:
                     host.settle_docker()
                 if not self._pause() or not self._still(config):
@@ -217,9 +233,13 @@ class Daemon:
         log.info("ready", subnet=subnet, backend=config.backend_type, peers=peers)
 
     def _still(self, config: NetworkConfig) -> bool:
-        """Whether the network config is the one being served. A config that went bad or away changes nothing."""
+        """Whether to go on with the config being served. One that went bad or away, or that this host refuses, changes
+        nothing.
+        """
         try:
             now = self._registry.network_config()
+            if now != config:
+                self._require_welcome(now, config)
         except NetworkConfigError as error:
             if self._board.status.problem != error.message:
                 CONFIG_ERRORS.add()
@@ -231,6 +251,17 @@ class Daemon:
             log.warning("the network config changed", network=now, backend=now.backend_type)
             self._board.update(state="starting")
         return now == config
+
+    def _require_welcome(self, now: NetworkConfig, served: NetworkConfig) -> None:
+        """Raise NetworkConfigError where this host does not change to that config: not here, or not while it runs."""
+        if self._refused is not None and self._refused[0] == now:
+            raise NetworkConfigError(self._refused[1])
+        backend_here(self._settings, now, self._underlay.look(now.versions).only(now.versions))
+        if backends.needs_restart(served, now):
+            raise NetworkConfigError(
+                "the network config has other commands to run, which no running daemon takes; "
+                "it waits for `systemctl restart overlayd`"
+            )
 
     def _wait(self, error: OverlaydError, retry_s: float) -> None:
         if self._board.status.problem != error.message:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from overlayd import backends, docker, firewall, firewalld, memory
 from overlayd.addresses import IPAddress, IPNetwork, first_host, ip_network
+from overlayd.backends.consent import Consent
 from overlayd.backends.surroundings import Surroundings
 from overlayd.docker_watch import DockerWatch
 from overlayd.errors import ConfigError, NetworkConfigError, OverlaydError, StoreError, UnsupportedError
@@ -50,13 +51,36 @@ def load_backend(
     blackhole: bool = False,
     run_dir: Path = Path("/run/overlayd"),
     state_dir: Path | None = None,
+    consent: Consent | None = None,
 ) -> backends.Backend:
-    """The backend that a network config asks for. Raises NetworkConfigError: whoever wrote the config can mend it."""
-    around = Surroundings(network=config, underlay=underlay, blackhole=blackhole, run_dir=run_dir, state_dir=state_dir)
+    """The backend that a network config asks for. Raises NetworkConfigError: whoever wrote the config can mend it.
+
+    Without `consent`, nobody asks whether this host lets the config's commands run.
+    """
+    around = Surroundings(
+        network=config,
+        underlay=underlay,
+        blackhole=blackhole,
+        run_dir=run_dir,
+        state_dir=state_dir,
+        consent=consent,
+    )
     try:
         return backends.load(config.backend_type).from_config(config.backend_config, around)
     except ConfigError as error:
         raise NetworkConfigError(error.message, hint=error.hint) from error
+
+
+def backend_here(settings: Settings, config: NetworkConfig, underlay: Underlay) -> backends.Backend:
+    """The same for this host, as its settings have it. Changes nothing, and runs nothing."""
+    return load_backend(
+        config,
+        underlay,
+        blackhole=settings.ip_blackhole_route,
+        run_dir=settings.run_dir,
+        state_dir=settings.state_dir,
+        consent=Consent(folder=settings.extension_commands),
+    )
 
 
 class Host:
@@ -71,13 +95,7 @@ class Host:
         self._board = board
         self._config = config
         self._underlay = underlay
-        self._backend = load_backend(
-            config,
-            underlay,
-            blackhole=settings.ip_blackhole_route,
-            run_dir=settings.run_dir,
-            state_dir=settings.state_dir,
-        )
+        self._backend = backend_here(settings, config, underlay)
         self._firewall = firewall.Firewall(settings.firewall, prefer_nftables=config.nftables)
         self._firewalld = firewalld.Firewalld(enabled=settings.firewall != "none")
         self._holding: Holding | None = None
@@ -123,7 +141,8 @@ class Host:
     @contextmanager
     def opened(self, stop: threading.Event, *, on_failure: Callable[[], None]) -> Iterator[None]:
         """Open the backend, and run its data path, where it has one in this process, until the end of the block."""
-        backends.retire_others(self._config.backend_type, self._settings.run_dir)
+        consent = Consent(folder=self._settings.extension_commands)
+        backends.retire_others(self._config.backend_type, self._settings.run_dir, consent)
         self._close_forwarding()
         self._backend.open(self.holding.lease)
         carrier = threading.Thread(target=self._carry, args=(stop, on_failure), name="data-path", daemon=True)

@@ -8,6 +8,7 @@ file, the default.
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
@@ -110,6 +111,12 @@ def _path(value: str) -> Path:
     return Path(value)
 
 
+def _folder(value: str) -> Path:
+    if not value.startswith("/") or "\0" in value or os.path.normpath(value) in ("/", "//"):
+        raise ValueError("the whole path of a folder, such as /etc/overlayd/extension")
+    return Path(os.path.normpath(value))
+
+
 def _positive(value: str) -> float:
     try:
         number = float(value)
@@ -197,6 +204,11 @@ class Settings:
         _docker_restart,
         "restart a docker that is on another bridge address: idle (while it runs no container), never, always",
         default="idle",
+    )
+    extension_commands: Path | None = _option(
+        _folder,
+        "folder of the programs that backend extension may run, as root, when etcd says so; without it, none is run",
+        default=None,
     )
     lease_ttl_s: int = _option(_ttl, "how long a lease outlives its host, in seconds", default=86400)
     subnet_lease_renew_margin: int = _option(

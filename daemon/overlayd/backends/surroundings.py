@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from overlayd.backends.consent import Consent
 from overlayd.backends.peers import refusals
 from overlayd.errors import NetworkConfigError
 from overlayd.kernel.state import FORWARDING, FORWARDING6, Route, Thing
@@ -22,7 +23,8 @@ class Surroundings:
     """The network, and this host's place in it.
 
     `blackhole`: the own subnet goes nowhere while no bridge carries it. `run_dir` holds files of this boot, `state_dir`
-    what a backend keeps across reboots; None where a config is only checked.
+    what a backend keeps across reboots; None where a config is only checked. `consent` is this host's to the commands
+    of the config; None where the config is not for this host.
     """
 
     network: NetworkConfig
@@ -30,6 +32,7 @@ class Surroundings:
     blackhole: bool = False
     run_dir: Path = Path("/run/overlayd")
     state_dir: Path | None = None
+    consent: Consent | None = None
 
     def __post_init__(self) -> None:
         """Raises NetworkConfigError where the network uses a family that the underlay has no address of."""

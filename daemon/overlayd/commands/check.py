@@ -13,7 +13,7 @@ from overlayd.backends import Backend
 from overlayd.commands.output import print_fields, print_line
 from overlayd.doctor.checks.host import DEVICE_OF
 from overlayd.doctor.gather.host import device_feature
-from overlayd.host import load_backend
+from overlayd.host import backend_here
 from overlayd.network import NetworkConfig
 from overlayd.registry import CONFIG, SUBNETS, read_network_config
 from overlayd.settings import Settings
@@ -40,7 +40,7 @@ def main(settings: Settings, _options: argparse.Namespace) -> int:
         leases, revision = store.list_prefix(f"{settings.etcd_prefix}/{SUBNETS}")
     finally:
         store.close()
-    backend = load_backend(config, underlay)
+    backend = backend_here(settings, config, underlay)
     print_fields(
         "network",
         {

@@ -9,6 +9,7 @@ from functools import partial
 from overlayd import firewall, firewalld, hostlock
 from overlayd import status as status_file
 from overlayd.backends import undo
+from overlayd.backends.consent import Consent
 from overlayd.commands.output import print_line
 from overlayd.errors import BusyError, OverlaydError, PrivilegeError
 from overlayd.host import DOCKER_ENV
@@ -22,8 +23,9 @@ def main(settings: Settings, _options: argparse.Namespace) -> int:
         raise PrivilegeError("overlayd cleanup changes the host's network", hint="run it as root")
     if hostlock.held(settings.run_dir):
         raise BusyError("overlayd is running and would put everything back", hint="systemctl stop overlayd, then again")
+    undone = partial(undo.cleanup, settings.run_dir, Consent(folder=settings.extension_commands))
     failures: list[str] = []
-    for what in (firewalld.cleanup, firewall.cleanup, partial(undo.cleanup, settings.run_dir), netlink.cleanup):
+    for what in (firewalld.cleanup, firewall.cleanup, undone, netlink.cleanup):
         try:
             for line in what():
                 print_line(f"removed {line}")
