@@ -35,10 +35,11 @@ from overlayd.kernel.monitor import Monitor
 from overlayd.log import logger
 from overlayd.network import NetworkConfig
 from overlayd.notify import notify
+from overlayd.ownership import require_folder, require_ours
 from overlayd.presence import Presence
 from overlayd.registry import Registry
 from overlayd.settings import Settings
-from overlayd.status import Board, Status
+from overlayd.status import Board, Status, begun_at
 from overlayd.store.client import Store, StoreSettings, jittered
 from overlayd.underlay import Underlay
 from overlayd.underlay_watch import UnderlayWatch, addresses, choose_underlay
@@ -88,9 +89,17 @@ def run(settings: Settings) -> None:
     with (
         listening(settings.healthz_ip, settings.healthz_port) as server,
         # ---- the line: above, nothing on the host changes; below, everything may ----
-        hostlock.hold(settings.run_dir),
+        hostlock.hold(),
     ):
+        _prepare_folders(settings)
         Daemon(settings, underlay, store, server).run()
+
+
+def _prepare_folders(settings: Settings) -> None:
+    """Make the folders that are written to. Raises ConfigError where others could redirect what is written."""
+    require_folder(settings.run_dir, "run-dir")
+    require_folder(settings.state_dir, "state-dir", mode=0o700)
+    require_ours(settings.subnet_env.parent, "the folder of subnet-file")
 
 
 class Daemon:
@@ -123,6 +132,7 @@ class Daemon:
                 pid=os.getpid(),
                 version=__version__,
                 started_at_s=time.time(),
+                pid_begun=begun_at(),
                 watched_at=server.where if server else None,
                 etcd_endpoints=settings.etcd_endpoints,
                 **addresses(underlay),
@@ -131,6 +141,7 @@ class Daemon:
 
     def run(self) -> None:
         """Serve one network config after another until told to stop. OverlaydError when a thread of ours died."""
+        self._board.update()
         with self._signals(), self._following():
             retry_s = FIRST_RETRY_S
             config: NetworkConfig | None = None

@@ -54,6 +54,21 @@ def require_ours(path: Path, what: str) -> None:
         )
 
 
+def require_folder(path: Path, what: str, *, mode: int = 0o755) -> None:
+    """Make a folder where there is none, and raise ConfigError where it is not ours alone or cannot be made."""
+    # First: in a folder of somebody else's, not even a folder is made.
+    require_ours(path, what)
+    try:
+        for missing in reversed([one for one in (path, *path.parents) if not one.exists()]):
+            require_ours(missing.parent, what)
+            missing.mkdir(exist_ok=True)
+            # Whatever the umask is.
+            missing.chmod(mode if missing == path else 0o755)
+    except OSError as error:
+        raise ConfigError(f"{what} {path} cannot be written: {error.strerror}") from error
+    require_ours(path, what)
+
+
 def _written_by_others(found: os.stat_result) -> bool:
     # The group root is as good as root.
     return bool(found.st_mode & stat.S_IWOTH or (found.st_mode & stat.S_IWGRP and found.st_gid != 0))
