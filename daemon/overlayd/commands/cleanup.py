@@ -14,6 +14,7 @@ from overlayd.commands.output import print_line
 from overlayd.errors import BusyError, OverlaydError, PrivilegeError
 from overlayd.host import DOCKER_ENV
 from overlayd.kernel import netlink
+from overlayd.ownership import require_ours
 from overlayd.settings import Settings
 
 
@@ -33,6 +34,7 @@ def main(settings: Settings, _options: argparse.Namespace) -> int:
 
 
 def _clean(settings: Settings) -> int:
+    require_ours(settings.run_dir, "run-dir")
     undone = partial(undo.cleanup, settings.run_dir, Consent(folder=settings.extension_commands))
     failures: list[str] = []
     for what in (firewalld.cleanup, firewall.cleanup, undone, netlink.cleanup):

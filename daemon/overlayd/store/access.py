@@ -59,6 +59,7 @@ def check(settings: StoreSettings) -> tuple[Endpoint, ...]:
         path = getattr(settings, name)
         if path and not Path(path).is_file():
             raise ConfigError(f"etcd-{name.replace('_', '-')}: {path} is not a file")
-    if settings.password_file and Path(settings.password_file).stat().st_mode & stat.S_IROTH:
-        log.warning("every user of this host can read etcd's password", file=settings.password_file)
+    for path, what in ((settings.password_file, "etcd's password"), (settings.keyfile, "this host's key for etcd")):
+        if path and Path(path).stat().st_mode & stat.S_IROTH:
+            log.warning(f"every user of this host can read {what}", file=path)
     return endpoints
