@@ -120,7 +120,11 @@ def main(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
     log.configure(verbose=options.verbose)
     try:
-        return _call(options, _settings(options))
+        chosen = _settings(options)
+        # Read, it is no longer where a child or a crash's report could find it.
+        for name in settings.SECRET_VARIABLES:
+            os.environ.pop(name, None)
+        return _call(options, chosen)
     except OverlaydError as error:
         print(f"overlayd: {error}", file=sys.stderr)  # noqa: T201
         return error.exit_status

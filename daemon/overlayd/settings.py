@@ -231,6 +231,15 @@ class Settings:
         return self.subnet_file or self.run_dir / "subnet.env"
 
 
+# Variables that hold a secret, under either name.
+SECRET_VARIABLES = tuple(
+    f"{prefix}_{option.name.upper()}"
+    for option in fields(Settings)
+    if option.metadata["secret"]
+    for prefix in ("OVERLAYD", "FLANNELD")
+)
+
+
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Give a parser a flag for every option. They leave None where not given, so that the other sources count."""
     group = parser.add_argument_group("settings")

@@ -86,7 +86,7 @@ def locked(path: Path) -> Iterator[None]:
 
 def test_an_ordinary_user_sees_whether_the_daemon_runs(a: Host) -> None:
     argv = [sys.executable, "-m", "overlayd", "status", f"--run-dir={a.run_dir}", f"--config-file={os.devnull}"]
-    assert "is ready" in as_nobody(a, *argv).stdout
+    eventually("it is seen to run", lambda: "is ready" in as_nobody(a, *argv).stdout)
     daemon = a.status()["pid"]
     a.stop(signal.SIGKILL)
     said = as_nobody(a, *argv)
