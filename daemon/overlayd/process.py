@@ -79,7 +79,7 @@ def child_environment() -> dict[str, str]:
     """The environment for a child: what it needs, messages in English, and libraries from where the user has them.
 
     A list of what is handed on, as what is not may be a secret (etcd's password), systemd's ear (NOTIFY_SOCKET), or
-    have a child load somebody's code (LD_PRELOAD). PyInstaller's bootloader points LD_LIBRARY_PATH at our own libraries,
+    have a child load somebody's code (LD_PRELOAD). PyInstaller's bootloader points LD_LIBRARY_PATH at our libraries,
     which other programs must not load, and keeps the user's value in LD_LIBRARY_PATH_ORIG.
     """
     environment = {name: os.environ[name] for name in _HANDED_ON if name in os.environ}
