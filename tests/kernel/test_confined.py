@@ -62,7 +62,7 @@ def test_what_others_may_read_they_can_read_whatever_the_umask(confined: Host) -
 def test_confined_it_could_not_do_more() -> None:
     # That the confinement is one: each line of this would be allowed to root.
     script = """
-import mmap, os, socket
+import mmap, os, resource, socket
 def refused(call, *arguments):
     try:
         call(*arguments)
@@ -71,6 +71,8 @@ def refused(call, *arguments):
     return 0
 print(refused(os.chroot, "/"), refused(socket.socket, socket.AF_PACKET, socket.SOCK_RAW),
       refused(open, "/etc/forbidden", "w"), refused(os.sched_setaffinity, 0, {0}),
+      refused(open, "/proc/sys/vm/swappiness", "w"), refused(open, "/proc/sys/net/core/somaxconn", "r+"),
+      refused(os.listdir, "/root"), resource.getrlimit(resource.RLIMIT_CORE)[0],
       refused(mmap.mmap, -1, 4096, mmap.MAP_PRIVATE, mmap.PROT_WRITE | mmap.PROT_EXEC))
 """
     said = subprocess.run(
@@ -79,4 +81,4 @@ print(refused(os.chroot, "/"), refused(socket.socket, socket.AF_PACKET, socket.S
         text=True,
         check=False,
     )
-    assert said.stdout.split() == ["1", "97", "30", "1", "13"], said.stderr
+    assert said.stdout.split() == ["1", "97", "30", "1", "30", "0", "13", "0", "13"], said.stderr
