@@ -51,6 +51,31 @@ def test_it_joins_repairs_and_goes(a: Host, confined: Host) -> None:
     assert confined.stop() == 0
 
 
+def test_older_iptables_work_too(lab: Lab, a: Host) -> None:
+    host = lab.host("d", lease_ttl_s=5, start=False)
+    host.launcher = (sys.executable, str(CONFINED), str(UNIT), str(host.run_dir), str(host.state_dir), "--")
+    for name in ("iptables", "iptables-save", "iptables-restore"):
+        kind = name.replace("iptables", "iptables-legacy")
+        host.install(name, f'exec {kind} "$@"')
+    try:
+        host.start()
+        host.start_container()
+        eventually("a reaches it", partial(pings, a, host))
+        assert "OVERLAYD-POSTROUTING" in host.run("iptables-legacy-save")
+        assert host.status()["problems"] == []
+    finally:
+        lab.remove_host(host)
+
+
+def test_a_certificate_in_a_closed_folder_is_named_with_the_way_out(confined: Host) -> None:
+    confined.stop()
+    confined.settings = {"etcd-cafile": "/root/ca.pem", "etcd-endpoints": "https://198.18.1.254:2379"}
+    done = confined.call("run")
+    assert done.returncode == 2, done
+    assert "/root/ca.pem is in a folder that is closed" in done.stderr
+    assert "/etc/overlayd" in done.stderr
+
+
 def test_what_others_may_read_they_can_read_whatever_the_umask(confined: Host) -> None:
     argv = [sys.executable, "-m", "overlayd", "status", f"--run-dir={confined.run_dir}", f"--config-file={os.devnull}"]
     for path in (confined.run_dir / name for name in ("subnet.env", "docker.env", "status.json")):
