@@ -13,7 +13,6 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from overlayd import __version__, backends, hostlock, lean, presence, signals
 from overlayd.addresses import IPAddress
@@ -45,10 +44,7 @@ from overlayd.underlay import Underlay
 from overlayd.underlay_watch import UnderlayWatch, addresses, choose_underlay
 from overlayd.watching.figures import counter
 from overlayd.watching.pulse import LEAST_SLACK_S, Pulse
-from overlayd.watching.serve import daemon_pages, listening
-
-if TYPE_CHECKING:
-    from overlayd.watching.server import Server
+from overlayd.watching.serve import Watch, daemon_pages, listening
 
 log = logger("daemon")
 
@@ -87,12 +83,12 @@ def run(settings: Settings) -> None:
     underlay = choose_underlay(settings)
     store = Store(store_settings(settings))
     with (
-        listening(settings.healthz_ip, settings.healthz_port) as server,
+        listening(settings.healthz_ip, settings.healthz_port) as watch,
         # ---- the line: above, nothing on the host changes; below, everything may ----
         hostlock.hold(),
     ):
         _prepare_folders(settings)
-        Daemon(settings, underlay, store, server).run()
+        Daemon(settings, underlay, store, watch).run()
 
 
 def _prepare_folders(settings: Settings) -> None:
@@ -105,11 +101,11 @@ def _prepare_folders(settings: Settings) -> None:
 class Daemon:
     """The story below the line. One use."""
 
-    def __init__(self, settings: Settings, underlay: Underlay, store: Store, server: Server | None) -> None:
+    def __init__(self, settings: Settings, underlay: Underlay, store: Store, watch: Watch) -> None:
         self._settings = settings
         self._underlay = UnderlayWatch(settings, underlay)
         self._store = store
-        self._server = server
+        self._watch = watch
         self._stopping = threading.Event()
         self._wake = threading.Event()
         self._bug: BaseException | None = None
@@ -133,7 +129,7 @@ class Daemon:
                 version=__version__,
                 started_at_s=time.time(),
                 pid_begun=begun_at(),
-                watched_at=server.where if server else None,
+                watched_at=watch.where,
                 etcd_endpoints=settings.etcd_endpoints,
                 **addresses(underlay),
             ),
@@ -233,7 +229,8 @@ class Daemon:
 
     def _problems(self) -> tuple[str, ...]:
         """What is wrong beside the kernel."""
-        found = (self._underlay.problem, self._presence.problem if self._presence else None)
+        found = (self._underlay.problem, self._presence.problem if self._presence else None, self._watch.look())
+        self._board.update(watched_at=self._watch.where)
         return tuple(problem for problem in found if problem)
 
     def _say_ready(self, host: Host, config: NetworkConfig) -> None:
@@ -330,8 +327,7 @@ class Daemon:
         monitor.start()
         self._registry.start()
         self._keeper.start()
-        if self._server is not None:
-            self._server.start(daemon_pages(self._board, self._pulse))
+        self._watch.start(daemon_pages(self._board, self._pulse))
         try:
             yield
         finally:

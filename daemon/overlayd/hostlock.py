@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from overlayd.errors import BusyError, ConfigError
+from overlayd.errors import BusyError, OverlaydError
 from overlayd.ownership import require_ours
 
 FOLDER = Path("/run/overlayd")
@@ -28,7 +28,7 @@ _PAUSE_S = 0.05
 
 @contextmanager
 def hold(*, wait_s: float = WAIT_S) -> Iterator[None]:
-    """Hold the host's lock. Raises BusyError when another process does, also `wait_s` later; ConfigError."""
+    """Hold the host's lock. Raises BusyError when another process does, also `wait_s` later, and OverlaydError."""
     descriptor, path = _taken(time.monotonic() + wait_s)
     try:
         yield
@@ -56,7 +56,8 @@ def _taken(deadline: float) -> tuple[int, Path]:
                 )
             time.sleep(_PAUSE_S)
     except OSError as error:
-        raise ConfigError(f"the lock {path} cannot be taken: {error.strerror}") from error
+        # systemd starts it again: a /run that is full may have been filled by any user, and is emptied again.
+        raise OverlaydError(f"the lock in {FOLDER} cannot be taken: {error.strerror}") from error
 
 
 def _open(path: Path) -> int | None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
 
-from overlayd.errors import ConfigError
+from overlayd.errors import ConfigError, OverlaydError
 
 _LINKS_AT_MOST = 40
 
@@ -65,7 +66,9 @@ def require_folder(path: Path, what: str, *, mode: int = 0o755) -> None:
             # Whatever the umask is.
             missing.chmod(mode if missing == path else 0o755)
     except OSError as error:
-        raise ConfigError(f"{what} {path} cannot be written: {error.strerror}") from error
+        # A disk that is full is so for a time.
+        kind = OverlaydError if error.errno in (errno.ENOSPC, errno.EDQUOT) else ConfigError
+        raise kind(f"{what} {path} cannot be written: {error.strerror}") from error
     require_ours(path, what)
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from overlayd import hostlock
 from overlayd import status as status_file
-from overlayd.errors import BusyError, ConfigError
+from overlayd.errors import BusyError, ConfigError, OverlaydError
 from tests.kernel.lab import Host, Lab, environment, laboratory
 from tests.polling import eventually
 
@@ -176,6 +176,24 @@ def test_what_is_in_the_locks_place_and_is_not_ours_is_replaced(here: Path, tmp_
         assert (found.st_mode & 0o177777, found.st_uid) == (0o100600, 0)
     assert (victim.read_text(), victim.stat().st_mode & 0o777) == ("whole", 0o644)
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_full_run_is_waited_for_by_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "small"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k,nr_inodes=2,mode=755", "tmpfs", folder], check=True)
+    try:
+        (folder / "filled").touch()
+        monkeypatch.setattr(hostlock, "FOLDER", folder)
+        with pytest.raises(OverlaydError, match="No space left") as caught, hostlock.hold(wait_s=0):
+            pass
+        # Not one after which it stays down.
+        assert caught.value.exit_status == 1
+        (folder / "filled").unlink()
+        with hostlock.hold(wait_s=0):
+            pass
+    finally:
+        subprocess.run(["umount", folder], check=True)
 
 
 def test_a_folder_where_others_may_write_is_refused_for_the_lock(here: Path) -> None:
