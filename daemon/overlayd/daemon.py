@@ -255,7 +255,8 @@ class Daemon:
             self._board.update(problem=error.message)
             return True
         self._board.update(problem=None)
-        if now != config:
+        # Asked for twice: when the one served ends, and before the next begins.
+        if now != config and self._board.status.state != "starting":
             log.warning("the network config changed", network=now, backend=now.backend_type)
             self._board.update(state="starting")
         return now == config

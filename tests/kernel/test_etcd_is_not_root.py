@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from overlayd.doctor.gather.host import device_feature
 from tests.kernel.flannel_host import PREFIX
 from tests.kernel.lab import NETWORK, Host, Lab, laboratory
 from tests.kernel.test_extension import Programs
@@ -131,6 +132,17 @@ def test_a_config_that_this_host_refuses_does_not_take_it_off_its_network(
         eventually("both say so", lambda: all(problem_of(host) for host in (a, b)))
         never("it leaves", lambda: not ready(a), for_s=1)
     assert losses.lost == 0
+
+
+def test_a_config_that_this_kernel_cannot_have_is_left_again(lab: Lab, a: Host, b: Host) -> None:
+    if device_feature("ipip").there:
+        pytest.skip("this kernel has ipip, and there is no other backend that it may lack")
+    with pinging(a, b) as losses:
+        write(lab, {"Type": "ipip"})
+        eventually("both say so", lambda: all("IP-in-IP" in problem_of(host) and ready(host) for host in (a, b)))
+        never("it ends", lambda: not a.runs(), for_s=2)
+    assert losses.lost == 0
+    assert a.status()["backend"] == "vxlan"
 
 
 def test_with_consent_other_commands_wait_for_a_restart(lab: Lab, tmp_path: Path) -> None:

@@ -6,7 +6,9 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,13 +21,18 @@ NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 PSK = "0mLnmS2k9PSXJ9Y2Uo2PLtTR9TzRLGHKYkX7CpoI5Eg="
 
 
+@contextmanager
+def for_everybody() -> Iterator[Path]:
+    """A folder that every user may look into, as they may into /run; pytest closes its own."""
+    with tempfile.TemporaryDirectory(prefix="overlayd-") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+def lab() -> Iterator[Lab]:
     """Hosts in a network with a key that is shared."""
-    folder = tmp_path_factory.mktemp("user")
-    for path in (folder, folder.parent, folder.parent.parent):
-        path.chmod(path.stat().st_mode | 0o055)
-    with laboratory(folder, {"Type": "wireguard", "PSK": PSK}) as lab:
+    with for_everybody() as folder, laboratory(folder, {"Type": "wireguard", "PSK": PSK}) as lab:
         lab.host("a")
         lab.host("b")
         yield lab

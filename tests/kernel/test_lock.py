@@ -19,6 +19,7 @@ from overlayd import hostlock
 from overlayd import status as status_file
 from overlayd.errors import BusyError, ConfigError, OverlaydError
 from tests.kernel.lab import Host, Lab, environment, laboratory
+from tests.kernel.test_local_user import for_everybody
 from tests.polling import eventually
 
 NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
@@ -26,13 +27,9 @@ _INO = Path("/proc/self/ns/net")
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """Hosts a and b."""
-    folder = tmp_path_factory.mktemp("lock")
-    # Everybody may look at a run directory, as they may at /run/overlayd.
-    for path in (folder, folder.parent, folder.parent.parent):
-        path.chmod(path.stat().st_mode | 0o055)
-    with laboratory(folder, {"Type": "vxlan"}) as lab:
+def lab() -> Iterator[Lab]:
+    """A host."""
+    with for_everybody() as folder, laboratory(folder, {"Type": "vxlan"}) as lab:
         lab.host("a")
         yield lab
 
@@ -95,6 +92,20 @@ def test_an_ordinary_user_sees_whether_the_daemon_runs(a: Host) -> None:
     document = (a.run_dir / "status.json").read_text()
     (a.run_dir / "status.json").write_text(document.replace(f'"pid": {daemon}', f'"pid": {os.getpid()}'))
     assert "is dead" in as_nobody(a, *argv).stdout
+    a.start()
+
+
+def test_where_proc_shows_people_their_own_processes_only_they_still_see_it(a: Host) -> None:
+    hidden = 'mount -t proc -o hidepid=2 proc /proc && exec "$0" "$@"'
+    argv = [sys.executable, "-m", "overlayd", "status", f"--run-dir={a.run_dir}", f"--config-file={os.devnull}"]
+
+    def said() -> str:
+        words = [*a.enter, "unshare", "--mount", "sh", "-c", hidden, *NOBODY, *argv]
+        return subprocess.run(words, capture_output=True, text=True, env=environment(), timeout=30, check=False).stdout
+
+    eventually("it is seen to run", lambda: "is ready" in said())
+    a.stop(signal.SIGKILL)
+    assert "is dead" in said()
     a.start()
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,11 +13,12 @@ import pytest
 from overlayd import settings
 from overlayd.backends import ledger as ledgers
 from overlayd.backends import needs_restart, undo
-from overlayd.backends.commands import Commands
+from overlayd.backends.commands import Commands, Told, words
 from overlayd.backends.consent import Consent
 from overlayd.backends.extension import Extension
 from overlayd.backends.ledger import Ledger
 from overlayd.errors import CommandFailed, ConfigError, NetworkConfigError
+from overlayd.lease import MalformedLease, parse_lease
 from overlayd.network import parse_network_config
 from tests.unit.backends.test_backends import AROUND
 from tests.unit.backends.test_commands import consent, script
@@ -66,6 +69,26 @@ def test_only_a_program_in_the_folder_by_its_whole_path_is_run(tmp_path: Path, c
     refusal = consent(tmp_path).refusal(command.format(folder=tmp_path / "commands"))
     assert refusal is not None
     assert "is not a program in" in refusal
+
+
+@pytest.mark.parametrize(
+    "hostile", ["--flag", "-i", "$(id)", "10.5.2.0/24 -x", "", "%eth0", "fe80::1%-x", "10.5.2.2\n-"]
+)
+def test_what_a_lease_brings_is_no_option_and_no_program(hostile: str) -> None:
+    """Addresses and subnets are read and written anew, so that no word begins with a dash; data is standard input."""
+    for name, value in (
+        ("10.5.2.0-24&fd42:0:0:2::-64", {"PublicIP": hostile, "PublicIPv6": "2001:db8::2", "BackendData": hostile}),
+        ("10.5.2.0-24&fd42:0:0:2::-64", {"PublicIP": "198.18.1.2", "PublicIPv6": hostile, "BackendData": hostile}),
+        (f"{hostile}-24", {"PublicIP": "198.18.1.2"}),
+        ("10.5.2.0-24", {"PublicIP": "198.18.1.2", "BackendData": hostile}),
+    ):
+        try:
+            told = Told.of(parse_lease(name, json.dumps(value).encode()))
+        except MalformedLease:
+            continue
+        found = words("/x/prog $SUBNET $IPV6SUBNET $PUBLIC_IP $PUBLIC_IPV6", told.variables())
+        assert found[0] == "/x/prog"
+        assert all(re.fullmatch(r"[0-9a-f:./]*", word) for word in found[1:]), found
 
 
 def test_what_is_not_there_is_not_executable_or_leads_elsewhere_is_refused(tmp_path: Path) -> None:
