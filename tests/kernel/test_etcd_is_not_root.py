@@ -98,20 +98,22 @@ def test_nor_on_one_that_starts_which_waits_and_says_why(lab: Lab, a: Host, tmp_
     assert not trap.exists()
 
 
-def test_nor_where_the_lease_is_lost_meanwhile(lab: Lab, a: Host, b: Host, tmp_path: Path) -> None:
+def test_nor_where_the_lease_is_lost_meanwhile(lab: Lab, tmp_path: Path) -> None:
     trap = tmp_path / "trap"
-    write(lab, hostile(trap))
-    eventually("it says so", lambda: "extension-commands is not set" in problem_of(a))
-    lost = a.subnet
-    taken = json.dumps({"PublicIP": "198.18.1.55", "BackendType": "vxlan", "BackendData": {}})
+    host = lab.host("c")
+    lost = host.subnet
     key = f"{PREFIX}/subnets/{lost.network_address}-{lost.prefixlen}"
-    lab.etcdctl("put", key, taken)
     try:
-        eventually("it has another subnet of the network that it was in", lambda: ready(a) and a.subnet != lost)
+        write(lab, hostile(trap))
+        eventually("it says so", lambda: "extension-commands is not set" in problem_of(host))
+        lab.etcdctl("put", key, json.dumps({"PublicIP": "198.18.1.55", "BackendType": "vxlan", "BackendData": {}}))
+        eventually("it has another subnet of the network it was in", lambda: ready(host) and host.subnet != lost)
         never("it is run", trap.exists, for_s=WITHIN_S)
-        assert a.subnet.subnet_of(NETWORK)
+        assert host.subnet.subnet_of(NETWORK)
+        assert "extension-commands is not set" in problem_of(host)
     finally:
         lab.etcdctl("del", key)
+        lab.remove_host(host)
 
 
 @pytest.mark.parametrize(
