@@ -11,10 +11,13 @@ from pathlib import Path
 
 from overlayd import __version__, log, settings
 from overlayd.errors import OverlaydError, PrivilegeError
+from overlayd.ownership import require_ours
 
 EXIT_STATUSES = """\
 exit status: 0 well; 1 failed; 2 a setting or the network config is wrong; 3 this host or its kernel cannot do it;
 4 not root; 5 another overlayd runs"""
+
+_CHANGE_THE_HOST = ("run", "cleanup", "docker")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -118,7 +121,11 @@ def main(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
     log.configure(verbose=options.verbose)
     try:
-        return _call(options, _settings(options))
+        chosen = _settings(options)
+        # Read, it is no longer where a child or a crash's report could find it.
+        for name in settings.SECRET_VARIABLES:
+            os.environ.pop(name, None)
+        return _call(options, chosen)
     except OverlaydError as error:
         print(f"overlayd: {error}", file=sys.stderr)  # noqa: T201
         return error.exit_status
@@ -132,6 +139,9 @@ def main(arguments: Sequence[str]) -> int:
 
 def _settings(options: argparse.Namespace) -> settings.Settings:
     file, required = options.config_file or settings.CONFIG_FILE, options.config_file is not None
+    if options.command in _CHANGE_THE_HOST and file.is_file():
+        # It says what is done as root, and where.
+        require_ours(file, "config-file")
     try:
         return settings.load(vars(options), os.environ, file, file_required=required)
     except PrivilegeError:

@@ -13,10 +13,11 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
-from overlayd import __version__, hostlock, lean, presence, signals
+from overlayd import __version__, backends, hostlock, lean, needed, presence, signals
 from overlayd.addresses import IPAddress
+from overlayd.backend_choice import backend_here
+from overlayd.bounds import Here
 from overlayd.errors import (
     AddressTaken,
     CommandFailed,
@@ -27,6 +28,7 @@ from overlayd.errors import (
     PrivilegeError,
     StoreError,
     SubnetsExhausted,
+    UnsupportedError,
 )
 from overlayd.host import Host
 from overlayd.keeper import Keeper
@@ -34,19 +36,17 @@ from overlayd.kernel.monitor import Monitor
 from overlayd.log import logger
 from overlayd.network import NetworkConfig
 from overlayd.notify import notify
+from overlayd.ownership import require_folder, require_ours
 from overlayd.presence import Presence
 from overlayd.registry import Registry
 from overlayd.settings import Settings
-from overlayd.status import Board, Status
+from overlayd.status import Board, Status, begun_at
 from overlayd.store.client import Store, StoreSettings, jittered
 from overlayd.underlay import Underlay
 from overlayd.underlay_watch import UnderlayWatch, addresses, choose_underlay
 from overlayd.watching.figures import counter
 from overlayd.watching.pulse import LEAST_SLACK_S, Pulse
-from overlayd.watching.serve import daemon_pages, listening
-
-if TYPE_CHECKING:
-    from overlayd.watching.server import Server
+from overlayd.watching.serve import Watch, daemon_pages, listening
 
 log = logger("daemon")
 
@@ -85,21 +85,29 @@ def run(settings: Settings) -> None:
     underlay = choose_underlay(settings)
     store = Store(store_settings(settings))
     with (
-        listening(settings.healthz_ip, settings.healthz_port) as server,
+        listening(settings.healthz_ip, settings.healthz_port) as watch,
         # ---- the line: above, nothing on the host changes; below, everything may ----
-        hostlock.hold(settings.run_dir),
+        hostlock.hold(),
     ):
-        Daemon(settings, underlay, store, server).run()
+        _prepare_folders(settings)
+        Daemon(settings, underlay, store, watch).run()
+
+
+def _prepare_folders(settings: Settings) -> None:
+    """Make the folders that are written to. Raises ConfigError where others could redirect what is written."""
+    require_folder(settings.run_dir, "run-dir")
+    require_folder(settings.state_dir, "state-dir", mode=0o700)
+    require_ours(settings.subnet_env.parent, "the folder of subnet-file")
 
 
 class Daemon:
     """The story below the line. One use."""
 
-    def __init__(self, settings: Settings, underlay: Underlay, store: Store, server: Server | None) -> None:
+    def __init__(self, settings: Settings, underlay: Underlay, store: Store, watch: Watch) -> None:
         self._settings = settings
         self._underlay = UnderlayWatch(settings, underlay)
         self._store = store
-        self._server = server
+        self._watch = watch
         self._stopping = threading.Event()
         self._wake = threading.Event()
         self._bug: BaseException | None = None
@@ -113,6 +121,8 @@ class Daemon:
             pulse=self._pulse,
         )
         self._presence: Presence | None = None
+        self._served: NetworkConfig | None = None
+        self._refused: tuple[NetworkConfig, str] | None = None
         self._board = Board(
             settings.run_dir,
             Status(
@@ -120,7 +130,8 @@ class Daemon:
                 pid=os.getpid(),
                 version=__version__,
                 started_at_s=time.time(),
-                watched_at=server.where if server else None,
+                pid_begun=begun_at(),
+                watched_at=watch.where,
                 etcd_endpoints=settings.etcd_endpoints,
                 **addresses(underlay),
             ),
@@ -128,17 +139,25 @@ class Daemon:
 
     def run(self) -> None:
         """Serve one network config after another until told to stop. OverlaydError when a thread of ours died."""
+        self._board.update()
         with self._signals(), self._following():
             retry_s = FIRST_RETRY_S
+            config: NetworkConfig | None = None
             while not self._stopping.is_set():
                 try:
-                    self._serve(self._network_config())
+                    config = self._network_config()
+                    self._serve(config)
                     retry_s = FIRST_RETRY_S
                 except LeaseLost as error:
                     log.error("LEASE LOST", problem=error.message, hint=error.hint)
                     LEASES_LOST.add()
                     self._keeper.keep(None)
                     self._board.update(state="waiting", problem=error.message, lease_problem=error.message)
+                except UnsupportedError as error:
+                    # Whoever wrote a config that this host cannot have does not take it off the one that works.
+                    if config is None or self._served in (None, config):
+                        raise
+                    self._refused = config, error.message
                 except (StoreError, AddressTaken, SubnetsExhausted, KernelRefused, CommandFailed) as error:
                     self._wait(error, retry_s)
                     retry_s = min(retry_s * 2, LAST_RETRY_S)
@@ -150,14 +169,19 @@ class Daemon:
         log.info("stopped; the data path stays as it is")
 
     def _network_config(self) -> NetworkConfig:
-        """The network config; at first, etcd gets a moment to answer before that counts as a problem."""
+        """The network config to serve; at first, etcd gets a moment to answer before that counts as a problem.
+
+        Once one was served, it is the last good one: a host leaves no network that works for one that it refuses.
+        """
         self._pulse.beat(MAIN_LOOP, within_s=FIRST_ANSWER_S)
         deadline = time.monotonic() + FIRST_ANSWER_S
         while not self._registry.view.revision and not self._registry.view.problem and not self._stopping.is_set():
             if not self._wake.wait(deadline - time.monotonic()) or time.monotonic() > deadline:
                 break
             self._wake.clear()
-        return self._registry.network_config()
+        if self._served is None:
+            return self._registry.network_config()
+        return self._served if self._still(self._served) else self._registry.network_config()
 
     def _serve(self, config: NetworkConfig) -> None:
         """Hold a lease under `config` and keep all in step, until config or underlay change or we are told to stop."""
@@ -176,6 +200,7 @@ class Daemon:
                     host.publish()
                     self._say_ready(host, config)
                     ready = True
+                    self._served = config
                 if ready:
                     host.settle_docker()
                 if not self._pause() or not self._still(config):
@@ -206,7 +231,8 @@ class Daemon:
 
     def _problems(self) -> tuple[str, ...]:
         """What is wrong beside the kernel."""
-        found = (self._underlay.problem, self._presence.problem if self._presence else None)
+        found = (self._underlay.problem, self._presence.problem if self._presence else None, self._watch.look())
+        self._board.update(watched_at=self._watch.where)
         return tuple(problem for problem in found if problem)
 
     def _say_ready(self, host: Host, config: NetworkConfig) -> None:
@@ -217,9 +243,13 @@ class Daemon:
         log.info("ready", subnet=subnet, backend=config.backend_type, peers=peers)
 
     def _still(self, config: NetworkConfig) -> bool:
-        """Whether the network config is the one being served. A config that went bad or away changes nothing."""
+        """Whether to go on with the config being served. One that went bad or away, or that this host refuses, changes
+        nothing.
+        """
         try:
             now = self._registry.network_config()
+            if now != config:
+                self._require_welcome(now, config)
         except NetworkConfigError as error:
             if self._board.status.problem != error.message:
                 CONFIG_ERRORS.add()
@@ -227,10 +257,23 @@ class Daemon:
             self._board.update(problem=error.message)
             return True
         self._board.update(problem=None)
-        if now != config:
+        # Asked for twice: when the one served ends, and before the next begins.
+        if now != config and self._board.status.state != "starting":
             log.warning("the network config changed", network=now, backend=now.backend_type)
             self._board.update(state="starting")
         return now == config
+
+    def _require_welcome(self, now: NetworkConfig, served: NetworkConfig) -> None:
+        """Raise NetworkConfigError where this host does not change to that config: not here, or not while it runs."""
+        if self._refused is not None and self._refused[0] == now:
+            raise NetworkConfigError(self._refused[1])
+        here = Here(needed=needed.now(self._settings.etcd_endpoints))
+        backend_here(self._settings, now, self._underlay.look(now.versions).only(now.versions), here)
+        if backends.needs_restart(served, now):
+            raise NetworkConfigError(
+                "the network config has other commands to run, which no running daemon takes; "
+                "it waits for `systemctl restart overlayd`"
+            )
 
     def _wait(self, error: OverlaydError, retry_s: float) -> None:
         if self._board.status.problem != error.message:
@@ -288,8 +331,7 @@ class Daemon:
         monitor.start()
         self._registry.start()
         self._keeper.start()
-        if self._server is not None:
-            self._server.start(daemon_pages(self._board, self._pulse))
+        self._watch.start(daemon_pages(self._board, self._pulse))
         try:
             yield
         finally:

@@ -9,6 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from overlayd.ownership import open_to_others
+
 
 def read_json(path: Path) -> Any:
     """What a file of JSON holds. Raises OSError, and ValueError for what is none, or is nested too deep to be ours."""
@@ -21,13 +23,14 @@ def read_json(path: Path) -> Any:
 def write_atomically(path: Path, text: str, *, mode: int = 0o644) -> None:
     """Put `text` under `path` in one step; after a crash or a full disk the old content is still there. Raises OSError.
 
-    An unchanged file is left alone.
+    An unchanged file is left alone. Nothing is written, made or read in a folder that others may write to: by links and
+    pipes there they would have us write elsewhere, or wait.
     """
-    with contextlib.suppress(OSError):
-        # As bytes: what is there need not be a text.
-        if path.read_bytes() == text.encode():
-            return
     _make_folder(path.parent)
+    with contextlib.suppress(OSError):
+        # As bytes: what is there need not be a text. A pipe or a device is not waited for.
+        if path.is_file() and path.read_bytes() == text.encode():
+            return
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
@@ -45,5 +48,13 @@ def _make_folder(path: Path) -> None:
     # Like the file, what is made has its own mode, whatever the umask is.
     for folder in reversed([path, *path.parents]):
         if not folder.exists():
+            _require_ours(folder.parent)
             folder.mkdir(exist_ok=True)
             folder.chmod(0o755)
+    _require_ours(path)
+
+
+def _require_ours(folder: Path) -> None:
+    problem = open_to_others(folder)
+    if problem is not None:
+        raise OSError(problem)

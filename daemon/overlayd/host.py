@@ -6,17 +6,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
-from overlayd import backends, docker, firewall, firewalld, memory, needed
+from overlayd import backends, docker, memory, needed
 from overlayd.addresses import IPAddress, IPNetwork, first_host
+from overlayd.backend_choice import backend_here
+from overlayd.backends.consent import Consent
 from overlayd.backends.peers import TOLD_AT_MOST
-from overlayd.backends.surroundings import Surroundings
 from overlayd.bounds import Here, avoided
 from overlayd.docker_watch import DockerWatch
-from overlayd.errors import ConfigError, NetworkConfigError, OverlaydError, StoreError, UnsupportedError
+from overlayd.errors import OverlaydError, StoreError, UnsupportedError
 from overlayd.files import write_atomically
-from overlayd.kernel import interfaces, netlink
+from overlayd.host_firewall import HostFirewall
 from overlayd.kernel.converge import Report
 from overlayd.lease import Lease, Leg, Subnets
 from overlayd.log import logger
@@ -40,39 +40,8 @@ LAST_WHOLE = gauge(
     "overlayd_last_whole_reconciliation_timestamp_seconds",
     "When the last of them ended with nothing refused, in seconds since the epoch.",
 )
-FIREWALL_WRITES = counter("overlayd_firewall_writes_total", "Times that firewall rules were not as they should be.")
 
 DOCKER_ENV = "docker.env"
-
-
-def load_backend(
-    config: NetworkConfig,
-    underlay: Underlay,
-    *,
-    blackhole: bool = False,
-    run_dir: Path = Path("/run/overlayd"),
-    state_dir: Path | None = None,
-    here: Here | None = None,
-) -> backends.Backend:
-    """The backend that a network config asks for. Raises NetworkConfigError: whoever wrote the config can mend it.
-
-    `here` is what this host needs, where the config is for this host.
-    """
-    around = Surroundings(
-        network=config,
-        underlay=underlay,
-        blackhole=blackhole,
-        run_dir=run_dir,
-        state_dir=state_dir,
-        here=here or Here(),
-    )
-    try:
-        backend = backends.load(config.backend_type).from_config(config.backend_config, around)
-    except ConfigError as error:
-        raise NetworkConfigError(error.message, hint=error.hint) from error
-    if here is not None:
-        needed.require_fit(config, here, one_route=backend.one_route)
-    return backend
 
 
 class Host:
@@ -88,26 +57,16 @@ class Host:
         self._config = config
         self._underlay = underlay
         self._here = Here(needed=needed.now(settings.etcd_endpoints))
-        self._backend = load_backend(
-            config,
-            underlay,
-            here=self._here,
-            blackhole=settings.ip_blackhole_route,
-            run_dir=settings.run_dir,
-            state_dir=settings.state_dir,
-        )
-        self._firewall = firewall.Firewall(settings.firewall, prefer_nftables=config.nftables)
-        self._firewalld = firewalld.Firewalld(enabled=settings.firewall != "none")
+        self._backend = backend_here(settings, config, underlay, self._here)
+        self._firewall = HostFirewall(settings, config, underlay.ifname, self._backend)
         self._holding: Holding | None = None
         self._docker = DockerWatch(
             restart=settings.docker_restart,
             lasting_s=settings.resync_s,
             firewalled=settings.firewall != "none",
         )
-        # The peers that are programmed; None before the first look.
-        self._served: tuple[Lease, ...] | None = None
-        self._open_ways: set[str] = set()
-        self._left_open: tuple[str, ...] = ()
+        # The peers that are programmed.
+        self._served: tuple[Lease, ...] = ()
         self._published = False
         self._carrier_problem: str | None = None
 
@@ -141,8 +100,9 @@ class Host:
     @contextmanager
     def opened(self, stop: threading.Event, *, on_failure: Callable[[], None]) -> Iterator[None]:
         """Open the backend, and run its data path, where it has one in this process, until the end of the block."""
-        backends.retire_others(self._config.backend_type, self._settings.run_dir)
-        self._close_forwarding()
+        consent = Consent(folder=self._settings.extension_commands)
+        backends.retire_others(self._config.backend_type, self._settings.run_dir, consent)
+        self._firewall.open_to_nobody(self.holding.lease.subnets)
         self._backend.open(self.holding.lease)
         carrier = threading.Thread(target=self._carry, args=(stop, on_failure), name="data-path", daemon=True)
         carrier.start()
@@ -152,7 +112,7 @@ class Host:
             stop.set()
             carrier.join()
             self._backend.close()
-            self._firewalld.close()
+            self._firewall.close()
 
     def reconcile(self, *, beside: Sequence[str] = ()) -> bool:
         """Make the kernel hold what the leases say, and nothing stale of ours. What fails is reported, the rest done.
@@ -175,10 +135,6 @@ class Host:
         report = Report()
         if self._carrier_problem:
             problems.append(self._carrier_problem)
-        if self._served is None:
-            # Strangers are kept out before the way in is open; whom the backend refuses is not known yet.
-            self._served = tuple(peers)
-            self._sync_firewall([])
         try:
             report = self._backend.apply(holding.lease, peers)
             problems.extend(report.problems)
@@ -187,8 +143,8 @@ class Host:
             raise
         except OverlaydError as error:
             problems.append(error.message)
-        told = self._tell_firewalld()
-        rules = self._sync_firewall(problems)
+        rules = self._firewall.sync(holding.lease.subnets, self._served)
+        problems.extend(rules.problems)
         self._docker.look(self._docker_wanted())
         if self._published:
             try:
@@ -212,14 +168,14 @@ class Host:
             etcd_connected=view.connected,
             etcd_problem=view.problem,
             etcd_revision=view.revision,
-            firewall=rules,
+            firewall=rules.backend,
             docker_problems=self._docker.problems,
             peers=tuple(self._peer(lease, report, census) for lease in sorted(named, key=_order)),
             peers_untold=len(peers) - len(named),
             skipped=tuple(sorted(census.malformed.items())),
+            warnings=self._firewall.warnings,
             # An administrator may have opened by hand what firewalld would not be told: no reason not to be ready.
-            warnings=self._warnings(),
-            problems=(*problems, *beside, *([told.problem] if told.problem else [])),
+            problems=(*problems, *beside, *([rules.firewalld_problem] if rules.firewalld_problem else [])),
         )
         RECONCILIATIONS.add(of="incomplete" if problems else "whole")
         RECONCILING.add(time.monotonic() - started)
@@ -296,65 +252,6 @@ class Host:
         if endpoint is None:
             raise RuntimeError(f"IPv{subnet.version} is not in use")
         return Leg(subnet=subnet, public_ip=endpoint.public_ip, data=self._backend.lease_data(subnet.version))
-
-    def _overlays(self) -> list[firewall.Overlay]:
-        return [
-            firewall.Overlay(network=network, subnet=subnet)
-            for network, subnet in zip(self._config.networks, self.holding.lease.subnets, strict=True)
-        ]
-
-    def _peer_addresses(self) -> frozenset[IPAddress]:
-        return frozenset(leg.public_ip for peer in self._served or () for leg in peer.legs)
-
-    def _is_direct(self) -> bool:
-        """Whether peers' packets come by the underlay's interface as they are."""
-        return self._underlay.ifname in self._backend.devices
-
-    def _close_forwarding(self) -> None:
-        """Before forwarding is turned on (Surroundings.base): what Docker would have closed then, is closed."""
-        told = docker.read_daemon_json()[0]
-        for version in sorted({4, *self._config.versions}):
-            if not netlink.forwards(version) and firewall.docker_closes_forwarding(told, version):
-                open_way = self._firewall.close_forwarding(version)
-                if open_way is not None:
-                    log.warning("this host forwards for everybody", reason=open_way)
-                    self._open_ways.add(open_way)
-
-    def _warnings(self) -> tuple[str, ...]:
-        """What is open to others on this host, though packets go."""
-        return (*sorted(self._open_ways), *self._left_open)
-
-    def _tell_firewalld(self) -> firewalld.Report:
-        return self._firewalld.sync(
-            firewalld.desired(
-                overlays=self._overlays(),
-                listens=self._backend.listens,
-                peers=self._peer_addresses(),
-                trusted=self._settings.trusted_networks,
-            )
-        )
-
-    def _sync_firewall(self, problems: list[str]) -> str | None:
-        wanted = firewall.desired(
-            overlays=self._overlays(),
-            devices=self._backend.devices,
-            masquerade=self._settings.ip_masq,
-            forward=self._settings.iptables_forward_rules,
-            daemon_json=docker.read_daemon_json()[0],
-            listens=self._backend.listens,
-            peers=self._peer_addresses(),
-            leased=[leg.subnet for peer in self._served or () for leg in peer.legs],
-            other_bridges=[name for name in interfaces.container_bridges() if name != self._underlay.ifname],
-            routers=interfaces.router_macs(self._underlay.ifname, self._peer_addresses()) if self._is_direct() else (),
-            trusted=self._settings.trusted_networks,
-        )
-        report = self._firewall.sync(wanted)
-        if report.written:
-            FIREWALL_WRITES.add()
-            log.info("firewall rules written", backend=report.backend)
-        problems.extend(report.problems)
-        self._left_open = (*firewall.left_open(wanted, report.backend), *report.limits)
-        return report.backend
 
     def _peer(self, lease: Lease, report: Report, census: Census) -> Peer:
         path, problem = report.paths.get(lease.key_name), report.peer_problems.get(lease.key_name)

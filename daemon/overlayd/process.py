@@ -13,6 +13,16 @@ from collections.abc import Mapping, Sequence
 from overlayd.errors import CommandFailed
 
 _SHOWN_INPUT_LINES = 40
+_HANDED_ON = (
+    # Where programs and their libraries are, and whose settings and temporary files they use.
+    *("PATH", "LD_LIBRARY_PATH", "HOME", "TMPDIR", "TZ"),
+    # systemctl and firewall-cmd, where the bus is elsewhere.
+    "DBUS_SYSTEM_BUS_ADDRESS",
+    # `docker ps`, where dockerd listens elsewhere.
+    *("DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG", "DOCKER_CERT_PATH", "DOCKER_TLS_VERIFY", "DOCKER_API_VERSION"),
+    # iptables: another lock that others here use too, and where its extensions are.
+    *("XTABLES_LOCKFILE", "XTABLES_LIBDIR"),
+)
 
 
 def run(
@@ -66,15 +76,15 @@ def _finish(
 
 
 def child_environment() -> dict[str, str]:
-    """The environment for a child: messages in English, and libraries from where the user has them.
+    """The environment for a child: what it needs, messages in English, and libraries from where the user has them.
 
-    PyInstaller's bootloader points LD_LIBRARY_PATH at our own libraries, which other programs must not load, and keeps
-    the user's value in LD_LIBRARY_PATH_ORIG.
+    A list of what is handed on, as what is not may be a secret (etcd's password), systemd's ear (NOTIFY_SOCKET), or
+    have a child load somebody's code (LD_PRELOAD). PyInstaller's bootloader points LD_LIBRARY_PATH at our libraries,
+    which other programs must not load, and keeps the user's value in LD_LIBRARY_PATH_ORIG.
     """
-    # What the bootloader tells itself (_PYI_…) would mislead a child that is frozen too.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("_PYI_")}
+    environment = {name: os.environ[name] for name in _HANDED_ON if name in os.environ}
     environment["LC_ALL"] = "C"
-    original = environment.pop("LD_LIBRARY_PATH_ORIG", None)
+    original = os.environ.get("LD_LIBRARY_PATH_ORIG")
     if original is not None:
         environment["LD_LIBRARY_PATH"] = original
     elif getattr(sys, "frozen", False):

@@ -8,6 +8,7 @@ file, the default.
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
@@ -110,6 +111,12 @@ def _path(value: str) -> Path:
     return Path(value)
 
 
+def _folder(value: str) -> Path:
+    if not value.startswith("/") or "\0" in value or os.path.normpath(value) in ("/", "//"):
+        raise ValueError("the whole path of a folder, such as /etc/overlayd/extension")
+    return Path(os.path.normpath(value))
+
+
 def _positive(value: str) -> float:
     try:
         number = float(value)
@@ -198,6 +205,11 @@ class Settings:
         "restart a docker that is on another bridge address: idle (while it runs no container), never, always",
         default="idle",
     )
+    extension_commands: Path | None = _option(
+        _folder,
+        "folder of the programs that backend extension may run, as root, when etcd says so; without it, none is run",
+        default=None,
+    )
     lease_ttl_s: int = _option(_ttl, "how long a lease outlives its host, in seconds", default=86400)
     subnet_lease_renew_margin: int = _option(
         _minutes, "minutes before its end by which a lease is prolonged at the latest", default=60
@@ -217,6 +229,15 @@ class Settings:
     def subnet_env(self) -> Path:
         """The file with the leased subnet, in flannel's format."""
         return self.subnet_file or self.run_dir / "subnet.env"
+
+
+# Variables that hold a secret, under either name.
+SECRET_VARIABLES = tuple(
+    f"{prefix}_{option.name.upper()}"
+    for option in fields(Settings)
+    if option.metadata["secret"]
+    for prefix in ("OVERLAYD", "FLANNELD")
+)
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

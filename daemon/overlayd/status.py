@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from overlayd.errors import OverlaydError
 from overlayd.files import read_json, write_atomically
 from overlayd.watching.state import Peer, Status
 
-__all__ = ["FILE", "Board", "Peer", "Status", "read"]
+__all__ = ["FILE", "Board", "Peer", "Status", "alive", "begun_at", "read", "runs"]
 
 FILE = "status.json"
+_PROC = Path("/proc")
 
 
 class Board:
@@ -52,6 +54,44 @@ def read(run_dir: Path) -> Status:
         ) from None
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise OverlaydError(f"{path} cannot be read: {error}") from error
+
+
+def runs(run_dir: Path) -> bool:
+    """Whether the daemon of this run directory runs, as far as its status tells. Everybody may ask."""
+    try:
+        return alive(read(run_dir))
+    except OverlaydError:
+        return False
+
+
+def alive(status: Status) -> bool:
+    """Whether the process that wrote a status still is: that number, begun at that time."""
+    try:
+        if status.pid <= 0:
+            return False
+        os.kill(status.pid, 0)
+    except PermissionError:
+        # It is there, and another user's.
+        pass
+    except (ProcessLookupError, OverflowError, TypeError):
+        return False
+    state, begun = _process(status.pid)
+    # Not to be seen where /proc shows people their own processes only; a daemon of 0.1 did not write when it began.
+    return state not in ("Z", "X") and (begun is None or status.pid_begun is None or begun == status.pid_begun)
+
+
+def begun_at() -> int | None:
+    """When this process began: clock ticks since boot."""
+    return _process(os.getpid())[1]
+
+
+def _process(pid: int) -> tuple[str, int | None]:
+    try:
+        # proc_pid_stat(5). The name, which may hold anything, ends at the last parenthesis.
+        words = (_PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()
+        return words[0], int(words[19])
+    except (OSError, IndexError, ValueError):
+        return "", None
 
 
 def _known(kind: type[Peer] | type[Status], found: dict[str, Any]) -> dict[str, Any]:

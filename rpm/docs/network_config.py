@@ -61,7 +61,10 @@ BACKENDS: dict[str, tuple[str, dict[str, str]]] = {
         {"DirectRouting": _VXLAN["DirectRouting"]},
     ),
     "extension": (
-        "Commands make the data path. They are run without a shell, with the service's own rights, for 10 seconds at "
+        "Commands make the data path: programs in the folder that OVERLAYD_EXTENSION_COMMANDS names on each host, by "
+        "their whole paths; a host that names none, or another, stays out, and says so. No running daemon begins "
+        "with them, nor take others: `systemctl restart overlayd` does. "
+        "They are run without a shell, with the service's own rights, for 10 seconds at "
         "most (30 for the first two), once a boot for what they are about, and again where they failed. $SUBNET, "
         "$IPV6SUBNET, $PUBLIC_IP and $PUBLIC_IPV6 are the peer's, as words and in the environment; a peer's lease data "
         "is on standard input. The MTU of containers is the underlay's.",

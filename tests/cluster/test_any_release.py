@@ -31,6 +31,7 @@ from tests.polling import eventually
 RELEASES = {"older": roots.OLDER, "newer": roots.NEWER}
 RPM = "/root/overlayd.rpm"
 TOLD = Path("run/told")
+PROGRAMS = "/usr/local/sbin"
 # It tells what it was given, and which files it has mapped; then it answers, or steps aside for the real one.
 WRAPPER = f"""\
 #!/bin/sh
@@ -79,7 +80,7 @@ class Installed:
         for old in (self.root / TOLD).iterdir():
             old.unlink()
         for name, answer in CHILDREN.items():
-            path = self.root / "usr/local/sbin" / name
+            path = self.root / PROGRAMS.lstrip("/") / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(WRAPPER + answer)
             path.chmod(0o755)
@@ -121,6 +122,7 @@ def installed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
         found.transaction("--install", RPM)
         with (root / "etc/sysconfig/overlayd").open("a") as settings:
             settings.write(f"OVERLAYD_ETCD_ENDPOINTS={ETCD}\nOVERLAYD_IFACE=eth0\n")
+            settings.write(f"OVERLAYD_EXTENSION_COMMANDS={PROGRAMS}\n")
         yield found
 
 
@@ -156,6 +158,8 @@ def test_the_daemon_makes_its_device_and_its_rules_there(installed: Installed) -
         eventually("the device", lambda: "vxlan" in installed.host.run("ip", "-details", "link", "show", "overlay.1"))
         eventually("the rules", lambda: "OVERLAYD-DOCKER" in installed.say("/usr/sbin/iptables-save"))
         assert_children_have_their_own_libraries(installed, path=None)
+    with extension(installed):
+        assert_a_child_has_its_own_libraries(installed, "extension", path=None)
     said = installed.say("overlayd", "cleanup")
     assert "overlay.1" in said
     assert "overlay" not in installed.host.run("ip", "link", "show")
@@ -166,21 +170,38 @@ def test_children_get_the_users_library_path(installed: Installed) -> None:
     path = "/opt/libraries:/opt/more"
     with installed.daemon(LD_LIBRARY_PATH=path):
         assert_children_have_their_own_libraries(installed, path=path)
+    with extension(installed, LD_LIBRARY_PATH=path):
+        assert_a_child_has_its_own_libraries(installed, "extension", path=path)
+
+
+@contextmanager
+def extension(installed: Installed, **variables: str) -> Iterator[None]:
+    """The daemon with a program of the host's own; vxlan again at the end. No running daemon begins with commands."""
+    command = f"{PROGRAMS}/extension"
+    installed.lab.configure({"Type": "extension", "PostStartupCommand": command, "ShutdownCommand": command})
+    try:
+        with installed.daemon(**variables):
+            yield
+            installed.lab.configure({"Type": "vxlan"})
+            eventually("vxlan again", lambda: "overlay.1" in installed.host.run("ip", "link", "show"))
+    finally:
+        installed.lab.configure({"Type": "vxlan"})
 
 
 def assert_children_have_their_own_libraries(installed: Installed, *, path: str | None) -> None:
     """All children were given that library path and none of our variables, and have none of our files mapped."""
-    wanted = [] if path is None else [f"LD_LIBRARY_PATH={path}"]
-    command = "/usr/local/sbin/extension"
     for name in CHILDREN:
-        if name == "extension":
-            installed.lab.configure({"Type": "extension", "PostStartupCommand": command, "ShutdownCommand": command})
-        told = installed.told(name)
-        assert [line for line in told.splitlines() if line.startswith(("LD_", "_PYI_", "PYTHON"))] == wanted, name
-        assert re.search(r"/libc[.-].*so", told), told
-        assert INSTALLED not in told
-    installed.lab.configure({"Type": "vxlan"})
-    eventually("vxlan again", lambda: "overlay.1" in installed.host.run("ip", "link", "show"))
+        if name != "extension":
+            assert_a_child_has_its_own_libraries(installed, name, path=path)
+
+
+def assert_a_child_has_its_own_libraries(installed: Installed, name: str, *, path: str | None) -> None:
+    """The same of one."""
+    wanted = [] if path is None else [f"LD_LIBRARY_PATH={path}"]
+    told = installed.told(name)
+    assert [line for line in told.splitlines() if line.startswith(("LD_", "_PYI_", "PYTHON"))] == wanted, name
+    assert re.search(r"/libc[.-].*so", told), told
+    assert INSTALLED not in told
 
 
 @pytest.mark.parametrize("systemd", ["missing", "failing"])

@@ -3,8 +3,10 @@
     python -m tests.kernel.confined UNIT WRITABLE... -- PROGRAM ARGUMENT...
 
 Read from the unit: CapabilityBoundingSet, NoNewPrivileges, UMask, MemoryDenyWriteExecute, RestrictAddressFamilies,
-SystemCallFilter with systemd's own groups, ReadWritePaths; all else is readable only, as ProtectSystem=strict has it.
-Not read: what needs mounts that would hide the tests' own files (PrivateTmp, ProtectProc), devices, namespaces.
+SystemCallFilter with systemd's own groups, LimitCORE, ProtectHome, ReadWritePaths; all else is readable only, as
+ProtectSystem=strict and ProtectKernelTunables= have it.
+Not read: what needs mounts that would hide the tests' own files (PrivateTmp, ProtectProc), devices, namespaces, and
+what needs a control group (MemoryMax, TasksMax).
 It must run in a mount namespace of its own, which `ip netns exec` makes.
 """
 
@@ -13,11 +15,12 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import resource
 import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 # linux/prctl.h, linux/capability.h, linux/mount.h, seccomp.h
@@ -52,7 +55,16 @@ def read_unit(path: Path) -> dict[str, str]:
 
 def confine(unit: dict[str, str], writable: Iterable[str]) -> None:
     """Take from this process, for good, what the unit takes."""
-    _read_only([*unit.get("ReadWritePaths", "").split(), *writable, "/dev", "/proc", "/sys"])
+    allowed = [path.removeprefix("-") for path in unit.get("ReadWritePaths", "").split()]
+    if unit.get("ProtectHome") == "yes":
+        for path in ("/home", "/root"):
+            _check(_libc.mount(b"tmpfs", path.encode(), b"tmpfs", _RDONLY, b"mode=0"), f"mount {path}")
+    tunables = ["/proc/sys"] if unit.get("ProtectKernelTunables") == "yes" else []
+    _bind({"/": True})
+    _bind(dict.fromkeys([*writable, "/dev", "/proc", *([] if tunables else ["/sys"])], False))
+    _bind(dict.fromkeys(tunables, True))
+    _bind(dict.fromkeys(allowed, False))
+    resource.setrlimit(resource.RLIMIT_CORE, (int(unit.get("LimitCORE", "-1")),) * 2)
     os.umask(int(unit.get("UMask", "0022"), 8))
     kept = {_CAPABILITIES[name] for name in unit["CapabilityBoundingSet"].split()}
     for number in range(int(_LAST_CAPABILITY.read_text()) + 1):
@@ -65,13 +77,12 @@ def confine(unit: dict[str, str], writable: Iterable[str]) -> None:
     _filter(unit.get("SystemCallFilter", ""), unit.get("RestrictAddressFamilies", ""))
 
 
-def _read_only(writable: Iterable[str]) -> None:
-    paths = [path.encode() for path in writable]
-    for path in paths:
+def _bind(read_only: Mapping[str, bool]) -> None:
+    """Make each path a mount of its own, to be written to or not, with all below it."""
+    for path in (path.encode() for path in read_only if path != "/"):
         _check(_libc.mount(path, path, None, _MS_BIND | _MS_REC, None), f"mount --rbind {path.decode()}")
-    _set_read_only(b"/", on=True)
-    for path in paths:
-        _set_read_only(path, on=False)
+    for name, on in read_only.items():
+        _set_read_only(name.encode(), on=on)
 
 
 def _set_read_only(path: bytes, *, on: bool) -> None:
@@ -87,7 +98,7 @@ def _filter(refused: str, families: str) -> None:
     context = ctypes.c_void_p(seccomp.seccomp_init(_ALLOW))
     if refused:
         assert refused.startswith("~"), "a list of what is allowed would allow nothing on a systemd before 231"
-        for name in _calls(refused[1:].split()):
+        for name in _calls(refused.replace("~", "").split()):
             number = seccomp.seccomp_syscall_resolve_name(name.encode())
             # Negative: no system call of this architecture.
             if number >= 0:

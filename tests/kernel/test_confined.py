@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -51,9 +52,34 @@ def test_it_joins_repairs_and_goes(a: Host, confined: Host) -> None:
     assert confined.stop() == 0
 
 
+def test_older_iptables_work_too(lab: Lab, a: Host) -> None:
+    host = lab.host("d", lease_ttl_s=5, start=False)
+    host.launcher = (sys.executable, str(CONFINED), str(UNIT), str(host.run_dir), str(host.state_dir), "--")
+    for name in ("iptables", "iptables-save", "iptables-restore"):
+        # Links, as a distribution has them: by their target overlayd knows which kind they are.
+        (host.bin_dir / name).symlink_to(shutil.which("xtables-legacy-multi") or "/no/legacy/iptables")
+    try:
+        host.start()
+        host.start_container()
+        eventually("a reaches it", partial(pings, a, host))
+        assert "OVERLAYD-POSTROUTING" in host.run("iptables-legacy-save")
+        assert host.status()["problems"] == []
+    finally:
+        lab.remove_host(host)
+
+
+def test_a_certificate_in_a_closed_folder_is_named_with_the_way_out(confined: Host) -> None:
+    confined.stop()
+    confined.settings = {"etcd-cafile": "/root/ca.pem", "etcd-endpoints": "https://198.18.1.254:2379"}
+    done = confined.call("run")
+    assert done.returncode == 2, done
+    assert "/root/ca.pem is in a folder that is closed" in done.stderr
+    assert "/etc/overlayd" in done.stderr
+
+
 def test_what_others_may_read_they_can_read_whatever_the_umask(confined: Host) -> None:
     argv = [sys.executable, "-m", "overlayd", "status", f"--run-dir={confined.run_dir}", f"--config-file={os.devnull}"]
-    for path in (confined.run_dir / name for name in ("subnet.env", "docker.env", "status.json", "lock")):
+    for path in (confined.run_dir / name for name in ("subnet.env", "docker.env", "status.json")):
         assert path.stat().st_mode & 0o777 == 0o644, path
     said = subprocess.run(argv, env=environment(), capture_output=True, text=True, check=False)
     assert said.returncode == 0, said.stdout + said.stderr
@@ -62,7 +88,7 @@ def test_what_others_may_read_they_can_read_whatever_the_umask(confined: Host) -
 def test_confined_it_could_not_do_more() -> None:
     # That the confinement is one: each line of this would be allowed to root.
     script = """
-import mmap, os, socket
+import mmap, os, resource, socket
 def refused(call, *arguments):
     try:
         call(*arguments)
@@ -71,6 +97,8 @@ def refused(call, *arguments):
     return 0
 print(refused(os.chroot, "/"), refused(socket.socket, socket.AF_PACKET, socket.SOCK_RAW),
       refused(open, "/etc/forbidden", "w"), refused(os.sched_setaffinity, 0, {0}),
+      refused(open, "/proc/sys/vm/swappiness", "w"), refused(open, "/proc/sys/net/core/somaxconn", "r+"),
+      refused(os.listdir, "/root"), resource.getrlimit(resource.RLIMIT_CORE)[0],
       refused(mmap.mmap, -1, 4096, mmap.MAP_PRIVATE, mmap.PROT_WRITE | mmap.PROT_EXEC))
 """
     said = subprocess.run(
@@ -79,4 +107,4 @@ print(refused(os.chroot, "/"), refused(socket.socket, socket.AF_PACKET, socket.S
         text=True,
         check=False,
     )
-    assert said.stdout.split() == ["1", "97", "30", "1", "13"], said.stderr
+    assert said.stdout.split() == ["1", "97", "30", "1", "30", "0", "13", "0", "13"], said.stderr

@@ -6,6 +6,7 @@ import hashlib
 import random
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,34 +17,69 @@ from tests.kernel.lab import Host, Lab, laboratory
 from tests.kernel.traffic import pinging, pings, reaches, send_over_tcp
 from tests.polling import eventually, until
 
-# As in flannel's Documentation/extension.md, but for `ip neigh` in the place of `arp`, with what undoes it, and with
-# the shell named that it needs.
-VXLAN = {
-    "Type": "extension",
-    "PreStartupCommand": "sh -c 'export VNI=1; export IF_NAME=flannel-vxlan; ip link del $IF_NAME 2>/dev/null; "
-    "ip link add $IF_NAME type vxlan id $VNI dstport 8472 && cat /sys/class/net/$IF_NAME/address'",
-    "PostStartupCommand": 'sh -c \'export IF_NAME=flannel-vxlan; export SUBNET_IP=`echo $SUBNET | cut -d"/" -f 1`; '
-    "ip addr add $SUBNET_IP/32 dev $IF_NAME && ip link set $IF_NAME up'",
-    "SubnetAddCommand": 'sh -c \'export SUBNET_IP=`echo $SUBNET | cut -d"/" -f 1`; export IF_NAME=flannel-vxlan; '
-    "read VTEP; ip route add $SUBNET nexthop via $SUBNET_IP dev $IF_NAME onlink && "
-    "ip neigh add $SUBNET_IP lladdr $VTEP dev $IF_NAME && bridge fdb add $VTEP dev $IF_NAME self dst $PUBLIC_IP'",
-    "SubnetRemoveCommand": 'sh -c \'export SUBNET_IP=`echo $SUBNET | cut -d"/" -f 1`; export IF_NAME=flannel-vxlan; '
-    "read VTEP; ip route del $SUBNET; ip neigh del $SUBNET_IP dev $IF_NAME; "
-    "bridge fdb del $VTEP dev $IF_NAME self dst $PUBLIC_IP'",
-    "ShutdownCommand": "ip link del flannel-vxlan",
+# As in flannel's Documentation/extension.md, but for `ip neigh` in the place of `arp`, with what undoes it, and as
+# scripts of the host: etcd brings none.
+_BEGIN = 'set -e; IF_NAME=flannel-vxlan; SUBNET_IP=$(echo $SUBNET | cut -d"/" -f 1)'
+SCRIPTS = {
+    "pre": "ip link del $IF_NAME 2>/dev/null || true; ip link add $IF_NAME type vxlan id 1 dstport 8472; "
+    "cat /sys/class/net/$IF_NAME/address",
+    "post": "ip addr add $SUBNET_IP/32 dev $IF_NAME && ip link set $IF_NAME up",
+    "add": "read VTEP; ip route add $SUBNET nexthop via $SUBNET_IP dev $IF_NAME onlink && "
+    "ip neigh add $SUBNET_IP lladdr $VTEP dev $IF_NAME && bridge fdb add $VTEP dev $IF_NAME self dst $PUBLIC_IP",
+    "remove": "set +e; read VTEP; ip route del $SUBNET; ip neigh del $SUBNET_IP dev $IF_NAME; "
+    "bridge fdb del $VTEP dev $IF_NAME self dst $PUBLIC_IP",
+    "down": "ip link del flannel-vxlan",
+    "route": 'exec ip route "$@"',
+    "hangs": "case $SUBNET in 10.5.66.*) tail -f /dev/null;; *) ip route replace $SUBNET via $PUBLIC_IP;; esac",
 }
-HOST_GW = {
-    "Type": "extension",
-    "SubnetAddCommand": "ip route add $SUBNET via $PUBLIC_IP",
-    "SubnetRemoveCommand": "ip route del $SUBNET via $PUBLIC_IP",
-}
+
+
+@dataclass
+class Programs:
+    """The folder of this host's programs for etcd to choose from."""
+
+    folder: Path
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(mode=0o755)
+        for name, text in SCRIPTS.items():
+            path = self.folder / name
+            path.write_text(f"#!/bin/sh\n{_BEGIN}\n{text}\n")
+            path.chmod(0o755)
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """A host's consent to them."""
+        return {"extension-commands": self.folder}
+
+    @property
+    def vxlan(self) -> dict[str, str]:
+        """flannel's documented VXLAN."""
+        verbs = {"PreStartup": "pre", "PostStartup": "post", "SubnetAdd": "add", "SubnetRemove": "remove"}
+        commands = {f"{verb}Command": f"{self.folder}/{name}" for verb, name in verbs.items()}
+        return {"Type": "extension", **commands, "ShutdownCommand": f"{self.folder}/down"}
+
+    @property
+    def host_gw(self) -> dict[str, str]:
+        """Plain routes."""
+        return {
+            "Type": "extension",
+            "SubnetAddCommand": f"{self.folder}/route add $SUBNET via $PUBLIC_IP",
+            "SubnetRemoveCommand": f"{self.folder}/route del $SUBNET via $PUBLIC_IP",
+        }
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Programs:
+    """The programs of every host here."""
+    return Programs(tmp_path_factory.mktemp("programs") / "commands")
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory, programs: Programs) -> Iterator[Lab]:
     """A lab of hosts a and b whose network is VXLAN by commands."""
-    with laboratory(tmp_path_factory.mktemp("extension"), VXLAN) as lab:
-        first, second = lab.host("a"), lab.host("b")
+    with laboratory(tmp_path_factory.mktemp("extension"), programs.vxlan) as lab:
+        first, second = (lab.host(name, settings=programs.settings) for name in "ab")
         eventually("b is reachable from a", lambda: pings(first, second))
         yield lab
 
@@ -95,8 +131,10 @@ def test_a_restart_runs_nothing_and_loses_nothing(a: Host, b: Host) -> None:
     assert a.run("ip", "-o", "link", "show", "flannel-vxlan").split(":")[0] == before
 
 
-def test_a_host_that_joins_is_added_and_one_that_leaves_is_removed(lab: Lab, a: Host, b: Host) -> None:
-    third = lab.host("c")
+def test_a_host_that_joins_is_added_and_one_that_leaves_is_removed(
+    lab: Lab, programs: Programs, a: Host, b: Host
+) -> None:
+    third = lab.host("c", settings=programs.settings)
     subnet = str(third.subnet)
     eventually("a reaches c", lambda: pings(a, third))
     assert len(entries(a, subnet)) == 2
@@ -119,7 +157,7 @@ def test_what_another_host_publishes_is_never_interpreted(lab: Lab, a: Host, b: 
     problem = eventually("the command fails", lambda: problem_of(a, "10.5.99.0/24"))
     assert f"$(touch {trap})" in problem
     assert "\x1b" not in problem
-    assert "SUBNET=10.5.99.0/24 PUBLIC_IP=198.18.1.99 sh -c" in problem
+    assert "SUBNET=10.5.99.0/24 PUBLIC_IP=198.18.1.99 /" in problem
     assert peer(a, str(b.subnet))["problem"] is None
     assert a.status()["state"] == "ready"
     # Half done is undone.
@@ -151,9 +189,9 @@ def test_cleanup_leaves_nothing(a: Host, b: Host) -> None:
     eventually("a reaches b again", lambda: pings(a, b) and pings(b, a))
 
 
-def test_flannels_host_gw_by_commands_and_then_another_backend(tmp_path: Path) -> None:
-    with laboratory(tmp_path, HOST_GW) as lab:
-        a, b = lab.host("a"), lab.host("b")
+def test_flannels_host_gw_by_commands_and_then_another_backend(tmp_path: Path, programs: Programs) -> None:
+    with laboratory(tmp_path, programs.host_gw) as lab:
+        a, b = (lab.host(name, settings=programs.settings) for name in "ab")
         eventually("a reaches b", lambda: pings(a, b) and pings(b, a))
         (route,) = entries(a, str(b.subnet))
         assert "proto 157" not in route
@@ -164,14 +202,14 @@ def test_flannels_host_gw_by_commands_and_then_another_backend(tmp_path: Path) -
         assert not (a.run_dir / "extension.json").exists()
 
 
-def test_a_command_that_hangs_stops_neither_other_peers_nor_the_lease(tmp_path: Path) -> None:
-    hangs = "sh -c 'case $SUBNET in 10.5.66.*) tail -f /dev/null;; *) ip route replace $SUBNET via $PUBLIC_IP;; esac'"
-    with laboratory(tmp_path, {**HOST_GW, "SubnetAddCommand": hangs}) as lab:
+def test_a_command_that_hangs_stops_neither_other_peers_nor_the_lease(tmp_path: Path, programs: Programs) -> None:
+    hangs = {**programs.host_gw, "SubnetAddCommand": f"{programs.folder}/hangs"}
+    with laboratory(tmp_path, hangs) as lab:
         lease = {"PublicIP": "198.18.1.66", "BackendType": "extension"}
         publish(lab, "10.5.66.0/24", lease)
         publish(lab, "10.5.67.0/24", {**lease, "PublicIP": "198.18.1.67"})
         begun = time.monotonic()
-        a = lab.host("a", lease_ttl_s=6)
+        a = lab.host("a", lease_ttl_s=6, settings=programs.settings)
         problem = eventually("the hang is told", lambda: problem_of(a, "10.5.66.0/24"))
         assert "no end after 10 s" in problem
         eventually("the other is served", lambda: peer(a, "10.5.67.0/24").get("path") == "extension")
@@ -182,9 +220,9 @@ def test_a_command_that_hangs_stops_neither_other_peers_nor_the_lease(tmp_path: 
         assert "no such lease" not in a.log.read_text()
 
 
-def test_a_lost_lease_makes_all_anew_on_another_subnet(tmp_path: Path) -> None:
-    with laboratory(tmp_path, VXLAN) as lab:
-        a, b = lab.host("a"), lab.host("b")
+def test_a_lost_lease_makes_all_anew_on_another_subnet(tmp_path: Path, programs: Programs) -> None:
+    with laboratory(tmp_path, programs.vxlan) as lab:
+        a, b = (lab.host(name, settings=programs.settings) for name in "ab")
         eventually("a reaches b", lambda: pings(a, b))
         lost = a.subnet
         publish(lab, lost, {"PublicIP": "198.18.1.55", "BackendType": "vxlan"})

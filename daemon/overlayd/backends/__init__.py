@@ -8,11 +8,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
+from overlayd.backends.consent import Consent
 from overlayd.backends.listening import Listening
 from overlayd.backends.surroundings import Surroundings
 from overlayd.errors import ConfigError
 from overlayd.kernel.converge import Report
 from overlayd.lease import Lease
+from overlayd.network import NetworkConfig
 from overlayd.quoting import quoted
 
 # Imported when asked for: a host uses one of them.
@@ -91,12 +93,18 @@ def load(backend_type: str) -> type[Backend]:
     return found
 
 
-def retire_others(backend_type: str, run_dir: Path) -> None:
+def retire_others(backend_type: str, run_dir: Path, consent: Consent) -> None:
     """Undo what another backend left that the kernel cannot show to be ours. Failures are logged."""
     if backend_type != "extension":
         from overlayd.backends.undo import retire  # noqa: PLC0415  (few hosts ever need it)
 
-        retire(run_dir)
+        retire(run_dir, consent)
+
+
+def needs_restart(served: NetworkConfig, now: NetworkConfig) -> bool:
+    """Whether `now` is not to be taken by a daemon that serves `served`: it has other commands to run."""
+    here, there = ((config.backend_type, dict(config.backend_config)) for config in (served, now))
+    return now.backend_type == "extension" and here != there
 
 
 def names() -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """The extension backend's commands, what each is told, and which have to be run. Pure.
 
 A command is split into words as a shell would (POSIX quoting), and run without one. `$SUBNET` and its like are replaced
-within a word, so what they stand for is never split nor interpreted. Whoever wants a shell writes `sh -c '…'`.
+within a word, so what they stand for is never split nor interpreted.
 """
 
 from __future__ import annotations
@@ -125,11 +125,10 @@ def steps(held: Mapping[str, Entry], wanted: Mapping[str, Told]) -> tuple[Step, 
 
 
 def words(command: str, variables: Mapping[str, str]) -> list[str]:
-    """The words to run, variables replaced; a shell replaces them itself, from its environment."""
-    found = shlex.split(command)
-    if found[1:2] == ["-c"]:
-        return found
-    return [_VARIABLE.sub(lambda name: variables.get(name[1] or name[2], name[0]), word) for word in found]
+    """The words to run, variables replaced."""
+    return [
+        _VARIABLE.sub(lambda name: variables.get(name[1] or name[2], name[0]), word) for word in shlex.split(command)
+    ]
 
 
 def check(key: str, command: str, variables: tuple[str, ...]) -> str:
@@ -140,17 +139,15 @@ def check(key: str, command: str, variables: tuple[str, ...]) -> str:
         raise NetworkConfigError(f"{key} of backend extension is {quoted(command)}: {error}") from error
     if command and not found:
         raise NetworkConfigError(f"{key} of backend extension is blank", hint="leave it out")
-    if found[1:2] == ["-c"]:
-        return command
     if _SHELL_ONLY.search(_QUOTED.sub("", command)):
         raise NetworkConfigError(
             f"{key} of backend extension needs a shell, and is run without one: {quoted(command)}",
-            hint="write sh -c '…' around it, or put it into a script on every host",
+            hint="put it into a script on every host, in the folder that extension-commands names there",
         )
     for name in _VARIABLE.finditer(command):
         if (name[1] or name[2]) not in variables:
             raise NetworkConfigError(
                 f"{key} of backend extension has {name[0]}, which nothing is known of",
-                hint=f"known: {', '.join(variables) or 'none'}; for others, write sh -c '…' around it",
+                hint=f"known: {', '.join(variables) or 'none'}; a script may ask for others",
             )
     return command

@@ -27,13 +27,14 @@ from overlayd.backends.commands import (
     check,
     steps,
 )
+from overlayd.backends.consent import SETTING, Consent
 from overlayd.backends.ledger import Ledger
 from overlayd.backends.listening import Listening
 from overlayd.backends.options import Options
 from overlayd.backends.peers import Reason
 from overlayd.backends.surroundings import Surroundings
 from overlayd.backends.undo import run_command, undo_and_say
-from overlayd.errors import CommandFailed
+from overlayd.errors import CommandFailed, NetworkConfigError
 from overlayd.kernel import interfaces
 from overlayd.kernel.converge import Plan, Report, converge, require
 from overlayd.lease import Lease
@@ -72,6 +73,8 @@ class Extension:
         """Values only; the first command is run by `lease_data`."""
         self._around = around
         self._commands = commands
+        # A config that is only checked has none, and runs nothing.
+        self._consent = around.consent or Consent()
         self._ledger: Ledger | None = None
         self._devices = [around.underlay.ifname]
         self._failed: dict[str, _Failure] = {}
@@ -85,6 +88,13 @@ class Extension:
         pre, post, add, remove, shutdown = (
             check(key, options.text(key), names) for key, names in zip(KEYS, known, strict=True)
         )
+        for command in (pre, post, add, remove, shutdown) if around.consent else ():
+            refusal = around.consent.refusal(command) if around.consent else None
+            if refusal is not None:
+                raise NetworkConfigError(
+                    f"the network config asks for backend extension: {refusal}",
+                    hint=f"set {SETTING} on this host to a folder of programs for this (overlayd.conf(5))",
+                )
         commands = Commands(pre_startup=pre, post_startup=post, subnet_add=add, subnet_remove=remove, shutdown=shutdown)
         return cls(around, commands)
 
@@ -123,7 +133,7 @@ class Extension:
         if ledger.own is None:
             if self._commands.post_startup:
                 log.info("PostStartupCommand", subnet=own.subnets)
-                run_command(self._commands.post_startup, variables, timeout_s=STARTUP_S)
+                run_command(self._commands.post_startup, variables, self._consent, timeout_s=STARTUP_S)
             ledger.own = variables
             self._write()
 
@@ -159,7 +169,7 @@ class Extension:
         ledger.commands = self._commands
         if ledger.started is None and self._commands.pre_startup:
             log.info("PreStartupCommand")
-            said = run_command(self._commands.pre_startup, {}, timeout_s=STARTUP_S).strip()
+            said = run_command(self._commands.pre_startup, {}, self._consent, timeout_s=STARTUP_S).strip()
             if len(said.encode()) > DATA_BYTES_AT_MOST:
                 raise CommandFailed(f"PreStartupCommand printed more than {DATA_BYTES_AT_MOST} bytes for the lease")
             ledger.started = said
@@ -210,11 +220,11 @@ class Extension:
     def _take(self, ledger: Ledger, step: Step) -> None:
         if step.verb is Verb.ADD:
             ledger.peers[step.peer] = Entry(told=step.told, settled=False)
-            run_command(self._commands.subnet_add, step.told.variables(), data=step.told.data)
+            run_command(self._commands.subnet_add, step.told.variables(), self._consent, data=step.told.data)
             ledger.peers[step.peer] = Entry(told=step.told, settled=True)
             return
         try:
-            run_command(self._commands.subnet_remove, step.told.variables(), data=step.told.data)
+            run_command(self._commands.subnet_remove, step.told.variables(), self._consent, data=step.told.data)
         except CommandFailed as error:
             if step.binding:
                 raise
@@ -243,7 +253,7 @@ class Extension:
                     self._devices.append(name)
 
     def _undo(self, ledger: Ledger) -> None:
-        undo_and_say(ledger)
+        undo_and_say(ledger, self._consent)
         ledgers.write(self._around.run_dir, Ledger())
 
     def _write(self) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from overlayd.backends.commands import Commands, Entry, Told
 from overlayd.errors import OverlaydError
 from overlayd.files import read_json, write_atomically
+from overlayd.ownership import open_to_others
 
 FILE = "extension.json"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -38,8 +39,13 @@ class Ledger:
 
 
 def read(run_dir: Path) -> Ledger:
-    """The ledger of this boot; an empty one if there is none, or none that can be read. Never raises."""
+    """The ledger of this boot; an empty one if there is none, or none that can be read. Never raises.
+
+    It names commands, so one that somebody beside root may have written is none.
+    """
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        if open_to_others(run_dir / FILE):
+            return Ledger()
         found: dict[str, Any] = read_json(run_dir / FILE)
         # What a kernel held goes with it, also where run-dir outlives it.
         if found["boot_id"] == _boot_id():

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from overlayd.addresses import ip_network
+from overlayd.backends.consent import Consent
 from overlayd.backends.peers import Judged, Reason, judge
 from overlayd.bounds import OWN_ADDRESS, Here, Needed
 from overlayd.errors import NetworkConfigError
@@ -25,7 +26,8 @@ class Surroundings:
     """The network, and this host's place in it.
 
     `blackhole`: the own subnet goes nowhere while no bridge carries it. `run_dir` holds files of this boot, `state_dir`
-    what a backend keeps across reboots; None where a config is only checked. `here` is what this host needs.
+    what a backend keeps across reboots; None where a config is only checked. `consent` is this host's to the commands
+    of the config; None where the config is not for this host. `here` is what this host needs.
     """
 
     network: NetworkConfig
@@ -34,6 +36,7 @@ class Surroundings:
     run_dir: Path = Path("/run/overlayd")
     state_dir: Path | None = None
     here: Here = field(default_factory=Here)
+    consent: Consent | None = None
 
     def __post_init__(self) -> None:
         """Raises NetworkConfigError where the network uses a family that the underlay has no address of."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from overlayd import process
 from overlayd.backends import ledger as ledgers
 from overlayd.backends.commands import words
+from overlayd.backends.consent import SETTING, Consent
 from overlayd.backends.ledger import Ledger
 from overlayd.errors import CommandFailed
 from overlayd.log import logger
@@ -19,22 +20,30 @@ COMMAND_S = 10.0
 UNDO_S = 30.0
 
 
-def run_command(command: str, variables: Mapping[str, str], *, data: str = "", timeout_s: float = COMMAND_S) -> str:
-    """Run a command with its variables and a line of data on its standard input. Raises CommandFailed."""
+def run_command(
+    command: str, variables: Mapping[str, str], consent: Consent, *, data: str = "", timeout_s: float = COMMAND_S
+) -> str:
+    """Run a command with its variables and a line of data on its standard input. Raises CommandFailed.
+
+    Without this host's consent to it, nothing is run.
+    """
     if not command:
         return ""
+    refusal = consent.refusal(command)
+    if refusal is not None:
+        raise CommandFailed(_printable(f"not run: {refusal}"), hint=f"see {SETTING} in overlayd.conf(5)")
     argv = words(command, variables)
     try:
         said = process.run(argv, input=f"{data}\n", timeout_s=timeout_s, env=variables)
     except CommandFailed as error:
-        shown = "".join(f"{name}={value} " for name, value in variables.items() if value and argv[1:2] == ["-c"])
+        shown = "".join(f"{name}={value} " for name, value in variables.items() if value)
         # It quotes the data, which another host wrote, and which somebody will read on a terminal.
         raise CommandFailed(_printable(f"{shown}{error.message}"), hint=error.hint) from None
     log.debug("command run", command=command, **{name.lower(): value for name, value in variables.items() if value})
     return said
 
 
-def undo(ledger: Ledger, *, within_s: float = float("inf")) -> tuple[list[str], list[str]]:
+def undo(ledger: Ledger, consent: Consent, *, within_s: float = float("inf")) -> tuple[list[str], list[str]]:
     """Run SubnetRemoveCommand for every peer and ShutdownCommand: what was undone, and what failed."""
     done, failed = [], []
     ends = time.monotonic() + within_s
@@ -43,45 +52,45 @@ def undo(ledger: Ledger, *, within_s: float = float("inf")) -> tuple[list[str], 
         try:
             if time.monotonic() > ends:
                 raise CommandFailed(f"peer {told.name}: no time left after {within_s:g} s")
-            run_command(ledger.commands.subnet_remove, told.variables(), data=told.data)
+            run_command(ledger.commands.subnet_remove, told.variables(), consent, data=told.data)
             done.append(f"peer {told.name} ({peer})")
         except CommandFailed as error:
             if entry.settled:
                 failed.append(error.message)
     try:
         if ledger.commands.shutdown and (ledger.started is not None or ledger.own is not None):
-            run_command(ledger.commands.shutdown, ledger.own or {})
+            run_command(ledger.commands.shutdown, ledger.own or {}, consent)
             done.append("what PreStartupCommand and PostStartupCommand made")
     except CommandFailed as error:
         failed.append(error.message)
     return done, failed
 
 
-def undo_and_say(ledger: Ledger) -> None:
+def undo_and_say(ledger: Ledger, consent: Consent) -> None:
     """Undo what a ledger tells of; failures are logged, and forgotten."""
-    _done, failed = undo(ledger, within_s=UNDO_S)
+    _done, failed = undo(ledger, consent, within_s=UNDO_S)
     for problem in failed:
         log.error("could not be undone", problem=problem)
 
 
-def cleanup(run_dir: Path) -> Iterator[str]:
+def cleanup(run_dir: Path, consent: Consent) -> Iterator[str]:
     """Undo all that the commands did since boot; what was undone, one by one. Raises CommandFailed with what was not.
 
     What failed is forgotten too: the message has the command to run by hand.
     """
-    done, failed = undo(ledgers.read(run_dir))
+    done, failed = undo(ledgers.read(run_dir), consent)
     ledgers.write(run_dir, Ledger())
     yield from done
     if failed:
         raise CommandFailed("\n".join(failed))
 
 
-def retire(run_dir: Path) -> None:
+def retire(run_dir: Path, consent: Consent) -> None:
     """The same for a daemon whose network has another backend now. Failures are logged."""
     ledger = ledgers.read(run_dir)
     if not ledger.empty:
         log.warning("the backend is another now: what the extension's commands did is undone")
-        undo_and_say(ledger)
+        undo_and_say(ledger, consent)
         ledgers.write(run_dir, Ledger())
 
 

@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from overlayd import daemon, docker, needed
+from overlayd.backend_choice import backend_here
 from overlayd.backends import Backend
 from overlayd.bounds import Here, judge_network
 from overlayd.commands.output import print_fields, print_line
 from overlayd.doctor.checks.host import DEVICE_OF
 from overlayd.doctor.gather.host import device_feature
-from overlayd.host import load_backend
 from overlayd.network import NetworkConfig
 from overlayd.registry import CONFIG, SUBNETS, read_network_config
 from overlayd.settings import Settings
@@ -42,7 +42,7 @@ def main(settings: Settings, _options: argparse.Namespace) -> int:
     finally:
         store.close()
     here = Here(needed=needed.now(settings.etcd_endpoints))
-    backend = load_backend(config, underlay, here=here)
+    backend = backend_here(settings, config, underlay, here)
     print_fields(
         "network",
         {

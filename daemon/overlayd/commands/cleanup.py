@@ -9,10 +9,12 @@ from functools import partial
 from overlayd import firewall, firewalld, hostlock
 from overlayd import status as status_file
 from overlayd.backends import undo
+from overlayd.backends.consent import Consent
 from overlayd.commands.output import print_line
 from overlayd.errors import BusyError, OverlaydError, PrivilegeError
 from overlayd.host import DOCKER_ENV
 from overlayd.kernel import netlink
+from overlayd.ownership import require_ours
 from overlayd.settings import Settings
 
 
@@ -20,10 +22,22 @@ def main(settings: Settings, _options: argparse.Namespace) -> int:
     """Remove all of ours from the kernel and from the run directory. Not the lease: etcd ends it in time."""
     if os.geteuid() != 0:
         raise PrivilegeError("overlayd cleanup changes the host's network", hint="run it as root")
-    if hostlock.held(settings.run_dir):
-        raise BusyError("overlayd is running and would put everything back", hint="systemctl stop overlayd, then again")
+    try:
+        # Held to the end: a daemon that starts meanwhile waits, rather than have its rules taken away.
+        with hostlock.hold():
+            return _clean(settings)
+    except BusyError as error:
+        raise BusyError(
+            f"overlayd is running and would put everything back: {error.message}",
+            hint="systemctl stop overlayd, then again",
+        ) from None
+
+
+def _clean(settings: Settings) -> int:
+    require_ours(settings.run_dir, "run-dir")
+    undone = partial(undo.cleanup, settings.run_dir, Consent(folder=settings.extension_commands))
     failures: list[str] = []
-    for what in (firewalld.cleanup, firewall.cleanup, partial(undo.cleanup, settings.run_dir), netlink.cleanup):
+    for what in (firewalld.cleanup, firewall.cleanup, undone, netlink.cleanup):
         try:
             for line in what():
                 print_line(f"removed {line}")
@@ -33,7 +47,8 @@ def main(settings: Settings, _options: argparse.Namespace) -> int:
         settings.run_dir / DOCKER_ENV,
         settings.subnet_env,
         settings.run_dir / status_file.FILE,
-        settings.run_dir / hostlock.FILE,
+        # Of overlayd 0.1.
+        settings.run_dir / "lock",
     ):
         if path.exists():
             path.unlink()

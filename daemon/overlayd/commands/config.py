@@ -11,10 +11,10 @@ from pathlib import Path
 
 from overlayd import daemon, needed
 from overlayd.addresses import ip_address, ip_network
+from overlayd.backend_choice import load_backend
 from overlayd.bounds import Judgement, Needed, judge_network
 from overlayd.commands.output import print_line
 from overlayd.errors import ConfigError
-from overlayd.host import load_backend
 from overlayd.lease import MalformedLease, parse_lease
 from overlayd.network import NetworkConfig, parse_network_config
 from overlayd.registry import CONFIG, SUBNETS, read_network_config

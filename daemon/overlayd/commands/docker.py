@@ -7,7 +7,7 @@ import os
 import time
 from ipaddress import IPv4Network, IPv6Network
 
-from overlayd import docker, hostlock
+from overlayd import docker
 from overlayd import status as status_file
 from overlayd.commands.output import print_line
 from overlayd.errors import ConfigError, OverlaydError, PrivilegeError
@@ -25,7 +25,7 @@ def main(settings: Settings, _options: argparse.Namespace) -> int:
     if os.geteuid() != 0:
         raise PrivilegeError("overlayd docker settle may restart docker", hint="run it as root")
     found = status_file.read(settings.run_dir)
-    if found.state != "ready" or not found.subnets or not found.mtu_bytes or not hostlock.held(settings.run_dir):
+    if found.state != "ready" or not found.subnets or not found.mtu_bytes or not status_file.alive(found):
         raise OverlaydError("no overlayd runs here that holds a subnet for docker", hint="see: overlayd status")
     subnets = Subnets(
         v4=IPv4Network(found.subnet) if found.subnet else None,

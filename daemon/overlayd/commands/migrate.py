@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from overlayd import docker, hostlock, memory, process
+from overlayd import docker, memory, process
 from overlayd import settings as settings_table
+from overlayd import status as status_file
 from overlayd.addresses import first_host
 from overlayd.commands.output import print_line
 from overlayd.errors import BusyError, CommandFailed, ConfigError, OverlaydError, PrivilegeError
@@ -148,7 +149,7 @@ def _agreed() -> bool:
 
 
 def _write(plan: _Plan, settings: Settings) -> None:
-    if hostlock.held(settings.run_dir):
+    if status_file.runs(settings.run_dir):
         raise BusyError("overlayd runs on this host already", hint="systemctl stop overlayd, then again")
     try:
         if plan.text is not None:

@@ -8,11 +8,11 @@ import json
 from collections.abc import Iterable
 from ipaddress import ip_address, ip_network
 
-from overlayd import daemon, hostlock
+from overlayd import daemon
 from overlayd import status as status_file
+from overlayd.backend_choice import load_backend
 from overlayd.commands.output import print_line
 from overlayd.errors import ConfigError, OverlaydError, StoreError, UnsupportedError
-from overlayd.host import load_backend
 from overlayd.kernel import interfaces
 from overlayd.lease import Lease, MalformedLease, parse_lease
 from overlayd.probe.measure import measure
@@ -46,11 +46,11 @@ def main(settings: Settings, options: argparse.Namespace) -> int:
 
 def _from_daemon(settings: Settings) -> tuple[Here, list[KnownPeer]] | None:
     """What the daemon on this host says; None where none runs or it holds no lease yet."""
-    if not hostlock.held(settings.run_dir):
-        return None
     try:
         status = status_file.read(settings.run_dir)
     except OverlaydError:
+        return None
+    if not status_file.alive(status):
         return None
     return known(status) if status.subnet or status.subnet6 else None
 

@@ -8,7 +8,6 @@ import json
 import time
 from collections.abc import Iterator
 
-from overlayd import hostlock
 from overlayd import status as status_file
 from overlayd.commands.output import columns, print_line
 from overlayd.settings import Settings
@@ -21,7 +20,7 @@ DEAD = "dead"
 def main(settings: Settings, options: argparse.Namespace) -> int:
     """Print the daemon's status; 0 when it is ready, as /readyz sees it, else 1."""
     found = status_file.read(settings.run_dir)
-    if not hostlock.held(settings.run_dir) and found.state != "stopped":
+    if not status_file.alive(found) and found.state != "stopped":
         found = dataclasses.replace(found, state=DEAD, problem="it ended without a word; the data path stays as it is")
     if options.json:
         print_line(json.dumps(document(found), indent=2))

@@ -31,8 +31,8 @@ _Decision = tuple[bool, str]
 class Packet:
     """The first packet of a connection, on its way through this host. None: does not matter, or not known.
 
-    `mac` is the link's address that it comes from. `local`: it is for an address of this host. `sets` are the members of
-    sets of addresses, by name, as far as known.
+    `mac` is the link's address that it comes from. `local`: it is for an address of this host. `sets` are the members
+    of sets of addresses, by name, as far as known.
     """
 
     source: IPv4Address

@@ -64,6 +64,14 @@ class Firewall:
         self._said = set(look.limits)
         return Report(backend=backend, written=look.written, problems=tuple(look.problems), limits=tuple(look.limits))
 
+    def stands(self) -> bool:
+        """Whether rules of ours stand, of this run or the last. What cannot be asked counts as none."""
+        try:
+            by_nft = nftables.installed() and any(map(nftables.stands, VERSIONS))
+            return by_nft or any(iptables.stands(one) for one in iptables.COMMANDS.values() if iptables.installed(one))
+        except CommandFailed:
+            return False
+
     def close_forwarding(self, version: int) -> str | None:
         """Drop what no rule lets through, as dockerd does when it turns forwarding on; call it before you do.
 

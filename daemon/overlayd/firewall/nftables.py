@@ -23,7 +23,7 @@ def sync(version: int, wanted: Table | None) -> bool:
     Idempotent, and one transaction: no packet sees half of it. Raises CommandFailed; the table is then as it was.
     """
     family = FAMILIES[version]
-    there = (family, NAME) in tables(_nft("list", "tables"))
+    there = stands(version)
     if wanted is None:
         if there:
             process.run(["nft", "-f", "-"], input=removal(family))
@@ -32,6 +32,11 @@ def sync(version: int, wanted: Table | None) -> bool:
         return False
     process.run(["nft", "-f", "-"], input=write(wanted))
     return True
+
+
+def stands(version: int) -> bool:
+    """Whether the table of that IP version is there. Raises CommandFailed."""
+    return (FAMILIES[version], NAME) in tables(_nft("list", "tables"))
 
 
 def has_nat(version: int) -> bool:

@@ -57,8 +57,15 @@ def check(settings: StoreSettings) -> tuple[Endpoint, ...]:
         )
     for name in _FILES:
         path = getattr(settings, name)
-        if path and not Path(path).is_file():
-            raise ConfigError(f"etcd-{name.replace('_', '-')}: {path} is not a file")
-    if settings.password_file and Path(settings.password_file).stat().st_mode & stat.S_IROTH:
-        log.warning("every user of this host can read etcd's password", file=settings.password_file)
+        try:
+            if path and not Path(path).is_file():
+                raise ConfigError(f"etcd-{name.replace('_', '-')}: {path} is not a file")
+        except PermissionError:
+            raise ConfigError(
+                f"etcd-{name.replace('_', '-')}: {path} is in a folder that is closed to this user or service",
+                hint="/home and /root are closed to overlayd.service (ProtectHome=): put it into /etc/overlayd",
+            ) from None
+    for path, what in ((settings.password_file, "etcd's password"), (settings.keyfile, "this host's key for etcd")):
+        if path and Path(path).stat().st_mode & stat.S_IROTH:
+            log.warning(f"every user of this host can read {what}", file=path)
     return endpoints

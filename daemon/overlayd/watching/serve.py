@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from overlayd.log import logger
 from overlayd.status import Board
 from overlayd.watching import pages
 from overlayd.watching.metrics import Process
@@ -19,24 +20,70 @@ from overlayd.watching.pulse import Pulse
 if TYPE_CHECKING:
     from overlayd.watching.server import Server
 
+log = logger("watching")
+
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
-@contextmanager
-def listening(address: str, port: int) -> Iterator[Server | None]:
-    """A server that has taken its port but does not answer yet, stopped at the end; None for port 0.
-
-    Raises ConfigError when the port is somebody else's.
+class Watch:
+    """The port that the daemon is watched at. One that somebody has is tried again: no user of this host, by taking it,
+    keeps the daemon from its work.
     """
-    if not port:
-        yield None
-        return
-    # Only where it is wanted: http.server and what it imports cost a megabyte.
-    server: Server = import_module("overlayd.watching.server").Server(address, port)
+
+    def __init__(self, address: str, port: int) -> None:
+        """Take the port, 0 for none; who connects waits until `start`. Raises ConfigError where only a person helps."""
+        self._where = (address, port)
+        self._server: Server | None = None
+        self._pages: dict[str, Callable[[], pages.Page]] | None = None
+        self.problem: str | None = None
+        self.look()
+
+    @property
+    def where(self) -> str | None:
+        """Address and port as they stand in a URL; None while there is no server."""
+        return self._server.where if self._server else None
+
+    def start(self, served: dict[str, Callable[[], pages.Page]]) -> None:
+        """Begin to serve, now or when the port is had."""
+        self._pages = served
+        if self._server is not None:
+            self._server.start(served)
+
+    def look(self) -> str | None:
+        """Try to take a port that is not had yet; what is wrong, if anything."""
+        address, port = self._where
+        if not port or self._server is not None:
+            return None
+        # Only where it is wanted: http.server and what it imports cost a megabyte.
+        module = import_module("overlayd.watching.server")
+        try:
+            self._server = module.Server(address, port)
+            self.problem = None
+        except module.PortTaken as error:
+            if self.problem is None:
+                log.warning("going on without, and trying again", problem=error.message, hint=error.hint)
+            self.problem = error.message
+        if self._pages is not None and self._server is not None:
+            self._server.start(self._pages)
+        return self.problem
+
+    def stop(self) -> None:
+        """Let go of the port and of every client."""
+        if self._server is not None:
+            self._server.stop()
+
+
+@contextmanager
+def listening(address: str, port: int) -> Iterator[Watch]:
+    """A watch that has taken its port, if that can be had, but does not answer yet; stopped at the end.
+
+    Raises ConfigError where the address is none of this host, or the port is not for us.
+    """
+    watch = Watch(address, port)
     try:
-        yield server
+        yield watch
     finally:
-        server.stop()
+        watch.stop()
 
 
 def daemon_pages(board: Board, pulse: Pulse) -> dict[str, Callable[[], pages.Page]]:

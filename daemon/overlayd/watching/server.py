@@ -30,6 +30,10 @@ POLL_S = 0.2
 Pages = Mapping[str, Callable[[], Page]]
 
 
+class PortTaken(ConfigError):
+    """Another program has the port. It need not be an administrator's: every user may take one from 1024 on."""
+
+
 class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     """GET and HEAD of the pages, by path; 404 for any other. No access log."""
 
@@ -40,7 +44,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     request_queue_size = 64
 
     def __init__(self, address: str, port: int) -> None:
-        """Take the port; who connects waits until `start`. Raises ConfigError."""
+        """Take the port; who connects waits until `start`. Raises ConfigError, PortTaken."""
         self.address_family = socket.AF_INET6 if isinstance(ip_address(address), IPv6Address) else socket.AF_INET
         self._pages: Pages = {}
         self._clients: dict[socket.socket, None] = {}
@@ -53,7 +57,8 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
             hint = f"see who has the port: ss -tlpn 'sport = :{port}'; or set another healthz-port, 0 for none"
             if error.errno == errno.EADDRNOTAVAIL:
                 hint = "healthz-ip must be an address of this host, or 0.0.0.0 or :: for all of them"
-            raise ConfigError(f"cannot serve /healthz on {where}: {error.strerror}", hint=hint) from error
+            kind = PortTaken if error.errno == errno.EADDRINUSE else ConfigError
+            raise kind(f"cannot serve /healthz on {where}: {error.strerror}", hint=hint) from error
 
     @property
     def where(self) -> str:

@@ -52,6 +52,8 @@ class Status:
     version: str
     started_at_s: float | None = None
     """Seconds since the epoch."""
+    pid_begun: int | None = None
+    """When that process began, in clock ticks since boot: a number may have become another process's."""
     watched_at: str | None = None
     """Where /readyz is served, as ADDRESS:PORT."""
     problem: str | None = None

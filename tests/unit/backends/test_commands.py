@@ -13,6 +13,7 @@ import pytest
 from overlayd.backends import ledger as ledgers
 from overlayd.backends import undo
 from overlayd.backends.commands import PEER_VARIABLES, Commands, Entry, Step, Told, Verb, check, steps, words
+from overlayd.backends.consent import Consent
 from overlayd.backends.extension import Extension
 from overlayd.backends.ledger import Ledger
 from overlayd.errors import CommandFailed, NetworkConfigError
@@ -85,7 +86,8 @@ def test_variables_are_replaced_within_a_word_and_never_split() -> None:
     assert words("x \"$SUBNET\" ${PUBLIC_IP}/32 $OTHER \\; 'p q'", variables) == [
         *("x", "a b;c", "$SUBNET/32", "$OTHER", ";", "p q"),
     ]
-    assert words("sh -c 'echo $SUBNET'", variables) == ["sh", "-c", "echo $SUBNET"]
+    # A word is a word, whatever it is behind.
+    assert words("sh -c 'echo $SUBNET'", variables) == ["sh", "-c", "echo a b;c"]
 
 
 @pytest.mark.parametrize(
@@ -93,8 +95,6 @@ def test_variables_are_replaced_within_a_word_and_never_split() -> None:
     [
         "ip route replace $SUBNET via ${PUBLIC_IP}",
         "/usr/libexec/add 'a;b' \"c|d\" e\\;f",
-        "sh -c 'read mac; ip route add $SUBNET via $X && echo >/dev/null'",
-        "bash -c 'true'",
         "",
     ],
 )
@@ -105,7 +105,7 @@ def test_what_needs_no_shell_or_names_it_can_be_run(command: str) -> None:
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        ("export VNI=1; ip link add x", "shell.*sh -c"),
+        ("export VNI=1; ip link add x", "shell.*script.*extension-commands"),
         ("ip link add x && true", "shell"),
         ("cat `which ip`", "shell"),
         ("echo $(id)", "shell"),
@@ -113,6 +113,7 @@ def test_what_needs_no_shell_or_names_it_can_be_run(command: str) -> None:
         ("echo 'unclosed", "quotation"),
         ("  ", "blank"),
         ("ip route add $NETWORK", r"\$NETWORK.*known: SUBNET"),
+        ("sh -c 'echo $HOME'", r"\$HOME.*known: SUBNET"),
     ],
 )
 def test_what_would_need_a_shell_is_refused_with_the_way_out(command: str, said: str) -> None:
@@ -140,41 +141,58 @@ def test_a_peer_is_told_as_flannel_names_it() -> None:
     assert Told.of(peer(2)).variables()["IPV6SUBNET"] == ""
 
 
-def extension(folder: Path, **config: str) -> Extension:
+def script(folder: Path, name: str, text: str) -> str:
+    """Put a shell script into the folder of a host's programs; its whole path."""
+    path = folder / "commands" / name
+    path.parent.mkdir(exist_ok=True, parents=True)
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def consent(folder: Path) -> Consent:
+    """A host's consent to what `script` put there."""
+    return Consent(folder=folder / "commands")
+
+
+def extension(folder: Path, run: str = "", **config: str) -> Extension:
     """A backend with this config, and files in a folder."""
-    return Extension.from_config(config, replace(AROUND, run_dir=folder))
+    return Extension.from_config(config, replace(AROUND, run_dir=folder / run, consent=consent(folder)))
 
 
 def test_the_startup_command_is_run_once_a_boot_and_its_output_published(tmp_path: Path) -> None:
-    script = f"sh -c 'echo run >> {tmp_path}/runs; echo \" ee:01 \"; echo noise >&2'"
-    assert extension(tmp_path, PreStartupCommand=script).lease_data(4) == "ee:01"
-    assert extension(tmp_path, PreStartupCommand=script).lease_data(6) == "ee:01"
+    pre = script(tmp_path, "pre", f'echo run >> {tmp_path}/runs; echo " ee:01 "; echo noise >&2')
+    assert extension(tmp_path, PreStartupCommand=pre).lease_data(4) == "ee:01"
+    assert extension(tmp_path, PreStartupCommand=pre).lease_data(6) == "ee:01"
     assert (tmp_path / "runs").read_text() == "run\n"
-    assert extension(tmp_path / "other").lease_data(4) is None
+    assert extension(tmp_path, "other").lease_data(4) is None
 
 
 def test_other_commands_undo_what_the_first_did(tmp_path: Path) -> None:
-    first = extension(tmp_path, PreStartupCommand="echo one", ShutdownCommand=f"touch {tmp_path}/undone")
+    echo, touch = script(tmp_path, "echo", 'echo "$1"'), script(tmp_path, "touch", 'touch "$1"')
+    first = extension(tmp_path, PreStartupCommand=f"{echo} one", ShutdownCommand=f"{touch} {tmp_path}/undone")
     assert first.lease_data(4) == "one"
     # Mended, it counts, and nothing is done again.
-    mended = extension(tmp_path, PreStartupCommand="echo one", ShutdownCommand=f"touch {tmp_path}/mended")
+    mended = extension(tmp_path, PreStartupCommand=f"{echo} one", ShutdownCommand=f"{touch} {tmp_path}/mended")
     assert mended.lease_data(4) == "one"
     assert not (tmp_path / "undone").exists()
-    assert extension(tmp_path, PreStartupCommand="echo two").lease_data(4) == "two"
+    assert extension(tmp_path, PreStartupCommand=f"{echo} two").lease_data(4) == "two"
     assert (tmp_path / "mended").exists()
     assert not (tmp_path / "undone").exists()
 
 
 def test_a_startup_command_that_fails_or_says_too_much_is_told_with_the_command(tmp_path: Path) -> None:
-    with pytest.raises(CommandFailed, match=r"sh -c 'echo no >&2; exit 3'[^$]*status 3: no"):
-        extension(tmp_path, PreStartupCommand="sh -c 'echo no >&2; exit 3'").lease_data(4)
+    fails = script(tmp_path, "fails", "echo no >&2; exit 3")
+    with pytest.raises(CommandFailed, match=r"commands/fails[^$]*status 3: no"):
+        extension(tmp_path, PreStartupCommand=fails).lease_data(4)
     with pytest.raises(CommandFailed, match="65536"):
-        extension(tmp_path, PreStartupCommand="head -c 70000 /usr/bin/env").lease_data(4)
+        extension(tmp_path, PreStartupCommand=script(tmp_path, "long", "head -c 70000 /usr/bin/env")).lease_data(4)
 
 
 def test_cleanup_undoes_all_and_names_what_it_could_not(tmp_path: Path) -> None:
-    remove = f"sh -c 'read data; echo $SUBNET $PUBLIC_IP $data >> {tmp_path}/log; test $data != ee:03'"
-    shutdown = f"sh -c 'echo shutdown of $SUBNET >> {tmp_path}/log'"
+    log = f"{tmp_path}/log"
+    remove = script(tmp_path, "remove", f"read data; echo $SUBNET $PUBLIC_IP $data >> {log}; test $data != ee:03")
+    shutdown = script(tmp_path, "shutdown", f"echo shutdown of $SUBNET >> {log}")
     ledger = Ledger(
         commands=Commands(subnet_remove=remove, shutdown=shutdown),
         own={"SUBNET": "10.5.1.0/24"},
@@ -182,23 +200,24 @@ def test_cleanup_undoes_all_and_names_what_it_could_not(tmp_path: Path) -> None:
     )
     ledgers.write(tmp_path, ledger)
     said: list[str] = []
-    with pytest.raises(CommandFailed, match=r"SUBNET=10.5.3.0/24 PUBLIC_IP=198.18.1.3 sh -c"):
-        said.extend(undo.cleanup(tmp_path))
+    with pytest.raises(CommandFailed, match=r"SUBNET=10.5.3.0/24 PUBLIC_IP=198.18.1.3 /.*remove"):
+        said.extend(undo.cleanup(tmp_path, consent(tmp_path)))
     assert (tmp_path / "log").read_text().splitlines() == [
         "10.5.2.0/24 198.18.1.2 ee:02",
         "10.5.3.0/24 198.18.1.3 ee:03",
         "shutdown of 10.5.1.0/24",
     ]
     assert not (tmp_path / ledgers.FILE).exists()
-    assert list(undo.cleanup(tmp_path)) == []
+    assert list(undo.cleanup(tmp_path, consent(tmp_path))) == []
 
 
 def test_data_is_a_line_of_input_whatever_is_in_it(tmp_path: Path) -> None:
     evil = f"$(touch {tmp_path}/pwned); `touch {tmp_path}/pwned` | \x1b[31m \ud800 ' \" &"
-    said = undo.run_command("cat", {}, data=evil)
+    cat, false = script(tmp_path, "cat", "exec cat"), script(tmp_path, "false", "exit 1")
+    said = undo.run_command(cat, {}, consent(tmp_path), data=evil)
     assert said == evil.replace("\ud800", "?") + "\n"
     with pytest.raises(CommandFailed) as caught:
-        undo.run_command("false", {}, data=evil)
+        undo.run_command(false, {}, consent(tmp_path), data=evil)
     assert "\x1b" not in str(caught.value)
     assert not (tmp_path / "pwned").exists()
 

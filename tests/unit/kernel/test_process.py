@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,22 @@ def test_children_get_the_users_libraries_not_ours(monkeypatch: pytest.MonkeyPat
     monkeypatch.delenv("LD_LIBRARY_PATH_ORIG")
     monkeypatch.setattr("sys.frozen", True, raising=False)
     assert "LD_LIBRARY_PATH" not in process.child_environment()
+
+
+def test_children_get_no_secret_and_nothing_else_that_they_do_not_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    unwanted = {
+        *("OVERLAYD_ETCD_PASSWORD", "FLANNELD_ETCD_PASSWORD", "OVERLAYD_OPTIONS", "LD_PRELOAD", "NOTIFY_SOCKET"),
+        *("PYTHONPATH", "_PYI_ARCHIVE_FILE", "CREDENTIALS_DIRECTORY", "ANYTHING", "WG_TUN_FD", "BASH_ENV"),
+    }
+    wanted = {"PATH": os.environ["PATH"], "DOCKER_HOST": "unix:///x", "DBUS_SYSTEM_BUS_ADDRESS": "unix:path=/y"}
+    for name in unwanted:
+        monkeypatch.setenv(name, "secret")
+    for name, value in wanted.items():
+        monkeypatch.setenv(name, value)
+    told = dict(line.partition("=")[::2] for line in process.run(["env"]).splitlines())
+    assert not unwanted & set(told)
+    assert "secret" not in told.values()
+    assert told.items() >= {**wanted, "LC_ALL": "C"}.items()
 
 
 def test_variables_are_added_to_the_environment() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -61,7 +62,7 @@ def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path) -> None:
 
 
 def test_systemd_finds_it_well_confined() -> None:
-    # Above 3.0 somebody opened what was closed. What has to be open: root, the host's network, NET_ADMIN.
+    # What has to be open: root, the host's network and its settings, sockets, NET_ADMIN, NET_RAW, /dev/net/tun.
     assert shutil.which("systemd-analyze"), "the tests need systemd-analyze: run `make system`"
     done = subprocess.run(
         [*("systemd-analyze", "security", "--offline=true", "--no-pager"), UNITS / "overlayd.service"],
@@ -71,7 +72,7 @@ def test_systemd_finds_it_well_confined() -> None:
     )
     found = re.search(r"Overall exposure level for overlayd.service: ([0-9.]+)", done.stdout)
     assert found is not None, done.stdout
-    assert float(found[1]) <= 3.0, done.stdout
+    assert float(found[1]) <= 2.0, done.stdout
 
 
 def test_it_keeps_the_capabilities_that_it_uses_and_no_other(unit: dict[str, list[str]]) -> None:
@@ -84,6 +85,32 @@ def test_an_old_systemd_that_knows_no_groups_refuses_no_call(unit: dict[str, lis
     for value in unit["Service.SystemCallFilter"]:
         assert value.startswith("~")
         assert "~" not in value[1:]
+
+
+def test_a_systemd_before_240_keeps_tun_devices(unit: dict[str, list[str]]) -> None:
+    # A comment that ends in a backslash goes on in the next line there (systemd issue 10598); EL 7 has 219, without
+    # BindPaths=, and PrivateDevices= alone would take /dev/net/tun.
+    lines = (UNITS / "overlayd.service").read_text().splitlines()
+    assert unit["Service.PrivateDevices"] == ["yes"]
+    assert unit["Service.BindPaths"] == ["-/dev/net/tun"]
+    hidden = [after for before, after in pairwise(lines) if before.startswith("#") and before.endswith("\\")]
+    assert hidden == ["PrivateDevices=yes", "BindPaths=-/dev/net/tun"]
+
+
+def test_its_memory_its_tasks_and_its_cores_have_bounds(unit: dict[str, list[str]]) -> None:
+    assert unit["Service.MemoryMax"] == ["512M"]
+    assert unit["Service.TasksMax"] == ["512"]
+    assert unit["Service.LimitCORE"] == ["0"]
+    # A child that is ended for its memory must not take the daemon along.
+    assert unit["Service.OOMPolicy"] == ["continue"]
+
+
+def test_each_line_that_confines_has_its_reason() -> None:
+    text = (UNITS / "overlayd.service").read_text()
+    lines = text[text.index("# Links, routes") : text.index("[Install]")].splitlines()
+    without = [line for before, line in pairwise(lines) if line[:1] not in ("", "#") and not before.startswith("#")]
+    # Each of these is told of with the line before.
+    assert [line.partition("=")[0] for line in without] == ["DeviceAllow", "SystemCallFilter"]
 
 
 def test_only_root_sees_the_folder_that_holds_keys(unit: dict[str, list[str]]) -> None:

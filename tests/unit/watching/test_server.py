@@ -16,7 +16,7 @@ from overlayd.status import Board, Status
 from overlayd.watching.pages import Page
 from overlayd.watching.pulse import Pulse
 from overlayd.watching.serve import daemon_pages, listening
-from overlayd.watching.server import MOST_CLIENTS, Server
+from overlayd.watching.server import MOST_CLIENTS, PortTaken, Server
 from tests.polling import eventually
 
 PAGE = Page(code=200, content_type="text/plain", text="it is well\n")
@@ -130,7 +130,7 @@ def test_stopped_it_lets_go_of_the_port_and_of_everybody(server: Server) -> None
 def test_a_port_that_is_taken_and_an_address_that_is_not_ours_say_so() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        with pytest.raises(ConfigError, match="Address already in use") as taken:
+        with pytest.raises(PortTaken, match="Address already in use") as taken:
             Server("127.0.0.1", port)
         assert f"ss -tlpn 'sport = :{port}'" in str(taken.value)
     with pytest.raises(ConfigError, match=r"on 198\.18\.255\.1:9.*\n.*an address of this host"):
@@ -139,7 +139,23 @@ def test_a_port_that_is_taken_and_an_address_that_is_not_ours_say_so() -> None:
 
 def test_no_port_means_no_server() -> None:
     with listening("0.0.0.0", 0) as nothing:
-        assert nothing is None
+        assert (nothing.where, nothing.look()) == (None, None)
+
+
+def test_a_port_that_somebody_has_is_taken_when_it_is_free() -> None:
+    with contextlib.ExitStack() as stack:
+        other = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        port = other.getsockname()[1]
+        watch = stack.enter_context(listening("127.0.0.1", port))
+        watch.start({"/page": lambda: PAGE})
+        assert "Address already in use" in (watch.look() or "")
+        assert [watch.where] == [None]
+        other.close()
+        assert watch.look() is None
+        assert watch.where == f"127.0.0.1:{port}"
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=5)) as connection:
+            connection.request("GET", "/page")
+            assert connection.getresponse().status == 200
 
 
 def test_a_stuck_loop_is_503_with_words_while_the_server_answers(tmp_path: Path) -> None:

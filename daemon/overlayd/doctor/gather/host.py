@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from shutil import which
 
-from overlayd import hostlock, process
+from overlayd import process
 from overlayd import status as status_file
 from overlayd.doctor.facts import Daemon, Feature, Host, Link, Network, Underlay
 from overlayd.errors import CommandFailed, OverlaydError
@@ -72,12 +72,12 @@ def read_host(settings_problem: str | None, network: Network | None, underlay: U
 
 def _running(settings: Settings) -> bool | None:
     try:
-        (settings.run_dir / hostlock.FILE).stat()
+        (settings.run_dir / status_file.FILE).stat()
     except FileNotFoundError:
         return False
     except OSError:
         return None
-    return hostlock.held(settings.run_dir)
+    return status_file.runs(settings.run_dir)
 
 
 def unit(name: str, *properties: str) -> dict[str, str] | None:

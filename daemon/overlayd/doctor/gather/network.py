@@ -8,10 +8,10 @@ from typing import TypedDict
 
 from overlayd import needed
 from overlayd.addresses import IPNetwork, ip_network
+from overlayd.backend_choice import load_backend
 from overlayd.bounds import judge_network
 from overlayd.doctor.facts import Network, Published, Underlay
 from overlayd.errors import OverlaydError
-from overlayd.host import load_backend
 from overlayd.kernel import survey
 from overlayd.kernel.state import LINK_NAME_PREFIX
 from overlayd.network import NetworkConfig

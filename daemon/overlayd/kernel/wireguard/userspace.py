@@ -27,8 +27,6 @@ PROGRAM = "wireguard-go"
 SOCKETS = Path("/var/run/wireguard")
 ANSWER_S = 3.0
 END_S = 3.0
-# They would keep wireguard-go in the foreground, or our pipe to it open.
-_UNWANTED = ("LOG_LEVEL", "WG_PROCESS_FOREGROUND", "WG_TUN_FD", "WG_UAPI_FD")
 
 
 class Userspace:
@@ -72,7 +70,9 @@ def make(name: str) -> None:
     # What is left of a process that was killed. The device is not there, so nobody serves it.
     _socket(name).unlink(missing_ok=True)
     try:
-        process.run(["env", *(word for one in _UNWANTED for word in ("-u", one)), PROGRAM, name], timeout_s=10)
+        # Without LOG_LEVEL, WG_PROCESS_FOREGROUND, WG_TUN_FD, WG_UAPI_FD, which children are not given: they would keep
+        # it in the foreground, or our pipe to it open.
+        process.run([PROGRAM, name], timeout_s=10)
         # The command ends before its child has begun; the child begins by giving the device an MTU of its own.
         _ask(name, uapi.GET)
     except CommandFailed as error:

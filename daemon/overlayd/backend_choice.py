@@ -1,0 +1,60 @@
+"""The backend that a network config asks for: on any host, or on this one with its consent and its needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from overlayd import backends, needed
+from overlayd.backends.consent import Consent
+from overlayd.backends.surroundings import Surroundings
+from overlayd.bounds import Here
+from overlayd.errors import ConfigError, NetworkConfigError
+from overlayd.network import NetworkConfig
+from overlayd.settings import Settings
+from overlayd.underlay import Underlay
+
+
+def load_backend(
+    config: NetworkConfig,
+    underlay: Underlay,
+    *,
+    blackhole: bool = False,
+    run_dir: Path = Path("/run/overlayd"),
+    state_dir: Path | None = None,
+    here: Here | None = None,
+    consent: Consent | None = None,
+) -> backends.Backend:
+    """The backend that a network config asks for. Raises NetworkConfigError: whoever wrote the config can mend it.
+
+    `here` is what this host needs, where the config is for this host. Without `consent`, nobody asks whether this host
+    lets the config's commands run.
+    """
+    around = Surroundings(
+        network=config,
+        underlay=underlay,
+        blackhole=blackhole,
+        run_dir=run_dir,
+        state_dir=state_dir,
+        here=here or Here(),
+        consent=consent,
+    )
+    try:
+        backend = backends.load(config.backend_type).from_config(config.backend_config, around)
+    except ConfigError as error:
+        raise NetworkConfigError(error.message, hint=error.hint) from error
+    if here is not None:
+        needed.require_fit(config, here, one_route=backend.one_route)
+    return backend
+
+
+def backend_here(settings: Settings, config: NetworkConfig, underlay: Underlay, here: Here) -> backends.Backend:
+    """The same for this host, as its settings have it. Changes nothing, and runs nothing."""
+    return load_backend(
+        config,
+        underlay,
+        here=here,
+        blackhole=settings.ip_blackhole_route,
+        run_dir=settings.run_dir,
+        state_dir=settings.state_dir,
+        consent=Consent(folder=settings.extension_commands),
+    )

@@ -1,0 +1,118 @@
+"""This host's rules under one network config: ours, and what a running firewalld is told."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from overlayd import docker, firewall, firewalld
+from overlayd.addresses import IPAddress
+from overlayd.backends import Backend
+from overlayd.kernel import interfaces, netlink
+from overlayd.lease import Lease, Subnets
+from overlayd.log import logger
+from overlayd.network import NetworkConfig
+from overlayd.settings import Settings
+from overlayd.watching.figures import counter
+
+log = logger("host")
+
+FIREWALL_WRITES = counter("overlayd_firewall_writes_total", "Times that firewall rules were not as they should be.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What one look came to. `backend` is what keeps the rules, None where nothing does.
+
+    `problems` keep packets from their way. So may `firewalld_problem`, unless an administrator opened by hand what
+    firewalld would not be told.
+    """
+
+    backend: str | None
+    problems: tuple[str, ...] = ()
+    firewalld_problem: str | None = None
+
+
+class HostFirewall:
+    """Keeps the rules for one backend on one underlay interface. Called in one thread."""
+
+    def __init__(self, settings: Settings, config: NetworkConfig, ifname: str, backend: Backend) -> None:
+        """Changes nothing yet."""
+        self._settings = settings
+        self._config = config
+        self._ifname = ifname
+        self._backend = backend
+        self._firewall = firewall.Firewall(settings.firewall, prefer_nftables=config.nftables)
+        self._firewalld = firewalld.Firewalld(enabled=settings.firewall != "none")
+        self._forwards_for_all: set[str] = set()
+        self._left_open: tuple[str, ...] = ()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is open to others on this host, though packets go."""
+        return (*sorted(self._forwards_for_all), *self._left_open)
+
+    def close(self) -> None:
+        """Let go of firewalld's bus; what it was told stays, and so do our rules."""
+        self._firewalld.close()
+
+    def open_to_nobody(self, subnets: Subnets) -> None:
+        """Before a backend is opened: close what it opens, and what forwarding does, which it turns on.
+
+        What Docker would have closed when it turned forwarding on is closed; and strangers are kept out before the way
+        in is open. Rules of the last run know its peers, and stay until there are new ones.
+        """
+        told = docker.read_daemon_json()[0]
+        for version in sorted({4, *self._config.versions}):
+            if not netlink.forwards(version) and firewall.docker_closes_forwarding(told, version):
+                reason = self._firewall.close_forwarding(version)
+                if reason is not None:
+                    log.warning("this host forwards for everybody", reason=reason)
+                    self._forwards_for_all.add(reason)
+        if not self._firewall.stands():
+            self._firewall.sync(self._wanted(subnets, ()))
+
+    def sync(self, subnets: Subnets, peers: Collection[Lease]) -> Report:
+        """Make the rules those of a host that holds these subnets and serves these peers. Never raises."""
+        told = self._firewalld.sync(
+            firewalld.desired(
+                overlays=self._overlays(subnets),
+                listens=self._backend.listens,
+                peers=_addresses(peers),
+                trusted=self._settings.trusted_networks,
+            )
+        )
+        wanted = self._wanted(subnets, peers)
+        report = self._firewall.sync(wanted)
+        if report.written:
+            FIREWALL_WRITES.add()
+            log.info("firewall rules written", backend=report.backend)
+        self._left_open = (*firewall.left_open(wanted, report.backend), *report.limits)
+        return Report(backend=report.backend, problems=report.problems, firewalld_problem=told.problem)
+
+    def _wanted(self, subnets: Subnets, peers: Collection[Lease]) -> firewall.Wanted:
+        addresses = _addresses(peers)
+        by_plain_routes = self._ifname in self._backend.devices
+        return firewall.desired(
+            overlays=self._overlays(subnets),
+            devices=self._backend.devices,
+            masquerade=self._settings.ip_masq,
+            forward=self._settings.iptables_forward_rules,
+            daemon_json=docker.read_daemon_json()[0],
+            listens=self._backend.listens,
+            peers=addresses,
+            leased=[leg.subnet for peer in peers for leg in peer.legs],
+            other_bridges=[name for name in interfaces.container_bridges() if name != self._ifname],
+            routers=interfaces.router_macs(self._ifname, addresses) if by_plain_routes else (),
+            trusted=self._settings.trusted_networks,
+        )
+
+    def _overlays(self, subnets: Subnets) -> list[firewall.Overlay]:
+        return [
+            firewall.Overlay(network=network, subnet=subnet)
+            for network, subnet in zip(self._config.networks, subnets, strict=True)
+        ]
+
+
+def _addresses(peers: Collection[Lease]) -> frozenset[IPAddress]:
+    return frozenset(leg.public_ip for peer in peers for leg in peer.legs)

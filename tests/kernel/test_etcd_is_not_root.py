@@ -1,0 +1,177 @@
+"""Whoever may write to etcd has nothing run on a host, and does not take it off the network that it is in."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from overlayd.doctor.gather.host import device_feature
+from tests.kernel.flannel_host import PREFIX
+from tests.kernel.lab import NETWORK, Host, Lab, laboratory
+from tests.kernel.test_extension import Programs
+from tests.kernel.traffic import pinging, pings
+from tests.polling import eventually
+
+# threats.md has seen a hostile config run within half a second.
+WITHIN_S = 5.0
+KEYS = ("PreStartupCommand", "PostStartupCommand", "SubnetAddCommand", "SubnetRemoveCommand", "ShutdownCommand")
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """Hosts a and b in a network by VXLAN."""
+    with laboratory(tmp_path_factory.mktemp("not-root"), {"Type": "vxlan"}) as lab:
+        first, second = lab.host("a"), lab.host("b")
+        eventually("b is reachable from a", lambda: pings(first, second))
+        yield lab
+
+
+@pytest.fixture(autouse=True)
+def as_it_was(lab: Lab, a: Host, b: Host) -> Iterator[None]:
+    """Every test begins and ends with the good config."""
+    yield
+    write(lab, {"Type": "vxlan"})
+    eventually("both serve it", lambda: all(problem_of(host) == "" and ready(host) for host in (a, b)))
+
+
+def write(lab: Lab, backend: object) -> None:
+    """What an enemy with etcdctl writes; nobody checks it."""
+    lab.etcdctl("put", f"{PREFIX}/config", json.dumps({"Network": str(NETWORK), "Backend": backend}))
+
+
+def hostile(trap: Path) -> dict[str, str]:
+    """A config that has a shell make a file, whichever command is run first."""
+    return {"Type": "extension", **dict.fromkeys(KEYS, f"sh -c 'touch {trap}'")}
+
+
+def never(what: str, condition: Callable[[], object], *, for_s: float) -> None:
+    """Ask for so long; the answer must not become true."""
+    pause, ends = threading.Event(), time.monotonic() + for_s
+    while time.monotonic() < ends:
+        assert not condition(), what
+        pause.wait(0.05)
+
+
+def problem_of(host: Host) -> str:
+    """What a host says of the network config."""
+    return host.status().get("problem") or ""
+
+
+def ready(host: Host) -> bool:
+    """Whether the daemon serves a network."""
+    return host.status().get("state") == "ready"
+
+
+def test_a_hostile_config_runs_nothing_on_hosts_that_serve_and_packets_go_on(
+    lab: Lab, a: Host, b: Host, tmp_path: Path
+) -> None:
+    trap = tmp_path / "trap"
+    with pinging(a, b) as losses:
+        write(lab, hostile(trap))
+        eventually("both say so", lambda: all("extension-commands is not set" in problem_of(host) for host in (a, b)))
+        never("it is run", trap.exists, for_s=WITHIN_S)
+    assert losses.lost == 0
+    assert ready(a)
+    assert ready(b)
+    assert "overlay.1" in a.run("ip", "link")
+    assert a.call("status").returncode == 1
+    assert "extension-commands is not set" in a.call("status").stdout
+
+
+def test_nor_on_one_that_starts_which_waits_and_says_why(lab: Lab, a: Host, tmp_path: Path) -> None:
+    trap = tmp_path / "trap"
+    a.stop()
+    write(lab, hostile(trap))
+    a.start(ready=False)
+    eventually("it says so", lambda: "extension-commands is not set" in problem_of(a))
+    never("it is run", trap.exists, for_s=WITHIN_S)
+    assert a.status()["state"] == "waiting"
+    said = a.call("check")
+    assert said.returncode == 2
+    assert "extension-commands is not set" in said.stderr
+    assert not trap.exists()
+
+
+def test_nor_where_the_lease_is_lost_meanwhile(lab: Lab, tmp_path: Path) -> None:
+    trap = tmp_path / "trap"
+    host = lab.host("c")
+    lost = host.subnet
+    key = f"{PREFIX}/subnets/{lost.network_address}-{lost.prefixlen}"
+    try:
+        write(lab, hostile(trap))
+        eventually("it says so", lambda: "extension-commands is not set" in problem_of(host))
+        lab.etcdctl("put", key, json.dumps({"PublicIP": "198.18.1.55", "BackendType": "vxlan", "BackendData": {}}))
+        eventually("it has another subnet of the network it was in", lambda: ready(host) and host.subnet != lost)
+        never("it is run", trap.exists, for_s=WITHIN_S)
+        assert host.subnet.subnet_of(NETWORK)
+        assert "extension-commands is not set" in problem_of(host)
+    finally:
+        lab.etcdctl("del", key)
+        lab.remove_host(host)
+
+
+@pytest.mark.parametrize(
+    "backend",
+    [
+        {"Type": "nosuch"},
+        {"Type": "vxlan", "VNI": "x"},
+        {"Type": "wireguard", "ListenPort": -1},
+        {"Type": "udp", "x": 1},
+    ],
+    ids=lambda backend: backend["Type"],
+)
+def test_a_config_that_this_host_refuses_does_not_take_it_off_its_network(
+    lab: Lab, a: Host, b: Host, backend: dict[str, object]
+) -> None:
+    with pinging(a, b) as losses:
+        write(lab, backend)
+        eventually("both say so", lambda: all(problem_of(host) for host in (a, b)))
+        never("it leaves", lambda: not ready(a), for_s=1)
+    assert losses.lost == 0
+
+
+def test_a_config_that_this_kernel_cannot_have_is_left_again(lab: Lab, a: Host, b: Host) -> None:
+    if device_feature("ipip").there:
+        pytest.skip("this kernel has ipip, and there is no other backend that it may lack")
+    with pinging(a, b) as losses:
+        write(lab, {"Type": "ipip"})
+        eventually("both say so", lambda: all("IP-in-IP" in problem_of(host) and ready(host) for host in (a, b)))
+        never("it ends", lambda: not a.runs(), for_s=2)
+    assert losses.lost == 0
+    assert a.status()["backend"] == "vxlan"
+
+
+def test_with_consent_other_commands_wait_for_a_restart(lab: Lab, tmp_path: Path) -> None:
+    programs = Programs(tmp_path / "commands")
+    host = lab.host("c", settings=programs.settings)
+    try:
+        write(lab, programs.host_gw)
+        eventually("it waits", lambda: "systemctl restart overlayd" in problem_of(host))
+        assert host.status()["backend"] == "vxlan"
+        never("it is taken", lambda: host.status()["backend"] != "vxlan", for_s=2)
+        host.stop()
+        host.start()
+        assert host.status()["backend"] == "extension"
+        # And from commands to commands too.
+        trap = tmp_path / "trap"
+        write(lab, {**programs.host_gw, "SubnetAddCommand": f"{programs.folder}/route add $SUBNET dev lo"})
+        eventually("it waits", lambda: "systemctl restart overlayd" in problem_of(host))
+        # What is no program of the folder is refused for good.
+        write(lab, hostile(trap))
+        eventually("it is refused", partial(_has, host, "is not a program in"))
+        assert not trap.exists()
+        # The other backends are taken at once, and what commands did is undone.
+        write(lab, {"Type": "vxlan"})
+        eventually("it follows", lambda: ready(host) and host.status()["backend"] == "vxlan")
+    finally:
+        lab.remove_host(host)
+
+
+def _has(host: Host, text: str) -> bool:
+    return text in problem_of(host)
