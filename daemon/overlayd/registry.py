@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from overlayd import allocate
 from overlayd.addresses import IPAddress, IPNetwork, overlaps
-from overlayd.errors import LeaseLost, NetworkConfigError, StoreError
+from overlayd.errors import LeaseLost, NetworkConfigError, StoreDenied, StoreError
 from overlayd.lease import Lease, MalformedLease, Subnets, parse_key, parse_lease
 from overlayd.log import logger
 from overlayd.network import NetworkConfig, parse_network_config
@@ -70,7 +70,7 @@ class Registry:
     def __init__(self, store: Store, prefix: str, on_change: Callable[[], None]) -> None:
         self._store = store
         self._prefix = prefix
-        self._follower = Follower(store, f"{prefix}/", on_change)
+        self._follower = Follower(store, f"{prefix}/", on_change, parts=(CONFIG, SUBNETS))
         self._rng = random.Random()
         self._census: tuple[View, Census] | None = None
         self._complained: set[tuple[str, int]] = set()
@@ -129,7 +129,7 @@ class Registry:
 
         `wanted` makes the lease to publish for them. What this host has that does not fit the config any more is given
         up in the same moment, and kept as far as it fits. A lost race is tried again with what is then free. Raises
-        StoreError, SubnetsExhausted.
+        StoreError, SubnetsExhausted; StoreDenied where etcd's roles let this host read the leases but not write one.
         """
         while True:
             entries, revision = self._entries()
@@ -233,16 +233,17 @@ class Registry:
         etcd_lease_id = self._store.grant(ttl_s)
         created = False
         try:
-            created = self._store.create(
-                f"{prefix}{lease.key_name}",
-                lease.value(),
-                lease_id=etcd_lease_id,
-                # Keys begin with the IPv4 subnet: one that is alone or the first of a pair is free if none begins so.
-                none_below=f"{prefix}{lease.key_name}" if alone else None,
-                # With two subnets in one key, two hosts could each get one of a pair: nothing may have changed at all.
-                quiet_below=None if alone else (prefix, revision),
-                instead_of=f"{prefix}{instead_of}" if instead_of else None,
-            )
+            with self._writing():
+                created = self._store.create(
+                    f"{prefix}{lease.key_name}",
+                    lease.value(),
+                    lease_id=etcd_lease_id,
+                    # Keys begin with the IPv4 subnet: one alone or the first of a pair is free if none begins so.
+                    none_below=f"{prefix}{lease.key_name}" if alone else None,
+                    # With two subnets in one key, two hosts could each get one of a pair: nothing may have changed.
+                    quiet_below=None if alone else (prefix, revision),
+                    instead_of=f"{prefix}{instead_of}" if instead_of else None,
+                )
         finally:
             if not created:
                 with contextlib.suppress(StoreError):
@@ -256,11 +257,23 @@ class Registry:
         # A key without an etcd lease is a reservation and stays one: giving it a lease would end it one day.
         if kv.lease_id and self._store.refresh(kv.lease_id) == 0:
             return None
-        if _published(kv) != lease and not self._store.replace(
-            kv.key, lease.value(), mod_revision=kv.mod_revision, lease_id=kv.lease_id
-        ):
-            return None
+        if _published(kv) != lease:
+            with self._writing():
+                written = self._store.replace(kv.key, lease.value(), mod_revision=kv.mod_revision, lease_id=kv.lease_id)
+            if not written:
+                return None
         return Holding(lease=lease, etcd_lease_id=kv.lease_id)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except StoreDenied as error:
+            raise StoreDenied(
+                f"this host's user in etcd may not write below {self._prefix}/{SUBNETS}, so no subnet can be leased: "
+                f"{error.message}",
+                hint=error.hint,
+            ) from error
 
 
 def read_network_config(kv: KeyValue | None, prefix: str) -> NetworkConfig:

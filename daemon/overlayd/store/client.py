@@ -17,7 +17,7 @@ from overlayd.store.connection import Connection
 from overlayd.store.rpc import etcdrpc
 from overlayd.store.servers import CALL_TIMEOUT_S, Refused, Servers
 
-__all__ = ["CALL_TIMEOUT_S", "KeyValue", "Refused", "Store", "StoreSettings", "etcdrpc", "jittered", "prefix_end"]
+__all__ = ["CALL_TIMEOUT_S", "KeyValue", "Refused", "Store", "StoreSettings", "etcdrpc", "jittered", "part_end"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,13 +60,28 @@ class Store:
 
     def get(self, key: str) -> KeyValue | None:
         """The key, or None."""
-        found, _revision = self._range(f"get {key}", etcdrpc.RangeRequest(key=key.encode()))
-        return found[0] if found else None
+        request = etcdrpc.RangeRequest(key=key.encode())
+        found = self._servers.call(f"get {key}", lambda c: c.kv.Range, request, repeatable=True).kvs
+        return _key_value(found[0]) if found else None
 
     def list_prefix(self, prefix: str) -> tuple[list[KeyValue], int]:
         """Every key below `prefix`, and the revision at which they all were so."""
-        request = etcdrpc.RangeRequest(key=prefix.encode(), range_end=prefix_end(prefix))
-        return self._range(f"list {prefix}", request)
+        return self.list_parts([prefix])
+
+    def list_parts(self, parts: Sequence[str]) -> tuple[list[KeyValue], int]:
+        """The same of several parts of etcd, all as they were at one revision.
+
+        A part that ends in `/` is every key below it, any other one key: a role needs rights on no more than that.
+        """
+        request = etcdrpc.TxnRequest(
+            success=[
+                etcdrpc.RequestOp(request_range=etcdrpc.RangeRequest(key=part.encode(), range_end=part_end(part)))
+                for part in parts
+            ]
+        )
+        response = self._servers.call(f"list {' and '.join(parts)}", lambda c: c.kv.Txn, request, repeatable=True)
+        found = [_key_value(kv) for one in response.responses for kv in one.response_range.kvs]
+        return found, int(response.header.revision)
 
     def create(
         self,
@@ -144,10 +159,6 @@ class Store:
         """End an etcd lease, and with it every key that hangs on it."""
         self._servers.call("revoke a lease", lambda c: c.leases.LeaseRevoke, etcdrpc.LeaseRevokeRequest(ID=lease_id))
 
-    def _range(self, operation: str, request: Any) -> tuple[list[KeyValue], int]:
-        response = self._servers.call(operation, lambda c: c.kv.Range, request, repeatable=True)
-        return [_key_value(kv) for kv in response.kvs], int(response.header.revision)
-
     def _put_if(
         self,
         operation: str,
@@ -167,6 +178,11 @@ def prefix_end(prefix: str) -> bytes:
     """The first key after every key that starts with `prefix`; etcd's range ends are exclusive."""
     raw = prefix.encode()
     return raw[:-1] + bytes([raw[-1] + 1])
+
+
+def part_end(part: str) -> bytes:
+    """The end of a part of etcd: the first key after it, or nothing where the part is one key."""
+    return prefix_end(part) if part.endswith("/") else b""
 
 
 def jittered(delay_s: float) -> float:

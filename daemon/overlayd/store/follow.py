@@ -1,10 +1,10 @@
-"""A prefix of etcd as a value that keeps itself up to date, whatever happens to etcd meanwhile."""
+"""Parts of etcd as a value that keeps itself up to date, whatever happens to etcd meanwhile."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -27,7 +27,7 @@ STOOD_S = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """What is below the prefix as of `revision`, and whether that is still being followed.
+    """What is in the parts that are followed as of `revision`, and whether that is still being followed.
 
     While etcd is away `connected` is False, `problem` says why, and `entries` are the last that were seen.
     """
@@ -39,15 +39,20 @@ class View:
 
 
 class Follower:
-    """Follows a prefix in a thread of its own; `view` is always whole and may be read from any thread.
+    """Follows parts of what is below a prefix in a thread of its own; `view` is always whole and may be read from any
+    thread.
 
+    A part that ends in `/` is all below it, any other one key (Store.list_parts); "" is all below the prefix.
     `on_change` is called in that thread after every new view and must not block. Nothing that etcd does ends the
     thread: only `stop` does. A second thread tends the store's connection.
     """
 
-    def __init__(self, store: Store, prefix: str, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self, store: Store, prefix: str, on_change: Callable[[], None], *, parts: Sequence[str] = ("",)
+    ) -> None:
         self._store = store
         self._prefix = prefix
+        self._parts = tuple(f"{prefix}{part}" for part in parts)
         self._on_change = on_change
         self._stopping = threading.Event()
         self._watch: Watch | None = None
@@ -94,14 +99,14 @@ class Follower:
     def _list(self) -> None:
         # Always the whole list after a gap, never a resumed watch alone: an etcd that came back empty or restored has
         # an older revision than ours, and a watch from the future would wait in silence.
-        found, revision = self._store.list_prefix(self._prefix)
+        found, revision = self._store.list_parts(self._parts)
         entries = {kv.key.removeprefix(self._prefix): kv for kv in found}
         if self.view.problem is not None:
             log.info("etcd is back", revision=revision)
         self._publish(View(entries=MappingProxyType(entries), revision=revision, connected=True))
 
     def _watch_on(self) -> None:
-        self._watch = Watch(self._store, self._prefix, revision=self.view.revision + 1)
+        self._watch = Watch(self._store, self._parts, revision=self.view.revision + 1)
         if self._stopping.is_set():
             return
         began = time.monotonic()
@@ -124,7 +129,9 @@ class Follower:
                     entries.pop(name, None)
                 else:
                     entries[name] = change.now
-            self._publish(View(entries=MappingProxyType(entries), revision=changes[-1].revision, connected=True))
+            # Each part has its own order: what comes of one may be older than what came of another.
+            revision = max(self.view.revision, changes[-1].revision)
+            self._publish(View(entries=MappingProxyType(entries), revision=revision, connected=True))
 
     def _report(self, error: StoreError) -> None:
         if self.view.connected or self.view.problem is None:

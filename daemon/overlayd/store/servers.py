@@ -25,6 +25,12 @@ PULSE_TIMEOUT_S = 2.5
 # Between two attempts with certificates that did not work.
 RENEW_RETRY_S = 5.0
 
+RIGHTS = (
+    "grant the user a role with these rights, where PREFIX is etcd-prefix: read PREFIX/config; readwrite of all below "
+    "PREFIX/subnets/ and PREFIX/hosts/ (etcdctl role grant-permission --prefix); who sets the network config needs "
+    "to write PREFIX/config"
+)
+
 
 class Refused(StoreError):
     """etcd does not let this user in. Only a person can mend it."""
@@ -141,7 +147,7 @@ class Servers:
         hint = {
             "UNAVAILABLE": "is etcd running, and can this host reach it?",
             "DEADLINE_EXCEEDED": "is etcd running, and can this host reach it?",
-            "PERMISSION_DENIED": "grant the user a role that may read and write the prefix",
+            "PERMISSION_DENIED": RIGHTS,
             "INVALID_ARGUMENT": "check etcd-username and its password" if "auth" in detail else None,
         }.get(word)
         if "user name is empty" in detail:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -96,8 +96,8 @@ class Interrupted(Store):
         self._etcd = etcd
         self.lists = 0
 
-    def list_prefix(self, prefix: str) -> tuple[list[KeyValue], int]:
-        found = super().list_prefix(prefix)
+    def list_parts(self, parts: Sequence[str]) -> tuple[list[KeyValue], int]:
+        found = super().list_parts(parts)
         self.lists += 1
         if self.lists == 1:
             for number in range(3):
@@ -125,7 +125,7 @@ def test_a_watch_from_a_compacted_revision_says_so(etcd: Etcd, store: Store) -> 
         store.put("/net/a", str(number).encode())
     etcd.compact()
     with pytest.raises(Compacted, match="compacted up to 4"):
-        list(Watch(store, "/net/", revision=2))
+        list(Watch(store, ["/net/"], revision=2))
 
 
 def test_compacted_under_a_watch_that_stands(etcd: Etcd, store: Store) -> None:
