@@ -20,6 +20,7 @@ from overlayd.log import logger
 from overlayd.network import NetworkConfig, parse_network_config
 from overlayd.store.client import KeyValue, Store
 from overlayd.store.follow import Follower, View
+from overlayd.store.openness import OpennessWatch
 
 log = logger("registry")
 
@@ -71,6 +72,9 @@ class Registry:
         self._store = store
         self._prefix = prefix
         self._follower = Follower(store, f"{prefix}/", on_change, parts=(CONFIG, SUBNETS))
+        self._openness = OpennessWatch(
+            store, prefix, connected=lambda: self._follower.view.connected, on_change=on_change
+        )
         self._rng = random.Random()
         self._census: tuple[View, Census] | None = None
         self._complained: set[tuple[str, int]] = set()
@@ -80,10 +84,17 @@ class Registry:
     def start(self) -> None:
         """Begin to follow the network."""
         self._follower.start()
+        self._openness.start()
 
     def stop(self) -> None:
         """Stop following."""
+        self._openness.stop()
         self._follower.stop()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What etcd lets others do that it should not, in sentences."""
+        return self._openness.warnings
 
     @property
     def view(self) -> View:

@@ -6,6 +6,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from overlayd.errors import StoreDenied, StoreError
@@ -61,6 +62,15 @@ class Servers:
         """The server in use, if one is."""
         connection = self._connection
         return connection.endpoint if connection else None
+
+    def stranger(self) -> Connection:
+        """A new connection as anybody can have it: to the server in use, without a login and without our certificate.
+
+        Raises StoreError. Whoever asked for it closes it.
+        """
+        trust = self._trust.read() if self._trust is not None else None
+        endpoint = self.endpoint or self._endpoints[self._turn % len(self._endpoints)]
+        return Connection(endpoint, replace(trust, certificate=None, key=None) if trust else None)
 
     def close(self) -> None:
         """Drop the connection. The next call dials anew."""
