@@ -118,7 +118,9 @@ class OpennessWatch:
                     log.debug("etcd does not say whether it is open", problem=error.message)
 
     def _ask(self) -> None:
-        warning = openness(self._store, self._prefix).warning
+        seen = openness(self._store, self._prefix)
+        log.debug("asked etcd as a stranger", reads=seen.read, writes=seen.write)
+        warning = seen.warning
         found = (warning,) if warning else ()
         if found != self.warnings:
             for one in found:
