@@ -193,7 +193,7 @@ class Host:
             firewall=rules,
             docker_problems=self._docker.problems,
             peers=tuple(self._peer(lease, report, census) for lease in sorted(peers, key=_order)),
-            skipped=tuple(sorted(census.malformed.items())),
+            skipped=census.skipped,
             warnings=self._registry.warnings,
             # An administrator may have opened by hand what firewalld would not be told: no reason not to be ready.
             warnings=self._warnings(),

@@ -9,25 +9,25 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from overlayd.store.access import StoreSettings
 from overlayd.store.connection import Connection
+from overlayd.store.pages import KeyValue, Pages, key_value, part_end, prefix_end
 from overlayd.store.rpc import etcdrpc
 from overlayd.store.servers import CALL_TIMEOUT_S, Refused, Servers
 
-__all__ = ["CALL_TIMEOUT_S", "KeyValue", "Refused", "Store", "StoreSettings", "etcdrpc", "jittered", "part_end"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class KeyValue:
-    """One key as etcd has it. `lease_id` is 0 where the key hangs on no lease."""
-
-    key: str
-    value: bytes
-    mod_revision: int
-    lease_id: int
+__all__ = [
+    "CALL_TIMEOUT_S",
+    "KeyValue",
+    "Refused",
+    "Store",
+    "StoreSettings",
+    "etcdrpc",
+    "jittered",
+    "key_value",
+    "part_end",
+]
 
 
 class Store:
@@ -62,26 +62,19 @@ class Store:
         """The key, or None."""
         request = etcdrpc.RangeRequest(key=key.encode())
         found = self._servers.call(f"get {key}", lambda c: c.kv.Range, request, repeatable=True).kvs
-        return _key_value(found[0]) if found else None
+        return key_value(found[0]) if found else None
 
     def list_prefix(self, prefix: str) -> tuple[list[KeyValue], int]:
         """Every key below `prefix`, and the revision at which they all were so."""
-        return self.list_parts([prefix])
+        pages = self.pages([prefix])
+        return [kv for page in pages for kv in page], pages.revision
 
-    def list_parts(self, parts: Sequence[str]) -> tuple[list[KeyValue], int]:
-        """The same of several parts of etcd, all as they were at one revision.
+    def pages(self, parts: Sequence[str]) -> Pages:
+        """Several parts of etcd, as they all were at one revision, some hundred keys at a time.
 
         A part that ends in `/` is every key below it, any other one key: a role needs rights on no more than that.
         """
-        request = etcdrpc.TxnRequest(
-            success=[
-                etcdrpc.RequestOp(request_range=etcdrpc.RangeRequest(key=part.encode(), range_end=part_end(part)))
-                for part in parts
-            ]
-        )
-        response = self._servers.call(f"list {' and '.join(parts)}", lambda c: c.kv.Txn, request, repeatable=True)
-        found = [_key_value(kv) for one in response.responses for kv in one.response_range.kvs]
-        return found, int(response.header.revision)
+        return Pages(self._servers, parts)
 
     def create(
         self,
@@ -174,17 +167,6 @@ class Store:
         return bool(self._servers.call(operation, lambda c: c.kv.Txn, request).succeeded)
 
 
-def prefix_end(prefix: str) -> bytes:
-    """The first key after every key that starts with `prefix`; etcd's range ends are exclusive."""
-    raw = prefix.encode()
-    return raw[:-1] + bytes([raw[-1] + 1])
-
-
-def part_end(part: str) -> bytes:
-    """The end of a part of etcd: the first key after it, or nothing where the part is one key."""
-    return prefix_end(part) if part.endswith("/") else b""
-
-
 def jittered(delay_s: float) -> float:
     """A delay between half and the whole of `delay_s`, so that a fleet does not come back all at once."""
     return delay_s * (0.5 + random.random() / 2)
@@ -217,13 +199,4 @@ def _delete(key: str) -> Any:
 def _unchanged(key: str, mod_revision: int) -> Any:
     return etcdrpc.Compare(
         result=etcdrpc.Compare.EQUAL, target=etcdrpc.Compare.MOD, key=key.encode(), mod_revision=mod_revision
-    )
-
-
-def _key_value(kv: Any) -> KeyValue:
-    return KeyValue(
-        key=kv.key.decode("utf-8", "replace"),
-        value=bytes(kv.value),
-        mod_revision=int(kv.mod_revision),
-        lease_id=int(kv.lease),
     )

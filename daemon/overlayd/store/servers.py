@@ -37,6 +37,14 @@ class Refused(StoreError):
     """etcd does not let this user in. Only a person can mend it."""
 
 
+class TooLarge(StoreError):
+    """The answer is larger than what is received at once: ask for less."""
+
+
+class Compacted(StoreError):
+    """The revision that was asked for is no longer kept: list again."""
+
+
 class Servers:
     """etcd, whichever of its servers answers. All methods may be called from any thread."""
 
@@ -167,6 +175,11 @@ class Servers:
             hint = "check etcd-cafile, etcd-certfile and etcd-keyfile, and the names in etcd's certificate"
         kinds = {"PERMISSION_DENIED": StoreDenied, "INVALID_ARGUMENT": Refused, "UNAUTHENTICATED": Refused}
         kind = kinds.get(word, StoreError)
+        # Both words stand for other things too: etcd's disk is full; too many requests.
+        if word == "RESOURCE_EXHAUSTED" and "larger than max" in detail:
+            kind = TooLarge
+        elif word == "OUT_OF_RANGE" and "compacted" in detail:
+            kind = Compacted
         return kind(f"etcd at {self.name}: {operation}: {word}: {detail}", hint=hint)
 
     def _connect(self) -> Connection:

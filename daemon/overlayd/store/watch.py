@@ -11,14 +11,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from overlayd.errors import StoreDenied, StoreError
-from overlayd.store.client import CALL_TIMEOUT_S, KeyValue, Store, part_end
+from overlayd.store.client import CALL_TIMEOUT_S, KeyValue, Store
+from overlayd.store.pages import key_value, part_end
 from overlayd.store.rpc import etcdrpc, grpc
+from overlayd.store.servers import Compacted
 
 __all__ = ["Change", "Compacted", "Watch"]
-
-
-class Compacted(StoreError):
-    """The revision to watch from is no longer kept: list again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +60,11 @@ class Watch:
         """
         for part in self._parts:
             create = etcdrpc.WatchCreateRequest(
-                key=part.encode(), range_end=part_end(part), start_revision=self._revision, progress_notify=True
+                key=part.encode(),
+                range_end=part_end(part),
+                start_revision=self._revision,
+                progress_notify=True,
+                fragment=True,
             )
             self._requests.put(etcdrpc.WatchRequest(create_request=create))
         stream = self._stream = self._servers.open_watch(iter(self._requests.get, None))
@@ -124,5 +126,4 @@ def _change(event: object) -> Change:
     revision = int(kv.mod_revision)
     if event.type:  # type: ignore[attr-defined]  # PUT is 0, DELETE is 1
         return Change(key=key, now=None, revision=revision)
-    now = KeyValue(key=key, value=bytes(kv.value), mod_revision=revision, lease_id=int(kv.lease))
-    return Change(key=key, now=now, revision=revision)
+    return Change(key=key, now=key_value(kv), revision=revision)

@@ -12,6 +12,7 @@ import pytest
 
 from overlayd.store.client import KeyValue, Store, StoreSettings
 from overlayd.store.follow import Follower
+from overlayd.store.pages import Pages
 from overlayd.store.watch import Compacted, Watch
 from tests.etcd import Member
 from tests.polling import eventually
@@ -88,6 +89,17 @@ def test_restarted_empty(etcd: Etcd, store: Store) -> None:
         assert set(seen.view.entries) == {"new"}
 
 
+class Read(Pages):
+    """Pages that were read to their end before anybody else sees the first."""
+
+    def __init__(self, pages: Pages) -> None:
+        self._pages = list(pages)
+        self.revision = pages.revision
+
+    def __iter__(self) -> Iterator[list[KeyValue]]:
+        return iter(self._pages)
+
+
 class Interrupted(Store):
     """A store whose first list is followed by changes of others, and by a compaction that forgets them."""
 
@@ -96,8 +108,8 @@ class Interrupted(Store):
         self._etcd = etcd
         self.lists = 0
 
-    def list_parts(self, parts: Sequence[str]) -> tuple[list[KeyValue], int]:
-        found = super().list_parts(parts)
+    def pages(self, parts: Sequence[str]) -> Pages:
+        found = Read(super().pages(parts))
         self.lists += 1
         if self.lists == 1:
             for number in range(3):

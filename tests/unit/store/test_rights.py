@@ -72,7 +72,7 @@ def test_without_the_right_on_hosts_presence_is_done_without_and_said_once(
 def test_a_host_that_may_not_read_says_which_rights_it_needs(etcd: Etcd, missing: Sequence[str]) -> None:
     store = guard(etcd, *({CONFIG_RIGHT, SUBNETS_RIGHT} - {tuple(missing)}))
     with pytest.raises(StoreDenied, match="PERMISSION_DENIED") as caught:
-        store.list_parts([f"{PREFIX}/config", f"{PREFIX}/subnets/"])
+        list(store.pages([f"{PREFIX}/config", f"{PREFIX}/subnets/"]))
     for right in ("read PREFIX/config", "readwrite", "PREFIX/subnets/", "PREFIX/hosts/"):
         assert right in str(caught.value.hint)
     one = Registry(store, PREFIX, lambda: None)
