@@ -16,7 +16,7 @@ from overlayd import allocate
 from overlayd.addresses import IPAddress, IPNetwork, overlaps
 from overlayd.census import Census, Reader, uncontradicted
 from overlayd.errors import LeaseLost, StoreDenied, StoreError
-from overlayd.lease import Lease, MalformedLease, Subnets, parse_key, parse_lease
+from overlayd.lease import NAME_LENGTH, VALUE_BYTES, Lease, MalformedLease, Subnets, parse_key, parse_lease
 from overlayd.log import logger
 from overlayd.network import NetworkConfig
 from overlayd.quoting import plain
@@ -31,8 +31,8 @@ __all__ = ["CONFIG", "SUBNETS", "Census", "Holding", "Registry", "Remembered", "
 log = logger("registry")
 
 SUBNETS = "subnets/"
-# What is kept in memory of etcd. A lease is some 200 bytes, a name at most 64.
-BOUNDS = Bounds(always={CONFIG: CONFIG_BYTES})
+# What is kept in memory of etcd.
+BOUNDS = Bounds(name_length=len(SUBNETS) + NAME_LENGTH, value_bytes=VALUE_BYTES, always={CONFIG: CONFIG_BYTES})
 # Among more keys no subnet is chosen.
 NAMES_AT_MOST = 200_000
 # Entries that are no leases are named in the log, so many at a time.

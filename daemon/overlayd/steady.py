@@ -67,7 +67,10 @@ class SteadyConfig:
         if isinstance(self._found, NetworkConfigError):
             raise self._found
         if self._followed is None or self._found == self._followed:
-            self._followed, self.warning = self._found, None
+            # The warning stays for as long as others come and go beside it.
+            if now - self._since >= FIRST_STAND_S:
+                self.warning = None
+            self._followed = self._found
             return self._followed
         while self._changes and now - self._changes[0] > HOUR_S:
             self._changes.popleft()

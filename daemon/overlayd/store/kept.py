@@ -22,7 +22,7 @@ class Bounds:
     """
 
     keys: int = 20_000
-    name_length: int = 128
+    name_length: int = 256
     value_bytes: int = 64 * 1024
     all_values_bytes: int = 16 * 1024 * 1024
     always: Mapping[str, int] = field(default_factory=dict)
