@@ -148,6 +148,12 @@ class Store:
             ),
         )
 
+    def granted_ttl(self, lease_id: int) -> int:
+        """For how long an etcd lease is prolonged each time; 0 when there is none."""
+        request = etcdrpc.LeaseTimeToLiveRequest(ID=lease_id)
+        answer = self._servers.call("ask about a lease", lambda c: c.leases.LeaseTimeToLive, request, repeatable=True)
+        return max(0, int(answer.grantedTTL)) if answer.TTL > 0 else 0
+
     def revoke(self, lease_id: int) -> None:
         """End an etcd lease, and with it every key that hangs on it."""
         self._servers.call("revoke a lease", lambda c: c.leases.LeaseRevoke, etcdrpc.LeaseRevokeRequest(ID=lease_id))

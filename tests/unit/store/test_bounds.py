@@ -18,6 +18,7 @@ from overlayd.store import pages
 from overlayd.store.client import KeyValue, Store
 from overlayd.store.follow import Follower
 from overlayd.store.kept import Bounds, Kept
+from overlayd.store.rpc import etcdrpc
 from tests.polling import until
 from tests.unit.store.conftest import Etcd, following
 from tests.unit.store.test_registry import PREFIX, acquire, key, registry, wanted
@@ -174,7 +175,7 @@ def test_a_page_that_goes_back_is_no_list_for_ever(store: Store, monkeypatch: py
     real = store.servers.call
 
     def again(operation: str, method: object, request: object, **how: object) -> object:
-        first = pages.etcdrpc.TxnRequest(success=[pages._range(b"/net/", b"/net0", 2)])
+        first = etcdrpc.TxnRequest(success=[pages._range(b"/net/", b"/net0", 2)])
         return real(operation, method, first, **how)  # type: ignore[arg-type]
 
     monkeypatch.setattr(store.servers, "call", again)
