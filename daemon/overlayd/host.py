@@ -194,9 +194,8 @@ class Host:
             docker_problems=self._docker.problems,
             peers=tuple(self._peer(lease, report, census) for lease in sorted(peers, key=_order)),
             skipped=census.skipped,
-            warnings=self._registry.warnings,
             # An administrator may have opened by hand what firewalld would not be told: no reason not to be ready.
-            warnings=self._warnings(),
+            warnings=(*self._registry.warnings, *self._warnings()),
             problems=(*problems, *beside, *([told.problem] if told.problem else [])),
         )
         RECONCILIATIONS.add(of="incomplete" if problems else "whole")
