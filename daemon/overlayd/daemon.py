@@ -63,6 +63,9 @@ LAST_RETRY_S = 5.0
 # and go all the time, there are no more than two a second.
 SETTLE_S = 0.1
 LEAST_INTERVAL_S = 0.5
+# So many times as long as a round took of the processor, there is no other one.
+REST = 3
+LONGEST_REST_S = 15.0
 
 
 def store_settings(settings: Settings) -> StoreSettings:
@@ -103,6 +106,8 @@ class Daemon:
         self._stopping = threading.Event()
         self._wake = threading.Event()
         self._bug: BaseException | None = None
+        # What this thread had used of the processor when the round began.
+        self._cpu_s = 0.0
         self._registry = Registry(store, settings.etcd_prefix, self._wake.set)
         self._pulse = Pulse(slack_s=max(LEAST_SLACK_S, 3 * settings.resync_s))
         self._keeper = Keeper(
@@ -254,12 +259,18 @@ class Daemon:
         self._wake.clear()
 
     def _pause(self) -> bool:
-        """Sleep until something changed or the resync is due; False when told to stop."""
-        self._pulse.beat(MAIN_LOOP, within_s=self._settings.resync_s)
-        earliest = time.monotonic() + LEAST_INTERVAL_S
+        """Sleep until something changed or the resync is due; False when told to stop.
+
+        After a round that took much processor time, for a while longer: whoever writes a hundred thousand leases into
+        etcd, and changes them all the time, shall not have this host do nothing else.
+        """
+        rest_s = max(LEAST_INTERVAL_S, min(LONGEST_REST_S, REST * (time.thread_time() - self._cpu_s)))
+        self._pulse.beat(MAIN_LOOP, within_s=self._settings.resync_s + rest_s)
+        earliest = time.monotonic() + rest_s
         self._wake.wait(self._settings.resync_s)
         self._stopping.wait(max(SETTLE_S, earliest - time.monotonic()))
         self._wake.clear()
+        self._cpu_s = time.thread_time()
         return not self._stopping.is_set()
 
     def _thread_died(self, died: threading.ExceptHookArgs) -> None:

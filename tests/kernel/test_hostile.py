@@ -1,0 +1,114 @@
+"""Somebody floods etcd with a hundred thousand bad leases, and changes a thousand a second: good hosts go on.
+
+tests/flood.py writes them: nested in the hosts' own subnets, around them, elsewhere, malformed, huge.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.kernel.lab import ETCD, SOURCES, Host, Lab, environment, laboratory
+from tests.kernel.traffic import pinging, pings
+from tests.polling import eventually
+
+PREFIX = "/coreos.com/network"
+KEYS, CHANGES_A_SECOND = 100_000, 1000
+MEASURED_S = 20.0
+CPU_AT_MOST = 0.5
+RSS_AT_MOST_MB = 150
+LINES_AT_MOST = 300
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    """A vxlan lab with hosts a and b."""
+    with laboratory(tmp_path, {"Type": "vxlan"}) as lab:
+        a, b = lab.host("a"), lab.host("b")
+        eventually("b is reachable from a", lambda: pings(a, b))
+        yield lab
+
+
+@contextmanager
+def flooded(lab: Lab, folder: Path) -> Iterator[None]:
+    """While somebody changes the keys, after they were all written."""
+    said = folder / "flood"
+    words = [sys.executable, "-m", "tests.flood", ETCD, PREFIX, f"--keys={KEYS}", f"--rate={CHANGES_A_SECOND}"]
+    words.append("--seconds=60")
+    where = {**environment(), "PYTHONPATH": f"{SOURCES}:{SOURCES.parent}"}
+    with (
+        said.open("wb") as output,
+        subprocess.Popen([*lab.inside, *words], stdout=output, stderr=output, env=where) as one,
+    ):
+        try:
+            eventually("etcd is full", lambda: "full" in said.read_text(), timeout_s=60)
+            yield
+            assert one.poll() is None, said.read_text()
+        finally:
+            one.kill()
+
+
+def cpu_s(host: Host) -> float:
+    """The processor time that the daemon has used: proc(5), utime and stime."""
+    fields = Path(f"/proc/{host.status()['pid']}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+def rss_mb(host: Host) -> float:
+    """The most that was resident so far."""
+    lines = Path(f"/proc/{host.status()['pid']}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+
+
+def lines(host: Host) -> int:
+    """Lines in the log for the administrator; --verbose has more."""
+    return sum(" debug " not in line for line in host.log.read_text().splitlines())
+
+
+def revision(lab: Lab) -> int:
+    said = lab.etcdctl("endpoint", "status", "--write-out=fields")
+    return next(int(line.split()[-1]) for line in said.splitlines() if line.startswith('"Revision"'))
+
+
+def test_a_flood_of_bad_leases_leaves_good_hosts_at_work(
+    lab: Lab, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    a, b = lab.hosts
+    before = {host.name: lines(host) for host in (a, b)}
+    with flooded(lab, tmp_path):
+        # The first look at all of them is not what is measured.
+        eventually("a has seen them", lambda: a.status()["etcd_revision"] > 1000, timeout_s=30)
+        eventually("b has seen them", lambda: b.status()["etcd_revision"] > 1000, timeout_s=30)
+        began, revisions = time.monotonic(), revision(lab)
+        used = {host.name: cpu_s(host) for host in (a, b)}
+        with pinging(a, b, interval_s=0.1) as there, pinging(b, a, interval_s=0.1) as back:
+            threading.Event().wait(MEASURED_S)
+        took_s = time.monotonic() - began
+        figures = {
+            "changes a second": (revision(lab) - revisions) / took_s,
+            **{f"CPU of {host.name}": (cpu_s(host) - used[host.name]) / took_s for host in (a, b)},
+            **{f"MB of {host.name}": rss_mb(host) for host in (a, b)},
+            **{f"lines of {host.name}": lines(host) - before[host.name] for host in (a, b)},
+            "pings": f"{there.sent}, lost {there.lost} and {back.lost}",
+        }
+        for name, figure in figures.items():
+            record_property(name, figure)
+        print(figures)  # noqa: T201
+        assert (there.lost, back.lost) == (0, 0)
+        for host in (a, b):
+            assert host.status()["state"] == "ready"
+            assert host.status()["etcd_connected"]
+            assert (cpu_s(host) - used[host.name]) / took_s < CPU_AT_MOST, figures
+            assert rss_mb(host) < RSS_AT_MOST_MB, figures
+            assert lines(host) - before[host.name] < LINES_AT_MOST, figures
+        assert len(a.status()["skipped"]) < 100
+        assert (a.run_dir / "status.json").stat().st_size < 1_000_000
