@@ -1,6 +1,7 @@
 """A hostile writer of etcd: very many leases of every bad kind, changed all the time. Run as a program of its own.
 
 python -m tests.flood ENDPOINT PREFIX --keys 100000 --rate 1000 --seconds 30
+python -m tests.flood ENDPOINT PREFIX --configs CONFIG OTHER --rate 100 --seconds 10
 """
 
 from __future__ import annotations
@@ -87,17 +88,38 @@ def change(store: Store, prefix: str, names: list[str], rng: random.Random, *, r
     return done
 
 
+def alternate(store: Store, prefix: str, configs: list[str], *, rate: int, seconds: float) -> int:
+    """Write one network config after the other, delete it now and then, and end with the first; how many."""
+    began, done = time.monotonic(), 0
+    while time.monotonic() < began + seconds:
+        key = f"{prefix}/config"
+        found = store.get(key)
+        if done % 7 == 6 and found is not None:
+            store.delete(key, mod_revision=found.mod_revision)
+        else:
+            store.put(key, configs[done % 2].encode())
+        done += 1
+        time.sleep(max(0.0, began + done / rate - time.monotonic()))
+    store.put(f"{prefix}/config", configs[0].encode())
+    return done
+
+
 def main() -> int:
     """Fill, say `full`, change, say how many."""
     parser = argparse.ArgumentParser()
     parser.add_argument("endpoint")
     parser.add_argument("prefix")
+    parser.add_argument("--configs", nargs=2)
     parser.add_argument("--keys", type=int, default=100_000)
     parser.add_argument("--rate", type=int, default=1000)
     parser.add_argument("--seconds", type=float, default=30)
     options = parser.parse_args()
-    rng, names = random.Random(1), keys(options.keys)
     store = Store(StoreSettings(endpoints=(options.endpoint,)))
+    if options.configs:
+        done = alternate(store, options.prefix, options.configs, rate=options.rate, seconds=options.seconds)
+        print(f"changed {done}", flush=True)  # noqa: T201
+        return 0
+    rng, names = random.Random(1), keys(options.keys)
     began = time.monotonic()
     fill(store, options.prefix, names, rng)
     print(f"full after {time.monotonic() - began:.1f} s", flush=True)  # noqa: T201

@@ -84,7 +84,7 @@ class SteadyConfig:
         self.warning = (
             f"the network config in etcd ({self._prefix}/{CONFIG}) changed {len(self._changes)} times within an hour: "
             f"this host goes on with {self._followed} by {self._followed.backend_type} until the new one has stood "
-            f"for {stand_s:g} s; who else may write there?"
+            f"for {stand_s:g} s, or overlayd is restarted; who writes there?"
         )
         return self._followed
 
