@@ -24,7 +24,8 @@ def calling(told: Callable[[], None]) -> Iterator[None]:
 
     def listen() -> None:
         while True:
-            os.eventfd_read(came)
+            # Not os.eventfd_read: that one ends with InterruptedError where the kernel gives the signal to this thread.
+            os.read(came, 8)
             if over.is_set():
                 return
             told()

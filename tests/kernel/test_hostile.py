@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from overlayd.daemon import FIRST_LOSS_REST_S, FREE_LOSSES
 from overlayd.steady import FIRST_STAND_S, FREE_CHANGES
 from tests.kernel.lab import ETCD, NETWORK, SOURCES, Host, Lab, environment, laboratory
 from tests.kernel.traffic import pinging, pings
@@ -144,3 +145,22 @@ def test_a_config_that_changes_all_the_time_does_not_restart_the_data_path_each_
 
 def warns(host: Host) -> bool:
     return f"changed {FREE_CHANGES} times within an hour" in str(host.status()["warnings"])
+
+
+def test_a_thief_of_every_subnet_does_not_move_a_host_each_time(lab: Lab) -> None:
+    a, b = lab.hosts
+    thief = '{"PublicIP":"198.18.1.66","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:66"}}'
+    deadline, stolen = time.monotonic() + 12, set[str]()
+    while time.monotonic() < deadline:
+        for key in lab.etcdctl("get", "--prefix", "--keys-only", f"{PREFIX}/subnets/").split():
+            held = key not in stolen and f'"{a.address}"' in lab.etcdctl("get", "--print-value-only", key)
+            if held:
+                lab.etcdctl("put", key, thief)
+                stolen.add(key)
+    losses = a.log.read_text().count("LEASE LOST")
+    assert losses == FREE_LOSSES + 1
+    assert "lost too often" in a.log.read_text()
+    assert a.status()["state"] == "waiting"
+    eventually("a has a subnet again", lambda: a.status()["state"] == "ready", timeout_s=FIRST_LOSS_REST_S + 15)
+    assert a.stop() == 0
+    assert b.status()["state"] == "ready"
