@@ -22,7 +22,7 @@ CONFIG_BYTES = 256 * 1024
 # So many changes in an hour are followed at once. Each one more has to stand first, twice as long as the one before.
 FREE_CHANGES = 10
 HOUR_S = 3600.0
-FIRST_STAND_S = 30.0
+FIRST_STAND_S = 15.0
 LONGEST_STAND_S = 600.0
 
 

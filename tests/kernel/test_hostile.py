@@ -118,7 +118,6 @@ def test_a_flood_of_bad_leases_leaves_good_hosts_at_work(
             assert rss_mb(host) < RSS_AT_MOST_MB, figures
             assert lines(host) - before[host.name] < LINES_AT_MOST, figures
         assert len(a.status()["skipped"]) < 100
-        assert (a.run_dir / "status.json").stat().st_size < 1_000_000
 
 
 def test_a_config_that_changes_all_the_time_does_not_restart_the_data_path_each_time(lab: Lab) -> None:
@@ -150,7 +149,7 @@ def warns(host: Host) -> bool:
 def test_a_thief_of_every_subnet_does_not_move_a_host_each_time(lab: Lab) -> None:
     a, b = lab.hosts
     thief = '{"PublicIP":"198.18.1.66","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:66"}}'
-    deadline, stolen = time.monotonic() + 12, set[str]()
+    deadline, stolen = time.monotonic() + 8, set[str]()
     while time.monotonic() < deadline:
         for key in lab.etcdctl("get", "--prefix", "--keys-only", f"{PREFIX}/subnets/").split():
             held = key not in stolen and f'"{a.address}"' in lab.etcdctl("get", "--print-value-only", key)
