@@ -70,9 +70,10 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument(
         "--host", action="append", required=True, metavar="ADDRESS", help="the address that the host publishes"
     )
+    verb.add_argument("--force", action="store_true", help="also of a lease whose host may be a flannel's")
     verb = verbs.add_parser("release", help="free a lease or a reservation", parents=[shared])
     verb.add_argument("subnet", nargs="+", help="the subnet, or both of a dual-stack lease")
-    verb.add_argument("--force", action="store_true", help="also while a daemon there is using it")
+    verb.add_argument("--force", action="store_true", help="also while its host uses it, or may use it")
     config = commands.add_parser("config", help="read or write the network config in etcd")
     verbs = config.add_subparsers(dest="verb", required=True, metavar="VERB")
     verbs.add_parser("get", help="print the network config", parents=[shared])

@@ -63,6 +63,11 @@ LAST_RETRY_S = 5.0
 # and go all the time, there are no more than two a second.
 SETTLE_S = 0.1
 LEAST_INTERVAL_S = 0.5
+# So many subnets may be lost within an hour before a pause is made.
+FREE_LOSSES, LOSSES_WITHIN_S, FIRST_LOSS_REST_S, LONGEST_LOSS_REST_S = 3, 3600.0, 10.0, 600.0
+# So many times as long as a round took of the processor, there is no other one.
+REST = 3
+LONGEST_REST_S = 15.0
 
 
 def store_settings(settings: Settings) -> StoreSettings:
@@ -76,6 +81,12 @@ def store_settings(settings: Settings) -> StoreSettings:
         password=settings.etcd_password,
         password_file=settings.etcd_password_file,
     )
+
+
+def loss_rest_s(losses: int) -> float:
+    """How long to wait after so many subnets that were lost within an hour. Pure."""
+    more = losses - FREE_LOSSES
+    return 0.0 if more <= 0 else min(LONGEST_LOSS_REST_S, FIRST_LOSS_REST_S * 2.0 ** (more - 1))
 
 
 def run(settings: Settings) -> None:
@@ -111,6 +122,9 @@ class Daemon:
         self._stopping = threading.Event()
         self._wake = threading.Event()
         self._bug: BaseException | None = None
+        # What this thread had used of the processor when the round began.
+        self._cpu_s = 0.0
+        self._losses: list[float] = []
         self._registry = Registry(store, settings.etcd_prefix, self._wake.set)
         self._pulse = Pulse(slack_s=max(LEAST_SLACK_S, 3 * settings.resync_s))
         self._keeper = Keeper(
@@ -153,6 +167,7 @@ class Daemon:
                     LEASES_LOST.add()
                     self._keeper.keep(None)
                     self._board.update(state="waiting", problem=error.message, lease_problem=error.message)
+                    self._rest_after_loss()
                 except UnsupportedError as error:
                     # Whoever wrote a config that this host cannot have does not take it off the one that works.
                     if config is None or self._served in (None, config):
@@ -167,6 +182,16 @@ class Daemon:
             )
         self._board.update(state="stopped", problem=None)
         log.info("stopped; the data path stays as it is")
+
+    def _rest_after_loss(self) -> None:
+        """Wait before another subnet is taken, longer each time: each one may restart docker, and be taken away too."""
+        now = time.monotonic()
+        self._losses = [*(at for at in self._losses if now - at < LOSSES_WITHIN_S), now]
+        wait_s = loss_rest_s(len(self._losses))
+        if wait_s:
+            log.warning("the subnet was lost too often; waiting before another is taken", wait_s=wait_s)
+            self._pulse.beat(MAIN_LOOP, within_s=wait_s)
+            self._stopping.wait(wait_s)
 
     def _network_config(self) -> NetworkConfig:
         """The network config to serve; at first, etcd gets a moment to answer before that counts as a problem.
@@ -297,12 +322,18 @@ class Daemon:
         self._wake.clear()
 
     def _pause(self) -> bool:
-        """Sleep until something changed or the resync is due; False when told to stop."""
-        self._pulse.beat(MAIN_LOOP, within_s=self._settings.resync_s)
-        earliest = time.monotonic() + LEAST_INTERVAL_S
+        """Sleep until something changed or the resync is due; False when told to stop.
+
+        After a round that took much processor time, for a while longer: whoever writes a hundred thousand leases into
+        etcd, and changes them all the time, shall not have this host do nothing else.
+        """
+        rest_s = max(LEAST_INTERVAL_S, min(LONGEST_REST_S, REST * (time.thread_time() - self._cpu_s)))
+        self._pulse.beat(MAIN_LOOP, within_s=self._settings.resync_s + rest_s)
+        earliest = time.monotonic() + rest_s
         self._wake.wait(self._settings.resync_s)
         self._stopping.wait(max(SETTLE_S, earliest - time.monotonic()))
         self._wake.clear()
+        self._cpu_s = time.thread_time()
         return not self._stopping.is_set()
 
     def _thread_died(self, died: threading.ExceptHookArgs) -> None:

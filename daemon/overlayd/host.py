@@ -172,8 +172,8 @@ class Host:
             docker_problems=self._docker.problems,
             peers=tuple(self._peer(lease, report, census) for lease in sorted(named, key=_order)),
             peers_untold=len(peers) - len(named),
-            skipped=tuple(sorted(census.malformed.items())),
-            warnings=self._firewall.warnings,
+            skipped=census.skipped,
+            warnings=(*self._registry.warnings, *self._firewall.warnings),
             # An administrator may have opened by hand what firewalld would not be told: no reason not to be ready.
             problems=(*problems, *beside, *([rules.firewalld_problem] if rules.firewalld_problem else [])),
         )

@@ -18,6 +18,11 @@ from overlayd.quoting import plain, quoted
 A = TypeVar("A", IPv4Address, IPv6Address)
 
 _NO_IPV4 = "0.0.0.0"
+# The longest name of two subnets has 63 characters; a lease has some 200 bytes, but the extension backend publishes
+# what a command printed. Of objects, backends publish a few plain fields; many small ones take more memory than text.
+NAME_LENGTH = 128
+VALUE_BYTES = 64 * 1024
+DATA_PARTS = 32
 
 
 class MalformedLease(ValueError):
@@ -142,6 +147,8 @@ def parse_key(name: str) -> Subnets:
 
     The IPv6 part is also read with `-` for `:`, as some tools write it.
     """
+    if len(name) > NAME_LENGTH:
+        raise MalformedLease(f"key {quoted(name)} has {len(name)} characters, at most {NAME_LENGTH} are read")
     first, _, second = name.partition("&")
     try:
         v6 = None
@@ -167,6 +174,8 @@ def parse_lease(name: str, value: bytes, *, created: int = 0) -> Lease:
     A family whose public address is not published has no leg: nobody can send to it.
     """
     subnets = parse_key(name)
+    if len(value) > VALUE_BYTES:
+        raise MalformedLease(f"value of {quoted(name)} has {len(value)} bytes, at most {VALUE_BYTES} are read")
     try:
         # What is no UTF-8 is replaced, as Go does.
         document = json.loads(value.decode(errors="replace"))
@@ -216,6 +225,18 @@ def _address(kind: type[A], name: str, label: str, found: object) -> A:
 
 
 def _data(name: str, label: str, found: object) -> Mapping[str, Any] | str | None:
+    if isinstance(found, dict) and _parts(found) > DATA_PARTS:
+        raise MalformedLease(f"{label} of {quoted(name)} has more than {DATA_PARTS} parts")
     if found is None or isinstance(found, dict | str):
         return found
     raise MalformedLease(f"{label} of {quoted(name)} is neither a JSON object nor a string: {quoted(found)}")
+
+
+def _parts(found: dict[str, Any]) -> int:
+    """How many values a JSON object holds, in all its depth; no further than is needed to say that it is too many."""
+    count, inside = 0, list[Any](found.values())
+    while inside and count <= DATA_PARTS:
+        count += 1
+        one = inside.pop()
+        inside.extend(one.values() if isinstance(one, dict) else one if isinstance(one, list) else ())
+    return count

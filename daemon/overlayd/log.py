@@ -1,6 +1,7 @@
 """Logging in the form of fields: `message key=value …`, one line an event, for journald and for eyes.
 
-Field names are fixed: `backend`, `subnet`, `peer`, `ifname`, `revision`, `problem`, `reason`.
+Field names are fixed: `backend`, `subnet`, `peer`, `ifname`, `revision`, `problem`, `reason`; `left_out` is how many
+lines of the same event were not written in the minute before.
 """
 
 from __future__ import annotations
@@ -9,10 +10,17 @@ import json
 import logging
 import os
 import sys
+import threading
+import time
+from collections.abc import Callable
 from typing import Any
 
 # sd-daemon(3): a line that begins with <N> has that syslog priority.
 _PRIORITY = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
+
+LINES_A_MINUTE = 30
+MINUTE_S = 60.0
+EVENTS_COUNTED = 1000
 
 
 class Logger:
@@ -36,6 +44,38 @@ class Logger:
     def error(self, event: str, **fields: Any) -> None:
         """Somebody must act."""
         self._logger.error(event, extra={"fields": fields})
+
+
+class Sparing(logging.Filter):
+    """Lets through so many lines of one event a minute; the first line of the next minute says how many were left out.
+
+    What others write into etcd, or send, becomes events here: none of them may fill the journal. DEBUG is not counted.
+    """
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._lock = threading.Lock()
+        # By logger and event: when its minute began, lines let through, lines left out.
+        self._minutes: dict[tuple[str, str], tuple[float, int, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the line is written. Any thread may ask."""
+        if record.levelno <= logging.DEBUG:
+            return True
+        key, now = (record.name, str(record.msg)), self._clock()
+        with self._lock:
+            began, written, left_out = self._minutes.pop(key, (now, 0, 0))
+            if now - began >= MINUTE_S:
+                if left_out:
+                    record.fields = {**getattr(record, "fields", {}), "left_out": left_out}
+                began, written, left_out = now, 0, 0
+            may = written < LINES_A_MINUTE
+            self._minutes[key] = (began, written + may, left_out + (not may))
+            if len(self._minutes) > EVENTS_COUNTED:
+                # The one that was not seen for the longest time.
+                del self._minutes[next(iter(self._minutes))]
+        return may
 
 
 class _Formatter(logging.Formatter):
@@ -64,6 +104,7 @@ def configure(*, verbose: bool) -> None:
     """Write events to standard error, with syslog priorities for journald (JOURNAL_STREAM, systemd.exec(5))."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Formatter(journald="JOURNAL_STREAM" in os.environ))
+    handler.addFilter(Sparing())
     root = logging.getLogger("overlayd")
     root.handlers = [handler]
     root.setLevel(logging.DEBUG if verbose else logging.INFO)

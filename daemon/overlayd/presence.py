@@ -29,6 +29,8 @@ HOSTS = "hosts/"
 TTL_S = 30
 REFRESH_S = 10.0
 RETRY_S = 3.0
+# etcd may make a TTL longer than was asked for (a multiple of its election timeout), but not by as much.
+LONGEST_TTL_S = 600
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _NETWORK_NAMESPACE = Path("/proc/self/ns/net")
 
@@ -101,7 +103,12 @@ class Presence:
 
     def _refresh(self) -> None:
         if self._store.refresh(self._lease_id) > 0:
-            return
+            found = self._store.get(self._key)
+            if found is not None and found.lease_id == self._lease_id and parse(found.value).id == self._identity.id:
+                self.problem = None
+                return
+            # Somebody deleted the key, or wrote another over it: what it hung on is no claim any more.
+            self._store.revoke(self._lease_id)
         try:
             self._lease_id = self._hold()
             self.problem = None
@@ -131,13 +138,35 @@ class Presence:
         return 0
 
     def _take_up(self, found: KeyValue) -> int:
-        """Go on with the key of this host's last run, of which nobody said that it ended."""
+        """Go on with the key of this host's last run, of which nobody said that it ended.
+
+        A key that does not end by itself is nobody's sign of life, whoever wrote it.
+        """
+        granted_s = self._store.granted_ttl(found.lease_id) if found.lease_id else 0
+        if not found.lease_id or granted_s > LONGEST_TTL_S:
+            log.warning(
+                "a key in place of this host's is no host's, as it would not end with it; taken over", key=self._key
+            )
+            return self._take_over(found)
         holder = parse(found.value)
         if holder.id != self._identity.id:
             raise AddressTaken(
                 f"{self.address} is published by host {holder.hostname} ({holder.id}) already; this is host "
                 f"{self._identity.hostname} ({self._identity.id})",
                 hint="give one of them another address, or set iface or public-ip there; if that host is gone, this "
-                f"one goes on within {TTL_S} s",
+                f"one goes on within {TTL_S} s; if there is none, somebody else keeps this key in etcd: find out who, "
+                f"and etcdctl del {self._key}",
             )
-        return found.lease_id if found.lease_id and self._store.refresh(found.lease_id) > 0 else 0
+        return found.lease_id if self._store.refresh(found.lease_id) > 0 else 0
+
+    def _take_over(self, found: KeyValue) -> int:
+        lease_id, taken = self._store.grant(TTL_S), False
+        try:
+            taken = self._store.replace(
+                self._key, self._identity.value(), mod_revision=found.mod_revision, lease_id=lease_id
+            )
+        finally:
+            if not taken:
+                with contextlib.suppress(StoreError):
+                    self._store.revoke(lease_id)
+        return lease_id if taken else 0

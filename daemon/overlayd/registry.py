@@ -9,26 +9,41 @@ from __future__ import annotations
 import contextlib
 import random
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from overlayd import allocate
 from overlayd.addresses import IPAddress, IPNetwork, overlaps
-from overlayd.errors import LeaseLost, NetworkConfigError, StoreError
-from overlayd.lease import Lease, MalformedLease, Subnets, parse_key, parse_lease
+from overlayd.census import Census, Reader, uncontradicted
+from overlayd.errors import LeaseLost, StoreDenied, StoreError
+from overlayd.lease import NAME_LENGTH, VALUE_BYTES, Lease, MalformedLease, Subnets, parse_key, parse_lease
 from overlayd.log import logger
-from overlayd.network import NetworkConfig, parse_network_config
+from overlayd.network import NetworkConfig
+from overlayd.quoting import plain
+from overlayd.steady import CONFIG, CONFIG_BYTES, SteadyConfig, read_network_config
 from overlayd.store.client import KeyValue, Store
 from overlayd.store.follow import Follower, View
+from overlayd.store.kept import Bounds, Kept
+from overlayd.store.openness import OpennessWatch
+
+__all__ = ["CONFIG", "SUBNETS", "Census", "Holding", "Registry", "Remembered", "read_network_config"]
 
 log = logger("registry")
 
-CONFIG = "config"
 SUBNETS = "subnets/"
+# What is kept in memory of etcd.
+BOUNDS = Bounds(name_length=len(SUBNETS) + NAME_LENGTH, value_bytes=VALUE_BYTES, always={CONFIG: CONFIG_BYTES})
+# Among more keys no subnet is chosen.
+NAMES_AT_MOST = 200_000
+# Entries that are no leases are named in the log, so many at a time.
+NAMED_AT_ONCE = 10
 # How long peers that an etcd without memory does not know any more are given to write their leases again.
 AMNESTY_S = 60.0
 # Whoever loses a race for a pair of subnets waits up to this long, or all would list again at the same moment.
 RACE_PAUSE_S = 0.2
+# How long to go on while others are quicker each time; and how often a lease that is lost at once is written again.
+RACES_S = 30.0
+REPAIRS_AT_MOST = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,15 +68,12 @@ class Remembered:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Census:
-    """All leases of the network by the last part of their keys, and what is wrong with the entries that are none.
+class _Listed:
+    """What is below `subnets/` at one revision: what is kept of it, and the names of all."""
 
-    `reserved` are those that hang on no etcd lease: kept for a host, whether it runs or not.
-    """
-
-    leases: Mapping[str, Lease]
-    malformed: Mapping[str, str]
-    reserved: frozenset[str] = frozenset()
+    entries: Mapping[str, KeyValue]
+    names: Sequence[str]
+    revision: int
 
 
 class Registry:
@@ -70,20 +82,32 @@ class Registry:
     def __init__(self, store: Store, prefix: str, on_change: Callable[[], None]) -> None:
         self._store = store
         self._prefix = prefix
-        self._follower = Follower(store, f"{prefix}/", on_change)
+        self._follower = Follower(store, f"{prefix}/", on_change, parts=(CONFIG, SUBNETS), bounds=BOUNDS)
+        self._config = SteadyConfig(prefix)
+        self._openness = OpennessWatch(
+            store, prefix, connected=lambda: self._follower.view.connected, on_change=on_change
+        )
         self._rng = random.Random()
+        self._reader = Reader()
         self._census: tuple[View, Census] | None = None
-        self._complained: set[tuple[str, int]] = set()
+        self._complained: dict[str, str] = {}
         self._remembered: Mapping[str, Lease] = {}
         self._remember_until = 0.0
 
     def start(self) -> None:
         """Begin to follow the network."""
         self._follower.start()
+        self._openness.start()
 
     def stop(self) -> None:
         """Stop following."""
+        self._openness.stop()
         self._follower.stop()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What others may do to this network by etcd, or do, in sentences."""
+        return (*self._openness.warnings, *([self._config.warning] if self._config.warning else []))
 
     @property
     def view(self) -> View:
@@ -91,11 +115,14 @@ class Registry:
         return self._follower.view
 
     def network_config(self) -> NetworkConfig:
-        """The network config as last seen. StoreError before etcd was seen, NetworkConfigError if it is no good."""
+        """The network config as last seen, or as followed while it changes too often (SteadyConfig).
+
+        Raises StoreError before etcd was seen, NetworkConfigError if it is no good.
+        """
         view = self.view
         if not view.revision:
             raise StoreError(view.problem or f"etcd at {self._store.name}: not reached yet")
-        return read_network_config(view.entries.get(CONFIG), self._prefix)
+        return self._config.read(view.entries.get(CONFIG))
 
     def census(self) -> Census:
         """Every lease as last seen. An entry that is not a lease is logged once and left out.
@@ -108,10 +135,10 @@ class Registry:
             self._remembered, self._census = {}, None
         if self._census is None or self._census[0] is not view:
             self._note_amnesia(view)
-            entries = {name.removeprefix(SUBNETS): kv for name, kv in view.entries.items() if name.startswith(SUBNETS)}
-            found = _census(entries)
-            self._complain(entries, found)
-            leases = {**_uncontradicted(self._remembered, found.leases), **found.leases}
+            entries = ((name.removeprefix(SUBNETS), kv) for name, kv in view.entries.items() if name != CONFIG)
+            found = self._reader.census(entries, left_out=view.left_out)
+            self._complain(found.malformed)
+            leases = {**uncontradicted(self._remembered, found.leases), **found.leases}
             self._census = (view, replace(found, leases=leases))
         return self._census[1]
 
@@ -129,11 +156,13 @@ class Registry:
 
         `wanted` makes the lease to publish for them. What this host has that does not fit the config any more is given
         up in the same moment, and kept as far as it fits. A lost race is tried again with what is then free. Raises
-        StoreError, SubnetsExhausted.
+        StoreError, SubnetsExhausted; StoreDenied where etcd's roles let this host read the leases but not write one.
         """
-        while True:
-            entries, revision = self._entries()
-            leases = _census(entries).leases
+        deadline = time.monotonic() + RACES_S
+        while time.monotonic() < deadline:
+            listed = self._entries()
+            entries, revision = listed.entries, listed.revision
+            leases = Reader().census(entries.items()).leases
             # What stands under another spelling of its key is given up for the key itself.
             spelt = {name: lease for name, lease in leases.items() if name == lease.key_name}
             mine = allocate.own_lease(spelt.values(), public_ip, config, avoid)
@@ -144,7 +173,7 @@ class Registry:
                 holding = self._resume(entries[mine.key_name], wanted(mine.subnets))
             else:
                 given_up = old[0] if old else None
-                taken = [subnet for name in entries if name != given_up for subnet in _subnets(name)]
+                taken = [subnet for name in listed.names if name != given_up for subnet in _subnets(name)]
                 taken += avoid
                 preferred = old[1].subnets if old else remembered.subnets
                 subnets = allocate.choose_subnets(config, taken, preferred=preferred, rng=self._rng)
@@ -152,6 +181,11 @@ class Registry:
             if holding is not None:
                 return holding
             log.info("lost a race, trying again")
+        raise StoreError(
+            f"the keys below {self._prefix}/{SUBNETS} change too often: for {RACES_S:g} s each subnet was gone, or the "
+            "leases had changed, before this host had it",
+            hint="find out who writes there: overlayd lease list",
+        )
 
     def reclaim(self, holding: Holding, *, ttl_s: int) -> Holding:
         """Look whether etcd still says what we hold, and mend it if it can be mended.
@@ -160,6 +194,13 @@ class Registry:
         revoked lease, an etcd that lost its data) or was changed. Raises LeaseLost when another host has it,
         StoreError.
         """
+        for _attempt in range(REPAIRS_AT_MOST):
+            mended = self._reclaim(holding, ttl_s)
+            if mended is not None:
+                return mended
+        raise StoreError(f"the lease of {holding.lease.subnets} had gone or was changed, and changes all the time")
+
+    def _reclaim(self, holding: Holding, ttl_s: int) -> Holding | None:
         lease = holding.lease
         seen = self.view.entries.get(SUBNETS + lease.key_name)
         if seen is not None and seen.lease_id == holding.etcd_lease_id and _published(seen) == lease:
@@ -175,13 +216,13 @@ class Registry:
         if current is not None and current.lease_id == holding.etcd_lease_id and found == lease:
             return holding
         if current is None:
-            entries, revision = self._entries()
-            self._refuse_if_taken(lease, entries)
-            mended = self._create(lease, ttl_s, revision)
+            listed = self._entries()
+            self._refuse_if_taken(lease, listed.names)
+            mended = self._create(lease, ttl_s, listed.revision)
         else:
             mended = self._resume(current, lease)
         if mended is None:
-            return self.reclaim(holding, ttl_s=ttl_s)
+            return None
         if mended.reserved and not holding.reserved and found == lease:
             log.info("the lease was made a reservation", subnet=lease.subnets)
         else:
@@ -192,9 +233,9 @@ class Registry:
         """Prolong the lease; False when etcd has no such lease any more. Raises StoreError."""
         return holding.reserved or self._store.refresh(holding.etcd_lease_id) > 0
 
-    def _refuse_if_taken(self, lease: Lease, entries: Mapping[str, KeyValue]) -> None:
+    def _refuse_if_taken(self, lease: Lease, names: Iterable[str]) -> None:
         """Raise LeaseLost if another key holds a part of what we held: it was taken while ours had gone."""
-        for name in entries:
+        for name in names:
             for subnet in _subnets(name):
                 if any(overlaps(subnet, ours) for ours in lease.subnets):
                     raise LeaseLost(
@@ -214,17 +255,32 @@ class Registry:
             peers=len(self._remembered),
         )
 
-    def _complain(self, entries: Mapping[str, KeyValue], census: Census) -> None:
-        for name, problem in census.malformed.items():
-            seen = (name, entries[name].mod_revision)
-            if seen not in self._complained:
-                self._complained.add(seen)
-                log.warning("not a lease, skipped", key=f"{self._prefix}/{SUBNETS}{name}", problem=problem)
+    def _complain(self, malformed: Mapping[str, str]) -> None:
+        """Log what was not said yet: a few by name, the rest as a number."""
+        news = [name for name, problem in malformed.items() if self._complained.get(name) != problem]
+        self._complained = dict(malformed)
+        for name in news[:NAMED_AT_ONCE]:
+            log.warning("not a lease, skipped", key=plain(f"{self._prefix}/{SUBNETS}{name}"), problem=malformed[name])
+        if len(news) > NAMED_AT_ONCE:
+            log.warning("more entries are not leases, skipped", count=len(news) - NAMED_AT_ONCE)
 
-    def _entries(self) -> tuple[dict[str, KeyValue], int]:
+    def _entries(self) -> _Listed:
+        """What is below `subnets/` now. Raises StoreError, also where that is more than can be chosen among."""
         prefix = f"{self._prefix}/{SUBNETS}"
-        found, revision = self._store.list_prefix(prefix)
-        return {kv.key.removeprefix(prefix): kv for kv in found}, revision
+        kept, names = Kept(BOUNDS), list[str]()
+        pages = self._store.pages([prefix])
+        for page in pages:
+            for kv in page:
+                name = kv.key.removeprefix(prefix)
+                kept.add(name, kv)
+                if len(name) <= BOUNDS.name_length:
+                    names.append(name)
+            if pages.count > NAMES_AT_MOST:
+                raise StoreError(
+                    f"etcd has {pages.count} keys below {prefix}: no subnet is chosen among more than {NAMES_AT_MOST}",
+                    hint="find out who writes them, and delete them: overlayd lease list",
+                )
+        return _Listed(entries=kept.entries, names=names, revision=pages.revision)
 
     def _create(self, lease: Lease, ttl_s: int, revision: int, *, instead_of: str | None = None) -> Holding | None:
         """Write a new key. `revision` is that of the list by which its subnets were free."""
@@ -233,16 +289,17 @@ class Registry:
         etcd_lease_id = self._store.grant(ttl_s)
         created = False
         try:
-            created = self._store.create(
-                f"{prefix}{lease.key_name}",
-                lease.value(),
-                lease_id=etcd_lease_id,
-                # Keys begin with the IPv4 subnet: one that is alone or the first of a pair is free if none begins so.
-                none_below=f"{prefix}{lease.key_name}" if alone else None,
-                # With two subnets in one key, two hosts could each get one of a pair: nothing may have changed at all.
-                quiet_below=None if alone else (prefix, revision),
-                instead_of=f"{prefix}{instead_of}" if instead_of else None,
-            )
+            with self._writing():
+                created = self._store.create(
+                    f"{prefix}{lease.key_name}",
+                    lease.value(),
+                    lease_id=etcd_lease_id,
+                    # Keys begin with the IPv4 subnet: one alone or the first of a pair is free if none begins so.
+                    none_below=f"{prefix}{lease.key_name}" if alone else None,
+                    # With two subnets in one key, two hosts could each get one of a pair: nothing may have changed.
+                    quiet_below=None if alone else (prefix, revision),
+                    instead_of=f"{prefix}{instead_of}" if instead_of else None,
+                )
         finally:
             if not created:
                 with contextlib.suppress(StoreError):
@@ -256,61 +313,23 @@ class Registry:
         # A key without an etcd lease is a reservation and stays one: giving it a lease would end it one day.
         if kv.lease_id and self._store.refresh(kv.lease_id) == 0:
             return None
-        if _published(kv) != lease and not self._store.replace(
-            kv.key, lease.value(), mod_revision=kv.mod_revision, lease_id=kv.lease_id
-        ):
-            return None
+        if _published(kv) != lease:
+            with self._writing():
+                written = self._store.replace(kv.key, lease.value(), mod_revision=kv.mod_revision, lease_id=kv.lease_id)
+            if not written:
+                return None
         return Holding(lease=lease, etcd_lease_id=kv.lease_id)
 
-
-def read_network_config(kv: KeyValue | None, prefix: str) -> NetworkConfig:
-    """The network config under `<prefix>/config`. Raises NetworkConfigError, which says how to write one."""
-    if kv is None:
-        raise NetworkConfigError(
-            f"no network config in etcd under {prefix}/{CONFIG}",
-            hint="""write one: overlayd config set '{"Network": "10.42.0.0/16", "Backend": {"Type": "vxlan"}}'""",
-        )
-    try:
-        return parse_network_config(kv.value)
-    except NetworkConfigError as error:
-        raise NetworkConfigError(f"etcd {prefix}/{CONFIG}: {error.message}", hint=error.hint) from error
-
-
-def _census(entries: Mapping[str, KeyValue]) -> Census:
-    leases: dict[str, Lease] = {}
-    malformed: dict[str, str] = {}
-    for name, kv in entries.items():
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
         try:
-            leases[name] = parse_lease(name, kv.value, created=getattr(kv, "create_revision", 0))
-        except MalformedLease as error:
-            malformed[name] = str(error)
-    for name, twin in _second_spellings(leases).items():
-        malformed[name] = f"it names the subnets of key {twin} once more"
-        del leases[name]
-    reserved = frozenset(name for name in leases if not entries[name].lease_id)
-    return Census(leases=leases, malformed=malformed, reserved=reserved)
-
-
-def _second_spellings(leases: Mapping[str, Lease]) -> dict[str, str]:
-    """The keys that are another's lease once more, as IPv6 addresses have many spellings; and that other key."""
-    first: dict[str, str] = {}
-    # The key as overlayd and flannel write it counts, else the first by name.
-    for name in sorted(leases, key=lambda name: (name != leases[name].key_name, name)):
-        first.setdefault(leases[name].key_name, name)
-    return {name: first[lease.key_name] for name, lease in leases.items() if first[lease.key_name] != name}
-
-
-def _uncontradicted(old: Mapping[str, Lease], new: Mapping[str, Lease]) -> dict[str, Lease]:
-    addresses = {lease.public_ip for lease in new.values()}
-    return {
-        name: lease
-        for name, lease in old.items()
-        if lease.public_ip not in addresses and not any(_overlap(lease, other) for other in new.values())
-    }
-
-
-def _overlap(one: Lease, other: Lease) -> bool:
-    return any(overlaps(ours, theirs) for ours in one.subnets for theirs in other.subnets)
+            yield
+        except StoreDenied as error:
+            raise StoreDenied(
+                f"this host's user in etcd may not write below {self._prefix}/{SUBNETS}, so no subnet can be leased: "
+                f"{error.message}",
+                hint=error.hint,
+            ) from error
 
 
 def _subnets(name: str) -> Iterator[IPNetwork]:

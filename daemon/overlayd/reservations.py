@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 from overlayd.addresses import IPAddress, overlaps
 from overlayd.backends import published_type
@@ -58,11 +59,14 @@ def reserve(
     addresses: Mapping[int, IPAddress],
     *,
     needed: Collection[Needed] = (),
+    force: bool = False,
+    own: int = 0,
 ) -> str:
     """Keep `subnets` for the host at `addresses`, by IP version; the key.
 
-    A lease that this host holds on them already becomes the reservation, as it stands. Raises ConfigError where the
-    subnets do not fit the network, somebody else has a part of them, or they hold what hosts need; StoreError.
+    A lease that this host holds on them already becomes the reservation, as it stands. `own` is the etcd lease of the
+    host that this runs on. Raises ConfigError where the subnets do not fit the network, somebody else has a part of
+    them, they hold what hosts need (`needed`), or the host may be a flannel (see `release`); StoreError.
     """
     if not config.fits(subnets):
         raise ConfigError(f"{subnets} cannot be leased in {config}", hint=f"subnets there are {_lengths(config)}")
@@ -81,6 +85,12 @@ def reserve(
         name = kv.key.removeprefix(f"{prefix}/{SUBNETS}")
         held = _lease(name, kv.value)
         if kv.key == key and held is not None and held.public_ip == wanted.public_ip:
+            if kv.lease_id and not force and _silent(store, prefix, kv, held, own):
+                raise ConfigError(
+                    f"{subnets} is leased to {held.public_ip}, and no overlayd says that it lives there: a flanneld "
+                    "would make its lease again of the reservation when it prolongs it",
+                    hint="stop flanneld there first; then, or if none runs there, give --force",
+                )
             if kv.lease_id and not store.replace(key, kv.value, mod_revision=kv.mod_revision, lease_id=0):
                 raise StoreError(f"{key} changed in this moment", hint="try again")
             return key
@@ -95,10 +105,12 @@ def reserve(
     return key
 
 
-def release(store: Store, prefix: str, subnets: Subnets, *, force: bool) -> str:
-    """Free a lease or reservation; the key. Raises ConfigError where there is none or its host lives, StoreError.
+def release(store: Store, prefix: str, subnets: Subnets, *, force: bool, own: int = 0) -> str:
+    """Free a lease or reservation; the key. Raises ConfigError where there is none or its host may live, StoreError.
 
-    A daemon that lives would write its lease again at once. A reservation of a host that lives becomes its lease.
+    A daemon that lives would write its lease again at once. A reservation of a host that lives becomes its lease. Of a
+    lease without a presence nobody knows whether its host lives: flannel says nothing of itself, prolongs its lease
+    once a day, and ends when it is gone. `own` is the etcd lease of the host that this runs on.
     """
     key = f"{prefix}/{SUBNETS}{subnets.key_name}"
     kv = store.get(key)
@@ -111,9 +123,25 @@ def release(store: Store, prefix: str, subnets: Subnets, *, force: bool) -> str:
             f"{subnets} is in use by {living.hostname} ({held.public_ip if held else '?'}), which would take it again",
             hint="stop overlayd there first, or give --force",
         )
+    if kv.lease_id and not force and _silent(store, prefix, kv, held, own):
+        where = f"to {held.public_ip} " if held else ""
+        raise ConfigError(
+            f"{subnets} is leased {where}for {_duration(store.seconds_left(kv.lease_id))} more, and no overlayd says "
+            "that it lives there: a flanneld there would end, and its containers lose their network",
+            hint="if no host uses it any more, give --force",
+        )
     if not store.delete(key, mod_revision=kv.mod_revision):
         raise StoreError(f"{key} changed in this moment", hint="try again")
     return key
+
+
+def _silent(store: Store, prefix: str, kv: KeyValue, held: Lease | None, own: int) -> bool:
+    """Whether nobody knows if the host of a lease lives: it is not this host's own, and its host says nothing."""
+    return kv.lease_id != own and not (held and str(held.public_ip) in present(store, prefix))
+
+
+def _duration(seconds: int) -> str:
+    return str(timedelta(seconds=seconds))
 
 
 def _entry(store: Store, kv: KeyValue, name: str, hosts: Mapping[str, Identity]) -> Entry:

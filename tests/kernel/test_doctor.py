@@ -7,6 +7,7 @@ import json
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -62,11 +63,34 @@ def test_a_healthy_host_has_no_problem(lab: Lab) -> None:
     status, findings = doctor(a)
     assert (status, problems(findings)) == (0, {})
     warnings = {name for name, finding in findings.items() if finding["state"] == "warning"}
-    assert warnings == set()
+    # Each lab's etcd is an open one.
+    assert warnings == {"etcd-access"}
     # systemd does not run in a namespace; everything else can be looked at.
     unknown = {name for name, finding in findings.items() if finding["state"] == "unknown"}
     assert unknown <= {"docker-drop-in"}
     assert pings(a, b)
+
+
+def test_an_open_etcd_that_containers_reach_is_said(lab: Lab) -> None:
+    a, _b = lab.hosts
+    _status, findings = doctor(a)
+    assert "anybody who reaches it may read and write" in findings["etcd-access"]["found"]
+    assert "not tried: none runs on docker0" in findings["etcd-access"]["found"]
+    with subprocess.Popen(["ip", "netns", "exec", a.container, "sleep", "60"]) as container:
+        try:
+            eventually("it sleeps", lambda: Path(f"/proc/{container.pid}/comm").read_text() == "sleep\n")
+            # By masquerading, as Docker does it for each container.
+            _status, findings = doctor(a)
+            assert f"containers here reach it: process {container.pid} (sleep)" in findings["etcd-access"]["found"]
+            shut = ["FORWARD", "-s", str(a.subnet), "-p", "tcp", "--dport", "2379", "-j", "DROP"]
+            a.run("iptables", "-I", *shut)
+            try:
+                _status, findings = doctor(a)
+                assert "1 containers here do not reach it" in findings["etcd-access"]["found"]
+            finally:
+                a.run("iptables", "-D", *shut)
+        finally:
+            container.kill()
 
 
 def test_it_changes_nothing(lab: Lab) -> None:

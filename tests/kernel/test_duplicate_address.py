@@ -21,6 +21,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         yield lab
 
 
+ALPHA = '{"Hostname": "alpha", "ID": "0123456789abcdef"}'
+
+
 def both_ways(a: Host, b: Host) -> bool:
     return pings(a, b) and pings(b, a)
 
@@ -56,8 +59,17 @@ def test_a_claim_that_another_host_took_meanwhile_is_said_and_nothing_is_taken_d
     key = f"/coreos.com/network/hosts/{a.address}"
     lease = next(word for word in lab.etcdctl("get", key, "-w", "fields").splitlines() if "Lease" in word)
     lab.etcdctl("lease", "revoke", f"{int(lease.split()[-1]):x}")
-    lab.etcdctl("put", key, '{"Hostname": "alpha", "ID": "0123456789abcdef"}')
+    lab.etcdctl("put", f"--lease={lab.etcdctl('lease', 'grant', '60').split()[1]}", key, ALPHA)
     eventually("a says so", lambda: "published by host alpha" in str(a.status()["problems"]), timeout_s=30)
     assert both_ways(a, b)
+    # In the words of the hint.
     lab.etcdctl("del", key)
     eventually("a is content again", lambda: a.status()["problems"] == [], timeout_s=30)
+
+
+def test_a_key_that_would_never_end_keeps_no_host_away(lab: Lab, a: Host) -> None:
+    a.stop()
+    lab.etcdctl("put", f"/coreos.com/network/hosts/{a.address}", ALPHA)
+    a.start()
+    assert a.status()["problems"] == []
+    assert "taken over" in a.log.read_text()

@@ -133,6 +133,23 @@ def replace(target: Pair, source: Pair) -> None:
 
 
 @one
+def test_an_etcd_that_anybody_may_write_is_a_warning_in_the_status(lab: Lab, a: Host) -> None:
+    eventually("a warns", lambda: a.status()["warnings"])
+    (warning,) = a.status()["warnings"]
+    assert "takes writes from anybody who reaches it" in warning
+    done = a.call("status")
+    assert warning in done.stdout
+    # It is no reason not to be ready.
+    assert (done.returncode, a.status()["problems"]) == (0, [])
+
+
+@three
+def test_an_etcd_with_users_and_certificates_is_none(lab: Lab, a: Host) -> None:
+    eventually("a has asked", partial(says, a, "asked etcd as a stranger reads=False writes=False"))
+    assert a.status()["warnings"] == []
+
+
+@one
 def test_killed_and_started_again(lab: Lab, a: Host, b: Host) -> None:
     with undisturbed(a, b):
         lab.etcd.stop()

@@ -9,7 +9,7 @@ from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
-from overlayd import daemon, needed, reservations
+from overlayd import daemon, memory, needed, reservations
 from overlayd.addresses import IPAddress, ip_address, ip_network
 from overlayd.commands.output import print_line, print_table
 from overlayd.errors import ConfigError
@@ -30,16 +30,30 @@ def main(settings: Settings, options: argparse.Namespace) -> int:
                 config = read_network_config(store.get(f"{settings.etcd_prefix}/{CONFIG}"), settings.etcd_prefix)
                 subnets, addresses = _subnets(options.subnet), _addresses(options.host)
                 key = reservations.reserve(
-                    store, settings.etcd_prefix, config, subnets, addresses, needed=needed.now(settings.etcd_endpoints)
+                    store,
+                    settings.etcd_prefix,
+                    config,
+                    subnets,
+                    addresses,
+                    needed=needed.now(settings.etcd_endpoints),
+                    force=options.force,
+                    own=_own(settings),
                 )
                 print_line(f"{subnets} is kept for {', '.join(options.host)}: {key}")
             case _:
                 subnets = _subnets(options.subnet)
-                key = reservations.release(store, settings.etcd_prefix, subnets, force=options.force)
+                key = reservations.release(
+                    store, settings.etcd_prefix, subnets, force=options.force, own=_own(settings)
+                )
                 print_line(f"{subnets} is free: {key} deleted")
         return 0
     finally:
         store.close()
+
+
+def _own(settings: Settings) -> int:
+    """The etcd lease that this host's own lease hangs on, as far as it remembers; 0 for none."""
+    return memory.recall(settings.state_dir, settings.subnet_env).etcd_lease_id
 
 
 def _list(store: Store, prefix: str, *, as_json: bool) -> int:

@@ -132,8 +132,19 @@ class Published:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Containers:
+    """The containers on docker0 that were tried: how many, and which of them reached etcd, with where it is."""
+
+    tried: int = 0
+    reached: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Etcd:
-    """The store. `problem` is why it cannot be used; `config_problem` what is wrong with the network config."""
+    """The store. `problem` is why it cannot be used; `config_problem` what is wrong with the network config.
+
+    `open_to` says what anybody may do there without a password, `read` or `read and write`; empty for nothing.
+    """
 
     endpoints: tuple[Endpoint, ...] = ()
     files: tuple[PemFile, ...] = ()
@@ -143,6 +154,8 @@ class Etcd:
     config_advice: str | None = None
     config: str | None = None
     leases: tuple[Published, ...] | None = None
+    open_to: str | None = None
+    containers: Containers | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

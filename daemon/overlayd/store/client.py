@@ -9,25 +9,25 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from overlayd.store.access import StoreSettings
 from overlayd.store.connection import Connection
+from overlayd.store.pages import KeyValue, Pages, key_value, part_end, prefix_end
 from overlayd.store.rpc import etcdrpc
 from overlayd.store.servers import CALL_TIMEOUT_S, Refused, Servers
 
-__all__ = ["CALL_TIMEOUT_S", "KeyValue", "Refused", "Store", "StoreSettings", "etcdrpc", "jittered", "prefix_end"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class KeyValue:
-    """One key as etcd has it. `lease_id` is 0 where the key hangs on no lease."""
-
-    key: str
-    value: bytes
-    mod_revision: int
-    lease_id: int
+__all__ = [
+    "CALL_TIMEOUT_S",
+    "KeyValue",
+    "Refused",
+    "Store",
+    "StoreSettings",
+    "etcdrpc",
+    "jittered",
+    "key_value",
+    "part_end",
+]
 
 
 class Store:
@@ -60,13 +60,21 @@ class Store:
 
     def get(self, key: str) -> KeyValue | None:
         """The key, or None."""
-        found, _revision = self._range(f"get {key}", etcdrpc.RangeRequest(key=key.encode()))
-        return found[0] if found else None
+        request = etcdrpc.RangeRequest(key=key.encode())
+        found = self._servers.call(f"get {key}", lambda c: c.kv.Range, request, repeatable=True).kvs
+        return key_value(found[0]) if found else None
 
     def list_prefix(self, prefix: str) -> tuple[list[KeyValue], int]:
         """Every key below `prefix`, and the revision at which they all were so."""
-        request = etcdrpc.RangeRequest(key=prefix.encode(), range_end=prefix_end(prefix))
-        return self._range(f"list {prefix}", request)
+        pages = self.pages([prefix])
+        return [kv for page in pages for kv in page], pages.revision
+
+    def pages(self, parts: Sequence[str]) -> Pages:
+        """Several parts of etcd, as they all were at one revision, some hundred keys at a time.
+
+        A part that ends in `/` is every key below it, any other one key: a role needs rights on no more than that.
+        """
+        return Pages(self._servers, parts)
 
     def create(
         self,
@@ -140,13 +148,15 @@ class Store:
             ),
         )
 
+    def granted_ttl(self, lease_id: int) -> int:
+        """For how long an etcd lease is prolonged each time; 0 when there is none."""
+        request = etcdrpc.LeaseTimeToLiveRequest(ID=lease_id)
+        answer = self._servers.call("ask about a lease", lambda c: c.leases.LeaseTimeToLive, request, repeatable=True)
+        return max(0, int(answer.grantedTTL)) if answer.TTL > 0 else 0
+
     def revoke(self, lease_id: int) -> None:
         """End an etcd lease, and with it every key that hangs on it."""
         self._servers.call("revoke a lease", lambda c: c.leases.LeaseRevoke, etcdrpc.LeaseRevokeRequest(ID=lease_id))
-
-    def _range(self, operation: str, request: Any) -> tuple[list[KeyValue], int]:
-        response = self._servers.call(operation, lambda c: c.kv.Range, request, repeatable=True)
-        return [_key_value(kv) for kv in response.kvs], int(response.header.revision)
 
     def _put_if(
         self,
@@ -161,12 +171,6 @@ class Store:
         put = etcdrpc.RequestOp(request_put=etcdrpc.PutRequest(key=key.encode(), value=value, lease=lease_id))
         request = etcdrpc.TxnRequest(compare=conditions, success=[put, *besides])
         return bool(self._servers.call(operation, lambda c: c.kv.Txn, request).succeeded)
-
-
-def prefix_end(prefix: str) -> bytes:
-    """The first key after every key that starts with `prefix`; etcd's range ends are exclusive."""
-    raw = prefix.encode()
-    return raw[:-1] + bytes([raw[-1] + 1])
 
 
 def jittered(delay_s: float) -> float:
@@ -201,13 +205,4 @@ def _delete(key: str) -> Any:
 def _unchanged(key: str, mod_revision: int) -> Any:
     return etcdrpc.Compare(
         result=etcdrpc.Compare.EQUAL, target=etcdrpc.Compare.MOD, key=key.encode(), mod_revision=mod_revision
-    )
-
-
-def _key_value(kv: Any) -> KeyValue:
-    return KeyValue(
-        key=kv.key.decode("utf-8", "replace"),
-        value=bytes(kv.value),
-        mod_revision=int(kv.mod_revision),
-        lease_id=int(kv.lease),
     )

@@ -18,6 +18,7 @@ log = logger("store")
 
 Metadata = tuple[tuple[str, str], ...]
 
+RECEIVED_AT_MOST = 8 * 1024 * 1024
 # Measured: these find a dead or frozen server in seconds; gRPC's defaults take minutes. More than one ping in 5 s is
 # more than etcd allows (--grpc-keepalive-min-time).
 CHANNEL_OPTIONS: tuple[tuple[str, Any], ...] = (
@@ -30,7 +31,8 @@ CHANNEL_OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.max_reconnect_backoff_ms", 1000),
     # In spite of its name: how long one attempt to connect may take, TLS and the server's first word included.
     ("grpc.min_reconnect_backoff_ms", 2000),
-    ("grpc.max_receive_message_length", 256 * 1024 * 1024),
+    # Lists come in pages, and what a watch tells in parts: nobody needs more at once.
+    ("grpc.max_receive_message_length", RECEIVED_AT_MOST),
     # A new connection is new: neither the old one's credentials nor its backoff.
     ("grpc.use_local_subchannel_pool", 1),
     # A name may stand for several servers; all calls go to one of them, not the same one from every host.

@@ -1,17 +1,18 @@
-"""A prefix of etcd as a value that keeps itself up to date, whatever happens to etcd meanwhile."""
+"""Parts of etcd as a value that keeps itself up to date, whatever happens to etcd meanwhile."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from overlayd.errors import StoreDenied, StoreError
 from overlayd.log import logger
 from overlayd.store.client import KeyValue, Refused, Store, jittered
-from overlayd.store.watch import Compacted, Watch
+from overlayd.store.kept import Bounds, Kept
+from overlayd.store.watch import Change, Compacted, Watch
 
 log = logger("store")
 
@@ -23,39 +24,78 @@ REFUSED_RETRY_S = 15.0
 PULSE_S = 1.5
 # A watch that stood this long and then broke did so for a new reason.
 STOOD_S = 1.0
+# Lists of very many keys come no closer than this.
+LIST_AGAIN_S = 30.0
+# A list that took longer than this is not repeated before as much time has gone, whatever breaks the watch.
+LONG_LIST_S = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """What is below the prefix as of `revision`, and whether that is still being followed.
+    """What is in the parts that are followed as of `revision`, and whether that is still being followed.
 
-    While etcd is away `connected` is False, `problem` says why, and `entries` are the last that were seen.
+    While etcd is away `connected` is False, `problem` says why, and `entries` are the last that were seen. `left_out`
+    is how many keys etcd has that are too many, or have names too long, to be among them (kept.py).
     """
 
     entries: Mapping[str, KeyValue] = field(default_factory=lambda: MappingProxyType({}))
     revision: int = 0
     connected: bool = False
     problem: str | None = None
+    left_out: int = 0
 
 
 class Follower:
-    """Follows a prefix in a thread of its own; `view` is always whole and may be read from any thread.
+    """Follows parts of what is below a prefix, in a thread of its own.
 
-    `on_change` is called in that thread after every new view and must not block. Nothing that etcd does ends the
-    thread: only `stop` does. A second thread tends the store's connection.
+    A part that ends in `/` is all below it, any other one key (Store.pages); "" is all below the prefix. `on_change` is
+    called in that thread after every change and must not block. Nothing that etcd does ends the thread: only `stop`
+    does. A second thread tends the store's connection.
     """
 
-    def __init__(self, store: Store, prefix: str, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        prefix: str,
+        on_change: Callable[[], None],
+        *,
+        parts: Sequence[str] = ("",),
+        bounds: Bounds = Bounds(),  # noqa: B008  (a value that nothing changes)
+    ) -> None:
         self._store = store
         self._prefix = prefix
+        self._parts = tuple(f"{prefix}{part}" for part in parts)
+        self._bounds = bounds
         self._on_change = on_change
         self._stopping = threading.Event()
         self._watch: Watch | None = None
-        self.view = View()
+        # What follows is shared with those who read `view`.
+        self._lock = threading.Lock()
+        self._kept = Kept(self._bounds)
+        self._view = View()
+        self._changed = False
+        self._revision = 0
+        self._listed = 0.0
+        self._not_before = 0.0
         self._threads = (
             threading.Thread(target=self._run, name="etcd-watch", daemon=True),
             threading.Thread(target=self._tend, name="etcd-pulse", daemon=True),
         )
+
+    @property
+    def view(self) -> View:
+        """What is known now; always whole, and the same object while nothing changes. Any thread may ask.
+
+        It is made when it is asked for: a thousand changes between two questions cost one copy.
+        """
+        with self._lock:
+            if self._changed:
+                self._changed = False
+                entries = MappingProxyType(dict(self._kept.entries))
+                self._view = View(
+                    entries=entries, revision=self._revision, connected=True, left_out=self._kept.left_out
+                )
+            return self._view
 
     def start(self) -> None:
         """Begin to follow."""
@@ -94,14 +134,26 @@ class Follower:
     def _list(self) -> None:
         # Always the whole list after a gap, never a resumed watch alone: an etcd that came back empty or restored has
         # an older revision than ours, and a watch from the future would wait in silence.
-        found, revision = self._store.list_prefix(self._prefix)
-        entries = {kv.key.removeprefix(self._prefix): kv for kv in found}
+        self._stopping.wait(max(0.0, self._not_before - time.monotonic()))
+        began = time.monotonic()
+        kept = Kept(self._bounds)
+        pages = self._store.pages(self._parts)
+        for page in pages:
+            for kv in page:
+                kept.add(kv.key.removeprefix(self._prefix), kv)
+            if self._stopping.is_set():
+                return
         if self.view.problem is not None:
-            log.info("etcd is back", revision=revision)
-        self._publish(View(entries=MappingProxyType(entries), revision=revision, connected=True))
+            log.info("etcd is back", revision=pages.revision)
+        with self._lock:
+            self._kept, self._revision, self._changed = kept, pages.revision, True
+        self._listed = time.monotonic()
+        took_s = self._listed - began
+        self._not_before = self._listed + (took_s if took_s > LONG_LIST_S else 0)
+        self._on_change()
 
     def _watch_on(self) -> None:
-        self._watch = Watch(self._store, self._prefix, revision=self.view.revision + 1)
+        self._watch = Watch(self._store, self._parts, revision=self._revision + 1)
         if self._stopping.is_set():
             return
         began = time.monotonic()
@@ -117,20 +169,31 @@ class Follower:
         for changes in watch:
             if not changes:
                 continue
-            entries = dict(self.view.entries)
-            for change in changes:
-                name = change.key.removeprefix(self._prefix)
-                if change.now is None:
-                    entries.pop(name, None)
-                else:
-                    entries[name] = change.now
-            self._publish(View(entries=MappingProxyType(entries), revision=changes[-1].revision, connected=True))
+            with self._lock:
+                for change in changes:
+                    self._apply(change)
+                self._changed = True
+            self._on_change()
+            if self._kept.has_room and time.monotonic() - self._listed > LIST_AGAIN_S:
+                watch.cancel()
+                return
+
+    def _apply(self, change: Change) -> None:
+        name = change.key.removeprefix(self._prefix)
+        # Each part has its own order: what comes of one may be older than what came of another.
+        self._revision = max(self._revision, change.revision)
+        if change.now is None:
+            self._kept.delete(name)
+        else:
+            self._kept.put(name, change.now)
 
     def _report(self, error: StoreError) -> None:
-        if self.view.connected or self.view.problem is None:
+        view = self.view
+        if view.connected or view.problem is None:
             log.warning("etcd is away; everything goes on as it is", problem=error.message)
-        self._publish(View(entries=self.view.entries, revision=self.view.revision, problem=error.message))
-
-    def _publish(self, view: View) -> None:
-        self.view = view
+        with self._lock:
+            self._changed = False
+            self._view = View(
+                entries=view.entries, revision=view.revision, problem=error.message, left_out=view.left_out
+            )
         self._on_change()

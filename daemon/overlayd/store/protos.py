@@ -20,6 +20,8 @@ from google.protobuf.internal import enum_type_wrapper
 PACKAGE = "etcd3.etcdrpc"
 # In the order of their imports: rpc.proto imports the other two.
 FILES = ("kv", "auth", "rpc")
+# `fragment` came with etcd 3.4: what a watch tells is sent in parts if it is large. An older server ignores it.
+_NEWER = {"WatchCreateRequest": 8, "WatchResponse": 7}
 
 
 def install() -> None:
@@ -63,6 +65,13 @@ def _constants(code: CodeType) -> Iterator[str | bytes]:
 
 def _build(name: str, serialized: bytes, pool: descriptor_pool.DescriptorPool) -> ModuleType:
     described = descriptor_pb2.FileDescriptorProto.FromString(serialized)
+    for one in described.message_type:
+        if one.name in _NEWER:
+            kind, label = (
+                descriptor_pb2.FieldDescriptorProto.TYPE_BOOL,
+                descriptor_pb2.FieldDescriptorProto.LABEL_OPTIONAL,
+            )
+            one.field.add(name="fragment", number=_NEWER[one.name], type=kind, label=label)
     # gogoproto and the HTTP annotations only decorate; their .proto files are not there to be found.
     kept = [path for path in described.dependency if path.split("/")[-1] in {f"{stem}.proto" for stem in FILES}]
     del described.dependency[:]

@@ -6,6 +6,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from overlayd.errors import StoreDenied, StoreError
@@ -25,9 +26,23 @@ PULSE_TIMEOUT_S = 2.5
 # Between two attempts with certificates that did not work.
 RENEW_RETRY_S = 5.0
 
+RIGHTS = (
+    "grant the user a role with these rights, where PREFIX is etcd-prefix: read PREFIX/config; readwrite of all below "
+    "PREFIX/subnets/ and PREFIX/hosts/ (etcdctl role grant-permission --prefix); who sets the network config needs "
+    "to write PREFIX/config"
+)
+
 
 class Refused(StoreError):
     """etcd does not let this user in. Only a person can mend it."""
+
+
+class TooLarge(StoreError):
+    """The answer is larger than what is received at once: ask for less."""
+
+
+class Compacted(StoreError):
+    """The revision that was asked for is no longer kept: list again."""
 
 
 class Servers:
@@ -55,6 +70,15 @@ class Servers:
         """The server in use, if one is."""
         connection = self._connection
         return connection.endpoint if connection else None
+
+    def stranger(self) -> Connection:
+        """A new connection as anybody can have it: to the server in use, without a login and without our certificate.
+
+        Raises StoreError. Whoever asked for it closes it.
+        """
+        trust = self._trust.read() if self._trust is not None else None
+        endpoint = self.endpoint or self._endpoints[self._turn % len(self._endpoints)]
+        return Connection(endpoint, replace(trust, certificate=None, key=None) if trust else None)
 
     def close(self) -> None:
         """Drop the connection. The next call dials anew."""
@@ -141,7 +165,7 @@ class Servers:
         hint = {
             "UNAVAILABLE": "is etcd running, and can this host reach it?",
             "DEADLINE_EXCEEDED": "is etcd running, and can this host reach it?",
-            "PERMISSION_DENIED": "grant the user a role that may read and write the prefix",
+            "PERMISSION_DENIED": RIGHTS,
             "INVALID_ARGUMENT": "check etcd-username and its password" if "auth" in detail else None,
         }.get(word)
         if "user name is empty" in detail:
@@ -151,6 +175,11 @@ class Servers:
             hint = "check etcd-cafile, etcd-certfile and etcd-keyfile, and the names in etcd's certificate"
         kinds = {"PERMISSION_DENIED": StoreDenied, "INVALID_ARGUMENT": Refused, "UNAUTHENTICATED": Refused}
         kind = kinds.get(word, StoreError)
+        # Both words stand for other things too: etcd's disk is full; too many requests.
+        if word == "RESOURCE_EXHAUSTED" and "larger than max" in detail:
+            kind = TooLarge
+        elif word == "OUT_OF_RANGE" and "compacted" in detail:
+            kind = Compacted
         return kind(f"etcd at {self.name}: {operation}: {word}: {detail}", hint=hint)
 
     def _connect(self) -> Connection:

@@ -1,4 +1,4 @@
-"""A watch on a prefix of etcd that ends with an error when it is dead, unlike python-etcd3's.
+"""A watch on parts of etcd that ends with an error when it is dead, unlike python-etcd3's.
 
 That one spins while etcd is away, hangs for ever on a forbidden prefix, and misses a compaction.
 """
@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from overlayd.errors import StoreDenied, StoreError
-from overlayd.store.client import CALL_TIMEOUT_S, KeyValue, Store, prefix_end
+from overlayd.store.client import CALL_TIMEOUT_S, KeyValue, Store
+from overlayd.store.pages import key_value, part_end
 from overlayd.store.rpc import etcdrpc, grpc
+from overlayd.store.servers import Compacted
 
 __all__ = ["Change", "Compacted", "Watch"]
-
-
-class Compacted(StoreError):
-    """The revision to watch from is no longer kept: list again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,16 +29,20 @@ class Change:
 
 
 class Watch:
-    """The changes below `prefix` from `revision` on, in order. Iterate in one thread; `cancel` from any."""
+    """The changes of `parts` (Store.list_parts) from `revision` on, those of each part in order.
 
-    def __init__(self, store: Store, prefix: str, *, revision: int) -> None:
+    One stream of etcd's with a watch on it for each part. Iterate in one thread; `cancel` from any.
+    """
+
+    def __init__(self, store: Store, parts: Sequence[str], *, revision: int) -> None:
         self._servers = store.servers
-        self._prefix = prefix
+        self._parts = tuple(parts)
+        self._what = f"watch {' and '.join(parts)}"
         self._revision = revision
         # gRPC reads requests from this until it finds None; it stays open as long as the watch lives.
         self._requests: queue.SimpleQueue[object | None] = queue.SimpleQueue()
         self._stream: object = None
-        self._created = threading.Event()
+        self._standing: set[int] = set()
         self._cancelled = threading.Event()
         self._late = threading.Event()
 
@@ -52,20 +54,19 @@ class Watch:
             self._stream.cancel()  # type: ignore[attr-defined]
 
     def __iter__(self) -> Iterator[tuple[Change, ...]]:
-        """Batches of changes, one revision or more at a time; empty at first, when the watch stands.
+        """Batches of changes, one revision or more at a time; an empty one when all parts are watched.
 
         Ends silently after `cancel`. Raises Compacted, or StoreError when the watch was refused or the connection died.
         """
-        self._requests.put(
-            etcdrpc.WatchRequest(
-                create_request=etcdrpc.WatchCreateRequest(
-                    key=self._prefix.encode(),
-                    range_end=prefix_end(self._prefix),
-                    start_revision=self._revision,
-                    progress_notify=True,
-                )
+        for part in self._parts:
+            create = etcdrpc.WatchCreateRequest(
+                key=part.encode(),
+                range_end=part_end(part),
+                start_revision=self._revision,
+                progress_notify=True,
+                fragment=True,
             )
-        )
+            self._requests.put(etcdrpc.WatchRequest(create_request=create))
         stream = self._stream = self._servers.open_watch(iter(self._requests.get, None))
         deadline = threading.Timer(CALL_TIMEOUT_S, self._give_up)
         deadline.daemon = True
@@ -76,29 +77,34 @@ class Watch:
             for response in stream:
                 self._check(response)
                 if response.created:
-                    self._created.set()
-                    deadline.cancel()
-                    yield ()
+                    self._standing.add(response.watch_id)
+                    if self._stands:
+                        deadline.cancel()
+                        yield ()
                 if response.events:
                     yield tuple(_change(event) for event in response.events)
             if not self._cancelled.is_set():
-                raise StoreError(f"etcd at {self._servers.name}: watch {self._prefix}: the server ended it")
+                raise StoreError(f"etcd at {self._servers.name}: {self._what}: the server ended it")
         except grpc.RpcError as error:
             if self._cancelled.is_set():
                 return
             if self._late.is_set():
                 raise StoreError(
-                    f"etcd at {self._servers.name}: watch {self._prefix}: no answer within {CALL_TIMEOUT_S:g} s",
+                    f"etcd at {self._servers.name}: {self._what}: no answer within {CALL_TIMEOUT_S:g} s",
                     hint="is etcd running, and can this host reach it?",
                 ) from error
-            raise self._servers.failure(f"watch {self._prefix}", error) from error
+            raise self._servers.failure(self._what, error) from error
         finally:
             deadline.cancel()
             self._requests.put(None)
             stream.cancel()
 
+    @property
+    def _stands(self) -> bool:
+        return len(self._standing) == len(self._parts)
+
     def _give_up(self) -> None:
-        if not self._created.is_set() and self._stream is not None:
+        if not self._stands and self._stream is not None:
             self._late.set()
             self._stream.cancel()  # type: ignore[attr-defined]
 
@@ -107,11 +113,11 @@ class Watch:
             return
         compacted = response.compact_revision  # type: ignore[attr-defined]
         if compacted:
-            raise Compacted(f"etcd at {self._servers.name}: watch {self._prefix}: compacted up to {compacted}")
+            raise Compacted(f"etcd at {self._servers.name}: {self._what}: compacted up to {compacted}")
         reason = response.cancel_reason or "no reason given"  # type: ignore[attr-defined]
         # A forbidden prefix and an expired token look alike here; a new login settles which it was.
         self._servers.forget_login()
-        raise StoreDenied(f"etcd at {self._servers.name}: watch {self._prefix}: refused: {reason}")
+        raise StoreDenied(f"etcd at {self._servers.name}: {self._what}: refused: {reason}")
 
 
 def _change(event: object) -> Change:
@@ -120,5 +126,4 @@ def _change(event: object) -> Change:
     revision = int(kv.mod_revision)
     if event.type:  # type: ignore[attr-defined]  # PUT is 0, DELETE is 1
         return Change(key=key, now=None, revision=revision)
-    now = KeyValue(key=key, value=bytes(kv.value), mod_revision=revision, lease_id=int(kv.lease))
-    return Change(key=key, now=now, revision=revision)
+    return Change(key=key, now=key_value(kv), revision=revision)

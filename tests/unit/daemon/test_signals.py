@@ -37,6 +37,19 @@ def test_every_signal_is_heard_and_none_after_the_end() -> None:
     assert threads_and_files() == held
 
 
+def test_a_signal_that_the_kernel_gives_to_the_listening_thread_is_heard_too(recwarn: pytest.WarningsRecorder) -> None:
+    heard = threading.Event()
+    with signals.calling(heard.set):
+        (listener,) = (thread for thread in threading.enumerate() if thread.name == "signals")
+        assert listener.ident is not None
+        for _times in range(3):
+            signal.pthread_kill(listener.ident, signal.SIGTERM)
+            assert heard.wait(5)
+            heard.clear()
+            assert listener.is_alive()
+    assert not recwarn.list
+
+
 def enough(heard: list[int], times: int) -> bool:
     return len(heard) == times
 

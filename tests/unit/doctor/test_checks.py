@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from overlayd.doctor.checks import examine
-from overlayd.doctor.facts import Endpoint, Facts, Feature, Firewalld, PemFile, Published, WayBack, Zone
+from overlayd.doctor.facts import Containers, Endpoint, Facts, Feature, Firewalld, PemFile, Published, WayBack, Zone
 from overlayd.doctor.finding import Finding, State, document, lines, problems
 from tests.unit.doctor.values import MAC, NOW, OWN, PEER, RULES, WELL, but, rules, sysctl
 
@@ -52,10 +52,27 @@ def certificate(**changes: Any) -> Facts:
     return but(etcd={"files": (changed,)})
 
 
+@pytest.mark.parametrize(
+    ("containers", "said"),
+    [
+        (None, "not tried: run as root"),
+        (Containers(), "not tried: none runs on docker0"),
+        (Containers(tried=2), "2 containers here do not reach it"),
+        (Containers(tried=2, reached=("process 7 (sh) to 198.18.0.2:2379",)), r"containers here reach it: process 7"),
+    ],
+)
+def test_an_open_etcd_is_a_warning(containers: Containers | None, said: str) -> None:
+    finding = found(but(etcd={"open_to": "read and write", "containers": containers}), "etcd-access")
+    assert finding.state is State.WARNING
+    assert "anybody who reaches it may read and write" in finding.found
+    assert said in finding.found
+    assert found(but(etcd={"open_to": None}), "etcd-access").state is State.UNKNOWN
+
+
 def test_a_healthy_host_is_all_ok() -> None:
     states = {finding.name: finding.state for _title, findings in examine(WELL) for finding in findings}
     assert set(states.values()) == {State.OK}, states
-    assert len(states) == 32
+    assert len(states) == 33
 
 
 ZONES = (

@@ -84,6 +84,7 @@ WELL = Facts(
         ways_back=(WayBack(peer=PEER, underlay="eth0", overlay="overlay.1"),),
     ),
     etcd=Etcd(
+        open_to="",
         endpoints=(Endpoint(name="https://etcd1:2379", clock_offset_s=0.2),),
         files=(
             PemFile(

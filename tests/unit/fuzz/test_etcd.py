@@ -11,11 +11,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from overlayd.census import Reader
 from overlayd.errors import NetworkConfigError
 from overlayd.lease import Lease, MalformedLease, parse_key, parse_lease
 from overlayd.network import parse_network_config
 from overlayd.presence import parse
-from overlayd.registry import CONFIG, Census, Registry, _census, read_network_config
+from overlayd.registry import CONFIG, Census, Registry, read_network_config
 from overlayd.store.client import KeyValue, Store, StoreSettings, etcdrpc
 from overlayd.store.follow import View
 from overlayd.store.watch import _change
@@ -60,7 +61,7 @@ def test_any_key_and_value_is_a_lease_or_malformed(name: str, value: bytes) -> N
 @given(tables())
 @settings(max_examples=200)
 def test_a_census_counts_every_entry_once_and_knows_no_lease_by_two_names(entries: dict[str, KeyValue]) -> None:
-    census = _census(entries)
+    census = Reader().census(entries.items())
     assert census.leases.keys() | census.malformed.keys() == entries.keys()
     assert not census.leases.keys() & census.malformed.keys()
     assert census.reserved <= census.leases.keys()
@@ -73,12 +74,12 @@ def test_a_census_counts_every_entry_once_and_knows_no_lease_by_two_names(entrie
 def test_a_census_stands_whatever_etcd_shows_next(shown: list[tuple[dict[str, KeyValue], int]]) -> None:
     registry = Registry(Store(StoreSettings(endpoints=("http://127.0.0.1:1",))), "/n", lambda: None)
     for entries, revision in shown:
-        registry._follower.view = View(
+        registry._follower._view = View(
             entries={f"subnets/{name}": kv for name, kv in entries.items()}, revision=revision, connected=True
         )
         census = registry.census()
         assert isinstance(census, Census)
-        assert _census(entries).leases.items() <= census.leases.items()
+        assert Reader().census(entries.items()).leases.items() <= census.leases.items()
 
 
 @given(st.binary(max_size=40), any_values(), st.integers(0, 1), st.integers(0, 2**63 - 1))

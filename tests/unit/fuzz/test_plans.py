@@ -18,6 +18,7 @@ from overlayd import backends
 from overlayd.addresses import IPAddress, is_within, overlaps
 from overlayd.backends.peers import PeerTable
 from overlayd.backends.surroundings import Surroundings
+from overlayd.census import Reader
 from overlayd.errors import NetworkConfigError, UnsupportedError
 from overlayd.kernel.converge import Plan
 from overlayd.kernel.diff import diff
@@ -35,7 +36,6 @@ from overlayd.kernel.state import (
     WireguardPeer,
 )
 from overlayd.lease import Lease
-from overlayd.registry import _census
 from overlayd.store.client import KeyValue
 from tests.unit.fuzz.leases import TYPES, rivals, tables
 from tests.unit.kernel.model import things
@@ -52,7 +52,7 @@ def versions(kind: str) -> st.SearchStrategy[tuple[int, ...]]:
 
 def peers_of(entries: dict[str, KeyValue], own: Lease) -> list[Lease]:
     """The leases that a host hands to its backend, as host.py does."""
-    leases = _census(entries).leases.items()
+    leases = Reader().census(entries.items()).leases.items()
     return [lease for name, lease in leases if lease.public_ip != own.public_ip and name != own.key_name]
 
 

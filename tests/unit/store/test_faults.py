@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import pytest
 
 from overlayd.store.client import KeyValue, Store, StoreSettings
 from overlayd.store.follow import Follower
+from overlayd.store.pages import Pages
 from overlayd.store.watch import Compacted, Watch
 from tests.etcd import Member
 from tests.polling import eventually
@@ -88,6 +89,17 @@ def test_restarted_empty(etcd: Etcd, store: Store) -> None:
         assert set(seen.view.entries) == {"new"}
 
 
+class Read(Pages):
+    """Pages that were read to their end before anybody else sees the first."""
+
+    def __init__(self, pages: Pages) -> None:
+        self._pages = list(pages)
+        self.revision = pages.revision
+
+    def __iter__(self) -> Iterator[list[KeyValue]]:
+        return iter(self._pages)
+
+
 class Interrupted(Store):
     """A store whose first list is followed by changes of others, and by a compaction that forgets them."""
 
@@ -96,8 +108,8 @@ class Interrupted(Store):
         self._etcd = etcd
         self.lists = 0
 
-    def list_prefix(self, prefix: str) -> tuple[list[KeyValue], int]:
-        found = super().list_prefix(prefix)
+    def pages(self, parts: Sequence[str]) -> Pages:
+        found = Read(super().pages(parts))
         self.lists += 1
         if self.lists == 1:
             for number in range(3):
@@ -125,7 +137,7 @@ def test_a_watch_from_a_compacted_revision_says_so(etcd: Etcd, store: Store) -> 
         store.put("/net/a", str(number).encode())
     etcd.compact()
     with pytest.raises(Compacted, match="compacted up to 4"):
-        list(Watch(store, "/net/", revision=2))
+        list(Watch(store, ["/net/"], revision=2))
 
 
 def test_compacted_under_a_watch_that_stands(etcd: Etcd, store: Store) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 import pytest
@@ -12,7 +14,7 @@ from overlayd.errors import ConfigError
 from overlayd.lease import Subnets
 from overlayd.network import parse_network_config
 from overlayd.presence import Identity, Presence
-from overlayd.store.client import Store
+from overlayd.store.client import KeyValue, Store
 
 PREFIX = "/coreos.com/network"
 CONFIG = parse_network_config('{"Network": "10.42.0.0/24", "SubnetLen": 28, "Backend": {"Type": "vxlan"}}')
@@ -22,6 +24,56 @@ DUAL = parse_network_config(
 SUBNET = Subnets(v4=IPv4Network("10.42.0.32/28"))
 KEY = f"{PREFIX}/subnets/10.42.0.32-28"
 HOST: dict[int, IPAddress] = {4: IPv4Address("198.18.0.1")}
+
+
+@contextmanager
+def living(store: Store) -> Iterator[None]:
+    """While an overlayd lives at the host's address."""
+    presence = Presence(store, PREFIX, HOST[4], Identity(hostname="alpha", id="a"))
+    presence.claim()
+    try:
+        yield
+    finally:
+        presence.release()
+
+
+def lease_of_flannel(store: Store) -> KeyValue:
+    """What a flanneld holds: an etcd lease of a day, and nothing that says whether it lives."""
+    value = b'{"PublicIP":"198.18.0.1","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1}}'
+    store.create(KEY, value, lease_id=store.grant(86400))
+    found = store.get(KEY)
+    assert found is not None
+    return found
+
+
+def test_the_lease_of_a_host_that_says_nothing_is_released_only_by_force(store: Store) -> None:
+    before = lease_of_flannel(store)
+    with pytest.raises(
+        ConfigError, match=r"leased to 198\.18\.0\.1 for 23:59:\d\d more, .*flanneld there would end"
+    ) as no:
+        reservations.release(store, PREFIX, SUBNET, force=False)
+    assert "--force" in str(no.value.hint)
+    assert store.get(KEY) == before
+    reservations.release(store, PREFIX, SUBNET, force=True)
+    assert store.get(KEY) is None
+
+
+def test_the_lease_of_a_host_that_says_nothing_is_reserved_only_by_force(store: Store) -> None:
+    before = lease_of_flannel(store)
+    with pytest.raises(ConfigError, match="a flanneld would make its lease again") as no:
+        reservations.reserve(store, PREFIX, CONFIG, SUBNET, HOST)
+    assert "stop flanneld there first" in str(no.value.hint)
+    assert store.get(KEY) == before
+    reservations.reserve(store, PREFIX, CONFIG, SUBNET, HOST, force=True)
+    kept = store.get(KEY)
+    assert kept is not None
+    assert kept.lease_id == 0
+
+
+def test_this_hosts_own_lease_is_released_without_force(store: Store) -> None:
+    before = lease_of_flannel(store)
+    reservations.release(store, PREFIX, SUBNET, force=False, own=before.lease_id)
+    assert store.get(KEY) is None
 
 
 def test_a_reservation_hangs_on_no_etcd_lease_and_reads_as_flannels(store: Store) -> None:
@@ -38,7 +90,8 @@ def test_a_lease_becomes_a_reservation_as_it_stands(store: Store) -> None:
     value = b'{"PublicIP":"198.18.0.1","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1}}'
     lease_id = store.grant(60)
     store.create(KEY, value, lease_id=lease_id)
-    reservations.reserve(store, PREFIX, CONFIG, SUBNET, HOST)
+    with living(store):
+        reservations.reserve(store, PREFIX, CONFIG, SUBNET, HOST)
     store.revoke(lease_id)
     kept = store.get(KEY)
     assert kept is not None
@@ -69,9 +122,7 @@ def test_a_pair_is_reserved_with_both_addresses(store: Store) -> None:
 def test_a_lease_in_use_is_released_only_by_force(store: Store) -> None:
     lease_id = store.grant(60)
     store.create(KEY, b'{"PublicIP":"198.18.0.1"}', lease_id=lease_id)
-    presence = Presence(store, PREFIX, HOST[4], Identity(hostname="alpha", id="a"))
-    presence.claim()
-    try:
+    with living(store):
         (entry,) = reservations.entries(store, PREFIX)
         assert entry.host is not None
         assert (entry.host.hostname, entry.problem) == ("alpha", None)
@@ -79,8 +130,6 @@ def test_a_lease_in_use_is_released_only_by_force(store: Store) -> None:
         with pytest.raises(ConfigError, match="in use by alpha"):
             reservations.release(store, PREFIX, SUBNET, force=False)
         reservations.release(store, PREFIX, SUBNET, force=True)
-    finally:
-        presence.release()
     assert store.get(KEY) is None
     assert reservations.present(store, PREFIX) == {}
     with pytest.raises(ConfigError, match="nobody holds"):

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from overlayd.doctor.facts import Facts, PemFile
 from overlayd.doctor.finding import Finding, ok, problem, unknown, warning
+from overlayd.quoting import plain
 
 RENEW_WITHIN = timedelta(days=14)
 CLOCK_TOLERANCE_S = 60.0
@@ -84,6 +85,32 @@ def store(facts: Facts) -> Finding:
     return ok("etcd", "the network's keys can be read")
 
 
+def access(facts: Facts) -> Finding | None:
+    """Whether anybody who reaches etcd may read or write there, and whether containers reach it."""
+    here = facts.etcd
+    if here.problem is not None:
+        return None
+    if here.open_to is None:
+        return unknown("etcd-access", "etcd does not say whether it asks for a password")
+    if not here.open_to:
+        return ok("etcd-access", "nobody without a login or a certificate")
+    tried = here.containers
+    if tried is None:
+        said = "whether containers reach it was not tried: run as root"
+    elif not tried.tried:
+        said = "whether containers reach it was not tried: none runs on docker0"
+    elif tried.reached:
+        said = f"containers here reach it: {', '.join(map(plain, tried.reached))}"
+    else:
+        said = f"{tried.tried} containers here do not reach it"
+    return warning(
+        "etcd-access",
+        f"anybody who reaches it may {here.open_to}, without a password, and who writes there moves this network's "
+        f"packets; {said}",
+        advice="give etcd users and TLS (README, etcd), or let only the hosts reach it",
+    )
+
+
 def network_config(facts: Facts) -> Finding:
     """Whether there is a network config, and this host can serve it."""
     here = facts.etcd
@@ -151,4 +178,4 @@ def _advice(said: str) -> str:
     return "is etcd running there, and does a firewall let its port through?"
 
 
-CHECKS = (endpoints, tls_files, clock, store, network_config, lease, duplicate_lease)
+CHECKS = (endpoints, tls_files, clock, store, access, network_config, lease, duplicate_lease)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from overlayd import daemon
 from overlayd.doctor.facts import Endpoint, Etcd, PemFile, Published
+from overlayd.doctor.gather import containers
 from overlayd.doctor.x509 import Certificate, read_der, read_pem
 from overlayd.errors import ConfigError, NetworkConfigError, OverlaydError
 from overlayd.lease import MalformedLease, parse_lease
@@ -20,6 +21,7 @@ from overlayd.registry import CONFIG, SUBNETS, read_network_config
 from overlayd.settings import Settings
 from overlayd.store import endpoints as addresses
 from overlayd.store.client import KeyValue, Store
+from overlayd.store.openness import openness
 
 TIMEOUT_S = 3.0
 _EXPIRED, _NOT_YET, _NO_ISSUER, _SELF_SIGNED, _WRONG_HOST, _WRONG_ADDRESS = 10, 9, 20, 19, 62, 64
@@ -34,6 +36,7 @@ def read_etcd(settings: Settings) -> tuple[Etcd, NetworkConfig | None, tuple[Pub
         try:
             raw = store.get(f"{settings.etcd_prefix}/{CONFIG}")
             entries, _revision = store.list_prefix(f"{settings.etcd_prefix}/{SUBNETS}")
+            open_to = _open_to(store, settings.etcd_prefix)
         finally:
             store.close()
     except OverlaydError as error:
@@ -53,10 +56,21 @@ def read_etcd(settings: Settings) -> tuple[Etcd, NetworkConfig | None, tuple[Pub
             config_advice=advice,
             config=f"{config} by {config.backend_type}" if config is not None else None,
             leases=leases,
+            open_to=open_to,
+            containers=containers.who_reaches(settings.etcd_endpoints) if open_to else None,
         ),
         config,
         leases,
     )
+
+
+def _open_to(store: Store, prefix: str) -> str | None:
+    """What anybody may do there; None where etcd did not say."""
+    try:
+        found = openness(store, prefix)
+    except OverlaydError:
+        return None
+    return " and ".join(word for word, may in (("read", found.read), ("write", found.write)) if may)
 
 
 def _published(entry: KeyValue) -> list[Published]:

@@ -1,0 +1,129 @@
+"""Whether anybody who reaches etcd may read or write there: found out by trying, as a stranger, changing nothing."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from overlayd.errors import StoreError
+from overlayd.log import logger
+from overlayd.store.client import Store, jittered
+from overlayd.store.connection import Connection, details, unreachable
+from overlayd.store.rpc import etcdrpc, grpc
+
+log = logger("store")
+
+TIMEOUT_S = 3.0
+INTERVAL_S = 120.0
+# After a start, and while etcd does not answer.
+SOON_S = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Openness:
+    """What etcd at `where` lets anybody do who reaches it, without a login and without a certificate of his own."""
+
+    where: str
+    read: bool
+    write: bool
+
+    @property
+    def warning(self) -> str | None:
+        """What that means, in a sentence; None where nothing is open."""
+        if self.write:
+            return (
+                f"etcd at {self.where} takes writes from anybody who reaches it, without a password: whoever writes "
+                "there moves this network's packets; give it users, and TLS (README, etcd)"
+            )
+        if self.read:
+            return (
+                f"etcd at {self.where} is read by anybody who reaches it, without a password: whoever reads there "
+                "knows every host of this network, and a key in its config; give it users, and TLS (README, etcd)"
+            )
+        return None
+
+
+def openness(store: Store, prefix: str) -> Openness:
+    """Try to read and to write the network config as a stranger. Raises StoreError when etcd does not say.
+
+    etcd looks at the rights of both branches of a transaction before it looks at its comparisons: so one whose
+    comparisons contradict each other is refused to whom may not write, and writes nothing for whom may.
+    """
+    key = f"{prefix}/config".encode()
+    connection = store.servers.stranger()
+    try:
+        never = [
+            etcdrpc.Compare(result=result, target=etcdrpc.Compare.VERSION, key=key, version=0)
+            for result in (etcdrpc.Compare.EQUAL, etcdrpc.Compare.GREATER)
+        ]
+        put = etcdrpc.RequestOp(request_put=etcdrpc.PutRequest(key=key, value=b"{}"))
+        return Openness(
+            where=str(connection.endpoint),
+            read=_lets(connection, connection.kv.Range, etcdrpc.RangeRequest(key=key, count_only=True)),
+            write=_lets(connection, connection.kv.Txn, etcdrpc.TxnRequest(compare=never, success=[put])),
+        )
+    finally:
+        connection.close()
+
+
+def _lets(connection: Connection, method: Callable[..., Any], request: Any) -> bool:
+    try:
+        method(request, timeout=TIMEOUT_S)
+    except grpc.RpcError as error:
+        # With TLS, who has no certificate may be hung up on, which looks as if nobody were there.
+        if unreachable(error) and not (connection.trust and error.code() is grpc.StatusCode.UNAVAILABLE):
+            raise StoreError(f"etcd at {connection.endpoint}: {details(error)}") from error
+        return False
+    return True
+
+
+class OpennessWatch:
+    """Asks again every few minutes, in a thread of its own, while `connected` says that etcd is there.
+
+    `warnings` is what was last found; `on_change` is called after it became another.
+    """
+
+    def __init__(
+        self, store: Store, prefix: str, *, connected: Callable[[], bool], on_change: Callable[[], None]
+    ) -> None:
+        self._store = store
+        self._prefix = prefix
+        self._connected = connected
+        self._on_change = on_change
+        self.warnings: tuple[str, ...] = ()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="etcd-openness", daemon=True)
+
+    def start(self) -> None:
+        """Begin to ask."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread and wait for it."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        wait_s = 0.0
+        while not self._stopping.wait(jittered(wait_s)):
+            wait_s = SOON_S
+            if self._connected():
+                try:
+                    self._ask()
+                    wait_s = INTERVAL_S
+                except StoreError as error:
+                    log.debug("etcd does not say whether it is open", problem=error.message)
+
+    def _ask(self) -> None:
+        seen = openness(self._store, self._prefix)
+        log.debug("asked etcd as a stranger", reads=seen.read, writes=seen.write)
+        warning = seen.warning
+        found = (warning,) if warning else ()
+        if found != self.warnings:
+            for one in found:
+                log.warning(one)
+            self.warnings = found
+            self._on_change()

@@ -1,0 +1,124 @@
+"""Keys as etcd has them, and lists of them in pages: no answer of etcd's is larger than what is received at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from overlayd.errors import StoreError
+from overlayd.store.connection import RECEIVED_AT_MOST
+from overlayd.store.rpc import etcdrpc
+from overlayd.store.servers import Servers, TooLarge
+
+# Keys in one answer; less where their values are large, and more again after so many answers that were not too large.
+PAGE = 500
+PATIENCE = 4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KeyValue:
+    """One key as etcd has it. `lease_id` is 0 where the key hangs on no lease; `create_revision` is its age.
+
+    Of a value that was too large to be kept, `value` is empty, and `dropped_bytes` says how large it is at least.
+    """
+
+    key: str
+    value: bytes
+    mod_revision: int
+    lease_id: int
+    create_revision: int = 0
+    dropped_bytes: int = 0
+
+
+class Pages:
+    """The keys of `parts` (Store.pages), to be iterated over once. `revision` and `count`, of all of them, are known
+    with the first page.
+
+    Raises StoreError; Compacted where etcd forgot that revision meanwhile.
+    """
+
+    def __init__(self, servers: Servers, parts: Sequence[str]) -> None:
+        self._servers = servers
+        self._parts = tuple(parts)
+        self._what = f"list {' and '.join(parts)}"
+        self._limit = PAGE
+        self._well = 0
+        self._bare = False
+        self.revision = 0
+        self.count = 0
+
+    def __iter__(self) -> Iterator[list[KeyValue]]:
+        """One page after another: a part after the other, each in the order of its keys."""
+        answer = self._ask(lambda size: _txn([_range(part.encode(), part_end(part), size) for part in self._parts]))
+        self.revision = int(answer.header.revision)
+        self.count = sum(int(response.response_range.count) for response in answer.responses)
+        for part, response in zip(self._parts, answer.responses, strict=True):
+            page = response.response_range
+            yield self._read(page)
+            while page.more and page.kvs:
+                page = self._next(page.kvs[-1].key, part_end(part))
+                yield self._read(page)
+
+    def _next(self, last: bytes, end: bytes) -> Any:
+        asked = self._ask(lambda size: _txn([_range(last + b"\0", end, size, revision=self.revision)]))
+        page = asked.responses[0].response_range
+        if page.kvs and page.kvs[0].key <= last:
+            # Or it could go on for ever.
+            raise StoreError(f"etcd at {self._servers.name}: {self._what}: the list does not go on behind its last key")
+        return page
+
+    def _ask(self, request: Any) -> Any:
+        """The answer to a request of the size that etcd's answers have let us have so far."""
+        while True:
+            try:
+                answer = self._servers.call(self._what, lambda c: c.kv.Txn, request(self._limit), repeatable=True)
+            except TooLarge:
+                if not self._limit:
+                    raise
+                # 0 is a single key without its value.
+                self._limit, self._well = self._limit // 2, 0
+                continue
+            self._bare = self._limit == 0
+            self._well += 1
+            if self._bare or self._well >= PATIENCE:
+                self._limit, self._well = min(PAGE, max(1, self._limit * 2)), 0
+            return answer
+
+    def _read(self, page: Any) -> list[KeyValue]:
+        found = [key_value(kv) for kv in page.kvs]
+        return [replace(kv, dropped_bytes=RECEIVED_AT_MOST) for kv in found] if self._bare else found
+
+
+def key_value(kv: Any) -> KeyValue:
+    """etcd's message as a value."""
+    return KeyValue(
+        key=kv.key.decode("utf-8", "replace"),
+        value=bytes(kv.value),
+        mod_revision=int(kv.mod_revision),
+        lease_id=int(kv.lease),
+        create_revision=int(kv.create_revision),
+    )
+
+
+def prefix_end(prefix: str) -> bytes:
+    """The first key after every key that starts with `prefix`; etcd's range ends are exclusive."""
+    raw = prefix.encode()
+    return raw[:-1] + bytes([raw[-1] + 1])
+
+
+def part_end(part: str) -> bytes:
+    """The end of a part of etcd: the first key after all below it, or nothing where the part is one key."""
+    return prefix_end(part) if part.endswith("/") else b""
+
+
+def _range(key: bytes, end: bytes, limit: int, *, revision: int = 0) -> Any:
+    return etcdrpc.RequestOp(
+        request_range=etcdrpc.RangeRequest(
+            key=key, range_end=end, limit=max(1, limit), revision=revision, keys_only=limit == 0
+        )
+    )
+
+
+def _txn(reads: Sequence[Any]) -> Any:
+    return etcdrpc.TxnRequest(success=list(reads))
