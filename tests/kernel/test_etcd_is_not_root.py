@@ -34,9 +34,12 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 @pytest.fixture(autouse=True)
 def as_it_was(lab: Lab, a: Host, b: Host) -> Iterator[None]:
-    """Every test begins and ends with the good config."""
+    """Every test begins and ends with the good config, and with daemons that have not seen it change."""
     yield
     write(lab, {"Type": "vxlan"})
+    for host in (a, b):
+        host.stop()
+        host.start()
     eventually("both serve it", lambda: all(problem_of(host) == "" and ready(host) for host in (a, b)))
 
 

@@ -115,11 +115,20 @@ def test_what_is_not_let_through_is_counted_by_its_reason(lab: Lab) -> None:
         send(a.namespace, a.address, inner(b.subnet[9], to, b"foreign source"), b.address)
     send(a.namespace, a.address, inner(a.container_address, to, b"short")[:-1], b.address)
     send(a.namespace, a.address, inner(a.container_address, to, b"last hop", ttl=1), b.address)
-    expected = {"no lease": 3, "foreign source": 2, "malformed": 1, "no hop left": 1}
+    # Who holds no lease is kept out by a rule already; the forwarder counts them where there is none.
+    expected = {"no lease": 0, "foreign source": 2, "malformed": 1, "no hop left": 1}
     eventually(
         "each is counted",
         lambda: {reason: dropped()[reason] - before[reason] for reason in expected} == expected,
     )
+    b.run("iptables", "-t", "raw", "-I", "PREROUTING", "-s", str(SWITCH_ADDRESS), "-j", "ACCEPT")
+    eventually(
+        "so does the forwarder, before the rule is the first one again",
+        lambda: send(lab.switch, SWITCH_ADDRESS, inner(a.container_address, to, b"no lease"), b.address)
+        or dropped()["no lease"] > before["no lease"]
+        or b.run("iptables", "-t", "raw", "-I", "PREROUTING", "-s", str(SWITCH_ADDRESS), "-j", "ACCEPT"),
+    )
+    b.run("sh", "-c", "while iptables -t raw -D PREROUTING -s $0 -j ACCEPT; do :; done 2>/dev/null", str(SWITCH_ADDRESS))
 
 
 def test_a_device_that_another_program_took_makes_the_host_unready(lab: Lab) -> None:
