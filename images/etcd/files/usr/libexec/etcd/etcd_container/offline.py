@@ -61,11 +61,12 @@ def etcd(given: Mapping[str, str], *, address: str) -> Iterator[Ctl]:
         except FileNotFoundError:
             raise Refused(Problem("there is no etcd here", "name one that runs: --endpoints=URL")) from None
         try:
-            yield Ctl({"ETCDCTL_ENDPOINTS": "unix://client:0"}, folder=folder, ended=lambda: process.poll() is not None)
-        except BaseException as error:
-            if process.poll() is None or not isinstance(error, Refused):
-                raise
-            raise Refused(_ended(log, process.returncode)) from error
+            # Without its socket etcdctl would wait for it, and not see that etcd has ended.
+            while not (folder / "client:0").exists():
+                if process.poll() is not None:
+                    raise Refused(_ended(log, process.returncode))
+                time.sleep(0.05)
+            yield Ctl({"ETCDCTL_ENDPOINTS": "unix://client:0"}, folder=folder)
         finally:
             _end(process)
     data.note(found)
