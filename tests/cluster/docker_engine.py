@@ -111,10 +111,10 @@ def run_in(
     return out
 
 
-def outcome(container: Container, *argv: str, **variables: str) -> tuple[int, str]:
+def outcome(container: Container, *argv: str, as_user: str = "", **variables: str) -> tuple[int, str]:
     """Exit status and output, of both kinds, of a command in a container with more variables; well or not."""
     # The stubs know neither that it has ended nor that its output is whole.
-    done: Any = container.exec_run(list(argv), environment=variables)
+    done: Any = container.exec_run(list(argv), environment=variables, user=as_user)
     return int(done.exit_code), str(done.output.decode(errors="replace"))
 
 
