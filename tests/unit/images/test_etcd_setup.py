@@ -395,3 +395,13 @@ def test_with_tls_the_host_folder_has_the_ca(tmp_path: Path) -> None:
     assert (tmp_path / "secrets/overlayd/ca.pem").read_bytes() == authority.certificate.read_bytes()
     assert "OVERLAYD_ETCD_CAFILE=/etc/overlayd/ca.pem" in said
     assert "without TLS" not in said
+
+
+def test_the_readme_has_the_rights_that_are_given() -> None:
+    readme = (COMMAND.parents[3] / "README.md").read_text()
+    for role, given in rights.of(PREFIX).items():
+        words = {
+            kind: ", ".join(f"`{one.key.removeprefix(PREFIX)[1:]}`" for one in given if kind in one.kind)
+            for kind in ("read", "write")
+        }
+        assert f"| `{role}` | {words['read']} | {words['write']} |\n" in readme
