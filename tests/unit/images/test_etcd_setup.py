@@ -16,6 +16,7 @@ from types import MappingProxyType
 
 import pytest
 
+from etcd_container import data as data_of
 from etcd_container import passwords, rights
 from etcd_container.ctl import Ctl, Failed, Login
 from overlayd.daemon import store_settings
@@ -23,6 +24,7 @@ from overlayd.settings import load, read_file
 from overlayd.store.client import Store
 from tests.certificates import Authority
 from tests.etcd import Etcd
+from tests.polling import eventually
 
 COMMAND = Path(__file__).parents[3] / "images/etcd/files/usr/bin/etcd-setup"
 PREFIX = "/coreos.com/network"
@@ -309,6 +311,33 @@ def test_a_file_that_is_no_password_is_refused_without_its_content(
     assert not re.search(r"two words|xxx|\\xff", said)
 
 
+def test_a_folder_that_others_write_into_or_lead_elsewhere_is_refused(etcd: Etcd, tmp_path: Path) -> None:
+    folder, other = tmp_path / "secrets", tmp_path / "other"
+    folder.mkdir()
+    folder.chmod(0o777)
+    assert "everybody may write into" in refused(etcd, folder)
+    folder.chmod(0o755)
+    other.mkdir()
+    (folder / "overlayd").symlink_to(other)
+    assert f"{folder}/overlayd is a link" in refused(etcd, folder)
+    (folder / "overlayd").unlink()
+    file = other / "file"
+    file.write_text("secret\n")
+    file.chmod(0o644)
+    (folder / "root").mkdir()
+    (folder / "root/etcd-password").symlink_to(file)
+    assert "cannot be read" in refused(etcd, folder)
+    assert file.stat().st_mode & 0o777 == 0o644
+
+
+def test_what_etcd_says_is_no_command_to_a_terminal(etcd: Etcd, tmp_path: Path) -> None:
+    folder = tmp_path / "secrets"
+    set_up(etcd, folder)
+    root = login(folder, "root")
+    ctl(etcd).run("role", "grant-permission", "overlayd", "read", f"{PREFIX}/\x1b[31m\n", login=root)
+    assert "may no longer read /coreos.com/network/?[31m?" in set_up(etcd, folder)
+
+
 def test_two_at_a_time_are_one(etcd: Etcd, tmp_path: Path) -> None:
     folder = tmp_path / "secrets"
     folder.mkdir()
@@ -345,6 +374,30 @@ def test_an_etcd_that_is_not_started_yet_asks_for_a_login_from_its_first_second(
         etcd.stop()
     again = setup(*words, variables=variables)
     assert (again.returncode, "made" in again.stdout) == (0, False), again.stderr
+
+
+@pytest.mark.parametrize("number", [4, 9, 22])
+def test_killed_before_etcd_is_started_its_own_etcd_ends_and_the_next_run_completes_it(
+    tmp_path: Path, number: int
+) -> None:
+    folder, data = tmp_path / "secrets", tmp_path / "m0.etcd"
+    variables = {"ETCD_DATA_DIR": str(data), "ETCD_NAME": "m0"}
+    tmp_path.chmod(0o777)
+    for parent in tmp_path.parents[:2]:
+        parent.chmod(0o755)
+    killed = setup("--offline", folder, path=spy(tmp_path / "spy", "after", number), variables=variables)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    eventually("the etcd that it started ends", lambda: not data_of.locked(data))
+    again = setup("--offline", folder, variables=variables)
+    assert again.returncode == 0, again.stderr
+    etcd = Etcd(tmp_path)
+    etcd.log_in(*login(folder, "root"))
+    etcd.start()
+    try:
+        assert not allowed(etcd, None, "get", "/")
+        assert all(allowed(etcd, login(folder, user), "get", f"{PREFIX}/config") for user in USERS)
+    finally:
+        etcd.stop()
 
 
 def test_where_etcd_cannot_be_started_its_own_words_are_told(tmp_path: Path) -> None:

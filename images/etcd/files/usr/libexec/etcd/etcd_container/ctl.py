@@ -18,6 +18,11 @@ _ANSWERS_S = 30.0
 _LOGIN_WANTED = ("user name is empty", "permission denied")
 
 
+def plain(text: str) -> str:
+    """What etcd or others said, without what a terminal would take for a command."""
+    return "".join(one if one.isprintable() else "?" for one in text)
+
+
 class Login(NamedTuple):
     """A user of etcd's."""
 
@@ -65,13 +70,18 @@ class Ctl:
             raise Failed(f"etcdctl {words[0]} {words[1]} does not end within {_COMMAND_S} s") from None
         if done.returncode:
             said = [line for line in done.stderr.splitlines() if line and not line.startswith("{")]
-            raise Failed(said[-1].removeprefix("Error: ") if said else f"etcdctl ended with status {done.returncode}")
+            raise Failed(plain(said[-1].removeprefix("Error: ") if said else f"status {done.returncode}"))
         return done.stdout
 
     def document(self, *words: str, login: Login | None = None) -> dict[str, Any]:
         """The same for what it prints as JSON."""
-        found = json.loads(self.run(*words, "--write-out=json", login=login))
-        return found if isinstance(found, dict) else {}
+        try:
+            found = json.loads(self.run(*words, "--write-out=json", login=login))
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise Failed(f"etcdctl {' '.join(words)}: what it printed is no object of JSON")
+        return found
 
     def asks_for_login(self) -> bool:
         """Whether authentication is on, once etcd answers. Raises Refused where it does not within half a minute."""

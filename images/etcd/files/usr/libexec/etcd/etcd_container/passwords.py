@@ -15,6 +15,7 @@ FILE = "etcd-password"
 _BYTES = 32
 # What bcrypt looks at; etcd would take a longer one, and not look at the rest.
 _MOST_BYTES = 72
+_READ_BYTES = 1000
 
 
 def file_of(folder: Path, user: str) -> Path:
@@ -23,12 +24,15 @@ def file_of(folder: Path, user: str) -> Path:
 
 
 def read(path: Path) -> str | None:
-    """The password in a file, None where there is no file. One that others may read is made root's. Raises Refused."""
+    """The password in a file, None where there is no file. Others may not read it afterwards. Raises Refused.
+
+    A link is refused: somebody else may have put it there, and it leads to a file that is none of ours.
+    """
     try:
-        found = path.stat()
-        if found.st_mode & 0o077:
-            path.chmod(0o600)
-        password = path.read_text().strip("\r\n")
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
+            if os.fstat(file.fileno()).st_mode & 0o077:
+                os.fchmod(file.fileno(), 0o600)
+            password = file.read(_READ_BYTES).decode().strip("\r\n")
     except FileNotFoundError:
         return None
     except UnicodeDecodeError:

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 
 from etcd_container import data, offline, passwords, rights, settings, start, users
-from etcd_container.ctl import Ctl, Failed
+from etcd_container.ctl import Ctl, Failed, plain
 from etcd_container.problem import Problem, Refused
 
 NAME = "etcd-setup"
@@ -96,6 +96,14 @@ def _alone(folder: Path) -> Iterator[None]:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for place in (folder, *(one for one in folder.iterdir() if one.is_symlink() or one.is_dir())):
+            if place.is_symlink() and place != folder:
+                raise Refused(
+                    Problem(f"{place} is a link", "make it a folder; secrets go where nobody else leads them")
+                )
+            if place.stat().st_mode & 0o002:
+                what = f"everybody may write into {place}, and put files into the places of ours"
+                raise Refused(Problem(what, f"chmod o-w {place}, once you have looked what is in it"))
         yield
     except BlockingIOError:
         raise Refused(Problem(f"another {NAME} works in {folder}", "wait for it, then run this again")) from None
@@ -198,7 +206,7 @@ def _last_lines(options: argparse.Namespace) -> str:
 
 
 def _say(text: str) -> None:
-    sys.stdout.write(f"{NAME}: {text}\n")
+    sys.stdout.write(f"{NAME}: {plain(text)}\n")
     sys.stdout.flush()
 
 
