@@ -16,7 +16,7 @@ import pytest
 from etcd_container import passwords, rights
 from tests.kernel.lab import Host, Lab, laboratory
 from tests.polling import eventually
-from tests.unit.images.test_etcd_setup import COMMAND
+from tests.unit.images.etcd_setup import COMMAND
 
 BACKEND = {"Type": "vxlan"}
 CONFIG, SUBNETS, HOSTS = (f"{rights.PREFIX}/{name}" for name in ("config", "subnets/", "hosts/"))
