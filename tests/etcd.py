@@ -177,13 +177,21 @@ class Etcd:
     def enable_auth(self, user: str, password: str, *, prefix: str) -> None:
         """From now on ask for a login. `user` may read and write below `prefix`; root may do everything."""
         self.ctl("user", "add", "root:root-secret")
-        self.ctl("user", "grant-role", "root", "root")
         self.ctl("role", "add", "network")
         self.ctl("role", "grant-permission", "network", "--prefix=true", "readwrite", prefix)
         self.ctl("user", "add", f"{user}:{password}")
         self.ctl("user", "grant-role", user, "network")
+        self.enable_auth_of("root", "root-secret")
+
+    def enable_auth_of(self, root: str, password: str) -> None:
+        """From now on ask for a login. The user is there, and is made etcd's root."""
+        self.ctl("user", "grant-role", root, "root")
         self.ctl("auth", "enable")
-        self._user = "root:root-secret"
+        self.log_in(root, password)
+
+    def log_in(self, user: str, password: str) -> None:
+        """From now on etcdctl is run by this user."""
+        self._user = f"{user}:{password}"
 
     def _words(self, number: int) -> list[str]:
         cluster = ",".join(f"{member.name}={member.peer_url}" for member in self.members)

@@ -16,15 +16,20 @@ import re
 import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
+from images import signing
 from images.engine import containers
 from images.engine.errors import BuildError
+from images.engine.oci import REF_NAME
 from images.engine.process import Stop
 from images.ship.packed import Blob, Packed, index, place
 
 _CHUNK = 1 << 20
 _LISTING = "manifest.json"
+_INDEX = "index.json"
+_NAME_KEYS = (REF_NAME, "io.containerd.image.name")
+_NAME = re.compile(r"(docker\.io/)?overlayd/[a-z0-9][a-z0-9_.-]*:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _SUM = re.compile(r"(?P<sum>[0-9a-f]{64})(?: [ *].+)?\n?")
 
 
@@ -58,48 +63,116 @@ def sum_file(archive: Path) -> Path:
     return archive.with_name(f"{archive.name}.sha256")
 
 
-def load(file: Path, *, sha256: str | None = None, say: Callable[[str], None]) -> dict[str, str]:
+def load(
+    file: Path,
+    *,
+    sha256: str | None = None,
+    key: Path | None = None,
+    say: Callable[[str], None],
+    warn: Callable[[str], None],
+) -> dict[str, str]:
     """Give an archive to Docker, once its SHA-256 is that of `sha256` or of the file beside it; image IDs by tag.
 
-    `say` is given a line for each image. Raises BuildError when the file is another, or Docker does not take it.
+    With `key`, a public one, the signature beside it has to be by that key. `say` is given a line for each image,
+    `warn` what was not looked at. Raises BuildError when the file is another, or Docker does not take it.
     """
     expected = (sha256 or _expected(file)).lower()
     try:
-        with file.open("rb") as content:
-            found = hashlib.file_digest(content, "sha256").hexdigest()
+        content = file.open("rb")
     except OSError as error:
         raise BuildError(f"{file} cannot be read: {error.strerror}") from error
-    if found != expected:
-        raise BuildError(
-            f"{file} has the SHA-256 {found}, and {expected} was expected",
-            hint="it was changed or cut short on its way: copy it again; nothing was loaded",
-        )
-    images = listed(file)
-    with containers.engine() as client:
-        with file.open("rb") as content:
+    with content:
+        found = hashlib.file_digest(content, "sha256").hexdigest()
+        if found != expected:
+            raise BuildError(
+                f"{file} has the SHA-256 {found}, and {expected} was expected",
+                hint="it was changed or cut short on its way: copy it again; nothing was loaded",
+            )
+        if key is not None:
+            _verify(file, key)
+        elif sha256 is None:
+            warn(_not_who(file))
+        # What was looked at is what is loaded, whatever the name leads to by now.
+        images = listed(file, content)
+        content.seek(0)
+        with containers.engine() as client:
             for line in client.load_image(content, quiet=True) or ():
                 if "error" in line:
                     raise BuildError(f"Docker did not load {file}: {line['error']}")
-        for tag, image in images.items():
-            if client.inspect_image(tag)["Id"] != image:
-                raise BuildError(f"Docker gave {tag} another image than {image}, which {file} holds")
-            say(f"{tag}  {image}")
+            for tag, image in images.items():
+                if client.inspect_image(tag)["Id"] != image:
+                    raise BuildError(f"Docker gave {tag} another image than {image}, which {file} holds")
+                say(f"{tag}  {image}")
     return images
 
 
-def listed(file: Path) -> dict[str, str]:
-    """The IDs of the images in an archive, by their tags. Raises BuildError when it is none of ours."""
+def signature_file(archive: Path) -> Path:
+    """Where `invoke release` puts the signature of an archive."""
+    return archive.with_name(f"{archive.name}.asc")
+
+
+def listed(file: Path, content: IO[bytes] | None = None) -> dict[str, str]:
+    """The IDs of the images in an archive, by their tags. Raises BuildError when it is none of ours.
+
+    Nor is one that would give an image another name than ours: it could replace whatever image is used on this machine.
+    """
     try:
-        with tarfile.open(file) as tar:
-            content = tar.extractfile(_LISTING)
+        with tarfile.open(file) if content is None else _rewound(content) as tar:
             found = {
                 tag: entry["Config"].removeprefix("blobs/").replace("/", ":", 1)
-                for entry in json.load(content or io.BytesIO())
+                for entry in _document(tar, _LISTING)
                 for tag in entry["RepoTags"]
+            }
+            # What skopeo, and a Docker that keeps images in containerd, go by.
+            names = {
+                value
+                for entry in _document(tar, _INDEX)["manifests"]
+                for key, value in entry.get("annotations", {}).items()
+                if key in _NAME_KEYS
             }
     except (OSError, tarfile.TarError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BuildError(f"{file} is no archive of images: {error}", hint="`invoke images.save` makes them") from error
+    for name in sorted({*found, *names}, key=str):
+        if not _NAME.fullmatch(str(name)):
+            raise BuildError(
+                f"{file} holds an image that is named {str(name)[:100]!r}, which is no name of ours",
+                hint="names of ours are overlayd/NAME:TAG; nothing was loaded",
+            )
     return found
+
+
+def _rewound(content: IO[bytes]) -> tarfile.TarFile:
+    content.seek(0)
+    return tarfile.open(fileobj=content)
+
+
+def _document(tar: tarfile.TarFile, name: str) -> Any:
+    members = [member for member in tar.getmembers() if member.name.removeprefix("./") == name]
+    if len(members) != 1:
+        # Of two, who reads it may take the other one.
+        raise ValueError(f"{name} is there {len(members)} times")
+    return json.load(tar.extractfile(members[0]) or io.BytesIO())
+
+
+def _verify(file: Path, key: Path) -> None:
+    try:
+        public = key.read_bytes()
+    except OSError as error:
+        raise BuildError(f"the key {key} cannot be read: {error.strerror}") from error
+    signature = signature_file(file)
+    if not signature.exists():
+        raise BuildError(
+            f"{file} has no {signature.name} beside it, and a key was given to look at it with",
+            hint="copy it too: `invoke release` makes it; nothing was loaded",
+        )
+    signing.verify(file, signature, public)
+
+
+def _not_who(file: Path) -> str:
+    said = f"{sum_file(file).name} shows that {file.name} is whole, not who made it: a sum is no signature"
+    if signature_file(file).exists():
+        return f"{said}. There is a signature; --key=FILE, with the public key, looks at it"
+    return said
 
 
 def _write(images: Sequence[Packed], out: _Hashing, stop: Stop) -> None:
@@ -113,7 +186,7 @@ def _write(images: Sequence[Packed], out: _Hashing, stop: Stop) -> None:
         for name, document in (
             (_LISTING, listing),
             ("oci-layout", {"imageLayoutVersion": "1.0.0"}),
-            ("index.json", index(images)),
+            (_INDEX, index(images)),
         ):
             content = json.dumps(document, sort_keys=True).encode() + b"\n"
             tar.addfile(_entry(name, len(content)), io.BytesIO(content))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,14 +69,20 @@ def save(c: Context, to: str, image: list[str] | None = None, base: str | None =
         say(f"{archive.save(images, Path(to), stop)}  {to}")
 
 
-@task(help={"file": "what images.save wrote", "sha256": "the file's SHA-256, instead of the one in FILE.sha256"})
-def load(c: Context, file: str, sha256: str | None = None) -> None:  # noqa: ARG001
-    """Check a file of images by its SHA-256 and give them to Docker, under their tags."""
+@task(
+    help={
+        "file": "what images.save wrote",
+        "sha256": "the file's SHA-256, instead of the one in FILE.sha256",
+        "key": "a file with the public key that FILE.asc is to be a signature by; a sum does not say who made it",
+    }
+)
+def load(c: Context, file: str, sha256: str | None = None, key: str | None = None) -> None:  # noqa: ARG001
+    """Check a file of images by its SHA-256 and its signature, and give them to Docker, under their tags."""
     from images.engine import dockerd  # noqa: PLC0415
     from images.ship import archive  # noqa: PLC0415
 
     dockerd.ensure()
-    archive.load(Path(file), sha256=sha256, say=say)
+    archive.load(Path(file), sha256=sha256, key=Path(key) if key else None, say=say, warn=_warn)
 
 
 @task(
@@ -148,6 +155,10 @@ def release(
                 progress.say,
             )
     say(f"{place}: {'signed' if signer else 'not signed'}")
+
+
+def _warn(line: str) -> None:
+    sys.stderr.write(f"warning: {line}\n")
 
 
 def tags(names: Iterable[str], base: str | None) -> list[str]:

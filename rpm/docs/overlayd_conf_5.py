@@ -47,6 +47,8 @@ def page(date: str) -> str:
         (
             "OVERLAYD_ETCD_ENDPOINTS=https://192.0.2.10:2379,https://192.0.2.11:2379",
             "OVERLAYD_ETCD_CAFILE=/etc/overlayd/ca.pem",
+            "OVERLAYD_ETCD_USERNAME=overlayd",
+            "OVERLAYD_ETCD_PASSWORD_FILE=/etc/overlayd/etcd-password",
             "OVERLAYD_IFACE=eth1",
         )
     )

@@ -35,7 +35,8 @@ class Cluster:
     """One etcd and some hosts on one underlay subnet, and the network config that they share.
 
     `backend` is the backend's object in the network config, as JSON; `base` names the base image that the images were
-    built on. Two clusters may run side by side when their names and their underlays differ.
+    built on. Two clusters may run side by side when their names and their underlays differ. etcd has TLS and asks for a
+    login; with `open_etcd` it has neither, as at who runs an older one.
     """
 
     name: str = "default"
@@ -45,6 +46,7 @@ class Cluster:
     network: IPv4Network = NETWORK
     underlay: IPv4Network = UNDERLAY
     prefix: str = "/coreos.com/network"
+    open_etcd: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what could not work. Raises ConfigError."""
@@ -92,7 +94,7 @@ class Cluster:
     @property
     def etcd_endpoint(self) -> str:
         """Where the hosts find etcd."""
-        return f"http://{self.etcd_address}:{ETCD_PORT}"
+        return f"{'http' if self.open_etcd else 'https'}://{self.etcd_address}:{ETCD_PORT}"
 
     @property
     def docker_network(self) -> str:
@@ -106,6 +108,10 @@ class Cluster:
     def container(self, role: str) -> str:
         """The name of the container that plays `etcd` or a host."""
         return f"overlayd-{self.name}-{role}"
+
+    def volume(self, what: str) -> str:
+        """The name of a volume that is no single container's: the `secrets` of etcd's set-up, one for each user."""
+        return f"overlayd-{self.name}-{what}"
 
     def image(self, what: str) -> str:
         """The image of a `host`, of `etcd`, or of the `probe`."""

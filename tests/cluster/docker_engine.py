@@ -45,10 +45,14 @@ class PlannedContainer(DockerContainer):
         """Make and start the container. One that was made and did not start is removed."""
         plan, api = self._plan, client().api
         # The stubs want an EndpointConfig where the SDK wants a dict of them.
-        endpoints: Any = {plan.network: api.create_endpoint_config(ipv4_address=str(plan.address))}
+        endpoints: Any = (
+            {} if plan.address is None else {plan.network: api.create_endpoint_config(ipv4_address=str(plan.address))}
+        )
         try:
             made = api.create_container(
                 plan.image,
+                list(plan.command) or None,
+                user=plan.user or None,
                 name=plan.name,
                 hostname=plan.role,
                 environment=plan.environment,
@@ -88,10 +92,12 @@ def client() -> docker.DockerClient:
     return found
 
 
-def run_in(container: Container, argv: Sequence[str], environment: dict[str, str] | None = None) -> str:
+def run_in(
+    container: Container, argv: Sequence[str], environment: dict[str, str] | None = None, *, user: str = ""
+) -> str:
     """Run a command in a container to its end; its standard output. Raises CommandFailed with what it said."""
     try:
-        done = container.exec_run(list(argv), demux=True, environment=environment)
+        done = container.exec_run(list(argv), demux=True, environment=environment, user=user)
     except APIError as error:
         raise CommandFailed(f"docker exec {container.name} {shlex.join(argv)}\n  {error.explanation}") from error
     # With demux a pair of bytes or None, which the stubs do not know.
@@ -105,10 +111,10 @@ def run_in(container: Container, argv: Sequence[str], environment: dict[str, str
     return out
 
 
-def outcome(container: Container, *argv: str, **variables: str) -> tuple[int, str]:
+def outcome(container: Container, *argv: str, as_user: str = "", **variables: str) -> tuple[int, str]:
     """Exit status and output, of both kinds, of a command in a container with more variables; well or not."""
     # The stubs know neither that it has ended nor that its output is whole.
-    done: Any = container.exec_run(list(argv), environment=variables)
+    done: Any = container.exec_run(list(argv), environment=variables, user=as_user)
     return int(done.exit_code), str(done.output.decode(errors="replace"))
 
 

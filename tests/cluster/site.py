@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from docker.models.containers import Container
 
 from overlayd.errors import OverlaydError
-from tests.cluster import docker_engine
+from tests.cluster import docker_engine, plan
 from tests.cluster.description import DESCRIPTION_LABEL, ROLE_LABEL, Cluster, from_label
 from tests.cluster.docker_engine import run_in
 from tests.cluster.images import image_of
@@ -54,10 +54,10 @@ class Site:
         return [(source, target) for source in self.hosts for target in self.hosts if source is not target]
 
     def etcdctl(self, *words: str) -> str:
-        """Run etcdctl in etcd's container; what it printed."""
+        """Run etcdctl in etcd's container, by etcd's root; what it printed."""
         if self.etcd is None:
             raise OverlaydError(f"cluster {self.cluster.name} has no etcd")
-        return run_in(self.etcd, ["etcdctl", *words], {"ETCDCTL_API": "3"})
+        return run_in(self.etcd, [*plan.etcdctl(self.cluster), *words], {"ETCDCTL_API": "3"}, user="root")
 
     def write_network_config(self, text: str) -> None:
         """Put the network config into etcd, where every daemon sees it at once."""

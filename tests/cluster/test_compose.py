@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from ipaddress import IPv4Address
 
@@ -43,3 +44,23 @@ def test_compose_starts_hosts_whose_containers_reach_each_other(composed: dict[s
     addresses = {machine.name: machine.probe_address() for machine in (first, second)}
     eventually("host1 reaches host2", lambda: ping(first.in_probe, addresses["host2"], count=3).lost == 0, timeout_s=15)
     assert ping(second.in_probe, addresses["host1"], count=3).lost == 0
+
+
+def test_no_secret_is_in_what_docker_inspect_shows_or_where_it_is_not_for(composed: dict[str, Machine]) -> None:
+    host = composed["host1"]
+    leases.wait_for(host)
+    assert sorted(host.run("ls", "/etc/overlayd").split()) == ["ca.pem", "etcd-password"]
+    assert host.run("stat", "--format=%a %U", "/etc/overlayd/etcd-password").strip() == "600 root"
+    password = host.run("cat", "/etc/overlayd/etcd-password").strip()
+    assert len(password) > 40
+    host.container.reload()
+    assert password not in json.dumps(host.container.attrs)
+    assert password not in host.shell("journalctl --no-pager --unit=overlayd; cat /run/overlayd/*; ps -ef")
+    # Nobody without a login is told anything; a host cannot write the network config.
+    flags = f"--config-file=/dev/null --etcd-endpoints=https://{_UNDERLAY}.2:2379 --etcd-cafile=/etc/overlayd/ca.pem"
+    anybody = host.shell(f"env -i PATH=$PATH overlayd config get {flags} 2>&1 || true")
+    assert "etcd wants a login" in anybody
+    before = host.run("overlayd", "config", "get")
+    refused = host.shell("""overlayd config set '{"Network":"10.42.0.0/16","Backend":{"Type":"udp"}}' 2>&1 || true""")
+    assert "PERMISSION_DENIED" in refused
+    assert host.run("overlayd", "config", "get") == before

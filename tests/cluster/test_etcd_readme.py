@@ -22,7 +22,8 @@ _BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _SECTION = re.compile(r"^## (.+)\n((?:(?!^## ).*\n)*)", re.MULTILINE)
 _TIMEOUT_S = 60
 _CONFIG = '{"Network":"10.42.0.0/16"}'
-_GET = "docker exec etcd{} etcdctl get --print-value-only /coreos.com/network/config\n"
+_GET = """tool env ETCDCTL_ENDPOINTS=https://198.18.50.1{}:2379 \\
+    etcdctl-as /secrets/overlayd-admin get --print-value-only /coreos.com/network/config\n"""
 
 
 def sections() -> dict[str, list[str]]:
@@ -34,7 +35,7 @@ class Shell:
     """Runs blocks in one folder; what one defines, the next has, as in a reader's own shell."""
 
     def __init__(self, folder: Path, base: str) -> None:
-        self._folder = folder
+        self.folder = folder
         self._base = base
         self._state = folder.parent / "state.sh"
         self._state.write_text("")
@@ -42,11 +43,11 @@ class Shell:
     def run(self, block: str) -> str:
         """What a block prints. One that fails is a failed test."""
         block = block.replace("overlayd/etcd:debian12-rpm", image_of("etcd", self._base))
-        keep = f'{{ declare -p IMAGE CLUSTER || :; declare -f; }} >"{self._state}" 2>/dev/null'
+        keep = f'{{ declare -p IMAGE ADDRESS CLUSTER || :; declare -f; }} >"{self._state}" 2>/dev/null'
         script = f'. "{self._state}"\n{block}\n{keep}\n'
         done = subprocess.run(
             ["timeout", str(_TIMEOUT_S), "bash", "-euo", "pipefail", "-c", script],
-            cwd=self._folder,
+            cwd=self.folder,
             capture_output=True,
             text=True,
             check=False,
@@ -85,7 +86,15 @@ def test_every_block_is_in_a_section_that_is_run() -> None:
     found = sections()
     assert sum(map(len, found.values())) == len(_BLOCK.findall(_README.read_text()))
     assert [name for name, blocks in found.items() if blocks] == [
-        *("One node", "Three nodes with TLS", "Backup", "Restore", "Replace a member", "Upgrade"),
+        *(
+            "One node",
+            "An etcd that you have",
+            "Three nodes with TLS",
+            "Backup",
+            "Restore",
+            "Replace a member",
+            "Upgrade",
+        ),
     ]
     # Nothing that is a command hides in an indented block.
     assert not re.findall(r"^    (?:docker|etcd)", _BLOCK.sub("", _README.read_text()), re.MULTILINE)
@@ -97,14 +106,21 @@ def test_the_readme_does_what_it_says(shell: Shell) -> None:
     start, replace, remove = blocks["One node"]
     shell.run(start)
     assert shell.run(replace).splitlines()[-1] == _CONFIG
+    assert {file.stat().st_mode & 0o777 for file in shell.folder.rglob("etcd-password")} == {0o600}
     shell.run(remove)
+    assert not _there()
+
+    (yours,) = blocks["An etcd that you have"]
+    said = shell.run(yours)
+    assert "OVERLAYD_ETCD_ENDPOINTS=http://127.0.0.1:2379" in said
+    assert said.splitlines()[-3] == "who has no password is told nothing"
     assert not _there()
 
     (three,) = blocks["Three nodes with TLS"]
     assert shell.run(three).count("healthy: https://198.18.50.1") >= 3
     (backup,) = blocks["Backup"]
     shell.run(backup)
-    shell.run("docker exec etcd1 etcdctl put /coreos.com/network/config '{}'\n")
+    shell.run("tool etcdctl-as /secrets/root put /coreos.com/network/config '{}'\n")
     before = _cluster_id(shell)
     (restore,) = blocks["Restore"]
     shell.run(restore)
@@ -123,6 +139,6 @@ def test_the_readme_does_what_it_says(shell: Shell) -> None:
 
 
 def _cluster_id(shell: Shell) -> int:
-    found = json.loads(shell.run("docker exec etcd1 etcdctl endpoint status --write-out=json\n"))
+    found = json.loads(shell.run("tool etcdctl-as /secrets/root endpoint status --write-out=json\n"))
     (one,) = {member["Status"]["header"]["cluster_id"] for member in found}
     return int(one)

@@ -37,13 +37,14 @@ def start_one(
     for volume in planned.volumes:
         client().volumes.create(volume, labels=planned.labels)
     container = PlannedContainer(planned).start().get_wrapped_container()
-    return Machine(name, planned.address, container)
+    return Machine(name, site.cluster.address(name), container)
 
 
 def remove_one(machine: Machine) -> None:
-    """Remove one host and its volumes."""
+    """Remove one host and its own volumes."""
     machine.container.reload()
-    volumes = [str(mount["Name"]) for mount in machine.container.attrs["Mounts"] if mount["Type"] == "volume"]
+    mounted = [str(mount["Name"]) for mount in machine.container.attrs["Mounts"] if mount["Type"] == "volume"]
+    volumes = [name for name in mounted if name.startswith(f"{machine.container.name}-")]
     machine.container.remove(force=True, v=True)
     cgroups.sweep([str(machine.container.id)])
     for volume in volumes:

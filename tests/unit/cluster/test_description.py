@@ -6,6 +6,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
+from etcd_container import passwords, rights
 from overlayd.errors import OverlaydError
 from tests.cluster import plan
 from tests.cluster.description import CLUSTER_LABEL, Cluster, backend_json, from_label
@@ -66,7 +67,10 @@ def test_privileged_host_needs_nothing_else() -> None:
 def test_host_knows_etcd_and_its_own_address() -> None:
     planned = plan.host(CLUSTER, "host2", IMAGE, privileged=True, settings={"OVERLAYD_RESYNC_S": "1"})
     assert planned.environment == {
-        "OVERLAYD_ETCD_ENDPOINTS": "http://198.18.9.2:2379",
+        "OVERLAYD_ETCD_ENDPOINTS": "https://198.18.9.2:2379",
+        "OVERLAYD_ETCD_CAFILE": "/etc/overlayd/ca.pem",
+        "OVERLAYD_ETCD_USERNAME": "overlayd",
+        "OVERLAYD_ETCD_PASSWORD_FILE": "/etc/overlayd/etcd-password",
         "OVERLAYD_ETCD_PREFIX": "/coreos.com/network",
         "OVERLAYD_PUBLIC_IP": "198.18.9.12",
         "OVERLAYD_RESYNC_S": "1",
@@ -86,3 +90,29 @@ def test_everything_carries_the_clusters_label() -> None:
     for planned in (plan.etcd(CLUSTER, IMAGE), plan.host(CLUSTER, "host1", IMAGE, privileged=True)):
         assert planned.labels[CLUSTER_LABEL] == "trial"
         assert from_label(planned.labels["org.overlayd.cluster.description"]) == CLUSTER
+
+
+def test_a_host_is_given_the_hosts_login_and_no_other_secret() -> None:
+    secrets = plan.secrets(CLUSTER)
+    given = {
+        bind.partition(":")[0] for bind in plan.host(CLUSTER, "host1", IMAGE, privileged=True).host_config["Binds"]
+    }
+    assert given & set(secrets) == {"overlayd-trial-overlayd"}
+    etcds = {bind.partition(":")[0] for bind in plan.etcd(CLUSTER, IMAGE).host_config["Binds"]}
+    assert etcds & set(secrets) == {"overlayd-trial-etcd-tls", "overlayd-trial-root"}
+    # The CA's key is where nobody else is.
+    assert secrets["overlayd-trial-secrets"] == "/secrets"
+
+
+def test_users_are_named_as_etcd_setup_names_them() -> None:
+    assert tuple(rights.of(CLUSTER.prefix)) == (plan.HOST_USER, plan.ADMIN_USER)
+    assert passwords.FILE == plan.PASSWORD_FILE
+
+
+def test_an_open_etcd_has_no_secrets() -> None:
+    cluster = Cluster(name="trial", base="some-base", hosts=1, open_etcd=True)
+    assert cluster.etcd_endpoint.startswith("http://")
+    assert plan.etcd(cluster, IMAGE).host_config["Binds"] == []
+    environment = plan.host(cluster, "host1", IMAGE, privileged=True).environment
+    assert set(environment) == {"OVERLAYD_ETCD_ENDPOINTS", "OVERLAYD_ETCD_PREFIX", "OVERLAYD_PUBLIC_IP"}
+    assert plan.etcdctl(cluster) == ("etcdctl",)

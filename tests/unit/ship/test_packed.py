@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import json
 import os
+import shutil
 import tarfile
 from pathlib import Path
 
 import pytest
 
+from images import signing
 from images.engine.errors import BuildError, Cancelled
 from images.engine.oci import Layout
 from images.engine.process import Stop
@@ -153,7 +156,7 @@ def test_an_archive_that_is_not_what_was_saved_is_refused(tmp_path: Path, spoil:
     assert callable(spoil)
     spoil(to)
     with pytest.raises(BuildError, match=said):
-        archive.load(to, say=print)
+        archive.load(to, say=print, warn=print)
 
 
 def test_a_file_that_is_no_archive_is_refused_even_with_its_right_sum(tmp_path: Path) -> None:
@@ -161,4 +164,66 @@ def test_a_file_that_is_no_archive_is_refused_even_with_its_right_sum(tmp_path: 
     with tarfile.open(other, "w") as tar:
         tar.addfile(tarfile.TarInfo("manifest.json"))
     with pytest.raises(BuildError, match="is no archive of images"):
-        archive.load(other, sha256=hashlib.sha256(other.read_bytes()).hexdigest(), say=print)
+        archive.load(other, sha256=hashlib.sha256(other.read_bytes()).hexdigest(), say=print, warn=print)
+
+
+def saved(folder: Path, **replaced: bytes) -> tuple[Path, str]:
+    """An archive with other content for some of its documents, and its right sum."""
+    good, to = folder / "good.tar", folder / "images.tar"
+    archive.save(pack(folder, build(folder)), good, Stop())
+    with tarfile.open(good) as source, tarfile.open(to, "w") as tar:
+        for member in source:
+            content = source.extractfile(member)
+            data = replaced.get(member.name.removesuffix(".json"), content.read() if content else b"")
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return to, hashlib.sha256(to.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    "name", ["debian:12", "evil/overlayd/base:x", "overlayd/base", "registry:5000/overlayd/base:x", "overlayd/../a:b"]
+)
+@pytest.mark.parametrize("where", ["manifest", "index"])
+def test_an_archive_that_would_name_an_image_otherwise_than_ours_is_refused(
+    tmp_path: Path, where: str, name: str
+) -> None:
+    images = pack(tmp_path, build(tmp_path))
+    manifest = [{"Config": "blobs/sha256/x", "RepoTags": ["overlayd/a:test", name], "Layers": []}]
+    index = packed.index(images)
+    index["manifests"][0]["annotations"]["io.containerd.image.name"] = name
+    replaced = {"manifest": manifest, "index": index}[where]
+    to, digest = saved(tmp_path, **{where: json.dumps(replaced).encode()})
+    with pytest.raises(BuildError, match="which is no name of ours") as refused:
+        archive.load(to, sha256=digest, say=print, warn=print)
+    assert repr(name) in str(refused.value)
+
+
+def test_of_two_listings_in_one_archive_neither_counts(tmp_path: Path) -> None:
+    to, _ = saved(tmp_path)
+    with tarfile.open(to, "a") as tar:
+        member = tarfile.TarInfo("manifest.json")
+        member.size = 2
+        tar.addfile(member, io.BytesIO(b"[]"))
+    with pytest.raises(BuildError, match=r"manifest.json is there 2 times"):
+        archive.listed(to)
+
+
+@pytest.mark.skipif(shutil.which("gpg") is None, reason="needs gpg")
+def test_with_a_key_an_archive_needs_a_good_signature(tmp_path: Path) -> None:
+    to, digest = saved(tmp_path, manifest=b'[{"Config": "x", "RepoTags": ["debian:12"]}]')
+    key = signing.generate(tmp_path / "keys/home", "overlayd test <test@example.com>")
+    public = tmp_path / "key.asc"
+    public.write_bytes(signing.export_public(key))
+    with pytest.raises(BuildError, match=r"has no images.tar.asc beside it, and a key was given"):
+        archive.load(to, sha256=digest, key=public, say=print, warn=print)
+    signing.sign_detached(key, tmp_path / "good.tar")
+    (tmp_path / "good.tar.asc").rename(archive.signature_file(to))
+    # The right sum, and a signature of something else.
+    with pytest.raises(BuildError, match="do not match, by this key"):
+        archive.load(to, sha256=digest, key=public, say=print, warn=print)
+    with pytest.raises(BuildError, match="cannot be read"):
+        archive.load(to, sha256=digest, key=tmp_path / "none", say=print, warn=print)
+    # A good one does not make every name good.
+    signing.sign_detached(key, to)
+    with pytest.raises(BuildError, match="no name of ours"):
+        archive.load(to, sha256=digest, key=public, say=print, warn=print)

@@ -46,7 +46,7 @@ def _check(settings: Mapping[str, str], data: Path) -> Iterator[Problem]:
         if not os.access(file, os.R_OK | os.W_OK):
             yield _not_ours(file)
             return
-    if _locked(data):
+    if locked(data):
         what = f"another etcd uses {data}"
         yield Problem(what, "one volume is one member's: stop the other container, or give this one its own volume")
         return
@@ -80,7 +80,7 @@ def _not_ours(path: Path) -> Problem:
     )
 
 
-def _locked(data: Path) -> bool:
+def locked(data: Path) -> bool:
     """Whether a running etcd holds the database: etcd itself would wait for it, and say nothing that helps."""
     try:
         with (data / "member/snap/db").open("r+b") as file:
@@ -153,7 +153,7 @@ def _varint(message: bytes, at: int) -> tuple[int, int]:
             return value, at
 
 
-def _record(data: Path) -> Path:
+def record(data: Path) -> Path:
     """Our own note of whose data it is: etcd does not write its name anywhere that can be read without it."""
     return data.with_name(f"{data.name}.member")
 
@@ -167,23 +167,46 @@ def _ours(settings: Mapping[str, str]) -> dict[str, str]:
 
 def _compare(settings: Mapping[str, str], data: Path) -> Iterator[Problem]:
     try:
-        noted = json.loads(_record(data).read_text())
+        noted = json.loads(record(data).read_text())
     except (OSError, ValueError):
         return
     for name, value in _ours(settings).items():
         if isinstance(noted, dict) and noted.get(name, value) != value:
             what = f"{data} was begun with {name}={noted[name]}, and {name} is {value} now"
-            yield Problem(what, f"mount this member's own volume; if it is to be so, remove {_record(data)}")
+            yield Problem(what, f"mount this member's own volume; if it is to be so, remove {record(data)}")
 
 
 def note(settings: Mapping[str, str]) -> None:
     """Write down whose data it is, for the next start. A folder that takes no note goes without."""
     if "ETCD_CONFIG_FILE" in settings:
         return
-    record = _record(Path(settings.get("ETCD_DATA_DIR", words.DATA)))
-    half = record.with_name(f".{record.name}.half")
+    path = record(Path(settings.get("ETCD_DATA_DIR", words.DATA)))
+    half = path.with_name(f".{path.name}.half")
     try:
         half.write_text(json.dumps(_ours(settings), indent=1) + "\n")
-        half.replace(record)
+        half.replace(path)
     except OSError:
         return
+
+
+def record_of_users(data: Path) -> Path:
+    """Our note that these data have their users: whether they do, etcd tells only while it runs."""
+    return data.with_name(f"{data.name}.users")
+
+
+def note_users(data: Path, made: Mapping[str, str]) -> None:
+    """Write that down. Raises OSError."""
+    found, path = identity(data), record_of_users(data)
+    half = path.with_name(f".{path.name}.half")
+    half.write_text(json.dumps({**made, "cluster": found.cluster if found else None}, indent=1) + "\n")
+    half.replace(path)
+
+
+def has_users(data: Path, made: Mapping[str, str]) -> bool:
+    """Whether `note_users` was told the same of these very data."""
+    found = identity(data)
+    try:
+        noted = json.loads(record_of_users(data).read_text())
+    except (OSError, ValueError):
+        return False
+    return found is not None and noted == {**made, "cluster": found.cluster}

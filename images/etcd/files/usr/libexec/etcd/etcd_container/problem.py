@@ -18,3 +18,11 @@ class Problem(NamedTuple):
     def text(self) -> str:
         """Both lines, the first with its weight."""
         return f"{'error' if self.fatal else 'warning'}: {self.what}\n  {self.remedy}"
+
+
+class Refused(Exception):
+    """What a command ends with that goes no further."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.what)
+        self.problem = problem

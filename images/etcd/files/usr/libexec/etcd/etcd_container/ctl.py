@@ -1,0 +1,101 @@
+"""etcdctl, with which users and roles are made. Passwords go to it by its standard input and its environment only."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from etcd_container.problem import Problem, Refused
+
+_COMMAND_S = 20
+_ANSWERS_S = 30.0
+# What etcd says to somebody without a login: the second where a certificate names a user, who may not do that.
+_LOGIN_WANTED = ("user name is empty", "permission denied")
+
+
+def plain(text: str) -> str:
+    """What etcd or others said, without what a terminal would take for a command."""
+    return "".join(one if one.isprintable() else "?" for one in text)
+
+
+class Login(NamedTuple):
+    """A user of etcd's."""
+
+    user: str
+    password: str
+
+    def __repr__(self) -> str:
+        return f"Login(user={self.user!r})"
+
+
+class Failed(Exception):
+    """What etcdctl said, without its own log."""
+
+
+class Ctl:
+    """etcdctl with everything but words and login: `variables` are ETCDCTL_…, as etcdctl itself knows them."""
+
+    def __init__(self, variables: Mapping[str, str], *, folder: Path | None = None) -> None:
+        """`folder` is where it runs: a socket's path is relative to it."""
+        self.variables = {name: value for name, value in variables.items() if name.startswith("ETCDCTL_")}
+        # With this one etcdctl would print its environment.
+        self.variables.pop("ETCDCTL_DEBUG", None)
+        self._folder = folder
+
+    def run(self, *words: str, login: Login | None = None, stdin: str = "") -> str:
+        """What it prints. Raises Failed."""
+        with_login = {"ETCDCTL_USER": login.user, "ETCDCTL_PASSWORD": login.password} if login else {}
+        others = {name: value for name, value in os.environ.items() if not name.startswith("ETCDCTL_")}
+        try:
+            done = subprocess.run(
+                ["etcdctl", *words],
+                input=stdin,
+                capture_output=True,
+                encoding="utf-8",
+                # Keys and log lines are others' bytes.
+                errors="replace",
+                check=False,
+                timeout=_COMMAND_S,
+                cwd=self._folder,
+                env={**others, **self.variables, "ETCDCTL_API": "3", **with_login},
+            )
+        except FileNotFoundError:
+            raise Refused(Problem("there is no etcdctl", "install etcd's client: etcd-client, or etcd")) from None
+        except subprocess.TimeoutExpired:
+            raise Failed(f"etcdctl {words[0]} {words[1]} does not end within {_COMMAND_S} s") from None
+        if done.returncode:
+            said = [line for line in done.stderr.splitlines() if line and not line.startswith("{")]
+            raise Failed(plain(said[-1].removeprefix("Error: ") if said else f"status {done.returncode}"))
+        return done.stdout
+
+    def document(self, *words: str, login: Login | None = None) -> dict[str, Any]:
+        """The same for what it prints as JSON."""
+        try:
+            found = json.loads(self.run(*words, "--write-out=json", login=login))
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise Failed(f"etcdctl {' '.join(words)}: what it printed is no object of JSON")
+        return found
+
+    def asks_for_login(self) -> bool:
+        """Whether authentication is on, once etcd answers. Raises Refused where it does not within half a minute."""
+        deadline = time.monotonic() + _ANSWERS_S
+        while True:
+            try:
+                self.run("user", "list", "--dial-timeout=2s", "--command-timeout=2s")
+            except Failed as error:
+                if any(word in str(error) for word in _LOGIN_WANTED):
+                    return True
+                if time.monotonic() > deadline:
+                    where = self.variables.get("ETCDCTL_ENDPOINTS", "its default address")
+                    what = f"etcd at {where} does not answer: {error}"
+                    raise Refused(Problem(what, "is it running? with https:// also: --cacert, --cert, --key")) from None
+                time.sleep(0.2)
+            else:
+                return False

@@ -1,0 +1,188 @@
+"""The rights that etcd-setup gives: with them a daemon does its work, and each that is taken away breaks something.
+
+A real etcd that asks for a login, set up by the command itself, and real daemons.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from etcd_container import passwords, rights
+from tests.kernel.lab import Host, Lab, laboratory
+from tests.polling import eventually
+from tests.unit.images.etcd_setup import COMMAND
+
+BACKEND = {"Type": "vxlan"}
+CONFIG, SUBNETS, HOSTS = (f"{rights.PREFIX}/{name}" for name in ("config", "subnets/", "hosts/"))
+UNNOTICED = "two hosts with one address would not be noticed"
+
+
+def set_up(lab: Lab) -> None:
+    """Start etcd, and have it set up; the lab's network config is written by the administrator."""
+    lab.etcd.start()
+    run_setup(lab)
+    password = passwords.read(passwords.file_of(lab.folder / "secrets", "root"))
+    assert password is not None
+    lab.etcd.log_in("root", password)
+    lab.etcd_flags = flags(lab, rights.admin())
+
+
+def run_setup(lab: Lab) -> None:
+    words = [f"--endpoints={lab.etcd.endpoints[0]}", str(lab.folder / "secrets")]
+    argv = [*lab.inside, sys.executable, "-IB", str(COMMAND), *words]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def flags(lab: Lab, user: str) -> dict[str, object]:
+    return {
+        "etcd-endpoints": lab.etcd.endpoints[0],
+        "etcd-username": user,
+        "etcd-password-file": passwords.file_of(lab.folder / "secrets", user),
+    }
+
+
+def as_admin(lab: Lab, host: Host, *words: str) -> subprocess.CompletedProcess[str]:
+    """A command of overlayd on a host, by the administrator's user."""
+    argv = [*host.overlayd(*words), *(f"--{name}={value}" for name, value in flags(lab, rights.admin()).items())]
+    return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60, env=host.environment())
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    with laboratory(tmp_path_factory.mktemp("rights"), BACKEND, arrange=set_up) as lab:
+        lab.etcd_flags = flags(lab, rights.HOST)
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def a(lab: Lab) -> Host:
+    return lab.host("a")
+
+
+def without(lab: Lab, role: str, right: rights.Right, left: str | None = None) -> None:
+    """Take a right away, or leave a part of it: to `read` or to `write`."""
+    lab.etcd.ctl("role", "revoke-permission", role, *right.place())
+    if left is not None:
+        lab.etcd.ctl("role", "grant-permission", role, left, *right.place())
+
+
+@pytest.fixture
+def host(lab: Lab) -> Iterator[Host]:
+    """One more host, whose daemon does not run yet. After the test the rights are whole again."""
+    made = lab.host("b", start=False)
+    yield made
+    lab.remove_host(made)
+    run_setup(lab)
+
+
+def said(host: Host) -> str:
+    return host.log.read_text(errors="replace")
+
+
+def lease_id(lab: Lab, key: str) -> int:
+    """The etcd lease that a key hangs on."""
+    return int(json.loads(lab.etcd.ctl("get", key, "--write-out=json"))["kvs"][0]["lease"])
+
+
+def test_with_them_a_host_leases_follows_the_config_renews_and_says_that_it_is_there(lab: Lab, a: Host) -> None:
+    assert lab.etcd.ctl("get", "--keys-only", f"{SUBNETS}{str(a.subnet).replace('/', '-')}").strip()
+    assert lab.etcd.ctl("get", "--keys-only", f"{HOSTS}{a.address}").strip()
+    short = lab.host("short", lease_ttl_s=5)
+    try:
+        subnet, key = short.subnet, f"{SUBNETS}{str(short.subnet).replace('/', '-')}"
+        eventually("a has the peer", lambda: str(subnet) in json.dumps(a.status()["peers"]))
+        # Renewed beyond its time; and written again where somebody deleted it.
+        before, began = lease_id(lab, key), time.monotonic()
+        eventually("its time is over", lambda: time.monotonic() > began + 6)
+        assert lease_id(lab, key) == before
+        lab.etcd.ctl("del", key)
+        eventually("the lease is back", lambda: lab.etcd.ctl("get", "--keys-only", key).strip())
+        for words in (("status",), ("check",), ("lease", "list"), ("config", "get")):
+            done = short.call(*words)
+            assert "denied" not in (done.stdout + done.stderr).lower(), done.stdout + done.stderr
+        assert short.status()["warnings"] == []
+        assert "denied" not in said(short).lower()
+        assert UNNOTICED not in said(short)
+    finally:
+        short.stop()
+        lab.remove_host(short)
+
+
+def test_a_host_cannot_write_the_config_and_the_administrator_can(lab: Lab, a: Host) -> None:
+    config = json.dumps({"Network": "10.5.0.0/16", "Backend": {**BACKEND, "VNI": 7}})
+    before = lab.etcd.ctl("get", CONFIG)
+    refused = a.call("config", "set", config)
+    assert (refused.returncode, "PERMISSION_DENIED" in refused.stderr) == (1, True), refused.stderr
+    assert lab.etcd.ctl("get", CONFIG) == before
+    done = as_admin(lab, a, "config", "set", config)
+    assert done.returncode == 0, done.stderr
+    eventually("a follows", lambda: a.status()["state"] == "ready" and "overlay.7" in a.run("ip", "-br", "link"))
+    as_admin(lab, a, "config", "set", json.dumps({"Network": "10.5.0.0/16", "Backend": BACKEND}))
+
+
+def test_the_administrator_reserves_and_releases_and_sees_who_lives(lab: Lab, a: Host) -> None:
+    reserved = as_admin(lab, a, "lease", "reserve", "10.5.7.0/24", "--host=198.18.1.77")
+    assert reserved.returncode == 0, reserved.stderr
+    assert as_admin(lab, a, "lease", "release", "10.5.7.0/24").returncode == 0
+    alive = as_admin(lab, a, "lease", "release", str(a.subnet))
+    assert "is in use by" in alive.stderr
+
+
+HOST_RIGHTS = dict(zip(("config", "subnets", "hosts"), rights.of(rights.PREFIX)[rights.HOST], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("what", "left", "breaks"),
+    [
+        ("config", None, "PERMISSION_DENIED"),
+        ("subnets", None, "PERMISSION_DENIED"),
+        ("subnets", "write", "PERMISSION_DENIED"),
+        ("subnets", "read", f"may not write below {SUBNETS.rstrip('/')}"),
+    ],
+)
+def test_without_it_no_host_becomes_ready(lab: Lab, host: Host, what: str, left: str | None, breaks: str) -> None:
+    without(lab, rights.HOST, HOST_RIGHTS[what], left)
+    host.start(ready=False)
+    eventually("it says what it may not do", lambda: breaks in said(host), timeout_s=30)
+    eventually("it waits", lambda: host.status()["state"] == "waiting")
+    assert not (host.run_dir / "subnet.env").exists()
+    run_setup(lab)
+    eventually("it goes on by itself", lambda: host.status()["state"] == "ready", timeout_s=90)
+
+
+@pytest.mark.parametrize("left", [None, "read", "write"])
+def test_without_it_two_hosts_with_one_address_are_not_noticed(lab: Lab, host: Host, left: str | None) -> None:
+    without(lab, rights.HOST, HOST_RIGHTS["hosts"], left)
+    host.start()
+    assert UNNOTICED in said(host)
+    assert not lab.etcd.ctl("get", "--keys-only", f"{HOSTS}{host.address}").strip()
+
+
+ADMIN_RIGHTS = dict(zip(("config", "subnets", "hosts"), rights.of(rights.PREFIX)[rights.admin()], strict=True))
+SET = ("config", "set", json.dumps({"Network": "10.5.0.0/16", "Backend": BACKEND}))
+
+
+@pytest.mark.parametrize(
+    ("what", "left", "words", "breaks"),
+    [
+        ("config", "read", SET, "PERMISSION_DENIED"),
+        ("config", "write", ("config", "get"), "PERMISSION_DENIED"),
+        ("subnets", "read", ("lease", "reserve", "10.5.7.0/24", "--host=198.18.1.77"), "PERMISSION_DENIED"),
+        ("subnets", "write", SET, "PERMISSION_DENIED"),
+        ("hosts", None, ("lease", "release", "{a}"), "is free"),
+    ],
+)
+def test_without_it_the_administrator_cannot(  # noqa: PLR0917
+    lab: Lab, a: Host, host: Host, what: str, left: str | None, words: tuple[str, ...], breaks: str
+) -> None:
+    without(lab, rights.admin(), ADMIN_RIGHTS[what], left)
+    done = as_admin(lab, a, *(word.replace("{a}", str(a.subnet)) for word in words))
+    # The last one goes through where it should have been refused: the host lives.
+    assert breaks in done.stdout + done.stderr, done.stdout + done.stderr
