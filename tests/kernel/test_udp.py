@@ -121,14 +121,17 @@ def test_what_is_not_let_through_is_counted_by_its_reason(lab: Lab) -> None:
         "each is counted",
         lambda: {reason: dropped()[reason] - before[reason] for reason in expected} == expected,
     )
-    b.run("iptables", "-t", "raw", "-I", "PREROUTING", "-s", str(SWITCH_ADDRESS), "-j", "ACCEPT")
-    eventually(
-        "so does the forwarder, before the rule is the first one again",
-        lambda: send(lab.switch, SWITCH_ADDRESS, inner(a.container_address, to, b"no lease"), b.address)
-        or dropped()["no lease"] > before["no lease"]
-        or b.run("iptables", "-t", "raw", "-I", "PREROUTING", "-s", str(SWITCH_ADDRESS), "-j", "ACCEPT"),
-    )
-    b.run("sh", "-c", "while iptables -t raw -D PREROUTING -s $0 -j ACCEPT; do :; done 2>/dev/null", str(SWITCH_ADDRESS))
+    # Without the rule, which the next look puts first again, the forwarder does it.
+    first = ("-t", "raw", "-I", "PREROUTING", "-s", str(SWITCH_ADDRESS), "-j", "ACCEPT")
+
+    def counted() -> bool:
+        b.run("iptables", *first)
+        send(lab.switch, SWITCH_ADDRESS, inner(a.container_address, to, b"no lease"), b.address)
+        return dropped()["no lease"] > before["no lease"]
+
+    eventually("the forwarder counts it", counted)
+    script = "while iptables -t raw -D PREROUTING -s $0 -j ACCEPT 2>/dev/null; do :; done"
+    b.run("sh", "-c", script, str(SWITCH_ADDRESS))
 
 
 def test_a_device_that_another_program_took_makes_the_host_unready(lab: Lab) -> None:
