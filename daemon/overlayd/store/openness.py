@@ -35,12 +35,13 @@ class Openness:
         if self.write:
             return (
                 f"etcd at {self.where} takes writes from anybody who reaches it, without a password: whoever writes "
-                "there moves this network's packets; give it users, and TLS (README, etcd)"
+                "there moves this network's packets; give it users, and TLS (etcd-setup does it: README)"
             )
         if self.read:
             return (
                 f"etcd at {self.where} is read by anybody who reaches it, without a password: whoever reads there "
-                "knows every host of this network, and a key in its config; give it users, and TLS (README, etcd)"
+                "knows every host of this network, and a key in its config; give it users, and TLS "
+                "(etcd-setup does it: README)"
             )
         return None
 

@@ -107,7 +107,7 @@ def access(facts: Facts) -> Finding | None:
         "etcd-access",
         f"anybody who reaches it may {here.open_to}, without a password, and who writes there moves this network's "
         f"packets; {said}",
-        advice="give etcd users and TLS (README, etcd), or let only the hosts reach it",
+        advice="give etcd users and TLS (etcd-setup does it: README), or let only the hosts reach it",
     )
 
 
