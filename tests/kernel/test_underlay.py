@@ -61,6 +61,21 @@ def test_an_interface_without_an_address_is_waited_for(a: Host, b: Host) -> None
     eventually("packets flow both ways", partial(both_ways, a, b))
 
 
+def test_an_overlay_too_narrow_for_ipv6_is_served(a: Host, b: Host) -> None:
+    """Below 1280 the kernel takes IPv6, and its settings, away from a device; they come back with it."""
+    before = a.mtu_bytes
+    a.stop()
+    a.cleanup()
+    a.run("ip", "link", "set", "eth0", "mtu", "1300")
+    a.start()
+    assert a.mtu_bytes == before - 200
+    eventually("packets go", lambda: both_ways(a, b))
+    a.run("ip", "link", "set", "eth0", "mtu", "1500")
+    eventually("the MTU is as before", lambda: a.mtu_bytes == before)
+    closed = "cat /proc/sys/net/ipv6/conf/overlay.*/accept_ra || echo 0"
+    eventually("nobody is obeyed", lambda: a.run("sh", "-c", closed).strip() == "0")
+
+
 def test_another_mtu_of_the_underlay_reaches_the_files(a: Host, b: Host) -> None:
     before = a.mtu_bytes
     a.run("ip", "link", "set", "eth0", "mtu", "1400")

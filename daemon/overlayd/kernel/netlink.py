@@ -56,7 +56,6 @@ NTF_SELF = 0x02
 IFA_F_NODAD = 0x02
 # linux/rtnetlink.h: routes that a router advertisement gave.
 RTPROT_RA = 9
-_IPV6 = Path("/proc/sys/net/ipv6")
 # What a kernel without such devices is told, and its user.
 _LACKING: dict[type, tuple[str, str]] = {
     VxlanLink: ("this kernel has no VXLAN devices", "modprobe vxlan, or use backend host-gw or udp"),
@@ -162,7 +161,8 @@ def _carry_out(ipr: Any, wireguard: Devices, operation: Operation) -> None:
         case Sysctl():
             if item == FORWARDING6:
                 _keep_router_advertisements(ipr)
-            _sysctl_path(item).write_text(f"{item.value}\n")
+            if not _without_ipv6(item):
+                _sysctl_path(item).write_text(f"{item.value}\n")
         case VxlanLink() | TunLink() | IpipLink() | WireguardLink():
             _write_link(ipr, wireguard, operation.verb, item)
         case WireguardPeer():
@@ -370,9 +370,16 @@ def _sysctls(links: Iterable[Link]) -> Iterator[Sysctl]:
         try:
             yield replace(wanted, value=_sysctl_path(wanted).read_text().strip())
         except OSError:
-            if wanted.link is not None and wanted.name.startswith("net/ipv6/") and not _IPV6.exists():
+            if _without_ipv6(wanted):
                 # There is nothing to be closed.
                 yield wanted
+
+
+def _without_ipv6(sysctl: Sysctl) -> bool:
+    """Whether it is IPv6's, of a link that has none, like all of this kernel's, or by an MTU below 1280 (RFC 8200)."""
+    if sysctl.link is None or not sysctl.name.startswith("net/ipv6/"):
+        return False
+    return not _sysctl_path(sysctl).parent.exists() and Path(f"/sys/class/net/{sysctl.link}").exists()
 
 
 def _sysctl_path(sysctl: Sysctl) -> Path:
