@@ -169,10 +169,13 @@ class Daemon:
                     self._board.update(state="waiting", problem=error.message, lease_problem=error.message)
                     self._rest_after_loss()
                 except UnsupportedError as error:
-                    # Whoever wrote a config that this host cannot have does not take it off the one that works.
+                    # Whoever wrote a config that this host cannot have does not take it off the one that works;
+                    # nor does it end for good where there was none before: another may be written.
                     if config is None or self._served in (None, config):
-                        raise
-                    self._refused = config, error.message
+                        self._wait(error, retry_s)
+                        retry_s = min(retry_s * 2, LAST_RETRY_S)
+                    else:
+                        self._refused = config, error.message
                 except (StoreError, AddressTaken, SubnetsExhausted, KernelRefused, CommandFailed) as error:
                     self._wait(error, retry_s)
                     retry_s = min(retry_s * 2, LAST_RETRY_S)
@@ -293,7 +296,10 @@ class Daemon:
         if self._refused is not None and self._refused[0] == now:
             raise NetworkConfigError(self._refused[1])
         here = Here(needed=needed.now(self._settings.etcd_endpoints))
-        backend_here(self._settings, now, self._underlay.look(now.versions).only(now.versions), here)
+        try:
+            backend_here(self._settings, now, self._underlay.look(now.versions).only(now.versions), here)
+        except UnsupportedError as error:
+            raise NetworkConfigError(error.message, hint=error.hint) from error
         if backends.needs_restart(served, now):
             raise NetworkConfigError(
                 "the network config has other commands to run, which no running daemon takes; "

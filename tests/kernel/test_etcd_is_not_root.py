@@ -139,6 +139,23 @@ def test_a_config_that_this_host_refuses_does_not_take_it_off_its_network(
     assert losses.lost == 0
 
 
+def test_a_host_behind_nat_is_not_ended_by_a_backend_that_it_cannot_have(lab: Lab) -> None:
+    host = lab.host("n", settings={"public-ip": "198.18.1.77"})
+    try:
+        write(lab, {"Type": "host-gw"})
+        eventually("it says so", lambda: "public-ip" in problem_of(host))
+        never("it ends", lambda: not host.runs(), for_s=2)
+        assert ready(host)
+        host.stop()
+        host.start(ready=False)
+        eventually("it says so again", lambda: "public-ip" in problem_of(host) and not ready(host))
+        never("it ends", lambda: not host.runs(), for_s=2)
+        write(lab, {"Type": "vxlan"})
+        eventually("it serves what it can", lambda: ready(host))
+    finally:
+        lab.remove_host(host)
+
+
 def test_a_config_that_this_kernel_cannot_have_is_left_again(lab: Lab, a: Host, b: Host) -> None:
     if device_feature("ipip").there:
         pytest.skip("this kernel has ipip, and there is no other backend that it may lack")
