@@ -58,7 +58,7 @@ class Host:
         self._underlay = underlay
         self._here = Here(needed=needed.now(settings.etcd_endpoints))
         self._backend = backend_here(settings, config, underlay, self._here)
-        self._firewall = HostFirewall(settings, config, underlay.ifname, self._backend)
+        self._firewall = HostFirewall(settings, config, underlay.ifname, self._backend, self._here)
         self._holding: Holding | None = None
         self._docker = DockerWatch(
             restart=settings.docker_restart,

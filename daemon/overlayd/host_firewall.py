@@ -6,8 +6,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from overlayd import docker, firewall, firewalld
-from overlayd.addresses import IPAddress
+from overlayd.addresses import IPAddress, overlaps
 from overlayd.backends import Backend
+from overlayd.bounds import Here
 from overlayd.kernel import interfaces, netlink
 from overlayd.lease import Lease, Subnets
 from overlayd.log import logger
@@ -36,12 +37,13 @@ class Report:
 class HostFirewall:
     """Keeps the rules for one backend on one underlay interface. Called in one thread."""
 
-    def __init__(self, settings: Settings, config: NetworkConfig, ifname: str, backend: Backend) -> None:
-        """Changes nothing yet."""
+    def __init__(self, settings: Settings, config: NetworkConfig, ifname: str, backend: Backend, here: Here) -> None:
+        """Changes nothing yet. `here` is what this host needs, as it was last seen."""
         self._settings = settings
         self._config = config
         self._ifname = ifname
         self._backend = backend
+        self._here = here
         self._firewall = firewall.Firewall(settings.firewall, prefer_nftables=config.nftables)
         self._firewalld = firewalld.Firewalld(enabled=settings.firewall != "none")
         self._forwards_for_all: set[str] = set()
@@ -109,7 +111,11 @@ class HostFirewall:
 
     def _overlays(self, subnets: Subnets) -> list[firewall.Overlay]:
         return [
-            firewall.Overlay(network=network, subnet=subnet)
+            firewall.Overlay(
+                network=network,
+                subnet=subnet,
+                shared=any(overlaps(one.network, network) for one in self._here.needed),
+            )
             for network, subnet in zip(self._config.networks, subnets, strict=True)
         ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from tests.kernel import namespaces
 from tests.kernel.lab import Host, Lab, laboratory
+from tests.kernel.traffic import pings
 from tests.polling import eventually
 
 PREFIX = "/coreos.com/network"
@@ -132,6 +134,55 @@ def test_a_network_over_the_underlay_is_served_without_what_hosts_need(lab: Lab)
     assert "via 198.18.1.254 dev eth0" in a.run("ip", "route", "get", FAR_ETCD)
     done = a.call("lease", "reserve", "198.19.7.0/24", "--host=198.18.1.99")
     assert (done.returncode, "holds etcd's address" in done.stderr) == (2, True), done.stderr
+
+
+@pytest.mark.parametrize("lab", ["vxlan", "host-gw"], indirect=True)
+@pytest.mark.parametrize("nftables", [False, True], ids=["iptables", "nftables"])
+def test_a_network_over_the_underlay_takes_no_host_from_its_neighbours(lab: Lab, nftables: bool) -> None:
+    """As 10.0.0.0/8 over hosts in 10.1.2.0/24: peers, and others on the segment, go on reaching hosts."""
+    (a,) = lab.hosts
+    kind = a.status()["backend"]
+    lab.remove_host(a)
+    config = {"Network": "198.18.0.0/15", "EnableNFTables": nftables, "Backend": {"Type": kind}}
+    write(lab, "config", config)
+    b, c, stranger = lab.host("b"), lab.host("c"), lab.host("s", start=False)
+    eventually("containers reach each other", lambda: pings(b, c) and pings(c, b), timeout_s=15)
+    assert not b.call("status").stderr
+    assert reaches(stranger, str(b.address))
+    assert reaches(b, str(stranger.address))
+    stranger.run("ip", "route", "add", str(b.subnet), "via", str(b.address))
+    stranger.run("ip", "route", "add", str(c.subnet), "via", str(b.address))
+    assert not reaches(stranger, str(b.container_address))
+    assert not reaches(stranger, str(c.container_address))
+    # A network of docker's own in it.
+    user = namespaces.unique("user")
+    namespaces.make(user)
+    try:
+        namespaces.ip(
+            b.namespace,
+            "link add br-0123456789ab type bridge",
+            "address add 198.19.250.1/24 dev br-0123456789ab",
+            f"link add vethu type veth peer name eth0 netns {user}",
+            "link set vethu master br-0123456789ab up",
+            "link set br-0123456789ab up",
+        )
+        b.run(*["iptables", "-t", "nat", "-A", "POSTROUTING", "-s", "198.19.250.0/24", "-j", "MASQUERADE"])
+        namespaces.ip(
+            user,
+            "address add 198.19.250.2/24 dev eth0",
+            "link set eth0 up",
+            "route add default via 198.19.250.1",
+        )
+        ping = ["ip", "netns", "exec", user, "ping", "-c", "1", "-W", "1", str(stranger.address)]
+        eventually("its containers reach others", lambda: subprocess.run(ping, check=False).returncode == 0)
+    finally:
+        namespaces.remove(user)
+
+
+def reaches(host: Host, address: str) -> bool:
+    """Whether it answers to one of two echoes."""
+    argv = [*host.enter, "ping", "-c", "2", "-i", "0.2", "-W", "1", address]
+    return subprocess.run(argv, capture_output=True, check=False).returncode == 0
 
 
 def test_a_subnet_with_what_this_host_needs_is_never_leased_and_one_that_is_held_is_given_up(lab: Lab) -> None:

@@ -192,6 +192,7 @@ def _rule(rule: Rule, version: int) -> str:
         None if rule.source_peer is None else _set(PEERS[version], member=rule.source_peer, end="src"),
         None if rule.destination_peer is None else _set(PEERS[version], member=rule.destination_peer, end="dst"),
         None if rule.source_leased is None else _set(LEASED[version], member=rule.source_leased, end="src"),
+        None if rule.destination_leased is None else _set(LEASED[version], member=rule.destination_leased, end="dst"),
         "-m addrtype --dst-type LOCAL" if rule.local else None,
         "-m conntrack ! --ctstate RELATED,ESTABLISHED" if rule.begins else None,
     ]

@@ -23,10 +23,14 @@ MASQUERADED_ELSEWHERE = 0x4000
 
 @dataclass(frozen=True, kw_only=True)
 class Overlay:
-    """One network and this host's subnet of it, both IPv4 or both IPv6."""
+    """One network and this host's subnet of it, both IPv4 or both IPv6.
+
+    `shared`: others live in the network as well, as where it is 10.0.0.0/8 and the underlay 10.1.2.0/24.
+    """
 
     network: IPv4Network | IPv6Network
     subnet: IPv4Network | IPv6Network
+    shared: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

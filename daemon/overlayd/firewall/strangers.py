@@ -19,10 +19,10 @@ ICMP = {4: "icmp", 6: "ipv6-icmp"}
 class Rule:
     """One rule: all that is set must match. Networks, addresses and sets are of the chain's IP version.
 
-    `source_peer` and `destination_peer`: whether that address is a peer's public one. `source_leased`: whether it is in
-    a peer's subnet. `local`: the destination is an
-    address of this host. `source_mac`: the link's address that it came from. `begins`: the packet belongs to no
-    connection that is known already.
+    `source_peer` and `destination_peer`: whether that address is a peer's public one. `source_leased` and
+    `destination_leased`: whether it is in a peer's subnet. `local`: the destination is an address of this host.
+    `source_mac`: the link's address that it came from. `begins`: the packet belongs to no connection that is known
+    already.
     """
 
     verdict: str
@@ -36,6 +36,7 @@ class Rule:
     source_peer: bool | None = None
     destination_peer: bool | None = None
     source_leased: bool | None = None
+    destination_leased: bool | None = None
     local: bool = False
     begins: bool = False
 
@@ -47,7 +48,7 @@ class Rule:
     @property
     def asks_for_subnets(self) -> bool:
         """Whether the set of peers' subnets is needed."""
-        return self.source_leased is not None
+        return self.source_leased is not None or self.destination_leased is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +97,9 @@ def _from_devices(wanted: Wanted, overlay: Overlay) -> list[Rule]:
     for device in wanted.devices:
         if device not in wanted.tunnels:
             # By plain routes peers come from the segment itself. A router of it, which is no peer, brings strangers.
-            found += [Rule(verdict=DROP, in_device=device, source=network, source_mac=mac) for mac in wanted.routers]
+            found += [
+                replace(rule, in_device=device, source_mac=mac) for mac in wanted.routers for rule in _from(overlay)
+            ]
         found += [
             Rule(verdict=DROP, in_device=device, source=subnet),
         ]
@@ -109,6 +112,20 @@ def _from_devices(wanted: Wanted, overlay: Overlay) -> list[Rule]:
             found += _by_plain_route(device, subnet)
     found += [Rule(verdict=ACCEPT, source=one, destination=subnet) for one in wanted.trusts(overlay.network.version)]
     return found
+
+
+def _from(overlay: Overlay) -> list[Rule]:
+    """Drops what claims to be from the network. Where others live in it too, only what claims to be from a lease."""
+    if not overlay.shared:
+        return [Rule(verdict=DROP, source=overlay.network)]
+    return [Rule(verdict=DROP, source=overlay.subnet), Rule(verdict=DROP, source_leased=True)]
+
+
+def _to(overlay: Overlay) -> list[Rule]:
+    """The same of what is for it."""
+    if not overlay.shared:
+        return [Rule(verdict=DROP, destination=overlay.network)]
+    return [Rule(verdict=DROP, destination=overlay.subnet), Rule(verdict=DROP, destination_leased=True)]
 
 
 def _by_plain_route(device: str, subnet: IPNetwork) -> list[Rule]:
@@ -151,9 +168,9 @@ def _beside(wanted: Wanted, overlay: Overlay) -> list[Rule]:
         Rule(verdict=ACCEPT, in_device=wanted.bridge, source=subnet),
         *(Rule(verdict=ACCEPT, source=one) for one in wanted.trusts(network.version)),
         # From here on nobody has the network's addresses but who answers this host.
-        Rule(verdict=DROP, source=network, begins=True),
+        *(replace(rule, begins=True) for rule in _from(overlay)),
         # Nor does a container have another's; it would be masqueraded as this host.
-        Rule(verdict=DROP, in_device=wanted.bridge, destination=network, begins=True),
+        *(replace(rule, in_device=wanted.bridge, begins=True) for rule in _to(overlay)),
         # Containers of other networks of this host are masqueraded on their way to peers; Docker keeps them from
         # docker0's.
         *(Rule(verdict=ACCEPT, in_device=bridge) for bridge in (wanted.bridge, *wanted.other_bridges)),
@@ -162,7 +179,7 @@ def _beside(wanted: Wanted, overlay: Overlay) -> list[Rule]:
     ]
     if wanted.direct_routing:
         found.append(Rule(verdict=ACCEPT, destination=subnet))
-    return [*found, Rule(verdict=DROP, destination=network, begins=True)]
+    return [*found, *(replace(rule, begins=True) for rule in _to(overlay))]
 
 
 def _to_host(wanted: Wanted, overlay: Overlay) -> list[Rule]:

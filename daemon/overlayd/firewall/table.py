@@ -215,6 +215,7 @@ def _rule(rule: Rule, ip: str) -> str:
         None if rule.source_peer is None else f"{ip} saddr {'' if rule.source_peer else '!= '}@{PEERS}",
         None if rule.destination_peer is None else f"{ip} daddr {'' if rule.destination_peer else '!= '}@{PEERS}",
         None if rule.source_leased is None else f"{ip} saddr {'' if rule.source_leased else '!= '}@{LEASED}",
+        None if rule.destination_leased is None else f"{ip} daddr {'' if rule.destination_leased else '!= '}@{LEASED}",
         "fib daddr type local" if rule.local else None,
         "ct state != { established, related }" if rule.begins else None,
     ]
