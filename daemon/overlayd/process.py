@@ -42,7 +42,8 @@ def run(
         done = _finish(list(argv), input, timeout_s, {**child_environment(), **(env or {})})
     except FileNotFoundError:
         raise CommandFailed(f"{argv[0]}: command not found", hint=f"install the package that has {argv[0]}") from None
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        # A zero byte, or half a character, in what others wrote: no program can be told that.
         raise CommandFailed(f"{shlex.join(argv)}\n  could not be started: {error}") from error
     except subprocess.TimeoutExpired:
         raise CommandFailed(f"{shlex.join(argv)}\n  was killed: no end after {timeout_s:g} s") from None

@@ -137,6 +137,9 @@ def check(key: str, command: str, variables: tuple[str, ...]) -> str:
         found = shlex.split(command)
     except ValueError as error:
         raise NetworkConfigError(f"{key} of backend extension is {quoted(command)}: {error}") from error
+    # What no program can be given: a zero byte ends an argument, and half a character is none.
+    if "\0" in command or any("\ud800" <= character <= "\udfff" for character in command):
+        raise NetworkConfigError(f"{key} of backend extension is no text for a program: {quoted(command)}")
     if command and not found:
         raise NetworkConfigError(f"{key} of backend extension is blank", hint="leave it out")
     if _SHELL_ONLY.search(_QUOTED.sub("", command)):

@@ -235,3 +235,10 @@ def test_a_ledger_survives_the_daemon_but_not_the_boot(tmp_path: Path, monkeypat
 def test_a_ledger_that_cannot_be_read_is_an_empty_one(tmp_path: Path, garbage: str) -> None:
     (tmp_path / ledgers.FILE).write_text(garbage)
     assert ledgers.read(tmp_path) == Ledger()
+
+
+@pytest.mark.parametrize("text", ["a\0b", "a\ud800b"])
+def test_what_no_program_can_be_given_is_refused_with_words(text: str) -> None:
+    for command in (f"/opt/x {text}", f"/opt/x '{text}'"):
+        with pytest.raises(NetworkConfigError, match="no text for a program"):
+            check("PreStartupCommand", command, ())

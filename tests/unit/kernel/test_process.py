@@ -25,6 +25,12 @@ def test_a_failure_is_a_command_to_paste() -> None:
     assert "status 3: no such thing" in text
 
 
+@pytest.mark.parametrize("word", ["a\0b", "a\ud800b"])
+def test_what_no_program_can_be_given_is_a_failure_like_others(word: str) -> None:
+    with pytest.raises(CommandFailed, match="could not be started"):
+        process.run(["true", word])
+
+
 def test_a_command_that_is_not_there_and_one_that_does_not_end() -> None:
     with pytest.raises(CommandFailed, match="command not found"):
         process.run(["overlayd-no-such-command"])
