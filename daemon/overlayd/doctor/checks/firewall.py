@@ -44,15 +44,16 @@ def docker_raw(facts: Facts) -> Finding | None:
     if seen is None:
         return None
     tables, network, subnet = seen
+    source = _peers_container(facts, network)
     for device in network.devices:
         for address in addresses_in(tables, "raw", "PREROUTING", subnet) or [subnet[2]]:
             packet = Packet(
-                source=_peers_container(facts, network),
+                source=source,
                 destination=address,
                 in_device=device,
                 mac=_PEERS_MAC,
                 local=False,
-                sets=facts.firewall.sets,
+                sets=_with_peer(facts, source),
             )
             verdict = trace(tables, "raw", "PREROUTING", packet)
             if verdict.dropped or verdict.doubts:
@@ -122,14 +123,15 @@ def backend_port(facts: Facts) -> Finding | None:
     if tables is None or network is None or network.backend not in CARRIER or not isinstance(here.address, IPv4Address):
         return None
     protocol, port = CARRIER[network.backend][0], network.port or CARRIER[network.backend][1]
+    source = _peer_address(facts, here.address)
     packet = Packet(
-        source=_peer_address(facts, here.address),
+        source=source,
         destination=here.address,
         in_device=here.ifname,
         protocol=protocol,
         port=port,
         local=True,
-        sets=facts.firewall.sets,
+        sets=_with_peer(facts, source),
     )
     what = f"{protocol} port {port}" if port else f"protocol {protocol}"
     match = f"-p {protocol}" + (f" --dport {port}" if port else "")
@@ -282,6 +284,11 @@ def _peer_address(facts: Facts, own: IPv4Address) -> IPv4Address:
         if lease.public_ip not in facts.underlay.public_ips and isinstance(lease.public_ip, IPv4Address):
             return lease.public_ip
     return IPv4Address(int(own) ^ 1)
+
+
+def _with_peer(facts: Facts, address: IPv4Address) -> dict[str, frozenset[str]]:
+    """Our sets as if that address were a peer's: of a host that has none yet, it is asked what the next one meets."""
+    return {name: members | {str(address)} for name, members in facts.firewall.sets.items()}
 
 
 def _zone_word(running: Firewalld, device: str, network: Network) -> str | None:
