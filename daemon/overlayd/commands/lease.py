@@ -14,6 +14,7 @@ from overlayd.addresses import IPAddress, ip_address, ip_network
 from overlayd.commands.output import print_line, print_table
 from overlayd.errors import ConfigError
 from overlayd.lease import Subnets
+from overlayd.quoting import plain
 from overlayd.registry import CONFIG, read_network_config
 from overlayd.settings import Settings
 from overlayd.store.client import Store
@@ -69,7 +70,7 @@ def _list(store: Store, prefix: str, *, as_json: bool) -> int:
 def _row(entry: reservations.Entry) -> tuple[str, ...]:
     ends = "reserved" if entry.ends_in_s is None else str(timedelta(seconds=entry.ends_in_s))
     if entry.lease is None:
-        return (entry.name, "-", "-", ends, f"no lease: {entry.problem}")
+        return (plain(entry.name), "-", "-", ends, f"no lease: {entry.problem}")
     addresses = ", ".join(str(leg.public_ip) for leg in entry.lease.legs)
     name = entry.host.hostname if entry.host else "-"
     return (str(entry.lease.subnets), addresses, entry.lease.backend_type, ends, name)
