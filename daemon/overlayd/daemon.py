@@ -168,15 +168,16 @@ class Daemon:
                     self._keeper.keep(None)
                     self._board.update(state="waiting", problem=error.message, lease_problem=error.message)
                     self._rest_after_loss()
-                except UnsupportedError as error:
+                except (UnsupportedError, KernelRefused) as error:
                     # Whoever wrote a config that this host cannot have does not take it off the one that works;
                     # nor does it end for good where there was none before: another may be written.
                     if config is None or self._served in (None, config):
                         self._wait(error, retry_s)
                         retry_s = min(retry_s * 2, LAST_RETRY_S)
                     else:
-                        self._refused = config, error.message
-                except (StoreError, AddressTaken, SubnetsExhausted, KernelRefused, CommandFailed) as error:
+                        # As where a port is another program's: it is not tried again by taking packets their way.
+                        self._refused = config, f"{error.message}; it waits for another config, or a restart"
+                except (StoreError, AddressTaken, SubnetsExhausted, CommandFailed) as error:
                     self._wait(error, retry_s)
                     retry_s = min(retry_s * 2, LAST_RETRY_S)
         if self._bug is not None:

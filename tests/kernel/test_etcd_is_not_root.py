@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from overlayd.doctor.gather.host import device_feature
+from tests.kernel import namespaces
 from tests.kernel.flannel_host import PREFIX
 from tests.kernel.lab import NETWORK, Host, Lab, laboratory
 from tests.kernel.test_extension import Programs
@@ -137,6 +140,23 @@ def test_a_config_that_this_host_refuses_does_not_take_it_off_its_network(
         eventually("both say so", lambda: all(problem_of(host) for host in (a, b)))
         never("it leaves", lambda: not ready(a), for_s=1)
     assert losses.lost == 0
+
+
+def test_a_port_that_another_program_has_does_not_take_a_host_off_its_network(lab: Lab, a: Host, b: Host) -> None:
+    def occupy() -> socket.socket:
+        made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        made.bind(("127.0.0.53", 53))
+        return made
+
+    with ExitStack() as held:
+        for host in (a, b):
+            held.enter_context(namespaces.inside(host.namespace, occupy))
+        write(lab, {"Type": "vxlan", "Port": 53})
+        eventually("both say so", lambda: all("in use" in problem_of(host) for host in (a, b)), timeout_s=20)
+        eventually("both are back", lambda: ready(a) and ready(b) and pings(a, b), timeout_s=20)
+        with pinging(a, b) as losses:
+            never("they leave again", lambda: not ready(a), for_s=4)
+        assert losses.lost == 0
 
 
 def test_a_host_behind_nat_is_not_ended_by_a_backend_that_it_cannot_have(lab: Lab) -> None:
