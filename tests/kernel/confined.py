@@ -20,6 +20,7 @@ import socket
 import struct
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -130,7 +131,18 @@ def _check(result: int, what: str) -> None:
         raise OSError(ctypes.get_errno(), f"{what}: {os.strerror(ctypes.get_errno())}")
 
 
+def _interpreter(unit: Mapping[str, str]) -> str:
+    """The Python to go on with: the system's own of this version where this one lies in a home that is closed."""
+    closed = unit.get("ProtectHome") == "yes" and Path(sys.base_prefix).parts[1:2] in (("root",), ("home",))
+    if not closed:
+        return sys.executable
+    os.environ["PYTHONPATH"] = f"{os.environ.get('PYTHONPATH', '')}:{sysconfig.get_path('purelib')}"
+    return f"/usr/bin/python{sys.version_info.major}.{sys.version_info.minor}"
+
+
 if __name__ == "__main__":
     end = sys.argv.index("--")
-    confine(read_unit(Path(sys.argv[1])), sys.argv[2:end])
-    os.execvp(sys.argv[end + 1], sys.argv[end + 1 :])
+    unit = read_unit(Path(sys.argv[1]))
+    argv = [_interpreter(unit) if word == sys.executable else word for word in sys.argv[end + 1 :]]
+    confine(unit, sys.argv[2:end])
+    os.execvp(argv[0], argv)
