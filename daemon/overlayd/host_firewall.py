@@ -94,6 +94,7 @@ class HostFirewall:
 
     def _wanted(self, subnets: Subnets, peers: Collection[Lease]) -> firewall.Wanted:
         addresses = _addresses(peers)
+        bridges = interfaces.read_bridges()
         by_plain_routes = self._ifname in self._backend.devices
         return firewall.desired(
             overlays=self._overlays(subnets),
@@ -101,10 +102,13 @@ class HostFirewall:
             masquerade=self._settings.ip_masq,
             forward=self._settings.iptables_forward_rules,
             daemon_json=docker.read_daemon_json()[0],
+            bridge=next((name for name in interfaces.holding(subnets) if name in bridges.of_guests), None),
             listens=self._backend.listens,
             peers=addresses,
             leased=[leg.subnet for peer in peers for leg in peer.legs],
-            other_bridges=[name for name in interfaces.container_bridges() if name != self._ifname],
+            other_bridges=bridges.of_guests,
+            wired_bridges=bridges.wired,
+            underlay=self._ifname,
             routers=interfaces.router_macs(self._ifname, addresses) if by_plain_routes else (),
             trusted=self._settings.trusted_networks,
         )

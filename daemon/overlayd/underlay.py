@@ -148,6 +148,9 @@ def _endpoint(
     interface: Interface, version: int, own: IPAddress | None, public_ip: IPAddress | None
 ) -> Endpoint | None:
     addresses = [one.ip for one in interface.addresses if one.version == version]
+    if own is None and public_ip in addresses:
+        # Peers take packets from the address that is published, and from no other.
+        own = public_ip
     if own is None or own.version != version:
         # An IPv6 link-local address serves nobody: it means something else on every link.
         usable = [one for one in addresses if not one.is_link_local and not one.is_loopback]

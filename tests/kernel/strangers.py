@@ -30,6 +30,13 @@ VNI = 1
 # Where a stranger behind the router is; nobody routes either.
 BEHIND: dict[int, Address] = {4: IPv4Address("198.18.200.2"), 6: IPv6Address("2001:2:0:200::2")}
 BESIDE: dict[int, Address] = {4: UNDERLAY[200], 6: UNDERLAY6[200]}
+# Every host of the segment takes what is for these: broadcast, multicast, and anycast to its routers.
+EVERYBODY: dict[int, tuple[Address, ...]] = {
+    4: (IPv4Address("224.0.0.1"), IPv4Address("255.255.255.255"), UNDERLAY.broadcast_address),
+    6: (IPv6Address("ff02::1"), UNDERLAY6.network_address),
+}
+# An address that b has beside the one that it published.
+SECOND: dict[int, Address] = {4: UNDERLAY[202], 6: UNDERLAY6[202]}
 USER_NET = {"a": "172.30.1", "b": "172.30.2"}
 
 
@@ -86,6 +93,8 @@ class Around:
 
     def make(self) -> None:
         """Make the strangers that are not there yet: beside, behind, and on user-defined bridges."""
+        for address in (f"{SECOND[4]}/24", f"{SECOND[6]}/64 nodad"):
+            namespaces.ip(self.b.namespace, f"address add {address} dev eth0")
         self.beside = self._on_segment()
         self.behind = self._behind()
         self.users = {host.name: self._user_bridge(host) for host in (self.a, self.b)}
@@ -234,11 +243,27 @@ class Around:
             yield self._carried(stranger, f"{what}, as a, with a neighbour inside", as_a, neighbour)
         masqueraded = Sent(version, "a", self.inside_of(self.a, version, 66))
         yield self._carried(self.beside, f"{what}, masqueraded by a", masqueraded, forged)
+        yield from self._to_other_addresses(version)
         for stranger in (self.container(self.a), self.container(self.b), *self.users.values()):
             if version in stranger.addresses:
                 yield self._carried(stranger, what, Sent(version, "host", stranger.addresses[version]), forged)
                 yield self._carried(stranger, f"{what}, as a", Sent(version, "host", a), forged)
                 yield self._as_nobody(stranger, f"{what}, as nobody", version, forged)
+
+    def _to_other_addresses(self, version: int) -> Iterator[Attempt]:
+        """By the backend's port, to whatever else b takes packets for."""
+        forged, on_b, bridge = self.inside_of(self.a, version), self.container(self.b), self.inside_of(self.b, version)
+        own = Sent(version, "b", self.beside.addresses[version])
+        for where in EVERYBODY[version]:
+            yield self._carried(self.beside, f"the backend's port at {where}", own, forged, where=where)
+            sent = Sent(version, "host", bridge)
+            yield self._carried(on_b, f"the backend's port at {where}", sent, forged, where=where)
+        if version == 4:
+            yield self._as_nobody(on_b, "the backend's port for everybody, as nobody", 4, forged, where=EVERYBODY[4][0])
+        peer = self.container(self.a)
+        for where in (self.inside_of(self.b, version, 1), SECOND[version]):
+            sent = Sent(version, "host", peer.addresses[version])
+            yield self._carried(peer, f"the backend's port at {where}", sent, forged, where=where)
 
     def _udp(self, stranger: Stranger, way: str, sent: Sent, *, to_host: bool = False, alike: bool = False) -> Attempt:
         """A datagram to b's container, or to a port of b's own at its bridge's address."""
@@ -252,10 +277,17 @@ class Around:
         return Attempt(who=stranger.name, way=way, version=sent.version, send=send, open_by_nature=alike)
 
     def _carried(
-        self, stranger: Stranger, way: str, sent: Sent, inner_source: Address, *, open_by_nature: bool = False
+        self,
+        stranger: Stranger,
+        way: str,
+        sent: Sent,
+        inner_source: Address,
+        *,
+        open_by_nature: bool = False,
+        where: Address | None = None,
     ) -> Attempt:
         """What the backend carries, to its port on b."""
-        destination, port = self.public(self.b, sent.version), CARRIERS[self.backend]
+        destination, port = where or self.public(self.b, sent.version), CARRIERS[self.backend]
 
         def send(payload: bytes, number: int) -> None:
             outer = self._outer(inner_source, payload, number)
@@ -263,8 +295,10 @@ class Around:
 
         return Attempt(who=stranger.name, way=way, version=sent.version, send=send, open_by_nature=open_by_nature)
 
-    def _as_nobody(self, stranger: Stranger, way: str, version: int, inner_source: Address) -> Attempt:
-        destination, port = self.public(self.b, version), CARRIERS[self.backend]
+    def _as_nobody(
+        self, stranger: Stranger, way: str, version: int, inner_source: Address, *, where: Address | None = None
+    ) -> Attempt:
+        destination, port = where or self.public(self.b, version), CARRIERS[self.backend]
 
         def send(payload: bytes, number: int) -> None:
             wire.as_nobody(stranger.namespace, destination, port, self._outer(inner_source, payload, number))

@@ -159,6 +159,10 @@ def docker(site: Around, release: Release) -> None:
         for command in ("iptables", "ip6tables"):
             # Docker turned forwarding on, or the daemon before it did.
             host.run(command, "-P", "FORWARD", "DROP")
+            if site.backend in CARRIERS:
+                # As people open the backend's port, and as firewalls do that close everything else.
+                port = str(CARRIERS[site.backend])
+                host.run(command, "-A", "INPUT", "-p", "udp", "--dport", port, "-j", "ACCEPT")
         subnets: list[IPv4Network | IPv6Network] = [host.subnet]
         if host.subnet6 is not None:
             subnets.append(host.subnet6)

@@ -37,7 +37,8 @@ def _clean(settings: Settings) -> int:
     require_ours(settings.run_dir, "run-dir")
     undone = partial(undo.cleanup, settings.run_dir, Consent(folder=settings.extension_commands))
     failures: list[str] = []
-    for what in (firewalld.cleanup, firewall.cleanup, undone, netlink.cleanup):
+    # The way in goes before the rules that keep strangers from it.
+    for what in (undone, netlink.cleanup, firewalld.cleanup, firewall.cleanup):
         try:
             for line in what():
                 print_line(f"removed {line}")

@@ -95,8 +95,17 @@ def ruleset(wanted: Wanted, version: int, *, doors_only: bool = False) -> Rulese
         _part("filter", "INPUT", _written(kept_out.to_host, version), Place.LAST, closing=("DROP", "REJECT")),
     ]
     if not doors_only:
-        before = _part("mangle", "PREROUTING", _written(kept_out.prerouting, version), Place.FIRST)
-        parts = [*_masquerading(wanted, overlay), *parts, before, *_marking(wanted, overlay)]
+        mangle = (
+            ("PREROUTING", _written(kept_out.prerouting, version)),
+            ("INPUT", _written(kept_out.delivered, version)),
+            # Before filter, and routing, which may look at marks, is over.
+            ("FORWARD", (*_written(kept_out.forwarded, version), *_marking(wanted, overlay))),
+        )
+        parts = [
+            *_masquerading(wanted, overlay),
+            *parts,
+            *(_part("mangle", chain, rules, Place.FIRST) for chain, rules in mangle),
+        ]
     parts = [part for part in parts if part.chain.rules]
     return Ruleset(chains=tuple(part.chain for part in parts), jumps=tuple(part.jump for part in parts))
 
@@ -160,15 +169,13 @@ def _docker_user(wanted: Wanted, overlay: Overlay) -> _Part:
     return _Part(chain=chain, jump=jump)
 
 
-def _marking(wanted: Wanted, overlay: Overlay) -> list[_Part]:
+def _marking(wanted: Wanted, overlay: Overlay) -> tuple[str, ...]:
     if wanted.mark is None:
-        return []
-    rules = tuple(
+        return ()
+    return tuple(
         f"{_within(overlay)} -i {device} -o {wanted.bridge} {COMMENT} -j MARK --set-xmark {wanted.mark}"
         for device in wanted.devices
     )
-    # mangle comes before filter in this hook, and routing, which may look at marks, is over.
-    return [_part("mangle", "FORWARD", rules, Place.ANYWHERE)]
 
 
 def _within(overlay: Overlay) -> str:

@@ -57,7 +57,8 @@ class Wanted:
     On `devices` packets from peers' containers arrive: on those of ours nothing else does, on the others (plain routes)
     everything may. `bridge` has this host's containers, `other_bridges` have containers of other networks; names end
     with `+` for any ending. `peers` are the public addresses of hosts that hold a lease, `leased` their subnets, and
-    `listens` what is taken from them. `routers` are the link addresses of the underlay's gateways that are no peers.
+    `listens` what is taken from them. `routers` are the link addresses of the underlay's gateways that are no peers,
+    `underlay` is its interface.
     `trusted` networks outside the overlay may reach containers by their own addresses; with `direct_routing` everybody
     may, as daemon.json asks. `mark` opens the door of Docker's nftables backend, None where Docker uses iptables.
     """
@@ -73,6 +74,7 @@ class Wanted:
     leased: frozenset[IPNetwork] = frozenset()
     listens: tuple[Listening, ...] = ()
     routers: tuple[str, ...] = ()
+    underlay: str | None = None
     trusted: tuple[IPNetwork, ...] = ()
     direct_routing: bool = False
 
@@ -113,23 +115,30 @@ def desired(
     masquerade: bool,
     forward: bool = True,
     daemon_json: Mapping[str, object] | None = None,
+    bridge: str | None = None,
     listens: Sequence[Listening] = (),
     peers: Collection[IPAddress] = (),
     leased: Collection[IPNetwork] = (),
     other_bridges: Sequence[str] = (),
+    wired_bridges: Sequence[str] = (),
     routers: Sequence[str] = (),
+    underlay: str | None = None,
     trusted: Sequence[IPNetwork] = (),
 ) -> Wanted:
     """What a host needs that holds a subnet of each overlay (at most one of an IP version: ValueError).
 
     `forward` accepts the network's packets in FORWARD. `daemon_json` are dockerd's settings: they say whether Docker
-    uses nftables, by which mark it lets packets in, and which bridge its containers are on. See Wanted for the rest.
+    uses nftables, by which mark it lets packets in, and which bridge its containers are on. `bridge` is the one
+    that has the subnet's address, whatever they say. `wired_bridges` are ways to a wire. See Wanted for the rest.
     """
     versions = [overlay.network.version for overlay in overlays]
     if len(set(versions)) != len(versions) or any(o.network.version != o.subnet.version for o in overlays):
         raise ValueError(f"one network of each IP version, and its subnet: {overlays}")
     told = daemon_json or {}
-    bridge = container_bridge(told)
+    bridge = bridge or container_bridge(told)
+    # br-lan, br-ex: where a wire's bridge is named as Docker names its own, each of Docker's is told by its name.
+    alike = any(name.startswith(USER_BRIDGES.rstrip("+")) for name in (*wired_bridges, underlay or ""))
+    bridges = other_bridges if alike else (USER_BRIDGES, *other_bridges)
     return Wanted(
         overlays=tuple(overlays),
         devices=tuple(devices),
@@ -137,11 +146,12 @@ def desired(
         forward=forward,
         mark=docker_mark(told) if docker_uses_nftables(told) else None,
         bridge=bridge,
-        other_bridges=tuple(dict.fromkeys(name for name in (USER_BRIDGES, *other_bridges) if name != bridge)),
+        other_bridges=tuple(dict.fromkeys(name for name in bridges if name not in (bridge, underlay))),
         peers=frozenset(peers),
         leased=frozenset(leased),
         listens=tuple(listens),
         routers=tuple(sorted(routers)),
+        underlay=underlay,
         trusted=tuple(trusted),
         direct_routing=told.get("allow-direct-routing") in (True, "true"),
     )

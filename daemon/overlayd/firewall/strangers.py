@@ -55,12 +55,15 @@ class Rule:
 class Rules:
     """The rules of one IP version.
 
-    `early`: before connections are looked at. `prerouting`: after that, and before addresses are translated. `to_host`:
-    for packets to this host itself.
+    `early`: before connections are looked at. `prerouting`: after that, and before addresses are translated.
+    `delivered`: for packets to this host itself, before all filters; `to_host`: after those of the administrator.
+    `forwarded`: for packets that leave again, before all filters.
     """
 
     early: tuple[Rule, ...] = field(default=())
     prerouting: tuple[Rule, ...] = field(default=())
+    delivered: tuple[Rule, ...] = field(default=())
+    forwarded: tuple[Rule, ...] = field(default=())
     to_host: tuple[Rule, ...] = field(default=())
 
 
@@ -70,8 +73,10 @@ def strangers(wanted: Wanted, version: int) -> Rules:
     if overlay is None:
         return Rules()
     return Rules(
-        early=(*_from_devices(wanted, overlay), *_carriers(wanted, version)),
+        early=tuple(_from_devices(wanted, overlay)),
         prerouting=tuple(_beside(wanted, overlay)),
+        delivered=tuple(_carriers_here(wanted, version)),
+        forwarded=tuple(_carriers_passed_on(wanted, version)),
         to_host=tuple(_to_host(wanted, overlay)),
     )
 
@@ -137,24 +142,40 @@ def _by_plain_route(device: str, subnet: IPNetwork) -> list[Rule]:
 
 
 def _carriers(wanted: Wanted, version: int) -> list[Rule]:
-    """The backend's own packets: from peers only, and from no container, here or on the way to another peer.
+    """One rule without conditions for each kind of packet that the backend takes from peers only."""
+    return [
+        Rule(verdict=DROP, protocol=listening.protocol, port=listening.port)
+        for listening in wanted.listens
+        if listening.version == version and not listening.anyone
+    ]
 
-    A container's packet would leave with this host's address, which is a genuine peer's.
+
+def _carriers_here(wanted: Wanted, version: int) -> list[Rule]:
+    """The backend's own packets: from peers only, and from no container, whatever address of this host they are for.
+
+    A kernel's VXLAN socket takes what is for any address: broadcast, multicast and anycast too, and that of docker0,
+    which peers' containers reach by the overlay.
     """
     found = []
-    for listening in wanted.listens:
-        if listening.version != version or listening.anyone:
-            continue
-        protocol, port = listening.protocol, listening.port
+    for carrier in _carriers(wanted, version):
+        found += [replace(carrier, in_device=bridge) for bridge in (wanted.bridge, *wanted.other_bridges)]
+        found.append(replace(carrier, source_peer=False))
+    return found
+
+
+def _carriers_passed_on(wanted: Wanted, version: int) -> list[Rule]:
+    """What would leave for a peer's backend with this host's address, where it is masqueraded.
+
+    A container's is dropped by the underlay to whatever address: a peer has others than its public one, and its
+    kernel's VXLAN socket takes what is for any.
+    """
+    found = []
+    for carrier in _carriers(wanted, version):
         for bridge in (wanted.bridge, *wanted.other_bridges):
-            found += [
-                Rule(verdict=DROP, in_device=bridge, protocol=protocol, port=port, local=True),
-                Rule(verdict=DROP, in_device=bridge, protocol=protocol, port=port, destination_peer=True),
-            ]
-        found += [
-            Rule(verdict=DROP, protocol=protocol, port=port, source_peer=False, local=True),
-            Rule(verdict=DROP, protocol=protocol, port=port, source_peer=False, destination_peer=True),
-        ]
+            found.append(replace(carrier, in_device=bridge, destination_peer=True))
+            if wanted.underlay is not None:
+                found.append(replace(carrier, in_device=bridge, out_device=wanted.underlay))
+        found.append(replace(carrier, source_peer=False, destination_peer=True))
     return found
 
 
@@ -166,6 +187,8 @@ def _beside(wanted: Wanted, overlay: Overlay) -> list[Rule]:
         found += _by_plain_route(device, subnet)
     found += [
         Rule(verdict=ACCEPT, in_device=wanted.bridge, source=subnet),
+        # Also as part of a connection that is known: its end is on the bridge.
+        Rule(verdict=DROP, source=subnet),
         *(Rule(verdict=ACCEPT, source=one) for one in wanted.trusts(network.version)),
         # From here on nobody has the network's addresses but who answers this host.
         *(replace(rule, begins=True) for rule in _from(overlay)),

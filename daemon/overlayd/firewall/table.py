@@ -58,11 +58,13 @@ def table(wanted: Wanted, version: int, *, alone: bool = False) -> Table | None:
         # As early as Docker's own raw-PREROUTING; then after connection tracking, before any address is translated.
         *_filter("raw", "prerouting", -300, kept_out.early, version),
         *_filter("prerouting", "prerouting", -150, kept_out.prerouting, version),
+        *_filter("delivered", "input", -150, kept_out.delivered, version),
+        *_filter("forwarded", "forward", -150, kept_out.forwarded, version),
         *(_filter("input", "input", 0, kept_out.to_host, version) if alone else ()),
         *_marking(wanted, overlay),
         *_masquerading(wanted, overlay),
     )
-    rules = (*kept_out.early, *kept_out.prerouting, *kept_out.to_host)
+    rules = (*kept_out.early, *kept_out.prerouting, *kept_out.delivered, *kept_out.forwarded, *kept_out.to_host)
     sets = []
     if any(rule.asks_for_peers for rule in rules):
         sets.append((PEERS, tuple(sorted(map(str, wanted.peers_of(version))))))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from socket import AF_INET, AF_INET6
 from typing import Any
 
-from overlayd.addresses import IPAddress, IPInterface, ip_address, ip_interface
+from overlayd.addresses import IPAddress, IPInterface, IPNetwork, ip_address, ip_interface
 from overlayd.kernel.pyroute import IPRoute, NetlinkError
 
 _TABLE_MAIN = 254
@@ -85,17 +85,37 @@ def router_macs(ifname: str, peers: Collection[IPAddress]) -> tuple[str, ...]:
     return tuple(sorted({mac for address, mac in known if address in gateways and address not in peers} - of_peers))
 
 
-def container_bridges() -> tuple[str, ...]:
-    """Bridges of this host's own guests: every port is one end of a pair (veth) or a virtual machine's (tun).
+@dataclass(frozen=True, kw_only=True)
+class Bridges:
+    """This host's bridges by name. `of_guests`: every port is an end of a pair (veth) or a virtual machine's (tun).
 
     A bridge with any other port is a way to a wire.
     """
+
+    of_guests: tuple[str, ...]
+    wired: tuple[str, ...]
+
+
+def read_bridges() -> Bridges:
+    """Every bridge there is."""
     with IPRoute() as ipr:
         links = list(ipr.get_links())
     kinds = {link["index"]: _kind(link) for link in links}
     wired = {link.get("master") for link in links if link.get("master") and kinds[link["index"]] not in _GUESTS}
+    bridges = sorted((link.get("ifname"), link["index"]) for link in links if kinds[link["index"]] == "bridge")
+    return Bridges(
+        of_guests=tuple(name for name, index in bridges if index not in wired),
+        wired=tuple(name for name, index in bridges if index in wired),
+    )
+
+
+def holding(networks: Iterable[IPNetwork]) -> tuple[str, ...]:
+    """The interfaces with an address in one of the networks, by index."""
+    wanted = tuple(networks)
     return tuple(
-        sorted(link.get("ifname") for link in links if kinds[link["index"]] == "bridge" and link["index"] not in wired)
+        one.name
+        for one in read_interfaces()
+        if any(address.ip in network for address in one.addresses for network in wanted)
     )
 
 

@@ -236,6 +236,7 @@ def test_dockers_nftables_get_their_mark_and_strangers_are_kept_out_after_the_pe
         f"-i lo {comment} -j ACCEPT",
         f"-i overlay.1 {comment} -j ACCEPT",
         f"-s 10.5.52.0/24 -i docker0 {comment} -j ACCEPT",
+        f"-s 10.5.52.0/24 {comment} -j DROP",
         f"-s 10.5.0.0/16 -m conntrack ! --ctstate RELATED,ESTABLISHED {comment} -j DROP",
         f"-d 10.5.0.0/16 -i docker0 -m conntrack ! --ctstate RELATED,ESTABLISHED {comment} -j DROP",
         f"-i docker0 {comment} -j ACCEPT",
@@ -268,18 +269,35 @@ def test_a_backends_own_packets_are_taken_from_peers_and_from_no_container() -> 
             Listening(version=6, protocol="udp", port=8472),
             Listening(version=4, protocol="udp", port=51820, anyone=True),
         ],
+        underlay="eth0",
     )
-    (rules,) = (chain.rules for chain in ruleset(told, 4).chains if chain.table == "raw")
-    carriers = [rule.replace("-m comment --comment overlayd ", "") for rule in rules[3:]]
-    peers, local = "--match-set OVERLAYD-PEERS4", "-m addrtype --dst-type LOCAL"
+    written = {
+        (chain.table, chain.name.removeprefix("OVERLAYD-")): [
+            rule.replace("-m comment --comment overlayd ", "") for rule in chain.rules
+        ]
+        for chain in ruleset(told, 4).chains
+    }
+    # Where packets to any address of this host come together: broadcast, multicast and anycast are none of its own.
+    here, passed_on = written["mangle", "INPUT"], written["mangle", "FORWARD"]
+    peers = "--match-set OVERLAYD-PEERS4"
     for match in ("-p udp -m udp --dport 8472", "-p 4"):
         for bridge in ("docker0", "br-+"):
-            assert f"-i {bridge} {match} {local} -j DROP" in carriers
-            assert f"-i {bridge} {match} -m set {peers} dst -j DROP" in carriers
-        assert f"{match} -m set ! {peers} src {local} -j DROP" in carriers
-        assert f"{match} -m set ! {peers} src -m set {peers} dst -j DROP" in carriers
-    assert len(carriers) == 12
+            assert f"-i {bridge} {match} -j DROP" in here
+            assert f"-i {bridge} {match} -m set {peers} dst -j DROP" in passed_on
+            assert f"-i {bridge} -o eth0 {match} -j DROP" in passed_on
+        assert f"{match} -m set ! {peers} src -j DROP" in here
+        assert f"{match} -m set ! {peers} src -m set {peers} dst -j DROP" in passed_on
+    assert (len(here), len(passed_on)) == (6, 10)
     assert "match-set" not in repr(without_sets(ruleset(told, 4)))
+
+
+def test_a_wires_bridge_that_is_named_as_dockers_are_is_none_of_them() -> None:
+    def bridges(**words: object) -> tuple[str, ...]:
+        return desired(overlays=[V4], devices=("overlay.1",), masquerade=False, **words).other_bridges  # type: ignore[arg-type]
+
+    assert bridges(other_bridges=["br-0123456789ab"]) == ("br-+", "br-0123456789ab")
+    assert bridges(other_bridges=["br-0123456789ab"], underlay="br-lan") == ("br-0123456789ab",)
+    assert bridges(other_bridges=["br-0123456789ab"], wired_bridges=["br-ex"]) == ("br-0123456789ab",)
 
 
 def test_ip_in_ip_is_recognised_by_every_name_it_has() -> None:
