@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from overlayd import docker, firewall, firewalld
-from overlayd.addresses import IPAddress, overlaps
+from overlayd.addresses import IPAddress, IPNetwork, overlaps
 from overlayd.backends import Backend
 from overlayd.bounds import Here
 from overlayd.kernel import interfaces, netlink
@@ -62,17 +62,17 @@ class HostFirewall:
         """Before a backend is opened: close what it opens, and what forwarding does, which it turns on.
 
         What Docker would have closed when it turned forwarding on is closed; and strangers are kept out before the way
-        in is open. Rules of the last run know its peers, and stay until there are new ones.
+        in is open, from the port that will be open. Peers of the last run are peers until it is known who is now.
         """
         told = docker.read_daemon_json()[0]
         for version in sorted({4, *self._config.versions}):
-            if not netlink.forwards(version) and firewall.docker_closes_forwarding(told, version):
-                reason = self._firewall.close_forwarding(version)
+            if not netlink.forwards(version):
+                reason = self._close_forwarding(told, version)
                 if reason is not None:
                     log.warning("this host forwards for everybody", reason=reason)
                     self._forwards_for_all.add(reason)
-        if not self._firewall.stands():
-            self._firewall.sync(self._wanted(subnets, ()))
+        addresses, leased = self._firewall.members()
+        self._sync(self._wanted(subnets, addresses, leased))
 
     def sync(self, subnets: Subnets, peers: Collection[Lease]) -> Report:
         """Make the rules those of a host that holds these subnets and serves these peers. Never raises."""
@@ -84,16 +84,33 @@ class HostFirewall:
                 trusted=self._settings.trusted_networks,
             )
         )
-        wanted = self._wanted(subnets, peers)
+        leased = frozenset(leg.subnet for peer in peers for leg in peer.legs)
+        wanted = self._wanted(subnets, _addresses(peers), leased)
+        report = self._sync(wanted)
+        self._left_open = (*firewall.left_open(wanted, report.backend), *report.limits)
+        return Report(backend=report.backend, problems=report.problems, firewalld_problem=told.problem)
+
+    def _close_forwarding(self, daemon_json: Mapping[str, object], version: int) -> str | None:
+        """None, or in words what stays open once forwarding is on."""
+        if firewall.docker_uses_nftables(daemon_json):
+            return (
+                f"overlayd turned IPv{version} forwarding on, and Docker's nftables backend leaves FORWARD open: other "
+                "networks' packets pass this host; drop them by a rule of your own"
+            )
+        if not firewall.docker_closes_forwarding(daemon_json, version):
+            return None
+        return self._firewall.close_forwarding(version)
+
+    def _sync(self, wanted: firewall.Wanted) -> firewall.Report:
         report = self._firewall.sync(wanted)
         if report.written:
             FIREWALL_WRITES.add()
             log.info("firewall rules written", backend=report.backend)
-        self._left_open = (*firewall.left_open(wanted, report.backend), *report.limits)
-        return Report(backend=report.backend, problems=report.problems, firewalld_problem=told.problem)
+        return report
 
-    def _wanted(self, subnets: Subnets, peers: Collection[Lease]) -> firewall.Wanted:
-        addresses = _addresses(peers)
+    def _wanted(
+        self, subnets: Subnets, addresses: frozenset[IPAddress], leased: frozenset[IPNetwork]
+    ) -> firewall.Wanted:
         bridges = interfaces.read_bridges()
         by_plain_routes = self._ifname in self._backend.devices
         return firewall.desired(
@@ -105,7 +122,7 @@ class HostFirewall:
             bridge=next((name for name in interfaces.holding(subnets) if name in bridges.of_guests), None),
             listens=self._backend.listens,
             peers=addresses,
-            leased=[leg.subnet for peer in peers for leg in peer.legs],
+            leased=leased,
             other_bridges=bridges.of_guests,
             wired_bridges=bridges.wired,
             underlay=self._ifname,

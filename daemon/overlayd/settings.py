@@ -302,6 +302,9 @@ def load(
             if raw is not None and raw not in ("", []):
                 found[option.name] = _parse(source, raw, option.metadata)
                 break
+    if flags.get("etcd_password_file") is not None:
+        # Nearer than a password in the file or in a variable, which is one way to say the same.
+        found.pop("etcd_password", None)
     return Settings(**found)
 
 

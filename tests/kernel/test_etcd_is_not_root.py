@@ -145,13 +145,13 @@ def test_a_config_that_this_host_refuses_does_not_take_it_off_its_network(
 def test_a_port_that_another_program_has_does_not_take_a_host_off_its_network(lab: Lab, a: Host, b: Host) -> None:
     def occupy() -> socket.socket:
         made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        made.bind(("127.0.0.53", 53))
+        made.bind(("127.0.0.53", 5353))
         return made
 
     with ExitStack() as held:
         for host in (a, b):
             held.enter_context(namespaces.inside(host.namespace, occupy))
-        write(lab, {"Type": "vxlan", "Port": 53})
+        write(lab, {"Type": "vxlan", "Port": 5353})
         eventually("both say so", lambda: all("in use" in problem_of(host) for host in (a, b)), timeout_s=20)
         eventually("both are back", lambda: ready(a) and ready(b) and pings(a, b), timeout_s=20)
         with pinging(a, b) as losses:

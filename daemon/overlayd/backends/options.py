@@ -8,6 +8,9 @@ from typing import Any
 from overlayd.errors import NetworkConfigError
 from overlayd.quoting import quoted
 
+# Below are the ports of services (RFC 6335, system ports).
+FIRST_PORT = 1024
+
 
 class Options:
     """The keys of one backend, in any case, as flannel's Go reads them. An unknown key is an error, not a silence."""
@@ -31,6 +34,18 @@ class Options:
                 f"{key} of backend {self._backend} is {quoted(value)}", hint=f"a number from {low} to {high}"
             )
         return value
+
+    def port(self, key: str, default: int) -> int:
+        """A UDP port of 1024 or more; 0 stands for the default. Raises NetworkConfigError.
+
+        The kernel takes it on every host of the network: below, it would be that of a service, as DNS or DHCP.
+        """
+        value = self.number(key, default, low=0, high=65535)
+        if 0 < value < FIRST_PORT:
+            raise NetworkConfigError(
+                f"{key} of backend {self._backend} is {value}", hint=f"a port from {FIRST_PORT} to 65535"
+            )
+        return value or default
 
     def flag(self, key: str) -> bool:
         """True or false; false where the key is missing. Raises NetworkConfigError."""

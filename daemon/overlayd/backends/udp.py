@@ -56,7 +56,7 @@ class Udp:
     @classmethod
     def from_config(cls, config: Mapping[str, Any], around: Surroundings) -> Self:
         """See Backend. Keys: Port."""
-        port = Options(cls.type, config, ("Port",)).number("Port", DEFAULT_PORT, low=0, high=65535) or DEFAULT_PORT
+        port = Options(cls.type, config, ("Port",)).port("Port", DEFAULT_PORT)
         if around.network.v6 is not None:
             raise NetworkConfigError(
                 "backend udp carries IPv4 only",

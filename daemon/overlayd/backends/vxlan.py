@@ -65,7 +65,7 @@ class Vxlan(Planned):
         return cls(
             around=around,
             vni=options.number("VNI", DEFAULT_VNI, low=1, high=2**24 - 1),
-            port=options.number("Port", DEFAULT_PORT, low=0, high=65535) or DEFAULT_PORT,
+            port=options.port("Port", DEFAULT_PORT),
             gbp=options.flag("GBP"),
             learning=options.flag("Learning"),
             direct=direct,

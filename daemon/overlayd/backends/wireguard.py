@@ -32,6 +32,7 @@ OVERHEAD_BYTES = 80
 DEFAULT_PORT, DEFAULT_PORT6 = 51820, 51821
 KEYS = ("ListenPort", "ListenPortV6", "PSK", "MTU", "Mode", "PersistentKeepaliveInterval")
 MODES = ("separate", "auto", "ipv4", "ipv6")
+_SERVICES = {53: "DNS", 67: "DHCP", 68: "DHCP", 123: "NTP", 546: "DHCP", 547: "DHCP"}
 DEVICE, DEVICE6 = "overlay-wg", "overlay-wg-v6"
 # What flannel takes for private when it chooses an endpoint: RFC 1918 and RFC 4193, and not all that Python does.
 _PRIVATE: tuple[IPNetwork, ...] = (
@@ -82,8 +83,8 @@ class Wireguard:
                     hint=f"set EnableIPv{version} to true, or Mode to auto",
                 )
         ports = {
-            DEVICE: options.number("ListenPort", DEFAULT_PORT, low=1, high=65535),
-            DEVICE6: options.number("ListenPortV6", DEFAULT_PORT6, low=1, high=65535),
+            DEVICE: _port(options, "ListenPort", DEFAULT_PORT),
+            DEVICE6: _port(options, "ListenPortV6", DEFAULT_PORT6),
         }
         if mode == "separate" and len(around.network.pools) == 2 and len(set(ports.values())) == 1:
             raise NetworkConfigError(
@@ -255,6 +256,14 @@ class Wireguard:
             keepalive_s=self._keepalive_s,
             roams=self._told.get((claim.device, claim.public_key)) == endpoint,
         )
+
+
+def _port(options: Options, key: str, default: int) -> int:
+    """Any port, as it may have to pass a firewall, but that of a service of every host's."""
+    port = options.number(key, default, low=1, high=65535)
+    if port in _SERVICES:
+        raise NetworkConfigError(f"{key} of backend wireguard is {port}, the port of {_SERVICES[port]}", hint="another")
+    return port
 
 
 def _preshared_key(options: Options) -> str | None:

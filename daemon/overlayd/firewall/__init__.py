@@ -11,6 +11,7 @@ from overlayd.firewall.rules import (
     desired,
     docker_closes_forwarding,
     docker_options_needed,
+    docker_uses_nftables,
 )
 from overlayd.firewall.strangers import left_open
 
@@ -24,5 +25,6 @@ __all__ = [
     "desired",
     "docker_closes_forwarding",
     "docker_options_needed",
+    "docker_uses_nftables",
     "left_open",
 ]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
+from overlayd.addresses import IPAddress, IPNetwork, ip_address, ip_network
 from overlayd.errors import CommandFailed, KernelRefused, OverlaydError, UnsupportedError
 from overlayd.firewall import iptables, nftables
 from overlayd.firewall.chains import LEASED, PEERS, Ruleset, ruleset, without_sets
 from overlayd.firewall.rules import VERSIONS, Wanted
-from overlayd.firewall.table import table, without_nat
+from overlayd.firewall.table import NFT_LEASED, NFT_PEERS, table, without_nat
 from overlayd.kernel import ipset
 from overlayd.log import logger
 
@@ -64,13 +66,18 @@ class Firewall:
         self._said = set(look.limits)
         return Report(backend=backend, written=look.written, problems=tuple(look.problems), limits=tuple(look.limits))
 
-    def stands(self) -> bool:
-        """Whether rules of ours stand, of this run or the last. What cannot be asked counts as none."""
-        try:
-            by_nft = nftables.installed() and any(map(nftables.stands, VERSIONS))
-            return by_nft or any(iptables.stands(one) for one in iptables.COMMANDS.values() if iptables.installed(one))
-        except CommandFailed:
-            return False
+    def members(self) -> tuple[frozenset[IPAddress], frozenset[IPNetwork]]:
+        """Peers' addresses and subnets that the rules of the last run know; none where there are none. Never raises."""
+        found: dict[str, set[str]] = {PEERS[4]: set(), LEASED[4]: set()}
+        for version in VERSIONS:
+            for name, kind in ((PEERS[version], PEERS[4]), (LEASED[version], LEASED[4])):
+                with contextlib.suppress(OverlaydError):
+                    found[kind] |= ipset.read(name) or set()
+            with contextlib.suppress(OverlaydError):
+                sets = nftables.members(version) if nftables.installed() else {}
+                found[PEERS[4]] |= sets.get(NFT_PEERS, set())
+                found[LEASED[4]] |= sets.get(NFT_LEASED, set())
+        return frozenset(map(ip_address, found[PEERS[4]])), frozenset(map(ip_network, found[LEASED[4]]))
 
     def close_forwarding(self, version: int) -> str | None:
         """Drop what no rule lets through, as dockerd does when it turns forwarding on; call it before you do.

@@ -53,11 +53,6 @@ def sync(command: str, wanted: Ruleset) -> bool:
     return True
 
 
-def stands(command: str) -> bool:
-    """Whether the chain that packets from peers meet first is there. Raises CommandFailed."""
-    return any(name.startswith(PREFIX) for name in _read(command).get("raw", {}))
-
-
 def close_forward(command: str) -> None:
     """Give the chain FORWARD the policy DROP. Raises CommandFailed."""
     _restore(command, "*filter\n:FORWARD DROP [0:0]\nCOMMIT\n")

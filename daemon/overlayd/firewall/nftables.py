@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from overlayd import process
 from overlayd.errors import CommandFailed
-from overlayd.firewall.table import FAMILIES, NAME, Table, matches, removal, tables, write
+from overlayd.firewall.table import FAMILIES, NAME, Table, matches, removal, sets, tables, write
 
 _NAT_CHAIN = "type nat hook postrouting priority 100;"
 
@@ -37,6 +37,12 @@ def sync(version: int, wanted: Table | None) -> bool:
 def stands(version: int) -> bool:
     """Whether the table of that IP version is there. Raises CommandFailed."""
     return (FAMILIES[version], NAME) in tables(_nft("list", "tables"))
+
+
+def members(version: int) -> dict[str, set[str]]:
+    """What is in each set of the table of that IP version, by its name; none without one. Raises CommandFailed."""
+    family = FAMILIES[version]
+    return sets(_nft("list", "table", family, NAME)) if stands(version) else {}
 
 
 def has_nat(version: int) -> bool:

@@ -19,7 +19,7 @@ from overlayd.firewall.strangers import Rule, strangers
 NAME = "overlayd"
 FAMILIES = {4: "ip", 6: "ip6"}
 # The sets of peers' public addresses and of their subnets.
-PEERS, LEASED = "peers", "leased"
+NFT_PEERS, NFT_LEASED = "peers", "leased"
 _ADDRESS = {"ip": "ipv4_addr", "ip6": "ipv6_addr"}
 _ALL_BITS = 0xFFFFFFFF
 
@@ -67,9 +67,9 @@ def table(wanted: Wanted, version: int, *, alone: bool = False) -> Table | None:
     rules = (*kept_out.early, *kept_out.prerouting, *kept_out.delivered, *kept_out.forwarded, *kept_out.to_host)
     sets = []
     if any(rule.asks_for_peers for rule in rules):
-        sets.append((PEERS, tuple(sorted(map(str, wanted.peers_of(version))))))
+        sets.append((NFT_PEERS, tuple(sorted(map(str, wanted.peers_of(version))))))
     if any(rule.asks_for_subnets for rule in rules):
-        sets.append((LEASED, tuple(sorted(map(str, wanted.leased_of(version))))))
+        sets.append((NFT_LEASED, tuple(sorted(map(str, wanted.leased_of(version))))))
     return Table(family=FAMILIES[version], chains=chains, sets=tuple(sets)) if chains else None
 
 
@@ -84,7 +84,7 @@ def write(found: Table) -> str:
     lines = [f"table {found.family} {NAME} {{"]
     comments = iter(_comments(found))
     for name, members in found.sets:
-        flags = " flags interval;" if name == LEASED else ""
+        flags = " flags interval;" if name == NFT_LEASED else ""
         elements = f" elements = {{ {', '.join(members)} }}" if members else ""
         lines.append(f"\tset {name} {{ type {_ADDRESS[found.family]};{flags}{elements} }}")
     for chain in found.chains:
@@ -133,6 +133,13 @@ def matches(found: Table, listing: str) -> bool:
 def tables(listing: str) -> set[tuple[str, str]]:
     """Family and name of each table that `nft -j list tables` printed. Raises CommandFailed."""
     return {(str(entry.get("family")), str(entry.get("name"))) for kind, entry in _entries(listing) if kind == "table"}
+
+
+def sets(listing: str) -> dict[str, set[str]]:
+    """What is in each set that `nft -j list table` printed. Raises CommandFailed."""
+    return {
+        str(entry.get("name")): set(_elements(entry.get("elem"))) for kind, entry in _entries(listing) if kind == "set"
+    }
 
 
 def _by_chain(rules: list[tuple[object, object]]) -> dict[object, list[object]]:
@@ -214,10 +221,12 @@ def _rule(rule: Rule, ip: str) -> str:
         rule.protocol and f"meta l4proto {rule.protocol}",
         rule.port and f"{rule.protocol} dport {rule.port}",
         rule.source_mac and f"ether saddr {rule.source_mac}",
-        None if rule.source_peer is None else f"{ip} saddr {'' if rule.source_peer else '!= '}@{PEERS}",
-        None if rule.destination_peer is None else f"{ip} daddr {'' if rule.destination_peer else '!= '}@{PEERS}",
-        None if rule.source_leased is None else f"{ip} saddr {'' if rule.source_leased else '!= '}@{LEASED}",
-        None if rule.destination_leased is None else f"{ip} daddr {'' if rule.destination_leased else '!= '}@{LEASED}",
+        None if rule.source_peer is None else f"{ip} saddr {'' if rule.source_peer else '!= '}@{NFT_PEERS}",
+        None if rule.destination_peer is None else f"{ip} daddr {'' if rule.destination_peer else '!= '}@{NFT_PEERS}",
+        None if rule.source_leased is None else f"{ip} saddr {'' if rule.source_leased else '!= '}@{NFT_LEASED}",
+        None
+        if rule.destination_leased is None
+        else f"{ip} daddr {'' if rule.destination_leased else '!= '}@{NFT_LEASED}",
         "fib daddr type local" if rule.local else None,
         "ct state != { established, related }" if rule.begins else None,
     ]

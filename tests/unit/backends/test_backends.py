@@ -137,6 +137,8 @@ def test_keys_are_read_without_regard_to_case() -> None:
         ("udp", {"VNI": 1}, "no key 'VNI'.*Port"),
         ("udp", {"Port": 70000}, "Port.*70000"),
         ("host-gw", {"Port": 1}, "no key 'Port'"),
+        ("vxlan", {"Port": 53}, "Port of backend vxlan is 53.*1024 to 65535"),
+        ("udp", {"Port": 1023}, "Port of backend udp is 1023"),
     ],
 )
 def test_a_bad_value_is_named_with_what_is_allowed(name: str, config: dict[str, Any], said: str) -> None:

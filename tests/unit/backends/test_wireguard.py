@@ -177,6 +177,7 @@ def test_every_key_of_the_config_reaches_the_devices(state_dir: Path) -> None:
         ({"Mode": "both"}, "Mode.*'both'.*separate, auto, ipv4, ipv6"),
         ({"Mode": 4}, "Mode.*4"),
         ({"ListenPort": 0}, "ListenPort.*0.*1 to 65535"),
+        ({"ListenPort": 53}, "ListenPort of backend wireguard is 53, the port of DNS"),
         ({"ListenPortV6": "x"}, "ListenPortV6.*'x'"),
         ({"ListenPort": 51821}, "both 51821"),
         ({"PersistentKeepaliveInterval": 65536}, "PersistentKeepaliveInterval.*65536"),

@@ -127,3 +127,11 @@ def test_a_file_that_only_root_may_read_does_not_keep_others_from_the_status(
     # The status itself is what cannot be read now, not the settings.
     assert cli.main(["status", "--config-file", str(file), "--run-dir", str(tmp_path)]) == 1
     assert "status.json" in capsys.readouterr().err
+
+
+def test_a_password_file_given_as_a_flag_is_nearer_than_a_password_elsewhere(tmp_path: Path) -> None:
+    file = tmp_path / "overlayd"
+    file.write_text("OVERLAYD_ETCD_USERNAME=overlayd\nOVERLAYD_ETCD_PASSWORD=secret\n")
+    found = load({"etcd_password_file": "/etc/x", "etcd_username": "overlayd-admin"}, {}, file)
+    assert (found.etcd_password, found.etcd_password_file) == (None, "/etc/x")
+    assert load({}, {}, file).etcd_password == "secret"
