@@ -2,7 +2,7 @@
 
 OverlaydError            one message for the user, and an optional hint: the next thing to do
 ├─ ConfigError           exit 2: a person must change a setting
-├─ UnsupportedError      exit 3: this host or kernel cannot do it
+├─ UnsupportedError      exit 3: this host or kernel cannot do it; the daemon waits where the network config asks for it
 ├─ PrivilegeError        exit 4: run as root
 ├─ BusyError             exit 5: another overlayd holds this host
 ├─ StoreError            etcd or what it holds is not usable now: retry with backoff, data path untouched
