@@ -6,46 +6,22 @@ the device there, and namespace and device are gone when the thread ends.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import os
 import struct
-import threading
-from collections.abc import Callable
 from pathlib import Path
 
 from overlayd.kernel import tun
+from overlayd.kernel.namespaces import in_a_new_one
 from overlayd.kernel.pyroute import IPRoute, NetlinkError
 
-CLONE_NEWNET = 0x40000000  # linux/sched.h
 _DEVICES: dict[str, dict[str, int]] = {
     "vxlan": {"vxlan_id": 1, "vxlan_port": 4789},
     "ipip": {},
     "wireguard": {},
 }
 _NAME = "probe0"
-
-
-def in_own_namespace(call: Callable[[], bool]) -> bool:
-    """Call a function in a new network namespace, which ends with it. Raises OSError (EPERM: not root)."""
-    outcome: list[bool | OSError] = []
-
-    def enter() -> None:
-        libc = ctypes.CDLL(None, use_errno=True)
-        try:
-            if libc.unshare(CLONE_NEWNET):
-                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-            outcome.append(call())
-        except OSError as error:
-            outcome.append(error)
-
-    thread = threading.Thread(target=enter)
-    thread.start()
-    thread.join()
-    if isinstance(outcome[0], OSError):
-        raise outcome[0]
-    return outcome[0]
 
 
 def module_state(name: str) -> str | None:
@@ -66,7 +42,7 @@ def module_state(name: str) -> str | None:
 
 def makes_device(kind: str) -> bool:
     """Whether the kernel makes a device of this kind; `tun` too. Raises OSError where it cannot be tried."""
-    return in_own_namespace(_makes_tun if kind == "tun" else lambda: _makes_link(kind))
+    return in_a_new_one(_makes_tun if kind == "tun" else lambda: _makes_link(kind))
 
 
 def _makes_link(kind: str) -> bool:

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import socket
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from overlayd.addresses import IPAddress, IPNetwork, contains, ip_address
 from overlayd.doctor.facts import Containers
 from overlayd.errors import ConfigError
 from overlayd.kernel import interfaces
+from overlayd.kernel.namespaces import in_that_of
 from overlayd.store.endpoints import parse_endpoint
-
-T = TypeVar("T")
 
 BRIDGE = "docker0"
 TIMEOUT_S = 1.0
 AT_MOST = 20
-_CLONE_NEWNET = 0x40000000  # linux/sched.h
 
 
 def who_reaches(endpoints: Sequence[str]) -> Containers | None:
@@ -46,7 +41,7 @@ def who_reaches(endpoints: Sequence[str]) -> Containers | None:
             break
         seen = None
         with contextlib.suppress(OSError):
-            seen = _in_namespace_of(pid, lambda: _try(servers, subnets))
+            seen = in_that_of(pid, lambda: _try(servers, subnets))
         if seen is not None:
             tried += 1
             if seen:
@@ -78,28 +73,6 @@ def _namespaces() -> Iterator[int]:
                 if inode not in seen:
                     seen.add(inode)
                     yield int(folder.name)
-
-
-def _in_namespace_of(pid: int, call: Callable[[], T]) -> T | None:
-    """Call a function in the network namespace of a process, in a thread of its own. Raises OSError."""
-    outcome: list[T | OSError | None] = []
-
-    def enter() -> None:
-        libc = ctypes.CDLL(None, use_errno=True)
-        try:
-            with Path(f"/proc/{pid}/ns/net").open("rb") as namespace:
-                if libc.setns(namespace.fileno(), _CLONE_NEWNET):
-                    raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-            outcome.append(call())
-        except OSError as error:
-            outcome.append(error)
-
-    thread = threading.Thread(target=enter)
-    thread.start()
-    thread.join()
-    if isinstance(outcome[0], OSError):
-        raise outcome[0]
-    return outcome[0]
 
 
 def _try(servers: Sequence[tuple[str, int]], subnets: Sequence[IPNetwork]) -> str | None:

@@ -13,6 +13,7 @@ from overlayd import status as status_file
 from overlayd.doctor.facts import Daemon, Feature, Host, Link, Network, Underlay
 from overlayd.errors import CommandFailed, OverlaydError
 from overlayd.kernel import features, interfaces, survey
+from overlayd.kernel.namespaces import in_a_new_one
 from overlayd.kernel.wireguard import userspace
 from overlayd.settings import Settings
 from overlayd.status import Status
@@ -173,7 +174,7 @@ def _rules() -> Feature:
         return True
 
     try:
-        there = features.in_own_namespace(restore)
+        there = in_a_new_one(restore)
     except OSError as error:
         return Feature(there=None, how=f"cannot be tried ({error.strerror})")
     return Feature(there=there, how="tried and taken" if there else f"refused ({said[0]})")
