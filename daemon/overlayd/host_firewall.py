@@ -9,6 +9,7 @@ from overlayd import docker, firewall, firewalld
 from overlayd.addresses import IPAddress, IPNetwork, overlaps
 from overlayd.backends import Backend
 from overlayd.bounds import Here
+from overlayd.errors import CommandFailed, KernelRefused
 from overlayd.kernel import interfaces, netlink
 from overlayd.lease import Lease, Subnets
 from overlayd.log import logger
@@ -48,6 +49,7 @@ class HostFirewall:
         self._firewalld = firewalld.Firewalld(enabled=settings.firewall != "none")
         self._forwards_for_all: set[str] = set()
         self._left_open: tuple[str, ...] = ()
+        self._backend_name: str | None = None
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -63,6 +65,7 @@ class HostFirewall:
 
         What Docker would have closed when it turned forwarding on is closed; and strangers are kept out before the way
         in is open, from the port that will be open. Peers of the last run are peers until it is known who is now.
+        Raises CommandFailed, KernelRefused.
         """
         told = docker.read_daemon_json()[0]
         for version in sorted({4, *self._config.versions}):
@@ -72,7 +75,9 @@ class HostFirewall:
                     log.warning("this host forwards for everybody", reason=reason)
                     self._forwards_for_all.add(reason)
         addresses, leased = self._firewall.members()
-        self._sync(self._wanted(subnets, addresses, leased))
+        report = self._sync(self._wanted(subnets, addresses, leased))
+        if report.problems:
+            raise CommandFailed(f"strangers cannot be kept out, so nothing is opened: {report.problems[0]}")
 
     def sync(self, subnets: Subnets, peers: Collection[Lease]) -> Report:
         """Make the rules those of a host that holds these subnets and serves these peers. Never raises."""
@@ -85,8 +90,13 @@ class HostFirewall:
             )
         )
         leased = frozenset(leg.subnet for peer in peers for leg in peer.legs)
-        wanted = self._wanted(subnets, _addresses(peers), leased)
+        try:
+            wanted = self._wanted(subnets, _addresses(peers), leased)
+        except KernelRefused as error:
+            # The rules stay as they are until the next look.
+            return Report(backend=self._backend_name, problems=(str(error),), firewalld_problem=told.problem)
         report = self._sync(wanted)
+        self._backend_name = report.backend
         self._left_open = (*firewall.left_open(wanted, report.backend), *report.limits)
         return Report(backend=report.backend, problems=report.problems, firewalld_problem=told.problem)
 
@@ -98,7 +108,10 @@ class HostFirewall:
                 "networks' packets pass this host; drop them by a rule of your own"
             )
         if not firewall.docker_closes_forwarding(daemon_json, version):
-            return None
+            return (
+                f"overlayd turned IPv{version} forwarding on, and FORWARD stays open, as daemon.json asks: other "
+                "networks' packets pass this host"
+            )
         return self._firewall.close_forwarding(version)
 
     def _sync(self, wanted: firewall.Wanted) -> firewall.Report:
@@ -112,6 +125,7 @@ class HostFirewall:
         self, subnets: Subnets, addresses: frozenset[IPAddress], leased: frozenset[IPNetwork]
     ) -> firewall.Wanted:
         bridges = interfaces.read_bridges()
+        all_bridges = {*bridges.of_guests, *bridges.wired} - {self._ifname}
         by_plain_routes = self._ifname in self._backend.devices
         return firewall.desired(
             overlays=self._overlays(subnets),
@@ -119,7 +133,7 @@ class HostFirewall:
             masquerade=self._settings.ip_masq,
             forward=self._settings.iptables_forward_rules,
             daemon_json=docker.read_daemon_json()[0],
-            bridge=next((name for name in interfaces.holding(subnets) if name in bridges.of_guests), None),
+            bridge=next((name for name in interfaces.holding(subnets) if name in all_bridges), None),
             listens=self._backend.listens,
             peers=addresses,
             leased=leased,

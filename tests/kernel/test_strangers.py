@@ -5,11 +5,13 @@ A cell is a failure where a packet arrives that would not have arrived with Dock
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from ipaddress import IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,19 @@ from overlayd.errors import CommandFailed
 from tests.kernel import namespaces, wire
 from tests.kernel.docker_releases import RELEASES, Release, load
 from tests.kernel.forwarding import use_iptables
-from tests.kernel.lab import Host, laboratory
-from tests.kernel.strangers import CARRIERS, SECRET_PORT, USER_BRIDGE, VNI, Around, Attempt, around, arrived
+from tests.kernel.lab import Host, Lab, laboratory
+from tests.kernel.strangers import (
+    BESIDE,
+    CARRIERS,
+    HOST_PORT,
+    SECRET_PORT,
+    USER_BRIDGE,
+    VNI,
+    Around,
+    Attempt,
+    around,
+    arrived,
+)
 from tests.kernel.traffic import pings, pings6
 from tests.polling import eventually
 
@@ -62,8 +75,7 @@ def site(backend: str, firewall: str, tmp_path: Path, monkeypatch: pytest.Monkey
         for name in ("a", "b"):
             host = lab.host(name, start=False, settings={"firewall": firewall})
             host.run("sysctl", "-qw", "net.ipv4.ip_forward=0", "net.ipv6.conf.all.forwarding=0")
-            daemon_json(host).parent.mkdir()
-            host.launcher = ("sh", "-c", _OWN_DAEMON_JSON, str(daemon_json(host).parent))
+            use_daemon_json(host, "{}")
             host.start()
             host.start_container()
         with around(lab, backend) as found:
@@ -190,6 +202,13 @@ def daemon_json(host: Host) -> Path:
     return host.run_dir.parent / "docker" / "daemon.json"
 
 
+def use_daemon_json(host: Host, text: str) -> None:
+    """Give a host settings of dockerd's of its own, before its daemon starts."""
+    daemon_json(host).parent.mkdir()
+    daemon_json(host).write_text(text)
+    host.launcher = ("sh", "-c", _OWN_DAEMON_JSON, str(daemon_json(host).parent))
+
+
 def has_rules(host: Host) -> bool:
     """Whether our rules stand."""
     found = [host.run("iptables-save")] + ([host.run("ip6tables-save")] if host.subnet6 else [])
@@ -263,13 +282,17 @@ def test_nobody_is_this_hosts_router_by_an_advertisement(dual: bool, tmp_path: P
             assert b.run("sysctl", "-n", "net.ipv6.conf.default.accept_ra").strip() == "1"
 
 
+@pytest.mark.parametrize("told", ["{}", '{"ip-forward": false}'], ids=["no daemon.json", "ip-forward off"])
 @pytest.mark.parametrize("firewall", ["iptables", "nftables"])
-def test_a_host_is_no_router_for_others(firewall: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_is_no_router_for_others(
+    firewall: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "bin").mkdir()
     use_iptables("nft", tmp_path / "bin", monkeypatch)
     with laboratory(tmp_path, BACKENDS["vxlan"], dual=True) as lab:
         host = lab.host("a", start=False, settings={"firewall": firewall})
         host.run("sysctl", "-qw", "net.ipv4.ip_forward=0", "net.ipv6.conf.all.forwarding=0")
+        use_daemon_json(host, told)
         host.start()
         host.start_container()
         for command in ("iptables", "ip6tables"):
@@ -296,3 +319,71 @@ def test_trusted_networks_reach_containers_and_only_they(firewall: str, tmp_path
                 namespaces.run(trusted.namespace, ["ping", "-n", "-c", "1", "-W", "2", str(target.container_address)])
             with pytest.raises(CommandFailed):
                 namespaces.run(other.namespace, ["ping", "-n", "-c", "1", "-W", "1", str(found.b.container_address)])
+
+
+@pytest.mark.parametrize("table", ["raw", "mangle"])
+def test_nothing_is_opened_where_strangers_cannot_be_kept_out(table: str, tmp_path: Path) -> None:
+    with laboratory(tmp_path, BACKENDS["vxlan"]) as lab:
+        host = lab.host("a", start=False, settings={"firewall": "iptables"})
+        host.run("sysctl", "-qw", "net.ipv4.ip_forward=0")
+        real = shutil.which("iptables-restore")
+        script = f"text=$(cat); case $text in *'*{table}'*) echo no such table >&2; exit 1;; esac; "
+        host.install("iptables-restore", f'{script}printf \'%s\\n\' "$text" | {real} "$@"')
+        host.start(ready=False)
+        eventually("it says so", lambda: "nothing is opened" in str(host.status().get("problem")))
+        assert "overlay.1" not in host.run("ip", "-br", "link")
+        assert host.run("sysctl", "-n", "net.ipv4.ip_forward").strip() == "0"
+        assert "-A OVERLAYD-DOCKER" not in host.run("iptables-save")
+        (host.bin_dir / "iptables-restore").unlink()
+        eventually("then it is ready", lambda: host.status()["state"] == "ready")
+
+
+def test_who_has_an_address_of_a_wide_network_reaches_hosts_and_no_container(tmp_path: Path) -> None:
+    with laboratory(tmp_path, BACKENDS["vxlan"]) as lab:
+        for name in ("a", "b"):
+            lab.host(name)
+        with around(lab, "vxlan") as found:
+            # Behind the router, where the administrators are.
+            namespaces.ip(lab.switch, "address add 10.5.250.1/24 dev pb")
+            namespaces.ip(found.behind.namespace, "address add 10.5.250.2/24 dev eth0")
+            administrator = IPv4Address("10.5.250.2")
+            seen = wire.Sightings()
+            with (
+                wire.watching(found.b.container, "eth0", seen),
+                wire.listening(found.b.namespace, HOST_PORT, seen),
+            ):
+                to_host = wire.udp(administrator, found.b.address, HOST_PORT, wire.token(1))
+                to_container = wire.udp(administrator, found.b.container_address, SECRET_PORT, wire.token(2))
+                for packet in (to_host, to_container):
+                    found.behind.put("router", packet)
+            assert seen.numbers == {1}
+
+
+def test_containers_on_the_subnet_of_before_go_on_out_of_the_network(tmp_path: Path) -> None:
+    with laboratory(tmp_path, BACKENDS["vxlan"]) as lab:
+        host = lab.host("a")
+        with around_one(lab) as other:
+            namespaces.ip(host.namespace, "address flush dev docker0", "address add 10.5.251.1/24 dev docker0")
+            namespaces.ip(
+                host.container,
+                "address flush dev eth0",
+                "address add 10.5.251.2/24 dev eth0",
+                "route replace default via 10.5.251.1",
+            )
+            seen = wire.Sightings()
+            with wire.watching(other, "eth0", seen):
+                wire.as_nobody(host.container, BESIDE[4], SECRET_PORT, wire.token(3))
+            assert seen.numbers == {3}
+
+
+@contextmanager
+def around_one(lab: Lab) -> Iterator[str]:
+    """A namespace on the segment that is no host."""
+    name = namespaces.unique("other")
+    namespaces.make(name)
+    try:
+        namespaces.ip(lab.switch, f"link add po type veth peer name eth0 netns {name}", "link set po master br0 up")
+        namespaces.ip(name, f"address add {BESIDE[4]}/24 dev eth0", "link set eth0 up")
+        yield name
+    finally:
+        namespaces.remove(name)

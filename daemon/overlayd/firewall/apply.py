@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -19,6 +19,7 @@ from overlayd.log import logger
 
 log = logger("firewall")
 
+T = TypeVar("T")
 R = TypeVar("R")
 
 _PACKAGES = "install the package iptables (from EL 9: iptables-nft) or nftables, or set firewall to none"
@@ -77,7 +78,7 @@ class Firewall:
                 sets = nftables.members(version) if nftables.installed() else {}
                 found[PEERS[4]] |= sets.get(NFT_PEERS, set())
                 found[LEASED[4]] |= sets.get(NFT_LEASED, set())
-        return frozenset(map(ip_address, found[PEERS[4]])), frozenset(map(ip_network, found[LEASED[4]]))
+        return frozenset(_read(ip_address, found[PEERS[4]])), frozenset(_read(ip_network, found[LEASED[4]]))
 
     def close_forwarding(self, version: int) -> str | None:
         """Drop what no rule lets through, as dockerd does when it turns forwarding on; call it before you do.
@@ -110,6 +111,13 @@ class Firewall:
             return self._choice
         look.problems.append(f"firewall is {self._choice}, and there is no {_COMMANDS[self._choice]}: {_PACKAGES}")
         return None
+
+
+def _read(kind: Callable[[str], T], texts: Iterable[str]) -> Iterator[T]:
+    for text in texts:
+        # nft shows what somebody else added in forms of its own.
+        with contextlib.suppress(ValueError):
+            yield kind(text)
 
 
 def cleanup() -> Iterator[str]:
@@ -152,9 +160,11 @@ class _Look:
         for version in self._carried:
             command = iptables.COMMANDS[version]
             if backend == "nftables":
+                before = len(self.problems)
                 self._nftables(version)
-                # A drop in iptables is final, and an accept of ours elsewhere is not: the doors must be there.
-                if iptables.installed(command):
+                # A drop in iptables is final, and an accept of ours elsewhere is not: the doors must be there. Not
+                # where what keeps strangers out could not be written.
+                if iptables.installed(command) and len(self.problems) == before:
                     self._iptables(version, doors_only=True)
             elif iptables.installed(command):
                 self._iptables(version, doors_only=False)

@@ -5,7 +5,8 @@ Rules are written word for word as `iptables-save` prints them: what is there an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -18,6 +19,8 @@ PREFIX = "OVERLAYD-"
 # The sets of peers' public addresses and of their subnets, for each IP version (kernel/ipset.py).
 PEERS = {version: f"{PREFIX}PEERS{version}" for version in (4, 6)}
 LEASED = {version: f"{PREFIX}LEASED{version}" for version in (4, 6)}
+
+_FROM_LEASED = re.compile(rf"-m set --match-set {PREFIX}LEASED[46] src ")
 
 
 class Place(Enum):
@@ -87,7 +90,7 @@ def ruleset(wanted: Wanted, version: int, *, doors_only: bool = False) -> Rulese
     if overlay is None:
         return Ruleset()
     kept_out = strangers(wanted, version)
-    early = kept_out.early if not doors_only else tuple(one for one in kept_out.early if one.verdict == "accept")
+    early = kept_out.early if not doors_only else tuple(one for one in kept_out.early if one.verdict != "drop")
     parts = [
         *_forward(wanted, overlay),
         _docker_user(wanted, overlay),
@@ -111,11 +114,20 @@ def ruleset(wanted: Wanted, version: int, *, doors_only: bool = False) -> Rulese
 
 
 def without_sets(rules: Ruleset) -> Ruleset:
-    """The same for a kernel without sets of addresses: whom a packet is from is not looked at."""
-    chains = tuple(
-        replace(chain, rules=tuple(rule for rule in chain.rules if "--match-set" not in rule)) for chain in rules.chains
-    )
-    return replace(rules, chains=chains)
+    """The same for a kernel without sets of addresses: whom a packet is from is not looked at.
+
+    An accept of what is from a peer's subnet becomes one of the network's, or plain routes would carry nothing.
+    """
+    return replace(rules, chains=tuple(replace(one, rules=tuple(_without_sets(one.rules))) for one in rules.chains))
+
+
+def _without_sets(rules: Iterable[str]) -> Iterator[str]:
+    for rule in rules:
+        leased = _FROM_LEASED.search(rule)
+        if leased and rule.startswith("-s ") and rule.endswith("-j ACCEPT"):
+            yield rule.replace(leased[0], "")
+        elif "--match-set" not in rule:
+            yield rule
 
 
 def _masquerading(wanted: Wanted, overlay: Overlay) -> list[_Part]:
@@ -149,13 +161,23 @@ def _forward(wanted: Wanted, overlay: Overlay) -> list[_Part]:
     return [_part("filter", "FORWARD", rules, Place.LAST, closing=("DROP", "REJECT"))]
 
 
-def _docker_user(wanted: Wanted, overlay: Overlay) -> _Part:
+def _ways_in(wanted: Wanted, overlay: Overlay) -> list[str]:
+    """From whom Docker lets packets through to containers because we say so."""
     ways = [f"{_within(overlay)} -i {device} -o {wanted.bridge}" for device in wanted.devices]
     peers = _set(PEERS[overlay.network.version], member=True, end="src")
     # A peer's host itself has the underlay's address there.
     ways += [f"-d {overlay.subnet} -i {device} -o {wanted.bridge} {peers}" for device in wanted.underlays]
     ways += [f"-s {one} -d {overlay.subnet} -o {wanted.bridge}" for one in wanted.trusts(overlay.network.version)]
-    rules = tuple(f"{way} {COMMENT} -j ACCEPT" for way in ways)
+    return ways
+
+
+def _docker_user(wanted: Wanted, overlay: Overlay) -> _Part:
+    # A container may claim to be from a network that is trusted.
+    own = wanted.other_bridges if wanted.trusts(overlay.network.version) else ()
+    rules = (
+        *(f"-i {bridge} {COMMENT} -j RETURN" for bridge in own),
+        *(f"{way} {COMMENT} -j ACCEPT" for way in _ways_in(wanted, overlay)),
+    )
     chain = Chain(table="filter", name=f"{PREFIX}DOCKER", rules=rules)
     jump = Jump(
         table="filter",
@@ -172,10 +194,7 @@ def _docker_user(wanted: Wanted, overlay: Overlay) -> _Part:
 def _marking(wanted: Wanted, overlay: Overlay) -> tuple[str, ...]:
     if wanted.mark is None:
         return ()
-    return tuple(
-        f"{_within(overlay)} -i {device} -o {wanted.bridge} {COMMENT} -j MARK --set-xmark {wanted.mark}"
-        for device in wanted.devices
-    )
+    return tuple(f"{way} {COMMENT} -j MARK --set-xmark {wanted.mark}" for way in _ways_in(wanted, overlay))
 
 
 def _within(overlay: Overlay) -> str:

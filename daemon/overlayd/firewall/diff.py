@@ -10,6 +10,8 @@ from overlayd.firewall.chains import COMMENT, PREFIX, Jump, Place, Ruleset
 # table → chain → rules without the `-A CHAIN` in front
 Tables = Mapping[str, Mapping[str, tuple[str, ...]]]
 
+# The doors are in filter; translating is nothing without them.
+_OPENING = ("filter", "nat")
 _IP_IN_IP = re.compile(r"-p (?:ipencap|ipv4|ip-in-ip) ")
 _MAC = re.compile(r"--mac-source \S+")
 _OURS = re.compile(rf'--comment "?overlayd"?( |$)|-[jg] {PREFIX}')
@@ -46,7 +48,8 @@ def changes(wanted: Ruleset, there: Tables) -> dict[str, list[str]]:
     """
     names = {chain.table for chain in wanted.chains} | {jump.table for jump in wanted.jumps} | set(there)
     found = {}
-    for table in sorted(names):
+    # What opens comes after what closes, and goes before it: a table that is refused leaves the next ones as they were.
+    for table in sorted(names, key=lambda name: (name in _OPENING, name), reverse=not wanted.chains):
         lines = _table(table, wanted, there.get(table, {}))
         if lines:
             found[table] = lines

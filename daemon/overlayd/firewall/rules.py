@@ -168,9 +168,10 @@ def container_bridge(daemon_json: Mapping[str, object]) -> str:
 def docker_closes_forwarding(daemon_json: Mapping[str, object], version: int) -> bool:
     """Whether dockerd, where it turns forwarding on, sets FORWARD's policy to DROP (moby, setup_ip_forwarding.go).
 
-    `ip-forward-no-drop` is from 28.0. Before 27 ip6tables is off by default and IPv6 left open: that is not copied.
+    With `ip-forward` off it would not turn it on; overlayd does, and so closes it. `ip-forward-no-drop` is from 28.0.
+    Before 27 ip6tables is off by default and IPv6 left open: that is not copied.
     """
-    off = [daemon_json.get(name) is False for name in ("iptables", "ip-forward")]
+    off = [daemon_json.get("iptables") is False]
     if version == 6:
         off.append(daemon_json.get("ip6tables") is False)
     return not any(off) and daemon_json.get("ip-forward-no-drop") is not True

@@ -102,9 +102,8 @@ def _from_devices(wanted: Wanted, overlay: Overlay) -> list[Rule]:
     for device in wanted.devices:
         if device not in wanted.tunnels:
             # By plain routes peers come from the segment itself. A router of it, which is no peer, brings strangers.
-            found += [
-                replace(rule, in_device=device, source_mac=mac) for mac in wanted.routers for rule in _from(overlay)
-            ]
+            leased = _from(replace(overlay, shared=True))
+            found += [replace(rule, in_device=device, source_mac=mac) for mac in wanted.routers for rule in leased]
         found += [
             Rule(verdict=DROP, in_device=device, source=subnet),
         ]
@@ -114,9 +113,12 @@ def _from_devices(wanted: Wanted, overlay: Overlay) -> list[Rule]:
                 Rule(verdict=DROP, in_device=device),
             ]
         else:
-            found += _by_plain_route(device, subnet)
-    found += [Rule(verdict=ACCEPT, source=one, destination=subnet) for one in wanted.trusts(overlay.network.version)]
-    return found
+            found += _by_plain_route(device, overlay)
+    trusted = wanted.trusts(overlay.network.version)
+    if trusted:
+        # A container may claim to be from there.
+        found += [Rule(verdict=RETURN, in_device=bridge) for bridge in (wanted.bridge, *wanted.other_bridges)]
+    return [*found, *(Rule(verdict=ACCEPT, source=one, destination=subnet) for one in trusted)]
 
 
 def _from(overlay: Overlay) -> list[Rule]:
@@ -133,11 +135,17 @@ def _to(overlay: Overlay) -> list[Rule]:
     return [Rule(verdict=DROP, destination=overlay.subnet), Rule(verdict=DROP, destination_leased=True)]
 
 
-def _by_plain_route(device: str, subnet: IPNetwork) -> list[Rule]:
+def _by_plain_route(device: str, overlay: Overlay) -> list[Rule]:
     """Packets of peers' containers; and of the peers themselves, which have the underlay's address there."""
     return [
-        Rule(verdict=ACCEPT, in_device=device, source_leased=True, destination=subnet),
-        Rule(verdict=ACCEPT, in_device=device, source_peer=True, destination=subnet),
+        Rule(
+            verdict=ACCEPT,
+            in_device=device,
+            source=overlay.network,
+            source_leased=True,
+            destination=overlay.subnet,
+        ),
+        Rule(verdict=ACCEPT, in_device=device, source_peer=True, destination=overlay.subnet),
     ]
 
 
@@ -184,19 +192,27 @@ def _beside(wanted: Wanted, overlay: Overlay) -> list[Rule]:
     network, subnet = overlay.network, overlay.subnet
     found = [Rule(verdict=ACCEPT, in_device=name) for name in ("lo", *wanted.tunnels)]
     for device in wanted.underlays:
-        found += _by_plain_route(device, subnet)
+        found += _by_plain_route(device, overlay)
+    leased = _from(replace(overlay, shared=True))
     found += [
         Rule(verdict=ACCEPT, in_device=wanted.bridge, source=subnet),
         # Also as part of a connection that is known: its end is on the bridge.
         Rule(verdict=DROP, source=subnet),
-        *(Rule(verdict=ACCEPT, source=one) for one in wanted.trusts(network.version)),
-        # From here on nobody has the network's addresses but who answers this host.
-        *(replace(rule, begins=True) for rule in _from(overlay)),
-        # Nor does a container have another's; it would be masqueraded as this host.
+        # A bridge that still has the subnet of before: out of the network its containers go on, into it they do not.
+        # Neighbour discovery is of no subnet.
+        Rule(verdict=ACCEPT, in_device=wanted.bridge, local=True),
         *(replace(rule, in_device=wanted.bridge, begins=True) for rule in _to(overlay)),
+        Rule(verdict=ACCEPT, in_device=wanted.bridge),
+        # From here on nobody has peers' addresses but who answers this host.
+        *(replace(rule, begins=True) for rule in leased),
         # Containers of other networks of this host are masqueraded on their way to peers; Docker keeps them from
-        # docker0's.
-        *(Rule(verdict=ACCEPT, in_device=bridge) for bridge in (wanted.bridge, *wanted.other_bridges)),
+        # docker0's. None of them has an address of the network.
+        *(replace(rule, in_device=bridge, begins=True) for bridge in wanted.other_bridges for rule in _from(overlay)),
+        *(Rule(verdict=ACCEPT, in_device=bridge) for bridge in wanted.other_bridges),
+        *(Rule(verdict=ACCEPT, source=one) for one in wanted.trusts(network.version)),
+        # Who is in the network and leased nothing there, behind some router, reaches this host, and goes no further.
+        Rule(verdict=ACCEPT, source=network, local=True),
+        *(replace(rule, begins=True) for rule in _from(overlay)),
         # The bridge's own address is this host's, and its published ports are there.
         Rule(verdict=ACCEPT, destination=network, local=True),
     ]

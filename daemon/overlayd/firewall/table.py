@@ -192,10 +192,14 @@ def _masquerading(wanted: Wanted, overlay: Overlay) -> list[Chain]:
 def _marking(wanted: Wanted, overlay: Overlay) -> list[Chain]:
     if wanted.mark is None or not wanted.devices:
         return []
-    rules = tuple(
-        f'iifname "{device}" oifname "{wanted.bridge}" {_within(overlay)} meta mark set {_marked(wanted.mark)}'
-        for device in wanted.devices
-    )
+    ip, out = FAMILIES[overlay.network.version], f'oifname "{wanted.bridge}"'
+    ways = [f'iifname "{device}" {out} {_within(overlay)}' for device in wanted.devices]
+    # A peer's host itself has the underlay's address there.
+    ways += [
+        f'iifname "{device}" {out} {ip} saddr @{NFT_PEERS} {ip} daddr {overlay.subnet}' for device in wanted.underlays
+    ]
+    ways += [f"{out} {ip} saddr {one} {ip} daddr {overlay.subnet}" for one in wanted.trusts(overlay.network.version)]
+    rules = tuple(f"{way} meta mark set {_marked(wanted.mark)}" for way in ways)
     # Before Docker's filter-FORWARD, which is at 0; in this hook, and not in prerouting, because routing, which may
     # look at marks, is over.
     return [Chain(name="forward", type="filter", hook="forward", priority=-10, rules=rules)]

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+import errno
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from functools import wraps
 from socket import AF_INET, AF_INET6
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from overlayd.addresses import IPAddress, IPInterface, IPNetwork, ip_address, ip_interface
+from overlayd.errors import KernelRefused
 from overlayd.kernel.pyroute import IPRoute, NetlinkError
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _TABLE_MAIN = 254
 _GUESTS = ("veth", "tun")
@@ -39,6 +45,24 @@ class RouteAnswer:
     source: IPAddress | None
 
 
+def _refusing(what: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """What netlink refuses, and a socket that cannot be opened, as KernelRefused."""
+
+    def wrap(call: Callable[P, T]) -> Callable[P, T]:
+        @wraps(call)
+        def called(*args: P.args, **kwargs: P.kwargs) -> T:
+            try:
+                return call(*args, **kwargs)
+            except NetlinkError as error:
+                raise KernelRefused(what, "of this host", error.code) from error
+            except OSError as error:
+                raise KernelRefused(what, "of this host", error.errno or errno.EIO) from error
+
+        return called
+
+    return wrap
+
+
 def read_interfaces() -> tuple[Interface, ...]:
     """Every interface there is, by index."""
     with IPRoute() as ipr:
@@ -62,18 +86,21 @@ def read_interfaces() -> tuple[Interface, ...]:
     return tuple(sorted(interfaces, key=lambda interface: interface.index))
 
 
+@_refusing("neighbour list")
 def router_macs(ifname: str, peers: Collection[IPAddress]) -> tuple[str, ...]:
     """The link addresses of the gateways that routes of an interface lead to, as far as the kernel knows them now.
 
     Not those that one of `peers` has too: the peer is the router, or the network shows one address for everybody.
+    Raises KernelRefused.
     """
     with IPRoute() as ipr:
         (index,) = ipr.link_lookup(ifname=ifname) or (0,)
         gateways = {
-            ip_address(message.get("gateway"))
+            ip_address(hop.get("gateway"))
             for family in (AF_INET, AF_INET6)
             for message in ipr.get_routes(family=family, table=_TABLE_MAIN)
-            if message.get("oif") == index and message.get("gateway")
+            for hop in (message, *(message.get("multipath") or ()))
+            if hop.get("oif") == index and hop.get("gateway")
         }
         known = [
             (ip_address(message.get("dst")), message.get("lladdr"))
@@ -89,28 +116,30 @@ def router_macs(ifname: str, peers: Collection[IPAddress]) -> tuple[str, ...]:
 class Bridges:
     """This host's bridges by name. `of_guests`: every port is an end of a pair (veth) or a virtual machine's (tun).
 
-    A bridge with any other port is a way to a wire.
+    A bridge with any other port is a way to a wire; and so is what is no bridge but named as Docker names its own
+    (`br-ex` of Open vSwitch, a network card).
     """
 
     of_guests: tuple[str, ...]
     wired: tuple[str, ...]
 
 
+@_refusing("link list")
 def read_bridges() -> Bridges:
-    """Every bridge there is."""
+    """Every bridge there is. Raises KernelRefused."""
     with IPRoute() as ipr:
         links = list(ipr.get_links())
     kinds = {link["index"]: _kind(link) for link in links}
     wired = {link.get("master") for link in links if link.get("master") and kinds[link["index"]] not in _GUESTS}
-    bridges = sorted((link.get("ifname"), link["index"]) for link in links if kinds[link["index"]] == "bridge")
-    return Bridges(
-        of_guests=tuple(name for name, index in bridges if index not in wired),
-        wired=tuple(name for name, index in bridges if index in wired),
-    )
+    bridges = {link.get("ifname"): link["index"] for link in links if kinds[link["index"]] == "bridge"}
+    of_guests = {name for name, index in bridges.items() if index not in wired}
+    alike = {name for name in (link.get("ifname") for link in links) if name.startswith("br-")}
+    return Bridges(of_guests=tuple(sorted(of_guests)), wired=tuple(sorted((bridges.keys() | alike) - of_guests)))
 
 
+@_refusing("address list")
 def holding(networks: Iterable[IPNetwork]) -> tuple[str, ...]:
-    """The interfaces with an address in one of the networks, by index."""
+    """The interfaces with an address in one of the networks, by index. Raises KernelRefused."""
     wanted = tuple(networks)
     return tuple(
         one.name

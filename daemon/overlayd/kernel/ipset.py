@@ -47,9 +47,10 @@ def sync(name: str, version: int, wanted: Collection[IPAddress] | Collection[IPN
     there = read(name)
     entries = {str(one) for one in wanted}
     etype = kind.removeprefix("hash:")
-    with _connection("write", name) as sets:
-        if there is None:
+    if there is None:
+        with _connection("make", name) as sets:
             sets.create(name, stype=kind, family=_FAMILY[version], maxelem=MOST)
+    with _connection("write", name) as sets:
         for entry in sorted(entries - (there or frozenset())):
             sets.add(name, entry, family=_FAMILY[version], etype=etype, exclusive=False)
         for entry in sorted((there or frozenset()) - entries):
@@ -77,7 +78,9 @@ def _connection(verb: str, name: str) -> Iterator[Any]:
         with IPSet() as sets:
             yield sets
     except NetlinkError as error:
-        if error.code in (errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EINVAL, _NO_TYPE):
+        lacking = error.code in (errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, _NO_TYPE)
+        # What a kernel without ipset says to anything, and one that has it to what is wrong.
+        if lacking or (error.code == errno.EINVAL and verb in ("make", "read")):
             raise UnsupportedError(
                 f"this kernel has no sets of addresses: ipset {verb} {name}",
                 hint="modprobe -a ip_set_hash_ip ip_set_hash_net xt_set",

@@ -18,7 +18,7 @@ from typing import Any
 
 from overlayd.addresses import IPNetwork
 from overlayd.errors import KernelRefused, UnsupportedError
-from overlayd.kernel import decode, routes, tun
+from overlayd.kernel import advertisements, decode, routes, tun
 from overlayd.kernel.decode import AF_INET, AF_INET6, NUD_PERMANENT
 from overlayd.kernel.diff import Operation, Verb
 from overlayd.kernel.foreign import ForeignRoute
@@ -54,8 +54,6 @@ REFUSALS = counter("overlayd_kernel_refusals_total", "Such changes that the kern
 FAMILIES = (AF_INET, AF_INET6)
 NTF_SELF = 0x02
 IFA_F_NODAD = 0x02
-# linux/rtnetlink.h: routes that a router advertisement gave.
-RTPROT_RA = 9
 # What a kernel without such devices is told, and its user.
 _LACKING: dict[type, tuple[str, str]] = {
     VxlanLink: ("this kernel has no VXLAN devices", "modprobe vxlan, or use backend host-gw or udp"),
@@ -160,7 +158,7 @@ def _carry_out(ipr: Any, wireguard: Devices, operation: Operation) -> None:
     match item:
         case Sysctl():
             if item == FORWARDING6:
-                _keep_router_advertisements(ipr)
+                advertisements.keep(ipr)
             if not _without_ipv6(item):
                 _sysctl_path(item).write_text(f"{item.value}\n")
         case VxlanLink() | TunLink() | IpipLink() | WireguardLink():
@@ -384,17 +382,3 @@ def _without_ipv6(sysctl: Sysctl) -> bool:
 
 def _sysctl_path(sysctl: Sysctl) -> Path:
     return Path("/proc/sys") / sysctl.name
-
-
-def _keep_router_advertisements(ipr: Any) -> None:
-    """Let interfaces that live on router advertisements go on doing so: forwarding would end that for a value of 1.
-
-    Documentation/networking/ip-sysctl.rst, accept_ra: 2 is the same as 1, also while forwarding. Only those that have a
-    route from an advertisement now: every other one, and those to come (`default`), would obey containers.
-    """
-    routes = ipr.get_routes(family=AF_INET6, proto=RTPROT_RA, table=RT_TABLE_MAIN)
-    for index in {message.get_attr("RTA_OIF") for message in routes}:
-        with contextlib.suppress(OSError):
-            path = Path(f"/proc/sys/net/ipv6/conf/{socket.if_indextoname(index)}/accept_ra")
-            if path.read_text().strip() == "1":
-                path.write_text("2\n")

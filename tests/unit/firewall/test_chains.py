@@ -81,7 +81,7 @@ def test_a_second_sync_writes_nothing(wanted: Ruleset) -> None:
 
 def test_an_empty_host_gets_every_table(wanted: Ruleset) -> None:
     text = restore_input(changes(wanted, {}))
-    assert [line for line in text.splitlines() if line.startswith("*")] == ["*filter", "*mangle", "*nat", "*raw"]
+    assert [line for line in text.splitlines() if line.startswith("*")] == ["*mangle", "*raw", "*filter", "*nat"]
     assert changes(wanted, parse(applied("", changes(wanted, {})))) == {}
 
 
@@ -153,7 +153,7 @@ def test_a_changed_rule_rewrites_its_chain_only(wanted: Ruleset) -> None:
     after = applied(DOCKER, changes(wanted, parse(DOCKER)))
     other = replace(DUAL, overlays=(replace(V4, subnet=IPv4Network("10.5.53.0/24")),))
     lines = changes(ruleset(other, 4), parse(after))
-    assert list(lines) == ["filter", "mangle", "nat", "raw"]
+    assert list(lines) == ["mangle", "raw", "filter", "nat"]
     assert not [line for body in lines.values() for line in body if line.startswith(("-D", "-I"))]
     without_masquerading = ruleset(replace(DUAL, masquerade=False), 4)
     assert list(changes(without_masquerading, parse(after))) == ["nat"]
@@ -191,7 +191,12 @@ def test_ipv6_has_the_same_rules_with_its_own_addresses() -> None:
         return repr(ruleset(wanted, version))
 
     translated = text(DUAL, 4).replace("10.5.0.0/16", "fd00:5::/48").replace("10.5.52.0/24", "fd00:5:0:52::/64")
-    for four, six in (("224.0.0.0/4", "ff00::/8"), ("-p icmp", "-p ipv6-icmp"), ("PEERS4", "PEERS6")):
+    for four, six in (
+        ("224.0.0.0/4", "ff00::/8"),
+        ("-p icmp", "-p ipv6-icmp"),
+        ("PEERS4", "PEERS6"),
+        ("LEASED4", "LEASED6"),
+    ):
         translated = translated.replace(four, six)
     assert text(DUAL, 6) == translated
     assert ruleset(replace(DUAL, overlays=(V6,)), 4) == ruleset(NOTHING, 6) == Ruleset()
@@ -232,17 +237,23 @@ def test_dockers_nftables_get_their_mark_and_strangers_are_kept_out_after_the_pe
         f"-s 10.5.0.0/16 -d 10.5.52.0/24 -i overlay.1 {comment} -j ACCEPT",
         f"-i overlay.1 {comment} -j DROP",
     )
+    begins = "-m conntrack ! --ctstate RELATED,ESTABLISHED"
     assert chains["mangle", "OVERLAYD-PREROUTING"] == (
         f"-i lo {comment} -j ACCEPT",
         f"-i overlay.1 {comment} -j ACCEPT",
         f"-s 10.5.52.0/24 -i docker0 {comment} -j ACCEPT",
         f"-s 10.5.52.0/24 {comment} -j DROP",
-        f"-s 10.5.0.0/16 -m conntrack ! --ctstate RELATED,ESTABLISHED {comment} -j DROP",
-        f"-d 10.5.0.0/16 -i docker0 -m conntrack ! --ctstate RELATED,ESTABLISHED {comment} -j DROP",
+        f"-i docker0 -m addrtype --dst-type LOCAL {comment} -j ACCEPT",
+        f"-d 10.5.0.0/16 -i docker0 {begins} {comment} -j DROP",
         f"-i docker0 {comment} -j ACCEPT",
+        f"-s 10.5.52.0/24 {begins} {comment} -j DROP",
+        f"-m set --match-set OVERLAYD-LEASED4 src {begins} {comment} -j DROP",
+        f"-s 10.5.0.0/16 -i br-+ {begins} {comment} -j DROP",
         f"-i br-+ {comment} -j ACCEPT",
+        f"-s 10.5.0.0/16 -m addrtype --dst-type LOCAL {comment} -j ACCEPT",
+        f"-s 10.5.0.0/16 {begins} {comment} -j DROP",
         f"-d 10.5.0.0/16 -m addrtype --dst-type LOCAL {comment} -j ACCEPT",
-        f"-d 10.5.0.0/16 -m conntrack ! --ctstate RELATED,ESTABLISHED {comment} -j DROP",
+        f"-d 10.5.0.0/16 {begins} {comment} -j DROP",
     )
     jumps = {(jump.table, jump.chain): jump.to for jump in ruleset(told, 4).jumps}
     assert jumps["mangle", "FORWARD"] == "OVERLAYD-FORWARD"

@@ -31,6 +31,8 @@ def made(version: int = 4, wanted: Any = DOCKER) -> Table:
 def listed(found: Table) -> list[dict[str, Any]]:
     """What nft -j would print of what `write` wrote, read from the text itself."""
     entries: list[dict[str, Any]] = [{"metainfo": {"version": "1"}}, {"table": {"family": "ip", "name": "overlayd"}}]
+    # An empty one; a test that has members adds its own.
+    entries += [{"set": {"name": name, "type": "ipv4_addr"}} for name, members in found.sets if not members]
     chain = ""
     for line in write(found).splitlines():
         words = line.split()
@@ -98,8 +100,9 @@ def test_peers_are_a_set_of_the_table_and_are_compared() -> None:
     one, two = IPv4Address("198.18.0.9"), IPv4Address("198.18.0.10")
     with_peers = replace(DOCKER, listens=(port,), peers=frozenset([two, one, IPv6Address("2001:2::9")]))
     found = made(wanted=with_peers)
-    ((name, members),) = found.sets
+    (name, members), leased = found.sets
     assert (name, members) == ("peers", ("198.18.0.10", "198.18.0.9"))
+    assert leased == ("leased", ())
     assert "set peers { type ipv4_addr; elements = { 198.18.0.10, 198.18.0.9 } }" in write(found)
     entries = listed(found)
     there = {"set": {"family": "ip", "name": "peers", "table": "overlayd", "type": "ipv4_addr", "elem": list(members)}}
