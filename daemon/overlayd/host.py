@@ -12,6 +12,7 @@ from overlayd.addresses import IPAddress, IPNetwork, first_host
 from overlayd.backend_choice import backend_here
 from overlayd.backends.consent import Consent
 from overlayd.backends.peers import TOLD_AT_MOST
+from overlayd.backends.planned import Planned
 from overlayd.bounds import Here, avoided
 from overlayd.docker_watch import DockerWatch
 from overlayd.errors import OverlaydError, StoreError, UnsupportedError
@@ -102,7 +103,7 @@ class Host:
         """Open the backend, and run its data path, where it has one in this process, until the end of the block."""
         consent = Consent(folder=self._settings.extension_commands)
         backends.retire_others(self._config.backend_type, self._settings.run_dir, consent)
-        self._firewall.open_to_nobody(self.holding.lease.subnets)
+        self._firewall.open_to_nobody(self.holding.lease.subnets, self._planned())
         self._backend.open(self.holding.lease)
         carrier = threading.Thread(target=self._carry, args=(stop, on_failure), name="data-path", daemon=True)
         carrier.start()
@@ -125,12 +126,7 @@ class Host:
         self._here.needed = needed.now(self._settings.etcd_endpoints)
         holding = self.holding
         census = self._registry.census()
-        peers = [
-            lease
-            for name, lease in census.leases.items()
-            # After a change of address the old lease is still in the view for a moment.
-            if lease.public_ip != holding.lease.public_ip and name != holding.lease.key_name
-        ]
+        peers = self._others(census)
         problems: list[str] = []
         report = Report()
         if self._carrier_problem:
@@ -182,6 +178,23 @@ class Host:
         if not problems:
             LAST_WHOLE.set(time.time())
         return not problems
+
+    def _others(self, census: Census) -> list[Lease]:
+        held = self.holding.lease
+        return [
+            lease
+            for name, lease in census.leases.items()
+            # After a change of address the old lease is still in the view for a moment.
+            if lease.public_ip != held.public_ip and name != held.key_name
+        ]
+
+    def _planned(self) -> list[Lease]:
+        """The peers that will be served, where that follows from their leases alone; they may send already."""
+        peers = self._others(self._registry.census())
+        if not isinstance(self._backend, Planned):
+            return []
+        paths = self._backend.plan(self.holding.lease, peers).paths
+        return [peer for peer in peers if peer.key_name in paths]
 
     def publish(self) -> None:
         """Write the files that docker and others start from. Raises OverlaydError when the disk refuses.

@@ -60,12 +60,12 @@ class HostFirewall:
         """Let go of firewalld's bus; what it was told stays, and so do our rules."""
         self._firewalld.close()
 
-    def open_to_nobody(self, subnets: Subnets) -> None:
+    def open_to_nobody(self, subnets: Subnets, peers: Collection[Lease]) -> None:
         """Before a backend is opened: close what it opens, and what forwarding does, which it turns on.
 
         What Docker would have closed when it turned forwarding on is closed; and strangers are kept out before the way
-        in is open, from the port that will be open. Peers of the last run are peers until it is known who is now.
-        Raises CommandFailed, KernelRefused.
+        in is open, from the port that will be open. Peers of the last run are peers until it is known who is now, and
+        so are `peers`: a host that is moved from flannel loses no packet. Raises CommandFailed, KernelRefused.
         """
         told = docker.read_daemon_json()[0]
         for version in sorted({4, *self._config.versions}):
@@ -75,7 +75,8 @@ class HostFirewall:
                     log.warning("this host forwards for everybody", reason=reason)
                     self._forwards_for_all.add(reason)
         addresses, leased = self._firewall.members()
-        report = self._sync(self._wanted(subnets, addresses, leased))
+        leased |= {leg.subnet for peer in peers for leg in peer.legs}
+        report = self._sync(self._wanted(subnets, addresses | _addresses(peers), leased))
         if report.problems:
             raise CommandFailed(f"strangers cannot be kept out, so nothing is opened: {report.problems[0]}")
 

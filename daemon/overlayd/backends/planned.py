@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 from overlayd.kernel.converge import Plan, Report, converge, require
 from overlayd.lease import Lease
 
 
+@runtime_checkable
 class Planned(Protocol):
     """The part of a Backend that follows from its plan."""
 
