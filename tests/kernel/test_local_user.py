@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import stat
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from overlayd.errors import PrivilegeError
+from tests.kernel import interpreter
 from tests.kernel.lab import Host, Lab, environment, laboratory
 from tests.polling import eventually
 
@@ -75,7 +75,7 @@ def test_commands_that_change_the_host_are_for_root(a: Host, tmp_path: Path) -> 
     os.chown(theirs, 65534, 65534)
     for command in (("run",), ("cleanup",), ("docker", "settle")):
         words = [*command, f"--run-dir={theirs}", f"--state-dir={theirs}", f"--config-file={os.devnull}"]
-        done = as_nobody(a, sys.executable, "-m", "overlayd", *words)
+        done = as_nobody(a, *interpreter.for_everybody(), "-m", "overlayd", *words)
         assert done.returncode == PrivilegeError.exit_status, done
     assert list(theirs.iterdir()) == []
 

@@ -7,7 +7,6 @@ import fcntl
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ import pytest
 from overlayd import hostlock
 from overlayd import status as status_file
 from overlayd.errors import BusyError, ConfigError, OverlaydError
+from tests.kernel import interpreter
 from tests.kernel.lab import Host, Lab, environment, laboratory
 from tests.kernel.test_local_user import for_everybody
 from tests.polling import eventually
@@ -72,7 +72,7 @@ def test_a_local_user_cannot_hold_the_lock_and_keep_the_daemon_down(a: Host) -> 
 def locked(path: Path) -> Iterator[None]:
     """An ordinary user holds a file that everybody may read."""
     path.touch(mode=0o644)
-    argv = [*NOBODY, "flock", str(path), sys.executable, "-c", "input()"]
+    argv = [*NOBODY, "flock", str(path), *interpreter.for_everybody(), "-c", "input()"]
     child = subprocess.Popen(argv, stdin=subprocess.PIPE)
     try:
         eventually("it is held", lambda: subprocess.run(["flock", "-n", path, "true"], check=False).returncode)
@@ -82,7 +82,8 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def test_an_ordinary_user_sees_whether_the_daemon_runs(a: Host) -> None:
-    argv = [sys.executable, "-m", "overlayd", "status", f"--run-dir={a.run_dir}", f"--config-file={os.devnull}"]
+    argv = [*interpreter.for_everybody(), "-m", "overlayd", "status", f"--run-dir={a.run_dir}"]
+    argv.append(f"--config-file={os.devnull}")
     eventually("it is seen to run", lambda: "is ready" in as_nobody(a, *argv).stdout)
     daemon = a.status()["pid"]
     a.stop(signal.SIGKILL)
@@ -97,7 +98,8 @@ def test_an_ordinary_user_sees_whether_the_daemon_runs(a: Host) -> None:
 
 def test_where_proc_shows_people_their_own_processes_only_they_still_see_it(a: Host) -> None:
     hidden = 'mount -t proc -o hidepid=2 proc /proc && exec "$0" "$@"'
-    argv = [sys.executable, "-m", "overlayd", "status", f"--run-dir={a.run_dir}", f"--config-file={os.devnull}"]
+    argv = [*interpreter.for_everybody(), "-m", "overlayd", "status", f"--run-dir={a.run_dir}"]
+    argv.append(f"--config-file={os.devnull}")
 
     def said() -> str:
         words = [*a.enter, "unshare", "--mount", "sh", "-c", hidden, *NOBODY, *argv]

@@ -129,11 +129,11 @@ def test_a_vxlan_device(host: str, tmp_path: Path) -> None:
         (
             # The gateway is on no network of the device's, and need not be on one of the underlay's.
             Route(dst=IPv4Network("10.5.2.0/24"), link="overlay.ipip", via=IPv4Address("198.19.7.2"), onlink=True),
-            "ip route replace 10.5.2.0/24 via 198.19.7.2 dev overlay.ipip onlink proto 157",
+            "ip route add 10.5.2.0/24 via 198.19.7.2 dev overlay.ipip onlink proto 157",
         ),
         (
             Route(dst=IPv4Network("10.5.3.0/24"), link="eth0", via=IPv4Address("198.18.1.3")),
-            "ip route replace 10.5.3.0/24 via 198.18.1.3 dev eth0 proto 157",
+            "ip route add 10.5.3.0/24 via 198.18.1.3 dev eth0 proto 157",
         ),
         (
             Neighbour(link="eth0", address=IPv4Address("10.5.2.0"), mac="02:00:00:00:00:02"),
