@@ -122,7 +122,7 @@ def test_what_is_not_let_through_is_counted_by_its_reason(lab: Lab) -> None:
         lambda: {reason: dropped()[reason] - before[reason] for reason in expected} == expected,
     )
     # Without the rule, which the next look puts first again, the forwarder does it.
-    first = ("-t", "raw", "-I", "PREROUTING", "-s", str(SWITCH_ADDRESS), "-j", "ACCEPT")
+    first = ("-t", "mangle", "-I", "INPUT", "-s", str(SWITCH_ADDRESS), "-j", "ACCEPT")
 
     def counted() -> bool:
         b.run("iptables", *first)
@@ -130,7 +130,7 @@ def test_what_is_not_let_through_is_counted_by_its_reason(lab: Lab) -> None:
         return dropped()["no lease"] > before["no lease"]
 
     eventually("the forwarder counts it", counted)
-    script = "while iptables -t raw -D PREROUTING -s $0 -j ACCEPT 2>/dev/null; do :; done"
+    script = "while iptables -t mangle -D INPUT -s $0 -j ACCEPT 2>/dev/null; do :; done"
     b.run("sh", "-c", script, str(SWITCH_ADDRESS))
 
 
