@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from overlayd.firewall.rules import MASQUERADED_ELSEWHERE, MULTICAST, Overlay, Wanted
-from overlayd.firewall.strangers import Rule, strangers
+from overlayd.firewall.strangers import Rule, strangers, ways_in
 
 # Every rule carries it, and every chain of ours begins with the prefix: nothing else is ever deleted.
 COMMENT = "-m comment --comment overlayd"
@@ -161,22 +161,12 @@ def _forward(wanted: Wanted, overlay: Overlay) -> list[_Part]:
     return [_part("filter", "FORWARD", rules, Place.LAST, closing=("DROP", "REJECT"))]
 
 
-def _ways_in(wanted: Wanted, overlay: Overlay) -> list[str]:
-    """From whom Docker lets packets through to containers because we say so."""
-    ways = [f"{_within(overlay)} -i {device} -o {wanted.bridge}" for device in wanted.devices]
-    peers = _set(PEERS[overlay.network.version], member=True, end="src")
-    # A peer's host itself has the underlay's address there.
-    ways += [f"-d {overlay.subnet} -i {device} -o {wanted.bridge} {peers}" for device in wanted.underlays]
-    ways += [f"-s {one} -d {overlay.subnet} -o {wanted.bridge}" for one in wanted.trusts(overlay.network.version)]
-    return ways
-
-
 def _docker_user(wanted: Wanted, overlay: Overlay) -> _Part:
     # A container may claim to be from a network that is trusted.
     own = wanted.other_bridges if wanted.trusts(overlay.network.version) else ()
     rules = (
         *(f"-i {bridge} {COMMENT} -j RETURN" for bridge in own),
-        *(f"{way} {COMMENT} -j ACCEPT" for way in _ways_in(wanted, overlay)),
+        *_written(ways_in(wanted, overlay), overlay.network.version),
     )
     chain = Chain(table="filter", name=f"{PREFIX}DOCKER", rules=rules)
     jump = Jump(
@@ -194,7 +184,10 @@ def _docker_user(wanted: Wanted, overlay: Overlay) -> _Part:
 def _marking(wanted: Wanted, overlay: Overlay) -> tuple[str, ...]:
     if wanted.mark is None:
         return ()
-    return tuple(f"{way} {COMMENT} -j MARK --set-xmark {wanted.mark}" for way in _ways_in(wanted, overlay))
+    version = overlay.network.version
+    return tuple(
+        f"{_match(way, version)} {COMMENT} -j MARK --set-xmark {wanted.mark}" for way in ways_in(wanted, overlay)
+    )
 
 
 def _within(overlay: Overlay) -> str:
@@ -206,7 +199,11 @@ def _written(rules: Sequence[Rule], version: int) -> tuple[str, ...]:
 
 
 def _rule(rule: Rule, version: int) -> str:
-    """A rule in the order of words of `iptables-save`."""
+    return f"{_match(rule, version)} {COMMENT} -j {rule.verdict.upper()}"
+
+
+def _match(rule: Rule, version: int) -> str:
+    """What a rule matches, in the order of words of `iptables-save`."""
     words = [
         rule.source and f"-s {rule.source}",
         rule.destination and f"-d {rule.destination}",
@@ -222,7 +219,7 @@ def _rule(rule: Rule, version: int) -> str:
         "-m addrtype --dst-type LOCAL" if rule.local else None,
         "-m conntrack ! --ctstate RELATED,ESTABLISHED" if rule.begins else None,
     ]
-    return " ".join([*(word for word in words if word), COMMENT, f"-j {rule.verdict.upper()}"])
+    return " ".join(word for word in words if word)
 
 
 def _set(name: str, *, member: bool, end: str) -> str:

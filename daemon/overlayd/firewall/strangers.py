@@ -81,6 +81,18 @@ def strangers(wanted: Wanted, version: int) -> Rules:
     )
 
 
+def ways_in(wanted: Wanted, overlay: Overlay) -> list[Rule]:
+    """From whom Docker lets packets through to containers because we say so."""
+    network, subnet, bridge = overlay.network, overlay.subnet, wanted.bridge
+    way = Rule(verdict=ACCEPT, out_device=bridge, destination=subnet)
+    return [
+        *(replace(way, in_device=device, source=network) for device in wanted.devices),
+        # A peer's host itself has the underlay's address there.
+        *(replace(way, in_device=device, source_peer=True) for device in wanted.underlays),
+        *(replace(way, source=one) for one in wanted.trusts(network.version)),
+    ]
+
+
 def left_open(wanted: Wanted, backend: str | None) -> tuple[str, ...]:
     """What others can do on this host where nothing keeps the rules (`backend` None), in words; else nothing."""
     if backend is not None or not wanted.overlays:

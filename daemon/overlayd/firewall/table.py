@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from overlayd.errors import CommandFailed
 from overlayd.firewall.rules import MASQUERADED_ELSEWHERE, MULTICAST, Mark, Overlay, Wanted
-from overlayd.firewall.strangers import Rule, strangers
+from overlayd.firewall.strangers import Rule, strangers, ways_in
 
 NAME = "overlayd"
 FAMILIES = {4: "ip", 6: "ip6"}
@@ -192,14 +192,8 @@ def _masquerading(wanted: Wanted, overlay: Overlay) -> list[Chain]:
 def _marking(wanted: Wanted, overlay: Overlay) -> list[Chain]:
     if wanted.mark is None or not wanted.devices:
         return []
-    ip, out = FAMILIES[overlay.network.version], f'oifname "{wanted.bridge}"'
-    ways = [f'iifname "{device}" {out} {_within(overlay)}' for device in wanted.devices]
-    # A peer's host itself has the underlay's address there.
-    ways += [
-        f'iifname "{device}" {out} {ip} saddr @{NFT_PEERS} {ip} daddr {overlay.subnet}' for device in wanted.underlays
-    ]
-    ways += [f"{out} {ip} saddr {one} {ip} daddr {overlay.subnet}" for one in wanted.trusts(overlay.network.version)]
-    rules = tuple(f"{way} meta mark set {_marked(wanted.mark)}" for way in ways)
+    ip = FAMILIES[overlay.network.version]
+    rules = tuple(f"{_match(way, ip)} meta mark set {_marked(wanted.mark)}" for way in ways_in(wanted, overlay))
     # Before Docker's filter-FORWARD, which is at 0; in this hook, and not in prerouting, because routing, which may
     # look at marks, is over.
     return [Chain(name="forward", type="filter", hook="forward", priority=-10, rules=rules)]
@@ -217,6 +211,10 @@ def _filter(name: str, hook: str, priority: int, rules: tuple[Rule, ...], versio
 
 
 def _rule(rule: Rule, ip: str) -> str:
+    return f"{_match(rule, ip)} {rule.verdict}"
+
+
+def _match(rule: Rule, ip: str) -> str:
     words = [
         rule.in_device and f"iifname {_name(rule.in_device)}",
         rule.out_device and f"oifname {_name(rule.out_device)}",
@@ -234,13 +232,8 @@ def _rule(rule: Rule, ip: str) -> str:
         "fib daddr type local" if rule.local else None,
         "ct state != { established, related }" if rule.begins else None,
     ]
-    return " ".join([*(word for word in words if word), rule.verdict])
+    return " ".join(word for word in words if word)
 
 
 def _name(device: str) -> str:
     return f'"{device[:-1]}*"' if device.endswith("+") else f'"{device}"'
-
-
-def _within(overlay: Overlay) -> str:
-    ip = FAMILIES[overlay.network.version]
-    return f"{ip} saddr {overlay.network} {ip} daddr {overlay.subnet}"
