@@ -38,6 +38,7 @@ from overlayd.network import NetworkConfig
 from overlayd.notify import notify
 from overlayd.ownership import require_folder, require_ours
 from overlayd.presence import Presence
+from overlayd.probe.measuring import Measuring
 from overlayd.registry import Registry
 from overlayd.settings import Settings
 from overlayd.status import Board, Status, begun_at
@@ -150,6 +151,7 @@ class Daemon:
                 **addresses(underlay),
             ),
         )
+        self._measuring = Measuring(settings, store, self._board, self._wake.set)
 
     def run(self) -> None:
         """Serve one network config after another until told to stop. OverlaydError when a thread of ours died."""
@@ -232,6 +234,7 @@ class Daemon:
                     self._served = config
                 if ready:
                     host.settle_docker()
+                    self._measuring.look(changed=host.written)
                 if not self._pause() or not self._still(config):
                     return
                 if self._look_at_underlay(config) != underlay:
@@ -369,11 +372,13 @@ class Daemon:
         monitor.start()
         self._registry.start()
         self._keeper.start()
+        self._measuring.start()
         self._watch.start(daemon_pages(self._board, self._pulse))
         try:
             yield
         finally:
             self._be_absent()
+            self._measuring.stop()
             self._keeper.stop()
             self._registry.stop()
             self._store.close()

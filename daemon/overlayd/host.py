@@ -70,6 +70,8 @@ class Host:
         self._served: tuple[Lease, ...] = ()
         self._published = False
         self._carrier_problem: str | None = None
+        self.written = False
+        """Whether the last look found anything that was not as it should be."""
 
     @property
     def public_ip(self) -> IPAddress:
@@ -141,6 +143,7 @@ class Host:
             problems.append(error.message)
         rules = self._firewall.sync(holding.lease.subnets, self._served)
         problems.extend(rules.problems)
+        self.written = bool(report.written) or rules.written
         self._docker.look(self._docker_wanted())
         if self._published:
             try:

@@ -33,6 +33,7 @@ class Report:
     backend: str | None
     problems: tuple[str, ...] = ()
     firewalld_problem: str | None = None
+    written: bool = False
 
 
 class HostFirewall:
@@ -99,7 +100,12 @@ class HostFirewall:
         report = self._sync(wanted)
         self._backend_name = report.backend
         self._left_open = (*firewall.left_open(wanted, report.backend), *report.limits)
-        return Report(backend=report.backend, problems=report.problems, firewalld_problem=told.problem)
+        return Report(
+            backend=report.backend,
+            problems=report.problems,
+            firewalld_problem=told.problem,
+            written=report.written,
+        )
 
     def _close_forwarding(self, daemon_json: Mapping[str, object], version: int) -> str | None:
         """None, or in words what stays open once forwarding is on."""

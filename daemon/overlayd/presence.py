@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from overlayd import __version__
-from overlayd.addresses import IPAddress
+from overlayd.addresses import IPAddress, ip_address
 from overlayd.errors import AddressTaken, StoreDenied, StoreError
 from overlayd.log import logger
 from overlayd.periodic import Periodic
@@ -62,6 +62,16 @@ def parse(value: bytes) -> Identity:
         if isinstance(found, dict):
             return Identity(hostname=_word(found.get("Hostname")), id=_word(found.get("ID")))
     return Identity(hostname="?", id="?")
+
+
+def probed_address(value: bytes, version: int) -> IPAddress | None:
+    """The container of that host that its prober sends from, by IP version, if it says so. Whatever the bytes are."""
+    with contextlib.suppress(ValueError, RecursionError, TypeError, AttributeError, KeyError):
+        for text in json.loads(value)["Containers"]:
+            address = ip_address(text)
+            if address.version == version:
+                return address
+    return None
 
 
 def _word(found: object) -> str:

@@ -127,6 +127,16 @@ def _positive(value: str) -> float:
     return number
 
 
+def _rate(value: str) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = -1
+    if number and not 0.1 <= number <= 1000:
+        raise ValueError("a number a second from 0.1 to 1000, or 0 for none")
+    return number
+
+
 def _ttl(value: str) -> int:
     # etcd itself raises shorter ones to its election timeout.
     return _whole(value, 5, 10**9, "a whole number of seconds, 5 or more")
@@ -216,6 +226,11 @@ class Settings:
     )
     resync_s: float = _option(
         _positive, "seconds between two looks at the kernel's state", default=5.0, also=("iptables_resync",)
+    )
+    probe_rate: float = _option(
+        _rate,
+        "echoes a second, at most, that are sent to peers' containers to see whether they are reached; 0 for none",
+        default=5.0,
     )
     healthz_ip: str = _option(_any_address, "address to serve /healthz, /readyz and /metrics on", default="0.0.0.0")
     healthz_port: int = _option(_port, "its TCP port; 0 for none", default=0)

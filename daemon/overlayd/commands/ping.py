@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import json
 from collections.abc import Iterable
-from ipaddress import ip_address, ip_network
 
 from overlayd import daemon
 from overlayd import status as status_file
@@ -16,11 +15,10 @@ from overlayd.errors import ConfigError, OverlaydError, StoreError, UnsupportedE
 from overlayd.kernel import interfaces
 from overlayd.lease import Lease, MalformedLease, parse_lease
 from overlayd.probe.measure import measure
-from overlayd.probe.peers import Address, Here, KnownPeer, chosen, targets
+from overlayd.probe.peers import Address, Here, KnownPeer, chosen, known, targets
 from overlayd.probe.report import document, table
 from overlayd.registry import CONFIG, SUBNETS, read_network_config
 from overlayd.settings import Settings
-from overlayd.status import Status
 from overlayd.store.client import KeyValue, Store
 from overlayd.underlay_watch import choose_underlay
 
@@ -52,25 +50,7 @@ def _from_daemon(settings: Settings) -> tuple[Here, list[KnownPeer]] | None:
         return None
     if not status_file.alive(status):
         return None
-    return known(status) if status.subnet or status.subnet6 else None
-
-
-def known(status: Status) -> tuple[Here, list[KnownPeer]]:
-    """This host and its peers as a status names them."""
-    here = Here(
-        subnets=tuple(ip_network(text) for text in (status.subnet, status.subnet6) if text),
-        addresses=_own_addresses(),
-        mtu_bytes=status.mtu_bytes,
-    )
-    peers = [
-        KnownPeer(subnet=ip_network(subnet), public_ip=ip_address(public_ip), backend=peer.backend)
-        for peer in status.peers
-        # Nobody is where a subnet is only kept for somebody.
-        if peer.path != "reserved"
-        for subnet, public_ip in ((peer.subnet, peer.public_ip), (peer.subnet6, peer.public_ip6))
-        if subnet and public_ip
-    ]
-    return here, peers
+    return known(status, _own_addresses()) if status.subnet or status.subnet6 else None
 
 
 def _from_etcd(settings: Settings) -> tuple[Here, list[KnownPeer]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from overlayd.errors import ConfigError
+from overlayd.watching.state import Status
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -59,6 +60,24 @@ class Here:
     mtu_bytes: int | None = None
 
 
+def known(status: Status, addresses: frozenset[Address]) -> tuple[Here, list[KnownPeer]]:
+    """This host, whose interfaces have these addresses, and its peers as a status names them. Pure."""
+    here = Here(
+        subnets=tuple(ip_network(text) for text in (status.subnet, status.subnet6) if text),
+        addresses=addresses,
+        mtu_bytes=status.mtu_bytes,
+    )
+    peers = [
+        KnownPeer(subnet=ip_network(subnet), public_ip=ip_address(public_ip), backend=peer.backend)
+        for peer in status.peers
+        # Nobody is where a subnet is only kept for somebody, and no way leads where none was programmed.
+        if peer.path not in ("reserved", None)
+        for subnet, public_ip in ((peer.subnet, peer.public_ip), (peer.subnet6, peer.public_ip6))
+        if subnet and public_ip
+    ]
+    return here, peers
+
+
 def targets(peers: Sequence[KnownPeer], here: Here) -> list[Target]:
     """What to ping of each peer. Pure."""
     return [
@@ -66,7 +85,9 @@ def targets(peers: Sequence[KnownPeer], here: Here) -> list[Target]:
             subnet=str(peer.subnet),
             backend=peer.backend,
             underlay=Way(addresses=(peer.public_ip,), wished_bytes=_carrier_bytes(peer, here)),
-            overlay=Way(addresses=inside(peer.subnet), source=_source(peer.subnet, here), wished_bytes=here.mtu_bytes),
+            overlay=Way(
+                addresses=inside(peer.subnet), source=source_of(peer.subnet, here), wished_bytes=here.mtu_bytes
+            ),
         )
         for peer in peers
     ]
@@ -107,7 +128,7 @@ def _is_named(peer: KnownPeer, name: str) -> bool:
     return address == peer.public_ip or (address.version == peer.subnet.version and address in peer.subnet)
 
 
-def _source(subnet: Network, here: Here) -> Address | None:
+def source_of(subnet: Network, here: Here) -> Address | None:
     """Our own address inside the overlay: peers take inner packets only from the subnet that a lease names."""
     for own in here.subnets:
         if own.version == subnet.version:

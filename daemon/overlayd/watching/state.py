@@ -32,6 +32,25 @@ class Peer:
         return joined(self.public_ip, self.public_ip6)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Reach:
+    """What a status shows of one peer and family. Times are seconds since the epoch; `rtt_ms` is the last echo's.
+
+    `reached_at_s`: when a container of it last answered. `failing_since_s`, `lost`: since when, and how many echoes.
+    """
+
+    subnet: str
+    public_ip: str
+    state: str = "not asked yet"
+    answered_by: str | None = None
+    rtt_ms: float | None = None
+    reached_at_s: float | None = None
+    failing_since_s: float | None = None
+    lost: int = 0
+    last_hop: str | None = None
+    problem: str | None = None
+
+
 def joined(*texts: str | None) -> str:
     """Those that are there, with commas between."""
     return ", ".join(text for text in texts if text)
@@ -80,6 +99,14 @@ class Status:
     skipped: tuple[tuple[str, str], ...] = ()
     problems: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    probed_from: str | None = None
+    """From where containers of peers are asked; None where nobody asks."""
+    unreached: tuple[str, ...] = ()
+    """Which peers' containers do not answer, in sentences: of very many, the first."""
+    unreached_most: bool = False
+    """Whether these are at least half of all that can be judged: then this host is not ready."""
+    reach: tuple[Reach, ...] = ()
+    """Each peer by family; not in status.json, which would be written again for each echo."""
 
     @property
     def subnets(self) -> str:
