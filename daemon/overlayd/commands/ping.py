@@ -1,4 +1,4 @@
-"""`overlayd ping`: whether every peer answers, how fast, and how large a packet may be."""
+"""`overlayd ping`: whether every peer's host and containers answer, how fast, and how large a packet may be."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 
 from overlayd import daemon
 from overlayd import status as status_file
@@ -14,8 +15,9 @@ from overlayd.commands.output import print_line
 from overlayd.errors import ConfigError, OverlaydError, StoreError, UnsupportedError
 from overlayd.kernel import interfaces
 from overlayd.lease import Lease, MalformedLease, parse_lease
+from overlayd.probe.lent import Lender
 from overlayd.probe.measure import measure
-from overlayd.probe.peers import Address, Here, KnownPeer, chosen, known, targets
+from overlayd.probe.peers import Address, Here, KnownPeer, chosen, known, source_words, targets
 from overlayd.probe.report import document, table
 from overlayd.registry import CONFIG, SUBNETS, read_network_config
 from overlayd.settings import Settings
@@ -24,19 +26,26 @@ from overlayd.underlay_watch import choose_underlay
 
 
 def main(settings: Settings, options: argparse.Namespace) -> int:
-    """Ping all peers, or those named; 0 when each answers inside the overlay and takes packets of the full size."""
+    """Ping all peers, or those named; 0 when containers of each answer and take packets of the full size.
+
+    Of a peer of which no container is known, its host inside the overlay has to answer.
+    """
     here, peers = _from_daemon(settings) or _from_etcd(settings)
-    found = measure(
-        targets(chosen(peers, options.peers), here),
-        count=options.count,
-        timeout_s=options.timeout,
-        sizes=not options.no_mtu,
-    )
+    with contextlib.closing(Lender()) as lender:
+        here = replace(here, containers=lender.containers())
+        found = measure(
+            targets(chosen(peers, options.peers), here),
+            count=options.count,
+            timeout_s=options.timeout,
+            sizes=not options.no_mtu,
+        )
+        source = source_words(here, lender.problem)
     if options.json:
-        print_line(json.dumps(document(found), indent=2))
+        print_line(json.dumps({**document(found), "measured_from": source}, indent=2))
     elif found:
         for line in table(found):
             print_line(line)
+        print_line(f"containers are asked from {source}")
     else:
         print_line("no peers: no other host holds a lease")
     return 0 if all(peer.well for peer in found) else 1

@@ -10,6 +10,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from overlayd.addresses import IPAddress, IPInterface, IPNetwork
 from overlayd.doctor.trace import Tables
 from overlayd.doctor.x509 import Certificate
+from overlayd.watching.state import Reach
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,6 +251,19 @@ class Host:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Reachability:
+    """What echoes to containers of peers came to just now. `source` says from where; `problem` why nobody was asked.
+
+    `said` is what the daemon, which has measured longer, says of peers that are not reached, by subnet.
+    """
+
+    peers: tuple[Reach, ...] = ()
+    source: str = ""
+    said: Mapping[str, str] = field(default_factory=dict)
+    problem: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Facts:
     """All that the checks judge by."""
 
@@ -260,3 +274,4 @@ class Facts:
     firewall: Firewall = field(default_factory=Firewall)
     docker: Docker = field(default_factory=Docker)
     network: Network | None = None
+    reach: Reachability = field(default_factory=Reachability)

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from socket import socket as Socket  # noqa: N812  (the method of that name hides the module inside its class)
-from typing import Protocol
 
 from overlayd.addresses import IPAddress, ip_address
 from overlayd.kernel import survey
 from overlayd.probe.containers import BRIDGE, first_on_bridge
+from overlayd.probe.peers import Inside
+from overlayd.probe.sockets import Socket
 
 # One to send from, and one to see whether it is that one's fault.
 AT_MOST = 2
@@ -25,20 +24,6 @@ TIMEOUT_S = 5.0
 REPLY_BYTES = 4096
 # An IPv4 and an IPv6 socket of each.
 DESCRIPTORS = 2 * AT_MOST
-
-
-class Inside(Protocol):
-    """A container here: its addresses on docker0, and sockets inside it."""
-
-    @property
-    def addresses(self) -> tuple[IPAddress, ...]:
-        """Its addresses in docker0's subnets."""
-
-    def address(self, version: int) -> IPAddress | None:
-        """Its address of IP version 4 or 6."""
-
-    def socket(self, version: int) -> Socket:
-        """A raw ICMP socket inside it. Raises OSError."""
 
 
 @dataclass(frozen=True)
@@ -138,8 +123,3 @@ def _parse(reply: bytes, lent: list[Socket]) -> tuple[LentContainer, ...]:
 def _ports() -> frozenset[int]:
     links = survey.links()
     return frozenset(link.index for link in links if link.master == BRIDGE and link.up)
-
-
-def addresses_of(containers: Collection[Inside]) -> frozenset[IPAddress]:
-    """All addresses of these."""
-    return frozenset(address for one in containers for address in one.addresses)

@@ -10,15 +10,14 @@ import socket
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import ip_address
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 from overlayd.errors import PrivilegeError
 from overlayd.probe import icmp
+from overlayd.probe.peers import Address, Inside
 from overlayd.probe.sockets import IP_MTU, IPV6_MTU, USUAL_HOPS, icmp_socket, set_hop_limit
-
-Address = IPv4Address | IPv6Address
 
 RATE_PER_S = 500.0
 
@@ -44,13 +43,6 @@ class Wake:
         """Nobody waits any more."""
         os.close(self.descriptor)
         os.close(self._other_end)
-
-
-class Inside(Protocol):
-    """Whatever has ICMP sockets of its own: a container. It is compared by value, and a socket asked for once each."""
-
-    def socket(self, version: int) -> socket.socket:
-        """A raw ICMP socket inside. Raises OSError."""
 
 
 @dataclass(frozen=True, kw_only=True)

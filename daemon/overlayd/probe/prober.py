@@ -10,14 +10,14 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from overlayd.addresses import IPAddress, IPNetwork, contains
 from overlayd.errors import OverlaydError
 from overlayd.log import logger
 from overlayd.probe import icmp
-from overlayd.probe.lent import Inside, Lender
-from overlayd.probe.peers import Here, KnownPeer, inside, source_of
+from overlayd.probe.lent import Lender
+from overlayd.probe.peers import Here, Inside, KnownPeer, inside, sender, source_of, source_words
 from overlayd.probe.pinger import Echo, Outcome, Pinger, Wake
 from overlayd.probe.reach import (
     INTERVAL_S,
@@ -25,6 +25,7 @@ from overlayd.probe.reach import (
     Path,
     Trial,
     interval_s,
+    last_hop,
     most_fail,
     problems,
 )
@@ -233,7 +234,7 @@ class Prober:
                 host=any(one.rtt_s is not None for one in of_hosts),
                 underlay=under.rtt_s is not None,
                 lives=lives,
-                last_hop=_last(of_hops),
+                last_hop=last_hop([one.refused_by for one in of_hops]),
                 reason=again.problem,
             )
             path.tried(trial, now=now)
@@ -249,7 +250,7 @@ class Prober:
         hops: int | None = None,
     ) -> Echo:
         version = target.version
-        source = next((one for one in sources if one.address(version) is not None), None)
+        source = sender(sources, version)
         return Echo(
             target=target,
             packet_bytes=icmp.smallest(version) + NOTE_BYTES,
@@ -272,7 +273,7 @@ class Prober:
             path.refresh(time.monotonic())
         before = self._findings
         found = Findings(
-            source=_source_words(sources, here, self._lender.problem) if paths else "",
+            source=source_words(replace(here, containers=tuple(sources)), self._lender.problem) if paths else "",
             peers=tuple(path.shown for path in paths),
             problems=problems(paths),
             severe=most_fail(paths),
@@ -288,20 +289,3 @@ def _says_nobody_is_there(outcome: Outcome, path: Path) -> bool:
     """Whether the peer's bridge found nobody at the address: its host could not resolve it (RFC 792, RFC 4443)."""
     by = outcome.refused_by
     return by is not None and outcome.reason == "host unreachable" and contains(path.peer.subnet, by)
-
-
-def _last(outcomes: Sequence[Outcome]) -> str | None:
-    """Who answered farthest on the way, of echoes that may pass one router more each."""
-    found = None
-    for hops, outcome in enumerate(outcomes, start=1):
-        if outcome.refused_by is not None:
-            found = f"{outcome.refused_by} (hop {hops})"
-    return found
-
-
-def _source_words(sources: Sequence[Inside], here: Here, problem: str | None) -> str:
-    if sources:
-        return f"container {', '.join(map(str, sources[0].addresses))}"
-    why = problem or "no container runs on docker0"
-    own = next((str(address) for subnet in here.subnets for address in inside(subnet) if address in here.addresses), "")
-    return f"this host itself{f', {own}' if own else ''} ({why}): what rules do to containers' packets here is not seen"

@@ -9,11 +9,18 @@ import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 
 from overlayd.addresses import IPAddress, contains
-from overlayd.probe.peers import KnownPeer
-from overlayd.watching.state import Reach
+from overlayd.probe.peers import CANDIDATES, KnownPeer, first_containers
+from overlayd.watching.state import (
+    FAILING,
+    HOST_ONLY,
+    HOST_SILENT,
+    NO_CONTAINER,
+    NOT_ASKED,
+    REACHED,
+    Reach,
+)
 
 # A peer is asked this often where the budget allows it, and at once again after an echo that was lost.
 INTERVAL_S, RETRY_S = 10.0, 2.0
@@ -21,25 +28,12 @@ INTERVAL_S, RETRY_S = 10.0, 2.0
 MISSES = 3
 # While nothing answers, why that is looked into so often.
 DIAGNOSE_S = 30.0
-# Docker gives out a subnet's addresses from the third on: so many are tried where no container is known.
-CANDIDATES = 8
 # What a prober hears of another one is of use for so long.
 HEARD_S = 120.0
 
 _NOTE = struct.Struct("!4sH")
 _MAGIC, _NEVER = b"ovl\1", 0xFFFF
 NOTE_BYTES = _NOTE.size
-
-
-class State(StrEnum):
-    """How it is with one peer."""
-
-    REACHED = "reached"
-    NO_CONTAINER = "no container"
-    HOST_ONLY = "host only"
-    FAILING = "failing"
-    HOST_SILENT = "host silent"
-    NOT_ASKED = "not asked yet"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +88,8 @@ class Path:
         """Whom to ask now: a container that is known, else the next address where Docker may have put one."""
         if self.target is not None:
             return self.target
-        first, size = self.peer.subnet[2], self.peer.subnet.num_addresses
-        return first + self.turn % max(1, min(CANDIDATES, size - 3))
+        candidates = first_containers(self.peer.subnet)
+        return candidates[self.turn % len(candidates)]
 
     @property
     def wants_trial(self) -> bool:
@@ -107,7 +101,12 @@ class Path:
         self.target, self.known, self.misses, self.trial = by, True, 0, None
         self.tried_at, self.due = -math.inf, now + interval_s
         self.shown = replace(
-            self._blank(), state=State.REACHED, answered_by=str(by), rtt_ms=round(1000 * rtt_s, 3), reached_at_s=clock
+            self._blank(),
+            state=REACHED,
+            container=str(by),
+            answered_by=str(by),
+            rtt_ms=round(1000 * rtt_s, 3),
+            reached_at_s=clock,
         )
 
     def is_empty(self, by: IPAddress, *, now: float, interval_s: float) -> None:
@@ -118,7 +117,7 @@ class Path:
         # The next address soon, until all were asked.
         self.due = now + (RETRY_S if self.turn % CANDIDATES else interval_s)
         self.shown = replace(
-            self._blank(), state=State.NO_CONTAINER, answered_by=str(by), reached_at_s=self.shown.reached_at_s
+            self._blank(), state=NO_CONTAINER, answered_by=str(by), reached_at_s=self.shown.reached_at_s
         )
 
     def missed(self, *, now: float, clock: float, interval_s: float) -> None:
@@ -136,14 +135,20 @@ class Path:
         """Where the way ends was looked into."""
         self.trial, self.tried_at = trial, now
         state = self._state(trial)
-        self.shown = replace(self.shown, state=state, last_hop=trial.last_hop, problem=None)
-        if state in (State.HOST_ONLY, State.HOST_SILENT):
+        self.shown = replace(
+            self.shown,
+            state=state,
+            container=str(self.target) if self.known else None,
+            last_hop=trial.last_hop,
+            problem=None,
+        )
+        if state in (HOST_ONLY, HOST_SILENT):
             self.shown = replace(self.shown, failing_since_s=None, lost=0)
         self.refresh(now)
 
     def refresh(self, now: float) -> None:
         """Say what fails as far as it is known now: the peer's prober may have been heard since."""
-        if self.shown.state == State.FAILING and self.trial is not None:
+        if self.shown.state == FAILING and self.trial is not None:
             self.shown = replace(self.shown, problem=self._words(self.trial, now))
 
     def hears(self, sender: IPAddress, note: bytes, *, now: float) -> None:
@@ -168,15 +173,15 @@ class Path:
     def _blank(self) -> Reach:
         return Reach(subnet=self.shown.subnet, public_ip=self.shown.public_ip)
 
-    def _state(self, trial: Trial) -> State:
+    def _state(self, trial: Trial) -> str:
         if self.known and (trial.host or trial.underlay or trial.lives):
-            return State.FAILING
+            return FAILING
         if trial.host:
-            return State.HOST_ONLY
+            return HOST_ONLY
         if trial.lives or (trial.underlay and _has_a_device(self.peer)):
-            return State.FAILING
+            return FAILING
         # It was switched off, or runs no overlay: nothing to mend here, and its lease outlives it by a day.
-        return State.HOST_SILENT
+        return HOST_SILENT
 
     def _words(self, trial: Trial, now: float) -> str:
         whom = f"container {self.target}" if self.known else f"anybody in {self.peer.subnet}"
@@ -220,7 +225,7 @@ def interval_s(count: int, rate_per_s: float) -> float:
 
 def problems(paths: Sequence[Path], *, at_most: int = 3) -> tuple[str, ...]:
     """What fails, in sentences: a few by name, the rest as a number."""
-    failing = [path.shown for path in paths if path.shown.state == State.FAILING]
+    failing = [path.shown for path in paths if path.shown.state == FAILING]
     said = [one.problem or one.subnet for one in failing[:at_most]]
     if len(failing) > at_most:
         said.append(f"and {len(failing) - at_most} more peers")
@@ -232,8 +237,17 @@ def most_fail(paths: Sequence[Path]) -> bool:
 
     One broken peer is not this host's failure: a fleet would be taken out of service because of one of its hosts.
     """
-    judged = [path.shown.state for path in paths if path.shown.state not in (State.NOT_ASKED, State.HOST_SILENT)]
-    return 2 * sum(state == State.FAILING for state in judged) >= max(1, len(judged))
+    judged = [path.shown.state for path in paths if path.shown.state not in (NOT_ASKED, HOST_SILENT)]
+    return 2 * sum(state == FAILING for state in judged) >= max(1, len(judged))
+
+
+def last_hop(refused_by: Sequence[IPAddress | None]) -> str | None:
+    """Who answered farthest on the way, of echoes that may pass one router more each."""
+    found = None
+    for hops, by in enumerate(refused_by, start=1):
+        if by is not None:
+            found = f"{by} (hop {hops})"
+    return found
 
 
 def _has_a_device(peer: KnownPeer) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Collection
 
 from overlayd.probe import icmp
 
+Socket = socket.socket
 RECEIVE_BYTES = 4 * 1024 * 1024
 # linux/icmp.h, linux/icmpv6.h, linux/in.h, linux/in6.h: Python has no names for these.
 SOL_RAW, ICMP_FILTER = 255, 1

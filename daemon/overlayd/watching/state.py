@@ -32,16 +32,31 @@ class Peer:
         return joined(self.public_ip, self.public_ip6)
 
 
+# What is known of the way to a peer's containers: one of them answered; the peer's bridge says that nobody is there;
+# its host answers, and of containers nothing is known; nobody does though somebody should; its host does not even by
+# the underlay, and does not live as far as etcd says.
+REACHED, NO_CONTAINER, HOST_ONLY, FAILING, HOST_SILENT, NOT_ASKED = REACH_STATES = (
+    "reached",
+    "no container",
+    "host only",
+    "failing",
+    "host silent",
+    "not asked yet",
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Reach:
     """What a status shows of one peer and family. Times are seconds since the epoch; `rtt_ms` is the last echo's.
 
-    `reached_at_s`: when a container of it last answered. `failing_since_s`, `lost`: since when, and how many echoes.
+    `container` is one of the peer's, where one is known. `reached_at_s`: when one last answered. `failing_since_s`,
+    `lost`: since when none does, and how many echoes went unanswered. `last_hop` is who answered farthest on the way.
     """
 
     subnet: str
     public_ip: str
-    state: str = "not asked yet"
+    state: str = NOT_ASKED
+    container: str | None = None
     answered_by: str | None = None
     rtt_ms: float | None = None
     reached_at_s: float | None = None
