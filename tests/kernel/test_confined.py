@@ -124,8 +124,8 @@ def lending(a: Host, tmp_path: Path) -> Iterator[Path]:
         unit = ROOT / "rpm/units/overlayd-containers.service"
         script = "import sys; from overlayd.probe import lender; sys.exit(lender.main())"
         # As systemd passes a socket: it is descriptor 3 (sd_listen_fds(3)).
-        shell = f'exec 3<&{listening.fileno()}; LISTEN_FDS=1 exec "$@"'
-        argv = ["sh", "-c", shell, "sh", *("ip", "netns", "exec", a.namespace)]
+        shell = f'exec 3<&{listening.fileno()}; exec env LISTEN_FDS=1 "$@"'
+        argv = ["bash", "-c", shell, "bash", *("ip", "netns", "exec", a.namespace)]
         argv += [sys.executable, str(CONFINED), str(unit), "--", sys.executable, "-c", script]
         process = subprocess.Popen(argv, pass_fds=(listening.fileno(),), env=environment())
         try:
