@@ -61,7 +61,7 @@ class PeerReport:
 
     def remarks(self) -> list[str]:
         """What a reader should know beside the figures, one sentence each."""
-        return [*_container_remarks(self), *_overlay_remarks(self), *_underlay_remarks(self)]
+        return [*_overlay_remarks(self), *_container_remarks(self), *_underlay_remarks(self)]
 
 
 def _container_remarks(peer: PeerReport) -> list[str]:
