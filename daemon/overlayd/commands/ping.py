@@ -8,7 +8,6 @@ import json
 from collections.abc import Iterable
 from ipaddress import ip_address, ip_network
 
-from overlayd import daemon
 from overlayd import status as status_file
 from overlayd.backend_choice import load_backend
 from overlayd.commands.output import print_line
@@ -75,7 +74,7 @@ def known(status: Status) -> tuple[Here, list[KnownPeer]]:
 
 def _from_etcd(settings: Settings) -> tuple[Here, list[KnownPeer]]:
     """What etcd says of this network; this host's own lease, if it has one, is the one under its address."""
-    store = Store(daemon.store_settings(settings))
+    store = Store.of(settings)
     try:
         config = read_network_config(store.get(f"{settings.etcd_prefix}/{CONFIG}"), settings.etcd_prefix)
         entries, _revision = store.list_prefix(f"{settings.etcd_prefix}/{SUBNETS}")

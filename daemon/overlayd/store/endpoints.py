@@ -32,6 +32,11 @@ class Endpoint:
         """The host as it stands before a colon and a port."""
         return f"[{self.host}]" if ":" in self.host else self.host
 
+    @property
+    def is_name(self) -> bool:
+        """Whether the host has to be resolved."""
+        return not _is_address(self.host)
+
     def __str__(self) -> str:
         return f"{'https' if self.tls else 'http'}://{self.dialled_host}:{self.port}"
 
@@ -65,10 +70,12 @@ def parse_endpoints(texts: Sequence[str]) -> tuple[Endpoint, ...]:
 
 
 def _is_host(host: str | None) -> bool:
-    if not host:
-        return False
+    return bool(host) and (_is_address(str(host)) or _NAME.fullmatch(str(host)) is not None)
+
+
+def _is_address(host: str) -> bool:
     try:
         ip_address(host)
     except ValueError:
-        return _NAME.fullmatch(host) is not None
+        return False
     return True

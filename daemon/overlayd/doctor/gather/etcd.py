@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
 
-from overlayd import daemon
 from overlayd.doctor.facts import Endpoint, Etcd, PemFile, Published
 from overlayd.doctor.gather import containers
 from overlayd.doctor.x509 import Certificate, read_der, read_pem
@@ -32,7 +31,7 @@ def read_etcd(settings: Settings) -> tuple[Etcd, NetworkConfig | None, tuple[Pub
     files = _files(settings)
     servers = _endpoints(settings)
     try:
-        store = Store(daemon.store_settings(settings))
+        store = Store.of(settings)
         try:
             raw = store.get(f"{settings.etcd_prefix}/{CONFIG}")
             entries, _revision = store.list_prefix(f"{settings.etcd_prefix}/{SUBNETS}")
