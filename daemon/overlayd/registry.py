@@ -121,7 +121,7 @@ class Registry:
         """
         view = self.view
         if not view.revision:
-            raise StoreError(view.problem or f"etcd at {self._store.name}: not reached yet")
+            raise StoreError(view.problem or f"etcd at {self._store.name}: not reached yet", hint=view.hint)
         return self._config.read(view.entries.get(CONFIG))
 
     def census(self) -> Census:

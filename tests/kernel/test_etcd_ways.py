@@ -5,6 +5,7 @@ One lab with one etcd; what a host has in its /etc is what `ip netns exec` shows
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import subprocess
 import time
@@ -13,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.etcd import Etcd
 from tests.kernel.lab import SWITCH_ADDRESS, UNDERLAY, UNDERLAY6, Host, Lab, laboratory
+from tests.polling import eventually
 
 BACKEND = {"Type": "vxlan"}
 NOBODY, NOBODY6 = UNDERLAY[253], UNDERLAY6[253]
@@ -21,9 +24,20 @@ NOBODY, NOBODY6 = UNDERLAY[253], UNDERLAY6[253]
 AT_ONCE_S = 4.0
 
 
+def with_little_room(lab: Lab) -> None:
+    lab.etcd = Etcd(
+        lab.folder,
+        hosts=[str(SWITCH_ADDRESS)],
+        client_port=2379,
+        inside=lab.inside,
+        flags=["--quota-backend-bytes=1000000"],
+    )
+    lab.etcd.start()
+
+
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with laboratory(tmp_path_factory.mktemp("ways"), BACKEND) as lab:
+    with laboratory(tmp_path_factory.mktemp("ways"), BACKEND, arrange=with_little_room) as lab:
         yield lab
 
 
@@ -99,3 +113,46 @@ def test_a_daemon_with_a_name_in_the_hosts_file_and_a_proxy_gets_ready(lab: Lab,
         assert lab.etcd.ctl("get", "--keys-only", f"/coreos.com/network/subnets/{str(a.subnet).replace('/', '-')}")
     finally:
         a.stop()
+
+
+def fill(lab: Lab) -> None:
+    """Write until etcd refuses, which raises the alarm."""
+    for _number in range(200):
+        if "NOSPACE" in lab.etcd.ctl("alarm", "list"):
+            return
+        with contextlib.suppress(AssertionError):
+            lab.etcd.ctl("put", "/filler", stdin="x" * 100_000)
+    raise AssertionError("etcd takes more than it may")
+
+
+def make_room(lab: Lab) -> None:
+    lab.etcd.compact()
+    lab.etcd.ctl("defrag")
+    lab.etcd.ctl("alarm", "disarm")
+
+
+def test_an_etcd_without_room_keeps_no_restarted_host_waiting(lab: Lab, a: Host) -> None:
+    a.start()
+    before, presence = a.subnet, f"/coreos.com/network/hosts/{a.address}"
+    a.stop()
+    b = lab.host("b", start=False)
+    fill(lab)
+    try:
+        a.start()
+        assert a.subnet == before
+        # A new one cannot be served. Both logs, and doctor, say what helps.
+        b.start(ready=False)
+        eventually("b waits", lambda: b.status().get("state") == "waiting")
+        for said in (a.log.read_text(), b.log.read_text()):
+            assert "etcdctl compact" in said
+            assert "etcdctl alarm disarm" in said
+        told = b.call("doctor").stdout
+        assert "alarm NOSPACE" in told
+        assert "etcdctl alarm disarm" in told
+        assert "systemctl start overlayd" not in told
+        assert not lab.etcd.ctl("get", "--keys-only", presence)
+    finally:
+        make_room(lab)
+    eventually("a says that it lives", lambda: lab.etcd.ctl("get", "--keys-only", presence), timeout_s=20)
+    eventually("b is served", lambda: b.status()["state"] == "ready", timeout_s=20)
+    a.stop()

@@ -74,13 +74,14 @@ class Connection:
         """Hang up. Harmless when called again."""
         self._channel.close()
 
-    def answers(self, timeout_s: float) -> str | None:
-        """Ask the server something small that it knows by itself. None if it said anything, else what went wrong.
+    def answers(self, timeout_s: float, *, alone: bool = True) -> str | None:
+        """Ask the server something small. None if it said anything, else what went wrong.
 
-        Without a login, which costs etcd much and us nothing: a refusal is an answer.
+        Something that it knows by itself, or, where not `alone`, that it has to ask its cluster for. Without a login,
+        which costs etcd much and us nothing: a refusal is an answer.
         """
         try:
-            self.kv.Range(etcdrpc.RangeRequest(key=b"/", serializable=True, count_only=True), timeout=timeout_s)
+            self.kv.Range(etcdrpc.RangeRequest(key=b"/", serializable=alone, count_only=True), timeout=timeout_s)
         except grpc.RpcError as error:
             return details(error) if unreachable(error) else None
         except ValueError:
@@ -167,8 +168,13 @@ def details(error: grpc.RpcError) -> str:
 
 
 def unreachable(error: grpc.RpcError) -> bool:
-    """Whether another server may do better: this one is dead, frozen, or cut off from its cluster."""
-    return error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+    """Whether another server may do better: this one is dead, frozen, cut off, or not who it should be."""
+    return error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED) or misnamed(error)
+
+
+def misnamed(error: grpc.RpcError) -> bool:
+    """Whether gRPC refused, not etcd: of a certificate without subjectAltName, whose common name is the address."""
+    return "does not match SSL server name" in (error.details() or "")
 
 
 def never_sent(error: grpc.RpcError) -> bool:
@@ -181,4 +187,6 @@ def login_expired(error: grpc.RpcError) -> bool:
     """Whether etcd does not know our token any more, or wants one now, or changed its users since it gave it out."""
     said = error.details() or ""
     phrases = ("invalid auth token", "user name is empty", "auth store is old", "revision in header is old")
+    if misnamed(error):
+        return False
     return error.code() is grpc.StatusCode.UNAUTHENTICATED or any(phrase in said for phrase in phrases)

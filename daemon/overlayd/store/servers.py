@@ -9,13 +9,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from overlayd.errors import StoreDenied, StoreError
+from overlayd.errors import StoreDenied, StoreError, StoreFull
 from overlayd.log import logger
 from overlayd.store.access import StoreSettings, check
-from overlayd.store.connection import Connection, Login, details, login_expired, never_sent, unreachable
+from overlayd.store.connection import Connection, Login, details, login_expired, misnamed, never_sent, unreachable
 from overlayd.store.endpoints import Endpoint
 from overlayd.store.resolve import Addresses, Names, Unresolved
-from overlayd.store.rpc import grpc
+from overlayd.store.rpc import etcdrpc, grpc
 from overlayd.store.trust import TrustFiles
 
 log = logger("store")
@@ -26,6 +26,8 @@ SERVER_TIMEOUT_S = 2.0
 PULSE_TIMEOUT_S = 2.5
 # Between two attempts with certificates that did not work.
 RENEW_RETRY_S = 5.0
+# AlarmRequest's action.
+_GET = 0
 
 RIGHTS = (
     "grant the user a role with these rights, where PREFIX is etcd-prefix: read PREFIX/config; readwrite of all below "
@@ -141,6 +143,29 @@ class Servers:
                 if attempts <= 0:
                     raise StoreError(f"etcd at {self.name}: {operation}: the connection was closed") from error
 
+    def reach(self, timeout_s: float) -> Connection:
+        """A connection whose server answers for its cluster. Raises StoreError in the server's or gRPC's words alone.
+
+        For a store with a single endpoint: whether that very one is of use to the daemon.
+        """
+        problem: str | None = ""
+        for _family in range(2):
+            connection = self._connect(timeout_s)
+            problem = connection.answers(timeout_s, alone=False)
+            if problem is None:
+                return connection
+            self._drop(connection)
+            if not self._two_families:
+                break
+        raise StoreError(str(problem))
+
+    def alarms(self) -> tuple[str, ...]:
+        """The alarms that etcd has raised, as NOSPACE. Raises StoreError."""
+        answer = self.call(
+            "ask for alarms", lambda c: c.maintenance.Alarm, etcdrpc.AlarmRequest(action=_GET), repeatable=True
+        )
+        return tuple(sorted({etcdrpc.AlarmType.Name(one.alarm) for one in answer.alarms}))
+
     def tend(self) -> None:
         """Store.tend."""
         connection = self._connection
@@ -181,14 +206,20 @@ class Servers:
         }.get(word)
         if "user name is empty" in detail:
             hint = "etcd wants a login: set etcd-username and etcd-password-file"
-        elif "TSI_" in detail or "erification" in detail:
+        elif "TSI_" in detail or "erification" in detail or misnamed(error):
             # gRPC's word for TLS. A server that does not like our certificate hangs up, which is DATA_CORRUPTED.
             hint = "check etcd-cafile, etcd-certfile and etcd-keyfile, and the names in etcd's certificate"
+        elif "for learner" in detail:
+            hint = "a learner does not answer for its cluster: name the voting members (etcdctl member list)"
         kinds = {"PERMISSION_DENIED": StoreDenied, "INVALID_ARGUMENT": Refused, "UNAUTHENTICATED": Refused}
         kind = kinds.get(word, StoreError)
+        if misnamed(error):
+            kind = StoreError
         # Both words stand for other things too: etcd's disk is full; too many requests.
         if word == "RESOURCE_EXHAUSTED" and "larger than max" in detail:
             kind = TooLarge
+        elif "database space exceeded" in detail:
+            kind, hint = StoreFull, StoreFull.HINT
         elif word == "OUT_OF_RANGE" and "compacted" in detail:
             kind = Compacted
         return kind(f"etcd at {self.name}: {operation}: {word}: {detail}", hint=hint)
