@@ -87,5 +87,7 @@ def _shown(settings: Settings) -> dict[str, object]:
         value = getattr(settings, field.name)
         if value and field.metadata["secret"]:
             value = "(not shown)"
+        if field.name == "etcd_prefix":
+            value = value or "/"
         shown[field.name.replace("_", "-")] = ",".join(value) if isinstance(value, tuple) else value
     return shown

@@ -43,11 +43,7 @@ class Endpoint:
 
 def parse_endpoint(text: str) -> Endpoint:
     """`http://10.0.0.1:2379`, `https://etcd1`, `10.0.0.1:2379`. Raises ConfigError."""
-    if "@" in text:
-        # Not shown: what stands before the @ is a password.
-        raise ConfigError(
-            "etcd-endpoints: one of them holds a user or a password", hint="set etcd-username and etcd-password-file"
-        )
+    _require_no_password(text)
     try:
         url = urlsplit(text if "://" in text else f"http://{text}")
         host, port = url.hostname, url.port
@@ -63,10 +59,20 @@ def parse_endpoints(texts: Sequence[str]) -> tuple[Endpoint, ...]:
     """All of them, in their order. Raises ConfigError, also where there is none or where the schemes are mixed."""
     if not texts:
         raise ConfigError("etcd-endpoints: none given", hint="set OVERLAYD_ETCD_ENDPOINTS=http://HOST:2379")
+    # Of all before any is shown: a comma or a blank in a password makes two of one.
+    _require_no_password(",".join(texts))
     endpoints = tuple(parse_endpoint(text) for text in texts)
     if len({endpoint.tls for endpoint in endpoints}) > 1:
         raise ConfigError("etcd-endpoints: http:// and https:// are mixed", hint="use one scheme for all of them")
     return endpoints
+
+
+def _require_no_password(text: str) -> None:
+    if "@" in text:
+        # Not shown: what stands before the @ is a password.
+        raise ConfigError(
+            "etcd-endpoints: one of them holds a user or a password", hint="set etcd-username and etcd-password-file"
+        )
 
 
 def _is_host(host: str | None) -> bool:

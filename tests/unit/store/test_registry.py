@@ -37,8 +37,8 @@ def wanted(host: int) -> Callable[[Subnets], Lease]:
 
 
 @contextmanager
-def registry(store: Store) -> Iterator[Registry]:
-    made = Registry(store, PREFIX, lambda: None)
+def registry(store: Store, prefix: str = PREFIX) -> Iterator[Registry]:
+    made = Registry(store, prefix, lambda: None)
     made.start()
     try:
         until(lambda: made.view.connected)
@@ -317,3 +317,13 @@ def test_no_subnet_is_taken_that_holds_the_hosts_own_address(store: Store) -> No
                 ttl_s=TTL_S,
                 avoid=[own],
             )
+
+
+@pytest.mark.parametrize("prefix", ["", "coreos.com/network"])
+def test_a_network_may_be_at_the_root_of_etcd_or_at_a_key_without_a_slash(store: Store, prefix: str) -> None:
+    store.put(f"{prefix}/config", b'{"Network": "10.42.0.0/24", "SubnetLen": 28}')
+    with registry(store, prefix) as one:
+        assert one.network_config() == CONFIG
+        held = acquire(one, 1)
+        until(lambda: held.lease.key_name in one.census().leases)
+        assert store.get(f"{prefix}/subnets/{held.lease.key_name}") is not None

@@ -112,9 +112,10 @@ def _alarms(store: Store) -> tuple[str, ...]:
 
 def _endpoints(settings: Settings) -> tuple[Endpoint, ...]:
     try:
-        parsed = [addresses.parse_endpoint(text) for text in settings.etcd_endpoints]
+        parsed = addresses.parse_endpoints(settings.etcd_endpoints)
     except ConfigError as error:
-        return (Endpoint(name=",".join(settings.etcd_endpoints), problem=error.message),)
+        shown = ",".join(settings.etcd_endpoints)
+        return (Endpoint(name="(not shown)" if "@" in shown else shown, problem=error.message),)
     with ThreadPoolExecutor(max_workers=max(1, len(parsed))) as pool:
         return tuple(pool.map(lambda endpoint: _endpoint(settings, endpoint), parsed))
 
