@@ -113,7 +113,7 @@ def test_a_mark_that_an_editor_put_before_pem_is_taken_off(folder: Folder) -> No
 def test_der_is_named_and_the_hint_makes_pem_of_it(folder: Folder) -> None:
     for path, command in ((folder.ca, "x509"), (folder.certificate, "x509"), (folder.key, "pkey")):
         pem = path.read_bytes()
-        to_der = ["openssl", command, "-in", path, "-outform", "der"]
+        to_der = ["openssl", command, "-in", str(path), "-outform", "der"]
         path.write_bytes(subprocess.run(to_der, check=True, capture_output=True).stdout)
         with pytest.raises(StoreError, match=f"{path} is DER, not PEM") as caught:
             TrustFiles(cafile=str(folder.ca), certfile=str(folder.certificate), keyfile=str(folder.key)).read()
