@@ -42,7 +42,7 @@ from overlayd.probe.measuring import Measuring
 from overlayd.registry import Registry
 from overlayd.settings import Settings
 from overlayd.status import Board, Status, begun_at
-from overlayd.store.client import Store, StoreSettings, jittered
+from overlayd.store.client import Store, jittered
 from overlayd.underlay import Underlay
 from overlayd.underlay_watch import UnderlayWatch, addresses, choose_underlay
 from overlayd.watching.figures import counter
@@ -71,19 +71,6 @@ REST = 3
 LONGEST_REST_S = 15.0
 
 
-def store_settings(settings: Settings) -> StoreSettings:
-    """The part of the settings that says how to reach etcd."""
-    return StoreSettings(
-        endpoints=settings.etcd_endpoints,
-        cafile=settings.etcd_cafile,
-        certfile=settings.etcd_certfile,
-        keyfile=settings.etcd_keyfile,
-        username=settings.etcd_username,
-        password=settings.etcd_password,
-        password_file=settings.etcd_password_file,
-    )
-
-
 def loss_rest_s(losses: int) -> float:
     """How long to wait after so many subnets that were lost within an hour. Pure."""
     more = losses - FREE_LOSSES
@@ -95,7 +82,7 @@ def run(settings: Settings) -> None:
     if os.geteuid() != 0:
         raise PrivilegeError("overlayd run changes the host's network", hint="run it as root")
     underlay = choose_underlay(settings)
-    store = Store(store_settings(settings))
+    store = Store.of(settings)
     with (
         listening(settings.healthz_ip, settings.healthz_port) as watch,
         # ---- the line: above, nothing on the host changes; below, everything may ----

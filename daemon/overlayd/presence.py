@@ -17,7 +17,7 @@ from pathlib import Path
 
 from overlayd import __version__
 from overlayd.addresses import IPAddress, ip_address
-from overlayd.errors import AddressTaken, StoreDenied, StoreError
+from overlayd.errors import AddressTaken, StoreDenied, StoreError, StoreFull
 from overlayd.log import logger
 from overlayd.periodic import Periodic
 from overlayd.quoting import plain, quoted
@@ -29,6 +29,8 @@ HOSTS = "hosts/"
 TTL_S = 30
 REFRESH_S = 10.0
 RETRY_S = 3.0
+# Races for the key that are lost one after the other, before it is left alone for a moment.
+ATTEMPTS = 5
 # etcd may make a TTL longer than was asked for (a multiple of its election timeout), but not by as much.
 LONGEST_TTL_S = 600
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -94,13 +96,23 @@ class Presence:
         """Say that this host is here, and go on saying so until `release`.
 
         Raises AddressTaken, which names both hosts, and StoreError. Where etcd's roles do not let us write there, it is
-        done without.
+        done without; where etcd has no room, until it has.
         """
         try:
             self._lease_id = self._hold()
         except StoreDenied as error:
-            log.warning("two hosts with one address would not be noticed", problem=error.message, hint=error.hint)
+            log.warning(
+                "two hosts with one address would not be noticed, nor does `overlayd lease` see that this host lives",
+                problem=error.message,
+                hint=error.hint,
+            )
             return
+        except StoreFull as error:
+            log.warning(
+                "until etcd has room, two hosts with one address would not be noticed",
+                problem=error.message,
+                hint=error.hint,
+            )
         self._periodic.start()
 
     def release(self) -> None:
@@ -112,16 +124,20 @@ class Presence:
             self._lease_id = 0
 
     def _refresh(self) -> None:
-        if self._store.refresh(self._lease_id) > 0:
+        if self._lease_id and self._store.refresh(self._lease_id) > 0:
             found = self._store.get(self._key)
             if found is not None and found.lease_id == self._lease_id and parse(found.value).id == self._identity.id:
                 self.problem = None
                 return
             # Somebody deleted the key, or wrote another over it: what it hung on is no claim any more.
             self._store.revoke(self._lease_id)
+        self._lease_id = 0
         try:
             self._lease_id = self._hold()
             self.problem = None
+        except StoreFull as error:
+            # In an interval again, not sooner: a whole fleet is in the same place.
+            log.debug("etcd has no room yet", problem=error.message)
         except AddressTaken as error:
             # While etcd was away, or by hand. The data path stays: which of the two should go, a person must say.
             if self.problem is None:
@@ -129,11 +145,12 @@ class Presence:
             self.problem = error.message
 
     def _hold(self) -> int:
-        while True:
+        for _attempt in range(ATTEMPTS):
             found = self._store.get(self._key)
             lease_id = self._create() if found is None else self._take_up(found)
             if lease_id:
                 return lease_id
+        raise StoreError(f"{self._key} in etcd changes all the time", hint="find out who writes it")
 
     def _create(self) -> int:
         lease_id = self._store.grant(TTL_S)

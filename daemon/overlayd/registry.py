@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from overlayd import allocate
 from overlayd.addresses import IPAddress, IPNetwork, overlaps
 from overlayd.census import Census, Reader, uncontradicted
+from overlayd.contest import Contest
 from overlayd.errors import LeaseLost, StoreDenied, StoreError
 from overlayd.lease import NAME_LENGTH, VALUE_BYTES, Lease, MalformedLease, Subnets, parse_key, parse_lease
 from overlayd.log import logger
@@ -44,6 +45,10 @@ RACE_PAUSE_S = 0.2
 # How long to go on while others are quicker each time; and how often a lease that is lost at once is written again.
 RACES_S = 30.0
 REPAIRS_AT_MOST = 3
+CONTESTED = "somebody else writes another lease over this host's again and again; it is written again less often"
+CONTESTED_HINT = (
+    "is there another host, or a flannel here, with this host's address? overlayd ping, overlayd lease list"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +94,7 @@ class Registry:
         )
         self._rng = random.Random()
         self._reader = Reader()
+        self._contest = Contest()
         self._census: tuple[View, Census] | None = None
         self._complained: dict[str, str] = {}
         self._remembered: Mapping[str, Lease] = {}
@@ -107,7 +113,8 @@ class Registry:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What others may do to this network by etcd, or do, in sentences."""
-        return (*self._openness.warnings, *([self._config.warning] if self._config.warning else []))
+        found = (*self._openness.warnings, self._config.warning, CONTESTED if self._contest.is_on else None)
+        return tuple(one for one in found if one)
 
     @property
     def view(self) -> View:
@@ -121,7 +128,7 @@ class Registry:
         """
         view = self.view
         if not view.revision:
-            raise StoreError(view.problem or f"etcd at {self._store.name}: not reached yet")
+            raise StoreError(view.problem or f"etcd at {self._store.name}: not reached yet", hint=view.hint)
         return self._config.read(view.entries.get(CONFIG))
 
     def census(self) -> Census:
@@ -215,6 +222,10 @@ class Registry:
             )
         if current is not None and current.lease_id == holding.etcd_lease_id and found == lease:
             return holding
+        contested = current is not None and found != lease
+        rest_s = self._contest.rest_s() if contested else 0
+        if rest_s:
+            raise StoreError(f"{lease.subnets}: {CONTESTED}; left alone for {rest_s:.0f} s", hint=CONTESTED_HINT)
         if current is None:
             listed = self._entries()
             self._refuse_if_taken(lease, listed.names)
@@ -227,6 +238,10 @@ class Registry:
             log.info("the lease was made a reservation", subnet=lease.subnets)
         else:
             log.warning("the lease had gone or was changed in etcd; written again", subnet=lease.subnets)
+            if contested:
+                self._contest.note()
+                if self._contest.is_on:
+                    log.warning(CONTESTED, subnet=lease.subnets, hint=CONTESTED_HINT)
         return mended
 
     def refresh(self, holding: Holding) -> bool:

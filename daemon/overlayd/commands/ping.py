@@ -8,7 +8,6 @@ import json
 from collections.abc import Iterable
 from dataclasses import replace
 
-from overlayd import daemon
 from overlayd import status as status_file
 from overlayd.backend_choice import load_backend
 from overlayd.commands.output import print_line
@@ -64,7 +63,7 @@ def _from_daemon(settings: Settings) -> tuple[Here, list[KnownPeer]] | None:
 
 def _from_etcd(settings: Settings) -> tuple[Here, list[KnownPeer]]:
     """What etcd says of this network; this host's own lease, if it has one, is the one under its address."""
-    store = Store(daemon.store_settings(settings))
+    store = Store.of(settings)
     try:
         config = read_network_config(store.get(f"{settings.etcd_prefix}/{CONFIG}"), settings.etcd_prefix)
         entries, _revision = store.list_prefix(f"{settings.etcd_prefix}/{SUBNETS}")

@@ -145,6 +145,7 @@ class Etcd:
     """The store. `problem` is why it cannot be used; `config_problem` what is wrong with the network config.
 
     `open_to` says what anybody may do there without a password, `read` or `read and write`; empty for nothing.
+    `alarms` are etcd's, `missing_rights` what this host's user may not do, as `etcdctl role grant-permission` has it.
     """
 
     endpoints: tuple[Endpoint, ...] = ()
@@ -157,6 +158,8 @@ class Etcd:
     leases: tuple[Published, ...] | None = None
     open_to: str | None = None
     containers: Containers | None = None
+    alarms: tuple[str, ...] = ()
+    missing_rights: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
