@@ -42,8 +42,6 @@ LAST_WHOLE = gauge(
     "When the last of them ended with nothing refused, in seconds since the epoch.",
 )
 
-DOCKER_ENV = "docker.env"
-
 
 class Host:
     """One host in one network. Methods are called in the order in which they stand here, all in one thread."""
@@ -220,8 +218,9 @@ class Host:
         try:
             text = "".join(f"{key}={value}\n" for key, value in lines.items())
             write_atomically(self._settings.subnet_env, text)
+            write_atomically(self._settings.run_dir / docker.RECORD, self._docker.record(self._docker_wanted()))
             # Last: docker may start as soon as this is there.
-            write_atomically(self._settings.run_dir / DOCKER_ENV, docker.env_file(self._docker.options))
+            write_atomically(self._settings.run_dir / docker.DOCKER_ENV, docker.env_file(self._docker.options))
         except OSError as error:
             raise OverlaydError(f"cannot write the files that docker starts from: {error}") from error
 

@@ -209,13 +209,18 @@ class Firewall:
 
 @dataclass(frozen=True, kw_only=True)
 class Docker:
-    """Docker here. `conflicts` are sentences about daemon.json; `drop_ins` the names systemd knows, None without it."""
+    """Docker here. `conflicts` are sentences about what it is told; `drop_ins` the names systemd knows, if it is there.
+
+    `down` says why it does not run though it should, `otherwise` in what the dockerd that runs was started otherwise.
+    """
 
     installed: bool = False
     conflicts: tuple[str, ...] = ()
     settings: Mapping[str, object] = field(default_factory=dict)
     drop_ins: tuple[str, ...] | None = None
     active: bool | None = None
+    down: str | None = None
+    otherwise: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,12 +14,13 @@ WANT = docker.wanted(SUBNET, 1450, we_masquerade=True)
 
 
 def test_docker_gets_the_subnets_first_address_and_leaves_masquerading_to_us() -> None:
-    assert docker.flags(WANT, {}) == (["--bip=10.5.52.1/24", "--ip-masq=false", "--mtu=1450"], [])
+    given, problems = docker.flags(WANT, docker.Told())
+    assert (given, problems) == (["--bip=10.5.52.1/24", "--ip-masq=false", "--mtu=1450"], [])
     assert docker.wanted(SUBNET, 1450, we_masquerade=False).options()["ip-masq"] == "true"
 
 
 def test_docker_gets_an_ipv6_subnet_too() -> None:
-    given, _problems = docker.flags(docker.wanted(BOTH, 1430, we_masquerade=True), {})
+    given, _problems = docker.flags(docker.wanted(BOTH, 1430, we_masquerade=True), docker.Told())
     assert {"--bip=10.5.52.1/24", "--ipv6=true", "--fixed-cidr-v6=fd42:0:0:7::/64"} <= set(given)
     has = (IPv4Interface("10.5.52.1/24"), IPv6Interface("fd42:0:0:7::1/64"), IPv6Interface("fe80::1/64"))
     assert docker.bridge_problem(BOTH, has) is None
@@ -28,27 +29,27 @@ def test_docker_gets_an_ipv6_subnet_too() -> None:
 
 def test_an_option_in_daemon_json_is_not_given_twice() -> None:
     # dockerd refuses an option that is in both, even with the same value.
-    given, problems = docker.flags(WANT, {"bip": "10.5.52.1/24", "mtu": 1450})
+    given, problems = docker.flags(WANT, docker.Told(daemon_json={"bip": "10.5.52.1/24", "mtu": 1450}))
     assert (given, problems) == (["--ip-masq=false"], [])
 
 
 def test_more_options_are_given_like_the_leases_own() -> None:
     also = {"allow-direct-routing": "true", "bridge-accept-fwmark": "0x1/0x3"}
-    given, problems = docker.flags(WANT, {"bridge-accept-fwmark": "0x1/0x3"}, also)
+    given, problems = docker.flags(WANT, docker.Told(daemon_json={"bridge-accept-fwmark": "0x1/0x3"}), also)
     assert given[3:] == ["--allow-direct-routing=true"]
     assert problems == []
-    _, problems = docker.flags(WANT, {"allow-direct-routing": False}, also)
+    _, problems = docker.flags(WANT, docker.Told(daemon_json={"allow-direct-routing": False}), also)
     assert "allow-direct-routing" in problems[0]
 
 
 def test_a_contradiction_in_daemon_json_is_reported_not_fought() -> None:
-    given, problems = docker.flags(WANT, {"bip": "172.30.0.1/16", "ip-masq": True})
+    given, problems = docker.flags(WANT, docker.Told(daemon_json={"bip": "172.30.0.1/16", "ip-masq": True}))
     assert given == ["--mtu=1450"]
     assert [("172.30.0.1/16" in text, "10.5.52.1/24" in text) for text in problems] == [(True, True), (False, False)]
 
 
 def test_another_bridge_takes_no_bip() -> None:
-    given, problems = docker.flags(WANT, {"bridge": "br0"})
+    given, problems = docker.flags(WANT, docker.Told(daemon_json={"bridge": "br0"}))
     assert "--bip=10.5.52.1/24" not in given
     assert "'br0'" in problems[0]
 
