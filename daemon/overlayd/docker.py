@@ -126,13 +126,13 @@ def record(want: Wanted, *, firewalled: bool) -> str:
     )
 
 
-def prepare(run_dir: Path, told: Told) -> None:
-    """Write docker.env anew, where a subnet is held, by what docker is told now. For the moment when docker starts.
+def prepare(run_dir: Path, told: Told, *, anew: bool = True) -> None:
+    """Write docker.env by what docker is told now; `anew`, only where it is there. For the moment when docker starts.
 
     Raises OverlaydError; docker.env is then as it was.
     """
     path = run_dir / DOCKER_ENV
-    if not path.exists() or told.daemon_json is None:
+    if anew and (not path.exists() or told.daemon_json is None):
         # Without a subnet docker is refused a start; and with such a daemon.json it will refuse by itself.
         return
     try:

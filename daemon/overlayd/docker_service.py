@@ -147,16 +147,15 @@ def down(service: Service | None) -> str | None:
     if service is None or service.job:
         return None
     if service.failed:
-        why = plain_reason(service)
-        return f"docker.service failed: {why}; mend that, then run: {START_AGAIN}"
+        return f"docker.service failed: {service.reason or f'why, says journalctl -u {UNIT} -n 50'}"
     if service.state == "inactive" and service.enabled:
-        return "docker.service is enabled and stopped, so no container runs here; run: systemctl start docker"
+        return "docker.service is enabled and stopped, so no container runs here"
     return None
 
 
-def plain_reason(service: Service) -> str:
-    """Why it failed, or where that is to be found."""
-    return service.reason or f"its log says why: journalctl -u {UNIT} -n 50"
+def up_again(service: Service) -> str:
+    """What to do about `down`, on a host where overlayd holds its subnet; elsewhere docker would wait for that."""
+    return f"mend that, then run: {START_AGAIN}" if service.failed else "run: systemctl start docker"
 
 
 def settle(problem: str | None, *, restart: str) -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from ipaddress import IPv4Network
 from pathlib import Path
 
-from overlayd import docker, docker_service, dockerd_flags
+from overlayd import docker, docker_service, dockerd_flags, outside, process
+from overlayd.addresses import IPNetwork
 from overlayd.docker_service import Service
+from overlayd.doctor.trace import parse
+from overlayd.errors import CommandFailed
 from overlayd.kernel import interfaces
 from overlayd.log import logger
 
@@ -20,14 +25,25 @@ class DockerWatch:
     """What docker has to be told on this host, and what it does instead. All in one thread."""
 
     def __init__(
-        self, *, restart: str, lasting_s: float, firewalled: bool = True, daemon_json: Path | None = None
+        self,
+        *,
+        restart: str,
+        lasting_s: float,
+        firewalled: bool = True,
+        masquerade: bool = False,
+        daemon_json: Path | None = None,
     ) -> None:
         """`restart` is the setting docker-restart; a problem counts for it once it has lasted `lasting_s` seconds.
 
-        `firewalled`: rules of ours rely on what dockerd is told of them. `daemon_json`: if not where docker has it.
+        `firewalled`: rules of ours rely on what dockerd is told of them. `masquerade`: the setting ip-masq.
+        `daemon_json`: if not where docker has it.
         """
         self._daemon_json = daemon_json
         self._firewalled = firewalled
+        # Docker is told not to, and we keep no rules: somebody else has to.
+        self._others_masquerade = masquerade and not firewalled
+        self._subnet: IPv4Network | None = None
+        self._masqueraded = True
         self._restart = restart
         self._lasting_s = lasting_s
         self._options: list[str] | None = None
@@ -55,6 +71,12 @@ class DockerWatch:
         found = (*self._conflicts, self._down, otherwise, self._bridge_problem)
         return tuple(problem for problem in found if problem)
 
+    def warnings(self, network: IPNetwork | None) -> tuple[str, ...]:
+        """That containers do not reach what is outside the network."""
+        if self._masqueraded or self._subnet is None:
+            return ()
+        return (outside.nobody(str(network), str(self._subnet)),)
+
     def record(self, want: docker.Wanted) -> str:
         """docker.json: what `overlayd docker prepare` needs to know of us."""
         return docker.record(want, firewalled=self._firewalled)
@@ -70,6 +92,7 @@ class DockerWatch:
             self._conflicts = tuple(conflicts)
         else:
             self._conflicts = told.problems
+        self._subnet = want.subnets.v4
         self._ask()
         self._different = dict(docker_service.differences(self._argv, self._options, told))
         addresses = interfaces.interface_addresses(docker.BRIDGE)
@@ -110,5 +133,9 @@ class DockerWatch:
             return
         self._asked_at = now
         self._service = docker_service.read_service()
-        self._down = docker_service.down(self._service)
+        down = docker_service.down(self._service)
+        self._down = f"{down}; {docker_service.up_again(self._service)}" if down and self._service else down
         self._argv = docker_service.dockerd_argv(self._service)
+        if self._others_masquerade and self._subnet is not None:
+            with contextlib.suppress(CommandFailed):
+                self._masqueraded = outside.masqueraded(parse(process.run(["iptables-save"])), self._subnet)
