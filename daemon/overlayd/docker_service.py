@@ -198,9 +198,11 @@ def containers() -> tuple[str, ...] | None:
         return None
 
 
-def live_restore_way() -> str:
-    """The commands that bring docker0 onto the lease where live-restore keeps containers running."""
-    return "run: ids=$(docker ps -q); docker stop $ids && overlayd docker settle && docker start $ids"
+def onto_the_lease(*, live_restore: bool) -> str:
+    """The commands that bring docker0 onto the lease; with `live_restore`, it stays as it is while containers run."""
+    if not live_restore:
+        return "overlayd docker settle"
+    return "ids=$(docker ps -q); docker stop $ids; overlayd docker settle && docker start $ids"
 
 
 def _systemctl(*words: str) -> None:

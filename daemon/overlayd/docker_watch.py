@@ -48,6 +48,7 @@ class DockerWatch:
         self._lasting_s = lasting_s
         self._options: list[str] | None = None
         self._conflicts: tuple[str, ...] = ()
+        self._live_restore = False
         self._bridge_problem: str | None = None
         self._service: Service | None = None
         self._down: str | None = None
@@ -68,7 +69,10 @@ class DockerWatch:
     def problems(self) -> tuple[str, ...]:
         """What docker is told against the lease, and what is wrong with it and with docker0, as of the last look."""
         otherwise = docker_service.started_otherwise(self._different, self._service)
-        found = (*self._conflicts, self._down, otherwise, self._bridge_problem)
+        bridge = self._bridge_problem
+        if bridge is not None and not self._conflicts:
+            bridge += f"; run: {docker_service.onto_the_lease(live_restore=self._live_restore)}"
+        found = (*self._conflicts, self._down, otherwise, bridge)
         return tuple(problem for problem in found if problem)
 
     def warnings(self, network: IPNetwork | None) -> tuple[str, ...]:
@@ -92,6 +96,7 @@ class DockerWatch:
             self._conflicts = tuple(conflicts)
         else:
             self._conflicts = told.problems
+        self._live_restore = told.settings.get("live-restore") is True
         self._subnet = want.subnets.v4
         self._ask()
         self._different = dict(docker_service.differences(self._argv, self._options, told))
@@ -116,10 +121,16 @@ class DockerWatch:
         settled = self._settled = self._settled or set()
         lasts = problem is not None and time.monotonic() - self._wrong_since >= self._lasting_s
         if first or (lasts and self.problems not in settled):
-            docker_service.settle(problem, restart="never" if self._conflicts else self._restart)
+            docker_service.settle(problem, restart=self._restart_now())
             self._asked_at = float("-inf")
             if problem is not None:
                 settled.add(self.problems)
+
+    def _restart_now(self) -> str:
+        if self._conflicts:
+            return "never"
+        # With live-restore a dockerd that starts beside containers leaves its bridge as it is.
+        return "idle" if self._live_restore and self._restart == "always" else self._restart
 
     def _mended_by_restart(self) -> str | None:
         if self._bridge_problem or not any(name in dockerd_flags.OURS for name in self._different):

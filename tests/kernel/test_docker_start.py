@@ -275,3 +275,34 @@ def test_an_option_of_an_earlier_start_that_nobody_asks_for_is_said(service: Doc
     assert service.start()
     service.write("default/docker", "")
     eventually("it is said", lambda: "dockerd runs with --iptables=false" in service.problems())
+
+
+def test_live_restore_is_told_how_to_come_onto_the_lease_and_that_mends(service: Docker) -> None:
+    host, running = service.host, service.folder / "running"
+    service.write("docker/daemon.json", '{"live-restore": true}')
+    assert service.start()
+    # Containers of it cannot run here; what counts is which are listed, and that they are stopped and started.
+    running.write_text("4c01db0b339c\n")
+    host.install(
+        "docker",
+        f'case $1 in ps) cat {running} ;; stop) : >{running} ;; start) echo "$2" >{running} ;; esac',
+    )
+    program = f"{sys.executable} -m overlayd"
+    try:
+        host.run("ip", "address", "flush", "dev", "docker0")
+        host.run("ip", "address", "add", "172.17.0.1/16", "dev", "docker0")
+        eventually("it is said", lambda: "docker stop $ids" in service.problems())
+        before = service.argv()
+        done = host.call("docker", "settle")
+        assert (done.returncode, "live-restore" in done.stderr) == (1, True), done.stderr
+        assert service.argv() == before
+        remedy = doctor(host)["docker-bridge"]["remedy"]
+        assert remedy in done.stderr
+        assert remedy in service.problems()
+        flags = shlex.join(host.overlayd("docker", "settle")[host.overlayd("docker", "settle").index("settle") + 1 :])
+        pasted = remedy.replace("overlayd docker settle", f"{program} docker settle {flags}")
+        subprocess.run([*host.enter, "sh", "-c", pasted], env=host.environment(), check=True)
+        assert IPv4Interface(service.address()).network == host.subnet
+        assert running.read_text() == "4c01db0b339c\n"
+    finally:
+        host.install("docker", "true")

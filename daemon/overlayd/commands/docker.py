@@ -92,7 +92,7 @@ def _refuse_while_containers_run() -> None:
         raise OverlaydError(
             f"docker keeps {docker.BRIDGE}'s address while containers run, as live-restore is on; "
             f"{len(running)} are running",
-            hint=docker_service.live_restore_way(),
+            hint=f"run: {docker_service.onto_the_lease(live_restore=True)}",
         )
 
 

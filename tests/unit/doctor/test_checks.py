@@ -222,7 +222,7 @@ CASES: list[tuple[Facts, str, State, str, str | None]] = [
     ),
     (lease(0, public_ip=PEER + 7), "lease", State.PROBLEM, "leased to 198.18.1.9", "systemctl restart overlayd"),
     (lease(0, subnet=IPv4Network("10.5.9.0/24")), "lease", State.PROBLEM, "not leased", "systemctl restart overlayd"),
-    (but(network={"subnet": None}), "lease", State.PROBLEM, "holds no lease", "systemctl start overlayd"),
+    (but(network={"subnet": None}), "lease", State.PROBLEM, "holds no lease", None),
     (but(firewall={"other_kind": 4}), "iptables", State.WARNING, "4 rules", None),
     (
         but(firewall={"closing": ("inet mine input",)}),

@@ -127,6 +127,8 @@ def lease(facts: Facts) -> Finding:
     if leases is None:
         return unknown("lease", f"etcd does not say; last known here: {', '.join(map(str, subnets)) or 'none'}")
     if not subnets:
+        if facts.daemon.running:
+            return problem("lease", "this host holds no lease", advice="the daemon runs and waits: see daemon above")
         return problem("lease", "this host holds no lease", remedy="systemctl start overlayd")
     for subnet in subnets:
         holder = next((found for found in leases if found.subnet == subnet), None)
