@@ -87,8 +87,15 @@ def parser() -> argparse.ArgumentParser:
     _migrate_flannel(sources.add_parser("flannel", help=text, description=text, parents=[shared]))
     docker = commands.add_parser("docker", help="bring a docker that runs onto the leased subnet")
     docker_verbs = docker.add_subparsers(dest="verb", required=True, metavar="VERB")
-    settle = "restart docker if docker0 does not carry the leased subnet, also while containers run; else do nothing"
-    docker_verbs.add_parser("settle", help=settle, description=settle, parents=[shared], epilog=EXIT_STATUSES)
+    for name, what in (
+        (
+            "settle",
+            "restart docker if docker0 or dockerd's options are not the lease's, also while containers run; "
+            "else do nothing",
+        ),
+        ("prepare", "write docker's options for the start that is about to come; docker.service runs this itself"),
+    ):
+        docker_verbs.add_parser(name, help=what, description=what, parents=[shared], epilog=EXIT_STATUSES)
     return top
 
 

@@ -18,6 +18,7 @@ from overlayd import __version__, backends, hostlock, lean, needed, presence, si
 from overlayd.addresses import IPAddress
 from overlayd.backend_choice import backend_here
 from overlayd.bounds import Here
+from overlayd.docker_first import DockerFirst
 from overlayd.errors import (
     AddressTaken,
     CommandFailed,
@@ -122,6 +123,7 @@ class Daemon:
             margin_s=settings.subnet_lease_renew_margin * 60,
             pulse=self._pulse,
         )
+        self._docker_first = DockerFirst(settings)
         self._presence: Presence | None = None
         self._served: NetworkConfig | None = None
         self._refused: tuple[NetworkConfig, str] | None = None
@@ -298,20 +300,22 @@ class Daemon:
             )
 
     def _wait(self, error: OverlaydError, retry_s: float) -> None:
-        if self._board.status.problem != error.message:
-            log.warning("waiting", problem=error.message, hint=error.hint)
+        docker = None if self._registry.view.revision else self._docker_first.look()
+        problem = f"{error.message}; {docker}" if docker else error.message
+        if self._board.status.problem != problem:
+            log.warning("waiting", problem=problem, hint=error.hint)
             if isinstance(error, NetworkConfigError):
                 CONFIG_ERRORS.add()
         view = self._registry.view
         self._board.update(
             state="waiting",
-            problem=error.message,
+            problem=problem,
             lease_problem=self._keeper.problem,
             etcd_connected=view.connected,
             etcd_problem=view.problem,
             etcd_revision=view.revision,
         )
-        notify(status=f"waiting: {error.message}")
+        notify(status=f"waiting: {problem}")
         self._pulse.beat(MAIN_LOOP, within_s=LEAST_INTERVAL_S + retry_s)
         self._stopping.wait(LEAST_INTERVAL_S)
         # Cleared afterwards: an etcd that came back meanwhile has set it already.

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from overlayd import backends, docker, memory, needed
+from overlayd import backends, docker, docker_first, memory, needed
 from overlayd.addresses import IPAddress, IPNetwork, first_host
 from overlayd.backend_choice import backend_here
 from overlayd.backends.consent import Consent
@@ -42,8 +42,6 @@ LAST_WHOLE = gauge(
     "When the last of them ended with nothing refused, in seconds since the epoch.",
 )
 
-DOCKER_ENV = "docker.env"
-
 
 class Host:
     """One host in one network. Methods are called in the order in which they stand here, all in one thread."""
@@ -65,6 +63,7 @@ class Host:
             restart=settings.docker_restart,
             lasting_s=settings.resync_s,
             firewalled=settings.firewall != "none",
+            masquerade=settings.ip_masq,
         )
         # The peers that are programmed.
         self._served: tuple[Lease, ...] = ()
@@ -172,7 +171,11 @@ class Host:
             peers=tuple(self._peer(lease, report, census) for lease in sorted(named, key=_order)),
             peers_untold=len(peers) - len(named),
             skipped=census.skipped,
-            warnings=(*self._registry.warnings, *self._firewall.warnings),
+            warnings=(
+                *self._registry.warnings,
+                *self._firewall.warnings,
+                *self._docker.warnings(self._config.network(4)),
+            ),
             # An administrator may have opened by hand what firewalld would not be told: no reason not to be ready.
             problems=(*problems, *beside, *([rules.firewalld_problem] if rules.firewalld_problem else [])),
         )
@@ -223,8 +226,11 @@ class Host:
         try:
             text = "".join(f"{key}={value}\n" for key, value in lines.items())
             write_atomically(self._settings.subnet_env, text)
+            record = self._docker.record(self._docker_wanted())
+            write_atomically(self._settings.run_dir / docker.RECORD, record)
+            docker_first.remember(self._settings.state_dir, record)
             # Last: docker may start as soon as this is there.
-            write_atomically(self._settings.run_dir / DOCKER_ENV, docker.env_file(self._docker.options))
+            write_atomically(self._settings.run_dir / docker.DOCKER_ENV, docker.env_file(self._docker.options))
         except OSError as error:
             raise OverlaydError(f"cannot write the files that docker starts from: {error}") from error
 

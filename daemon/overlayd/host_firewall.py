@@ -68,7 +68,7 @@ class HostFirewall:
         in is open, from the port that will be open. Peers of the last run are peers until it is known who is now, and
         so are `peers`: a host that is moved from flannel loses no packet. Raises CommandFailed, KernelRefused.
         """
-        told = docker.read_daemon_json()[0]
+        told = docker.read_told().settings
         for version in sorted({4, *self._config.versions}):
             if not netlink.forwards(version):
                 reason = self._close_forwarding(told, version)
@@ -139,7 +139,7 @@ class HostFirewall:
             devices=self._backend.devices,
             masquerade=self._settings.ip_masq,
             forward=self._settings.iptables_forward_rules,
-            daemon_json=docker.read_daemon_json()[0],
+            daemon_json=docker.read_told().settings,
             bridge=next((name for name in interfaces.holding(subnets) if name in all_bridges), None),
             listens=self._backend.listens,
             peers=addresses,

@@ -58,7 +58,7 @@ def main(settings: Settings, _options: argparse.Namespace) -> int:
         },
     )
     print_fields("needs", _needs(settings, config, backend))
-    _daemon_json, problems = docker.read_daemon_json()
+    problems = list(docker.read_told().problems)
     problems += judge_network(config, here.needed, one_route=backend.one_route).remarks
     for problem in problems:
         print_line(f"warning: {problem}")

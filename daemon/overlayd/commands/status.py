@@ -50,7 +50,7 @@ def report(status: Status, *, now_s: float) -> Iterator[str]:
     yield from _indented(columns(_fields(status, now_s)))
     for title, rows in (
         ("not in order", [(check.name, _shortened(check)) for check in wrong]),
-        ("open to others", [(warning,) for warning in status.warnings]),
+        ("warnings", [(warning,) for warning in status.warnings]),
         ("in etcd among the leases, and skipped", list(status.skipped)),
         ("not reached by containers", [(one,) for one in status.unreached]),
         (f"peers: {len(status.peers) + status.peers_untold}", _peers(status, now_s)),

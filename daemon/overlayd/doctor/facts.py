@@ -213,13 +213,25 @@ class Firewall:
 
 @dataclass(frozen=True, kw_only=True)
 class Docker:
-    """Docker here. `conflicts` are sentences about daemon.json; `drop_ins` the names systemd knows, None without it."""
+    """Docker here. `conflicts` are sentences about what it is told; `drop_ins` the names systemd knows, if it is there.
+
+    `down` says why it does not run though it should, `otherwise` in what the dockerd that runs was started otherwise,
+    if it could be `compared`. `etcd_here`: one of etcd's servers has an address of this host; `remembered`: what docker
+    was told in the last run is known. `left_to_others`: neither docker nor overlayd masquerades.
+    """
 
     installed: bool = False
     conflicts: tuple[str, ...] = ()
     settings: Mapping[str, object] = field(default_factory=dict)
     drop_ins: tuple[str, ...] | None = None
     active: bool | None = None
+    failed: bool = False
+    down: str | None = None
+    compared: bool = False
+    otherwise: str | None = None
+    etcd_here: bool = False
+    remembered: bool = False
+    left_to_others: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

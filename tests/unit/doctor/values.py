@@ -104,7 +104,7 @@ WELL = Facts(
         ),
     ),
     firewall=Firewall(tables=parse(RULES), other_kind=0, closing=()),
-    docker=Docker(installed=True, drop_ins=("50-overlayd.conf", "zz-overlayd.conf"), active=True),
+    docker=Docker(installed=True, drop_ins=("50-overlayd.conf", "zz-overlayd.conf"), active=True, compared=True),
     network=Network(
         network=IPv4Network("10.5.0.0/16"),
         backend="vxlan",
