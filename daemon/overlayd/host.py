@@ -12,10 +12,10 @@ from overlayd.addresses import IPAddress, IPNetwork, first_host
 from overlayd.backend_choice import backend_here
 from overlayd.backends.consent import Consent
 from overlayd.backends.peers import TOLD_AT_MOST
-from overlayd.backends.planned import Planned
+from overlayd.backends.planned import Keyed, Planned
 from overlayd.bounds import Here, avoided
 from overlayd.docker_watch import DockerWatch
-from overlayd.errors import OverlaydError, StoreError, UnsupportedError
+from overlayd.errors import LeaseLost, OverlaydError, StoreError, UnsupportedError
 from overlayd.files import write_atomically
 from overlayd.host_firewall import HostFirewall
 from overlayd.kernel.converge import Report
@@ -86,6 +86,9 @@ class Host:
     def acquire(self) -> Holding:
         """Hold subnets, the same as before wherever nobody else has them. Raises StoreError, SubnetsExhausted."""
         remembered = memory.recall(self._settings.state_dir, self._settings.subnet_env)
+        remembered = self._registry.own_part(remembered, self.public_ip)
+        if isinstance(self._backend, Keyed):
+            self._backend.part_from(self._registry.others(remembered, self.public_ip))
         self._holding = self._registry.acquire(
             self._config,
             self._wanted,
@@ -94,7 +97,7 @@ class Host:
             ttl_s=self._settings.lease_ttl_s,
             avoid=avoided(self._here.needed, self._underlay.ifname, held=remembered.subnets),
         )
-        self._remember()
+        self._remember(self._holding)
         log.info("lease held", subnet=self._holding.lease.subnets, reserved=self._holding.reserved)
         return self._holding
 
@@ -237,12 +240,16 @@ class Host:
                 held = Holding(lease=held.lease, etcd_lease_id=-1)
             try:
                 self._holding = self._registry.reclaim(held, ttl_s=self._settings.lease_ttl_s)
+            except LeaseLost:
+                # What it hangs on now is another's, and not to be taken back.
+                self._remember(Holding(lease=held.lease, etcd_lease_id=0))
+                raise
             except StoreError as error:
                 # It went away at this very moment; no reason to close a data path.
                 log.debug("cannot look after the lease", subnet=held.lease.subnets, problem=error.message)
                 return self.holding
             if self._holding is not held:
-                self._remember()
+                self._remember(self._holding)
         return self.holding
 
     def _carry(self, stop: threading.Event, on_failure: Callable[[], None]) -> None:
@@ -282,8 +289,7 @@ class Host:
             problem=problem,
         )
 
-    def _remember(self) -> None:
-        holding = self.holding
+    def _remember(self, holding: Holding) -> None:
         held = Remembered(subnets=holding.lease.subnets, etcd_lease_id=max(holding.etcd_lease_id, 0))
         try:
             memory.remember(self._settings.state_dir, held)

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Collection, Mapping
 from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from overlayd.addresses import IPAddress, IPNetwork, contains, interface
@@ -130,6 +131,15 @@ class Wireguard:
         """This host's public key, the same for both families. Raises ConfigError, OverlaydError: see keyfile."""
         return {"PublicKey": self._public_key}
 
+    def part_from(self, others: Collection[Lease]) -> None:
+        """See Keyed."""
+        for other in others:
+            if self._public_key in map(public_key_of, other.legs):
+                keyfile.renew(self._state_dir, of=str(other.public_ip))
+                # They are cached_property's.
+                del self._private_key, self._public_key
+                return
+
     def open(self, own: Lease) -> None:
         """See Backend."""
         require(self.plan(own))
@@ -175,11 +185,15 @@ class Wireguard:
             untold=judged.untold,
         )
 
-    @cached_property
-    def _private_key(self) -> str:
+    @property
+    def _state_dir(self) -> Path:
         if self._around.state_dir is None:
             raise RuntimeError("a key is for the daemon only")
-        return keyfile.private_key(self._around.state_dir)
+        return self._around.state_dir
+
+    @cached_property
+    def _private_key(self) -> str:
+        return keyfile.private_key(self._state_dir)
 
     @cached_property
     def _public_key(self) -> str:
