@@ -1,7 +1,8 @@
 """Which interface and address peers reach this host by.
 
 Flannel's order: an interface given by address or name; then expressions, on addresses first and names second; then the
-route to an address; then the interface that has the public address; then the default route.
+route to an address; then the interface that has the public address; then the default route. What carries an overlay or
+containers is none, however it is named.
 """
 
 from __future__ import annotations
@@ -68,11 +69,15 @@ def choose(
     can_reach: str | None,
     public_ip: IPAddress | None,
     public_ipv6: IPAddress | None,
+    held: Collection[IPNetwork] = (),
 ) -> Underlay:
-    """The underlay that these settings ask for, on this host as it is now. Raises ConfigError."""
+    """The underlay that these settings ask for, on this host as it is now. Raises ConfigError.
+
+    A bridge on what this host `held` when it last ran is its containers', whatever its name.
+    """
     target = None if can_reach is None else _address("iface-can-reach", can_reach)
     return pick(
-        kernel.read_interfaces(),
+        [_judged(interface, held) for interface in kernel.read_interfaces()],
         ifaces=ifaces,
         iface_regexes=iface_regexes,
         reached=None if target is None else (target, kernel.route_to(target)),
@@ -80,6 +85,13 @@ def choose(
         public_ip=public_ip,
         public_ipv6=public_ipv6,
     )
+
+
+def _judged(interface: Interface, held: Collection[IPNetwork]) -> Interface:
+    for address in interface.addresses if interface.wireless and not interface.carries else ():
+        if any(contains(subnet, address.ip) for subnet in held):
+            return replace(interface, carries="the bridge of this host's containers")
+    return interface
 
 
 def follow(before: Underlay, interfaces: Sequence[Interface]) -> Underlay | None:
@@ -113,17 +125,30 @@ def pick(
 ) -> Underlay:
     """The choice itself, over values. Pure. Raises ConfigError that lists the interfaces there are."""
     there = f"this host has {_listed(interfaces)}"
-    if ifaces or iface_regexes:
-        found = _given(interfaces, ifaces) or _matching(interfaces, iface_regexes)
-        if found is None:
-            asked = " or ".join([*(f"iface {name}" for name in ifaces), *(f"iface-regex {e}" for e in iface_regexes)])
-            raise ConfigError(f"no interface fits {asked}", hint=there)
-    elif reached is not None:
+    found = _given(interfaces, ifaces)
+    if found is not None and found[0].carries:
+        raise ConfigError(f"{found[2]} cannot be the underlay: {found[0].name} is {found[0].carries}", hint=there)
+    others = interfaces
+    interfaces = [interface for interface in interfaces if not interface.carries]
+    found = found or _matching(interfaces, iface_regexes)
+    if found is None and reached is not None:
+        # Also where none of the above fits: so flannel falls back.
         target, answer = reached
         found = _of_route(interfaces, answer, f"the route to {target}")
         if found is None:
-            raise ConfigError(f"iface-can-reach {target}: there is no route to it", hint=there)
-    else:
+            by = _of_route(others, answer, "")
+            raise ConfigError(
+                f"iface-can-reach {target}: "
+                + (f"the route to it is by {by[0].name}, {by[0].carries}" if by else "there is no route to it"),
+                hint=there,
+            )
+    elif found is None and (ifaces or iface_regexes):
+        asked = " or ".join([*(f"iface {name}" for name in ifaces), *(f"iface-regex {e}" for e in iface_regexes)])
+        unfit = _matching([interface for interface in others if interface.carries], iface_regexes)
+        raise ConfigError(
+            f"no interface fits {asked}" + (f": {unfit[0].name} is {unfit[0].carries}" if unfit else ""), hint=there
+        )
+    elif found is None:
         found = (
             _holding(interfaces, "public-ip", public_ip)
             or _holding(interfaces, "public-ipv6", public_ipv6)

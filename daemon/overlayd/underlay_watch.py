@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+from overlayd import memory
 from overlayd.errors import ConfigError
 from overlayd.kernel import interfaces
 from overlayd.log import logger
@@ -22,6 +23,7 @@ def choose_underlay(settings: Settings) -> Underlay:
         can_reach=settings.iface_can_reach,
         public_ip=settings.public_ip,
         public_ipv6=settings.public_ipv6,
+        held=tuple(memory.recall(settings.state_dir, settings.subnet_env).subnets),
     )
 
 
