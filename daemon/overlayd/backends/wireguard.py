@@ -127,9 +127,12 @@ class Wireguard:
             for version in versions
         )
 
-    def lease_data(self, version: int) -> Mapping[str, Any]:  # noqa: ARG002 - one key for both
-        """This host's public key, the same for both families. Raises ConfigError, OverlaydError: see keyfile."""
-        return {"PublicKey": self._public_key}
+    def lease_data(self, version: int) -> Mapping[str, Any]:
+        """This host's public key, the same for both families, and its UDP port, as flannel has them since 0.26.6.
+
+        Raises ConfigError, OverlaydError: see keyfile.
+        """
+        return {"PublicKey": self._public_key, "Port": self._ports[self._device(version)]}
 
     def part_from(self, others: Collection[Lease]) -> None:
         """See Keyed."""
@@ -233,7 +236,11 @@ class Wireguard:
         if self._mode == "separate":
             return [
                 Claim(
-                    device=self._device(leg.version), public_key=str(key), address=leg.public_ip, subnets=(leg.subnet,)
+                    device=self._device(leg.version),
+                    public_key=str(key),
+                    address=leg.public_ip,
+                    port=self._port_of(leg),
+                    subnets=(leg.subnet,),
                 )
                 for leg, key in zip(legs, keys, strict=True)
             ]
@@ -243,7 +250,17 @@ class Wireguard:
         if meeting is None:
             return f"it has no IPv{self._mode[-1]} address, which Mode {self._mode} needs"
         subnets = tuple(leg.subnet for leg in legs)
-        return [Claim(device=DEVICE, public_key=str(keys[0]), address=meeting.public_ip, subnets=subnets)]
+        port = self._port_of(meeting)
+        return [Claim(device=DEVICE, public_key=str(keys[0]), address=meeting.public_ip, port=port, subnets=subnets)]
+
+    def _port_of(self, leg: Leg) -> int:
+        """The port at which a peer is met: the one that it published, else our own."""
+        device = self._device(leg.version)
+        port = leg.fields().get("port")
+        if not isinstance(port, int) or isinstance(port, bool) or not 0 < port <= 65535:
+            return self._ports[device]
+        # flannel publishes ListenPortV6 with the IPv6 part also where its one device listens on ListenPort.
+        return self._ports[device] if leg.version == 6 and port == self._ports[DEVICE6] else port
 
     def _meeting(self, legs: Collection[Leg]) -> Leg | None:
         """The leg at whose address a peer is met when one device carries both families."""
@@ -260,7 +277,7 @@ class Wireguard:
         return v4
 
     def _peer(self, claim: Claim) -> WireguardPeer:
-        endpoint = (claim.address, self._ports[claim.device])
+        endpoint = (claim.address, claim.port)
         return WireguardPeer(
             link=claim.device,
             public_key=claim.public_key,

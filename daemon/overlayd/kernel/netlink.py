@@ -276,12 +276,15 @@ def _vxlan(link: VxlanLink) -> dict[str, Any]:
         "vxlan_local" if link.local.version == 4 else "vxlan_local6": str(link.local),
         "vxlan_link": _index(link.underlay),
         "vxlan_learning": link.learning,
-        # RFC 7348: zero. The inner packets have their own, and some NICs get the outer one wrong. Over IPv6 that has to
-        # be said for either direction (RFC 6935).
+        # RFC 7348: zero. The inner packets have their own, and some NICs get the outer one wrong. Over IPv6 a device
+        # drops those unless it was told to take them (RFC 6935), and flannel's was not.
         **(
             {"vxlan_udp_csum": 0}
             if link.local.version == 4
-            else {"vxlan_udp_zero_csum6_tx": 1, "vxlan_udp_zero_csum6_rx": 1}
+            else {
+                "vxlan_udp_zero_csum6_tx": int(link.sends_zero_csum6),
+                "vxlan_udp_zero_csum6_rx": int(link.takes_zero_csum6),
+            }
         ),
     }
     return {**words, "vxlan_gbp": True} if link.gbp else words
