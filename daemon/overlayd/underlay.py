@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from overlayd.addresses import IPAddress, IPNetwork, contains, ip_address
 from overlayd.errors import ConfigError
@@ -38,7 +38,7 @@ class Endpoint:
 class Underlay:
     """The interface that carries the overlay's packets, with at least one family's endpoint.
 
-    `reason` says why this interface was taken.
+    `reason` says why this interface was taken. `without_ipv6`: the kernel was told to have none there.
     """
 
     ifname: str
@@ -47,10 +47,18 @@ class Underlay:
     reason: str
     v4: Endpoint | None = None
     v6: Endpoint | None = None
+    without_ipv6: bool = field(default=False, compare=False)
 
     def endpoint(self, version: int) -> Endpoint | None:
         """The endpoint of IP version 4 or 6, if there is one."""
         return self.v4 if version == 4 else self.v6
+
+    def lacks(self, version: int) -> str:
+        """Why it has no address of an IP version, as the end of a sentence, where that is known."""
+        if version == 4 or not self.without_ipv6:
+            return ""
+        sysctl = f"net/ipv6/conf/{self.ifname}/disable_ipv6"
+        return f": IPv6 is switched off there; sysctl -w {sysctl}=0, then give it its address again"
 
     def only(self, versions: Collection[int]) -> Underlay:
         """The same without the endpoints of other IP versions than these."""
@@ -165,7 +173,13 @@ def pick(
             hint=f"give it one, or set iface; {there}",
         )
     return Underlay(
-        ifname=interface.name, ifindex=interface.index, mtu_bytes=interface.mtu_bytes, reason=reason, v4=v4, v6=v6
+        ifname=interface.name,
+        ifindex=interface.index,
+        mtu_bytes=interface.mtu_bytes,
+        reason=reason,
+        v4=v4,
+        v6=v6,
+        without_ipv6=interface.without_ipv6,
     )
 
 

@@ -55,12 +55,15 @@ class UnderlayWatch:
 
     def _now(self, versions: Collection[int]) -> Underlay:
         same = follow(self.underlay, interfaces.read_interfaces())
-        if same is not None:
+        if same is not None and all(same.endpoint(version) for version in versions):
             return same
+        # Gone, or without an address that the network wants: one may have come since.
         found = choose_underlay(self._settings)
         for version in versions:
             if self.underlay.endpoint(version) and not found.endpoint(version):
-                raise ConfigError(f"interface {found.ifname} has no IPv{version} address any more")
+                raise ConfigError(
+                    f"interface {found.ifname} has no IPv{version} address any more{found.lacks(version)}"
+                )
         return found
 
 

@@ -135,6 +135,26 @@ def test_a_device_that_takes_no_zero_checksums_is_understood_both_ways(lab: Lab,
         lab.remove_host(theirs)
 
 
+def test_ipv6_that_is_switched_off_is_named_and_the_remedy_mends(a: Host, b: Host) -> None:
+    assert a.subnet6 is not None
+    a.run("sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1")
+    eventually("a says why", lambda: "net/ipv6/conf/eth0/disable_ipv6=0" in str(a.status()["problems"]))
+    found = json.loads(a.call("doctor", "--json", "--no-arp").stdout)
+    (finding,) = (one for one in found["findings"] if one["name"] == "ipv6-disabled")
+    assert "eth0, docker0" in finding["found"]
+    # A daemon that starts meanwhile says so too.
+    a.stop()
+    a.start(ready=False)
+    eventually("a waits", lambda: "eth0/disable_ipv6=0" in str(a.status().get("problem")))
+    a.run("sh", "-c", finding["remedy"])
+    a.run("ip", "address", "replace", f"{a.address6}/64", "dev", "eth0", "nodad")
+    # As docker does when it starts; and of all, the kernel's own is for what comes later.
+    namespaces.ip(a.namespace, f"address replace {a.subnet6[1]}/64 dev docker0 nodad")
+    eventually("a is ready", lambda: (a.status()["state"], a.status()["problems"]) == ("ready", []))
+    eventually("over IPv6 again", lambda: pings6(a, b) and pings6(b, a))
+    a.run("sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=0")
+
+
 def test_cleanup_takes_ipv6_away_too(lab: Lab) -> None:
     host = lab.host("c")
     try:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import wraps
+from pathlib import Path
 from socket import AF_INET, AF_INET6
 from typing import Any, ParamSpec, TypeVar
 
@@ -35,7 +36,7 @@ class Interface:
 
     IPv6 addresses that are temporary, deprecated or failed duplicate detection (RFC 4862) are left out. `carries` says
     what the interface is where its packets are an overlay's or containers', and no underlay's. `wireless`: it is a
-    bridge, and no port of it leads to a wire.
+    bridge, and no port of it leads to a wire. `without_ipv6`: the kernel was told to have none there.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Interface:
     addresses: tuple[IPInterface, ...] = ()
     carries: str | None = None
     wireless: bool = False
+    without_ipv6: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,11 +94,20 @@ def read_interfaces() -> tuple[Interface, ...]:
             up=bool(message["flags"] & 1),
             addresses=tuple(found.get(message["index"], ())),
             carries=_carries(message, links, bridges),
+            without_ipv6=ipv6_is_off(message.get("ifname")),
             wireless=message.get("ifname") in bridges.of_guests and _kind(message) == "bridge",
         )
         for message in links
     ]
     return tuple(sorted(interfaces, key=lambda interface: interface.index))
+
+
+def ipv6_is_off(name: str) -> bool:
+    """Whether IPv6 is switched off on an interface, or `all` of them (ip-sysctl.rst: disable_ipv6)."""
+    try:
+        return Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6").read_text().strip() == "1"
+    except (OSError, ValueError):
+        return False
 
 
 @_refusing("neighbour list")
