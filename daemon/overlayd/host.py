@@ -19,7 +19,7 @@ from overlayd.errors import LeaseLost, OverlaydError, StoreError, UnsupportedErr
 from overlayd.files import write_atomically
 from overlayd.host_firewall import HostFirewall
 from overlayd.kernel.converge import Report
-from overlayd.lease import Lease, Leg, Subnets
+from overlayd.lease import UNSAID, Lease, Leg, Subnets
 from overlayd.log import logger
 from overlayd.network import NetworkConfig
 from overlayd.registry import Census, Holding, Registry, Remembered
@@ -277,9 +277,10 @@ class Host:
         path, problem = report.paths.get(lease.key_name), report.peer_problems.get(lease.key_name)
         ours = backends.published_type(self._config.backend_type)
         due = any(self._backend.lease_data(version) is not None for version in self._config.versions)
-        silent = lease.backend_type == ours and due and all(leg.data is None for leg in lease.legs)
+        kinds = (ours, UNSAID) if due else (UNSAID,)
+        silent = lease.backend_type in kinds and all(leg.data is None for leg in lease.legs)
         if problem and silent and lease.key_name in census.reserved:
-            # Kept for a host that never ran: nothing is wrong, and nobody is there.
+            # Kept for a host that never ran, of whose backend it may say nothing: nobody is there, and nothing is wrong.
             path, problem = "reserved", None
         return Peer(
             **_shown(lease.v4, ""),

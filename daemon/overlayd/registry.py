@@ -350,7 +350,8 @@ class Registry:
         # A key without an etcd lease is a reservation and stays one: giving it a lease would end it one day.
         if kv.lease_id and self._store.refresh(kv.lease_id) == 0:
             return None
-        if _published(kv) != lease:
+        # Without IPv4, older versions published another address in place of one.
+        if _published(kv) != lease or (lease.v4 is None and kv.value != lease.value()):
             with self._writing():
                 written = self._store.replace(kv.key, lease.value(), mod_revision=kv.mod_revision, lease_id=kv.lease_id)
             if not written:

@@ -191,5 +191,10 @@ def test_a_network_without_ipv4(tmp_path: Path) -> None:
         a.stop()
         a.start()
         assert a.subnet6 == subnet
+        # A flannel without IPv4 takes what has 0.0.0.0 for its own lease (findLeaseByIP).
+        leases = lab.etcdctl("get", "--prefix", "--print-value-only", f"{PREFIX}/subnets/").split()
+        addresses = {json.loads(one)["PublicIP"] for one in leases}
+        assert len(addresses) == 2
+        assert all(address.startswith("24") for address in addresses)
         assert f"{peer.removesuffix('::')}" in a.call("lease", "list").stdout
         assert a.call("status").returncode == 0, a.call("status").stdout
