@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from overlayd import backends, docker, memory, needed
 from overlayd.addresses import IPAddress, IPNetwork, first_host
-from overlayd.backend_choice import backend_here
+from overlayd.backend_choice import backend_here, unknown_keys
 from overlayd.backends.consent import Consent
 from overlayd.backends.peers import TOLD_AT_MOST
 from overlayd.backends.planned import Keyed, Planned
@@ -60,6 +60,7 @@ class Host:
         self._here = Here(needed=needed.now(settings.etcd_endpoints))
         self._backend = backend_here(settings, config, underlay, self._here)
         self._firewall = HostFirewall(settings, config, underlay.ifname, self._backend, self._here)
+        self._unread: tuple[str, ...] = ()
         self._holding: Holding | None = None
         self._docker = DockerWatch(
             restart=settings.docker_restart,
@@ -172,7 +173,7 @@ class Host:
             peers=tuple(self._peer(lease, report, census) for lease in sorted(named, key=_order)),
             peers_untold=len(peers) - len(named),
             skipped=census.skipped,
-            warnings=(*self._registry.warnings, *self._firewall.warnings),
+            warnings=(*self._registry.warnings, *self._firewall.warnings, *self._look_at_unread()),
             # An administrator may have opened by hand what firewalld would not be told: no reason not to be ready.
             problems=(*problems, *beside, *([rules.firewalld_problem] if rules.firewalld_problem else [])),
         )
@@ -181,6 +182,18 @@ class Host:
         if not problems:
             LAST_WHOLE.set(time.time())
         return not problems
+
+    def _look_at_unread(self) -> tuple[str, ...]:
+        """What the network config says that no host reads; others may have written it since, and no more than that."""
+        now = self._config
+        with suppress(StoreError):
+            now = self._registry.network_config()
+        found = tuple(text for text, _known in unknown_keys(now if now == self._config else self._config))
+        for problem in found:
+            if problem not in self._unread:
+                log.warning("the network config says what no host reads", problem=problem)
+        self._unread = found
+        return found
 
     def _others(self, census: Census) -> list[Lease]:
         held = self.holding.lease
@@ -280,7 +293,7 @@ class Host:
         kinds = (ours, UNSAID) if due else (UNSAID,)
         silent = lease.backend_type in kinds and all(leg.data is None for leg in lease.legs)
         if problem and silent and lease.key_name in census.reserved:
-            # Kept for a host that never ran, of whose backend it may say nothing: nobody is there, and nothing is wrong.
+            # Kept for a host that never ran, of whose backend nothing may be said: nobody is there, nothing is wrong.
             path, problem = "reserved", None
         return Peer(
             **_shown(lease.v4, ""),

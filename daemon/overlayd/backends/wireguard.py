@@ -50,6 +50,7 @@ class Wireguard:
     """
 
     type: ClassVar[str] = "wireguard"
+    keys: ClassVar[tuple[str, ...]] = KEYS
     one_route: ClassVar[bool] = True
 
     def __init__(
@@ -75,7 +76,7 @@ class Wireguard:
     @classmethod
     def from_config(cls, config: Mapping[str, Any], around: Surroundings) -> Self:
         """See Backend. Keys: KEYS, as flannel has them; MTU is the underlay's."""
-        options = Options(cls.type, config, KEYS)
+        options = Options(cls.type, config, cls.keys)
         mode = options.word("Mode", MODES)
         for version in (4, 6):
             if mode == f"ipv{version}" and around.network.network(version) is None:
