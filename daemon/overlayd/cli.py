@@ -79,7 +79,11 @@ def parser() -> argparse.ArgumentParser:
     verbs.add_parser("get", help="print the network config", parents=[shared])
     put = verbs.add_parser("set", help="check a network config and write it", parents=[shared])
     put.add_argument("config", help="JSON, or the name of a file that holds it, or - for standard input")
-    put.add_argument("--force", action="store_true", help="also if the network holds addresses that hosts need")
+    put.add_argument(
+        "--force",
+        action="store_true",
+        help="also if the network holds addresses that hosts need, or with keys that no host reads",
+    )
     _docker_opts(command("docker-opts", "write docker's options to a file, as flannel's mk-docker-opts.sh does"))
     migrate = commands.add_parser("migrate", help="take over a host from another overlay")
     sources = migrate.add_subparsers(dest="source", required=True, metavar="FROM")

@@ -5,21 +5,21 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from overlayd import backends, docker, docker_first, memory, needed
 from overlayd.addresses import IPAddress, IPNetwork, first_host
-from overlayd.backend_choice import backend_here
+from overlayd.backend_choice import backend_here, unknown_keys
 from overlayd.backends.consent import Consent
 from overlayd.backends.peers import TOLD_AT_MOST
-from overlayd.backends.planned import Planned
+from overlayd.backends.planned import Keyed, Planned
 from overlayd.bounds import Here, avoided
 from overlayd.docker_watch import DockerWatch
-from overlayd.errors import OverlaydError, StoreError, UnsupportedError
+from overlayd.errors import LeaseLost, OverlaydError, StoreError, UnsupportedError
 from overlayd.files import write_atomically
 from overlayd.host_firewall import HostFirewall
 from overlayd.kernel.converge import Report
-from overlayd.lease import Lease, Leg, Subnets
+from overlayd.lease import UNSAID, Lease, Leg, Subnets
 from overlayd.log import logger
 from overlayd.network import NetworkConfig
 from overlayd.registry import Census, Holding, Registry, Remembered
@@ -58,6 +58,7 @@ class Host:
         self._here = Here(needed=needed.now(settings.etcd_endpoints))
         self._backend = backend_here(settings, config, underlay, self._here)
         self._firewall = HostFirewall(settings, config, underlay.ifname, self._backend, self._here)
+        self._unread: tuple[str, ...] = ()
         self._holding: Holding | None = None
         self._docker = DockerWatch(
             restart=settings.docker_restart,
@@ -87,6 +88,9 @@ class Host:
     def acquire(self) -> Holding:
         """Hold subnets, the same as before wherever nobody else has them. Raises StoreError, SubnetsExhausted."""
         remembered = memory.recall(self._settings.state_dir, self._settings.subnet_env)
+        remembered = self._registry.own_part(remembered, self.public_ip)
+        if isinstance(self._backend, Keyed):
+            self._backend.part_from(self._registry.others(remembered, self.public_ip))
         self._holding = self._registry.acquire(
             self._config,
             self._wanted,
@@ -95,7 +99,7 @@ class Host:
             ttl_s=self._settings.lease_ttl_s,
             avoid=avoided(self._here.needed, self._underlay.ifname, held=remembered.subnets),
         )
-        self._remember()
+        self._remember(self._holding)
         log.info("lease held", subnet=self._holding.lease.subnets, reserved=self._holding.reserved)
         return self._holding
 
@@ -174,6 +178,7 @@ class Host:
             warnings=(
                 *self._registry.warnings,
                 *self._firewall.warnings,
+                *self._look_at_unread(),
                 *self._docker.warnings(self._config.network(4)),
             ),
             # An administrator may have opened by hand what firewalld would not be told: no reason not to be ready.
@@ -184,6 +189,18 @@ class Host:
         if not problems:
             LAST_WHOLE.set(time.time())
         return not problems
+
+    def _look_at_unread(self) -> tuple[str, ...]:
+        """What the network config says that no host reads; others may have written it since, and no more than that."""
+        now = self._config
+        with suppress(StoreError):
+            now = self._registry.network_config()
+        found = tuple(text for text, _known in unknown_keys(now if now == self._config else self._config))
+        for problem in found:
+            if problem not in self._unread:
+                log.warning("the network config says what no host reads", problem=problem)
+        self._unread = found
+        return found
 
     def _others(self, census: Census) -> list[Lease]:
         held = self.holding.lease
@@ -246,12 +263,16 @@ class Host:
                 held = Holding(lease=held.lease, etcd_lease_id=-1)
             try:
                 self._holding = self._registry.reclaim(held, ttl_s=self._settings.lease_ttl_s)
+            except LeaseLost:
+                # What it hangs on now is another's, and not to be taken back.
+                self._remember(Holding(lease=held.lease, etcd_lease_id=0))
+                raise
             except StoreError as error:
                 # It went away at this very moment; no reason to close a data path.
                 log.debug("cannot look after the lease", subnet=held.lease.subnets, problem=error.message)
                 return self.holding
             if self._holding is not held:
-                self._remember()
+                self._remember(self._holding)
         return self.holding
 
     def _carry(self, stop: threading.Event, on_failure: Callable[[], None]) -> None:
@@ -279,9 +300,10 @@ class Host:
         path, problem = report.paths.get(lease.key_name), report.peer_problems.get(lease.key_name)
         ours = backends.published_type(self._config.backend_type)
         due = any(self._backend.lease_data(version) is not None for version in self._config.versions)
-        silent = lease.backend_type == ours and due and all(leg.data is None for leg in lease.legs)
+        kinds = (ours, UNSAID) if due else (UNSAID,)
+        silent = lease.backend_type in kinds and all(leg.data is None for leg in lease.legs)
         if problem and silent and lease.key_name in census.reserved:
-            # Kept for a host that never ran: nothing is wrong, and nobody is there.
+            # Kept for a host that never ran, of whose backend nothing may be said: nobody is there, nothing is wrong.
             path, problem = "reserved", None
         return Peer(
             **_shown(lease.v4, ""),
@@ -291,8 +313,7 @@ class Host:
             problem=problem,
         )
 
-    def _remember(self) -> None:
-        holding = self.holding
+    def _remember(self, holding: Holding) -> None:
         held = Remembered(subnets=holding.lease.subnets, etcd_lease_id=max(holding.etcd_lease_id, 0))
         try:
             memory.remember(self._settings.state_dir, held)

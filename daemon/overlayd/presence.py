@@ -76,6 +76,20 @@ def probed_address(value: bytes, version: int) -> IPAddress | None:
     return None
 
 
+def other_at(store: Store, prefix: str, address: IPAddress, identity: Identity) -> Identity | None:
+    """Another host than `identity` that publishes an address now; None where there is none or etcd's roles hide it.
+
+    Raises StoreError.
+    """
+    with contextlib.suppress(StoreDenied):
+        found = store.get(f"{prefix}/{HOSTS}{address}")
+        # A key that does not end by itself is nobody's sign of life.
+        if found is not None and found.lease_id and store.granted_ttl(found.lease_id) <= LONGEST_TTL_S:
+            holder = parse(found.value)
+            return holder if holder.id != identity.id else None
+    return None
+
+
 def _word(found: object) -> str:
     return plain(found if isinstance(found, str) else quoted(found)) if found else "?"
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from overlayd import allocate
+from overlayd import allocate, presence
 from overlayd.addresses import IPAddress, IPNetwork, overlaps
 from overlayd.census import Census, Reader, uncontradicted
 from overlayd.contest import Contest
@@ -148,6 +148,43 @@ class Registry:
             leases = {**uncontradicted(self._remembered, found.leases), **found.leases}
             self._census = (view, replace(found, leases=leases))
         return self._census[1]
+
+    def own_part(self, remembered: Remembered, public_ip: IPAddress) -> Remembered:
+        """What this host remembers, less an etcd lease that is another host's, which lives. Raises StoreError.
+
+        A machine that was made from another's image remembers what is that one's, and would take it from it.
+        """
+        for name, lease in self.census().leases.items():
+            if lease.public_ip == public_ip or not self._hangs_on(name, remembered.etcd_lease_id):
+                continue
+            ours = presence.this_host()
+            holder = presence.other_at(self._store, self._prefix, lease.public_ip, ours)
+            if holder is not None:
+                log.error(
+                    "the lease that this host remembers is another host's, which lives: was this one made from its "
+                    "image? It takes a lease of its own",
+                    subnet=lease.subnets,
+                    holder=f"{holder.hostname} ({lease.public_ip}, {holder.id})",
+                    host=f"{ours.hostname} ({public_ip}, {ours.id})",
+                )
+                return replace(remembered, etcd_lease_id=0)
+        return remembered
+
+    def others(self, remembered: Remembered, public_ip: IPAddress) -> list[Lease]:
+        """The leases that other hosts had before this one had its own: of those at its address, none is theirs."""
+        leases = self.census().leases
+        ours = [one.created for one in leases.values() if one.public_ip == public_ip and one.created]
+        return [
+            one
+            for name, one in leases.items()
+            if one.public_ip != public_ip
+            and not self._hangs_on(name, remembered.etcd_lease_id)
+            and (not ours or one.created < min(ours))
+        ]
+
+    def _hangs_on(self, name: str, etcd_lease_id: int) -> bool:
+        kv = self.view.entries.get(SUBNETS + name)
+        return kv is not None and kv.lease_id != 0 and kv.lease_id == etcd_lease_id
 
     def acquire(
         self,
@@ -328,7 +365,8 @@ class Registry:
         # A key without an etcd lease is a reservation and stays one: giving it a lease would end it one day.
         if kv.lease_id and self._store.refresh(kv.lease_id) == 0:
             return None
-        if _published(kv) != lease:
+        # Without IPv4, older versions published another address in place of one.
+        if _published(kv) != lease or (lease.v4 is None and kv.value != lease.value()):
             with self._writing():
                 written = self._store.replace(kv.key, lease.value(), mod_revision=kv.mod_revision, lease_id=kv.lease_id)
             if not written:

@@ -310,15 +310,15 @@ class Lab:
         """End etcd; its data stays."""
         self.etcd.stop()
 
-    def configure(self, backend: dict[str, Any]) -> None:
-        """Write the network config, by the program's own command."""
+    def configure(self, backend: dict[str, Any], *words: str) -> None:
+        """Write the network config, by the program's own command, with these words too."""
         pools: dict[str, object] = {"Network": str(NETWORK)}
         if self.dual:
             pools |= {"EnableIPv6": True, "IPv6Network": str(NETWORK6)}
         config = json.dumps({**pools, "Backend": backend})
         flags = [f"--{name}={value}" for name, value in self.etcd_flags.items()]
         flags.append(f"--config-file={os.devnull}")
-        self.run([sys.executable, "-m", "overlayd", "config", "set", *flags, config])
+        self.run([sys.executable, "-m", "overlayd", "config", "set", *words, *flags, config])
 
     def run(self, argv: Sequence[str]) -> str:
         """Run a command in the switch's namespace; what it printed."""

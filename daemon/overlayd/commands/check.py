@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from overlayd import docker, needed
-from overlayd.backend_choice import backend_here
+from overlayd.backend_choice import backend_here, unknown_keys
 from overlayd.backends import Backend
 from overlayd.bounds import Here, judge_network
 from overlayd.commands.output import print_fields, print_line
@@ -58,7 +58,7 @@ def main(settings: Settings, _options: argparse.Namespace) -> int:
         },
     )
     print_fields("needs", _needs(settings, config, backend))
-    problems = list(docker.read_told().problems)
+    problems = [*docker.read_told().problems, *(text for text, _known in unknown_keys(config))]
     problems += judge_network(config, here.needed, one_route=backend.one_route).remarks
     for problem in problems:
         print_line(f"warning: {problem}")

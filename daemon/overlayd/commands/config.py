@@ -11,10 +11,10 @@ from pathlib import Path
 
 from overlayd import needed
 from overlayd.addresses import ip_address, ip_network
-from overlayd.backend_choice import load_backend
+from overlayd.backend_choice import load_backend, unknown_keys
 from overlayd.bounds import Judgement, Needed, judge_network
 from overlayd.commands.output import print_line
-from overlayd.errors import ConfigError
+from overlayd.errors import ConfigError, NetworkConfigError
 from overlayd.lease import MalformedLease, parse_lease
 from overlayd.network import NetworkConfig, parse_network_config
 from overlayd.registry import CONFIG, SUBNETS, read_network_config
@@ -49,6 +49,8 @@ def _set(settings: Settings, given: str, *, force: bool) -> int:
     raw = _read_config(given)
     config = parse_network_config(raw)
     backend = load_backend(config, _any_underlay())
+    for problem, known in () if force else unknown_keys(config):
+        raise NetworkConfigError(problem, hint=f"known: {known}")
     store = Store.of(settings)
     try:
         leased, _revision = store.list_prefix(f"{settings.etcd_prefix}/{SUBNETS}")

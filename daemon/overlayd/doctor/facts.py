@@ -142,7 +142,8 @@ class Containers:
 
 @dataclass(frozen=True, kw_only=True)
 class Etcd:
-    """The store. `problem` is why it cannot be used; `config_problem` what is wrong with the network config.
+    """The store. `problem` is why it cannot be used; `config_problem` what is wrong with the network config, `ipv6`
+    whether that has any.
 
     `open_to` says what anybody may do there without a password, `read` or `read and write`; empty for nothing.
     `alarms` are etcd's, `missing_rights` what this host's user may not do, as `etcdctl role grant-permission` has it.
@@ -155,6 +156,7 @@ class Etcd:
     config_problem: str | None = None
     config_advice: str | None = None
     config: str | None = None
+    ipv6: bool = False
     leases: tuple[Published, ...] | None = None
     open_to: str | None = None
     containers: Containers | None = None

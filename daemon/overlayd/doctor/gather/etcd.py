@@ -54,6 +54,7 @@ def read_etcd(settings: Settings) -> tuple[Etcd, NetworkConfig | None, tuple[Pub
             files=files,
             config_problem=problem,
             config_advice=advice,
+            ipv6=config is not None and 6 in config.versions,
             config=f"{config} by {config.backend_type}" if config is not None else None,
             leases=leases,
             open_to=open_to,
