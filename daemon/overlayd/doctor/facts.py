@@ -53,6 +53,11 @@ class Network:
         return tuple(subnet for subnet in (self.subnet, self.subnet6) if subnet is not None)
 
     @property
+    def networks(self) -> tuple[IPNetwork, ...]:
+        """The network in each of its families."""
+        return tuple(network for network in (self.network, self.network6) if network is not None)
+
+    @property
     def overlays(self) -> tuple[tuple[IPNetwork, IPNetwork], ...]:
         """The network and this host's subnet of it, in each family that it holds one of."""
         both = ((self.network, self.subnet), (self.network6, self.subnet6))

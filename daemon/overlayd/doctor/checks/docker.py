@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from overlayd.addresses import first_host
+from overlayd.addresses import IPInterface, first_host
 from overlayd.doctor.facts import Facts
 from overlayd.doctor.finding import Finding, ok, problem, unknown, warning
 
@@ -18,7 +18,10 @@ def bridge(facts: Facts) -> Finding:
     if not subnets:
         return unknown("docker-bridge", "no lease to compare with")
     if not link.up:
-        return problem("docker-bridge", f"{BRIDGE} is down", remedy=f"ip link set dev {BRIDGE} up")
+        # The kernel forgot the IPv6 addresses when it went down.
+        lost = [first_host(subnet) for subnet in subnets if first_host(subnet) not in link.addresses]
+        up = (f"ip link set dev {BRIDGE} up", *(f"ip address add {one} dev {BRIDGE}{_nodad(one)}" for one in lost))
+        return problem("docker-bridge", f"{BRIDGE} is down", remedy=" && ".join(up))
     missing = [subnet for subnet in subnets if first_host(subnet) not in link.addresses]
     if missing:
         has = ", ".join(str(one) for one in link.addresses if not one.is_link_local) or "no address"
@@ -57,6 +60,11 @@ def drop_in(facts: Facts) -> Finding | None:
             remedy="systemctl enable overlayd && systemctl daemon-reload",
         )
     return ok("docker-drop-in", "docker.service takes its options from the lease")
+
+
+def _nodad(address: IPInterface) -> str:
+    # Docker asks nobody either whether it is somebody's already.
+    return " nodad" if address.version == 6 else ""
 
 
 CHECKS = (bridge, daemon_json, drop_in)

@@ -260,42 +260,24 @@ def _judged(name: str, facts: Facts, found: Iterable[Outcome], what: str, well: 
     if not outcomes:
         return None
     drops = [drop for outcome in outcomes for drop in outcome.drops]
-    if drops:
-        remedies = _remedies(facts, drops)
-        return problem(
-            name,
-            f"{what} are dropped by {' and by '.join(dict.fromkeys(drop.by for drop in drops))}",
-            remedy=" && ".join(remedies) or None,
-            advice=_whose(drops),
-        )
-    doubts = [drop for outcome in outcomes for drop in outcome.doubts]
-    if doubts:
-        remedies = _remedies(facts, doubts)
-        return warning(
-            name,
-            f"some {what} are dropped by {' and by '.join(dict.fromkeys(drop.by for drop in doubts))}",
-            advice=f"if that is not meant for them: {' && '.join(remedies)}" if remedies else _whose(doubts),
-        )
-    return ok(name, well)
+    certain = bool(drops)
+    drops = drops or [drop for outcome in outcomes for drop in outcome.doubts]
+    if not drops:
+        return ok(name, well)
+    said = f"{what} are dropped by {' and by '.join(dict.fromkeys(drop.by for drop in drops))}"
+    remedies = {drop: _remedy(facts, drop) for drop in drops}
+    remedy = " && ".join(dict.fromkeys(one for one in remedies.values() if one is not None)) or None
+    helpless = dict.fromkeys(drop.table for drop in drops if remedies[drop] is None)
+    advice = f"an accept elsewhere is not final in {' and '.join(helpless)}: whoever wrote that has to let them through"
+    if certain:
+        return problem(name, said, remedy=remedy, advice=advice if helpless else None)
+    return warning(name, f"some {said}", advice=f"if that is not meant for them: {remedy}" if remedy else advice)
 
 
-def _remedies(facts: Facts, drops: Iterable[Drop]) -> list[str]:
-    found = []
-    for drop in drops:
-        remedy = drop.remedy
-        if remedy is None and drop.table == "firewalld":
-            told = firewalld(facts)
-            remedy = told.remedy if told is not None else None
-        if remedy is not None:
-            found.append(remedy)
-    return list(dict.fromkeys(found))
-
-
-def _whose(drops: Iterable[Drop]) -> str | None:
-    tables = dict.fromkeys(drop.table for drop in drops if drop.remedy is None)
-    if not tables:
-        return None
-    return f"an accept elsewhere is not final in {' and '.join(tables)}: whoever wrote that has to let them through"
+def _remedy(facts: Facts, drop: Drop) -> str | None:
+    """What mends it: for what firewalld drops, what firewalld can be told."""
+    told = firewalld(facts) if drop.remedy is None and drop.table == "firewalld" else None
+    return told.remedy if told is not None else drop.remedy
 
 
 def _containers(facts: Facts, subnet: IPNetwork) -> list[IPAddress]:

@@ -18,9 +18,10 @@ CARRIER: dict[str, tuple[str, int | None]] = {
 def firewalld(facts: Facts) -> Finding | None:
     """Whether a running firewalld knows the overlay; its own nftables rules reject what no zone allows."""
     running, network = facts.firewall.firewalld, facts.network
-    if running is None or network is None or network.network is None:
+    if running is None or network is None or not network.networks:
         return None
-    if running.forwarded is not None and any(f'"{network.subnet}"' in rule for rule in running.forwarded):
+    told = "\n".join(running.forwarded or ())
+    if network.subnets and all(f'"{subnet}"' in told for subnet in network.subnets):
         return ok("firewalld", "runs, and lets the overlay through by overlayd's own policies")
     if facts.firewall.kind != "none" and (running.forwarded is not None or running.shipped):
         return problem(
@@ -30,7 +31,7 @@ def firewalld(facts: Facts) -> Finding | None:
             remedy="systemctl restart overlayd" if running.forwarded is not None else "firewall-cmd --reload",
         )
     missing = [
-        *(word for device in network.devices if (word := _zone_word(running, device, network)) is not None),
+        *(word for device in network.devices for word in _zone_words(running, device, network)),
         *_port_words(running, facts.underlay.ifname, network),
     ]
     if missing:
@@ -44,16 +45,17 @@ def firewalld(facts: Facts) -> Finding | None:
     return ok("firewalld", "runs and lets the overlay through")
 
 
-def _zone_word(running: Firewalld, device: str, network: Network) -> str | None:
-    """What to tell firewall-cmd so that packets from a device may be forwarded; None if nothing."""
+def _zone_words(running: Firewalld, device: str, network: Network) -> list[str]:
+    """What to tell firewall-cmd so that packets from a device may be forwarded."""
     zone = running.zone_of(device)
-    by_source = any(zone.target == "ACCEPT" and str(network.network) in zone.sources for zone in running.zones)
-    if by_source or (zone is not None and zone.target == "ACCEPT"):
-        return None
+    sources = {source for zone in running.zones if zone.target == "ACCEPT" for source in zone.sources}
+    missing = [str(one) for one in network.networks if str(one) not in sources]
+    if not missing or (zone is not None and zone.target == "ACCEPT"):
+        return []
     if device in network.own_devices:
-        return f"--zone=trusted --add-interface={device}"
+        return [f"--zone=trusted --add-interface={device}"]
     # The underlay's own interface: only the network's addresses are trusted on it.
-    return f"--zone=trusted --add-source={network.network}"
+    return [f"--zone=trusted --add-source={one}" for one in missing]
 
 
 def _port_words(running: Firewalld, ifname: str, network: Network) -> list[str]:
