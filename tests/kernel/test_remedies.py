@@ -9,7 +9,8 @@ from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
-from tests.kernel import namespaces
+from tests.kernel import docker_releases, namespaces
+from tests.kernel.firewalld import Firewalld
 from tests.kernel.lab import Host, Lab, laboratory
 from tests.kernel.test_doctor import doctor, run_remedy
 from tests.kernel.traffic import pings, pings6
@@ -35,6 +36,7 @@ class Break:
     also: tuple[str, ...] = ()
     large: bool = False
     inside: bool = False
+    slow: bool = False
 
 
 def foreign(hook: str, rule: str, *, policy: str = "accept", priority: int = 0) -> str:
@@ -48,14 +50,20 @@ NOT_MINE = "nft delete table inet mine"
 DOCKERS_LAST = "-N DOCKER-USER; {0} -I FORWARD -j DOCKER-USER; {0} -I FORWARD -i overlay+ -o docker0 -j DROP"
 BREAKS: dict[str, Break] = {
     "sysctl": Break(finding="ip-forward", how="sysctl -qw net.ipv4.ip_forward=0"),
-    "sysctl of a device": Break(finding="ip-forward", how="sysctl -qw net/ipv4/conf/overlay.1/forwarding=0"),
+    "sysctl of a device": Break(slow=True, finding="ip-forward", how="sysctl -qw net/ipv4/conf/overlay.1/forwarding=0"),
     "sysctl ipv6": Break(finding="ipv6-forward", how="sysctl -qw net.ipv6.conf.all.forwarding=0", version=6),
     "underlay's MTU": Break(finding="underlay-mtu", how="ip link set dev eth0 mtu 1400", large=True),
-    "bridge's MTU": Break(finding="container-mtu", how="ip link set dev docker0 mtu 1300", large=True),
-    "device's MTU": Break(finding="overlay-device", how="ip link set dev overlay.1 mtu 1300", large=True),
+    "bridge's MTU": Break(slow=True, finding="container-mtu", how="ip link set dev docker0 mtu 1300", large=True),
+    "device's MTU": Break(slow=True, finding="overlay-device", how="ip link set dev overlay.1 mtu 1300", large=True),
     "bridge down": Break(
         finding="docker-bridge",
         how="ip link set dev docker0 down",
+    ),
+    "underlay down": Break(
+        finding="underlay",
+        how="ip link set dev eth0 down",
+        undo="ip address replace {own6}/64 dev eth0 nodad; ip route replace default via 198.18.1.254",
+        slow=True,
     ),
     "way back": Break(
         finding="rp-filter",
@@ -69,7 +77,9 @@ BREAKS: dict[str, Break] = {
         version=6,
         words="ip6tables: raw",
     ),
-    "mangle": Break(finding="docker-raw", how="iptables -t mangle -I PREROUTING -i overlay+ -s 10.5.0.0/16 -j DROP"),
+    "mangle": Break(
+        slow=True, finding="docker-raw", how="iptables -t mangle -I PREROUTING -i overlay+ -s 10.5.0.0/16 -j DROP"
+    ),
     "raw of nft": Break(
         finding="docker-raw",
         how=foreign("prerouting", 'ip daddr {container} iifname != "docker0" drop', priority=-300),
@@ -81,6 +91,7 @@ BREAKS: dict[str, Break] = {
         finding="forward-in", how=f"ip6tables {DOCKERS_LAST.format('ip6tables')}", version=6, words="ip6tables: filter"
     ),
     "DOCKER-USER": Break(
+        slow=True,
         finding="forward-in",
         how="iptables -N DOCKER-USER; iptables -I FORWARD -j DOCKER-USER; iptables -A DOCKER-USER -i overlay+ -j DROP",
     ),
@@ -92,13 +103,14 @@ BREAKS: dict[str, Break] = {
         words="iptables-legacy: policy DROP of filter FORWARD",
     ),
     "FORWARD of the other kind, ipv6": Break(
+        slow=True,
         finding="forward-in",
         how="ip6tables-legacy -A FORWARD -o docker0 -j REJECT",
         undo="ip6tables-legacy -F FORWARD",
         version=6,
         words="ip6tables-legacy: filter -A FORWARD -o docker0",
     ),
-    "POSTROUTING": Break(finding="forward-in", how="iptables -t mangle -A POSTROUTING -o docker0 -j DROP"),
+    "POSTROUTING": Break(slow=True, finding="forward-in", how="iptables -t mangle -A POSTROUTING -o docker0 -j DROP"),
     "policy of nft": Break(
         finding="forward-in",
         how=foreign("forward", 'iifname "docker0" accept; ct state established,related accept', policy="drop"),
@@ -116,17 +128,21 @@ BREAKS: dict[str, Break] = {
     ),
     "way out": Break(finding="forward-out", how="iptables -I FORWARD -i docker0 -o overlay.1 -j REJECT"),
     "way out, ipv6": Break(
-        finding="forward-out", how="ip6tables -t mangle -I POSTROUTING -o overlay-v6.1 -j DROP", version=6
+        slow=True, finding="forward-out", how="ip6tables -t mangle -I POSTROUTING -o overlay-v6.1 -j DROP", version=6
     ),
     "way out by nft": Break(
+        slow=True,
         finding="forward-out",
         how=foreign("postrouting", 'oifname "overlay.1" ip saddr 10.5.0.0/16 drop'),
         undo=NOT_MINE,
         words="nft: inet mine my-postrouting",
     ),
     "port": Break(finding="backend-port", how="iptables -I INPUT -p udp --dport 8472 -j DROP"),
-    "port, ipv6": Break(finding="backend-port", how="ip6tables -I INPUT -p udp --dport 8472 -j DROP", version=6),
+    "port, ipv6": Break(
+        slow=True, finding="backend-port", how="ip6tables -I INPUT -p udp --dport 8472 -j DROP", version=6
+    ),
     "port of the other kind": Break(
+        slow=True,
         finding="backend-port",
         how="iptables-legacy -A INPUT -i eth0 -p udp -j DROP",
         undo="iptables-legacy -F INPUT",
@@ -136,7 +152,9 @@ BREAKS: dict[str, Break] = {
         how=foreign("input", "tcp dport 22 accept; udp dport { 4789, 8000-9000 } drop"),
         undo=NOT_MINE,
     ),
-    "port on the way out": Break(finding="backend-port", how="iptables -A OUTPUT -p udp --dport 8472 -j DROP"),
+    "port on the way out": Break(
+        slow=True, finding="backend-port", how="iptables -A OUTPUT -p udp --dport 8472 -j DROP"
+    ),
     "port on the way out, by nft": Break(
         finding="backend-port",
         how=foreign("output", "ip6 daddr {peer6} meta l4proto { tcp, udp } drop"),
@@ -145,6 +163,7 @@ BREAKS: dict[str, Break] = {
     ),
     "bridge": Break(finding="bridge-netfilter", how="iptables -I FORWARD -i docker0 -o docker0 -j DROP", inside=True),
     "bridge, ipv6": Break(
+        slow=True,
         finding="bridge-netfilter",
         how="ip6tables -I FORWARD -i docker0 -o docker0 -j DROP",
         version=6,
@@ -200,6 +219,7 @@ def broken(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Break]:
     words = {
         "container": a.container_address,
         "container6": a.container_address6,
+        "own6": a.address6,
         "peer": b.address,
         "peer6": b.address6,
     }
@@ -240,7 +260,10 @@ def answered(source: str, target: Host, broken: Break) -> bool:
     return subprocess.run(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False).returncode == 0
 
 
-@pytest.mark.parametrize("broken", list(BREAKS), indirect=True)
+CASES = [pytest.param(name, marks=[pytest.mark.slow] if one.slow else []) for name, one in BREAKS.items()]
+
+
+@pytest.mark.parametrize("broken", CASES, indirect=True)
 def test_a_remedy_mends(lab: Lab, broken: Break) -> None:
     a, _b = lab.hosts
     assert not flows(lab, broken)
@@ -254,3 +277,55 @@ def test_a_remedy_mends(lab: Lab, broken: Break) -> None:
     _status, findings = doctor(a, "--no-arp")
     for name in (broken.finding, *broken.also):
         assert findings[name]["state"] == "ok", findings[name]
+
+
+@pytest.mark.parametrize(
+    "told", [{}, {"allow-direct-routing": "true", "bridge-accept-fwmark": "0x1/0x1"}], ids=["stock", "told"]
+)
+def test_dockers_nftables_that_nobody_opens(lab: Lab, told: dict[str, str]) -> None:
+    a, _b = lab.hosts
+    (release,) = (one for one in docker_releases.RELEASES if one.name == "29-nftables")
+    docker_releases.load(release, a.namespace, a.subnet, a.container_address, options=told)
+    try:
+        assert not flows(lab, Break(finding="forward-in", how=""))
+        _status, findings = doctor(a, "--no-arp")
+        wrong = {"forward-in", "docker-nftables", *([] if told else ["docker-raw"])}
+        assert {name for name in wrong if findings[name]["state"] == "problem"} == wrong
+        for name in wrong - {"docker-nftables"}:
+            run_remedy(a, findings[name])
+        eventually("packets flow", lambda: flows(lab, Break(finding="forward-in", how="")), timeout_s=3)
+        _status, findings = doctor(a, "--no-arp")
+        assert {findings[name]["state"] for name in wrong} == {"ok"}
+    finally:
+        a.run("nft", "delete table ip docker-bridges")
+
+
+@pytest.mark.slow
+def test_a_firewalld_that_was_not_told(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, _b = lab.hosts
+    saved = {command: a.run(f"{command}-save") for command in ("iptables", "ip6tables")}
+    running = Firewalld(a, docker_zone=False, shipped=False)
+    monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", f"unix:path={a.bus}")
+    try:
+        running.start()
+        for version in (4, 6):
+            assert not flows(lab, Break(finding="firewalld", how="", version=version))
+        _status, findings = doctor(a, "--no-arp")
+        assert "inet firewalld" in findings["forward-in"]["found"]
+        assert findings["firewalld"]["remedy"].startswith("firewall-cmd --permanent")
+        assert findings["forward-in"]["remedy"] == findings["forward-out"]["remedy"] == findings["firewalld"]["remedy"]
+        run_remedy(a, findings["firewalld"])
+        # What others have to open firewalld forgot when it was told.
+        _status, findings = doctor(a, "--no-arp")
+        for finding in [one for one in findings.values() if one["section"] == "firewall" and one["remedy"]]:
+            run_remedy(a, finding)
+        for version in (4, 6):
+            broken = Break(finding="firewalld", how="", version=version)
+            eventually("packets flow", lambda broken=broken: flows(lab, broken), timeout_s=3)  # type: ignore[misc]
+        _status, findings = doctor(a, "--no-arp")
+        names = ("firewalld", "docker-raw", "forward-in", "forward-out", "backend-port")
+        assert {findings[name]["state"] for name in names} == {"ok"}, findings
+    finally:
+        running.remove()
+        for command, text in saved.items():
+            a.run(f"{command}-restore", input=text)

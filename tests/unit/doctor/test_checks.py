@@ -80,6 +80,7 @@ def test_a_healthy_host_is_all_ok() -> None:
 ZONES = (
     Zone(name="public", target="default", interfaces=frozenset({"eth0"})),
     Zone(name="trusted", target="ACCEPT"),
+    Zone(name="docker", target="ACCEPT", interfaces=frozenset({"docker0"})),
 )
 FIREWALLD = Firewalld(default_zone="public", zones=ZONES)
 VMXNET3 = {"driver": "vmxnet3", "offloads": frozenset({"tx-udp_tnl-segmentation", "tx-nocache-copy"})}
@@ -253,7 +254,7 @@ CASES: list[tuple[Facts, str, State, str, str | None]] = [
     ),
     (
         but(daemon={"open_files": 1000}),
-        *("open-files", State.PROBLEM, "1000 of 1024", "systemctl set-property"),
+        *("open-files", State.PROBLEM, "1000 of 1024", "mkdir -p /etc/systemd/system/overlayd.service.d && printf"),
     ),
 ]
 

@@ -20,8 +20,9 @@ def bridge(facts: Facts) -> Finding:
     if not link.up:
         # The kernel forgot the IPv6 addresses when it went down.
         lost = [first_host(subnet) for subnet in subnets if first_host(subnet) not in link.addresses]
-        up = (f"ip link set dev {BRIDGE} up", *(f"ip address add {one} dev {BRIDGE}{_nodad(one)}" for one in lost))
-        return problem("docker-bridge", f"{BRIDGE} is down", remedy=" && ".join(up))
+        remedy = f"ip link set dev {BRIDGE} up"
+        remedy += "".join(f" && ip address add {one} dev {BRIDGE}{_nodad(one)}" for one in lost)
+        return problem("docker-bridge", f"{BRIDGE} is down", remedy=remedy)
     missing = [subnet for subnet in subnets if first_host(subnet) not in link.addresses]
     if missing:
         has = ", ".join(str(one) for one in link.addresses if not one.is_link_local) or "no address"

@@ -10,16 +10,15 @@ from dataclasses import replace
 
 from overlayd.addresses import IPAddress, IPNetwork, ip_address
 from overlayd.backends.listening import Listening
-from overlayd.doctor.checks.firewalld import CARRIER, firewalld
+from overlayd.doctor.checks.firewalld import BRIDGE, CARRIER, firewalld
 from overlayd.doctor.facts import Facts, Network
 from overlayd.doctor.finding import Finding, ok, problem, unknown, warning
 from overlayd.doctor.trace import addresses_in
 from overlayd.doctor.walk import Packet, protocol_name
-from overlayd.doctor.way import FORWARDED, Drop, Match, Outcome, travel
+from overlayd.doctor.way import FORWARDED, Match, Outcome, travel
 from overlayd.firewall.chains import LEASED, PEERS
 from overlayd.firewall.table import NFT_LEASED, NFT_PEERS
 
-BRIDGE = "docker0"
 # Some peer's: of no router, which our own rules tell from peers.
 _PEERS_MAC = "02:00:00:00:00:00"
 _BRIDGE_SYSCTL = {4: "net/bridge/bridge-nf-call-iptables", 6: "net/bridge/bridge-nf-call-ip6tables"}
@@ -265,19 +264,19 @@ def _judged(name: str, facts: Facts, found: Iterable[Outcome], what: str, well: 
     if not drops:
         return ok(name, well)
     said = f"{what} are dropped by {' and by '.join(dict.fromkeys(drop.by for drop in drops))}"
-    remedies = {drop: _remedy(facts, drop) for drop in drops}
-    remedy = " && ".join(dict.fromkeys(one for one in remedies.values() if one is not None)) or None
-    helpless = dict.fromkeys(drop.table for drop in drops if remedies[drop] is None)
-    advice = f"an accept elsewhere is not final in {' and '.join(helpless)}: whoever wrote that has to let them through"
+    told = firewalld(facts) if any(drop.table == "firewalld" for drop in drops) else None
+    if told is not None and told.remedy is not None:
+        # It forgets the rules of iptables as it reloads: those come after.
+        remedy: str | None = told.remedy
+        advice: str | None = "then run overlayd doctor again: other rules that drop are mended after firewalld"
+    else:
+        remedy = " && ".join(dict.fromkeys(drop.remedy for drop in drops if drop.remedy is not None)) or None
+        helpless = " and ".join(dict.fromkeys(drop.table for drop in drops if drop.remedy is None))
+        advice = f"an accept elsewhere is not final in {helpless}: whoever wrote that has to let them through"
+        advice = advice if helpless else None
     if certain:
-        return problem(name, said, remedy=remedy, advice=advice if helpless else None)
+        return problem(name, said, remedy=remedy, advice=advice)
     return warning(name, f"some {said}", advice=f"if that is not meant for them: {remedy}" if remedy else advice)
-
-
-def _remedy(facts: Facts, drop: Drop) -> str | None:
-    """What mends it: for what firewalld drops, what firewalld can be told."""
-    told = firewalld(facts) if drop.remedy is None and drop.table == "firewalld" else None
-    return told.remedy if told is not None else drop.remedy
 
 
 def _containers(facts: Facts, subnet: IPNetwork) -> list[IPAddress]:
@@ -337,13 +336,14 @@ def _with(facts: Facts, address: IPAddress, kind: str, names: Mapping[int, str])
 
 CHECKS = (
     iptables,
+    # First: it forgets the rules of others when it is mended.
+    firewalld,
     docker_raw,
     forward_in,
     forward_out,
     bridge_netfilter,
     backend_port,
     strangers,
-    firewalld,
     nftables,
     docker_nftables,
 )

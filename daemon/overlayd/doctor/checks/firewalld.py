@@ -5,6 +5,7 @@ from __future__ import annotations
 from overlayd.doctor.facts import Facts, Firewalld, Network
 from overlayd.doctor.finding import Finding, ok, problem
 
+BRIDGE, DOCKERS_ZONE = "docker0", "docker"
 # What carries each backend's packets between hosts: protocol, and the port where the config names none.
 CARRIER: dict[str, tuple[str, int | None]] = {
     "auto": ("udp", 8472),
@@ -32,6 +33,7 @@ def firewalld(facts: Facts) -> Finding | None:
         )
     missing = [
         *(word for device in network.devices for word in _zone_words(running, device, network)),
+        *_bridge_words(running, network),
         *_port_words(running, facts.underlay.ifname, network),
     ]
     if missing:
@@ -56,6 +58,21 @@ def _zone_words(running: Firewalld, device: str, network: Network) -> list[str]:
         return [f"--zone=trusted --add-interface={device}"]
     # The underlay's own interface: only the network's addresses are trusted on it.
     return [f"--zone=trusted --add-source={one}" for one in missing]
+
+
+def _bridge_words(running: Firewalld, network: Network) -> list[str]:
+    """The same for what leaves the containers' bridge: Docker's own zone, as Docker from 20.10 on makes it.
+
+    In another zone dockerd would find it bound, and not start.
+    """
+    zone = running.zone_of(BRIDGE)
+    sources = {source for zone in running.zones if zone.target == "ACCEPT" for source in zone.sources}
+    tunnels = [device for device in network.devices if device in network.own_devices]
+    if not tunnels or {str(one) for one in network.networks} <= sources or (zone and zone.target == "ACCEPT"):
+        return []
+    there = any(zone.name == DOCKERS_ZONE for zone in running.zones)
+    made = [] if there else [f"--new-zone={DOCKERS_ZONE}", f"--zone={DOCKERS_ZONE} --set-target=ACCEPT"]
+    return [*made, f"--zone={DOCKERS_ZONE} --change-interface={BRIDGE}"]
 
 
 def _port_words(running: Firewalld, ifname: str, network: Network) -> list[str]:

@@ -145,7 +145,10 @@ def open_files(facts: Facts) -> Finding | None:
         return problem(
             "open-files",
             found,
-            remedy="systemctl set-property --runtime overlayd.service LimitNOFILE=65536 && systemctl restart overlayd",
+            # systemctl set-property takes no limits of a process.
+            remedy="mkdir -p /etc/systemd/system/overlayd.service.d && "
+            "printf '[Service]\\nLimitNOFILE=65536\\n' > /etc/systemd/system/overlayd.service.d/files.conf && "
+            "systemctl daemon-reload && systemctl restart overlayd",
         )
     return ok("open-files", found)
 
