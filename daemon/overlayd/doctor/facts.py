@@ -8,7 +8,9 @@ from datetime import datetime
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
 from overlayd.addresses import IPAddress, IPInterface, IPNetwork
-from overlayd.doctor.trace import Tables
+from overlayd.backends.listening import Listening
+from overlayd.doctor.nft import Base
+from overlayd.doctor.way import Kind
 from overlayd.doctor.x509 import Certificate
 from overlayd.watching.state import Reach
 
@@ -29,16 +31,19 @@ class Daemon:
 class Network:
     """The overlay as this host takes part in it: from the daemon's status, else from etcd and the settings.
 
-    `refusals` say why this host cannot serve the network in etcd, `remarks` what it holds that hosts need.
+    `refusals` say why this host cannot serve the network in etcd, `remarks` what it holds that hosts need. `listens` is
+    what the backend takes from peers, empty where that is not known.
     """
 
     network: IPv4Network | None = None
+    network6: IPv6Network | None = None
     backend: str
     mtu_bytes: int
     devices: tuple[str, ...]
     subnet: IPv4Network | None = None
     subnet6: IPv6Network | None = None
     port: int | None = None
+    listens: tuple[Listening, ...] = ()
     ipv6: bool = False
     refusals: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
@@ -47,6 +52,25 @@ class Network:
     def subnets(self) -> tuple[IPNetwork, ...]:
         """What this host holds, of either family."""
         return tuple(subnet for subnet in (self.subnet, self.subnet6) if subnet is not None)
+
+    @property
+    def networks(self) -> tuple[IPNetwork, ...]:
+        """The network in each of its families."""
+        return tuple(network for network in (self.network, self.network6) if network is not None)
+
+    @property
+    def overlays(self) -> tuple[tuple[IPNetwork, IPNetwork], ...]:
+        """The network and this host's subnet of it, in each family that it holds one of."""
+        both = ((self.network, self.subnet), (self.network6, self.subnet6))
+        return tuple((network, subnet) for network, subnet in both if network is not None and subnet is not None)
+
+    def devices_of(self, version: int) -> tuple[str, ...]:
+        """The devices that carry packets of one IP version; where there are two of ours, each has its own."""
+        sixth = {
+            name for name in self.own_devices if name.endswith("-v6") or name.startswith(("overlay-v6", "overlay-x"))
+        }
+        others = set(self.own_devices) - sixth if sixth and version == 6 else sixth if version == 4 else set()
+        return tuple(name for name in self.devices if name not in others)
 
     @property
     def own_devices(self) -> tuple[str, ...]:
@@ -199,18 +223,21 @@ class Firewalld:
 class Firewall:
     """The rules on this host. `kind` is what overlayd keeps its own with: iptables, nftables or none.
 
-    `other_kind` counts rules in the kind of iptables (legacy or nft) that is not the installed one's; `closing` names
-    foreign nftables chains that may drop. `sets` are the members of overlayd's own sets, by name.
+    `kinds` are those of each installed kind of iptables for each IP version, the one in use first. `chains` are the
+    base chains of nftables that none of these shows, None where they could not be read. `sets` are the members of the
+    sets of addresses that iptables' rules ask for, by name.
     """
 
     kind: str = "iptables"
-    tables: Tables | None = None
+    kinds: tuple[Kind, ...] = ()
     sets: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    problem: str | None = None
-    other_kind: int | None = None
-    closing: tuple[str, ...] | None = None
-    docker_nftables: bool = False
+    chains: tuple[Base, ...] | None = None
     firewalld: Firewalld | None = None
+
+    @property
+    def docker_nftables(self) -> bool:
+        """Whether there are rules of Docker's nftables backend."""
+        return any(base.table == "docker-bridges" for base in self.chains or ())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,17 +1,20 @@
-"""Which rule of iptables decides about a packet. Pure: the text of `iptables-save` in, a verdict out.
-
-Not every match can be judged from outside (sets, rates, marks): a rule with one of those counts as a doubt.
-"""
+"""Rules of iptables: the text of `iptables-save` in, a verdict out. Pure."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Network
+from dataclasses import dataclass
+from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Network, ip_network
 
-# Chains call each other; a loop is refused by the kernel, a depth like this is nobody's.
-_DEEPEST = 32
+from overlayd.addresses import IPAddress, IPNetwork, contains
+from overlayd.doctor.walk import Action, Does, Judged, Packet, Verdict, protocol_name, walk
+
+_ENDS = {"ACCEPT": Does.ACCEPT, "DROP": Does.DROP, "REJECT": Does.DROP, "RETURN": Does.RETURN}
+# A program decides, or nobody if none listens.
+_ELSEWHERE = ("NFQUEUE", "QUEUE")
+_ALL_BITS = 0xFFFFFFFF
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,116 +26,88 @@ class Chain:
 
 
 Tables = Mapping[str, Mapping[str, Chain]]
-# Whether it is dropped, and by which rule.
-_Decision = tuple[bool, str]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Packet:
-    """The first packet of a connection, on its way through this host. None: does not matter, or not known.
-
-    `mac` is the link's address that it comes from. `local`: it is for an address of this host. `sets` are the members
-    of sets of addresses, by name, as far as known.
-    """
-
-    source: IPv4Address
-    destination: IPv4Address
-    in_device: str
-    out_device: str = ""
-    protocol: str | None = None
-    port: int | None = None
-    mac: str | None = None
-    local: bool | None = None
-    sets: Mapping[str, frozenset[str]] = field(default_factory=dict, hash=False)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """What happens to a packet in one base chain.
-
-    `by` is the rule, with its chain, or the policy that decided. `doubts` are rules before that which might have
-    decided otherwise, had they been understood.
-    """
-
-    dropped: bool
-    by: str
-    doubts: tuple[str, ...] = ()
 
 
 def parse(saved: str) -> dict[str, dict[str, Chain]]:
     """The tables in what `iptables-save` wrote."""
     tables: dict[str, dict[str, Chain]] = {}
     chains: dict[str, Chain] = {}
+    rules: dict[tuple[str, str], list[str]] = {}
+    table = ""
     for line in saved.splitlines():
         if line.startswith("*"):
-            chains = tables.setdefault(line[1:].strip(), {})
+            table = line[1:].strip()
+            chains = tables.setdefault(table, {})
         elif line.startswith(":"):
             name, policy, *_counters = line[1:].split()
             chains[name] = Chain(policy=None if policy == "-" else policy)
         elif line.startswith("-A "):
             _, name, rule = line.split(" ", 2)
-            before = chains.get(name, Chain())
-            chains[name] = Chain(policy=before.policy, rules=(*before.rules, rule.strip()))
+            chains.setdefault(name, Chain())
+            rules.setdefault((table, name), []).append(rule.strip())
+    for (table, name), found in rules.items():
+        tables[table][name] = Chain(policy=tables[table][name].policy, rules=tuple(found))
     return tables
 
 
 def trace(tables: Tables, table: str, chain: str, packet: Packet) -> Verdict:
     """The verdict of one base chain; a chain or table that is not there lets everything pass."""
     chains = tables.get(table, {})
-    passed: list[_Decision] = []
-    decided = _walk(chains, chain, packet, passed, 0)
-    if decided is None:
-        policy = chains.get(chain, Chain()).policy or "ACCEPT"
-        dropped, by = policy == "DROP", f"policy {policy} of {table} {chain}"
-    else:
-        dropped, by = decided[0], f"{table} {decided[1]}"
-    return Verdict(dropped=dropped, by=by, doubts=tuple(rule for other, rule in passed if other is not dropped))
+    policy = chains.get(chain, Chain()).policy or "ACCEPT"
+    rules = {name: tuple(_Rule(table, name, text) for text in found.rules) for name, found in chains.items()}
+    return walk(rules, chain, packet, (policy == "DROP", f"policy {policy} of {table} {chain}"))
 
 
-def addresses_in(tables: Tables, table: str, chain: str, subnet: IPv4Network) -> list[IPv4Address]:
+def with_accept(tables: Tables, table: str, chain: str, match: str) -> Tables:
+    """The same tables with an accept at the head of one chain."""
+    there = tables[table][chain]
+    changed = Chain(policy=there.policy, rules=(f"{match} -j ACCEPT", *there.rules))
+    return {**tables, table: {**tables[table], chain: changed}}
+
+
+def addresses_in(tables: Tables, table: str, chain: str, subnet: IPNetwork) -> list[IPAddress]:
     """Single addresses of a subnet that the rules of one chain are for: Docker writes rules for each container."""
-    found = []
+    found: list[IPAddress] = []
     for rule in tables.get(table, {}).get(chain, Chain()).rules:
         words = _words(rule)
         if "-d" in words[:-1]:
             network = _network(words[words.index("-d") + 1])
-            if network is not None and network.prefixlen == 32 and network.network_address in subnet:
+            if network is not None and network.num_addresses == 1 and contains(subnet, network.network_address):
                 found.append(network.network_address)
-    return sorted(set(found))
+    return sorted(set(found), key=int)
 
 
-def _walk(
-    chains: Mapping[str, Chain], name: str, packet: Packet, doubts: list[_Decision], depth: int
-) -> _Decision | None:
-    """What one chain decides; None where the packet comes back from it. Rules not understood go to `doubts`."""
-    if depth > _DEEPEST:
-        return None
-    for rule in chains.get(name, Chain()).rules:
-        matches, target, goes = _judge(rule, packet)
+@dataclass(frozen=True)
+class _Rule:
+    table: str
+    chain: str
+    text: str
+
+    @property
+    def shown(self) -> str:
+        return f"{self.table} -A {self.chain} {self.text}"
+
+    def judge(self, packet: Packet) -> Judged:
+        matches, target, goes, rest = _judge(self.text, packet)
         if matches is False or target is None:
-            continue
-        here = f"-A {name} {rule}"
-        if target in chains:
-            inner: list[_Decision] = []
-            decided = _walk(chains, target, packet, inner, depth + 1)
-            doubts += inner
-            if matches and decided is not None:
-                return decided
-            if decided is not None:
-                doubts.append(decided)
-            if matches and goes:
-                return None
-        elif target in ("ACCEPT", "DROP", "REJECT"):
-            if matches:
-                return target != "ACCEPT", here
-            doubts.append((target != "ACCEPT", here))
-        elif target == "RETURN" and matches:
-            return None
-    return None
+            return Judged()
+        if target == "MARK":
+            actions: tuple[Action, ...] = (Action(does=Does.MARK, mark=_marked(rest, packet.mark)),)
+        elif target == "CONNMARK":
+            # Of a connection that is new it is 0, unless a rule gave it one before.
+            actions = (Action(does=Does.MARK),) if "--restore-mark" in rest else ()
+        elif target in _ELSEWHERE:
+            return Judged(actions=(Action(does=Does.DROP),), sure=False)
+        elif target in _ENDS:
+            actions = (Action(does=_ENDS[target]),)
+        else:
+            # An extension that decides nothing (LOG, CT …) is no chain, and the walk finds none.
+            actions = (Action(does=Does.GOTO if goes else Does.JUMP, target=target),)
+        return Judged(actions=actions, sure=matches is True)
 
 
-def _judge(rule: str, packet: Packet) -> tuple[bool | None, str | None, bool]:
-    """Whether a rule matches (None: cannot be said), where it leads, and whether by goto."""
+def _judge(rule: str, packet: Packet) -> tuple[bool | None, str | None, bool, tuple[str, ...]]:
+    """Whether a rule matches (None: cannot be said), where it leads, whether by goto, and what is told the target."""
     words, sure, negated = _words(rule), True, False
     target, goes, at = None, False, 0
     while at < len(words):
@@ -143,6 +118,7 @@ def _judge(rule: str, packet: Packet) -> tuple[bool | None, str | None, bool]:
             continue
         if word in ("-j", "-g"):
             target, goes = value, word == "-g"
+            at += 1
             break
         if word in ("-m", "--comment"):
             at += 1
@@ -155,9 +131,9 @@ def _judge(rule: str, packet: Packet) -> tuple[bool | None, str | None, bool]:
         if answer is None:
             sure = False
         elif answer is negated:
-            return False, target, goes
+            return False, target, goes, ()
         negated = False
-    return (True if sure else None), target, goes
+    return (True if sure else None), target, goes, words[at:]
 
 
 def _match(option: str, value: str, packet: Packet) -> bool | None:
@@ -166,11 +142,11 @@ def _match(option: str, value: str, packet: Packet) -> bool | None:
         case "-s" | "-d":
             network = _network(value)
             address = packet.source if option == "-s" else packet.destination
-            answer = None if network is None else address in network
+            answer = None if network is None else contains(network, address)
         case "-i" | "-o":
-            answer = _same_device(value, packet.in_device if option == "-i" else packet.out_device)
+            answer = same_device(value, packet.in_device if option == "-i" else packet.out_device)
         case "-p" if packet.protocol is not None:
-            answer = value in (packet.protocol, "all")
+            answer = value == "all" or protocol_name(value) == packet.protocol
         case "--dport" | "--dports" if packet.port is not None:
             answer = _in_ports(value, packet.port)
         case "--mac-source" if packet.mac is not None:
@@ -181,7 +157,29 @@ def _match(option: str, value: str, packet: Packet) -> bool | None:
             answer = packet.local
         case "--ctstate" | "--state":
             answer = "NEW" in value.split(",")
+        case "--mark" if packet.mark is not None:
+            wanted, mask = _number_and_mask(value)
+            answer = None if wanted is None else packet.mark & mask == wanted
     return answer
+
+
+def _marked(words: tuple[str, ...], mark: int | None) -> int | None:
+    """The mark that MARK gives; None where that is not known."""
+    option, value = (*words, "", "")[:2]
+    bits, mask = _number_and_mask(value)
+    if bits is None:
+        return None
+    if option == "--set-xmark" and (mark is not None or mask == _ALL_BITS):
+        return ((mark or 0) & ~mask) ^ bits
+    return None
+
+
+def _number_and_mask(value: str) -> tuple[int | None, int]:
+    number, _, mask = value.partition("/")
+    try:
+        return int(number, 0), int(mask, 0) if mask else _ALL_BITS
+    except ValueError:
+        return None, _ALL_BITS
 
 
 def _in_set(value: str, packet: Packet) -> bool | None:
@@ -190,10 +188,11 @@ def _in_set(value: str, packet: Packet) -> bool | None:
     if members is None or end not in ("src", "dst"):
         return None
     address = packet.source if end == "src" else packet.destination
-    return any(address in network for network in map(_network, members) if network is not None)
+    return any(contains(network, address) for network in map(_network, members) if network is not None)
 
 
-def _same_device(pattern: str, device: str) -> bool:
+def same_device(pattern: str, device: str) -> bool:
+    """Whether a device has that name, of which a `+` stands for any ending."""
     return device.startswith(pattern[:-1]) if pattern.endswith("+") else device == pattern
 
 
@@ -207,15 +206,17 @@ def _in_ports(text: str, port: int) -> bool | None:
     return False
 
 
-def _network(text: str) -> IPv4Network | None:
+@lru_cache(maxsize=65536)
+def _network(text: str) -> IPv4Network | IPv6Network | None:
     try:
-        return IPv4Network(text, strict=False)
+        return ip_network(text, strict=False)
     except ValueError:
         return None
 
 
-def _words(rule: str) -> list[str]:
+@lru_cache(maxsize=65536)
+def _words(rule: str) -> tuple[str, ...]:
     try:
-        return shlex.split(rule)
+        return tuple(shlex.split(rule))
     except ValueError:
-        return rule.split()
+        return tuple(rule.split())

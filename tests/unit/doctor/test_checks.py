@@ -14,9 +14,11 @@ import pytest
 from overlayd.doctor.checks import examine
 from overlayd.doctor.facts import Containers, Endpoint, Facts, Feature, Firewalld, PemFile, Published, WayBack, Zone
 from overlayd.doctor.finding import Finding, State, document, lines, problems
+from overlayd.doctor.trace import parse
+from overlayd.doctor.way import Kind
 from tests.unit.doctor.docker_cases import CASES as DOCKER
 from tests.unit.doctor.docker_cases import WAITS_FOR_ETCD
-from tests.unit.doctor.values import MAC, NOW, OWN, PEER, RULES, WELL, but, rules, sysctl
+from tests.unit.doctor.values import MAC, NOW, OWN, PEER, RULES, WELL, base_chain, but, nft, rules, sysctl
 
 
 def found(facts: Facts, name: str) -> Finding:
@@ -80,10 +82,13 @@ def test_a_healthy_host_is_all_ok() -> None:
 ZONES = (
     Zone(name="public", target="default", interfaces=frozenset({"eth0"})),
     Zone(name="trusted", target="ACCEPT"),
+    Zone(name="docker", target="ACCEPT", interfaces=frozenset({"docker0"})),
 )
 FIREWALLD = Firewalld(default_zone="public", zones=ZONES)
 VMXNET3 = {"driver": "vmxnet3", "offloads": frozenset({"tx-udp_tnl-segmentation", "tx-nocache-copy"})}
 STRICT = {"net/ipv4/conf/all/rp_filter": "1"}
+
+OTHERS = "*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -p tcp -m tcp --dport 25 -j DROP\nCOMMIT\n"
 
 # facts, the one finding that is not ok, its state, words of it, its remedy
 CASES: list[tuple[Facts, str, State, str, str | None]] = [
@@ -223,12 +228,14 @@ CASES: list[tuple[Facts, str, State, str, str | None]] = [
     (lease(0, public_ip=PEER + 7), "lease", State.PROBLEM, "leased to 198.18.1.9", "systemctl restart overlayd"),
     (lease(0, subnet=IPv4Network("10.5.9.0/24")), "lease", State.PROBLEM, "not leased", "systemctl restart overlayd"),
     (but(network={"subnet": None}), "lease", State.PROBLEM, "holds no lease", None),
-    (but(firewall={"other_kind": 4}), "iptables", State.WARNING, "4 rules", None),
     (
-        but(firewall={"closing": ("inet mine input",)}),
-        *("nftables", State.WARNING, "inet mine input", None),
+        but(firewall={"kinds": (*WELL.firewall.kinds, Kind(command="iptables-legacy", tables=parse(OTHERS)))}),
+        *("iptables", State.WARNING, "1 rules are of iptables-legacy", None),
     ),
-    (but(firewall={"docker_nftables": True}), "docker-nftables", State.PROBLEM, "nftables backend", None),
+    (
+        but(firewall={"chains": nft(base_chain("bridge mine in", "input", policy="drop"))}),
+        *("nftables", State.WARNING, "bridge mine in", None),
+    ),
     (
         but(firewall={"firewalld": FIREWALLD}),
         "firewalld",
@@ -240,7 +247,7 @@ CASES: list[tuple[Facts, str, State, str, str | None]] = [
     *DOCKER,
     (
         but(daemon={"open_files": 1000}),
-        *("open-files", State.PROBLEM, "1000 of 1024", "systemctl set-property"),
+        *("open-files", State.PROBLEM, "1000 of 1024", "mkdir -p /etc/systemd/system/overlayd.service.d && printf"),
     ),
 ]
 
@@ -278,83 +285,6 @@ def test_without_etcd_or_network_the_rest_is_still_judged() -> None:
     assert states["ip-forward"] is State.OK
 
 
-DOCKER_28 = """\
-*raw
-:PREROUTING ACCEPT [0:0]
--A PREROUTING -d 10.5.1.7/32 ! -i docker0 -j DROP
-COMMIT
-*filter
-:INPUT DROP [0:0]
-:FORWARD DROP [0:0]
--A FORWARD -j DOCKER-USER
--A FORWARD -j DOCKER-FORWARD
-:DOCKER-USER - [0:0]
-:DOCKER-FORWARD - [0:0]
--A DOCKER-FORWARD -o docker0 -j DOCKER
--A DOCKER-FORWARD -i docker0 -j ACCEPT
-:DOCKER - [0:0]
--A DOCKER ! -i docker0 -o docker0 -j DROP
-COMMIT
-"""
-
-
-def test_dockers_drops_are_found_where_our_doors_are_missing() -> None:
-    facts = rules(DOCKER_28)
-    raw, inward = found(facts, "docker-raw"), found(facts, "forward-in")
-    assert "10.5.1.7" in raw.found
-    assert raw.remedy == ("iptables -t raw -I PREROUTING -i overlay.1 -s 10.5.0.0/16 -d 10.5.0.0/16 -j ACCEPT")
-    assert "-A DOCKER ! -i docker0 -o docker0 -j DROP" in inward.found
-    assert inward.remedy == ("iptables -I DOCKER-USER -i overlay.1 -o docker0 -s 10.5.0.0/16 -d 10.5.0.0/16 -j ACCEPT")
-    assert found(facts, "forward-out").state is State.OK
-    port = found(facts, "backend-port")
-    assert port.remedy == "iptables -t filter -I INPUT -i eth0 -p udp --dport 8472 -j ACCEPT"
-    assert "policy DROP of filter INPUT" in port.found
-
-
-def test_a_published_port_is_no_door_for_the_rest() -> None:
-    published = "-A DOCKER -d 10.5.1.7/32 ! -i docker0 -o docker0 -p tcp -m tcp --dport 80 -j ACCEPT\n"
-    text = DOCKER_28.replace("-A DOCKER !", f"{published}-A DOCKER !").replace("10.5.1.7", "10.5.1.2")
-    assert found(rules(text), "forward-in").state is State.PROBLEM
-
-
-def test_packets_on_one_bridge_pass_forward_only_with_br_netfilter() -> None:
-    text = "*filter\n:FORWARD DROP [0:0]\nCOMMIT\n"
-    assert found(rules(text), "bridge-netfilter").remedy == "iptables -I FORWARD -i docker0 -o docker0 -j ACCEPT"
-    off = rules(text, host={"sysctls": {**WELL.host.sysctls, "net/bridge/bridge-nf-call-iptables": "0"}})
-    assert found(off, "bridge-netfilter").state is State.OK
-
-
-def test_a_rule_that_cannot_be_judged_is_a_warning() -> None:
-    text = "*filter\n:FORWARD DROP [0:0]\n-A FORWARD -m set --match-set good src -j ACCEPT\nCOMMIT\n"
-    assert found(rules(text), "forward-in").state is State.WARNING
-
-
-@pytest.mark.parametrize(
-    ("backend", "rule", "dropped"),
-    [
-        ("udp", "-p udp -m udp --dport 8285 -j DROP", True),
-        ("wireguard", "-p udp -m udp --dport 51820 -j DROP", True),
-        ("ipip", "-p ipencap -j DROP", True),
-        ("vxlan", "-p udp -m udp --dport 8285 -j DROP", False),
-    ],
-)
-def test_each_backend_has_its_port(backend: str, rule: str, dropped: bool) -> None:
-    text = f"*filter\n:INPUT ACCEPT [0:0]\n-A INPUT {rule}\nCOMMIT\n"
-    finding = found(rules(text, network={"backend": backend}), "backend-port")
-    assert (finding.state is State.PROBLEM) == dropped
-
-
-def test_a_docker_that_overlayd_knows_to_use_nftables_is_open() -> None:
-    facts = but(firewall={"docker_nftables": True}, docker={"settings": {"firewall-backend": "nftables"}})
-    assert found(facts, "docker-nftables").state is State.OK
-
-
-def test_docker_nftables_with_its_own_options_is_open() -> None:
-    given = {"allow-direct-routing": True, "bridge-accept-fwmark": "0x1"}
-    facts = but(firewall={"docker_nftables": True}, docker={"settings": given})
-    assert found(facts, "docker-nftables").state is State.OK
-
-
 def test_an_interface_that_is_no_card_has_no_offloads_to_blame() -> None:
     assert found(but(underlay={"driver": None, "offloads": None}), "checksum-offload").state is State.OK
 
@@ -363,7 +293,9 @@ def test_what_could_not_be_asked_is_unknown() -> None:
     assert found(but(underlay={"same_address": None}), "duplicate-address").state is State.UNKNOWN
     assert found(but(host={"root": False}), "root").state is State.UNKNOWN
     assert found(but(host={"settings_problem": "x"}), "settings-file").state is State.UNKNOWN
-    assert found(but(firewall={"tables": None, "problem": "not root"}), "iptables").state is State.UNKNOWN
+    unread = Kind(command="iptables", problem="not root")
+    assert found(but(firewall={"kinds": (unread,)}), "iptables").state is State.UNKNOWN
+    assert found(but(firewall={"chains": None}), "nftables").state is State.UNKNOWN
     assert found(but(docker={"drop_ins": None}), "docker-drop-in").state is State.UNKNOWN
 
 
@@ -385,6 +317,8 @@ def test_the_readme_names_every_check() -> None:
     named = {
         word for line in table.splitlines() if line.startswith("| ") for word in re.findall(r"`([a-z0-9-]+)`", line)
     }
-    cases = [WELL, WAITS_FOR_ETCD, but(host={"root": False, "settings_problem": "x"}), *(case[0] for case in CASES)]
+    dockers = but(firewall={"chains": nft(base_chain("ip docker-bridges filter-FORWARD", "forward"))})
+    blind = but(host={"root": False, "settings_problem": "x"})
+    cases = [WELL, dockers, WAITS_FOR_ETCD, blind, *(case[0] for case in CASES)]
     seen = {finding.name for facts in cases for _title, findings in examine(facts) for finding in findings}
     assert named - {"--no-arp"} == seen

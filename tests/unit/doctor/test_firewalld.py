@@ -8,8 +8,12 @@ import pytest
 
 from overlayd.doctor.facts import Firewalld, Zone
 from overlayd.doctor.finding import State
+from overlayd.doctor.trace import parse
+from overlayd.doctor.way import Kind
 from tests.unit.doctor.test_checks import FIREWALLD, found
-from tests.unit.doctor.values import but
+from tests.unit.doctor.values import base_chain, but, nft
+
+DOCKERS = Zone(name="docker", target="ACCEPT", interfaces=frozenset({"docker0"}))
 
 
 def test_firewalld_that_knows_the_overlay_is_left_alone() -> None:
@@ -17,7 +21,7 @@ def test_firewalld_that_knows_the_overlay_is_left_alone() -> None:
         name="public", target="default", interfaces=frozenset({"eth0"}), ports=frozenset({"8000-9000/udp", "22/tcp"})
     )
     trusted = Zone(name="trusted", target="ACCEPT", interfaces=frozenset({"overlay.1"}))
-    knows = Firewalld(default_zone="public", zones=(public, trusted))
+    knows = Firewalld(default_zone="public", zones=(public, trusted, DOCKERS))
     assert found(but(firewall={"firewalld": knows}), "firewalld").state is State.OK
     by_source = replace(trusted, interfaces=frozenset(), sources=frozenset({"10.5.0.0/16"}))
     knows = Firewalld(default_zone="public", zones=(public, by_source))
@@ -53,3 +57,18 @@ def test_with_host_gw_firewalld_trusts_the_network_not_the_interface() -> None:
     assert found(facts, "firewalld").remedy == (
         "firewall-cmd --permanent --zone=trusted --add-source=10.5.0.0/16 && firewall-cmd --reload"
     )
+
+
+def test_what_leaves_dockers_bridge_needs_dockers_zone() -> None:
+    without = replace(FIREWALLD, zones=tuple(zone for zone in FIREWALLD.zones if zone.name != "docker"))
+    finding = found(but(firewall={"firewalld": without}), "firewalld")
+    assert "--new-zone=docker && firewall-cmd --permanent --zone=docker --set-target=ACCEPT" in str(finding.remedy)
+    assert "--zone=docker --change-interface=docker0" in str(finding.remedy)
+
+
+def test_what_firewalld_drops_is_mended_by_telling_firewalld_and_before_the_rest() -> None:
+    dropping = nft(base_chain("inet firewalld filter_FORWARD", "forward", policy="drop"))
+    closed = (Kind(command="iptables", tables=parse("*filter\n:FORWARD DROP [0:0]\nCOMMIT\n")),)
+    finding = found(but(firewall={"firewalld": FIREWALLD, "chains": dropping, "kinds": closed}), "forward-in")
+    assert finding.remedy == found(but(firewall={"firewalld": FIREWALLD}), "firewalld").remedy
+    assert "overlayd doctor again" in str(finding.advice)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from ipaddress import IPv4Address
-from typing import Any
 
-from overlayd.doctor.gather.firewall import closing_chains, parse_zones
+from overlayd.doctor.gather.firewall import parse_zones
 from overlayd.kernel.arp import claimant, probe
 
 FIREWALL_CMD = """\
@@ -38,33 +37,6 @@ def test_the_zones_of_firewalld() -> None:
     )
     assert (trusted.name, trusted.target, trusted.sources) == ("trusted", "ACCEPT", frozenset({"10.5.0.0/16"}))
     assert parse_zones("") == ()
-
-
-def chain(family: str, table: str, name: str, hook: str, policy: str = "accept") -> dict[str, object]:
-    return {"chain": {"family": family, "table": table, "name": name, "type": "filter", "hook": hook, "policy": policy}}
-
-
-def rule(family: str, table: str, verdict: str) -> dict[str, object]:
-    return {"rule": {"family": family, "table": table, "chain": "any", "expr": [{"counter": None}, {verdict: None}]}}
-
-
-def test_foreign_chains_that_may_drop_are_named() -> None:
-    ruleset: list[dict[str, Any]] = [
-        {"metainfo": {"version": "1"}},
-        chain("inet", "mine", "in", "input", "drop"),
-        chain("inet", "calm", "in", "input"),
-        rule("inet", "calm", "accept"),
-        chain("inet", "strict", "fwd", "forward"),
-        rule("inet", "strict", "reject"),
-        chain("inet", "strict", "out", "output", "drop"),
-        # These are judged otherwise.
-        chain("ip", "filter", "FORWARD", "forward", "drop"),
-        chain("inet", "firewalld", "filter_FORWARD", "forward"),
-        rule("inet", "firewalld", "drop"),
-        chain("ip", "docker-bridges", "filter-forward", "forward", "drop"),
-    ]
-    assert closing_chains(ruleset) == ("inet mine in", "inet strict fwd")
-    assert closing_chains([]) == ()
 
 
 ADDRESS, OURS, THEIRS = IPv4Address("198.18.1.1"), bytes.fromhex("020000000001"), bytes.fromhex("020000000002")

@@ -7,7 +7,8 @@ from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
-from overlayd.doctor.trace import Packet, Verdict, addresses_in, parse, trace
+from overlayd.doctor.trace import addresses_in, parse, trace
+from overlayd.doctor.walk import Packet, Verdict
 
 PACKET = Packet(
     source=IPv4Address("10.5.2.2"),
@@ -76,11 +77,11 @@ def test_goto_does_not_come_back_to_its_chain() -> None:
 
 def test_what_cannot_be_judged_is_a_doubt() -> None:
     rule = "-A FORWARD -m set --match-set bad src -j DROP"
-    assert forward(rule) == Verdict(dropped=False, by="policy ACCEPT of filter FORWARD", doubts=(rule,))
+    assert forward(rule) == Verdict(dropped=False, by="policy ACCEPT of filter FORWARD", doubts=(f"filter {rule}",))
     # A doubt about what ends the same way is none.
     assert forward(rule, "-A FORWARD -j DROP").doubts == ()
-    inner = forward("-A FORWARD -m mark --mark 0x1 -j X", "-A X -j ACCEPT", policy="DROP")
-    assert (inner.dropped, inner.doubts) == (True, ("-A X -j ACCEPT",))
+    inner = forward("-A FORWARD -m statistic --mode random -j X", "-A X -j ACCEPT", policy="DROP")
+    assert (inner.dropped, inner.doubts) == (True, ("filter -A X -j ACCEPT",))
 
 
 def test_protocol_and_port_count_only_where_known() -> None:
@@ -89,7 +90,7 @@ def test_protocol_and_port_count_only_where_known() -> None:
     assert forward(rule, packet=vxlan).dropped
     assert not forward(rule.replace("udp", "tcp"), packet=vxlan).dropped
     assert not forward("-A FORWARD -p udp -m multiport --dports 53,123 -j DROP", packet=vxlan).dropped
-    assert forward(rule).doubts == (rule,)
+    assert forward(rule).doubts == (f"filter {rule}",)
 
 
 def test_a_loop_of_chains_ends() -> None:
@@ -121,3 +122,20 @@ def test_members_of_known_sets_and_addresses_of_this_host_are_told_from_others()
     router = "-A FORWARD -m mac --mac-source 02:00:00:00:00:FE -j DROP"
     assert forward(router, packet=replace(PACKET, mac="02:00:00:00:00:fe")).dropped
     assert not forward(router, packet=replace(PACKET, mac="02:00:00:00:00:01")).doubts
+
+
+def test_marks_are_set_and_asked_for() -> None:
+    marks = (
+        "-A FORWARD -i overlay.1 -j MARK --set-xmark 0x1000/0x1000",
+        "-A FORWARD -m mark --mark 0x1000/0x1000 -j DROP",
+    )
+    assert forward(*marks).dropped
+    assert forward(*marks).mark == 0x1000
+    assert not forward(*reversed(marks)).dropped
+    assert forward(marks[0].replace("-i overlay.1", "-m set --match-set some src"), marks[1]).doubts
+
+
+def test_what_may_leave_a_chain_makes_the_rest_of_it_a_doubt() -> None:
+    verdict = forward("-A FORWARD -m set --match-set good src -j RETURN", "-A FORWARD -j DROP")
+    assert not verdict.dropped
+    assert verdict.doubts == ("filter -A FORWARD -j DROP",)

@@ -23,7 +23,10 @@ from overlayd.doctor.facts import (
     Underlay,
     WayBack,
 )
+from overlayd.doctor.nft import Base
+from overlayd.doctor.nft import parse as parse_nft
 from overlayd.doctor.trace import parse
+from overlayd.doctor.way import Kind
 from overlayd.doctor.x509 import Certificate
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
@@ -103,7 +106,7 @@ WELL = Facts(
             Published(key="10.5.2.0-24", subnet=IPv4Network("10.5.2.0/24"), public_ip=PEER, backend="vxlan"),
         ),
     ),
-    firewall=Firewall(tables=parse(RULES), other_kind=0, closing=()),
+    firewall=Firewall(kinds=(Kind(command="iptables", tables=parse(RULES)),), chains=()),
     docker=Docker(installed=True, drop_ins=("50-overlayd.conf", "zz-overlayd.conf"), active=True, compared=True),
     network=Network(
         network=IPv4Network("10.5.0.0/16"),
@@ -128,4 +131,22 @@ def sysctl(**values: str) -> Facts:
 
 def rules(text: str, **parts: dict[str, Any]) -> Facts:
     """The healthy host with these rules and no others."""
-    return but(firewall={"tables": parse(text)}, **parts)
+    return but(firewall={"kinds": (Kind(command="iptables", tables=parse(text)),)}, **parts)
+
+
+def base_chain(where: str, hook: str, *, policy: str = "accept", priority: int = 0) -> dict[str, Any]:
+    """A base chain, `where` is family, table and name, as `nft -j list ruleset` shows it."""
+    family, table, name = where.split()
+    named = {"family": family, "table": table, "name": name}
+    return {"chain": {**named, "type": "filter", "hook": hook, "prio": priority, "policy": policy}}
+
+
+def nft_rule(where: str, *expressions: Any) -> dict[str, Any]:
+    """A rule in that chain."""
+    family, table, chain = where.split()
+    return {"rule": {"family": family, "table": table, "chain": chain, "handle": 7, "expr": list(expressions)}}
+
+
+def nft(*items: dict[str, Any]) -> tuple[Base, ...]:
+    """The base chains of a ruleset."""
+    return parse_nft(items)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from overlayd import outside
-from overlayd.addresses import first_host
+from overlayd.addresses import IPInterface, first_host
 from overlayd.doctor.facts import Facts
 from overlayd.doctor.finding import Finding, ok, problem, unknown, warning
 
@@ -98,7 +98,11 @@ def bridge(facts: Facts) -> Finding:
     if not subnets:
         return unknown("docker-bridge", "no lease to compare with")
     if not link.up:
-        return problem("docker-bridge", f"{BRIDGE} is down", remedy=f"ip link set dev {BRIDGE} up")
+        # The kernel forgot the IPv6 addresses when it went down.
+        lost = [first_host(subnet) for subnet in subnets if first_host(subnet) not in link.addresses]
+        remedy = f"ip link set dev {BRIDGE} up"
+        remedy += "".join(f" && ip address add {one} dev {BRIDGE}{_nodad(one)}" for one in lost)
+        return problem("docker-bridge", f"{BRIDGE} is down", remedy=remedy)
     missing = [subnet for subnet in subnets if first_host(subnet) not in link.addresses]
     if missing:
         has = ", ".join(str(one) for one in link.addresses if not one.is_link_local) or "no address"
@@ -141,6 +145,11 @@ def drop_in(facts: Facts) -> Finding | None:
             advice="if that changes nothing: journalctl -b | grep overlayd-docker-generator",
         )
     return ok("docker-drop-in", "docker.service takes its options from the lease")
+
+
+def _nodad(address: IPInterface) -> str:
+    # Docker asks nobody either whether it is somebody's already.
+    return " nodad" if address.version == 6 else ""
 
 
 def _onto_the_lease(facts: Facts) -> str | None:

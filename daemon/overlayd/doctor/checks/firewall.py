@@ -1,152 +1,147 @@
-"""Rules that would drop the overlay's packets, on the way in, on the way out, and at the backend's port. Pure."""
+"""Rules that would drop the overlay's packets, on the way in, on the way out, and at the backend's port. Pure.
+
+Every check judges each family that this host has a subnet of.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Network
 
-from overlayd.doctor.facts import Facts, Firewalld, Network
+from overlayd.addresses import IPAddress, IPNetwork, ip_address
+from overlayd.backends.listening import Listening
+from overlayd.doctor.checks.firewalld import BRIDGE, CARRIER, firewalld
+from overlayd.doctor.facts import Facts, Network
 from overlayd.doctor.finding import Finding, ok, problem, unknown, warning
-from overlayd.doctor.trace import Packet, Tables, Verdict, addresses_in, trace
-
-BRIDGE = "docker0"
-# What carries each backend's packets between hosts: protocol, and the port where the config names none.
-CARRIER: dict[str, tuple[str, int | None]] = {
-    "auto": ("udp", 8472),
-    "vxlan": ("udp", 8472),
-    "udp": ("udp", 8285),
-    "wireguard": ("udp", 51820),
-    "ipip": ("ipencap", None),
-}
-
+from overlayd.doctor.trace import addresses_in
+from overlayd.doctor.walk import Packet, protocol_name
+from overlayd.doctor.way import FORWARDED, Match, Outcome, travel
+from overlayd.firewall.chains import LEASED, PEERS
+from overlayd.firewall.table import NFT_LEASED, NFT_PEERS
 
 # Some peer's: of no router, which our own rules tell from peers.
 _PEERS_MAC = "02:00:00:00:00:00"
+_BRIDGE_SYSCTL = {4: "net/bridge/bridge-nf-call-iptables", 6: "net/bridge/bridge-nf-call-ip6tables"}
+# Of families that see frames, not packets.
+_OF_FRAMES = ("bridge", "netdev")
 
 
 def iptables(facts: Facts) -> Finding:
     """Whether the rules can be seen, and all of them by one kind of iptables."""
-    here = facts.firewall
-    if here.tables is None:
-        return unknown("iptables", here.problem or "the rules could not be read")
-    if here.other_kind:
+    kinds = facts.firewall.kinds
+    unread = [f"{kind.command}: {kind.problem or 'not read'}" for kind in kinds if kind.tables is None]
+    if unread or not kinds:
+        return unknown("iptables", "; ".join(unread) or "the rules could not be read")
+    first = {kind.version: kind.command for kind in reversed(kinds)}
+    others = {
+        kind.command: count
+        for kind in kinds
+        if kind.command != first[kind.version] and kind.tables is not None
+        if (count := sum(len(chain.rules) for chains in kind.tables.values() for chain in chains.values()))
+    }
+    if others:
         return warning(
             "iptables",
-            f"{here.other_kind} rules are in the other kind of iptables (legacy beside nft), which decides as well",
-            advice="see iptables-legacy-save and iptables-nft-save; keep one kind and flush the other",
+            f"{' and '.join(f'{count} rules are of {name}' for name, count in others.items())}, the other kind (legacy "
+            "beside nft), which decides as well",
+            advice=f"see {' and '.join(f'{name}-save' for name in others)}; keep one kind and flush the other",
         )
-    return ok("iptables", "rules read")
+    return ok("iptables", f"rules read by {', '.join(kind.command for kind in kinds)}")
 
 
 def docker_raw(facts: Facts) -> Finding | None:
     """Docker 28 drops in raw PREROUTING what is for a container and did not come by its bridge."""
-    seen = _seen(facts)
-    if seen is None:
-        return None
-    tables, network, subnet = seen
-    source = _peers_container(facts, network)
-    for device in network.devices:
-        for address in addresses_in(tables, "raw", "PREROUTING", subnet) or [subnet[2]]:
-            packet = Packet(
-                source=source,
-                destination=address,
-                in_device=device,
-                mac=_PEERS_MAC,
-                local=False,
-                sets=_with_peer(facts, source),
-            )
-            verdict = trace(tables, "raw", "PREROUTING", packet)
-            if verdict.dropped or verdict.doubts:
-                return _bad(
-                    "docker-raw",
-                    verdict,
-                    f"packets for {address} on {device}",
-                    f"iptables -t raw -I PREROUTING -i {device} {_within(network)} -j ACCEPT",
-                )
-    return ok("docker-raw", "raw PREROUTING lets the overlay in")
+    found: list[Outcome] = []
+    for network, subnet, device in _ways(facts):
+        for address in _containers(facts, subnet):
+            packet = _inward(facts, network, device, address)
+            found.append(_travel(facts, packet, FORWARDED[:1], _match(packet, network)))
+    what = f"packets on {', '.join(facts.network.devices) if facts.network else ''} for containers"
+    return _judged("docker-raw", facts, found, what, "PREROUTING lets the overlay in")
 
 
 def forward_in(facts: Facts) -> Finding | None:
     """From a peer's container to one of ours."""
-    seen = _seen(facts)
-    if seen is None:
-        return None
-    tables, network, subnet = seen
-    for device in network.devices:
-        packet = Packet(
-            source=_peers_container(facts, network), destination=subnet[2], in_device=device, out_device=BRIDGE
-        )
-        verdict = _forward(tables, packet)
-        if verdict.dropped:
-            way = f"-i {device} -o {BRIDGE} {_within(network)}"
-            return _bad("forward-in", verdict, f"packets from {device} to containers", _accept(tables, way))
-    return ok("forward-in", "FORWARD lets peers' packets reach containers")
+    found = []
+    for network, subnet, device in _ways(facts):
+        packet = _inward(facts, network, device, subnet[2])
+        found.append(_travel(facts, packet, FORWARDED[1:], _match(packet, network)))
+    what = f"packets from {', '.join(facts.network.devices) if facts.network else ''} to containers"
+    return _judged("forward-in", facts, found, what, "FORWARD lets peers' packets reach containers")
 
 
 def forward_out(facts: Facts) -> Finding | None:
     """From one of our containers to a peer's."""
-    seen = _seen(facts)
-    if seen is None:
-        return None
-    tables, network, subnet = seen
-    for device in network.devices:
+    found = []
+    for network, subnet, device in _ways(facts):
         packet = Packet(
-            source=subnet[2], destination=_peers_container(facts, network), in_device=BRIDGE, out_device=device
+            source=subnet[2],
+            destination=_peers_container(facts, network, subnet),
+            in_device=BRIDGE,
+            out_device=device,
+            local=False,
+            sets=facts.firewall.sets,
+            answered=True,
         )
-        verdict = _forward(tables, packet)
-        if verdict.dropped:
-            way = f"-i {BRIDGE} -o {device} {_within(network)}"
-            return _bad("forward-out", verdict, f"packets from containers to {device}", _accept(tables, way))
-    return ok("forward-out", "FORWARD lets containers' packets out")
+        found.append(_travel(facts, packet, FORWARDED, _match(packet, network)))
+    what = f"packets from containers to {', '.join(facts.network.devices) if facts.network else ''}"
+    return _judged("forward-out", facts, found, what, "FORWARD lets containers' packets out")
 
 
 def bridge_netfilter(facts: Facts) -> Finding | None:
-    """With br_netfilter, packets between containers on one bridge pass FORWARD as well."""
-    on = facts.host.sysctls.get("net/bridge/bridge-nf-call-iptables")
-    if on != "1":
+    """With br_netfilter, packets between containers on one bridge pass the rules as well."""
+    on = [version for version, name in _BRIDGE_SYSCTL.items() if facts.host.sysctls.get(name) == "1"]
+    if not on:
         return ok("bridge-netfilter", "off: packets between containers of this host pass no iptables rule")
-    seen = _seen(facts)
-    if seen is None:
-        return None
-    tables, _network, subnet = seen
-    packet = Packet(source=subnet[2], destination=subnet[3], in_device=BRIDGE, out_device=BRIDGE)
-    verdict = _forward(tables, packet)
-    if verdict.dropped:
-        way = f"-i {BRIDGE} -o {BRIDGE}"
-        return _bad("bridge-netfilter", verdict, "packets between containers of this host", _accept(tables, way))
-    return ok("bridge-netfilter", "on, and FORWARD lets containers of this host reach each other")
+    found = []
+    for _network, subnet in _overlays(facts):
+        if subnet.version in on:
+            packet = Packet(
+                source=subnet[2],
+                destination=subnet[3],
+                in_device=BRIDGE,
+                out_device=BRIDGE,
+                local=False,
+                sets=facts.firewall.sets,
+                answered=True,
+            )
+            found.append(_travel(facts, packet, FORWARDED, Match(in_device=BRIDGE, out_device=BRIDGE)))
+    what = "packets between containers of this host"
+    return _judged(
+        "bridge-netfilter", facts, found, what, "on, and FORWARD lets containers of this host reach each other"
+    )
 
 
 def backend_port(facts: Facts) -> Finding | None:
-    """Whether INPUT lets the carrying packets in."""
-    tables, network, here = facts.firewall.tables, facts.network, facts.underlay
-    if tables is None or network is None or network.backend not in CARRIER or not isinstance(here.address, IPv4Address):
+    """Whether the carrying packets are let in, and out."""
+    network, here = facts.network, facts.underlay
+    if network is None:
         return None
-    protocol, port = CARRIER[network.backend][0], network.port or CARRIER[network.backend][1]
-    source = _peer_address(facts, here.address)
-    packet = Packet(
-        source=source,
-        destination=here.address,
-        in_device=here.ifname,
-        protocol=protocol,
-        port=port,
-        local=True,
-        sets=_with_peer(facts, source),
-    )
-    what = f"{protocol} port {port}" if port else f"protocol {protocol}"
-    match = f"-p {protocol}" + (f" --dport {port}" if port else "")
-    for table, chain in (("raw", "PREROUTING"), ("filter", "INPUT")):
-        verdict = trace(tables, table, chain, packet)
-        if verdict.dropped:
-            remedy = f"iptables -t {table} -I {chain} -i {here.ifname} {match} -j ACCEPT"
-            return _bad("backend-port", verdict, f"{network.backend}'s packets ({what})", remedy)
-    return ok("backend-port", f"{what} is let in")
+    found, shown = [], []
+    for listening in _listens(network):
+        own = _own_address(facts, listening.version)
+        if own is None:
+            continue
+        protocol, port = protocol_name(listening.protocol), listening.port
+        peer = _peer_address(facts, own)
+        shown.append(f"{protocol} port {port}" if port else f"protocol {protocol}")
+        sets = _with(facts, peer, NFT_PEERS, PEERS)
+        carrier = Packet(
+            source=peer, destination=own, protocol=protocol, port=port, local=True, sets=sets, answered=True
+        )
+        inward = Packet(**{**vars(carrier), "in_device": here.ifname, "mac": _PEERS_MAC})
+        match = Match(in_device=here.ifname, out_device=here.ifname, protocol=protocol, port=port)
+        found.append(_travel(facts, inward, ("prerouting", "input"), match))
+        outward = replace(carrier, source=own, destination=peer, out_device=here.ifname, local=False)
+        found.append(_travel(facts, outward, ("output", "postrouting"), match))
+    what = " and ".join(dict.fromkeys(shown))
+    return _judged("backend-port", facts, found, f"{network.backend}'s packets ({what})", f"{what} is let in and out")
 
 
 def strangers(facts: Facts) -> Finding | None:
-    """Whether a packet from the underlay that is no peer's is kept from containers, as far as rules of iptables say."""
-    seen = _seen(facts)
-    if seen is None:
+    """Whether a packet from the underlay that is no peer's is kept from containers, as far as rules say."""
+    overlays = [subnet for _network, subnet in _overlays(facts)]
+    if not overlays or not _seen(facts):
         return None
     if facts.firewall.kind == "none":
         return warning(
@@ -154,183 +149,201 @@ def strangers(facts: Facts) -> Finding | None:
             "firewall is none: nothing of overlayd's keeps strangers from containers",
             advice="set OVERLAYD_FIREWALL=auto, unless rules of your own do it",
         )
-    tables, _network, subnet = seen
-    packet = Packet(
-        # Of the other half of all addresses, so of no network's.
-        source=IPv4Address(int(subnet[2]) ^ 1 << 31),
-        destination=subnet[2],
-        in_device=facts.underlay.ifname,
-        out_device=BRIDGE,
-        local=False,
-        sets=facts.firewall.sets,
-    )
     if facts.docker.settings.get("allow-direct-routing") is True:
         return ok("strangers", "let to containers' own addresses, as daemon.json asks")
-    chains = (("raw", "PREROUTING"), ("mangle", "PREROUTING"))
-    if facts.firewall.kind == "nftables" or any(trace(tables, *one, packet).dropped for one in chains):
+    reached = []
+    for subnet in overlays:
+        bits = subnet.max_prefixlen
+        packet = Packet(
+            # Of the other half of all addresses, so of no network's.
+            source=ip_address((int(subnet[2]) ^ 1 << bits - 1).to_bytes(bits // 8, "big")),
+            destination=subnet[2],
+            in_device=facts.underlay.ifname,
+            out_device=BRIDGE,
+            local=False,
+            sets=facts.firewall.sets,
+        )
+        if not _travel(facts, packet, FORWARDED[:1], Match()).drops:
+            reached.append(str(subnet))
+    if not reached:
         return ok("strangers", "who is no peer is kept from containers' own addresses")
     return warning(
         "strangers",
-        f"who has a route to {subnet} by this host reaches containers there",
+        f"who has a route to {' or '.join(reached)} by this host reaches containers there",
         advice="is overlayd running? It keeps the rules that drop this: systemctl status overlayd",
     )
 
 
-def firewalld(facts: Facts) -> Finding | None:
-    """Whether a running firewalld knows the overlay; its own nftables rules reject what no zone allows."""
-    running, network = facts.firewall.firewalld, facts.network
-    if running is None or network is None or network.network is None:
-        return None
-    if running.forwarded is not None and any(f'"{network.subnet}"' in rule for rule in running.forwarded):
-        return ok("firewalld", "runs, and lets the overlay through by overlayd's own policies")
-    if facts.firewall.kind != "none" and (running.forwarded is not None or running.shipped):
-        return problem(
-            "firewalld",
-            "firewalld runs and was not told of the overlay: it rejects its packets",
-            # A daemon that runs tells it as soon as it knows the policies, or is asked to begin anew.
-            remedy="systemctl restart overlayd" if running.forwarded is not None else "firewall-cmd --reload",
-        )
-    missing = [
-        *(word for device in network.devices if (word := _zone_word(running, device, network)) is not None),
-        *_port_words(running, facts.underlay.ifname, network),
-    ]
-    if missing:
-        return problem(
-            "firewalld",
-            "firewalld runs and does not know the overlay: it rejects its packets",
-            remedy=" && ".join(
-                [*(f"firewall-cmd --permanent {word}" for word in dict.fromkeys(missing)), "firewall-cmd --reload"]
-            ),
-        )
-    return ok("firewalld", "runs and lets the overlay through")
-
-
-def nftables(facts: Facts) -> Finding | None:
-    """Rules in nftables tables of somebody else's, which no accept of iptables overrules."""
-    if facts.firewall.closing is None:
+def nftables(facts: Facts) -> Finding:
+    """Whether nftables' rules can be seen, and those among them that see frames."""
+    chains = facts.firewall.chains
+    if chains is None:
         return unknown("nftables", "the ruleset could not be read")
-    if facts.firewall.closing:
+    closing = [base.where for base in chains if base.family in _OF_FRAMES and base.may_drop]
+    if closing:
         return warning(
             "nftables",
-            f"chains that may drop, and are not judged here: {', '.join(facts.firewall.closing)}",
+            f"chains that may drop frames, and are not judged here: {', '.join(closing)}",
             advice="see in `nft list ruleset` whether they let the network's addresses and the backend's port through",
         )
-    return ok("nftables", "no foreign chain that drops")
+    return ok("nftables", "no chain that is not judged")
 
 
 def docker_nftables(facts: Facts) -> Finding | None:
     """Docker 29's nftables backend: an accept elsewhere is not final there, only its own options open it."""
     if not facts.firewall.docker_nftables:
         return None
-    given = facts.docker.settings
-    if given.get("firewall-backend") == "nftables" and facts.firewall.kind != "none":
-        return ok("docker-nftables", "docker uses nftables, and overlayd gives it the options that let peers in")
-    if given.get("allow-direct-routing") is True and given.get("bridge-accept-fwmark"):
-        return ok("docker-nftables", "docker uses nftables, and its options let routed packets in")
+    dropping = []
+    for network, subnet, device in _ways(facts):
+        for address in _containers(facts, subnet):
+            packet = _inward(facts, network, device, address)
+            drops = _travel(facts, packet, FORWARDED, Match()).drops
+            dropping += [drop.by for drop in drops if drop.table == "docker-bridges"]
+    if not dropping:
+        return ok("docker-nftables", "docker uses nftables, and its rules let the overlay's packets in")
+    by_name = facts.docker.settings.get("firewall-backend") == "nftables"
+    told = [
+        "set OVERLAYD_FIREWALL=auto, as nobody marks peers' packets" if facts.firewall.kind == "none" else "",
+        "" if by_name else 'say "firewall-backend": "nftables" in /etc/docker/daemon.json, by which overlayd knows',
+        "systemctl restart overlayd docker",
+    ]
     return problem(
         "docker-nftables",
-        "docker uses its nftables backend, which drops routed packets whatever other tables accept",
-        advice='say "firewall-backend": "nftables" in /etc/docker/daemon.json, by which overlayd knows, or "iptables"; '
-        "then systemctl restart overlayd docker",
+        f"docker's nftables backend drops peers' packets: {dropping[0]}",
+        advice="; then ".join(word for word in told if word),
     )
 
 
-def _seen(facts: Facts) -> tuple[Tables, Network, IPv4Network] | None:
-    network = facts.network
-    if facts.firewall.tables is None or network is None or network.subnet is None or network.network is None:
+def _seen(facts: Facts) -> bool:
+    return any(kind.tables is not None for kind in facts.firewall.kinds) or facts.firewall.chains is not None
+
+
+def _overlays(facts: Facts) -> tuple[tuple[IPNetwork, IPNetwork], ...]:
+    """Network and subnet of each family, if the rules could be seen."""
+    return facts.network.overlays if facts.network is not None and _seen(facts) else ()
+
+
+def _ways(facts: Facts) -> Iterator[tuple[IPNetwork, IPNetwork, str]]:
+    """Network, subnet and device, for each device that packets of that family come by."""
+    for network, subnet in _overlays(facts):
+        for device in facts.network.devices_of(network.version) if facts.network is not None else ():
+            yield network, subnet, device
+
+
+def _travel(facts: Facts, packet: Packet, hooks: Sequence[str], match: Match) -> Outcome:
+    return travel(facts.firewall.kinds, facts.firewall.chains or (), packet, hooks, match)
+
+
+def _inward(facts: Facts, network: IPNetwork, device: str, address: IPAddress) -> Packet:
+    source = _peers_container(facts, network, None)
+    return Packet(
+        source=source,
+        destination=address,
+        in_device=device,
+        out_device=BRIDGE,
+        mac=_PEERS_MAC,
+        local=False,
+        sets=_with(facts, source, NFT_LEASED, LEASED),
+        # Whether that is so is asked by rp-filter.
+        answered=True,
+    )
+
+
+def _match(packet: Packet, network: IPNetwork) -> Match:
+    return Match(in_device=packet.in_device, out_device=packet.out_device, source=network, destination=network)
+
+
+def _judged(name: str, facts: Facts, found: Iterable[Outcome], what: str, well: str) -> Finding | None:
+    """Dropped for certain, or only if a rule applies that cannot be judged; None where nothing was to be judged."""
+    outcomes = list(found)
+    if not outcomes:
         return None
-    return facts.firewall.tables, network, network.subnet
+    drops = [drop for outcome in outcomes for drop in outcome.drops]
+    certain = bool(drops)
+    drops = drops or [drop for outcome in outcomes for drop in outcome.doubts]
+    if not drops:
+        return ok(name, well)
+    said = f"{what} are dropped by {' and by '.join(dict.fromkeys(drop.by for drop in drops))}"
+    told = firewalld(facts) if any(drop.table == "firewalld" for drop in drops) else None
+    if told is not None and told.remedy is not None:
+        # It forgets the rules of iptables as it reloads: those come after.
+        remedy: str | None = told.remedy
+        advice: str | None = "then run overlayd doctor again: other rules that drop are mended after firewalld"
+    else:
+        remedy = " && ".join(dict.fromkeys(drop.remedy for drop in drops if drop.remedy is not None)) or None
+        helpless = " and ".join(dict.fromkeys(drop.table for drop in drops if drop.remedy is None))
+        advice = f"an accept elsewhere is not final in {helpless}: whoever wrote that has to let them through"
+        advice = advice if helpless else None
+    if certain:
+        return problem(name, said, remedy=remedy, advice=advice)
+    return warning(name, f"some {said}", advice=f"if that is not meant for them: {remedy}" if remedy else advice)
 
 
-def _forward(tables: Tables, packet: Packet) -> Verdict:
-    """What FORWARD decides; that published ports are let in is no comfort to the rest."""
-    verdict = trace(tables, "filter", "FORWARD", packet)
-    if verdict.dropped and verdict.doubts:
-        ping = trace(tables, "filter", "FORWARD", replace(packet, protocol="icmp"))
-        return ping if ping.dropped and not ping.doubts else verdict
-    return verdict
+def _containers(facts: Facts, subnet: IPNetwork) -> list[IPAddress]:
+    """Addresses of containers that rules are for; where there are none, the first that a container has."""
+    found: set[IPAddress] = set()
+    for kind in facts.firewall.kinds:
+        if kind.version == subnet.version and kind.tables is not None:
+            found.update(addresses_in(kind.tables, "raw", "PREROUTING", subnet))
+    for base in facts.firewall.chains or ():
+        if base.hook == "prerouting":
+            found.update(base.addresses(subnet))
+    return sorted(found, key=int) or [subnet[2]]
 
 
-def _bad(name: str, verdict: Verdict, what: str, remedy: str) -> Finding:
-    """Dropped for certain, or only if a rule applies that cannot be judged."""
-    if verdict.dropped and not verdict.doubts:
-        return problem(name, f"{what} are dropped by {verdict.by}", remedy=remedy)
-    rule = verdict.by if verdict.dropped else verdict.doubts[0]
-    return warning(name, f"some {what} are dropped by {rule}", remedy=remedy)
+def _listens(network: Network) -> tuple[Listening, ...]:
+    if network.listens or network.backend not in CARRIER:
+        return network.listens
+    protocol, usual = CARRIER[network.backend]
+    version = 4 if network.network is not None else 6
+    return (Listening(version=version, protocol=protocol, port=network.port or usual),)
 
 
-def _accept(tables: Tables, way: str) -> str:
-    """Docker's own chain for such rules where it is; an administrator's drops in it are then ours to overrule."""
-    chain = "DOCKER-USER" if "DOCKER-USER" in tables.get("filter", {}) else "FORWARD"
-    return f"iptables -I {chain} {way} -j ACCEPT"
+def _own_address(facts: Facts, version: int) -> IPAddress | None:
+    """The address that carrying packets of an IP version are for."""
+    here = facts.underlay
+    if here.address is not None and here.address.version == version:
+        return here.address
+    return here.public_ip6 if version == 6 else here.public_ip
 
 
-def _within(network: Network) -> str:
-    return f"-s {network.network} -d {network.network}"
-
-
-def _peers_container(facts: Facts, network: Network) -> IPv4Address:
+def _peers_container(facts: Facts, network: IPNetwork, own: IPNetwork | None) -> IPAddress:
     """An address of a container on another host: a real peer's where one is known."""
+    held = facts.network.subnets if facts.network is not None else ()
     for lease in facts.etcd.leases or ():
-        if isinstance(lease.subnet, IPv4Network) and lease.subnet != network.subnet:
+        if lease.subnet.version == network.version and lease.subnet not in (*held, own):
             return lease.subnet[2]
-    whole = network.network or IPv4Network("10.0.0.0/8")
-    ends = (whole[2], whole[-3])
-    return next((end for end in ends if network.subnet is None or end not in network.subnet), ends[0])
+    ends = (network[2], network[-3])
+    return next((end for end in ends if not any(end.version == one.version and end in one for one in held)), ends[0])
 
 
-def _peer_address(facts: Facts, own: IPv4Address) -> IPv4Address:
+def _peer_address(facts: Facts, own: IPAddress) -> IPAddress:
     for lease in facts.etcd.leases or ():
-        if lease.public_ip not in facts.underlay.public_ips and isinstance(lease.public_ip, IPv4Address):
+        if lease.public_ip not in facts.underlay.public_ips and lease.public_ip.version == own.version:
             return lease.public_ip
-    return IPv4Address(int(own) ^ 1)
+    return ip_address((int(own) ^ 1).to_bytes(own.max_prefixlen // 8, "big"))
 
 
-def _with_peer(facts: Facts, address: IPv4Address) -> dict[str, frozenset[str]]:
-    """Our sets as if that address were a peer's: of a host that has none yet, it is asked what the next one meets."""
-    return {name: members | {str(address)} for name, members in facts.firewall.sets.items()}
+def _with(facts: Facts, address: IPAddress, kind: str, names: Mapping[int, str]) -> dict[str, frozenset[str]]:
+    """The sets as if that address were a peer's: of a host that has none yet, it is asked what the next one meets.
 
-
-def _zone_word(running: Firewalld, device: str, network: Network) -> str | None:
-    """What to tell firewall-cmd so that packets from a device may be forwarded; None if nothing."""
-    zone = running.zone_of(device)
-    by_source = any(zone.target == "ACCEPT" and str(network.network) in zone.sources for zone in running.zones)
-    if by_source or (zone is not None and zone.target == "ACCEPT"):
-        return None
-    if device in network.own_devices:
-        return f"--zone=trusted --add-interface={device}"
-    # The underlay's own interface: only the network's addresses are trusted on it.
-    return f"--zone=trusted --add-source={network.network}"
-
-
-def _port_words(running: Firewalld, ifname: str, network: Network) -> list[str]:
-    zone = running.zone_of(ifname)
-    if network.backend not in CARRIER or zone is None or zone.target == "ACCEPT":
-        return []
-    protocol, port = CARRIER[network.backend][0], network.port or CARRIER[network.backend][1]
-    if port is None:
-        return [] if protocol in zone.protocols else [f"--zone={zone.name} --add-protocol={protocol}"]
-    return [] if _open(zone.ports, port, protocol) else [f"--zone={zone.name} --add-port={port}/{protocol}"]
-
-
-def _open(ports: frozenset[str], port: int, protocol: str) -> bool:
-    for entry in ports:
-        numbers, _, kind = entry.partition("/")
-        low, _, high = numbers.partition("-")
-        if kind == protocol and low.isdigit() and int(low) <= port <= int(high or low):
-            return True
-    return False
+    `kind` and `names` are those of our set in nftables and in iptables.
+    """
+    name, one = names[address.version], frozenset([str(address)])
+    ours = {name: facts.firewall.sets[name] | one} if name in facts.firewall.sets else {}
+    return {**facts.firewall.sets, **ours, kind: one}
 
 
 CHECKS = (
     iptables,
+    # First: it forgets the rules of others when it is mended.
+    firewalld,
     docker_raw,
     forward_in,
     forward_out,
     bridge_netfilter,
     backend_port,
     strangers,
-    firewalld,
     nftables,
     docker_nftables,
 )

@@ -49,13 +49,15 @@ def daemon(facts: Facts) -> Finding:
     return ok("daemon", "runs and is ready")
 
 
-def ip_forward(facts: Facts) -> Finding:
-    """A host that does not forward is no router, and containers hang behind one."""
+def ip_forward(facts: Facts) -> Finding | None:
+    """A host that does not forward is no router, and containers hang behind one; IPv6 has a setting of its own."""
+    if facts.network is not None and facts.network.ipv6 and facts.network.network is None:
+        return None
     if facts.host.sysctls.get("net/ipv4/ip_forward") != "1":
         return problem(
             "ip-forward", "net.ipv4.ip_forward is 0: nothing is routed", remedy="sysctl -w net.ipv4.ip_forward=1"
         )
-    devices = ("docker0", *(facts.network.devices if facts.network else ()))
+    devices = ("docker0", *(facts.network.devices_of(4) if facts.network else ()))
     shut = [name for name in devices if facts.host.sysctls.get(f"net/ipv4/conf/{name}/forwarding") == "0"]
     if shut:
         return problem(
@@ -165,7 +167,10 @@ def open_files(facts: Facts) -> Finding | None:
         return problem(
             "open-files",
             found,
-            remedy="systemctl set-property --runtime overlayd.service LimitNOFILE=65536 && systemctl restart overlayd",
+            # systemctl set-property takes no limits of a process.
+            remedy="mkdir -p /etc/systemd/system/overlayd.service.d && "
+            "printf '[Service]\\nLimitNOFILE=65536\\n' > /etc/systemd/system/overlayd.service.d/files.conf && "
+            "systemctl daemon-reload && systemctl restart overlayd",
         )
     return ok("open-files", found)
 

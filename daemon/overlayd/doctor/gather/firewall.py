@@ -8,55 +8,71 @@ import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from overlayd import process
+from overlayd.doctor import nft
 from overlayd.doctor.facts import Firewall, Firewalld, Zone
+from overlayd.doctor.nft import Base
 from overlayd.doctor.trace import parse
+from overlayd.doctor.way import Kind
 from overlayd.errors import CommandFailed, OverlaydError
-from overlayd.firewall.chains import LEASED, PEERS
+from overlayd.firewall import iptables
+from overlayd.firewall.chains import PREFIX
+from overlayd.firewall.rules import VERSIONS
 from overlayd.firewalld.wanted import FORWARD
 from overlayd.kernel import ipset
 from overlayd.settings import Settings
 from overlayd.status import Status
 
-# iptables-nft's tables are judged as iptables', firewalld's by its own words, docker's by daemon.json.
-_JUDGED = re.compile(r"(ip|ip6) (filter|nat|raw|mangle|security)|(ip|ip6|inet) (firewalld|docker-bridges|overlayd.*)")
-_HOOKS = ("prerouting", "input", "forward")
-
 
 def read_firewall(settings: Settings, status: Status | None) -> Firewall:
     """Everything that rules on packets here."""
-    tables, problem = None, None
-    try:
-        tables = parse(process.run(["iptables-save"]))
-    except CommandFailed as error:
-        problem = error.message.splitlines()[-1].strip()
-    ruleset = _nft_ruleset()
+    kinds = tuple(_read(command, version) for version in VERSIONS for command in _commands(version))
     return Firewall(
         kind=_kind(settings, status),
-        tables=tables,
-        sets=_sets(),
-        problem=problem,
-        other_kind=_other_kind(),
-        closing=None if ruleset is None else closing_chains(ruleset),
-        docker_nftables=any(_table(item) == "ip docker-bridges" for item in ruleset or ()),
+        kinds=kinds,
+        sets=_sets(kinds),
+        chains=_chains({name for kind in kinds if _is_nft(kind.command) for name in _shown(kind)}),
         firewalld=_firewalld(),
     )
 
 
-def closing_chains(ruleset: Iterable[dict[str, Any]]) -> tuple[str, ...]:
-    """Base chains of foreign nftables tables that may drop what passes: by policy, or by a rule in their table."""
-    items = list(ruleset)
-    dropping = {_table(item) for item in items if "rule" in item and _drops(item["rule"].get("expr", []))}
-    found = []
-    for item in items:
-        chain, table = item.get("chain", {}), _table(item)
-        if chain.get("hook") not in _HOOKS or chain.get("type") != "filter" or _JUDGED.fullmatch(table):
-            continue
-        if chain.get("policy") == "drop" or table in dropping:
-            found.append(f"{table} {chain['name']}")
-    return tuple(sorted(found))
+def _commands(version: int) -> list[str]:
+    """The installed kinds of iptables, and the usual one in any case: that it is not there has to be said."""
+    found = iptables.kinds(version)
+    return found or ([iptables.COMMANDS[version]] if version == 4 else [])
+
+
+def _read(command: str, version: int) -> Kind:
+    try:
+        return Kind(command=command, version=version, tables=parse(process.run([f"{command}-save"])))
+    except CommandFailed as error:
+        return Kind(command=command, version=version, problem=error.message.splitlines()[-1].strip())
+
+
+def _is_nft(command: str) -> bool:
+    try:
+        return "nf_tables" in process.run([command, "--version"])
+    except CommandFailed:
+        return False
+
+
+def _shown(kind: Kind) -> set[str]:
+    """The tables of nftables that are these; one that holds what iptables cannot show is not among them."""
+    return {f"{'ip' if kind.version == 4 else 'ip6'} {name}" for name in kind.tables or ()}
+
+
+def _chains(shown: set[str]) -> tuple[Base, ...] | None:
+    if shutil.which("nft") is None:
+        # Rules may be there all the same; but where nobody has the tool, hardly anybody wrote them.
+        return ()
+    try:
+        found = json.loads(process.run(["nft", "-j", "list", "ruleset"]))["nftables"]
+        listing = process.run(["nft", "-a", "list", "ruleset"])
+    except (CommandFailed, ValueError, KeyError):
+        return None
+    bases = nft.parse((item for item in found if isinstance(item, dict)), listing)
+    return tuple(base for base in bases if f"{base.family} {base.table}" not in shown)
 
 
 def parse_zones(text: str) -> tuple[Zone, ...]:
@@ -80,13 +96,22 @@ def parse_zones(text: str) -> tuple[Zone, ...]:
     return tuple(zones)
 
 
-def _sets() -> dict[str, frozenset[str]]:
-    """The members of our own sets for IPv4, which our rules name."""
+def _sets(kinds: Iterable[Kind]) -> dict[str, frozenset[str]]:
+    """The members of the sets that rules name, as far as they are of addresses alone."""
+    words = [
+        rule.split("--match-set ")[1].split()
+        for kind in kinds
+        for chains in (kind.tables or {}).values()
+        for chain in chains.values()
+        for rule in chain.rules
+        if "--match-set " in rule
+    ]
     found = {}
-    for name in (PEERS[4], LEASED[4]):
+    for name in {name for name, end, *_rest in words if end in ("src", "dst")}:
         with contextlib.suppress(OverlaydError):
             members = ipset.read(name)
-            if members is not None:
+            # What is not of addresses looks empty here; ours are.
+            if members or (members is not None and name.startswith(PREFIX)):
                 found[name] = members
     return found
 
@@ -95,44 +120,6 @@ def _kind(settings: Settings, status: Status | None) -> str:
     if settings.firewall == "auto":
         return (status.firewall if status is not None else None) or "iptables"
     return settings.firewall
-
-
-def _nft_ruleset() -> list[dict[str, Any]] | None:
-    if shutil.which("nft") is None:
-        # Rules may be there all the same; but where nobody has the tool, hardly anybody wrote them.
-        return []
-    try:
-        found = json.loads(process.run(["nft", "-j", "list", "ruleset"]))["nftables"]
-    except (CommandFailed, ValueError, KeyError):
-        return None
-    return [item for item in found if isinstance(item, dict)]
-
-
-def _table(item: dict[str, Any]) -> str:
-    for kind in ("table", "chain", "rule"):
-        if kind in item:
-            name = item[kind].get("name") if kind == "table" else item[kind].get("table")
-            return f"{item[kind].get('family')} {name}"
-    return ""
-
-
-def _drops(expressions: Iterable[Any]) -> bool:
-    return any(isinstance(one, dict) and ("drop" in one or "reject" in one) for one in expressions)
-
-
-def _other_kind() -> int | None:
-    """Rules of the kind of iptables that `iptables-save` does not show; reading makes no table (ip_tables_names)."""
-    try:
-        version = process.run(["iptables", "--version"])
-        legacy_tables = Path("/proc/net/ip_tables_names").read_text().split()
-    except (CommandFailed, OSError):
-        return None
-    if "nf_tables" not in version or not legacy_tables or shutil.which("iptables-legacy-save") is None:
-        return 0
-    try:
-        return sum(line.startswith("-A ") for line in process.run(["iptables-legacy-save"]).splitlines())
-    except CommandFailed:
-        return None
 
 
 def _firewalld() -> Firewalld | None:

@@ -104,7 +104,8 @@ def _files(pid: int) -> tuple[int | None, int | None]:
 def _sysctls(devices: list[str]) -> dict[str, str]:
     names = [
         *("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding", "net/ipv4/conf/all/rp_filter"),
-        *("net/bridge/bridge-nf-call-iptables", "net/ipv4/neigh/default/gc_thresh3"),
+        *("net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables"),
+        "net/ipv4/neigh/default/gc_thresh3",
         *("net/netfilter/nf_conntrack_count", "net/netfilter/nf_conntrack_max"),
         *(f"net/ipv4/conf/{device}/{name}" for device in devices for name in ("rp_filter", "forwarding")),
         *(f"net/ipv6/conf/{device}/disable_ipv6" for device in ("all", *devices)),

@@ -48,13 +48,15 @@ def read_network(
         return last
     judgement = judge_network(config, needed.now(settings.etcd_endpoints), one_route=backend.one_route)
     same = last is not None and last.backend == config.backend_type
-    v4 = config.network(4)
+    v4, v6 = config.network(4), config.network(6)
     return Network(
         network=v4 if isinstance(v4, IPv4Network) else None,
+        network6=v6 if isinstance(v6, IPv6Network) else None,
         backend=config.backend_type,
         mtu_bytes=last.mtu_bytes if same and last is not None else backend.mtu_bytes,
         devices=backend.devices,
         port=_port(config),
+        listens=backend.listens,
         ipv6=6 in config.versions,
         refusals=judgement.refusals,
         remarks=judgement.remarks,
@@ -81,6 +83,7 @@ def _last_known(status: Status | None, held: Mapping[int, IPNetwork], underlay: 
     own = tuple(link.name for link in survey.links() if link.name.startswith(LINK_NAME_PREFIX))
     return Network(
         network=next((network for network in networks if isinstance(network, IPv4Network)), None),
+        network6=next((network for network in networks if isinstance(network, IPv6Network)), None),
         backend=status.backend,
         mtu_bytes=status.mtu_bytes,
         devices=own or ((underlay.ifname,) if underlay.ifname else ()),

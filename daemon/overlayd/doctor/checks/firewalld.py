@@ -1,0 +1,94 @@
+"""Whether a running firewalld lets the overlay through. Pure."""
+
+from __future__ import annotations
+
+from overlayd.doctor.facts import Facts, Firewalld, Network
+from overlayd.doctor.finding import Finding, ok, problem
+
+BRIDGE, DOCKERS_ZONE = "docker0", "docker"
+# What carries each backend's packets between hosts: protocol, and the port where the config names none.
+CARRIER: dict[str, tuple[str, int | None]] = {
+    "auto": ("udp", 8472),
+    "vxlan": ("udp", 8472),
+    "udp": ("udp", 8285),
+    "wireguard": ("udp", 51820),
+    "ipip": ("ipencap", None),
+}
+
+
+def firewalld(facts: Facts) -> Finding | None:
+    """Whether a running firewalld knows the overlay; its own nftables rules reject what no zone allows."""
+    running, network = facts.firewall.firewalld, facts.network
+    if running is None or network is None or not network.networks:
+        return None
+    told = "\n".join(running.forwarded or ())
+    if network.subnets and all(f'"{subnet}"' in told for subnet in network.subnets):
+        return ok("firewalld", "runs, and lets the overlay through by overlayd's own policies")
+    if facts.firewall.kind != "none" and (running.forwarded is not None or running.shipped):
+        return problem(
+            "firewalld",
+            "firewalld runs and was not told of the overlay: it rejects its packets",
+            # A daemon that runs tells it as soon as it knows the policies, or is asked to begin anew.
+            remedy="systemctl restart overlayd" if running.forwarded is not None else "firewall-cmd --reload",
+        )
+    missing = [
+        *(word for device in network.devices for word in _zone_words(running, device, network)),
+        *_bridge_words(running, network),
+        *_port_words(running, facts.underlay.ifname, network),
+    ]
+    if missing:
+        return problem(
+            "firewalld",
+            "firewalld runs and does not know the overlay: it rejects its packets",
+            remedy=" && ".join(
+                [*(f"firewall-cmd --permanent {word}" for word in dict.fromkeys(missing)), "firewall-cmd --reload"]
+            ),
+        )
+    return ok("firewalld", "runs and lets the overlay through")
+
+
+def _zone_words(running: Firewalld, device: str, network: Network) -> list[str]:
+    """What to tell firewall-cmd so that packets from a device may be forwarded."""
+    zone = running.zone_of(device)
+    sources = {source for zone in running.zones if zone.target == "ACCEPT" for source in zone.sources}
+    missing = [str(one) for one in network.networks if str(one) not in sources]
+    if not missing or (zone is not None and zone.target == "ACCEPT"):
+        return []
+    if device in network.own_devices:
+        return [f"--zone=trusted --add-interface={device}"]
+    # The underlay's own interface: only the network's addresses are trusted on it.
+    return [f"--zone=trusted --add-source={one}" for one in missing]
+
+
+def _bridge_words(running: Firewalld, network: Network) -> list[str]:
+    """The same for what leaves the containers' bridge: Docker's own zone, as Docker from 20.10 on makes it.
+
+    In another zone dockerd would find it bound, and not start.
+    """
+    zone = running.zone_of(BRIDGE)
+    sources = {source for zone in running.zones if zone.target == "ACCEPT" for source in zone.sources}
+    tunnels = [device for device in network.devices if device in network.own_devices]
+    if not tunnels or {str(one) for one in network.networks} <= sources or (zone and zone.target == "ACCEPT"):
+        return []
+    there = any(zone.name == DOCKERS_ZONE for zone in running.zones)
+    made = [] if there else [f"--new-zone={DOCKERS_ZONE}", f"--zone={DOCKERS_ZONE} --set-target=ACCEPT"]
+    return [*made, f"--zone={DOCKERS_ZONE} --change-interface={BRIDGE}"]
+
+
+def _port_words(running: Firewalld, ifname: str, network: Network) -> list[str]:
+    zone = running.zone_of(ifname)
+    if network.backend not in CARRIER or zone is None or zone.target == "ACCEPT":
+        return []
+    protocol, port = CARRIER[network.backend][0], network.port or CARRIER[network.backend][1]
+    if port is None:
+        return [] if protocol in zone.protocols else [f"--zone={zone.name} --add-protocol={protocol}"]
+    return [] if _open(zone.ports, port, protocol) else [f"--zone={zone.name} --add-port={port}/{protocol}"]
+
+
+def _open(ports: frozenset[str], port: int, protocol: str) -> bool:
+    for entry in ports:
+        numbers, _, kind = entry.partition("/")
+        low, _, high = numbers.partition("-")
+        if kind == protocol and low.isdigit() and int(low) <= port <= int(high or low):
+            return True
+    return False
