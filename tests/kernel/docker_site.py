@@ -30,7 +30,7 @@ ALONE: dict[int, IPv4Network | IPv6Network] = {
 }
 # A way is not closed because an address is being looked at: for a second nobody is asked for link addresses.
 _NO_DAD = ("net.ipv6.conf.all.accept_dad=0", "net.ipv6.conf.default.accept_dad=0")
-_LIVE_RESTORE = '{"live-restore": true}'
+LIVE_RESTORE = '{"live-restore": true}'
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Site:
         for host in (self.a, self.b, self.c):
             host.run("sysctl", "-qw", "net.ipv4.ip_forward=0", "net.ipv6.conf.all.forwarding=0", *_NO_DAD)
             docker = self.dockers[host.name]
-            docker.configure(_LIVE_RESTORE)
+            docker.configure(LIVE_RESTORE)
             if host is self.c:
                 docker.start(f"--bip={ALONE[4][1]}/24", "--ipv6", f"--fixed-cidr-v6={ALONE[6]}", "--ip-masq=false")
             else:

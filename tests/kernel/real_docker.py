@@ -177,10 +177,19 @@ class Docker:
             ports = {PUBLISHED: PUBLISHED_AS} if published else {}
             config = api.create_host_config(port_bindings=ports, restart_policy={"Name": "always"}, **host_config)
             words = ["/bin/busybox", "sleep", "86400"]
-            api.create_container(_IMAGE, words, name=name, ports=list(ports), host_config=config)
+            # It is the first process, which a SIGTERM would not end.
+            more = {"ports": list(ports), "host_config": config, "stop_signal": "SIGKILL"}
+            api.create_container(_IMAGE, words, name=name, **more)
             api.start(name)
         self.find(name)
         return self.address(name)
+
+    def drop(self, name: str) -> None:
+        """Remove a container."""
+        with self.api() as api:
+            api.remove_container(name, force=True)
+        self._names.remove(name)
+        namespaces.remove(name)
 
     def find(self, name: str) -> None:
         """Let a namespace of the lab's be that of this container, started just now or again."""

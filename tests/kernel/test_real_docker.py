@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 import pytest
 
-from tests.kernel.docker_site import Site, docker_site
-from tests.kernel.real_docker import RELEASES, Release
+from tests.kernel.docker_site import Site
 from tests.kernel.traffic import pings, send_over_tcp
 from tests.polling import eventually
-
-
-@pytest.fixture(scope="module", params=RELEASES, ids=[release.name for release in RELEASES])
-def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """Hosts of one release, shared by its tests: whoever breaks something mends it."""
-    release: Release = request.param
-    with docker_site(tmp_path_factory.mktemp("site"), release) as site:
-        yield site
 
 
 def test_peers_reach_each_other_with_their_own_addresses(site: Site) -> None:
