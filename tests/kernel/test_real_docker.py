@@ -7,13 +7,14 @@ import time
 import pytest
 
 from tests.kernel.docker_site import Site
-from tests.kernel.traffic import pings, send_over_tcp
+from tests.kernel.traffic import reaches, send_over_tcp
 from tests.polling import eventually
 
 
 def test_peers_reach_each_other_with_their_own_addresses(site: Site) -> None:
     eventually("in both families", site.peers_reach_each_other)
-    assert send_over_tcp(site.a, site.b, b"x" * 100_000).peer == site.dockers["a"].address(site.a.container)
+    at_a, at_b = (site.dockers[host.name].address(host.container) for host in (site.a, site.b))
+    assert send_over_tcp(site.a, site.b, b"x" * 100_000, address=at_b).peer == at_a
 
 
 def test_strangers_get_no_further_than_with_docker_alone(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
@@ -41,15 +42,16 @@ def test_strangers_get_no_further_than_with_docker_alone(site: Site, capsys: pyt
 def test_an_administrators_drop_wins(site: Site) -> None:
     rule = ("DOCKER-USER", "-s", str(site.dockers["a"].address(site.a.container)), "-j", "DROP")
     eventually("peers reach each other", site.peers_reach_each_other)
+    at_b = site.addresses(site.b)[0]
     site.b.run("iptables", "-I", *rule)
     try:
-        eventually("a is dropped by b", lambda: not pings(site.a, site.b))
+        eventually("a is dropped by b", lambda: not reaches(site.a, at_b))
         # And at the daemon's next looks.
         time.sleep(3)
-        assert not pings(site.a, site.b)
+        assert not reaches(site.a, at_b)
     finally:
         site.b.run("iptables", "-D", *rule)
-    eventually("a reaches b again", lambda: pings(site.a, site.b))
+    eventually("a reaches b again", lambda: reaches(site.a, at_b))
 
 
 def _word(through: bool) -> str:

@@ -136,8 +136,11 @@ class Received:
     count: int
 
 
-def send_over_tcp(source: Host, target: Host, data: bytes) -> Received:
-    """Send data over one TCP connection from container to container; what the other end saw."""
+def send_over_tcp(source: Host, target: Host, data: bytes, *, address: IPv4Address | None = None) -> Received:
+    """Send data over one TCP connection from container to container; what the other end saw.
+
+    To another address of the target's container if one is given.
+    """
     listener = namespaces.inside(target.container, lambda: socket.create_server(("0.0.0.0", _PORT)))
     received: list[Received] = []
 
@@ -155,9 +158,9 @@ def send_over_tcp(source: Host, target: Host, data: bytes) -> Received:
     server = threading.Thread(target=serve)
     with listener:
         server.start()
-        address = (str(target.container_address), _PORT)
+        where = (str(address or target.container_address), _PORT)
         try:
-            with namespaces.inside(source.container, lambda: socket.create_connection(address, timeout=10)) as client:
+            with namespaces.inside(source.container, lambda: socket.create_connection(where, timeout=10)) as client:
                 client.sendall(data)
         finally:
             server.join()
