@@ -172,3 +172,14 @@ def test_no_file_names_a_package_index_or_a_path_of_a_machine() -> None:
         if names.search(path.read_text(encoding="utf-8", errors="replace"))
     ]
     assert not guilty
+
+
+def test_nobody_reads_a_containers_address_where_docker_29_no_longer_has_it() -> None:
+    # `.NetworkSettings.Networks` has it in every release.
+    gone = re.compile(r"NetworkSettings\.(?:IPAddress|GlobalIPv6Address|Gateway)|NetworkSettings\"\]\[\"IPAddress")
+    found = [
+        str(path.relative_to(ROOT))
+        for path in tracked()
+        if path != Path(__file__) and gone.search(path.read_text(encoding="utf-8", errors="replace"))
+    ]
+    assert found == []
