@@ -87,7 +87,9 @@ LISTED: dict[str, str] = {
     "underlay.checksum_offload: ethtool -K …off": f"{NOT_RUN}needs a card whose driver is known to be bad",
     "underlay.container_mtu: ip link set dev …mtu …": f"{RUN}bridge's MTU",
     "underlay.interface_manager: nmcli device set …managed no": f"{NOT_RUN}no NetworkManager is here",
-    "underlay.interface_manager: printf '[Match]\\nName=overlay*\\n[Link]\\nUnmanaged=yes\\n' > /etc/system": NO_SYSTEMD,
+    "underlay.interface_manager: printf '[Match]\\nName=overlay*\\n[Link]\\nUnmanaged=yes\\n' > /etc/system": (
+        NO_SYSTEMD
+    ),
     "underlay.overlay_device: ip link set dev …mtu …": f"{RUN}device's MTU",
     "underlay.overlay_device: systemctl restart overlayd": NO_SYSTEMD,
     "underlay.reverse_path: sysctl -w net/ipv4/conf/…/rp_filter=2": f"{RUN}way back",

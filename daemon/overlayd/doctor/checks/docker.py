@@ -64,10 +64,11 @@ def options(facts: Facts) -> Finding | None:
 
 def masquerading(facts: Facts) -> Finding | None:
     """Whether containers reach what is outside the network, where overlayd keeps no rules."""
-    network, tables = facts.network, facts.firewall.tables
-    if not facts.docker.left_to_others or network is None or network.subnet is None or tables is None:
+    network = facts.network
+    tables = [kind.tables for kind in facts.firewall.kinds if kind.version == 4 and kind.tables is not None]
+    if not facts.docker.left_to_others or network is None or network.subnet is None or not tables:
         return None
-    if outside.masqueraded(tables, network.subnet):
+    if any(outside.masqueraded(one, network.subnet) for one in tables):
         return ok("masquerading", "a rule of somebody's gives containers' packets this host's address outside")
     return warning(
         "masquerading",
