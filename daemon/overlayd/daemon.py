@@ -223,7 +223,9 @@ class Daemon:
                     self._served = config
                 if ready:
                     host.settle_docker()
-                    self._measuring.look(changed=host.written)
+                    container = self._measuring.look(changed=host.written)
+                    if self._presence is not None:
+                        self._presence.containers = container
                 if not self._pause() or not self._still(config):
                     return
                 if self._look_at_underlay(config) != underlay:

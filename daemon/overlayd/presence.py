@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import socket
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,9 +45,12 @@ class Identity:
     hostname: str
     id: str
 
-    def value(self) -> bytes:
-        """The JSON that goes under the key."""
-        return json.dumps({"Hostname": self.hostname, "ID": self.id, "Version": __version__}).encode()
+    def value(self, containers: Collection[IPAddress] = ()) -> bytes:
+        """The JSON that goes under the key; `containers` are addresses of one here that answers echoes."""
+        document: dict[str, object] = {"Hostname": self.hostname, "ID": self.id, "Version": __version__}
+        if containers:
+            document["Containers"] = list(map(str, containers))
+        return json.dumps(document).encode()
 
 
 def this_host() -> Identity:
@@ -70,7 +74,7 @@ def probed_address(value: bytes, version: int) -> IPAddress | None:
     """The container of that host that its prober sends from, by IP version, if it says so. Whatever the bytes are."""
     with contextlib.suppress(ValueError, RecursionError, TypeError, AttributeError, KeyError):
         for text in json.loads(value)["Containers"]:
-            address = ip_address(text)
+            address = ip_address(str(text))
             if address.version == version:
                 return address
     return None
@@ -104,6 +108,8 @@ class Presence:
         self._identity = identity
         self._lease_id = 0
         self.problem: str | None = None
+        self.containers: tuple[IPAddress, ...] = ()
+        """Addresses of a container here that answers; written at the next refresh, REFRESH_S later at most."""
         self._periodic = Periodic("presence", self._refresh, interval_s=REFRESH_S, retry_s=RETRY_S)
 
     def claim(self) -> None:
@@ -142,6 +148,10 @@ class Presence:
             found = self._store.get(self._key)
             if found is not None and found.lease_id == self._lease_id and parse(found.value).id == self._identity.id:
                 self.problem = None
+                value = self._identity.value(self.containers)
+                if found.value != value:
+                    # A lost race is one with ourselves of a moment ago, or is seen at the next refresh.
+                    self._store.replace(self._key, value, mod_revision=found.mod_revision, lease_id=self._lease_id)
                 return
             # Somebody deleted the key, or wrote another over it: what it hung on is no claim any more.
             self._store.revoke(self._lease_id)
@@ -169,7 +179,7 @@ class Presence:
     def _create(self) -> int:
         lease_id = self._store.grant(TTL_S)
         try:
-            if self._store.create(self._key, self._identity.value(), lease_id=lease_id):
+            if self._store.create(self._key, self._identity.value(self.containers), lease_id=lease_id):
                 return lease_id
         except StoreError:
             with contextlib.suppress(StoreError):
@@ -204,7 +214,7 @@ class Presence:
         lease_id, taken = self._store.grant(TTL_S), False
         try:
             taken = self._store.replace(
-                self._key, self._identity.value(), mod_revision=found.mod_revision, lease_id=lease_id
+                self._key, self._identity.value(self.containers), mod_revision=found.mod_revision, lease_id=lease_id
             )
         finally:
             if not taken:

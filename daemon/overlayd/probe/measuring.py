@@ -46,10 +46,13 @@ class Measuring:
         if self._prober is not None:
             self._prober.stop()
 
-    def look(self, *, changed: bool) -> None:
-        """Ask the peers of the status, soon where something on the way has `changed`; write what is known now."""
+    def look(self, *, changed: bool) -> tuple[IPAddress, ...]:
+        """Ask the peers of the status, soon where something on the way has `changed`; write what is known now.
+
+        The addresses of the container here that peers should ask.
+        """
         if self._prober is None:
-            return
+            return ()
         addresses = frozenset(one.ip for found in interfaces.read_interfaces() for one in found.addresses)
         here, peers = known(self._board.status, addresses)
         self._prober.follow(peers, here)
@@ -68,6 +71,7 @@ class Measuring:
         if now - self._written_at >= max(WRITE_S, len(found.peers) / PEERS_A_SECOND):
             self._written_at = now
             self._board.update_reach(found.peers)
+        return found.container
 
     def _alive(self, peer: KnownPeer) -> tuple[bool | None, IPAddress | None]:
         try:

@@ -50,10 +50,14 @@ SOON_S = 2.0
 class Findings:
     """What is known now. `source` says from where echoes are sent, and what that cannot show; empty: nobody is asked.
 
+    `container` has the addresses of the container here that is sent from and listened in, as far as they answer echoes
+    of this host: what peers may ask.
+
     `problems` are sentences; `severe`: at least half of all peers fail.
     """
 
     source: str = ""
+    container: tuple[IPAddress, ...] = ()
     peers: tuple[Reach, ...] = ()
     problems: tuple[str, ...] = ()
     severe: bool = False
@@ -87,6 +91,7 @@ class Prober:
         self._wake = Wake()
         self._pinger = Pinger(heard=self._heard, wake=self._wake)
         self._thread = threading.Thread(target=self._run, name="prober", daemon=True)
+        self._answering: tuple[Inside | None, tuple[IPAddress, ...]] = (None, ())
         self._trials_from = 0.0
         self._trials = 0
 
@@ -175,7 +180,18 @@ class Prober:
                 if source.address(version) is not None:
                     with contextlib.suppress(OSError):
                         self._pinger.open(version, source)
+        self._look_whether_it_answers(sources[0] if sources else None)
         return sources
+
+    def _look_whether_it_answers(self, source: Inside | None) -> None:
+        """Ask a container here that is a new one: peers are told only of what answers its own host."""
+        if source == self._answering[0]:
+            return
+        addresses = source.addresses if source is not None else ()
+        echoes = [Echo(target=one, packet_bytes=icmp.smallest(one.version)) for one in addresses]
+        outcomes = self._exchange(echoes, TIMEOUT_S)
+        found = (one for one, outcome in zip(addresses, outcomes, strict=True) if outcome.rtt_s is not None)
+        self._answering = source, tuple(found)
 
     def _ask(self, due: Sequence[Path], here: Here, sources: Sequence[Inside], every_s: float) -> None:
         now, targets = time.monotonic(), [path.next_target for path in due]
@@ -274,6 +290,7 @@ class Prober:
         before = self._findings
         found = Findings(
             source=source_words(replace(here, containers=tuple(sources)), self._lender.problem) if paths else "",
+            container=self._answering[1],
             peers=tuple(path.shown for path in paths),
             problems=problems(paths),
             severe=most_fail(paths),
