@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from overlayd.probe.sockets import Socket
 AT_MOST = 2
 SOCKET = Path("/run/overlayd/containers.sock")
 TIMEOUT_S = 5.0
+# Whether docker0 has other ports than before is looked at so often at most.
+LOOK_S = 3.0
 REPLY_BYTES = 4096
 # An IPv4 and an IPv6 socket of each.
 DESCRIPTORS = 2 * AT_MOST
@@ -60,16 +63,23 @@ class Lender:
         self._ports: frozenset[int] | None = None
         self._found: tuple[Inside, ...] = ()
         self._avoided: set[tuple[IPAddress, ...]] = set()
+        self._looked_at = 0.0
         self.problem: str | None = None
 
     def containers(self) -> tuple[Inside, ...]:
         """Up to AT_MOST containers; none, and `problem` says why, where none may be entered. Never raises."""
-        ports = _ports()
+        now = time.monotonic()
+        if self._ports is not None and now - self._looked_at < LOOK_S:
+            return self._sorted()
+        self._looked_at, ports = now, _ports()
         if ports != self._ports:
             self.close()
             self._ports, self.problem = ports, None
             self._found = self._look() if ports else ()
             self._avoided &= {one.addresses for one in self._found}
+        return self._sorted()
+
+    def _sorted(self) -> tuple[Inside, ...]:
         return tuple(sorted(self._found, key=lambda one: one.addresses in self._avoided))
 
     def avoid(self, container: Inside) -> None:

@@ -40,6 +40,8 @@ NOBODY_S = 3.5
 BURST_S = 4.0
 # Where the way ends is looked into for so many peers within one interval; each takes some ten echoes.
 TRIALS_AT_ONCE = 3
+# What is due within so short a time is asked together.
+ROUND_S = 1.0
 # From a container here to one there: its host, the other host, the container.
 HOPS = 3
 # After a change in kernel or leases, all peers are asked within this, as far as the budget allows.
@@ -149,7 +151,7 @@ class Prober:
         with self._lock:
             due = min((path.due for path in self._paths.values()), default=now + INTERVAL_S)
         # With no echo left in the budget, until there is one.
-        wait_s = max(due - now, (1 - self._tokens) / self._rate_per_s, 0.05)
+        wait_s = max(due - now, (1 - self._tokens) / self._rate_per_s, ROUND_S)
         self._pinger.listen(min(wait_s, INTERVAL_S))
 
     def _round(self) -> None:
