@@ -192,3 +192,25 @@ def _echoes_of(host: Host, seconds: float) -> tuple[int, float]:
     before, began = count(), time.monotonic()
     time.sleep(seconds)
     return count() - before, time.monotonic() - began
+
+
+@pytest.mark.slow
+def test_what_never_worked_is_said_too_as_the_peer_tells_of_its_container(lab: Lab, a: Host, b: Host) -> None:
+    # Nothing of it was ever reached, and its container has none of the first addresses: only etcd tells of it.
+    host = lab.host("c", start=False)
+    host.run("iptables", "-t", "mangle", "-I", "FORWARD", "-j", "DROP")
+    host.run("ip6tables", "-t", "mangle", "-I", "FORWARD", "-j", "DROP")
+    try:
+        host.start()
+        host.start_container()
+        eventually(
+            "a says that c's container is not reached",
+            lambda: str(host.container_address) in str(a.status()["unreached"]),
+            timeout_s=3 * SAID_WITHIN_S,
+        )
+        # One of two peers: half of them.
+        eventually("a is not ready", lambda: a.call("status").returncode == 1, timeout_s=SAID_WITHIN_S)
+    finally:
+        lab.remove_host(host)
+        lab.etcdctl("del", f"{PREFIX}/subnets/{Subnets(v4=host.subnet, v6=host.subnet6).key_name}")
+    eventually("a follows", lambda: len(measured(a)) == 2, timeout_s=SAID_WITHIN_S)

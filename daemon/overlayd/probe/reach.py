@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from overlayd.addresses import IPAddress, contains
-from overlayd.probe.peers import CANDIDATES, KnownPeer, first_containers
+from overlayd.probe.peers import CANDIDATES, KnownPeer, first_containers, inside
 from overlayd.watching.state import (
     FAILING,
     HOST_ONLY,
@@ -157,18 +157,22 @@ class Path:
         if age_s is None:
             return
         self.heard = Heard(at=now, us_at=now - age_s)
-        if not self.known:
+        if not self.known and self._may_be_a_container(sender):
             self.target, self.known = sender, True
             self.due = min(self.due, now + RETRY_S)
 
     def is_published(self, address: IPAddress | None) -> None:
         """Its host says in etcd which container it probes from; None: it has none."""
-        if address is not None and contains(self.peer.subnet, address) and not self.known:
+        if address is not None and not self.known and self._may_be_a_container(address):
             self.target, self.known = address, True
 
     def note(self, now: float) -> bytes:
         """What our request says to the peer's prober: how long ago one of its own arrived here."""
         return _NOTE.pack(_MAGIC, _NEVER if self.heard is None else min(_NEVER - 1, int(now - self.heard.at)))
+
+    def _may_be_a_container(self, address: IPAddress) -> bool:
+        """Whether an address is in the peer's subnet, and none of its host's own: that one may ask by itself."""
+        return contains(self.peer.subnet, address) and address not in inside(self.peer.subnet)
 
     def _blank(self) -> Reach:
         return Reach(subnet=self.shown.subnet, public_ip=self.shown.public_ip)

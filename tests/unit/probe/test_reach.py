@@ -121,6 +121,16 @@ def test_a_prober_that_is_heard_tells_where_its_container_is() -> None:
     assert (one.next_target, one.known) == (OTHER, True)
 
 
+@pytest.mark.parametrize("own", ["10.5.3.0", "10.5.3.1"])
+def test_a_host_that_asks_by_itself_is_no_container(own: str) -> None:
+    one = path()
+    one.hears(ip_address(own), path().note(5.0), now=5.0)
+    one.is_published(ip_address(own))
+    assert (one.next_target, one.known) == (CONTAINER, False)
+    # It was heard all the same.
+    assert parse_note(one.note(9.0)) == 4
+
+
 def test_its_host_tells_too_but_only_of_its_own_subnet() -> None:
     one = path()
     one.is_published(ip_address("10.5.4.2"))
