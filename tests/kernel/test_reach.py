@@ -209,7 +209,7 @@ def test_what_never_worked_is_said_too_as_the_peer_tells_of_its_container(lab: L
             timeout_s=3 * SAID_WITHIN_S,
         )
         # One of two peers: half of them.
-        eventually("a is not ready", lambda: a.call("status").returncode == 1, timeout_s=SAID_WITHIN_S)
+        eventually("a is not ready", lambda: a.call("status").returncode == 1, timeout_s=3 * SAID_WITHIN_S)
     finally:
         lab.remove_host(host)
         lab.etcdctl("del", f"{PREFIX}/subnets/{Subnets(v4=host.subnet, v6=host.subnet6).key_name}")
