@@ -17,7 +17,7 @@ log = logger("store")
 
 TIMEOUT_S = 3.0
 INTERVAL_S = 120.0
-# After a start, and while etcd does not answer.
+# After a start, and while etcd is away; where it is there and does not say, twice as long each time.
 SOON_S = 1.0
 
 
@@ -108,14 +108,15 @@ class OpennessWatch:
             self._thread.join()
 
     def _run(self) -> None:
-        wait_s = 0.0
+        wait_s, retry_s = 0.0, SOON_S
         while not self._stopping.wait(jittered(wait_s)):
             wait_s = SOON_S
             if self._connected():
                 try:
                     self._ask()
-                    wait_s = INTERVAL_S
+                    wait_s, retry_s = INTERVAL_S, SOON_S
                 except StoreError as error:
+                    wait_s, retry_s = retry_s, min(INTERVAL_S, 2 * retry_s)
                     log.debug("etcd does not say whether it is open", problem=error.message)
 
     def _ask(self) -> None:
