@@ -68,7 +68,6 @@ class Connection:
         self.leases = etcdrpc.LeaseStub(self._channel)
         self.watches = etcdrpc.WatchStub(self._channel)
         self.auth = etcdrpc.AuthStub(self._channel)
-        self.maintenance = etcdrpc.MaintenanceStub(self._channel)
 
     def close(self) -> None:
         """Hang up. Harmless when called again."""
