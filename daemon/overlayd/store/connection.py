@@ -176,6 +176,11 @@ def misnamed(error: grpc.RpcError) -> bool:
     return "does not match SSL server name" in (error.details() or "")
 
 
+def no_room(error: grpc.RpcError) -> bool:
+    """Whether etcd takes no writes from anybody; it says so before it looks at rights."""
+    return "database space exceeded" in (error.details() or "")
+
+
 def never_sent(error: grpc.RpcError) -> bool:
     """Whether the call certainly did not reach a server, so that it may be made again, whatever it is."""
     said = error.details() or ""

@@ -10,7 +10,7 @@ from typing import Any
 from overlayd.errors import StoreError
 from overlayd.log import logger
 from overlayd.store.client import Store, jittered
-from overlayd.store.connection import Connection, details, unreachable
+from overlayd.store.connection import Connection, details, no_room, unreachable
 from overlayd.store.rpc import etcdrpc, grpc
 
 log = logger("store")
@@ -73,6 +73,8 @@ def _lets(connection: Connection, method: Callable[..., Any], request: Any) -> b
     try:
         method(request, timeout=TIMEOUT_S)
     except grpc.RpcError as error:
+        if no_room(error):
+            raise StoreError(f"etcd at {connection.endpoint}: {details(error)}") from error
         # With TLS, who has no certificate may be hung up on, which looks as if nobody were there.
         if unreachable(error) and not (connection.trust and error.code() is grpc.StatusCode.UNAVAILABLE):
             raise StoreError(f"etcd at {connection.endpoint}: {details(error)}") from error

@@ -12,7 +12,16 @@ from typing import Any
 from overlayd.errors import StoreDenied, StoreError, StoreFull
 from overlayd.log import logger
 from overlayd.store.access import StoreSettings, check
-from overlayd.store.connection import Connection, Login, details, login_expired, misnamed, never_sent, unreachable
+from overlayd.store.connection import (
+    Connection,
+    Login,
+    details,
+    login_expired,
+    misnamed,
+    never_sent,
+    no_room,
+    unreachable,
+)
 from overlayd.store.endpoints import Endpoint
 from overlayd.store.resolve import Addresses, Names, Unresolved
 from overlayd.store.rpc import grpc
@@ -209,7 +218,7 @@ class Servers:
         # Both words stand for other things too: etcd's disk is full; too many requests.
         if word == "RESOURCE_EXHAUSTED" and "larger than max" in detail:
             kind = TooLarge
-        elif "database space exceeded" in detail:
+        elif no_room(error):
             kind, hint = StoreFull, StoreFull.HINT
         elif word == "OUT_OF_RANGE" and "compacted" in detail:
             kind = Compacted
