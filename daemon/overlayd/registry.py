@@ -42,6 +42,8 @@ NAMED_AT_ONCE = 10
 AMNESTY_S = 60.0
 # Whoever loses a race for a pair of subnets waits up to this long, or all would list again at the same moment.
 RACE_PAUSE_S = 0.2
+# Whoever loses more than so many waits longer each time.
+FREE_RACES, LONGEST_RACE_PAUSE_S = 3, 2.0
 # How long to go on while others are quicker each time; and how often a lease that is lost at once is written again.
 RACES_S = 30.0
 REPAIRS_AT_MOST = 3
@@ -202,7 +204,7 @@ class Registry:
         up in the same moment, and kept as far as it fits. A lost race is tried again with what is then free. Raises
         StoreError, SubnetsExhausted; StoreDenied where etcd's roles let this host read the leases but not write one.
         """
-        deadline = time.monotonic() + RACES_S
+        deadline, races = time.monotonic() + RACES_S, 0
         while time.monotonic() < deadline:
             listed = self._entries()
             entries, revision = listed.entries, listed.revision
@@ -225,6 +227,9 @@ class Registry:
             if holding is not None:
                 return holding
             log.info("lost a race, trying again")
+            races += 1
+            if races > FREE_RACES:
+                time.sleep(self._rng.uniform(0, min(LONGEST_RACE_PAUSE_S, RACE_PAUSE_S * 2 ** (races - FREE_RACES))))
         raise StoreError(
             f"the keys below {self._prefix}/{SUBNETS} change too often: for {RACES_S:g} s each subnet was gone, or the "
             "leases had changed, before this host had it",

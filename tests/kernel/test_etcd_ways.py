@@ -147,7 +147,7 @@ def test_an_etcd_without_room_keeps_no_restarted_host_waiting(lab: Lab, a: Host)
             assert "etcdctl compact" in said
             assert "etcdctl alarm disarm" in said
         told = b.call("doctor").stdout
-        assert "alarm NOSPACE" in told
+        assert "no room (alarm NOSPACE)" in told
         assert "etcdctl alarm disarm" in told
         assert "systemctl start overlayd" not in told
         assert not lab.etcd.ctl("get", "--keys-only", presence)

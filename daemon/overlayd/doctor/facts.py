@@ -170,7 +170,7 @@ class Etcd:
     whether that has any.
 
     `open_to` says what anybody may do there without a password, `read` or `read and write`; empty for nothing.
-    `alarms` are etcd's, `missing_rights` what this host's user may not do, as `etcdctl role grant-permission` has it.
+    `full`: it takes no writes. `missing_rights` are what this host's user may not do, in the words of etcdctl.
     """
 
     endpoints: tuple[Endpoint, ...] = ()
@@ -184,7 +184,7 @@ class Etcd:
     leases: tuple[Published, ...] | None = None
     open_to: str | None = None
     containers: Containers | None = None
-    alarms: tuple[str, ...] = ()
+    full: bool = False
     missing_rights: tuple[str, ...] = ()
 
 

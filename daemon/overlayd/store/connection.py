@@ -68,7 +68,6 @@ class Connection:
         self.leases = etcdrpc.LeaseStub(self._channel)
         self.watches = etcdrpc.WatchStub(self._channel)
         self.auth = etcdrpc.AuthStub(self._channel)
-        self.maintenance = etcdrpc.MaintenanceStub(self._channel)
 
     def close(self) -> None:
         """Hang up. Harmless when called again."""
@@ -175,6 +174,11 @@ def unreachable(error: grpc.RpcError) -> bool:
 def misnamed(error: grpc.RpcError) -> bool:
     """Whether gRPC refused, not etcd: of a certificate without subjectAltName, whose common name is the address."""
     return "does not match SSL server name" in (error.details() or "")
+
+
+def no_room(error: grpc.RpcError) -> bool:
+    """Whether etcd takes no writes from anybody; it says so before it looks at rights."""
+    return "database space exceeded" in (error.details() or "")
 
 
 def never_sent(error: grpc.RpcError) -> bool:

@@ -10,14 +10,14 @@ from typing import Any
 from overlayd.errors import StoreError
 from overlayd.log import logger
 from overlayd.store.client import Store, jittered
-from overlayd.store.connection import Connection, details, unreachable
+from overlayd.store.connection import Connection, details, no_room, unreachable
 from overlayd.store.rpc import etcdrpc, grpc
 
 log = logger("store")
 
 TIMEOUT_S = 3.0
 INTERVAL_S = 120.0
-# After a start, and while etcd does not answer.
+# After a start, and while etcd is away; where it is there and does not say, twice as long each time.
 SOON_S = 1.0
 
 
@@ -73,6 +73,8 @@ def _lets(connection: Connection, method: Callable[..., Any], request: Any) -> b
     try:
         method(request, timeout=TIMEOUT_S)
     except grpc.RpcError as error:
+        if no_room(error):
+            raise StoreError(f"etcd at {connection.endpoint}: {details(error)}") from error
         # With TLS, who has no certificate may be hung up on, which looks as if nobody were there.
         if unreachable(error) and not (connection.trust and error.code() is grpc.StatusCode.UNAVAILABLE):
             raise StoreError(f"etcd at {connection.endpoint}: {details(error)}") from error
@@ -108,14 +110,15 @@ class OpennessWatch:
             self._thread.join()
 
     def _run(self) -> None:
-        wait_s = 0.0
+        wait_s, retry_s = 0.0, SOON_S
         while not self._stopping.wait(jittered(wait_s)):
             wait_s = SOON_S
             if self._connected():
                 try:
                     self._ask()
-                    wait_s = INTERVAL_S
+                    wait_s, retry_s = INTERVAL_S, SOON_S
                 except StoreError as error:
+                    wait_s, retry_s = retry_s, min(INTERVAL_S, 2 * retry_s)
                     log.debug("etcd does not say whether it is open", problem=error.message)
 
     def _ask(self) -> None:

@@ -1,8 +1,9 @@
-"""Which rights this host's user lacks in etcd: found out by trying, changing nothing."""
+"""Whether etcd takes what this host would write there, and which rights are missing: tried, changing nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from overlayd.errors import StoreDenied, StoreFull
@@ -11,16 +12,29 @@ from overlayd.store.pages import prefix_end
 from overlayd.store.rpc import etcdrpc
 
 
-def missing(store: Store, *, read: Sequence[str] = (), write: Sequence[str] = ()) -> tuple[str, ...]:
-    """What of this is refused, in the words of `etcdctl role grant-permission`. Raises StoreError.
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """What was refused, in the words of `etcdctl role grant-permission`; `full` where etcd has no room for anything."""
 
-    `write` is read and written. A name that ends in `/` stands for all below it.
+    missing: tuple[str, ...]
+    full: bool
+
+
+def attempt(store: Store, *, read: Sequence[str] = (), write: Sequence[str] = ()) -> Trial:
+    """Try to read, and to read and write. Raises StoreError.
+
+    A name that ends in `/` stands for all below it.
     """
-    found = [f"read {name}" for name in read if not _reads(store, name)]
+    missing, full = [f"read {name}" for name in read if not _reads(store, name)], False
     for name in write:
-        if not _reads(store, name) or not _writes(store, name):
-            found.append(f"{'--prefix ' if name.endswith('/') else ''}readwrite {name}")
-    return tuple(found)
+        try:
+            may = _reads(store, name) and _writes(store, name)
+        except StoreFull:
+            # Said before rights are looked at.
+            full = may = True
+        if not may:
+            missing.append(f"{'--prefix ' if name.endswith('/') else ''}readwrite {name}")
+    return Trial(missing=tuple(missing), full=full)
 
 
 def _reads(store: Store, name: str) -> bool:
@@ -44,9 +58,6 @@ def _lets(store: Store, operation: str, method: Any, request: Any) -> bool:
         store.servers.call(operation, method, request, repeatable=True)
     except StoreDenied:
         return False
-    except StoreFull:
-        # Said before rights are looked at.
-        return True
     return True
 
 

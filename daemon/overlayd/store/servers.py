@@ -12,10 +12,19 @@ from typing import Any
 from overlayd.errors import StoreDenied, StoreError, StoreFull
 from overlayd.log import logger
 from overlayd.store.access import StoreSettings, check
-from overlayd.store.connection import Connection, Login, details, login_expired, misnamed, never_sent, unreachable
+from overlayd.store.connection import (
+    Connection,
+    Login,
+    details,
+    login_expired,
+    misnamed,
+    never_sent,
+    no_room,
+    unreachable,
+)
 from overlayd.store.endpoints import Endpoint
 from overlayd.store.resolve import Addresses, Names, Unresolved
-from overlayd.store.rpc import etcdrpc, grpc
+from overlayd.store.rpc import grpc
 from overlayd.store.trust import TrustFiles
 
 log = logger("store")
@@ -26,8 +35,6 @@ SERVER_TIMEOUT_S = 2.0
 PULSE_TIMEOUT_S = 2.5
 # Between two attempts with certificates that did not work.
 RENEW_RETRY_S = 5.0
-# AlarmRequest's action.
-_GET = 0
 
 RIGHTS = (
     "grant the user a role with these rights, where PREFIX is etcd-prefix: read PREFIX/config; readwrite of all below "
@@ -159,13 +166,6 @@ class Servers:
                 break
         raise StoreError(str(problem))
 
-    def alarms(self) -> tuple[str, ...]:
-        """The alarms that etcd has raised, as NOSPACE. Raises StoreError."""
-        answer = self.call(
-            "ask for alarms", lambda c: c.maintenance.Alarm, etcdrpc.AlarmRequest(action=_GET), repeatable=True
-        )
-        return tuple(sorted({etcdrpc.AlarmType.Name(one.alarm) for one in answer.alarms}))
-
     def tend(self) -> None:
         """Store.tend."""
         connection = self._connection
@@ -218,7 +218,7 @@ class Servers:
         # Both words stand for other things too: etcd's disk is full; too many requests.
         if word == "RESOURCE_EXHAUSTED" and "larger than max" in detail:
             kind = TooLarge
-        elif "database space exceeded" in detail:
+        elif no_room(error):
             kind, hint = StoreFull, StoreFull.HINT
         elif word == "OUT_OF_RANGE" and "compacted" in detail:
             kind = Compacted

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from overlayd.errors import StoreError
 from overlayd.log import logger
@@ -62,10 +62,20 @@ class Trust:
 @contextlib.contextmanager
 def _in_memory(content: bytes) -> Iterator[str]:
     """A file of that content which nobody else sees; its path."""
-    with os.fdopen(os.memfd_create("pem"), "wb") as file:
+    with _nameless() as file:
         file.write(content)
         file.flush()
         yield f"/proc/self/fd/{file.fileno()}"
+
+
+def _nameless() -> IO[bytes]:
+    try:
+        return os.fdopen(os.memfd_create("pem"), "wb")
+    except (AttributeError, OSError):
+        # Neither CentOS 7's C library nor every kernel of its has it.
+        import tempfile  # noqa: PLC0415
+
+        return tempfile.TemporaryFile()
 
 
 def read_pem_file(setting: str, path: str) -> bytes:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from overlayd.errors import StoreError
+from overlayd.errors import StoreError, StoreFull
 from overlayd.store.openness import Openness, openness
 from tests.certificates import Authority, Pair
 from tests.polling import until
@@ -99,3 +100,13 @@ def test_what_is_open_to_readers_only_is_said_too() -> None:
     seen = Openness(where="http://etcd:2379", read=True, write=False)
     assert "is read by anybody" in str(seen.warning)
     assert Openness(where="http://etcd:2379", read=False, write=False).warning is None
+
+
+def test_an_etcd_without_room_does_not_say(tmp_path: Path) -> None:
+    with serving(tmp_path, flags=["--quota-backend-bytes=1000000"]) as etcd:
+        store = etcd.store()
+        with contextlib.suppress(StoreFull):
+            for _number in range(200):
+                store.put("/filler", b"x" * 100_000)
+        with pytest.raises(StoreError, match="space exceeded"):
+            openness(store, PREFIX)

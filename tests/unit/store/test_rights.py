@@ -8,7 +8,7 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from overlayd.errors import StoreDenied
+from overlayd.errors import StoreDenied, StoreError
 from overlayd.presence import Identity, Presence
 from overlayd.registry import Registry
 from overlayd.store.client import Store
@@ -69,7 +69,9 @@ def test_without_the_right_on_hosts_presence_is_done_without_and_said_once(
 
 
 @pytest.mark.parametrize("missing", [CONFIG_RIGHT, SUBNETS_RIGHT], ids=["config", "subnets"])
-def test_a_host_that_may_not_read_says_which_rights_it_needs(etcd: Etcd, missing: Sequence[str]) -> None:
+def test_a_host_that_may_not_read_says_which_rights_it_needs(
+    etcd: Etcd, missing: Sequence[str], caplog: pytest.LogCaptureFixture
+) -> None:
     store = guard(etcd, *({CONFIG_RIGHT, SUBNETS_RIGHT} - {tuple(missing)}))
     with pytest.raises(StoreDenied, match="PERMISSION_DENIED") as caught:
         list(store.pages([f"{PREFIX}/config", f"{PREFIX}/subnets/"]))
@@ -79,6 +81,11 @@ def test_a_host_that_may_not_read_says_which_rights_it_needs(etcd: Etcd, missing
     one.start()
     try:
         until(lambda: "PERMISSION_DENIED" in str(one.view.problem))
+        # The daemon's log, and what it waits for, say what to do about it.
+        assert "etcd refuses this host" in caplog.text
+        with pytest.raises(StoreError, match="PERMISSION_DENIED") as waiting:
+            one.network_config()
+        assert "read PREFIX/config" in str(waiting.value.hint)
     finally:
         one.stop()
 

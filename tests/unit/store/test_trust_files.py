@@ -120,3 +120,13 @@ def test_der_is_named_and_the_hint_makes_pem_of_it(folder: Folder) -> None:
         subprocess.run(str(caught.value.hint).split(), check=True, capture_output=True)
         assert Path(f"{path}.pem").read_bytes().split() == pem.split()
         path.write_bytes(pem)
+
+
+def test_a_system_without_files_in_memory_checks_them_too(
+    folder: Folder, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("os.memfd_create")
+    assert folder.trust.read().certificate == folder.certificate.read_bytes()
+    folder.key.write_bytes(authority.issue("other").key.read_bytes())
+    with pytest.raises(StoreError, match="do not go together"):
+        TrustFiles(cafile=str(folder.ca), certfile=str(folder.certificate), keyfile=str(folder.key)).read()

@@ -89,11 +89,11 @@ def store(facts: Facts) -> Finding:
         )
     if here.problem is not None:
         return problem("etcd", here.problem, advice=here.advice)
-    if "NOSPACE" in here.alarms:
+    if here.full:
         leased = bool(facts.network and facts.network.subnets)
         return (warning if leased else problem)(
             "etcd",
-            "it has the alarm NOSPACE: leases are prolonged, but no host gets a new one, and nothing is written",
+            "it has no room (alarm NOSPACE): leases are prolonged, but no host gets a new one, and nothing is written",
             advice=StoreFull.HINT,
         )
     if here.missing_rights:
@@ -148,10 +148,10 @@ def lease(facts: Facts) -> Finding:
     if leases is None:
         return unknown("lease", f"etcd does not say; last known here: {', '.join(map(str, subnets)) or 'none'}")
     if not subnets:
-        if facts.daemon.running:
-            reasons = "; ".join(facts.daemon.problems) or "see daemon"
-            return problem("lease", "this host holds no lease", advice=f"the daemon runs and waits: {reasons}")
-        return problem("lease", "this host holds no lease", remedy="systemctl start overlayd")
+        if facts.daemon.running is False:
+            return problem("lease", "this host holds no lease", remedy="systemctl start overlayd")
+        reasons = "; ".join(facts.daemon.problems) or "see daemon"
+        return problem("lease", "this host holds no lease", advice=f"the daemon runs and waits: {reasons}")
     for subnet in subnets:
         holder = next((found for found in leases if found.subnet == subnet), None)
         if holder is None:

@@ -19,7 +19,7 @@ from overlayd.store import endpoints as addresses
 from overlayd.store.client import KeyValue, Store
 from overlayd.store.openness import openness
 from overlayd.store.resolve import Unresolved
-from overlayd.store.rights import missing
+from overlayd.store.rights import Trial, attempt
 
 TIMEOUT_S = 3.0
 
@@ -29,18 +29,17 @@ def read_etcd(settings: Settings) -> tuple[Etcd, NetworkConfig | None, tuple[Pub
     files = tls.files(settings)
     servers = _endpoints(settings)
     config_key, subnets = f"{settings.etcd_prefix}/{CONFIG}", f"{settings.etcd_prefix}/{SUBNETS}"
-    rights: tuple[str, ...] = ()
+    trial = Trial(missing=(), full=False)
     try:
         with _store(settings) as store:
             # First, so that what is refused can be named.
-            rights = missing(store, read=[config_key], write=[subnets, f"{settings.etcd_prefix}/{HOSTS}"])
+            trial = attempt(store, read=[config_key], write=[subnets, f"{settings.etcd_prefix}/{HOSTS}"])
             raw = store.get(config_key)
             entries, _revision = store.list_prefix(subnets)
             open_to = _open_to(store, settings.etcd_prefix)
-            alarms = _alarms(store)
     except OverlaydError as error:
-        advice = None if isinstance(error, StoreDenied) and rights else error.hint
-        found = Etcd(endpoints=servers, files=files, problem=error.message, advice=advice, missing_rights=rights)
+        advice = None if isinstance(error, StoreDenied) and trial.missing else error.hint
+        found = Etcd(endpoints=servers, files=files, problem=error.message, advice=advice, missing_rights=trial.missing)
         return found, None, ()
     leases = tuple(published for entry in entries for published in _published(entry))
     config, problem, advice = None, None, None
@@ -58,8 +57,8 @@ def read_etcd(settings: Settings) -> tuple[Etcd, NetworkConfig | None, tuple[Pub
             config=f"{config} by {config.backend_type}" if config is not None else None,
             leases=leases,
             open_to=open_to,
-            alarms=alarms,
-            missing_rights=rights,
+            full=trial.full,
+            missing_rights=trial.missing,
             containers=containers.who_reaches(settings.etcd_endpoints) if open_to else None,
         ),
         config,
@@ -102,13 +101,6 @@ def _store(settings: Settings) -> Iterator[Store]:
         yield store
     finally:
         store.close()
-
-
-def _alarms(store: Store) -> tuple[str, ...]:
-    # etcd's grpc-proxy and those who only look like etcd may not know the call.
-    with contextlib.suppress(OverlaydError):
-        return store.servers.alarms()
-    return ()
 
 
 def _endpoints(settings: Settings) -> tuple[Endpoint, ...]:
