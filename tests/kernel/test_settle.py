@@ -6,12 +6,17 @@ real ones are in tests/cluster.
 
 from __future__ import annotations
 
+import json
+import shutil
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.kernel.lab import Lab, laboratory
+from tests.kernel.lab import SWITCH_ADDRESS, Lab, laboratory
 from tests.polling import eventually
 
 SYSTEMCTL = """\
@@ -27,6 +32,26 @@ OBEY = """\
 bip=$(sed -n 's/.*--bip=\\([0-9./]*\\).*/\\1/p' {docker_env})
 ip address flush dev docker0; ip address add $bip dev docker0"""
 WRONG = "172.17.0.1/16"
+# What stands for an etcd on the host itself.
+FORWARD = """
+import asyncio
+
+async def copy(source, target):
+    while data := await source.read(65536):
+        target.write(data)
+        await target.drain()
+    target.close()
+
+async def serve(reader, writer):
+    there, back = await asyncio.open_connection("{server}", 2379)
+    await asyncio.gather(copy(reader, back), copy(there, writer), return_exceptions=True)
+
+async def main():
+    async with await asyncio.start_server(serve, "127.0.0.1", 2379) as server:
+        await server.serve_forever()
+
+asyncio.run(main())
+"""
 
 
 @pytest.fixture(scope="module")
@@ -134,3 +159,56 @@ def test_without_a_daemon_there_is_nothing_to_settle(lab: Lab, tmp_path: Path) -
         assert (done.returncode, "overlayd status" in done.stderr, docker.restarts) == (1, True, 0), done.stderr
     finally:
         lab.remove_host(docker.host)
+
+
+def test_nobody_who_masquerades_is_a_warning_and_its_remedy_mends(lab: Lab) -> None:
+    host = lab.host("b", settings={"firewall": "none", "resync-s": 0.5})
+    try:
+        eventually("it is said", lambda: "neither docker nor overlayd masquerades" in str(host.status()["warnings"]))
+        assert "neither docker nor overlayd masquerades" in host.call("status").stdout
+        findings = json.loads(host.call("doctor", "--json", "--no-arp").stdout)["findings"]
+        remedy = next(finding["remedy"] for finding in findings if finding["name"] == "masquerading")
+        assert f"run: {remedy}" in str(host.status()["warnings"])
+        host.run("sh", "-c", remedy)
+        eventually("all is well", lambda: "masquerades" not in str(host.status()["warnings"]))
+    finally:
+        lab.remove_host(host)
+
+
+@pytest.mark.slow
+def test_after_a_reboot_docker_may_start_before_an_etcd_that_is_its_container(lab: Lab, tmp_path: Path) -> None:
+    host = lab.host("c")
+    subnet, elsewhere = host.subnet, host.settings
+    try:
+        host.stop()
+        shutil.rmtree(host.run_dir)
+        # Nothing listens there yet: docker is not up.
+        host.run("ip", "link", "set", "lo", "up")
+        host.settings = {**elsewhere, "etcd-endpoints": "http://127.0.0.1:2379"}
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as ear:
+            ear.bind(str(tmp_path / "notify"))
+            host.launcher = ("env", f"NOTIFY_SOCKET={tmp_path / 'notify'}")
+            host.start(ready=False)
+            # Only from then on docker.service is started, which comes after us.
+            eventually("systemd was told", lambda: b"READY=1" in _heard(ear), timeout_s=60)
+            assert f"--bip={subnet[1]}/24" in (host.run_dir / "docker.env").read_text()
+        status = host.call("status")
+        assert (status.returncode, "docker may start" in status.stdout) == (1, True), status.stdout
+        # docker starts etcd.
+        etcd = subprocess.Popen([*host.enter, sys.executable, "-c", FORWARD.format(server=SWITCH_ADDRESS)])
+        try:
+            eventually("it is ready", lambda: host.status().get("state") == "ready", timeout_s=30)
+            assert host.subnet == subnet
+        finally:
+            etcd.terminate()
+            etcd.wait()
+    finally:
+        lab.remove_host(host)
+
+
+def _heard(ear: socket.socket) -> bytes:
+    # Who does not listen keeps the daemon waiting.
+    try:
+        return ear.recv(4096)
+    except BlockingIOError:
+        return b""
