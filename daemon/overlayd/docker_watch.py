@@ -76,10 +76,12 @@ class DockerWatch:
         return tuple(problem for problem in found if problem)
 
     def warnings(self, network: IPNetwork | None) -> tuple[str, ...]:
-        """That containers do not reach what is outside the network."""
-        if self._masqueraded or self._subnet is None:
-            return ()
-        return (outside.nobody(str(network), str(self._subnet)),)
+        """That containers do not reach what is outside the network, and that docker's next start would go wrong."""
+        nobody = None
+        if not self._masqueraded and self._subnet is not None:
+            nobody = outside.nobody(str(network), str(self._subnet))
+        not_ours = None if self._different else docker_service.not_ours(self._service)
+        return tuple(warning for warning in (nobody, not_ours) if warning)
 
     def record(self, want: docker.Wanted) -> str:
         """docker.json: what `overlayd docker prepare` needs to know of us."""
