@@ -32,6 +32,6 @@ def read_docker(settings: Settings, network: Network | None) -> Docker:
         compared=argv is not None and network is not None and bool(network.subnets),
         otherwise=otherwise,
         etcd_here=docker_first.etcd_is_here(settings.etcd_endpoints),
-        remembered=any((folder / docker.RECORD).exists() for folder in (settings.run_dir, settings.state_dir)),
+        remembered=docker_first.remembers(settings),
         left_to_others=settings.firewall == "none" and settings.ip_masq,
     )
