@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from overlayd import dockerd_flags, process
-from overlayd.docker_told import UNIT, Told
+from overlayd.docker_told import UNIT, Told, takes_ours
 from overlayd.errors import CommandFailed
 from overlayd.log import logger
 
@@ -32,7 +32,8 @@ _REASON_AT_MOST = 400
 class Service:
     """docker.service: `state`, `sub_state` and `result` as systemd names them; `reason`: why it failed, by its own log.
 
-    `job`: systemd is about to start or stop it. `never_ran`: not in this boot.
+    `job`: systemd is about to start or stop it. `never_ran`: not in this boot. `by_hand`: somebody's own unit has our
+    options without our drop-ins.
     """
 
     state: str
@@ -42,6 +43,7 @@ class Service:
     never_ran: bool = False
     pid: int = 0
     drop_ins: tuple[str, ...] = ()
+    by_hand: bool = False
     result: str = ""
     reason: str | None = None
 
@@ -52,8 +54,8 @@ class Service:
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """The drop-ins of ours that it does not have."""
-        return tuple(name for name in DROP_INS if name not in self.drop_ins)
+        """The drop-ins of ours that it does not have and needs."""
+        return () if self.by_hand else tuple(name for name in DROP_INS if name not in self.drop_ins)
 
 
 def read_service() -> Service | None:
@@ -85,6 +87,7 @@ def read_service() -> Service | None:
         never_ran=found[_LEFT_AT] == "0",
         pid=int(found["MainPID"]) if found["MainPID"].isdigit() else 0,
         drop_ins=tuple(Path(path).name for path in found["DropInPaths"].split()),
+        by_hand=takes_ours(),
         result=found["Result"],
     )
     return replace(service, reason=_reason(found["InvocationID"])) if service.failed else service

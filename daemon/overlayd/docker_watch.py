@@ -129,7 +129,8 @@ class DockerWatch:
                 settled.add(self.problems)
 
     def _restart_now(self) -> str:
-        if self._conflicts:
+        if self._conflicts or (self._service is not None and self._service.missing):
+            # It would come up the same.
             return "never"
         # With live-restore a dockerd that starts beside containers leaves its bridge as it is.
         return "idle" if self._live_restore and self._restart == "always" else self._restart

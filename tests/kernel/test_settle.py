@@ -23,7 +23,7 @@ SYSTEMCTL = """\
 echo "$@" >>{calls}
 case $1 in
 show) printf 'LoadState=loaded\\nActiveState=active\\nUnitFileState=enabled\\nJob=0\\n'
-      echo InactiveEnterTimestampMonotonic=5 ;;
+      echo DropInPaths={drop_ins}; echo InactiveEnterTimestampMonotonic=5 ;;
 restart) {restart} ;;
 esac
 """
@@ -64,12 +64,21 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 class Docker:
     """The stand-ins on one host, whose docker0 is on the lease at first."""
 
-    def __init__(self, lab: Lab, tmp_path: Path, setting: str, *, containers: str = "", obeys: bool = True) -> None:
+    def __init__(
+        self,
+        lab: Lab,
+        tmp_path: Path,
+        setting: str,
+        *,
+        containers: str = "",
+        obeys: bool = True,
+        drop_ins: str = "/a/50-overlayd.conf\\ /b/zz-overlayd.conf",
+    ) -> None:
         self.calls = tmp_path / "calls"
         self.calls.touch()
         self.host = lab.host("a", start=False, settings={"docker-restart": setting, "resync-s": 0.5})
         restart = OBEY.format(docker_env=self.host.run_dir / "docker.env") if obeys else "true"
-        self.host.install("systemctl", SYSTEMCTL.format(calls=self.calls, restart=restart))
+        self.host.install("systemctl", SYSTEMCTL.format(calls=self.calls, restart=restart, drop_ins=drop_ins))
         self.host.install("docker", f"echo {containers}")
         self.host.start()
         self.host.start_container()
@@ -146,6 +155,20 @@ def test_a_restart_that_does_not_help_is_not_tried_again(lab: Lab, tmp_path: Pat
         assert not docker.on_the_lease()
         done = docker.host.call("docker", "settle")
         assert (done.returncode, "still docker0 has 172.17.0.1/16" in done.stderr) == (1, True), done.stderr
+    finally:
+        lab.remove_host(docker.host)
+
+
+def test_a_docker_that_would_get_no_options_is_not_restarted_for_nothing(lab: Lab, tmp_path: Path) -> None:
+    # The generator failed, or overlayd.service is not enabled.
+    docker = Docker(lab, tmp_path, "always", drop_ins="/a/50-overlayd.conf")
+    try:
+        eventually("it is said", lambda: "zz-overlayd.conf" in str(docker.host.status()["warnings"]))
+        docker.take_another_address()
+        eventually("the daemon says what to do", docker.complained)
+        done = docker.host.call("docker", "settle")
+        assert (done.returncode, docker.restarts) == (2, 0), done.stderr
+        assert "systemctl enable overlayd && systemctl daemon-reload" in done.stderr
     finally:
         lab.remove_host(docker.host)
 

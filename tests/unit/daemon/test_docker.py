@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from overlayd import docker, docker_service, process
+from overlayd import docker, docker_service, docker_told, process
 from overlayd.errors import OverlaydError
 from overlayd.lease import Subnets
 
@@ -251,3 +251,13 @@ def test_a_drop_in_that_is_missing_is_said_before_it_matters_and_when_it_does(sy
     said = docker_service.started_otherwise({"bip": "without --bip=10.5.52.1/24"}, service)
     assert "zz-overlayd.conf" in str(said)
     assert "daemon-reload && overlayd docker settle" in str(said)
+
+
+def test_a_unit_of_somebodys_own_with_our_options_needs_no_drop_in(
+    systemd: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    told(tmp_path, {UNIT: "[Service]\nExecStart=/usr/bin/dockerd $OVERLAYD_DOCKER_OPTIONS\n"})
+    assert docker_told.takes_ours(tmp_path)
+    monkeypatch.setattr(docker_service, "takes_ours", lambda: True)
+    systemd["systemctl"] = show(DropInPaths="")
+    assert docker_service.not_ours(docker_service.read_service()) is None

@@ -26,6 +26,7 @@ def read_docker(settings: Settings, network: Network | None) -> Docker:
         conflicts=tuple(conflicts),
         settings=told.settings,
         drop_ins=service.drop_ins if service else None,
+        by_hand=service is not None and service.by_hand,
         active=service.state == "active" if service else None,
         down=docker_service.down(service),
         failed=service is not None and service.failed,
