@@ -73,6 +73,15 @@ def remember(state_dir: Path, record: str) -> None:
         write_atomically(state_dir / docker.RECORD, record, mode=0o600)
 
 
+def remembers(settings: Settings) -> bool:
+    """Whether docker could be let start; False where that is not for us to see."""
+    for path in (settings.run_dir / docker.DOCKER_ENV, settings.state_dir / docker.RECORD):
+        with contextlib.suppress(OSError):
+            path.stat()
+            return True
+    return False
+
+
 def etcd_is_here(endpoints: Sequence[str]) -> bool:
     """Whether one of etcd's servers has an address of this host. A name that only DNS knows is not asked for."""
     try:

@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from overlayd import dockerd_flags, process
-from overlayd.docker_told import UNIT, Told
+from overlayd.docker_told import UNIT, Told, takes_ours
 from overlayd.errors import CommandFailed
 from overlayd.log import logger
 
 log = logger("docker")
 
 START_AGAIN = "systemctl reset-failed docker; systemctl start docker"
+ENABLE = "systemctl enable overlayd && systemctl daemon-reload"
 DROP_INS = ("50-overlayd.conf", "zz-overlayd.conf")
 # Containers get their own time to stop.
 RESTART_TIMEOUT_S = 300.0
@@ -29,9 +30,10 @@ _REASON_AT_MOST = 400
 
 @dataclass(frozen=True, kw_only=True)
 class Service:
-    """docker.service: `state` and `sub_state` as systemd names them; `reason` is why it failed, in dockerd's words.
+    """docker.service: `state`, `sub_state` and `result` as systemd names them; `reason`: why it failed, by its own log.
 
-    `job`: systemd is about to start or stop it. `never_ran`: not in this boot.
+    `job`: systemd is about to start or stop it. `never_ran`: not in this boot. `by_hand`: somebody's own unit has our
+    options without our drop-ins.
     """
 
     state: str
@@ -41,6 +43,8 @@ class Service:
     never_ran: bool = False
     pid: int = 0
     drop_ins: tuple[str, ...] = ()
+    by_hand: bool = False
+    result: str = ""
     reason: str | None = None
 
     @property
@@ -50,13 +54,24 @@ class Service:
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """The drop-ins of ours that it does not have."""
-        return tuple(name for name in DROP_INS if name not in self.drop_ins)
+        """The drop-ins of ours that it does not have and needs."""
+        return () if self.by_hand else tuple(name for name in DROP_INS if name not in self.drop_ins)
 
 
 def read_service() -> Service | None:
     """What systemd says of docker.service; None without systemd, or where it knows no such unit."""
-    names = ("LoadState", "ActiveState", "SubState", "UnitFileState", "Job", "MainPID", "DropInPaths", _LEFT_AT)
+    names = (
+        "LoadState",
+        "ActiveState",
+        "SubState",
+        "Result",
+        "InvocationID",
+        "UnitFileState",
+        "Job",
+        "MainPID",
+        "DropInPaths",
+        _LEFT_AT,
+    )
     try:
         text = process.run(["systemctl", "show", UNIT, f"--property={','.join(names)}"], timeout_s=_ASK_TIMEOUT_S)
     except CommandFailed:
@@ -72,15 +87,22 @@ def read_service() -> Service | None:
         never_ran=found[_LEFT_AT] == "0",
         pid=int(found["MainPID"]) if found["MainPID"].isdigit() else 0,
         drop_ins=tuple(Path(path).name for path in found["DropInPaths"].split()),
+        by_hand=takes_ours(),
+        result=found["Result"],
     )
-    return replace(service, reason=_reason()) if service.failed else service
+    return replace(service, reason=_reason(found["InvocationID"])) if service.failed else service
 
 
-def _reason() -> str | None:
-    """Why docker.service failed last: of its log, the line that says it; None where there is none to read."""
-    argv = ["journalctl", f"--unit={UNIT}", "--boot", "--lines=200", "--output=cat", "--no-pager", "--quiet"]
+def _reason(invocation: str) -> str | None:
+    """Why docker.service failed last: of its log, the line that says it; None where there is none to read.
+
+    `invocation` is systemd's name for its last start; a systemd before 232 has none.
+    """
+    argv = ["journalctl", "--boot", "--lines=200", "--output=cat", "--no-pager", "--quiet"]
+    # What an earlier start failed for may be mended since.
+    argv += [f"_SYSTEMD_INVOCATION_ID={invocation}", "+", f"INVOCATION_ID={invocation}"] if invocation else ["-u", UNIT]
     try:
-        lines = [line for line in process.run(argv, timeout_s=_ASK_TIMEOUT_S).splitlines() if line.strip()]
+        lines = process.run(argv, timeout_s=_ASK_TIMEOUT_S).splitlines()
     except CommandFailed:
         return None
     for line in reversed(lines):
@@ -135,10 +157,7 @@ def started_otherwise(different: Mapping[str, str], service: Service | None) -> 
         return None
     what = f"dockerd runs {', '.join(different.values())}"
     if service is not None and service.missing:
-        return (
-            f"{what}: docker.service has no {', '.join(service.missing)}; run: "
-            "systemctl enable overlayd && systemctl daemon-reload && overlayd docker settle"
-        )
+        return f"{what}: docker.service has no {', '.join(service.missing)}; run: {ENABLE} && overlayd docker settle"
     return f"{what}: it was started before that was so; run: overlayd docker settle"
 
 
@@ -147,10 +166,20 @@ def down(service: Service | None) -> str | None:
     if service is None or service.job:
         return None
     if service.failed:
-        return f"docker.service failed: {service.reason or f'why, says journalctl -u {UNIT} -n 50'}"
+        return f"docker.service failed: {service.reason or f'{service.result}, see journalctl -u {UNIT} -n 50'}"
     if service.state == "inactive" and service.enabled:
         return "docker.service is enabled and stopped, so no container runs here"
     return None
+
+
+def not_ours(service: Service | None) -> str | None:
+    """That a docker that runs well now would be started without its subnet; None where it would not."""
+    if service is None or not service.missing or service.state != "active":
+        return None
+    return (
+        f"docker.service has no {', '.join(service.missing)}, so its next start is without this host's subnet; "
+        f"run: {ENABLE}; where that changes nothing: journalctl -b | grep overlayd-docker-generator"
+    )
 
 
 def up_again(service: Service) -> str:

@@ -77,6 +77,11 @@ def unit_flags(root: Path = Path("/")) -> dict[str, Given]:
     return found
 
 
+def takes_ours(root: Path = Path("/")) -> bool:
+    """Whether docker.service has our variable on its command line by somebody's own hand, without the generator."""
+    return any(VARIABLE in command for command in generator.exec_start(generator.sources(root, UNIT)))
+
+
 def read_daemon_json(path: Path = DAEMON_JSON) -> tuple[dict[str, Any], list[str]]:
     """daemon.json's settings, and what is wrong with the file; a missing one is empty."""
     try:

@@ -76,10 +76,12 @@ class DockerWatch:
         return tuple(problem for problem in found if problem)
 
     def warnings(self, network: IPNetwork | None) -> tuple[str, ...]:
-        """That containers do not reach what is outside the network."""
-        if self._masqueraded or self._subnet is None:
-            return ()
-        return (outside.nobody(str(network), str(self._subnet)),)
+        """That containers do not reach what is outside the network, and that docker's next start would go wrong."""
+        nobody = None
+        if not self._masqueraded and self._subnet is not None:
+            nobody = outside.nobody(str(network), str(self._subnet))
+        not_ours = None if self._different else docker_service.not_ours(self._service)
+        return tuple(warning for warning in (nobody, not_ours) if warning)
 
     def record(self, want: docker.Wanted) -> str:
         """docker.json: what `overlayd docker prepare` needs to know of us."""
@@ -127,7 +129,8 @@ class DockerWatch:
                 settled.add(self.problems)
 
     def _restart_now(self) -> str:
-        if self._conflicts:
+        if self._conflicts or (self._service is not None and self._service.missing):
+            # It would come up the same.
             return "never"
         # With live-restore a dockerd that starts beside containers leaves its bridge as it is.
         return "idle" if self._live_restore and self._restart == "always" else self._restart

@@ -31,10 +31,13 @@ MORE: dict[str, str] = {
 FILES: dict[str, str] = {
     "/etc/sysconfig/overlayd": "Settings of this host, see `overlayd.conf`(5).",
     "/run/overlayd/subnet.env": "The leased subnet as FLANNEL_SUBNET and so on, in flannel's format.",
-    "/run/overlayd/docker.env": "docker's options, for its unit's drop-in.",
+    "/run/overlayd/docker.env": "docker's options, for its unit's drop-in; docker.service has them made anew from "
+    "docker.json, which is beside it, and from what docker is told else, each time before it starts.",
     "/run/overlayd/status.json": "With reach.json: what `overlayd status` prints.",
     "/run/overlayd/containers.sock": "Where the daemon asks overlayd-containers.service for sockets inside containers.",
     "/var/lib/overlayd/lease.json": "The subnet, so that this host has it again after a reboot.",
+    "/var/lib/overlayd/docker.json": "What docker was told last. Where etcd has an address of this host and does not "
+    "answer for half a minute, docker is let start with that: it may be the one that starts etcd.",
     "/usr/lib/systemd/system/docker.service.d/50-overlayd.conf": "Orders docker after overlayd. What docker is started "
     "with is added by a generator, while overlayd.service is enabled.",
     "/usr/lib/firewalld/policies/overlayd-forward.xml": "With overlayd-input.xml there, and overlayd-peers.xml and "

@@ -281,7 +281,7 @@ def test_docker_on_another_subnet_and_larger_containers(lab: Lab) -> None:
         _status, findings = doctor(a, "--no-arp")
         assert problems(findings).keys() == {"docker-bridge"}
         assert "172.17.0.1/16" in findings["docker-bridge"]["found"]
-        assert findings["docker-bridge"]["remedy"] == "systemctl restart docker"
+        assert findings["docker-bridge"]["remedy"] == "overlayd docker settle"
         assert "vethc" in findings["container-mtu"]["found"]
     finally:
         namespaces.ip(a.namespace, "address del 172.17.0.1/16 dev docker0", f"address add {own} dev docker0")

@@ -6,19 +6,24 @@ real ones are in tests/cluster.
 
 from __future__ import annotations
 
+import json
+import shutil
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.kernel.lab import Lab, laboratory
+from tests.kernel.lab import SWITCH_ADDRESS, Lab, laboratory
 from tests.polling import eventually
 
 SYSTEMCTL = """\
 echo "$@" >>{calls}
 case $1 in
 show) printf 'LoadState=loaded\\nActiveState=active\\nUnitFileState=enabled\\nJob=0\\n'
-      echo InactiveEnterTimestampMonotonic=5 ;;
+      echo DropInPaths={drop_ins}; echo InactiveEnterTimestampMonotonic=5 ;;
 restart) {restart} ;;
 esac
 """
@@ -27,6 +32,26 @@ OBEY = """\
 bip=$(sed -n 's/.*--bip=\\([0-9./]*\\).*/\\1/p' {docker_env})
 ip address flush dev docker0; ip address add $bip dev docker0"""
 WRONG = "172.17.0.1/16"
+# What stands for an etcd on the host itself.
+FORWARD = """
+import asyncio
+
+async def copy(source, target):
+    while data := await source.read(65536):
+        target.write(data)
+        await target.drain()
+    target.close()
+
+async def serve(reader, writer):
+    there, back = await asyncio.open_connection("{server}", 2379)
+    await asyncio.gather(copy(reader, back), copy(there, writer), return_exceptions=True)
+
+async def main():
+    async with await asyncio.start_server(serve, "127.0.0.1", 2379) as server:
+        await server.serve_forever()
+
+asyncio.run(main())
+"""
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +64,21 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 class Docker:
     """The stand-ins on one host, whose docker0 is on the lease at first."""
 
-    def __init__(self, lab: Lab, tmp_path: Path, setting: str, *, containers: str = "", obeys: bool = True) -> None:
+    def __init__(
+        self,
+        lab: Lab,
+        tmp_path: Path,
+        setting: str,
+        *,
+        containers: str = "",
+        obeys: bool = True,
+        drop_ins: str = "/a/50-overlayd.conf\\ /b/zz-overlayd.conf",
+    ) -> None:
         self.calls = tmp_path / "calls"
         self.calls.touch()
         self.host = lab.host("a", start=False, settings={"docker-restart": setting, "resync-s": 0.5})
         restart = OBEY.format(docker_env=self.host.run_dir / "docker.env") if obeys else "true"
-        self.host.install("systemctl", SYSTEMCTL.format(calls=self.calls, restart=restart))
+        self.host.install("systemctl", SYSTEMCTL.format(calls=self.calls, restart=restart, drop_ins=drop_ins))
         self.host.install("docker", f"echo {containers}")
         self.host.start()
         self.host.start_container()
@@ -125,6 +159,20 @@ def test_a_restart_that_does_not_help_is_not_tried_again(lab: Lab, tmp_path: Pat
         lab.remove_host(docker.host)
 
 
+def test_a_docker_that_would_get_no_options_is_not_restarted_for_nothing(lab: Lab, tmp_path: Path) -> None:
+    # The generator failed, or overlayd.service is not enabled.
+    docker = Docker(lab, tmp_path, "always", drop_ins="/a/50-overlayd.conf")
+    try:
+        eventually("it is said", lambda: "zz-overlayd.conf" in str(docker.host.status()["warnings"]))
+        docker.take_another_address()
+        eventually("the daemon says what to do", docker.complained)
+        done = docker.host.call("docker", "settle")
+        assert (done.returncode, docker.restarts) == (2, 0), done.stderr
+        assert "systemctl enable overlayd && systemctl daemon-reload" in done.stderr
+    finally:
+        lab.remove_host(docker.host)
+
+
 def test_without_a_daemon_there_is_nothing_to_settle(lab: Lab, tmp_path: Path) -> None:
     docker = Docker(lab, tmp_path, "always")
     try:
@@ -134,3 +182,56 @@ def test_without_a_daemon_there_is_nothing_to_settle(lab: Lab, tmp_path: Path) -
         assert (done.returncode, "overlayd status" in done.stderr, docker.restarts) == (1, True, 0), done.stderr
     finally:
         lab.remove_host(docker.host)
+
+
+def test_nobody_who_masquerades_is_a_warning_and_its_remedy_mends(lab: Lab) -> None:
+    host = lab.host("b", settings={"firewall": "none", "resync-s": 0.5})
+    try:
+        eventually("it is said", lambda: "neither docker nor overlayd masquerades" in str(host.status()["warnings"]))
+        assert "neither docker nor overlayd masquerades" in host.call("status").stdout
+        findings = json.loads(host.call("doctor", "--json", "--no-arp").stdout)["findings"]
+        remedy = next(finding["remedy"] for finding in findings if finding["name"] == "masquerading")
+        assert f"run: {remedy}" in str(host.status()["warnings"])
+        host.run("sh", "-c", remedy)
+        eventually("all is well", lambda: "masquerades" not in str(host.status()["warnings"]))
+    finally:
+        lab.remove_host(host)
+
+
+@pytest.mark.slow
+def test_after_a_reboot_docker_may_start_before_an_etcd_that_is_its_container(lab: Lab, tmp_path: Path) -> None:
+    host = lab.host("c")
+    subnet, elsewhere = host.subnet, host.settings
+    try:
+        host.stop()
+        shutil.rmtree(host.run_dir)
+        # Nothing listens there yet: docker is not up.
+        host.run("ip", "link", "set", "lo", "up")
+        host.settings = {**elsewhere, "etcd-endpoints": "http://127.0.0.1:2379"}
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as ear:
+            ear.bind(str(tmp_path / "notify"))
+            host.launcher = ("env", f"NOTIFY_SOCKET={tmp_path / 'notify'}")
+            host.start(ready=False)
+            # Only from then on docker.service is started, which comes after us.
+            eventually("systemd was told", lambda: b"READY=1" in _heard(ear), timeout_s=60)
+            assert f"--bip={subnet[1]}/24" in (host.run_dir / "docker.env").read_text()
+        status = host.call("status")
+        assert (status.returncode, "docker may start" in status.stdout) == (1, True), status.stdout
+        # docker starts etcd.
+        etcd = subprocess.Popen([*host.enter, sys.executable, "-c", FORWARD.format(server=SWITCH_ADDRESS)])
+        try:
+            eventually("it is ready", lambda: host.status().get("state") == "ready", timeout_s=30)
+            assert host.subnet == subnet
+        finally:
+            etcd.terminate()
+            etcd.wait()
+    finally:
+        lab.remove_host(host)
+
+
+def _heard(ear: socket.socket) -> bytes:
+    # Who does not listen keeps the daemon waiting.
+    try:
+        return ear.recv(4096)
+    except BlockingIOError:
+        return b""

@@ -61,6 +61,13 @@ def _settle(settings: Settings) -> int:
     if wrong is None:
         print_line(f"nothing to do: {docker.BRIDGE} {'is not there' if _addresses() is None else f'has {subnets}'}")
         return 0
+    service = docker_service.read_service()
+    if service is not None and service.missing:
+        raise ConfigError(
+            f"{wrong}; and docker.service has no {', '.join(service.missing)}, so a restart would not help",
+            hint=f"run: {docker_service.ENABLE}, then again; where that changes nothing: "
+            "journalctl -b | grep overlayd-docker-generator",
+        )
     print_line(wrong)
     if told.settings.get("live-restore") is True and docker.bridge_problem(subnets, _addresses()):
         _refuse_while_containers_run()

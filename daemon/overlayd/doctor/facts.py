@@ -242,7 +242,8 @@ class Firewall:
 
 @dataclass(frozen=True, kw_only=True)
 class Docker:
-    """Docker here. `conflicts` are sentences about what it is told; `drop_ins` the names systemd knows, if it is there.
+    """Docker here. `conflicts` are sentences about what it is told; `drop_ins` the names systemd knows, if it is there;
+    `by_hand`: somebody's own unit has our options without them.
 
     `down` says why it does not run though it should, `otherwise` in what the dockerd that runs was started otherwise,
     if it could be `compared`. `etcd_here`: one of etcd's servers has an address of this host; `remembered`: what docker
@@ -253,6 +254,7 @@ class Docker:
     conflicts: tuple[str, ...] = ()
     settings: Mapping[str, object] = field(default_factory=dict)
     drop_ins: tuple[str, ...] | None = None
+    by_hand: bool = False
     active: bool | None = None
     failed: bool = False
     down: str | None = None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from overlayd import docker, docker_service
+from overlayd import docker, docker_service, docker_told, process
 from overlayd.errors import OverlaydError
 from overlayd.lease import Subnets
 
@@ -179,3 +179,85 @@ def test_a_running_dockerd_is_compared_option_by_option() -> None:
     assert "must not" in different(*options, "--iptables=0")["iptables"]
     # daemon.json decides it now, and says the same.
     assert different(*options, "--iptables=0", told=docker.Told(daemon_json={"iptables": False})) == {}
+
+
+def show(**changes: str) -> str:
+    """What systemctl shows of a docker.service that runs well."""
+    well = {"LoadState": "loaded", "ActiveState": "active", "SubState": "running", "UnitFileState": "enabled"}
+    well |= {"Job": "0", "DropInPaths": "/usr/lib/50-overlayd.conf /run/zz-overlayd.conf", "InvocationID": "4c01"}
+    return "".join(f"{name}={value}\n" for name, value in {**well, **changes}.items())
+
+
+@pytest.fixture
+def systemd(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """What systemctl and journalctl say: to be changed."""
+    said = {"systemctl": show(), "journalctl": ""}
+
+    def run(argv: list[str], **_options: object) -> str:
+        if argv[0] == "journalctl":
+            assert "_SYSTEMD_INVOCATION_ID=4c01" in argv
+        return said[argv[0]]
+
+    monkeypatch.setattr(process, "run", run)
+    return said
+
+
+REFUSED = """\
+Starting docker.service - Docker Application Container Engine...
+time="2026-11-29T17:40:00Z" level=info msg="Starting up"
+failed to start daemon: You specified -b & --bip, mutually exclusive options. Please specify only one
+docker.service: Main process exited, code=exited, status=1/FAILURE
+docker.service: Failed with result 'exit-code'.
+"""
+
+
+def test_why_docker_failed_is_taken_from_its_log(systemd: dict[str, str]) -> None:
+    systemd["journalctl"] = REFUSED
+    for changes in ({"ActiveState": "failed"}, {"ActiveState": "activating", "SubState": "auto-restart"}):
+        systemd["systemctl"] = show(**changes, Result="exit-code")
+        assert "mutually exclusive" in str(docker_service.down(docker_service.read_service()))
+    systemd["journalctl"] = 'time="x" level=fatal msg="Error \\"a\\" \x1b[2J"\n'
+    said = str(docker_service.down(docker_service.read_service()))
+    assert said.isprintable()
+    systemd["journalctl"] = "Killing process\n"
+    systemd["systemctl"] = show(ActiveState="failed", Result="oom-kill")
+    assert "oom-kill, see journalctl -u docker" in str(docker_service.down(docker_service.read_service()))
+
+
+@pytest.mark.parametrize(
+    ("changes", "down"),
+    [
+        ({}, False),
+        ({"ActiveState": "inactive"}, True),
+        # Not wished for, or on its way.
+        ({"ActiveState": "inactive", "UnitFileState": "disabled"}, False),
+        ({"ActiveState": "inactive", "Job": "17"}, False),
+        ({"ActiveState": "activating", "SubState": "start-pre"}, False),
+        ({"LoadState": "not-found", "ActiveState": "inactive"}, False),
+    ],
+)
+def test_a_docker_that_is_stopped_counts_where_it_is_enabled(
+    systemd: dict[str, str], changes: dict[str, str], down: bool
+) -> None:
+    systemd["systemctl"] = show(**changes)
+    assert (docker_service.down(docker_service.read_service()) is not None) == down
+
+
+def test_a_drop_in_that_is_missing_is_said_before_it_matters_and_when_it_does(systemd: dict[str, str]) -> None:
+    assert docker_service.not_ours(docker_service.read_service()) is None
+    systemd["systemctl"] = show(DropInPaths="/usr/lib/50-overlayd.conf")
+    service = docker_service.read_service()
+    assert "zz-overlayd.conf" in str(docker_service.not_ours(service))
+    said = docker_service.started_otherwise({"bip": "without --bip=10.5.52.1/24"}, service)
+    assert "zz-overlayd.conf" in str(said)
+    assert "daemon-reload && overlayd docker settle" in str(said)
+
+
+def test_a_unit_of_somebodys_own_with_our_options_needs_no_drop_in(
+    systemd: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    told(tmp_path, {UNIT: "[Service]\nExecStart=/usr/bin/dockerd $OVERLAYD_DOCKER_OPTIONS\n"})
+    assert docker_told.takes_ours(tmp_path)
+    monkeypatch.setattr(docker_service, "takes_ours", lambda: True)
+    systemd["systemctl"] = show(DropInPaths="")
+    assert docker_service.not_ours(docker_service.read_service()) is None

@@ -67,3 +67,29 @@ def test_while_daemon_json_contradicts_the_lease_no_restart_is_tried(
         watch.look(WANT)
         watch.settle()
     assert [restart for _problem, restart in told] == ["never", "always"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "restarted"),
+    [
+        (["dockerd", *ALL], False),
+        (["dockerd", *ALL[:2]], True),
+        # Somebody else's decision, and not yet in force: docker is theirs to restart.
+        (["dockerd", *ALL, "--iptables=false"], False),
+    ],
+    ids=["as-it-should", "without-ours", "without-theirs"],
+)
+def test_a_dockerd_without_our_options_is_wrong_as_one_on_another_address_is(
+    file: Path, monkeypatch: pytest.MonkeyPatch, argv: list[str], restarted: bool
+) -> None:
+    told: list[tuple[str | None, str]] = []
+    monkeypatch.setattr(docker_service, "settle", lambda problem, *, restart: told.append((problem, restart)))
+    monkeypatch.setattr(docker_service, "read_service", lambda: None)
+    monkeypatch.setattr(docker_service, "dockerd_argv", lambda _service: tuple(argv))
+    monkeypatch.setattr("overlayd.docker_watch.interfaces.interface_addresses", lambda _name: None)
+    watch = DockerWatch(restart="idle", lasting_s=0, daemon_json=file)
+    for _ in range(3):
+        watch.look(WANT)
+        watch.settle()
+    assert [problem is not None for problem, _restart in told] == [restarted]
+    assert bool(watch.problems) == (argv != ["dockerd", *ALL])

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from overlayd import docker, envfile, generator, memory, status
+from overlayd import docker, docker_service, envfile, generator, memory, status
 from overlayd.backends import keyfile, ledger
 from overlayd.errors import CommandFailed, ConfigError, OverlaydError
 from overlayd.firewall import table
@@ -199,6 +199,43 @@ def test_any_unit_gives_commands(text: str) -> None:
     for command in generator.exec_start([text, text]):
         assert command == command.strip(" \t\r\n")
         assert not set(command) & set("\n\r\0")
+
+
+UNIT_LINES = st.sampled_from(
+    [
+        *("[Service]", "EnvironmentFile=-/etc/default/docker", "EnvironmentFile=", 'Environment="A=-b x" B=--mtu'),
+        *(
+            "ExecStart=/usr/bin/dockerd $A ${B}=3 $C",
+            "ExecStart=",
+            "ExecStart=/usr/bin/dockerd -",
+            "ExecStart=@-dockerd",
+        ),
+        *("ExecStart=/usr/bin/dockerd --config-file $A --bip", "ExecStart=/usr/bin/dockerd -Db 'x", "Environment=A='"),
+    ]
+)
+
+
+@given(
+    st.lists(UNIT_LINES | st.text(max_size=8), max_size=8).map("\n".join),
+    assignments(("A", "B", "C", "OVERLAYD_DOCKER_OPTIONS")),
+    records(("bip", "mtu", "hosts", "bridge", "fixed-cidr", "default-gateway", "live-restore")),
+)
+@example("[Service]\nExecStart=/dockerd --config-file=$A", b"A=/\0", b"{}")
+@anew
+def test_whatever_docker_is_told_can_be_judged(tmp_path: Path, unit: str, variables: bytes, daemon_json: bytes) -> None:
+    for name, content in (
+        ("usr/lib/systemd/system/docker.service", unit.encode("utf-8", "surrogatepass")),
+        ("etc/default/docker", variables),
+        ("etc/docker/daemon.json", daemon_json),
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    found = docker.read_told(root=tmp_path)
+    given, problems = docker.plan(BOTH, found, firewalled=True)
+    for text in (*given, *problems):
+        assert text.isprintable(), text
+    for text in docker_service.differences(("dockerd", *given, *unit.split()), given, found).values():
+        assert text.isprintable(), text
 
 
 @given(records(("nftables", "table", "chain", "rule", "name", "family")) | st.just(b'{"nftables":[{"table":{}}]}'))

@@ -58,7 +58,7 @@ def options(facts: Facts) -> Finding | None:
         "docker-options",
         here.otherwise,
         remedy=None if here.conflicts or facts.daemon.state != "ready" else "overlayd docker settle",
-        advice="mend what daemon-json says first" if here.conflicts else None,
+        advice="mend what daemon-json says first" if here.conflicts else _later(facts),
     )
 
 
@@ -111,7 +111,7 @@ def bridge(facts: Facts) -> Finding:
             "docker-bridge",
             f"{BRIDGE} has {has}, not the leased {missing[0]}: containers cannot be reached",
             remedy=_onto_the_lease(facts),
-            advice=f"mend the rest first: {facts.docker.conflicts[0]}" if facts.docker.conflicts else None,
+            advice="mend what daemon-json says first" if facts.docker.conflicts else _later(facts),
         )
     return ok("docker-bridge", f"{BRIDGE} is on {', '.join(map(str, subnets))}")
 
@@ -136,7 +136,7 @@ def drop_in(facts: Facts) -> Finding | None:
             "docker-drop-in", "systemd does not say; without it, docker.env must be given to dockerd by hand"
         )
     missing = [name for name in DROP_INS if name not in facts.docker.drop_ins]
-    if missing:
+    if missing and not facts.docker.by_hand:
         return problem(
             "docker-drop-in",
             f"docker.service has no {', '.join(missing)}: docker starts without its subnet",
@@ -151,6 +151,10 @@ def drop_in(facts: Facts) -> Finding | None:
 def _nodad(address: IPInterface) -> str:
     # Docker asks nobody either whether it is somebody's already.
     return " nodad" if address.version == 6 else ""
+
+
+def _later(facts: Facts) -> str | None:
+    return None if facts.daemon.state == "ready" else "once the daemon is ready: overlayd docker settle"
 
 
 def _onto_the_lease(facts: Facts) -> str | None:
