@@ -84,7 +84,7 @@ def choose(
     A bridge on what this host `held` when it last ran is its containers', whatever its name.
     """
     target = None if can_reach is None else _address("iface-can-reach", can_reach)
-    return pick(
+    found = pick(
         [_judged(interface, held) for interface in kernel.read_interfaces()],
         ifaces=ifaces,
         iface_regexes=iface_regexes,
@@ -93,6 +93,7 @@ def choose(
         public_ip=public_ip,
         public_ipv6=public_ipv6,
     )
+    return replace(found, without_ipv6=kernel.ipv6_is_off(found.ifname))
 
 
 def _judged(interface: Interface, held: Collection[IPNetwork]) -> Interface:
@@ -179,7 +180,6 @@ def pick(
         reason=reason,
         v4=v4,
         v6=v6,
-        without_ipv6=interface.without_ipv6,
     )
 
 
