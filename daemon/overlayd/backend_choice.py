@@ -8,7 +8,7 @@ from overlayd import backends, needed
 from overlayd.backends.consent import Consent
 from overlayd.backends.options import unknown
 from overlayd.backends.surroundings import Surroundings
-from overlayd.bounds import Here
+from overlayd.bounds import SHOWN_AT_MOST, Here
 from overlayd.errors import ConfigError, NetworkConfigError
 from overlayd.network import KEYS, NetworkConfig
 from overlayd.quoting import quoted
@@ -24,7 +24,9 @@ def unknown_keys(config: NetworkConfig) -> list[tuple[str, str]]:
     keys = backends.load(config.backend_type).keys
     found = [(f"{quoted(key)} is not a key of the network config", ", ".join(KEYS)) for key in config.unknown]
     there = ", ".join(keys) or "no keys but Type"
-    return [*found, *((text, there) for text in unknown(config.backend_type, config.backend_config, keys))]
+    found += ((text, there) for text in unknown(config.backend_type, config.backend_config, keys))
+    more = len(found) - SHOWN_AT_MOST
+    return found if more <= 0 else [*found[:SHOWN_AT_MOST], (f"{more} more keys of the network config are none", there)]
 
 
 def load_backend(

@@ -130,7 +130,7 @@ def _migrate_flannel(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Run one command; its exit status. Every failure is one message on standard error."""
-    options = parser().parse_args(arguments)
+    options = parser().parse_args(settings.with_two_dashes(arguments))
     log.configure(verbose=options.verbose)
     try:
         chosen = _settings(options)

@@ -11,15 +11,16 @@ import argparse
 import os
 import posixpath
 import re
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Any
 
+from overlayd import envfile
 from overlayd.addresses import IPNetwork, ip_network
 from overlayd.errors import ConfigError, PrivilegeError
+from overlayd.quoting import plain
 
 CONFIG_FILE = Path("/etc/sysconfig/overlayd")
 # In the file for others than us: the unit's own flags, and what docker.env adds.
@@ -38,11 +39,11 @@ def _option(
     secret: bool = False,
     also: tuple[str, ...] = (),
     switch: bool = False,
-    between: str = ",",
+    between: str | None = ",",
 ) -> Any:
     """One row: `also` are flannel's names for the same option; a `switch` may be bare, or `--no-…` instead.
 
-    `between` is what stands between several values, as a regular expression.
+    `between` is what stands between several values, as a regular expression; None: one value each time it is given.
     """
     metadata = {"parse": parse, "help": text, "many": many, "secret": secret, "also": also, "switch": switch}
     metadata["between"] = between
@@ -194,7 +195,11 @@ class Settings:
         _text, "interface, by name or address, that peers reach this host by", default=(), many=True
     )
     iface_regex: tuple[str, ...] = _option(
-        _text, "expression that an interface's address or name matches", default=(), many=True
+        _text,
+        "expression that an interface's address or name matches; the flag may be repeated, the variable has one: (a|b)",
+        default=(),
+        many=True,
+        between=None,
     )
     iface_can_reach: str | None = _option(_text, "take the interface of the route to this address", default=None)
     public_ip: IPv4Address | None = _option(
@@ -291,6 +296,17 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
             )
 
 
+def with_two_dashes(arguments: Sequence[str]) -> list[str]:
+    """A command line's words, settings with one dash as with two: Go's flag package, and so flannel, takes both."""
+    known = {_dashed(name) for option in fields(Settings) for name in _names(option)}
+    words = list(arguments)
+    end = words.index("--") if "--" in words else len(words)
+    for index, word in enumerate(words[:end]):
+        if word[:1] == "-" and word[1:].partition("=")[0] in known:
+            words[index] = f"-{word}"
+    return words
+
+
 def _default_note(default: object) -> str:
     if default in (None, (), ""):
         return ""
@@ -351,21 +367,24 @@ def read_file(path: Path, *, required: bool = False) -> dict[str, str]:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     known = {f"OVERLAYD_{option.name.upper()}" for option in fields(Settings)} | _NOT_OPTIONS
     found = {}
-    for number, line in enumerate(text.splitlines(), start=1):
-        stripped = line.strip()
-        if not stripped or stripped[0] in "#;":
-            continue
-        key, equals, value = stripped.partition("=")
-        if not equals:
-            # Not shown: it may be the rest of a password.
-            raise ConfigError(f"{path} line {number} is not KEY=value")
-        if key.startswith("OVERLAYD_") and key not in known:
-            raise ConfigError(f"{path} line {number}: {key} is not a setting", hint="`overlayd run --help` lists them")
-        try:
-            found[key] = " ".join(shlex.split(value))
-        except ValueError as error:
-            raise ConfigError(f"{path} line {number}: {key}: {error}") from error
+    try:
+        for number, key, value in envfile.read(text):
+            if key not in known and "OVERLAYD_" in key:
+                raise ConfigError(
+                    f"{path} line {number}: {plain(key)} is not a setting",
+                    hint=_of_key(key) or "`overlayd run --help` lists them",
+                )
+            found[key] = value
+    except envfile.BadLine as error:
+        raise ConfigError(f"{path} {error}") from error
     return found
+
+
+def _of_key(key: str) -> str | None:
+    """What is wrong with a key that holds a setting's name."""
+    if key.startswith("\ufeff"):
+        return "the file begins with a byte order mark, with which systemd drops its first line: save it without"
+    return "systemd reads no `export`: leave it out" if key.startswith("export") else None
 
 
 def _parse(source: str, raw: str | Sequence[str], metadata: Mapping[str, Any]) -> Any:
@@ -373,9 +392,9 @@ def _parse(source: str, raw: str | Sequence[str], metadata: Mapping[str, Any]) -
         if not metadata["many"]:
             return metadata["parse"](raw)
         given = [raw] if isinstance(raw, str) else raw
-        return tuple(
-            metadata["parse"](part) for text in given for part in re.split(metadata["between"], text) if part.strip()
-        )
+        between = metadata["between"]
+        parts = given if between is None else [part for text in given for part in re.split(between, text)]
+        return tuple(metadata["parse"](part) for part in parts if part.strip())
     except ValueError as error:
         shown = "(not shown)" if metadata["secret"] else repr(raw)
         raise ConfigError(f"{source} is {shown}", hint=f"allowed: {error}") from None

@@ -84,18 +84,23 @@ def choose(
     A bridge on what this host `held` when it last ran is its containers', whatever its name.
     """
     target = None if can_reach is None else _address("iface-can-reach", can_reach)
-    return pick(
-        [_judged(interface, held) for interface in kernel.read_interfaces()],
+    default = kernel.default_route()
+    found = pick(
+        [_judged(interface, held, default) for interface in kernel.read_interfaces()],
         ifaces=ifaces,
         iface_regexes=iface_regexes,
         reached=None if target is None else (target, kernel.route_to(target)),
-        default=kernel.default_route(),
+        default=default,
         public_ip=public_ip,
         public_ipv6=public_ipv6,
     )
+    return replace(found, without_ipv6=kernel.ipv6_is_off(found.ifname))
 
 
-def _judged(interface: Interface, held: Collection[IPNetwork]) -> Interface:
+def _judged(interface: Interface, held: Collection[IPNetwork], default: RouteAnswer | None) -> Interface:
+    if interface.wireless and default is not None and interface.index == default.ifindex:
+        # As on a host that is a container itself, whose bridge has its own eth0 beside others.
+        return replace(interface, carries=None)
     for address in interface.addresses if interface.wireless and not interface.carries else ():
         if any(contains(subnet, address.ip) for subnet in held):
             return replace(interface, carries="the bridge of this host's containers")
@@ -179,7 +184,6 @@ def pick(
         reason=reason,
         v4=v4,
         v6=v6,
-        without_ipv6=interface.without_ipv6,
     )
 
 

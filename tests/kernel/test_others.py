@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from functools import partial
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
@@ -236,6 +237,11 @@ def test_a_docker_network_on_a_peers_subnet_keeps_its_containers(lab: Lab) -> No
     assert a.run("ip", "route", "show", "10.5.77.0/24") == before
     assert a.status()["state"] == "ready"
     assert "docker network ls" in said()
+    assert a.call("status").returncode == 1
+    findings = json.loads(a.call("doctor", "--json", "--no-arp").stdout)["findings"]
+    (bounds,) = (one for one in findings if one["name"] == "network-bounds")
+    assert (bounds["state"], "br-n2's network 10.5.77.0/24" in bounds["found"]) == ("warning", True)
     lab.etcdctl("del", key)
     eventually("the lease is gone", lambda: not a.status()["peers"])
     assert a.run("ip", "route", "show", "10.5.77.0/24") == before
+    assert a.call("status").returncode == 0

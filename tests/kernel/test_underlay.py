@@ -101,7 +101,7 @@ def test_no_bridge_of_containers_and_no_device_of_ours_is_an_underlay() -> None:
             "link add br-0123456789ab type bridge",
             "link add named type bridge",
             f"link add vethc type veth peer name eth0 netns {inside}",
-            "link set vethc master named",
+            "link set vethc master named up",
             "link add empty type bridge",
             "link add overlay.1 type vxlan id 2 dstport 8473 local 198.18.1.1",
             "link set overlay.1 alias overlayd",
@@ -111,6 +111,7 @@ def test_no_bridge_of_containers_and_no_device_of_ours_is_an_underlay() -> None:
             "link add wire type vxlan id 3 dstport 8474 local 198.18.1.1",
             "link set wire master br0",
         )
+        namespaces.ip(inside, "link set eth0 up")
         carried = ("docker0", "br-0123456789ab", "named", "empty", "bond7", "flannel.1")
         for number, name in enumerate((*carried, "br0"), start=1):
             namespaces.ip(here, f"address add 198.18.{number}.1/24 dev {name}", f"link set {name} up")
@@ -132,6 +133,9 @@ def test_no_bridge_of_containers_and_no_device_of_ours_is_an_underlay() -> None:
         for name in carried:
             with pytest.raises(ConfigError, match=f"{name} cannot be the underlay"):
                 chosen(iface=(name,))
+        # This host's own way out may be an end of a pair.
+        namespaces.ip(here, "route add default via 198.18.3.254 dev named")
+        assert chosen(iface=("named",)).ifname == "named"
         # A bridge without a port is anybody's, unless it is on what this host held.
         assert chosen(iface=("empty",), held="10.5.7.0/24").ifname == "empty"
     finally:

@@ -13,6 +13,7 @@ from overlayd import envfile, generator
 from overlayd.errors import ConfigError, PrivilegeError
 from overlayd.flannel import options
 from overlayd.lease import Subnets
+from overlayd.quoting import plain
 
 SYSCONFIG = "etc/sysconfig/flanneld"
 # What mk-docker-opts writes on CentOS. Some units have it write over subnet.env itself.
@@ -52,19 +53,20 @@ def look(root: Path, *, sysconfig: Path | None = None, subnet_env: Path | None =
             return {}
         except PermissionError:
             raise PrivilegeError(f"{path}: only root may read it", hint="run this as root") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: cannot be read: {error}") from error
+        except (OSError, ValueError) as error:
+            # Also a zero byte in its name.
+            raise ConfigError(f"{plain(str(path))}: cannot be read: {error}") from error
         seen.append(path)
         return found
 
-    unit = next((name for name in UNITS if any(generator.sources(root, name))), UNITS[0])
+    unit = next((name for name in UNITS if _texts(root, name)), UNITS[0])
     variables = read(sysconfig or root / SYSCONFIG)
-    texts = list(generator.sources(root, unit))
+    texts = _texts(root, unit)
     for name, value in _unit_environment(texts):
         path = root / value.removeprefix("-").lstrip("/")
         variables |= read(path) if name == "EnvironmentFile" and path not in seen else {}
         if name == "Environment":
-            variables |= envfile.parse("\n".join(shlex.split(value)))
+            variables |= envfile.parse("\n".join(_words(value)))
     words = command_line(generator.exec_start(texts), variables)
     written = subnet_env or root / _subnet_file(variables, words).lstrip("/")
     leased = read(written)
@@ -82,16 +84,34 @@ def look(root: Path, *, sysconfig: Path | None = None, subnet_env: Path | None =
     )
 
 
+def _texts(root: Path, unit: str) -> list[str]:
+    try:
+        return list(generator.sources(root, unit))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{unit} cannot be read: {error}") from error
+
+
+def _words(text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        # Not shown: there may be a password.
+        raise ConfigError(f"flannel's unit or its variables have words that are none: {error}") from error
+
+
 def command_line(commands: Sequence[str], variables: Mapping[str, str]) -> tuple[str, ...]:
-    """The words after the program of a flanneld's ExecStart, as systemd expands them; without one FLANNEL_OPTIONS."""
-    words = shlex.split(commands[0]) if commands else []
+    """The words after the program of a flanneld's ExecStart, as systemd expands them; without one FLANNEL_OPTIONS.
+
+    Raises ConfigError.
+    """
+    words = _words(commands[0]) if commands else []
     if not words or not Path(words[0].lstrip("-@!+:")).name.startswith("flanneld"):
         words = ["flanneld", "$FLANNEL_OPTIONS"]
     found: list[str] = []
     for word in words[1:]:
         if re.fullmatch(r"\$\w+", word):
             # systemd.service(5): a variable that is a word of its own becomes as many words as it has.
-            found += shlex.split(variables.get(word[1:], ""))
+            found += _words(variables.get(word[1:], ""))
         else:
             found.append(_EXPANDED.sub(lambda match: variables.get(match[1] or match[2], ""), word))
     return tuple(found)

@@ -68,7 +68,8 @@ def translate(variables: Mapping[str, str], words: Sequence[str], *, masquerades
         if option is not None:
             found[f"OVERLAYD_{option.name.upper()}"] = _value(option, values)
         elif name not in _OTHERS:
-            remarks.append(f"--{name}={values[-1]}: overlayd has no such option")
+            given_as = f"--{name}={values[-1]}" if values[-1] else f"--{name}"
+            remarks.append(f"{given_as}: overlayd has no such option")
         elif _OTHERS[name] and not (name in _SWITCHES and values[-1] in _FALSE):
             remarks.append(f"--{name}={values[-1]}: {_OTHERS[name]}")
     refusals = []
@@ -129,7 +130,13 @@ def _given(variables: Mapping[str, str], words: Sequence[str]) -> dict[str, list
     for name, value in parse(words):
         typed.setdefault(name, []).append(value)
     nearest.append(typed)
-    return {name: values for source in nearest for name, values in source.items() if values != [""]}
+    # An empty value is none, but of a switch that nobody here knows.
+    return {
+        name: values
+        for source in nearest
+        for name, values in source.items()
+        if values != [""] or (name not in _options() and name not in _OTHERS)
+    }
 
 
 def _options() -> dict[str, Field[Any]]:
@@ -146,6 +153,8 @@ def _is_switch(name: str) -> bool:
 
 
 def _value(option: Field[Any], values: list[str]) -> str:
+    if option.metadata["whole"] and len(values) > 1:
+        return "|".join(f"(?:{value})" for value in values)
     if option.metadata["many"]:
         return ",".join(values)
     if isinstance(option.default, bool):

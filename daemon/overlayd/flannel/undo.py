@@ -35,7 +35,8 @@ def steps(
         lines += _docker_file(path)
     if docker_files:
         lines.append("systemctl daemon-reload")
-    lines += [f"ip link delete {name}" for name in devices]
+    # WireGuard's and udp's go with flanneld, the others stay.
+    lines += [f"test ! -e /sys/class/net/{name} || ip link delete {name}" for name in devices]
     lines += rules
     return [*lines, "systemctl enable --now overlayd", "overlayd status"]
 

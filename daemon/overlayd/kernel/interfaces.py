@@ -36,7 +36,7 @@ class Interface:
 
     IPv6 addresses that are temporary, deprecated or failed duplicate detection (RFC 4862) are left out. `carries` says
     what the interface is where its packets are an overlay's or containers', and no underlay's. `wireless`: it is a
-    bridge, and no port of it leads to a wire. `without_ipv6`: the kernel was told to have none there.
+    bridge, and no port of it leads to a wire.
     """
 
     name: str
@@ -46,7 +46,6 @@ class Interface:
     addresses: tuple[IPInterface, ...] = ()
     carries: str | None = None
     wireless: bool = False
-    without_ipv6: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +93,6 @@ def read_interfaces() -> tuple[Interface, ...]:
             up=bool(message["flags"] & 1),
             addresses=tuple(found.get(message["index"], ())),
             carries=_carries(message, links, bridges),
-            without_ipv6=ipv6_is_off(message.get("ifname")),
             wireless=message.get("ifname") in bridges.of_guests and _kind(message) == "bridge",
         )
         for message in links

@@ -9,7 +9,7 @@ import pytest
 
 from overlayd import cli
 from overlayd.errors import ConfigError
-from overlayd.settings import Settings, add_flags, load, read_file
+from overlayd.settings import Settings, add_flags, load, read_file, with_two_dashes
 
 
 def flags(*words: str) -> dict[str, object]:
@@ -80,6 +80,80 @@ def test_a_misspelt_key_in_the_file_is_told_with_its_line(tmp_path: Path) -> Non
     file.write_text("# comment\nOVERLAYD_ETCD_ENDPOINT=http://198.18.0.1:2379\n")
     with pytest.raises(ConfigError, match="line 2: OVERLAYD_ETCD_ENDPOINT is not a setting"):
         read_file(file)
+
+
+# What systemd makes of it; None where it drops a line without a word, or its versions differ.
+FORMS: list[tuple[str, str | None]] = [
+    ("OVERLAYD_IFACE = eth1", "eth1"),
+    ("  OVERLAYD_IFACE\t=\teth1 \t", "eth1"),
+    ("OVERLAYD_IFACE=eth1,\\\neth2", "eth1,eth2"),
+    ('OVERLAYD_IFACE="eth1,\\\neth2"', "eth1,eth2"),
+    ("OVERLAYD_IFACE='eth1'", "eth1"),
+    ('OVERLAYD_IFACE="eth1" ,"eth2"', 'eth1,"eth2"'),
+    ("OVERLAYD_IFACE=e\"th'1", "e\"th'1"),
+    ("OVERLAYD_IFACE=^eth[0-9]\\ \\t$", "^eth[0-9] t$"),
+    ('OVERLAYD_IFACE="^eth\\d \\$x"', "^eth\\d $x"),
+    ("OVERLAYD_IFACE='a\nb'", "a\nb"),
+    ("# a\\\n# b\nOVERLAYD_IFACE=eth1", "eth1"),
+    ("OVERLAYD_IFACE=eth0\r\nOVERLAYD_IFACE=eth1", "eth1"),
+    ("OTHER X=1\nOVERLAYD_IFACE=eth1#", "eth1#"),
+    ("export OVERLAYD_IFACE=eth1", None),
+    ("\ufeffOVERLAYD_IFACE=eth1", None),
+    ("OVERLAYD_IFACE='eth1", None),
+    ('OVERLAYD_IFACE="eth1\\"', None),
+    ("OVERLAYD_IFACE", None),
+    ("# a\\\nOVERLAYD_IFACE=eth1", None),
+]
+
+
+@pytest.mark.parametrize(("text", "value"), FORMS)
+def test_the_file_is_read_as_systemd_reads_it_or_the_line_is_named(
+    tmp_path: Path, text: str, value: str | None
+) -> None:
+    file = tmp_path / "overlayd"
+    file.write_text(f"{text}\n")
+    if value is not None:
+        assert read_file(file)["OVERLAYD_IFACE"] == value
+    else:
+        with pytest.raises(ConfigError, match=" line 1"):
+            read_file(file)
+
+
+def test_a_byte_order_mark_and_an_export_are_told_with_what_helps(tmp_path: Path) -> None:
+    file = tmp_path / "overlayd"
+    for text, said in (("\ufeffOVERLAYD_IFACE=x", "byte order mark"), ("export OVERLAYD_IFACE=x", "leave it out")):
+        file.write_text(text)
+        with pytest.raises(ConfigError) as caught:
+            load({}, {}, file)
+        assert said in str(caught.value.hint)
+
+
+def test_a_comma_is_a_part_of_an_expression_and_the_flag_repeats(tmp_path: Path) -> None:
+    expression, file = "^(eth|ens)[0-9]{1,2}$", tmp_path / "overlayd"
+    file.write_text(f"OVERLAYD_IFACE_REGEX={expression}\n")
+    assert load(flags(), {}, file).iface_regex == (expression,)
+    assert load(flags(), {"FLANNELD_IFACE_REGEX": expression}, None).iface_regex == (expression,)
+    words = ("--iface-regex", expression, "--iface-regex=^10\\.")
+    assert load(flags(*words), {}, None).iface_regex == (expression, "^10\\.")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["-etcd-endpoints=http://198.18.0.1:2379", "-iface", "eth1", "-ip-masq", "-v"],
+        ["--etcd-endpoints", "http://198.18.0.1:2379", "-iface=eth1", "-ip-masq=true", "--verbose"],
+    ],
+)
+def test_settings_have_one_dash_or_two_as_flannels_have(words: list[str]) -> None:
+    options = cli.parser().parse_args(with_two_dashes(["check", *words]))
+    found = load(vars(options), {"OVERLAYD_IP_MASQ": "false"}, None)
+    assert (found.etcd_endpoints, found.iface, found.ip_masq) == (("http://198.18.0.1:2379",), ("eth1",), True)
+    assert options.verbose
+
+
+def test_words_that_are_no_settings_stay_as_they_are() -> None:
+    words = ["docker-opts", "-d", "/x", "-i", "-k", "KEY", "-x", "--", "-iface"]
+    assert with_two_dashes(words) == words
 
 
 def test_the_password_is_never_shown() -> None:

@@ -39,6 +39,28 @@ def test_options_that_may_be_given_again_are_a_list_and_of_others_the_last_count
     }
 
 
+def test_expressions_that_are_given_again_are_one_in_the_file() -> None:
+    words = "--iface-regex='^eth[0-9]{1,2}$' --iface-regex='^10\\.1\\.'"
+    (found,) = translated(ON + words).values()
+    assert found == "(?:^eth[0-9]{1,2}$)|(?:^10\\.1\\.)"
+    assert settings.load({}, {"OVERLAYD_IFACE_REGEX": found}, None).iface_regex == (found,)
+
+
+def test_a_switch_that_nobody_knows_is_named() -> None:
+    found = translate({}, ["-frobnicate", "--public-ip=", "-iface=eth1", "--extra"])
+    assert found.settings == {"OVERLAYD_IFACE": "eth1", "OVERLAYD_IP_MASQ": "false"}
+    unknown = [remark for remark in found.remarks if "no such option" in remark]
+    assert unknown == ["--frobnicate: overlayd has no such option", "--extra: overlayd has no such option"]
+
+
+def test_what_the_file_says_in_a_form_of_systemds_stands(tmp_path: Path) -> None:
+    text = "OVERLAYD_IFACE = eth9\nOVERLAYD_ETCD_ENDPOINTS=http://198.18.0.1:2379,\\\nhttp://198.18.0.2:2379\n"
+    wanted = {"OVERLAYD_IFACE": "eth1", "OVERLAYD_ETCD_ENDPOINTS": "http://198.18.0.1:2379"}
+    after, kept = merge(text, wanted, source="x")
+    assert after == text
+    assert kept["OVERLAYD_IFACE"] == ("eth9", "eth1")
+
+
 def test_the_nearest_source_wins_as_it_does_for_flannel() -> None:
     variables = {"FLANNELD_ETCD_PREFIX": "/env", "FLANNELD_IFACE": "eth9", "FLANNEL_ETCD_PREFIX": "/file"}
     assert translated(ON, **variables) == {"OVERLAYD_ETCD_PREFIX": "/file", "OVERLAYD_IFACE": "eth9"}

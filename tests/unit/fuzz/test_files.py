@@ -17,6 +17,8 @@ from overlayd import docker, docker_service, envfile, generator, memory, status
 from overlayd.backends import keyfile, ledger
 from overlayd.errors import CommandFailed, ConfigError, OverlaydError
 from overlayd.firewall import table
+from overlayd.flannel.host import look
+from overlayd.flannel.options import translate
 from overlayd.lease import Subnets
 from overlayd.registry import Remembered
 from overlayd.settings import Settings, load, read_file
@@ -256,3 +258,33 @@ def test_a_file_nested_beyond_all_measure_is_no_traceback(tmp_path: Path, reader
         "ledger": lambda: ledger.read(tmp_path),
     }
     calls[reader]()
+
+
+FLANNELD = ("FLANNEL_OPTIONS", "FLANNELD_IFACE", "FLANNELD_IP_MASQ", "FLANNEL_ETCD", "FLANNELD_PUBLIC_IP", "-flag")
+UNIT = assignments(("[Service]\nExecStart", "ExecStart", "Environment", "EnvironmentFile")).map(
+    lambda content: b"[Service]\nExecStart=/usr/bin/flanneld $FLANNEL_OPTIONS ${X}\n" + content
+)
+
+
+@given(assignments(FLANNELD), UNIT, assignments(("FLANNEL_SUBNET", "FLANNEL_IPV6_SUBNET", "DOCKER_OPTS")), raw() | UNIT)
+@example(b'FLANNEL_OPTIONS="-iface=\'eth0"', b"[Service]\nExecStart=/usr/bin/flanneld $FLANNEL_OPTIONS\n", b"", b"")
+@example(b"", b"[Service]\nExecStart=/usr/bin/flanneld 'x\nEnvironment='A=b\n", b"", b"")
+@example(b"", b"[Service]\nEnvironmentFile=/\nEnvironmentFile=/etc\n", b"", b"")
+@example(b"", b"[Service]\nDescription=\xe4\n", b"", b"--bip=flannel \xff")
+@anew
+def test_any_host_of_flannels_is_read_or_refused(
+    tmp_path: Path, sysconfig: bytes, unit: bytes, subnet_env: bytes, docker_file: bytes
+) -> None:
+    files = {
+        "etc/sysconfig/flanneld": sysconfig,
+        "etc/systemd/system/flanneld.service": unit,
+        "run/flannel/subnet.env": subnet_env,
+        "etc/systemd/system/docker.service.d/flannel.conf": docker_file,
+        "etc/sysconfig/docker": docker_file,
+    }
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    found = only(OverlaydError, lambda: look(tmp_path))
+    if found is not None:
+        only(ConfigError, lambda: translate(found.variables, found.words, masquerades=found.masquerades))
