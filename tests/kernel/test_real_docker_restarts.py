@@ -80,6 +80,16 @@ def upgrade_overlayd(site: Site) -> None:
         site.b.start()
 
 
+def use_nftables(site: Site) -> None:
+    site.b.settings["firewall"] = "nftables"
+    restart_overlayd(site)
+
+
+def use_iptables(site: Site) -> None:
+    site.b.settings["firewall"] = "iptables"
+    restart_overlayd(site)
+
+
 EVENTS: dict[str, Callable[[Site], None]] = {
     "dockerd reloaded": reload_dockerd,
     "dockerd restarted, live-restore": restart_dockerd,
@@ -88,11 +98,14 @@ EVENTS: dict[str, Callable[[Site], None]] = {
     "overlayd restarted": restart_overlayd,
     "overlayd killed": kill_overlayd,
     "overlayd upgraded": upgrade_overlayd,
+    "overlayd's firewall to nftables": use_nftables,
+    "dockerd restarted beside nftables": restart_dockerd,
+    "overlayd's firewall to iptables": use_iptables,
 }
 # From 28 on a dockerd that starts puts its drops (DOCKER-FORWARD) at FORWARD's top, and DOCKER-USER with our door back
 # before them half a second later: a connection that is asked for in between is a second late. To what administrators
 # have in DOCKER-USER it does the same, and a drop in FORWARD cannot be lifted elsewhere.
-STARTS = ("dockerd restarted, live-restore", "dockerd killed, live-restore")
+STARTS = ("dockerd restarted, live-restore", "dockerd killed, live-restore", "dockerd restarted beside nftables")
 
 
 def test_no_packet_of_a_peer_is_lost_and_none_of_a_stranger_passes(
