@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import pytest
 
+from tests.kernel import namespaces
 from tests.kernel.docker_site import Site
+from tests.kernel.lab import SWITCH_ADDRESS
 from tests.kernel.traffic import reaches, send_over_tcp
 from tests.polling import eventually
 
@@ -15,6 +18,18 @@ def test_peers_reach_each_other_with_their_own_addresses(site: Site) -> None:
     eventually("in both families", site.peers_reach_each_other)
     at_a, at_b = (site.dockers[host.name].address(host.container) for host in (site.a, site.b))
     assert send_over_tcp(site.a, site.b, b"x" * 100_000, address=at_b).peer == at_a
+
+
+def test_docker_does_what_its_options_ask_for(site: Site) -> None:
+    for host in (site.a, site.b):
+        link = json.loads(namespaces.run(host.container, ["ip", "-json", "link", "show", "eth0"]))[0]
+        assert link["mtu"] == host.mtu_bytes
+        assert site.dockers[host.name].address(host.container) in host.subnet
+        assert site.addresses(host)[1] in (host.subnet6 or ())
+        # Whoever has no route to containers answers what is masqueraded; Docker was told not to do it.
+        assert reaches(host, SWITCH_ADDRESS)
+        saved = host.run("iptables-save", "-t", "nat").splitlines()
+        assert [line for line in saved if f"-s {host.subnet} " in line and "MASQUERADE" in line] == []
 
 
 def test_strangers_get_no_further_than_with_docker_alone(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
