@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 
 import pytest
 
+from tests.cluster.roots import NoSuchRelease
 from tests.kernel import namespaces
-from tests.kernel.docker_site import Site
+from tests.kernel.docker_site import Site, docker_site
 from tests.kernel.lab import SWITCH_ADDRESS
+from tests.kernel.real_docker import RELEASES, Release
 from tests.kernel.traffic import reaches, send_over_tcp
 from tests.polling import eventually
 
@@ -67,6 +70,20 @@ def test_an_administrators_drop_wins(site: Site) -> None:
     finally:
         site.b.run("iptables", "-D", *rule)
     eventually("a reaches b again", lambda: reaches(site.a, at_b))
+
+
+@pytest.mark.parametrize(
+    "release", [pytest.param(one, id=one.name, marks=() if one.closes else pytest.mark.slow) for one in RELEASES]
+)
+def test_peers_and_strangers_by_plain_routes(release: Release, tmp_path: Path) -> None:
+    # Peers come in by the underlay's interface there, as strangers do.
+    try:
+        release.root()
+    except NoSuchRelease as error:
+        pytest.skip(error.message)
+    with docker_site(tmp_path, release, "host-gw") as site:
+        assert site.passed(site.b) == []
+        assert all(site.publishes(site.b, version) for version in (4, 6))
 
 
 def _word(through: bool) -> str:
