@@ -100,7 +100,6 @@ def cached(release: Release) -> Path:
     if place.exists():
         return place
     mirror = _mirror()
-    sandbox.require("mmdebstrap", "unshare", "setpriv")
     place.parent.mkdir(parents=True, exist_ok=True)
     with _locked(place.parent):
         # Another run may have made it meanwhile.
@@ -118,6 +117,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _make(release: Release, mirror: str, place: Path) -> None:
+    sandbox.require("mmdebstrap", "unshare", "setpriv")
     _ask(mirror, release.suite)
     # What a killed run left has no final name; it goes with the next one.
     for old in place.parent.glob(".making-*"):

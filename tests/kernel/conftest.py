@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.cluster.roots import NoSuchRelease
 from tests.kernel.docker_site import Site, docker_site
 from tests.kernel.lab import Host, Lab, laboratory
 from tests.kernel.real_docker import RELEASES, Release
@@ -39,6 +40,9 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     lab = given.get("lab") or getattr(given.get("site"), "lab", None)
     if report.failed and lab is not None:
         report.sections += [(f"host {host.name}", host.dump()) for host in lab.hosts]
+    dockers = getattr(given.get("site"), "dockers", {})
+    if report.failed:
+        report.sections += [(f"docker of {name}", docker.dump()) for name, docker in dockers.items()]
     return report
 
 
@@ -62,6 +66,10 @@ def lab(backend: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]
 def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """Hosts with a real Docker of one release, shared by its tests: whoever breaks something mends it."""
     release: Release = request.param
+    try:
+        release.root()
+    except NoSuchRelease as error:
+        pytest.skip(error.message)
     with docker_site(tmp_path_factory.mktemp("site"), release) as site:
         yield site
 

@@ -30,6 +30,7 @@ ALONE: dict[int, IPv4Network | IPv6Network] = {
 }
 # A way is not closed because an address is being looked at: for a second nobody is asked for link addresses.
 _NO_DAD = ("net.ipv6.conf.all.accept_dad=0", "net.ipv6.conf.default.accept_dad=0")
+_COMMANDS = {4: "iptables", 6: "ip6tables"}
 LIVE_RESTORE = '{"live-restore": true}'
 
 
@@ -55,6 +56,8 @@ class Site:
         self.release = release
         self.a, self.b, self.c = (lab.host(name, start=False) for name in "abc")
         self.dockers: Mapping[str, Docker] = {}
+        # What Docker alone has written for the first container, by IP version.
+        self.alone: dict[int, str] = {}
         self.stranger = namespaces.unique("real-s")
         self.behind = {host.name: namespaces.unique(f"real-{host.name}") for host in (self.b, self.c)}
 
@@ -70,6 +73,8 @@ class Site:
                 host.start()
                 docker.start_for_lease()
             docker.run(host.container, published=True)
+            if host is self.c:
+                self.alone = {version: host.run(f"{command}-save") for version, command in _COMMANDS.items()}
             docker.run(self.second(host))
         self._make_strangers()
         eventually("peers reach each other", self.peers_reach_each_other)

@@ -232,6 +232,10 @@ class Docker:
         """The end of what dockerd or containerd said."""
         return (self.folder / f"{name}.log").read_text(errors="replace")[-4000:]
 
+    def dump(self) -> str:
+        """What it said last, for whoever looks at a failed test."""
+        return "\n".join(f"-- {path.name}\n{self.log(path.stem)}" for path in sorted(self.folder.glob("*.log")))
+
     def remove(self) -> None:
         """End all of it, at once."""
         for name in self._names:
@@ -241,7 +245,7 @@ class Docker:
                 one.kill()
                 one.wait()
         # The groups are empty when the kernel has ended the last process.
-        eventually("the control groups are gone", self._ungrouped)
+        eventually("the control groups are gone", lambda: not _remove_groups(self._group))
 
     @property
     def _socket(self) -> str:
@@ -264,18 +268,11 @@ class Docker:
         (first,) = _children(self._machine.pid)
         return Path(f"/proc/{first}/root/{path}")
 
-    def _ungrouped(self) -> bool:
-        tops = [*_CGROUPS.glob(self._group), *_CGROUPS.glob(f"*/{self._group}")]
-        for top in tops:
-            for folder, _, _ in os.walk(top, topdown=False):
-                with contextlib.suppress(OSError):
-                    Path(folder).rmdir()
-        return not any(top.exists() for top in tops)
-
 
 @contextmanager
 def installed(hosts: Sequence[Host], release: Release) -> Iterator[dict[str, Docker]]:
     """A docker of that release on each host, by the hosts' names, booted and not started; until the block ends."""
+    _sweep()
     made = {host.name: Docker(host, release, host.run_dir.parent / "docker") for host in hosts}
     try:
         for one in made.values():
@@ -284,6 +281,24 @@ def installed(hosts: Sequence[Host], release: Release) -> Iterator[dict[str, Doc
     finally:
         for one in made.values():
             one.remove()
+
+
+def _remove_groups(name: str) -> bool:
+    """Remove the control groups of that name, and whether any is left: a process is in it."""
+    tops = [*_CGROUPS.glob(name), *_CGROUPS.glob(f"*/{name}")]
+    for top in tops:
+        for folder, _, _ in os.walk(top, topdown=False):
+            with contextlib.suppress(OSError):
+                Path(folder).rmdir()
+    return any(top.exists() for top in tops)
+
+
+def _sweep() -> None:
+    """Remove the control groups of a run that was killed; all else of it the kernel has removed."""
+    for path in (*_CGROUPS.glob(f"{namespaces.PREFIX}-*"), *_CGROUPS.glob(f"*/{namespaces.PREFIX}-*")):
+        pid = path.name.split("-")[1]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            _remove_groups(path.name)
 
 
 def _children(pid: int) -> list[int]:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import time
+from pathlib import Path
 
 import pytest
 
-from tests.kernel.docker_site import Site
+from tests.cluster.roots import NoSuchRelease
+from tests.kernel import namespaces
+from tests.kernel.docker_site import Site, docker_site
+from tests.kernel.lab import SWITCH_ADDRESS
+from tests.kernel.real_docker import RELEASES, Release
 from tests.kernel.traffic import reaches, send_over_tcp
 from tests.polling import eventually
 
@@ -15,6 +21,18 @@ def test_peers_reach_each_other_with_their_own_addresses(site: Site) -> None:
     eventually("in both families", site.peers_reach_each_other)
     at_a, at_b = (site.dockers[host.name].address(host.container) for host in (site.a, site.b))
     assert send_over_tcp(site.a, site.b, b"x" * 100_000, address=at_b).peer == at_a
+
+
+def test_docker_does_what_its_options_ask_for(site: Site) -> None:
+    for host in (site.a, site.b):
+        link = json.loads(namespaces.run(host.container, ["ip", "-json", "link", "show", "eth0"]))[0]
+        assert link["mtu"] == host.mtu_bytes
+        assert site.dockers[host.name].address(host.container) in host.subnet
+        assert site.addresses(host)[1] in (host.subnet6 or ())
+        # Whoever has no route to containers answers what is masqueraded; Docker was told not to do it.
+        assert reaches(host, SWITCH_ADDRESS)
+        saved = host.run("iptables-save", "-t", "nat").splitlines()
+        assert [line for line in saved if f"-s {host.subnet} " in line and "MASQUERADE" in line] == []
 
 
 def test_strangers_get_no_further_than_with_docker_alone(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
@@ -52,6 +70,20 @@ def test_an_administrators_drop_wins(site: Site) -> None:
     finally:
         site.b.run("iptables", "-D", *rule)
     eventually("a reaches b again", lambda: reaches(site.a, at_b))
+
+
+@pytest.mark.parametrize(
+    "release", [pytest.param(one, id=one.name, marks=() if one.closes else pytest.mark.slow) for one in RELEASES]
+)
+def test_peers_and_strangers_by_plain_routes(release: Release, tmp_path: Path) -> None:
+    # Peers come in by the underlay's interface there, as strangers do.
+    try:
+        release.root()
+    except NoSuchRelease as error:
+        pytest.skip(error.message)
+    with docker_site(tmp_path, release, "host-gw") as site:
+        assert site.passed(site.b) == []
+        assert all(site.publishes(site.b, version) for version in (4, 6))
 
 
 def _word(through: bool) -> str:

@@ -6,6 +6,7 @@ none of the first may be lost, none of the second may be answered, at no moment.
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import signal
 import time
@@ -13,11 +14,12 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from ipaddress import IPv4Network
 
 import pytest
 
 from tests.kernel import lab as labs
-from tests.kernel.docker_site import LIVE_RESTORE, Site
+from tests.kernel.docker_site import ALONE, LIVE_RESTORE, Site
 from tests.kernel.lab import SOURCES
 from tests.kernel.real_docker import Docker
 from tests.kernel.traffic import Losses, connecting_from, pinging_from
@@ -25,6 +27,8 @@ from tests.polling import eventually
 
 # What somebody does by himself is done by then.
 _SETTLE_S = 0.7
+# Where Docker alone goes.
+_MOVED = IPv4Network("198.19.8.0/24")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +84,16 @@ def upgrade_overlayd(site: Site) -> None:
         site.b.start()
 
 
+def use_nftables(site: Site) -> None:
+    site.b.settings["firewall"] = "nftables"
+    restart_overlayd(site)
+
+
+def use_iptables(site: Site) -> None:
+    site.b.settings["firewall"] = "iptables"
+    restart_overlayd(site)
+
+
 EVENTS: dict[str, Callable[[Site], None]] = {
     "dockerd reloaded": reload_dockerd,
     "dockerd restarted, live-restore": restart_dockerd,
@@ -88,11 +102,14 @@ EVENTS: dict[str, Callable[[Site], None]] = {
     "overlayd restarted": restart_overlayd,
     "overlayd killed": kill_overlayd,
     "overlayd upgraded": upgrade_overlayd,
+    "overlayd's firewall to nftables": use_nftables,
+    "dockerd restarted beside nftables": restart_dockerd,
+    "overlayd's firewall to iptables": use_iptables,
 }
 # From 28 on a dockerd that starts puts its drops (DOCKER-FORWARD) at FORWARD's top, and DOCKER-USER with our door back
 # before them half a second later: a connection that is asked for in between is a second late. To what administrators
 # have in DOCKER-USER it does the same, and a drop in FORWARD cannot be lifted elsewhere.
-STARTS = ("dockerd restarted, live-restore", "dockerd killed, live-restore")
+STARTS = ("dockerd restarted, live-restore", "dockerd killed, live-restore", "dockerd restarted beside nftables")
 
 
 def test_no_packet_of_a_peer_is_lost_and_none_of_a_stranger_passes(
@@ -127,6 +144,30 @@ def test_containers_that_docker_restarted_are_reached_again(site: Site) -> None:
         assert all(site.publishes(site.b, version) for version in (4, 6))
     finally:
         docker.configure(LIVE_RESTORE)
+
+
+def test_with_live_restore_the_bridge_moves_when_no_container_runs(site: Site) -> None:
+    docker, names = site.dockers["c"], (site.c.container, site.second(site.c))
+    options = (f"--bip={_MOVED[1]}/24", "--ipv6", f"--fixed-cidr-v6={ALONE[6]}", "--ip-masq=false")
+    docker.signal(signal.SIGTERM)
+    docker.start(*options)
+    # A restart alone does not move it, whatever dockerd was told.
+    assert _bridge(site) == [f"{ALONE[4][1]}/24"]
+    with docker.api() as api:
+        for name in names:
+            api.stop(name)
+        docker.signal(signal.SIGTERM)
+        docker.start(*options)
+        assert _bridge(site) == [f"{_MOVED[1]}/24"]
+        for name in names:
+            api.start(name)
+            assert docker.address(name) in _MOVED
+
+
+def _bridge(site: Site) -> list[str]:
+    """The addresses of docker0 on the host with Docker alone."""
+    words = site.c.run("ip", "-4", "-oneline", "address", "show", "dev", "docker0").split()
+    return [after for word, after in itertools.pairwise(words) if word == "inet"]
 
 
 def _runs(docker: Docker, name: str) -> bool:

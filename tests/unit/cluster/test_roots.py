@@ -1,0 +1,48 @@
+"""Root filesystems to test in are made once, whole or not at all, by one process at a time."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.cluster import roots
+
+RELEASE = roots.Release(suite="suite")
+
+
+@pytest.fixture
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The roots that were made, each in a while, by the kept recipe's stand-in."""
+    found: list[Path] = []
+
+    def make(_release: roots.Release, _mirror: str, place: Path) -> None:
+        time.sleep(0.2)
+        place.mkdir()
+        found.append(place)
+
+    monkeypatch.setattr(roots, "ROOT", tmp_path)
+    monkeypatch.setattr(roots, "_mirror", lambda: "http://mirror.example/debian")
+    monkeypatch.setattr(roots, "_make", make)
+    return found
+
+
+def test_who_comes_second_waits_and_takes_what_is_there(made: list[Path]) -> None:
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        places = list(pool.map(lambda _: roots.cached(RELEASE), range(4)))
+    assert made == [RELEASE.place()]
+    assert set(places) == {RELEASE.place()}
+
+
+def test_what_is_there_needs_no_mirror(made: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    roots.cached(RELEASE)
+
+    def nothing() -> str:
+        raise roots.NoSuchRelease("no mirror here")
+
+    monkeypatch.setattr(roots, "_mirror", nothing)
+    assert roots.cached(RELEASE) == RELEASE.place()
+    with pytest.raises(roots.NoSuchRelease):
+        roots.cached(roots.Release(suite="other"))
