@@ -18,6 +18,7 @@ from typing import Any
 
 from overlayd.addresses import IPNetwork, ip_network
 from overlayd.errors import ConfigError, PrivilegeError
+from overlayd.marks import HIGHEST_NUMBER, of
 
 CONFIG_FILE = Path("/etc/sysconfig/overlayd")
 # In the file for others than us: the unit's own flags, and what docker.env adds.
@@ -95,6 +96,10 @@ def _port(value: str) -> int:
     return _whole(value, 0, 65535, "a port from 1 to 65535, or 0 for none")
 
 
+def _network_number(value: str) -> int:
+    return _whole(value, 0, HIGHEST_NUMBER, f"a whole number from 0 to {HIGHEST_NUMBER}")
+
+
 def _minutes(value: str) -> int:
     return _whole(value, 1, 10**6, "a whole number of minutes above 0")
 
@@ -155,6 +160,12 @@ class Settings:
 
     etcd_endpoints: tuple[str, ...] = _option(
         _text, "etcd servers, comma separated", default=("http://127.0.0.1:2379",), many=True
+    )
+    network_number: int = _option(
+        _network_number,
+        "which of this host's networks this is, from 0 to 9; docker's default bridge belongs to 0, and the others have "
+        "files, devices and rules of their own",
+        default=0,
     )
     etcd_prefix: str = _option(_prefix, "where the network is kept in etcd", default="/coreos.com/network")
     etcd_cafile: str | None = _option(_text, "PEM file of the CA that signed etcd's certificates", default=None)
@@ -305,7 +316,28 @@ def load(
     if flags.get("etcd_password_file") is not None:
         # Nearer than a password in the file or in a variable, which is one way to say the same.
         found.pop("etcd_password", None)
-    return Settings(**found)
+    return Settings(**{**_of_number(found.get("network_number", 0)), **found})
+
+
+def _of_number(number: int) -> dict[str, Any]:
+    """The defaults that differ for another network than 0: what is network 0's is not another's."""
+    if not number:
+        return {}
+    return {
+        "etcd_prefix": f"{Settings.etcd_prefix}{number}",
+        "run_dir": Settings.run_dir.with_name(of(number).name),
+        "state_dir": Settings.state_dir.with_name(of(number).name),
+    }
+
+
+def config_file(flags: Mapping[str, Any], environment: Mapping[str, str]) -> Path:
+    """The file with the settings of the network that flags or environment name; they may name the file itself."""
+    given = flags.get("config_file")
+    number = str(flags.get("network_number") or environment.get("OVERLAYD_NETWORK_NUMBER"))
+    if given is not None:
+        return Path(given)
+    # What is no such number is refused by `load`.
+    return CONFIG_FILE.with_name(f"{CONFIG_FILE.name}.{number}") if number in list("123456789") else CONFIG_FILE
 
 
 def read_file(path: Path, *, required: bool = False) -> dict[str, str]:

@@ -123,6 +123,7 @@ PURE = (
     "kernel/wireguard/device.py",
     "kernel/wireguard/uapi.py",
     "lease.py",
+    "marks.py",
     "network.py",
     "probe/icmp.py",
     "probe/pathmtu.py",

@@ -12,6 +12,7 @@ from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any, ClassVar, Self
 
+from overlayd import marks
 from overlayd.addresses import IPAddress, IPNetwork, contains, interface
 from overlayd.backends import keyfile
 from overlayd.backends.claims import Claim, Claims, public_key_of
@@ -33,7 +34,6 @@ DEFAULT_PORT, DEFAULT_PORT6 = 51820, 51821
 KEYS = ("ListenPort", "ListenPortV6", "PSK", "MTU", "Mode", "PersistentKeepaliveInterval")
 MODES = ("separate", "auto", "ipv4", "ipv6")
 _SERVICES = {53: "DNS", 67: "DHCP", 68: "DHCP", 123: "NTP", 546: "DHCP", 547: "DHCP"}
-DEVICE, DEVICE6 = "overlay-wg", "overlay-wg-v6"
 # What flannel takes for private when it chooses an endpoint: RFC 1918 and RFC 4193, and not all that Python does.
 _PRIVATE: tuple[IPNetwork, ...] = (
     *map(IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")),
@@ -83,12 +83,12 @@ class Wireguard:
                     hint=f"set EnableIPv{version} to true, or Mode to auto",
                 )
         ports = {
-            DEVICE: _port(options, "ListenPort", DEFAULT_PORT),
-            DEVICE6: _port(options, "ListenPortV6", DEFAULT_PORT6),
+            _device(4): _port(options, "ListenPort", DEFAULT_PORT),
+            _device(6): _port(options, "ListenPortV6", DEFAULT_PORT6),
         }
         if mode == "separate" and len(around.network.pools) == 2 and len(set(ports.values())) == 1:
             raise NetworkConfigError(
-                f"ListenPort and ListenPortV6 of backend wireguard are both {ports[DEVICE]}",
+                f"ListenPort and ListenPortV6 of backend wireguard are both {ports[_device(4)]}",
                 hint="two, as each family has a device of its own; or Mode auto, with one device",
             )
         return cls(
@@ -187,7 +187,7 @@ class Wireguard:
 
     def _device(self, version: int) -> str:
         """The device that carries the packets of a family."""
-        return DEVICE6 if version == 6 and self._mode == "separate" else DEVICE
+        return _device(6 if version == 6 and self._mode == "separate" else 4)
 
     def _own_end(self, own: Lease) -> tuple[Thing, ...]:
         links = [
@@ -229,7 +229,7 @@ class Wireguard:
         if meeting is None:
             return f"it has no IPv{self._mode[-1]} address, which Mode {self._mode} needs"
         subnets = tuple(leg.subnet for leg in legs)
-        return [Claim(device=DEVICE, public_key=str(keys[0]), address=meeting.public_ip, subnets=subnets)]
+        return [Claim(device=_device(4), public_key=str(keys[0]), address=meeting.public_ip, subnets=subnets)]
 
     def _meeting(self, legs: Collection[Leg]) -> Leg | None:
         """The leg at whose address a peer is met when one device carries both families."""
@@ -256,6 +256,10 @@ class Wireguard:
             keepalive_s=self._keepalive_s,
             roams=self._told.get((claim.device, claim.public_key)) == endpoint,
         )
+
+
+def _device(version: int) -> str:
+    return marks.ours().device("-wg" if version == 4 else "-wg-v6")
 
 
 def _port(options: Options, key: str, default: int) -> int:

@@ -24,6 +24,11 @@ def main(settings: Settings, _options: argparse.Namespace) -> int:
     """Restart docker if docker0 does not carry the leased subnet, whatever runs in it; else do nothing."""
     if os.geteuid() != 0:
         raise PrivilegeError("overlayd docker settle may restart docker", hint="run it as root")
+    if settings.network_number:
+        raise ConfigError(
+            f"docker's default bridge belongs to network 0, not to network {settings.network_number}",
+            hint="containers of this one are on a bridge of its own: docker network create (README.md)",
+        )
     found = status_file.read(settings.run_dir)
     if found.state != "ready" or not found.subnets or not found.mtu_bytes or not status_file.alive(found):
         raise OverlaydError("no overlayd runs here that holds a subnet for docker", hint="see: overlayd status")

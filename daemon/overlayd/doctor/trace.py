@@ -126,8 +126,11 @@ def _walk(
             if matches:
                 return target != "ACCEPT", here
             doubts.append((target != "ACCEPT", here))
-        elif target == "RETURN" and matches:
-            return None
+        elif target == "RETURN":
+            if matches:
+                return None
+            # It may go past what is behind this.
+            doubts.append((False, here))
     return None
 
 

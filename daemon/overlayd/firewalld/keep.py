@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from overlayd.errors import FirewalldRefused
 from overlayd.firewalld.bus import Bus
-from overlayd.firewalld.wanted import NOTHING, Runtime
+from overlayd.firewalld.wanted import Runtime, nothing
 from overlayd.log import logger
 
 log = logger("firewalld")
@@ -69,8 +69,8 @@ def cleanup() -> Iterator[str]:
     """Empty our policies and ipsets, where firewalld runs; name what was emptied. Raises FirewalldRefused."""
     bus = Bus()
     try:
-        if bus.firewalld_runs() and _bring(bus, NOTHING):
-            yield f"firewalld's rules in {' and '.join(NOTHING.policies)}"
+        if bus.firewalld_runs() and _bring(bus, nothing()):
+            yield f"firewalld's rules in {' and '.join(nothing().policies)}"
     except FirewalldRefused as error:
         if not error.says(*_UNKNOWN, *_TOO_OLD):
             raise

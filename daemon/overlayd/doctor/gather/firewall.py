@@ -10,12 +10,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from overlayd import process
+from overlayd import marks, process
 from overlayd.doctor.facts import Firewall, Firewalld, Zone
 from overlayd.doctor.trace import parse
 from overlayd.errors import CommandFailed, OverlaydError
-from overlayd.firewall.chains import LEASED, PEERS
-from overlayd.firewalld.wanted import FORWARD
+from overlayd.firewalld.wanted import forward_policy
 from overlayd.kernel import ipset
 from overlayd.settings import Settings
 from overlayd.status import Status
@@ -83,7 +82,7 @@ def parse_zones(text: str) -> tuple[Zone, ...]:
 def _sets() -> dict[str, frozenset[str]]:
     """The members of our own sets for IPv4, which our rules name."""
     found = {}
-    for name in (PEERS[4], LEASED[4]):
+    for name in (marks.ours().peers(4), marks.ours().leased(4)):
         with contextlib.suppress(OverlaydError):
             members = ipset.read(name)
             if members is not None:
@@ -146,7 +145,7 @@ def _firewalld() -> Firewalld | None:
             default_zone=default,
             zones=parse_zones(process.run(["firewall-cmd", "--list-all-zones"], timeout_s=10)),
             forwarded=_forwarded(),
-            shipped=Path(f"/usr/lib/firewalld/policies/{FORWARD}.xml").exists(),
+            shipped=Path(f"/usr/lib/firewalld/policies/{forward_policy()}.xml").exists(),
         )
     except CommandFailed:
         return None
@@ -155,7 +154,7 @@ def _firewalld() -> Firewalld | None:
 def _forwarded() -> tuple[str, ...] | None:
     try:
         return tuple(
-            process.run(["firewall-cmd", f"--policy={FORWARD}", "--list-rich-rules"], timeout_s=5).splitlines()
+            process.run(["firewall-cmd", f"--policy={forward_policy()}", "--list-rich-rules"], timeout_s=5).splitlines()
         )
     except CommandFailed:
         return None

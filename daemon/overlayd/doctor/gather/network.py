@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network
 from typing import TypedDict
 
-from overlayd import needed
+from overlayd import marks, needed
 from overlayd.addresses import IPNetwork, ip_network
 from overlayd.backend_choice import load_backend
 from overlayd.bounds import judge_network
 from overlayd.doctor.facts import Network, Published, Underlay
 from overlayd.errors import OverlaydError
 from overlayd.kernel import survey
-from overlayd.kernel.state import LINK_NAME_PREFIX
 from overlayd.network import NetworkConfig
 from overlayd.settings import Settings
 from overlayd.status import Status
@@ -78,7 +77,7 @@ def _last_known(status: Status | None, held: Mapping[int, IPNetwork], underlay: 
     if status is None or not status.network or not status.backend or not status.mtu_bytes:
         return None
     networks = [ip_network(text.strip()) for text in status.network.split(",")]
-    own = tuple(link.name for link in survey.links() if link.name.startswith(LINK_NAME_PREFIX))
+    own = tuple(link.name for link in survey.links() if marks.ours().names(link.name))
     return Network(
         network=next((network for network in networks if isinstance(network, IPv4Network)), None),
         backend=status.backend,
