@@ -106,7 +106,7 @@ def test_no_container_reaches_the_other_network(site: Site) -> None:
 
 
 def test_strangers_are_kept_out_by_both_networks_rules(site: Site) -> None:
-    """A container of docker's own networks claims to be a peer's: what one network lets go on, the other still judges."""
+    """A container of docker's own networks claims to be a peer's: what one network lets go on, the other judges."""
     seen, sent = wire.Sightings(), {}
     host = site.first[0]
     stranger = namespaces.unique("stranger")
