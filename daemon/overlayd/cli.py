@@ -129,7 +129,7 @@ def main(arguments: Sequence[str]) -> int:
             os.environ.pop(name, None)
         return _call(options, chosen)
     except OverlaydError as error:
-        print(f"overlayd: {error}", file=sys.stderr)  # noqa: T201
+        print(f"overlayd: {marks.ours().said_of(str(error))}", file=sys.stderr)  # noqa: T201
         return error.exit_status
     except KeyboardInterrupt:
         return 130

@@ -21,6 +21,10 @@ FIRST_ROUTE_PROTOCOL = 157
 # Whatever network's: what leads to a chain of overlayd.
 _JUMP = re.compile(r"-[jg] OVERLAYD(\d?)-")
 
+# What commands to paste say of network 0.
+_UNIT = re.compile(r"\b((?:systemctl (?:[a-z-]+ )+|journalctl -u ))overlayd\b(?!@)")
+_COMMAND = re.compile(r"\boverlayd (?:status|ping|doctor|check|cleanup|run)\b")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Marks:
@@ -94,6 +98,12 @@ class Marks:
     def bridge(self) -> str:
         """The bridge of this host's containers, where none has the subnet's address yet."""
         return f"br-overlay{self.number}" if self.number else "docker0"
+
+    def said_of(self, words: str) -> str:
+        """What is said of network 0, with commands to paste, said of this one: of its unit, with its flag."""
+        if not self.number:
+            return words
+        return _COMMAND.sub(rf"\g<0>{self.flag}", _UNIT.sub(rf"\1{self.unit}", words))
 
 
 _number = 0

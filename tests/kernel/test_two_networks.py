@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -200,6 +201,16 @@ def test_docker_belongs_to_network_0(site: Site) -> None:
     settle = second.call("docker", "settle")
     assert settle.returncode == 2
     assert "docker's default bridge belongs to network 0" in settle.stderr
+
+
+def test_doctor_speaks_of_its_own_network(site: Site) -> None:
+    for one in (site.first[0], site.second[0]):
+        document = json.loads(one.call("doctor", "--json", "--no-arp").stdout)
+        found = {finding["name"]: finding for finding in document["findings"]}
+        judged = ("docker-raw", "forward-", "backend-port", "lease", "network-config", "overlay-device")
+        assert {name: said for name, said in found.items() if name.startswith(judged) and said["state"] != "ok"} == {}
+        assert ("docker-bridge" in found) == (one is site.first[0])
+        assert str(one.subnet) in found["lease"]["found"]
 
 
 def test_a_second_daemon_of_one_number_is_refused_by_name(site: Site, tmp_path: Path) -> None:

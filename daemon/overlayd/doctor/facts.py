@@ -28,7 +28,8 @@ class Daemon:
 class Network:
     """The overlay as this host takes part in it: from the daemon's status, else from etcd and the settings.
 
-    `refusals` say why this host cannot serve the network in etcd, `remarks` what it holds that hosts need.
+    `bridge` has this host's containers. `refusals` say why this host cannot serve the network in etcd, `remarks` what
+    it holds that hosts need.
     """
 
     network: IPv4Network | None = None
@@ -41,6 +42,7 @@ class Network:
     ipv6: bool = False
     refusals: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
+    bridge: str = "docker0"
 
     @property
     def subnets(self) -> tuple[IPNetwork, ...]:
@@ -251,7 +253,7 @@ class Host:
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """All that the checks judge by."""
+    """All that the checks judge by. `number` is that of the network on this host; docker belongs to 0."""
 
     host: Host
     daemon: Daemon = field(default_factory=Daemon)
@@ -260,3 +262,4 @@ class Facts:
     firewall: Firewall = field(default_factory=Firewall)
     docker: Docker = field(default_factory=Docker)
     network: Network | None = None
+    number: int = 0

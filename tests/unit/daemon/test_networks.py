@@ -170,6 +170,23 @@ def test_the_command_that_copies_firewalls_files_for_another_network_does(tmp_pa
     assert not any(re.search("overlayd-", path.read_text()) for path in own.glob("*/*.xml"))
 
 
+@pytest.mark.parametrize(
+    ("words", "of_2"),
+    [
+        ("systemctl restart overlayd", "systemctl restart overlayd@2"),
+        (
+            "systemctl start overlayd && systemctl restart docker",
+            "systemctl start overlayd@2 && systemctl restart docker",
+        ),
+        ("journalctl -u overlayd -n 50", "journalctl -u overlayd@2 -n 50"),
+        ("see `overlayd status`", "see `overlayd status --network-number=2`"),
+        ("overlayd was stopped", "overlayd was stopped"),
+    ],
+)
+def test_a_remedy_is_for_the_network_that_it_is_about(words: str, of_2: str) -> None:
+    assert (marks.of(0).said_of(words), marks.of(2).said_of(words)) == (words, of_2)
+
+
 def test_backends_of_a_network_are_made_with_its_devices() -> None:
     marks.use(2)
     assert vxlan().devices == ("overlay2.1",)

@@ -9,7 +9,6 @@ from overlayd.doctor.facts import Facts, Firewalld, Network
 from overlayd.doctor.finding import Finding, ok, problem, unknown, warning
 from overlayd.doctor.trace import Packet, Tables, Verdict, addresses_in, trace
 
-BRIDGE = "docker0"
 # What carries each backend's packets between hosts: protocol, and the port where the config names none.
 CARRIER: dict[str, tuple[str, int | None]] = {
     "auto": ("udp", 8472),
@@ -74,11 +73,11 @@ def forward_in(facts: Facts) -> Finding | None:
     tables, network, subnet = seen
     for device in network.devices:
         packet = Packet(
-            source=_peers_container(facts, network), destination=subnet[2], in_device=device, out_device=BRIDGE
+            source=_peers_container(facts, network), destination=subnet[2], in_device=device, out_device=network.bridge
         )
         verdict = _forward(tables, packet)
         if verdict.dropped:
-            way = f"-i {device} -o {BRIDGE} {_within(network)}"
+            way = f"-i {device} -o {network.bridge} {_within(network)}"
             return _bad("forward-in", verdict, f"packets from {device} to containers", _accept(tables, way))
     return ok("forward-in", "FORWARD lets peers' packets reach containers")
 
@@ -91,11 +90,11 @@ def forward_out(facts: Facts) -> Finding | None:
     tables, network, subnet = seen
     for device in network.devices:
         packet = Packet(
-            source=subnet[2], destination=_peers_container(facts, network), in_device=BRIDGE, out_device=device
+            source=subnet[2], destination=_peers_container(facts, network), in_device=network.bridge, out_device=device
         )
         verdict = _forward(tables, packet)
         if verdict.dropped:
-            way = f"-i {BRIDGE} -o {device} {_within(network)}"
+            way = f"-i {network.bridge} -o {device} {_within(network)}"
             return _bad("forward-out", verdict, f"packets from containers to {device}", _accept(tables, way))
     return ok("forward-out", "FORWARD lets containers' packets out")
 
@@ -108,11 +107,11 @@ def bridge_netfilter(facts: Facts) -> Finding | None:
     seen = _seen(facts)
     if seen is None:
         return None
-    tables, _network, subnet = seen
-    packet = Packet(source=subnet[2], destination=subnet[3], in_device=BRIDGE, out_device=BRIDGE)
+    tables, network, subnet = seen
+    packet = Packet(source=subnet[2], destination=subnet[3], in_device=network.bridge, out_device=network.bridge)
     verdict = _forward(tables, packet)
     if verdict.dropped:
-        way = f"-i {BRIDGE} -o {BRIDGE}"
+        way = f"-i {network.bridge} -o {network.bridge}"
         return _bad("bridge-netfilter", verdict, "packets between containers of this host", _accept(tables, way))
     return ok("bridge-netfilter", "on, and FORWARD lets containers of this host reach each other")
 
@@ -154,13 +153,13 @@ def strangers(facts: Facts) -> Finding | None:
             "firewall is none: nothing of overlayd's keeps strangers from containers",
             advice="set OVERLAYD_FIREWALL=auto, unless rules of your own do it",
         )
-    tables, _network, subnet = seen
+    tables, network, subnet = seen
     packet = Packet(
         # Of the other half of all addresses, so of no network's.
         source=IPv4Address(int(subnet[2]) ^ 1 << 31),
         destination=subnet[2],
         in_device=facts.underlay.ifname,
-        out_device=BRIDGE,
+        out_device=network.bridge,
         local=False,
         sets=facts.firewall.sets,
     )

@@ -23,4 +23,5 @@ def gather(settings: Settings, *, settings_problem: str | None, arp: bool) -> Fa
         firewall=firewall.read_firewall(settings, status),
         docker=docker.read_docker(settings, joined),
         network=joined,
+        number=settings.network_number,
     )
