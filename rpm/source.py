@@ -36,6 +36,7 @@ SOURCES = (
     Path("rpm/firewalld/services/overlayd.xml"),
     Path("rpm/README.md"),
     Path("LICENSE"),
+    Path("rpm/units/overlayd-of-number.sed"),
 )
 
 
