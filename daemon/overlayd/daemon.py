@@ -148,6 +148,7 @@ class Daemon:
                 pid_begun=begun_at(),
                 watched_at=watch.where,
                 etcd_endpoints=settings.etcd_endpoints,
+                network_number=settings.network_number,
                 **addresses(underlay),
             ),
         )

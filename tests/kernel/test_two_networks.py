@@ -177,7 +177,7 @@ def test_what_is_done_to_one_network_loses_no_packet_of_the_other(site: Site, ne
             eventually("a second went by", lambda until=until: time.monotonic() > until)  # type: ignore[misc]
         found[what] = losses
     assert {what: losses.lost for what, losses in found.items()} == dict.fromkeys(found, 0)
-    assert min(losses.received for losses in found.values()) > 50
+    assert min(losses.received for losses in found.values()) > 20
 
 
 def test_two_daemons_that_look_again_and_again_change_nothing(site: Site) -> None:
@@ -198,6 +198,8 @@ def test_docker_belongs_to_network_0(site: Site) -> None:
     assert (first.run_dir / "docker.env").exists()
     assert not (second.run_dir / "docker.env").exists()
     assert second.status()["docker_problems"] == []
+    assert (first.status()["network_number"], second.status()["network_number"]) == (0, 1)
+    assert "1 of this host" in second.call("status").stdout
     settle = second.call("docker", "settle")
     assert settle.returncode == 2
     assert "docker's default bridge belongs to network 0" in settle.stderr
