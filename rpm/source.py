@@ -38,6 +38,7 @@ SOURCES = (
     Path("LICENSE"),
     Path("rpm/units/overlayd-containers.socket"),
     Path("rpm/units/overlayd-containers.service"),
+    Path("rpm/units/overlayd-of-number.sed"),
 )
 
 

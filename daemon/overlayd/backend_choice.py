@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from overlayd import backends, needed
+from overlayd import backends, beside, needed
 from overlayd.backends.consent import Consent
 from overlayd.backends.options import unknown
 from overlayd.backends.surroundings import Surroundings
@@ -64,7 +65,7 @@ def load_backend(
 
 def backend_here(settings: Settings, config: NetworkConfig, underlay: Underlay, here: Here) -> backends.Backend:
     """The same for this host, as its settings have it. Changes nothing, and runs nothing."""
-    return load_backend(
+    backend = load_backend(
         config,
         underlay,
         here=here,
@@ -73,3 +74,5 @@ def backend_here(settings: Settings, config: NetworkConfig, underlay: Underlay, 
         state_dir=settings.state_dir,
         consent=Consent(folder=settings.extension_commands),
     )
+    beside.require_apart(replace(beside.of_settings(settings), networks=config.networks, listens=backend.listens))
+    return backend

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-from overlayd import __version__, log, settings
+from overlayd import __version__, log, marks, settings
 from overlayd.errors import OverlaydError, PrivilegeError
 from overlayd.ownership import require_ours
 
@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         default=None,
         metavar="FILE",
-        help=f"settings as KEY=value lines (default: {settings.CONFIG_FILE})",
+        help=f"settings as KEY=value lines (default: {settings.CONFIG_FILE}, of network N {settings.CONFIG_FILE}.N)",
     )
     shared.add_argument("-v", "--verbose", action="store_true", help="log more")
     settings.add_flags(shared)
@@ -134,12 +134,13 @@ def main(arguments: Sequence[str]) -> int:
     log.configure(verbose=options.verbose)
     try:
         chosen = _settings(options)
+        marks.use(chosen.network_number)
         # Read, it is no longer where a child or a crash's report could find it.
         for name in settings.SECRET_VARIABLES:
             os.environ.pop(name, None)
         return _call(options, chosen)
     except OverlaydError as error:
-        print(f"overlayd: {error}", file=sys.stderr)  # noqa: T201
+        print(f"overlayd: {marks.ours().said_of(str(error))}", file=sys.stderr)  # noqa: T201
         return error.exit_status
     except KeyboardInterrupt:
         return 130
@@ -150,7 +151,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _settings(options: argparse.Namespace) -> settings.Settings:
-    file, required = options.config_file or settings.CONFIG_FILE, options.config_file is not None
+    file, required = settings.config_file(vars(options), os.environ), options.config_file is not None
     if options.command in _CHANGE_THE_HOST and file.is_file():
         # It says what is done as root, and where.
         require_ours(file, "config-file")

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from overlayd import __version__, backends, hostlock, lean, needed, presence, signals
+from overlayd import __version__, backends, beside, hostlock, lean, needed, presence, signals
 from overlayd.addresses import IPAddress
 from overlayd.backend_choice import backend_here
 from overlayd.bounds import Here
@@ -89,6 +89,7 @@ def run(settings: Settings) -> None:
         # ---- the line: above, nothing on the host changes; below, everything may ----
         hostlock.hold(),
     ):
+        beside.require_own_folders(settings)
         _prepare_folders(settings)
         Daemon(settings, underlay, store, watch).run()
 
@@ -137,6 +138,7 @@ class Daemon:
                 pid_begun=begun_at(),
                 watched_at=watch.where,
                 etcd_endpoints=settings.etcd_endpoints,
+                network_number=settings.network_number,
                 **addresses(underlay),
             ),
         )

@@ -6,8 +6,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 
-from overlayd import backends, docker, docker_first, memory, needed
+from overlayd import backends, beside, docker, docker_first, memory, needed
 from overlayd.addresses import IPAddress, IPNetwork, first_host
 from overlayd.backend_choice import backend_here, unknown_keys
 from overlayd.backends.consent import Consent
@@ -66,6 +67,8 @@ class Host:
             firewalled=settings.firewall != "none",
             masquerade=settings.ip_masq,
         )
+        # Its default bridge is on network 0. Containers of another one are on a bridge that an administrator made.
+        self._with_docker = settings.network_number == 0
         # The peers that are programmed.
         self._served: tuple[Lease, ...] = ()
         self._published = False
@@ -108,6 +111,8 @@ class Host:
         """Open the backend, and run its data path, where it has one in this process, until the end of the block."""
         consent = Consent(folder=self._settings.extension_commands)
         backends.retire_others(self._config.backend_type, self._settings.run_dir, consent)
+        # Before there are rules: the others' make way for this network, and ours for them.
+        beside.note(self._own_network())
         self._firewall.open_to_nobody(self.holding.lease.subnets, self._planned())
         self._backend.open(self.holding.lease)
         carrier = threading.Thread(target=self._carry, args=(stop, on_failure), name="data-path", daemon=True)
@@ -147,7 +152,9 @@ class Host:
         rules = self._firewall.sync(holding.lease.subnets, self._served)
         problems.extend(rules.problems)
         self.written = bool(report.written) or rules.written
-        self._docker.look(self._docker_wanted())
+        if self._with_docker:
+            self._docker.look(self._docker_wanted())
+        problems.extend(self._beside())
         if self._published:
             try:
                 self._write_files()
@@ -202,6 +209,23 @@ class Host:
         self._unread = found
         return found
 
+    def _own_network(self) -> beside.Network:
+        return replace(
+            beside.of_settings(self._settings),
+            networks=self._config.networks,
+            subnets=tuple(self.holding.lease.subnets),
+            listens=self._backend.listens,
+        )
+
+    def _beside(self) -> list[str]:
+        """What is wrong between this network and others of this host."""
+        own = self._own_network()
+        try:
+            beside.note(own)
+        except OverlaydError as error:
+            return [error.message]
+        return beside.conflicts(own, beside.others())
+
     def _others(self, census: Census) -> list[Lease]:
         held = self.holding.lease
         return [
@@ -247,13 +271,15 @@ class Host:
             write_atomically(self._settings.run_dir / docker.RECORD, record)
             docker_first.remember(self._settings.state_dir, record)
             # Last: docker may start as soon as this is there.
-            write_atomically(self._settings.run_dir / docker.DOCKER_ENV, docker.env_file(self._docker.options))
+            if self._with_docker:
+                write_atomically(self._settings.run_dir / docker.DOCKER_ENV, docker.env_file(self._docker.options))
         except OSError as error:
             raise OverlaydError(f"cannot write the files that docker starts from: {error}") from error
 
     def settle_docker(self) -> None:
         """Start or restart docker where the settings allow it, else say what has to be done."""
-        self._docker.settle()
+        if self._with_docker:
+            self._docker.settle()
 
     def reclaim(self, *, gone: bool) -> Holding:
         """Look after the lease: mend what etcd lost. Raises LeaseLost. While etcd is away, what we hold is held."""

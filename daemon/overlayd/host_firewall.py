@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from overlayd import docker, firewall, firewalld
+from overlayd import beside, docker, firewall, firewalld
 from overlayd.addresses import IPAddress, IPNetwork, overlaps
 from overlayd.backends import Backend
 from overlayd.bounds import Here
@@ -13,6 +13,7 @@ from overlayd.errors import CommandFailed, KernelRefused
 from overlayd.kernel import interfaces, netlink
 from overlayd.lease import Lease, Subnets
 from overlayd.log import logger
+from overlayd.marks import ours
 from overlayd.network import NetworkConfig
 from overlayd.settings import Settings
 from overlayd.watching.figures import counter
@@ -140,7 +141,12 @@ class HostFirewall:
             masquerade=self._settings.ip_masq,
             forward=self._settings.iptables_forward_rules,
             daemon_json=docker.read_told().settings,
-            bridge=next((name for name in interfaces.holding(subnets) if name in all_bridges), None),
+            bridge=next((name for name in interfaces.holding(subnets) if name in all_bridges), self._bridge),
+            others=[
+                firewall.OtherNetwork(network=network, bridges=self._bridges_of(other, all_bridges))
+                for other in beside.others()
+                for network in other.networks
+            ],
             listens=self._backend.listens,
             peers=addresses,
             leased=leased,
@@ -150,6 +156,15 @@ class HostFirewall:
             routers=interfaces.router_macs(self._ifname, addresses) if by_plain_routes else (),
             trusted=self._settings.trusted_networks,
         )
+
+    @property
+    def _bridge(self) -> str | None:
+        """The bridge while none has the subnet's address; None for the one that docker was told."""
+        return ours().bridge if ours().number else None
+
+    @staticmethod
+    def _bridges_of(other: beside.Network, bridges: Collection[str]) -> tuple[str, ...]:
+        return tuple(name for name in interfaces.holding(other.subnets) if name in bridges) if other.subnets else ()
 
     def _overlays(self, subnets: Subnets) -> list[firewall.Overlay]:
         return [

@@ -1,7 +1,8 @@
-"""One daemon a host: a lock that the kernel drops when its holder dies, however it dies.
+"""One daemon for each network of a host: a lock that the kernel drops when its holder dies, however it dies.
 
-What overlayd marks as its own in the kernel has one mark a host, whatever run-dir a daemon was given: two of them would
-undo each other's work. So the lock is the host's: one for each network namespace, which is what holds routes and rules.
+What overlayd marks as its own in the kernel has one mark for each network-number (marks.py), whatever run-dir a daemon
+was given: two of one number would undo each other's work. So the lock is the host's: one of each number for each
+network namespace, which is what holds routes and rules.
 Only root may open it: flock(2) asks for no more than a descriptor, and whoever may read it could keep every daemon out.
 Whether a daemon runs is read from its status (status.py), not by trying the lock, which would be in a starter's way.
 """
@@ -17,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from overlayd.errors import BusyError, OverlaydError
+from overlayd.marks import ours
 from overlayd.ownership import require_ours
 
 FOLDER = Path("/run/overlayd")
@@ -24,6 +26,11 @@ _NAMESPACE = Path("/proc/self/ns/net")
 # The one before may just be ending; systemd does not start again what gave up for this reason.
 WAIT_S = 3.0
 _PAUSE_S = 0.05
+
+
+def namespace() -> int:
+    """The number of this process's network namespace."""
+    return _NAMESPACE.stat().st_ino
 
 
 @contextmanager
@@ -40,7 +47,7 @@ def hold(*, wait_s: float = WAIT_S) -> Iterator[None]:
 
 def _taken(deadline: float) -> tuple[int, Path]:
     try:
-        path = FOLDER / f"{_NAMESPACE.stat().st_ino}.lock"
+        path = FOLDER / f"{namespace()}{f'-{ours().number}' if ours().number else ''}.lock"
         FOLDER.mkdir(mode=0o755, exist_ok=True)
         require_ours(FOLDER, "the lock's folder")
         while True:
@@ -51,8 +58,9 @@ def _taken(deadline: float) -> tuple[int, Path]:
                 os.close(descriptor)
             if time.monotonic() > deadline:
                 raise BusyError(
-                    f"another overlayd runs on this host (it holds {path}); one is all there may be, in any run-dir",
-                    hint="systemctl stop overlayd",
+                    f"another overlayd runs on this host for network {ours().number} (it holds {path}); of each number "
+                    "one is all there may be, in any run-dir",
+                    hint=f"systemctl stop {ours().unit}; or another network-number, for a second network beside it",
                 )
             time.sleep(_PAUSE_S)
     except OSError as error:

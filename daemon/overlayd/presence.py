@@ -16,7 +16,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from overlayd import __version__
+from overlayd import __version__, marks
 from overlayd.addresses import IPAddress, ip_address
 from overlayd.errors import AddressTaken, StoreDenied, StoreError, StoreFull
 from overlayd.log import logger
@@ -40,7 +40,10 @@ _NETWORK_NAMESPACE = Path("/proc/self/ns/net")
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """One network stack of one boot of one kernel: what cloned machines do not share, whatever else they do."""
+    """One network, by its number, in one network stack of one boot of one kernel.
+
+    Cloned machines do not share it, whatever else they do.
+    """
 
     hostname: str
     id: str
@@ -57,7 +60,7 @@ def this_host() -> Identity:
     """The identity of the host that this process is on."""
     boot = _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else ""
     namespace = os.stat(_NETWORK_NAMESPACE).st_ino  # noqa: PTH116  (of what the link leads to)
-    digest = hashlib.sha256(f"overlayd {boot} {namespace}".encode()).hexdigest()
+    digest = hashlib.sha256(f"overlayd {boot} {namespace}{marks.ours().flag}".encode()).hexdigest()
     return Identity(hostname=socket.gethostname(), id=digest[:16])
 
 

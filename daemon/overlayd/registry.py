@@ -10,13 +10,14 @@ import contextlib
 import random
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from overlayd import allocate, presence
 from overlayd.addresses import IPAddress, IPNetwork, overlaps
 from overlayd.census import Census, Reader, uncontradicted
 from overlayd.contest import Contest
 from overlayd.errors import LeaseLost, StoreDenied, StoreError
+from overlayd.holding import Holding, Remembered, owned
 from overlayd.lease import NAME_LENGTH, VALUE_BYTES, Lease, MalformedLease, Subnets, parse_key, parse_lease
 from overlayd.log import logger
 from overlayd.network import NetworkConfig
@@ -51,27 +52,6 @@ CONTESTED = "somebody else writes another lease over this host's again and again
 CONTESTED_HINT = (
     "is there another host, or a flannel here, with this host's address? overlayd ping, overlayd lease list"
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Holding:
-    """This host's lease and what it hangs on. `etcd_lease_id` is 0 for a reservation, which never expires."""
-
-    lease: Lease
-    etcd_lease_id: int
-
-    @property
-    def reserved(self) -> bool:
-        """Whether an administrator keeps this subnet for this host."""
-        return self.etcd_lease_id == 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Remembered:
-    """What this host held when it last ran. Who knows the id of the etcd lease, which is random, is its owner."""
-
-    subnets: Subnets = field(default_factory=Subnets)
-    etcd_lease_id: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,7 +192,7 @@ class Registry:
             # What stands under another spelling of its key is given up for the key itself.
             spelt = {name: lease for name, lease in leases.items() if name == lease.key_name}
             mine = allocate.own_lease(spelt.values(), public_ip, config, avoid)
-            old = _owned(entries, leases, public_ip, remembered)
+            old = owned({name: kv.lease_id for name, kv in entries.items()}, leases, public_ip, remembered)
             if mine is None and old is not None and old[0] in spelt and config.fits(old[1].subnets):
                 mine = old[1] if allocate.is_clear(old[1].subnets, avoid) else None
             if mine is not None:
@@ -394,17 +374,6 @@ def _subnets(name: str) -> Iterator[IPNetwork]:
     # A key whose value is garbage still keeps its subnets: somebody wrote it for a reason.
     with contextlib.suppress(MalformedLease):
         yield from parse_key(name)
-
-
-def _owned(
-    entries: Mapping[str, KeyValue], leases: Mapping[str, Lease], public_ip: IPAddress, remembered: Remembered
-) -> tuple[str, Lease] | None:
-    """The lease that is this host's, by its address or by the etcd lease that it hangs on. Never a reservation."""
-    for name, lease in sorted(leases.items()):
-        lease_id = entries[name].lease_id
-        if lease_id and (lease.public_ip == public_ip or lease_id == remembered.etcd_lease_id):
-            return name, lease
-    return None
 
 
 def _published(kv: KeyValue) -> Lease | None:

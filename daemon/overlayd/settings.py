@@ -8,18 +8,17 @@ file, the default.
 from __future__ import annotations
 
 import argparse
-import os
-import posixpath
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
 
-from overlayd import envfile
-from overlayd.addresses import IPNetwork, ip_network
+from overlayd import envfile, values
+from overlayd.addresses import IPNetwork
 from overlayd.errors import ConfigError, PrivilegeError
+from overlayd.marks import of
 from overlayd.quoting import plain
 
 CONFIG_FILE = Path("/etc/sysconfig/overlayd")
@@ -50,210 +49,102 @@ def _option(
     return field(default=default, metadata=metadata, repr=not secret)
 
 
-def _text(value: str) -> str:
-    if not value.strip():
-        raise ValueError("empty")
-    return value.strip()
-
-
-def _flag(value: str) -> bool:
-    words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-    try:
-        return words[value.strip().lower()]
-    except KeyError:
-        raise ValueError("true or false") from None
-
-
-def _address(value: str) -> IPv4Address:
-    try:
-        return IPv4Address(value)
-    except ValueError:
-        raise ValueError("an IPv4 address") from None
-
-
-def _address6(value: str) -> IPv6Address:
-    try:
-        return IPv6Address(value)
-    except ValueError:
-        raise ValueError("an IPv6 address") from None
-
-
-def _network(value: str) -> IPNetwork:
-    try:
-        return ip_network(value.strip())
-    except ValueError:
-        raise ValueError("networks such as 192.0.2.0/24") from None
-
-
-def _any_address(value: str) -> str:
-    try:
-        return str(ip_address(value))
-    except ValueError:
-        raise ValueError("an IP address") from None
-
-
-def _whole(value: str, low: int, high: int, allowed: str) -> int:
-    # str.isdecimal() holds for other alphabets' digits too, and int() refuses very many.
-    if not (value.isascii() and value.isdecimal() and len(value) < 20 and low <= int(value) <= high):
-        raise ValueError(allowed)
-    return int(value)
-
-
-def _port(value: str) -> int:
-    return _whole(value, 0, 65535, "a port from 1 to 65535, or 0 for none")
-
-
-def _minutes(value: str) -> int:
-    return _whole(value, 1, 10**6, "a whole number of minutes above 0")
-
-
-def _prefix(value: str) -> str:
-    """As flannel joins it with the names of keys (Go's path.Join): cleaned, and "" for the root, before their slash."""
-    cleaned = posixpath.normpath(value.strip())
-    if cleaned == "." or not value.isprintable():
-        raise ValueError("a path such as /coreos.com/network")
-    # POSIX keeps two leading slashes, Go does not.
-    return cleaned.replace("//", "/").removesuffix("/")
-
-
-def _path(value: str) -> Path:
-    if "\0" in value:
-        raise ValueError("a path")
-    return Path(value)
-
-
-def _folder(value: str) -> Path:
-    if not value.startswith("/") or "\0" in value or os.path.normpath(value) in ("/", "//"):
-        raise ValueError("the whole path of a folder, such as /etc/overlayd/extension")
-    return Path(os.path.normpath(value))
-
-
-def _positive(value: str) -> float:
-    try:
-        number = float(value)
-    except ValueError:
-        number = 0
-    if not 0 < number < 1e9:
-        raise ValueError("a number of seconds above 0")
-    return number
-
-
-def _rate(value: str) -> float:
-    try:
-        number = float(value)
-    except ValueError:
-        number = -1
-    if number and not 0.1 <= number <= 1000:
-        raise ValueError("a number a second from 0.1 to 1000, or 0 for none")
-    return number
-
-
-def _ttl(value: str) -> int:
-    # etcd itself raises shorter ones to its election timeout.
-    return _whole(value, 5, 10**9, "a whole number of seconds, 5 or more")
-
-
-def _docker_restart(value: str) -> str:
-    if value not in ("idle", "never", "always"):
-        raise ValueError("idle, never or always")
-    return value
-
-
-def _firewall(value: str) -> str:
-    word = value.strip().lower()
-    # It was a yes or no in 0.1.
-    if word in ("auto", "iptables", "nftables", "none"):
-        return word
-    try:
-        return "auto" if _flag(word) else "none"
-    except ValueError:
-        raise ValueError("auto, iptables, nftables or none") from None
-
-
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """All that one host decides for itself. What all hosts share is the network config in etcd."""
 
     etcd_endpoints: tuple[str, ...] = _option(
-        _text, "etcd servers, comma separated", default=("http://127.0.0.1:2379",), many=True, between=r"[,;\s]"
+        values.text, "etcd servers, comma separated", default=("http://127.0.0.1:2379",), many=True, between=r"[,;\s]"
     )
-    etcd_prefix: str = _option(_prefix, "where the network is kept in etcd", default="/coreos.com/network")
-    etcd_cafile: str | None = _option(_text, "PEM file of the CA that signed etcd's certificates", default=None)
-    etcd_certfile: str | None = _option(_text, "PEM file of this host's client certificate", default=None)
-    etcd_keyfile: str | None = _option(_text, "PEM file of its key", default=None)
-    etcd_username: str | None = _option(_text, "etcd user", default=None)
+    network_number: int = _option(
+        values.network_number,
+        "which of this host's networks this is, from 0 to 9; docker's default bridge belongs to 0, and the others have "
+        "files, devices and rules of their own",
+        default=0,
+    )
+    etcd_prefix: str = _option(values.prefix, "where the network is kept in etcd", default="/coreos.com/network")
+    etcd_cafile: str | None = _option(values.text, "PEM file of the CA that signed etcd's certificates", default=None)
+    etcd_certfile: str | None = _option(values.text, "PEM file of this host's client certificate", default=None)
+    etcd_keyfile: str | None = _option(values.text, "PEM file of its key", default=None)
+    etcd_username: str | None = _option(values.text, "etcd user", default=None)
     etcd_password: str | None = _option(
-        _text,
+        values.text,
         "its password; refused as a flag, which every user of this host can read: set etcd-password-file",
         default=None,
         secret=True,
     )
     etcd_password_file: str | None = _option(
-        _text, "file that holds its password; read anew for each login", default=None
+        values.text, "file that holds its password; read anew for each login", default=None
     )
     iface: tuple[str, ...] = _option(
-        _text, "interface, by name or address, that peers reach this host by", default=(), many=True
+        values.text, "interface, by name or address, that peers reach this host by", default=(), many=True
     )
     iface_regex: tuple[str, ...] = _option(
-        _text,
+        values.text,
         "expression that an interface's address or name matches; the flag may be repeated, the variable has one: (a|b)",
         default=(),
         many=True,
         between=None,
     )
-    iface_can_reach: str | None = _option(_text, "take the interface of the route to this address", default=None)
+    iface_can_reach: str | None = _option(values.text, "take the interface of the route to this address", default=None)
     public_ip: IPv4Address | None = _option(
-        _address, "address that peers send to, if not the interface's own", default=None
+        values.address, "address that peers send to, if not the interface's own", default=None
     )
     public_ipv6: IPv6Address | None = _option(
-        _address6, "IPv6 address that peers send to, if not the interface's own", default=None
+        values.address6, "IPv6 address that peers send to, if not the interface's own", default=None
     )
-    ip_masq: bool = _option(_flag, "masquerade what leaves the overlay network", default=True)
+    ip_masq: bool = _option(values.flag, "masquerade what leaves the overlay network", default=True)
     firewall: str = _option(
-        _firewall,
+        values.firewall,
         "what to keep the rules with that let the overlay's packets pass: auto, iptables, nftables, none",
         default="auto",
         switch=True,
     )
-    iptables_forward_rules: bool = _option(_flag, "accept the network's packets in the FORWARD chain", default=True)
+    iptables_forward_rules: bool = _option(
+        values.flag, "accept the network's packets in the FORWARD chain", default=True
+    )
     trusted_networks: tuple[IPNetwork, ...] = _option(
-        _network,
+        values.network,
         "networks outside the overlay that may reach containers by their own addresses, by this host; nobody else may",
         default=(),
         many=True,
     )
     ip_blackhole_route: bool = _option(
-        _flag, "drop what is for this host's subnet while no bridge carries it, instead of sending it on", default=False
+        values.flag,
+        "drop what is for this host's subnet while no bridge carries it, instead of sending it on",
+        default=False,
     )
     docker_restart: str = _option(
-        _docker_restart,
+        values.docker_restart,
         "restart a docker that is on another bridge address: idle (while it runs no container), never, always",
         default="idle",
     )
     extension_commands: Path | None = _option(
-        _folder,
+        values.folder,
         "folder of the programs that backend extension may run, as root, when etcd says so; without it, none is run",
         default=None,
     )
-    lease_ttl_s: int = _option(_ttl, "how long a lease outlives its host, in seconds", default=86400)
+    lease_ttl_s: int = _option(values.ttl, "how long a lease outlives its host, in seconds", default=86400)
     subnet_lease_renew_margin: int = _option(
-        _minutes, "minutes before its end by which a lease is prolonged at the latest", default=60
+        values.minutes, "minutes before its end by which a lease is prolonged at the latest", default=60
     )
     resync_s: float = _option(
-        _positive, "seconds between two looks at the kernel's state", default=5.0, also=("iptables_resync",)
+        values.positive, "seconds between two looks at the kernel's state", default=5.0, also=("iptables_resync",)
     )
     probe_rate: float = _option(
-        _rate,
+        values.rate,
         "echoes a second, at most, that are sent to peers' containers to see whether they are reached; 0 for none",
         default=5.0,
     )
-    healthz_ip: str = _option(_any_address, "address to serve /healthz, /readyz and /metrics on", default="0.0.0.0")
-    healthz_port: int = _option(_port, "its TCP port; 0 for none", default=0)
-    subnet_file: Path | None = _option(
-        _path, "where to write the leased subnet (default: subnet.env in run-dir)", default=None
+    healthz_ip: str = _option(
+        values.any_address, "address to serve /healthz, /readyz and /metrics on", default="0.0.0.0"
     )
-    run_dir: Path = _option(_path, "files of this boot", default=Path("/run/overlayd"))
-    state_dir: Path = _option(_path, "files that outlive a reboot", default=Path("/var/lib/overlayd"))
+    healthz_port: int = _option(values.port, "its TCP port; 0 for none", default=0)
+    subnet_file: Path | None = _option(
+        values.path, "where to write the leased subnet (default: subnet.env in run-dir)", default=None
+    )
+    run_dir: Path = _option(values.path, "files of this boot", default=Path("/run/overlayd"))
+    state_dir: Path = _option(values.path, "files that outlive a reboot", default=Path("/var/lib/overlayd"))
 
     @property
     def subnet_env(self) -> Path:
@@ -346,7 +237,28 @@ def load(
     if flags.get("etcd_password_file") is not None:
         # Nearer than a password in the file or in a variable, which is one way to say the same.
         found.pop("etcd_password", None)
-    return Settings(**found)
+    return Settings(**{**_of_number(found.get("network_number", 0)), **found})
+
+
+def _of_number(number: int) -> dict[str, Any]:
+    """The defaults that differ for another network than 0: what is network 0's is not another's."""
+    if not number:
+        return {}
+    return {
+        "etcd_prefix": f"{Settings.etcd_prefix}{number}",
+        "run_dir": Settings.run_dir.with_name(of(number).name),
+        "state_dir": Settings.state_dir.with_name(of(number).name),
+    }
+
+
+def config_file(flags: Mapping[str, Any], environment: Mapping[str, str]) -> Path:
+    """The file with the settings of the network that flags or environment name; they may name the file itself."""
+    given = flags.get("config_file")
+    number = str(flags.get("network_number") or environment.get("OVERLAYD_NETWORK_NUMBER"))
+    if given is not None:
+        return Path(given)
+    # What is no such number is refused by `load`.
+    return CONFIG_FILE.with_name(f"{CONFIG_FILE.name}.{number}") if number in list("123456789") else CONFIG_FILE
 
 
 def read_file(path: Path, *, required: bool = False) -> dict[str, str]:

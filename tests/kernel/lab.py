@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from overlayd import process
-from overlayd.errors import OverlaydError
 from tests.etcd import Etcd
 from tests.kernel import namespaces
+from tests.kernel.dump import dump
 from tests.polling import eventually
 
 NETWORK = IPv4Network("10.5.0.0/16")
@@ -229,25 +229,8 @@ class Host:
 
     def dump(self) -> str:
         """Links, routes, rules and the end of the log, for whoever looks at a failed test."""
-        parts = [f"==== {self.name} {self.address}"]
-        for argv in (
-            ["ip", "-d", "-br", "link"],
-            ["ip", "-4", "-br", "address"],
-            ["ip", "-4", "route"],
-            ["ip", "-6", "-br", "address"],
-            ["ip", "-6", "route"],
-            ["ip", "neighbour"],
-            ["bridge", "fdb"],
-            ["iptables-save"],
-            ["sh", "-c", "if command -v wg >/dev/null; then wg show; fi"],
-        ):
-            try:
-                parts += [f"-- {' '.join(argv)}", self.run(*argv).rstrip()]
-            except OverlaydError as error:
-                parts.append(str(error))
-        if self.log.exists():
-            parts += ["-- log", *self.log.read_text(errors="replace").splitlines()[-80:]]
-        return "\n".join(parts)
+        said = [self.log.read_text(errors="replace")] if self.log.exists() else []
+        return dump(f"{self.name} {self.address}", self.run, said)
 
     def remove(self) -> None:
         """End the daemon and remove the namespaces."""

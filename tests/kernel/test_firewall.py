@@ -12,9 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from overlayd import firewall
+from overlayd import firewall, marks
 from overlayd.backends.listening import Listening
-from overlayd.firewall.chains import LEASED, PEERS
 from overlayd.kernel import ipset
 from overlayd.kernel.monitor import NETLINK_NETFILTER, NFT_GROUPS, RECEIVE_BYTES, rules_matter
 from tests.kernel import namespaces
@@ -362,5 +361,5 @@ def everything(host: str) -> list[str]:
         # Those that iptables-nft made are above, in its own words.
         if name not in TABLES:
             found += namespaces.run(host, ["nft", "-s", "list", "table", family, name]).splitlines()
-    sets = {name: inside(host, partial(ipset.read, name)) for name in (*PEERS.values(), *LEASED.values())}
+    sets = {name: inside(host, partial(ipset.read, name)) for name in marks.ours().sets}
     return [*found, *(f"set {name}: overlayd" for name, entries in sets.items() if entries is not None)]

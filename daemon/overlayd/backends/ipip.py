@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
+from overlayd import marks
 from overlayd.addresses import interface
 from overlayd.backends.host_gw import direct_route, reaches_directly
 from overlayd.backends.listening import Listening
@@ -22,7 +23,6 @@ from overlayd.kernel.state import Address, IpipLink, Route, Thing
 from overlayd.lease import Lease, Leg
 
 OVERHEAD_BYTES = 20  # outer IPv4
-DEVICE = "overlay.ipip"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class Ipip(Planned):
     @property
     def devices(self) -> tuple[str, ...]:
         """The IP-in-IP device, and with DirectRouting the underlay's interface too."""
-        return (DEVICE, self.around.underlay.ifname) if self.direct else (DEVICE,)
+        return (_device(), self.around.underlay.ifname) if self.direct else (_device(),)
 
     @property
     def listens(self) -> tuple[Listening, ...]:
@@ -69,9 +69,9 @@ class Ipip(Planned):
             legs = self.around.shared_legs(peer)
             reachable[peer.key_name] = tuple(map(self._way, legs))
             paths[peer.key_name] = "direct" if all(map(self._is_direct, legs)) else self.type
-        link = IpipLink(name=DEVICE, mtu_bytes=self.mtu_bytes, local=self.around.endpoint(4).address)
+        link = IpipLink(name=_device(), mtu_bytes=self.mtu_bytes, local=self.around.endpoint(4).address)
         # A host's own packets to the overlay leave with this address, and no subnet route comes with a /32.
-        addresses = [Address(link=DEVICE, address=interface(leg.subnet.network_address, 32)) for leg in own.legs]
+        addresses = [Address(link=_device(), address=interface(leg.subnet.network_address, 32)) for leg in own.legs]
         base = (*self.around.base(own), link, *addresses)
         return Plan(
             base=base,
@@ -89,7 +89,11 @@ class Ipip(Planned):
     def _way(self, leg: Leg) -> Route:
         if self._is_direct(leg):
             return direct_route(self.around, leg)
-        return Route(dst=leg.subnet, link=DEVICE, via=leg.public_ip, onlink=True)
+        return Route(dst=leg.subnet, link=_device(), via=leg.public_ip, onlink=True)
+
+
+def _device() -> str:
+    return marks.ours().device(".ipip")
 
 
 BACKEND = Ipip

@@ -8,6 +8,7 @@ from dataclasses import replace
 from ipaddress import IPv4Address
 from typing import Any, ClassVar, Protocol, Self
 
+from overlayd import marks
 from overlayd.addresses import interface
 from overlayd.backends.listening import Listening
 from overlayd.backends.options import Options, largest_packet
@@ -21,7 +22,6 @@ from overlayd.lease import Lease
 
 OVERHEAD_BYTES = 28  # outer IPv4 20, UDP 8
 DEFAULT_PORT = 8285
-DEVICE = "overlay0"
 
 
 class Forwarder(Protocol):
@@ -74,7 +74,7 @@ class Udp:
     @property
     def devices(self) -> tuple[str, ...]:
         """The TUN device."""
-        return (DEVICE,)
+        return (marks.ours().tun,)
 
     @property
     def listens(self) -> tuple[Listening, ...]:
@@ -88,7 +88,7 @@ class Udp:
         """Make the device and take the port. Raises KernelRefused, UnsupportedError."""
         require(self.plan(own))
         self._forwarder = TunForwarder(
-            device=DEVICE,
+            device=marks.ours().tun,
             local=IPv4Address(str(self._around.endpoint(4).address)),
             port=self._port,
         )
@@ -117,13 +117,14 @@ class Udp:
 
     def plan(self, own: Lease, peers: Collection[Lease] = ()) -> Plan:
         """All that the kernel should hold, for these leases. Pure."""
+        device = marks.ours().tun
         judged = self._around.judge(peers, own=own, backend_type=self.type, one_route=self.one_route)
         return Plan(
             base=(
                 *self._around.base(own),
-                TunLink(name=DEVICE, mtu_bytes=self._mtu_bytes),
-                *(Address(link=DEVICE, address=interface(leg.subnet.network_address, 32)) for leg in own.legs),
-                *(Route(dst=network, link=DEVICE) for network in self._around.network.networks),
+                TunLink(name=device, mtu_bytes=self._mtu_bytes),
+                *(Address(link=device, address=interface(leg.subnet.network_address, 32)) for leg in own.legs),
+                *(Route(dst=network, link=device) for network in self._around.network.networks),
             ),
             problems=judged.problems,
             paths={peer.key_name: self.type for peer in judged.served},

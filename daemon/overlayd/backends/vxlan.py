@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
+from overlayd import marks
 from overlayd.addresses import IPAddress, interface
 from overlayd.backends.host_gw import direct_route, reaches_directly
 from overlayd.backends.listening import Listening
@@ -75,8 +76,12 @@ class Vxlan(Planned):
 
     def device(self, version: int) -> str:
         """The name of the VXLAN device for packets of one family, which travels over the same family."""
-        name, short = ("overlay.", "overlay.x") if version == 4 else ("overlay-v6.", "overlay-x")
-        return f"{name}{self.vni}" if len(f"{name}{self.vni}") <= LONGEST_NAME else f"{short}{self.vni:x}"
+        name, short = (".", ".x") if version == 4 else ("-v6.", "-x")
+        if marks.ours().number:
+            # Its digit is the one too many.
+            short = short[-1] if version == 4 else short[0]
+        whole = marks.ours().device(f"{name}{self.vni}")
+        return whole if len(whole) <= LONGEST_NAME else marks.ours().device(f"{short}{self.vni:x}")
 
     @property
     def devices(self) -> tuple[str, ...]:

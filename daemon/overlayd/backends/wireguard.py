@@ -13,6 +13,7 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from overlayd import marks
 from overlayd.addresses import IPAddress, IPNetwork, contains, interface
 from overlayd.backends import keyfile
 from overlayd.backends.claims import Claim, Claims, public_key_of
@@ -34,7 +35,6 @@ DEFAULT_PORT, DEFAULT_PORT6 = 51820, 51821
 KEYS = ("ListenPort", "ListenPortV6", "PSK", "MTU", "Mode", "PersistentKeepaliveInterval")
 MODES = ("separate", "auto", "ipv4", "ipv6")
 _SERVICES = {53: "DNS", 67: "DHCP", 68: "DHCP", 123: "NTP", 546: "DHCP", 547: "DHCP"}
-DEVICE, DEVICE6 = "overlay-wg", "overlay-wg-v6"
 # What flannel takes for private when it chooses an endpoint: RFC 1918 and RFC 4193, and not all that Python does.
 _PRIVATE: tuple[IPNetwork, ...] = (
     *map(IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")),
@@ -85,12 +85,12 @@ class Wireguard:
                     hint=f"set EnableIPv{version} to true, or Mode to auto",
                 )
         ports = {
-            DEVICE: _port(options, "ListenPort", DEFAULT_PORT),
-            DEVICE6: _port(options, "ListenPortV6", DEFAULT_PORT6),
+            _device(4): _port(options, "ListenPort", DEFAULT_PORT),
+            _device(6): _port(options, "ListenPortV6", DEFAULT_PORT6),
         }
         if mode == "separate" and len(around.network.pools) == 2 and len(set(ports.values())) == 1:
             raise NetworkConfigError(
-                f"ListenPort and ListenPortV6 of backend wireguard are both {ports[DEVICE]}",
+                f"ListenPort and ListenPortV6 of backend wireguard are both {ports[_device(4)]}",
                 hint="two, as each family has a device of its own; or Mode auto, with one device",
             )
         return cls(
@@ -205,7 +205,7 @@ class Wireguard:
 
     def _device(self, version: int) -> str:
         """The device that carries the packets of a family."""
-        return DEVICE6 if version == 6 and self._mode == "separate" else DEVICE
+        return _device(6 if version == 6 and self._mode == "separate" else 4)
 
     def _own_end(self, own: Lease) -> tuple[Thing, ...]:
         links = [
@@ -251,8 +251,8 @@ class Wireguard:
         if meeting is None:
             return f"it has no IPv{self._mode[-1]} address, which Mode {self._mode} needs"
         subnets = tuple(leg.subnet for leg in legs)
-        port = self._port_of(meeting)
-        return [Claim(device=DEVICE, public_key=str(keys[0]), address=meeting.public_ip, port=port, subnets=subnets)]
+        port, key = self._port_of(meeting), str(keys[0])
+        return [Claim(device=_device(4), public_key=key, address=meeting.public_ip, port=port, subnets=subnets)]
 
     def _port_of(self, leg: Leg) -> int:
         """The port at which a peer is met: the one that it published, else our own."""
@@ -261,7 +261,7 @@ class Wireguard:
         if not isinstance(port, int) or isinstance(port, bool) or not 0 < port <= 65535:
             return self._ports[device]
         # flannel publishes ListenPortV6 with the IPv6 part also where its one device listens on ListenPort.
-        return self._ports[device] if leg.version == 6 and port == self._ports[DEVICE6] else port
+        return self._ports[device] if leg.version == 6 and port == self._ports[_device(6)] else port
 
     def _meeting(self, legs: Collection[Leg]) -> Leg | None:
         """The leg at whose address a peer is met when one device carries both families."""
@@ -288,6 +288,10 @@ class Wireguard:
             keepalive_s=self._keepalive_s,
             roams=self._told.get((claim.device, claim.public_key)) == endpoint,
         )
+
+
+def _device(version: int) -> str:
+    return marks.ours().device("-wg" if version == 4 else "-wg-v6")
 
 
 def _port(options: Options, key: str, default: int) -> int:

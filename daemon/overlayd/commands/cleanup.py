@@ -6,7 +6,7 @@ import argparse
 import os
 from functools import partial
 
-from overlayd import firewall, firewalld, hostlock
+from overlayd import beside, firewall, firewalld, hostlock
 from overlayd import status as status_file
 from overlayd.backends import undo
 from overlayd.backends.consent import Consent
@@ -14,6 +14,7 @@ from overlayd.commands.output import print_line
 from overlayd.docker import DOCKER_ENV, RECORD
 from overlayd.errors import BusyError, OverlaydError, PrivilegeError
 from overlayd.kernel import netlink
+from overlayd.marks import ours
 from overlayd.ownership import require_ours
 from overlayd.settings import Settings
 
@@ -29,7 +30,7 @@ def main(settings: Settings, _options: argparse.Namespace) -> int:
     except BusyError as error:
         raise BusyError(
             f"overlayd is running and would put everything back: {error.message}",
-            hint="systemctl stop overlayd, then again",
+            hint=f"systemctl stop {ours().unit}, then again",
         ) from None
 
 
@@ -38,7 +39,7 @@ def _clean(settings: Settings) -> int:
     undone = partial(undo.cleanup, settings.run_dir, Consent(folder=settings.extension_commands))
     failures: list[str] = []
     # The way in goes before the rules that keep strangers from it.
-    for what in (undone, netlink.cleanup, firewalld.cleanup, firewall.cleanup):
+    for what in (undone, netlink.cleanup, firewalld.cleanup, firewall.cleanup, beside.forget):
         try:
             for line in what():
                 print_line(f"removed {line}")

@@ -44,6 +44,11 @@ def _prepare(settings: Settings) -> int:
 
 def _settle(settings: Settings) -> int:
     """Restart docker if docker0 or dockerd's options are not the lease's, whatever runs in it; else do nothing."""
+    if settings.network_number:
+        raise ConfigError(
+            f"docker's default bridge belongs to network 0, not to network {settings.network_number}",
+            hint="containers of this one are on a bridge of its own: docker network create (README.md)",
+        )
     found = status_file.read(settings.run_dir)
     if found.state != "ready" or not found.subnets or not found.mtu_bytes or not status_file.alive(found):
         raise OverlaydError("no overlayd runs here that holds a subnet for docker", hint="see: overlayd status")

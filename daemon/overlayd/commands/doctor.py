@@ -16,7 +16,7 @@ from overlayd.settings import Settings
 
 def main(settings: Settings, options: argparse.Namespace) -> int:
     """Print what every check found; 1 if anything stops packets, else 0. Changes nothing."""
-    file = options.config_file or settings_module.CONFIG_FILE
+    file = settings_module.config_file(vars(options), os.environ)
     unreadable = f"only root may read {file}" if file.exists() and not os.access(file, os.R_OK) else None
     sections = examine(gather(settings, settings_problem=unreadable, arp=not options.no_arp))
     if options.json:

@@ -62,6 +62,8 @@ def report(status: Status, *, now_s: float) -> Iterator[str]:
 
 
 def _fields(status: Status, now_s: float) -> Iterator[tuple[str, str]]:
+    if status.network_number:
+        yield "network-number", f"{status.network_number} of this host"
     if status.subnets:
         yield "subnet", f"{status.subnets} of {status.network}{', reserved' if status.reserved else ''}"
     if status.backend:

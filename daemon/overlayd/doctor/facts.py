@@ -31,8 +31,8 @@ class Daemon:
 class Network:
     """The overlay as this host takes part in it: from the daemon's status, else from etcd and the settings.
 
-    `refusals` say why this host cannot serve the network in etcd, `remarks` what it holds that hosts need. `listens` is
-    what the backend takes from peers, empty where that is not known.
+    `bridge` has this host's containers. `refusals` say why this host cannot serve the network in etcd, `remarks` what
+    it holds that hosts need. `listens` is what the backend takes from peers, empty where that is not known.
     """
 
     network: IPv4Network | None = None
@@ -47,6 +47,7 @@ class Network:
     ipv6: bool = False
     refusals: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
+    bridge: str = "docker0"
 
     @property
     def subnets(self) -> tuple[IPNetwork, ...]:
@@ -311,7 +312,7 @@ class Reachability:
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """All that the checks judge by."""
+    """All that the checks judge by. `number` is that of the network on this host; docker belongs to 0."""
 
     host: Host
     daemon: Daemon = field(default_factory=Daemon)
@@ -321,3 +322,4 @@ class Facts:
     docker: Docker = field(default_factory=Docker)
     network: Network | None = None
     reach: Reachability = field(default_factory=Reachability)
+    number: int = 0

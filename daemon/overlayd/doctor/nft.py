@@ -13,7 +13,7 @@ from typing import Any
 from overlayd.addresses import IPAddress, IPNetwork, contains, ip_address
 from overlayd.doctor.nft_values import OTHER, UNKNOWN, compared, contained, value_of
 from overlayd.doctor.walk import Action, Does, Judged, Packet, Rule, Verdict, walk
-from overlayd.firewall.table import NAME
+from overlayd.marks import ours
 
 # By IP version: the families of tables that see its packets.
 _FAMILIES = {4: ("ip", "inet"), 6: ("ip6", "inet")}
@@ -212,7 +212,7 @@ def parse(items: Iterable[Mapping[str, Any]], listing: str = "") -> tuple[Base, 
             name, handle = str(body.get("chain")), body.get("handle")
             text = shown.get((*table, name, handle), f"the rule with handle {handle}")
             where, expressions = " ".join((*table, name)), tuple(body.get("expr", []))
-            rule = _Rule(f"{where}: {text}", expressions, sets.setdefault(table, {}), ours=table[1] == NAME)
+            rule = _Rule(f"{where}: {text}", expressions, sets.setdefault(table, {}), ours=table[1] == ours().name)
             chains.setdefault(table, {}).setdefault(name, []).append(rule)
     return tuple(
         Base(

@@ -28,7 +28,7 @@ _TABLES = {
 FORWARDED = ("prerouting", "forward", "postrouting")
 # Docker leaves it to the administrator, and passes it before its own rules in FORWARD.
 _DOCKER_USER = "DOCKER-USER"
-_OURS = ("OVERLAYD-", " overlayd ")
+_OURS = ("OVERLAYD", " overlayd")
 _NUMBERS = {"ipencap": "4"}
 
 

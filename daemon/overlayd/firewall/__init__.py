@@ -6,6 +6,7 @@
 from overlayd.firewall.apply import Firewall, Report, cleanup
 from overlayd.firewall.rules import (
     NOTHING,
+    OtherNetwork,
     Overlay,
     Wanted,
     desired,
@@ -18,6 +19,7 @@ from overlayd.firewall.strangers import left_open
 __all__ = [
     "NOTHING",
     "Firewall",
+    "OtherNetwork",
     "Overlay",
     "Report",
     "Wanted",

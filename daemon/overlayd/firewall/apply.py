@@ -11,11 +11,12 @@ from typing import Any, TypeVar
 from overlayd.addresses import IPAddress, IPNetwork, ip_address, ip_network
 from overlayd.errors import CommandFailed, KernelRefused, OverlaydError, UnsupportedError
 from overlayd.firewall import iptables, nftables
-from overlayd.firewall.chains import LEASED, PEERS, Ruleset, ruleset, without_sets
+from overlayd.firewall.chains import Ruleset, ruleset, without_sets
 from overlayd.firewall.rules import VERSIONS, Wanted
 from overlayd.firewall.table import NFT_LEASED, NFT_PEERS, table, without_nat
 from overlayd.kernel import ipset
 from overlayd.log import logger
+from overlayd.marks import ours
 
 log = logger("firewall")
 
@@ -69,16 +70,16 @@ class Firewall:
 
     def members(self) -> tuple[frozenset[IPAddress], frozenset[IPNetwork]]:
         """Peers' addresses and subnets that the rules of the last run know; none where there are none. Never raises."""
-        found: dict[str, set[str]] = {PEERS[4]: set(), LEASED[4]: set()}
+        found: dict[str, set[str]] = {NFT_PEERS: set(), NFT_LEASED: set()}
         for version in VERSIONS:
-            for name, kind in ((PEERS[version], PEERS[4]), (LEASED[version], LEASED[4])):
+            for name, kind in ((ours().peers(version), NFT_PEERS), (ours().leased(version), NFT_LEASED)):
                 with contextlib.suppress(OverlaydError):
                     found[kind] |= ipset.read(name) or set()
             with contextlib.suppress(OverlaydError):
                 sets = nftables.members(version) if nftables.installed() else {}
-                found[PEERS[4]] |= sets.get(NFT_PEERS, set())
-                found[LEASED[4]] |= sets.get(NFT_LEASED, set())
-        return frozenset(_read(ip_address, found[PEERS[4]])), frozenset(_read(ip_network, found[LEASED[4]]))
+                for kind in found:
+                    found[kind] |= sets.get(kind, set())
+        return frozenset(_read(ip_address, found[NFT_PEERS])), frozenset(_read(ip_network, found[NFT_LEASED]))
 
     def close_forwarding(self, version: int) -> str | None:
         """Drop what no rule lets through, as dockerd does when it turns forwarding on; call it before you do.
@@ -134,7 +135,7 @@ def cleanup() -> Iterator[str]:
             yield from removal()
         except OverlaydError as error:
             failures.append(error.message)
-    for name in (*PEERS.values(), *LEASED.values()):
+    for name in ours().sets:
         try:
             if ipset.remove(name):
                 yield f"set {name}"
@@ -192,7 +193,7 @@ class _Look:
                 # Most likely what this kernel does not have at all.
                 log.debug("cannot look for rules of another choice", problem=error.message)
                 whole = False
-        for name in (*PEERS.values(), *LEASED.values()):
+        for name in ours().sets:
             if name not in self._sets:
                 try:
                     self.written |= ipset.remove(name)
@@ -216,8 +217,8 @@ class _Look:
         """The rules, with the sets that they name in the kernel; without them where the kernel has no sets."""
         text = repr(rules)
         members: tuple[tuple[str, str, frozenset[Any]], ...] = (
-            (PEERS[version], ipset.ADDRESSES, self._wanted.peers_of(version)),
-            (LEASED[version], ipset.NETWORKS, self._wanted.leased_of(version)),
+            (ours().peers(version), ipset.ADDRESSES, self._wanted.peers_of(version)),
+            (ours().leased(version), ipset.NETWORKS, self._wanted.leased_of(version)),
         )
         try:
             for name, kind, wanted in members:

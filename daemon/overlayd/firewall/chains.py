@@ -11,16 +11,10 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from overlayd.firewall.rules import MASQUERADED_ELSEWHERE, MULTICAST, Overlay, Wanted
-from overlayd.firewall.strangers import Rule, strangers, ways_in
+from overlayd.firewall.strangers import ACCEPT, RETURN, Rule, strangers, ways_in
+from overlayd.marks import ours
 
-# Every rule carries it, and every chain of ours begins with the prefix: nothing else is ever deleted.
-COMMENT = "-m comment --comment overlayd"
-PREFIX = "OVERLAYD-"
-# The sets of peers' public addresses and of their subnets, for each IP version (kernel/ipset.py).
-PEERS = {version: f"{PREFIX}PEERS{version}" for version in (4, 6)}
-LEASED = {version: f"{PREFIX}LEASED{version}" for version in (4, 6)}
-
-_FROM_LEASED = re.compile(rf"-m set --match-set {PREFIX}LEASED[46] src ")
+_FROM_LEASED = re.compile(r"-m set --match-set OVERLAYD\d?-LEASED[46] src ")
 
 
 class Place(Enum):
@@ -58,7 +52,7 @@ class Jump:
     @property
     def rule(self) -> str:
         """The jump as `iptables-save` prints it, without the `-A NAME` in front."""
-        return f"{COMMENT} -j {self.to}"
+        return f"{ours().comment} -j {self.to}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +93,7 @@ def ruleset(wanted: Wanted, version: int, *, doors_only: bool = False) -> Rulese
     ]
     if not doors_only:
         mangle = (
-            ("PREROUTING", _written(kept_out.prerouting, version)),
+            ("PREROUTING", _written(_going_on(kept_out.prerouting), version)),
             ("INPUT", _written(kept_out.delivered, version)),
             # Before filter, and routing, which may look at marks, is over.
             ("FORWARD", (*_written(kept_out.forwarded, version), *_marking(wanted, overlay))),
@@ -136,12 +130,12 @@ def _masquerading(wanted: Wanted, overlay: Overlay) -> list[_Part]:
     network, subnet = overlay.network, overlay.subnet
     mark = f"{MASQUERADED_ELSEWHERE:#x}"
     rules = (
-        f"-m mark --mark {mark}/{mark} {COMMENT} -j RETURN",
-        f"-s {subnet} -d {network} {COMMENT} -j RETURN",
-        f"-s {network} -d {subnet} {COMMENT} -j RETURN",
-        f"! -s {network} -d {subnet} {COMMENT} -j RETURN",
-        f"-s {network} ! -d {MULTICAST[network.version]} {COMMENT} -j MASQUERADE --random-fully",
-        f"! -s {network} -d {network} {COMMENT} -j MASQUERADE --random-fully",
+        f"-m mark --mark {mark}/{mark} {ours().comment} -j RETURN",
+        f"-s {subnet} -d {network} {ours().comment} -j RETURN",
+        f"-s {network} -d {subnet} {ours().comment} -j RETURN",
+        f"! -s {network} -d {subnet} {ours().comment} -j RETURN",
+        f"-s {network} ! -d {MULTICAST[network.version]} {ours().comment} -j MASQUERADE --random-fully",
+        f"! -s {network} -d {network} {ours().comment} -j MASQUERADE --random-fully",
     )
     return [_part("nat", "POSTROUTING", rules, Place.ANYWHERE)]
 
@@ -154,9 +148,9 @@ def _forward(wanted: Wanted, overlay: Overlay) -> list[_Part]:
     for one in wanted.trusts(overlay.network.version):
         inward += [f"-s {one} -d {overlay.network}", f"-s {overlay.network} -d {one}"]
     rules = (
-        *(f"{way} {COMMENT} -j ACCEPT" for way in inward),
-        f"-s {overlay.subnet} -i {wanted.bridge} {COMMENT} -j ACCEPT",
-        f"-d {overlay.subnet} -o {wanted.bridge} -m conntrack --ctstate RELATED,ESTABLISHED {COMMENT} -j ACCEPT",
+        *(f"{way} {ours().comment} -j ACCEPT" for way in inward),
+        f"-s {overlay.subnet} -i {wanted.bridge} {ours().comment} -j ACCEPT",
+        f"-d {overlay.subnet} -o {wanted.bridge} -m conntrack --ctstate RELATED,ESTABLISHED {ours().comment} -j ACCEPT",
     )
     return [_part("filter", "FORWARD", rules, Place.LAST, closing=("DROP", "REJECT"))]
 
@@ -165,10 +159,10 @@ def _docker_user(wanted: Wanted, overlay: Overlay) -> _Part:
     # A container may claim to be from a network that is trusted.
     own = wanted.other_bridges if wanted.trusts(overlay.network.version) else ()
     rules = (
-        *(f"-i {bridge} {COMMENT} -j RETURN" for bridge in own),
+        *(f"-i {bridge} {ours().comment} -j RETURN" for bridge in own),
         *_written(ways_in(wanted, overlay), overlay.network.version),
     )
-    chain = Chain(table="filter", name=f"{PREFIX}DOCKER", rules=rules)
+    chain = Chain(table="filter", name=f"{ours().chains}DOCKER", rules=rules)
     jump = Jump(
         table="filter",
         chain="DOCKER-USER",
@@ -186,7 +180,7 @@ def _marking(wanted: Wanted, overlay: Overlay) -> tuple[str, ...]:
         return ()
     version = overlay.network.version
     return tuple(
-        f"{_match(way, version)} {COMMENT} -j MARK --set-xmark {wanted.mark}" for way in ways_in(wanted, overlay)
+        f"{_match(way, version)} {ours().comment} -j MARK --set-xmark {wanted.mark}" for way in ways_in(wanted, overlay)
     )
 
 
@@ -194,12 +188,20 @@ def _within(overlay: Overlay) -> str:
     return f"-s {overlay.network} -d {overlay.subnet}"
 
 
+def _going_on(rules: Iterable[Rule]) -> tuple[Rule, ...]:
+    """The same, but what is let through goes on to what is behind: an accept would end the whole table.
+
+    There are the rules of this host's other networks, and an administrator's own.
+    """
+    return tuple(replace(rule, verdict=RETURN) if rule.verdict == ACCEPT else rule for rule in rules)
+
+
 def _written(rules: Sequence[Rule], version: int) -> tuple[str, ...]:
     return tuple(_rule(rule, version) for rule in rules)
 
 
 def _rule(rule: Rule, version: int) -> str:
-    return f"{_match(rule, version)} {COMMENT} -j {rule.verdict.upper()}"
+    return f"{_match(rule, version)} {ours().comment} -j {rule.verdict.upper()}"
 
 
 def _match(rule: Rule, version: int) -> str:
@@ -212,10 +214,12 @@ def _match(rule: Rule, version: int) -> str:
         rule.protocol and f"-p {rule.protocol}",
         rule.port and f"-m {rule.protocol} --dport {rule.port}",
         rule.source_mac and f"-m mac --mac-source {rule.source_mac}",
-        None if rule.source_peer is None else _set(PEERS[version], member=rule.source_peer, end="src"),
-        None if rule.destination_peer is None else _set(PEERS[version], member=rule.destination_peer, end="dst"),
-        None if rule.source_leased is None else _set(LEASED[version], member=rule.source_leased, end="src"),
-        None if rule.destination_leased is None else _set(LEASED[version], member=rule.destination_leased, end="dst"),
+        None if rule.source_peer is None else _set(ours().peers(version), member=rule.source_peer, end="src"),
+        None if rule.destination_peer is None else _set(ours().peers(version), member=rule.destination_peer, end="dst"),
+        None if rule.source_leased is None else _set(ours().leased(version), member=rule.source_leased, end="src"),
+        None
+        if rule.destination_leased is None
+        else _set(ours().leased(version), member=rule.destination_leased, end="dst"),
         "-m addrtype --dst-type LOCAL" if rule.local else None,
         "-m conntrack ! --ctstate RELATED,ESTABLISHED" if rule.begins else None,
     ]
@@ -227,5 +231,5 @@ def _set(name: str, *, member: bool, end: str) -> str:
 
 
 def _part(table: str, chain: str, rules: tuple[str, ...], place: Place, closing: tuple[str, ...] = ()) -> _Part:
-    ours = Chain(table=table, name=f"{PREFIX}{chain}", rules=rules)
-    return _Part(chain=ours, jump=Jump(table=table, chain=chain, to=ours.name, place=place, closing=closing))
+    made = Chain(table=table, name=f"{ours().chains}{chain}", rules=rules)
+    return _Part(chain=made, jump=Jump(table=table, chain=chain, to=made.name, place=place, closing=closing))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import cache
 
-from overlayd.firewall.chains import COMMENT, PREFIX, Jump, Place, Ruleset
+from overlayd.firewall.chains import Jump, Place, Ruleset
+from overlayd.marks import Marks, network_of_jump, ours
 
 # table → chain → rules without the `-A CHAIN` in front
 Tables = Mapping[str, Mapping[str, tuple[str, ...]]]
@@ -14,8 +16,16 @@ Tables = Mapping[str, Mapping[str, tuple[str, ...]]]
 _OPENING = ("filter", "nat")
 _IP_IN_IP = re.compile(r"-p (?:ipencap|ipv4|ip-in-ip) ")
 _MAC = re.compile(r"--mac-source \S+")
-_OURS = re.compile(rf'--comment "?overlayd"?( |$)|-[jg] {PREFIX}')
 _UNCONDITIONAL = re.compile(r'(?:-m comment --comment (?:"(?:[^"\\]|\\.)*"|\S+) )?-j (?P<verdict>\S+)')
+
+
+@cache
+def _of(marks: Marks) -> re.Pattern[str]:
+    return re.compile(rf'--comment "?{marks.name}"?( |$)|-[jg] {marks.chains}')
+
+
+def _is_ours(rule: str) -> bool:
+    return _of(ours()).search(rule) is not None
 
 
 def parse(saved: str) -> dict[str, dict[str, tuple[str, ...]]]:
@@ -35,8 +45,8 @@ def parse(saved: str) -> dict[str, dict[str, tuple[str, ...]]]:
 
 def _usual(rule: str) -> str:
     """A rule as we write it: releases quote comments, name IP in IP as /etc/protocols does, and write MACs large."""
-    rule = rule.replace('--comment "overlayd"', "--comment overlayd")
-    if COMMENT not in rule:
+    rule = rule.replace(f'--comment "{ours().name}"', f"--comment {ours().name}")
+    if not re.search(rf"{ours().comment}(?: |$)", rule):
         return rule
     return _MAC.sub(lambda found: found[0].lower(), _IP_IN_IP.sub("-p 4 ", rule))
 
@@ -64,14 +74,14 @@ def restore_input(lines: Mapping[str, Iterable[str]]) -> str:
 
 def _table(table: str, wanted: Ruleset, there: Mapping[str, tuple[str, ...]]) -> list[str]:
     chains = {chain.name: chain.rules for chain in wanted.chains if chain.table == table}
-    surplus = [name for name in there if name.startswith(PREFIX) and name not in chains]
+    surplus = [name for name in there if name.startswith(ours().chains) and name not in chains]
     stale = [name for name, rules in chains.items() if there.get(name) != rules]
     # Naming an existing chain of ours empties it (iptables-restore(8), --noflush), a new one makes it.
     lines = [f":{name} - [0:0]" for name in (*stale, *surplus)]
     for name in stale:
         lines += [f"-A {name} {rule}" for rule in chains[name]]
     jumps = [_existing(jump, there) for jump in wanted.jumps if jump.table == table]
-    foreign = [name for name in there if not name.startswith(PREFIX)]
+    foreign = [name for name in there if not name.startswith(ours().chains)]
     for name in sorted({*foreign, *(jump.chain for jump in jumps)}):
         lines += _place(name, [jump for jump in jumps if jump.chain == name], there.get(name, ()))
     lines += [f"-X {name}" for name in surplus]
@@ -84,27 +94,44 @@ def _existing(jump: Jump, there: Mapping[str, tuple[str, ...]]) -> Jump:
 
 def _place(name: str, jumps: list[Jump], rules: tuple[str, ...]) -> list[str]:
     """The lines that put our jumps, and nothing else of ours, where they belong in one chain of somebody else's."""
-    target = [rule for rule in rules if not _OURS.search(rule)]
+    target = [rule for rule in rules if not _is_ours(rule)]
     for jump in sorted(jumps, key=lambda jump: jump.place is Place.FIRST):
         at = _position(jump, target, rules)
         target.insert(at, jump.rule)
     if tuple(target) == rules:
         return []
-    inserts = [(at, rule) for at, rule in enumerate(target) if _OURS.search(rule)]
-    deleted = [f"-D {name} {rule}" for rule in rules if _OURS.search(rule)]
+    inserts = [(at, rule) for at, rule in enumerate(target) if _is_ours(rule)]
+    deleted = [f"-D {name} {rule}" for rule in rules if _is_ours(rule)]
     return [*deleted, *(f"-I {name} {at + 1} {rule}" for at, rule in inserts)]
 
 
 def _position(jump: Jump, others: list[str], rules: tuple[str, ...]) -> int:
+    """Where it has to stand. Jumps of this host's other networks are beside it, in the order of the networks' numbers:
+    each of the daemons puts all of them in the same order, and none moves what another one put there.
+    """
     if jump.place is Place.FIRST:
-        return 0
+        return next((at for at, rule in enumerate(others) if not _is_before_ours(rule)), len(others))
     if jump.place is Place.ANYWHERE:
         if jump.rule in rules:
             before = rules[: rules.index(jump.rule)]
-            return sum(1 for rule in before if not _OURS.search(rule))
+            return sum(1 for rule in before if not _is_ours(rule))
         return len(others)
-    for at, rule in enumerate(others):
-        unconditional = _UNCONDITIONAL.match(rule)
-        if unconditional is not None and unconditional["verdict"] in jump.closing:
-            return at
-    return len(others)
+    last = next((at for at, rule in enumerate(others) if _closes(jump, rule)), len(others))
+    while last and _is_behind_ours(others[last - 1]):
+        last -= 1
+    return last
+
+
+def _closes(jump: Jump, rule: str) -> bool:
+    unconditional = _UNCONDITIONAL.match(rule)
+    return unconditional is not None and unconditional["verdict"] in jump.closing
+
+
+def _is_before_ours(rule: str) -> bool:
+    network = network_of_jump(rule)
+    return network is not None and network < ours().number
+
+
+def _is_behind_ours(rule: str) -> bool:
+    network = network_of_jump(rule)
+    return network is not None and network > ours().number

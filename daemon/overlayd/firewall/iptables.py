@@ -12,8 +12,9 @@ from dataclasses import replace
 
 from overlayd import process
 from overlayd.errors import CommandFailed
-from overlayd.firewall.chains import PREFIX, Ruleset
+from overlayd.firewall.chains import Ruleset
 from overlayd.firewall.diff import Tables, changes, parse, restore_input
+from overlayd.marks import ours
 
 COMMANDS = {4: "iptables", 6: "ip6tables"}
 # The first with `iptables-restore --wait` and `--random-fully`. CentOS 7 has 1.4.21.
@@ -70,7 +71,7 @@ def remove(command: str) -> Iterator[str]:
     sync(command, Ruleset())
     for table, chains in there.items():
         for name in chains:
-            if name.startswith(PREFIX):
+            if name.startswith(ours().chains):
                 yield f"{command} chain {name} of table {table}"
 
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 from overlayd import process
 from overlayd.errors import CommandFailed
-from overlayd.firewall.table import FAMILIES, NAME, Table, matches, removal, sets, tables, write
+from overlayd.firewall.table import FAMILIES, Table, matches, removal, sets, tables, write
+from overlayd.marks import ours
 
 _NAT_CHAIN = "type nat hook postrouting priority 100;"
 
@@ -28,7 +29,7 @@ def sync(version: int, wanted: Table | None) -> bool:
         if there:
             process.run(["nft", "-f", "-"], input=removal(family))
         return there
-    if there and matches(wanted, _nft("list", "table", family, NAME)):
+    if there and matches(wanted, _nft("list", "table", family, ours().name)):
         return False
     process.run(["nft", "-f", "-"], input=write(wanted))
     return True
@@ -36,19 +37,19 @@ def sync(version: int, wanted: Table | None) -> bool:
 
 def stands(version: int) -> bool:
     """Whether the table of that IP version is there. Raises CommandFailed."""
-    return (FAMILIES[version], NAME) in tables(_nft("list", "tables"))
+    return (FAMILIES[version], ours().name) in tables(_nft("list", "tables"))
 
 
 def members(version: int) -> dict[str, set[str]]:
     """What is in each set of the table of that IP version, by its name; none without one. Raises CommandFailed."""
     family = FAMILIES[version]
-    return sets(_nft("list", "table", family, NAME)) if stands(version) else {}
+    return sets(_nft("list", "table", family, ours().name)) if stands(version) else {}
 
 
 def has_nat(version: int) -> bool:
     """Whether the kernel can translate addresses of that IP version. Changes nothing."""
     try:
-        text = f"table {FAMILIES[version]} {NAME}-probe {{ chain nat {{ {_NAT_CHAIN} }}; }}\n"
+        text = f"table {FAMILIES[version]} {ours().name}-probe {{ chain nat {{ {_NAT_CHAIN} }}; }}\n"
         process.run(["nft", "--check", "-f", "-"], input=text)
     except CommandFailed:
         return False
@@ -59,7 +60,7 @@ def remove() -> Iterator[str]:
     """Remove the tables of both families; name what was removed. Raises CommandFailed."""
     for version, family in FAMILIES.items():
         if sync(version, None):
-            yield f"nftables table {family} {NAME}"
+            yield f"nftables table {family} {ours().name}"
 
 
 def _nft(*words: str) -> str:

@@ -34,6 +34,14 @@ class Overlay:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OtherNetwork:
+    """A network of one family that another daemon serves on this host, and the bridges of its containers here."""
+
+    network: IPNetwork
+    bridges: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Mark:
     """Bits of a packet's firewall mark: those of `mask` are set as in `value`."""
 
@@ -61,6 +69,7 @@ class Wanted:
     `underlay` is its interface.
     `trusted` networks outside the overlay may reach containers by their own addresses; with `direct_routing` everybody
     may, as daemon.json asks. `mark` opens the door of Docker's nftables backend, None where Docker uses iptables.
+    `others` are this host's other networks.
     """
 
     overlays: tuple[Overlay, ...] = ()
@@ -77,6 +86,7 @@ class Wanted:
     underlay: str | None = None
     trusted: tuple[IPNetwork, ...] = ()
     direct_routing: bool = False
+    others: tuple[OtherNetwork, ...] = ()
 
     def overlay(self, version: int) -> Overlay | None:
         """The overlay of that IP version, if there is one."""
@@ -124,6 +134,7 @@ def desired(
     routers: Sequence[str] = (),
     underlay: str | None = None,
     trusted: Sequence[IPNetwork] = (),
+    others: Sequence[OtherNetwork] = (),
 ) -> Wanted:
     """What a host needs that holds a subnet of each overlay (at most one of an IP version: ValueError).
 
@@ -153,6 +164,7 @@ def desired(
         routers=tuple(sorted(routers)),
         underlay=underlay,
         trusted=tuple(trusted),
+        others=tuple(others),
         direct_routing=told.get("allow-direct-routing") in (True, "true"),
     )
 

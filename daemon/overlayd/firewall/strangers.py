@@ -203,6 +203,7 @@ def _beside(wanted: Wanted, overlay: Overlay) -> list[Rule]:
     """What comes by no device of the overlay and claims to be from the network, or is for it."""
     network, subnet = overlay.network, overlay.subnet
     found = [Rule(verdict=ACCEPT, in_device=name) for name in ("lo", *wanted.tunnels)]
+    found += _between_networks(wanted, overlay)
     for device in wanted.underlays:
         found += _by_plain_route(device, overlay)
     leased = _from(replace(overlay, shared=True))
@@ -231,6 +232,21 @@ def _beside(wanted: Wanted, overlay: Overlay) -> list[Rule]:
     if wanted.direct_routing:
         found.append(Rule(verdict=ACCEPT, destination=subnet))
     return [*found, *(replace(rule, begins=True) for rule in _to(overlay))]
+
+
+def _between_networks(wanted: Wanted, overlay: Overlay) -> list[Rule]:
+    """Containers of two networks of this host do not reach each other, whatever source address they claim.
+
+    Each network keeps both directions, as the other's rules may be older than this network. What answers a published
+    port's connection, which Docker let through, goes on.
+    """
+    found = []
+    for other in wanted.others:
+        if other.network.version == overlay.network.version:
+            closed = Rule(verdict=DROP, begins=True)
+            found.append(replace(closed, in_device=wanted.bridge, destination=other.network))
+            found += [replace(closed, in_device=name, destination=overlay.network) for name in other.bridges]
+    return found
 
 
 def _to_host(wanted: Wanted, overlay: Overlay) -> list[Rule]:

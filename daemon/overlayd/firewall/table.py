@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from overlayd.errors import CommandFailed
 from overlayd.firewall.rules import MASQUERADED_ELSEWHERE, MULTICAST, Mark, Overlay, Wanted
 from overlayd.firewall.strangers import Rule, strangers, ways_in
+from overlayd.marks import ours
 
-NAME = "overlayd"
 FAMILIES = {4: "ip", 6: "ip6"}
 # The sets of peers' public addresses and of their subnets.
 NFT_PEERS, NFT_LEASED = "peers", "leased"
@@ -37,7 +37,7 @@ class Chain:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """The table `overlayd` of one family, `ip` or `ip6`. `sets` are its sets by name: addresses, or networks."""
+    """Our table of one family, `ip` or `ip6`. `sets` are its sets by name: addresses, or networks."""
 
     family: str
     chains: tuple[Chain, ...]
@@ -81,7 +81,7 @@ def without_nat(found: Table) -> Table | None:
 
 def write(found: Table) -> str:
     """The text for `nft -f -` that puts the table in the place of the one that is there, in one transaction."""
-    lines = [f"table {found.family} {NAME} {{"]
+    lines = [f"table {found.family} {ours().name} {{"]
     comments = iter(_comments(found))
     for name, members in found.sets:
         flags = " flags interval;" if name == NFT_LEASED else ""
@@ -97,7 +97,7 @@ def write(found: Table) -> str:
 
 def removal(family: str) -> str:
     """The text for `nft -f -` that removes the table, and is no error where there is none."""
-    return f"table {family} {NAME}\ndelete table {family} {NAME}\n"
+    return f"table {family} {ours().name}\ndelete table {family} {ours().name}\n"
 
 
 def matches(found: Table, listing: str) -> bool:
@@ -168,7 +168,7 @@ def _elements(found: object) -> Iterator[str]:
 def _comments(found: Table) -> list[str]:
     digest = hashlib.sha256(repr(found).encode()).hexdigest()[:12]
     count = sum(len(chain.rules) for chain in found.chains)
-    return [f"overlayd {digest} {number}" for number in range(1, count + 1)]
+    return [f"{ours().name} {digest} {number}" for number in range(1, count + 1)]
 
 
 def _masquerading(wanted: Wanted, overlay: Overlay) -> list[Chain]:

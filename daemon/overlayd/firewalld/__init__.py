@@ -5,6 +5,6 @@ Its verdicts cannot be overridden from another table: it has to be told. `desire
 """
 
 from overlayd.firewalld.keep import Firewalld, Report, cleanup
-from overlayd.firewalld.wanted import NOTHING, Runtime, desired
+from overlayd.firewalld.wanted import Runtime, desired
 
-__all__ = ["NOTHING", "Firewalld", "Report", "Runtime", "cleanup", "desired"]
+__all__ = ["Firewalld", "Report", "Runtime", "cleanup", "desired"]

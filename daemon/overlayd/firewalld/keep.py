@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from overlayd.errors import FirewalldRefused
 from overlayd.firewalld.bus import Bus
-from overlayd.firewalld.wanted import NOTHING, Runtime
+from overlayd.firewalld.wanted import Runtime, nothing
 from overlayd.log import logger
+from overlayd.marks import ours
 
 log = logger("firewalld")
 
@@ -18,6 +19,12 @@ _TOO_OLD = ("UnknownMethod", "UnknownInterface", "is not a valid interface", "No
 _HINT = (
     "`firewall-cmd --reload` makes it read what the RPM put into /usr/lib/firewalld. Before firewalld 0.9 there are no "
     "policies: let the backend's port in by hand"
+)
+# firewalld makes neither policies nor ipsets at runtime, and what the RPM brings is network 0's.
+_COPY = (
+    "for f in /usr/lib/firewalld/policies/overlayd-*.xml /usr/lib/firewalld/ipsets/overlayd-*.xml; do "
+    "sed 's/overlayd-/{name}-/g' $f > /etc/firewalld/$(echo ${{f#/usr/lib/firewalld/}} | sed 's/overlayd-/{name}-/'); "
+    "done && firewall-cmd --reload"
 )
 
 
@@ -69,8 +76,8 @@ def cleanup() -> Iterator[str]:
     """Empty our policies and ipsets, where firewalld runs; name what was emptied. Raises FirewalldRefused."""
     bus = Bus()
     try:
-        if bus.firewalld_runs() and _bring(bus, NOTHING):
-            yield f"firewalld's rules in {' and '.join(NOTHING.policies)}"
+        if bus.firewalld_runs() and _bring(bus, nothing()):
+            yield f"firewalld's rules in {' and '.join(nothing().policies)}"
     except FirewalldRefused as error:
         if not error.says(*_UNKNOWN, *_TOO_OLD):
             raise
@@ -78,9 +85,15 @@ def cleanup() -> Iterator[str]:
         bus.close()
 
 
+def copy_command() -> str:
+    """What gives firewalld policies and ipsets for this network, which is not 0."""
+    return _COPY.format(name=ours().name)
+
+
 def _explained(error: FirewalldRefused) -> str:
     if error.says(*_UNKNOWN, *_TOO_OLD):
-        return f"firewalld runs and does not know {error.obj}: it rejects what comes from peers; {_HINT}"
+        hint = f"copy network 0's: {copy_command()}" if ours().number else _HINT
+        return f"firewalld runs and does not know {error.obj}: it rejects what comes from peers; {hint}"
     return error.message
 
 

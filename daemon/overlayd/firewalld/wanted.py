@@ -18,12 +18,7 @@ from dataclasses import dataclass
 from overlayd.addresses import IPAddress, IPNetwork
 from overlayd.backends.listening import Listening
 from overlayd.firewall.rules import Overlay
-
-# Through this host: from any zone to any zone.
-FORWARD = "overlayd-forward"
-# To this host: from any zone to HOST.
-INPUT = "overlayd-input"
-IPSETS = {4: "overlayd-peers", 6: "overlayd-peers6"}
+from overlayd.marks import ours
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +29,27 @@ class Runtime:
     ipsets: Mapping[str, frozenset[str]]
 
 
-NOTHING = Runtime(
-    policies=dict.fromkeys((FORWARD, INPUT), frozenset()), ipsets=dict.fromkeys(IPSETS.values(), frozenset())
-)
+def forward_policy() -> str:
+    """The policy for what passes this host: from any zone to any zone."""
+    return f"{ours().name}-forward"
+
+
+def input_policy() -> str:
+    """The policy for what is for this host: from any zone to HOST."""
+    return f"{ours().name}-input"
+
+
+def peers_ipset(version: int) -> str:
+    """The ipset of peers' public addresses of an IP version."""
+    return f"{ours().name}-peers{version if version == 6 else ''}"
+
+
+def nothing() -> Runtime:
+    """All of it empty."""
+    return Runtime(
+        policies=dict.fromkeys((forward_policy(), input_policy()), frozenset()),
+        ipsets={peers_ipset(version): frozenset() for version in (4, 6)},
+    )
 
 
 def desired(
@@ -57,9 +70,10 @@ def desired(
             if one.version == overlay.network.version:
                 forward |= {*_forward(one, overlay.network)}
     return Runtime(
-        policies={FORWARD: frozenset(forward), INPUT: frozenset(map(_listen, listens))},
+        policies={forward_policy(): frozenset(forward), input_policy(): frozenset(map(_listen, listens))},
         ipsets={
-            name: frozenset(str(peer) for peer in peers if peer.version == version) for version, name in IPSETS.items()
+            peers_ipset(version): frozenset(str(peer) for peer in peers if peer.version == version)
+            for version in (4, 6)
         },
     )
 
@@ -76,7 +90,7 @@ def _listen(listening: Listening) -> str:
     # Addresses go into a set: with a rule for each of a thousand peers firewalld would be busy for a minute.
     source = f"rule {_family(listening.version)}"
     if not listening.anyone:
-        source += f' source ipset="{IPSETS[listening.version]}"'
+        source += f' source ipset="{peers_ipset(listening.version)}"'
     if listening.port is None:
         return f'{source} protocol value="{listening.protocol}" accept'
     return f'{source} port port="{listening.port}" protocol="{listening.protocol}" accept'

@@ -17,7 +17,7 @@ from overlayd.settings import Settings
 SUBNET_ENV = "/run/flannel/subnet.env"
 _KUBERNETES = "Kubernetes' part of flannel, which overlayd has not"
 _LOGGING = "overlayd logs to the journal; `overlayd run --verbose` says more"
-_MULTI = "flannel's many networks a host: overlayd has one"
+_MULTI = "flannel's many networks a host: each is an overlayd of its own, with another network-number"
 _SERVER = "flannel's own server, gone from flannel itself since: overlayd asks etcd"
 # What flanneld has or had and overlayd has not, and why; None where there is nothing to say.
 _OTHERS: dict[str, str | None] = {

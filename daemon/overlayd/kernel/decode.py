@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
+from overlayd import marks
 from overlayd.addresses import IPAddress, ip_address, ip_interface
 from overlayd.kernel.dump import attributes, dump
 from overlayd.kernel.state import (
-    LINK_ALIAS,
-    LINK_NAME_PREFIX,
     Address,
     FdbEntry,
     IpipLink,
@@ -39,7 +38,8 @@ def link(message: Any, names: dict[int, str], wireguard: Devices, peers: list[Wi
     name, mtu_bytes, up = message.get_attr("IFLA_IFNAME"), message.get_attr("IFLA_MTU"), bool(message["flags"] & IFF_UP)
     alias = message.get_attr("IFLA_IFALIAS")
     # The alias cannot be given at creation. One of our names with no alias, never brought up, is one cut short there.
-    if alias != LINK_ALIAS and (alias or up or not name.startswith(LINK_NAME_PREFIX)):
+    ours = marks.ours()
+    if alias != ours.name and (alias or up or not ours.names(name)):
         return None
     if (device := wireguard.get(name, kind)) is not None:
         peers.extend(device.peers)

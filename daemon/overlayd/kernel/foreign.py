@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from overlayd.addresses import IPAddress, IPNetwork
 from overlayd.kernel.state import Route, Thing
+from overlayd.marks import network_of_route
 
 BRIDGE = "docker0"
 FLANNEL = "flannel"
@@ -222,6 +223,9 @@ def _in_the_way(route: ForeignRoute, subnet: IPNetwork) -> str | None:
 
 
 def _advice(route: ForeignRoute) -> str:
+    network = network_of_route(route.protocol)
+    if network is not None:
+        return f"it is of network {network} of this host: no two of them can have one address"
     if route.protocol != _KERNEL:
         family = "-6 " if route.dst.version == 6 else ""
         return f"it is not overlayd's and stays; if nobody needs it: ip {family}route delete {route.selector}"

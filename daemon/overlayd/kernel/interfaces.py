@@ -15,7 +15,7 @@ from overlayd.addresses import IPAddress, IPInterface, IPNetwork, ip_address, ip
 from overlayd.errors import KernelRefused
 from overlayd.kernel.foreign import BRIDGE, FLANNEL
 from overlayd.kernel.pyroute import IPRoute, NetlinkError
-from overlayd.kernel.state import LINK_ALIAS, LINK_NAME_PREFIX
+from overlayd.marks import ALIASES, DEVICES
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -175,9 +175,9 @@ def holding(networks: Iterable[IPNetwork]) -> tuple[str, ...]:
 
 def _carries(message: Any, links: Iterable[Any], bridges: Bridges) -> str | None:
     name, kind = message.get("ifname"), _kind(message)
-    if message.get_attr("IFLA_IFALIAS") == LINK_ALIAS:
+    if message.get_attr("IFLA_IFALIAS") in ALIASES:
         return "a device of overlayd's own"
-    if kind in _DEVICES_OF_OVERLAYS and name.startswith((LINK_NAME_PREFIX, FLANNEL)):
+    if kind in _DEVICES_OF_OVERLAYS and name.startswith((DEVICES, FLANNEL)):
         return "a device of flannel's" if name.startswith(FLANNEL) else "a device of overlayd's own"
     if kind != "bridge" or name not in bridges.of_guests:
         return None

@@ -16,6 +16,7 @@ from ipaddress import IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Any
 
+from overlayd import marks
 from overlayd.addresses import IPNetwork
 from overlayd.errors import KernelRefused, UnsupportedError
 from overlayd.kernel import advertisements, decode, routes, tun
@@ -28,8 +29,6 @@ from overlayd.kernel.routes import RT_TABLE_MAIN, RTNH_F_ONLINK
 from overlayd.kernel.state import (
     FORWARDING,
     FORWARDING6,
-    LINK_ALIAS,
-    ROUTE_PROTOCOL,
     Address,
     FdbEntry,
     IpipLink,
@@ -213,7 +212,7 @@ def _write_link(ipr: Any, wireguard: Devices, verb: Verb, link: Link) -> None:
             case WireguardLink():
                 wireguard.make(ipr, link.name)
     index = _index(link.name)
-    changes: dict[str, Any] = {"mtu": link.mtu_bytes, "IFLA_IFALIAS": LINK_ALIAS}
+    changes: dict[str, Any] = {"mtu": link.mtu_bytes, "IFLA_IFALIAS": marks.ours().name}
     # Even the same MAC again makes the kernel forget the neighbours on the link (neigh_changeaddr), the permanent too.
     if isinstance(link, VxlanLink) and _mac(ipr, index) != link.mac:
         changes["address"] = link.mac
@@ -308,7 +307,7 @@ def _route(route: Route) -> dict[str, Any]:
     words: dict[str, Any] = {
         "family": AF_INET if route.dst.version == 4 else AF_INET6,
         "dst": str(route.dst),
-        "proto": ROUTE_PROTOCOL,
+        "proto": marks.ours().route_protocol,
         "table": RT_TABLE_MAIN,
         # IPv6 knows no scopes.
         "scope": 0 if route.via or route.dst.version == 6 else 253,

@@ -7,10 +7,11 @@ import struct
 from collections.abc import Collection
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
+from overlayd import marks
 from overlayd.addresses import IPAddress, IPNetwork
 from overlayd.kernel.dump import NLM_F_DUMP_INTR, attributes, dump, number
 from overlayd.kernel.foreign import ForeignRoute
-from overlayd.kernel.state import ROUTE_PROTOCOL, Route
+from overlayd.kernel.state import Route
 
 RTM_GETROUTE = 26
 RT_TABLE_MAIN, RTN_UNICAST, RTN_BLACKHOLE, RTNH_F_ONLINK = 254, 1, 6, 4
@@ -31,6 +32,7 @@ def read(
 
     `names` are all links' by index.
     """
+    own = marks.ours().route_protocol
     inside = [(int(one.network_address), int(one.netmask), one.prefixlen) for one in networks if one.version == version]
     for attempt in range(TRIES):
         ours: list[Route] = []
@@ -39,13 +41,13 @@ def read(
         for flags, message in dump(RTM_GETROUTE, _ROUTE.pack(_AF_OF[version], 0, 0, 0, 0, 0, 0, 0, 0)):
             whole = whole and not flags & NLM_F_DUMP_INTR
             protocol, table, length = message[5], message[4], message[1]
-            if protocol != ROUTE_PROTOCOL and not inside:
+            if protocol != own and not inside:
                 continue
             found = attributes(message, _ROUTE.size)
             if (number(found.get(RTA_TABLE)) or table) != RT_TABLE_MAIN:
                 continue
             base = int.from_bytes(found.get(RTA_DST, b""), "big")
-            if protocol == ROUTE_PROTOCOL:
+            if protocol == own:
                 ours.append(_our_route(version, message, found, base, names))
             elif any(length >= least and base & mask == start for start, mask, least in inside):
                 foreign.append(_foreign_route(version, message, found, base, names))

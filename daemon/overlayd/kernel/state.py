@@ -3,9 +3,8 @@
 Pure: no I/O. Every value has a `key`, which is what the kernel itself tells objects apart by: two values with one key
 cannot both be there, and the second replaces the first.
 
-Our marks, by which we find our own after a crash and never touch anything else: links carry the alias `overlayd`,
-routes the protocol number 157; addresses, neighbours, FDB entries and WireGuard peers count as ours on our own links
-only.
+Our marks (marks.py), by which we find our own after a crash and never touch anything else: links carry an alias, routes
+a protocol number; addresses, neighbours, FDB entries and WireGuard peers count as ours on our own links only.
 """
 
 from __future__ import annotations
@@ -14,12 +13,6 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 from overlayd.addresses import IPAddress, IPInterface, IPNetwork
-
-LINK_ALIAS = "overlayd"
-# Every link of ours is named so.
-LINK_NAME_PREFIX = "overlay"
-# rtnetlink(7) leaves numbers above RTPROT_STATIC (4) to userland; 157 is in no rt_protos that distributions ship.
-ROUTE_PROTOCOL = 157
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -91,6 +91,8 @@ class Status:
     watched_at: str | None = None
     """Where /readyz is served, as ADDRESS:PORT."""
     problem: str | None = None
+    network_number: int = 0
+    """Which of the networks of this host it is."""
     network: str | None = None
     subnet: str | None = None
     subnet6: str | None = None

@@ -239,20 +239,20 @@ def test_dockers_nftables_get_their_mark_and_strangers_are_kept_out_after_the_pe
     )
     begins = "-m conntrack ! --ctstate RELATED,ESTABLISHED"
     assert chains["mangle", "OVERLAYD-PREROUTING"] == (
-        f"-i lo {comment} -j ACCEPT",
-        f"-i overlay.1 {comment} -j ACCEPT",
-        f"-s 10.5.52.0/24 -i docker0 {comment} -j ACCEPT",
+        f"-i lo {comment} -j RETURN",
+        f"-i overlay.1 {comment} -j RETURN",
+        f"-s 10.5.52.0/24 -i docker0 {comment} -j RETURN",
         f"-s 10.5.52.0/24 {comment} -j DROP",
-        f"-i docker0 -m addrtype --dst-type LOCAL {comment} -j ACCEPT",
+        f"-i docker0 -m addrtype --dst-type LOCAL {comment} -j RETURN",
         f"-d 10.5.0.0/16 -i docker0 {begins} {comment} -j DROP",
-        f"-i docker0 {comment} -j ACCEPT",
+        f"-i docker0 {comment} -j RETURN",
         f"-s 10.5.52.0/24 {begins} {comment} -j DROP",
         f"-m set --match-set OVERLAYD-LEASED4 src {begins} {comment} -j DROP",
         f"-s 10.5.0.0/16 -i br-+ {begins} {comment} -j DROP",
-        f"-i br-+ {comment} -j ACCEPT",
-        f"-s 10.5.0.0/16 -m addrtype --dst-type LOCAL {comment} -j ACCEPT",
+        f"-i br-+ {comment} -j RETURN",
+        f"-s 10.5.0.0/16 -m addrtype --dst-type LOCAL {comment} -j RETURN",
         f"-s 10.5.0.0/16 {begins} {comment} -j DROP",
-        f"-d 10.5.0.0/16 -m addrtype --dst-type LOCAL {comment} -j ACCEPT",
+        f"-d 10.5.0.0/16 -m addrtype --dst-type LOCAL {comment} -j RETURN",
         f"-d 10.5.0.0/16 {begins} {comment} -j DROP",
     )
     jumps = {(jump.table, jump.chain): jump.to for jump in ruleset(told, 4).jumps}
@@ -265,8 +265,8 @@ def test_whoever_asked_for_direct_routing_has_it_and_nobody_else() -> None:
         (rules,) = (chain.rules for chain in ruleset(told, 4).chains if chain.table == "mangle")
         return [rule.replace("-m comment --comment overlayd ", "") for rule in rules[-2:]]
 
-    assert closing({"allow-direct-routing": True})[0] == "-d 10.5.52.0/24 -j ACCEPT"
-    assert closing({"allow-direct-routing": False})[0] == "-d 10.5.0.0/16 -m addrtype --dst-type LOCAL -j ACCEPT"
+    assert closing({"allow-direct-routing": True})[0] == "-d 10.5.52.0/24 -j RETURN"
+    assert closing({"allow-direct-routing": False})[0] == "-d 10.5.0.0/16 -m addrtype --dst-type LOCAL -j RETURN"
 
 
 def test_a_backends_own_packets_are_taken_from_peers_and_from_no_container() -> None:

@@ -11,10 +11,12 @@ import pytest
 from overlayd.addresses import IPAddress
 from overlayd.backends.listening import Listening
 from overlayd.firewall.rules import Overlay
-from overlayd.firewalld.wanted import FORWARD, INPUT, IPSETS, NOTHING, Runtime, desired
+from overlayd.firewalld.wanted import Runtime, desired, forward_policy, input_policy, nothing, peers_ipset
 
 V4 = Overlay(network=IPv4Network("10.5.0.0/16"), subnet=IPv4Network("10.5.52.0/24"))
 V6 = Overlay(network=IPv6Network("fd42::/48"), subnet=IPv6Network("fd42:0:0:52::/64"))
+FORWARD, INPUT, NOTHING = forward_policy(), input_policy(), nothing()
+IPSETS = {version: peers_ipset(version) for version in (4, 6)}
 SHIPPED = Path(__file__).parents[3] / "rpm/firewalld"
 
 

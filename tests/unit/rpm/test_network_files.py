@@ -9,10 +9,23 @@ from pathlib import Path
 
 import pytest
 
+from overlayd import marks
+from tests.unit.daemon.test_networks import devices
+
 ROOT = Path(__file__).resolve().parents[3]
 UNITS = ROOT / "rpm/units"
 # As the backends name them: overlay.<VNI>, overlay-v6.<VNI> and so on.
-OURS = ("overlay.1", "overlay.16777215", "overlay-v6.1", "overlay0", "overlay.ipip", "overlay-wg", "overlay-wg-v6")
+OURS: tuple[str, ...] = (
+    "overlay.1",
+    "overlay.16777215",
+    "overlay-v6.1",
+    "overlay0",
+    "overlay.ipip",
+    "overlay-wg",
+    "overlay-wg-v6",
+)
+# And of another network than 0.
+OURS += ("overlay1.1", "overlay1xffffff", "overlay9-ffffff", "overlay9-v6.1", "overlay9", "overlay1-wg-v6")
 OTHERS = ("eth0", "docker0", "overlay", "overlayfs0", "overlay00", "myoverlay.1", "flannel.1", "vethoverlay-")
 
 
@@ -55,12 +68,8 @@ def test_they_ask_for_nothing_but_to_be_left_alone() -> None:
 
 
 def test_the_names_that_backends_give_to_devices_are_among_them() -> None:
-    # String literals of the backends that begin as our devices do; {…} stands for the VNI.
-    named = set()
-    for path in (ROOT / "daemon/overlayd/backends").glob("*.py"):
-        named |= set(re.findall(r'f?"(overlay(?!d)[^" ]*)"', path.read_text()))
-    named = {re.sub(r"{.*?}", "7", name) for name in named}
-    assert named, "the backends name no device"
+    named = devices(0) | devices(1) | devices(9)
+    marks.use(0)
     for globs in patterns().values():
         for name in named:
             assert any(fnmatchcase(name, glob) for glob in globs), name

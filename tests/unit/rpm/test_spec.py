@@ -59,7 +59,7 @@ def test_a_running_daemon_is_restarted_without_waiting_for_etcd() -> None:
     restarts = [
         line.strip() for line in SPEC.splitlines() if "restart" in line and line.lstrip().startswith("systemctl")
     ]
-    assert restarts == ["systemctl --no-block try-restart overlayd.service || :"]
+    assert restarts == ["systemctl --no-block try-restart overlayd.service 'overlayd@*.service' || :"]
 
 
 def test_nothing_in_a_scriptlet_can_fail_the_transaction() -> None:

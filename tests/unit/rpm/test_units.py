@@ -79,6 +79,20 @@ def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_the_unit_of_another_network_is_the_same_but_for_its_files_and_docker(unit: dict[str, list[str]]) -> None:
+    script = UNITS / "overlayd-of-number.sed"
+    done = subprocess.run(["sed", "-f", script, UNITS / "overlayd.service"], capture_output=True, text=True, check=True)
+    lines = [line for line in done.stdout.splitlines() if "=" in line and not line.startswith("#")]
+    made = {line.partition("=")[0]: line.partition("=")[2] for line in lines}
+    assert made["ExecStart"] == "/usr/bin/overlayd run --network-number=%i $OVERLAYD_OPTIONS"
+    assert made["EnvironmentFile"] == "-/etc/sysconfig/overlayd.%i"
+    assert (made["RuntimeDirectory"], made["StateDirectory"]) == ("overlayd%i", "overlayd%i")
+    before = [line for line in (UNITS / "overlayd.service").read_text().splitlines() if line and line[0] not in "#["]
+    assert len(set(before) - set(lines)) == 6
+    assert not [line for line in lines if "docker" in line]
+    assert unit["Unit.Before"] == ["docker.service"]
+
+
 def test_systemd_finds_it_well_confined() -> None:
     # What has to be open: root, the host's network and its settings, sockets, NET_ADMIN, NET_RAW, /dev/net/tun.
     assert shutil.which("systemd-analyze"), "the tests need systemd-analyze: run `make system`"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from overlayd.doctor.checks import docker, etcd, firewall, host, underlay
 from overlayd.doctor.checks.reach import reachability
 from overlayd.doctor.facts import Facts
 from overlayd.doctor.finding import Finding, Sections, problems
+from overlayd.marks import of
 
 Check = Callable[[Facts], Finding | None]
 
@@ -25,8 +27,23 @@ MEASURED = "measured"
 
 def examine(facts: Facts) -> Sections:
     """What every check says, by section, in the order in which a reader should mend things."""
+    marks = of(facts.number)
+
+    def said(text: str | None) -> str | None:
+        return None if text is None else marks.said_of(text)
+
     found = [
-        (title, [finding for check in checks if (finding := check(facts)) is not None]) for title, checks in SECTIONS
+        (
+            title,
+            [
+                replace(finding, remedy=said(finding.remedy), advice=said(finding.advice))
+                for check in checks
+                if (finding := check(facts)) is not None
+            ],
+        )
+        for title, checks in SECTIONS
+        # Its default bridge, and so what it is told, is network 0's.
+        if not (facts.number and checks is docker.CHECKS)
     ]
     causes = [finding.name for _title, findings in found for finding in problems(findings)]
     return [*found, (MEASURED, [reachability(facts, causes)])]

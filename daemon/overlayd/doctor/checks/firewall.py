@@ -5,19 +5,19 @@ Every check judges each family that this host has a subnet of.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from overlayd.addresses import IPAddress, IPNetwork, ip_address
 from overlayd.backends.listening import Listening
-from overlayd.doctor.checks.firewalld import BRIDGE, CARRIER, firewalld
+from overlayd.doctor.checks.firewalld import CARRIER, firewalld
 from overlayd.doctor.facts import Facts, Network
 from overlayd.doctor.finding import Finding, ok, problem, unknown, warning
 from overlayd.doctor.trace import addresses_in
 from overlayd.doctor.walk import Packet, protocol_name
 from overlayd.doctor.way import FORWARDED, Match, Outcome, travel
-from overlayd.firewall.chains import LEASED, PEERS
 from overlayd.firewall.table import NFT_LEASED, NFT_PEERS
+from overlayd.marks import of
 
 # Some peer's: of no router, which our own rules tell from peers.
 _PEERS_MAC = "02:00:00:00:00:00"
@@ -77,7 +77,7 @@ def forward_out(facts: Facts) -> Finding | None:
         packet = Packet(
             source=subnet[2],
             destination=_peers_container(facts, network, subnet),
-            in_device=BRIDGE,
+            in_device=_bridge(facts),
             out_device=device,
             local=False,
             sets=facts.firewall.sets,
@@ -99,13 +99,13 @@ def bridge_netfilter(facts: Facts) -> Finding | None:
             packet = Packet(
                 source=subnet[2],
                 destination=subnet[3],
-                in_device=BRIDGE,
-                out_device=BRIDGE,
+                in_device=_bridge(facts),
+                out_device=_bridge(facts),
                 local=False,
                 sets=facts.firewall.sets,
                 answered=True,
             )
-            found.append(_travel(facts, packet, FORWARDED, Match(in_device=BRIDGE, out_device=BRIDGE)))
+            found.append(_travel(facts, packet, FORWARDED, Match(in_device=_bridge(facts), out_device=_bridge(facts))))
     what = "packets between containers of this host"
     return _judged(
         "bridge-netfilter", facts, found, what, "on, and FORWARD lets containers of this host reach each other"
@@ -125,7 +125,7 @@ def backend_port(facts: Facts) -> Finding | None:
         protocol, port = protocol_name(listening.protocol), listening.port
         peer = _peer_address(facts, own)
         shown.append(f"{protocol} port {port}" if port else f"protocol {protocol}")
-        sets = _with(facts, peer, NFT_PEERS, PEERS)
+        sets = _with(facts, peer, NFT_PEERS, of(facts.number).peers)
         carrier = Packet(
             source=peer, destination=own, protocol=protocol, port=port, local=True, sets=sets, answered=True
         )
@@ -159,7 +159,7 @@ def strangers(facts: Facts) -> Finding | None:
             source=ip_address((int(subnet[2]) ^ 1 << bits - 1).to_bytes(bits // 8, "big")),
             destination=subnet[2],
             in_device=facts.underlay.ifname,
-            out_device=BRIDGE,
+            out_device=_bridge(facts),
             local=False,
             sets=facts.firewall.sets,
         )
@@ -240,10 +240,10 @@ def _inward(facts: Facts, network: IPNetwork, device: str, address: IPAddress) -
         source=source,
         destination=address,
         in_device=device,
-        out_device=BRIDGE,
+        out_device=_bridge(facts),
         mac=_PEERS_MAC,
         local=False,
-        sets=_with(facts, source, NFT_LEASED, LEASED),
+        sets=_with(facts, source, NFT_LEASED, of(facts.number).leased),
         # Whether that is so is asked by rp-filter.
         answered=True,
     )
@@ -291,6 +291,11 @@ def _containers(facts: Facts, subnet: IPNetwork) -> list[IPAddress]:
     return sorted(found, key=int) or [subnet[2]]
 
 
+def _bridge(facts: Facts) -> str:
+    """The bridge of this host's containers."""
+    return facts.network.bridge if facts.network is not None else of(facts.number).bridge
+
+
 def _listens(network: Network) -> tuple[Listening, ...]:
     if network.listens or network.backend not in CARRIER:
         return network.listens
@@ -324,12 +329,12 @@ def _peer_address(facts: Facts, own: IPAddress) -> IPAddress:
     return ip_address((int(own) ^ 1).to_bytes(own.max_prefixlen // 8, "big"))
 
 
-def _with(facts: Facts, address: IPAddress, kind: str, names: Mapping[int, str]) -> dict[str, frozenset[str]]:
+def _with(facts: Facts, address: IPAddress, kind: str, name_of: Callable[[int], str]) -> dict[str, frozenset[str]]:
     """The sets as if that address were a peer's: of a host that has none yet, it is asked what the next one meets.
 
-    `kind` and `names` are those of our set in nftables and in iptables.
+    `kind` and `name_of` are those of our set in nftables and in iptables.
     """
-    name, one = names[address.version], frozenset([str(address)])
+    name, one = name_of(address.version), frozenset([str(address)])
     ours = {name: facts.firewall.sets[name] | one} if name in facts.firewall.sets else {}
     return {**facts.firewall.sets, **ours, kind: one}
 

@@ -57,7 +57,7 @@ def ip_forward(facts: Facts) -> Finding | None:
         return problem(
             "ip-forward", "net.ipv4.ip_forward is 0: nothing is routed", remedy="sysctl -w net.ipv4.ip_forward=1"
         )
-    devices = ("docker0", *(facts.network.devices_of(4) if facts.network else ()))
+    devices = (facts.network.bridge, *facts.network.devices_of(4)) if facts.network else ("docker0",)
     shut = [name for name in devices if facts.host.sysctls.get(f"net/ipv4/conf/{name}/forwarding") == "0"]
     if shut:
         return problem(

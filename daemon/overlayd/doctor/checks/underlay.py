@@ -9,7 +9,6 @@ from overlayd.doctor.facts import Facts
 from overlayd.doctor.finding import Finding, ok, problem, unknown, warning
 from overlayd.probe.peers import OVERHEAD_BYTES
 
-BRIDGE = "docker0"
 STRICT = 1
 # Drivers whose tunnel offloads are known to spoil or lose VXLAN packets, and what is known.
 BAD_OFFLOADS = {
@@ -71,10 +70,13 @@ def underlay_mtu(facts: Facts) -> Finding | None:
 
 def container_mtu(facts: Facts) -> Finding | None:
     """Whether docker's bridge and what hangs on it keep to the MTU that was leased."""
-    bridge, network = facts.host.link(BRIDGE), facts.network
+    network = facts.network
+    bridge = facts.host.link(network.bridge) if network else None
     if bridge is None or network is None:
         return None
-    large = [link.name for link in facts.host.links if link.master == BRIDGE and link.mtu_bytes > network.mtu_bytes]
+    large = [
+        link.name for link in facts.host.links if link.master == bridge.name and link.mtu_bytes > network.mtu_bytes
+    ]
     if large:
         return warning(
             "container-mtu",
@@ -89,8 +91,8 @@ def container_mtu(facts: Facts) -> Finding | None:
     if bridge.mtu_bytes < network.mtu_bytes:
         return warning(
             "container-mtu",
-            f"{BRIDGE} takes {bridge.mtu_bytes}, peers' containers send {network.mtu_bytes}",
-            remedy=f"ip link set dev {BRIDGE} mtu {network.mtu_bytes}",
+            f"{bridge.name} takes {bridge.mtu_bytes}, peers' containers send {network.mtu_bytes}",
+            remedy=f"ip link set dev {bridge.name} mtu {network.mtu_bytes}",
         )
     return ok("container-mtu", f"{network.mtu_bytes}")
 

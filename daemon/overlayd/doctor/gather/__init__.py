@@ -24,4 +24,5 @@ def gather(settings: Settings, *, settings_problem: str | None, arp: bool) -> Fa
         docker=docker.read_docker(settings, joined),
         network=joined,
         reach=reach.read_reach(status, joined, leases, here),
+        number=settings.network_number,
     )

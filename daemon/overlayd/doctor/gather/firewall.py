@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from overlayd import process
+from overlayd import marks, process
 from overlayd.doctor import nft
 from overlayd.doctor.facts import Firewall, Firewalld, Zone
 from overlayd.doctor.nft import Base
@@ -17,9 +17,8 @@ from overlayd.doctor.trace import parse
 from overlayd.doctor.way import Kind
 from overlayd.errors import CommandFailed, OverlaydError
 from overlayd.firewall import iptables
-from overlayd.firewall.chains import PREFIX
 from overlayd.firewall.rules import VERSIONS
-from overlayd.firewalld.wanted import FORWARD
+from overlayd.firewalld.wanted import forward_policy
 from overlayd.kernel import ipset
 from overlayd.settings import Settings
 from overlayd.status import Status
@@ -111,7 +110,7 @@ def _sets(kinds: Iterable[Kind]) -> dict[str, frozenset[str]]:
         with contextlib.suppress(OverlaydError):
             members = ipset.read(name)
             # What is not of addresses looks empty here; ours are.
-            if members or (members is not None and name.startswith(PREFIX)):
+            if members or (members is not None and name in marks.ours().sets):
                 found[name] = members
     return found
 
@@ -133,7 +132,7 @@ def _firewalld() -> Firewalld | None:
             default_zone=default,
             zones=parse_zones(process.run(["firewall-cmd", "--list-all-zones"], timeout_s=10)),
             forwarded=_forwarded(),
-            shipped=Path(f"/usr/lib/firewalld/policies/{FORWARD}.xml").exists(),
+            shipped=Path(f"/usr/lib/firewalld/policies/{forward_policy()}.xml").exists(),
         )
     except CommandFailed:
         return None
@@ -142,7 +141,7 @@ def _firewalld() -> Firewalld | None:
 def _forwarded() -> tuple[str, ...] | None:
     try:
         return tuple(
-            process.run(["firewall-cmd", f"--policy={FORWARD}", "--list-rich-rules"], timeout_s=5).splitlines()
+            process.run(["firewall-cmd", f"--policy={forward_policy()}", "--list-rich-rules"], timeout_s=5).splitlines()
         )
     except CommandFailed:
         return None

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from shutil import which
 
-from overlayd import process
+from overlayd import marks, process
 from overlayd import status as status_file
 from overlayd.doctor.facts import Daemon, Feature, Host, Link, Network, Underlay
 from overlayd.errors import CommandFailed, OverlaydError
@@ -51,13 +51,13 @@ def read_daemon(settings: Settings) -> tuple[Status | None, Daemon]:
         problems=problems,
         open_files=used,
         open_files_limit=most,
-        unit=unit("overlayd.service", "LoadState", "ActiveState", "UnitFileState"),
+        unit=unit(f"{marks.ours().unit}.service", "LoadState", "ActiveState", "UnitFileState"),
     )
 
 
 def read_host(settings_problem: str | None, network: Network | None, underlay: Underlay) -> Host:
     """The kernel: settings, limits, interfaces, and what it can do."""
-    devices = (underlay.ifname, *(network.devices if network else ()), "docker0")
+    devices = (underlay.ifname, *(network.devices if network else ()), network.bridge if network else "docker0")
     neighbours, overflows = _neighbours()
     return Host(
         root=os.geteuid() == 0,

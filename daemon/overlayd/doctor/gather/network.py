@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network
 from typing import TypedDict
 
-from overlayd import needed
+from overlayd import beside, marks, needed
 from overlayd.addresses import IPNetwork, ip_network
 from overlayd.backend_choice import load_backend
 from overlayd.bounds import judge_network
 from overlayd.doctor.facts import Network, Published, Underlay
 from overlayd.errors import OverlaydError
-from overlayd.kernel import survey
-from overlayd.kernel.state import LINK_NAME_PREFIX
+from overlayd.kernel import interfaces, survey
 from overlayd.network import NetworkConfig
 from overlayd.settings import Settings
 from overlayd.status import Status
@@ -47,6 +48,7 @@ def read_network(
     except OverlaydError:
         return last
     judgement = judge_network(config, needed.now(settings.etcd_endpoints), one_route=backend.one_route)
+    own = replace(beside.of_settings(settings), networks=config.networks, listens=backend.listens)
     same = last is not None and last.backend == config.backend_type
     v4, v6 = config.network(4), config.network(6)
     return Network(
@@ -58,8 +60,9 @@ def read_network(
         port=_port(config),
         listens=backend.listens,
         ipv6=6 in config.versions,
-        refusals=judgement.refusals,
+        refusals=(*judgement.refusals, *beside.conflicts(own, beside.others())),
         remarks=judgement.remarks,
+        bridge=_bridge(held),
         **_held(held),
     )
 
@@ -76,11 +79,22 @@ def _held(held: Mapping[int, IPNetwork]) -> _Held:
     )
 
 
+def _bridge(held: Mapping[int, IPNetwork]) -> str:
+    """The bridge of this host's containers: docker0, or of another network than 0 the one that has the subnet."""
+    ours = marks.ours()
+    if not ours.number:
+        return ours.bridge
+    with contextlib.suppress(OverlaydError):
+        found = [name for name in interfaces.holding(held.values()) if not ours.names(name)]
+        return found[0] if found else ours.bridge
+    return ours.bridge
+
+
 def _last_known(status: Status | None, held: Mapping[int, IPNetwork], underlay: Underlay) -> Network | None:
     if status is None or not status.network or not status.backend or not status.mtu_bytes:
         return None
     networks = [ip_network(text.strip()) for text in status.network.split(",")]
-    own = tuple(link.name for link in survey.links() if link.name.startswith(LINK_NAME_PREFIX))
+    own = tuple(link.name for link in survey.links() if marks.ours().names(link.name))
     return Network(
         network=next((network for network in networks if isinstance(network, IPv4Network)), None),
         network6=next((network for network in networks if isinstance(network, IPv6Network)), None),
@@ -88,6 +102,7 @@ def _last_known(status: Status | None, held: Mapping[int, IPNetwork], underlay: 
         mtu_bytes=status.mtu_bytes,
         devices=own or ((underlay.ifname,) if underlay.ifname else ()),
         ipv6=any(network.version == 6 for network in networks),
+        bridge=_bridge(held),
         **_held(held),
     )
 

@@ -14,9 +14,9 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-from overlayd import process
+from overlayd import marks, process
 from overlayd.errors import CommandFailed, KernelRefused, UnsupportedError
-from overlayd.kernel.state import LINK_NAME_PREFIX, WireguardLink, WireguardPeer
+from overlayd.kernel.state import WireguardLink, WireguardPeer
 from overlayd.kernel.wireguard import uapi
 from overlayd.kernel.wireguard.device import Device
 from overlayd.log import logger
@@ -101,8 +101,8 @@ def ending(name: str) -> Iterator[None]:
 
 def cleanup() -> Iterator[str]:
     """Remove the sockets of ours that nobody serves any more; what was removed, one by one."""
-    for path in sorted(SOCKETS.glob(f"{LINK_NAME_PREFIX}*.sock")):
-        if not serves(path.stem):
+    for path in sorted(SOCKETS.glob("overlay*.sock")):
+        if marks.ours().names(path.stem) and not serves(path.stem):
             path.unlink(missing_ok=True)
             yield f"socket {path}"
 

@@ -1,0 +1,142 @@
+"""By what the things of one network are known on a host, which may be in several. Pure but for which one is ours.
+
+Everything that is put into the kernel carries a mark, and nothing else is ever deleted: routes a protocol number, links
+an alias, rules a comment, chains, sets and tables a name. Networks of one host are told apart by `network-number`, and
+each number has marks of its own. Number 0 is the one that docker's default bridge belongs to.
+
+Which number is ours is set once, by the command line, and read wherever a mark is written or looked for. It is not
+handed from one function to the next: a process serves one network as long as it lives, and a call that forgot to hand
+it on would, without an error, change what is network 0's.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+
+HIGHEST_NUMBER = 9
+# rtnetlink(7) leaves numbers above RTPROT_STATIC (4) to userland; 157 to 166 are in no rt_protos of a distribution.
+FIRST_ROUTE_PROTOCOL = 157
+# Whatever network's: what leads to a chain of overlayd.
+_JUMP = re.compile(r"-[jg] OVERLAYD(\d?)-")
+
+# What commands to paste say of network 0.
+_UNIT = re.compile(r"\b((?:systemctl (?:[a-z-]+ )+|journalctl -u ))overlayd\b(?!@)")
+_COMMAND = re.compile(r"\boverlayd (?:status|ping|doctor|check|cleanup|run)\b")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Marks:
+    """The marks of the network of that number on this host."""
+
+    number: int = 0
+
+    @property
+    def _digit(self) -> str:
+        return str(self.number) if self.number else ""
+
+    @property
+    def name(self) -> str:
+        """The alias of links, the comment of rules, the name of nftables' tables."""
+        return f"overlayd{self._digit}"
+
+    @property
+    def unit(self) -> str:
+        """The systemd unit of its daemon."""
+        return f"overlayd@{self.number}" if self.number else "overlayd"
+
+    @property
+    def flag(self) -> str:
+        """What a command of overlayd has to be told to be about this network; begins with a space."""
+        return f" --network-number={self.number}" if self.number else ""
+
+    @property
+    def route_protocol(self) -> int:
+        """The protocol number of routes."""
+        return FIRST_ROUTE_PROTOCOL + self.number
+
+    @property
+    def comment(self) -> str:
+        """What every rule of iptables carries, as `iptables-save` prints it."""
+        return f"-m comment --comment {self.name}"
+
+    @property
+    def chains(self) -> str:
+        """What the name of every chain and set of iptables begins with."""
+        return f"OVERLAYD{self._digit}-"
+
+    def peers(self, version: int) -> str:
+        """The set of peers' public addresses of an IP version (kernel/ipset.py)."""
+        return f"{self.chains}PEERS{version}"
+
+    def leased(self, version: int) -> str:
+        """The set of peers' subnets of an IP version."""
+        return f"{self.chains}LEASED{version}"
+
+    @property
+    def sets(self) -> tuple[str, ...]:
+        """All sets."""
+        return tuple(name(version) for name in (self.peers, self.leased) for version in (4, 6))
+
+    def device(self, rest: str) -> str:
+        """The name of a device: `overlay` and, but for network 0, the number, before `rest`."""
+        return f"overlay{self._digit}{rest}"
+
+    @property
+    def tun(self) -> str:
+        """The name of the TUN device."""
+        return f"overlay{self.number}"
+
+    def names(self, device: str) -> bool:
+        """Whether a device has a name that only this network gives."""
+        rest = device.removeprefix(f"overlay{self._digit}")
+        begins = (".", "-", "x") if self.number else (".", "-")
+        return device == self.tun or (rest != device and rest.startswith(begins))
+
+    @property
+    def bridge(self) -> str:
+        """The bridge of this host's containers, where none has the subnet's address yet."""
+        return f"br-overlay{self.number}" if self.number else "docker0"
+
+    def said_of(self, words: str) -> str:
+        """What is said of network 0, with commands to paste, said of this one: of its unit, with its flag."""
+        if not self.number:
+            return words
+        return _COMMAND.sub(rf"\g<0>{self.flag}", _UNIT.sub(rf"\1{self.unit}", words))
+
+
+# Of whichever network of this host: the aliases of links, and what the names of devices begin with.
+ALIASES = frozenset(f"overlayd{number or ''}" for number in range(HIGHEST_NUMBER + 1))
+DEVICES = "overlay"
+
+_number = 0
+
+
+@cache
+def of(number: int) -> Marks:
+    """The marks of the network of that number."""
+    return Marks(number=number)
+
+
+def ours() -> Marks:
+    """The marks of the network that this process is about."""
+    return of(_number)
+
+
+def use(number: int) -> None:
+    """From now on, this process is about the network of that number."""
+    global _number  # noqa: PLW0603  (one network a process, see above)
+    _number = number
+
+
+def network_of_route(protocol: int) -> int | None:
+    """The number of the network that a route is of; None if it is not overlayd's."""
+    number = protocol - FIRST_ROUTE_PROTOCOL
+    return number if 0 <= number <= HIGHEST_NUMBER else None
+
+
+def network_of_jump(rule: str) -> int | None:
+    """The number of the network that a rule of iptables leads to a chain of; None if it is not overlayd's."""
+    found = _JUMP.search(rule)
+    return None if found is None else int(found[1] or 0)
