@@ -270,6 +270,7 @@ def test_a_docker_that_was_started_without_its_options_is_said_and_settled(servi
     assert "nothing to do" in service.host.call("docker", "settle").stdout
 
 
+@pytest.mark.slow
 def test_an_option_of_an_earlier_start_that_nobody_asks_for_is_said(service: Docker) -> None:
     service.write("default/docker", "DOCKER_OPTS=--iptables=false\n")
     assert service.start()
