@@ -20,7 +20,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6
 from pathlib import Path
 from typing import Any
 
-from overlayd import process
+from overlayd import hostlock, process
 from tests.etcd import Etcd
 from tests.kernel import namespaces
 from tests.kernel.dump import dump
@@ -238,6 +238,10 @@ class Host:
             self._daemon.kill()
             self._daemon.wait()
             self._daemon = None
+        with contextlib.suppress(FileNotFoundError):
+            # What overlayd notes of its networks outlives a namespace only here: a host has but one, and loses /run.
+            for note in hostlock.FOLDER.glob(f"{(Path('/run/netns') / self.namespace).stat().st_ino}-?.json"):
+                note.unlink(missing_ok=True)
         for name in (self.container, self.namespace):
             namespaces.remove(name)
 
