@@ -58,8 +58,9 @@ class Site:
         self.dockers: Mapping[str, Docker] = {}
         # What Docker alone has written for the first container, by IP version.
         self.alone: dict[int, str] = {}
-        self.stranger = namespaces.unique("real-s")
-        self.behind = {host.name: namespaces.unique(f"real-{host.name}") for host in (self.b, self.c)}
+        # There may be a second site.
+        self.stranger = f"{lab.switch}-stranger"
+        self.behind = {host.name: f"{lab.switch}-behind-{host.name}" for host in (self.b, self.c)}
 
     def make(self) -> None:
         """Start it all: overlayd before docker, as their units do."""
