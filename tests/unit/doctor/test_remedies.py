@@ -12,7 +12,7 @@ from tests.kernel.test_remedies import BREAKS
 
 DOCTOR = Path(__file__).parents[3] / "daemon/overlayd/doctor"
 # Of a remedy, for the list below.
-LONGEST = 70
+LONGEST = 60
 SOURCES = (*sorted((DOCTOR / "checks").glob("*.py")), DOCTOR / "way.py")
 
 
@@ -83,11 +83,11 @@ LISTED: dict[str, str] = {
     "host.kernel_features: modprobe iptables…ip_tables": OF_THE_MACHINE,
     "host.neighbour_table: net.ipv4.neigh.default.gc_thresh…=…": OF_THE_MACHINE,
     "host.neighbour_table: sysctl -w …": OF_THE_MACHINE,
-    "host.open_files: mkdir -p /etc/systemd/system/overlayd.service.d && printf '[Service]\\n": NO_SYSTEMD,
+    "host.open_files: mkdir -p /etc/systemd/system/overlayd.service.d && printf '[": NO_SYSTEMD,
     "underlay.checksum_offload: ethtool -K …off": f"{NOT_RUN}needs a card whose driver is known to be bad",
     "underlay.container_mtu: ip link set dev …mtu …": f"{RUN}bridge's MTU",
     "underlay.interface_manager: nmcli device set …managed no": f"{NOT_RUN}no NetworkManager is here",
-    "underlay.interface_manager: printf '[Match]\\nName=overlay*\\n[Link]\\nUnmanaged=yes\\n' > /etc/system": NO_SYSTEMD,
+    "underlay.interface_manager: printf '[Match]\\nName=overlay*\\n[Link]\\nUnmanaged=yes\\n' > /": NO_SYSTEMD,
     "underlay.overlay_device: ip link set dev …mtu …": f"{RUN}device's MTU",
     "underlay.overlay_device: systemctl restart overlayd": NO_SYSTEMD,
     "underlay.reverse_path: sysctl -w net/ipv4/conf/…/rp_filter=2": f"{RUN}way back",
