@@ -36,6 +36,8 @@ SOURCES = (
     Path("rpm/firewalld/services/overlayd.xml"),
     Path("rpm/README.md"),
     Path("LICENSE"),
+    Path("rpm/units/overlayd-containers.socket"),
+    Path("rpm/units/overlayd-containers.service"),
 )
 
 

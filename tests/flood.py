@@ -73,7 +73,7 @@ def fill(store: Store, prefix: str, names: list[str], rng: random.Random) -> Non
 
 def change(store: Store, prefix: str, names: list[str], rng: random.Random, *, rate: int, seconds: float) -> int:
     """Change one after the other, each in a transaction of its own; how many."""
-    put = store.servers._connect().kv.Put
+    put = store.servers._connect(5.0).kv.Put
     began, done = time.monotonic(), 0
     flying: list[object] = []
     while (now := time.monotonic()) < began + seconds:

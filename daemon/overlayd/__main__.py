@@ -1,4 +1,4 @@
-"""The program: one command line, and under another name systemd's generator."""
+"""The program: one command line, and under other names systemd's generator and the service that enters containers."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ from pathlib import Path
 
 
 def main() -> int:
-    """Run the command line, or the generator when called by its name; the exit status."""
+    """Run the command line, or what it is called as; the exit status."""
     if Path(sys.argv[0]).name == "overlayd-docker-generator":
         # Runs at every daemon-reload: nothing else is imported.
         from overlayd import generator  # noqa: PLC0415
 
         return generator.main(sys.argv[1:])
+    if Path(sys.argv[0]).name == "overlayd-containers":
+        # It has rights that the daemon has not, and so no more code than it needs.
+        from overlayd.probe import lender  # noqa: PLC0415
+
+        return lender.main()
     from overlayd import cli  # noqa: PLC0415
 
     return cli.main(sys.argv[1:])

@@ -6,12 +6,25 @@ from pathlib import Path
 
 from overlayd import backends, needed
 from overlayd.backends.consent import Consent
+from overlayd.backends.options import unknown
 from overlayd.backends.surroundings import Surroundings
 from overlayd.bounds import Here
 from overlayd.errors import ConfigError, NetworkConfigError
-from overlayd.network import NetworkConfig
+from overlayd.network import KEYS, NetworkConfig
+from overlayd.quoting import quoted
 from overlayd.settings import Settings
 from overlayd.underlay import Underlay
+
+
+def unknown_keys(config: NetworkConfig) -> list[tuple[str, str]]:
+    """The keys of a network config that no host reads, each as a sentence, and those that there are.
+
+    A config is read without them, as flannel does. Raises ConfigError where there is no such backend.
+    """
+    keys = backends.load(config.backend_type).keys
+    found = [(f"{quoted(key)} is not a key of the network config", ", ".join(KEYS)) for key in config.unknown]
+    there = ", ".join(keys) or "no keys but Type"
+    return [*found, *((text, there) for text in unknown(config.backend_type, config.backend_config, keys))]
 
 
 def load_backend(

@@ -79,7 +79,11 @@ def parser() -> argparse.ArgumentParser:
     verbs.add_parser("get", help="print the network config", parents=[shared])
     put = verbs.add_parser("set", help="check a network config and write it", parents=[shared])
     put.add_argument("config", help="JSON, or the name of a file that holds it, or - for standard input")
-    put.add_argument("--force", action="store_true", help="also if the network holds addresses that hosts need")
+    put.add_argument(
+        "--force",
+        action="store_true",
+        help="also if the network holds addresses that hosts need, or with keys that no host reads",
+    )
     _docker_opts(command("docker-opts", "write docker's options to a file, as flannel's mk-docker-opts.sh does"))
     migrate = commands.add_parser("migrate", help="take over a host from another overlay")
     sources = migrate.add_subparsers(dest="source", required=True, metavar="FROM")
@@ -87,8 +91,15 @@ def parser() -> argparse.ArgumentParser:
     _migrate_flannel(sources.add_parser("flannel", help=text, description=text, parents=[shared]))
     docker = commands.add_parser("docker", help="bring a docker that runs onto the leased subnet")
     docker_verbs = docker.add_subparsers(dest="verb", required=True, metavar="VERB")
-    settle = "restart docker if docker0 does not carry the leased subnet, also while containers run; else do nothing"
-    docker_verbs.add_parser("settle", help=settle, description=settle, parents=[shared], epilog=EXIT_STATUSES)
+    for name, what in (
+        (
+            "settle",
+            "restart docker if docker0 or dockerd's options are not the lease's, also while containers run; "
+            "else do nothing",
+        ),
+        ("prepare", "write docker's options for the start that is about to come; docker.service runs this itself"),
+    ):
+        docker_verbs.add_parser(name, help=what, description=what, parents=[shared], epilog=EXIT_STATUSES)
     return top
 
 

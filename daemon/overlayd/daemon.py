@@ -18,6 +18,7 @@ from overlayd import __version__, backends, hostlock, lean, needed, presence, si
 from overlayd.addresses import IPAddress
 from overlayd.backend_choice import backend_here
 from overlayd.bounds import Here
+from overlayd.docker_first import DockerFirst
 from overlayd.errors import (
     AddressTaken,
     CommandFailed,
@@ -38,10 +39,11 @@ from overlayd.network import NetworkConfig
 from overlayd.notify import notify
 from overlayd.ownership import require_folder, require_ours
 from overlayd.presence import Presence
+from overlayd.probe.measuring import Measuring
 from overlayd.registry import Registry
 from overlayd.settings import Settings
 from overlayd.status import Board, Status, begun_at
-from overlayd.store.client import Store, StoreSettings, jittered
+from overlayd.store.client import Store, jittered
 from overlayd.underlay import Underlay
 from overlayd.underlay_watch import UnderlayWatch, addresses, choose_underlay
 from overlayd.watching.figures import counter
@@ -70,19 +72,6 @@ REST = 3
 LONGEST_REST_S = 15.0
 
 
-def store_settings(settings: Settings) -> StoreSettings:
-    """The part of the settings that says how to reach etcd."""
-    return StoreSettings(
-        endpoints=settings.etcd_endpoints,
-        cafile=settings.etcd_cafile,
-        certfile=settings.etcd_certfile,
-        keyfile=settings.etcd_keyfile,
-        username=settings.etcd_username,
-        password=settings.etcd_password,
-        password_file=settings.etcd_password_file,
-    )
-
-
 def loss_rest_s(losses: int) -> float:
     """How long to wait after so many subnets that were lost within an hour. Pure."""
     more = losses - FREE_LOSSES
@@ -94,7 +83,7 @@ def run(settings: Settings) -> None:
     if os.geteuid() != 0:
         raise PrivilegeError("overlayd run changes the host's network", hint="run it as root")
     underlay = choose_underlay(settings)
-    store = Store(store_settings(settings))
+    store = Store.of(settings)
     with (
         listening(settings.healthz_ip, settings.healthz_port) as watch,
         # ---- the line: above, nothing on the host changes; below, everything may ----
@@ -134,6 +123,7 @@ class Daemon:
             margin_s=settings.subnet_lease_renew_margin * 60,
             pulse=self._pulse,
         )
+        self._docker_first = DockerFirst(settings)
         self._presence: Presence | None = None
         self._served: NetworkConfig | None = None
         self._refused: tuple[NetworkConfig, str] | None = None
@@ -150,6 +140,7 @@ class Daemon:
                 **addresses(underlay),
             ),
         )
+        self._measuring = Measuring(settings, store, self._board, self._wake.set)
 
     def run(self) -> None:
         """Serve one network config after another until told to stop. OverlaydError when a thread of ours died."""
@@ -232,6 +223,9 @@ class Daemon:
                     self._served = config
                 if ready:
                     host.settle_docker()
+                    container = self._measuring.look(changed=host.written)
+                    if self._presence is not None:
+                        self._presence.containers = container
                 if not self._pause() or not self._still(config):
                     return
                 if self._look_at_underlay(config) != underlay:
@@ -308,20 +302,22 @@ class Daemon:
             )
 
     def _wait(self, error: OverlaydError, retry_s: float) -> None:
-        if self._board.status.problem != error.message:
-            log.warning("waiting", problem=error.message, hint=error.hint)
+        docker = None if self._registry.view.revision else self._docker_first.look()
+        problem = f"{error.message}; {docker}" if docker else error.message
+        if self._board.status.problem != problem:
+            log.warning("waiting", problem=problem, hint=error.hint)
             if isinstance(error, NetworkConfigError):
                 CONFIG_ERRORS.add()
         view = self._registry.view
         self._board.update(
             state="waiting",
-            problem=error.message,
+            problem=problem,
             lease_problem=self._keeper.problem,
             etcd_connected=view.connected,
             etcd_problem=view.problem,
             etcd_revision=view.revision,
         )
-        notify(status=f"waiting: {error.message}")
+        notify(status=f"waiting: {problem}")
         self._pulse.beat(MAIN_LOOP, within_s=LEAST_INTERVAL_S + retry_s)
         self._stopping.wait(LEAST_INTERVAL_S)
         # Cleared afterwards: an etcd that came back meanwhile has set it already.
@@ -369,11 +365,13 @@ class Daemon:
         monitor.start()
         self._registry.start()
         self._keeper.start()
+        self._measuring.start()
         self._watch.start(daemon_pages(self._board, self._pulse))
         try:
             yield
         finally:
             self._be_absent()
+            self._measuring.stop()
             self._keeper.stop()
             self._registry.stop()
             self._store.close()

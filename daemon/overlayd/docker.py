@@ -6,27 +6,26 @@ Docker takes its bridge's subnet, MTU and masquerading at start only, from flags
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_interface, ip_network
 from pathlib import Path
-from typing import Any
 
-from overlayd import process
+from overlayd import firewall
 from overlayd.addresses import IPInterface, first_host
-from overlayd.errors import CommandFailed
-from overlayd.files import read_json
+from overlayd.docker_told import DAEMON_JSON, UNIT, VARIABLE, Told, read_daemon_json, read_told
+from overlayd.dockerd_flags import word
+from overlayd.errors import OverlaydError
+from overlayd.files import read_json, write_atomically
 from overlayd.lease import Subnets
-from overlayd.log import logger
 from overlayd.quoting import plain, quoted
 
-log = logger("docker")
+__all__ = ["DAEMON_JSON", "UNIT", "VARIABLE", "Told", "read_daemon_json", "read_told"]
 
 BRIDGE = "docker0"
-UNIT = "docker.service"
-DAEMON_JSON = Path("/etc/docker/daemon.json")
-VARIABLE = "OVERLAYD_DOCKER_OPTIONS"
-# Containers get their own time to stop.
-RESTART_TIMEOUT_S = 300.0
+# In the run directory: what docker.service reads, and what that is made from.
+DOCKER_ENV, RECORD = "docker.env", "docker.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +44,7 @@ class Wanted:
         if self.subnets.v6:
             # Docker gives the bridge the first address by itself.
             found |= {"ipv6": "true", "fixed-cidr-v6": str(self.subnets.v6)}
-        return {**found, "ip-masq": _word(self.ip_masq), "mtu": str(self.mtu_bytes)}
+        return {**found, "ip-masq": word(self.ip_masq), "mtu": str(self.mtu_bytes)}
 
 
 def wanted(subnets: Subnets, mtu_bytes: int, *, we_masquerade: bool) -> Wanted:
@@ -53,39 +52,116 @@ def wanted(subnets: Subnets, mtu_bytes: int, *, we_masquerade: bool) -> Wanted:
     return Wanted(subnets=subnets, mtu_bytes=mtu_bytes, ip_masq=not we_masquerade)
 
 
-def flags(
-    want: Wanted, daemon_json: Mapping[str, Any], also: Mapping[str, str] | None = None
-) -> tuple[list[str], list[str]]:
-    """dockerd's flags, and a sentence for each option that daemon.json decides otherwise.
+def plan(want: Wanted, told: Told, *, firewalled: bool) -> tuple[list[str], list[str]]:
+    """dockerd's flags, and a sentence for each thing that it is told against the lease.
 
-    `also` are more options, by their names in daemon.json.
+    `firewalled`: rules of ours rely on what dockerd is told of them.
+    """
+    also = firewall.docker_options_needed(told.settings) if firewalled else {}
+    given, problems = flags(want, told, also)
+    return given, [*told.problems, *problems, *contradictions(want, told)]
+
+
+def flags(want: Wanted, told: Told, also: Mapping[str, str] | None = None) -> tuple[list[str], list[str]]:
+    """dockerd's flags, and a sentence for each option that is decided otherwise.
+
+    `also` are more options, by their names in daemon.json. What daemon.json has, be it null, is no flag: dockerd
+    refuses it in both. What docker.service has on its own command line stands before ours, so ours count; but for a
+    bridge, which goes with no bip.
     """
     given, problems = [], []
+    daemon_json, bridge = told.daemon_json or {}, told.settings.get("bridge")
     for name, value in {**want.options(), **(also or {})}.items():
-        found = daemon_json.get(name)
-        if found is None and name == "bip" and daemon_json.get("bridge"):
+        if name in daemon_json:
+            if word(daemon_json[name]) != value:
+                problems.append(
+                    f"{told.file} sets {name} to {plain(word(daemon_json[name]))}, overlayd needs {value}; "
+                    "remove it there"
+                )
+        elif name == "bip" and bridge:
             problems.append(
-                f"{DAEMON_JSON} sets bridge to {quoted(daemon_json['bridge'])}, so docker has no bip: its containers "
+                f"{told.where('bridge')} sets bridge to {quoted(bridge)}, so docker has no bip: its containers "
                 f"are not on the overlay; remove it, or give that bridge {value}"
             )
-        elif found is None:
+        else:
             given.append(f"--{name}={value}")
-        elif _word(found) != value:
-            problems.append(
-                f"{DAEMON_JSON} sets {name} to {plain(_word(found))}, overlayd needs {value}; remove it there"
-            )
     return given, problems
 
 
-def read_daemon_json(path: Path = DAEMON_JSON) -> tuple[dict[str, Any], list[str]]:
-    """daemon.json's settings, and what is wrong with the file; a missing one is empty."""
+def contradictions(want: Wanted, told: Told) -> list[str]:
+    """A sentence for each option, wherever it is said, that does not go with the leased subnets."""
+    found = []
+    for version, name, then in (
+        (4, "default-gateway", "docker will not start"),
+        (4, "fixed-cidr", "containers get addresses that are not of this host, or none"),
+        (6, "default-gateway-v6", "docker will not start"),
+        (6, "bip6", "docker will not start"),
+    ):
+        value, subnet = told.settings.get(name), want.subnets.v4 if version == 4 else want.subnets.v6
+        if value and subnet is not None and not _lies_in(word(value), subnet):
+            found.append(
+                f"{told.where(name)} sets {name} to {plain(word(value))}, which is not in the leased {subnet}: {then}; "
+                "remove it there"
+            )
+    for name in told.flags:
+        # The one option whose name in daemon.json is another.
+        if (key := {"host": "hosts"}.get(name, name)) in (told.daemon_json or {}):
+            found.append(
+                f"{told.flags[name].where} sets --{name}, and {told.file} {key}: docker will not start; "
+                "remove one of them"
+            )
+    return found
+
+
+def record(want: Wanted, *, firewalled: bool) -> str:
+    """docker.json: all but what others tell docker, from which `prepare` makes docker.env anew."""
+    return json.dumps(
+        {
+            "subnet": str(want.subnets.v4) if want.subnets.v4 else None,
+            "subnet6": str(want.subnets.v6) if want.subnets.v6 else None,
+            "mtu_bytes": want.mtu_bytes,
+            "ip_masq": want.ip_masq,
+            "firewalled": firewalled,
+        }
+    )
+
+
+def prepare(run_dir: Path, told: Told, *, anew: bool = True) -> None:
+    """Write docker.env by what docker is told now; `anew`, only where it is there. For the moment when docker starts.
+
+    Raises OverlaydError; docker.env is then as it was.
+    """
+    path = run_dir / DOCKER_ENV
+    if anew and (not path.exists() or told.daemon_json is None):
+        # Without a subnet docker is refused a start; and with such a daemon.json it will refuse by itself.
+        return
     try:
-        found = read_json(path) if path.stat().st_size else {}
-    except FileNotFoundError:
-        return {}, []
-    except (OSError, ValueError) as error:
-        return {}, [f"{path} cannot be read, docker will not start: {error}"]
-    return (found, []) if isinstance(found, dict) else ({}, [f"{path} is not a JSON object"])
+        want, firewalled = _recorded(run_dir / RECORD)
+        write_atomically(path, env_file(plan(want, told, firewalled=firewalled)[0]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise OverlaydError(f"{path} stays as it is: {error!r}") from error
+
+
+def _recorded(path: Path) -> tuple[Wanted, bool]:
+    found = read_json(path)
+    v4, v6 = found["subnet"], found["subnet6"]
+    subnets = Subnets(v4=IPv4Network(v4) if v4 else None, v6=IPv6Network(v6) if v6 else None)
+    want = Wanted(subnets=subnets, mtu_bytes=int(found["mtu_bytes"]), ip_masq=bool(found["ip_masq"]))
+    return want, bool(found["firewalled"])
+
+
+def _lies_in(text: str, subnet: IPv4Network | IPv6Network) -> bool:
+    """Whether an address, or a network, is one of the subnet's. What is none is dockerd's to refuse."""
+    for kind in (ip_address, ip_interface):
+        try:
+            found = kind(text)
+        except ValueError:
+            continue
+        if "/" not in text:
+            return found in subnet
+        within = ip_network(text, strict=False)
+        return within.version == subnet.version and within.subnet_of(subnet)  # type: ignore[arg-type]
+    return True
 
 
 def env_file(options: list[str]) -> str:
@@ -99,61 +175,3 @@ def bridge_problem(subnets: Subnets, addresses: tuple[IPInterface, ...] | None) 
         return None
     has = ", ".join(str(one) for one in addresses if not one.is_link_local) or "no address"
     return f"{BRIDGE} has {has}, not the leased {subnets}: containers cannot be reached until docker is restarted"
-
-
-def settle(problem: str | None, *, restart: str) -> None:
-    """Bring docker up on the subnet as far as this host's settings allow; else say what has to be done. Never raises.
-
-    A docker that was refused a start for want of a subnet, or that is enabled and was never started in this boot, is
-    started. One that runs on another bridge address (`problem`) is restarted: `restart` is the setting docker-restart,
-    `idle` (only if it runs no container), `never` or `always`.
-    """
-    try:
-        unit = _show("LoadState", "ActiveState", "UnitFileState", "Job", "InactiveEnterTimestampMonotonic")
-    except CommandFailed:
-        return  # no systemd here: somebody else starts docker
-    if unit["LoadState"] != "loaded" or unit["Job"] not in ("", "0"):
-        return
-    state = unit["ActiveState"]
-    never_started = unit["InactiveEnterTimestampMonotonic"] == "0" and unit["UnitFileState"] == "enabled"
-    if state == "failed" or (state == "inactive" and never_started):
-        log.info("starting docker, which waited for the subnet", unit=UNIT)
-        _systemctl("reset-failed", UNIT)
-        _systemctl("start", "--no-block", UNIT)
-    elif state == "active" and problem is not None:
-        if restart == "always" or (restart == "idle" and _idle()):
-            log.warning("restarting docker", reason=problem, docker_restart=restart)
-            _systemctl("restart", "--no-block", UNIT)
-        else:
-            log.error("docker must be restarted: overlayd docker settle", problem=problem, docker_restart=restart)
-
-
-def restart_now() -> None:
-    """Restart docker, whatever runs in it, and wait for it. Raises CommandFailed."""
-    process.run(["systemctl", "restart", UNIT], timeout_s=RESTART_TIMEOUT_S)
-
-
-def _idle() -> bool:
-    try:
-        return not process.run(["docker", "ps", "--quiet"]).strip()
-    except CommandFailed:
-        return False
-
-
-def _systemctl(*words: str) -> None:
-    try:
-        process.run(["systemctl", *words])
-    except CommandFailed as error:
-        log.warning("systemctl failed", problem=error.message)
-
-
-def _show(*names: str) -> dict[str, str]:
-    text = process.run(["systemctl", "show", UNIT, f"--property={','.join(names)}"])
-    found = dict(line.partition("=")[::2] for line in text.splitlines())
-    return {name: found.get(name, "") for name in names}
-
-
-def _word(value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return value if isinstance(value, str) else quoted(value)

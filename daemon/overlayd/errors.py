@@ -7,6 +7,7 @@ OverlaydError            one message for the user, and an optional hint: the nex
 ├─ BusyError             exit 5: another overlayd holds this host
 ├─ StoreError            etcd or what it holds is not usable now: retry with backoff, data path untouched
 │  ├─ StoreDenied        etcd's roles do not allow it: do without where that is possible
+│  ├─ StoreFull          etcd takes no writes until somebody makes room: do without where that is possible
 │  └─ NetworkConfigError the network config in etcd is missing or wrong: wait for somebody to mend it
 ├─ SubnetsExhausted      every subnet is taken: wait for one to come free
 ├─ AddressTaken          another host publishes this host's address: wait until it stops
@@ -74,6 +75,16 @@ class NetworkConfigError(StoreError):
 
 class StoreDenied(StoreError):
     """etcd's roles do not allow this user to do that."""
+
+
+class StoreFull(StoreError):
+    """etcd has the alarm NOSPACE: reads and keep-alives go on, nothing is written and no lease granted."""
+
+    HINT = (
+        "on an etcd server: make room (etcdctl compact REVISION, the newest one of `etcdctl endpoint status "
+        "--write-out=json`; etcdctl defrag --cluster), or allow it more (--quota-backend-bytes); then "
+        "etcdctl alarm disarm"
+    )
 
 
 class AddressTaken(OverlaydError):

@@ -5,21 +5,21 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
-from overlayd import backends, docker, memory, needed
+from overlayd import backends, docker, docker_first, memory, needed
 from overlayd.addresses import IPAddress, IPNetwork, first_host
-from overlayd.backend_choice import backend_here
+from overlayd.backend_choice import backend_here, unknown_keys
 from overlayd.backends.consent import Consent
 from overlayd.backends.peers import TOLD_AT_MOST
-from overlayd.backends.planned import Planned
+from overlayd.backends.planned import Keyed, Planned
 from overlayd.bounds import Here, avoided
 from overlayd.docker_watch import DockerWatch
-from overlayd.errors import OverlaydError, StoreError, UnsupportedError
+from overlayd.errors import LeaseLost, OverlaydError, StoreError, UnsupportedError
 from overlayd.files import write_atomically
 from overlayd.host_firewall import HostFirewall
 from overlayd.kernel.converge import Report
-from overlayd.lease import Lease, Leg, Subnets
+from overlayd.lease import UNSAID, Lease, Leg, Subnets
 from overlayd.log import logger
 from overlayd.network import NetworkConfig
 from overlayd.registry import Census, Holding, Registry, Remembered
@@ -42,8 +42,6 @@ LAST_WHOLE = gauge(
     "When the last of them ended with nothing refused, in seconds since the epoch.",
 )
 
-DOCKER_ENV = "docker.env"
-
 
 class Host:
     """One host in one network. Methods are called in the order in which they stand here, all in one thread."""
@@ -60,16 +58,20 @@ class Host:
         self._here = Here(needed=needed.now(settings.etcd_endpoints))
         self._backend = backend_here(settings, config, underlay, self._here)
         self._firewall = HostFirewall(settings, config, underlay.ifname, self._backend, self._here)
+        self._unread: tuple[str, ...] = ()
         self._holding: Holding | None = None
         self._docker = DockerWatch(
             restart=settings.docker_restart,
             lasting_s=settings.resync_s,
             firewalled=settings.firewall != "none",
+            masquerade=settings.ip_masq,
         )
         # The peers that are programmed.
         self._served: tuple[Lease, ...] = ()
         self._published = False
         self._carrier_problem: str | None = None
+        self.written = False
+        """Whether the last look found anything that was not as it should be."""
 
     @property
     def public_ip(self) -> IPAddress:
@@ -86,6 +88,9 @@ class Host:
     def acquire(self) -> Holding:
         """Hold subnets, the same as before wherever nobody else has them. Raises StoreError, SubnetsExhausted."""
         remembered = memory.recall(self._settings.state_dir, self._settings.subnet_env)
+        remembered = self._registry.own_part(remembered, self.public_ip)
+        if isinstance(self._backend, Keyed):
+            self._backend.part_from(self._registry.others(remembered, self.public_ip))
         self._holding = self._registry.acquire(
             self._config,
             self._wanted,
@@ -94,7 +99,7 @@ class Host:
             ttl_s=self._settings.lease_ttl_s,
             avoid=avoided(self._here.needed, self._underlay.ifname, held=remembered.subnets),
         )
-        self._remember()
+        self._remember(self._holding)
         log.info("lease held", subnet=self._holding.lease.subnets, reserved=self._holding.reserved)
         return self._holding
 
@@ -141,6 +146,7 @@ class Host:
             problems.append(error.message)
         rules = self._firewall.sync(holding.lease.subnets, self._served)
         problems.extend(rules.problems)
+        self.written = bool(report.written) or rules.written
         self._docker.look(self._docker_wanted())
         if self._published:
             try:
@@ -169,7 +175,12 @@ class Host:
             peers=tuple(self._peer(lease, report, census) for lease in sorted(named, key=_order)),
             peers_untold=len(peers) - len(named),
             skipped=census.skipped,
-            warnings=(*self._registry.warnings, *self._firewall.warnings),
+            warnings=(
+                *self._registry.warnings,
+                *self._firewall.warnings,
+                *self._look_at_unread(),
+                *self._docker.warnings(self._config.network(4)),
+            ),
             # An administrator may have opened by hand what firewalld would not be told: no reason not to be ready.
             problems=(*problems, *beside, *([rules.firewalld_problem] if rules.firewalld_problem else [])),
         )
@@ -178,6 +189,18 @@ class Host:
         if not problems:
             LAST_WHOLE.set(time.time())
         return not problems
+
+    def _look_at_unread(self) -> tuple[str, ...]:
+        """What the network config says that no host reads; others may have written it since, and no more than that."""
+        now = self._config
+        with suppress(StoreError):
+            now = self._registry.network_config()
+        found = tuple(text for text, _known in unknown_keys(now if now == self._config else self._config))
+        for problem in found:
+            if problem not in self._unread:
+                log.warning("the network config says what no host reads", problem=problem)
+        self._unread = found
+        return found
 
     def _others(self, census: Census) -> list[Lease]:
         held = self.holding.lease
@@ -220,8 +243,11 @@ class Host:
         try:
             text = "".join(f"{key}={value}\n" for key, value in lines.items())
             write_atomically(self._settings.subnet_env, text)
+            record = self._docker.record(self._docker_wanted())
+            write_atomically(self._settings.run_dir / docker.RECORD, record)
+            docker_first.remember(self._settings.state_dir, record)
             # Last: docker may start as soon as this is there.
-            write_atomically(self._settings.run_dir / DOCKER_ENV, docker.env_file(self._docker.options))
+            write_atomically(self._settings.run_dir / docker.DOCKER_ENV, docker.env_file(self._docker.options))
         except OSError as error:
             raise OverlaydError(f"cannot write the files that docker starts from: {error}") from error
 
@@ -237,12 +263,16 @@ class Host:
                 held = Holding(lease=held.lease, etcd_lease_id=-1)
             try:
                 self._holding = self._registry.reclaim(held, ttl_s=self._settings.lease_ttl_s)
+            except LeaseLost:
+                # What it hangs on now is another's, and not to be taken back.
+                self._remember(Holding(lease=held.lease, etcd_lease_id=0))
+                raise
             except StoreError as error:
                 # It went away at this very moment; no reason to close a data path.
                 log.debug("cannot look after the lease", subnet=held.lease.subnets, problem=error.message)
                 return self.holding
             if self._holding is not held:
-                self._remember()
+                self._remember(self._holding)
         return self.holding
 
     def _carry(self, stop: threading.Event, on_failure: Callable[[], None]) -> None:
@@ -270,9 +300,10 @@ class Host:
         path, problem = report.paths.get(lease.key_name), report.peer_problems.get(lease.key_name)
         ours = backends.published_type(self._config.backend_type)
         due = any(self._backend.lease_data(version) is not None for version in self._config.versions)
-        silent = lease.backend_type == ours and due and all(leg.data is None for leg in lease.legs)
+        kinds = (ours, UNSAID) if due else (UNSAID,)
+        silent = lease.backend_type in kinds and all(leg.data is None for leg in lease.legs)
         if problem and silent and lease.key_name in census.reserved:
-            # Kept for a host that never ran: nothing is wrong, and nobody is there.
+            # Kept for a host that never ran, of whose backend nothing may be said: nobody is there, nothing is wrong.
             path, problem = "reserved", None
         return Peer(
             **_shown(lease.v4, ""),
@@ -282,8 +313,7 @@ class Host:
             problem=problem,
         )
 
-    def _remember(self) -> None:
-        holding = self.holding
+    def _remember(self, holding: Holding) -> None:
         held = Remembered(subnets=holding.lease.subnets, etcd_lease_id=max(holding.etcd_lease_id, 0))
         try:
             memory.remember(self._settings.state_dir, held)

@@ -33,6 +33,7 @@ class Report:
     backend: str | None
     problems: tuple[str, ...] = ()
     firewalld_problem: str | None = None
+    written: bool = False
 
 
 class HostFirewall:
@@ -67,7 +68,7 @@ class HostFirewall:
         in is open, from the port that will be open. Peers of the last run are peers until it is known who is now, and
         so are `peers`: a host that is moved from flannel loses no packet. Raises CommandFailed, KernelRefused.
         """
-        told = docker.read_daemon_json()[0]
+        told = docker.read_told().settings
         for version in sorted({4, *self._config.versions}):
             if not netlink.forwards(version):
                 reason = self._close_forwarding(told, version)
@@ -99,7 +100,12 @@ class HostFirewall:
         report = self._sync(wanted)
         self._backend_name = report.backend
         self._left_open = (*firewall.left_open(wanted, report.backend), *report.limits)
-        return Report(backend=report.backend, problems=report.problems, firewalld_problem=told.problem)
+        return Report(
+            backend=report.backend,
+            problems=report.problems,
+            firewalld_problem=told.problem,
+            written=report.written,
+        )
 
     def _close_forwarding(self, daemon_json: Mapping[str, object], version: int) -> str | None:
         """None, or in words what stays open once forwarding is on."""
@@ -133,7 +139,7 @@ class HostFirewall:
             devices=self._backend.devices,
             masquerade=self._settings.ip_masq,
             forward=self._settings.iptables_forward_rules,
-            daemon_json=docker.read_daemon_json()[0],
+            daemon_json=docker.read_told().settings,
             bridge=next((name for name in interfaces.holding(subnets) if name in all_bridges), None),
             listens=self._backend.listens,
             peers=addresses,

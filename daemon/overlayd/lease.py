@@ -5,6 +5,7 @@ Pure: no I/O. The key of a lease is `<prefix>/subnets/10.5.52.0-24`; dual stack 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from overlayd.quoting import plain, quoted
 
 A = TypeVar("A", IPv4Address, IPv6Address)
 
+# What a lease without a backend is taken for, as flannel's udp writes none.
+UNSAID = "udp"
 _NO_IPV4 = "0.0.0.0"
 # The longest name of two subnets has 63 characters; a lease has some 200 bytes, but the extension backend publishes
 # what a command printed. Of objects, backends publish a few plain fields; many small ones take more memory than text.
@@ -87,13 +90,13 @@ class Leg:
 class Lease:
     """One host's hold on its subnets, as every peer sees it. At least one leg is there.
 
-    `created` is etcd's revision when its key was first written: the lower, the older. Two leases that differ in that
-    only are the same.
+    `backend_type` is empty where none is to be published; read, that is udp, as with flannel. `created` is etcd's
+    revision when its key was first written: the lower, the older. Two leases that differ in that only are the same.
     """
 
     v4: Leg | None = None
     v6: Leg | None = None
-    backend_type: str = "udp"
+    backend_type: str = UNSAID
     created: int = field(default=0, compare=False)
 
     @cached_property
@@ -127,10 +130,11 @@ class Lease:
     def value(self) -> bytes:
         """The JSON that goes under the key: the fields in flannel's order, absent ones left out."""
         document: dict[str, Any] = {
-            "PublicIP": str(self.v4.public_ip) if self.v4 else _NO_IPV4,
+            "PublicIP": str(self.v4.public_ip) if self.v4 else _stand_in(self.public_ip),
             "PublicIPv6": str(self.v6.public_ip) if self.v6 else None,
-            "BackendType": self.backend_type,
         }
+        if self.backend_type:
+            document["BackendType"] = self.backend_type
         text = next((leg.data for leg in self.legs if isinstance(leg.data, str)), None)
         if text is not None:
             # Also where there is no IPv4: flannel's extension backend looks nowhere else.
@@ -140,6 +144,16 @@ class Lease:
         if self.v6 and isinstance(self.v6.data, Mapping):
             document["BackendV6Data"] = dict(self.v6.data)
         return json.dumps(document, separators=(",", ":")).encode()
+
+
+def _stand_in(public_ip: IPAddress) -> str:
+    """What is published for an IPv4 address where there is none.
+
+    A flannel without IPv4 takes the first lease of 0.0.0.0 for its own, which is what it writes itself. An address that
+    no host has (240.0.0.0/5, RFC 1112), another for each host, is nobody's; nothing else is read of it.
+    """
+    digest = hashlib.sha256(f"overlayd {public_ip}".encode()).digest()
+    return str(IPv4Address(0xF0000000 | int.from_bytes(digest[:4], "big") & 0x07FFFFFF))
 
 
 def parse_key(name: str) -> Subnets:
@@ -185,7 +199,7 @@ def parse_lease(name: str, value: bytes, *, created: int = 0) -> Lease:
         raise MalformedLease(f"value of {quoted(name)} is not a JSON object")
     # Go reads object keys without regard to case, so flannel accepts any.
     fields = {str(key).lower(): found for key, found in document.items()}
-    backend_type = fields.get("backendtype") or "udp"
+    backend_type = fields.get("backendtype") or UNSAID
     if not isinstance(backend_type, str):
         raise MalformedLease(f"BackendType of {quoted(name)} is not a string: {quoted(backend_type)}")
     if plain(backend_type) != backend_type:

@@ -17,11 +17,11 @@ from overlayd.lease import Subnets
 from overlayd.quoting import plain, quoted
 
 DEFAULT_BACKEND = "udp"
-_KEYS = (
+KEYS = (
     *("Network", "SubnetLen", "SubnetMin", "SubnetMax", "EnableIPv4", "EnableIPv6", "EnableNFTables"),
     *("IPv6Network", "IPv6SubnetLen", "IPv6SubnetMin", "IPv6SubnetMax", "Backend"),
 )
-_KNOWN = {name.lower(): name for name in _KEYS}
+_KNOWN = {name.lower(): name for name in KEYS}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,13 +107,17 @@ class Pool:
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
-    """One overlay network: the pool of each address family in use, and how packets travel."""
+    """One overlay network: the pool of each address family in use, and how packets travel.
+
+    `unknown` are keys that say nothing here; a config is the same with others.
+    """
 
     v4: Pool | None = None
     v6: Pool | None = None
     nftables: bool = False
     backend_type: str = DEFAULT_BACKEND
     backend_config: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), hash=False)
+    unknown: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def pools(self) -> tuple[Pool, ...]:
@@ -154,7 +158,7 @@ def parse_network_config(raw: bytes | str) -> NetworkConfig:
         raise NetworkConfigError(f"network config is not JSON: {plain(str(error))}", hint=_EXAMPLE) from error
     if not isinstance(document, dict):
         raise NetworkConfigError("network config is not a JSON object", hint=_EXAMPLE)
-    fields = _fields(document)
+    fields = {_KNOWN[key.lower()]: value for key, value in document.items() if key.lower() in _KNOWN}
     v4 = _pool(fields, _RULES[4]) if _flag(fields, "EnableIPv4", default=True) else None
     v6 = _pool(fields, _RULES[6]) if _flag(fields, "EnableIPv6", default=False) else None
     if v4 is None and v6 is None:
@@ -166,26 +170,11 @@ def parse_network_config(raw: bytes | str) -> NetworkConfig:
         nftables=_flag(fields, "EnableNFTables", default=False),
         backend_type=backend_type,
         backend_config=backend_config,
+        unknown=tuple(key for key in document if key.lower() not in _KNOWN),
     )
 
 
 _EXAMPLE = 'for example {"Network": "10.42.0.0/16", "Backend": {"Type": "vxlan"}}'
-
-
-def _fields(document: Mapping[Any, Any]) -> dict[str, Any]:
-    fields = {}
-    for key, value in document.items():
-        name = _KNOWN.get(str(key).lower())
-        if name is None:
-            raise NetworkConfigError(
-                f"{quoted(key)} is not a key of the network config", hint=f"known: {_list(_KNOWN)}"
-            )
-        fields[name] = value
-    return fields
-
-
-def _list(known: Mapping[str, str]) -> str:
-    return ", ".join(known.values())
 
 
 def _flag(fields: Mapping[str, Any], key: str, *, default: bool) -> bool:

@@ -12,9 +12,10 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from overlayd import allocate
+from overlayd import allocate, presence
 from overlayd.addresses import IPAddress, IPNetwork, overlaps
 from overlayd.census import Census, Reader, uncontradicted
+from overlayd.contest import Contest
 from overlayd.errors import LeaseLost, StoreDenied, StoreError
 from overlayd.lease import NAME_LENGTH, VALUE_BYTES, Lease, MalformedLease, Subnets, parse_key, parse_lease
 from overlayd.log import logger
@@ -44,6 +45,10 @@ RACE_PAUSE_S = 0.2
 # How long to go on while others are quicker each time; and how often a lease that is lost at once is written again.
 RACES_S = 30.0
 REPAIRS_AT_MOST = 3
+CONTESTED = "somebody else writes another lease over this host's again and again; it is written again less often"
+CONTESTED_HINT = (
+    "is there another host, or a flannel here, with this host's address? overlayd ping, overlayd lease list"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +94,7 @@ class Registry:
         )
         self._rng = random.Random()
         self._reader = Reader()
+        self._contest = Contest()
         self._census: tuple[View, Census] | None = None
         self._complained: dict[str, str] = {}
         self._remembered: Mapping[str, Lease] = {}
@@ -107,7 +113,8 @@ class Registry:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What others may do to this network by etcd, or do, in sentences."""
-        return (*self._openness.warnings, *([self._config.warning] if self._config.warning else []))
+        found = (*self._openness.warnings, self._config.warning, CONTESTED if self._contest.is_on else None)
+        return tuple(one for one in found if one)
 
     @property
     def view(self) -> View:
@@ -121,7 +128,7 @@ class Registry:
         """
         view = self.view
         if not view.revision:
-            raise StoreError(view.problem or f"etcd at {self._store.name}: not reached yet")
+            raise StoreError(view.problem or f"etcd at {self._store.name}: not reached yet", hint=view.hint)
         return self._config.read(view.entries.get(CONFIG))
 
     def census(self) -> Census:
@@ -141,6 +148,43 @@ class Registry:
             leases = {**uncontradicted(self._remembered, found.leases), **found.leases}
             self._census = (view, replace(found, leases=leases))
         return self._census[1]
+
+    def own_part(self, remembered: Remembered, public_ip: IPAddress) -> Remembered:
+        """What this host remembers, less an etcd lease that is another host's, which lives. Raises StoreError.
+
+        A machine that was made from another's image remembers what is that one's, and would take it from it.
+        """
+        for name, lease in self.census().leases.items():
+            if lease.public_ip == public_ip or not self._hangs_on(name, remembered.etcd_lease_id):
+                continue
+            ours = presence.this_host()
+            holder = presence.other_at(self._store, self._prefix, lease.public_ip, ours)
+            if holder is not None:
+                log.error(
+                    "the lease that this host remembers is another host's, which lives: was this one made from its "
+                    "image? It takes a lease of its own",
+                    subnet=lease.subnets,
+                    holder=f"{holder.hostname} ({lease.public_ip}, {holder.id})",
+                    host=f"{ours.hostname} ({public_ip}, {ours.id})",
+                )
+                return replace(remembered, etcd_lease_id=0)
+        return remembered
+
+    def others(self, remembered: Remembered, public_ip: IPAddress) -> list[Lease]:
+        """The leases that other hosts had before this one had its own: of those at its address, none is theirs."""
+        leases = self.census().leases
+        ours = [one.created for one in leases.values() if one.public_ip == public_ip and one.created]
+        return [
+            one
+            for name, one in leases.items()
+            if one.public_ip != public_ip
+            and not self._hangs_on(name, remembered.etcd_lease_id)
+            and (not ours or one.created < min(ours))
+        ]
+
+    def _hangs_on(self, name: str, etcd_lease_id: int) -> bool:
+        kv = self.view.entries.get(SUBNETS + name)
+        return kv is not None and kv.lease_id != 0 and kv.lease_id == etcd_lease_id
 
     def acquire(
         self,
@@ -215,6 +259,10 @@ class Registry:
             )
         if current is not None and current.lease_id == holding.etcd_lease_id and found == lease:
             return holding
+        contested = current is not None and found != lease
+        rest_s = self._contest.rest_s() if contested else 0
+        if rest_s:
+            raise StoreError(f"{lease.subnets}: {CONTESTED}; left alone for {rest_s:.0f} s", hint=CONTESTED_HINT)
         if current is None:
             listed = self._entries()
             self._refuse_if_taken(lease, listed.names)
@@ -227,6 +275,10 @@ class Registry:
             log.info("the lease was made a reservation", subnet=lease.subnets)
         else:
             log.warning("the lease had gone or was changed in etcd; written again", subnet=lease.subnets)
+            if contested:
+                self._contest.note()
+                if self._contest.is_on:
+                    log.warning(CONTESTED, subnet=lease.subnets, hint=CONTESTED_HINT)
         return mended
 
     def refresh(self, holding: Holding) -> bool:
@@ -313,7 +365,8 @@ class Registry:
         # A key without an etcd lease is a reservation and stays one: giving it a lease would end it one day.
         if kv.lease_id and self._store.refresh(kv.lease_id) == 0:
             return None
-        if _published(kv) != lease:
+        # Without IPv4, older versions published another address in place of one.
+        if _published(kv) != lease or (lease.v4 is None and kv.value != lease.value()):
             with self._writing():
                 written = self._store.replace(kv.key, lease.value(), mod_revision=kv.mod_revision, lease_id=kv.lease_id)
             if not written:

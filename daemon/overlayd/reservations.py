@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from overlayd.addresses import IPAddress, overlaps
-from overlayd.backends import published_type
 from overlayd.bounds import Needed, taken_by
 from overlayd.errors import ConfigError, StoreDenied, StoreError
 from overlayd.lease import Lease, Leg, MalformedLease, Subnets, parse_lease
@@ -80,7 +79,8 @@ def reserve(
     key = f"{prefix}/{SUBNETS}{subnets.key_name}"
     found, revision = store.list_prefix(f"{prefix}/{SUBNETS}")
     legs = {subnet.version: Leg(subnet=subnet, public_ip=addresses[subnet.version]) for subnet in subnets}
-    wanted = Lease(v4=legs.get(4), v6=legs.get(6), backend_type=published_type(config.backend_type))
+    # Without a backend no peer programs it: nobody is there yet. With one and without its data, flannel logs an error.
+    wanted = Lease(v4=legs.get(4), v6=legs.get(6), backend_type="")
     for kv in found:
         name = kv.key.removeprefix(f"{prefix}/{SUBNETS}")
         held = _lease(name, kv.value)
@@ -99,7 +99,6 @@ def reserve(
                 f"{subnets} is not free: {held.subnets} is held by {held.public_ip}",
                 hint=f"overlayd lease release {held.subnets}, or take another: overlayd lease list",
             )
-    # Without BackendData no peer programs it: nobody is there yet.
     if not store.create(key, wanted.value(), lease_id=0, quiet_below=(f"{prefix}/{SUBNETS}", revision)):
         raise StoreError(f"{prefix}/{SUBNETS} changed in this moment", hint="try again")
     return key

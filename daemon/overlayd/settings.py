@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import posixpath
+import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
@@ -36,9 +38,14 @@ def _option(
     secret: bool = False,
     also: tuple[str, ...] = (),
     switch: bool = False,
+    between: str = ",",
 ) -> Any:
-    """One row: `also` are flannel's names for the same option; a `switch` may be bare, or `--no-…` instead."""
+    """One row: `also` are flannel's names for the same option; a `switch` may be bare, or `--no-…` instead.
+
+    `between` is what stands between several values, as a regular expression.
+    """
     metadata = {"parse": parse, "help": text, "many": many, "secret": secret, "also": also, "switch": switch}
+    metadata["between"] = between
     return field(default=default, metadata=metadata, repr=not secret)
 
 
@@ -100,9 +107,12 @@ def _minutes(value: str) -> int:
 
 
 def _prefix(value: str) -> str:
-    if not value.startswith("/") or not value.strip("/") or not value.isprintable():
+    """As flannel joins it with the names of keys (Go's path.Join): cleaned, and "" for the root, before their slash."""
+    cleaned = posixpath.normpath(value.strip())
+    if cleaned == "." or not value.isprintable():
         raise ValueError("a path such as /coreos.com/network")
-    return value.rstrip("/")
+    # POSIX keeps two leading slashes, Go does not.
+    return cleaned.replace("//", "/").removesuffix("/")
 
 
 def _path(value: str) -> Path:
@@ -124,6 +134,16 @@ def _positive(value: str) -> float:
         number = 0
     if not 0 < number < 1e9:
         raise ValueError("a number of seconds above 0")
+    return number
+
+
+def _rate(value: str) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = -1
+    if number and not 0.1 <= number <= 1000:
+        raise ValueError("a number a second from 0.1 to 1000, or 0 for none")
     return number
 
 
@@ -154,7 +174,7 @@ class Settings:
     """All that one host decides for itself. What all hosts share is the network config in etcd."""
 
     etcd_endpoints: tuple[str, ...] = _option(
-        _text, "etcd servers, comma separated", default=("http://127.0.0.1:2379",), many=True
+        _text, "etcd servers, comma separated", default=("http://127.0.0.1:2379",), many=True, between=r"[,;\s]"
     )
     etcd_prefix: str = _option(_prefix, "where the network is kept in etcd", default="/coreos.com/network")
     etcd_cafile: str | None = _option(_text, "PEM file of the CA that signed etcd's certificates", default=None)
@@ -216,6 +236,11 @@ class Settings:
     )
     resync_s: float = _option(
         _positive, "seconds between two looks at the kernel's state", default=5.0, also=("iptables_resync",)
+    )
+    probe_rate: float = _option(
+        _rate,
+        "echoes a second, at most, that are sent to peers' containers to see whether they are reached; 0 for none",
+        default=5.0,
     )
     healthz_ip: str = _option(_any_address, "address to serve /healthz, /readyz and /metrics on", default="0.0.0.0")
     healthz_port: int = _option(_port, "its TCP port; 0 for none", default=0)
@@ -348,7 +373,9 @@ def _parse(source: str, raw: str | Sequence[str], metadata: Mapping[str, Any]) -
         if not metadata["many"]:
             return metadata["parse"](raw)
         given = [raw] if isinstance(raw, str) else raw
-        return tuple(metadata["parse"](part) for text in given for part in text.split(",") if part.strip())
+        return tuple(
+            metadata["parse"](part) for text in given for part in re.split(metadata["between"], text) if part.strip()
+        )
     except ValueError as error:
         shown = "(not shown)" if metadata["secret"] else repr(raw)
         raise ConfigError(f"{source} is {shown}", hint=f"allowed: {error}") from None

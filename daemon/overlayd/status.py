@@ -10,11 +10,12 @@ from typing import Any
 
 from overlayd.errors import OverlaydError
 from overlayd.files import read_json, write_atomically
-from overlayd.watching.state import Peer, Status
+from overlayd.watching.state import Peer, Reach, Status
 
-__all__ = ["FILE", "Board", "Peer", "Status", "alive", "begun_at", "read", "runs"]
+__all__ = ["FILE", "Board", "Peer", "Reach", "Status", "alive", "begun_at", "read", "runs"]
 
 FILE = "status.json"
+REACH_FILE = "reach.json"
 _PROC = Path("/proc")
 
 
@@ -29,7 +30,19 @@ class Board:
         """Change some fields and write the whole. A full disk is no reason to stop carrying packets: never raises."""
         self.status = dataclasses.replace(self.status, **changes)
         try:
-            write_atomically(self._path, json.dumps(dataclasses.asdict(self.status), indent=1) + "\n")
+            document = dataclasses.asdict(dataclasses.replace(self.status, reach=()))
+            write_atomically(self._path, json.dumps(document, indent=1) + "\n")
+        except OSError:
+            return
+
+    def update_reach(self, found: tuple[Reach, ...]) -> None:
+        """Change what is known of the way to each peer, in a file of its own. Never raises."""
+        if found == self.status.reach:
+            return
+        self.status = dataclasses.replace(self.status, reach=found)
+        try:
+            document = [dataclasses.asdict(one) for one in found]
+            write_atomically(self._path.with_name(REACH_FILE), json.dumps(document, indent=1) + "\n")
         except OSError:
             return
 
@@ -47,6 +60,8 @@ def read(run_dir: Path) -> Status:
             known[name] = tuple(found[name])
         # Not written by a daemon of 0.1.
         known["warnings"] = tuple(found.get("warnings", ()))
+        known["unreached"] = tuple(found.get("unreached", ()))
+        known["reach"] = _read_reach(run_dir / REACH_FILE)
         return Status(**known)
     except FileNotFoundError:
         raise OverlaydError(
@@ -54,6 +69,14 @@ def read(run_dir: Path) -> Status:
         ) from None
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise OverlaydError(f"{path} cannot be read: {error}") from error
+
+
+def _read_reach(path: Path) -> tuple[Reach, ...]:
+    """What was last written of the way to each peer; nothing where it is not there, or another version's."""
+    try:
+        return tuple(Reach(**_known(Reach, one)) for one in read_json(path))
+    except (OSError, ValueError, TypeError, KeyError):
+        return ()
 
 
 def runs(run_dir: Path) -> bool:
@@ -94,5 +117,5 @@ def _process(pid: int) -> tuple[str, int | None]:
         return "", None
 
 
-def _known(kind: type[Peer] | type[Status], found: dict[str, Any]) -> dict[str, Any]:
+def _known(kind: type[Peer] | type[Status] | type[Reach], found: dict[str, Any]) -> dict[str, Any]:
     return {field.name: found[field.name] for field in dataclasses.fields(kind) if field.name in found}

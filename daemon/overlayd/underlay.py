@@ -1,14 +1,15 @@
 """Which interface and address peers reach this host by.
 
 Flannel's order: an interface given by address or name; then expressions, on addresses first and names second; then the
-route to an address; then the interface that has the public address; then the default route.
+route to an address; then the interface that has the public address; then the default route. What carries an overlay or
+containers is none, however it is named.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from overlayd.addresses import IPAddress, IPNetwork, contains, ip_address
 from overlayd.errors import ConfigError
@@ -37,7 +38,7 @@ class Endpoint:
 class Underlay:
     """The interface that carries the overlay's packets, with at least one family's endpoint.
 
-    `reason` says why this interface was taken.
+    `reason` says why this interface was taken. `without_ipv6`: the kernel was told to have none there.
     """
 
     ifname: str
@@ -46,10 +47,18 @@ class Underlay:
     reason: str
     v4: Endpoint | None = None
     v6: Endpoint | None = None
+    without_ipv6: bool = field(default=False, compare=False)
 
     def endpoint(self, version: int) -> Endpoint | None:
         """The endpoint of IP version 4 or 6, if there is one."""
         return self.v4 if version == 4 else self.v6
+
+    def lacks(self, version: int) -> str:
+        """Why it has no address of an IP version, as the end of a sentence, where that is known."""
+        if version == 4 or not self.without_ipv6:
+            return ""
+        sysctl = f"net/ipv6/conf/{self.ifname}/disable_ipv6"
+        return f": IPv6 is switched off there; sysctl -w {sysctl}=0, then give it its address again"
 
     def only(self, versions: Collection[int]) -> Underlay:
         """The same without the endpoints of other IP versions than these."""
@@ -68,11 +77,15 @@ def choose(
     can_reach: str | None,
     public_ip: IPAddress | None,
     public_ipv6: IPAddress | None,
+    held: Collection[IPNetwork] = (),
 ) -> Underlay:
-    """The underlay that these settings ask for, on this host as it is now. Raises ConfigError."""
+    """The underlay that these settings ask for, on this host as it is now. Raises ConfigError.
+
+    A bridge on what this host `held` when it last ran is its containers', whatever its name.
+    """
     target = None if can_reach is None else _address("iface-can-reach", can_reach)
     return pick(
-        kernel.read_interfaces(),
+        [_judged(interface, held) for interface in kernel.read_interfaces()],
         ifaces=ifaces,
         iface_regexes=iface_regexes,
         reached=None if target is None else (target, kernel.route_to(target)),
@@ -80,6 +93,13 @@ def choose(
         public_ip=public_ip,
         public_ipv6=public_ipv6,
     )
+
+
+def _judged(interface: Interface, held: Collection[IPNetwork]) -> Interface:
+    for address in interface.addresses if interface.wireless and not interface.carries else ():
+        if any(contains(subnet, address.ip) for subnet in held):
+            return replace(interface, carries="the bridge of this host's containers")
+    return interface
 
 
 def follow(before: Underlay, interfaces: Sequence[Interface]) -> Underlay | None:
@@ -113,17 +133,30 @@ def pick(
 ) -> Underlay:
     """The choice itself, over values. Pure. Raises ConfigError that lists the interfaces there are."""
     there = f"this host has {_listed(interfaces)}"
-    if ifaces or iface_regexes:
-        found = _given(interfaces, ifaces) or _matching(interfaces, iface_regexes)
-        if found is None:
-            asked = " or ".join([*(f"iface {name}" for name in ifaces), *(f"iface-regex {e}" for e in iface_regexes)])
-            raise ConfigError(f"no interface fits {asked}", hint=there)
-    elif reached is not None:
+    found = _given(interfaces, ifaces)
+    if found is not None and found[0].carries:
+        raise ConfigError(f"{found[2]} cannot be the underlay: {found[0].name} is {found[0].carries}", hint=there)
+    others = interfaces
+    interfaces = [interface for interface in interfaces if not interface.carries]
+    found = found or _matching(interfaces, iface_regexes)
+    if found is None and reached is not None:
+        # Also where none of the above fits: so flannel falls back.
         target, answer = reached
         found = _of_route(interfaces, answer, f"the route to {target}")
         if found is None:
-            raise ConfigError(f"iface-can-reach {target}: there is no route to it", hint=there)
-    else:
+            by = _of_route(others, answer, "")
+            raise ConfigError(
+                f"iface-can-reach {target}: "
+                + (f"the route to it is by {by[0].name}, {by[0].carries}" if by else "there is no route to it"),
+                hint=there,
+            )
+    elif found is None and (ifaces or iface_regexes):
+        asked = " or ".join([*(f"iface {name}" for name in ifaces), *(f"iface-regex {e}" for e in iface_regexes)])
+        unfit = _matching([interface for interface in others if interface.carries], iface_regexes)
+        raise ConfigError(
+            f"no interface fits {asked}" + (f": {unfit[0].name} is {unfit[0].carries}" if unfit else ""), hint=there
+        )
+    elif found is None:
         found = (
             _holding(interfaces, "public-ip", public_ip)
             or _holding(interfaces, "public-ipv6", public_ipv6)
@@ -140,7 +173,13 @@ def pick(
             hint=f"give it one, or set iface; {there}",
         )
     return Underlay(
-        ifname=interface.name, ifindex=interface.index, mtu_bytes=interface.mtu_bytes, reason=reason, v4=v4, v6=v6
+        ifname=interface.name,
+        ifindex=interface.index,
+        mtu_bytes=interface.mtu_bytes,
+        reason=reason,
+        v4=v4,
+        v6=v6,
+        without_ipv6=interface.without_ipv6,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+from overlayd import memory
 from overlayd.errors import ConfigError
 from overlayd.kernel import interfaces
 from overlayd.log import logger
@@ -22,6 +23,7 @@ def choose_underlay(settings: Settings) -> Underlay:
         can_reach=settings.iface_can_reach,
         public_ip=settings.public_ip,
         public_ipv6=settings.public_ipv6,
+        held=tuple(memory.recall(settings.state_dir, settings.subnet_env).subnets),
     )
 
 
@@ -53,12 +55,15 @@ class UnderlayWatch:
 
     def _now(self, versions: Collection[int]) -> Underlay:
         same = follow(self.underlay, interfaces.read_interfaces())
-        if same is not None:
+        if same is not None and all(same.endpoint(version) for version in versions):
             return same
+        # Gone, or without an address that the network wants: one may have come since.
         found = choose_underlay(self._settings)
         for version in versions:
             if self.underlay.endpoint(version) and not found.endpoint(version):
-                raise ConfigError(f"interface {found.ifname} has no IPv{version} address any more")
+                raise ConfigError(
+                    f"interface {found.ifname} has no IPv{version} address any more{found.lacks(version)}"
+                )
         return found
 
 

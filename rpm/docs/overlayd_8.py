@@ -12,7 +12,9 @@ MORE: dict[str, str] = {
     "takes, and goes on with what it has while etcd is away. Stopped, it leaves the data path in place.",
     "check": "All that `run` finds out before it changes anything; it fails as `run` would.",
     "status": "What the daemon last said of itself. Everybody may read it. The exit status is 0 when the daemon is "
-    "ready and nothing is wrong.",
+    "ready and nothing is wrong. CONTAINERS is what echoes from a container here to one of the peer came to.",
+    "ping": "Each peer is asked by the underlay, its host by the overlay, and a container of it from a container here, "
+    "by the way that containers' own packets go. Without root, or a container on docker0, this host itself asks.",
     "cleanup": "For a host that leaves the network, also after a crash; stop overlayd first. The lease in etcd ends by "
     "itself.",
     "config set": "CONFIG is JSON, or the name of a file that holds it, or `-` for standard input. The hosts of the "
@@ -30,7 +32,8 @@ FILES: dict[str, str] = {
     "/etc/sysconfig/overlayd": "Settings of this host, see `overlayd.conf`(5).",
     "/run/overlayd/subnet.env": "The leased subnet as FLANNEL_SUBNET and so on, in flannel's format.",
     "/run/overlayd/docker.env": "docker's options, for its unit's drop-in.",
-    "/run/overlayd/status.json": "What `overlayd status` prints.",
+    "/run/overlayd/status.json": "With reach.json: what `overlayd status` prints.",
+    "/run/overlayd/containers.sock": "Where the daemon asks overlayd-containers.service for sockets inside containers.",
     "/var/lib/overlayd/lease.json": "The subnet, so that this host has it again after a reboot.",
     "/usr/lib/systemd/system/docker.service.d/50-overlayd.conf": "Orders docker after overlayd. What docker is started "
     "with is added by a generator, while overlayd.service is enabled.",

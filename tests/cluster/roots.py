@@ -6,6 +6,7 @@ which is enough for rpm, iproute2 and iptables, and takes half a minute. Whoever
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -22,8 +23,8 @@ from images.engine import sandbox
 from images.engine.errors import BuildError
 from overlayd import process
 from overlayd.errors import CommandFailed, OverlaydError
-from tests.cluster.create import ROOT
 
+ROOT = Path(__file__).resolve().parents[2]
 CACHE = Path("build/cache/roots")
 _BOOTSTRAP_S = 600.0
 _PACKAGES = (
@@ -101,6 +102,22 @@ def cached(release: Release) -> Path:
     mirror = _mirror()
     sandbox.require("mmdebstrap", "unshare", "setpriv")
     place.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(place.parent):
+        # Another run may have made it meanwhile.
+        if not place.exists():
+            _make(release, mirror, place)
+    return place
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One process at a time makes roots; the kernel frees the lock of a killed one."""
+    with (folder / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _make(release: Release, mirror: str, place: Path) -> None:
     _ask(mirror, release.suite)
     # What a killed run left has no final name; it goes with the next one.
     for old in place.parent.glob(".making-*"):
@@ -113,6 +130,8 @@ def cached(release: Release) -> Path:
                     *("mmdebstrap", "--mode=root", "--variant=extract", "--format=directory", "--skip=output/dev"),
                     f"--include={','.join((*_PACKAGES, *release.packages))}",
                     *('--aptopt=APT::Install-Recommends "false"', '--aptopt=Acquire::Languages "none"'),
+                    # Signed it must be, but a mirror may be a snapshot, and a testing suite's list is good for a week.
+                    '--aptopt=Acquire::Check-Valid-Until "false"',
                     *(release.suite, root, f"deb {mirror} {release.suite} main"),
                 ]
             )
@@ -123,7 +142,6 @@ def cached(release: Release) -> Path:
             (root / name).mkdir()
         _run(sandbox.inside(root, ["sh", "-euc", _FINISH + release.finish]))
         root.rename(place)
-    return place
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from ipaddress import IPv4Address
 
 from tests.cluster.machine import Machine
@@ -25,6 +26,19 @@ def test_every_container_reaches_every_other(backend: str, site: Site) -> None:
         if (answered := ping(source.in_probe, addresses[target.name], count=3)).lost
     }
     assert not lost
+
+
+def test_every_daemon_reaches_containers_of_every_peer_from_a_container_of_its_own(backend: str, site: Site) -> None:
+    # The unit may not enter containers; the service beside it does, and gives it sockets.
+    for machine in site.hosts:
+        others = {str(other.probe_address()) for other in site.hosts if other is not machine}
+        eventually("all are reached", partial(_has_reached, machine, others), timeout_s=60)
+        assert machine.status()["probed_from"] == f"container {machine.probe_address()}"
+        assert machine.unit("overlayd-containers.socket", "ActiveState")["ActiveState"] == "active"
+
+
+def _has_reached(machine: Machine, others: set[str]) -> bool:
+    return {one["answered_by"] for one in machine.status()["reach"] if one["state"] == "reached"} == others
 
 
 def test_other_end_sees_the_containers_own_address(backend: str, a: Machine, b: Machine) -> None:

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from tests.kernel.docker_site import Site, docker_site
 from tests.kernel.lab import Host, Lab, laboratory
+from tests.kernel.real_docker import RELEASES, Release
 from tests.kernel.traffic import pings
 from tests.polling import eventually
 
@@ -33,7 +35,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Add links, routes, rules and logs of every host to the report of a failed test."""
     report = yield
-    lab = getattr(item, "funcargs", {}).get("lab")
+    given = getattr(item, "funcargs", {})
+    lab = given.get("lab") or getattr(given.get("site"), "lab", None)
     if report.failed and lab is not None:
         report.sections += [(f"host {host.name}", host.dump()) for host in lab.hosts]
     return report
@@ -53,6 +56,14 @@ def lab(backend: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]
         lab.host("a")
         lab.host("b")
         yield lab
+
+
+@pytest.fixture(scope="session", params=RELEASES, ids=[release.name for release in RELEASES])
+def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """Hosts with a real Docker of one release, shared by its tests: whoever breaks something mends it."""
+    release: Release = request.param
+    with docker_site(tmp_path_factory.mktemp("site"), release) as site:
+        yield site
 
 
 @pytest.fixture

@@ -189,10 +189,17 @@ class Host:
         if (Path("/run/netns") / self.container).exists():
             return
         namespaces.make(self.container)
+        if "docker0" not in self.run("ip", "-br", "link", "show", "type", "bridge"):
+            namespaces.ip(
+                self.namespace,
+                "link add docker0 type bridge",
+                f"address add {self.subnet[1]}/{self.subnet.prefixlen} dev docker0",
+            )
+            if self.subnet6 is not None:
+                address = f"{self.subnet6[1]}/{self.subnet6.prefixlen}"
+                namespaces.ip(self.namespace, f"address add {address} dev docker0 nodad")
         namespaces.ip(
             self.namespace,
-            "link add docker0 type bridge",
-            f"address add {self.subnet[1]}/{self.subnet.prefixlen} dev docker0",
             f"link add vethc type veth peer name eth0 netns {self.container}",
             "link set vethc master docker0 up",
             "link set docker0 up",
@@ -205,12 +212,16 @@ class Host:
         )
         if self.subnet6 is not None:
             length = self.subnet6.prefixlen
-            namespaces.ip(self.namespace, f"address add {self.subnet6[1]}/{length} dev docker0 nodad")
             namespaces.ip(
                 self.container,
                 f"address add {self.container_address6}/{length} dev eth0 nodad",
                 f"route add default via {self.subnet6[1]}",
             )
+
+    def stop_container(self) -> None:
+        """End the container as docker would: its bridge stays."""
+        namespaces.ip(self.namespace, "link delete vethc")
+        namespaces.remove(self.container)
 
     def run(self, *argv: str, input: str | None = None) -> str:  # noqa: A002
         """Run a command on this host; what it printed."""
@@ -299,15 +310,15 @@ class Lab:
         """End etcd; its data stays."""
         self.etcd.stop()
 
-    def configure(self, backend: dict[str, Any]) -> None:
-        """Write the network config, by the program's own command."""
+    def configure(self, backend: dict[str, Any], *words: str) -> None:
+        """Write the network config, by the program's own command, with these words too."""
         pools: dict[str, object] = {"Network": str(NETWORK)}
         if self.dual:
             pools |= {"EnableIPv6": True, "IPv6Network": str(NETWORK6)}
         config = json.dumps({**pools, "Backend": backend})
         flags = [f"--{name}={value}" for name, value in self.etcd_flags.items()]
         flags.append(f"--config-file={os.devnull}")
-        self.run([sys.executable, "-m", "overlayd", "config", "set", *flags, config])
+        self.run([sys.executable, "-m", "overlayd", "config", "set", *words, *flags, config])
 
     def run(self, argv: Sequence[str]) -> str:
         """Run a command in the switch's namespace; what it printed."""

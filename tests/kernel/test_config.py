@@ -22,6 +22,21 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         yield lab
 
 
+def test_keys_that_no_host_reads_are_refused_when_written_and_said_when_read(lab: Lab, a: Host) -> None:
+    config = '{"Network": "10.5.0.0/16", "Owner": "net", "Backend": {"Type": "vxlan", "Comment": "do not touch"}}'
+    done = a.call("config", "set", config)
+    assert (done.returncode, "'Owner' is not a key" in done.stderr, "known: Network" in done.stderr) == (2, True, True)
+    pid = a.status()["pid"]
+    assert a.call("config", "set", "--force", config).returncode == 0
+    eventually("a says so", lambda: "no key 'Comment'" in str(a.status()["warnings"]))
+    assert (a.status()["state"], a.status()["pid"], a.status()["problems"]) == ("ready", pid, [])
+    assert "warning: 'Owner' is not a key" in a.call("check").stdout
+    lab.configure({"Type": "vxlan", "Comment": "do not touch"}, "--force")
+    eventually("a says no more than is there", lambda: "'Owner'" not in str(a.status()["warnings"]))
+    lab.configure({"Type": "vxlan"})
+    eventually("it is gone", lambda: "Comment" not in str(a.status()["warnings"]))
+
+
 def follows(host: Host, backend: str, devices: list[str]) -> bool:
     """Whether a host says that it serves that backend and knows its peer by it, and has these devices of ours."""
     status = host.status()

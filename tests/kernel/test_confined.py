@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from overlayd.probe.icmp import echo_request
+from overlayd.probe.lent import borrow
 from tests.kernel.lab import Host, Lab, environment
 from tests.kernel.traffic import pings
 from tests.polling import eventually
@@ -108,3 +111,59 @@ print(refused(os.chroot, "/"), refused(socket.socket, socket.AF_PACKET, socket.S
         check=False,
     )
     assert said.stdout.split() == ["1", "97", "30", "1", "30", "0", "13", "0", "13"], said.stderr
+
+
+@pytest.fixture
+def lending(a: Host, tmp_path: Path) -> Iterator[Path]:
+    """Where the service that enters containers of `a` listens, as confined as its unit has it."""
+    path = tmp_path / "containers.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        path.chmod(0o777)
+        unit = ROOT / "rpm/units/overlayd-containers.service"
+        script = "import sys; from overlayd.probe import lender; sys.exit(lender.main())"
+        # As systemd passes a socket: it is descriptor 3 (sd_listen_fds(3)).
+        shell = f'exec 3<&{listening.fileno()}; exec env LISTEN_FDS=1 "$@"'
+        argv = ["bash", "-c", shell, "bash", *("ip", "netns", "exec", a.namespace)]
+        argv += [sys.executable, str(CONFINED), str(unit), "--", sys.executable, "-c", script]
+        process = subprocess.Popen(argv, pass_fds=(listening.fileno(),), env=environment())
+        try:
+            yield path
+        finally:
+            process.terminate()
+            process.wait(10)
+
+
+def test_who_enters_containers_does_so_with_its_two_capabilities(a: Host, b: Host, lending: Path) -> None:
+    for _ in range(2):
+        (lent,) = borrow(lending)
+        assert lent.addresses == (a.container_address,)
+        with lent.socket(4) as inside:
+            message = echo_request(4, ident=1, sequence=1, token=bytes(8), packet_bytes=100)
+            inside.sendto(message, (str(b.container_address), 0))
+            inside.settimeout(5)
+            answer, (sender, _port) = inside.recvfrom(2048)
+        assert sender == str(b.container_address)
+        # It was sent by the container: the answer came to its address.
+        assert answer[16:20] == a.container_address.packed
+
+
+def test_nobody_but_root_is_lent_a_socket(a: Host, lending: Path) -> None:
+    script = f"""
+import socket
+asked = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+asked.settimeout(5)
+asked.connect({str(lending)!r})
+asked.send(b"containers")
+print(socket.recv_fds(asked, 4096, 4)[:2])
+"""
+    # The folders on the way are pytest's, and closed: what root could give away is an open connection.
+    asked = "import os; os.setgroups([]); os.setgid(65534); os.setuid(65534)"
+    said = subprocess.run([sys.executable, "-c", asked + script], capture_output=True, text=True, check=False)
+    assert "PermissionError" in said.stderr or said.stdout.strip() == "(b'', [])", said
+
+
+def test_a_daemon_that_may_not_enter_containers_says_so_and_asks_from_itself(a: Host, confined: Host) -> None:
+    eventually("it says so", lambda: "containers cannot be entered" in str(confined.status().get("probed_from")))
+    eventually("it is asked", lambda: "reached" in (confined.run_dir / "reach.json").read_text(), timeout_s=30)

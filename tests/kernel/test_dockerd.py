@@ -59,7 +59,7 @@ def namespace() -> Iterator[str]:
 @pytest.mark.parametrize("subnets", [Subnets(v4=V4), Subnets(v4=V4, v6=V6)], ids=["ipv4", "dual-stack"])
 def test_docker0_carries_the_lease(namespace: str, tmp_path: Path, subnets: Subnets) -> None:
     assert shutil.which("dockerd"), "no dockerd here: run `make system`"
-    flags, problems = docker.flags(docker.wanted(subnets, 1430, we_masquerade=True), {})
+    flags, problems = docker.flags(docker.wanted(subnets, 1430, we_masquerade=True), docker.Told())
     assert not problems
     with dockerd(namespace, tmp_path, flags):
         found = inside(namespace, lambda: interfaces.interface_addresses(docker.BRIDGE))
@@ -67,7 +67,7 @@ def test_docker0_carries_the_lease(namespace: str, tmp_path: Path, subnets: Subn
         other = Subnets(v4=IPv4Network("10.5.53.0/24"))
         assert "not the leased 10.5.53.0/24" in str(docker.bridge_problem(other, found))
     # With other flags it takes another address: as after a lost lease and a restart.
-    flags, _ = docker.flags(docker.wanted(other, 1430, we_masquerade=True), {})
+    flags, _ = docker.flags(docker.wanted(other, 1430, we_masquerade=True), docker.Told())
     with dockerd(namespace, tmp_path, flags):
         found = inside(namespace, lambda: interfaces.interface_addresses(docker.BRIDGE))
         assert docker.bridge_problem(other, found) is None

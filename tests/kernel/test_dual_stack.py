@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
+from tests.kernel import namespaces
 from tests.kernel.lab import NETWORK6, Host, Lab, laboratory
 from tests.kernel.traffic import ping_of_size, pings, pings6
 from tests.polling import eventually
 
+PREFIX = "/coreos.com/network"
 # Half a second between two looks, and room for a busy machine.
 HEARD_S = 5.0
 BACKENDS: dict[str, dict[str, Any]] = {
@@ -83,6 +85,76 @@ def test_the_pair_of_subnets_outlives_the_daemon(a: Host, b: Host) -> None:
     eventually("over IPv6", lambda: pings6(b, a))
 
 
+def test_a_device_that_takes_no_zero_checksums_is_understood_both_ways(lab: Lab, a: Host) -> None:
+    """As flannel's, which leaves the kernel's defaults; and one of ours of an older version, which sent them."""
+    if json.loads(lab.etcdctl("get", "--print-value-only", f"{PREFIX}/config"))["Backend"]["Type"] == "host-gw":
+        pytest.skip("no encapsulation, no outer checksum")
+    theirs = lab.host("f", start=False)
+    try:
+        mac, gateway, gateway6 = "02:aa:bb:cc:dd:06", "10.5.201.0", str(NETWORK6[0xC9 << 64])
+        namespaces.ip(
+            theirs.namespace,
+            f"link add flannel-v6.1 address {mac} type vxlan id 1 dstport 8472 local {theirs.address6} dev eth0 "
+            "nolearning",
+            f"address add {gateway6}/128 dev flannel-v6.1 nodad",
+            "link set flannel-v6.1 mtu 1430 up",
+        )
+        lease = json.loads(lab.etcdctl("get", "--prefix", "--print-value-only", f"{PREFIX}/subnets/{a.subnet[0]}"))
+        peer, at = lease["BackendV6Data"]["VtepMAC"], str(a.subnet6).removesuffix("/64")
+        theirs.run("bridge", "fdb", "append", peer, "dst", str(a.address6), "dev", "flannel-v6.1")
+        namespaces.ip(
+            theirs.namespace,
+            f"neighbour replace {at} lladdr {peer} dev flannel-v6.1 nud permanent",
+            f"route replace {a.subnet6} via {at} dev flannel-v6.1 onlink",
+        )
+        data = {"VNI": 1, "VtepMAC": mac}
+        value = {"PublicIP": str(theirs.address), "PublicIPv6": str(theirs.address6), "BackendType": "vxlan"}
+        families = {"BackendData": {**data, "VtepMAC": "02:aa:bb:cc:dd:04"}, "BackendV6Data": data}
+        key = f"{PREFIX}/subnets/{gateway}-24&{gateway6}-64"
+        lab.etcdctl("put", key, json.dumps({**value, **families}))
+        command = f"ping -n -c 1 -W 1 -I {at} {gateway6} || true"
+
+        def answered() -> bool:
+            return " 0% packet loss" in a.run("sh", "-c", command)
+
+        eventually("ours is heard by theirs", answered)
+        back = f"ping -n -c 1 -W 1 -I {gateway6} {a.container_address6} || true"
+        eventually("theirs by ours", lambda: " 0% packet loss" in theirs.run("sh", "-c", back))
+        device = f"id 1 local {a.address6} dev eth0 dstport 8472 nolearning"
+        a.stop()
+        namespaces.ip(
+            a.namespace,
+            "link delete overlay-v6.1",
+            f"link add overlay-v6.1 address {peer} type vxlan {device} udp6zerocsumtx udp6zerocsumrx",
+            "link set overlay-v6.1 alias overlayd mtu 1430 up",
+        )
+        a.start()
+        eventually("the device of before is made anew", answered)
+        lab.etcdctl("del", key)
+    finally:
+        lab.remove_host(theirs)
+
+
+def test_ipv6_that_is_switched_off_is_named_and_the_remedy_mends(a: Host, b: Host) -> None:
+    assert a.subnet6 is not None
+    a.run("sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1")
+    eventually("a says why", lambda: "net/ipv6/conf/eth0/disable_ipv6=0" in str(a.status()["problems"]))
+    found = json.loads(a.call("doctor", "--json", "--no-arp").stdout)
+    (finding,) = (one for one in found["findings"] if one["name"] == "ipv6-disabled")
+    assert "eth0, docker0" in finding["found"]
+    # A daemon that starts meanwhile says so too.
+    a.stop()
+    a.start(ready=False)
+    eventually("a waits", lambda: "eth0/disable_ipv6=0" in str(a.status().get("problem")))
+    a.run("sh", "-c", finding["remedy"])
+    a.run("ip", "address", "replace", f"{a.address6}/64", "dev", "eth0", "nodad")
+    # As docker does when it starts; and of all, the kernel's own is for what comes later.
+    namespaces.ip(a.namespace, f"address replace {a.subnet6[1]}/64 dev docker0 nodad")
+    eventually("a is ready", lambda: (a.status()["state"], a.status()["problems"]) == ("ready", []))
+    eventually("over IPv6 again", lambda: pings6(a, b) and pings6(b, a))
+    a.run("sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=0")
+
+
 def test_cleanup_takes_ipv6_away_too(lab: Lab) -> None:
     host = lab.host("c")
     try:
@@ -119,5 +191,10 @@ def test_a_network_without_ipv4(tmp_path: Path) -> None:
         a.stop()
         a.start()
         assert a.subnet6 == subnet
+        # A flannel without IPv4 takes what has 0.0.0.0 for its own lease (findLeaseByIP).
+        leases = lab.etcdctl("get", "--prefix", "--print-value-only", f"{PREFIX}/subnets/").split()
+        addresses = {json.loads(one)["PublicIP"] for one in leases}
+        assert len(addresses) == 2
+        assert all(address.startswith("24") for address in addresses)
         assert f"{peer.removesuffix('::')}" in a.call("lease", "list").stdout
         assert a.call("status").returncode == 0, a.call("status").stdout

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterator
 from functools import partial
 
@@ -73,3 +75,37 @@ def test_a_key_that_would_never_end_keeps_no_host_away(lab: Lab, a: Host) -> Non
     a.start()
     assert a.status()["problems"] == []
     assert "taken over" in a.log.read_text()
+
+
+def test_a_host_made_from_anothers_image_takes_a_subnet_of_its_own_and_disturbs_nobody(
+    lab: Lab, a: Host, b: Host
+) -> None:
+    key = f"/coreos.com/network/subnets/{a.subnet.network_address}-24"
+    before = lab.etcdctl("get", key, "-w", "fields")
+    clone = lab.host("clone", start=False)
+    try:
+        shutil.copy(a.state_dir / "lease.json", clone.state_dir)
+        clone.start()
+        assert clone.subnet not in (a.subnet, b.subnet)
+        assert f"({a.address}, " in clone.log.read_text()
+        eventually("a has it as its peer", lambda: str(clone.subnet) in str(a.status()["peers"]))
+        after = lab.etcdctl("get", key, "-w", "fields")
+        assert [line for line in after.splitlines() if "ModRevision" in line] == [
+            line for line in before.splitlines() if "ModRevision" in line
+        ]
+        assert both_ways(a, b)
+    finally:
+        lab.remove_host(clone)
+
+
+def test_a_lease_that_another_host_took_is_not_taken_back(lab: Lab, b: Host) -> None:
+    """As by an overlayd that does not know better, with the record of this one."""
+    lost, key = b.subnet, f"/coreos.com/network/subnets/{b.subnet.network_address}-24"
+    lease = json.loads((b.state_dir / "lease.json").read_text())["etcd_lease_id"]
+    taker = '{"PublicIP":"198.18.1.99","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:11:22:33:44:55"}}'
+    lab.etcdctl("put", f"--lease={lease:x}", key, taker)
+    eventually(
+        "b has another", lambda: b.status()["subnet"] not in (str(lost), None) and b.status()["state"] == "ready"
+    )
+    assert taker in lab.etcdctl("get", key)
+    lab.etcdctl("del", key)

@@ -61,9 +61,10 @@ def test_every_peer_answers_at_the_full_size(a: Host, b: Host, backend: str) -> 
 
 def test_the_table_is_for_people(a: Host, b: Host) -> None:
     done = subprocess.run(a.overlayd("ping"), capture_output=True, text=True, env=environment(), timeout=60, check=True)
-    heading, line = done.stdout.splitlines()
+    heading, line, source = done.stdout.splitlines()
     assert heading.split()[0] == "PEER"
     assert line.split()[:2] == [str(b.address), str(b.subnet)]
+    assert source == f"containers are asked from container {a.container_address}"
 
 
 def test_a_switch_that_swallows_large_packets_is_measured(lab: Lab, a: Host, b: Host, backend: str) -> None:

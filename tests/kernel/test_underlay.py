@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from ipaddress import IPv4Network
 from typing import Any
 
 import pytest
 
+from overlayd.errors import ConfigError
+from overlayd.underlay import Underlay, choose
+from tests.kernel import namespaces
 from tests.kernel.lab import UNDERLAY, Host, Lab, laboratory
 from tests.kernel.traffic import pings
 from tests.polling import eventually
@@ -83,3 +87,53 @@ def test_another_mtu_of_the_underlay_reaches_the_files(a: Host, b: Host) -> None
     a.run("ip", "link", "set", "eth0", "mtu", "1500")
     eventually("and back", lambda: a.mtu_bytes == before)
     eventually("packets flow both ways", partial(both_ways, a, b))
+
+
+def test_no_bridge_of_containers_and_no_device_of_ours_is_an_underlay() -> None:
+    """They were there before the interface came, as where a bond, a VLAN or a card is added later."""
+    here, inside = namespaces.unique("where"), namespaces.unique("inner")
+    try:
+        namespaces.make(here)
+        namespaces.make(inside)
+        namespaces.ip(
+            here,
+            "link add docker0 type bridge",
+            "link add br-0123456789ab type bridge",
+            "link add named type bridge",
+            f"link add vethc type veth peer name eth0 netns {inside}",
+            "link set vethc master named",
+            "link add empty type bridge",
+            "link add overlay.1 type vxlan id 2 dstport 8473 local 198.18.1.1",
+            "link set overlay.1 alias overlayd",
+            "link set overlay.1 name bond7",
+            "link add flannel.1 type vxlan id 1 dstport 8472 local 198.18.1.1",
+            "link add br0 type bridge",
+            "link add wire type vxlan id 3 dstport 8474 local 198.18.1.1",
+            "link set wire master br0",
+        )
+        carried = ("docker0", "br-0123456789ab", "named", "empty", "bond7", "flannel.1")
+        for number, name in enumerate((*carried, "br0"), start=1):
+            namespaces.ip(here, f"address add 198.18.{number}.1/24 dev {name}", f"link set {name} up")
+
+        def chosen(*, iface: tuple[str, ...] = (), regex: str = r"^198\.18\.", held: str = "198.18.4.0/24") -> Underlay:
+            return namespaces.inside(
+                here,
+                lambda: choose(
+                    ifaces=iface,
+                    iface_regexes=(regex,),
+                    can_reach=None,
+                    public_ip=None,
+                    public_ipv6=None,
+                    held=[IPv4Network(held)],
+                ),
+            )
+
+        assert chosen().ifname == "br0"
+        for name in carried:
+            with pytest.raises(ConfigError, match=f"{name} cannot be the underlay"):
+                chosen(iface=(name,))
+        # A bridge without a port is anybody's, unless it is on what this host held.
+        assert chosen(iface=("empty",), held="10.5.7.0/24").ifname == "empty"
+    finally:
+        namespaces.remove(here)
+        namespaces.remove(inside)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -280,3 +281,25 @@ def test_both_families_travel_in_every_mode(dual: Lab, mode: str, devices: list[
         assert "100% packet loss" in ping_of_size(a, b, 1421, address=address)
     if not wireguard_devices.in_kernel():
         assert len(carriers(a)) == len(devices)
+
+
+def test_a_host_made_from_anothers_image_gets_a_key_of_its_own(lab: Lab, a: Host) -> None:
+    clone = lab.host("clone", start=False)
+    try:
+        before = shown(a, "public-key")
+        for name in ("wireguard.key", "lease.json"):
+            shutil.copy2(a.state_dir / name, clone.state_dir)
+        clone.start()
+        clone.start_container()
+        assert clone.subnet != a.subnet
+        assert shown(clone, "public-key") != before == shown(a, "public-key")
+        said = clone.log.read_text()
+        assert "WireGuard key is another host's too" in said
+        assert str(a.address) in said
+        eventually("packets go", lambda: pings(a, clone) and pings(clone, a))
+        key = (clone.state_dir / "wireguard.key").read_text()
+        clone.stop()
+        clone.start()
+        assert (clone.state_dir / "wireguard.key").read_text() == key
+    finally:
+        lab.remove_host(clone)

@@ -85,8 +85,9 @@ def test_our_lease_is_one_that_flannel_writes(lab: Lab) -> None:
     a, _ = lab.hosts
     lease = published(lab, a)
     assert list(lease) == ["PublicIP", "PublicIPv6", "BackendType", "BackendData", "BackendV6Data"]
-    assert lease["BackendData"] == lease["BackendV6Data"]
-    assert list(lease["BackendData"]) == ["PublicKey"]
+    assert list(lease["BackendData"]) == list(lease["BackendV6Data"]) == ["PublicKey", "Port"]
+    assert (lease["BackendData"]["Port"], lease["BackendV6Data"]["Port"]) == (51820, 51821)
+    assert lease["BackendData"]["PublicKey"] == lease["BackendV6Data"]["PublicKey"]
     assert lease["BackendData"]["PublicKey"] == a.run("wg", "show", "overlay-wg", "public-key").strip()
 
 

@@ -20,6 +20,7 @@ from tests.kernel.lab import Host
 _ICMP_AND_IP_BYTES = 28
 _ICMP_AND_IP6_BYTES = 48
 _PORT = 5201
+_CLOSED_PORT = 5202
 
 
 def pings(source: Host, target: Host) -> bool:
@@ -67,12 +68,24 @@ class Losses:
         """How many were not answered."""
         return self.sent - self.received
 
+    def __str__(self) -> str:
+        return f"{self.lost} of {self.sent}"
+
 
 @contextmanager
 def pinging(source: Host, target: Host, *, interval_s: float = 0.01, at_most: int = 3000) -> Iterator[Losses]:
     """Ping from container to container for as long as the block lasts."""
-    argv = ["ip", "netns", "exec", source.container, "ping", "-n", "-q", "-i", str(interval_s), "-c", str(at_most)]
-    argv += ["-W", "1", str(target.container_address)]
+    with pinging_from(source.container, target.container_address, interval_s=interval_s, at_most=at_most) as losses:
+        yield losses
+
+
+@contextmanager
+def pinging_from(
+    namespace: str, address: IPv4Address | IPv6Address, *, interval_s: float = 0.01, at_most: int = 3000
+) -> Iterator[Losses]:
+    """The same from any namespace to any address."""
+    argv = ["ip", "netns", "exec", namespace, "ping", "-n", "-q", "-i", str(interval_s), "-c", str(at_most)]
+    argv += ["-W", "1", str(address)]
     losses = Losses()
     process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env={**os.environ, "LC_ALL": "C"})
     try:
@@ -85,6 +98,35 @@ def pinging(source: Host, target: Host, *, interval_s: float = 0.01, at_most: in
     losses.sent, losses.received = int(found[1]), int(found[2])
 
 
+@contextmanager
+def connecting_from(
+    namespace: str, address: IPv4Address | IPv6Address, *, interval_s: float = 0.02, lost_s: float = 0.8
+) -> Iterator[Losses]:
+    """Ask a port that is closed for one new connection after the other, each a flow that no rule knows yet.
+
+    The refusal tells that packets went there and back; within `lost_s`, which is less than the kernel's second try.
+    """
+    losses, ended = Losses(), threading.Event()
+
+    def ask() -> None:
+        while not ended.wait(interval_s):
+            losses.sent += 1
+            try:
+                socket.create_connection((str(address), _CLOSED_PORT), timeout=lost_s).close()
+            except ConnectionRefusedError:
+                losses.received += 1
+            except OSError:
+                pass
+
+    thread = threading.Thread(target=namespaces.inside, args=(namespace, ask))
+    thread.start()
+    try:
+        yield losses
+    finally:
+        ended.set()
+        thread.join()
+
+
 @dataclass(frozen=True)
 class Received:
     """What a TCP server saw of one connection."""
@@ -94,8 +136,11 @@ class Received:
     count: int
 
 
-def send_over_tcp(source: Host, target: Host, data: bytes) -> Received:
-    """Send data over one TCP connection from container to container; what the other end saw."""
+def send_over_tcp(source: Host, target: Host, data: bytes, *, address: IPv4Address | None = None) -> Received:
+    """Send data over one TCP connection from container to container; what the other end saw.
+
+    To another address of the target's container if one is given.
+    """
     listener = namespaces.inside(target.container, lambda: socket.create_server(("0.0.0.0", _PORT)))
     received: list[Received] = []
 
@@ -113,9 +158,9 @@ def send_over_tcp(source: Host, target: Host, data: bytes) -> Received:
     server = threading.Thread(target=serve)
     with listener:
         server.start()
-        address = (str(target.container_address), _PORT)
+        where = (str(address or target.container_address), _PORT)
         try:
-            with namespaces.inside(source.container, lambda: socket.create_connection(address, timeout=10)) as client:
+            with namespaces.inside(source.container, lambda: socket.create_connection(where, timeout=10)) as client:
                 client.sendall(data)
         finally:
             server.join()

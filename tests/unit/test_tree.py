@@ -100,11 +100,13 @@ PURE = (
     "backends/spans.py",
     "backends/x25519.py",
     "bounds.py",
+    "dockerd_flags.py",
     "doctor/checks/docker.py",
     "doctor/checks/etcd.py",
     "doctor/checks/firewall.py",
     "doctor/checks/firewalld.py",
     "doctor/checks/host.py",
+    "doctor/checks/reach.py",
     "doctor/checks/underlay.py",
     "doctor/facts.py",
     "doctor/finding.py",
@@ -129,9 +131,11 @@ PURE = (
     "kernel/wireguard/uapi.py",
     "lease.py",
     "network.py",
+    "outside.py",
     "probe/icmp.py",
     "probe/pathmtu.py",
     "probe/peers.py",
+    "probe/reach.py",
     "probe/report.py",
     "quoting.py",
     "store/endpoints.py",
@@ -168,3 +172,14 @@ def test_no_file_names_a_package_index_or_a_path_of_a_machine() -> None:
         if names.search(path.read_text(encoding="utf-8", errors="replace"))
     ]
     assert not guilty
+
+
+def test_nobody_reads_a_containers_address_where_docker_29_no_longer_has_it() -> None:
+    # `.NetworkSettings.Networks` has it in every release.
+    gone = re.compile(r"NetworkSettings\.(?:IPAddress|GlobalIPv6Address|Gateway)|NetworkSettings\"\]\[\"IPAddress")
+    found = [
+        str(path.relative_to(ROOT))
+        for path in tracked()
+        if path != Path(__file__) and gone.search(path.read_text(encoding="utf-8", errors="replace"))
+    ]
+    assert found == []

@@ -40,6 +40,8 @@ class Backend(Protocol):
 
     type: ClassVar[str]
     """The name in the network config."""
+    keys: ClassVar[tuple[str, ...]]
+    """The keys that it has there, beside Type."""
     one_route: ClassVar[bool]
     """Whether one route leads the whole network into the overlay, not only the subnets of peers."""
 

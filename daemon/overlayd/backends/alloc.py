@@ -8,7 +8,6 @@ from heapq import nsmallest
 from typing import Any, ClassVar, Self
 
 from overlayd.backends.listening import Listening
-from overlayd.backends.options import Options
 from overlayd.backends.peers import PEERS_AT_MOST
 from overlayd.backends.planned import Planned
 from overlayd.backends.surroundings import Surroundings
@@ -21,12 +20,12 @@ class Alloc(Planned):
     """The alloc backend on one host."""
 
     type: ClassVar[str] = "alloc"
+    keys: ClassVar[tuple[str, ...]] = ()
     around: Surroundings
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], around: Surroundings) -> Self:
-        """See Backend. No keys."""
-        Options(cls.type, config, ())
+    def from_config(cls, config: Mapping[str, Any], around: Surroundings) -> Self:  # noqa: ARG003 - it has no keys
+        """See Backend."""
         return cls(around=around)
 
     @property

@@ -18,11 +18,12 @@ class Auto(Vxlan):
     """The auto backend on one host."""
 
     type: ClassVar[str] = "auto"
+    keys: ClassVar[tuple[str, ...]] = tuple(key for key in KEYS if key != "DirectRouting")
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], around: Surroundings) -> Self:
         """See Backend. Keys: vxlan's but DirectRouting, which is always on where a peer can route to this host."""
-        options = Options(cls.type, config, tuple(key for key in KEYS if key != "DirectRouting"))
+        options = Options(cls.type, config, cls.keys)
         own = all(endpoint.public_ip == endpoint.address for endpoint in around.underlay.endpoints)
         return cls._made(options, around, direct=own)
 

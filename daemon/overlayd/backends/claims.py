@@ -7,7 +7,7 @@ other for ever, and so would two hosts with one key.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from overlayd.addresses import IPAddress, IPNetwork
 from overlayd.kernel.wireguard.device import KEY_BYTES, format_key, parse_key
@@ -16,11 +16,12 @@ from overlayd.lease import Lease, Leg
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """What a lease asks of one device: that a key, met at `address`, holds these subnets."""
+    """What a lease asks of one device: that a key, met at `address` and UDP `port`, holds these subnets."""
 
     device: str
     public_key: str
     address: IPAddress
+    port: int
     subnets: tuple[IPNetwork, ...]
 
 
@@ -59,9 +60,7 @@ class Claims:
         for claim in (claim for claims in self._granted.values() for claim in claims):
             before = whole.setdefault((claim.device, claim.public_key), claim)
             subnets = dict.fromkeys((*before.subnets, *claim.subnets))
-            whole[claim.device, claim.public_key] = Claim(
-                device=claim.device, public_key=claim.public_key, address=before.address, subnets=tuple(subnets)
-            )
+            whole[claim.device, claim.public_key] = replace(before, subnets=tuple(subnets))
         return {
             name: tuple(whole[claim.device, claim.public_key] for claim in claims)
             for name, claims in self._granted.items()

@@ -67,6 +67,7 @@ class Extension:
     """The extension backend on one host."""
 
     type: ClassVar[str] = "extension"
+    keys: ClassVar[tuple[str, ...]] = KEYS
     one_route: ClassVar[bool] = False
 
     def __init__(self, around: Surroundings, commands: Commands) -> None:
@@ -83,7 +84,7 @@ class Extension:
     @classmethod
     def from_config(cls, config: Mapping[str, Any], around: Surroundings) -> Self:
         """See Backend. Keys: flannel's four commands, and ShutdownCommand, which undoes the first two."""
-        options = Options(cls.type, config, KEYS)
+        options = Options(cls.type, config, cls.keys)
         known = ((), OWN_VARIABLES, PEER_VARIABLES, PEER_VARIABLES, OWN_VARIABLES)
         pre, post, add, remove, shutdown = (
             check(key, options.text(key), names) for key, names in zip(KEYS, known, strict=True)

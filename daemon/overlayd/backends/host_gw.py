@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from overlayd.backends.listening import Listening
-from overlayd.backends.options import Options
 from overlayd.backends.peers import Reason
 from overlayd.backends.planned import Planned
 from overlayd.backends.surroundings import Surroundings
@@ -22,12 +21,12 @@ class HostGw(Planned):
     """The host-gw backend on one host."""
 
     type: ClassVar[str] = "host-gw"
+    keys: ClassVar[tuple[str, ...]] = ()
     around: Surroundings
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], around: Surroundings) -> Self:
-        """See Backend. No keys. Raises UnsupportedError where peers could not use this host as a next hop."""
-        Options(cls.type, config, ())
+    def from_config(cls, config: Mapping[str, Any], around: Surroundings) -> Self:  # noqa: ARG003 - it has no keys
+        """See Backend. Raises UnsupportedError where peers could not use this host as a next hop."""
         for endpoint in around.underlay.endpoints:
             if endpoint.public_ip != endpoint.address:
                 raise UnsupportedError(

@@ -30,6 +30,7 @@ class Ipip(Planned):
     """The backend on one host. `direct` is DirectRouting: peers on the underlay's own networks get plain routes."""
 
     type: ClassVar[str] = "ipip"
+    keys: ClassVar[tuple[str, ...]] = ("DirectRouting",)
     around: Surroundings
     direct: bool
     mtu_bytes: int
@@ -37,7 +38,7 @@ class Ipip(Planned):
     @classmethod
     def from_config(cls, config: Mapping[str, Any], around: Surroundings) -> Self:
         """See Backend. Keys: DirectRouting."""
-        direct = Options(cls.type, config, ("DirectRouting",)).flag("DirectRouting")
+        direct = Options(cls.type, config, cls.keys).flag("DirectRouting")
         if around.network.v6 is not None:
             raise NetworkConfigError(
                 "backend ipip carries IPv4 only",

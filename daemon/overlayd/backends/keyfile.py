@@ -41,6 +41,17 @@ def private_key(state_dir: Path) -> str:
     return _as_devices_show(key)
 
 
+def renew(state_dir: Path, *, of: str) -> None:
+    """Make a new key, as the one that is there is also that of the host at `of`. Raises OverlaydError."""
+    log.error(
+        "this host's WireGuard key is another host's too, which was there before: was this one made from its image? "
+        "It gets a key of its own",
+        holder=of,
+        file=state_dir / FILE,
+    )
+    _make(state_dir / FILE)
+
+
 def _make(path: Path) -> str:
     text = _as_devices_show(secrets.token_bytes(KEY_BYTES))
     try:

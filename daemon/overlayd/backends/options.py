@@ -13,18 +13,13 @@ FIRST_PORT = 1024
 
 
 class Options:
-    """The keys of one backend, in any case, as flannel's Go reads them. An unknown key is an error, not a silence."""
+    """The keys of one backend, in any case, as flannel's Go reads them. Others say nothing (see `unknown`)."""
 
     def __init__(self, backend: str, config: Mapping[str, Any], known: tuple[str, ...]) -> None:
-        """Raises NetworkConfigError for a key that is not in `known`."""
+        """Those of the keys that are in `known`."""
         self._backend = backend
         names = {name.lower(): name for name in known}
-        self._values: dict[str, Any] = {}
-        for key, value in config.items():
-            if key.lower() not in names:
-                allowed = ", ".join(known) or "no keys but Type"
-                raise NetworkConfigError(f"backend {backend} has no key {quoted(key)}", hint=f"known: {allowed}")
-            self._values[names[key.lower()]] = value
+        self._values = {names[key.lower()]: value for key, value in config.items() if key.lower() in names}
 
     def number(self, key: str, default: int, *, low: int, high: int) -> int:
         """A whole number from `low` to `high`. Raises NetworkConfigError."""
@@ -74,6 +69,12 @@ class Options:
         if value is not None and not isinstance(value, str):
             raise NetworkConfigError(f"{key} of backend {self._backend} is not a text", hint="its value is not shown")
         return value or None
+
+
+def unknown(backend: str, config: Mapping[str, Any], known: tuple[str, ...]) -> list[str]:
+    """A sentence for each key that the backend has not."""
+    names = {name.lower() for name in known}
+    return [f"backend {backend} has no key {quoted(key)}" for key in config if key.lower() not in names]
 
 
 def largest_packet(backend: str, underlay_mtu_bytes: int, overhead_bytes: int, *, ipv6: bool = False) -> int:

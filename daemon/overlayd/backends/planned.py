@@ -1,4 +1,4 @@
-"""What the backends have in common whose packets the kernel carries alone: they need only say what it should hold."""
+"""What some backends have in common: those whose packets the kernel carries alone need only say what it should hold."""
 
 from __future__ import annotations
 
@@ -33,3 +33,12 @@ class Planned(Protocol):
 
     def close(self) -> None:
         """Nothing is held here."""
+
+
+@runtime_checkable
+class Keyed(Protocol):
+    """The part of a Backend that knows hosts by keys."""
+
+    def part_from(self, others: Collection[Lease]) -> None:
+        """Take another key where one of these leases, of hosts that were there before, has this host's."""
+        ...

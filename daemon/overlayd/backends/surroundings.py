@@ -44,7 +44,8 @@ class Surroundings:
             if self.underlay.endpoint(pool.network.version) is None:
                 version, ifname = pool.network.version, self.underlay.ifname
                 raise NetworkConfigError(
-                    f"the network has IPv{version} addresses, {pool.network}, but this host's {ifname} has none",
+                    f"the network has IPv{version} addresses, {pool.network}, but this host's {ifname} has none"
+                    f"{self.underlay.lacks(version)}",
                     hint=f"give {ifname} an IPv{version} address, or set EnableIPv{version} to false",
                 )
 

@@ -44,6 +44,7 @@ class Udp:
     """The udp backend on one host."""
 
     type: ClassVar[str] = "udp"
+    keys: ClassVar[tuple[str, ...]] = ("Port",)
     one_route: ClassVar[bool] = True
 
     def __init__(self, around: Surroundings, *, port: int, mtu_bytes: int) -> None:
@@ -56,7 +57,7 @@ class Udp:
     @classmethod
     def from_config(cls, config: Mapping[str, Any], around: Surroundings) -> Self:
         """See Backend. Keys: Port."""
-        port = Options(cls.type, config, ("Port",)).port("Port", DEFAULT_PORT)
+        port = Options(cls.type, config, cls.keys).port("Port", DEFAULT_PORT)
         if around.network.v6 is not None:
             raise NetworkConfigError(
                 "backend udp carries IPv4 only",

@@ -38,6 +38,7 @@ class Vxlan(Planned):
     """The backend on one host. `direct` is DirectRouting: peers on the underlay's own networks get plain routes."""
 
     type: ClassVar[str] = "vxlan"
+    keys: ClassVar[tuple[str, ...]] = KEYS
     around: Surroundings
     vni: int
     port: int
@@ -49,7 +50,7 @@ class Vxlan(Planned):
     @classmethod
     def from_config(cls, config: Mapping[str, Any], around: Surroundings) -> Self:
         """See Backend. Keys: VNI, Port, GBP, Learning, DirectRouting, MTU (of the underlay)."""
-        options = Options(cls.type, config, KEYS)
+        options = Options(cls.type, config, cls.keys)
         return cls._made(options, around, direct=options.flag("DirectRouting"))
 
     @classmethod

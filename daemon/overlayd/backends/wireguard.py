@@ -10,6 +10,7 @@ import threading
 from collections.abc import Collection, Mapping
 from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from overlayd.addresses import IPAddress, IPNetwork, contains, interface
@@ -49,6 +50,7 @@ class Wireguard:
     """
 
     type: ClassVar[str] = "wireguard"
+    keys: ClassVar[tuple[str, ...]] = KEYS
     one_route: ClassVar[bool] = True
 
     def __init__(
@@ -74,7 +76,7 @@ class Wireguard:
     @classmethod
     def from_config(cls, config: Mapping[str, Any], around: Surroundings) -> Self:
         """See Backend. Keys: KEYS, as flannel has them; MTU is the underlay's."""
-        options = Options(cls.type, config, KEYS)
+        options = Options(cls.type, config, cls.keys)
         mode = options.word("Mode", MODES)
         for version in (4, 6):
             if mode == f"ipv{version}" and around.network.network(version) is None:
@@ -126,9 +128,21 @@ class Wireguard:
             for version in versions
         )
 
-    def lease_data(self, version: int) -> Mapping[str, Any]:  # noqa: ARG002 - one key for both
-        """This host's public key, the same for both families. Raises ConfigError, OverlaydError: see keyfile."""
-        return {"PublicKey": self._public_key}
+    def lease_data(self, version: int) -> Mapping[str, Any]:
+        """This host's public key, the same for both families, and its UDP port, as flannel has them since 0.26.6.
+
+        Raises ConfigError, OverlaydError: see keyfile.
+        """
+        return {"PublicKey": self._public_key, "Port": self._ports[self._device(version)]}
+
+    def part_from(self, others: Collection[Lease]) -> None:
+        """See Keyed."""
+        for other in others:
+            if self._public_key in map(public_key_of, other.legs):
+                keyfile.renew(self._state_dir, of=str(other.public_ip))
+                # They are cached_property's.
+                del self._private_key, self._public_key
+                return
 
     def open(self, own: Lease) -> None:
         """See Backend."""
@@ -175,11 +189,15 @@ class Wireguard:
             untold=judged.untold,
         )
 
-    @cached_property
-    def _private_key(self) -> str:
+    @property
+    def _state_dir(self) -> Path:
         if self._around.state_dir is None:
             raise RuntimeError("a key is for the daemon only")
-        return keyfile.private_key(self._around.state_dir)
+        return self._around.state_dir
+
+    @cached_property
+    def _private_key(self) -> str:
+        return keyfile.private_key(self._state_dir)
 
     @cached_property
     def _public_key(self) -> str:
@@ -219,7 +237,11 @@ class Wireguard:
         if self._mode == "separate":
             return [
                 Claim(
-                    device=self._device(leg.version), public_key=str(key), address=leg.public_ip, subnets=(leg.subnet,)
+                    device=self._device(leg.version),
+                    public_key=str(key),
+                    address=leg.public_ip,
+                    port=self._port_of(leg),
+                    subnets=(leg.subnet,),
                 )
                 for leg, key in zip(legs, keys, strict=True)
             ]
@@ -229,7 +251,17 @@ class Wireguard:
         if meeting is None:
             return f"it has no IPv{self._mode[-1]} address, which Mode {self._mode} needs"
         subnets = tuple(leg.subnet for leg in legs)
-        return [Claim(device=DEVICE, public_key=str(keys[0]), address=meeting.public_ip, subnets=subnets)]
+        port = self._port_of(meeting)
+        return [Claim(device=DEVICE, public_key=str(keys[0]), address=meeting.public_ip, port=port, subnets=subnets)]
+
+    def _port_of(self, leg: Leg) -> int:
+        """The port at which a peer is met: the one that it published, else our own."""
+        device = self._device(leg.version)
+        port = leg.fields().get("port")
+        if not isinstance(port, int) or isinstance(port, bool) or not 0 < port <= 65535:
+            return self._ports[device]
+        # flannel publishes ListenPortV6 with the IPv6 part also where its one device listens on ListenPort.
+        return self._ports[device] if leg.version == 6 and port == self._ports[DEVICE6] else port
 
     def _meeting(self, legs: Collection[Leg]) -> Leg | None:
         """The leg at whose address a peer is met when one device carries both families."""
@@ -246,7 +278,7 @@ class Wireguard:
         return v4
 
     def _peer(self, claim: Claim) -> WireguardPeer:
-        endpoint = (claim.address, self._ports[claim.device])
+        endpoint = (claim.address, claim.port)
         return WireguardPeer(
             link=claim.device,
             public_key=claim.public_key,

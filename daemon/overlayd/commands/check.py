@@ -8,8 +8,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from overlayd import daemon, docker, needed
-from overlayd.backend_choice import backend_here
+from overlayd import docker, needed
+from overlayd.backend_choice import backend_here, unknown_keys
 from overlayd.backends import Backend
 from overlayd.bounds import Here, judge_network
 from overlayd.commands.output import print_fields, print_line
@@ -25,7 +25,7 @@ from overlayd.underlay_watch import choose_underlay
 def main(settings: Settings, _options: argparse.Namespace) -> int:
     """Print all that `run` would find out before it changes anything. Fails as `run` would."""
     # First, so that nothing is printed of endpoints that hold a password.
-    store = Store(daemon.store_settings(settings))
+    store = Store.of(settings)
     print_fields("settings", _shown(settings))
     underlay = choose_underlay(settings)
     print_fields(
@@ -58,7 +58,7 @@ def main(settings: Settings, _options: argparse.Namespace) -> int:
         },
     )
     print_fields("needs", _needs(settings, config, backend))
-    _daemon_json, problems = docker.read_daemon_json()
+    problems = [*docker.read_told().problems, *(text for text, _known in unknown_keys(config))]
     problems += judge_network(config, here.needed, one_route=backend.one_route).remarks
     for problem in problems:
         print_line(f"warning: {problem}")
@@ -87,5 +87,7 @@ def _shown(settings: Settings) -> dict[str, object]:
         value = getattr(settings, field.name)
         if value and field.metadata["secret"]:
             value = "(not shown)"
+        if field.name == "etcd_prefix":
+            value = value or "/"
         shown[field.name.replace("_", "-")] = ",".join(value) if isinstance(value, tuple) else value
     return shown

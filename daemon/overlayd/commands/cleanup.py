@@ -11,8 +11,8 @@ from overlayd import status as status_file
 from overlayd.backends import undo
 from overlayd.backends.consent import Consent
 from overlayd.commands.output import print_line
+from overlayd.docker import DOCKER_ENV, RECORD
 from overlayd.errors import BusyError, OverlaydError, PrivilegeError
-from overlayd.host import DOCKER_ENV
 from overlayd.kernel import netlink
 from overlayd.ownership import require_ours
 from overlayd.settings import Settings
@@ -46,6 +46,7 @@ def _clean(settings: Settings) -> int:
             failures.append(str(error))
     for path in (
         settings.run_dir / DOCKER_ENV,
+        settings.run_dir / RECORD,
         settings.subnet_env,
         settings.run_dir / status_file.FILE,
         # Of overlayd 0.1.

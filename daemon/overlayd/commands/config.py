@@ -9,12 +9,12 @@ import sys
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from overlayd import daemon, needed
+from overlayd import needed
 from overlayd.addresses import ip_address, ip_network
-from overlayd.backend_choice import load_backend
+from overlayd.backend_choice import load_backend, unknown_keys
 from overlayd.bounds import Judgement, Needed, judge_network
 from overlayd.commands.output import print_line
-from overlayd.errors import ConfigError
+from overlayd.errors import ConfigError, NetworkConfigError
 from overlayd.lease import MalformedLease, parse_lease
 from overlayd.network import NetworkConfig, parse_network_config
 from overlayd.registry import CONFIG, SUBNETS, read_network_config
@@ -30,7 +30,7 @@ def main(settings: Settings, options: argparse.Namespace) -> int:
 
 def _get(settings: Settings) -> int:
     """Print the network config as it stands in etcd."""
-    store = Store(daemon.store_settings(settings))
+    store = Store.of(settings)
     try:
         found = store.get(f"{settings.etcd_prefix}/{CONFIG}")
     finally:
@@ -49,7 +49,9 @@ def _set(settings: Settings, given: str, *, force: bool) -> int:
     raw = _read_config(given)
     config = parse_network_config(raw)
     backend = load_backend(config, _any_underlay())
-    store = Store(daemon.store_settings(settings))
+    for problem, known in () if force else unknown_keys(config):
+        raise NetworkConfigError(problem, hint=f"known: {known}")
+    store = Store.of(settings)
     try:
         leased, _revision = store.list_prefix(f"{settings.etcd_prefix}/{SUBNETS}")
         needs = (*needed.now(settings.etcd_endpoints), *_peers(leased))

@@ -1,29 +1,49 @@
-"""`overlayd docker settle`: bring docker0 onto the leased subnet now, at the price of a restart of docker."""
+"""`overlayd docker settle`: bring docker0 onto the leased subnet now, at the price of a restart of docker.
+
+And `overlayd docker prepare`: its options as they have to be when docker starts. docker.service runs it each time, so
+it imports little.
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
+import signal
 import time
+from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network
 
-from overlayd import docker
+from overlayd import docker, docker_service
 from overlayd import status as status_file
+from overlayd.addresses import IPInterface
 from overlayd.commands.output import print_line
+from overlayd.docker_told import Told
 from overlayd.errors import ConfigError, OverlaydError, PrivilegeError
-from overlayd.kernel.interfaces import interface_addresses
 from overlayd.lease import Subnets
 from overlayd.settings import Settings
 
 # dockerd has said that it is up by then; its bridge is a matter of moments.
 BRIDGE_TIMEOUT_S = 5.0
 POLL_S = 0.2
+# docker.service waits for `prepare`, and may wait for ever.
+PREPARE_TIMEOUT_S = 10
 
 
-def main(settings: Settings, _options: argparse.Namespace) -> int:
-    """Restart docker if docker0 does not carry the leased subnet, whatever runs in it; else do nothing."""
+def main(settings: Settings, options: argparse.Namespace) -> int:
+    """Do what the verb says; the exit status."""
     if os.geteuid() != 0:
-        raise PrivilegeError("overlayd docker settle may restart docker", hint="run it as root")
+        raise PrivilegeError(f"overlayd docker {options.verb} changes how docker runs", hint="run it as root")
+    return _prepare(settings) if options.verb == "prepare" else _settle(settings)
+
+
+def _prepare(settings: Settings) -> int:
+    signal.alarm(PREPARE_TIMEOUT_S)
+    docker.prepare(settings.run_dir, docker.read_told())
+    return 0
+
+
+def _settle(settings: Settings) -> int:
+    """Restart docker if docker0 or dockerd's options are not the lease's, whatever runs in it; else do nothing."""
     found = status_file.read(settings.run_dir)
     if found.state != "ready" or not found.subnets or not found.mtu_bytes or not status_file.alive(found):
         raise OverlaydError("no overlayd runs here that holds a subnet for docker", hint="see: overlayd status")
@@ -32,27 +52,53 @@ def main(settings: Settings, _options: argparse.Namespace) -> int:
         v6=IPv6Network(found.subnet6) if found.subnet6 else None,
     )
     want = docker.wanted(subnets, found.mtu_bytes, we_masquerade=settings.ip_masq)
-    daemon_json, problems = docker.read_daemon_json()
-    problems += docker.flags(want, daemon_json)[1]
+    told = docker.read_told()
+    given, problems = docker.plan(want, told, firewalled=settings.firewall != "none")
     if problems:
         # Containers would stop for nothing.
         raise ConfigError("; ".join(problems), hint="mend that first, then again")
-    addresses = interface_addresses(docker.BRIDGE)
-    problem = docker.bridge_problem(subnets, addresses)
-    if problem is None:
-        print_line(f"nothing to do: {docker.BRIDGE} {'is not there' if addresses is None else f'has {subnets}'}")
+    wrong = _wrong(subnets, given, told)
+    if wrong is None:
+        print_line(f"nothing to do: {docker.BRIDGE} {'is not there' if _addresses() is None else f'has {subnets}'}")
         return 0
-    print_line(problem)
+    print_line(wrong)
+    if told.settings.get("live-restore") is True and docker.bridge_problem(subnets, _addresses()):
+        _refuse_while_containers_run()
     print_line("restarting docker …")
-    docker.restart_now()
-    _await_bridge(subnets)
+    docker_service.restart_now()
+    _await(subnets, given, told)
     print_line(f"{docker.BRIDGE} carries {subnets}")
     return 0
 
 
-def _await_bridge(subnets: Subnets) -> None:
+def _addresses() -> tuple[IPInterface, ...] | None:
+    # netlink's libraries are half of the start of `prepare`, which needs none.
+    from overlayd.kernel.interfaces import interface_addresses  # noqa: PLC0415
+
+    return interface_addresses(docker.BRIDGE)
+
+
+def _wrong(subnets: Subnets, given: Sequence[str], told: Told) -> str | None:
+    """What a restart of docker would mend."""
+    service = docker_service.read_service()
+    different = docker_service.differences(docker_service.dockerd_argv(service), given, told)
+    return docker.bridge_problem(subnets, _addresses()) or docker_service.started_otherwise(different, service)
+
+
+def _refuse_while_containers_run() -> None:
+    """With live-restore a dockerd that starts beside containers leaves its bridge as it is."""
+    running = docker_service.containers()
+    if running:
+        raise OverlaydError(
+            f"docker keeps {docker.BRIDGE}'s address while containers run, as live-restore is on; "
+            f"{len(running)} are running",
+            hint=f"run: {docker_service.onto_the_lease(live_restore=True)}",
+        )
+
+
+def _await(subnets: Subnets, given: Sequence[str], told: Told) -> None:
     deadline = time.monotonic() + BRIDGE_TIMEOUT_S
-    while (problem := docker.bridge_problem(subnets, interface_addresses(docker.BRIDGE))) is not None:
+    while (problem := _wrong(subnets, given, told)) is not None:
         if time.monotonic() > deadline:
             raise OverlaydError(
                 f"docker was restarted, and still {problem}",

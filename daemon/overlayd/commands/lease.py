@@ -9,7 +9,7 @@ from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
-from overlayd import daemon, memory, needed, reservations
+from overlayd import memory, needed, reservations
 from overlayd.addresses import IPAddress, ip_address, ip_network
 from overlayd.commands.output import print_line, print_table
 from overlayd.errors import ConfigError
@@ -22,7 +22,7 @@ from overlayd.store.client import Store
 
 def main(settings: Settings, options: argparse.Namespace) -> int:
     """Print the leases, or change one."""
-    store = Store(daemon.store_settings(settings))
+    store = Store.of(settings)
     try:
         match options.verb:
             case "list":

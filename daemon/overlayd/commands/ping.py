@@ -1,4 +1,4 @@
-"""`overlayd ping`: whether every peer answers, how fast, and how large a packet may be."""
+"""`overlayd ping`: whether every peer's host and containers answer, how fast, and how large a packet may be."""
 
 from __future__ import annotations
 
@@ -6,39 +6,45 @@ import argparse
 import contextlib
 import json
 from collections.abc import Iterable
-from ipaddress import ip_address, ip_network
+from dataclasses import replace
 
-from overlayd import daemon
 from overlayd import status as status_file
 from overlayd.backend_choice import load_backend
 from overlayd.commands.output import print_line
 from overlayd.errors import ConfigError, OverlaydError, StoreError, UnsupportedError
 from overlayd.kernel import interfaces
 from overlayd.lease import Lease, MalformedLease, parse_lease
+from overlayd.probe.lent import Lender
 from overlayd.probe.measure import measure
-from overlayd.probe.peers import Address, Here, KnownPeer, chosen, targets
+from overlayd.probe.peers import Address, Here, KnownPeer, chosen, known, source_words, targets
 from overlayd.probe.report import document, table
 from overlayd.registry import CONFIG, SUBNETS, read_network_config
 from overlayd.settings import Settings
-from overlayd.status import Status
 from overlayd.store.client import KeyValue, Store
 from overlayd.underlay_watch import choose_underlay
 
 
 def main(settings: Settings, options: argparse.Namespace) -> int:
-    """Ping all peers, or those named; 0 when each answers inside the overlay and takes packets of the full size."""
+    """Ping all peers, or those named; 0 when containers of each answer and take packets of the full size.
+
+    Of a peer of which no container is known, its host inside the overlay has to answer.
+    """
     here, peers = _from_daemon(settings) or _from_etcd(settings)
-    found = measure(
-        targets(chosen(peers, options.peers), here),
-        count=options.count,
-        timeout_s=options.timeout,
-        sizes=not options.no_mtu,
-    )
+    with contextlib.closing(Lender()) as lender:
+        here = replace(here, containers=lender.containers())
+        found = measure(
+            targets(chosen(peers, options.peers), here),
+            count=options.count,
+            timeout_s=options.timeout,
+            sizes=not options.no_mtu,
+        )
+        source = source_words(here, lender.problem)
     if options.json:
-        print_line(json.dumps(document(found), indent=2))
+        print_line(json.dumps({**document(found), "measured_from": source}, indent=2))
     elif found:
         for line in table(found):
             print_line(line)
+        print_line(f"containers are asked from {source}")
     else:
         print_line("no peers: no other host holds a lease")
     return 0 if all(peer.well for peer in found) else 1
@@ -52,30 +58,12 @@ def _from_daemon(settings: Settings) -> tuple[Here, list[KnownPeer]] | None:
         return None
     if not status_file.alive(status):
         return None
-    return known(status) if status.subnet or status.subnet6 else None
-
-
-def known(status: Status) -> tuple[Here, list[KnownPeer]]:
-    """This host and its peers as a status names them."""
-    here = Here(
-        subnets=tuple(ip_network(text) for text in (status.subnet, status.subnet6) if text),
-        addresses=_own_addresses(),
-        mtu_bytes=status.mtu_bytes,
-    )
-    peers = [
-        KnownPeer(subnet=ip_network(subnet), public_ip=ip_address(public_ip), backend=peer.backend)
-        for peer in status.peers
-        # Nobody is where a subnet is only kept for somebody.
-        if peer.path != "reserved"
-        for subnet, public_ip in ((peer.subnet, peer.public_ip), (peer.subnet6, peer.public_ip6))
-        if subnet and public_ip
-    ]
-    return here, peers
+    return known(status, _own_addresses()) if status.subnet or status.subnet6 else None
 
 
 def _from_etcd(settings: Settings) -> tuple[Here, list[KnownPeer]]:
     """What etcd says of this network; this host's own lease, if it has one, is the one under its address."""
-    store = Store(daemon.store_settings(settings))
+    store = Store.of(settings)
     try:
         config = read_network_config(store.get(f"{settings.etcd_prefix}/{CONFIG}"), settings.etcd_prefix)
         entries, _revision = store.list_prefix(f"{settings.etcd_prefix}/{SUBNETS}")

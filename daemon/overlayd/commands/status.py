@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from overlayd import status as status_file
 from overlayd.commands.output import columns, print_line
 from overlayd.settings import Settings
-from overlayd.status import Status
+from overlayd.status import Reach, Status
 from overlayd.watching.readiness import Check, checks, is_ready
+from overlayd.watching.state import FAILING, REACHED
 
 DEAD = "dead"
 
@@ -49,9 +50,10 @@ def report(status: Status, *, now_s: float) -> Iterator[str]:
     yield from _indented(columns(_fields(status, now_s)))
     for title, rows in (
         ("not in order", [(check.name, _shortened(check)) for check in wrong]),
-        ("open to others", [(warning,) for warning in status.warnings]),
+        ("warnings", [(warning,) for warning in status.warnings]),
         ("in etcd among the leases, and skipped", list(status.skipped)),
-        (f"peers: {len(status.peers) + status.peers_untold}", _peers(status)),
+        ("not reached by containers", [(one,) for one in status.unreached]),
+        (f"peers: {len(status.peers) + status.peers_untold}", _peers(status, now_s)),
     ):
         if rows:
             yield ""
@@ -68,6 +70,8 @@ def _fields(status: Status, now_s: float) -> Iterator[tuple[str, str]]:
     endpoints = ", ".join(status.etcd_endpoints)
     yield "etcd", f"{endpoints}, {f'revision {status.etcd_revision}' if status.etcd_connected else 'AWAY'}"
     yield "firewall", status.firewall or "left alone"
+    if status.probed_from:
+        yield "measured from", status.probed_from
     if status.state not in ("stopped", DEAD):
         since = f"for {duration(now_s - status.started_at_s)}, " if status.started_at_s is not None else ""
         yield "running", f"{since}pid {status.pid}"
@@ -80,15 +84,37 @@ def _shortened(check: Check) -> str:
     return (check.problem or "").partition(":")[0] if check.name == "peers" else check.problem or ""
 
 
-def _peers(status: Status) -> list[tuple[str, ...]]:
+def _peers(status: Status, now_s: float) -> list[tuple[str, ...]]:
     if not status.peers and not status.peers_untold:
         return []
-    heads = ("SUBNET", "PUBLIC ADDRESS", "BACKEND", "PATH", "PROBLEM")
+    reach = {(one.subnet, one.public_ip): one for one in status.reach}
+    heads = ("SUBNET", "PUBLIC ADDRESS", "BACKEND", "PATH", "CONTAINERS", "PROBLEM")
     return [
         heads,
-        *((one.subnets, one.addresses, one.backend, one.path or "none", one.problem or "none") for one in status.peers),
-        *([(f"and {status.peers_untold} more", "", "", "none", "not served")] if status.peers_untold else []),
+        *(
+            (
+                *(one.subnets, one.addresses, one.backend, one.path or "none"),
+                ", ".join(
+                    reached(found, now_s)
+                    for key in ((one.subnet, one.public_ip), (one.subnet6, one.public_ip6))
+                    if (found := reach.get((key[0] or "", key[1] or ""))) is not None
+                )
+                or "not asked",
+                one.problem or "none",
+            )
+            for one in status.peers
+        ),
+        *([(f"and {status.peers_untold} more", "", "", "none", "", "not served")] if status.peers_untold else []),
     ]
+
+
+def reached(one: Reach, now_s: float) -> str:
+    """In a few words, whether a peer's containers answer and when one last did."""
+    if one.state == REACHED and one.reached_at_s is not None:
+        return f"reached {duration(now_s - one.reached_at_s)} ago"
+    since = f" for {duration(now_s - one.failing_since_s)}" if one.failing_since_s is not None else ""
+    last = f", last reached {duration(now_s - one.reached_at_s)} ago" if one.reached_at_s is not None else ""
+    return f"{'NOT REACHED' if one.state == FAILING else one.state}{since}{last}"
 
 
 def duration(seconds: float) -> str:

@@ -12,6 +12,7 @@ from overlayd.backends.listening import Listening
 from overlayd.doctor.nft import Base
 from overlayd.doctor.way import Kind
 from overlayd.doctor.x509 import Certificate
+from overlayd.watching.state import Reach
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,9 +166,11 @@ class Containers:
 
 @dataclass(frozen=True, kw_only=True)
 class Etcd:
-    """The store. `problem` is why it cannot be used; `config_problem` what is wrong with the network config.
+    """The store. `problem` is why it cannot be used; `config_problem` what is wrong with the network config, `ipv6`
+    whether that has any.
 
     `open_to` says what anybody may do there without a password, `read` or `read and write`; empty for nothing.
+    `alarms` are etcd's, `missing_rights` what this host's user may not do, as `etcdctl role grant-permission` has it.
     """
 
     endpoints: tuple[Endpoint, ...] = ()
@@ -177,9 +180,12 @@ class Etcd:
     config_problem: str | None = None
     config_advice: str | None = None
     config: str | None = None
+    ipv6: bool = False
     leases: tuple[Published, ...] | None = None
     open_to: str | None = None
     containers: Containers | None = None
+    alarms: tuple[str, ...] = ()
+    missing_rights: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,13 +242,25 @@ class Firewall:
 
 @dataclass(frozen=True, kw_only=True)
 class Docker:
-    """Docker here. `conflicts` are sentences about daemon.json; `drop_ins` the names systemd knows, None without it."""
+    """Docker here. `conflicts` are sentences about what it is told; `drop_ins` the names systemd knows, if it is there.
+
+    `down` says why it does not run though it should, `otherwise` in what the dockerd that runs was started otherwise,
+    if it could be `compared`. `etcd_here`: one of etcd's servers has an address of this host; `remembered`: what docker
+    was told in the last run is known. `left_to_others`: neither docker nor overlayd masquerades.
+    """
 
     installed: bool = False
     conflicts: tuple[str, ...] = ()
     settings: Mapping[str, object] = field(default_factory=dict)
     drop_ins: tuple[str, ...] | None = None
     active: bool | None = None
+    failed: bool = False
+    down: str | None = None
+    compared: bool = False
+    otherwise: str | None = None
+    etcd_here: bool = False
+    remembered: bool = False
+    left_to_others: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,6 +295,19 @@ class Host:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Reachability:
+    """What echoes to containers of peers came to just now. `source` says from where; `problem` why nobody was asked.
+
+    `said` is what the daemon, which has measured longer, says of peers that are not reached, by subnet.
+    """
+
+    peers: tuple[Reach, ...] = ()
+    source: str = ""
+    said: Mapping[str, str] = field(default_factory=dict)
+    problem: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Facts:
     """All that the checks judge by."""
 
@@ -287,3 +318,4 @@ class Facts:
     firewall: Firewall = field(default_factory=Firewall)
     docker: Docker = field(default_factory=Docker)
     network: Network | None = None
+    reach: Reachability = field(default_factory=Reachability)

@@ -9,7 +9,6 @@ import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 from overlayd import process
 from overlayd.errors import CommandFailed
@@ -29,12 +28,10 @@ def installed(command: str) -> bool:
 
 def kinds(version: int) -> list[str]:
     """Every installed command for one IP version, each kind once: the one in use first, then the other kind's."""
-    found: dict[Path, str] = {}
+    found: dict[str, str] = {}
     for command in (COMMANDS[version], f"{COMMANDS[version]}-nft", f"{COMMANDS[version]}-legacy"):
-        path = shutil.which(f"{command}-save")
-        # Both kinds are one program of many names; `iptables` is a link to one of the two.
-        if path is not None and installed(command):
-            found.setdefault(Path(path).resolve(), command)
+        if installed(command) and shutil.which(f"{command}-save") is not None:
+            found.setdefault(_kind(command), command)
     return list(found.values())
 
 
@@ -94,6 +91,14 @@ def _restore(command: str, text: str) -> None:
     if _modern(command):
         argv += ["--wait", str(_LOCK_WAIT_S)]
     process.run(argv, input=text)
+
+
+def _kind(command: str) -> str:
+    """By what a program says and not by which file it is: two nft ones, of two packages, write into one kernel."""
+    try:
+        return "nft" if "nf_tables" in process.run([command, "--version"]) else "legacy"
+    except CommandFailed:
+        return command
 
 
 def _modern(command: str) -> bool:

@@ -69,7 +69,18 @@ def link(message: Any, names: dict[int, str], wireguard: Devices, peers: list[Wi
         underlay=names.get(data.get_attr("IFLA_VXLAN_LINK") or 0, ""),
         learning=bool(data.get_attr("IFLA_VXLAN_LEARNING")),
         gbp=data.get_attr("IFLA_VXLAN_GBP") is not None,
+        **_checksums(data),
     )
+
+
+def _checksums(data: Any) -> dict[str, bool]:
+    """What a device that travels over IPv6 does with checksums; there is nothing to be said over IPv4."""
+    if not data.get_attr("IFLA_VXLAN_LOCAL6"):
+        return {}
+    return {
+        "sends_zero_csum6": bool(data.get_attr("IFLA_VXLAN_UDP_ZERO_CSUM6_TX")),
+        "takes_zero_csum6": bool(data.get_attr("IFLA_VXLAN_UDP_ZERO_CSUM6_RX")),
+    }
 
 
 def addresses(ipr: Any, ours: dict[int, str], family: int) -> Iterator[Address]:

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import wraps
+from pathlib import Path
 from socket import AF_INET, AF_INET6
 from typing import Any, ParamSpec, TypeVar
 
 from overlayd.addresses import IPAddress, IPInterface, IPNetwork, ip_address, ip_interface
 from overlayd.errors import KernelRefused
+from overlayd.kernel.foreign import BRIDGE, FLANNEL
 from overlayd.kernel.pyroute import IPRoute, NetlinkError
+from overlayd.kernel.state import LINK_ALIAS, LINK_NAME_PREFIX
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 _TABLE_MAIN = 254
 _GUESTS = ("veth", "tun")
+# Those of overlayd and of flannel, and what Docker names the bridge of a network: by the first digits of its id.
+_DEVICES_OF_OVERLAYS = ("vxlan", "tun", "ipip", "wireguard")
+_OF_DOCKER = re.compile("br-[0-9a-f]{12}")
 _DEAD_OR_DOWN = 0x1 | 0x10  # RTNH_F_DEAD, RTNH_F_LINKDOWN
 # linux/if_addr.h: IFA_F_TEMPORARY, IFA_F_DADFAILED, IFA_F_DEPRECATED: IPv6 addresses that nobody should be known by.
 _FLEETING = 0x01 | 0x08 | 0x20
@@ -27,7 +34,9 @@ _FLEETING = 0x01 | 0x08 | 0x20
 class Interface:
     """One interface of this network namespace. `addresses` are of both families, in the kernel's order.
 
-    IPv6 addresses that are temporary, deprecated or failed duplicate detection (RFC 4862) are left out.
+    IPv6 addresses that are temporary, deprecated or failed duplicate detection (RFC 4862) are left out. `carries` says
+    what the interface is where its packets are an overlay's or containers', and no underlay's. `wireless`: it is a
+    bridge, and no port of it leads to a wire. `without_ipv6`: the kernel was told to have none there.
     """
 
     name: str
@@ -35,6 +44,9 @@ class Interface:
     mtu_bytes: int
     up: bool
     addresses: tuple[IPInterface, ...] = ()
+    carries: str | None = None
+    wireless: bool = False
+    without_ipv6: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +85,7 @@ def read_interfaces() -> tuple[Interface, ...]:
             if message["family"] == AF_INET or not flags & _FLEETING:
                 local = message.get("local") or message.get("address")
                 found.setdefault(message["index"], []).append(ip_interface(f"{local}/{message['prefixlen']}"))
+    bridges = _bridges(links)
     interfaces = [
         Interface(
             name=message.get("ifname"),
@@ -80,10 +93,21 @@ def read_interfaces() -> tuple[Interface, ...]:
             mtu_bytes=message.get("mtu"),
             up=bool(message["flags"] & 1),
             addresses=tuple(found.get(message["index"], ())),
+            carries=_carries(message, links, bridges),
+            without_ipv6=ipv6_is_off(message.get("ifname")),
+            wireless=message.get("ifname") in bridges.of_guests and _kind(message) == "bridge",
         )
         for message in links
     ]
     return tuple(sorted(interfaces, key=lambda interface: interface.index))
+
+
+def ipv6_is_off(name: str) -> bool:
+    """Whether IPv6 is switched off on an interface, or `all` of them (ip-sysctl.rst: disable_ipv6)."""
+    try:
+        return Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6").read_text().strip() == "1"
+    except (OSError, ValueError):
+        return False
 
 
 @_refusing("neighbour list")
@@ -128,7 +152,10 @@ class Bridges:
 def read_bridges() -> Bridges:
     """Every bridge there is. Raises KernelRefused."""
     with IPRoute() as ipr:
-        links = list(ipr.get_links())
+        return _bridges(list(ipr.get_links()))
+
+
+def _bridges(links: Collection[Any]) -> Bridges:
     kinds = {link["index"]: _kind(link) for link in links}
     wired = {link.get("master") for link in links if link.get("master") and kinds[link["index"]] not in _GUESTS}
     bridges = {link.get("ifname"): link["index"] for link in links if kinds[link["index"]] == "bridge"}
@@ -146,6 +173,22 @@ def holding(networks: Iterable[IPNetwork]) -> tuple[str, ...]:
         for one in read_interfaces()
         if any(address.ip in network for address in one.addresses for network in wanted)
     )
+
+
+def _carries(message: Any, links: Iterable[Any], bridges: Bridges) -> str | None:
+    name, kind = message.get("ifname"), _kind(message)
+    if message.get_attr("IFLA_IFALIAS") == LINK_ALIAS:
+        return "a device of overlayd's own"
+    if kind in _DEVICES_OF_OVERLAYS and name.startswith((LINK_NAME_PREFIX, FLANNEL)):
+        return "a device of flannel's" if name.startswith(FLANNEL) else "a device of overlayd's own"
+    if kind != "bridge" or name not in bridges.of_guests:
+        return None
+    if name == BRIDGE or _OF_DOCKER.fullmatch(name):
+        return "a bridge of docker's"
+    # A virtual machine's is another matter: it may be one of the hosts.
+    ports = (one for one in links if one.get("master") == message["index"])
+    elsewhere = any(_kind(one) == "veth" and one.get_attr("IFLA_LINK_NETNSID") is not None for one in ports)
+    return "a bridge of containers'" if elsewhere else None
 
 
 def _kind(link: Any) -> str | None:

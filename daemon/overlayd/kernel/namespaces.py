@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,6 +14,10 @@ T = TypeVar("T")
 
 # linux/sched.h
 CLONE_NEWNET = 0x40000000
+# Docker's since 1.8 (its exec-root's netns), and iproute2's.
+FOLDERS = (Path("/run/docker/netns"), Path("/run/netns"))
+# The kernel's own file system of namespaces (nsfs).
+_DEVICE = Path("/proc/self/ns/net").stat().st_dev
 
 
 def in_a_new_one(call: Callable[[], T]) -> T:
@@ -20,14 +25,48 @@ def in_a_new_one(call: Callable[[], T]) -> T:
     return _in_a_thread(lambda libc: libc.unshare(CLONE_NEWNET), call)
 
 
-def in_that_of(pid: int, call: Callable[[], T]) -> T:
-    """Call in the network namespace of a process. Raises OSError."""
+def in_that_at(path: Path, call: Callable[[], T]) -> T:
+    """Call in the network namespace that a file stands for: `/proc/PID/ns/net`, or one that it is mounted on.
+
+    Raises OSError (EPERM: without CAP_SYS_ADMIN).
+    """
 
     def enter(libc: ctypes.CDLL) -> int:
-        with Path(f"/proc/{pid}/ns/net").open("rb") as namespace:
+        with path.open("rb") as namespace:
             return int(libc.setns(namespace.fileno(), CLONE_NEWNET))
 
     return _in_a_thread(enter, call)
+
+
+def others() -> Iterator[tuple[Path, int]]:
+    """A file for each other network namespace that can be found: Docker's, those of `ip netns`, those of processes.
+
+    With each its number, which no other namespace of this kernel has while it lives (ioctl_ns(2), inode).
+    """
+    seen = {_inode(Path("/proc/self/ns/net"))}
+    for path in _files():
+        inode = _inode(path)
+        if inode is not None and inode not in seen:
+            seen.add(inode)
+            yield path, inode
+
+
+def _files() -> Iterator[Path]:
+    for folder in FOLDERS:
+        with contextlib.suppress(OSError):
+            yield from sorted(folder.iterdir())
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            yield process / "ns/net"
+
+
+def _inode(path: Path) -> int | None:
+    """The number of the namespace that a file stands for; None for any other file, and where nobody may look."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino if found.st_dev == _DEVICE else None
 
 
 def _in_a_thread(enter: Callable[[ctypes.CDLL], int], call: Callable[[], T]) -> T:

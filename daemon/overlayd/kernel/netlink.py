@@ -23,6 +23,7 @@ from overlayd.kernel.decode import AF_INET, AF_INET6, NUD_PERMANENT
 from overlayd.kernel.diff import Operation, Verb
 from overlayd.kernel.foreign import ForeignRoute
 from overlayd.kernel.pyroute import IPRoute, NetlinkError
+from overlayd.kernel.refused import refused
 from overlayd.kernel.routes import RT_TABLE_MAIN, RTNH_F_ONLINK
 from overlayd.kernel.state import (
     FORWARDING,
@@ -119,10 +120,10 @@ def apply(operations: Iterable[Operation]) -> list[tuple[Operation, KernelRefuse
                 lacking = _LACKING.get(type(operation.thing))
                 if lacking and operation.verb is Verb.ADD and error.code == errno.EOPNOTSUPP:
                     raise UnsupportedError(lacking[0], hint=lacking[1]) from error
-                failed.append((operation, _refused(operation, error.code)))
+                failed.append((operation, refused(operation, error.code)))
             except OSError as error:
                 if not _harmless(operation, error.errno or errno.EIO):
-                    failed.append((operation, _refused(operation, error.errno or errno.EIO)))
+                    failed.append((operation, refused(operation, error.errno or errno.EIO)))
     for operation, _refusal in failed:
         REFUSALS.add(of=operation.name)
     return failed
@@ -276,12 +277,15 @@ def _vxlan(link: VxlanLink) -> dict[str, Any]:
         "vxlan_local" if link.local.version == 4 else "vxlan_local6": str(link.local),
         "vxlan_link": _index(link.underlay),
         "vxlan_learning": link.learning,
-        # RFC 7348: zero. The inner packets have their own, and some NICs get the outer one wrong. Over IPv6 that has to
-        # be said for either direction (RFC 6935).
+        # RFC 7348: zero. The inner packets have their own, and some NICs get the outer one wrong. Over IPv6 a device
+        # drops those unless it was told to take them (RFC 6935), and flannel's was not.
         **(
             {"vxlan_udp_csum": 0}
             if link.local.version == 4
-            else {"vxlan_udp_zero_csum6_tx": 1, "vxlan_udp_zero_csum6_rx": 1}
+            else {
+                "vxlan_udp_zero_csum6_tx": int(link.sends_zero_csum6),
+                "vxlan_udp_zero_csum6_rx": int(link.takes_zero_csum6),
+            }
         ),
     }
     return {**words, "vxlan_gbp": True} if link.gbp else words
@@ -334,31 +338,6 @@ def _index(name: str) -> int:
 def _harmless(operation: Operation, code: int) -> bool:
     """Whether what was to be removed had gone already, for instance with its link."""
     return operation.verb is Verb.DELETE and code in (errno.ENODEV, errno.ESRCH, errno.ENOENT, errno.EADDRNOTAVAIL)
-
-
-def _refused(operation: Operation, code: int) -> KernelRefused:
-    hint = None
-    if code == errno.EEXIST and isinstance(operation.thing, Route):
-        hint = f"a route that is not overlayd's is there: ip route show {operation.thing.dst}"
-    if code in (errno.EEXIST, errno.EADDRINUSE) and isinstance(operation.thing, VxlanLink):
-        vxlan = operation.thing
-        hint = (
-            f"another device has VNI {vxlan.vni} on port {vxlan.port}, the port with other flags, or the name "
-            f"{vxlan.name}: "
-            "see `ip -d link show type vxlan`; flannel's own is removed with `ip link delete flannel.1`"
-        )
-    if code == errno.EEXIST and isinstance(operation.thing, IpipLink):
-        hint = (
-            f"another device has local {operation.thing.local} and no remote: see `ip -d link show type ipip`; "
-            "flannel's own is removed with `ip link delete flannel.ipip`"
-        )
-    if code == errno.EADDRINUSE and isinstance(operation.thing, WireguardLink):
-        port = operation.thing.listen_port
-        hint = (
-            f"see who has the port: ss -ulpn 'sport = :{port}'; flannel's device is removed with "
-            "`ip link delete flannel-wg`"
-        )
-    return KernelRefused(operation.name, str(operation.thing), code, hint=hint)
 
 
 def _sysctls(links: Iterable[Link]) -> Iterator[Sysctl]:

@@ -38,7 +38,10 @@ class _Link:
 
 @dataclass(frozen=True, kw_only=True)
 class VxlanLink(_Link):
-    """A VXLAN device over one underlay interface. `port` is UDP; `local` the outer source address."""
+    """A VXLAN device over one underlay interface. `port` is UDP; `local` the outer source address.
+
+    Over IPv6, outer UDP checksums of zero may be sent and taken (RFC 6935); over IPv4 every device takes them.
+    """
 
     vni: int
     port: int
@@ -47,6 +50,8 @@ class VxlanLink(_Link):
     mac: str
     gbp: bool = False
     learning: bool = False
+    sends_zero_csum6: bool = False
+    takes_zero_csum6: bool = True
 
     def __str__(self) -> str:
         return f"{self.name} vxlan id {self.vni} dstport {self.port} local {self.local} dev {self.underlay}"

@@ -11,9 +11,14 @@ IFF_UP = 1
 
 @dataclass(frozen=True, kw_only=True)
 class LinkFacts:
-    """One interface. `kind` is netlink's word (`bridge`, `vxlan`), None for hardware; `master` is its bridge."""
+    """One interface. `kind` is netlink's word (`bridge`, `vxlan`), None for hardware; `master` is its bridge.
+
+    `peer` is the index of the other end of a pair (veth), in whichever namespace that is.
+    """
 
     name: str
+    index: int = 0
+    peer: int | None = None
     mtu_bytes: int
     up: bool
     mac: str | None
@@ -32,6 +37,8 @@ def links() -> tuple[LinkFacts, ...]:
         found.append(
             LinkFacts(
                 name=message.get("ifname"),
+                index=message["index"],
+                peer=message.get("link"),
                 mtu_bytes=message.get("mtu"),
                 up=bool(message["flags"] & IFF_UP),
                 mac=message.get("address"),

@@ -24,6 +24,7 @@ WANTED = {
     6: (ECHO_REPLY[6], _UNREACHABLE[6], _TIME_EXCEEDED[6], _PACKET_TOO_BIG6),
 }
 
+HOPS_EXCEEDED = "time to live exceeded: packets go in a circle"
 _CODES4 = {
     0: "network unreachable",
     1: "host unreachable",
@@ -52,6 +53,13 @@ class Reply:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Request:
+    """Somebody's echo request. `note` is what it carries behind the token."""
+
+    note: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
 class Refusal:
     """Somebody on the way says why an echo went no further. `mtu_bytes` is the largest packet it would have taken."""
 
@@ -66,26 +74,31 @@ def smallest(version: int) -> int:
     return IP_BYTES[version] + ICMP_BYTES + TOKEN_BYTES
 
 
-def echo_request(version: int, *, ident: int, sequence: int, token: bytes, packet_bytes: int) -> bytes:
+def echo_request(
+    version: int, *, ident: int, sequence: int, token: bytes, packet_bytes: int, note: bytes = b""
+) -> bytes:
     """An echo request that makes an IP packet of exactly `packet_bytes`, without the IP header.
 
-    `token` of TOKEN_BYTES comes back in the reply. The kernel itself fills in ICMPv6's checksum, which covers addresses
-    that we do not choose (RFC 3542, 3.1).
+    `token` of TOKEN_BYTES comes back in the reply; `note` is for a prober that hears the request.
+    The kernel itself fills in ICMPv6's checksum, which covers addresses that we do not choose (RFC 3542, 3.1).
     """
-    padding = packet_bytes - smallest(version)
+    padding = packet_bytes - smallest(version) - len(note)
     if padding < 0 or len(token) != TOKEN_BYTES:
         raise ValueError(f"an echo of {packet_bytes} bytes with a token of {len(token)}")
-    message = struct.pack("!BBHHH", ECHO_REQUEST[version], 0, 0, ident, sequence) + token + bytes(padding)
+    message = struct.pack("!BBHHH", ECHO_REQUEST[version], 0, 0, ident, sequence) + token + note
+    message += bytes(padding)
     if version == 6:
         return message
     return message[:2] + struct.pack("!H", checksum(message)) + message[4:]
 
 
-def parse(version: int, message: bytes) -> Reply | Refusal | None:
+def parse(version: int, message: bytes) -> Reply | Refusal | Request | None:
     """What an ICMP message says about an echo; None if it is about anything else or cut short."""
     if len(message) < ICMP_BYTES:
         return None
     kind, code = message[0], message[1]
+    if kind == ECHO_REQUEST[version]:
+        return Request(note=message[ICMP_BYTES + TOKEN_BYTES :])
     if kind == ECHO_REPLY[version]:
         ident, sequence = struct.unpack_from("!HH", message, 4)
         return Reply(ident=ident, sequence=sequence, token=message[ICMP_BYTES : ICMP_BYTES + TOKEN_BYTES])
@@ -110,7 +123,7 @@ def _reason(version: int, kind: int, code: int, message: bytes) -> tuple[str, in
     if kind == _UNREACHABLE[version]:
         return (_CODES4 if version == 4 else _CODES6).get(code, f"unreachable (code {code})"), None
     if kind == _TIME_EXCEEDED[version]:
-        return "time to live exceeded: packets go in a circle", None
+        return HOPS_EXCEEDED, None
     return None
 
 

@@ -29,17 +29,21 @@ class _Trip:
 
 
 def measure(targets: Sequence[Target], *, count: int, timeout_s: float, sizes: bool = True) -> list[PeerReport]:
-    """Ping every target by underlay and overlay: `count` small echoes each, and the largest size if `sizes`.
+    """Ping every target by the underlay, its host by the overlay, and a container of it from one of here.
+
+    `count` small echoes each, and the largest size if `sizes`.
 
     Takes `count` times the timeout at most, and as much again as it takes to find out a size that is not the one
     wished for, a dozen waits. Raises PrivilegeError.
     """
     underlay = [_Trip(way=target.underlay, leg=_untried(target.underlay)) for target in targets]
     overlay = [_Trip(way=target.overlay, leg=_untried(target.overlay)) for target in targets]
+    ways = [target.containers or target.overlay for target in targets]
+    containers = [_Trip(way=way, leg=_untried(way)) for way in ways]
     with Pinger() as pinger:
-        _round_trips(pinger, [*underlay, *overlay], count=count, timeout_s=timeout_s)
+        _round_trips(pinger, [*underlay, *overlay, *containers], count=count, timeout_s=timeout_s)
         if sizes:
-            _sizes(pinger, [*underlay, *overlay], timeout_s=timeout_s)
+            _sizes(pinger, [*underlay, *overlay, *containers], timeout_s=timeout_s)
     return [
         PeerReport(
             subnet=target.subnet,
@@ -48,8 +52,11 @@ def measure(targets: Sequence[Target], *, count: int, timeout_s: float, sizes: b
             version=target.overlay.addresses[0].version,
             underlay=below.leg,
             overlay=above.leg,
+            containers=inside.leg if target.containers is not None else None,
+            known=target.known,
+            said=target.said,
         )
-        for target, below, above in zip(targets, underlay, overlay, strict=True)
+        for target, below, above, inside in zip(targets, underlay, overlay, containers, strict=True)
     ]
 
 
@@ -98,7 +105,7 @@ def _conclude(trip: _Trip, echo: Echo, outcomes: list[Outcome]) -> None:
 
 def _small_echoes(way: Way) -> list[Echo]:
     return [
-        Echo(target=address, packet_bytes=icmp.smallest(address.version), source=way.source)
+        Echo(target=address, packet_bytes=icmp.smallest(address.version), source=way.source, inside=way.inside)
         for address in way.addresses
     ]
 

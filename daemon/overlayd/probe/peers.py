@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Any, Protocol
 
 from overlayd.errors import ConfigError
+from overlayd.watching.state import Status
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -22,23 +24,51 @@ OVERHEAD_BYTES = {
 }
 
 
+class Inside(Protocol):
+    """A container of this host to send from: its addresses on docker0, and sockets inside it. Compared by value."""
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """Its addresses in docker0's subnets."""
+
+    def address(self, version: int) -> Address | None:
+        """Its address of IP version 4 or 6."""
+
+    def socket(self, version: int) -> Any:
+        """A raw ICMP socket inside it (socket.socket). Raises OSError."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Way:
-    """Addresses of a peer, any of which may answer; where to send from; the largest packet that has to arrive."""
+    """Addresses of a peer, any of which may answer; where to send from; the largest packet that has to arrive.
+
+    `inside` is the container here that is sent from, instead of an address of this host.
+    """
 
     addresses: tuple[Address, ...]
     source: Address | None = None
+    inside: Inside | None = None
     wished_bytes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """One peer by one family of its overlay addresses."""
+    """One peer by one family of its overlay addresses.
+
+    `known`: a container is known to be at the address that `containers` names. `said`: what the daemon here says of it.
+    """
 
     subnet: str
     backend: str
     underlay: Way
     overlay: Way
+    containers: Way | None = None
+    known: bool = False
+    said: str | None = None
+
+
+# So many addresses of a peer are tried where no container of it is known.
+CANDIDATES = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +87,32 @@ class Here:
     subnets: tuple[Network, ...] = ()
     addresses: frozenset[Address] = frozenset()
     mtu_bytes: int | None = None
+    containers: tuple[Inside, ...] = ()
+    """Containers here to send from, the best one first."""
+    theirs: Mapping[str, Address] = field(default_factory=dict)
+    """A container of each peer, by the peer's subnet, where one is known."""
+    said: Mapping[str, str] = field(default_factory=dict)
+    """What the daemon here says of each peer that is not reached, by the peer's subnet."""
+
+
+def known(status: Status, addresses: frozenset[Address]) -> tuple[Here, list[KnownPeer]]:
+    """This host, whose interfaces have these addresses, and its peers as a status names them. Pure."""
+    here = Here(
+        subnets=tuple(ip_network(text) for text in (status.subnet, status.subnet6) if text),
+        addresses=addresses,
+        mtu_bytes=status.mtu_bytes,
+        theirs={one.subnet: ip_address(one.container) for one in status.reach if one.container},
+        said={one.subnet: one.problem for one in status.reach if one.problem},
+    )
+    peers = [
+        KnownPeer(subnet=ip_network(subnet), public_ip=ip_address(public_ip), backend=peer.backend)
+        for peer in status.peers
+        # Nobody is where a subnet is only kept for somebody, and no way leads where none was programmed.
+        if peer.path not in ("reserved", None)
+        for subnet, public_ip in ((peer.subnet, peer.public_ip), (peer.subnet6, peer.public_ip6))
+        if subnet and public_ip
+    ]
+    return here, peers
 
 
 def targets(peers: Sequence[KnownPeer], here: Here) -> list[Target]:
@@ -65,8 +121,18 @@ def targets(peers: Sequence[KnownPeer], here: Here) -> list[Target]:
         Target(
             subnet=str(peer.subnet),
             backend=peer.backend,
+            containers=Way(
+                addresses=_where_containers_are(peer.subnet, here),
+                inside=(within := sender(here.containers, peer.subnet.version)),
+                source=None if within is not None else source_of(peer.subnet, here),
+                wished_bytes=here.mtu_bytes,
+            ),
+            known=str(peer.subnet) in here.theirs,
+            said=here.said.get(str(peer.subnet)),
             underlay=Way(addresses=(peer.public_ip,), wished_bytes=_carrier_bytes(peer, here)),
-            overlay=Way(addresses=inside(peer.subnet), source=_source(peer.subnet, here), wished_bytes=here.mtu_bytes),
+            overlay=Way(
+                addresses=inside(peer.subnet), source=source_of(peer.subnet, here), wished_bytes=here.mtu_bytes
+            ),
         )
         for peer in peers
     ]
@@ -107,7 +173,22 @@ def _is_named(peer: KnownPeer, name: str) -> bool:
     return address == peer.public_ip or (address.version == peer.subnet.version and address in peer.subnet)
 
 
-def _source(subnet: Network, here: Here) -> Address | None:
+def _where_containers_are(subnet: Network, here: Here) -> tuple[Address, ...]:
+    known = here.theirs.get(str(subnet))
+    return (known,) if known is not None else first_containers(subnet)
+
+
+def first_containers(subnet: Network) -> tuple[Address, ...]:
+    """Where Docker puts a host's first containers: it gives out addresses from the one behind its bridge's on."""
+    return tuple(subnet[at] for at in range(2, min(2 + CANDIDATES, subnet.num_addresses - 1)))
+
+
+def sender(containers: Sequence[Inside], version: int) -> Inside | None:
+    """The container here to send from in IP version 4 or 6; None: there is none."""
+    return next((one for one in containers if one.address(version) is not None), None)
+
+
+def source_of(subnet: Network, here: Here) -> Address | None:
     """Our own address inside the overlay: peers take inner packets only from the subnet that a lease names."""
     for own in here.subnets:
         if own.version == subnet.version:
@@ -120,3 +201,12 @@ def _carrier_bytes(peer: KnownPeer, here: Here) -> int | None:
     if here.mtu_bytes is None or overhead is None:
         return None
     return here.mtu_bytes + overhead[peer.public_ip.version]
+
+
+def source_words(here: Here, problem: str | None) -> str:
+    """From where containers of peers are asked, and what that cannot show. `problem` is why no container here is."""
+    if here.containers:
+        return f"container {', '.join(map(str, here.containers[0].addresses))}"
+    why = problem or "no container runs on docker0"
+    own = next((str(address) for subnet in here.subnets for address in inside(subnet) if address in here.addresses), "")
+    return f"this host itself{f', {own}' if own else ''} ({why}): what rules do to containers' packets here is not seen"

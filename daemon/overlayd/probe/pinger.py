@@ -2,50 +2,76 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import select
 import socket
-import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import ip_address
 from types import TracebackType
 from typing import Self
 
 from overlayd.errors import PrivilegeError
 from overlayd.probe import icmp
-
-Address = IPv4Address | IPv6Address
+from overlayd.probe.peers import Address, Inside
+from overlayd.probe.sockets import IP_MTU, IPV6_MTU, USUAL_HOPS, icmp_socket, set_hop_limit
 
 RATE_PER_S = 500.0
-RECEIVE_BYTES = 4 * 1024 * 1024
-# linux/icmp.h, linux/icmpv6.h, linux/in.h, linux/in6.h: Python has no names for these.
-SOL_RAW, ICMP_FILTER = 255, 1
-SOL_ICMPV6, ICMP6_FILTER = 58, 1
-IP_MTU_DISCOVER, IP_MTU = 10, 14
-IPV6_MTU_DISCOVER, IPV6_MTU = 23, 24
-# DF set, and the cached path MTU not looked at: every probe finds out for itself.
-PMTUDISC_PROBE = 3
+
+
+class Wake:
+    """Wakes a thread that waits for sockets. `ends`: it is to come to an end."""
+
+    def __init__(self) -> None:
+        self.descriptor, self._other_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self.ends = False
+
+    def set(self) -> None:
+        """Wake it, now or when it waits next."""
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._other_end, b"1")
+
+    def clear(self) -> None:
+        """It was woken."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.descriptor, 4096)
+
+    def close(self) -> None:
+        """Nobody waits any more."""
+        os.close(self.descriptor)
+        os.close(self._other_end)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Echo:
-    """One echo to send: a whole IP packet of `packet_bytes` that nobody may fragment, from `source` if given."""
+    """One echo to send: a whole IP packet of `packet_bytes` that nobody may fragment, from `source` if given.
+
+    `inside` is the container to send from; `hops` how many routers it may pass; `note` what it says to who hears it.
+    """
 
     target: Address
     packet_bytes: int
     source: Address | None = None
+    inside: Inside | None = None
+    hops: int | None = None
+    note: bytes = b""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What came of one echo: a round trip, or why not. `hint_bytes`: a packet of that size would have been taken."""
+    """What came of one echo: a round trip, or why not. `hint_bytes`: a packet of that size would have been taken.
+
+    `reason` is what `refused_by` said of it.
+    """
 
     rtt_s: float | None = None
     problem: str | None = None
     hint_bytes: int | None = None
+    reason: str | None = None
+    refused_by: Address | None = None
 
 
 @dataclass
@@ -61,26 +87,66 @@ class _Line:
 class Pinger:
     """Sends echoes and collects their outcomes. One thread; a context manager that closes its sockets."""
 
-    def __init__(self) -> None:
-        self._lines: dict[tuple[int, Address | None], _Line] = {}
+    def __init__(self, *, heard: Callable[[Address, bytes], None] | None = None, wake: Wake | None = None) -> None:
+        """`heard` is told the sender and the note of each echo request that a socket of ours delivers.
+
+        Whoever waits is woken by `wake`; an exchange goes on then, unless it was told to end.
+        """
+        self._lines: dict[tuple[int, Address | None, Inside | None], _Line] = {}
         self._sequence = 0
+        self._heard = heard
+        self._wake = wake
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close every socket; the next echo opens its own anew."""
         for line in self._lines.values():
             line.socket.close()
         self._lines = {}
 
+    def keep_only(self, wanted: Collection[Inside]) -> None:
+        """Close the sockets inside containers that are not among these."""
+        for key, line in list(self._lines.items()):
+            if key[2] is not None and key[2] not in wanted:
+                line.socket.close()
+                del self._lines[key]
+
+    def open(self, version: int, inside: Inside) -> None:
+        """Open a socket inside a container, so that requests are heard there. Raises OSError."""
+        self._line(version, None, inside)
+
+    def listen(self, timeout_s: float) -> None:
+        """Hear what comes in for so many seconds, or until woken."""
+        poll = self._poll()
+        for line in self._lines.values():
+            poll.register(line.socket, select.POLLIN)
+        deadline = time.monotonic() + timeout_s
+        while (left_s := deadline - time.monotonic()) > 0:
+            for descriptor, _events in poll.poll(1000 * left_s):
+                if self._wake is not None and descriptor == self._wake.descriptor:
+                    self._wake.clear()
+                    return
+                self._receive(descriptor, {})
+
+    def _poll(self) -> select.poll:
+        poll = select.poll()
+        if self._wake is not None:
+            poll.register(self._wake.descriptor, select.POLLIN)
+        return poll
+
     def exchange(self, echoes: Sequence[Echo], *, timeout_s: float) -> list[Outcome]:
-        """Send all, RATE_PER_S at most, and wait for each `timeout_s` at most; their outcomes in the same order.
+        """Send all, at a bounded rate, and wait for each `timeout_s` at most; their outcomes in the same order.
 
         Raises PrivilegeError where this user may open no ICMP socket.
         """
         outcomes: list[Outcome | None] = [None] * len(echoes)
         waiting: dict[tuple[int, int], _Sent] = {}
-        poll = select.poll()
+        poll = self._poll()
         unsent = list(enumerate(echoes))[::-1]
         due = last_sent = time.monotonic()
         while unsent or waiting:
@@ -93,6 +159,11 @@ class Pinger:
             if not unsent and now >= last_sent + timeout_s:
                 break
             for descriptor, _events in poll.poll(1000 * ((due if unsent else last_sent + timeout_s) - now)):
+                if self._wake is not None and descriptor == self._wake.descriptor:
+                    self._wake.clear()
+                    if self._wake.ends:
+                        unsent, waiting = [], {}
+                    continue
                 for sent, outcome in self._receive(descriptor, waiting):
                     outcomes[sent.index] = outcome
         return [outcome or Outcome(problem="no answer") for outcome in outcomes]
@@ -102,12 +173,23 @@ class Pinger:
         self._sequence = (self._sequence + 1) % 65536
         token = os.urandom(icmp.TOKEN_BYTES)
         try:
-            line = self._line(echo.target.version, echo.source)
+            line = self._line(echo.target.version, echo.source, echo.inside)
             message = icmp.echo_request(
-                line.version, ident=line.ident, sequence=self._sequence, token=token, packet_bytes=echo.packet_bytes
+                line.version,
+                ident=line.ident,
+                sequence=self._sequence,
+                token=token,
+                packet_bytes=echo.packet_bytes,
+                note=echo.note,
             )
+            if echo.hops is not None:
+                set_hop_limit(line.socket, line.version, echo.hops)
             sent = _Sent(index, echo.target, token, time.monotonic())
-            line.socket.sendto(message, (str(echo.target), 0))
+            try:
+                line.socket.sendto(message, (str(echo.target), 0))
+            finally:
+                if echo.hops is not None:
+                    set_hop_limit(line.socket, line.version, USUAL_HOPS)
         except OSError as error:
             return _not_sent(echo, error)
         poll.register(line.socket, select.POLLIN)
@@ -128,25 +210,32 @@ class Pinger:
             answer = icmp.parse(
                 line.version, icmp.without_ip_header(packet) if line.raw and line.version == 4 else packet
             )
+            by = ip_address(str(sender[0]).partition("%")[0])
+            if isinstance(answer, icmp.Request):
+                if self._heard is not None:
+                    self._heard(by, answer.note)
+                continue
             if answer is None or (line.raw and answer.ident != line.ident):
                 continue
             key = (descriptor, answer.sequence)
             sent = waiting.get(key)
             if sent is None:
                 continue
-            by = ip_address(str(sender[0]).partition("%")[0])
             if isinstance(answer, icmp.Reply):
                 if by != sent.target or answer.token != sent.token:
                     continue
                 found.append((sent, Outcome(rtt_s=now - sent.at)))
             else:
-                found.append((sent, Outcome(problem=f"{answer.reason}, says {by}", hint_bytes=answer.mtu_bytes)))
+                words = f"{answer.reason}, says {by}"
+                found.append(
+                    (sent, Outcome(problem=words, hint_bytes=answer.mtu_bytes, reason=answer.reason, refused_by=by))
+                )
             del waiting[key]
 
-    def _line(self, version: int, source: Address | None) -> _Line:
-        key = (version, source)
+    def _line(self, version: int, source: Address | None, inside: Inside | None) -> _Line:
+        key = (version, source, inside)
         if key not in self._lines:
-            self._lines[key] = _open(version, source)
+            self._lines[key] = _open(version, source, inside)
         return self._lines[key]
 
 
@@ -158,50 +247,30 @@ class _Sent:
     at: float
 
 
-def _open(version: int, source: Address | None) -> _Line:
+def _open(version: int, source: Address | None, inside: Inside | None) -> _Line:
     """An ICMP socket: raw where we may, else the kind that the kernel lends to users (ping_group_range)."""
-    family, protocol = (
-        (socket.AF_INET, socket.IPPROTO_ICMP) if version == 4 else (socket.AF_INET6, socket.IPPROTO_ICMPV6)
-    )
     raw = True
-    try:
-        opened = socket.socket(family, socket.SOCK_RAW, protocol)
-    except PermissionError:
-        raw = False
+    if inside is not None:
+        opened = inside.socket(version)
+    else:
         try:
-            opened = socket.socket(family, socket.SOCK_DGRAM, protocol)
+            opened = icmp_socket(version, hear_requests=False)
         except PermissionError:
-            raise PrivilegeError(
-                "this user may open no ICMP socket",
-                hint="run it as root, or let users ping: sysctl -w 'net.ipv4.ping_group_range=0 2147483647'",
-            ) from None
+            raw = False
+            try:
+                opened = icmp_socket(version, raw=False)
+            except PermissionError:
+                raise PrivilegeError(
+                    "this user may open no ICMP socket",
+                    hint="run it as root, or let users ping: sysctl -w 'net.ipv4.ping_group_range=0 2147483647'",
+                ) from None
     try:
-        opened.setblocking(False)
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
-        if version == 4:
-            opened.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, PMTUDISC_PROBE)
-        else:
-            opened.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, PMTUDISC_PROBE)
-        if raw:
-            _filter(opened, version)
         if source is not None:
             opened.bind((str(source), 0))
     except BaseException:
         opened.close()
         raise
     return _Line(version=version, socket=opened, raw=raw, ident=int.from_bytes(os.urandom(2)))
-
-
-def _filter(opened: socket.socket, version: int) -> None:
-    """Let through only what is of use; in both families a set bit keeps that type out."""
-    if version == 4:
-        mask = 0xFFFFFFFF & ~sum(1 << kind for kind in icmp.WANTED[4])
-        opened.setsockopt(SOL_RAW, ICMP_FILTER, struct.pack("=I", mask))
-        return
-    words = [0xFFFFFFFF] * 8
-    for kind in icmp.WANTED[6]:
-        words[kind >> 5] &= ~(1 << (kind & 31))
-    opened.setsockopt(SOL_ICMPV6, ICMP6_FILTER, struct.pack("=8I", *words))
 
 
 def _not_sent(echo: Echo, error: OSError) -> Outcome:

@@ -35,7 +35,11 @@ class Leg:
 
 @dataclass(frozen=True, kw_only=True)
 class PeerReport:
-    """One peer, by both ways and by either family. `version` is that of the overlay's addresses."""
+    """One peer, by each way and by either family. `version` is that of the overlay's addresses.
+
+    `overlay` is to the peer's host inside the overlay, `containers` from a container here to one there: None where it
+    was not tried. `known`: a container is known to be there. `said` is what this host's daemon knows of the way.
+    """
 
     subnet: str
     public_ip: str
@@ -43,15 +47,40 @@ class PeerReport:
     version: int
     underlay: Leg
     overlay: Leg
+    containers: Leg | None = None
+    known: bool = False
+    said: str | None = None
 
     @property
     def well(self) -> bool:
-        """Whether containers can use it: the overlay answers, and packets of their MTU come through."""
+        """Whether containers can use it: one answers, where none is known the host does; packets of their MTU pass."""
+        inside = self.containers
+        if inside is not None and (self.known or inside.answered_by is not None):
+            return inside.answered_by is not None and not inside.too_small
         return self.overlay.answered_by is not None and not self.overlay.too_small
 
     def remarks(self) -> list[str]:
         """What a reader should know beside the figures, one sentence each."""
-        return [*_overlay_remarks(self), *_underlay_remarks(self)]
+        return [*_overlay_remarks(self), *_container_remarks(self), *_underlay_remarks(self)]
+
+
+def _container_remarks(peer: PeerReport) -> list[str]:
+    leg = peer.containers
+    if leg is None:
+        return []
+    if leg.answered_by is None:
+        if peer.known:
+            words = f"containers: {leg.problem or 'no answer'} ({', '.join(leg.tried)})"
+            return [words, *([f"this host's daemon says: {peer.said}"] if peer.said else [])]
+        if peer.overlay.answered_by is not None:
+            return [f"containers: none is known, and nobody answers from {leg.tried[0]} to {leg.tried[-1]}"]
+        return []
+    if leg.too_small:
+        return [
+            f"containers: they send packets of {leg.wished_bytes} bytes, {leg.path_bytes} come through"
+            + (f"; {leg.problem}" if leg.problem else "")
+        ]
+    return [f"containers: {leg.sent - leg.received} of {leg.sent} echoes lost"] if leg.received < leg.sent else []
 
 
 def _overlay_remarks(peer: PeerReport) -> list[str]:
@@ -88,15 +117,16 @@ def _underlay_remarks(peer: PeerReport) -> list[str]:
 
 def table(peers: Sequence[PeerReport]) -> list[str]:
     """The lines of a table, with remarks below the peer that they are about."""
-    rows = [("PEER", "SUBNET", "UNDERLAY", "OVERLAY", "ANSWERED BY", "PATH MTU")]
+    rows = [("PEER", "SUBNET", "UNDERLAY", "HOST", "CONTAINERS", "ANSWERED BY", "PATH MTU")]
     rows += [
         (
             peer.public_ip,
             peer.subnet,
             _round_trip(peer.underlay),
             _round_trip(peer.overlay),
-            peer.overlay.answered_by or "-",
-            _size(peer.overlay),
+            _round_trip(peer.containers) if peer.containers is not None else "not tried",
+            _best(peer).answered_by or "-",
+            _size(_best(peer)),
         )
         for peer in peers
     ]
@@ -106,6 +136,12 @@ def table(peers: Sequence[PeerReport]) -> list[str]:
     for line, peer in zip(lines[1:], peers, strict=True):
         found += [line, *(f"  {remark}" for remark in peer.remarks())]
     return found
+
+
+def _best(peer: PeerReport) -> Leg:
+    """The leg that says most: to containers, where one answers."""
+    inside = peer.containers
+    return inside if inside is not None and inside.answered_by is not None else peer.overlay
 
 
 def document(peers: Sequence[PeerReport]) -> dict[str, Any]:

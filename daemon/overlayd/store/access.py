@@ -5,11 +5,15 @@ from __future__ import annotations
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from overlayd.errors import ConfigError
 from overlayd.log import logger
 from overlayd.store.endpoints import Endpoint, parse_endpoints
 from overlayd.store.trust import system_bundle
+
+if TYPE_CHECKING:
+    from overlayd.settings import Settings
 
 log = logger("store")
 
@@ -30,6 +34,19 @@ class StoreSettings:
     username: str | None = None
     password: str | None = field(default=None, repr=False)
     password_file: str | None = None
+
+    @classmethod
+    def of(cls, settings: Settings) -> StoreSettings:
+        """The part of a host's settings that says how to reach etcd."""
+        return cls(
+            endpoints=settings.etcd_endpoints,
+            cafile=settings.etcd_cafile,
+            certfile=settings.etcd_certfile,
+            keyfile=settings.etcd_keyfile,
+            username=settings.etcd_username,
+            password=settings.etcd_password,
+            password_file=settings.etcd_password_file,
+        )
 
 
 def check(settings: StoreSettings) -> tuple[Endpoint, ...]:

@@ -7,15 +7,19 @@ and the endpoints.
 
 from __future__ import annotations
 
+import queue
 import random
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from overlayd.store.access import StoreSettings
 from overlayd.store.connection import Connection
 from overlayd.store.pages import KeyValue, Pages, key_value, part_end, prefix_end
 from overlayd.store.rpc import etcdrpc
 from overlayd.store.servers import CALL_TIMEOUT_S, Refused, Servers
+
+if TYPE_CHECKING:
+    from overlayd.settings import Settings
 
 __all__ = [
     "CALL_TIMEOUT_S",
@@ -36,6 +40,11 @@ class Store:
     def __init__(self, settings: StoreSettings) -> None:
         """Check the settings (ConfigError); nothing is dialled before the first call."""
         self._servers = Servers(settings)
+
+    @classmethod
+    def of(cls, settings: Settings) -> Store:
+        """The store of a host's settings: daemon, commands and doctor reach etcd by the same way."""
+        return cls(StoreSettings.of(settings))
 
     @property
     def name(self) -> str:
@@ -126,10 +135,14 @@ class Store:
 
         def refresh(connection: Connection) -> Callable[..., Any]:
             def call(message: Any, **kwargs: Any) -> Any:
-                stream = connection.leases.LeaseKeepAlive(iter([message]), **kwargs)
+                # Open until the answer is there: etcd's grpc-proxy ends the stream with the last request.
+                requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
+                requests.put(message)
+                stream = connection.leases.LeaseKeepAlive(iter(requests.get, None), **kwargs)
                 try:
                     return next(iter(stream))
                 finally:
+                    requests.put(None)
                     stream.cancel()
 
             return call

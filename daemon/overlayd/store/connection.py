@@ -11,6 +11,7 @@ from overlayd.errors import StoreError
 from overlayd.log import logger
 from overlayd.store.access import StoreSettings
 from overlayd.store.endpoints import Endpoint
+from overlayd.store.resolve import Addresses
 from overlayd.store.rpc import etcdrpc, grpc
 from overlayd.store.trust import Trust
 
@@ -37,6 +38,8 @@ CHANNEL_OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.use_local_subchannel_pool", 1),
     # A name may stand for several servers; all calls go to one of them, not the same one from every host.
     ("grpc.service_config", '{"loadBalancingConfig":[{"pick_first":{"shuffleAddressList":true}}]}'),
+    # http_proxy and its like, of a shell or of systemd's DefaultEnvironment=, are for the web: etcdctl ignores them.
+    ("grpc.enable_http_proxy", 0),
 )
 
 
@@ -46,31 +49,39 @@ class Connection:
     Any thread may use it. After `close`, calls under way end as CANCELLED, and new ones raise ValueError.
     """
 
-    def __init__(self, endpoint: Endpoint, trust: Trust | None) -> None:
+    def __init__(self, endpoint: Endpoint, trust: Trust | None, addresses: Addresses = ()) -> None:
+        """`addresses`, all of one family, are those of the endpoint's name; none where it is an address itself."""
         self.endpoint = endpoint
         self.trust = trust
-        target = f"{endpoint.dialled_host}:{endpoint.port}"
+        self.addresses = addresses
+        target, options = _target(endpoint, addresses), [*CHANNEL_OPTIONS]
+        if addresses:
+            # The name counts: in etcd's certificate, and in what it is told.
+            option = "grpc.default_authority" if trust is None else "grpc.ssl_target_name_override"
+            options.append((option, f"{endpoint.host}:{endpoint.port}" if trust is None else endpoint.host))
         if trust is None:
-            self._channel = grpc.insecure_channel(target, CHANNEL_OPTIONS)
+            self._channel = grpc.insecure_channel(target, options)
         else:
             credentials = grpc.ssl_channel_credentials(trust.ca, trust.key, trust.certificate)
-            self._channel = grpc.secure_channel(target, credentials, CHANNEL_OPTIONS)
+            self._channel = grpc.secure_channel(target, credentials, options)
         self.kv = etcdrpc.KVStub(self._channel)
         self.leases = etcdrpc.LeaseStub(self._channel)
         self.watches = etcdrpc.WatchStub(self._channel)
         self.auth = etcdrpc.AuthStub(self._channel)
+        self.maintenance = etcdrpc.MaintenanceStub(self._channel)
 
     def close(self) -> None:
         """Hang up. Harmless when called again."""
         self._channel.close()
 
-    def answers(self, timeout_s: float) -> str | None:
-        """Ask the server something small that it knows by itself. None if it said anything, else what went wrong.
+    def answers(self, timeout_s: float, *, alone: bool = True) -> str | None:
+        """Ask the server something small. None if it said anything, else what went wrong.
 
-        Without a login, which costs etcd much and us nothing: a refusal is an answer.
+        Something that it knows by itself, or, where not `alone`, that it has to ask its cluster for. Without a login,
+        which costs etcd much and us nothing: a refusal is an answer.
         """
         try:
-            self.kv.Range(etcdrpc.RangeRequest(key=b"/", serializable=True, count_only=True), timeout=timeout_s)
+            self.kv.Range(etcdrpc.RangeRequest(key=b"/", serializable=alone, count_only=True), timeout=timeout_s)
         except grpc.RpcError as error:
             return details(error) if unreachable(error) else None
         except ValueError:
@@ -139,6 +150,16 @@ class Login:
         return password
 
 
+def _target(endpoint: Endpoint, addresses: Addresses) -> str:
+    """What gRPC is to dial, without asking DNS by itself."""
+    if not addresses:
+        return f"{endpoint.dialled_host}:{endpoint.port}"
+    if ":" not in addresses[0]:
+        return "ipv4:" + ",".join(f"{address}:{endpoint.port}" for address in addresses)
+    # A zone, as in fe80::1%eth0, is written as URIs have it (RFC 6874).
+    return "ipv6:" + ",".join(f"[{address.replace('%', '%25')}]:{endpoint.port}" for address in addresses)
+
+
 def details(error: grpc.RpcError) -> str:
     """What gRPC or etcd says of a failure, in its own words. No call's metadata, so no token, is in it."""
     said = (error.details() if hasattr(error, "details") else None) or str(error)
@@ -147,8 +168,13 @@ def details(error: grpc.RpcError) -> str:
 
 
 def unreachable(error: grpc.RpcError) -> bool:
-    """Whether another server may do better: this one is dead, frozen, or cut off from its cluster."""
-    return error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+    """Whether another server may do better: this one is dead, frozen, cut off, or not who it should be."""
+    return error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED) or misnamed(error)
+
+
+def misnamed(error: grpc.RpcError) -> bool:
+    """Whether gRPC refused, not etcd: of a certificate without subjectAltName, whose common name is the address."""
+    return "does not match SSL server name" in (error.details() or "")
 
 
 def never_sent(error: grpc.RpcError) -> bool:
@@ -161,4 +187,6 @@ def login_expired(error: grpc.RpcError) -> bool:
     """Whether etcd does not know our token any more, or wants one now, or changed its users since it gave it out."""
     said = error.details() or ""
     phrases = ("invalid auth token", "user name is empty", "auth store is old", "revision in header is old")
+    if misnamed(error):
+        return False
     return error.code() is grpc.StatusCode.UNAUTHENTICATED or any(phrase in said for phrase in phrases)

@@ -32,17 +32,18 @@ class Endpoint:
         """The host as it stands before a colon and a port."""
         return f"[{self.host}]" if ":" in self.host else self.host
 
+    @property
+    def is_name(self) -> bool:
+        """Whether the host has to be resolved."""
+        return not _is_address(self.host)
+
     def __str__(self) -> str:
         return f"{'https' if self.tls else 'http'}://{self.dialled_host}:{self.port}"
 
 
 def parse_endpoint(text: str) -> Endpoint:
     """`http://10.0.0.1:2379`, `https://etcd1`, `10.0.0.1:2379`. Raises ConfigError."""
-    if "@" in text:
-        # Not shown: what stands before the @ is a password.
-        raise ConfigError(
-            "etcd-endpoints: one of them holds a user or a password", hint="set etcd-username and etcd-password-file"
-        )
+    _require_no_password(text)
     try:
         url = urlsplit(text if "://" in text else f"http://{text}")
         host, port = url.hostname, url.port
@@ -58,17 +59,29 @@ def parse_endpoints(texts: Sequence[str]) -> tuple[Endpoint, ...]:
     """All of them, in their order. Raises ConfigError, also where there is none or where the schemes are mixed."""
     if not texts:
         raise ConfigError("etcd-endpoints: none given", hint="set OVERLAYD_ETCD_ENDPOINTS=http://HOST:2379")
+    # Of all before any is shown: a comma or a blank in a password makes two of one.
+    _require_no_password(",".join(texts))
     endpoints = tuple(parse_endpoint(text) for text in texts)
     if len({endpoint.tls for endpoint in endpoints}) > 1:
         raise ConfigError("etcd-endpoints: http:// and https:// are mixed", hint="use one scheme for all of them")
     return endpoints
 
 
+def _require_no_password(text: str) -> None:
+    if "@" in text:
+        # Not shown: what stands before the @ is a password.
+        raise ConfigError(
+            "etcd-endpoints: one of them holds a user or a password", hint="set etcd-username and etcd-password-file"
+        )
+
+
 def _is_host(host: str | None) -> bool:
-    if not host:
-        return False
+    return bool(host) and (_is_address(str(host)) or _NAME.fullmatch(str(host)) is not None)
+
+
+def _is_address(host: str) -> bool:
     try:
         ip_address(host)
     except ValueError:
-        return _NAME.fullmatch(host) is not None
+        return False
     return True

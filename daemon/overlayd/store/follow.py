@@ -22,6 +22,8 @@ LAST_RETRY_S = 2.0
 # Each login costs etcd a tenth of a second of work; a whole fleet with a wrong password must not take it down.
 REFUSED_RETRY_S = 15.0
 PULSE_S = 1.5
+# An etcd that is always compacted before it is watched is not listed at full speed.
+COMPACTED_S = 0.5
 # A watch that stood this long and then broke did so for a new reason.
 STOOD_S = 1.0
 # Lists of very many keys come no closer than this.
@@ -34,14 +36,16 @@ LONG_LIST_S = 0.2
 class View:
     """What is in the parts that are followed as of `revision`, and whether that is still being followed.
 
-    While etcd is away `connected` is False, `problem` says why, and `entries` are the last that were seen. `left_out`
-    is how many keys etcd has that are too many, or have names too long, to be among them (kept.py).
+    While etcd is away `connected` is False, `problem` says why and `hint` what to do, and `entries` are the last that
+    were seen. `left_out` is how many keys etcd has that are too many, or have names too long, to be among them
+    (kept.py).
     """
 
     entries: Mapping[str, KeyValue] = field(default_factory=lambda: MappingProxyType({}))
     revision: int = 0
     connected: bool = False
     problem: str | None = None
+    hint: str | None = None
     left_out: int = 0
 
 
@@ -124,6 +128,7 @@ class Follower:
                 retry_s = FIRST_RETRY_S
             except Compacted as error:
                 log.info("listing again", reason=error.message)
+                self._stopping.wait(jittered(COMPACTED_S))
             except StoreError as error:
                 self._report(error)
                 self._stopping.wait(jittered(retry_s))
@@ -190,10 +195,19 @@ class Follower:
     def _report(self, error: StoreError) -> None:
         view = self.view
         if view.connected or view.problem is None:
-            log.warning("etcd is away; everything goes on as it is", problem=error.message)
+            refused = isinstance(error, Refused | StoreDenied)
+            log.warning(
+                f"etcd {'refuses this host' if refused else 'is away'}; everything goes on as it is",
+                problem=error.message,
+                hint=error.hint,
+            )
         with self._lock:
             self._changed = False
             self._view = View(
-                entries=view.entries, revision=view.revision, problem=error.message, left_out=view.left_out
+                entries=view.entries,
+                revision=view.revision,
+                problem=error.message,
+                hint=error.hint,
+                left_out=view.left_out,
             )
         self._on_change()

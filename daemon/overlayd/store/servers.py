@@ -9,12 +9,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from overlayd.errors import StoreDenied, StoreError
+from overlayd.errors import StoreDenied, StoreError, StoreFull
 from overlayd.log import logger
 from overlayd.store.access import StoreSettings, check
-from overlayd.store.connection import Connection, Login, details, login_expired, never_sent, unreachable
+from overlayd.store.connection import Connection, Login, details, login_expired, misnamed, never_sent, unreachable
 from overlayd.store.endpoints import Endpoint
-from overlayd.store.rpc import grpc
+from overlayd.store.resolve import Addresses, Names, Unresolved
+from overlayd.store.rpc import etcdrpc, grpc
 from overlayd.store.trust import TrustFiles
 
 log = logger("store")
@@ -25,6 +26,8 @@ SERVER_TIMEOUT_S = 2.0
 PULSE_TIMEOUT_S = 2.5
 # Between two attempts with certificates that did not work.
 RENEW_RETRY_S = 5.0
+# AlarmRequest's action.
+_GET = 0
 
 RIGHTS = (
     "grant the user a role with these rights, where PREFIX is etcd-prefix: read PREFIX/config; readwrite of all below "
@@ -60,7 +63,9 @@ class Servers:
         )
         self._login = Login(settings)
         self._lock = threading.Lock()
+        self._names = Names()
         self._connection: Connection | None = None
+        self._two_families = False
         # A fleet spreads over the servers.
         self._turn = random.randrange(len(self._endpoints))
         self._renew_not_before = 0.0
@@ -77,8 +82,10 @@ class Servers:
         Raises StoreError. Whoever asked for it closes it.
         """
         trust = self._trust.read() if self._trust is not None else None
-        endpoint = self.endpoint or self._endpoints[self._turn % len(self._endpoints)]
-        return Connection(endpoint, replace(trust, certificate=None, key=None) if trust else None)
+        used = self._connection
+        endpoint = used.endpoint if used else self._endpoints[self._turn % len(self._endpoints)]
+        addresses = used.addresses if used else self._addresses(endpoint, CALL_TIMEOUT_S)[0]
+        return Connection(endpoint, replace(trust, certificate=None, key=None) if trust else None, addresses)
 
     def close(self) -> None:
         """Drop the connection. The next call dials anew."""
@@ -99,11 +106,17 @@ class Servers:
         deadline = time.monotonic() + CALL_TIMEOUT_S
         attempts, may_log_in = max(2, len(self._endpoints)), True
         # More than one server seldom fails at a time: the second has all the time that is left.
-        patience_s = SERVER_TIMEOUT_S if len(self._endpoints) > 1 else CALL_TIMEOUT_S
+        patient = False
         while True:
             attempts -= 1
-            connection, metadata = self._connect(), None
-            timeout_s = min(patience_s, max(0.0, deadline - time.monotonic()))
+            try:
+                connection, metadata = self._connect(self._patience_s(patient, deadline)), None
+            except Unresolved:
+                patient = True
+                if attempts <= 0 or time.monotonic() >= deadline:
+                    raise
+                continue
+            timeout_s = self._patience_s(patient, deadline)
             try:
                 metadata = self._login.metadata(connection, timeout_s)
                 return method(connection)(request, timeout=timeout_s, metadata=metadata)
@@ -111,7 +124,7 @@ class Servers:
                 if may_log_in and metadata is not None and login_expired(error) and self._login.forget(metadata):
                     may_log_in = False
                     continue
-                patience_s = CALL_TIMEOUT_S
+                patient = True
                 replaced = connection is not self._connection
                 unsent = metadata is None or never_sent(error)
                 if unreachable(error):
@@ -130,6 +143,29 @@ class Servers:
                 if attempts <= 0:
                     raise StoreError(f"etcd at {self.name}: {operation}: the connection was closed") from error
 
+    def reach(self, timeout_s: float) -> Connection:
+        """A connection whose server answers for its cluster. Raises StoreError in the server's or gRPC's words alone.
+
+        For a store with a single endpoint: whether that very one is of use to the daemon.
+        """
+        problem: str | None = ""
+        for _family in range(2):
+            connection = self._connect(timeout_s)
+            problem = connection.answers(timeout_s, alone=False)
+            if problem is None:
+                return connection
+            self._drop(connection)
+            if not self._two_families:
+                break
+        raise StoreError(str(problem))
+
+    def alarms(self) -> tuple[str, ...]:
+        """The alarms that etcd has raised, as NOSPACE. Raises StoreError."""
+        answer = self.call(
+            "ask for alarms", lambda c: c.maintenance.Alarm, etcdrpc.AlarmRequest(action=_GET), repeatable=True
+        )
+        return tuple(sorted({etcdrpc.AlarmType.Name(one.alarm) for one in answer.alarms}))
+
     def tend(self) -> None:
         """Store.tend."""
         connection = self._connection
@@ -142,7 +178,7 @@ class Servers:
 
     def open_watch(self, requests: Any) -> Any:
         """The raw stream of a watch, for watch.py. Errors come from iterating over it. Raises StoreError."""
-        connection = self._connect()
+        connection = self._connect(CALL_TIMEOUT_S)
         try:
             metadata = self._login.metadata(connection, CALL_TIMEOUT_S)
             # hasleader: a server cut off from its cluster ends the stream instead of staying silent.
@@ -170,24 +206,53 @@ class Servers:
         }.get(word)
         if "user name is empty" in detail:
             hint = "etcd wants a login: set etcd-username and etcd-password-file"
-        elif "TSI_" in detail or "erification" in detail:
+        elif "TSI_" in detail or "erification" in detail or misnamed(error):
             # gRPC's word for TLS. A server that does not like our certificate hangs up, which is DATA_CORRUPTED.
             hint = "check etcd-cafile, etcd-certfile and etcd-keyfile, and the names in etcd's certificate"
+        elif "for learner" in detail:
+            hint = "a learner does not answer for its cluster: name the voting members (etcdctl member list)"
         kinds = {"PERMISSION_DENIED": StoreDenied, "INVALID_ARGUMENT": Refused, "UNAUTHENTICATED": Refused}
         kind = kinds.get(word, StoreError)
+        if misnamed(error):
+            kind = StoreError
         # Both words stand for other things too: etcd's disk is full; too many requests.
         if word == "RESOURCE_EXHAUSTED" and "larger than max" in detail:
             kind = TooLarge
+        elif "database space exceeded" in detail:
+            kind, hint = StoreFull, StoreFull.HINT
         elif word == "OUT_OF_RANGE" and "compacted" in detail:
             kind = Compacted
         return kind(f"etcd at {self.name}: {operation}: {word}: {detail}", hint=hint)
 
-    def _connect(self) -> Connection:
-        with self._lock:
-            if self._connection is None:
-                trust = self._trust.read() if self._trust is not None else None
-                self._connection = Connection(self._endpoints[self._turn % len(self._endpoints)], trust)
-            return self._connection
+    def _patience_s(self, patient: bool, deadline: float) -> float:
+        """How long to wait for the next server: less where there is another way that was not tried yet."""
+        many = len(self._endpoints) > 1 or self._two_families
+        return min(CALL_TIMEOUT_S if patient or not many else SERVER_TIMEOUT_S, max(0.0, deadline - time.monotonic()))
+
+    def _connect(self, timeout_s: float) -> Connection:
+        """The connection in use, or one to the server whose turn it is. Raises StoreError."""
+        while True:
+            with self._lock:
+                if self._connection is not None:
+                    return self._connection
+                turn = self._turn
+            endpoint = self._endpoints[turn % len(self._endpoints)]
+            trust = self._trust.read() if self._trust is not None else None
+            try:
+                # Not under the lock: it may take its time. Each time round, it is the other family's turn.
+                families = self._addresses(endpoint, timeout_s)
+            except Unresolved as error:
+                with self._lock:
+                    self._turn += self._turn == turn
+                raise Unresolved(f"etcd at {self.name}: {error.message}", hint=error.hint) from error
+            with self._lock:
+                if self._connection is None and self._turn == turn:
+                    addresses = families[turn // len(self._endpoints) % len(families)]
+                    self._connection = Connection(endpoint, trust, addresses)
+                    self._two_families = len(families) > 1
+
+    def _addresses(self, endpoint: Endpoint, timeout_s: float) -> tuple[Addresses, ...]:
+        return self._names.families(endpoint.host, timeout_s) if endpoint.is_name else ((),)
 
     def _drop(self, connection: Connection) -> None:
         """Take the next server, unless another thread has done so already."""
@@ -205,7 +270,7 @@ class Servers:
             # Touched, or not usable yet.
             old.trust = trust
             return
-        new = Connection(old.endpoint, trust)
+        new = Connection(old.endpoint, trust, old.addresses)
         problem = new.answers(PULSE_TIMEOUT_S)
         if problem is not None:
             new.close()

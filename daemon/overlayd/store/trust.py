@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import os
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +27,9 @@ SYSTEM_BUNDLES = (
     "/etc/ssl/cert.pem",
 )
 
+# How every certificate and key begins in DER.
+_SEQUENCE = b"\x30"
+
 Stamp = tuple[tuple[int, int, int], ...]
 
 
@@ -35,6 +41,42 @@ class Trust:
     certificate: bytes | None
     key: bytes | None = field(repr=False)
     stamp: Stamp = field(compare=False)
+
+    def context(self) -> ssl.SSLContext:
+        """The same for Python's ssl: a client that trusts this CA and shows this certificate.
+
+        Raises ssl.SSLError; ValueError where there is no CA at all.
+        """
+        import ssl  # noqa: PLC0415
+
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        # Comments may be in any alphabet.
+        context.load_verify_locations(cadata=self.ca.decode("ascii", "ignore"))
+        if self.certificate is not None and self.key is not None:
+            with _in_memory(self.certificate) as certificate, _in_memory(self.key) as key:
+                # Without a password function, OpenSSL asks whoever sits at the terminal.
+                context.load_cert_chain(certificate, key, password=lambda: b"")
+        return context
+
+
+@contextlib.contextmanager
+def _in_memory(content: bytes) -> Iterator[str]:
+    """A file of that content which nobody else sees; its path."""
+    with os.fdopen(os.memfd_create("pem"), "wb") as file:
+        file.write(content)
+        file.flush()
+        yield f"/proc/self/fd/{file.fileno()}"
+
+
+def read_pem_file(setting: str, path: str) -> bytes:
+    """What a PEM file holds, without the mark that some editors put before it. Raises OSError; StoreError for DER."""
+    content = Path(path).read_bytes()
+    if b"-----BEGIN " not in content and content[:1] == _SEQUENCE:
+        word = "pkey" if setting == "etcd-keyfile" else "x509"
+        raise StoreError(
+            f"{setting}: {path} is DER, not PEM", hint=f"openssl {word} -inform der -in {path} -out {path}.pem"
+        )
+    return content.removeprefix(codecs.BOM_UTF8)
 
 
 def system_bundle() -> str | None:
@@ -73,35 +115,37 @@ class TrustFiles:
             return True
 
     def _read(self) -> Trust:
-        # 5 MB resident, which a daemon that talks to etcd in plain text does without.
-        import ssl  # noqa: PLC0415
-
         try:
             stamp = self._stamp()
-            ca = Path(self._cafile).read_bytes()
-            certificate, key = (Path(path).read_bytes() for path in self._pair) if self._pair else (None, None)
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-            self._check(context)
+            ca = read_pem_file("etcd-cafile", self._cafile)
+            certificate, key = None, None
+            if self._pair is not None:
+                certificate = read_pem_file("etcd-certfile", self._pair[0])
+                key = read_pem_file("etcd-keyfile", self._pair[1])
+            trust = Trust(ca=ca, certificate=certificate, key=key, stamp=stamp)
+            self._check(trust)
             if self._stamp() != stamp:
                 raise StoreError("etcd's certificates are just being written")
         except OSError as error:
             raise StoreError(
                 f"cannot read a certificate or key for etcd: {error}", hint="is it there, and readable by root?"
             ) from error
-        return Trust(ca=ca, certificate=certificate, key=key, stamp=stamp)
+        return trust
 
-    def _check(self, context: ssl.SSLContext) -> None:
+    def _check(self, trust: Trust) -> None:
+        # 5 MB resident, which a daemon that talks to etcd in plain text does without.
         import ssl  # noqa: PLC0415
 
         # gRPC takes anything, and then fails every connection without saying why.
         try:
-            context.load_verify_locations(self._cafile)
-        except ssl.SSLError as error:
-            raise StoreError(f"etcd-cafile: {self._cafile} holds no good certificate: {error.reason}") from error
+            replace(trust, certificate=None, key=None).context()
+        except (ssl.SSLError, ValueError) as error:
+            reason = (error.reason if isinstance(error, ssl.SSLError) else None) or error
+            raise StoreError(f"etcd-cafile: {self._cafile} holds no good certificate: {reason}") from error
         if self._pair is None:
             return
         try:
-            context.load_cert_chain(*self._pair, password=lambda: b"")
+            trust.context()
         except ssl.SSLError as error:
             raise StoreError(
                 f"etcd-certfile {self._pair[0]} and etcd-keyfile {self._pair[1]} do not go together: {error.reason}",

@@ -14,7 +14,7 @@ from overlayd.errors import StoreDenied, StoreError
 from overlayd.store.client import CALL_TIMEOUT_S, KeyValue, Store
 from overlayd.store.pages import key_value, part_end
 from overlayd.store.rpc import etcdrpc, grpc
-from overlayd.store.servers import Compacted
+from overlayd.store.servers import RIGHTS, Compacted
 
 __all__ = ["Change", "Compacted", "Watch"]
 
@@ -117,7 +117,7 @@ class Watch:
         reason = response.cancel_reason or "no reason given"  # type: ignore[attr-defined]
         # A forbidden prefix and an expired token look alike here; a new login settles which it was.
         self._servers.forget_login()
-        raise StoreDenied(f"etcd at {self._servers.name}: {self._what}: refused: {reason}")
+        raise StoreDenied(f"etcd at {self._servers.name}: {self._what}: refused: {reason}", hint=RIGHTS)
 
 
 def _change(event: object) -> Change:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from overlayd.watching.exposition import Family, family
 from overlayd.watching.readiness import checks, is_ready
-from overlayd.watching.state import Status
+from overlayd.watching.state import REACH_STATES, Status
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +63,33 @@ def status_families(status: Status, *, late: Sequence[str] = ()) -> Iterator[Fam
         "overlayd_docker_problems",
         "What is wrong with docker0's address or daemon.json, given the lease.",
         len(status.docker_problems),
+    )
+    if status.probed_from is None:
+        return
+    counts = Counter(one.state for one in status.reach)
+    yield Family(
+        name="overlayd_peers_reach",
+        kind="gauge",
+        text="Peers, each family by itself, by what echoes to their containers came to.",
+        samples=tuple(({"state": state}, float(counts[state])) for state in REACH_STATES),
+    )
+    yield Family(
+        name="overlayd_peer_last_reached_timestamp_seconds",
+        kind="gauge",
+        text="When a container of the peer last answered one of here, in seconds since the epoch.",
+        samples=tuple(
+            ({"subnet": one.subnet, "public_ip": one.public_ip}, one.reached_at_s)
+            for one in status.reach
+            if one.reached_at_s is not None
+        ),
+    )
+    yield Family(
+        name="overlayd_peer_lost_echoes",
+        kind="gauge",
+        text="How many echoes in a row no container of the peer has answered.",
+        samples=tuple(
+            ({"subnet": one.subnet, "public_ip": one.public_ip}, float(one.lost)) for one in status.reach if one.lost
+        ),
     )
 
 

@@ -23,7 +23,8 @@ def checks(status: Status, *, late: Sequence[str] = ()) -> tuple[Check, ...]:
     """Every check, always in the same order and under the same names; the host is ready when none has a problem.
 
     `late` says which of the daemon's loops are stuck, in words. A docker0 that is not there is no problem: docker may
-    come later. Nor are entries in etcd that are no leases: they are nobody's peers.
+    come later. Nor are entries in etcd that are no leases: they are nobody's peers. Some peers that are not reached are
+    no reason not to be ready, as long as most are: one broken host would take a whole fleet out of service.
     """
     found = {
         "daemon": _daemon(status, late),
@@ -33,6 +34,7 @@ def checks(status: Status, *, late: Sequence[str] = ()) -> tuple[Check, ...]:
         "data-path": _data_path(status),
         "peers": _peers(status),
         "docker": "; ".join(status.docker_problems) or None,
+        "reachability": "; ".join(status.unreached) if status.unreached_most and status.unreached else None,
     }
     return tuple(Check(name=name, problem=problem) for name, problem in found.items())
 

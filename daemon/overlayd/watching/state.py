@@ -32,6 +32,40 @@ class Peer:
         return joined(self.public_ip, self.public_ip6)
 
 
+# What is known of the way to a peer's containers: one of them answered; the peer's bridge says that nobody is there;
+# its host answers, and of containers nothing is known; nobody does though somebody should; its host does not even by
+# the underlay, and does not live as far as etcd says.
+REACHED, NO_CONTAINER, HOST_ONLY, FAILING, HOST_SILENT, NOT_ASKED = REACH_STATES = (
+    "reached",
+    "no container",
+    "host only",
+    "failing",
+    "host silent",
+    "not asked yet",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reach:
+    """What a status shows of one peer and family. Times are seconds since the epoch; `rtt_ms` is the last echo's.
+
+    `container` is one of the peer's, where one is known. `reached_at_s`: when one last answered. `failing_since_s`,
+    `lost`: since when none does, and how many echoes went unanswered. `last_hop` is who answered farthest on the way.
+    """
+
+    subnet: str
+    public_ip: str
+    state: str = NOT_ASKED
+    container: str | None = None
+    answered_by: str | None = None
+    rtt_ms: float | None = None
+    reached_at_s: float | None = None
+    failing_since_s: float | None = None
+    lost: int = 0
+    last_hop: str | None = None
+    problem: str | None = None
+
+
 def joined(*texts: str | None) -> str:
     """Those that are there, with commas between."""
     return ", ".join(text for text in texts if text)
@@ -80,6 +114,14 @@ class Status:
     skipped: tuple[tuple[str, str], ...] = ()
     problems: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    probed_from: str | None = None
+    """From where containers of peers are asked; None where nobody asks."""
+    unreached: tuple[str, ...] = ()
+    """Which peers' containers do not answer, in sentences: of very many, the first."""
+    unreached_most: bool = False
+    """Whether these are at least half of all that can be judged: then this host is not ready."""
+    reach: tuple[Reach, ...] = ()
+    """Each peer by family; not in status.json, which would be written again for each echo."""
 
     @property
     def subnets(self) -> str:

@@ -73,7 +73,6 @@ def test_nothing_is_published_and_only_ipip_hosts_are_served() -> None:
 @pytest.mark.parametrize(
     ("config", "around", "said"),
     [
-        ({"VNI": 1}, AROUND, "no key 'VNI'"),
         ({"DirectRouting": 1}, AROUND, "DirectRouting"),
         ({}, AROUND_DUAL, "IPv4 only"),
         ({}, replace(AROUND, underlay=replace(UNDERLAY, mtu_bytes=80)), "MTU"),

@@ -183,7 +183,6 @@ def test_every_key_of_the_config_reaches_the_devices(state_dir: Path) -> None:
         ({"PersistentKeepaliveInterval": 65536}, "PersistentKeepaliveInterval.*65536"),
         ({"PSK": "c2VjcmV0"}, "PSK .*genpsk"),
         ({"PSK": 12345678}, "PSK .*text"),
-        ({"Port": 1}, "no key 'Port'"),
         ({"MTU": 100}, "80 bytes.*100"),
     ],
 )
@@ -267,7 +266,11 @@ def test_a_subnet_that_two_hosts_claim_is_one_hosts(state_dir: Path) -> None:
 def test_a_lease_that_is_refused_takes_nothing() -> None:
     claims = Claims(key(1))
     good = Claim(
-        device="d", public_key=key(3), address=IPv4Address("198.18.1.3"), subnets=(IPv4Network("10.5.3.0/24"),)
+        device="d",
+        public_key=key(3),
+        address=IPv4Address("198.18.1.3"),
+        port=51820,
+        subnets=(IPv4Network("10.5.3.0/24"),),
     )
     bad = replace(good, device="e", public_key=key(1))
     assert claims.add(lease(leg4(3)), [good, bad]) is not None
@@ -278,7 +281,36 @@ def test_a_lease_that_is_refused_takes_nothing() -> None:
 def test_the_public_key_in_the_lease_belongs_to_the_private_one(state_dir: Path) -> None:
     found = backend(state_dir)
     private = base64.b64decode((state_dir / keyfile.FILE).read_text()) if found.lease_data(4) else b""
-    assert found.lease_data(4) == found.lease_data(6) == {"PublicKey": base64.b64encode(public_key(private)).decode()}
+    public = base64.b64encode(public_key(private)).decode()
+    assert found.lease_data(4) == {"PublicKey": public, "Port": 51820}
+    assert found.lease_data(6) == {"PublicKey": public, "Port": 51821}
+
+
+@pytest.mark.parametrize("mode", ["auto", "ipv4", "ipv6"])
+def test_the_port_in_the_lease_is_the_one_that_is_listened_on(state_dir: Path, mode: str) -> None:
+    """flannel takes the IPv6 part's where it meets a peer over IPv6, and would dial port 0 without one."""
+    found = backend(state_dir, Mode=mode, ListenPort=4500)
+    assert [found.lease_data(version)["Port"] for version in (4, 6)] == [4500, 4500]
+
+
+@pytest.mark.parametrize(
+    ("mode", "ports", "met"),
+    [
+        ("separate", (4501, 4502), {"198.18.1.2:4501", "[2001:db8:1::2]:4502"}),
+        ("ipv4", (4501, 4501), {"198.18.1.2:4501"}),
+        ("ipv6", (4501, 4501), {"[2001:db8:1::2]:4501"}),
+        # flannel's one device listens on ListenPort, whatever it publishes.
+        ("ipv6", (51820, 51821), {"[2001:db8:1::2]:51820"}),
+        ("separate", (0, "4502"), {"198.18.1.2:51820", "[2001:db8:1::2]:51821"}),
+        ("separate", (65536, True), {"198.18.1.2:51820", "[2001:db8:1::2]:51821"}),
+    ],
+)
+def test_a_peer_is_met_at_the_port_that_it_published(
+    state_dir: Path, mode: str, ports: tuple[Any, Any], met: set[str]
+) -> None:
+    peer = lease(leg4(2, Port=ports[0]), leg6(2, Port=ports[1]))
+    found = backend(state_dir, Mode=mode).plan(OWN, [peer]).state().wireguard_peers
+    assert {word for one in found for word in str(one).split() if "]:" in word or word.startswith("198.")} == met
 
 
 def test_the_key_is_made_once_and_for_nobody_elses_eyes(state_dir: Path, caplog: pytest.LogCaptureFixture) -> None:

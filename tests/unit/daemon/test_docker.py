@@ -5,7 +5,10 @@ from __future__ import annotations
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from pathlib import Path
 
-from overlayd import docker
+import pytest
+
+from overlayd import docker, docker_service
+from overlayd.errors import OverlaydError
 from overlayd.lease import Subnets
 
 SUBNET = Subnets(v4=IPv4Network("10.5.52.0/24"))
@@ -14,12 +17,13 @@ WANT = docker.wanted(SUBNET, 1450, we_masquerade=True)
 
 
 def test_docker_gets_the_subnets_first_address_and_leaves_masquerading_to_us() -> None:
-    assert docker.flags(WANT, {}) == (["--bip=10.5.52.1/24", "--ip-masq=false", "--mtu=1450"], [])
+    given, problems = docker.flags(WANT, docker.Told())
+    assert (given, problems) == (["--bip=10.5.52.1/24", "--ip-masq=false", "--mtu=1450"], [])
     assert docker.wanted(SUBNET, 1450, we_masquerade=False).options()["ip-masq"] == "true"
 
 
 def test_docker_gets_an_ipv6_subnet_too() -> None:
-    given, _problems = docker.flags(docker.wanted(BOTH, 1430, we_masquerade=True), {})
+    given, _problems = docker.flags(docker.wanted(BOTH, 1430, we_masquerade=True), docker.Told())
     assert {"--bip=10.5.52.1/24", "--ipv6=true", "--fixed-cidr-v6=fd42:0:0:7::/64"} <= set(given)
     has = (IPv4Interface("10.5.52.1/24"), IPv6Interface("fd42:0:0:7::1/64"), IPv6Interface("fe80::1/64"))
     assert docker.bridge_problem(BOTH, has) is None
@@ -28,27 +32,27 @@ def test_docker_gets_an_ipv6_subnet_too() -> None:
 
 def test_an_option_in_daemon_json_is_not_given_twice() -> None:
     # dockerd refuses an option that is in both, even with the same value.
-    given, problems = docker.flags(WANT, {"bip": "10.5.52.1/24", "mtu": 1450})
+    given, problems = docker.flags(WANT, docker.Told(daemon_json={"bip": "10.5.52.1/24", "mtu": 1450}))
     assert (given, problems) == (["--ip-masq=false"], [])
 
 
 def test_more_options_are_given_like_the_leases_own() -> None:
     also = {"allow-direct-routing": "true", "bridge-accept-fwmark": "0x1/0x3"}
-    given, problems = docker.flags(WANT, {"bridge-accept-fwmark": "0x1/0x3"}, also)
+    given, problems = docker.flags(WANT, docker.Told(daemon_json={"bridge-accept-fwmark": "0x1/0x3"}), also)
     assert given[3:] == ["--allow-direct-routing=true"]
     assert problems == []
-    _, problems = docker.flags(WANT, {"allow-direct-routing": False}, also)
+    _, problems = docker.flags(WANT, docker.Told(daemon_json={"allow-direct-routing": False}), also)
     assert "allow-direct-routing" in problems[0]
 
 
 def test_a_contradiction_in_daemon_json_is_reported_not_fought() -> None:
-    given, problems = docker.flags(WANT, {"bip": "172.30.0.1/16", "ip-masq": True})
+    given, problems = docker.flags(WANT, docker.Told(daemon_json={"bip": "172.30.0.1/16", "ip-masq": True}))
     assert given == ["--mtu=1450"]
     assert [("172.30.0.1/16" in text, "10.5.52.1/24" in text) for text in problems] == [(True, True), (False, False)]
 
 
 def test_another_bridge_takes_no_bip() -> None:
-    given, problems = docker.flags(WANT, {"bridge": "br0"})
+    given, problems = docker.flags(WANT, docker.Told(daemon_json={"bridge": "br0"}))
     assert "--bip=10.5.52.1/24" not in given
     assert "'br0'" in problems[0]
 
@@ -68,3 +72,110 @@ def test_a_bridge_off_the_lease_is_noticed() -> None:
     assert docker.bridge_problem(SUBNET, (IPv4Interface("10.5.52.1/24"),)) is None
     assert "172.17.0.1/16" in str(docker.bridge_problem(SUBNET, (IPv4Interface("172.17.0.1/16"),)))
     assert "no address" in str(docker.bridge_problem(SUBNET, ()))
+
+
+def told(root: Path, files: dict[str, str]) -> docker.Told:
+    """What docker is told by these files."""
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return docker.read_told(root=root)
+
+
+UNIT = "usr/lib/systemd/system/docker.service"
+DEBIAN = "[Service]\nEnvironmentFile=-/etc/default/docker\nExecStart=/usr/sbin/dockerd -H fd:// $DOCKER_OPTS\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "where", "problem"),
+    [
+        ({UNIT: DEBIAN, "etc/default/docker": "DOCKER_OPTS=--bridge=br0\n"}, "/etc/default/docker", "bridge"),
+        ({UNIT: DEBIAN, "etc/default/docker": "DOCKER_OPTS='-b br0'\n"}, "/etc/default/docker", "bridge"),
+        ({UNIT: "[Service]\nExecStart=/usr/bin/dockerd -b docker0\n"}, f"/{UNIT}", "bridge"),
+        ({UNIT: '[Service]\nEnvironment="O=-b br0"\nExecStart=/usr/bin/dockerd $O\n'}, f"/{UNIT}", "bridge"),
+        (
+            {
+                UNIT: DEBIAN,
+                "etc/systemd/system/docker.service.d/own.conf": "[Service]\nExecStart=\nExecStart=/usr/bin/dockerd "
+                "--default-gateway=172.17.0.254\n",
+            },
+            "/etc/systemd/system/docker.service.d/own.conf",
+            "default-gateway",
+        ),
+        (
+            {"etc/docker/daemon.json": '{"default-gateway": "172.17.0.254"}'},
+            "/etc/docker/daemon.json",
+            "docker will not",
+        ),
+        ({"etc/docker/daemon.json": '{"fixed-cidr": "172.17.1.0/24"}'}, "/etc/docker/daemon.json", "fixed-cidr"),
+        ({"etc/docker/daemon.json": '{"bip": null}'}, "/etc/docker/daemon.json", "bip"),
+        (
+            {UNIT: "[Service]\nExecStart=/usr/bin/dockerd --config-file /etc/d.json\n", "etc/d.json": '{"mtu": 9000}'},
+            *("/etc/d.json", "mtu"),
+        ),
+        ({UNIT: DEBIAN, "etc/docker/daemon.json": '{"hosts": ["fd://"]}'}, f"/{UNIT}", "--host"),
+    ],
+)
+def test_what_contradicts_the_lease_is_named_with_its_file(
+    tmp_path: Path, files: dict[str, str], where: str, problem: str
+) -> None:
+    given, problems = docker.plan(WANT, told(tmp_path, files), firewalled=True)
+    (found,) = problems
+    assert where in found
+    assert problem in found
+    assert ("--bip=10.5.52.1/24" in given) == (problem not in ("bridge", "bip"))
+
+
+def test_what_goes_with_the_lease_is_none_of_our_business(tmp_path: Path) -> None:
+    files = {
+        UNIT: DEBIAN,
+        "etc/default/docker": "DOCKER_OPTS='--bip=172.17.0.1/16 --default-gateway 10.5.52.254 --debug'\n",
+        "etc/docker/daemon.json": '{"fixed-cidr": "10.5.52.128/25", "bridge": "", "default-gateway-v6": "fd99::1"}',
+    }
+    given, problems = docker.plan(WANT, told(tmp_path, files), firewalled=True)
+    # Ours stands behind it, and counts.
+    assert (given[0], problems) == ("--bip=10.5.52.1/24", [])
+
+
+def test_dockers_nftables_backend_is_known_from_its_command_line_too(tmp_path: Path) -> None:
+    files = {UNIT: DEBIAN, "etc/default/docker": "DOCKER_OPTS=--firewall-backend=nftables\n"}
+    given, _problems = docker.plan(WANT, told(tmp_path, files), firewalled=True)
+    assert "--allow-direct-routing=true" in given
+
+
+def test_docker_env_is_made_anew_from_what_docker_is_told_now(tmp_path: Path) -> None:
+    env = tmp_path / docker.DOCKER_ENV
+    docker.prepare(tmp_path, docker.Told())
+    # Without a subnet there is none, whoever asks.
+    assert not env.exists()
+    nftables = docker.Told(daemon_json={"firewall-backend": "nftables"})
+    (tmp_path / docker.RECORD).write_text(docker.record(WANT, firewalled=True))
+    env.write_text("old")
+    docker.prepare(tmp_path, nftables)
+    assert "--allow-direct-routing=true" in env.read_text()
+    docker.prepare(tmp_path, docker.Told())
+    # Docker's own drops stand again: nobody may be let in to a published port for what it was told before.
+    assert env.read_text() == docker.env_file(docker.plan(WANT, docker.Told(), firewalled=True)[0])
+    for record in ("", "{}", "[]", '{"subnet": "x"}'):
+        (tmp_path / docker.RECORD).write_text(record)
+        before = env.read_text()
+        with pytest.raises(OverlaydError):
+            docker.prepare(tmp_path, nftables)
+        assert env.read_text() == before
+
+
+def test_a_running_dockerd_is_compared_option_by_option() -> None:
+    options, _problems = docker.plan(WANT, docker.Told(), firewalled=True)
+
+    def different(*words: str, told: docker.Told | None = None) -> dict[str, str]:
+        return dict(docker_service.differences(("dockerd", *words), options, told or docker.Told()))
+
+    assert different(*options, "--iptables", "-H", "fd://", "--bridge=") == {}
+    assert different(*options[1:], "--bip", "10.5.52.1/24") == {}
+    assert list(different(*options[:1])) == ["ip-masq", "mtu"]
+    assert "instead of 1450" in different(*options, "--mtu=1500")["mtu"]
+    assert "must not" in different(*options, "--allow-direct-routing")["allow-direct-routing"]
+    assert "must not" in different(*options, "--iptables=0")["iptables"]
+    # daemon.json decides it now, and says the same.
+    assert different(*options, "--iptables=0", told=docker.Told(daemon_json={"iptables": False})) == {}

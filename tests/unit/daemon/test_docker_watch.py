@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from overlayd import docker
+from overlayd import docker, docker_service
 from overlayd.docker_watch import DockerWatch
 from overlayd.lease import Subnets
 
@@ -53,9 +53,9 @@ def test_one_that_cannot_be_read_from_the_beginning_takes_no_flag_away(file: Pat
 def test_while_daemon_json_contradicts_the_lease_no_restart_is_tried(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # docker0 cannot be made here; what decides is what docker.settle is told.
+    # docker0 cannot be made here; what decides is what docker_service.settle is told.
     told: list[tuple[str | None, str]] = []
-    monkeypatch.setattr(docker, "settle", lambda problem, *, restart: told.append((problem, restart)))
+    monkeypatch.setattr(docker_service, "settle", lambda problem, *, restart: told.append((problem, restart)))
     monkeypatch.setattr("overlayd.docker_watch.interfaces.interface_addresses", lambda _name: ())
     watch = DockerWatch(restart="always", lasting_s=0, daemon_json=file)
     file.write_text('{"bip": "172.30.0.1/16"}')

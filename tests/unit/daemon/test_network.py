@@ -76,7 +76,6 @@ def test_keys_are_read_without_regard_to_case() -> None:
         ({"Network": "10.5.0.0/16", "SubnetMin": "10.6.0.0"}, "outside"),
         ({"Network": "10.5.0.0/16", "SubnetMin": "10.5.1.7"}, "first address"),
         ({"Network": "10.5.0.0/16", "SubnetMin": "10.5.9.0", "SubnetMax": "10.5.1.0"}, "above"),
-        ({"Network": "10.5.0.0/16", "Netwrok": 1}, "'Netwrok'"),
         ({"Network": "10.5.0.0/16", "Backend": "vxlan"}, "Backend is 'vxlan'"),
         ({"Network": "10.5.0.0/16", "Backend": {"Type": 3}}, "Backend Type is 3"),
         ({"Network": "fd42::/48"}, "not an IPv4 network"),

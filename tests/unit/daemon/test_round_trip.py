@@ -55,7 +55,13 @@ def test_a_lease_of_any_backend_is_written_back_byte_for_byte(entry: tuple[Subne
     subnets, value = entry
     lease = parse_lease(subnets.key_name, value)
     assert lease.subnets == subnets
-    assert lease.value() == value
+    written = lease.value()
+    if lease.v4 is None:
+        # A flannel without IPv4 would take what has 0.0.0.0 for its own.
+        stand_in = json.loads(written)["PublicIP"]
+        assert IPv4Address(stand_in) in IPv4Network("240.0.0.0/5")
+        value = value.replace(b'"0.0.0.0"', f'"{stand_in}"'.encode(), 1)
+    assert written == value
     assert lease.key_name == subnets.key_name
 
 

@@ -60,7 +60,7 @@ def test_the_firewall_is_chosen_by_name_and_the_yes_and_no_of_old_still_count() 
     [
         ("OVERLAYD_IP_MASQ", "perhaps"),
         ("OVERLAYD_PUBLIC_IP", "eth0"),
-        ("OVERLAYD_ETCD_PREFIX", "network"),
+        ("OVERLAYD_ETCD_PREFIX", "."),
         ("OVERLAYD_RESYNC_S", "-1"),
         ("OVERLAYD_RESYNC_S", "nan"),
         ("OVERLAYD_LEASE_TTL_S", "1"),
@@ -135,3 +135,35 @@ def test_a_password_file_given_as_a_flag_is_nearer_than_a_password_elsewhere(tmp
     found = load({"etcd_password_file": "/etc/x", "etcd_username": "overlayd-admin"}, {}, file)
     assert (found.etcd_password, found.etcd_password_file) == (None, "/etc/x")
     assert load({}, {}, file).etcd_password == "secret"
+
+
+# What `path.Join(prefix, "config")` gives in Go 1.26, as flannel asks for it.
+@pytest.mark.parametrize(
+    ("prefix", "key"),
+    [
+        ("coreos.com/network", "coreos.com/network/config"),
+        ("/", "/config"),
+        ("///", "/config"),
+        ("/a//b", "/a/b/config"),
+        ("//a", "/a/config"),
+        ("/a/../b", "/b/config"),
+        ("..", "../config"),
+        ("/..", "/config"),
+        ("/a/b/", "/a/b/config"),
+        ("a/./b", "a/b/config"),
+    ],
+)
+def test_a_prefix_leads_to_flannels_keys(prefix: str, key: str) -> None:
+    assert f"{load({'etcd_prefix': prefix}, {}, None).etcd_prefix}/config" == key
+
+
+@pytest.mark.parametrize("prefix", [".", "a/..", "/a\n"])
+def test_a_prefix_that_is_none_is_refused(prefix: str) -> None:
+    with pytest.raises(ConfigError, match="--etcd-prefix is"):
+        load({"etcd_prefix": prefix}, {}, None)
+
+
+@pytest.mark.parametrize("between", [",", " ", ";", ", ", " ; "])
+def test_endpoints_may_stand_apart_by_whatever_people_write(between: str) -> None:
+    found = load({}, {"OVERLAYD_ETCD_ENDPOINTS": f"http://a:1{between}http://b:2"}, None)
+    assert found.etcd_endpoints == ("http://a:1", "http://b:2")

@@ -107,7 +107,7 @@ WELL = Facts(
         ),
     ),
     firewall=Firewall(kinds=(Kind(command="iptables", tables=parse(RULES)),), chains=()),
-    docker=Docker(installed=True, drop_ins=("50-overlayd.conf", "zz-overlayd.conf"), active=True),
+    docker=Docker(installed=True, drop_ins=("50-overlayd.conf", "zz-overlayd.conf"), active=True, compared=True),
     network=Network(
         network=IPv4Network("10.5.0.0/16"),
         backend="vxlan",

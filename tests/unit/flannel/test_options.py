@@ -132,8 +132,8 @@ def test_the_port_of_an_ancient_etcd_is_explained() -> None:
 
 
 def test_a_value_that_is_none_here_names_the_setting_and_what_is_allowed() -> None:
-    with pytest.raises(ConfigError, match="OVERLAYD_ETCD_PREFIX is 'network'") as caught:
-        translate({}, ["--etcd-prefix=network"])
+    with pytest.raises(ConfigError, match=r"OVERLAYD_ETCD_PREFIX is '\.'") as caught:
+        translate({}, ["--etcd-prefix=."])
     assert "allowed: a path" in str(caught.value)
 
 
@@ -164,3 +164,8 @@ def test_settings_are_added_and_never_changed(tmp_path: Path) -> None:
     found = settings.load({}, {}, path)
     assert (found.iface, found.etcd_prefix, found.etcd_password) == (("eth7",), "/n", "a 'b' \\ c")
     assert merge(after, wanted, source="flanneld") == (after, kept)
+
+
+@pytest.mark.parametrize("written", ["coreos.com/network", "/", "/a//b"])
+def test_a_prefix_in_any_spelling_of_flannels_is_taken_over(written: str) -> None:
+    assert translated(ON, FLANNEL_ETCD_PREFIX=written) == {"OVERLAYD_ETCD_PREFIX": written}

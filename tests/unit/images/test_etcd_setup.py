@@ -12,7 +12,6 @@ import pytest
 
 from etcd_container import passwords, rights
 from etcd_container.ctl import Login
-from overlayd.daemon import store_settings
 from overlayd.settings import load, read_file
 from overlayd.store.client import Store
 from tests.certificates import Authority
@@ -77,7 +76,7 @@ def test_the_last_lines_are_settings_with_which_a_host_is_let_in(etcd: Etcd, tmp
     assert read_file(file)
     settings = load({}, {}, file)
     assert settings.etcd_prefix == "/net/blue"
-    store = Store(store_settings(settings))
+    store = Store.of(settings)
     assert store.list_prefix("/net/blue/subnets/")[0] == []
     store.close()
     assert "without TLS" in said

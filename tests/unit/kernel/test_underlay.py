@@ -132,3 +132,33 @@ def test_a_renamed_interface_is_the_same_one_and_one_without_its_address_is_not(
     assert follow(before, (LO, NAT, renamed)) == replace(before, ifname="lan0", mtu_bytes=1400)
     assert follow(before, (LO, NAT, LAN)) is None
     assert follow(before, (LO, NAT)) is None
+
+
+DOCKER = Interface(
+    name="docker0",
+    index=2,
+    mtu_bytes=1450,
+    up=True,
+    addresses=(IPv4Interface("198.18.204.1/24"),),
+    carries="a bridge of docker's",
+)
+
+
+def test_what_carries_containers_is_no_underlay_whatever_way_it_is_chosen() -> None:
+    there = (LO, DOCKER, LAN)
+    assert own(pick(there, iface_regexes=(r"^198\.18\.",))) == IPv4Address("198.18.1.7")
+    for given in ("docker0", "198.18.204.1"):
+        with pytest.raises(ConfigError, match=f"iface {given} cannot be the underlay: docker0 is a bridge of docker's"):
+            pick(there, ifaces=(given,))
+    with pytest.raises(ConfigError, match=r"no interface fits iface-regex docker: docker0 is a bridge of docker's"):
+        pick(there, iface_regexes=("docker",))
+    with pytest.raises(ConfigError, match=r"the route to it is by docker0, a bridge of docker's"):
+        pick(there, reached=(IPv4Address("198.18.204.2"), RouteAnswer(ifindex=2, source=None)))
+    behind = pick(there, public_ip=IPv4Address("198.18.204.1"), default=RouteAnswer(ifindex=3, source=None))
+    assert behind.ifname == "eth1"
+
+
+def test_where_no_interface_fits_the_route_to_an_address_decides_as_with_flannel() -> None:
+    answer = (IPv4Address("198.18.1.99"), RouteAnswer(ifindex=3, source=None))
+    assert pick(HOST, ifaces=("nosuch",), iface_regexes=("^wg",), reached=answer, default=DEFAULT).ifname == "eth1"
+    assert pick(HOST, ifaces=("eth0",), reached=answer, default=DEFAULT).ifname == "eth0"

@@ -8,7 +8,7 @@ import pytest
 
 from overlayd.backends.packets import checksum
 from overlayd.probe import icmp
-from overlayd.probe.icmp import Refusal, Reply, echo_request, parse
+from overlayd.probe.icmp import Refusal, Reply, Request, echo_request, parse
 
 TOKEN = b"12345678"
 
@@ -35,7 +35,16 @@ def test_a_reply_gives_back_what_was_sent(version: int) -> None:
     message = echo_request(version, ident=7, sequence=9, token=TOKEN, packet_bytes=100)
     reply = bytes([icmp.ECHO_REPLY[version]]) + message[1:]
     assert parse(version, reply) == Reply(ident=7, sequence=9, token=TOKEN)
-    assert parse(version, message) is None  # a request, seen on the way out
+    assert parse(version, message) == Request(note=bytes(100 - icmp.smallest(version)))  # somebody else's, heard
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_request_carries_a_note_to_who_hears_it(version: int) -> None:
+    message = echo_request(version, ident=7, sequence=9, token=TOKEN, packet_bytes=100, note=b"hello")
+    assert len(message) == 100 - icmp.IP_BYTES[version]
+    heard = parse(version, message)
+    assert isinstance(heard, Request)
+    assert heard.note.startswith(b"hello")
 
 
 def error4(kind: int, code: int, rest: int, *, options: bytes = b"") -> bytes:

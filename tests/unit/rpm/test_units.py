@@ -12,6 +12,7 @@ import pytest
 
 from overlayd import errors, settings
 from overlayd.cli import parser
+from overlayd.probe import lent
 
 ROOT = Path(__file__).resolve().parents[3]
 UNITS = ROOT / "rpm/units"
@@ -46,14 +47,31 @@ def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path) -> None:
         pytest.skip("no systemd-analyze on this machine; the cluster tests load the unit")
     place = tmp_path / "usr/lib/systemd/system"
     place.mkdir(parents=True)
-    shutil.copy(UNITS / "overlayd.service", place)
+    for name in ("overlayd.service", "overlayd-containers.service", "overlayd-containers.socket"):
+        shutil.copy(UNITS / name, place)
     # Verify wants to see the program, and the targets that every unit depends on.
     (tmp_path / "usr/bin").mkdir()
     (tmp_path / "usr/bin/overlayd").touch(mode=0o755)
-    for name in ("sysinit.target", "basic.target", "shutdown.target", "multi-user.target", "network-online.target"):
+    (tmp_path / "usr/lib/overlayd/bin").mkdir(parents=True)
+    (tmp_path / "usr/lib/overlayd/bin/overlayd-containers").touch(mode=0o755)
+    for name in (
+        "sysinit.target",
+        "sockets.target",
+        "basic.target",
+        "shutdown.target",
+        "multi-user.target",
+        "network-online.target",
+    ):
         (place / name).write_text("[Unit]\nDescription=there\n")
     done = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", f"--root={tmp_path}", "overlayd.service"],
+        [
+            "systemd-analyze",
+            "verify",
+            "--man=no",
+            f"--root={tmp_path}",
+            "overlayd.service",
+            "overlayd-containers.socket",
+        ],
         capture_output=True,
         text=True,
         check=False,
@@ -78,6 +96,16 @@ def test_systemd_finds_it_well_confined() -> None:
 def test_it_keeps_the_capabilities_that_it_uses_and_no_other(unit: dict[str, list[str]]) -> None:
     assert unit["Service.CapabilityBoundingSet"] == ["CAP_NET_ADMIN CAP_NET_RAW"]
     assert "Service.AmbientCapabilities" not in unit
+
+
+def test_who_enters_containers_is_no_part_of_the_daemon_and_may_little_else(unit: dict[str, list[str]]) -> None:
+    beside, socket = (assignments(UNITS / f"overlayd-containers.{kind}") for kind in ("service", "socket"))
+    assert beside["Service.CapabilityBoundingSet"] == ["CAP_SYS_ADMIN CAP_NET_RAW"]
+    assert beside["Service.RestrictNamespaces"] == ["net"]
+    assert beside["Service.SystemCallFilter"] == unit["Service.SystemCallFilter"]
+    assert socket["Socket.SocketMode"] == ["0600"]
+    assert socket["Socket.ListenSequentialPacket"] == [str(lent.SOCKET)]
+    assert "overlayd-containers.socket" in unit["Unit.Wants"][0].split()
 
 
 def test_an_old_systemd_that_knows_no_groups_refuses_no_call(unit: dict[str, list[str]]) -> None:

@@ -88,3 +88,9 @@ def test_what_is_no_endpoint_is_refused(text: str) -> None:
 def test_none_is_an_error_of_its_own() -> None:
     with pytest.raises(ConfigError, match="none given"):
         parse_endpoints([])
+
+
+def test_a_part_of_a_password_is_not_shown_where_it_reads_as_an_endpoint_of_its_own() -> None:
+    with pytest.raises(ConfigError, match="holds a user or a password") as caught:
+        parse_endpoints(["http://user:hunter2", "rest@etcd1"])
+    assert "hunter2" not in str(caught.value)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
 from overlayd.errors import AddressTaken
-from overlayd.presence import TTL_S, Identity, Presence, parse
+from overlayd.presence import TTL_S, Identity, Presence, parse, probed_address
 from overlayd.store.client import KeyValue, Store
 
 PREFIX = "/net"
@@ -97,3 +97,28 @@ def test_whatever_stands_there_is_named_in_a_short_line(store: Store) -> None:
         presence(store, BETA).claim()
     assert taken.value.message.isprintable()
     assert len(taken.value.message) < 1000
+
+
+def test_a_host_tells_of_a_container_that_peers_may_ask_and_of_another_one_later(store: Store) -> None:
+    mine = presence(store, ALPHA)
+    mine.claim()
+    try:
+        assert probed_address(held(store).value, 4) is None
+        mine.containers = (IPv4Address("10.5.1.2"), IPv6Address("fd00::2"))
+        mine._refresh()
+        assert probed_address(held(store).value, 4) == IPv4Address("10.5.1.2")
+        assert probed_address(held(store).value, 6) == IPv6Address("fd00::2")
+        assert (parse(held(store).value), mine.problem) == (ALPHA, None)
+        revision = held(store).mod_revision
+        mine._refresh()
+        assert held(store).mod_revision == revision
+        mine.containers = ()
+        mine._refresh()
+        assert probed_address(held(store).value, 4) is None
+    finally:
+        mine.release()
+
+
+@pytest.mark.parametrize("value", [b"", b"{", b"[]", b"null", b'{"Containers": 7}', b'{"Containers": ["x", 3, null]}'])
+def test_whatever_a_host_says_of_its_containers_is_read_without_harm(value: bytes) -> None:
+    assert probed_address(value, 4) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -37,8 +38,8 @@ def wanted(host: int) -> Callable[[Subnets], Lease]:
 
 
 @contextmanager
-def registry(store: Store) -> Iterator[Registry]:
-    made = Registry(store, PREFIX, lambda: None)
+def registry(store: Store, prefix: str = PREFIX) -> Iterator[Registry]:
+    made = Registry(store, prefix, lambda: None)
     made.start()
     try:
         until(lambda: made.view.connected)
@@ -317,3 +318,34 @@ def test_no_subnet_is_taken_that_holds_the_hosts_own_address(store: Store) -> No
                 ttl_s=TTL_S,
                 avoid=[own],
             )
+
+
+@pytest.mark.parametrize("prefix", ["", "coreos.com/network"])
+def test_a_network_may_be_at_the_root_of_etcd_or_at_a_key_without_a_slash(store: Store, prefix: str) -> None:
+    store.put(f"{prefix}/config", b'{"Network": "10.42.0.0/24", "SubnetLen": 28}')
+    with registry(store, prefix) as one:
+        assert one.network_config() == CONFIG
+        held = acquire(one, 1)
+        until(lambda: held.lease.key_name in one.census().leases)
+        assert store.get(f"{prefix}/subnets/{held.lease.key_name}") is not None
+
+
+def test_two_who_write_over_each_others_lease_do_so_less_and_less_often(
+    etcd: Etcd, caplog: pytest.LogCaptureFixture
+) -> None:
+    theirs = Lease(
+        v4=Leg(subnet=IPv4Network("10.42.0.16/28"), public_ip=IPv4Address("198.18.0.1")), backend_type="ipip"
+    )
+    with registry(etcd.store()) as one:
+        held = acquire(one, 1, "10.42.0.16/28")
+        refused = 0
+        for _time in range(20):
+            etcd.ctl("put", key(held.lease.subnets), theirs.value().decode())
+            with contextlib.suppress(StoreError):
+                one.reclaim(held, ttl_s=TTL_S)
+                continue
+            refused += 1
+        # Where the watch has not told of theirs yet, nothing is to be done.
+        assert 1 <= caplog.text.count("; written again") <= 8
+        assert refused >= 8
+        assert "again and again" in one.warnings[-1]

@@ -100,3 +100,23 @@ def test_a_file_that_is_gone_is_named(folder: Folder) -> None:
     folder.certificate.unlink()
     with pytest.raises(StoreError, match=str(folder.certificate)):
         folder.trust.read()
+
+
+def test_a_mark_that_an_editor_put_before_pem_is_taken_off(folder: Folder) -> None:
+    good = folder.trust.read()
+    for path in (folder.ca, folder.certificate, folder.key):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    read = TrustFiles(cafile=str(folder.ca), certfile=str(folder.certificate), keyfile=str(folder.key)).read()
+    assert (read.ca, read.certificate, read.key) == (good.ca, good.certificate, good.key)
+
+
+def test_der_is_named_and_the_hint_makes_pem_of_it(folder: Folder) -> None:
+    for path, command in ((folder.ca, "x509"), (folder.certificate, "x509"), (folder.key, "pkey")):
+        pem = path.read_bytes()
+        to_der = ["openssl", command, "-in", str(path), "-outform", "der"]
+        path.write_bytes(subprocess.run(to_der, check=True, capture_output=True).stdout)
+        with pytest.raises(StoreError, match=f"{path} is DER, not PEM") as caught:
+            TrustFiles(cafile=str(folder.ca), certfile=str(folder.certificate), keyfile=str(folder.key)).read()
+        subprocess.run(str(caught.value.hint).split(), check=True, capture_output=True)
+        assert Path(f"{path}.pem").read_bytes().split() == pem.split()
+        path.write_bytes(pem)

@@ -50,7 +50,7 @@ def test_a_host_in_order_is_ready() -> None:
     assert json.loads(page.text) == {
         "ready": True,
         "checks": dict.fromkeys(
-            ("daemon", "network-config", "etcd", "lease", "data-path", "peers", "docker"),
+            ("daemon", "network-config", "etcd", "lease", "data-path", "peers", "docker", "reachability"),
             "ok",
         ),
     }

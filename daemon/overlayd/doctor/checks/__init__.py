@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from overlayd.doctor.checks import docker, etcd, firewall, host, underlay
+from overlayd.doctor.checks.reach import reachability
 from overlayd.doctor.facts import Facts
-from overlayd.doctor.finding import Finding, Sections
+from overlayd.doctor.finding import Finding, Sections, problems
 
 Check = Callable[[Facts], Finding | None]
 
@@ -18,9 +19,14 @@ SECTIONS: tuple[tuple[str, tuple[Check, ...]], ...] = (
     ("docker", docker.CHECKS),
 )
 
+# Last: packets say whether all of the above is true, and findings above may say why they do not come through.
+MEASURED = "measured"
+
 
 def examine(facts: Facts) -> Sections:
     """What every check says, by section, in the order in which a reader should mend things."""
-    return [
+    found = [
         (title, [finding for check in checks if (finding := check(facts)) is not None]) for title, checks in SECTIONS
     ]
+    causes = [finding.name for _title, findings in found for finding in problems(findings)]
+    return [*found, (MEASURED, [reachability(facts, causes)])]

@@ -2,19 +2,100 @@
 
 from __future__ import annotations
 
+from overlayd import outside
 from overlayd.addresses import IPInterface, first_host
 from overlayd.doctor.facts import Facts
 from overlayd.doctor.finding import Finding, ok, problem, unknown, warning
 
 BRIDGE = "docker0"
+START_AGAIN = "systemctl reset-failed docker; systemctl start docker"
 DROP_INS = ("50-overlayd.conf", "zz-overlayd.conf")
+# docker.service comes after overlayd: told to start earlier, systemctl hangs.
+WAITS = "docker waits for overlayd and is started by it: mend what the daemon waits for"
+
+
+def service(facts: Facts) -> Finding | None:
+    """Whether docker runs, if it should."""
+    here = facts.docker
+    if here.active is None:
+        return None
+    if here.down is None:
+        return ok("docker-service", "runs" if here.active else "does not run, and is not enabled")
+    if facts.daemon.state != "ready":
+        return problem("docker-service", here.down, advice=WAITS)
+    if here.failed:
+        return problem("docker-service", here.down, advice=f"mend that, then: {START_AGAIN}")
+    return problem("docker-service", here.down, remedy="systemctl start docker")
+
+
+def waits_for_etcd(facts: Facts) -> Finding | None:
+    """Whether etcd may be a container of the docker that waits for overlayd, which waits for etcd."""
+    servers = facts.etcd.endpoints
+    answers = not servers or any(server.problem is None for server in servers)
+    if not facts.docker.etcd_here or answers or facts.docker.active is not False or facts.daemon.state == "ready":
+        return None
+    found = "etcd is this very host and does not answer, and docker waits for overlayd, which waits for etcd"
+    if facts.docker.remembered:
+        return warning(
+            "docker-and-etcd", found, advice="overlayd lets docker start on the subnet of its last run within a minute"
+        )
+    return problem(
+        "docker-and-etcd",
+        found,
+        remedy="systemctl disable --now overlayd && systemctl start docker",
+        advice="then, once etcd answers: systemctl enable --now overlayd",
+    )
+
+
+def options(facts: Facts) -> Finding | None:
+    """Whether the dockerd that runs was started with what it has to be told now."""
+    here = facts.docker
+    if not here.compared:
+        return None
+    if here.otherwise is None:
+        return ok("docker-options", "dockerd runs with the options that it should have")
+    return problem(
+        "docker-options",
+        here.otherwise,
+        remedy=None if here.conflicts or facts.daemon.state != "ready" else "overlayd docker settle",
+        advice="mend what daemon-json says first" if here.conflicts else None,
+    )
+
+
+def masquerading(facts: Facts) -> Finding | None:
+    """Whether containers reach what is outside the network, where overlayd keeps no rules."""
+    network = facts.network
+    tables = [kind.tables for kind in facts.firewall.kinds if kind.version == 4 and kind.tables is not None]
+    if not facts.docker.left_to_others or network is None or network.subnet is None or not tables:
+        return None
+    if any(outside.masqueraded(one, network.subnet) for one in tables):
+        return ok("masquerading", "a rule of somebody's gives containers' packets this host's address outside")
+    return warning(
+        "masquerading",
+        "firewall is none and ip-masq on: neither docker nor overlayd masquerades, so containers do not reach what is "
+        "outside the network",
+        remedy=outside.remedy(str(network.network), str(network.subnet)),
+        advice="or set OVERLAYD_FIREWALL=auto, then systemctl restart overlayd",
+    )
 
 
 def bridge(facts: Facts) -> Finding:
     """Whether docker0 carries the leased subnet."""
     link, subnets = facts.host.link(BRIDGE), facts.network.subnets if facts.network else ()
     if link is None:
-        return warning("docker-bridge", f"no {BRIDGE} here: docker has not started", remedy="systemctl start docker")
+        if facts.docker.active:
+            return warning(
+                "docker-bridge",
+                f"no {BRIDGE} here, though docker runs: its containers have another bridge, or none",
+                advice="daemon-json and docker-options say by which option; mend that, then systemctl restart docker",
+            )
+        ready = facts.daemon.state == "ready"
+        return warning(
+            "docker-bridge",
+            f"no {BRIDGE} here: docker has not started",
+            remedy="systemctl start docker" if ready and facts.docker.down is None else None,
+            advice=None if ready else WAITS,
+        )
     if not subnets:
         return unknown("docker-bridge", "no lease to compare with")
     if not link.up:
@@ -29,7 +110,8 @@ def bridge(facts: Facts) -> Finding:
         return problem(
             "docker-bridge",
             f"{BRIDGE} has {has}, not the leased {missing[0]}: containers cannot be reached",
-            remedy="systemctl restart docker",
+            remedy=_onto_the_lease(facts),
+            advice=f"mend the rest first: {facts.docker.conflicts[0]}" if facts.docker.conflicts else None,
         )
     return ok("docker-bridge", f"{BRIDGE} is on {', '.join(map(str, subnets))}")
 
@@ -41,7 +123,7 @@ def daemon_json(facts: Facts) -> Finding | None:
     return problem(
         "daemon-json",
         "; ".join(facts.docker.conflicts),
-        advice="edit /etc/docker/daemon.json, then systemctl restart docker",
+        advice="edit the file named, then systemctl restart docker",
     )
 
 
@@ -58,7 +140,10 @@ def drop_in(facts: Facts) -> Finding | None:
         return problem(
             "docker-drop-in",
             f"docker.service has no {', '.join(missing)}: docker starts without its subnet",
-            remedy="systemctl enable overlayd && systemctl daemon-reload",
+            remedy="systemctl enable overlayd && systemctl daemon-reload && overlayd docker settle"
+            if facts.daemon.state == "ready"
+            else "systemctl enable overlayd && systemctl daemon-reload",
+            advice="if that changes nothing: journalctl -b | grep overlayd-docker-generator",
         )
     return ok("docker-drop-in", "docker.service takes its options from the lease")
 
@@ -68,4 +153,14 @@ def _nodad(address: IPInterface) -> str:
     return " nodad" if address.version == 6 else ""
 
 
-CHECKS = (bridge, daemon_json, drop_in)
+def _onto_the_lease(facts: Facts) -> str | None:
+    """What brings docker0 onto the lease."""
+    if facts.docker.conflicts or facts.daemon.state != "ready":
+        return None
+    if facts.docker.settings.get("live-restore") is True:
+        # Its containers would go on, and docker0 with them.
+        return "ids=$(docker ps -q); docker stop $ids; overlayd docker settle && docker start $ids"
+    return "overlayd docker settle"
+
+
+CHECKS = (service, waits_for_etcd, options, bridge, daemon_json, drop_in, masquerading)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from datetime import timedelta
 
-from overlayd.doctor.facts import Facts, PemFile
+from overlayd.doctor.facts import Etcd, Facts, PemFile
 from overlayd.doctor.finding import Finding, ok, problem, unknown, warning
+from overlayd.errors import StoreFull
 from overlayd.quoting import plain
 
 RENEW_WITHIN = timedelta(days=14)
@@ -43,7 +44,7 @@ def tls_files(facts: Facts) -> Finding | None:
                 return problem(
                     "tls-files",
                     f"{who} expired on {certificate.not_after:%Y-%m-%d %H:%M} UTC",
-                    advice=f"renew {file.path}, then systemctl restart overlayd",
+                    advice=f"renew {file.path}; overlayd reads it anew by itself",
                 )
             if certificate.not_before > now:
                 return problem(
@@ -58,7 +59,7 @@ def tls_files(facts: Facts) -> Finding | None:
         return warning(
             "tls-files",
             "; ".join(_validity(file) for file in soon),
-            advice="renew them soon, then systemctl restart overlayd",
+            advice="renew them soon; overlayd reads them anew by itself",
         )
     return ok("tls-files", "; ".join(_validity(file) for file in files if file.certificates))
 
@@ -79,10 +80,30 @@ def clock(facts: Facts) -> Finding:
 
 
 def store(facts: Facts) -> Finding:
-    """Whether etcd lets us read the network."""
-    if facts.etcd.problem is not None:
-        return problem("etcd", facts.etcd.problem, advice=facts.etcd.advice)
-    return ok("etcd", "the network's keys can be read")
+    """Whether etcd lets us read and write the network."""
+    here = facts.etcd
+    lacks = [right for right in here.missing_rights if not right.endswith("/hosts/")]
+    if lacks:
+        return problem(
+            "etcd", f"this host's user in etcd lacks rights: {'; '.join(here.missing_rights)}", advice=_grant(here)
+        )
+    if here.problem is not None:
+        return problem("etcd", here.problem, advice=here.advice)
+    if "NOSPACE" in here.alarms:
+        leased = bool(facts.network and facts.network.subnets)
+        return (warning if leased else problem)(
+            "etcd",
+            "it has the alarm NOSPACE: leases are prolonged, but no host gets a new one, and nothing is written",
+            advice=StoreFull.HINT,
+        )
+    if here.missing_rights:
+        return warning(
+            "etcd",
+            f"this host's user in etcd lacks a right: {'; '.join(here.missing_rights)}; without it two hosts with one "
+            "address are not noticed, nor does `overlayd lease` see that this host lives",
+            advice=_grant(here),
+        )
+    return ok("etcd", "the network's keys can be read and written")
 
 
 def access(facts: Facts) -> Finding | None:
@@ -127,6 +148,9 @@ def lease(facts: Facts) -> Finding:
     if leases is None:
         return unknown("lease", f"etcd does not say; last known here: {', '.join(map(str, subnets)) or 'none'}")
     if not subnets:
+        if facts.daemon.running:
+            reasons = "; ".join(facts.daemon.problems) or "see daemon"
+            return problem("lease", "this host holds no lease", advice=f"the daemon runs and waits: {reasons}")
         return problem("lease", "this host holds no lease", remedy="systemctl start overlayd")
     for subnet in subnets:
         holder = next((found for found in leases if found.subnet == subnet), None)
@@ -172,7 +196,17 @@ def _validity(file: PemFile) -> str:
     return f"{file.path} until {until:%Y-%m-%d}"
 
 
+def _grant(here: Etcd) -> str:
+    return "as etcd's root: " + "; ".join(
+        f"etcdctl role grant-permission ROLE {right}" for right in here.missing_rights
+    )
+
+
 def _advice(said: str) -> str:
+    if "for learner" in said:
+        return "a learner does not answer for its cluster: name the voting members (etcdctl member list)"
+    if "name servers" in said or "name resolution" in said or "Name or service" in said:
+        return "check the name in etcd-endpoints, /etc/hosts and /etc/resolv.conf"
     if "certificate" in said or "TLS" in said:
         return "see tls-files, clock and the names in the server's certificate"
     return "is etcd running there, and does a firewall let its port through?"

@@ -81,6 +81,28 @@ def ipv6_forward(facts: Facts) -> Finding | None:
     return ok("ipv6-forward", "on")
 
 
+def ipv6_disabled(facts: Facts) -> Finding | None:
+    """Where IPv6 is switched off, the kernel gives no address and takes no route."""
+    if not facts.etcd.ipv6 and not (facts.network is not None and facts.network.ipv6):
+        return None
+    underlay = facts.underlay.ifname or "all"
+    settings = {name: f"net/ipv6/conf/{name}/disable_ipv6" for name in (underlay, "docker0")}
+    off = [name for name, sysctl in settings.items() if facts.host.sysctls.get(sysctl) == "1"]
+    if not off:
+        return ok("ipv6-disabled", "IPv6 is on")
+    advice = ["it comes back at the next boot if /etc/sysctl.conf or a file in /etc/sysctl.d has disable_ipv6"]
+    if underlay in off:
+        advice.insert(
+            0, f"then give {facts.underlay.ifname or 'the interface'} its IPv6 address, which the kernel took"
+        )
+    return problem(
+        "ipv6-disabled",
+        f"the network has IPv6, and it is switched off on {', '.join(off)}: disable_ipv6 is 1 there",
+        remedy="sysctl -w " + " ".join(f"{settings[name]}=0" for name in off),
+        advice="; ".join(advice),
+    )
+
+
 def kernel_features(facts: Facts) -> Finding:
     """What the backend and the rules need of the kernel."""
     needed = {"iptables": facts.firewall.kind == "iptables"}
@@ -159,6 +181,7 @@ CHECKS = (
     daemon,
     ip_forward,
     ipv6_forward,
+    ipv6_disabled,
     kernel_features,
     conntrack_table,
     neighbour_table,

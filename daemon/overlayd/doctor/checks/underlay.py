@@ -80,7 +80,11 @@ def container_mtu(facts: Facts) -> Finding | None:
             "container-mtu",
             f"{len(large)} containers send packets larger than {network.mtu_bytes} ({', '.join(large[:4])}): each "
             "connection begins with a lost packet, or hangs where ICMP is filtered",
-            advice="restart these containers; a running one keeps the MTU that it was started with",
+            # A container keeps the MTU that docker had when it was started, and so does docker.
+            remedy="docker restart $(docker ps -q)"
+            if facts.docker.compared and not facts.docker.otherwise and not facts.docker.conflicts
+            else "ids=$(docker ps -q); systemctl restart docker && docker restart $ids",
+            advice=f"mend this first: {facts.docker.conflicts[0]}" if facts.docker.conflicts else None,
         )
     if bridge.mtu_bytes < network.mtu_bytes:
         return warning(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from overlayd.doctor.facts import Facts
-from overlayd.doctor.gather import docker, etcd, firewall, host, network, underlay
+from overlayd.doctor.gather import docker, etcd, firewall, host, network, reach, underlay
 from overlayd.settings import Settings
 
 __all__ = ["gather"]
@@ -23,4 +23,5 @@ def gather(settings: Settings, *, settings_problem: str | None, arp: bool) -> Fa
         firewall=firewall.read_firewall(settings, status),
         docker=docker.read_docker(settings, joined),
         network=joined,
+        reach=reach.read_reach(status, joined, leases, here),
     )

@@ -1,31 +1,37 @@
-"""Docker on this host, as far as files and systemd tell; dockerd itself is not asked."""
+"""Docker on this host, as far as files, systemd and /proc tell; dockerd itself is not asked."""
 
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 
-from overlayd import docker
+from overlayd import docker, docker_first, docker_service
 from overlayd.doctor.facts import Docker, Network
-from overlayd.doctor.gather.host import unit
 from overlayd.lease import Subnets
 from overlayd.settings import Settings
 
 
 def read_docker(settings: Settings, network: Network | None) -> Docker:
-    """What docker is configured to do."""
-    given, problems = docker.read_daemon_json()
-    conflicts: list[str] = []
+    """What docker is told to do, and how it does."""
+    told = docker.read_told()
+    service = docker_service.read_service()
+    argv = docker_service.dockerd_argv(service)
+    conflicts, otherwise = list(told.problems), None
     if network is not None and network.subnets:
         subnets = Subnets(v4=network.subnet, v6=network.subnet6)
         want = docker.wanted(subnets, network.mtu_bytes, we_masquerade=settings.ip_masq)
-        _flags, conflicts = docker.flags(want, given)
-    shown = unit(docker.UNIT, "LoadState", "ActiveState", "DropInPaths")
-    known = shown is not None and shown["LoadState"] == "loaded"
+        options, conflicts = docker.plan(want, told, firewalled=settings.firewall != "none")
+        otherwise = docker_service.started_otherwise(docker_service.differences(argv, options, told), service)
     return Docker(
-        installed=known or shutil.which("dockerd") is not None,
-        conflicts=(*problems, *conflicts),
-        settings=given,
-        drop_ins=tuple(Path(path).name for path in shown["DropInPaths"].split()) if shown and known else None,
-        active=shown["ActiveState"] == "active" if shown and known else None,
+        installed=service is not None or shutil.which("dockerd") is not None,
+        conflicts=tuple(conflicts),
+        settings=told.settings,
+        drop_ins=service.drop_ins if service else None,
+        active=service.state == "active" if service else None,
+        down=docker_service.down(service),
+        failed=service is not None and service.failed,
+        compared=argv is not None and network is not None and bool(network.subnets),
+        otherwise=otherwise,
+        etcd_here=docker_first.etcd_is_here(settings.etcd_endpoints),
+        remembered=any((folder / docker.RECORD).exists() for folder in (settings.run_dir, settings.state_dir)),
+        left_to_others=settings.firewall == "none" and settings.ip_masq,
     )

@@ -108,6 +108,7 @@ def _sysctls(devices: list[str]) -> dict[str, str]:
         "net/ipv4/neigh/default/gc_thresh3",
         *("net/netfilter/nf_conntrack_count", "net/netfilter/nf_conntrack_max"),
         *(f"net/ipv4/conf/{device}/{name}" for device in devices for name in ("rp_filter", "forwarding")),
+        *(f"net/ipv6/conf/{device}/disable_ipv6" for device in ("all", *devices)),
     ]
     found = {}
     for name in names:

@@ -1,0 +1,212 @@
+"""docker.service as systemd has it: how it is, why it failed, what dockerd was started with; starting it when safe."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from overlayd import dockerd_flags, process
+from overlayd.docker_told import UNIT, Told
+from overlayd.errors import CommandFailed
+from overlayd.log import logger
+
+log = logger("docker")
+
+START_AGAIN = "systemctl reset-failed docker; systemctl start docker"
+DROP_INS = ("50-overlayd.conf", "zz-overlayd.conf")
+# Containers get their own time to stop.
+RESTART_TIMEOUT_S = 300.0
+_ASK_TIMEOUT_S = 5.0
+_LEFT_AT = "InactiveEnterTimestampMonotonic"
+_PROC = Path("/proc")
+# In the words of dockerd, of its command line, and of our own drop-in; the last line with one of them is the reason.
+_REASONS = ("failed to start daemon", "unable to configure", "unknown flag", "overlayd has no subnet", "level=fatal")
+_MESSAGE = re.compile(r'\bmsg="((?:[^"\\]|\\.)*)"')
+_REASON_AT_MOST = 400
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    """docker.service: `state` and `sub_state` as systemd names them; `reason` is why it failed, in dockerd's words.
+
+    `job`: systemd is about to start or stop it. `never_ran`: not in this boot.
+    """
+
+    state: str
+    sub_state: str = ""
+    enabled: bool = False
+    job: bool = False
+    never_ran: bool = False
+    pid: int = 0
+    drop_ins: tuple[str, ...] = ()
+    reason: str | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether it ended though nobody wanted it to, also where systemd is about to try again."""
+        return self.state == "failed" or (self.state == "activating" and self.sub_state == "auto-restart")
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The drop-ins of ours that it does not have."""
+        return tuple(name for name in DROP_INS if name not in self.drop_ins)
+
+
+def read_service() -> Service | None:
+    """What systemd says of docker.service; None without systemd, or where it knows no such unit."""
+    names = ("LoadState", "ActiveState", "SubState", "UnitFileState", "Job", "MainPID", "DropInPaths", _LEFT_AT)
+    try:
+        text = process.run(["systemctl", "show", UNIT, f"--property={','.join(names)}"], timeout_s=_ASK_TIMEOUT_S)
+    except CommandFailed:
+        return None
+    found = dict.fromkeys(names, "") | dict(line.partition("=")[::2] for line in text.splitlines())
+    if found["LoadState"] != "loaded":
+        return None
+    service = Service(
+        state=found["ActiveState"],
+        sub_state=found["SubState"],
+        enabled=found["UnitFileState"] == "enabled",
+        job=found["Job"] not in ("", "0"),
+        never_ran=found[_LEFT_AT] == "0",
+        pid=int(found["MainPID"]) if found["MainPID"].isdigit() else 0,
+        drop_ins=tuple(Path(path).name for path in found["DropInPaths"].split()),
+    )
+    return replace(service, reason=_reason()) if service.failed else service
+
+
+def _reason() -> str | None:
+    """Why docker.service failed last: of its log, the line that says it; None where there is none to read."""
+    argv = ["journalctl", f"--unit={UNIT}", "--boot", "--lines=200", "--output=cat", "--no-pager", "--quiet"]
+    try:
+        lines = [line for line in process.run(argv, timeout_s=_ASK_TIMEOUT_S).splitlines() if line.strip()]
+    except CommandFailed:
+        return None
+    for line in reversed(lines):
+        if any(words in line for words in _REASONS):
+            said = _MESSAGE.search(line)
+            text = (said[1] if said else line).strip()
+            return "".join(character if character.isprintable() else " " for character in text)[:_REASON_AT_MOST]
+    return None
+
+
+def dockerd_argv(service: Service | None) -> tuple[str, ...] | None:
+    """The command line of the dockerd that runs: systemd's, else the one in this network namespace; None without."""
+    if service is not None:
+        argv = _argv(_PROC / str(service.pid)) if service.state == "active" and service.pid else ()
+        return argv if dockerd_flags.is_dockerd(argv) else None
+    try:
+        own = (_PROC / "self/ns/net").readlink()
+        there = [path for path in _PROC.iterdir() if path.name.isdigit()]
+    except OSError:
+        return None
+    for path in there:
+        try:
+            if (path / "comm").read_text(errors="replace").startswith("dockerd"):
+                argv = _argv(path)
+                if dockerd_flags.is_dockerd(argv) and (path / "ns/net").readlink() == own:
+                    return argv
+        except OSError:
+            # It ended just now, or is not for us to look at.
+            continue
+    return None
+
+
+def _argv(process_folder: Path) -> tuple[str, ...]:
+    try:
+        words = (process_folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return ()
+    return tuple(words[:-1])
+
+
+def differences(argv: Sequence[str] | None, options: Sequence[str], told: Told) -> Mapping[str, str]:
+    """By option, in what the dockerd that runs was started otherwise than with `options` and what it is told else."""
+    if argv is None or told.daemon_json is None:
+        return {}
+    should = {**told.flags, **dockerd_flags.of_argv(options, "docker.env")}
+    return dockerd_flags.differences(dockerd_flags.of_argv(argv[1:], "dockerd"), should, told.daemon_json)
+
+
+def started_otherwise(different: Mapping[str, str], service: Service | None) -> str | None:
+    """One sentence about them; None where there is none."""
+    if not different:
+        return None
+    what = f"dockerd runs {', '.join(different.values())}"
+    if service is not None and service.missing:
+        return (
+            f"{what}: docker.service has no {', '.join(service.missing)}; run: "
+            "systemctl enable overlayd && systemctl daemon-reload && overlayd docker settle"
+        )
+    return f"{what}: it was started before that was so; run: overlayd docker settle"
+
+
+def down(service: Service | None) -> str | None:
+    """Why no docker runs here though it should; None where it runs, is on its way, or is nobody's wish."""
+    if service is None or service.job:
+        return None
+    if service.failed:
+        return f"docker.service failed: {service.reason or f'why, says journalctl -u {UNIT} -n 50'}"
+    if service.state == "inactive" and service.enabled:
+        return "docker.service is enabled and stopped, so no container runs here"
+    return None
+
+
+def up_again(service: Service) -> str:
+    """What to do about `down`, on a host where overlayd holds its subnet; elsewhere docker would wait for that."""
+    return f"mend that, then run: {START_AGAIN}" if service.failed else "run: systemctl start docker"
+
+
+def settle(problem: str | None, *, restart: str) -> None:
+    """Bring docker up on the subnet as far as this host's settings allow; else say what has to be done. Never raises.
+
+    A docker that was refused a start for want of a subnet, or that is enabled and was never started in this boot, is
+    started. One that runs on another bridge address (`problem`) is restarted: `restart` is the setting docker-restart,
+    `idle` (only if it runs no container), `never` or `always`.
+    """
+    service = read_service()
+    if service is None or service.job:
+        return  # without systemd somebody else starts docker
+    if service.state == "failed" or (service.state == "inactive" and service.never_ran and service.enabled):
+        log.info("starting docker, which waited for the subnet", unit=UNIT)
+        _systemctl("reset-failed", UNIT)
+        _systemctl("start", "--no-block", UNIT)
+    elif service.state == "active" and problem is not None:
+        if restart == "always" or (restart == "idle" and idle()):
+            log.warning("restarting docker", reason=problem, docker_restart=restart)
+            _systemctl("restart", "--no-block", UNIT)
+        else:
+            log.error("docker must be restarted: overlayd docker settle", problem=problem, docker_restart=restart)
+
+
+def restart_now() -> None:
+    """Restart docker, whatever runs in it, and wait for it. Raises CommandFailed."""
+    process.run(["systemctl", "restart", UNIT], timeout_s=RESTART_TIMEOUT_S)
+
+
+def idle() -> bool:
+    """Whether docker runs no container; False where it does not say."""
+    return containers() == ()
+
+
+def containers() -> tuple[str, ...] | None:
+    """The containers that run, by their ids; None where docker does not say."""
+    try:
+        return tuple(process.run(["docker", "ps", "--quiet"]).split())
+    except CommandFailed:
+        return None
+
+
+def onto_the_lease(*, live_restore: bool) -> str:
+    """The commands that bring docker0 onto the lease; with `live_restore`, it stays as it is while containers run."""
+    if not live_restore:
+        return "overlayd docker settle"
+    return "ids=$(docker ps -q); docker stop $ids; overlayd docker settle && docker start $ids"
+
+
+def _systemctl(*words: str) -> None:
+    try:
+        process.run(["systemctl", *words])
+    except CommandFailed as error:
+        log.warning("systemctl failed", problem=error.message)

@@ -1,0 +1,42 @@
+"""Whether containers of peers answer a container here, by packets that go now."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import replace
+
+from overlayd.doctor.facts import Network, Published, Reachability, Underlay
+from overlayd.errors import OverlaydError
+from overlayd.kernel import interfaces
+from overlayd.probe.lent import Lender
+from overlayd.probe.once import measure_once
+from overlayd.probe.peers import Here, KnownPeer, known, source_words
+from overlayd.status import Status
+
+PEERS_AT_MOST = 64
+
+
+def read_reach(
+    status: Status | None, network: Network | None, leases: Sequence[Published], underlay: Underlay
+) -> Reachability:
+    """The peers that the daemon knows, else those in etcd, PEERS_AT_MOST of them; none where this host has no lease."""
+    addresses = frozenset(one.ip for found in interfaces.read_interfaces() for one in found.addresses)
+    if status is not None and status.subnets:
+        here, peers = known(status, addresses)
+    elif network is not None and network.subnets:
+        here = Here(subnets=network.subnets, addresses=addresses, mtu_bytes=network.mtu_bytes)
+        peers = [
+            KnownPeer(subnet=lease.subnet, public_ip=lease.public_ip, backend=lease.backend)
+            for lease in leases
+            if lease.public_ip not in underlay.public_ips
+        ]
+    else:
+        return Reachability(problem="no lease, so nobody to ask")
+    with contextlib.closing(Lender()) as lender:
+        here = replace(here, containers=lender.containers())
+        try:
+            found = measure_once(peers[:PEERS_AT_MOST], here)
+        except OverlaydError as error:
+            return Reachability(problem=error.message)
+        return Reachability(peers=found, source=source_words(here, lender.problem), said=here.said)

@@ -1,0 +1,100 @@
+"""The containers on docker0, and ICMP sockets inside them.
+
+A thread of root may enter a container's network namespace and open a socket there. What is sent by it has the
+container's address and meets every rule that the container's own packets meet. Nothing in the container changes, and no
+program of its is used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from overlayd.addresses import IPAddress, IPNetwork, contains
+from overlayd.errors import KernelRefused
+from overlayd.kernel import interfaces, survey
+from overlayd.kernel.namespaces import in_that_at, others
+from overlayd.probe.sockets import icmp_socket
+
+BRIDGE = "docker0"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Container:
+    """One container on docker0: its network namespace, by file and number, and its addresses in docker0's subnets.
+
+    A container that is started again has another number, with the same addresses perhaps.
+    """
+
+    namespace: Path
+    number: int
+    addresses: tuple[IPAddress, ...]
+
+    def address(self, version: int) -> IPAddress | None:
+        """Its address of IP version 4 or 6."""
+        return next((address for address in self.addresses if address.version == version), None)
+
+    def socket(self, version: int) -> socket.socket:
+        """A raw ICMP socket inside it. Raises OSError: it has just ended, or this process may not enter it."""
+        return in_that_at(self.namespace, lambda: icmp_socket(version))
+
+
+def on_bridge(at_most: int, *, bridge: str = BRIDGE) -> Iterator[Container]:
+    """The containers on a bridge, in no order. Raises PermissionError where this process may not enter any."""
+    ports = {link.index for link in survey.links() if link.master == bridge}
+    subnets = [
+        one.network
+        for found in interfaces.read_interfaces()
+        if found.name == bridge
+        for one in found.addresses
+        if not one.is_link_local
+    ]
+    if not ports or not subnets:
+        return
+    count, refused = 0, None
+    for path, number in others():
+        if count >= at_most:
+            return
+        try:
+            addresses = in_that_at(path, lambda: _addresses(ports, subnets))
+        except PermissionError as error:
+            refused = error
+        except (OSError, KernelRefused):
+            # It ended in this moment.
+            continue
+        else:
+            if addresses:
+                count += 1
+                yield Container(namespace=path, number=number, addresses=addresses)
+    if refused is not None and not count:
+        raise refused
+
+
+def first_on_bridge(at_most: int, *, looked_at: int = 256) -> list[Container]:
+    """The containers with the lowest addresses: the same ones as long as they live."""
+    found = sorted(on_bridge(looked_at), key=lambda one: min((a.version, int(a)) for a in one.addresses))
+    return found[:at_most]
+
+
+def _addresses(ports: set[int], subnets: Sequence[IPNetwork]) -> tuple[IPAddress, ...]:
+    """This namespace's addresses in those subnets, where one of its interfaces is the end of one of those ports."""
+    ends = {link.name for link in survey.links() if link.peer in ports and link.up}
+    return tuple(
+        address.ip
+        for found in interfaces.read_interfaces()
+        if found.name in ends
+        for address in found.addresses
+        if any(contains(subnet, address.ip) for subnet in subnets)
+    )
+
+
+def name_of(namespace: Path) -> str:
+    """A word for a container by which people find it: a process in it, or the file's name."""
+    if namespace.parts[:2] == ("/", "proc"):
+        with contextlib.suppress(OSError):
+            word = Path(*namespace.parts[:3], "comm").read_text(errors="replace").strip()
+            return f"process {namespace.parts[2]} ({word})"
+    return namespace.name

@@ -1,0 +1,86 @@
+"""The service that enters containers for the daemon: it hands out ICMP sockets, and does nothing else.
+
+Entering a network namespace takes CAP_SYS_ADMIN (setns(2)), which the daemon's unit has not: who takes over the daemon
+would have the whole host. This program has it, reads nothing that others wrote but interfaces of the kernel, takes one
+word from root on a socket of systemd's (sd_listen_fds(3)), and gives at most four sockets. It ends when nobody has
+asked for a while.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import struct
+import sys
+from collections.abc import Iterator, Sequence
+
+from overlayd.probe.containers import Container, first_on_bridge
+from overlayd.probe.lent import AT_MOST
+
+FIRST_DESCRIPTOR = 3
+IDLE_S = 30.0
+SILENCE_S = 2.0
+
+
+def main() -> int:
+    """Answer on the socket that systemd passes, until nobody has asked for IDLE_S; the exit status."""
+    if os.environ.get("LISTEN_FDS") != "1":
+        print("overlayd-containers: systemd starts this with a socket: overlayd-containers.socket", file=sys.stderr)  # noqa: T201
+        return 2
+    serve(socket.socket(fileno=FIRST_DESCRIPTOR), idle_s=IDLE_S)
+    return 0
+
+
+def serve(listening: socket.socket, *, idle_s: float | None) -> None:
+    """Answer one client after the other until none has come for so long."""
+    listening.settimeout(idle_s)
+    while True:
+        try:
+            client, _address = listening.accept()
+        except TimeoutError:
+            return
+        with client, contextlib.suppress(OSError):
+            client.settimeout(SILENCE_S)
+            if _is_root(client) and client.recv(64) == b"containers":
+                _answer(client)
+
+
+def _answer(client: socket.socket) -> None:
+    with contextlib.ExitStack() as stack:
+        try:
+            found = [(one, opened) for one in first_on_bridge(AT_MOST) if (opened := _open(one, stack))]
+        except OSError as error:
+            client.send(json.dumps({"problem": error.strerror or str(error)}).encode())
+            return
+        document = {
+            "containers": [
+                {
+                    "number": one.number,
+                    "addresses": list(map(str, one.addresses)),
+                    "versions": [version for version, _socket in opened],
+                }
+                for one, opened in found
+            ]
+        }
+        descriptors = [opened.fileno() for _one, some in found for _version, opened in some]
+        socket.send_fds(client, [json.dumps(document).encode()], descriptors)
+
+
+def _open(container: Container, stack: contextlib.ExitStack) -> Sequence[tuple[int, socket.socket]]:
+    """A socket for each family that it has an address of; none where it has just ended."""
+
+    def opened() -> Iterator[tuple[int, socket.socket]]:
+        for version in (4, 6):
+            if container.address(version) is not None:
+                with contextlib.suppress(OSError):
+                    yield version, stack.enter_context(container.socket(version))
+
+    return list(opened())
+
+
+def _is_root(client: socket.socket) -> bool:
+    # unix(7): struct ucred, as of the moment of connecting.
+    credentials = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return bool(struct.unpack("3i", credentials)[1] == 0)

@@ -1,0 +1,95 @@
+"""The way to each peer's containers measured at once, for who asks by hand: a few seconds, whatever peers there are."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+from overlayd.addresses import IPAddress
+from overlayd.probe import icmp
+from overlayd.probe.peers import Here, KnownPeer, first_containers, inside, sender, source_of
+from overlayd.probe.pinger import Echo, Outcome, Pinger
+from overlayd.probe.reach import Path, Trial, last_hop
+from overlayd.watching.state import Reach
+
+TIMEOUT_S = 1.0
+TRIES = 2
+# How far each of so many ways that fail goes is looked for.
+TRACED_AT_MOST = 8
+HOPS = 3
+
+
+def measure_once(peers: Sequence[KnownPeer], here: Here) -> tuple[Reach, ...]:
+    """Ask a container of each peer, its host by the overlay, and its host by the underlay, from a container here.
+
+    Where nobody answers a container that is known, the last hop that does is looked for. Raises PrivilegeError.
+    """
+    paths = [Path(peer=peer, due=0.0) for peer in peers]
+    with Pinger() as pinger:
+        for path in paths:
+            path.is_published(here.theirs.get(str(path.peer.subnet)))
+        answers = _answers(pinger, paths, here)
+        traced = 0
+        for path in paths:
+            container = next((one for one in _containers(path) if answers.get((path.peer.subnet, one))), None)
+            now, clock = time.monotonic(), time.time()
+            if container is not None:
+                rtt_s = answers[path.peer.subnet, container]
+                path.answered(container, rtt_s=rtt_s, now=now, clock=clock, interval_s=0)
+                continue
+            for _ in range(TRIES):
+                path.missed(now=now, clock=clock, interval_s=0)
+            trial = Trial(
+                host=any((path.peer.subnet, one) in answers for one in inside(path.peer.subnet)),
+                underlay=(path.peer.subnet, path.peer.public_ip) in answers,
+            )
+            if path.known and traced < TRACED_AT_MOST:
+                traced += 1
+                trial = replace(trial, last_hop=_trace(pinger, path, here))
+            path.tried(trial, now=time.monotonic())
+    return tuple(path.shown for path in paths)
+
+
+def _answers(pinger: Pinger, paths: Sequence[Path], here: Here) -> dict[tuple[object, IPAddress], float]:
+    """The round trip, in seconds, of each address that answered, by the peer's subnet and the address."""
+    found: dict[tuple[object, IPAddress], float] = {}
+    for _ in range(TRIES):
+        asked = [
+            (path.peer.subnet, echo)
+            for path in paths
+            for echo in _echoes(path, here)
+            if (path.peer.subnet, echo.target) not in found
+        ]
+        outcomes = pinger.exchange([echo for _subnet, echo in asked], timeout_s=TIMEOUT_S)
+        for (subnet, echo), outcome in zip(asked, outcomes, strict=True):
+            if outcome.rtt_s is not None:
+                found[subnet, echo.target] = outcome.rtt_s
+    return found
+
+
+def _containers(path: Path) -> tuple[IPAddress, ...]:
+    return (path.target,) if path.target is not None else first_containers(path.peer.subnet)
+
+
+def _echoes(path: Path, here: Here) -> list[Echo]:
+    peer = path.peer
+    below = Echo(target=peer.public_ip, packet_bytes=icmp.smallest(peer.public_ip.version))
+    return [below, *(_echo(path, one, here) for one in (*inside(peer.subnet), *_containers(path)))]
+
+
+def _echo(path: Path, target: IPAddress, here: Here, hops: int | None = None) -> Echo:
+    within = sender(here.containers, target.version)
+    return Echo(
+        target=target,
+        packet_bytes=icmp.smallest(target.version),
+        inside=within,
+        source=None if within is not None else source_of(path.peer.subnet, here),
+        hops=hops,
+    )
+
+
+def _trace(pinger: Pinger, path: Path, here: Here) -> str | None:
+    echoes = [_echo(path, path.next_target, here, hops) for hops in range(1, HOPS + 1)]
+    outcomes: list[Outcome] = pinger.exchange(echoes, timeout_s=TIMEOUT_S)
+    return last_hop([outcome.refused_by for outcome in outcomes])

@@ -1,0 +1,69 @@
+"""What doctor says of docker where several things are wrong at once."""
+
+from __future__ import annotations
+
+import pytest
+
+from overlayd.doctor.checks import examine
+from overlayd.doctor.facts import Facts
+from overlayd.doctor.finding import Finding, State
+from tests.unit.doctor.docker_cases import FAILED, MASQUERADED, OTHERS_RULE, SILENT, STOPPED, WAITING, bridge
+from tests.unit.doctor.values import WELL, but, rules
+
+
+def found(facts: Facts, name: str) -> Finding | None:
+    return next((one for _title, findings in examine(facts) for one in findings if one.name == name), None)
+
+
+@pytest.mark.parametrize("docker", [FAILED, STOPPED, WAITING], ids=["failed", "stopped", "waiting"])
+def test_nobody_is_told_to_start_docker_while_it_would_wait_for_overlayd(docker: dict[str, object]) -> None:
+    # systemctl would hang: docker.service comes after overlayd.service, which is not up before it has a subnet.
+    facts = bridge(but(docker=docker, daemon={"state": "waiting", "problems": ("etcd is away",)}, etcd=SILENT))
+    for _title, findings in examine(facts):
+        for finding in findings:
+            told = f"{finding.remedy} {finding.advice}"
+            assert "start docker" not in told or "disable --now overlayd" in told, finding
+
+
+def test_an_etcd_in_this_docker_is_named_with_the_way_out() -> None:
+    waits = {"state": "waiting", "problems": ("etcd is away",)}
+    finding = found(but(docker=WAITING, daemon=waits, etcd=SILENT), "docker-and-etcd")
+    assert finding is not None
+    assert (finding.state, "disable --now overlayd" in str(finding.remedy)) == (State.PROBLEM, True)
+    finding = found(but(docker={**WAITING, "remembered": True}, daemon=waits, etcd=SILENT), "docker-and-etcd")
+    assert finding is not None
+    assert (finding.state, finding.remedy) == (State.WARNING, None)
+    # One that answers is no matter, nor is one elsewhere.
+    assert found(but(docker=WAITING, daemon=waits), "docker-and-etcd") is None
+    assert found(but(docker={**WAITING, "etcd_here": False}, daemon=waits, etcd=SILENT), "docker-and-etcd") is None
+
+
+@pytest.mark.parametrize(
+    ("rule", "well"),
+    [
+        (OTHERS_RULE, True),
+        ("-A POSTROUTING -j MINE\n-A MINE -s 10.5.1.0/24 ! -d 10.5.0.0/16 -j SNAT --to-source 198.18.1.1", True),
+        ("-A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE", False),
+        ("-A POSTROUTING ! -s 10.5.0.0/16 -j MASQUERADE", False),
+        ("-A MINE -j MASQUERADE", False),
+    ],
+)
+def test_somebody_elses_masquerading_is_seen(rule: str, well: bool) -> None:
+    facts = rules(MASQUERADED.format(rule=rule), docker={"left_to_others": True})
+    finding = found(facts, "masquerading")
+    assert finding is not None
+    assert (finding.state is State.OK) == well
+    assert found(WELL, "masquerading") is None
+
+
+def test_a_container_with_another_mtu_is_started_anew_after_docker_where_docker_has_it_from() -> None:
+    links = tuple(link for link in WELL.host.links if link.name != "veth1")
+    large = next(link for link in WELL.host.links if link.name == "veth1")
+    facts = but(host={"links": (*links, type(large)(**{**vars(large), "mtu_bytes": 1500}))})
+    finding = found(facts, "container-mtu")
+    assert finding is not None
+    assert finding.remedy == "docker restart $(docker ps -q)"
+    facts = but(host={"links": facts.host.links}, docker={"otherwise": "dockerd runs with --mtu=1500"})
+    finding = found(facts, "container-mtu")
+    assert finding is not None
+    assert "systemctl restart docker && docker restart $ids" in str(finding.remedy)

@@ -1,0 +1,71 @@
+"""Names of etcd's servers: looked up once at a time, waited for no longer than allowed, and never for nothing."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from overlayd.store.connection import Connection
+from overlayd.store.endpoints import Endpoint
+from overlayd.store.resolve import Names, Unresolved
+from tests.unit.store.conftest import Etcd
+
+
+def answers(*addresses: str) -> list[tuple[Any, ...]]:
+    return [(socket.AF_INET6 if ":" in one else socket.AF_INET, 1, 6, "", (one, 0)) for one in addresses]
+
+
+def test_a_name_server_that_is_slower_than_a_call_is_waited_for_by_the_next(
+    etcd: Etcd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, go_on = [], threading.Event()
+
+    def slow(host: str, *_: object, **__: object) -> list[tuple[Any, ...]]:
+        asked.append(host)
+        go_on.wait()
+        return answers("127.0.0.1")
+
+    names = Names()
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    for _attempt in range(3):
+        with pytest.raises(Unresolved, match="no answer from this host's name servers"):
+            names.families("etcd.test", 0.05)
+    go_on.set()
+    assert names.families("etcd.test", 5) == (("127.0.0.1",),)
+    assert asked == ["etcd.test"]
+    # What is known by then may have changed: each connection asks anew.
+    assert names.families("etcd.test", 5) == (("127.0.0.1",),)
+    assert len(asked) == 2
+    port = etcd.endpoint.rpartition(":")[2]
+    assert etcd.store(endpoints=(f"http://etcd.test:{port}",)).get("/net/a") is None
+
+
+def test_addresses_are_kept_in_their_order_by_family(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = answers("2001:2::1", "198.18.0.1", "2001:2::2", "198.18.0.1")
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    assert Names().families("etcd.test", 5) == (("2001:2::1", "2001:2::2"), ("198.18.0.1",))
+
+
+def test_connections_to_a_name_with_several_addresses_spread_over_them() -> None:
+    first = socket.create_server(("127.0.0.1", 0))
+    port = first.getsockname()[1]
+    with first, socket.create_server(("127.0.0.2", port)) as second:
+        for listening in (first, second):
+            listening.setblocking(False)
+        seen: set[str] = set()
+        deadline = time.monotonic() + 20
+        while len(seen) < 2 and time.monotonic() < deadline:
+            made = Connection(Endpoint(host="etcd.test", port=port, tls=False), None, ("127.0.0.1", "127.0.0.2"))
+            made.answers(0.1)
+            made.close()
+            for listening in (first, second):
+                try:
+                    listening.accept()[0].close()
+                    seen.add(listening.getsockname()[0])
+                except BlockingIOError:
+                    pass
+    assert seen == {"127.0.0.1", "127.0.0.2"}
