@@ -142,7 +142,7 @@ def test_what_is_broken_is_found_and_its_remedy_mends_it(lab: Lab, name: str) ->
     a, b = lab.hosts
     breaking, undo = BREAKS[name]
     with stopped(a):
-        assert pings(b, a)
+        eventually("b reaches a", lambda: pings(b, a))
         a.run("sh", "-c", breaking.format(container=a.container_address))
         try:
             if name != "underlay-mtu":
