@@ -141,8 +141,8 @@ BREAKS: dict[str, tuple[str, str]] = {
 def test_what_is_broken_is_found_and_its_remedy_mends_it(lab: Lab, name: str) -> None:
     a, b = lab.hosts
     breaking, undo = BREAKS[name]
+    eventually("b reaches a", lambda: pings(b, a))
     with stopped(a):
-        eventually("b reaches a", lambda: pings(b, a))
         a.run("sh", "-c", breaking.format(container=a.container_address))
         try:
             if name != "underlay-mtu":
