@@ -11,9 +11,9 @@ import pytest
 
 from tests.kernel import docker_releases, namespaces
 from tests.kernel.firewalld import Firewalld
-from tests.kernel.lab import Host, Lab, laboratory
+from tests.kernel.lab import SWITCH_ADDRESS, Host, Lab, laboratory
 from tests.kernel.test_doctor import doctor, run_remedy
-from tests.kernel.traffic import pings, pings6
+from tests.kernel.traffic import pings, pings6, reaches
 from tests.polling import eventually
 
 # Added to the name of a host's namespace.
@@ -298,6 +298,25 @@ def test_dockers_nftables_that_nobody_opens(lab: Lab, told: dict[str, str]) -> N
         assert {findings[name]["state"] for name in wrong} == {"ok"}
     finally:
         a.run("nft", "delete table ip docker-bridges")
+
+
+def test_nobody_masquerades(lab: Lab) -> None:
+    a, _b = lab.hosts
+    saved = a.run("iptables-save", "-t", "nat")
+    # The switch has no route back to any container.
+    assert reaches(a, SWITCH_ADDRESS)
+    a.run("iptables", "-t", "nat", "-F", "POSTROUTING")
+    a.settings["firewall"] = "none"
+    try:
+        assert not reaches(a, SWITCH_ADDRESS)
+        _status, findings = doctor(a, "--no-arp")
+        assert findings["masquerading"]["state"] == "warning"
+        run_remedy(a, findings["masquerading"])
+        assert reaches(a, SWITCH_ADDRESS)
+        assert doctor(a, "--no-arp")[1]["masquerading"]["state"] == "ok"
+    finally:
+        del a.settings["firewall"]
+        a.run("iptables-restore", input=saved)
 
 
 @pytest.mark.slow

@@ -7,9 +7,8 @@ import pytest
 from overlayd.doctor.checks import examine
 from overlayd.doctor.facts import Facts
 from overlayd.doctor.finding import Finding, State
-from overlayd.doctor.trace import parse
 from tests.unit.doctor.docker_cases import FAILED, MASQUERADED, OTHERS_RULE, SILENT, STOPPED, WAITING, bridge
-from tests.unit.doctor.values import WELL, but
+from tests.unit.doctor.values import WELL, but, rules
 
 
 def found(facts: Facts, name: str) -> Finding | None:
@@ -50,7 +49,7 @@ def test_an_etcd_in_this_docker_is_named_with_the_way_out() -> None:
     ],
 )
 def test_somebody_elses_masquerading_is_seen(rule: str, well: bool) -> None:
-    facts = but(docker={"left_to_others": True}, firewall={"tables": parse(MASQUERADED.format(rule=rule))})
+    facts = rules(MASQUERADED.format(rule=rule), docker={"left_to_others": True})
     finding = found(facts, "masquerading")
     assert finding is not None
     assert (finding.state is State.OK) == well

@@ -215,3 +215,9 @@ def test_dockers_nftables_are_open_only_if_packets_are_marked(kind: str, marks: 
 def test_a_docker_that_has_not_its_options_is_told_what_to_do() -> None:
     finding = found(but(firewall={"chains": docker_nft(mark=False)}), "docker-nftables")
     assert (finding.state, "firewall-backend" in str(finding.advice)) == (State.PROBLEM, True)
+
+
+def test_rules_that_no_program_shows_are_unknown() -> None:
+    finding = found(by(("iptables", RULES)), "iptables")
+    assert (finding.state, "no ip6tables" in finding.found) == (State.UNKNOWN, True)
+    assert found(by(("iptables", RULES), ("ip6tables", OPEN)), "iptables").state is State.OK

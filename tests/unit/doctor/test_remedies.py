@@ -11,9 +11,10 @@ from tests.kernel import test_remedies
 from tests.kernel.test_remedies import BREAKS
 
 DOCTOR = Path(__file__).parents[3] / "daemon/overlayd/doctor"
+TESTS = Path(__file__).parents[2]
 # Of a remedy, for the list below.
 LONGEST = 70
-SOURCES = (*sorted((DOCTOR / "checks").glob("*.py")), DOCTOR / "way.py")
+SOURCES = (*sorted((DOCTOR / "checks").glob("*.py")), DOCTOR / "way.py", DOCTOR.parent / "outside.py")
 
 
 def remedies() -> set[str]:
@@ -34,7 +35,7 @@ def _in(function: ast.FunctionDef) -> Iterator[str]:
                 value = node.value
             case ast.Assign(targets=[ast.Name(id="remedy")]):
                 value = node.value
-            case ast.Return() if function.name.endswith("_remedy"):
+            case ast.Return() if function.name.endswith("remedy"):
                 value = node.value
         for one in [value.body, value.orelse] if isinstance(value, ast.IfExp) else [value]:
             # What has no words of its own was made elsewhere, and is counted there.
@@ -56,13 +57,20 @@ def _words(value: ast.AST) -> str:
     return "…".join(text for text in children if text.strip("…"))
 
 
-RUN, NOT_RUN = "run by ", "not run: "
+RUN, ELSEWHERE, NOT_RUN = "run by ", "run in ", "not run: "
 NO_SYSTEMD = f"{NOT_RUN}no systemd runs in a namespace"
 OF_THE_MACHINE = f"{NOT_RUN}of the whole machine, not of a network namespace"
-# What is run names a break of tests/kernel/test_remedies.py, or a test there.
+# What is run names a break of tests/kernel/test_remedies.py, or a test there; or else another file.
 LISTED: dict[str, str] = {
+    "docker.drop_in: systemctl enable overlayd && systemctl daemon-reload && overlayd docke": NO_SYSTEMD,
+    "docker.options: overlayd docker settle": NO_SYSTEMD,
+    "docker.service: systemctl start docker": NO_SYSTEMD,
+    "docker.waits_for_etcd: systemctl disable --now overlayd && systemctl start docker": NO_SYSTEMD,
+    "host.ipv6_disabled: sysctl -w =0": f"{ELSEWHERE}kernel/test_dual_stack.py",
+    "outside.remedy: iptables -t nat -A POSTROUTING -s …! -d …-j MASQUERADE": f"{RUN}test_nobody_masquerades",
+    "underlay.container_mtu: docker restart $(docker ps -q)": f"{NOT_RUN}needs containers of a dockerd",
+    "underlay.container_mtu: ids=$(docker ps -q); systemctl restart docker && docker restart $ids": NO_SYSTEMD,
     "docker.bridge: ip link set dev …up": f"{RUN}bridge down",
-    "docker.bridge: systemctl restart docker": NO_SYSTEMD,
     "docker.bridge: systemctl start docker": NO_SYSTEMD,
     "docker.drop_in: systemctl enable overlayd && systemctl daemon-reload": NO_SYSTEMD,
     "etcd.clock: chronyc makestep": OF_THE_MACHINE,
@@ -109,4 +117,6 @@ def test_every_remedy_is_run_or_it_is_said_why_not() -> None:
 def test_what_runs_them_is_there() -> None:
     runs = {how.removeprefix(RUN) for how in LISTED.values() if how.startswith(RUN)}
     assert runs - set(BREAKS) == {name for name in runs if hasattr(test_remedies, name)}
-    assert all(how.startswith((RUN, NOT_RUN)) for how in LISTED.values())
+    elsewhere = {how.removeprefix(ELSEWHERE) for how in LISTED.values() if how.startswith(ELSEWHERE)}
+    assert all((TESTS / name).exists() for name in elsewhere)
+    assert all(how.startswith((RUN, ELSEWHERE, NOT_RUN)) for how in LISTED.values())

@@ -19,6 +19,7 @@ from overlayd.doctor.way import FORWARDED, Match, Outcome, travel
 from overlayd.firewall.table import NFT_LEASED, NFT_PEERS
 from overlayd.marks import of
 
+COMMANDS = {4: "iptables", 6: "ip6tables"}
 # Some peer's: of no router, which our own rules tell from peers.
 _PEERS_MAC = "02:00:00:00:00:00"
 _BRIDGE_SYSCTL = {4: "net/bridge/bridge-nf-call-iptables", 6: "net/bridge/bridge-nf-call-ip6tables"}
@@ -30,8 +31,11 @@ def iptables(facts: Facts) -> Finding:
     """Whether the rules can be seen, and all of them by one kind of iptables."""
     kinds = facts.firewall.kinds
     unread = [f"{kind.command}: {kind.problem or 'not read'}" for kind in kinds if kind.tables is None]
-    if unread or not kinds:
-        return unknown("iptables", "; ".join(unread) or "the rules could not be read")
+    versions = {network.version for network in facts.network.networks} if facts.network is not None else {4}
+    missing = sorted(versions - {kind.version for kind in kinds})
+    unread += [f"there is no {COMMANDS[version]}, so rules for IPv{version} may be unseen" for version in missing]
+    if unread:
+        return unknown("iptables", "; ".join(unread))
     first = {kind.version: kind.command for kind in reversed(kinds)}
     others = {
         kind.command: count
