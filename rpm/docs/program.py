@@ -140,7 +140,7 @@ def _setting(option: Field[Any]) -> Setting:
         help=option.metadata["help"],
         default=_shown(option.default),
         allowed=allowed(option),
-        many=option.metadata["many"] and not option.metadata["whole"],
+        many=option.metadata["many"] and option.metadata["between"] is not None,
     )
 
 

@@ -153,7 +153,7 @@ def _is_switch(name: str) -> bool:
 
 
 def _value(option: Field[Any], values: list[str]) -> str:
-    if option.metadata["whole"] and len(values) > 1:
+    if option.metadata["between"] is None and len(values) > 1:
         return "|".join(f"(?:{value})" for value in values)
     if option.metadata["many"]:
         return ",".join(values)

@@ -122,9 +122,7 @@ def test_what_would_need_a_shell_is_refused_with_the_way_out(command: str, said:
     assert re.search(said, str(caught.value), re.DOTALL), str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "config", [{"SubnetAddCommand": ["ip"]}, {"Command": "ip"}, {"PreStartupCommand": "x $SUBNET"}]
-)
+@pytest.mark.parametrize("config", [{"SubnetAddCommand": ["ip"]}, {"PreStartupCommand": "x $SUBNET"}])
 def test_a_bad_config_changes_nothing_and_is_said(config: dict[str, Any]) -> None:
     with pytest.raises(NetworkConfigError, match="extension"):
         Extension.from_config(config, AROUND)
