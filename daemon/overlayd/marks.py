@@ -20,6 +20,7 @@ HIGHEST_NUMBER = 9
 FIRST_ROUTE_PROTOCOL = 157
 # Whatever network's: what leads to a chain of overlayd.
 _JUMP = re.compile(r"-[jg] OVERLAYD(\d?)-")
+_MARKED = re.compile(r"\boverlayd(\d?)\b|\bOVERLAYD(\d?)-")
 
 # What commands to paste say of network 0.
 _UNIT = re.compile(r"\b((?:systemctl (?:[a-z-]+ )+|journalctl -u ))overlayd\b(?!@)")
@@ -134,6 +135,12 @@ def network_of_route(protocol: int) -> int | None:
     """The number of the network that a route is of; None if it is not overlayd's."""
     number = protocol - FIRST_ROUTE_PROTOCOL
     return number if 0 <= number <= HIGHEST_NUMBER else None
+
+
+def network_of_rule(text: str) -> int | None:
+    """The number of the network whose daemon wrote a rule, by its chain, table or comment; None if it is nobody's."""
+    found = _MARKED.search(text)
+    return None if found is None else int(found[1] or found[2] or 0)
 
 
 def network_of_jump(rule: str) -> int | None:

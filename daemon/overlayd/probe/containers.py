@@ -91,10 +91,10 @@ def _addresses(ports: set[int], subnets: Sequence[IPNetwork]) -> tuple[IPAddress
     )
 
 
-def name_of(namespace: Path) -> str:
-    """A word for a container by which people find it: a process in it, or the file's name."""
-    if namespace.parts[:2] == ("/", "proc"):
+def name_of(container: Container) -> str:
+    """A word for a container by which people find it: a process in it, else the file of its namespace."""
+    for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            word = Path(*namespace.parts[:3], "comm").read_text(errors="replace").strip()
-            return f"process {namespace.parts[2]} ({word})"
-    return namespace.name
+            if (path / "ns/net").stat().st_ino == container.number:
+                return f"process {path.name} ({(path / 'comm').read_text(errors='replace').strip()})"
+    return container.namespace.name

@@ -30,7 +30,7 @@ def who_reaches(endpoints: Sequence[str]) -> Containers | None:
                 seen = in_that_at(container.namespace, lambda: _try(servers))
                 tried += 1
                 if seen:
-                    reached.append(f"{name_of(container.namespace)}, {container.addresses[0]}, to {seen}")
+                    reached.append(f"{name_of(container)}, {container.addresses[0]}, to {seen}")
     except PermissionError:
         return None
     return Containers(tried=tried, reached=tuple(reached))
