@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from ipaddress import IPv6Network
 from typing import Any
@@ -95,10 +95,14 @@ def test_all_is_reached_and_everybody_says_so(a: Host, b: Host) -> None:
     assert (found["state"], "of 2 a container answers" in found["found"]) == ("ok", True), (code, found)
 
 
-def test_what_is_dropped_on_the_peers_way_in_is_said_with_its_direction(a: Host, b: Host) -> None:
+def test_what_is_dropped_on_the_peers_way_in_is_said_with_its_direction(
+    a: Host, b: Host, record_property: Callable[[str, object], None]
+) -> None:
     # The host of the peer still answers inside the overlay: all that was looked at so far is in order.
     with rule(b, "FORWARD", "-d", str(b.container_address), "-j", "DROP"):
+        began = time.monotonic()
         eventually("a's status says so", lambda: a.status()["unreached"], timeout_s=SAID_WITHIN_S)
+        record_property("seconds from a rule that drops to the status that says so", round(time.monotonic() - began, 1))
         (said,) = a.status()["unreached"]
         assert str(b.container_address) in said
         assert "its host does" in said

@@ -17,12 +17,16 @@ class Case:
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """How a run of tests ended. `groups` counts by folder: how many passed, of how many, in how many seconds."""
+    """How a run of tests ended. `groups` counts by folder: how many passed, of how many, in how many seconds.
+
+    `figures` are what tests measured and noted (record_property): the test, what, and the value.
+    """
 
     total: int
     duration_s: float
     groups: dict[str, tuple[int, int, float]]
     cases: tuple[Case, ...]
+    figures: tuple[tuple[str, str, str], ...] = ()
 
     @property
     def failed(self) -> int:
@@ -50,11 +54,13 @@ def summarize(text: str) -> Summary:
     cases: dict[str, Case] = {}
     names: set[str] = set()
     duration_s = 0.0
+    figures: list[tuple[str, str, str]] = []
     for element in root.iter("testcase"):
         folder = ".".join(element.get("classname", "").split(".")[:2]) or "other"
         name = f"{element.get('classname', '')}::{element.get('name', '')}"
         seconds = float(element.get("time", 0))
         duration_s += seconds
+        figures += [(name, one.get("name", ""), one.get("value", "")) for one in element.iter("property")]
         found = next((child for child in element if child.tag in _OUTCOMES), None)
         passed, total, spent = groups.get(folder, (0, 0, 0.0))
         # A test that passed and whose teardown broke is written twice, and has not passed.
@@ -64,4 +70,6 @@ def summarize(text: str) -> Summary:
         if found is not None:
             cases[name] = Case(name=name, outcome=_OUTCOMES[found.tag], message=found.get("message", "").strip())
         names.add(name)
-    return Summary(total=len(names), duration_s=duration_s, groups=groups, cases=tuple(cases.values()))
+    return Summary(
+        total=len(names), duration_s=duration_s, groups=groups, cases=tuple(cases.values()), figures=tuple(figures)
+    )

@@ -31,6 +31,8 @@ def page(*, tests: Summary | None, bench: dict[str, Any] | None, when: str, comm
         "<h2>Tests</h2>",
         _tests(tests) if tests else '<p class="bad">pytest wrote no result.</p>',
     ]
+    if tests and tests.figures:
+        body += ["<h2>Measured by tests</h2>", _figures(tests)]
     if bench is None:
         body.append('<p class="bad">The bench did not end: no figures.</p>')
     else:
@@ -75,6 +77,12 @@ def _tests(tests: Summary) -> str:
         cells = (escape(case.name), f'<td class="{kind}">{case.outcome}</td>', f"<pre>{escape(case.message)}</pre>")
         rows.append(_row(cells))
     return f"{said}<table>{''.join(rows)}</table>"
+
+
+def _figures(tests: Summary) -> str:
+    rows = [_row(("what", "value", "test"), "th")]
+    rows += [_row((escape(what), _number(escape(value)), escape(test))) for test, what, value in tests.figures]
+    return f"<table>{''.join(rows)}</table>"
 
 
 def _matrix(backend: str, found: dict[str, Any]) -> str:

@@ -10,7 +10,8 @@ from tests.nightly.page import page
 from tests.nightly.plot import Bar, bars
 
 JUNIT = """<?xml version="1.0"?><testsuites><testsuite name="pytest">
-<testcase classname="tests.unit.daemon.test_lease" name="test_a" time="0.5"/>
+<testcase classname="tests.unit.daemon.test_lease" name="test_a" time="0.5"><properties>
+<property name="pings lost, dockerd restarted" value="0 of 400"/></properties></testcase>
 <testcase classname="tests.kernel.test_packets" name="test_b[vxlan]" time="2.0">
 <failure message="assert 1 &lt; 0">long</failure></testcase>
 <testcase classname="tests.kernel.test_packets" name="test_c" time="0.0"><skipped message="needs root"/></testcase>
@@ -113,3 +114,9 @@ def test_longest_bar_fills_the_plot() -> None:
 
 def test_plot_of_nothing_is_still_a_plot() -> None:
     assert bars([], "Gb/s").startswith("<svg")
+
+
+def test_what_tests_measured_is_on_the_page() -> None:
+    found = page(tests=summarize(JUNIT), bench=None, when="today", commit="abc")
+    assert "pings lost, dockerd restarted" in found
+    assert "0 of 400" in found
