@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from invoke.tasks import task
 from images.engine import docker_images, dockerd, preflight, runner
 from images.targets import PLACE
 from images.task_collection import build_all, say
+from tests import side_by_side
 from tests.cluster import task_collection as cluster
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -58,11 +60,16 @@ def down(c: Context) -> None:
 def run_tests(c: Context, only: str = "", all: bool = False) -> None:  # noqa: A002  # an option's name
     """Run the tests: lint and types, unit, kernel, cluster. What it started, it stops."""
     preflight.check()
-    which = "" if all else "-m 'not slow'"
+    which = [] if all else ["-m", "not slow"]
     with dockerd.running():
         build_all(c)
-        done = c.run(f"{sys.executable} -m pytest {which} {only}", warn=True, pty=sys.stdout.isatty())
-    if done is None or not done.ok:
+        if only:
+            argv = [sys.executable, "-m", "pytest", *which]
+            done = c.run(f"{shlex.join(argv)} {only}", warn=True, pty=sys.stdout.isatty())
+            well = done is not None and done.ok
+        else:
+            well = side_by_side.run(which)
+    if not well:
         raise Exit("tests failed; what a failed cluster left is in build/clusters", code=1)
 
 
