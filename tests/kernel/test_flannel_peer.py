@@ -73,6 +73,16 @@ def test_packets_pass_both_ways_with_their_source_address(pair: Pair) -> None:
     assert "2 received" in ping_of_size(pair.theirs, pair.ours, pair.ours.mtu_bytes)
 
 
+def test_a_flannel_peer_is_measured_by_its_container_without_a_word_of_its_own(pair: Pair) -> None:
+    def reach() -> list[dict[str, Any]]:
+        path = pair.ours.run_dir / "reach.json"
+        found: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
+        return found
+
+    eventually("it is reached", lambda: [one["state"] for one in reach()] == ["reached"], timeout_s=30)
+    assert reach()[0]["answered_by"] == str(pair.theirs.container_address)
+
+
 def test_the_hosts_themselves_reach_containers_of_the_other(pair: Pair) -> None:
     pair.ours.run("ping", "-n", "-c", "1", "-W", "2", str(pair.theirs.container_address))
     pair.theirs.run("ping", "-n", "-c", "1", "-W", "2", str(pair.ours.container_address))
