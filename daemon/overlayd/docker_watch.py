@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import time
+from importlib import import_module
 from ipaddress import IPv4Network
 from pathlib import Path
+from types import ModuleType
 
-from overlayd import docker, docker_service, dockerd_flags, outside, process
+from overlayd import docker, docker_service, dockerd_flags, process
 from overlayd.addresses import IPNetwork
 from overlayd.docker_service import Service
-from overlayd.doctor.trace import parse
 from overlayd.errors import CommandFailed
 from overlayd.kernel import interfaces
 from overlayd.log import logger
@@ -79,7 +80,7 @@ class DockerWatch:
         """That containers do not reach what is outside the network, and that docker's next start would go wrong."""
         nobody = None
         if not self._masqueraded and self._subnet is not None:
-            nobody = outside.nobody(str(network), str(self._subnet))
+            nobody = _outside().nobody(str(network), str(self._subnet))
         not_ours = None if self._different else docker_service.not_ours(self._service)
         return tuple(warning for warning in (nobody, not_ours) if warning)
 
@@ -152,4 +153,10 @@ class DockerWatch:
         self._argv = docker_service.dockerd_argv(self._service)
         if self._others_masquerade and self._subnet is not None:
             with contextlib.suppress(CommandFailed):
-                self._masqueraded = outside.masqueraded(parse(process.run(["iptables-save"])), self._subnet)
+                tables = _outside().tables(process.run(["iptables-save"]))
+                self._masqueraded = _outside().masqueraded(tables, self._subnet)
+
+
+def _outside() -> ModuleType:
+    # With the walker of rules behind it, half a megabyte that hardly any host needs.
+    return import_module("overlayd.outside")
