@@ -92,16 +92,18 @@ def exec_start(texts: Iterable[str]) -> list[str]:
 def assignments(text: str) -> Iterable[tuple[str, str, str]]:
     """Section, key and value of each assignment in a unit or a drop-in that systemd takes, in their order."""
     section, pending = "", ""
-    for line in _LINE_ENDS.split(text.removeprefix("\ufeff")):
-        stripped = line.strip(_BLANKS)
+    # The empty line ends a value that goes on at the end of the text.
+    for line in [*_LINE_ENDS.split(text.removeprefix("\ufeff")), ""]:
+        stripped = line.lstrip(_BLANKS)
         if stripped.startswith(("#", ";")):
             # A comment inside a continued value is skipped, and the value goes on (systemd.syntax(7)).
             continue
         joined = f"{pending} {stripped}" if pending else stripped
-        if joined.endswith("\\"):
+        if (len(joined) - len(joined.rstrip("\\"))) % 2:
+            # Of two backslashes the first takes the second's meaning; a blank behind one, the end of the line's.
             pending = joined[:-1].rstrip(_BLANKS)
             continue
-        pending = ""
+        pending, joined = "", joined.rstrip(_BLANKS)
         if not _is_utf8(joined):
             # systemd ignores it, wherever it stands; repeated, it would leave docker without a command.
             continue
