@@ -83,9 +83,9 @@ def takes_ours(root: Path = Path("/")) -> bool:
 
 
 def read_daemon_json(path: Path = DAEMON_JSON) -> tuple[dict[str, Any], list[str]]:
-    """daemon.json's settings, and what is wrong with the file; a missing one is empty."""
+    """daemon.json's settings, and what is wrong with the file; a missing or blank one is empty, as it is for Docker."""
     try:
-        found = read_json(path) if path.stat().st_size else {}
+        found = read_json(path) if path.read_text(encoding="utf-8-sig").strip() else {}
     except FileNotFoundError:
         return {}, []
     except (OSError, ValueError) as error:
