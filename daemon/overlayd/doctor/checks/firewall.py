@@ -97,6 +97,8 @@ def bridge_netfilter(facts: Facts) -> Finding | None:
     on = [version for version, name in _BRIDGE_SYSCTL.items() if facts.host.sysctls.get(name) == "1"]
     if not on:
         return ok("bridge-netfilter", "off: packets between containers of this host pass no iptables rule")
+    if facts.docker.settings.get("icc") is False:
+        return ok("bridge-netfilter", "on, and docker keeps containers of this host apart, as it is told by icc")
     found = []
     for _network, subnet in _overlays(facts):
         if subnet.version in on:
