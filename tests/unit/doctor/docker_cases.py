@@ -45,6 +45,12 @@ CASES: list[Case] = [
         bridge(but(docker={"active": False})),
         *("docker-bridge", State.WARNING, "docker has not started", "systemctl start docker"),
     ),
+    (bridge(but(docker={"active": False, "on_its_way": True})), "docker-bridge", State.WARNING, "on its way", None),
+    (bridge(but(docker={"active": None})), "docker-bridge", State.WARNING, "systemd tells of no docker.service", None),
+    (
+        bridge(but(docker={"active": None, "installed": False})),
+        *("docker-bridge", State.WARNING, "docker is not installed", None),
+    ),
     (bridge(WELL), "docker-bridge", State.WARNING, "though docker runs", None),
     (bridge(WELL, "172.17.0.1/16"), "docker-bridge", State.PROBLEM, "172.17.0.1/16", "overlayd docker settle"),
     (
