@@ -12,6 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from overlayd import generator
 from overlayd.generator import drop_in, exec_start, main
 
 DOCKER_CE = """\
@@ -67,6 +68,19 @@ def test_debians_and_centos_7s_variables_stay(tmp_path: Path) -> None:
         "/usr/bin/dockerd-current --add-runtime docker-runc=/usr/libexec/docker/docker-runc-current $OPTIONS "
         "$DOCKER_NETWORK_OPTIONS"
     ]
+
+
+def test_a_drop_in_that_comes_after_ours_takes_no_option_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generator, "Path", lambda text: tmp_path if text == "/" else Path(text))
+    install(tmp_path, DOCKER_CE)
+    own = drop(tmp_path, "zzz-own.conf", b"[Service]\nExecStart=\nExecStart=/opt/dockerd\n")
+    drop(tmp_path, "zzzz-proxy.conf", b"[Service]\nEnvironment=A=b\n")
+    assert main([str(tmp_path / "made"), "", ""]) == 0
+    made = sorted((tmp_path / "made/docker.service.d").iterdir())
+    # By their names, as systemd takes them.
+    texts = [path.read_text() for path in sorted([*made, own], key=lambda path: path.name)]
+    assert exec_start([DOCKER_CE, *texts]) == ["/opt/dockerd $OVERLAYD_DOCKER_OPTIONS"]
+    assert "".join(texts).count("docker prepare") == 1
 
 
 def test_an_administrators_own_command_counts(tmp_path: Path) -> None:
