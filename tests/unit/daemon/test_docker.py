@@ -119,6 +119,15 @@ DEBIAN = "[Service]\nEnvironmentFile=-/etc/default/docker\nExecStart=/usr/sbin/d
             *("/etc/d.json", "mtu"),
         ),
         ({UNIT: DEBIAN, "etc/docker/daemon.json": '{"hosts": ["fd://"]}'}, f"/{UNIT}", "--host"),
+        (
+            {
+                UNIT: "[Service]\nEnvironmentFile=-/etc/sysconfig/docker*\nExecStart=/usr/bin/dockerd $OPTIONS $MORE\n",
+                "etc/sysconfig/docker": "OPTIONS=--insecure-registry=192.0.2.1\n",
+                "etc/sysconfig/docker-network": "MORE=--debug\n",
+                "etc/docker/daemon.json": '{"insecure-registries": ["192.0.2.2"]}',
+            },
+            *("/etc/sysconfig/docker", "insecure-registries"),
+        ),
     ],
 )
 def test_what_contradicts_the_lease_is_named_with_its_file(
