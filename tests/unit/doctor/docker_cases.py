@@ -54,6 +54,10 @@ CASES: list[Case] = [
     (bridge(WELL), "docker-bridge", State.WARNING, "though docker runs", None),
     (bridge(WELL, "172.17.0.1/16"), "docker-bridge", State.PROBLEM, "172.17.0.1/16", "overlayd docker settle"),
     (
+        bridge(but(docker={"active": False, "compared": False, "at_rest": True}), "172.17.0.1/16"),
+        *("docker-bridge", State.WARNING, "docker does not run", None),
+    ),
+    (
         # docker0 stays as it is while these containers run.
         bridge(but(docker={"settings": {"live-restore": True}}), "172.17.0.1/16"),
         *("docker-bridge", State.PROBLEM, "172.17.0.1/16", "ids=$(docker ps -q); docker stop $ids; "),

@@ -96,6 +96,12 @@ def bridge(facts: Facts) -> Finding:
     missing = [subnet for subnet in subnets if first_host(subnet) not in link.addresses]
     if missing:
         has = ", ".join(str(one) for one in link.addresses if not one.is_link_local) or "no address"
+        if facts.docker.at_rest:
+            return warning(
+                "docker-bridge",
+                f"{BRIDGE} has {has}, not the leased {missing[0]}, and docker does not run",
+                advice="it comes onto the lease when docker is started",
+            )
         return problem(
             "docker-bridge",
             f"{BRIDGE} has {has}, not the leased {missing[0]}: containers cannot be reached",
