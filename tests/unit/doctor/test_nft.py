@@ -171,6 +171,17 @@ def test_what_others_decide_is_a_doubt(statement: dict[str, Any]) -> None:
     assert verdict([{"xt": {"type": "match", "name": "set"}}, DROP]).doubts
 
 
+@pytest.mark.parametrize(("flags", "shown"), [("dormant", ""), ("mine", "\tflags dormant\n")], ids=["1.0.9", "1.0.6"])
+def test_a_table_that_is_dormant_decides_nothing(flags: str, shown: str) -> None:
+    table = {"table": {"family": "inet", "name": "mine", "handle": 1, "flags": flags}}
+    chain = base_chain(FORWARD, "forward", policy="drop")
+    listing = f"table inet mine {{ # handle 1\n{shown}\tset s {{\n\t\tflags interval\n\t}}\n}}\n" if shown else ""
+    assert parse([table, chain], listing) == ()
+    assert [base.where for base in parse([table, chain], listing.replace(shown, "") or "#")] == [FORWARD]
+    (owned,) = parse([table, chain], listing.replace("dormant", "owner") or "table inet mine {\n\tflags owner\n")
+    assert owned.owned
+
+
 def test_a_chain_is_one_of_its_families() -> None:
     for family, seen in (
         ("ip", (True, False)),

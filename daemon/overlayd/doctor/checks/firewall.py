@@ -23,8 +23,8 @@ COMMANDS = {4: "iptables", 6: "ip6tables"}
 # Some peer's: of no router, which our own rules tell from peers.
 _PEERS_MAC = "02:00:00:00:00:00"
 _BRIDGE_SYSCTL = {4: "net/bridge/bridge-nf-call-iptables", 6: "net/bridge/bridge-nf-call-ip6tables"}
-# Of families that see frames, not packets.
-_OF_FRAMES = ("bridge", "netdev")
+# Families, and hooks of any family, that see frames, not packets.
+_OF_FRAMES = ("bridge", "netdev", "ingress", "egress")
 
 
 def iptables(facts: Facts) -> Finding:
@@ -185,7 +185,7 @@ def nftables(facts: Facts) -> Finding:
     chains = facts.firewall.chains
     if chains is None:
         return unknown("nftables", "the ruleset could not be read")
-    closing = [base.where for base in chains if base.family in _OF_FRAMES and base.may_drop]
+    closing = [base.where for base in chains if {base.family, base.hook} & {*_OF_FRAMES} and base.may_drop]
     if closing:
         return warning(
             "nftables",
