@@ -132,10 +132,10 @@ class _Rule:
         if value is UNKNOWN:
             return None
         operator = str(said.get("op"))
-        if operator not in ("==", "in", "!="):
+        if operator not in ("==", "in", "!=", "!"):
             return compared(value, operator, said.get("right"))
         found = contained(value, self._members(said.get("right"), packet))
-        return found if found is None or operator != "!=" else not found
+        return found if found is None or operator not in ("!=", "!") else not found
 
     def _members(self, right: Any, packet: Packet) -> list[Any] | None:
         """What a value is compared with, one by one; None where the set is not there."""

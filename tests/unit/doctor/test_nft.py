@@ -92,6 +92,9 @@ MATCHES: list[tuple[dict[str, Any], Packet, bool | None]] = [
     (match(STATE, ["established", "related"], "in"), V4, False),
     (match(STATE, "new", "in"), V4, True),
     (match(STATE, {"set": ["established", "related"]}, "!="), V4, True),
+    # As nft shows `ct state & (established | related) == 0`.
+    (match(STATE, ["established", "related"], "!"), V4, True),
+    (match(STATE, ["established", "new"], "!"), V4, False),
     (match({"ct": {"key": "status"}}, "dnat", "in"), V4, False),
     (match({"ct": {"key": "mark"}}, 5), V4, None),
     (match({"fib": {"result": "type", "flags": ["daddr"]}}, "local"), V4, False),
