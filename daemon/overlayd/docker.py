@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_interface, ip_network
 from pathlib import Path
 
-from overlayd import firewall
+from overlayd import dockerd_flags, firewall
 from overlayd.addresses import IPInterface, first_host
 from overlayd.docker_told import DAEMON_JSON, UNIT, VARIABLE, Told, read_daemon_json, read_told
 from overlayd.dockerd_flags import word
@@ -104,8 +104,7 @@ def contradictions(want: Wanted, told: Told) -> list[str]:
                 "remove it there"
             )
     for name in told.flags:
-        # The one option whose name in daemon.json is another.
-        if (key := {"host": "hosts"}.get(name, name)) in (told.daemon_json or {}):
+        if (key := dockerd_flags.KEYS.get(name, name)) in (told.daemon_json or {}):
             found.append(
                 f"{told.flags[name].where} sets --{name}, and {told.file} {key}: docker will not start; "
                 "remove one of them"

@@ -53,6 +53,16 @@ class Service:
         return self.state == "failed" or (self.state == "activating" and self.sub_state == "auto-restart")
 
     @property
+    def on_its_way(self) -> bool:
+        """Whether it is being started or stopped, or is about to be."""
+        return self.job or (self.state in ("activating", "deactivating", "reloading") and not self.failed)
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether it does not run and nobody wants it to: its bridge may be there still, and has no container."""
+        return self.state == "inactive" and not self.job and not self.enabled
+
+    @property
     def missing(self) -> tuple[str, ...]:
         """The drop-ins of ours that it does not have and needs."""
         return () if self.by_hand else tuple(name for name in DROP_INS if name not in self.drop_ins)

@@ -65,9 +65,10 @@ def unit_flags(root: Path = Path("/")) -> dict[str, Given]:
                 files = [*files, Path(value.removeprefix("-"))] if value else []
             elif key == "Environment":
                 variables = {**variables, **_assigned("\n".join(dockerd_flags.split(value)), where)} if value else {}
-    for file in files:
-        # What a file says goes before what Environment= says (systemd.exec(5)).
-        variables |= _assigned(_text(root / str(file).lstrip("/")), str(file))
+    for pattern in files:
+        # What a file says goes before what Environment= says, and there may be wildcards (systemd.exec(5)).
+        for file in sorted(root.glob(str(pattern).lstrip("/"))) if pattern.is_absolute() else ():
+            variables |= _assigned(_text(file), f"/{file.relative_to(root)}")
     variables.pop(VARIABLE, None)
     found: dict[str, Given] = {}
     for command, where in commands:
@@ -83,9 +84,9 @@ def takes_ours(root: Path = Path("/")) -> bool:
 
 
 def read_daemon_json(path: Path = DAEMON_JSON) -> tuple[dict[str, Any], list[str]]:
-    """daemon.json's settings, and what is wrong with the file; a missing one is empty."""
+    """daemon.json's settings, and what is wrong with the file; a missing or blank one is empty, as it is for Docker."""
     try:
-        found = read_json(path) if path.stat().st_size else {}
+        found = read_json(path) if path.read_text(encoding="utf-8-sig").strip() else {}
     except FileNotFoundError:
         return {}, []
     except (OSError, ValueError) as error:

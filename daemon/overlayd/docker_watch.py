@@ -104,7 +104,8 @@ class DockerWatch:
         self._ask()
         self._different = dict(docker_service.differences(self._argv, self._options, told))
         addresses = interfaces.interface_addresses(docker.BRIDGE)
-        self._bridge_problem = docker.bridge_problem(want.subnets, addresses)
+        at_rest = self._service is not None and self._service.at_rest
+        self._bridge_problem = None if at_rest else docker.bridge_problem(want.subnets, addresses)
         wrong = self._mended_by_restart()
         if wrong and wrong != wrong_before:
             self._wrong_since = time.monotonic()

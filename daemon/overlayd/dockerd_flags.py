@@ -21,6 +21,13 @@ _SWITCHES = {
     *("ip-forward-no-drop", "live-restore", "experimental", "selinux-enabled", "raw-logs", "rootless", "tls"),
     *("tlsverify", "userland-proxy", "no-new-privileges", "validate", "cri-containerd", "D"),
 }
+# Flags that may be repeated, by their names in daemon.json; of --add-runtime Docker takes both.
+KEYS = {
+    **{name: f"{name}s" for name in ("authorization-plugin", "cdi-spec-dir", "default-address-pool", "default-ulimit")},
+    **{name: f"{name}s" for name in ("dns-opt", "exec-opt", "feature", "host", "label", "log-opt", "storage-opt")},
+    **{name: f"{name}s" for name in ("node-generic-resource", "registry-mirror", "cluster-store-opt")},
+    "insecure-registry": "insecure-registries",
+}
 _SHORT = {"b": "bridge", "D": "debug", "H": "host"}
 # dockerd's own, where an option is not given.
 _DEFAULTS = {

@@ -15,7 +15,8 @@ from overlayd.ownership import open_to_others
 def read_json(path: Path) -> Any:
     """What a file of JSON holds. Raises OSError, and ValueError for what is none, or is nested too deep to be ours."""
     try:
-        return json.loads(path.read_text())
+        # With the mark that editors of other systems put in front.
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except RecursionError:
         raise ValueError("nested too deep") from None
 

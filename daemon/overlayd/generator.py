@@ -27,7 +27,7 @@ UNIT_DIRS = (
 DROP_IN = "docker.service.d/zz-overlayd.conf"
 VARIABLE = "$OVERLAYD_DOCKER_OPTIONS"
 # The order after overlayd and the file with the variable are in the package's own drop-in, 50-overlayd.conf.
-# `zz-`: after every drop-in that a person or another package may have put there.
+# `zz-`: after most drop-ins that a person or another package may have put there; `_own_behind` has the others.
 _TEMPLATE = """\
 # Made by overlayd-docker-generator while overlayd.service is enabled.
 [Unit]
@@ -62,6 +62,10 @@ def main(arguments: Sequence[str]) -> int:
             path = Path(arguments[0]) / DROP_IN
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(text.encode())
+            last = _own_behind(Path("/"), path.name)
+            if last is not None:
+                command = text[text.index("ExecStart=\n") :]
+                (path.parent / f"{last}-overlayd.conf").write_bytes(f"[Service]\n{command}".encode())
     except OSError as error:
         _say(str(error))
         return 1
@@ -79,6 +83,12 @@ def drop_in(root: Path) -> str | None:
     return _TEMPLATE.format(refusal=_REFUSAL, exec_start=lines)
 
 
+def _own_behind(root: Path, ours: str) -> str | None:
+    """The last drop-in of somebody's own that comes after ours and gives docker its command; None without one."""
+    found = [path.name for path, text in files(root, "docker.service") if path.name > ours and exec_start([text])]
+    return found[-1] if found else None
+
+
 def exec_start(texts: Iterable[str]) -> list[str]:
     """The commands that a unit and its drop-ins, in their order, add up to. An empty one clears the list."""
     commands: list[str] = []
@@ -92,16 +102,18 @@ def exec_start(texts: Iterable[str]) -> list[str]:
 def assignments(text: str) -> Iterable[tuple[str, str, str]]:
     """Section, key and value of each assignment in a unit or a drop-in that systemd takes, in their order."""
     section, pending = "", ""
-    for line in _LINE_ENDS.split(text.removeprefix("\ufeff")):
-        stripped = line.strip(_BLANKS)
+    # The empty line ends a value that goes on at the end of the text.
+    for line in [*_LINE_ENDS.split(text.removeprefix("\ufeff")), ""]:
+        stripped = line.lstrip(_BLANKS)
         if stripped.startswith(("#", ";")):
             # A comment inside a continued value is skipped, and the value goes on (systemd.syntax(7)).
             continue
         joined = f"{pending} {stripped}" if pending else stripped
-        if joined.endswith("\\"):
+        if (len(joined) - len(joined.rstrip("\\"))) % 2:
+            # Of two backslashes the first takes the second's meaning; a blank behind one, the end of the line's.
             pending = joined[:-1].rstrip(_BLANKS)
             continue
-        pending = ""
+        pending, joined = "", joined.rstrip(_BLANKS)
         if not _is_utf8(joined):
             # systemd ignores it, wherever it stands; repeated, it would leave docker without a command.
             continue

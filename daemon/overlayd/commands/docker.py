@@ -62,11 +62,16 @@ def _settle(settings: Settings) -> int:
     if problems:
         # Containers would stop for nothing.
         raise ConfigError("; ".join(problems), hint="mend that first, then again")
+    service = docker_service.read_service()
+    if service is not None and service.at_rest:
+        print_line("nothing to do: docker does not run, and is not enabled; it comes onto the lease when it is started")
+        return 0
     wrong = _wrong(subnets, given, told)
+    if wrong is None and service is not None and (down := docker_service.down(service)):
+        raise OverlaydError(down, hint=docker_service.up_again(service))
     if wrong is None:
         print_line(f"nothing to do: {docker.BRIDGE} {'is not there' if _addresses() is None else f'has {subnets}'}")
         return 0
-    service = docker_service.read_service()
     if service is not None and service.missing:
         raise ConfigError(
             f"{wrong}; and docker.service has no {', '.join(service.missing)}, so a restart would not help",

@@ -244,7 +244,8 @@ class Firewall:
 @dataclass(frozen=True, kw_only=True)
 class Docker:
     """Docker here. `conflicts` are sentences about what it is told; `drop_ins` the names systemd knows, if it is there;
-    `by_hand`: somebody's own unit has our options without them.
+    `by_hand`: somebody's own unit has our options without them. `on_its_way`: systemd is about to start or stop it;
+    `at_rest`: it does not run, and nobody wants it to.
 
     `down` says why it does not run though it should, `otherwise` in what the dockerd that runs was started otherwise,
     if it could be `compared`. `etcd_here`: one of etcd's servers has an address of this host; `remembered`: what docker
@@ -257,6 +258,8 @@ class Docker:
     drop_ins: tuple[str, ...] | None = None
     by_hand: bool = False
     active: bool | None = None
+    on_its_way: bool = False
+    at_rest: bool = False
     failed: bool = False
     down: str | None = None
     compared: bool = False

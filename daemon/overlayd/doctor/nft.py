@@ -132,10 +132,10 @@ class _Rule:
         if value is UNKNOWN:
             return None
         operator = str(said.get("op"))
-        if operator not in ("==", "in", "!="):
+        if operator not in ("==", "in", "!=", "!"):
             return compared(value, operator, said.get("right"))
         found = contained(value, self._members(said.get("right"), packet))
-        return found if found is None or operator != "!=" else not found
+        return found if found is None or operator not in ("!=", "!") else not found
 
     def _members(self, right: Any, packet: Packet) -> list[Any] | None:
         """What a value is compared with, one by one; None where the set is not there."""
@@ -193,15 +193,16 @@ def parse(items: Iterable[Mapping[str, Any]], listing: str = "") -> tuple[Base, 
     shown = _by_handle(listing)
     chains: dict[tuple[str, str], dict[str, list[Rule]]] = {}
     sets: dict[tuple[str, str], dict[str, Any]] = {}
-    owned = set()
+    flags = _flags(listing)
     bases = []
     for item in items:
         ((kind, body),) = item.items()
         if kind not in ("table", "chain", "rule", "set", "map"):
             continue
         table = (str(body.get("family")), str(body.get("name") if kind == "table" else body.get("table")))
-        if kind == "table" and "owner" in str(body.get("flags", "")):
-            owned.add(table)
+        if kind == "table" and not listing:
+            # nft 1.0.6 gives the table's name in place of its flags here.
+            flags[table] = str(body.get("flags", ""))
         elif kind in ("set", "map"):
             sets.setdefault(table, {})[str(body.get("name"))] = body.get("elem", [])
         elif kind == "chain":
@@ -223,11 +224,28 @@ def parse(items: Iterable[Mapping[str, Any]], listing: str = "") -> tuple[Base, 
             hook=str(body.get("hook")),
             priority=int(body.get("prio", 0)),
             policy=str(body.get("policy", "accept")),
-            owned=table in owned,
+            owned="owner" in flags.get(table, ""),
             chains=chains[table],
         )
         for table, body in bases
+        # The chains of such a table see no packet.
+        if "dormant" not in flags.get(table, "")
     )
+
+
+def _flags(listing: str) -> dict[tuple[str, str], str]:
+    """What each table's line of flags says, by family and name."""
+    found: dict[tuple[str, str], str] = {}
+    table = ("", "")
+    for words in map(str.split, listing.splitlines()):
+        if words[:1] == ["table"] and len(words) > 2:
+            table = (words[1], words[2])
+        elif words[:1] == ["flags"]:
+            # Those of its sets come after its own.
+            found.setdefault(table, " ".join(words[1:]))
+        elif words[:1] in (["chain"], ["set"], ["map"], ["flowtable"]):
+            found.setdefault(table, "")
+    return found
 
 
 def _by_handle(listing: str) -> dict[tuple[str, str, str, object], str]:

@@ -149,6 +149,9 @@ def _match(option: str, value: str, packet: Packet) -> bool | None:
             answer = value == "all" or protocol_name(value) == packet.protocol
         case "--dport" | "--dports" if packet.port is not None:
             answer = _in_ports(value, packet.port)
+        case "--ports" if packet.port is not None:
+            # Or the source's, which may be any.
+            answer = _in_ports(value, packet.port) or None
         case "--mac-source" if packet.mac is not None:
             answer = value.lower() == packet.mac
         case "--match-set":

@@ -65,6 +65,10 @@ def test_a_broken_daemon_json_is_a_problem_not_a_crash(tmp_path: Path) -> None:
         found, problems = docker.read_daemon_json(file)
         assert found == {}
         assert str(file) in problems[0]
+    # Docker takes these from 23 on; one that does not says so itself when it fails.
+    for text, holds in (("\n", {}), (" \t\n", {}), ('\ufeff{"mtu": 1400}', {"mtu": 1400}), ("\ufeff", {})):
+        file.write_text(text, encoding="utf-8")
+        assert docker.read_daemon_json(file) == (holds, []), text
 
 
 def test_a_bridge_off_the_lease_is_noticed() -> None:
@@ -115,6 +119,15 @@ DEBIAN = "[Service]\nEnvironmentFile=-/etc/default/docker\nExecStart=/usr/sbin/d
             *("/etc/d.json", "mtu"),
         ),
         ({UNIT: DEBIAN, "etc/docker/daemon.json": '{"hosts": ["fd://"]}'}, f"/{UNIT}", "--host"),
+        (
+            {
+                UNIT: "[Service]\nEnvironmentFile=-/etc/sysconfig/docker*\nExecStart=/usr/bin/dockerd $OPTIONS $MORE\n",
+                "etc/sysconfig/docker": "OPTIONS=--insecure-registry=192.0.2.1\n",
+                "etc/sysconfig/docker-network": "MORE=--debug\n",
+                "etc/docker/daemon.json": '{"insecure-registries": ["192.0.2.2"]}',
+            },
+            *("/etc/sysconfig/docker", "insecure-registries"),
+        ),
     ],
 )
 def test_what_contradicts_the_lease_is_named_with_its_file(

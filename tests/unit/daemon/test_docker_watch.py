@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network
+from dataclasses import replace
+from ipaddress import IPv4Interface, IPv4Network
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,10 @@ ALL = ["--bip=10.5.52.1/24", "--ip-masq=false", "--mtu=1450"]
 
 
 @pytest.fixture
-def file(tmp_path: Path) -> Path:
-    """A daemon.json that is not there yet."""
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A daemon.json that is not there yet; a docker of this machine's is none of the test's."""
+    monkeypatch.setattr(docker_service, "read_service", lambda: None)
+    monkeypatch.setattr(docker_service, "dockerd_argv", lambda _service: None)
     return tmp_path / "daemon.json"
 
 
@@ -67,6 +70,23 @@ def test_while_daemon_json_contradicts_the_lease_no_restart_is_tried(
         watch.look(WANT)
         watch.settle()
     assert [restart for _problem, restart in told] == ["never", "always"]
+
+
+def test_a_docker0_that_was_left_behind_is_no_problem_while_nobody_wants_docker(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = docker_service.Service(state="inactive", drop_ins=docker_service.DROP_INS)
+    monkeypatch.setattr(docker_service, "read_service", lambda: service)
+    monkeypatch.setattr(
+        "overlayd.docker_watch.interfaces.interface_addresses", lambda _name: (IPv4Interface("172.17.0.1/16"),)
+    )
+    watch = DockerWatch(restart="never", lasting_s=0, daemon_json=file)
+    watch.look(WANT)
+    assert watch.problems == ()
+    # On its way, it is one: docker is about to be started, and may keep the bridge as it is.
+    service = replace(service, job=True)
+    watch.look(WANT)
+    assert "172.17.0.1/16" in " ".join(watch.problems)
 
 
 @pytest.mark.parametrize(

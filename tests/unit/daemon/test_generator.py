@@ -12,6 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from overlayd import generator
 from overlayd.generator import drop_in, exec_start, main
 
 DOCKER_CE = """\
@@ -67,6 +68,19 @@ def test_debians_and_centos_7s_variables_stay(tmp_path: Path) -> None:
         "/usr/bin/dockerd-current --add-runtime docker-runc=/usr/libexec/docker/docker-runc-current $OPTIONS "
         "$DOCKER_NETWORK_OPTIONS"
     ]
+
+
+def test_a_drop_in_that_comes_after_ours_takes_no_option_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generator, "Path", lambda text: tmp_path if text == "/" else Path(text))
+    install(tmp_path, DOCKER_CE)
+    own = drop(tmp_path, "zzz-own.conf", b"[Service]\nExecStart=\nExecStart=/opt/dockerd\n")
+    drop(tmp_path, "zzzz-proxy.conf", b"[Service]\nEnvironment=A=b\n")
+    assert main([str(tmp_path / "made"), "", ""]) == 0
+    made = sorted((tmp_path / "made/docker.service.d").iterdir())
+    # By their names, as systemd takes them.
+    texts = [path.read_text() for path in sorted([*made, own], key=lambda path: path.name)]
+    assert exec_start([DOCKER_CE, *texts]) == ["/opt/dockerd $OVERLAYD_DOCKER_OPTIONS"]
+    assert "".join(texts).count("docker prepare") == 1
 
 
 def test_an_administrators_own_command_counts(tmp_path: Path) -> None:
@@ -134,6 +148,19 @@ def test_a_command_that_systemd_ignores_is_not_repeated(tmp_path: Path) -> None:
     assert commands(tmp_path) == WHOLE
 
 
+def test_a_backslash_continues_a_line_only_where_systemd_says_so(tmp_path: Path) -> None:
+    # At the file's end nothing follows; escaped, or before a blank, it is a character like others.
+    for text, command in (
+        (b"[Service]\nExecStart=\nExecStart=/opt/dockerd \\", "/opt/dockerd"),
+        (b"[Service]\nEnvironment=A=b\\\\\nExecStart=\nExecStart=/opt/dockerd\n", "/opt/dockerd"),
+        (b"[Unit]\nDescription=a \\ \n[Service]\nExecStart=\nExecStart=/opt/dockerd\n", "/opt/dockerd"),
+        (b"[Service]\nExecStart=\nExecStart=/opt/dockerd \\\n  --debug\n", "/opt/dockerd --debug"),
+    ):
+        install(tmp_path, DOCKER_CE)
+        drop(tmp_path, "own.conf", text)
+        assert commands(tmp_path) == [f"ExecStart={command} $OVERLAYD_DOCKER_OPTIONS"], text
+
+
 def test_a_drop_in_that_is_no_file_or_cannot_be_read_is_passed_over_alone(tmp_path: Path) -> None:
     install(tmp_path, DOCKER_CE)
     first = drop(tmp_path, "10-own.conf", b"[Service]\nExecStart=\nExecStart=/opt/dockerd\n")
@@ -166,6 +193,7 @@ PIECES = st.sampled_from(
         *(b"[Service]\n", b"[Unit]\n", b"ExecStart=\n", b"ExecStart=/bin/echo a\n", b"ExecStart=/bin/echo b \\\n"),
         *(b"# ge\xe4ndert\n", b"ExecStart=/bin/echo \xe4\n", b"\0", b"\r\n", b"\r", b"\n", b"; c\n", b"=", b" c\n"),
         *("\ufeff".encode(), "\u2028".encode(), "\ufffe".encode(), b"x" * 5000, b"\x1f", b"\x85", b"A=b\n"),
+        *(b"\\", b"\\\\\n", b"\\ \n"),
     ]
 )
 

@@ -45,8 +45,18 @@ CASES: list[Case] = [
         bridge(but(docker={"active": False})),
         *("docker-bridge", State.WARNING, "docker has not started", "systemctl start docker"),
     ),
+    (bridge(but(docker={"active": False, "on_its_way": True})), "docker-bridge", State.WARNING, "on its way", None),
+    (bridge(but(docker={"active": None})), "docker-bridge", State.WARNING, "systemd tells of no docker.service", None),
+    (
+        bridge(but(docker={"active": None, "installed": False})),
+        *("docker-bridge", State.WARNING, "docker is not installed", None),
+    ),
     (bridge(WELL), "docker-bridge", State.WARNING, "though docker runs", None),
     (bridge(WELL, "172.17.0.1/16"), "docker-bridge", State.PROBLEM, "172.17.0.1/16", "overlayd docker settle"),
+    (
+        bridge(but(docker={"active": False, "compared": False, "at_rest": True}), "172.17.0.1/16"),
+        *("docker-bridge", State.WARNING, "docker does not run", None),
+    ),
     (
         # docker0 stays as it is while these containers run.
         bridge(but(docker={"settings": {"live-restore": True}}), "172.17.0.1/16"),

@@ -233,6 +233,10 @@ CASES: list[tuple[Facts, str, State, str, str | None]] = [
         *("iptables", State.WARNING, "1 rules are of iptables-legacy", None),
     ),
     (
+        but(firewall={"chains": nft(base_chain("inet mine in", "ingress", policy="drop"))}),
+        *("nftables", State.WARNING, "inet mine in", None),
+    ),
+    (
         but(firewall={"chains": nft(base_chain("bridge mine in", "input", policy="drop"))}),
         *("nftables", State.WARNING, "bridge mine in", None),
     ),

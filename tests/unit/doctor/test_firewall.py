@@ -60,6 +60,8 @@ def test_packets_on_one_bridge_pass_forward_only_with_br_netfilter() -> None:
     assert found(rules(text), "bridge-netfilter").remedy == "iptables -I FORWARD -i docker0 -o docker0 -j ACCEPT"
     off = rules(text, host={"sysctls": {**WELL.host.sysctls, "net/bridge/bridge-nf-call-iptables": "0"}})
     assert found(off, "bridge-netfilter").state is State.OK
+    apart = rules(text, docker={"settings": {"icc": False}})
+    assert found(apart, "bridge-netfilter").state is State.OK
 
 
 def test_a_rule_that_cannot_be_judged_is_a_warning() -> None:

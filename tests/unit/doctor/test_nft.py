@@ -92,6 +92,9 @@ MATCHES: list[tuple[dict[str, Any], Packet, bool | None]] = [
     (match(STATE, ["established", "related"], "in"), V4, False),
     (match(STATE, "new", "in"), V4, True),
     (match(STATE, {"set": ["established", "related"]}, "!="), V4, True),
+    # As nft shows `ct state & (established | related) == 0`.
+    (match(STATE, ["established", "related"], "!"), V4, True),
+    (match(STATE, ["established", "new"], "!"), V4, False),
     (match({"ct": {"key": "status"}}, "dnat", "in"), V4, False),
     (match({"ct": {"key": "mark"}}, 5), V4, None),
     (match({"fib": {"result": "type", "flags": ["daddr"]}}, "local"), V4, False),
@@ -169,6 +172,17 @@ def test_marks_are_set_for_the_rules_that_follow() -> None:
 def test_what_others_decide_is_a_doubt(statement: dict[str, Any]) -> None:
     assert verdict([statement]).doubts
     assert verdict([{"xt": {"type": "match", "name": "set"}}, DROP]).doubts
+
+
+@pytest.mark.parametrize(("flags", "shown"), [("dormant", ""), ("mine", "\tflags dormant\n")], ids=["1.0.9", "1.0.6"])
+def test_a_table_that_is_dormant_decides_nothing(flags: str, shown: str) -> None:
+    table = {"table": {"family": "inet", "name": "mine", "handle": 1, "flags": flags}}
+    chain = base_chain(FORWARD, "forward", policy="drop")
+    listing = f"table inet mine {{ # handle 1\n{shown}\tset s {{\n\t\tflags interval\n\t}}\n}}\n" if shown else ""
+    assert parse([table, chain], listing) == ()
+    assert [base.where for base in parse([table, chain], listing.replace(shown, "") or "#")] == [FORWARD]
+    (owned,) = parse([table, chain], listing.replace("dormant", "owner") or "table inet mine {\n\tflags owner\n")
+    assert owned.owned
 
 
 def test_a_chain_is_one_of_its_families() -> None:

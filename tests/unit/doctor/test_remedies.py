@@ -71,7 +71,7 @@ LISTED: dict[str, str] = {
     "underlay.container_mtu: docker restart $(docker ps -q)": f"{NOT_RUN}needs containers of a dockerd",
     "underlay.container_mtu: ids=$(docker ps -q); systemctl restart docker && docker restart $ids": NO_SYSTEMD,
     "docker.bridge: ip link set dev …up": f"{RUN}bridge down",
-    "docker.bridge: systemctl start docker": NO_SYSTEMD,
+    "docker._no_bridge: systemctl start docker": NO_SYSTEMD,
     "docker.drop_in: systemctl enable overlayd && systemctl daemon-reload": f"{ELSEWHERE}cluster/test_package.py",
     "etcd.clock: chronyc makestep": OF_THE_MACHINE,
     "etcd.lease: systemctl restart overlayd": NO_SYSTEMD,

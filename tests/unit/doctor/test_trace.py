@@ -93,6 +93,14 @@ def test_protocol_and_port_count_only_where_known() -> None:
     assert forward(rule).doubts == (f"filter {rule}",)
 
 
+def test_a_port_of_either_end_counts_where_it_is_the_receivers() -> None:
+    vxlan = replace(PACKET, protocol="udp", port=8472)
+    rule = "-A FORWARD -p udp -m multiport --ports 53,8472 -j DROP"
+    assert forward(rule, packet=vxlan).dropped
+    # It may be the sender's.
+    assert forward(rule, packet=replace(vxlan, port=8473)).doubts == (f"filter {rule}",)
+
+
 def test_a_loop_of_chains_ends() -> None:
     assert not forward("-A FORWARD -j X", "-A X -j Y", "-A Y -j X").dropped
 

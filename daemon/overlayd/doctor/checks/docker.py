@@ -20,7 +20,8 @@ def service(facts: Facts) -> Finding | None:
     if here.active is None:
         return None
     if here.down is None:
-        return ok("docker-service", "runs" if here.active else "does not run, and is not enabled")
+        state = "runs" if here.active else "is on its way" if here.on_its_way else "does not run, and is not enabled"
+        return ok("docker-service", state)
     if facts.daemon.state != "ready":
         return problem("docker-service", here.down, advice=WAITS)
     if here.failed:
@@ -83,19 +84,7 @@ def bridge(facts: Facts) -> Finding:
     """Whether docker0 carries the leased subnet."""
     link, subnets = facts.host.link(BRIDGE), facts.network.subnets if facts.network else ()
     if link is None:
-        if facts.docker.active:
-            return warning(
-                "docker-bridge",
-                f"no {BRIDGE} here, though docker runs: its containers have another bridge, or none",
-                advice="daemon-json and docker-options say by which option; mend that, then systemctl restart docker",
-            )
-        ready = facts.daemon.state == "ready"
-        return warning(
-            "docker-bridge",
-            f"no {BRIDGE} here: docker has not started",
-            remedy="systemctl start docker" if ready and facts.docker.down is None else None,
-            advice=None if ready else WAITS,
-        )
+        return _no_bridge(facts)
     if not subnets:
         return unknown("docker-bridge", "no lease to compare with")
     if not link.up:
@@ -107,6 +96,12 @@ def bridge(facts: Facts) -> Finding:
     missing = [subnet for subnet in subnets if first_host(subnet) not in link.addresses]
     if missing:
         has = ", ".join(str(one) for one in link.addresses if not one.is_link_local) or "no address"
+        if facts.docker.at_rest:
+            return warning(
+                "docker-bridge",
+                f"{BRIDGE} has {has}, not the leased {missing[0]}, and docker does not run",
+                advice="it comes onto the lease when docker is started",
+            )
         return problem(
             "docker-bridge",
             f"{BRIDGE} has {has}, not the leased {missing[0]}: containers cannot be reached",
@@ -114,6 +109,41 @@ def bridge(facts: Facts) -> Finding:
             advice="mend what daemon-json says first" if facts.docker.conflicts else _later(facts),
         )
     return ok("docker-bridge", f"{BRIDGE} is on {', '.join(map(str, subnets))}")
+
+
+def _no_bridge(facts: Facts) -> Finding:
+    if facts.docker.active:
+        return warning(
+            "docker-bridge",
+            f"no {BRIDGE} here, though docker runs: its containers have another bridge, or none",
+            advice="daemon-json and docker-options say by which option; mend that, then systemctl restart docker",
+        )
+    if facts.docker.active is None:
+        # None, or a masked one: systemctl cannot start it.
+        if not facts.docker.installed:
+            return warning(
+                "docker-bridge",
+                f"no {BRIDGE} here: docker is not installed",
+                advice="install it, if it is meant to be",
+            )
+        return warning(
+            "docker-bridge",
+            f"no {BRIDGE} here, and systemd tells of no docker.service that it could start",
+            advice="see systemctl status docker: is it masked? A docker without systemd is given docker.env by hand",
+        )
+    ready = facts.daemon.state == "ready"
+    if facts.docker.on_its_way and ready:
+        return warning(
+            "docker-bridge",
+            f"no {BRIDGE} here yet: docker is on its way",
+            advice="wait for it; systemctl list-jobs says what it waits for",
+        )
+    return warning(
+        "docker-bridge",
+        f"no {BRIDGE} here: docker has not started",
+        remedy="systemctl start docker" if ready and facts.docker.down is None else None,
+        advice=None if ready else WAITS,
+    )
 
 
 def daemon_json(facts: Facts) -> Finding | None:

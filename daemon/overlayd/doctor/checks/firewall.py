@@ -23,8 +23,8 @@ COMMANDS = {4: "iptables", 6: "ip6tables"}
 # Some peer's: of no router, which our own rules tell from peers.
 _PEERS_MAC = "02:00:00:00:00:00"
 _BRIDGE_SYSCTL = {4: "net/bridge/bridge-nf-call-iptables", 6: "net/bridge/bridge-nf-call-ip6tables"}
-# Of families that see frames, not packets.
-_OF_FRAMES = ("bridge", "netdev")
+# Families, and hooks of any family, that see frames, not packets.
+_OF_FRAMES = ("bridge", "netdev", "ingress", "egress")
 
 
 def iptables(facts: Facts) -> Finding:
@@ -97,6 +97,8 @@ def bridge_netfilter(facts: Facts) -> Finding | None:
     on = [version for version, name in _BRIDGE_SYSCTL.items() if facts.host.sysctls.get(name) == "1"]
     if not on:
         return ok("bridge-netfilter", "off: packets between containers of this host pass no iptables rule")
+    if facts.docker.settings.get("icc") is False:
+        return ok("bridge-netfilter", "on, and docker keeps containers of this host apart, as it is told by icc")
     found = []
     for _network, subnet in _overlays(facts):
         if subnet.version in on:
@@ -183,7 +185,7 @@ def nftables(facts: Facts) -> Finding:
     chains = facts.firewall.chains
     if chains is None:
         return unknown("nftables", "the ruleset could not be read")
-    closing = [base.where for base in chains if base.family in _OF_FRAMES and base.may_drop]
+    closing = [base.where for base in chains if {base.family, base.hook} & {*_OF_FRAMES} and base.may_drop]
     if closing:
         return warning(
             "nftables",

@@ -28,6 +28,8 @@ def read_docker(settings: Settings, network: Network | None) -> Docker:
         drop_ins=service.drop_ins if service else None,
         by_hand=service is not None and service.by_hand,
         active=service.state == "active" if service else None,
+        on_its_way=service is not None and service.on_its_way,
+        at_rest=service is not None and service.at_rest,
         down=docker_service.down(service),
         failed=service is not None and service.failed,
         compared=argv is not None and network is not None and bool(network.subnets),
