@@ -16,6 +16,7 @@ import struct
 import sys
 from collections.abc import Iterator, Sequence
 
+from overlayd.errors import OverlaydError
 from overlayd.probe.containers import Container, first_on_bridge
 from overlayd.probe.lent import AT_MOST
 
@@ -51,8 +52,9 @@ def _answer(client: socket.socket) -> None:
     with contextlib.ExitStack() as stack:
         try:
             found = [(one, opened) for one in first_on_bridge(AT_MOST) if (opened := _open(one, stack))]
-        except OSError as error:
-            client.send(json.dumps({"problem": error.strerror or str(error)}).encode())
+        except (OSError, OverlaydError) as error:
+            words = (error.strerror if isinstance(error, OSError) else None) or str(error)
+            client.send(json.dumps({"problem": words}).encode())
             return
         document = {
             "containers": [

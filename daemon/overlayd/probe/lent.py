@@ -7,12 +7,14 @@ nothing else (lender.py), and gets the sockets.
 from __future__ import annotations
 
 import json
+import math
 import socket
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from overlayd.addresses import IPAddress, ip_address
+from overlayd.errors import OverlaydError
 from overlayd.kernel import survey
 from overlayd.probe.containers import BRIDGE, first_on_bridge
 from overlayd.probe.peers import Inside
@@ -24,6 +26,9 @@ SOCKET = Path("/run/overlayd/containers.sock")
 TIMEOUT_S = 5.0
 # Whether docker0 has other ports than before is looked at so often at most.
 LOOK_S = 3.0
+# A port is there before its container has an address, and the service may not have answered: where fewer containers
+# were found than there could be, it is looked again after so long, and after twice that each time.
+AGAIN_S, AGAIN_AT_MOST_S = 3.0, 60.0
 REPLY_BYTES = 4096
 # An IPv4 and an IPv6 socket of each.
 DESCRIPTORS = 2 * AT_MOST
@@ -64,6 +69,7 @@ class Lender:
         self._found: tuple[Inside, ...] = ()
         self._avoided: set[tuple[IPAddress, ...]] = set()
         self._looked_at = 0.0
+        self._again_at, self._again_s = math.inf, AGAIN_S
         self.problem: str | None = None
 
     def containers(self) -> tuple[Inside, ...]:
@@ -71,12 +77,23 @@ class Lender:
         now = time.monotonic()
         if self._ports is not None and now - self._looked_at < LOOK_S:
             return self._sorted()
-        self._looked_at, ports = now, _ports()
+        self._looked_at = now
+        try:
+            ports = _ports()
+        except (OSError, OverlaydError) as error:
+            self.problem = f"the ports of {BRIDGE} cannot be read: {_words(error)}"
+            return self._sorted()
         if ports != self._ports:
+            self._again_s = AGAIN_S
+        if ports != self._ports or now >= self._again_at:
             self.close()
             self._ports, self.problem = ports, None
             self._found = self._look() if ports else ()
             self._avoided &= {one.addresses for one in self._found}
+            self._again_at = math.inf
+            if len(self._found) < min(AT_MOST, len(ports)):
+                self._again_at = now + self._again_s
+                self._again_s = min(2 * self._again_s, AGAIN_AT_MOST_S)
         return self._sorted()
 
     def _sorted(self) -> tuple[Inside, ...]:
@@ -98,8 +115,8 @@ class Lender:
             if self._path.exists():
                 return borrow(self._path)
             return tuple(first_on_bridge(AT_MOST))
-        except OSError as error:
-            self.problem = f"containers cannot be entered: {error.strerror or error}"
+        except (OSError, OverlaydError) as error:
+            self.problem = f"containers cannot be entered: {_words(error)}"
             return ()
 
 
@@ -113,7 +130,7 @@ def borrow(path: Path) -> tuple[LentContainer, ...]:
     lent = [socket.socket(fileno=descriptor) for descriptor in descriptors]
     try:
         return _parse(reply, lent)
-    except (ValueError, TypeError, KeyError, IndexError) as error:
+    except (ValueError, TypeError, KeyError, IndexError, StopIteration) as error:
         for one in lent:
             one.close()
         raise OSError(f"{path} answers what is no answer: {error}") from error
@@ -128,6 +145,10 @@ def _parse(reply: bytes, lent: list[Socket]) -> tuple[LentContainer, ...]:
         addresses = tuple(ip_address(text) for text in one["addresses"])
         found.append(LentContainer(int(one["number"]), addresses, {version: next(rest) for version in one["versions"]}))
     return tuple(found)
+
+
+def _words(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def _ports() -> frozenset[int]:
