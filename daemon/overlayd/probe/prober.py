@@ -165,7 +165,7 @@ class Prober:
         self._refilled_at = now
         with self._lock:
             here, paths = self._here, list(self._paths.values())
-        sources = self._sources(paths)
+        sources = self._sources(paths, here)
         due = sorted((path for path in paths if path.due <= now), key=lambda path: path.due)
         due = due[: max(0, int(self._tokens))]
         if due:
@@ -175,14 +175,14 @@ class Prober:
                 self._ask([path for path in due if path.known is known], here, sources, every_s)
         self._conclude(paths, here, sources)
 
-    def _sources(self, paths: Sequence[Path]) -> tuple[Inside, ...]:
+    def _sources(self, paths: Sequence[Path], here: Here) -> tuple[Inside, ...]:
         """The containers here to send from; their sockets stay open, so that peers' requests are heard there."""
         if not paths:
             # What was lent is had once: whoever comes next needs sockets of its own.
             self._pinger.keep_only(())
             self._lender.close()
             return ()
-        sources = self._lender.containers()
+        sources = self._lender.containers(here.subnets)
         self._pinger.keep_only(sources)
         for version in {path.peer.subnet.version for path in paths}:
             for source in sources[:1]:
@@ -298,12 +298,15 @@ class Prober:
             if contains(path.peer.subnet, sender):
                 path.hears(sender, note, now=now)
 
+    def _source_words(self, here: Here, sources: Sequence[Inside]) -> str:
+        return source_words(replace(here, containers=tuple(sources)), self._lender.problem, self._lender.bridge)
+
     def _conclude(self, paths: Sequence[Path], here: Here, sources: Sequence[Inside]) -> None:
         for path in paths:
             path.refresh(time.monotonic())
         before = self._findings
         found = Findings(
-            source=source_words(replace(here, containers=tuple(sources)), self._lender.problem) if paths else "",
+            source=self._source_words(here, sources) if paths else "",
             container=self._answering[1],
             peers=tuple(path.shown for path in paths),
             problems=problems(paths),

@@ -164,7 +164,9 @@ class Path:
         if age_s is None:
             return
         self.heard = Heard(at=now, us_at=now - age_s)
-        if note.startswith(_ANSWERS) and not self.known and self._may_be_a_container(sender):
+        # One that fails may be the only one there that does: its host sends from another by now.
+        wanted = not self.known or (self.misses >= MISSES and sender != self.target)
+        if note.startswith(_ANSWERS) and wanted and self._may_be_a_container(sender):
             self.target, self.known = sender, True
             self.due = min(self.due, now + RETRY_S)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from overlayd.addresses import IPNetwork
 from overlayd.probe.lent import Lender, LentContainer
 from overlayd.probe.peers import Here, Inside, KnownPeer
 from overlayd.probe.pinger import Echo, Outcome, Pinger, Wake
@@ -28,7 +29,8 @@ class PlayedLender(Lender):
         super().__init__()
         self.lent: list[socket.socket] = []
 
-    def containers(self) -> tuple[Inside, ...]:
+    def containers(self, subnets: Sequence[IPNetwork]) -> tuple[Inside, ...]:
+        del subnets
         if not self._found:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
             ours.setblocking(False)
