@@ -20,6 +20,7 @@ from tests.kernel.lab import Host, Lab, laboratory
 from tests.kernel.listening import Ear
 from tests.kernel.second import NETWORK, PREFIX, Beside, configure
 from tests.kernel.test_quiet import RESYNC_S, RESYNCS, kept_rules, looks, settled
+from tests.kernel.test_reach import measured
 from tests.kernel.traffic import Losses, pinging, pings
 from tests.polling import eventually
 
@@ -76,6 +77,9 @@ def lab(site: Site) -> Lab:
 def test_each_network_reaches_its_own_across_hosts(site: Site) -> None:
     for a, b in (site.first, site.second):
         eventually("a reaches b", lambda a=a, b=b: pings(a, b) and pings(b, a))  # type: ignore[misc]
+        # Measured from the containers of that network, not from those on docker0.
+        eventually("a says so", lambda a=a: [one["state"] for one in measured(a)] == ["reached"], timeout_s=40)  # type: ignore[misc]
+        assert a.status()["probed_from"] == f"container {a.container_address}"
     assert site.first[0].subnet.subnet_of(IPv4Network("10.5.0.0/16"))
     assert site.second[0].subnet.subnet_of(IPv4Network(NETWORK))
 

@@ -31,14 +31,14 @@ def main(settings: Settings, options: argparse.Namespace) -> int:
     """
     here, peers = _from_daemon(settings) or _from_etcd(settings)
     with contextlib.closing(Lender()) as lender:
-        here = replace(here, containers=lender.containers())
+        here = replace(here, containers=lender.containers(here.subnets))
         found = measure(
             targets(chosen(peers, options.peers), here),
             count=options.count,
             timeout_s=options.timeout,
             sizes=not options.no_mtu,
         )
-        source = source_words(here, lender.problem)
+        source = source_words(here, lender.problem, lender.bridge)
     if options.json:
         print_line(json.dumps({**document(found), "measured_from": source}, indent=2))
     elif found:

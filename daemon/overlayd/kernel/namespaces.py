@@ -70,20 +70,22 @@ def _inode(path: Path) -> int | None:
 
 
 def _in_a_thread(enter: Callable[[ctypes.CDLL], int], call: Callable[[], T]) -> T:
-    outcome: list[T | OSError] = []
+    outcome: list[T] = []
+    failed: list[BaseException] = []
 
     def run() -> None:
-        libc = ctypes.CDLL(None, use_errno=True)
         try:
+            libc = ctypes.CDLL(None, use_errno=True)
             if enter(libc):
                 raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
             outcome.append(call())
-        except OSError as error:
-            outcome.append(error)
+        except BaseException as error:
+            # Raised again where the call was made.
+            failed.append(error)
 
     thread = threading.Thread(target=run)
     thread.start()
     thread.join()
-    if isinstance(outcome[0], OSError):
-        raise outcome[0]
+    if failed:
+        raise failed[0]
     return outcome[0]

@@ -9,17 +9,29 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from overlayd import marks
 from overlayd.addresses import IPAddress, IPNetwork, contains
-from overlayd.errors import KernelRefused
+from overlayd.errors import KernelRefused, OverlaydError
 from overlayd.kernel import interfaces, survey
 from overlayd.kernel.namespaces import in_that_at, others
 from overlayd.probe.sockets import icmp_socket
 
 BRIDGE = "docker0"
+
+
+def bridge_of(subnets: Collection[IPNetwork]) -> str:
+    """The bridge of this host's containers: docker0, or of another network than 0 the one that has the subnet."""
+    ours = marks.ours()
+    if not ours.number:
+        return BRIDGE
+    with contextlib.suppress(OverlaydError):
+        found = [name for name in interfaces.holding(subnets) if not ours.names(name)]
+        return found[0] if found else ours.bridge
+    return ours.bridge
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +85,9 @@ def on_bridge(at_most: int, *, bridge: str = BRIDGE) -> Iterator[Container]:
         raise refused
 
 
-def first_on_bridge(at_most: int, *, looked_at: int = 256) -> list[Container]:
+def first_on_bridge(at_most: int, *, bridge: str = BRIDGE, looked_at: int = 256) -> list[Container]:
     """The containers with the lowest addresses: the same ones as long as they live."""
-    found = sorted(on_bridge(looked_at), key=lambda one: min((a.version, int(a)) for a in one.addresses))
+    found = sorted(on_bridge(looked_at, bridge=bridge), key=lambda one: min((a.version, int(a)) for a in one.addresses))
     return found[:at_most]
 
 

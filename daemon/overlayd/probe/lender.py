@@ -2,8 +2,8 @@
 
 Entering a network namespace takes CAP_SYS_ADMIN (setns(2)), which the daemon's unit has not: who takes over the daemon
 would have the whole host. This program has it, reads nothing that others wrote but interfaces of the kernel, takes one
-word from root on a socket of systemd's (sd_listen_fds(3)), and gives at most four sockets. It ends when nobody has
-asked for a while.
+word and a bridge's name from root on a socket of systemd's (sd_listen_fds(3)), and gives at most four sockets. It ends
+when nobody has asked for a while.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import struct
 import sys
 from collections.abc import Iterator, Sequence
 
-from overlayd.probe.containers import Container, first_on_bridge
+from overlayd.errors import OverlaydError
+from overlayd.probe.containers import BRIDGE, Container, first_on_bridge
 from overlayd.probe.lent import AT_MOST
 
 FIRST_DESCRIPTOR = 3
@@ -43,16 +44,20 @@ def serve(listening: socket.socket, *, idle_s: float | None) -> None:
             return
         with client, contextlib.suppress(OSError):
             client.settimeout(SILENCE_S)
-            if _is_root(client) and client.recv(64) == b"containers":
-                _answer(client)
+            if not _is_root(client):
+                continue
+            word, _space, bridge = client.recv(64).decode(errors="replace").partition(" ")
+            if word == "containers":
+                _answer(client, bridge or BRIDGE)
 
 
-def _answer(client: socket.socket) -> None:
+def _answer(client: socket.socket, bridge: str) -> None:
     with contextlib.ExitStack() as stack:
         try:
-            found = [(one, opened) for one in first_on_bridge(AT_MOST) if (opened := _open(one, stack))]
-        except OSError as error:
-            client.send(json.dumps({"problem": error.strerror or str(error)}).encode())
+            found = [(one, opened) for one in first_on_bridge(AT_MOST, bridge=bridge) if (opened := _open(one, stack))]
+        except (OSError, OverlaydError) as error:
+            words = (error.strerror if isinstance(error, OSError) else None) or str(error)
+            client.send(json.dumps({"problem": words}).encode())
             return
         document = {
             "containers": [

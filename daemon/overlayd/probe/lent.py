@@ -7,14 +7,17 @@ nothing else (lender.py), and gets the sockets.
 from __future__ import annotations
 
 import json
+import math
 import socket
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from overlayd.addresses import IPAddress, ip_address
+from overlayd.addresses import IPAddress, IPNetwork, ip_address
+from overlayd.errors import OverlaydError
 from overlayd.kernel import survey
-from overlayd.probe.containers import BRIDGE, first_on_bridge
+from overlayd.probe.containers import BRIDGE, bridge_of, first_on_bridge
 from overlayd.probe.peers import Inside
 from overlayd.probe.sockets import Socket
 
@@ -24,6 +27,9 @@ SOCKET = Path("/run/overlayd/containers.sock")
 TIMEOUT_S = 5.0
 # Whether docker0 has other ports than before is looked at so often at most.
 LOOK_S = 3.0
+# A port is there before its container has an address, and the service may not have answered: where fewer containers
+# were found than there could be, it is looked again after so long, and after twice that each time.
+AGAIN_S, AGAIN_AT_MOST_S = 3.0, 60.0
 REPLY_BYTES = 4096
 # An IPv4 and an IPv6 socket of each.
 DESCRIPTORS = 2 * AT_MOST
@@ -64,19 +70,36 @@ class Lender:
         self._found: tuple[Inside, ...] = ()
         self._avoided: set[tuple[IPAddress, ...]] = set()
         self._looked_at = 0.0
+        self._again_at, self._again_s = math.inf, AGAIN_S
         self.problem: str | None = None
+        self.bridge = BRIDGE
 
-    def containers(self) -> tuple[Inside, ...]:
-        """Up to AT_MOST containers; none, and `problem` says why, where none may be entered. Never raises."""
+    def containers(self, subnets: Sequence[IPNetwork]) -> tuple[Inside, ...]:
+        """On the bridge that has these subnets, which are ours: up to AT_MOST containers.
+
+        None, and `problem` says why, where none may be entered. Never raises.
+        """
         now = time.monotonic()
         if self._ports is not None and now - self._looked_at < LOOK_S:
             return self._sorted()
-        self._looked_at, ports = now, _ports()
+        self._looked_at = now
+        try:
+            bridge = bridge_of(subnets)
+            ports = _ports(bridge)
+        except (OSError, OverlaydError) as error:
+            self.problem = f"the bridge of this host's containers cannot be read: {_words(error)}"
+            return self._sorted()
         if ports != self._ports:
+            self._again_s = AGAIN_S
+        if ports != self._ports or now >= self._again_at:
             self.close()
-            self._ports, self.problem = ports, None
+            self._ports, self.bridge, self.problem = ports, bridge, None
             self._found = self._look() if ports else ()
             self._avoided &= {one.addresses for one in self._found}
+            self._again_at = math.inf
+            if len(self._found) < min(AT_MOST, len(ports)):
+                self._again_at = now + self._again_s
+                self._again_s = min(2 * self._again_s, AGAIN_AT_MOST_S)
         return self._sorted()
 
     def _sorted(self) -> tuple[Inside, ...]:
@@ -96,24 +119,24 @@ class Lender:
     def _look(self) -> tuple[Inside, ...]:
         try:
             if self._path.exists():
-                return borrow(self._path)
-            return tuple(first_on_bridge(AT_MOST))
-        except OSError as error:
-            self.problem = f"containers cannot be entered: {error.strerror or error}"
+                return borrow(self._path, self.bridge)
+            return tuple(first_on_bridge(AT_MOST, bridge=self.bridge))
+        except (OSError, OverlaydError) as error:
+            self.problem = f"containers cannot be entered: {_words(error)}"
             return ()
 
 
-def borrow(path: Path) -> tuple[LentContainer, ...]:
-    """Ask the service at a path for containers. Raises OSError, also for an answer that is none."""
+def borrow(path: Path, bridge: str = BRIDGE) -> tuple[LentContainer, ...]:
+    """Ask the service at a path for containers on a bridge. Raises OSError, also for an answer that is none."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as asked:
         asked.settimeout(TIMEOUT_S)
         asked.connect(str(path))
-        asked.send(b"containers")
+        asked.send(f"containers {bridge}".encode())
         reply, descriptors, _flags, _address = socket.recv_fds(asked, REPLY_BYTES, DESCRIPTORS)
     lent = [socket.socket(fileno=descriptor) for descriptor in descriptors]
     try:
         return _parse(reply, lent)
-    except (ValueError, TypeError, KeyError, IndexError) as error:
+    except (ValueError, TypeError, KeyError, IndexError, StopIteration) as error:
         for one in lent:
             one.close()
         raise OSError(f"{path} answers what is no answer: {error}") from error
@@ -130,6 +153,10 @@ def _parse(reply: bytes, lent: list[Socket]) -> tuple[LentContainer, ...]:
     return tuple(found)
 
 
-def _ports() -> frozenset[int]:
+def _words(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+def _ports(bridge: str) -> frozenset[int]:
     links = survey.links()
-    return frozenset(link.index for link in links if link.master == BRIDGE and link.up)
+    return frozenset(link.index for link in links if link.master == bridge and link.up)

@@ -43,6 +43,9 @@ def measure_once(peers: Sequence[KnownPeer], here: Here) -> tuple[Reach, ...]:
             trial = Trial(
                 host=any((path.peer.subnet, one) in answers for one in inside(path.peer.subnet)),
                 underlay=(path.peer.subnet, path.peer.public_ip) in answers,
+                # The daemon here has asked etcd: where echoes are filtered outside, nothing else tells it from one
+                # that was switched off.
+                lives=True if str(path.peer.subnet) in here.said else None,
             )
             if path.known and traced < TRACED_AT_MOST:
                 traced += 1

@@ -126,12 +126,17 @@ class Pinger:
         for line in self._lines.values():
             poll.register(line.socket, select.POLLIN)
         deadline = time.monotonic() + timeout_s
-        while (left_s := deadline - time.monotonic()) > 0:
+        while not self._ends and (left_s := deadline - time.monotonic()) > 0:
             for descriptor, _events in poll.poll(1000 * left_s):
                 if self._wake is not None and descriptor == self._wake.descriptor:
                     self._wake.clear()
                     return
                 self._receive(descriptor, {})
+
+    @property
+    def _ends(self) -> bool:
+        # The word of it is in the pipe but once, and another wait may have read it.
+        return self._wake is not None and self._wake.ends
 
     def _poll(self) -> select.poll:
         poll = select.poll()
@@ -149,7 +154,7 @@ class Pinger:
         poll = self._poll()
         unsent = list(enumerate(echoes))[::-1]
         due = last_sent = time.monotonic()
-        while unsent or waiting:
+        while (unsent or waiting) and not self._ends:
             now = time.monotonic()
             if unsent and now >= due:
                 index, echo = unsent.pop()
@@ -161,8 +166,6 @@ class Pinger:
             for descriptor, _events in poll.poll(1000 * ((due if unsent else last_sent + timeout_s) - now)):
                 if self._wake is not None and descriptor == self._wake.descriptor:
                     self._wake.clear()
-                    if self._wake.ends:
-                        unsent, waiting = [], {}
                     continue
                 for sent, outcome in self._receive(descriptor, waiting):
                     outcomes[sent.index] = outcome

@@ -44,6 +44,8 @@ TRIALS_AT_ONCE = 3
 ROUND_S = 1.0
 # From a container here to one there: its host, the other host, the container.
 HOPS = 3
+# Whether the container here that is sent from answers its own host is asked so often.
+ANSWERING_S = 30.0
 # After a change in kernel or leases, all peers are asked within this, as far as the budget allows.
 SOON_S = 2.0
 
@@ -94,6 +96,7 @@ class Prober:
         self._pinger = Pinger(heard=self._heard, wake=self._wake)
         self._thread = threading.Thread(target=self._run, name="prober", daemon=True)
         self._answering: tuple[Inside | None, tuple[IPAddress, ...]] = (None, ())
+        self._answering_again_at = 0.0
         self._trials_from = 0.0
         self._trials = 0
 
@@ -114,13 +117,14 @@ class Prober:
         wanted = {(peer.subnet, peer.public_ip): peer for peer in peers}
         with self._lock:
             self._here = here
-            if wanted.keys() == self._paths.keys():
+            if list(wanted.values()) == [path.peer for path in self._paths.values()]:
                 return
             now = time.monotonic()
             paths = {}
             for key, peer in wanted.items():
                 # A new one is given a moment: it programs us at the same time as we it.
                 paths[key] = self._paths.get(key) or Path(peer=peer, due=now + self._rng.uniform(1, SOON_S))
+                paths[key].peer = peer
             self._paths = paths
         self._wake.set()
 
@@ -161,8 +165,9 @@ class Prober:
         self._refilled_at = now
         with self._lock:
             here, paths = self._here, list(self._paths.values())
-        sources = self._sources(paths)
-        due = sorted((path for path in paths if path.due <= now), key=lambda path: path.due)[: int(self._tokens)]
+        sources = self._sources(paths, here)
+        due = sorted((path for path in paths if path.due <= now), key=lambda path: path.due)
+        due = due[: max(0, int(self._tokens))]
         if due:
             self._tokens -= len(due)
             every_s = interval_s(len(paths), self._rate_per_s)
@@ -170,12 +175,14 @@ class Prober:
                 self._ask([path for path in due if path.known is known], here, sources, every_s)
         self._conclude(paths, here, sources)
 
-    def _sources(self, paths: Sequence[Path]) -> tuple[Inside, ...]:
+    def _sources(self, paths: Sequence[Path], here: Here) -> tuple[Inside, ...]:
         """The containers here to send from; their sockets stay open, so that peers' requests are heard there."""
         if not paths:
+            # What was lent is had once: whoever comes next needs sockets of its own.
             self._pinger.keep_only(())
+            self._lender.close()
             return ()
-        sources = self._lender.containers()
+        sources = self._lender.containers(here.subnets)
         self._pinger.keep_only(sources)
         for version in {path.peer.subnet.version for path in paths}:
             for source in sources[:1]:
@@ -186,9 +193,11 @@ class Prober:
         return sources
 
     def _look_whether_it_answers(self, source: Inside | None) -> None:
-        """Ask a container here that is a new one: peers are told only of what answers its own host."""
-        if source == self._answering[0]:
+        """Ask the container here, now and then: peers are told only of what answers its own host."""
+        now = time.monotonic()
+        if source == self._answering[0] and now < self._answering_again_at:
             return
+        self._answering_again_at = now + ANSWERING_S
         addresses = source.addresses if source is not None else ()
         echoes = [Echo(target=one, packet_bytes=icmp.smallest(one.version)) for one in addresses]
         outcomes = self._exchange(echoes, TIMEOUT_S)
@@ -207,7 +216,7 @@ class Prober:
                 path.is_empty(outcome.refused_by or target, now=now, interval_s=every_s)
             else:
                 path.missed(now=now, clock=clock, interval_s=every_s)
-                if path.wants_trial and self._may_try(now):
+                if path.wants_trial and self._may_try(path, now):
                     self._try(path, target, here, sources, every_s)
 
     def _exchange(self, echoes: Sequence[Echo], timeout_s: float) -> list[Outcome]:
@@ -218,7 +227,10 @@ class Prober:
         except OverlaydError as error:
             return [Outcome(problem=error.message)] * len(echoes)
 
-    def _may_try(self, now: float) -> bool:
+    def _may_try(self, path: Path, now: float) -> bool:
+        if not path.waits_for_trial and any(one.waits_for_trial for one in self._paths.values()):
+            # First those of which nothing is known yet.
+            return False
         if now - self._trials_from > INTERVAL_S:
             self._trials_from, self._trials = now, 0
         self._trials += 1
@@ -272,7 +284,7 @@ class Prober:
         return Echo(
             target=target,
             packet_bytes=icmp.smallest(version) + NOTE_BYTES,
-            note=path.note(now),
+            note=path.note(now, answers=source is None or source.address(version) in self._answering[1]),
             inside=source,
             source=None if source is not None else source_of(path.peer.subnet, here),
             hops=hops,
@@ -286,12 +298,15 @@ class Prober:
             if contains(path.peer.subnet, sender):
                 path.hears(sender, note, now=now)
 
+    def _source_words(self, here: Here, sources: Sequence[Inside]) -> str:
+        return source_words(replace(here, containers=tuple(sources)), self._lender.problem, self._lender.bridge)
+
     def _conclude(self, paths: Sequence[Path], here: Here, sources: Sequence[Inside]) -> None:
         for path in paths:
             path.refresh(time.monotonic())
         before = self._findings
         found = Findings(
-            source=source_words(replace(here, containers=tuple(sources)), self._lender.problem) if paths else "",
+            source=self._source_words(here, sources) if paths else "",
             container=self._answering[1],
             peers=tuple(path.shown for path in paths),
             problems=problems(paths),
@@ -307,4 +322,6 @@ class Prober:
 def _says_nobody_is_there(outcome: Outcome, path: Path) -> bool:
     """Whether the peer's bridge found nobody at the address: its host could not resolve it (RFC 792, RFC 4443)."""
     by = outcome.refused_by
-    return by is not None and outcome.reason == "host unreachable" and contains(path.peer.subnet, by)
+    # Without a device of the overlay, as with host-gw, it says so by its address on the underlay.
+    its_own = by is not None and (contains(path.peer.subnet, by) or by == path.peer.public_ip)
+    return its_own and outcome.reason == "host unreachable"

@@ -32,7 +32,9 @@ DIAGNOSE_S = 30.0
 HEARD_S = 120.0
 
 _NOTE = struct.Struct("!4sH")
-_MAGIC, _NEVER = b"ovl\1", 0xFFFF
+# What the sender is: one that answers echoes itself, or one that does not, so that it is no failure if it does not.
+_ANSWERS, _IS_SILENT = b"ovl\1", b"ovl\2"
+_NEVER = 0xFFFF
 NOTE_BYTES = _NOTE.size
 
 
@@ -96,6 +98,11 @@ class Path:
         """Whether it is time to find out where echoes are lost."""
         return self.misses >= MISSES and self.due >= self.tried_at + DIAGNOSE_S
 
+    @property
+    def waits_for_trial(self) -> bool:
+        """Whether echoes are lost, and nobody has looked yet where."""
+        return self.misses >= MISSES and self.trial is None
+
     def answered(self, by: IPAddress, *, rtt_s: float, now: float, clock: float, interval_s: float) -> None:
         """A container answered."""
         self.target, self.known, self.misses, self.trial = by, True, 0, None
@@ -157,7 +164,9 @@ class Path:
         if age_s is None:
             return
         self.heard = Heard(at=now, us_at=now - age_s)
-        if not self.known and self._may_be_a_container(sender):
+        # One that fails may be the only one there that does: its host sends from another by now.
+        wanted = not self.known or (self.misses >= MISSES and sender != self.target)
+        if note.startswith(_ANSWERS) and wanted and self._may_be_a_container(sender):
             self.target, self.known = sender, True
             self.due = min(self.due, now + RETRY_S)
 
@@ -166,9 +175,13 @@ class Path:
         if address is not None and not self.known and self._may_be_a_container(address):
             self.target, self.known = address, True
 
-    def note(self, now: float) -> bytes:
-        """What our request says to the peer's prober: how long ago one of its own arrived here."""
-        return _NOTE.pack(_MAGIC, _NEVER if self.heard is None else min(_NEVER - 1, int(now - self.heard.at)))
+    def note(self, now: float, *, answers: bool = True) -> bytes:
+        """What our request says to the peer's prober: how long ago one of its own arrived here.
+
+        `answers`: whether the container here that sends it answers echoes itself.
+        """
+        magic = _ANSWERS if answers else _IS_SILENT
+        return _NOTE.pack(magic, _NEVER if self.heard is None else min(_NEVER - 1, int(now - self.heard.at)))
 
     def _may_be_a_container(self, address: IPAddress) -> bool:
         """Whether an address is in the peer's subnet, and none of its host's own: that one may ask by itself."""
@@ -219,7 +232,7 @@ def parse_note(note: bytes) -> float | None:
     if len(note) < NOTE_BYTES:
         return None
     magic, age_s = _NOTE.unpack_from(note)
-    return (math.inf if age_s == _NEVER else float(age_s)) if magic == _MAGIC else None
+    return (math.inf if age_s == _NEVER else float(age_s)) if magic in (_ANSWERS, _IS_SILENT) else None
 
 
 def interval_s(count: int, rate_per_s: float) -> float:
@@ -240,8 +253,13 @@ def most_fail(paths: Sequence[Path]) -> bool:
     """Whether at least half of the peers that can be judged are not reached.
 
     One broken peer is not this host's failure: a fleet would be taken out of service because of one of its hosts.
+    Where many are lost at once, those that were looked into speak for the rest.
     """
-    judged = [path.shown.state for path in paths if path.shown.state not in (NOT_ASKED, HOST_SILENT)]
+    judged = [
+        path.shown.state
+        for path in paths
+        if path.shown.state not in (NOT_ASKED, HOST_SILENT) and not path.waits_for_trial
+    ]
     return 2 * sum(state == FAILING for state in judged) >= max(1, len(judged))
 
 

@@ -139,6 +139,18 @@ def test_its_host_tells_too_but_only_of_its_own_subnet() -> None:
     assert (one.next_target, one.known) == (OTHER, True)
 
 
+def test_where_one_fails_that_its_host_does_not_send_from_any_more_the_other_is_asked() -> None:
+    one = path()
+    one.answered(CONTAINER, rtt_s=0.001, now=90, clock=990, interval_s=EVERY)
+    one.hears(OTHER, path().note(0.0), now=91)
+    assert one.next_target == CONTAINER
+    lose(one)
+    one.tried(Trial(host=True), now=110)
+    one.hears(OTHER, path().note(0.0), now=111)
+    assert (one.next_target, one.known, one.shown.state) == (OTHER, True, FAILING)
+    assert one.due <= 111 + RETRY_S
+
+
 def test_a_note_says_how_long_ago_the_other_was_heard() -> None:
     one = path()
     assert parse_note(one.note(50.0)) == math.inf

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network
@@ -14,8 +13,9 @@ from overlayd.backend_choice import load_backend
 from overlayd.bounds import judge_network
 from overlayd.doctor.facts import Network, Published, Underlay
 from overlayd.errors import OverlaydError
-from overlayd.kernel import interfaces, survey
+from overlayd.kernel import survey
 from overlayd.network import NetworkConfig
+from overlayd.probe.containers import bridge_of
 from overlayd.settings import Settings
 from overlayd.status import Status
 from overlayd.underlay_watch import choose_underlay
@@ -62,7 +62,7 @@ def read_network(
         ipv6=6 in config.versions,
         refusals=(*judgement.refusals, *beside.conflicts(own, beside.others())),
         remarks=judgement.remarks,
-        bridge=_bridge(held),
+        bridge=bridge_of(held.values()),
         **_held(held),
     )
 
@@ -79,17 +79,6 @@ def _held(held: Mapping[int, IPNetwork]) -> _Held:
     )
 
 
-def _bridge(held: Mapping[int, IPNetwork]) -> str:
-    """The bridge of this host's containers: docker0, or of another network than 0 the one that has the subnet."""
-    ours = marks.ours()
-    if not ours.number:
-        return ours.bridge
-    with contextlib.suppress(OverlaydError):
-        found = [name for name in interfaces.holding(held.values()) if not ours.names(name)]
-        return found[0] if found else ours.bridge
-    return ours.bridge
-
-
 def _last_known(status: Status | None, held: Mapping[int, IPNetwork], underlay: Underlay) -> Network | None:
     if status is None or not status.network or not status.backend or not status.mtu_bytes:
         return None
@@ -102,7 +91,7 @@ def _last_known(status: Status | None, held: Mapping[int, IPNetwork], underlay: 
         mtu_bytes=status.mtu_bytes,
         devices=own or ((underlay.ifname,) if underlay.ifname else ()),
         ipv6=any(network.version == 6 for network in networks),
-        bridge=_bridge(held),
+        bridge=bridge_of(held.values()),
         **_held(held),
     )
 
