@@ -9,7 +9,7 @@ from ipaddress import IPv4Network
 from pathlib import Path
 from types import ModuleType
 
-from overlayd import docker, docker_service, dockerd_flags, process
+from overlayd import docker, docker_service, dockerd_flags
 from overlayd.addresses import IPNetwork
 from overlayd.docker_service import Service
 from overlayd.errors import CommandFailed
@@ -32,17 +32,19 @@ class DockerWatch:
         lasting_s: float,
         firewalled: bool = True,
         masquerade: bool = False,
+        network: IPNetwork | None = None,
         daemon_json: Path | None = None,
     ) -> None:
         """`restart` is the setting docker-restart; a problem counts for it once it has lasted `lasting_s` seconds.
 
-        `firewalled`: rules of ours rely on what dockerd is told of them. `masquerade`: the setting ip-masq.
-        `daemon_json`: if not where docker has it.
+        `firewalled`: rules of ours rely on what dockerd is told of them. `masquerade`: the setting ip-masq;
+        `network`: outside of it, that is. `daemon_json`: if not where docker has it.
         """
         self._daemon_json = daemon_json
         self._firewalled = firewalled
         # Docker is told not to, and we keep no rules: somebody else has to.
         self._others_masquerade = masquerade and not firewalled
+        self._network = network
         self._subnet: IPv4Network | None = None
         self._masqueraded = True
         self._restart = restart
@@ -73,16 +75,20 @@ class DockerWatch:
         bridge = self._bridge_problem
         if bridge is not None and not self._conflicts:
             bridge += f"; run: {docker_service.onto_the_lease(live_restore=self._live_restore)}"
-        found = (*self._conflicts, self._down, otherwise, bridge)
+        found = (*self._conflicts, self._down, otherwise, bridge, self._nobody_masquerades())
         return tuple(problem for problem in found if problem)
 
-    def warnings(self, network: IPNetwork | None) -> tuple[str, ...]:
-        """That containers do not reach what is outside the network, and that docker's next start would go wrong."""
-        nobody = None
-        if not self._masqueraded and self._subnet is not None:
-            nobody = _outside().nobody(str(network), str(self._subnet))
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """That docker's next start would go wrong."""
         not_ours = None if self._different else docker_service.not_ours(self._service)
-        return tuple(warning for warning in (nobody, not_ours) if warning)
+        return (not_ours,) if not_ours else ()
+
+    def _nobody_masquerades(self) -> str | None:
+        """That containers do not reach what is outside the network."""
+        if self._masqueraded or self._subnet is None:
+            return None
+        return str(_outside().nobody(str(self._network), str(self._subnet)))
 
     def record(self, want: docker.Wanted) -> str:
         """docker.json: what `overlayd docker prepare` needs to know of us."""
@@ -154,8 +160,7 @@ class DockerWatch:
         self._argv = docker_service.dockerd_argv(self._service)
         if self._others_masquerade and self._subnet is not None:
             with contextlib.suppress(CommandFailed):
-                tables = _outside().tables(process.run(["iptables-save"]))
-                self._masqueraded = _outside().masqueraded(tables, self._subnet)
+                self._masqueraded = _outside().somebody(self._subnet)
 
 
 def _outside() -> ModuleType:

@@ -66,6 +66,7 @@ class Host:
             lasting_s=settings.resync_s,
             firewalled=settings.firewall != "none",
             masquerade=settings.ip_masq,
+            network=config.network(4),
         )
         # Its default bridge is on network 0. Containers of another one are on a bridge that an administrator made.
         self._with_docker = settings.network_number == 0
@@ -186,7 +187,7 @@ class Host:
                 *self._registry.warnings,
                 *self._firewall.warnings,
                 *self._look_at_unread(),
-                *self._docker.warnings(self._config.network(4)),
+                *self._docker.warnings,
             ),
             # An administrator may have opened by hand what firewalld would not be told: no reason not to be ready.
             problems=(*problems, *beside, *([rules.firewalld_problem] if rules.firewalld_problem else [])),

@@ -1,17 +1,46 @@
-"""Whether what containers send to the outside leaves with this host's address, by whosever rule. Pure."""
+"""Whether what containers send to the outside leaves with this host's address, by whosever rule."""
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping
 from ipaddress import ip_network
 
+from overlayd import process
 from overlayd.addresses import IPNetwork
-from overlayd.doctor.trace import Chain, Tables
+from overlayd.doctor.trace import Chain, Tables, parse
+from overlayd.errors import CommandFailed
 
+_BY_NFT = re.compile(r"\b(?:masquerade|snat)\b")
 _TRANSLATE = ("MASQUERADE", "SNAT")
 # Chains call each other; the kernel refuses loops.
 _DEEPEST = 32
+
+
+def somebody(subnet: IPNetwork) -> bool:
+    """Whether a rule here does, of iptables or of nftables. Raises CommandFailed where iptables' cannot be read."""
+    if masqueraded(parse(process.run(["iptables-save"])), subnet):
+        return True
+    try:
+        return by_nft(process.run(["nft", "list", "ruleset"]))
+    except CommandFailed:
+        # Mostly there is no such program, and so hardly anybody wrote rules with it.
+        return False
+
+
+def by_nft(listing: str) -> bool:
+    """Whether `nft list ruleset` has a rule that translates sources, whosever, but for those of iptables. Pure.
+
+    For whose packets is not looked at: that an administrator has one is enough to say nothing.
+    """
+    table = ""
+    for line in listing.splitlines():
+        if line.startswith("table "):
+            table = line.split("{")[0].strip()
+        elif table not in ("table ip nat", "table ip6 nat") and _BY_NFT.search(line):
+            return True
+    return False
 
 
 def masqueraded(tables: Tables, subnet: IPNetwork) -> bool:

@@ -310,7 +310,7 @@ def test_nobody_masquerades(lab: Lab) -> None:
     try:
         assert not reaches(a, SWITCH_ADDRESS)
         _status, findings = doctor(a, "--no-arp")
-        assert findings["masquerading"]["state"] == "warning"
+        assert findings["masquerading"]["state"] == "problem"
         run_remedy(a, findings["masquerading"])
         assert reaches(a, SWITCH_ADDRESS)
         assert doctor(a, "--no-arp")[1]["masquerading"]["state"] == "ok"

@@ -163,7 +163,7 @@ def test_a_docker_that_would_get_no_options_is_not_restarted_for_nothing(lab: La
     # The generator failed, or overlayd.service is not enabled.
     docker = Docker(lab, tmp_path, "always", drop_ins="/a/50-overlayd.conf")
     try:
-        eventually("it is said", lambda: "zz-overlayd.conf" in str(docker.host.status()["warnings"]))
+        eventually("it is said", lambda: "zz-overlayd.conf" in str(docker.host.status()["docker_problems"]))
         docker.take_another_address()
         eventually("the daemon says what to do", docker.complained)
         done = docker.host.call("docker", "settle")
@@ -184,16 +184,19 @@ def test_without_a_daemon_there_is_nothing_to_settle(lab: Lab, tmp_path: Path) -
         lab.remove_host(docker.host)
 
 
-def test_nobody_who_masquerades_is_a_warning_and_its_remedy_mends(lab: Lab) -> None:
+def test_nobody_who_masquerades_is_a_problem_and_its_remedy_mends(lab: Lab) -> None:
     host = lab.host("b", settings={"firewall": "none", "resync-s": 0.5})
     try:
-        eventually("it is said", lambda: "neither docker nor overlayd masquerades" in str(host.status()["warnings"]))
-        assert "neither docker nor overlayd masquerades" in host.call("status").stdout
+        eventually(
+            "it is said", lambda: "neither docker nor overlayd masquerades" in str(host.status()["docker_problems"])
+        )
+        shown, words = host.call("status"), "neither docker nor overlayd masquerades"
+        assert (shown.returncode, words in shown.stdout) == (1, True)
         findings = json.loads(host.call("doctor", "--json", "--no-arp").stdout)["findings"]
         remedy = next(finding["remedy"] for finding in findings if finding["name"] == "masquerading")
-        assert f"run: {remedy}" in str(host.status()["warnings"])
+        assert f"run: {remedy}" in str(host.status()["docker_problems"])
         host.run("sh", "-c", remedy)
-        eventually("all is well", lambda: "masquerades" not in str(host.status()["warnings"]))
+        eventually("all is well", lambda: "masquerades" not in str(host.status()["docker_problems"]))
     finally:
         lab.remove_host(host)
 

@@ -133,7 +133,6 @@ PURE = (
     "lease.py",
     "marks.py",
     "network.py",
-    "outside.py",
     "probe/icmp.py",
     "probe/pathmtu.py",
     "probe/peers.py",

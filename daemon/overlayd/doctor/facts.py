@@ -249,7 +249,8 @@ class Docker:
 
     `down` says why it does not run though it should, `otherwise` in what the dockerd that runs was started otherwise,
     if it could be `compared`. `etcd_here`: one of etcd's servers has an address of this host; `remembered`: what docker
-    was told in the last run is known. `left_to_others`: neither docker nor overlayd masquerades.
+    was told in the last run is known. `left_to_others`: neither docker nor overlayd masquerades;
+    `masqueraded` whether somebody's rule does, None where that cannot be seen.
     """
 
     installed: bool = False
@@ -267,6 +268,7 @@ class Docker:
     etcd_here: bool = False
     remembered: bool = False
     left_to_others: bool = False
+    masqueraded: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

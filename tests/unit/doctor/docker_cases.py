@@ -68,7 +68,7 @@ CASES: list[Case] = [
         *("docker-drop-in", State.PROBLEM, "zz-overlayd.conf", "systemctl enable overlayd"),
     ),
     (
-        but(docker={"left_to_others": True}),
-        *("masquerading", State.WARNING, "outside", "iptables -t nat -A POSTROUTING -s 10.5.1.0/24 ! -d 10.5.0.0/16"),
+        but(docker={"left_to_others": True, "masqueraded": False}),
+        *("masquerading", State.PROBLEM, "outside", "iptables -t nat -A POSTROUTING -s 10.5.1.0/24 ! -d 10.5.0.0/16"),
     ),
 ]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
+
 import pytest
 
 from overlayd.doctor.checks import examine
 from overlayd.doctor.facts import Facts
 from overlayd.doctor.finding import Finding, State
+from overlayd.doctor.trace import parse
+from overlayd.outside import by_nft, masqueraded
 from tests.unit.doctor.docker_cases import FAILED, MASQUERADED, OTHERS_RULE, SILENT, STOPPED, WAITING, bridge
-from tests.unit.doctor.values import WELL, but, rules
+from tests.unit.doctor.values import WELL, but
 
 
 def found(facts: Facts, name: str) -> Finding | None:
@@ -49,11 +53,31 @@ def test_an_etcd_in_this_docker_is_named_with_the_way_out() -> None:
     ],
 )
 def test_somebody_elses_masquerading_is_seen(rule: str, well: bool) -> None:
-    facts = rules(MASQUERADED.format(rule=rule), docker={"left_to_others": True})
-    finding = found(facts, "masquerading")
+    tables = parse(MASQUERADED.format(rule=rule))
+    assert masqueraded(tables, ip_network("10.5.1.0/24")) == well
+
+
+@pytest.mark.parametrize(("somebody", "state"), [(True, State.OK), (False, State.PROBLEM)])
+def test_nobody_who_masquerades_is_a_problem_where_it_is_left_to_others(somebody: bool, state: State) -> None:
+    finding = found(but(docker={"left_to_others": True, "masqueraded": somebody}), "masquerading")
     assert finding is not None
-    assert (finding.state is State.OK) == well
+    assert finding.state is state
     assert found(WELL, "masquerading") is None
+    assert found(but(docker={"left_to_others": True}), "masquerading") is None
+
+
+@pytest.mark.parametrize(
+    ("listing", "well"),
+    [
+        ("table inet mine {\n\tchain out {\n\t\tip saddr 10.5.0.0/16 masquerade\n\t}\n}\n", True),
+        ("table ip mine {\n\tchain out {\n\t\tsnat to 198.18.1.1\n\t}\n}\n", True),
+        # iptables' own, which are read by themselves.
+        ("table ip nat {\n\tchain POSTROUTING {\n\t\tip saddr 172.17.0.0/16 masquerade\n\t}\n}\n", False),
+        ("", False),
+    ],
+)
+def test_nftables_rules_count_whoever_wrote_them(listing: str, well: bool) -> None:
+    assert by_nft(listing) == well
 
 
 def test_a_container_with_another_mtu_is_started_anew_after_docker_where_docker_has_it_from() -> None:

@@ -65,13 +65,12 @@ def options(facts: Facts) -> Finding | None:
 
 def masquerading(facts: Facts) -> Finding | None:
     """Whether containers reach what is outside the network, where overlayd keeps no rules."""
-    network = facts.network
-    tables = [kind.tables for kind in facts.firewall.kinds if kind.version == 4 and kind.tables is not None]
-    if not facts.docker.left_to_others or network is None or network.subnet is None or not tables:
+    network, somebody = facts.network, facts.docker.masqueraded
+    if not facts.docker.left_to_others or network is None or network.subnet is None or somebody is None:
         return None
-    if any(outside.masqueraded(one, network.subnet) for one in tables):
+    if somebody:
         return ok("masquerading", "a rule of somebody's gives containers' packets this host's address outside")
-    return warning(
+    return problem(
         "masquerading",
         "firewall is none and ip-masq on: neither docker nor overlayd masquerades, so containers do not reach what is "
         "outside the network",

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import shutil
 
-from overlayd import docker, docker_first, docker_service
+from overlayd import docker, docker_first, docker_service, outside
 from overlayd.doctor.facts import Docker, Network
+from overlayd.errors import CommandFailed
 from overlayd.lease import Subnets
 from overlayd.settings import Settings
 
 
 def read_docker(settings: Settings, network: Network | None) -> Docker:
     """What docker is told to do, and how it does."""
-    told = docker.read_told()
+    told, left = docker.read_told(), settings.firewall == "none" and settings.ip_masq
     service = docker_service.read_service()
     argv = docker_service.dockerd_argv(service)
     conflicts, otherwise = list(told.problems), None
@@ -36,5 +37,15 @@ def read_docker(settings: Settings, network: Network | None) -> Docker:
         otherwise=otherwise,
         etcd_here=docker_first.etcd_is_here(settings.etcd_endpoints),
         remembered=docker_first.remembers(settings),
-        left_to_others=settings.firewall == "none" and settings.ip_masq,
+        left_to_others=left,
+        masqueraded=_masqueraded(network) if left else None,
     )
+
+
+def _masqueraded(network: Network | None) -> bool | None:
+    if network is None or network.subnet is None:
+        return None
+    try:
+        return outside.somebody(network.subnet)
+    except CommandFailed:
+        return None
