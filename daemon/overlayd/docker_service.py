@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 from overlayd import dockerd_flags, process
+from overlayd.addresses import IPNetwork
 from overlayd.docker_told import UNIT, Told, takes_ours
 from overlayd.errors import CommandFailed
 from overlayd.log import logger
@@ -249,3 +252,22 @@ def _systemctl(*words: str) -> None:
         process.run(["systemctl", *words])
     except CommandFailed as error:
         log.warning("systemctl failed", problem=error.message)
+
+
+def outside() -> ModuleType:
+    """Who masquerades: with the walker of rules behind it, half a megabyte that hardly any host needs."""
+    return import_module("overlayd.outside")
+
+
+def somebody_masquerades(subnet: IPNetwork) -> bool:
+    """Whether a rule here, of iptables or of nftables, gives packets from the subnet this host's address outside.
+
+    Raises CommandFailed where iptables' cannot be read.
+    """
+    if outside().by_iptables(process.run(["iptables-save"]), subnet):
+        return True
+    try:
+        return bool(outside().by_nft(process.run(["nft", "list", "ruleset"])))
+    except CommandFailed:
+        # Mostly there is no such program, and so hardly anybody wrote rules with it.
+        return False

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from importlib import import_module
 from ipaddress import IPv4Network
 from pathlib import Path
-from types import ModuleType
 
 from overlayd import docker, docker_service, dockerd_flags
 from overlayd.addresses import IPNetwork
@@ -88,7 +86,7 @@ class DockerWatch:
         """That containers do not reach what is outside the network."""
         if self._masqueraded or self._subnet is None:
             return None
-        return str(_outside().nobody(str(self._network), str(self._subnet)))
+        return str(docker_service.outside().nobody(str(self._network), str(self._subnet)))
 
     def record(self, want: docker.Wanted) -> str:
         """docker.json: what `overlayd docker prepare` needs to know of us."""
@@ -160,9 +158,4 @@ class DockerWatch:
         self._argv = docker_service.dockerd_argv(self._service)
         if self._others_masquerade and self._subnet is not None:
             with contextlib.suppress(CommandFailed):
-                self._masqueraded = _outside().somebody(self._subnet)
-
-
-def _outside() -> ModuleType:
-    # With the walker of rules behind it, half a megabyte that hardly any host needs.
-    return import_module("overlayd.outside")
+                self._masqueraded = docker_service.somebody_masquerades(self._subnet)

@@ -1,4 +1,4 @@
-"""Whether what containers send to the outside leaves with this host's address, by whosever rule."""
+"""Whether what containers send to the outside leaves with this host's address, by whosever rule. Pure."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ import shlex
 from collections.abc import Mapping
 from ipaddress import ip_network
 
-from overlayd import process
 from overlayd.addresses import IPNetwork
 from overlayd.doctor.trace import Chain, Tables, parse
-from overlayd.errors import CommandFailed
 
 _BY_NFT = re.compile(r"\b(?:masquerade|snat)\b")
 _TRANSLATE = ("MASQUERADE", "SNAT")
@@ -18,15 +16,9 @@ _TRANSLATE = ("MASQUERADE", "SNAT")
 _DEEPEST = 32
 
 
-def somebody(subnet: IPNetwork) -> bool:
-    """Whether a rule here does, of iptables or of nftables. Raises CommandFailed where iptables' cannot be read."""
-    if masqueraded(parse(process.run(["iptables-save"])), subnet):
-        return True
-    try:
-        return by_nft(process.run(["nft", "list", "ruleset"]))
-    except CommandFailed:
-        # Mostly there is no such program, and so hardly anybody wrote rules with it.
-        return False
+def by_iptables(saved: str, subnet: IPNetwork) -> bool:
+    """The same from what `iptables-save` wrote."""
+    return masqueraded(parse(saved), subnet)
 
 
 def by_nft(listing: str) -> bool:

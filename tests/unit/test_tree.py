@@ -133,6 +133,7 @@ PURE = (
     "lease.py",
     "marks.py",
     "network.py",
+    "outside.py",
     "probe/icmp.py",
     "probe/pathmtu.py",
     "probe/peers.py",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 
-from overlayd import docker, docker_first, docker_service, outside
+from overlayd import docker, docker_first, docker_service
 from overlayd.doctor.facts import Docker, Network
 from overlayd.errors import CommandFailed
 from overlayd.lease import Subnets
@@ -46,6 +46,6 @@ def _masqueraded(network: Network | None) -> bool | None:
     if network is None or network.subnet is None:
         return None
     try:
-        return outside.somebody(network.subnet)
+        return docker_service.somebody_masquerades(network.subnet)
     except CommandFailed:
         return None
