@@ -31,7 +31,7 @@ def main(settings: Settings, options: argparse.Namespace) -> int:
     """
     here, peers = _from_daemon(settings) or _from_etcd(settings)
     with contextlib.closing(Lender()) as lender:
-        here = replace(here, containers=lender.containers())
+        here = replace(here, containers=lender.containers(here.subnets))
         found = measure(
             targets(chosen(peers, options.peers), here),
             count=options.count,

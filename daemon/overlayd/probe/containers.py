@@ -1,4 +1,4 @@
-"""The containers on docker0, and ICMP sockets inside them.
+"""The containers of this host's network, on its bridge, and ICMP sockets inside them.
 
 A thread of root may enter a container's network namespace and open a socket there. What is sent by it has the
 container's address and meets every rule that the container's own packets meet. Nothing in the container changes, and no
@@ -9,22 +9,21 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from overlayd.addresses import IPAddress, IPNetwork, contains
-from overlayd.errors import KernelRefused
+from overlayd.errors import KernelRefused, OverlaydError
 from overlayd.kernel import interfaces, survey
 from overlayd.kernel.namespaces import in_that_at, others
+from overlayd.marks import ours
 from overlayd.probe.sockets import icmp_socket
-
-BRIDGE = "docker0"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Container:
-    """One container on docker0: its network namespace, by file and number, and its addresses in docker0's subnets.
+    """One container on a bridge: its network namespace, by file and number, and its addresses in the bridge's subnets.
 
     A container that is started again has another number, with the same addresses perhaps.
     """
@@ -42,7 +41,20 @@ class Container:
         return in_that_at(self.namespace, lambda: icmp_socket(version))
 
 
-def on_bridge(at_most: int, *, bridge: str = BRIDGE) -> Iterator[Container]:
+def bridge_of(subnets: Collection[IPNetwork]) -> str:
+    """The bridge of this host's containers: docker0, or of another network than 0 the one that has a subnet's address.
+
+    Never raises.
+    """
+    network = ours()
+    if not network.number or not subnets:
+        return network.bridge
+    with contextlib.suppress(OverlaydError):
+        return next((name for name in interfaces.holding(subnets) if not network.names(name)), network.bridge)
+    return network.bridge
+
+
+def on_bridge(at_most: int, *, bridge: str) -> Iterator[Container]:
     """The containers on a bridge, in no order. Raises PermissionError where this process may not enter any."""
     ports = {link.index for link in survey.links() if link.master == bridge}
     subnets = [
@@ -73,9 +85,9 @@ def on_bridge(at_most: int, *, bridge: str = BRIDGE) -> Iterator[Container]:
         raise refused
 
 
-def first_on_bridge(at_most: int, *, looked_at: int = 256) -> list[Container]:
+def first_on_bridge(at_most: int, *, bridge: str, looked_at: int = 256) -> list[Container]:
     """The containers with the lowest addresses: the same ones as long as they live."""
-    found = sorted(on_bridge(looked_at), key=lambda one: min((a.version, int(a)) for a in one.addresses))
+    found = sorted(on_bridge(looked_at, bridge=bridge), key=lambda one: min((a.version, int(a)) for a in one.addresses))
     return found[:at_most]
 
 

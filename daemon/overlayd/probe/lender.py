@@ -1,9 +1,9 @@
 """The service that enters containers for the daemon: it hands out ICMP sockets, and does nothing else.
 
 Entering a network namespace takes CAP_SYS_ADMIN (setns(2)), which the daemon's unit has not: who takes over the daemon
-would have the whole host. This program has it, reads nothing that others wrote but interfaces of the kernel, takes one
-word from root on a socket of systemd's (sd_listen_fds(3)), and gives at most four sockets. It ends when nobody has
-asked for a while.
+would have the whole host. This program has it, reads nothing that others wrote but interfaces of the kernel, takes a
+bridge's name from root on a socket of systemd's (sd_listen_fds(3)), and gives at most four sockets. It ends when nobody
+has asked for a while.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from overlayd.probe.containers import Container, first_on_bridge
-from overlayd.probe.lent import AT_MOST
+from overlayd.probe.lent import ASKED, AT_MOST
 
 FIRST_DESCRIPTOR = 3
 IDLE_S = 30.0
@@ -43,14 +43,16 @@ def serve(listening: socket.socket, *, idle_s: float | None) -> None:
             return
         with client, contextlib.suppress(OSError):
             client.settimeout(SILENCE_S)
-            if _is_root(client) and client.recv(64) == b"containers":
-                _answer(client)
+            if _is_root(client):
+                asked, _blank, bridge = client.recv(64).partition(b" ")
+                if asked == ASKED and bridge:
+                    _answer(client, os.fsdecode(bridge))
 
 
-def _answer(client: socket.socket) -> None:
+def _answer(client: socket.socket, bridge: str) -> None:
     with contextlib.ExitStack() as stack:
         try:
-            found = [(one, opened) for one in first_on_bridge(AT_MOST) if (opened := _open(one, stack))]
+            found = [(one, opened) for one in first_on_bridge(AT_MOST, bridge=bridge) if (opened := _open(one, stack))]
         except OSError as error:
             client.send(json.dumps({"problem": error.strerror or str(error)}).encode())
             return

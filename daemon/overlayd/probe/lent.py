@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import socket
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from overlayd.addresses import IPAddress, ip_address
+from overlayd.addresses import IPAddress, IPNetwork, ip_address
 from overlayd.kernel import survey
-from overlayd.probe.containers import BRIDGE, first_on_bridge
+from overlayd.probe.containers import bridge_of, first_on_bridge
 from overlayd.probe.peers import Inside
 from overlayd.probe.sockets import Socket
 
@@ -22,9 +23,11 @@ from overlayd.probe.sockets import Socket
 AT_MOST = 2
 SOCKET = Path("/run/overlayd/containers.sock")
 TIMEOUT_S = 5.0
-# Whether docker0 has other ports than before is looked at so often at most.
+# Whether the bridge has other ports than before is looked at so often at most.
 LOOK_S = 3.0
 REPLY_BYTES = 4096
+# The question; the bridge's name may follow a space.
+ASKED = b"containers"
 # An IPv4 and an IPv6 socket of each.
 DESCRIPTORS = 2 * AT_MOST
 
@@ -55,26 +58,29 @@ class LentContainer:
 
 
 class Lender:
-    """Knows the containers to send from, and looks anew when docker0's ports have changed. In one thread."""
+    """Knows the containers to send from, and looks anew when the bridge's ports have changed. In one thread."""
 
     def __init__(self, *, path: Path = SOCKET) -> None:
         """`path` is where the service listens; where nothing is there, containers are entered by this process."""
         self._path = path
         self._ports: frozenset[int] | None = None
+        self._bridge = ""
         self._found: tuple[Inside, ...] = ()
         self._avoided: set[tuple[IPAddress, ...]] = set()
         self._looked_at = 0.0
         self.problem: str | None = None
 
-    def containers(self) -> tuple[Inside, ...]:
-        """Up to AT_MOST containers; none, and `problem` says why, where none may be entered. Never raises."""
+    def containers(self, subnets: Collection[IPNetwork]) -> tuple[Inside, ...]:
+        """Up to AT_MOST containers of a host with these subnets; none, and `problem` says why. Never raises."""
         now = time.monotonic()
         if self._ports is not None and now - self._looked_at < LOOK_S:
             return self._sorted()
-        self._looked_at, ports = now, _ports()
-        if ports != self._ports:
+        bridge = bridge_of(subnets)
+        self._looked_at, ports = now, _ports(bridge)
+        if ports != self._ports or bridge != self._bridge:
             self.close()
-            self._ports, self.problem = ports, None
+            self._ports, self._bridge = ports, bridge
+            self.problem = None if ports else f"no container runs on {bridge}"
             self._found = self._look() if ports else ()
             self._avoided &= {one.addresses for one in self._found}
         return self._sorted()
@@ -96,19 +102,19 @@ class Lender:
     def _look(self) -> tuple[Inside, ...]:
         try:
             if self._path.exists():
-                return borrow(self._path)
-            return tuple(first_on_bridge(AT_MOST))
+                return borrow(self._path, self._bridge)
+            return tuple(first_on_bridge(AT_MOST, bridge=self._bridge))
         except OSError as error:
             self.problem = f"containers cannot be entered: {error.strerror or error}"
             return ()
 
 
-def borrow(path: Path) -> tuple[LentContainer, ...]:
-    """Ask the service at a path for containers. Raises OSError, also for an answer that is none."""
+def borrow(path: Path, bridge: str) -> tuple[LentContainer, ...]:
+    """Ask the service at a path for containers on a bridge. Raises OSError, also for an answer that is none."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as asked:
         asked.settimeout(TIMEOUT_S)
         asked.connect(str(path))
-        asked.send(b"containers")
+        asked.send(ASKED + f" {bridge}".encode())
         reply, descriptors, _flags, _address = socket.recv_fds(asked, REPLY_BYTES, DESCRIPTORS)
     lent = [socket.socket(fileno=descriptor) for descriptor in descriptors]
     try:
@@ -130,6 +136,6 @@ def _parse(reply: bytes, lent: list[Socket]) -> tuple[LentContainer, ...]:
     return tuple(found)
 
 
-def _ports() -> frozenset[int]:
+def _ports(bridge: str) -> frozenset[int]:
     links = survey.links()
-    return frozenset(link.index for link in links if link.master == BRIDGE and link.up)
+    return frozenset(link.index for link in links if link.master == bridge and link.up)

@@ -207,6 +207,6 @@ def source_words(here: Here, problem: str | None) -> str:
     """From where containers of peers are asked, and what that cannot show. `problem` is why no container here is."""
     if here.containers:
         return f"container {', '.join(map(str, here.containers[0].addresses))}"
-    why = problem or "no container runs on docker0"
+    why = problem or "no container here"
     own = next((str(address) for subnet in here.subnets for address in inside(subnet) if address in here.addresses), "")
     return f"this host itself{f', {own}' if own else ''} ({why}): what rules do to containers' packets here is not seen"

@@ -161,7 +161,7 @@ class Prober:
         self._refilled_at = now
         with self._lock:
             here, paths = self._here, list(self._paths.values())
-        sources = self._sources(paths)
+        sources = self._sources(paths, here)
         due = sorted((path for path in paths if path.due <= now), key=lambda path: path.due)[: int(self._tokens)]
         if due:
             self._tokens -= len(due)
@@ -170,12 +170,12 @@ class Prober:
                 self._ask([path for path in due if path.known is known], here, sources, every_s)
         self._conclude(paths, here, sources)
 
-    def _sources(self, paths: Sequence[Path]) -> tuple[Inside, ...]:
+    def _sources(self, paths: Sequence[Path], here: Here) -> tuple[Inside, ...]:
         """The containers here to send from; their sockets stay open, so that peers' requests are heard there."""
         if not paths:
             self._pinger.keep_only(())
             return ()
-        sources = self._lender.containers()
+        sources = self._lender.containers(here.subnets)
         self._pinger.keep_only(sources)
         for version in {path.peer.subnet.version for path in paths}:
             for source in sources[:1]:

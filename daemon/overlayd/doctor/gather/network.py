@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network
@@ -11,11 +10,12 @@ from typing import TypedDict
 from overlayd import beside, marks, needed
 from overlayd.addresses import IPNetwork, ip_network
 from overlayd.backend_choice import load_backend
-from overlayd.bounds import judge_network
+from overlayd.bounds import besides_containers, judge_network
 from overlayd.doctor.facts import Network, Published, Underlay
 from overlayd.errors import OverlaydError
-from overlayd.kernel import interfaces, survey
+from overlayd.kernel import survey
 from overlayd.network import NetworkConfig
+from overlayd.probe.containers import bridge_of
 from overlayd.settings import Settings
 from overlayd.status import Status
 from overlayd.underlay_watch import choose_underlay
@@ -44,10 +44,12 @@ def read_network(
     if config is None:
         return last
     try:
-        backend = load_backend(config, choose_underlay(settings).only(config.versions))
+        chosen = choose_underlay(settings).only(config.versions)
+        backend = load_backend(config, chosen)
     except OverlaydError:
         return last
-    judgement = judge_network(config, needed.now(settings.etcd_endpoints), one_route=backend.one_route)
+    needs = besides_containers(needed.now(settings.etcd_endpoints), chosen.ifname, held=held.values())
+    judgement = judge_network(config, needs, one_route=backend.one_route)
     own = replace(beside.of_settings(settings), networks=config.networks, listens=backend.listens)
     same = last is not None and last.backend == config.backend_type
     v4, v6 = config.network(4), config.network(6)
@@ -62,7 +64,7 @@ def read_network(
         ipv6=6 in config.versions,
         refusals=(*judgement.refusals, *beside.conflicts(own, beside.others())),
         remarks=judgement.remarks,
-        bridge=_bridge(held),
+        bridge=bridge_of(held.values()),
         **_held(held),
     )
 
@@ -79,17 +81,6 @@ def _held(held: Mapping[int, IPNetwork]) -> _Held:
     )
 
 
-def _bridge(held: Mapping[int, IPNetwork]) -> str:
-    """The bridge of this host's containers: docker0, or of another network than 0 the one that has the subnet."""
-    ours = marks.ours()
-    if not ours.number:
-        return ours.bridge
-    with contextlib.suppress(OverlaydError):
-        found = [name for name in interfaces.holding(held.values()) if not ours.names(name)]
-        return found[0] if found else ours.bridge
-    return ours.bridge
-
-
 def _last_known(status: Status | None, held: Mapping[int, IPNetwork], underlay: Underlay) -> Network | None:
     if status is None or not status.network or not status.backend or not status.mtu_bytes:
         return None
@@ -102,7 +93,7 @@ def _last_known(status: Status | None, held: Mapping[int, IPNetwork], underlay: 
         mtu_bytes=status.mtu_bytes,
         devices=own or ((underlay.ifname,) if underlay.ifname else ()),
         ipv6=any(network.version == 6 for network in networks),
-        bridge=_bridge(held),
+        bridge=bridge_of(held.values()),
         **_held(held),
     )
 

@@ -34,7 +34,7 @@ def read_reach(
     else:
         return Reachability(problem="no lease, so nobody to ask")
     with contextlib.closing(Lender()) as lender:
-        here = replace(here, containers=lender.containers())
+        here = replace(here, containers=lender.containers(here.subnets))
         try:
             found = measure_once(peers[:PEERS_AT_MOST], here)
         except OverlaydError as error:
