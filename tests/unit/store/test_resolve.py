@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import socket
 import threading
 import time
@@ -9,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from overlayd.store import servers
 from overlayd.store.connection import Connection
 from overlayd.store.endpoints import Endpoint
 from overlayd.store.resolve import Names, Unresolved
@@ -57,7 +57,7 @@ def test_each_family_of_each_server_is_tried_within_one_call(
 ) -> None:
     port = etcd.endpoint.rpartition(":")[2]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answers("::1", "127.0.0.1"))
-    monkeypatch.setattr(servers.random, "randrange", lambda _end: turn)
+    monkeypatch.setattr(random, "randrange", lambda _end: turn)
     endpoints = ("http://127.0.0.9:1", f"http://etcd.test:{port}", "http://127.0.0.8:1")
     assert etcd.store(endpoints=endpoints).get("/net/a") is None
 

@@ -87,8 +87,8 @@ def container_mtu(facts: Facts) -> Finding | None:
             return warning(
                 "container-mtu",
                 said,
-                advice=f"make the docker network of {bridge.name} anew, with its containers: docker network create --opt "
-                f"com.docker.network.driver.mtu={network.mtu_bytes} and the options that it had",
+                advice=f"make the docker network of {bridge.name} anew, with its containers: docker network create "
+                f"--opt com.docker.network.driver.mtu={network.mtu_bytes} and the options that it had",
             )
         return warning(
             "container-mtu",
