@@ -92,13 +92,18 @@ def _around(network: IPNetwork, needed: Iterable[Needed]) -> Iterator[Needed]:
 
 
 def avoided(needed: Iterable[Needed], ifname: str, *, held: Iterable[IPNetwork]) -> list[IPNetwork]:
-    """What no subnet of this host may hold: a bridge there would cut it off, or its neighbours from it.
+    """What no subnet of this host may hold: a bridge there would cut it off, or its neighbours from it."""
+    return [one.network for one in besides_containers(needed, ifname, held=held)]
 
-    `ifname` is the underlay's. Another bridge on what this host `held` before is its containers', whatever its name.
+
+def besides_containers(needed: Iterable[Needed], ifname: str, *, held: Iterable[IPNetwork]) -> list[Needed]:
+    """What is needed, without the bridge of this host's containers: on what this host `held`, whatever its name.
+
+    `ifname` is the underlay's.
     """
     subnets = list(held)
     return [
-        one.network
+        one
         for one in needed
         if one.ifname in (ifname, None) or not any(is_within(one.network, subnet) for subnet in subnets)
     ]

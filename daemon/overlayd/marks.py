@@ -20,10 +20,10 @@ HIGHEST_NUMBER = 9
 FIRST_ROUTE_PROTOCOL = 157
 # Whatever network's: what leads to a chain of overlayd.
 _JUMP = re.compile(r"-[jg] OVERLAYD(\d?)-")
-_MARKED = re.compile(r"\boverlayd(\d?)\b|\bOVERLAYD(\d?)-")
+_WRITTEN = re.compile(r"--comment overlayd(\d?)(?= |$)|\b(?:ip6?|inet) overlayd(\d?) | OVERLAYD(\d?)-")
 
 # What commands to paste say of network 0.
-_UNIT = re.compile(r"\b((?:systemctl (?:[a-z-]+ )+|journalctl -u ))overlayd\b(?!@)")
+_UNIT = re.compile(r"\b((?:systemctl (?:[a-z-]+ )+|journalctl -u ))overlayd\b(?![@.])")
 _COMMAND = re.compile(r"\boverlayd (?:status|ping|doctor|check|cleanup|run)\b")
 
 
@@ -46,6 +46,11 @@ class Marks:
     def unit(self) -> str:
         """The systemd unit of its daemon."""
         return f"overlayd@{self.number}" if self.number else "overlayd"
+
+    @property
+    def restart(self) -> str:
+        """The command that makes what is its own anew, whichever network is ours: `said_of` leaves it as it is."""
+        return f"systemctl restart {self.unit}{'' if self.number else '.service'}"
 
     @property
     def flag(self) -> str:
@@ -137,10 +142,10 @@ def network_of_route(protocol: int) -> int | None:
     return number if 0 <= number <= HIGHEST_NUMBER else None
 
 
-def network_of_rule(text: str) -> int | None:
-    """The number of the network whose daemon wrote a rule, by its chain, table or comment; None if it is nobody's."""
-    found = _MARKED.search(text)
-    return None if found is None else int(found[1] or found[2] or 0)
+def network_of_rule(shown: str) -> int | None:
+    """The number of the network whose daemon wrote a rule, as iptables or nft shows it with its chain; None: no one."""
+    found = _WRITTEN.search(shown)
+    return None if found is None else int(found[1] or found[2] or found[3] or 0)
 
 
 def network_of_jump(rule: str) -> int | None:

@@ -65,7 +65,8 @@ def port(value: str) -> int:
 
 
 def network_number(value: str) -> int:
-    return whole(value, 0, HIGHEST_NUMBER, f"a whole number from 0 to {HIGHEST_NUMBER}")
+    # One spelling: it is a part of names of files and units.
+    return whole(value if len(value) == 1 else "", 0, HIGHEST_NUMBER, f"a whole number from 0 to {HIGHEST_NUMBER}")
 
 
 def minutes(value: str) -> int:

@@ -137,7 +137,7 @@ def lending(a: Host, tmp_path: Path) -> Iterator[Path]:
 
 def test_who_enters_containers_does_so_with_its_two_capabilities(a: Host, b: Host, lending: Path) -> None:
     for _ in range(2):
-        (lent,) = borrow(lending)
+        (lent,) = borrow(lending, "docker0")
         assert lent.addresses == (a.container_address,)
         with lent.socket(4) as inside:
             message = echo_request(4, ident=1, sequence=1, token=bytes(8), packet_bytes=100)
@@ -155,7 +155,7 @@ import socket
 asked = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 asked.settimeout(5)
 asked.connect({str(lending)!r})
-asked.send(b"containers")
+asked.send(b"containers docker0")
 print(socket.recv_fds(asked, 4096, 4)[:2])
 """
     # The folders on the way are pytest's, and closed: what root could give away is an open connection.

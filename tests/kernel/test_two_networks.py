@@ -228,10 +228,31 @@ def test_doctor_speaks_of_its_own_network(site: Site) -> None:
     for one in (site.first[0], site.second[0]):
         document = json.loads(one.call("doctor", "--json", "--no-arp").stdout)
         found = {finding["name"]: finding for finding in document["findings"]}
-        judged = ("docker-raw", "forward-", "backend-port", "lease", "network-config", "overlay-device")
+        judged = (
+            "reachability",
+            "network-bounds",
+            "docker-raw",
+            "forward-",
+            "backend-port",
+            "lease",
+            "network-config",
+            "overlay-device",
+        )
         assert {name: said for name, said in found.items() if name.startswith(judged) and said["state"] != "ok"} == {}
         assert ("docker-bridge" in found) == (one is site.first[0])
         assert str(one.subnet) in found["lease"]["found"]
+
+
+def test_each_network_asks_from_its_own_containers(site: Site) -> None:
+    for a, _b in (site.first, site.second):
+        said = f"container {a.container_address}"
+        eventually("it asks from there", lambda a=a, said=said: a.status().get("probed_from") == said)  # type: ignore[misc]
+        ping = a.call("ping", "--no-mtu", "--json")
+        assert ping.returncode == 0, ping.stdout
+        assert json.loads(ping.stdout)["measured_from"] == said
+        assert a.status()["unreached"] == []
+        check = a.call("check")
+        assert (check.returncode, "warning: the network" in check.stdout) == (0, False)
 
 
 @ONCE

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from overlayd import docker, needed
+from overlayd.addresses import IPNetwork
 from overlayd.backend_choice import backend_here, unknown_keys
 from overlayd.backends import Backend
-from overlayd.bounds import Here, judge_network
+from overlayd.bounds import Here, besides_containers, judge_network
 from overlayd.commands.output import print_fields, print_line
 from overlayd.doctor.checks.host import DEVICE_OF
 from overlayd.doctor.gather.host import device_feature
+from overlayd.lease import MalformedLease, parse_lease
 from overlayd.network import NetworkConfig
 from overlayd.registry import CONFIG, SUBNETS, read_network_config
 from overlayd.settings import Settings
-from overlayd.store.client import Store
+from overlayd.store.client import KeyValue, Store
+from overlayd.underlay import Underlay
 from overlayd.underlay_watch import choose_underlay
 
 
@@ -59,10 +63,21 @@ def main(settings: Settings, _options: argparse.Namespace) -> int:
     )
     print_fields("needs", _needs(settings, config, backend))
     problems = [*docker.read_told().problems, *(text for text, _known in unknown_keys(config))]
-    problems += judge_network(config, here.needed, one_route=backend.one_route).remarks
+    needs = besides_containers(here.needed, underlay.ifname, held=_held(leases, underlay))
+    problems += judge_network(config, needs, one_route=backend.one_route).remarks
     for problem in problems:
         print_line(f"warning: {problem}")
     return 0
+
+
+def _held(leases: Iterable[KeyValue], underlay: Underlay) -> Iterator[IPNetwork]:
+    """The subnets that are leased under this host's addresses."""
+    own = {endpoint.public_ip for endpoint in underlay.endpoints}
+    for entry in leases:
+        with contextlib.suppress(MalformedLease):
+            for leg in parse_lease(entry.key.rpartition("/")[2], entry.value).legs:
+                if leg.public_ip in own:
+                    yield leg.subnet
 
 
 def _without_secrets(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from overlayd.flannel import options as flanneld
 from overlayd.flannel import undo
 from overlayd.flannel.host import SYSCONFIG, FlannelHost, look
 from overlayd.lease import Subnets
+from overlayd.marks import ours
 from overlayd.registry import Remembered
 from overlayd.settings import Settings
 
@@ -64,7 +65,8 @@ def main(settings: Settings, options: argparse.Namespace) -> int:
 
 def _plan(settings: Settings, options: argparse.Namespace, found: FlannelHost, wanted: Mapping[str, str]) -> _Plan:
     root: Path = options.root
-    path = options.config_file or root / settings_table.CONFIG_FILE.relative_to("/")
+    path = settings_table.config_file(vars(options), os.environ)
+    path = path if options.config_file is not None else root / path.relative_to("/")
     state_dir = root / settings.state_dir.relative_to("/")
     before = _text(path)
     source = ", ".join(map(str, found.files)) or found.unit
@@ -129,6 +131,7 @@ def _steps(root: Path, found: FlannelHost) -> list[str]:
         devices=found.devices,
         docker_files=[str(path) for path in found.docker_files],
         rules=rules,
+        network=ours(),
     )
 
 
@@ -150,7 +153,7 @@ def _agreed() -> bool:
 
 def _write(plan: _Plan, settings: Settings) -> None:
     if status_file.runs(settings.run_dir):
-        raise BusyError("overlayd runs on this host already", hint="systemctl stop overlayd, then again")
+        raise BusyError("overlayd runs on this host already", hint=f"systemctl stop {ours().unit}, then again")
     try:
         if plan.text is not None:
             backup = _backup(plan.path)

@@ -159,8 +159,9 @@ class Published:
 
 @dataclass(frozen=True, kw_only=True)
 class Containers:
-    """The containers on docker0 that were tried: how many, and which of them reached etcd, with where it is."""
+    """The containers on a bridge that were tried: how many, and which of them reached etcd, with where it is."""
 
+    bridge: str = "docker0"
     tried: int = 0
     reached: tuple[str, ...] = ()
 

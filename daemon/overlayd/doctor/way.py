@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Protocol
 
 from overlayd.addresses import IPNetwork
 from overlayd.doctor.nft import Base
 from overlayd.doctor.trace import Tables, trace, with_accept
 from overlayd.doctor.walk import Packet, Verdict
+from overlayd.marks import network_of_rule, of, ours
 
 # netfilter's priorities of iptables' tables (linux/netfilter_ipv4.h), in each hook the tables that it has there. nat
 # drops nothing: iptables refuses the word.
@@ -28,7 +30,6 @@ _TABLES = {
 FORWARDED = ("prerouting", "forward", "postrouting")
 # Docker leaves it to the administrator, and passes it before its own rules in FORWARD.
 _DOCKER_USER = "DOCKER-USER"
-_OURS = ("OVERLAYD", " overlayd")
 _NUMBERS = {"ipencap": "4"}
 
 
@@ -124,9 +125,12 @@ def travel(kinds: Sequence[Kind], bases: Sequence[Base], packet: Packet, hooks: 
             packet = replace(packet, mark=verdict.mark)
             if by is not None:
                 drops.append(stage.drop(packet, asked, by))
-            elif verdict.doubts:
-                rule = verdict.by if verdict.dropped else verdict.doubts[0]
-                doubts.append(stage.drop(packet, asked, rule))
+            elif verdict.dropped:
+                doubts.append(stage.drop(packet, asked, verdict.by))
+            else:
+                # What overlayd drops only of some, as a backend's packets from containers, is as it should be.
+                others = (rule for rule in verdict.doubts if network_of_rule(rule) is None)
+                doubts += [stage.drop(packet, asked, rule) for rule in islice(others, 1)]
     return Outcome(drops=tuple(drops), doubts=tuple(doubts))
 
 
@@ -159,6 +163,13 @@ def _stages(kinds: Sequence[Kind], bases: Sequence[Base], version: int, hook: st
             yield _OfNft(base)
 
 
+def _network_remedy(network: int) -> str:
+    """What mends the rules of that network; of our own in the words that are said of whichever is ours."""
+    if network == ours().number:
+        return "systemctl restart overlayd"
+    return of(network).restart
+
+
 class _OfIptables:
     def __init__(self, command: str, tables: Tables, table: str, chain: str) -> None:
         self.priority = _PRIORITIES[table]
@@ -171,8 +182,9 @@ class _OfIptables:
         return Drop(by=f"{self._command}: {by}", table=self._table, remedy=self._remedy(packet, match, by))
 
     def _remedy(self, packet: Packet, match: Match, by: str) -> str:
-        if any(word in by for word in _OURS):
-            return "systemctl restart overlayd"
+        network = network_of_rule(by)
+        if network is not None:
+            return _network_remedy(network)
         chains = self._tables[self._table]
         where = self._chain
         if self._chain == "FORWARD" and _DOCKER_USER in chains:
@@ -196,8 +208,9 @@ class _OfNft:
     def drop(self, packet: Packet, match: Match, by: str) -> Drop:  # noqa: ARG002 - as of iptables
         base = self._base
         remedy: str | None = f"nft 'insert rule {base.where} {match.nft()} accept'"
-        if base.table == "overlayd":
-            remedy = "systemctl restart overlayd"
+        network = network_of_rule(by)
+        if network is not None:
+            remedy = _network_remedy(network)
         elif base.owned or base.table == "firewalld":
             remedy = None
         return Drop(by=f"nft: {by}", table=base.table, remedy=remedy)

@@ -109,6 +109,8 @@ def merge(text: str, wanted: Mapping[str, str], *, source: str) -> tuple[str, di
         return text, kept
     lines = [f"# from {source}, by `overlayd migrate flannel`", *(envfile.assignment(*one) for one in new.items())]
     start = text if text.endswith("\n") or not text else f"{text}\n"
+    # A last line that goes on would take the first of ours.
+    start += "\n" if start.endswith("\\\n") else ""
     return start + "".join(f"{line}\n" for line in lines), kept
 
 

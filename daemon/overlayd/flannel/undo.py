@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+from overlayd.marks import Marks
+
 # flannel's comments since 0.9, and its chains since 0.20; before that the bare rules below.
 _THEIRS = re.compile(r'--comment "flanneld (masq|forward)"|-j FLANNEL-')
 _CHAIN = re.compile(r"^:(FLANNEL-\S+) ")
@@ -21,10 +23,11 @@ def steps(
     devices: Sequence[str],
     docker_files: Sequence[str],
     rules: Sequence[str],
+    network: Marks,
 ) -> list[str]:
-    """The commands in their order, with comments between them."""
+    """The commands in their order, with comments between them, for a host of that network."""
     lines = [
-        "overlayd check",
+        f"overlayd check{network.flag}",
         f"systemctl disable {unit}",
         "systemctl daemon-reload",
         f"systemctl stop {unit}",
@@ -38,7 +41,7 @@ def steps(
     # WireGuard's and udp's go with flanneld, the others stay.
     lines += [f"test ! -e /sys/class/net/{name} || ip link delete {name}" for name in devices]
     lines += rules
-    return [*lines, "systemctl enable --now overlayd", "overlayd status"]
+    return [*lines, f"systemctl enable --now {network.unit}", f"overlayd status{network.flag}"]
 
 
 def _docker_file(path: str) -> Iterator[str]:

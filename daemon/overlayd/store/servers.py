@@ -111,16 +111,16 @@ class Servers:
     ) -> Any:
         """Call one of etcd's servers after another. Twice only what is `repeatable`, or was certainly not done yet."""
         deadline = time.monotonic() + CALL_TIMEOUT_S
-        attempts, may_log_in = max(2, len(self._endpoints)), True
+        attempts, may_log_in = 0, True
         # More than one server seldom fails at a time: the second has all the time that is left.
         patient = False
         while True:
-            attempts -= 1
+            attempts += 1
             try:
                 connection, metadata = self._connect(self._patience_s(patient, deadline)), None
             except Unresolved:
                 patient = True
-                if attempts <= 0 or time.monotonic() >= deadline:
+                if attempts >= self._ways or time.monotonic() >= deadline:
                     raise
                 continue
             timeout_s = self._patience_s(patient, deadline)
@@ -138,16 +138,16 @@ class Servers:
                     self._drop(connection)
                 elif replaced:
                     # Cut short by another thread, which says nothing about the server that is asked next.
-                    attempts += 1
+                    attempts -= 1
                 else:
                     raise self.failure(operation, error) from error
-                if attempts <= 0 or time.monotonic() >= deadline or not (repeatable or unsent):
+                if attempts >= self._ways or time.monotonic() >= deadline or not (repeatable or unsent):
                     raise self.failure(operation, error) from error
             except StopIteration as error:
                 raise StoreError(f"etcd at {self.name}: {operation}: the stream ended without an answer") from error
             except ValueError as error:
                 # What gRPC raises on a channel that another thread has closed meanwhile: nothing was sent.
-                if attempts <= 0:
+                if attempts >= self._ways:
                     raise StoreError(f"etcd at {self.name}: {operation}: the connection was closed") from error
 
     def reach(self, timeout_s: float) -> Connection:
@@ -224,6 +224,11 @@ class Servers:
             kind = Compacted
         return kind(f"etcd at {self.name}: {operation}: {word}: {detail}", hint=hint)
 
+    @property
+    def _ways(self) -> int:
+        """So many connections are tried for one call: to each server, by each family that a name of theirs has."""
+        return max(2, len(self._endpoints) * (2 if self._two_families else 1))
+
     def _patience_s(self, patient: bool, deadline: float) -> float:
         """How long to wait for the next server: less where there is another way that was not tried yet."""
         many = len(self._endpoints) > 1 or self._two_families
@@ -249,7 +254,7 @@ class Servers:
                 if self._connection is None and self._turn == turn:
                     addresses = families[turn // len(self._endpoints) % len(families)]
                     self._connection = Connection(endpoint, trust, addresses)
-                    self._two_families = len(families) > 1
+                    self._two_families |= len(families) > 1
 
     def _addresses(self, endpoint: Endpoint, timeout_s: float) -> tuple[Addresses, ...]:
         return self._names.families(endpoint.host, timeout_s) if endpoint.is_name else ((),)

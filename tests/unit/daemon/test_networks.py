@@ -105,7 +105,7 @@ def test_another_network_has_folders_a_prefix_and_a_file_of_its_own() -> None:
     assert config_file({"network_number": "3"}, {}) == Path(f"{CONFIG_FILE}.3")
     assert config_file({}, {"OVERLAYD_NETWORK_NUMBER": "4"}) == Path(f"{CONFIG_FILE}.4")
     assert config_file({"network_number": "4", "config_file": "/x"}, {}) == Path("/x")
-    for bad in ("10", "-1", "one", "../x"):
+    for bad in ("10", "-1", "one", "../x", "01"):
         assert config_file({"network_number": bad}, {}) == CONFIG_FILE
         with pytest.raises(ConfigError, match="--network-number"):
             load({"network_number": bad}, {}, None)

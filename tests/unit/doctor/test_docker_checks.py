@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import ip_network
 
 import pytest
@@ -91,3 +92,11 @@ def test_a_container_with_another_mtu_is_started_anew_after_docker_where_docker_
     finding = found(facts, "container-mtu")
     assert finding is not None
     assert "systemctl restart docker && docker restart $ids" in str(finding.remedy)
+
+
+def test_docker_is_not_restarted_for_another_networks_containers() -> None:
+    links = tuple(replace(link, mtu_bytes=1500) if link.name == "veth1" else link for link in WELL.host.links)
+    finding = found(replace(but(host={"links": links}), number=1), "container-mtu")
+    assert finding is not None
+    assert finding.remedy is None
+    assert "com.docker.network.driver.mtu=1450" in str(finding.advice)

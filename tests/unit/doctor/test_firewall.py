@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from overlayd import marks
 from overlayd.doctor.checks import examine
 from overlayd.doctor.facts import Facts
 from overlayd.doctor.finding import State
@@ -166,6 +167,28 @@ def test_our_own_rules_are_the_daemons_to_mend() -> None:
     text = drop("PREROUTING", "-j OVERLAYD-PREROUTING", "raw")
     text = text.replace("COMMIT", "-A OVERLAYD-PREROUTING -i overlay.1 -j DROP\nCOMMIT")
     assert found(rules(text), "docker-raw").remedy == "systemctl restart overlayd"
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_another_networks_rules_are_its_own_daemons_to_mend(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(marks, "_number", 1)
+    unit, name = ("overlayd.service", "overlayd@1", "overlayd@2")[number], marks.of(number).name
+    by_iptables = rules(drop("FORWARD", f"-i docker0 -m comment --comment {name} -j DROP"))
+    where = f"ip {name} forwarded"
+    by_nft = but(firewall={"chains": nft(base_chain(where, "forward"), nft_rule(where, {"drop": None}))})
+    for facts in (by_iptables, by_nft):
+        said = marks.ours().said_of(str(found(facts, "forward-out").remedy))
+        assert said == f"systemctl restart {unit}"
+
+
+@pytest.mark.parametrize("name", ["overlayd", "overlayd1"])
+def test_what_overlayd_drops_only_of_some_is_as_it_should_be(name: str) -> None:
+    text = drop("FORWARD", f"-i docker0 -p udp -m udp --dport 8472 -m comment --comment {name} -j DROP")
+    assert found(rules(text), "forward-out").state is State.OK
+    more = text.replace("COMMIT", "-A FORWARD -i docker0 -p udp -m udp --dport 9 -j DROP\nCOMMIT")
+    finding = found(rules(more), "forward-out")
+    assert finding.state is State.WARNING
+    assert "--dport 9 " in finding.found
 
 
 DROPS_ALL = nft_rule("inet mine fwd", {"drop": None})

@@ -103,10 +103,9 @@ LISTED: dict[str, str] = {
     "underlay.reverse_path: sysctl -w net/ipv4/conf/…/rp_filter=2": f"{RUN}way back",
     "underlay.underlay: ip link set dev …up": f"{RUN}underlay down",
     "underlay.underlay_mtu: ip link set dev …mtu …": f"{RUN}underlay's MTU",
-    "way._remedy: systemctl restart overlayd": NO_SYSTEMD,
+    "way._network_remedy: systemctl restart overlayd": NO_SYSTEMD,
     "way._remedy: …-I …-j ACCEPT": f"{RUN}FORWARD before DOCKER-USER",
     "way.drop: nft 'insert rule …accept'": f"{RUN}policy of nft",
-    "way.drop: systemctl restart overlayd": NO_SYSTEMD,
 }
 
 

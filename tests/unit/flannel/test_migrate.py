@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from overlayd import cli, memory
+from overlayd import cli, marks, memory
 from overlayd.lease import Subnets
 from overlayd.registry import Remembered
 
@@ -113,6 +113,21 @@ def test_with_yes_it_writes_two_files_and_a_copy_and_the_same_again_nothing(root
     status, said = migrate("--yes")
     assert (status, written(root)) == (0, before)
     assert "nothing to write" in said
+
+
+def test_another_network_than_0_gets_files_and_commands_of_its_own(
+    root: Path, migrate: Migrate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(marks, "_number", 0)
+    before = (root / "etc/sysconfig/overlayd").read_bytes()
+    status, said = migrate("--yes", "--network-number=2")
+    assert status == 0
+    assert (root / "etc/sysconfig/overlayd").read_bytes() == before
+    assert "OVERLAYD_IFACE=eth1\n" in (root / "etc/sysconfig/overlayd.2").read_text()
+    assert (root / "var/lib/overlayd2/lease.json").exists()
+    for line in ("overlayd check --network-number=2", "systemctl enable --now overlayd@2"):
+        assert f"  {line}\n" in said
+    assert "  systemctl enable --now overlayd\n" not in said
 
 
 def test_what_an_administrator_set_stays_and_is_told(root: Path, migrate: Migrate) -> None:

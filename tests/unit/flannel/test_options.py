@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from overlayd import settings
+from overlayd import envfile, settings
 from overlayd.errors import ConfigError
 from overlayd.flannel.host import command_line
 from overlayd.flannel.options import merge, parse, translate
@@ -191,3 +191,12 @@ def test_settings_are_added_and_never_changed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("written", ["coreos.com/network", "/", "/a//b"])
 def test_a_prefix_in_any_spelling_of_flannels_is_taken_over(written: str) -> None:
     assert translated(ON, FLANNEL_ETCD_PREFIX=written) == {"OVERLAYD_ETCD_PREFIX": written}
+
+
+@pytest.mark.parametrize("end", ["", "\n", " \\", " \\\n"], ids=repr)
+def test_what_is_added_is_read_back_whatever_the_last_line_was(end: str) -> None:
+    text, _kept = merge(f"OVERLAYD_RESYNC_S=3{end}", {"OVERLAYD_IFACE": "eth1"}, source="x")
+    assert {key: value.strip() for _line, key, value in envfile.read(text)} == {
+        "OVERLAYD_RESYNC_S": "3",
+        "OVERLAYD_IFACE": "eth1",
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from overlayd.flannel.undo import iptables, nftables, steps
+from overlayd.marks import of
 
 NETWORK = "10.42.0.0/16"
 NEW = """\
@@ -65,6 +66,7 @@ def test_docker_is_not_stopped_along_and_overlayd_comes_last() -> None:
         devices=["flannel.1"],
         docker_files=["/usr/lib/systemd/system/docker.service.d/flannel.conf", "/etc/sysconfig/docker-network"],
         rules=["iptables -X"],
+        network=of(0),
     )
     order = [
         "systemctl disable flanneld.service",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import socket
 import threading
 import time
@@ -48,6 +49,17 @@ def test_addresses_are_kept_in_their_order_by_family(monkeypatch: pytest.MonkeyP
     found = answers("2001:2::1", "198.18.0.1", "2001:2::2", "198.18.0.1")
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
     assert Names().families("etcd.test", 5) == (("2001:2::1", "2001:2::2"), ("198.18.0.1",))
+
+
+@pytest.mark.parametrize("turn", range(3))
+def test_each_family_of_each_server_is_tried_within_one_call(
+    etcd: Etcd, monkeypatch: pytest.MonkeyPatch, turn: int
+) -> None:
+    port = etcd.endpoint.rpartition(":")[2]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answers("::1", "127.0.0.1"))
+    monkeypatch.setattr(random, "randrange", lambda _end: turn)
+    endpoints = ("http://127.0.0.9:1", f"http://etcd.test:{port}", "http://127.0.0.8:1")
+    assert etcd.store(endpoints=endpoints).get("/net/a") is None
 
 
 def test_connections_to_a_name_with_several_addresses_spread_over_them() -> None:

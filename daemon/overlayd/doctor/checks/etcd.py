@@ -119,7 +119,7 @@ def access(facts: Facts) -> Finding | None:
     if tried is None:
         said = "whether containers reach it was not tried: run as root"
     elif not tried.tried:
-        said = "whether containers reach it was not tried: none runs on docker0"
+        said = f"whether containers reach it was not tried: none runs on {tried.bridge}"
     elif tried.reached:
         said = f"containers here reach it: {', '.join(map(plain, tried.reached))}"
     else:

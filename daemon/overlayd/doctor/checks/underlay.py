@@ -78,10 +78,21 @@ def container_mtu(facts: Facts) -> Finding | None:
         link.name for link in facts.host.links if link.master == bridge.name and link.mtu_bytes > network.mtu_bytes
     ]
     if large:
+        said = (
+            f"{len(large)} containers send packets larger than {network.mtu_bytes} ({', '.join(large[:4])}): each "
+            "connection begins with a lost packet, or hangs where ICMP is filtered"
+        )
+        if facts.number:
+            # Docker's own options are for docker0.
+            return warning(
+                "container-mtu",
+                said,
+                advice=f"make the docker network of {bridge.name} anew, with its containers: docker network create "
+                f"--opt com.docker.network.driver.mtu={network.mtu_bytes} and the options that it had",
+            )
         return warning(
             "container-mtu",
-            f"{len(large)} containers send packets larger than {network.mtu_bytes} ({', '.join(large[:4])}): each "
-            "connection begins with a lost packet, or hangs where ICMP is filtered",
+            said,
             # A container keeps the MTU that docker had when it was started, and so does docker.
             remedy="docker restart $(docker ps -q)"
             if facts.docker.compared and not facts.docker.otherwise and not facts.docker.conflicts

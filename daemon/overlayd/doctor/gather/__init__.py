@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from overlayd import marks
 from overlayd.doctor.facts import Facts
 from overlayd.doctor.gather import docker, etcd, firewall, host, network, reach, underlay
 from overlayd.settings import Settings
@@ -19,7 +20,7 @@ def gather(settings: Settings, *, settings_problem: str | None, arp: bool) -> Fa
         host=host.read_host(settings_problem, joined, here),
         daemon=daemon,
         underlay=underlay.look_around(here, joined, leases, ask=arp),
-        etcd=store,
+        etcd=etcd.with_containers(store, settings, joined.bridge if joined else marks.ours().bridge),
         firewall=firewall.read_firewall(settings, status),
         docker=docker.read_docker(settings, joined),
         network=joined,

@@ -1,4 +1,4 @@
-"""Containers on docker0, tried from the inside: what one of them reaches, all of them do."""
+"""Containers of this network, tried from the inside: what one of them reaches, all of them do."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ TIMEOUT_S = 1.0
 AT_MOST = 20
 
 
-def who_reaches(endpoints: Sequence[str]) -> Containers | None:
-    """The containers on docker0 that get a connection to one of etcd's servers; None where nobody may look (not root).
+def who_reaches(endpoints: Sequence[str], bridge: str) -> Containers | None:
+    """The containers on a bridge that get a connection to one of etcd's servers; None where nobody may look (not root).
 
     At most AT_MOST are tried.
     """
     servers = [server for name in endpoints for server in _addresses(name)]
     tried, reached = 0, list[str]()
     try:
-        for container in on_bridge(AT_MOST):
+        for container in on_bridge(AT_MOST, bridge=bridge):
             with contextlib.suppress(OSError):
                 seen = in_that_at(container.namespace, lambda: _try(servers))
                 tried += 1
@@ -33,7 +33,7 @@ def who_reaches(endpoints: Sequence[str]) -> Containers | None:
                     reached.append(f"{name_of(container)}, {container.addresses[0]}, to {seen}")
     except PermissionError:
         return None
-    return Containers(tried=tried, reached=tuple(reached))
+    return Containers(bridge=bridge, tried=tried, reached=tuple(reached))
 
 
 def _addresses(name: str) -> list[tuple[str, int]]:

@@ -59,11 +59,17 @@ def read_etcd(settings: Settings) -> tuple[Etcd, NetworkConfig | None, tuple[Pub
             open_to=open_to,
             full=trial.full,
             missing_rights=trial.missing,
-            containers=containers.who_reaches(settings.etcd_endpoints) if open_to else None,
         ),
         config,
         leases,
     )
+
+
+def with_containers(found: Etcd, settings: Settings, bridge: str) -> Etcd:
+    """The same with which containers on a bridge reach etcd, where it is open to them."""
+    if not found.open_to:
+        return found
+    return dataclasses.replace(found, containers=containers.who_reaches(settings.etcd_endpoints, bridge))
 
 
 def _open_to(store: Store, prefix: str) -> str | None:

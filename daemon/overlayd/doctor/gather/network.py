@@ -10,7 +10,7 @@ from typing import TypedDict
 from overlayd import beside, marks, needed
 from overlayd.addresses import IPNetwork, ip_network
 from overlayd.backend_choice import load_backend
-from overlayd.bounds import judge_network
+from overlayd.bounds import besides_containers, judge_network
 from overlayd.doctor.facts import Network, Published, Underlay
 from overlayd.errors import OverlaydError
 from overlayd.kernel import survey
@@ -44,10 +44,12 @@ def read_network(
     if config is None:
         return last
     try:
-        backend = load_backend(config, choose_underlay(settings).only(config.versions))
+        chosen = choose_underlay(settings).only(config.versions)
+        backend = load_backend(config, chosen)
     except OverlaydError:
         return last
-    judgement = judge_network(config, needed.now(settings.etcd_endpoints), one_route=backend.one_route)
+    needs = besides_containers(needed.now(settings.etcd_endpoints), chosen.ifname, held=held.values())
+    judgement = judge_network(config, needs, one_route=backend.one_route)
     own = replace(beside.of_settings(settings), networks=config.networks, listens=backend.listens)
     same = last is not None and last.backend == config.backend_type
     v4, v6 = config.network(4), config.network(6)
