@@ -159,7 +159,7 @@ asked.send(b"containers docker0")
 print(socket.recv_fds(asked, 4096, 4)[:2])
 """
     # The folders on the way are pytest's, and closed: what root could give away is an open connection.
-    asked = "import os; os.setgroups([]); os.setgid(65534); os.setuid(65534)"
+    asked = "import os, socket; os.setgroups([]); os.setgid(65534); os.setuid(65534)"
     said = subprocess.run([sys.executable, "-c", asked + script], capture_output=True, text=True, check=False)
     assert "PermissionError" in said.stderr or said.stdout.strip() == "(b'', [])", said
 

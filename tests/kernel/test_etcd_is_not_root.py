@@ -128,7 +128,7 @@ def test_nor_where_the_lease_is_lost_meanwhile(lab: Lab, tmp_path: Path) -> None
         {"Type": "nosuch"},
         {"Type": "vxlan", "VNI": "x"},
         {"Type": "wireguard", "ListenPort": -1},
-        {"Type": "udp", "x": 1},
+        {"Type": "udp", "Port": "x"},
     ],
     ids=lambda backend: backend["Type"],
 )

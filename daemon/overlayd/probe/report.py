@@ -56,7 +56,7 @@ class PeerReport:
         """Whether containers can use it: one answers, where none is known the host does; packets of their MTU pass."""
         inside = self.containers
         if inside is not None and (self.known or inside.answered_by is not None):
-            return inside.answered_by is not None and not inside.too_small
+            return inside.answered_by is not None and not inside.too_small and not self.overlay.too_small
         return self.overlay.answered_by is not None and not self.overlay.too_small
 
     def remarks(self) -> list[str]:
