@@ -43,7 +43,8 @@ mv /{TOLD}/$name.new /{TOLD}/$name
 # that docker runs, on another address than the lease, and has a container, so that it may not be restarted.
 CHILDREN = {
     **{name: f'exec /usr/sbin/{name} "$@"' for name in ("iptables", "iptables-save", "iptables-restore")},
-    "systemctl": "printf '%s\\n' LoadState=loaded ActiveState=active UnitFileState=enabled Job=0",
+    "systemctl": "printf '%s\\n' LoadState=loaded ActiveState=active UnitFileState=enabled Job=0 "
+    "'DropInPaths=/50-overlayd.conf /zz-overlayd.conf'",
     "docker": "echo 0123456789ab",
     "extension": "",
 }
