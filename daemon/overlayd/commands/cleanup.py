@@ -50,6 +50,7 @@ def _clean(settings: Settings) -> int:
         settings.run_dir / RECORD,
         settings.subnet_env,
         settings.run_dir / status_file.FILE,
+        settings.run_dir / status_file.REACH_FILE,
         # Of overlayd 0.1.
         settings.run_dir / "lock",
     ):
