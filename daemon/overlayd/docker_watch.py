@@ -18,6 +18,8 @@ log = logger("docker")
 
 # Asking systemd takes some milliseconds of a child; looks may come twice a second.
 ASK_EVERY_S = 5.0
+# Rules of others, two more children, are read at each so many of these looks.
+RULES_EVERY = 6
 
 
 class DockerWatch:
@@ -45,6 +47,7 @@ class DockerWatch:
         self._network = network
         self._subnet: IPv4Network | None = None
         self._masqueraded = True
+        self._rules_due_at = float("-inf")
         self._restart = restart
         self._lasting_s = lasting_s
         self._options: list[str] | None = None
@@ -156,6 +159,7 @@ class DockerWatch:
         down = docker_service.down(self._service)
         self._down = f"{down}; {docker_service.up_again(self._service)}" if down and self._service else down
         self._argv = docker_service.dockerd_argv(self._service)
-        if self._others_masquerade and self._subnet is not None:
+        if self._others_masquerade and self._subnet is not None and now >= self._rules_due_at:
+            self._rules_due_at = now + RULES_EVERY * self._lasting_s
             with contextlib.suppress(CommandFailed):
                 self._masqueraded = docker_service.somebody_masquerades(self._subnet)

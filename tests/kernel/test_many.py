@@ -23,6 +23,8 @@ def knows_all(host: Host) -> bool:
     return len(peers) == HOSTS - 1 and not any(peer["problem"] for peer in peers)
 
 
+# Slow for what it does to others that run beside it.
+@pytest.mark.slow
 @pytest.mark.timeout(1300)
 def test_a_hundred_daemons_get_a_hundred_subnets_and_none_is_restarted(
     tmp_path: Path, record_property: Callable[[str, object], None]

@@ -211,12 +211,13 @@ def test_five_thousand_leases_are_planned_in_a_moment(kind: str) -> None:
     network = backends_network()
     around = Surroundings(network=network, underlay=around.underlay)
     backend: Any = backends.load(kind).from_config({}, around)
-    began = time.perf_counter()
+    # Of this process: others may have the machine.
+    began = time.process_time()
     leases = peers_of(entries, scene.own_lease())
     plan = backend.plan(scene.own_lease(), leases)
     operations = diff(plan.state(), KernelState())
     assert diff(plan.state(), plan.state()) == ()
-    took = time.perf_counter() - began
+    took = time.process_time() - began
     assert len(leases) >= 5000
     # For host-gw most are behind a router.
     assert len(operations) >= {"udp": 3, "alloc": 1, "host-gw": 250}.get(kind, 5000)

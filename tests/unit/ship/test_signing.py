@@ -14,6 +14,7 @@ from images.engine.errors import BuildError
 from images.ship import yum
 from images.signing import Key
 from tests.agents import agents
+from tests.polling import eventually
 
 pytestmark = pytest.mark.skipif(
     not all(map(shutil.which, ("gpg", "rpmbuild", "rpmsign", "createrepo_c"))), reason="needs gpg, rpm and createrepo_c"
@@ -36,7 +37,7 @@ A package of the test.
 def key(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Key]:
     home = tmp_path_factory.mktemp("keys") / "home"
     yield signing.generate(home, "overlayd test <test@example.com>")
-    assert not agents(home)
+    eventually("no agent is left", lambda: not agents(home))
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +120,7 @@ def test_a_key_whose_passphrase_nobody_can_type_is_known_before_long_work(
     subprocess.run(["gpgconf", "--homedir", home, "--kill", "gpg-agent"], check=True)
     with pytest.raises(BuildError, match="does not sign"):
         signing.prove(signing.find(None, home=home))
-    assert not agents(home)
+    eventually("no agent is left", lambda: not agents(home))
 
 
 def test_no_agent_is_left_and_one_that_ran_before_goes_on(tmp_path: Path, key: Key) -> None:
@@ -127,11 +128,11 @@ def test_no_agent_is_left_and_one_that_ran_before_goes_on(tmp_path: Path, key: K
     file = tmp_path / "file"
     file.write_bytes(b"content")
     signing.sign_detached(key, file)
-    assert not agents(key.home)
+    eventually("no agent is left", lambda: not agents(key.home))
     with signing.agent(key):
         signing.sign_detached(key, file)
-        assert len(agents(key.home)) == 1
-    assert not agents(key.home)
+        eventually("one agent is there", lambda: len(agents(key.home)) == 1)
+    eventually("no agent is left", lambda: not agents(key.home))
 
 
 def test_a_home_with_a_path_too_long_for_a_socket_works_too(tmp_path: Path) -> None:
