@@ -163,7 +163,7 @@ def test_a_docker_that_would_get_no_options_is_not_restarted_for_nothing(lab: La
     # The generator failed, or overlayd.service is not enabled.
     docker = Docker(lab, tmp_path, "always", drop_ins="/a/50-overlayd.conf")
     try:
-        eventually("it is said", lambda: "zz-overlayd.conf" in str(docker.host.status()["docker_problems"]))
+        eventually("it is said", lambda: "zz-overlayd.conf" in str(docker.host.status()["warnings"]))
         docker.take_another_address()
         eventually("the daemon says what to do", docker.complained)
         done = docker.host.call("docker", "settle")
