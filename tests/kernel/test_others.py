@@ -100,7 +100,9 @@ def program(host: str, kind: str, *numbers: int, dual: bool) -> Report:
 
 def routes(host: str) -> str:
     """Both tables, as anybody would look at them, less what the kernel does by itself with each interface."""
-    lines = [line for family in ("-4", "-6") for line in namespaces.run(host, ["ip", family, "route"]).splitlines()]
+    said = [namespaces.run(host, ["ip", family, "route"]) for family in ("-4", "-6")]
+    # Whether a bridge has noticed yet that nothing hangs on it is no part of a route.
+    lines = [line.replace(" linkdown", "") for text in said for line in text.splitlines()]
     return "\n".join(sorted(line.strip() for line in lines if "fe80::/64" not in line))
 
 
