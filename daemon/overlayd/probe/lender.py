@@ -2,8 +2,8 @@
 
 Entering a network namespace takes CAP_SYS_ADMIN (setns(2)), which the daemon's unit has not: who takes over the daemon
 would have the whole host. This program has it, reads nothing that others wrote but interfaces of the kernel, takes one
-word and a bridge's name from root on a socket of systemd's (sd_listen_fds(3)), and gives at most four sockets. It ends
-when nobody has asked for a while.
+word and a bridge's name from root on a socket of systemd's (sd_listen_fds(3)), and gives at most four sockets. Then it
+ends.
 """
 
 from __future__ import annotations
@@ -26,29 +26,33 @@ SILENCE_S = 2.0
 
 
 def main() -> int:
-    """Answer on the socket that systemd passes, until nobody has asked for IDLE_S; the exit status."""
+    """Answer who asks on the socket that systemd passes, and end; the exit status.
+
+    One for each question: what is mounted after it began, as Docker's file of each new namespace is, may not be seen in
+    the mounts of its own that systemd gives it, where the host's are not shared (mount_namespaces(7)).
+    """
     if os.environ.get("LISTEN_FDS") != "1":
         print("overlayd-containers: systemd starts this with a socket: overlayd-containers.socket", file=sys.stderr)  # noqa: T201
         return 2
-    serve(socket.socket(fileno=FIRST_DESCRIPTOR), idle_s=IDLE_S)
+    with socket.socket(fileno=FIRST_DESCRIPTOR) as listening:
+        serve(listening, idle_s=IDLE_S)
     return 0
 
 
 def serve(listening: socket.socket, *, idle_s: float | None) -> None:
-    """Answer one client after the other until none has come for so long."""
+    """Answer one client of root's; none where nobody comes for so long."""
     listening.settimeout(idle_s)
-    while True:
-        try:
-            client, _address = listening.accept()
-        except TimeoutError:
+    try:
+        client, _address = listening.accept()
+    except TimeoutError:
+        return
+    with client, contextlib.suppress(OSError):
+        client.settimeout(SILENCE_S)
+        if not _is_root(client):
             return
-        with client, contextlib.suppress(OSError):
-            client.settimeout(SILENCE_S)
-            if not _is_root(client):
-                continue
-            word, _space, bridge = client.recv(64).decode(errors="replace").partition(" ")
-            if word == "containers":
-                _answer(client, bridge or BRIDGE)
+        word, _space, bridge = client.recv(64).decode(errors="replace").partition(" ")
+        if word == "containers":
+            _answer(client, bridge or BRIDGE)
 
 
 def _answer(client: socket.socket, bridge: str) -> None:
