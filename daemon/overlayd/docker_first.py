@@ -90,7 +90,7 @@ def etcd_is_here(endpoints: Sequence[str]) -> bool:
         return False
     if hosts & {"localhost", socket.gethostname()}:
         return True
-    own = {address.ip for interface in interfaces.read_interfaces() for address in interface.addresses}
+    own = interfaces.own_addresses()
     for host in hosts:
         with contextlib.suppress(ValueError):
             address = ip_address(host)

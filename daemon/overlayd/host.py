@@ -268,11 +268,11 @@ class Host:
         try:
             text = "".join(f"{key}={value}\n" for key, value in lines.items())
             write_atomically(self._settings.subnet_env, text)
-            record = self._docker.record(self._docker_wanted())
-            write_atomically(self._settings.run_dir / docker.RECORD, record)
-            docker_first.remember(self._settings.state_dir, record)
-            # Last: docker may start as soon as this is there.
             if self._with_docker:
+                record = self._docker.record(self._docker_wanted())
+                write_atomically(self._settings.run_dir / docker.RECORD, record)
+                docker_first.remember(self._settings.state_dir, record)
+                # Last: docker may start as soon as this is there.
                 write_atomically(self._settings.run_dir / docker.DOCKER_ENV, docker.env_file(self._docker.options))
         except OSError as error:
             raise OverlaydError(f"cannot write the files that docker starts from: {error}") from error

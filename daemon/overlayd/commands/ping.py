@@ -58,7 +58,7 @@ def _from_daemon(settings: Settings) -> tuple[Here, list[KnownPeer]] | None:
         return None
     if not status_file.alive(status):
         return None
-    return known(status, _own_addresses()) if status.subnet or status.subnet6 else None
+    return known(status, interfaces.own_addresses()) if status.subnet or status.subnet6 else None
 
 
 def _from_etcd(settings: Settings) -> tuple[Here, list[KnownPeer]]:
@@ -80,7 +80,7 @@ def _from_etcd(settings: Settings) -> tuple[Here, list[KnownPeer]]:
     leases = list(_leases(entries))
     here = Here(
         subnets=tuple(leg.subnet for lease in leases for leg in lease.legs if leg.public_ip in own),
-        addresses=_own_addresses(),
+        addresses=interfaces.own_addresses(),
         mtu_bytes=mtu_bytes,
     )
     peers = [
@@ -98,7 +98,3 @@ def _leases(entries: Iterable[KeyValue]) -> Iterable[Lease]:
             yield parse_lease(entry.key.rpartition("/")[2], entry.value)
         except MalformedLease:
             continue
-
-
-def _own_addresses() -> frozenset[Address]:
-    return frozenset(address.ip for interface in interfaces.read_interfaces() for address in interface.addresses)

@@ -203,6 +203,11 @@ def interface_addresses(name: str) -> tuple[IPInterface, ...] | None:
     return None
 
 
+def own_addresses() -> frozenset[IPAddress]:
+    """Every address that an interface of this host has."""
+    return frozenset(address.ip for interface in read_interfaces() for address in interface.addresses)
+
+
 def route_to(address: IPAddress) -> RouteAnswer | None:
     """How the kernel would reach an address; None if it has no route."""
     try:

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 
 from overlayd.errors import OverlaydError
 from overlayd.probe.containers import BRIDGE, Container, first_on_bridge
-from overlayd.probe.lent import AT_MOST
+from overlayd.probe.lent import AT_MOST, words_of
 
 FIRST_DESCRIPTOR = 3
 IDLE_S = 30.0
@@ -60,8 +60,7 @@ def _answer(client: socket.socket, bridge: str) -> None:
         try:
             found = [(one, opened) for one in first_on_bridge(AT_MOST, bridge=bridge) if (opened := _open(one, stack))]
         except (OSError, OverlaydError) as error:
-            words = (error.strerror if isinstance(error, OSError) else None) or str(error)
-            client.send(json.dumps({"problem": words}).encode())
+            client.send(json.dumps({"problem": words_of(error)}).encode())
             return
         document = {
             "containers": [

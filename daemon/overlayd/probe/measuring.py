@@ -53,21 +53,19 @@ class Measuring:
         """
         if self._prober is None:
             return ()
-        addresses = frozenset(one.ip for found in interfaces.read_interfaces() for one in found.addresses)
-        here, peers = known(self._board.status, addresses)
+        here, peers = known(self._board.status, interfaces.own_addresses())
         self._prober.follow(peers, here)
         now = time.monotonic()
         if changed and now - self._hurried_at > INTERVAL_S:
             self._hurried_at = now
             self._prober.hurry()
         found = self._prober.findings
-        if found.problems != self._board.status.unreached or found.source != (self._board.status.probed_from or ""):
+        said = (found.source or None, found.problems, bool(found.problems) and found.severe)
+        status = self._board.status
+        # The whole status is written out for each update: not for what stayed the same.
+        if said != (status.probed_from, status.unreached, status.unreached_most):
             self._written_at = 0.0
-        self._board.update(
-            probed_from=found.source or None,
-            unreached=found.problems,
-            unreached_most=bool(found.problems) and found.severe,
-        )
+            self._board.update(probed_from=said[0], unreached=said[1], unreached_most=said[2])
         if now - self._written_at >= max(WRITE_S, len(found.peers) / PEERS_A_SECOND):
             self._written_at = now
             self._board.update_reach(found.peers)

@@ -7,17 +7,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from overlayd.addresses import IPAddress
-from overlayd.probe import icmp
-from overlayd.probe.peers import Here, KnownPeer, first_containers, inside, sender, source_of
-from overlayd.probe.pinger import Echo, Outcome, Pinger
-from overlayd.probe.reach import Path, Trial, last_hop
+from overlayd.probe.peers import Here, KnownPeer, first_containers, inside
+from overlayd.probe.pinger import Echo, Pinger, overlay_echo, underlay_echo
+from overlayd.probe.reach import HOPS, Path, Trial, last_hop
 from overlayd.watching.state import Reach
 
 TIMEOUT_S = 1.0
 TRIES = 2
 # How far each of so many ways that fail goes is looked for.
 TRACED_AT_MOST = 8
-HOPS = 3
 
 
 def measure_once(peers: Sequence[KnownPeer], here: Here) -> tuple[Reach, ...]:
@@ -76,23 +74,11 @@ def _containers(path: Path) -> tuple[IPAddress, ...]:
 
 
 def _echoes(path: Path, here: Here) -> list[Echo]:
-    peer = path.peer
-    below = Echo(target=peer.public_ip, packet_bytes=icmp.smallest(peer.public_ip.version))
-    return [below, *(_echo(path, one, here) for one in (*inside(peer.subnet), *_containers(path)))]
-
-
-def _echo(path: Path, target: IPAddress, here: Here, hops: int | None = None) -> Echo:
-    within = sender(here.containers, target.version)
-    return Echo(
-        target=target,
-        packet_bytes=icmp.smallest(target.version),
-        inside=within,
-        source=None if within is not None else source_of(path.peer.subnet, here),
-        hops=hops,
-    )
+    targets = (*inside(path.peer.subnet), *_containers(path))
+    return [underlay_echo(path.peer.public_ip), *(overlay_echo(one, here, here.containers) for one in targets)]
 
 
 def _trace(pinger: Pinger, path: Path, here: Here) -> str | None:
-    echoes = [_echo(path, path.next_target, here, hops) for hops in range(1, HOPS + 1)]
-    outcomes: list[Outcome] = pinger.exchange(echoes, timeout_s=TIMEOUT_S)
+    echoes = [overlay_echo(path.next_target, here, here.containers, hops=hops) for hops in range(1, HOPS + 1)]
+    outcomes = pinger.exchange(echoes, timeout_s=TIMEOUT_S)
     return last_hop([outcome.refused_by for outcome in outcomes])

@@ -124,14 +124,14 @@ def targets(peers: Sequence[KnownPeer], here: Here) -> list[Target]:
             containers=Way(
                 addresses=_where_containers_are(peer.subnet, here),
                 inside=(within := sender(here.containers, peer.subnet.version)),
-                source=None if within is not None else source_of(peer.subnet, here),
+                source=None if within is not None else source_of(peer.subnet.version, here),
                 wished_bytes=here.mtu_bytes,
             ),
             known=str(peer.subnet) in here.theirs,
             said=here.said.get(str(peer.subnet)),
             underlay=Way(addresses=(peer.public_ip,), wished_bytes=_carrier_bytes(peer, here)),
             overlay=Way(
-                addresses=inside(peer.subnet), source=source_of(peer.subnet, here), wished_bytes=here.mtu_bytes
+                addresses=inside(peer.subnet), source=source_of(peer.subnet.version, here), wished_bytes=here.mtu_bytes
             ),
         )
         for peer in peers
@@ -188,10 +188,10 @@ def sender(containers: Sequence[Inside], version: int) -> Inside | None:
     return next((one for one in containers if one.address(version) is not None), None)
 
 
-def source_of(subnet: Network, here: Here) -> Address | None:
+def source_of(version: int, here: Here) -> Address | None:
     """Our own address inside the overlay: peers take inner packets only from the subnet that a lease names."""
     for own in here.subnets:
-        if own.version == subnet.version:
+        if own.version == version:
             return next((address for address in inside(own) if address in here.addresses), None)
     return None
 

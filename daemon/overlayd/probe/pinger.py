@@ -16,7 +16,7 @@ from typing import Self
 
 from overlayd.errors import PrivilegeError
 from overlayd.probe import icmp
-from overlayd.probe.peers import Address, Inside
+from overlayd.probe.peers import Address, Here, Inside, sender, source_of
 from overlayd.probe.sockets import IP_MTU, IPV6_MTU, USUAL_HOPS, icmp_socket, set_hop_limit
 
 RATE_PER_S = 500.0
@@ -58,6 +58,31 @@ class Echo:
     inside: Inside | None = None
     hops: int | None = None
     note: bytes = b""
+
+
+def overlay_echo(
+    target: Address,
+    here: Here,
+    sources: Sequence[Inside],
+    *,
+    note: bytes = b"",
+    hops: int | None = None,
+) -> Echo:
+    """A small echo by the overlay, from the first of these containers that can, else from this host's own address."""
+    source = sender(sources, target.version)
+    return Echo(
+        target=target,
+        packet_bytes=icmp.smallest(target.version) + len(note),
+        source=None if source is not None else source_of(target.version, here),
+        inside=source,
+        hops=hops,
+        note=note,
+    )
+
+
+def underlay_echo(target: Address) -> Echo:
+    """A small echo by the underlay."""
+    return Echo(target=target, packet_bytes=icmp.smallest(target.version))
 
 
 @dataclass(frozen=True, kw_only=True)

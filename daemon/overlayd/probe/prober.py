@@ -17,11 +17,11 @@ from overlayd.errors import OverlaydError
 from overlayd.log import logger
 from overlayd.probe import icmp
 from overlayd.probe.lent import Lender
-from overlayd.probe.peers import Here, Inside, KnownPeer, inside, sender, source_of, source_words
-from overlayd.probe.pinger import Echo, Outcome, Pinger, Wake
+from overlayd.probe.peers import Here, Inside, KnownPeer, inside, sender, source_words
+from overlayd.probe.pinger import Echo, Outcome, Pinger, Wake, overlay_echo, underlay_echo
 from overlayd.probe.reach import (
+    HOPS,
     INTERVAL_S,
-    NOTE_BYTES,
     Path,
     Trial,
     interval_s,
@@ -42,8 +42,6 @@ BURST_S = 4.0
 TRIALS_AT_ONCE = 3
 # What is due within so short a time is asked together.
 ROUND_S = 1.0
-# From a container here to one there: its host, the other host, the container.
-HOPS = 3
 # Whether the container here that is sent from answers its own host is asked so often.
 ANSWERING_S = 30.0
 # After a change in kernel or leases, all peers are asked within this, as far as the budget allows.
@@ -240,7 +238,7 @@ class Prober:
         """Find out how far packets come, and whether another container here gets further."""
         now, peer = time.monotonic(), path.peer
         whole = self._echo(path, target, here, sources, now)
-        below = Echo(target=peer.public_ip, packet_bytes=icmp.smallest(peer.public_ip.version))
+        below = underlay_echo(peer.public_ip)
         hosts = [self._echo(path, address, here, sources, now) for address in inside(peer.subnet)]
         hops = [self._echo(path, target, here, sources, now, hops=hops) for hops in range(1, HOPS + 1)]
         others = [self._echo(path, target, here, [other], now) for other in sources[1:]]
@@ -279,16 +277,9 @@ class Prober:
         *,
         hops: int | None = None,
     ) -> Echo:
-        version = target.version
-        source = sender(sources, version)
-        return Echo(
-            target=target,
-            packet_bytes=icmp.smallest(version) + NOTE_BYTES,
-            note=path.note(now, answers=source is None or source.address(version) in self._answering[1]),
-            inside=source,
-            source=None if source is not None else source_of(path.peer.subnet, here),
-            hops=hops,
-        )
+        source = sender(sources, target.version)
+        answers = source is None or source.address(target.version) in self._answering[1]
+        return overlay_echo(target, here, sources, note=path.note(now, answers=answers), hops=hops)
 
     def _heard(self, sender: IPAddress, note: bytes) -> None:
         with self._lock:

@@ -26,6 +26,8 @@ from overlayd.watching.state import (
 INTERVAL_S, RETRY_S = 10.0, 2.0
 # So many echoes in a row are lost before that means something: one may be lost on any network.
 MISSES = 3
+# From a container here to one there: its host, the other host, the container.
+HOPS = 3
 # While nothing answers, why that is looked into so often.
 DIAGNOSE_S = 30.0
 # What a prober hears of another one is of use for so long.

@@ -21,7 +21,7 @@ def read_reach(
     status: Status | None, network: Network | None, leases: Sequence[Published], underlay: Underlay
 ) -> Reachability:
     """The peers that the daemon knows, else those in etcd, PEERS_AT_MOST of them; none where this host has no lease."""
-    addresses = frozenset(one.ip for found in interfaces.read_interfaces() for one in found.addresses)
+    addresses = interfaces.own_addresses()
     if status is not None and status.subnets:
         here, peers = known(status, addresses)
     elif network is not None and network.subnets:
