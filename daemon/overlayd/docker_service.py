@@ -11,13 +11,13 @@ from types import ModuleType
 
 from overlayd import dockerd_flags, process
 from overlayd.addresses import IPNetwork
+from overlayd.docker_remedies import START_AGAIN
 from overlayd.docker_told import UNIT, Told, takes_ours
 from overlayd.errors import CommandFailed
 from overlayd.log import logger
 
 log = logger("docker")
 
-START_AGAIN = "systemctl reset-failed docker; systemctl start docker"
 ENABLE = "systemctl enable overlayd && systemctl daemon-reload"
 DROP_INS = ("50-overlayd.conf", "zz-overlayd.conf")
 # Containers get their own time to stop.
@@ -238,13 +238,6 @@ def containers() -> tuple[str, ...] | None:
         return tuple(process.run(["docker", "ps", "--quiet"]).split())
     except CommandFailed:
         return None
-
-
-def onto_the_lease(*, live_restore: bool) -> str:
-    """The commands that bring docker0 onto the lease; with `live_restore`, it stays as it is while containers run."""
-    if not live_restore:
-        return "overlayd docker settle"
-    return "ids=$(docker ps -q); docker stop $ids; overlayd docker settle && docker start $ids"
 
 
 def _systemctl(*words: str) -> None:

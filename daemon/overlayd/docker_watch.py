@@ -7,7 +7,7 @@ import time
 from ipaddress import IPv4Network
 from pathlib import Path
 
-from overlayd import docker, docker_service, dockerd_flags
+from overlayd import docker, docker_remedies, docker_service, dockerd_flags
 from overlayd.addresses import IPNetwork
 from overlayd.docker_service import Service
 from overlayd.errors import CommandFailed
@@ -75,7 +75,7 @@ class DockerWatch:
         otherwise = docker_service.started_otherwise(self._different, self._service)
         bridge = self._bridge_problem
         if bridge is not None and not self._conflicts:
-            bridge += f"; run: {docker_service.onto_the_lease(live_restore=self._live_restore)}"
+            bridge += f"; run: {docker_remedies.onto_the_lease(live_restore=self._live_restore)}"
         found = (*self._conflicts, self._down, otherwise, bridge, self._nobody_masquerades())
         return tuple(problem for problem in found if problem)
 

@@ -100,6 +100,7 @@ PURE = (
     "backends/spans.py",
     "backends/x25519.py",
     "bounds.py",
+    "docker_remedies.py",
     "dockerd_flags.py",
     "doctor/checks/docker.py",
     "doctor/checks/etcd.py",

@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network
 
-from overlayd import docker, docker_service
+from overlayd import docker, docker_remedies, docker_service
 from overlayd import status as status_file
 from overlayd.addresses import IPInterface
 from overlayd.commands.output import print_line
@@ -109,7 +109,7 @@ def _refuse_while_containers_run() -> None:
         raise OverlaydError(
             f"docker keeps {docker.BRIDGE}'s address while containers run, as live-restore is on; "
             f"{len(running)} are running",
-            hint=f"run: {docker_service.onto_the_lease(live_restore=True)}",
+            hint=f"run: {docker_remedies.onto_the_lease(live_restore=True)}",
         )
 
 

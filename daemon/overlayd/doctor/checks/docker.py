@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from overlayd import outside
 from overlayd.addresses import IPInterface, first_host
+from overlayd.docker_remedies import START_AGAIN, onto_the_lease
 from overlayd.doctor.facts import Facts
 from overlayd.doctor.finding import Finding, ok, problem, unknown, warning
 
 BRIDGE = "docker0"
-START_AGAIN = "systemctl reset-failed docker; systemctl start docker"
 DROP_INS = ("50-overlayd.conf", "zz-overlayd.conf")
 # docker.service comes after overlayd: told to start earlier, systemctl hangs.
 WAITS = "docker waits for overlayd and is started by it: mend what the daemon waits for"
@@ -190,10 +190,7 @@ def _onto_the_lease(facts: Facts) -> str | None:
     """What brings docker0 onto the lease."""
     if facts.docker.conflicts or facts.daemon.state != "ready":
         return None
-    if facts.docker.settings.get("live-restore") is True:
-        # Its containers would go on, and docker0 with them.
-        return "ids=$(docker ps -q); docker stop $ids; overlayd docker settle && docker start $ids"
-    return "overlayd docker settle"
+    return onto_the_lease(live_restore=facts.docker.settings.get("live-restore") is True)
 
 
 CHECKS = (service, waits_for_etcd, options, bridge, daemon_json, drop_in, masquerading)

@@ -17,7 +17,7 @@ from overlayd.doctor.trace import addresses_in
 from overlayd.doctor.walk import Packet, protocol_name
 from overlayd.doctor.way import FORWARDED, Match, Outcome, travel
 from overlayd.firewall.table import NFT_LEASED, NFT_PEERS
-from overlayd.marks import network_of_rule, of
+from overlayd.marks import of
 
 COMMANDS = {4: "iptables", 6: "ip6tables"}
 # Some peer's: of no router, which our own rules tell from peers.
@@ -266,10 +266,7 @@ def _judged(name: str, facts: Facts, found: Iterable[Outcome], what: str, well: 
         return None
     drops = [drop for outcome in outcomes for drop in outcome.drops]
     certain = bool(drops)
-    # Another network of this host keeps its backend's port from these containers: nothing of this one's goes there.
-    drops = drops or [
-        drop for outcome in outcomes for drop in outcome.doubts if network_of_rule(drop.by) in (None, facts.number)
-    ]
+    drops = drops or [drop for outcome in outcomes for drop in outcome.doubts]
     if not drops:
         return ok(name, well)
     said = f"{what} are dropped by {' and by '.join(dict.fromkeys(drop.by for drop in drops))}"
