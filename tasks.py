@@ -14,9 +14,9 @@ import images.reporting
 import images.ship.task_collection
 import images.task_collection
 import rpm.task_collection
-import tests.cluster.task_collection
 import tests.perf.task_collection
 import tests.task_collection
+import tests.testbed.cluster.task_collection
 
 namespace = Collection()
 namespace.add_task(images.task_collection.build_all, name="build-all")
@@ -28,6 +28,6 @@ for shipped in (images.ship.task_collection.push, images.ship.task_collection.sa
     images.task_collection.namespace.add_task(shipped)
 namespace.add_collection(images.task_collection.namespace)
 namespace.add_collection(rpm.task_collection.namespace)
-namespace.add_collection(tests.cluster.task_collection.namespace)
+namespace.add_collection(tests.testbed.cluster.task_collection.namespace)
 images.reporting.cover(namespace)
 images.reporting.guard()

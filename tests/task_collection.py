@@ -16,7 +16,7 @@ from images.engine import docker_images, dockerd, preflight, runner
 from images.targets import PLACE
 from images.task_collection import build_all, say
 from tests import side_by_side
-from tests.cluster import task_collection as cluster
+from tests.testbed.cluster import task_collection as cluster
 
 ROOT = Path(__file__).resolve().parent.parent
 EXTRAS = ("daemon", "freeze", "dev")

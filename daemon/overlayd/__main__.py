@@ -10,14 +10,14 @@ def main() -> int:
     """Run the command line, or what it is called as; the exit status."""
     if Path(sys.argv[0]).name == "overlayd-docker-generator":
         # Runs at every daemon-reload: nothing else is imported.
-        from overlayd import generator  # noqa: PLC0415
+        from overlayd.docker import generator  # noqa: PLC0415
 
         return generator.main(sys.argv[1:])
     if Path(sys.argv[0]).name == "overlayd-containers":
         # It has rights that the daemon has not, and so no more code than it needs.
-        from overlayd.probe import lender  # noqa: PLC0415
+        from overlayd.probe import socket_server  # noqa: PLC0415
 
-        return lender.main()
+        return socket_server.main()
     from overlayd import cli  # noqa: PLC0415
 
     return cli.main(sys.argv[1:])

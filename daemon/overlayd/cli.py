@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-from overlayd import __version__, log, marks, settings
+from overlayd import __version__, settings
 from overlayd.errors import OverlaydError, PrivilegeError
-from overlayd.ownership import require_ours
+from overlayd.lib import log, marks
+from overlayd.lib.ownership import require_ours
 
 EXIT_STATUSES = """\
 exit status: 0 well; 1 failed; 2 a setting or the network config is wrong; 3 this host or its kernel cannot do it;

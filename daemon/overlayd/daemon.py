@@ -14,11 +14,8 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from overlayd import __version__, backends, beside, hostlock, lean, needed, presence, signals
-from overlayd.addresses import IPAddress
-from overlayd.backend_choice import backend_here
-from overlayd.bounds import Here
-from overlayd.docker_first import DockerFirst
+from overlayd import __version__, backends
+from overlayd.docker.etcd_in_docker import DockerFirst
 from overlayd.errors import (
     AddressTaken,
     CommandFailed,
@@ -31,24 +28,31 @@ from overlayd.errors import (
     SubnetsExhausted,
     UnsupportedError,
 )
-from overlayd.host import Host
-from overlayd.keeper import Keeper
+from overlayd.host import other_networks
+from overlayd.host.backend import backend_here
+from overlayd.host.host import Host
 from overlayd.kernel.monitor import Monitor
-from overlayd.log import logger
-from overlayd.network import NetworkConfig
-from overlayd.notify import notify
-from overlayd.ownership import require_folder, require_ours
-from overlayd.presence import Presence
-from overlayd.probe.measuring import Measuring
-from overlayd.registry import Registry
+from overlayd.leases import presence
+from overlayd.leases.conflicts import Here
+from overlayd.leases.network_config import NetworkConfig
+from overlayd.leases.presence import Presence
+from overlayd.leases.registry import Registry
+from overlayd.leases.renewal import Keeper
+from overlayd.lib import hostlock, signals, slim_imports
+from overlayd.lib.addresses import IPAddress
+from overlayd.lib.counters import counter
+from overlayd.lib.log import logger
+from overlayd.lib.notify import notify
+from overlayd.lib.ownership import require_folder, require_ours
+from overlayd.monitoring.http import Watch, daemon_pages, listening
+from overlayd.monitoring.liveness import LEAST_SLACK_S, Pulse
+from overlayd.monitoring.status_file import Board, Status, begun_at
+from overlayd.probe.monitor import Measuring
 from overlayd.settings import Settings
-from overlayd.status import Board, Status, begun_at
 from overlayd.store.client import Store, jittered
-from overlayd.underlay import Underlay
-from overlayd.underlay_watch import UnderlayWatch, addresses, choose_underlay
-from overlayd.watching.figures import counter
-from overlayd.watching.pulse import LEAST_SLACK_S, Pulse
-from overlayd.watching.serve import Watch, daemon_pages, listening
+from overlayd.underlay import host_needs
+from overlayd.underlay.choose import Underlay
+from overlayd.underlay.watch import UnderlayWatch, addresses, choose_underlay
 
 log = logger("daemon")
 
@@ -89,7 +93,7 @@ def run(settings: Settings) -> None:
         # ---- the line: above, nothing on the host changes; below, everything may ----
         hostlock.hold(),
     ):
-        beside.require_own_folders(settings)
+        other_networks.require_own_folders(settings)
         _prepare_folders(settings)
         Daemon(settings, underlay, store, watch).run()
 
@@ -264,7 +268,7 @@ class Daemon:
         subnet, peers = host.holding.lease.subnets, len(self._board.status.peers)
         self._board.update(state="ready", problem=None)
         notify(ready=True, status=f"{subnet} of {config} by {config.backend_type}")
-        lean.give_back()
+        slim_imports.give_back()
         log.info("ready", subnet=subnet, backend=config.backend_type, peers=peers)
 
     def _still(self, config: NetworkConfig) -> bool:
@@ -292,7 +296,7 @@ class Daemon:
         """Raise NetworkConfigError where this host does not change to that config: not here, or not while it runs."""
         if self._refused is not None and self._refused[0] == now:
             raise NetworkConfigError(self._refused[1])
-        here = Here(needed=needed.now(self._settings.etcd_endpoints))
+        here = Here(needed=host_needs.now(self._settings.etcd_endpoints))
         try:
             backend_here(self._settings, now, self._underlay.look(now.versions).only(now.versions), here)
         except UnsupportedError as error:

@@ -15,8 +15,8 @@ STANDARD_LIBRARY = (
     *("doctest", "ftplib", "pdb", "pydoc", "smtplib", "tkinter"),
 )
 
-# What libraries import and the daemon keeps them from (daemon/overlayd/lean.py): the rest of pyroute2, of etcd3 and of
-# gRPC, and what only these need.
+# What libraries import and the daemon keeps them from (daemon/overlayd/lib/slim_imports.py): the rest of pyroute2, of
+# etcd3 and of gRPC, and what only these need.
 REST_OF_LIBRARIES = (
     *(
         f"pyroute2.{name}"

@@ -8,12 +8,12 @@ from ipaddress import IPv4Network
 
 import pytest
 
-from tests.cluster import docker_engine, packaged
-from tests.cluster.collect import collect
-from tests.cluster.create import ROOT, create, remove
-from tests.cluster.description import Cluster, backend_json
-from tests.cluster.machine import Machine
-from tests.cluster.site import Site
+from tests.testbed.cluster import docker_engine, packaged
+from tests.testbed.cluster.collect import collect
+from tests.testbed.cluster.create import ROOT, create, remove
+from tests.testbed.cluster.description import Cluster, backend_json
+from tests.testbed.cluster.machine import Machine
+from tests.testbed.cluster.site import Site
 
 BACKENDS = ("vxlan", "host-gw", "udp")
 # Apart from the cluster of `make up`, which may be running beside the tests.

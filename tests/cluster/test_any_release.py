@@ -21,12 +21,12 @@ import pytest
 
 from overlayd import __version__
 from rpm.targets import FROZEN, INSTALLED
-from tests.cluster import roots
-from tests.cluster.create import ROOT
-from tests.cluster.packaged import built
-from tests.kernel import namespaces
-from tests.kernel.lab import ETCD, NETWORK, Host, Lab, laboratory
-from tests.polling import eventually
+from tests.testbed.cluster import roots
+from tests.testbed.cluster.create import ROOT
+from tests.testbed.cluster.packaged import built
+from tests.testbed.netns import namespaces
+from tests.testbed.netns.lab import ETCD, NETWORK, Host, Lab, laboratory
+from tests.testbed.polling import eventually
 
 RELEASES = {"older": roots.OLDER, "newer": roots.NEWER}
 RPM = "/root/overlayd.rpm"

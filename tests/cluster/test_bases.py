@@ -16,8 +16,8 @@ from images.bases.base import Base
 from images.engine import sandbox
 from images.engine.errors import CommandFailed
 from images.engine.step import Step
-from tests.cluster.create import ROOT
-from tests.packages import a_step, command, gnupg
+from tests.testbed.cluster.create import ROOT
+from tests.testbed.packages import a_step, command, gnupg
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="dnf --installroot needs root")
 LOADER = "/lib64/ld-linux-x86-64.so.2"

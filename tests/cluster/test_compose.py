@@ -8,12 +8,12 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from tests.cluster.composing import Composed
-from tests.cluster.machine import Machine
-from tests.cluster.measure import ping
-from tests.cluster.parallel import each
-from tests.cluster.steps import leases, probe_image, probes
-from tests.polling import eventually
+from tests.testbed.cluster.composing import Composed
+from tests.testbed.cluster.machine import Machine
+from tests.testbed.cluster.measure import ping
+from tests.testbed.cluster.parallel import each
+from tests.testbed.cluster.steps import leases, probe_image, probes
+from tests.testbed.polling import eventually
 
 _UNDERLAY = "198.18.41"
 _HOSTS = {"host1": 11, "host2": 12, "host3": 13}

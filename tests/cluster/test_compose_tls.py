@@ -8,11 +8,11 @@ from ipaddress import IPv4Address
 import pytest
 from docker.models.containers import Container
 
-from tests.cluster.composing import Composed
-from tests.cluster.docker_engine import outcome
-from tests.cluster.machine import Machine
-from tests.cluster.steps import leases
-from tests.polling import eventually
+from tests.testbed.cluster.composing import Composed
+from tests.testbed.cluster.docker_engine import outcome
+from tests.testbed.cluster.machine import Machine
+from tests.testbed.cluster.steps import leases
+from tests.testbed.polling import eventually
 
 _UNDERLAY = "198.18.45"
 _SERVICES = ("etcd1", "etcd2", "etcd3", "network-config", "host1")

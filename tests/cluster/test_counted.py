@@ -16,11 +16,11 @@ from images.engine import docker_images
 from images.engine.runner import Place
 from images.targets import of_everything
 from rpm import source
-from tests.cluster.checkout import checkout, commit, give_what_is_built
-from tests.cluster.create import ROOT
-from tests.cluster.invoked import invoked_well
-from tests.cluster.planned import append, flip_mode, make_link
 from tests.cluster.test_reproducible import content, ids
+from tests.testbed.cluster.checkout import checkout, commit, give_what_is_built
+from tests.testbed.cluster.create import ROOT
+from tests.testbed.cluster.invoked import invoked_well
+from tests.testbed.cluster.planned import append, flip_mode, make_link
 
 # What no target is made of, and why it need not be.
 NOT_COUNTED = re.compile(
@@ -86,7 +86,7 @@ def results(place: Place) -> dict[str, object]:
 @pytest.mark.slow
 def test_a_change_of_each_file_in_content_mode_or_kind_is_in_the_plan(place: Place, base: str, tmp_path: Path) -> None:
     to = tmp_path / "planned.json"
-    command = [sys.executable, "-m", "tests.cluster.planned", str(to), base]
+    command = [sys.executable, "-m", "tests.testbed.cluster.planned", str(to), base]
     subprocess.run(command, cwd=place.root, check=True, timeout=1200)
     targets = of_everything(catalogue.get(base))
     for path, changes in json.loads(to.read_text()).items():

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cluster import cgroups
-from tests.cluster.create import ROOT
-from tests.cluster.images import image_of
-from tests.cluster.system_container import CGROUPS, TMPFS, SystemContainer, docker, started
-from tests.polling import eventually
+from tests.testbed.cluster import cgroups
+from tests.testbed.cluster.create import ROOT
+from tests.testbed.cluster.images import image_of
+from tests.testbed.cluster.system_container import CGROUPS, TMPFS, SystemContainer, docker, started
+from tests.testbed.polling import eventually
 
 STOP_S = 5.0
 # What images/README.md says for a machine that lacks CAP_SYS_RESOURCE; it does elsewhere too.

@@ -12,9 +12,9 @@ import pytest
 from docker.models.containers import Container
 
 from images.etcd.recipe import USER_ID, VOLUME
-from tests.certificates import Authority, Pair
-from tests.cluster.docker_engine import client, outcome
-from tests.cluster.etcd_image import run, serves
+from tests.testbed.certificates import Authority, Pair
+from tests.testbed.cluster.docker_engine import client, outcome
+from tests.testbed.cluster.etcd_image import run, serves
 
 # A second etcd in the container, with TLS.
 _TLS = "https://127.0.0.1:3379"

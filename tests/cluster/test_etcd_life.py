@@ -16,11 +16,11 @@ from docker.models.containers import Container
 
 from images.etcd import release
 from images.etcd.recipe import SCRIPT, USER_ID, VOLUME
-from tests.cluster.create import ROOT
-from tests.cluster.docker_engine import client, outcome
-from tests.cluster.etcd_image import LABEL, cluster_id, run, serves
-from tests.cluster.images import image_of
-from tests.polling import eventually
+from tests.testbed.cluster.create import ROOT
+from tests.testbed.cluster.docker_engine import client, outcome
+from tests.testbed.cluster.etcd_image import LABEL, cluster_id, run, serves
+from tests.testbed.cluster.images import image_of
+from tests.testbed.polling import eventually
 
 
 def test_a_release_is_installed_where_no_package_is(base: str, tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from docker.errors import NotFound
 
-from tests.cluster.create import ROOT
-from tests.cluster.docker_engine import client
-from tests.cluster.images import image_of
+from tests.testbed.cluster.create import ROOT
+from tests.testbed.cluster.docker_engine import client
+from tests.testbed.cluster.images import image_of
 
 _README = ROOT / "images/etcd/README.md"
 _CONTAINERS = ("etcd", "etcd1", "etcd2", "etcd3")

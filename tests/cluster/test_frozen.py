@@ -11,13 +11,13 @@ import pytest
 
 from overlayd import __version__
 from rpm.targets import FROZEN, INSTALLED
-from tests.certificates import Authority
-from tests.cluster.create import ROOT
-from tests.cluster.docker_engine import client
-from tests.cluster.machine import Machine
-from tests.cluster.packaged import built
-from tests.cluster.site import Site
-from tests.polling import eventually
+from tests.testbed.certificates import Authority
+from tests.testbed.cluster.create import ROOT
+from tests.testbed.cluster.docker_engine import client
+from tests.testbed.cluster.machine import Machine
+from tests.testbed.cluster.packaged import built
+from tests.testbed.cluster.site import Site
+from tests.testbed.polling import eventually
 
 LABEL = "org.overlayd.cluster=frozen"
 

@@ -14,7 +14,7 @@ from images.engine.graph import Target
 from images.engine.process import Stop
 from images.engine.step import Step
 from images.targets import PLACE
-from tests.cluster.create import ROOT
+from tests.testbed.cluster.create import ROOT
 
 EPOCH = 1_700_000_000
 SCRIPT = """\

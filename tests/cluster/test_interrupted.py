@@ -19,9 +19,9 @@ from images.bases import catalogue
 from images.engine.containers import LABEL_BUILD
 from images.engine.runner import Place
 from images.targets import PLACE, of_everything
-from tests.cluster.checkout import checkout
-from tests.cluster.invoked import invoked_well
-from tests.polling import eventually
+from tests.testbed.cluster.checkout import checkout
+from tests.testbed.cluster.invoked import invoked_well
+from tests.testbed.polling import eventually
 
 DEADLINE_S = 120.0
 FILLER = "filler"

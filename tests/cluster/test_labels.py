@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 
 from rpm.targets import FROZEN
-from tests.cluster import roots
-from tests.cluster.create import ROOT
-from tests.cluster.packaged import built
+from tests.testbed.cluster import roots
+from tests.testbed.cluster.create import ROOT
+from tests.testbed.cluster.packaged import built
 
 # By place, the first that matches. None: on a file system of the boot, labelled by who makes it.
 EXPECTED: tuple[tuple[str, str | None], ...] = (

@@ -15,9 +15,9 @@ from images.engine.runner import Place
 from images.ship import contents
 from rpm.inventory import parts
 from rpm.inventory.target import INVENTORY
-from tests.cluster.create import ROOT
-from tests.cluster.docker_engine import client
-from tests.cluster.packaged import built
+from tests.testbed.cluster.create import ROOT
+from tests.testbed.cluster.docker_engine import client
+from tests.testbed.cluster.packaged import built
 
 PLACE = Place(root=ROOT)
 TEXTS = "/usr/share/licenses/overlayd"

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import pytest
 
 from overlayd.errors import CommandFailed
-from tests.cluster.machine import Machine
-from tests.cluster.measure import ping
-from tests.cluster.site import Site, wait_for_probes
-from tests.cluster.steps import hosts, leases, probe_image, probes
-from tests.polling import eventually
+from tests.testbed.cluster.machine import Machine
+from tests.testbed.cluster.measure import ping
+from tests.testbed.cluster.site import Site, wait_for_probes
+from tests.testbed.cluster.steps import hosts, leases, probe_image, probes
+from tests.testbed.polling import eventually
 
 
 @pytest.fixture

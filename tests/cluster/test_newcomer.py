@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import newcomer
-from tests.cluster.create import ROOT
-from tests.cluster.newcomer import Newcomer
+from tests.testbed.cluster import newcomer
+from tests.testbed.cluster.create import ROOT
+from tests.testbed.cluster.newcomer import Newcomer
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="a root filesystem is made by root"),

@@ -13,10 +13,10 @@ from ipaddress import IPv4Interface
 import pytest
 
 from overlayd.errors import CommandFailed
-from tests.cluster.machine import Machine
-from tests.cluster.packaged import NEWER_RPM, PEER_SUBNET, RPM, SYSCONFIG, YUM, Packages, bare_host, ours
-from tests.cluster.site import Site
-from tests.polling import eventually
+from tests.testbed.cluster.machine import Machine
+from tests.testbed.cluster.packaged import NEWER_RPM, PEER_SUBNET, RPM, SYSCONFIG, YUM, Packages, bare_host, ours
+from tests.testbed.cluster.site import Site
+from tests.testbed.polling import eventually
 
 WAIT_S = 60.0
 # What the ExecStart of docker-ce, of Debian's docker.io and of CentOS 7's docker end in.

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.cluster.flow import Flow, flowing
-from tests.cluster.machine import PROBE, Machine
-from tests.cluster.measure import ping
-from tests.cluster.packaged import NEWER_RPM, RPM, SYSCONFIG, YUM, Packages, installed_releases, ours
-from tests.cluster.site import Site
-from tests.polling import eventually
+from tests.testbed.cluster.flow import Flow, flowing
+from tests.testbed.cluster.machine import PROBE, Machine
+from tests.testbed.cluster.measure import ping
+from tests.testbed.cluster.packaged import NEWER_RPM, RPM, SYSCONFIG, YUM, Packages, installed_releases, ours
+from tests.testbed.cluster.site import Site
+from tests.testbed.polling import eventually
 
 WAIT_S = 60.0
 # Those whose packets no process of ours carries.

@@ -17,12 +17,12 @@ from cyclonedx.validation.json import JsonStrictValidator
 from images import signing
 from images.ship import yum
 from images.signing import Key
-from tests.agents import agents
-from tests.cluster import docker_engine
-from tests.cluster.create import ROOT
-from tests.cluster.images import image_of
-from tests.cluster.invoked import interrupted, invoke, on_a_full_disk
-from tests.cluster.registry import registry
+from tests.testbed.agents import agents
+from tests.testbed.cluster import docker_engine
+from tests.testbed.cluster.create import ROOT
+from tests.testbed.cluster.images import image_of
+from tests.testbed.cluster.invoked import interrupted, invoke, on_a_full_disk
+from tests.testbed.cluster.registry import registry
 
 # Where overlayd.repo says that the repository is, on the host.
 SERVED = "/srv/overlayd/yum"

@@ -19,7 +19,7 @@ from images.bases import catalogue
 from images.engine import docker_images
 from images.engine.runner import Place
 from images.targets import PLACE, of_everything
-from tests.cluster.checkout import checkout, is_dirty, tarball
+from tests.testbed.cluster.checkout import checkout, is_dirty, tarball
 
 NOBODY = 65534
 # Settings of a user's that rpm, tar, gzip, xz, git and Python read.
@@ -102,7 +102,7 @@ def built(variation: Variation, folder: Path, base: str) -> tuple[Place, subproc
     done = subprocess.run(
         [
             *(*variation.clock, "sh", "-euc", f'umask {variation.umask}; exec "$@"', "sh"),
-            *("unshare", "--net", sys.executable, "-m", "tests.cluster.traced", folder / "used.json"),
+            *("unshare", "--net", sys.executable, "-m", "tests.testbed.cluster.traced", folder / "used.json"),
             *("build-all", "--base", base),
         ],
         cwd=place.root,

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from rpm import source
-from tests.cluster.packaged import built
+from tests.testbed.cluster.packaged import built
 
 CONFIG = source.ROOT / "rpm/rpmlint.toml"
 FILTERS: list[str] = tomllib.loads(CONFIG.read_text())["Filters"]

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.certificates import Authority
-from tests.cluster import docker_engine
-from tests.cluster.create import ROOT
-from tests.cluster.invoked import interrupted, invoke, on_a_full_disk
-from tests.cluster.registry import HOST, PASSWORD, USER, registry
+from tests.testbed.certificates import Authority
+from tests.testbed.cluster import docker_engine
+from tests.testbed.cluster.create import ROOT
+from tests.testbed.cluster.invoked import interrupted, invoke, on_a_full_disk
+from tests.testbed.cluster.registry import HOST, PASSWORD, USER, registry
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.images import image_of
-from tests.cluster.system_container import CGROUPS, TMPFS, UNIFIED, V2, Keys, SystemContainer, docker, started
-from tests.polling import eventually
+from tests.testbed.cluster.images import image_of
+from tests.testbed.cluster.system_container import CGROUPS, TMPFS, UNIFIED, V2, Keys, SystemContainer, docker, started
+from tests.testbed.polling import eventually
 
 NAME = "overlayd-test-system"
 SUBNET = "198.18.61.0/24"

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.create import ROOT
-from tests.cluster.images import image_of
-from tests.cluster.system_container import (
+from tests.testbed.cluster.create import ROOT
+from tests.testbed.cluster.images import image_of
+from tests.testbed.cluster.system_container import (
     EXAMPLE,
     README,
     Keys,
@@ -22,7 +22,7 @@ from tests.cluster.system_container import (
     docker,
     unit_lines,
 )
-from tests.polling import eventually
+from tests.testbed.polling import eventually
 
 # What the page calls web1, web2 and machines may be there on a developer's machine.
 OURS = "overlayd-test-"

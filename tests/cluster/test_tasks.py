@@ -15,14 +15,14 @@ from pathlib import Path
 import pytest
 
 from overlayd.errors import OverlaydError
-from tests.cluster import docker_engine, health
-from tests.cluster.alone import alone
-from tests.cluster.create import ROOT, create, remove
-from tests.cluster.description import CLUSTER_LABEL, Cluster
-from tests.cluster.images import image_of
-from tests.cluster.invoked import interrupted, invoke
-from tests.cluster.site import Site, find
-from tests.polling import eventually
+from tests.testbed.cluster import docker_engine, health
+from tests.testbed.cluster.alone import alone
+from tests.testbed.cluster.create import ROOT, create, remove
+from tests.testbed.cluster.description import CLUSTER_LABEL, Cluster
+from tests.testbed.cluster.images import image_of
+from tests.testbed.cluster.invoked import interrupted, invoke
+from tests.testbed.cluster.site import Site, find
+from tests.testbed.polling import eventually
 
 _NAME = "test-tasks"
 _UNDERLAY = IPv4Network("198.18.43.0/24")
@@ -45,8 +45,8 @@ def _nothing_left() -> Iterator[None]:
 def test_interrupted_up_removes_what_it_made(base: str, number: signal.Signals) -> None:
     script = (
         "from ipaddress import IPv4Network\n"
-        "from tests.cluster.create import create\n"
-        "from tests.cluster.description import Cluster\n"
+        "from tests.testbed.cluster.create import create\n"
+        "from tests.testbed.cluster.description import Cluster\n"
         f"create(Cluster(name={_NAME!r}, base={base!r}, underlay=IPv4Network({str(_UNDERLAY)!r})), print)\n"
     )
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'daemon'}"}

@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from ipaddress import IPv4Address
 
-from tests.cluster.machine import Machine
-from tests.cluster.measure import overlay_rate, ping, underlay_rate
-from tests.cluster.site import Site
-from tests.polling import eventually
+from tests.testbed.cluster.machine import Machine
+from tests.testbed.cluster.measure import overlay_rate, ping, underlay_rate
+from tests.testbed.cluster.site import Site
+from tests.testbed.polling import eventually
 
 # Floors, not figures: other work may share the machine. `invoke bench` reports what is reached.
 FLOORS = {"vxlan": 0.5, "host-gw": 0.7, "udp": 0.01}

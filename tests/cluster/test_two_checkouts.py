@@ -16,8 +16,8 @@ from docker.errors import NotFound
 from images.engine import docker_images
 from images.engine.runner import Place
 from images.targets import PLACE
-from tests.cluster.checkout import checkout, commit, give_what_is_built
-from tests.cluster.packaged import tar
+from tests.testbed.cluster.checkout import checkout, commit, give_what_is_built
+from tests.testbed.cluster.packaged import tar
 
 # In the base image, and in the etcd image that is made of it.
 MARKS = ("images/base/files/usr/share/mark-of-base", "images/etcd/files/usr/share/mark-of-etcd")

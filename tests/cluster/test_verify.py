@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.create import ROOT
-from tests.cluster.docker_engine import client
+from tests.testbed.cluster.create import ROOT
+from tests.testbed.cluster.docker_engine import client
 
 LIST = ROOT / "images/bases/debian12/rpm-va.txt"
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.roots import NoSuchRelease
-from tests.kernel.docker_site import Site, docker_site
-from tests.kernel.lab import Host, Lab, laboratory
-from tests.kernel.real_docker import RELEASES, Release
-from tests.kernel.traffic import pings
-from tests.polling import eventually
+from tests.testbed.cluster.roots import NoSuchRelease
+from tests.testbed.netns.docker_site import Site, docker_site
+from tests.testbed.netns.lab import Host, Lab, laboratory
+from tests.testbed.netns.real_docker import RELEASES, Release
+from tests.testbed.netns.traffic import pings
+from tests.testbed.polling import eventually
 
 BACKENDS: dict[str, dict[str, Any]] = {
     "vxlan": {"Type": "vxlan"},

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.kernel.flannel_host import published
-from tests.kernel.lab import laboratory
-from tests.polling import eventually
+from tests.testbed.netns.flannel_host import published
+from tests.testbed.netns.lab import laboratory
+from tests.testbed.polling import eventually
 
 
 def test_a_lease_and_files_and_neither_device_nor_route(tmp_path: Path) -> None:

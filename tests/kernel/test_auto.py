@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.kernel.lab import ETCD, Host, Lab, laboratory
-from tests.kernel.traffic import ping_of_size, pings
-from tests.polling import eventually
+from tests.testbed.netns.lab import ETCD, Host, Lab, laboratory
+from tests.testbed.netns.traffic import ping_of_size, pings
+from tests.testbed.polling import eventually
 
 # Beyond a router, which is the switch's own namespace.
 ROUTER, FAR = "198.18.2.254", "198.18.2.3"

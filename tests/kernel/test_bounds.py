@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from tests.kernel import namespaces
-from tests.kernel.lab import Host, Lab, laboratory
-from tests.kernel.traffic import pings
-from tests.polling import eventually
+from tests.testbed.netns import namespaces
+from tests.testbed.netns.lab import Host, Lab, laboratory
+from tests.testbed.netns.traffic import pings
+from tests.testbed.polling import eventually
 
 PREFIX = "/coreos.com/network"
 # Behind the lab's switch, which the hosts' default route leads to.
@@ -227,7 +227,7 @@ def mac(host: Host) -> str:
 
 def test_what_a_host_needs_is_seen(tmp_path: Path) -> None:
     """Gateways of both families and of several next hops, on-link networks, own addresses; not docker0 nor overlays."""
-    from overlayd import needed  # noqa: PLC0415  (in the namespace)
+    from overlayd.underlay import host_needs  # noqa: PLC0415  (in the namespace)
 
     name = namespaces.unique("needed")
     namespaces.make(name)
@@ -247,7 +247,7 @@ def test_what_a_host_needs_is_seen(tmp_path: Path) -> None:
                 for number, one in enumerate(("docker0", "br-7", "overlay.1", "flannel.1"))
             ),
         )
-        found = namespaces.inside(name, lambda: needed.Look(["http://198.19.7.5:2379", "localhost:2379"]).now())
+        found = namespaces.inside(name, lambda: host_needs.Look(["http://198.19.7.5:2379", "localhost:2379"]).now())
     finally:
         namespaces.remove(name)
     said = {str(one) for one in found if "resolver" not in one.what}

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernel.lab import Host, laboratory
 from tests.kernel.test_lifecycle import ours
+from tests.testbed.netns.lab import Host, laboratory
 
 
 def everything(host: Host) -> str:

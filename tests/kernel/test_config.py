@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.kernel.lab import Host, Lab, laboratory
-from tests.kernel.traffic import pings
-from tests.polling import eventually
+from tests.testbed.netns.lab import Host, Lab, laboratory
+from tests.testbed.netns.traffic import pings
+from tests.testbed.polling import eventually
 
 
 @pytest.fixture(scope="module")

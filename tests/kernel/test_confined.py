@@ -13,15 +13,15 @@ from pathlib import Path
 
 import pytest
 
+from overlayd.probe.container_sockets import borrow
 from overlayd.probe.icmp import echo_request
-from overlayd.probe.lent import borrow
-from tests.kernel.lab import Host, Lab, environment
-from tests.kernel.traffic import pings
-from tests.polling import eventually
+from tests.testbed.netns.lab import Host, Lab, environment
+from tests.testbed.netns.traffic import pings
+from tests.testbed.polling import eventually
 
 ROOT = Path(__file__).parents[2]
 UNIT = ROOT / "rpm/units/overlayd.service"
-CONFINED = ROOT / "tests/kernel/confined.py"
+CONFINED = ROOT / "tests/testbed/netns/confined.py"
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from images.bases.base import Base
 from images.bases.debian12 import repository, sources
 from images.engine.errors import BuildError, CommandFailed
 from images.engine.step import Step
-from tests import debian_mirror
-from tests.packages import a_step, gnupg
+from tests.testbed import debian_mirror
+from tests.testbed.packages import a_step, gnupg
 
 FETCHED = Path(__file__).resolve().parents[2] / "build" / repository.FETCHED
 

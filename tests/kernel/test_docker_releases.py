@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from overlayd import firewall
-from tests.kernel.docker_releases import RELEASES, Release, load
-from tests.kernel.forwarding import STRANGERS, Attempt, Site, connects, site, taken, use_iptables
-from tests.kernel.namespaces import inside
+from tests.testbed.netns.docker_releases import RELEASES, Release, load
+from tests.testbed.netns.forwarding import STRANGERS, Attempt, Site, connects, site, taken, use_iptables
+from tests.testbed.netns.namespaces import inside
 
 BY_IPTABLES = [release for release in RELEASES if not release.nftables]
 BY_NFTABLES = [release for release in RELEASES if release.nftables]

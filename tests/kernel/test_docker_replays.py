@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.kernel import namespaces
-from tests.kernel.docker_releases import RELEASES, load
-from tests.kernel.docker_site import ALONE, Site
+from tests.testbed.netns import namespaces
+from tests.testbed.netns.docker_releases import RELEASES, load
+from tests.testbed.netns.docker_site import ALONE, Site
 
 # By a real release, the replayed one that is held against it.
 REPLAYS = {"20.10": "20.10", "26.1": "27", "28.5": "28.2"}

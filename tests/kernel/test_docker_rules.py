@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.kernel.docker_releases import RELEASES, load
-from tests.kernel.lab import SWITCH_ADDRESS, Host, Lab
-from tests.kernel.traffic import pings, reaches, send_over_tcp
-from tests.polling import eventually
+from tests.testbed.netns.docker_releases import RELEASES, load
+from tests.testbed.netns.lab import SWITCH_ADDRESS, Host, Lab
+from tests.testbed.netns.traffic import pings, reaches, send_over_tcp
+from tests.testbed.polling import eventually
 
 UNDO = """\
 *filter

@@ -20,10 +20,12 @@ from typing import Any
 
 import pytest
 
-from overlayd import docker, envfile, generator
-from tests.kernel import namespaces
-from tests.kernel.lab import Host, Lab, laboratory
-from tests.polling import eventually
+from overlayd.docker import generator
+from overlayd.docker import options as docker_options
+from overlayd.lib import envfile
+from tests.testbed.netns import namespaces
+from tests.testbed.netns.lab import Host, Lab, laboratory
+from tests.testbed.polling import eventually
 
 SYSTEMCTL = """\
 case "$1 $2" in
@@ -92,7 +94,7 @@ class Docker:
         # systemd.exec(5): read shortly before the process is executed, after all of the state before have ended.
         variables = envfile.parse((self.etc / "default/docker").read_text())
         with contextlib.suppress(FileNotFoundError):
-            variables |= envfile.parse((self.host.run_dir / docker.DOCKER_ENV).read_text())
+            variables |= envfile.parse((self.host.run_dir / docker_options.DOCKER_ENV).read_text())
         words: list[str] = []
         for word in shlex.split(generator.exec_start([unit])[0]):
             words += shlex.split(variables.get(word[1:], "")) if word.startswith("$") else [word]
@@ -198,7 +200,7 @@ def doctor(host: Host) -> dict[str, dict[str, Any]]:
 
 def test_a_changed_daemon_json_counts_from_the_very_next_start(service: Docker) -> None:
     host = service.host
-    before = (host.run_dir / docker.DOCKER_ENV).read_text()
+    before = (host.run_dir / docker_options.DOCKER_ENV).read_text()
     # Nobody is there to look at it meanwhile.
     host.stop()
     service.write("docker/daemon.json", f'{{"mtu": {host.mtu_bytes}, "fixed-cidr": null}}')
@@ -209,7 +211,7 @@ def test_a_changed_daemon_json_counts_from_the_very_next_start(service: Docker) 
     # A file that is just being written takes nothing away, and dockerd says what is wrong.
     service.write("docker/daemon.json", '{"mtu": ')
     assert not service.start()
-    assert "--bip=" in (host.run_dir / docker.DOCKER_ENV).read_text()
+    assert "--bip=" in (host.run_dir / docker_options.DOCKER_ENV).read_text()
 
 
 def test_a_bridge_told_in_a_file_of_variables_leaves_our_bip_out_and_is_said(service: Docker) -> None:

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from overlayd import docker
+from overlayd.docker import options as docker_options
 from overlayd.kernel import interfaces
-from overlayd.lease import Subnets
-from tests.kernel import namespaces
-from tests.kernel.namespaces import inside
-from tests.polling import eventually
+from overlayd.leases.lease import Subnets
+from tests.testbed.netns import namespaces
+from tests.testbed.netns.namespaces import inside
+from tests.testbed.polling import eventually
 
 V4, V6 = IPv4Network("10.5.52.0/24"), IPv6Network("fd42:0:0:7::/64")
 
@@ -59,15 +59,17 @@ def namespace() -> Iterator[str]:
 @pytest.mark.parametrize("subnets", [Subnets(v4=V4), Subnets(v4=V4, v6=V6)], ids=["ipv4", "dual-stack"])
 def test_docker0_carries_the_lease(namespace: str, tmp_path: Path, subnets: Subnets) -> None:
     assert shutil.which("dockerd"), "no dockerd here: run `make system`"
-    flags, problems = docker.flags(docker.wanted(subnets, 1430, we_masquerade=True), docker.Told())
+    flags, problems = docker_options.flags(
+        docker_options.wanted(subnets, 1430, we_masquerade=True), docker_options.Told()
+    )
     assert not problems
     with dockerd(namespace, tmp_path, flags):
-        found = inside(namespace, lambda: interfaces.interface_addresses(docker.BRIDGE))
-        assert docker.bridge_problem(subnets, found) is None
+        found = inside(namespace, lambda: interfaces.interface_addresses(docker_options.BRIDGE))
+        assert docker_options.bridge_problem(subnets, found) is None
         other = Subnets(v4=IPv4Network("10.5.53.0/24"))
-        assert "not the leased 10.5.53.0/24" in str(docker.bridge_problem(other, found))
+        assert "not the leased 10.5.53.0/24" in str(docker_options.bridge_problem(other, found))
     # With other flags it takes another address: as after a lost lease and a restart.
-    flags, _ = docker.flags(docker.wanted(other, 1430, we_masquerade=True), docker.Told())
+    flags, _ = docker_options.flags(docker_options.wanted(other, 1430, we_masquerade=True), docker_options.Told())
     with dockerd(namespace, tmp_path, flags):
-        found = inside(namespace, lambda: interfaces.interface_addresses(docker.BRIDGE))
-        assert docker.bridge_problem(other, found) is None
+        found = inside(namespace, lambda: interfaces.interface_addresses(docker_options.BRIDGE))
+        assert docker_options.bridge_problem(other, found) is None

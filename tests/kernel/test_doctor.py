@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from tests.kernel import docker_releases, namespaces
-from tests.kernel.lab import Host, Lab, environment, laboratory
 from tests.kernel.test_docker_rules import UNDO
-from tests.kernel.traffic import pings
-from tests.polling import eventually
+from tests.testbed.netns import docker_releases, namespaces
+from tests.testbed.netns.lab import Host, Lab, environment, laboratory
+from tests.testbed.netns.traffic import pings
+from tests.testbed.polling import eventually
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.kernel.lab import Host, laboratory
 from tests.kernel.test_doctor import doctor, problems
 from tests.kernel.test_ping import ping
-from tests.polling import eventually
+from tests.testbed.netns.lab import Host, laboratory
+from tests.testbed.polling import eventually
 
 
 def test_a_healthy_host_has_no_problem(a: Host, b: Host, backend: str) -> None:

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from tests.kernel import namespaces
-from tests.kernel.lab import NETWORK6, Host, Lab, laboratory
-from tests.kernel.traffic import ping_of_size, pings, pings6
-from tests.polling import eventually
+from tests.testbed.netns import namespaces
+from tests.testbed.netns.lab import NETWORK6, Host, Lab, laboratory
+from tests.testbed.netns.traffic import ping_of_size, pings, pings6
+from tests.testbed.polling import eventually
 
 PREFIX = "/coreos.com/network"
 # Half a second between two looks, and room for a busy machine.

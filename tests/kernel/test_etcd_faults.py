@@ -18,12 +18,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.certificates import Authority, Pair
-from tests.etcd import Etcd
-from tests.kernel import namespaces
-from tests.kernel.lab import SWITCH_ADDRESS, UNDERLAY, Host, Lab, environment, laboratory
-from tests.kernel.traffic import pinging
-from tests.polling import eventually
+from tests.testbed.certificates import Authority, Pair
+from tests.testbed.etcd import Etcd
+from tests.testbed.netns import namespaces
+from tests.testbed.netns.lab import SWITCH_ADDRESS, UNDERLAY, Host, Lab, environment, laboratory
+from tests.testbed.netns.traffic import pinging
+from tests.testbed.polling import eventually
 
 BACKEND = {"Type": "vxlan"}
 SUBNETS = "/coreos.com/network/subnets"

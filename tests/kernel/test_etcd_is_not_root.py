@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 from overlayd.doctor.gather.host import device_feature
-from tests.kernel import namespaces
-from tests.kernel.flannel_host import PREFIX
-from tests.kernel.lab import NETWORK, Host, Lab, laboratory
 from tests.kernel.test_extension import Programs
-from tests.kernel.traffic import pinging, pings
-from tests.polling import eventually
+from tests.testbed.netns import namespaces
+from tests.testbed.netns.flannel_host import PREFIX
+from tests.testbed.netns.lab import NETWORK, Host, Lab, laboratory
+from tests.testbed.netns.traffic import pinging, pings
+from tests.testbed.polling import eventually
 
 # threats.md has seen a hostile config run within half a second.
 WITHIN_S = 5.0

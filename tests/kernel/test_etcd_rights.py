@@ -14,8 +14,8 @@ from collections.abc import Iterator
 import pytest
 
 from etcd_container import passwords, rights
-from tests.kernel.lab import Host, Lab, laboratory
-from tests.polling import eventually
+from tests.testbed.netns.lab import Host, Lab, laboratory
+from tests.testbed.polling import eventually
 from tests.unit.images.etcd_setup import COMMAND
 
 BACKEND = {"Type": "vxlan"}

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.etcd import Etcd
-from tests.kernel.lab import SWITCH_ADDRESS, UNDERLAY, UNDERLAY6, Host, Lab, laboratory
-from tests.polling import eventually
+from tests.testbed.etcd import Etcd
+from tests.testbed.netns.lab import SWITCH_ADDRESS, UNDERLAY, UNDERLAY6, Host, Lab, laboratory
+from tests.testbed.polling import eventually
 
 BACKEND = {"Type": "vxlan"}
 NOBODY, NOBODY6 = UNDERLAY[253], UNDERLAY6[253]

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from tests.kernel.flannel_host import PREFIX, etcdctl, key, publish, published
-from tests.kernel.lab import Host, Lab, laboratory
-from tests.kernel.traffic import pinging, pings, reaches, send_over_tcp
-from tests.polling import eventually, until
+from tests.testbed.netns.flannel_host import PREFIX, etcdctl, key, publish, published
+from tests.testbed.netns.lab import Host, Lab, laboratory
+from tests.testbed.netns.traffic import pinging, pings, reaches, send_over_tcp
+from tests.testbed.polling import eventually, until
 
 # As in flannel's Documentation/extension.md, but for `ip neigh` in the place of `arp`, with what undoes it, and as
 # scripts of the host: etcd brings none.

@@ -19,8 +19,8 @@ from images.bases.base import Base, Repository
 from images.bases.centos_stream9 import BASE
 from images.engine.errors import BuildError
 from images.engine.step import Step
-from tests.answering import Reply
-from tests.packages import a_step, build, command, gnupg, index, repository, served
+from tests.testbed.answering import Reply
+from tests.testbed.packages import a_step, build, command, gnupg, index, repository, served
 
 pytestmark = pytest.mark.skipif(
     not all(map(shutil.which, ("dnf", "rpmbuild", "rpmsign", "gpg", "createrepo_c"))),

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from overlayd import firewall, marks
+from overlayd import firewall
 from overlayd.backends.listening import Listening
 from overlayd.kernel import ipset
 from overlayd.kernel.monitor import NETLINK_NETFILTER, NFT_GROUPS, RECEIVE_BYTES, rules_matter
-from tests.kernel import namespaces
-from tests.kernel.forwarding import use_iptables
-from tests.kernel.namespaces import inside
+from overlayd.lib import marks
+from tests.testbed.netns import namespaces
+from tests.testbed.netns.forwarding import use_iptables
+from tests.testbed.netns.namespaces import inside
 
 V4 = firewall.Overlay(network=IPv4Network("10.5.0.0/16"), subnet=IPv4Network("10.5.1.0/24"))
 V6 = firewall.Overlay(network=IPv6Network("fd00:5::/48"), subnet=IPv6Network("fd00:5:0:1::/64"))

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernel.forwarding import use_iptables
-from tests.kernel.lab import Host, laboratory
-from tests.polling import eventually
+from tests.testbed.netns.forwarding import use_iptables
+from tests.testbed.netns.lab import Host, laboratory
+from tests.testbed.polling import eventually
 
 # Far more than the repair takes, far less than the timer.
 REPAIRED_S = 10.0

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from tests.kernel import namespaces
-from tests.kernel.firewalld import Firewalld, Mailbox, new_flows, programs_missing
-from tests.kernel.lab import UNDERLAY, Host, Lab, laboratory
 from tests.kernel.test_confined import CONFINED, UNIT
-from tests.kernel.traffic import pings, pings6
-from tests.polling import eventually
+from tests.testbed.netns import namespaces
+from tests.testbed.netns.firewalld import Firewalld, Mailbox, new_flows, programs_missing
+from tests.testbed.netns.lab import UNDERLAY, Host, Lab, laboratory
+from tests.testbed.netns.traffic import pings, pings6
+from tests.testbed.polling import eventually
 
 # Nothing here may wait for the timer.
 RESYNC_S = 600

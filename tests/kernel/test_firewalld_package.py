@@ -14,8 +14,8 @@ import pytest
 
 from overlayd.backends import udp, vxlan, wireguard
 from rpm import source
-from tests.kernel.firewalld import Firewalld, programs_missing
-from tests.kernel.lab import Host, laboratory
+from tests.testbed.netns.firewalld import Firewalld, programs_missing
+from tests.testbed.netns.lab import Host, laboratory
 
 # The sysconfig file's proposal for healthz-port.
 HEALTHZ_PORT = 8471

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.kernel.flannel_host import FlannelHost, publish, published
-from tests.kernel.lab import Host, Lab, laboratory
-from tests.kernel.traffic import Losses, pinging, pings
-from tests.polling import eventually
+from tests.testbed.netns.flannel_host import FlannelHost, publish, published
+from tests.testbed.netns.lab import Host, Lab, laboratory
+from tests.testbed.netns.traffic import Losses, pinging, pings
+from tests.testbed.polling import eventually
 
 SUBNET = "10.5.210.0/24"
 INTERVAL_S = 0.01

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from tests.kernel.flannel_host import MTU_BYTES, PREFIX, FlannelHost, etcdctl, key, publish, published
-from tests.kernel.lab import NETWORK, Host, Lab, laboratory
-from tests.kernel.traffic import ping_of_size, pings, reaches, send_over_tcp
-from tests.polling import eventually
+from tests.testbed.netns.flannel_host import MTU_BYTES, PREFIX, FlannelHost, etcdctl, key, publish, published
+from tests.testbed.netns.lab import NETWORK, Host, Lab, laboratory
+from tests.testbed.netns.traffic import ping_of_size, pings, reaches, send_over_tcp
+from tests.testbed.polling import eventually
 
 SUBNET = "10.5.200.0/24"
 CONFIGS: dict[str, dict[str, Any]] = {

@@ -16,10 +16,10 @@ import pytest
 from overlayd.backends.packets import checksum
 from overlayd.backends.peers import PeerTable
 from overlayd.backends.tun import TunForwarder
-from overlayd.lease import Lease, Leg
-from tests.kernel import namespaces
-from tests.kernel.namespaces import inside
-from tests.polling import eventually
+from overlayd.leases.lease import Lease, Leg
+from tests.testbed.netns import namespaces
+from tests.testbed.netns.namespaces import inside
+from tests.testbed.polling import eventually
 
 PORT, DEVICE = 8285, "overlay0"
 HERE, PEER, OTHER_PEER, STRANGER = (f"198.18.1.{number}" for number in (1, 2, 3, 9))

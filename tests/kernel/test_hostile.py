@@ -19,10 +19,10 @@ from pathlib import Path
 import pytest
 
 from overlayd.daemon import FIRST_LOSS_REST_S, FREE_LOSSES
-from overlayd.steady import FIRST_STAND_S, FREE_CHANGES
-from tests.kernel.lab import ETCD, NETWORK, SOURCES, Host, Lab, environment, laboratory
-from tests.kernel.traffic import pinging, pings
-from tests.polling import eventually
+from overlayd.leases.followed_config import FIRST_STAND_S, FREE_CHANGES
+from tests.testbed.netns.lab import ETCD, NETWORK, SOURCES, Host, Lab, environment, laboratory
+from tests.testbed.netns.traffic import pinging, pings
+from tests.testbed.polling import eventually
 
 PREFIX = "/coreos.com/network"
 KEYS, CHANGES_A_SECOND = 100_000, 1000
@@ -47,7 +47,7 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
 def flooded(lab: Lab, folder: Path) -> Iterator[None]:
     """While somebody changes the keys, after they were all written."""
     said = folder / "flood"
-    words = [sys.executable, "-m", "tests.flood", ETCD, PREFIX, f"--keys={KEYS}", f"--rate={CHANGES_A_SECOND}"]
+    words = [sys.executable, "-m", "tests.testbed.flood", ETCD, PREFIX, f"--keys={KEYS}", f"--rate={CHANGES_A_SECOND}"]
     words.append("--seconds=60")
     with (
         said.open("wb") as output,
@@ -125,7 +125,17 @@ def test_a_flood_of_bad_leases_leaves_good_hosts_at_work(
 def test_a_config_that_changes_all_the_time_does_not_restart_the_data_path_each_time(lab: Lab) -> None:
     a, b = lab.hosts
     configs = [json.dumps({"Network": str(NETWORK), "Backend": {"Type": "vxlan", **more}}) for more in ({}, {"VNI": 7})]
-    words = [sys.executable, "-m", "tests.flood", ETCD, PREFIX, "--configs", *configs, "--rate=100", "--seconds=60"]
+    words = [
+        sys.executable,
+        "-m",
+        "tests.testbed.flood",
+        ETCD,
+        PREFIX,
+        "--configs",
+        *configs,
+        "--rate=100",
+        "--seconds=60",
+    ]
     with subprocess.Popen([*lab.inside, *words], env=_paths()) as writer:
         try:
             for host in (a, b):

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from tests.kernel.lab import Host, Lab, environment, laboratory
-from tests.kernel.traffic import pings
-from tests.polling import eventually
+from tests.testbed.netns.lab import Host, Lab, environment, laboratory
+from tests.testbed.netns.traffic import pings
+from tests.testbed.polling import eventually
 
 PREFIX = "/coreos.com/network"
 

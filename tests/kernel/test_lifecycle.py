@@ -8,9 +8,9 @@ from functools import partial
 
 import pytest
 
-from tests.kernel.lab import NETWORK, Host, Lab
-from tests.kernel.traffic import pinging, pings
-from tests.polling import eventually
+from tests.testbed.netns.lab import NETWORK, Host, Lab
+from tests.testbed.netns.traffic import pinging, pings
+from tests.testbed.polling import eventually
 
 
 def ours(host: Host) -> str:

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from overlayd.errors import PrivilegeError
-from tests.kernel import interpreter
-from tests.kernel.lab import Host, Lab, environment, laboratory
-from tests.polling import eventually
+from tests.testbed.netns import interpreter
+from tests.testbed.netns.lab import Host, Lab, environment, laboratory
+from tests.testbed.polling import eventually
 
 NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 PSK = "0mLnmS2k9PSXJ9Y2Uo2PLtTR9TzRLGHKYkX7CpoI5Eg="

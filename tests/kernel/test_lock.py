@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from overlayd import hostlock
-from overlayd import status as status_file
 from overlayd.errors import BusyError, ConfigError, OverlaydError
-from tests.kernel import interpreter
-from tests.kernel.lab import Host, Lab, environment, laboratory
+from overlayd.lib import hostlock
+from overlayd.monitoring import status_file
 from tests.kernel.test_local_user import for_everybody
-from tests.polling import eventually
+from tests.testbed.netns import interpreter
+from tests.testbed.netns.lab import Host, Lab, environment, laboratory
+from tests.testbed.polling import eventually
 
 NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 _INO = Path("/proc/self/ns/net")

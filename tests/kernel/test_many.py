@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from overlayd.errors import OverlaydError
-from tests.kernel.lab import Host, Lab, laboratory
-from tests.polling import eventually
+from tests.testbed.netns.lab import Host, Lab, laboratory
+from tests.testbed.polling import eventually
 
 HOSTS = 100
 # Seen: 60 to 75 s on two quiet cores, and more than 240 on busy ones.

@@ -8,9 +8,9 @@ from functools import partial
 
 import pytest
 
-from tests.kernel.lab import ETCD, Host, Lab, environment
-from tests.kernel.traffic import pings
-from tests.polling import eventually
+from tests.testbed.netns.lab import ETCD, Host, Lab, environment
+from tests.testbed.netns.traffic import pings
+from tests.testbed.polling import eventually
 
 # As flannel 0.28 makes them; the network is the lab's.
 FLANNELS = """\

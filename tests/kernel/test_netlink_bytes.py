@@ -16,10 +16,10 @@ from overlayd.errors import UnsupportedError
 from overlayd.kernel import netlink
 from overlayd.kernel.diff import diff
 from overlayd.kernel.state import Address, FdbEntry, IpipLink, KernelState, Neighbour, Route, Thing, VxlanLink
-from tests.kernel import namespaces
-from tests.kernel.lab import SOURCES
-from tests.kernel.namespaces import inside
-from tests.kernel.netlink_bytes import IFLA_INFO_DATA, IFLA_LINKINFO, Message, written_by
+from tests.testbed.netns import namespaces
+from tests.testbed.netns.lab import SOURCES
+from tests.testbed.netns.namespaces import inside
+from tests.testbed.netns.netlink_bytes import IFLA_INFO_DATA, IFLA_LINKINFO, Message, written_by
 
 ADD = """
 import sys

@@ -14,7 +14,7 @@ from images.bases import catalogue, dnf, own
 from images.bases.base import Base
 from images.engine.errors import BuildError, CommandFailed
 from images.engine.step import Step
-from tests.packages import a_step, build, gnupg, index
+from tests.testbed.packages import a_step, build, gnupg, index
 
 pytestmark = pytest.mark.skipif(
     not all(map(shutil.which, ("dnf", "rpmbuild", "gpg", "createrepo_c"))),

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import random
 
-from tests.kernel import namespaces
-from tests.kernel.lab import Host
-from tests.kernel.traffic import ping_of_size, pings, send_over_tcp
+from tests.testbed.netns import namespaces
+from tests.testbed.netns.lab import Host
+from tests.testbed.netns.traffic import ping_of_size, pings, send_over_tcp
 
 OVERHEAD_BYTES = {"vxlan": 50, "host-gw": 0, "udp": 28, "wireguard": 80}
 

@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from ipaddress import ip_address
 from typing import Any
 
-from overlayd.probe.measure import measure
 from overlayd.probe.peers import OVERHEAD_BYTES, Target, Way
+from overlayd.probe.ping import measure
 from overlayd.probe.report import PeerReport
-from tests.kernel import namespaces
-from tests.kernel.lab import ETCD, Host, Lab, environment
-from tests.polling import eventually
+from tests.testbed.netns import namespaces
+from tests.testbed.netns.lab import ETCD, Host, Lab, environment
+from tests.testbed.polling import eventually
 
 # Whether a backend has a device with an address of its own.
 DEVICE_ANSWERS = {"vxlan": True, "udp": True, "host-gw": False, "wireguard": True}

@@ -13,11 +13,11 @@ from overlayd.errors import NetworkConfigError, UnsupportedError
 from overlayd.kernel.converge import Report
 from overlayd.kernel.dump import dump
 from overlayd.kernel.routes import RTM_GETROUTE
-from tests.kernel.lab import Host, Lab, laboratory
-from tests.kernel.listening import Ear, requests
-from tests.kernel.namespaces import inside
-from tests.kernel.stage import host
-from tests.polling import eventually
+from tests.testbed.netns.lab import Host, Lab, laboratory
+from tests.testbed.netns.listening import Ear, requests
+from tests.testbed.netns.namespaces import inside
+from tests.testbed.netns.stage import host
+from tests.testbed.polling import eventually
 from tests.unit.kernel.scenes import IPV4_ONLY, Peer, Scene
 
 # These run on every machine that the tests run on; what else there is runs where the kernel has it.

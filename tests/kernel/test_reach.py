@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from overlayd.lease import Subnets
-from tests.kernel import namespaces
-from tests.kernel.flannel_host import PREFIX
-from tests.kernel.lab import NETWORK, Host, Lab, laboratory
-from tests.kernel.traffic import pings, pings6
-from tests.polling import eventually
+from overlayd.leases.lease import Subnets
+from tests.testbed.netns import namespaces
+from tests.testbed.netns.flannel_host import PREFIX
+from tests.testbed.netns.lab import NETWORK, Host, Lab, laboratory
+from tests.testbed.netns.traffic import pings, pings6
+from tests.testbed.polling import eventually
 
 # From a break to the status that says so; the issue asks for 30.
 SAID_WITHIN_S = 30.0

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.roots import NoSuchRelease
-from tests.kernel import namespaces
-from tests.kernel.docker_site import Site, docker_site
-from tests.kernel.lab import SWITCH_ADDRESS
-from tests.kernel.real_docker import RELEASES, Release
-from tests.kernel.traffic import reaches, send_over_tcp
-from tests.polling import eventually
+from tests.testbed.cluster.roots import NoSuchRelease
+from tests.testbed.netns import namespaces
+from tests.testbed.netns.docker_site import Site, docker_site
+from tests.testbed.netns.lab import SWITCH_ADDRESS
+from tests.testbed.netns.real_docker import RELEASES, Release
+from tests.testbed.netns.traffic import reaches, send_over_tcp
+from tests.testbed.polling import eventually
 
 
 def test_peers_reach_each_other_with_their_own_addresses(site: Site) -> None:

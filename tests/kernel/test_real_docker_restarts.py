@@ -18,12 +18,12 @@ from ipaddress import IPv4Network
 
 import pytest
 
-from tests.kernel import lab as labs
-from tests.kernel.docker_site import ALONE, LIVE_RESTORE, Site
-from tests.kernel.lab import SOURCES
-from tests.kernel.real_docker import Docker
-from tests.kernel.traffic import Losses, connecting_from, pinging_from
-from tests.polling import eventually
+from tests.testbed.netns import lab as labs
+from tests.testbed.netns.docker_site import ALONE, LIVE_RESTORE, Site
+from tests.testbed.netns.lab import SOURCES
+from tests.testbed.netns.real_docker import Docker
+from tests.testbed.netns.traffic import Losses, connecting_from, pinging_from
+from tests.testbed.polling import eventually
 
 # What somebody does by himself is done by then.
 _SETTLE_S = 0.7

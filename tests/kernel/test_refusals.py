@@ -9,8 +9,8 @@ from functools import partial
 
 import pytest
 
-from tests.kernel.lab import ETCD, Host, Lab, environment, laboratory
-from tests.polling import eventually
+from tests.testbed.netns.lab import ETCD, Host, Lab, environment, laboratory
+from tests.testbed.polling import eventually
 
 PREFIX = "/coreos.com/network"
 GOOD = {"Network": "10.5.0.0/16", "Backend": {"Type": "host-gw"}}

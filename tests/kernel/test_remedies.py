@@ -9,12 +9,12 @@ from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
-from tests.kernel import docker_releases, namespaces
-from tests.kernel.firewalld import Firewalld
-from tests.kernel.lab import SWITCH_ADDRESS, Host, Lab, laboratory
 from tests.kernel.test_doctor import doctor, run_remedy
-from tests.kernel.traffic import pings, pings6, reaches
-from tests.polling import eventually
+from tests.testbed.netns import docker_releases, namespaces
+from tests.testbed.netns.firewalld import Firewalld
+from tests.testbed.netns.lab import SWITCH_ADDRESS, Host, Lab, laboratory
+from tests.testbed.netns.traffic import pings, pings6, reaches
+from tests.testbed.polling import eventually
 
 # Added to the name of a host's namespace.
 NEIGHBOUR = "n"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.kernel.lab import Host
 from tests.kernel.test_lifecycle import entries_for, ours
-from tests.kernel.traffic import pings
-from tests.polling import eventually
+from tests.testbed.netns.lab import Host
+from tests.testbed.netns.traffic import pings
+from tests.testbed.polling import eventually
 
 DEVICE = {"vxlan": "overlay.1", "udp": "overlay0", "wireguard": "overlay-wg"}
 # host-gw has no device, and neighbours and MACs are vxlan's alone: other cases are not collected.

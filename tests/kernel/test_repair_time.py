@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.kernel.lab import Host
 from tests.kernel.test_repair import DEVICE
-from tests.kernel.traffic import pinging, pings
-from tests.polling import eventually
+from tests.testbed.netns.lab import Host
+from tests.testbed.netns.traffic import pinging, pings
+from tests.testbed.polling import eventually
 
 WITHIN_S = 1.0
 INTERVAL_S = 0.01

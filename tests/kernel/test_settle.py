@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernel.lab import SWITCH_ADDRESS, Lab, laboratory
-from tests.polling import eventually
+from tests.testbed.netns.lab import SWITCH_ADDRESS, Lab, laboratory
+from tests.testbed.polling import eventually
 
 SYSTEMCTL = """\
 echo "$@" >>{calls}

@@ -10,18 +10,18 @@ from typing import Any
 import pytest
 
 from overlayd import backends
-from overlayd.backends.surroundings import Surroundings
+from overlayd.backends.environment import Surroundings
 from overlayd.backends.vxlan import vtep_mac
 from overlayd.errors import KernelRefused
 from overlayd.kernel import netlink
 from overlayd.kernel.converge import Report
 from overlayd.kernel.monitor import Monitor
-from overlayd.lease import Lease, Leg
-from overlayd.network import parse_network_config
-from overlayd.underlay import Underlay, choose
-from tests.kernel import namespaces
-from tests.kernel.namespaces import inside
-from tests.polling import eventually
+from overlayd.leases.lease import Lease, Leg
+from overlayd.leases.network_config import parse_network_config
+from overlayd.underlay.choose import Underlay, choose
+from tests.testbed.netns import namespaces
+from tests.testbed.netns.namespaces import inside
+from tests.testbed.polling import eventually
 
 ONE = parse_network_config('{"Network": "10.5.0.0/16"}')
 DUAL = parse_network_config('{"Network": "10.5.0.0/16", "EnableIPv6": true, "IPv6Network": "fd42::/48"}')

@@ -19,11 +19,11 @@ import pytest
 
 from overlayd.backends.vxlan import vtep_mac
 from overlayd.errors import CommandFailed
-from tests.kernel import namespaces, wire
-from tests.kernel.docker_releases import RELEASES, Release, load
-from tests.kernel.forwarding import use_iptables
-from tests.kernel.lab import Host, Lab, laboratory
-from tests.kernel.strangers import (
+from tests.testbed.netns import namespaces, wire
+from tests.testbed.netns.docker_releases import RELEASES, Release, load
+from tests.testbed.netns.forwarding import use_iptables
+from tests.testbed.netns.lab import Host, Lab, laboratory
+from tests.testbed.netns.strangers import (
     BESIDE,
     CARRIERS,
     HOST_PORT,
@@ -35,8 +35,8 @@ from tests.kernel.strangers import (
     around,
     arrived,
 )
-from tests.kernel.traffic import pings, pings6
-from tests.polling import eventually
+from tests.testbed.netns.traffic import pings, pings6
+from tests.testbed.polling import eventually
 
 BACKENDS: dict[str, dict[str, Any]] = {
     "vxlan": {"Type": "vxlan"},

@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 
 from overlayd.backends.vxlan import vtep_mac
-from tests.kernel import namespaces, wire
-from tests.kernel.lab import Host, Lab, laboratory
-from tests.kernel.listening import Ear
-from tests.kernel.second import NETWORK, PREFIX, Beside, configure
 from tests.kernel.test_quiet import RESYNC_S, RESYNCS, kept_rules, looks, settled
 from tests.kernel.test_reach import measured
-from tests.kernel.traffic import Losses, pinging, pings
-from tests.polling import eventually
+from tests.testbed.netns import namespaces, wire
+from tests.testbed.netns.lab import Host, Lab, laboratory
+from tests.testbed.netns.listening import Ear
+from tests.testbed.netns.second import NETWORK, PREFIX, Beside, configure
+from tests.testbed.netns.traffic import Losses, pinging, pings
+from tests.testbed.polling import eventually
 
 SETTINGS: dict[str, object] = {"resync-s": RESYNC_S}
 BOTH: dict[str, tuple[dict[str, Any], str]] = {

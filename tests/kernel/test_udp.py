@@ -17,11 +17,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from overlayd.backends.packets import checksum
 from overlayd.kernel.tun import open_queue
-from tests.kernel import namespaces
-from tests.kernel.lab import NETWORK, SWITCH_ADDRESS, Host, Lab, laboratory
-from tests.kernel.namespaces import inside
-from tests.kernel.traffic import pings
-from tests.polling import eventually
+from tests.testbed.netns import namespaces
+from tests.testbed.netns.lab import NETWORK, SWITCH_ADDRESS, Host, Lab, laboratory
+from tests.testbed.netns.namespaces import inside
+from tests.testbed.netns.traffic import pings
+from tests.testbed.polling import eventually
 
 PORT = 8285
 

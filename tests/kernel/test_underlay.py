@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from overlayd.errors import ConfigError
-from overlayd.underlay import Underlay, choose
-from tests.kernel import namespaces
-from tests.kernel.lab import UNDERLAY, Host, Lab, laboratory
-from tests.kernel.traffic import pings
-from tests.polling import eventually
+from overlayd.underlay.choose import Underlay, choose
+from tests.testbed.netns import namespaces
+from tests.testbed.netns.lab import UNDERLAY, Host, Lab, laboratory
+from tests.testbed.netns.traffic import pings
+from tests.testbed.polling import eventually
 
 BACKENDS: dict[str, dict[str, Any]] = {"vxlan": {"Type": "vxlan"}, "host-gw": {"Type": "host-gw"}}
 

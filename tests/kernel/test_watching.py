@@ -11,10 +11,10 @@ from collections.abc import Iterator
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.kernel.lab import ETCD, Host, Lab, laboratory
-from tests.kernel.namespaces import inside
 from tests.kernel.test_refusals import PREFIX, write
-from tests.polling import eventually
+from tests.testbed.netns.lab import ETCD, Host, Lab, laboratory
+from tests.testbed.netns.namespaces import inside
+from tests.testbed.polling import eventually
 
 PORT = 8471
 

@@ -18,11 +18,11 @@ from typing import Any
 
 import pytest
 
-from overlayd import process
-from tests.kernel import namespaces, wireguard_devices
-from tests.kernel.lab import Host, Lab, environment, laboratory
-from tests.kernel.traffic import ping_of_size, pinging, pings, pings6
-from tests.polling import eventually
+from overlayd.lib import process
+from tests.testbed.netns import namespaces, wireguard_devices
+from tests.testbed.netns.lab import Host, Lab, environment, laboratory
+from tests.testbed.netns.traffic import ping_of_size, pinging, pings, pings6
+from tests.testbed.polling import eventually
 
 PSK = base64.b64encode(b"a secret that nobody may see at all"[:32]).decode()
 CONFIG: dict[str, Any] = {"Type": "wireguard", "PSK": PSK, "PersistentKeepaliveInterval": 1}

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from overlayd import process
-from tests.kernel import wireguard_devices
-from tests.kernel.lab import ETCD, NETWORK, NETWORK6, Host, Lab, laboratory
-from tests.kernel.traffic import ping_of_size, pings, pings6
-from tests.polling import eventually
+from overlayd.lib import process
+from tests.testbed.netns import wireguard_devices
+from tests.testbed.netns.lab import ETCD, NETWORK, NETWORK6, Host, Lab, laboratory
+from tests.testbed.netns.traffic import ping_of_size, pings, pings6
+from tests.testbed.polling import eventually
 
 PREFIX = "/coreos.com/network/subnets"
 PSK = base64.b64encode(b"\x0b" * 32).decode()

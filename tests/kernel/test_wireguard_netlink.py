@@ -21,7 +21,7 @@ from pyroute2.netlink.generic.wireguard import wgmsg
 from overlayd.kernel.state import WireguardLink, WireguardPeer
 from overlayd.kernel.wireguard import genl
 from overlayd.kernel.wireguard.device import Device
-from tests.kernel.played_kernel import PlayedKernel
+from tests.testbed.netns.played_kernel import PlayedKernel
 
 NAME = "overlay-wg"
 PRIVATE, PSK, *PUBLIC = (base64.b64encode(bytes([72]) + bytes([n]) * 30 + b"\x40").decode() for n in range(1, 6))

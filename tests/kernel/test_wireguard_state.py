@@ -11,16 +11,16 @@ from typing import Any, TypeVar
 
 import pytest
 
-from overlayd import process
-from overlayd.backends.surroundings import Surroundings
+from overlayd.backends.environment import Surroundings
 from overlayd.backends.wireguard import Wireguard
 from overlayd.kernel import netlink
 from overlayd.kernel.converge import Report
 from overlayd.kernel.wireguard import userspace
-from overlayd.lease import Lease, Leg
-from overlayd.network import parse_network_config
-from overlayd.underlay import Endpoint, Underlay
-from tests.kernel import namespaces, wireguard_devices
+from overlayd.leases.lease import Lease, Leg
+from overlayd.leases.network_config import parse_network_config
+from overlayd.lib import process
+from overlayd.underlay.choose import Endpoint, Underlay
+from tests.testbed.netns import namespaces, wireguard_devices
 
 T = TypeVar("T")
 

@@ -13,14 +13,14 @@ from datetime import UTC, datetime
 from ipaddress import IPv4Network
 from typing import Any
 
-from tests.cluster import measure
-from tests.cluster.create import create, remove
-from tests.cluster.description import Cluster, backend_json
-from tests.cluster.docker_engine import client
-from tests.cluster.figures import Spread, as_document
-from tests.cluster.machine import Machine
-from tests.cluster.parallel import each
-from tests.cluster.site import Site
+from tests.testbed.cluster import measure
+from tests.testbed.cluster.create import create, remove
+from tests.testbed.cluster.description import Cluster, backend_json
+from tests.testbed.cluster.docker_engine import client
+from tests.testbed.cluster.figures import Spread, as_document
+from tests.testbed.cluster.machine import Machine
+from tests.testbed.cluster.parallel import each
+from tests.testbed.cluster.site import Site
 
 BACKENDS = ("vxlan", "host-gw", "udp")
 # Apart from the clusters of `make up` and of the tests.

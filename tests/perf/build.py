@@ -27,8 +27,8 @@ from docker.errors import DockerException
 from images.engine import process, sandbox
 from images.engine.errors import BuildError
 from overlayd.errors import CommandFailed, OverlaydError
-from tests.cluster import cgroups
-from tests.polling import eventually
+from tests.testbed.cluster import cgroups
+from tests.testbed.polling import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 # What issue 4 asks of the reference machine, in s.

@@ -20,12 +20,12 @@ from images.engine import dockerd, preflight
 from images.task_collection import build_all
 from overlayd.backends import load
 from overlayd.errors import OverlaydError
-from tests.cluster import options
-from tests.cluster.docker_engine import newest_base
 from tests.nightly.junit import summarize
 from tests.nightly.page import page
 from tests.perf import build, report
 from tests.perf.bench import BACKENDS, bench
+from tests.testbed.cluster import options
+from tests.testbed.cluster.docker_engine import newest_base
 
 ROOT = Path(__file__).resolve().parents[2]
 _console = Console(width=None if sys.stdout.isatty() else 140)

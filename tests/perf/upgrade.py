@@ -17,13 +17,13 @@ from images.engine.annotations import version
 from overlayd.errors import CommandFailed, OverlaydError
 from rpm import source
 from rpm.targets import REPOSITORY
-from tests.cluster.create import ROOT, remove
-from tests.cluster.description import Cluster
-from tests.cluster.machine import Machine
-from tests.cluster.packaged import tar
-from tests.cluster.site import Site
-from tests.cluster.steps import etcd, hosts, leases, network_config, networks
-from tests.polling import eventually
+from tests.testbed.cluster.create import ROOT, remove
+from tests.testbed.cluster.description import Cluster
+from tests.testbed.cluster.machine import Machine
+from tests.testbed.cluster.packaged import tar
+from tests.testbed.cluster.site import Site
+from tests.testbed.cluster.steps import etcd, hosts, leases, network_config, networks
+from tests.testbed.polling import eventually
 
 NAME = "upgrade"
 UNDERLAY = IPv4Network("198.18.31.0/24")

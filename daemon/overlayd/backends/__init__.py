@@ -8,14 +8,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
-from overlayd.backends.consent import Consent
+from overlayd.backends.allowed_commands import Consent
+from overlayd.backends.environment import Surroundings
 from overlayd.backends.listening import Listening
-from overlayd.backends.surroundings import Surroundings
 from overlayd.errors import ConfigError
 from overlayd.kernel.converge import Report
-from overlayd.lease import Lease
-from overlayd.network import NetworkConfig
-from overlayd.quoting import quoted
+from overlayd.leases.lease import Lease
+from overlayd.leases.network_config import NetworkConfig
+from overlayd.lib.sanitize import quoted
 
 # Imported when asked for: a host uses one of them.
 _MODULES = {

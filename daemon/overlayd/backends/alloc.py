@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from heapq import nsmallest
 from typing import Any, ClassVar, Self
 
+from overlayd.backends.environment import Surroundings
 from overlayd.backends.listening import Listening
 from overlayd.backends.peers import PEERS_AT_MOST
 from overlayd.backends.planned import Planned
-from overlayd.backends.surroundings import Surroundings
 from overlayd.kernel.converge import Plan
-from overlayd.lease import Lease
+from overlayd.leases.lease import Lease
 
 
 @dataclass(frozen=True, kw_only=True)

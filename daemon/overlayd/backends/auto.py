@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
+from overlayd.backends.environment import Surroundings
 from overlayd.backends.options import Options
-from overlayd.backends.surroundings import Surroundings
 from overlayd.backends.vxlan import KEYS, Vxlan
 
 

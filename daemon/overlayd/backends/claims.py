@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
-from overlayd.addresses import IPAddress, IPNetwork
 from overlayd.kernel.wireguard.device import KEY_BYTES, format_key, parse_key
-from overlayd.lease import Lease, Leg
+from overlayd.leases.lease import Lease, Leg
+from overlayd.lib.addresses import IPAddress, IPNetwork
 
 
 @dataclass(frozen=True, kw_only=True)

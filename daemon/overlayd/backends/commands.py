@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from overlayd.errors import NetworkConfigError
-from overlayd.lease import Lease
-from overlayd.quoting import quoted
+from overlayd.leases.lease import Lease
+from overlayd.lib.sanitize import quoted
 
 # As flannel names them, for the commands about peers, and for those about this host.
 PEER_VARIABLES = ("SUBNET", "IPV6SUBNET", "PUBLIC_IP", "PUBLIC_IPV6")

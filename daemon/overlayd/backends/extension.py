@@ -16,6 +16,7 @@ from ipaddress import ip_network
 from typing import Any, ClassVar, Self
 
 from overlayd.backends import ledger as ledgers
+from overlayd.backends.allowed_commands import SETTING, Consent
 from overlayd.backends.commands import (
     OWN_VARIABLES,
     PEER_VARIABLES,
@@ -27,18 +28,17 @@ from overlayd.backends.commands import (
     check,
     steps,
 )
-from overlayd.backends.consent import SETTING, Consent
+from overlayd.backends.environment import Surroundings
 from overlayd.backends.ledger import Ledger
 from overlayd.backends.listening import Listening
 from overlayd.backends.options import Options
 from overlayd.backends.peers import Reason
-from overlayd.backends.surroundings import Surroundings
 from overlayd.backends.undo import run_command, undo_and_say
 from overlayd.errors import CommandFailed, NetworkConfigError
 from overlayd.kernel import interfaces
 from overlayd.kernel.converge import Plan, Report, converge, require
-from overlayd.lease import Lease
-from overlayd.log import logger
+from overlayd.leases.lease import Lease
+from overlayd.lib.log import logger
 
 log = logger("extension")
 

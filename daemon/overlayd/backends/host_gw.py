@@ -6,14 +6,14 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
+from overlayd.backends.environment import Surroundings
 from overlayd.backends.listening import Listening
 from overlayd.backends.peers import Reason
 from overlayd.backends.planned import Planned
-from overlayd.backends.surroundings import Surroundings
 from overlayd.errors import UnsupportedError
 from overlayd.kernel.converge import Plan
 from overlayd.kernel.state import Route
-from overlayd.lease import Lease, Leg
+from overlayd.leases.lease import Lease, Leg
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,17 +10,17 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
-from overlayd import marks
-from overlayd.addresses import interface
+from overlayd.backends.environment import Surroundings
 from overlayd.backends.host_gw import direct_route, reaches_directly
 from overlayd.backends.listening import Listening
 from overlayd.backends.options import Options, largest_packet
 from overlayd.backends.planned import Planned
-from overlayd.backends.surroundings import Surroundings
 from overlayd.errors import NetworkConfigError
 from overlayd.kernel.converge import Plan
 from overlayd.kernel.state import Address, IpipLink, Route, Thing
-from overlayd.lease import Lease, Leg
+from overlayd.leases.lease import Lease, Leg
+from overlayd.lib import marks
+from overlayd.lib.addresses import interface
 
 OVERHEAD_BYTES = 20  # outer IPv4
 

@@ -8,9 +8,9 @@ import stat
 from pathlib import Path
 
 from overlayd.errors import ConfigError, OverlaydError
-from overlayd.files import write_atomically
 from overlayd.kernel.wireguard.device import KEY_BYTES, format_key, parse_key
-from overlayd.log import logger
+from overlayd.lib.files import write_atomically
+from overlayd.lib.log import logger
 
 log = logger("wireguard")
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from overlayd.backends.commands import Commands, Entry, Told
 from overlayd.errors import OverlaydError
-from overlayd.files import read_json, write_atomically
-from overlayd.ownership import open_to_others
+from overlayd.lib.files import read_json, write_atomically
+from overlayd.lib.ownership import open_to_others
 
 FILE = "extension.json"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from overlayd.errors import NetworkConfigError
-from overlayd.quoting import quoted
+from overlayd.lib.sanitize import quoted
 
 # Below are the ports of services (RFC 6335, system ports).
 FIRST_PORT = 1024

@@ -9,12 +9,12 @@ from ipaddress import IPv4Network, ip_network
 from operator import attrgetter
 from typing import NamedTuple
 
-from overlayd.addresses import IPNetwork
-from overlayd.backends.spans import Index
-from overlayd.bounds import OWN_ADDRESS, Needed, taken_by
-from overlayd.lease import Lease, Leg
-from overlayd.network import NetworkConfig, Pool
-from overlayd.quoting import quoted
+from overlayd.backends.ranges import Index
+from overlayd.leases.conflicts import OWN_ADDRESS, Needed, taken_by
+from overlayd.leases.lease import Lease, Leg
+from overlayd.leases.network_config import NetworkConfig, Pool
+from overlayd.lib.addresses import IPNetwork
+from overlayd.lib.sanitize import quoted
 
 # Each is three things in the kernel, and each round looks at all. The largest clusters known end at 5,000 hosts.
 PEERS_AT_MOST = 8192

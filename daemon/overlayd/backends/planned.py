@@ -7,7 +7,7 @@ from collections.abc import Collection
 from typing import ClassVar, Protocol, runtime_checkable
 
 from overlayd.kernel.converge import Plan, Report, converge, require
-from overlayd.lease import Lease
+from overlayd.leases.lease import Lease
 
 
 @runtime_checkable

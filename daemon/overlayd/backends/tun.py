@@ -19,8 +19,8 @@ from overlayd.backends.packets import DESTINATION, SOURCE, TIME_EXCEEDED, UNREAC
 from overlayd.backends.peers import PeerTable
 from overlayd.errors import KernelRefused, OverlaydError
 from overlayd.kernel.tun import open_queue
-from overlayd.log import logger
-from overlayd.watching.figures import counter
+from overlayd.lib.counters import counter
+from overlayd.lib.log import logger
 
 log = logger("udp")
 

@@ -8,17 +8,17 @@ from dataclasses import replace
 from ipaddress import IPv4Address
 from typing import Any, ClassVar, Protocol, Self
 
-from overlayd import marks
-from overlayd.addresses import interface
+from overlayd.backends.environment import Surroundings
 from overlayd.backends.listening import Listening
 from overlayd.backends.options import Options, largest_packet
 from overlayd.backends.peers import PeerTable
-from overlayd.backends.surroundings import Surroundings
 from overlayd.backends.tun import TunForwarder
 from overlayd.errors import NetworkConfigError
 from overlayd.kernel.converge import Plan, Report, converge, require
 from overlayd.kernel.state import Address, Route, TunLink
-from overlayd.lease import Lease
+from overlayd.leases.lease import Lease
+from overlayd.lib import marks
+from overlayd.lib.addresses import interface
 
 OVERHEAD_BYTES = 28  # outer IPv4 20, UDP 8
 DEFAULT_PORT = 8285

@@ -6,13 +6,13 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from overlayd import process
 from overlayd.backends import ledger as ledgers
+from overlayd.backends.allowed_commands import SETTING, Consent
 from overlayd.backends.commands import words
-from overlayd.backends.consent import SETTING, Consent
 from overlayd.backends.ledger import Ledger
 from overlayd.errors import CommandFailed
-from overlayd.log import logger
+from overlayd.lib import process
+from overlayd.lib.log import logger
 
 log = logger("extension")
 

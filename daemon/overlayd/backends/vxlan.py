@@ -12,18 +12,18 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
-from overlayd import marks
-from overlayd.addresses import IPAddress, interface
+from overlayd.backends.environment import Surroundings
 from overlayd.backends.host_gw import direct_route, reaches_directly
 from overlayd.backends.listening import Listening
 from overlayd.backends.options import Options, largest_packet
 from overlayd.backends.peers import Quoted, Reason
 from overlayd.backends.planned import Planned
-from overlayd.backends.surroundings import Surroundings
 from overlayd.errors import NetworkConfigError
 from overlayd.kernel.converge import Plan
 from overlayd.kernel.state import Address, FdbEntry, Neighbour, Route, Thing, VxlanLink
-from overlayd.lease import Lease, Leg
+from overlayd.leases.lease import Lease, Leg
+from overlayd.lib import marks
+from overlayd.lib.addresses import IPAddress, interface
 
 # Outer Ethernet 14, IP 20 or 40, UDP 8, VXLAN 8.
 OVERHEAD_BYTES = {4: 50, 6: 70}

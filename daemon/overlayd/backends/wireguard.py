@@ -13,21 +13,21 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from overlayd import marks
-from overlayd.addresses import IPAddress, IPNetwork, contains, interface
 from overlayd.backends import keyfile
 from overlayd.backends.claims import Claim, Claims, public_key_of
+from overlayd.backends.environment import Surroundings
 from overlayd.backends.listening import Listening
 from overlayd.backends.options import Options, largest_packet
 from overlayd.backends.peers import Reason
-from overlayd.backends.surroundings import Surroundings
 from overlayd.backends.x25519 import public_key
 from overlayd.errors import NetworkConfigError
 from overlayd.kernel.converge import Plan, Report, converge, require
 from overlayd.kernel.state import Address, Route, Thing, WireguardLink, WireguardPeer
 from overlayd.kernel.wireguard.device import KEY_BYTES, format_key, parse_key
-from overlayd.lease import Lease, Leg
-from overlayd.quoting import quoted
+from overlayd.leases.lease import Lease, Leg
+from overlayd.lib import marks
+from overlayd.lib.addresses import IPAddress, IPNetwork, contains, interface
+from overlayd.lib.sanitize import quoted
 
 # Outer IPv6 40 (an IPv4 header is shorter), UDP 8, type 4, receiver 4, counter 8, tag 16.
 OVERHEAD_BYTES = 80

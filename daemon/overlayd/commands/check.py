@@ -9,21 +9,22 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from overlayd import docker, needed
-from overlayd.addresses import IPNetwork
-from overlayd.backend_choice import backend_here, unknown_keys
 from overlayd.backends import Backend
-from overlayd.bounds import Here, besides_containers, judge_network
 from overlayd.commands.output import print_fields, print_line
+from overlayd.docker import options as docker_options
 from overlayd.doctor.checks.host import DEVICE_OF
 from overlayd.doctor.gather.host import device_feature
-from overlayd.lease import MalformedLease, parse_lease
-from overlayd.network import NetworkConfig
-from overlayd.registry import CONFIG, SUBNETS, read_network_config
+from overlayd.host.backend import backend_here, unknown_keys
+from overlayd.leases.conflicts import Here, besides_containers, judge_network
+from overlayd.leases.lease import MalformedLease, parse_lease
+from overlayd.leases.network_config import NetworkConfig
+from overlayd.leases.registry import CONFIG, SUBNETS, read_network_config
+from overlayd.lib.addresses import IPNetwork
 from overlayd.settings import Settings
 from overlayd.store.client import KeyValue, Store
-from overlayd.underlay import Underlay
-from overlayd.underlay_watch import choose_underlay
+from overlayd.underlay import host_needs
+from overlayd.underlay.choose import Underlay
+from overlayd.underlay.watch import choose_underlay
 
 
 def main(settings: Settings, _options: argparse.Namespace) -> int:
@@ -45,7 +46,7 @@ def main(settings: Settings, _options: argparse.Namespace) -> int:
         leases, revision = store.list_prefix(f"{settings.etcd_prefix}/{SUBNETS}")
     finally:
         store.close()
-    here = Here(needed=needed.now(settings.etcd_endpoints))
+    here = Here(needed=host_needs.now(settings.etcd_endpoints))
     backend = backend_here(settings, config, underlay, here)
     print_fields(
         "network",
@@ -62,7 +63,7 @@ def main(settings: Settings, _options: argparse.Namespace) -> int:
         },
     )
     print_fields("needs", _needs(settings, config, backend))
-    problems = [*docker.read_told().problems, *(text for text, _known in unknown_keys(config))]
+    problems = [*docker_options.read_told().problems, *(text for text, _known in unknown_keys(config))]
     needs = besides_containers(here.needed, underlay.ifname, held=_held(leases, underlay))
     problems += judge_network(config, needs, one_route=backend.one_route).remarks
     for problem in problems:

@@ -6,16 +6,18 @@ import argparse
 import os
 from functools import partial
 
-from overlayd import beside, firewall, firewalld, hostlock
-from overlayd import status as status_file
+from overlayd import firewall, firewalld
 from overlayd.backends import undo
-from overlayd.backends.consent import Consent
+from overlayd.backends.allowed_commands import Consent
 from overlayd.commands.output import print_line
-from overlayd.docker import DOCKER_ENV, RECORD
+from overlayd.docker.options import DOCKER_ENV, RECORD
 from overlayd.errors import BusyError, OverlaydError, PrivilegeError
+from overlayd.host import other_networks
 from overlayd.kernel import netlink
-from overlayd.marks import ours
-from overlayd.ownership import require_ours
+from overlayd.lib import hostlock
+from overlayd.lib.marks import ours
+from overlayd.lib.ownership import require_ours
+from overlayd.monitoring import status_file
 from overlayd.settings import Settings
 
 
@@ -39,7 +41,7 @@ def _clean(settings: Settings) -> int:
     undone = partial(undo.cleanup, settings.run_dir, Consent(folder=settings.extension_commands))
     failures: list[str] = []
     # The way in goes before the rules that keep strangers from it.
-    for what in (undone, netlink.cleanup, firewalld.cleanup, firewall.cleanup, beside.forget):
+    for what in (undone, netlink.cleanup, firewalld.cleanup, firewall.cleanup, other_networks.forget):
         try:
             for line in what():
                 print_line(f"removed {line}")

@@ -9,18 +9,18 @@ import sys
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from overlayd import needed
-from overlayd.addresses import ip_address, ip_network
-from overlayd.backend_choice import load_backend, unknown_keys
-from overlayd.bounds import Judgement, Needed, judge_network
 from overlayd.commands.output import print_line
 from overlayd.errors import ConfigError, NetworkConfigError
-from overlayd.lease import MalformedLease, parse_lease
-from overlayd.network import NetworkConfig, parse_network_config
-from overlayd.registry import CONFIG, SUBNETS, read_network_config
+from overlayd.host.backend import load_backend, unknown_keys
+from overlayd.leases.conflicts import Judgement, Needed, judge_network
+from overlayd.leases.lease import MalformedLease, parse_lease
+from overlayd.leases.network_config import NetworkConfig, parse_network_config
+from overlayd.leases.registry import CONFIG, SUBNETS, read_network_config
+from overlayd.lib.addresses import ip_address, ip_network
 from overlayd.settings import Settings
 from overlayd.store.client import KeyValue, Store
-from overlayd.underlay import Endpoint, Underlay
+from overlayd.underlay import host_needs
+from overlayd.underlay.choose import Endpoint, Underlay
 
 
 def main(settings: Settings, options: argparse.Namespace) -> int:
@@ -54,7 +54,7 @@ def _set(settings: Settings, given: str, *, force: bool) -> int:
     store = Store.of(settings)
     try:
         leased, _revision = store.list_prefix(f"{settings.etcd_prefix}/{SUBNETS}")
-        needs = (*needed.now(settings.etcd_endpoints), *_peers(leased))
+        needs = (*host_needs.now(settings.etcd_endpoints), *_peers(leased))
         found = judge_network(config, needs, one_route=backend.one_route)
         if not force and (found.refusals or found.remarks):
             raise ConfigError(

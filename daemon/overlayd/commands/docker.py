@@ -13,13 +13,15 @@ import time
 from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network
 
-from overlayd import docker, docker_remedies, docker_service
-from overlayd import status as status_file
-from overlayd.addresses import IPInterface
 from overlayd.commands.output import print_line
-from overlayd.docker_told import Told
+from overlayd.docker import options as docker_options
+from overlayd.docker import remedies as docker_remedies
+from overlayd.docker import service as docker_service
+from overlayd.docker.sources import Told
 from overlayd.errors import ConfigError, OverlaydError, PrivilegeError
-from overlayd.lease import Subnets
+from overlayd.leases.lease import Subnets
+from overlayd.lib.addresses import IPInterface
+from overlayd.monitoring import status_file
 from overlayd.settings import Settings
 
 # dockerd has said that it is up by then; its bridge is a matter of moments.
@@ -38,7 +40,7 @@ def main(settings: Settings, options: argparse.Namespace) -> int:
 
 def _prepare(settings: Settings) -> int:
     signal.alarm(PREPARE_TIMEOUT_S)
-    docker.prepare(settings.run_dir, docker.read_told())
+    docker_options.prepare(settings.run_dir, docker_options.read_told())
     return 0
 
 
@@ -56,9 +58,9 @@ def _settle(settings: Settings) -> int:
         v4=IPv4Network(found.subnet) if found.subnet else None,
         v6=IPv6Network(found.subnet6) if found.subnet6 else None,
     )
-    want = docker.wanted(subnets, found.mtu_bytes, we_masquerade=settings.ip_masq)
-    told = docker.read_told()
-    given, problems = docker.plan(want, told, firewalled=settings.firewall != "none")
+    want = docker_options.wanted(subnets, found.mtu_bytes, we_masquerade=settings.ip_masq)
+    told = docker_options.read_told()
+    given, problems = docker_options.plan(want, told, firewalled=settings.firewall != "none")
     if problems:
         # Containers would stop for nothing.
         raise ConfigError("; ".join(problems), hint="mend that first, then again")
@@ -70,7 +72,9 @@ def _settle(settings: Settings) -> int:
     if wrong is None and service is not None and (down := docker_service.down(service)):
         raise OverlaydError(down, hint=docker_service.up_again(service))
     if wrong is None:
-        print_line(f"nothing to do: {docker.BRIDGE} {'is not there' if _addresses() is None else f'has {subnets}'}")
+        print_line(
+            f"nothing to do: {docker_options.BRIDGE} {'is not there' if _addresses() is None else f'has {subnets}'}"
+        )
         return 0
     if service is not None and service.missing:
         raise ConfigError(
@@ -79,12 +83,12 @@ def _settle(settings: Settings) -> int:
             "journalctl -b | grep overlayd-docker-generator",
         )
     print_line(wrong)
-    if told.settings.get("live-restore") is True and docker.bridge_problem(subnets, _addresses()):
+    if told.settings.get("live-restore") is True and docker_options.bridge_problem(subnets, _addresses()):
         _refuse_while_containers_run()
     print_line("restarting docker …")
     docker_service.restart_now()
     _await(subnets, given, told)
-    print_line(f"{docker.BRIDGE} carries {subnets}")
+    print_line(f"{docker_options.BRIDGE} carries {subnets}")
     return 0
 
 
@@ -92,14 +96,14 @@ def _addresses() -> tuple[IPInterface, ...] | None:
     # netlink's libraries are half of the start of `prepare`, which needs none.
     from overlayd.kernel.interfaces import interface_addresses  # noqa: PLC0415
 
-    return interface_addresses(docker.BRIDGE)
+    return interface_addresses(docker_options.BRIDGE)
 
 
 def _wrong(subnets: Subnets, given: Sequence[str], told: Told) -> str | None:
     """What a restart of docker would mend."""
     service = docker_service.read_service()
     different = docker_service.differences(docker_service.dockerd_argv(service), given, told)
-    return docker.bridge_problem(subnets, _addresses()) or docker_service.started_otherwise(different, service)
+    return docker_options.bridge_problem(subnets, _addresses()) or docker_service.started_otherwise(different, service)
 
 
 def _refuse_while_containers_run() -> None:
@@ -107,7 +111,7 @@ def _refuse_while_containers_run() -> None:
     running = docker_service.containers()
     if running:
         raise OverlaydError(
-            f"docker keeps {docker.BRIDGE}'s address while containers run, as live-restore is on; "
+            f"docker keeps {docker_options.BRIDGE}'s address while containers run, as live-restore is on; "
             f"{len(running)} are running",
             hint=f"run: {docker_remedies.onto_the_lease(live_restore=True)}",
         )
@@ -119,7 +123,7 @@ def _await(subnets: Subnets, given: Sequence[str], told: Told) -> None:
         if time.monotonic() > deadline:
             raise OverlaydError(
                 f"docker was restarted, and still {problem}",
-                hint=f"does it get its options? see: systemctl cat docker | grep {docker.VARIABLE}; "
+                hint=f"does it get its options? see: systemctl cat docker | grep {docker_options.VARIABLE}; "
                 "it does while overlayd.service is enabled, after systemctl daemon-reload",
             )
         time.sleep(POLL_S)

@@ -10,9 +10,9 @@ import os
 import re
 from collections.abc import Mapping
 
-from overlayd import envfile
 from overlayd.errors import ConfigError, OverlaydError, PrivilegeError
-from overlayd.files import write_atomically
+from overlayd.lib import envfile
+from overlayd.lib.files import write_atomically
 from overlayd.settings import Settings
 
 _OPTION = "DOCKER_OPT_"

@@ -9,15 +9,16 @@ from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
-from overlayd import memory, needed, reservations
-from overlayd.addresses import IPAddress, ip_address, ip_network
 from overlayd.commands.output import print_line, print_table
 from overlayd.errors import ConfigError
-from overlayd.lease import Subnets
-from overlayd.quoting import plain
-from overlayd.registry import CONFIG, read_network_config
+from overlayd.leases import previous_lease, reservations
+from overlayd.leases.lease import Subnets
+from overlayd.leases.registry import CONFIG, read_network_config
+from overlayd.lib.addresses import IPAddress, ip_address, ip_network
+from overlayd.lib.sanitize import plain
 from overlayd.settings import Settings
 from overlayd.store.client import Store
+from overlayd.underlay import host_needs
 
 
 def main(settings: Settings, options: argparse.Namespace) -> int:
@@ -36,7 +37,7 @@ def main(settings: Settings, options: argparse.Namespace) -> int:
                     config,
                     subnets,
                     addresses,
-                    needed=needed.now(settings.etcd_endpoints),
+                    needed=host_needs.now(settings.etcd_endpoints),
                     force=options.force,
                     own=_own(settings),
                 )
@@ -54,7 +55,7 @@ def main(settings: Settings, options: argparse.Namespace) -> int:
 
 def _own(settings: Settings) -> int:
     """The etcd lease that this host's own lease hangs on, as far as it remembers; 0 for none."""
-    return memory.recall(settings.state_dir, settings.subnet_env).etcd_lease_id
+    return previous_lease.recall(settings.state_dir, settings.subnet_env).etcd_lease_id
 
 
 def _list(store: Store, prefix: str, *, as_json: bool) -> int:

@@ -12,19 +12,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from overlayd import docker, memory, process
 from overlayd import settings as settings_table
-from overlayd import status as status_file
-from overlayd.addresses import first_host
 from overlayd.commands.output import print_line
+from overlayd.docker import options as docker_options
 from overlayd.errors import BusyError, CommandFailed, ConfigError, OverlaydError, PrivilegeError
-from overlayd.files import write_atomically
 from overlayd.flannel import options as flanneld
 from overlayd.flannel import undo
 from overlayd.flannel.host import SYSCONFIG, FlannelHost, look
-from overlayd.lease import Subnets
-from overlayd.marks import ours
-from overlayd.registry import Remembered
+from overlayd.leases import previous_lease
+from overlayd.leases.lease import Subnets
+from overlayd.leases.registry import Remembered
+from overlayd.lib import process
+from overlayd.lib.addresses import first_host
+from overlayd.lib.files import write_atomically
+from overlayd.lib.marks import ours
+from overlayd.monitoring import status_file
 from overlayd.settings import Settings
 
 
@@ -75,7 +77,7 @@ def _plan(settings: Settings, options: argparse.Namespace, found: FlannelHost, w
     added = after.removeprefix(before).splitlines()
     _tell(f"{path} gets:", [_shown(line) for line in added] or ["nothing: it says all of that already"])
     _tell(f"{path} keeps what it says, not flannel's:", [_conflict(key, *both) for key, both in kept.items()])
-    held = memory.recall(state_dir, Path(os.devnull)).subnets
+    held = previous_lease.recall(state_dir, Path(os.devnull)).subnets
     wants = found.subnets if found.subnets.v4 or found.subnets.v6 else None
     _tell("subnet:", [_of_subnet(state_dir, held, wants)])
     return _Plan(
@@ -87,7 +89,7 @@ def _plan(settings: Settings, options: argparse.Namespace, found: FlannelHost, w
 
 
 def _of_subnet(state_dir: Path, held: Subnets, wants: Subnets | None) -> str:
-    record = state_dir / memory.LEASE_FILE
+    record = state_dir / previous_lease.LEASE_FILE
     if wants is None:
         return (
             "none is known, as flannel's subnet.env is not there. overlayd takes the lease that etcd has for this "
@@ -107,10 +109,10 @@ _OF_ETCD = (
 
 
 def _of_docker(root: Path, found: FlannelHost) -> list[str]:
-    daemon_json, problems = docker.read_daemon_json(root / docker.DAEMON_JSON.relative_to("/"))
+    daemon_json, problems = docker_options.read_daemon_json(root / docker_options.DAEMON_JSON.relative_to("/"))
     bip = daemon_json.get("bip")
     if bip and found.subnets.v4 and str(bip) != str(first_host(found.subnets.v4)):
-        problems.append(f"{docker.DAEMON_JSON} sets bip to {bip}, which is not of the subnet; take it out")
+        problems.append(f"{docker_options.DAEMON_JSON} sets bip to {bip}, which is not of the subnet; take it out")
     if found.devices:
         problems.append(
             f"{', '.join(found.devices)} must go before overlayd starts; from then until it is ready, containers do "
@@ -164,8 +166,8 @@ def _write(plan: _Plan, settings: Settings) -> None:
     except OSError as error:
         raise OverlaydError(f"{plan.path} cannot be written: {error}") from error
     if plan.subnets is not None:
-        memory.remember(plan.state_dir, Remembered(subnets=plan.subnets))
-        print_line(f"written: {plan.state_dir / memory.LEASE_FILE}")
+        previous_lease.remember(plan.state_dir, Remembered(subnets=plan.subnets))
+        print_line(f"written: {plan.state_dir / previous_lease.LEASE_FILE}")
 
 
 def _backup(path: Path) -> Path | None:

@@ -8,20 +8,20 @@ import json
 from collections.abc import Iterable
 from dataclasses import replace
 
-from overlayd import status as status_file
-from overlayd.backend_choice import load_backend
 from overlayd.commands.output import print_line
 from overlayd.errors import ConfigError, OverlaydError, StoreError, UnsupportedError
+from overlayd.host.backend import load_backend
 from overlayd.kernel import interfaces
-from overlayd.lease import Lease, MalformedLease, parse_lease
-from overlayd.probe.lent import Lender
-from overlayd.probe.measure import measure
+from overlayd.leases.lease import Lease, MalformedLease, parse_lease
+from overlayd.leases.registry import CONFIG, SUBNETS, read_network_config
+from overlayd.monitoring import status_file
+from overlayd.probe.container_sockets import Lender
 from overlayd.probe.peers import Address, Here, KnownPeer, chosen, known, source_words, targets
+from overlayd.probe.ping import measure
 from overlayd.probe.report import document, table
-from overlayd.registry import CONFIG, SUBNETS, read_network_config
 from overlayd.settings import Settings
 from overlayd.store.client import KeyValue, Store
-from overlayd.underlay_watch import choose_underlay
+from overlayd.underlay.watch import choose_underlay
 
 
 def main(settings: Settings, options: argparse.Namespace) -> int:

@@ -8,12 +8,12 @@ import json
 import time
 from collections.abc import Iterator
 
-from overlayd import status as status_file
 from overlayd.commands.output import columns, print_line
+from overlayd.monitoring import status_file
+from overlayd.monitoring.readiness import Check, checks, is_ready
+from overlayd.monitoring.state import FAILING, REACHED
+from overlayd.monitoring.status_file import Reach, Status
 from overlayd.settings import Settings
-from overlayd.status import Reach, Status
-from overlayd.watching.readiness import Check, checks, is_ready
-from overlayd.watching.state import FAILING, REACHED
 
 DEAD = "dead"
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
-from overlayd.addresses import IPAddress, IPInterface, IPNetwork
 from overlayd.backends.listening import Listening
-from overlayd.doctor.nft import Base
-from overlayd.doctor.way import Kind
 from overlayd.doctor.x509 import Certificate
-from overlayd.watching.state import Reach
+from overlayd.lib.addresses import IPAddress, IPInterface, IPNetwork
+from overlayd.monitoring.state import Reach
+from overlayd.ruleset.nftables import Base
+from overlayd.ruleset.packet_path import Kind
 
 
 @dataclass(frozen=True, kw_only=True)

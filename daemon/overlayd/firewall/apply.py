@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from overlayd.addresses import IPAddress, IPNetwork, ip_address, ip_network
 from overlayd.errors import CommandFailed, KernelRefused, OverlaydError, UnsupportedError
 from overlayd.firewall import iptables, nftables
 from overlayd.firewall.chains import Ruleset, ruleset, without_sets
 from overlayd.firewall.rules import VERSIONS, Wanted
 from overlayd.firewall.table import NFT_LEASED, NFT_PEERS, table, without_nat
 from overlayd.kernel import ipset
-from overlayd.log import logger
-from overlayd.marks import ours
+from overlayd.lib.addresses import IPAddress, IPNetwork, ip_address, ip_network
+from overlayd.lib.log import logger
+from overlayd.lib.marks import ours
 
 log = logger("firewall")
 

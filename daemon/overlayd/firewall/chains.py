@@ -12,7 +12,7 @@ from enum import Enum
 
 from overlayd.firewall.rules import MASQUERADED_ELSEWHERE, MULTICAST, Overlay, Wanted
 from overlayd.firewall.strangers import ACCEPT, RETURN, Rule, strangers, ways_in
-from overlayd.marks import ours
+from overlayd.lib.marks import ours
 
 _FROM_LEASED = re.compile(r"-m set --match-set OVERLAYD\d?-LEASED[46] src ")
 

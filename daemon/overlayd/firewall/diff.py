@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 
 from overlayd.firewall.chains import Jump, Place, Ruleset
-from overlayd.marks import Marks, network_of_jump, ours
+from overlayd.lib.marks import Marks, network_of_jump, ours
 
 # table → chain → rules without the `-A CHAIN` in front
 Tables = Mapping[str, Mapping[str, tuple[str, ...]]]

@@ -10,11 +10,11 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 
-from overlayd import process
 from overlayd.errors import CommandFailed
 from overlayd.firewall.chains import Ruleset
 from overlayd.firewall.diff import Tables, changes, parse, restore_input
-from overlayd.marks import ours
+from overlayd.lib import process
+from overlayd.lib.marks import ours
 
 COMMANDS = {4: "iptables", 6: "ip6tables"}
 # The first with `iptables-restore --wait` and `--random-fully`. CentOS 7 has 1.4.21.

@@ -5,10 +5,10 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 
-from overlayd import process
 from overlayd.errors import CommandFailed
 from overlayd.firewall.table import FAMILIES, Table, matches, removal, sets, tables, write
-from overlayd.marks import ours
+from overlayd.lib import process
+from overlayd.lib.marks import ours
 
 _NAT_CHAIN = "type nat hook postrouting priority 100;"
 

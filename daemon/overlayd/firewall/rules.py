@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 
-from overlayd.addresses import IPAddress, IPNetwork
 from overlayd.backends.listening import Listening
+from overlayd.lib.addresses import IPAddress, IPNetwork
 
 DOCKER_BRIDGE = "docker0"
 # Docker names the bridges of its networks `br-` and twelve hexadecimal digits (moby, bridge.go).

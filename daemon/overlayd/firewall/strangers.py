@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from overlayd.addresses import IPNetwork
 from overlayd.firewall.rules import Overlay, Wanted
+from overlayd.lib.addresses import IPNetwork
 
 ACCEPT, DROP, RETURN = "accept", "drop", "return"
 ICMP = {4: "icmp", 6: "ipv6-icmp"}

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from overlayd.errors import CommandFailed
 from overlayd.firewall.rules import MASQUERADED_ELSEWHERE, MULTICAST, Mark, Overlay, Wanted
 from overlayd.firewall.strangers import Rule, strangers, ways_in
-from overlayd.marks import ours
+from overlayd.lib.marks import ours
 
 FAMILIES = {4: "ip", 6: "ip6"}
 # The sets of peers' public addresses and of their subnets.

@@ -4,7 +4,7 @@ Its verdicts cannot be overridden from another table: it has to be told. `desire
 `cleanup` takes it back.
 """
 
+from overlayd.firewalld.desired import Runtime, desired
 from overlayd.firewalld.keep import Firewalld, Report, cleanup
-from overlayd.firewalld.wanted import Runtime, desired
 
 __all__ = ["Firewalld", "Report", "Runtime", "cleanup", "desired"]

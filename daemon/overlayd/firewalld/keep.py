@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from overlayd.errors import FirewalldRefused
 from overlayd.firewalld.bus import Bus
-from overlayd.firewalld.wanted import Runtime, nothing
-from overlayd.log import logger
-from overlayd.marks import ours
+from overlayd.firewalld.desired import Runtime, nothing
+from overlayd.lib.log import logger
+from overlayd.lib.marks import ours
 
 log = logger("firewalld")
 

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface
 from pathlib import Path
 
-from overlayd import envfile, generator
+from overlayd.docker import generator
 from overlayd.errors import ConfigError, PrivilegeError
 from overlayd.flannel import options
-from overlayd.lease import Subnets
-from overlayd.quoting import plain
+from overlayd.leases.lease import Subnets
+from overlayd.lib import envfile
+from overlayd.lib.sanitize import plain
 
 SYSCONFIG = "etc/sysconfig/flanneld"
 # What mk-docker-opts writes on CentOS. Some units have it write over subnet.env itself.

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import Field, dataclass, fields
 from typing import Any
 
-from overlayd import envfile, settings
+from overlayd import settings
+from overlayd.lib import envfile
 from overlayd.settings import Settings
 
 SUBNET_ENV = "/run/flannel/subnet.env"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from overlayd.marks import Marks
+from overlayd.lib.marks import Marks
 
 # flannel's comments since 0.9, and its chains since 0.20; before that the bare rules below.
 _THEIRS = re.compile(r'--comment "flanneld (masq|forward)"|-j FLANNEL-')

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from overlayd.addresses import IPNetwork
 from overlayd.errors import NetworkConfigError
 from overlayd.kernel import netlink
 from overlayd.kernel.diff import diff
@@ -22,6 +21,7 @@ from overlayd.kernel.state import (
     WireguardPeer,
     link_settings,
 )
+from overlayd.lib.addresses import IPNetwork
 
 
 @dataclass(frozen=True, kw_only=True)

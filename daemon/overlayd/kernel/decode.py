@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
-from overlayd import marks
-from overlayd.addresses import IPAddress, ip_address, ip_interface
 from overlayd.kernel.dump import attributes, dump
 from overlayd.kernel.state import (
     Address,
@@ -22,6 +20,8 @@ from overlayd.kernel.state import (
     WireguardPeer,
 )
 from overlayd.kernel.wireguard import Devices
+from overlayd.lib import marks
+from overlayd.lib.addresses import IPAddress, ip_address, ip_interface
 
 AF_INET, AF_BRIDGE, AF_INET6 = 2, 7, 10
 NUD_PERMANENT = 0x80

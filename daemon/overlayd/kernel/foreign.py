@@ -12,9 +12,9 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from overlayd.addresses import IPAddress, IPNetwork
 from overlayd.kernel.state import Route, Thing
-from overlayd.marks import network_of_route
+from overlayd.lib.addresses import IPAddress, IPNetwork
+from overlayd.lib.marks import network_of_route
 
 BRIDGE = "docker0"
 FLANNEL = "flannel"

@@ -11,11 +11,11 @@ from pathlib import Path
 from socket import AF_INET, AF_INET6
 from typing import Any, ParamSpec, TypeVar
 
-from overlayd.addresses import IPAddress, IPInterface, IPNetwork, ip_address, ip_interface
 from overlayd.errors import KernelRefused
 from overlayd.kernel.foreign import BRIDGE, FLANNEL
 from overlayd.kernel.pyroute import IPRoute, NetlinkError
-from overlayd.marks import ALIASES, DEVICES
+from overlayd.lib.addresses import IPAddress, IPInterface, IPNetwork, ip_address, ip_interface
+from overlayd.lib.marks import ALIASES, DEVICES
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from socket import AF_INET, AF_INET6
 from typing import Any
 
-from overlayd.addresses import IPAddress, IPNetwork
 from overlayd.errors import KernelRefused, UnsupportedError
 from overlayd.kernel.pyroute import IPSet, NetlinkError
+from overlayd.lib.addresses import IPAddress, IPNetwork
 
 _FAMILY = {4: AF_INET, 6: AF_INET6}
 ADDRESSES, NETWORKS = "hash:ip", "hash:net"

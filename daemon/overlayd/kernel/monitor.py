@@ -14,7 +14,7 @@ import struct
 import threading
 from collections.abc import Callable
 
-from overlayd.log import logger
+from overlayd.lib.log import logger
 
 log = logger("kernel")
 

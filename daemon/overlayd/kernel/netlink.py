@@ -16,8 +16,6 @@ from ipaddress import IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Any
 
-from overlayd import marks
-from overlayd.addresses import IPNetwork
 from overlayd.errors import KernelRefused, UnsupportedError
 from overlayd.kernel import advertisements, decode, routes, tun
 from overlayd.kernel.decode import AF_INET, AF_INET6, NUD_PERMANENT
@@ -44,7 +42,9 @@ from overlayd.kernel.state import (
     link_settings,
 )
 from overlayd.kernel.wireguard import Devices, devices, userspace
-from overlayd.watching.figures import counter
+from overlayd.lib import marks
+from overlayd.lib.addresses import IPNetwork
+from overlayd.lib.counters import counter
 
 OPERATIONS = counter(
     "overlayd_kernel_operations_total", "Changes made to links, addresses, routes and the like.", label="operation"

@@ -6,24 +6,24 @@ modules do without its `__init__`. All of this room imports pyroute2's names fro
 
 from __future__ import annotations
 
-from overlayd import lean
+from overlayd.lib import slim_imports
 
-_MULTIPROCESSING = lean.module("multiprocessing", Pipe=None, Queue=None, Process=None)
-_MOCK = lean.module("unittest.mock", Mock=object)
+_MULTIPROCESSING = slim_imports.module("multiprocessing", Pipe=None, Queue=None, Process=None)
+_MOCK = slim_imports.module("unittest.mock", Mock=object)
 
-with lean.importing(
+with slim_imports.importing(
     bare=["pyroute2"],
     without={
-        **lean.NO_TLS_IN_ASYNCIO,
+        **slim_imports.NO_TLS_IN_ASYNCIO,
         # For sockets in other network namespaces, by a child process.
         "multiprocessing": _MULTIPROCESSING,
         # One value that is never called, in the synchronous socket.
-        "unittest": lean.module("unittest", mock=_MOCK),
+        "unittest": slim_imports.module("unittest", mock=_MOCK),
         "unittest.mock": _MOCK,
         # Traffic control, 39 modules, and pings and TLS handshakes in the form of netlink. No message of theirs is
         # sent from here or asked for.
-        "pyroute2.netlink.rtnl.tcmsg": lean.module("pyroute2.netlink.rtnl.tcmsg", plugins={}, tcmsg=None),
-        "pyroute2.netlink.rtnl.probe_msg": lean.module(
+        "pyroute2.netlink.rtnl.tcmsg": slim_imports.module("pyroute2.netlink.rtnl.tcmsg", plugins={}, tcmsg=None),
+        "pyroute2.netlink.rtnl.probe_msg": slim_imports.module(
             "pyroute2.netlink.rtnl.probe_msg", probe_msg=None, proxy_newprobe=None
         ),
     },

@@ -7,11 +7,11 @@ import struct
 from collections.abc import Collection
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
-from overlayd import marks
-from overlayd.addresses import IPAddress, IPNetwork
 from overlayd.kernel.dump import NLM_F_DUMP_INTR, attributes, dump, number
 from overlayd.kernel.foreign import ForeignRoute
 from overlayd.kernel.state import Route
+from overlayd.lib import marks
+from overlayd.lib.addresses import IPAddress, IPNetwork
 
 RTM_GETROUTE = 26
 RT_TABLE_MAIN, RTN_UNICAST, RTN_BLACKHOLE, RTNH_F_ONLINK = 254, 1, 6, 4

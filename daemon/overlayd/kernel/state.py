@@ -3,8 +3,8 @@
 Pure: no I/O. Every value has a `key`, which is what the kernel itself tells objects apart by: two values with one key
 cannot both be there, and the second replaces the first.
 
-Our marks (marks.py), by which we find our own after a crash and never touch anything else: links carry an alias, routes
-a protocol number; addresses, neighbours, FDB entries and WireGuard peers count as ours on our own links only.
+Our marks (lib/marks.py), by which we find our own after a crash and never touch anything else: links carry an alias,
+routes a protocol number; addresses, neighbours, FDB entries and WireGuard peers count as ours on our own links only.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
-from overlayd.addresses import IPAddress, IPInterface, IPNetwork
+from overlayd.lib.addresses import IPAddress, IPInterface, IPNetwork
 
 
 @dataclass(frozen=True, kw_only=True)

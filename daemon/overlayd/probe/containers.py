@@ -13,11 +13,11 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from overlayd import marks
-from overlayd.addresses import IPAddress, IPNetwork, contains
 from overlayd.errors import KernelRefused, OverlaydError
 from overlayd.kernel import interfaces, survey
 from overlayd.kernel.namespaces import in_that_at, others
+from overlayd.lib import marks
+from overlayd.lib.addresses import IPAddress, IPNetwork, contains
 from overlayd.probe.sockets import icmp_socket
 
 BRIDGE = "docker0"

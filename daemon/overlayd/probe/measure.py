@@ -1,138 +1,84 @@
-"""The story of `overlayd ping`: all peers at once, small echoes first, then the sizes that have to come through."""
+"""The way to each peer's containers measured at once, for who asks by hand: a few seconds, whatever peers there are."""
 
 from __future__ import annotations
 
-import statistics
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
-from overlayd.probe import icmp
-from overlayd.probe.pathmtu import Search
-from overlayd.probe.peers import Address, Target, Way
-from overlayd.probe.pinger import Echo, Outcome, Pinger
-from overlayd.probe.report import Leg, PeerReport
+from overlayd.lib.addresses import IPAddress
+from overlayd.monitoring.state import Reach
+from overlayd.probe.peers import Here, KnownPeer, first_containers, inside
+from overlayd.probe.pinger import Echo, Pinger, overlay_echo, underlay_echo
+from overlayd.probe.reach import HOPS, Path, Trial, last_hop
 
-# A size counts as lost when neither of this many packets comes through.
+TIMEOUT_S = 1.0
 TRIES = 2
-SHORTEST_WAIT_S = 0.25
+# How far each of so many ways that fail goes is looked for.
+TRACED_AT_MOST = 8
 
 
-@dataclass
-class _Trip:
-    """One way to one peer while it is being measured."""
+def measure_once(peers: Sequence[KnownPeer], here: Here) -> tuple[Reach, ...]:
+    """Ask a container of each peer, its host by the overlay, and its host by the underlay, from a container here.
 
-    way: Way
-    leg: Leg
-    answered: Echo | None = None
-    search: Search | None = None
-    outcomes: list[Outcome] = field(default_factory=list)
-
-
-def measure(targets: Sequence[Target], *, count: int, timeout_s: float, sizes: bool = True) -> list[PeerReport]:
-    """Ping every target by the underlay, its host by the overlay, and a container of it from one of here.
-
-    `count` small echoes each, and the largest size if `sizes`.
-
-    Takes `count` times the timeout at most, and as much again as it takes to find out a size that is not the one
-    wished for, a dozen waits. Raises PrivilegeError.
+    Where nobody answers a container that is known, the last hop that does is looked for. Raises PrivilegeError.
     """
-    underlay = [_Trip(way=target.underlay, leg=_untried(target.underlay)) for target in targets]
-    overlay = [_Trip(way=target.overlay, leg=_untried(target.overlay)) for target in targets]
-    ways = [target.containers or target.overlay for target in targets]
-    containers = [_Trip(way=way, leg=_untried(way)) for way in ways]
+    paths = [Path(peer=peer, due=0.0) for peer in peers]
     with Pinger() as pinger:
-        _round_trips(pinger, [*underlay, *overlay, *containers], count=count, timeout_s=timeout_s)
-        if sizes:
-            _sizes(pinger, [*underlay, *overlay, *containers], timeout_s=timeout_s)
-    return [
-        PeerReport(
-            subnet=target.subnet,
-            public_ip=str(target.underlay.addresses[0]),
-            backend=target.backend,
-            version=target.overlay.addresses[0].version,
-            underlay=below.leg,
-            overlay=above.leg,
-            containers=inside.leg if target.containers is not None else None,
-            known=target.known,
-            said=target.said,
-        )
-        for target, below, above, inside in zip(targets, underlay, overlay, containers, strict=True)
-    ]
-
-
-def _untried(way: Way) -> Leg:
-    return Leg(tried=tuple(map(str, way.addresses)), wished_bytes=way.wished_bytes)
-
-
-def _round_trips(pinger: Pinger, trips: Sequence[_Trip], *, count: int, timeout_s: float) -> None:
-    asked = [(trip, echo) for trip in trips for echo in _small_echoes(trip.way)]
-    found: dict[tuple[int, Address], list[Outcome]] = {}
-    for _ in range(count):
-        outcomes = pinger.exchange([echo for _trip, echo in asked], timeout_s=timeout_s)
-        for (trip, echo), outcome in zip(asked, outcomes, strict=True):
-            found.setdefault((id(trip), echo.target), []).append(outcome)
-        # Where one of a peer's addresses answers, the other, which it may not have, is not waited for again.
-        answering = {id(trip) for trip, echo in asked if _rtts(found[id(trip), echo.target])}
-        asked = [
-            (trip, echo) for trip, echo in asked if id(trip) not in answering or _rtts(found[id(trip), echo.target])
-        ]
-    for trip in trips:
-        echoes = _small_echoes(trip.way)
-        results = [found[id(trip), echo.target] for echo in echoes]
-        best = max(range(len(echoes)), key=lambda at: len(_rtts(results[at])))
-        if _rtts(results[best]):
-            silent = tuple(str(echo.target) for at, echo in enumerate(echoes) if not _rtts(results[at]))
-            trip.leg = replace(trip.leg, silent=silent)
-        _conclude(trip, echoes[best], results[best])
-
-
-def _rtts(outcomes: Sequence[Outcome]) -> list[float]:
-    return [1000 * outcome.rtt_s for outcome in outcomes if outcome.rtt_s is not None]
-
-
-def _conclude(trip: _Trip, echo: Echo, outcomes: list[Outcome]) -> None:
-    rtts = _rtts(outcomes)
-    trip.leg = replace(
-        trip.leg,
-        answered_by=str(echo.target) if rtts else None,
-        sent=len(outcomes),
-        received=len(rtts),
-        rtt_ms=statistics.median(rtts) if rtts else None,
-        problem=None if rtts else next((o.problem for o in outcomes if o.problem != "no answer"), "no answer"),
-    )
-    trip.answered = echo if rtts else None
-
-
-def _small_echoes(way: Way) -> list[Echo]:
-    return [
-        Echo(target=address, packet_bytes=icmp.smallest(address.version), source=way.source, inside=way.inside)
-        for address in way.addresses
-    ]
-
-
-def _sizes(pinger: Pinger, trips: Sequence[_Trip], *, timeout_s: float) -> None:
-    for trip in trips:
-        if trip.answered is not None and trip.way.wished_bytes is not None:
-            trip.search = Search(wished_bytes=trip.way.wished_bytes, answered_bytes=trip.answered.packet_bytes)
-    while True:
-        rounds = [
-            (trip, trip.search, size, replace(trip.answered, packet_bytes=size))
-            for trip in trips
-            if trip.answered is not None and trip.search is not None and (size := trip.search.next_bytes) is not None
-        ]
-        if not rounds:
-            break
-        slowest_s = max((trip.leg.rtt_ms or 0) / 1000 for trip, *_rest in rounds)
-        wait_s = min(timeout_s, max(SHORTEST_WAIT_S, 4 * slowest_s))
-        outcomes = pinger.exchange([echo for *_rest, echo in rounds for _ in range(TRIES)], timeout_s=wait_s)
-        for at, (trip, search, size, _echo) in enumerate(rounds):
-            tried = outcomes[at * TRIES : (at + 1) * TRIES]
-            if any(outcome.rtt_s is not None for outcome in tried):
-                search.came_through(size)
+        for path in paths:
+            path.is_published(here.theirs.get(str(path.peer.subnet)))
+        answers = _answers(pinger, paths, here)
+        traced = 0
+        for path in paths:
+            container = next((one for one in _containers(path) if answers.get((path.peer.subnet, one))), None)
+            now, clock = time.monotonic(), time.time()
+            if container is not None:
+                rtt_s = answers[path.peer.subnet, container]
+                path.answered(container, rtt_s=rtt_s, now=now, clock=clock, interval_s=0)
                 continue
-            search.got_lost(size, hint_bytes=next((o.hint_bytes for o in tried if o.hint_bytes), None))
-            reason = next((o.problem for o in tried if o.problem != "no answer"), None)
-            trip.leg = replace(trip.leg, problem=reason or "larger ones vanish without a word")
-    for trip in trips:
-        if trip.search is not None:
-            trip.leg = replace(trip.leg, path_bytes=trip.search.found_bytes)
+            for _ in range(TRIES):
+                path.missed(now=now, clock=clock, interval_s=0)
+            trial = Trial(
+                host=any((path.peer.subnet, one) in answers for one in inside(path.peer.subnet)),
+                underlay=(path.peer.subnet, path.peer.public_ip) in answers,
+                # The daemon here has asked etcd: where echoes are filtered outside, nothing else tells it from one
+                # that was switched off.
+                lives=True if str(path.peer.subnet) in here.said else None,
+            )
+            if path.known and traced < TRACED_AT_MOST:
+                traced += 1
+                trial = replace(trial, last_hop=_trace(pinger, path, here))
+            path.tried(trial, now=time.monotonic())
+    return tuple(path.shown for path in paths)
+
+
+def _answers(pinger: Pinger, paths: Sequence[Path], here: Here) -> dict[tuple[object, IPAddress], float]:
+    """The round trip, in seconds, of each address that answered, by the peer's subnet and the address."""
+    found: dict[tuple[object, IPAddress], float] = {}
+    for _ in range(TRIES):
+        asked = [
+            (path.peer.subnet, echo)
+            for path in paths
+            for echo in _echoes(path, here)
+            if (path.peer.subnet, echo.target) not in found
+        ]
+        outcomes = pinger.exchange([echo for _subnet, echo in asked], timeout_s=TIMEOUT_S)
+        for (subnet, echo), outcome in zip(asked, outcomes, strict=True):
+            if outcome.rtt_s is not None:
+                found[subnet, echo.target] = outcome.rtt_s
+    return found
+
+
+def _containers(path: Path) -> tuple[IPAddress, ...]:
+    return (path.target,) if path.target is not None else first_containers(path.peer.subnet)
+
+
+def _echoes(path: Path, here: Here) -> list[Echo]:
+    targets = (*inside(path.peer.subnet), *_containers(path))
+    return [underlay_echo(path.peer.public_ip), *(overlay_echo(one, here, here.containers) for one in targets)]
+
+
+def _trace(pinger: Pinger, path: Path, here: Here) -> str | None:
+    echoes = [overlay_echo(path.next_target, here, here.containers, hops=hops) for hops in range(1, HOPS + 1)]
+    outcomes = pinger.exchange(echoes, timeout_s=TIMEOUT_S)
+    return last_hop([outcome.refused_by for outcome in outcomes])

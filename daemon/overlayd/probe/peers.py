@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from typing import Any, Protocol
 
 from overlayd.errors import ConfigError
-from overlayd.watching.state import Status
+from overlayd.monitoring.state import Status
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network

@@ -12,11 +12,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from overlayd.addresses import IPAddress, IPNetwork, contains
 from overlayd.errors import OverlaydError
-from overlayd.log import logger
+from overlayd.lib.addresses import IPAddress, IPNetwork, contains
+from overlayd.lib.log import logger
+from overlayd.monitoring.state import Reach
 from overlayd.probe import icmp
-from overlayd.probe.lent import Lender
+from overlayd.probe.container_sockets import Lender
 from overlayd.probe.peers import Here, Inside, KnownPeer, inside, sender, source_words
 from overlayd.probe.pinger import Echo, Outcome, Pinger, Wake, overlay_echo, underlay_echo
 from overlayd.probe.reach import (
@@ -29,7 +30,6 @@ from overlayd.probe.reach import (
     most_fail,
     problems,
 )
-from overlayd.watching.state import Reach
 
 log = logger("probe")
 

@@ -10,17 +10,9 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from overlayd.addresses import IPAddress, contains
+from overlayd.lib.addresses import IPAddress, contains
+from overlayd.monitoring.state import FAILING, HOST_ONLY, HOST_SILENT, NO_CONTAINER, NOT_ASKED, REACHED, Reach
 from overlayd.probe.peers import CANDIDATES, KnownPeer, first_containers, inside
-from overlayd.watching.state import (
-    FAILING,
-    HOST_ONLY,
-    HOST_SILENT,
-    NO_CONTAINER,
-    NOT_ASKED,
-    REACHED,
-    Reach,
-)
 
 # A peer is asked this often where the budget allows it, and at once again after an echo that was lost.
 INTERVAL_S, RETRY_S = 10.0, 2.0

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from overlayd.errors import ConfigError
-from overlayd.log import logger
+from overlayd.lib.log import logger
 from overlayd.store.endpoints import Endpoint, parse_endpoints
 from overlayd.store.trust import system_bundle
 

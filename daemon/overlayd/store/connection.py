@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from overlayd.errors import StoreError
-from overlayd.log import logger
+from overlayd.lib.log import logger
 from overlayd.store.access import StoreSettings
 from overlayd.store.endpoints import Endpoint
 from overlayd.store.resolve import Addresses

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from overlayd.errors import StoreDenied, StoreError
-from overlayd.log import logger
+from overlayd.lib.log import logger
 from overlayd.store.client import KeyValue, Refused, Store, jittered
 from overlayd.store.kept import Bounds, Kept
 from overlayd.store.watch import Change, Compacted, Watch

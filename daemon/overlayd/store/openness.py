@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from overlayd.errors import StoreError
-from overlayd.log import logger
+from overlayd.lib.log import logger
 from overlayd.store.client import Store, jittered
 from overlayd.store.connection import Connection, details, no_room, unreachable
 from overlayd.store.rpc import etcdrpc, grpc

@@ -5,17 +5,17 @@ All of this room imports `grpc` and `etcdrpc` from here.
 
 from __future__ import annotations
 
-from overlayd import lean
+from overlayd.lib import slim_imports
 
-with lean.importing(
+with slim_imports.importing(
     # Its client, locks, members and watches, and the libraries behind these: 1.2 MB resident.
     bare=["etcd3"],
     without={
-        **lean.NO_TLS_IN_ASYNCIO,
+        **slim_imports.NO_TLS_IN_ASYNCIO,
         # gRPC for asyncio: 0.9 MB.
-        "grpc.aio": lean.module("grpc.aio"),
+        "grpc.aio": slim_imports.module("grpc.aio"),
         # protobuf in Python, beside the compiled one that its wheels bring: 1.0 MB.
-        "google.protobuf.internal.python_message": lean.module("google.protobuf.internal.python_message"),
+        "google.protobuf.internal.python_message": slim_imports.module("google.protobuf.internal.python_message"),
     },
 ):
     import grpc

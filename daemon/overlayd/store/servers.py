@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from overlayd.errors import StoreDenied, StoreError, StoreFull
-from overlayd.log import logger
+from overlayd.lib.log import logger
 from overlayd.store.access import StoreSettings, check
 from overlayd.store.connection import (
     Connection,

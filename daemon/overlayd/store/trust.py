@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from overlayd.errors import StoreError
-from overlayd.log import logger
+from overlayd.lib.log import logger
 
 if TYPE_CHECKING:
     import ssl

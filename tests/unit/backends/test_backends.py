@@ -11,18 +11,18 @@ from typing import Any
 import pytest
 
 from overlayd import backends
-from overlayd.backend_choice import load_backend, unknown_keys
+from overlayd.backends.environment import Surroundings
 from overlayd.backends.host_gw import HostGw
 from overlayd.backends.listening import Listening
 from overlayd.backends.peers import PeerTable, judge
-from overlayd.backends.surroundings import Surroundings
 from overlayd.backends.udp import Udp
 from overlayd.backends.vxlan import Vxlan, vtep_mac
 from overlayd.errors import ConfigError, NetworkConfigError, UnsupportedError
+from overlayd.host.backend import load_backend, unknown_keys
 from overlayd.kernel.state import Route
-from overlayd.lease import Lease, Leg
-from overlayd.network import parse_network_config
-from overlayd.underlay import Endpoint, Underlay
+from overlayd.leases.lease import Lease, Leg
+from overlayd.leases.network_config import parse_network_config
+from overlayd.underlay.choose import Endpoint, Underlay
 
 CONFIG = parse_network_config('{"Network": "10.5.0.0/16"}')
 DUAL = parse_network_config('{"Network": "10.5.0.0/16", "EnableIPv6": true, "IPv6Network": "fd42::/48"}')

@@ -12,8 +12,8 @@ import pytest
 
 from overlayd.backends import ledger as ledgers
 from overlayd.backends import undo
+from overlayd.backends.allowed_commands import Consent
 from overlayd.backends.commands import PEER_VARIABLES, Commands, Entry, Step, Told, Verb, check, steps, words
-from overlayd.backends.consent import Consent
 from overlayd.backends.extension import Extension
 from overlayd.backends.ledger import Ledger
 from overlayd.errors import CommandFailed, NetworkConfigError

@@ -13,16 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from overlayd import backends
-from overlayd.addresses import contains, overlaps
+from overlayd.backends.environment import Surroundings
 from overlayd.backends.peers import LEASES_OF_A_HOST_AT_MOST, PEERS_AT_MOST, TOLD_AT_MOST, Judged, judge
-from overlayd.backends.spans import Index
-from overlayd.backends.surroundings import Surroundings
+from overlayd.backends.ranges import Index
 from overlayd.backends.vxlan import vtep_mac
-from overlayd.bounds import Here, Needed
 from overlayd.kernel.diff import diff
 from overlayd.kernel.state import KernelState
-from overlayd.lease import Lease, Leg
-from overlayd.network import NetworkConfig, parse_network_config
+from overlayd.leases.conflicts import Here, Needed
+from overlayd.leases.lease import Lease, Leg
+from overlayd.leases.network_config import NetworkConfig, parse_network_config
+from overlayd.lib.addresses import contains, overlaps
 from tests.unit.kernel.scenes import Scene
 
 CONFIG = parse_network_config('{"Network": "10.5.0.0/16"}')

@@ -16,14 +16,14 @@ import pytest
 
 from overlayd.backends import keyfile
 from overlayd.backends.claims import Claim, Claims
-from overlayd.backends.surroundings import Surroundings
+from overlayd.backends.environment import Surroundings
 from overlayd.backends.wireguard import Wireguard
 from overlayd.backends.x25519 import public_key
 from overlayd.errors import ConfigError, NetworkConfigError
 from overlayd.kernel.state import WireguardLink, WireguardPeer
-from overlayd.lease import Lease, Leg
-from overlayd.network import NetworkConfig, parse_network_config
-from overlayd.underlay import Endpoint, Underlay
+from overlayd.leases.lease import Lease, Leg
+from overlayd.leases.network_config import NetworkConfig, parse_network_config
+from overlayd.underlay.choose import Endpoint, Underlay
 
 V4 = parse_network_config('{"Network": "10.5.0.0/16"}')
 V6 = parse_network_config('{"EnableIPv4": false, "EnableIPv6": true, "IPv6Network": "fd42::/48"}')

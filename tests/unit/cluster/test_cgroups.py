@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.cluster import cgroups
+from tests.testbed.cluster import cgroups
 
 
 def test_only_the_named_containers_empty_cgroups_are_removed(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import plan
-from tests.cluster.description import Cluster
+from tests.testbed.cluster import plan
+from tests.testbed.cluster.description import Cluster
 
 FILE = Path(__file__).parents[3] / "compose" / "compose.yaml"
 HOST_FILE = FILE.with_name("host.yaml")

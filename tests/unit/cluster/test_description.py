@@ -8,8 +8,8 @@ import pytest
 
 from etcd_container import passwords, rights
 from overlayd.errors import OverlaydError
-from tests.cluster import plan
-from tests.cluster.description import CLUSTER_LABEL, Cluster, backend_json, from_label
+from tests.testbed.cluster import plan
+from tests.testbed.cluster.description import CLUSTER_LABEL, Cluster, backend_json, from_label
 
 CLUSTER = Cluster(name="trial", base="some-base", hosts=2, underlay=IPv4Network("198.18.9.0/24"))
 IMAGE = f"sha256:{'a' * 64}"

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.cluster.figures import NotAFigure, Pair, Ping, Spread, as_document, parse_iperf3, parse_ping
+from tests.testbed.cluster.figures import NotAFigure, Pair, Ping, Spread, as_document, parse_iperf3, parse_ping
 
 PING = """\
 PING 10.42.130.2 (10.42.130.2) 56(84) bytes of data.

@@ -10,13 +10,13 @@ from tests.nightly.page import page
 from tests.nightly.plot import Bar, bars
 
 JUNIT = """<?xml version="1.0"?><testsuites><testsuite name="pytest">
-<testcase classname="tests.unit.daemon.test_lease" name="test_a" time="0.5"><properties>
+<testcase classname="tests.unit.leases.test_lease" name="test_a" time="0.5"><properties>
 <property name="pings lost, dockerd restarted" value="0 of 400"/></properties></testcase>
 <testcase classname="tests.kernel.test_packets" name="test_b[vxlan]" time="2.0">
 <failure message="assert 1 &lt; 0">long</failure></testcase>
 <testcase classname="tests.kernel.test_packets" name="test_c" time="0.0"><skipped message="needs root"/></testcase>
-<testcase classname="tests.unit.daemon.test_lease" name="test_d" time="1.0"/>
-<testcase classname="tests.unit.daemon.test_lease" name="test_d" time="0.1"><error message="teardown broke"/></testcase>
+<testcase classname="tests.unit.leases.test_lease" name="test_d" time="1.0"/>
+<testcase classname="tests.unit.leases.test_lease" name="test_d" time="0.1"><error message="teardown broke"/></testcase>
 </testsuite></testsuites>"""
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import roots
+from tests.testbed.cluster import roots
 
 RELEASE = roots.Release(suite="suite")
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from overlayd.errors import ConfigError, OverlaydError
-from tests.cluster import options, underlay
-from tests.cluster.description import Cluster
-from tests.cluster.underlay import Holder
+from tests.testbed.cluster import options, underlay
+from tests.testbed.cluster.description import Cluster
+from tests.testbed.cluster.underlay import Holder
 
 ROUTES = """\
 Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT

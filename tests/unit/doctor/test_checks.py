@@ -14,8 +14,8 @@ import pytest
 from overlayd.doctor.checks import examine
 from overlayd.doctor.facts import Containers, Endpoint, Facts, Feature, Firewalld, PemFile, Published, WayBack, Zone
 from overlayd.doctor.finding import Finding, State, document, lines, problems
-from overlayd.doctor.trace import parse
-from overlayd.doctor.way import Kind
+from overlayd.ruleset.iptables import parse
+from overlayd.ruleset.packet_path import Kind
 from tests.unit.doctor.docker_cases import CASES as DOCKER
 from tests.unit.doctor.docker_cases import WAITS_FOR_ETCD
 from tests.unit.doctor.values import MAC, NOW, OWN, PEER, RULES, WELL, base_chain, but, nft, rules, sysctl

@@ -10,8 +10,8 @@ import pytest
 from overlayd.doctor.checks import examine
 from overlayd.doctor.facts import Facts
 from overlayd.doctor.finding import Finding, State
-from overlayd.doctor.trace import parse
-from overlayd.outside import by_nft, masqueraded
+from overlayd.ruleset.iptables import parse
+from overlayd.ruleset.masquerade import by_nft, masqueraded
 from tests.unit.doctor.docker_cases import FAILED, MASQUERADED, OTHERS_RULE, SILENT, STOPPED, WAITING, bridge
 from tests.unit.doctor.values import WELL, but
 

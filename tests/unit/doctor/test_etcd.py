@@ -17,9 +17,9 @@ from overlayd.doctor.facts import Etcd as Seen
 from overlayd.doctor.finding import Finding, State
 from overlayd.doctor.gather.etcd import read_etcd
 from overlayd.settings import Settings
-from tests.certificates import Authority
-from tests.etcd import Etcd, _free_port
-from tests.polling import eventually
+from tests.testbed.certificates import Authority
+from tests.testbed.etcd import Etcd, _free_port
+from tests.testbed.polling import eventually
 from tests.unit.doctor.values import WELL
 from tests.unit.store.conftest import PASSWORD, serving
 from tests.unit.store.test_registry import PREFIX

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from overlayd import marks
 from overlayd.doctor.checks import examine
 from overlayd.doctor.facts import Facts
 from overlayd.doctor.finding import State
-from overlayd.doctor.nft import Base
-from overlayd.doctor.trace import parse
-from overlayd.doctor.way import Kind
+from overlayd.lib import marks
+from overlayd.ruleset.iptables import parse
+from overlayd.ruleset.nftables import Base
+from overlayd.ruleset.packet_path import Kind
 from tests.unit.doctor.test_checks import found
 from tests.unit.doctor.values import RULES, WELL, base_chain, but, nft, nft_rule, rules
 

@@ -8,8 +8,8 @@ import pytest
 
 from overlayd.doctor.facts import Firewalld, Zone
 from overlayd.doctor.finding import State
-from overlayd.doctor.trace import parse
-from overlayd.doctor.way import Kind
+from overlayd.ruleset.iptables import parse
+from overlayd.ruleset.packet_path import Kind
 from tests.unit.doctor.test_checks import FIREWALLD, found
 from tests.unit.doctor.values import base_chain, but, nft
 

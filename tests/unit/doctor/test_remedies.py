@@ -14,7 +14,11 @@ DOCTOR = Path(__file__).parents[3] / "daemon/overlayd/doctor"
 TESTS = Path(__file__).parents[2]
 # Of a remedy, for the list below.
 LONGEST = 70
-SOURCES = (*sorted((DOCTOR / "checks").glob("*.py")), DOCTOR / "way.py", DOCTOR.parent / "outside.py")
+SOURCES = (
+    *sorted((DOCTOR / "checks").glob("*.py")),
+    DOCTOR.parent / "ruleset/packet_path.py",
+    DOCTOR.parent / "ruleset/masquerade.py",
+)
 
 
 def remedies() -> set[str]:
@@ -67,7 +71,7 @@ LISTED: dict[str, str] = {
     "docker.service: systemctl start docker": f"{ELSEWHERE}cluster/test_package.py",
     "docker.waits_for_etcd: systemctl disable --now overlayd && systemctl start docker": NO_SYSTEMD,
     "host.ipv6_disabled: sysctl -w =0": f"{ELSEWHERE}kernel/test_dual_stack.py",
-    "outside.remedy: iptables -t nat -A POSTROUTING -s …! -d …-j MASQUERADE": f"{RUN}test_nobody_masquerades",
+    "masquerade.remedy: iptables -t nat -A POSTROUTING -s …! -d …-j MASQUERADE": f"{RUN}test_nobody_masquerades",
     "underlay.container_mtu: docker restart $(docker ps -q)": f"{NOT_RUN}needs containers of a dockerd",
     "underlay.container_mtu: ids=$(docker ps -q); systemctl restart docker && docker restart $ids": NO_SYSTEMD,
     "docker.bridge: ip link set dev …up": f"{RUN}bridge down",
@@ -103,9 +107,9 @@ LISTED: dict[str, str] = {
     "underlay.reverse_path: sysctl -w net/ipv4/conf/…/rp_filter=2": f"{RUN}way back",
     "underlay.underlay: ip link set dev …up": f"{RUN}underlay down",
     "underlay.underlay_mtu: ip link set dev …mtu …": f"{RUN}underlay's MTU",
-    "way._network_remedy: systemctl restart overlayd": NO_SYSTEMD,
-    "way._remedy: …-I …-j ACCEPT": f"{RUN}FORWARD before DOCKER-USER",
-    "way.drop: nft 'insert rule …accept'": f"{RUN}policy of nft",
+    "packet_path._network_remedy: systemctl restart overlayd": NO_SYSTEMD,
+    "packet_path._remedy: …-I …-j ACCEPT": f"{RUN}FORWARD before DOCKER-USER",
+    "packet_path.drop: nft 'insert rule …accept'": f"{RUN}policy of nft",
 }
 
 

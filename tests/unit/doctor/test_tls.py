@@ -17,7 +17,7 @@ from overlayd.doctor.facts import Endpoint, Etcd
 from overlayd.doctor.gather.etcd import read_etcd
 from overlayd.doctor.x509 import read_pem
 from overlayd.settings import Settings
-from tests.polling import eventually
+from tests.testbed.polling import eventually
 
 _CA_CONFIG = """\
 [ca]

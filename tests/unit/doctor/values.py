@@ -23,11 +23,11 @@ from overlayd.doctor.facts import (
     Underlay,
     WayBack,
 )
-from overlayd.doctor.nft import Base
-from overlayd.doctor.nft import parse as parse_nft
-from overlayd.doctor.trace import parse
-from overlayd.doctor.way import Kind
 from overlayd.doctor.x509 import Certificate
+from overlayd.ruleset.iptables import parse
+from overlayd.ruleset.nftables import Base
+from overlayd.ruleset.nftables import parse as parse_nft
+from overlayd.ruleset.packet_path import Kind
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 OWN, PEER = IPv4Address("198.18.1.1"), IPv4Address("198.18.1.2")

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from overlayd import cli, marks, memory
-from overlayd.lease import Subnets
-from overlayd.registry import Remembered
+from overlayd import cli
+from overlayd.leases import previous_lease
+from overlayd.leases.lease import Subnets
+from overlayd.leases.registry import Remembered
+from overlayd.lib import marks
 
 SYSCONFIG = """\
 # Flanneld configuration options
@@ -77,7 +79,7 @@ def written(root: Path) -> dict[str, tuple[bytes, int]]:
 
 
 def recalled(root: Path) -> Subnets:
-    return memory.recall(root / "var/lib/overlayd", Path(os.devnull)).subnets
+    return previous_lease.recall(root / "var/lib/overlayd", Path(os.devnull)).subnets
 
 
 def test_without_yes_it_says_all_and_writes_nothing(root: Path, migrate: Migrate) -> None:
@@ -149,7 +151,7 @@ def test_a_copy_of_an_earlier_time_is_not_lost(root: Path, migrate: Migrate) -> 
 
 
 def test_a_subnet_that_an_earlier_overlayd_had_is_replaced_and_told(root: Path, migrate: Migrate) -> None:
-    memory.remember(root / "var/lib/overlayd", Remembered(subnets=Subnets(v4=IPv4Network("10.42.9.0/24"))))
+    previous_lease.remember(root / "var/lib/overlayd", Remembered(subnets=Subnets(v4=IPv4Network("10.42.9.0/24"))))
     _status, said = migrate("--yes")
     assert "it had 10.42.9.0/24" in said
     assert recalled(root) == SUBNET

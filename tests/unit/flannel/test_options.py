@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from overlayd import envfile, settings
+from overlayd import settings
 from overlayd.errors import ConfigError
 from overlayd.flannel.host import command_line
 from overlayd.flannel.options import merge, parse, translate
+from overlayd.lib import envfile
 
 # With masquerading on, as ours is by default, so that a test sees only what it is about.
 ON = "--ip-masq "

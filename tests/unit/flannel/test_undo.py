@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from overlayd.flannel.undo import iptables, nftables, steps
-from overlayd.marks import of
+from overlayd.lib.marks import of
 
 NETWORK = "10.42.0.0/16"
 NEW = """\

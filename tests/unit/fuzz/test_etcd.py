@@ -11,12 +11,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from overlayd.census import Reader
 from overlayd.errors import NetworkConfigError
-from overlayd.lease import Lease, MalformedLease, parse_key, parse_lease
-from overlayd.network import parse_network_config
-from overlayd.presence import parse
-from overlayd.registry import CONFIG, Census, Registry, read_network_config
+from overlayd.leases.lease import Lease, MalformedLease, parse_key, parse_lease
+from overlayd.leases.lease_table import Reader
+from overlayd.leases.network_config import parse_network_config
+from overlayd.leases.presence import parse
+from overlayd.leases.registry import CONFIG, Census, Registry, read_network_config
 from overlayd.store.client import KeyValue, Store, StoreSettings, etcdrpc
 from overlayd.store.follow import View
 from overlayd.store.watch import _change

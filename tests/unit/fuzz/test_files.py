@@ -13,14 +13,19 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from overlayd import docker, docker_service, envfile, generator, memory, status
 from overlayd.backends import keyfile, ledger
+from overlayd.docker import generator
+from overlayd.docker import options as docker_options
+from overlayd.docker import service as docker_service
 from overlayd.errors import CommandFailed, ConfigError, OverlaydError
 from overlayd.firewall import table
 from overlayd.flannel.host import look
 from overlayd.flannel.options import translate
-from overlayd.lease import Subnets
-from overlayd.registry import Remembered
+from overlayd.leases import previous_lease
+from overlayd.leases.lease import Subnets
+from overlayd.leases.registry import Remembered
+from overlayd.lib import envfile
+from overlayd.monitoring import status_file
 from overlayd.settings import Settings, load, read_file
 from tests.unit.fuzz.documents import damaged, documents, encoded, joined, nested, raw, values
 
@@ -67,13 +72,13 @@ def only(kind: type[Exception], call: Callable[[], Any]) -> Any:
 @example(b"[" * 100_000, b"")
 @anew
 def test_any_memory_is_one_or_none(tmp_path: Path, record: bytes, variables: bytes) -> None:
-    (tmp_path / memory.LEASE_FILE).write_bytes(record)
+    (tmp_path / previous_lease.LEASE_FILE).write_bytes(record)
     (tmp_path / "subnet.env").write_bytes(variables)
-    found = memory.recall(tmp_path, tmp_path / "subnet.env")
+    found = previous_lease.recall(tmp_path, tmp_path / "subnet.env")
     assert isinstance(found, Remembered)
     assert isinstance(found.subnets, Subnets)
-    memory.remember(tmp_path, found)
-    again = memory.recall(tmp_path, tmp_path / "none")
+    previous_lease.remember(tmp_path, found)
+    again = previous_lease.recall(tmp_path, tmp_path / "none")
     assert again.subnets == found.subnets
     assert again.etcd_lease_id == found.etcd_lease_id
 
@@ -93,12 +98,12 @@ GOOD_STATUS = (
 )
 @anew
 def test_any_status_is_one_or_said_to_be_none(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / status.FILE).write_bytes(content)
-    found = only(OverlaydError, lambda: status.read(tmp_path))
-    assert found is None or isinstance(found, status.Status)
+    (tmp_path / status_file.FILE).write_bytes(content)
+    found = only(OverlaydError, lambda: status_file.read(tmp_path))
+    assert found is None or isinstance(found, status_file.Status)
 
 
-BOTH = docker.wanted(
+BOTH = docker_options.wanted(
     Subnets(v4=IPv4Network("10.5.52.0/24"), v6=IPv6Network("fd42:0:0:7::/64")), 1450, we_masquerade=True
 )
 
@@ -115,16 +120,16 @@ BOTH = docker.wanted(
 def test_any_daemon_json_gives_settings_or_a_problem(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "daemon.json"
     path.write_bytes(content)
-    found, problems = docker.read_daemon_json(path)
+    found, problems = docker_options.read_daemon_json(path)
     assert isinstance(found, dict)
     assert not (found and problems)
-    want = docker.wanted(Subnets(), 1450, we_masquerade=True)
-    told = docker.Told(daemon_json=found)
-    given, conflicts = docker.flags(want, told)
+    want = docker_options.wanted(Subnets(), 1450, we_masquerade=True)
+    told = docker_options.Told(daemon_json=found)
+    given, conflicts = docker_options.flags(want, told)
     assert len(given) + len(conflicts) <= len(want.options())
     # dockerd refuses what is in both.
     assert not {flag.removeprefix("--").partition("=")[0] for flag in given} & set(found)
-    for text in (*given, *conflicts, *problems, *docker.contradictions(BOTH, told)):
+    for text in (*given, *conflicts, *problems, *docker_options.contradictions(BOTH, told)):
         assert text.isprintable(), text
         assert len(text) < 500
 
@@ -232,8 +237,8 @@ def test_whatever_docker_is_told_can_be_judged(tmp_path: Path, unit: str, variab
     ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(content)
-    found = docker.read_told(root=tmp_path)
-    given, problems = docker.plan(BOTH, found, firewalled=True)
+    found = docker_options.read_told(root=tmp_path)
+    given, problems = docker_options.plan(BOTH, found, firewalled=True)
     for text in (*given, *problems):
         assert text.isprintable(), text
     for text in docker_service.differences(("dockerd", *given, *unit.split()), given, found).values():
@@ -249,12 +254,12 @@ def test_any_listing_of_nft_is_read_or_a_failed_command(content: bytes) -> None:
 
 @pytest.mark.parametrize("reader", ["memory", "status", "docker", "ledger"])
 def test_a_file_nested_beyond_all_measure_is_no_traceback(tmp_path: Path, reader: str) -> None:
-    for name in (memory.LEASE_FILE, status.FILE, ledger.FILE, "daemon.json"):
+    for name in (previous_lease.LEASE_FILE, status_file.FILE, ledger.FILE, "daemon.json"):
         (tmp_path / name).write_bytes(b"[" * 1_000_000)
     calls: dict[str, Callable[[], object]] = {
-        "memory": lambda: memory.recall(tmp_path, tmp_path / "none"),
-        "status": lambda: only(OverlaydError, lambda: status.read(tmp_path)),
-        "docker": lambda: docker.read_daemon_json(tmp_path / "daemon.json"),
+        "memory": lambda: previous_lease.recall(tmp_path, tmp_path / "none"),
+        "status": lambda: only(OverlaydError, lambda: status_file.read(tmp_path)),
+        "docker": lambda: docker_options.read_daemon_json(tmp_path / "daemon.json"),
         "ledger": lambda: ledger.read(tmp_path),
     }
     calls[reader]()

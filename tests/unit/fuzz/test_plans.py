@@ -15,10 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from overlayd import backends
-from overlayd.addresses import IPAddress, is_within, overlaps
+from overlayd.backends.environment import Surroundings
 from overlayd.backends.peers import PeerTable
-from overlayd.backends.surroundings import Surroundings
-from overlayd.census import Reader
 from overlayd.errors import NetworkConfigError, UnsupportedError
 from overlayd.kernel.converge import Plan
 from overlayd.kernel.diff import diff
@@ -35,7 +33,9 @@ from overlayd.kernel.state import (
     WireguardLink,
     WireguardPeer,
 )
-from overlayd.lease import Lease
+from overlayd.leases.lease import Lease
+from overlayd.leases.lease_table import Reader
+from overlayd.lib.addresses import IPAddress, is_within, overlaps
 from overlayd.store.client import KeyValue
 from tests.unit.fuzz.leases import TYPES, rivals, tables
 from tests.unit.kernel.model import things
@@ -226,7 +226,7 @@ def test_five_thousand_leases_are_planned_in_a_moment(kind: str) -> None:
 
 
 def backends_network() -> Any:
-    from overlayd.network import parse_network_config  # noqa: PLC0415
+    from overlayd.leases.network_config import parse_network_config  # noqa: PLC0415
 
     return parse_network_config('{"Network": "10.0.0.0/8"}')
 

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from overlayd import backends
-from overlayd.addresses import is_within
 from overlayd.kernel.converge import judged, with_taken, without
 from overlayd.kernel.diff import diff
 from overlayd.kernel.state import KernelState, Route
+from overlayd.lib.addresses import is_within
 from tests.unit.fuzz.leases import rivals, tables
 from tests.unit.fuzz.test_plans import PLANNED, peers_of, versions
 from tests.unit.kernel.damage import as_seen, foreign_interfaces, foreign_routes

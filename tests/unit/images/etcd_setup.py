@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from etcd_container import passwords, rights
 from etcd_container.ctl import Ctl, Failed, Login
-from tests.etcd import Etcd
+from tests.testbed.etcd import Etcd
 
 COMMAND = Path(__file__).parents[3] / "images/etcd/files/usr/bin/etcd-setup"
 PREFIX = rights.PREFIX

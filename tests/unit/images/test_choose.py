@@ -13,8 +13,8 @@ import pytest
 from images.bases import catalogue, choose
 from images.bases.base import Base
 from images.engine.errors import BaseUnreachable, BuildError
-from tests.answering import Reply
-from tests.packages import served
+from tests.testbed.answering import Reply
+from tests.testbed.packages import served
 
 PAGE = b"<html><title>Sign in</title></html>"
 # What is answered to a path; 404 to others.

@@ -11,7 +11,7 @@ import pytest
 
 from images.engine import dockerd
 from images.engine.target import ROOT
-from tests.polling import eventually
+from tests.testbed.polling import eventually
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etcd_container import cluster, data, health, settings, trust
-from tests.certificates import Authority, Pair
+from tests.testbed.certificates import Authority, Pair
 
 A, B, C = (f"https://198.18.1.{number}:2380" for number in (11, 12, 13))
 THREE = {"ETCD_NAME": "a", "ETCD_INITIAL_CLUSTER": f"a={A},b={B},c={C}"}

@@ -14,8 +14,8 @@ from etcd_container import passwords, rights
 from etcd_container.ctl import Login
 from overlayd.settings import load, read_file
 from overlayd.store.client import Store
-from tests.certificates import Authority
-from tests.etcd import Etcd
+from tests.testbed.certificates import Authority
+from tests.testbed.etcd import Etcd
 from tests.unit.images.etcd_setup import COMMAND, PREFIX, USERS, allowed, ctl, login, set_up, setup, spy
 
 

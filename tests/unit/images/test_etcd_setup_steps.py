@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from etcd_container import data as data_of
-from tests.etcd import Etcd
-from tests.polling import eventually
+from tests.testbed.etcd import Etcd
+from tests.testbed.polling import eventually
 from tests.unit.images.etcd_setup import COMMAND, PREFIX, USERS, allowed, ctl, login, set_up, setup, spy
 
 

@@ -11,7 +11,7 @@ import pytest
 from images.bases import keys
 from images.bases.debian12 import sources
 from images.engine.errors import BuildError
-from tests.packages import Keys, command, gnupg
+from tests.testbed.packages import Keys, command, gnupg
 
 pytestmark = pytest.mark.skipif(not shutil.which("gpg"), reason="needs gpg")
 

@@ -14,7 +14,7 @@ import pytest
 
 from images.engine import lock
 from images.engine.errors import BuildError
-from tests.polling import eventually
+from tests.testbed.polling import eventually
 
 ROOT = Path(__file__).resolve().parents[3]
 HOLDER = """

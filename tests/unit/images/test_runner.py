@@ -18,7 +18,7 @@ from images.engine.errors import BuildError, StepFailed
 from images.engine.graph import Target
 from images.engine.runner import Place
 from images.engine.step import Step
-from tests.polling import until
+from tests.testbed.polling import until
 
 DEADLINE_S = 20.0
 ROOT = Path(__file__).parents[3]

@@ -8,10 +8,10 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 from hypothesis import strategies as st
 
-from overlayd.addresses import ip_network, subnet_at
 from overlayd.kernel.diff import Operation, Verb
 from overlayd.kernel.foreign import ForeignRoute
 from overlayd.kernel.state import FdbEntry, Neighbour, Route, Sysctl, Thing, VxlanLink, WireguardPeer
+from overlayd.lib.addresses import ip_network, subnet_at
 from tests.unit.kernel.model import Event, Interface, Kernel, LinkGone, LinkSet, MacSet, Refused
 from tests.unit.kernel.scenes import UNDERLAY
 

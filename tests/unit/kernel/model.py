@@ -9,7 +9,6 @@ from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from overlayd.addresses import IPInterface, contains
 from overlayd.kernel.diff import Operation, Verb
 from overlayd.kernel.state import (
     Address,
@@ -25,6 +24,7 @@ from overlayd.kernel.state import (
     WireguardLink,
     WireguardPeer,
 )
+from overlayd.lib.addresses import IPInterface, contains
 
 T = TypeVar("T", bound=Thing)
 Key = tuple[type[Thing] | str, Hashable]

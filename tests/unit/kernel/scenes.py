@@ -12,15 +12,15 @@ from typing import Any
 from hypothesis import strategies as st
 
 from overlayd import backends
-from overlayd.addresses import IPAddress, IPNetwork
-from overlayd.backends.surroundings import Surroundings
+from overlayd.backends.environment import Surroundings
 from overlayd.backends.vxlan import vtep_mac
 from overlayd.kernel.converge import Plan
 from overlayd.kernel.state import KernelState
 from overlayd.kernel.wireguard.device import format_key
-from overlayd.lease import Lease, Leg
-from overlayd.network import parse_network_config
-from overlayd.underlay import Endpoint, Underlay
+from overlayd.leases.lease import Lease, Leg
+from overlayd.leases.network_config import parse_network_config
+from overlayd.lib.addresses import IPAddress, IPNetwork
+from overlayd.underlay.choose import Endpoint, Underlay
 from tests.unit.kernel.model import Interface
 
 V4, V6 = '"Network": "10.5.0.0/16"', '"EnableIPv6": true, "IPv6Network": "fd42::/48"'

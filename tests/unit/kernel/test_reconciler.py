@@ -11,7 +11,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from overlayd.addresses import IPNetwork, is_within
 from overlayd.kernel.converge import Plan, judged, with_taken, without
 from overlayd.kernel.diff import Operation, Verb, diff
 from overlayd.kernel.state import (
@@ -26,6 +25,7 @@ from overlayd.kernel.state import (
     WireguardLink,
     WireguardPeer,
 )
+from overlayd.lib.addresses import IPNetwork, is_within
 from tests.unit.kernel.damage import as_seen, damage, foreign_interfaces, foreign_routes, happenings
 from tests.unit.kernel.model import Kernel, LinkSet, Refused, holding, things
 from tests.unit.kernel.scenes import UNDERLAY, Peer, Scene, peers, scenes

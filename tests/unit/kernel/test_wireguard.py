@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyroute2.netlink.generic.wireguard import wgmsg
 
-from overlayd.addresses import IPNetwork
 from overlayd.kernel.diff import Operation, Verb, diff
 from overlayd.kernel.state import KernelState, TunLink, WireguardLink, WireguardPeer
 from overlayd.kernel.wireguard import genl, uapi
 from overlayd.kernel.wireguard.device import Device, format_key, parse_key
+from overlayd.lib.addresses import IPNetwork
 
 NAME = "overlay-wg"
 keys = st.binary(min_size=32, max_size=32).filter(any).map(format_key)

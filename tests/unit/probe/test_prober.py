@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from overlayd.addresses import IPNetwork
-from overlayd.probe.lent import Lender, LentContainer
+from overlayd.lib.addresses import IPNetwork
+from overlayd.monitoring.state import FAILING, NO_CONTAINER, REACHED
+from overlayd.probe.container_sockets import Lender, LentContainer
 from overlayd.probe.peers import Here, Inside, KnownPeer
 from overlayd.probe.pinger import Echo, Outcome, Pinger, Wake
 from overlayd.probe.prober import Prober
 from overlayd.probe.reach import INTERVAL_S, NOTE_BYTES, parse_note
-from overlayd.watching.state import FAILING, NO_CONTAINER, REACHED
 
 CONTAINER = ip_address("10.5.1.2")
 

@@ -7,6 +7,7 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
+from overlayd.monitoring.state import FAILING, HOST_ONLY, HOST_SILENT, NO_CONTAINER, NOT_ASKED, REACHED
 from overlayd.probe.peers import KnownPeer, first_containers
 from overlayd.probe.reach import (
     HEARD_S,
@@ -21,7 +22,6 @@ from overlayd.probe.reach import (
     parse_note,
     problems,
 )
-from overlayd.watching.state import FAILING, HOST_ONLY, HOST_SILENT, NO_CONTAINER, NOT_ASKED, REACHED
 
 PEER = KnownPeer(subnet=ip_network("10.5.3.0/24"), public_ip=ip_address("198.18.1.3"), backend="vxlan")
 CONTAINER, OTHER = ip_address("10.5.3.2"), ip_address("10.5.3.9")

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from overlayd import cli
-from overlayd.network import parse_network_config
+from overlayd.leases.network_config import parse_network_config
 from overlayd.settings import Settings
 from rpm import source
 from rpm.docs import completion, make, network_config, overlayd_8, overlayd_conf_5, program, roff

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from overlayd import marks
-from tests.unit.daemon.test_networks import devices
+from overlayd.lib import marks
+from tests.unit.host.test_other_networks import devices
 
 ROOT = Path(__file__).resolve().parents[3]
 UNITS = ROOT / "rpm/units"

@@ -12,7 +12,7 @@ import pytest
 
 from overlayd import errors, settings
 from overlayd.cli import parser
-from overlayd.probe import lent
+from overlayd.probe import container_sockets
 
 ROOT = Path(__file__).resolve().parents[3]
 UNITS = ROOT / "rpm/units"
@@ -118,7 +118,7 @@ def test_who_enters_containers_is_no_part_of_the_daemon_and_may_little_else(unit
     assert beside["Service.RestrictNamespaces"] == ["net"]
     assert beside["Service.SystemCallFilter"] == unit["Service.SystemCallFilter"]
     assert socket["Socket.SocketMode"] == ["0600"]
-    assert socket["Socket.ListenSequentialPacket"] == [str(lent.SOCKET)]
+    assert socket["Socket.ListenSequentialPacket"] == [str(container_sockets.SOCKET)]
     assert "overlayd-containers.socket" in unit["Unit.Wants"][0].split()
 
 

@@ -13,8 +13,8 @@ from images import signing
 from images.engine.errors import BuildError
 from images.ship import yum
 from images.signing import Key
-from tests.agents import agents
-from tests.polling import eventually
+from tests.testbed.agents import agents
+from tests.testbed.polling import eventually
 
 pytestmark = pytest.mark.skipif(
     not all(map(shutil.which, ("gpg", "rpmbuild", "rpmsign", "createrepo_c"))), reason="needs gpg, rpm and createrepo_c"

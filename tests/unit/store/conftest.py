@@ -12,9 +12,9 @@ import pytest
 
 from overlayd.store.client import Store, StoreSettings
 from overlayd.store.follow import Follower
-from tests.certificates import Authority
-from tests.etcd import Etcd as Cluster
-from tests.polling import eventually
+from tests.testbed.certificates import Authority
+from tests.testbed.etcd import Etcd as Cluster
+from tests.testbed.polling import eventually
 
 PASSWORD = "correct horse"
 

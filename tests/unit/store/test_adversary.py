@@ -11,7 +11,7 @@ import pytest
 from overlayd.errors import StoreError
 from overlayd.store.client import Store
 from overlayd.store.rpc import etcdrpc
-from tests.polling import eventually, until
+from tests.testbed.polling import eventually, until
 from tests.unit.store.test_registry import PREFIX, TTL_S, acquire, key, registry
 
 SUBNETS = f"{PREFIX}/subnets/".encode()

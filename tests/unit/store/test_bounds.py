@@ -9,17 +9,17 @@ from contextlib import contextmanager
 
 import pytest
 
-from overlayd.census import LISTED_AT_MOST, Reader
 from overlayd.errors import NetworkConfigError, StoreError
-from overlayd.lease import MalformedLease, parse_key, parse_lease
-from overlayd.network import NetworkConfig, parse_network_config
-from overlayd.steady import FIRST_STAND_S, FREE_CHANGES, SteadyConfig
+from overlayd.leases.followed_config import FIRST_STAND_S, FREE_CHANGES, SteadyConfig
+from overlayd.leases.lease import MalformedLease, parse_key, parse_lease
+from overlayd.leases.lease_table import LISTED_AT_MOST, Reader
+from overlayd.leases.network_config import NetworkConfig, parse_network_config
 from overlayd.store import pages
 from overlayd.store.client import KeyValue, Store
 from overlayd.store.follow import Follower
 from overlayd.store.kept import Bounds, Kept
 from overlayd.store.rpc import etcdrpc
-from tests.polling import until
+from tests.testbed.polling import until
 from tests.unit.store.conftest import Etcd, following
 from tests.unit.store.test_registry import PREFIX, acquire, key, registry, wanted
 
@@ -215,7 +215,7 @@ def test_an_entry_is_parsed_once_however_often_others_change(monkeypatch: pytest
         parsed.append(name)
         return parse_lease(name, value, created=created)
 
-    monkeypatch.setattr("overlayd.census.parse_lease", counted)
+    monkeypatch.setattr("overlayd.leases.lease_table.parse_lease", counted)
     reader, entries = Reader(), {f"10.5.{number}.0-24": kv(f"10.5.{number}.0-24", number + 1) for number in range(100)}
     assert len(reader.census(entries.items()).leases) == 100
     # The same values in new objects, as after another list.
@@ -263,7 +263,7 @@ def test_one_line_a_problem_and_what_is_mended_is_forgotten(store: Store, caplog
 
 
 def test_a_host_among_too_many_keys_says_so(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("overlayd.registry.NAMES_AT_MOST", 5)
+    monkeypatch.setattr("overlayd.leases.registry.NAMES_AT_MOST", 5)
     for number in range(6):
         store.put(f"{PREFIX}/subnets/bad{number}", b"{")
     with registry(store) as one, pytest.raises(StoreError, match="6 keys below"):
@@ -271,7 +271,7 @@ def test_a_host_among_too_many_keys_says_so(store: Store, monkeypatch: pytest.Mo
 
 
 def test_a_subnet_that_is_taken_beyond_the_bound_is_taken(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("overlayd.registry.BOUNDS", Bounds(keys=3))
+    monkeypatch.setattr("overlayd.leases.registry.BOUNDS", Bounds(keys=3))
     for number in range(1, 15):
         store.put(f"{PREFIX}/subnets/10.42.0.{number * 16}-28", b"{")
     with registry(store) as one:
@@ -355,7 +355,7 @@ def test_a_config_that_is_too_large_is_refused_by_its_size(store: Store) -> None
 
 
 def test_many_leases_survive_a_loss_of_memory_in_no_time() -> None:
-    from overlayd.census import uncontradicted  # noqa: PLC0415
+    from overlayd.leases.lease_table import uncontradicted  # noqa: PLC0415
 
     old = {f"10.{a}.{b}.0-24": parse_lease(f"10.{a}.{b}.0-24", GOOD) for a in range(40) for b in range(250)}
     new = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from overlayd.contest import FREE_REWRITES, LONGEST_REST_S, WITHIN_S, Contest
+from overlayd.leases.contention import FREE_REWRITES, LONGEST_REST_S, WITHIN_S, Contest
 
 
 def test_the_first_are_free_and_each_one_more_waits_twice_as_long() -> None:

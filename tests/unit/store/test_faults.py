@@ -14,8 +14,8 @@ from overlayd.store.client import KeyValue, Store, StoreSettings
 from overlayd.store.follow import Follower
 from overlayd.store.pages import Pages
 from overlayd.store.watch import Compacted, Watch
-from tests.etcd import Member
-from tests.polling import eventually
+from tests.testbed.etcd import Member
+from tests.testbed.polling import eventually
 from tests.unit.store.conftest import Etcd, serving
 
 IN_STEP_S = 5.0

@@ -6,7 +6,7 @@ import threading
 
 from overlayd.store.client import Store
 from overlayd.store.follow import Follower
-from tests.polling import until
+from tests.testbed.polling import until
 from tests.unit.store.conftest import Etcd, following
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.polling import eventually
+from tests.testbed.polling import eventually
 from tests.unit.store.conftest import Etcd
 from tests.unit.store.test_trust import works
 

@@ -9,7 +9,7 @@ import pytest
 from overlayd.errors import StoreDenied, StoreError
 from overlayd.store.client import Refused, Store
 from overlayd.store.watch import Watch
-from tests.polling import eventually
+from tests.testbed.polling import eventually
 from tests.unit.store.conftest import PASSWORD, Etcd, following, logins
 
 

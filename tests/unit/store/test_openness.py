@@ -10,8 +10,8 @@ import pytest
 
 from overlayd.errors import StoreError, StoreFull
 from overlayd.store.openness import Openness, openness
-from tests.certificates import Authority, Pair
-from tests.polling import until
+from tests.testbed.certificates import Authority, Pair
+from tests.testbed.polling import until
 from tests.unit.store.conftest import PASSWORD, Etcd, serving
 from tests.unit.store.test_registry import PREFIX, registry
 

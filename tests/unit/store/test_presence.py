@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv6Address
 import pytest
 
 from overlayd.errors import AddressTaken
-from overlayd.presence import TTL_S, Identity, Presence, parse, probed_address
+from overlayd.leases.presence import TTL_S, Identity, Presence, parse, probed_address
 from overlayd.store.client import KeyValue, Store
 
 PREFIX = "/net"

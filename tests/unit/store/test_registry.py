@@ -11,11 +11,11 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address
 import pytest
 
 from overlayd.errors import LeaseLost, NetworkConfigError, StoreError, SubnetsExhausted
-from overlayd.lease import Lease, Leg, Subnets
-from overlayd.network import NetworkConfig, parse_network_config
-from overlayd.registry import Holding, Registry, Remembered
+from overlayd.leases.lease import Lease, Leg, Subnets
+from overlayd.leases.network_config import NetworkConfig, parse_network_config
+from overlayd.leases.registry import Holding, Registry, Remembered
 from overlayd.store.client import Store
-from tests.polling import until
+from tests.testbed.polling import until
 from tests.unit.store.conftest import Etcd
 
 PREFIX = "/coreos.com/network"

@@ -8,12 +8,12 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 import pytest
 
-from overlayd import reservations
-from overlayd.addresses import IPAddress
 from overlayd.errors import ConfigError
-from overlayd.lease import Subnets
-from overlayd.network import parse_network_config
-from overlayd.presence import Identity, Presence
+from overlayd.leases import reservations
+from overlayd.leases.lease import Subnets
+from overlayd.leases.network_config import parse_network_config
+from overlayd.leases.presence import Identity, Presence
+from overlayd.lib.addresses import IPAddress
 from overlayd.store.client import KeyValue, Store
 
 PREFIX = "/coreos.com/network"

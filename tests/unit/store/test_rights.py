@@ -9,10 +9,10 @@ from ipaddress import IPv4Address
 import pytest
 
 from overlayd.errors import StoreDenied, StoreError
-from overlayd.presence import Identity, Presence
-from overlayd.registry import Registry
+from overlayd.leases.presence import Identity, Presence
+from overlayd.leases.registry import Registry
 from overlayd.store.client import Store
-from tests.polling import until
+from tests.testbed.polling import until
 from tests.unit.store.conftest import PASSWORD, Etcd
 from tests.unit.store.test_registry import CONFIG, PREFIX, TTL_S, acquire, registry
 

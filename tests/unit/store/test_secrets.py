@@ -13,7 +13,7 @@ import pytest
 
 from overlayd.errors import StoreError
 from overlayd.store.follow import Follower
-from tests.polling import eventually
+from tests.testbed.polling import eventually
 from tests.unit.store.conftest import PASSWORD, Etcd, logins
 
 WRONG = "battery staple"

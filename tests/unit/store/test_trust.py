@@ -13,8 +13,8 @@ import pytest
 from overlayd.errors import StoreDenied, StoreError
 from overlayd.store.client import Refused, Store
 from overlayd.store.follow import Follower
-from tests.certificates import Authority, Pair
-from tests.polling import eventually
+from tests.testbed.certificates import Authority, Pair
+from tests.testbed.polling import eventually
 from tests.unit.store.conftest import PASSWORD, Etcd, following, serving
 
 

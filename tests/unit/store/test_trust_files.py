@@ -10,7 +10,7 @@ import pytest
 
 from overlayd.errors import StoreError
 from overlayd.store.trust import TrustFiles
-from tests.certificates import Authority, Pair
+from tests.testbed.certificates import Authority, Pair
 
 
 class Folder:

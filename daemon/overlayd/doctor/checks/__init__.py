@@ -9,7 +9,7 @@ from overlayd.doctor.checks import docker, etcd, firewall, host, underlay
 from overlayd.doctor.checks.reach import reachability
 from overlayd.doctor.facts import Facts
 from overlayd.doctor.finding import Finding, Sections, problems
-from overlayd.marks import of
+from overlayd.lib.marks import of
 
 Check = Callable[[Facts], Finding | None]
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from overlayd import outside
-from overlayd.addresses import IPInterface, first_host
-from overlayd.docker_remedies import START_AGAIN, onto_the_lease
+from overlayd.docker.remedies import START_AGAIN, onto_the_lease
 from overlayd.doctor.facts import Facts
 from overlayd.doctor.finding import Finding, ok, problem, unknown, warning
+from overlayd.lib.addresses import IPInterface, first_host
+from overlayd.ruleset import masquerade
 
 BRIDGE = "docker0"
 DROP_INS = ("50-overlayd.conf", "zz-overlayd.conf")
@@ -74,7 +74,7 @@ def masquerading(facts: Facts) -> Finding | None:
         "masquerading",
         "firewall is none and ip-masq on: neither docker nor overlayd masquerades, so containers do not reach what is "
         "outside the network",
-        remedy=outside.remedy(str(network.network), str(network.subnet)),
+        remedy=masquerade.remedy(str(network.network), str(network.subnet)),
         advice="or set OVERLAYD_FIREWALL=auto, then systemctl restart overlayd",
     )
 

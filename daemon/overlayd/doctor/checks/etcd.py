@@ -8,7 +8,7 @@ from datetime import timedelta
 from overlayd.doctor.facts import Etcd, Facts, PemFile
 from overlayd.doctor.finding import Finding, ok, problem, unknown, warning
 from overlayd.errors import StoreFull
-from overlayd.quoting import plain
+from overlayd.lib.sanitize import plain
 
 RENEW_WITHIN = timedelta(days=14)
 CLOCK_TOLERANCE_S = 60.0

@@ -8,16 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from overlayd.addresses import IPAddress, IPNetwork, ip_address
 from overlayd.backends.listening import Listening
 from overlayd.doctor.checks.firewalld import CARRIER, firewalld
 from overlayd.doctor.facts import Facts, Network
 from overlayd.doctor.finding import Finding, ok, problem, unknown, warning
-from overlayd.doctor.trace import addresses_in
-from overlayd.doctor.walk import Packet, protocol_name
-from overlayd.doctor.way import FORWARDED, Match, Outcome, travel
 from overlayd.firewall.table import NFT_LEASED, NFT_PEERS
-from overlayd.marks import of
+from overlayd.lib.addresses import IPAddress, IPNetwork, ip_address
+from overlayd.lib.marks import of
+from overlayd.ruleset.iptables import addresses_in
+from overlayd.ruleset.packet_path import FORWARDED, Match, Outcome, travel
+from overlayd.ruleset.walk import Packet, protocol_name
 
 COMMANDS = {4: "iptables", 6: "ip6tables"}
 # Some peer's: of no router, which our own rules tell from peers.

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from overlayd.doctor.facts import Facts
 from overlayd.doctor.finding import Finding, ok, problem, unknown
-from overlayd.watching.state import FAILING, HOST_ONLY, HOST_SILENT, REACHED
+from overlayd.monitoring.state import FAILING, HOST_ONLY, HOST_SILENT, REACHED
 
 NAMED_AT_MOST = 3
 

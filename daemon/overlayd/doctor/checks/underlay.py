@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address
 
-from overlayd.bounds import Judgement
 from overlayd.doctor.facts import Facts
 from overlayd.doctor.finding import Finding, ok, problem, unknown, warning
+from overlayd.leases.conflicts import Judgement
 from overlayd.probe.peers import OVERHEAD_BYTES
 
 STRICT = 1

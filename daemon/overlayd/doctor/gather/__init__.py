@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from overlayd import marks
 from overlayd.doctor.facts import Facts
 from overlayd.doctor.gather import docker, etcd, firewall, host, network, reach, underlay
+from overlayd.lib import marks
 from overlayd.settings import Settings
 
 __all__ = ["gather"]

@@ -6,10 +6,10 @@ import contextlib
 import socket
 from collections.abc import Sequence
 
-from overlayd.addresses import IPAddress, ip_address
 from overlayd.doctor.facts import Containers
 from overlayd.errors import ConfigError
 from overlayd.kernel.namespaces import in_that_at
+from overlayd.lib.addresses import IPAddress, ip_address
 from overlayd.probe.containers import name_of, on_bridge
 from overlayd.store.endpoints import parse_endpoint
 

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import shutil
 
-from overlayd import docker, docker_first, docker_service
+from overlayd.docker import etcd_in_docker
+from overlayd.docker import options as docker_options
+from overlayd.docker import service as docker_service
 from overlayd.doctor.facts import Docker, Network
 from overlayd.errors import CommandFailed
-from overlayd.lease import Subnets
+from overlayd.leases.lease import Subnets
 from overlayd.settings import Settings
 
 
 def read_docker(settings: Settings, network: Network | None) -> Docker:
     """What docker is told to do, and how it does."""
-    told, left = docker.read_told(), settings.firewall == "none" and settings.ip_masq
+    told, left = docker_options.read_told(), settings.firewall == "none" and settings.ip_masq
     service = docker_service.read_service()
     argv = docker_service.dockerd_argv(service)
     conflicts, otherwise = list(told.problems), None
     if network is not None and network.subnets:
         subnets = Subnets(v4=network.subnet, v6=network.subnet6)
-        want = docker.wanted(subnets, network.mtu_bytes, we_masquerade=settings.ip_masq)
-        options, conflicts = docker.plan(want, told, firewalled=settings.firewall != "none")
+        want = docker_options.wanted(subnets, network.mtu_bytes, we_masquerade=settings.ip_masq)
+        options, conflicts = docker_options.plan(want, told, firewalled=settings.firewall != "none")
         otherwise = docker_service.started_otherwise(docker_service.differences(argv, options, told), service)
     return Docker(
         installed=service is not None or shutil.which("dockerd") is not None,
@@ -35,8 +37,8 @@ def read_docker(settings: Settings, network: Network | None) -> Docker:
         failed=service is not None and service.failed,
         compared=argv is not None and network is not None and bool(network.subnets),
         otherwise=otherwise,
-        etcd_here=docker_first.etcd_is_here(settings.etcd_endpoints),
-        remembered=docker_first.remembers(settings),
+        etcd_here=etcd_in_docker.etcd_is_here(settings.etcd_endpoints),
+        remembered=etcd_in_docker.remembers(settings),
         left_to_others=left,
         masqueraded=_masqueraded(network) if left else None,
     )

@@ -10,10 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from overlayd.doctor.facts import Endpoint, Etcd, Published
 from overlayd.doctor.gather import containers, tls
 from overlayd.errors import ConfigError, NetworkConfigError, OverlaydError, StoreDenied, StoreError
-from overlayd.lease import MalformedLease, parse_lease
-from overlayd.network import NetworkConfig
-from overlayd.presence import HOSTS
-from overlayd.registry import CONFIG, SUBNETS, read_network_config
+from overlayd.leases.lease import MalformedLease, parse_lease
+from overlayd.leases.network_config import NetworkConfig
+from overlayd.leases.presence import HOSTS
+from overlayd.leases.registry import CONFIG, SUBNETS, read_network_config
 from overlayd.settings import Settings
 from overlayd.store import endpoints as addresses
 from overlayd.store.client import KeyValue, Store

@@ -9,19 +9,19 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from overlayd import marks, process
-from overlayd.doctor import nft
 from overlayd.doctor.facts import Firewall, Firewalld, Zone
-from overlayd.doctor.nft import Base
-from overlayd.doctor.trace import parse
-from overlayd.doctor.way import Kind
 from overlayd.errors import CommandFailed, OverlaydError
 from overlayd.firewall import iptables
 from overlayd.firewall.rules import VERSIONS
-from overlayd.firewalld.wanted import forward_policy
+from overlayd.firewalld.desired import forward_policy
 from overlayd.kernel import ipset
+from overlayd.lib import marks, process
+from overlayd.monitoring.status_file import Status
+from overlayd.ruleset import nftables
+from overlayd.ruleset.iptables import parse
+from overlayd.ruleset.nftables import Base
+from overlayd.ruleset.packet_path import Kind
 from overlayd.settings import Settings
-from overlayd.status import Status
 
 
 def read_firewall(settings: Settings, status: Status | None) -> Firewall:
@@ -70,7 +70,7 @@ def _chains(shown: set[str]) -> tuple[Base, ...] | None:
         listing = process.run(["nft", "-a", "list", "ruleset"])
     except (CommandFailed, ValueError, KeyError):
         return None
-    bases = nft.parse((item for item in found if isinstance(item, dict)), listing)
+    bases = nftables.parse((item for item in found if isinstance(item, dict)), listing)
     return tuple(base for base in bases if f"{base.family} {base.table}" not in shown)
 
 

@@ -8,15 +8,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from shutil import which
 
-from overlayd import marks, process
-from overlayd import status as status_file
 from overlayd.doctor.facts import Daemon, Feature, Host, Link, Network, Underlay
 from overlayd.errors import CommandFailed, OverlaydError
 from overlayd.kernel import features, interfaces, survey
 from overlayd.kernel.namespaces import in_a_new_one
 from overlayd.kernel.wireguard import userspace
+from overlayd.lib import marks, process
+from overlayd.monitoring import status_file
+from overlayd.monitoring.status_file import Status
 from overlayd.settings import Settings
-from overlayd.status import Status
 
 DEVICES = ("vxlan", "tun", "ipip", "wireguard")
 _PROC = Path("/proc")

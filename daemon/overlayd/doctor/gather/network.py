@@ -7,18 +7,20 @@ from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network
 from typing import TypedDict
 
-from overlayd import beside, marks, needed
-from overlayd.addresses import IPNetwork, ip_network
-from overlayd.backend_choice import load_backend
-from overlayd.bounds import besides_containers, judge_network
 from overlayd.doctor.facts import Network, Published, Underlay
 from overlayd.errors import OverlaydError
+from overlayd.host import other_networks
+from overlayd.host.backend import load_backend
 from overlayd.kernel import survey
-from overlayd.network import NetworkConfig
+from overlayd.leases.conflicts import besides_containers, judge_network
+from overlayd.leases.network_config import NetworkConfig
+from overlayd.lib import marks
+from overlayd.lib.addresses import IPNetwork, ip_network
+from overlayd.monitoring.status_file import Status
 from overlayd.probe.containers import bridge_of
 from overlayd.settings import Settings
-from overlayd.status import Status
-from overlayd.underlay_watch import choose_underlay
+from overlayd.underlay import host_needs
+from overlayd.underlay.watch import choose_underlay
 
 _PORT_KEYS = {"wireguard": "listenport"}
 
@@ -48,9 +50,9 @@ def read_network(
         backend = load_backend(config, chosen)
     except OverlaydError:
         return last
-    needs = besides_containers(needed.now(settings.etcd_endpoints), chosen.ifname, held=held.values())
+    needs = besides_containers(host_needs.now(settings.etcd_endpoints), chosen.ifname, held=held.values())
     judgement = judge_network(config, needs, one_route=backend.one_route)
-    own = replace(beside.of_settings(settings), networks=config.networks, listens=backend.listens)
+    own = replace(other_networks.of_settings(settings), networks=config.networks, listens=backend.listens)
     same = last is not None and last.backend == config.backend_type
     v4, v6 = config.network(4), config.network(6)
     return Network(
@@ -62,7 +64,7 @@ def read_network(
         port=_port(config),
         listens=backend.listens,
         ipv6=6 in config.versions,
-        refusals=(*judgement.refusals, *beside.conflicts(own, beside.others())),
+        refusals=(*judgement.refusals, *other_networks.conflicts(own, other_networks.others())),
         remarks=judgement.remarks,
         bridge=bridge_of(held.values()),
         **_held(held),

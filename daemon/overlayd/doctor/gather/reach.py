@@ -9,10 +9,10 @@ from dataclasses import replace
 from overlayd.doctor.facts import Network, Published, Reachability, Underlay
 from overlayd.errors import OverlaydError
 from overlayd.kernel import interfaces
-from overlayd.probe.lent import Lender
-from overlayd.probe.once import measure_once
+from overlayd.monitoring.status_file import Status
+from overlayd.probe.container_sockets import Lender
+from overlayd.probe.measure import measure_once
 from overlayd.probe.peers import Here, KnownPeer, known, source_words
-from overlayd.status import Status
 
 PEERS_AT_MOST = 64
 

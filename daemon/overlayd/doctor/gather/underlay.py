@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address
 
-from overlayd import process
 from overlayd.doctor.facts import Network, Published, Underlay, WayBack
 from overlayd.errors import CommandFailed, ConfigError
 from overlayd.kernel import arp, ethtool, interfaces
+from overlayd.lib import process
 from overlayd.settings import Settings
-from overlayd.underlay_watch import choose_underlay
+from overlayd.underlay.watch import choose_underlay
 
 # Ways back to so many peers are looked up; routes to peers seldom differ.
 PEERS_AT_MOST = 64

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
-from overlayd.addresses import IPNetwork, ip_address, ip_network
 from overlayd.kernel.pyroute import NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkError, WireGuard, wgmsg
 from overlayd.kernel.state import WireguardLink, WireguardPeer
 from overlayd.kernel.wireguard.device import NO_KEY, Device
+from overlayd.lib.addresses import IPNetwork, ip_address, ip_network
 
 VERSION = 1
 CMD_GET_DEVICE, CMD_SET_DEVICE = 0, 1

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from overlayd.addresses import IPAddress, ip_address, ip_network
 from overlayd.kernel.state import WireguardLink, WireguardPeer
 from overlayd.kernel.wireguard.device import NO_KEY, Device, format_key, parse_key
+from overlayd.lib.addresses import IPAddress, ip_address, ip_network
 
 GET = "get=1\n\n"
 

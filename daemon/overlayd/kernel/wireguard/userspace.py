@@ -14,12 +14,12 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-from overlayd import marks, process
 from overlayd.errors import CommandFailed, KernelRefused, UnsupportedError
 from overlayd.kernel.state import WireguardLink, WireguardPeer
 from overlayd.kernel.wireguard import uapi
 from overlayd.kernel.wireguard.device import Device
-from overlayd.log import logger
+from overlayd.lib import marks, process
+from overlayd.lib.log import logger
 
 log = logger("wireguard")
 

@@ -1,0 +1,107 @@
+"""What every backend is told of its host, and what every backend needs in the kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from overlayd.backends.allowed_commands import Consent
+from overlayd.backends.peers import Judged, Reason, judge
+from overlayd.errors import NetworkConfigError
+from overlayd.kernel.foreign import Destination
+from overlayd.kernel.state import FORWARDING, FORWARDING6, Route, Thing
+from overlayd.leases.conflicts import OWN_ADDRESS, Here, Needed
+from overlayd.leases.lease import Lease, Leg
+from overlayd.leases.network_config import NetworkConfig
+from overlayd.lib.addresses import ip_network
+from overlayd.underlay.choose import Endpoint, Underlay
+
+# Behind every other route to the subnet, the bridge's own above all.
+LAST_METRIC = 2**31
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """The network, and this host's place in it.
+
+    `blackhole`: the own subnet goes nowhere while no bridge carries it. `run_dir` holds files of this boot, `state_dir`
+    what a backend keeps across reboots; None where a config is only checked. `consent` is this host's to the commands
+    of the config; None where the config is not for this host. `here` is what this host needs.
+    """
+
+    network: NetworkConfig
+    underlay: Underlay
+    blackhole: bool = False
+    run_dir: Path = Path("/run/overlayd")
+    state_dir: Path | None = None
+    here: Here = field(default_factory=Here)
+    consent: Consent | None = None
+
+    def __post_init__(self) -> None:
+        """Raises NetworkConfigError where the network uses a family that the underlay has no address of."""
+        for pool in self.network.pools:
+            if self.underlay.endpoint(pool.network.version) is None:
+                version, ifname = pool.network.version, self.underlay.ifname
+                raise NetworkConfigError(
+                    f"the network has IPv{version} addresses, {pool.network}, but this host's {ifname} has none"
+                    f"{self.underlay.lacks(version)}",
+                    hint=f"give {ifname} an IPv{version} address, or set EnableIPv{version} to false",
+                )
+
+    def endpoint(self, version: int) -> Endpoint:
+        """Where peers reach this host, in a family that the network uses."""
+        found = self.underlay.endpoint(version)
+        if found is None:
+            raise RuntimeError(f"IPv{version} is not in use")
+        return found
+
+    def base(self, own: Lease) -> tuple[Thing, ...]:
+        """What the kernel should hold whatever the backend: forwarding on, and the blackhole if it is wanted."""
+        forwarding = [FORWARDING if leg.version == 4 else FORWARDING6 for leg in own.legs]
+        # Docker's bridge always has IPv4 too.
+        things: list[Thing] = [*{FORWARDING: None, **dict.fromkeys(forwarding)}]
+        if self.blackhole:
+            things += [Route(dst=leg.subnet, link=None, metric=LAST_METRIC) for leg in own.legs]
+        return tuple(things)
+
+    def judge(
+        self,
+        peers: Collection[Lease],
+        *,
+        own: Lease,
+        backend_type: str,
+        one_route: bool = False,
+        usable: Callable[[Lease], Reason | None] = lambda _lease: None,
+    ) -> Judged:
+        """Which leases are served, and why not the others (peers.judge)."""
+        return judge(
+            peers,
+            own=own,
+            network=self.network,
+            backend_type=backend_type,
+            needed=(*self._underlay_needs(), *self.here.needed),
+            one_route=one_route,
+            usable=usable,
+        )
+
+    def _underlay_needs(self) -> Iterable[Needed]:
+        """The underlay's own part, also where nobody looked at the host."""
+        for endpoint in self.underlay.endpoints:
+            address = ip_network(endpoint.address)
+            yield Needed(network=address, what=OWN_ADDRESS, ifname=self.underlay.ifname)
+            for network in endpoint.on_link:
+                yield Needed(network=network, what=f"{self.underlay.ifname}'s network", ifname=self.underlay.ifname)
+
+    def shared_legs(self, peer: Lease) -> tuple[Leg, ...]:
+        """The legs of a peer in families that the network uses."""
+        return tuple(leg for leg in peer.legs if self.network.network(leg.version) is not None)
+
+    def destinations(self, peers: Iterable[Lease]) -> dict[str, tuple[Destination, ...]]:
+        """What is reached at each peer, in families that the network uses."""
+        return {
+            peer.key_name: tuple(
+                Destination(subnet=leg.subnet, public_ip=leg.public_ip) for leg in self.shared_legs(peer)
+            )
+            for peer in peers
+        }

@@ -1,0 +1,1 @@
+"""docker.service and dockerd: what they are told, by whom, and when."""

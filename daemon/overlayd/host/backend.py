@@ -1,0 +1,82 @@
+"""The backend that a network config asks for: on any host, or on this one with its consent and its needs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from overlayd import backends
+from overlayd.backends.allowed_commands import Consent
+from overlayd.backends.environment import Surroundings
+from overlayd.backends.options import unknown
+from overlayd.errors import ConfigError, NetworkConfigError
+from overlayd.host import other_networks
+from overlayd.leases.conflicts import SHOWN_AT_MOST, Here
+from overlayd.leases.network_config import KEYS, NetworkConfig
+from overlayd.lib.sanitize import quoted
+from overlayd.settings import Settings
+from overlayd.underlay import host_needs
+from overlayd.underlay.choose import Underlay
+
+
+def unknown_keys(config: NetworkConfig) -> list[tuple[str, str]]:
+    """The keys of a network config that no host reads, each as a sentence, and those that there are.
+
+    A config is read without them, as flannel does. Raises ConfigError where there is no such backend.
+    """
+    keys = backends.load(config.backend_type).keys
+    found = [(f"{quoted(key)} is not a key of the network config", ", ".join(KEYS)) for key in config.unknown]
+    there = ", ".join(keys) or "no keys but Type"
+    found += ((text, there) for text in unknown(config.backend_type, config.backend_config, keys))
+    more = len(found) - SHOWN_AT_MOST
+    return found if more <= 0 else [*found[:SHOWN_AT_MOST], (f"{more} more keys of the network config are none", there)]
+
+
+def load_backend(
+    config: NetworkConfig,
+    underlay: Underlay,
+    *,
+    blackhole: bool = False,
+    run_dir: Path = Path("/run/overlayd"),
+    state_dir: Path | None = None,
+    here: Here | None = None,
+    consent: Consent | None = None,
+) -> backends.Backend:
+    """The backend that a network config asks for. Raises NetworkConfigError: whoever wrote the config can mend it.
+
+    `here` is what this host needs, where the config is for this host. Without `consent`, nobody asks whether this host
+    lets the config's commands run.
+    """
+    around = Surroundings(
+        network=config,
+        underlay=underlay,
+        blackhole=blackhole,
+        run_dir=run_dir,
+        state_dir=state_dir,
+        here=here or Here(),
+        consent=consent,
+    )
+    try:
+        backend = backends.load(config.backend_type).from_config(config.backend_config, around)
+    except ConfigError as error:
+        raise NetworkConfigError(error.message, hint=error.hint) from error
+    if here is not None:
+        host_needs.require_fit(config, here, one_route=backend.one_route)
+    return backend
+
+
+def backend_here(settings: Settings, config: NetworkConfig, underlay: Underlay, here: Here) -> backends.Backend:
+    """The same for this host, as its settings have it. Changes nothing, and runs nothing."""
+    backend = load_backend(
+        config,
+        underlay,
+        here=here,
+        blackhole=settings.ip_blackhole_route,
+        run_dir=settings.run_dir,
+        state_dir=settings.state_dir,
+        consent=Consent(folder=settings.extension_commands),
+    )
+    other_networks.require_apart(
+        replace(other_networks.of_settings(settings), networks=config.networks, listens=backend.listens)
+    )
+    return backend

@@ -1,0 +1,170 @@
+"""The networks of this host beside the one that this process is about: what each took, as its own daemon noted it.
+
+Routes and rules show that there is another network, but not what it is. So each daemon keeps a note of what it serves
+beside its lock, for the others; it stays, as the data path does, when the daemon stops, and goes by `overlayd cleanup`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from overlayd.backends.listening import Listening
+from overlayd.errors import ConfigError, NetworkConfigError, OverlaydError
+from overlayd.lib import hostlock
+from overlayd.lib.addresses import IPNetwork, ip_network, overlaps
+from overlayd.lib.files import read_json, write_atomically
+from overlayd.lib.marks import ours
+from overlayd.settings import Settings
+
+# asm-generic/socket.h, Linux 5.14: unlike the number of a namespace, that of one that is gone is never given again.
+_SO_NETNS_COOKIE = 71
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """One network of this host. `networks` and `subnets` are of either family, `listens` the backend's."""
+
+    number: int
+    etcd_endpoints: tuple[str, ...]
+    etcd_prefix: str
+    folders: tuple[str, ...]
+    networks: tuple[IPNetwork, ...] = ()
+    subnets: tuple[IPNetwork, ...] = ()
+    listens: tuple[Listening, ...] = ()
+
+    def document(self) -> dict[str, object]:
+        """As JSON has it."""
+        return {
+            "number": self.number,
+            "etcd_endpoints": list(self.etcd_endpoints),
+            "etcd_prefix": self.etcd_prefix,
+            "folders": list(self.folders),
+            "networks": [str(one) for one in self.networks],
+            "subnets": [str(one) for one in self.subnets],
+            "listens": [[one.version, one.protocol, one.port] for one in self.listens],
+            "namespace_cookie": _cookie(),
+        }
+
+
+def of_settings(settings: Settings) -> Network:
+    """What the settings alone tell of this process's network."""
+    return Network(
+        number=settings.network_number,
+        etcd_endpoints=settings.etcd_endpoints,
+        etcd_prefix=settings.etcd_prefix,
+        folders=(str(settings.run_dir), str(settings.state_dir), str(settings.subnet_env)),
+    )
+
+
+def others() -> tuple[Network, ...]:
+    """The other networks of this host, by their numbers. Never raises: a note that is no good is none."""
+    found = []
+    for path in sorted(hostlock.FOLDER.glob(f"{hostlock.namespace()}-*.json")):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            note: dict[str, Any] = read_json(path)
+            network = _parse(note)
+            if note["namespace_cookie"] == _cookie() and network.number != ours().number:
+                found.append(network)
+    return tuple(found)
+
+
+def note(network: Network) -> None:
+    """Note what this network is, for the others; the same twice writes nothing. Raises OverlaydError."""
+    try:
+        write_atomically(_path(network.number), f"{json.dumps(network.document())}\n")
+    except OSError as error:
+        raise OverlaydError(f"cannot note what network {network.number} takes: {error}") from error
+
+
+def forget() -> Iterator[str]:
+    """Remove the note of this process's network; what was removed."""
+    path = _path(ours().number)
+    if path.exists():
+        path.unlink(missing_ok=True)
+        yield str(path)
+
+
+def require_own_folders(settings: Settings) -> None:
+    """Raise ConfigError where a folder or file of this network is another one's."""
+    own = of_settings(settings)
+    for other in others():
+        for name, mine, theirs in zip(("run-dir", "state-dir", "subnet-file"), own.folders, other.folders, strict=True):
+            if mine == theirs:
+                raise ConfigError(
+                    f"{name} {mine} is that of network {other.number} of this host", hint="another, or leave it out"
+                )
+
+
+def conflicts(own: Network, beside: Collection[Network]) -> list[str]:
+    """What two networks of this host cannot share, in words that say what to do. Pure."""
+    found = []
+    for other in beside:
+        if own.etcd_prefix == other.etcd_prefix and set(own.etcd_endpoints) & set(other.etcd_endpoints):
+            found.append(
+                f"etcd-prefix {own.etcd_prefix} is that of network {other.number} of this host: set another, with a "
+                "network config of its own"
+            )
+            continue
+        found += [
+            f"the network {mine} overlaps {theirs}, network {other.number} of this host: choose another Network"
+            for mine in own.networks
+            for theirs in other.networks
+            if overlaps(mine, theirs)
+        ]
+        taken = {(one.version, one.protocol, one.port) for one in other.listens}
+        found += list(
+            dict.fromkeys(
+                _taken(one, other.number) for one in own.listens if (one.version, one.protocol, one.port) in taken
+            )
+        )
+    return found
+
+
+def require_apart(own: Network) -> None:
+    """Raise NetworkConfigError where this network and another one of this host would be in each other's way."""
+    found = conflicts(own, others())
+    if found:
+        raise NetworkConfigError("; ".join(found), hint=f"what the others take is in {hostlock.FOLDER}/*.json")
+
+
+def _taken(listening: Listening, number: int) -> str:
+    if listening.port is None:
+        return (
+            f"IP protocol {listening.protocol} is network {number}'s of this host: give this one another Backend Type"
+        )
+    return f"{listening.protocol} port {listening.port} is network {number}'s of this host: give Backend another Port"
+
+
+def _path(number: int) -> Path:
+    return hostlock.FOLDER / f"{hostlock.namespace()}-{number}.json"
+
+
+def _parse(found: Mapping[str, Any]) -> Network:
+    def texts(key: str) -> Sequence[str]:
+        return tuple(str(one) for one in found[key])
+
+    return Network(
+        number=int(found["number"]),
+        etcd_endpoints=tuple(texts("etcd_endpoints")),
+        etcd_prefix=str(found["etcd_prefix"]),
+        folders=tuple(texts("folders")),
+        networks=tuple(map(ip_network, texts("networks"))),
+        subnets=tuple(map(ip_network, texts("subnets"))),
+        listens=tuple(
+            Listening(version=int(version), protocol=str(protocol), port=None if port is None else int(port))
+            for version, protocol, port in found["listens"]
+        ),
+    )
+
+
+def _cookie() -> int:
+    """A number that no other network namespace of this boot has; 0 where the kernel tells none."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
+        return int.from_bytes(end.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), "little")
+    return 0

@@ -1,0 +1,1 @@
+"""Leases: which host has which subnet, as etcd says; how one is taken, renewed, reserved and remembered."""

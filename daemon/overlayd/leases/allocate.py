@@ -1,0 +1,84 @@
+"""Which subnets a host should ask for. Pure: the caller asks etcd, and asks again when somebody was quicker."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Iterable
+from ipaddress import IPv4Network, IPv6Network
+
+from overlayd.errors import SubnetsExhausted
+from overlayd.leases.lease import Lease, Subnets
+from overlayd.leases.network_config import NetworkConfig, Pool
+from overlayd.lib.addresses import IPAddress, IPNetwork, is_within, overlaps, subnet_at
+
+
+def own_lease(
+    leases: Iterable[Lease], public_ip: IPAddress, config: NetworkConfig, avoid: Collection[IPNetwork] = ()
+) -> Lease | None:
+    """The lease that this host holds already: under its address, allowed by the config, and with none of `avoid`."""
+    held = [
+        lease
+        for lease in leases
+        if lease.public_ip == public_ip and config.fits(lease.subnets) and is_clear(lease.subnets, avoid)
+    ]
+    return min(held, key=lambda lease: lease.key_name, default=None)
+
+
+def is_clear(subnets: Subnets, avoid: Collection[IPNetwork]) -> bool:
+    """Whether subnets hold nothing of what a host needs."""
+    return not any(overlaps(subnet, one) for subnet in subnets for one in avoid)
+
+
+def choose_subnets(
+    config: NetworkConfig, taken: Collection[IPNetwork], *, preferred: Subnets, rng: random.Random
+) -> Subnets:
+    """In each family the preferred subnet if it is free and allowed, else a random free one. Raises SubnetsExhausted.
+
+    Random, not the next in order, so that hosts that start together seldom want the same.
+    """
+    v4 = _choose(config.v4, taken, preferred.v4, rng) if config.v4 else None
+    v6 = _choose(config.v6, taken, preferred.v6, rng) if config.v6 else None
+    return Subnets(
+        v4=v4 if isinstance(v4, IPv4Network) else None,
+        v6=v6 if isinstance(v6, IPv6Network) else None,
+    )
+
+
+def _choose(pool: Pool, taken: Collection[IPNetwork], preferred: IPNetwork | None, rng: random.Random) -> IPNetwork:
+    # A key as wide as the network or outside it is nobody's lease: it must not stop every host.
+    busy = [one for one in taken if one.prefixlen > pool.network.prefixlen and is_within(one, pool.network)]
+    if preferred is not None and pool.fits(preferred) and not any(overlaps(preferred, one) for one in busy):
+        return preferred
+    gaps = _gaps(pool, busy)
+    left = sum(last - first + 1 for first, last in gaps)
+    if not left:
+        raise SubnetsExhausted(
+            f"all {pool.subnet_count()} subnets of {pool.network} are taken ({pool.subnet_min} to {pool.subnet_max})",
+            hint="widen the network or its range, lengthen the subnets, or release a lease: overlayd lease list",
+        )
+    number = rng.randrange(left)
+    for first, last in gaps:
+        if number <= last - first:
+            return _subnet(pool, first + number)
+        number -= last - first + 1
+    raise AssertionError("unreachable")
+
+
+def _gaps(pool: Pool, busy: Collection[IPNetwork]) -> list[tuple[int, int]]:
+    """The free subnets, as ranges of their numbers in the pool, both ends included. A pool may have 2⁶⁰ of them."""
+    shift = pool.host_bits
+    low = int(pool.subnet_min) >> shift
+    gaps, free = [], 0
+    for one in sorted(busy, key=lambda one: int(one.network_address)):
+        first = (int(one.network_address) >> shift) - low
+        last = (int(one.broadcast_address) >> shift) - low
+        if first > free:
+            gaps.append((free, min(first, pool.subnet_count()) - 1))
+        free = max(free, last + 1)
+    if free < pool.subnet_count():
+        gaps.append((free, pool.subnet_count() - 1))
+    return [gap for gap in gaps if gap[0] <= gap[1]]
+
+
+def _subnet(pool: Pool, number: int) -> IPNetwork:
+    return subnet_at(pool.network, pool.subnet_len, int(pool.subnet_min) + (number << pool.host_bits))

@@ -1,0 +1,121 @@
+"""What no overlay may take from a host: addresses that it needs, and networks that it reaches by itself. Pure.
+
+What is wrong on every host is judged with the network config (network_config.py); here is what depends on the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from overlayd.leases.network_config import NetworkConfig
+from overlayd.lib.addresses import IPNetwork, is_within, overlaps
+
+SHOWN_AT_MOST = 10
+OWN_ADDRESS = "this host's own address"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needed:
+    """A network, or one address with its full length, that this host has to go on reaching as it does.
+
+    `what` is a word for it. `ifname` is the interface by which it is reached without a router, or whose own address it
+    is; None where it is neither.
+    """
+
+    network: IPNetwork
+    what: str
+    ifname: str | None = None
+
+    @property
+    def is_address(self) -> bool:
+        """Whether it is one address."""
+        return self.network.prefixlen == self.network.max_prefixlen
+
+    def __str__(self) -> str:
+        return f"{self.what} {self.network.network_address if self.is_address else self.network}"
+
+
+@dataclass
+class Here:
+    """What is needed on this host, as it was last seen."""
+
+    needed: tuple[Needed, ...] = field(default=())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """A network config on one host. With `refusals` it cannot be served; `remarks` are what whoever wrote it may not
+    know.
+    """
+
+    refusals: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+    def lines(self) -> Iterator[str]:
+        """All of it for people, of very much the beginning."""
+        found = (*self.refusals, *self.remarks)
+        yield from found[:SHOWN_AT_MOST]
+        if len(found) > SHOWN_AT_MOST:
+            yield f"and {len(found) - SHOWN_AT_MOST} more"
+
+    HINT: ClassVar[str] = "choose a network that nobody here uses, for example 10.42.0.0/16"
+
+
+def judge_network(config: NetworkConfig, needed: Collection[Needed], *, one_route: bool) -> Judgement:
+    """What a network would take from a host. `one_route`: one route for the whole network leads into the overlay.
+
+    A network that holds needed addresses can be served, as subnets with one of them are never leased nor programmed: a
+    10.0.0.0/8 over an underlay of 10.1.2.0/24 is in use. One that is itself a part of a network that this host reaches
+    by itself cannot, as each of its subnets would take somebody's address there.
+    """
+    refusals: dict[str, None] = {}
+    remarks: dict[str, None] = {}
+    for network in config.networks:
+        near = [one.network for one in needed if one.ifname is not None and not one.is_address]
+        for one in _around(network, needed):
+            if one.ifname is not None and not one.is_address and is_within(network, one.network):
+                refusals[f"the network {network} is a part of {one}, which this host reaches without a router"] = None
+            elif one_route and one.ifname is None and not any(is_within(one.network, lan) for lan in near):
+                refusals[
+                    f"the network {network} holds {one}, and backend {config.backend_type} routes the whole network "
+                    "into the overlay"
+                ] = None
+            else:
+                remarks[f"the network {network} holds {one}: no subnet with it is leased or routed"] = None
+    return Judgement(refusals=tuple(refusals), remarks=tuple(remarks))
+
+
+def _around(network: IPNetwork, needed: Iterable[Needed]) -> Iterator[Needed]:
+    return (one for one in needed if overlaps(one.network, network))
+
+
+def avoided(needed: Iterable[Needed], ifname: str, *, held: Iterable[IPNetwork]) -> list[IPNetwork]:
+    """What no subnet of this host may hold: a bridge there would cut it off, or its neighbours from it."""
+    return [one.network for one in besides_containers(needed, ifname, held=held)]
+
+
+def besides_containers(needed: Iterable[Needed], ifname: str, *, held: Iterable[IPNetwork]) -> list[Needed]:
+    """What is needed, without the bridge of this host's containers: on what this host `held`, whatever its name.
+
+    `ifname` is the underlay's.
+    """
+    subnets = list(held)
+    return [
+        one
+        for one in needed
+        if one.ifname in (ifname, None) or not any(is_within(one.network, subnet) for subnet in subnets)
+    ]
+
+
+def taken_by(subnet: IPNetwork, needed: Iterable[Needed]) -> str | None:
+    """What a subnet would take from this host, in words, and what to do."""
+    # A network says more than this host's own address in it.
+    for one in sorted(_around(subnet, needed), key=lambda one: one.is_address):
+        words = f"{'holds' if is_within(one.network, subnet) else 'is a part of'} {one}"
+        return words if one.is_address else f"{words}: {one.ifname} stays as it is; if it is docker's, {_MOVE_IT}"
+    return None
+
+
+_MOVE_IT = "give it another subnet (docker network ls)"

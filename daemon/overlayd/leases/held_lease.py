@@ -1,0 +1,41 @@
+"""What this host holds, and how its own lease is known among all. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from overlayd.leases.lease import Lease, Subnets
+from overlayd.lib.addresses import IPAddress
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holding:
+    """This host's lease and what it hangs on. `etcd_lease_id` is 0 for a reservation, which never expires."""
+
+    lease: Lease
+    etcd_lease_id: int
+
+    @property
+    def reserved(self) -> bool:
+        """Whether an administrator keeps this subnet for this host."""
+        return self.etcd_lease_id == 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remembered:
+    """What this host held when it last ran. Who knows the id of the etcd lease, which is random, is its owner."""
+
+    subnets: Subnets = field(default_factory=Subnets)
+    etcd_lease_id: int = 0
+
+
+def owned(
+    lease_ids: Mapping[str, int], leases: Mapping[str, Lease], public_ip: IPAddress, remembered: Remembered
+) -> tuple[str, Lease] | None:
+    """The lease that is this host's, by its address or by the etcd lease that it hangs on. Never a reservation."""
+    for name, lease in sorted(leases.items()):
+        lease_id = lease_ids[name]
+        if lease_id and (lease.public_ip == public_ip or lease_id == remembered.etcd_lease_id):
+            return name, lease
+    return None

@@ -1,0 +1,227 @@
+"""Which host publishes an address: each daemon says so in etcd while it lives, so that two with one address are told.
+
+A lease cannot say it: it outlives its host by a day, and is taken over by whoever has the address, as flannel does. So
+beside the leases, under `<prefix>/hosts/<address>`, every daemon keeps a key that ends half a minute after it. Flannel
+does not look there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import socket
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from overlayd import __version__
+from overlayd.errors import AddressTaken, StoreDenied, StoreError, StoreFull
+from overlayd.lib import marks
+from overlayd.lib.addresses import IPAddress, ip_address
+from overlayd.lib.log import logger
+from overlayd.lib.periodic import Periodic
+from overlayd.lib.sanitize import plain, quoted
+from overlayd.store.client import KeyValue, Store
+
+log = logger("presence")
+
+HOSTS = "hosts/"
+TTL_S = 30
+REFRESH_S = 10.0
+RETRY_S = 3.0
+# Races for the key that are lost one after the other, before it is left alone for a moment.
+ATTEMPTS = 5
+# etcd may make a TTL longer than was asked for (a multiple of its election timeout), but not by as much.
+LONGEST_TTL_S = 600
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_NETWORK_NAMESPACE = Path("/proc/self/ns/net")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """One network, by its number, in one network stack of one boot of one kernel.
+
+    Cloned machines do not share it, whatever else they do.
+    """
+
+    hostname: str
+    id: str
+
+    def value(self, containers: Collection[IPAddress] = ()) -> bytes:
+        """The JSON that goes under the key; `containers` are addresses of one here that answers echoes."""
+        document: dict[str, object] = {"Hostname": self.hostname, "ID": self.id, "Version": __version__}
+        if containers:
+            document["Containers"] = list(map(str, containers))
+        return json.dumps(document).encode()
+
+
+def this_host() -> Identity:
+    """The identity of the host that this process is on."""
+    boot = _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else ""
+    namespace = os.stat(_NETWORK_NAMESPACE).st_ino  # noqa: PTH116  (of what the link leads to)
+    digest = hashlib.sha256(f"overlayd {boot} {namespace}{marks.ours().flag}".encode()).hexdigest()
+    return Identity(hostname=socket.gethostname(), id=digest[:16])
+
+
+def parse(value: bytes) -> Identity:
+    """Who wrote a presence. Whatever the bytes are, somebody is named."""
+    with contextlib.suppress(ValueError, RecursionError):
+        found = json.loads(value)
+        if isinstance(found, dict):
+            return Identity(hostname=_word(found.get("Hostname")), id=_word(found.get("ID")))
+    return Identity(hostname="?", id="?")
+
+
+def probed_address(value: bytes, version: int) -> IPAddress | None:
+    """The container of that host that its prober sends from, by IP version, if it says so. Whatever the bytes are."""
+    with contextlib.suppress(ValueError, RecursionError, TypeError, AttributeError, KeyError):
+        for text in json.loads(value)["Containers"]:
+            address = ip_address(str(text))
+            if address.version == version:
+                return address
+    return None
+
+
+def other_at(store: Store, prefix: str, address: IPAddress, identity: Identity) -> Identity | None:
+    """Another host than `identity` that publishes an address now; None where there is none or etcd's roles hide it.
+
+    Raises StoreError.
+    """
+    with contextlib.suppress(StoreDenied):
+        found = store.get(f"{prefix}/{HOSTS}{address}")
+        # A key that does not end by itself is nobody's sign of life.
+        if found is not None and found.lease_id and store.granted_ttl(found.lease_id) <= LONGEST_TTL_S:
+            holder = parse(found.value)
+            return holder if holder.id != identity.id else None
+    return None
+
+
+def _word(found: object) -> str:
+    return plain(found if isinstance(found, str) else quoted(found)) if found else "?"
+
+
+class Presence:
+    """This host's claim to one address. `problem` says, while it is held, that somebody else publishes it too."""
+
+    def __init__(self, store: Store, prefix: str, address: IPAddress, identity: Identity) -> None:
+        self._store = store
+        self._key = f"{prefix}/{HOSTS}{address}"
+        self.address = address
+        self._identity = identity
+        self._lease_id = 0
+        self.problem: str | None = None
+        self.containers: tuple[IPAddress, ...] = ()
+        """Addresses of a container here that answers; written at the next refresh, REFRESH_S later at most."""
+        self._periodic = Periodic("presence", self._refresh, interval_s=REFRESH_S, retry_s=RETRY_S)
+
+    def claim(self) -> None:
+        """Say that this host is here, and go on saying so until `release`.
+
+        Raises AddressTaken, which names both hosts, and StoreError. Where etcd's roles do not let us write there, it is
+        done without; where etcd has no room, until it has.
+        """
+        try:
+            self._lease_id = self._hold()
+        except StoreDenied as error:
+            log.warning(
+                "two hosts with one address would not be noticed, nor does `overlayd lease` see that this host lives",
+                problem=error.message,
+                hint=error.hint,
+            )
+            return
+        except StoreFull as error:
+            log.warning(
+                "until etcd has room, two hosts with one address would not be noticed",
+                problem=error.message,
+                hint=error.hint,
+            )
+        self._periodic.start()
+
+    def release(self) -> None:
+        """Stop saying so, at once where etcd can be told. Never raises."""
+        self._periodic.stop()
+        if self._lease_id:
+            with contextlib.suppress(StoreError):
+                self._store.revoke(self._lease_id)
+            self._lease_id = 0
+
+    def _refresh(self) -> None:
+        if self._lease_id and self._store.refresh(self._lease_id) > 0:
+            found = self._store.get(self._key)
+            if found is not None and found.lease_id == self._lease_id and parse(found.value).id == self._identity.id:
+                self.problem = None
+                value = self._identity.value(self.containers)
+                if found.value != value:
+                    # A lost race is one with ourselves of a moment ago, or is seen at the next refresh.
+                    self._store.replace(self._key, value, mod_revision=found.mod_revision, lease_id=self._lease_id)
+                return
+            # Somebody deleted the key, or wrote another over it: what it hung on is no claim any more.
+            self._store.revoke(self._lease_id)
+        self._lease_id = 0
+        try:
+            self._lease_id = self._hold()
+            self.problem = None
+        except StoreFull as error:
+            # In an interval again, not sooner: a whole fleet is in the same place.
+            log.debug("etcd has no room yet", problem=error.message)
+        except AddressTaken as error:
+            # While etcd was away, or by hand. The data path stays: which of the two should go, a person must say.
+            if self.problem is None:
+                log.error("another host publishes this host's address", problem=error.message, hint=error.hint)
+            self.problem = error.message
+
+    def _hold(self) -> int:
+        for _attempt in range(ATTEMPTS):
+            found = self._store.get(self._key)
+            lease_id = self._create() if found is None else self._take_up(found)
+            if lease_id:
+                return lease_id
+        raise StoreError(f"{self._key} in etcd changes all the time", hint="find out who writes it")
+
+    def _create(self) -> int:
+        lease_id = self._store.grant(TTL_S)
+        try:
+            if self._store.create(self._key, self._identity.value(self.containers), lease_id=lease_id):
+                return lease_id
+        except StoreError:
+            with contextlib.suppress(StoreError):
+                self._store.revoke(lease_id)
+            raise
+        self._store.revoke(lease_id)
+        return 0
+
+    def _take_up(self, found: KeyValue) -> int:
+        """Go on with the key of this host's last run, of which nobody said that it ended.
+
+        A key that does not end by itself is nobody's sign of life, whoever wrote it.
+        """
+        granted_s = self._store.granted_ttl(found.lease_id) if found.lease_id else 0
+        if not found.lease_id or granted_s > LONGEST_TTL_S:
+            log.warning(
+                "a key in place of this host's is no host's, as it would not end with it; taken over", key=self._key
+            )
+            return self._take_over(found)
+        holder = parse(found.value)
+        if holder.id != self._identity.id:
+            raise AddressTaken(
+                f"{self.address} is published by host {holder.hostname} ({holder.id}) already; this is host "
+                f"{self._identity.hostname} ({self._identity.id})",
+                hint="give one of them another address, or set iface or public-ip there; if that host is gone, this "
+                f"one goes on within {TTL_S} s; if there is none, somebody else keeps this key in etcd: find out who, "
+                f"and etcdctl del {self._key}",
+            )
+        return found.lease_id if self._store.refresh(found.lease_id) > 0 else 0
+
+    def _take_over(self, found: KeyValue) -> int:
+        lease_id, taken = self._store.grant(TTL_S), False
+        try:
+            taken = self._store.replace(
+                self._key, self._identity.value(self.containers), mod_revision=found.mod_revision, lease_id=lease_id
+            )
+        finally:
+            if not taken:
+                with contextlib.suppress(StoreError):
+                    self._store.revoke(lease_id)
+        return lease_id if taken else 0

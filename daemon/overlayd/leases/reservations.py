@@ -1,0 +1,163 @@
+"""Leases as an administrator sees them: who holds what, and subnets that are kept for a host whether it runs or not.
+
+A reservation is flannel's: the key of a lease, without an etcd lease that could end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from overlayd.errors import ConfigError, StoreDenied, StoreError
+from overlayd.leases.conflicts import Needed, taken_by
+from overlayd.leases.lease import Lease, Leg, MalformedLease, Subnets, parse_lease
+from overlayd.leases.network_config import NetworkConfig
+from overlayd.leases.presence import HOSTS, Identity, parse
+from overlayd.leases.registry import SUBNETS
+from overlayd.lib.addresses import IPAddress, overlaps
+from overlayd.store.client import KeyValue, Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One key of the network. `lease` is None where `problem` says why the key is no lease.
+
+    `ends_in_s` is what etcd says is left; None for a reservation. `host` is the daemon that lives at its address, if it
+    is an overlayd.
+    """
+
+    name: str
+    lease: Lease | None
+    ends_in_s: int | None
+    host: Identity | None
+    problem: str | None = None
+
+
+def entries(store: Store, prefix: str) -> list[Entry]:
+    """Every lease and reservation, by key. Raises StoreError."""
+    found, _revision = store.list_prefix(f"{prefix}/{SUBNETS}")
+    hosts = present(store, prefix)
+    return [_entry(store, kv, kv.key.removeprefix(f"{prefix}/{SUBNETS}"), hosts) for kv in found]
+
+
+def present(store: Store, prefix: str) -> dict[str, Identity]:
+    """The daemons that live now, by the address that they publish; none where etcd's roles hide them."""
+    with contextlib.suppress(StoreDenied):
+        found, _revision = store.list_prefix(f"{prefix}/{HOSTS}")
+        return {kv.key.rpartition("/")[2]: parse(kv.value) for kv in found}
+    return {}
+
+
+def reserve(
+    store: Store,
+    prefix: str,
+    config: NetworkConfig,
+    subnets: Subnets,
+    addresses: Mapping[int, IPAddress],
+    *,
+    needed: Collection[Needed] = (),
+    force: bool = False,
+    own: int = 0,
+) -> str:
+    """Keep `subnets` for the host at `addresses`, by IP version; the key.
+
+    A lease that this host holds on them already becomes the reservation, as it stands. `own` is the etcd lease of the
+    host that this runs on. Raises ConfigError where the subnets do not fit the network, somebody else has a part of
+    them, they hold what hosts need (`needed`), or the host may be a flannel (see `release`); StoreError.
+    """
+    if not config.fits(subnets):
+        raise ConfigError(f"{subnets} cannot be leased in {config}", hint=f"subnets there are {_lengths(config)}")
+    for subnet in subnets:
+        taken = taken_by(subnet, needed)
+        if taken is not None:
+            raise ConfigError(f"{subnet} {taken}: no host would serve it", hint="take another: overlayd lease list")
+    missing = [subnet.version for subnet in subnets if subnet.version not in addresses]
+    if missing:
+        raise ConfigError(f"no IPv{missing[0]} address is given for {subnets}", hint="give the host's own addresses")
+    key = f"{prefix}/{SUBNETS}{subnets.key_name}"
+    found, revision = store.list_prefix(f"{prefix}/{SUBNETS}")
+    legs = {subnet.version: Leg(subnet=subnet, public_ip=addresses[subnet.version]) for subnet in subnets}
+    # Without a backend no peer programs it: nobody is there yet. With one and without its data, flannel logs an error.
+    wanted = Lease(v4=legs.get(4), v6=legs.get(6), backend_type="")
+    for kv in found:
+        name = kv.key.removeprefix(f"{prefix}/{SUBNETS}")
+        held = _lease(name, kv.value)
+        if kv.key == key and held is not None and held.public_ip == wanted.public_ip:
+            if kv.lease_id and not force and _silent(store, prefix, kv, held, own):
+                raise ConfigError(
+                    f"{subnets} is leased to {held.public_ip}, and no overlayd says that it lives there: a flanneld "
+                    "would make its lease again of the reservation when it prolongs it",
+                    hint="stop flanneld there first; then, or if none runs there, give --force",
+                )
+            if kv.lease_id and not store.replace(key, kv.value, mod_revision=kv.mod_revision, lease_id=0):
+                raise StoreError(f"{key} changed in this moment", hint="try again")
+            return key
+        if held is not None and any(overlaps(ours, theirs) for ours in subnets for theirs in held.subnets):
+            raise ConfigError(
+                f"{subnets} is not free: {held.subnets} is held by {held.public_ip}",
+                hint=f"overlayd lease release {held.subnets}, or take another: overlayd lease list",
+            )
+    if not store.create(key, wanted.value(), lease_id=0, quiet_below=(f"{prefix}/{SUBNETS}", revision)):
+        raise StoreError(f"{prefix}/{SUBNETS} changed in this moment", hint="try again")
+    return key
+
+
+def release(store: Store, prefix: str, subnets: Subnets, *, force: bool, own: int = 0) -> str:
+    """Free a lease or reservation; the key. Raises ConfigError where there is none or its host may live, StoreError.
+
+    A daemon that lives would write its lease again at once. A reservation of a host that lives becomes its lease. Of a
+    lease without a presence nobody knows whether its host lives: flannel says nothing of itself, prolongs its lease
+    once a day, and ends when it is gone. `own` is the etcd lease of the host that this runs on.
+    """
+    key = f"{prefix}/{SUBNETS}{subnets.key_name}"
+    kv = store.get(key)
+    if kv is None:
+        raise ConfigError(f"nobody holds {subnets}: {key} is not there", hint="overlayd lease list")
+    held = _lease(subnets.key_name, kv.value)
+    living = held and present(store, prefix).get(str(held.public_ip))
+    if kv.lease_id and living and not force:
+        raise ConfigError(
+            f"{subnets} is in use by {living.hostname} ({held.public_ip if held else '?'}), which would take it again",
+            hint="stop overlayd there first, or give --force",
+        )
+    if kv.lease_id and not force and _silent(store, prefix, kv, held, own):
+        where = f"to {held.public_ip} " if held else ""
+        raise ConfigError(
+            f"{subnets} is leased {where}for {_duration(store.seconds_left(kv.lease_id))} more, and no overlayd says "
+            "that it lives there: a flanneld there would end, and its containers lose their network",
+            hint="if no host uses it any more, give --force",
+        )
+    if not store.delete(key, mod_revision=kv.mod_revision):
+        raise StoreError(f"{key} changed in this moment", hint="try again")
+    return key
+
+
+def _silent(store: Store, prefix: str, kv: KeyValue, held: Lease | None, own: int) -> bool:
+    """Whether nobody knows if the host of a lease lives: it is not this host's own, and its host says nothing."""
+    return kv.lease_id != own and not (held and str(held.public_ip) in present(store, prefix))
+
+
+def _duration(seconds: int) -> str:
+    return str(timedelta(seconds=seconds))
+
+
+def _entry(store: Store, kv: KeyValue, name: str, hosts: Mapping[str, Identity]) -> Entry:
+    ends_in_s = store.seconds_left(kv.lease_id) if kv.lease_id else None
+    try:
+        lease = parse_lease(name, kv.value)
+    except MalformedLease as error:
+        return Entry(name=name, lease=None, ends_in_s=ends_in_s, host=None, problem=str(error))
+    return Entry(name=name, lease=lease, ends_in_s=ends_in_s, host=hosts.get(str(lease.public_ip)))
+
+
+def _lease(name: str, value: bytes) -> Lease | None:
+    with contextlib.suppress(MalformedLease):
+        return parse_lease(name, value)
+    return None
+
+
+def _lengths(config: NetworkConfig) -> str:
+    parts: Sequence[str] = [f"/{pool.subnet_len} from {pool.subnet_min} to {pool.subnet_max}" for pool in config.pools]
+    return " and ".join(parts)

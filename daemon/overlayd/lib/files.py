@@ -1,0 +1,61 @@
+"""Files that are whole or not there."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from overlayd.lib.ownership import open_to_others
+
+
+def read_json(path: Path) -> Any:
+    """What a file of JSON holds. Raises OSError, and ValueError for what is none, or is nested too deep to be ours."""
+    try:
+        # With the mark that editors of other systems put in front.
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
+def write_atomically(path: Path, text: str, *, mode: int = 0o644) -> None:
+    """Put `text` under `path` in one step; after a crash or a full disk the old content is still there. Raises OSError.
+
+    An unchanged file is left alone. Nothing is written, made or read in a folder that others may write to: by links and
+    pipes there they would have us write elsewhere, or wait.
+    """
+    _make_folder(path.parent)
+    with contextlib.suppress(OSError):
+        # As bytes: what is there need not be a text. A pipe or a device is not waited for.
+        if path.is_file() and path.read_bytes() == text.encode():
+            return
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fchmod(file.fileno(), mode)
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _make_folder(path: Path) -> None:
+    # Like the file, what is made has its own mode, whatever the umask is.
+    for folder in reversed([path, *path.parents]):
+        if not folder.exists():
+            _require_ours(folder.parent)
+            folder.mkdir(exist_ok=True)
+            folder.chmod(0o755)
+    _require_ours(path)
+
+
+def _require_ours(folder: Path) -> None:
+    problem = open_to_others(folder)
+    if problem is not None:
+        raise OSError(problem)

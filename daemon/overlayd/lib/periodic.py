@@ -1,0 +1,45 @@
+"""Something done again and again in a thread of its own: etcd may take seconds to say that it is not there."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable
+
+from overlayd.errors import StoreError
+from overlayd.lib.log import logger
+
+log = logger("periodic")
+
+
+class Periodic:
+    """Calls `call` every `interval_s` seconds from `start` to `stop`; after a StoreError again within `retry_s`."""
+
+    def __init__(self, name: str, call: Callable[[], None], *, interval_s: float, retry_s: float) -> None:
+        self._name = name
+        self._call = call
+        self._interval_s = interval_s
+        self._retry_s = min(retry_s, interval_s)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Begin; the first call comes an interval later."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread and wait for it; the call that is under way is finished."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        wait_s = self._interval_s
+        while not self._stopping.wait(wait_s):
+            wait_s = self._interval_s
+            try:
+                self._call()
+            except StoreError as error:
+                log.debug("trying again", what=self._name, problem=error.message)
+                # Between half and the whole of it, so that a fleet does not come back all at once.
+                wait_s = self._retry_s * random.uniform(0.5, 1)

@@ -1,0 +1,121 @@
+"""What the daemon says of itself: one document in the run directory, replaced whole on every change."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from overlayd.errors import OverlaydError
+from overlayd.lib.files import read_json, write_atomically
+from overlayd.monitoring.state import Peer, Reach, Status
+
+__all__ = ["FILE", "Board", "Peer", "Reach", "Status", "alive", "begun_at", "read", "runs"]
+
+FILE = "status.json"
+REACH_FILE = "reach.json"
+_PROC = Path("/proc")
+
+
+class Board:
+    """Where the daemon pins up its status. An unchanged status is not written again."""
+
+    def __init__(self, run_dir: Path, status: Status) -> None:
+        self._path = run_dir / FILE
+        self.status = status
+
+    def update(self, **changes: Any) -> None:
+        """Change some fields and write the whole. A full disk is no reason to stop carrying packets: never raises."""
+        self.status = dataclasses.replace(self.status, **changes)
+        try:
+            document = dataclasses.asdict(dataclasses.replace(self.status, reach=()))
+            write_atomically(self._path, json.dumps(document, indent=1) + "\n")
+        except OSError:
+            return
+
+    def update_reach(self, found: tuple[Reach, ...]) -> None:
+        """Change what is known of the way to each peer, in a file of its own. Never raises."""
+        if found == self.status.reach:
+            return
+        self.status = dataclasses.replace(self.status, reach=found)
+        try:
+            document = [dataclasses.asdict(one) for one in found]
+            write_atomically(self._path.with_name(REACH_FILE), json.dumps(document, indent=1) + "\n")
+        except OSError:
+            return
+
+
+def read(run_dir: Path) -> Status:
+    """The last status that a daemon wrote. Raises OverlaydError where there is none."""
+    path = run_dir / FILE
+    try:
+        found = read_json(path)
+        # A daemon of another version may still run, or have been the last: what it says beside this is left out.
+        known = _known(Status, found)
+        known["peers"] = tuple(Peer(**_known(Peer, peer)) for peer in found["peers"])
+        known["skipped"] = tuple((key, problem) for key, problem in found["skipped"])
+        for name in ("etcd_endpoints", "docker_problems", "problems"):
+            known[name] = tuple(found[name])
+        # Not written by a daemon of 0.1.
+        known["warnings"] = tuple(found.get("warnings", ()))
+        known["unreached"] = tuple(found.get("unreached", ()))
+        known["reach"] = _read_reach(run_dir / REACH_FILE)
+        return Status(**known)
+    except FileNotFoundError:
+        raise OverlaydError(
+            f"no daemon has run on this host: {path} is not there", hint="systemctl start overlayd"
+        ) from None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise OverlaydError(f"{path} cannot be read: {error}") from error
+
+
+def _read_reach(path: Path) -> tuple[Reach, ...]:
+    """What was last written of the way to each peer; nothing where it is not there, or another version's."""
+    try:
+        return tuple(Reach(**_known(Reach, one)) for one in read_json(path))
+    except (OSError, ValueError, TypeError, KeyError):
+        return ()
+
+
+def runs(run_dir: Path) -> bool:
+    """Whether the daemon of this run directory runs, as far as its status tells. Everybody may ask."""
+    try:
+        return alive(read(run_dir))
+    except OverlaydError:
+        return False
+
+
+def alive(status: Status) -> bool:
+    """Whether the process that wrote a status still is: that number, begun at that time."""
+    try:
+        if status.pid <= 0:
+            return False
+        os.kill(status.pid, 0)
+    except PermissionError:
+        # It is there, and another user's.
+        pass
+    except (ProcessLookupError, OverflowError, TypeError):
+        return False
+    state, begun = _process(status.pid)
+    # Not to be seen where /proc shows people their own processes only; a daemon of 0.1 did not write when it began.
+    return state not in ("Z", "X") and (begun is None or status.pid_begun is None or begun == status.pid_begun)
+
+
+def begun_at() -> int | None:
+    """When this process began: clock ticks since boot."""
+    return _process(os.getpid())[1]
+
+
+def _process(pid: int) -> tuple[str, int | None]:
+    try:
+        # proc_pid_stat(5). The name, which may hold anything, ends at the last parenthesis.
+        words = (_PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()
+        return words[0], int(words[19])
+    except (OSError, IndexError, ValueError):
+        return "", None
+
+
+def _known(kind: type[Peer] | type[Status] | type[Reach], found: dict[str, Any]) -> dict[str, Any]:
+    return {field.name: found[field.name] for field in dataclasses.fields(kind) if field.name in found}

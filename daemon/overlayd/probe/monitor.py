@@ -1,0 +1,79 @@
+"""What the daemon measures of its peers, beside the rest of its work: who is asked, what the status says of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from overlayd.errors import StoreError
+from overlayd.kernel import interfaces
+from overlayd.leases.presence import HOSTS, probed_address
+from overlayd.lib.addresses import IPAddress
+from overlayd.monitoring.status_file import Board
+from overlayd.probe.container_sockets import Lender
+from overlayd.probe.peers import KnownPeer, known
+from overlayd.probe.prober import Prober
+from overlayd.probe.reach import INTERVAL_S
+from overlayd.settings import Settings
+from overlayd.store.client import Store
+
+# The file with what is known of each peer is written so often at most, and less often where it is large.
+WRITE_S, PEERS_A_SECOND = 4.0, 100
+
+
+class Measuring:
+    """Asks containers of all peers in the status whether they are reached. All in one thread but the asking itself."""
+
+    def __init__(self, settings: Settings, store: Store, board: Board, wake: Callable[[], None]) -> None:
+        """Nothing is asked yet; nothing ever, where probe-rate is 0."""
+        self._board = board
+        self._store = store
+        self._prefix = settings.etcd_prefix
+        self._prober = (
+            Prober(Lender(), rate_per_s=settings.probe_rate, alive=self._alive, on_change=wake)
+            if settings.probe_rate
+            else None
+        )
+        self._written_at = self._hurried_at = 0.0
+
+    def start(self) -> None:
+        """Begin."""
+        if self._prober is not None:
+            self._prober.start()
+
+    def stop(self) -> None:
+        """End."""
+        if self._prober is not None:
+            self._prober.stop()
+
+    def look(self, *, changed: bool) -> tuple[IPAddress, ...]:
+        """Ask the peers of the status, soon where something on the way has `changed`; write what is known now.
+
+        The addresses of the container here that peers should ask.
+        """
+        if self._prober is None:
+            return ()
+        here, peers = known(self._board.status, interfaces.own_addresses())
+        self._prober.follow(peers, here)
+        now = time.monotonic()
+        if changed and now - self._hurried_at > INTERVAL_S:
+            self._hurried_at = now
+            self._prober.hurry()
+        found = self._prober.findings
+        said = (found.source or None, found.problems, bool(found.problems) and found.severe)
+        status = self._board.status
+        # The whole status is written out for each update: not for what stayed the same.
+        if said != (status.probed_from, status.unreached, status.unreached_most):
+            self._written_at = 0.0
+            self._board.update(probed_from=said[0], unreached=said[1], unreached_most=said[2])
+        if now - self._written_at >= max(WRITE_S, len(found.peers) / PEERS_A_SECOND):
+            self._written_at = now
+            self._board.update_reach(found.peers)
+        return found.container
+
+    def _alive(self, peer: KnownPeer) -> tuple[bool | None, IPAddress | None]:
+        try:
+            found = self._store.get(f"{self._prefix}/{HOSTS}{peer.public_ip}")
+        except StoreError:
+            return None, None
+        return (False, None) if found is None else (True, probed_address(found.value, peer.subnet.version))

@@ -1,0 +1,138 @@
+"""The story of `overlayd ping`: all peers at once, small echoes first, then the sizes that have to come through."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from overlayd.probe import icmp
+from overlayd.probe.pathmtu import Search
+from overlayd.probe.peers import Address, Target, Way
+from overlayd.probe.pinger import Echo, Outcome, Pinger
+from overlayd.probe.report import Leg, PeerReport
+
+# A size counts as lost when neither of this many packets comes through.
+TRIES = 2
+SHORTEST_WAIT_S = 0.25
+
+
+@dataclass
+class _Trip:
+    """One way to one peer while it is being measured."""
+
+    way: Way
+    leg: Leg
+    answered: Echo | None = None
+    search: Search | None = None
+    outcomes: list[Outcome] = field(default_factory=list)
+
+
+def measure(targets: Sequence[Target], *, count: int, timeout_s: float, sizes: bool = True) -> list[PeerReport]:
+    """Ping every target by the underlay, its host by the overlay, and a container of it from one of here.
+
+    `count` small echoes each, and the largest size if `sizes`.
+
+    Takes `count` times the timeout at most, and as much again as it takes to find out a size that is not the one
+    wished for, a dozen waits. Raises PrivilegeError.
+    """
+    underlay = [_Trip(way=target.underlay, leg=_untried(target.underlay)) for target in targets]
+    overlay = [_Trip(way=target.overlay, leg=_untried(target.overlay)) for target in targets]
+    ways = [target.containers or target.overlay for target in targets]
+    containers = [_Trip(way=way, leg=_untried(way)) for way in ways]
+    with Pinger() as pinger:
+        _round_trips(pinger, [*underlay, *overlay, *containers], count=count, timeout_s=timeout_s)
+        if sizes:
+            _sizes(pinger, [*underlay, *overlay, *containers], timeout_s=timeout_s)
+    return [
+        PeerReport(
+            subnet=target.subnet,
+            public_ip=str(target.underlay.addresses[0]),
+            backend=target.backend,
+            version=target.overlay.addresses[0].version,
+            underlay=below.leg,
+            overlay=above.leg,
+            containers=inside.leg if target.containers is not None else None,
+            known=target.known,
+            said=target.said,
+        )
+        for target, below, above, inside in zip(targets, underlay, overlay, containers, strict=True)
+    ]
+
+
+def _untried(way: Way) -> Leg:
+    return Leg(tried=tuple(map(str, way.addresses)), wished_bytes=way.wished_bytes)
+
+
+def _round_trips(pinger: Pinger, trips: Sequence[_Trip], *, count: int, timeout_s: float) -> None:
+    asked = [(trip, echo) for trip in trips for echo in _small_echoes(trip.way)]
+    found: dict[tuple[int, Address], list[Outcome]] = {}
+    for _ in range(count):
+        outcomes = pinger.exchange([echo for _trip, echo in asked], timeout_s=timeout_s)
+        for (trip, echo), outcome in zip(asked, outcomes, strict=True):
+            found.setdefault((id(trip), echo.target), []).append(outcome)
+        # Where one of a peer's addresses answers, the other, which it may not have, is not waited for again.
+        answering = {id(trip) for trip, echo in asked if _rtts(found[id(trip), echo.target])}
+        asked = [
+            (trip, echo) for trip, echo in asked if id(trip) not in answering or _rtts(found[id(trip), echo.target])
+        ]
+    for trip in trips:
+        echoes = _small_echoes(trip.way)
+        results = [found[id(trip), echo.target] for echo in echoes]
+        best = max(range(len(echoes)), key=lambda at: len(_rtts(results[at])))
+        if _rtts(results[best]):
+            silent = tuple(str(echo.target) for at, echo in enumerate(echoes) if not _rtts(results[at]))
+            trip.leg = replace(trip.leg, silent=silent)
+        _conclude(trip, echoes[best], results[best])
+
+
+def _rtts(outcomes: Sequence[Outcome]) -> list[float]:
+    return [1000 * outcome.rtt_s for outcome in outcomes if outcome.rtt_s is not None]
+
+
+def _conclude(trip: _Trip, echo: Echo, outcomes: list[Outcome]) -> None:
+    rtts = _rtts(outcomes)
+    trip.leg = replace(
+        trip.leg,
+        answered_by=str(echo.target) if rtts else None,
+        sent=len(outcomes),
+        received=len(rtts),
+        rtt_ms=statistics.median(rtts) if rtts else None,
+        problem=None if rtts else next((o.problem for o in outcomes if o.problem != "no answer"), "no answer"),
+    )
+    trip.answered = echo if rtts else None
+
+
+def _small_echoes(way: Way) -> list[Echo]:
+    return [
+        Echo(target=address, packet_bytes=icmp.smallest(address.version), source=way.source, inside=way.inside)
+        for address in way.addresses
+    ]
+
+
+def _sizes(pinger: Pinger, trips: Sequence[_Trip], *, timeout_s: float) -> None:
+    for trip in trips:
+        if trip.answered is not None and trip.way.wished_bytes is not None:
+            trip.search = Search(wished_bytes=trip.way.wished_bytes, answered_bytes=trip.answered.packet_bytes)
+    while True:
+        rounds = [
+            (trip, trip.search, size, replace(trip.answered, packet_bytes=size))
+            for trip in trips
+            if trip.answered is not None and trip.search is not None and (size := trip.search.next_bytes) is not None
+        ]
+        if not rounds:
+            break
+        slowest_s = max((trip.leg.rtt_ms or 0) / 1000 for trip, *_rest in rounds)
+        wait_s = min(timeout_s, max(SHORTEST_WAIT_S, 4 * slowest_s))
+        outcomes = pinger.exchange([echo for *_rest, echo in rounds for _ in range(TRIES)], timeout_s=wait_s)
+        for at, (trip, search, size, _echo) in enumerate(rounds):
+            tried = outcomes[at * TRIES : (at + 1) * TRIES]
+            if any(outcome.rtt_s is not None for outcome in tried):
+                search.came_through(size)
+                continue
+            search.got_lost(size, hint_bytes=next((o.hint_bytes for o in tried if o.hint_bytes), None))
+            reason = next((o.problem for o in tried if o.problem != "no answer"), None)
+            trip.leg = replace(trip.leg, problem=reason or "larger ones vanish without a word")
+    for trip in trips:
+        if trip.search is not None:
+            trip.leg = replace(trip.leg, path_bytes=trip.search.found_bytes)

@@ -1,0 +1,225 @@
+"""Rules of iptables: the text of `iptables-save` in, a verdict out. Pure."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Network, ip_network
+
+from overlayd.lib.addresses import IPAddress, IPNetwork, contains
+from overlayd.ruleset.walk import Action, Does, Judged, Packet, Verdict, protocol_name, walk
+
+_ENDS = {"ACCEPT": Does.ACCEPT, "DROP": Does.DROP, "REJECT": Does.DROP, "RETURN": Does.RETURN}
+# A program decides, or nobody if none listens.
+_ELSEWHERE = ("NFQUEUE", "QUEUE")
+_ALL_BITS = 0xFFFFFFFF
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chain:
+    """A chain: its rules without the `-A NAME` in front, and its policy, None for a chain that somebody made."""
+
+    policy: str | None = None
+    rules: tuple[str, ...] = ()
+
+
+Tables = Mapping[str, Mapping[str, Chain]]
+
+
+def parse(saved: str) -> dict[str, dict[str, Chain]]:
+    """The tables in what `iptables-save` wrote."""
+    tables: dict[str, dict[str, Chain]] = {}
+    chains: dict[str, Chain] = {}
+    rules: dict[tuple[str, str], list[str]] = {}
+    table = ""
+    for line in saved.splitlines():
+        if line.startswith("*"):
+            table = line[1:].strip()
+            chains = tables.setdefault(table, {})
+        elif line.startswith(":"):
+            name, policy, *_counters = line[1:].split()
+            chains[name] = Chain(policy=None if policy == "-" else policy)
+        elif line.startswith("-A "):
+            _, name, rule = line.split(" ", 2)
+            chains.setdefault(name, Chain())
+            rules.setdefault((table, name), []).append(rule.strip())
+    for (table, name), found in rules.items():
+        tables[table][name] = Chain(policy=tables[table][name].policy, rules=tuple(found))
+    return tables
+
+
+def trace(tables: Tables, table: str, chain: str, packet: Packet) -> Verdict:
+    """The verdict of one base chain; a chain or table that is not there lets everything pass."""
+    chains = tables.get(table, {})
+    policy = chains.get(chain, Chain()).policy or "ACCEPT"
+    rules = {name: tuple(_Rule(table, name, text) for text in found.rules) for name, found in chains.items()}
+    return walk(rules, chain, packet, (policy == "DROP", f"policy {policy} of {table} {chain}"))
+
+
+def with_accept(tables: Tables, table: str, chain: str, match: str) -> Tables:
+    """The same tables with an accept at the head of one chain."""
+    there = tables[table][chain]
+    changed = Chain(policy=there.policy, rules=(f"{match} -j ACCEPT", *there.rules))
+    return {**tables, table: {**tables[table], chain: changed}}
+
+
+def addresses_in(tables: Tables, table: str, chain: str, subnet: IPNetwork) -> list[IPAddress]:
+    """Single addresses of a subnet that the rules of one chain are for: Docker writes rules for each container."""
+    found: list[IPAddress] = []
+    for rule in tables.get(table, {}).get(chain, Chain()).rules:
+        words = _words(rule)
+        if "-d" in words[:-1]:
+            network = _network(words[words.index("-d") + 1])
+            if network is not None and network.num_addresses == 1 and contains(subnet, network.network_address):
+                found.append(network.network_address)
+    return sorted(set(found), key=int)
+
+
+@dataclass(frozen=True)
+class _Rule:
+    table: str
+    chain: str
+    text: str
+
+    @property
+    def shown(self) -> str:
+        return f"{self.table} -A {self.chain} {self.text}"
+
+    def judge(self, packet: Packet) -> Judged:
+        matches, target, goes, rest = _judge(self.text, packet)
+        if matches is False or target is None:
+            return Judged()
+        if target == "MARK":
+            actions: tuple[Action, ...] = (Action(does=Does.MARK, mark=_marked(rest, packet.mark)),)
+        elif target == "CONNMARK":
+            # Of a connection that is new it is 0, unless a rule gave it one before.
+            actions = (Action(does=Does.MARK),) if "--restore-mark" in rest else ()
+        elif target in _ELSEWHERE:
+            return Judged(actions=(Action(does=Does.DROP),), sure=False)
+        elif target in _ENDS:
+            actions = (Action(does=_ENDS[target]),)
+        else:
+            # An extension that decides nothing (LOG, CT …) is no chain, and the walk finds none.
+            actions = (Action(does=Does.GOTO if goes else Does.JUMP, target=target),)
+        return Judged(actions=actions, sure=matches is True)
+
+
+def _judge(rule: str, packet: Packet) -> tuple[bool | None, str | None, bool, tuple[str, ...]]:
+    """Whether a rule matches (None: cannot be said), where it leads, whether by goto, and what is told the target."""
+    words, sure, negated = _words(rule), True, False
+    target, goes, at = None, False, 0
+    while at < len(words):
+        word, value = words[at], words[at + 1] if at + 1 < len(words) else ""
+        at += 1
+        if word == "!":
+            negated = True
+            continue
+        if word in ("-j", "-g"):
+            target, goes = value, word == "-g"
+            at += 1
+            break
+        if word in ("-m", "--comment"):
+            at += 1
+            continue
+        if not word.startswith("-"):
+            continue
+        if word == "--match-set":
+            value = " ".join(words[at : at + 2])
+        answer = _match(word, value, packet)
+        if answer is None:
+            sure = False
+        elif answer is negated:
+            return False, target, goes, ()
+        negated = False
+    return (True if sure else None), target, goes, words[at:]
+
+
+def _match(option: str, value: str, packet: Packet) -> bool | None:
+    answer: bool | None = None
+    match option:
+        case "-s" | "-d":
+            network = _network(value)
+            address = packet.source if option == "-s" else packet.destination
+            answer = None if network is None else contains(network, address)
+        case "-i" | "-o":
+            answer = same_device(value, packet.in_device if option == "-i" else packet.out_device)
+        case "-p" if packet.protocol is not None:
+            answer = value == "all" or protocol_name(value) == packet.protocol
+        case "--dport" | "--dports" if packet.port is not None:
+            answer = _in_ports(value, packet.port)
+        case "--ports" if packet.port is not None:
+            # Or the source's, which may be any.
+            answer = _in_ports(value, packet.port) or None
+        case "--mac-source" if packet.mac is not None:
+            answer = value.lower() == packet.mac
+        case "--match-set":
+            answer = _in_set(value, packet)
+        case "--dst-type" if value == "LOCAL":
+            answer = packet.local
+        case "--ctstate" | "--state":
+            answer = "NEW" in value.split(",")
+        case "--mark" if packet.mark is not None:
+            wanted, mask = _number_and_mask(value)
+            answer = None if wanted is None else packet.mark & mask == wanted
+    return answer
+
+
+def _marked(words: tuple[str, ...], mark: int | None) -> int | None:
+    """The mark that MARK gives; None where that is not known."""
+    option, value = (*words, "", "")[:2]
+    bits, mask = _number_and_mask(value)
+    if bits is None:
+        return None
+    if option == "--set-xmark" and (mark is not None or mask == _ALL_BITS):
+        return ((mark or 0) & ~mask) ^ bits
+    return None
+
+
+def _number_and_mask(value: str) -> tuple[int | None, int]:
+    number, _, mask = value.partition("/")
+    try:
+        return int(number, 0), int(mask, 0) if mask else _ALL_BITS
+    except ValueError:
+        return None, _ALL_BITS
+
+
+def _in_set(value: str, packet: Packet) -> bool | None:
+    name, _, end = value.partition(" ")
+    members = packet.sets.get(name)
+    if members is None or end not in ("src", "dst"):
+        return None
+    address = packet.source if end == "src" else packet.destination
+    return any(contains(network, address) for network in map(_network, members) if network is not None)
+
+
+def same_device(pattern: str, device: str) -> bool:
+    """Whether a device has that name, of which a `+` stands for any ending."""
+    return device.startswith(pattern[:-1]) if pattern.endswith("+") else device == pattern
+
+
+def _in_ports(text: str, port: int) -> bool | None:
+    for part in text.split(","):
+        low, _, high = part.partition(":")
+        if not low.isdigit() or (high and not high.isdigit()):
+            return None
+        if int(low) <= port <= int(high or low):
+            return True
+    return False
+
+
+@lru_cache(maxsize=65536)
+def _network(text: str) -> IPv4Network | IPv6Network | None:
+    try:
+        return ip_network(text, strict=False)
+    except ValueError:
+        return None
+
+
+@lru_cache(maxsize=65536)
+def _words(rule: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(rule))
+    except ValueError:
+        return tuple(rule.split())

@@ -1,0 +1,281 @@
+"""Rules of nftables: the JSON of `nft -j list ruleset` in, a verdict out. Pure. libnftables-json(5).
+
+What a statement does that is not known here is a doubt, as is a question that cannot be answered.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from overlayd.lib.addresses import IPAddress, IPNetwork, contains, ip_address
+from overlayd.lib.marks import ours
+from overlayd.ruleset.nftables_values import OTHER, UNKNOWN, compared, contained, value_of
+from overlayd.ruleset.walk import Action, Does, Judged, Packet, Rule, Verdict, walk
+
+# By IP version: the families of tables that see its packets.
+_FAMILIES = {4: ("ip", "inet"), 6: ("ip6", "inet")}
+_ENDS = {"accept": Does.ACCEPT, "drop": Does.DROP, "reject": Does.DROP, "return": Does.RETURN}
+_CALLS = {"jump": Does.JUMP, "goto": Does.GOTO}
+# Translation decides the chain; what else a chain of that type says is not asked again for a connection.
+_TRANSLATES = ("masquerade", "snat", "dnat", "redirect")
+_NO_MATTER = (
+    "counter",
+    "log",
+    "comment",
+    "notrack",
+    "ct helper",
+    "ct timeout",
+    "ct expectation",
+    "set",
+    "map",
+    "flow",
+    "last",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """A base chain of one table. `owned`: only the program that made the table may change it."""
+
+    family: str
+    table: str
+    name: str
+    type: str
+    hook: str
+    priority: int
+    policy: str = "accept"
+    owned: bool = False
+    chains: Mapping[str, Sequence[Rule]] = field(default_factory=dict, hash=False)
+
+    @property
+    def where(self) -> str:
+        """For people: `inet mine forward`."""
+        return f"{self.family} {self.table} {self.name}"
+
+    def sees(self, version: int) -> bool:
+        """Whether packets of an IP version pass it."""
+        return self.family in _FAMILIES[version]
+
+    @property
+    def may_drop(self) -> bool:
+        """Whether anything in it drops, for whatever packets."""
+        return self.policy == "drop" or _drops(self.chains, self.name, set())
+
+    def addresses(self, subnet: IPNetwork) -> list[IPAddress]:
+        """Single addresses of a subnet that its rules are for: Docker writes rules for each container."""
+        found = set()
+        for rule in self.chains.get(self.name, ()):
+            for expression in rule.expressions if isinstance(rule, _Rule) else ():
+                said = expression.get("match", {}) if isinstance(expression, dict) else {}
+                if isinstance(said.get("right"), str) and "'daddr'" in str(said.get("left")):
+                    with contextlib.suppress(ValueError):
+                        found.add(ip_address(said["right"]))
+        return sorted((one for one in found if contains(subnet, one)), key=int)
+
+    def trace(self, packet: Packet) -> Verdict:
+        """What it does with a packet."""
+        return walk(self.chains, self.name, packet, (self.policy == "drop", f"policy {self.policy} of {self.where}"))
+
+
+@dataclass(frozen=True)
+class _Rule:
+    shown: str
+    expressions: tuple[Any, ...]
+    sets: Mapping[str, Any] = field(hash=False)
+    # Of our own table, whose sets hold peers: a packet may be asked about as if it was one's.
+    ours: bool = False
+
+    def judge(self, packet: Packet) -> Judged:
+        """See Rule."""
+        actions: list[Action] = []
+        sure = True
+        for expression in self.expressions:
+            (kind, said), *_rest = expression.items() if isinstance(expression, dict) else [("unknown", expression)]
+            if kind == "match":
+                matches = self._matches(said, packet)
+                if matches is False:
+                    # What stands before a match is done already.
+                    break
+                sure = sure and matches is True
+            elif kind == "vmap":
+                found = self._looked_up(said, packet)
+                if found is None:
+                    # Any of them, or none.
+                    actions += [one for verdict in self._all(said, packet) for one in _actions(verdict)]
+                    return Judged(actions=tuple(actions), sure=False)
+                actions += _actions(found)
+            elif kind == "mangle":
+                if said.get("key") == {"meta": {"key": "mark"}}:
+                    changed = value_of(said.get("value"), packet)
+                    mark = changed if isinstance(changed, int) else None
+                    actions.append(Action(does=Does.MARK, mark=mark))
+                    packet = replace(packet, mark=mark)
+            elif kind in _TRANSLATES:
+                actions.append(Action(does=Does.ACCEPT))
+            elif kind in ("queue", "xt", "unknown") and (kind != "xt" or _is_target(said)):
+                # A program decides, or an extension of iptables that nft does not show.
+                actions.append(Action(does=Does.DROP))
+                sure = False
+            elif kind in (*_ENDS, *_CALLS):
+                actions += _actions(expression)
+            elif kind not in _NO_MATTER:
+                sure = False
+        return Judged(actions=tuple(actions), sure=sure)
+
+    def _matches(self, said: Mapping[str, Any], packet: Packet) -> bool | None:
+        value = value_of(said.get("left"), packet)
+        if value is OTHER:
+            return False
+        if value is UNKNOWN:
+            return None
+        operator = str(said.get("op"))
+        if operator not in ("==", "in", "!=", "!"):
+            return compared(value, operator, said.get("right"))
+        found = contained(value, self._members(said.get("right"), packet))
+        return found if found is None or operator not in ("!=", "!") else not found
+
+    def _members(self, right: Any, packet: Packet) -> list[Any] | None:
+        """What a value is compared with, one by one; None where the set is not there."""
+        if isinstance(right, str) and right.startswith("@"):
+            there = self.sets.get(right[1:])
+            also = packet.sets.get(right[1:], ()) if self.ours else ()
+            return None if there is None else [*there, *also]
+        if isinstance(right, dict) and "set" in right:
+            return self._members(right["set"], packet) if isinstance(right["set"], str) else list(right["set"])
+        return list(right) if isinstance(right, list) else [right]
+
+    def _all(self, said: Mapping[str, Any], packet: Packet) -> list[Any]:
+        members = self._members(said.get("data"), packet) or []
+        return [member[1] for member in members if isinstance(member, list) and len(member) == 2]
+
+    def _looked_up(self, said: Mapping[str, Any], packet: Packet) -> Any:
+        """The verdict of a map for a packet, an empty one where it has none; None where that is not known."""
+        value, members = value_of(said.get("key"), packet), self._members(said.get("data"), packet)
+        if value is OTHER:
+            return {}
+        if value is UNKNOWN or members is None:
+            return None
+        fallback: Any = {}
+        for member in members:
+            if not isinstance(member, list) or len(member) != 2:
+                return None
+            if member[0] == "*":
+                fallback = member[1]
+                continue
+            found = contained(value, [member[0]])
+            if found is None:
+                return None
+            if found:
+                return member[1]
+        return fallback
+
+
+def _actions(verdict: Any) -> list[Action]:
+    if not isinstance(verdict, dict):
+        return []
+    found = []
+    for kind, said in verdict.items():
+        if kind in _ENDS:
+            found.append(Action(does=_ENDS[kind]))
+        elif kind in _CALLS and isinstance(said, dict):
+            found.append(Action(does=_CALLS[kind], target=str(said.get("target"))))
+    return found
+
+
+def parse(items: Iterable[Mapping[str, Any]], listing: str = "") -> tuple[Base, ...]:
+    """The base chains of all tables, from the list in the JSON.
+
+    `listing`, what `nft -a list ruleset` printed, has the rules as people know them.
+    """
+    shown = _by_handle(listing)
+    chains: dict[tuple[str, str], dict[str, list[Rule]]] = {}
+    sets: dict[tuple[str, str], dict[str, Any]] = {}
+    flags = _flags(listing)
+    bases = []
+    for item in items:
+        ((kind, body),) = item.items()
+        if kind not in ("table", "chain", "rule", "set", "map"):
+            continue
+        table = (str(body.get("family")), str(body.get("name") if kind == "table" else body.get("table")))
+        if kind == "table" and not listing:
+            # nft 1.0.6 gives the table's name in place of its flags here.
+            flags[table] = str(body.get("flags", ""))
+        elif kind in ("set", "map"):
+            sets.setdefault(table, {})[str(body.get("name"))] = body.get("elem", [])
+        elif kind == "chain":
+            chains.setdefault(table, {}).setdefault(str(body.get("name")), [])
+            if "hook" in body:
+                bases.append((table, body))
+        elif kind == "rule":
+            name, handle = str(body.get("chain")), body.get("handle")
+            text = shown.get((*table, name, handle), f"the rule with handle {handle}")
+            where, expressions = " ".join((*table, name)), tuple(body.get("expr", []))
+            rule = _Rule(f"{where}: {text}", expressions, sets.setdefault(table, {}), ours=table[1] == ours().name)
+            chains.setdefault(table, {}).setdefault(name, []).append(rule)
+    return tuple(
+        Base(
+            family=table[0],
+            table=table[1],
+            name=str(body.get("name")),
+            type=str(body.get("type")),
+            hook=str(body.get("hook")),
+            priority=int(body.get("prio", 0)),
+            policy=str(body.get("policy", "accept")),
+            owned="owner" in flags.get(table, ""),
+            chains=chains[table],
+        )
+        for table, body in bases
+        # The chains of such a table see no packet.
+        if "dormant" not in flags.get(table, "")
+    )
+
+
+def _flags(listing: str) -> dict[tuple[str, str], str]:
+    """What each table's line of flags says, by family and name."""
+    found: dict[tuple[str, str], str] = {}
+    table = ("", "")
+    for words in map(str.split, listing.splitlines()):
+        if words[:1] == ["table"] and len(words) > 2:
+            table = (words[1], words[2])
+        elif words[:1] == ["flags"]:
+            # Those of its sets come after its own.
+            found.setdefault(table, " ".join(words[1:]))
+        elif words[:1] in (["chain"], ["set"], ["map"], ["flowtable"]):
+            found.setdefault(table, "")
+    return found
+
+
+def _by_handle(listing: str) -> dict[tuple[str, str, str, object], str]:
+    """Each rule's text by family, table, chain and handle."""
+    found: dict[tuple[str, str, str, object], str] = {}
+    family = table = chain = ""
+    for line in listing.splitlines():
+        words = line.split()
+        if words[:1] == ["table"] and len(words) > 2:
+            family, table = words[1], words[2]
+        elif words[:1] == ["chain"] and len(words) > 1:
+            chain = words[1]
+        else:
+            text, mark, handle = line.strip().rpartition(" # handle ")
+            if mark and handle.isdigit():
+                found[family, table, chain, int(handle)] = text
+    return found
+
+
+def _is_target(said: Any) -> bool:
+    return not isinstance(said, dict) or said.get("type") != "match"
+
+
+def _drops(chains: Mapping[str, Sequence[Rule]], name: str, seen: set[str]) -> bool:
+    """Whether a rule drops in a chain, or in one that it leads to."""
+    seen.add(name)
+    for rule in chains.get(name, ()):
+        text = str(getattr(rule, "expressions", ""))
+        if "'drop'" in text or "'reject'" in text or "'vmap'" in text:
+            return True
+        if any(f"'target': '{other}'" in text and _drops(chains, other, seen) for other in chains if other not in seen):
+            return True
+    return False

@@ -1,0 +1,116 @@
+"""What this host needs its own network for, as it is now: etcd, gateways, resolvers, networks and addresses."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from overlayd.errors import NetworkConfigError
+from overlayd.kernel import interfaces
+from overlayd.kernel.converge import require_free
+from overlayd.leases.conflicts import OWN_ADDRESS, Here, Judgement, Needed, judge_network
+from overlayd.leases.network_config import NetworkConfig
+from overlayd.lib.addresses import IPAddress, ip_address, ip_network
+from overlayd.store.endpoints import parse_endpoints
+
+# Those that move to the lease, and those that carry an overlay: ours, and flannel's on a host that is moved.
+_OVERLAYS = ("overlay", "flannel")
+_BRIDGE = "docker0"
+# The second has the servers behind systemd-resolved's own 127.0.0.53.
+_RESOLV_CONF = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
+# Names are asked for anew now and then, and nobody waits longer than this for a silent DNS.
+NAMES_S, PATIENCE_S = 60.0, 2.0
+
+
+class Look:
+    """Looks at this host. Names of etcd's servers are resolved beside, as a silent DNS may take its time."""
+
+    def __init__(self, etcd_endpoints: Sequence[str]) -> None:
+        """Nothing is looked at yet. Raises ConfigError."""
+        self._hosts = [endpoint.host for endpoint in parse_endpoints(etcd_endpoints)]
+        self._resolved: dict[str, tuple[IPAddress, ...]] = {}
+        self._asked_at = -NAMES_S
+
+    def now(self) -> tuple[Needed, ...]:
+        """All that is needed. Loopback and link-local addresses are left out, as no network can have them."""
+        found = [*self._etcd(), *_gateways(), *_resolvers(), *_interfaces()]
+        return tuple(dict.fromkeys(one for one in found if not _is_elsewhere(one.network.network_address)))
+
+    def _etcd(self) -> Iterator[Needed]:
+        names = []
+        for host in self._hosts:
+            try:
+                yield _address("etcd's address", ip_address(host))
+            except ValueError:
+                names.append(host)
+        if names and time.monotonic() - self._asked_at >= NAMES_S:
+            self._asked_at = time.monotonic()
+            asking = threading.Thread(target=self._resolve, args=(names,), name="etcd-names", daemon=True)
+            asking.start()
+            asking.join(0 if self._resolved else PATIENCE_S)
+        for host in names:
+            for address in self._resolved.get(host, ()):
+                yield _address(f"the address of etcd's {host}", address)
+
+    def _resolve(self, names: Sequence[str]) -> None:
+        for name in names:
+            with contextlib.suppress(OSError, ValueError):
+                answers = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+                self._resolved[name] = tuple({ip_address(str(answer[4][0]).partition("%")[0]) for answer in answers})
+
+
+def require_fit(config: NetworkConfig, here: Here, *, one_route: bool) -> None:
+    """Raise NetworkConfigError where a network would take anything of this host's own. Changes nothing."""
+    refusals = judge_network(config, here.needed, one_route=one_route).refusals
+    if refusals:
+        raise NetworkConfigError("; ".join(refusals), hint=Judgement.HINT)
+    if one_route:
+        require_free(config.networks)
+
+
+@lru_cache(maxsize=1)
+def _look(etcd_endpoints: tuple[str, ...]) -> Look:
+    return Look(etcd_endpoints)
+
+
+def now(etcd_endpoints: tuple[str, ...]) -> tuple[Needed, ...]:
+    """What is needed on this host now. Called in one thread."""
+    return _look(etcd_endpoints).now()
+
+
+def _gateways() -> Iterator[Needed]:
+    for gateway in interfaces.default_gateways():
+        yield _address("the default gateway", gateway)
+
+
+def _resolvers() -> Iterator[Needed]:
+    for path in _RESOLV_CONF:
+        with contextlib.suppress(OSError):
+            for line in path.read_text(errors="replace").splitlines():
+                words = line.split()
+                if words[:1] == ["nameserver"] and len(words) > 1:
+                    with contextlib.suppress(ValueError):
+                        yield _address("the resolver", ip_address(words[1].partition("%")[0]))
+
+
+def _interfaces() -> Iterator[Needed]:
+    for interface in interfaces.read_interfaces():
+        if interface.name == _BRIDGE or interface.name.startswith(_OVERLAYS):
+            continue
+        for address in interface.addresses:
+            yield Needed(network=ip_network(address.ip), what=OWN_ADDRESS, ifname=interface.name)
+            if address.network.prefixlen < address.max_prefixlen:
+                yield Needed(network=address.network, what=f"{interface.name}'s network", ifname=interface.name)
+
+
+def _address(what: str, address: IPAddress) -> Needed:
+    return Needed(network=ip_network(address), what=what)
+
+
+def _is_elsewhere(address: IPAddress) -> bool:
+    return address.is_loopback or address.is_link_local or address.is_unspecified

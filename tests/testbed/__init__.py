@@ -1,0 +1,1 @@
+"""What tests, the bench and `invoke cluster.up` run on: hosts, etcd servers, certificates, packages."""

@@ -1,0 +1,1 @@
+"""Hosts that are containers with systemd and a dockerd of their own."""

@@ -1,0 +1,24 @@
+"""One process at a time makes or removes a cluster of one name, from whichever checkout."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from images import reporting
+from images.engine import lock
+from tests.testbed.cluster.docker_engine import client
+
+
+@contextmanager
+def alone(name: str) -> Iterator[None]:
+    """Hold the lock of a cluster's name on its dockerd; wait for another process to end, and say for which.
+
+    Other users of this machine have locks of their own: what they meet are names that are taken. Raises OverlaydError
+    where no dockerd answers, BuildError where no lock can be made.
+    """
+    # Two dockerds of one machine may each have a cluster of that name.
+    dockerd = hashlib.sha256(str(client().info()["ID"]).encode()).hexdigest()[:12]
+    with lock.held(lock.folder() / f"cluster-{dockerd}-{name}.lock", f"cluster {name}", reporting.command()):
+        yield

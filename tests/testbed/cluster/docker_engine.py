@@ -1,0 +1,210 @@
+"""Docker, by Testcontainers and the SDK: containers from plans, commands in them, and what carries our label."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shlex
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import docker
+from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+from docker.models.containers import Container
+from testcontainers.core.config import testcontainers_config
+from testcontainers.core.container import DockerContainer
+from testcontainers.core.labels import create_labels
+
+from images.engine import dockerd
+from overlayd.errors import CommandFailed, OverlaydError
+from tests.testbed.cluster import cgroups
+from tests.testbed.cluster.description import CLUSTER_LABEL, ROLE_LABEL
+from tests.testbed.cluster.plan import Plan
+
+# Its image would have to be pulled. We remove by label, also after a crash.
+testcontainers_config.ryuk_disabled = True
+
+_TIMEOUT_S = 120
+_SHOWN_OUTPUT_BYTES = 4000
+
+
+class PlannedContainer(DockerContainer):
+    """A container of Testcontainers that is made from a plan.
+
+    Its own `start` goes through the SDK's keywords, which know neither MaskedPaths nor ReadonlyPaths.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        """Values only; `start` makes it."""
+        super().__init__(plan.image)
+        self._plan = plan
+
+    def start(self) -> PlannedContainer:
+        """Make and start the container. One that was made and did not start is removed."""
+        plan, api = self._plan, client().api
+        # The stubs want an EndpointConfig where the SDK wants a dict of them.
+        endpoints: Any = (
+            {} if plan.address is None else {plan.network: api.create_endpoint_config(ipv4_address=str(plan.address))}
+        )
+        try:
+            made = api.create_container(
+                plan.image,
+                list(plan.command) or None,
+                user=plan.user or None,
+                name=plan.name,
+                hostname=plan.role,
+                environment=plan.environment,
+                labels=create_labels(plan.image, plan.labels),
+                host_config=plan.host_config,
+                networking_config=api.create_networking_config(endpoints),
+            )
+        except ImageNotFound:
+            raise missing_image(plan.image) from None
+        except APIError as error:
+            raise OverlaydError(f"container {plan.name}: {error.explanation}") from error
+        self._container = client().containers.get(made["Id"])
+        try:
+            self._container.start()
+        except APIError as error:
+            self._container.remove(force=True, v=True)
+            raise OverlaydError(f"container {plan.name}: {error.explanation}") from error
+        self._container.reload()
+        return self
+
+
+@cache
+def client() -> docker.DockerClient:
+    """The connection to Docker, one for all. Raises OverlaydError where none answers."""
+    try:
+        found = docker.from_env(timeout=_TIMEOUT_S, max_pool_size=32)
+        found.ping()
+    # What requests raises is an OSError, and not always wrapped.
+    except (DockerException, OSError) as error:
+        said = dockerd.reason(error)
+        if said == os.strerror(errno.EACCES):
+            raise OverlaydError(
+                "this user may not talk to dockerd", hint="run as root, or as a user of the group docker"
+            ) from error
+        where = f" at DOCKER_HOST={os.environ['DOCKER_HOST']}" if os.environ.get("DOCKER_HOST") else ""
+        raise OverlaydError(f"no dockerd answers{where}: {said}", hint="start it, or run `make up`") from error
+    return found
+
+
+def run_in(
+    container: Container, argv: Sequence[str], environment: dict[str, str] | None = None, *, user: str = ""
+) -> str:
+    """Run a command in a container to its end; its standard output. Raises CommandFailed with what it said."""
+    try:
+        done = container.exec_run(list(argv), demux=True, environment=environment, user=user)
+    except APIError as error:
+        raise CommandFailed(f"docker exec {container.name} {shlex.join(argv)}\n  {error.explanation}") from error
+    # With demux a pair of bytes or None, which the stubs do not know.
+    output: Any = done.output
+    out, err = (part.decode(errors="replace") if part else "" for part in output)
+    if done.exit_code != 0:
+        said = (err.strip() or out.strip())[-_SHOWN_OUTPUT_BYTES:]
+        raise CommandFailed(
+            f"docker exec {container.name} {shlex.join(argv)}\n  ended with status {done.exit_code}: {said}"
+        )
+    return out
+
+
+def outcome(container: Container, *argv: str, as_user: str = "", **variables: str) -> tuple[int, str]:
+    """Exit status and output, of both kinds, of a command in a container with more variables; well or not."""
+    # The stubs know neither that it has ended nor that its output is whole.
+    done: Any = container.exec_run(list(argv), environment=variables, user=as_user)
+    return int(done.exit_code), str(done.output.decode(errors="replace"))
+
+
+def containers(name: str | None = None) -> list[Container]:
+    """The containers of one cluster, or of all clusters, running or not."""
+    label = CLUSTER_LABEL if name is None else f"{CLUSTER_LABEL}={name}"
+    # A container that goes away between the list and the look at it is not an error.
+    return client().containers.list(all=True, filters={"label": label}, ignore_removed=True)
+
+
+def names(label: str) -> list[str]:
+    """The names of all containers, volumes and networks that carry a label, written `key=value`."""
+    connection = client()
+    filters: dict[str, Any] = {"label": label}
+    found: list[Any] = [
+        *connection.containers.list(all=True, filters=filters, ignore_removed=True),
+        *connection.volumes.list(filters=filters),
+        *connection.networks.list(filters=filters),
+    ]
+    return [str(thing.name) for thing in found]
+
+
+def has_image(name: str) -> bool:
+    """Whether there is an image of a name, tag or ID."""
+    try:
+        client().images.get(name)
+    except ImageNotFound:
+        return False
+    return True
+
+
+def image_id(name: str) -> str:
+    """The id of an image. Raises OverlaydError where it has not been built."""
+    try:
+        return str(client().images.get(name).id)
+    except ImageNotFound:
+        raise missing_image(name) from None
+
+
+def newest_base() -> str:
+    """The base of the host image that was built last. Raises OverlaydError where there is none."""
+    found: list[tuple[str, str]] = []
+    for image in client().images.list("overlayd/host"):
+        # It has the tags of build folders, too.
+        tags = [tag for tag in image.tags if tag.startswith("overlayd/host:")]
+        found += [(str(image.attrs["Created"]), tag.partition(":")[2]) for tag in tags]
+    if not found:
+        raise missing_image("overlayd/host")
+    return max(found)[1]
+
+
+def missing_image(name: str) -> OverlaydError:
+    """What to say of an image that is not there."""
+    return OverlaydError(f"image {name} is not there", hint="build it: invoke build-all")
+
+
+def remove_containers(name: str) -> int:
+    """Remove the containers that carry a cluster's label; how many that were."""
+    found = containers(name)
+    ids = [str(container.id) for container in found] + [inner for container in found for inner in _inside(container)]
+    count = sum(_gone(container, force=True, v=True) for container in found)
+    cgroups.sweep(ids)
+    return count
+
+
+def _inside(container: Container) -> list[str]:
+    """The ids of the containers on a host; none where it does not answer."""
+    if container.status != "running" or not container.labels.get(ROLE_LABEL, "").startswith("host"):
+        return []
+    with contextlib.suppress(CommandFailed):
+        return run_in(container, ["timeout", "5", "docker", "ps", "--all", "--quiet", "--no-trunc"]).split()
+    return []
+
+
+def remove_rest(name: str) -> dict[str, int]:
+    """Remove the volumes and networks that carry a cluster's label; how many that were."""
+    filters: dict[str, Any] = {"label": f"{CLUSTER_LABEL}={name}"}
+    return {
+        "volumes": sum(_gone(volume, force=True) for volume in client().volumes.list(filters=filters)),
+        "networks": sum(_gone(network) for network in client().networks.list(filters=filters)),
+    }
+
+
+def _gone(thing: Any, **how: bool) -> int:
+    try:
+        thing.remove(**how)
+    except NotFound:
+        return 0
+    except APIError as error:
+        if error.status_code == 409 and "already in progress" in str(error.explanation):
+            return 0
+        raise OverlaydError(f"{thing!r} cannot be removed: {error.explanation}") from error
+    return 1

@@ -1,0 +1,86 @@
+"""Traffic between the containers of two hosts that flows while something is done to a host, and what became of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from overlayd.errors import CommandFailed
+from tests.testbed.cluster.figures import Ping, parse_ping
+from tests.testbed.cluster.machine import PROBE, Machine
+from tests.testbed.polling import eventually
+
+INTERVAL_S = 0.02
+# More than any test waits for.
+_AT_MOST_S = 300
+_READY_S = 30.0
+
+
+@dataclass
+class Flow:
+    """Pings each way, by the direction, and one TCP connection; filled in when the block of `flowing` is left.
+
+    `tcp_bytes` are what each second of the TCP connection carried; `tcp_retransmits` its segments that were sent again.
+    """
+
+    pings: dict[str, Ping] = field(default_factory=dict)
+    tcp_bytes: list[int] = field(default_factory=list)
+    tcp_retransmits: int = 0
+
+    @property
+    def lost(self) -> int:
+        """How many pings were not answered."""
+        return sum(ping.lost for ping in self.pings.values())
+
+
+@contextmanager
+def flowing(a: Machine, b: Machine) -> Iterator[Flow]:
+    """Ping both ways, and send a steady TCP stream from a to b, for as long as the block lasts."""
+    flow = Flow()
+    to_a, to_b = a.probe_address(), b.probe_address()
+    b.in_probe("sh", "-c", "iperf3 --server --one-off --daemon --port 5310 --logfile /dev/null")
+    ping = f"ping -n -q -i {INTERVAL_S} -c {_AT_MOST_S / INTERVAL_S:.0f}"
+    stream = f"iperf3 --json --port 5310 --bitrate 5M --time {_AT_MOST_S} --client {to_b}"
+    commands = ((a, "ping", f"{ping} {to_b}"), (b, "ping", f"{ping} {to_a}"), (a, "iperf3", stream))
+    said: list[Future[str]] = []
+    with ThreadPoolExecutor(len(commands)) as pool:
+        try:
+            for machine, name, command in commands:
+                said.append(_start(pool, machine, name, command))
+            eventually("TCP flows", lambda: ":5310" in a.in_probe("ss", "-Htn", "state", "established"))
+            yield flow
+        finally:
+            for machine, name, _command in commands:
+                _end(machine, name)
+    to, fro, tcp = (one.result() for one in said)
+    flow.pings = {f"{a.name} to {b.name}": parse_ping(to), f"{b.name} to {a.name}": parse_ping(fro)}
+    document: dict[str, Any] = json.loads(tcp)
+    flow.tcp_bytes = [int(one["sum"]["bytes"]) for one in document["intervals"] if one["sum"]["seconds"] > 0.5]
+    flow.tcp_retransmits = sum(int(one["sum"]["retransmits"]) for one in document["intervals"])
+
+
+def _start(pool: ThreadPoolExecutor, machine: Machine, name: str, command: str) -> Future[str]:
+    """Run a command in the host's container in the background; its id is in a file, its output in the future."""
+    machine.in_probe("rm", "-f", f"/tmp/{name}.pid")
+    # Its exit status tells no more than what it prints.
+    script = f"sh -c 'echo $$ >/tmp/{name}.pid; exec {command}' 2>&1 || true"
+    future = pool.submit(machine.in_probe, "sh", "-c", script)
+
+    def runs() -> bool:
+        try:
+            return bool(machine.in_probe("cat", f"/tmp/{name}.pid").strip())
+        except CommandFailed:
+            return False
+
+    eventually(f"{name} runs on {machine.name}", runs, timeout_s=_READY_S)
+    return future
+
+
+def _end(machine: Machine, name: str) -> None:
+    """End one, as Ctrl-C does: it prints what it has counted. Tried again where docker exec fails."""
+    script = f"test ! -s /tmp/{name}.pid || kill -INT $(cat /tmp/{name}.pid) || ! kill -0 $(cat /tmp/{name}.pid)"
+    eventually(f"{name} ends", lambda: machine.succeeds("docker", "exec", PROBE, "sh", "-c", script))

@@ -1,0 +1,50 @@
+"""Whether a running cluster is the one that is wanted, and well."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from overlayd.errors import CommandFailed, OverlaydError
+from tests.testbed.cluster.description import Cluster
+from tests.testbed.cluster.images import image_of
+from tests.testbed.cluster.machine import Machine
+from tests.testbed.cluster.parallel import each
+from tests.testbed.cluster.site import Site
+
+_PROBES = "docker exec probe sh -c : && docker exec underlay-probe sh -c :"
+
+
+def difference(site: Site, wanted: Cluster) -> str | None:
+    """Why a running cluster has to be made anew to be `wanted`; None if it need not."""
+    if site.cluster != wanted:
+        was = [
+            f"{name} was {getattr(site.cluster, name)}"
+            for name in (field.name for field in dataclasses.fields(wanted))
+            if getattr(site.cluster, name) != getattr(wanted, name)
+        ]
+        return f"it was made from another description: {', '.join(was)}"
+    if site.etcd is None or tuple(sorted(site.machines)) != tuple(sorted(wanted.host_names)):
+        return "some of its containers are gone"
+    for container, what in ((site.etcd, "etcd"), *((machine.container, "host") for machine in site.hosts)):
+        if container.status != "running":
+            return f"{container.name} is {container.status}"
+        if container.image is None or container.image.id != image_of(what, wanted.base):
+            return f"image {wanted.image(what)} was built anew since"
+    found = [problem for problem in each(_problem, site.hosts) if problem]
+    return found[0] if found else None
+
+
+def _problem(machine: Machine) -> str | None:
+    checks: tuple[tuple[str, Callable[[], bool]], ...] = (
+        ("docker is not active", lambda: machine.succeeds("systemctl", "is-active", "--quiet", "docker")),
+        ("overlayd is not ready", lambda: machine.status()["state"] == "ready"),
+        ("its probe containers do not run", lambda: machine.succeeds("sh", "-c", _PROBES)),
+    )
+    for problem, well in checks:
+        try:
+            if not well():
+                return f"{machine.name}: {problem}"
+        except (CommandFailed, OverlaydError) as error:
+            return f"{machine.name}: {problem}: {error}"
+    return None

@@ -1,0 +1,18 @@
+"""Which image a container is started from: the one place that says so."""
+
+from __future__ import annotations
+
+from images.engine import docker_images
+from images.targets import PLACE
+from tests.testbed.cluster import docker_engine
+
+
+def image_of(role: str, base: str) -> str:
+    """The ID of the image of a role (`host`, `etcd`, `probe`, `docker`, `freezer`, `base`) on a base.
+
+    It is this checkout's own, whichever has the name; where this checkout built none (images.load brought them), the
+    one that has the name. Raises OverlaydError where there is neither.
+    """
+    name = f"overlayd/{role}:{base}"
+    own = docker_images.own_tag(PLACE.owner, name)
+    return docker_engine.image_id(own if docker_engine.has_image(own) else name)

@@ -1,0 +1,94 @@
+"""One running host of a cluster, and the containers on it."""
+
+from __future__ import annotations
+
+import json
+from ipaddress import IPv4Address, IPv4Interface
+from typing import Any
+
+from docker.models.containers import Container
+
+from overlayd.errors import CommandFailed
+from tests.testbed.cluster.docker_engine import run_in
+
+PROBE = "probe"
+UNDERLAY_PROBE = "underlay-probe"
+_ASKED = 3
+
+
+class Machine:
+    """A host: a container with systemd, overlayd and docker.
+
+    On it run two containers of ours: `probe` on docker's own bridge, which is the overlay, and `underlay-probe` in the
+    host's network namespace, which the overlay is compared with.
+    """
+
+    def __init__(self, name: str, address: IPv4Address, container: Container) -> None:
+        """`address` is the host's on the underlay."""
+        self.name = name
+        self.address = address
+        self.container = container
+
+    def run(self, *argv: str) -> str:
+        """Run a command on the host; what it printed. Raises CommandFailed."""
+        return run_in(self.container, argv)
+
+    def told(self, *argv: str) -> str:
+        """The same for a command that always prints something: asked again when nothing came.
+
+        docker exec has lost all output of a command that ended well, in 3 of 400 runs just after a boot.
+        """
+        for _ in range(_ASKED):
+            if said := self.run(*argv):
+                return said
+        raise CommandFailed(f"{' '.join(argv)} on {self.name} printed nothing, {_ASKED} times")
+
+    def shell(self, script: str) -> str:
+        """Run a shell script on the host; what it printed. Raises CommandFailed."""
+        return self.run("sh", "-c", script)
+
+    def succeeds(self, *argv: str) -> bool:
+        """Whether a command on the host ends with status 0."""
+        try:
+            self.run(*argv)
+        except CommandFailed:
+            return False
+        return True
+
+    def in_probe(self, *argv: str) -> str:
+        """Run a command in the host's container on the overlay."""
+        return self.run("docker", "exec", PROBE, *argv)
+
+    def in_underlay(self, *argv: str) -> str:
+        """Run a command in the host's own network namespace, with the probe image's programs."""
+        return self.run("docker", "exec", UNDERLAY_PROBE, *argv)
+
+    def status(self) -> dict[str, Any]:
+        """What `overlayd status --json` says, well or not. Raises CommandFailed where no daemon has run yet."""
+        # Its exit status tells whether all is well; the document says what is not.
+        said = self.told("sh", "-c", "overlayd status --json 2>&1 || true")
+        try:
+            found: dict[str, Any] = json.loads(said)
+        except ValueError:
+            raise CommandFailed(f"overlayd status on {self.name}: {said.strip()}") from None
+        return found
+
+    def variables(self) -> dict[str, str]:
+        """subnet.env as the daemon wrote it."""
+        lines = self.told("cat", "/run/overlayd/subnet.env").splitlines()
+        return dict(line.partition("=")[::2] for line in lines)
+
+    def bip(self) -> IPv4Interface:
+        """The address that the lease gives docker's bridge, with its length."""
+        return IPv4Interface(self.variables()["FLANNEL_SUBNET"])
+
+    def unit(self, name: str, *properties: str) -> dict[str, str]:
+        """Properties of a systemd unit."""
+        lines = self.told("systemctl", "show", name, f"--property={','.join(properties)}").splitlines()
+        return dict(line.partition("=")[::2] for line in lines)
+
+    def probe_address(self) -> IPv4Address:
+        """The overlay address of the host's own container."""
+        # Docker 29 tells it for each network only; this container is on one.
+        template = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
+        return IPv4Address(self.told("docker", "inspect", f"--format={template}", PROBE).strip())

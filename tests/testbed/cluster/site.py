@@ -1,0 +1,108 @@
+"""A cluster as it runs: its description, and handles on etcd and the hosts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from docker.models.containers import Container
+
+from overlayd.errors import OverlaydError
+from tests.testbed.cluster import docker_engine, plan
+from tests.testbed.cluster.description import DESCRIPTION_LABEL, ROLE_LABEL, Cluster, from_label
+from tests.testbed.cluster.docker_engine import run_in
+from tests.testbed.cluster.images import image_of
+from tests.testbed.cluster.machine import Machine
+from tests.testbed.cluster.parallel import each
+from tests.testbed.polling import eventually
+
+CONVERGE_S = 60.0
+
+
+@dataclass
+class Site:
+    """What the steps fill in, one after another.
+
+    `took_s` are the steps' durations, in their order; `notes` what a step decided, for whoever watches; `images` the
+    IDs of images by role; `probe_image` the name that the probe image has on the hosts.
+    """
+
+    cluster: Cluster
+    etcd: Container | None = None
+    machines: dict[str, Machine] = field(default_factory=dict)
+    took_s: dict[str, float] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+    images: dict[str, str] = field(default_factory=dict)
+    probe_image: str = ""
+
+    def image(self, role: str) -> str:
+        """The ID of the image that containers of a role are started from: the same for all of them.
+
+        Raises OverlaydError where it has not been built.
+        """
+        if role not in self.images:
+            self.images[role] = image_of(role, self.cluster.base)
+        return self.images[role]
+
+    @property
+    def hosts(self) -> list[Machine]:
+        """The hosts in the order of their names."""
+        return [self.machines[name] for name in sorted(self.machines)]
+
+    @property
+    def pairs(self) -> list[tuple[Machine, Machine]]:
+        """Every ordered pair of two hosts."""
+        return [(source, target) for source in self.hosts for target in self.hosts if source is not target]
+
+    def etcdctl(self, *words: str) -> str:
+        """Run etcdctl in etcd's container, by etcd's root; what it printed."""
+        if self.etcd is None:
+            raise OverlaydError(f"cluster {self.cluster.name} has no etcd")
+        return run_in(self.etcd, [*plan.etcdctl(self.cluster), *words], {"ETCDCTL_API": "3"}, user="root")
+
+    def write_network_config(self, text: str) -> None:
+        """Put the network config into etcd, where every daemon sees it at once."""
+        self.etcdctl("put", f"{self.cluster.prefix}/config", text)
+
+    def reconfigure(self, backend: str) -> None:
+        """Change the network's backend, and restart docker on every host once its daemon has followed.
+
+        Docker takes its MTU at start only. Containers come back with it: they are started with a restart policy.
+        """
+        self.cluster = Cluster(**{**vars(self.cluster), "backend": backend})
+        self.write_network_config(self.cluster.network_config)
+        wanted = self.cluster.backend_type
+
+        def follow(machine: Machine) -> None:
+            def followed() -> bool:
+                status = machine.status()
+                return bool(status["state"] == "ready" and status["backend"] == wanted)
+
+            eventually(f"{machine.name} on {wanted}", followed, timeout_s=CONVERGE_S)
+            machine.run("systemctl", "restart", "docker")
+            wait_for_probes(machine)
+
+        each(follow, self.hosts)
+
+
+def wait_for_probes(machine: Machine) -> None:
+    """Wait until both containers of ours on a host run commands."""
+
+    def answers() -> bool:
+        return machine.succeeds("sh", "-c", "docker exec probe sh -c : && docker exec underlay-probe sh -c :")
+
+    eventually(f"the containers on {machine.name} run", answers, timeout_s=CONVERGE_S)
+
+
+def find(name: str) -> Site | None:
+    """The running cluster of that name, as its labels describe it; None where there is none. Raises OverlaydError."""
+    found = docker_engine.containers(name)
+    if not found:
+        return None
+    site = Site(cluster=from_label(found[0].labels[DESCRIPTION_LABEL]))
+    for container in found:
+        role = container.labels.get(ROLE_LABEL, "")
+        if role == "etcd":
+            site.etcd = container
+        elif role.startswith("host"):
+            site.machines[role] = Machine(role, site.cluster.address(role), container)
+    return site

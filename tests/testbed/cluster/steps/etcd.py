@@ -1,0 +1,46 @@
+"""Step: etcd, which asks for a login from its first second, as README.md has it set up."""
+
+from __future__ import annotations
+
+from overlayd.errors import CommandFailed, OverlaydError
+from tests.testbed.cluster import plan
+from tests.testbed.cluster.docker_engine import PlannedContainer, client
+from tests.testbed.cluster.site import Site
+from tests.testbed.polling import eventually
+
+_ANSWERS_S = 20.0
+_SET_UP_S = 60
+
+
+def make(site: Site) -> None:
+    """Start etcd and wait until it answers."""
+    if not site.cluster.open_etcd:
+        _set_up(site)
+    planned = plan.etcd(site.cluster, site.image("etcd"))
+    site.etcd = container = PlannedContainer(planned).start().get_wrapped_container()
+
+    def answers() -> bool:
+        try:
+            site.etcdctl("endpoint", "health")
+        except CommandFailed:
+            container.reload()
+            if container.status == "exited":
+                said = container.logs(tail=5).decode(errors="replace").strip()
+                raise OverlaydError(f"{container.name} ended: {said}") from None
+            return False
+        return True
+
+    eventually(f"etcd at {site.cluster.etcd_endpoint} answers", answers, timeout_s=_ANSWERS_S)
+
+
+def _set_up(site: Site) -> None:
+    """Make certificates, users and their rights, before etcd starts. What it prints has no secret in it."""
+    planned = plan.setup(site.cluster, site.image("etcd"))
+    for volume in planned.volumes:
+        client().volumes.create(volume, labels=planned.labels)
+    container = PlannedContainer(planned).start().get_wrapped_container()
+    status = container.wait(timeout=_SET_UP_S)["StatusCode"]
+    said = container.logs(tail=10).decode(errors="replace").strip()
+    container.remove(v=True)
+    if status != 0:
+        raise OverlaydError(f"{container.name} ended with status {status}: {said}")

@@ -1,0 +1,10 @@
+"""Step: the network config. etcd's own client writes it, because no host is there yet that could."""
+
+from __future__ import annotations
+
+from tests.testbed.cluster.site import Site
+
+
+def make(site: Site) -> None:
+    """Put the network config into etcd; the description has checked it."""
+    site.write_network_config(site.cluster.network_config)

@@ -1,0 +1,396 @@
+"""Hosts as network namespaces: a switch, a real etcd, real daemons, and on each host a bridge and a container.
+
+The underlay is 198.18.1.0/24 in every lab, with 2001:2:0:1::/64 beside it (RFC 2544, RFC 5180: nobody routes either);
+labs do not see each other. The switch's namespace holds the bridge that joins the hosts, and etcd at 198.18.1.254.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+from pathlib import Path
+from typing import Any
+
+from overlayd.lib import hostlock, process
+from tests.testbed.etcd import Etcd
+from tests.testbed.netns import namespaces
+from tests.testbed.netns.dump import dump
+from tests.testbed.polling import eventually
+
+NETWORK = IPv4Network("10.5.0.0/16")
+NETWORK6 = IPv6Network("fd42::/48")
+UNDERLAY = IPv4Network("198.18.1.0/24")
+UNDERLAY6 = IPv6Network("2001:2:0:1::/64")
+SWITCH_ADDRESS = UNDERLAY[254]
+ETCD = f"http://{SWITCH_ADDRESS}:2379"
+SOCKETS = "/run/wireguard"
+SOURCES = Path(__file__).parents[3] / "daemon"
+_numbers = itertools.count(1)
+
+
+class Host:
+    """One host: its namespace, its daemon, and a container behind a bridge that stands for docker's."""
+
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        number: int,
+        *,
+        etcd_flags: Mapping[str, object],
+        lease_ttl_s: int = 86400,
+        settings: Mapping[str, object] | None = None,
+        own_sockets: bool = False,
+    ) -> None:
+        """Values only; `Lab.host` makes it. `own_sockets`: wireguard-go's are this host's own."""
+        self.name = name
+        self.namespace = namespaces.unique(f"{next(_numbers)}{name}")
+        self.container = f"{self.namespace}c"
+        self.address = UNDERLAY[number]
+        self.address6 = UNDERLAY6[number]
+        own_folder = folder / f"{number}{name}"
+        self.run_dir = own_folder / "run"
+        self.state_dir = own_folder / "state"
+        self.log = own_folder / "log"
+        # Programs here are found before the machine's own.
+        self.bin_dir = own_folder / "bin"
+        self.bus = own_folder / "bus"
+        # What the daemon is started through, if anything.
+        self.launcher: tuple[str, ...] = ()
+        self.sockets = own_folder / "wireguard"
+        self.enter = ["ip", "netns", "exec", self.namespace]
+        if own_sockets:
+            # Their place is compiled in, and device names are the same on every host. `ip netns exec` gives each
+            # command a mount namespace of its own, so that what is mounted there is seen by it and its children only.
+            mount = f'mkdir -p {SOCKETS} && mount --bind "$0" {SOCKETS} && exec "$@"'
+            self.enter += ["sh", "-c", mount, str(self.sockets)]
+        self._lease_ttl_s = lease_ttl_s
+        self._etcd_flags = etcd_flags
+        # Settings of this host alone, by flag.
+        self.settings: dict[str, object] = dict(settings or {})
+        self._daemon: subprocess.Popen[bytes] | None = None
+
+    def overlayd(self, *words: str) -> list[str]:
+        """A command line of overlayd on this host."""
+        flags = {
+            **self._etcd_flags,
+            "iface": "eth0",
+            "run-dir": self.run_dir,
+            "state-dir": self.state_dir,
+            "resync-s": 2,
+            "lease-ttl-s": self._lease_ttl_s,
+            # This machine's own settings are none of the lab's.
+            "config-file": os.devnull,
+            **self.settings,
+        }
+        settings = [f"--{name}={value}" for name, value in flags.items()]
+        launcher = self.launcher if words[0] == "run" else ()
+        return [*self.enter, *launcher, sys.executable, "-m", "overlayd", *words, *settings]
+
+    def start(self, *flags: str, ready: bool = True) -> None:
+        """Start the daemon, and wait until it says that it is ready."""
+        with self.log.open("ab") as log:
+            self._daemon = subprocess.Popen(
+                self.overlayd("run", "--verbose", *flags),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self.environment(),
+            )
+        if ready:
+            eventually(f"{self.name} ready", self._is_ready, timeout_s=30)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Send the daemon a signal and wait for its end; its exit status."""
+        daemon, self._daemon = self._daemon, None
+        if daemon is None:
+            return 0
+        daemon.send_signal(number)
+        try:
+            return daemon.wait(20)
+        except subprocess.TimeoutExpired:
+            daemon.kill()
+            daemon.wait()
+            raise
+
+    def runs(self) -> bool:
+        """Whether the daemon that `start` started last is the one that wrote the status, and runs."""
+        return self._daemon is not None and self._daemon.poll() is None and self.status().get("pid") == self._pid()
+
+    def cleanup(self) -> str:
+        """`overlayd cleanup` on this host; what it printed."""
+        done = self.call("cleanup")
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def call(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """A command of overlayd on this host, run to its end."""
+        return subprocess.run(
+            self.overlayd(*words), capture_output=True, text=True, env=self.environment(), timeout=60, check=False
+        )
+
+    def environment(self) -> dict[str, str]:
+        """The environment for overlayd on this host. Its D-Bus, and so the firewalld there, is not the machine's."""
+        bus = {"DBUS_SYSTEM_BUS_ADDRESS": f"unix:path={self.bus}"}
+        return {**environment(), **bus, "PATH": f"{self.bin_dir}:{os.environ['PATH']}"}
+
+    def install(self, name: str, script: str) -> None:
+        """Put a shell script into the place of a program, for overlayd on this host."""
+        self.bin_dir.mkdir(exist_ok=True)
+        path = self.bin_dir / name
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+
+    def status(self) -> dict[str, Any]:
+        """What the daemon last said of itself; empty if nothing yet."""
+        with contextlib.suppress(OSError, ValueError):
+            found: dict[str, Any] = json.loads((self.run_dir / "status.json").read_text())
+            return found
+        return {}
+
+    @property
+    def subnet(self) -> IPv4Network:
+        """The leased subnet, from the file that docker starts from."""
+        return IPv4Interface(self._variables()["FLANNEL_SUBNET"]).network
+
+    @property
+    def subnet6(self) -> IPv6Network | None:
+        """The leased IPv6 subnet, in a network that has IPv6."""
+        found = self._variables().get("FLANNEL_IPV6_SUBNET")
+        return IPv6Interface(found).network if found else None
+
+    @property
+    def container_address6(self) -> IPv6Address:
+        """The container's own IPv6 address."""
+        assert self.subnet6 is not None
+        return self.subnet6[2]
+
+    @property
+    def mtu_bytes(self) -> int:
+        """The MTU for containers, from the same file."""
+        return int(self._variables()["FLANNEL_MTU"])
+
+    @property
+    def container_address(self) -> IPv4Address:
+        """The container's own address."""
+        return self.subnet[2]
+
+    def start_container(self) -> None:
+        """Make the bridge on the leased subnet as docker would, and one container on it. Again, it changes nothing."""
+        if (Path("/run/netns") / self.container).exists():
+            return
+        namespaces.make(self.container)
+        if "docker0" not in self.run("ip", "-br", "link", "show", "type", "bridge"):
+            namespaces.ip(
+                self.namespace,
+                "link add docker0 type bridge",
+                f"address add {self.subnet[1]}/{self.subnet.prefixlen} dev docker0",
+            )
+            if self.subnet6 is not None:
+                address = f"{self.subnet6[1]}/{self.subnet6.prefixlen}"
+                namespaces.ip(self.namespace, f"address add {address} dev docker0 nodad")
+        namespaces.ip(
+            self.namespace,
+            f"link add vethc type veth peer name eth0 netns {self.container}",
+            "link set vethc master docker0 up",
+            "link set docker0 up",
+        )
+        namespaces.ip(
+            self.container,
+            f"link set eth0 mtu {self.mtu_bytes} up",
+            f"address add {self.container_address}/{self.subnet.prefixlen} dev eth0",
+            f"route add default via {self.subnet[1]}",
+        )
+        if self.subnet6 is not None:
+            length = self.subnet6.prefixlen
+            namespaces.ip(
+                self.container,
+                f"address add {self.container_address6}/{length} dev eth0 nodad",
+                f"route add default via {self.subnet6[1]}",
+            )
+
+    def stop_container(self) -> None:
+        """End the container as docker would: its bridge stays."""
+        namespaces.ip(self.namespace, "link delete vethc")
+        namespaces.remove(self.container)
+
+    def run(self, *argv: str, input: str | None = None) -> str:  # noqa: A002
+        """Run a command on this host; what it printed."""
+        return process.run([*self.enter, *argv], input=input)
+
+    def dump(self) -> str:
+        """Links, routes, rules and the end of the log, for whoever looks at a failed test."""
+        said = [self.log.read_text(errors="replace")] if self.log.exists() else []
+        return dump(f"{self.name} {self.address}", self.run, said)
+
+    def remove(self) -> None:
+        """End the daemon and remove the namespaces."""
+        if self._daemon is not None:
+            self._daemon.kill()
+            self._daemon.wait()
+            self._daemon = None
+        with contextlib.suppress(FileNotFoundError):
+            # What overlayd notes of its networks outlives a namespace only here: a host has but one, and loses /run.
+            for note in hostlock.FOLDER.glob(f"{(Path('/run/netns') / self.namespace).stat().st_ino}-?.json"):
+                note.unlink(missing_ok=True)
+        for name in (self.container, self.namespace):
+            namespaces.remove(name)
+
+    def _is_ready(self) -> bool:
+        if self._daemon is not None and self._daemon.poll() is not None:
+            raise AssertionError(f"the daemon of {self.name} ended with {self._daemon.returncode}\n{self.dump()}")
+        status = self.status()
+        return status.get("state") == "ready" and status.get("pid") == self._pid()
+
+    def _pid(self) -> int | None:
+        # `ip netns exec` becomes the program, and so does the shell: same process.
+        return self._daemon.pid if self._daemon else None
+
+    def _variables(self) -> dict[str, str]:
+        lines = (self.run_dir / "subnet.env").read_text().splitlines()
+        return dict(line.partition("=")[::2] for line in lines)
+
+
+class Lab:
+    """The switch, etcd, and the hosts that were made on it."""
+
+    def __init__(self, folder: Path, *, dual: bool = False) -> None:
+        """Values only; `laboratory` makes it. `dual`: the network has IPv6 subnets too."""
+        self.folder = folder
+        self.dual = dual
+        self.switch = namespaces.unique(f"{next(_numbers)}sw")
+        self.hosts: list[Host] = []
+        self.own_sockets = False
+        self._host_numbers = itertools.count(1)
+        self.inside = ["ip", "netns", "exec", self.switch]
+        self.etcd = Etcd(folder, hosts=[str(SWITCH_ADDRESS)], client_port=2379, inside=self.inside)
+        self.etcd_flags: Mapping[str, object] = {"etcd-endpoints": ETCD}
+
+    def make(self, backend: dict[str, Any], arrange: Callable[[Lab], None]) -> None:
+        """Start the switch and etcd, and write the network config."""
+        self.own_sockets = backend["Type"] == "wireguard"
+        namespaces.make(self.switch)
+        # A bridge without an address of its own takes another with every port that comes or goes.
+        namespaces.ip(
+            self.switch,
+            "link add br0 address 02:00:00:00:00:fe type bridge",
+            f"address add {SWITCH_ADDRESS}/24 dev br0",
+        )
+        namespaces.ip(self.switch, "link set br0 up")
+        arrange(self)
+        self.configure(backend)
+
+    def start_etcd(self) -> None:
+        """Start etcd on the data it had."""
+        self.etcd.start()
+
+    def stop_etcd(self) -> None:
+        """End etcd; its data stays."""
+        self.etcd.stop()
+
+    def configure(self, backend: dict[str, Any], *words: str) -> None:
+        """Write the network config, by the program's own command, with these words too."""
+        pools: dict[str, object] = {"Network": str(NETWORK)}
+        if self.dual:
+            pools |= {"EnableIPv6": True, "IPv6Network": str(NETWORK6)}
+        config = json.dumps({**pools, "Backend": backend})
+        flags = [f"--{name}={value}" for name, value in self.etcd_flags.items()]
+        flags.append(f"--config-file={os.devnull}")
+        self.run([sys.executable, "-m", "overlayd", "config", "set", *words, *flags, config])
+
+    def run(self, argv: Sequence[str]) -> str:
+        """Run a command in the switch's namespace; what it printed."""
+        done = subprocess.run([*self.inside, *argv], capture_output=True, text=True, env=environment(), check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def etcdctl(self, *words: str) -> str:
+        """Run etcdctl as somebody else's tool would; what it printed."""
+        return self.run(["env", "ETCDCTL_API=3", "etcdctl", f"--endpoints={ETCD}", *words])
+
+    def host(
+        self,
+        name: str,
+        *,
+        lease_ttl_s: int = 86400,
+        start: bool = True,
+        settings: Mapping[str, object] | None = None,
+    ) -> Host:
+        """Make a host on the switch and start its daemon, with these settings too, and its container."""
+        # Never the same one twice: the kernel takes its time to remove a namespace and the devices in it.
+        number = next(self._host_numbers)
+        host = Host(
+            self.folder,
+            name,
+            number,
+            etcd_flags=self.etcd_flags,
+            lease_ttl_s=lease_ttl_s,
+            settings=settings,
+            own_sockets=self.own_sockets,
+        )
+        for folder in (host.run_dir, host.state_dir, host.sockets):
+            folder.mkdir(parents=True, exist_ok=True)
+        # The machine's docker is none of the lab's: no daemon here may start or restart it.
+        host.install("systemctl", "echo there is no systemd in this lab >&2; exit 1")
+        self.hosts.append(host)
+        namespaces.make(host.namespace)
+        port = f"p{number}"
+        namespaces.ip(
+            self.switch,
+            f"link add {port} type veth peer name eth0 netns {host.namespace}",
+            f"link set {port} master br0 up",
+        )
+        namespaces.ip(
+            host.namespace,
+            f"address add {host.address}/24 dev eth0",
+            f"address add {host.address6}/{UNDERLAY6.prefixlen} dev eth0 nodad",
+            "link set eth0 up",
+            f"route add default via {SWITCH_ADDRESS}",
+        )
+        if start:
+            host.start()
+            host.start_container()
+        return host
+
+    def remove_host(self, host: Host) -> None:
+        """Take a host off the switch, as if it lost power."""
+        host.remove()
+        self.hosts.remove(host)
+
+    def remove(self) -> None:
+        """End and remove everything."""
+        for host in self.hosts:
+            host.remove()
+        self.stop_etcd()
+        namespaces.remove(self.switch)
+
+
+@contextmanager
+def laboratory(
+    folder: Path, backend: dict[str, Any], *, dual: bool = False, arrange: Callable[[Lab], None] = Lab.start_etcd
+) -> Iterator[Lab]:
+    """A lab with an etcd and no host yet, for the length of the block; `arrange` starts another etcd than one alone."""
+    missing = [name for name in ("ip", "etcd", "etcdctl", "iptables", "ping") if shutil.which(name) is None]
+    assert not missing, f"the kernel tests need {', '.join(missing)}: run `make system`"
+    namespaces.sweep()
+    lab = Lab(folder, dual=dual)
+    try:
+        lab.make(backend, arrange)
+        yield lab
+    finally:
+        lab.remove()
+
+
+def environment() -> dict[str, str]:
+    """The environment for the daemon: its sources, and none of the settings that this shell may have."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("OVERLAYD_", "FLANNELD_"))}
+    return {**kept, "PYTHONPATH": str(SOURCES)}
