@@ -16,6 +16,8 @@ WORDS_AT_MOST = {ARCHITECTURE: 1500, CONTRIBUTING: 1600}
 # A row of a table whose first cell names folders or files: | `one/`, `two.py` | what it does |
 _ROW = re.compile(r"^\| (`[^|]+`) \|", re.MULTILINE)
 _NAME = re.compile(r"`([^`]+)`")
+# The one import that goes up: a counter is made of the value that is printed.
+UPWARDS = {("lib/counters.py", "monitoring")}
 
 
 def first_cells(after: str) -> list[str]:
@@ -58,14 +60,11 @@ def test_every_room_of_the_daemon_is_in_the_table_and_no_other() -> None:
 
 def test_a_room_imports_only_rooms_that_stand_above_it_in_the_table() -> None:
     order = [name.rstrip("/") for name in first_cells("The rooms of `daemon/overlayd/`")]
-    wrong = []
+    wrong = set()
     for path in DAEMON.rglob("*.py"):
-        room = path.relative_to(DAEMON).parts[0]
+        room, file = path.relative_to(DAEMON).parts[0], str(path.relative_to(DAEMON))
         if room in order:
-            found = {name.split(".")[1] for name in imports(path) if name.startswith("overlayd.")}
-            wrong += [
-                (str(path.relative_to(DAEMON)), one)
-                for one in found & set(order)
-                if one not in order[: order.index(room) + 1]
-            ]
-    assert not wrong
+            above = order[: order.index(room) + 1]
+            used = {name.split(".")[1] for name in imports(path) if name.startswith("overlayd.")} & set(order)
+            wrong |= {(file, one) for one in used if one not in above}
+    assert not wrong - UPWARDS
