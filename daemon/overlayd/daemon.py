@@ -37,7 +37,7 @@ from overlayd.leases.conflicts import Here
 from overlayd.leases.network_config import NetworkConfig
 from overlayd.leases.presence import Presence
 from overlayd.leases.registry import Registry
-from overlayd.leases.renewal import Keeper
+from overlayd.leases.renewal import LeaseRenewal
 from overlayd.lib import hostlock, signals, slim_imports
 from overlayd.lib.addresses import IPAddress
 from overlayd.lib.counters import counter
@@ -45,9 +45,9 @@ from overlayd.lib.log import logger
 from overlayd.lib.notify import notify
 from overlayd.lib.ownership import require_folder, require_ours
 from overlayd.monitoring.http import Watch, daemon_pages, listening
-from overlayd.monitoring.liveness import LEAST_SLACK_S, Pulse
-from overlayd.monitoring.status_file import Board, Status, begun_at
-from overlayd.probe.monitor import Measuring
+from overlayd.monitoring.liveness import LEAST_SLACK_S, Liveness
+from overlayd.monitoring.status_file import Status, StatusFile, begun_at
+from overlayd.probe.monitor import ReachabilityMonitor
 from overlayd.settings import Settings
 from overlayd.store.client import Store, jittered
 from overlayd.underlay import host_needs
@@ -120,19 +120,19 @@ class Daemon:
         self._cpu_s = 0.0
         self._losses: list[float] = []
         self._registry = Registry(store, settings.etcd_prefix, self._wake.set)
-        self._pulse = Pulse(slack_s=max(LEAST_SLACK_S, 3 * settings.resync_s))
-        self._keeper = Keeper(
+        self._liveness = Liveness(slack_s=max(LEAST_SLACK_S, 3 * settings.resync_s))
+        self._renewal = LeaseRenewal(
             self._registry,
             self._wake.set,
             ttl_s=settings.lease_ttl_s,
             margin_s=settings.subnet_lease_renew_margin * 60,
-            pulse=self._pulse,
+            liveness=self._liveness,
         )
         self._docker_first = DockerFirst(settings)
         self._presence: Presence | None = None
         self._served: NetworkConfig | None = None
         self._refused: tuple[NetworkConfig, str] | None = None
-        self._board = Board(
+        self._status_file = StatusFile(
             settings.run_dir,
             Status(
                 state="starting",
@@ -146,11 +146,11 @@ class Daemon:
                 **addresses(underlay),
             ),
         )
-        self._measuring = Measuring(settings, store, self._board, self._wake.set)
+        self._measuring = ReachabilityMonitor(settings, store, self._status_file, self._wake.set)
 
     def run(self) -> None:
         """Serve one network config after another until told to stop. OverlaydError when a thread of ours died."""
-        self._board.update()
+        self._status_file.update()
         with self._signals(), self._following():
             retry_s = FIRST_RETRY_S
             config: NetworkConfig | None = None
@@ -162,8 +162,8 @@ class Daemon:
                 except LeaseLost as error:
                     log.error("LEASE LOST", problem=error.message, hint=error.hint)
                     LEASES_LOST.add()
-                    self._keeper.keep(None)
-                    self._board.update(state="waiting", problem=error.message, lease_problem=error.message)
+                    self._renewal.keep(None)
+                    self._status_file.update(state="waiting", problem=error.message, lease_problem=error.message)
                     self._rest_after_loss()
                 except (UnsupportedError, KernelRefused) as error:
                     # Whoever wrote a config that this host cannot have does not take it off the one that works;
@@ -181,7 +181,7 @@ class Daemon:
             raise OverlaydError(
                 f"a bug in overlayd ended one of its threads: {self._bug!r}; the data path stays as it is"
             )
-        self._board.update(state="stopped", problem=None)
+        self._status_file.update(state="stopped", problem=None)
         log.info("stopped; the data path stays as it is")
 
     def _rest_after_loss(self) -> None:
@@ -191,7 +191,7 @@ class Daemon:
         wait_s = loss_rest_s(len(self._losses))
         if wait_s:
             log.warning("the subnet was lost too often; waiting before another is taken", wait_s=wait_s)
-            self._pulse.beat(MAIN_LOOP, within_s=wait_s)
+            self._liveness.beat(MAIN_LOOP, within_s=wait_s)
             self._stopping.wait(wait_s)
 
     def _network_config(self) -> NetworkConfig:
@@ -199,7 +199,7 @@ class Daemon:
 
         Once one was served, it is the last good one: a host leaves no network that works for one that it refuses.
         """
-        self._pulse.beat(MAIN_LOOP, within_s=FIRST_ANSWER_S)
+        self._liveness.beat(MAIN_LOOP, within_s=FIRST_ANSWER_S)
         deadline = time.monotonic() + FIRST_ANSWER_S
         while not self._registry.view.revision and not self._registry.view.problem and not self._stopping.is_set():
             if not self._wake.wait(deadline - time.monotonic()) or time.monotonic() > deadline:
@@ -212,14 +212,14 @@ class Daemon:
     def _serve(self, config: NetworkConfig) -> None:
         """Hold a lease under `config` and keep all in step, until config or underlay change or we are told to stop."""
         underlay = self._look_at_underlay(config)
-        host = Host(self._settings, underlay, self._registry, self._board, config)
+        host = Host(self._settings, underlay, self._registry, self._status_file, config)
         self._be_present(host.public_ip)
-        self._keeper.keep(host.acquire())
+        self._renewal.keep(host.acquire())
         stop_data_path = threading.Event()
         with host.opened(stop_data_path, on_failure=self._wake.set):
             ready = False
             while True:
-                self._board.update(lease_problem=self._keeper.problem)
+                self._status_file.update(lease_problem=self._renewal.problem)
                 well = host.reconcile(beside=self._problems())
                 if well and not ready:
                     # Docker starts from the files: not before packets can go where they say.
@@ -236,7 +236,7 @@ class Daemon:
                     return
                 if self._look_at_underlay(config) != underlay:
                     return
-                self._keeper.keep(host.reclaim(gone=self._keeper.gone))
+                self._renewal.keep(host.reclaim(gone=self._renewal.gone))
 
     def _be_present(self, address: IPAddress) -> None:
         """Claim the address that is published. Raises AddressTaken, StoreError."""
@@ -255,18 +255,18 @@ class Daemon:
     def _look_at_underlay(self, config: NetworkConfig) -> Underlay:
         """The underlay as it is now, as far as the network uses it."""
         now = self._underlay.look(config.versions)
-        self._board.update(**addresses(now))
+        self._status_file.update(**addresses(now))
         return now.only(config.versions)
 
     def _problems(self) -> tuple[str, ...]:
         """What is wrong beside the kernel."""
         found = (self._underlay.problem, self._presence.problem if self._presence else None, self._watch.look())
-        self._board.update(watched_at=self._watch.where)
+        self._status_file.update(watched_at=self._watch.where)
         return tuple(problem for problem in found if problem)
 
     def _say_ready(self, host: Host, config: NetworkConfig) -> None:
-        subnet, peers = host.holding.lease.subnets, len(self._board.status.peers)
-        self._board.update(state="ready", problem=None)
+        subnet, peers = host.holding.lease.subnets, len(self._status_file.status.peers)
+        self._status_file.update(state="ready", problem=None)
         notify(ready=True, status=f"{subnet} of {config} by {config.backend_type}")
         slim_imports.give_back()
         log.info("ready", subnet=subnet, backend=config.backend_type, peers=peers)
@@ -280,16 +280,16 @@ class Daemon:
             if now != config:
                 self._require_welcome(now, config)
         except NetworkConfigError as error:
-            if self._board.status.problem != error.message:
+            if self._status_file.status.problem != error.message:
                 CONFIG_ERRORS.add()
                 log.error("the network config went bad; serving the last good one", problem=error.message)
-            self._board.update(problem=error.message)
+            self._status_file.update(problem=error.message)
             return True
-        self._board.update(problem=None)
+        self._status_file.update(problem=None)
         # Asked for twice: when the one served ends, and before the next begins.
-        if now != config and self._board.status.state != "starting":
+        if now != config and self._status_file.status.state != "starting":
             log.warning("the network config changed", network=now, backend=now.backend_type)
-            self._board.update(state="starting")
+            self._status_file.update(state="starting")
         return now == config
 
     def _require_welcome(self, now: NetworkConfig, served: NetworkConfig) -> None:
@@ -310,21 +310,21 @@ class Daemon:
     def _wait(self, error: OverlaydError, retry_s: float) -> None:
         docker = None if self._registry.view.revision else self._docker_first.look()
         problem = f"{error.message}; {docker}" if docker else error.message
-        if self._board.status.problem != problem:
+        if self._status_file.status.problem != problem:
             log.warning("waiting", problem=problem, hint=error.hint)
             if isinstance(error, NetworkConfigError):
                 CONFIG_ERRORS.add()
         view = self._registry.view
-        self._board.update(
+        self._status_file.update(
             state="waiting",
             problem=problem,
-            lease_problem=self._keeper.problem,
+            lease_problem=self._renewal.problem,
             etcd_connected=view.connected,
             etcd_problem=view.problem,
             etcd_revision=view.revision,
         )
         notify(status=f"waiting: {problem}")
-        self._pulse.beat(MAIN_LOOP, within_s=LEAST_INTERVAL_S + retry_s)
+        self._liveness.beat(MAIN_LOOP, within_s=LEAST_INTERVAL_S + retry_s)
         self._stopping.wait(LEAST_INTERVAL_S)
         # Cleared afterwards: an etcd that came back meanwhile has set it already.
         self._wake.wait(jittered(retry_s))
@@ -337,7 +337,7 @@ class Daemon:
         etcd, and changes them all the time, shall not have this host do nothing else.
         """
         rest_s = max(LEAST_INTERVAL_S, min(LONGEST_REST_S, REST * (time.thread_time() - self._cpu_s)))
-        self._pulse.beat(MAIN_LOOP, within_s=self._settings.resync_s + rest_s)
+        self._liveness.beat(MAIN_LOOP, within_s=self._settings.resync_s + rest_s)
         earliest = time.monotonic() + rest_s
         self._wake.wait(self._settings.resync_s)
         self._stopping.wait(max(SETTLE_S, earliest - time.monotonic()))
@@ -370,15 +370,15 @@ class Daemon:
         monitor = Monitor(self._wake.set)
         monitor.start()
         self._registry.start()
-        self._keeper.start()
+        self._renewal.start()
         self._measuring.start()
-        self._watch.start(daemon_pages(self._board, self._pulse))
+        self._watch.start(daemon_pages(self._status_file, self._liveness))
         try:
             yield
         finally:
             self._be_absent()
             self._measuring.stop()
-            self._keeper.stop()
+            self._renewal.stop()
             self._registry.stop()
             self._store.close()
             monitor.stop()

@@ -247,7 +247,9 @@ def test_what_a_host_needs_is_seen(tmp_path: Path) -> None:
                 for number, one in enumerate(("docker0", "br-7", "overlay.1", "flannel.1"))
             ),
         )
-        found = namespaces.inside(name, lambda: host_needs.Look(["http://198.19.7.5:2379", "localhost:2379"]).now())
+        found = namespaces.inside(
+            name, lambda: host_needs.HostNeeds(["http://198.19.7.5:2379", "localhost:2379"]).now()
+        )
     finally:
         namespaces.remove(name)
     said = {str(one) for one in found if "resolver" not in one.what}

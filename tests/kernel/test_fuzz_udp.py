@@ -16,7 +16,7 @@ import pytest
 from overlayd.backends.packets import checksum
 from overlayd.backends.peers import PeerTable
 from overlayd.backends.tun import TunForwarder
-from overlayd.leases.lease import Lease, Leg
+from overlayd.leases.lease import FamilyLease, Lease
 from tests.testbed.netns import namespaces
 from tests.testbed.netns.namespaces import inside
 from tests.testbed.polling import eventually
@@ -77,7 +77,9 @@ def made(near: str, far: str) -> Iterator[Scene]:
         )
         namespaces.ip(far, *(f"address add {one}/24 dev eth0" for one in (PEER, OTHER_PEER, STRANGER)))
         namespaces.ip(far, "link set eth0 up")
-        leases = [Lease(v4=Leg(subnet=subnet, public_ip=IPv4Address(address))) for address, subnet in SUBNETS.items()]
+        leases = [
+            Lease(v4=FamilyLease(subnet=subnet, public_ip=IPv4Address(address))) for address, subnet in SUBNETS.items()
+        ]
         forwarder = inside(near, lambda: TunForwarder(device=DEVICE, local=IPv4Address(HERE), port=PORT))
         forwarder.table = PeerTable(leases, PORT)
         closing.append(forwarder.close)

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from overlayd import backends
-from overlayd.backends.environment import Surroundings
+from overlayd.backends.environment import Environment
 from overlayd.backends.vxlan import vtep_mac
 from overlayd.errors import KernelRefused, NetworkConfigError
 from overlayd.kernel import netlink
 from overlayd.kernel.converge import Report
-from overlayd.leases.lease import Lease, Leg
+from overlayd.leases.lease import FamilyLease, Lease
 from overlayd.leases.network_config import parse_network_config
 from overlayd.underlay.choose import choose
 from tests.testbed.netns import namespaces
@@ -77,8 +77,8 @@ def lease(number: int, kind: str, *, dual: bool) -> Lease:
     kind = backends.published_type(kind)
     address, address6 = IPv4Address(f"198.18.1.{number}"), IPv6Address(f"2001:db8:1::{number}")
     data, data6 = ({"VNI": 1, "VtepMAC": vtep_mac(one, 1)} if kind == "vxlan" else None for one in (address, address6))
-    v4 = Leg(subnet=IPv4Network(f"10.5.{number}.0/24"), public_ip=address, data=data)
-    v6 = Leg(subnet=IPv6Network(f"fd42:0:0:{number}::/64"), public_ip=address6, data=data6)
+    v4 = FamilyLease(subnet=IPv4Network(f"10.5.{number}.0/24"), public_ip=address, data=data)
+    v6 = FamilyLease(subnet=IPv6Network(f"fd42:0:0:{number}::/64"), public_ip=address6, data=data6)
     return Lease(v4=v4, v6=v6 if dual else None, backend_type=kind)
 
 
@@ -88,7 +88,7 @@ def program(host: str, kind: str, *numbers: int, dual: bool) -> Report:
 
     def call() -> Report:
         underlay = choose(ifaces=("eth0",), iface_regexes=(), can_reach=None, public_ip=None, public_ipv6=None)
-        backend: Any = backends.load(kind).from_config({}, Surroundings(network=CONFIGS[dual], underlay=underlay))
+        backend: Any = backends.load(kind).from_config({}, Environment(network=CONFIGS[dual], underlay=underlay))
         backend.open(own)
         try:
             return backend.apply(own, [lease(number, kind, dual=dual) for number in numbers])  # type: ignore[no-any-return]
@@ -196,8 +196,8 @@ def program_only(host: str, number: int) -> Report:
 
     def call() -> Report:
         underlay = choose(ifaces=("eth0",), iface_regexes=(), can_reach=None, public_ip=None, public_ipv6=None)
-        around = Surroundings(network=CONFIGS[True], underlay=underlay)
-        return backends.load("vxlan").from_config({}, around).apply(own, [lease(number, "vxlan", dual=True)])
+        environment = Environment(network=CONFIGS[True], underlay=underlay)
+        return backends.load("vxlan").from_config({}, environment).apply(own, [lease(number, "vxlan", dual=True)])
 
     return inside(host, call)
 

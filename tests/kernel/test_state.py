@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from overlayd import backends
-from overlayd.backends.environment import Surroundings
+from overlayd.backends.environment import Environment
 from overlayd.backends.vxlan import vtep_mac
 from overlayd.errors import KernelRefused
 from overlayd.kernel import netlink
 from overlayd.kernel.converge import Report
 from overlayd.kernel.monitor import Monitor
-from overlayd.leases.lease import Lease, Leg
+from overlayd.leases.lease import FamilyLease, Lease
 from overlayd.leases.network_config import parse_network_config
 from overlayd.underlay.choose import Underlay, choose
 from tests.testbed.netns import namespaces
@@ -61,15 +61,15 @@ def lease(number: int, kind: str, *, dual: bool = False) -> Lease:
     """The lease of the host of that number."""
     address, address6 = IPv4Address(f"198.18.1.{number}"), IPv6Address(f"2001:db8:1::{number}")
     data, data6 = ({"VNI": 1, "VtepMAC": vtep_mac(one, 1)} if kind == "vxlan" else None for one in (address, address6))
-    v4 = Leg(subnet=IPv4Network(f"10.5.{number}.0/24"), public_ip=address, data=data)
-    v6 = Leg(subnet=IPv6Network(f"fd42:0:0:{number}::/64"), public_ip=address6, data=data6)
+    v4 = FamilyLease(subnet=IPv4Network(f"10.5.{number}.0/24"), public_ip=address, data=data)
+    v6 = FamilyLease(subnet=IPv6Network(f"fd42:0:0:{number}::/64"), public_ip=address6, data=data6)
     return Lease(v4=v4, v6=v6 if dual else None, backend_type=kind)
 
 
 def program(host: str, kind: str, *peers: Lease, dual: bool = False, blackhole: bool = False, **config: Any) -> Report:
     """Open a backend and apply it to peers, in the namespace."""
-    around = Surroundings(network=DUAL if dual else ONE, underlay=underlay(host), blackhole=blackhole)
-    backend = backends.load(kind).from_config(config, around)
+    environment = Environment(network=DUAL if dual else ONE, underlay=underlay(host), blackhole=blackhole)
+    backend = backends.load(kind).from_config(config, environment)
     own = lease(1, kind, dual=dual)
 
     def call() -> Report:
@@ -195,7 +195,7 @@ def test_a_wide_ipv6_route_of_others_does_not_keep_vxlan_from_its_peers(host: st
 def test_opening_deletes_nothing(host: str) -> None:
     program(host, "vxlan", lease(2, "vxlan"))
     before = inside(host, netlink.read)
-    backend = backends.load("vxlan").from_config({}, Surroundings(network=ONE, underlay=underlay(host)))
+    backend = backends.load("vxlan").from_config({}, Environment(network=ONE, underlay=underlay(host)))
     inside(host, lambda: backend.open(lease(1, "vxlan")))
     assert inside(host, netlink.read) == before
 

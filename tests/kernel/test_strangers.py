@@ -30,10 +30,10 @@ from tests.testbed.netns.strangers import (
     SECRET_PORT,
     USER_BRIDGE,
     VNI,
-    Around,
     Attempt,
-    around,
+    StrangersSite,
     arrived,
+    strangers_site,
 )
 from tests.testbed.netns.traffic import pings, pings6
 from tests.testbed.polling import eventually
@@ -67,7 +67,7 @@ def firewall(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def site(backend: str, firewall: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Around]:
+def site(backend: str, firewall: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StrangersSite]:
     """Two hosts and the strangers around them, before any Docker."""
     (tmp_path / "bin").mkdir()
     use_iptables("nft", tmp_path / "bin", monkeypatch)
@@ -78,12 +78,12 @@ def site(backend: str, firewall: str, tmp_path: Path, monkeypatch: pytest.Monkey
             use_daemon_json(host, "{}")
             host.start()
             host.start_container()
-        with around(lab, backend) as found:
+        with strangers_site(lab, backend) as found:
             yield found
 
 
 def test_only_peers_reach_containers(
-    site: Around, backend: str, firewall: str, capsys: pytest.CaptureFixture[str]
+    site: StrangersSite, backend: str, firewall: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = try_all(site, [release for release in RELEASES if release.name in USUAL])
     report(found, f"{backend}, {firewall}", capsys)
@@ -91,7 +91,7 @@ def test_only_peers_reach_containers(
 
 @pytest.mark.slow
 def test_only_peers_reach_containers_with_any_docker(
-    site: Around, backend: str, firewall: str, capsys: pytest.CaptureFixture[str]
+    site: StrangersSite, backend: str, firewall: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     report(try_all(site, RELEASES), f"{backend}, {firewall}", capsys)
 
@@ -105,7 +105,7 @@ class Found:
     alone: dict[str, set[int]]
 
 
-def try_all(site: Around, releases: list[Release]) -> Found:
+def try_all(site: StrangersSite, releases: list[Release]) -> Found:
     """Make every attempt with each release, with overlayd and without."""
     attempts = list(site.attempts())
     ours = {}
@@ -163,7 +163,7 @@ def cell(number: int, attempt: Attempt, ours: set[int], alone: set[int]) -> str:
     return "cannot be told" if attempt.open_by_nature else "OPEN"
 
 
-def docker(site: Around, release: Release) -> None:
+def docker(site: StrangersSite, release: Release) -> None:
     """The rules of a release in the place of all that were there, as if dockerd had been started anew."""
     for host in (site.a, site.b):
         daemon_json(host).write_text('{"firewall-backend": "nftables"}' if release.nftables else "{}")
@@ -219,7 +219,7 @@ def test_without_our_rules_the_same_strangers_get_in(tmp_path: Path) -> None:
     with laboratory(tmp_path, BACKENDS["vxlan"]) as lab:
         for name in ("a", "b"):
             lab.host(name, settings={"firewall": "none"})
-        with around(lab, "vxlan") as found:
+        with strangers_site(lab, "vxlan") as found:
             attempts = list(found.attempts())
             seen = arrived(found, attempts)
             open_ways = {str(attempts[number]) for number in seen}
@@ -262,7 +262,7 @@ def test_nobody_is_this_hosts_router_by_an_advertisement(dual: bool, tmp_path: P
             host.run("sysctl", "-qw", "net.ipv6.conf.default.accept_ra=1", "net.ipv6.conf.eth0.accept_ra=0")
             host.start()
             host.start_container()
-        with around(lab, "vxlan") as found:
+        with strangers_site(lab, "vxlan") as found:
             b = found.b
             # As docker0 has it in the network of a container of root's; dockerd turns it off, this bridge has none.
             b.run("sysctl", "-qw", "net.ipv6.conf.docker0.accept_ra=0")
@@ -310,7 +310,7 @@ def test_trusted_networks_reach_containers_and_only_they(firewall: str, tmp_path
     with laboratory(tmp_path, BACKENDS["vxlan"]) as lab:
         for name in ("a", "b"):
             lab.host(name, settings={"firewall": firewall, "trusted-networks": "198.18.1.200/32,198.18.77.0/24"})
-        with around(lab, "vxlan") as found:
+        with strangers_site(lab, "vxlan") as found:
             eventually("a and b are peers", lambda: pings(found.a, found.b))
             trusted, other = found.beside, found.behind
             namespaces.ip(trusted.namespace, f"route add {found.b.subnet} via {found.b.address}")
@@ -342,7 +342,7 @@ def test_who_has_an_address_of_a_wide_network_reaches_hosts_and_no_container(tmp
     with laboratory(tmp_path, BACKENDS["vxlan"]) as lab:
         for name in ("a", "b"):
             lab.host(name)
-        with around(lab, "vxlan") as found:
+        with strangers_site(lab, "vxlan") as found:
             # Behind the router, where the administrators are.
             namespaces.ip(lab.switch, "address add 10.5.250.1/24 dev pb")
             namespaces.ip(found.behind.namespace, "address add 10.5.250.2/24 dev eth0")

@@ -11,12 +11,12 @@ from typing import Any, TypeVar
 
 import pytest
 
-from overlayd.backends.environment import Surroundings
+from overlayd.backends.environment import Environment
 from overlayd.backends.wireguard import Wireguard
 from overlayd.kernel import netlink
 from overlayd.kernel.converge import Report
 from overlayd.kernel.wireguard import userspace
-from overlayd.leases.lease import Lease, Leg
+from overlayd.leases.lease import FamilyLease, Lease
 from overlayd.leases.network_config import parse_network_config
 from overlayd.lib import process
 from overlayd.underlay.choose import Endpoint, Underlay
@@ -40,8 +40,10 @@ def lease(number: int, *, generation: int = 1) -> Lease:
     """The lease of the host of that number; another generation has another key."""
     data = {"PublicKey": base64.b64encode(bytes([number, generation]) * 16).decode()}
     return Lease(
-        v4=Leg(subnet=IPv4Network(f"10.5.{number}.0/24"), public_ip=IPv4Address(f"198.18.1.{number}"), data=data),
-        v6=Leg(
+        v4=FamilyLease(
+            subnet=IPv4Network(f"10.5.{number}.0/24"), public_ip=IPv4Address(f"198.18.1.{number}"), data=data
+        ),
+        v6=FamilyLease(
             subnet=IPv6Network(f"fd42:0:0:{number}::/64"), public_ip=IPv6Address(f"2001:db8:1::{number}"), data=data
         ),
         backend_type="wireguard",
@@ -90,8 +92,8 @@ class Machine:
 
     def backend(self, **config: Any) -> Wireguard:
         """A backend as a daemon that was just started has it."""
-        around = Surroundings(network=NETWORK, underlay=UNDERLAY, state_dir=self._state_dir)
-        return Wireguard.from_config(config, around)
+        environment = Environment(network=NETWORK, underlay=UNDERLAY, state_dir=self._state_dir)
+        return Wireguard.from_config(config, environment)
 
     def apply(self, backend: Wireguard, *peers: Lease) -> Report:
         """Program the peers; nothing may be refused."""
@@ -141,7 +143,9 @@ def endpoints(machine: Machine, device: str = "overlay-wg") -> Collection[str]:
 
 def roam(machine: Machine, peer: Lease, endpoint: str) -> None:
     """Make the device think that it heard a peer from elsewhere."""
-    machine.run("wg", "set", "overlay-wg", "peer", str(peer.legs[0].fields()["publickey"]), "endpoint", endpoint)
+    machine.run(
+        "wg", "set", "overlay-wg", "peer", str(peer.family_leases[0].fields()["publickey"]), "endpoint", endpoint
+    )
 
 
 def test_a_peer_that_roamed_is_left_there_until_its_lease_names_another_address(machine: Machine) -> None:

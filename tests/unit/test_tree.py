@@ -125,7 +125,7 @@ PURE = (
     "lib/marks",
     "lib/sanitize",
     "monitoring/endpoints",
-    "monitoring/exposition",
+    "lib/exposition",
     "monitoring/liveness",
     "monitoring/metrics",
     "monitoring/readiness",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
 from overlayd.backends.allowed_commands import Consent
-from overlayd.backends.environment import Surroundings
+from overlayd.backends.environment import Environment
 from overlayd.backends.listening import Listening
 from overlayd.errors import ConfigError
 from overlayd.kernel.converge import Report
@@ -46,7 +46,7 @@ class Backend(Protocol):
     """Whether one route leads the whole network into the overlay, not only the subnets of peers."""
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], around: Surroundings) -> Self:
+    def from_config(cls, config: Mapping[str, Any], environment: Environment) -> Self:
         """Check the backend's part of the network config. Raises NetworkConfigError; changes nothing."""
         ...
 

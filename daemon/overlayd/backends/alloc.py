@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from heapq import nsmallest
 from typing import Any, ClassVar, Self
 
-from overlayd.backends.environment import Surroundings
+from overlayd.backends.environment import Environment
 from overlayd.backends.listening import Listening
 from overlayd.backends.peers import PEERS_AT_MOST
 from overlayd.backends.planned import Planned
@@ -21,22 +21,22 @@ class Alloc(Planned):
 
     type: ClassVar[str] = "alloc"
     keys: ClassVar[tuple[str, ...]] = ()
-    around: Surroundings
+    environment: Environment
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], around: Surroundings) -> Self:  # noqa: ARG003 - it has no keys
+    def from_config(cls, config: Mapping[str, Any], environment: Environment) -> Self:  # noqa: ARG003 - it has no keys
         """See Backend."""
-        return cls(around=around)
+        return cls(environment=environment)
 
     @property
     def mtu_bytes(self) -> int:
         """The underlay's own."""
-        return self.around.underlay.mtu_bytes
+        return self.environment.underlay.mtu_bytes
 
     @property
     def devices(self) -> tuple[str, ...]:
         """Packets from peers come by the underlay's interface, if they come."""
-        return (self.around.underlay.ifname,)
+        return (self.environment.underlay.ifname,)
 
     @property
     def listens(self) -> tuple[Listening, ...]:
@@ -50,7 +50,7 @@ class Alloc(Planned):
         """What every host needs: with that, what another backend left goes. Nothing is programmed for anybody."""
         listed = nsmallest(PEERS_AT_MOST, peers, key=lambda peer: (peer.created, peer.key_name))
         return Plan(
-            base=self.around.base(own),
+            base=self.environment.base(own),
             paths={peer.key_name: "left to others" for peer in listed},
             untold=len(peers) - len(listed),
         )

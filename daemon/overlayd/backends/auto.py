@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
-from overlayd.backends.environment import Surroundings
+from overlayd.backends.environment import Environment
 from overlayd.backends.options import Options
 from overlayd.backends.vxlan import KEYS, Vxlan
 
@@ -21,11 +21,11 @@ class Auto(Vxlan):
     keys: ClassVar[tuple[str, ...]] = tuple(key for key in KEYS if key != "DirectRouting")
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], around: Surroundings) -> Self:
+    def from_config(cls, config: Mapping[str, Any], environment: Environment) -> Self:
         """See Backend. Keys: vxlan's but DirectRouting, which is always on where a peer can route to this host."""
         options = Options(cls.type, config, cls.keys)
-        own = all(endpoint.public_ip == endpoint.address for endpoint in around.underlay.endpoints)
-        return cls._made(options, around, direct=own)
+        own = all(endpoint.public_ip == endpoint.address for endpoint in environment.underlay.endpoints)
+        return cls._made(options, environment, direct=own)
 
 
 BACKEND = Auto

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from overlayd.kernel.wireguard.device import KEY_BYTES, format_key, parse_key
-from overlayd.leases.lease import Lease, Leg
+from overlayd.leases.lease import FamilyLease, Lease
 from overlayd.lib.addresses import IPAddress, IPNetwork
 
 
@@ -37,7 +37,7 @@ class Claims:
 
     def add(self, lease: Lease, claims: Collection[Claim]) -> str | None:
         """Grant all that a lease claims, or nothing and say why."""
-        addresses = frozenset(leg.public_ip for leg in lease.legs)
+        addresses = frozenset(family_lease.public_ip for family_lease in lease.family_leases)
         for claim in claims:
             if claim.public_key == self._own_key:
                 return f"its PublicKey {claim.public_key} is this host's own"
@@ -67,9 +67,9 @@ class Claims:
         }
 
 
-def public_key_of(leg: Leg) -> str | None:
+def public_key_of(family_lease: FamilyLease) -> str | None:
     """The key that a peer published with a leg, as wg(8) writes it; None where it is none."""
-    key = parse_key(leg.fields().get("publickey"))
+    key = parse_key(family_lease.fields().get("publickey"))
     return format_key(key) if key is not None and key != bytes(KEY_BYTES) else None
 
 

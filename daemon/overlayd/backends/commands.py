@@ -62,7 +62,9 @@ class Told:
             subnet6=str(lease.v6.subnet) if lease.v6 else "",
             public_ip=str(lease.v4.public_ip) if lease.v4 else "",
             public_ip6=str(lease.v6.public_ip) if lease.v6 else "",
-            data=next((leg.data for leg in lease.legs if isinstance(leg.data, str)), ""),
+            data=next(
+                (family_lease.data for family_lease in lease.family_leases if isinstance(family_lease.data, str)), ""
+            ),
         )
 
     def variables(self) -> dict[str, str]:

@@ -11,8 +11,8 @@ from overlayd.backends.peers import Judged, Reason, judge
 from overlayd.errors import NetworkConfigError
 from overlayd.kernel.foreign import Destination
 from overlayd.kernel.state import FORWARDING, FORWARDING6, Route, Thing
-from overlayd.leases.conflicts import OWN_ADDRESS, Here, Needed
-from overlayd.leases.lease import Lease, Leg
+from overlayd.leases.conflicts import OWN_ADDRESS, Here, HostNeed
+from overlayd.leases.lease import FamilyLease, Lease
 from overlayd.leases.network_config import NetworkConfig
 from overlayd.lib.addresses import ip_network
 from overlayd.underlay.choose import Endpoint, Underlay
@@ -22,7 +22,7 @@ LAST_METRIC = 2**31
 
 
 @dataclass(frozen=True, kw_only=True)
-class Surroundings:
+class Environment:
     """The network, and this host's place in it.
 
     `blackhole`: the own subnet goes nowhere while no bridge carries it. `run_dir` holds files of this boot, `state_dir`
@@ -58,11 +58,13 @@ class Surroundings:
 
     def base(self, own: Lease) -> tuple[Thing, ...]:
         """What the kernel should hold whatever the backend: forwarding on, and the blackhole if it is wanted."""
-        forwarding = [FORWARDING if leg.version == 4 else FORWARDING6 for leg in own.legs]
+        forwarding = [FORWARDING if family_lease.version == 4 else FORWARDING6 for family_lease in own.family_leases]
         # Docker's bridge always has IPv4 too.
         things: list[Thing] = [*{FORWARDING: None, **dict.fromkeys(forwarding)}]
         if self.blackhole:
-            things += [Route(dst=leg.subnet, link=None, metric=LAST_METRIC) for leg in own.legs]
+            things += [
+                Route(dst=family_lease.subnet, link=None, metric=LAST_METRIC) for family_lease in own.family_leases
+            ]
         return tuple(things)
 
     def judge(
@@ -85,23 +87,28 @@ class Surroundings:
             usable=usable,
         )
 
-    def _underlay_needs(self) -> Iterable[Needed]:
+    def _underlay_needs(self) -> Iterable[HostNeed]:
         """The underlay's own part, also where nobody looked at the host."""
         for endpoint in self.underlay.endpoints:
             address = ip_network(endpoint.address)
-            yield Needed(network=address, what=OWN_ADDRESS, ifname=self.underlay.ifname)
+            yield HostNeed(network=address, what=OWN_ADDRESS, ifname=self.underlay.ifname)
             for network in endpoint.on_link:
-                yield Needed(network=network, what=f"{self.underlay.ifname}'s network", ifname=self.underlay.ifname)
+                yield HostNeed(network=network, what=f"{self.underlay.ifname}'s network", ifname=self.underlay.ifname)
 
-    def shared_legs(self, peer: Lease) -> tuple[Leg, ...]:
+    def shared_legs(self, peer: Lease) -> tuple[FamilyLease, ...]:
         """The legs of a peer in families that the network uses."""
-        return tuple(leg for leg in peer.legs if self.network.network(leg.version) is not None)
+        return tuple(
+            family_lease
+            for family_lease in peer.family_leases
+            if self.network.network(family_lease.version) is not None
+        )
 
     def destinations(self, peers: Iterable[Lease]) -> dict[str, tuple[Destination, ...]]:
         """What is reached at each peer, in families that the network uses."""
         return {
             peer.key_name: tuple(
-                Destination(subnet=leg.subnet, public_ip=leg.public_ip) for leg in self.shared_legs(peer)
+                Destination(subnet=family_lease.subnet, public_ip=family_lease.public_ip)
+                for family_lease in self.shared_legs(peer)
             )
             for peer in peers
         }

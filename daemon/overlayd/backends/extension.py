@@ -28,7 +28,7 @@ from overlayd.backends.commands import (
     check,
     steps,
 )
-from overlayd.backends.environment import Surroundings
+from overlayd.backends.environment import Environment
 from overlayd.backends.ledger import Ledger
 from overlayd.backends.listening import Listening
 from overlayd.backends.options import Options
@@ -70,39 +70,39 @@ class Extension:
     keys: ClassVar[tuple[str, ...]] = KEYS
     one_route: ClassVar[bool] = False
 
-    def __init__(self, around: Surroundings, commands: Commands) -> None:
+    def __init__(self, environment: Environment, commands: Commands) -> None:
         """Values only; the first command is run by `lease_data`."""
-        self._around = around
+        self._environment = environment
         self._commands = commands
         # A config that is only checked has none, and runs nothing.
-        self._consent = around.consent or Consent()
+        self._consent = environment.consent or Consent()
         self._ledger: Ledger | None = None
-        self._devices = [around.underlay.ifname]
+        self._devices = [environment.underlay.ifname]
         self._failed: dict[str, _Failure] = {}
         self._looked_at: set[str] = set()
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], around: Surroundings) -> Self:
+    def from_config(cls, config: Mapping[str, Any], environment: Environment) -> Self:
         """See Backend. Keys: flannel's four commands, and ShutdownCommand, which undoes the first two."""
         options = Options(cls.type, config, cls.keys)
         known = ((), OWN_VARIABLES, PEER_VARIABLES, PEER_VARIABLES, OWN_VARIABLES)
         pre, post, add, remove, shutdown = (
             check(key, options.text(key), names) for key, names in zip(KEYS, known, strict=True)
         )
-        for command in (pre, post, add, remove, shutdown) if around.consent else ():
-            refusal = around.consent.refusal(command) if around.consent else None
+        for command in (pre, post, add, remove, shutdown) if environment.consent else ():
+            refusal = environment.consent.refusal(command) if environment.consent else None
             if refusal is not None:
                 raise NetworkConfigError(
                     f"the network config asks for backend extension: {refusal}",
                     hint=f"set {SETTING} on this host to a folder of programs for this (overlayd.conf(5))",
                 )
         commands = Commands(pre_startup=pre, post_startup=post, subnet_add=add, subnet_remove=remove, shutdown=shutdown)
-        return cls(around, commands)
+        return cls(environment, commands)
 
     @property
     def mtu_bytes(self) -> int:
         """The underlay's own, as flannel has it: nobody knows what the commands add to a packet."""
-        return self._around.underlay.mtu_bytes
+        return self._environment.underlay.mtu_bytes
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -121,7 +121,7 @@ class Extension:
 
     def open(self, own: Lease) -> None:
         """Run PostStartupCommand, once a boot for one subnet. Raises CommandFailed, KernelRefused."""
-        require(Plan(base=self._around.base(own)))
+        require(Plan(base=self._environment.base(own)))
         ledger, variables = self._begin(), self._own_variables(own)
         if ledger.own is not None and ledger.own != variables:
             log.warning("another subnet or address: all is undone and done anew", subnet=own.subnets)
@@ -140,9 +140,9 @@ class Extension:
 
     def apply(self, own: Lease, peers: Collection[Lease]) -> Report:
         """See Backend. Runs commands for the peers that differ, for ROUND_S; the others are problems until then."""
-        judged = self._around.judge(peers, own=own, backend_type=self.type, usable=_too_talkative)
+        judged = self._environment.judge(peers, own=own, backend_type=self.type, usable=_too_talkative)
         wanted = {peer.key_name: Told.of(peer) for peer in judged.served}
-        report = converge(Plan(base=self._around.base(own), problems=judged.problems, untold=judged.untold))
+        report = converge(Plan(base=self._environment.base(own), problems=judged.problems, untold=judged.untold))
         run, failures = self._serve(wanted)
         self._look_for_devices(wanted)
         return Report(
@@ -162,7 +162,7 @@ class Extension:
     def _begin(self) -> Ledger:
         if self._ledger is not None:
             return self._ledger
-        ledger = ledgers.read(self._around.run_dir)
+        ledger = ledgers.read(self._environment.run_dir)
         if not ledger.empty and not self._commands.does_the_same_as(ledger.commands):
             log.warning("other commands than before: what those did is undone")
             self._undo(ledger)
@@ -179,7 +179,7 @@ class Extension:
         return ledger
 
     def _own_variables(self, own: Lease) -> dict[str, str]:
-        networks = (str(self._around.network.network(version) or "") for version in (4, 6))
+        networks = (str(self._environment.network.network(version) or "") for version in (4, 6))
         return {**dict(zip(OWN_VARIABLES, networks, strict=False)), **Told.of(own).variables()}
 
     def _serve(self, wanted: Mapping[str, Told]) -> tuple[int, dict[str, str]]:
@@ -216,7 +216,7 @@ class Extension:
     def _announce(self, ledger: Ledger, todo: Collection[Step]) -> None:
         """Put down what may be half done if we do not live to see the end of it: it is undone after the next start."""
         begun = {step.peer: Entry(told=step.told, settled=False) for step in todo if step.verb is Verb.ADD}
-        ledgers.write(self._around.run_dir, replace(ledger, peers={**ledger.peers, **begun}))
+        ledgers.write(self._environment.run_dir, replace(ledger, peers={**ledger.peers, **begun}))
 
     def _take(self, ledger: Ledger, step: Step) -> None:
         if step.verb is Verb.ADD:
@@ -255,10 +255,10 @@ class Extension:
 
     def _undo(self, ledger: Ledger) -> None:
         undo_and_say(ledger, self._consent)
-        ledgers.write(self._around.run_dir, Ledger())
+        ledgers.write(self._environment.run_dir, Ledger())
 
     def _write(self) -> None:
-        ledgers.write(self._around.run_dir, self._begin())
+        ledgers.write(self._environment.run_dir, self._begin())
 
 
 def _too_talkative(peer: Lease) -> Reason | None:

@@ -6,14 +6,14 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
-from overlayd.backends.environment import Surroundings
+from overlayd.backends.environment import Environment
 from overlayd.backends.listening import Listening
 from overlayd.backends.peers import Reason
 from overlayd.backends.planned import Planned
 from overlayd.errors import UnsupportedError
 from overlayd.kernel.converge import Plan
 from overlayd.kernel.state import Route
-from overlayd.leases.lease import Lease, Leg
+from overlayd.leases.lease import FamilyLease, Lease
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,29 +22,29 @@ class HostGw(Planned):
 
     type: ClassVar[str] = "host-gw"
     keys: ClassVar[tuple[str, ...]] = ()
-    around: Surroundings
+    environment: Environment
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], around: Surroundings) -> Self:  # noqa: ARG003 - it has no keys
+    def from_config(cls, config: Mapping[str, Any], environment: Environment) -> Self:  # noqa: ARG003 - it has no keys
         """See Backend. Raises UnsupportedError where peers could not use this host as a next hop."""
-        for endpoint in around.underlay.endpoints:
+        for endpoint in environment.underlay.endpoints:
             if endpoint.public_ip != endpoint.address:
                 raise UnsupportedError(
-                    f"backend host-gw: public-ip {endpoint.public_ip} is not the address of {around.underlay.ifname} "
-                    f"({endpoint.address}), so no peer can route to it",
+                    f"backend host-gw: public-ip {endpoint.public_ip} is not the address of "
+                    f"{environment.underlay.ifname} ({endpoint.address}), so no peer can route to it",
                     hint="leave public-ip out, or use backend vxlan or udp",
                 )
-        return cls(around=around)
+        return cls(environment=environment)
 
     @property
     def mtu_bytes(self) -> int:
         """The underlay's own."""
-        return self.around.underlay.mtu_bytes
+        return self.environment.underlay.mtu_bytes
 
     @property
     def devices(self) -> tuple[str, ...]:
         """The underlay's interface."""
-        return (self.around.underlay.ifname,)
+        return (self.environment.underlay.ifname,)
 
     @property
     def listens(self) -> tuple[Listening, ...]:
@@ -56,38 +56,40 @@ class HostGw(Planned):
 
     def plan(self, own: Lease, peers: Collection[Lease]) -> Plan:
         """All that the kernel should hold, for these leases. Pure."""
-        judged = self.around.judge(peers, own=own, backend_type=self.type, usable=self._unreachable)
+        judged = self.environment.judge(peers, own=own, backend_type=self.type, usable=self._unreachable)
         return Plan(
-            base=self.around.base(own),
+            base=self.environment.base(own),
             peers={
-                peer.key_name: tuple(direct_route(self.around, leg) for leg in self.around.shared_legs(peer))
+                peer.key_name: tuple(
+                    direct_route(self.environment, family_lease) for family_lease in self.environment.shared_legs(peer)
+                )
                 for peer in judged.served
             },
             problems=judged.problems,
             paths={peer.key_name: "direct" for peer in judged.served},
-            destinations=self.around.destinations(judged.served),
-            networks=self.around.network.networks,
+            destinations=self.environment.destinations(judged.served),
+            networks=self.environment.network.networks,
             untold=judged.untold,
         )
 
     def _unreachable(self, peer: Lease) -> Reason | None:
-        for leg in self.around.shared_legs(peer):
-            if not reaches_directly(self.around, leg):
+        for family_lease in self.environment.shared_legs(peer):
+            if not reaches_directly(self.environment, family_lease):
                 return "{} is on no network of {}'s own; host-gw needs that, vxlan does not", (
-                    leg.public_ip,
-                    self.around.underlay.ifname,
+                    family_lease.public_ip,
+                    self.environment.underlay.ifname,
                 )
         return None
 
 
-def reaches_directly(around: Surroundings, leg: Leg) -> bool:
+def reaches_directly(environment: Environment, family_lease: FamilyLease) -> bool:
     """Whether a peer's address is on a network of the underlay's own."""
-    return around.endpoint(leg.version).reaches_directly(leg.public_ip)
+    return environment.endpoint(family_lease.version).reaches_directly(family_lease.public_ip)
 
 
-def direct_route(around: Surroundings, leg: Leg) -> Route:
+def direct_route(environment: Environment, family_lease: FamilyLease) -> Route:
     """A plain route to a peer's subnet through the peer."""
-    return Route(dst=leg.subnet, link=around.underlay.ifname, via=leg.public_ip)
+    return Route(dst=family_lease.subnet, link=environment.underlay.ifname, via=family_lease.public_ip)
 
 
 BACKEND = HostGw

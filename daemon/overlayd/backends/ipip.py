@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
-from overlayd.backends.environment import Surroundings
+from overlayd.backends.environment import Environment
 from overlayd.backends.host_gw import direct_route, reaches_directly
 from overlayd.backends.listening import Listening
 from overlayd.backends.options import Options, largest_packet
@@ -18,7 +18,7 @@ from overlayd.backends.planned import Planned
 from overlayd.errors import NetworkConfigError
 from overlayd.kernel.converge import Plan
 from overlayd.kernel.state import Address, IpipLink, Route, Thing
-from overlayd.leases.lease import Lease, Leg
+from overlayd.leases.lease import FamilyLease, Lease
 from overlayd.lib import marks
 from overlayd.lib.addresses import interface
 
@@ -31,26 +31,26 @@ class Ipip(Planned):
 
     type: ClassVar[str] = "ipip"
     keys: ClassVar[tuple[str, ...]] = ("DirectRouting",)
-    around: Surroundings
+    environment: Environment
     direct: bool
     mtu_bytes: int
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], around: Surroundings) -> Self:
+    def from_config(cls, config: Mapping[str, Any], environment: Environment) -> Self:
         """See Backend. Keys: DirectRouting."""
         direct = Options(cls.type, config, cls.keys).flag("DirectRouting")
-        if around.network.v6 is not None:
+        if environment.network.v6 is not None:
             raise NetworkConfigError(
                 "backend ipip carries IPv4 only",
                 hint="set EnableIPv6 to false, or use backend vxlan, host-gw or wireguard",
             )
-        mtu_bytes = largest_packet(cls.type, around.underlay.mtu_bytes, OVERHEAD_BYTES)
-        return cls(around=around, direct=direct, mtu_bytes=mtu_bytes)
+        mtu_bytes = largest_packet(cls.type, environment.underlay.mtu_bytes, OVERHEAD_BYTES)
+        return cls(environment=environment, direct=direct, mtu_bytes=mtu_bytes)
 
     @property
     def devices(self) -> tuple[str, ...]:
         """The IP-in-IP device, and with DirectRouting the underlay's interface too."""
-        return (_device(), self.around.underlay.ifname) if self.direct else (_device(),)
+        return (_device(), self.environment.underlay.ifname) if self.direct else (_device(),)
 
     @property
     def listens(self) -> tuple[Listening, ...]:
@@ -62,34 +62,37 @@ class Ipip(Planned):
 
     def plan(self, own: Lease, peers: Collection[Lease]) -> Plan:
         """All that the kernel should hold, for these leases. Pure."""
-        judged = self.around.judge(peers, own=own, backend_type=self.type)
+        judged = self.environment.judge(peers, own=own, backend_type=self.type)
         reachable: dict[str, tuple[Thing, ...]] = {}
         paths: dict[str, str] = {}
         for peer in judged.served:
-            legs = self.around.shared_legs(peer)
-            reachable[peer.key_name] = tuple(map(self._way, legs))
-            paths[peer.key_name] = "direct" if all(map(self._is_direct, legs)) else self.type
-        link = IpipLink(name=_device(), mtu_bytes=self.mtu_bytes, local=self.around.endpoint(4).address)
+            family_leases = self.environment.shared_legs(peer)
+            reachable[peer.key_name] = tuple(map(self._way, family_leases))
+            paths[peer.key_name] = "direct" if all(map(self._is_direct, family_leases)) else self.type
+        link = IpipLink(name=_device(), mtu_bytes=self.mtu_bytes, local=self.environment.endpoint(4).address)
         # A host's own packets to the overlay leave with this address, and no subnet route comes with a /32.
-        addresses = [Address(link=_device(), address=interface(leg.subnet.network_address, 32)) for leg in own.legs]
-        base = (*self.around.base(own), link, *addresses)
+        addresses = [
+            Address(link=_device(), address=interface(family_lease.subnet.network_address, 32))
+            for family_lease in own.family_leases
+        ]
+        base = (*self.environment.base(own), link, *addresses)
         return Plan(
             base=base,
             peers=reachable,
             problems=judged.problems,
             paths=paths,
-            destinations=self.around.destinations(judged.served),
-            networks=self.around.network.networks,
+            destinations=self.environment.destinations(judged.served),
+            networks=self.environment.network.networks,
             untold=judged.untold,
         )
 
-    def _is_direct(self, leg: Leg) -> bool:
-        return self.direct and reaches_directly(self.around, leg)
+    def _is_direct(self, family_lease: FamilyLease) -> bool:
+        return self.direct and reaches_directly(self.environment, family_lease)
 
-    def _way(self, leg: Leg) -> Route:
-        if self._is_direct(leg):
-            return direct_route(self.around, leg)
-        return Route(dst=leg.subnet, link=_device(), via=leg.public_ip, onlink=True)
+    def _way(self, family_lease: FamilyLease) -> Route:
+        if self._is_direct(family_lease):
+            return direct_route(self.environment, family_lease)
+        return Route(dst=family_lease.subnet, link=_device(), via=family_lease.public_ip, onlink=True)
 
 
 def _device() -> str:

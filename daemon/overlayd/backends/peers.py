@@ -10,8 +10,8 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from overlayd.backends.ranges import Index
-from overlayd.leases.conflicts import OWN_ADDRESS, Needed, taken_by
-from overlayd.leases.lease import Lease, Leg
+from overlayd.leases.conflicts import OWN_ADDRESS, HostNeed, taken_by
+from overlayd.leases.lease import FamilyLease, Lease
 from overlayd.leases.network_config import NetworkConfig, Pool
 from overlayd.lib.addresses import IPNetwork
 from overlayd.lib.sanitize import quoted
@@ -63,7 +63,7 @@ def judge(
     own: Lease,
     network: NetworkConfig,
     backend_type: str,
-    needed: Collection[Needed] = (),
+    needed: Collection[HostNeed] = (),
     one_route: bool = False,
     usable: Callable[[Lease], Reason | None] = lambda _lease: None,
 ) -> Judged:
@@ -109,7 +109,7 @@ class _Rules:
     """What a lease must be for itself, whatever others there are. By numbers, as there may be very many."""
 
     def __init__(
-        self, own: Lease, network: NetworkConfig, backend_type: str, needed: Collection[Needed], *, one_route: bool
+        self, own: Lease, network: NetworkConfig, backend_type: str, needed: Collection[HostNeed], *, one_route: bool
     ) -> None:
         self._network = network
         self._backend_type = backend_type
@@ -130,8 +130,8 @@ class _Rules:
 
     def _is_left_over(self, peer: Lease) -> bool:
         families = self._families
-        for leg in peer.legs:  # noqa: SIM110  (`any` takes twice the time)
-            if leg.version in families and not families[leg.version].fits(leg):
+        for family_lease in peer.family_leases:
+            if family_lease.version in families and not families[family_lease.version].fits(family_lease):
                 return True
         return False
 
@@ -140,10 +140,10 @@ class _Rules:
         if peer.backend_type != self._backend_type:
             return "its backend is {}, ours is {}", (peer.backend_type, self._backend_type)
         reason: Reason | None = "it has no address of the network's {}", (self._network,)
-        for leg in peer.legs:
-            family = self._families.get(leg.version)
+        for family_lease in peer.family_leases:
+            family = self._families.get(family_lease.version)
             if family is not None:
-                reason = family.unfit(leg)
+                reason = family.unfit(family_lease)
                 if reason is not None:
                     return reason
         return reason
@@ -152,7 +152,7 @@ class _Rules:
 class _Family:
     """The rules of one IP version. The public address of a leg is of the same one as its subnet."""
 
-    def __init__(self, pool: Pool, own: Lease, needed: Collection[Needed], *, one_route: bool) -> None:
+    def __init__(self, pool: Pool, own: Lease, needed: Collection[HostNeed], *, one_route: bool) -> None:
         version = pool.network.version
         self._network = pool.network
         self._first, self._last = _span(pool.network)
@@ -160,7 +160,7 @@ class _Family:
         self._lowest, self._highest = int(pool.subnet_min), int(pool.subnet_max)
         self._longest = pool.network.max_prefixlen - 2
         self._own = own
-        ours = own.leg(version)
+        ours = own.family_lease(version)
         self._ours = ours.span if ours is not None else (0, -1)
         self._needed = needed
         self._taken = Index(_span(one.network) for one in needed)
@@ -172,25 +172,27 @@ class _Family:
         self._one_route = one_route
         self._lans = Index(_span(one.network) for one in lans)
 
-    def fits(self, leg: Leg) -> bool:
+    def fits(self, family_lease: FamilyLease) -> bool:
         """Whether it could be leased now."""
-        return leg.subnet.prefixlen == self._subnet_len and self._lowest <= leg.span[0] <= self._highest
+        return (
+            family_lease.subnet.prefixlen == self._subnet_len and self._lowest <= family_lease.span[0] <= self._highest
+        )
 
-    def unfit(self, leg: Leg) -> Reason | None:
+    def unfit(self, family_lease: FamilyLease) -> Reason | None:
         """Why no host may have that subnet, or none can be at that address."""
-        first, last = leg.span
+        first, last = family_lease.span
         if not (self._first <= first and last <= self._last):
-            return "its subnet {} is outside the network {}", (leg.subnet, self._network)
-        if leg.subnet.prefixlen > self._longest:
-            return "its subnet {} is too small to be leased", (leg.subnet,)
+            return "its subnet {} is outside the network {}", (family_lease.subnet, self._network)
+        if family_lease.subnet.prefixlen > self._longest:
+            return "its subnet {} is too small to be leased", (family_lease.subnet,)
         if first <= self._ours[1] and last >= self._ours[0]:
-            return "its subnet {} overlaps ours, {}", (leg.subnet, self._own.subnets)
+            return "its subnet {} overlaps ours, {}", (family_lease.subnet, self._own.subnets)
         if self._taken.overlap(first, last) is not None:
-            return "its subnet {} {}", (leg.subnet, _Taken(leg.subnet, self._needed))
-        what = self._no_peer(leg.public_number, leg)
-        return None if what is None else ("its public address {} is {}", (leg.public_ip, what))
+            return "its subnet {} {}", (family_lease.subnet, _Taken(family_lease.subnet, self._needed))
+        what = self._no_peer(family_lease.public_number, family_lease)
+        return None if what is None else ("its public address {} is {}", (family_lease.public_ip, what))
 
-    def _no_peer(self, number: int, leg: Leg) -> str | None:
+    def _no_peer(self, number: int, family_lease: FamilyLease) -> str | None:
         """What is at an address, if that cannot be a peer."""
         if number in self._own_numbers:
             return OWN_ADDRESS.removesuffix(" address")
@@ -198,13 +200,13 @@ class _Family:
             return "not one of a host"
         if number in self._edges:
             return f"not one of a host: it is an end of {self._edges[number]}"
-        return self._inside(number, leg) if self._first <= number <= self._last else None
+        return self._inside(number, family_lease) if self._first <= number <= self._last else None
 
-    def _inside(self, number: int, leg: Leg) -> str | None:
+    def _inside(self, number: int, family_lease: FamilyLease) -> str | None:
         """Why an address of the network cannot be a peer's; the underlay may be a part of the network."""
         if self._ours[0] <= number <= self._ours[1]:
             return "inside our subnet"
-        if leg.span[0] <= number <= leg.span[1]:
+        if family_lease.span[0] <= number <= family_lease.span[1]:
             return "inside its own subnet"
         if self._one_route and self._lans.overlap(number, number) is None:
             # Packets to it would go in circles.
@@ -216,7 +218,7 @@ class _Taken(NamedTuple):
     """What a subnet would take from this host; put into words where somebody is told."""
 
     subnet: IPNetwork
-    needed: Collection[Needed]
+    needed: Collection[HostNeed]
 
     def __str__(self) -> str:
         return str(taken_by(self.subnet, self.needed))
@@ -228,38 +230,42 @@ class _Served:
     def __init__(self, network: NetworkConfig) -> None:
         self._subnets = {version: Index() for version in network.versions}
         self._addresses = {version: Index() for version in network.versions}
-        self._legs: dict[tuple[int, int], Leg] = {}
+        self._family_leases: dict[tuple[int, int], FamilyLease] = {}
         self._leases: dict[tuple[int, int], int] = {}
 
     def refusal(self, peer: Lease) -> Reason | None:
         """Why a lease cannot be served beside these."""
-        for leg in peer.legs:
-            version, (first, last), number = leg.version, leg.span, leg.public_number
+        for family_lease in peer.family_leases:
+            version, (first, last), number = family_lease.version, family_lease.span, family_lease.public_number
             subnets = self._subnets.get(version)
             if subnets is None:
                 continue
             if (at := subnets.overlap(first, last)) is not None:
-                other = self._legs[version, at]
-                if other.span == leg.span:
-                    return "its subnet {} is also that of {}", (leg.subnet, other.public_ip)
-                return "its subnet {} overlaps {} of {}", (leg.subnet, other.subnet, other.public_ip)
+                other = self._family_leases[version, at]
+                if other.span == family_lease.span:
+                    return "its subnet {} is also that of {}", (family_lease.subnet, other.public_ip)
+                return "its subnet {} overlaps {} of {}", (family_lease.subnet, other.subnet, other.public_ip)
             if (at := subnets.overlap(number, number)) is not None:
-                other = self._legs[version, at]
-                return "its public address {} is inside {} of {}", (leg.public_ip, other.subnet, other.public_ip)
+                other = self._family_leases[version, at]
+                return "its public address {} is inside {} of {}", (
+                    family_lease.public_ip,
+                    other.subnet,
+                    other.public_ip,
+                )
             if (at := self._addresses[version].overlap(first, last)) is not None:
-                public_ip = leg.subnet.network_address + (at - first)
-                return "its subnet {} holds {}, the public address of another", (leg.subnet, public_ip)
+                public_ip = family_lease.subnet.network_address + (at - first)
+                return "its subnet {} holds {}, the public address of another", (family_lease.subnet, public_ip)
             if self._leases.get((version, number), 0) >= LEASES_OF_A_HOST_AT_MOST:
-                return "{} has more than {} leases", (leg.public_ip, LEASES_OF_A_HOST_AT_MOST)
+                return "{} has more than {} leases", (family_lease.public_ip, LEASES_OF_A_HOST_AT_MOST)
         return None
 
     def add(self, peer: Lease) -> None:
         """Count a lease among them."""
-        for leg in peer.legs:
-            version, number = leg.version, leg.public_number
+        for family_lease in peer.family_leases:
+            version, number = family_lease.version, family_lease.public_number
             if version in self._subnets:
-                self._subnets[version].add(*leg.span)
-                self._legs[version, leg.span[0]] = leg
+                self._subnets[version].add(*family_lease.span)
+                self._family_leases[version, family_lease.span[0]] = family_lease
                 count = self._leases.get((version, number), 0)
                 self._leases[version, number] = count + 1
                 if not count:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from ipaddress import IPv4Address
 from typing import Any, ClassVar, Protocol, Self
 
-from overlayd.backends.environment import Surroundings
+from overlayd.backends.environment import Environment
 from overlayd.backends.listening import Listening
 from overlayd.backends.options import Options, largest_packet
 from overlayd.backends.peers import PeerTable
@@ -47,24 +47,24 @@ class Udp:
     keys: ClassVar[tuple[str, ...]] = ("Port",)
     one_route: ClassVar[bool] = True
 
-    def __init__(self, around: Surroundings, *, port: int, mtu_bytes: int) -> None:
+    def __init__(self, environment: Environment, *, port: int, mtu_bytes: int) -> None:
         """Values only; `open` makes the device and takes the port."""
-        self._around = around
+        self._environment = environment
         self._port = port
         self._mtu_bytes = mtu_bytes
         self._forwarder: Forwarder | None = None
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], around: Surroundings) -> Self:
+    def from_config(cls, config: Mapping[str, Any], environment: Environment) -> Self:
         """See Backend. Keys: Port."""
         port = Options(cls.type, config, cls.keys).port("Port", DEFAULT_PORT)
-        if around.network.v6 is not None:
+        if environment.network.v6 is not None:
             raise NetworkConfigError(
                 "backend udp carries IPv4 only",
                 hint="set EnableIPv6 to false, or use backend vxlan, host-gw or wireguard",
             )
-        mtu_bytes = largest_packet(cls.type, around.underlay.mtu_bytes, OVERHEAD_BYTES)
-        return cls(around, port=port, mtu_bytes=mtu_bytes)
+        mtu_bytes = largest_packet(cls.type, environment.underlay.mtu_bytes, OVERHEAD_BYTES)
+        return cls(environment, port=port, mtu_bytes=mtu_bytes)
 
     @property
     def mtu_bytes(self) -> int:
@@ -89,7 +89,7 @@ class Udp:
         require(self.plan(own))
         self._forwarder = TunForwarder(
             device=marks.ours().tun,
-            local=IPv4Address(str(self._around.endpoint(4).address)),
+            local=IPv4Address(str(self._environment.endpoint(4).address)),
             port=self._port,
         )
 
@@ -118,18 +118,21 @@ class Udp:
     def plan(self, own: Lease, peers: Collection[Lease] = ()) -> Plan:
         """All that the kernel should hold, for these leases. Pure."""
         device = marks.ours().tun
-        judged = self._around.judge(peers, own=own, backend_type=self.type, one_route=self.one_route)
+        judged = self._environment.judge(peers, own=own, backend_type=self.type, one_route=self.one_route)
         return Plan(
             base=(
-                *self._around.base(own),
+                *self._environment.base(own),
                 TunLink(name=device, mtu_bytes=self._mtu_bytes),
-                *(Address(link=device, address=interface(leg.subnet.network_address, 32)) for leg in own.legs),
-                *(Route(dst=network, link=device) for network in self._around.network.networks),
+                *(
+                    Address(link=device, address=interface(family_lease.subnet.network_address, 32))
+                    for family_lease in own.family_leases
+                ),
+                *(Route(dst=network, link=device) for network in self._environment.network.networks),
             ),
             problems=judged.problems,
             paths={peer.key_name: self.type for peer in judged.served},
-            destinations=self._around.destinations(judged.served),
-            networks=self._around.network.networks,
+            destinations=self._environment.destinations(judged.served),
+            networks=self._environment.network.networks,
             untold=judged.untold,
         )
 

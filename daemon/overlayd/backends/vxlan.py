@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
-from overlayd.backends.environment import Surroundings
+from overlayd.backends.environment import Environment
 from overlayd.backends.host_gw import direct_route, reaches_directly
 from overlayd.backends.listening import Listening
 from overlayd.backends.options import Options, largest_packet
@@ -21,7 +21,7 @@ from overlayd.backends.planned import Planned
 from overlayd.errors import NetworkConfigError
 from overlayd.kernel.converge import Plan
 from overlayd.kernel.state import Address, FdbEntry, Neighbour, Route, Thing, VxlanLink
-from overlayd.leases.lease import Lease, Leg
+from overlayd.leases.lease import FamilyLease, Lease
 from overlayd.lib import marks
 from overlayd.lib.addresses import IPAddress, interface
 
@@ -40,7 +40,7 @@ class Vxlan(Planned):
 
     type: ClassVar[str] = "vxlan"
     keys: ClassVar[tuple[str, ...]] = KEYS
-    around: Surroundings
+    environment: Environment
     vni: int
     port: int
     gbp: bool
@@ -49,29 +49,31 @@ class Vxlan(Planned):
     mtu_bytes: int
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], around: Surroundings) -> Self:
+    def from_config(cls, config: Mapping[str, Any], environment: Environment) -> Self:
         """See Backend. Keys: VNI, Port, GBP, Learning, DirectRouting, MTU (of the underlay)."""
         options = Options(cls.type, config, cls.keys)
-        return cls._made(options, around, direct=options.flag("DirectRouting"))
+        return cls._made(options, environment, direct=options.flag("DirectRouting"))
 
     @classmethod
-    def _made(cls, options: Options, around: Surroundings, *, direct: bool) -> Self:
-        underlay_mtu_bytes = options.number("MTU", 0, low=0, high=65535) or around.underlay.mtu_bytes
-        if underlay_mtu_bytes > around.underlay.mtu_bytes:
+    def _made(cls, options: Options, environment: Environment, *, direct: bool) -> Self:
+        underlay_mtu_bytes = options.number("MTU", 0, low=0, high=65535) or environment.underlay.mtu_bytes
+        if underlay_mtu_bytes > environment.underlay.mtu_bytes:
             raise NetworkConfigError(
-                f"MTU of backend {cls.type} is {underlay_mtu_bytes}, and that of this host's {around.underlay.ifname} "
-                f"is {around.underlay.mtu_bytes}",
+                f"MTU of backend {cls.type} is {underlay_mtu_bytes}, and that of this host's "
+                f"{environment.underlay.ifname} is {environment.underlay.mtu_bytes}",
                 hint="lower it in the network config, leave it out, or raise that of the interface",
             )
-        overhead_bytes = max(OVERHEAD_BYTES[pool.network.version] for pool in around.network.pools)
+        overhead_bytes = max(OVERHEAD_BYTES[pool.network.version] for pool in environment.network.pools)
         return cls(
-            around=around,
+            environment=environment,
             vni=options.number("VNI", DEFAULT_VNI, low=1, high=2**24 - 1),
             port=options.port("Port", DEFAULT_PORT),
             gbp=options.flag("GBP"),
             learning=options.flag("Learning"),
             direct=direct,
-            mtu_bytes=largest_packet(cls.type, underlay_mtu_bytes, overhead_bytes, ipv6=around.network.v6 is not None),
+            mtu_bytes=largest_packet(
+                cls.type, underlay_mtu_bytes, overhead_bytes, ipv6=environment.network.v6 is not None
+            ),
         )
 
     def device(self, version: int) -> str:
@@ -86,15 +88,15 @@ class Vxlan(Planned):
     @property
     def devices(self) -> tuple[str, ...]:
         """The VXLAN devices, and with DirectRouting the underlay's interface too."""
-        made = tuple(self.device(pool.network.version) for pool in self.around.network.pools)
-        return (*made, self.around.underlay.ifname) if self.direct else made
+        made = tuple(self.device(pool.network.version) for pool in self.environment.network.pools)
+        return (*made, self.environment.underlay.ifname) if self.direct else made
 
     @property
     def listens(self) -> tuple[Listening, ...]:
         """The UDP port, in each family of the network."""
         return tuple(
             Listening(version=pool.network.version, protocol="udp", port=self.port)
-            for pool in self.around.network.pools
+            for pool in self.environment.network.pools
         )
 
     def lease_data(self, version: int) -> Mapping[str, Any]:
@@ -103,56 +105,66 @@ class Vxlan(Planned):
 
     def plan(self, own: Lease, peers: Collection[Lease]) -> Plan:
         """All that the kernel should hold, for these leases. Pure."""
-        judged = self.around.judge(peers, own=own, backend_type=Vxlan.type, usable=_Macs(self, own).refusal)
+        judged = self.environment.judge(peers, own=own, backend_type=Vxlan.type, usable=_Macs(self, own).refusal)
         reachable: dict[str, tuple[Thing, ...]] = {}
         paths: dict[str, str] = {}
         for peer in judged.served:
-            legs = self.around.shared_legs(peer)
-            reachable[peer.key_name] = tuple(entry for leg in legs for entry in self._entries(leg))
-            paths[peer.key_name] = "direct" if all(map(self._is_direct, legs)) else "vxlan"
-        base = (*self.around.base(own), *(thing for leg in own.legs for thing in self._own_end(leg)))
+            family_leases = self.environment.shared_legs(peer)
+            reachable[peer.key_name] = tuple(
+                entry for family_lease in family_leases for entry in self._entries(family_lease)
+            )
+            paths[peer.key_name] = "direct" if all(map(self._is_direct, family_leases)) else "vxlan"
+        base = (
+            *self.environment.base(own),
+            *(thing for family_lease in own.family_leases for thing in self._own_end(family_lease)),
+        )
         return Plan(
             base=base,
             peers=reachable,
             problems=judged.problems,
             paths=paths,
-            destinations=self.around.destinations(judged.served),
-            networks=self.around.network.networks,
+            destinations=self.environment.destinations(judged.served),
+            networks=self.environment.network.networks,
             untold=judged.untold,
         )
 
-    def _own_end(self, leg: Leg) -> tuple[Thing, ...]:
-        device = self.device(leg.version)
+    def _own_end(self, family_lease: FamilyLease) -> tuple[Thing, ...]:
+        device = self.device(family_lease.version)
         link = VxlanLink(
             name=device,
             mtu_bytes=self.mtu_bytes,
             vni=self.vni,
             port=self.port,
-            local=self.around.endpoint(leg.version).address,
-            underlay=self.around.underlay.ifname,
-            mac=self.mac(leg.version),
+            local=self.environment.endpoint(family_lease.version).address,
+            underlay=self.environment.underlay.ifname,
+            mac=self.mac(family_lease.version),
             learning=self.learning,
             gbp=self.gbp,
         )
         # A host's own packets to the overlay leave with this address, and no subnet route comes with a /32.
-        return (link, Address(link=device, address=interface(leg.subnet.network_address, leg.subnet.max_prefixlen)))
+        return (
+            link,
+            Address(
+                link=device, address=interface(family_lease.subnet.network_address, family_lease.subnet.max_prefixlen)
+            ),
+        )
 
     def mac(self, version: int) -> str:
         """This host's MAC, in packets of one family."""
-        return vtep_mac(self.around.endpoint(version).public_ip, self.vni)
+        return vtep_mac(self.environment.endpoint(version).public_ip, self.vni)
 
-    def _is_direct(self, leg: Leg) -> bool:
-        return self.direct and reaches_directly(self.around, leg)
+    def _is_direct(self, family_lease: FamilyLease) -> bool:
+        return self.direct and reaches_directly(self.environment, family_lease)
 
-    def _entries(self, leg: Leg) -> tuple[Thing, ...]:
-        if self._is_direct(leg):
-            return (direct_route(self.around, leg),)
-        device, gateway = self.device(leg.version), leg.subnet.network_address
-        mac = str(leg.fields()["vtepmac"]).lower()
+    def _entries(self, family_lease: FamilyLease) -> tuple[Thing, ...]:
+        if self._is_direct(family_lease):
+            return (direct_route(self.environment, family_lease),)
+        device, gateway = self.device(family_lease.version), family_lease.subnet.network_address
+        mac = str(family_lease.fields()["vtepmac"]).lower()
         return (
             Neighbour(link=device, address=gateway, mac=mac),
-            FdbEntry(link=device, mac=mac, dst=leg.public_ip),
-            Route(dst=leg.subnet, link=device, via=gateway, onlink=True),
+            FdbEntry(link=device, mac=mac, dst=family_lease.public_ip),
+            Route(dst=family_lease.subnet, link=device, via=gateway, onlink=True),
         )
 
 
@@ -161,14 +173,17 @@ class _Macs:
 
     def __init__(self, backend: Vxlan, own: Lease) -> None:
         self._backend = backend
-        self._holders = {(leg.version, backend.mac(leg.version)): leg.public_ip for leg in own.legs}
+        self._holders = {
+            (family_lease.version, backend.mac(family_lease.version)): family_lease.public_ip
+            for family_lease in own.family_leases
+        }
 
     def refusal(self, peer: Lease) -> Reason | None:
         """Why a peer's data cannot be used; None, and its MACs noted, if it can."""
         vni = self._backend.vni
         found: dict[tuple[int, str], IPAddress] = {}
-        for leg in self._backend.around.shared_legs(peer):
-            data = leg.fields()
+        for family_lease in self._backend.environment.shared_legs(peer):
+            data = family_lease.fields()
             if data.get("vni", vni) != vni:
                 return "its VNI is {}, ours is {}", (Quoted(data["vni"]), vni)
             if not isinstance(data.get("vtepmac"), str) or not _MAC.fullmatch(data["vtepmac"]):
@@ -176,10 +191,10 @@ class _Macs:
             mac = data["vtepmac"].lower()
             if int(mac[:2], 16) & 1 or mac == "00:00:00:00:00:00":
                 return "its VtepMAC {} is not one of a host", (mac,)
-            holder = self._holders.get((leg.version, mac), leg.public_ip)
-            if holder != leg.public_ip:
+            holder = self._holders.get((family_lease.version, mac), family_lease.public_ip)
+            if holder != family_lease.public_ip:
                 return "its VtepMAC {} is also that of {}", (mac, holder)
-            found[leg.version, mac] = leg.public_ip
+            found[family_lease.version, mac] = family_lease.public_ip
         self._holders |= found
         return None
 

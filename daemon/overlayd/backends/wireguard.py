@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Self
 
 from overlayd.backends import keyfile
 from overlayd.backends.claims import Claim, Claims, public_key_of
-from overlayd.backends.environment import Surroundings
+from overlayd.backends.environment import Environment
 from overlayd.backends.listening import Listening
 from overlayd.backends.options import Options, largest_packet
 from overlayd.backends.peers import Reason
@@ -24,7 +24,7 @@ from overlayd.errors import NetworkConfigError
 from overlayd.kernel.converge import Plan, Report, converge, require
 from overlayd.kernel.state import Address, Route, Thing, WireguardLink, WireguardPeer
 from overlayd.kernel.wireguard.device import KEY_BYTES, format_key, parse_key
-from overlayd.leases.lease import Lease, Leg
+from overlayd.leases.lease import FamilyLease, Lease
 from overlayd.lib import marks
 from overlayd.lib.addresses import IPAddress, IPNetwork, contains, interface
 from overlayd.lib.sanitize import quoted
@@ -55,7 +55,7 @@ class Wireguard:
 
     def __init__(
         self,
-        around: Surroundings,
+        environment: Environment,
         *,
         mode: str,
         ports: Mapping[str, int],
@@ -64,7 +64,7 @@ class Wireguard:
         mtu_bytes: int,
     ) -> None:
         """Values only; the key is read or made when it is first asked for."""
-        self._around = around
+        self._environment = environment
         self._mode = mode
         self._ports = ports
         self._preshared_key = preshared_key
@@ -74,12 +74,12 @@ class Wireguard:
         self._told: dict[object, tuple[IPAddress, int] | None] = {}
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], around: Surroundings) -> Self:
+    def from_config(cls, config: Mapping[str, Any], environment: Environment) -> Self:
         """See Backend. Keys: KEYS, as flannel has them; MTU is the underlay's."""
         options = Options(cls.type, config, cls.keys)
         mode = options.word("Mode", MODES)
         for version in (4, 6):
-            if mode == f"ipv{version}" and around.network.network(version) is None:
+            if mode == f"ipv{version}" and environment.network.network(version) is None:
                 raise NetworkConfigError(
                     f"Mode of backend wireguard is {mode}, and hosts of this network publish no IPv{version} address",
                     hint=f"set EnableIPv{version} to true, or Mode to auto",
@@ -88,22 +88,22 @@ class Wireguard:
             _device(4): _port(options, "ListenPort", DEFAULT_PORT),
             _device(6): _port(options, "ListenPortV6", DEFAULT_PORT6),
         }
-        if mode == "separate" and len(around.network.pools) == 2 and len(set(ports.values())) == 1:
+        if mode == "separate" and len(environment.network.pools) == 2 and len(set(ports.values())) == 1:
             raise NetworkConfigError(
                 f"ListenPort and ListenPortV6 of backend wireguard are both {ports[_device(4)]}",
                 hint="two, as each family has a device of its own; or Mode auto, with one device",
             )
         return cls(
-            around,
+            environment,
             mode=mode,
             ports=ports,
             preshared_key=_preshared_key(options),
             keepalive_s=options.number("PersistentKeepaliveInterval", 0, low=0, high=65535),
             mtu_bytes=largest_packet(
                 cls.type,
-                options.number("MTU", 0, low=0, high=65535) or around.underlay.mtu_bytes,
+                options.number("MTU", 0, low=0, high=65535) or environment.underlay.mtu_bytes,
                 OVERHEAD_BYTES,
-                ipv6=around.network.v6 is not None,
+                ipv6=environment.network.v6 is not None,
             ),
         )
 
@@ -115,12 +115,12 @@ class Wireguard:
     @property
     def devices(self) -> tuple[str, ...]:
         """The WireGuard devices."""
-        return tuple(dict.fromkeys(self._device(pool.network.version) for pool in self._around.network.pools))
+        return tuple(dict.fromkeys(self._device(pool.network.version) for pool in self._environment.network.pools))
 
     @property
     def listens(self) -> tuple[Listening, ...]:
         """The UDP ports, in the families that hosts meet over."""
-        versions: list[int] = [pool.network.version for pool in self._around.network.pools]
+        versions: list[int] = [pool.network.version for pool in self._environment.network.pools]
         if self._mode in ("ipv4", "ipv6"):
             versions = [int(self._mode[-1])]
         return tuple(
@@ -138,7 +138,7 @@ class Wireguard:
     def part_from(self, others: Collection[Lease]) -> None:
         """See Keyed."""
         for other in others:
-            if self._public_key in map(public_key_of, other.legs):
+            if self._public_key in map(public_key_of, other.family_leases):
                 keyfile.renew(self._state_dir, of=str(other.public_ip))
                 # They are cached_property's.
                 del self._private_key, self._public_key
@@ -175,25 +175,27 @@ class Wireguard:
             problem = wanted if isinstance(wanted, str) else claims.add(peer, wanted)
             return None if problem is None else ("{}", (problem,))
 
-        judged = self._around.judge(peers, own=own, backend_type=self.type, one_route=self.one_route, usable=unclaimed)
+        judged = self._environment.judge(
+            peers, own=own, backend_type=self.type, one_route=self.one_route, usable=unclaimed
+        )
         reachable: dict[str, tuple[Thing, ...]] = {
             name: tuple(map(self._peer, granted)) for name, granted in claims.granted().items()
         }
         return Plan(
-            base=(*self._around.base(own), *self._own_end(own)),
+            base=(*self._environment.base(own), *self._own_end(own)),
             peers=reachable,
             problems=judged.problems,
             paths=dict.fromkeys(reachable, self.type),
-            destinations=self._around.destinations(judged.served),
-            networks=self._around.network.networks,
+            destinations=self._environment.destinations(judged.served),
+            networks=self._environment.network.networks,
             untold=judged.untold,
         )
 
     @property
     def _state_dir(self) -> Path:
-        if self._around.state_dir is None:
+        if self._environment.state_dir is None:
             raise RuntimeError("a key is for the daemon only")
-        return self._around.state_dir
+        return self._environment.state_dir
 
     @cached_property
     def _private_key(self) -> str:
@@ -218,61 +220,61 @@ class Wireguard:
             for device in self.devices
         ]
         things: list[Thing] = [*links]
-        for leg in own.legs:
-            device = self._device(leg.version)
+        for family_lease in own.family_leases:
+            device = self._device(family_lease.version)
             # A host's own packets to the overlay leave with this address; peers let in what is from its subnet.
-            address = interface(leg.subnet.network_address, leg.subnet.max_prefixlen)
+            address = interface(family_lease.subnet.network_address, family_lease.subnet.max_prefixlen)
             things.append(Address(link=device, address=address))
-        for pool in self._around.network.pools:
+        for pool in self._environment.network.pools:
             things.append(Route(dst=pool.network, link=self._device(pool.network.version)))
         return tuple(things)
 
     def _claims(self, peer: Lease) -> list[Claim] | str:
         """What a peer's lease asks of our devices; or why it cannot be used."""
-        legs = self._around.shared_legs(peer)
-        keys = [public_key_of(leg) for leg in legs]
-        for leg, key in zip(legs, keys, strict=True):
+        family_leases = self._environment.shared_legs(peer)
+        keys = [public_key_of(family_lease) for family_lease in family_leases]
+        for family_lease, key in zip(family_leases, keys, strict=True):
             if key is None:
-                return f"it published no usable PublicKey: {quoted(leg.fields().get('publickey'))}"
+                return f"it published no usable PublicKey: {quoted(family_lease.fields().get('publickey'))}"
         if self._mode == "separate":
             return [
                 Claim(
-                    device=self._device(leg.version),
+                    device=self._device(family_lease.version),
                     public_key=str(key),
-                    address=leg.public_ip,
-                    port=self._port_of(leg),
-                    subnets=(leg.subnet,),
+                    address=family_lease.public_ip,
+                    port=self._port_of(family_lease),
+                    subnets=(family_lease.subnet,),
                 )
-                for leg, key in zip(legs, keys, strict=True)
+                for family_lease, key in zip(family_leases, keys, strict=True)
             ]
         if len(set(keys)) != 1:
             return "its two families have different PublicKeys; that needs Mode separate"
-        meeting = self._meeting(legs)
+        meeting = self._meeting(family_leases)
         if meeting is None:
             return f"it has no IPv{self._mode[-1]} address, which Mode {self._mode} needs"
-        subnets = tuple(leg.subnet for leg in legs)
+        subnets = tuple(family_lease.subnet for family_lease in family_leases)
         port, key = self._port_of(meeting), str(keys[0])
         return [Claim(device=_device(4), public_key=key, address=meeting.public_ip, port=port, subnets=subnets)]
 
-    def _port_of(self, leg: Leg) -> int:
+    def _port_of(self, family_lease: FamilyLease) -> int:
         """The port at which a peer is met: the one that it published, else our own."""
-        device = self._device(leg.version)
-        port = leg.fields().get("port")
+        device = self._device(family_lease.version)
+        port = family_lease.fields().get("port")
         if not isinstance(port, int) or isinstance(port, bool) or not 0 < port <= 65535:
             return self._ports[device]
         # flannel publishes ListenPortV6 with the IPv6 part also where its one device listens on ListenPort.
-        return self._ports[device] if leg.version == 6 and port == self._ports[_device(6)] else port
+        return self._ports[device] if family_lease.version == 6 and port == self._ports[_device(6)] else port
 
-    def _meeting(self, legs: Collection[Leg]) -> Leg | None:
+    def _meeting(self, family_leases: Collection[FamilyLease]) -> FamilyLease | None:
         """The leg at whose address a peer is met when one device carries both families."""
-        by_version = {leg.version: leg for leg in legs}
+        by_version = {family_lease.version: family_lease for family_lease in family_leases}
         if self._mode != "auto":
             return by_version.get(int(self._mode[-1]))
         v4, v6 = by_version.get(4), by_version.get(6)
         if v4 is None or v6 is None:
             return v4 or v6
         # As flannel does: IPv4 wherever the peer has a public address, else IPv6 between public addresses.
-        ours6 = self._around.endpoint(6).address
+        ours6 = self._environment.endpoint(6).address
         if _is_private(v4.public_ip) and not _is_private(v6.public_ip) and not _is_private(ours6):
             return v6
         return v4

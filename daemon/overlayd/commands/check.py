@@ -16,9 +16,10 @@ from overlayd.doctor.checks.host import DEVICE_OF
 from overlayd.doctor.gather.host import device_feature
 from overlayd.host.backend import backend_here, unknown_keys
 from overlayd.leases.conflicts import Here, besides_containers, judge_network
+from overlayd.leases.followed_config import CONFIG, read_network_config
 from overlayd.leases.lease import MalformedLease, parse_lease
 from overlayd.leases.network_config import NetworkConfig
-from overlayd.leases.registry import CONFIG, SUBNETS, read_network_config
+from overlayd.leases.registry import SUBNETS
 from overlayd.lib.addresses import IPNetwork
 from overlayd.settings import Settings
 from overlayd.store.client import KeyValue, Store
@@ -76,9 +77,9 @@ def _held(leases: Iterable[KeyValue], underlay: Underlay) -> Iterator[IPNetwork]
     own = {endpoint.public_ip for endpoint in underlay.endpoints}
     for entry in leases:
         with contextlib.suppress(MalformedLease):
-            for leg in parse_lease(entry.key.rpartition("/")[2], entry.value).legs:
-                if leg.public_ip in own:
-                    yield leg.subnet
+            for family_lease in parse_lease(entry.key.rpartition("/")[2], entry.value).family_leases:
+                if family_lease.public_ip in own:
+                    yield family_lease.subnet
 
 
 def _without_secrets(config: Mapping[str, Any]) -> dict[str, Any]:

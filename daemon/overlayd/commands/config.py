@@ -12,10 +12,11 @@ from pathlib import Path
 from overlayd.commands.output import print_line
 from overlayd.errors import ConfigError, NetworkConfigError
 from overlayd.host.backend import load_backend, unknown_keys
-from overlayd.leases.conflicts import Judgement, Needed, judge_network
+from overlayd.leases.conflicts import HostNeed, Judgement, judge_network
+from overlayd.leases.followed_config import CONFIG, read_network_config
 from overlayd.leases.lease import MalformedLease, parse_lease
 from overlayd.leases.network_config import NetworkConfig, parse_network_config
-from overlayd.leases.registry import CONFIG, SUBNETS, read_network_config
+from overlayd.leases.registry import SUBNETS
 from overlayd.lib.addresses import ip_address, ip_network
 from overlayd.settings import Settings
 from overlayd.store.client import KeyValue, Store
@@ -70,12 +71,12 @@ def _set(settings: Settings, given: str, *, force: bool) -> int:
     return 0
 
 
-def _peers(leased: Collection[KeyValue]) -> Iterator[Needed]:
+def _peers(leased: Collection[KeyValue]) -> Iterator[HostNeed]:
     """The public addresses of hosts that hold a lease."""
     for entry in leased:
         with contextlib.suppress(MalformedLease):
-            for leg in parse_lease(entry.key.rpartition("/")[2], entry.value).legs:
-                yield Needed(network=ip_network(leg.public_ip), what="the public address of a host,")
+            for family_lease in parse_lease(entry.key.rpartition("/")[2], entry.value).family_leases:
+                yield HostNeed(network=ip_network(family_lease.public_ip), what="the public address of a host,")
 
 
 def _any_underlay() -> Underlay:

@@ -12,8 +12,8 @@ from typing import Any
 from overlayd.commands.output import print_line, print_table
 from overlayd.errors import ConfigError
 from overlayd.leases import previous_lease, reservations
+from overlayd.leases.followed_config import CONFIG, read_network_config
 from overlayd.leases.lease import Subnets
-from overlayd.leases.registry import CONFIG, read_network_config
 from overlayd.lib.addresses import IPAddress, ip_address, ip_network
 from overlayd.lib.sanitize import plain
 from overlayd.settings import Settings
@@ -72,7 +72,7 @@ def _row(entry: reservations.Entry) -> tuple[str, ...]:
     ends = "reserved" if entry.ends_in_s is None else str(timedelta(seconds=entry.ends_in_s))
     if entry.lease is None:
         return (plain(entry.name), "-", "-", ends, f"no lease: {entry.problem}")
-    addresses = ", ".join(str(leg.public_ip) for leg in entry.lease.legs)
+    addresses = ", ".join(str(family_lease.public_ip) for family_lease in entry.lease.family_leases)
     name = entry.host.hostname if entry.host else "-"
     return (str(entry.lease.subnets), addresses, entry.lease.backend_type, ends, name)
 
@@ -82,7 +82,7 @@ def _document(entry: reservations.Entry) -> dict[str, Any]:
     return {
         "key": entry.name,
         "subnets": [str(subnet) for subnet in lease.subnets] if lease else [],
-        "public_ips": [str(leg.public_ip) for leg in lease.legs] if lease else [],
+        "public_ips": [str(family_lease.public_ip) for family_lease in lease.family_leases] if lease else [],
         "backend": lease.backend_type if lease else None,
         "reserved": entry.ends_in_s is None,
         "ends_in_s": entry.ends_in_s,

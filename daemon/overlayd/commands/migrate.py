@@ -20,8 +20,8 @@ from overlayd.flannel import options as flanneld
 from overlayd.flannel import undo
 from overlayd.flannel.host import SYSCONFIG, FlannelHost, look
 from overlayd.leases import previous_lease
+from overlayd.leases.held_lease import PreviousLease
 from overlayd.leases.lease import Subnets
-from overlayd.leases.registry import Remembered
 from overlayd.lib import process
 from overlayd.lib.addresses import first_host
 from overlayd.lib.files import write_atomically
@@ -166,7 +166,7 @@ def _write(plan: _Plan, settings: Settings) -> None:
     except OSError as error:
         raise OverlaydError(f"{plan.path} cannot be written: {error}") from error
     if plan.subnets is not None:
-        previous_lease.remember(plan.state_dir, Remembered(subnets=plan.subnets))
+        previous_lease.remember(plan.state_dir, PreviousLease(subnets=plan.subnets))
         print_line(f"written: {plan.state_dir / previous_lease.LEASE_FILE}")
 
 

@@ -12,8 +12,9 @@ from overlayd.commands.output import print_line
 from overlayd.errors import ConfigError, OverlaydError, StoreError, UnsupportedError
 from overlayd.host.backend import load_backend
 from overlayd.kernel import interfaces
+from overlayd.leases.followed_config import CONFIG, read_network_config
 from overlayd.leases.lease import Lease, MalformedLease, parse_lease
-from overlayd.leases.registry import CONFIG, SUBNETS, read_network_config
+from overlayd.leases.registry import SUBNETS
 from overlayd.monitoring import status_file
 from overlayd.probe.container_sockets import Lender
 from overlayd.probe.peers import Address, Here, KnownPeer, chosen, known, source_words, targets
@@ -79,15 +80,15 @@ def _from_etcd(settings: Settings) -> tuple[Here, list[KnownPeer]]:
         mtu_bytes = load_backend(config, underlay).mtu_bytes
     leases = list(_leases(entries))
     here = Here(
-        subnets=tuple(leg.subnet for lease in leases for leg in lease.legs if leg.public_ip in own),
+        subnets=tuple(result.subnet for lease in leases for result in lease.family_leases if result.public_ip in own),
         addresses=interfaces.own_addresses(),
         mtu_bytes=mtu_bytes,
     )
     peers = [
-        KnownPeer(subnet=leg.subnet, public_ip=leg.public_ip, backend=lease.backend_type)
+        KnownPeer(subnet=result.subnet, public_ip=result.public_ip, backend=lease.backend_type)
         for lease in leases
-        for leg in lease.legs
-        if leg.public_ip not in own
+        for result in lease.family_leases
+        if result.public_ip not in own
     ]
     return here, peers
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from overlayd import backends
 from overlayd.backends.allowed_commands import Consent
-from overlayd.backends.environment import Surroundings
+from overlayd.backends.environment import Environment
 from overlayd.backends.options import unknown
 from overlayd.errors import ConfigError, NetworkConfigError
 from overlayd.host import other_networks
@@ -47,7 +47,7 @@ def load_backend(
     `here` is what this host needs, where the config is for this host. Without `consent`, nobody asks whether this host
     lets the config's commands run.
     """
-    around = Surroundings(
+    environment = Environment(
         network=config,
         underlay=underlay,
         blackhole=blackhole,
@@ -57,7 +57,7 @@ def load_backend(
         consent=consent,
     )
     try:
-        backend = backends.load(config.backend_type).from_config(config.backend_config, around)
+        backend = backends.load(config.backend_type).from_config(config.backend_config, environment)
     except ConfigError as error:
         raise NetworkConfigError(error.message, hint=error.hint) from error
     if here is not None:

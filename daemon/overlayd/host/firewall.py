@@ -79,7 +79,7 @@ class HostFirewall:
                     log.warning("this host forwards for everybody", reason=reason)
                     self._forwards_for_all.add(reason)
         addresses, leased = self._firewall.members()
-        leased |= {leg.subnet for peer in peers for leg in peer.legs}
+        leased |= {family_lease.subnet for peer in peers for family_lease in peer.family_leases}
         report = self._sync(self._wanted(subnets, addresses | _addresses(peers), leased))
         if report.problems:
             raise CommandFailed(f"strangers cannot be kept out, so nothing is opened: {report.problems[0]}")
@@ -94,7 +94,7 @@ class HostFirewall:
                 trusted=self._settings.trusted_networks,
             )
         )
-        leased = frozenset(leg.subnet for peer in peers for leg in peer.legs)
+        leased = frozenset(family_lease.subnet for peer in peers for family_lease in peer.family_leases)
         try:
             wanted = self._wanted(subnets, _addresses(peers), leased)
         except KernelRefused as error:
@@ -180,4 +180,4 @@ class HostFirewall:
 
 
 def _addresses(peers: Collection[Lease]) -> frozenset[IPAddress]:
-    return frozenset(leg.public_ip for peer in peers for leg in peer.legs)
+    return frozenset(family_lease.public_ip for peer in peers for family_lease in peer.family_leases)

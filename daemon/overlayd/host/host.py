@@ -22,14 +22,16 @@ from overlayd.host.firewall import HostFirewall
 from overlayd.kernel.converge import Report
 from overlayd.leases import previous_lease
 from overlayd.leases.conflicts import Here, avoided
-from overlayd.leases.lease import UNSAID, Lease, Leg, Subnets
+from overlayd.leases.held_lease import HeldLease, PreviousLease
+from overlayd.leases.lease import UNSAID, FamilyLease, Lease, Subnets
+from overlayd.leases.lease_table import LeaseTable
 from overlayd.leases.network_config import NetworkConfig
-from overlayd.leases.registry import Census, Holding, Registry, Remembered
+from overlayd.leases.registry import Registry
 from overlayd.lib.addresses import IPAddress, IPNetwork, first_host
 from overlayd.lib.counters import counter, gauge
 from overlayd.lib.files import write_atomically
 from overlayd.lib.log import logger
-from overlayd.monitoring.status_file import Board, Peer
+from overlayd.monitoring.status_file import Peer, StatusFile
 from overlayd.settings import Settings
 from overlayd.underlay import host_needs
 from overlayd.underlay.choose import Underlay
@@ -53,19 +55,19 @@ class Host:
     """One host in one network. Methods are called in the order in which they stand here, all in one thread."""
 
     def __init__(
-        self, settings: Settings, underlay: Underlay, registry: Registry, board: Board, config: NetworkConfig
+        self, settings: Settings, underlay: Underlay, registry: Registry, status_file: StatusFile, config: NetworkConfig
     ) -> None:
         """Check the config against this host: NetworkConfigError, UnsupportedError. Changes nothing."""
         self._settings = settings
         self._registry = registry
-        self._board = board
+        self._status_file = status_file
         self._config = config
         self._underlay = underlay
         self._here = Here(needed=host_needs.now(settings.etcd_endpoints))
         self._backend = backend_here(settings, config, underlay, self._here)
         self._firewall = HostFirewall(settings, config, underlay.ifname, self._backend, self._here)
         self._unread: tuple[str, ...] = ()
-        self._holding: Holding | None = None
+        self._holding: HeldLease | None = None
         self._docker = DockerWatch(
             restart=settings.docker_restart,
             lasting_s=settings.resync_s,
@@ -85,16 +87,16 @@ class Host:
     @property
     def public_ip(self) -> IPAddress:
         """The address that peers know this host by: of the first family that the network uses."""
-        return self._leg(self._config.networks[0]).public_ip
+        return self._family_lease(self._config.networks[0]).public_ip
 
     @property
-    def holding(self) -> Holding:
+    def holding(self) -> HeldLease:
         """The lease, once acquired."""
         if self._holding is None:
             raise RuntimeError("no lease acquired yet")
         return self._holding
 
-    def acquire(self) -> Holding:
+    def acquire(self) -> HeldLease:
         """Hold subnets, the same as before wherever nobody else has them. Raises StoreError, SubnetsExhausted."""
         remembered = previous_lease.recall(self._settings.state_dir, self._settings.subnet_env)
         remembered = self._registry.own_part(remembered, self.public_ip)
@@ -141,8 +143,8 @@ class Host:
         started = time.monotonic()
         self._here.needed = host_needs.now(self._settings.etcd_endpoints)
         holding = self.holding
-        census = self._registry.census()
-        peers = self._others(census)
+        lease_table = self._registry.lease_table()
+        peers = self._others(lease_table)
         problems: list[str] = []
         report = Report()
         if self._carrier_problem:
@@ -171,9 +173,9 @@ class Host:
             named = peers[:TOLD_AT_MOST]
         view = self._registry.view
         for problem in problems:
-            if problem not in self._board.status.problems:
+            if problem not in self._status_file.status.problems:
                 log.error("kernel and leases are out of step", problem=problem)
-        self._board.update(
+        self._status_file.update(
             network=str(self._config),
             **_shown(holding.lease.v4, ""),
             **_shown(holding.lease.v6, "6"),
@@ -185,9 +187,9 @@ class Host:
             etcd_revision=view.revision,
             firewall=rules.backend,
             docker_problems=self._docker.problems,
-            peers=tuple(self._peer(lease, report, census) for lease in sorted(named, key=_order)),
+            peers=tuple(self._peer(lease, report, lease_table) for lease in sorted(named, key=_order)),
             peers_untold=len(peers) - len(named),
-            skipped=census.skipped,
+            skipped=lease_table.skipped,
             warnings=(
                 *self._registry.warnings,
                 *self._firewall.warnings,
@@ -232,18 +234,18 @@ class Host:
             return [error.message]
         return other_networks.conflicts(own, other_networks.others())
 
-    def _others(self, census: Census) -> list[Lease]:
+    def _others(self, lease_table: LeaseTable) -> list[Lease]:
         held = self.holding.lease
         return [
             lease
-            for name, lease in census.leases.items()
+            for name, lease in lease_table.leases.items()
             # After a change of address the old lease is still in the view for a moment.
             if lease.public_ip != held.public_ip and name != held.key_name
         ]
 
     def _planned(self) -> list[Lease]:
         """The peers that will be served, where that follows from their leases alone; they may send already."""
-        peers = self._others(self._registry.census())
+        peers = self._others(self._registry.lease_table())
         if not isinstance(self._backend, Planned):
             return []
         paths = self._backend.plan(self.holding.lease, peers).paths
@@ -263,11 +265,11 @@ class Host:
 
     def _write_files(self) -> None:
         lines: dict[str, object] = {}
-        for leg in self.holding.lease.legs:
-            prefix = "FLANNEL" if leg.version == 4 else "FLANNEL_IPV6"
+        for family_lease in self.holding.lease.family_leases:
+            prefix = "FLANNEL" if family_lease.version == 4 else "FLANNEL_IPV6"
             lines |= {
-                f"{prefix}_NETWORK": self._config.network(leg.version),
-                f"{prefix}_SUBNET": first_host(leg.subnet),
+                f"{prefix}_NETWORK": self._config.network(family_lease.version),
+                f"{prefix}_SUBNET": first_host(family_lease.subnet),
             }
         lines |= {"FLANNEL_MTU": self._backend.mtu_bytes, "FLANNEL_IPMASQ": str(self._settings.ip_masq).lower()}
         try:
@@ -289,17 +291,17 @@ class Host:
         if self._with_docker:
             self._docker.settle()
 
-    def reclaim(self, *, gone: bool) -> Holding:
+    def reclaim(self, *, gone: bool) -> HeldLease:
         """Look after the lease: mend what etcd lost. Raises LeaseLost. While etcd is away, what we hold is held."""
         if self._registry.view.connected:
             held = self.holding
             if gone:
-                held = Holding(lease=held.lease, etcd_lease_id=-1)
+                held = HeldLease(lease=held.lease, etcd_lease_id=-1)
             try:
                 self._holding = self._registry.reclaim(held, ttl_s=self._settings.lease_ttl_s)
             except LeaseLost:
                 # What it hangs on now is another's, and not to be taken back.
-                self._remember(Holding(lease=held.lease, etcd_lease_id=0))
+                self._remember(HeldLease(lease=held.lease, etcd_lease_id=0))
                 raise
             except StoreError as error:
                 # It went away at this very moment; no reason to close a data path.
@@ -319,24 +321,24 @@ class Host:
 
     def _wanted(self, subnets: Subnets) -> Lease:
         return Lease(
-            v4=self._leg(subnets.v4) if subnets.v4 else None,
-            v6=self._leg(subnets.v6) if subnets.v6 else None,
+            v4=self._family_lease(subnets.v4) if subnets.v4 else None,
+            v6=self._family_lease(subnets.v6) if subnets.v6 else None,
             backend_type=backends.published_type(self._config.backend_type),
         )
 
-    def _leg(self, subnet: IPNetwork) -> Leg:
+    def _family_lease(self, subnet: IPNetwork) -> FamilyLease:
         endpoint = self._underlay.endpoint(subnet.version)
         if endpoint is None:
             raise RuntimeError(f"IPv{subnet.version} is not in use")
-        return Leg(subnet=subnet, public_ip=endpoint.public_ip, data=self._backend.lease_data(subnet.version))
+        return FamilyLease(subnet=subnet, public_ip=endpoint.public_ip, data=self._backend.lease_data(subnet.version))
 
-    def _peer(self, lease: Lease, report: Report, census: Census) -> Peer:
+    def _peer(self, lease: Lease, report: Report, lease_table: LeaseTable) -> Peer:
         path, problem = report.paths.get(lease.key_name), report.peer_problems.get(lease.key_name)
         ours = backends.published_type(self._config.backend_type)
         due = any(self._backend.lease_data(version) is not None for version in self._config.versions)
         kinds = (ours, UNSAID) if due else (UNSAID,)
-        silent = lease.backend_type in kinds and all(leg.data is None for leg in lease.legs)
-        if problem and silent and lease.key_name in census.reserved:
+        silent = lease.backend_type in kinds and all(family_lease.data is None for family_lease in lease.family_leases)
+        if problem and silent and lease.key_name in lease_table.reserved:
             # Kept for a host that never ran, of whose backend nothing may be said: nobody is there, nothing is wrong.
             path, problem = "reserved", None
         return Peer(
@@ -347,22 +349,22 @@ class Host:
             problem=problem,
         )
 
-    def _remember(self, holding: Holding) -> None:
-        held = Remembered(subnets=holding.lease.subnets, etcd_lease_id=max(holding.etcd_lease_id, 0))
+    def _remember(self, holding: HeldLease) -> None:
+        held = PreviousLease(subnets=holding.lease.subnets, etcd_lease_id=max(holding.etcd_lease_id, 0))
         try:
             previous_lease.remember(self._settings.state_dir, held)
         except OverlaydError as error:
             log.warning(error.message)
 
 
-def _shown(leg: Leg | None, suffix: str) -> dict[str, str | None]:
+def _shown(family_lease: FamilyLease | None, suffix: str) -> dict[str, str | None]:
     """A leg's fields as the status has them, for this host and for peers."""
     return {
-        f"subnet{suffix}": str(leg.subnet) if leg else None,
-        f"public_ip{suffix}": str(leg.public_ip) if leg else None,
+        f"subnet{suffix}": str(family_lease.subnet) if family_lease else None,
+        f"public_ip{suffix}": str(family_lease.public_ip) if family_lease else None,
     }
 
 
 def _order(lease: Lease) -> tuple[bool, int]:
-    first = lease.legs[0].subnet
+    first = lease.family_leases[0].subnet
     return first.version == 6, int(first.network_address)

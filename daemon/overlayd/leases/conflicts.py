@@ -17,7 +17,7 @@ OWN_ADDRESS = "this host's own address"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Needed:
+class HostNeed:
     """A network, or one address with its full length, that this host has to go on reaching as it does.
 
     `what` is a word for it. `ifname` is the interface by which it is reached without a router, or whose own address it
@@ -41,7 +41,7 @@ class Needed:
 class Here:
     """What is needed on this host, as it was last seen."""
 
-    needed: tuple[Needed, ...] = field(default=())
+    needed: tuple[HostNeed, ...] = field(default=())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ class Judgement:
     HINT: ClassVar[str] = "choose a network that nobody here uses, for example 10.42.0.0/16"
 
 
-def judge_network(config: NetworkConfig, needed: Collection[Needed], *, one_route: bool) -> Judgement:
+def judge_network(config: NetworkConfig, needed: Collection[HostNeed], *, one_route: bool) -> Judgement:
     """What a network would take from a host. `one_route`: one route for the whole network leads into the overlay.
 
     A network that holds needed addresses can be served, as subnets with one of them are never leased nor programmed: a
@@ -74,7 +74,7 @@ def judge_network(config: NetworkConfig, needed: Collection[Needed], *, one_rout
     remarks: dict[str, None] = {}
     for network in config.networks:
         near = [one.network for one in needed if one.ifname is not None and not one.is_address]
-        for one in _around(network, needed):
+        for one in _environment(network, needed):
             if one.ifname is not None and not one.is_address and is_within(network, one.network):
                 refusals[f"the network {network} is a part of {one}, which this host reaches without a router"] = None
             elif one_route and one.ifname is None and not any(is_within(one.network, lan) for lan in near):
@@ -87,16 +87,16 @@ def judge_network(config: NetworkConfig, needed: Collection[Needed], *, one_rout
     return Judgement(refusals=tuple(refusals), remarks=tuple(remarks))
 
 
-def _around(network: IPNetwork, needed: Iterable[Needed]) -> Iterator[Needed]:
+def _environment(network: IPNetwork, needed: Iterable[HostNeed]) -> Iterator[HostNeed]:
     return (one for one in needed if overlaps(one.network, network))
 
 
-def avoided(needed: Iterable[Needed], ifname: str, *, held: Iterable[IPNetwork]) -> list[IPNetwork]:
+def avoided(needed: Iterable[HostNeed], ifname: str, *, held: Iterable[IPNetwork]) -> list[IPNetwork]:
     """What no subnet of this host may hold: a bridge there would cut it off, or its neighbours from it."""
     return [one.network for one in besides_containers(needed, ifname, held=held)]
 
 
-def besides_containers(needed: Iterable[Needed], ifname: str, *, held: Iterable[IPNetwork]) -> list[Needed]:
+def besides_containers(needed: Iterable[HostNeed], ifname: str, *, held: Iterable[IPNetwork]) -> list[HostNeed]:
     """What is needed, without the bridge of this host's containers: on what this host `held`, whatever its name.
 
     `ifname` is the underlay's.
@@ -109,10 +109,10 @@ def besides_containers(needed: Iterable[Needed], ifname: str, *, held: Iterable[
     ]
 
 
-def taken_by(subnet: IPNetwork, needed: Iterable[Needed]) -> str | None:
+def taken_by(subnet: IPNetwork, needed: Iterable[HostNeed]) -> str | None:
     """What a subnet would take from this host, in words, and what to do."""
     # A network says more than this host's own address in it.
-    for one in sorted(_around(subnet, needed), key=lambda one: one.is_address):
+    for one in sorted(_environment(subnet, needed), key=lambda one: one.is_address):
         words = f"{'holds' if is_within(one.network, subnet) else 'is a part of'} {one}"
         return words if one.is_address else f"{words}: {one.ifname} stays as it is; if it is docker's, {_MOVE_IT}"
     return None

@@ -15,7 +15,7 @@ FREE_REWRITES, WITHIN_S = 5, 600.0
 FIRST_REST_S, LONGEST_REST_S = 2.0, 120.0
 
 
-class Contest:
+class Contention:
     """The rewrites of one lease. Not for two threads at a time."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:

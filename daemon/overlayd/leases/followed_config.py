@@ -42,7 +42,7 @@ def read_network_config(kv: KeyValue | None, prefix: str) -> NetworkConfig:
         raise NetworkConfigError(f"etcd {prefix}/{CONFIG}: {error.message}", hint=error.hint) from error
 
 
-class SteadyConfig:
+class FollowedConfig:
     """One network's config. `warning` says while a change is not followed yet, because there were too many."""
 
     def __init__(self, prefix: str, *, clock: Callable[[], float] = time.monotonic) -> None:

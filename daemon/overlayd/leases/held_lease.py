@@ -10,7 +10,7 @@ from overlayd.lib.addresses import IPAddress
 
 
 @dataclass(frozen=True, kw_only=True)
-class Holding:
+class HeldLease:
     """This host's lease and what it hangs on. `etcd_lease_id` is 0 for a reservation, which never expires."""
 
     lease: Lease
@@ -23,7 +23,7 @@ class Holding:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Remembered:
+class PreviousLease:
     """What this host held when it last ran. Who knows the id of the etcd lease, which is random, is its owner."""
 
     subnets: Subnets = field(default_factory=Subnets)
@@ -31,7 +31,7 @@ class Remembered:
 
 
 def owned(
-    lease_ids: Mapping[str, int], leases: Mapping[str, Lease], public_ip: IPAddress, remembered: Remembered
+    lease_ids: Mapping[str, int], leases: Mapping[str, Lease], public_ip: IPAddress, remembered: PreviousLease
 ) -> tuple[str, Lease] | None:
     """The lease that is this host's, by its address or by the etcd lease that it hangs on. Never a reservation."""
     for name, lease in sorted(leases.items()):

@@ -53,7 +53,7 @@ class Subnets:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Leg:
+class FamilyLease:
     """One address family's part of a lease.
 
     `public_ip` is the host's underlay address. `data` is what the host's backend publishes for this family (vxlan:
@@ -94,20 +94,20 @@ class Lease:
     revision when its key was first written: the lower, the older. Two leases that differ in that only are the same.
     """
 
-    v4: Leg | None = None
-    v6: Leg | None = None
+    v4: FamilyLease | None = None
+    v6: FamilyLease | None = None
     backend_type: str = UNSAID
     created: int = field(default=0, compare=False)
 
     @cached_property
-    def legs(self) -> tuple[Leg, ...]:
+    def family_leases(self) -> tuple[FamilyLease, ...]:
         """The legs there are, IPv4 first."""
-        return tuple(leg for leg in (self.v4, self.v6) if leg is not None)
+        return tuple(family_lease for family_lease in (self.v4, self.v6) if family_lease is not None)
 
     @property
     def subnets(self) -> Subnets:
         """What is held."""
-        v4, v6 = (leg.subnet if leg else None for leg in (self.v4, self.v6))
+        v4, v6 = (family_lease.subnet if family_lease else None for family_lease in (self.v4, self.v6))
         return Subnets(
             v4=v4 if isinstance(v4, IPv4Network) else None,
             v6=v6 if isinstance(v6, IPv6Network) else None,
@@ -116,14 +116,14 @@ class Lease:
     @property
     def public_ip(self) -> IPAddress:
         """The address that the host is known by: the IPv4 one where there is one."""
-        return self.legs[0].public_ip
+        return self.family_leases[0].public_ip
 
     @cached_property
     def key_name(self) -> str:
         """The last part of the lease's key."""
         return self.subnets.key_name
 
-    def leg(self, version: int) -> Leg | None:
+    def family_lease(self, version: int) -> FamilyLease | None:
         """The leg of IP version 4 or 6, if there is one."""
         return self.v4 if version == 4 else self.v6
 
@@ -135,7 +135,9 @@ class Lease:
         }
         if self.backend_type:
             document["BackendType"] = self.backend_type
-        text = next((leg.data for leg in self.legs if isinstance(leg.data, str)), None)
+        text = next(
+            (family_lease.data for family_lease in self.family_leases if isinstance(family_lease.data, str)), None
+        )
         if text is not None:
             # Also where there is no IPv4: flannel's extension backend looks nowhere else.
             document["BackendData"] = text
@@ -208,13 +210,13 @@ def parse_lease(name: str, value: bytes, *, created: int = 0) -> Lease:
     data6 = data if isinstance(data, str) else _data(name, "BackendV6Data", fields.get("backendv6data"))
     v4 = v6 = None
     if subnets.v4:
-        v4 = Leg(
+        v4 = FamilyLease(
             subnet=subnets.v4,
             public_ip=_address(IPv4Address, name, "PublicIP", fields.get("publicip")),
             data=data,
         )
     if subnets.v6 and (v4 is None or fields.get("publicipv6")):
-        v6 = Leg(
+        v6 = FamilyLease(
             subnet=subnets.v6,
             public_ip=_address(IPv6Address, name, "PublicIPv6", fields.get("publicipv6")),
             data=data6,

@@ -16,7 +16,7 @@ LISTED_AT_MOST = 50
 
 
 @dataclass(frozen=True, kw_only=True)
-class Census:
+class LeaseTable:
     """All leases of the network by the last part of their keys, and what is wrong with the entries that are none.
 
     `reserved` are those that hang on no etcd lease: kept for a host, whether it runs or not. `left_out` counts keys
@@ -55,7 +55,7 @@ class Reader:
 
     _read: dict[str, _Read] = field(default_factory=dict)
 
-    def census(self, entries: Iterable[tuple[str, KeyValue]], *, left_out: int = 0) -> Census:
+    def lease_table(self, entries: Iterable[tuple[str, KeyValue]], *, left_out: int = 0) -> LeaseTable:
         """The census of these entries, by the last part of their keys."""
         before, now = self._read, dict[str, _Read]()
         for name, kv in entries:
@@ -68,7 +68,7 @@ class Reader:
             malformed[name] = f"it names the subnets of key {twin} once more"
             del leases[name]
         reserved = frozenset(name for name in leases if not now[name].kv.lease_id)
-        return Census(leases=leases, malformed=malformed, reserved=reserved, left_out=left_out)
+        return LeaseTable(leases=leases, malformed=malformed, reserved=reserved, left_out=left_out)
 
 
 def _read(name: str, kv: KeyValue) -> _Read:

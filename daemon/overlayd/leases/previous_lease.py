@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from overlayd.errors import OverlaydError
+from overlayd.leases.held_lease import PreviousLease
 from overlayd.leases.lease import Subnets
-from overlayd.leases.registry import Remembered
 from overlayd.lib.files import read_json, write_atomically
 
 LEASE_FILE = "lease.json"
 
 
-def recall(state_dir: Path, subnet_env: Path) -> Remembered:
+def recall(state_dir: Path, subnet_env: Path) -> PreviousLease:
     """What was held last: our own record, which outlives a reboot, else the subnet.env of this boot, else nothing.
 
     Never raises: a record that is no good is none.
@@ -25,20 +25,20 @@ def recall(state_dir: Path, subnet_env: Path) -> Remembered:
         found: dict[str, Any] = read_json(state_dir / LEASE_FILE)
         v4, v6 = found.get("subnet"), found.get("subnet6")
         subnets = Subnets(v4=IPv4Network(v4) if v4 else None, v6=IPv6Network(v6) if v6 else None)
-        return Remembered(subnets=subnets, etcd_lease_id=int(found.get("etcd_lease_id") or 0))
+        return PreviousLease(subnets=subnets, etcd_lease_id=int(found.get("etcd_lease_id") or 0))
     with contextlib.suppress(OSError, ValueError):
         variables = dict(line.partition("=")[::2] for line in subnet_env.read_text().splitlines())
         v4, v6 = variables.get("FLANNEL_SUBNET"), variables.get("FLANNEL_IPV6_SUBNET")
-        return Remembered(
+        return PreviousLease(
             subnets=Subnets(
                 v4=IPv4Interface(v4).network if v4 else None,
                 v6=IPv6Interface(v6).network if v6 else None,
             )
         )
-    return Remembered()
+    return PreviousLease()
 
 
-def remember(state_dir: Path, held: Remembered) -> None:
+def remember(state_dir: Path, held: PreviousLease) -> None:
     """Write the record, in one step. Raises OverlaydError when the disk refuses."""
     subnets = held.subnets
     record = {

@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 
 from overlayd.errors import LeaseLost, StoreDenied, StoreError
 from overlayd.leases import allocate, presence
-from overlayd.leases.contention import Contest
-from overlayd.leases.followed_config import CONFIG, CONFIG_BYTES, SteadyConfig, read_network_config
-from overlayd.leases.held_lease import Holding, Remembered, owned
+from overlayd.leases.contention import Contention
+from overlayd.leases.followed_config import CONFIG, CONFIG_BYTES, FollowedConfig
+from overlayd.leases.held_lease import HeldLease, PreviousLease, owned
 from overlayd.leases.lease import NAME_LENGTH, VALUE_BYTES, Lease, MalformedLease, Subnets, parse_key, parse_lease
-from overlayd.leases.lease_table import Census, Reader, uncontradicted
+from overlayd.leases.lease_table import LeaseTable, Reader, uncontradicted
 from overlayd.leases.network_config import NetworkConfig
 from overlayd.lib.addresses import IPAddress, IPNetwork, overlaps
 from overlayd.lib.log import logger
@@ -27,8 +27,6 @@ from overlayd.store.client import KeyValue, Store
 from overlayd.store.follow import Follower, View
 from overlayd.store.kept import Bounds, Kept
 from overlayd.store.openness import OpennessWatch
-
-__all__ = ["CONFIG", "SUBNETS", "Census", "Holding", "Registry", "Remembered", "read_network_config"]
 
 log = logger("registry")
 
@@ -70,14 +68,14 @@ class Registry:
         self._store = store
         self._prefix = prefix
         self._follower = Follower(store, f"{prefix}/", on_change, parts=(CONFIG, SUBNETS), bounds=BOUNDS)
-        self._config = SteadyConfig(prefix)
+        self._config = FollowedConfig(prefix)
         self._openness = OpennessWatch(
             store, prefix, connected=lambda: self._follower.view.connected, on_change=on_change
         )
         self._rng = random.Random()
         self._reader = Reader()
-        self._contest = Contest()
-        self._census: tuple[View, Census] | None = None
+        self._contest = Contention()
+        self._lease_table: tuple[View, LeaseTable] | None = None
         self._complained: dict[str, str] = {}
         self._remembered: Mapping[str, Lease] = {}
         self._remember_until = 0.0
@@ -113,7 +111,7 @@ class Registry:
             raise StoreError(view.problem or f"etcd at {self._store.name}: not reached yet", hint=view.hint)
         return self._config.read(view.entries.get(CONFIG))
 
-    def census(self) -> Census:
+    def lease_table(self) -> LeaseTable:
         """Every lease as last seen. An entry that is not a lease is logged once and left out.
 
         When etcd comes back with an older revision, emptied or restored, its silence about a peer means nothing: leases
@@ -121,22 +119,22 @@ class Registry:
         """
         view = self.view
         if self._remembered and time.monotonic() > self._remember_until:
-            self._remembered, self._census = {}, None
-        if self._census is None or self._census[0] is not view:
+            self._remembered, self._lease_table = {}, None
+        if self._lease_table is None or self._lease_table[0] is not view:
             self._note_amnesia(view)
             entries = ((name.removeprefix(SUBNETS), kv) for name, kv in view.entries.items() if name != CONFIG)
-            found = self._reader.census(entries, left_out=view.left_out)
+            found = self._reader.lease_table(entries, left_out=view.left_out)
             self._complain(found.malformed)
             leases = {**uncontradicted(self._remembered, found.leases), **found.leases}
-            self._census = (view, replace(found, leases=leases))
-        return self._census[1]
+            self._lease_table = (view, replace(found, leases=leases))
+        return self._lease_table[1]
 
-    def own_part(self, remembered: Remembered, public_ip: IPAddress) -> Remembered:
+    def own_part(self, remembered: PreviousLease, public_ip: IPAddress) -> PreviousLease:
         """What this host remembers, less an etcd lease that is another host's, which lives. Raises StoreError.
 
         A machine that was made from another's image remembers what is that one's, and would take it from it.
         """
-        for name, lease in self.census().leases.items():
+        for name, lease in self.lease_table().leases.items():
             if lease.public_ip == public_ip or not self._hangs_on(name, remembered.etcd_lease_id):
                 continue
             ours = presence.this_host()
@@ -152,9 +150,9 @@ class Registry:
                 return replace(remembered, etcd_lease_id=0)
         return remembered
 
-    def others(self, remembered: Remembered, public_ip: IPAddress) -> list[Lease]:
+    def others(self, remembered: PreviousLease, public_ip: IPAddress) -> list[Lease]:
         """The leases that other hosts had before this one had its own: of those at its address, none is theirs."""
-        leases = self.census().leases
+        leases = self.lease_table().leases
         ours = [one.created for one in leases.values() if one.public_ip == public_ip and one.created]
         return [
             one
@@ -174,10 +172,10 @@ class Registry:
         wanted: Callable[[Subnets], Lease],
         *,
         public_ip: IPAddress,
-        remembered: Remembered,
+        remembered: PreviousLease,
         ttl_s: int,
         avoid: Collection[IPNetwork] = (),
-    ) -> Holding:
+    ) -> HeldLease:
         """Hold subnets: those this host has, else the remembered ones, else random free ones that hold none of `avoid`.
 
         `wanted` makes the lease to publish for them. What this host has that does not fit the config any more is given
@@ -188,7 +186,7 @@ class Registry:
         while time.monotonic() < deadline:
             listed = self._entries()
             entries, revision = listed.entries, listed.revision
-            leases = Reader().census(entries.items()).leases
+            leases = Reader().lease_table(entries.items()).leases
             # What stands under another spelling of its key is given up for the key itself.
             spelt = {name: lease for name, lease in leases.items() if name == lease.key_name}
             mine = allocate.own_lease(spelt.values(), public_ip, config, avoid)
@@ -216,7 +214,7 @@ class Registry:
             hint="find out who writes there: overlayd lease list",
         )
 
-    def reclaim(self, holding: Holding, *, ttl_s: int) -> Holding:
+    def reclaim(self, holding: HeldLease, *, ttl_s: int) -> HeldLease:
         """Look whether etcd still says what we hold, and mend it if it can be mended.
 
         The same holding when all is well. A new one, on the same subnet, when the key had gone (an expired or
@@ -229,7 +227,7 @@ class Registry:
                 return mended
         raise StoreError(f"the lease of {holding.lease.subnets} had gone or was changed, and changes all the time")
 
-    def _reclaim(self, holding: Holding, ttl_s: int) -> Holding | None:
+    def _reclaim(self, holding: HeldLease, ttl_s: int) -> HeldLease | None:
         lease = holding.lease
         seen = self.view.entries.get(SUBNETS + lease.key_name)
         if seen is not None and seen.lease_id == holding.etcd_lease_id and _published(seen) == lease:
@@ -266,7 +264,7 @@ class Registry:
                     log.warning(CONTESTED, subnet=lease.subnets, hint=CONTESTED_HINT)
         return mended
 
-    def refresh(self, holding: Holding) -> bool:
+    def refresh(self, holding: HeldLease) -> bool:
         """Prolong the lease; False when etcd has no such lease any more. Raises StoreError."""
         return holding.reserved or self._store.refresh(holding.etcd_lease_id) > 0
 
@@ -281,14 +279,14 @@ class Registry:
                     )
 
     def _note_amnesia(self, view: View) -> None:
-        if self._census is None or view.revision >= self._census[0].revision:
+        if self._lease_table is None or view.revision >= self._lease_table[0].revision:
             return
-        self._remembered = self._census[1].leases
+        self._remembered = self._lease_table[1].leases
         self._remember_until = time.monotonic() + AMNESTY_S
         log.error(
             "etcd has lost its memory: its revision went back; peers seen before are kept for a while",
             revision=view.revision,
-            before=self._census[0].revision,
+            before=self._lease_table[0].revision,
             peers=len(self._remembered),
         )
 
@@ -319,7 +317,7 @@ class Registry:
                 )
         return _Listed(entries=kept.entries, names=names, revision=pages.revision)
 
-    def _create(self, lease: Lease, ttl_s: int, revision: int, *, instead_of: str | None = None) -> Holding | None:
+    def _create(self, lease: Lease, ttl_s: int, revision: int, *, instead_of: str | None = None) -> HeldLease | None:
         """Write a new key. `revision` is that of the list by which its subnets were free."""
         prefix = f"{self._prefix}/{SUBNETS}"
         alone = lease.v6 is None and instead_of is None
@@ -342,11 +340,11 @@ class Registry:
                 with contextlib.suppress(StoreError):
                     self._store.revoke(etcd_lease_id)
         if created:
-            return Holding(lease=lease, etcd_lease_id=etcd_lease_id)
+            return HeldLease(lease=lease, etcd_lease_id=etcd_lease_id)
         time.sleep(self._rng.uniform(0, 0 if alone else RACE_PAUSE_S))
         return None
 
-    def _resume(self, kv: KeyValue, lease: Lease) -> Holding | None:
+    def _resume(self, kv: KeyValue, lease: Lease) -> HeldLease | None:
         # A key without an etcd lease is a reservation and stays one: giving it a lease would end it one day.
         if kv.lease_id and self._store.refresh(kv.lease_id) == 0:
             return None
@@ -356,7 +354,7 @@ class Registry:
                 written = self._store.replace(kv.key, lease.value(), mod_revision=kv.mod_revision, lease_id=kv.lease_id)
             if not written:
                 return None
-        return Holding(lease=lease, etcd_lease_id=kv.lease_id)
+        return HeldLease(lease=lease, etcd_lease_id=kv.lease_id)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from overlayd.leases.registry import Holding, Registry
+from overlayd.leases.held_lease import HeldLease
+from overlayd.leases.registry import Registry
 from overlayd.lib.counters import gauge
 from overlayd.lib.log import logger
 from overlayd.lib.periodic import Periodic
-from overlayd.monitoring.liveness import Pulse
+from overlayd.monitoring.liveness import Liveness
 
 log = logger("keeper")
 
@@ -21,7 +22,7 @@ LONGEST_WAIT_S = 3600.0
 RETRY_S = 10.0
 
 
-class Keeper:
+class LeaseRenewal:
     """Refreshes whatever holding it was last given, three times in each TTL and at least once an hour.
 
     Counts on etcd's TTL alone, never on the host's clock. `margin_s` before the end is the latest moment. When etcd has
@@ -35,15 +36,15 @@ class Keeper:
         *,
         ttl_s: float,
         margin_s: float = 0,
-        pulse: Pulse,
+        liveness: Liveness,
     ) -> None:
         self._registry = registry
         self._on_gone = on_gone
         self._ttl_s = ttl_s
-        self._pulse = pulse
+        self._liveness = liveness
         self._refreshed = 0.0
         self._interval_s = interval_s(ttl_s, margin_s)
-        self._holding: Holding | None = None
+        self._holding: HeldLease | None = None
         self._gone = False
         self._periodic = Periodic(
             "lease-keeper", self._prolong, interval_s=interval_s(ttl_s, margin_s), retry_s=RETRY_S
@@ -51,14 +52,14 @@ class Keeper:
 
     def start(self) -> None:
         """Begin to keep."""
-        self._pulse.beat("lease keeper", within_s=self._interval_s)
+        self._liveness.beat("lease keeper", within_s=self._interval_s)
         self._periodic.start()
 
     def stop(self) -> None:
         """End the thread; the lease is left to live on."""
         self._periodic.stop()
 
-    def keep(self, holding: Holding | None) -> None:
+    def keep(self, holding: HeldLease | None) -> None:
         """Keep this holding from now on; None for none. The same one again changes nothing."""
         if holding is not self._holding:
             self._holding = holding
@@ -87,7 +88,7 @@ class Keeper:
         REFRESHED.set(time.time())
 
     def _prolong(self) -> None:
-        self._pulse.beat("lease keeper", within_s=self._interval_s)
+        self._liveness.beat("lease keeper", within_s=self._interval_s)
         holding = self._holding
         if holding is None or self._gone:
             return

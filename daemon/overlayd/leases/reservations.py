@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from overlayd.errors import ConfigError, StoreDenied, StoreError
-from overlayd.leases.conflicts import Needed, taken_by
-from overlayd.leases.lease import Lease, Leg, MalformedLease, Subnets, parse_lease
+from overlayd.leases.conflicts import HostNeed, taken_by
+from overlayd.leases.lease import FamilyLease, Lease, MalformedLease, Subnets, parse_lease
 from overlayd.leases.network_config import NetworkConfig
 from overlayd.leases.presence import HOSTS, Identity, parse
 from overlayd.leases.registry import SUBNETS
@@ -57,7 +57,7 @@ def reserve(
     subnets: Subnets,
     addresses: Mapping[int, IPAddress],
     *,
-    needed: Collection[Needed] = (),
+    needed: Collection[HostNeed] = (),
     force: bool = False,
     own: int = 0,
 ) -> str:
@@ -78,9 +78,11 @@ def reserve(
         raise ConfigError(f"no IPv{missing[0]} address is given for {subnets}", hint="give the host's own addresses")
     key = f"{prefix}/{SUBNETS}{subnets.key_name}"
     found, revision = store.list_prefix(f"{prefix}/{SUBNETS}")
-    legs = {subnet.version: Leg(subnet=subnet, public_ip=addresses[subnet.version]) for subnet in subnets}
+    family_leases = {
+        subnet.version: FamilyLease(subnet=subnet, public_ip=addresses[subnet.version]) for subnet in subnets
+    }
     # Without a backend no peer programs it: nobody is there yet. With one and without its data, flannel logs an error.
-    wanted = Lease(v4=legs.get(4), v6=legs.get(6), backend_type="")
+    wanted = Lease(v4=family_leases.get(4), v6=family_leases.get(6), backend_type="")
     for kv in found:
         name = kv.key.removeprefix(f"{prefix}/{SUBNETS}")
         held = _lease(name, kv.value)

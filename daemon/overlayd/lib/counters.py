@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from overlayd.monitoring.exposition import Family
+from overlayd.lib.exposition import Family
 
 
-class Figure:
+class Instrument:
     """A number, or one number for each value of a label. Any thread may read; only one adds.
 
     `values` has them by the label's value, or under the empty string where there is no label. A place that counts
@@ -38,20 +38,22 @@ class Figure:
         return Family(name=self.name, kind=self._kind, text=self._text, samples=samples)
 
 
-_figures: dict[str, Figure] = {}
+_figures: dict[str, Instrument] = {}
 
 
-def counter(name: str, text: str, *, label: str = "", known: Iterable[str] = ()) -> Figure:
+def counter(name: str, text: str, *, label: str = "", known: Iterable[str] = ()) -> Instrument:
     """A new counter from 0; with a label, those of its values that are `known` are there from the beginning.
 
     Prometheus' conventions: the name begins with overlayd_ and ends with the unit and _total.
     """
-    return _registered(Figure("counter", name, text, label=label, values=dict.fromkeys(known if label else ("",), 0.0)))
+    return _registered(
+        Instrument("counter", name, text, label=label, values=dict.fromkeys(known if label else ("",), 0.0))
+    )
 
 
-def gauge(name: str, text: str) -> Figure:
+def gauge(name: str, text: str) -> Instrument:
     """A new gauge; it is not shown before it was set."""
-    return _registered(Figure("gauge", name, text, label="", values={}))
+    return _registered(Instrument("gauge", name, text, label="", values={}))
 
 
 def families() -> tuple[Family, ...]:
@@ -59,7 +61,7 @@ def families() -> tuple[Family, ...]:
     return tuple(figure.family() for figure in list(_figures.values()))
 
 
-def _registered(figure: Figure) -> Figure:
+def _registered(figure: Instrument) -> Instrument:
     if figure.name in _figures:
         raise ValueError(f"{figure.name} is counted in two places")
     _figures[figure.name] = figure

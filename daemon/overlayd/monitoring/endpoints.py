@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from overlayd.lib.counters import families
-from overlayd.monitoring.exposition import CONTENT_TYPE, exposition
+from overlayd.lib.exposition import CONTENT_TYPE, exposition
 from overlayd.monitoring.metrics import Process, process_families, status_families
 from overlayd.monitoring.readiness import checks
 from overlayd.monitoring.state import Status

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 from overlayd.lib.log import logger
 from overlayd.monitoring import endpoints
-from overlayd.monitoring.liveness import Pulse
+from overlayd.monitoring.liveness import Liveness
 from overlayd.monitoring.metrics import Process
-from overlayd.monitoring.status_file import Board
+from overlayd.monitoring.status_file import StatusFile
 
 if TYPE_CHECKING:
     from overlayd.monitoring.http_server import Server
@@ -86,12 +86,12 @@ def listening(address: str, port: int) -> Iterator[Watch]:
         watch.stop()
 
 
-def daemon_pages(board: Board, pulse: Pulse) -> dict[str, Callable[[], endpoints.Page]]:
+def daemon_pages(status_file: StatusFile, liveness: Liveness) -> dict[str, Callable[[], endpoints.Page]]:
     """The pages by path. Each is made when it is asked for, from values, and never waits for anything."""
     return {
-        "/healthz": lambda: endpoints.healthz(pulse.rounds()),
-        "/readyz": lambda: endpoints.readyz(board.status, pulse.late()),
-        "/metrics": lambda: endpoints.metrics_page(board.status, pulse.late(), read_process()),
+        "/healthz": lambda: endpoints.healthz(liveness.rounds()),
+        "/readyz": lambda: endpoints.readyz(status_file.status, liveness.late()),
+        "/metrics": lambda: endpoints.metrics_page(status_file.status, liveness.late(), read_process()),
     }
 
 

@@ -7,7 +7,7 @@ import time
 LEAST_SLACK_S = 30.0
 
 
-class Pulse:
+class Liveness:
     """The loops of one daemon. Called from any thread.
 
     Only what runs in rounds has a place here; a thread of ours that dies ends the whole daemon (`daemon.py`).

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from overlayd.monitoring.exposition import Family, family
+from overlayd.lib.exposition import Family, family
 from overlayd.monitoring.readiness import checks, is_ready
 from overlayd.monitoring.state import REACH_STATES, Status
 

@@ -12,14 +12,14 @@ from overlayd.errors import OverlaydError
 from overlayd.lib.files import read_json, write_atomically
 from overlayd.monitoring.state import Peer, Reach, Status
 
-__all__ = ["FILE", "Board", "Peer", "Reach", "Status", "alive", "begun_at", "read", "runs"]
+__all__ = ["FILE", "Peer", "Reach", "Status", "StatusFile", "alive", "begun_at", "read", "runs"]
 
 FILE = "status.json"
 REACH_FILE = "reach.json"
 _PROC = Path("/proc")
 
 
-class Board:
+class StatusFile:
     """Where the daemon pins up its status. An unchanged status is not written again."""
 
     def __init__(self, run_dir: Path, status: Status) -> None:

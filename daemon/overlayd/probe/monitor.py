@@ -9,7 +9,7 @@ from overlayd.errors import StoreError
 from overlayd.kernel import interfaces
 from overlayd.leases.presence import HOSTS, probed_address
 from overlayd.lib.addresses import IPAddress
-from overlayd.monitoring.status_file import Board
+from overlayd.monitoring.status_file import StatusFile
 from overlayd.probe.container_sockets import Lender
 from overlayd.probe.peers import KnownPeer, known
 from overlayd.probe.prober import Prober
@@ -21,12 +21,12 @@ from overlayd.store.client import Store
 WRITE_S, PEERS_A_SECOND = 4.0, 100
 
 
-class Measuring:
+class ReachabilityMonitor:
     """Asks containers of all peers in the status whether they are reached. All in one thread but the asking itself."""
 
-    def __init__(self, settings: Settings, store: Store, board: Board, wake: Callable[[], None]) -> None:
+    def __init__(self, settings: Settings, store: Store, status_file: StatusFile, wake: Callable[[], None]) -> None:
         """Nothing is asked yet; nothing ever, where probe-rate is 0."""
-        self._board = board
+        self._status_file = status_file
         self._store = store
         self._prefix = settings.etcd_prefix
         self._prober = (
@@ -53,7 +53,7 @@ class Measuring:
         """
         if self._prober is None:
             return ()
-        here, peers = known(self._board.status, interfaces.own_addresses())
+        here, peers = known(self._status_file.status, interfaces.own_addresses())
         self._prober.follow(peers, here)
         now = time.monotonic()
         if changed and now - self._hurried_at > INTERVAL_S:
@@ -61,14 +61,14 @@ class Measuring:
             self._prober.hurry()
         found = self._prober.findings
         said = (found.source or None, found.problems, bool(found.problems) and found.severe)
-        status = self._board.status
+        status = self._status_file.status
         # The whole status is written out for each update: not for what stayed the same.
         if said != (status.probed_from, status.unreached, status.unreached_most):
             self._written_at = 0.0
-            self._board.update(probed_from=said[0], unreached=said[1], unreached_most=said[2])
+            self._status_file.update(probed_from=said[0], unreached=said[1], unreached_most=said[2])
         if now - self._written_at >= max(WRITE_S, len(found.peers) / PEERS_A_SECOND):
             self._written_at = now
-            self._board.update_reach(found.peers)
+            self._status_file.update_reach(found.peers)
         return found.container
 
     def _alive(self, peer: KnownPeer) -> tuple[bool | None, IPAddress | None]:

@@ -10,7 +10,7 @@ from overlayd.probe import icmp
 from overlayd.probe.pathmtu import Search
 from overlayd.probe.peers import Address, Target, Way
 from overlayd.probe.pinger import Echo, Outcome, Pinger
-from overlayd.probe.report import Leg, PeerReport
+from overlayd.probe.report import PathResult, PeerReport
 
 # A size counts as lost when neither of this many packets comes through.
 TRIES = 2
@@ -22,7 +22,7 @@ class _Trip:
     """One way to one peer while it is being measured."""
 
     way: Way
-    leg: Leg
+    result: PathResult
     answered: Echo | None = None
     search: Search | None = None
     outcomes: list[Outcome] = field(default_factory=list)
@@ -36,10 +36,10 @@ def measure(targets: Sequence[Target], *, count: int, timeout_s: float, sizes: b
     Takes `count` times the timeout at most, and as much again as it takes to find out a size that is not the one
     wished for, a dozen waits. Raises PrivilegeError.
     """
-    underlay = [_Trip(way=target.underlay, leg=_untried(target.underlay)) for target in targets]
-    overlay = [_Trip(way=target.overlay, leg=_untried(target.overlay)) for target in targets]
+    underlay = [_Trip(way=target.underlay, result=_untried(target.underlay)) for target in targets]
+    overlay = [_Trip(way=target.overlay, result=_untried(target.overlay)) for target in targets]
     ways = [target.containers or target.overlay for target in targets]
-    containers = [_Trip(way=way, leg=_untried(way)) for way in ways]
+    containers = [_Trip(way=way, result=_untried(way)) for way in ways]
     with Pinger() as pinger:
         _round_trips(pinger, [*underlay, *overlay, *containers], count=count, timeout_s=timeout_s)
         if sizes:
@@ -50,9 +50,9 @@ def measure(targets: Sequence[Target], *, count: int, timeout_s: float, sizes: b
             public_ip=str(target.underlay.addresses[0]),
             backend=target.backend,
             version=target.overlay.addresses[0].version,
-            underlay=below.leg,
-            overlay=above.leg,
-            containers=inside.leg if target.containers is not None else None,
+            underlay=below.result,
+            overlay=above.result,
+            containers=inside.result if target.containers is not None else None,
             known=target.known,
             said=target.said,
         )
@@ -60,8 +60,8 @@ def measure(targets: Sequence[Target], *, count: int, timeout_s: float, sizes: b
     ]
 
 
-def _untried(way: Way) -> Leg:
-    return Leg(tried=tuple(map(str, way.addresses)), wished_bytes=way.wished_bytes)
+def _untried(way: Way) -> PathResult:
+    return PathResult(tried=tuple(map(str, way.addresses)), wished_bytes=way.wished_bytes)
 
 
 def _round_trips(pinger: Pinger, trips: Sequence[_Trip], *, count: int, timeout_s: float) -> None:
@@ -82,7 +82,7 @@ def _round_trips(pinger: Pinger, trips: Sequence[_Trip], *, count: int, timeout_
         best = max(range(len(echoes)), key=lambda at: len(_rtts(results[at])))
         if _rtts(results[best]):
             silent = tuple(str(echo.target) for at, echo in enumerate(echoes) if not _rtts(results[at]))
-            trip.leg = replace(trip.leg, silent=silent)
+            trip.result = replace(trip.result, silent=silent)
         _conclude(trip, echoes[best], results[best])
 
 
@@ -92,8 +92,8 @@ def _rtts(outcomes: Sequence[Outcome]) -> list[float]:
 
 def _conclude(trip: _Trip, echo: Echo, outcomes: list[Outcome]) -> None:
     rtts = _rtts(outcomes)
-    trip.leg = replace(
-        trip.leg,
+    trip.result = replace(
+        trip.result,
         answered_by=str(echo.target) if rtts else None,
         sent=len(outcomes),
         received=len(rtts),
@@ -122,7 +122,7 @@ def _sizes(pinger: Pinger, trips: Sequence[_Trip], *, timeout_s: float) -> None:
         ]
         if not rounds:
             break
-        slowest_s = max((trip.leg.rtt_ms or 0) / 1000 for trip, *_rest in rounds)
+        slowest_s = max((trip.result.rtt_ms or 0) / 1000 for trip, *_rest in rounds)
         wait_s = min(timeout_s, max(SHORTEST_WAIT_S, 4 * slowest_s))
         outcomes = pinger.exchange([echo for *_rest, echo in rounds for _ in range(TRIES)], timeout_s=wait_s)
         for at, (trip, search, size, _echo) in enumerate(rounds):
@@ -132,7 +132,7 @@ def _sizes(pinger: Pinger, trips: Sequence[_Trip], *, timeout_s: float) -> None:
                 continue
             search.got_lost(size, hint_bytes=next((o.hint_bytes for o in tried if o.hint_bytes), None))
             reason = next((o.problem for o in tried if o.problem != "no answer"), None)
-            trip.leg = replace(trip.leg, problem=reason or "larger ones vanish without a word")
+            trip.result = replace(trip.result, problem=reason or "larger ones vanish without a word")
     for trip in trips:
         if trip.search is not None:
-            trip.leg = replace(trip.leg, path_bytes=trip.search.found_bytes)
+            trip.result = replace(trip.result, path_bytes=trip.search.found_bytes)

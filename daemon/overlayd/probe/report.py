@@ -9,7 +9,7 @@ from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
-class Leg:
+class PathResult:
     """One way to a peer: to its public address (the underlay) or to an address inside its subnet (the overlay).
 
     `answered_by` is the address that answered, None if none did; `silent` are those of `tried` that did not, where
@@ -45,9 +45,9 @@ class PeerReport:
     public_ip: str
     backend: str
     version: int
-    underlay: Leg
-    overlay: Leg
-    containers: Leg | None = None
+    underlay: PathResult
+    overlay: PathResult
+    containers: PathResult | None = None
     known: bool = False
     said: str | None = None
 
@@ -65,52 +65,58 @@ class PeerReport:
 
 
 def _container_remarks(peer: PeerReport) -> list[str]:
-    leg = peer.containers
-    if leg is None:
+    result = peer.containers
+    if result is None:
         return []
-    if leg.answered_by is None:
+    if result.answered_by is None:
         if peer.known:
-            words = f"containers: {leg.problem or 'no answer'} ({', '.join(leg.tried)})"
+            words = f"containers: {result.problem or 'no answer'} ({', '.join(result.tried)})"
             return [words, *([f"this host's daemon says: {peer.said}"] if peer.said else [])]
         if peer.overlay.answered_by is not None:
-            return [f"containers: none is known, and nobody answers from {leg.tried[0]} to {leg.tried[-1]}"]
+            return [f"containers: none is known, and nobody answers from {result.tried[0]} to {result.tried[-1]}"]
         return []
-    if leg.too_small:
+    if result.too_small:
         return [
-            f"containers: they send packets of {leg.wished_bytes} bytes, {leg.path_bytes} come through"
-            + (f"; {leg.problem}" if leg.problem else "")
+            f"containers: they send packets of {result.wished_bytes} bytes, {result.path_bytes} come through"
+            + (f"; {result.problem}" if result.problem else "")
         ]
-    return [f"containers: {leg.sent - leg.received} of {leg.sent} echoes lost"] if leg.received < leg.sent else []
+    return (
+        [f"containers: {result.sent - result.received} of {result.sent} echoes lost"]
+        if result.received < result.sent
+        else []
+    )
 
 
 def _overlay_remarks(peer: PeerReport) -> list[str]:
-    leg, said = peer.overlay, []
-    if leg.answered_by is None:
-        said.append(f"overlay: {leg.problem or 'no answer'} ({', '.join(leg.tried)})")
+    result, said = peer.overlay, []
+    if result.answered_by is None:
+        said.append(f"overlay: {result.problem or 'no answer'} ({', '.join(result.tried)})")
         if peer.underlay.answered_by is not None:
             said.append("the host is up: see `overlayd doctor` on both ends")
-    elif leg.too_small:
+    elif result.too_small:
         said.append(
-            f"overlay: containers send packets of {leg.wished_bytes} bytes, {leg.path_bytes} come through"
-            + (f"; {leg.problem}" if leg.problem else "")
+            f"overlay: containers send packets of {result.wished_bytes} bytes, {result.path_bytes} come through"
+            + (f"; {result.problem}" if result.problem else "")
         )
-    if leg.silent and leg.silent == leg.tried[1:]:
-        said.append(f"overlay: {leg.silent[0]}, docker's bridge, does not answer: is docker there on another subnet?")
-    if leg.answered_by is not None and leg.received < leg.sent:
-        said.append(f"overlay: {leg.sent - leg.received} of {leg.sent} echoes lost")
+    if result.silent and result.silent == result.tried[1:]:
+        said.append(
+            f"overlay: {result.silent[0]}, docker's bridge, does not answer: is docker there on another subnet?"
+        )
+    if result.answered_by is not None and result.received < result.sent:
+        said.append(f"overlay: {result.sent - result.received} of {result.sent} echoes lost")
     return said
 
 
 def _underlay_remarks(peer: PeerReport) -> list[str]:
-    leg = peer.underlay
-    if leg.answered_by is None:
+    result = peer.underlay
+    if result.answered_by is None:
         if peer.overlay.answered_by is not None:
             return [f"underlay: {peer.public_ip} does not answer echoes itself, which does no harm"]
-        return [f"underlay: {leg.problem or 'no answer'}"]
-    if leg.too_small:
+        return [f"underlay: {result.problem or 'no answer'}"]
+    if result.too_small:
         return [
-            f"underlay: {peer.backend} needs packets of {leg.wished_bytes} bytes, {leg.path_bytes} come through"
-            + (f"; {leg.problem}" if leg.problem else "")
+            f"underlay: {peer.backend} needs packets of {result.wished_bytes} bytes, {result.path_bytes} come through"
+            + (f"; {result.problem}" if result.problem else "")
         ]
     return []
 
@@ -138,7 +144,7 @@ def table(peers: Sequence[PeerReport]) -> list[str]:
     return found
 
 
-def _best(peer: PeerReport) -> Leg:
+def _best(peer: PeerReport) -> PathResult:
     """The leg that says most: to containers, where one answers."""
     inside = peer.containers
     return inside if inside is not None and inside.answered_by is not None else peer.overlay
@@ -152,11 +158,11 @@ def document(peers: Sequence[PeerReport]) -> dict[str, Any]:
     }
 
 
-def _round_trip(leg: Leg) -> str:
-    return "no answer" if leg.rtt_ms is None else f"{leg.rtt_ms:.2f} ms"
+def _round_trip(result: PathResult) -> str:
+    return "no answer" if result.rtt_ms is None else f"{result.rtt_ms:.2f} ms"
 
 
-def _size(leg: Leg) -> str:
-    if leg.path_bytes is None:
+def _size(result: PathResult) -> str:
+    if result.path_bytes is None:
         return "-"
-    return f"{leg.path_bytes} of {leg.wished_bytes}" if leg.too_small else str(leg.path_bytes)
+    return f"{result.path_bytes} of {result.wished_bytes}" if result.too_small else str(result.path_bytes)

@@ -13,7 +13,7 @@ from pathlib import Path
 from overlayd.errors import NetworkConfigError
 from overlayd.kernel import interfaces
 from overlayd.kernel.converge import require_free
-from overlayd.leases.conflicts import OWN_ADDRESS, Here, Judgement, Needed, judge_network
+from overlayd.leases.conflicts import OWN_ADDRESS, Here, HostNeed, Judgement, judge_network
 from overlayd.leases.network_config import NetworkConfig
 from overlayd.lib.addresses import IPAddress, ip_address, ip_network
 from overlayd.store.endpoints import parse_endpoints
@@ -27,7 +27,7 @@ _RESOLV_CONF = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf
 NAMES_S, PATIENCE_S = 60.0, 2.0
 
 
-class Look:
+class HostNeeds:
     """Looks at this host. Names of etcd's servers are resolved beside, as a silent DNS may take its time."""
 
     def __init__(self, etcd_endpoints: Sequence[str]) -> None:
@@ -36,12 +36,12 @@ class Look:
         self._resolved: dict[str, tuple[IPAddress, ...]] = {}
         self._asked_at = -NAMES_S
 
-    def now(self) -> tuple[Needed, ...]:
+    def now(self) -> tuple[HostNeed, ...]:
         """All that is needed. Loopback and link-local addresses are left out, as no network can have them."""
         found = [*self._etcd(), *_gateways(), *_resolvers(), *_interfaces()]
         return tuple(dict.fromkeys(one for one in found if not _is_elsewhere(one.network.network_address)))
 
-    def _etcd(self) -> Iterator[Needed]:
+    def _etcd(self) -> Iterator[HostNeed]:
         names = []
         for host in self._hosts:
             try:
@@ -74,21 +74,21 @@ def require_fit(config: NetworkConfig, here: Here, *, one_route: bool) -> None:
 
 
 @lru_cache(maxsize=1)
-def _look(etcd_endpoints: tuple[str, ...]) -> Look:
-    return Look(etcd_endpoints)
+def _look(etcd_endpoints: tuple[str, ...]) -> HostNeeds:
+    return HostNeeds(etcd_endpoints)
 
 
-def now(etcd_endpoints: tuple[str, ...]) -> tuple[Needed, ...]:
+def now(etcd_endpoints: tuple[str, ...]) -> tuple[HostNeed, ...]:
     """What is needed on this host now. Called in one thread."""
     return _look(etcd_endpoints).now()
 
 
-def _gateways() -> Iterator[Needed]:
+def _gateways() -> Iterator[HostNeed]:
     for gateway in interfaces.default_gateways():
         yield _address("the default gateway", gateway)
 
 
-def _resolvers() -> Iterator[Needed]:
+def _resolvers() -> Iterator[HostNeed]:
     for path in _RESOLV_CONF:
         with contextlib.suppress(OSError):
             for line in path.read_text(errors="replace").splitlines():
@@ -98,18 +98,18 @@ def _resolvers() -> Iterator[Needed]:
                         yield _address("the resolver", ip_address(words[1].partition("%")[0]))
 
 
-def _interfaces() -> Iterator[Needed]:
+def _interfaces() -> Iterator[HostNeed]:
     for interface in interfaces.read_interfaces():
         if interface.name == _BRIDGE or interface.name.startswith(_OVERLAYS):
             continue
         for address in interface.addresses:
-            yield Needed(network=ip_network(address.ip), what=OWN_ADDRESS, ifname=interface.name)
+            yield HostNeed(network=ip_network(address.ip), what=OWN_ADDRESS, ifname=interface.name)
             if address.network.prefixlen < address.max_prefixlen:
-                yield Needed(network=address.network, what=f"{interface.name}'s network", ifname=interface.name)
+                yield HostNeed(network=address.network, what=f"{interface.name}'s network", ifname=interface.name)
 
 
-def _address(what: str, address: IPAddress) -> Needed:
-    return Needed(network=ip_network(address), what=what)
+def _address(what: str, address: IPAddress) -> HostNeed:
+    return HostNeed(network=ip_network(address), what=what)
 
 
 def _is_elsewhere(address: IPAddress) -> bool:

@@ -15,7 +15,7 @@ from images.engine import docker_images
 from images.engine.runner import Place
 from images.ship import contents
 from overlayd.errors import OverlaydError
-from overlayd.leases.lease import Lease, Leg
+from overlayd.leases.lease import FamilyLease, Lease
 from rpm import source
 from rpm.targets import REPOSITORY
 from tests.testbed.cluster import plan
@@ -117,7 +117,7 @@ def bare_host(base: str, files: Packages) -> Iterator[Site]:
             step.make(site)
         # A peer that answers nobody is enough to have routes, neighbours and rules that must go again.
         data = {"VNI": 1, "VtepMAC": "0e:00:c6:12:16:4d"}
-        peer = Lease(v4=Leg(subnet=PEER_SUBNET, public_ip=UNDERLAY[77], data=data), backend_type="vxlan")
+        peer = Lease(v4=FamilyLease(subnet=PEER_SUBNET, public_ip=UNDERLAY[77], data=data), backend_type="vxlan")
         site.etcdctl("put", f"{cluster.prefix}/subnets/{peer.key_name}", peer.value().decode())
         site.machines["host1"] = machine = _boot(site)
         files.give(machine)

@@ -80,7 +80,7 @@ class Stranger:
         wire.send(self.namespace, self.interface, [wire.frame(self.gateways[gateway], self.mac, packet)])
 
 
-class Around:
+class StrangersSite:
     """The strangers around hosts a and b of a lab."""
 
     def __init__(self, lab: Lab, backend: str) -> None:
@@ -316,9 +316,9 @@ class Around:
 
 
 @contextmanager
-def around(lab: Lab, backend: str) -> Iterator[Around]:
+def strangers_site(lab: Lab, backend: str) -> Iterator[StrangersSite]:
     """Strangers around the hosts a and b of a lab, for the length of the block."""
-    made = Around(lab, backend)
+    made = StrangersSite(lab, backend)
     try:
         made.make()
         yield made
@@ -326,7 +326,7 @@ def around(lab: Lab, backend: str) -> Iterator[Around]:
         made.remove()
 
 
-def arrived(at: Around, attempts: list[Attempt]) -> set[int]:
+def arrived(at: StrangersSite, attempts: list[Attempt]) -> set[int]:
     """Make all attempts at once; the indices of those that got through."""
     seen = wire.Sightings()
     with (

@@ -20,7 +20,7 @@ from overlayd.backends.ledger import Ledger
 from overlayd.errors import CommandFailed, ConfigError, NetworkConfigError
 from overlayd.leases.lease import MalformedLease, parse_lease
 from overlayd.leases.network_config import parse_network_config
-from tests.unit.backends.test_backends import AROUND
+from tests.unit.backends.test_backends import ENVIRONMENT
 from tests.unit.backends.test_commands import consent, script
 
 NOBODY = 65534
@@ -31,15 +31,15 @@ def test_without_consent_no_command_is_run_and_the_setting_is_named(tmp_path: Pa
     trap = tmp_path / "trap"
     config = {"PreStartupCommand": f"sh -c 'touch {trap}'"}
     with pytest.raises(NetworkConfigError, match=r"extension-commands is not set"):
-        Extension.from_config(config, replace(AROUND, run_dir=tmp_path, consent=Consent()))
+        Extension.from_config(config, replace(ENVIRONMENT, run_dir=tmp_path, consent=Consent()))
     # Whoever forgets to hand one over has none.
     with pytest.raises(CommandFailed, match="not run: this host runs no commands that come from etcd"):
-        Extension.from_config(config, replace(AROUND, run_dir=tmp_path)).lease_data(4)
+        Extension.from_config(config, replace(ENVIRONMENT, run_dir=tmp_path)).lease_data(4)
     assert not trap.exists()
 
 
 def test_a_config_without_commands_needs_no_consent() -> None:
-    Extension.from_config({}, replace(AROUND, consent=Consent()))
+    Extension.from_config({}, replace(ENVIRONMENT, consent=Consent()))
 
 
 @pytest.mark.parametrize(

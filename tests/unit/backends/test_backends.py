@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from overlayd import backends
-from overlayd.backends.environment import Surroundings
+from overlayd.backends.environment import Environment
 from overlayd.backends.host_gw import HostGw
 from overlayd.backends.listening import Listening
 from overlayd.backends.peers import PeerTable, judge
@@ -20,7 +20,7 @@ from overlayd.backends.vxlan import Vxlan, vtep_mac
 from overlayd.errors import ConfigError, NetworkConfigError, UnsupportedError
 from overlayd.host.backend import load_backend, unknown_keys
 from overlayd.kernel.state import Route
-from overlayd.leases.lease import Lease, Leg
+from overlayd.leases.lease import FamilyLease, Lease
 from overlayd.leases.network_config import parse_network_config
 from overlayd.underlay.choose import Endpoint, Underlay
 
@@ -42,10 +42,12 @@ UNDERLAY = Underlay(
         on_link=(IPv6Network("2001:db8:1::/64"),),
     ),
 )
-AROUND = Surroundings(network=CONFIG, underlay=UNDERLAY)
-AROUND_DUAL = Surroundings(network=DUAL, underlay=UNDERLAY)
-OWN = Lease(v4=Leg(subnet=IPv4Network("10.5.1.0/24"), public_ip=IPv4Address("198.18.1.1")), backend_type="vxlan")
-OWN_DUAL = replace(OWN, v6=Leg(subnet=IPv6Network("fd42:0:0:1::/64"), public_ip=IPv6Address("2001:db8:1::1")))
+ENVIRONMENT = Environment(network=CONFIG, underlay=UNDERLAY)
+DUAL_ENVIRONMENT = Environment(network=DUAL, underlay=UNDERLAY)
+OWN = Lease(
+    v4=FamilyLease(subnet=IPv4Network("10.5.1.0/24"), public_ip=IPv4Address("198.18.1.1")), backend_type="vxlan"
+)
+OWN_DUAL = replace(OWN, v6=FamilyLease(subnet=IPv6Network("fd42:0:0:1::/64"), public_ip=IPv6Address("2001:db8:1::1")))
 
 
 def peer(number: int, *, backend: str = "vxlan", address: str | None = None, **data: Any) -> Lease:
@@ -53,15 +55,15 @@ def peer(number: int, *, backend: str = "vxlan", address: str | None = None, **d
     public_ip = IPv4Address(address or f"198.18.1.{number}")
     published = {"VNI": 1, "VtepMAC": vtep_mac(public_ip, 1), **data} if backend == "vxlan" else None
     subnet = IPv4Network(f"10.5.{number}.0/24")
-    return Lease(v4=Leg(subnet=subnet, public_ip=public_ip, data=published), backend_type=backend)
+    return Lease(v4=FamilyLease(subnet=subnet, public_ip=public_ip, data=published), backend_type=backend)
 
 
 def dual_peer(number: int, *, backend: str = "vxlan") -> Lease:
     """A peer's lease with both families."""
     public_ip = IPv6Address(f"2001:db8:1::{number}")
     published = {"VNI": 1, "VtepMAC": vtep_mac(public_ip, 1)} if backend == "vxlan" else None
-    leg = Leg(subnet=IPv6Network(f"fd42:0:0:{number}::/64"), public_ip=public_ip, data=published)
-    return replace(peer(number, backend=backend), v6=leg)
+    family_lease = FamilyLease(subnet=IPv6Network(f"fd42:0:0:{number}::/64"), public_ip=public_ip, data=published)
+    return replace(peer(number, backend=backend), v6=family_lease)
 
 
 def moved(lease: Lease, subnet: str) -> Lease:
@@ -78,7 +80,7 @@ def seen_as(public_ip: str) -> Underlay:
 
 def vxlan(**config: Any) -> Vxlan:
     """A vxlan backend with this config."""
-    return Vxlan.from_config(config, AROUND)
+    return Vxlan.from_config(config, ENVIRONMENT)
 
 
 def test_an_unknown_backend_names_the_known_ones() -> None:
@@ -91,7 +93,7 @@ def test_an_unknown_backend_names_the_known_ones() -> None:
     [("vxlan", 50), ("auto", 50), ("host-gw", 0), ("alloc", 0), ("udp", 28), ("ipip", 20)],
 )
 def test_the_mtu_is_the_underlays_less_the_encapsulation(name: str, overhead_bytes: int) -> None:
-    backend = backends.load(name).from_config({}, AROUND)
+    backend = backends.load(name).from_config({}, ENVIRONMENT)
     assert backend.type == name
     assert backend.mtu_bytes == 1500 - overhead_bytes
 
@@ -110,15 +112,15 @@ def test_the_mtu_is_the_underlays_less_the_encapsulation(name: str, overhead_byt
     ],
 )
 def test_each_backend_says_what_it_listens_to(name: str, config: dict[str, Any], listens: list[Listening]) -> None:
-    assert list(backends.load(name).from_config(config, AROUND).listens) == listens
+    assert list(backends.load(name).from_config(config, ENVIRONMENT).listens) == listens
 
 
 def test_in_two_families_it_listens_in_both() -> None:
-    vxlan = backends.load("vxlan").from_config({}, AROUND_DUAL)
+    vxlan = backends.load("vxlan").from_config({}, DUAL_ENVIRONMENT)
     assert [(one.version, one.port) for one in vxlan.listens] == [(4, 8472), (6, 8472)]
-    wireguard = backends.load("wireguard").from_config({}, AROUND_DUAL)
+    wireguard = backends.load("wireguard").from_config({}, DUAL_ENVIRONMENT)
     assert [(one.version, one.port) for one in wireguard.listens] == [(4, 51820), (6, 51821)]
-    over_ipv4 = backends.load("wireguard").from_config({"Mode": "ipv4"}, AROUND_DUAL)
+    over_ipv4 = backends.load("wireguard").from_config({"Mode": "ipv4"}, DUAL_ENVIRONMENT)
     assert [(one.version, one.port) for one in over_ipv4.listens] == [(4, 51820)]
 
 
@@ -142,7 +144,7 @@ def test_keys_are_read_without_regard_to_case() -> None:
 )
 def test_a_bad_value_is_named_with_what_is_allowed(name: str, config: dict[str, Any], said: str) -> None:
     with pytest.raises(NetworkConfigError) as caught:
-        backends.load(name).from_config(config, AROUND)
+        backends.load(name).from_config(config, ENVIRONMENT)
     assert re.search(said, str(caught.value), re.DOTALL), str(caught.value)
 
 
@@ -161,13 +163,15 @@ def test_a_key_that_a_backend_has_not_is_read_over_and_said(name: str) -> None:
 
 def test_an_underlay_too_small_is_a_config_error() -> None:
     with pytest.raises(NetworkConfigError, match="MTU"):
-        Vxlan.from_config({}, replace(AROUND, underlay=replace(UNDERLAY, mtu_bytes=100)))
+        Vxlan.from_config({}, replace(ENVIRONMENT, underlay=replace(UNDERLAY, mtu_bytes=100)))
 
 
 def test_an_underlay_too_small_for_ipv6_is_a_config_error() -> None:
-    assert Vxlan.from_config({}, replace(AROUND_DUAL, underlay=replace(UNDERLAY, mtu_bytes=1350))).mtu_bytes == 1280
+    assert (
+        Vxlan.from_config({}, replace(DUAL_ENVIRONMENT, underlay=replace(UNDERLAY, mtu_bytes=1350))).mtu_bytes == 1280
+    )
     with pytest.raises(NetworkConfigError, match="1280"):
-        Vxlan.from_config({}, replace(AROUND_DUAL, underlay=replace(UNDERLAY, mtu_bytes=1349)))
+        Vxlan.from_config({}, replace(DUAL_ENVIRONMENT, underlay=replace(UNDERLAY, mtu_bytes=1349)))
 
 
 def test_more_than_the_underlay_has_is_a_config_error() -> None:
@@ -177,14 +181,14 @@ def test_more_than_the_underlay_has_is_a_config_error() -> None:
 
 @pytest.mark.parametrize("vni", [1, 9999, 10_000, 9_999_999, 10_000_000, 2**24 - 1])
 def test_every_vni_makes_two_names_that_a_device_can_have(vni: int) -> None:
-    devices = Vxlan.from_config({"VNI": vni}, AROUND_DUAL).devices
+    devices = Vxlan.from_config({"VNI": vni}, DUAL_ENVIRONMENT).devices
     assert len(set(devices)) == 2
     assert all(len(name) <= 15 and name.startswith("overlay") for name in devices)
 
 
 def test_host_gw_needs_its_own_address() -> None:
     with pytest.raises(UnsupportedError, match="public-ip"):
-        HostGw.from_config({}, replace(AROUND, underlay=seen_as("198.19.0.9")))
+        HostGw.from_config({}, replace(ENVIRONMENT, underlay=seen_as("198.19.0.9")))
 
 
 def test_the_mac_is_stable_local_and_unicast() -> None:
@@ -247,7 +251,7 @@ def test_a_peer_that_cannot_be_used_is_named_and_the_others_are_served(lease: Le
     [("10.5.2.0/24", "is also that of 198.18.1."), ("10.5.2.0/25", "overlaps 10.5.2.0/24 of 198.18.1.")],
 )
 def test_of_two_peers_with_one_subnet_the_same_one_is_always_served(name: str, subnet: str, said: str) -> None:
-    backend: Any = backends.load(name).from_config({}, AROUND)
+    backend: Any = backends.load(name).from_config({}, ENVIRONMENT)
     first = peer(2, backend=name)
     second = replace(
         moved(peer(3, backend=name), subnet), v6=dual_peer(3, backend=name).v6 if subnet == "10.5.2.0/24" else None
@@ -260,7 +264,7 @@ def test_of_two_peers_with_one_subnet_the_same_one_is_always_served(name: str, s
 
 def test_a_lease_that_holds_this_hosts_own_address_would_cut_it_off() -> None:
     wide = parse_network_config('{"Network": "198.18.0.0/15", "SubnetLen": 24}')
-    backend = Vxlan.from_config({}, replace(AROUND, network=wide))
+    backend = Vxlan.from_config({}, replace(ENVIRONMENT, network=wide))
     own, bad, good = moved(OWN, "198.18.9.0/24"), moved(peer(2), "198.18.1.0/24"), moved(peer(3), "198.18.7.0/24")
     plan = backend.plan(own, [bad, good])
     assert "eth0's network 198.18.1.0/24" in plan.problems[bad.key_name]
@@ -276,7 +280,7 @@ def test_one_host_with_two_subnets_is_served_on_both() -> None:
 
 
 def test_host_gw_routes_through_the_peer_itself_if_it_is_on_link() -> None:
-    backend = HostGw.from_config({}, AROUND)
+    backend = HostGw.from_config({}, ENVIRONMENT)
     near, far = peer(2, backend="host-gw"), peer(3, backend="host-gw", address="198.19.0.3")
     plan = backend.plan(OWN, [near, far])
     assert plan.state().routes == {Route(dst=IPv4Network("10.5.2.0/24"), link="eth0", via=near.public_ip)}
@@ -284,7 +288,7 @@ def test_host_gw_routes_through_the_peer_itself_if_it_is_on_link() -> None:
 
 
 def test_udp_routes_the_whole_network_to_its_device() -> None:
-    backend = Udp.from_config({"Port": 9000}, AROUND)
+    backend = Udp.from_config({"Port": 9000}, ENVIRONMENT)
     state = backend.plan(OWN, [peer(2, backend="udp")]).state()
     assert {str(route) for route in state.routes} == {"10.5.0.0/16 dev overlay0"}
 
@@ -310,7 +314,7 @@ def test_refusals_leave_good_peers_alone() -> None:
 
 
 def test_a_dual_stack_peer_is_reached_by_a_device_for_each_family() -> None:
-    backend = Vxlan.from_config({}, AROUND_DUAL)
+    backend = Vxlan.from_config({}, DUAL_ENVIRONMENT)
     assert backend.mtu_bytes == 1500 - 70
     assert backend.devices == ("overlay.1", "overlay-v6.1")
     state = backend.plan(OWN_DUAL, [dual_peer(2)]).state()
@@ -331,23 +335,23 @@ def test_a_dual_stack_peer_is_reached_by_a_device_for_each_family() -> None:
 
 
 def test_a_peer_of_one_family_is_served_in_a_dual_stack_network() -> None:
-    plan = Vxlan.from_config({}, AROUND_DUAL).plan(OWN_DUAL, [peer(2), dual_peer(3)])
+    plan = Vxlan.from_config({}, DUAL_ENVIRONMENT).plan(OWN_DUAL, [peer(2), dual_peer(3)])
     assert plan.problems == {}
     assert len(plan.state().routes) == 3
 
 
 def test_a_network_with_a_family_that_the_host_has_not_is_refused_with_the_interface() -> None:
     with pytest.raises(NetworkConfigError, match="fd42::/48, but this host's eth0 has none"):
-        Surroundings(network=DUAL, underlay=replace(UNDERLAY, v6=None))
+        Environment(network=DUAL, underlay=replace(UNDERLAY, v6=None))
 
 
 def test_udp_refuses_ipv6() -> None:
     with pytest.raises(NetworkConfigError, match="IPv4 only"):
-        Udp.from_config({}, AROUND_DUAL)
+        Udp.from_config({}, DUAL_ENVIRONMENT)
 
 
 def test_auto_takes_plain_routes_where_it_can_and_says_so() -> None:
-    auto = backends.load("auto").from_config({}, AROUND_DUAL)
+    auto = backends.load("auto").from_config({}, DUAL_ENVIRONMENT)
     assert isinstance(auto, Vxlan)
     near, far = dual_peer(2), peer(3, address="198.19.7.7")
     plan = auto.plan(OWN_DUAL, [near, far])
@@ -361,11 +365,11 @@ def test_auto_takes_plain_routes_where_it_can_and_says_so() -> None:
 
 
 def test_auto_behind_address_translation_encapsulates_for_everybody() -> None:
-    auto = backends.load("auto").from_config({}, replace(AROUND, underlay=seen_as("198.19.0.9")))
+    auto = backends.load("auto").from_config({}, replace(ENVIRONMENT, underlay=seen_as("198.19.0.9")))
     assert isinstance(auto, Vxlan)
     assert set(auto.plan(OWN, [peer(2)]).paths.values()) == {"vxlan"}
 
 
 def test_a_blackhole_takes_what_no_bridge_carries() -> None:
-    plan = HostGw.from_config({}, replace(AROUND, blackhole=True)).plan(OWN, [])
+    plan = HostGw.from_config({}, replace(ENVIRONMENT, blackhole=True)).plan(OWN, [])
     assert {str(route) for route in plan.state().routes} == {"blackhole 10.5.1.0/24 metric 2147483648"}

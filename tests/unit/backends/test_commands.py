@@ -17,7 +17,7 @@ from overlayd.backends.commands import PEER_VARIABLES, Commands, Entry, Step, To
 from overlayd.backends.extension import Extension
 from overlayd.backends.ledger import Ledger
 from overlayd.errors import CommandFailed, NetworkConfigError
-from tests.unit.backends.test_backends import AROUND, dual_peer, peer
+from tests.unit.backends.test_backends import ENVIRONMENT, dual_peer, peer
 
 TWO = Told(subnet="10.5.2.0/24", public_ip="198.18.1.2", data="ee:02")
 THREE = Told(subnet="10.5.3.0/24", public_ip="198.18.1.3", data="ee:03")
@@ -125,7 +125,7 @@ def test_what_would_need_a_shell_is_refused_with_the_way_out(command: str, said:
 @pytest.mark.parametrize("config", [{"SubnetAddCommand": ["ip"]}, {"PreStartupCommand": "x $SUBNET"}])
 def test_a_bad_config_changes_nothing_and_is_said(config: dict[str, Any]) -> None:
     with pytest.raises(NetworkConfigError, match="extension"):
-        Extension.from_config(config, AROUND)
+        Extension.from_config(config, ENVIRONMENT)
 
 
 def test_a_peer_is_told_as_flannel_names_it() -> None:
@@ -155,7 +155,7 @@ def consent(folder: Path) -> Consent:
 
 def extension(folder: Path, run: str = "", **config: str) -> Extension:
     """A backend with this config, and files in a folder."""
-    return Extension.from_config(config, replace(AROUND, run_dir=folder / run, consent=consent(folder)))
+    return Extension.from_config(config, replace(ENVIRONMENT, run_dir=folder / run, consent=consent(folder)))
 
 
 def test_the_startup_command_is_run_once_a_boot_and_its_output_published(tmp_path: Path) -> None:

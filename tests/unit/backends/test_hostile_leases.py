@@ -13,35 +13,37 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from overlayd import backends
-from overlayd.backends.environment import Surroundings
+from overlayd.backends.environment import Environment
 from overlayd.backends.peers import LEASES_OF_A_HOST_AT_MOST, PEERS_AT_MOST, TOLD_AT_MOST, Judged, judge
 from overlayd.backends.ranges import Index
 from overlayd.backends.vxlan import vtep_mac
 from overlayd.kernel.diff import diff
 from overlayd.kernel.state import KernelState
-from overlayd.leases.conflicts import Here, Needed
-from overlayd.leases.lease import Lease, Leg
+from overlayd.leases.conflicts import Here, HostNeed
+from overlayd.leases.lease import FamilyLease, Lease
 from overlayd.leases.network_config import NetworkConfig, parse_network_config
 from overlayd.lib.addresses import contains, overlaps
 from tests.unit.kernel.scenes import Scene
 
 CONFIG = parse_network_config('{"Network": "10.5.0.0/16"}')
 WIDE = parse_network_config('{"Network": "10.0.0.0/8"}')
-OWN = Lease(v4=Leg(subnet=IPv4Network("10.5.1.0/24"), public_ip=IPv4Address("198.18.1.1")), backend_type="host-gw")
-LAN = Needed(network=ip_network("198.18.1.0/24"), what="eth0's network", ifname="eth0")
+OWN = Lease(
+    v4=FamilyLease(subnet=IPv4Network("10.5.1.0/24"), public_ip=IPv4Address("198.18.1.1")), backend_type="host-gw"
+)
+LAN = HostNeed(network=ip_network("198.18.1.0/24"), what="eth0's network", ifname="eth0")
 NEEDED = (
     LAN,
-    Needed(network=ip_network("10.5.77.5"), what="etcd's address"),
-    Needed(network=ip_network("10.5.78.254"), what="the default gateway"),
-    Needed(network=ip_network("10.5.79.53"), what="the resolver"),
-    Needed(network=ip_network("10.5.80.0/23"), what="br-7's network", ifname="br-7"),
+    HostNeed(network=ip_network("10.5.77.5"), what="etcd's address"),
+    HostNeed(network=ip_network("10.5.78.254"), what="the default gateway"),
+    HostNeed(network=ip_network("10.5.79.53"), what="the resolver"),
+    HostNeed(network=ip_network("10.5.80.0/23"), what="br-7's network", ifname="br-7"),
 )
 
 
 def lease(subnet: str, address: str, *, created: int = 0) -> Lease:
     """A lease of host-gw's."""
-    leg = Leg(subnet=IPv4Network(subnet), public_ip=IPv4Address(address))
-    return Lease(v4=leg, backend_type="host-gw", created=created)
+    family_lease = FamilyLease(subnet=IPv4Network(subnet), public_ip=IPv4Address(address))
+    return Lease(v4=family_lease, backend_type="host-gw", created=created)
 
 
 def judged(*peers: Lease, network: NetworkConfig = CONFIG, one_route: bool = False) -> Judged:
@@ -126,17 +128,17 @@ def test_nobody_is_put_out_by_whoever_claims_the_same_key_or_mac(kind: str) -> N
     data: dict[str, Any] = {"VNI": 1, "VtepMAC": vtep_mac(IPv4Address("198.18.1.9"), 1), "PublicKey": "B" * 42 + "A="}
     backend: Any = Scene(kind=kind).backend()
     own = Scene(kind=kind).own_lease()
-    good = Lease(v4=leg("10.5.9.0/24", "198.18.1.9", data), backend_type=kind, created=3)
+    good = Lease(v4=family_lease("10.5.9.0/24", "198.18.1.9", data), backend_type=kind, created=3)
     # Its key comes first.
-    bad = Lease(v4=leg("10.5.2.0/24", "198.18.1.66", data), backend_type=kind, created=4)
+    bad = Lease(v4=family_lease("10.5.2.0/24", "198.18.1.66", data), backend_type=kind, created=4)
     for order in ([good, bad], [bad, good]):
         plan = backend.plan(own, order)
         assert list(plan.paths) == [good.key_name]
         assert "is also that of 198.18.1.9" in plan.problems[bad.key_name]
 
 
-def leg(subnet: str, address: str, data: dict[str, Any]) -> Leg:
-    return Leg(subnet=IPv4Network(subnet), public_ip=IPv4Address(address), data=data)
+def family_lease(subnet: str, address: str, data: dict[str, Any]) -> FamilyLease:
+    return FamilyLease(subnet=IPv4Network(subnet), public_ip=IPv4Address(address), data=data)
 
 
 def test_of_very_many_leases_so_many_are_served_and_the_rest_is_a_number() -> None:
@@ -166,8 +168,10 @@ HOSTILE = {
 def test_a_hundred_thousand_bad_leases_are_refused_in_a_moment(what: str, record_property: Any) -> None:
     good = [GOOD, lease("10.5.3.0/24", "198.18.1.3", created=6)]
     bad = [replace(HOSTILE[what](number), created=100 + number) for number in range(99_998)]
-    around = Surroundings(network=WIDE, underlay=Scene(kind="host-gw").around().underlay, here=Here(needed=NEEDED))
-    backend: Any = backends.load("host-gw").from_config({}, around)
+    environment = Environment(
+        network=WIDE, underlay=Scene(kind="host-gw").environment().underlay, here=Here(needed=NEEDED)
+    )
+    backend: Any = backends.load("host-gw").from_config({}, environment)
     peers = [*bad[:50_000], *good, *bad[50_000:]]
     backend.plan(OWN, peers)  # what is kept with each lease is there from then on
     began = time.process_time()
@@ -188,12 +192,12 @@ def hostile(draw: st.DrawFn) -> Lease:
     base = int(IPv4Address(draw(st.sampled_from(near)))) + draw(st.integers(0, 1023))
     subnet = IPv4Network((base, draw(st.integers(0, 32))), strict=False)
     address = draw(st.sampled_from([subnet[0], subnet[-1], IPv4Address("198.18.1.2")]) | st.ip_addresses(v=4))
-    other = Leg(
+    other = FamilyLease(
         subnet=IPv6Network((0xFD42 << 112, draw(st.integers(0, 128))), strict=False),
         public_ip=IPv6Address("2001:db8:1::9"),
     )
     return Lease(
-        v4=Leg(subnet=subnet, public_ip=IPv4Address(int(address))),
+        v4=FamilyLease(subnet=subnet, public_ip=IPv4Address(int(address))),
         v6=other if draw(st.booleans()) else None,
         backend_type="host-gw",
         created=draw(st.integers(6, 9)),
@@ -215,16 +219,16 @@ def test_whatever_others_write_the_good_peers_are_served_and_nothing_else_is_tak
     assert_disjoint(found.served)
     for peer in found.served:
         assert peer.v4 is not None
-        assert not overlaps(peer.v4.subnet, OWN.legs[0].subnet)
+        assert not overlaps(peer.v4.subnet, OWN.family_leases[0].subnet)
         assert not any(overlaps(peer.v4.subnet, one.network) for one in NEEDED), peer
-        assert not any(contains(other.legs[0].subnet, peer.public_ip) for other in (*found.served, OWN)), peer
+        assert not any(contains(other.family_leases[0].subnet, peer.public_ip) for other in (*found.served, OWN)), peer
 
 
 def assert_disjoint(served: Sequence[Lease]) -> None:
     """No two have an address in common."""
     for number, one in enumerate(served):
         for other in served[number + 1 :]:
-            assert not overlaps(one.legs[0].subnet, other.legs[0].subnet), (one, other)
+            assert not overlaps(one.family_leases[0].subnet, other.family_leases[0].subnet), (one, other)
 
 
 @given(

@@ -17,7 +17,7 @@ from overlayd.kernel import decode
 from overlayd.kernel.diff import diff
 from overlayd.kernel.state import FORWARDING, IpipLink, KernelState, link_settings
 from overlayd.kernel.wireguard import devices
-from tests.unit.backends.test_backends import AROUND, AROUND_DUAL, OWN, UNDERLAY, peer
+from tests.unit.backends.test_backends import DUAL_ENVIRONMENT, ENVIRONMENT, OWN, UNDERLAY, peer
 
 OWN_IPIP = replace(OWN, backend_type="ipip")
 LINK = IpipLink(name="overlay.ipip", local=IPv4Address("198.18.1.1"), mtu_bytes=1480)
@@ -25,7 +25,7 @@ LINK = IpipLink(name="overlay.ipip", local=IPv4Address("198.18.1.1"), mtu_bytes=
 
 def ipip(**config: Any) -> Ipip:
     """An ipip backend with this config."""
-    return Ipip.from_config(config, AROUND)
+    return Ipip.from_config(config, ENVIRONMENT)
 
 
 def test_one_device_for_all_and_a_route_for_each() -> None:
@@ -58,7 +58,7 @@ def test_direct_routing_where_the_peer_is_on_link() -> None:
 def test_behind_an_address_translation_the_outer_source_is_the_interfaces_own() -> None:
     assert UNDERLAY.v4 is not None
     endpoint = replace(UNDERLAY.v4, public_ip=IPv4Address("198.19.0.9"))
-    backend = Ipip.from_config({}, replace(AROUND, underlay=replace(UNDERLAY, v4=endpoint)))
+    backend = Ipip.from_config({}, replace(ENVIRONMENT, underlay=replace(UNDERLAY, v4=endpoint)))
     assert backend.plan(OWN_IPIP, []).state().links == {LINK}
 
 
@@ -71,16 +71,16 @@ def test_nothing_is_published_and_only_ipip_hosts_are_served() -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "around", "said"),
+    ("config", "environment", "said"),
     [
-        ({"DirectRouting": 1}, AROUND, "DirectRouting"),
-        ({}, AROUND_DUAL, "IPv4 only"),
-        ({}, replace(AROUND, underlay=replace(UNDERLAY, mtu_bytes=80)), "MTU"),
+        ({"DirectRouting": 1}, ENVIRONMENT, "DirectRouting"),
+        ({}, DUAL_ENVIRONMENT, "IPv4 only"),
+        ({}, replace(ENVIRONMENT, underlay=replace(UNDERLAY, mtu_bytes=80)), "MTU"),
     ],
 )
-def test_what_cannot_be_is_a_config_error(config: dict[str, Any], around: Any, said: str) -> None:
+def test_what_cannot_be_is_a_config_error(config: dict[str, Any], environment: Any, said: str) -> None:
     with pytest.raises(NetworkConfigError, match=said):
-        Ipip.from_config(config, around)
+        Ipip.from_config(config, environment)
 
 
 def test_another_local_address_makes_the_device_anew_and_another_mtu_does_not() -> None:

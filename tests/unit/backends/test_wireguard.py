@@ -16,12 +16,12 @@ import pytest
 
 from overlayd.backends import keyfile
 from overlayd.backends.claims import Claim, Claims
-from overlayd.backends.environment import Surroundings
+from overlayd.backends.environment import Environment
 from overlayd.backends.wireguard import Wireguard
 from overlayd.backends.x25519 import public_key
 from overlayd.errors import ConfigError, NetworkConfigError
 from overlayd.kernel.state import WireguardLink, WireguardPeer
-from overlayd.leases.lease import Lease, Leg
+from overlayd.leases.lease import FamilyLease, Lease
 from overlayd.leases.network_config import NetworkConfig, parse_network_config
 from overlayd.underlay.choose import Endpoint, Underlay
 
@@ -44,25 +44,25 @@ def key(number: int) -> str:
     return base64.b64encode(bytes([number]) * 32).decode()
 
 
-def leg4(number: int, *, address: str | None = None, **data: Any) -> Leg:
+def leg4(number: int, *, address: str | None = None, **data: Any) -> FamilyLease:
     published = {"PublicKey": key(number), **data}
-    return Leg(
+    return FamilyLease(
         subnet=IPv4Network(f"10.5.{number}.0/24"),
         public_ip=IPv4Address(address or f"198.18.1.{number}"),
         data=published,
     )
 
 
-def leg6(number: int, *, address: str | None = None, **data: Any) -> Leg:
+def leg6(number: int, *, address: str | None = None, **data: Any) -> FamilyLease:
     published = {"PublicKey": key(number), **data}
-    return Leg(
+    return FamilyLease(
         subnet=IPv6Network(f"fd42:0:0:{number}::/64"),
         public_ip=IPv6Address(address or f"2001:db8:1::{number}"),
         data=published,
     )
 
 
-def lease(v4: Leg | None = None, v6: Leg | None = None) -> Lease:
+def lease(v4: FamilyLease | None = None, v6: FamilyLease | None = None) -> Lease:
     return Lease(v4=v4, v6=v6, backend_type="wireguard")
 
 
@@ -76,7 +76,7 @@ def state_dir(tmp_path: Path) -> Path:
 
 
 def backend(state_dir: Path, network: NetworkConfig = DUAL, **config: Any) -> Wireguard:
-    return Wireguard.from_config(config, Surroundings(network=network, underlay=UNDERLAY, state_dir=state_dir))
+    return Wireguard.from_config(config, Environment(network=network, underlay=UNDERLAY, state_dir=state_dir))
 
 
 def texts(found: Wireguard, *peers: Lease, own: Lease = OWN) -> set[str]:

@@ -11,8 +11,8 @@ import pytest
 
 from overlayd import cli
 from overlayd.leases import previous_lease
+from overlayd.leases.held_lease import PreviousLease
 from overlayd.leases.lease import Subnets
-from overlayd.leases.registry import Remembered
 from overlayd.lib import marks
 
 SYSCONFIG = """\
@@ -151,7 +151,7 @@ def test_a_copy_of_an_earlier_time_is_not_lost(root: Path, migrate: Migrate) -> 
 
 
 def test_a_subnet_that_an_earlier_overlayd_had_is_replaced_and_told(root: Path, migrate: Migrate) -> None:
-    previous_lease.remember(root / "var/lib/overlayd", Remembered(subnets=Subnets(v4=IPv4Network("10.42.9.0/24"))))
+    previous_lease.remember(root / "var/lib/overlayd", PreviousLease(subnets=Subnets(v4=IPv4Network("10.42.9.0/24"))))
     _status, said = migrate("--yes")
     assert "it had 10.42.9.0/24" in said
     assert recalled(root) == SUBNET

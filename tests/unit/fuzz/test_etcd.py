@@ -12,11 +12,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from overlayd.errors import NetworkConfigError
+from overlayd.leases.followed_config import CONFIG, read_network_config
 from overlayd.leases.lease import Lease, MalformedLease, parse_key, parse_lease
-from overlayd.leases.lease_table import Reader
+from overlayd.leases.lease_table import LeaseTable, Reader
 from overlayd.leases.network_config import parse_network_config
 from overlayd.leases.presence import parse
-from overlayd.leases.registry import CONFIG, Census, Registry, read_network_config
+from overlayd.leases.registry import Registry
 from overlayd.store.client import KeyValue, Store, StoreSettings, etcdrpc
 from overlayd.store.follow import View
 from overlayd.store.watch import _change
@@ -49,25 +50,25 @@ def test_any_key_and_value_is_a_lease_or_malformed(name: str, value: bytes) -> N
     if lease is None:
         assert printable(str(problem))
         return
-    assert lease.legs
+    assert lease.family_leases
     assert printable(lease.backend_type)
-    for leg in lease.legs:
-        assert leg.subnet.version == leg.public_ip.version
+    for family_lease in lease.family_leases:
+        assert family_lease.subnet.version == family_lease.public_ip.version
         # No zone (RFC 4007): it means something on the host that wrote it only.
-        assert "%" not in f"{leg.subnet}{leg.public_ip}"
+        assert "%" not in f"{family_lease.subnet}{family_lease.public_ip}"
     assert parse_key(lease.key_name) == lease.subnets
 
 
 @given(tables())
 @settings(max_examples=200)
 def test_a_census_counts_every_entry_once_and_knows_no_lease_by_two_names(entries: dict[str, KeyValue]) -> None:
-    census = Reader().census(entries.items())
-    assert census.leases.keys() | census.malformed.keys() == entries.keys()
-    assert not census.leases.keys() & census.malformed.keys()
-    assert census.reserved <= census.leases.keys()
-    names = [lease.key_name for lease in census.leases.values()]
+    lease_table = Reader().lease_table(entries.items())
+    assert lease_table.leases.keys() | lease_table.malformed.keys() == entries.keys()
+    assert not lease_table.leases.keys() & lease_table.malformed.keys()
+    assert lease_table.reserved <= lease_table.leases.keys()
+    names = [lease.key_name for lease in lease_table.leases.values()]
     assert len(names) == len(set(names))
-    assert all(map(printable, census.malformed.values()))
+    assert all(map(printable, lease_table.malformed.values()))
 
 
 @given(st.lists(st.tuples(tables(), st.integers(0, 3)), min_size=1, max_size=4))
@@ -77,9 +78,9 @@ def test_a_census_stands_whatever_etcd_shows_next(shown: list[tuple[dict[str, Ke
         registry._follower._view = View(
             entries={f"subnets/{name}": kv for name, kv in entries.items()}, revision=revision, connected=True
         )
-        census = registry.census()
-        assert isinstance(census, Census)
-        assert Reader().census(entries.items()).leases.items() <= census.leases.items()
+        lease_table = registry.lease_table()
+        assert isinstance(lease_table, LeaseTable)
+        assert Reader().lease_table(entries.items()).leases.items() <= lease_table.leases.items()
 
 
 @given(st.binary(max_size=40), any_values(), st.integers(0, 1), st.integers(0, 2**63 - 1))

@@ -22,8 +22,8 @@ from overlayd.firewall import table
 from overlayd.flannel.host import look
 from overlayd.flannel.options import translate
 from overlayd.leases import previous_lease
+from overlayd.leases.held_lease import PreviousLease
 from overlayd.leases.lease import Subnets
-from overlayd.leases.registry import Remembered
 from overlayd.lib import envfile
 from overlayd.monitoring import status_file
 from overlayd.settings import Settings, load, read_file
@@ -75,7 +75,7 @@ def test_any_memory_is_one_or_none(tmp_path: Path, record: bytes, variables: byt
     (tmp_path / previous_lease.LEASE_FILE).write_bytes(record)
     (tmp_path / "subnet.env").write_bytes(variables)
     found = previous_lease.recall(tmp_path, tmp_path / "subnet.env")
-    assert isinstance(found, Remembered)
+    assert isinstance(found, PreviousLease)
     assert isinstance(found.subnets, Subnets)
     previous_lease.remember(tmp_path, found)
     again = previous_lease.recall(tmp_path, tmp_path / "none")

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from overlayd import backends
-from overlayd.backends.environment import Surroundings
+from overlayd.backends.environment import Environment
 from overlayd.backends.peers import PeerTable
 from overlayd.errors import NetworkConfigError, UnsupportedError
 from overlayd.kernel.converge import Plan
@@ -52,7 +52,7 @@ def versions(kind: str) -> st.SearchStrategy[tuple[int, ...]]:
 
 def peers_of(entries: dict[str, KeyValue], own: Lease) -> list[Lease]:
     """The leases that a host hands to its backend, as host.py does."""
-    leases = Reader().census(entries.items()).leases.items()
+    leases = Reader().lease_table(entries.items()).leases.items()
     return [lease for name, lease in leases if lease.public_ip != own.public_ip and name != own.key_name]
 
 
@@ -68,7 +68,7 @@ def test_any_leases_make_a_plan_that_the_kernel_can_hold(kind: str, data: st.Dat
     scene = Scene(kind=kind, versions=data.draw(versions(kind)), blackhole=data.draw(st.booleans()))
     if kind == "vxlan":
         scene = Scene(**{**vars(scene), "options": {"DirectRouting": data.draw(st.booleans())}})
-    around, own = scene.around(), scene.own_lease()
+    environment, own = scene.environment(), scene.own_lease()
     backend: Any = scene.backend()
     leases = peers_of(entries, own)
     plan = backend.plan(own, leases)
@@ -79,7 +79,7 @@ def test_any_leases_make_a_plan_that_the_kernel_can_hold(kind: str, data: st.Dat
     assert all(text.isprintable() and len(text) < 500 for text in (*plan.problems.values(), *plan.paths.values()))
     state = plan.state()
     assert_one_of_each_key(state)
-    assert_harmless(plan, around, own)
+    assert_harmless(plan, environment, own)
     for thing in things(state):
         assert_writable(thing)
     # Whatever order they are listed in.
@@ -98,20 +98,22 @@ def assert_one_of_each_key(state: KernelState) -> None:
     assert len({peer.key for peer in state.wireguard_peers}) == len(state.wireguard_peers)
 
 
-def assert_harmless(plan: Plan, around: Surroundings, own: Lease) -> None:
+def assert_harmless(plan: Plan, environment: Environment, own: Lease) -> None:
     """No peer takes anything but its own subnet: of the network, and neither ours nor the underlay's."""
-    networks = around.network.networks
+    networks = environment.network.networks
     for found in plan.peers.values():
         for subnet in subnets_of(found):
             assert any(is_within(subnet, network) for network in networks), subnet
             assert not any(overlaps(subnet, ours) for ours in own.subnets), subnet
-            assert not any(overlaps(subnet, near) for end in around.underlay.endpoints for near in end.on_link), subnet
+            assert not any(overlaps(subnet, near) for end in environment.underlay.endpoints for near in end.on_link), (
+                subnet
+            )
         for address in ends_of(found):
             assert not address.is_multicast, address
             assert not address.is_unspecified, address
             assert not address.is_loopback, address
             assert not address.is_link_local or address.version == 4, address
-            assert all(address != end.address for end in around.underlay.endpoints), address
+            assert all(address != end.address for end in environment.underlay.endpoints), address
 
 
 def subnets_of(found: tuple[Any, ...]) -> Iterator[Any]:
@@ -188,7 +190,7 @@ def test_any_config_of_a_backend_is_taken_whole_or_refused(
     found: Any = None
     problem = ""
     try:
-        found = backends.load(kind).from_config(config, scene.around())
+        found = backends.load(kind).from_config(config, scene.environment())
     except (NetworkConfigError, UnsupportedError) as error:
         problem = error.message
     assert problem.isprintable()
@@ -207,10 +209,10 @@ def test_any_config_of_a_backend_is_taken_whole_or_refused(
 def test_five_thousand_leases_are_planned_in_a_moment(kind: str) -> None:
     entries = {f"10.{n >> 8}.{n & 255}.0-24": value(kind, n) for n in range(6000) if n & 255 != 255}
     scene = Scene(kind=kind)
-    around = scene.around()
+    environment = scene.environment()
     network = backends_network()
-    around = Surroundings(network=network, underlay=around.underlay)
-    backend: Any = backends.load(kind).from_config({}, around)
+    environment = Environment(network=network, underlay=environment.underlay)
+    backend: Any = backends.load(kind).from_config({}, environment)
     # Of this process: others may have the machine.
     began = time.process_time()
     leases = peers_of(entries, scene.own_lease())
@@ -269,4 +271,4 @@ def test_the_udp_table_lets_in_only_what_a_lease_says(entries: dict[str, KeyValu
 def test_every_kind_of_lease_is_drawn() -> None:
     assert set(backends.names()) <= set(TYPES)
     with contextlib.suppress(NetworkConfigError):
-        assert backends.load("alloc").from_config({}, Scene(kind="alloc").around()).type == "alloc"
+        assert backends.load("alloc").from_config({}, Scene(kind="alloc").environment()).type == "alloc"

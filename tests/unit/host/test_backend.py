@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from overlayd.errors import SubnetsExhausted
 from overlayd.leases.allocate import choose_subnets, own_lease
-from overlayd.leases.lease import Lease, Leg, Subnets, parse_key
+from overlayd.leases.lease import FamilyLease, Lease, Subnets, parse_key
 from overlayd.leases.network_config import NOWHERE, NetworkConfig, Pool, parse_network_config
 from overlayd.lib.addresses import (
     IPAddress,
@@ -183,8 +183,10 @@ def leases(draw: st.DrawFn) -> Lease:
     number = draw(st.integers(0, 5))
     address = draw(st.sampled_from(ADDRESSES))
     length = draw(st.sampled_from([24, 24, 25]))
-    v4 = Leg(subnet=IPv4Network((int(IPv4Network("10.5.0.0/20")[0]) + (number << 8), length)), public_ip=address)
-    v6 = Leg(subnet=IPv6Network((0xFD42 << 112 | number << 64, 64)), public_ip=parse_v6(number))
+    v4 = FamilyLease(
+        subnet=IPv4Network((int(IPv4Network("10.5.0.0/20")[0]) + (number << 8), length)), public_ip=address
+    )
+    v6 = FamilyLease(subnet=IPv6Network((0xFD42 << 112 | number << 64, 64)), public_ip=parse_v6(number))
     return Lease(v4=v4, v6=draw(st.sampled_from([v6, v6, None])), backend_type=draw(st.sampled_from(["vxlan", "udp"])))
 
 

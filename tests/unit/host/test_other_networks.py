@@ -24,7 +24,7 @@ from overlayd.firewalld.desired import nothing
 from overlayd.host import other_networks
 from overlayd.lib import hostlock, marks
 from overlayd.settings import CONFIG_FILE, Settings, config_file, load
-from tests.unit.backends.test_backends import AROUND, AROUND_DUAL, vxlan
+from tests.unit.backends.test_backends import DUAL_ENVIRONMENT, ENVIRONMENT, vxlan
 from tests.unit.firewall.test_chains import DOCKER, applied
 
 NUMBERS = range(marks.HIGHEST_NUMBER + 1)
@@ -44,7 +44,7 @@ def devices(number: int) -> set[str]:
     for vni in (1, 0x10, 999_999, 9_999_999, 16_777_215):
         found |= {vxlan(VNI=vni).device(version) for version in (4, 6)}
     for mode in ("separate", "auto"):
-        found |= set(Wireguard.from_config({"Mode": mode}, AROUND_DUAL).devices)
+        found |= set(Wireguard.from_config({"Mode": mode}, DUAL_ENVIRONMENT).devices)
     return found
 
 
@@ -193,5 +193,5 @@ def test_a_remedy_is_for_the_network_that_it_is_about(words: str, of_2: str) -> 
 def test_backends_of_a_network_are_made_with_its_devices() -> None:
     marks.use(2)
     assert vxlan().devices == ("overlay2.1",)
-    assert Wireguard.from_config({}, AROUND).devices == ("overlay2-wg",)
+    assert Wireguard.from_config({}, ENVIRONMENT).devices == ("overlay2-wg",)
     assert Settings(network_number=2).network_number == 2

@@ -31,12 +31,12 @@ def foreign_interfaces() -> tuple[Interface, ...]:
 def foreign_routes() -> st.SearchStrategy[Route]:
     """Routes of others: some to nowhere near us, around or in what a peer's lease will be; flannel's too."""
     near = st.integers(2, 7).map(lambda number: IPv4Network(f"10.5.{number}.0/24"))
-    around = st.sampled_from(["10.5.0.0/16", "10.5.0.0/21", "10.5.2.0/25", "10.5.3.64/26"]).map(IPv4Network)
+    environment = st.sampled_from(["10.5.0.0/16", "10.5.0.0/21", "10.5.2.0/25", "10.5.3.64/26"]).map(IPv4Network)
     away = st.integers(1, 9).map(lambda number: IPv4Network(f"10.99.{number}.0/24"))
     by = st.sampled_from([STRANGER, STRANGER, *(IPv4Address(f"198.18.1.{number}") for number in range(2, 8))])
     return st.builds(
         lambda dst, via, metric: Route(dst=dst, link=UNDERLAY.name, via=via, metric=metric),
-        near | near | around | away,
+        near | near | environment | away,
         by,
         st.sampled_from([0, 0, 100]),
     )

@@ -12,12 +12,12 @@ from typing import Any
 from hypothesis import strategies as st
 
 from overlayd import backends
-from overlayd.backends.environment import Surroundings
+from overlayd.backends.environment import Environment
 from overlayd.backends.vxlan import vtep_mac
 from overlayd.kernel.converge import Plan
 from overlayd.kernel.state import KernelState
 from overlayd.kernel.wireguard.device import format_key
-from overlayd.leases.lease import Lease, Leg
+from overlayd.leases.lease import FamilyLease, Lease
 from overlayd.leases.network_config import parse_network_config
 from overlayd.lib.addresses import IPAddress, IPNetwork
 from overlayd.underlay.choose import Endpoint, Underlay
@@ -72,7 +72,7 @@ class Scene:
     options: Mapping[str, Any] = field(default_factory=dict)
     peers: Mapping[int, Peer] = field(default_factory=dict)
 
-    def around(self, run_dir: Path = Path("/nonexistent")) -> Surroundings:
+    def environment(self, run_dir: Path = Path("/nonexistent")) -> Environment:
         """The network and the underlay."""
         endpoints = {
             version: Endpoint(
@@ -91,7 +91,7 @@ class Scene:
             v6=endpoints.get(6),
         )
         network = NETWORKS[self.versions]
-        return Surroundings(
+        return Environment(
             network=network,
             underlay=underlay,
             blackhole=self.blackhole,
@@ -107,7 +107,7 @@ class Scene:
 
     def backend(self, run_dir: Path = Path("/nonexistent")) -> backends.Backend:
         """The backend itself, not opened."""
-        return backends.load(self.kind).from_config(self.options, self.around(run_dir))
+        return backends.load(self.kind).from_config(self.options, self.environment(run_dir))
 
     def own_lease(self) -> Lease:
         """This host's lease."""
@@ -122,10 +122,10 @@ class Scene:
         return self.plan().state()
 
     def _lease(self, subnet_number: int, host: Peer) -> Lease:
-        legs = {version: self._leg(version, subnet_number, host) for version in host.versions}
-        return Lease(v4=legs.get(4), v6=legs.get(6), backend_type=backends.published_type(self.kind))
+        family_leases = {version: self._family_lease(version, subnet_number, host) for version in host.versions}
+        return Lease(v4=family_leases.get(4), v6=family_leases.get(6), backend_type=backends.published_type(self.kind))
 
-    def _leg(self, version: int, subnet_number: int, host: Peer) -> Leg:
+    def _family_lease(self, version: int, subnet_number: int, host: Peer) -> FamilyLease:
         address = far_or_near(host.number, version, near=host.near)
         vni = int(self.options.get("VNI", 1))
         data: dict[str, dict[str, Any]] = {
@@ -137,7 +137,7 @@ class Scene:
             if version == 4
             else IPv6Network(f"fd42:0:0:{subnet_number:x}::/64")
         )
-        return Leg(
+        return FamilyLease(
             subnet=subnet,
             public_ip=address,
             data=data.get(backends.published_type(self.kind)),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from overlayd.errors import SubnetsExhausted
 from overlayd.leases.allocate import choose_subnets, own_lease
-from overlayd.leases.lease import Lease, Leg, Subnets
+from overlayd.leases.lease import FamilyLease, Lease, Subnets
 from overlayd.leases.network_config import parse_network_config
 from overlayd.lib.addresses import IPNetwork
 
@@ -23,7 +23,7 @@ EVERYTHING = list(IPv4Network("10.5.0.0/22").subnets(new_prefix=26))[1:]
 
 
 def lease(subnet: str, public_ip: str) -> Lease:
-    return Lease(v4=Leg(subnet=IPv4Network(subnet), public_ip=IPv4Address(public_ip)))
+    return Lease(v4=FamilyLease(subnet=IPv4Network(subnet), public_ip=IPv4Address(public_ip)))
 
 
 def choose_subnet(

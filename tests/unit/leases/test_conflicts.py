@@ -7,7 +7,7 @@ from ipaddress import ip_network
 
 import pytest
 
-from overlayd.leases.conflicts import OWN_ADDRESS, Judgement, Needed, avoided, judge_network, taken_by
+from overlayd.leases.conflicts import OWN_ADDRESS, HostNeed, Judgement, avoided, judge_network, taken_by
 from overlayd.leases.network_config import NetworkConfig, parse_network_config
 
 
@@ -16,16 +16,16 @@ def network(text: str, kind: str = "vxlan") -> NetworkConfig:
     return parse_network_config(json.dumps({"Network": text, "Backend": {"Type": kind}}))
 
 
-def address(what: str, text: str) -> Needed:
+def address(what: str, text: str) -> HostNeed:
     """One address."""
-    return Needed(network=ip_network(text), what=what)
+    return HostNeed(network=ip_network(text), what=what)
 
 
 MOVE_IT = "give it another subnet (docker network ls)"
 ETCD = address("etcd's address", "10.9.7.5")
 GATEWAY = address("the default gateway", "10.1.2.254")
-OWN = Needed(network=ip_network("10.1.2.3"), what=OWN_ADDRESS, ifname="eth0")
-LAN = Needed(network=ip_network("10.1.2.0/24"), what="eth0's network", ifname="eth0")
+OWN = HostNeed(network=ip_network("10.1.2.3"), what=OWN_ADDRESS, ifname="eth0")
+LAN = HostNeed(network=ip_network("10.1.2.0/24"), what="eth0's network", ifname="eth0")
 V6 = address("the resolver", "fd42::53")
 ALL = (ETCD, GATEWAY, OWN, LAN, V6)
 
@@ -62,8 +62,8 @@ def test_one_route_for_the_whole_would_take_what_is_behind_a_router_only() -> No
 def test_a_host_keeps_clear_of_what_it_needs_but_not_of_its_own_containers() -> None:
     """Whatever the bridge is called that is on the subnet that this host holds."""
     held = ip_network("10.42.7.0/24")
-    bridge = Needed(network=held, what="cni0's network", ifname="cni0")
-    first = Needed(network=ip_network("10.42.7.1"), what=OWN_ADDRESS, ifname="cni0")
+    bridge = HostNeed(network=held, what="cni0's network", ifname="cni0")
+    first = HostNeed(network=ip_network("10.42.7.1"), what=OWN_ADDRESS, ifname="cni0")
     assert avoided((*ALL, bridge, first), "eth0", held=[held]) == [one.network for one in ALL]
     assert avoided((bridge, first), "eth0", held=[]) == [held, first.network]
     # etcd is needed wherever it is; and so is the underlay.

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overlayd.leases.lease import DATA_PARTS, Lease, Leg, MalformedLease, Subnets, parse_key, parse_lease
+from overlayd.leases.lease import DATA_PARTS, FamilyLease, Lease, MalformedLease, Subnets, parse_key, parse_lease
 
 VXLAN = (
     b"""{"PublicIP":"198.18.0.7","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"ee:2c"}}"""
@@ -27,7 +27,9 @@ def test_a_flannel_vxlan_lease_is_read_and_written_back_byte_for_byte() -> None:
 def test_a_udp_lease_may_omit_type_and_data() -> None:
     lease = parse_lease("10.5.52.0-24", b'{"PublicIP":"198.18.0.7"}')
     assert lease.backend_type == "udp"
-    assert lease.legs == (Leg(subnet=IPv4Network("10.5.52.0/24"), public_ip=IPv4Address("198.18.0.7")),)
+    assert lease.family_leases == (
+        FamilyLease(subnet=IPv4Network("10.5.52.0/24"), public_ip=IPv4Address("198.18.0.7")),
+    )
 
 
 def test_a_dual_stack_key_keeps_both_subnets() -> None:
@@ -50,7 +52,10 @@ def test_a_dual_stack_lease_is_read_and_written_back_byte_for_byte() -> None:
         b'"BackendData":{"VNI":1,"VtepMAC":"ee:2c"},"BackendV6Data":{"VNI":1,"VtepMAC":"ee:2d"}}'
     )
     lease = parse_lease("10.5.52.0-24&fc00:0:0:34::-64", value)
-    assert [leg.public_ip for leg in lease.legs] == [IPv4Address("198.18.0.7"), IPv6Address("2001:db8::7")]
+    assert [family_lease.public_ip for family_lease in lease.family_leases] == [
+        IPv4Address("198.18.0.7"),
+        IPv6Address("2001:db8::7"),
+    ]
     assert lease.value() == value
 
 
@@ -66,7 +71,7 @@ def test_the_extension_backends_text_is_one_for_all_legs(name: str) -> None:
         b'"BackendData":"ee:2c; $(reboot) \\"\\u00e9\\""}'
     )
     lease = parse_lease(name, value)
-    assert {leg.data for leg in lease.legs} == {'ee:2c; $(reboot) "\u00e9"'}
+    assert {family_lease.data for family_lease in lease.family_leases} == {'ee:2c; $(reboot) "\u00e9"'}
     assert json.loads(lease.value())["BackendData"] == 'ee:2c; $(reboot) "\u00e9"'
     assert "BackendV6Data" not in json.loads(lease.value())
 
@@ -115,8 +120,8 @@ def test_garbage_never_raises_anything_else(name: str, value: bytes) -> None:
 def test_a_lease_survives_the_way_through_etcd(
     base: int, length: int, public_ip: IPv4Address, kind: str, data: dict[str, object] | str | None
 ) -> None:
-    v4 = Leg(subnet=IPv4Network((base, length), strict=False), public_ip=public_ip, data=data)
-    v6 = Leg(
+    v4 = FamilyLease(subnet=IPv4Network((base, length), strict=False), public_ip=public_ip, data=data)
+    v6 = FamilyLease(
         subnet=IPv6Network((base << 96, 32 + length), strict=False),
         public_ip=IPv6Address(int(public_ip) << 64),
         data=data,

@@ -80,5 +80,5 @@ def test_a_key_names_its_subnets_in_either_spelling(v4: IPv4Network | None, v6: 
 def test_addresses_of_both_families_come_through(v4: IPv4Address, v6: IPv6Address) -> None:
     value = f'{{"PublicIP":"{v4}","PublicIPv6":"{v6}","BackendType":"host-gw"}}'.encode()
     lease = parse_lease("10.5.2.0-24&fd42:0:0:2::-64", value)
-    assert [leg.public_ip for leg in lease.legs] == [v4, v6]
+    assert [family_lease.public_ip for family_lease in lease.family_leases] == [v4, v6]
     assert lease.value() == value

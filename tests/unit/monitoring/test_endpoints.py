@@ -8,9 +8,9 @@ import json
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from overlayd.lib import counters
-from overlayd.monitoring import endpoints, exposition
-from overlayd.monitoring.exposition import Family
+from overlayd.lib import counters, exposition
+from overlayd.lib.exposition import Family
+from overlayd.monitoring import endpoints
 from overlayd.monitoring.metrics import Process
 from overlayd.monitoring.readiness import checks, is_ready
 from overlayd.monitoring.state import Peer, Status

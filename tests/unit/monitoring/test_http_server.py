@@ -15,8 +15,8 @@ from overlayd.errors import ConfigError
 from overlayd.monitoring.endpoints import Page
 from overlayd.monitoring.http import daemon_pages, listening
 from overlayd.monitoring.http_server import MOST_CLIENTS, PortTaken, Server
-from overlayd.monitoring.liveness import Pulse
-from overlayd.monitoring.status_file import Board, Status
+from overlayd.monitoring.liveness import Liveness
+from overlayd.monitoring.status_file import Status, StatusFile
 from tests.testbed.polling import eventually
 
 PAGE = Page(code=200, content_type="text/plain", text="it is well\n")
@@ -159,21 +159,21 @@ def test_a_port_that_somebody_has_is_taken_when_it_is_free() -> None:
 
 
 def test_a_stuck_loop_is_503_with_words_while_the_server_answers(tmp_path: Path) -> None:
-    pulse = Pulse(slack_s=0.0)
-    board = Board(tmp_path, Status(state="ready", pid=1, version="1"))
+    liveness = Liveness(slack_s=0.0)
+    status_file = StatusFile(tmp_path, Status(state="ready", pid=1, version="1"))
     server = Server("127.0.0.1", 0)
-    server.start(daemon_pages(board, pulse))
+    server.start(daemon_pages(status_file, liveness))
     try:
-        pulse.beat("lease keeper", within_s=3600)
-        pulse.beat("main loop", within_s=60)
+        liveness.beat("lease keeper", within_s=3600)
+        liveness.beat("main loop", within_s=60)
         assert ask(server, "/healthz")[0] == 200
-        pulse.beat("main loop", within_s=0)
+        liveness.beat("main loop", within_s=0)
         eventually("it is noticed", lambda: ask(server, "/healthz")[0] == 503)
         text = ask(server, "/healthz")[1]
         assert "main loop is stuck" in text
         assert '"lease keeper": "ok"' in text
         assert "main loop is stuck" in ask(server, "/readyz")[1]
-        pulse.beat("main loop", within_s=60)
+        liveness.beat("main loop", within_s=60)
         assert ask(server, "/healthz")[0] == 200
     finally:
         server.stop()

@@ -12,7 +12,7 @@ from overlayd.commands.output import columns
 from overlayd.commands.status import document, duration, report
 from overlayd.errors import OverlaydError
 from overlayd.monitoring import status_file
-from overlayd.monitoring.status_file import Board, Peer, Status
+from overlayd.monitoring.status_file import Peer, Status, StatusFile
 
 STATUS = Status(
     state="ready",
@@ -94,7 +94,7 @@ def test_for_programs_there_is_a_verdict_and_all_of_the_status() -> None:
 
 
 def test_a_status_is_read_as_it_was_written_also_from_a_newer_daemon(tmp_path: Path) -> None:
-    Board(tmp_path, STATUS).update(skipped=(("10.5.9.0-24", "not JSON"),))
+    StatusFile(tmp_path, STATUS).update(skipped=(("10.5.9.0-24", "not JSON"),))
     assert status_file.read(tmp_path) == dataclasses.replace(STATUS, skipped=(("10.5.9.0-24", "not JSON"),))
     path = tmp_path / status_file.FILE
     written = json.loads(path.read_text())

@@ -9,7 +9,7 @@ import pytest
 from overlayd.backends import udp, vxlan
 from overlayd.errors import ConfigError
 from overlayd.probe.peers import OVERHEAD_BYTES, Here, KnownPeer, chosen, targets
-from overlayd.probe.report import Leg, PeerReport, document, table
+from overlayd.probe.report import PathResult, PeerReport, document, table
 
 PEER = KnownPeer(subnet=ip_network("10.5.3.0/24"), public_ip=ip_address("198.18.1.3"), backend="vxlan")
 PEER6 = KnownPeer(subnet=ip_network("fd00:5:3::/64"), public_ip=ip_address("fd00::3"), backend="vxlan")
@@ -63,24 +63,26 @@ def test_a_name_that_is_nobodys_is_answered_with_those_there_are() -> None:
         assert "198.18.1.3 (10.5.3.0/24)" in str(caught.value)
 
 
-def report(underlay: Leg, overlay: Leg) -> PeerReport:
+def report(underlay: PathResult, overlay: PathResult) -> PeerReport:
     return PeerReport(
         subnet="10.5.3.0/24", public_ip="198.18.1.3", backend="vxlan", version=4, underlay=underlay, overlay=overlay
     )
 
 
-ANSWERED = Leg(answered_by="x", sent=3, received=3, rtt_ms=0.25, wished_bytes=1450, path_bytes=1450)
+ANSWERED = PathResult(answered_by="x", sent=3, received=3, rtt_ms=0.25, wished_bytes=1450, path_bytes=1450)
 
 
 def test_a_peer_is_well_when_the_overlay_takes_the_full_size() -> None:
-    well = report(Leg(tried=("198.18.1.3",)), ANSWERED)
+    well = report(PathResult(tried=("198.18.1.3",)), ANSWERED)
     assert well.well
     assert "no harm" in well.remarks()[0]
-    small = report(ANSWERED, Leg(answered_by="x", sent=3, received=2, rtt_ms=1, wished_bytes=1450, path_bytes=1350))
+    small = report(
+        ANSWERED, PathResult(answered_by="x", sent=3, received=2, rtt_ms=1, wished_bytes=1450, path_bytes=1350)
+    )
     assert not small.well
     assert "1350 come through" in small.remarks()[0]
     assert "1 of 3 echoes lost" in small.remarks()[1]
-    dead = report(ANSWERED, Leg(tried=("10.5.3.0", "10.5.3.1"), problem="no answer"))
+    dead = report(ANSWERED, PathResult(tried=("10.5.3.0", "10.5.3.1"), problem="no answer"))
     assert not dead.well
     assert "the host is up" in dead.remarks()[1]
     assert document([well, dead])["well"] is False

@@ -80,8 +80,8 @@ def test_good_leases_are_served_among_whatever_else_is_written(store: Store, cap
             put(store, name, value)
         # At the end, so that everything else has been seen.
         put(store, b"10.43.0.0-24", GOOD)
-        until(lambda: "10.43.0.0-24" in one.census().leases)
-        seen = one.census()
+        until(lambda: "10.43.0.0-24" in one.lease_table().leases)
+        seen = one.lease_table()
         assert not {name for name in seen.leases if "\0" in name or "\ufffd" in name or "%" in name}
         for words in seen.skipped:
             assert all(one.isprintable() for one in words)
@@ -90,7 +90,7 @@ def test_good_leases_are_served_among_whatever_else_is_written(store: Store, cap
             assert all(str(value).isprintable() for value in getattr(record, "fields", {}).values()), vars(record)
     # The same as a list, and when all is deleted again.
     with registry(store) as other:
-        assert set(other.census().leases) == set(seen.leases)
+        assert set(other.lease_table().leases) == set(seen.leases)
         for name, _value in strange():
             store.servers.call("delete", lambda c: c.kv.DeleteRange, etcdrpc.DeleteRangeRequest(key=SUBNETS + name))
         until(lambda: set(other.view.entries) == {"subnets/10.43.0.0-24"})

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 from overlayd.errors import NetworkConfigError, StoreError
-from overlayd.leases.followed_config import FIRST_STAND_S, FREE_CHANGES, SteadyConfig
+from overlayd.leases.followed_config import FIRST_STAND_S, FREE_CHANGES, FollowedConfig
 from overlayd.leases.lease import MalformedLease, parse_key, parse_lease
 from overlayd.leases.lease_table import LISTED_AT_MOST, Reader
 from overlayd.leases.network_config import NetworkConfig, parse_network_config
@@ -217,20 +217,20 @@ def test_an_entry_is_parsed_once_however_often_others_change(monkeypatch: pytest
 
     monkeypatch.setattr("overlayd.leases.lease_table.parse_lease", counted)
     reader, entries = Reader(), {f"10.5.{number}.0-24": kv(f"10.5.{number}.0-24", number + 1) for number in range(100)}
-    assert len(reader.census(entries.items()).leases) == 100
+    assert len(reader.lease_table(entries.items()).leases) == 100
     # The same values in new objects, as after another list.
     entries = {name: kv(name, number + 1) for number, name in enumerate(entries)}
     entries["10.5.7.0-24"] = kv("10.5.7.0-24", 200, created=8)
-    assert len(reader.census(entries.items()).leases) == 100
+    assert len(reader.lease_table(entries.items()).leases) == 100
     assert len(parsed) == 101
     del entries["10.5.8.0-24"]
-    assert len(reader.census(entries.items()).leases) == 99
+    assert len(reader.lease_table(entries.items()).leases) == 99
     assert len(reader._read) == 99
 
 
 def test_the_status_lists_some_of_what_is_no_lease_and_counts_the_rest() -> None:
     entries = {f"no lease {number:04}\x1b[2J": kv("x", number + 1) for number in range(1000)}
-    skipped = Reader().census(entries.items(), left_out=7).skipped
+    skipped = Reader().lease_table(entries.items(), left_out=7).skipped
     assert len(skipped) == LISTED_AT_MOST + 2
     assert skipped[-2:] == (
         ("950 more", "are not leases either"),
@@ -244,7 +244,7 @@ def test_one_line_a_problem_and_what_is_mended_is_forgotten(store: Store, caplog
         for number in range(50):
             store.put(f"{PREFIX}/subnets/bad{number:02}", b"{")
         until(lambda: len(one.view.entries) == 50)
-        one.census()
+        one.lease_table()
         assert caplog.text.count("not a lease, skipped") == 10
         assert "more entries are not leases, skipped" in caplog.text
         caplog.clear()
@@ -252,13 +252,13 @@ def test_one_line_a_problem_and_what_is_mended_is_forgotten(store: Store, caplog
         for number in range(50):
             store.put(f"{PREFIX}/subnets/bad00", str(number).encode())
         until(lambda: one.view.entries["subnets/bad00"].value == b"49")
-        one.census()
+        one.lease_table()
         assert "not a lease" not in caplog.text
         found = store.get(f"{PREFIX}/subnets/bad00")
         assert found is not None
         store.delete(found.key, mod_revision=found.mod_revision)
         until(lambda: len(one.view.entries) == 49)
-        one.census()
+        one.lease_table()
         assert len(one._complained) == 49
 
 
@@ -306,7 +306,7 @@ def config(vni: int) -> KeyValue:
 
 def test_a_config_that_changes_now_and_then_is_followed_at_once() -> None:
     clock = Clock()
-    steady = SteadyConfig("/n", clock=clock)
+    steady = FollowedConfig("/n", clock=clock)
     for change in range(100):
         assert steady.read(config(change)) == parse_network_config(config(change).value)
         clock.now += 3600 / (FREE_CHANGES - 1)
@@ -315,7 +315,7 @@ def test_a_config_that_changes_now_and_then_is_followed_at_once() -> None:
 
 def test_a_config_that_changes_a_hundred_times_a_second_is_not(caplog: pytest.LogCaptureFixture) -> None:
     clock = Clock()
-    steady = SteadyConfig("/n", clock=clock)
+    steady = FollowedConfig("/n", clock=clock)
     followed: list[NetworkConfig] = []
     for change in range(10_000):
         found = steady.read(config(change % 2 + 1))
@@ -338,7 +338,7 @@ def test_a_config_that_changes_a_hundred_times_a_second_is_not(caplog: pytest.Lo
 
 
 def test_a_config_that_is_deleted_and_written_all_the_time_changes_nothing() -> None:
-    steady = SteadyConfig("/n", clock=Clock())
+    steady = FollowedConfig("/n", clock=Clock())
     for _change in range(1000):
         assert steady.read(config(1)) == parse_network_config(config(1).value)
         with pytest.raises(NetworkConfigError):

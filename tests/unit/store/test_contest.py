@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from overlayd.leases.contention import FREE_REWRITES, LONGEST_REST_S, WITHIN_S, Contest
+from overlayd.leases.contention import FREE_REWRITES, LONGEST_REST_S, WITHIN_S, Contention
 
 
 def test_the_first_are_free_and_each_one_more_waits_twice_as_long() -> None:
     now = 0.0
-    contest = Contest(clock=lambda: now)
+    contest = Contention(clock=lambda: now)
     for _time in range(FREE_REWRITES):
         assert (contest.rest_s(), contest.is_on) == (0, False)
         contest.note()

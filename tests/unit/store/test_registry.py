@@ -11,9 +11,10 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address
 import pytest
 
 from overlayd.errors import LeaseLost, NetworkConfigError, StoreError, SubnetsExhausted
-from overlayd.leases.lease import Lease, Leg, Subnets
+from overlayd.leases.held_lease import HeldLease, PreviousLease
+from overlayd.leases.lease import FamilyLease, Lease, Subnets
 from overlayd.leases.network_config import NetworkConfig, parse_network_config
-from overlayd.leases.registry import Holding, Registry, Remembered
+from overlayd.leases.registry import Registry
 from overlayd.store.client import Store
 from tests.testbed.polling import until
 from tests.unit.store.conftest import Etcd
@@ -30,8 +31,8 @@ DUAL = parse_network_config(
 
 def wanted(host: int) -> Callable[[Subnets], Lease]:
     def make(subnets: Subnets) -> Lease:
-        v4 = Leg(subnet=subnets.v4, public_ip=IPv4Address(f"198.18.0.{host}")) if subnets.v4 else None
-        v6 = Leg(subnet=subnets.v6, public_ip=IPv6Address(f"2001:db8::{host}")) if subnets.v6 else None
+        v4 = FamilyLease(subnet=subnets.v4, public_ip=IPv4Address(f"198.18.0.{host}")) if subnets.v4 else None
+        v6 = FamilyLease(subnet=subnets.v6, public_ip=IPv6Address(f"2001:db8::{host}")) if subnets.v6 else None
         return Lease(v4=v4, v6=v6, backend_type="host-gw")
 
     return make
@@ -50,13 +51,13 @@ def registry(store: Store, prefix: str = PREFIX) -> Iterator[Registry]:
 
 def acquire(
     one: Registry, host: int, preferred: str | None = None, *, config: NetworkConfig = CONFIG, lease_id: int = 0
-) -> Holding:
+) -> HeldLease:
     before = Subnets(v4=IPv4Network(preferred) if preferred else None)
     return one.acquire(
         config,
         wanted(host),
         public_ip=IPv4Address(f"198.18.0.{host}"),
-        remembered=Remembered(subnets=before, etcd_lease_id=lease_id),
+        remembered=PreviousLease(subnets=before, etcd_lease_id=lease_id),
         ttl_s=TTL_S,
     )
 
@@ -133,7 +134,7 @@ def test_a_subnet_that_another_host_has_now_is_lost(store: Store) -> None:
         held = acquire(one, 1)
         store.revoke(held.etcd_lease_id)
         assert acquire(one, 2, str(held.lease.subnets)).lease.subnets == held.lease.subnets
-        until(lambda: "198.18.0.2" in str(one.census().leases))
+        until(lambda: "198.18.0.2" in str(one.lease_table().leases))
         with pytest.raises(LeaseLost, match=r"leased to 198\.18\.0\.2 now"):
             one.reclaim(held, ttl_s=TTL_S)
 
@@ -141,12 +142,12 @@ def test_a_subnet_that_another_host_has_now_is_lost(store: Store) -> None:
 def test_a_changed_value_is_written_again_and_a_good_one_is_left_alone(store: Store) -> None:
     with registry(store) as one:
         held = acquire(one, 1)
-        until(lambda: bool(one.census().leases))
+        until(lambda: bool(one.lease_table().leases))
         before = store.get(key(held.lease.subnets))
         assert one.reclaim(held, ttl_s=TTL_S) is held
         assert store.get(key(held.lease.subnets)) == before
         store.put(key(held.lease.subnets), b'{"PublicIP": "198.18.0.1", "BackendType": "vxlan"}')
-        until(lambda: "vxlan" in str(one.census().leases))
+        until(lambda: "vxlan" in str(one.lease_table().leases))
         assert one.reclaim(held, ttl_s=TTL_S).lease == held.lease
 
 
@@ -154,7 +155,7 @@ def test_garbage_from_others_is_skipped_and_its_subnet_left_alone(store: Store) 
     store.put(f"{PREFIX}/subnets/10.42.0.16-28", b"{")
     store.put(f"{PREFIX}/subnets/nonsense", b"\xff")
     with registry(store) as one:
-        until(lambda: len(one.census().malformed) == 2)
+        until(lambda: len(one.lease_table().malformed) == 2)
         for host in range(1, 15):
             acquire(one, host)
         with pytest.raises(SubnetsExhausted):
@@ -186,17 +187,20 @@ def test_without_etcd_every_call_is_a_store_error(etcd: Etcd, store: Store) -> N
 def test_peers_are_kept_for_a_while_when_etcd_has_lost_its_memory(etcd: Etcd, store: Store) -> None:
     with registry(store) as one:
         first, second = acquire(one, 1), acquire(one, 2)
-        until(lambda: len(one.census().leases) == 2)
+        until(lambda: len(one.lease_table().leases) == 2)
         etcd.stop()
         etcd.lose_data()
         etcd.start()
         until(lambda: one.view.connected and not one.view.entries)
-        assert {lease.subnets for lease in one.census().leases.values()} == {first.lease.subnets, second.lease.subnets}
+        assert {lease.subnets for lease in one.lease_table().leases.values()} == {
+            first.lease.subnets,
+            second.lease.subnets,
+        }
         # The first host writes its lease again; a third takes the second's subnet, which ends the second's claim.
         assert one.reclaim(first, ttl_s=TTL_S).lease == first.lease
         acquire(one, 3, str(second.lease.subnets))
         until(lambda: len(one.view.entries) == 2)
-        assert {str(lease.public_ip) for lease in one.census().leases.values()} == {"198.18.0.1", "198.18.0.3"}
+        assert {str(lease.public_ip) for lease in one.lease_table().leases.values()} == {"198.18.0.1", "198.18.0.3"}
 
 
 def test_a_dual_stack_host_gets_a_pair_and_the_same_again(store: Store) -> None:
@@ -288,9 +292,9 @@ def test_one_lease_under_two_keys_is_one_lease(store: Store) -> None:
     for name in ("10.42.0.32-028", "10.42.0.32-28"):
         store.put(f"{PREFIX}/subnets/{name}", wanted(1)(at("10.42.0.32/28")).value())
     with registry(store) as one:
-        census = one.census()
-        assert list(census.leases) == ["10.42.0.32-28"]
-        assert "10.42.0.32-28 once more" in census.malformed["10.42.0.32-028"]
+        lease_table = one.lease_table()
+        assert list(lease_table.leases) == ["10.42.0.32-28"]
+        assert "10.42.0.32-28 once more" in lease_table.malformed["10.42.0.32-028"]
 
 
 def test_no_subnet_is_taken_that_holds_the_hosts_own_address(store: Store) -> None:
@@ -302,7 +306,7 @@ def test_no_subnet_is_taken_that_holds_the_hosts_own_address(store: Store) -> No
                 CONFIG,
                 wanted(host),
                 public_ip=IPv4Address(f"198.18.0.{host}"),
-                remembered=Remembered(subnets=at("10.42.0.16/28")),
+                remembered=PreviousLease(subnets=at("10.42.0.16/28")),
                 ttl_s=TTL_S,
                 avoid=[own],
             )
@@ -314,7 +318,7 @@ def test_no_subnet_is_taken_that_holds_the_hosts_own_address(store: Store) -> No
                 CONFIG,
                 wanted(99),
                 public_ip=IPv4Address("198.18.0.99"),
-                remembered=Remembered(),
+                remembered=PreviousLease(),
                 ttl_s=TTL_S,
                 avoid=[own],
             )
@@ -326,7 +330,7 @@ def test_a_network_may_be_at_the_root_of_etcd_or_at_a_key_without_a_slash(store:
     with registry(store, prefix) as one:
         assert one.network_config() == CONFIG
         held = acquire(one, 1)
-        until(lambda: held.lease.key_name in one.census().leases)
+        until(lambda: held.lease.key_name in one.lease_table().leases)
         assert store.get(f"{prefix}/subnets/{held.lease.key_name}") is not None
 
 
@@ -334,7 +338,7 @@ def test_two_who_write_over_each_others_lease_do_so_less_and_less_often(
     etcd: Etcd, caplog: pytest.LogCaptureFixture
 ) -> None:
     theirs = Lease(
-        v4=Leg(subnet=IPv4Network("10.42.0.16/28"), public_ip=IPv4Address("198.18.0.1")), backend_type="ipip"
+        v4=FamilyLease(subnet=IPv4Network("10.42.0.16/28"), public_ip=IPv4Address("198.18.0.1")), backend_type="ipip"
     )
     with registry(etcd.store()) as one:
         held = acquire(one, 1, "10.42.0.16/28")

@@ -38,12 +38,12 @@ def test_a_host_needs_to_read_the_config_and_to_write_subnets_and_hosts(etcd: Et
         assert one.network_config() == CONFIG
         assert set(one.view.entries) == {"config"}
         held = acquire(one, 1)
-        until(lambda: held.lease.key_name in one.census().leases)
+        until(lambda: held.lease.key_name in one.lease_table().leases)
         # Both watches stand: a change of either part is seen.
         etcd.ctl("put", f"{PREFIX}/config", '{"Network": "10.42.0.0/24", "SubnetLen": 29}')
         until(lambda: one.network_config() != CONFIG)
         store.revoke(held.etcd_lease_id)
-        until(lambda: not one.census().leases)
+        until(lambda: not one.lease_table().leases)
         assert one.reclaim(held, ttl_s=TTL_S).lease == held.lease
     presence = Presence(store, PREFIX, ADDRESS, Identity(hostname="alpha", id="a"))
     presence.claim()

@@ -10,10 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from overlayd.doctor.facts import Endpoint, Etcd, Published
 from overlayd.doctor.gather import containers, tls
 from overlayd.errors import ConfigError, NetworkConfigError, OverlaydError, StoreDenied, StoreError
+from overlayd.leases.followed_config import CONFIG, read_network_config
 from overlayd.leases.lease import MalformedLease, parse_lease
 from overlayd.leases.network_config import NetworkConfig
 from overlayd.leases.presence import HOSTS
-from overlayd.leases.registry import CONFIG, SUBNETS, read_network_config
+from overlayd.leases.registry import SUBNETS
 from overlayd.settings import Settings
 from overlayd.store import endpoints as addresses
 from overlayd.store.client import KeyValue, Store
@@ -87,16 +88,16 @@ def _published(entry: KeyValue) -> list[Published]:
         lease = parse_lease(name, entry.value)
     except MalformedLease:
         return []
-    macs = {leg.version: leg.fields().get("vtepmac") for leg in lease.legs}
+    macs = {family_lease.version: family_lease.fields().get("vtepmac") for family_lease in lease.family_leases}
     return [
         Published(
             key=name,
-            subnet=leg.subnet,
-            public_ip=leg.public_ip,
+            subnet=family_lease.subnet,
+            public_ip=family_lease.public_ip,
             backend=lease.backend_type,
-            mac=mac.lower() if isinstance(mac := macs[leg.version], str) else None,
+            mac=mac.lower() if isinstance(mac := macs[family_lease.version], str) else None,
         )
-        for leg in lease.legs
+        for family_lease in lease.family_leases
     ]
 
 
