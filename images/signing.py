@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from images.engine.errors import BuildError, CommandFailed
+from images.engine.files import written_whole
 from images.engine.process import capture
 
 VARIABLE = "OVERLAYD_SIGNING_KEY"
@@ -89,12 +90,8 @@ def sign_detached(key: Key, *files: Path) -> list[Path]:
     with _session(key.home) as gpg:
         for file in files:
             final = file.with_name(f"{file.name}.asc")
-            half = final.with_name(f".{final.name}.half")
-            try:
+            with written_whole(final) as half:
                 gpg.run("--local-user", key.fingerprint, "--armor", "--output", half, "--detach-sign", file)
-                half.rename(final)
-            finally:
-                half.unlink(missing_ok=True)
             made.append(final)
     return made
 

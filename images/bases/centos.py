@@ -11,6 +11,7 @@ from images.bases.mirrors import ARCH
 # Both are published in words as well: centos.org/keys, and docs.docker.com's page on installing on CentOS.
 STREAM_FINGERPRINT = "99DB70FAE1D7CE227FB6488205B555B38483C65D"
 DOCKER_FINGERPRINT = "060A61C51B558A7F742B77AAC52FEB6B621E9F35"
+PURL_NAMESPACE = "centos"
 KEYS = "https://www.centos.org/keys"
 _DOCKER_SITE = "https://download.docker.com/linux/centos"
 _ETCD_SITE = "https://github.com/etcd-io/etcd/releases/download"
@@ -20,6 +21,7 @@ ENABLE: Mapping[str, tuple[str, ...]] = {"base": ("sshd.service", "crond.service
 def stream(
     release: int,
     *,
+    preference: int,
     key: str,
     python: str,
     builder: tuple[str, ...],
@@ -43,6 +45,8 @@ def stream(
     return Base(
         name=f"centos-stream{release}",
         title=f"CentOS Stream {release}",
+        preference=preference,
+        purl_namespace=PURL_NAMESPACE,
         releasever=str(release),
         sites=where,
         repositories=(*parts, docker_ce(release)),

@@ -85,9 +85,9 @@ def _install(step: Step, base: Base, root: Path, packages: Sequence[str]) -> Non
         return
     tool = root.with_name(f"{root.name}.tool")
     tool.mkdir()
-    step.say(f"first root, by this machine's rpm: {' '.join(base.bootstrap)}")
+    step.report(f"first root, by this machine's rpm: {' '.join(base.bootstrap)}")
     _install_from_here(step, base, tool, base.bootstrap)
-    step.say("second root, by the first one's yum and rpm")
+    step.report("second root, by the first one's yum and rpm")
     _install_from_inside(step, base, tool, root, packages)
     shutil.rmtree(tool)
 

@@ -19,11 +19,10 @@ import requests
 from docker.errors import DockerException, NotFound
 
 from images.engine import layers
+from images.engine.annotations import LABEL, LABEL_BUILD
 from images.engine.errors import BuildError
 from images.engine.process import Stop
-from images.engine.stamps import LABEL
 
-LABEL_BUILD = "org.overlayd.build"
 _TIMEOUT_S = 600
 _S_IN_NS = 1_000_000_000
 _NAME = "overlayd-build-"

@@ -15,7 +15,7 @@ from typing import Any
 from images.bases.base import Base
 from images.engine import commit
 from images.engine.process import capture
-from images.ship.packed import Packed, compression
+from images.ship.compressed import CompressedImage, compression
 from images.ship.yum import KEY_FILE, REPO_FILE
 from images.signing import Key
 
@@ -41,16 +41,16 @@ def tools() -> dict[str, str]:
     }
 
 
-def image(packed: Packed, archive: str, bill: str) -> dict[str, Any]:
-    """What the manifest says of an image: `archive` and `bill` are paths in the release."""
+def image(compressed: CompressedImage, archive: str, sbom: str) -> dict[str, Any]:
+    """What the manifest says of an image: `archive` and `sbom` are paths in the release."""
     return {
-        "name": packed.name,
-        "id": packed.id,
-        "digest": packed.manifest.digest,
-        "layers": [layer.digest for layer in packed.layers],
-        "annotations": dict(packed.annotations),
+        "name": compressed.name,
+        "id": compressed.id,
+        "digest": compressed.manifest.digest,
+        "layers": [layer.digest for layer in compressed.layers],
+        "annotations": dict(compressed.annotations),
         "archive": archive,
-        "sbom": bill,
+        "sbom": sbom,
     }
 
 

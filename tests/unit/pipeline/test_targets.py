@@ -6,11 +6,12 @@ import dataclasses
 
 import pytest
 
-from images import targets
+from images import recipes
 from images.bases import catalogue
 from images.bases.base import ROLES
 from images.engine.errors import BuildError
-from images.engine.graph import Target, ordered
+from images.engine.graph import ordered
+from pipeline import targets
 
 
 @pytest.mark.parametrize("name", catalogue.NAMES)
@@ -26,7 +27,7 @@ def test_every_entry_is_well_formed(name: str) -> None:
 @pytest.mark.parametrize("name", catalogue.NAMES)
 def test_every_base_gives_a_whole_graph(name: str) -> None:
     base = catalogue.get(name)
-    found = targets.of_everything(base)
+    found = targets.of_base(base)
     order = [target.name for target in ordered(found, targets.whole(base))]
     assert order.index("images.base") < order.index("images.docker")
     # Only a release asks what the program is made of.
@@ -46,21 +47,21 @@ def test_what_a_base_lacks_is_said_with_its_reason() -> None:
     )
     assert set(targets.whole(base)) == {"images.docker", "images.probe.tar"}
     assert targets.left_out(base, targets.whole(base)) is None
-    assert targets.left_out(catalogue.get("debian12-rpm"), targets.ALL) is None
+    assert targets.left_out(catalogue.get("debian12-rpm"), targets.everything()) is None
 
 
 def test_a_mirror_makes_no_difference_to_what_is_built() -> None:
     [here] = [base for base in catalogue.bases(["centos=file:///srv"]) if base.name == "centos-stream9"]
     there = catalogue.get("centos-stream9")
     assert here.repositories != there.repositories
-    inputs = [{name: target.inputs for name, target in targets.of_everything(base).items()} for base in (here, there)]
+    inputs = [{name: target.inputs for name, target in targets.of_base(base).items()} for base in (here, there)]
     assert inputs[0] == inputs[1]
 
 
 def test_tags_name_the_base() -> None:
-    found = targets.of_images(catalogue.get("debian12-rpm")).values()
-    assert {target.image for target in found if isinstance(target, Target) and target.image} == {
-        f"overlayd/{name}:debian12-rpm" for name in targets.IMAGES
+    found = targets.of_base(catalogue.get("debian12-rpm")).values()
+    assert {target.image for target in found if target.image} == {
+        f"overlayd/{name}:debian12-rpm" for name in (*recipes.NAMES, "freezer")
     }
 
 
