@@ -44,7 +44,11 @@ def _require(name: str) -> None:
 
 
 def _entry(name: str) -> Base:
-    found = import_module(f"{__name__}.{name.replace('-', '_')}").BASE
+    try:
+        found = import_module(f"{__name__}.{name.replace('-', '_')}").BASE
+    except (AttributeError, TypeError) as error:
+        # It sets no BASE, or leaves out what every base has to say.
+        raise BuildError(f"catalogue entry {name}: {error}") from error
     check(found, name)
     base: Base = found
     return base

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from images import recipes
 from images.bases import catalogue
-from images.bases.base import ROLES
+from images.bases.base import ROLES, Base
 from images.engine.errors import BuildError
 from images.engine.graph import ordered
+from images.engine.place import ROOT
 from pipeline import targets
 
 
@@ -68,6 +75,57 @@ def test_tags_name_the_base() -> None:
 def test_a_name_that_is_not_there() -> None:
     with pytest.raises(BuildError, match="no base 'centos-8'"):
         catalogue.get("centos-8")
+
+
+def test_every_base_and_every_image_has_a_row_in_its_readme() -> None:
+    for page, names, row in (
+        ("images/bases/README.md", catalogue.NAMES, r"^\| `([a-z0-9-]+)` \| [^|]*\| v"),
+        ("images/README.md", recipes.NAMES, r"^\| \[`overlayd/([a-z0-9-]+)`\]"),
+    ):
+        assert sorted(re.findall(row, (ROOT / page).read_text(), re.MULTILINE)) == list(names)
+
+
+_NEW_BASE = """
+from pathlib import Path
+from images.bases import catalogue, choose
+from pipeline import targets
+new = catalogue.get("centos-stream11")
+answers = {name: choose.Answer(base=name, ok=True, why="") for name in catalogue.NAMES}
+print(choose.by_default(catalogue.bases(), Path("nowhere"), fetched=(), answers=answers).base.name)
+print(new.tag("host"), sorted(name for name, target in targets.of_base(new).items() if target.network))
+"""
+
+
+def test_one_module_is_enough_to_add_a_base(tmp_path: Path) -> None:
+    for name in ("rpm", "pipeline", "daemon", "requirements", "LICENSE", ".git"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    shutil.copytree(ROOT / "images", tmp_path / "images", symlinks=True)
+    place = tmp_path / "images/bases/catalogue"
+    text = (place / "centos_stream9.py").read_text()
+    (place / "centos_stream11.py").write_text(
+        text.replace("    9,\n", "    11,\n").replace("preference=1", "preference=0")
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", _NEW_BASE],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{tmp_path / 'daemon'}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.splitlines() == [
+        "centos-stream11",
+        "overlayd/host:centos-stream11 ['bases.centos-stream11.repository', 'images.etcd.release', 'rpm.wheelhouse']",
+    ], done.stderr
+
+
+def test_an_entry_that_leaves_something_out_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def incomplete(name: str) -> object:
+        return Base(name=name)  # type: ignore[call-arg]
+
+    monkeypatch.setattr(catalogue, "import_module", incomplete)
+    with pytest.raises(BuildError, match=r"entry centos-7: .*missing .* required keyword-only arguments: 'title'"):
+        catalogue.get("centos-7")
 
 
 def test_an_entry_that_is_no_base() -> None:
