@@ -43,14 +43,14 @@ def push(
     """Push built images to a registry, by digest and by tag; print the names by digest. Logins are skopeo's."""
     from images.engine.place import PLACE  # noqa: PLC0415
     from images.engine.process import Stop  # noqa: PLC0415  # `invoke --list` needs none of it
-    from images.engine.runner import holding  # noqa: PLC0415
+    from images.engine.runner import build_folder_locked  # noqa: PLC0415
     from images.ship import compressed  # noqa: PLC0415
     from images.ship import registry as registries  # noqa: PLC0415
 
     to = registries.parse(registry, tls_verify=tls_verify)
     names = tags(image or [], base)
     stop = Stop()
-    with holding(PLACE):
+    with build_folder_locked(PLACE):
         registries.push(
             to, compressed.compress(PLACE.layout, names, PLACE.build / compressed.FOLDER, stop), stop, report
         )
@@ -63,12 +63,12 @@ def save(c: Context, to: str, image: list[str] | None = None, base: str | None =
     """Write built images to one file, which `images.load`, docker load and skopeo read; and its SHA-256 beside it."""
     from images.engine.place import PLACE  # noqa: PLC0415
     from images.engine.process import Stop  # noqa: PLC0415
-    from images.engine.runner import holding  # noqa: PLC0415
+    from images.engine.runner import build_folder_locked  # noqa: PLC0415
     from images.ship import archive, compressed  # noqa: PLC0415
 
     names = tags(image or [], base)
     stop = Stop()
-    with holding(PLACE):
+    with build_folder_locked(PLACE):
         images = compressed.compress(PLACE.layout, names, PLACE.build / compressed.FOLDER, stop)
         report(f"{archive.save(images, Path(to), stop)}  {to}")
 
@@ -121,7 +121,7 @@ def release(
     from images.engine import preflight  # noqa: PLC0415
     from images.engine.place import PLACE  # noqa: PLC0415
     from images.engine.process import Stop  # noqa: PLC0415
-    from images.engine.runner import holding  # noqa: PLC0415
+    from images.engine.runner import build_folder_locked  # noqa: PLC0415
     from images.ship import release as making  # noqa: PLC0415
     from images.ship import yum  # noqa: PLC0415
     from pipeline.targets import everything  # noqa: PLC0415
@@ -144,7 +144,7 @@ def release(
         if signer:
             signing.prove(signer)
         built = build([*everything(), INVENTORY_TARGET], base=base)
-        with holding(PLACE) as progress:
+        with build_folder_locked(PLACE) as progress:
             making.make(
                 making.Release(
                     place=PLACE,

@@ -91,7 +91,7 @@ def lock(c: Context) -> None:
 def clean(c: Context, gone: bool = False) -> None:
     """Remove what was built, but not what was fetched. Images keep their names: docker image rm."""
     preflight.check()
-    with runner.holding(PLACE):
+    with runner.build_folder_locked(PLACE):
         if dockerd.answers():
             for tag in docker_images.forget(PLACE.owner, gone=gone):
                 report(f"removed {tag}")

@@ -153,9 +153,8 @@ def clean(root: Path, base: Base) -> None:
     systemd fills in an empty one at every start, so that no two containers have the same.
     """
     for pattern in (
-        *("var/cache/dnf/*", "var/cache/yum/*", "var/cache/ldconfig/*", "var/lib/dnf/repos"),
-        *("var/lib/dnf/history.sqlite*", "var/lib/yum/*", f"{base.rpm_dbpath.lstrip('/')}/__db.*"),
-        *("var/log/dnf*.log", "var/log/hawkey.log", "var/log/yum.log", "etc/BUILDTIME", "root/.rpmdb"),
+        *dnf.leftovers(base),
+        *("var/lib/yum/*", "etc/BUILDTIME", "root/.rpmdb"),
         *("etc/ssh/ssh_host_*", "var/lib/systemd/random-seed", "etc/hostname", "etc/resolv.conf", "run/*", "tmp/*"),
     ):
         for path in root.glob(pattern):

@@ -12,8 +12,7 @@ from images.bases import mirror_probe
 from images.bases.base import Repository
 from images.engine import process, sandbox
 from images.engine.errors import BuildError, CommandFailed
-
-_UNUSABLE = {"e": "has expired", "r": "is revoked", "d": "is disabled", "i": "is invalid"}
+from images.signing import UNUSABLE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +26,7 @@ class PublicKey:
     @property
     def unusable(self) -> str | None:
         """Why packages cannot be checked with it; None when they can."""
-        return _UNUSABLE.get(self.validity) or (None if "S" in self.capabilities else "cannot sign")
+        return UNUSABLE.get(self.validity) or (None if "S" in self.capabilities else "cannot sign")
 
 
 def fetch(repository: Repository) -> bytes:

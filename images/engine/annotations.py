@@ -9,7 +9,8 @@ from pathlib import Path
 from images.engine.errors import BuildError
 from images.engine.inputs import Inputs, fingerprint
 
-_PREFIX = "org.opencontainers.image."
+PREFIX = "org.opencontainers.image."
+CREATED = f"{PREFIX}created"
 # On every image and container of ours: what it is.
 LABEL = "org.overlayd"
 # The target that an image was made for, and the digest over all its inputs.
@@ -39,9 +40,14 @@ def oci_labels(tag: str, description: str, software: str, epoch: int) -> dict[st
         "source": "https://github.com/overlayd/overlayd",
         "documentation": f"images/{name}/README.md",
         "base.name": base,
-        "created": datetime.fromtimestamp(epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "created": timestamp(epoch),
     }
-    return {_PREFIX + key: value for key, value in said.items()}
+    return {PREFIX + key: value for key, value in said.items()}
+
+
+def timestamp(epoch: int) -> str:
+    """A time in Unix seconds as the image specification writes it: RFC 3339, in UTC."""
+    return datetime.fromtimestamp(epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def version(root: Path) -> str:

@@ -160,7 +160,7 @@ def run_to_end(client: Any, container: str, log: IO[bytes], stop: Stop) -> None:
         )
 
 
-def sweep(owner: str) -> list[str]:
+def remove_leftovers(owner: str) -> list[str]:
     """Remove the containers that a killed build of the same build folder left behind; their short ids."""
     with engine() as client:
         found = client.containers(all=True, filters={"label": f"{LABEL_BUILD}={owner}", "name": _NAME})

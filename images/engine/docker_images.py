@@ -105,7 +105,7 @@ def forget(owner: str, *, gone: bool = False) -> list[str]:
     return tags
 
 
-def sweep(owner: str) -> list[str]:
+def remove_leftovers(owner: str) -> list[str]:
     """Remove the images that a killed build of the same build folder left without a name; the tags that went.
 
     And images of ours without any tag, which containers needed when they were replaced.

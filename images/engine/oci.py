@@ -12,11 +12,11 @@ import tarfile
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 from typing import Any, cast
 
+from images.engine.annotations import PREFIX, timestamp
 from images.engine.blobs import MANIFEST_TYPE, REF_NAME, Blob, BlobStore, index_entry
 
 CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
@@ -71,7 +71,7 @@ class Layout:
         labels `org.opencontainers.image.…` are also the manifest's annotations. `epoch`, in Unix seconds, is the time
         that the image says it was made at.
         """
-        created = datetime.fromtimestamp(epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        created = timestamp(epoch)
         document = {
             "architecture": ARCHITECTURE,
             "os": "linux",
@@ -81,7 +81,7 @@ class Layout:
             "history": [{"created": created, "created_by": layer.created_by} for layer in layers],
         }
         stored = self._blobs.add_json(document)
-        annotations = {k: v for k, v in config.get("Labels", {}).items() if k.startswith("org.opencontainers.image.")}
+        annotations = {k: v for k, v in config.get("Labels", {}).items() if k.startswith(PREFIX)}
         manifest = {
             "schemaVersion": 2,
             "mediaType": MANIFEST_TYPE,

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from images.engine import containers, docker_images, process
-from images.engine import progress as showing
+from images.engine import progress as progress_views
 from images.engine.errors import BuildError, Cancelled, StepFailed
 from images.engine.graph import Target, Verdict, verdicts
 from images.engine.graph import epoch as newest
@@ -29,7 +29,7 @@ from images.engine.step import Step
 # Most steps are a child process that uses one core, and some wait for the network or the disk.
 MAX_STEPS = max(2, os.cpu_count() or 1)
 # Less than any image takes: a step that failed with no more, in bytes, may have failed for it.
-_LITTLE_ROOM = 256 << 20
+_LOW_DISK_BYTES = 256 << 20
 # Clocks of virtual machines are put back by so much, in s, without harm.
 _CLOCK_S = 10.0
 
@@ -53,10 +53,10 @@ def build(
     _check_clock(place)
     if not plan(place, targets, wanted, force=force):
         return []
-    with showing.chosen() as progress, _alone(place, progress), sigterm_raises(), process.usual_umask():
+    with progress_views.chosen() as progress, _locked(place, progress), sigterm_raises(), process.usual_umask():
         # Looked at again: another build may have done the work while we waited for it.
         todo = plan(place, targets, wanted, force=force)
-        _clear(place, progress)
+        _remove_leftovers(place, progress)
         return _Run(place, targets, force, progress, repeat).all(todo)
 
 
@@ -69,10 +69,10 @@ def plan(
 
 
 @contextmanager
-def holding(place: Place) -> Iterator[showing.Progress]:
+def build_folder_locked(place: Place) -> Iterator[progress_views.Progress]:
     """The build folder for ourselves, for work with what was built; a SIGTERM is then Ctrl-C. Waits for its lock."""
     place.build.mkdir(parents=True, exist_ok=True)
-    with showing.chosen() as progress, _alone(place, progress), sigterm_raises(), process.usual_umask():
+    with progress_views.chosen() as progress, _locked(place, progress), sigterm_raises(), process.usual_umask():
         yield progress
 
 
@@ -82,7 +82,7 @@ class _Run:
         place: Place,
         targets: Mapping[str, Target],
         force: frozenset[str],
-        progress: showing.Progress,
+        progress: progress_views.Progress,
         repeat: Sequence[str],
     ) -> None:
         self._place = place
@@ -95,7 +95,7 @@ class _Run:
         self._stop = Stop()
         self._ended: queue.SimpleQueue[tuple[Verdict, str | BaseException]] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
-        self._room: dict[str, int] = {}
+        self._free_bytes: dict[str, int] = {}
 
     def all(self, todo: list[Verdict]) -> list[str]:
         waiting = {verdict.target.name: verdict for verdict in todo}
@@ -200,7 +200,7 @@ class _Run:
                 if not isinstance(error, BuildError | OSError):
                     file.write(traceback.format_exc().encode())
                 # Now, as what this step has written is about to go.
-                self._room[target.name] = shutil.disk_usage(place.build).free
+                self._free_bytes[target.name] = shutil.disk_usage(place.build).free
                 raise
             finally:
                 step.abandon()
@@ -218,8 +218,8 @@ class _Run:
         lines = [f"log: {log}"]
         if verdict.target.network:
             lines.insert(0, "it fetches from the network, and what it once fetched stays in build/cache")
-        if (room := self._room.get(name, _LITTLE_ROOM)) < _LITTLE_ROOM:
-            lines.insert(0, f"only {room >> 20} MiB were free where {self._place.build} lies")
+        if (free := self._free_bytes.get(name, _LOW_DISK_BYTES)) < _LOW_DISK_BYTES:
+            lines.insert(0, f"only {free >> 20} MiB were free where {self._place.build} lies")
         if self._repeat:
             lines.append(f"again: {shlex.join([*self._repeat, name])}")
         repeat = "\n  ".join(lines)
@@ -256,10 +256,10 @@ def _log(place: Place, target: Target) -> Path:
     return place.build / "logs" / f"{target.name}.log"
 
 
-def _clear(place: Place, progress: showing.Progress) -> None:
+def _remove_leftovers(place: Place, progress: progress_views.Progress) -> None:
     """Remove what a build that was killed left behind. We hold the lock, so nobody works with it."""
-    left = [f"container {name}" for name in containers.sweep(place.owner)]
-    left += [f"image {tag}" for tag in docker_images.sweep(place.owner)]
+    left = [f"container {name}" for name in containers.remove_leftovers(place.owner)]
+    left += [f"image {tag}" for tag in docker_images.remove_leftovers(place.owner)]
     if _scratch(place).exists():
         left += [str(path.relative_to(place.root)) for path in _scratch(place).iterdir()]
         shutil.rmtree(_scratch(place))
@@ -268,7 +268,7 @@ def _clear(place: Place, progress: showing.Progress) -> None:
 
 
 @contextmanager
-def _alone(place: Place, progress: showing.Progress) -> Iterator[None]:
+def _locked(place: Place, progress: progress_views.Progress) -> Iterator[None]:
     """Hold the build folder's lock; wait for another build of it to end. The kernel frees it when we die."""
     with (place.build / "lock").open("a+") as lock:
         try:

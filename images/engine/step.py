@@ -98,10 +98,10 @@ class Step:
     ) -> None:
         """Run a command to its end, its output going to the log. See images.engine.process.run.
 
-        Of the environment it has what `process.surroundings` says, and `env`.
+        Of the environment it has what `process.clean_environment` says, and `env`.
         """
-        around = process.surroundings(network=self.target.network)
-        process.run(argv, log=self.log, stop=self.stop, cwd=cwd, env=env, stdin=stdin, stdout=stdout, around=around)
+        base_env = process.clean_environment(network=self.target.network)
+        process.run(argv, log=self.log, stop=self.stop, cwd=cwd, env=env, stdin=stdin, stdout=stdout, base_env=base_env)
 
     def report(self, line: str) -> None:
         """Put a line of our own into the log."""

@@ -7,13 +7,13 @@ import json
 import platform
 import re
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from images.bases.base import Base
 from images.engine import commit
+from images.engine.annotations import timestamp
 from images.engine.process import capture
 from images.ship.compressed import CompressedImage, compression
 from images.ship.yum import KEY_FILE, REPO_FILE
@@ -72,7 +72,7 @@ def document(
             "format": _FORMAT,
             "name": "overlayd",
             "version": version,
-            "created": datetime.fromtimestamp(epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "created": timestamp(epoch),
             "source": origin,
             "base": {"name": base.name, "title": base.title},
             "signed": None if key is None else {"fingerprint": key.fingerprint, "by": key.uid},

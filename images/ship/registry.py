@@ -109,7 +109,7 @@ def _copy(registry: Registry, image: CompressedImage, to: str, stop: Stop) -> No
                 # Its way to name a layout cannot say a path with a colon in it.
                 cwd=image.folder,
                 # Logins are the user's.
-                around=os.environ,
+                base_env=os.environ,
             )
         except CommandFailed as error:
             log.seek(0)

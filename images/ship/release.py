@@ -16,6 +16,7 @@ from cyclonedx.model.component import Component
 
 from images import signing
 from images.bases.base import Base
+from images.engine.annotations import CREATED
 from images.engine.annotations import version as version_of
 from images.engine.errors import BuildError
 from images.engine.place import Place
@@ -27,7 +28,6 @@ from images.ship.image_inventory import ImageInventory, RpmPackage
 from images.ship.parallel import side_by_side
 from images.signing import Key
 
-CREATED = "org.opencontainers.image.created"
 # What etcd's own release installs, on a base without a package of etcd.
 _ETCD = (
     *(f"/usr/bin/{program}" for program in etcd_release.PROGRAMS),

@@ -128,7 +128,7 @@ def test_what_a_folder_that_is_gone_kept_goes_when_asked_for_and_no_build_touche
     for tag in (left, of_gone, kept):
         client.images.get(name).tag(tag)
     try:
-        assert docker_images.sweep(str(tmp_path)) == [left]
+        assert docker_images.remove_leftovers(str(tmp_path)) == [left]
         with pytest.raises(NotFound):
             client.images.get(left)
         assert client.images.get(kept).id == client.images.get(of_gone).id == client.images.get(name).id

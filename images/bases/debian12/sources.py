@@ -36,7 +36,7 @@ def lines(base: Base) -> tuple[str, ...]:
     rows = process.capture(
         ["apt-get", "indextargets", "--format", "$(CREATED_BY)|$(ORIGIN)|$(REPO_URI)|$(CODENAME)|$(COMPONENT)"],
         # Which sources a machine has may be said by APT_CONFIG.
-        around=os.environ,
+        base_env=os.environ,
     ).splitlines()
     found = {
         f"deb {uri.rstrip('/')} {codename} {component}"

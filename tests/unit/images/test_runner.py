@@ -113,7 +113,7 @@ from pathlib import Path
 from images.engine import containers, docker_images, runner
 from images.engine.graph import Target
 from images.engine.place import Place
-containers.sweep = docker_images.sweep = lambda owner: []
+containers.remove_leftovers = docker_images.remove_leftovers = lambda owner: []
 
 def build(step):
     step.output(Path("half")).write_text("half")
