@@ -134,7 +134,7 @@ def glibc(text: str) -> tuple[int, ...]:
     return tuple(map(int, found.groups()))
 
 
-def test_the_c_library_there_is_another_one(installed: Installed, request: pytest.FixtureRequest) -> None:
+def test_the_release_has_another_c_library(installed: Installed, request: pytest.FixtureRequest) -> None:
     ours = glibc((ROOT / "build" / FROZEN / "_internal/libc.so.6").read_bytes().decode(errors="replace"))
     there = glibc(installed.say("sh", "-c", "/lib/x86_64-linux-gnu/libc.so.6"))
     assert there < ours if "older" in request.node.name else there > ours

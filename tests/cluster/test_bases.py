@@ -52,7 +52,7 @@ def packages(root: Path, dbpath: str = "/var/lib/rpm") -> set[str]:
 
 
 @pytest.mark.parametrize("name", SINGLE)
-def test_a_package_brings_every_library_that_its_programs_need_and_not_everything(
+def test_a_package_brings_the_libraries_that_its_programs_need_and_few_others(
     step: Step, debian: Base, tmp_path: Path, name: str
 ) -> None:
     most, program = SINGLE[name]

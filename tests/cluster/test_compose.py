@@ -46,7 +46,9 @@ def test_compose_starts_hosts_whose_containers_reach_each_other(composed: dict[s
     assert ping(second.in_probe, addresses["host1"], count=3).lost == 0
 
 
-def test_no_secret_is_in_what_docker_inspect_shows_or_where_it_is_not_for(composed: dict[str, Machine]) -> None:
+def test_docker_inspect_shows_no_secret_and_each_secret_is_only_where_it_is_needed(
+    composed: dict[str, Machine],
+) -> None:
     host = composed["host1"]
     leases.wait_for(host)
     assert sorted(host.run("ls", "/etc/overlayd").split()) == ["ca.pem", "etcd-password"]

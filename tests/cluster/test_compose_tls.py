@@ -111,7 +111,7 @@ def test_member_whose_volume_is_lost_is_told_how_to_come_back(composed: dict[str
     assert f"etcdctl member add etcd3 --peer-urls=https://{_UNDERLAY}.4:2380, and start with ETCD_INITIAL" in said
 
 
-def test_member_that_was_not_added_is_told_so(composed: dict[str, Container]) -> None:
+def test_member_that_was_not_added_ends_with_an_explanation(composed: dict[str, Container]) -> None:
     cluster = f"etcd1=https://{_UNDERLAY}.2:2380,etcd2=https://{_UNDERLAY}.3:2380,etcd3=https://{_UNDERLAY}.4:2380"
     new = _BESIDE | {"ETCD_INITIAL_CLUSTER_STATE": "existing", "ETCD_NAME": "etcd4"}
     listed = f"{cluster},etcd4=https://{_UNDERLAY}.5:2380"
@@ -127,7 +127,7 @@ def test_wrong_initial_cluster_is_compared_with_the_real_one(composed: dict[str,
     assert f"it lacks https://{_UNDERLAY}.3:2380 and has https://{_UNDERLAY}.9:2380 too much" in said
 
 
-def test_nobody_to_join_is_named_with_the_reason(composed: dict[str, Container]) -> None:
+def test_a_member_that_reaches_no_other_names_the_address_and_the_reason(composed: dict[str, Container]) -> None:
     alone = f"etcd3=https://{_UNDERLAY}.4:2380,etcd9=https://{_UNDERLAY}.3:9"
     new = _BESIDE | {"ETCD_INITIAL_CLUSTER_STATE": "existing", "ETCD_INITIAL_CLUSTER": alone}
     status, said = outcome(composed["etcd3"], "etcd-start", **new)

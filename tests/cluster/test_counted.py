@@ -60,7 +60,7 @@ def counted(base: str) -> dict[str, set[str]]:
     return found
 
 
-def test_each_file_is_an_input_or_known_to_change_nothing(base: str) -> None:
+def test_each_file_is_an_input_or_is_listed_as_irrelevant(base: str) -> None:
     found = counted(base)
     assert not [path for path in files() if path not in found and not NOT_COUNTED.fullmatch(path)]
 
@@ -98,7 +98,7 @@ def test_a_change_of_each_file_in_content_mode_or_kind_is_in_the_plan(place: Pla
 
 
 @pytest.mark.slow
-def test_files_that_are_no_inputs_change_nothing_when_all_is_built_anew(place: Place, base: str) -> None:
+def test_changed_files_that_are_no_inputs_change_no_result(place: Place, base: str) -> None:
     try:
         invoke(place, "build-all", "--base", base)
         before = results(place)
@@ -135,7 +135,7 @@ CHANGES: Mapping[str, tuple[str, Callable[[Path], None], set[str]]] = {
 
 
 @pytest.mark.slow
-def test_what_the_plan_says_of_a_change_is_what_differs_when_it_is_built(place: Place, base: str) -> None:
+def test_the_targets_that_the_plan_names_are_those_that_differ_after_a_build(place: Place, base: str) -> None:
     try:
         invoke(place, "build-all", "--base", base)
         targets = of_everything(catalogue.get(base))

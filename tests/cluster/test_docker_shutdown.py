@@ -36,7 +36,7 @@ def host(base: str) -> Iterator[SystemContainer]:
     cgroups.sweep(inside)
 
 
-def test_while_the_whole_runs_stopping_dockerd_is_left_to_docker(host: SystemContainer) -> None:
+def test_stopping_dockerd_alone_leaves_containers_to_docker(host: SystemContainer) -> None:
     # It would kill this process, were the whole about to stop.
     program = "/usr/libexec/system-container/stop-docker"
     assert host.shell(f"CONTAINERS_STOP_S=0 MAINPID=$$ {program} && echo lives") == "lives"

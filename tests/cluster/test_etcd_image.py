@@ -164,7 +164,7 @@ REFUSED: dict[str, tuple[Callable[[Bench], dict[str, str]] | dict[str, str], str
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_stops_etcd_is_said_before_it_starts(bench: Bench, case: str) -> None:
+def test_a_wrong_setting_is_reported_before_etcd_starts(bench: Bench, case: str) -> None:
     given, what, remedy = REFUSED[case]
     status, said = outcome(bench.etcd, "etcd-start", **(given(bench) if callable(given) else given))
     assert (status, said.count("\n  ")) == (2, said.count("etcd-start: error: ")), said
@@ -173,7 +173,7 @@ def test_what_stops_etcd_is_said_before_it_starts(bench: Bench, case: str) -> No
     assert not (bench.cases / "own" / "new").exists()
 
 
-def test_all_wrong_files_are_told_at_once(bench: Bench) -> None:
+def test_all_wrong_files_are_reported_at_once(bench: Bench) -> None:
     files = {"ETCD_CERT_FILE": "/no/cert", "ETCD_KEY_FILE": "/no/key", "ETCD_TRUSTED_CA_FILE": "/no/ca"}
     status, said = outcome(bench.etcd, "etcd-start", **files)
     assert status == 2
@@ -191,7 +191,7 @@ def test_frozen_etcd_is_unhealthy(bench: Bench) -> None:
     serves(bench.etcd)
 
 
-def test_nobody_there_is_unhealthy(bench: Bench) -> None:
+def test_a_container_without_etcd_is_unhealthy(bench: Bench) -> None:
     status, said = outcome(bench.etcd, "etcd-health", ETCD_LISTEN_CLIENT_URLS="http://127.0.0.1:4379")
     assert (status, said) == (1, "unhealthy: http://127.0.0.1:4379: Connection refused\n")
 

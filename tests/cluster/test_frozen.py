@@ -63,7 +63,7 @@ def run(image: str, *words: str) -> tuple[int, str]:
         container.remove(force=True, v=True)
 
 
-def test_it_starts_where_there_is_no_c_library(nothing_but_the_program: str) -> None:
+def test_the_program_starts_in_an_image_without_a_c_library(nothing_but_the_program: str) -> None:
     assert run(nothing_but_the_program, "--version") == (0, f"overlayd {__version__}\n")
 
 
@@ -75,7 +75,7 @@ def test_grpc_etcd3_and_pyroute2_load_from_the_frozen_program(nothing_but_the_pr
     assert "PYI" not in said
 
 
-def test_tls_is_there_for_whoever_asks_for_it(nothing_but_the_program: str) -> None:
+def test_the_frozen_program_has_tls(nothing_but_the_program: str) -> None:
     # An idle daemon without TLS has neither libssl nor, ever, gRPC's own list of CAs.
     asked = ("config", "get", "--etcd-endpoints=https://127.0.0.1:1")
     status, said = run(nothing_but_the_program, *asked)
@@ -90,7 +90,7 @@ def test_the_package_is_small(site: Site) -> None:
     assert int(site.hosts[0].run("rpm", "--query", "--queryformat=%{SIZE}", "overlayd")) <= INSTALLED_BYTES
 
 
-def test_started_with_etcd_near_it_is_ready_within_a_second(a: Machine) -> None:
+def test_a_daemon_is_ready_within_a_second_if_etcd_answers(a: Machine) -> None:
     took: list[int] = []
     while len(took) < STARTS and min(took, default=READY_US) >= READY_US:
         a.run("systemctl", "stop", "overlayd")
@@ -101,7 +101,7 @@ def test_started_with_etcd_near_it_is_ready_within_a_second(a: Machine) -> None:
     assert min(took) < READY_US, took
 
 
-def test_it_stays_small_in_memory(site: Site) -> None:
+def test_the_daemon_stays_small_in_memory(site: Site) -> None:
     # The most there ever was of it, since its start: idle is never more.
     resident = {host.name: eventually("it knows its peers", partial(peak, host)) for host in site.hosts}
     assert max(resident.values()) <= RESIDENT_BYTES, resident

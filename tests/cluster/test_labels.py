@@ -84,7 +84,7 @@ def test_every_file_has_the_right_label_by_its_place(labels: dict[str, str | Non
     assert not wrong
 
 
-def test_the_program_would_be_a_library_beside_its_libraries(policy: str) -> None:
+def test_without_its_folder_bin_the_program_would_have_a_librarys_label(policy: str) -> None:
     # Why it has a folder `bin`: the day this fails, the folder can go.
     argv = ["chroot", policy, "matchpathcon", "-f", roots.CONTEXTS, "-n", "/usr/lib/overlayd/overlayd"]
     assert ":lib_t:" in subprocess.run(argv, capture_output=True, text=True, check=True).stdout

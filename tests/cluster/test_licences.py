@@ -60,14 +60,14 @@ def debian(base: str) -> str:
 
 
 @pytest.mark.parametrize("image", ["base", "docker", "host", "etcd", "builder"])
-def test_each_package_of_an_image_has_a_licence_text_there(debian: str, image: str) -> None:
+def test_each_package_of_an_image_has_its_licence_text_in_the_image(debian: str, image: str) -> None:
     rows = [line.split() for line in run(f"overlayd/{image}:{debian}", _BY_PACKAGE)]
     assert len(rows) > 100
     assert {package: size for package, size in rows if int(size) < 100} == {}
 
 
 @pytest.mark.parametrize("image", ["host", "probe"])
-def test_the_whole_texts_that_copyright_files_name_are_there(debian: str, image: str) -> None:
+def test_the_full_licence_texts_that_copyright_files_name_are_in_the_image(debian: str, image: str) -> None:
     assert set(run(f"overlayd/{image}:{debian}", _DANGLING)) <= _NOWHERE
 
 
@@ -127,7 +127,7 @@ def test_the_rpm_has_a_text_of_each_part_that_it_bundles(unpacked: Path) -> None
     assert (unpacked / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()
 
 
-def test_whole_texts_that_its_parts_name_are_in_the_rpm(unpacked: Path) -> None:
+def test_the_full_licence_texts_that_parts_name_are_in_the_rpm(unpacked: Path) -> None:
     text = "".join(file.read_text(errors="replace") for file in unpacked.rglob("copyright"))
     named = set(re.findall(r"/usr/share/common-licenses/([A-Za-z0-9.-]*[A-Za-z0-9])", text))
     assert {name for name in named if not (unpacked / "common-licenses" / name).is_file()} == set()

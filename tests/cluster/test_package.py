@@ -88,7 +88,7 @@ def test_installing_it_starts_enables_and_changes_nothing(host: Machine) -> None
     assert host.run("rpm", "--verify", "overlayd") == ""
 
 
-def test_without_an_etcd_it_waits_and_docker_goes_on(host: Machine) -> None:
+def test_without_an_etcd_the_daemon_waits_and_docker_runs_on(host: Machine) -> None:
     before = main_pid(host, "docker")
     host.shell(f"echo OVERLAYD_ETCD_ENDPOINTS=http://{host.address}:1 >>{SYSCONFIG}")
     host.run("systemctl", "enable", "--now", "--no-block", "overlayd")
@@ -102,7 +102,7 @@ def test_without_an_etcd_it_waits_and_docker_goes_on(host: Machine) -> None:
     host.run("systemctl", "disable", "--now", "overlayd")
 
 
-def test_enabled_it_brings_docker_up_on_the_leased_subnet(site: Site, host: Machine) -> None:
+def test_the_enabled_daemon_brings_docker_up_on_the_leased_subnet(site: Site, host: Machine) -> None:
     host.shell(f"sed -i '/ETCD_ENDPOINTS=.*:1$/d' {SYSCONFIG}")
     host.shell(f"echo OVERLAYD_ETCD_ENDPOINTS={site.cluster.etcd_endpoint} >>{SYSCONFIG}")
     host.run("systemctl", "enable", "--now", "overlayd")
@@ -118,7 +118,7 @@ def test_enabled_it_brings_docker_up_on_the_leased_subnet(site: Site, host: Mach
     eventually("the route to the peer", lambda: str(PEER_SUBNET) in ours(host).get("routes", ""), timeout_s=WAIT_S)
 
 
-def test_children_get_the_users_libraries_not_the_programs(host: Machine) -> None:
+def test_children_get_the_users_libraries_not_those_of_the_package(host: Machine) -> None:
     # In front of the real one in systemd's PATH; it tells its environment and steps aside.
     wrapper = "/usr/local/sbin/iptables-save"
     script = "#!/bin/sh\\nenv >/run/child-environment\\nexec /usr/sbin/iptables-save\\n"
@@ -136,7 +136,7 @@ def test_children_get_the_users_libraries_not_the_programs(host: Machine) -> Non
     assert "LD_LIBRARY_PATH" not in found
 
 
-def test_restarting_it_leaves_docker_and_the_data_path_alone(host: Machine) -> None:
+def test_restarting_the_daemon_leaves_docker_and_the_data_path_alone(host: Machine) -> None:
     everything = {"links", "routes", "rules"}
     eventually("the data path stands", lambda: set(ours(host)) == everything, timeout_s=WAIT_S)
     before, daemon, kernel = main_pid(host, "docker"), main_pid(host, "overlayd"), ours(host)
@@ -149,7 +149,7 @@ def test_restarting_it_leaves_docker_and_the_data_path_alone(host: Machine) -> N
     eventually("started, all is as it was", lambda: ours(host) == kernel, timeout_s=WAIT_S)
 
 
-def test_killed_it_comes_back_and_docker_does_not_notice(host: Machine) -> None:
+def test_a_killed_daemon_comes_back_and_docker_runs_on(host: Machine) -> None:
     before, daemon = main_pid(host, "docker"), main_pid(host, "overlayd")
     host.run("systemctl", "kill", "--signal=KILL", "overlayd")
     eventually(
@@ -174,7 +174,7 @@ def test_everybody_may_read_the_status_and_the_pages(host: Machine) -> None:
         assert any(path.endswith(name) for path in listed), name
 
 
-def test_a_restarted_docker_finds_its_doors_open(host: Machine) -> None:
+def test_all_rules_are_in_order_after_a_restart_of_docker_and_after_a_flush(host: Machine) -> None:
     eventually("the data path stands", lambda: len(ours(host)) == 3, timeout_s=WAIT_S)
     before, rules = main_pid(host, "docker"), ours(host)["rules"]
     host.run("systemctl", "restart", "docker")
@@ -195,7 +195,7 @@ def test_a_docker_off_its_lease_is_mended_on_request(host: Machine) -> None:
     assert host.run("overlayd", "docker", "settle").startswith("nothing to do")
 
 
-def test_the_doctor_has_nothing_to_say(host: Machine) -> None:
+def test_doctor_finds_no_problem_on_a_healthy_host(host: Machine) -> None:
     found = json.loads(host.shell("overlayd doctor --json || true"))
     problems = [entry for entry in found["findings"] if entry["state"] == "problem"]
     # The one peer is a lease that nobody answers for.
@@ -255,7 +255,7 @@ def test_docker_gets_its_options_whichever_exec_start_it_has(host: Machine, kind
         host.run("systemctl", "daemon-reload")
 
 
-def test_docker_is_not_started_without_a_subnet_and_follows_when_there_is_one(host: Machine) -> None:
+def test_docker_waits_for_a_subnet_and_starts_when_there_is_one(host: Machine) -> None:
     host.run("systemctl", "stop", "docker.socket", "docker", "overlayd")
     host.run("rm", "/run/overlayd/docker.env")
     host.shell("systemctl mask --runtime overlayd && ! systemctl start docker")

@@ -146,7 +146,9 @@ def test_an_upgrade_that_was_killed_can_be_repeated(
 
 
 @pytest.mark.parametrize("backend", ["vxlan"], indirect=True)
-def test_erased_and_installed_again_containers_run_on(site: Site, changing: Machine, a: Machine, b: Machine) -> None:
+def test_containers_run_on_while_the_package_is_erased_and_installed_again(
+    site: Site, changing: Machine, a: Machine, b: Machine
+) -> None:
     before = held(site, a)
     gateway, target = a.bip().ip, b.probe_address()
     with flowing(a, b) as flow:

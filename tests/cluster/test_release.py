@@ -94,7 +94,7 @@ def test_a_release_is_whole_by_its_sums_its_signatures_and_its_manifest(dist: Pa
     assert len({image["name"] for image in said["images"]}) == 6
 
 
-def test_every_image_and_the_rpm_has_a_valid_bill_that_hides_nothing(dist: Path) -> None:
+def test_every_image_and_the_rpm_has_a_valid_and_complete_bill_of_materials(dist: Path) -> None:
     bills = {path.name: path.read_text() for path in (dist / "sbom").iterdir()}
     assert len(bills) == 7
     for name, text in bills.items():
@@ -111,7 +111,7 @@ def test_every_image_and_the_rpm_has_a_valid_bill_that_hides_nothing(dist: Path)
     assert "overlayd" in {part["name"] for part in host["components"]}
 
 
-def test_bills_name_licences_as_spdx_does(base: str, dist: Path) -> None:
+def test_bills_of_materials_name_licences_as_spdx_does(base: str, dist: Path) -> None:
     for file in (dist / "sbom").iterdir():
         said = json.loads(file.read_text())
         packages = [part for part in [said["metadata"]["component"], *said["components"]] if part["type"] != "file"]

@@ -174,7 +174,9 @@ def test_each_variation_alone_gives_the_same(tmp_path: Path, base: str, name: st
     check_the_same(*built(VARIATIONS[name], tmp_path, base), base)
 
 
-def test_without_what_was_fetched_and_without_a_network_it_says_who_does_not_answer(tmp_path: Path, base: str) -> None:
+def test_without_a_cache_and_a_network_the_build_names_the_server_that_does_not_answer(
+    tmp_path: Path, base: str
+) -> None:
     checkout(tmp_path / "elsewhere")
     refused = subprocess.run(
         ["unshare", "--net", sys.executable, "-m", "invoke", "build-all", "--base", base],

@@ -34,7 +34,7 @@ def unfiltered(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return done.stdout.splitlines()
 
 
-def test_it_has_nothing_to_say() -> None:
+def test_rpmlint_reports_nothing_unfiltered() -> None:
     argv = [sys.executable, "-m", "invoke", "rpm.lint"]
     done = subprocess.run(argv, cwd=source.ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

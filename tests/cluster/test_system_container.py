@@ -112,7 +112,7 @@ def test_somebody_elses_key_logs_nobody_in(machine: SystemContainer, others_keys
         assert "Permission denied (publickey)" in machine.ssh(others_keys, user, "true", status=255)
 
 
-def test_no_password_logs_in_be_it_the_right_one(machine: SystemContainer, keys: Keys, tmp_path: Path) -> None:
+def test_no_password_logs_in_not_even_the_right_one(machine: SystemContainer, keys: Keys, tmp_path: Path) -> None:
     shadow = [line.split(":")[:2] for line in machine.run("cat", "/etc/shadow").splitlines()]
     assert {name for name, password in shadow if not password.startswith(("!", "*"))} == set()
     assert dict(shadow)["root"].startswith("!")
@@ -152,7 +152,7 @@ def test_zone_and_locale_reach_logins_and_services_and_secrets_do_not(machine: S
     assert machine.run(*service[:1], "--property=PassEnvironment=SECRET", *service[1:], "echo $SECRET") == "hidden"
 
 
-def test_each_has_an_identity_of_its_own_and_the_image_none(
+def test_each_container_has_its_own_identity_and_the_image_has_none(
     image: str, machine: SystemContainer, misused: SystemContainer
 ) -> None:
     script = "cat /etc/machine-id /etc/ssh/ssh_host_*_key.pub"
@@ -164,7 +164,7 @@ def test_each_has_an_identity_of_its_own_and_the_image_none(
     assert "cannot access '/etc/ssh/ssh_host_*'" in looked
 
 
-def test_a_zone_and_a_locale_that_are_none_are_named_and_change_nothing(misused: SystemContainer) -> None:
+def test_an_unknown_zone_and_locale_are_reported_and_change_nothing(misused: SystemContainer) -> None:
     said = misused.journal("--unit=container-settings", "--priority=err")
     assert "TZ=Europe/Berln: there is no such zone below /usr/share/zoneinfo; the zone stays " in said
     assert "LC_TIME=xx_YY.UTF-8: there is no such locale, it stays as it was; there are: C " in said
@@ -174,7 +174,7 @@ def test_a_zone_and_a_locale_that_are_none_are_named_and_change_nothing(misused:
     assert "TZ=Europe/Berln" in misused.logs
 
 
-def test_what_is_no_key_is_said_left_out_and_not_shown(misused: SystemContainer, keys: Keys) -> None:
+def test_a_line_that_is_no_key_is_reported_left_out_and_not_shown(misused: SystemContainer, keys: Keys) -> None:
     said = misused.journal("--unit=container-ssh-keys", "--priority=err")
     wrong = "no public key as OpenSSH writes them, so left out: line"
     assert f"variable SSH_AUTHORIZED_KEYS: {wrong} 1 2 3" in said
@@ -185,7 +185,7 @@ def test_what_is_no_key_is_said_left_out_and_not_shown(misused: SystemContainer,
     assert misused.shell("cat /run/system-container/keys/*") == keys.public
 
 
-def test_a_mounted_folder_of_keys_counts_and_so_does_a_change_of_it(
+def test_keys_in_a_mounted_folder_are_used_and_changes_are_followed(
     misused: SystemContainer, keys: Keys, others_keys: Keys, folder: Path
 ) -> None:
     assert misused.ssh(keys, "alice", "id", "-un") == "alice"
@@ -211,7 +211,7 @@ def test_health_names_the_units_that_failed(misused: SystemContainer, machine: S
     assert machine.run(program) == "running"
 
 
-def test_it_stops_in_order_and_comes_back_the_same(machine: SystemContainer, keys: Keys) -> None:
+def test_a_container_stops_in_order_and_starts_again_unchanged(machine: SystemContainer, keys: Keys) -> None:
     script = "cat /etc/machine-id /etc/ssh/ssh_host_*_key"
     before = machine.shell(script)
     machine.shell(

@@ -129,7 +129,7 @@ def _no_machine() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_no_machine")
-def test_the_units_lines_make_a_machine_that_knows_reboot_from_poweroff(base: str) -> None:
+def test_the_example_unit_tells_a_reboot_from_a_poweroff(base: str) -> None:
     variables = {"IMAGE": image_of("base", base), "OPTIONS": "--env TZ=Europe/Berlin"}
     unit = EXAMPLE / "machine@.service"
     [make] = unit_lines(unit, "ExecStartPre", variables, MACHINE)

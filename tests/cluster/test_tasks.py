@@ -63,12 +63,12 @@ def test_interrupted_up_removes_what_it_made(base: str, number: signal.Signals) 
     assert process.returncode != 0
 
 
-def test_missing_image_is_told_before_anything_is_made() -> None:
+def test_a_missing_image_is_reported_before_anything_is_made() -> None:
     with pytest.raises(OverlaydError, match=r"overlayd/host:no-such-base is not there\n  build it: invoke build-all"):
         create(Cluster(name=_NAME, base="no-such-base", underlay=_UNDERLAY), lambda _text: None)
 
 
-def test_an_underlay_in_use_is_told_with_whose_it_is_and_leaves_nothing(base: str, site: Site) -> None:
+def test_an_underlay_in_use_is_reported_with_its_holder_and_nothing_is_left(base: str, site: Site) -> None:
     taken = site.cluster.underlay
     said = f"underlay {taken} is taken: Docker network {site.cluster.docker_network} of the cluster {site.cluster.name}"
     with pytest.raises(OverlaydError, match=rf"(?s){re.escape(said)} has {taken}\n  a free one: --underlay 198\.19\."):
@@ -78,7 +78,7 @@ def test_an_underlay_in_use_is_told_with_whose_it_is_and_leaves_nothing(base: st
     assert done.stderr.startswith(f"error: {said}")
 
 
-def test_two_at_once_make_one_cluster_and_another_underlay_makes_it_anew(base: str) -> None:
+def test_two_ups_at_once_make_one_cluster_and_another_underlay_makes_it_anew(base: str) -> None:
     up = ["cluster.up", "--name", _NAME, "--hosts", "1", "--base", base, "--underlay"]
     with ThreadPoolExecutor() as pool:
         both = list(pool.map(lambda _: invoke(*up, str(_UNDERLAY)), range(2)))
@@ -104,7 +104,7 @@ def test_two_at_once_make_one_cluster_and_another_underlay_makes_it_anew(base: s
     assert invoke("cluster.down", "--name", _NAME).returncode == 0
 
 
-def test_ctrl_c_while_another_is_at_it_is_no_traceback() -> None:
+def test_ctrl_c_while_waiting_for_another_process_causes_no_traceback() -> None:
     with alone(_NAME):
         status, said = interrupted(
             "cluster.down", "--name", _NAME, when=lambda: _waiting(os.getpid()), by=signal.SIGINT

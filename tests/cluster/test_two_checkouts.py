@@ -120,7 +120,7 @@ def test_two_checkouts_build_at_once_and_each_has_its_own(checkouts: list[Place]
     client.close()
 
 
-def test_what_a_folder_that_is_gone_kept_goes_when_asked_for_and_no_build_touches_it(tmp_path: Path, base: str) -> None:
+def test_images_of_a_deleted_checkout_are_removed_on_request_and_by_no_build(tmp_path: Path, base: str) -> None:
     client = docker.from_env()
     gone, name = str(tmp_path / "gone/build"), f"overlayd/probe:{base}"
     left, of_gone = docker_images.own_tag(str(tmp_path), f"new-left-probe:{base}"), docker_images.own_tag(gone, name)

@@ -9,7 +9,7 @@ from tests.testbed.netns.lab import laboratory
 from tests.testbed.polling import eventually
 
 
-def test_a_lease_and_files_and_neither_device_nor_route(tmp_path: Path) -> None:
+def test_alloc_makes_a_lease_and_files_but_no_device_and_no_route(tmp_path: Path) -> None:
     with laboratory(tmp_path, {"Type": "alloc"}) as lab:
         a = lab.host("a", start=False)
         devices, routes = a.run("ip", "-br", "link"), a.run("ip", "route")

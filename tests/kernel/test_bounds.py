@@ -225,7 +225,7 @@ def mac(host: Host) -> str:
     return host.run("cat", "/sys/class/net/overlay.1/address").strip()
 
 
-def test_what_a_host_needs_is_seen(tmp_path: Path) -> None:
+def test_addresses_that_a_host_needs_are_found(tmp_path: Path) -> None:
     """Gateways of both families and of several next hops, on-link networks, own addresses; not docker0 nor overlays."""
     from overlayd.underlay import host_needs  # noqa: PLC0415  (in the namespace)
 

@@ -28,7 +28,7 @@ def everything(host: Host) -> str:
     ],
     ids=["vxlan", "wireguard", "host-gw"],
 )
-def test_it_says_what_would_be_and_changes_nothing(tmp_path: Path, backend: str, needs: list[str]) -> None:
+def test_check_reports_what_run_would_do_and_changes_nothing(tmp_path: Path, backend: str, needs: list[str]) -> None:
     with laboratory(tmp_path, {"Type": backend}) as lab:
         host = lab.host("a", start=False)
         before, keys = everything(host), lab.etcdctl("get", "--prefix", "--keys-only", "/")

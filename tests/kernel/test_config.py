@@ -22,7 +22,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         yield lab
 
 
-def test_keys_that_no_host_reads_are_refused_when_written_and_said_when_read(lab: Lab, a: Host) -> None:
+def test_keys_that_no_host_reads_are_refused_when_written_and_reported_when_read(lab: Lab, a: Host) -> None:
     config = '{"Network": "10.5.0.0/16", "Owner": "net", "Backend": {"Type": "vxlan", "Comment": "do not touch"}}'
     done = a.call("config", "set", config)
     assert (done.returncode, "'Owner' is not a key" in done.stderr, "known: Network" in done.stderr) == (2, True, True)

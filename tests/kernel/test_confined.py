@@ -37,7 +37,7 @@ def confined(lab: Lab) -> Iterator[Host]:
         lab.remove_host(host)
 
 
-def test_it_joins_repairs_and_goes(a: Host, confined: Host) -> None:
+def test_a_confined_daemon_joins_repairs_and_cleans_up(a: Host, confined: Host) -> None:
     eventually("a reaches it", partial(pings, a, confined))
     eventually("it reaches a", partial(pings, confined, a))
     assert confined.status()["problems"] == []
@@ -55,7 +55,7 @@ def test_it_joins_repairs_and_goes(a: Host, confined: Host) -> None:
     assert confined.stop() == 0
 
 
-def test_older_iptables_work_too(lab: Lab, a: Host) -> None:
+def test_older_iptables_work_under_confinement(lab: Lab, a: Host) -> None:
     host = lab.host("d", lease_ttl_s=5, start=False)
     host.launcher = (sys.executable, str(CONFINED), str(UNIT), str(host.run_dir), str(host.state_dir), "--")
     for name in ("iptables", "iptables-save", "iptables-restore"):
@@ -80,7 +80,7 @@ def test_a_certificate_in_a_closed_folder_is_named_with_the_way_out(confined: Ho
     assert "/etc/overlayd" in done.stderr
 
 
-def test_what_others_may_read_they_can_read_whatever_the_umask(confined: Host) -> None:
+def test_public_files_are_readable_whatever_the_umask(confined: Host) -> None:
     argv = [sys.executable, "-m", "overlayd", "status", f"--run-dir={confined.run_dir}", f"--config-file={os.devnull}"]
     for path in (confined.run_dir / name for name in ("subnet.env", "docker.env", "status.json")):
         assert path.stat().st_mode & 0o777 == 0o644, path
@@ -88,7 +88,7 @@ def test_what_others_may_read_they_can_read_whatever_the_umask(confined: Host) -
     assert said.returncode == 0, said.stdout + said.stderr
 
 
-def test_confined_it_could_not_do_more() -> None:
+def test_the_confinement_refuses_what_the_unit_forbids() -> None:
     # That the confinement is one: each line of this would be allowed to root.
     script = """
 import mmap, os, resource, socket
@@ -135,7 +135,7 @@ def lending(a: Host, tmp_path: Path) -> Iterator[Path]:
             process.wait(10)
 
 
-def test_who_enters_containers_does_so_with_its_two_capabilities(a: Host, b: Host, lending: Path) -> None:
+def test_the_containers_service_works_with_its_two_capabilities(a: Host, b: Host, lending: Path) -> None:
     (lent,) = borrow(lending, "docker0")
     assert lent.addresses == (a.container_address,)
     with lent.socket(4) as inside:
@@ -148,7 +148,7 @@ def test_who_enters_containers_does_so_with_its_two_capabilities(a: Host, b: Hos
     assert answer[16:20] == a.container_address.packed
 
 
-def test_nobody_but_root_is_lent_a_socket(a: Host, lending: Path) -> None:
+def test_only_root_is_given_a_socket(a: Host, lending: Path) -> None:
     script = f"""
 import socket
 asked = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -163,6 +163,6 @@ print(socket.recv_fds(asked, 4096, 4)[:2])
     assert "PermissionError" in said.stderr or said.stdout.strip() == "(b'', [])", said
 
 
-def test_a_daemon_that_may_not_enter_containers_says_so_and_asks_from_itself(a: Host, confined: Host) -> None:
+def test_a_daemon_that_cannot_enter_containers_says_so_and_sends_echoes_from_the_host(a: Host, confined: Host) -> None:
     eventually("it says so", lambda: "containers cannot be entered" in str(confined.status().get("probed_from")))
     eventually("it is asked", lambda: "reached" in (confined.run_dir / "reach.json").read_text(), timeout_s=30)

@@ -45,7 +45,7 @@ def at(mirrors: dict[str, str]) -> Base:
     return dataclasses.replace(catalogue.get("debian12-rpm"), mirrors=mirrors)
 
 
-def test_a_mirror_on_disk_is_all_that_is_asked(step: Step, mirror: dict[str, str]) -> None:
+def test_only_the_mirror_on_disk_is_used(step: Step, mirror: dict[str, str]) -> None:
     lines = sources.lines(at(mirror))
     assert {line.split()[2] for line in lines} == set(debian_mirror.indices())
     assert all(line.split()[1].startswith("file:///") for line in lines)

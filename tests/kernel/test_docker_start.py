@@ -214,7 +214,7 @@ def test_a_changed_daemon_json_counts_from_the_very_next_start(service: Docker) 
     assert "--bip=" in (host.run_dir / docker_options.DOCKER_ENV).read_text()
 
 
-def test_a_bridge_told_in_a_file_of_variables_leaves_our_bip_out_and_is_said(service: Docker) -> None:
+def test_a_bridge_set_in_an_environment_file_leaves_our_bip_out_and_is_reported(service: Docker) -> None:
     service.write("default/docker", "DOCKER_OPTS=--bridge=br0\n")
     assert service.start(), service.log.read_text()[-500:]
     eventually("it is said", lambda: "/etc/default/docker sets bridge to 'br0'" in service.problems())
@@ -235,7 +235,7 @@ def test_a_bridge_told_in_a_file_of_variables_leaves_our_bip_out_and_is_said(ser
     ],
     ids=["default-gateway", "twice", "not-ours", "unknown"],
 )
-def test_a_docker_that_fails_is_said_with_its_own_reason(
+def test_a_docker_that_fails_is_reported_with_its_own_reason(
     service: Docker, options: str, told: dict[str, object], named: str, reason: str
 ) -> None:
     service.write("default/docker", f"DOCKER_OPTS={options}\n")
@@ -250,7 +250,7 @@ def test_a_docker_that_fails_is_said_with_its_own_reason(
     assert (finding["state"], reason in finding["found"]) == ("problem", True), finding
 
 
-def test_a_docker_that_was_stopped_is_said_and_its_remedy_mends(service: Docker) -> None:
+def test_a_docker_that_was_stopped_is_reported_and_the_remedy_mends_it(service: Docker) -> None:
     service.stop()
     eventually("it is said", lambda: "systemctl start docker" in service.problems())
     assert service.host.call("status").returncode == 1
@@ -262,7 +262,7 @@ def test_a_docker_that_was_stopped_is_said_and_its_remedy_mends(service: Docker)
     eventually("all is well", lambda: service.problems() == "")
 
 
-def test_a_docker_that_was_started_without_its_options_is_said_and_settled(service: Docker) -> None:
+def test_a_docker_that_was_started_without_its_options_is_reported_and_settled(service: Docker) -> None:
     assert service.start(by_drop_in=False)
     # It keeps docker0 as it found it, so that its options alone tell.
     eventually("it is said", lambda: "dockerd runs without --bip=" in service.problems())
@@ -276,14 +276,14 @@ def test_a_docker_that_was_started_without_its_options_is_said_and_settled(servi
 
 
 @pytest.mark.slow
-def test_an_option_of_an_earlier_start_that_nobody_asks_for_is_said(service: Docker) -> None:
+def test_an_option_of_an_earlier_start_that_is_no_longer_set_is_reported(service: Docker) -> None:
     service.write("default/docker", "DOCKER_OPTS=--iptables=false\n")
     assert service.start()
     service.write("default/docker", "")
     eventually("it is said", lambda: "dockerd runs with --iptables=false" in service.problems())
 
 
-def test_live_restore_is_told_how_to_come_onto_the_lease_and_that_mends(service: Docker) -> None:
+def test_with_live_restore_the_printed_commands_bring_docker_onto_the_lease(service: Docker) -> None:
     host, running = service.host, service.folder / "running"
     service.write("docker/daemon.json", '{"live-restore": true}')
     assert service.start()

@@ -71,7 +71,7 @@ def test_a_healthy_host_has_no_problem(lab: Lab) -> None:
     assert pings(a, b)
 
 
-def test_an_open_etcd_that_containers_reach_is_said(lab: Lab) -> None:
+def test_an_open_etcd_that_containers_reach_is_reported(lab: Lab) -> None:
     a, _b = lab.hosts
     _status, findings = doctor(a)
     assert "anybody who reaches it may read and write" in findings["etcd-access"]["found"]
@@ -92,7 +92,7 @@ def test_an_open_etcd_that_containers_reach_is_said(lab: Lab) -> None:
             container.kill()
 
 
-def test_it_changes_nothing(lab: Lab) -> None:
+def test_doctor_changes_nothing(lab: Lab) -> None:
     a, b = lab.hosts
 
     def everything() -> list[str]:
@@ -176,7 +176,7 @@ def test_a_forward_policy_of_drop_is_no_problem_behind_our_accept(lab: Lab) -> N
         a.run("iptables", "-P", "FORWARD", "ACCEPT")
 
 
-def test_docker_28_without_our_rules_needs_both_doors(lab: Lab) -> None:
+def test_docker_28_without_our_rules_needs_both_accept_rules(lab: Lab) -> None:
     a, b = lab.hosts
     with stopped(a):
         a.run("iptables-restore", input=UNDO)
@@ -204,7 +204,7 @@ def test_docker_28_without_our_rules_needs_both_doors(lab: Lab) -> None:
     ],
     ids=["address", "down", "deleted"],
 )
-def test_an_overlay_device_that_was_changed_is_the_daemons_to_mend(lab: Lab, broken: str, words: str) -> None:
+def test_a_changed_overlay_device_is_mended_by_starting_the_daemon(lab: Lab, broken: str, words: str) -> None:
     a, b = lab.hosts
     with stopped(a):
         namespaces.ip(a.namespace, broken)
@@ -216,7 +216,7 @@ def test_an_overlay_device_that_was_changed_is_the_daemons_to_mend(lab: Lab, bro
     assert problems(doctor(a, "--no-arp")[1]) == {}
 
 
-def test_an_etcd_that_is_down(lab: Lab) -> None:
+def test_doctor_finds_that_etcd_is_down(lab: Lab) -> None:
     a, _b = lab.hosts
     lab.stop_etcd()
     try:
@@ -230,7 +230,7 @@ def test_an_etcd_that_is_down(lab: Lab) -> None:
     eventually("a is connected again", lambda: a.status()["etcd_connected"], timeout_s=60)
 
 
-def test_a_host_that_was_never_set_up(lab: Lab) -> None:
+def test_doctor_finds_that_a_host_was_never_set_up(lab: Lab) -> None:
     fresh = lab.host("c", start=False)
     try:
         fresh.run("sysctl", "-qw", "net.ipv4.ip_forward=0")
@@ -243,7 +243,7 @@ def test_a_host_that_was_never_set_up(lab: Lab) -> None:
         lab.remove_host(fresh)
 
 
-def test_another_host_with_the_same_address(lab: Lab) -> None:
+def test_doctor_finds_another_host_with_the_same_address(lab: Lab) -> None:
     a, b = lab.hosts
     twin = lab.host("twin", start=False)
     try:
@@ -260,7 +260,7 @@ def test_another_host_with_the_same_address(lab: Lab) -> None:
     eventually("a is well again", lambda: doctor(a)[0] == 0)
 
 
-def test_two_leases_under_one_address(lab: Lab) -> None:
+def test_doctor_finds_two_leases_with_one_address(lab: Lab) -> None:
     a, _b = lab.hosts
     key = "/coreos.com/network/subnets/10.5.7.0-24"
     value = json.dumps({"PublicIP": str(a.address), "BackendType": "vxlan"})
@@ -274,7 +274,7 @@ def test_two_leases_under_one_address(lab: Lab) -> None:
         lab.run([*etcdctl, "del", key])
 
 
-def test_docker_on_another_subnet_and_larger_containers(lab: Lab) -> None:
+def test_doctor_finds_docker_on_another_subnet_and_a_container_mtu_that_is_too_large(lab: Lab) -> None:
     a, _b = lab.hosts
     own = f"{a.subnet[1]}/24"
     namespaces.ip(a.namespace, f"address del {own} dev docker0", "address add 172.17.0.1/16 dev docker0")
@@ -290,7 +290,7 @@ def test_docker_on_another_subnet_and_larger_containers(lab: Lab) -> None:
         a.run("ip", "link", "set", "vethc", "mtu", str(a.mtu_bytes))
 
 
-def test_strict_reverse_path_filter_with_an_astray_way_back(lab: Lab) -> None:
+def test_doctor_finds_a_strict_reverse_path_filter_with_an_asymmetric_route(lab: Lab) -> None:
     a, b = lab.hosts
     namespaces.ip(
         a.namespace,

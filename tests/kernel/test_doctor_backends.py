@@ -28,7 +28,7 @@ def test_strict_reverse_path_filters_do_no_harm(a: Host, b: Host, backend: str) 
     assert "strict on eth0" in findings["rp-filter"]["found"]
 
 
-def test_a_dual_stack_host_is_well_by_doctor_and_ping(tmp_path: Path) -> None:
+def test_doctor_and_ping_find_a_dual_stack_host_healthy(tmp_path: Path) -> None:
     with laboratory(tmp_path, {"Type": "vxlan"}, dual=True) as lab:
         one, two = lab.host("a"), lab.host("b")
         eventually("they know each other", lambda: len(one.status()["peers"]) == 1)

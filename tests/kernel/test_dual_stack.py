@@ -42,7 +42,7 @@ def test_containers_reach_each_other_over_both(a: Host, b: Host) -> None:
     assert a.subnet6.subnet_of(NETWORK6)
 
 
-def test_the_mtu_fits_the_larger_headers_of_ipv6(a: Host, b: Host) -> None:
+def test_the_mtu_leaves_room_for_the_larger_headers_of_ipv6(a: Host, b: Host) -> None:
     eventually("over IPv6", lambda: pings6(a, b))
     assert " 0% packet loss" in ping_of_size(a, b, a.mtu_bytes, address=b.container_address6)
     assert "100% packet loss" in ping_of_size(a, b, a.mtu_bytes + 1, address=b.container_address6)
@@ -62,7 +62,7 @@ def test_ipv6_routes_and_neighbours_come_back(a: Host, b: Host) -> None:
     assert a.run("ip", "-6", "route", "show", "proto", "157") == before
 
 
-def test_what_is_broken_in_ipv6_is_heard_of_too(lab: Lab, b: Host) -> None:
+def test_damage_to_ipv6_state_is_noticed_without_the_timer(lab: Lab, b: Host) -> None:
     # Its own timer would be of no help.
     host = lab.host("d", settings={"resync-s": 600})
     try:
@@ -167,7 +167,7 @@ def test_cleanup_takes_ipv6_away_too(lab: Lab) -> None:
         lab.remove_host(host)
 
 
-def test_a_network_without_ipv4(tmp_path: Path) -> None:
+def test_a_network_without_ipv4_carries_packets_and_no_host_publishes_0_0_0_0(tmp_path: Path) -> None:
     with laboratory(tmp_path, {"Type": "vxlan"}, dual=True) as lab:
         config = {"EnableIPv4": False, "EnableIPv6": True, "IPv6Network": str(NETWORK6), "Backend": {"Type": "vxlan"}}
         lab.etcdctl("put", "/coreos.com/network/config", json.dumps(config))

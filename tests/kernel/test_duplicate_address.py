@@ -57,7 +57,9 @@ def test_a_second_host_with_one_address_is_refused_and_both_are_named(lab: Lab, 
         lab.remove_host(twin)
 
 
-def test_a_claim_that_another_host_took_meanwhile_is_said_and_nothing_is_taken_down(lab: Lab, a: Host, b: Host) -> None:
+def test_a_claim_that_another_host_took_meanwhile_is_reported_and_nothing_is_removed(
+    lab: Lab, a: Host, b: Host
+) -> None:
     key = f"/coreos.com/network/hosts/{a.address}"
     lease = next(word for word in lab.etcdctl("get", key, "-w", "fields").splitlines() if "Lease" in word)
     lab.etcdctl("lease", "revoke", f"{int(lease.split()[-1]):x}")

@@ -144,13 +144,13 @@ def test_an_etcd_that_anybody_may_write_is_a_warning_in_the_status(lab: Lab, a: 
 
 
 @three
-def test_an_etcd_with_users_and_certificates_is_none(lab: Lab, a: Host) -> None:
+def test_an_etcd_with_users_and_certificates_is_no_warning(lab: Lab, a: Host) -> None:
     eventually("a has asked", partial(says, a, "asked etcd as a stranger reads=False writes=False"))
     assert a.status()["warnings"] == []
 
 
 @one
-def test_killed_and_started_again(lab: Lab, a: Host, b: Host) -> None:
+def test_etcd_is_killed_and_started_again(lab: Lab, a: Host, b: Host) -> None:
     with undisturbed(a, b):
         lab.etcd.stop()
         wait_until_away(lab)
@@ -159,7 +159,7 @@ def test_killed_and_started_again(lab: Lab, a: Host, b: Host) -> None:
 
 
 @one
-def test_frozen_and_thawed(lab: Lab, a: Host, b: Host) -> None:
+def test_etcd_is_frozen_and_thawed(lab: Lab, a: Host, b: Host) -> None:
     with undisturbed(a, b):
         lab.etcd.freeze()
         try:
@@ -171,7 +171,7 @@ def test_frozen_and_thawed(lab: Lab, a: Host, b: Host) -> None:
 
 
 @one
-def test_restarted_empty(lab: Lab, a: Host, b: Host) -> None:
+def test_etcd_is_restarted_empty(lab: Lab, a: Host, b: Host) -> None:
     with undisturbed(a, b):
         lab.etcd.stop()
         wait_until_away(lab)
@@ -184,7 +184,7 @@ def test_restarted_empty(lab: Lab, a: Host, b: Host) -> None:
 
 
 @one
-def test_compacted_while_a_host_could_not_hear(lab: Lab, a: Host, b: Host) -> None:
+def test_etcd_is_compacted_while_a_host_is_cut_off(lab: Lab, a: Host, b: Host) -> None:
     deaf = ["INPUT", "-s", str(a.address), "-p", "tcp", "--dport", "2379", "-j", "DROP"]
     with undisturbed(a, b):
         lab.run(["iptables", "-I", *deaf])
@@ -200,7 +200,7 @@ def test_compacted_while_a_host_could_not_hear(lab: Lab, a: Host, b: Host) -> No
 
 @three
 @pytest.mark.parametrize("fault", ["kill", "freeze"])
-def test_the_leader_of_three_is_lost(lab: Lab, a: Host, b: Host, fault: str) -> None:
+def test_the_leader_of_three_members_is_lost(lab: Lab, a: Host, b: Host, fault: str) -> None:
     leader = lab.etcd.leader()
     with undisturbed(a, b):
         getattr(leader, fault)()

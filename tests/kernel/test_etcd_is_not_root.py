@@ -90,7 +90,9 @@ def test_a_hostile_config_runs_nothing_on_hosts_that_serve_and_packets_go_on(
     assert "extension-commands is not set" in a.call("status").stdout
 
 
-def test_nor_on_one_that_starts_which_waits_and_says_why(lab: Lab, a: Host, tmp_path: Path) -> None:
+def test_a_hostile_config_runs_nothing_on_a_starting_host_which_waits_and_says_why(
+    lab: Lab, a: Host, tmp_path: Path
+) -> None:
     trap = tmp_path / "trap"
     a.stop()
     write(lab, hostile(trap))
@@ -104,7 +106,7 @@ def test_nor_on_one_that_starts_which_waits_and_says_why(lab: Lab, a: Host, tmp_
     assert not trap.exists()
 
 
-def test_nor_where_the_lease_is_lost_meanwhile(lab: Lab, tmp_path: Path) -> None:
+def test_a_hostile_config_runs_nothing_on_a_host_that_loses_its_lease(lab: Lab, tmp_path: Path) -> None:
     trap = tmp_path / "trap"
     host = lab.host("c")
     lost = host.subnet

@@ -91,7 +91,7 @@ def lease_id(lab: Lab, key: str) -> int:
     return int(json.loads(lab.etcd.ctl("get", key, "--write-out=json"))["kvs"][0]["lease"])
 
 
-def test_with_them_a_host_leases_follows_the_config_renews_and_says_that_it_is_there(lab: Lab, a: Host) -> None:
+def test_with_its_rights_a_host_leases_renews_follows_the_config_and_shows_its_presence(lab: Lab, a: Host) -> None:
     assert lab.etcd.ctl("get", "--keys-only", f"{SUBNETS}{str(a.subnet).replace('/', '-')}").strip()
     assert lab.etcd.ctl("get", "--keys-only", f"{HOSTS}{a.address}").strip()
     short = lab.host("short", lease_ttl_s=5)
@@ -147,7 +147,9 @@ HOST_RIGHTS = dict(zip(("config", "subnets", "hosts"), rights.of(rights.PREFIX)[
         ("subnets", "read", f"may not write below {SUBNETS.rstrip('/')}"),
     ],
 )
-def test_without_it_no_host_becomes_ready(lab: Lab, host: Host, what: str, left: str | None, breaks: str) -> None:
+def test_without_this_right_no_host_becomes_ready(
+    lab: Lab, host: Host, what: str, left: str | None, breaks: str
+) -> None:
     without(lab, rights.HOST, HOST_RIGHTS[what], left)
     host.start(ready=False)
     eventually("it says what it may not do", lambda: breaks in said(host), timeout_s=30)
@@ -158,7 +160,7 @@ def test_without_it_no_host_becomes_ready(lab: Lab, host: Host, what: str, left:
 
 
 @pytest.mark.parametrize("left", [None, "read", "write"])
-def test_without_it_two_hosts_with_one_address_are_not_noticed(lab: Lab, host: Host, left: str | None) -> None:
+def test_without_this_right_two_hosts_with_one_address_are_not_noticed(lab: Lab, host: Host, left: str | None) -> None:
     without(lab, rights.HOST, HOST_RIGHTS["hosts"], left)
     host.start()
     assert UNNOTICED in said(host)
@@ -179,7 +181,7 @@ SET = ("config", "set", json.dumps({"Network": "10.5.0.0/16", "Backend": BACKEND
         ("hosts", None, ("lease", "release", "{a}"), "is free"),
     ],
 )
-def test_without_it_the_administrator_cannot(  # noqa: PLR0917
+def test_without_this_right_a_command_of_the_administrator_is_refused(  # noqa: PLR0917
     lab: Lab, a: Host, host: Host, what: str, left: str | None, words: tuple[str, ...], breaks: str
 ) -> None:
     without(lab, rights.admin(), ADMIN_RIGHTS[what], left)

@@ -86,7 +86,7 @@ def test_a_name_in_the_hosts_file_is_known_at_once_while_dns_is_silent(a: Host, 
 
 
 @pytest.mark.parametrize("dead", [NOBODY, NOBODY6], ids=["IPv4", "IPv6"])
-def test_of_a_name_with_several_addresses_one_may_be_dead(a: Host, etc: Path, dead: object) -> None:
+def test_one_dead_address_of_a_name_with_several_does_not_matter(a: Host, etc: Path, dead: object) -> None:
     hosts(etc, dead, SWITCH_ADDRESS)
     said, _took_s = config_get(a)
     assert '"Network"' in said
@@ -100,7 +100,7 @@ def test_a_name_that_nobody_knows_is_named(a: Host, etc: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["http_proxy", "https_proxy", "grpc_proxy", "all_proxy", "HTTP_PROXY", "GRPC_PROXY"])
-def test_a_proxy_for_the_web_is_none_for_etcd(a: Host, name: str) -> None:
+def test_a_web_proxy_is_not_used_for_etcd(a: Host, name: str) -> None:
     said, _took_s = config_get(a, variables={name: f"http://{NOBODY}:3128"})
     assert '"Network"' in said
 

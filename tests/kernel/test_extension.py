@@ -102,7 +102,7 @@ def entries(host: Host, subnet: str) -> list[str]:
     return [line for line in lines if line.split()[0] in (subnet, base)]
 
 
-def test_containers_reach_each_other_over_what_the_commands_made(a: Host, b: Host) -> None:
+def test_containers_reach_each_other_through_the_device_of_the_commands(a: Host, b: Host) -> None:
     assert pings(a, b)
     assert pings(b, a)
     # Larger than the device's MTU, of which docker knows nothing.
@@ -149,7 +149,7 @@ def fdb(host: Host) -> str:
     return host.run("bridge", "fdb", "show", "dev", "flannel-vxlan")
 
 
-def test_what_another_host_publishes_is_never_interpreted(lab: Lab, a: Host, b: Host, tmp_path: Path) -> None:
+def test_no_shell_interprets_what_another_host_publishes(lab: Lab, a: Host, b: Host, tmp_path: Path) -> None:
     trap = tmp_path / "trap"
     data = f"$(touch {trap}); `touch {trap}`; touch {trap} & '\"; touch {trap}; \x1b[2J"
     lease = {"PublicIP": "198.18.1.99", "BackendType": "extension", "BackendData": data}
@@ -166,7 +166,7 @@ def test_what_another_host_publishes_is_never_interpreted(lab: Lab, a: Host, b: 
     assert not trap.exists()
 
 
-def test_a_peer_whose_data_changed_is_served_by_the_new(lab: Lab, a: Host) -> None:
+def test_a_peer_whose_data_changed_is_served_with_the_new_data(lab: Lab, a: Host) -> None:
     for mac, old in (("02:00:00:00:00:98", None), ("02:00:00:00:00:99", "02:00:00:00:00:98")):
         lease = {"PublicIP": "198.18.1.98", "BackendType": "extension", "BackendData": mac}
         publish(lab, "10.5.98.0/24", lease)
@@ -189,7 +189,7 @@ def test_cleanup_leaves_nothing(a: Host, b: Host) -> None:
     eventually("a reaches b again", lambda: pings(a, b) and pings(b, a))
 
 
-def test_flannels_host_gw_by_commands_and_then_another_backend(tmp_path: Path, programs: Programs) -> None:
+def test_host_gw_by_commands_works_and_another_backend_takes_over(tmp_path: Path, programs: Programs) -> None:
     with laboratory(tmp_path, programs.host_gw) as lab:
         a, b = (lab.host(name, settings=programs.settings) for name in "ab")
         eventually("a reaches b", lambda: pings(a, b) and pings(b, a))
@@ -220,7 +220,7 @@ def test_a_command_that_hangs_stops_neither_other_peers_nor_the_lease(tmp_path: 
         assert "no such lease" not in a.log.read_text()
 
 
-def test_a_lost_lease_makes_all_anew_on_another_subnet(tmp_path: Path, programs: Programs) -> None:
+def test_a_host_that_lost_its_lease_runs_all_commands_for_another_subnet(tmp_path: Path, programs: Programs) -> None:
     with laboratory(tmp_path, programs.vxlan) as lab:
         a, b = (lab.host(name, settings=programs.settings) for name in "ab")
         eventually("a reaches b", lambda: pings(a, b))

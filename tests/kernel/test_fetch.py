@@ -147,7 +147,9 @@ def test_a_key_that_does_not_come_is_refused(step: Step, mirror: Mirror) -> None
     ],
     ids=["a web page", "not found", "silence", "endless"],
 )
-def test_a_key_server_that_answers_with_something_else(step: Step, mirror: Mirror, reply: Reply, expected: str) -> None:
+def test_a_key_server_that_answers_with_something_else_is_refused(
+    step: Step, mirror: Mirror, reply: Reply, expected: str
+) -> None:
     with served(mirror.folder, lambda _: reply) as url:
         said = refused(step, mirror.base(key_url=f"{url}/key"))
     assert expected in said
@@ -168,11 +170,11 @@ def test_a_package_that_the_local_repository_lacks_is_named_as_well(step: Step, 
         dnf.install_root(step, base, tmp_path / "root", ["nowhere"])
 
 
-def test_a_package_whose_needs_are_not_there_is_named(step: Step, mirror: Mirror) -> None:
+def test_a_package_with_missing_requirements_is_named(step: Step, mirror: Mirror) -> None:
     assert "nothing provides not-there needed by broken" in refused(step, mirror.base(), "broken")
 
 
-def test_a_mirror_on_disk_that_is_not_there_names_its_path(step: Step, mirror: Mirror) -> None:
+def test_the_path_of_a_missing_mirror_on_disk_is_named(step: Step, mirror: Mirror) -> None:
     assert "/nowhere/repodata/repomd.xml is not on this machine" in refused(step, mirror.base("file:///nowhere"))
 
 
@@ -223,7 +225,7 @@ def primary(folder: Path) -> list[Path]:
 
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("what", BAD)
-def test_a_mirror_that_answers_with_something_else(step: Step, mirror: Mirror, what: str) -> None:
+def test_a_mirror_that_answers_with_something_else_is_refused(step: Step, mirror: Mirror, what: str) -> None:
     replies, expected = BAD[what]
     table = replies(mirror.folder)
     with served(mirror.folder, table.get) as url:

@@ -89,7 +89,7 @@ def sync(host: str, backend: str, wanted: firewall.Wanted = WANTED) -> bool:
     return report.written
 
 
-def test_what_is_written_is_read_back_as_wanted(host: str, backend: str) -> None:
+def test_rules_are_read_back_as_they_were_written(host: str, backend: str) -> None:
     assert sync(host, backend)
     assert not sync(host, backend)
     there = rules(host)
@@ -97,7 +97,7 @@ def test_what_is_written_is_read_back_as_wanted(host: str, backend: str) -> None
         assert any(line.startswith(f"{version}: -A OVERLAYD-DOCKER ") for line in there)
 
 
-def test_a_look_that_finds_all_well_tells_nobody(host: str, backend: str) -> None:
+def test_a_look_that_finds_no_difference_causes_no_notification(host: str, backend: str) -> None:
     # A daemon that woke itself would never rest.
     with inside(host, lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)) as listener:
         listener.setblocking(False)
@@ -116,7 +116,7 @@ def test_a_look_that_finds_all_well_tells_nobody(host: str, backend: str) -> Non
             listener.recv(65536)
 
 
-def test_order_is_put_back(host: str, backend: str) -> None:
+def test_the_order_of_rules_is_restored(host: str, backend: str) -> None:
     namespaces.run(host, ["iptables", "-N", "DOCKER-USER"])
     namespaces.run(host, ["iptables", "-A", "DOCKER-USER", "-j", "RETURN"])
     sync(host, backend)
@@ -276,7 +276,7 @@ def test_a_machine_without_any_program_is_told_what_to_install(
     assert inside(namespace, lambda: list(firewall.cleanup())) == []
 
 
-def test_auto_takes_what_is_there(namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_chooses_an_installed_program(namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def chosen(*, prefer_nftables: bool) -> str | None:
         made = firewall.Firewall("auto", prefer_nftables=prefer_nftables)
         report = inside(namespace, partial(made.sync, ONLY_V4))
@@ -305,7 +305,7 @@ exec {real} "$@"
 """
 
 
-def test_without_nat_for_ipv6_all_the_rest_is_there_and_it_is_said(
+def test_without_nat_for_ipv6_all_other_rules_are_written_and_a_limit_is_reported(
     host: str, backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "without-nat"

@@ -107,7 +107,7 @@ def test_containers_reach_each_other(site: Site, lab: Lab) -> None:
     assert all(host.status()["problems"] == [] for host in site.hosts)
 
 
-def test_they_do_not_without_ours(site: Site, lab: Lab) -> None:
+def test_containers_do_not_reach_each_other_without_our_policies(site: Site, lab: Lab) -> None:
     eventually("reachable", site.reach)
     try:
         for host in site.hosts:
@@ -131,14 +131,16 @@ def test_they_do_not_without_ours(site: Site, lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("how", ["reload", "restart"])
-def test_what_firewalld_forgets_is_back_at_once(
+def test_what_firewalld_forgets_at_a_reload_is_back_at_once(
     site: Site, lab: Lab, how: str, record_property: Callable[[str, object], None]
 ) -> None:
     forgets(site, how, record_property)
 
 
 @once
-def test_so_it_is_after_a_complete_reload(site: Site, lab: Lab, record_property: Callable[[str, object], None]) -> None:
+def test_our_policies_are_back_after_a_complete_reload(
+    site: Site, lab: Lab, record_property: Callable[[str, object], None]
+) -> None:
     forgets(site, "complete-reload", record_property)
 
 
@@ -155,7 +157,7 @@ def test_a_quiet_look_writes_nothing(site: Site, lab: Lab) -> None:
     assert host.log.read_text().count(told) == before
 
 
-def test_a_stranger_gets_in_by_no_way(site: Site, lab: Lab) -> None:
+def test_a_stranger_beside_firewalld_reaches_no_container(site: Site, lab: Lab) -> None:
     eventually("reachable", site.reach)
     sources = {"own address": str(STRANGER), "address of the network": IMPOSTER, "encapsulated": ENCAPSULATED}
     if site.case.backend["Type"] == "host-gw":
@@ -217,7 +219,7 @@ def test_cleanup_leaves_firewalld_as_it_was(site: Site, lab: Lab) -> None:
 
 
 @once
-def test_a_host_that_leaves_is_let_in_no_more(site: Site, lab: Lab) -> None:
+def test_a_host_that_leaves_is_no_longer_let_in(site: Site, lab: Lab) -> None:
     eventually("reachable", site.reach)
     name = "overlayd-peers"
     entries = {host: site.firewalls[host].cmd(f"--ipset={name}", "--get-entries").split() for host in site.hosts}
@@ -233,7 +235,7 @@ def test_a_host_that_leaves_is_let_in_no_more(site: Site, lab: Lab) -> None:
 
 
 @once
-def test_what_an_administrator_takes_away_is_back(site: Site, lab: Lab) -> None:
+def test_a_rule_that_an_administrator_removes_from_our_policy_is_back(site: Site, lab: Lab) -> None:
     eventually("reachable", site.reach)
     firewall = site.firewalls[site.b]
     before = firewall.cmd("--list-all-policies")
@@ -243,7 +245,7 @@ def test_what_an_administrator_takes_away_is_back(site: Site, lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("settings", [{}, {"firewall": "none"}], ids=["files missing", "told to keep out"])
-def test_a_host_whose_firewalld_cannot_be_told_is_ready_and_says_so(
+def test_a_host_is_ready_though_firewalld_lacks_our_policies_or_is_not_told(
     tmp_path: Path, settings: dict[str, object]
 ) -> None:
     with laboratory(tmp_path, {"Type": "vxlan"}) as lab:

@@ -102,7 +102,7 @@ def test_the_service_opens_the_ports_of_the_backends_and_no_other(host: Host, fi
     assert f"OVERLAYD_HEALTHZ_PORT={HEALTHZ_PORT}\n" in (source.ROOT / "rpm/units/overlayd.sysconfig").read_text()
 
 
-def test_erased_it_leaves_a_firewalld_that_loads(host: Host, firewalld: Firewalld) -> None:
+def test_erasing_the_package_leaves_a_firewalld_that_loads(host: Host, firewalld: Firewalld) -> None:
     for words in ("--zone=public", "--policy=mine"):
         if "mine" in words:
             firewalld.cmd("--permanent", "--new-policy=mine")

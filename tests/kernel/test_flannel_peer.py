@@ -73,7 +73,7 @@ def test_packets_pass_both_ways_with_their_source_address(pair: Pair) -> None:
     assert "2 received" in ping_of_size(pair.theirs, pair.ours, pair.ours.mtu_bytes)
 
 
-def test_a_flannel_peer_is_measured_by_its_container_without_a_word_of_its_own(pair: Pair) -> None:
+def test_a_flannel_peer_is_measured_by_its_container_though_it_publishes_none(pair: Pair) -> None:
     def reach() -> list[dict[str, Any]]:
         path = pair.ours.run_dir / "reach.json"
         found: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
@@ -88,7 +88,7 @@ def test_the_hosts_themselves_reach_containers_of_the_other(pair: Pair) -> None:
     pair.theirs.run("ping", "-n", "-c", "1", "-W", "2", str(pair.ours.container_address))
 
 
-def test_the_lease_that_we_write_is_one_to_flannel(pair: Pair) -> None:
+def test_flannel_reads_the_lease_that_we_write(pair: Pair) -> None:
     found = etcdctl(pair.lab, "get", "--prefix", "--keys-only", f"{PREFIX}/subnets/").split()
     assert key(pair.ours.subnet) in found
     for name in found:
@@ -142,7 +142,7 @@ def test_subnet_env_is_flannels_byte_for_byte(pair: Pair) -> None:
     ).encode()
 
 
-def test_a_reservation_that_flannels_tools_wrote_stays_one(pair: Pair) -> None:
+def test_a_reservation_that_flannels_tools_wrote_stays_a_reservation(pair: Pair) -> None:
     third = pair.lab.host("c", start=False)
     # As its documentation says to reserve a subnet: the key without an etcd lease.
     value = published(pair.lab, pair.ours.subnet) | {"PublicIP": str(third.address)}

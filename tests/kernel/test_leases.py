@@ -82,7 +82,7 @@ def test_a_reservation_for_a_host_that_is_not_there_is_no_problem(lab: Lab, a: H
     assert overlayd(b, "lease", "release", str(free)).returncode == 0
 
 
-def test_bad_words_change_nothing_and_say_what_is_allowed(a: Host, b: Host) -> None:
+def test_bad_arguments_change_nothing_and_the_error_says_what_is_allowed(a: Host, b: Host) -> None:
     before = listed(a)
     for words, said in (
         (("reserve", "10.5.7.1/24", "--host=198.18.1.77"), "host bits"),
@@ -149,7 +149,7 @@ def test_a_clock_that_is_wrong_by_a_month_is_harmless(lab: Lab, a: Host) -> None
         lab.remove_host(host)
 
 
-def test_a_stolen_lease_is_said_loudly_and_another_taken(lab: Lab, a: Host, b: Host) -> None:
+def test_a_stolen_lease_is_reported_and_another_subnet_taken(lab: Lab, a: Host, b: Host) -> None:
     stolen, before = a.subnet, etcd_lease(lab, a.subnet)
     thief = '{"PublicIP":"198.18.1.66","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:66"}}'
     lab.etcdctl("put", key(stolen), thief)
@@ -168,7 +168,7 @@ def test_a_stolen_lease_is_said_loudly_and_another_taken(lab: Lab, a: Host, b: H
     eventually("a is content with docker", lambda: a.status()["docker_problems"] == [])
 
 
-def test_a_used_up_network_is_a_state_not_a_crash(tmp_path: Any) -> None:
+def test_a_host_without_a_free_subnet_waits_and_reports_it(tmp_path: Any) -> None:
     with laboratory(tmp_path, {"Type": "alloc"}) as lab:
         config = '{"Network": "10.5.0.0/28", "SubnetLen": 30, "Backend": {"Type": "alloc"}}'
         lab.etcdctl("put", f"{PREFIX}/config", config)

@@ -121,7 +121,7 @@ def pings_left(host: Host) -> bool:
     return bool(host.run("ip", "netns", "pids", host.container).strip())
 
 
-def test_etcd_may_go_and_come_back(lab: Lab, a: Host, b: Host) -> None:
+def test_packets_flow_while_etcd_is_away(lab: Lab, a: Host, b: Host) -> None:
     with pinging(a, b, interval_s=0.02) as losses:
         lab.stop_etcd()
         eventually("a knows that etcd is away", lambda: not a.status()["etcd_connected"], timeout_s=30)

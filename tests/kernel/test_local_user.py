@@ -80,7 +80,7 @@ def test_commands_that_change_the_host_are_for_root(a: Host, tmp_path: Path) -> 
     assert list(theirs.iterdir()) == []
 
 
-def test_a_backends_port_that_a_user_has_is_told_and_taken_when_it_is_free(a: Host) -> None:
+def test_a_backends_port_that_a_user_has_is_reported_and_taken_when_it_is_free(a: Host) -> None:
     a.stop()
     a.cleanup()
     squatter = "import socket; s = socket.socket(type=socket.SOCK_DGRAM); s.bind(('', 51820)); print(1); input()"

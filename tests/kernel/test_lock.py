@@ -96,7 +96,7 @@ def test_an_ordinary_user_sees_whether_the_daemon_runs(a: Host) -> None:
     a.start()
 
 
-def test_where_proc_shows_people_their_own_processes_only_they_still_see_it(a: Host) -> None:
+def test_with_hidepid_an_ordinary_user_still_sees_that_the_daemon_runs(a: Host) -> None:
     hidden = 'mount -t proc -o hidepid=2 proc /proc && exec "$0" "$@"'
     argv = [*interpreter.for_everybody(), "-m", "overlayd", "status", f"--run-dir={a.run_dir}"]
     argv.append(f"--config-file={os.devnull}")
@@ -130,7 +130,7 @@ def test_a_second_daemon_is_refused_whatever_its_run_dir(a: Host, tmp_path: Path
     assert a.run("iptables-save").count("\n-A") == before.count("\n-A")
 
 
-def test_lookers_never_keep_a_daemon_from_starting(a: Host, here: Path) -> None:
+def test_commands_that_read_the_state_never_keep_a_daemon_from_starting(a: Host, here: Path) -> None:
     a.stop()
     stop = threading.Event()
 
@@ -171,7 +171,7 @@ def test_a_start_waits_for_the_one_before_to_end(here: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["owner", "mode", "link", "dangling", "pipe"])
-def test_what_is_in_the_locks_place_and_is_not_ours_is_replaced(here: Path, tmp_path: Path, kind: str) -> None:
+def test_a_file_in_the_locks_place_that_is_not_ours_is_replaced(here: Path, tmp_path: Path, kind: str) -> None:
     victim = tmp_path / "victim"
     victim.write_text("whole")
     if kind == "pipe":
@@ -191,7 +191,9 @@ def test_what_is_in_the_locks_place_and_is_not_ours_is_replaced(here: Path, tmp_
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_a_full_run_is_waited_for_by_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_run_directory_ends_the_daemon_so_that_systemd_retries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "small"
     folder.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k,nr_inodes=2,mode=755", "tmpfs", folder], check=True)

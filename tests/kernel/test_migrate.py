@@ -41,7 +41,7 @@ def old(lab: Lab) -> Iterator[Host]:
         lab.etcdctl("del", "/coreos.com/network/subnets/10.5.77.0-24")
 
 
-def test_a_host_of_flannels_keeps_its_subnet_and_loses_flannels_rules(old: Host, a: Host) -> None:
+def test_a_flannel_host_keeps_its_subnet_and_loses_flannels_rules(old: Host, a: Host) -> None:
     theirs, file = old.run_dir / "flannel", old.run_dir / "sysconfig"
     theirs.mkdir()
     (theirs / "flanneld").write_text(f'FLANNEL_ETCD_ENDPOINTS="{ETCD}"\nFLANNEL_OPTIONS="--iface eth0 --ip-masq"\n')

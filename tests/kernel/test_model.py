@@ -74,7 +74,9 @@ HERE = tuple(kind for kind in KINDS if kind not in ("ipip", "wireguard"))
 @example(Scene(kind="udp"), VXLAN, [(number, 0) for number in range(6)], [FOREIGN])
 @example(Scene(), Scene(options={"VNI": 7, "GBP": True}), [], [])
 @settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
-def test_the_model_is_right(before: Scene, after: Scene, choices: list[tuple[int, int]], foreign: list[Route]) -> None:
+def test_the_model_agrees_with_the_kernel(
+    before: Scene, after: Scene, choices: list[tuple[int, int]], foreign: list[Route]
+) -> None:
     with host() as name:
         model = holding([UNDERLAY, *foreign_interfaces()], KernelState())
         for route in foreign:

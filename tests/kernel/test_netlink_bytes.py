@@ -142,7 +142,7 @@ def test_a_vxlan_device(host: str, tmp_path: Path) -> None:
     ],
     ids=["address", "onlink-route", "direct-route", "neighbour"],
 )
-def test_what_stands_on_devices(host: str, tmp_path: Path, thing: Thing, command: str) -> None:
+def test_addresses_routes_and_neighbours_on_devices(host: str, tmp_path: Path, thing: Thing, command: str) -> None:
     (made,) = ours(host, thing, tmp_path)
     (wanted,) = theirs(host, command, tmp_path)
     # The main table is named in the body; we name it again.

@@ -131,7 +131,7 @@ def test_every_route_of_others_is_there_while_a_network_is_served_and_after(host
     assert routes(host) == before
 
 
-def test_what_is_in_the_way_goes_and_the_peer_is_served(host: str) -> None:
+def test_a_peer_is_served_once_the_conflicting_route_is_gone(host: str) -> None:
     problem = program(host, "vxlan", 3, dual=False).peer_problems[lease(3, "vxlan", dual=False).key_name]
     command = problem.partition("if nobody needs it: ")[2]
     namespaces.run(host, command.split())
@@ -167,7 +167,7 @@ def test_the_route_of_the_whole_network_takes_no_route_of_others(host: str, metr
     assert program(host, "udp", 20, dual=False).problems == ()
 
 
-def test_a_route_that_came_in_the_last_moment_is_not_taken(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_route_that_appears_at_the_last_moment_is_not_replaced(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     program(host, "vxlan", dual=True)
     apply = netlink.apply
 
@@ -202,7 +202,7 @@ def program_only(host: str, number: int) -> Report:
     return inside(host, call)
 
 
-def test_a_tun_device_of_others_by_our_name_stays_theirs(host: str) -> None:
+def test_a_tun_device_of_others_with_our_name_is_left_alone(host: str) -> None:
     namespaces.run(host, ["ip", "tuntap", "add", "overlay0", "mode", "tun"])
     namespaces.ip(host, "link set overlay0 mtu 1300 up", "address add 192.0.2.1/24 dev overlay0")
     shown = ["ip", "-o", "link", "show", "overlay0"]

@@ -59,7 +59,7 @@ def test_every_peer_answers_at_the_full_size(a: Host, b: Host, backend: str) -> 
     assert peer["remarks"] == []
 
 
-def test_the_table_is_for_people(a: Host, b: Host) -> None:
+def test_the_table_shows_each_peer_and_the_source_of_the_echoes(a: Host, b: Host) -> None:
     done = subprocess.run(a.overlayd("ping"), capture_output=True, text=True, env=environment(), timeout=60, check=True)
     heading, line, source = done.stdout.splitlines()
     assert heading.split()[0] == "PEER"
@@ -67,7 +67,7 @@ def test_the_table_is_for_people(a: Host, b: Host) -> None:
     assert source == f"containers are asked from container {a.container_address}"
 
 
-def test_a_switch_that_swallows_large_packets_is_measured(lab: Lab, a: Host, b: Host, backend: str) -> None:
+def test_a_switch_that_drops_large_packets_is_measured(lab: Lab, a: Host, b: Host, backend: str) -> None:
     # wireguard fills packets up to a multiple of 16 bytes.
     overhead, filled = OVERHEAD_BYTES[backend][4], 15 if backend == "wireguard" else 0
     with port_mtu(lab, b, 1400):
@@ -118,7 +118,7 @@ def test_without_a_daemon_the_peers_come_from_etcd(a: Host, b: Host, backend: st
     eventually("b answers again", lambda: ping(a, "--count", "1", "--no-mtu")[0] == 0)
 
 
-def test_a_router_with_a_smaller_mtu_is_believed_and_ipv6_is_measured_alike() -> None:
+def test_the_smaller_mtu_that_a_router_reports_is_used_in_both_ip_versions() -> None:
     one, router, two = (namespaces.unique(name) for name in ("ping1", "pingr", "ping2"))
     try:
         for name in (one, router, two):

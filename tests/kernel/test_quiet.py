@@ -50,7 +50,7 @@ def cases() -> list[tuple[str, bool]]:
 
 
 @pytest.mark.parametrize(("name", "dual"), cases(), ids=lambda value: {True: "dual", False: "IPv4"}.get(value, value))
-def test_a_second_apply_asks_and_changes_nothing(name: str, dual: bool, tmp_path: Path) -> None:
+def test_a_second_apply_reads_and_changes_nothing(name: str, dual: bool, tmp_path: Path) -> None:
     scene = Scene(kind=name, versions=(4, 6) if dual else (4,), blackhole=True, peers=PEERS)
     try:
         backend = scene.backend(tmp_path)

@@ -75,7 +75,7 @@ def doctor(host: Host) -> tuple[int, dict[str, Any]]:
     return done.returncode, found
 
 
-def test_all_is_reached_and_everybody_says_so(a: Host, b: Host) -> None:
+def test_every_peer_is_reached_and_status_ping_and_doctor_agree(a: Host, b: Host) -> None:
     status = a.call("status", "--json")
     document = json.loads(status.stdout)
     assert (status.returncode, document["checks"]["reachability"], document["unreached"]) == (0, "ok", [])
@@ -95,7 +95,7 @@ def test_all_is_reached_and_everybody_says_so(a: Host, b: Host) -> None:
     assert (found["state"], "of 2 a container answers" in found["found"]) == ("ok", True), (code, found)
 
 
-def test_what_is_dropped_on_the_peers_way_in_is_said_with_its_direction(
+def test_packets_dropped_on_their_way_into_a_peer_are_reported_with_the_direction(
     a: Host, b: Host, record_property: Callable[[str, object], None]
 ) -> None:
     # The host of the peer still answers inside the overlay: all that was looked at so far is in order.
@@ -130,7 +130,7 @@ def test_what_is_dropped_on_the_peers_way_in_is_said_with_its_direction(
     assert a.call("status").returncode == 0
 
 
-def test_answers_that_are_dropped_here_are_said_too(a: Host, b: Host) -> None:
+def test_answers_dropped_on_this_host_are_reported_with_the_direction(a: Host, b: Host) -> None:
     source = ("-s", str(b.container_address6), "-j", "DROP")
     with rule(a, "FORWARD", *source, program="ip6tables"):
         eventually("a's status says so", lambda: a.status()["unreached"], timeout_s=SAID_WITHIN_S)
@@ -163,7 +163,9 @@ def test_a_container_that_ends_is_no_alarm_and_one_that_starts_is_found(a: Host,
     eventually("b asks from its container", lambda: str(b.container_address) in str(b.status()["probed_from"]))
 
 
-def test_however_many_peers_there_are_so_many_echoes_go_and_none_where_it_is_off(lab: Lab, a: Host, b: Host) -> None:
+def test_the_rate_of_echoes_does_not_depend_on_the_number_of_peers_and_is_none_where_it_is_off(
+    lab: Lab, a: Host, b: Host
+) -> None:
     # Forty hosts that were switched off: their leases are still there.
     free = [subnet for subnet in NETWORK.subnets(new_prefix=24) if subnet not in (a.subnet, b.subnet)][100:140]
     pairs = [(subnet, IPv6Network(f"fd42:0:0:{0xF000 + at:x}::/64")) for at, subnet in enumerate(free)]
@@ -199,7 +201,9 @@ def _echoes_of(host: Host, seconds: float) -> tuple[int, float]:
 
 
 @pytest.mark.slow
-def test_what_never_worked_is_said_too_as_the_peer_tells_of_its_container(lab: Lab, a: Host, b: Host) -> None:
+def test_a_peer_that_was_never_reached_is_reported_by_the_container_that_it_publishes(
+    lab: Lab, a: Host, b: Host
+) -> None:
     # Nothing of it was ever reached, and its container has none of the first addresses: only etcd tells of it.
     host = lab.host("c", start=False)
     host.run("iptables", "-t", "mangle", "-I", "FORWARD", "-j", "DROP")

@@ -282,7 +282,7 @@ def test_a_remedy_mends(lab: Lab, broken: Break) -> None:
 @pytest.mark.parametrize(
     "told", [{}, {"allow-direct-routing": "true", "bridge-accept-fwmark": "0x1/0x1"}], ids=["stock", "told"]
 )
-def test_dockers_nftables_that_nobody_opens(lab: Lab, told: dict[str, str]) -> None:
+def test_docker_nftables_remedy_mends(lab: Lab, told: dict[str, str]) -> None:
     a, _b = lab.hosts
     (release,) = (one for one in docker_releases.RELEASES if one.name == "29-nftables")
     docker_releases.load(release, a.namespace, a.subnet, a.container_address, options=told)
@@ -300,7 +300,7 @@ def test_dockers_nftables_that_nobody_opens(lab: Lab, told: dict[str, str]) -> N
         a.run("nft", "delete table ip docker-bridges")
 
 
-def test_nobody_masquerades(lab: Lab) -> None:
+def test_masquerading_remedy_mends(lab: Lab) -> None:
     a, _b = lab.hosts
     saved = a.run("iptables-save", "-t", "nat")
     # The switch has no route back to any container.
@@ -320,7 +320,7 @@ def test_nobody_masquerades(lab: Lab) -> None:
 
 
 @pytest.mark.slow
-def test_a_firewalld_that_was_not_told(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_firewalld_remedy_mends(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     a, _b = lab.hosts
     saved = {command: a.run(f"{command}-save") for command in ("iptables", "ip6tables")}
     running = Firewalld(a, docker_zone=False, shipped=False)

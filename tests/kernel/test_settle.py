@@ -106,7 +106,9 @@ class Docker:
 @pytest.mark.parametrize(
     ("setting", "containers"), [("idle", ""), ("always", "4c01db0b339c")], ids=["idle-and-idle", "always"]
 )
-def test_it_is_restarted_where_the_setting_says_so(lab: Lab, tmp_path: Path, setting: str, containers: str) -> None:
+def test_docker_is_restarted_where_the_setting_allows_it(
+    lab: Lab, tmp_path: Path, setting: str, containers: str
+) -> None:
     docker = Docker(lab, tmp_path, setting, containers=containers)
     try:
         assert docker.restarts == 0
@@ -124,7 +126,7 @@ def test_it_is_restarted_where_the_setting_says_so(lab: Lab, tmp_path: Path, set
 @pytest.mark.parametrize(
     ("setting", "containers"), [("idle", "4c01db0b339c"), ("never", "")], ids=["idle-and-busy", "never"]
 )
-def test_it_is_left_alone_and_mended_on_request(lab: Lab, tmp_path: Path, setting: str, containers: str) -> None:
+def test_docker_is_left_alone_and_restarted_on_request(lab: Lab, tmp_path: Path, setting: str, containers: str) -> None:
     docker = Docker(lab, tmp_path, setting, containers=containers)
     try:
         docker.take_another_address()
@@ -159,7 +161,7 @@ def test_a_restart_that_does_not_help_is_not_tried_again(lab: Lab, tmp_path: Pat
         lab.remove_host(docker.host)
 
 
-def test_a_docker_that_would_get_no_options_is_not_restarted_for_nothing(lab: Lab, tmp_path: Path) -> None:
+def test_a_docker_that_would_not_get_our_options_is_not_restarted(lab: Lab, tmp_path: Path) -> None:
     # The generator failed, or overlayd.service is not enabled.
     docker = Docker(lab, tmp_path, "always", drop_ins="/a/50-overlayd.conf")
     try:
@@ -184,7 +186,7 @@ def test_without_a_daemon_there_is_nothing_to_settle(lab: Lab, tmp_path: Path) -
         lab.remove_host(docker.host)
 
 
-def test_nobody_who_masquerades_is_a_problem_and_its_remedy_mends(lab: Lab) -> None:
+def test_missing_masquerading_is_a_problem_and_its_remedy_mends(lab: Lab) -> None:
     host = lab.host("b", settings={"firewall": "none", "resync-s": 0.5})
     try:
         eventually(

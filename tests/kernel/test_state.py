@@ -105,7 +105,7 @@ def test_both_families_twice_write_nothing_the_second_time(host: str, kind: str)
     assert "fd42" not in namespaces.run(host, ["ip", "-6", "route"])
 
 
-def test_who_lives_on_router_advertisements_goes_on_doing_so_and_nobody_else(host: str) -> None:
+def test_only_interfaces_that_used_router_advertisements_go_on_accepting_them(host: str) -> None:
     settings = [f"net.ipv6.conf.{name}" for name in ("eth0.accept_ra", "other.accept_ra", "default.accept_ra")]
     namespaces.run(host, ["sysctl", "-q", "-w", "net.ipv6.conf.all.forwarding=0", *(f"{one}=1" for one in settings)])
     namespaces.run(host, ["ip", "-6", "route", "add", "default", "via", "fe80::1", "dev", "eth0", "proto", "ra"])
@@ -115,7 +115,7 @@ def test_who_lives_on_router_advertisements_goes_on_doing_so_and_nobody_else(hos
 
 
 @pytest.mark.parametrize("dual", [False, True], ids=["IPv4", "dual stack"])
-def test_our_devices_obey_no_router_and_no_redirect_whoever_changes_that(host: str, dual: bool) -> None:
+def test_our_devices_accept_no_advertisement_and_no_redirect_even_after_a_change(host: str, dual: bool) -> None:
     names = ["overlay.1", "overlay-v6.1"] if dual else ["overlay.1"]
     program(host, "vxlan", dual=dual)
     wanted = {name: settings_of(host, name) for name in names}
@@ -142,7 +142,7 @@ def test_every_option_of_vxlan_is_read_back_as_written(host: str, config: dict[s
 
 
 @pytest.mark.parametrize("dual", [False, True], ids=["IPv4", "dual stack"])
-def test_another_mtu_costs_no_neighbour(host: str, dual: bool) -> None:
+def test_a_changed_mtu_removes_no_neighbour(host: str, dual: bool) -> None:
     peers = [lease(number, "vxlan", dual=dual) for number in range(2, 5)]
     program(host, "vxlan", *peers, dual=dual)
     before = inside(host, netlink.read)
@@ -153,7 +153,7 @@ def test_another_mtu_costs_no_neighbour(host: str, dual: bool) -> None:
     assert (after.neighbours, after.fdb, after.routes) == (before.neighbours, before.fdb, before.routes)
 
 
-def test_another_vni_with_group_policy_takes_the_place_of_the_first(host: str) -> None:
+def test_a_device_with_another_vni_and_group_policy_replaces_the_first(host: str) -> None:
     # On one port all devices have it or none, so the old one cannot wait until the new one stands.
     program(host, "vxlan", lease(2, "vxlan"))
     program(host, "vxlan", VNI=7, GBP=True)
@@ -168,7 +168,7 @@ def test_somebody_elses_device_with_other_flags_on_our_port_is_named(host: str) 
     assert caught.value.errno == errno.EADDRINUSE
 
 
-def test_another_backend_takes_the_place_of_the_first(host: str) -> None:
+def test_another_backend_replaces_the_first(host: str) -> None:
     program(host, "vxlan", lease(2, "vxlan"))
     program(host, "host-gw", lease(2, "host-gw"))
     assert "overlay" not in namespaces.run(host, ["ip", "link"])
@@ -217,7 +217,7 @@ def test_somebody_elses_device_with_our_vni_is_left_alone_and_named(host: str) -
     assert "flannel.1" in namespaces.run(host, ["ip", "link"])
 
 
-def test_a_device_whose_making_was_cut_short_is_taken_up(host: str) -> None:
+def test_a_device_that_was_left_incomplete_is_completed(host: str) -> None:
     mac = vtep_mac(IPv4Address("198.18.1.1"), 1)
     namespaces.ip(
         host,
@@ -239,7 +239,7 @@ def test_cleanup_leaves_foreign_routes_and_devices(host: str) -> None:
     assert namespaces.run(host, ["ip", "-br", "link"]) + namespaces.run(host, ["ip", "route"]) == before
 
 
-def test_the_monitor_tells_of_a_change_and_then_stops(host: str) -> None:
+def test_the_monitor_reports_a_change_and_stops_on_request(host: str) -> None:
     calls: list[int] = []
     monitor = inside(host, lambda: Monitor(lambda: calls.append(1)))
     monitor.start()

@@ -254,7 +254,7 @@ def arrives(source: Host, target: Host) -> bool:
 
 
 @pytest.mark.parametrize("dual", [False, True], ids=["IPv4", "dual stack"])
-def test_nobody_is_this_hosts_router_by_an_advertisement(dual: bool, tmp_path: Path) -> None:
+def test_a_router_advertisement_through_the_overlay_changes_no_route(dual: bool, tmp_path: Path) -> None:
     with laboratory(tmp_path, BACKENDS["vxlan"], dual=dual) as lab:
         for name in ("a", "b"):
             host = lab.host(name, start=False, settings={"firewall": "none"})
@@ -284,7 +284,7 @@ def test_nobody_is_this_hosts_router_by_an_advertisement(dual: bool, tmp_path: P
 
 @pytest.mark.parametrize("told", ["{}", '{"ip-forward": false}'], ids=["no daemon.json", "ip-forward off"])
 @pytest.mark.parametrize("firewall", ["iptables", "nftables"])
-def test_a_host_is_no_router_for_others(
+def test_a_host_does_not_forward_for_strangers(
     firewall: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "bin").mkdir()
@@ -338,7 +338,7 @@ def test_nothing_is_opened_where_strangers_cannot_be_kept_out(table: str, tmp_pa
         eventually("then it is ready", lambda: host.status()["state"] == "ready")
 
 
-def test_who_has_an_address_of_a_wide_network_reaches_hosts_and_no_container(tmp_path: Path) -> None:
+def test_a_neighbour_with_an_address_in_a_wide_network_reaches_hosts_and_no_container(tmp_path: Path) -> None:
     with laboratory(tmp_path, BACKENDS["vxlan"]) as lab:
         for name in ("a", "b"):
             lab.host(name)
@@ -359,7 +359,7 @@ def test_who_has_an_address_of_a_wide_network_reaches_hosts_and_no_container(tmp
             assert seen.numbers == {1}
 
 
-def test_containers_on_the_subnet_of_before_go_on_out_of_the_network(tmp_path: Path) -> None:
+def test_containers_on_the_previous_subnet_still_reach_the_outside(tmp_path: Path) -> None:
     with laboratory(tmp_path, BACKENDS["vxlan"]) as lab:
         host = lab.host("a")
         with around_one(lab) as other:

@@ -74,7 +74,7 @@ def lab(site: Site) -> Lab:
     return site.lab
 
 
-def test_each_network_reaches_its_own_across_hosts(site: Site) -> None:
+def test_containers_of_each_network_reach_each_other_across_hosts(site: Site) -> None:
     for a, b in (site.first, site.second):
         eventually("a reaches b", lambda a=a, b=b: pings(a, b) and pings(b, a))  # type: ignore[misc]
         # Measured from the containers of that network, not from those on docker0.
@@ -212,7 +212,7 @@ def test_two_daemons_that_look_again_and_again_change_nothing(site: Site) -> Non
 
 
 @ONCE
-def test_docker_belongs_to_network_0(site: Site) -> None:
+def test_only_network_0_configures_docker(site: Site) -> None:
     first, second = site.first[0], site.second[0]
     assert (first.run_dir / "docker.env").exists()
     assert not (second.run_dir / "docker.env").exists()
@@ -224,7 +224,7 @@ def test_docker_belongs_to_network_0(site: Site) -> None:
     assert "docker's default bridge belongs to network 0" in settle.stderr
 
 
-def test_doctor_speaks_of_its_own_network(site: Site) -> None:
+def test_doctor_reports_only_on_its_own_network(site: Site) -> None:
     for one in (site.first[0], site.second[0]):
         document = json.loads(one.call("doctor", "--json", "--no-arp").stdout)
         found = {finding["name"]: finding for finding in document["findings"]}
@@ -243,7 +243,7 @@ def test_doctor_speaks_of_its_own_network(site: Site) -> None:
         assert str(one.subnet) in found["lease"]["found"]
 
 
-def test_each_network_asks_from_its_own_containers(site: Site) -> None:
+def test_each_network_sends_echoes_from_its_own_containers(site: Site) -> None:
     for a, _b in (site.first, site.second):
         said = f"container {a.container_address}"
         eventually("it asks from there", lambda a=a, said=said: a.status().get("probed_from") == said)  # type: ignore[misc]
@@ -274,7 +274,7 @@ def test_a_second_daemon_of_one_number_is_refused_by_name(site: Site, tmp_path: 
     ],
     ids=["port", "network", "prefix"],
 )
-def test_what_two_networks_cannot_share_is_refused_by_name(
+def test_what_two_networks_cannot_share_is_refused_and_named(
     site: Site, tmp_path: Path, network: str | None, backend: dict[str, Any], said: str
 ) -> None:
     prefix = f"/third/{network}" if network else PREFIX

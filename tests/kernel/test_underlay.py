@@ -56,7 +56,7 @@ def published(host: Host) -> dict[str, str]:
     return {peer["subnet"]: peer["public_ip"] for peer in host.status()["peers"]}
 
 
-def test_an_interface_without_an_address_is_waited_for(a: Host, b: Host) -> None:
+def test_a_daemon_waits_until_its_interface_has_an_address(a: Host, b: Host) -> None:
     a.run("ip", "address", "delete", f"{a.address}/24", "dev", "eth0")
     eventually("a says so", lambda: "no IPv4 address any more" in str(a.status()["problems"]))
     a.run("ip", "address", "add", f"{a.address}/24", "dev", "eth0")
@@ -80,7 +80,7 @@ def test_an_overlay_too_narrow_for_ipv6_is_served(a: Host, b: Host) -> None:
     eventually("nobody is obeyed", lambda: a.run("sh", "-c", closed).strip() == "0")
 
 
-def test_another_mtu_of_the_underlay_reaches_the_files(a: Host, b: Host) -> None:
+def test_a_changed_mtu_of_the_underlay_is_written_to_the_files(a: Host, b: Host) -> None:
     before = a.mtu_bytes
     a.run("ip", "link", "set", "eth0", "mtu", "1400")
     eventually("the MTU is in subnet.env", lambda: a.mtu_bytes == before - 100)

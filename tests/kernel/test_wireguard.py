@@ -83,7 +83,7 @@ def test_the_underlay_sees_only_what_is_encrypted(lab: Lab, a: Host, b: Host) ->
     assert not [frame for frame in frames if b"overlayd" in frame]
 
 
-def test_peers_have_the_preshared_key_and_hear_of_each_other_unasked(a: Host, b: Host) -> None:
+def test_peers_have_the_preshared_key_and_exchange_keepalives(a: Host, b: Host) -> None:
     assert [words[1] for words in shown(a, "preshared-keys")] == [PSK]
     assert [words[1] for words in shown(a, "persistent-keepalive")] == ["1"]
     before = int(shown(a, "transfer")[0][1])
@@ -122,7 +122,7 @@ def test_a_killed_wireguard_go_comes_back(by_process: None, a: Host, b: Host) ->
     assert pings(b, a)
 
 
-def test_a_wireguard_go_that_hangs_is_left_alone_and_said(by_process: None, a: Host, b: Host) -> None:
+def test_a_wireguard_go_that_hangs_is_left_alone_and_reported(by_process: None, a: Host, b: Host) -> None:
     (carrier,) = carriers(a)
     os.kill(carrier, signal.SIGSTOP)
     try:
@@ -203,7 +203,7 @@ def unstarted(lab: Lab) -> Iterator[Host]:
         lab.remove_host(host)
 
 
-def test_a_host_that_can_do_neither_is_told_what_helps(by_process: None, unstarted: Host) -> None:
+def test_a_host_without_wireguard_waits_and_says_what_to_install(by_process: None, unstarted: Host) -> None:
     # It does not end: whoever writes the network config would end every such host for good.
     unstarted.launcher = ("env", "PATH=/usr/sbin:/sbin")
     unstarted.start(ready=False)
@@ -212,13 +212,13 @@ def test_a_host_that_can_do_neither_is_told_what_helps(by_process: None, unstart
     assert unstarted.runs()
 
 
-def test_a_key_file_that_is_no_key_ends_it_with_words(unstarted: Host) -> None:
+def test_a_key_file_without_a_key_ends_the_daemon_with_an_explanation(unstarted: Host) -> None:
     (unstarted.state_dir / "wireguard.key").write_text("garbage\n")
     status, message = refusal(unstarted)
     assert (status, "wireguard.key" in message, "garbage" in message) == (2, True, False), message
 
 
-def test_another_program_on_the_port_is_said(unstarted: Host) -> None:
+def test_another_program_on_the_port_is_reported(unstarted: Host) -> None:
     def occupy() -> socket.socket:
         made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         made.bind(("0.0.0.0", 51820))
@@ -230,7 +230,7 @@ def test_another_program_on_the_port_is_said(unstarted: Host) -> None:
     eventually("and goes on once the port is free", lambda: unstarted.status().get("state") == "ready", timeout_s=30)
 
 
-def test_the_network_config_changes_under_way(lab: Lab, a: Host, b: Host) -> None:
+def test_the_network_config_changes_while_daemons_run(lab: Lab, a: Host, b: Host) -> None:
     lab.configure({"Type": "wireguard", "ListenPort": 4500, "MTU": 1400})
     try:
         for host in (a, b):

@@ -81,7 +81,7 @@ def be_flannel(lab: Lab, host: Host, peer: Host) -> None:
     host.start_container()
 
 
-def test_our_lease_is_one_that_flannel_writes(lab: Lab) -> None:
+def test_our_lease_has_the_fields_that_flannel_writes(lab: Lab) -> None:
     a, _ = lab.hosts
     lease = published(lab, a)
     assert list(lease) == ["PublicIP", "PublicIPv6", "BackendType", "BackendData", "BackendV6Data"]

@@ -97,13 +97,13 @@ def words(peer: WireguardPeer, psk: Path) -> list[str]:
     return [*found, "persistent-keepalive", str(peer.keepalive_s)]
 
 
-def test_a_device_is_told_what_wg_tells_it(secret: Path) -> None:
+def test_a_device_is_configured_as_wg_configures_it(secret: Path) -> None:
     told = heard("private-key", str(secret / "private"), "listen-port", "51820")
     assert ours(genl.link_message(LINK)) == told
 
 
 @pytest.mark.parametrize("peer", PEERS, ids=["ipv4", "ipv6"])
-def test_a_peer_is_told_as_wg_tells_it(secret: Path, peer: WireguardPeer) -> None:
+def test_a_peer_is_configured_as_wg_configures_it(secret: Path, peer: WireguardPeer) -> None:
     told = heard(*words(peer, secret / "psk"))
     assert ours(genl.peer_message(peer))[:4] == told[:4]
     assert tree(ours(genl.peer_message(peer))[4:]) == tree(told[4:])
@@ -114,7 +114,7 @@ def test_a_peer_is_removed_as_wg_removes_it(secret: Path) -> None:
     assert tree(ours(genl.removal_message(PEERS[0]))[4:]) == tree(told[4:])
 
 
-def test_a_device_is_asked_for_as_wg_asks() -> None:
+def test_a_device_is_requested_as_wg_requests_it() -> None:
     kernel = PlayedKernel(device=ours(genl.link_message(LINK)))
     kernel.run(["wg", "showconf", NAME])
     assert kernel.heard == [ours(genl.get_message(NAME))]
@@ -182,7 +182,7 @@ def transported(kernel: PlayedKernel) -> str:
     return kernel.run([sys.executable, "-c", PROGRAM], env=env).strip()
 
 
-def test_our_transport_says_and_hears_all_of_it() -> None:
+def test_our_transport_sends_and_receives_all_of_it() -> None:
     kernel = PlayedKernel(device=whole())
     assert transported(kernel) == "True 51820 True"
     assert kernel.heard == [
@@ -196,5 +196,5 @@ def test_our_transport_says_and_hears_all_of_it() -> None:
     ]
 
 
-def test_a_refusal_of_the_kernel_keeps_its_number() -> None:
+def test_a_refusal_of_the_kernel_keeps_its_errno() -> None:
     assert transported(PlayedKernel(refuses=errno.EADDRINUSE)) == "EADDRINUSE"

@@ -148,7 +148,7 @@ def roam(machine: Machine, peer: Lease, endpoint: str) -> None:
     )
 
 
-def test_a_peer_that_roamed_is_left_there_until_its_lease_names_another_address(machine: Machine) -> None:
+def test_a_peer_that_roamed_keeps_its_endpoint_until_its_lease_names_another_address(machine: Machine) -> None:
     backend, peer = machine.backend(), lease(2)
     machine.apply(backend, peer)
     roam(machine, peer, "198.18.7.7:40000")
@@ -195,7 +195,7 @@ def test_a_changed_config_is_followed_in_place(machine: Machine) -> None:
     assert "overlay-wg-v6" not in machine.run("ip", "link")
 
 
-def test_a_device_whose_making_was_cut_short_is_taken_up(machine: Machine) -> None:
+def test_a_device_that_was_left_incomplete_is_completed(machine: Machine) -> None:
     wireguard_devices.make(machine.run, "overlay-wg")
     backend = machine.backend(Mode="auto")
     machine.apply(backend, lease(2))

@@ -20,7 +20,7 @@ def functions(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("row", CLAIMS, ids=lambda row: row.split("|")[1].strip())
-def test_it_is_held_by_tests_that_exist(row: str) -> None:
+def test_every_row_names_tests_that_exist(row: str) -> None:
     named = re.findall(r"`([a-z_/0-9]+\.py)::(\w+)`", row.rsplit("|", 2)[1])
     assert named, row
     for path, test in named:

@@ -87,7 +87,7 @@ def _mounts(name: str) -> dict[str, set[str]]:
 
 
 @pytest.mark.parametrize("name", ["compose.yaml", "tls.yaml"])
-def test_a_secret_is_mounted_by_whom_it_is_for(name: str) -> None:
+def test_a_secret_is_mounted_only_by_services_that_need_it(name: str) -> None:
     found = _mounts(name)
     who = {
         volume: {service for service, mounted in found.items() if volume in mounted}

@@ -61,7 +61,7 @@ def test_any_key_and_value_is_a_lease_or_malformed(name: str, value: bytes) -> N
 
 @given(tables())
 @settings(max_examples=200)
-def test_a_census_counts_every_entry_once_and_knows_no_lease_by_two_names(entries: dict[str, KeyValue]) -> None:
+def test_a_lease_table_counts_every_entry_once_and_has_no_lease_under_two_names(entries: dict[str, KeyValue]) -> None:
     lease_table = Reader().lease_table(entries.items())
     assert lease_table.leases.keys() | lease_table.malformed.keys() == entries.keys()
     assert not lease_table.leases.keys() & lease_table.malformed.keys()
@@ -72,7 +72,7 @@ def test_a_census_counts_every_entry_once_and_knows_no_lease_by_two_names(entrie
 
 
 @given(st.lists(st.tuples(tables(), st.integers(0, 3)), min_size=1, max_size=4))
-def test_a_census_stands_whatever_etcd_shows_next(shown: list[tuple[dict[str, KeyValue], int]]) -> None:
+def test_a_lease_table_is_made_whatever_etcd_shows_next(shown: list[tuple[dict[str, KeyValue], int]]) -> None:
     registry = Registry(Store(StoreSettings(endpoints=("http://127.0.0.1:1",))), "/n", lambda: None)
     for entries, revision in shown:
         registry._follower._view = View(
@@ -144,7 +144,7 @@ def test_any_network_config_is_whole_or_refused(raw_config: bytes) -> None:
 
 @given(raw() | documents(("Hostname", "ID", "Version"), values(), least=1))
 @example(b'{"Hostname":"a\\u001b[2Jb","ID":"\\ud800"}')
-def test_any_presence_names_somebody(value: bytes) -> None:
+def test_any_presence_key_yields_a_host_name_and_an_id(value: bytes) -> None:
     identity = parse(value)
     assert identity.hostname
     assert identity.id
@@ -153,7 +153,7 @@ def test_any_presence_names_somebody(value: bytes) -> None:
 
 
 @pytest.mark.parametrize("depth", [*range(900, 1010, 2), 100_000])
-def test_no_depth_of_nesting_is_just_deep_enough(depth: int) -> None:
+def test_no_depth_of_nesting_raises_an_undocumented_error(depth: int) -> None:
     inner = b"[" * depth + b"]" * depth
     for field in (b"BackendType", b"BackendData", b"PublicIP"):
         with contextlib.suppress(MalformedLease):

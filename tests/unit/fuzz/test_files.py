@@ -71,7 +71,7 @@ def only(kind: type[Exception], call: Callable[[], Any]) -> Any:
 @example(b'{"etcd_lease_id":Infinity}', b"")
 @example(b"[" * 100_000, b"")
 @anew
-def test_any_memory_is_one_or_none(tmp_path: Path, record: bytes, variables: bytes) -> None:
+def test_any_record_of_a_previous_lease_is_read_or_ignored(tmp_path: Path, record: bytes, variables: bytes) -> None:
     (tmp_path / previous_lease.LEASE_FILE).write_bytes(record)
     (tmp_path / "subnet.env").write_bytes(variables)
     found = previous_lease.recall(tmp_path, tmp_path / "subnet.env")
@@ -97,7 +97,7 @@ GOOD_STATUS = (
     )
 )
 @anew
-def test_any_status_is_one_or_said_to_be_none(tmp_path: Path, content: bytes) -> None:
+def test_any_status_file_is_read_or_reported_as_unreadable(tmp_path: Path, content: bytes) -> None:
     (tmp_path / status_file.FILE).write_bytes(content)
     found = only(OverlaydError, lambda: status_file.read(tmp_path))
     assert found is None or isinstance(found, status_file.Status)
@@ -137,7 +137,7 @@ def test_any_daemon_json_gives_settings_or_a_problem(tmp_path: Path, content: by
 @given(records(("boot_id", "commands", "started", "own", "peers")))
 @example(b"[" * 100_000)
 @anew
-def test_any_ledger_is_one_or_an_empty_one(tmp_path: Path, content: bytes) -> None:
+def test_any_ledger_is_read_or_counts_as_empty(tmp_path: Path, content: bytes) -> None:
     (tmp_path / ledger.FILE).write_bytes(content)
     assert ledger.read(tmp_path) == ledger.Ledger()
 
@@ -253,7 +253,7 @@ def test_any_listing_of_nft_is_read_or_a_failed_command(content: bytes) -> None:
 
 
 @pytest.mark.parametrize("reader", ["memory", "status", "docker", "ledger"])
-def test_a_file_nested_beyond_all_measure_is_no_traceback(tmp_path: Path, reader: str) -> None:
+def test_a_very_deeply_nested_file_causes_no_traceback(tmp_path: Path, reader: str) -> None:
     for name in (previous_lease.LEASE_FILE, status_file.FILE, ledger.FILE, "daemon.json"):
         (tmp_path / name).write_bytes(b"[" * 1_000_000)
     calls: dict[str, Callable[[], object]] = {

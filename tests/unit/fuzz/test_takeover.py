@@ -27,7 +27,7 @@ GOOD = {77: Peer(number=77), 78: Peer(number=78)}
 @pytest.mark.parametrize("kind", PLANNED)
 @given(data=st.data(), foreign=st.lists(foreign_routes(), max_size=4))
 @settings(max_examples=60)
-def test_others_keep_their_routes_and_links_and_good_peers_theirs(
+def test_others_keep_their_routes_and_links_and_good_peers_are_served_as_before(
     kind: str, data: st.DataObject, foreign: list[Route]
 ) -> None:
     scene = Scene(kind=kind, versions=data.draw(versions(kind)), peers=GOOD)

@@ -57,7 +57,7 @@ def packets() -> st.SearchStrategy[bytes]:
 
 @given(packets(), st.binary(max_size=5), st.binary(max_size=5))
 @settings(max_examples=500)
-def test_any_packet_is_judged_by_what_is_its_own(packet: bytes, before: bytes, after: bytes) -> None:
+def test_any_packet_is_judged_by_its_own_bytes_only(packet: bytes, before: bytes, after: bytes) -> None:
     buffer = bytearray(before + packet + after)
     good = is_ipv4(buffer, len(before), len(packet))
     assert good == is_ipv4(bytearray(packet), 0, len(packet))
@@ -128,7 +128,7 @@ def test_any_netlink_datagram_is_judged(datagram: bytes, cut: int) -> None:
 
 
 @given(st.lists(st.sampled_from([LEARNT, 0x04, 0x10]), max_size=20), st.integers(0, 20))
-def test_one_message_that_matters_among_any_noise_is_heard(noise: list[int], at: int) -> None:
+def test_one_relevant_message_among_any_noise_is_noticed(noise: list[int], at: int) -> None:
     quiet = [message(28, neighbour(state)) for state in noise]
     assert not matters(b"".join(quiet))
     for kind in (16, 20, 24):

@@ -61,13 +61,13 @@ def test_every_device_of_ours_is_left_alone_and_no_other(where: str) -> None:
     assert not re.search(r"[][]", "".join(globs))
 
 
-def test_they_ask_for_nothing_but_to_be_left_alone() -> None:
+def test_the_files_set_nothing_except_that_devices_are_left_alone() -> None:
     assert dict(read("overlayd.link")["Link"]) == {"MACAddressPolicy": "none"}
     assert dict(read("overlayd.network")["Link"]) == {"Unmanaged": "yes"}
     assert read("overlayd-networkmanager.conf")["device-overlayd"]["managed"] == "0"
 
 
-def test_the_names_that_backends_give_to_devices_are_among_them() -> None:
+def test_the_device_names_of_all_backends_are_matched() -> None:
     named = devices(0) | devices(1) | devices(9)
     marks.use(0)
     for globs in patterns().values():

@@ -75,7 +75,7 @@ def test_parts_are_known_by_package_distribution_and_what_they_are_inside_of() -
         ({"unknown": ["file blob.bin"]}, "file blob.bin"),
     ],
 )
-def test_what_the_table_does_not_tell_is_an_error_that_names_it(changes: dict[str, Any], said: str) -> None:
+def test_a_part_missing_from_the_table_is_an_error_that_names_it(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(parts.UnknownPart, match=re.escape(said)):
         bundled(**changes)
 
@@ -111,7 +111,7 @@ def test_the_table_holds_for_the_versions_that_are_frozen() -> None:
     assert {part.inside for part in TABLE.parts if part.inside} <= set(TABLE.versions)
 
 
-def test_no_text_lies_there_for_nothing() -> None:
+def test_every_licence_text_is_used_by_a_part() -> None:
     used = {name for part in TABLE.parts for name in part.texts}
     assert {path.name for path in FOLDER.iterdir()} == used | {"parts.toml"}
 

@@ -44,7 +44,7 @@ def test_what_it_requires_is_written_out_and_little() -> None:
     }
 
 
-def test_it_finds_every_file_it_names() -> None:
+def test_every_file_that_the_spec_names_exists() -> None:
     named = re.findall(r"^Source\d+: (\S+)$", SPEC, flags=re.MULTILINE)
     assert named == [path.name for path in source.SOURCES]
     assert all((ROOT / path).is_file() for path in source.SOURCES)

@@ -112,7 +112,7 @@ def test_it_keeps_the_capabilities_that_it_uses_and_no_other(unit: dict[str, lis
     assert "Service.AmbientCapabilities" not in unit
 
 
-def test_who_enters_containers_is_no_part_of_the_daemon_and_may_little_else(unit: dict[str, list[str]]) -> None:
+def test_the_containers_service_is_apart_from_the_daemon_and_has_few_rights(unit: dict[str, list[str]]) -> None:
     beside, socket = (assignments(UNITS / f"overlayd-containers.{kind}") for kind in ("service", "socket"))
     assert beside["Service.CapabilityBoundingSet"] == ["CAP_SYS_ADMIN CAP_NET_RAW"]
     assert beside["Service.RestrictNamespaces"] == ["net"]
@@ -139,7 +139,7 @@ def test_a_systemd_before_240_keeps_tun_devices(unit: dict[str, list[str]]) -> N
     assert hidden == ["PrivateDevices=yes", "BindPaths=-/dev/net/tun"]
 
 
-def test_its_memory_its_tasks_and_its_cores_have_bounds(unit: dict[str, list[str]]) -> None:
+def test_memory_tasks_and_core_dumps_of_the_daemon_are_limited(unit: dict[str, list[str]]) -> None:
     assert unit["Service.MemoryMax"] == ["512M"]
     assert unit["Service.TasksMax"] == ["512"]
     assert unit["Service.LimitCORE"] == ["0"]
@@ -147,7 +147,7 @@ def test_its_memory_its_tasks_and_its_cores_have_bounds(unit: dict[str, list[str
     assert unit["Service.OOMPolicy"] == ["continue"]
 
 
-def test_each_line_that_confines_has_its_reason() -> None:
+def test_each_sandboxing_line_has_a_comment_with_its_reason() -> None:
     text = (UNITS / "overlayd.service").read_text()
     lines = text[text.index("# Links, routes") : text.index("[Install]")].splitlines()
     without = [line for before, line in pairwise(lines) if line[:1] not in ("", "#") and not before.startswith("#")]
@@ -160,12 +160,12 @@ def test_only_root_sees_the_folder_that_holds_keys(unit: dict[str, list[str]]) -
     assert "%dir %attr(0700, root, root) /var/lib/overlayd\n" in (ROOT / "rpm/overlayd.spec").read_text()
 
 
-def test_readiness_is_the_daemons_own_word_and_may_take_for_ever(unit: dict[str, list[str]]) -> None:
+def test_the_daemon_reports_readiness_itself_without_a_time_limit(unit: dict[str, list[str]]) -> None:
     assert unit["Service.Type"] == ["notify"]
     assert unit["Service.TimeoutStartSec"] == ["infinity"]
 
 
-def test_it_is_started_again_unless_only_a_person_can_mend_it(unit: dict[str, list[str]]) -> None:
+def test_the_daemon_is_restarted_unless_only_a_person_can_mend_it(unit: dict[str, list[str]]) -> None:
     mine = {
         kind.exit_status
         for kind in vars(errors).values()
@@ -176,7 +176,9 @@ def test_it_is_started_again_unless_only_a_person_can_mend_it(unit: dict[str, li
     assert {int(word) for word in unit["Service.RestartPreventExitStatus"][0].split()} == mine - {1}
 
 
-def test_docker_comes_after_and_is_never_taken_along(unit: dict[str, list[str]], drop_in: dict[str, list[str]]) -> None:
+def test_docker_starts_after_overlayd_and_is_never_stopped_with_it(
+    unit: dict[str, list[str]], drop_in: dict[str, list[str]]
+) -> None:
     assert "docker.service" in unit["Unit.Before"]
     assert drop_in["Unit.After"] == ["overlayd.service"]
     for bond in ("Requires", "BindsTo", "PartOf", "Upholds", "PropagatesStopTo"):
@@ -184,7 +186,9 @@ def test_docker_comes_after_and_is_never_taken_along(unit: dict[str, list[str]],
         assert f"Unit.{bond}" not in drop_in
 
 
-def test_a_missing_file_stops_neither_of_them(unit: dict[str, list[str]], drop_in: dict[str, list[str]]) -> None:
+def test_a_missing_environment_file_stops_neither_unit(
+    unit: dict[str, list[str]], drop_in: dict[str, list[str]]
+) -> None:
     for files in (unit["Service.EnvironmentFile"], drop_in["Service.EnvironmentFile"]):
         assert all(path.startswith("-/") for path in files)
 

@@ -71,14 +71,14 @@ def becomes_ready(host: Host) -> None:
     eventually("it is ready", lambda: not unwell(host), timeout_s=30)
 
 
-def test_healthy_and_ready(a: Host) -> None:
+def test_a_daemon_that_serves_is_healthy_and_ready(a: Host) -> None:
     becomes_ready(a)
     code, body = fetch(a, "/healthz")
     assert (code, json.loads(body)["checks"]) == (200, {"lease keeper": "ok", "main loop": "ok"})
     assert fetch(a, "/")[0] == 404
 
 
-def test_metrics_follow_what_happens(a: Host, b: Host) -> None:
+def test_metrics_show_lease_and_peers_and_count_repairs(a: Host, b: Host) -> None:
     before = figures(a)
     assert before["overlayd_peers"] == before["overlayd_lease_held"] == before["overlayd_etcd_connected"] == 1
     assert before["overlayd_etcd_revision"] > 1
@@ -104,7 +104,7 @@ def test_metrics_follow_what_happens(a: Host, b: Host) -> None:
     assert figures(a)["overlayd_data_path_problems"] == 0
 
 
-def test_without_etcd_it_is_healthy_and_not_ready(lab: Lab, a: Host) -> None:
+def test_without_etcd_a_daemon_is_healthy_and_not_ready(lab: Lab, a: Host) -> None:
     becomes_ready(a)
     lab.stop_etcd()
     try:
@@ -117,7 +117,7 @@ def test_without_etcd_it_is_healthy_and_not_ready(lab: Lab, a: Host) -> None:
     becomes_ready(a)
 
 
-def test_a_peer_that_cannot_be_programmed(lab: Lab, a: Host) -> None:
+def test_a_peer_with_another_backend_makes_the_host_unready(lab: Lab, a: Host) -> None:
     becomes_ready(a)
     write(lab, "subnets/10.5.9.0-24", '{"PublicIP": "198.18.1.9", "BackendType": "host-gw"}')
     try:
@@ -129,7 +129,7 @@ def test_a_peer_that_cannot_be_programmed(lab: Lab, a: Host) -> None:
     becomes_ready(a)
 
 
-def test_a_peer_that_cannot_be_served(lab: Lab, a: Host) -> None:
+def test_a_peer_that_cannot_be_served_makes_the_host_unready(lab: Lab, a: Host) -> None:
     becomes_ready(a)
     # Its subnet is an on-link network of this host's.
     a.run("ip", "address", "add", "10.5.9.1/24", "broadcast", "10.5.9.0", "dev", "docker0")
@@ -144,7 +144,7 @@ def test_a_peer_that_cannot_be_served(lab: Lab, a: Host) -> None:
     becomes_ready(a)
 
 
-def test_a_network_config_that_goes_bad(lab: Lab, a: Host) -> None:
+def test_a_network_config_that_turns_bad_is_reported(lab: Lab, a: Host) -> None:
     becomes_ready(a)
     before = figures(a)["overlayd_network_config_errors_total"]
     write(lab, "config", "{")
@@ -156,7 +156,7 @@ def test_a_network_config_that_goes_bad(lab: Lab, a: Host) -> None:
     becomes_ready(a)
 
 
-def test_a_subnet_that_another_host_took(lab: Lab) -> None:
+def test_a_host_whose_subnet_was_taken_reports_it_and_gets_another(lab: Lab) -> None:
     host = lab.host("f", settings={"healthz-port": PORT})
     try:
         becomes_ready(host)
@@ -174,7 +174,7 @@ def test_a_subnet_that_another_host_took(lab: Lab) -> None:
         lab.remove_host(host)
 
 
-def test_docker_on_another_address(a: Host) -> None:
+def test_docker_on_another_address_makes_the_host_unready(a: Host) -> None:
     becomes_ready(a)
     own = f"{a.subnet[1]}/{a.subnet.prefixlen}"
     a.run("ip", "address", "replace", "172.17.0.1/16", "dev", "docker0")
@@ -190,7 +190,7 @@ def test_docker_on_another_address(a: Host) -> None:
     a.run("ip", "address", "delete", "172.17.0.1/16", "dev", "docker0")
 
 
-def test_no_docker_at_all_is_no_problem(lab: Lab) -> None:
+def test_a_host_without_docker_is_ready(lab: Lab) -> None:
     host = lab.host("c", start=False, settings={"healthz-port": PORT, "healthz-ip": "::"})
     try:
         host.start()
@@ -207,7 +207,7 @@ def test_the_files_that_docker_starts_from_come_back(a: Host) -> None:
     eventually("they are back", lambda: files[0].exists() and [file.read_text() for file in files] == before)
 
 
-def test_a_port_that_somebody_has_does_not_keep_the_daemon_down(lab: Lab) -> None:
+def test_a_health_port_in_use_does_not_keep_the_daemon_down(lab: Lab) -> None:
     host = lab.host("d", start=False, settings={"healthz-port": PORT})
     try:
         # Any user of the host may be that.
@@ -222,7 +222,7 @@ def test_a_port_that_somebody_has_does_not_keep_the_daemon_down(lab: Lab) -> Non
         lab.remove_host(host)
 
 
-def test_nothing_that_is_shown_has_a_secret_in_it(lab: Lab) -> None:
+def test_no_page_and_no_status_shows_a_secret(lab: Lab) -> None:
     secret = "open-sesame-7"
     host = lab.host("e", start=False)
     password = host.run_dir / "password"
