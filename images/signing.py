@@ -18,12 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from images.engine.errors import BuildError, CommandFailed
+from images.engine.files import written_whole
 from images.engine.process import capture
 
 VARIABLE = "OVERLAYD_SIGNING_KEY"
 # The agent's sockets lie in the home where there is no /run/user; a socket's path has 107 bytes (unix(7)).
 _SOCKET_BYTES = 107 - len("/S.gpg-agent.browser")
-_UNUSABLE = {"e": "has expired", "r": "is revoked", "d": "is disabled", "i": "is invalid"}
+# What gpg says of a key's validity in a listing with colons (GnuPG's doc/DETAILS), where it cannot be used.
+UNUSABLE = {"e": "has expired", "r": "is revoked", "d": "is disabled", "i": "is invalid"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +54,8 @@ def find(wanted: str | None, *, home: Path | None = None) -> Key:
             raise BuildError(f"{problem}{asked} in {_named(home)}", hint=_which(gpg))
     [one] = found
     name = f"the key {one.fingerprint} ({one.uid})"
-    if one.validity in _UNUSABLE:
-        raise BuildError(f"{name} {_UNUSABLE[one.validity]}", hint="sign with another, or prolong it: gpg --edit-key")
+    if one.validity in UNUSABLE:
+        raise BuildError(f"{name} {UNUSABLE[one.validity]}", hint="sign with another, or prolong it: gpg --edit-key")
     if "S" not in one.capabilities:
         raise BuildError(f"{name} cannot sign", hint="sign with another, or add a subkey that signs: gpg --edit-key")
     return Key(fingerprint=one.fingerprint, uid=one.uid, home=home)
@@ -89,12 +91,8 @@ def sign_detached(key: Key, *files: Path) -> list[Path]:
     with _session(key.home) as gpg:
         for file in files:
             final = file.with_name(f"{file.name}.asc")
-            half = final.with_name(f".{final.name}.half")
-            try:
+            with written_whole(final) as half:
                 gpg.run("--local-user", key.fingerprint, "--armor", "--output", half, "--detach-sign", file)
-                half.rename(final)
-            finally:
-                half.unlink(missing_ok=True)
             made.append(final)
     return made
 
@@ -126,7 +124,7 @@ def sign_rpms(key: Key, rpms: Sequence[Path]) -> None:
             **({"_gpg_path": str(gpg.home)} if gpg.home else {}),
         }
         defines = [word for name, value in macros.items() for word in ("--define", f"{name} {value}")]
-        capture(["rpmsign", *defines, "--addsign", *rpms], env=gpg.variables, around=os.environ)
+        capture(["rpmsign", *defines, "--addsign", *rpms], env=gpg.variables, base_env=os.environ)
 
 
 def verify(file: Path, signature: Path, public: bytes) -> None:
@@ -149,7 +147,7 @@ def verify(file: Path, signature: Path, public: bytes) -> None:
 def agent(key: Key) -> Iterator[None]:
     """One agent for all signatures made in the block: a passphrase is asked for once."""
     with _session(key.home) as gpg:
-        capture(["gpgconf", "--launch", "gpg-agent"], env=gpg.variables, around=os.environ)
+        capture(["gpgconf", "--launch", "gpg-agent"], env=gpg.variables, base_env=os.environ)
         yield
 
 
@@ -159,7 +157,7 @@ class _Gpg:
     variables: dict[str, str]
 
     def run(self, *words: str | Path) -> str:
-        return capture(["gpg", "--batch", "--yes", "--quiet", *words], env=self.variables, around=os.environ)
+        return capture(["gpg", "--batch", "--yes", "--quiet", *words], env=self.variables, base_env=os.environ)
 
 
 @dataclass

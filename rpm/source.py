@@ -11,7 +11,6 @@ from images.engine import commit, inputs
 from images.engine.errors import BuildError
 from images.engine.inputs import given_epoch
 
-ROOT = Path(__file__).resolve().parents[1]
 DAEMON = Path("daemon")
 PACKAGE = DAEMON / "overlayd"
 FREEZE = Path("rpm/freeze")

@@ -17,22 +17,21 @@ import hashlib
 import sys
 from pathlib import Path
 
-from images.bases import own
+from images.bases import local_repository
 from images.bases.base import Base
-from images.builder import recipe as builder
+from images.bases.local_repository import RPM_REPOSITORY
+from images.bases.product import Product, image_target
 from images.engine.annotations import version
 from images.engine.containers import ImageConfig
 from images.engine.graph import CACHE, EPOCH, Target
+from images.engine.place import ROOT
 from images.engine.step import Step
 from images.engine.target import target
 from rpm import container, source
 from rpm.inventory import target as inventory
 
 _HERE = Path(__file__)
-REPOSITORY = Path("rpm/repo")
 FACTS = Path("rpm/facts.json")
-# What the metadata of REPOSITORY is checked against.
-KEYS = Path("rpm/keys/rpm.asc")
 FROZEN = Path("rpm/frozen")
 DOCS = Path("rpm/docs")
 LICENCES = inventory.LICENCES
@@ -47,8 +46,7 @@ _VENV = "/opt/freezer"
 _FREEZE = f"cd {container.CHECKOUT} && build-python -m rpm.freeze.freeze"
 
 
-def targets(base: Base) -> tuple[Target, ...]:
-    """All of them, on one base."""
+def _targets(base: Base) -> tuple[Target, ...]:
     return (
         _wheelhouse(base),
         _freezer(base),
@@ -112,7 +110,7 @@ def _freezer(base: Base) -> Target:
             *_packages(source.FREEZE),
             source.LOCK,
         ),
-        needs=("rpm.wheelhouse", builder.NAME),
+        needs=("rpm.wheelhouse", image_target("builder")),
         image=base.tag("freezer"),
     )
 
@@ -133,7 +131,7 @@ def _freeze(base: Base) -> Target:
 
 def _docs(base: Base) -> Target:
     # Sets of strings have their order from the seed.
-    variables = f"PYTHONHASHSEED=1 PYTHONPATH={source.DAEMON} SOURCE_DATE_EPOCH={source.epoch(source.ROOT)}"
+    variables = f"PYTHONHASHSEED=1 PYTHONPATH={source.DAEMON} SOURCE_DATE_EPOCH={source.epoch(ROOT)}"
     return container.target(
         name="rpm.docs",
         base=base,
@@ -148,7 +146,7 @@ def _docs(base: Base) -> Target:
 
 
 def _build(base: Base) -> Target:
-    root, epoch = source.ROOT, source.epoch(source.ROOT)
+    root, epoch = ROOT, source.epoch(ROOT)
     script = build_script(version(root), epoch, release=source.release(root))
 
     def build(step: Step) -> None:
@@ -162,21 +160,21 @@ def _build(base: Base) -> Target:
                 step.build / LICENCES: "/run/licenses",
             },
             fetch="/repo",
-            to=(made := step.output(REPOSITORY)),
+            to=(made := step.output(RPM_REPOSITORY.folder)),
         )
         [package] = made.glob("*.rpm")
         digest = hashlib.sha256(package.read_bytes()).hexdigest()
-        step.tell({package.name: digest[:32], EPOCH: str(epoch)})
-        own.sign(step, made, step.output(KEYS))
+        step.write_facts({package.name: digest[:32], EPOCH: str(epoch)})
+        local_repository.sign(step, made, step.output(RPM_REPOSITORY.keys))
 
     return target(
-        name="rpm.build",
+        name=RPM_REPOSITORY.target,
         build=build,
         code=[_HERE],
         values={"script": script},
         files=(source.SPEC, *source.SOURCES),
         needs=("rpm.freeze", "rpm.docs", inventory.LICENCES_NAME),
-        outputs=(REPOSITORY, KEYS, FACTS),
+        outputs=(RPM_REPOSITORY.folder, RPM_REPOSITORY.keys, FACTS),
         facts=FACTS,
     )
 
@@ -211,3 +209,8 @@ rpmbuild -bb --quiet {words} --define "overlayd_license $(cat /run/licenses/expr
 touch --date=@{epoch} /repo/*.rpm
 createrepo_c --quiet --no-database --revision={epoch} --set-timestamp-to-revision --simple-md-filenames /repo
 """
+
+
+# build-all asks for the RPM although the image `host` is made of it: in a fresh checkout on a machine that has that
+# image, nothing else would ask for the file.
+PRODUCT = Product(name="rpm", roles=("builder",), targets=_targets, build_all=(RPM_REPOSITORY.target,))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from images.bases import dnf
 from images.bases.base import Base
+from images.bases.product import Product, image_target
 from images.engine import inputs, sandbox
 from images.engine import target as targets
 from images.engine.containers import ImageConfig
@@ -16,7 +17,6 @@ from images.engine.errors import BuildError
 from images.engine.graph import Target
 from images.engine.step import Step
 
-NAME = "images.base"
 FILES = Path("images/base/files")
 EXAMPLE = Path("images/base/example")
 # Of this project, whose files are in this image and those made from it.
@@ -58,9 +58,7 @@ _DIRS = {
 }
 
 
-def target(base: Base) -> Target:
-    """The target of this image."""
-
+def _targets(base: Base) -> tuple[Target, ...]:
     def build(step: Step) -> None:
         root = step.scratch / "root"
         dnf.install_root(step, base, root, base.packages["base"])
@@ -68,8 +66,8 @@ def target(base: Base) -> Target:
         clean(root, base)
         step.import_root(root, CONFIG)
 
-    return targets.target(
-        name=NAME,
+    image = targets.target(
+        name=image_target("base"),
         build=build,
         code=[Path(__file__)],
         values={
@@ -82,6 +80,7 @@ def target(base: Base) -> Target:
         needs=(base.repository_target,),
         image=base.tag("base"),
     )
+    return (image,)
 
 
 def prepare(step: Step, base: Base, root: Path) -> None:
@@ -154,9 +153,8 @@ def clean(root: Path, base: Base) -> None:
     systemd fills in an empty one at every start, so that no two containers have the same.
     """
     for pattern in (
-        *("var/cache/dnf/*", "var/cache/yum/*", "var/cache/ldconfig/*", "var/lib/dnf/repos"),
-        *("var/lib/dnf/history.sqlite*", "var/lib/yum/*", f"{base.rpm_dbpath.lstrip('/')}/__db.*"),
-        *("var/log/dnf*.log", "var/log/hawkey.log", "var/log/yum.log", "etc/BUILDTIME", "root/.rpmdb"),
+        *dnf.leftovers(base),
+        *("var/lib/yum/*", "etc/BUILDTIME", "root/.rpmdb"),
         *("etc/ssh/ssh_host_*", "var/lib/systemd/random-seed", "etc/hostname", "etc/resolv.conf", "run/*", "tmp/*"),
     ):
         for path in root.glob(pattern):
@@ -171,3 +169,6 @@ def clean(root: Path, base: Base) -> None:
         with closing(sqlite3.connect(database)) as connection:
             connection.execute("PRAGMA journal_mode=DELETE")
             connection.execute("VACUUM")
+
+
+PRODUCT = Product(name=image_target("base"), roles=("base",), targets=_targets)

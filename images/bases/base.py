@@ -39,6 +39,9 @@ class Repository:
 class Base:
     """An entry of the catalogue.
 
+    Without --base the base is built that has the lowest `preference` of those whose repositories answer. `releasever`
+    is what yum calls the release, `purl_namespace` is what package URLs call the distribution
+    (https://github.com/package-url/purl-spec, the type rpm).
     `packages` are names by role; `enable` are the units that run in an image of a role; `lacks` says why a role cannot
     be had. `bootstrap` are the packages of a first root, whose own yum then installs the images' (images.bases.dnf):
     for a release whose RPM database this machine's rpm cannot write. `rpm_dbpath` is where this release's own rpm keeps
@@ -54,7 +57,9 @@ class Base:
 
     name: str
     title: str
+    preference: int
     releasever: str
+    purl_namespace: str
     packages: Mapping[str, tuple[str, ...]]
     enable: Mapping[str, tuple[str, ...]]
     rpm_dbpath: str

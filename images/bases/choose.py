@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from images.bases import asking
+from images.bases import mirror_probe
 from images.bases.base import Base
+from images.engine import files
 from images.engine.errors import BaseUnreachable, BuildError
 
 TIMEOUT_S = 3.0
@@ -101,7 +102,7 @@ def ask(bases: Sequence[Base], timeout_s: float = TIMEOUT_S) -> dict[str, Answer
             answers[base.name] = Answer(base=base.name, ok=False, why=error.message)
     urls = sorted({url for asked in questions.values() for url in asked})
     with ThreadPoolExecutor(max_workers=max(1, len(urls))) as pool:
-        found = dict(zip(urls, pool.map(lambda url: asking.problem(url, timeout_s), urls), strict=True))
+        found = dict(zip(urls, pool.map(lambda url: mirror_probe.problem(url, timeout_s), urls), strict=True))
     for name, asked in questions.items():
         answers[name] = _answer(name, asked, found)
     return {base.name: answers[base.name] for base in bases}
@@ -130,10 +131,7 @@ def recall(build: Path) -> str | None:
 
 def remember(build: Path, base: Base) -> None:
     """Keep a choice for the next time."""
-    build.mkdir(parents=True, exist_ok=True)
-    half = build / f"{REMEMBERED}.half"
-    half.write_text(json.dumps({"base": base.name}) + "\n")
-    half.rename(build / REMEMBERED)
+    files.write(build / REMEMBERED, json.dumps({"base": base.name}) + "\n")
 
 
 def _answer(name: str, asked: Sequence[str], found: Mapping[str, str | None]) -> Answer:

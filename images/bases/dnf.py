@@ -85,9 +85,9 @@ def _install(step: Step, base: Base, root: Path, packages: Sequence[str]) -> Non
         return
     tool = root.with_name(f"{root.name}.tool")
     tool.mkdir()
-    step.say(f"first root, by this machine's rpm: {' '.join(base.bootstrap)}")
+    step.report(f"first root, by this machine's rpm: {' '.join(base.bootstrap)}")
     _install_from_here(step, base, tool, base.bootstrap)
-    step.say("second root, by the first one's yum and rpm")
+    step.report("second root, by the first one's yum and rpm")
     _install_from_inside(step, base, tool, root, packages)
     shutil.rmtree(tool)
 
@@ -138,6 +138,16 @@ def script(config: str, words: str) -> str:
     return f"cat >/run/yum.conf <<'END'\n{config}END\nyum -c /run/yum.conf {words}\n"
 
 
+def leftovers(base: Base) -> tuple[str, ...]:
+    """What dnf, yum, rpm and ldconfig leave behind that says when they ran: patterns below a root, without a slash."""
+    return (
+        *("var/cache/dnf/*", "var/cache/yum/*", "var/cache/ldconfig/*", "var/lib/dnf/repos"),
+        *("var/lib/dnf/history.sqlite*", "var/lib/yum/history", "var/lib/yum/yumdb", "var/lib/yum/repos"),
+        *("var/lib/yum/uuid", f"{base.rpm_dbpath.lstrip('/')}/__db.*"),
+        *("var/log/dnf*.log", "var/log/hawkey.log", "var/log/yum.log"),
+    )
+
+
 def clean_script(base: Base) -> str:
     """Lines of shell that remove what dnf and rpm leave behind that says when and how, not what.
 
@@ -153,9 +163,7 @@ def clean_script(base: Base) -> str:
         )
     )
     return f"""\
-rm -rf /var/cache/dnf/* /var/cache/yum/* /var/cache/ldconfig/* /var/lib/dnf/history.sqlite* /var/lib/dnf/repos
-rm -rf /var/lib/yum/history /var/lib/yum/yumdb /var/lib/yum/repos /var/lib/yum/uuid {base.rpm_dbpath}/__db.*
-rm -f /var/log/dnf*.log /var/log/hawkey.log /var/log/yum.log
+rm -rf {" ".join(f"/{pattern}" for pattern in leftovers(base))}
 [ ! -e {database} ] || /usr/bin/python3 -c "{tidy}" {database}
 """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from images.bases import asking, dnf, keys
+from images.bases import dnf, keys, mirror_probe
 from images.bases.base import Base, Repository
 from images.engine import sandbox, target
 from images.engine.errors import BuildError, CommandFailed
@@ -74,7 +74,7 @@ def fetch(step: Step, base: Base, packages: list[str]) -> None:
         asked = "\n".join(f"    {one.name}: {one.url}" for one in base.repositories)
         raise dnf.explained(error, base, hint=f"these repositories were asked:\n{asked}") from error
     step.run(["createrepo_c", "--quiet", out])
-    step.tell(dnf.facts(step, out))
+    step.write_facts(dnf.facts(step, out))
 
 
 def ask(base: Base) -> None:
@@ -83,7 +83,9 @@ def ask(base: Base) -> None:
     dnf would find out, too, but call it an XML parse error.
     """
     with ThreadPoolExecutor(max_workers=len(base.repositories)) as pool:
-        found = list(pool.map(lambda one: asking.problem(one.question, asking.TIMEOUT_S), base.repositories))
+        found = list(
+            pool.map(lambda one: mirror_probe.problem(one.question, mirror_probe.TIMEOUT_S), base.repositories)
+        )
     wrong = [
         f"{one.title}, {one.url}: {problem}"
         for one, problem in zip(base.repositories, found, strict=True)

@@ -8,16 +8,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from images.bases import asking
+from images.bases import mirror_probe
 from images.bases.base import Repository
 from images.engine import process, sandbox
 from images.engine.errors import BuildError, CommandFailed
-
-_UNUSABLE = {"e": "has expired", "r": "is revoked", "d": "is disabled", "i": "is invalid"}
+from images.signing import UNUSABLE
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class PublicKey:
     """A primary key in a file: its fingerprint in upper case, gpg's word on it, and what it and its subkeys can do."""
 
     fingerprint: str
@@ -27,13 +26,13 @@ class Found:
     @property
     def unusable(self) -> str | None:
         """Why packages cannot be checked with it; None when they can."""
-        return _UNUSABLE.get(self.validity) or (None if "S" in self.capabilities else "cannot sign")
+        return UNUSABLE.get(self.validity) or (None if "S" in self.capabilities else "cannot sign")
 
 
 def fetch(repository: Repository) -> bytes:
     """The armoured public key of a repository. Raises BuildError when it does not come or is another key."""
     try:
-        content = asking.read(repository.key_url, asking.TIMEOUT_S)
+        content = mirror_probe.read(repository.key_url, mirror_probe.TIMEOUT_S)
     except BuildError as error:
         raise BuildError(
             f"the key of {repository.title} did not come: {error.message}",
@@ -90,14 +89,14 @@ def exported(home: Path, file: Path, fingerprints: Collection[str]) -> bytes:
     )
 
 
-def _listed(home: Path, file: Path, where: str) -> list[Found]:
+def _listed(home: Path, file: Path, where: str) -> list[PublicKey]:
     """The primary keys of a file (GnuPG's doc/DETAILS: the record `pub`, then its `fpr`)."""
     try:
         listed = _gpg(home, "--with-colons", "--show-keys", file)
     except CommandFailed as error:
         why = next((line for line in str(error).splitlines() if line.startswith("gpg:")), "")
         raise BuildError(f"{where} holds no OpenPGP public key ({why.removeprefix('gpg: ')})") from error
-    found: list[Found] = []
+    found: list[PublicKey] = []
     primary: list[str] | None = None
     for fields in (line.split(":") for line in listed.splitlines()):
         if fields[0] in ("sec", "ssb"):
@@ -105,7 +104,7 @@ def _listed(home: Path, file: Path, where: str) -> list[Found]:
         if fields[0] == "pub":
             primary = fields
         elif fields[0] == "fpr" and primary is not None:
-            found.append(Found(fingerprint=fields[9], validity=primary[1], capabilities=primary[11]))
+            found.append(PublicKey(fingerprint=fields[9], validity=primary[1], capabilities=primary[11]))
             primary = None
     if not found:
         raise BuildError(f"{where} holds no OpenPGP public key")

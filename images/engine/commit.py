@@ -18,7 +18,7 @@ from images.engine.errors import BuildError
 # `git archive` fills it in (gitattributes(5), export-subst), and so do the sites that offer tarballs of commits.
 MARK = Path(".git_archival.txt")
 # What images and RPM are made of, and what makes them.
-PARTS = tuple(map(Path, ("daemon", "images", "rpm", "requirements/freeze.txt", "LICENSE")))
+PARTS = tuple(map(Path, ("daemon", "images", "pipeline", "rpm", "requirements/freeze.txt", "LICENSE")))
 _MARKED = re.compile(r"^node: (?P<id>[0-9a-f]{40,64})$.*^time: (?P<time>\d+)$", re.MULTILINE | re.DOTALL)
 
 

@@ -19,11 +19,10 @@ import requests
 from docker.errors import DockerException, NotFound
 
 from images.engine import layers
+from images.engine.annotations import LABEL, LABEL_BUILD
 from images.engine.errors import BuildError
 from images.engine.process import Stop
-from images.engine.stamps import LABEL
 
-LABEL_BUILD = "org.overlayd.build"
 _TIMEOUT_S = 600
 _S_IN_NS = 1_000_000_000
 _NAME = "overlayd-build-"
@@ -161,7 +160,7 @@ def run_to_end(client: Any, container: str, log: IO[bytes], stop: Stop) -> None:
         )
 
 
-def sweep(owner: str) -> list[str]:
+def remove_leftovers(owner: str) -> list[str]:
     """Remove the containers that a killed build of the same build folder left behind; their short ids."""
     with engine() as client:
         found = client.containers(all=True, filters={"label": f"{LABEL_BUILD}={owner}", "name": _NAME})

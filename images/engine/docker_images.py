@@ -7,53 +7,29 @@ So each build folder keeps its images by tags of its own as well, and starts con
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from docker.errors import APIError, NotFound
 
+from images.engine.annotations import LABEL, LABEL_INPUTS
 from images.engine.containers import engine
 from images.engine.errors import BuildError
 from images.engine.oci import Image, Layer, Layout
-from images.engine.stamps import LABEL
-
-# The repository of the tags that build folders keep images by, and how the tag of an image begins that has no name yet.
-_OWN = "overlayd-build/"
-_NEW = "new-"
-# A repository's name has at most 255 bytes.
-_LONGEST_FOLDER = 220
+from images.engine.tags import NEW, OWN, TaggedImage, folder_of, own_tag
 
 
-@dataclass(frozen=True, kw_only=True)
-class Tagged:
-    """An image that Docker has under a tag: its ID there, and its labels."""
-
-    id: str
-    labels: Mapping[str, str]
-
-
-def tagged_images(label: str) -> dict[str, Tagged]:
-    """Every image that has a label, by each of its tags. One request."""
+def labelled_images() -> dict[str, TaggedImage]:
+    """Every image that was built by us, or by another checkout, by each of its tags. One request."""
     with engine() as client:
-        images = _listed(client, label=label)
+        images = _listed(client, label=LABEL_INPUTS)
     return {
-        tag: Tagged(id=image["Id"], labels=image["Labels"]) for image in images for tag in image.get("RepoTags") or ()
+        tag: TaggedImage(id=image["Id"], labels=image["Labels"])
+        for image in images
+        for tag in image.get("RepoTags") or ()
     }
-
-
-def own_tag(owner: str, name: str) -> str:
-    """The tag by which a build folder keeps an image, so that it stays whatever others do with the image's own name.
-
-    `overlayd-build/<the folder in hexadecimal>:<image>-<base>`; of a folder with a very long path its SHA-256.
-    """
-    folder = owner.encode().hex()
-    if len(folder) > _LONGEST_FOLDER:
-        folder = f"x{hashlib.sha256(owner.encode()).hexdigest()}"
-    return f"{_OWN}{folder}:{name.rpartition('/')[2].replace(':', '-')}"
 
 
 def docker_id(layout: Layout, image: Image, owner: str, scratch: Path) -> str:
@@ -77,7 +53,7 @@ def load(layout: Layout, image: Image, owner: str, scratch: Path, *, known: Sequ
 
     `known` are layers that Docker has already. A Docker that wants them all the same gets them.
     """
-    new = own_tag(owner, f"{_NEW}{secrets.token_hex(4)}-{image.name.rpartition('/')[2]}")
+    new = own_tag(owner, f"{NEW}{secrets.token_hex(4)}-{image.name.rpartition('/')[2]}")
     archive = scratch / "docker.tar"
     try:
         with engine() as client:
@@ -129,13 +105,13 @@ def forget(owner: str, *, gone: bool = False) -> list[str]:
     return tags
 
 
-def sweep(owner: str) -> list[str]:
+def remove_leftovers(owner: str) -> list[str]:
     """Remove the images that a killed build of the same build folder left without a name; the tags that went.
 
     And images of ours without any tag, which containers needed when they were replaced.
     """
     with engine() as client:
-        left = [tag for tag in _own_tags(client) if tag.startswith(own_tag(owner, _NEW))]
+        left = [tag for tag in _own_tags(client) if tag.startswith(own_tag(owner, NEW))]
         unnamed = [image["Id"] for image in _listed(client, dangling=True, label=LABEL)]
         for one in [*left, *unnamed]:
             with contextlib.suppress(APIError):
@@ -144,12 +120,9 @@ def sweep(owner: str) -> list[str]:
 
 
 def _is_of_nobody(tag: str) -> bool:
-    """Whether the build folder whose tag this is, is not there."""
-    try:
-        folder = bytes.fromhex(tag.removeprefix(_OWN).partition(":")[0]).decode()
-    except ValueError:
-        return False
-    return not Path(folder).exists()
+    """Whether the build folder whose tag this is has been removed."""
+    folder = folder_of(tag)
+    return folder is not None and not Path(folder).exists()
 
 
 def _listed(client: Any, **filters: object) -> list[dict[str, Any]]:
@@ -164,8 +137,8 @@ def _listed(client: Any, **filters: object) -> list[dict[str, Any]]:
 
 
 def _own_tags(client: Any) -> list[str]:
-    listed = _listed(client, reference=f"{_OWN}*")
-    return [tag for image in listed for tag in image.get("RepoTags") or () if tag.startswith(_OWN)]
+    listed = _listed(client, reference=f"{OWN}*")
+    return [tag for image in listed for tag in image.get("RepoTags") or () if tag.startswith(OWN)]
 
 
 def _move(client: Any, new: str, to: str) -> str:

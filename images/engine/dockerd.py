@@ -26,7 +26,8 @@ from docker.errors import DockerException
 
 from images.engine import lock
 from images.engine.errors import BuildError
-from images.engine.preflight import ROOT
+from images.engine.interrupts import sigterm_raises
+from images.engine.place import ROOT
 
 STATE = Path("/run/overlayd-build")
 PIDFILE = STATE / "dockerd.pid"
@@ -173,10 +174,9 @@ def _end() -> None:
 def running() -> Iterator[None]:
     """A dockerd for the length of the block; one that we started is stopped at its end, also after a SIGTERM."""
     started = ensure()
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    try:
-        yield
-    finally:
-        if started:
-            _end()
-        signal.signal(signal.SIGTERM, before)
+    with sigterm_raises(SystemExit(128 + signal.SIGTERM)):
+        try:
+            yield
+        finally:
+            if started:
+                _end()

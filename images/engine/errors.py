@@ -16,8 +16,12 @@ from __future__ import annotations
 class BuildError(Exception):
     """A failure that the user is told about in one message.
 
-    `message` says what failed and on which object; `hint` says what to do next.
+    `message` says what failed and on which object; `hint` says what to do next. The daemon's OverlaydError has the same
+    shape and is shown in the same way (pipeline.reporting). It is not the base of this class: all code that a target
+    runs is an input of it, and a change in the daemon's errors is no reason to build all images anew.
     """
+
+    exit_status = 1
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)

@@ -5,13 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from images.engine import inputs as ins
 from images.engine.errors import BadGraph
 
-if TYPE_CHECKING:
-    from images.engine.step import Step
+
+class BuildFunction(Protocol):
+    """What builds a target, once it is called with the step that it is to work in.
+
+    The step is an images.engine.step.Step. Its type is not named here, as steps are made of targets;
+    images.engine.target.target, by which all targets are defined, demands it.
+    """
+
+    def __call__(self, step: Any, /) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +38,7 @@ class Target:
     """
 
     name: str
-    build: Callable[[Step], None]
+    build: BuildFunction
     inputs: ins.Inputs
     needs: tuple[str, ...] = ()
     image: str | None = None

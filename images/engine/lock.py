@@ -48,13 +48,13 @@ def _to_stderr(line: str) -> None:
 
 
 @contextmanager
-def held(path: Path, what: str, command: str, say: Callable[[str], None] = _to_stderr) -> Iterator[None]:
+def held(path: Path, what: str, command: str, report: Callable[[str], None] = _to_stderr) -> Iterator[None]:
     """Hold the lock for the length of the block; wait for another to end, and say for whom.
 
     `what` is what the lock is of, for that message; `command` is our own, for the message of whoever waits for us.
     Raises BuildError where the file cannot be made.
     """
-    file = _taken(path, what, say)
+    file = _taken(path, what, report)
     try:
         os.ftruncate(file, 0)
         os.pwrite(file, f"{os.getpid()} {command}"[:_HOLDER_BYTES].encode(), 0)
@@ -65,7 +65,7 @@ def held(path: Path, what: str, command: str, say: Callable[[str], None] = _to_s
         os.close(file)
 
 
-def _taken(path: Path, what: str, say: Callable[[str], None]) -> int:
+def _taken(path: Path, what: str, report: Callable[[str], None]) -> int:
     """The locked file. One that somebody removed while we waited is made again: others lock what has the name."""
     while True:
         try:
@@ -76,7 +76,7 @@ def _taken(path: Path, what: str, say: Callable[[str], None]) -> int:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                say(f"{what}: waiting for {_holder(file)} to end")
+                report(f"{what}: waiting for {_holder(file)} to end")
                 fcntl.flock(file, fcntl.LOCK_EX)
             with suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(file), path.lstat()):

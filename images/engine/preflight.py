@@ -9,8 +9,8 @@ import subprocess
 from pathlib import Path
 
 from images.engine.errors import BuildError
+from images.engine.place import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = "requirements/check"
 
 

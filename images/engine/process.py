@@ -31,7 +31,7 @@ _NETWORK = re.compile(
 UMASK = 0o022
 
 
-def surroundings(*, network: bool = False) -> dict[str, str]:
+def clean_environment(*, network: bool = False) -> dict[str, str]:
     """The environment of a command that makes something: nothing of the user's, but for what the network asks for.
 
     HOME is the user's for what uses the network (pip's configuration is there), else a folder of this process's own.
@@ -111,14 +111,14 @@ def run(
     env: Mapping[str, str] | None = None,
     stdin: IO[bytes] | None = None,
     stdout: IO[bytes] | None = None,
-    around: Mapping[str, str] | None = None,
+    base_env: Mapping[str, str] | None = None,
 ) -> None:
     """Run a command to its end, its output going to `log` (or its standard output to `stdout`).
 
-    `env` is added to `around`, or without it to `surroundings()`; os.environ is for what is the user's business, keys
-    and logins. The child is the head of a process group of its own, so that Ctrl-C reaches us alone and we end the
-    whole group: SIGTERM, then SIGKILL after GRACE_S. Raises CommandFailed with the command and the last lines of its
-    output, and Cancelled.
+    Its variables are those of `base_env` and `env`. Without `base_env` they are `clean_environment()` and `env`; what
+    needs the user's keys or logins is given os.environ. The child is the head of a process group of its own, so that
+    Ctrl-C reaches us alone and we end the whole group: SIGTERM, then SIGKILL after GRACE_S. Raises CommandFailed with
+    the command and the last lines of its output, and Cancelled.
     """
     words = [str(word) for word in argv]
     log.write(f"+ {pasteable(words, cwd=cwd, env=env)}\n".encode())
@@ -128,7 +128,7 @@ def run(
         child = subprocess.Popen(
             words,
             cwd=cwd,
-            env={**(surroundings() if around is None else around), **(env or {})},
+            env={**(clean_environment() if base_env is None else base_env), **(env or {})},
             stdin=stdin if stdin is not None else subprocess.DEVNULL,
             stdout=stdout if stdout is not None else log,
             stderr=log,
@@ -153,7 +153,7 @@ def capture(
     *,
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
-    around: Mapping[str, str] | None = None,
+    base_env: Mapping[str, str] | None = None,
 ) -> str:
     """The standard output, in English, of a command that is over quickly. Raises CommandFailed.
 
@@ -164,7 +164,7 @@ def capture(
         done = subprocess.run(
             words,
             cwd=cwd,
-            env={**(surroundings() if around is None else around), "LC_ALL": "C.UTF-8", **(env or {})},
+            env={**(clean_environment() if base_env is None else base_env), "LC_ALL": "C.UTF-8", **(env or {})},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -7,60 +7,31 @@ import os
 import queue
 import shlex
 import shutil
-import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 
-from images.engine import process
-from images.engine import progress as showing
+from images.engine import containers, docker_images, process
+from images.engine import progress as progress_views
 from images.engine.errors import BuildError, Cancelled, StepFailed
 from images.engine.graph import Target, Verdict, verdicts
 from images.engine.graph import epoch as newest
 from images.engine.inputs import Inputs, given_epoch
-from images.engine.oci import Layout
+from images.engine.interrupts import sigterm_raises
+from images.engine.place import Place
 from images.engine.process import Stop
-from images.engine.stamps import Stamps
-from images.engine.step import OCI, Step
+from images.engine.step import Step
 
 # Most steps are a child process that uses one core, and some wait for the network or the disk.
 MAX_STEPS = max(2, os.cpu_count() or 1)
 # Less than any image takes: a step that failed with no more, in bytes, may have failed for it.
-_LITTLE_ROOM = 256 << 20
+_LOW_DISK_BYTES = 256 << 20
 # Clocks of virtual machines are put back by so much, in s, without harm.
 _CLOCK_S = 10.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """The checkout, and the folder below it where everything that is built lies."""
-
-    root: Path
-
-    @property
-    def build(self) -> Path:
-        return self.root / "build"
-
-    @property
-    def owner(self) -> str:
-        """What containers of a build of this folder are labelled with."""
-        return str(self.build)
-
-    @property
-    def layout(self) -> Layout:
-        """The images as they are kept."""
-        return Layout(self.build / OCI)
-
-    @property
-    def stamps(self) -> Stamps:
-        """What is known of last builds."""
-        return Stamps(self.build, self.layout)
 
 
 def build(
@@ -82,10 +53,10 @@ def build(
     _check_clock(place)
     if not plan(place, targets, wanted, force=force):
         return []
-    with showing.chosen() as progress, _alone(place, progress), _sigterm_is_ctrl_c(), process.usual_umask():
+    with progress_views.chosen() as progress, _locked(place, progress), sigterm_raises(), process.usual_umask():
         # Looked at again: another build may have done the work while we waited for it.
         todo = plan(place, targets, wanted, force=force)
-        _clear(place, progress)
+        _remove_leftovers(place, progress)
         return _Run(place, targets, force, progress, repeat).all(todo)
 
 
@@ -98,10 +69,10 @@ def plan(
 
 
 @contextmanager
-def holding(place: Place) -> Iterator[showing.Progress]:
+def build_folder_locked(place: Place) -> Iterator[progress_views.Progress]:
     """The build folder for ourselves, for work with what was built; a SIGTERM is then Ctrl-C. Waits for its lock."""
     place.build.mkdir(parents=True, exist_ok=True)
-    with showing.chosen() as progress, _alone(place, progress), _sigterm_is_ctrl_c(), process.usual_umask():
+    with progress_views.chosen() as progress, _locked(place, progress), sigterm_raises(), process.usual_umask():
         yield progress
 
 
@@ -111,20 +82,20 @@ class _Run:
         place: Place,
         targets: Mapping[str, Target],
         force: frozenset[str],
-        progress: showing.Progress,
+        progress: progress_views.Progress,
         repeat: Sequence[str],
     ) -> None:
         self._place = place
         self._targets = targets
         self._force = force
         self._layout = place.layout
-        self._stamps = Stamps(place.build, self._layout)
+        self._stamps = place.stamps
         self._progress = progress
         self._repeat = repeat
         self._stop = Stop()
         self._ended: queue.SimpleQueue[tuple[Verdict, str | BaseException]] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
-        self._room: dict[str, int] = {}
+        self._free_bytes: dict[str, int] = {}
 
     def all(self, todo: list[Verdict]) -> list[str]:
         waiting = {verdict.target.name: verdict for verdict in todo}
@@ -146,7 +117,7 @@ class _Run:
                     self._progress.ended(verdict.target.name, "failed")
                     failed.append(self._explain(verdict, outcome))
         except BaseException:
-            self._progress.say("stopping: ending what was started")
+            self._progress.report("stopping: ending what was started")
             self._stop.set()
             for thread in self._threads:
                 while thread.is_alive():
@@ -178,7 +149,7 @@ class _Run:
         if verdict.inputs is None:
             verdict = verdicts(self._targets, [name], self._stamps.built, force=self._force & {name})[-1]
             if verdict.reason is None:
-                self._progress.say(f"{name}: not needed, what comes before it is as it was")
+                self._progress.report(f"{name}: not needed, what comes before it is as it was")
                 return False
         assert verdict.inputs is not None, "what a target needs is built before it"
         self._progress.started(
@@ -229,7 +200,7 @@ class _Run:
                 if not isinstance(error, BuildError | OSError):
                     file.write(traceback.format_exc().encode())
                 # Now, as what this step has written is about to go.
-                self._room[target.name] = shutil.disk_usage(place.build).free
+                self._free_bytes[target.name] = shutil.disk_usage(place.build).free
                 raise
             finally:
                 step.abandon()
@@ -247,8 +218,8 @@ class _Run:
         lines = [f"log: {log}"]
         if verdict.target.network:
             lines.insert(0, "it fetches from the network, and what it once fetched stays in build/cache")
-        if (room := self._room.get(name, _LITTLE_ROOM)) < _LITTLE_ROOM:
-            lines.insert(0, f"only {room >> 20} MiB were free where {self._place.build} lies")
+        if (free := self._free_bytes.get(name, _LOW_DISK_BYTES)) < _LOW_DISK_BYTES:
+            lines.insert(0, f"only {free >> 20} MiB were free where {self._place.build} lies")
         if self._repeat:
             lines.append(f"again: {shlex.join([*self._repeat, name])}")
         repeat = "\n  ".join(lines)
@@ -285,47 +256,28 @@ def _log(place: Place, target: Target) -> Path:
     return place.build / "logs" / f"{target.name}.log"
 
 
-def _clear(place: Place, progress: showing.Progress) -> None:
+def _remove_leftovers(place: Place, progress: progress_views.Progress) -> None:
     """Remove what a build that was killed left behind. We hold the lock, so nobody works with it."""
-    from images.engine import containers, docker_images  # noqa: PLC0415  # importing docker costs 0.2 s
-
-    left = [f"container {name}" for name in containers.sweep(place.owner)]
-    left += [f"image {tag}" for tag in docker_images.sweep(place.owner)]
+    left = [f"container {name}" for name in containers.remove_leftovers(place.owner)]
+    left += [f"image {tag}" for tag in docker_images.remove_leftovers(place.owner)]
     if _scratch(place).exists():
         left += [str(path.relative_to(place.root)) for path in _scratch(place).iterdir()]
         shutil.rmtree(_scratch(place))
     if left:
-        progress.say(f"removed what a killed build left: {', '.join(left)}")
+        progress.report(f"removed what a killed build left: {', '.join(left)}")
 
 
 @contextmanager
-def _alone(place: Place, progress: showing.Progress) -> Iterator[None]:
+def _locked(place: Place, progress: progress_views.Progress) -> Iterator[None]:
     """Hold the build folder's lock; wait for another build of it to end. The kernel frees it when we die."""
     with (place.build / "lock").open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
-            progress.say(f"waiting for the build of process {lock.read().strip() or '?'} to end")
+            progress.report(f"waiting for the build of process {lock.read().strip() or '?'} to end")
             fcntl.flock(lock, fcntl.LOCK_EX)
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
         yield
-
-
-@contextmanager
-def _sigterm_is_ctrl_c() -> Iterator[None]:
-    """A SIGTERM stops the build as Ctrl-C does. Elsewhere than in the main thread it changes nothing."""
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before: Callable[..., object] | int | None = None
-    with suppress(ValueError):
-        before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)

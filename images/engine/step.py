@@ -14,16 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from images.engine import containers, docker_images, inputs, layers, process, stamps
-from images.engine.annotations import described
+from images.engine import containers, docker_images, inputs, layers, process
+from images.engine.annotations import LABEL_INPUTS, input_labels, oci_labels
 from images.engine.containers import ImageConfig
 from images.engine.errors import BuildError
 from images.engine.graph import Target
 from images.engine.inputs import Inputs
 from images.engine.oci import Image, Layer, Layout
 from images.engine.process import Stop
-
-OCI = Path("oci")
 
 
 @dataclass(kw_only=True)
@@ -54,7 +52,7 @@ class Step:
     @property
     def labels(self) -> dict[str, str]:
         """The labels by which the image that is being built is known."""
-        return stamps.labels(self.target, self.inputs)
+        return input_labels(self.target.name, self.inputs)
 
     @functools.cached_property
     def checkout(self) -> Path:
@@ -83,7 +81,7 @@ class Step:
         self._outputs[path] = place
         return place
 
-    def tell(self, facts: Inputs) -> None:
+    def write_facts(self, facts: Inputs) -> None:
         """Write the facts that the target promised (images.engine.graph.Target)."""
         if self.target.facts is None:
             raise ValueError(f"{self.target.name} promised no facts")
@@ -100,12 +98,12 @@ class Step:
     ) -> None:
         """Run a command to its end, its output going to the log. See images.engine.process.run.
 
-        Of the environment it has what `process.surroundings` says, and `env`.
+        Of the environment it has what `process.clean_environment` says, and `env`.
         """
-        around = process.surroundings(network=self.target.network)
-        process.run(argv, log=self.log, stop=self.stop, cwd=cwd, env=env, stdin=stdin, stdout=stdout, around=around)
+        base_env = process.clean_environment(network=self.target.network)
+        process.run(argv, log=self.log, stop=self.stop, cwd=cwd, env=env, stdin=stdin, stdout=stdout, base_env=base_env)
 
-    def say(self, line: str) -> None:
+    def report(self, line: str) -> None:
         """Put a line of our own into the log."""
         self.log.write(f"# {line}\n".encode())
 
@@ -149,7 +147,7 @@ class Step:
     def recover(self) -> bool:
         """Whether the image, made of the same inputs, was in the layout already; then Docker is given it again."""
         image = self.layout.image(self.target.image) if self.target.image else None
-        if image is None or image.labels.get(stamps.LABEL_HASH) != self.labels[stamps.LABEL_HASH]:
+        if image is None or image.labels.get(LABEL_INPUTS) != self.labels[LABEL_INPUTS]:
             return False
         self.given = docker_images.docker_id(self.layout, image, self.owner, self.scratch)
         docker_images.name(self.given, image.name)
@@ -158,15 +156,15 @@ class Step:
     def _in_layout(self, name: str) -> Image:
         found = self.layout.image(name)
         if found is None:
-            raise BuildError(f"the image {name} is not in {self.build / OCI}", hint="invoke build-all makes it")
+            raise BuildError(f"the image {name} is not among those that were built", hint="invoke build-all makes it")
         return found
 
     def _make(self, config: ImageConfig, tar: Path, below: Sequence[Layer]) -> None:
         self.stop.check()
         name = self.target.image or ""
         layer = self.layout.add_layer(tar, created_by=self.target.name)
-        document = config.document({**self.labels, **described(name, config.description, config.version, self.epoch)})
-        self.made = self.layout.add_image(name, [*below, layer], document, epoch=self.epoch)
+        labels = {**self.labels, **oci_labels(name, config.description, config.version, self.epoch)}
+        self.made = self.layout.add_image(name, [*below, layer], config.document(labels), epoch=self.epoch)
         self._loaded = docker_images.load(self.layout, self.made, self.owner, self.scratch, known=below)
 
     def finish(self) -> None:

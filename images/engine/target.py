@@ -11,9 +11,9 @@ from pathlib import Path
 
 from images.engine import inputs
 from images.engine.graph import Target
+from images.engine.place import ROOT
 from images.engine.step import Step
 
-ROOT = Path(__file__).resolve().parents[2]
 # The engine itself: every target is built by it.
 _ENGINE = ROOT / "images/engine/runner.py"
 

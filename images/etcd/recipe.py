@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from images import scripts
-from images.base import recipe as system
+from images import layered_image
 from images.bases.base import Base
+from images.bases.product import Product, image_target
 from images.engine.containers import ImageConfig
 from images.engine.graph import Target
 from images.etcd import release
 
-NAME = "images.etcd"
 VOLUME = "/var/lib/etcd"
 # The same on every base and in every release of it: a volume's files belong to a number. It is above the numbers that
 # distributions give to accounts of theirs, and easy to keep in mind.
@@ -46,17 +45,15 @@ python3 -IB -c 'import sys; sys.path.insert(0, "/usr/libexec/etcd"); import etcd
 """
 
 
-def targets(base: Base) -> tuple[Target, ...]:
+def _targets(base: Base) -> tuple[Target, ...]:
     """The target of this image; before it, on a base without a package of etcd, the one that fetches its release."""
     fetched = () if base.packaged_etcd else (release.target(release_url(base)),)
     unpack = "" if base.packaged_etcd else release.INSTALL_SCRIPT
-    image = scripts.target(
-        name=NAME,
+    image = layered_image.target(
+        image="etcd",
         recipe=Path(__file__),
         base=base,
-        image="etcd",
         parent="base",
-        parent_target=system.NAME,
         packages=base.packages["etcd"],
         config=CONFIG,
         script=unpack + SCRIPT,
@@ -69,3 +66,6 @@ def targets(base: Base) -> tuple[Target, ...]:
 def release_url(base: Base) -> str:
     """Where the release is fetched from: upstream's own place, or a mirror of it."""
     return f"{base.site('etcd')}/v{release.VERSION}/{release.URL.rpartition('/')[2]}"
+
+
+PRODUCT = Product(name=image_target("etcd"), roles=("etcd",), targets=_targets, build_all=(image_target("etcd"),))

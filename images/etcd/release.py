@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 
 from images.engine import target as targets
 from images.engine.errors import BuildError
+from images.engine.files import written_whole
 from images.engine.graph import CACHE, Target
 from images.engine.step import Step
 
@@ -80,16 +81,15 @@ def fetch(to: Path, url: str = URL, sha256: str = SHA256, step: Step | None = No
 
     `url` is http, https or file. The file is at `to` when it is whole and right, and never before.
     """
-    half = to.with_name(f".{to.name}.half")
     try:
-        size = _download(half, url, step)
-        found = _digest(half)
-        if found != sha256:
-            raise BuildError(
-                f"{url} is another file: its SHA-256 is {found}, and {sha256} was expected{_guess(half, size)}",
-                hint=_HINT,
-            )
-        half.rename(to)
+        with written_whole(to) as half:
+            size = _download(half, url, step)
+            found = _digest(half)
+            if found != sha256:
+                raise BuildError(
+                    f"{url} is another file: its SHA-256 is {found}, and {sha256} was expected{_guess(half, size)}",
+                    hint=_HINT,
+                )
     except (OSError, ValueError, http.client.HTTPException) as error:
         if isinstance(error, urllib.error.HTTPError):
             error.close()
@@ -97,8 +97,6 @@ def fetch(to: Path, url: str = URL, sha256: str = SHA256, step: Step | None = No
             f"etcd's release did not come from {url}: {error or type(error).__name__}",
             hint=_HINT,
         ) from error
-    finally:
-        half.unlink(missing_ok=True)
 
 
 def _download(to: Path, url: str, step: Step | None) -> int | None:

@@ -33,7 +33,7 @@ def add(step: Step, base: Base, full: Path, small: Path) -> None:
     for path in sorted(paths):
         _copy(full, small, path)
     if missing:
-        step.say(f"no licence text in the packages {', '.join(missing)}, nor in others of their sources")
+        step.report(f"no licence text in the packages {', '.join(missing)}, nor in others of their sources")
 
 
 def _files(root: Path) -> set[str]:

@@ -20,41 +20,36 @@ from typing import IO, Any
 
 from images import signing
 from images.engine import containers
+from images.engine.blobs import INDEX_FILE, LAYOUT_FILE, LAYOUT_VERSION, REF_NAME, index_document
 from images.engine.errors import BuildError
-from images.engine.oci import REF_NAME
+from images.engine.files import written_whole
 from images.engine.process import Stop
-from images.ship.packed import Blob, Packed, index, place
+from images.ship.compressed import CompressedImage, index_entries
 
 _CHUNK = 1 << 20
 _LISTING = "manifest.json"
-_INDEX = "index.json"
 _NAME_KEYS = (REF_NAME, "io.containerd.image.name")
 _NAME = re.compile(r"(docker\.io/)?overlayd/[a-z0-9][a-z0-9_.-]*:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _SUM = re.compile(r"(?P<sum>[0-9a-f]{64})(?: [ *].+)?\n?")
 
 
-def save(images: Sequence[Packed], to: Path, stop: Stop) -> str:
+def save(images: Sequence[CompressedImage], to: Path, stop: Stop) -> str:
     """Write images to a file, and its SHA-256 beside it; the same in hexadecimal. The same images give the same bytes.
 
     Written under another name and put in place when whole. Raises BuildError (a full disk, a damaged blob), Cancelled.
     """
-    half, half_sum = (name.with_name(f".{name.name}.half") for name in (to, sum_file(to)))
     try:
-        with half.open("wb") as file:
-            out = _Hashing(file)
-            _write(images, out, stop)
-            file.flush()
-            os.fsync(file.fileno())
-        half_sum.write_text(f"{out.hashed.hexdigest()}  {to.name}\n")
-        # An archive whose sum is another's would be refused; one without a sum as well.
-        sum_file(to).unlink(missing_ok=True)
-        half.rename(to)
-        half_sum.rename(sum_file(to))
+        # The archive gets its name first, and its sum at last: whoever looks between the two finds no sum, and is told.
+        with written_whole(sum_file(to)) as half_sum, written_whole(to) as half:
+            with half.open("wb") as file:
+                out = _Hashing(file)
+                _write(images, out, stop)
+                file.flush()
+                os.fsync(file.fileno())
+            half_sum.write_text(f"{out.hashed.hexdigest()}  {to.name}\n")
+            sum_file(to).unlink(missing_ok=True)
     except OSError as error:
         raise BuildError(f"{to} was not written: {error.strerror}", hint=_hint(error, images, to)) from error
-    finally:
-        half.unlink(missing_ok=True)
-        half_sum.unlink(missing_ok=True)
     return out.hashed.hexdigest()
 
 
@@ -68,12 +63,12 @@ def load(
     *,
     sha256: str | None = None,
     key: Path | None = None,
-    say: Callable[[str], None],
+    report: Callable[[str], None],
     warn: Callable[[str], None],
 ) -> dict[str, str]:
     """Give an archive to Docker, once its SHA-256 is that of `sha256` or of the file beside it; image IDs by tag.
 
-    With `key`, a public one, the signature beside it has to be by that key. `say` is given a line for each image,
+    With `key`, a public one, the signature beside it has to be by that key. `report` is given a line for each image,
     `warn` what was not looked at. Raises BuildError when the file is another, or Docker does not take it.
     """
     expected = (sha256 or _expected(file)).lower()
@@ -102,7 +97,7 @@ def load(
             for tag, image in images.items():
                 if client.inspect_image(tag)["Id"] != image:
                     raise BuildError(f"Docker gave {tag} another image than {image}, which {file} holds")
-                say(f"{tag}  {image}")
+                report(f"{tag}  {image}")
     return images
 
 
@@ -126,7 +121,7 @@ def listed(file: Path, content: IO[bytes] | None = None) -> dict[str, str]:
             # What skopeo, and a Docker that keeps images in containerd, go by.
             names = {
                 value
-                for entry in _document(tar, _INDEX)["manifests"]
+                for entry in _document(tar, INDEX_FILE)["manifests"]
                 for key, value in entry.get("annotations", {}).items()
                 if key in _NAME_KEYS
             }
@@ -175,34 +170,30 @@ def _not_who(file: Path) -> str:
     return said
 
 
-def _write(images: Sequence[Packed], out: _Hashing, stop: Stop) -> None:
+def _write(images: Sequence[CompressedImage], out: _Hashing, stop: Stop) -> None:
     listing = [
-        {"Config": _path(image.config), "RepoTags": [image.name], "Layers": [_path(layer) for layer in image.layers]}
+        {"Config": image.config.path, "RepoTags": [image.name], "Layers": [layer.path for layer in image.layers]}
         for image in images
     ]
-    blobs = {blob.digest: (image.folder, blob) for image in images for blob in image.blobs}
+    blobs = {blob.digest: (image.path(blob), blob) for image in images for blob in image.blobs}
     # A stream: what is read of an archive, to see what it holds, is its beginning.
     with tarfile.open(fileobj=out, mode="w|", format=tarfile.USTAR_FORMAT) as tar:
         for name, document in (
             (_LISTING, listing),
-            ("oci-layout", {"imageLayoutVersion": "1.0.0"}),
-            (_INDEX, index(images)),
+            (LAYOUT_FILE, LAYOUT_VERSION),
+            (INDEX_FILE, index_document(index_entries(images))),
         ):
             content = json.dumps(document, sort_keys=True).encode() + b"\n"
             tar.addfile(_entry(name, len(content)), io.BytesIO(content))
-        for folder, blob in blobs.values():
-            with place(folder, blob.digest).open("rb") as source:
+        for place, blob in blobs.values():
+            with place.open("rb") as source:
                 checked = _Checked(source, stop)
-                tar.addfile(_entry(_path(blob), blob.size), checked)
+                tar.addfile(_entry(blob.path, blob.size), checked)
             if f"sha256:{checked.hashed.hexdigest()}" != blob.digest:
                 raise BuildError(
-                    f"{place(folder, blob.digest)} is damaged: its content has another digest",
+                    f"{place} is damaged: its content has another digest",
                     hint="remove it; it is made again by the same command",
                 )
-
-
-def _path(blob: Blob) -> str:
-    return f"blobs/{blob.digest.replace(':', '/', 1)}"
 
 
 def _entry(name: str, size: int) -> tarfile.TarInfo:
@@ -259,7 +250,7 @@ def _expected(file: Path) -> str:
     return found["sum"]
 
 
-def _hint(error: OSError, images: Sequence[Packed], to: Path) -> str | None:
+def _hint(error: OSError, images: Sequence[CompressedImage], to: Path) -> str | None:
     if error.errno != errno.ENOSPC:
         return None
     needed = sum({blob.digest: blob.size for image in images for blob in image.blobs}.values())

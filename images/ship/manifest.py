@@ -7,15 +7,15 @@ import json
 import platform
 import re
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from images.bases.base import Base
 from images.engine import commit
+from images.engine.annotations import timestamp
 from images.engine.process import capture
-from images.ship.packed import Packed, compression
+from images.ship.compressed import CompressedImage, compression
 from images.ship.yum import KEY_FILE, REPO_FILE
 from images.signing import Key
 
@@ -41,16 +41,16 @@ def tools() -> dict[str, str]:
     }
 
 
-def image(packed: Packed, archive: str, bill: str) -> dict[str, Any]:
-    """What the manifest says of an image: `archive` and `bill` are paths in the release."""
+def image(compressed: CompressedImage, archive: str, sbom: str) -> dict[str, Any]:
+    """What the manifest says of an image: `archive` and `sbom` are paths in the release."""
     return {
-        "name": packed.name,
-        "id": packed.id,
-        "digest": packed.manifest.digest,
-        "layers": [layer.digest for layer in packed.layers],
-        "annotations": dict(packed.annotations),
+        "name": compressed.name,
+        "id": compressed.id,
+        "digest": compressed.manifest.digest,
+        "layers": [layer.digest for layer in compressed.layers],
+        "annotations": dict(compressed.annotations),
         "archive": archive,
-        "sbom": bill,
+        "sbom": sbom,
     }
 
 
@@ -72,7 +72,7 @@ def document(
             "format": _FORMAT,
             "name": "overlayd",
             "version": version,
-            "created": datetime.fromtimestamp(epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "created": timestamp(epoch),
             "source": origin,
             "base": {"name": base.name, "title": base.title},
             "signed": None if key is None else {"fingerprint": key.fingerprint, "by": key.uid},

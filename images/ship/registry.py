@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from images.engine import process, sandbox
 from images.engine.errors import BuildError, CommandFailed
 from images.engine.process import Stop
-from images.ship.packed import Packed
+from images.ship.compressed import CompressedImage
 
 # A host with a dot, or a port, or localhost: what Docker does not take for a user name of Docker Hub.
 _HOST = r"(?:localhost|(?=[^/]*[.:])[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:]+\])(?::[0-9]{1,5})?"
@@ -59,11 +59,11 @@ class Registry:
     prefix: str = ""
     tls_verify: bool = True
 
-    def by_digest(self, image: Packed) -> str:
+    def by_digest(self, image: CompressedImage) -> str:
         """The name under which exactly this image can be pulled."""
         return f"{self.host}{self.prefix}/{image.repository}@{image.manifest.digest}"
 
-    def by_tag(self, image: Packed) -> str:
+    def by_tag(self, image: CompressedImage) -> str:
         return f"{self.host}{self.prefix}/{image.name}"
 
 
@@ -78,8 +78,8 @@ def parse(given: str, *, tls_verify: bool = True) -> Registry:
     return Registry(host=found["host"], prefix=found["prefix"], tls_verify=tls_verify)
 
 
-def push(registry: Registry, images: Iterable[Packed], stop: Stop, say: Callable[[str], None]) -> None:
-    """Push images; `say` is given the name by digest of each. Tags are moved when all of them are there.
+def push(registry: Registry, images: Iterable[CompressedImage], stop: Stop, report: Callable[[str], None]) -> None:
+    """Push images; `report` is given the name by digest of each. Tags are moved when all of them are there.
 
     Digests are kept: what is pulled by that name is what was packed. Blobs that the registry has are not sent again.
     Raises BuildError, saying what the registry did, and Cancelled.
@@ -88,12 +88,12 @@ def push(registry: Registry, images: Iterable[Packed], stop: Stop, say: Callable
     images = list(images)
     for image in images:
         _copy(registry, image, registry.by_digest(image), stop)
-        say(registry.by_digest(image))
+        report(registry.by_digest(image))
     for image in images:
         _copy(registry, image, registry.by_tag(image), stop)
 
 
-def _copy(registry: Registry, image: Packed, to: str, stop: Stop) -> None:
+def _copy(registry: Registry, image: CompressedImage, to: str, stop: Stop) -> None:
     with tempfile.TemporaryFile("w+b") as log:
         try:
             process.run(
@@ -109,14 +109,14 @@ def _copy(registry: Registry, image: Packed, to: str, stop: Stop) -> None:
                 # Its way to name a layout cannot say a path with a colon in it.
                 cwd=image.folder,
                 # Logins are the user's.
-                around=os.environ,
+                base_env=os.environ,
             )
         except CommandFailed as error:
             log.seek(0)
             raise _explained(registry, image, log.read().decode(errors="replace"), error) from error
 
 
-def _explained(registry: Registry, image: Packed, said: str, error: BuildError) -> BuildError:
+def _explained(registry: Registry, image: CompressedImage, said: str, error: BuildError) -> BuildError:
     last = next((line for line in reversed(said.splitlines()) if line and not line.startswith("+ ")), "")
     found = meaning(registry.host, last)
     if found is None:

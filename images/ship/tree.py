@@ -20,7 +20,7 @@ _MOST_LINKS = 40  # as the kernel's own limit
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class TreeEntry:
     """A file of an image. A regular one has its content in `layer` at `offset`, `size` bytes; a link has a `target`."""
 
     kind: bytes
@@ -39,16 +39,16 @@ class Tree:
 
     def __init__(self, layers: Iterable[Path]) -> None:
         """`layers` are uncompressed tars, the lowest first. Raises OSError and tarfile.TarError."""
-        self._entries: dict[str, Entry] = {}
+        self._entries: dict[str, TreeEntry] = {}
         self._real: dict[str, str] = {"": ""}
         for layer in layers:
             self._put(layer)
 
-    def files(self) -> Iterator[tuple[str, Entry]]:
+    def files(self) -> Iterator[tuple[str, TreeEntry]]:
         """The regular files, sorted by path."""
         return ((path, entry) for path, entry in sorted(self._entries.items()) if entry.is_file)
 
-    def below(self, folder: str) -> Iterator[tuple[str, Entry]]:
+    def below(self, folder: str) -> Iterator[tuple[str, TreeEntry]]:
         """The regular files directly in a folder."""
         return ((path, entry) for path, entry in self.files() if posixpath.dirname(path) == folder)
 
@@ -57,21 +57,21 @@ class Tree:
         folder, name = posixpath.split(path.strip("/"))
         return posixpath.join(self._folder(folder, 0), name)
 
-    def sha256(self, entry: Entry) -> str:
+    def sha256(self, entry: TreeEntry) -> str:
         """The SHA-256 of a regular file, in hexadecimal."""
         hashed = hashlib.sha256()
         for chunk in _content(entry):
             hashed.update(chunk)
         return hashed.hexdigest()
 
-    def extract(self, entry: Entry, to: Path) -> None:
+    def extract(self, entry: TreeEntry, to: Path) -> None:
         """Write the content of a regular file."""
         with to.open("wb") as out:
             for chunk in _content(entry):
                 out.write(chunk)
 
     def _put(self, layer: Path) -> None:
-        here: dict[str, Entry] = {}
+        here: dict[str, TreeEntry] = {}
         gone: set[str] = set()
         emptied: set[str] = set()
         with tarfile.open(layer, "r:") as tar:
@@ -87,7 +87,7 @@ class Tree:
                     first = posixpath.normpath(member.linkname).strip("/")
                     here[path] = here.get(first) or self._entries[first]
                 elif path not in ("", "."):
-                    here[path] = Entry(
+                    here[path] = TreeEntry(
                         kind=member.type,
                         layer=layer,
                         offset=member.offset_data,
@@ -123,7 +123,7 @@ def _folders(path: str) -> Iterator[str]:
             yield path
 
 
-def _content(entry: Entry) -> Iterator[bytes]:
+def _content(entry: TreeEntry) -> Iterator[bytes]:
     with entry.layer.open("rb") as file:
         file.seek(entry.offset)
         yield from _read(file, entry.size)

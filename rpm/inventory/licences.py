@@ -2,7 +2,7 @@
 
     python -m rpm.inventory.licences INVENTORY TEXTS OUT
 
-INVENTORY is what take.py wrote, TEXTS is rpm/licenses. OUT, which is made, has a folder `texts` for
+INVENTORY is what collect.py wrote, TEXTS is rpm/licenses. OUT, which is made, has a folder `texts` for
 /usr/share/licenses/overlayd, with a folder for each part, and the file `expression`: the RPM's License field.
 A part without a text stops the build by its name.
 """

@@ -26,11 +26,11 @@ def targets(base: Base, *, frozen: Path, wheelhouse: Path, python: str) -> tuple
         name=NAME,
         base=base,
         code=Path(__file__),
-        script=f"{run}.take /run/frozen /run/wheelhouse {source.LICENCES}/parts.toml {_MADE}",
+        script=f"{run}.collect /run/frozen /run/wheelhouse {source.LICENCES}/parts.toml {_MADE}",
         mounts={frozen: "/run/frozen", wheelhouse: "/run/wheelhouse"},
         fetch=_MADE,
         output=INVENTORY,
-        files=[*code, _CODE / "take.py", source.LICENCES / "parts.toml"],
+        files=[*code, _CODE / "collect.py", source.LICENCES / "parts.toml"],
         needs=("rpm.wheelhouse", "rpm.freeze"),
     )
     licences = container.target(

@@ -13,8 +13,8 @@ import pytest
 
 from images.bases import catalogue
 from images.engine import docker_images
-from images.engine.runner import Place
-from images.targets import of_everything
+from images.engine.place import Place
+from pipeline.targets import of_base
 from rpm import source
 from tests.cluster.test_reproducible import content, ids
 from tests.testbed.cluster.checkout import checkout, commit, give_what_is_built
@@ -25,14 +25,14 @@ from tests.testbed.cluster.planned import append, flip_mode, make_link
 # What no target is made of, and why it need not be.
 NOT_COUNTED = re.compile(
     r"""images/(README|base/README|bases/README|[a-z]+/README)\.md   # for people
-    |images/(task_collection|targets|explain)\.py|rpm/task_collection\.py   # which targets there are, and how to ask
-    |images/bases/(choose|catalogue|mirrors)\.py                    # which base
-    |images/bases/(centos|centos_7|centos_stream9|centos_stream10|debian12_rpm)\.py    # values, which count as such
+    |images/recipes\.py|images/engine/why\.py                      # which images there are; a plan in words
+    |images/bases/(choose|mirrors)\.py                              # which base
+    |images/bases/(centos|catalogue/[a-z0-9_]+)\.py                  # values, which count as such
     |images/bases/debian12/rpm-va\.txt                              # looks at what is built
     |images/bases/fetch\.py                                         # of bases whose packages are fetched by dnf
     |images/mirrors\.toml                                           # where packages come from; keys say which they are
     |images/[a-z0-9]+/__init__\.py|images/bases/debian12/__init__\.py|rpm/[a-z]+/__init__\.py
-    |images/(reporting|engine/(dockerd|lock|preflight))\.py            # before a build begins
+    |images/engine/(dockerd|lock|preflight)\.py                     # before a build begins
     |images/etcd/release\.py                                        # of bases without a package of etcd
     |images/ship/.*                                                 # made of what is built
     |rpm/rpmlint\.toml                                              # looks at what is built
@@ -52,7 +52,7 @@ def files() -> list[str]:
 def counted(base: str) -> dict[str, set[str]]:
     """The targets that each file is an input of."""
     found: dict[str, set[str]] = {}
-    for name, target in of_everything(catalogue.get(base)).items():
+    for name, target in of_base(catalogue.get(base)).items():
         for key in target.inputs:
             kind, _, path = key.partition(" ")
             if kind in ("file", "code"):
@@ -88,7 +88,7 @@ def test_a_change_of_each_file_in_content_mode_or_kind_is_in_the_plan(place: Pla
     to = tmp_path / "planned.json"
     command = [sys.executable, "-m", "tests.testbed.cluster.planned", str(to), base]
     subprocess.run(command, cwd=place.root, check=True, timeout=1200)
-    targets = of_everything(catalogue.get(base))
+    targets = of_base(catalogue.get(base))
     for path, changes in json.loads(to.read_text()).items():
         as_file = {name for name, target in targets.items() if f"file {path}" in target.inputs}
         as_code = {name for name, target in targets.items() if f"code {path}" in target.inputs}
@@ -138,7 +138,7 @@ CHANGES: Mapping[str, tuple[str, Callable[[Path], None], set[str]]] = {
 def test_the_targets_that_the_plan_names_are_those_that_differ_after_a_build(place: Place, base: str) -> None:
     try:
         invoke(place, "build-all", "--base", base)
-        targets = of_everything(catalogue.get(base))
+        targets = of_base(catalogue.get(base))
         for what, (path, change, expected) in CHANGES.items():
             before = results(place)
             change(place.root / path)

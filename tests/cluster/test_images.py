@@ -11,9 +11,9 @@ import pytest
 from images.engine import containers, docker_images
 from images.engine.containers import ImageConfig
 from images.engine.graph import Target
+from images.engine.place import PLACE
 from images.engine.process import Stop
 from images.engine.step import Step
-from images.targets import PLACE
 from tests.testbed.cluster.create import ROOT
 
 EPOCH = 1_700_000_000

@@ -16,9 +16,9 @@ import docker
 import pytest
 
 from images.bases import catalogue
-from images.engine.containers import LABEL_BUILD
-from images.engine.runner import Place
-from images.targets import PLACE, of_everything
+from images.engine.annotations import LABEL_BUILD
+from images.engine.place import PLACE, Place
+from pipeline.targets import of_base
 from tests.testbed.cluster.checkout import checkout
 from tests.testbed.cluster.invoked import invoked_well
 from tests.testbed.polling import eventually
@@ -126,7 +126,7 @@ def all_is_built_before_and_after(base: str) -> Iterator[None]:
 
 
 def test_every_phase_is_tried(base: str) -> None:
-    assert set(PHASES) == set(of_everything(catalogue.get(base)))
+    assert set(PHASES) == set(of_base(catalogue.get(base)))
 
 
 @pytest.mark.parametrize("target", PHASES)

@@ -11,8 +11,8 @@ import pytest
 from cyclonedx import spdx
 
 from images.bases import catalogue
-from images.engine.runner import Place
-from images.ship import contents
+from images.engine.place import Place
+from images.ship import image_inventory
 from rpm.inventory import parts
 from rpm.inventory.target import INVENTORY
 from tests.testbed.cluster.create import ROOT
@@ -80,7 +80,7 @@ def test_our_own_files_in_an_image_have_our_licence_beside_them(base: str, image
 def test_the_probe_has_the_texts_of_the_packages_that_its_files_are_from(debian: str) -> None:
     image = PLACE.layout.image(f"overlayd/probe:{debian}")
     assert image is not None
-    found = contents.read(PLACE.layout, image, PLACE.build / catalogue.get(debian).repository)
+    found = image_inventory.read(PLACE.layout, image, PLACE.build / catalogue.get(debian).repository)
     names = {package.name for package in found.partial}
     assert {"bash", "libc6", "iperf3"} <= names
     script = f"for name in {' '.join(sorted(names))}; do test -s /usr/share/doc/$name/copyright || echo $name; done"

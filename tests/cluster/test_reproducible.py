@@ -17,8 +17,8 @@ import pytest
 
 from images.bases import catalogue
 from images.engine import docker_images
-from images.engine.runner import Place
-from images.targets import PLACE, of_everything
+from images.engine.place import PLACE, Place
+from pipeline.targets import of_base
 from tests.testbed.cluster.checkout import checkout, is_dirty, tarball
 
 NOBODY = 65534
@@ -157,7 +157,7 @@ def test_one_commit_gives_the_same_images_and_rpm_whoever_builds_it_how_and_wher
 
 def check_that_what_was_used_is_counted(used: Mapping[str, list[str]], base: str) -> None:
     """Every function of ours that ran while a target was made, and every file of ours that was read, is an input."""
-    targets = of_everything(catalogue.get(base))
+    targets = of_base(catalogue.get(base))
     made = set(used) & set(targets)
     assert {"images.base", "images.etcd", "images.host", "rpm.freeze", "rpm.build"} <= made
     for name in made:

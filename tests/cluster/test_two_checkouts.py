@@ -14,8 +14,8 @@ import pytest
 from docker.errors import NotFound
 
 from images.engine import docker_images
-from images.engine.runner import Place
-from images.targets import PLACE
+from images.engine.place import PLACE, Place
+from images.engine.tags import own_tag
 from tests.testbed.cluster.checkout import checkout, commit, give_what_is_built
 from tests.testbed.cluster.packaged import tar
 
@@ -93,7 +93,7 @@ def test_two_checkouts_build_at_once_and_each_has_its_own(checkouts: list[Place]
         for process in both:
             assert "images.etcd: built" in ended(process)
         for place in checkouts:
-            own = client.images.get(docker_images.own_tag(place.owner, names[1]))
+            own = client.images.get(own_tag(place.owner, names[1]))
             made = place.layout.image(names[1])
             assert made is not None
             assert [layer.digest for layer in made.layers] == own.attrs["RootFS"]["Layers"]
@@ -111,11 +111,11 @@ def test_two_checkouts_build_at_once_and_each_has_its_own(checkouts: list[Place]
     # This checkout's own results are what they were, and it notices that the names are another's.
     assert {name: PLACE.layout.image(name) for name in names} == before
     for name in names:
-        assert client.images.get(name).id != client.images.get(docker_images.own_tag(PLACE.owner, name)).id
+        assert client.images.get(name).id != client.images.get(own_tag(PLACE.owner, name)).id
     said = ended(invoke(PLACE, "images.etcd", "--base", base))
     for name, target in zip(names, ("images.base", "images.etcd"), strict=True):
         assert f"{target}: given to Docker" in said
-        assert client.images.get(name).id == client.images.get(docker_images.own_tag(PLACE.owner, name)).id
+        assert client.images.get(name).id == client.images.get(own_tag(PLACE.owner, name)).id
     assert "nothing to do" in ended(invoke(PLACE, "images.etcd", "--base", base))
     client.close()
 
@@ -123,12 +123,12 @@ def test_two_checkouts_build_at_once_and_each_has_its_own(checkouts: list[Place]
 def test_images_of_a_deleted_checkout_are_removed_on_request_and_by_no_build(tmp_path: Path, base: str) -> None:
     client = docker.from_env()
     gone, name = str(tmp_path / "gone/build"), f"overlayd/probe:{base}"
-    left, of_gone = docker_images.own_tag(str(tmp_path), f"new-left-probe:{base}"), docker_images.own_tag(gone, name)
-    kept = docker_images.own_tag(str(tmp_path), name)
+    left, of_gone = own_tag(str(tmp_path), f"new-left-probe:{base}"), own_tag(gone, name)
+    kept = own_tag(str(tmp_path), name)
     for tag in (left, of_gone, kept):
         client.images.get(name).tag(tag)
     try:
-        assert docker_images.sweep(str(tmp_path)) == [left]
+        assert docker_images.remove_leftovers(str(tmp_path)) == [left]
         with pytest.raises(NotFound):
             client.images.get(left)
         assert client.images.get(kept).id == client.images.get(of_gone).id == client.images.get(name).id

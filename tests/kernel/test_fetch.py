@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from images.bases import asking, dnf, fetch
+from images.bases import dnf, fetch, mirror_probe
 from images.bases.base import Base, Repository
-from images.bases.centos_stream9 import BASE
+from images.bases.catalogue.centos_stream9 import BASE
 from images.engine.errors import BuildError
 from images.engine.step import Step
 from tests.testbed.answering import Reply
@@ -80,7 +80,7 @@ def step(tmp_path: Path, mirror: Mirror) -> Iterator[Step]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same limits, shorter."""
-    monkeypatch.setattr(asking, "TIMEOUT_S", 0.5)
+    monkeypatch.setattr(mirror_probe, "TIMEOUT_S", 0.5)
     monkeypatch.setattr(fetch, "_PATIENCE", ("--setopt=timeout=1", "--setopt=minrate=1000", "--setopt=retries=1"))
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from images.engine.place import ROOT
 from overlayd.backends import udp, vxlan, wireguard
 from rpm import source
 from tests.testbed.netns.firewalld import Firewalld, programs_missing
@@ -59,7 +60,7 @@ def scriptlet(host: Host, firewalld: Firewalld, tag: str, argument: int) -> str:
     """Run one of the package's scriptlets; what it said. It must succeed."""
     assert shutil.which("rpmspec"), "the tests need rpmspec: run `make system`"
     script = subprocess.run(
-        ["rpmspec", "--query", f"--queryformat=%{{{tag}}}", str(source.ROOT / source.SPEC)],
+        ["rpmspec", "--query", f"--queryformat=%{{{tag}}}", str(ROOT / source.SPEC)],
         capture_output=True,
         text=True,
         check=True,
@@ -99,7 +100,7 @@ def test_the_service_opens_the_ports_of_the_backends_and_no_other(host: Host, fi
     firewalld.cmd("--add-service=overlayd")
     assert opened(host) - before == PORTS
     assert not PORTS & before
-    assert f"OVERLAYD_HEALTHZ_PORT={HEALTHZ_PORT}\n" in (source.ROOT / "rpm/units/overlayd.sysconfig").read_text()
+    assert f"OVERLAYD_HEALTHZ_PORT={HEALTHZ_PORT}\n" in (ROOT / "rpm/units/overlayd.sysconfig").read_text()
 
 
 def test_erasing_the_package_leaves_a_firewalld_that_loads(host: Host, firewalld: Firewalld) -> None:

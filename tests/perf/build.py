@@ -105,7 +105,7 @@ def _run(argv: list[str] | tuple[str, ...], cwd: Path, env: dict[str, str], fold
     """Run a command, its output going to folder/log. Raises CommandFailed with the end of it."""
     with (folder / "log").open("wb", buffering=0) as log:
         try:
-            process.run(argv, log=log, stop=process.Stop(), cwd=cwd, env=env, around=os.environ)
+            process.run(argv, log=log, stop=process.Stop(), cwd=cwd, env=env, base_env=os.environ)
         except BuildError as error:
             raise CommandFailed(error.message) from error
 

@@ -17,9 +17,9 @@ from invoke.tasks import task
 from rich.console import Console
 
 from images.engine import dockerd, preflight
-from images.task_collection import build_all
 from overlayd.backends import load
 from overlayd.errors import OverlaydError
+from pipeline.image_tasks import build_all
 from tests.nightly.junit import summarize
 from tests.nightly.page import page
 from tests.perf import build, report

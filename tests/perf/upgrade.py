@@ -13,10 +13,10 @@ import time
 from ipaddress import IPv4Network
 from pathlib import Path
 
+from images.bases.local_repository import RPM_REPOSITORY
 from images.engine.annotations import version
 from overlayd.errors import CommandFailed, OverlaydError
 from rpm import source
-from rpm.targets import REPOSITORY
 from tests.testbed.cluster.create import ROOT, remove
 from tests.testbed.cluster.description import Cluster
 from tests.testbed.cluster.machine import Machine
@@ -55,7 +55,7 @@ def parts_s(machine: Machine, base: str) -> dict[str, float]:
     if done.returncode != 0:
         raise CommandFailed(f"{' '.join(command)}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
     package_s = time.monotonic() - began
-    (built,) = (ROOT / "build" / REPOSITORY).glob(f"overlayd-{number}-*.rpm")
+    (built,) = (ROOT / "build" / RPM_REPOSITORY.folder).glob(f"overlayd-{number}-*.rpm")
     machine.container.put_archive("/root", tar({_RPM: built.read_bytes()}))
     # As from a folder on disk: the package is not signed yet, and the host reaches no repository.
     options = ("--assumeyes", "--setopt=reposdir=/nonexistent", "--nogpgcheck")

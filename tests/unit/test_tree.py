@@ -42,7 +42,7 @@ def imports(path: Path) -> Iterator[str]:
     [
         ["ruff", "check", "."],
         ["ruff", "format", "--check", "."],
-        ["mypy", "daemon", "images", "rpm", "tests", "tasks.py"],
+        ["mypy", "daemon", "images", "pipeline", "rpm", "tests", "tasks.py"],
     ],
     ids=["lint", "format", "types"],
 )

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from images.bases.debian12.dpkg import Package
+from images.bases.debian12.dpkg import DebianPackage
 
 FILESYSTEM = "filesystem"
 ACCOUNTS = "setup"
@@ -47,14 +47,14 @@ MADE_BY_SCRIPTS = {
 
 
 @dataclass(kw_only=True)
-class Contents:
+class PackageContents:
     """What one RPM holds: paths of files and links, and of folders."""
 
     files: set[str] = field(default_factory=set)
     folders: set[str] = field(default_factory=set)
 
 
-def assign(root: Path, packages: Iterable[Package], extra: Mapping[str, str]) -> dict[str, Contents]:
+def assign(root: Path, packages: Iterable[DebianPackage], extra: Mapping[str, str]) -> dict[str, PackageContents]:
     """The contents of every package, by its name; what nobody owns is in `filesystem`.
 
     `extra` names owners of further paths. A link that a script made (the alternatives) belongs to the package of what
@@ -65,7 +65,7 @@ def assign(root: Path, packages: Iterable[Package], extra: Mapping[str, str]) ->
         for path in package.files:
             owners[path].append(package.name)
     known = MADE_BY_SCRIPTS | dict(extra)
-    found: dict[str, Contents] = defaultdict(Contents)
+    found: dict[str, PackageContents] = defaultdict(PackageContents)
     for path, mode in walk(root):
         if DROPPED.fullmatch(path):
             continue

@@ -19,7 +19,7 @@ _MERGED = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Package:
+class DebianPackage:
     """One installed Debian package. `requires` are names of installed packages, alternatives already chosen."""
 
     name: str
@@ -39,7 +39,7 @@ class Package:
         return f"{self.epoch}:{self.version}-{self.release}"
 
 
-def installed(root: Path) -> list[Package]:
+def installed(root: Path) -> list[DebianPackage]:
     """All packages installed in a root filesystem, by name. Paths are as on disk: below /usr where dpkg says /bin."""
     admin = root / "var/lib/dpkg"
     stanzas = [s for s in _stanzas((admin / "status").read_text()) if s.get("Status", "").endswith(" installed")]
@@ -49,7 +49,7 @@ def installed(root: Path) -> list[Package]:
         name = stanza["Package"]
         epoch, version, release = split_version(stanza["Version"])
         packages.append(
-            Package(
+            DebianPackage(
                 name=name,
                 epoch=epoch,
                 version=version,

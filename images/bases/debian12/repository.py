@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from images.bases import dnf, own
+from images.bases import dnf, local_repository
 from images.bases.base import Base
 from images.bases.debian12 import assign, dpkg, licences, sources, spec
 from images.bases.debian12.sources import CODENAME
@@ -110,7 +110,7 @@ def make_root(step: Step, base: Base) -> None:
     # dpkg reads ~/.dpkg.cfg.
     step.run(sandbox.isolated(command), env={"HOME": str(step.scratch)})
     (cache / "lock").unlink(missing_ok=True)
-    step.tell({f"package {package.name}": package.full_version for package in dpkg.installed(out)})
+    step.write_facts({f"package {package.name}": package.full_version for package in dpkg.installed(out)})
 
 
 def _for_apt(line: str, keyring: Path) -> str:
@@ -128,12 +128,12 @@ def _make_repository(step: Step, base: Base) -> None:
     extra = _add_files(step.checkout / _FILES, root)
     packages = dpkg.installed(root)
     contents = assign.assign(root, packages, extra)
-    step.say(f"{len(packages)} packages, {sum(len(c.files) for c in contents.values())} files")
+    step.report(f"{len(packages)} packages, {sum(len(c.files) for c in contents.values())} files")
     file = step.scratch / "debian12.spec"
     names = contents.keys() | {package.name for package in packages}
     told = licences_of(root, names)
     named = sum(bool(licences.identifiers(expression)) for expression in told.values())
-    step.say(f"{named} of {len(told)} packages have licences by SPDX identifiers")
+    step.report(f"{named} of {len(told)} packages have licences by SPDX identifiers")
     file.write_text(spec.write(packages, contents, told, root))
     top = step.scratch / "rpmbuild"
     step.run(
@@ -154,8 +154,8 @@ def _make_repository(step: Step, base: Base) -> None:
     )
     (top / "RPMS" / "x86_64").rename(out)
     step.run(["createrepo_c", "--quiet", out])
-    step.tell(dnf.facts(step, out))
-    own.sign(step, out, step.output(base.keys))
+    step.write_facts(dnf.facts(step, out))
+    local_repository.sign(step, out, step.output(base.keys))
 
 
 def licences_of(root: Path, names: Iterable[str]) -> dict[str, str]:
@@ -190,7 +190,7 @@ def _add_files(files: Path, root: Path) -> dict[str, str]:
     return owners
 
 
-def _newest(root: Path, packages: Iterable[dpkg.Package]) -> int:
+def _newest(root: Path, packages: Iterable[dpkg.DebianPackage]) -> int:
     """The time of the newest file of a package: the same for the same packages, whenever built.
 
     No file may be younger than the time in its package: it would get that one, and compiled Python, which has its

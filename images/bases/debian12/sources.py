@@ -6,7 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
-from images.bases import asking, keys
+from images.bases import keys, mirror_probe
 from images.bases.base import Base
 from images.engine import process
 from images.engine.errors import BuildError
@@ -36,7 +36,7 @@ def lines(base: Base) -> tuple[str, ...]:
     rows = process.capture(
         ["apt-get", "indextargets", "--format", "$(CREATED_BY)|$(ORIGIN)|$(REPO_URI)|$(CODENAME)|$(COMPONENT)"],
         # Which sources a machine has may be said by APT_CONFIG.
-        around=os.environ,
+        base_env=os.environ,
     ).splitlines()
     found = {
         f"deb {uri.rstrip('/')} {codename} {component}"
@@ -76,7 +76,7 @@ def _given(base: Base) -> tuple[str, ...]:
             "there is a mirror for Debian's security updates, and none for Debian", hint="--mirror debian=URL"
         )
     found = [(main, CODENAME)]
-    if asking.problem(f"{main.rstrip('/')}/dists/{CODENAME}-updates/InRelease", _TIMEOUT_S) is None:
+    if mirror_probe.problem(f"{main.rstrip('/')}/dists/{CODENAME}-updates/InRelease", _TIMEOUT_S) is None:
         found.append((main, f"{CODENAME}-updates"))
     if security:
         found.append((security, f"{CODENAME}-security"))

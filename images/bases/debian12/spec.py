@@ -7,10 +7,12 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from images.bases.debian12.assign import ACCOUNTS, FILESYSTEM, LANGPACK, Contents
-from images.bases.debian12.dpkg import Package
+from images.bases.debian12.assign import ACCOUNTS, FILESYSTEM, LANGPACK, PackageContents
+from images.bases.debian12.dpkg import DebianPackage
 from images.bases.debian12.names import EL_NAMES
 
+# The name of the source package that all of these RPMs are made of, as each of them states it.
+SOURCE_NAME = "debian12-rpm"
 # setcap's work is in an extended attribute, which a file list does not carry.
 CAPABILITIES = {"/usr/bin/ping": "cap_net_raw=ep"}
 # The modes of what is mounted there in every container: what is below is never seen.
@@ -20,22 +22,22 @@ _LICENCE_FILE = re.compile(r"/usr/share/(doc/[^/]+(/copyright)?|licenses/[^/]+/.
 
 # The build root is the finished root filesystem: nothing is built, stripped, compressed, compiled or looked into, and
 # rpmbuild must not empty it first.
-_PREAMBLE = """\
-%global __os_install_post %{nil}
-%global __spec_install_pre %{___build_pre}
+_PREAMBLE = f"""\
+%global __os_install_post %{{nil}}
+%global __spec_install_pre %{{___build_pre}}
 %global _build_id_links none
-%global debug_package %{nil}
+%global debug_package %{{nil}}
 %global _binary_payload w1.zstdio
 %global _buildhost overlayd
 %global source_date_epoch_from_changelog 0
 %global use_source_date_epoch_as_buildtime 1
 %global clamp_mtime_to_source_date_epoch 1
-%global __check_files %{nil}
+%global __check_files %{{nil}}
 # Where rpm takes every file for documentation, which `tsflags=nodocs` drops. Not /usr/share/doc: all that is there are
 # copyright files.
 %global __docdir_path /usr/share/man:/usr/share/info
 AutoReqProv: no
-Name: debian12-rpm
+Name: {SOURCE_NAME}
 Version: 12
 Release: 1
 Summary: Packages of Debian 12 as RPMs
@@ -59,7 +61,7 @@ _LIBC_TRIGGER = """\
 
 
 def write(
-    packages: Iterable[Package], contents: Mapping[str, Contents], licences: Mapping[str, str], root: Path
+    packages: Iterable[DebianPackage], contents: Mapping[str, PackageContents], licences: Mapping[str, str], root: Path
 ) -> str:
     """The whole spec. Owners in `contents` that are no Debian package (filesystem, yum) become RPMs as well.
 
@@ -71,13 +73,13 @@ def write(
     for name in sorted(known.keys() | contents.keys()):
         package = known.get(name)
         parts.append(_package(package, licences[name]) if package else _extra(name, licences[name]))
-        parts.append(_files(name, contents.get(name, Contents()), package, owners))
+        parts.append(_files(name, contents.get(name, PackageContents()), package, owners))
     if "libc6" in known:
         parts.append(_LIBC_TRIGGER)
     return "\n".join(parts)
 
 
-def _package(package: Package, licence: str) -> str:
+def _package(package: DebianPackage, licence: str) -> str:
     provides = [f"{name} = {package.full_version}" for name in EL_NAMES.get(package.name, ())]
     provides = [line.split(" ")[0] if line.startswith("/") else line for line in provides]
     lines = [
@@ -112,7 +114,7 @@ def _extra(name: str, licence: str) -> str:
     )
 
 
-def _files(name: str, contents: Contents, package: Package | None, owners: _Owners) -> str:
+def _files(name: str, contents: PackageContents, package: DebianPackage | None, owners: _Owners) -> str:
     lines = [f"%files -n {name}", "%defattr(-,root,root,-)"]
     lines += [f"%dir {owners.attr(path)}{_quoted(path)}" for path in sorted(contents.folders)]
     for path in sorted(contents.files):

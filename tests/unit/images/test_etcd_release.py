@@ -19,9 +19,9 @@ import pytest
 
 from images.engine.errors import BuildError, Cancelled
 from images.engine.oci import Layout
+from images.engine.place import ROOT
 from images.engine.process import Stop
 from images.engine.step import Step
-from images.engine.target import ROOT
 from images.etcd import release
 
 LICENCE = ROOT / release.OWN_LICENCE

@@ -9,10 +9,10 @@ import pytest
 
 from images.bases import catalogue, mirrors
 from images.bases.base import Base
-from images.bases.centos_7 import BASE as CENTOS_7
-from images.bases.centos_stream9 import BASE as STREAM_9
-from images.bases.centos_stream10 import BASE as STREAM_10
-from images.bases.debian12_rpm import BASE as DEBIAN
+from images.bases.catalogue.centos_7 import BASE as CENTOS_7
+from images.bases.catalogue.centos_stream9 import BASE as STREAM_9
+from images.bases.catalogue.centos_stream10 import BASE as STREAM_10
+from images.bases.catalogue.debian12_rpm import BASE as DEBIAN
 from images.engine.errors import BuildError
 from images.etcd import recipe as etcd
 from images.etcd import release

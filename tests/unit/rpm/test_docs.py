@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from images.engine.place import ROOT
 from overlayd import cli
 from overlayd.leases.network_config import parse_network_config
 from overlayd.settings import Settings
@@ -21,7 +22,6 @@ from rpm import source
 from rpm.docs import completion, make, network_config, overlayd_8, overlayd_conf_5, program, roff
 
 EPOCH = 1_700_000_000
-ROOT = source.ROOT
 PLACES = tuple(make.PAGES)
 
 

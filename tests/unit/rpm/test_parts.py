@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from cyclonedx import spdx
 
+from images.engine.place import ROOT
 from rpm import source
 from rpm.inventory import licences, parts
 
-FOLDER = source.ROOT / "rpm/licenses"
+FOLDER = ROOT / "rpm/licenses"
 TABLE = parts.load((FOLDER / "parts.toml").read_text())
 SMALL = """\
 [versions]
@@ -106,7 +107,7 @@ def test_the_whole_table_is_one_expression_of_spdx() -> None:
 
 
 def test_the_table_holds_for_the_versions_that_are_frozen() -> None:
-    lock = dict(re.findall(r"^([\w-]+)==(\S+)", (source.ROOT / source.LOCK).read_text(), flags=re.MULTILINE))
+    lock = dict(re.findall(r"^([\w-]+)==(\S+)", (ROOT / source.LOCK).read_text(), flags=re.MULTILINE))
     assert {name: lock[name] for name in TABLE.versions} == dict(TABLE.versions)
     assert {part.inside for part in TABLE.parts if part.inside} <= set(TABLE.versions)
 

@@ -10,12 +10,12 @@ import subprocess
 import pytest
 
 from images.engine.annotations import version
+from images.engine.place import ROOT
 from overlayd import __version__
 from rpm import source
 from rpm.freeze import freeze, left_out
 from rpm.targets import INSTALLED, build_script
 
-ROOT = source.ROOT
 SPEC = (ROOT / source.SPEC).read_text()
 
 

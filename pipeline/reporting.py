@@ -1,9 +1,9 @@
 """What a user sees of a task that failed: one message and an exit status, never a traceback.
 
 `cover` puts that around every task of a collection, `guard` around what Invoke does before and after a task.
-BuildError and OverlaydError are made for users and shown as they are. Of anything else the message has the cause in
-words, the file that the traceback was written to, and the command that repeats the task. `invoke --debug` shows the
-traceback at once.
+A BuildError and an OverlaydError are written for users and shown as they are. For any other error the message has the
+cause in words, the file that the traceback was written to, and the command that repeats the task. `invoke --debug`
+shows the traceback at once.
 """
 
 from __future__ import annotations
@@ -67,21 +67,19 @@ def _covered(name: str, body: Callable[..., Any]) -> Callable[..., Any]:
         except (Exit, UnexpectedExit, ParseError):
             raise
         except (Exception, KeyboardInterrupt) as error:
-            raise told(name, error) from error
+            raise failure(name, error) from error
 
     return wrapper
 
 
-def told(task: str, error: BaseException) -> Exit:
+def failure(task: str, error: BaseException) -> Exit:
     """The message and the exit status for whatever a task raised. Writes the traceback of what was not expected."""
     if isinstance(error, KeyboardInterrupt):
         return Exit("stopped; what was begun is removed", code=INTERRUPTED)
     if isinstance(error, BrokenPipeError) and _output_closed():
         _flush()
         return Exit("", code=OUTPUT_CLOSED)
-    if isinstance(error, BuildError):
-        return Exit(f"error: {error}{_shown(error)}", code=1)
-    if isinstance(error, OverlaydError):
+    if isinstance(error, BuildError | OverlaydError):
         return Exit(f"error: {error}{_shown(error)}", code=error.exit_status)
     what, hint = _in_words(task, error)
     lines = [f"error: {what}", *([hint] if hint else []), f"log: {_write(task, error)}", f"again: {command()}"]
@@ -149,7 +147,7 @@ def _traceback(error: BaseException) -> str:
 
 
 def _uncaught(_kind: type[BaseException], error: BaseException, _where: TracebackType | None) -> None:
-    said = told("invoke", error).message
+    said = failure("invoke", error).message
     if said:
         sys.stderr.write(f"{said}\n")
 

@@ -21,15 +21,15 @@ from cyclonedx.output.json import JsonV1Dot6
 from cyclonedx.spdx import is_expression
 from packageurl import PackageURL
 
-from images.ship.contents import Contents, File, Package
+from images.bases.base import Base
+from images.bases.debian12.spec import SOURCE_NAME
+from images.ship.image_inventory import ImageFile, ImageInventory, RpmPackage
 
 # The space of our serial numbers (RFC 9562, version 5).
 _SPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://github.com/overlayd/overlayd/bill")
 _ARCHES = {"x86_64": "amd64", "noarch": "all"}
 _VENDOR = OrganizationalEntity(name="overlayd")
 _LICENCE = "Apache-2.0"
-# How the packages of the base debian12-rpm call their source (images/bases/debian12/spec.py).
-_FROM_DEBIAN = "debian12-rpm-"
 _REFERENCE = re.compile(r"\bLicenseRef-[A-Za-z0-9.-]+")
 
 
@@ -38,12 +38,12 @@ def of_image(
     *,
     version: str,
     digest: str,
-    base: str,
+    base: Base,
     epoch: int,
-    contents: Contents,
+    contents: ImageInventory,
     others: Iterable[Component] = (),
 ) -> str:
-    """The bill of an image. `digest` is its image ID, `base` the base's name, `others` what came from no package."""
+    """The bill of an image. `digest` is its image ID, `others` what came from no package."""
     subject = Component(
         type=ComponentType.CONTAINER,
         name=name,
@@ -51,8 +51,8 @@ def of_image(
         bom_ref="image",
         supplier=_VENDOR,
         hashes=[HashType(alg=HashAlgorithm.SHA_256, content=digest.removeprefix("sha256:"))],
-        purl=PackageURL("oci", None, name.rpartition("/")[2], digest, {"tag": base}),
-        properties=[Property(name="overlayd:base", value=base)],
+        purl=PackageURL("oci", None, name.rpartition("/")[2], digest, {"tag": base.name}),
+        properties=[Property(name="overlayd:base", value=base.name)],
     )
     parts = [_package(package, base) for package in contents.packages]
     parts += [_package(package, base, partly=True) for package in contents.partial]
@@ -60,7 +60,7 @@ def of_image(
     return _text(subject, [*parts, *others], epoch)
 
 
-def of_rpm(package: Package, inventory: Mapping[str, Any], *, base: str, epoch: int) -> str:
+def of_rpm(package: RpmPackage, inventory: Mapping[str, Any], *, base: Base, epoch: int) -> str:
     """The bill of overlayd's RPM: `inventory` is what rpm/inventory found in the frozen program."""
     subject = _package(package, base, kind=ComponentType.APPLICATION)
     subject.bom_ref.value = "rpm"
@@ -84,7 +84,9 @@ def of_rpm(package: Package, inventory: Mapping[str, Any], *, base: str, epoch: 
     return _text(subject, parts, epoch)
 
 
-def release(name: str, *, version: str, url: str, sha256: str, licence: str, files: Iterable[File] = ()) -> Component:
+def release(
+    name: str, *, version: str, url: str, sha256: str, licence: str, files: Iterable[ImageFile] = ()
+) -> Component:
     """A component that came as its project's own release, known by the SHA-256 of the file at `url`."""
     return Component(
         type=ComponentType.APPLICATION,
@@ -105,9 +107,9 @@ def release(name: str, *, version: str, url: str, sha256: str, licence: str, fil
 
 
 def _package(
-    package: Package, base: str, *, partly: bool = False, kind: ComponentType = ComponentType.LIBRARY
+    package: RpmPackage, base: Base, *, partly: bool = False, kind: ComponentType = ComponentType.LIBRARY
 ) -> Component:
-    qualifiers = {"arch": package.arch, "distro": base} | ({"epoch": package.epoch} if package.epoch else {})
+    qualifiers = {"arch": package.arch, "distro": base.name} | ({"epoch": package.epoch} if package.epoch else {})
     version = f"{package.version}-{package.release}"
     properties = [Property(name="rpm:sha256header", value=package.digest)] if package.digest else []
     if partly:
@@ -119,18 +121,18 @@ def _package(
         bom_ref=f"rpm:{package.name}-{package.evr}.{package.arch}",
         supplier=OrganizationalEntity(name=package.vendor) if package.vendor else None,
         licenses=[_licence(package.license)] if package.license else [],
-        purl=PackageURL("rpm", _namespace(base), package.name, version, qualifiers),
+        purl=PackageURL("rpm", base.purl_namespace, package.name, version, qualifiers),
         properties=properties,
         pedigree=_ancestor(package),
     )
 
 
-def _ancestor(package: Package) -> Pedigree | None:
+def _ancestor(package: RpmPackage) -> Pedigree | None:
     """Debian's package that an RPM of the base debian12-rpm was made of: the name under which advisories know it.
 
     Those RPMs state an epoch, zero too; the few that we make of nobody's files state none.
     """
-    if not package.source.startswith(_FROM_DEBIAN) or not package.epoch:
+    if not package.source.startswith(f"{SOURCE_NAME}-") or not package.epoch:
         return None
     version = f"{package.version}-{package.release}"
     version = f"{package.epoch}:{version}" if package.epoch != "0" else version
@@ -172,12 +174,12 @@ def _linked(part: Mapping[str, Any]) -> Component:
     )
 
 
-def _libraries(found: Iterable[Mapping[str, Any]], base: str) -> list[Component]:
+def _libraries(found: Iterable[Mapping[str, Any]], base: Base) -> list[Component]:
     """The packages that libraries were copied from, each with its files."""
-    files: dict[Package, list[Component]] = {}
+    files: dict[RpmPackage, list[Component]] = {}
     for library in found:
         fields = library["package"]
-        package = Package(
+        package = RpmPackage(
             name=fields["name"],
             epoch=fields.get("epoch", ""),
             version=fields["version"],
@@ -206,7 +208,7 @@ def _libraries(found: Iterable[Mapping[str, Any]], base: str) -> list[Component]
     return made
 
 
-def _file(file: File) -> Component:
+def _file(file: ImageFile) -> Component:
     return Component(
         type=ComponentType.FILE,
         name=file.path,
@@ -236,10 +238,6 @@ def _licence(text: str) -> License:
     return (
         LicenseExpression(words) if known != words and is_expression(known) else LicenseFactory().make_from_string(text)
     )
-
-
-def _namespace(base: str) -> str:
-    return "centos" if base.startswith("centos") else base
 
 
 def _text(subject: Component, parts: Iterable[Component], epoch: int) -> str:

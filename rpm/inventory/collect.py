@@ -1,6 +1,6 @@
 """What the frozen program is made of. Runs in the freezer image, on its Python: PyInstaller reads its own archives.
 
-    python -m rpm.inventory.take FROZEN WHEELHOUSE PARTS OUT    OUT: a JSON file, the same bytes for the same input
+    python -m rpm.inventory.collect FROZEN WHEELHOUSE PARTS OUT    OUT: a JSON file, the same bytes for the same input
 
 Every module and file of FROZEN is given to what it came from: a distribution of the virtual environment, Python, a
 package of this image, overlayd itself. What comes from none of these is named in `unknown`, never left out. PARTS is

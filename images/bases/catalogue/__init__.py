@@ -1,36 +1,54 @@
-"""The catalogue of bases, in the order in which they are preferred."""
+"""The catalogue of bases: each module in this folder is one, `centos_stream9.py` the base `centos-stream9`.
+
+Such a module sets BASE. A base is listed, and can be chosen, as soon as its module is here.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from importlib import import_module
+from pathlib import Path
 
 from images.bases import mirrors
 from images.bases.base import ROLES, Base
 from images.engine.errors import BuildError
 
-NAMES = ("centos-stream9", "centos-stream10", "debian12-rpm", "centos-7")
+_FOLDER = Path(__file__).parent
+# In the order of the alphabet; `bases` has them in the order of preference.
+NAMES = tuple(sorted(path.stem.replace("_", "-") for path in _FOLDER.glob("*.py") if path.stem != "__init__"))
 
 
 def get(name: str) -> Base:
-    """The base of this name, its mirrors as environment and images/mirrors.toml say.
+    """The base of this name, with the mirrors that the environment and images/mirrors.toml name.
 
     Raises BuildError with the names there are, or naming what is wrong with an entry.
     """
-    if name not in NAMES:
-        raise BuildError(f"there is no base {name!r}", hint=f"there are: {', '.join(NAMES)}")
+    _require(name)
     return next(base for base in bases() if base.name == name)
 
 
 def bases(mirror: Iterable[str] = (), *, wanted: str | None = None) -> tuple[Base, ...]:
-    """All bases, the preferred one first. `mirror` are the words of `--mirror`, and `wanted` the base asked for."""
-    if wanted is not None and wanted not in NAMES:
-        raise BuildError(f"there is no base {wanted!r}", hint=f"there are: {', '.join(NAMES)}")
-    return mirrors.applied(map(_entry, NAMES), mirror, wanted=wanted)
+    """All bases, the preferred one first. `mirror` are the words of `--mirror`, and `wanted` the base asked for.
+
+    Raises BuildError.
+    """
+    if wanted is not None:
+        _require(wanted)
+    found = sorted(map(_entry, NAMES), key=lambda base: (base.preference, base.name))
+    return mirrors.applied(found, mirror, wanted=wanted)
+
+
+def _require(name: str) -> None:
+    if name not in NAMES:
+        raise BuildError(f"there is no base {name!r}", hint=f"there are: {', '.join(NAMES)}")
 
 
 def _entry(name: str) -> Base:
-    found = import_module(f"images.bases.{name.replace('-', '_')}").BASE
+    try:
+        found = import_module(f"{__name__}.{name.replace('-', '_')}").BASE
+    except (AttributeError, TypeError) as error:
+        # It sets no BASE, or leaves out what every base has to say.
+        raise BuildError(f"catalogue entry {name}: {error}") from error
     check(found, name)
     base: Base = found
     return base

@@ -23,9 +23,9 @@ from invoke.context import Context
 from invoke.exceptions import Exit
 from invoke.tasks import Task, task
 
-from images import reporting
 from images.engine.errors import BuildError
 from overlayd.errors import PrivilegeError
+from pipeline import reporting
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -119,7 +119,7 @@ ANSWER.status_code = 500
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
 )
 def test_each_kind_of_failure_says_what_to_do(error: BaseException, status: int, said: str, logs: Path) -> None:
-    end = reporting.told("one", error)
+    end = reporting.failure("one", error)
     assert end.code == status
     assert said in str(end.message)
     assert "Traceback" not in str(end.message)
@@ -133,17 +133,17 @@ def test_a_log_that_cannot_be_written_beside_the_others_is_a_temporary_file(
     logs.touch()
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
-    message = str(reporting.told("one", RuntimeError("broken")).message)
+    message = str(reporting.failure("one", RuntimeError("broken")).message)
     [written] = tmp_path.glob("overlayd-task-one-*.log")
     assert f"log: {written}\n" in message
     monkeypatch.setattr("tempfile.tempdir", str(logs))
-    assert "log: could not be written (" in str(reporting.told("one", RuntimeError("broken")).message)
+    assert "log: could not be written (" in str(reporting.failure("one", RuntimeError("broken")).message)
 
 
 @pytest.mark.parametrize("error", [BuildError("x"), PrivilegeError("x"), RuntimeError("x")])
 def test_debug_shows_the_traceback(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, logger="invoke"):
-        assert f"{type(error).__name__}: x" in str(reporting.told("one", error).message).splitlines()[-1]
+        assert f"{type(error).__name__}: x" in str(reporting.failure("one", error).message).splitlines()[-1]
 
 
 def test_what_a_task_says_to_invoke_is_left_alone() -> None:

@@ -6,6 +6,7 @@ from images.bases.centos import stream
 
 BASE = stream(
     10,
+    preference=2,
     key="RPM-GPG-KEY-CentOS-Official-SHA256",
     python="python3",
     builder=("python3", "python3-libs", "python3-pip"),

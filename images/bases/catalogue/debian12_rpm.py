@@ -8,6 +8,8 @@ from images.bases.debian12 import repository, sources
 BASE = Base(
     name="debian12-rpm",
     title="Debian 12 in RPMs",
+    preference=3,
+    purl_namespace="debian12-rpm",
     releasever="12",
     rpm_dbpath="/var/lib/rpm",
     python="python3.11",

@@ -13,9 +13,10 @@ from invoke.context import Context
 from invoke.exceptions import Exit
 from invoke.tasks import task
 
-from images.task_collection import build
+from images.bases.local_repository import RPM_REPOSITORY
+from images.engine.place import PLACE, ROOT
+from pipeline.build import build
 
-_ROOT = Path(__file__).resolve().parents[1]
 _BASE = "build in this base's builder image (invoke images.list); without it the first whose repositories answer"
 _FORCE = "build it also when no input changed"
 _MIRROR = "where the base's packages come from: URL, or NAME=URL; may be repeated (images/bases/README.md)"
@@ -29,9 +30,9 @@ def build_package(
     mirror: Iterable[str] | None = None,
 ) -> None:
     """Build the RPM, in a repository that yum can read: build/rpm/repo."""
-    build(["rpm.build"], base=base, force=["rpm.build"] if force else (), mirror=mirror or ())
+    build([RPM_REPOSITORY.target], base=base, force=[RPM_REPOSITORY.target] if force else (), mirror=mirror or ())
     for path in packages():
-        print(f"{path.relative_to(_ROOT)}: {path.stat().st_size / 2**20:.1f} MiB")  # noqa: T201
+        print(f"{path.relative_to(ROOT)}: {path.stat().st_size / 2**20:.1f} MiB")  # noqa: T201
 
 
 @task(help={"base": _BASE, "force": _FORCE})
@@ -48,8 +49,8 @@ def lint(c: Context) -> None:
     found = packages()
     if not found:
         raise Exit("there is no RPM yet; invoke rpm.build", code=1)
-    config = _ROOT / "rpm/rpmlint.toml"
-    paths = " ".join(f"'{path}'" for path in (_ROOT / "rpm/overlayd.spec", *found))
+    config = ROOT / "rpm/rpmlint.toml"
+    paths = " ".join(f"'{path}'" for path in (ROOT / "rpm/overlayd.spec", *found))
     # --strict: what is neither mended nor listed with its reason in the configuration fails.
     done = c.run(f"rpmlint --strict --config '{config}' {paths}", warn=True)
     if done is None or not done.ok:
@@ -62,7 +63,7 @@ def man(c: Context, page: str = "overlayd.8") -> None:  # noqa: ARG001
     from rpm import source  # noqa: PLC0415  # `invoke --list` needs none of it
     from rpm.docs import make  # noqa: PLC0415
 
-    found = {Path(place).name: text for place, text in make.pages(source.epoch(_ROOT)).items()}
+    found = {Path(place).name: text for place, text in make.pages(source.epoch(ROOT)).items()}
     if page not in found:
         raise Exit(f"no page {page}; there are: {', '.join(found)}", code=1)
     with tempfile.TemporaryDirectory() as folder:
@@ -74,7 +75,7 @@ def man(c: Context, page: str = "overlayd.8") -> None:  # noqa: ARG001
 
 def packages() -> list[Path]:
     """The RPMs that are built."""
-    return sorted((_ROOT / "build/rpm/repo").glob("*.rpm"))
+    return sorted((PLACE.build / RPM_REPOSITORY.folder).glob("*.rpm"))
 
 
 namespace = Collection("rpm", build_package, wheelhouse, lint, man)

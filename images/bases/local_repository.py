@@ -8,12 +8,29 @@ from __future__ import annotations
 
 import os
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 
 from images import signing
 from images.engine.errors import BuildError
 from images.engine.step import Step
 
+
+@dataclass(frozen=True, kw_only=True)
+class LocalRepository:
+    """A repository that one target makes and another installs from.
+
+    `folder` holds the packages, `keys` the public key that the metadata is checked against: beside it, and never
+    inside. Both are below the build folder.
+    """
+
+    target: str
+    folder: Path
+    keys: Path
+
+
+# Made by rpm/, installed from by the image `host`.
+RPM_REPOSITORY = LocalRepository(target="rpm.build", folder=Path("rpm/repo"), keys=Path("rpm/keys/rpm.asc"))
 HOME = Path("keys/repositories")
 _UID = "overlayd build folder (signs local repositories only)"
 _one_at_a_time = threading.Lock()
@@ -26,7 +43,7 @@ def sign(step: Step, repository: Path, public: Path) -> None:
         [signature] = signing.sign_detached(key, repository / "repodata/repomd.xml")
         public.write_bytes(signing.export_public(key))
     # For whoever asks why dnf refuses it one day.
-    step.say(f"{signature.name} by {key.fingerprint} ({key.uid})")
+    step.report(f"{signature.name} by {key.fingerprint} ({key.uid})")
 
 
 def _key(build: Path) -> signing.Key:

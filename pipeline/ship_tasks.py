@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 from invoke.context import Context
 from invoke.tasks import task
 
+from images import recipes
 from images.engine.errors import BuildError
-from images.task_collection import build, say
+from images.engine.progress import report
+from pipeline.build import build
 
 if TYPE_CHECKING:
     from images.signing import Key
@@ -39,17 +41,19 @@ def push(
     tls_verify: bool = True,
 ) -> None:
     """Push built images to a registry, by digest and by tag; print the names by digest. Logins are skopeo's."""
+    from images.engine.place import PLACE  # noqa: PLC0415
     from images.engine.process import Stop  # noqa: PLC0415  # `invoke --list` needs none of it
-    from images.engine.runner import holding  # noqa: PLC0415
-    from images.ship import packed  # noqa: PLC0415
+    from images.engine.runner import build_folder_locked  # noqa: PLC0415
+    from images.ship import compressed  # noqa: PLC0415
     from images.ship import registry as registries  # noqa: PLC0415
-    from images.targets import PLACE  # noqa: PLC0415
 
     to = registries.parse(registry, tls_verify=tls_verify)
     names = tags(image or [], base)
     stop = Stop()
-    with holding(PLACE):
-        registries.push(to, packed.pack(PLACE.layout, names, PLACE.build / packed.FOLDER, stop), stop, say)
+    with build_folder_locked(PLACE):
+        registries.push(
+            to, compressed.compress(PLACE.layout, names, PLACE.build / compressed.FOLDER, stop), stop, report
+        )
 
 
 @task(
@@ -57,16 +61,16 @@ def push(
 )
 def save(c: Context, to: str, image: list[str] | None = None, base: str | None = None) -> None:  # noqa: ARG001
     """Write built images to one file, which `images.load`, docker load and skopeo read; and its SHA-256 beside it."""
+    from images.engine.place import PLACE  # noqa: PLC0415
     from images.engine.process import Stop  # noqa: PLC0415
-    from images.engine.runner import holding  # noqa: PLC0415
-    from images.ship import archive, packed  # noqa: PLC0415
-    from images.targets import PLACE  # noqa: PLC0415
+    from images.engine.runner import build_folder_locked  # noqa: PLC0415
+    from images.ship import archive, compressed  # noqa: PLC0415
 
     names = tags(image or [], base)
     stop = Stop()
-    with holding(PLACE):
-        images = packed.pack(PLACE.layout, names, PLACE.build / packed.FOLDER, stop)
-        say(f"{archive.save(images, Path(to), stop)}  {to}")
+    with build_folder_locked(PLACE):
+        images = compressed.compress(PLACE.layout, names, PLACE.build / compressed.FOLDER, stop)
+        report(f"{archive.save(images, Path(to), stop)}  {to}")
 
 
 @task(
@@ -82,7 +86,7 @@ def load(c: Context, file: str, sha256: str | None = None, key: str | None = Non
     from images.ship import archive  # noqa: PLC0415
 
     dockerd.ensure()
-    archive.load(Path(file), sha256=sha256, key=Path(key) if key else None, say=say, warn=_warn)
+    archive.load(Path(file), sha256=sha256, key=Path(key) if key else None, report=report, warn=_warn)
 
 
 @task(
@@ -113,14 +117,15 @@ def release(
     """Build what is missing and put all that is shipped into dist/, with sums, bills of materials, and signatures."""
     from images import signing  # noqa: PLC0415
     from images.bases import catalogue  # noqa: PLC0415
+    from images.bases.local_repository import RPM_REPOSITORY  # noqa: PLC0415
     from images.engine import preflight  # noqa: PLC0415
+    from images.engine.place import PLACE  # noqa: PLC0415
     from images.engine.process import Stop  # noqa: PLC0415
-    from images.engine.runner import holding  # noqa: PLC0415
+    from images.engine.runner import build_folder_locked  # noqa: PLC0415
     from images.ship import release as making  # noqa: PLC0415
     from images.ship import yum  # noqa: PLC0415
-    from images.targets import ALL, PLACE  # noqa: PLC0415
+    from pipeline.targets import everything  # noqa: PLC0415
     from rpm import source  # noqa: PLC0415
-    from rpm import targets as rpm  # noqa: PLC0415
     from rpm.inventory.target import INVENTORY  # noqa: PLC0415
     from rpm.inventory.target import NAME as INVENTORY_TARGET  # noqa: PLC0415
 
@@ -138,23 +143,23 @@ def release(
     with signing.agent(signer) if signer else contextlib.nullcontext():
         if signer:
             signing.prove(signer)
-        built = build([*ALL, INVENTORY_TARGET], base=base)
-        with holding(PLACE) as progress:
+        built = build([*everything(), INVENTORY_TARGET], base=base)
+        with build_folder_locked(PLACE) as progress:
             making.make(
                 making.Release(
                     place=PLACE,
                     base=catalogue.get(built),
                     images=tags(image or [], built),
-                    rpms=sorted((PLACE.build / rpm.REPOSITORY).glob("*.rpm")),
+                    rpms=sorted((PLACE.build / RPM_REPOSITORY.folder).glob("*.rpm")),
                     inventory=PLACE.build / INVENTORY,
                     to=place,
                     key=signer,
                     baseurl=served,
                 ),
                 stop,
-                progress.say,
+                progress.report,
             )
-    say(f"{place}: {'signed' if signer else 'not signed'}")
+    report(f"{place}: {'signed' if signer else 'not signed'}")
 
 
 def _warn(line: str) -> None:
@@ -167,7 +172,7 @@ def tags(names: Iterable[str], base: str | None) -> list[str]:
     Raises BuildError for a name or base that is none.
     """
     from images.bases import catalogue, choose  # noqa: PLC0415
-    from images.targets import PLACE  # noqa: PLC0415
+    from images.engine.place import PLACE  # noqa: PLC0415
 
     chosen = base or choose.recall(PLACE.build)
     if chosen is None:
@@ -177,12 +182,9 @@ def tags(names: Iterable[str], base: str | None) -> list[str]:
 
 
 def _short_names(names: Iterable[str]) -> list[str]:
-    from images.targets import IMAGES  # noqa: PLC0415
-
-    asked = list(dict.fromkeys(names)) or list(IMAGES)
+    asked = list(dict.fromkeys(names)) or list(recipes.NAMES)
     for name in asked:
-        if name not in IMAGES:
-            raise BuildError(f"there is no image {name!r}", hint=f"there are: {', '.join(IMAGES)}")
+        recipes.get(name)
     return asked
 
 

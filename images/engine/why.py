@@ -8,7 +8,7 @@ from images.engine.graph import Verdict
 from images.engine.inputs import differences
 
 
-def plan(todo: Sequence[Verdict]) -> list[str]:
+def plan_lines(todo: Sequence[Verdict]) -> list[str]:
     """A line for each target that would be built, in the order of needs."""
     return [
         f"{verdict.target.name}: {verdict.reason}" + ("; from the network" if verdict.target.network else "")
@@ -16,7 +16,7 @@ def plan(todo: Sequence[Verdict]) -> list[str]:
     ]
 
 
-def why(todo: Sequence[Verdict], name: str) -> list[str]:
+def input_lines(todo: Sequence[Verdict], name: str) -> list[str]:
     """Every input that changed since a target was last built, and since what it needs was.
 
     `todo` is the plan for that target alone; an empty one means that it is up to date.

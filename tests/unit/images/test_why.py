@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from images import explain
+from images.engine import why
 from images.engine.graph import Target, Verdict
 from images.engine.inputs import Inputs
 
@@ -22,7 +22,7 @@ def verdict(
 
 def test_a_plan_names_each_step_its_reason_and_the_network() -> None:
     todo = [verdict("mirror", None, {}, "never built", network=True), verdict("base", {}, {"a": "1"}, "a is new")]
-    assert explain.plan(todo) == ["mirror: never built; from the network", "base: a is new"]
+    assert why.plan_lines(todo) == ["mirror: never built; from the network", "base: a is new"]
 
 
 def test_why_names_every_input_with_both_values_the_wanted_target_first() -> None:
@@ -30,7 +30,7 @@ def test_why_names_every_input_with_both_values_the_wanted_target_first() -> Non
         verdict("base", {"tool dnf": "4.14"}, {"tool dnf": "4.18"}, "tool dnf changed"),
         verdict("host", {"a": "1", "b": "2", "c": "3"}, {"a": "1", "b": "9", "d": "4"}, "b changed"),
     ]
-    assert explain.why(todo, "host") == [
+    assert why.input_lines(todo, "host") == [
         "host would be built: 3 of 3 inputs changed",
         "  b changed: 2 -> 9",
         "  c is gone",
@@ -43,14 +43,14 @@ def test_why_names_every_input_with_both_values_the_wanted_target_first() -> Non
 def test_why_says_what_is_not_known_yet_and_what_is() -> None:
     before = {"recipe": "1", "mirror: package bash": "5.1"}
     todo = [verdict("base", before, None, "depends on what comes before it", own={"recipe": "2"})]
-    assert explain.why(todo, "base") == [
+    assert why.input_lines(todo, "base") == [
         "base would be built: perhaps, what it needs has to be built first",
         "  recipe changed: 1 -> 2",
     ]
 
 
 def test_why_of_what_is_up_to_date_was_never_built_or_is_gone() -> None:
-    assert explain.why([], "base") == ["base is up to date: no input changed since it was built"]
-    assert explain.why([verdict("x", None, {"a": "1"}, "never built")], "x") == ["x would be built: it never was"]
+    assert why.input_lines([], "base") == ["base is up to date: no input changed since it was built"]
+    assert why.input_lines([verdict("x", None, {"a": "1"}, "never built")], "x") == ["x would be built: it never was"]
     gone = verdict("x", {"a": "1"}, {"a": "1"}, "what it made is gone")
-    assert explain.why([gone], "x") == ["x would be built: what it made is gone"]
+    assert why.input_lines([gone], "x") == ["x would be built: what it made is gone"]

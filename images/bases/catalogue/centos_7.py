@@ -3,38 +3,40 @@
 from __future__ import annotations
 
 from images.bases import centos, fetch
-from images.bases.base import Base, Repository
+from images.bases.base import Base
 from images.bases.mirrors import ARCH
 
 FINGERPRINT = "6341AB2753D78A78A7C27BB124C6A8A7F4A80EB5"
 _POINT = "7.9.2009"
 _SITES = centos.sites("https://vault.centos.org")
-# "base" of CentOS-Base.repo is the folder os/.
-_PARTS = {"os": "os", "updates": "updates", "extras": "extras"}
+# What CentOS-Base.repo calls "base" is the folder os/.
+_PARTS = ("os", "updates", "extras")
 
 BASE = Base(
     name="centos-7",
     title="CentOS 7",
+    preference=4,
+    purl_namespace=centos.PURL_NAMESPACE,
     releasever="7",
     sites=_SITES,
     repositories=(
         *(
-            Repository(
-                name=part,
+            centos.repository(
+                part,
                 title=f"CentOS {_POINT} {part}",
-                site="centos",
-                path=f"{_POINT}/{folder}/{ARCH}/",
-                url=f"{_SITES['centos']}/{_POINT}/{folder}/{ARCH}/",
-                key_url=f"{centos.KEYS}/RPM-GPG-KEY-CentOS-7",
+                site=_SITES["centos"],
+                path=f"{_POINT}/{part}/{ARCH}/",
+                key="RPM-GPG-KEY-CentOS-7",
                 key_fingerprint=FINGERPRINT,
             )
-            for part, folder in _PARTS.items()
+            for part in _PARTS
         ),
         centos.docker_ce(7),
     ),
     rpm_dbpath="/var/lib/rpm",
     python="python3",
-    # Its RPM database is Berkeley DB, which no rpm since 4.17 writes: what this machine's rpm makes is only a tool.
+    # Its RPM database is Berkeley DB, which no rpm since 4.17 writes: the root that this machine's rpm makes is only a
+    # tool: the yum and rpm in it make the image's.
     bootstrap=("centos-release", "yum", "rpm", "bash", "coreutils"),
     packages={
         "base": (
@@ -55,7 +57,7 @@ BASE = Base(
         "etcd": "its newest Python is 3.6, and what looks after etcd needs 3.9",
     },
     cgroups=(1,),
-    # Its C library is older than C.UTF-8; glibc-common brings all others.
+    # Its C library is older than the locale C.UTF-8; glibc-common brings all others.
     locale="en_US.UTF-8",
     packaged_etcd=False,
     questions=centos.questions,

@@ -11,7 +11,7 @@ from pathlib import Path
 from images.engine import process, sandbox
 from images.engine.errors import BuildError
 from images.engine.oci import Image, Layout
-from images.ship.tree import Entry, Tree
+from images.ship.tree import Tree, TreeEntry
 
 # EL 9 and Debian's rpm with our macro; EL 10.
 _DATABASES = ("var/lib/rpm", "usr/lib/sysimage/rpm")
@@ -25,7 +25,7 @@ _KEY = "gpg-pubkey"
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
-class Package:
+class RpmPackage:
     """A package as its RPM header describes it; what the header lacks is empty. `digest` is of the header: SHA-256."""
 
     name: str
@@ -46,7 +46,7 @@ class Package:
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
-class File:
+class ImageFile:
     """A file by its absolute path, its SHA-256 in hexadecimal, and its size in bytes."""
 
     path: str
@@ -55,15 +55,15 @@ class File:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contents:
+class ImageInventory:
     """Packages that are installed; those of which only some files are there; and files of no package. All sorted."""
 
-    packages: tuple[Package, ...]
-    partial: tuple[Package, ...]
-    files: tuple[File, ...]
+    packages: tuple[RpmPackage, ...]
+    partial: tuple[RpmPackage, ...]
+    files: tuple[ImageFile, ...]
 
 
-def read(layout: Layout, image: Image, repository: Path | None) -> Contents:
+def read(layout: Layout, image: Image, repository: Path | None) -> ImageInventory:
     """What an image holds. `repository` is a folder of the packages it was made from.
 
     An image without an RPM database was put together from files of packages: they are known by path and content.
@@ -78,20 +78,20 @@ def read(layout: Layout, image: Image, repository: Path | None) -> Contents:
         listed = process.capture(["rpm", "--dbpath", database, "-qa", "--queryformat", _FILES_QUERY]) if found else ""
     owned = {tree.real(path) for path in listed.splitlines()}
     left = [(path, entry) for path, entry in tree.files() if tree.real(path) not in owned]
-    files = [File(path=f"/{path}", sha256=tree.sha256(entry), size=entry.size) for path, entry in left]
-    partial: tuple[Package, ...] = ()
+    files = [ImageFile(path=f"/{path}", sha256=tree.sha256(entry), size=entry.size) for path, entry in left]
+    partial: tuple[RpmPackage, ...] = ()
     if not found and repository is not None:
         partial, files = _attribute(tree, files, sorted(repository.rglob("*.rpm")))
-    return Contents(packages=packages, partial=partial, files=tuple(files))
+    return ImageInventory(packages=packages, partial=partial, files=tuple(files))
 
 
-def of_rpm(rpm: Path) -> Package:
+def of_rpm(rpm: Path) -> RpmPackage:
     """A package that is a file. Raises BuildError."""
     [package] = _query(["rpm", "-qp", "--nosignature", "--queryformat", _QUERY, rpm])
     return package
 
 
-def parse(rows: str) -> tuple[Package, ...]:
+def parse(rows: str) -> tuple[RpmPackage, ...]:
     """Packages out of the lines of our query, sorted; imported keys, which rpm lists too, are left out."""
     found = []
     for row in rows.splitlines():
@@ -99,7 +99,7 @@ def parse(rows: str) -> tuple[Package, ...]:
         name, epoch, version, release, arch, licence, vendor, url, source, digest = values
         if name != _KEY:
             found.append(
-                Package(
+                RpmPackage(
                     name=name,
                     epoch=epoch,
                     version=version,
@@ -115,18 +115,20 @@ def parse(rows: str) -> tuple[Package, ...]:
     return tuple(sorted(found))
 
 
-def _query(command: Sequence[str | Path]) -> tuple[Package, ...]:
+def _query(command: Sequence[str | Path]) -> tuple[RpmPackage, ...]:
     return parse(process.capture(command))
 
 
 def _extract_database(tree: Tree, to: Path) -> bool:
-    found: list[tuple[str, Entry]] = [file for folder in _DATABASES for file in tree.below(folder)]
+    found: list[tuple[str, TreeEntry]] = [file for folder in _DATABASES for file in tree.below(folder)]
     for path, entry in found:
         tree.extract(entry, to / Path(path).name)
     return any(re.search(r"/(rpmdb\.sqlite|Packages(\.db)?)$", path) for path, _ in found)
 
 
-def _attribute(tree: Tree, files: Iterable[File], rpms: Sequence[Path]) -> tuple[tuple[Package, ...], list[File]]:
+def _attribute(
+    tree: Tree, files: Iterable[ImageFile], rpms: Sequence[Path]
+) -> tuple[tuple[RpmPackage, ...], list[ImageFile]]:
     """The packages that files came from, by path and SHA-256, and the files that came from none."""
     if not rpms:
         return (), list(files)
@@ -147,5 +149,5 @@ def _attribute(tree: Tree, files: Iterable[File], rpms: Sequence[Path]) -> tuple
     )
 
 
-def _label(package: Package) -> str:
+def _label(package: RpmPackage) -> str:
     return f"{package.name}-{package.epoch or _NONE}:{package.version}-{package.release}.{package.arch}"

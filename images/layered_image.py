@@ -1,4 +1,4 @@
-"""Images that are another image and a shell script run in it: the way all but the base and the probe are made."""
+"""Images that are made of another image by a shell script that runs in it: all of ours but the base and the probe."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from pathlib import Path
 
 from images.bases import dnf
 from images.bases.base import Base
+from images.bases.product import image_target
 from images.engine import target as targets
 from images.engine.containers import ImageConfig
 from images.engine.graph import Target
+from images.engine.place import ROOT
 from images.engine.step import Step
 
 # Where an image's own files/ folder is mounted while its script runs.
@@ -27,12 +29,10 @@ cd /
 
 def target(
     *,
-    name: str,
+    image: str,
     recipe: Path,
     base: Base,
-    image: str,
     parent: str,
-    parent_target: str,
     packages: tuple[str, ...],
     config: ImageConfig,
     script: str = "",
@@ -44,8 +44,8 @@ def target(
     `recipe` is the recipe's module; `parent` and `image` are names without `overlayd/` and tag. `mounts` are folders
     below the build folder by their place in the container; `needs` the targets that make them.
     """
-    files = (recipe.parent / "files").relative_to(targets.ROOT)
-    has_files = (targets.ROOT / files).is_dir()
+    files = (recipe.parent / "files").relative_to(ROOT)
+    has_files = (ROOT / files).is_dir()
     lines = dnf.install_script(base, packages) if packages else ""
     lines += _COPY_FILES if has_files else ""
     lines += script + dnf.clean_script(base)
@@ -60,11 +60,11 @@ def target(
         step.run_and_commit(base.tag(parent), lines, config, mounts=places)
 
     return targets.target(
-        name=name,
+        name=image_target(image),
         build=build,
         code=[recipe, Path(__file__)],
         values={**base.installing, "packages": packages, "config": vars(config), "script": script},
         files=(files,) if has_files else (),
-        needs=(parent_target, *([base.repository_target] if packages else []), *needs),
+        needs=(image_target(parent), *([base.repository_target] if packages else []), *needs),
         image=base.tag(image),
     )

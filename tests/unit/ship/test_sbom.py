@@ -9,11 +9,12 @@ import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
-from images.ship import bill
-from images.ship.contents import Contents, File, Package, parse
+from images.bases import catalogue
+from images.ship import sbom
+from images.ship.image_inventory import ImageFile, ImageInventory, RpmPackage, parse
 
 DIGEST = "sha256:" + "a" * 64
-BASH = Package(
+BASH = RpmPackage(
     name="bash",
     epoch="0",
     version="5.2.15",
@@ -23,12 +24,12 @@ BASH = Package(
     source="debian12-rpm-12-1.src.rpm",
     digest="b" * 64,
 )
-CURL = Package(
+CURL = RpmPackage(
     name="curl", version="8", release="1.el9", arch="x86_64", license="MIT", vendor="CentOS", source="curl-8.src.rpm"
 )
-OLD = Package(name="old", version="1", release="1", arch="noarch", license="GPLv2+ and BSD")
-LSB = Package(name="lsb", epoch="1", version="3", release="1", arch="noarch", license="GPL-2.0-only AND MIT")
-FILE = File(path="/etc/machine-id", sha256="c" * 64, size=0)
+OLD = RpmPackage(name="old", version="1", release="1", arch="noarch", license="GPLv2+ and BSD")
+LSB = RpmPackage(name="lsb", epoch="1", version="3", release="1", arch="noarch", license="GPL-2.0-only AND MIT")
+FILE = ImageFile(path="/etc/machine-id", sha256="c" * 64, size=0)
 INVENTORY: dict[str, Any] = {
     "python": "3.11.2",
     "standard_modules": 200,
@@ -61,21 +62,21 @@ INVENTORY: dict[str, Any] = {
 }
 
 
-def of_image(contents: Contents, epoch: int = 1_700_000_000) -> str:
-    return bill.of_image(
-        "overlayd/base", version="1", digest=DIGEST, base="debian12-rpm", epoch=epoch, contents=contents
+def of_image(contents: ImageInventory, epoch: int = 1_700_000_000) -> str:
+    return sbom.of_image(
+        "overlayd/base", version="1", digest=DIGEST, base=catalogue.get("debian12-rpm"), epoch=epoch, contents=contents
     )
 
 
 def of_rpm(inventory: dict[str, Any]) -> str:
-    return bill.of_rpm(CURL, inventory, base="centos-stream9", epoch=0)
+    return sbom.of_rpm(CURL, inventory, base=catalogue.get("centos-stream9"), epoch=0)
 
 
 def components(text: str) -> dict[str, dict[str, Any]]:
     return {part["bom-ref"]: part for part in json.loads(text)["components"]}
 
 
-ALL = Contents(packages=(BASH, CURL, OLD), partial=(LSB,), files=(FILE,))
+ALL = ImageInventory(packages=(BASH, CURL, OLD), partial=(LSB,), files=(FILE,))
 
 
 @pytest.mark.parametrize("text", [of_image(ALL), of_rpm(INVENTORY)], ids=["image", "rpm"])
@@ -84,8 +85,8 @@ def test_they_are_valid_by_the_schema(text: str) -> None:
 
 
 def test_the_same_content_is_the_same_bytes_and_other_content_another_number() -> None:
-    assert of_image(ALL) == of_image(Contents(packages=(OLD, CURL, BASH), partial=(LSB,), files=(FILE,)))
-    other = of_image(Contents(packages=(BASH,), partial=(LSB,), files=(FILE,)))
+    assert of_image(ALL) == of_image(ImageInventory(packages=(OLD, CURL, BASH), partial=(LSB,), files=(FILE,)))
+    other = of_image(ImageInventory(packages=(BASH,), partial=(LSB,), files=(FILE,)))
     numbers = {json.loads(text)["serialNumber"] for text in (of_image(ALL), other, of_rpm(INVENTORY))}
     assert len(numbers) == 3
     assert json.loads(of_image(ALL))["metadata"]["timestamp"] == "2023-11-14T22:13:20+00:00"
@@ -131,8 +132,8 @@ def test_licences_are_spdx_where_they_are_and_names_elsewhere() -> None:
     ],
 )
 def test_a_licence_that_only_its_package_tells_is_part_of_an_expression(told: str, said: dict[str, Any]) -> None:
-    package = Package(name="x", version="1", release="1", arch="noarch", license=told)
-    text = of_image(Contents(packages=(package,), partial=(), files=()))
+    package = RpmPackage(name="x", version="1", release="1", arch="noarch", license=told)
+    text = of_image(ImageInventory(packages=(package,), partial=(), files=()))
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
     assert components(text)["rpm:x-1-1.noarch"]["licenses"] == [said]
 
@@ -153,14 +154,14 @@ def test_the_rpms_bill_names_what_was_frozen_libraries_with_their_package_and_th
 
 
 def test_a_projects_own_release_is_known_by_the_sum_of_its_file() -> None:
-    part = bill.release("etcd", version="3.5", url="https://x.test/e.tgz", sha256="f" * 64, licence="Apache-2.0")
-    text = bill.of_image(
+    part = sbom.release("etcd", version="3.5", url="https://x.test/e.tgz", sha256="f" * 64, licence="Apache-2.0")
+    text = sbom.of_image(
         "overlayd/etcd",
         version="1",
         digest=DIGEST,
-        base="centos-stream9",
+        base=catalogue.get("centos-stream9"),
         epoch=0,
-        contents=Contents(packages=(), partial=(), files=()),
+        contents=ImageInventory(packages=(), partial=(), files=()),
         others=[part],
     )
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
