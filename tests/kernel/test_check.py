@@ -1,4 +1,4 @@
-"""`overlayd check`: it says what would be, and nothing is changed."""
+"""`overlayd check` says what the daemon would do, and changes nothing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.testbed.netns.lab import Host, laboratory
 
 
 def everything(host: Host) -> str:
-    """All that a daemon could have changed on a host."""
+    """All state of a host that a daemon could change."""
     commands = (("ip", "link"), ("ip", "address"), ("ip", "route"), ("iptables-save",), ("nft", "list", "ruleset"))
     shown = [host.run(*words) for words in commands]
     forwarding = host.run("sysctl", "-n", "net.ipv4.ip_forward")

@@ -1,4 +1,4 @@
-"""debian12-rpm from mirrors on disk, as on a machine that reaches nothing: apt checks Debian's signature, no other."""
+"""debian12-rpm from mirrors on disk, as on a machine without a network: apt accepts Debian's signature only."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def mirror(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture
 def step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Step]:
-    # The same command for two packages, unpacked only.
+    # The same command with two packages only, which are unpacked but not configured.
     monkeypatch.setattr(repository, "PACKAGES", ("hostname",))
     monkeypatch.setattr(repository, "VARIANT", "extract")
     monkeypatch.setattr(repository, "LOCALES", (), raising=False)

@@ -1,4 +1,4 @@
-"""Doctor is content with a healthy host, whatever its backend."""
+"""doctor finds no problem on a healthy host, with each backend."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_doctor_and_ping_find_a_dual_stack_host_healthy(tmp_path: Path) -> None:
         assert (sixth["subnet"], sixth["public_ip"]) == (str(two.subnet6), str(two.address6))
         assert sixth["underlay"]["path_bytes"] == 1500
         assert sixth["overlay"]["path_bytes"] == one.mtu_bytes == 1430
-        # A daemon that runs would have it on again at once.
+        # A running daemon would turn it on again at once.
         one.stop()
         one.run("sysctl", "-qw", "net.ipv6.conf.all.forwarding=0")
         _status, findings = doctor(one, "--no-arp")
