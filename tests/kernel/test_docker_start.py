@@ -91,7 +91,7 @@ class Docker:
                 if key == "ExecStartPre":
                     self._run_before(value)
             unit += drop_in
-        # systemd.exec(5): environment files are read just before the process is executed, after ExecStartPre= has ended.
+        # systemd.exec(5): environment files are read just before the process starts, after ExecStartPre= has ended.
         variables = envfile.parse((self.etc / "default/docker").read_text())
         with contextlib.suppress(FileNotFoundError):
             variables |= envfile.parse((self.host.run_dir / docker_options.DOCKER_ENV).read_text())

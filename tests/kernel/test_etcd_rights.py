@@ -1,6 +1,6 @@
-"""The rights that etcd-setup gives: with them a daemon does its work, and each that is taken away breaks something.
+"""The rights that etcd-setup gives suffice for a daemon, and each of them is needed.
 
-A real etcd that asks for a login, set up by the command itself, and real daemons.
+The tests use a real etcd with users, set up by the command itself, and real daemons.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ UNNOTICED = "two hosts with one address would not be noticed"
 
 
 def set_up(lab: Lab) -> None:
-    """Start etcd, and have it set up; the lab's network config is written by the administrator."""
+    """Start etcd and run etcd-setup; the administrator writes the lab's network config."""
     lab.etcd.start()
     run_setup(lab)
     password = passwords.read(passwords.file_of(lab.folder / "secrets", "root"))
@@ -49,7 +49,7 @@ def flags(lab: Lab, user: str) -> dict[str, object]:
 
 
 def as_admin(lab: Lab, host: Host, *words: str) -> subprocess.CompletedProcess[str]:
-    """A command of overlayd on a host, by the administrator's user."""
+    """Run a command of overlayd on a host with the administrator's login."""
     argv = [*host.overlayd(*words), *(f"--{name}={value}" for name, value in flags(lab, rights.admin()).items())]
     return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60, env=host.environment())
 
@@ -67,7 +67,7 @@ def a(lab: Lab) -> Host:
 
 
 def without(lab: Lab, role: str, right: rights.Right, left: str | None = None) -> None:
-    """Take a right away, or leave a part of it: to `read` or to `write`."""
+    """Take a right away, or leave only its part `read` or `write`."""
     lab.etcd.ctl("role", "revoke-permission", role, *right.place())
     if left is not None:
         lab.etcd.ctl("role", "grant-permission", role, left, *right.place())
@@ -75,7 +75,7 @@ def without(lab: Lab, role: str, right: rights.Right, left: str | None = None) -
 
 @pytest.fixture
 def host(lab: Lab) -> Iterator[Host]:
-    """One more host, whose daemon does not run yet. After the test the rights are whole again."""
+    """One more host, whose daemon does not run yet. After the test all rights are restored."""
     made = lab.host("b", start=False)
     yield made
     lab.remove_host(made)
@@ -87,7 +87,7 @@ def said(host: Host) -> str:
 
 
 def lease_id(lab: Lab, key: str) -> int:
-    """The etcd lease that a key hangs on."""
+    """The id of the etcd lease to which a key is attached."""
     return int(json.loads(lab.etcd.ctl("get", key, "--write-out=json"))["kvs"][0]["lease"])
 
 
@@ -98,7 +98,7 @@ def test_with_its_rights_a_host_leases_renews_follows_the_config_and_shows_its_p
     try:
         subnet, key = short.subnet, f"{SUBNETS}{str(short.subnet).replace('/', '-')}"
         eventually("a has the peer", lambda: str(subnet) in json.dumps(a.status()["peers"]))
-        # Renewed beyond its time; and written again where somebody deleted it.
+        # The lease outlives its TTL; and it is written again after somebody deleted it.
         before, began = lease_id(lab, key), time.monotonic()
         eventually("its time is over", lambda: time.monotonic() > began + 6)
         assert lease_id(lab, key) == before
@@ -186,5 +186,5 @@ def test_without_this_right_a_command_of_the_administrator_is_refused(  # noqa: 
 ) -> None:
     without(lab, rights.admin(), ADMIN_RIGHTS[what], left)
     done = as_admin(lab, a, *(word.replace("{a}", str(a.subnet)) for word in words))
-    # The last one goes through where it should have been refused: the host lives.
+    # Without the right, the last command is not refused, though the host runs.
     assert breaks in done.stdout + done.stderr, done.stdout + done.stderr

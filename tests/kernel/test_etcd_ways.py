@@ -1,6 +1,6 @@
-"""The ways by which hosts reach etcd: by a name, past a proxy for the web, through etcd's own proxy, as their users do.
+"""How hosts reach etcd: by a name, with a web proxy in the environment, and with an etcd that has no room.
 
-One lab with one etcd; what a host has in its /etc is what `ip netns exec` shows it of /etc/netns.
+There is one lab with one etcd. `ip netns exec` mounts a host's files of /etc/netns over those in /etc.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.testbed.polling import eventually
 
 BACKEND = {"Type": "vxlan"}
 NOBODY, NOBODY6 = UNDERLAY[253], UNDERLAY6[253]
-# A name is known at once; the rest is the program's own start.
+# The name is resolved at once; the rest is the start of the program.
 AT_ONCE_S = 4.0
 
 
@@ -48,7 +48,7 @@ def a(lab: Lab) -> Host:
 
 @pytest.fixture
 def etc(a: Host) -> Iterator[Path]:
-    """The host's own files in /etc: a DNS server that nobody is."""
+    """The host's own files in /etc, with a DNS server that does not exist."""
     folder = Path("/etc/netns") / a.namespace
     folder.mkdir(parents=True)
     (folder / "resolv.conf").write_text(f"nameserver {NOBODY}\n")
@@ -69,7 +69,7 @@ def named(addresses: tuple[object, ...]) -> list[tuple[object, str]]:
 
 
 def config_get(host: Host, *, variables: Mapping[str, str] | None = None) -> tuple[str, float]:
-    """What `config get` says on that host, and how long it takes in seconds."""
+    """The output of `config get` on that host, and how long it takes in seconds."""
     argv = host.overlayd("config", "get")
     began = time.monotonic()
     done = subprocess.run(
@@ -116,7 +116,7 @@ def test_a_daemon_with_a_name_in_the_hosts_file_and_a_proxy_gets_ready(lab: Lab,
 
 
 def fill(lab: Lab) -> None:
-    """Write until etcd refuses, which raises the alarm."""
+    """Write until etcd refuses and raises the alarm NOSPACE."""
     for _number in range(200):
         if "NOSPACE" in lab.etcd.ctl("alarm", "list"):
             return
@@ -140,7 +140,7 @@ def test_an_etcd_without_room_keeps_no_restarted_host_waiting(lab: Lab, a: Host)
     try:
         a.start()
         assert a.subnet == before
-        # A new one cannot be served. Both logs, and doctor, say what helps.
+        # A new host cannot get a lease. Both logs and doctor say what to do.
         b.start(ready=False)
         eventually("b waits", lambda: b.status().get("state") == "waiting")
         for said in (a.log.read_text(), b.log.read_text()):

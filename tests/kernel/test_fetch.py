@@ -1,6 +1,6 @@
-"""A base of signed packages, fetched from mirrors on disk and over HTTP: the CentOS bases' way, with dnf, rpm and gpg.
+"""A base of signed packages, fetched with dnf, rpm and gpg from mirrors on disk and over HTTP, as CentOS bases are.
 
-Whatever a mirror does, the error says what, names the URL, comes in bounded time, and nothing is left under its name.
+Whatever a mirror does wrong, the error names the fault and the URL, comes within a time limit, and leaves no result.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ PAGE = b"<!DOCTYPE html><html><head><title>Sign in to the network</title></head>
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mirror:
-    """A repository on disk, and the key and fingerprint of its packages' good signatures."""
+    """A repository on disk, and the key and fingerprint with which its packages are signed."""
 
     folder: Path
     key: Path
     fingerprint: str
 
     def base(self, url: str | None = None, **changes: str) -> Base:
-        """A base of this repository alone, at another URL if one is given."""
+        """A base of this repository only, at another URL if one is given."""
         found = repository(url or f"file://{self.folder}", f"file://{self.key}", self.fingerprint)
         return with_repository(dataclasses.replace(found, **changes))
 
@@ -79,13 +79,13 @@ def step(tmp_path: Path, mirror: Mirror) -> Iterator[Step]:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same limits, shorter."""
+    """The time limits, shortened."""
     monkeypatch.setattr(mirror_probe, "TIMEOUT_S", 0.5)
     monkeypatch.setattr(fetch, "_PATIENCE", ("--setopt=timeout=1", "--setopt=minrate=1000", "--setopt=retries=1"))
 
 
 def refused(step: Step, base: Base, package: str = "signed") -> str:
-    """The error of a fetch that fails; nothing of it is under a final name, and it took at most 20 s."""
+    """The error of a fetch that fails; asserts that it left no result and took at most 20 s."""
     begin = time.monotonic()
     with pytest.raises(BuildError) as caught:
         fetch.fetch(step, base, [package])
@@ -179,7 +179,7 @@ def test_the_path_of_a_missing_mirror_on_disk_is_named(step: Step, mirror: Mirro
 
 
 Replies = Callable[[Path], dict[str, Reply]]
-# What the mirror answers, by path, and what the error then says.
+# By path: what the mirror answers. Then: what the error says.
 BAD: dict[str, tuple[Replies, str]] = {
     "a web page": (
         lambda _: {REPOMD: Reply(200, PAGE)},
