@@ -1,4 +1,4 @@
-"""Bad input to a real daemon: it waits for what may still come, stops for what cannot, and says which it is."""
+"""Bad input to a real daemon: it waits where the input can still become good, ends where it cannot, and says which."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ GOOD = {"Network": "10.5.0.0/16", "Backend": {"Type": "host-gw"}}
 
 @pytest.fixture
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """An etcd with a good network config, and no host yet."""
+    """A lab with a good network config in etcd, and no host yet."""
     with laboratory(tmp_path_factory.mktemp("refusals"), {"Type": "host-gw"}) as lab:
         yield lab
 
 
 def write(lab: Lab, key: str, value: str) -> None:
-    """Put a key into etcd past all checks, as somebody else's tool does."""
+    """Write a key into etcd without any check, as another tool does."""
     lab.etcdctl("put", f"{PREFIX}/{key}", value)
 
 
@@ -86,7 +86,7 @@ def test_malformed_keys_of_others_are_reported_and_skipped(lab: Lab) -> None:
 
 
 def refused(host: Host, argv: list[str]) -> tuple[int, str]:
-    """Exit status and message of a daemon that should end by itself."""
+    """Exit status and message of a daemon that has to end by itself."""
     done = subprocess.run(argv, capture_output=True, text=True, env=environment(), timeout=30, check=False)
     return done.returncode, done.stderr
 
@@ -94,7 +94,7 @@ def refused(host: Host, argv: list[str]) -> tuple[int, str]:
 def test_a_kernel_without_tun_devices_waits_and_says_what_helps(lab: Lab) -> None:
     lab.configure({"Type": "udp"})
     host = lab.host("a", start=False)
-    # It does not end: whoever writes the network config would end every such host for good.
+    # It does not end; otherwise whoever writes the network config could end the daemons of all such hosts.
     host.launcher = ("unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /dev/net && exec "$@"', "sh")
     host.start(ready=False)
     eventually("it says so", lambda: "modprobe tun" in host.log.read_text())

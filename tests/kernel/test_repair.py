@@ -1,4 +1,4 @@
-"""What somebody else breaks comes back by itself."""
+"""The daemon repairs what somebody else breaks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.testbed.netns.traffic import pings
 from tests.testbed.polling import eventually
 
 DEVICE = {"vxlan": "overlay.1", "udp": "overlay0", "wireguard": "overlay-wg"}
-# host-gw has no device, and neighbours and MACs are vxlan's alone: other cases are not collected.
+# host-gw has no device, and only vxlan has neighbours and MACs: the other cases are not collected.
 WITH_DEVICE = pytest.mark.parametrize("backend", list(DEVICE), indirect=True)
 VXLAN = pytest.mark.parametrize("backend", ["vxlan"], indirect=True)
 
