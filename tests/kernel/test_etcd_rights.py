@@ -181,7 +181,7 @@ SET = ("config", "set", json.dumps({"Network": "10.5.0.0/16", "Backend": BACKEND
         ("hosts", None, ("lease", "release", "{a}"), "is free"),
     ],
 )
-def test_without_this_right_a_command_of_the_administrator_is_refused(  # noqa: PLR0917
+def test_without_this_right_a_command_of_the_administrator_goes_wrong(  # noqa: PLR0917
     lab: Lab, a: Host, host: Host, what: str, left: str | None, words: tuple[str, ...], breaks: str
 ) -> None:
     without(lab, rights.admin(), ADMIN_RIGHTS[what], left)

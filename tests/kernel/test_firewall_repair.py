@@ -56,7 +56,7 @@ def written(host: Host) -> int:
 
 
 def ours(host: Host) -> list[str]:
-    """All our rules, in order, and the first rule of each chain in which ours has to be first."""
+    """All our rules in order, and the first rule of PREROUTING, where ours has to be first."""
     lines = host.run("iptables-save").splitlines() + host.run("nft", "-s", "list", "ruleset").splitlines()
     first = next((line for line in lines if line.startswith("-A PREROUTING")), "nothing")
     return [f"first: {first}", *(line for line in lines if "overlayd" in line)]
