@@ -1,4 +1,4 @@
-"""A real daemon, watched over HTTP while things around it break and are mended."""
+"""A real daemon's HTTP pages while things around it break and are repaired."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PORT = 8471
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """Hosts a, watched, and b."""
+    """Host a, whose pages are read, and host b."""
     with laboratory(tmp_path_factory.mktemp("watching"), {"Type": "vxlan"}) as lab:
         lab.host("a", settings={"healthz-port": PORT})
         lab.host("b")
@@ -48,7 +48,7 @@ def fetch(host: Host, path: str) -> tuple[int, str]:
 
 
 def unwell(host: Host) -> dict[str, str]:
-    """The checks of /readyz that are not well; code and body agree."""
+    """The checks of /readyz that fail; asserts that status code and body agree."""
     code, body = fetch(host, "/readyz")
     document = json.loads(body)
     found = {name: words for name, words in document["checks"].items() if words != "ok"}
@@ -57,7 +57,7 @@ def unwell(host: Host) -> dict[str, str]:
 
 
 def figures(host: Host) -> dict[str, float]:
-    """Every sample by its name, and by the sum over its labels."""
+    """The samples of /metrics by name; samples that differ only in labels are added."""
     code, body = fetch(host, "/metrics")
     assert code == 200
     found: dict[str, float] = {}
@@ -131,7 +131,7 @@ def test_a_peer_with_another_backend_makes_the_host_unready(lab: Lab, a: Host) -
 
 def test_a_peer_that_cannot_be_served_makes_the_host_unready(lab: Lab, a: Host) -> None:
     becomes_ready(a)
-    # Its subnet is an on-link network of this host's.
+    # Its subnet is an on-link network of this host.
     a.run("ip", "address", "add", "10.5.9.1/24", "broadcast", "10.5.9.0", "dev", "docker0")
     data = '{"VNI": 1, "VtepMAC": "02:00:00:00:00:09"}'
     value = f'{{"PublicIP": "198.18.1.9", "BackendType": "vxlan", "BackendData": {data}}}'
@@ -164,7 +164,7 @@ def test_a_host_whose_subnet_was_taken_reports_it_and_gets_another(lab: Lab) -> 
         key = f"subnets/{str(lost).replace('/', '-')}"
         write(lab, key, '{"PublicIP": "198.18.1.77", "BackendType": "host-gw"}')
         eventually("it has another", lambda: host.subnet != lost and figures(host)["overlayd_ready"] == 0)
-        # The same server through all of it. docker0 is still on the old one, and the thief is no peer of vxlan.
+        # The HTTP server answers throughout. docker0 is still on the old subnet, and the thief's backend is not vxlan.
         eventually("it says what is wrong now", lambda: unwell(host).keys() == {"docker", "peers"})
         assert str(lost[1]) in unwell(host)["docker"]
         assert figures(host)["overlayd_leases_lost_total"] == 1
@@ -210,7 +210,7 @@ def test_the_files_that_docker_starts_from_come_back(a: Host) -> None:
 def test_a_health_port_in_use_does_not_keep_the_daemon_down(lab: Lab) -> None:
     host = lab.host("d", start=False, settings={"healthz-port": PORT})
     try:
-        # Any user of the host may be that.
+        # Any user of the host can bind the port.
         with inside(host.namespace, lambda: socket.create_server(("0.0.0.0", PORT))):
             host.start()
             taken = f"cannot serve /healthz on 0.0.0.0:{PORT}: Address already in use"
@@ -229,7 +229,7 @@ def test_no_page_and_no_status_shows_a_secret(lab: Lab) -> None:
     password.write_text(secret)
     host.settings |= {"healthz-port": PORT, "etcd-username": "overlayd", "etcd-password-file": password}
     try:
-        # This etcd knows no users, and asks nobody; what it would be told was read all the same.
+        # This etcd has no users and asks for no login; the daemon has read the password all the same.
         host.start()
         pages = [fetch(host, path)[1] for path in ("/healthz", "/readyz", "/metrics")]
         shown = [host.call("status").stdout, host.call("status", "--json").stdout, host.log.read_text()]

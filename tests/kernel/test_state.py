@@ -1,4 +1,4 @@
-"""The kernel as it really is: what we write is what we read, and nobody else's things are touched."""
+"""The real kernel: we read back what we wrote, and objects of others stay as they are."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def underlay(host: str) -> Underlay:
 
 
 def lease(number: int, kind: str, *, dual: bool = False) -> Lease:
-    """The lease of the host of that number."""
+    """The lease of the host with that number."""
     address, address6 = IPv4Address(f"198.18.1.{number}"), IPv6Address(f"2001:db8:1::{number}")
     data, data6 = ({"VNI": 1, "VtepMAC": vtep_mac(one, 1)} if kind == "vxlan" else None for one in (address, address6))
     v4 = FamilyLease(subnet=IPv4Network(f"10.5.{number}.0/24"), public_ip=address, data=data)
@@ -67,7 +67,7 @@ def lease(number: int, kind: str, *, dual: bool = False) -> Lease:
 
 
 def program(host: str, kind: str, *peers: Lease, dual: bool = False, blackhole: bool = False, **config: Any) -> Report:
-    """Open a backend and apply it to peers, in the namespace."""
+    """Open a backend in the namespace and apply it for these peers."""
     environment = Environment(network=DUAL if dual else ONE, underlay=underlay(host), blackhole=blackhole)
     backend = backends.load(kind).from_config(config, environment)
     own = lease(1, kind, dual=dual)
@@ -129,7 +129,7 @@ def test_our_devices_accept_no_advertisement_and_no_redirect_even_after_a_change
 
 
 def settings_of(host: str, name: str) -> dict[str, str]:
-    """What an interface obeys in IPv6."""
+    """Which router advertisements and redirects an interface accepts."""
     keys = ("accept_ra", "accept_redirects", "autoconf", "disable_ipv6")
     said = namespaces.run(host, ["sysctl", "-n", *(f"net/ipv6/conf/{name}/{key}" for key in keys)])
     return dict(zip(keys, said.split(), strict=True))
@@ -146,7 +146,7 @@ def test_a_changed_mtu_removes_no_neighbour(host: str, dual: bool) -> None:
     peers = [lease(number, "vxlan", dual=dual) for number in range(2, 5)]
     program(host, "vxlan", *peers, dual=dual)
     before = inside(host, netlink.read)
-    # Opening changes the link; then nothing has gone that would have to be written again.
+    # Opening the backend changes the link; the kernel removes nothing that we would have to write again.
     assert program(host, "vxlan", *peers, dual=dual, MTU=1400).written == 0
     after = inside(host, netlink.read)
     assert {link.mtu_bytes for link in after.links} == {1330 if dual else 1350}
@@ -154,7 +154,7 @@ def test_a_changed_mtu_removes_no_neighbour(host: str, dual: bool) -> None:
 
 
 def test_a_device_with_another_vni_and_group_policy_replaces_the_first(host: str) -> None:
-    # On one port all devices have it or none, so the old one cannot wait until the new one stands.
+    # On one port all devices have group policy or none, so the old device has to go before the new one is made.
     program(host, "vxlan", lease(2, "vxlan"))
     program(host, "vxlan", VNI=7, GBP=True)
     assert {link.name for link in inside(host, netlink.read).links} == {"overlay.7"}
@@ -201,7 +201,7 @@ def test_opening_deletes_nothing(host: str) -> None:
 
 
 def test_a_peer_that_the_kernel_refuses_is_reported_and_the_others_are_served(host: str) -> None:
-    # A second address of this host's own: no gateway.
+    # The peer has a second address of this host, which cannot be a gateway.
     namespaces.ip(host, "address add 2001:db8:1::200/128 dev eth0 preferred_lft 0 nodad")
     report = program(host, "host-gw", *(lease(number, "host-gw", dual=True) for number in (2, 200)), dual=True)
     assert list(report.peer_problems) == [lease(200, "host-gw", dual=True).key_name]

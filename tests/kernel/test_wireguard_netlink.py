@@ -1,7 +1,7 @@
-"""What we tell the kernel's WireGuard, beside what wg(8) tells it; wg itself reads what we write.
+"""Our messages to the kernel's WireGuard are compared with those of wg(8); and wg reads our answers.
 
-A kernel with WireGuard is not needed, and not asked: played_kernel.py answers wg. Not proved without one: that it makes
-the device (`ip link add type wireguard`), and takes our messages as it takes wg's.
+No kernel with WireGuard is needed: played_kernel.py answers wg. So these tests cannot show that a kernel makes the
+device (`ip link add type wireguard`) and accepts our messages as it accepts wg's.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ PEERS = (
     ),
 )
 
-# linux/wireguard.h: which attributes hold others. Lists are numbered as their writer likes; the kernel does not look.
+# linux/wireguard.h: which attributes contain others. The kernel ignores the numbers of list elements.
 NESTED = {(): {8: "peers"}, ("peers",): {0: "peer"}, ("peers", "peer"): {9: "ips"}, ("peers", "peer", "ips"): {0: "ip"}}
 LISTS = (("peers",), ("peers", "peer", "ips"))
 
 
 def tree(payload: bytes, path: tuple[str, ...] = ()) -> list[object]:
-    """The attributes of a payload, each with its number and value, in the order of their numbers."""
+    """The attributes of a payload, each with its number and value, sorted by number."""
     found: list[object] = []
     at = 0
     while at < len(payload):
@@ -65,13 +65,13 @@ def tree(payload: bytes, path: tuple[str, ...] = ()) -> list[object]:
 
 
 def ours(message: wgmsg) -> bytes:
-    """Our message from the generic netlink header on."""
+    """Our message, beginning with the generic netlink header."""
     message.encode()
     return bytes(message.data)[16:]
 
 
 def heard(*words: str) -> bytes:
-    """What `wg set` tells the kernel."""
+    """The message that `wg set` sends to the kernel."""
     kernel = PlayedKernel()
     kernel.run(["wg", "set", NAME, *words])
     (request,) = kernel.heard
@@ -80,7 +80,7 @@ def heard(*words: str) -> bytes:
 
 @pytest.fixture
 def secret(tmp_path: Path) -> Path:
-    """A folder with the keys as files, as wg wants them."""
+    """A folder with the keys as files, as wg needs them."""
     assert shutil.which("wg"), "the kernel tests need wg: run `make system`"
     (tmp_path / "private").write_text(PRIVATE)
     (tmp_path / "psk").write_text(PSK)
@@ -176,7 +176,7 @@ kernel.close()
 
 
 def transported(kernel: PlayedKernel) -> str:
-    """What our own transport, in a process of its own, makes of that kernel."""
+    """The result of our own transport with that kernel, in a process of its own."""
     root = Path(__file__).parents[2]
     env = {**os.environ, "PYTHONPATH": f"{root / 'daemon'}:{root}"}
     return kernel.run([sys.executable, "-c", PROGRAM], env=env).strip()
