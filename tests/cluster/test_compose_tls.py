@@ -1,4 +1,4 @@
-"""compose/tls.yaml: three etcds with TLS, and a host; one is killed, two are, and a member that does not belong."""
+"""compose/tls.yaml: three etcds with TLS and a host; one or two etcds are killed, and wrong members are refused."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _UNDERLAY = "198.18.45"
 _SERVICES = ("etcd1", "etcd2", "etcd3", "network-config", "host1")
 _MEMBERS = _SERVICES[:3]
 _PEER = f'{{"PublicIP":"{_UNDERLAY}.12","BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"02:00:00:00:00:12"}}}}'
-# One that looks at the cluster beside a member that runs, and never becomes etcd where all is well with the test.
+# A second etcd-start beside a running member. It has to end with an error before it becomes etcd.
 _BESIDE = {
     "ETCD_LISTEN_CLIENT_URLS": "https://0.0.0.0:4379",
     "ETCD_LISTEN_PEER_URLS": "https://0.0.0.0:4380",
@@ -77,7 +77,7 @@ def test_daemon_and_clients_go_on_with_two_of_three(host: Machine, composed: dic
     composed["etcd1"].kill("SIGKILL")
     try:
         eventually("etcd2 takes a write", lambda: _tried(composed["etcd2"], "put", "with-two", "yes")[0] == 0)
-        # A lease as another host would write it is a peer of the daemon at once.
+        # A lease as another host writes it becomes a peer of the daemon at once.
         _ctl(composed["etcd3"], "put", "/coreos.com/network/subnets/10.42.200.0-24", _PEER)
         eventually("the daemon has a peer", lambda: [peer["subnet"] for peer in host.status()["peers"]])
         assert host.status()["etcd_connected"]
@@ -136,7 +136,7 @@ def test_a_member_that_reaches_no_other_names_the_address_and_the_reason(compose
 
 def test_data_of_another_cluster_is_refused(composed: dict[str, Container]) -> None:
     _all_healthy(composed)
-    # A snapshot is taken by etcd's root. The container's root, without capabilities, may not write on the volume.
+    # etcd's root takes the snapshot. The container's root has no capabilities and cannot write on the volume.
     save = """
         export ETCDCTL_ENDPOINTS="${ETCDCTL_ENDPOINTS%%,*}"
         etcdctl-as /secrets/root snapshot save /dev/shm/snapshot && chmod a+r /dev/shm/snapshot
