@@ -110,7 +110,7 @@ def state(place: Place) -> dict[str, object]:
         "mounts": [line for line in Path("/proc/mounts").read_text().splitlines() if str(place.root) in line],
         "loops": subprocess.check_output(["losetup", "--list", "--noheadings"], text=True),
         "index": json.loads(index.read_text()) if (index := place.build / "oci/index.json").exists() else {},
-        # Compared by content, as a target may have been built again before the signal. A root filesystem is replaced whole.
+        # Compared by content, as a target may have been built again before the signal. A root is replaced as a whole.
         "outputs": {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files},
         "roots": [path.stat().st_ino for path in place.build.glob("cache/bases/*/root")],
         "scratch": [path.name for path in (place.build / "tmp").glob("*")],

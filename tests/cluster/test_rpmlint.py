@@ -1,4 +1,4 @@
-"""rpmlint finds nothing in the spec and the package but what is meant to be so, and that with its reason."""
+"""rpmlint finds nothing in the spec and the package except what we filter, each filter with its reason."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _rpmlint() -> None:
 
 @pytest.fixture(scope="module")
 def unfiltered(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """What rpmlint says when nothing is filtered, line by line."""
+    """The output of rpmlint without filters, line by line."""
     config = tmp_path_factory.mktemp("rpmlint") / "config.toml"
     config.write_text(CONFIG.read_text().partition("Filters = [")[0])
     argv = ["rpmlint", "--config", str(config), str(ROOT / source.SPEC), str(built())]

@@ -1,4 +1,4 @@
-"""Images to a registry and to a file and back, by the tasks a person runs: real skopeo, docker-registry, dockerd."""
+"""Images go to a registry and to a file and back, by our tasks with a real skopeo, docker-registry and dockerd."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Iterator[str]:
-    """A registry with a certificate of our own CA, that wants a login."""
+    """A registry with a certificate of our own CA, which demands a login."""
     tls = authority.issue("registry", f"IP:{HOST}")
     with registry(tmp_path_factory.mktemp("registry") / "guarded", tls=tls, login=True) as where:
         yield where
@@ -122,7 +122,7 @@ def test_images_saved_and_loaded_have_the_same_ids(base: str, tmp_path: Path) ->
     saved = invoke("images.save", f"--to={file}", "--image=probe", f"--base={base}")
     assert saved.returncode == 0, saved.stderr
     subprocess.run(["sha256sum", "--check", "--quiet", "images.tar.sha256"], cwd=tmp_path, check=True)
-    # Another name keeps the image while it has lost its own.
+    # A second name keeps the image in Docker while its own name is removed.
     image.tag("overlayd/test-kept", base)
     try:
         client.images.remove(name)

@@ -1,4 +1,4 @@
-"""`invoke cluster.…` as a user runs it: nothing stays behind, and a second time changes nothing."""
+"""`invoke cluster.…` as a user runs it: a failed run leaves nothing, and a second run changes nothing."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_two_ups_at_once_make_one_cluster_and_another_underlay_makes_it_anew(bas
     [waited] = [done.stderr for done in both if done.stderr]
     assert re.fullmatch(rf"cluster {_NAME}: waiting for process \d+ \(.*cluster\.up .*\) to end\n", waited)
 
-    # Without --underlay it stays where it is.
+    # Without --underlay the cluster keeps its subnet.
     kept = invoke(*up[:-1])
     assert kept.stdout == f"cluster {_NAME} is up and well\n"
     moved = invoke(*up, "198.18.44.0/28")
@@ -99,7 +99,7 @@ def test_two_ups_at_once_make_one_cluster_and_another_underlay_makes_it_anew(bas
     found = find(_NAME)
     assert found is not None
     assert found.hosts[0].address == IPv4Address("198.18.44.11")
-    # The interface of a host is what its description says; its image is the one with the ID.
+    # A host's interface is as its description says, and its image has the ID.
     assert found.hosts[0].container.attrs["Image"] == found.hosts[0].container.attrs["Config"]["Image"]
     assert invoke("cluster.down", "--name", _NAME).returncode == 0
 
@@ -114,7 +114,7 @@ def test_ctrl_c_while_waiting_for_another_process_causes_no_traceback() -> None:
 
 
 def _waiting(holder: int) -> bool:
-    """Whether a process waits for a lock that another has: proc_locks(5) lists it below the holder's, with `->`."""
+    """Whether a process waits for a lock of another: proc_locks(5) lists it below the holder's line, with `->`."""
     lines = Path("/proc/locks").read_text().splitlines()
     numbers = {line.split()[0] for line in lines if "->" not in line and line.split()[4] == str(holder)}
     return any("->" in line and line.split()[0] in numbers for line in lines)

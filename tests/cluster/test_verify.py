@@ -1,4 +1,4 @@
-"""`rpm -Va` in containers of the images: clean, apart from a list that says why."""
+"""`rpm -Va` in containers of the images finds only what a list expects, with reasons."""
 
 from __future__ import annotations
 
@@ -39,5 +39,5 @@ def test_files_are_as_their_packages_installed_them(base: str, image: str) -> No
     finally:
         container.remove(force=True, v=True)
     assert int(count) > 100
-    # Nine flags, or "missing"; perhaps what kind of file it is; the path.
+    # Nine flags, or "missing"; optionally the kind of file; the path.
     assert {line: None for line in said if line.split()[-1] not in excused(LIST)} == {}
