@@ -11,7 +11,7 @@ import pytest
 TESTS = Path(__file__).resolve().parents[1]
 PAGES = (TESTS / "COMPLAINTS.md", TESTS.parent / "SECURITY.md")
 ROWS = [line for page in PAGES for line in page.read_text().splitlines() if re.match(r"\| (?!-)", line)]
-# Tables without a last column of tests, and heads, are none.
+# Heads, and rows of tables without a column of tests, are not claims.
 CLAIMS = [row for row in ROWS if len(row.split("|")) == 5 and not row.endswith("| test |")]
 
 

@@ -1,4 +1,4 @@
-"""The nightly page: complete, self-contained, and honest about what failed."""
+"""The nightly page is complete and self-contained, and shows what failed."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ BENCH: dict[str, Any] = {
 
 
 class _Tags(HTMLParser):
-    """Checks that tags close in the order in which they opened, and gathers what would be fetched."""
+    """Checks that tags are closed in order, and collects the URLs that a browser would fetch."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Root filesystems to test in are made once, whole or not at all, by one process at a time."""
+"""Root filesystems for tests are made once, completely or not at all, by one process at a time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RELEASE = roots.Release(suite="suite")
 
 @pytest.fixture
 def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The roots that were made, each in a while, by the kept recipe's stand-in."""
+    """The roots that a stand-in for the recipe made; each takes a while."""
     found: list[Path] = []
 
     def make(_release: roots.Release, _mirror: str, place: Path) -> None:

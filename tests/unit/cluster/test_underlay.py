@@ -1,4 +1,4 @@
-"""Who holds a subnet on this machine, by Docker's networks and the kernel's routes, and which one is free."""
+"""Which Docker network or route of this machine overlaps a subnet, and which subnet is free."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_routes_are_read_except_default_and_unreachable_ones() -> None:
         ("198.18.7.0/24", True, True),
         ("198.18.7.128/25", True, True),
         ("198.18.0.0/15", False, True),
-        # As the default route: what is more specific beside it stays on this machine.
+        # Like the default route, this one does not count: more specific routes stay in effect.
         ("198.18.0.0/15", True, False),
         ("198.18.8.0/24", False, False),
     ],

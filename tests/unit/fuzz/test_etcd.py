@@ -1,4 +1,4 @@
-"""Whatever stands in etcd: never an exception but the one that the docstring names."""
+"""Whatever is in etcd, readers raise only the exception that their docstring names."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ T = TypeVar("T")
 
 
 def printable(text: str) -> bool:
-    """Whether a text can go to a log and a terminal: short, in one line, and without commands to the terminal."""
+    """Whether a text is safe for a log and a terminal: short, in one line, and without control characters."""
     return text.isprintable() and len(text) < 500
 
 
 def tried(call: Callable[[], T], kind: type[Exception]) -> tuple[T | None, Any]:
-    """What a call gives, or the one kind of error that it may raise."""
+    """The result of a call, or the one kind of error that it may raise."""
     try:
         return call(), None
     except kind as error:
@@ -54,7 +54,7 @@ def test_any_key_and_value_is_a_lease_or_malformed(name: str, value: bytes) -> N
     assert printable(lease.backend_type)
     for family_lease in lease.family_leases:
         assert family_lease.subnet.version == family_lease.public_ip.version
-        # No zone (RFC 4007): it means something on the host that wrote it only.
+        # No zone (RFC 4007), which has a meaning only on the host that wrote it.
         assert "%" not in f"{family_lease.subnet}{family_lease.public_ip}"
     assert parse_key(lease.key_name) == lease.subnets
 
@@ -111,7 +111,7 @@ BEGIN = ('"Network":"10.5.0.0/16"', '"EnableIPv6":true', '"EnableIPv4":false,"En
 
 
 def configs() -> st.SearchStrategy[bytes]:
-    """Network configs: objects that begin well, and any bytes."""
+    """Network configs: objects whose first member is valid, and any bytes."""
     member = st.tuples(st.sampled_from(CONFIG_KEYS).map(json.dumps), GOOD | values())
     some = st.builds(
         lambda first, rest: encoded("{" + first + "," + joined(rest)[1:]),

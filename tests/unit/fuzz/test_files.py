@@ -1,4 +1,4 @@
-"""Whatever stands in a file: never an exception but the one that the docstring names."""
+"""Whatever is in a file, readers raise only the exception that their docstring names."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ WORDS = st.sampled_from(
         *("10.5.2.1", "10.5.2.0/33", "'", '"', "a b", "$X", "\\", "1500", "true", "\0", "\x1b[2J", "²", "9" * 5000),
     ]
 )
-# A file of the test's own for each example: the fixture's folder is the same for all, and written anew.
+# All examples of a test share the fixture's folder, so the file is written again for each.
 anew = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -57,7 +57,7 @@ def records(keys: tuple[str, ...]) -> st.SearchStrategy[bytes]:
 
 
 def only(kind: type[Exception], call: Callable[[], Any]) -> Any:
-    """What a call gives; None where it raises the one kind that it may."""
+    """The result of a call; None if it raises the one kind of error that it may raise."""
     try:
         return call()
     except kind:
@@ -127,7 +127,7 @@ def test_any_daemon_json_gives_settings_or_a_problem(tmp_path: Path, content: by
     told = docker_options.Told(daemon_json=found)
     given, conflicts = docker_options.flags(want, told)
     assert len(given) + len(conflicts) <= len(want.options())
-    # dockerd refuses what is in both.
+    # dockerd refuses an option that is in both.
     assert not {flag.removeprefix("--").partition("=")[0] for flag in given} & set(found)
     for text in (*given, *conflicts, *problems, *docker_options.contradictions(BOTH, told)):
         assert text.isprintable(), text
@@ -176,11 +176,11 @@ def assert_settings(call: Callable[[], Settings]) -> None:
     try:
         found = call()
     except ConfigError as error:
-        # Python's own words would not tell a person what to write.
+        # Python's own message would not say what to write.
         assert "invalid literal" not in str(error), error  # noqa: PT017
         assert "Exceeds the limit" not in str(error), error  # noqa: PT017
         return
-    # A key below it is spelt as flannel spells it.
+    # The key below the prefix is spelled as flannel spells it.
     assert posixpath.normpath(f"{found.etcd_prefix}/config") == f"{found.etcd_prefix}/config"
     assert "\0" not in f"{found.run_dir}{found.state_dir}{found.subnet_file}{found.etcd_prefix}"
 

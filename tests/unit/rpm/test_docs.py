@@ -1,4 +1,4 @@
-"""Manual pages and completion say all that the program takes, and what they say is so."""
+"""Manual pages and completion cover all that the program accepts, and nothing else."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PLACES = tuple(make.PAGES)
 
 @pytest.fixture(scope="module")
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The pages as a reader sees them, by their place; groff had nothing to complain about."""
+    """The rendered pages by path; asserts that groff gives no warning."""
     assert shutil.which("man"), "the tests need man: run `make system`"
     folder = tmp_path_factory.mktemp("man")
     found = {}
@@ -151,7 +151,7 @@ def test_examples_of_the_network_config_are_good_ones() -> None:
 
 
 def refused(capsys: pytest.CaptureFixture[str], config: str) -> set[str]:
-    """What the program says it knows instead, before it asks any etcd."""
+    """What the program lists as valid in its error message, which it gives before it connects to etcd."""
     assert cli.main(["config", "set", config, "--config-file", os.devnull]) == 2
     found = re.search(r"known: (.*)", capsys.readouterr().err)
     assert found is not None

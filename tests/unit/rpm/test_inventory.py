@@ -1,4 +1,4 @@
-"""What the frozen program is made of: modules and files are given to distributions, and what is nobody's is named."""
+"""The parts of the frozen program: each module and file belongs to a distribution, or is named as unknown."""
 
 from __future__ import annotations
 

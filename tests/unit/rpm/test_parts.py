@@ -1,4 +1,4 @@
-"""Licences of what the RPM bundles: each part is in the table, and all of them are in one expression."""
+"""Licences of what the RPM bundles: each part is in the table, and one expression names them all."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_a_row_of_the_table_names_licences_of_spdx_and_texts_that_are_there(part
     assert spdx.is_expression(re.sub(r"LicenseRef-\w+", "MIT", part.spdx))
     assert part.why
     assert all((FOLDER / name).stat().st_size for name in part.texts)
-    # Nothing else brings the text of what is linked in.
+    # Only the table has licence texts of parts that are linked in.
     assert part.texts or not part.inside
 
 

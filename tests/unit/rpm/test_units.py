@@ -1,4 +1,4 @@
-"""The unit, the drop-in and the files beside them say what the design says, and systemd understands them."""
+"""The unit, the drop-in and the files beside them are as designed, and systemd accepts them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ UNITS = ROOT / "rpm/units"
 
 
 def assignments(path: Path) -> dict[str, list[str]]:
-    """`Section.Key` to its values, in their order."""
+    """By `Section.Key`: its values in order."""
     found: dict[str, list[str]] = {}
     section = ""
     for line in path.read_text().splitlines():
@@ -49,7 +49,7 @@ def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path) -> None:
     place.mkdir(parents=True)
     for name in ("overlayd.service", "overlayd-containers.service", "overlayd-containers.socket"):
         shutil.copy(UNITS / name, place)
-    # Verify wants to see the program, and the targets that every unit depends on.
+    # `systemd-analyze verify` needs the program, and the targets on which every unit depends.
     (tmp_path / "usr/bin").mkdir()
     (tmp_path / "usr/bin/overlayd").touch(mode=0o755)
     (tmp_path / "usr/lib/overlayd/bin").mkdir(parents=True)
@@ -94,7 +94,7 @@ def test_the_unit_of_another_network_is_the_same_but_for_its_files_and_docker(un
 
 
 def test_systemd_finds_it_well_confined() -> None:
-    # What has to be open: root, the host's network and its settings, sockets, NET_ADMIN, NET_RAW, /dev/net/tun.
+    # What the daemon needs: root, the host's network and sysctls, sockets, NET_ADMIN, NET_RAW, /dev/net/tun.
     assert shutil.which("systemd-analyze"), "the tests need systemd-analyze: run `make system`"
     done = subprocess.run(
         [*("systemd-analyze", "security", "--offline=true", "--no-pager"), UNITS / "overlayd.service"],
@@ -123,15 +123,15 @@ def test_the_containers_service_is_apart_from_the_daemon_and_has_few_rights(unit
 
 
 def test_an_old_systemd_that_knows_no_groups_refuses_no_call(unit: dict[str, list[str]]) -> None:
-    # Before 231, @groups are skipped: a list of allowed calls would be empty, and nothing would run.
+    # systemd before 231 ignores @groups: a list of allowed calls would be empty, and nothing would run.
     for value in unit["Service.SystemCallFilter"]:
         assert value.startswith("~")
         assert "~" not in value[1:]
 
 
 def test_a_systemd_before_240_keeps_tun_devices(unit: dict[str, list[str]]) -> None:
-    # A comment that ends in a backslash goes on in the next line there (systemd issue 10598); EL 7 has 219, without
-    # BindPaths=, and PrivateDevices= alone would take /dev/net/tun.
+    # Before 240 a comment that ends in a backslash continues on the next line (systemd issue 10598), which hides that
+    # line. EL 7 has 219, without BindPaths=; there PrivateDevices= alone would remove /dev/net/tun.
     lines = (UNITS / "overlayd.service").read_text().splitlines()
     assert unit["Service.PrivateDevices"] == ["yes"]
     assert unit["Service.BindPaths"] == ["-/dev/net/tun"]
@@ -143,7 +143,7 @@ def test_memory_tasks_and_core_dumps_of_the_daemon_are_limited(unit: dict[str, l
     assert unit["Service.MemoryMax"] == ["512M"]
     assert unit["Service.TasksMax"] == ["512"]
     assert unit["Service.LimitCORE"] == ["0"]
-    # A child that is ended for its memory must not take the daemon along.
+    # If the kernel kills a child for its memory, the daemon must live on.
     assert unit["Service.OOMPolicy"] == ["continue"]
 
 
@@ -151,7 +151,7 @@ def test_each_sandboxing_line_has_a_comment_with_its_reason() -> None:
     text = (UNITS / "overlayd.service").read_text()
     lines = text[text.index("# Links, routes") : text.index("[Install]")].splitlines()
     without = [line for before, line in pairwise(lines) if line[:1] not in ("", "#") and not before.startswith("#")]
-    # Each of these is told of with the line before.
+    # The comment of the line before covers each of these.
     assert [line.partition("=")[0] for line in without] == ["DeviceAllow", "SystemCallFilter"]
 
 
@@ -201,7 +201,7 @@ def test_files_that_docker_starts_from_outlive_a_restart(unit: dict[str, list[st
 
 
 def test_no_setting_is_written_into_the_unit(unit: dict[str, list[str]], drop_in: dict[str, list[str]]) -> None:
-    # Everybody may read a unit, and `systemctl show` prints Environment=.
+    # Everybody can read a unit, and `systemctl show` prints Environment=.
     assert "Service.Environment" not in unit
     assert "Service.Environment" not in drop_in
 
