@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from overlayd.leases.lease import Subnets
+from overlayd.leases.keys import lease_name
+from overlayd.leases.subnets import Subnets
 from tests.testbed.netns import namespaces
 from tests.testbed.netns.flannel_host import PREFIX
 from tests.testbed.netns.lab import NETWORK, Host, Lab, laboratory
@@ -167,7 +168,7 @@ def test_however_many_peers_there_are_so_many_echoes_go_and_none_where_it_is_off
     # Forty hosts that were switched off: their leases are still there.
     free = [subnet for subnet in NETWORK.subnets(new_prefix=24) if subnet not in (a.subnet, b.subnet)][100:140]
     pairs = [(subnet, IPv6Network(f"fd42:0:0:{0xF000 + at:x}::/64")) for at, subnet in enumerate(free)]
-    keys = [f"{PREFIX}/subnets/{Subnets(v4=v4, v6=v6).key_name}" for v4, v6 in pairs]
+    keys = [f"{PREFIX}/subnets/{lease_name(Subnets(v4=v4, v6=v6))}" for v4, v6 in pairs]
     for at, name in enumerate(keys):
         data = {"VNI": 1, "VtepMAC": f"02:00:00:00:01:{at:02x}"}
         addresses = {"PublicIP": f"198.18.1.{100 + at}", "PublicIPv6": f"2001:2:0:1::{100 + at}"}
@@ -216,5 +217,5 @@ def test_what_never_worked_is_said_too_as_the_peer_tells_of_its_container(lab: L
         eventually("a is not ready", lambda: a.call("status").returncode == 1, timeout_s=3 * SAID_WITHIN_S)
     finally:
         lab.remove_host(host)
-        lab.etcdctl("del", f"{PREFIX}/subnets/{Subnets(v4=host.subnet, v6=host.subnet6).key_name}")
+        lab.etcdctl("del", f"{PREFIX}/subnets/{lease_name(Subnets(v4=host.subnet, v6=host.subnet6))}")
     eventually("a follows", lambda: len(measured(a)) == 2, timeout_s=SAID_WITHIN_S)

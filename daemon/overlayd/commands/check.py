@@ -17,7 +17,8 @@ from overlayd.doctor.gather.host import device_feature
 from overlayd.host.backend import backend_here, unknown_keys
 from overlayd.leases.conflicts import Here, besides_containers, judge_network
 from overlayd.leases.followed_config import CONFIG, read_network_config
-from overlayd.leases.lease import MalformedLease, parse_lease
+from overlayd.leases.keys import MalformedLease
+from overlayd.leases.lease import parse_lease
 from overlayd.leases.network_config import NetworkConfig
 from overlayd.leases.registry import SUBNETS
 from overlayd.lib.addresses import IPNetwork

@@ -14,7 +14,8 @@ from overlayd.errors import ConfigError, NetworkConfigError
 from overlayd.host.backend import load_backend, unknown_keys
 from overlayd.leases.conflicts import HostNeed, Judgement, judge_network
 from overlayd.leases.followed_config import CONFIG, read_network_config
-from overlayd.leases.lease import MalformedLease, parse_lease
+from overlayd.leases.keys import MalformedLease
+from overlayd.leases.lease import parse_lease
 from overlayd.leases.network_config import NetworkConfig, parse_network_config
 from overlayd.leases.registry import SUBNETS
 from overlayd.lib.addresses import ip_address, ip_network

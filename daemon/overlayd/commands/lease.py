@@ -13,7 +13,7 @@ from overlayd.commands.output import print_line, print_table
 from overlayd.errors import ConfigError
 from overlayd.leases import previous_lease, reservations
 from overlayd.leases.followed_config import CONFIG, read_network_config
-from overlayd.leases.lease import Subnets
+from overlayd.leases.subnets import Subnets
 from overlayd.lib.addresses import IPAddress, ip_address, ip_network
 from overlayd.lib.sanitize import plain
 from overlayd.settings import Settings

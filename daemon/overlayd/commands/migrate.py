@@ -21,7 +21,7 @@ from overlayd.flannel import undo
 from overlayd.flannel.host import SYSCONFIG, FlannelHost, look
 from overlayd.leases import previous_lease
 from overlayd.leases.held_lease import PreviousLease
-from overlayd.leases.lease import Subnets
+from overlayd.leases.subnets import Subnets
 from overlayd.lib import process
 from overlayd.lib.addresses import first_host
 from overlayd.lib.files import write_atomically

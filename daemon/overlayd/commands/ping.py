@@ -13,7 +13,8 @@ from overlayd.errors import ConfigError, OverlaydError, StoreError, UnsupportedE
 from overlayd.host.backend import load_backend
 from overlayd.kernel import interfaces
 from overlayd.leases.followed_config import CONFIG, read_network_config
-from overlayd.leases.lease import Lease, MalformedLease, parse_lease
+from overlayd.leases.keys import MalformedLease
+from overlayd.leases.lease import Lease, parse_lease
 from overlayd.leases.registry import SUBNETS
 from overlayd.monitoring import status_file
 from overlayd.probe.container_sockets import Lender

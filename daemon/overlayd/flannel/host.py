@@ -12,7 +12,7 @@ from pathlib import Path
 from overlayd.docker import generator
 from overlayd.errors import ConfigError, PrivilegeError
 from overlayd.flannel import options
-from overlayd.leases.lease import Subnets
+from overlayd.leases.subnets import Subnets
 from overlayd.lib import envfile
 from overlayd.lib.sanitize import plain
 

@@ -12,8 +12,9 @@ from overlayd.errors import CommandFailed, KernelRefused
 from overlayd.host import other_networks
 from overlayd.kernel import interfaces, netlink
 from overlayd.leases.conflicts import Here
-from overlayd.leases.lease import Lease, Subnets
+from overlayd.leases.lease import Lease
 from overlayd.leases.network_config import NetworkConfig
+from overlayd.leases.subnets import Subnets
 from overlayd.lib.addresses import IPAddress, IPNetwork, overlaps
 from overlayd.lib.counters import counter
 from overlayd.lib.log import logger

@@ -23,10 +23,11 @@ from overlayd.kernel.converge import Report
 from overlayd.leases import previous_lease
 from overlayd.leases.conflicts import Here, avoided
 from overlayd.leases.held_lease import HeldLease, PreviousLease
-from overlayd.leases.lease import UNSAID, FamilyLease, Lease, Subnets
+from overlayd.leases.lease import UNSAID, FamilyLease, Lease
 from overlayd.leases.lease_table import LeaseTable
 from overlayd.leases.network_config import NetworkConfig
 from overlayd.leases.registry import Registry
+from overlayd.leases.subnets import Subnets
 from overlayd.lib.addresses import IPAddress, IPNetwork, first_host
 from overlayd.lib.counters import counter, gauge
 from overlayd.lib.files import write_atomically

@@ -7,8 +7,9 @@ from collections.abc import Collection, Iterable
 from ipaddress import IPv4Network, IPv6Network
 
 from overlayd.errors import SubnetsExhausted
-from overlayd.leases.lease import Lease, Subnets
+from overlayd.leases.lease import Lease
 from overlayd.leases.network_config import NetworkConfig, Pool
+from overlayd.leases.subnets import Subnets
 from overlayd.lib.addresses import IPAddress, IPNetwork, is_within, overlaps, subnet_at
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from overlayd.leases.lease import Lease, Subnets
+from overlayd.leases.lease import Lease
+from overlayd.leases.subnets import Subnets
 from overlayd.lib.addresses import IPAddress
 
 

@@ -6,7 +6,8 @@ from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from overlayd.leases.lease import Lease, MalformedLease, parse_lease
+from overlayd.leases.keys import MalformedLease
+from overlayd.leases.lease import Lease, parse_lease
 from overlayd.lib.addresses import IPNetwork
 from overlayd.lib.sanitize import plain
 from overlayd.store.client import KeyValue

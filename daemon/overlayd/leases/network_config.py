@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from overlayd.errors import NetworkConfigError
-from overlayd.leases.lease import Subnets
+from overlayd.leases.subnets import Subnets
 from overlayd.lib.addresses import (
     IPAddress,
     IPNetwork,

@@ -10,7 +10,7 @@ from typing import Any
 
 from overlayd.errors import OverlaydError
 from overlayd.leases.held_lease import PreviousLease
-from overlayd.leases.lease import Subnets
+from overlayd.leases.subnets import Subnets
 from overlayd.lib.files import read_json, write_atomically
 
 LEASE_FILE = "lease.json"

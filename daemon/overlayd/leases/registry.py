@@ -17,9 +17,11 @@ from overlayd.leases import allocate, presence
 from overlayd.leases.contention import Contention
 from overlayd.leases.followed_config import CONFIG, CONFIG_BYTES, FollowedConfig
 from overlayd.leases.held_lease import HeldLease, PreviousLease, owned
-from overlayd.leases.lease import NAME_LENGTH, VALUE_BYTES, Lease, MalformedLease, Subnets, parse_key, parse_lease
+from overlayd.leases.keys import LEASE_BYTES, LEASE_NAME_LENGTH, MalformedLease, parse_lease_name
+from overlayd.leases.lease import Lease, parse_lease
 from overlayd.leases.lease_table import LeaseTable, Reader, uncontradicted
 from overlayd.leases.network_config import NetworkConfig
+from overlayd.leases.subnets import Subnets
 from overlayd.lib.addresses import IPAddress, IPNetwork, overlaps
 from overlayd.lib.log import logger
 from overlayd.lib.sanitize import plain
@@ -32,7 +34,7 @@ log = logger("registry")
 
 SUBNETS = "subnets/"
 # What is kept in memory of etcd.
-BOUNDS = Bounds(name_length=len(SUBNETS) + NAME_LENGTH, value_bytes=VALUE_BYTES, always={CONFIG: CONFIG_BYTES})
+BOUNDS = Bounds(name_length=len(SUBNETS) + LEASE_NAME_LENGTH, value_bytes=LEASE_BYTES, always={CONFIG: CONFIG_BYTES})
 # Among more keys no subnet is chosen.
 NAMES_AT_MOST = 200_000
 # Entries that are no leases are named in the log, so many at a time.
@@ -371,7 +373,7 @@ class Registry:
 def _subnets(name: str) -> Iterator[IPNetwork]:
     # A key whose value is garbage still keeps its subnets: somebody wrote it for a reason.
     with contextlib.suppress(MalformedLease):
-        yield from parse_key(name)
+        yield from parse_lease_name(name)
 
 
 def _published(kv: KeyValue) -> Lease | None:

@@ -12,10 +12,12 @@ from datetime import timedelta
 
 from overlayd.errors import ConfigError, StoreDenied, StoreError
 from overlayd.leases.conflicts import HostNeed, taken_by
-from overlayd.leases.lease import FamilyLease, Lease, MalformedLease, Subnets, parse_lease
+from overlayd.leases.keys import MalformedLease, lease_name
+from overlayd.leases.lease import FamilyLease, Lease, parse_lease
 from overlayd.leases.network_config import NetworkConfig
 from overlayd.leases.presence import HOSTS, Identity, parse
 from overlayd.leases.registry import SUBNETS
+from overlayd.leases.subnets import Subnets
 from overlayd.lib.addresses import IPAddress, overlaps
 from overlayd.store.client import KeyValue, Store
 
@@ -76,7 +78,7 @@ def reserve(
     missing = [subnet.version for subnet in subnets if subnet.version not in addresses]
     if missing:
         raise ConfigError(f"no IPv{missing[0]} address is given for {subnets}", hint="give the host's own addresses")
-    key = f"{prefix}/{SUBNETS}{subnets.key_name}"
+    key = f"{prefix}/{SUBNETS}{lease_name(subnets)}"
     found, revision = store.list_prefix(f"{prefix}/{SUBNETS}")
     family_leases = {
         subnet.version: FamilyLease(subnet=subnet, public_ip=addresses[subnet.version]) for subnet in subnets
@@ -113,11 +115,11 @@ def release(store: Store, prefix: str, subnets: Subnets, *, force: bool, own: in
     lease without a presence nobody knows whether its host lives: flannel says nothing of itself, prolongs its lease
     once a day, and ends when it is gone. `own` is the etcd lease of the host that this runs on.
     """
-    key = f"{prefix}/{SUBNETS}{subnets.key_name}"
+    key = f"{prefix}/{SUBNETS}{lease_name(subnets)}"
     kv = store.get(key)
     if kv is None:
         raise ConfigError(f"nobody holds {subnets}: {key} is not there", hint="overlayd lease list")
-    held = _lease(subnets.key_name, kv.value)
+    held = _lease(lease_name(subnets), kv.value)
     living = held and present(store, prefix).get(str(held.public_ip))
     if kv.lease_id and living and not force:
         raise ConfigError(

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from overlayd.errors import NetworkConfigError
 from overlayd.leases.followed_config import CONFIG, read_network_config
-from overlayd.leases.lease import Lease, MalformedLease, parse_key, parse_lease
+from overlayd.leases.keys import MalformedLease, parse_lease_name
+from overlayd.leases.lease import Lease, parse_lease
 from overlayd.leases.lease_table import LeaseTable, Reader
 from overlayd.leases.network_config import parse_network_config
 from overlayd.leases.presence import parse
@@ -56,7 +57,7 @@ def test_any_key_and_value_is_a_lease_or_malformed(name: str, value: bytes) -> N
         assert family_lease.subnet.version == family_lease.public_ip.version
         # No zone (RFC 4007): it means something on the host that wrote it only.
         assert "%" not in f"{family_lease.subnet}{family_lease.public_ip}"
-    assert parse_key(lease.key_name) == lease.subnets
+    assert parse_lease_name(lease.key_name) == lease.subnets
 
 
 @given(tables())

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 
 from overlayd.errors import SubnetsExhausted
 from overlayd.leases.allocate import choose_subnets, own_lease
-from overlayd.leases.lease import FamilyLease, Lease, Subnets, parse_key
+from overlayd.leases.keys import lease_name, parse_lease_name
+from overlayd.leases.lease import FamilyLease, Lease
 from overlayd.leases.network_config import NOWHERE, NetworkConfig, Pool, parse_network_config
+from overlayd.leases.subnets import Subnets
 from overlayd.lib.addresses import (
     IPAddress,
     IPNetwork,
@@ -143,7 +145,7 @@ def test_what_is_chosen_is_inside_aligned_and_fits(drawn: Drawn, data: st.DataOb
     version = chosen.version
     held = Subnets(**{f"v{version}": chosen})  # type: ignore[arg-type]
     assert drawn.config.fits(held)
-    assert parse_key(held.key_name) == held
+    assert parse_lease_name(lease_name(held)) == held
 
 
 @given(configs(), st.data())

@@ -11,7 +11,8 @@ import pytest
 
 from overlayd.errors import NetworkConfigError, StoreError
 from overlayd.leases.followed_config import FIRST_STAND_S, FREE_CHANGES, FollowedConfig
-from overlayd.leases.lease import MalformedLease, parse_key, parse_lease
+from overlayd.leases.keys import MalformedLease, parse_lease_name
+from overlayd.leases.lease import parse_lease
 from overlayd.leases.lease_table import LISTED_AT_MOST, Reader
 from overlayd.leases.network_config import NetworkConfig, parse_network_config
 from overlayd.store import pages
@@ -205,7 +206,7 @@ def test_what_is_too_large_for_a_lease_is_none(name: str, value: bytes, said: st
 
 def test_a_long_key_is_no_subnet() -> None:
     with pytest.raises(MalformedLease):
-        parse_key("10.5.2.0-24&" + "0" * 120 + "::-64")
+        parse_lease_name("10.5.2.0-24&" + "0" * 120 + "::-64")
 
 
 def test_an_entry_is_parsed_once_however_often_others_change(monkeypatch: pytest.MonkeyPatch) -> None:

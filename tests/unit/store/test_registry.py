@@ -12,9 +12,11 @@ import pytest
 
 from overlayd.errors import LeaseLost, NetworkConfigError, StoreError, SubnetsExhausted
 from overlayd.leases.held_lease import HeldLease, PreviousLease
-from overlayd.leases.lease import FamilyLease, Lease, Subnets
+from overlayd.leases.keys import lease_name
+from overlayd.leases.lease import FamilyLease, Lease
 from overlayd.leases.network_config import NetworkConfig, parse_network_config
 from overlayd.leases.registry import Registry
+from overlayd.leases.subnets import Subnets
 from overlayd.store.client import Store
 from tests.testbed.polling import until
 from tests.unit.store.conftest import Etcd
@@ -63,7 +65,7 @@ def acquire(
 
 
 def key(subnets: Subnets) -> str:
-    return f"{PREFIX}/subnets/{subnets.key_name}"
+    return f"{PREFIX}/subnets/{lease_name(subnets)}"
 
 
 def at(subnet: str) -> Subnets:
@@ -269,7 +271,7 @@ def test_a_lease_that_had_gone_is_lost_if_a_wider_one_took_its_place(store: Stor
         store.revoke(held.etcd_lease_id)
         wider = at("10.42.0.64/27")
         store.put(key(wider), wanted(2)(wider).value())
-        until(lambda: list(one.view.entries) == [f"subnets/{wider.key_name}"])
+        until(lambda: list(one.view.entries) == [f"subnets/{lease_name(wider)}"])
         with pytest.raises(LeaseLost, match=r"10\.42\.0\.64/27 was leased to another host"):
             one.reclaim(held, ttl_s=TTL_S)
 

@@ -10,9 +10,9 @@ import pytest
 
 from overlayd.errors import ConfigError
 from overlayd.leases import reservations
-from overlayd.leases.lease import Subnets
 from overlayd.leases.network_config import parse_network_config
 from overlayd.leases.presence import Identity, Presence
+from overlayd.leases.subnets import Subnets
 from overlayd.lib.addresses import IPAddress
 from overlayd.store.client import KeyValue, Store
 

@@ -11,7 +11,8 @@ from overlayd.doctor.facts import Endpoint, Etcd, Published
 from overlayd.doctor.gather import containers, tls
 from overlayd.errors import ConfigError, NetworkConfigError, OverlaydError, StoreDenied, StoreError
 from overlayd.leases.followed_config import CONFIG, read_network_config
-from overlayd.leases.lease import MalformedLease, parse_lease
+from overlayd.leases.keys import MalformedLease
+from overlayd.leases.lease import parse_lease
 from overlayd.leases.network_config import NetworkConfig
 from overlayd.leases.presence import HOSTS
 from overlayd.leases.registry import SUBNETS
