@@ -44,12 +44,13 @@ from overlayd.lib.counters import counter
 from overlayd.lib.log import logger
 from overlayd.lib.notify import notify
 from overlayd.lib.ownership import require_folder, require_ours
+from overlayd.lib.periodic import jittered
 from overlayd.monitoring.http import Watch, daemon_pages, listening
 from overlayd.monitoring.liveness import LEAST_SLACK_S, Liveness
 from overlayd.monitoring.status_file import Status, StatusFile, begun_at
 from overlayd.probe.monitor import ReachabilityMonitor
 from overlayd.settings import Settings
-from overlayd.store.client import Store, jittered
+from overlayd.store.client import Store
 from overlayd.underlay import host_needs
 from overlayd.underlay.choose import Underlay
 from overlayd.underlay.watch import UnderlayWatch, addresses, choose_underlay

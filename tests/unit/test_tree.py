@@ -138,6 +138,8 @@ PURE = (
     "probe/reach",
     "probe/report",
     "store/endpoints",
+    "store/kept",
+    "store/protocol",
     *(
         f"{room}/{path.stem}"
         for room in ("doctor/checks", "ruleset")

@@ -23,7 +23,8 @@ from overlayd.leases.network_config import NetworkConfig
 from overlayd.leases.registry import SUBNETS
 from overlayd.lib.addresses import IPNetwork
 from overlayd.settings import Settings
-from overlayd.store.client import KeyValue, Store
+from overlayd.store.client import Store
+from overlayd.store.protocol import KeyValue
 from overlayd.underlay import host_needs
 from overlayd.underlay.choose import Underlay
 from overlayd.underlay.watch import choose_underlay

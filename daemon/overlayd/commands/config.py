@@ -20,7 +20,8 @@ from overlayd.leases.network_config import NetworkConfig, parse_network_config
 from overlayd.leases.registry import SUBNETS
 from overlayd.lib.addresses import ip_address, ip_network
 from overlayd.settings import Settings
-from overlayd.store.client import KeyValue, Store
+from overlayd.store.client import Store
+from overlayd.store.protocol import KeyValue
 from overlayd.underlay import host_needs
 from overlayd.underlay.choose import Endpoint, Underlay
 

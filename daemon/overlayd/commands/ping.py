@@ -22,7 +22,8 @@ from overlayd.probe.peers import Address, Here, KnownPeer, chosen, known, source
 from overlayd.probe.ping import measure
 from overlayd.probe.report import document, table
 from overlayd.settings import Settings
-from overlayd.store.client import KeyValue, Store
+from overlayd.store.client import Store
+from overlayd.store.protocol import KeyValue
 from overlayd.underlay.watch import choose_underlay
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from overlayd.errors import NetworkConfigError
 from overlayd.leases.network_config import NetworkConfig, parse_network_config
 from overlayd.lib.log import logger
-from overlayd.store.client import KeyValue
+from overlayd.store.protocol import KeyValue
 
 log = logger("registry")
 

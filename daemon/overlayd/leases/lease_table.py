@@ -10,7 +10,7 @@ from overlayd.leases.keys import MalformedLease
 from overlayd.leases.lease import Lease, parse_lease
 from overlayd.lib.addresses import IPNetwork
 from overlayd.lib.sanitize import plain
-from overlayd.store.client import KeyValue
+from overlayd.store.protocol import KeyValue
 
 # What a status lists one by one.
 LISTED_AT_MOST = 50

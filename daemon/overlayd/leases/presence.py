@@ -23,7 +23,8 @@ from overlayd.lib.addresses import IPAddress, ip_address
 from overlayd.lib.log import logger
 from overlayd.lib.periodic import Periodic
 from overlayd.lib.sanitize import plain, quoted
-from overlayd.store.client import KeyValue, Store
+from overlayd.store.client import Store
+from overlayd.store.protocol import KeyValue
 
 log = logger("presence")
 

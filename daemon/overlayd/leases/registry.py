@@ -25,10 +25,11 @@ from overlayd.leases.subnets import Subnets
 from overlayd.lib.addresses import IPAddress, IPNetwork, overlaps
 from overlayd.lib.log import logger
 from overlayd.lib.sanitize import plain
-from overlayd.store.client import KeyValue, Store
+from overlayd.store.client import Store
 from overlayd.store.follow import Follower, View
 from overlayd.store.kept import Bounds, Kept
 from overlayd.store.openness import OpennessWatch
+from overlayd.store.protocol import KeyValue
 
 log = logger("registry")
 

@@ -19,7 +19,8 @@ from overlayd.leases.presence import HOSTS, Identity, parse
 from overlayd.leases.registry import SUBNETS
 from overlayd.leases.subnets import Subnets
 from overlayd.lib.addresses import IPAddress, overlaps
-from overlayd.store.client import KeyValue, Store
+from overlayd.store.client import Store
+from overlayd.store.protocol import KeyValue
 
 
 @dataclass(frozen=True, kw_only=True)

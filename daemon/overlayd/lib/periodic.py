@@ -12,6 +12,11 @@ from overlayd.lib.log import logger
 log = logger("periodic")
 
 
+def jittered(delay_s: float) -> float:
+    """A random delay between half of `delay_s` and all of it, so that a fleet does not come back all at once."""
+    return delay_s * random.uniform(0.5, 1)
+
+
 class Periodic:
     """Calls `call` every `interval_s` seconds from `start` to `stop`; after a StoreError again within `retry_s`."""
 
@@ -41,5 +46,4 @@ class Periodic:
                 self._call()
             except StoreError as error:
                 log.debug("trying again", what=self._name, problem=error.message)
-                # Between half and the whole of it, so that a fleet does not come back all at once.
-                wait_s = self._retry_s * random.uniform(0.5, 1)
+                wait_s = jittered(self._retry_s)

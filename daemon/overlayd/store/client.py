@@ -8,30 +8,18 @@ and the endpoints.
 from __future__ import annotations
 
 import queue
-import random
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from overlayd.store.access import StoreSettings
 from overlayd.store.connection import Connection
-from overlayd.store.pages import KeyValue, Pages, key_value, part_end, prefix_end
+from overlayd.store.pages import Pages, key_value, prefix_end
+from overlayd.store.protocol import KeyValue
 from overlayd.store.rpc import etcdrpc
-from overlayd.store.servers import CALL_TIMEOUT_S, Refused, Servers
+from overlayd.store.servers import Servers
 
 if TYPE_CHECKING:
     from overlayd.settings import Settings
-
-__all__ = [
-    "CALL_TIMEOUT_S",
-    "KeyValue",
-    "Refused",
-    "Store",
-    "StoreSettings",
-    "etcdrpc",
-    "jittered",
-    "key_value",
-    "part_end",
-]
 
 
 class Store:
@@ -184,11 +172,6 @@ class Store:
         put = etcdrpc.RequestOp(request_put=etcdrpc.PutRequest(key=key.encode(), value=value, lease=lease_id))
         request = etcdrpc.TxnRequest(compare=conditions, success=[put, *besides])
         return bool(self._servers.call(operation, lambda c: c.kv.Txn, request).succeeded)
-
-
-def jittered(delay_s: float) -> float:
-    """A delay between half and the whole of `delay_s`, so that a fleet does not come back all at once."""
-    return delay_s * (0.5 + random.random() / 2)
 
 
 def _absent(key: str, *, below: bool = False) -> Any:

@@ -10,8 +10,11 @@ from types import MappingProxyType
 
 from overlayd.errors import StoreDenied, StoreError
 from overlayd.lib.log import logger
-from overlayd.store.client import KeyValue, Refused, Store, jittered
+from overlayd.lib.periodic import jittered
+from overlayd.store.client import Store
 from overlayd.store.kept import Bounds, Kept
+from overlayd.store.protocol import KeyValue
+from overlayd.store.servers import Refused
 from overlayd.store.watch import Change, Compacted, Watch
 
 log = logger("store")

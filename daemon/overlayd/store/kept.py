@@ -11,7 +11,7 @@ import heapq
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from overlayd.store.pages import KeyValue
+from overlayd.store.protocol import KeyValue
 
 
 @dataclass(frozen=True, kw_only=True)

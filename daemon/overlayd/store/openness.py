@@ -9,7 +9,8 @@ from typing import Any
 
 from overlayd.errors import StoreError
 from overlayd.lib.log import logger
-from overlayd.store.client import Store, jittered
+from overlayd.lib.periodic import jittered
+from overlayd.store.client import Store
 from overlayd.store.connection import Connection, details, no_room, unreachable
 from overlayd.store.rpc import etcdrpc, grpc
 

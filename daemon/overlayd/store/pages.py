@@ -3,32 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from overlayd.errors import StoreError
 from overlayd.store.connection import RECEIVED_AT_MOST
+from overlayd.store.protocol import KeyValue
 from overlayd.store.rpc import etcdrpc
 from overlayd.store.servers import Servers, TooLarge
 
 # Keys in one answer; less where their values are large, and more again after so many answers that were not too large.
 PAGE = 500
 PATIENCE = 4
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class KeyValue:
-    """One key as etcd has it. `lease_id` is 0 where the key hangs on no lease; `create_revision` is its age.
-
-    Of a value that was too large to be kept, `value` is empty, and `dropped_bytes` says how large it is at least.
-    """
-
-    key: str
-    value: bytes
-    mod_revision: int
-    lease_id: int
-    create_revision: int = 0
-    dropped_bytes: int = 0
 
 
 class Pages:

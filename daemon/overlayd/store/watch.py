@@ -11,10 +11,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from overlayd.errors import StoreDenied, StoreError
-from overlayd.store.client import CALL_TIMEOUT_S, KeyValue, Store
+from overlayd.store.client import Store
 from overlayd.store.pages import key_value, part_end
+from overlayd.store.protocol import KeyValue
 from overlayd.store.rpc import etcdrpc, grpc
-from overlayd.store.servers import RIGHTS, Compacted
+from overlayd.store.servers import CALL_TIMEOUT_S, RIGHTS, Compacted
 
 __all__ = ["Change", "Compacted", "Watch"]
 

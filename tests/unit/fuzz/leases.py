@@ -10,7 +10,7 @@ import json
 from hypothesis import strategies as st
 
 from overlayd.leases.registry import SUBNETS
-from overlayd.store.client import KeyValue
+from overlayd.store.protocol import KeyValue
 from tests.unit.fuzz.documents import damaged, documents, encoded, joined, raw, values
 
 ADDRESSES4 = (

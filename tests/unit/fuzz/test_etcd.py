@@ -19,8 +19,11 @@ from overlayd.leases.lease_table import LeaseTable, Reader
 from overlayd.leases.network_config import parse_network_config
 from overlayd.leases.presence import parse
 from overlayd.leases.registry import Registry
-from overlayd.store.client import KeyValue, Store, StoreSettings, etcdrpc
+from overlayd.store.access import StoreSettings
+from overlayd.store.client import Store
 from overlayd.store.follow import View
+from overlayd.store.protocol import KeyValue
+from overlayd.store.rpc import etcdrpc
 from overlayd.store.watch import _change
 from tests.unit.fuzz.documents import damaged, documents, encoded, joined, raw, values
 from tests.unit.fuzz.leases import any_values, keys, tables

@@ -36,7 +36,7 @@ from overlayd.kernel.state import (
 from overlayd.leases.lease import Lease
 from overlayd.leases.lease_table import Reader
 from overlayd.lib.addresses import IPAddress, is_within, overlaps
-from overlayd.store.client import KeyValue
+from overlayd.store.protocol import KeyValue
 from tests.unit.fuzz.leases import TYPES, rivals, tables
 from tests.unit.kernel.model import things
 from tests.unit.kernel.scenes import IPV4_ONLY, UNDERLAY, Scene

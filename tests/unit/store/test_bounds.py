@@ -16,9 +16,10 @@ from overlayd.leases.lease import parse_lease
 from overlayd.leases.lease_table import LISTED_AT_MOST, Reader
 from overlayd.leases.network_config import NetworkConfig, parse_network_config
 from overlayd.store import pages
-from overlayd.store.client import KeyValue, Store
+from overlayd.store.client import Store
 from overlayd.store.follow import Follower
 from overlayd.store.kept import Bounds, Kept
+from overlayd.store.protocol import KeyValue
 from overlayd.store.rpc import etcdrpc
 from tests.testbed.polling import until
 from tests.unit.store.conftest import Etcd, following

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from overlayd.store.client import KeyValue, Store, StoreSettings
+from overlayd.store.access import StoreSettings
+from overlayd.store.client import Store
 from overlayd.store.follow import Follower
 from overlayd.store.pages import Pages
+from overlayd.store.protocol import KeyValue
 from overlayd.store.watch import Compacted, Watch
 from tests.testbed.etcd import Member
 from tests.testbed.polling import eventually

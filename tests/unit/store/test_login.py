@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from overlayd.errors import StoreDenied, StoreError
-from overlayd.store.client import Refused, Store
+from overlayd.store.client import Store
+from overlayd.store.servers import Refused
 from overlayd.store.watch import Watch
 from tests.testbed.polling import eventually
 from tests.unit.store.conftest import PASSWORD, Etcd, following, logins

@@ -9,7 +9,8 @@ import pytest
 
 from overlayd.errors import AddressTaken
 from overlayd.leases.presence import TTL_S, Identity, Presence, parse, probed_address
-from overlayd.store.client import KeyValue, Store
+from overlayd.store.client import Store
+from overlayd.store.protocol import KeyValue
 
 PREFIX = "/net"
 ADDRESS = IPv4Address("198.18.0.1")

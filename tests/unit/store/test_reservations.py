@@ -14,7 +14,8 @@ from overlayd.leases.network_config import parse_network_config
 from overlayd.leases.presence import Identity, Presence
 from overlayd.leases.subnets import Subnets
 from overlayd.lib.addresses import IPAddress
-from overlayd.store.client import KeyValue, Store
+from overlayd.store.client import Store
+from overlayd.store.protocol import KeyValue
 
 PREFIX = "/coreos.com/network"
 CONFIG = parse_network_config('{"Network": "10.42.0.0/24", "SubnetLen": 28, "Backend": {"Type": "vxlan"}}')

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from overlayd.errors import StoreDenied, StoreError
-from overlayd.store.client import Refused, Store
+from overlayd.store.client import Store
 from overlayd.store.follow import Follower
+from overlayd.store.servers import Refused
 from tests.testbed.certificates import Authority, Pair
 from tests.testbed.polling import eventually
 from tests.unit.store.conftest import PASSWORD, Etcd, following, serving

@@ -18,8 +18,9 @@ from overlayd.leases.presence import HOSTS
 from overlayd.leases.registry import SUBNETS
 from overlayd.settings import Settings
 from overlayd.store import endpoints as addresses
-from overlayd.store.client import KeyValue, Store
+from overlayd.store.client import Store
 from overlayd.store.openness import openness
+from overlayd.store.protocol import KeyValue
 from overlayd.store.resolve import Unresolved
 from overlayd.store.rights import Trial, attempt
 
