@@ -34,6 +34,7 @@ from overlayd.host.host import Host
 from overlayd.kernel.monitor import Monitor
 from overlayd.leases import presence
 from overlayd.leases.conflicts import Here
+from overlayd.leases.keys import Keys
 from overlayd.leases.network_config import NetworkConfig
 from overlayd.leases.presence import Presence
 from overlayd.leases.registry import Registry
@@ -120,10 +121,11 @@ class Daemon:
         # What this thread had used of the processor when the round began.
         self._cpu_s = 0.0
         self._losses: list[float] = []
-        self._registry = Registry(store, settings.etcd_prefix, self._wake.set)
+        self._keys = Keys(settings.etcd_prefix)
+        self._registry = Registry(store, self._keys, self._wake.set)
         self._liveness = Liveness(slack_s=max(LEAST_SLACK_S, 3 * settings.resync_s))
         self._renewal = LeaseRenewal(
-            self._registry,
+            self._registry.refresh,
             self._wake.set,
             ttl_s=settings.lease_ttl_s,
             margin_s=settings.subnet_lease_renew_margin * 60,
@@ -244,7 +246,7 @@ class Daemon:
         if self._presence is not None and self._presence.address == address:
             return
         self._be_absent()
-        claim = Presence(self._store, self._settings.etcd_prefix, address, presence.this_host())
+        claim = Presence(self._store, self._keys, address, presence.this_host())
         claim.claim()
         self._presence = claim
 

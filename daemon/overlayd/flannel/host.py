@@ -6,7 +6,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Interface, IPv6Interface
+from ipaddress import IPv4Interface
 from pathlib import Path
 
 from overlayd.docker import generator
@@ -133,14 +133,11 @@ def _subnet_file(variables: Mapping[str, str], words: Sequence[str]) -> str:
 
 
 def _subnets(variables: Mapping[str, str]) -> Subnets | None:
-    v4, v6 = variables.get("FLANNEL_SUBNET"), variables.get("FLANNEL_IPV6_SUBNET")
-    if not v4 and not v6:
-        v4 = next((match[1] for value in variables.values() if (match := _BIP.search(value))), None)
+    bip = next((match[1] for value in variables.values() if (match := _BIP.search(value))), None)
     try:
-        found = Subnets(v4=IPv4Interface(v4).network if v4 else None, v6=IPv6Interface(v6).network if v6 else None)
+        return Subnets.of_subnet_env(variables) or (Subnets(v4=IPv4Interface(bip).network) if bip else None)
     except ValueError as error:
         raise ConfigError(f"flannel's subnet is no subnet: {error}") from error
-    return found if found.v4 or found.v6 else None
 
 
 def _docker_files(root: Path) -> list[Path]:

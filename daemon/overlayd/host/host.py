@@ -99,17 +99,17 @@ class Host:
 
     def acquire(self) -> HeldLease:
         """Hold subnets, the same as before wherever nobody else has them. Raises StoreError, SubnetsExhausted."""
-        remembered = previous_lease.recall(self._settings.state_dir, self._settings.subnet_env)
-        remembered = self._registry.own_part(remembered, self.public_ip)
+        previous = previous_lease.recall(self._settings.state_dir, self._settings.subnet_env)
+        previous = self._registry.checked_previous(previous, self.public_ip)
         if isinstance(self._backend, Keyed):
-            self._backend.part_from(self._registry.others(remembered, self.public_ip))
+            self._backend.part_from(self._registry.older_leases_of_others(previous, self.public_ip))
         self._holding = self._registry.acquire(
             self._config,
             self._wanted,
             public_ip=self.public_ip,
-            remembered=remembered,
+            previous=previous,
             ttl_s=self._settings.lease_ttl_s,
-            avoid=avoided(self._here.needed, self._underlay.ifname, held=remembered.subnets),
+            avoid=avoided(self._here.needed, self._underlay.ifname, held=previous.subnets),
         )
         self._remember(self._holding)
         log.info("lease held", subnet=self._holding.lease.subnets, reserved=self._holding.reserved)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection, Iterable
-from ipaddress import IPv4Network, IPv6Network
 
 from overlayd.errors import SubnetsExhausted
 from overlayd.leases.lease import Lease
@@ -37,11 +36,10 @@ def choose_subnets(
 
     Random, not the next in order, so that hosts that start together seldom want the same.
     """
-    v4 = _choose(config.v4, taken, preferred.v4, rng) if config.v4 else None
-    v6 = _choose(config.v6, taken, preferred.v6, rng) if config.v6 else None
-    return Subnets(
-        v4=v4 if isinstance(v4, IPv4Network) else None,
-        v6=v6 if isinstance(v6, IPv6Network) else None,
+    return Subnets.of(
+        _choose(pool, taken, of_family, rng)
+        for pool, of_family in ((config.v4, preferred.v4), (config.v6, preferred.v6))
+        if pool is not None
     )
 
 

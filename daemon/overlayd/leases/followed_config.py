@@ -11,14 +11,13 @@ from collections import deque
 from collections.abc import Callable
 
 from overlayd.errors import NetworkConfigError
+from overlayd.leases.keys import CONFIG_BYTES, Keys
 from overlayd.leases.network_config import NetworkConfig, parse_network_config
 from overlayd.lib.log import logger
 from overlayd.store.protocol import KeyValue
 
 log = logger("registry")
 
-CONFIG = "config"
-CONFIG_BYTES = 256 * 1024
 # So many changes in an hour are followed at once. Each one more has to stand first, twice as long as the one before.
 FREE_CHANGES = 10
 HOUR_S = 3600.0
@@ -26,27 +25,27 @@ FIRST_STAND_S = 15.0
 LONGEST_STAND_S = 600.0
 
 
-def read_network_config(kv: KeyValue | None, prefix: str) -> NetworkConfig:
-    """The network config under `<prefix>/config`. Raises NetworkConfigError, which says how to write one."""
+def read_network_config(kv: KeyValue | None, keys: Keys) -> NetworkConfig:
+    """The network config in its key, `kv`. Raises NetworkConfigError; where there is none, it says how to write one."""
     if kv is None:
         raise NetworkConfigError(
-            f"no network config in etcd under {prefix}/{CONFIG}",
+            f"no network config in etcd under {keys.config}",
             hint="""write one: overlayd config set '{"Network": "10.42.0.0/16", "Backend": {"Type": "vxlan"}}'""",
         )
     size = max(len(kv.value), kv.dropped_bytes)
     if size > CONFIG_BYTES:
-        raise NetworkConfigError(f"etcd {prefix}/{CONFIG}: {size} bytes, at most {CONFIG_BYTES} are read")
+        raise NetworkConfigError(f"etcd {keys.config}: {size} bytes, at most {CONFIG_BYTES} are read")
     try:
         return parse_network_config(kv.value)
     except NetworkConfigError as error:
-        raise NetworkConfigError(f"etcd {prefix}/{CONFIG}: {error.message}", hint=error.hint) from error
+        raise NetworkConfigError(f"etcd {keys.config}: {error.message}", hint=error.hint) from error
 
 
 class FollowedConfig:
     """One network's config. `warning` says while a change is not followed yet, because there were too many."""
 
-    def __init__(self, prefix: str, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._prefix = prefix
+    def __init__(self, keys: Keys, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._keys = keys
         self._clock = clock
         self._seen: KeyValue | None = None
         self._found: NetworkConfig | NetworkConfigError | None = None
@@ -61,7 +60,7 @@ class FollowedConfig:
         if self._found is None or kv != self._seen:
             self._seen, self._since = kv, now
             try:
-                self._found = read_network_config(kv, self._prefix)
+                self._found = read_network_config(kv, self._keys)
             except NetworkConfigError as error:
                 self._found = error
         if isinstance(self._found, NetworkConfigError):
@@ -82,7 +81,7 @@ class FollowedConfig:
         if self.warning is None:
             log.warning("the network config changes too often to be followed", changes=len(self._changes))
         self.warning = (
-            f"the network config in etcd ({self._prefix}/{CONFIG}) changed {len(self._changes)} times within an hour: "
+            f"the network config in etcd ({self._keys.config}) changed {len(self._changes)} times within an hour: "
             f"this host goes on with {self._followed} by {self._followed.backend_type} until the new one has stood "
             f"for {stand_s:g} s, or overlayd is restarted; who writes there?"
         )

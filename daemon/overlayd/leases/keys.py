@@ -18,6 +18,7 @@ from ipaddress import IPv4Network, IPv6Network
 from overlayd.leases.subnets import Subnets
 from overlayd.lib.addresses import IPAddress
 from overlayd.lib.sanitize import plain, quoted
+from overlayd.store.kept import Bounds
 
 # Below the prefix. A name that ends in a slash stands for all keys that begin with it.
 CONFIG, SUBNETS, HOSTS = "config", "subnets/", "hosts/"
@@ -26,6 +27,8 @@ CONFIG, SUBNETS, HOSTS = "config", "subnets/", "hosts/"
 LEASE_NAME_LENGTH = 128
 LEASE_BYTES = 64 * 1024
 CONFIG_BYTES = 256 * 1024
+# What of a network is kept in memory, whatever else is below the prefix.
+BOUNDS = Bounds(name_length=len(SUBNETS) + LEASE_NAME_LENGTH, value_bytes=LEASE_BYTES, always={CONFIG: CONFIG_BYTES})
 _NO_IPV4 = "0.0.0.0"
 
 

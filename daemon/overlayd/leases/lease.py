@@ -5,6 +5,7 @@ Pure: no I/O. The key of a lease is `<prefix>/subnets/10.5.52.0-24`; dual stack 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -13,10 +14,11 @@ from functools import cached_property
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, TypeVar
 
-from overlayd.leases.keys import LEASE_BYTES, MalformedLease, lease_name, parse_lease_name
+from overlayd.leases.keys import LEASE_BYTES, Keys, MalformedLease, lease_name, parse_lease_name
 from overlayd.leases.subnets import Subnets
 from overlayd.lib.addresses import IPAddress, IPNetwork
 from overlayd.lib.sanitize import plain, quoted
+from overlayd.store.protocol import KeyValue
 
 A = TypeVar("A", IPv4Address, IPv6Address)
 
@@ -166,6 +168,13 @@ def parse_lease(name: str, value: bytes, *, created: int = 0) -> Lease:
             data=data6,
         )
     return Lease(v4=v4, v6=v6, backend_type=backend_type, created=created)
+
+
+def read_lease(keys: Keys, kv: KeyValue) -> Lease | None:
+    """The lease that one key of a network holds; None where it is not a lease."""
+    with contextlib.suppress(MalformedLease):
+        return parse_lease(keys.lease_name(kv.key), kv.value)
+    return None
 
 
 def _address(kind: type[A], name: str, label: str, found: object) -> A:

@@ -51,13 +51,13 @@ class _Read:
 
 
 @dataclass
-class Reader:
-    """Reads entries into a census, each once for as long as it does not change. For one thread."""
+class LeaseTableReader:
+    """Makes tables of leases. A key is parsed again only when it has changed. For one thread."""
 
     _read: dict[str, _Read] = field(default_factory=dict)
 
-    def lease_table(self, entries: Iterable[tuple[str, KeyValue]], *, left_out: int = 0) -> LeaseTable:
-        """The census of these entries, by the last part of their keys."""
+    def read(self, entries: Iterable[tuple[str, KeyValue]], *, left_out: int = 0) -> LeaseTable:
+        """The table of these keys, each with the name of its lease."""
         before, now = self._read, dict[str, _Read]()
         for name, kv in entries:
             old = before.get(name)

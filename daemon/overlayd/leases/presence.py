@@ -18,17 +18,16 @@ from pathlib import Path
 
 from overlayd import __version__
 from overlayd.errors import AddressTaken, StoreDenied, StoreError, StoreFull
+from overlayd.leases.keys import Keys
 from overlayd.lib import marks
 from overlayd.lib.addresses import IPAddress, ip_address
 from overlayd.lib.log import logger
 from overlayd.lib.periodic import Periodic
 from overlayd.lib.sanitize import plain, quoted
-from overlayd.store.client import Store
-from overlayd.store.protocol import KeyValue
+from overlayd.store.protocol import KeyStore, KeyValue
 
 log = logger("presence")
 
-HOSTS = "hosts/"
 TTL_S = 30
 REFRESH_S = 10.0
 RETRY_S = 3.0
@@ -85,13 +84,13 @@ def probed_address(value: bytes, version: int) -> IPAddress | None:
     return None
 
 
-def other_at(store: Store, prefix: str, address: IPAddress, identity: Identity) -> Identity | None:
+def other_at(store: KeyStore, keys: Keys, address: IPAddress, identity: Identity) -> Identity | None:
     """Another host than `identity` that publishes an address now; None where there is none or etcd's roles hide it.
 
     Raises StoreError.
     """
     with contextlib.suppress(StoreDenied):
-        found = store.get(f"{prefix}/{HOSTS}{address}")
+        found = store.get(keys.host(address))
         # A key that does not end by itself is nobody's sign of life.
         if found is not None and found.lease_id and store.granted_ttl(found.lease_id) <= LONGEST_TTL_S:
             holder = parse(found.value)
@@ -106,9 +105,9 @@ def _word(found: object) -> str:
 class Presence:
     """This host's claim to one address. `problem` says, while it is held, that somebody else publishes it too."""
 
-    def __init__(self, store: Store, prefix: str, address: IPAddress, identity: Identity) -> None:
+    def __init__(self, store: KeyStore, keys: Keys, address: IPAddress, identity: Identity) -> None:
         self._store = store
-        self._key = f"{prefix}/{HOSTS}{address}"
+        self._key = keys.host(address)
         self.address = address
         self._identity = identity
         self._lease_id = 0

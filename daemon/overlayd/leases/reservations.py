@@ -12,15 +12,13 @@ from datetime import timedelta
 
 from overlayd.errors import ConfigError, StoreDenied, StoreError
 from overlayd.leases.conflicts import HostNeed, taken_by
-from overlayd.leases.keys import MalformedLease, lease_name
+from overlayd.leases.keys import Keys, MalformedLease, lease_name
 from overlayd.leases.lease import FamilyLease, Lease, parse_lease
 from overlayd.leases.network_config import NetworkConfig
-from overlayd.leases.presence import HOSTS, Identity, parse
-from overlayd.leases.registry import SUBNETS
+from overlayd.leases.presence import Identity, parse
 from overlayd.leases.subnets import Subnets
 from overlayd.lib.addresses import IPAddress, overlaps
-from overlayd.store.client import Store
-from overlayd.store.protocol import KeyValue
+from overlayd.store.protocol import KeyStore, KeyValue
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,24 +36,24 @@ class Entry:
     problem: str | None = None
 
 
-def entries(store: Store, prefix: str) -> list[Entry]:
+def entries(store: KeyStore, keys: Keys) -> list[Entry]:
     """Every lease and reservation, by key. Raises StoreError."""
-    found, _revision = store.list_prefix(f"{prefix}/{SUBNETS}")
-    hosts = present(store, prefix)
-    return [_entry(store, kv, kv.key.removeprefix(f"{prefix}/{SUBNETS}"), hosts) for kv in found]
+    found, _revision = store.list_prefix(keys.subnets)
+    hosts = present(store, keys)
+    return [_entry(store, kv, keys.lease_name(kv.key), hosts) for kv in found]
 
 
-def present(store: Store, prefix: str) -> dict[str, Identity]:
+def present(store: KeyStore, keys: Keys) -> dict[str, Identity]:
     """The daemons that live now, by the address that they publish; none where etcd's roles hide them."""
     with contextlib.suppress(StoreDenied):
-        found, _revision = store.list_prefix(f"{prefix}/{HOSTS}")
-        return {kv.key.rpartition("/")[2]: parse(kv.value) for kv in found}
+        found, _revision = store.list_prefix(keys.hosts)
+        return {kv.key.removeprefix(keys.hosts): parse(kv.value) for kv in found}
     return {}
 
 
 def reserve(
-    store: Store,
-    prefix: str,
+    store: KeyStore,
+    keys: Keys,
     config: NetworkConfig,
     subnets: Subnets,
     addresses: Mapping[int, IPAddress],
@@ -79,18 +77,18 @@ def reserve(
     missing = [subnet.version for subnet in subnets if subnet.version not in addresses]
     if missing:
         raise ConfigError(f"no IPv{missing[0]} address is given for {subnets}", hint="give the host's own addresses")
-    key = f"{prefix}/{SUBNETS}{lease_name(subnets)}"
-    found, revision = store.list_prefix(f"{prefix}/{SUBNETS}")
+    key = keys.lease(lease_name(subnets))
+    found, revision = store.list_prefix(keys.subnets)
     family_leases = {
         subnet.version: FamilyLease(subnet=subnet, public_ip=addresses[subnet.version]) for subnet in subnets
     }
     # Without a backend no peer programs it: nobody is there yet. With one and without its data, flannel logs an error.
     wanted = Lease(v4=family_leases.get(4), v6=family_leases.get(6), backend_type="")
     for kv in found:
-        name = kv.key.removeprefix(f"{prefix}/{SUBNETS}")
+        name = keys.lease_name(kv.key)
         held = _lease(name, kv.value)
         if kv.key == key and held is not None and held.public_ip == wanted.public_ip:
-            if kv.lease_id and not force and _silent(store, prefix, kv, held, own):
+            if kv.lease_id and not force and _silent(store, keys, kv, held, own):
                 raise ConfigError(
                     f"{subnets} is leased to {held.public_ip}, and no overlayd says that it lives there: a flanneld "
                     "would make its lease again of the reservation when it prolongs it",
@@ -104,30 +102,30 @@ def reserve(
                 f"{subnets} is not free: {held.subnets} is held by {held.public_ip}",
                 hint=f"overlayd lease release {held.subnets}, or take another: overlayd lease list",
             )
-    if not store.create(key, wanted.value(), lease_id=0, quiet_below=(f"{prefix}/{SUBNETS}", revision)):
-        raise StoreError(f"{prefix}/{SUBNETS} changed in this moment", hint="try again")
+    if not store.create(key, wanted.value(), lease_id=0, quiet_below=(keys.subnets, revision)):
+        raise StoreError(f"{keys.subnets} changed in this moment", hint="try again")
     return key
 
 
-def release(store: Store, prefix: str, subnets: Subnets, *, force: bool, own: int = 0) -> str:
+def release(store: KeyStore, keys: Keys, subnets: Subnets, *, force: bool, own: int = 0) -> str:
     """Free a lease or reservation; the key. Raises ConfigError where there is none or its host may live, StoreError.
 
     A daemon that lives would write its lease again at once. A reservation of a host that lives becomes its lease. Of a
     lease without a presence nobody knows whether its host lives: flannel says nothing of itself, prolongs its lease
     once a day, and ends when it is gone. `own` is the etcd lease of the host that this runs on.
     """
-    key = f"{prefix}/{SUBNETS}{lease_name(subnets)}"
+    key = keys.lease(lease_name(subnets))
     kv = store.get(key)
     if kv is None:
         raise ConfigError(f"nobody holds {subnets}: {key} is not there", hint="overlayd lease list")
     held = _lease(lease_name(subnets), kv.value)
-    living = held and present(store, prefix).get(str(held.public_ip))
+    living = held and present(store, keys).get(str(held.public_ip))
     if kv.lease_id and living and not force:
         raise ConfigError(
             f"{subnets} is in use by {living.hostname} ({held.public_ip if held else '?'}), which would take it again",
             hint="stop overlayd there first, or give --force",
         )
-    if kv.lease_id and not force and _silent(store, prefix, kv, held, own):
+    if kv.lease_id and not force and _silent(store, keys, kv, held, own):
         where = f"to {held.public_ip} " if held else ""
         raise ConfigError(
             f"{subnets} is leased {where}for {_duration(store.seconds_left(kv.lease_id))} more, and no overlayd says "
@@ -139,16 +137,16 @@ def release(store: Store, prefix: str, subnets: Subnets, *, force: bool, own: in
     return key
 
 
-def _silent(store: Store, prefix: str, kv: KeyValue, held: Lease | None, own: int) -> bool:
+def _silent(store: KeyStore, keys: Keys, kv: KeyValue, held: Lease | None, own: int) -> bool:
     """Whether nobody knows if the host of a lease lives: it is not this host's own, and its host says nothing."""
-    return kv.lease_id != own and not (held and str(held.public_ip) in present(store, prefix))
+    return kv.lease_id != own and not (held and str(held.public_ip) in present(store, keys))
 
 
 def _duration(seconds: int) -> str:
     return str(timedelta(seconds=seconds))
 
 
-def _entry(store: Store, kv: KeyValue, name: str, hosts: Mapping[str, Identity]) -> Entry:
+def _entry(store: KeyStore, kv: KeyValue, name: str, hosts: Mapping[str, Identity]) -> Entry:
     ends_in_s = store.seconds_left(kv.lease_id) if kv.lease_id else None
     try:
         lease = parse_lease(name, kv.value)

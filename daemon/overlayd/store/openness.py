@@ -47,23 +47,22 @@ class Openness:
         return None
 
 
-def openness(store: Store, prefix: str) -> Openness:
-    """Try to read and to write the network config as a stranger. Raises StoreError when etcd does not say.
+def openness(store: Store, key: str) -> Openness:
+    """Try to read and to write a key as a stranger. Raises StoreError when etcd does not say.
 
     etcd looks at the rights of both branches of a transaction before it looks at its comparisons: so one whose
     comparisons contradict each other is refused to whom may not write, and writes nothing for whom may.
     """
-    key = f"{prefix}/config".encode()
     connection = store.servers.stranger()
     try:
         never = [
-            etcdrpc.Compare(result=result, target=etcdrpc.Compare.VERSION, key=key, version=0)
+            etcdrpc.Compare(result=result, target=etcdrpc.Compare.VERSION, key=key.encode(), version=0)
             for result in (etcdrpc.Compare.EQUAL, etcdrpc.Compare.GREATER)
         ]
-        put = etcdrpc.RequestOp(request_put=etcdrpc.PutRequest(key=key, value=b"{}"))
+        put = etcdrpc.RequestOp(request_put=etcdrpc.PutRequest(key=key.encode(), value=b"{}"))
         return Openness(
             where=str(connection.endpoint),
-            read=_lets(connection, connection.kv.Range, etcdrpc.RangeRequest(key=key, count_only=True)),
+            read=_lets(connection, connection.kv.Range, etcdrpc.RangeRequest(key=key.encode(), count_only=True)),
             write=_lets(connection, connection.kv.Txn, etcdrpc.TxnRequest(compare=never, success=[put])),
         )
     finally:
@@ -89,11 +88,9 @@ class OpennessWatch:
     `warnings` is what was last found; `on_change` is called after it became another.
     """
 
-    def __init__(
-        self, store: Store, prefix: str, *, connected: Callable[[], bool], on_change: Callable[[], None]
-    ) -> None:
+    def __init__(self, store: Store, key: str, *, connected: Callable[[], bool], on_change: Callable[[], None]) -> None:
         self._store = store
-        self._prefix = prefix
+        self._key = key
         self._connected = connected
         self._on_change = on_change
         self.warnings: tuple[str, ...] = ()
@@ -123,7 +120,7 @@ class OpennessWatch:
                     log.debug("etcd does not say whether it is open", problem=error.message)
 
     def _ask(self) -> None:
-        seen = openness(self._store, self._prefix)
+        seen = openness(self._store, self._key)
         log.debug("asked etcd as a stranger", reads=seen.read, writes=seen.write)
         warning = seen.warning
         found = (warning,) if warning else ()

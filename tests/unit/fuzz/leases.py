@@ -9,7 +9,7 @@ import json
 
 from hypothesis import strategies as st
 
-from overlayd.leases.registry import SUBNETS
+from overlayd.leases.keys import SUBNETS
 from overlayd.store.protocol import KeyValue
 from tests.unit.fuzz.documents import damaged, documents, encoded, joined, raw, values
 

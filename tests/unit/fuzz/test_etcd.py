@@ -12,15 +12,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from overlayd.errors import NetworkConfigError
-from overlayd.leases.followed_config import CONFIG, read_network_config
-from overlayd.leases.keys import MalformedLease, parse_lease_name
+from overlayd.leases.followed_config import read_network_config
+from overlayd.leases.followed_leases import FollowedLeases
+from overlayd.leases.keys import SUBNETS, Keys, MalformedLease, parse_lease_name
 from overlayd.leases.lease import Lease, parse_lease
-from overlayd.leases.lease_table import LeaseTable, Reader
+from overlayd.leases.lease_table import LeaseTable, LeaseTableReader
 from overlayd.leases.network_config import parse_network_config
 from overlayd.leases.presence import parse
-from overlayd.leases.registry import Registry
-from overlayd.store.access import StoreSettings
-from overlayd.store.client import Store
 from overlayd.store.follow import View
 from overlayd.store.protocol import KeyValue
 from overlayd.store.rpc import etcdrpc
@@ -29,6 +27,8 @@ from tests.unit.fuzz.documents import damaged, documents, encoded, joined, raw, 
 from tests.unit.fuzz.leases import any_values, keys, tables
 
 T = TypeVar("T")
+
+KEYS = Keys("/n")
 
 
 def printable(text: str) -> bool:
@@ -65,8 +65,8 @@ def test_any_key_and_value_is_a_lease_or_malformed(name: str, value: bytes) -> N
 
 @given(tables())
 @settings(max_examples=200)
-def test_a_census_counts_every_entry_once_and_knows_no_lease_by_two_names(entries: dict[str, KeyValue]) -> None:
-    lease_table = Reader().lease_table(entries.items())
+def test_a_table_counts_every_key_once_and_knows_no_lease_by_two_names(entries: dict[str, KeyValue]) -> None:
+    lease_table = LeaseTableReader().read(entries.items())
     assert lease_table.leases.keys() | lease_table.malformed.keys() == entries.keys()
     assert not lease_table.leases.keys() & lease_table.malformed.keys()
     assert lease_table.reserved <= lease_table.leases.keys()
@@ -76,15 +76,13 @@ def test_a_census_counts_every_entry_once_and_knows_no_lease_by_two_names(entrie
 
 
 @given(st.lists(st.tuples(tables(), st.integers(0, 3)), min_size=1, max_size=4))
-def test_a_census_stands_whatever_etcd_shows_next(shown: list[tuple[dict[str, KeyValue], int]]) -> None:
-    registry = Registry(Store(StoreSettings(endpoints=("http://127.0.0.1:1",))), "/n", lambda: None)
+def test_a_table_stands_whatever_etcd_shows_next(shown: list[tuple[dict[str, KeyValue], int]]) -> None:
+    leases = FollowedLeases(KEYS)
     for entries, revision in shown:
-        registry._follower._view = View(
-            entries={f"subnets/{name}": kv for name, kv in entries.items()}, revision=revision, connected=True
-        )
-        lease_table = registry.lease_table()
+        named = {f"{SUBNETS}{name}": kv for name, kv in entries.items()}
+        lease_table = leases.read(View(entries=named, revision=revision, connected=True))
         assert isinstance(lease_table, LeaseTable)
-        assert Reader().lease_table(entries.items()).leases.items() <= lease_table.leases.items()
+        assert LeaseTableReader().read(entries.items()).leases.items() <= lease_table.leases.items()
 
 
 @given(st.binary(max_size=40), any_values(), st.integers(0, 1), st.integers(0, 2**63 - 1))
@@ -129,8 +127,8 @@ def configs() -> st.SearchStrategy[bytes]:
 @example(b'{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd42::%eth0/48"}')
 @settings(max_examples=400)
 def test_any_network_config_is_whole_or_refused(raw_config: bytes) -> None:
-    kv = KeyValue(key=f"/n/{CONFIG}", value=raw_config, mod_revision=1, lease_id=0)
-    config, problem = tried(lambda: read_network_config(kv, "/n"), NetworkConfigError)
+    kv = KeyValue(key=KEYS.config, value=raw_config, mod_revision=1, lease_id=0)
+    config, problem = tried(lambda: read_network_config(kv, KEYS), NetworkConfigError)
     if config is None:
         assert printable(problem.message)
         return

@@ -8,6 +8,7 @@ from ipaddress import IPv4Address, IPv6Address
 import pytest
 
 from overlayd.errors import AddressTaken
+from overlayd.leases.keys import Keys
 from overlayd.leases.presence import TTL_S, Identity, Presence, parse, probed_address
 from overlayd.store.client import Store
 from overlayd.store.protocol import KeyValue
@@ -20,7 +21,7 @@ BETA = Identity(hostname="beta", id="b")
 
 
 def presence(store: Store, identity: Identity) -> Presence:
-    return Presence(store, PREFIX, ADDRESS, identity)
+    return Presence(store, Keys(PREFIX), ADDRESS, identity)
 
 
 def held(store: Store) -> KeyValue:
