@@ -11,6 +11,7 @@ from typing import Any
 from overlayd.commands.output import print_line, print_table
 from overlayd.errors import ConfigError
 from overlayd.leases import previous_lease, reservations
+from overlayd.leases.conflicts import HostNeed
 from overlayd.leases.followed_config import read_network_config
 from overlayd.leases.keys import Keys
 from overlayd.leases.subnets import Subnets
@@ -19,7 +20,6 @@ from overlayd.lib.sanitize import plain
 from overlayd.settings import Settings
 from overlayd.store.client import Store
 from overlayd.store.protocol import KeyStore
-from overlayd.underlay import host_needs
 
 
 def main(settings: Settings, options: argparse.Namespace) -> int:
@@ -38,7 +38,7 @@ def main(settings: Settings, options: argparse.Namespace) -> int:
                     config,
                     subnets,
                     addresses,
-                    needed=host_needs.now(settings.etcd_endpoints),
+                    needed=_needed(settings),
                     force=options.force,
                     own=_own(settings),
                 )
@@ -50,6 +50,13 @@ def main(settings: Settings, options: argparse.Namespace) -> int:
         return 0
     finally:
         store.close()
+
+
+def _needed(settings: Settings) -> tuple[HostNeed, ...]:
+    """What this host needs its own network for. Only `reserve` asks: it loads netlink, which takes a while."""
+    from overlayd.underlay import host_needs  # noqa: PLC0415
+
+    return host_needs.now(settings.etcd_endpoints)
 
 
 def _own(settings: Settings) -> int:
