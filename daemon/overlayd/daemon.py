@@ -33,7 +33,7 @@ from overlayd.host.backend import backend_here
 from overlayd.host.host import Host
 from overlayd.kernel.monitor import Monitor
 from overlayd.leases import presence
-from overlayd.leases.conflicts import Here
+from overlayd.leases.conflicts import CurrentNeeds
 from overlayd.leases.keys import Keys
 from overlayd.leases.network_config import NetworkConfig
 from overlayd.leases.presence import Presence
@@ -299,7 +299,7 @@ class Daemon:
         """Raise NetworkConfigError where this host does not change to that config: not here, or not while it runs."""
         if self._refused is not None and self._refused[0] == now:
             raise NetworkConfigError(self._refused[1])
-        here = Here(needed=host_needs.now(self._settings.etcd_endpoints))
+        here = CurrentNeeds(needed=host_needs.now(self._settings.etcd_endpoints))
         try:
             backend_here(self._settings, now, self._underlay.look(now.versions).only(now.versions), here)
         except UnsupportedError as error:

@@ -138,7 +138,7 @@ PURE = (
     "probe/reach",
     "probe/report",
     "store/endpoints",
-    "store/kept",
+    "store/bounded_keys",
     "store/protocol",
     *(
         f"{room}/{path.stem}"

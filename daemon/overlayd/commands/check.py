@@ -14,7 +14,7 @@ from overlayd.docker import options as docker_options
 from overlayd.doctor.checks.host import DEVICE_OF
 from overlayd.doctor.gather.host import device_feature
 from overlayd.host.backend import backend_here, unknown_keys
-from overlayd.leases.conflicts import Here, besides_containers, judge_network
+from overlayd.leases.conflicts import CurrentNeeds, besides_containers, judge_network
 from overlayd.leases.followed_config import read_network_config
 from overlayd.leases.keys import Keys
 from overlayd.leases.lease import read_lease
@@ -48,7 +48,7 @@ def main(settings: Settings, _options: argparse.Namespace) -> int:
         leases, revision = store.list_prefix(keys.subnets)
     finally:
         store.close()
-    here = Here(needed=host_needs.now(settings.etcd_endpoints))
+    here = CurrentNeeds(needed=host_needs.now(settings.etcd_endpoints))
     backend = backend_here(settings, config, underlay, here)
     print_fields(
         "network",

@@ -21,7 +21,7 @@ from overlayd.settings import Settings
 from overlayd.store.client import Store
 from overlayd.store.protocol import KeyValue
 from overlayd.underlay import host_needs
-from overlayd.underlay.choose import Endpoint, Underlay
+from overlayd.underlay.choose import Underlay, UnderlayEndpoint
 
 
 def main(settings: Settings, options: argparse.Namespace) -> int:
@@ -79,7 +79,7 @@ def _peers(keys: Keys, leased: Collection[KeyValue]) -> Iterator[HostNeed]:
 
 def _any_underlay() -> Underlay:
     # Whoever writes the config need not be on a host of the network; only the config's own sense is checked here.
-    v4, v6 = (Endpoint(address=one, public_ip=one) for one in map(ip_address, ("192.0.2.1", "2001:db8::1")))
+    v4, v6 = (UnderlayEndpoint(address=one, public_ip=one) for one in map(ip_address, ("192.0.2.1", "2001:db8::1")))
     return Underlay(ifname="lo", ifindex=1, mtu_bytes=65535, reason="for the check only", v4=v4, v6=v6)
 
 

@@ -74,7 +74,7 @@ def _list(store: KeyStore, keys: Keys, *, as_json: bool) -> int:
     return 0
 
 
-def _row(entry: reservations.Entry) -> tuple[str, ...]:
+def _row(entry: reservations.LeaseEntry) -> tuple[str, ...]:
     ends = "reserved" if entry.ends_in_s is None else str(timedelta(seconds=entry.ends_in_s))
     if entry.lease is None:
         return (plain(entry.name), "-", "-", ends, f"no lease: {entry.problem}")
@@ -83,7 +83,7 @@ def _row(entry: reservations.Entry) -> tuple[str, ...]:
     return (str(entry.lease.subnets), addresses, entry.lease.backend_type, ends, name)
 
 
-def _document(entry: reservations.Entry) -> dict[str, Any]:
+def _document(entry: reservations.LeaseEntry) -> dict[str, Any]:
     lease = entry.lease
     return {
         "key": entry.name,

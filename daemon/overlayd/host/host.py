@@ -21,7 +21,7 @@ from overlayd.host.backend import backend_here, unknown_keys
 from overlayd.host.firewall import HostFirewall
 from overlayd.kernel.converge import Report
 from overlayd.leases import previous_lease
-from overlayd.leases.conflicts import Here, avoided
+from overlayd.leases.conflicts import CurrentNeeds, avoided
 from overlayd.leases.held_lease import HeldLease, PreviousLease
 from overlayd.leases.lease import UNSAID, FamilyLease, Lease
 from overlayd.leases.lease_table import LeaseTable
@@ -64,7 +64,7 @@ class Host:
         self._status_file = status_file
         self._config = config
         self._underlay = underlay
-        self._here = Here(needed=host_needs.now(settings.etcd_endpoints))
+        self._here = CurrentNeeds(needed=host_needs.now(settings.etcd_endpoints))
         self._backend = backend_here(settings, config, underlay, self._here)
         self._firewall = HostFirewall(settings, config, underlay.ifname, self._backend, self._here)
         self._unread: tuple[str, ...] = ()

@@ -38,7 +38,7 @@ class HostNeed:
 
 
 @dataclass
-class Here:
+class CurrentNeeds:
     """What is needed on this host, as it was last seen."""
 
     needed: tuple[HostNeed, ...] = field(default=())

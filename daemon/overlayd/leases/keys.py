@@ -18,7 +18,7 @@ from ipaddress import IPv4Network, IPv6Network
 from overlayd.leases.subnets import Subnets
 from overlayd.lib.addresses import IPAddress
 from overlayd.lib.sanitize import plain, quoted
-from overlayd.store.kept import Bounds
+from overlayd.store.bounded_keys import Bounds
 
 # Below the prefix. A name that ends in a slash stands for all keys that begin with it.
 CONFIG, SUBNETS, HOSTS = "config", "subnets/", "hosts/"

@@ -17,7 +17,7 @@ from overlayd.leases.held_lease import HeldLease
 from overlayd.leases.keys import BOUNDS, Keys, MalformedLease, parse_lease_name
 from overlayd.leases.lease import Lease, read_lease
 from overlayd.lib.addresses import IPNetwork
-from overlayd.store.kept import Kept
+from overlayd.store.bounded_keys import BoundedKeys
 from overlayd.store.protocol import KeyStore, KeyValue
 
 # Among more keys no subnet is chosen.
@@ -59,7 +59,7 @@ class LeaseWrites:
 
     def list(self) -> ListedLeases:
         """All keys of leases as they are now. Raises StoreError also where there are more than can be chosen among."""
-        kept, names = Kept(BOUNDS), list[str]()
+        kept, names = BoundedKeys(BOUNDS), list[str]()
         pages = self._store.pages([self._keys.subnets])
         for page in pages:
             for kv in page:

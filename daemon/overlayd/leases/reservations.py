@@ -22,7 +22,7 @@ from overlayd.store.protocol import KeyStore, KeyValue
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class LeaseEntry:
     """One key of the network. `lease` is None where `problem` says why the key is no lease.
 
     `ends_in_s` is what etcd says is left; None for a reservation. `host` is the daemon that lives at its address, if it
@@ -36,7 +36,7 @@ class Entry:
     problem: str | None = None
 
 
-def entries(store: KeyStore, keys: Keys) -> list[Entry]:
+def entries(store: KeyStore, keys: Keys) -> list[LeaseEntry]:
     """Every lease and reservation, by key. Raises StoreError."""
     found, _revision = store.list_prefix(keys.subnets)
     hosts = present(store, keys)
@@ -146,13 +146,13 @@ def _duration(seconds: int) -> str:
     return str(timedelta(seconds=seconds))
 
 
-def _entry(store: KeyStore, kv: KeyValue, name: str, hosts: Mapping[str, Identity]) -> Entry:
+def _entry(store: KeyStore, kv: KeyValue, name: str, hosts: Mapping[str, Identity]) -> LeaseEntry:
     ends_in_s = store.seconds_left(kv.lease_id) if kv.lease_id else None
     try:
         lease = parse_lease(name, kv.value)
     except MalformedLease as error:
-        return Entry(name=name, lease=None, ends_in_s=ends_in_s, host=None, problem=str(error))
-    return Entry(name=name, lease=lease, ends_in_s=ends_in_s, host=hosts.get(str(lease.public_ip)))
+        return LeaseEntry(name=name, lease=None, ends_in_s=ends_in_s, host=None, problem=str(error))
+    return LeaseEntry(name=name, lease=lease, ends_in_s=ends_in_s, host=hosts.get(str(lease.public_ip)))
 
 
 def _lease(name: str, value: bytes) -> Lease | None:

@@ -48,12 +48,12 @@ class Store:
         """Drop the connection. The next call dials anew."""
         self._servers.close()
 
-    def tend(self) -> None:
+    def health_check(self) -> None:
         """Look after the connection, every second or so: is the server alive, have its certificates been replaced?
 
         A connection that is no good any more is closed, which ends the watches on it.
         """
-        self._servers.tend()
+        self._servers.health_check()
 
     def get(self, key: str) -> KeyValue | None:
         """The key, or None."""

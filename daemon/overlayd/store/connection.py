@@ -10,7 +10,7 @@ from typing import Any
 from overlayd.errors import StoreError
 from overlayd.lib.log import logger
 from overlayd.store.access import StoreSettings
-from overlayd.store.endpoints import Endpoint
+from overlayd.store.endpoints import EtcdEndpoint
 from overlayd.store.resolve import Addresses
 from overlayd.store.rpc import etcdrpc, grpc
 from overlayd.store.trust import Trust
@@ -49,7 +49,7 @@ class Connection:
     Any thread may use it. After `close`, calls under way end as CANCELLED, and new ones raise ValueError.
     """
 
-    def __init__(self, endpoint: Endpoint, trust: Trust | None, addresses: Addresses = ()) -> None:
+    def __init__(self, endpoint: EtcdEndpoint, trust: Trust | None, addresses: Addresses = ()) -> None:
         """`addresses`, all of one family, are those of the endpoint's name; none where it is an address itself."""
         self.endpoint = endpoint
         self.trust = trust
@@ -149,7 +149,7 @@ class Login:
         return password
 
 
-def _target(endpoint: Endpoint, addresses: Addresses) -> str:
+def _target(endpoint: EtcdEndpoint, addresses: Addresses) -> str:
     """What gRPC is to dial, without asking DNS by itself."""
     if not addresses:
         return f"{endpoint.dialled_host}:{endpoint.port}"

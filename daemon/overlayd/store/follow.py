@@ -11,11 +11,11 @@ from types import MappingProxyType
 from overlayd.errors import StoreDenied, StoreError
 from overlayd.lib.log import logger
 from overlayd.lib.periodic import jittered
+from overlayd.store.bounded_keys import BoundedKeys, Bounds
 from overlayd.store.client import Store
-from overlayd.store.kept import Bounds, Kept
 from overlayd.store.protocol import KeyValue
-from overlayd.store.servers import Refused
-from overlayd.store.watch import Change, Compacted, Watch
+from overlayd.store.servers import Compacted, Refused
+from overlayd.store.watch import Change, EtcdWatch
 
 log = logger("store")
 
@@ -41,7 +41,7 @@ class View:
 
     While etcd is away `connected` is False, `problem` says why and `hint` what to do, and `entries` are the last that
     were seen. `left_out` is how many keys etcd has that are too many, or have names too long, to be among them
-    (kept.py).
+    (bounded_keys.py).
     """
 
     entries: Mapping[str, KeyValue] = field(default_factory=lambda: MappingProxyType({}))
@@ -75,10 +75,10 @@ class Follower:
         self._bounds = bounds
         self._on_change = on_change
         self._stopping = threading.Event()
-        self._watch: Watch | None = None
+        self._watch: EtcdWatch | None = None
         # What follows is shared with those who read `view`.
         self._lock = threading.Lock()
-        self._kept = Kept(self._bounds)
+        self._kept = BoundedKeys(self._bounds)
         self._view = View()
         self._changed = False
         self._revision = 0
@@ -86,7 +86,7 @@ class Follower:
         self._not_before = 0.0
         self._threads = (
             threading.Thread(target=self._run, name="etcd-watch", daemon=True),
-            threading.Thread(target=self._tend, name="etcd-pulse", daemon=True),
+            threading.Thread(target=self._check_health, name="etcd-pulse", daemon=True),
         )
 
     @property
@@ -118,9 +118,9 @@ class Follower:
             if thread.is_alive():
                 thread.join()
 
-    def _tend(self) -> None:
+    def _check_health(self) -> None:
         while not self._stopping.wait(jittered(PULSE_S)):
-            self._store.tend()
+            self._store.health_check()
 
     def _run(self) -> None:
         retry_s = FIRST_RETRY_S
@@ -144,7 +144,7 @@ class Follower:
         # an older revision than ours, and a watch from the future would wait in silence.
         self._stopping.wait(max(0.0, self._not_before - time.monotonic()))
         began = time.monotonic()
-        kept = Kept(self._bounds)
+        kept = BoundedKeys(self._bounds)
         pages = self._store.pages(self._parts)
         for page in pages:
             for kv in page:
@@ -161,7 +161,7 @@ class Follower:
         self._on_change()
 
     def _watch_on(self) -> None:
-        self._watch = Watch(self._store, self._parts, revision=self._revision + 1)
+        self._watch = EtcdWatch(self._store, self._parts, revision=self._revision + 1)
         if self._stopping.is_set():
             return
         began = time.monotonic()
@@ -173,7 +173,7 @@ class Follower:
             # One server of several is gone, or has new certificates: not a word more if another one answers at once.
             log.debug("the watch ended, listing again", problem=error.message)
 
-    def _follow(self, watch: Watch) -> None:
+    def _follow(self, watch: EtcdWatch) -> None:
         for changes in watch:
             if not changes:
                 continue

@@ -23,7 +23,7 @@ class Unresolved(StoreError):
     """A name has no address, or none was found in time. Another server may do better."""
 
 
-class Names:
+class NameResolver:
     """Looks up one name once at a time, beside its callers: who comes while it is looked up shares the answer."""
 
     def __init__(self) -> None:

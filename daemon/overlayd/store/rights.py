@@ -13,14 +13,14 @@ from overlayd.store.rpc import etcdrpc
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trial:
+class RightsTrial:
     """What was refused, in the words of `etcdctl role grant-permission`; `full` where etcd has no room for anything."""
 
     missing: tuple[str, ...]
     full: bool
 
 
-def attempt(store: Store, *, read: Sequence[str] = (), write: Sequence[str] = ()) -> Trial:
+def try_rights(store: Store, *, read: Sequence[str] = (), write: Sequence[str] = ()) -> RightsTrial:
     """Try to read, and to read and write. Raises StoreError.
 
     A name that ends in `/` stands for all below it.
@@ -34,7 +34,7 @@ def attempt(store: Store, *, read: Sequence[str] = (), write: Sequence[str] = ()
             full = may = True
         if not may:
             missing.append(f"{'--prefix ' if name.endswith('/') else ''}readwrite {name}")
-    return Trial(missing=tuple(missing), full=full)
+    return RightsTrial(missing=tuple(missing), full=full)
 
 
 def _reads(store: Store, name: str) -> bool:

@@ -22,8 +22,8 @@ from overlayd.store.connection import (
     no_room,
     unreachable,
 )
-from overlayd.store.endpoints import Endpoint
-from overlayd.store.resolve import Addresses, Names, Unresolved
+from overlayd.store.endpoints import EtcdEndpoint
+from overlayd.store.resolve import Addresses, NameResolver, Unresolved
 from overlayd.store.rpc import grpc
 from overlayd.store.trust import TrustFiles
 
@@ -70,7 +70,7 @@ class Servers:
         )
         self._login = Login(settings)
         self._lock = threading.Lock()
-        self._names = Names()
+        self._names = NameResolver()
         self._connection: Connection | None = None
         self._two_families = False
         # A fleet spreads over the servers.
@@ -78,7 +78,7 @@ class Servers:
         self._renew_not_before = 0.0
 
     @property
-    def endpoint(self) -> Endpoint | None:
+    def endpoint(self) -> EtcdEndpoint | None:
         """The server in use, if one is."""
         connection = self._connection
         return connection.endpoint if connection else None
@@ -166,8 +166,8 @@ class Servers:
                 break
         raise StoreError(str(problem))
 
-    def tend(self) -> None:
-        """Store.tend."""
+    def health_check(self) -> None:
+        """See Store.health_check."""
         connection = self._connection
         if connection is None:
             return
@@ -256,7 +256,7 @@ class Servers:
                     self._connection = Connection(endpoint, trust, addresses)
                     self._two_families |= len(families) > 1
 
-    def _addresses(self, endpoint: Endpoint, timeout_s: float) -> tuple[Addresses, ...]:
+    def _addresses(self, endpoint: EtcdEndpoint, timeout_s: float) -> tuple[Addresses, ...]:
         return self._names.families(endpoint.host, timeout_s) if endpoint.is_name else ((),)
 
     def _drop(self, connection: Connection) -> None:

@@ -17,8 +17,6 @@ from overlayd.store.protocol import KeyValue
 from overlayd.store.rpc import etcdrpc, grpc
 from overlayd.store.servers import CALL_TIMEOUT_S, RIGHTS, Compacted
 
-__all__ = ["Change", "Compacted", "Watch"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
@@ -29,7 +27,7 @@ class Change:
     revision: int
 
 
-class Watch:
+class EtcdWatch:
     """The changes of `parts` (Store.list_parts) from `revision` on, those of each part in order.
 
     One stream of etcd's with a watch on it for each part. Iterate in one thread; `cancel` from any.

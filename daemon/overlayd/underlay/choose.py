@@ -18,7 +18,7 @@ from overlayd.lib.addresses import IPAddress, IPNetwork, contains, ip_address
 
 
 @dataclass(frozen=True, kw_only=True)
-class Endpoint:
+class UnderlayEndpoint:
     """Where peers reach this host in one address family.
 
     `address` is on the interface; `public_ip` is what peers send to, and differs behind NAT. `on_link` are the networks
@@ -45,11 +45,11 @@ class Underlay:
     ifindex: int
     mtu_bytes: int
     reason: str
-    v4: Endpoint | None = None
-    v6: Endpoint | None = None
+    v4: UnderlayEndpoint | None = None
+    v6: UnderlayEndpoint | None = None
     without_ipv6: bool = field(default=False, compare=False)
 
-    def endpoint(self, version: int) -> Endpoint | None:
+    def endpoint(self, version: int) -> UnderlayEndpoint | None:
         """The endpoint of IP version 4 or 6, if there is one."""
         return self.v4 if version == 4 else self.v6
 
@@ -65,7 +65,7 @@ class Underlay:
         return replace(self, v4=self.v4 if 4 in versions else None, v6=self.v6 if 6 in versions else None)
 
     @property
-    def endpoints(self) -> tuple[Endpoint, ...]:
+    def endpoints(self) -> tuple[UnderlayEndpoint, ...]:
         """The endpoints there are, IPv4 first."""
         return tuple(endpoint for endpoint in (self.v4, self.v6) if endpoint is not None)
 
@@ -122,7 +122,7 @@ def follow(before: Underlay, interfaces: Sequence[Interface]) -> Underlay | None
     return None
 
 
-def _moved(endpoint: Endpoint | None, interface: Interface) -> Endpoint | None:
+def _moved(endpoint: UnderlayEndpoint | None, interface: Interface) -> UnderlayEndpoint | None:
     return endpoint and replace(endpoint, on_link=_on_link(interface, endpoint.address.version))
 
 
@@ -189,7 +189,7 @@ def pick(
 
 def _endpoint(
     interface: Interface, version: int, own: IPAddress | None, public_ip: IPAddress | None
-) -> Endpoint | None:
+) -> UnderlayEndpoint | None:
     addresses = [one.ip for one in interface.addresses if one.version == version]
     if own is None and public_ip in addresses:
         # Peers take packets from the address that is published, and from no other.
@@ -201,7 +201,7 @@ def _endpoint(
         own = next(iter([*usable, *fallback]), None)
     if own is None:
         return None
-    return Endpoint(address=own, public_ip=public_ip or own, on_link=_on_link(interface, version))
+    return UnderlayEndpoint(address=own, public_ip=public_ip or own, on_link=_on_link(interface, version))
 
 
 def _on_link(interface: Interface, version: int) -> tuple[IPNetwork, ...]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from overlayd.errors import NetworkConfigError
 from overlayd.kernel import interfaces
 from overlayd.kernel.converge import require_free
-from overlayd.leases.conflicts import OWN_ADDRESS, Here, HostNeed, Judgement, judge_network
+from overlayd.leases.conflicts import OWN_ADDRESS, CurrentNeeds, HostNeed, Judgement, judge_network
 from overlayd.leases.network_config import NetworkConfig
 from overlayd.lib.addresses import IPAddress, ip_address, ip_network
 from overlayd.store.endpoints import parse_endpoints
@@ -27,7 +27,7 @@ _RESOLV_CONF = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf
 NAMES_S, PATIENCE_S = 60.0, 2.0
 
 
-class HostNeeds:
+class HostNeedsReader:
     """Looks at this host. Names of etcd's servers are resolved beside, as a silent DNS may take its time."""
 
     def __init__(self, etcd_endpoints: Sequence[str]) -> None:
@@ -64,7 +64,7 @@ class HostNeeds:
                 self._resolved[name] = tuple({ip_address(str(answer[4][0]).partition("%")[0]) for answer in answers})
 
 
-def require_fit(config: NetworkConfig, here: Here, *, one_route: bool) -> None:
+def require_fit(config: NetworkConfig, here: CurrentNeeds, *, one_route: bool) -> None:
     """Raise NetworkConfigError where a network would take anything of this host's own. Changes nothing."""
     refusals = judge_network(config, here.needed, one_route=one_route).refusals
     if refusals:
@@ -74,8 +74,8 @@ def require_fit(config: NetworkConfig, here: Here, *, one_route: bool) -> None:
 
 
 @lru_cache(maxsize=1)
-def _look(etcd_endpoints: tuple[str, ...]) -> HostNeeds:
-    return HostNeeds(etcd_endpoints)
+def _look(etcd_endpoints: tuple[str, ...]) -> HostNeedsReader:
+    return HostNeedsReader(etcd_endpoints)
 
 
 def now(etcd_endpoints: tuple[str, ...]) -> tuple[HostNeed, ...]:

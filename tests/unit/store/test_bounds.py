@@ -13,9 +13,9 @@ from overlayd.leases.keys import MalformedLease, parse_lease_name
 from overlayd.leases.lease import parse_lease
 from overlayd.leases.lease_table import LISTED_AT_MOST, LeaseTableReader
 from overlayd.store import pages
+from overlayd.store.bounded_keys import BoundedKeys, Bounds
 from overlayd.store.client import Store
 from overlayd.store.follow import Follower
-from overlayd.store.kept import Bounds, Kept
 from overlayd.store.protocol import KeyValue
 from overlayd.store.rpc import etcdrpc
 from tests.testbed.polling import until
@@ -95,7 +95,7 @@ def test_a_value_that_is_too_large_is_not_kept_only_its_size(store: Store) -> No
 
 
 def test_all_values_together_are_bounded_and_the_youngest_goes() -> None:
-    kept = Kept(Bounds(all_values_bytes=1000))
+    kept = BoundedKeys(Bounds(all_values_bytes=1000))
     for number in range(20):
         kept.add(str(number), kv(str(number), number + 1, value=b"x" * 100))
     assert list(kept.entries) == list(map(str, range(10)))
@@ -105,7 +105,7 @@ def test_all_values_together_are_bounded_and_the_youngest_goes() -> None:
 
 
 def test_the_network_config_is_kept_however_many_leases_are_older() -> None:
-    kept = Kept(Bounds(keys=5, value_bytes=100, always={"config": 1000}))
+    kept = BoundedKeys(Bounds(keys=5, value_bytes=100, always={"config": 1000}))
     for number in range(20):
         kept.add(f"subnets/{number}", kv(str(number), number + 1))
     for change in range(3):

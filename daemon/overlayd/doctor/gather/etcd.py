@@ -20,7 +20,7 @@ from overlayd.store.client import Store
 from overlayd.store.openness import openness
 from overlayd.store.protocol import KeyValue
 from overlayd.store.resolve import Unresolved
-from overlayd.store.rights import Trial, attempt
+from overlayd.store.rights import RightsTrial, try_rights
 
 TIMEOUT_S = 3.0
 
@@ -30,11 +30,11 @@ def read_etcd(settings: Settings) -> tuple[Etcd, NetworkConfig | None, tuple[Pub
     files = tls.files(settings)
     servers = _endpoints(settings)
     keys = Keys(settings.etcd_prefix)
-    trial = Trial(missing=(), full=False)
+    trial = RightsTrial(missing=(), full=False)
     try:
         with _store(settings) as store:
             # First, so that what is refused can be named.
-            trial = attempt(store, read=[keys.config], write=[keys.subnets, keys.hosts])
+            trial = try_rights(store, read=[keys.config], write=[keys.subnets, keys.hosts])
             raw = store.get(keys.config)
             entries, _revision = store.list_prefix(keys.subnets)
             open_to = _open_to(store, keys)
@@ -118,7 +118,7 @@ def _endpoints(settings: Settings) -> tuple[Endpoint, ...]:
         return tuple(pool.map(lambda endpoint: _endpoint(settings, endpoint), parsed))
 
 
-def _endpoint(settings: Settings, endpoint: addresses.Endpoint) -> Endpoint:
+def _endpoint(settings: Settings, endpoint: addresses.EtcdEndpoint) -> Endpoint:
     """Whether the daemon could use this server; why not, where another look finds better words for it."""
     name = str(endpoint)
     try:

@@ -28,7 +28,7 @@ class Bounds:
     always: Mapping[str, int] = field(default_factory=dict)
 
 
-class Kept:
+class BoundedKeys:
     """Keys by their names, the oldest ones, within bounds. `left_out` counts the others."""
 
     def __init__(self, bounds: Bounds) -> None:
