@@ -14,7 +14,7 @@ from overlayd.docker import options as docker_options
 from overlayd.doctor.checks.host import DEVICE_OF
 from overlayd.doctor.gather.host import device_feature
 from overlayd.host.backend import backend_here, unknown_keys
-from overlayd.leases.conflicts import CurrentNeeds, besides_containers, judge_network
+from overlayd.leases.conflicts import CurrentNeeds, judge_network, without_container_bridge
 from overlayd.leases.followed_config import read_network_config
 from overlayd.leases.keys import Keys
 from overlayd.leases.lease import read_lease
@@ -66,7 +66,7 @@ def main(settings: Settings, _options: argparse.Namespace) -> int:
     )
     print_fields("needs", _needs(settings, config, backend))
     problems = [*docker_options.read_told().problems, *(text for text, _known in unknown_keys(config))]
-    needs = besides_containers(here.needed, underlay.ifname, held=_held(keys, leases, underlay))
+    needs = without_container_bridge(here.needed, underlay.ifname, held=_held(keys, leases, underlay))
     problems += judge_network(config, needs, one_route=backend.one_route).remarks
     for problem in problems:
         print_line(f"warning: {problem}")

@@ -23,7 +23,7 @@ from overlayd.kernel.converge import Report
 from overlayd.leases import previous_lease
 from overlayd.leases.conflicts import CurrentNeeds, avoided
 from overlayd.leases.held_lease import HeldLease, PreviousLease
-from overlayd.leases.lease import UNSAID, FamilyLease, Lease
+from overlayd.leases.lease import DEFAULT_BACKEND, FamilyLease, Lease
 from overlayd.leases.lease_table import LeaseTable
 from overlayd.leases.network_config import NetworkConfig
 from overlayd.leases.registry import Registry
@@ -337,7 +337,7 @@ class Host:
         path, problem = report.paths.get(lease.key_name), report.peer_problems.get(lease.key_name)
         ours = backends.published_type(self._config.backend_type)
         due = any(self._backend.lease_data(version) is not None for version in self._config.versions)
-        kinds = (ours, UNSAID) if due else (UNSAID,)
+        kinds = (ours, DEFAULT_BACKEND) if due else (DEFAULT_BACKEND,)
         silent = lease.backend_type in kinds and all(family_lease.data is None for family_lease in lease.family_leases)
         if problem and silent and lease.key_name in lease_table.reserved:
             # Kept for a host that never ran, of whose backend nothing may be said: nobody is there, nothing is wrong.

@@ -1,4 +1,4 @@
-"""Which subnets a host should ask for. Pure: the caller asks etcd, and asks again when somebody was quicker."""
+"""Which subnets a host should ask for. Pure: the caller writes the lease, and asks again if it lost a race."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from overlayd.lib.addresses import IPAddress, IPNetwork, is_within, overlaps, su
 def own_lease(
     leases: Iterable[Lease], public_ip: IPAddress, config: NetworkConfig, avoid: Collection[IPNetwork] = ()
 ) -> Lease | None:
-    """The lease that this host holds already: under its address, allowed by the config, and with none of `avoid`."""
+    """The lease that this host holds already: with its address, allowed by the config, and without any of `avoid`."""
     held = [
         lease
         for lease in leases
@@ -25,7 +25,7 @@ def own_lease(
 
 
 def is_clear(subnets: Subnets, avoid: Collection[IPNetwork]) -> bool:
-    """Whether subnets hold nothing of what a host needs."""
+    """Whether no subnet overlaps with a network of `avoid`."""
     return not any(overlaps(subnet, one) for subnet in subnets for one in avoid)
 
 
@@ -34,7 +34,7 @@ def choose_subnets(
 ) -> Subnets:
     """In each family the preferred subnet if it is free and allowed, else a random free one. Raises SubnetsExhausted.
 
-    Random, not the next in order, so that hosts that start together seldom want the same.
+    Random, not the lowest, so that hosts that start together seldom choose the same.
     """
     return Subnets.of(
         _choose(pool, taken, of_family, rng)
@@ -44,7 +44,7 @@ def choose_subnets(
 
 
 def _choose(pool: Pool, taken: Collection[IPNetwork], preferred: IPNetwork | None, rng: random.Random) -> IPNetwork:
-    # A key as wide as the network or outside it is nobody's lease: it must not stop every host.
+    # A key that names the whole network, or a subnet outside it, must not keep all hosts from a lease.
     busy = [one for one in taken if one.prefixlen > pool.network.prefixlen and is_within(one, pool.network)]
     if preferred is not None and pool.fits(preferred) and not any(overlaps(preferred, one) for one in busy):
         return preferred

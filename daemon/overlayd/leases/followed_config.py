@@ -1,7 +1,7 @@
 """The network config as hosts follow it: at once, unless it changes all the time.
 
-Each change of it opens the data path anew. Whoever may write it decides what the network is; but one who writes it a
-hundred times a second, or two who write against each other, shall not keep every host from doing anything else.
+Each change of it opens the data path anew. Somebody who writes it a hundred times a second, or two who write against
+each other, must not keep every host from doing anything else.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from overlayd.store.protocol import KeyValue
 
 log = logger("registry")
 
-# So many changes in an hour are followed at once. Each one more has to stand first, twice as long as the one before.
+# So many changes in an hour are followed at once. Each further one is followed only when it has stayed unchanged for a
+# time, twice as long as that of the one before.
 FREE_CHANGES = 10
 HOUR_S = 3600.0
-FIRST_STAND_S = 15.0
-LONGEST_STAND_S = 600.0
+FIRST_WAIT_S = 15.0
+LONGEST_WAIT_S = 600.0
 
 
 def read_network_config(kv: KeyValue | None, keys: Keys) -> NetworkConfig:
@@ -42,7 +43,7 @@ def read_network_config(kv: KeyValue | None, keys: Keys) -> NetworkConfig:
 
 
 class FollowedConfig:
-    """One network's config. `warning` says while a change is not followed yet, because there were too many."""
+    """Which config of one network this host follows. `warning` says so while a new one has to wait. For one thread."""
 
     def __init__(self, keys: Keys, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._keys = keys
@@ -55,7 +56,7 @@ class FollowedConfig:
         self.warning: str | None = None
 
     def read(self, kv: KeyValue | None) -> NetworkConfig:
-        """The config to follow, now that this is what etcd has. Raises NetworkConfigError where that is no good."""
+        """The config to follow, now that etcd has `kv`. Raises NetworkConfigError where that is missing or wrong."""
         now = self._clock()
         if self._found is None or kv != self._seen:
             self._seen, self._since = kv, now
@@ -66,15 +67,15 @@ class FollowedConfig:
         if isinstance(self._found, NetworkConfigError):
             raise self._found
         if self._followed is None or self._found == self._followed:
-            # The warning stays for as long as others come and go beside it.
-            if now - self._since >= FIRST_STAND_S:
+            # While another config comes and goes, the warning stays.
+            if now - self._since >= FIRST_WAIT_S:
                 self.warning = None
             self._followed = self._found
             return self._followed
         while self._changes and now - self._changes[0] > HOUR_S:
             self._changes.popleft()
-        stand_s = _stand_s(len(self._changes))
-        if now - self._since >= stand_s:
+        wait_s = _wait_s(len(self._changes))
+        if now - self._since >= wait_s:
             self._changes.append(now)
             self._followed, self.warning = self._found, None
             return self._followed
@@ -82,12 +83,12 @@ class FollowedConfig:
             log.warning("the network config changes too often to be followed", changes=len(self._changes))
         self.warning = (
             f"the network config in etcd ({self._keys.config}) changed {len(self._changes)} times within an hour: "
-            f"this host goes on with {self._followed} by {self._followed.backend_type} until the new one has stood "
-            f"for {stand_s:g} s, or overlayd is restarted; who writes there?"
+            f"this host goes on with {self._followed} by {self._followed.backend_type} until the new one has "
+            f"stayed unchanged for {wait_s:g} s, or overlayd is restarted; who writes there?"
         )
         return self._followed
 
 
-def _stand_s(changes: int) -> float:
-    """How long a config must have stood before it is followed, after so many changes within an hour."""
-    return 0.0 if changes < FREE_CHANGES else min(LONGEST_STAND_S, FIRST_STAND_S * 2.0 ** (changes - FREE_CHANGES))
+def _wait_s(changes: int) -> float:
+    """How long a config must stay unchanged before it is followed, after so many changes within an hour."""
+    return 0.0 if changes < FREE_CHANGES else min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0 ** (changes - FREE_CHANGES))

@@ -1,6 +1,6 @@
-"""A lease: which host holds which subnets, and how to reach it. Flannel's keys and values, byte for byte.
+"""A lease: which host holds which subnets, and how to reach it. Its value in etcd is flannel's JSON, byte for byte.
 
-Pure: no I/O. The key of a lease is `<prefix>/subnets/10.5.52.0-24`; dual stack adds `&fc00::-64`. The value is JSON.
+Pure: no I/O. The key is spelled in keys.py.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from overlayd.store.protocol import KeyValue
 
 A = TypeVar("A", IPv4Address, IPv6Address)
 
-# What a lease without a backend is taken for, as flannel's udp writes none.
-UNSAID = "udp"
+# The backend of a lease or a network config that names none: flannel's udp writes none into its leases.
+DEFAULT_BACKEND = "udp"
 # Backends publish objects of a few plain fields; many small values take more memory than a text of the same length.
 DATA_PARTS = 32
 
@@ -64,25 +64,26 @@ class FamilyLease:
 
 @dataclass(frozen=True, kw_only=True)
 class Lease:
-    """One host's hold on its subnets, as every peer sees it. At least one leg is there.
+    """One host's subnets, as every peer sees them. At least one family lease is there.
 
-    `backend_type` is empty where none is to be published; read, that is udp, as with flannel. `created` is etcd's
-    revision when its key was first written: the lower, the older. Two leases that differ in that only are the same.
+    `backend_type` is empty where none is to be published; a lease without one is read as udp's, as flannel does.
+    `created` is etcd's revision when the key was first written: the lower, the older. Leases that differ in `created`
+    alone are equal.
     """
 
     v4: FamilyLease | None = None
     v6: FamilyLease | None = None
-    backend_type: str = UNSAID
+    backend_type: str = DEFAULT_BACKEND
     created: int = field(default=0, compare=False)
 
     @cached_property
     def family_leases(self) -> tuple[FamilyLease, ...]:
-        """The legs there are, IPv4 first."""
+        """The family leases that there are, IPv4 first."""
         return tuple(family_lease for family_lease in (self.v4, self.v6) if family_lease is not None)
 
     @property
     def subnets(self) -> Subnets:
-        """What is held."""
+        """The subnets of all family leases."""
         return Subnets.of(family_lease.subnet for family_lease in self.family_leases)
 
     @property
@@ -96,7 +97,7 @@ class Lease:
         return lease_name(self.subnets)
 
     def family_lease(self, version: int) -> FamilyLease | None:
-        """The leg of IP version 4 or 6, if there is one."""
+        """The part of IP version 4 or 6, if there is one."""
         return self.v4 if version == 4 else self.v6
 
     def value(self) -> bytes:
@@ -121,10 +122,10 @@ class Lease:
 
 
 def _stand_in(public_ip: IPAddress) -> str:
-    """What is published for an IPv4 address where there is none.
+    """The IPv4 address that a lease without IPv4 publishes.
 
-    A flannel without IPv4 takes the first lease of 0.0.0.0 for its own, which is what it writes itself. An address that
-    no host has (240.0.0.0/5, RFC 1112), another for each host, is nobody's; nothing else is read of it.
+    A flannel without IPv4 publishes 0.0.0.0 and takes the first lease with that address for its own. So each host
+    publishes an address that no host has (240.0.0.0/5, RFC 1112), another one for each. Nobody reads it.
     """
     digest = hashlib.sha256(f"overlayd {public_ip}".encode()).digest()
     return str(IPv4Address(0xF0000000 | int.from_bytes(digest[:4], "big") & 0x07FFFFFF))
@@ -133,13 +134,13 @@ def _stand_in(public_ip: IPAddress) -> str:
 def parse_lease(name: str, value: bytes, *, created: int = 0) -> Lease:
     """The lease under a key's last part. Raises MalformedLease, never anything else, whatever the bytes are.
 
-    A family whose public address is not published has no leg: nobody can send to it.
+    An IPv6 subnet whose public address is missing is left out of a lease of both families: nobody can send to it.
     """
     subnets = parse_lease_name(name)
     if len(value) > LEASE_BYTES:
         raise MalformedLease(f"value of {quoted(name)} has {len(value)} bytes, at most {LEASE_BYTES} are read")
     try:
-        # What is no UTF-8 is replaced, as Go does.
+        # Bytes that are not UTF-8 are replaced, as Go does.
         document = json.loads(value.decode(errors="replace"))
     except (ValueError, RecursionError) as error:
         raise MalformedLease(f"value of {quoted(name)} is not JSON: {plain(str(error))}") from error
@@ -147,7 +148,7 @@ def parse_lease(name: str, value: bytes, *, created: int = 0) -> Lease:
         raise MalformedLease(f"value of {quoted(name)} is not a JSON object")
     # Go reads object keys without regard to case, so flannel accepts any.
     fields = {str(key).lower(): found for key, found in document.items()}
-    backend_type = fields.get("backendtype") or UNSAID
+    backend_type = fields.get("backendtype") or DEFAULT_BACKEND
     if not isinstance(backend_type, str):
         raise MalformedLease(f"BackendType of {quoted(name)} is not a string: {quoted(backend_type)}")
     if plain(backend_type) != backend_type:

@@ -18,7 +18,7 @@ from overlayd.leases.keys import SUBNETS, Keys, MalformedLease, parse_lease_name
 from overlayd.leases.lease import Lease, parse_lease
 from overlayd.leases.lease_table import LeaseTable, LeaseTableReader
 from overlayd.leases.network_config import parse_network_config
-from overlayd.leases.presence import parse
+from overlayd.leases.presence import parse_identity
 from overlayd.store.follow import View
 from overlayd.store.protocol import KeyValue
 from overlayd.store.rpc import etcdrpc
@@ -147,7 +147,7 @@ def test_any_network_config_is_whole_or_refused(raw_config: bytes) -> None:
 @given(raw() | documents(("Hostname", "ID", "Version"), values(), least=1))
 @example(b'{"Hostname":"a\\u001b[2Jb","ID":"\\ud800"}')
 def test_any_presence_names_somebody(value: bytes) -> None:
-    identity = parse(value)
+    identity = parse_identity(value)
     assert identity.hostname
     assert identity.id
     assert printable(identity.hostname)
@@ -163,4 +163,4 @@ def test_no_depth_of_nesting_is_just_deep_enough(depth: int) -> None:
     for field in (b"SubnetLen", b"Backend", b"SubnetMin", b"EnableIPv6", b"X"):
         with contextlib.suppress(NetworkConfigError):
             parse_network_config(b'{"Network":"10.5.0.0/16","%s":%s}' % (field, inner))
-    assert parse(b'{"Hostname":%s,"ID":%s}' % (inner, inner)).id
+    assert parse_identity(b'{"Hostname":%s,"ID":%s}' % (inner, inner)).id

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from overlayd.errors import NetworkConfigError
-from overlayd.leases.followed_config import FIRST_STAND_S, FREE_CHANGES, FollowedConfig
+from overlayd.leases.followed_config import FIRST_WAIT_S, FREE_CHANGES, FollowedConfig
 from overlayd.leases.keys import Keys
 from overlayd.leases.network_config import NetworkConfig, parse_network_config
 from overlayd.store.protocol import KeyValue
@@ -43,12 +43,12 @@ def test_a_config_that_changes_a_hundred_times_a_second_is_not(caplog: pytest.Lo
     # Once it stands it is followed.
     other = config(7)
     assert followed_config.read(other) == followed[-1]
-    clock.now += FIRST_STAND_S
+    clock.now += FIRST_WAIT_S
     assert followed_config.read(other) == parse_network_config(other.value)
     assert followed_config.warning is None
     # The next one has to stand for longer.
     followed_config.read(config(8))
-    clock.now += FIRST_STAND_S
+    clock.now += FIRST_WAIT_S
     assert followed_config.read(config(8)) != parse_network_config(config(8).value)
 
 

@@ -133,7 +133,7 @@ def test_a_lease_in_use_is_released_only_by_force(store: Store) -> None:
             reservations.release(store, Keys(PREFIX), SUBNET, force=False)
         reservations.release(store, Keys(PREFIX), SUBNET, force=True)
     assert store.get(KEY) is None
-    assert reservations.present(store, Keys(PREFIX)) == {}
+    assert reservations.live_hosts(store, Keys(PREFIX)) == {}
     with pytest.raises(ConfigError, match="nobody holds"):
         reservations.release(store, Keys(PREFIX), SUBNET, force=False)
 
