@@ -145,7 +145,7 @@ def test_an_etcd_that_anybody_may_write_is_a_warning_in_the_status(lab: Lab, a: 
 
 @three
 def test_an_etcd_with_users_and_certificates_is_none(lab: Lab, a: Host) -> None:
-    eventually("a has asked", partial(says, a, "asked etcd as a stranger reads=False writes=False"))
+    eventually("a has asked", partial(says, a, "asked etcd without a login reads=False writes=False"))
     assert a.status()["warnings"] == []
 
 

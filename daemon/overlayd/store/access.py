@@ -1,4 +1,4 @@
-"""How a host may reach etcd: the settings for it, and what is wrong with them before anything is dialled."""
+"""How a host reaches etcd: the settings for it, and their checks before anything is dialled."""
 
 from __future__ import annotations
 

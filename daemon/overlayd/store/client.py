@@ -41,7 +41,7 @@ class Store(KeyStore):
 
     @property
     def servers(self) -> Servers:
-        """The connection, for those in this folder."""
+        """The servers and the connection to one of them. For this folder, and for doctor."""
         return self._servers
 
     def close(self) -> None:
@@ -49,9 +49,9 @@ class Store(KeyStore):
         self._servers.close()
 
     def health_check(self) -> None:
-        """Look after the connection, every second or so: is the server alive, have its certificates been replaced?
+        """Check that the server is alive, and whether certificates were replaced. To be called every second or so.
 
-        A connection that is no good any more is closed, which ends the watches on it.
+        A dead connection is closed, which ends the watches on it.
         """
         self._servers.health_check()
 

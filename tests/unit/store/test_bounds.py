@@ -176,7 +176,7 @@ def test_a_page_that_goes_back_is_no_list_for_ever(store: Store, monkeypatch: py
         return real(operation, method, first, **how)  # type: ignore[arg-type]
 
     monkeypatch.setattr(store.servers, "call", again)
-    with pytest.raises(StoreError, match="does not go on behind its last key"):
+    with pytest.raises(StoreError, match="the next page begins before the end of the last one"):
         store.list_prefix("/net/")
 
 

@@ -72,7 +72,7 @@ def test_connections_to_a_name_with_several_addresses_spread_over_them() -> None
         deadline = time.monotonic() + 20
         while len(seen) < 2 and time.monotonic() < deadline:
             made = Connection(EtcdEndpoint(host="etcd.test", port=port, tls=False), None, ("127.0.0.1", "127.0.0.2"))
-            made.answers(0.1)
+            made.health_problem(0.1)
             made.close()
             for listening in (first, second):
                 try:
