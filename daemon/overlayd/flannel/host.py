@@ -26,7 +26,7 @@ _EXPANDED = re.compile(r"\$\{(\w+)\}|\$(\w+)")
 
 @dataclass(frozen=True, kw_only=True)
 class FlannelHost:
-    """A host as flannel has it. Paths are those on the host, also where it was looked at below another root.
+    """What flannel has left on a host. Paths are as the host has them, also where it was read below another root.
 
     `docker_files` mention flannel or a `--bip`; `required` says that docker.service requires flannel's unit.
     """
@@ -44,7 +44,10 @@ class FlannelHost:
 
 
 def look(root: Path, *, sysconfig: Path | None = None, subnet_env: Path | None = None) -> FlannelHost:
-    """Read the host below `root`, other files for flannel's own where given. Raises ConfigError, PrivilegeError."""
+    """Read the host below `root`; `sysconfig` and `subnet_env` replace flannel's usual files.
+
+    Raises ConfigError, PrivilegeError.
+    """
     seen: list[Path] = []
 
     def read(path: Path) -> dict[str, str]:
@@ -55,7 +58,7 @@ def look(root: Path, *, sysconfig: Path | None = None, subnet_env: Path | None =
         except PermissionError:
             raise PrivilegeError(f"{path}: only root may read it", hint="run this as root") from None
         except (OSError, ValueError) as error:
-            # Also a zero byte in its name.
+            # ValueError also for a zero byte in the path.
             raise ConfigError(f"{plain(str(path))}: cannot be read: {error}") from error
         seen.append(path)
         return found
@@ -97,7 +100,7 @@ def _words(text: str) -> list[str]:
         return shlex.split(text)
     except ValueError as error:
         # Not shown: there may be a password.
-        raise ConfigError(f"flannel's unit or its variables have words that are none: {error}") from error
+        raise ConfigError(f"flannel's unit or its variables cannot be split into words: {error}") from error
 
 
 def command_line(commands: Sequence[str], variables: Mapping[str, str]) -> tuple[str, ...]:
@@ -111,7 +114,7 @@ def command_line(commands: Sequence[str], variables: Mapping[str, str]) -> tuple
     found: list[str] = []
     for word in words[1:]:
         if re.fullmatch(r"\$\w+", word):
-            # systemd.service(5): a variable that is a word of its own becomes as many words as it has.
+            # systemd.service(5): `$NAME` as a word of its own is split into words.
             found += _words(variables.get(word[1:], ""))
         else:
             found.append(_EXPANDED.sub(lambda match: variables.get(match[1] or match[2], ""), word))

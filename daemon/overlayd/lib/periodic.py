@@ -1,4 +1,4 @@
-"""Something done again and again in a thread of its own: etcd may take seconds to say that it is not there."""
+"""Calls a function again and again, in a thread of its own, as a call to etcd may take seconds."""
 
 from __future__ import annotations
 
