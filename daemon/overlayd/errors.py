@@ -23,7 +23,7 @@ import os
 
 
 class OverlaydError(Exception):
-    """A failure that the user is told about in one message.
+    """A failure that is shown to the user as one message.
 
     `message` says what failed and on which object; `hint` says what to do next.
     """

@@ -239,7 +239,7 @@ def test_certificates_are_replaced_one_file_after_the_other(lab: Lab, a: Host, b
         check_in_step(lab, "a certificate without its key")
         began = time.monotonic()
         private_key.write_bytes(new.key.read_bytes())
-        wait_until_both_say(lab, "connected anew with the new certificates")
+        wait_until_both_say(lab, "connected again, with the new certificates")
         print(f"connected anew {time.monotonic() - began:.2f} s after the key was written")  # noqa: T201
         check_in_step(lab, "new certificates")
 

@@ -1,6 +1,6 @@
 """How often this host writes its lease again while somebody else writes another over it.
 
-Two hosts with one address, where etcd's roles hide them from each other, or a flannel beside overlayd, would take the
+Two hosts with one address, where etcd's roles hide them from each other, or a flannel on the same host, would take the
 key from each other twice a second for ever.
 """
 

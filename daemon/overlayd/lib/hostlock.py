@@ -3,9 +3,9 @@
 What overlayd marks as its own in the kernel has one mark for each network-number (marks.py), whatever run-dir a daemon
 was given: two daemons of one number would undo each other's work. So there is one lock for each number in each network
 namespace, as routes and rules belong to a namespace.
-Only root may open it: flock(2) asks for no more than a descriptor, and whoever may read it could keep every daemon out.
-Whether a daemon runs is read from its status (monitoring/status_file.py), not by trying the
-lock, which would be in a starter's way.
+Only root may open the file: flock(2) needs no more than a descriptor, so anybody who may read it could keep all daemons
+out. Whether a daemon runs is read from its status (monitoring/status_file.py), not by trying the lock, which would be
+in the way of a daemon that starts.
 """
 
 from __future__ import annotations

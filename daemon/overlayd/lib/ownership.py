@@ -46,7 +46,7 @@ def open_to_others(path: Path) -> str | None:
 
 
 def require_ours(path: Path, what: str) -> None:
-    """Raise ConfigError where somebody beside root may change what `path` names. `what` is the setting's name."""
+    """Raise ConfigError where somebody besides root may change what `path` names. `what` is the setting's name."""
     problem = open_to_others(path)
     if problem is not None:
         raise ConfigError(

@@ -15,12 +15,12 @@ _END = b"\0"
 
 @contextmanager
 def calling(on_stop: Callable[[], None]) -> Iterator[None]:
-    """During the block, call `told` in a thread of its own when SIGTERM or SIGINT comes. For the main thread.
+    """During the block, call `on_stop` in a thread of its own when SIGTERM or SIGINT comes. For the main thread.
 
-    Not in the handler itself: that runs between any two steps of the main thread, which may just hold the lock that
-    `told` wants, that of a threading.Event for instance, and would then wait for itself. And not when the handler runs:
-    where the kernel gives the signal to another thread, the main one sleeps on. Python writes the signal's number into
-    a pipe at once, in whatever thread it comes (signal.set_wakeup_fd).
+    It is not called in the handler: that runs between any two steps of the main thread, which may hold the lock that
+    `on_stop` wants, that of a threading.Event for instance, and would then wait for itself. Nor does it wait for the
+    handler: where the kernel gives the signal to another thread, the main one sleeps on. Python writes the signal's
+    number into a pipe at once, in whatever thread it comes (signal.set_wakeup_fd).
     """
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
     os.set_blocking(write_end, False)

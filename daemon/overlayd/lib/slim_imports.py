@@ -28,7 +28,7 @@ def importing(*, bare: Sequence[str] = (), without: Mapping[str, ModuleType | No
 
     Packages in `bare` are there without having run their own `__init__`; their modules are imported as ever. Instead of
     modules in `without`, the libraries get what stands here; None makes an import fail. Modules that were there before
-    stay what they were, and whoever imports one of these later gets the real one. Not for two threads at once.
+    stay what they were, and a later import of one of these gets the real one. Not for two threads at once.
     """
     for name in bare:
         if name not in sys.modules:

@@ -45,7 +45,7 @@ class Store(KeyStore):
         return self._servers
 
     def close(self) -> None:
-        """Drop the connection. The next call dials anew."""
+        """Drop the connection. The next call connects again."""
         self._servers.close()
 
     def health_check(self) -> None:

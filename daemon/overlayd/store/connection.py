@@ -91,7 +91,7 @@ class Connection:
 class Login:
     """The token that etcd gives for user and password: asked for when it is first needed, and after `forget`.
 
-    It outlives connections, as a login makes etcd work hard. The password's file is read anew for each login.
+    It outlives connections, as a login costs etcd much work. The password's file is read again for each login.
     """
 
     def __init__(self, settings: StoreSettings) -> None:

@@ -28,7 +28,7 @@ def install() -> None:
     """Make `import etcd3` work. Harmless when called again."""
     if f"{PACKAGE}.rpc_pb2" in sys.modules:
         return
-    # A pool of its own: the default one belongs to whoever else uses protobuf in this process.
+    # A pool of its own: the default one may be used by others in this process.
     pool = descriptor_pool.DescriptorPool()
     for stem in FILES:
         name = f"{PACKAGE}.{stem}_pb2"

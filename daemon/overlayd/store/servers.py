@@ -44,7 +44,7 @@ RIGHTS = (
 
 
 class Refused(StoreError):
-    """etcd does not let this user in. Only a person can mend it."""
+    """etcd refuses this user's login. Only a person can correct that."""
 
 
 class TooLarge(StoreError):
@@ -95,7 +95,7 @@ class Servers:
         return Connection(endpoint, replace(trust, certificate=None, key=None) if trust else None, addresses)
 
     def close(self) -> None:
-        """Drop the connection. The next call dials anew."""
+        """Drop the connection. The next call connects again."""
         with self._lock:
             connection, self._connection = self._connection, None
         if connection is not None:
@@ -192,7 +192,7 @@ class Servers:
             raise StoreError(f"etcd at {self.name}: watch: the connection was closed") from error
 
     def forget_login(self) -> None:
-        """Log in anew before the next call."""
+        """Log in again before the next call."""
         self._login.forget()
 
     def failure(self, operation: str, error: grpc.RpcError) -> StoreError:
@@ -292,4 +292,4 @@ class Servers:
             if current:
                 self._connection = new
         (old if current else new).close()
-        log.info("connected anew with the new certificates")
+        log.info("connected again, with the new certificates")

@@ -38,7 +38,7 @@ class UnderlayEndpoint:
 class Underlay:
     """The interface that carries the overlay's packets, with at least one family's endpoint.
 
-    `reason` says why this interface was taken. `without_ipv6`: the kernel was told to have none there.
+    `reason` says why this interface was taken. `without_ipv6`: IPv6 is switched off on it (disable_ipv6).
     """
 
     ifname: str
@@ -100,7 +100,7 @@ def choose(
 def _noting_bridge(interface: Interface, held: Collection[IPNetwork], default: RouteAnswer | None) -> Interface:
     """The interface; `carries` says so if it is the bridge of this host's containers, which cannot be the underlay."""
     if interface.wireless and default is not None and interface.index == default.ifindex:
-        # As on a host that is a container itself, whose bridge has its own eth0 beside others.
+        # A bridge with the default route is the way out: on a host that is a container, its own eth0 is a port of it.
         return replace(interface, carries=None)
     for address in interface.addresses if interface.wireless and not interface.carries else ():
         if any(contains(subnet, address.ip) for subnet in held):

@@ -186,7 +186,7 @@ def test_without_etcd_every_call_is_a_store_error(etcd: Etcd, store: Store) -> N
         one.network_config()
 
 
-def test_peers_are_kept_for_a_while_when_etcd_has_lost_its_memory(etcd: Etcd, store: Store) -> None:
+def test_peers_are_kept_for_a_while_when_etcd_has_lost_its_data(etcd: Etcd, store: Store) -> None:
     with registry(store) as one:
         first, second = acquire(one, 1), acquire(one, 2)
         until(lambda: len(one.lease_table().leases) == 2)
