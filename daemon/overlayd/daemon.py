@@ -33,7 +33,8 @@ from overlayd.host.backend import backend_here
 from overlayd.host.host import Host
 from overlayd.kernel.monitor import Monitor
 from overlayd.leases import presence
-from overlayd.leases.conflicts import Here
+from overlayd.leases.conflicts import CurrentNeeds
+from overlayd.leases.keys import Keys
 from overlayd.leases.network_config import NetworkConfig
 from overlayd.leases.presence import Presence
 from overlayd.leases.registry import Registry
@@ -44,12 +45,13 @@ from overlayd.lib.counters import counter
 from overlayd.lib.log import logger
 from overlayd.lib.notify import notify
 from overlayd.lib.ownership import require_folder, require_ours
+from overlayd.lib.periodic import jittered
 from overlayd.monitoring.http import Watch, daemon_pages, listening
 from overlayd.monitoring.liveness import LEAST_SLACK_S, Liveness
 from overlayd.monitoring.status_file import Status, StatusFile, begun_at
 from overlayd.probe.monitor import ReachabilityMonitor
 from overlayd.settings import Settings
-from overlayd.store.client import Store, jittered
+from overlayd.store.client import Store
 from overlayd.underlay import host_needs
 from overlayd.underlay.choose import Underlay
 from overlayd.underlay.watch import UnderlayWatch, addresses, choose_underlay
@@ -119,10 +121,11 @@ class Daemon:
         # What this thread had used of the processor when the round began.
         self._cpu_s = 0.0
         self._losses: list[float] = []
-        self._registry = Registry(store, settings.etcd_prefix, self._wake.set)
+        self._keys = Keys(settings.etcd_prefix)
+        self._registry = Registry(store, self._keys, self._wake.set)
         self._liveness = Liveness(slack_s=max(LEAST_SLACK_S, 3 * settings.resync_s))
         self._renewal = LeaseRenewal(
-            self._registry,
+            self._registry.refresh,
             self._wake.set,
             ttl_s=settings.lease_ttl_s,
             margin_s=settings.subnet_lease_renew_margin * 60,
@@ -243,7 +246,7 @@ class Daemon:
         if self._presence is not None and self._presence.address == address:
             return
         self._be_absent()
-        claim = Presence(self._store, self._settings.etcd_prefix, address, presence.this_host())
+        claim = Presence(self._store, self._keys, address, presence.this_host())
         claim.claim()
         self._presence = claim
 
@@ -296,7 +299,7 @@ class Daemon:
         """Raise NetworkConfigError where this host does not change to that config: not here, or not while it runs."""
         if self._refused is not None and self._refused[0] == now:
             raise NetworkConfigError(self._refused[1])
-        here = Here(needed=host_needs.now(self._settings.etcd_endpoints))
+        here = CurrentNeeds(needed=host_needs.now(self._settings.etcd_endpoints))
         try:
             backend_here(self._settings, now, self._underlay.look(now.versions).only(now.versions), here)
         except UnsupportedError as error:

@@ -248,7 +248,7 @@ def test_addresses_that_a_host_needs_are_found(tmp_path: Path) -> None:
             ),
         )
         found = namespaces.inside(
-            name, lambda: host_needs.HostNeeds(["http://198.19.7.5:2379", "localhost:2379"]).now()
+            name, lambda: host_needs.HostNeedsReader(["http://198.19.7.5:2379", "localhost:2379"]).now()
         )
     finally:
         namespaces.remove(name)

@@ -14,7 +14,7 @@ import pytest
 
 from overlayd.docker import options as docker_options
 from overlayd.kernel import interfaces
-from overlayd.leases.lease import Subnets
+from overlayd.leases.subnets import Subnets
 from tests.testbed.netns import namespaces
 from tests.testbed.netns.namespaces import inside
 from tests.testbed.polling import eventually

@@ -146,7 +146,7 @@ def test_an_etcd_that_anybody_may_write_is_a_warning_in_the_status(lab: Lab, a: 
 
 @three
 def test_an_etcd_with_users_and_certificates_is_no_warning(lab: Lab, a: Host) -> None:
-    eventually("a has asked", partial(says, a, "asked etcd as a stranger reads=False writes=False"))
+    eventually("a has asked", partial(says, a, "asked etcd without a login reads=False writes=False"))
     assert a.status()["warnings"] == []
 
 
@@ -240,7 +240,7 @@ def test_certificates_are_replaced_one_file_after_the_other(lab: Lab, a: Host, b
         check_in_step(lab, "a certificate without its key")
         began = time.monotonic()
         private_key.write_bytes(new.key.read_bytes())
-        wait_until_both_say(lab, "connected anew with the new certificates")
+        wait_until_both_say(lab, "connected again, with the new certificates")
         print(f"connected anew {time.monotonic() - began:.2f} s after the key was written")  # noqa: T201
         check_in_step(lab, "new certificates")
 

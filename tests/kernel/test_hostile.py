@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from overlayd.daemon import FIRST_LOSS_REST_S, FREE_LOSSES
-from overlayd.leases.followed_config import FIRST_STAND_S, FREE_CHANGES
+from overlayd.leases.followed_config import FIRST_WAIT_S, FREE_CHANGES
 from tests.testbed.netns.lab import ETCD, NETWORK, SOURCES, Host, Lab, environment, laboratory
 from tests.testbed.netns.traffic import pinging, pings
 from tests.testbed.polling import eventually
@@ -149,7 +149,7 @@ def test_a_config_that_changes_all_the_time_does_not_restart_the_data_path_each_
         assert lines(host) < LINES_AT_MOST
     # Now the config stays as it is: the first one.
     lab.etcdctl("put", f"{PREFIX}/config", configs[0])
-    eventually("b is reachable from a", lambda: pings(a, b), timeout_s=FIRST_STAND_S + 20)
+    eventually("b is reachable from a", lambda: pings(a, b), timeout_s=FIRST_WAIT_S + 20)
     eventually("a follows it", lambda: "overlay.1" in a.run("ip", "-br", "link"))
     eventually("no more is said", lambda: not warns(a), timeout_s=40)
 

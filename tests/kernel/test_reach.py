@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from overlayd.leases.lease import Subnets
+from overlayd.leases.keys import lease_name
+from overlayd.leases.subnets import Subnets
 from tests.testbed.netns import namespaces
 from tests.testbed.netns.flannel_host import PREFIX
 from tests.testbed.netns.lab import NETWORK, Host, Lab, laboratory
@@ -169,7 +170,7 @@ def test_the_rate_of_echoes_does_not_depend_on_the_number_of_peers_and_is_none_w
     # Forty hosts that are switched off, whose leases are still there.
     free = [subnet for subnet in NETWORK.subnets(new_prefix=24) if subnet not in (a.subnet, b.subnet)][100:140]
     pairs = [(subnet, IPv6Network(f"fd42:0:0:{0xF000 + at:x}::/64")) for at, subnet in enumerate(free)]
-    keys = [f"{PREFIX}/subnets/{Subnets(v4=v4, v6=v6).key_name}" for v4, v6 in pairs]
+    keys = [f"{PREFIX}/subnets/{lease_name(Subnets(v4=v4, v6=v6))}" for v4, v6 in pairs]
     for at, name in enumerate(keys):
         data = {"VNI": 1, "VtepMAC": f"02:00:00:00:01:{at:02x}"}
         addresses = {"PublicIP": f"198.18.1.{100 + at}", "PublicIPv6": f"2001:2:0:1::{100 + at}"}
@@ -220,5 +221,5 @@ def test_a_peer_that_was_never_reached_is_reported_by_the_container_that_it_publ
         eventually("a is not ready", lambda: a.call("status").returncode == 1, timeout_s=3 * SAID_WITHIN_S)
     finally:
         lab.remove_host(host)
-        lab.etcdctl("del", f"{PREFIX}/subnets/{Subnets(v4=host.subnet, v6=host.subnet6).key_name}")
+        lab.etcdctl("del", f"{PREFIX}/subnets/{lease_name(Subnets(v4=host.subnet, v6=host.subnet6))}")
     eventually("a follows", lambda: len(measured(a)) == 2, timeout_s=SAID_WITHIN_S)

@@ -19,7 +19,7 @@ from overlayd.kernel.wireguard import userspace
 from overlayd.leases.lease import FamilyLease, Lease
 from overlayd.leases.network_config import parse_network_config
 from overlayd.lib import process
-from overlayd.underlay.choose import Endpoint, Underlay
+from overlayd.underlay.choose import Underlay, UnderlayEndpoint
 from tests.testbed.netns import namespaces, wireguard_devices
 
 T = TypeVar("T")
@@ -30,8 +30,8 @@ UNDERLAY = Underlay(
     ifindex=2,
     mtu_bytes=1500,
     reason="iface eth0",
-    v4=Endpoint(address=IPv4Address("198.18.1.1"), public_ip=IPv4Address("198.18.1.1")),
-    v6=Endpoint(address=IPv6Address("2001:db8:1::1"), public_ip=IPv6Address("2001:db8:1::1")),
+    v4=UnderlayEndpoint(address=IPv4Address("198.18.1.1"), public_ip=IPv4Address("198.18.1.1")),
+    v6=UnderlayEndpoint(address=IPv6Address("2001:db8:1::1"), public_ip=IPv6Address("2001:db8:1::1")),
 )
 PSK = base64.b64encode(b"\x09" * 32).decode()
 

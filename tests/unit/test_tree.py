@@ -117,8 +117,10 @@ PURE = (
     "leases/allocate",
     "leases/conflicts",
     "leases/held_lease",
+    "leases/keys",
     "leases/lease",
     "leases/network_config",
+    "leases/subnets",
     "lib/addresses",
     "lib/counters",
     "lib/envfile",
@@ -136,6 +138,8 @@ PURE = (
     "probe/reach",
     "probe/report",
     "store/endpoints",
+    "store/bounded_keys",
+    "store/protocol",
     *(
         f"{room}/{path.stem}"
         for room in ("doctor/checks", "ruleset")

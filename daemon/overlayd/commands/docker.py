@@ -19,7 +19,7 @@ from overlayd.docker import remedies as docker_remedies
 from overlayd.docker import service as docker_service
 from overlayd.docker.sources import Told
 from overlayd.errors import ConfigError, OverlaydError, PrivilegeError
-from overlayd.leases.lease import Subnets
+from overlayd.leases.subnets import Subnets
 from overlayd.lib.addresses import IPInterface
 from overlayd.monitoring import status_file
 from overlayd.settings import Settings

@@ -21,7 +21,7 @@ from overlayd.flannel import undo
 from overlayd.flannel.host import SYSCONFIG, FlannelHost, look
 from overlayd.leases import previous_lease
 from overlayd.leases.held_lease import PreviousLease
-from overlayd.leases.lease import Subnets
+from overlayd.leases.subnets import Subnets
 from overlayd.lib import process
 from overlayd.lib.addresses import first_host
 from overlayd.lib.files import write_atomically
@@ -78,7 +78,7 @@ def _plan(settings: Settings, options: argparse.Namespace, found: FlannelHost, w
     _tell(f"{path} gets:", [_shown(line) for line in added] or ["nothing: it says all of that already"])
     _tell(f"{path} keeps what it says, not flannel's:", [_conflict(key, *both) for key, both in kept.items()])
     held = previous_lease.recall(state_dir, Path(os.devnull)).subnets
-    wants = found.subnets if found.subnets.v4 or found.subnets.v6 else None
+    wants = found.subnets or None
     _tell("subnet:", [_of_subnet(state_dir, held, wants)])
     return _Plan(
         path=path,
@@ -97,7 +97,7 @@ def _of_subnet(state_dir: Path, held: Subnets, wants: Subnets | None) -> str:
         )
     if wants == held:
         return f"{wants}, as {record} has it already"
-    before = f"; it had {held}, of an earlier overlayd" if held.v4 or held.v6 else ""
+    before = f"; it had {held}, of an earlier overlayd" if held else ""
     return f"{wants} is kept, by {record}{before}"
 
 

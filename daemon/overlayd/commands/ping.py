@@ -5,23 +5,22 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-from collections.abc import Iterable
 from dataclasses import replace
 
 from overlayd.commands.output import print_line
 from overlayd.errors import ConfigError, OverlaydError, StoreError, UnsupportedError
 from overlayd.host.backend import load_backend
 from overlayd.kernel import interfaces
-from overlayd.leases.followed_config import CONFIG, read_network_config
-from overlayd.leases.lease import Lease, MalformedLease, parse_lease
-from overlayd.leases.registry import SUBNETS
+from overlayd.leases.followed_config import read_network_config
+from overlayd.leases.keys import Keys
+from overlayd.leases.lease import read_lease
 from overlayd.monitoring import status_file
 from overlayd.probe.container_sockets import Lender
 from overlayd.probe.peers import Address, Here, KnownPeer, chosen, known, source_words, targets
 from overlayd.probe.ping import measure
 from overlayd.probe.report import document, table
 from overlayd.settings import Settings
-from overlayd.store.client import KeyValue, Store
+from overlayd.store.client import Store
 from overlayd.underlay.watch import choose_underlay
 
 
@@ -65,9 +64,10 @@ def _from_daemon(settings: Settings) -> tuple[Here, list[KnownPeer]] | None:
 def _from_etcd(settings: Settings) -> tuple[Here, list[KnownPeer]]:
     """What etcd says of this network; this host's own lease, if it has one, is the one under its address."""
     store = Store.of(settings)
+    keys = Keys(settings.etcd_prefix)
     try:
-        config = read_network_config(store.get(f"{settings.etcd_prefix}/{CONFIG}"), settings.etcd_prefix)
-        entries, _revision = store.list_prefix(f"{settings.etcd_prefix}/{SUBNETS}")
+        config = read_network_config(store.get(keys.config), keys)
+        entries, _revision = store.list_prefix(keys.subnets)
     except StoreError as error:
         raise StoreError(f"no daemon runs here, and {error.message}", hint=error.hint) from error
     finally:
@@ -78,7 +78,7 @@ def _from_etcd(settings: Settings) -> tuple[Here, list[KnownPeer]]:
         underlay = choose_underlay(settings).only(config.versions)
         own = frozenset(endpoint.public_ip for endpoint in underlay.endpoints)
         mtu_bytes = load_backend(config, underlay).mtu_bytes
-    leases = list(_leases(entries))
+    leases = [lease for entry in entries if (lease := read_lease(keys, entry)) is not None]
     here = Here(
         subnets=tuple(result.subnet for lease in leases for result in lease.family_leases if result.public_ip in own),
         addresses=interfaces.own_addresses(),
@@ -91,11 +91,3 @@ def _from_etcd(settings: Settings) -> tuple[Here, list[KnownPeer]]:
         if result.public_ip not in own
     ]
     return here, peers
-
-
-def _leases(entries: Iterable[KeyValue]) -> Iterable[Lease]:
-    for entry in entries:
-        try:
-            yield parse_lease(entry.key.rpartition("/")[2], entry.value)
-        except MalformedLease:
-            continue

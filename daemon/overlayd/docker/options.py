@@ -17,7 +17,7 @@ from overlayd.docker import flags as docker_flags
 from overlayd.docker.flags import word
 from overlayd.docker.sources import DAEMON_JSON, UNIT, VARIABLE, Told, read_daemon_json, read_told
 from overlayd.errors import OverlaydError
-from overlayd.leases.lease import Subnets
+from overlayd.leases.subnets import Subnets
 from overlayd.lib.addresses import IPInterface, first_host
 from overlayd.lib.files import read_json, write_atomically
 from overlayd.lib.sanitize import plain, quoted

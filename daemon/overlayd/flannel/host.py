@@ -6,13 +6,13 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Interface, IPv6Interface
+from ipaddress import IPv4Interface
 from pathlib import Path
 
 from overlayd.docker import generator
 from overlayd.errors import ConfigError, PrivilegeError
 from overlayd.flannel import options
-from overlayd.leases.lease import Subnets
+from overlayd.leases.subnets import Subnets
 from overlayd.lib import envfile
 from overlayd.lib.sanitize import plain
 
@@ -26,7 +26,7 @@ _EXPANDED = re.compile(r"\$\{(\w+)\}|\$(\w+)")
 
 @dataclass(frozen=True, kw_only=True)
 class FlannelHost:
-    """A host as flannel has it. Paths are those on the host, also where it was looked at below another root.
+    """What flannel has left on a host. Paths are as the host has them, also where it was read below another root.
 
     `docker_files` mention flannel or a `--bip`; `required` says that docker.service requires flannel's unit.
     """
@@ -44,7 +44,10 @@ class FlannelHost:
 
 
 def look(root: Path, *, sysconfig: Path | None = None, subnet_env: Path | None = None) -> FlannelHost:
-    """Read the host below `root`, other files for flannel's own where given. Raises ConfigError, PrivilegeError."""
+    """Read the host below `root`; `sysconfig` and `subnet_env` replace flannel's usual files.
+
+    Raises ConfigError, PrivilegeError.
+    """
     seen: list[Path] = []
 
     def read(path: Path) -> dict[str, str]:
@@ -55,7 +58,7 @@ def look(root: Path, *, sysconfig: Path | None = None, subnet_env: Path | None =
         except PermissionError:
             raise PrivilegeError(f"{path}: only root may read it", hint="run this as root") from None
         except (OSError, ValueError) as error:
-            # Also a zero byte in its name.
+            # ValueError also for a zero byte in the path.
             raise ConfigError(f"{plain(str(path))}: cannot be read: {error}") from error
         seen.append(path)
         return found
@@ -97,7 +100,7 @@ def _words(text: str) -> list[str]:
         return shlex.split(text)
     except ValueError as error:
         # Not shown: there may be a password.
-        raise ConfigError(f"flannel's unit or its variables have words that are none: {error}") from error
+        raise ConfigError(f"flannel's unit or its variables cannot be split into words: {error}") from error
 
 
 def command_line(commands: Sequence[str], variables: Mapping[str, str]) -> tuple[str, ...]:
@@ -111,7 +114,7 @@ def command_line(commands: Sequence[str], variables: Mapping[str, str]) -> tuple
     found: list[str] = []
     for word in words[1:]:
         if re.fullmatch(r"\$\w+", word):
-            # systemd.service(5): a variable that is a word of its own becomes as many words as it has.
+            # systemd.service(5): `$NAME` as a word of its own is split into words.
             found += _words(variables.get(word[1:], ""))
         else:
             found.append(_EXPANDED.sub(lambda match: variables.get(match[1] or match[2], ""), word))
@@ -133,14 +136,11 @@ def _subnet_file(variables: Mapping[str, str], words: Sequence[str]) -> str:
 
 
 def _subnets(variables: Mapping[str, str]) -> Subnets | None:
-    v4, v6 = variables.get("FLANNEL_SUBNET"), variables.get("FLANNEL_IPV6_SUBNET")
-    if not v4 and not v6:
-        v4 = next((match[1] for value in variables.values() if (match := _BIP.search(value))), None)
+    bip = next((match[1] for value in variables.values() if (match := _BIP.search(value))), None)
     try:
-        found = Subnets(v4=IPv4Interface(v4).network if v4 else None, v6=IPv6Interface(v6).network if v6 else None)
+        return Subnets.of_subnet_env(variables) or (Subnets(v4=IPv4Interface(bip).network) if bip else None)
     except ValueError as error:
         raise ConfigError(f"flannel's subnet is no subnet: {error}") from error
-    return found if found.v4 or found.v6 else None
 
 
 def _docker_files(root: Path) -> list[Path]:

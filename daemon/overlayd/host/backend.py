@@ -11,7 +11,7 @@ from overlayd.backends.environment import Environment
 from overlayd.backends.options import unknown
 from overlayd.errors import ConfigError, NetworkConfigError
 from overlayd.host import other_networks
-from overlayd.leases.conflicts import SHOWN_AT_MOST, Here
+from overlayd.leases.conflicts import SHOWN_AT_MOST, CurrentNeeds
 from overlayd.leases.network_config import KEYS, NetworkConfig
 from overlayd.lib.sanitize import quoted
 from overlayd.settings import Settings
@@ -39,7 +39,7 @@ def load_backend(
     blackhole: bool = False,
     run_dir: Path = Path("/run/overlayd"),
     state_dir: Path | None = None,
-    here: Here | None = None,
+    here: CurrentNeeds | None = None,
     consent: Consent | None = None,
 ) -> backends.Backend:
     """The backend that a network config asks for. Raises NetworkConfigError: whoever wrote the config can mend it.
@@ -53,7 +53,7 @@ def load_backend(
         blackhole=blackhole,
         run_dir=run_dir,
         state_dir=state_dir,
-        here=here or Here(),
+        here=here or CurrentNeeds(),
         consent=consent,
     )
     try:
@@ -65,7 +65,7 @@ def load_backend(
     return backend
 
 
-def backend_here(settings: Settings, config: NetworkConfig, underlay: Underlay, here: Here) -> backends.Backend:
+def backend_here(settings: Settings, config: NetworkConfig, underlay: Underlay, here: CurrentNeeds) -> backends.Backend:
     """The same for this host, as its settings have it. Changes nothing, and runs nothing."""
     backend = load_backend(
         config,

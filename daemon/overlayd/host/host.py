@@ -21,12 +21,13 @@ from overlayd.host.backend import backend_here, unknown_keys
 from overlayd.host.firewall import HostFirewall
 from overlayd.kernel.converge import Report
 from overlayd.leases import previous_lease
-from overlayd.leases.conflicts import Here, avoided
+from overlayd.leases.conflicts import CurrentNeeds, avoided
 from overlayd.leases.held_lease import HeldLease, PreviousLease
-from overlayd.leases.lease import UNSAID, FamilyLease, Lease, Subnets
+from overlayd.leases.lease import DEFAULT_BACKEND, FamilyLease, Lease
 from overlayd.leases.lease_table import LeaseTable
 from overlayd.leases.network_config import NetworkConfig
 from overlayd.leases.registry import Registry
+from overlayd.leases.subnets import Subnets
 from overlayd.lib.addresses import IPAddress, IPNetwork, first_host
 from overlayd.lib.counters import counter, gauge
 from overlayd.lib.files import write_atomically
@@ -63,7 +64,7 @@ class Host:
         self._status_file = status_file
         self._config = config
         self._underlay = underlay
-        self._here = Here(needed=host_needs.now(settings.etcd_endpoints))
+        self._here = CurrentNeeds(needed=host_needs.now(settings.etcd_endpoints))
         self._backend = backend_here(settings, config, underlay, self._here)
         self._firewall = HostFirewall(settings, config, underlay.ifname, self._backend, self._here)
         self._unread: tuple[str, ...] = ()
@@ -98,17 +99,17 @@ class Host:
 
     def acquire(self) -> HeldLease:
         """Hold subnets, the same as before wherever nobody else has them. Raises StoreError, SubnetsExhausted."""
-        remembered = previous_lease.recall(self._settings.state_dir, self._settings.subnet_env)
-        remembered = self._registry.own_part(remembered, self.public_ip)
+        previous = previous_lease.recall(self._settings.state_dir, self._settings.subnet_env)
+        previous = self._registry.checked_previous(previous, self.public_ip)
         if isinstance(self._backend, Keyed):
-            self._backend.part_from(self._registry.others(remembered, self.public_ip))
+            self._backend.part_from(self._registry.older_leases_of_others(previous, self.public_ip))
         self._holding = self._registry.acquire(
             self._config,
             self._wanted,
             public_ip=self.public_ip,
-            remembered=remembered,
+            previous=previous,
             ttl_s=self._settings.lease_ttl_s,
-            avoid=avoided(self._here.needed, self._underlay.ifname, held=remembered.subnets),
+            avoid=avoided(self._here.needed, self._underlay.ifname, held=previous.subnets),
         )
         self._remember(self._holding)
         log.info("lease held", subnet=self._holding.lease.subnets, reserved=self._holding.reserved)
@@ -336,7 +337,7 @@ class Host:
         path, problem = report.paths.get(lease.key_name), report.peer_problems.get(lease.key_name)
         ours = backends.published_type(self._config.backend_type)
         due = any(self._backend.lease_data(version) is not None for version in self._config.versions)
-        kinds = (ours, UNSAID) if due else (UNSAID,)
+        kinds = (ours, DEFAULT_BACKEND) if due else (DEFAULT_BACKEND,)
         silent = lease.backend_type in kinds and all(family_lease.data is None for family_lease in lease.family_leases)
         if problem and silent and lease.key_name in lease_table.reserved:
             # Kept for a host that never ran, of whose backend nothing may be said: nobody is there, nothing is wrong.

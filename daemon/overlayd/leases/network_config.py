@@ -12,7 +12,8 @@ from types import MappingProxyType
 from typing import Any
 
 from overlayd.errors import NetworkConfigError
-from overlayd.leases.lease import Subnets
+from overlayd.leases.lease import DEFAULT_BACKEND
+from overlayd.leases.subnets import Subnets
 from overlayd.lib.addresses import (
     IPAddress,
     IPNetwork,
@@ -25,7 +26,6 @@ from overlayd.lib.addresses import (
 )
 from overlayd.lib.sanitize import plain, quoted
 
-DEFAULT_BACKEND = "udp"
 KEYS = (
     *("Network", "SubnetLen", "SubnetMin", "SubnetMax", "EnableIPv4", "EnableIPv6", "EnableNFTables"),
     *("IPv6Network", "IPv6SubnetLen", "IPv6SubnetMin", "IPv6SubnetMax", "Backend"),
@@ -35,7 +35,7 @@ _KNOWN = {name.lower(): name for name in KEYS}
 
 @dataclass(frozen=True, kw_only=True)
 class _Rules:
-    """How one family's addresses are cut up: the keys' prefix, and lengths in bits."""
+    """How a network of one family is divided into subnets: the prefix of its keys, and lengths in bits."""
 
     version: int
     prefix: str
@@ -49,8 +49,8 @@ class _Rules:
 WIDEST_NETWORK = 8
 
 
-# By IP version: what is no network's on any host, and why.
-NOWHERE: Mapping[int, tuple[tuple[IPNetwork, str], ...]] = {
+# By IP version: what no overlay network may hold any of, on any host, and why.
+RESERVED: Mapping[int, tuple[tuple[IPNetwork, str], ...]] = {
     4: (
         (ip_network("0.0.0.0/8"), "this network (RFC 1122)"),
         (ip_network("127.0.0.0/8"), "loopback"),
@@ -118,7 +118,7 @@ class Pool:
 class NetworkConfig:
     """One overlay network: the pool of each address family in use, and how packets travel.
 
-    `unknown` are keys that say nothing here; a config is the same with others.
+    `unknown` are keys that no host reads; configs that differ in these alone are equal.
     """
 
     v4: Pool | None = None
@@ -224,7 +224,7 @@ def _network(fields: Mapping[str, Any], rules: _Rules) -> IPNetwork:
         raise NetworkConfigError(
             f"{key} {plain(value)} is too small to be cut into subnets", hint=f"at least a /{rules.smallest_network}"
         )
-    for special, what in NOWHERE[rules.version]:
+    for special, what in RESERVED[rules.version]:
         if overlaps(network, special):
             raise NetworkConfigError(
                 f"{key} {network} {'is a part of' if is_within(network, special) else 'holds'} {special}, {what}",
@@ -279,7 +279,7 @@ def _backend(fields: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
         raise NetworkConfigError(f"Backend is {quoted(value)}", hint='an object, for example {"Type": "vxlan"}')
     config = {key: found for key, found in value.items() if key.lower() != "type"}
     kinds = [found for key, found in value.items() if key.lower() == "type"]
-    # Of two, Go takes the last.
+    # Where the key is there twice, Go takes the last.
     kind = kinds[-1] if kinds else DEFAULT_BACKEND
     if not isinstance(kind, str) or not kind or plain(kind) != kind:
         raise NetworkConfigError(f"Backend Type is {quoted(kind)}", hint="the name of a backend, for example vxlan")

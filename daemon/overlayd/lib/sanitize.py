@@ -1,4 +1,4 @@
-"""What others wrote, as a message may show it: in one line, short, and nothing that a terminal obeys. Pure."""
+"""Makes text of others fit for a message: one line, short, without control characters. Pure."""
 
 from __future__ import annotations
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 from overlayd.errors import StoreError
 from overlayd.kernel import interfaces
-from overlayd.leases.presence import HOSTS, probed_address
+from overlayd.leases.keys import Keys
+from overlayd.leases.presence import probed_address
 from overlayd.lib.addresses import IPAddress
 from overlayd.monitoring.status_file import StatusFile
 from overlayd.probe.container_sockets import Lender
@@ -28,7 +29,7 @@ class ReachabilityMonitor:
         """Nothing is asked yet; nothing ever, where probe-rate is 0."""
         self._status_file = status_file
         self._store = store
-        self._prefix = settings.etcd_prefix
+        self._keys = Keys(settings.etcd_prefix)
         self._prober = (
             Prober(Lender(), rate_per_s=settings.probe_rate, alive=self._alive, on_change=wake)
             if settings.probe_rate
@@ -73,7 +74,7 @@ class ReachabilityMonitor:
 
     def _alive(self, peer: KnownPeer) -> tuple[bool | None, IPAddress | None]:
         try:
-            found = self._store.get(f"{self._prefix}/{HOSTS}{peer.public_ip}")
+            found = self._store.get(self._keys.host(peer.public_ip))
         except StoreError:
             return None, None
         return (False, None) if found is None else (True, probed_address(found.value, peer.subnet.version))

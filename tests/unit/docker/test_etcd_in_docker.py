@@ -12,7 +12,7 @@ import pytest
 from overlayd.docker import etcd_in_docker
 from overlayd.docker import options as docker_options
 from overlayd.docker.etcd_in_docker import DockerFirst
-from overlayd.leases.lease import Subnets
+from overlayd.leases.subnets import Subnets
 from overlayd.settings import Settings
 
 WANT = docker_options.wanted(Subnets(v4=IPv4Network("10.5.52.0/24")), 1450, we_masquerade=True)

@@ -11,7 +11,7 @@ from overlayd.docker import options as docker_options
 from overlayd.docker import service as docker_service
 from overlayd.docker import sources as docker_sources
 from overlayd.errors import OverlaydError
-from overlayd.leases.lease import Subnets
+from overlayd.leases.subnets import Subnets
 from overlayd.lib import process
 
 SUBNET = Subnets(v4=IPv4Network("10.5.52.0/24"))

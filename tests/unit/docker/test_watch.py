@@ -11,7 +11,7 @@ import pytest
 from overlayd.docker import options as docker_options
 from overlayd.docker import service as docker_service
 from overlayd.docker.watch import DockerWatch
-from overlayd.leases.lease import Subnets
+from overlayd.leases.subnets import Subnets
 
 WANT = docker_options.wanted(Subnets(v4=IPv4Network("10.5.52.0/24")), 1450, we_masquerade=True)
 ALL = ["--bip=10.5.52.1/24", "--ip-masq=false", "--mtu=1450"]

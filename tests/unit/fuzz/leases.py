@@ -9,8 +9,8 @@ import json
 
 from hypothesis import strategies as st
 
-from overlayd.leases.registry import SUBNETS
-from overlayd.store.client import KeyValue
+from overlayd.leases.keys import SUBNETS
+from overlayd.store.protocol import KeyValue
 from tests.unit.fuzz.documents import damaged, documents, encoded, joined, raw, values
 
 ADDRESSES4 = (

@@ -23,7 +23,7 @@ from overlayd.flannel.host import look
 from overlayd.flannel.options import translate
 from overlayd.leases import previous_lease
 from overlayd.leases.held_lease import PreviousLease
-from overlayd.leases.lease import Subnets
+from overlayd.leases.subnets import Subnets
 from overlayd.lib import envfile
 from overlayd.monitoring import status_file
 from overlayd.settings import Settings, load, read_file

@@ -34,9 +34,9 @@ from overlayd.kernel.state import (
     WireguardPeer,
 )
 from overlayd.leases.lease import Lease
-from overlayd.leases.lease_table import Reader
+from overlayd.leases.lease_table import LeaseTableReader
 from overlayd.lib.addresses import IPAddress, is_within, overlaps
-from overlayd.store.client import KeyValue
+from overlayd.store.protocol import KeyValue
 from tests.unit.fuzz.leases import TYPES, rivals, tables
 from tests.unit.kernel.model import things
 from tests.unit.kernel.scenes import IPV4_ONLY, UNDERLAY, Scene
@@ -52,7 +52,7 @@ def versions(kind: str) -> st.SearchStrategy[tuple[int, ...]]:
 
 def peers_of(entries: dict[str, KeyValue], own: Lease) -> list[Lease]:
     """The leases that a host gives to its backend, selected as host.py does."""
-    leases = Reader().lease_table(entries.items()).leases.items()
+    leases = LeaseTableReader().read(entries.items()).leases.items()
     return [lease for name, lease in leases if lease.public_ip != own.public_ip and name != own.key_name]
 
 

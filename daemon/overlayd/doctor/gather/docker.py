@@ -9,7 +9,7 @@ from overlayd.docker import options as docker_options
 from overlayd.docker import service as docker_service
 from overlayd.doctor.facts import Docker, Network
 from overlayd.errors import CommandFailed
-from overlayd.leases.lease import Subnets
+from overlayd.leases.subnets import Subnets
 from overlayd.settings import Settings
 
 
