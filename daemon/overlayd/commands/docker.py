@@ -17,7 +17,7 @@ from overlayd.commands.output import print_line
 from overlayd.docker import options as docker_options
 from overlayd.docker import remedies as docker_remedies
 from overlayd.docker import service as docker_service
-from overlayd.docker.sources import Told
+from overlayd.docker.dockerd_config import VARIABLE, DockerdConfig, read_dockerd_config
 from overlayd.errors import ConfigError, OverlaydError, PrivilegeError
 from overlayd.leases.lease import Subnets
 from overlayd.lib.addresses import IPInterface
@@ -40,7 +40,7 @@ def main(settings: Settings, options: argparse.Namespace) -> int:
 
 def _prepare(settings: Settings) -> int:
     signal.alarm(PREPARE_TIMEOUT_S)
-    docker_options.prepare(settings.run_dir, docker_options.read_told())
+    docker_options.prepare(settings.run_dir, read_dockerd_config())
     return 0
 
 
@@ -58,8 +58,8 @@ def _settle(settings: Settings) -> int:
         v4=IPv4Network(found.subnet) if found.subnet else None,
         v6=IPv6Network(found.subnet6) if found.subnet6 else None,
     )
-    want = docker_options.wanted(subnets, found.mtu_bytes, we_masquerade=settings.ip_masq)
-    told = docker_options.read_told()
+    want = docker_options.desired_options(subnets, found.mtu_bytes, we_masquerade=settings.ip_masq)
+    told = read_dockerd_config()
     given, problems = docker_options.plan(want, told, firewalled=settings.firewall != "none")
     if problems:
         # Containers would stop for nothing.
@@ -99,7 +99,7 @@ def _addresses() -> tuple[IPInterface, ...] | None:
     return interface_addresses(docker_options.BRIDGE)
 
 
-def _wrong(subnets: Subnets, given: Sequence[str], told: Told) -> str | None:
+def _wrong(subnets: Subnets, given: Sequence[str], told: DockerdConfig) -> str | None:
     """What a restart of docker would mend."""
     service = docker_service.read_service()
     different = docker_service.differences(docker_service.dockerd_argv(service), given, told)
@@ -117,13 +117,13 @@ def _refuse_while_containers_run() -> None:
         )
 
 
-def _await(subnets: Subnets, given: Sequence[str], told: Told) -> None:
+def _await(subnets: Subnets, given: Sequence[str], told: DockerdConfig) -> None:
     deadline = time.monotonic() + BRIDGE_TIMEOUT_S
     while (problem := _wrong(subnets, given, told)) is not None:
         if time.monotonic() > deadline:
             raise OverlaydError(
                 f"docker was restarted, and still {problem}",
-                hint=f"does it get its options? see: systemctl cat docker | grep {docker_options.VARIABLE}; "
+                hint=f"does it get its options? see: systemctl cat docker | grep {VARIABLE}; "
                 "it does while overlayd.service is enabled, after systemctl daemon-reload",
             )
         time.sleep(POLL_S)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from overlayd.docker import options as docker_options
+from overlayd.docker.dockerd_config import read_dockerd_config
 from overlayd.errors import ConfigError, OverlaydError
 from overlayd.kernel import interfaces
 from overlayd.lib.addresses import ip_address
@@ -32,7 +33,7 @@ WAY_OUT = (
 )
 
 
-class DockerFirst:
+class EarlyDockerStart:
     """Lets docker start on the remembered subnet, once in a run. Called in one thread."""
 
     def __init__(self, settings: Settings, *, after_s: float = AFTER_S) -> None:
@@ -53,7 +54,7 @@ class DockerFirst:
             if not (run_dir / docker_options.DOCKER_ENV).exists():
                 record = (self._settings.state_dir / docker_options.RECORD).read_text()
                 write_atomically(run_dir / docker_options.RECORD, record)
-                docker_options.prepare(run_dir, docker_options.read_told(), anew=False)
+                docker_options.prepare(run_dir, read_dockerd_config(), anew=False)
         except (OSError, ValueError, OverlaydError) as error:
             log.error("etcd is this host, and docker cannot start before it", problem=error)
             return (

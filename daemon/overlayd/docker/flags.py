@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from overlayd.lib.sanitize import plain, quoted
+from overlayd.lib.sanitize import plain, sanitized
 
 # What the lease decides, and what contradicts it or decides how docker's rules are written.
 OURS = ("bip", "ipv6", "fixed-cidr-v6", "ip-masq", "mtu", "allow-direct-routing", "bridge-accept-fwmark")
@@ -43,7 +43,7 @@ _EXPANDED = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Given:
+class Flag:
     """An option's value, and the file that gives it."""
 
     value: str
@@ -53,9 +53,9 @@ class Given:
 Words = Sequence[tuple[str, str]]
 
 
-def parse(words: Words) -> dict[str, Given]:
+def parse(words: Words) -> dict[str, Flag]:
     """The options among words that each come with the file they are from; of two with one name the later counts."""
-    found: dict[str, Given] = {}
+    found: dict[str, Flag] = {}
     left = list(words)
     while left:
         word, where = left.pop(0)
@@ -68,11 +68,11 @@ def parse(words: Words) -> dict[str, Given]:
         if not equals:
             switch = name in _SWITCHES
             value = "true" if switch else left.pop(0)[0] if left and not left[0][0].startswith("-") else ""
-        found[_SHORT.get(name, name)] = Given(value=value, where=where)
+        found[_SHORT.get(name, name)] = Flag(value=value, where=where)
     return found
 
 
-def of_argv(argv: Iterable[str], where: str) -> dict[str, Given]:
+def of_argv(argv: Iterable[str], where: str) -> dict[str, Flag]:
     """The options of a command line without its program."""
     return parse([(word, where) for word in argv])
 
@@ -82,7 +82,7 @@ def is_dockerd(argv: Sequence[str]) -> bool:
     return bool(argv) and argv[0].rpartition("/")[2].startswith("dockerd")
 
 
-def expanded(command: str, where: str, variables: Mapping[str, Given]) -> Words:
+def expanded(command: str, where: str, variables: Mapping[str, Flag]) -> Words:
     """The words of an ExecStart= as systemd.service(5) expands them, each with the file that it is from."""
     found: list[tuple[str, str]] = []
     for word in split(command):
@@ -109,7 +109,7 @@ def split(text: str) -> list[str]:
 
 
 def differences(
-    has: Mapping[str, Given], should: Mapping[str, Given], daemon_json: Mapping[str, object] | None = None
+    has: Mapping[str, Flag], should: Mapping[str, Flag], daemon_json: Mapping[str, object] | None = None
 ) -> dict[str, str]:
     """By name, in words, in what a running dockerd's options are others than they should be.
 
@@ -121,7 +121,7 @@ def differences(
         if daemon_json and name in daemon_json and wanted is None:
             if is_there is None:
                 continue
-            wanted = Given(value=word(daemon_json[name]), where="daemon.json")
+            wanted = Flag(value=word(daemon_json[name]), where="daemon.json")
         now, then = (normal(name, given) for given in (is_there, wanted))
         if now == then:
             continue
@@ -138,10 +138,10 @@ def word(value: object) -> str:
     """A value of daemon.json as a flag would have it."""
     if isinstance(value, bool):
         return str(value).lower()
-    return value if isinstance(value, str) else quoted(value)
+    return value if isinstance(value, str) else sanitized(value)
 
 
-def normal(name: str, given: Given | None) -> str:
+def normal(name: str, given: Flag | None) -> str:
     """An option's value as it counts: dockerd's default where none is given."""
     if given is None:
         return _DEFAULTS.get(name, "")
@@ -150,6 +150,6 @@ def normal(name: str, given: Given | None) -> str:
     return given.value
 
 
-def _value(variables: Mapping[str, Given], name: str) -> str:
+def _value(variables: Mapping[str, Flag], name: str) -> str:
     given = variables.get(name)
     return given.value if given else ""

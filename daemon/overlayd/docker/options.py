@@ -14,15 +14,13 @@ from pathlib import Path
 
 from overlayd import firewall
 from overlayd.docker import flags as docker_flags
+from overlayd.docker.dockerd_config import VARIABLE, DockerdConfig
 from overlayd.docker.flags import word
-from overlayd.docker.sources import DAEMON_JSON, UNIT, VARIABLE, Told, read_daemon_json, read_told
 from overlayd.errors import OverlaydError
 from overlayd.leases.lease import Subnets
 from overlayd.lib.addresses import IPInterface, first_host
 from overlayd.lib.files import read_json, write_atomically
-from overlayd.lib.sanitize import plain, quoted
-
-__all__ = ["DAEMON_JSON", "UNIT", "VARIABLE", "Told", "read_daemon_json", "read_told"]
+from overlayd.lib.sanitize import plain, sanitized
 
 BRIDGE = "docker0"
 # In the run directory: what docker.service reads, and what that is made from.
@@ -30,7 +28,7 @@ DOCKER_ENV, RECORD = "docker.env", "docker.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class DesiredDockerOptions:
     """How docker's default bridge has to be on this host. Its address is the subnet's first with its length."""
 
     subnets: Subnets
@@ -48,12 +46,12 @@ class Wanted:
         return {**found, "ip-masq": word(self.ip_masq), "mtu": str(self.mtu_bytes)}
 
 
-def wanted(subnets: Subnets, mtu_bytes: int, *, we_masquerade: bool) -> Wanted:
+def desired_options(subnets: Subnets, mtu_bytes: int, *, we_masquerade: bool) -> DesiredDockerOptions:
     """Docker's part for leased subnets. Where we masquerade docker must not: it would hide containers from peers."""
-    return Wanted(subnets=subnets, mtu_bytes=mtu_bytes, ip_masq=not we_masquerade)
+    return DesiredDockerOptions(subnets=subnets, mtu_bytes=mtu_bytes, ip_masq=not we_masquerade)
 
 
-def plan(want: Wanted, told: Told, *, firewalled: bool) -> tuple[list[str], list[str]]:
+def plan(want: DesiredDockerOptions, told: DockerdConfig, *, firewalled: bool) -> tuple[list[str], list[str]]:
     """dockerd's flags, and a sentence for each thing that it is told against the lease.
 
     `firewalled`: rules of ours rely on what dockerd is told of them.
@@ -63,7 +61,9 @@ def plan(want: Wanted, told: Told, *, firewalled: bool) -> tuple[list[str], list
     return given, [*told.problems, *problems, *contradictions(want, told)]
 
 
-def flags(want: Wanted, told: Told, also: Mapping[str, str] | None = None) -> tuple[list[str], list[str]]:
+def flags(
+    want: DesiredDockerOptions, told: DockerdConfig, also: Mapping[str, str] | None = None
+) -> tuple[list[str], list[str]]:
     """dockerd's flags, and a sentence for each option that is decided otherwise.
 
     `also` are more options, by their names in daemon.json. What daemon.json has, be it null, is no flag: dockerd
@@ -81,7 +81,7 @@ def flags(want: Wanted, told: Told, also: Mapping[str, str] | None = None) -> tu
                 )
         elif name == "bip" and bridge:
             problems.append(
-                f"{told.where('bridge')} sets bridge to {quoted(bridge)}, so docker has no bip: its containers "
+                f"{told.where('bridge')} sets bridge to {sanitized(bridge)}, so docker has no bip: its containers "
                 f"are not on the overlay; remove it, or give that bridge {value}"
             )
         else:
@@ -89,7 +89,7 @@ def flags(want: Wanted, told: Told, also: Mapping[str, str] | None = None) -> tu
     return given, problems
 
 
-def contradictions(want: Wanted, told: Told) -> list[str]:
+def contradictions(want: DesiredDockerOptions, told: DockerdConfig) -> list[str]:
     """A sentence for each option, wherever it is said, that does not go with the leased subnets."""
     found = []
     for version, name, then in (
@@ -113,7 +113,7 @@ def contradictions(want: Wanted, told: Told) -> list[str]:
     return found
 
 
-def record(want: Wanted, *, firewalled: bool) -> str:
+def record(want: DesiredDockerOptions, *, firewalled: bool) -> str:
     """docker.json: all but what others tell docker, from which `prepare` makes docker.env anew."""
     return json.dumps(
         {
@@ -126,7 +126,7 @@ def record(want: Wanted, *, firewalled: bool) -> str:
     )
 
 
-def prepare(run_dir: Path, told: Told, *, anew: bool = True) -> None:
+def prepare(run_dir: Path, told: DockerdConfig, *, anew: bool = True) -> None:
     """Write docker.env by what docker is told now; `anew`, only where it is there. For the moment when docker starts.
 
     Raises OverlaydError; docker.env is then as it was.
@@ -142,11 +142,11 @@ def prepare(run_dir: Path, told: Told, *, anew: bool = True) -> None:
         raise OverlaydError(f"{path} stays as it is: {error!r}") from error
 
 
-def _recorded(path: Path) -> tuple[Wanted, bool]:
+def _recorded(path: Path) -> tuple[DesiredDockerOptions, bool]:
     found = read_json(path)
     v4, v6 = found["subnet"], found["subnet6"]
     subnets = Subnets(v4=IPv4Network(v4) if v4 else None, v6=IPv6Network(v6) if v6 else None)
-    want = Wanted(subnets=subnets, mtu_bytes=int(found["mtu_bytes"]), ip_masq=bool(found["ip_masq"]))
+    want = DesiredDockerOptions(subnets=subnets, mtu_bytes=int(found["mtu_bytes"]), ip_masq=bool(found["ip_masq"]))
     return want, bool(found["firewalled"])
 
 

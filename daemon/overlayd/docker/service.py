@@ -10,8 +10,8 @@ from pathlib import Path
 from types import ModuleType
 
 from overlayd.docker import flags as docker_flags
+from overlayd.docker.dockerd_config import UNIT, DockerdConfig, takes_ours
 from overlayd.docker.remedies import START_AGAIN
-from overlayd.docker.sources import UNIT, Told, takes_ours
 from overlayd.errors import CommandFailed
 from overlayd.lib import process
 from overlayd.lib.addresses import IPNetwork
@@ -33,7 +33,7 @@ _REASON_AT_MOST = 400
 
 
 @dataclass(frozen=True, kw_only=True)
-class Service:
+class DockerService:
     """docker.service: `state`, `sub_state` and `result` as systemd names them; `reason`: why it failed, by its own log.
 
     `job`: systemd is about to start or stop it. `never_ran`: not in this boot. `by_hand`: somebody's own unit has our
@@ -72,7 +72,7 @@ class Service:
         return () if self.by_hand else tuple(name for name in DROP_INS if name not in self.drop_ins)
 
 
-def read_service() -> Service | None:
+def read_service() -> DockerService | None:
     """What systemd says of docker.service; None without systemd, or where it knows no such unit."""
     names = (
         "LoadState",
@@ -93,7 +93,7 @@ def read_service() -> Service | None:
     found = dict.fromkeys(names, "") | dict(line.partition("=")[::2] for line in text.splitlines())
     if found["LoadState"] != "loaded":
         return None
-    service = Service(
+    service = DockerService(
         state=found["ActiveState"],
         sub_state=found["SubState"],
         enabled=found["UnitFileState"] == "enabled",
@@ -127,7 +127,7 @@ def _reason(invocation: str) -> str | None:
     return None
 
 
-def dockerd_argv(service: Service | None) -> tuple[str, ...] | None:
+def dockerd_argv(service: DockerService | None) -> tuple[str, ...] | None:
     """The command line of the dockerd that runs: systemd's, else the one in this network namespace; None without."""
     if service is not None:
         argv = _argv(_PROC / str(service.pid)) if service.state == "active" and service.pid else ()
@@ -157,7 +157,7 @@ def _argv(process_folder: Path) -> tuple[str, ...]:
     return tuple(words[:-1])
 
 
-def differences(argv: Sequence[str] | None, options: Sequence[str], told: Told) -> Mapping[str, str]:
+def differences(argv: Sequence[str] | None, options: Sequence[str], told: DockerdConfig) -> Mapping[str, str]:
     """By option, in what the dockerd that runs was started otherwise than with `options` and what it is told else."""
     if argv is None or told.daemon_json is None:
         return {}
@@ -165,7 +165,7 @@ def differences(argv: Sequence[str] | None, options: Sequence[str], told: Told) 
     return docker_flags.differences(docker_flags.of_argv(argv[1:], "dockerd"), should, told.daemon_json)
 
 
-def started_otherwise(different: Mapping[str, str], service: Service | None) -> str | None:
+def started_otherwise(different: Mapping[str, str], service: DockerService | None) -> str | None:
     """One sentence about them; None where there is none."""
     if not different:
         return None
@@ -175,7 +175,7 @@ def started_otherwise(different: Mapping[str, str], service: Service | None) -> 
     return f"{what}: it was started before that was so; run: overlayd docker settle"
 
 
-def down(service: Service | None) -> str | None:
+def down(service: DockerService | None) -> str | None:
     """Why no docker runs here though it should; None where it runs, is on its way, or is nobody's wish."""
     if service is None or service.job:
         return None
@@ -186,7 +186,7 @@ def down(service: Service | None) -> str | None:
     return None
 
 
-def not_ours(service: Service | None) -> str | None:
+def not_ours(service: DockerService | None) -> str | None:
     """That a docker that runs well now would be started without its subnet; None where it would not."""
     if service is None or not service.missing or service.state != "active":
         return None
@@ -196,7 +196,7 @@ def not_ours(service: Service | None) -> str | None:
     )
 
 
-def up_again(service: Service) -> str:
+def up_again(service: DockerService) -> str:
     """What to do about `down`, on a host where overlayd holds its subnet; elsewhere docker would wait for that."""
     return f"mend that, then run: {START_AGAIN}" if service.failed else "run: systemctl start docker"
 

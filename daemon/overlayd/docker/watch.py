@@ -11,7 +11,8 @@ from overlayd.docker import flags as docker_flags
 from overlayd.docker import options as docker_options
 from overlayd.docker import remedies as docker_remedies
 from overlayd.docker import service as docker_service
-from overlayd.docker.service import Service
+from overlayd.docker.dockerd_config import read_dockerd_config
+from overlayd.docker.service import DockerService
 from overlayd.errors import CommandFailed
 from overlayd.kernel import interfaces
 from overlayd.lib.addresses import IPNetwork
@@ -57,7 +58,7 @@ class DockerWatch:
         self._conflicts: tuple[str, ...] = ()
         self._live_restore = False
         self._bridge_problem: str | None = None
-        self._service: Service | None = None
+        self._service: DockerService | None = None
         self._down: str | None = None
         # What the dockerd that runs was started with, if one does.
         self._argv: tuple[str, ...] | None = None
@@ -94,14 +95,14 @@ class DockerWatch:
             return None
         return str(docker_service.outside().nobody(str(self._network), str(self._subnet)))
 
-    def record(self, want: docker_options.Wanted) -> str:
+    def record(self, want: docker_options.DesiredDockerOptions) -> str:
         """docker.json: what `overlayd docker prepare` needs to know of us."""
         return docker_options.record(want, firewalled=self._firewalled)
 
-    def look(self, want: docker_options.Wanted) -> None:
+    def look(self, want: docker_options.DesiredDockerOptions) -> None:
         """Look at what docker is told, at dockerd, and at docker0's addresses. A new problem is logged."""
         before, wrong_before = self.problems, self._mended_by_restart()
-        told = docker_options.read_told(daemon_json=self._daemon_json)
+        told = read_dockerd_config(daemon_json=self._daemon_json)
         options, conflicts = docker_options.plan(want, told, firewalled=self._firewalled)
         if told.daemon_json is not None or self._options is None:
             # One that cannot be read, perhaps for being written right now, leaves the flags as they are.

@@ -3,12 +3,12 @@
 `desired` says what there should be, `Firewall.sync` makes it so, and `cleanup` takes all of it away.
 """
 
-from overlayd.firewall.apply import Firewall, Report, cleanup
+from overlayd.firewall.apply import Firewall, FirewallReport, cleanup
 from overlayd.firewall.rules import (
     NOTHING,
+    DesiredRules,
     OtherNetwork,
     Overlay,
-    Wanted,
     desired,
     docker_closes_forwarding,
     docker_options_needed,
@@ -18,11 +18,11 @@ from overlayd.firewall.strangers import left_open
 
 __all__ = [
     "NOTHING",
+    "DesiredRules",
     "Firewall",
+    "FirewallReport",
     "OtherNetwork",
     "Overlay",
-    "Report",
-    "Wanted",
     "cleanup",
     "desired",
     "docker_closes_forwarding",

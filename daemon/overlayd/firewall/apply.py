@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from overlayd.errors import CommandFailed, KernelRefused, OverlaydError, UnsupportedError
 from overlayd.firewall import iptables, nftables
 from overlayd.firewall.chains import Ruleset, ruleset, without_sets
-from overlayd.firewall.rules import VERSIONS, Wanted
+from overlayd.firewall.rules import VERSIONS, DesiredRules
 from overlayd.firewall.table import NFT_LEASED, NFT_PEERS, table, without_nat
 from overlayd.kernel import ipset
 from overlayd.lib.addresses import IPAddress, IPNetwork, ip_address, ip_network
@@ -28,7 +28,7 @@ _COMMANDS = {"iptables": "iptables-restore", "nftables": "nft"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class FirewallReport:
     """What one look came to.
 
     `backend` is iptables, nftables, or None where nothing keeps the rules. `problems` keep packets from their way;
@@ -51,7 +51,7 @@ class Firewall:
         self._tidy = False
         self._said: set[str] = set()
 
-    def sync(self, wanted: Wanted) -> Report:
+    def sync(self, wanted: DesiredRules) -> FirewallReport:
         """Make the rules as wanted, in their order; at first, remove too what another choice left. Never raises.
 
         An unchanged state writes nothing.
@@ -66,7 +66,9 @@ class Firewall:
         for limit in set(look.limits) - self._said:
             log.warning("the firewall does not do all that it should", reason=limit)
         self._said = set(look.limits)
-        return Report(backend=backend, written=look.written, problems=tuple(look.problems), limits=tuple(look.limits))
+        return FirewallReport(
+            backend=backend, written=look.written, problems=tuple(look.problems), limits=tuple(look.limits)
+        )
 
     def members(self) -> tuple[frozenset[IPAddress], frozenset[IPNetwork]]:
         """Peers' addresses and subnets that the rules of the last run know; none where there are none. Never raises."""
@@ -148,7 +150,7 @@ def cleanup() -> Iterator[str]:
 class _Look:
     """One look at the rules: what it found wrong, and whether it wrote."""
 
-    def __init__(self, wanted: Wanted) -> None:
+    def __init__(self, wanted: DesiredRules) -> None:
         self._wanted = wanted
         self._carried = [version for version in VERSIONS if wanted.overlay(version) is not None]
         self._sets: set[str] = set()
@@ -166,9 +168,9 @@ class _Look:
                 # A drop in iptables is final, and an accept of ours elsewhere is not: the doors must be there. Not
                 # where what keeps strangers out could not be written.
                 if iptables.installed(command) and len(self.problems) == before:
-                    self._iptables(version, doors_only=True)
+                    self._iptables(version, accepts_only=True)
             elif iptables.installed(command):
-                self._iptables(version, doors_only=False)
+                self._iptables(version, accepts_only=False)
             else:
                 self.problems.append(f"there is no {command}-restore to write IPv{version} rules: {_PACKAGES}")
 
@@ -202,9 +204,9 @@ class _Look:
                     whole = False
         return whole
 
-    def _iptables(self, version: int, *, doors_only: bool) -> None:
+    def _iptables(self, version: int, *, accepts_only: bool) -> None:
         command = iptables.COMMANDS[version]
-        rules = self._with_sets(ruleset(self._wanted, version, doors_only=doors_only), version)
+        rules = self._with_sets(ruleset(self._wanted, version, accepts_only=accepts_only), version)
         less = iptables.without_nat(rules)
         self._sync(version, partial(iptables.sync, command), rules, less, partial(iptables.has_nat, command))
 

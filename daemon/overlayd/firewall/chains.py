@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from overlayd.firewall.rules import MASQUERADED_ELSEWHERE, MULTICAST, Overlay, Wanted
-from overlayd.firewall.strangers import ACCEPT, RETURN, Rule, strangers, ways_in
+from overlayd.firewall.rules import MASQUERADED_ELSEWHERE, MULTICAST, DesiredRules, Overlay
+from overlayd.firewall.strangers import ACCEPT, RETURN, FilterRule, accept_rules, strangers
 from overlayd.lib.marks import ours
 
 _FROM_LEASED = re.compile(r"-m set --match-set OVERLAYD\d?-LEASED[46] src ")
@@ -26,7 +26,7 @@ class Place(Enum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chain:
+class IptablesChain:
     """One chain of ours with its rules in order, without the `-A NAME` in front."""
 
     table: str
@@ -59,7 +59,7 @@ class Jump:
 class Ruleset:
     """All the rules of one IP version that should be there, and how packets get to them."""
 
-    chains: tuple[Chain, ...] = ()
+    chains: tuple[IptablesChain, ...] = ()
     jumps: tuple[Jump, ...] = ()
 
 
@@ -67,11 +67,11 @@ class Ruleset:
 class _Part:
     """A chain of ours with its jump, or nothing at all where it would have no rules."""
 
-    chain: Chain
+    chain: IptablesChain
     jump: Jump
 
 
-def ruleset(wanted: Wanted, version: int, *, doors_only: bool = False) -> Ruleset:
+def ruleset(wanted: DesiredRules, version: int, *, accepts_only: bool = False) -> Ruleset:
     """The iptables rules of one IP version; none where there is no overlay of it.
 
     Masquerading is flannel's, in flannel's order. The rest opens what stock Docker closes: from 28.2 its raw table
@@ -84,14 +84,14 @@ def ruleset(wanted: Wanted, version: int, *, doors_only: bool = False) -> Rulese
     if overlay is None:
         return Ruleset()
     kept_out = strangers(wanted, version)
-    early = kept_out.early if not doors_only else tuple(one for one in kept_out.early if one.verdict != "drop")
+    early = kept_out.early if not accepts_only else tuple(one for one in kept_out.early if one.verdict != "drop")
     parts = [
         *_forward(wanted, overlay),
         _docker_user(wanted, overlay),
         _part("raw", "PREROUTING", _written(early, version), Place.FIRST),
         _part("filter", "INPUT", _written(kept_out.to_host, version), Place.LAST, closing=("DROP", "REJECT")),
     ]
-    if not doors_only:
+    if not accepts_only:
         mangle = (
             ("PREROUTING", _written(_going_on(kept_out.prerouting), version)),
             ("INPUT", _written(kept_out.delivered, version)),
@@ -124,7 +124,7 @@ def _without_sets(rules: Iterable[str]) -> Iterator[str]:
             yield rule
 
 
-def _masquerading(wanted: Wanted, overlay: Overlay) -> list[_Part]:
+def _masquerading(wanted: DesiredRules, overlay: Overlay) -> list[_Part]:
     if not wanted.masquerade:
         return []
     network, subnet = overlay.network, overlay.subnet
@@ -140,7 +140,7 @@ def _masquerading(wanted: Wanted, overlay: Overlay) -> list[_Part]:
     return [_part("nat", "POSTROUTING", rules, Place.ANYWHERE)]
 
 
-def _forward(wanted: Wanted, overlay: Overlay) -> list[_Part]:
+def _forward(wanted: DesiredRules, overlay: Overlay) -> list[_Part]:
     if not wanted.forward:
         return []
     # Narrower than flannel's, which accept whatever is to or from the network, from anybody.
@@ -155,14 +155,14 @@ def _forward(wanted: Wanted, overlay: Overlay) -> list[_Part]:
     return [_part("filter", "FORWARD", rules, Place.LAST, closing=("DROP", "REJECT"))]
 
 
-def _docker_user(wanted: Wanted, overlay: Overlay) -> _Part:
+def _docker_user(wanted: DesiredRules, overlay: Overlay) -> _Part:
     # A container may claim to be from a network that is trusted.
     own = wanted.other_bridges if wanted.trusts(overlay.network.version) else ()
     rules = (
         *(f"-i {bridge} {ours().comment} -j RETURN" for bridge in own),
-        *_written(ways_in(wanted, overlay), overlay.network.version),
+        *_written(accept_rules(wanted, overlay), overlay.network.version),
     )
-    chain = Chain(table="filter", name=f"{ours().chains}DOCKER", rules=rules)
+    chain = IptablesChain(table="filter", name=f"{ours().chains}DOCKER", rules=rules)
     jump = Jump(
         table="filter",
         chain="DOCKER-USER",
@@ -175,12 +175,13 @@ def _docker_user(wanted: Wanted, overlay: Overlay) -> _Part:
     return _Part(chain=chain, jump=jump)
 
 
-def _marking(wanted: Wanted, overlay: Overlay) -> tuple[str, ...]:
+def _marking(wanted: DesiredRules, overlay: Overlay) -> tuple[str, ...]:
     if wanted.mark is None:
         return ()
     version = overlay.network.version
     return tuple(
-        f"{_match(way, version)} {ours().comment} -j MARK --set-xmark {wanted.mark}" for way in ways_in(wanted, overlay)
+        f"{_match(way, version)} {ours().comment} -j MARK --set-xmark {wanted.mark}"
+        for way in accept_rules(wanted, overlay)
     )
 
 
@@ -188,7 +189,7 @@ def _within(overlay: Overlay) -> str:
     return f"-s {overlay.network} -d {overlay.subnet}"
 
 
-def _going_on(rules: Iterable[Rule]) -> tuple[Rule, ...]:
+def _going_on(rules: Iterable[FilterRule]) -> tuple[FilterRule, ...]:
     """The same, but what is let through goes on to what is behind: an accept would end the whole table.
 
     There are the rules of this host's other networks, and an administrator's own.
@@ -196,15 +197,15 @@ def _going_on(rules: Iterable[Rule]) -> tuple[Rule, ...]:
     return tuple(replace(rule, verdict=RETURN) if rule.verdict == ACCEPT else rule for rule in rules)
 
 
-def _written(rules: Sequence[Rule], version: int) -> tuple[str, ...]:
+def _written(rules: Sequence[FilterRule], version: int) -> tuple[str, ...]:
     return tuple(_rule(rule, version) for rule in rules)
 
 
-def _rule(rule: Rule, version: int) -> str:
+def _rule(rule: FilterRule, version: int) -> str:
     return f"{_match(rule, version)} {ours().comment} -j {rule.verdict.upper()}"
 
 
-def _match(rule: Rule, version: int) -> str:
+def _match(rule: FilterRule, version: int) -> str:
     """What a rule matches, in the order of words of `iptables-save`."""
     words = [
         rule.source and f"-s {rule.source}",
@@ -231,5 +232,5 @@ def _set(name: str, *, member: bool, end: str) -> str:
 
 
 def _part(table: str, chain: str, rules: tuple[str, ...], place: Place, closing: tuple[str, ...] = ()) -> _Part:
-    made = Chain(table=table, name=f"{ours().chains}{chain}", rules=rules)
+    made = IptablesChain(table=table, name=f"{ours().chains}{chain}", rules=rules)
     return _Part(chain=made, jump=Jump(table=table, chain=chain, to=made.name, place=place, closing=closing))

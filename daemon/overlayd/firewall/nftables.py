@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator
 
 from overlayd.errors import CommandFailed
-from overlayd.firewall.table import FAMILIES, Table, matches, removal, sets, tables, write
+from overlayd.firewall.table import FAMILIES, NftTable, matches, removal, sets, tables, write
 from overlayd.lib import process
 from overlayd.lib.marks import ours
 
@@ -18,7 +18,7 @@ def installed() -> bool:
     return shutil.which("nft") is not None
 
 
-def sync(version: int, wanted: Table | None) -> bool:
+def sync(version: int, wanted: NftTable | None) -> bool:
     """Make the table of that IP version as wanted, or gone; whether anything had to be written.
 
     Idempotent, and one transaction: no packet sees half of it. Raises CommandFailed; the table is then as it was.

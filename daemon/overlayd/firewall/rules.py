@@ -59,7 +59,7 @@ DOCKER_MARK = Mark(value=0x1000, mask=0x1000)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class DesiredRules:
     """All that the firewall has to do. The empty one: nothing, and nothing of ours may be left.
 
     On `devices` packets from peers' containers arrive: on those of ours nothing else does, on the others (plain routes)
@@ -115,7 +115,7 @@ class Wanted:
         return frozenset(subnet for subnet in self.leased if subnet.version == version)
 
 
-NOTHING = Wanted()
+NOTHING = DesiredRules()
 
 
 def desired(
@@ -135,7 +135,7 @@ def desired(
     underlay: str | None = None,
     trusted: Sequence[IPNetwork] = (),
     others: Sequence[OtherNetwork] = (),
-) -> Wanted:
+) -> DesiredRules:
     """What a host needs that holds a subnet of each overlay (at most one of an IP version: ValueError).
 
     `forward` accepts the network's packets in FORWARD. `daemon_json` are dockerd's settings: they say whether Docker
@@ -150,7 +150,7 @@ def desired(
     # br-lan, br-ex: where a wire's bridge is named as Docker names its own, each of Docker's is told by its name.
     alike = any(name.startswith(USER_BRIDGES.rstrip("+")) for name in (*wired_bridges, underlay or ""))
     bridges = other_bridges if alike else (USER_BRIDGES, *other_bridges)
-    return Wanted(
+    return DesiredRules(
         overlays=tuple(overlays),
         devices=tuple(devices),
         masquerade=masquerade,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from overlayd.firewall.rules import Overlay, Wanted
+from overlayd.firewall.rules import DesiredRules, Overlay
 from overlayd.lib.addresses import IPNetwork
 
 ACCEPT, DROP, RETURN = "accept", "drop", "return"
@@ -16,7 +16,7 @@ ICMP = {4: "icmp", 6: "ipv6-icmp"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rule:
+class FilterRule:
     """One rule: all that is set must match. Networks, addresses and sets are of the chain's IP version.
 
     `source_peer` and `destination_peer`: whether that address is a peer's public one. `source_leased` and
@@ -52,7 +52,7 @@ class Rule:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rules:
+class FilterRules:
     """The rules of one IP version.
 
     `early`: before connections are looked at. `prerouting`: after that, and before addresses are translated.
@@ -60,19 +60,19 @@ class Rules:
     `forwarded`: for packets that leave again, before all filters.
     """
 
-    early: tuple[Rule, ...] = field(default=())
-    prerouting: tuple[Rule, ...] = field(default=())
-    delivered: tuple[Rule, ...] = field(default=())
-    forwarded: tuple[Rule, ...] = field(default=())
-    to_host: tuple[Rule, ...] = field(default=())
+    early: tuple[FilterRule, ...] = field(default=())
+    prerouting: tuple[FilterRule, ...] = field(default=())
+    delivered: tuple[FilterRule, ...] = field(default=())
+    forwarded: tuple[FilterRule, ...] = field(default=())
+    to_host: tuple[FilterRule, ...] = field(default=())
 
 
-def strangers(wanted: Wanted, version: int) -> Rules:
+def strangers(wanted: DesiredRules, version: int) -> FilterRules:
     """The rules of one IP version; none where there is no overlay of it."""
     overlay = wanted.overlay(version)
     if overlay is None:
-        return Rules()
-    return Rules(
+        return FilterRules()
+    return FilterRules(
         early=tuple(_from_devices(wanted, overlay)),
         prerouting=tuple(_beside(wanted, overlay)),
         delivered=tuple(_carriers_here(wanted, version)),
@@ -81,10 +81,10 @@ def strangers(wanted: Wanted, version: int) -> Rules:
     )
 
 
-def ways_in(wanted: Wanted, overlay: Overlay) -> list[Rule]:
+def accept_rules(wanted: DesiredRules, overlay: Overlay) -> list[FilterRule]:
     """From whom Docker lets packets through to containers because we say so."""
     network, subnet, bridge = overlay.network, overlay.subnet, wanted.bridge
-    way = Rule(verdict=ACCEPT, out_device=bridge, destination=subnet)
+    way = FilterRule(verdict=ACCEPT, out_device=bridge, destination=subnet)
     return [
         *(replace(way, in_device=device, source=network) for device in wanted.devices),
         # A peer's host itself has the underlay's address there.
@@ -93,7 +93,7 @@ def ways_in(wanted: Wanted, overlay: Overlay) -> list[Rule]:
     ]
 
 
-def left_open(wanted: Wanted, backend: str | None) -> tuple[str, ...]:
+def left_open(wanted: DesiredRules, backend: str | None) -> tuple[str, ...]:
     """What others can do on this host where nothing keeps the rules (`backend` None), in words; else nothing."""
     if backend is not None or not wanted.overlays:
         return ()
@@ -107,7 +107,7 @@ def left_open(wanted: Wanted, backend: str | None) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _from_devices(wanted: Wanted, overlay: Overlay) -> list[Rule]:
+def _from_devices(wanted: DesiredRules, overlay: Overlay) -> list[FilterRule]:
     """What may come out of the overlay: from the network's other subnets, to this host's."""
     network, subnet = overlay.network, overlay.subnet
     found = []
@@ -117,60 +117,60 @@ def _from_devices(wanted: Wanted, overlay: Overlay) -> list[Rule]:
             leased = _from(replace(overlay, shared=True))
             found += [replace(rule, in_device=device, source_mac=mac) for mac in wanted.routers for rule in leased]
         found += [
-            Rule(verdict=DROP, in_device=device, source=subnet),
+            FilterRule(verdict=DROP, in_device=device, source=subnet),
         ]
         if device in wanted.tunnels:
             found += [
-                Rule(verdict=ACCEPT, in_device=device, source=network, destination=subnet),
-                Rule(verdict=DROP, in_device=device),
+                FilterRule(verdict=ACCEPT, in_device=device, source=network, destination=subnet),
+                FilterRule(verdict=DROP, in_device=device),
             ]
         else:
             found += _by_plain_route(device, overlay)
     trusted = wanted.trusts(overlay.network.version)
     if trusted:
         # A container may claim to be from there.
-        found += [Rule(verdict=RETURN, in_device=bridge) for bridge in (wanted.bridge, *wanted.other_bridges)]
-    return [*found, *(Rule(verdict=ACCEPT, source=one, destination=subnet) for one in trusted)]
+        found += [FilterRule(verdict=RETURN, in_device=bridge) for bridge in (wanted.bridge, *wanted.other_bridges)]
+    return [*found, *(FilterRule(verdict=ACCEPT, source=one, destination=subnet) for one in trusted)]
 
 
-def _from(overlay: Overlay) -> list[Rule]:
+def _from(overlay: Overlay) -> list[FilterRule]:
     """Drops what claims to be from the network. Where others live in it too, only what claims to be from a lease."""
     if not overlay.shared:
-        return [Rule(verdict=DROP, source=overlay.network)]
-    return [Rule(verdict=DROP, source=overlay.subnet), Rule(verdict=DROP, source_leased=True)]
+        return [FilterRule(verdict=DROP, source=overlay.network)]
+    return [FilterRule(verdict=DROP, source=overlay.subnet), FilterRule(verdict=DROP, source_leased=True)]
 
 
-def _to(overlay: Overlay) -> list[Rule]:
+def _to(overlay: Overlay) -> list[FilterRule]:
     """The same of what is for it."""
     if not overlay.shared:
-        return [Rule(verdict=DROP, destination=overlay.network)]
-    return [Rule(verdict=DROP, destination=overlay.subnet), Rule(verdict=DROP, destination_leased=True)]
+        return [FilterRule(verdict=DROP, destination=overlay.network)]
+    return [FilterRule(verdict=DROP, destination=overlay.subnet), FilterRule(verdict=DROP, destination_leased=True)]
 
 
-def _by_plain_route(device: str, overlay: Overlay) -> list[Rule]:
+def _by_plain_route(device: str, overlay: Overlay) -> list[FilterRule]:
     """Packets of peers' containers; and of the peers themselves, which have the underlay's address there."""
     return [
-        Rule(
+        FilterRule(
             verdict=ACCEPT,
             in_device=device,
             source=overlay.network,
             source_leased=True,
             destination=overlay.subnet,
         ),
-        Rule(verdict=ACCEPT, in_device=device, source_peer=True, destination=overlay.subnet),
+        FilterRule(verdict=ACCEPT, in_device=device, source_peer=True, destination=overlay.subnet),
     ]
 
 
-def _carriers(wanted: Wanted, version: int) -> list[Rule]:
+def _carriers(wanted: DesiredRules, version: int) -> list[FilterRule]:
     """One rule without conditions for each kind of packet that the backend takes from peers only."""
     return [
-        Rule(verdict=DROP, protocol=listening.protocol, port=listening.port)
+        FilterRule(verdict=DROP, protocol=listening.protocol, port=listening.port)
         for listening in wanted.listens
         if listening.version == version and not listening.anyone
     ]
 
 
-def _carriers_here(wanted: Wanted, version: int) -> list[Rule]:
+def _carriers_here(wanted: DesiredRules, version: int) -> list[FilterRule]:
     """The backend's own packets: from peers only, and from no container, whatever address of this host they are for.
 
     A kernel's VXLAN socket takes what is for any address: broadcast, multicast and anycast too, and that of docker0,
@@ -183,7 +183,7 @@ def _carriers_here(wanted: Wanted, version: int) -> list[Rule]:
     return found
 
 
-def _carriers_passed_on(wanted: Wanted, version: int) -> list[Rule]:
+def _carriers_passed_on(wanted: DesiredRules, version: int) -> list[FilterRule]:
     """What would leave for a peer's backend with this host's address, where it is masqueraded.
 
     A container's is dropped by the underlay to whatever address: a peer has others than its public one, and its
@@ -199,42 +199,42 @@ def _carriers_passed_on(wanted: Wanted, version: int) -> list[Rule]:
     return found
 
 
-def _beside(wanted: Wanted, overlay: Overlay) -> list[Rule]:
+def _beside(wanted: DesiredRules, overlay: Overlay) -> list[FilterRule]:
     """What comes by no device of the overlay and claims to be from the network, or is for it."""
     network, subnet = overlay.network, overlay.subnet
-    found = [Rule(verdict=ACCEPT, in_device=name) for name in ("lo", *wanted.tunnels)]
+    found = [FilterRule(verdict=ACCEPT, in_device=name) for name in ("lo", *wanted.tunnels)]
     found += _between_networks(wanted, overlay)
     for device in wanted.underlays:
         found += _by_plain_route(device, overlay)
     leased = _from(replace(overlay, shared=True))
     found += [
-        Rule(verdict=ACCEPT, in_device=wanted.bridge, source=subnet),
+        FilterRule(verdict=ACCEPT, in_device=wanted.bridge, source=subnet),
         # Also as part of a connection that is known: its end is on the bridge.
-        Rule(verdict=DROP, source=subnet),
+        FilterRule(verdict=DROP, source=subnet),
         # A bridge that still has the subnet of before: out of the network its containers go on, into it they do not.
         # Neighbour discovery is of no subnet.
-        Rule(verdict=ACCEPT, in_device=wanted.bridge, local=True),
+        FilterRule(verdict=ACCEPT, in_device=wanted.bridge, local=True),
         *(replace(rule, in_device=wanted.bridge, begins=True) for rule in _to(overlay)),
-        Rule(verdict=ACCEPT, in_device=wanted.bridge),
+        FilterRule(verdict=ACCEPT, in_device=wanted.bridge),
         # From here on nobody has peers' addresses but who answers this host.
         *(replace(rule, begins=True) for rule in leased),
         # Containers of other networks of this host are masqueraded on their way to peers; Docker keeps them from
         # docker0's. None of them has an address of the network.
         *(replace(rule, in_device=bridge, begins=True) for bridge in wanted.other_bridges for rule in _from(overlay)),
-        *(Rule(verdict=ACCEPT, in_device=bridge) for bridge in wanted.other_bridges),
-        *(Rule(verdict=ACCEPT, source=one) for one in wanted.trusts(network.version)),
+        *(FilterRule(verdict=ACCEPT, in_device=bridge) for bridge in wanted.other_bridges),
+        *(FilterRule(verdict=ACCEPT, source=one) for one in wanted.trusts(network.version)),
         # Who is in the network and leased nothing there, behind some router, reaches this host, and goes no further.
-        Rule(verdict=ACCEPT, source=network, local=True),
+        FilterRule(verdict=ACCEPT, source=network, local=True),
         *(replace(rule, begins=True) for rule in _from(overlay)),
         # The bridge's own address is this host's, and its published ports are there.
-        Rule(verdict=ACCEPT, destination=network, local=True),
+        FilterRule(verdict=ACCEPT, destination=network, local=True),
     ]
     if wanted.direct_routing:
-        found.append(Rule(verdict=ACCEPT, destination=subnet))
+        found.append(FilterRule(verdict=ACCEPT, destination=subnet))
     return [*found, *(replace(rule, begins=True) for rule in _to(overlay))]
 
 
-def _between_networks(wanted: Wanted, overlay: Overlay) -> list[Rule]:
+def _between_networks(wanted: DesiredRules, overlay: Overlay) -> list[FilterRule]:
     """Containers of two networks of this host do not reach each other, whatever source address they claim.
 
     Each network keeps both directions, as the other's rules may be older than this network. What answers a published
@@ -243,21 +243,21 @@ def _between_networks(wanted: Wanted, overlay: Overlay) -> list[Rule]:
     found = []
     for other in wanted.others:
         if other.network.version == overlay.network.version:
-            closed = Rule(verdict=DROP, begins=True)
+            closed = FilterRule(verdict=DROP, begins=True)
             found.append(replace(closed, in_device=wanted.bridge, destination=other.network))
             found += [replace(closed, in_device=name, destination=overlay.network) for name in other.bridges]
     return found
 
 
-def _to_host(wanted: Wanted, overlay: Overlay) -> list[Rule]:
+def _to_host(wanted: DesiredRules, overlay: Overlay) -> list[FilterRule]:
     """Containers of peers do not reach this host's own ports by the overlay, which is a way that was not there before.
 
     They may ping it, and answer it.
     """
     found = []
     for device in wanted.devices:
-        found.append(Rule(verdict=RETURN, in_device=device, protocol=ICMP[overlay.network.version]))
-        closed = Rule(verdict=DROP, in_device=device, destination=overlay.subnet, begins=True)
+        found.append(FilterRule(verdict=RETURN, in_device=device, protocol=ICMP[overlay.network.version]))
+        closed = FilterRule(verdict=DROP, in_device=device, destination=overlay.subnet, begins=True)
         if device in wanted.tunnels:
             found.append(closed)
         else:

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from overlayd.errors import CommandFailed
-from overlayd.firewall.rules import MASQUERADED_ELSEWHERE, MULTICAST, Mark, Overlay, Wanted
-from overlayd.firewall.strangers import Rule, strangers, ways_in
+from overlayd.firewall.rules import MASQUERADED_ELSEWHERE, MULTICAST, DesiredRules, Mark, Overlay
+from overlayd.firewall.strangers import FilterRule, accept_rules, strangers
 from overlayd.lib.marks import ours
 
 FAMILIES = {4: "ip", 6: "ip6"}
@@ -25,7 +25,7 @@ _ALL_BITS = 0xFFFFFFFF
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chain:
+class NftChain:
     """A base chain: where it is hooked in, and its rules in order. Its policy is accept: we close nothing by it."""
 
     name: str
@@ -36,15 +36,15 @@ class Chain:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table:
+class NftTable:
     """Our table of one family, `ip` or `ip6`. `sets` are its sets by name: addresses, or networks."""
 
     family: str
-    chains: tuple[Chain, ...]
+    chains: tuple[NftChain, ...]
     sets: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
 
-def table(wanted: Wanted, version: int, *, alone: bool = False) -> Table | None:
+def table(wanted: DesiredRules, version: int, *, alone: bool = False) -> NftTable | None:
     """What the table of that IP version has to hold; None if nothing. `alone`: there is no iptables beside it.
 
     There is no door in it: an accept is final in its own base chain only. The way through drops of iptables is
@@ -70,16 +70,16 @@ def table(wanted: Wanted, version: int, *, alone: bool = False) -> Table | None:
         sets.append((NFT_PEERS, tuple(sorted(map(str, wanted.peers_of(version))))))
     if any(rule.asks_for_subnets for rule in rules):
         sets.append((NFT_LEASED, tuple(sorted(map(str, wanted.leased_of(version))))))
-    return Table(family=FAMILIES[version], chains=chains, sets=tuple(sets)) if chains else None
+    return NftTable(family=FAMILIES[version], chains=chains, sets=tuple(sets)) if chains else None
 
 
-def without_nat(found: Table) -> Table | None:
+def without_nat(found: NftTable) -> NftTable | None:
     """The same for a kernel that cannot translate addresses of this family."""
     chains = tuple(chain for chain in found.chains if chain.type != "nat")
     return replace(found, chains=chains) if chains else None
 
 
-def write(found: Table) -> str:
+def write(found: NftTable) -> str:
     """The text for `nft -f -` that puts the table in the place of the one that is there, in one transaction."""
     lines = [f"table {found.family} {ours().name} {{"]
     comments = iter(_comments(found))
@@ -100,7 +100,7 @@ def removal(family: str) -> str:
     return f"table {family} {ours().name}\ndelete table {family} {ours().name}\n"
 
 
-def matches(found: Table, listing: str) -> bool:
+def matches(found: NftTable, listing: str) -> bool:
     """Whether what `nft -j list table` printed is that table. Raises CommandFailed if it is not nft's JSON."""
     chains: list[tuple[object, ...]] = []
     rules: list[tuple[object, object]] = []
@@ -165,13 +165,13 @@ def _elements(found: object) -> Iterator[str]:
         yield f"{prefix.get('addr')}/{prefix.get('len')}" if isinstance(prefix, dict) else str(element)
 
 
-def _comments(found: Table) -> list[str]:
+def _comments(found: NftTable) -> list[str]:
     digest = hashlib.sha256(repr(found).encode()).hexdigest()[:12]
     count = sum(len(chain.rules) for chain in found.chains)
     return [f"{ours().name} {digest} {number}" for number in range(1, count + 1)]
 
 
-def _masquerading(wanted: Wanted, overlay: Overlay) -> list[Chain]:
+def _masquerading(wanted: DesiredRules, overlay: Overlay) -> list[NftChain]:
     if not wanted.masquerade:
         return []
     network, subnet = overlay.network, overlay.subnet
@@ -186,17 +186,17 @@ def _masquerading(wanted: Wanted, overlay: Overlay) -> list[Chain]:
         f"{ip} saddr != {network} {ip} daddr {network} masquerade fully-random",
     )
     # srcnat, by number: the names came with nft 0.9.1.
-    return [Chain(name="postrouting", type="nat", hook="postrouting", priority=100, rules=rules)]
+    return [NftChain(name="postrouting", type="nat", hook="postrouting", priority=100, rules=rules)]
 
 
-def _marking(wanted: Wanted, overlay: Overlay) -> list[Chain]:
+def _marking(wanted: DesiredRules, overlay: Overlay) -> list[NftChain]:
     if wanted.mark is None or not wanted.devices:
         return []
     ip = FAMILIES[overlay.network.version]
-    rules = tuple(f"{_match(way, ip)} meta mark set {_marked(wanted.mark)}" for way in ways_in(wanted, overlay))
+    rules = tuple(f"{_match(way, ip)} meta mark set {_marked(wanted.mark)}" for way in accept_rules(wanted, overlay))
     # Before Docker's filter-FORWARD, which is at 0; in this hook, and not in prerouting, because routing, which may
     # look at marks, is over.
-    return [Chain(name="forward", type="filter", hook="forward", priority=-10, rules=rules)]
+    return [NftChain(name="forward", type="filter", hook="forward", priority=-10, rules=rules)]
 
 
 def _marked(mark: Mark) -> str:
@@ -205,16 +205,16 @@ def _marked(mark: Mark) -> str:
     return f"meta mark and {_ALL_BITS & ~mark.mask:#x} or {mark.value:#x}"
 
 
-def _filter(name: str, hook: str, priority: int, rules: tuple[Rule, ...], version: int) -> list[Chain]:
+def _filter(name: str, hook: str, priority: int, rules: tuple[FilterRule, ...], version: int) -> list[NftChain]:
     written = tuple(_rule(rule, FAMILIES[version]) for rule in rules)
-    return [Chain(name=name, type="filter", hook=hook, priority=priority, rules=written)] if written else []
+    return [NftChain(name=name, type="filter", hook=hook, priority=priority, rules=written)] if written else []
 
 
-def _rule(rule: Rule, ip: str) -> str:
+def _rule(rule: FilterRule, ip: str) -> str:
     return f"{_match(rule, ip)} {rule.verdict}"
 
 
-def _match(rule: Rule, ip: str) -> str:
+def _match(rule: FilterRule, ip: str) -> str:
     words = [
         rule.in_device and f"iifname {_name(rule.in_device)}",
         rule.out_device and f"oifname {_name(rule.out_device)}",

@@ -5,6 +5,6 @@ Its verdicts cannot be overridden from another table: it has to be told. `desire
 """
 
 from overlayd.firewalld.desired import Runtime, desired
-from overlayd.firewalld.keep import Firewalld, Report, cleanup
+from overlayd.firewalld.keep import Firewalld, FirewalldReport, cleanup
 
-__all__ = ["Firewalld", "Report", "Runtime", "cleanup", "desired"]
+__all__ = ["Firewalld", "FirewalldReport", "Runtime", "cleanup", "desired"]

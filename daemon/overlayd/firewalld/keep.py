@@ -29,7 +29,7 @@ _COPY = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class FirewalldReport:
     """What one look came to. `problem` keeps packets from their way where nobody else lets them through."""
 
     runs: bool = False
@@ -45,13 +45,13 @@ class Firewalld:
         self._bus = Bus() if enabled else None
         self._said: str | None = None
 
-    def sync(self, wanted: Runtime) -> Report:
+    def sync(self, wanted: Runtime) -> FirewalldReport:
         """Make the runtime configuration as wanted, where firewalld runs; never raises.
 
         It forgets at every reload and restart. An unchanged state costs five calls in this process, and writes nothing.
         """
         if self._bus is None:
-            return Report()
+            return FirewalldReport()
         runs = written = False
         try:
             runs = self._bus.firewalld_runs()
@@ -64,7 +64,7 @@ class Firewalld:
         self._said = problem
         if written:
             log.info("firewalld's runtime configuration written", policies=" ".join(wanted.policies))
-        return Report(runs=runs, written=written, problem=problem)
+        return FirewalldReport(runs=runs, written=written, problem=problem)
 
     def close(self) -> None:
         """Let go of the bus; what firewalld was told stays."""

@@ -18,7 +18,7 @@ from overlayd.errors import OverlaydError
 from overlayd.kernel import survey
 from overlayd.lib.addresses import IPAddress, IPNetwork, ip_address
 from overlayd.probe.containers import BRIDGE, bridge_of, first_on_bridge
-from overlayd.probe.peers import Inside
+from overlayd.probe.peers import SourceContainer
 from overlayd.probe.sockets import Socket
 
 # One to send from, and one to see whether it is that one's fault.
@@ -36,7 +36,7 @@ DESCRIPTORS = 2 * AT_MOST
 
 
 @dataclass(frozen=True)
-class LentContainer:
+class SocketsInContainer:
     """A container that another process has entered for us; `number` is its namespace's. Each socket is had once."""
 
     number: int
@@ -60,21 +60,21 @@ class LentContainer:
             one.close()
 
 
-class Lender:
+class ContainerSockets:
     """Knows the containers to send from, and looks anew when docker0's ports have changed. In one thread."""
 
     def __init__(self, *, path: Path = SOCKET) -> None:
         """`path` is where the service listens; where nothing is there, containers are entered by this process."""
         self._path = path
         self._ports: frozenset[int] | None = None
-        self._found: tuple[Inside, ...] = ()
+        self._found: tuple[SourceContainer, ...] = ()
         self._avoided: set[tuple[IPAddress, ...]] = set()
         self._looked_at = 0.0
         self._again_at, self._again_s = math.inf, AGAIN_S
         self.problem: str | None = None
         self.bridge = BRIDGE
 
-    def containers(self, subnets: Sequence[IPNetwork]) -> tuple[Inside, ...]:
+    def containers(self, subnets: Sequence[IPNetwork]) -> tuple[SourceContainer, ...]:
         """On the bridge that has these subnets, which are ours: up to AT_MOST containers.
 
         None, and `problem` says why, where none may be entered. Never raises.
@@ -102,31 +102,31 @@ class Lender:
                 self._again_s = min(2 * self._again_s, AGAIN_AT_MOST_S)
         return self._sorted()
 
-    def _sorted(self) -> tuple[Inside, ...]:
+    def _sorted(self) -> tuple[SourceContainer, ...]:
         return tuple(sorted(self._found, key=lambda one: one.addresses in self._avoided))
 
-    def avoid(self, container: Inside) -> None:
+    def avoid(self, container: SourceContainer) -> None:
         """Send from another one, as long as there is one: this one's own packets get nowhere."""
         self._avoided.add(container.addresses)
 
     def close(self) -> None:
         """Close what was lent and not taken. The next question looks anew."""
         for one in self._found:
-            if isinstance(one, LentContainer):
+            if isinstance(one, SocketsInContainer):
                 one.close()
         self._found, self._ports = (), None
 
-    def _look(self) -> tuple[Inside, ...]:
+    def _look(self) -> tuple[SourceContainer, ...]:
         try:
             if self._path.exists():
-                return borrow(self._path, self.bridge)
+                return request_sockets(self._path, self.bridge)
             return tuple(first_on_bridge(AT_MOST, bridge=self.bridge))
         except (OSError, OverlaydError) as error:
             self.problem = f"containers cannot be entered: {words_of(error)}"
             return ()
 
 
-def borrow(path: Path, bridge: str = BRIDGE) -> tuple[LentContainer, ...]:
+def request_sockets(path: Path, bridge: str = BRIDGE) -> tuple[SocketsInContainer, ...]:
     """Ask the service at a path for containers on a bridge. Raises OSError, also for an answer that is none."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as asked:
         asked.settimeout(TIMEOUT_S)
@@ -142,14 +142,16 @@ def borrow(path: Path, bridge: str = BRIDGE) -> tuple[LentContainer, ...]:
         raise OSError(f"{path} answers what is no answer: {error}") from error
 
 
-def _parse(reply: bytes, lent: list[Socket]) -> tuple[LentContainer, ...]:
+def _parse(reply: bytes, lent: list[Socket]) -> tuple[SocketsInContainer, ...]:
     document = json.loads(reply)
     if "problem" in document:
         raise OSError(str(document["problem"]))
     found, rest = [], iter(lent)
     for one in document["containers"]:
         addresses = tuple(ip_address(text) for text in one["addresses"])
-        found.append(LentContainer(int(one["number"]), addresses, {version: next(rest) for version in one["versions"]}))
+        found.append(
+            SocketsInContainer(int(one["number"]), addresses, {version: next(rest) for version in one["versions"]})
+        )
     return tuple(found)
 
 

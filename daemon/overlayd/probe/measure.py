@@ -8,9 +8,9 @@ from dataclasses import replace
 
 from overlayd.lib.addresses import IPAddress
 from overlayd.monitoring.state import Reach
-from overlayd.probe.peers import Here, KnownPeer, first_containers, inside
+from overlayd.probe.peers import KnownPeer, ProbeSource, first_containers, inside
 from overlayd.probe.pinger import Echo, Pinger, overlay_echo, underlay_echo
-from overlayd.probe.reach import HOPS, Path, Trial, last_hop
+from overlayd.probe.reach import HOPS, Diagnosis, PathState, last_hop
 
 TIMEOUT_S = 1.0
 TRIES = 2
@@ -18,12 +18,12 @@ TRIES = 2
 TRACED_AT_MOST = 8
 
 
-def measure_once(peers: Sequence[KnownPeer], here: Here) -> tuple[Reach, ...]:
+def measure_once(peers: Sequence[KnownPeer], here: ProbeSource) -> tuple[Reach, ...]:
     """Ask a container of each peer, its host by the overlay, and its host by the underlay, from a container here.
 
     Where nobody answers a container that is known, the last hop that does is looked for. Raises PrivilegeError.
     """
-    paths = [Path(peer=peer, due=0.0) for peer in peers]
+    paths = [PathState(peer=peer, due=0.0) for peer in peers]
     with Pinger() as pinger:
         for path in paths:
             path.is_published(here.theirs.get(str(path.peer.subnet)))
@@ -38,7 +38,7 @@ def measure_once(peers: Sequence[KnownPeer], here: Here) -> tuple[Reach, ...]:
                 continue
             for _ in range(TRIES):
                 path.missed(now=now, clock=clock, interval_s=0)
-            trial = Trial(
+            trial = Diagnosis(
                 host=any((path.peer.subnet, one) in answers for one in inside(path.peer.subnet)),
                 underlay=(path.peer.subnet, path.peer.public_ip) in answers,
                 # The daemon here has asked etcd: where echoes are filtered outside, nothing else tells it from one
@@ -52,7 +52,7 @@ def measure_once(peers: Sequence[KnownPeer], here: Here) -> tuple[Reach, ...]:
     return tuple(path.shown for path in paths)
 
 
-def _answers(pinger: Pinger, paths: Sequence[Path], here: Here) -> dict[tuple[object, IPAddress], float]:
+def _answers(pinger: Pinger, paths: Sequence[PathState], here: ProbeSource) -> dict[tuple[object, IPAddress], float]:
     """The round trip, in seconds, of each address that answered, by the peer's subnet and the address."""
     found: dict[tuple[object, IPAddress], float] = {}
     for _ in range(TRIES):
@@ -69,16 +69,16 @@ def _answers(pinger: Pinger, paths: Sequence[Path], here: Here) -> dict[tuple[ob
     return found
 
 
-def _containers(path: Path) -> tuple[IPAddress, ...]:
+def _containers(path: PathState) -> tuple[IPAddress, ...]:
     return (path.target,) if path.target is not None else first_containers(path.peer.subnet)
 
 
-def _echoes(path: Path, here: Here) -> list[Echo]:
+def _echoes(path: PathState, here: ProbeSource) -> list[Echo]:
     targets = (*inside(path.peer.subnet), *_containers(path))
     return [underlay_echo(path.peer.public_ip), *(overlay_echo(one, here, here.containers) for one in targets)]
 
 
-def _trace(pinger: Pinger, path: Path, here: Here) -> str | None:
+def _trace(pinger: Pinger, path: PathState, here: ProbeSource) -> str | None:
     echoes = [overlay_echo(path.next_target, here, here.containers, hops=hops) for hops in range(1, HOPS + 1)]
     outcomes = pinger.exchange(echoes, timeout_s=TIMEOUT_S)
     return last_hop([outcome.refused_by for outcome in outcomes])

@@ -10,7 +10,7 @@ from overlayd.kernel import interfaces
 from overlayd.leases.presence import HOSTS, probed_address
 from overlayd.lib.addresses import IPAddress
 from overlayd.monitoring.status_file import StatusFile
-from overlayd.probe.container_sockets import Lender
+from overlayd.probe.container_sockets import ContainerSockets
 from overlayd.probe.peers import KnownPeer, known
 from overlayd.probe.prober import Prober
 from overlayd.probe.reach import INTERVAL_S
@@ -30,7 +30,7 @@ class ReachabilityMonitor:
         self._store = store
         self._prefix = settings.etcd_prefix
         self._prober = (
-            Prober(Lender(), rate_per_s=settings.probe_rate, alive=self._alive, on_change=wake)
+            Prober(ContainerSockets(), rate_per_s=settings.probe_rate, alive=self._alive, on_change=wake)
             if settings.probe_rate
             else None
         )

@@ -24,7 +24,7 @@ OVERHEAD_BYTES = {
 }
 
 
-class Inside(Protocol):
+class SourceContainer(Protocol):
     """A container of this host to send from: its addresses on docker0, and sockets inside it. Compared by value."""
 
     @property
@@ -39,7 +39,7 @@ class Inside(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Way:
+class PathSpec:
     """Addresses of a peer, any of which may answer; where to send from; the largest packet that has to arrive.
 
     `inside` is the container here that is sent from, instead of an address of this host.
@@ -47,12 +47,12 @@ class Way:
 
     addresses: tuple[Address, ...]
     source: Address | None = None
-    inside: Inside | None = None
+    inside: SourceContainer | None = None
     wished_bytes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Target:
+class PingTarget:
     """One peer by one family of its overlay addresses.
 
     `known`: a container is known to be at the address that `containers` names. `said`: what the daemon here says of it.
@@ -60,9 +60,9 @@ class Target:
 
     subnet: str
     backend: str
-    underlay: Way
-    overlay: Way
-    containers: Way | None = None
+    underlay: PathSpec
+    overlay: PathSpec
+    containers: PathSpec | None = None
     known: bool = False
     said: str | None = None
 
@@ -81,13 +81,13 @@ class KnownPeer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Here:
+class ProbeSource:
     """What this host sends from: its own subnets, all addresses that its interfaces have, and its containers' MTU."""
 
     subnets: tuple[Network, ...] = ()
     addresses: frozenset[Address] = frozenset()
     mtu_bytes: int | None = None
-    containers: tuple[Inside, ...] = ()
+    containers: tuple[SourceContainer, ...] = ()
     """Containers here to send from, the best one first."""
     theirs: Mapping[str, Address] = field(default_factory=dict)
     """A container of each peer, by the peer's subnet, where one is known."""
@@ -95,9 +95,9 @@ class Here:
     """What the daemon here says of each peer that is not reached, by the peer's subnet."""
 
 
-def known(status: Status, addresses: frozenset[Address]) -> tuple[Here, list[KnownPeer]]:
+def known(status: Status, addresses: frozenset[Address]) -> tuple[ProbeSource, list[KnownPeer]]:
     """This host, whose interfaces have these addresses, and its peers as a status names them. Pure."""
-    here = Here(
+    here = ProbeSource(
         subnets=tuple(ip_network(text) for text in (status.subnet, status.subnet6) if text),
         addresses=addresses,
         mtu_bytes=status.mtu_bytes,
@@ -115,13 +115,13 @@ def known(status: Status, addresses: frozenset[Address]) -> tuple[Here, list[Kno
     return here, peers
 
 
-def targets(peers: Sequence[KnownPeer], here: Here) -> list[Target]:
+def targets(peers: Sequence[KnownPeer], here: ProbeSource) -> list[PingTarget]:
     """What to ping of each peer. Pure."""
     return [
-        Target(
+        PingTarget(
             subnet=str(peer.subnet),
             backend=peer.backend,
-            containers=Way(
+            containers=PathSpec(
                 addresses=_where_containers_are(peer.subnet, here),
                 inside=(within := sender(here.containers, peer.subnet.version)),
                 source=None if within is not None else source_of(peer.subnet.version, here),
@@ -129,8 +129,8 @@ def targets(peers: Sequence[KnownPeer], here: Here) -> list[Target]:
             ),
             known=str(peer.subnet) in here.theirs,
             said=here.said.get(str(peer.subnet)),
-            underlay=Way(addresses=(peer.public_ip,), wished_bytes=_carrier_bytes(peer, here)),
-            overlay=Way(
+            underlay=PathSpec(addresses=(peer.public_ip,), wished_bytes=_carrier_bytes(peer, here)),
+            overlay=PathSpec(
                 addresses=inside(peer.subnet), source=source_of(peer.subnet.version, here), wished_bytes=here.mtu_bytes
             ),
         )
@@ -173,7 +173,7 @@ def _is_named(peer: KnownPeer, name: str) -> bool:
     return address == peer.public_ip or (address.version == peer.subnet.version and address in peer.subnet)
 
 
-def _where_containers_are(subnet: Network, here: Here) -> tuple[Address, ...]:
+def _where_containers_are(subnet: Network, here: ProbeSource) -> tuple[Address, ...]:
     known = here.theirs.get(str(subnet))
     return (known,) if known is not None else first_containers(subnet)
 
@@ -183,12 +183,12 @@ def first_containers(subnet: Network) -> tuple[Address, ...]:
     return tuple(subnet[at] for at in range(2, min(2 + CANDIDATES, subnet.num_addresses - 1)))
 
 
-def sender(containers: Sequence[Inside], version: int) -> Inside | None:
+def sender(containers: Sequence[SourceContainer], version: int) -> SourceContainer | None:
     """The container here to send from in IP version 4 or 6; None: there is none."""
     return next((one for one in containers if one.address(version) is not None), None)
 
 
-def source_of(version: int, here: Here) -> Address | None:
+def source_of(version: int, here: ProbeSource) -> Address | None:
     """Our own address inside the overlay: peers take inner packets only from the subnet that a lease names."""
     for own in here.subnets:
         if own.version == version:
@@ -196,14 +196,14 @@ def source_of(version: int, here: Here) -> Address | None:
     return None
 
 
-def _carrier_bytes(peer: KnownPeer, here: Here) -> int | None:
+def _carrier_bytes(peer: KnownPeer, here: ProbeSource) -> int | None:
     overhead = OVERHEAD_BYTES.get(peer.backend)
     if here.mtu_bytes is None or overhead is None:
         return None
     return here.mtu_bytes + overhead[peer.public_ip.version]
 
 
-def source_words(here: Here, problem: str | None, bridge: str) -> str:
+def source_words(here: ProbeSource, problem: str | None, bridge: str) -> str:
     """From where containers of peers are asked, and what that cannot show. `problem` is why no container here is."""
     if here.containers:
         return f"container {', '.join(map(str, here.containers[0].addresses))}"

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 
 from overlayd.probe import icmp
 from overlayd.probe.pathmtu import Search
-from overlayd.probe.peers import Address, Target, Way
-from overlayd.probe.pinger import Echo, Outcome, Pinger
+from overlayd.probe.peers import Address, PathSpec, PingTarget
+from overlayd.probe.pinger import Echo, EchoResult, Pinger
 from overlayd.probe.report import PathResult, PeerReport
 
 # A size counts as lost when neither of this many packets comes through.
@@ -21,14 +21,14 @@ SHORTEST_WAIT_S = 0.25
 class _Trip:
     """One way to one peer while it is being measured."""
 
-    way: Way
+    way: PathSpec
     result: PathResult
     answered: Echo | None = None
     search: Search | None = None
-    outcomes: list[Outcome] = field(default_factory=list)
+    outcomes: list[EchoResult] = field(default_factory=list)
 
 
-def measure(targets: Sequence[Target], *, count: int, timeout_s: float, sizes: bool = True) -> list[PeerReport]:
+def measure(targets: Sequence[PingTarget], *, count: int, timeout_s: float, sizes: bool = True) -> list[PeerReport]:
     """Ping every target by the underlay, its host by the overlay, and a container of it from one of here.
 
     `count` small echoes each, and the largest size if `sizes`.
@@ -60,13 +60,13 @@ def measure(targets: Sequence[Target], *, count: int, timeout_s: float, sizes: b
     ]
 
 
-def _untried(way: Way) -> PathResult:
+def _untried(way: PathSpec) -> PathResult:
     return PathResult(tried=tuple(map(str, way.addresses)), wished_bytes=way.wished_bytes)
 
 
 def _round_trips(pinger: Pinger, trips: Sequence[_Trip], *, count: int, timeout_s: float) -> None:
     asked = [(trip, echo) for trip in trips for echo in _small_echoes(trip.way)]
-    found: dict[tuple[int, Address], list[Outcome]] = {}
+    found: dict[tuple[int, Address], list[EchoResult]] = {}
     for _ in range(count):
         outcomes = pinger.exchange([echo for _trip, echo in asked], timeout_s=timeout_s)
         for (trip, echo), outcome in zip(asked, outcomes, strict=True):
@@ -86,11 +86,11 @@ def _round_trips(pinger: Pinger, trips: Sequence[_Trip], *, count: int, timeout_
         _conclude(trip, echoes[best], results[best])
 
 
-def _rtts(outcomes: Sequence[Outcome]) -> list[float]:
+def _rtts(outcomes: Sequence[EchoResult]) -> list[float]:
     return [1000 * outcome.rtt_s for outcome in outcomes if outcome.rtt_s is not None]
 
 
-def _conclude(trip: _Trip, echo: Echo, outcomes: list[Outcome]) -> None:
+def _conclude(trip: _Trip, echo: Echo, outcomes: list[EchoResult]) -> None:
     rtts = _rtts(outcomes)
     trip.result = replace(
         trip.result,
@@ -103,7 +103,7 @@ def _conclude(trip: _Trip, echo: Echo, outcomes: list[Outcome]) -> None:
     trip.answered = echo if rtts else None
 
 
-def _small_echoes(way: Way) -> list[Echo]:
+def _small_echoes(way: PathSpec) -> list[Echo]:
     return [
         Echo(target=address, packet_bytes=icmp.smallest(address.version), source=way.source, inside=way.inside)
         for address in way.addresses

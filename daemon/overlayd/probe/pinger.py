@@ -16,7 +16,7 @@ from typing import Self
 
 from overlayd.errors import PrivilegeError
 from overlayd.probe import icmp
-from overlayd.probe.peers import Address, Here, Inside, sender, source_of
+from overlayd.probe.peers import Address, ProbeSource, SourceContainer, sender, source_of
 from overlayd.probe.sockets import IP_MTU, IPV6_MTU, USUAL_HOPS, icmp_socket, set_hop_limit
 
 RATE_PER_S = 500.0
@@ -55,15 +55,15 @@ class Echo:
     target: Address
     packet_bytes: int
     source: Address | None = None
-    inside: Inside | None = None
+    inside: SourceContainer | None = None
     hops: int | None = None
     note: bytes = b""
 
 
 def overlay_echo(
     target: Address,
-    here: Here,
-    sources: Sequence[Inside],
+    here: ProbeSource,
+    sources: Sequence[SourceContainer],
     *,
     note: bytes = b"",
     hops: int | None = None,
@@ -86,7 +86,7 @@ def underlay_echo(target: Address) -> Echo:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class EchoResult:
     """What came of one echo: a round trip, or why not. `hint_bytes`: a packet of that size would have been taken.
 
     `reason` is what `refused_by` said of it.
@@ -117,7 +117,7 @@ class Pinger:
 
         Whoever waits is woken by `wake`; an exchange goes on then, unless it was told to end.
         """
-        self._lines: dict[tuple[int, Address | None, Inside | None], _Line] = {}
+        self._lines: dict[tuple[int, Address | None, SourceContainer | None], _Line] = {}
         self._sequence = 0
         self._heard = heard
         self._wake = wake
@@ -134,14 +134,14 @@ class Pinger:
             line.socket.close()
         self._lines = {}
 
-    def keep_only(self, wanted: Collection[Inside]) -> None:
+    def keep_only(self, wanted: Collection[SourceContainer]) -> None:
         """Close the sockets inside containers that are not among these."""
         for key, line in list(self._lines.items()):
             if key[2] is not None and key[2] not in wanted:
                 line.socket.close()
                 del self._lines[key]
 
-    def open(self, version: int, inside: Inside) -> None:
+    def open(self, version: int, inside: SourceContainer) -> None:
         """Open a socket inside a container, so that requests are heard there. Raises OSError."""
         self._line(version, None, inside)
 
@@ -169,12 +169,12 @@ class Pinger:
             poll.register(self._wake.descriptor, select.POLLIN)
         return poll
 
-    def exchange(self, echoes: Sequence[Echo], *, timeout_s: float) -> list[Outcome]:
+    def exchange(self, echoes: Sequence[Echo], *, timeout_s: float) -> list[EchoResult]:
         """Send all, at a bounded rate, and wait for each `timeout_s` at most; their outcomes in the same order.
 
         Raises PrivilegeError where this user may open no ICMP socket.
         """
-        outcomes: list[Outcome | None] = [None] * len(echoes)
+        outcomes: list[EchoResult | None] = [None] * len(echoes)
         waiting: dict[tuple[int, int], _Sent] = {}
         poll = self._poll()
         unsent = list(enumerate(echoes))[::-1]
@@ -194,9 +194,11 @@ class Pinger:
                     continue
                 for sent, outcome in self._receive(descriptor, waiting):
                     outcomes[sent.index] = outcome
-        return [outcome or Outcome(problem="no answer") for outcome in outcomes]
+        return [outcome or EchoResult(problem="no answer") for outcome in outcomes]
 
-    def _send(self, index: int, echo: Echo, waiting: dict[tuple[int, int], _Sent], poll: select.poll) -> Outcome | None:
+    def _send(
+        self, index: int, echo: Echo, waiting: dict[tuple[int, int], _Sent], poll: select.poll
+    ) -> EchoResult | None:
         """Send one and note it among `waiting`; an outcome only where it could not even be sent."""
         self._sequence = (self._sequence + 1) % 65536
         token = os.urandom(icmp.TOKEN_BYTES)
@@ -224,9 +226,9 @@ class Pinger:
         waiting[line.socket.fileno(), self._sequence] = sent
         return None
 
-    def _receive(self, descriptor: int, waiting: dict[tuple[int, int], _Sent]) -> list[tuple[_Sent, Outcome]]:
+    def _receive(self, descriptor: int, waiting: dict[tuple[int, int], _Sent]) -> list[tuple[_Sent, EchoResult]]:
         line = next(line for line in self._lines.values() if line.socket.fileno() == descriptor)
-        found: list[tuple[_Sent, Outcome]] = []
+        found: list[tuple[_Sent, EchoResult]] = []
         while True:
             try:
                 packet, sender = line.socket.recvfrom(65536)
@@ -252,15 +254,15 @@ class Pinger:
             if isinstance(answer, icmp.Reply):
                 if by != sent.target or answer.token != sent.token:
                     continue
-                found.append((sent, Outcome(rtt_s=now - sent.at)))
+                found.append((sent, EchoResult(rtt_s=now - sent.at)))
             else:
                 words = f"{answer.reason}, says {by}"
                 found.append(
-                    (sent, Outcome(problem=words, hint_bytes=answer.mtu_bytes, reason=answer.reason, refused_by=by))
+                    (sent, EchoResult(problem=words, hint_bytes=answer.mtu_bytes, reason=answer.reason, refused_by=by))
                 )
             del waiting[key]
 
-    def _line(self, version: int, source: Address | None, inside: Inside | None) -> _Line:
+    def _line(self, version: int, source: Address | None, inside: SourceContainer | None) -> _Line:
         key = (version, source, inside)
         if key not in self._lines:
             self._lines[key] = _open(version, source, inside)
@@ -275,7 +277,7 @@ class _Sent:
     at: float
 
 
-def _open(version: int, source: Address | None, inside: Inside | None) -> _Line:
+def _open(version: int, source: Address | None, inside: SourceContainer | None) -> _Line:
     """An ICMP socket: raw where we may, else the kind that the kernel lends to users (ping_group_range)."""
     raw = True
     if inside is not None:
@@ -301,10 +303,10 @@ def _open(version: int, source: Address | None, inside: Inside | None) -> _Line:
     return _Line(version=version, socket=opened, raw=raw, ident=int.from_bytes(os.urandom(2)))
 
 
-def _not_sent(echo: Echo, error: OSError) -> Outcome:
+def _not_sent(echo: Echo, error: OSError) -> EchoResult:
     hint = _interface_mtu(echo) if error.errno == errno.EMSGSIZE else None
     problem = f"larger than this host's own interface takes ({hint})" if hint else f"not sent: {error.strerror}"
-    return Outcome(problem=problem, hint_bytes=hint)
+    return EchoResult(problem=problem, hint_bytes=hint)
 
 
 def _interface_mtu(echo: Echo) -> int | None:

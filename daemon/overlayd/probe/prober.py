@@ -17,14 +17,14 @@ from overlayd.lib.addresses import IPAddress, IPNetwork, contains
 from overlayd.lib.log import logger
 from overlayd.monitoring.state import Reach
 from overlayd.probe import icmp
-from overlayd.probe.container_sockets import Lender
-from overlayd.probe.peers import Here, Inside, KnownPeer, inside, sender, source_words
-from overlayd.probe.pinger import Echo, Outcome, Pinger, Wake, overlay_echo, underlay_echo
+from overlayd.probe.container_sockets import ContainerSockets
+from overlayd.probe.peers import KnownPeer, ProbeSource, SourceContainer, inside, sender, source_words
+from overlayd.probe.pinger import Echo, EchoResult, Pinger, Wake, overlay_echo, underlay_echo
 from overlayd.probe.reach import (
     HOPS,
     INTERVAL_S,
-    Path,
-    Trial,
+    Diagnosis,
+    PathState,
     interval_s,
     last_hop,
     most_fail,
@@ -70,7 +70,7 @@ class Prober:
 
     def __init__(
         self,
-        lender: Lender,
+        lender: ContainerSockets,
         *,
         rate_per_s: float,
         alive: Callable[[KnownPeer], tuple[bool | None, IPAddress | None]],
@@ -84,8 +84,8 @@ class Prober:
         self._rate_per_s = rate_per_s
         self._alive = alive
         self._on_change = on_change
-        self._paths: dict[tuple[IPNetwork, IPAddress], Path] = {}
-        self._here = Here()
+        self._paths: dict[tuple[IPNetwork, IPAddress], PathState] = {}
+        self._here = ProbeSource()
         self._lock = threading.Lock()
         self._findings = Findings()
         self._rng = random.Random()
@@ -93,7 +93,7 @@ class Prober:
         self._wake = Wake()
         self._pinger = Pinger(heard=self._heard, wake=self._wake)
         self._thread = threading.Thread(target=self._run, name="prober", daemon=True)
-        self._answering: tuple[Inside | None, tuple[IPAddress, ...]] = (None, ())
+        self._answering: tuple[SourceContainer | None, tuple[IPAddress, ...]] = (None, ())
         self._answering_again_at = 0.0
         self._trials_from = 0.0
         self._trials = 0
@@ -110,7 +110,7 @@ class Prober:
             self._thread.join()
         self._wake.close()
 
-    def follow(self, peers: Sequence[KnownPeer], here: Here) -> None:
+    def follow(self, peers: Sequence[KnownPeer], here: ProbeSource) -> None:
         """Ask these peers from now on, from this host."""
         wanted = {(peer.subnet, peer.public_ip): peer for peer in peers}
         with self._lock:
@@ -121,7 +121,7 @@ class Prober:
             paths = {}
             for key, peer in wanted.items():
                 # A new one is given a moment: it programs us at the same time as we it.
-                paths[key] = self._paths.get(key) or Path(peer=peer, due=now + self._rng.uniform(1, SOON_S))
+                paths[key] = self._paths.get(key) or PathState(peer=peer, due=now + self._rng.uniform(1, SOON_S))
                 paths[key].peer = peer
             self._paths = paths
         self._wake.set()
@@ -173,7 +173,7 @@ class Prober:
                 self._ask([path for path in due if path.known is known], here, sources, every_s)
         self._conclude(paths, here, sources)
 
-    def _sources(self, paths: Sequence[Path], here: Here) -> tuple[Inside, ...]:
+    def _sources(self, paths: Sequence[PathState], here: ProbeSource) -> tuple[SourceContainer, ...]:
         """The containers here to send from; their sockets stay open, so that peers' requests are heard there."""
         if not paths:
             # What was lent is had once: whoever comes next needs sockets of its own.
@@ -190,7 +190,7 @@ class Prober:
         self._look_whether_it_answers(sources[0] if sources else None)
         return sources
 
-    def _look_whether_it_answers(self, source: Inside | None) -> None:
+    def _look_whether_it_answers(self, source: SourceContainer | None) -> None:
         """Ask the container here, now and then: peers are told only of what answers its own host."""
         now = time.monotonic()
         if source == self._answering[0] and now < self._answering_again_at:
@@ -202,7 +202,9 @@ class Prober:
         found = (one for one, outcome in zip(addresses, outcomes, strict=True) if outcome.rtt_s is not None)
         self._answering = source, tuple(found)
 
-    def _ask(self, due: Sequence[Path], here: Here, sources: Sequence[Inside], every_s: float) -> None:
+    def _ask(
+        self, due: Sequence[PathState], here: ProbeSource, sources: Sequence[SourceContainer], every_s: float
+    ) -> None:
         now, targets = time.monotonic(), [path.next_target for path in due]
         echoes = [self._echo(path, target, here, sources, now) for path, target in zip(due, targets, strict=True)]
         outcomes = self._exchange(echoes, TIMEOUT_S if all(path.known for path in due) else NOBODY_S)
@@ -217,15 +219,15 @@ class Prober:
                 if path.wants_trial and self._may_try(path, now):
                     self._try(path, target, here, sources, every_s)
 
-    def _exchange(self, echoes: Sequence[Echo], timeout_s: float) -> list[Outcome]:
+    def _exchange(self, echoes: Sequence[Echo], timeout_s: float) -> list[EchoResult]:
         if not echoes:
             return []
         try:
             return self._pinger.exchange(echoes, timeout_s=timeout_s)
         except OverlaydError as error:
-            return [Outcome(problem=error.message)] * len(echoes)
+            return [EchoResult(problem=error.message)] * len(echoes)
 
-    def _may_try(self, path: Path, now: float) -> bool:
+    def _may_try(self, path: PathState, now: float) -> bool:
         if not path.waits_for_trial and any(one.waits_for_trial for one in self._paths.values()):
             # First those of which nothing is known yet.
             return False
@@ -234,7 +236,9 @@ class Prober:
         self._trials += 1
         return self._trials <= TRIALS_AT_ONCE
 
-    def _try(self, path: Path, target: IPAddress, here: Here, sources: Sequence[Inside], every_s: float) -> None:
+    def _try(
+        self, path: PathState, target: IPAddress, here: ProbeSource, sources: Sequence[SourceContainer], every_s: float
+    ) -> None:
         """Find out how far packets come, and whether another container here gets further."""
         now, peer = time.monotonic(), path.peer
         whole = self._echo(path, target, here, sources, now)
@@ -258,7 +262,7 @@ class Prober:
         else:
             lives, published = self._alive(peer)
             path.is_published(published)
-            trial = Trial(
+            trial = Diagnosis(
                 host=any(one.rtt_s is not None for one in of_hosts),
                 underlay=under.rtt_s is not None,
                 lives=lives,
@@ -269,10 +273,10 @@ class Prober:
 
     def _echo(
         self,
-        path: Path,
+        path: PathState,
         target: IPAddress,
-        here: Here,
-        sources: Sequence[Inside],
+        here: ProbeSource,
+        sources: Sequence[SourceContainer],
         now: float,
         *,
         hops: int | None = None,
@@ -289,10 +293,10 @@ class Prober:
             if contains(path.peer.subnet, sender):
                 path.hears(sender, note, now=now)
 
-    def _source_words(self, here: Here, sources: Sequence[Inside]) -> str:
+    def _source_words(self, here: ProbeSource, sources: Sequence[SourceContainer]) -> str:
         return source_words(replace(here, containers=tuple(sources)), self._lender.problem, self._lender.bridge)
 
-    def _conclude(self, paths: Sequence[Path], here: Here, sources: Sequence[Inside]) -> None:
+    def _conclude(self, paths: Sequence[PathState], here: ProbeSource, sources: Sequence[SourceContainer]) -> None:
         for path in paths:
             path.refresh(time.monotonic())
         before = self._findings
@@ -310,7 +314,7 @@ class Prober:
             self._on_change()
 
 
-def _says_nobody_is_there(outcome: Outcome, path: Path) -> bool:
+def _says_nobody_is_there(outcome: EchoResult, path: PathState) -> bool:
     """Whether the peer's bridge found nobody at the address: its host could not resolve it (RFC 792, RFC 4443)."""
     by = outcome.refused_by
     # Without a device of the overlay, as with host-gw, it says so by its address on the underlay.

@@ -33,7 +33,7 @@ NOTE_BYTES = _NOTE.size
 
 
 @dataclass(frozen=True, kw_only=True)
-class Heard:
+class HeardRequest:
     """A request of the peer's prober that arrived in a container here, `at` that time.
 
     `us_at` is when one of ours had last arrived there, as that request says; minus infinity for never.
@@ -44,7 +44,7 @@ class Heard:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trial:
+class Diagnosis:
     """What was tried once echoes were lost. None: not tried.
 
     `host` and `underlay` are whether the peer's host answered, inside the overlay and outside. `lives` is what etcd
@@ -59,7 +59,7 @@ class Trial:
 
 
 @dataclass(kw_only=True)
-class Path:
+class PathState:
     """One peer by one family, as it is being asked."""
 
     peer: KnownPeer
@@ -71,8 +71,8 @@ class Path:
     misses: int = 0
     # When the first of the echoes that are being lost was sent.
     missed_at: float = 0.0
-    heard: Heard | None = None
-    trial: Trial | None = None
+    heard: HeardRequest | None = None
+    trial: Diagnosis | None = None
     tried_at: float = -math.inf
     shown: Reach = field(init=False)
 
@@ -132,7 +132,7 @@ class Path:
         since = self.shown.failing_since_s or clock
         self.shown = replace(self.shown, failing_since_s=since, lost=self.shown.lost + 1, rtt_ms=None)
 
-    def tried(self, trial: Trial, *, now: float) -> None:
+    def tried(self, trial: Diagnosis, *, now: float) -> None:
         """Where the way ends was looked into."""
         self.trial, self.tried_at = trial, now
         state = self._state(trial)
@@ -157,7 +157,7 @@ class Path:
         age_s = parse_note(note)
         if age_s is None:
             return
-        self.heard = Heard(at=now, us_at=now - age_s)
+        self.heard = HeardRequest(at=now, us_at=now - age_s)
         # One that fails may be the only one there that does: its host sends from another by now.
         wanted = not self.known or (self.misses >= MISSES and sender != self.target)
         if note.startswith(_ANSWERS) and wanted and self._may_be_a_container(sender):
@@ -184,7 +184,7 @@ class Path:
     def _blank(self) -> Reach:
         return Reach(subnet=self.shown.subnet, public_ip=self.shown.public_ip)
 
-    def _state(self, trial: Trial) -> str:
+    def _state(self, trial: Diagnosis) -> str:
         if self.known and (trial.host or trial.underlay or trial.lives):
             return FAILING
         if trial.host:
@@ -194,7 +194,7 @@ class Path:
         # It was switched off, or runs no overlay: nothing to mend here, and its lease outlives it by a day.
         return HOST_SILENT
 
-    def _words(self, trial: Trial, now: float) -> str:
+    def _words(self, trial: Diagnosis, now: float) -> str:
         whom = f"container {self.target}" if self.known else f"anybody in {self.peer.subnet}"
         said = f"{whom} of {self.peer.public_ip} does not answer from here"
         if trial.host:
@@ -234,7 +234,7 @@ def interval_s(count: int, rate_per_s: float) -> float:
     return max(INTERVAL_S, count / rate_per_s)
 
 
-def problems(paths: Sequence[Path], *, at_most: int = 3) -> tuple[str, ...]:
+def problems(paths: Sequence[PathState], *, at_most: int = 3) -> tuple[str, ...]:
     """What fails, in sentences: a few by name, the rest as a number."""
     failing = [path.shown for path in paths if path.shown.state == FAILING]
     said = [one.problem or one.subnet for one in failing[:at_most]]
@@ -243,7 +243,7 @@ def problems(paths: Sequence[Path], *, at_most: int = 3) -> tuple[str, ...]:
     return tuple(said)
 
 
-def most_fail(paths: Sequence[Path]) -> bool:
+def most_fail(paths: Sequence[PathState]) -> bool:
     """Whether at least half of the peers that can be judged are not reached.
 
     One broken peer is not this host's failure: a fleet would be taken out of service because of one of its hosts.

@@ -9,29 +9,29 @@ from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from overlayd.lib.addresses import IPAddress, IPNetwork, contains
-from overlayd.ruleset.walk import Action, Does, Judged, Packet, Verdict, protocol_name, walk
+from overlayd.ruleset.walk import Action, ActionKind, Packet, RuleEffect, Verdict, protocol_name, walk
 
-_ENDS = {"ACCEPT": Does.ACCEPT, "DROP": Does.DROP, "REJECT": Does.DROP, "RETURN": Does.RETURN}
+_ENDS = {"ACCEPT": ActionKind.ACCEPT, "DROP": ActionKind.DROP, "REJECT": ActionKind.DROP, "RETURN": ActionKind.RETURN}
 # A program decides, or nobody if none listens.
 _ELSEWHERE = ("NFQUEUE", "QUEUE")
 _ALL_BITS = 0xFFFFFFFF
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chain:
+class SavedChain:
     """A chain: its rules without the `-A NAME` in front, and its policy, None for a chain that somebody made."""
 
     policy: str | None = None
     rules: tuple[str, ...] = ()
 
 
-Tables = Mapping[str, Mapping[str, Chain]]
+Tables = Mapping[str, Mapping[str, SavedChain]]
 
 
-def parse(saved: str) -> dict[str, dict[str, Chain]]:
+def parse(saved: str) -> dict[str, dict[str, SavedChain]]:
     """The tables in what `iptables-save` wrote."""
-    tables: dict[str, dict[str, Chain]] = {}
-    chains: dict[str, Chain] = {}
+    tables: dict[str, dict[str, SavedChain]] = {}
+    chains: dict[str, SavedChain] = {}
     rules: dict[tuple[str, str], list[str]] = {}
     table = ""
     for line in saved.splitlines():
@@ -40,35 +40,35 @@ def parse(saved: str) -> dict[str, dict[str, Chain]]:
             chains = tables.setdefault(table, {})
         elif line.startswith(":"):
             name, policy, *_counters = line[1:].split()
-            chains[name] = Chain(policy=None if policy == "-" else policy)
+            chains[name] = SavedChain(policy=None if policy == "-" else policy)
         elif line.startswith("-A "):
             _, name, rule = line.split(" ", 2)
-            chains.setdefault(name, Chain())
+            chains.setdefault(name, SavedChain())
             rules.setdefault((table, name), []).append(rule.strip())
     for (table, name), found in rules.items():
-        tables[table][name] = Chain(policy=tables[table][name].policy, rules=tuple(found))
+        tables[table][name] = SavedChain(policy=tables[table][name].policy, rules=tuple(found))
     return tables
 
 
 def trace(tables: Tables, table: str, chain: str, packet: Packet) -> Verdict:
     """The verdict of one base chain; a chain or table that is not there lets everything pass."""
     chains = tables.get(table, {})
-    policy = chains.get(chain, Chain()).policy or "ACCEPT"
-    rules = {name: tuple(_Rule(table, name, text) for text in found.rules) for name, found in chains.items()}
+    policy = chains.get(chain, SavedChain()).policy or "ACCEPT"
+    rules = {name: tuple(_IptablesRule(table, name, text) for text in found.rules) for name, found in chains.items()}
     return walk(rules, chain, packet, (policy == "DROP", f"policy {policy} of {table} {chain}"))
 
 
 def with_accept(tables: Tables, table: str, chain: str, match: str) -> Tables:
     """The same tables with an accept at the head of one chain."""
     there = tables[table][chain]
-    changed = Chain(policy=there.policy, rules=(f"{match} -j ACCEPT", *there.rules))
+    changed = SavedChain(policy=there.policy, rules=(f"{match} -j ACCEPT", *there.rules))
     return {**tables, table: {**tables[table], chain: changed}}
 
 
 def addresses_in(tables: Tables, table: str, chain: str, subnet: IPNetwork) -> list[IPAddress]:
     """Single addresses of a subnet that the rules of one chain are for: Docker writes rules for each container."""
     found: list[IPAddress] = []
-    for rule in tables.get(table, {}).get(chain, Chain()).rules:
+    for rule in tables.get(table, {}).get(chain, SavedChain()).rules:
         words = _words(rule)
         if "-d" in words[:-1]:
             network = _network(words[words.index("-d") + 1])
@@ -78,7 +78,7 @@ def addresses_in(tables: Tables, table: str, chain: str, subnet: IPNetwork) -> l
 
 
 @dataclass(frozen=True)
-class _Rule:
+class _IptablesRule:
     table: str
     chain: str
     text: str
@@ -87,23 +87,23 @@ class _Rule:
     def shown(self) -> str:
         return f"{self.table} -A {self.chain} {self.text}"
 
-    def judge(self, packet: Packet) -> Judged:
+    def judge(self, packet: Packet) -> RuleEffect:
         matches, target, goes, rest = _judge(self.text, packet)
         if matches is False or target is None:
-            return Judged()
+            return RuleEffect()
         if target == "MARK":
-            actions: tuple[Action, ...] = (Action(does=Does.MARK, mark=_marked(rest, packet.mark)),)
+            actions: tuple[Action, ...] = (Action(does=ActionKind.MARK, mark=_marked(rest, packet.mark)),)
         elif target == "CONNMARK":
             # Of a connection that is new it is 0, unless a rule gave it one before.
-            actions = (Action(does=Does.MARK),) if "--restore-mark" in rest else ()
+            actions = (Action(does=ActionKind.MARK),) if "--restore-mark" in rest else ()
         elif target in _ELSEWHERE:
-            return Judged(actions=(Action(does=Does.DROP),), sure=False)
+            return RuleEffect(actions=(Action(does=ActionKind.DROP),), sure=False)
         elif target in _ENDS:
             actions = (Action(does=_ENDS[target]),)
         else:
             # An extension that decides nothing (LOG, CT …) is no chain, and the walk finds none.
-            actions = (Action(does=Does.GOTO if goes else Does.JUMP, target=target),)
-        return Judged(actions=actions, sure=matches is True)
+            actions = (Action(does=ActionKind.GOTO if goes else ActionKind.JUMP, target=target),)
+        return RuleEffect(actions=actions, sure=matches is True)
 
 
 def _judge(rule: str, packet: Packet) -> tuple[bool | None, str | None, bool, tuple[str, ...]]:

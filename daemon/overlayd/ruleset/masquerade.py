@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from ipaddress import ip_network
 
 from overlayd.lib.addresses import IPNetwork
-from overlayd.ruleset.iptables import Chain, Tables, parse
+from overlayd.ruleset.iptables import SavedChain, Tables, parse
 
 _BY_NFT = re.compile(r"\b(?:masquerade|snat)\b")
 _TRANSLATE = ("MASQUERADE", "SNAT")
@@ -54,7 +54,7 @@ def remedy(network: str, subnet: str) -> str:
     return f"iptables -t nat -A POSTROUTING -s {subnet} ! -d {network} -j MASQUERADE"
 
 
-def _walk(chains: Mapping[str, Chain], name: str, subnet: IPNetwork, depth: int) -> bool:
+def _walk(chains: Mapping[str, SavedChain], name: str, subnet: IPNetwork, depth: int) -> bool:
     if name not in chains or depth > _DEEPEST:
         return False
     for rule in chains[name].rules:

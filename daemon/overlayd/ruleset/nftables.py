@@ -13,12 +13,12 @@ from typing import Any
 from overlayd.lib.addresses import IPAddress, IPNetwork, contains, ip_address
 from overlayd.lib.marks import ours
 from overlayd.ruleset.nftables_values import OTHER, UNKNOWN, compared, contained, value_of
-from overlayd.ruleset.walk import Action, Does, Judged, Packet, Rule, Verdict, walk
+from overlayd.ruleset.walk import Action, ActionKind, Packet, Rule, RuleEffect, Verdict, walk
 
 # By IP version: the families of tables that see its packets.
 _FAMILIES = {4: ("ip", "inet"), 6: ("ip6", "inet")}
-_ENDS = {"accept": Does.ACCEPT, "drop": Does.DROP, "reject": Does.DROP, "return": Does.RETURN}
-_CALLS = {"jump": Does.JUMP, "goto": Does.GOTO}
+_ENDS = {"accept": ActionKind.ACCEPT, "drop": ActionKind.DROP, "reject": ActionKind.DROP, "return": ActionKind.RETURN}
+_CALLS = {"jump": ActionKind.JUMP, "goto": ActionKind.GOTO}
 # Translation decides the chain; what else a chain of that type says is not asked again for a connection.
 _TRANSLATES = ("masquerade", "snat", "dnat", "redirect")
 _NO_MATTER = (
@@ -37,7 +37,7 @@ _NO_MATTER = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Base:
+class BaseChain:
     """A base chain of one table. `owned`: only the program that made the table may change it."""
 
     family: str
@@ -68,7 +68,7 @@ class Base:
         """Single addresses of a subnet that its rules are for: Docker writes rules for each container."""
         found = set()
         for rule in self.chains.get(self.name, ()):
-            for expression in rule.expressions if isinstance(rule, _Rule) else ():
+            for expression in rule.expressions if isinstance(rule, _NftRule) else ():
                 said = expression.get("match", {}) if isinstance(expression, dict) else {}
                 if isinstance(said.get("right"), str) and "'daddr'" in str(said.get("left")):
                     with contextlib.suppress(ValueError):
@@ -81,14 +81,14 @@ class Base:
 
 
 @dataclass(frozen=True)
-class _Rule:
+class _NftRule:
     shown: str
     expressions: tuple[Any, ...]
     sets: Mapping[str, Any] = field(hash=False)
     # Of our own table, whose sets hold peers: a packet may be asked about as if it was one's.
     ours: bool = False
 
-    def judge(self, packet: Packet) -> Judged:
+    def judge(self, packet: Packet) -> RuleEffect:
         """See Rule."""
         actions: list[Action] = []
         sure = True
@@ -105,25 +105,25 @@ class _Rule:
                 if found is None:
                     # Any of them, or none.
                     actions += [one for verdict in self._all(said, packet) for one in _actions(verdict)]
-                    return Judged(actions=tuple(actions), sure=False)
+                    return RuleEffect(actions=tuple(actions), sure=False)
                 actions += _actions(found)
             elif kind == "mangle":
                 if said.get("key") == {"meta": {"key": "mark"}}:
                     changed = value_of(said.get("value"), packet)
                     mark = changed if isinstance(changed, int) else None
-                    actions.append(Action(does=Does.MARK, mark=mark))
+                    actions.append(Action(does=ActionKind.MARK, mark=mark))
                     packet = replace(packet, mark=mark)
             elif kind in _TRANSLATES:
-                actions.append(Action(does=Does.ACCEPT))
+                actions.append(Action(does=ActionKind.ACCEPT))
             elif kind in ("queue", "xt", "unknown") and (kind != "xt" or _is_target(said)):
                 # A program decides, or an extension of iptables that nft does not show.
-                actions.append(Action(does=Does.DROP))
+                actions.append(Action(does=ActionKind.DROP))
                 sure = False
             elif kind in (*_ENDS, *_CALLS):
                 actions += _actions(expression)
             elif kind not in _NO_MATTER:
                 sure = False
-        return Judged(actions=tuple(actions), sure=sure)
+        return RuleEffect(actions=tuple(actions), sure=sure)
 
     def _matches(self, said: Mapping[str, Any], packet: Packet) -> bool | None:
         value = value_of(said.get("left"), packet)
@@ -185,7 +185,7 @@ def _actions(verdict: Any) -> list[Action]:
     return found
 
 
-def parse(items: Iterable[Mapping[str, Any]], listing: str = "") -> tuple[Base, ...]:
+def parse(items: Iterable[Mapping[str, Any]], listing: str = "") -> tuple[BaseChain, ...]:
     """The base chains of all tables, from the list in the JSON.
 
     `listing`, what `nft -a list ruleset` printed, has the rules as people know them.
@@ -213,10 +213,10 @@ def parse(items: Iterable[Mapping[str, Any]], listing: str = "") -> tuple[Base, 
             name, handle = str(body.get("chain")), body.get("handle")
             text = shown.get((*table, name, handle), f"the rule with handle {handle}")
             where, expressions = " ".join((*table, name)), tuple(body.get("expr", []))
-            rule = _Rule(f"{where}: {text}", expressions, sets.setdefault(table, {}), ours=table[1] == ours().name)
+            rule = _NftRule(f"{where}: {text}", expressions, sets.setdefault(table, {}), ours=table[1] == ours().name)
             chains.setdefault(table, {}).setdefault(name, []).append(rule)
     return tuple(
-        Base(
+        BaseChain(
             family=table[0],
             table=table[1],
             name=str(body.get("name")),

@@ -14,7 +14,7 @@ from typing import Protocol
 from overlayd.lib.addresses import IPNetwork
 from overlayd.lib.marks import network_of_rule, of, ours
 from overlayd.ruleset.iptables import Tables, trace, with_accept
-from overlayd.ruleset.nftables import Base
+from overlayd.ruleset.nftables import BaseChain
 from overlayd.ruleset.walk import Packet, Verdict
 
 # netfilter's priorities of iptables' tables (linux/netfilter_ipv4.h), in each hook the tables that it has there. nat
@@ -34,7 +34,7 @@ _NUMBERS = {"ipencap": "4"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kind:
+class IptablesRules:
     """The rules of one kind of iptables for one IP version; `command` lists and changes them.
 
     `tables` is None where they could not be read, and `problem` says why.
@@ -100,7 +100,7 @@ class Drop:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class PathDrops:
     """What drops a packet for certain, and what may: each base chain on its way."""
 
     drops: tuple[Drop, ...] = ()
@@ -115,7 +115,9 @@ class _Stage(Protocol):
     def drop(self, packet: Packet, match: Match, by: str) -> Drop: ...
 
 
-def travel(kinds: Sequence[Kind], bases: Sequence[Base], packet: Packet, hooks: Sequence[str], match: Match) -> Outcome:
+def travel(
+    kinds: Sequence[IptablesRules], bases: Sequence[BaseChain], packet: Packet, hooks: Sequence[str], match: Match
+) -> PathDrops:
     """A packet's way through these hooks; `match` is what an accept for it and its like would ask for."""
     drops, doubts = [], []
     for hook in hooks:
@@ -131,7 +133,7 @@ def travel(kinds: Sequence[Kind], bases: Sequence[Base], packet: Packet, hooks: 
                 # What overlayd drops only of some, as a backend's packets from containers, is as it should be.
                 others = (rule for rule in verdict.doubts if network_of_rule(rule) is None)
                 doubts += [stage.drop(packet, asked, rule) for rule in islice(others, 1)]
-    return Outcome(drops=tuple(drops), doubts=tuple(doubts))
+    return PathDrops(drops=tuple(drops), doubts=tuple(doubts))
 
 
 def _decide(stage: _Stage, packet: Packet) -> tuple[Verdict, str | None]:
@@ -152,7 +154,7 @@ def _decide(stage: _Stage, packet: Packet) -> tuple[Verdict, str | None]:
     return verdict, None
 
 
-def _stages(kinds: Sequence[Kind], bases: Sequence[Base], version: int, hook: str) -> Iterator[_Stage]:
+def _stages(kinds: Sequence[IptablesRules], bases: Sequence[BaseChain], version: int, hook: str) -> Iterator[_Stage]:
     for kind in kinds:
         if kind.version == version and kind.tables is not None:
             for table in _TABLES[hook]:
@@ -198,7 +200,7 @@ class _OfIptables:
 
 
 class _OfNft:
-    def __init__(self, base: Base) -> None:
+    def __init__(self, base: BaseChain) -> None:
         self.priority = base.priority
         self._base = base
 

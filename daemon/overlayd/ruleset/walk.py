@@ -59,7 +59,7 @@ def protocol_name(written: object) -> str:
     return _PROTOCOLS.get(str(written), str(written))
 
 
-class Does(StrEnum):
+class ActionKind(StrEnum):
     """What becomes of a packet that a rule is for."""
 
     ACCEPT = "accept"
@@ -74,13 +74,13 @@ class Does(StrEnum):
 class Action:
     """One thing that a rule does: `target` is the chain to go to, `mark` the new mark, None if it is not known."""
 
-    does: Does
+    does: ActionKind
     target: str = ""
     mark: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judged:
+class RuleEffect:
     """What a rule does with a packet. `sure`: all of it happens, in order; otherwise each of it may."""
 
     actions: tuple[Action, ...] = ()
@@ -94,7 +94,7 @@ class Rule(Protocol):
     def shown(self) -> str:
         """As its program shows it, with its chain."""
 
-    def judge(self, packet: Packet) -> Judged:
+    def judge(self, packet: Packet) -> RuleEffect:
         """What it does with a packet."""
 
 
@@ -149,11 +149,11 @@ class _Walker:
     def _do(self, action: Action, rule: Rule, depth: int) -> tuple[_Decision | None, bool]:
         """What one action decides, and whether the rest of the chain is left out even if it decides nothing."""
         match action.does:
-            case Does.ACCEPT | Does.DROP:
-                return (action.does is Does.DROP, rule.shown), False
-            case Does.JUMP | Does.GOTO:
-                return self.chain(action.target, depth + 1), action.does is Does.GOTO
-            case Does.MARK:
+            case ActionKind.ACCEPT | ActionKind.DROP:
+                return (action.does is ActionKind.DROP, rule.shown), False
+            case ActionKind.JUMP | ActionKind.GOTO:
+                return self.chain(action.target, depth + 1), action.does is ActionKind.GOTO
+            case ActionKind.MARK:
                 self.packet = replace(self.packet, mark=action.mark)
                 return None, False
         return None, True

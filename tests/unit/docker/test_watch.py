@@ -13,7 +13,7 @@ from overlayd.docker import service as docker_service
 from overlayd.docker.watch import DockerWatch
 from overlayd.leases.lease import Subnets
 
-WANT = docker_options.wanted(Subnets(v4=IPv4Network("10.5.52.0/24")), 1450, we_masquerade=True)
+WANT = docker_options.desired_options(Subnets(v4=IPv4Network("10.5.52.0/24")), 1450, we_masquerade=True)
 ALL = ["--bip=10.5.52.1/24", "--ip-masq=false", "--mtu=1450"]
 
 
@@ -76,7 +76,7 @@ def test_while_daemon_json_contradicts_the_lease_no_restart_is_tried(
 def test_a_docker0_that_was_left_behind_is_no_problem_while_nobody_wants_docker(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    service = docker_service.Service(state="inactive", drop_ins=docker_service.DROP_INS)
+    service = docker_service.DockerService(state="inactive", drop_ins=docker_service.DROP_INS)
     monkeypatch.setattr(docker_service, "read_service", lambda: service)
     monkeypatch.setattr(
         "overlayd.docker.watch.interfaces.interface_addresses", lambda _name: (IPv4Interface("172.17.0.1/16"),)

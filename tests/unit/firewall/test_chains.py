@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from overlayd.backends.listening import Listening
 from overlayd.firewall.chains import Ruleset, ruleset, without_sets
 from overlayd.firewall.diff import changes, parse, restore_input
-from overlayd.firewall.rules import NOTHING, Overlay, Wanted, desired
+from overlayd.firewall.rules import NOTHING, DesiredRules, Overlay, desired
 
 V4 = Overlay(network=IPv4Network("10.5.0.0/16"), subnet=IPv4Network("10.5.52.0/24"))
 V6 = Overlay(network=IPv6Network("fd00:5::/48"), subnet=IPv6Network("fd00:5:0:52::/64"))
@@ -187,7 +187,7 @@ def test_turning_masquerading_off_removes_its_chain(wanted: Ruleset) -> None:
 
 
 def test_ipv6_has_the_same_rules_with_its_own_addresses() -> None:
-    def text(wanted: Wanted, version: int) -> str:
+    def text(wanted: DesiredRules, version: int) -> str:
         return repr(ruleset(wanted, version))
 
     translated = text(DUAL, 4).replace("10.5.0.0/16", "fd00:5::/48").replace("10.5.52.0/24", "fd00:5:0:52::/64")
@@ -220,7 +220,7 @@ def test_forward_accepts_nothing_of_strangers() -> None:
 
 def test_beside_an_nftables_table_only_the_doors_are_left_and_the_hosts_own_ports() -> None:
     told = desired(overlays=[V4], devices=("overlay.1",), masquerade=True, daemon_json={"firewall-backend": "nftables"})
-    chains = ruleset(told, 4, doors_only=True).chains
+    chains = ruleset(told, 4, accepts_only=True).chains
     names = [chain.name for chain in chains]
     assert names == ["OVERLAYD-FORWARD", "OVERLAYD-DOCKER", "OVERLAYD-PREROUTING", "OVERLAYD-INPUT"]
     assert "DROP" not in repr([chain for chain in chains if chain.name != "OVERLAYD-INPUT"])
@@ -368,12 +368,12 @@ def states(draw: st.DrawFn) -> str:
         forward=st.booleans(),
         daemon_json=st.sampled_from([{}, {"firewall-backend": "nftables"}]),
     ),
-    doors_only=st.booleans(),
+    accepts_only=st.booleans(),
 )
 def test_from_any_state_one_pass_is_enough_and_nobody_elses_rules_move(
-    saved: str, wanted: Wanted, doors_only: bool
+    saved: str, wanted: DesiredRules, accepts_only: bool
 ) -> None:
-    rules = ruleset(wanted, 4, doors_only=doors_only)
+    rules = ruleset(wanted, 4, accepts_only=accepts_only)
     before = parse(saved)
     after = parse(applied(saved, changes(rules, before)))
     assert changes(rules, after) == {}

@@ -17,6 +17,7 @@ from overlayd.backends import keyfile, ledger
 from overlayd.docker import generator
 from overlayd.docker import options as docker_options
 from overlayd.docker import service as docker_service
+from overlayd.docker.dockerd_config import DockerdConfig, read_daemon_json, read_dockerd_config
 from overlayd.errors import CommandFailed, ConfigError, OverlaydError
 from overlayd.firewall import table
 from overlayd.flannel.host import look
@@ -103,7 +104,7 @@ def test_any_status_is_one_or_said_to_be_none(tmp_path: Path, content: bytes) ->
     assert found is None or isinstance(found, status_file.Status)
 
 
-BOTH = docker_options.wanted(
+BOTH = docker_options.desired_options(
     Subnets(v4=IPv4Network("10.5.52.0/24"), v6=IPv6Network("fd42:0:0:7::/64")), 1450, we_masquerade=True
 )
 
@@ -120,11 +121,11 @@ BOTH = docker_options.wanted(
 def test_any_daemon_json_gives_settings_or_a_problem(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "daemon.json"
     path.write_bytes(content)
-    found, problems = docker_options.read_daemon_json(path)
+    found, problems = read_daemon_json(path)
     assert isinstance(found, dict)
     assert not (found and problems)
-    want = docker_options.wanted(Subnets(), 1450, we_masquerade=True)
-    told = docker_options.Told(daemon_json=found)
+    want = docker_options.desired_options(Subnets(), 1450, we_masquerade=True)
+    told = DockerdConfig(daemon_json=found)
     given, conflicts = docker_options.flags(want, told)
     assert len(given) + len(conflicts) <= len(want.options())
     # dockerd refuses what is in both.
@@ -237,7 +238,7 @@ def test_whatever_docker_is_told_can_be_judged(tmp_path: Path, unit: str, variab
     ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(content)
-    found = docker_options.read_told(root=tmp_path)
+    found = read_dockerd_config(root=tmp_path)
     given, problems = docker_options.plan(BOTH, found, firewalled=True)
     for text in (*given, *problems):
         assert text.isprintable(), text
@@ -259,7 +260,7 @@ def test_a_file_nested_beyond_all_measure_is_no_traceback(tmp_path: Path, reader
     calls: dict[str, Callable[[], object]] = {
         "memory": lambda: previous_lease.recall(tmp_path, tmp_path / "none"),
         "status": lambda: only(OverlaydError, lambda: status_file.read(tmp_path)),
-        "docker": lambda: docker_options.read_daemon_json(tmp_path / "daemon.json"),
+        "docker": lambda: read_daemon_json(tmp_path / "daemon.json"),
         "ledger": lambda: ledger.read(tmp_path),
     }
     calls[reader]()

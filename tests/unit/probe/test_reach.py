@@ -14,8 +14,8 @@ from overlayd.probe.reach import (
     INTERVAL_S,
     MISSES,
     RETRY_S,
-    Path,
-    Trial,
+    Diagnosis,
+    PathState,
     interval_s,
     last_hop,
     most_fail,
@@ -28,11 +28,11 @@ CONTAINER, OTHER = ip_address("10.5.3.2"), ip_address("10.5.3.9")
 EVERY = INTERVAL_S
 
 
-def path(peer: KnownPeer = PEER) -> Path:
-    return Path(peer=peer, due=0.0)
+def path(peer: KnownPeer = PEER) -> PathState:
+    return PathState(peer=peer, due=0.0)
 
 
-def lose(one: Path, count: int = MISSES, *, now: float = 100.0) -> None:
+def lose(one: PathState, count: int = MISSES, *, now: float = 100.0) -> None:
     for at in range(count):
         one.missed(now=now + at * RETRY_S, clock=1000.0 + at, interval_s=EVERY)
 
@@ -58,7 +58,7 @@ def test_a_known_container_that_is_silent_fails_where_its_host_lives() -> None:
     one.answered(CONTAINER, rtt_s=0.001, now=90, clock=990, interval_s=EVERY)
     lose(one)
     wanted_before = one.wants_trial
-    one.tried(Trial(host=True, underlay=True, lives=True, last_hop="10.5.3.0 (hop 2)"), now=110)
+    one.tried(Diagnosis(host=True, underlay=True, lives=True, last_hop="10.5.3.0 (hop 2)"), now=110)
     assert (one.shown.state, one.shown.lost, one.shown.failing_since_s) == (FAILING, MISSES, 1000)
     said = one.shown.problem or ""
     assert "10.5.3.2 of 198.18.1.3 does not answer" in said
@@ -72,16 +72,16 @@ def test_a_known_container_that_is_silent_fails_where_its_host_lives() -> None:
 @pytest.mark.parametrize(
     ("backend", "trial", "state"),
     [
-        ("vxlan", Trial(host=True, underlay=True), HOST_ONLY),
-        ("vxlan", Trial(host=False, underlay=True), FAILING),
+        ("vxlan", Diagnosis(host=True, underlay=True), HOST_ONLY),
+        ("vxlan", Diagnosis(host=False, underlay=True), FAILING),
         # host-gw has no device that answers, and docker may not have started there.
-        ("host-gw", Trial(host=False, underlay=True), HOST_SILENT),
-        ("host-gw", Trial(host=False, underlay=False, lives=True), FAILING),
-        ("vxlan", Trial(host=False, underlay=False, lives=False), HOST_SILENT),
-        ("vxlan", Trial(host=False, underlay=False, lives=None), HOST_SILENT),
+        ("host-gw", Diagnosis(host=False, underlay=True), HOST_SILENT),
+        ("host-gw", Diagnosis(host=False, underlay=False, lives=True), FAILING),
+        ("vxlan", Diagnosis(host=False, underlay=False, lives=False), HOST_SILENT),
+        ("vxlan", Diagnosis(host=False, underlay=False, lives=None), HOST_SILENT),
     ],
 )
-def test_of_a_peer_without_a_known_container_its_host_is_judged(backend: str, trial: Trial, state: str) -> None:
+def test_of_a_peer_without_a_known_container_its_host_is_judged(backend: str, trial: Diagnosis, state: str) -> None:
     one = path(KnownPeer(subnet=PEER.subnet, public_ip=PEER.public_ip, backend=backend))
     lose(one)
     one.tried(trial, now=110)
@@ -93,7 +93,7 @@ def test_a_host_that_was_switched_off_is_no_failure_of_this_one() -> None:
     one = path()
     one.answered(CONTAINER, rtt_s=0.001, now=90, clock=990, interval_s=EVERY)
     lose(one)
-    one.tried(Trial(host=False, underlay=False, lives=False), now=110)
+    one.tried(Diagnosis(host=False, underlay=False, lives=False), now=110)
     assert (one.shown.state, problems([one]), most_fail([one])) == (HOST_SILENT, (), False)
 
 
@@ -145,7 +145,7 @@ def test_where_one_fails_that_its_host_does_not_send_from_any_more_the_other_is_
     one.hears(OTHER, path().note(0.0), now=91)
     assert one.next_target == CONTAINER
     lose(one)
-    one.tried(Trial(host=True), now=110)
+    one.tried(Diagnosis(host=True), now=110)
     one.hears(OTHER, path().note(0.0), now=111)
     assert (one.next_target, one.known, one.shown.state) == (OTHER, True, FAILING)
     assert one.due <= 111 + RETRY_S
@@ -169,7 +169,7 @@ def failing(heard_at: float | None, heard_us_before_s: float) -> str:
         other = path()
         other.hears(CONTAINER, path().note(0.0), now=heard_at - heard_us_before_s)
         one.hears(CONTAINER, other.note(heard_at), now=heard_at)
-    one.tried(Trial(host=True), now=130)
+    one.tried(Diagnosis(host=True), now=130)
     return one.shown.problem or ""
 
 
@@ -185,7 +185,7 @@ def test_the_direction_that_fails_is_told_by_what_the_peers_prober_says() -> Non
 def test_half_of_all_peers_or_more_make_a_host_unready_and_one_broken_peer_does_not() -> None:
     good, bad, off = path(), path(), path()
     good.answered(CONTAINER, rtt_s=0.001, now=90, clock=990, interval_s=EVERY)
-    for one, trial in ((bad, Trial(host=False, underlay=True)), (off, Trial(host=False, underlay=False))):
+    for one, trial in ((bad, Diagnosis(host=False, underlay=True)), (off, Diagnosis(host=False, underlay=False))):
         lose(one)
         one.tried(trial, now=110)
     assert most_fail([bad, off])
@@ -200,7 +200,7 @@ def test_of_many_failures_a_few_are_named_and_the_rest_counted() -> None:
     for _ in range(9):
         one = path()
         lose(one)
-        one.tried(Trial(host=False, underlay=True), now=110)
+        one.tried(Diagnosis(host=False, underlay=True), now=110)
         many.append(one)
     assert len(problems(many)) == 4
     assert problems(many)[-1] == "and 6 more peers"

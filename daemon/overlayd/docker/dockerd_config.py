@@ -12,7 +12,7 @@ from typing import Any
 
 from overlayd.docker import flags as docker_flags
 from overlayd.docker import generator
-from overlayd.docker.flags import Given
+from overlayd.docker.flags import Flag
 from overlayd.lib import envfile
 from overlayd.lib.files import read_json
 
@@ -23,10 +23,10 @@ VARIABLE = "OVERLAYD_DOCKER_OPTIONS"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told:
+class DockerdConfig:
     """`flags` are docker.service's own, by name; `daemon_json` what dockerd's file says, None where it is no good."""
 
-    flags: Mapping[str, Given] = field(default_factory=dict)
+    flags: Mapping[str, Flag] = field(default_factory=dict)
     file: Path = DAEMON_JSON
     daemon_json: Mapping[str, Any] | None = field(default_factory=dict)
     problems: tuple[str, ...] = ()
@@ -42,18 +42,18 @@ class Told:
         return str(self.file) if name in (self.daemon_json or {}) or name not in self.flags else self.flags[name].where
 
 
-def read_told(*, root: Path = Path("/"), daemon_json: Path | None = None) -> Told:
+def read_dockerd_config(*, root: Path = Path("/"), daemon_json: Path | None = None) -> DockerdConfig:
     """All that is known beforehand. `daemon_json`: where it is, if not where docker.service says. Never raises."""
     flags = unit_flags(root)
     named = flags.get("config-file")
     file = daemon_json or (Path(named.value) if named and named.value.startswith("/") else DAEMON_JSON)
     found, problems = read_daemon_json(root / str(file).lstrip("/"))
-    return Told(flags=flags, file=file, daemon_json=None if problems else found, problems=tuple(problems))
+    return DockerdConfig(flags=flags, file=file, daemon_json=None if problems else found, problems=tuple(problems))
 
 
-def unit_flags(root: Path = Path("/")) -> dict[str, Given]:
+def unit_flags(root: Path = Path("/")) -> dict[str, Flag]:
     """The options on the command line of docker.service below `root`, without ours."""
-    variables: dict[str, Given] = {}
+    variables: dict[str, Flag] = {}
     files: list[Path] = []
     commands: list[tuple[str, str]] = []
     for path, text in generator.files(root, UNIT):
@@ -72,7 +72,7 @@ def unit_flags(root: Path = Path("/")) -> dict[str, Given]:
         for file in sorted(root.glob(str(pattern).lstrip("/"))) if pattern.is_absolute() else ():
             variables |= _assigned(_text(file), f"/{file.relative_to(root)}")
     variables.pop(VARIABLE, None)
-    found: dict[str, Given] = {}
+    found: dict[str, Flag] = {}
     for command, where in commands:
         words = docker_flags.expanded(command.lstrip("@-:+!|"), where, variables)
         if docker_flags.is_dockerd([word for word, _where in words]):
@@ -96,8 +96,8 @@ def read_daemon_json(path: Path = DAEMON_JSON) -> tuple[dict[str, Any], list[str
     return (found, []) if isinstance(found, dict) else ({}, [f"{path} is not a JSON object"])
 
 
-def _assigned(text: str, where: str) -> dict[str, Given]:
-    return {name: Given(value=value, where=where) for name, value in envfile.parse(text).items()}
+def _assigned(text: str, where: str) -> dict[str, Flag]:
+    return {name: Flag(value=value, where=where) for name, value in envfile.parse(text).items()}
 
 
 def _text(path: Path) -> str:
