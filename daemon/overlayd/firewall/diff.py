@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 
 from overlayd.firewall.chains import Jump, Place, Ruleset
+from overlayd.lib.iptables_save import parse
 from overlayd.lib.marks import Marks, network_of_jump, ours
 
 # table → chain → rules without the `-A CHAIN` in front
@@ -28,22 +29,15 @@ def _is_ours(rule: str) -> bool:
     return _of(ours()).search(rule) is not None
 
 
-def parse(saved: str) -> dict[str, dict[str, tuple[str, ...]]]:
-    """The tables in what `iptables-save` wrote."""
-    tables: dict[str, dict[str, list[str]]] = {}
-    chains: dict[str, list[str]] = {}
-    for line in saved.splitlines():
-        if line.startswith("*"):
-            chains = tables.setdefault(line[1:].strip(), {})
-        elif line.startswith(":"):
-            chains.setdefault(line[1:].split(" ", 1)[0], [])
-        elif line.startswith("-A "):
-            _, name, rule = line.split(" ", 2)
-            chains.setdefault(name, []).append(_usual(rule.strip()))
-    return {table: {name: tuple(rules) for name, rules in chains.items()} for table, chains in tables.items()}
+def read(saved: str) -> dict[str, dict[str, tuple[str, ...]]]:
+    """The rules in what `iptables-save` printed, by table and chain, ours in the spelling in which we write them."""
+    return {
+        table: {name: tuple(map(_normalized, chain.rules)) for name, chain in chains.items()}
+        for table, chains in parse(saved).items()
+    }
 
 
-def _usual(rule: str) -> str:
+def _normalized(rule: str) -> str:
     """A rule as we write it: releases quote comments, name IP in IP as /etc/protocols does, and write MACs large."""
     rule = rule.replace(f'--comment "{ours().name}"', f"--comment {ours().name}")
     if not re.search(rf"{ours().comment}(?: |$)", rule):

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from overlayd.errors import CommandFailed
 from overlayd.firewall.chains import Ruleset
-from overlayd.firewall.diff import Tables, changes, parse, restore_input
+from overlayd.firewall.diff import Tables, changes, read, restore_input
 from overlayd.lib import process
 from overlayd.lib.marks import ours
 
@@ -84,7 +84,7 @@ def without_nat(rules: Ruleset) -> Ruleset:
 
 
 def _read(command: str) -> Tables:
-    return parse(process.run([f"{command}-save"]))
+    return read(process.run([f"{command}-save"]))
 
 
 def _restore(command: str, text: str) -> None:

@@ -1,53 +1,20 @@
-"""Rules of iptables: the text of `iptables-save` in, a verdict out. Pure."""
+"""Rules of iptables as a packet meets them: saved tables in, a verdict out. Pure."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from overlayd.lib.addresses import IPAddress, IPNetwork, contains
+from overlayd.lib.iptables_save import SavedChain, Tables
 from overlayd.ruleset.walk import Action, ActionKind, Packet, RuleEffect, Verdict, protocol_name, walk
 
 _ENDS = {"ACCEPT": ActionKind.ACCEPT, "DROP": ActionKind.DROP, "REJECT": ActionKind.DROP, "RETURN": ActionKind.RETURN}
 # A program decides, or nobody if none listens.
 _ELSEWHERE = ("NFQUEUE", "QUEUE")
 _ALL_BITS = 0xFFFFFFFF
-
-
-@dataclass(frozen=True, kw_only=True)
-class SavedChain:
-    """A chain: its rules without the `-A NAME` in front, and its policy, None for a chain that somebody made."""
-
-    policy: str | None = None
-    rules: tuple[str, ...] = ()
-
-
-Tables = Mapping[str, Mapping[str, SavedChain]]
-
-
-def parse(saved: str) -> dict[str, dict[str, SavedChain]]:
-    """The tables in what `iptables-save` wrote."""
-    tables: dict[str, dict[str, SavedChain]] = {}
-    chains: dict[str, SavedChain] = {}
-    rules: dict[tuple[str, str], list[str]] = {}
-    table = ""
-    for line in saved.splitlines():
-        if line.startswith("*"):
-            table = line[1:].strip()
-            chains = tables.setdefault(table, {})
-        elif line.startswith(":"):
-            name, policy, *_counters = line[1:].split()
-            chains[name] = SavedChain(policy=None if policy == "-" else policy)
-        elif line.startswith("-A "):
-            _, name, rule = line.split(" ", 2)
-            chains.setdefault(name, SavedChain())
-            rules.setdefault((table, name), []).append(rule.strip())
-    for (table, name), found in rules.items():
-        tables[table][name] = SavedChain(policy=tables[table][name].policy, rules=tuple(found))
-    return tables
 
 
 def trace(tables: Tables, table: str, chain: str, packet: Packet) -> Verdict:

@@ -12,8 +12,9 @@ from itertools import islice
 from typing import Protocol
 
 from overlayd.lib.addresses import IPNetwork
+from overlayd.lib.iptables_save import Tables
 from overlayd.lib.marks import network_of_rule, of, ours
-from overlayd.ruleset.iptables import Tables, trace, with_accept
+from overlayd.ruleset.iptables import trace, with_accept
 from overlayd.ruleset.nftables import BaseChain
 from overlayd.ruleset.walk import Packet, Verdict
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from overlayd.docker import dockerd_config
 from overlayd.docker import options as docker_options
 from overlayd.docker import service as docker_service
 from overlayd.docker.dockerd_config import DockerdConfig, read_daemon_json, read_dockerd_config
@@ -21,13 +20,13 @@ WANT = docker_options.desired_options(SUBNET, 1450, we_masquerade=True)
 
 
 def test_docker_gets_the_subnets_first_address_and_leaves_masquerading_to_us() -> None:
-    given, problems = docker_options.flags(WANT, DockerdConfig())
+    given, problems = docker_options.choose_flags(WANT, DockerdConfig())
     assert (given, problems) == (["--bip=10.5.52.1/24", "--ip-masq=false", "--mtu=1450"], [])
     assert docker_options.desired_options(SUBNET, 1450, we_masquerade=False).options()["ip-masq"] == "true"
 
 
 def test_docker_gets_an_ipv6_subnet_too() -> None:
-    given, _problems = docker_options.flags(
+    given, _problems = docker_options.choose_flags(
         docker_options.desired_options(BOTH, 1430, we_masquerade=True), DockerdConfig()
     )
     assert {"--bip=10.5.52.1/24", "--ipv6=true", "--fixed-cidr-v6=fd42:0:0:7::/64"} <= set(given)
@@ -38,27 +37,31 @@ def test_docker_gets_an_ipv6_subnet_too() -> None:
 
 def test_an_option_in_daemon_json_is_not_given_twice() -> None:
     # dockerd refuses an option that is in both, even with the same value.
-    given, problems = docker_options.flags(WANT, DockerdConfig(daemon_json={"bip": "10.5.52.1/24", "mtu": 1450}))
+    given, problems = docker_options.choose_flags(WANT, DockerdConfig(daemon_json={"bip": "10.5.52.1/24", "mtu": 1450}))
     assert (given, problems) == (["--ip-masq=false"], [])
 
 
 def test_more_options_are_given_like_the_leases_own() -> None:
     also = {"allow-direct-routing": "true", "bridge-accept-fwmark": "0x1/0x3"}
-    given, problems = docker_options.flags(WANT, DockerdConfig(daemon_json={"bridge-accept-fwmark": "0x1/0x3"}), also)
+    given, problems = docker_options.choose_flags(
+        WANT, DockerdConfig(daemon_json={"bridge-accept-fwmark": "0x1/0x3"}), also
+    )
     assert given[3:] == ["--allow-direct-routing=true"]
     assert problems == []
-    _, problems = docker_options.flags(WANT, DockerdConfig(daemon_json={"allow-direct-routing": False}), also)
+    _, problems = docker_options.choose_flags(WANT, DockerdConfig(daemon_json={"allow-direct-routing": False}), also)
     assert "allow-direct-routing" in problems[0]
 
 
 def test_a_contradiction_in_daemon_json_is_reported_not_fought() -> None:
-    given, problems = docker_options.flags(WANT, DockerdConfig(daemon_json={"bip": "172.30.0.1/16", "ip-masq": True}))
+    given, problems = docker_options.choose_flags(
+        WANT, DockerdConfig(daemon_json={"bip": "172.30.0.1/16", "ip-masq": True})
+    )
     assert given == ["--mtu=1450"]
     assert [("172.30.0.1/16" in text, "10.5.52.1/24" in text) for text in problems] == [(True, True), (False, False)]
 
 
 def test_another_bridge_takes_no_bip() -> None:
-    given, problems = docker_options.flags(WANT, DockerdConfig(daemon_json={"bridge": "br0"}))
+    given, problems = docker_options.choose_flags(WANT, DockerdConfig(daemon_json={"bridge": "br0"}))
     assert "--bip=10.5.52.1/24" not in given
     assert "'br0'" in problems[0]
 
@@ -234,13 +237,15 @@ def test_why_docker_failed_is_taken_from_its_log(systemd: dict[str, str]) -> Non
     systemd["journalctl"] = REFUSED
     for changes in ({"ActiveState": "failed"}, {"ActiveState": "activating", "SubState": "auto-restart"}):
         systemd["systemctl"] = show(**changes, Result="exit-code")
-        assert "mutually exclusive" in str(docker_service.down(docker_service.read_service()))
+        assert "mutually exclusive" in str(docker_service.down(docker_service.read_service(DockerdConfig())))
     systemd["journalctl"] = 'time="x" level=fatal msg="Error \\"a\\" \x1b[2J"\n'
-    said = str(docker_service.down(docker_service.read_service()))
+    said = str(docker_service.down(docker_service.read_service(DockerdConfig())))
     assert said.isprintable()
     systemd["journalctl"] = "Killing process\n"
     systemd["systemctl"] = show(ActiveState="failed", Result="oom-kill")
-    assert "oom-kill, see journalctl -u docker" in str(docker_service.down(docker_service.read_service()))
+    assert "oom-kill, see journalctl -u docker" in str(
+        docker_service.down(docker_service.read_service(DockerdConfig()))
+    )
 
 
 @pytest.mark.parametrize(
@@ -259,15 +264,15 @@ def test_a_docker_that_is_stopped_counts_where_it_is_enabled(
     systemd: dict[str, str], changes: dict[str, str], down: bool
 ) -> None:
     systemd["systemctl"] = show(**changes)
-    assert (docker_service.down(docker_service.read_service()) is not None) == down
+    assert (docker_service.down(docker_service.read_service(DockerdConfig())) is not None) == down
 
 
 def test_a_drop_in_that_is_missing_is_said_before_it_matters_and_when_it_does(systemd: dict[str, str]) -> None:
-    assert docker_service.not_ours(docker_service.read_service()) is None
+    assert docker_service.missing_drop_ins(docker_service.read_service(DockerdConfig())) is None
     systemd["systemctl"] = show(DropInPaths="/usr/lib/50-overlayd.conf")
-    service = docker_service.read_service()
-    assert "zz-overlayd.conf" in str(docker_service.not_ours(service))
-    said = docker_service.started_otherwise({"bip": "without --bip=10.5.52.1/24"}, service)
+    service = docker_service.read_service(DockerdConfig())
+    assert "zz-overlayd.conf" in str(docker_service.missing_drop_ins(service))
+    said = docker_service.restart_needed({"bip": "without --bip=10.5.52.1/24"}, service)
     assert "zz-overlayd.conf" in str(said)
     assert "daemon-reload && overlayd docker settle" in str(said)
 
@@ -276,7 +281,7 @@ def test_a_unit_of_somebodys_own_with_our_options_needs_no_drop_in(
     systemd: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     told(tmp_path, {UNIT: "[Service]\nExecStart=/usr/bin/dockerd $OVERLAYD_DOCKER_OPTIONS\n"})
-    assert dockerd_config.takes_ours(tmp_path)
-    monkeypatch.setattr(docker_service, "takes_ours", lambda: True)
+    config = read_dockerd_config(root=tmp_path)
+    assert config.has_variable
     systemd["systemctl"] = show(DropInPaths="")
-    assert docker_service.not_ours(docker_service.read_service()) is None
+    assert docker_service.missing_drop_ins(docker_service.read_service(config)) is None

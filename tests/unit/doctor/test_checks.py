@@ -14,7 +14,7 @@ import pytest
 from overlayd.doctor.checks import examine
 from overlayd.doctor.facts import Containers, Endpoint, Facts, Feature, Firewalld, PemFile, Published, WayBack, Zone
 from overlayd.doctor.finding import Finding, State, document, lines, problems
-from overlayd.ruleset.iptables import parse
+from overlayd.lib.iptables_save import parse
 from overlayd.ruleset.packet_path import IptablesRules
 from tests.unit.doctor.docker_cases import CASES as DOCKER
 from tests.unit.doctor.docker_cases import WAITS_FOR_ETCD

@@ -11,7 +11,7 @@ from overlayd.doctor.checks import examine
 from overlayd.doctor.facts import Facts
 from overlayd.doctor.finding import State
 from overlayd.lib import marks
-from overlayd.ruleset.iptables import parse
+from overlayd.lib.iptables_save import parse
 from overlayd.ruleset.nftables import BaseChain
 from overlayd.ruleset.packet_path import IptablesRules
 from tests.unit.doctor.test_checks import found

@@ -8,7 +8,7 @@ import pytest
 
 from overlayd.doctor.facts import Firewalld, Zone
 from overlayd.doctor.finding import State
-from overlayd.ruleset.iptables import parse
+from overlayd.lib.iptables_save import parse
 from overlayd.ruleset.packet_path import IptablesRules
 from tests.unit.doctor.test_checks import FIREWALLD, found
 from tests.unit.doctor.values import base_chain, but, nft

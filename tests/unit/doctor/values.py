@@ -24,7 +24,7 @@ from overlayd.doctor.facts import (
     WayBack,
 )
 from overlayd.doctor.x509 import Certificate
-from overlayd.ruleset.iptables import parse
+from overlayd.lib.iptables_save import parse
 from overlayd.ruleset.nftables import BaseChain
 from overlayd.ruleset.nftables import parse as parse_nft
 from overlayd.ruleset.packet_path import IptablesRules

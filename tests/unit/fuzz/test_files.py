@@ -14,7 +14,6 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from overlayd.backends import keyfile, ledger
-from overlayd.docker import generator
 from overlayd.docker import options as docker_options
 from overlayd.docker import service as docker_service
 from overlayd.docker.dockerd_config import DockerdConfig, read_daemon_json, read_dockerd_config
@@ -25,7 +24,7 @@ from overlayd.flannel.options import translate
 from overlayd.leases import previous_lease
 from overlayd.leases.held_lease import PreviousLease
 from overlayd.leases.lease import Subnets
-from overlayd.lib import envfile
+from overlayd.lib import envfile, unit_files
 from overlayd.monitoring import status_file
 from overlayd.settings import Settings, load, read_file
 from tests.unit.fuzz.documents import damaged, documents, encoded, joined, nested, raw, values
@@ -126,7 +125,7 @@ def test_any_daemon_json_gives_settings_or_a_problem(tmp_path: Path, content: by
     assert not (found and problems)
     want = docker_options.desired_options(Subnets(), 1450, we_masquerade=True)
     told = DockerdConfig(daemon_json=found)
-    given, conflicts = docker_options.flags(want, told)
+    given, conflicts = docker_options.choose_flags(want, told)
     assert len(given) + len(conflicts) <= len(want.options())
     # dockerd refuses what is in both.
     assert not {flag.removeprefix("--").partition("=")[0] for flag in given} & set(found)
@@ -204,7 +203,7 @@ def test_any_variables_are_read_and_what_is_written_is_read_back(text: str) -> N
     ).map("\n".join)
 )
 def test_any_unit_gives_commands(text: str) -> None:
-    for command in generator.exec_start([text, text]):
+    for command in unit_files.exec_start([text, text]):
         assert command == command.strip(" \t\r\n")
         assert not set(command) & set("\n\r\0")
 

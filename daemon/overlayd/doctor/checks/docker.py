@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from overlayd.docker import masquerade
 from overlayd.docker.remedies import START_AGAIN, onto_the_lease
 from overlayd.doctor.facts import Facts
 from overlayd.doctor.finding import Finding, ok, problem, unknown, warning
 from overlayd.lib.addresses import IPInterface, first_host
-from overlayd.ruleset import masquerade
 
 BRIDGE = "docker0"
 DROP_INS = ("50-overlayd.conf", "zz-overlayd.conf")

@@ -16,9 +16,9 @@ from overlayd.firewall.rules import VERSIONS
 from overlayd.firewalld.desired import forward_policy
 from overlayd.kernel import ipset
 from overlayd.lib import marks, process
+from overlayd.lib.iptables_save import parse
 from overlayd.monitoring.status_file import Status
 from overlayd.ruleset import nftables
-from overlayd.ruleset.iptables import parse
 from overlayd.ruleset.nftables import BaseChain
 from overlayd.ruleset.packet_path import IptablesRules
 from overlayd.settings import Settings
