@@ -226,7 +226,7 @@ def test_cleanup_finds_what_other_backends_and_kinds_have_left(
 def untidy(backend: str) -> firewall.Firewall:
     """One that believes that it has already looked for what others left."""
     made = firewall.Firewall(backend)
-    made._tidy = True
+    made._stale_removed = True
     return made
 
 

@@ -1,6 +1,6 @@
-"""Firewall rules that let the overlay's packets pass, with their source addresses kept.
+"""Firewall rules that accept the overlay's packets, keep their source addresses, and drop those of strangers.
 
-`desired` says what there should be, `Firewall.sync` makes it so, and `cleanup` takes all of it away.
+`desired` gives the rules that a host needs, `Firewall.sync` writes them into the kernel, `cleanup` removes all of them.
 """
 
 from overlayd.firewall.apply import Firewall, FirewallReport, cleanup

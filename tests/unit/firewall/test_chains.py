@@ -131,7 +131,7 @@ def test_without_docker_user_the_door_is_before_dockers_own_chains(wanted: Rules
     after = applied(old, changes(wanted, read(old)))
     targets = [rule.split()[-1] for rule in read(after)["filter"]["FORWARD"]]
     assert targets == ["OVERLAYD-DOCKER", "DOCKER", "OVERLAYD-FORWARD"]
-    # Docker starts, and makes DOCKER-USER: the door moves.
+    # Docker starts, and makes DOCKER-USER: the jump to our accept rules moves there.
     with_user = after.replace(":DOCKER -", ":DOCKER-USER - [0:0]\n:DOCKER -").replace(
         "-A FORWARD -o", "-A FORWARD -j DOCKER-USER\n-A FORWARD -o"
     )
