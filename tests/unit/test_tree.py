@@ -126,6 +126,7 @@ PURE = (
     "lib/iptables_save",
     "lib/marks",
     "lib/sanitize",
+    "lib/subnet_index",
     "monitoring/endpoints",
     "lib/exposition",
     "monitoring/liveness",

@@ -87,7 +87,7 @@ class ContainerSockets:
             bridge = bridge_of(subnets)
             ports = _ports(bridge)
         except (OSError, OverlaydError) as error:
-            self.problem = f"the bridge of this host's containers cannot be read: {words_of(error)}"
+            self.problem = f"the bridge of this host's containers cannot be read: {error_text(error)}"
             return self._sorted()
         if ports != self._ports:
             self._again_s = AGAIN_S
@@ -122,7 +122,7 @@ class ContainerSockets:
                 return request_sockets(self._path, self.bridge)
             return tuple(first_on_bridge(AT_MOST, bridge=self.bridge))
         except (OSError, OverlaydError) as error:
-            self.problem = f"containers cannot be entered: {words_of(error)}"
+            self.problem = f"containers cannot be entered: {error_text(error)}"
             return ()
 
 
@@ -155,7 +155,7 @@ def _parse(reply: bytes, lent: list[Socket]) -> tuple[SocketsInContainer, ...]:
     return tuple(found)
 
 
-def words_of(error: Exception) -> str:
+def error_text(error: Exception) -> str:
     """An error's own words, without a number or a file."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from overlayd.lib.addresses import IPAddress
 from overlayd.monitoring.state import Reach
-from overlayd.probe.peers import KnownPeer, ProbeSource, first_containers, inside
+from overlayd.probe.peers import KnownPeer, LocalHost, first_containers, host_addresses
 from overlayd.probe.pinger import Echo, Pinger, overlay_echo, underlay_echo
 from overlayd.probe.reach import HOPS, Diagnosis, PathState, last_hop
 
@@ -18,7 +18,7 @@ TRIES = 2
 TRACED_AT_MOST = 8
 
 
-def measure_once(peers: Sequence[KnownPeer], here: ProbeSource) -> tuple[Reach, ...]:
+def measure_once(peers: Sequence[KnownPeer], local: LocalHost) -> tuple[Reach, ...]:
     """Ask a container of each peer, its host by the overlay, and its host by the underlay, from a container here.
 
     Where nobody answers a container that is known, the last hop that does is looked for. Raises PrivilegeError.
@@ -26,8 +26,8 @@ def measure_once(peers: Sequence[KnownPeer], here: ProbeSource) -> tuple[Reach, 
     paths = [PathState(peer=peer, due=0.0) for peer in peers]
     with Pinger() as pinger:
         for path in paths:
-            path.is_published(here.theirs.get(str(path.peer.subnet)))
-        answers = _answers(pinger, paths, here)
+            path.on_published(local.peer_containers.get(str(path.peer.subnet)))
+        answers = _answers(pinger, paths, local)
         traced = 0
         for path in paths:
             container = next((one for one in _containers(path) if answers.get((path.peer.subnet, one))), None)
@@ -38,28 +38,28 @@ def measure_once(peers: Sequence[KnownPeer], here: ProbeSource) -> tuple[Reach, 
                 continue
             for _ in range(TRIES):
                 path.missed(now=now, clock=clock, interval_s=0)
-            trial = Diagnosis(
-                host=any((path.peer.subnet, one) in answers for one in inside(path.peer.subnet)),
+            diagnosis = Diagnosis(
+                host=any((path.peer.subnet, one) in answers for one in host_addresses(path.peer.subnet)),
                 underlay=(path.peer.subnet, path.peer.public_ip) in answers,
                 # The daemon here has asked etcd: where echoes are filtered outside, nothing else tells it from one
                 # that was switched off.
-                lives=True if str(path.peer.subnet) in here.said else None,
+                lives=True if str(path.peer.subnet) in local.said else None,
             )
             if path.known and traced < TRACED_AT_MOST:
                 traced += 1
-                trial = replace(trial, last_hop=_trace(pinger, path, here))
-            path.tried(trial, now=time.monotonic())
+                diagnosis = replace(diagnosis, last_hop=_trace(pinger, path, local))
+            path.diagnosed(diagnosis, now=time.monotonic())
     return tuple(path.shown for path in paths)
 
 
-def _answers(pinger: Pinger, paths: Sequence[PathState], here: ProbeSource) -> dict[tuple[object, IPAddress], float]:
+def _answers(pinger: Pinger, paths: Sequence[PathState], local: LocalHost) -> dict[tuple[object, IPAddress], float]:
     """The round trip, in seconds, of each address that answered, by the peer's subnet and the address."""
     found: dict[tuple[object, IPAddress], float] = {}
     for _ in range(TRIES):
         asked = [
             (path.peer.subnet, echo)
             for path in paths
-            for echo in _echoes(path, here)
+            for echo in _echoes(path, local)
             if (path.peer.subnet, echo.target) not in found
         ]
         outcomes = pinger.exchange([echo for _subnet, echo in asked], timeout_s=TIMEOUT_S)
@@ -73,12 +73,12 @@ def _containers(path: PathState) -> tuple[IPAddress, ...]:
     return (path.target,) if path.target is not None else first_containers(path.peer.subnet)
 
 
-def _echoes(path: PathState, here: ProbeSource) -> list[Echo]:
-    targets = (*inside(path.peer.subnet), *_containers(path))
-    return [underlay_echo(path.peer.public_ip), *(overlay_echo(one, here, here.containers) for one in targets)]
+def _echoes(path: PathState, local: LocalHost) -> list[Echo]:
+    targets = (*host_addresses(path.peer.subnet), *_containers(path))
+    return [underlay_echo(path.peer.public_ip), *(overlay_echo(one, local, local.containers) for one in targets)]
 
 
-def _trace(pinger: Pinger, path: PathState, here: ProbeSource) -> str | None:
-    echoes = [overlay_echo(path.next_target, here, here.containers, hops=hops) for hops in range(1, HOPS + 1)]
+def _trace(pinger: Pinger, path: PathState, local: LocalHost) -> str | None:
+    echoes = [overlay_echo(path.next_target, local, local.containers, hops=hops) for hops in range(1, HOPS + 1)]
     outcomes = pinger.exchange(echoes, timeout_s=TIMEOUT_S)
     return last_hop([outcome.refused_by for outcome in outcomes])

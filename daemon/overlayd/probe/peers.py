@@ -47,7 +47,7 @@ class PathSpec:
 
     addresses: tuple[Address, ...]
     source: Address | None = None
-    inside: SourceContainer | None = None
+    container: SourceContainer | None = None
     wished_bytes: int | None = None
 
 
@@ -81,7 +81,7 @@ class KnownPeer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProbeSource:
+class LocalHost:
     """What this host sends from: its own subnets, all addresses that its interfaces have, and its containers' MTU."""
 
     subnets: tuple[Network, ...] = ()
@@ -89,19 +89,19 @@ class ProbeSource:
     mtu_bytes: int | None = None
     containers: tuple[SourceContainer, ...] = ()
     """Containers here to send from, the best one first."""
-    theirs: Mapping[str, Address] = field(default_factory=dict)
+    peer_containers: Mapping[str, Address] = field(default_factory=dict)
     """A container of each peer, by the peer's subnet, where one is known."""
     said: Mapping[str, str] = field(default_factory=dict)
     """What the daemon here says of each peer that is not reached, by the peer's subnet."""
 
 
-def known(status: Status, addresses: frozenset[Address]) -> tuple[ProbeSource, list[KnownPeer]]:
+def known(status: Status, addresses: frozenset[Address]) -> tuple[LocalHost, list[KnownPeer]]:
     """This host, whose interfaces have these addresses, and its peers as a status names them. Pure."""
-    here = ProbeSource(
+    local = LocalHost(
         subnets=tuple(ip_network(text) for text in (status.subnet, status.subnet6) if text),
         addresses=addresses,
         mtu_bytes=status.mtu_bytes,
-        theirs={one.subnet: ip_address(one.container) for one in status.reach if one.container},
+        peer_containers={one.subnet: ip_address(one.container) for one in status.reach if one.container},
         said={one.subnet: one.problem for one in status.reach if one.problem},
     )
     peers = [
@@ -112,33 +112,35 @@ def known(status: Status, addresses: frozenset[Address]) -> tuple[ProbeSource, l
         for subnet, public_ip in ((peer.subnet, peer.public_ip), (peer.subnet6, peer.public_ip6))
         if subnet and public_ip
     ]
-    return here, peers
+    return local, peers
 
 
-def targets(peers: Sequence[KnownPeer], here: ProbeSource) -> list[PingTarget]:
+def targets(peers: Sequence[KnownPeer], local: LocalHost) -> list[PingTarget]:
     """What to ping of each peer. Pure."""
     return [
         PingTarget(
             subnet=str(peer.subnet),
             backend=peer.backend,
             containers=PathSpec(
-                addresses=_where_containers_are(peer.subnet, here),
-                inside=(within := sender(here.containers, peer.subnet.version)),
-                source=None if within is not None else source_of(peer.subnet.version, here),
-                wished_bytes=here.mtu_bytes,
+                addresses=_where_containers_are(peer.subnet, local),
+                container=(within := sender(local.containers, peer.subnet.version)),
+                source=None if within is not None else source_of(peer.subnet.version, local),
+                wished_bytes=local.mtu_bytes,
             ),
-            known=str(peer.subnet) in here.theirs,
-            said=here.said.get(str(peer.subnet)),
-            underlay=PathSpec(addresses=(peer.public_ip,), wished_bytes=_carrier_bytes(peer, here)),
+            known=str(peer.subnet) in local.peer_containers,
+            said=local.said.get(str(peer.subnet)),
+            underlay=PathSpec(addresses=(peer.public_ip,), wished_bytes=_carrier_bytes(peer, local)),
             overlay=PathSpec(
-                addresses=inside(peer.subnet), source=source_of(peer.subnet.version, here), wished_bytes=here.mtu_bytes
+                addresses=host_addresses(peer.subnet),
+                source=source_of(peer.subnet.version, local),
+                wished_bytes=local.mtu_bytes,
             ),
         )
         for peer in peers
     ]
 
 
-def inside(subnet: Network) -> tuple[Address, Address]:
+def host_addresses(subnet: Network) -> tuple[Address, Address]:
     """Where a host answers inside its subnet: on its overlay device (the first address), on docker's bridge (the next).
 
     With host-gw there is no device, and only the bridge answers.
@@ -155,11 +157,11 @@ def chosen(peers: Sequence[KnownPeer], names: Collection[str]) -> list[KnownPeer
         return list(peers)
     found: list[KnownPeer] = []
     for name in names:
-        here = [peer for peer in peers if _is_named(peer, name)]
-        if not here:
+        local = [peer for peer in peers if _is_named(peer, name)]
+        if not local:
             known = ", ".join(f"{peer.public_ip} ({peer.subnet})" for peer in peers) or "none"
             raise ConfigError(f"no peer is {name}", hint=f"known: {known}")
-        found += [peer for peer in here if peer not in found]
+        found += [peer for peer in local if peer not in found]
     return found
 
 
@@ -173,8 +175,8 @@ def _is_named(peer: KnownPeer, name: str) -> bool:
     return address == peer.public_ip or (address.version == peer.subnet.version and address in peer.subnet)
 
 
-def _where_containers_are(subnet: Network, here: ProbeSource) -> tuple[Address, ...]:
-    known = here.theirs.get(str(subnet))
+def _where_containers_are(subnet: Network, local: LocalHost) -> tuple[Address, ...]:
+    known = local.peer_containers.get(str(subnet))
     return (known,) if known is not None else first_containers(subnet)
 
 
@@ -188,25 +190,28 @@ def sender(containers: Sequence[SourceContainer], version: int) -> SourceContain
     return next((one for one in containers if one.address(version) is not None), None)
 
 
-def source_of(version: int, here: ProbeSource) -> Address | None:
+def source_of(version: int, local: LocalHost) -> Address | None:
     """Our own address inside the overlay: peers take inner packets only from the subnet that a lease names."""
-    for own in here.subnets:
+    for own in local.subnets:
         if own.version == version:
-            return next((address for address in inside(own) if address in here.addresses), None)
+            return next((address for address in host_addresses(own) if address in local.addresses), None)
     return None
 
 
-def _carrier_bytes(peer: KnownPeer, here: ProbeSource) -> int | None:
+def _carrier_bytes(peer: KnownPeer, local: LocalHost) -> int | None:
     overhead = OVERHEAD_BYTES.get(peer.backend)
-    if here.mtu_bytes is None or overhead is None:
+    if local.mtu_bytes is None or overhead is None:
         return None
-    return here.mtu_bytes + overhead[peer.public_ip.version]
+    return local.mtu_bytes + overhead[peer.public_ip.version]
 
 
-def source_words(here: ProbeSource, problem: str | None, bridge: str) -> str:
+def describe_source(local: LocalHost, problem: str | None, bridge: str) -> str:
     """From where containers of peers are asked, and what that cannot show. `problem` is why no container here is."""
-    if here.containers:
-        return f"container {', '.join(map(str, here.containers[0].addresses))}"
+    if local.containers:
+        return f"container {', '.join(map(str, local.containers[0].addresses))}"
     why = problem or f"no container runs on {bridge}"
-    own = next((str(address) for subnet in here.subnets for address in inside(subnet) if address in here.addresses), "")
+    own = next(
+        (str(address) for subnet in local.subnets for address in host_addresses(subnet) if address in local.addresses),
+        "",
+    )
     return f"this host itself{f', {own}' if own else ''} ({why}): what rules do to containers' packets here is not seen"

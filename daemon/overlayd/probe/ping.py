@@ -52,11 +52,11 @@ def measure(targets: Sequence[PingTarget], *, count: int, timeout_s: float, size
             version=target.overlay.addresses[0].version,
             underlay=below.result,
             overlay=above.result,
-            containers=inside.result if target.containers is not None else None,
+            containers=container.result if target.containers is not None else None,
             known=target.known,
             said=target.said,
         )
-        for target, below, above, inside in zip(targets, underlay, overlay, containers, strict=True)
+        for target, below, above, container in zip(targets, underlay, overlay, containers, strict=True)
     ]
 
 
@@ -105,7 +105,7 @@ def _conclude(trip: _Trip, echo: Echo, outcomes: list[EchoResult]) -> None:
 
 def _small_echoes(way: PathSpec) -> list[Echo]:
     return [
-        Echo(target=address, packet_bytes=icmp.smallest(address.version), source=way.source, inside=way.inside)
+        Echo(target=address, packet_bytes=icmp.smallest(address.version), source=way.source, container=way.container)
         for address in way.addresses
     ]
 

@@ -16,7 +16,7 @@ from typing import Self
 
 from overlayd.errors import PrivilegeError
 from overlayd.probe import icmp
-from overlayd.probe.peers import Address, ProbeSource, SourceContainer, sender, source_of
+from overlayd.probe.peers import Address, LocalHost, SourceContainer, sender, source_of
 from overlayd.probe.sockets import IP_MTU, IPV6_MTU, USUAL_HOPS, icmp_socket, set_hop_limit
 
 RATE_PER_S = 500.0
@@ -55,14 +55,14 @@ class Echo:
     target: Address
     packet_bytes: int
     source: Address | None = None
-    inside: SourceContainer | None = None
+    container: SourceContainer | None = None
     hops: int | None = None
     note: bytes = b""
 
 
 def overlay_echo(
     target: Address,
-    here: ProbeSource,
+    local: LocalHost,
     sources: Sequence[SourceContainer],
     *,
     note: bytes = b"",
@@ -73,8 +73,8 @@ def overlay_echo(
     return Echo(
         target=target,
         packet_bytes=icmp.smallest(target.version) + len(note),
-        source=None if source is not None else source_of(target.version, here),
-        inside=source,
+        source=None if source is not None else source_of(target.version, local),
+        container=source,
         hops=hops,
         note=note,
     )
@@ -141,9 +141,9 @@ class Pinger:
                 line.socket.close()
                 del self._lines[key]
 
-    def open(self, version: int, inside: SourceContainer) -> None:
+    def open(self, version: int, container: SourceContainer) -> None:
         """Open a socket inside a container, so that requests are heard there. Raises OSError."""
-        self._line(version, None, inside)
+        self._line(version, None, container)
 
     def listen(self, timeout_s: float) -> None:
         """Hear what comes in for so many seconds, or until woken."""
@@ -203,7 +203,7 @@ class Pinger:
         self._sequence = (self._sequence + 1) % 65536
         token = os.urandom(icmp.TOKEN_BYTES)
         try:
-            line = self._line(echo.target.version, echo.source, echo.inside)
+            line = self._line(echo.target.version, echo.source, echo.container)
             message = icmp.echo_request(
                 line.version,
                 ident=line.ident,
@@ -262,10 +262,10 @@ class Pinger:
                 )
             del waiting[key]
 
-    def _line(self, version: int, source: Address | None, inside: SourceContainer | None) -> _Line:
-        key = (version, source, inside)
+    def _line(self, version: int, source: Address | None, container: SourceContainer | None) -> _Line:
+        key = (version, source, container)
         if key not in self._lines:
-            self._lines[key] = _open(version, source, inside)
+            self._lines[key] = _open(version, source, container)
         return self._lines[key]
 
 
@@ -277,11 +277,11 @@ class _Sent:
     at: float
 
 
-def _open(version: int, source: Address | None, inside: SourceContainer | None) -> _Line:
+def _open(version: int, source: Address | None, container: SourceContainer | None) -> _Line:
     """An ICMP socket: raw where we may, else the kind that the kernel lends to users (ping_group_range)."""
     raw = True
-    if inside is not None:
-        opened = inside.socket(version)
+    if container is not None:
+        opened = container.socket(version)
     else:
         try:
             opened = icmp_socket(version, hear_requests=False)

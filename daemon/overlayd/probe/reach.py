@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from overlayd.lib.addresses import IPAddress, contains
 from overlayd.monitoring.state import FAILING, HOST_ONLY, HOST_SILENT, NO_CONTAINER, NOT_ASKED, REACHED, Reach
-from overlayd.probe.peers import CANDIDATES, KnownPeer, first_containers, inside
+from overlayd.probe.peers import CANDIDATES, KnownPeer, first_containers, host_addresses
 
 # A peer is asked this often where the budget allows it, and at once again after an echo that was lost.
 INTERVAL_S, RETRY_S = 10.0, 2.0
@@ -72,8 +72,8 @@ class PathState:
     # When the first of the echoes that are being lost was sent.
     missed_at: float = 0.0
     heard: HeardRequest | None = None
-    trial: Diagnosis | None = None
-    tried_at: float = -math.inf
+    diagnosis: Diagnosis | None = None
+    diagnosed_at: float = -math.inf
     shown: Reach = field(init=False)
 
     def __post_init__(self) -> None:
@@ -88,19 +88,19 @@ class PathState:
         return candidates[self.turn % len(candidates)]
 
     @property
-    def wants_trial(self) -> bool:
+    def wants_diagnosis(self) -> bool:
         """Whether it is time to find out where echoes are lost."""
-        return self.misses >= MISSES and self.due >= self.tried_at + DIAGNOSE_S
+        return self.misses >= MISSES and self.due >= self.diagnosed_at + DIAGNOSE_S
 
     @property
-    def waits_for_trial(self) -> bool:
+    def awaits_diagnosis(self) -> bool:
         """Whether echoes are lost, and nobody has looked yet where."""
-        return self.misses >= MISSES and self.trial is None
+        return self.misses >= MISSES and self.diagnosis is None
 
     def answered(self, by: IPAddress, *, rtt_s: float, now: float, clock: float, interval_s: float) -> None:
         """A container answered."""
-        self.target, self.known, self.misses, self.trial = by, True, 0, None
-        self.tried_at, self.due = -math.inf, now + interval_s
+        self.target, self.known, self.misses, self.diagnosis = by, True, 0, None
+        self.diagnosed_at, self.due = -math.inf, now + interval_s
         self.shown = replace(
             self._blank(),
             state=REACHED,
@@ -110,10 +110,10 @@ class PathState:
             reached_at_s=clock,
         )
 
-    def is_empty(self, by: IPAddress, *, now: float, interval_s: float) -> None:
+    def on_empty(self, by: IPAddress, *, now: float, interval_s: float) -> None:
         """The peer's own bridge says that nobody is at the address: packets came out of the overlay there."""
         was = self.target
-        self.target, self.known, self.misses, self.trial = None, False, 0, None
+        self.target, self.known, self.misses, self.diagnosis = None, False, 0, None
         self.turn = 0 if was is not None else self.turn + 1
         # The next address soon, until all were asked.
         self.due = now + (RETRY_S if self.turn % CANDIDATES else interval_s)
@@ -132,15 +132,15 @@ class PathState:
         since = self.shown.failing_since_s or clock
         self.shown = replace(self.shown, failing_since_s=since, lost=self.shown.lost + 1, rtt_ms=None)
 
-    def tried(self, trial: Diagnosis, *, now: float) -> None:
+    def diagnosed(self, diagnosis: Diagnosis, *, now: float) -> None:
         """Where the way ends was looked into."""
-        self.trial, self.tried_at = trial, now
-        state = self._state(trial)
+        self.diagnosis, self.diagnosed_at = diagnosis, now
+        state = self._state(diagnosis)
         self.shown = replace(
             self.shown,
             state=state,
             container=str(self.target) if self.known else None,
-            last_hop=trial.last_hop,
+            last_hop=diagnosis.last_hop,
             problem=None,
         )
         if state in (HOST_ONLY, HOST_SILENT):
@@ -149,10 +149,10 @@ class PathState:
 
     def refresh(self, now: float) -> None:
         """Say what fails as far as it is known now: the peer's prober may have been heard since."""
-        if self.shown.state == FAILING and self.trial is not None:
-            self.shown = replace(self.shown, problem=self._words(self.trial, now))
+        if self.shown.state == FAILING and self.diagnosis is not None:
+            self.shown = replace(self.shown, problem=self._sentence(self.diagnosis, now))
 
-    def hears(self, sender: IPAddress, note: bytes, *, now: float) -> None:
+    def on_request(self, sender: IPAddress, note: bytes, *, now: float) -> None:
         """A request of the peer's prober arrived here, from its container."""
         age_s = parse_note(note)
         if age_s is None:
@@ -164,7 +164,7 @@ class PathState:
             self.target, self.known = sender, True
             self.due = min(self.due, now + RETRY_S)
 
-    def is_published(self, address: IPAddress | None) -> None:
+    def on_published(self, address: IPAddress | None) -> None:
         """Its host says in etcd which container it probes from; None: it has none."""
         if address is not None and not self.known and self._may_be_a_container(address):
             self.target, self.known = address, True
@@ -179,33 +179,33 @@ class PathState:
 
     def _may_be_a_container(self, address: IPAddress) -> bool:
         """Whether an address is in the peer's subnet, and none of its host's own: that one may ask by itself."""
-        return contains(self.peer.subnet, address) and address not in inside(self.peer.subnet)
+        return contains(self.peer.subnet, address) and address not in host_addresses(self.peer.subnet)
 
     def _blank(self) -> Reach:
         return Reach(subnet=self.shown.subnet, public_ip=self.shown.public_ip)
 
-    def _state(self, trial: Diagnosis) -> str:
-        if self.known and (trial.host or trial.underlay or trial.lives):
+    def _state(self, diagnosis: Diagnosis) -> str:
+        if self.known and (diagnosis.host or diagnosis.underlay or diagnosis.lives):
             return FAILING
-        if trial.host:
+        if diagnosis.host:
             return HOST_ONLY
-        if trial.lives or (trial.underlay and _has_a_device(self.peer)):
+        if diagnosis.lives or (diagnosis.underlay and _has_a_device(self.peer)):
             return FAILING
         # It was switched off, or runs no overlay: nothing to mend here, and its lease outlives it by a day.
         return HOST_SILENT
 
-    def _words(self, trial: Diagnosis, now: float) -> str:
+    def _sentence(self, diagnosis: Diagnosis, now: float) -> str:
         whom = f"container {self.target}" if self.known else f"anybody in {self.peer.subnet}"
         said = f"{whom} of {self.peer.public_ip} does not answer from here"
-        if trial.host:
+        if diagnosis.host:
             said += ", its host does"
-        elif trial.underlay:
+        elif diagnosis.underlay:
             said += ", nor does its host by the overlay, though it does by the underlay"
         if direction := self._direction(now):
             said += f"; {direction}"
-        if trial.reason and trial.reason != "no answer":
-            said += f"; {trial.reason}"
-        return f"{said}; the last hop that answered: {trial.last_hop or 'none'}"
+        if diagnosis.reason and diagnosis.reason != "no answer":
+            said += f"; {diagnosis.reason}"
+        return f"{said}; the last hop that answered: {diagnosis.last_hop or 'none'}"
 
     def _direction(self, now: float) -> str | None:
         """Which direction fails, where the peer's prober was heard or not."""
@@ -252,7 +252,7 @@ def most_fail(paths: Sequence[PathState]) -> bool:
     judged = [
         path.shown.state
         for path in paths
-        if path.shown.state not in (NOT_ASKED, HOST_SILENT) and not path.waits_for_trial
+        if path.shown.state not in (NOT_ASKED, HOST_SILENT) and not path.awaits_diagnosis
     ]
     return 2 * sum(state == FAILING for state in judged) >= max(1, len(judged))
 

@@ -54,9 +54,9 @@ class PeerReport:
     @property
     def well(self) -> bool:
         """Whether containers can use it: one answers, where none is known the host does; packets of their MTU pass."""
-        inside = self.containers
-        if inside is not None and (self.known or inside.answered_by is not None):
-            return inside.answered_by is not None and not inside.too_small and not self.overlay.too_small
+        container = self.containers
+        if container is not None and (self.known or container.answered_by is not None):
+            return container.answered_by is not None and not container.too_small and not self.overlay.too_small
         return self.overlay.answered_by is not None and not self.overlay.too_small
 
     def remarks(self) -> list[str]:
@@ -146,8 +146,8 @@ def table(peers: Sequence[PeerReport]) -> list[str]:
 
 def _best(peer: PeerReport) -> PathResult:
     """The leg that says most: to containers, where one answers."""
-    inside = peer.containers
-    return inside if inside is not None and inside.answered_by is not None else peer.overlay
+    container = peer.containers
+    return container if container is not None and container.answered_by is not None else peer.overlay
 
 
 def document(peers: Sequence[PeerReport]) -> dict[str, Any]:

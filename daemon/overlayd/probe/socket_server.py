@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from overlayd.errors import OverlaydError
-from overlayd.probe.container_sockets import AT_MOST, words_of
+from overlayd.probe.container_sockets import AT_MOST, error_text
 from overlayd.probe.containers import BRIDGE, Container, first_on_bridge
 
 FIRST_DESCRIPTOR = 3
@@ -60,7 +60,7 @@ def _answer(client: socket.socket, bridge: str) -> None:
         try:
             found = [(one, opened) for one in first_on_bridge(AT_MOST, bridge=bridge) if (opened := _open(one, stack))]
         except (OSError, OverlaydError) as error:
-            client.send(json.dumps({"problem": words_of(error)}).encode())
+            client.send(json.dumps({"problem": error_text(error)}).encode())
             return
         document = {
             "containers": [
