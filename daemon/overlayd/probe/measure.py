@@ -1,4 +1,4 @@
-"""The way to each peer's containers measured at once, for who asks by hand: a few seconds, whatever peers there are."""
+"""The path to each peer's containers, measured once for doctor. It takes a few seconds, however many there are."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from overlayd.probe.reach import HOPS, Diagnosis, PathState, last_hop
 
 TIMEOUT_S = 1.0
 TRIES = 2
-# How far each of so many ways that fail goes is looked for.
+# For so many failing paths the last hop that answers is looked for.
 TRACED_AT_MOST = 8
 
 
 def measure_once(peers: Sequence[KnownPeer], local: LocalHost) -> tuple[Reach, ...]:
-    """Ask a container of each peer, its host by the overlay, and its host by the underlay, from a container here.
+    """Send echoes to each peer: to a container, to its host by the overlay, and to its host by the underlay.
 
-    Where nobody answers a container that is known, the last hop that does is looked for. Raises PrivilegeError.
+    They are sent from a container of this host, if there is one. Where a known container does not answer, the last hop
+    that does is looked for. Raises PrivilegeError.
     """
     paths = [PathState(peer=peer, due=0.0) for peer in peers]
     with Pinger() as pinger:
@@ -41,9 +42,9 @@ def measure_once(peers: Sequence[KnownPeer], local: LocalHost) -> tuple[Reach, .
             diagnosis = Diagnosis(
                 host=any((path.peer.subnet, one) in answers for one in host_addresses(path.peer.subnet)),
                 underlay=(path.peer.subnet, path.peer.public_ip) in answers,
-                # The daemon here has asked etcd: where echoes are filtered outside, nothing else tells it from one
-                # that was switched off.
-                lives=True if str(path.peer.subnet) in local.said else None,
+                # This host's daemon has asked etcd. Where the underlay filters echoes, nothing else tells a host that
+                # runs from one that is switched off.
+                lives=True if str(path.peer.subnet) in local.peer_problems else None,
             )
             if path.known and traced < TRACED_AT_MOST:
                 traced += 1
@@ -53,7 +54,7 @@ def measure_once(peers: Sequence[KnownPeer], local: LocalHost) -> tuple[Reach, .
 
 
 def _answers(pinger: Pinger, paths: Sequence[PathState], local: LocalHost) -> dict[tuple[object, IPAddress], float]:
-    """The round trip, in seconds, of each address that answered, by the peer's subnet and the address."""
+    """The round trip in seconds of each address that answered, by the peer's subnet and the address."""
     found: dict[tuple[object, IPAddress], float] = {}
     for _ in range(TRIES):
         asked = [

@@ -1,4 +1,4 @@
-"""The story of `overlayd ping`: all peers at once, small echoes first, then the sizes that have to come through."""
+"""`overlayd ping`: all peers at once, first by small echoes, then by the packet sizes that have to get through."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from overlayd.probe.peers import Address, PathSpec, PingTarget
 from overlayd.probe.pinger import Echo, EchoResult, Pinger
 from overlayd.probe.report import PathResult, PeerReport
 
-# A size counts as lost when neither of this many packets comes through.
+# A size counts as lost when none of so many packets is answered.
 TRIES = 2
 SHORTEST_WAIT_S = 0.25
 
 
 @dataclass
-class _Trip:
-    """One way to one peer while it is being measured."""
+class _Measurement:
+    """One path to one peer, while it is measured."""
 
-    way: PathSpec
+    path: PathSpec
     result: PathResult
     answered: Echo | None = None
     search: Search | None = None
@@ -29,17 +29,16 @@ class _Trip:
 
 
 def measure(targets: Sequence[PingTarget], *, count: int, timeout_s: float, sizes: bool = True) -> list[PeerReport]:
-    """Ping every target by the underlay, its host by the overlay, and a container of it from one of here.
+    """Ping each target three times: its host by the underlay, its host by the overlay, one of its containers.
 
-    `count` small echoes each, and the largest size if `sizes`.
-
-    Takes `count` times the timeout at most, and as much again as it takes to find out a size that is not the one
-    wished for, a dozen waits. Raises PrivilegeError.
+    Each path gets `count` small echoes, and with `sizes` echoes of the size that has to get through. This takes `count`
+    times `timeout_s` seconds at most; and a dozen waits more where that size is lost, to find the largest that is not.
+    Raises PrivilegeError.
     """
-    underlay = [_Trip(way=target.underlay, result=_untried(target.underlay)) for target in targets]
-    overlay = [_Trip(way=target.overlay, result=_untried(target.overlay)) for target in targets]
-    ways = [target.containers or target.overlay for target in targets]
-    containers = [_Trip(way=way, result=_untried(way)) for way in ways]
+    underlay = [_Measurement(path=target.underlay, result=_untried(target.underlay)) for target in targets]
+    overlay = [_Measurement(path=target.overlay, result=_untried(target.overlay)) for target in targets]
+    container_paths = [target.containers or target.overlay for target in targets]
+    containers = [_Measurement(path=path, result=_untried(path)) for path in container_paths]
     with Pinger() as pinger:
         _round_trips(pinger, [*underlay, *overlay, *containers], count=count, timeout_s=timeout_s)
         if sizes:
@@ -60,24 +59,24 @@ def measure(targets: Sequence[PingTarget], *, count: int, timeout_s: float, size
     ]
 
 
-def _untried(way: PathSpec) -> PathResult:
-    return PathResult(tried=tuple(map(str, way.addresses)), wished_bytes=way.wished_bytes)
+def _untried(path: PathSpec) -> PathResult:
+    return PathResult(tried=tuple(map(str, path.addresses)), wished_bytes=path.wished_bytes)
 
 
-def _round_trips(pinger: Pinger, trips: Sequence[_Trip], *, count: int, timeout_s: float) -> None:
-    asked = [(trip, echo) for trip in trips for echo in _small_echoes(trip.way)]
+def _round_trips(pinger: Pinger, trips: Sequence[_Measurement], *, count: int, timeout_s: float) -> None:
+    asked = [(trip, echo) for trip in trips for echo in _small_echoes(trip.path)]
     found: dict[tuple[int, Address], list[EchoResult]] = {}
     for _ in range(count):
         outcomes = pinger.exchange([echo for _trip, echo in asked], timeout_s=timeout_s)
         for (trip, echo), outcome in zip(asked, outcomes, strict=True):
             found.setdefault((id(trip), echo.target), []).append(outcome)
-        # Where one of a peer's addresses answers, the other, which it may not have, is not waited for again.
+        # Once one of a peer's addresses answers, the others, which it may not have, get no more echoes.
         answering = {id(trip) for trip, echo in asked if _rtts(found[id(trip), echo.target])}
         asked = [
             (trip, echo) for trip, echo in asked if id(trip) not in answering or _rtts(found[id(trip), echo.target])
         ]
     for trip in trips:
-        echoes = _small_echoes(trip.way)
+        echoes = _small_echoes(trip.path)
         results = [found[id(trip), echo.target] for echo in echoes]
         best = max(range(len(echoes)), key=lambda at: len(_rtts(results[at])))
         if _rtts(results[best]):
@@ -90,7 +89,7 @@ def _rtts(outcomes: Sequence[EchoResult]) -> list[float]:
     return [1000 * outcome.rtt_s for outcome in outcomes if outcome.rtt_s is not None]
 
 
-def _conclude(trip: _Trip, echo: Echo, outcomes: list[EchoResult]) -> None:
+def _conclude(trip: _Measurement, echo: Echo, outcomes: list[EchoResult]) -> None:
     rtts = _rtts(outcomes)
     trip.result = replace(
         trip.result,
@@ -103,17 +102,17 @@ def _conclude(trip: _Trip, echo: Echo, outcomes: list[EchoResult]) -> None:
     trip.answered = echo if rtts else None
 
 
-def _small_echoes(way: PathSpec) -> list[Echo]:
+def _small_echoes(path: PathSpec) -> list[Echo]:
     return [
-        Echo(target=address, packet_bytes=icmp.smallest(address.version), source=way.source, container=way.container)
-        for address in way.addresses
+        Echo(target=address, packet_bytes=icmp.smallest(address.version), source=path.source, container=path.container)
+        for address in path.addresses
     ]
 
 
-def _sizes(pinger: Pinger, trips: Sequence[_Trip], *, timeout_s: float) -> None:
+def _sizes(pinger: Pinger, trips: Sequence[_Measurement], *, timeout_s: float) -> None:
     for trip in trips:
-        if trip.answered is not None and trip.way.wished_bytes is not None:
-            trip.search = Search(wished_bytes=trip.way.wished_bytes, answered_bytes=trip.answered.packet_bytes)
+        if trip.answered is not None and trip.path.wished_bytes is not None:
+            trip.search = Search(wished_bytes=trip.path.wished_bytes, answered_bytes=trip.answered.packet_bytes)
     while True:
         rounds = [
             (trip, trip.search, size, replace(trip.answered, packet_bytes=size))

@@ -23,4 +23,4 @@ def test_a_peer_that_is_silent_outside_too_is_none_that_was_switched_off_where_t
 
     monkeypatch.setattr(Pinger, "exchange", exchange)
     peer = KnownPeer(subnet=ip_network("10.5.3.0/24"), public_ip=ip_address("198.18.1.3"), backend="vxlan")
-    assert [one.state for one in measure_once([peer], LocalHost(said=said))] == [state]
+    assert [one.state for one in measure_once([peer], LocalHost(peer_problems=said))] == [state]

@@ -104,7 +104,7 @@ def test_peers_that_went_and_came_are_sent_to_by_a_socket_that_is_open(
     prober._round()
     prober.follow(peers(1), LocalHost())
     prober._round()
-    opened = [line.socket for key, line in prober._pinger._lines.items() if key[2] is not None]
+    opened = [channel.socket for key, channel in prober._pinger._channels.items() if key[2] is not None]
     assert [one.fileno() >= 0 for one in opened] == [True]
     assert len(container_sockets.lent) == 4
 
