@@ -53,7 +53,7 @@ class PeerReport:
 
     @property
     def well(self) -> bool:
-        """Whether containers reach the peer: one there answers (or the host, where none is known) to packets of their MTU."""
+        """Whether containers reach the peer: one there (or the host, if none is known) answers packets of their MTU."""
         container = self.containers
         if container is not None and (self.known or container.answered_by is not None):
             return container.answered_by is not None and not container.too_small and not self.overlay.too_small

@@ -16,7 +16,7 @@ from overlayd.firewall.table import NFT_LEASED, NFT_PEERS
 from overlayd.lib.addresses import IPAddress, IPNetwork, ip_address
 from overlayd.lib.marks import of
 from overlayd.ruleset.iptables import addresses_in
-from overlayd.ruleset.packet_path import FORWARDED, Match, PathDrops, travel
+from overlayd.ruleset.packet_path import FORWARDED, Match, PathDrops, trace_path
 from overlayd.ruleset.walk import Packet, protocol_name
 
 COMMANDS = {4: "iptables", 6: "ip6tables"}
@@ -237,7 +237,7 @@ def _ways(facts: Facts) -> Iterator[tuple[IPNetwork, IPNetwork, str]]:
 
 
 def _travel(facts: Facts, packet: Packet, hooks: Sequence[str], match: Match) -> PathDrops:
-    return travel(facts.firewall.kinds, facts.firewall.chains or (), packet, hooks, match)
+    return trace_path(facts.firewall.kinds, facts.firewall.chains or (), packet, hooks, match)
 
 
 def _inward(facts: Facts, network: IPNetwork, device: str, address: IPAddress) -> Packet:
