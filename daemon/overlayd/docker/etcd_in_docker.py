@@ -59,12 +59,12 @@ class EarlyDockerStart:
                 write_atomically(run_dir / docker_options.RECORD, record)
                 docker_options.prepare(run_dir, read_dockerd_config(), anew=False)
         except (OSError, ValueError, OverlaydError) as error:
-            log.error("etcd is this host, and docker cannot start before it", problem=error)
+            log.error("etcd is on this host, and docker cannot start before it answers", problem=error)
             return (
-                "etcd is this very host: is it a container of this docker, each waits for the other; "
-                f"run: {WAY_OUT[0]}, and {WAY_OUT[1]}"
+                "etcd is on this host and does not answer: if it is a container of this docker, "
+                f"overlayd and docker wait for each other; run: {WAY_OUT[0]}, and {WAY_OUT[1]}"
             )
-        outcome = "docker may start on the subnet of the last run meanwhile, as etcd is this very host"
+        outcome = "docker may start on the subnet of the last run meanwhile, as etcd is on this host"
         log.warning("etcd does not answer", docker=outcome)
         # docker.service is ordered after overlayd.service: systemd starts it once overlayd is ready.
         notify(ready=True)

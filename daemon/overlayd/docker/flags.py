@@ -132,7 +132,7 @@ def differences(
         if effective(name, now) == desired_value:
             continue
         if then is None and now is not None:
-            found[name] = f"with --{name}={plain(now.value)}, which it must not have now"
+            found[name] = f"with --{name}={plain(now.value)}, an option that it must not have"
         elif now is None:
             found[name] = f"without --{name}={plain(desired_value)}"
         else:

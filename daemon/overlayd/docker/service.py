@@ -179,7 +179,7 @@ def restart_needed(different: Mapping[str, str], service: DockerService | None) 
     what = f"dockerd runs {', '.join(different.values())}"
     if service is not None and service.missing:
         return f"{what}: docker.service has no {', '.join(service.missing)}; run: {ENABLE} && overlayd docker settle"
-    return f"{what}: it was started before that was so; run: overlayd docker settle"
+    return f"{what}: its options have changed since it was started; run: overlayd docker settle"
 
 
 def down(service: DockerService | None) -> str | None:

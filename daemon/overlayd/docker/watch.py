@@ -131,7 +131,7 @@ class DockerWatch:
             self._settled.clear()
         for problem in self.problems:
             if problem not in before:
-                log.error("docker is not as the lease needs it", problem=problem)
+                log.error("docker does not fit the lease", problem=problem)
 
     def settle(self) -> None:
         """Start or restart docker where the settings allow it, else log what has to be done.

@@ -64,7 +64,7 @@ class Firewall:
             # Only once the new rules are written: until then packets pass by the old ones.
             self._stale_removed = run.remove_stale(backend)
         for limit in set(run.limits) - self._logged_limits:
-            log.warning("the firewall does not do all that it should", reason=limit)
+            log.warning("a part of the firewall rules is left out", reason=limit)
         self._logged_limits = set(run.limits)
         return FirewallReport(
             backend=backend, written=run.written, problems=tuple(run.problems), limits=tuple(run.limits)

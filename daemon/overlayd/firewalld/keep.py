@@ -93,7 +93,7 @@ def copy_command() -> str:
 def _explained(error: FirewalldRefused) -> str:
     if error.says(*_UNKNOWN, *_TOO_OLD):
         hint = f"copy network 0's: {copy_command()}" if ours().number else _HINT
-        return f"firewalld runs and does not know {error.obj}: it rejects what comes from peers; {hint}"
+        return f"firewalld runs and does not know {error.obj}: it rejects packets of peers; {hint}"
     return error.message
 
 

@@ -42,7 +42,7 @@ def measure_once(peers: Sequence[KnownPeer], local: LocalHost) -> tuple[Reach, .
             diagnosis = Diagnosis(
                 host=any((path.peer.subnet, one) in answers for one in host_addresses(path.peer.subnet)),
                 underlay=(path.peer.subnet, path.peer.public_ip) in answers,
-                # This host's daemon has asked etcd. Where the underlay filters echoes, nothing else tells a host that
+                # This host's daemon has pending etcd. Where the underlay filters echoes, nothing else tells a host that
                 # runs from one that is switched off.
                 lives=True if str(path.peer.subnet) in local.peer_problems else None,
             )
@@ -57,14 +57,14 @@ def _answers(pinger: Pinger, paths: Sequence[PathState], local: LocalHost) -> di
     """The round trip in seconds of each address that answered, by the peer's subnet and the address."""
     found: dict[tuple[object, IPAddress], float] = {}
     for _ in range(TRIES):
-        asked = [
+        pending = [
             (path.peer.subnet, echo)
             for path in paths
             for echo in _echoes(path, local)
             if (path.peer.subnet, echo.target) not in found
         ]
-        outcomes = pinger.exchange([echo for _subnet, echo in asked], timeout_s=TIMEOUT_S)
-        for (subnet, echo), outcome in zip(asked, outcomes, strict=True):
+        outcomes = pinger.exchange([echo for _subnet, echo in pending], timeout_s=TIMEOUT_S)
+        for (subnet, echo), outcome in zip(pending, outcomes, strict=True):
             if outcome.rtt_s is not None:
                 found[subnet, echo.target] = outcome.rtt_s
     return found

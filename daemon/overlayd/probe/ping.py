@@ -40,7 +40,7 @@ def measure(targets: Sequence[PingTarget], *, count: int, timeout_s: float, size
     container_paths = [target.containers or target.overlay for target in targets]
     containers = [_Measurement(path=path, result=_untried(path)) for path in container_paths]
     with Pinger() as pinger:
-        _round_trips(pinger, [*underlay, *overlay, *containers], count=count, timeout_s=timeout_s)
+        _round_measurements(pinger, [*underlay, *overlay, *containers], count=count, timeout_s=timeout_s)
         if sizes:
             _sizes(pinger, [*underlay, *overlay, *containers], timeout_s=timeout_s)
     return [
@@ -63,43 +63,45 @@ def _untried(path: PathSpec) -> PathResult:
     return PathResult(tried=tuple(map(str, path.addresses)), wished_bytes=path.wished_bytes)
 
 
-def _round_trips(pinger: Pinger, trips: Sequence[_Measurement], *, count: int, timeout_s: float) -> None:
-    asked = [(trip, echo) for trip in trips for echo in _small_echoes(trip.path)]
+def _round_measurements(pinger: Pinger, measurements: Sequence[_Measurement], *, count: int, timeout_s: float) -> None:
+    pending = [(measurement, echo) for measurement in measurements for echo in _small_echoes(measurement.path)]
     found: dict[tuple[int, Address], list[EchoResult]] = {}
     for _ in range(count):
-        outcomes = pinger.exchange([echo for _trip, echo in asked], timeout_s=timeout_s)
-        for (trip, echo), outcome in zip(asked, outcomes, strict=True):
-            found.setdefault((id(trip), echo.target), []).append(outcome)
+        outcomes = pinger.exchange([echo for _measurement, echo in pending], timeout_s=timeout_s)
+        for (measurement, echo), outcome in zip(pending, outcomes, strict=True):
+            found.setdefault((id(measurement), echo.target), []).append(outcome)
         # Once one of a peer's addresses answers, the others, which it may not have, get no more echoes.
-        answering = {id(trip) for trip, echo in asked if _rtts(found[id(trip), echo.target])}
-        asked = [
-            (trip, echo) for trip, echo in asked if id(trip) not in answering or _rtts(found[id(trip), echo.target])
+        answering = {id(measurement) for measurement, echo in pending if _rtts(found[id(measurement), echo.target])}
+        pending = [
+            (measurement, echo)
+            for measurement, echo in pending
+            if id(measurement) not in answering or _rtts(found[id(measurement), echo.target])
         ]
-    for trip in trips:
-        echoes = _small_echoes(trip.path)
-        results = [found[id(trip), echo.target] for echo in echoes]
+    for measurement in measurements:
+        echoes = _small_echoes(measurement.path)
+        results = [found[id(measurement), echo.target] for echo in echoes]
         best = max(range(len(echoes)), key=lambda at: len(_rtts(results[at])))
         if _rtts(results[best]):
             silent = tuple(str(echo.target) for at, echo in enumerate(echoes) if not _rtts(results[at]))
-            trip.result = replace(trip.result, silent=silent)
-        _conclude(trip, echoes[best], results[best])
+            measurement.result = replace(measurement.result, silent=silent)
+        _conclude(measurement, echoes[best], results[best])
 
 
 def _rtts(outcomes: Sequence[EchoResult]) -> list[float]:
     return [1000 * outcome.rtt_s for outcome in outcomes if outcome.rtt_s is not None]
 
 
-def _conclude(trip: _Measurement, echo: Echo, outcomes: list[EchoResult]) -> None:
+def _conclude(measurement: _Measurement, echo: Echo, outcomes: list[EchoResult]) -> None:
     rtts = _rtts(outcomes)
-    trip.result = replace(
-        trip.result,
+    measurement.result = replace(
+        measurement.result,
         answered_by=str(echo.target) if rtts else None,
         sent=len(outcomes),
         received=len(rtts),
         rtt_ms=statistics.median(rtts) if rtts else None,
         problem=None if rtts else next((o.problem for o in outcomes if o.problem != "no answer"), "no answer"),
     )
-    trip.answered = echo if rtts else None
+    measurement.answered = echo if rtts else None
 
 
 def _small_echoes(path: PathSpec) -> list[Echo]:
@@ -109,29 +111,35 @@ def _small_echoes(path: PathSpec) -> list[Echo]:
     ]
 
 
-def _sizes(pinger: Pinger, trips: Sequence[_Measurement], *, timeout_s: float) -> None:
-    for trip in trips:
-        if trip.answered is not None and trip.path.wished_bytes is not None:
-            trip.search = Search(wished_bytes=trip.path.wished_bytes, answered_bytes=trip.answered.packet_bytes)
+def _sizes(pinger: Pinger, measurements: Sequence[_Measurement], *, timeout_s: float) -> None:
+    for measurement in measurements:
+        if measurement.answered is not None and measurement.path.wished_bytes is not None:
+            measurement.search = Search(
+                wished_bytes=measurement.path.wished_bytes, answered_bytes=measurement.answered.packet_bytes
+            )
     while True:
         rounds = [
-            (trip, trip.search, size, replace(trip.answered, packet_bytes=size))
-            for trip in trips
-            if trip.answered is not None and trip.search is not None and (size := trip.search.next_bytes) is not None
+            (measurement, measurement.search, size, replace(measurement.answered, packet_bytes=size))
+            for measurement in measurements
+            if measurement.answered is not None
+            and measurement.search is not None
+            and (size := measurement.search.next_bytes) is not None
         ]
         if not rounds:
             break
-        slowest_s = max((trip.result.rtt_ms or 0) / 1000 for trip, *_rest in rounds)
+        slowest_s = max((measurement.result.rtt_ms or 0) / 1000 for measurement, *_rest in rounds)
         wait_s = min(timeout_s, max(SHORTEST_WAIT_S, 4 * slowest_s))
         outcomes = pinger.exchange([echo for *_rest, echo in rounds for _ in range(TRIES)], timeout_s=wait_s)
-        for at, (trip, search, size, _echo) in enumerate(rounds):
+        for at, (measurement, search, size, _echo) in enumerate(rounds):
             tried = outcomes[at * TRIES : (at + 1) * TRIES]
             if any(outcome.rtt_s is not None for outcome in tried):
                 search.came_through(size)
                 continue
             search.got_lost(size, hint_bytes=next((o.hint_bytes for o in tried if o.hint_bytes), None))
             reason = next((o.problem for o in tried if o.problem != "no answer"), None)
-            trip.result = replace(trip.result, problem=reason or "larger ones vanish without a word")
-    for trip in trips:
-        if trip.search is not None:
-            trip.result = replace(trip.result, path_bytes=trip.search.found_bytes)
+            measurement.result = replace(
+                measurement.result, problem=reason or "larger packets are lost without an ICMP error"
+            )
+    for measurement in measurements:
+        if measurement.search is not None:
+            measurement.result = replace(measurement.result, path_bytes=measurement.search.found_bytes)

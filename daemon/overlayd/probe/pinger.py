@@ -314,8 +314,8 @@ def _interface_mtu(echo: Echo) -> int | None:
     family = socket.AF_INET if version == 4 else socket.AF_INET6
     level, option = (socket.IPPROTO_IP, IP_MTU) if version == 4 else (socket.IPPROTO_IPV6, IPV6_MTU)
     try:
-        with socket.socket(family, socket.SOCK_DGRAM) as asked:
-            asked.connect((str(echo.target), 9))
-            return asked.getsockopt(level, option)
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((str(echo.target), 9))
+            return probe.getsockopt(level, option)
     except OSError:
         return None

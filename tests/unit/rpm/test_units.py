@@ -149,7 +149,7 @@ def test_its_memory_its_tasks_and_its_cores_have_bounds(unit: dict[str, list[str
 
 def test_each_line_that_confines_has_its_reason() -> None:
     text = (UNITS / "overlayd.service").read_text()
-    lines = text[text.index("# Links, routes") : text.index("[Install]")].splitlines()
+    lines = text[text.index("# It needs links, routes") : text.index("[Install]")].splitlines()
     without = [line for before, line in pairwise(lines) if line[:1] not in ("", "#") and not before.startswith("#")]
     # Each of these is told of with the line before.
     assert [line.partition("=")[0] for line in without] == ["DeviceAllow", "SystemCallFilter"]
