@@ -106,7 +106,7 @@ EVENTS: dict[str, Callable[[Site], None]] = {
     "dockerd restarted beside nftables": restart_dockerd,
     "overlayd's firewall to iptables": use_iptables,
 }
-# From 28 on a dockerd that starts puts its drops (DOCKER-FORWARD) at FORWARD's top, and DOCKER-USER with our door back
+# From 28 on a dockerd that starts puts its drops (DOCKER-FORWARD) at FORWARD's top, and DOCKER-USER with our jump back
 # before them half a second later: a connection that is asked for in between is a second late. To what administrators
 # have in DOCKER-USER it does the same, and a drop in FORWARD cannot be lifted elsewhere.
 STARTS = ("dockerd restarted, live-restore", "dockerd killed, live-restore", "dockerd restarted beside nftables")

@@ -166,7 +166,9 @@ def _elements(found: object) -> Iterator[str]:
 
 
 def _comments(found: NftTable) -> list[str]:
-    digest = hashlib.sha256(repr(found).encode()).hexdigest()[:12]
+    # Of the values alone: names of our classes must not make a table another one.
+    chains = [(chain.name, chain.type, chain.hook, chain.priority, chain.rules) for chain in found.chains]
+    digest = hashlib.sha256(repr((found.family, chains, found.sets)).encode()).hexdigest()[:12]
     count = sum(len(chain.rules) for chain in found.chains)
     return [f"{ours().name} {digest} {number}" for number in range(1, count + 1)]
 
