@@ -1,4 +1,4 @@
-"""A real dockerd, in a network namespace of its own, takes what it is told for a lease and does it."""
+"""A real dockerd, in a network namespace of its own, accepts the options for a lease and follows them."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ V4, V6 = IPv4Network("10.5.52.0/24"), IPv6Network("fd42:0:0:7::/64")
 
 @contextmanager
 def dockerd(namespace: str, folder: Path, flags: list[str]) -> Iterator[None]:
-    """A dockerd with nothing of the machine's but its cgroups, until the end of the block."""
-    # `ip netns exec` would hide the cgroups that it wants.
+    """A dockerd that shares only cgroups with the machine, until the end of the block."""
+    # `ip netns exec` would hide the cgroups that it needs.
     argv = ["nsenter", f"--net=/run/netns/{namespace}", "dockerd"]
     argv += [f"--data-root={folder / 'data'}", f"--exec-root={folder / 'exec'}", f"--pidfile={folder / 'pid'}"]
     argv += [f"--host=unix://{folder / 'socket'}", "--storage-driver=vfs", f"--config-file={folder / 'daemon.json'}"]
@@ -69,7 +69,7 @@ def test_docker0_carries_the_lease(namespace: str, tmp_path: Path, subnets: Subn
         assert docker_options.bridge_problem(subnets, found) is None
         other = Subnets(v4=IPv4Network("10.5.53.0/24"))
         assert "not the leased 10.5.53.0/24" in str(docker_options.bridge_problem(other, found))
-    # With other flags it takes another address: as after a lost lease and a restart.
+    # With other options it takes another address, as after a lost lease and a restart.
     flags, _ = docker_options.choose_flags(
         docker_options.desired_options(other, 1430, we_masquerade=True), DockerdConfig()
     )

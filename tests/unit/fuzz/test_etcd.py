@@ -1,4 +1,4 @@
-"""Whatever stands in etcd: never an exception but the one that the docstring names."""
+"""Whatever is in etcd, readers raise only the exception that their docstring names."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ T = TypeVar("T")
 
 
 def printable(text: str) -> bool:
-    """Whether a text can go to a log and a terminal: short, in one line, and without commands to the terminal."""
+    """Whether a text is safe for a log and a terminal: short, in one line, and without control characters."""
     return text.isprintable() and len(text) < 500
 
 
 def tried(call: Callable[[], T], kind: type[Exception]) -> tuple[T | None, Any]:
-    """What a call gives, or the one kind of error that it may raise."""
+    """The result of a call, or the one kind of error that it may raise."""
     try:
         return call(), None
     except kind as error:
@@ -54,14 +54,14 @@ def test_any_key_and_value_is_a_lease_or_malformed(name: str, value: bytes) -> N
     assert printable(lease.backend_type)
     for family_lease in lease.family_leases:
         assert family_lease.subnet.version == family_lease.public_ip.version
-        # No zone (RFC 4007): it means something on the host that wrote it only.
+        # No zone (RFC 4007), which has a meaning only on the host that wrote it.
         assert "%" not in f"{family_lease.subnet}{family_lease.public_ip}"
     assert parse_key(lease.key_name) == lease.subnets
 
 
 @given(tables())
 @settings(max_examples=200)
-def test_a_census_counts_every_entry_once_and_knows_no_lease_by_two_names(entries: dict[str, KeyValue]) -> None:
+def test_a_lease_table_counts_every_entry_once_and_has_no_lease_under_two_names(entries: dict[str, KeyValue]) -> None:
     lease_table = Reader().lease_table(entries.items())
     assert lease_table.leases.keys() | lease_table.malformed.keys() == entries.keys()
     assert not lease_table.leases.keys() & lease_table.malformed.keys()
@@ -72,7 +72,7 @@ def test_a_census_counts_every_entry_once_and_knows_no_lease_by_two_names(entrie
 
 
 @given(st.lists(st.tuples(tables(), st.integers(0, 3)), min_size=1, max_size=4))
-def test_a_census_stands_whatever_etcd_shows_next(shown: list[tuple[dict[str, KeyValue], int]]) -> None:
+def test_a_lease_table_is_made_whatever_etcd_shows_next(shown: list[tuple[dict[str, KeyValue], int]]) -> None:
     registry = Registry(Store(StoreSettings(endpoints=("http://127.0.0.1:1",))), "/n", lambda: None)
     for entries, revision in shown:
         registry._follower._view = View(
@@ -111,7 +111,7 @@ BEGIN = ('"Network":"10.5.0.0/16"', '"EnableIPv6":true', '"EnableIPv4":false,"En
 
 
 def configs() -> st.SearchStrategy[bytes]:
-    """Network configs: objects that begin well, and any bytes."""
+    """Network configs: objects whose first member is valid, and any bytes."""
     member = st.tuples(st.sampled_from(CONFIG_KEYS).map(json.dumps), GOOD | values())
     some = st.builds(
         lambda first, rest: encoded("{" + first + "," + joined(rest)[1:]),
@@ -144,7 +144,7 @@ def test_any_network_config_is_whole_or_refused(raw_config: bytes) -> None:
 
 @given(raw() | documents(("Hostname", "ID", "Version"), values(), least=1))
 @example(b'{"Hostname":"a\\u001b[2Jb","ID":"\\ud800"}')
-def test_any_presence_names_somebody(value: bytes) -> None:
+def test_any_presence_key_yields_a_host_name_and_an_id(value: bytes) -> None:
     identity = parse(value)
     assert identity.hostname
     assert identity.id
@@ -153,7 +153,7 @@ def test_any_presence_names_somebody(value: bytes) -> None:
 
 
 @pytest.mark.parametrize("depth", [*range(900, 1010, 2), 100_000])
-def test_no_depth_of_nesting_is_just_deep_enough(depth: int) -> None:
+def test_no_depth_of_nesting_raises_an_undocumented_error(depth: int) -> None:
     inner = b"[" * depth + b"]" * depth
     for field in (b"BackendType", b"BackendData", b"PublicIP"):
         with contextlib.suppress(MalformedLease):

@@ -1,4 +1,4 @@
-"""Whatever stands in a file: never an exception but the one that the docstring names."""
+"""Whatever is in a file, readers raise only the exception that their docstring names."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ WORDS = st.sampled_from(
         *("10.5.2.1", "10.5.2.0/33", "'", '"', "a b", "$X", "\\", "1500", "true", "\0", "\x1b[2J", "²", "9" * 5000),
     ]
 )
-# A file of the test's own for each example: the fixture's folder is the same for all, and written anew.
+# All examples of a test share the fixture's folder, so the file is written again for each.
 anew = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -57,7 +57,7 @@ def records(keys: tuple[str, ...]) -> st.SearchStrategy[bytes]:
 
 
 def only(kind: type[Exception], call: Callable[[], Any]) -> Any:
-    """What a call gives; None where it raises the one kind that it may."""
+    """The result of a call; None if it raises the one kind of error that it may raise."""
     try:
         return call()
     except kind:
@@ -71,7 +71,7 @@ def only(kind: type[Exception], call: Callable[[], Any]) -> Any:
 @example(b'{"etcd_lease_id":Infinity}', b"")
 @example(b"[" * 100_000, b"")
 @anew
-def test_any_memory_is_one_or_none(tmp_path: Path, record: bytes, variables: bytes) -> None:
+def test_any_record_of_a_previous_lease_is_read_or_ignored(tmp_path: Path, record: bytes, variables: bytes) -> None:
     (tmp_path / previous_lease.LEASE_FILE).write_bytes(record)
     (tmp_path / "subnet.env").write_bytes(variables)
     found = previous_lease.recall(tmp_path, tmp_path / "subnet.env")
@@ -97,7 +97,7 @@ GOOD_STATUS = (
     )
 )
 @anew
-def test_any_status_is_one_or_said_to_be_none(tmp_path: Path, content: bytes) -> None:
+def test_any_status_file_is_read_or_reported_as_unreadable(tmp_path: Path, content: bytes) -> None:
     (tmp_path / status_file.FILE).write_bytes(content)
     found = only(OverlaydError, lambda: status_file.read(tmp_path))
     assert found is None or isinstance(found, status_file.Status)
@@ -127,7 +127,7 @@ def test_any_daemon_json_gives_settings_or_a_problem(tmp_path: Path, content: by
     told = DockerdConfig(daemon_json=found)
     given, conflicts = docker_options.choose_flags(want, told)
     assert len(given) + len(conflicts) <= len(want.options())
-    # dockerd refuses what is in both.
+    # dockerd refuses an option that is in both.
     assert not {flag.removeprefix("--").partition("=")[0] for flag in given} & set(found)
     for text in (*given, *conflicts, *problems, *docker_options.contradictions(BOTH, told)):
         assert text.isprintable(), text
@@ -137,7 +137,7 @@ def test_any_daemon_json_gives_settings_or_a_problem(tmp_path: Path, content: by
 @given(records(("boot_id", "commands", "started", "own", "peers")))
 @example(b"[" * 100_000)
 @anew
-def test_any_ledger_is_one_or_an_empty_one(tmp_path: Path, content: bytes) -> None:
+def test_any_ledger_is_read_or_counts_as_empty(tmp_path: Path, content: bytes) -> None:
     (tmp_path / ledger.FILE).write_bytes(content)
     assert ledger.read(tmp_path) == ledger.Ledger()
 
@@ -176,11 +176,11 @@ def assert_settings(call: Callable[[], Settings]) -> None:
     try:
         found = call()
     except ConfigError as error:
-        # Python's own words would not tell a person what to write.
+        # Python's own message would not say what to write.
         assert "invalid literal" not in str(error), error  # noqa: PT017
         assert "Exceeds the limit" not in str(error), error  # noqa: PT017
         return
-    # A key below it is spelt as flannel spells it.
+    # The key below the prefix is spelled as flannel spells it.
     assert posixpath.normpath(f"{found.etcd_prefix}/config") == f"{found.etcd_prefix}/config"
     assert "\0" not in f"{found.run_dir}{found.state_dir}{found.subnet_file}{found.etcd_prefix}"
 
@@ -253,7 +253,7 @@ def test_any_listing_of_nft_is_read_or_a_failed_command(content: bytes) -> None:
 
 
 @pytest.mark.parametrize("reader", ["memory", "status", "docker", "ledger"])
-def test_a_file_nested_beyond_all_measure_is_no_traceback(tmp_path: Path, reader: str) -> None:
+def test_a_very_deeply_nested_file_causes_no_traceback(tmp_path: Path, reader: str) -> None:
     for name in (previous_lease.LEASE_FILE, status_file.FILE, ledger.FILE, "daemon.json"):
         (tmp_path / name).write_bytes(b"[" * 1_000_000)
     calls: dict[str, Callable[[], object]] = {
