@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from overlayd import __version__, backends
-from overlayd.docker.etcd_in_docker import DockerFirst
+from overlayd.docker.etcd_in_docker import EarlyDockerStart
 from overlayd.errors import (
     AddressTaken,
     CommandFailed,
@@ -131,7 +131,7 @@ class Daemon:
             margin_s=settings.subnet_lease_renew_margin * 60,
             liveness=self._liveness,
         )
-        self._docker_first = DockerFirst(settings)
+        self._docker_first = EarlyDockerStart(settings)
         self._presence: Presence | None = None
         self._served: NetworkConfig | None = None
         self._refused: tuple[NetworkConfig, str] | None = None

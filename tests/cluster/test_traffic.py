@@ -98,9 +98,9 @@ def test_restarting_overlayd_loses_no_packet_and_leaves_docker_alone(backend: st
 def test_traffic_passes_the_rules_of_docker_28(backend: str, a: Machine, b: Machine) -> None:
     target = b.probe_address()
     raw = f"PREROUTING -d {target}/32 ! -i docker0 -j DROP"
-    door = "-m comment --comment overlayd -j"
+    comment = "-m comment --comment overlayd -j"
     user = b.run("iptables", "-S", "DOCKER-USER")
-    chain = "DOCKER-USER" if f"{door} OVERLAYD-DOCKER" in user else "FORWARD"
+    chain = "DOCKER-USER" if f"{comment} OVERLAYD-DOCKER" in user else "FORWARD"
     b.shell(f"iptables -t raw -A {raw} && iptables -A DOCKER ! -i docker0 -o docker0 -j DROP")
     try:
         assert ping(a.in_probe, target).lost == 0
@@ -108,11 +108,11 @@ def test_traffic_passes_the_rules_of_docker_28(backend: str, a: Machine, b: Mach
             return  # without the daemon there is no data path that could be tried without our accept rules
         # Without our accept rules it does not pass, and each of the two is needed.
         b.run("systemctl", "stop", "overlayd.service")
-        b.shell(f"iptables -t raw -D PREROUTING {door} OVERLAYD-PREROUTING")
+        b.shell(f"iptables -t raw -D PREROUTING {comment} OVERLAYD-PREROUTING")
         assert ping(a.in_probe, target, count=2).received == 0
-        b.shell(f"iptables -t raw -I PREROUTING {door} OVERLAYD-PREROUTING")
+        b.shell(f"iptables -t raw -I PREROUTING {comment} OVERLAYD-PREROUTING")
         assert ping(a.in_probe, target).lost == 0
-        b.shell(f"iptables -D {chain} {door} OVERLAYD-DOCKER")
+        b.shell(f"iptables -D {chain} {comment} OVERLAYD-DOCKER")
         assert ping(a.in_probe, target, count=2).received == 0
         # The daemon restores the missing rules, before Docker's.
         b.run("systemctl", "start", "overlayd")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from overlayd.probe.container_sockets import borrow
+from overlayd.probe.container_sockets import request_sockets
 from overlayd.probe.icmp import echo_request
 from tests.testbed.netns.lab import Host, Lab, environment
 from tests.testbed.netns.traffic import pings
@@ -122,7 +122,7 @@ def lending(a: Host, tmp_path: Path) -> Iterator[Path]:
         listening.listen()
         path.chmod(0o777)
         unit = ROOT / "rpm/units/overlayd-containers.service"
-        script = "import sys; from overlayd.probe import lender; sys.exit(lender.main())"
+        script = "import sys; from overlayd.probe import socket_server; sys.exit(socket_server.main())"
         # systemd passes the socket as descriptor 3 (sd_listen_fds(3)).
         shell = f'exec 3<&{listening.fileno()}; exec env LISTEN_FDS=1 "$@"'
         argv = ["bash", "-c", shell, "bash", *("ip", "netns", "exec", a.namespace)]
@@ -136,7 +136,7 @@ def lending(a: Host, tmp_path: Path) -> Iterator[Path]:
 
 
 def test_the_containers_service_works_with_its_two_capabilities(a: Host, b: Host, lending: Path) -> None:
-    (lent,) = borrow(lending, "docker0")
+    (lent,) = request_sockets(lending, "docker0")
     assert lent.addresses == (a.container_address,)
     with lent.socket(4) as inside:
         message = echo_request(4, ident=1, sequence=1, token=bytes(8), packet_bytes=100)

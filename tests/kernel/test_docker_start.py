@@ -22,7 +22,7 @@ import pytest
 
 from overlayd.docker import generator
 from overlayd.docker import options as docker_options
-from overlayd.lib import envfile
+from overlayd.lib import envfile, unit_files
 from tests.testbed.netns import namespaces
 from tests.testbed.netns.lab import Host, Lab, laboratory
 from tests.testbed.polling import eventually
@@ -87,7 +87,7 @@ class Docker:
         if by_drop_in:
             drop_in = generator.drop_in(self.folder)
             assert drop_in is not None
-            for _section, key, value in generator.assignments(drop_in):
+            for _section, key, value in unit_files.assignments(drop_in):
                 if key == "ExecStartPre":
                     self._run_before(value)
             unit += drop_in
@@ -96,7 +96,7 @@ class Docker:
         with contextlib.suppress(FileNotFoundError):
             variables |= envfile.parse((self.host.run_dir / docker_options.DOCKER_ENV).read_text())
         words: list[str] = []
-        for word in shlex.split(generator.exec_start([unit])[0]):
+        for word in shlex.split(unit_files.exec_start([unit])[0]):
             words += shlex.split(variables.get(word[1:], "")) if word.startswith("$") else [word]
         # `ip netns exec` would hide the cgroups that dockerd needs.
         enter = ["nsenter", f"--net=/run/netns/{self.host.namespace}", "unshare", "--mount"]

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from overlayd.docker import options as docker_options
+from overlayd.docker.dockerd_config import DockerdConfig
 from overlayd.kernel import interfaces
 from overlayd.leases.subnets import Subnets
 from tests.testbed.netns import namespaces
@@ -59,8 +60,8 @@ def namespace() -> Iterator[str]:
 @pytest.mark.parametrize("subnets", [Subnets(v4=V4), Subnets(v4=V4, v6=V6)], ids=["ipv4", "dual-stack"])
 def test_docker0_carries_the_lease(namespace: str, tmp_path: Path, subnets: Subnets) -> None:
     assert shutil.which("dockerd"), "no dockerd here: run `make system`"
-    flags, problems = docker_options.flags(
-        docker_options.wanted(subnets, 1430, we_masquerade=True), docker_options.Told()
+    flags, problems = docker_options.choose_flags(
+        docker_options.desired_options(subnets, 1430, we_masquerade=True), DockerdConfig()
     )
     assert not problems
     with dockerd(namespace, tmp_path, flags):
@@ -69,7 +70,9 @@ def test_docker0_carries_the_lease(namespace: str, tmp_path: Path, subnets: Subn
         other = Subnets(v4=IPv4Network("10.5.53.0/24"))
         assert "not the leased 10.5.53.0/24" in str(docker_options.bridge_problem(other, found))
     # With other options it takes another address, as after a lost lease and a restart.
-    flags, _ = docker_options.flags(docker_options.wanted(other, 1430, we_masquerade=True), docker_options.Told())
+    flags, _ = docker_options.choose_flags(
+        docker_options.desired_options(other, 1430, we_masquerade=True), DockerdConfig()
+    )
     with dockerd(namespace, tmp_path, flags):
         found = inside(namespace, lambda: interfaces.interface_addresses(docker_options.BRIDGE))
         assert docker_options.bridge_problem(other, found) is None

@@ -81,7 +81,7 @@ def backend(request: pytest.FixtureRequest) -> str:
     return name
 
 
-def sync(host: str, backend: str, wanted: firewall.Wanted = WANTED) -> bool:
+def sync(host: str, backend: str, wanted: firewall.DesiredRules = WANTED) -> bool:
     """Sync in the namespace as a newly started daemon does; whether anything was written."""
     report = inside(host, partial(firewall.Firewall(backend).sync, wanted))
     assert (report.backend, report.problems) == (None if backend == "none" else backend, ())
@@ -226,7 +226,7 @@ def test_cleanup_finds_what_other_backends_and_kinds_have_left(
 def untidy(backend: str) -> firewall.Firewall:
     """A Firewall that has already removed what other choices left."""
     made = firewall.Firewall(backend)
-    made._tidy = True
+    made._stale_removed = True
     return made
 
 
@@ -272,7 +272,7 @@ def test_a_machine_without_any_program_is_told_what_to_install(
         report = inside(namespace, partial(firewall.Firewall(choice).sync, WANTED))
         assert report.backend is None
         assert "install the package iptables" in report.problems[0]
-    assert inside(namespace, partial(firewall.Firewall("none").sync, WANTED)) == firewall.Report(backend=None)
+    assert inside(namespace, partial(firewall.Firewall("none").sync, WANTED)) == firewall.FirewallReport(backend=None)
     assert inside(namespace, lambda: list(firewall.cleanup())) == []
 
 

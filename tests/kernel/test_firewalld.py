@@ -22,7 +22,7 @@ from tests.testbed.polling import eventually
 # So long that no test passes because of the timer.
 RESYNC_S = 600
 STRANGER = UNDERLAY[200]
-IMPOSTER, ENCAPSULATED = "10.5.255.2", "10.5.254.2"
+SPOOFED, ENCAPSULATED = "10.5.255.2", "10.5.254.2"
 # Allowance for a busy machine.
 BACK_WITHIN_S = 1.0
 
@@ -159,7 +159,7 @@ def test_a_quiet_look_writes_nothing(site: Site, lab: Lab) -> None:
 
 def test_a_stranger_beside_firewalld_reaches_no_container(site: Site, lab: Lab) -> None:
     eventually("reachable", site.reach)
-    sources = {"own address": str(STRANGER), "address of the network": IMPOSTER, "encapsulated": ENCAPSULATED}
+    sources = {"own address": str(STRANGER), "address of the network": SPOOFED, "encapsulated": ENCAPSULATED}
     if site.case.backend["Type"] == "host-gw":
         # With plain routes a neighbour that sends with the address of a peer's container cannot be recognised.
         del sources["address of the network"]
@@ -323,7 +323,7 @@ def stranger(site: Site) -> Iterator[str]:
             name,
             f"address add {STRANGER}/24 dev eth0",
             "link set eth0 up",
-            f"address add {IMPOSTER}/32 dev lo",
+            f"address add {SPOOFED}/32 dev lo",
             f"route add {b.subnet} via {b.address}",
         )
         if site.case.backend["Type"] == "vxlan":

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from ipaddress import ip_address
 from typing import Any
 
-from overlayd.probe.peers import OVERHEAD_BYTES, Target, Way
+from overlayd.probe.peers import OVERHEAD_BYTES, PathSpec, PingTarget
 from overlayd.probe.ping import measure
 from overlayd.probe.report import PeerReport
 from tests.testbed.netns import namespaces
@@ -158,9 +158,9 @@ def test_the_smaller_mtu_that_a_router_reports_is_used_in_both_ip_versions() -> 
         assert not peer.well
 
 
-def _target(address: str) -> Target:
-    way = Way(addresses=(ip_address(address),), wished_bytes=1500)
-    return Target(subnet="none", backend="none", underlay=way, overlay=way)
+def _target(address: str) -> PingTarget:
+    way = PathSpec(addresses=(ip_address(address),), wished_bytes=1500)
+    return PingTarget(subnet="none", backend="none", underlay=way, overlay=way)
 
 
 def test_a_peer_without_docker_is_told_from_one_that_is_dead(lab: Lab, a: Host, b: Host, backend: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from overlayd.backends import Backend
 from overlayd.commands.output import print_fields, print_line
-from overlayd.docker import options as docker_options
+from overlayd.docker.dockerd_config import read_dockerd_config
 from overlayd.doctor.checks.host import DEVICE_OF
 from overlayd.doctor.gather.host import device_feature
 from overlayd.host.backend import backend_here, unknown_keys
@@ -65,7 +65,7 @@ def main(settings: Settings, _options: argparse.Namespace) -> int:
         },
     )
     print_fields("needs", _needs(settings, config, backend))
-    problems = [*docker_options.read_told().problems, *(text for text, _known in unknown_keys(config))]
+    problems = [*read_dockerd_config().problems, *(text for text, _known in unknown_keys(config))]
     needs = without_container_bridge(here.needed, underlay.ifname, held=_held(keys, leases, underlay))
     problems += judge_network(config, needs, one_route=backend.one_route).remarks
     for problem in problems:

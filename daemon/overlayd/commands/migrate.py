@@ -14,7 +14,7 @@ from pathlib import Path
 
 from overlayd import settings as settings_table
 from overlayd.commands.output import print_line
-from overlayd.docker import options as docker_options
+from overlayd.docker.dockerd_config import DAEMON_JSON, read_daemon_json
 from overlayd.errors import BusyError, CommandFailed, ConfigError, OverlaydError, PrivilegeError
 from overlayd.flannel import options as flanneld
 from overlayd.flannel import undo
@@ -109,10 +109,10 @@ _OF_ETCD = (
 
 
 def _of_docker(root: Path, found: FlannelHost) -> list[str]:
-    daemon_json, problems = docker_options.read_daemon_json(root / docker_options.DAEMON_JSON.relative_to("/"))
+    daemon_json, problems = read_daemon_json(root / DAEMON_JSON.relative_to("/"))
     bip = daemon_json.get("bip")
     if bip and found.subnets.v4 and str(bip) != str(first_host(found.subnets.v4)):
-        problems.append(f"{docker_options.DAEMON_JSON} sets bip to {bip}, which is not of the subnet; take it out")
+        problems.append(f"{DAEMON_JSON} sets bip to {bip}, which is not of the subnet; take it out")
     if found.devices:
         problems.append(
             f"{', '.join(found.devices)} must go before overlayd starts; from then until it is ready, containers do "

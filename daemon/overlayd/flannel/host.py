@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from ipaddress import IPv4Interface
 from pathlib import Path
 
-from overlayd.docker import generator
 from overlayd.errors import ConfigError, PrivilegeError
 from overlayd.flannel import options
 from overlayd.leases.subnets import Subnets
-from overlayd.lib import envfile
+from overlayd.lib import envfile, unit_files
 from overlayd.lib.sanitize import plain
 
 SYSCONFIG = "etc/sysconfig/flanneld"
@@ -71,7 +70,7 @@ def look(root: Path, *, sysconfig: Path | None = None, subnet_env: Path | None =
         variables |= read(path) if name == "EnvironmentFile" and path not in seen else {}
         if name == "Environment":
             variables |= envfile.parse("\n".join(_words(value)))
-    words = command_line(generator.exec_start(texts), variables)
+    words = command_line(unit_files.exec_start(texts), variables)
     written = subnet_env or root / _subnet_file(variables, words).lstrip("/")
     leased = read(written)
     return FlannelHost(
@@ -84,13 +83,13 @@ def look(root: Path, *, sysconfig: Path | None = None, subnet_env: Path | None =
         network=leased.get("FLANNEL_NETWORK"),
         devices=tuple(sorted(path.name for path in (root / "sys/class/net").glob("flannel*"))),
         docker_files=tuple(Path("/") / path.relative_to(root) for path in _docker_files(root)),
-        required=any((root / place / "docker.service.requires" / unit).is_symlink() for place in generator.UNIT_DIRS),
+        required=any((root / place / "docker.service.requires" / unit).is_symlink() for place in unit_files.UNIT_DIRS),
     )
 
 
 def _texts(root: Path, unit: str) -> list[str]:
     try:
-        return list(generator.sources(root, unit))
+        return list(unit_files.texts(root, unit))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{unit} cannot be read: {error}") from error
 
@@ -125,7 +124,7 @@ def _unit_environment(texts: Sequence[str]) -> list[tuple[str, str]]:
     return [
         (key, value)
         for text in texts
-        for section, key, value in generator.assignments(text)
+        for section, key, value in unit_files.assignments(text)
         if section == "Service" and key in ("Environment", "EnvironmentFile") and value
     ]
 
@@ -145,7 +144,7 @@ def _subnets(variables: Mapping[str, str]) -> Subnets | None:
 
 def _docker_files(root: Path) -> list[Path]:
     found = []
-    for place in generator.UNIT_DIRS:
+    for place in unit_files.UNIT_DIRS:
         folder = root / place
         for path in (folder / "docker.service", *sorted((folder / "docker.service.d").glob("*.conf"))):
             if path.is_file() and "flannel" in path.read_text(errors="replace"):

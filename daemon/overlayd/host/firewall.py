@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from overlayd import firewall, firewalld
 from overlayd.backends import Backend
-from overlayd.docker import options as docker_options
+from overlayd.docker.dockerd_config import read_dockerd_config
 from overlayd.errors import CommandFailed, KernelRefused
 from overlayd.host import other_networks
 from overlayd.kernel import interfaces, netlink
@@ -74,7 +74,7 @@ class HostFirewall:
         in is open, from the port that will be open. Peers of the last run are peers until it is known who is now, and
         so are `peers`: a host that is moved from flannel loses no packet. Raises CommandFailed, KernelRefused.
         """
-        told = docker_options.read_told().settings
+        told = read_dockerd_config().settings
         for version in sorted({4, *self._config.versions}):
             if not netlink.forwards(version):
                 reason = self._close_forwarding(told, version)
@@ -127,7 +127,7 @@ class HostFirewall:
             )
         return self._firewall.close_forwarding(version)
 
-    def _sync(self, wanted: firewall.Wanted) -> firewall.Report:
+    def _sync(self, wanted: firewall.DesiredRules) -> firewall.FirewallReport:
         report = self._firewall.sync(wanted)
         if report.written:
             FIREWALL_WRITES.add()
@@ -136,7 +136,7 @@ class HostFirewall:
 
     def _wanted(
         self, subnets: Subnets, addresses: frozenset[IPAddress], leased: frozenset[IPNetwork]
-    ) -> firewall.Wanted:
+    ) -> firewall.DesiredRules:
         bridges = interfaces.read_bridges()
         all_bridges = {*bridges.of_guests, *bridges.wired} - {self._ifname}
         by_plain_routes = self._ifname in self._backend.devices
@@ -145,7 +145,7 @@ class HostFirewall:
             devices=self._backend.devices,
             masquerade=self._settings.ip_masq,
             forward=self._settings.iptables_forward_rules,
-            daemon_json=docker_options.read_told().settings,
+            daemon_json=read_dockerd_config().settings,
             bridge=next((name for name in interfaces.holding(subnets) if name in all_bridges), self._bridge),
             others=[
                 firewall.OtherNetwork(network=network, bridges=self._bridges_of(other, all_bridges))

@@ -260,9 +260,9 @@ class Host:
         self._write_files()
         self._published = True
 
-    def _docker_wanted(self) -> docker_options.Wanted:
+    def _docker_wanted(self) -> docker_options.DesiredDockerOptions:
         subnets, mtu_bytes = self.holding.lease.subnets, self._backend.mtu_bytes
-        return docker_options.wanted(subnets, mtu_bytes, we_masquerade=self._settings.ip_masq)
+        return docker_options.desired_options(subnets, mtu_bytes, we_masquerade=self._settings.ip_masq)
 
     def _write_files(self) -> None:
         lines: dict[str, object] = {}

@@ -17,7 +17,7 @@ from ipaddress import IPv4Network, IPv6Network
 
 from overlayd.leases.subnets import Subnets
 from overlayd.lib.addresses import IPAddress
-from overlayd.lib.sanitize import plain, quoted
+from overlayd.lib.sanitize import plain, sanitized
 from overlayd.store.bounded_keys import Bounds
 
 # Below the prefix. A name that ends in a slash stands for all keys that begin with it.
@@ -83,7 +83,7 @@ def parse_lease_name(name: str) -> Subnets:
     The IPv6 part is also read with `-` for `:`, as some tools write it.
     """
     if len(name) > LEASE_NAME_LENGTH:
-        raise MalformedLease(f"key {quoted(name)} has {len(name)} characters, at most {LEASE_NAME_LENGTH} are read")
+        raise MalformedLease(f"key {sanitized(name)} has {len(name)} characters, at most {LEASE_NAME_LENGTH} are read")
     first, _, second = name.partition("&")
     try:
         v6 = None
@@ -96,7 +96,7 @@ def parse_lease_name(name: str) -> Subnets:
         v4 = IPv4Network(f"{address}/{_length(length)}")
     except ValueError as error:
         raise MalformedLease(
-            f"key {quoted(name)} is not ADDRESS-LENGTH of an aligned subnet: {plain(str(error))}"
+            f"key {sanitized(name)} is not ADDRESS-LENGTH of an aligned subnet: {plain(str(error))}"
         ) from error
     # How flannel writes a lease without IPv4.
     return Subnets(v4=None if v6 and v4.prefixlen == 0 else v4, v6=v6)
@@ -105,5 +105,5 @@ def parse_lease_name(name: str) -> Subnets:
 def _length(text: str) -> int:
     # int() would also take ` 24`, `+24` and `2_4`.
     if not text.isdecimal() or not text.isascii():
-        raise ValueError(f"{quoted(text)} is no prefix length")
+        raise ValueError(f"{sanitized(text)} is no prefix length")
     return int(text)

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from overlayd.leases.keys import LEASE_BYTES, Keys, MalformedLease, lease_name, parse_lease_name
 from overlayd.leases.subnets import Subnets
 from overlayd.lib.addresses import IPAddress, IPNetwork
-from overlayd.lib.sanitize import plain, quoted
+from overlayd.lib.sanitize import plain, sanitized
 from overlayd.store.protocol import KeyValue
 
 A = TypeVar("A", IPv4Address, IPv6Address)
@@ -138,21 +138,21 @@ def parse_lease(name: str, value: bytes, *, created: int = 0) -> Lease:
     """
     subnets = parse_lease_name(name)
     if len(value) > LEASE_BYTES:
-        raise MalformedLease(f"value of {quoted(name)} has {len(value)} bytes, at most {LEASE_BYTES} are read")
+        raise MalformedLease(f"value of {sanitized(name)} has {len(value)} bytes, at most {LEASE_BYTES} are read")
     try:
         # Bytes that are not UTF-8 are replaced, as Go does.
         document = json.loads(value.decode(errors="replace"))
     except (ValueError, RecursionError) as error:
-        raise MalformedLease(f"value of {quoted(name)} is not JSON: {plain(str(error))}") from error
+        raise MalformedLease(f"value of {sanitized(name)} is not JSON: {plain(str(error))}") from error
     if not isinstance(document, dict):
-        raise MalformedLease(f"value of {quoted(name)} is not a JSON object")
+        raise MalformedLease(f"value of {sanitized(name)} is not a JSON object")
     # Go reads object keys without regard to case, so flannel accepts any.
     fields = {str(key).lower(): found for key, found in document.items()}
     backend_type = fields.get("backendtype") or DEFAULT_BACKEND
     if not isinstance(backend_type, str):
-        raise MalformedLease(f"BackendType of {quoted(name)} is not a string: {quoted(backend_type)}")
+        raise MalformedLease(f"BackendType of {sanitized(name)} is not a string: {sanitized(backend_type)}")
     if plain(backend_type) != backend_type:
-        raise MalformedLease(f"BackendType of {quoted(name)} is no name: {quoted(backend_type)}")
+        raise MalformedLease(f"BackendType of {sanitized(name)} is no name: {sanitized(backend_type)}")
     data = _data(name, "BackendData", fields.get("backenddata"))
     data6 = data if isinstance(data, str) else _data(name, "BackendV6Data", fields.get("backendv6data"))
     v4 = v6 = None
@@ -184,15 +184,15 @@ def _address(kind: type[A], name: str, label: str, found: object) -> A:
             return kind(found)
     except ValueError:
         pass
-    raise MalformedLease(f"{label} of {quoted(name)} is not an address: {quoted(found)}")
+    raise MalformedLease(f"{label} of {sanitized(name)} is not an address: {sanitized(found)}")
 
 
 def _data(name: str, label: str, found: object) -> Mapping[str, Any] | str | None:
     if isinstance(found, dict) and _parts(found) > DATA_PARTS:
-        raise MalformedLease(f"{label} of {quoted(name)} has more than {DATA_PARTS} parts")
+        raise MalformedLease(f"{label} of {sanitized(name)} has more than {DATA_PARTS} parts")
     if found is None or isinstance(found, dict | str):
         return found
-    raise MalformedLease(f"{label} of {quoted(name)} is neither a JSON object nor a string: {quoted(found)}")
+    raise MalformedLease(f"{label} of {sanitized(name)} is neither a JSON object nor a string: {sanitized(found)}")
 
 
 def _parts(found: dict[str, Any]) -> int:

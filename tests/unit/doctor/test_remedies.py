@@ -17,7 +17,7 @@ LONGEST = 70
 SOURCES = (
     *sorted((DOCTOR / "checks").glob("*.py")),
     DOCTOR.parent / "ruleset/packet_path.py",
-    DOCTOR.parent / "ruleset/masquerade.py",
+    DOCTOR.parent / "docker/masquerade.py",
 )
 
 

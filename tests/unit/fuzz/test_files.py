@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from overlayd.backends import keyfile, ledger
-from overlayd.docker import generator
 from overlayd.docker import options as docker_options
 from overlayd.docker import service as docker_service
+from overlayd.docker.dockerd_config import DockerdConfig, read_daemon_json, read_dockerd_config
 from overlayd.errors import CommandFailed, ConfigError, OverlaydError
 from overlayd.firewall import table
 from overlayd.flannel.host import look
@@ -24,7 +24,7 @@ from overlayd.flannel.options import translate
 from overlayd.leases import previous_lease
 from overlayd.leases.held_lease import PreviousLease
 from overlayd.leases.subnets import Subnets
-from overlayd.lib import envfile
+from overlayd.lib import envfile, unit_files
 from overlayd.monitoring import status_file
 from overlayd.settings import Settings, load, read_file
 from tests.unit.fuzz.documents import damaged, documents, encoded, joined, nested, raw, values
@@ -103,7 +103,7 @@ def test_any_status_file_is_read_or_reported_as_unreadable(tmp_path: Path, conte
     assert found is None or isinstance(found, status_file.Status)
 
 
-BOTH = docker_options.wanted(
+BOTH = docker_options.desired_options(
     Subnets(v4=IPv4Network("10.5.52.0/24"), v6=IPv6Network("fd42:0:0:7::/64")), 1450, we_masquerade=True
 )
 
@@ -120,12 +120,12 @@ BOTH = docker_options.wanted(
 def test_any_daemon_json_gives_settings_or_a_problem(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "daemon.json"
     path.write_bytes(content)
-    found, problems = docker_options.read_daemon_json(path)
+    found, problems = read_daemon_json(path)
     assert isinstance(found, dict)
     assert not (found and problems)
-    want = docker_options.wanted(Subnets(), 1450, we_masquerade=True)
-    told = docker_options.Told(daemon_json=found)
-    given, conflicts = docker_options.flags(want, told)
+    want = docker_options.desired_options(Subnets(), 1450, we_masquerade=True)
+    told = DockerdConfig(daemon_json=found)
+    given, conflicts = docker_options.choose_flags(want, told)
     assert len(given) + len(conflicts) <= len(want.options())
     # dockerd refuses an option that is in both.
     assert not {flag.removeprefix("--").partition("=")[0] for flag in given} & set(found)
@@ -203,7 +203,7 @@ def test_any_variables_are_read_and_what_is_written_is_read_back(text: str) -> N
     ).map("\n".join)
 )
 def test_any_unit_gives_commands(text: str) -> None:
-    for command in generator.exec_start([text, text]):
+    for command in unit_files.exec_start([text, text]):
         assert command == command.strip(" \t\r\n")
         assert not set(command) & set("\n\r\0")
 
@@ -237,7 +237,7 @@ def test_whatever_docker_is_told_can_be_judged(tmp_path: Path, unit: str, variab
     ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(content)
-    found = docker_options.read_told(root=tmp_path)
+    found = read_dockerd_config(root=tmp_path)
     given, problems = docker_options.plan(BOTH, found, firewalled=True)
     for text in (*given, *problems):
         assert text.isprintable(), text
@@ -259,7 +259,7 @@ def test_a_very_deeply_nested_file_causes_no_traceback(tmp_path: Path, reader: s
     calls: dict[str, Callable[[], object]] = {
         "memory": lambda: previous_lease.recall(tmp_path, tmp_path / "none"),
         "status": lambda: only(OverlaydError, lambda: status_file.read(tmp_path)),
-        "docker": lambda: docker_options.read_daemon_json(tmp_path / "daemon.json"),
+        "docker": lambda: read_daemon_json(tmp_path / "daemon.json"),
         "ledger": lambda: ledger.read(tmp_path),
     }
     calls[reader]()
