@@ -15,7 +15,7 @@ import pytest
 from overlayd.errors import UnsupportedError
 from overlayd.kernel import netlink
 from overlayd.kernel.diff import diff
-from overlayd.kernel.state import Address, FdbEntry, IpipLink, KernelState, Neighbour, Route, Thing, VxlanLink
+from overlayd.kernel.state import Address, FdbEntry, IpipLink, KernelObject, KernelState, Neighbour, Route, VxlanLink
 from tests.testbed.netns import namespaces
 from tests.testbed.netns.lab import SOURCES
 from tests.testbed.netns.namespaces import inside
@@ -64,9 +64,9 @@ def host() -> Iterator[str]:
         namespaces.remove(name)
 
 
-def ours(host: str, thing: Thing, folder: Path) -> list[Message]:
-    """What we send to add a thing."""
-    return written_by(host, [sys.executable, "-c", ADD, repr(thing)], folder, env=[f"PYTHONPATH={SOURCES}"])
+def ours(host: str, item: KernelObject, folder: Path) -> list[Message]:
+    """What we send to add an object."""
+    return written_by(host, [sys.executable, "-c", ADD, repr(item)], folder, env=[f"PYTHONPATH={SOURCES}"])
 
 
 def theirs(host: str, command: str, folder: Path) -> list[Message]:
@@ -120,7 +120,7 @@ def test_a_vxlan_device(host: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("thing", "command"),
+    ("item", "command"),
     [
         (
             Address(link="overlay.ipip", address=IPv4Interface("10.5.1.0/32")),
@@ -142,8 +142,8 @@ def test_a_vxlan_device(host: str, tmp_path: Path) -> None:
     ],
     ids=["address", "onlink-route", "direct-route", "neighbour"],
 )
-def test_what_stands_on_devices(host: str, tmp_path: Path, thing: Thing, command: str) -> None:
-    (made,) = ours(host, thing, tmp_path)
+def test_what_stands_on_devices(host: str, tmp_path: Path, item: KernelObject, command: str) -> None:
+    (made,) = ours(host, item, tmp_path)
     (wanted,) = theirs(host, command, tmp_path)
     # The main table is named in the body; we name it again.
     attributes = made.attributes - {(RTA_TABLE, bytes([254, 0, 0, 0]))}

@@ -12,12 +12,12 @@ from overlayd.kernel.foreign import Destination, ForeignRoute, Verdict, judge
 from overlayd.kernel.state import (
     Address,
     FdbEntry,
+    KernelObject,
     KernelState,
     Link,
     Neighbour,
     Route,
     Sysctl,
-    Thing,
     WireguardPeer,
     link_settings,
 )
@@ -48,8 +48,8 @@ class Plan:
     of others inside `networks` are left alone. `untold` more than those in `problems` are not served.
     """
 
-    base: tuple[Thing, ...] = ()
-    peers: Mapping[str, tuple[Thing, ...]] = field(default_factory=dict)
+    base: tuple[KernelObject, ...] = ()
+    peers: Mapping[str, tuple[KernelObject, ...]] = field(default_factory=dict)
     problems: Mapping[str, str] = field(default_factory=dict)
     paths: Mapping[str, str] = field(default_factory=dict)
     destinations: Mapping[str, tuple[Destination, ...]] = field(default_factory=dict)
@@ -97,7 +97,7 @@ def converge(plan: Plan) -> Report:
     peer_problems = {**verdict.partly, **plan.problems}
     owners = {item: peer for peer, items in plan.peers.items() for item in items} if failed else {}
     for operation, refusal in failed:
-        peer = owners.get(operation.thing)
+        peer = owners.get(operation.object)
         if peer is None:
             problems.append(str(refusal))
         else:
@@ -122,8 +122,8 @@ def without(plan: Plan, verdict: Verdict) -> Plan:
         return plan
     return replace(
         plan,
-        base=tuple(thing for thing in plan.base if thing not in verdict.base),
-        peers={name: things for name, things in plan.peers.items() if name not in verdict.peers},
+        base=tuple(item for item in plan.base if item not in verdict.base),
+        peers={name: objects for name, objects in plan.peers.items() if name not in verdict.peers},
         problems={**plan.problems, **verdict.peers},
         paths={name: path for name, path in plan.paths.items() if name not in verdict.peers},
     )
@@ -136,7 +136,7 @@ def with_taken(actual: KernelState, verdict: Verdict) -> KernelState:
     return replace(actual, routes=actual.routes | taken) if taken else actual
 
 
-def _state(items: Iterable[Thing]) -> KernelState:
+def _state(items: Iterable[KernelObject]) -> KernelState:
     found = list(items)
     with_ipv6 = {item.link for item in found if isinstance(item, Address) and item.address.version == 6}
     for item in [item for item in found if isinstance(item, Link)]:

@@ -10,20 +10,20 @@ from typing import TypeVar
 from overlayd.kernel.state import (
     Address,
     FdbEntry,
+    KernelObject,
     KernelState,
     Link,
     Neighbour,
     Route,
     Sysctl,
-    Thing,
     VxlanLink,
     WireguardLink,
     WireguardPeer,
 )
 
-T = TypeVar("T", bound=Thing)
+T = TypeVar("T", bound=KernelObject)
 
-_NOUNS: dict[type[Thing], str] = {
+_NOUNS: dict[type[KernelObject], str] = {
     Address: "address",
     Route: "route",
     Neighbour: "neighbour",
@@ -46,15 +46,15 @@ class Operation:
     """One change of one object."""
 
     verb: Verb
-    thing: Thing
+    object: KernelObject
 
     @property
     def name(self) -> str:
         """The operation as `ip` would name it: `route add`."""
-        return f"{_NOUNS.get(type(self.thing), 'link')} {self.verb.value}"
+        return f"{_NOUNS.get(type(self.object), 'link')} {self.verb.value}"
 
     def __str__(self) -> str:
-        return f"{self.name} {self.thing}"
+        return f"{self.name} {self.object}"
 
 
 def diff(desired: KernelState, actual: KernelState, *, prune: bool = True) -> tuple[Operation, ...]:
@@ -84,41 +84,41 @@ def diff(desired: KernelState, actual: KernelState, *, prune: bool = True) -> tu
     return (*removals, *made, *_with_links_last(gone))
 
 
-def _make(wanted: Iterable[Thing], found: Iterable[Thing]) -> list[Operation]:
-    there = {thing.key: thing for thing in found}
+def _make(wanted: Iterable[KernelObject], found: Iterable[KernelObject]) -> list[Operation]:
+    there = {item.key: item for item in found}
     made = []
     # What is there as it should be is most of it.
-    for thing in _sorted(thing for thing in wanted if there.get(thing.key) != thing):
-        if thing.key not in there:
-            made.append(Operation(Verb.ADD, thing))
-        elif _settled(thing, there[thing.key]) != thing:
-            made.append(Operation(Verb.CHANGE, thing))
+    for item in _sorted(item for item in wanted if there.get(item.key) != item):
+        if item.key not in there:
+            made.append(Operation(Verb.ADD, item))
+        elif _settled(item, there[item.key]) != item:
+            made.append(Operation(Verb.CHANGE, item))
     return made
 
 
-def _settled(wanted: Thing, found: Thing) -> Thing:
+def _settled(wanted: KernelObject, found: KernelObject) -> KernelObject:
     """What was found, less what it may differ in."""
     if isinstance(wanted, WireguardPeer) and isinstance(found, WireguardPeer) and wanted.roams and found.endpoint:
         return replace(found, endpoint=wanted.endpoint)
     return found
 
 
-def _unmake(wanted: Iterable[Thing], found: Iterable[Thing]) -> list[Operation]:
-    keys: set[Hashable] = {thing.key for thing in wanted}
+def _unmake(wanted: Iterable[KernelObject], found: Iterable[KernelObject]) -> list[Operation]:
+    keys: set[Hashable] = {item.key for item in wanted}
     return [
-        Operation(Verb.DELETE, thing)
-        for thing in _sorted(thing for thing in found if thing.key not in keys)
-        if not isinstance(thing, Sysctl)
+        Operation(Verb.DELETE, item)
+        for item in _sorted(item for item in found if item.key not in keys)
+        if not isinstance(item, Sysctl)
     ]
 
 
 def _with_links_last(operations: list[Operation]) -> list[Operation]:
     """The kernel deletes by itself what stands on a deleted link: only the rest needs an operation of its own."""
-    links = {operation.thing.name for operation in operations if isinstance(operation.thing, Link)}
-    rest = [operation for operation in reversed(operations) if not isinstance(operation.thing, Link)]
+    links = {operation.object.name for operation in operations if isinstance(operation.object, Link)}
+    rest = [operation for operation in reversed(operations) if not isinstance(operation.object, Link)]
     return [
-        *(operation for operation in rest if getattr(operation.thing, "link", None) not in links),
-        *(operation for operation in operations if isinstance(operation.thing, Link)),
+        *(operation for operation in rest if getattr(operation.object, "link", None) not in links),
+        *(operation for operation in operations if isinstance(operation.object, Link)),
     ]
 
 
@@ -182,5 +182,5 @@ def _as_remembered(wanted: Iterable[Link], actual: KernelState) -> KernelState:
     return replace(actual, neighbours=frozenset(one for one in actual.neighbours if one.link not in forgetful))
 
 
-def _sorted(things: Iterable[T]) -> list[T]:
-    return sorted(things, key=str)
+def _sorted(objects: Iterable[T]) -> list[T]:
+    return sorted(objects, key=str)

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from overlayd.kernel.state import Route, Thing
+from overlayd.kernel.state import KernelObject, Route
 from overlayd.lib.addresses import IPAddress, IPNetwork
 from overlayd.lib.marks import network_of_route
 
@@ -77,8 +77,8 @@ class Verdict:
 
 
 def judge(
-    base: Iterable[Thing],
-    peers: Mapping[str, Collection[Thing]],
+    base: Iterable[KernelObject],
+    peers: Mapping[str, Collection[KernelObject]],
     destinations: Mapping[str, Sequence[Destination]],
     foreign: Iterable[ForeignRoute],
     links: Collection[str],
@@ -91,7 +91,7 @@ def judge(
     blocked: dict[str, str] = {}
     partly: dict[str, str] = {}
     for name, subnets in destinations.items():
-        routes = {thing.dst: thing for thing in peers.get(name, ()) if isinstance(thing, Route)}
+        routes = {item.dst: item for item in peers.get(name, ()) if isinstance(item, Route)}
         mine: set[Route] = set()
         for one in subnets:
             wanted = routes.get(one.subnet)
@@ -117,7 +117,7 @@ def judge(
     )
 
 
-def _of_base(there: _Table, base: Iterable[Thing]) -> tuple[dict[Route, str], set[Route]]:
+def _of_base(there: _Table, base: Iterable[KernelObject]) -> tuple[dict[Route, str], set[Route]]:
     """Which routes of this host's own part are not made, and why; and which take the place of flannel's."""
     stopped: dict[Route, str] = {}
     taken: set[Route] = set()

@@ -116,7 +116,7 @@ def apply(operations: Iterable[Operation]) -> list[tuple[Operation, KernelRefuse
             except NetlinkError as error:
                 if _harmless(operation, error.code):
                     continue
-                lacking = _LACKING.get(type(operation.thing))
+                lacking = _LACKING.get(type(operation.object))
                 if lacking and operation.verb is Verb.ADD and error.code == errno.EOPNOTSUPP:
                     raise UnsupportedError(lacking[0], hint=lacking[1]) from error
                 failed.append((operation, refused(operation, error.code)))
@@ -147,14 +147,14 @@ def cleanup() -> Iterator[str]:
     refused = {operation for operation, _ in failed}
     for operation in operations:
         if operation not in refused:
-            yield f"{operation.name.split()[0]} {operation.thing}"
+            yield f"{operation.name.split()[0]} {operation.object}"
     yield from userspace.cleanup()
     if failed:
         raise failed[0][1]
 
 
 def _carry_out(ipr: Any, wireguard: Devices, operation: Operation) -> None:
-    item, adds = operation.thing, operation.verb is not Verb.DELETE
+    item, adds = operation.object, operation.verb is not Verb.DELETE
     match item:
         case Sysctl():
             if item == FORWARDING6:

@@ -210,7 +210,7 @@ class Sysctl:
 
 
 Link = VxlanLink | TunLink | IpipLink | WireguardLink
-Thing = Link | WireguardPeer | Address | Route | Neighbour | FdbEntry | Sysctl
+KernelObject = Link | WireguardPeer | Address | Route | Neighbour | FdbEntry | Sysctl
 
 FORWARDING = Sysctl(name="net/ipv4/ip_forward", value="1")
 FORWARDING6 = Sysctl(name="net/ipv6/conf/all/forwarding", value="1")

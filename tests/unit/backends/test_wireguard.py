@@ -360,7 +360,7 @@ def test_a_key_is_taken_as_the_device_will_show_it(state_dir: Path) -> None:
 
 def test_no_text_of_a_plan_shows_a_secret(state_dir: Path) -> None:
     plan = backend(state_dir, PSK=PSK).plan(OWN, [lease(leg4(2), leg6(2))])
-    shown = repr(plan) + str([str(thing) for things in plan.peers.values() for thing in things])
+    shown = repr(plan) + str([str(item) for objects in plan.peers.values() for item in objects])
     assert PSK not in shown
     assert keyfile.private_key(state_dir) not in shown
 

@@ -55,8 +55,8 @@ def state(*peers: int, link: VxlanLink = LINK) -> KernelState:
 
 def apply(operations: tuple[Operation, ...], actual: KernelState) -> KernelState:
     """A model of the kernel: a link takes what stands on it along."""
-    things = {
-        (type(thing), thing.key): thing
+    objects = {
+        (type(item), item.key): item
         for group in (
             actual.links,
             actual.addresses,
@@ -66,21 +66,21 @@ def apply(operations: tuple[Operation, ...], actual: KernelState) -> KernelState
             actual.wireguard_peers,
             actual.sysctls,
         )
-        for thing in group
+        for item in group
     }
     for operation in operations:
-        thing = operation.thing
-        key = (type(thing), thing.key)
+        item = operation.object
+        key = (type(item), item.key)
         if operation.verb is Verb.DELETE:
-            assert things.pop(key) == thing
-            if isinstance(thing, VxlanLink | TunLink):
-                things = {k: v for k, v in things.items() if getattr(v, "link", None) != thing.name}
+            assert objects.pop(key) == item
+            if isinstance(item, VxlanLink | TunLink):
+                objects = {k: v for k, v in objects.items() if getattr(v, "link", None) != item.name}
         else:
-            assert (key in things) == (operation.verb is Verb.CHANGE)
-            if hasattr(thing, "link"):
-                assert any(isinstance(t, VxlanLink | TunLink) and t.name == thing.link for t in things.values())
-            things[key] = thing
-    values = things.values()
+            assert (key in objects) == (operation.verb is Verb.CHANGE)
+            if hasattr(item, "link"):
+                assert any(isinstance(t, VxlanLink | TunLink) and t.name == item.link for t in objects.values())
+            objects[key] = item
+    values = objects.values()
     return KernelState(
         links=frozenset(t for t in values if isinstance(t, VxlanLink | TunLink)),
         addresses=frozenset(t for t in values if isinstance(t, Address)),

@@ -15,19 +15,19 @@ from overlayd.kernel.converge import Plan, judged, with_taken, without
 from overlayd.kernel.diff import Operation, Verb, diff
 from overlayd.kernel.state import (
     FdbEntry,
+    KernelObject,
     KernelState,
     Link,
     Neighbour,
     Route,
     Sysctl,
-    Thing,
     VxlanLink,
     WireguardLink,
     WireguardPeer,
 )
 from overlayd.lib.addresses import IPNetwork, is_within
 from tests.unit.kernel.damage import as_seen, damage, foreign_interfaces, foreign_routes, happenings
-from tests.unit.kernel.model import Kernel, LinkSet, Refused, holding, things
+from tests.unit.kernel.model import Kernel, LinkSet, Refused, holding, objects
 from tests.unit.kernel.scenes import UNDERLAY, Peer, Scene, peers, scenes
 
 
@@ -41,7 +41,7 @@ def wrecked(scene: Scene, choices: Sequence[tuple[int, int]], foreign: Sequence[
 
 
 def taken(kernel: Kernel) -> set[tuple[str, object]]:
-    return {("r", thing.key) for thing in kernel.things.values() if isinstance(thing, Route)}
+    return {("r", item.key) for item in kernel.objects.values() if isinstance(item, Route)}
 
 
 def rebuilt(desired: KernelState, actual: KernelState) -> set[str]:
@@ -84,15 +84,15 @@ def renamed_macs(desired: KernelState, actual: KernelState) -> set[str]:
     }
 
 
-def carried_over(desired: KernelState, actual: KernelState) -> set[Thing]:
+def carried_over(desired: KernelState, actual: KernelState) -> set[KernelObject]:
     """What is right already, on links that stay: nothing may happen to it."""
     gone, forgetful = rebuilt(desired, actual), renamed_macs(desired, actual)
     return {
-        thing
-        for thing in set(things(desired)) & set(things(actual))
-        if getattr(thing, "link", None) not in gone
-        and not (isinstance(thing, Link) and thing.name in gone)
-        and not (isinstance(thing, Neighbour) and thing.link in forgetful)
+        item
+        for item in set(objects(desired)) & set(objects(actual))
+        if getattr(item, "link", None) not in gone
+        and not (isinstance(item, Link) and item.name in gone)
+        and not (isinstance(item, Neighbour) and item.link in forgetful)
     }
 
 
@@ -106,8 +106,8 @@ def steps(kernel: Kernel, operations: Sequence[Operation]) -> Iterator[None]:
         yield
 
 
-def without_sysctls(state: KernelState) -> set[Thing]:
-    return {thing for thing in things(state) if not isinstance(thing, Sysctl)}
+def without_sysctls(state: KernelState) -> set[KernelObject]:
+    return {item for item in objects(state) if not isinstance(item, Sysctl)}
 
 
 any_damage = st.lists(st.tuples(st.integers(0, 2**16), st.integers(0, 2**16)), max_size=6)
@@ -133,8 +133,8 @@ def test_one_pass_leads_from_any_state_to_the_desired_one(
     operations = diff(desired, with_taken(actual, verdict))
     kept = carried_over(desired, actual)
     for _ in steps(kernel, operations):
-        assert kept <= set(things(kernel.ours())), "what was right lost a packet"
-    assert not kept & {operation.thing for operation in operations}
+        assert kept <= set(objects(kernel.ours())), "what was right lost a packet"
+    assert not kept & {operation.object for operation in operations}
     assert without_sysctls(kernel.ours()) == without_sysctls(desired)
     assert desired.sysctls <= kernel.ours().sysctls
     assert diff(desired, kernel.ours()) == ()
@@ -159,7 +159,7 @@ def name_at(plan: Plan, subnet: IPNetwork) -> str:
 def test_all_is_there_before_anything_goes(before: Scene, after: Scene, choices: list[tuple[int, int]]) -> None:
     desired, actual = after.state(), wrecked(before, choices).ours()
     operations, anew = diff(desired, actual), rebuilt(desired, actual)
-    first = [op.verb is Verb.DELETE and isinstance(op.thing, Link) and op.thing.name in anew for op in operations]
+    first = [op.verb is Verb.DELETE and isinstance(op.object, Link) and op.object.name in anew for op in operations]
     head = first.index(False) if False in first else len(first)
     assert not any(first[head:])
     deletes = [op.verb is Verb.DELETE for op in operations[head:]]
@@ -177,23 +177,23 @@ def test_without_pruning_nothing_is_deleted_but_what_must_be_rebuilt(
     for _ in steps(kernel, operations):
         pass
     anew = rebuilt(desired, actual)
-    assert {op.thing.name for op in operations if op.verb is Verb.DELETE and isinstance(op.thing, Link)} == anew
-    assert not [op for op in operations if op.verb is Verb.DELETE and not isinstance(op.thing, Link)]
-    assert without_sysctls(desired) <= set(things(kernel.ours()))
-    keys = {(type(thing), thing.key) for thing in things(desired)}
+    assert {op.object.name for op in operations if op.verb is Verb.DELETE and isinstance(op.object, Link)} == anew
+    assert not [op for op in operations if op.verb is Verb.DELETE and not isinstance(op.object, Link)]
+    assert without_sysctls(desired) <= set(objects(kernel.ours()))
+    keys = {(type(item), item.key) for item in objects(desired)}
     surplus = {
-        thing
-        for thing in without_sysctls(actual)
-        if (type(thing), thing.key) not in keys
-        and getattr(thing, "link", None) not in anew
-        and not (isinstance(thing, Link) and thing.name in anew)
+        item
+        for item in without_sysctls(actual)
+        if (type(item), item.key) not in keys
+        and getattr(item, "link", None) not in anew
+        and not (isinstance(item, Link) and item.name in anew)
         # The kernel's doing, not an operation of ours.
-        and not (isinstance(thing, Neighbour) and thing.link in renamed_macs(desired, actual))
+        and not (isinstance(item, Neighbour) and item.link in renamed_macs(desired, actual))
     }
-    left = set(things(kernel.ours()))
+    left = set(objects(kernel.ours()))
     # A WireGuard peer may lose its subnets to the one that is wanted, but is not deleted.
-    assert {thing for thing in surplus if not isinstance(thing, WireguardPeer)} <= left
-    assert {thing.key for thing in surplus} <= {thing.key for thing in left}
+    assert {item for item in surplus if not isinstance(item, WireguardPeer)} <= left
+    assert {item.key for item in surplus} <= {item.key for item in left}
 
 
 @given(scenes(), st.data())
@@ -206,10 +206,10 @@ def test_a_peer_that_joins_leaves_or_changes_touches_no_other(scene: Scene, data
     after = Scene(**{**vars(scene), "peers": changed})
     plan, operations = scene.plan(), diff(after.state(), scene.state())
     of_the_others = {
-        thing for name, found in plan.peers.items() if not name_of(scene, number) & {name} for thing in found
+        item for name, found in plan.peers.items() if not name_of(scene, number) & {name} for item in found
     }
-    assert not of_the_others & {operation.thing for operation in operations}
-    assert not {operation.thing for operation in operations} & set(plan.base)
+    assert not of_the_others & {operation.object for operation in operations}
+    assert not {operation.object for operation in operations} & set(plan.base)
 
 
 def name_of(scene: Scene, number: int) -> set[str]:
@@ -228,7 +228,7 @@ def name_of(scene: Scene, number: int) -> set[str]:
         (FdbEntry(link="eth0", mac="02:00:00:00:00:01", dst=IPv4Address("198.18.1.2")), "no such VXLAN"),
     ],
 )
-def test_the_model_refuses_what_linux_refuses(broken: Thing, said: str) -> None:
+def test_the_model_refuses_what_linux_refuses(broken: KernelObject, said: str) -> None:
     kernel = holding([UNDERLAY], KernelState())
     with pytest.raises(Refused, match=said):
         kernel.apply(Operation(Verb.ADD, broken))
