@@ -14,7 +14,7 @@ from overlayd.backends.environment import Environment
 from overlayd.backends.vxlan import vtep_mac
 from overlayd.errors import KernelRefused
 from overlayd.kernel import netlink
-from overlayd.kernel.converge import Report
+from overlayd.kernel.converge import ConvergeReport
 from overlayd.kernel.monitor import Monitor
 from overlayd.leases.lease import FamilyLease, Lease
 from overlayd.leases.network_config import parse_network_config
@@ -66,13 +66,15 @@ def lease(number: int, kind: str, *, dual: bool = False) -> Lease:
     return Lease(v4=v4, v6=v6 if dual else None, backend_type=kind)
 
 
-def program(host: str, kind: str, *peers: Lease, dual: bool = False, blackhole: bool = False, **config: Any) -> Report:
+def program(
+    host: str, kind: str, *peers: Lease, dual: bool = False, blackhole: bool = False, **config: Any
+) -> ConvergeReport:
     """Open a backend and apply it to peers, in the namespace."""
     environment = Environment(network=DUAL if dual else ONE, underlay=underlay(host), blackhole=blackhole)
     backend = backends.load(kind).from_config(config, environment)
     own = lease(1, kind, dual=dual)
 
-    def call() -> Report:
+    def call() -> ConvergeReport:
         backend.open(own)
         try:
             return backend.apply(own, peers)

@@ -21,7 +21,7 @@ from overlayd.backends.options import Options, largest_packet
 from overlayd.backends.peers import Reason
 from overlayd.backends.x25519 import public_key
 from overlayd.errors import NetworkConfigError
-from overlayd.kernel.converge import Plan, Report, converge, require
+from overlayd.kernel.converge import ConvergeReport, Plan, converge, require
 from overlayd.kernel.state import Address, KernelObject, Route, WireguardLink, WireguardPeer
 from overlayd.kernel.wireguard.device import KEY_BYTES, format_key, parse_key
 from overlayd.leases.lease import FamilyLease, Lease
@@ -148,7 +148,7 @@ class Wireguard:
         """See Backend."""
         require(self.plan(own))
 
-    def apply(self, own: Lease, peers: Collection[Lease]) -> Report:
+    def apply(self, own: Lease, peers: Collection[Lease]) -> ConvergeReport:
         """See Backend."""
         plan = self.plan(own, peers)
         report = converge(plan)

@@ -19,7 +19,7 @@ from overlayd.errors import LeaseLost, OverlaydError, StoreError, UnsupportedErr
 from overlayd.host import other_networks
 from overlayd.host.backend import backend_here, unknown_keys
 from overlayd.host.firewall import HostFirewall
-from overlayd.kernel.converge import Report
+from overlayd.kernel.converge import ConvergeReport
 from overlayd.leases import previous_lease
 from overlayd.leases.conflicts import Here, avoided
 from overlayd.leases.held_lease import HeldLease, PreviousLease
@@ -146,7 +146,7 @@ class Host:
         lease_table = self._registry.lease_table()
         peers = self._others(lease_table)
         problems: list[str] = []
-        report = Report()
+        report = ConvergeReport()
         if self._carrier_problem:
             problems.append(self._carrier_problem)
         try:
@@ -332,7 +332,7 @@ class Host:
             raise RuntimeError(f"IPv{subnet.version} is not in use")
         return FamilyLease(subnet=subnet, public_ip=endpoint.public_ip, data=self._backend.lease_data(subnet.version))
 
-    def _peer(self, lease: Lease, report: Report, lease_table: LeaseTable) -> Peer:
+    def _peer(self, lease: Lease, report: ConvergeReport, lease_table: LeaseTable) -> Peer:
         path, problem = report.paths.get(lease.key_name), report.peer_problems.get(lease.key_name)
         ours = backends.published_type(self._config.backend_type)
         due = any(self._backend.lease_data(version) is not None for version in self._config.versions)

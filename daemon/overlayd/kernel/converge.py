@@ -25,7 +25,7 @@ from overlayd.lib.addresses import IPNetwork
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class ConvergeReport:
     """How it went: operations written, what failed, and which peers are the worse for it.
 
     Peers are named by the last part of their lease's key. `paths` says how each is reached; `untold` more than those in
@@ -83,7 +83,7 @@ def require_free(networks: Collection[IPNetwork]) -> None:
         raise NetworkConfigError(problem)
 
 
-def converge(plan: Plan) -> Report:
+def converge(plan: Plan) -> ConvergeReport:
     """Bring the kernel to the plan; a second call writes nothing. Raises UnsupportedError, KernelRefused.
 
     What a route of others is in the way of is left out, and is a problem of that peer.
@@ -102,7 +102,7 @@ def converge(plan: Plan) -> Report:
             problems.append(str(refusal))
         else:
             peer_problems[peer] = str(refusal)
-    return Report(
+    return ConvergeReport(
         written=len(operations) - len(failed),
         problems=tuple(problems),
         peer_problems=peer_problems,

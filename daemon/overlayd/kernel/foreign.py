@@ -136,7 +136,7 @@ def _of_base(there: _Table, base: Iterable[KernelObject]) -> tuple[dict[Route, s
 def _conflict(there: _Table, wanted: Route, to: Destination) -> tuple[str | None, bool]:
     """Why a route to a peer is not made; and whether it takes the place of flannel's."""
     takes = False
-    for route in there.environment(to.subnet):
+    for route in there.covering(to.subnet):
         if _may_be_taken(route, wanted, to):
             takes = True
         elif (problem := _in_the_way(route, to.subnet)) is not None:
@@ -146,7 +146,7 @@ def _conflict(there: _Table, wanted: Route, to: Destination) -> tuple[str | None
 
 def _detour(there: _Table, subnet: IPNetwork, stopped: Collection[IPNetwork]) -> str | None:
     """Where packets for a peer go instead of by the one route for the whole network, which is wider."""
-    for route in there.environment(subnet):
+    for route in there.covering(subnet):
         if not _is_flannels(route) and route.dst not in stopped:
             return f"its subnet {subnet} goes elsewhere, by {route}: {_advice(route)}"
     return None
@@ -177,7 +177,7 @@ class _Table:
         """The routes to exactly this."""
         return self._by_destination.get(_key(subnet), ())
 
-    def environment(self, subnet: IPNetwork) -> Iterator[ForeignRoute]:
+    def covering(self, subnet: IPNetwork) -> Iterator[ForeignRoute]:
         """The routes to this, and to what it is a part of."""
         version, base, length = _key(subnet)
         for wider in self._lengths[version]:
