@@ -17,7 +17,7 @@ from tests.testbed.netns import namespaces
 from tests.testbed.netns.namespaces import inside
 from tests.testbed.netns.stage import addresses, host
 from tests.unit.kernel.damage import as_seen, foreign_interfaces, foreign_routes, happenings
-from tests.unit.kernel.model import Event, Kernel, LinkGone, LinkSet, MacSet, holding, objects
+from tests.unit.kernel.model import Event, Kernel, LinkGone, LinkSet, MacSet, holding
 from tests.unit.kernel.scenes import KINDS, UNDERLAY, Peer, Scene, scenes
 
 
@@ -38,7 +38,7 @@ def happen(name: str, event: Event) -> None:
 
 def without_sysctls(state: KernelState) -> set[str]:
     """All but the settings, told apart in all that they hold."""
-    return {repr(item) for item in objects(state) if not isinstance(item, Sysctl)}
+    return {repr(item) for item in state.objects if not isinstance(item, Sysctl)}
 
 
 def compare(name: str, model: Kernel, when: str) -> None:

@@ -16,6 +16,7 @@ from overlayd.errors import KernelRefused
 from overlayd.kernel import netlink
 from overlayd.kernel.converge import ConvergeReport
 from overlayd.kernel.monitor import Monitor
+from overlayd.kernel.state import FdbEntry, Link, Neighbour, Route
 from overlayd.leases.lease import FamilyLease, Lease
 from overlayd.leases.network_config import parse_network_config
 from overlayd.underlay.choose import Underlay, choose
@@ -151,15 +152,16 @@ def test_another_mtu_costs_no_neighbour(host: str, dual: bool) -> None:
     # Opening changes the link; then nothing has gone that would have to be written again.
     assert program(host, "vxlan", *peers, dual=dual, MTU=1400).written == 0
     after = inside(host, netlink.read)
-    assert {link.mtu_bytes for link in after.links} == {1330 if dual else 1350}
-    assert (after.neighbours, after.fdb, after.routes) == (before.neighbours, before.fdb, before.routes)
+    assert {link.mtu_bytes for link in after.all_of(Link)} == {1330 if dual else 1350}
+    kinds = (Neighbour, FdbEntry, Route)
+    assert after.all_of(*kinds) == before.all_of(*kinds)
 
 
 def test_another_vni_with_group_policy_takes_the_place_of_the_first(host: str) -> None:
     # On one port all devices have it or none, so the old one cannot wait until the new one stands.
     program(host, "vxlan", lease(2, "vxlan"))
     program(host, "vxlan", VNI=7, GBP=True)
-    assert {link.name for link in inside(host, netlink.read).links} == {"overlay.7"}
+    assert {link.name for link in inside(host, netlink.read).all_of(Link)} == {"overlay.7"}
 
 
 def test_somebody_elses_device_with_other_flags_on_our_port_is_named(host: str) -> None:

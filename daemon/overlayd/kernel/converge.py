@@ -4,23 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 from overlayd.errors import NetworkConfigError
 from overlayd.kernel import netlink
 from overlayd.kernel.diff import diff
 from overlayd.kernel.foreign import Destination, ForeignRoute, Verdict, judge
-from overlayd.kernel.state import (
-    Address,
-    FdbEntry,
-    KernelObject,
-    KernelState,
-    Link,
-    Neighbour,
-    Route,
-    Sysctl,
-    WireguardPeer,
-    link_settings,
-)
+from overlayd.kernel.state import Address, KernelObject, KernelState, Link, Route, link_settings
 from overlayd.lib.addresses import IPNetwork
 
 
@@ -57,8 +47,12 @@ class Plan:
     untold: int = 0
 
     def state(self) -> KernelState:
-        """The whole as one desired state."""
-        return _state([*self.base, *(item for items in self.peers.values() for item in items)])
+        """The whole as one desired state: each link comes with its settings."""
+        objects = {*self.base, *chain.from_iterable(self.peers.values())}
+        with_ipv6 = {item.link for item in objects if isinstance(item, Address) and item.address.version == 6}
+        for link in [item for item in objects if isinstance(item, Link)]:
+            objects.update(link_settings(link.name, ipv6=link.name in with_ipv6))
+        return KernelState(frozenset(objects))
 
 
 def require(plan: Plan) -> None:
@@ -79,7 +73,7 @@ def require_free(networks: Collection[IPNetwork]) -> None:
     """Raise NetworkConfigError where a route of others is in the way of one for a whole network. Changes nothing."""
     actual, foreign = netlink.read_with_foreign(networks)
     wanted = [Route(dst=network, link="") for network in networks]
-    for problem in judge(wanted, {}, {}, foreign, {link.name for link in actual.links}).base.values():
+    for problem in judge(wanted, {}, {}, foreign, {link.name for link in actual.all_of(Link)}).base.values():
         raise NetworkConfigError(problem)
 
 
@@ -113,7 +107,7 @@ def converge(plan: Plan) -> ConvergeReport:
 
 def judged(plan: Plan, actual: KernelState, foreign: Iterable[ForeignRoute]) -> Verdict:
     """What routes of others mean for a plan. Pure."""
-    return judge(plan.base, plan.peers, plan.destinations, foreign, {link.name for link in actual.links})
+    return judge(plan.base, plan.peers, plan.destinations, foreign, {link.name for link in actual.all_of(Link)})
 
 
 def without(plan: Plan, verdict: Verdict) -> Plan:
@@ -131,22 +125,7 @@ def without(plan: Plan, verdict: Verdict) -> Plan:
 
 def with_taken(actual: KernelState, verdict: Verdict) -> KernelState:
     """The state with flannel's routes as if they were ours, to be changed. Pure."""
-    there = {route.key for route in actual.routes}
-    taken = {replace(route, link="") for route in verdict.taken if route.key not in there}
-    return replace(actual, routes=actual.routes | taken) if taken else actual
-
-
-def _state(items: Iterable[KernelObject]) -> KernelState:
-    found = list(items)
-    with_ipv6 = {item.link for item in found if isinstance(item, Address) and item.address.version == 6}
-    for item in [item for item in found if isinstance(item, Link)]:
-        found += link_settings(item.name, ipv6=item.name in with_ipv6)
-    return KernelState(
-        links=frozenset(item for item in found if isinstance(item, Link)),
-        addresses=frozenset(item for item in found if isinstance(item, Address)),
-        routes=frozenset(item for item in found if isinstance(item, Route)),
-        neighbours=frozenset(item for item in found if isinstance(item, Neighbour)),
-        fdb=frozenset(item for item in found if isinstance(item, FdbEntry)),
-        wireguard_peers=frozenset(item for item in found if isinstance(item, WireguardPeer)),
-        sysctls=frozenset(item for item in found if isinstance(item, Sysctl)),
-    )
+    if not verdict.taken:
+        return actual
+    there = {route.key for route in actual.all_of(Route)}
+    return KernelState(actual.objects | {replace(route, link="") for route in verdict.taken if route.key not in there})

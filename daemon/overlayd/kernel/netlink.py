@@ -30,6 +30,7 @@ from overlayd.kernel.state import (
     Address,
     FdbEntry,
     IpipLink,
+    KernelObject,
     KernelState,
     Link,
     Neighbour,
@@ -88,16 +89,12 @@ def read_with_foreign(networks: Collection[IPNetwork]) -> tuple[KernelState, tup
         links = [link for message in messages if (link := decode.link(message, names, wireguard, peers)) is not None]
         ours = {index: name for index, name in names.items() if name in {link.name for link in links}}
         tables = [_routes(version, names, networks) for version in (4, 6)]
-        state = KernelState(
-            links=frozenset(links),
-            addresses=frozenset(one for family in FAMILIES for one in decode.addresses(ipr, ours, family)),
-            routes=frozenset(one for found, _foreign in tables for one in found),
-            neighbours=frozenset(one for family in FAMILIES for one in decode.neighbours(ours, family)),
-            fdb=frozenset(decode.fdb(ours)),
-            wireguard_peers=frozenset(peers),
-            sysctls=frozenset(_sysctls(links)),
-        )
-        return state, tuple(one for _ours, foreign in tables for one in foreign)
+        objects: list[KernelObject] = [*links, *peers, *decode.fdb(ours), *_sysctls(links)]
+        for family in FAMILIES:
+            objects += decode.addresses(ipr, ours, family)
+            objects += decode.neighbours(ours, family)
+        objects += (route for found, _foreign in tables for route in found)
+        return KernelState(frozenset(objects)), tuple(route for _ours, found in tables for route in found)
 
 
 def apply(operations: Iterable[Operation]) -> list[tuple[Operation, KernelRefused]]:
@@ -140,8 +137,7 @@ def cleanup() -> Iterator[str]:
     """Remove every route and link that carries our mark, also after a crash; what was removed, one by one."""
     state = read()
     operations = [
-        *(Operation(Verb.DELETE, route) for route in sorted(state.routes, key=str)),
-        *(Operation(Verb.DELETE, link) for link in sorted(state.links, key=str)),
+        Operation(Verb.DELETE, item) for kind in (Route, Link) for item in sorted(state.all_of(kind), key=str)
     ]
     failed = apply(operations)
     refused = {operation for operation, _ in failed}
@@ -161,7 +157,7 @@ def _carry_out(ipr: Any, wireguard: Devices, operation: Operation) -> None:
                 advertisements.keep(ipr)
             if not _without_ipv6(item):
                 _sysctl_path(item).write_text(f"{item.value}\n")
-        case VxlanLink() | TunLink() | IpipLink() | WireguardLink():
+        case Link():
             _write_link(ipr, wireguard, operation.verb, item)
         case WireguardPeer():
             wireguard.write_peer(item, wanted=adds)
@@ -194,6 +190,8 @@ def _carry_out(ipr: Any, wireguard: Devices, operation: Operation) -> None:
                 state=NUD_PERMANENT,
                 flags=NTF_SELF,
             )
+        case _:
+            raise TypeError(f"nobody writes a {type(item).__name__}")
 
 
 def _write_link(ipr: Any, wireguard: Devices, verb: Verb, link: Link) -> None:

@@ -38,7 +38,6 @@ from overlayd.leases.lease_table import Reader
 from overlayd.lib.addresses import IPAddress, is_within, overlaps
 from overlayd.store.client import KeyValue
 from tests.unit.fuzz.leases import TYPES, rivals, tables
-from tests.unit.kernel.model import objects
 from tests.unit.kernel.scenes import IPV4_ONLY, UNDERLAY, Scene
 
 PLANNED = tuple(name for name in backends.names() if hasattr(backends.load(name), "plan"))
@@ -80,7 +79,7 @@ def test_any_leases_make_a_plan_that_the_kernel_can_hold(kind: str, data: st.Dat
     state = plan.state()
     assert_one_of_each_key(state)
     assert_harmless(plan, environment, own)
-    for item in objects(state):
+    for item in state.objects:
         assert_writable(item)
     # Whatever order they are listed in.
     again: Plan = backend.plan(own, data.draw(st.permutations(leases)))
@@ -90,12 +89,10 @@ def test_any_leases_make_a_plan_that_the_kernel_can_hold(kind: str, data: st.Dat
 
 def assert_one_of_each_key(state: KernelState) -> None:
     """Two objects with one key would take each other's place for ever."""
-    for kind in (state.links, state.addresses, state.routes, state.neighbours, state.fdb, state.sysctls):
-        keys = [item.key for item in kind]
-        assert len(keys) == len(set(keys)), sorted(map(str, kind))
-    senders = [(peer.link, allowed) for peer in state.wireguard_peers for allowed in peer.allowed_ips]
+    keys = [(item.rank, item.key) for item in state.objects]
+    assert len(keys) == len(set(keys)), sorted(map(str, state.objects))
+    senders = [(peer.link, allowed) for peer in state.all_of(WireguardPeer) for allowed in peer.allowed_ips]
     assert len(senders) == len(set(senders))
-    assert len({peer.key for peer in state.wireguard_peers}) == len(state.wireguard_peers)
 
 
 def assert_harmless(plan: Plan, environment: Environment, own: Lease) -> None:
@@ -201,7 +198,7 @@ def test_any_config_of_a_backend_is_taken_whole_or_refused(
     if kind not in ("alloc", "host-gw", "extension"):
         assert found.mtu_bytes >= (1280 if dual else 68)
     if hasattr(found, "plan"):
-        for item in objects(found.plan(scene.own_lease(), []).state()):
+        for item in found.plan(scene.own_lease(), []).state().objects:
             assert_writable(item)
 
 

@@ -17,7 +17,7 @@ from overlayd.lib.addresses import is_within
 from tests.unit.fuzz.leases import rivals, tables
 from tests.unit.fuzz.test_plans import PLANNED, peers_of, versions
 from tests.unit.kernel.damage import as_seen, foreign_interfaces, foreign_routes
-from tests.unit.kernel.model import holding, objects
+from tests.unit.kernel.model import holding
 from tests.unit.kernel.scenes import UNDERLAY, Peer, Scene
 
 # None of the subnets, addresses, MACs and keys that the others are drawn from.
@@ -54,7 +54,7 @@ def test_others_keep_their_routes_and_links_and_good_peers_theirs(
     taken = {route.key for route in verdict.taken}
     assert kernel.foreign == {key: route for key, route in before.items() if key not in taken}
     assert kernel.interfaces == interfaces
-    for item in objects(kernel.ours()):
+    for item in kernel.ours().objects:
         # Ours leads nowhere that another's route led, but for the way that flannel had put there for the same lease.
         if isinstance(item, Route) and item not in plan.base:
             assert not any(is_within(item.dst, route.dst) for route in kernel.foreign.values()), item

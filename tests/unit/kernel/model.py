@@ -19,7 +19,6 @@ from overlayd.kernel.state import (
     Link,
     Neighbour,
     Route,
-    Sysctl,
     VxlanLink,
     WireguardLink,
     WireguardPeer,
@@ -89,15 +88,7 @@ class Kernel:
 
     def ours(self) -> KernelState:
         """What `netlink.read` would say."""
-        return KernelState(
-            links=frozenset(self.links.values()),
-            addresses=self._all(Address),
-            routes=self._all(Route),
-            neighbours=self._all(Neighbour),
-            fdb=self._all(FdbEntry),
-            wireguard_peers=self._all(WireguardPeer),
-            sysctls=self._all(Sysctl),
-        )
+        return KernelState(frozenset([*self.links.values(), *self.objects.values()]))
 
     def happen(self, event: Event) -> None:
         """Let somebody do something. Raises Refused."""
@@ -284,22 +275,10 @@ class Kernel:
         self.objects = {key: item for key, item in self.objects.items() if not which(item)}
 
 
-def objects(state: KernelState) -> Iterable[KernelObject]:
-    """All that a state holds."""
-    stand: tuple[KernelObject, ...] = (
-        *state.addresses,
-        *state.routes,
-        *state.neighbours,
-        *state.fdb,
-        *state.wireguard_peers,
-    )
-    return (*state.links, *stand, *state.sysctls)
-
-
 def holding(interfaces: Iterable[Interface], state: KernelState) -> Kernel:
     """A kernel that holds this already."""
     kernel = Kernel({interface.name: interface for interface in interfaces})
-    for item in objects(state):
+    for item in state.objects:
         if isinstance(item, Link):
             kernel.links[item.name] = item
         else:

@@ -27,7 +27,7 @@ from overlayd.kernel.state import (
 )
 from overlayd.lib.addresses import IPNetwork, is_within
 from tests.unit.kernel.damage import as_seen, damage, foreign_interfaces, foreign_routes, happenings
-from tests.unit.kernel.model import Kernel, LinkSet, Refused, holding, objects
+from tests.unit.kernel.model import Kernel, LinkSet, Refused, holding
 from tests.unit.kernel.scenes import UNDERLAY, Peer, Scene, peers, scenes
 
 
@@ -47,8 +47,8 @@ def taken(kernel: Kernel) -> set[tuple[str, object]]:
 def rebuilt(desired: KernelState, actual: KernelState) -> set[str]:
     """The links that must go first: to be made anew, or because one that is wanted cannot be made beside them."""
     found = set()
-    for there in actual.links:
-        for wanted in desired.links:
+    for there in actual.all_of(Link):
+        for wanted in desired.all_of(Link):
             if there.name == wanted.name and fixed(there) != fixed(wanted):
                 found.add(there.name)
             if there.name != wanted.name and clash(there, wanted):
@@ -68,9 +68,7 @@ def fixed(link: Link) -> Link:
 def clash(one: Link, other: Link) -> bool:
     """Whether the model would refuse one beside the other."""
     try:
-        holding([replace(UNDERLAY, mtu_bytes=65535)], KernelState(links=frozenset({one}))).apply(
-            Operation(Verb.ADD, other)
-        )
+        holding([replace(UNDERLAY, mtu_bytes=65535)], KernelState(frozenset({one}))).apply(Operation(Verb.ADD, other))
     except Refused:
         return True
     return False
@@ -78,10 +76,8 @@ def clash(one: Link, other: Link) -> bool:
 
 def renamed_macs(desired: KernelState, actual: KernelState) -> set[str]:
     """The links whose MAC changes, at which the kernel forgets neighbours."""
-    macs = {link.name: link.mac for link in actual.links if isinstance(link, VxlanLink)}
-    return {
-        link.name for link in desired.links if isinstance(link, VxlanLink) and macs.get(link.name, link.mac) != link.mac
-    }
+    macs = {link.name: link.mac for link in actual.all_of(VxlanLink)}
+    return {link.name for link in desired.all_of(VxlanLink) if macs.get(link.name, link.mac) != link.mac}
 
 
 def carried_over(desired: KernelState, actual: KernelState) -> set[KernelObject]:
@@ -89,7 +85,7 @@ def carried_over(desired: KernelState, actual: KernelState) -> set[KernelObject]
     gone, forgetful = rebuilt(desired, actual), renamed_macs(desired, actual)
     return {
         item
-        for item in set(objects(desired)) & set(objects(actual))
+        for item in desired.objects & actual.objects
         if getattr(item, "link", None) not in gone
         and not (isinstance(item, Link) and item.name in gone)
         and not (isinstance(item, Neighbour) and item.link in forgetful)
@@ -107,7 +103,7 @@ def steps(kernel: Kernel, operations: Sequence[Operation]) -> Iterator[None]:
 
 
 def without_sysctls(state: KernelState) -> set[KernelObject]:
-    return {item for item in objects(state) if not isinstance(item, Sysctl)}
+    return {item for item in state.objects if not isinstance(item, Sysctl)}
 
 
 any_damage = st.lists(st.tuples(st.integers(0, 2**16), st.integers(0, 2**16)), max_size=6)
@@ -133,10 +129,10 @@ def test_one_pass_leads_from_any_state_to_the_desired_one(
     operations = diff(desired, with_taken(actual, verdict))
     kept = carried_over(desired, actual)
     for _ in steps(kernel, operations):
-        assert kept <= set(objects(kernel.ours())), "what was right lost a packet"
+        assert kept <= kernel.ours().objects, "what was right lost a packet"
     assert not kept & {operation.object for operation in operations}
     assert without_sysctls(kernel.ours()) == without_sysctls(desired)
-    assert desired.sysctls <= kernel.ours().sysctls
+    assert desired.all_of(Sysctl) <= kernel.ours().all_of(Sysctl)
     assert diff(desired, kernel.ours()) == ()
     # Others keep what is theirs, but for a route by exactly the next hop that a peer's lease names; and what they have
     # is the way to it, or to a part of it, if ours is not there.
@@ -145,7 +141,7 @@ def test_one_pass_leads_from_any_state_to_the_desired_one(
     for key, subnet in taken.items():
         assert others[key].via in {to.public_ip for to in plan.destinations[name_at(plan, subnet)]}
     for route in kernel.foreign.values():
-        assert not any(is_within(ours.dst, route.dst) for ours in desired.routes if ours not in plan.base), route
+        assert not any(is_within(ours.dst, route.dst) for ours in desired.all_of(Route) if ours not in plan.base), route
     assert kernel.interfaces == interfaces
 
 
@@ -179,8 +175,8 @@ def test_without_pruning_nothing_is_deleted_but_what_must_be_rebuilt(
     anew = rebuilt(desired, actual)
     assert {op.object.name for op in operations if op.verb is Verb.DELETE and isinstance(op.object, Link)} == anew
     assert not [op for op in operations if op.verb is Verb.DELETE and not isinstance(op.object, Link)]
-    assert without_sysctls(desired) <= set(objects(kernel.ours()))
-    keys = {(type(item), item.key) for item in objects(desired)}
+    assert without_sysctls(desired) <= kernel.ours().objects
+    keys = {(type(item), item.key) for item in desired.objects}
     surplus = {
         item
         for item in without_sysctls(actual)
@@ -190,7 +186,7 @@ def test_without_pruning_nothing_is_deleted_but_what_must_be_rebuilt(
         # The kernel's doing, not an operation of ours.
         and not (isinstance(item, Neighbour) and item.link in renamed_macs(desired, actual))
     }
-    left = set(objects(kernel.ours()))
+    left = kernel.ours().objects
     # A WireGuard peer may lose its subnets to the one that is wanted, but is not deleted.
     assert {item for item in surplus if not isinstance(item, WireguardPeer)} <= left
     assert {item.key for item in surplus} <= {item.key for item in left}
