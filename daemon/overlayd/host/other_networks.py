@@ -27,7 +27,7 @@ _SO_NETNS_COOKIE = 71
 
 
 @dataclass(frozen=True, kw_only=True)
-class Network:
+class HostNetwork:
     """One network of this host. `networks` and `subnets` are of either family, `listens` the backend's."""
 
     number: int
@@ -52,9 +52,9 @@ class Network:
         }
 
 
-def of_settings(settings: Settings) -> Network:
+def of_settings(settings: Settings) -> HostNetwork:
     """What the settings alone tell of this process's network."""
-    return Network(
+    return HostNetwork(
         number=settings.network_number,
         etcd_endpoints=settings.etcd_endpoints,
         etcd_prefix=settings.etcd_prefix,
@@ -62,7 +62,7 @@ def of_settings(settings: Settings) -> Network:
     )
 
 
-def others() -> tuple[Network, ...]:
+def others() -> tuple[HostNetwork, ...]:
     """The other networks of this host, by their numbers. Never raises: a note that is no good is none."""
     found = []
     for path in sorted(hostlock.FOLDER.glob(f"{hostlock.namespace()}-*.json")):
@@ -74,7 +74,7 @@ def others() -> tuple[Network, ...]:
     return tuple(found)
 
 
-def note(network: Network) -> None:
+def note(network: HostNetwork) -> None:
     """Note what this network is, for the others; the same twice writes nothing. Raises OverlaydError."""
     try:
         write_atomically(_path(network.number), f"{json.dumps(network.document())}\n")
@@ -101,7 +101,7 @@ def require_own_folders(settings: Settings) -> None:
                 )
 
 
-def conflicts(own: Network, beside: Collection[Network]) -> list[str]:
+def conflicts(own: HostNetwork, beside: Collection[HostNetwork]) -> list[str]:
     """What two networks of this host cannot share, in words that say what to do. Pure."""
     found = []
     for other in beside:
@@ -126,7 +126,7 @@ def conflicts(own: Network, beside: Collection[Network]) -> list[str]:
     return found
 
 
-def require_apart(own: Network) -> None:
+def require_apart(own: HostNetwork) -> None:
     """Raise NetworkConfigError where this network and another one of this host would be in each other's way."""
     found = conflicts(own, others())
     if found:
@@ -145,11 +145,11 @@ def _path(number: int) -> Path:
     return hostlock.FOLDER / f"{hostlock.namespace()}-{number}.json"
 
 
-def _parse(found: Mapping[str, Any]) -> Network:
+def _parse(found: Mapping[str, Any]) -> HostNetwork:
     def texts(key: str) -> Sequence[str]:
         return tuple(str(one) for one in found[key])
 
-    return Network(
+    return HostNetwork(
         number=int(found["number"]),
         etcd_endpoints=tuple(texts("etcd_endpoints")),
         etcd_prefix=str(found["etcd_prefix"]),
