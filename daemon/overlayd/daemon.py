@@ -2,7 +2,7 @@
 
 Read and check; then the line: above it nothing on the host changes. Below it: hold the host's lock, follow etcd, and
 for each network config that comes, hold a lease, open its backend, write the files, report ready, and keep kernel and
-etcd as they should be until told to stop. Stopping leaves the data path in place.
+etcd as they should be until a signal stops it. Stopping leaves the data path in place.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ LAST_RETRY_S = 5.0
 
 
 def run(settings: Settings) -> None:
-    """Be the daemon until SIGTERM or SIGINT. Raises what only a person can mend (ConfigError, UnsupportedError …)."""
+    """Be the daemon until SIGTERM or SIGINT. Raises what only a person can solve (ConfigError, UnsupportedError …)."""
     if os.geteuid() != 0:
         raise PrivilegeError("overlayd run changes the host's network", hint="run it as root")
     underlay = choose_underlay(settings)
@@ -135,7 +135,7 @@ class Daemon:
         self._reachability = ReachabilityMonitor(settings, store, self._status_file, self._pacing.wake)
 
     def run(self) -> None:
-        """Serve one network config after another until told to stop. OverlaydError when a thread of ours died."""
+        """Serve one network config after another until a signal comes. OverlaydError when a thread of ours died."""
         self._status_file.update()
         with self._signals(), self._threads():
             retry_s = FIRST_RETRY_S
@@ -170,7 +170,7 @@ class Daemon:
         log.info("stopped; the data path stays as it is")
 
     def _serve(self, config: NetworkConfig) -> None:
-        """Hold a lease under `config` and keep all in step, until config or underlay change or we are told to stop."""
+        """Hold a lease under `config` and keep all in step, until config or underlay change, or a signal comes."""
         underlay = self._read_underlay(config)
         host = Host(
             self._settings,
@@ -234,7 +234,7 @@ class Daemon:
         return tuple(problem for problem in found if problem)
 
     def _measure_reachability(self, *, changed: bool) -> None:
-        """Publish, beside the address, which container here peers may ask whether they are reached."""
+        """Send echoes to peers' containers, and publish with the address which container here answers theirs."""
         containers = self._reachability.look(changed=changed)
         if self._presence is not None:
             self._presence.containers = containers
@@ -288,7 +288,7 @@ class Daemon:
 
     @contextmanager
     def _threads(self) -> Iterator[None]:
-        """Run what works beside the main loop: it follows kernel and etcd, renews the lease, measures, and serves."""
+        """Run the other threads: they follow kernel and etcd, renew the lease, send echoes, serve endpoints."""
         threading.excepthook = self._thread_died
         monitor = Monitor(self._pacing.wake)
         monitor.start()

@@ -95,7 +95,7 @@ class DataPath:
     def _peer(self, lease: Lease, report: ConvergeReport, reserved: Collection[str]) -> Peer:
         path, problem = report.paths.get(lease.key_name), report.peer_problems.get(lease.key_name)
         if problem and lease.key_name in reserved and self._lacks_data(lease):
-            # Kept for a host that never ran, of whose backend nothing can be known: nobody is there, nothing is wrong.
+            # Kept for a host that never ran, of whose backend nothing can be known: nothing is wrong.
             path, problem = "reserved", None
         return Peer(
             **address_fields(lease),

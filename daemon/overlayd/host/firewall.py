@@ -42,7 +42,7 @@ class FirewallPart:
     def close(self) -> None:
         """The rules stay."""
 
-    def open_to_nobody(self, subnets: Subnets, peers: Collection[Lease]) -> None:
+    def keep_strangers_out(self, subnets: Subnets, peers: Collection[Lease]) -> None:
         """Close, before a backend is opened, what it opens, and what forwarding opens, which it turns on.
 
         Forwarding is closed as Docker closes it when Docker turns it on; and strangers are kept from the backend's port
@@ -54,7 +54,7 @@ class FirewallPart:
             if not netlink.forwards(version):
                 reason = self._close_forwarding(daemon_json, version)
                 if reason is not None:
-                    log.warning("this host forwards for everybody", reason=reason)
+                    log.warning("this host forwards packets of other networks", reason=reason)
                     self._forwards_for_all.add(reason)
         addresses, leased = self._firewall.members()
         report = self._write(self._desired(subnets, addresses | public_addresses(peers), leased | _subnets(peers)))
@@ -116,7 +116,7 @@ class FirewallPart:
             masquerade=self._context.settings.ip_masq,
             forward=self._context.settings.iptables_forward_rules,
             daemon_json=docker_options.read_told().settings,
-            bridge=next((name for name in interfaces.holding(subnets) if name in all_bridges), self._bridge),
+            bridge=next((name for name in interfaces.with_address_in(subnets) if name in all_bridges), self._bridge),
             others=[
                 firewall.OtherNetwork(network=network, bridges=self._bridges_of(other, all_bridges))
                 for other in other_networks.others()
@@ -139,7 +139,11 @@ class FirewallPart:
 
     @staticmethod
     def _bridges_of(other: other_networks.HostNetwork, bridges: Collection[str]) -> tuple[str, ...]:
-        return tuple(name for name in interfaces.holding(other.subnets) if name in bridges) if other.subnets else ()
+        return (
+            tuple(name for name in interfaces.with_address_in(other.subnets) if name in bridges)
+            if other.subnets
+            else ()
+        )
 
 
 def overlays(config: NetworkConfig, subnets: Subnets, here: Here) -> list[firewall.Overlay]:

@@ -83,7 +83,7 @@ class Host:
         desired = self._desired(self._registry.lease_table())
         # Before there are rules: the rules of each network of this host make room for those of the others.
         self._note.write(desired.lease)
-        self._firewall.open_to_nobody(desired.lease.subnets, self._data_path.planned(desired))
+        self._firewall.keep_strangers_out(desired.lease.subnets, self._data_path.planned(desired))
         self._data_path.open(desired.lease, on_failure=on_failure)
         with ExitStack() as stack:
             for part in reversed(self._parts):

@@ -1,4 +1,4 @@
-"""This network's note for the other networks of this host, and what they are in each other's way with."""
+"""This network's note for the other networks of this host, and conflicts with them."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class OwnLease:
         return self._held
 
     def acquire(self) -> HeldLease:
-        """Hold subnets, the same as before wherever nobody else has them. Raises StoreError, SubnetsExhausted."""
+        """Hold subnets, the same as before unless another host has them. Raises StoreError, SubnetsExhausted."""
         remembered = previous_lease.recall(self._context.settings.state_dir, self._context.settings.subnet_env)
         remembered = self._registry.own_part(remembered, self.public_ip)
         if isinstance(self._context.backend, Keyed):

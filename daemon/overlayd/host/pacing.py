@@ -42,7 +42,7 @@ def round_rest_s(cpu_s: float) -> float:
 class Pacing:
     """The pauses of the main loop. `wake` and `stop` may be called by any thread, the rest by the main one.
 
-    Each pause announces itself to `liveness`, and ends early when the daemon is told to stop.
+    Each pause announces itself to `liveness`, and ends early when the daemon is to stop.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Pacing:
 
     @property
     def stopping(self) -> bool:
-        """Whether the daemon was told to stop."""
+        """Whether `stop` was called."""
         return self._stopping.is_set()
 
     def wake(self) -> None:
@@ -86,7 +86,7 @@ class Pacing:
             self._changed.clear()
 
     def until_due(self, resync_s: float) -> bool:
-        """Wait until something changed or the resync is due, and at least the rest; False when told to stop."""
+        """Wait until something changed or the resync is due, and at least the rest; False after `stop`."""
         rest_s = round_rest_s(self._cpu_clock() - self._cpu_s)
         self._liveness.beat(MAIN_LOOP, within_s=resync_s + rest_s)
         earliest = self._clock() + rest_s

@@ -48,7 +48,7 @@ class PartReport:
     """What one sync of a part came to.
 
     With `problems`, this host is incomplete: before the first complete reconciliation no file is written, and docker
-    does not start. `outside_problems` are shown beside them, but an administrator may have solved them by hand: they
+    does not start. `outside_problems` are shown with them, but an administrator may have solved them by hand: they
     keep nothing from starting. `warnings` keep no packet from its way. `changed`: something was not as it should be,
     and was written. `status` are the fields of the status that this part knows.
     """

@@ -48,7 +48,7 @@ class Reconciler:
     def reconcile(self, desired: DesiredHost, *, other_problems: Sequence[str], status: Mapping[str, Any]) -> bool:
         """Sync all parts, also after one that has problems. Returns whether none has. Raises UnsupportedError.
 
-        `other_problems` are shown in the status, beside the fields of `status`, and do not count.
+        `other_problems` are shown in the status, as are the fields of `status`, and do not count.
         """
         started = self._clock()
         reports = {part.name: part.sync(desired) for part in self._parts}

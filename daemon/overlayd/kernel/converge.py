@@ -1,4 +1,4 @@
-"""Make the kernel hold what a backend wants, and say which peers are the worse for what it refused."""
+"""Make the kernel hold what a backend plans, and report which peers are affected by what it refused."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from overlayd.lib.addresses import IPNetwork
 
 @dataclass(frozen=True, kw_only=True)
 class ConvergeReport:
-    """How it went: operations written, what failed, and which peers are the worse for it.
+    """What came of one convergence: how many operations were written, and what failed.
 
-    Peers are named by the last part of their lease's key. `paths` says how each is reached; `untold` more than those in
-    `peer_problems` are not served.
+    Peers are named by the last part of their lease's key. `problems` are of this host's own part, `peer_problems` of
+    one peer each; `paths` says in a word how each of the others is reached. `untold` counts peers that are not served
+    either, but are too many to be listed.
     """
 
     written: int = 0
@@ -31,11 +32,12 @@ class ConvergeReport:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """All that a backend wants in the kernel: what it stands on, and what each peer needs beside that.
+    """All that a backend plans for the kernel: `base`, on which everything stands, and what each of `peers` adds.
 
     Peers are named by the last part of their lease's key. `problems` are those that cannot be programmed at all, with
     the reason; `paths` says in a word how each of the others is reached, `destinations` what is reached there. Routes
-    of others inside `networks` are left alone. `untold` more than those in `problems` are not served.
+    of others inside `networks` are left alone. `untold` counts peers that are not served either, but are too many to
+    be listed in `problems`.
     """
 
     base: tuple[KernelObject, ...] = ()
@@ -56,9 +58,9 @@ class Plan:
 
 
 def require(plan: Plan) -> None:
-    """Make what a plan stands on, and delete nothing: what is there from before goes on carrying packets.
+    """Make the base of a plan, and delete nothing: what is there from before goes on carrying packets.
 
-    Raises NetworkConfigError where a route of others is in the way, UnsupportedError, or the first KernelRefused.
+    Raises NetworkConfigError where a route of others conflicts with it, UnsupportedError, or the first KernelRefused.
     """
     plan = replace(plan, peers={}, destinations={})
     actual, foreign = netlink.read_with_foreign(plan.networks)
@@ -70,17 +72,17 @@ def require(plan: Plan) -> None:
 
 
 def require_free(networks: Collection[IPNetwork]) -> None:
-    """Raise NetworkConfigError where a route of others is in the way of one for a whole network. Changes nothing."""
+    """Raise NetworkConfigError where a route of others conflicts with one for a whole network. Changes nothing."""
     actual, foreign = netlink.read_with_foreign(networks)
-    wanted = [Route(dst=network, link="") for network in networks]
-    for problem in judge(wanted, {}, {}, foreign, {link.name for link in actual.all_of(Link)}).base.values():
+    desired = [Route(dst=network, link="") for network in networks]
+    for problem in judge(desired, {}, {}, foreign, {link.name for link in actual.all_of(Link)}).base.values():
         raise NetworkConfigError(problem)
 
 
 def converge(plan: Plan) -> ConvergeReport:
-    """Bring the kernel to the plan; a second call writes nothing. Raises UnsupportedError, KernelRefused.
+    """Make the kernel hold the plan; a second call writes nothing. Raises UnsupportedError, KernelRefused.
 
-    What a route of others is in the way of is left out, and is a problem of that peer.
+    An object that conflicts with a route of others is left out, and is a problem of its peer.
     """
     actual, foreign = netlink.read_with_foreign(plan.networks)
     verdict = judged(plan, actual, foreign)
@@ -106,12 +108,12 @@ def converge(plan: Plan) -> ConvergeReport:
 
 
 def judged(plan: Plan, actual: KernelState, foreign: Iterable[ForeignRoute]) -> Verdict:
-    """What routes of others mean for a plan. Pure."""
+    """Which objects of a plan conflict with routes of others. Pure."""
     return judge(plan.base, plan.peers, plan.destinations, foreign, {link.name for link in actual.all_of(Link)})
 
 
 def without(plan: Plan, verdict: Verdict) -> Plan:
-    """The plan less what routes of others are in the way of. Pure."""
+    """The plan less what conflicts with routes of others. Pure."""
     if not verdict.base and not verdict.peers:
         return plan
     return replace(
@@ -124,7 +126,7 @@ def without(plan: Plan, verdict: Verdict) -> Plan:
 
 
 def with_taken(actual: KernelState, verdict: Verdict) -> KernelState:
-    """The state with flannel's routes as if they were ours, to be changed. Pure."""
+    """The state with flannel's routes as if they were ours: then they are changed, not added. Pure."""
     if not verdict.taken:
         return actual
     there = {route.key for route in actual.all_of(Route)}

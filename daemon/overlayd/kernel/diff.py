@@ -80,7 +80,7 @@ def _deletions(missing: Iterable[KernelObject], surplus: Iterable[KernelObject])
 
 
 def _identity(item: KernelObject) -> tuple[object, ...]:
-    """What tells an object from all others: links of one name but different kinds are the same."""
+    """What identifies an object among all: links with one name have one identity, whatever kinds they are."""
     return item.rank, item.key
 
 

@@ -1,4 +1,4 @@
-"""What the kernel refused, in words: the operation, the object, its error, and what helps."""
+"""What the kernel refused, as a message: the operation, the object, the error, and a hint."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ class KernelObject:
 
     @property
     def key(self) -> Hashable:
-        """What the kernel tells objects of this kind apart by: a second one with the same key replaces the first."""
+        """What identifies an object of this kind in the kernel: a second one with the same key replaces the first."""
         raise NotImplementedError
 
     @property
@@ -55,7 +55,7 @@ class Link(KernelObject):
 
     @property
     def key(self) -> Hashable:
-        """What the kernel tells links apart by."""
+        """What identifies a link in the kernel."""
         return self.name
 
     @property
@@ -132,7 +132,7 @@ class WireguardLink(Link):
         return replace(self, mtu_bytes=0, up=True, private_key="", listen_port=0)
 
     def excludes(self, other: Link) -> bool:
-        """A WireGuard link shares its port with nobody."""
+        """Two WireGuard links cannot have the same port."""
         return isinstance(other, WireguardLink) and self.name != other.name and self.listen_port == other.listen_port
 
     def __str__(self) -> str:
@@ -143,8 +143,8 @@ class WireguardLink(Link):
 class WireguardPeer(KernelObject):
     """One peer of a WireGuard device: what is sent to `allowed_ips` goes to it, and only from there it may send.
 
-    Keys are base64. `endpoint` is address and UDP port. With `roams`, this endpoint was given before: another one that
-    the device has is where the peer was heard last, and stays.
+    Keys are base64. `endpoint` is address and UDP port. With `roams`, the device was given this endpoint before: if it
+    has another one now, the peer was last heard from there, and that endpoint stays.
     """
 
     rank: ClassVar[int] = 5
@@ -160,7 +160,7 @@ class WireguardPeer(KernelObject):
 
     @property
     def key(self) -> Hashable:
-        """What the kernel tells a device's peers apart by."""
+        """What identifies a peer of a device in the kernel."""
         return (self.link, self.public_key)
 
     def satisfied_by(self, actual: Self) -> bool:
@@ -190,7 +190,7 @@ class Address(KernelObject):
 
     @property
     def key(self) -> Hashable:
-        """What the kernel tells a link's addresses apart by."""
+        """What identifies an address of a link in the kernel."""
         return (self.link, self.address)
 
     def __str__(self) -> str:
@@ -216,7 +216,7 @@ class Route(KernelObject):
 
     @property
     def key(self) -> Hashable:
-        """What the kernel tells routes of one table apart by."""
+        """What identifies a route of one table in the kernel."""
         return (self.dst, self.metric)
 
     def __str__(self) -> str:
@@ -243,7 +243,7 @@ class Neighbour(KernelObject):
 
     @property
     def key(self) -> Hashable:
-        """What the kernel tells neighbours apart by."""
+        """What identifies a neighbour in the kernel."""
         return (self.link, self.address)
 
     def __str__(self) -> str:
@@ -263,7 +263,7 @@ class FdbEntry(KernelObject):
 
     @property
     def key(self) -> Hashable:
-        """What the kernel tells FDB entries for unicast MACs apart by."""
+        """What identifies an FDB entry for a unicast MAC in the kernel."""
         return (self.link, self.mac)
 
     def __str__(self) -> str:
@@ -272,9 +272,9 @@ class FdbEntry(KernelObject):
 
 @dataclass(frozen=True, kw_only=True)
 class Sysctl(KernelObject):
-    """One kernel setting, named with slashes as under /proc/sys: device names contain dots.
+    """One kernel setting, named with slashes as under /proc/sys: device names contain dots. It is never set back.
 
-    `link` is the link of ours that it comes and goes with.
+    `link` is the link of ours that it belongs to, if any.
     """
 
     rank: ClassVar[int] = 1
@@ -287,7 +287,7 @@ class Sysctl(KernelObject):
 
     @property
     def key(self) -> Hashable:
-        """What the kernel tells settings apart by."""
+        """What identifies a setting in the kernel."""
         return self.name
 
     def __str__(self) -> str:
@@ -296,9 +296,9 @@ class Sysctl(KernelObject):
 
 FORWARDING = Sysctl(name="net/ipv4/ip_forward", value="1")
 FORWARDING6 = Sysctl(name="net/ipv6/conf/all/forwarding", value="1")
-# What a link of ours takes from nobody: router advertisements and redirects, by which whoever sends one packet into the
-# overlay could give this host a route (Documentation/networking/ip-sysctl.rst).
-_OBEYS_NOBODY = (
+# Links of ours accept no router advertisement and no redirect: by one packet into the overlay, its sender could give
+# this host a route (Documentation/networking/ip-sysctl.rst).
+_REFUSED_ADVICE = (
     "net/ipv4/conf/{}/accept_redirects",
     "net/ipv4/conf/{}/send_redirects",
     "net/ipv6/conf/{}/accept_ra",
@@ -308,9 +308,9 @@ _OBEYS_NOBODY = (
 
 
 def link_settings(name: str, *, ipv6: bool) -> tuple[Sysctl, ...]:
-    """The settings of a link of ours; without `ipv6` there is none on it at all."""
+    """The settings of a link of ours; without `ipv6`, IPv6 is switched off on it."""
     return (
-        *(Sysctl(name=one.format(name), value="0", link=name) for one in _OBEYS_NOBODY),
+        *(Sysctl(name=one.format(name), value="0", link=name) for one in _REFUSED_ADVICE),
         Sysctl(name=f"net/ipv6/conf/{name}/disable_ipv6", value="0" if ipv6 else "1", link=name),
     )
 

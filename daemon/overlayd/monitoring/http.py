@@ -1,4 +1,4 @@
-"""The endpoints of one daemon, and the server for them where one is wanted."""
+"""The endpoints of one daemon, and the port that they are served on, where healthz-port is set."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class MonitoringPort:
         address, port = self._address
         if not port or self._server is not None:
             return None
-        # Only where it is wanted: http.server and what it imports cost a megabyte.
+        # Only where the port is set: http.server and what it imports cost a megabyte.
         module = import_module("overlayd.monitoring.http_server")
         try:
             self._server = module.Server(address, port)

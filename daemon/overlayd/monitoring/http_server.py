@@ -20,8 +20,8 @@ from overlayd.monitoring.endpoints import Endpoints, Response
 
 log = logger("monitoring")
 
-# A client gets this long for each read and write. Clients beside each other, and so threads, are bounded: a newcomer
-# takes the place of the oldest, so those who connect and say nothing cannot keep others out.
+# A client gets this long for each read and write. The number of clients at once, and so of threads, is bounded: a new
+# client takes the place of the oldest, so clients that connect and send nothing cannot keep others out.
 SILENCE_S = 5.0
 MOST_CLIENTS = 16
 POLL_S = 0.2
@@ -84,7 +84,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         return None if make is None else make()
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Give the client a thread, and a place among the others."""
+        """Answer the client in a thread; where there are too many clients, the oldest is cut off."""
         with self._clients_lock:
             if len(self._clients) >= MOST_CLIENTS:
                 oldest = next(iter(self._clients))
@@ -121,7 +121,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.do_GET()
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:  # noqa: ARG002
-        # What http.server does not know how to do it calls 501; here it is a method that is not allowed.
+        # http.server answers 501 to a method that it does not know; here such a method is not allowed.
         code = 405 if code == HTTPStatus.NOT_IMPLEMENTED else code
         self._answer(Response(code=code, content_type="text/plain", text=f"{HTTPStatus(code).phrase}\n"))
 
@@ -145,6 +145,6 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _cut_off(client: socket.socket) -> None:
-    # Its thread wakes up, finds the end of the stream, and closes it.
+    # Its thread wakes up, reads the end of the stream, and closes it.
     with contextlib.suppress(OSError):
         client.shutdown(socket.SHUT_RDWR)
