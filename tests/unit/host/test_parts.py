@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,16 +10,8 @@ import pytest
 
 from overlayd.host.parts import DesiredHost, Part, PartReport
 from overlayd.host.reconciler import LAST_WHOLE, RECONCILING, Reconciler
-from overlayd.leases.lease import FamilyLease, Lease
 from overlayd.monitoring.status_file import Status, StatusFile
-
-
-def lease(number: int) -> Lease:
-    return Lease(
-        v4=FamilyLease(subnet=IPv4Network(f"10.5.{number}.0/24"), public_ip=IPv4Address(f"198.18.1.{number}")),
-        backend_type="vxlan",
-    )
-
+from tests.unit.host.values import lease
 
 DESIRED = DesiredHost(lease=lease(1), peers=(lease(2),))
 
