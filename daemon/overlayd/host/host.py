@@ -50,6 +50,7 @@ class Host:
         self._settings = settings
         self._registry = registry
         self._config = config
+        self._clock = clock
         self._here = Here(needed=host_needs.now(settings.etcd_endpoints))
         backend = backend_here(settings, config, underlay, self._here)
         context = HostContext(settings=settings, config=config, underlay=underlay, backend=backend, here=self._here)
@@ -96,6 +97,7 @@ class Host:
         Returns whether this host is complete; a peer that cannot be programmed does not count. `other_problems` are
         those that the caller knows of: they are shown in the status only. Raises UnsupportedError.
         """
+        began = self._clock()
         self._here.needed = host_needs.now(self._settings.etcd_endpoints)
         lease_table, view, held = self._registry.lease_table(), self._registry.view, self.own_lease.held
         status = {
@@ -108,7 +110,8 @@ class Host:
             "skipped": lease_table.skipped,
             "warnings": self._registry.warnings,
         }
-        return self._reconciler.reconcile(self._desired(lease_table), other_problems=other_problems, status=status)
+        desired = self._desired(lease_table)
+        return self._reconciler.reconcile(desired, began=began, other_problems=other_problems, status=status)
 
     @property
     def changed(self) -> bool:

@@ -45,19 +45,21 @@ class Reconciler:
         self.changed = False
         """Whether the last reconciliation found anything that was not as it should be."""
 
-    def reconcile(self, desired: DesiredHost, *, other_problems: Sequence[str], status: Mapping[str, Any]) -> bool:
+    def reconcile(
+        self, desired: DesiredHost, *, began: float, other_problems: Sequence[str], status: Mapping[str, Any]
+    ) -> bool:
         """Sync all parts, also after one that has problems. Returns whether none has. Raises UnsupportedError.
 
-        `other_problems` are shown in the status, as are the fields of `status`, and do not count.
+        `began` is when the caller began to read what is desired, by `clock`. `other_problems` are shown in the status,
+        as are the fields of `status`, and do not count.
         """
-        started = self._clock()
         reports = {part.name: part.sync(desired) for part in self._parts}
         self._log_new_problems(reports)
         self._update_status(list(reports.values()), other_problems, status)
         self.changed = any(report.changed for report in reports.values())
         complete = not any(report.problems for report in reports.values())
         RECONCILIATIONS.add(of="whole" if complete else "incomplete")
-        RECONCILING.add(self._clock() - started)
+        RECONCILING.add(self._clock() - began)
         if complete:
             LAST_WHOLE.set(self._wall_clock())
         return complete

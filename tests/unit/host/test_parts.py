@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -46,22 +45,17 @@ def status_file(tmp_path: Path) -> StatusFile:
 
 
 def reconciler(status_file: StatusFile, *parts: Part) -> Reconciler:
-    """One whose clocks begin at 100 and 5,000 seconds, and go on by 2 seconds each time they are read."""
-    monotonic, wall = ticking(100.0), ticking(5000.0)
-    return Reconciler(parts, status_file, clock=lambda: next(monotonic), wall_clock=lambda: next(wall))
-
-
-def ticking(now: float) -> Iterator[float]:
-    while True:
-        yield now
-        now += 2
+    """One whose clocks stand at 100 and 5,000 seconds."""
+    return Reconciler(parts, status_file, clock=lambda: 100.0, wall_clock=lambda: 5000.0)
 
 
 def test_an_extra_part_is_synced_and_shown_with_the_others(status_file: StatusFile) -> None:
     extra = ExtraPart(PartReport(warnings=("slow",), changed=True, status={"firewall": "nftables"}))
     other = OtherPart(PartReport(status={"mtu_bytes": 1450}))
     looked = reconciler(status_file, other, extra)
-    assert looked.reconcile(DESIRED, other_problems=(), status={"network": "10.5.0.0/16", "warnings": ("of leases",)})
+    assert looked.reconcile(
+        DESIRED, began=98.0, other_problems=(), status={"network": "10.5.0.0/16", "warnings": ("of leases",)}
+    )
     assert looked.changed
     status = status_file.status
     assert (status.network, status.firewall, status.mtu_bytes) == ("10.5.0.0/16", "nftables", 1450)
@@ -73,20 +67,20 @@ def test_a_part_with_problems_keeps_no_other_from_its_sync(status_file: StatusFi
     broken = ExtraPart(PartReport(problems=("broken",), outside_problems=("firewalld",)), PartReport())
     other = OtherPart(PartReport(), PartReport())
     looked = reconciler(status_file, broken, other)
-    assert not looked.reconcile(DESIRED, other_problems=("no underlay",), status={})
+    assert not looked.reconcile(DESIRED, began=98.0, other_problems=("no underlay",), status={})
     assert list(status_file.status.problems) == ["broken", "no underlay", "firewalld"]
     assert other.seen == [DESIRED]
-    assert looked.reconcile(DESIRED, other_problems=("no underlay",), status={})
+    assert looked.reconcile(DESIRED, began=98.0, other_problems=("no underlay",), status={})
     assert list(status_file.status.problems) == ["no underlay"]
 
 
 def test_what_is_outside_of_this_host_keeps_nothing_from_starting(status_file: StatusFile) -> None:
     assert reconciler(status_file, ExtraPart(PartReport(outside_problems=("firewalld",)))).reconcile(
-        DESIRED, other_problems=("no underlay",), status={}
+        DESIRED, began=98.0, other_problems=("no underlay",), status={}
     )
 
 
 def test_time_is_measured_by_the_clocks_that_are_handed_in(status_file: StatusFile) -> None:
     before = RECONCILING.values[""]
-    assert reconciler(status_file, ExtraPart(PartReport())).reconcile(DESIRED, other_problems=(), status={})
+    assert reconciler(status_file, ExtraPart(PartReport())).reconcile(DESIRED, began=98.0, other_problems=(), status={})
     assert (RECONCILING.values[""] - before, LAST_WHOLE.values[""]) == (2.0, 5000.0)
