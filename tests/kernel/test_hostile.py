@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from overlayd.daemon import FIRST_LOSS_REST_S, FREE_LOSSES
+from overlayd.host.pacing import FIRST_LOSS_REST_S, FREE_LOSSES
 from overlayd.leases.followed_config import FIRST_WAIT_S, FREE_CHANGES
 from tests.testbed.netns.lab import ETCD, NETWORK, SOURCES, Host, Lab, environment, laboratory
 from tests.testbed.netns.traffic import pinging, pings

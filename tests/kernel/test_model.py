@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from overlayd.kernel import netlink
 from overlayd.kernel.converge import judged, with_taken, without
 from overlayd.kernel.diff import Operation, diff
-from overlayd.kernel.state import KernelState, Route, Sysctl, Thing
+from overlayd.kernel.state import KernelObject, KernelState, Route, Sysctl
 from overlayd.lib.addresses import is_within
 from tests.testbed.netns import namespaces
 from tests.testbed.netns.namespaces import inside
 from tests.testbed.netns.stage import addresses, host
 from tests.unit.kernel.damage import as_seen, foreign_interfaces, foreign_routes, happenings
-from tests.unit.kernel.model import Event, Kernel, LinkGone, LinkSet, MacSet, holding, things
+from tests.unit.kernel.model import Event, Kernel, LinkGone, LinkSet, MacSet, holding
 from tests.unit.kernel.scenes import KINDS, UNDERLAY, Peer, Scene, scenes
 
 
@@ -38,7 +38,7 @@ def happen(name: str, event: Event) -> None:
 
 def without_sysctls(state: KernelState) -> set[str]:
     """All objects except settings, each with all its fields."""
-    return {repr(thing) for thing in things(state) if not isinstance(thing, Sysctl)}
+    return {repr(item) for item in state.objects if not isinstance(item, Sysctl)}
 
 
 def compare(name: str, model: Kernel, when: str) -> None:
@@ -111,5 +111,5 @@ def operations(scene: Scene, actual: KernelState, foreign: Sequence[Route] = ())
     plan = scene.plan()
     verdict = judged(plan, actual, as_seen(foreign))
     found = diff(without(plan, verdict).state(), with_taken(actual, verdict))
-    wanted: list[Thing] = [operation.thing for operation in found]
-    return tuple(op for op, thing in zip(found, wanted, strict=True) if not isinstance(thing, Sysctl))
+    wanted: list[KernelObject] = [operation.object for operation in found]
+    return tuple(op for op, item in zip(found, wanted, strict=True) if not isinstance(item, Sysctl))

@@ -15,7 +15,17 @@ import pytest
 from overlayd.errors import UnsupportedError
 from overlayd.kernel import netlink
 from overlayd.kernel.diff import diff
-from overlayd.kernel.state import Address, FdbEntry, IpipLink, KernelState, Neighbour, Route, Thing, VxlanLink
+from overlayd.kernel.state import (
+    Address,
+    FdbEntry,
+    IpipLink,
+    KernelObject,
+    KernelState,
+    Link,
+    Neighbour,
+    Route,
+    VxlanLink,
+)
 from tests.testbed.netns import namespaces
 from tests.testbed.netns.lab import SOURCES
 from tests.testbed.netns.namespaces import inside
@@ -64,9 +74,9 @@ def host() -> Iterator[str]:
         namespaces.remove(name)
 
 
-def ours(host: str, thing: Thing, folder: Path) -> list[Message]:
+def ours(host: str, item: KernelObject, folder: Path) -> list[Message]:
     """The message that we send to add an object."""
-    return written_by(host, [sys.executable, "-c", ADD, repr(thing)], folder, env=[f"PYTHONPATH={SOURCES}"])
+    return written_by(host, [sys.executable, "-c", ADD, repr(item)], folder, env=[f"PYTHONPATH={SOURCES}"])
 
 
 def theirs(host: str, command: str, folder: Path) -> list[Message]:
@@ -100,10 +110,10 @@ def test_an_ipip_device(bare: str, tmp_path: Path) -> None:
 def test_an_ipip_device_is_read_as_written_or_the_kernel_lacks_it(bare: str) -> None:
     probe = "ip link add probe type ipip local 198.18.1.9 2>&1 || true"
     has_ipip = "Unknown device type" not in namespaces.run(bare, ["sh", "-c", probe])
-    (operation,) = diff(KernelState(links=frozenset({IPIP})), KernelState())
+    (operation,) = diff(KernelState(frozenset({IPIP})), KernelState())
     if has_ipip:
         assert inside(bare, lambda: netlink.apply([operation])) == []
-        assert inside(bare, netlink.read).links == {IPIP}
+        assert inside(bare, netlink.read).all_of(Link) == {IPIP}
     else:
         with pytest.raises(UnsupportedError, match="modprobe ipip"):
             inside(bare, lambda: netlink.apply([operation]))
@@ -120,7 +130,7 @@ def test_a_vxlan_device(host: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("thing", "command"),
+    ("item", "command"),
     [
         (
             Address(link="overlay.ipip", address=IPv4Interface("10.5.1.0/32")),
@@ -142,8 +152,10 @@ def test_a_vxlan_device(host: str, tmp_path: Path) -> None:
     ],
     ids=["address", "onlink-route", "direct-route", "neighbour"],
 )
-def test_addresses_routes_and_neighbours_on_devices(host: str, tmp_path: Path, thing: Thing, command: str) -> None:
-    (made,) = ours(host, thing, tmp_path)
+def test_addresses_routes_and_neighbours_on_devices(
+    host: str, tmp_path: Path, item: KernelObject, command: str
+) -> None:
+    (made,) = ours(host, item, tmp_path)
     (wanted,) = theirs(host, command, tmp_path)
     # The message's body names the main table; we name it in an attribute too.
     attributes = made.attributes - {(RTA_TABLE, bytes([254, 0, 0, 0]))}

@@ -15,7 +15,7 @@ from overlayd.backends.environment import Environment
 from overlayd.backends.vxlan import vtep_mac
 from overlayd.errors import KernelRefused, NetworkConfigError
 from overlayd.kernel import netlink
-from overlayd.kernel.converge import Report
+from overlayd.kernel.converge import ConvergeReport
 from overlayd.leases.lease import FamilyLease, Lease
 from overlayd.leases.network_config import parse_network_config
 from overlayd.underlay.choose import choose
@@ -82,11 +82,11 @@ def lease(number: int, kind: str, *, dual: bool) -> Lease:
     return Lease(v4=v4, v6=v6 if dual else None, backend_type=kind)
 
 
-def program(host: str, kind: str, *numbers: int, dual: bool) -> Report:
+def program(host: str, kind: str, *numbers: int, dual: bool) -> ConvergeReport:
     """Open a backend in the namespace and apply it for the peers with these numbers."""
     own = lease(1, kind, dual=dual)
 
-    def call() -> Report:
+    def call() -> ConvergeReport:
         underlay = choose(ifaces=("eth0",), iface_regexes=(), can_reach=None, public_ip=None, public_ipv6=None)
         backend: Any = backends.load(kind).from_config({}, Environment(network=CONFIGS[dual], underlay=underlay))
         backend.open(own)
@@ -190,11 +190,11 @@ def _once(calls: list[Any], operations: Any) -> Any:
     return call(operations)
 
 
-def program_only(host: str, number: int) -> Report:
+def program_only(host: str, number: int) -> ConvergeReport:
     """Apply for one peer, without opening the backend again."""
     own = lease(1, "vxlan", dual=True)
 
-    def call() -> Report:
+    def call() -> ConvergeReport:
         underlay = choose(ifaces=("eth0",), iface_regexes=(), can_reach=None, public_ip=None, public_ipv6=None)
         environment = Environment(network=CONFIGS[True], underlay=underlay)
         return backends.load("vxlan").from_config({}, environment).apply(own, [lease(number, "vxlan", dual=True)])

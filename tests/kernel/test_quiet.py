@@ -10,7 +10,7 @@ import pytest
 
 from overlayd import backends
 from overlayd.errors import NetworkConfigError, UnsupportedError
-from overlayd.kernel.converge import Report
+from overlayd.kernel.converge import ConvergeReport
 from overlayd.kernel.dump import dump
 from overlayd.kernel.routes import RTM_GETROUTE
 from tests.testbed.netns.lab import Host, Lab, laboratory
@@ -60,7 +60,7 @@ def test_a_second_apply_reads_and_changes_nothing(name: str, dual: bool, tmp_pat
         pytest.skip(error.message)
     with host() as namespace, Ear(namespace) as ear:
 
-        def apply() -> Report:
+        def apply() -> ConvergeReport:
             return backend.apply(scene.own_lease(), scene.peer_leases())
 
         try:

@@ -14,8 +14,9 @@ from overlayd.backends.environment import Environment
 from overlayd.backends.vxlan import vtep_mac
 from overlayd.errors import KernelRefused
 from overlayd.kernel import netlink
-from overlayd.kernel.converge import Report
+from overlayd.kernel.converge import ConvergeReport
 from overlayd.kernel.monitor import Monitor
+from overlayd.kernel.state import FdbEntry, Link, Neighbour, Route
 from overlayd.leases.lease import FamilyLease, Lease
 from overlayd.leases.network_config import parse_network_config
 from overlayd.underlay.choose import Underlay, choose
@@ -66,13 +67,15 @@ def lease(number: int, kind: str, *, dual: bool = False) -> Lease:
     return Lease(v4=v4, v6=v6 if dual else None, backend_type=kind)
 
 
-def program(host: str, kind: str, *peers: Lease, dual: bool = False, blackhole: bool = False, **config: Any) -> Report:
+def program(
+    host: str, kind: str, *peers: Lease, dual: bool = False, blackhole: bool = False, **config: Any
+) -> ConvergeReport:
     """Open a backend in the namespace and apply it for these peers."""
     environment = Environment(network=DUAL if dual else ONE, underlay=underlay(host), blackhole=blackhole)
     backend = backends.load(kind).from_config(config, environment)
     own = lease(1, kind, dual=dual)
 
-    def call() -> Report:
+    def call() -> ConvergeReport:
         backend.open(own)
         try:
             return backend.apply(own, peers)
@@ -149,15 +152,16 @@ def test_a_changed_mtu_removes_no_neighbour(host: str, dual: bool) -> None:
     # Opening the backend changes the link; the kernel removes nothing that we would have to write again.
     assert program(host, "vxlan", *peers, dual=dual, MTU=1400).written == 0
     after = inside(host, netlink.read)
-    assert {link.mtu_bytes for link in after.links} == {1330 if dual else 1350}
-    assert (after.neighbours, after.fdb, after.routes) == (before.neighbours, before.fdb, before.routes)
+    assert {link.mtu_bytes for link in after.all_of(Link)} == {1330 if dual else 1350}
+    kinds = (Neighbour, FdbEntry, Route)
+    assert after.all_of(*kinds) == before.all_of(*kinds)
 
 
 def test_a_device_with_another_vni_and_group_policy_replaces_the_first(host: str) -> None:
     # On one port all devices have group policy or none, so the old device has to go before the new one is made.
     program(host, "vxlan", lease(2, "vxlan"))
     program(host, "vxlan", VNI=7, GBP=True)
-    assert {link.name for link in inside(host, netlink.read).links} == {"overlay.7"}
+    assert {link.name for link in inside(host, netlink.read).all_of(Link)} == {"overlay.7"}
 
 
 def test_somebody_elses_device_with_other_flags_on_our_port_is_named(host: str) -> None:

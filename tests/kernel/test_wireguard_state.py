@@ -14,7 +14,7 @@ import pytest
 from overlayd.backends.environment import Environment
 from overlayd.backends.wireguard import Wireguard
 from overlayd.kernel import netlink
-from overlayd.kernel.converge import Report
+from overlayd.kernel.converge import ConvergeReport
 from overlayd.kernel.wireguard import userspace
 from overlayd.leases.lease import FamilyLease, Lease
 from overlayd.leases.network_config import parse_network_config
@@ -95,10 +95,10 @@ class Machine:
         environment = Environment(network=NETWORK, underlay=UNDERLAY, state_dir=self._state_dir)
         return Wireguard.from_config(config, environment)
 
-    def apply(self, backend: Wireguard, *peers: Lease) -> Report:
+    def apply(self, backend: Wireguard, *peers: Lease) -> ConvergeReport:
         """Program the peers; asserts that the kernel refuses nothing."""
 
-        def call() -> Report:
+        def call() -> ConvergeReport:
             backend.open(lease(1))
             return backend.apply(lease(1), peers)
 

@@ -12,7 +12,7 @@ from overlayd.backends.allowed_commands import Consent
 from overlayd.backends.environment import Environment
 from overlayd.backends.listening import Listening
 from overlayd.errors import ConfigError
-from overlayd.kernel.converge import Report
+from overlayd.kernel.converge import ConvergeReport
 from overlayd.leases.lease import Lease
 from overlayd.leases.network_config import NetworkConfig
 from overlayd.lib.sanitize import sanitized
@@ -73,7 +73,7 @@ class Backend(Protocol):
         """Make ready for the host's own lease. Raises KernelRefused, UnsupportedError."""
         ...
 
-    def apply(self, own: Lease, peers: Collection[Lease]) -> Report:
+    def apply(self, own: Lease, peers: Collection[Lease]) -> ConvergeReport:
         """Make the data path that of exactly these peers. Idempotent: a second call writes nothing."""
         ...
 

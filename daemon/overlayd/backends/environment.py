@@ -10,7 +10,7 @@ from overlayd.backends.allowed_commands import Consent
 from overlayd.backends.peers import Judged, Reason, judge
 from overlayd.errors import NetworkConfigError
 from overlayd.kernel.foreign import Destination
-from overlayd.kernel.state import FORWARDING, FORWARDING6, Route, Thing
+from overlayd.kernel.state import FORWARDING, FORWARDING6, KernelObject, Route
 from overlayd.leases.conflicts import OWN_ADDRESS, CurrentNeeds, HostNeed
 from overlayd.leases.lease import FamilyLease, Lease
 from overlayd.leases.network_config import NetworkConfig
@@ -56,16 +56,16 @@ class Environment:
             raise RuntimeError(f"IPv{version} is not in use")
         return found
 
-    def base(self, own: Lease) -> tuple[Thing, ...]:
+    def base(self, own: Lease) -> tuple[KernelObject, ...]:
         """What the kernel should hold whatever the backend: forwarding on, and the blackhole if it is wanted."""
         forwarding = [FORWARDING if family_lease.version == 4 else FORWARDING6 for family_lease in own.family_leases]
         # Docker's bridge always has IPv4 too.
-        things: list[Thing] = [*{FORWARDING: None, **dict.fromkeys(forwarding)}]
+        objects: list[KernelObject] = [*{FORWARDING: None, **dict.fromkeys(forwarding)}]
         if self.blackhole:
-            things += [
+            objects += [
                 Route(dst=family_lease.subnet, link=None, metric=LAST_METRIC) for family_lease in own.family_leases
             ]
-        return tuple(things)
+        return tuple(objects)
 
     def judge(
         self,

@@ -1,4 +1,4 @@
-"""The backend that a network config asks for: on any host, or on this one with its consent and its needs."""
+"""The backend that a network config asks for: on any host, or on this one, with what it allows and needs."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from overlayd.underlay.choose import Underlay
 
 
 def unknown_keys(config: NetworkConfig) -> list[tuple[str, str]]:
-    """The keys of a network config that no host reads, each as a sentence, and those that there are.
+    """The keys of a network config that no host reads: a sentence for each, and which keys there are.
 
     A config is read without them, as flannel does. Raises ConfigError where there is no such backend.
     """
     keys = backends.load(config.backend_type).keys
     found = [(f"{sanitized(key)} is not a key of the network config", ", ".join(KEYS)) for key in config.unknown]
-    there = ", ".join(keys) or "no keys but Type"
-    found += ((text, there) for text in unknown(config.backend_type, config.backend_config, keys))
+    known = ", ".join(keys) or "no keys but Type"
+    found += ((text, known) for text in unknown(config.backend_type, config.backend_config, keys))
     more = len(found) - SHOWN_AT_MOST
-    return found if more <= 0 else [*found[:SHOWN_AT_MOST], (f"{more} more keys of the network config are none", there)]
+    return found if more <= 0 else [*found[:SHOWN_AT_MOST], (f"{more} more keys of the network config are none", known)]
 
 
 def load_backend(
@@ -44,8 +44,8 @@ def load_backend(
 ) -> backends.Backend:
     """The backend that a network config asks for. Raises NetworkConfigError: whoever wrote the config can mend it.
 
-    `here` is what this host needs, where the config is for this host. Without `consent`, nobody asks whether this host
-    lets the config's commands run.
+    `here` is what this host needs, where the config is for this host. Without `consent`, it is not checked whether
+    this host allows the config's commands.
     """
     environment = Environment(
         network=config,
@@ -66,7 +66,7 @@ def load_backend(
 
 
 def backend_here(settings: Settings, config: NetworkConfig, underlay: Underlay, here: CurrentNeeds) -> backends.Backend:
-    """The same for this host, as its settings have it. Changes nothing, and runs nothing."""
+    """The backend for this host, with its settings. Raises as `load_backend` does; changes nothing, runs nothing."""
     backend = load_backend(
         config,
         underlay,

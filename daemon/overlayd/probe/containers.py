@@ -15,7 +15,7 @@ from pathlib import Path
 
 from overlayd.errors import KernelRefused, OverlaydError
 from overlayd.kernel import interfaces, survey
-from overlayd.kernel.namespaces import in_that_at, others
+from overlayd.kernel.namespaces import in_namespace, others
 from overlayd.lib import marks
 from overlayd.lib.addresses import IPAddress, IPNetwork, contains
 from overlayd.probe.sockets import icmp_socket
@@ -29,7 +29,7 @@ def bridge_of(subnets: Collection[IPNetwork]) -> str:
     if not ours.number:
         return BRIDGE
     with contextlib.suppress(OverlaydError):
-        found = [name for name in interfaces.holding(subnets) if not ours.names(name)]
+        found = [name for name in interfaces.with_address_in(subnets) if not ours.names(name)]
         return found[0] if found else ours.bridge
     return ours.bridge
 
@@ -51,7 +51,7 @@ class Container:
 
     def socket(self, version: int) -> socket.socket:
         """Open a raw ICMP socket in it. Raises OSError where it has just ended, or this process may not enter it."""
-        return in_that_at(self.namespace, lambda: icmp_socket(version))
+        return in_namespace(self.namespace, lambda: icmp_socket(version))
 
 
 def on_bridge(at_most: int, *, bridge: str = BRIDGE) -> Iterator[Container]:
@@ -71,7 +71,7 @@ def on_bridge(at_most: int, *, bridge: str = BRIDGE) -> Iterator[Container]:
         if count >= at_most:
             return
         try:
-            addresses = in_that_at(path, lambda: _addresses(ports, subnets))
+            addresses = in_namespace(path, lambda: _addresses(ports, subnets))
         except PermissionError as error:
             refused = error
         except (OSError, KernelRefused):

@@ -17,7 +17,7 @@ from overlayd.lib.addresses import is_within
 from tests.unit.fuzz.leases import rivals, tables
 from tests.unit.fuzz.test_plans import PLANNED, peers_of, versions
 from tests.unit.kernel.damage import as_seen, foreign_interfaces, foreign_routes
-from tests.unit.kernel.model import holding, things
+from tests.unit.kernel.model import holding
 from tests.unit.kernel.scenes import UNDERLAY, Peer, Scene
 
 # Apart from the subnets, addresses, MACs and keys from which the other leases are drawn.
@@ -54,7 +54,7 @@ def test_others_keep_their_routes_and_links_and_good_peers_are_served_as_before(
     taken = {route.key for route in verdict.taken}
     assert kernel.foreign == {key: route for key, route in before.items() if key not in taken}
     assert kernel.interfaces == interfaces
-    for thing in things(kernel.ours()):
+    for item in kernel.ours().objects:
         # None of our routes leads into the destination of another's route, except where it replaced flannel's.
-        if isinstance(thing, Route) and thing not in plan.base:
-            assert not any(is_within(thing.dst, route.dst) for route in kernel.foreign.values()), thing
+        if isinstance(item, Route) and item not in plan.base:
+            assert not any(is_within(item.dst, route.dst) for route in kernel.foreign.values()), item

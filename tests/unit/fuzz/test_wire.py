@@ -21,7 +21,7 @@ from overlayd.backends.packets import (
     is_ipv4,
     spend_hop,
 )
-from overlayd.kernel.monitor import matters, rules_matter
+from overlayd.kernel.monitor import is_relevant, is_rule_change
 
 NEIGHBOURS, LEARNT, PERMANENT = (28, 29), 0x02, 0x80
 
@@ -122,7 +122,7 @@ def messages() -> st.SearchStrategy[bytes]:
 @example(message(28, b"", 2**32 - 1), 200)
 @settings(max_examples=500)
 def test_any_netlink_datagram_is_judged(datagram: bytes, cut: int) -> None:
-    for judge in (matters, rules_matter):
+    for judge in (is_relevant, is_rule_change):
         assert judge(datagram) in (True, False)
         assert judge(datagram[:cut]) in (True, False)
 
@@ -130,7 +130,7 @@ def test_any_netlink_datagram_is_judged(datagram: bytes, cut: int) -> None:
 @given(st.lists(st.sampled_from([LEARNT, 0x04, 0x10]), max_size=20), st.integers(0, 20))
 def test_one_relevant_message_among_any_noise_is_noticed(noise: list[int], at: int) -> None:
     quiet = [message(28, neighbour(state)) for state in noise]
-    assert not matters(b"".join(quiet))
+    assert not is_relevant(b"".join(quiet))
     for kind in (16, 20, 24):
-        assert matters(b"".join([*quiet[:at], message(kind, bytes(12)), *quiet[at:]]))
-    assert matters(b"".join([*quiet[:at], message(29, neighbour(PERMANENT)), *quiet[at:]]))
+        assert is_relevant(b"".join([*quiet[:at], message(kind, bytes(12)), *quiet[at:]]))
+    assert is_relevant(b"".join([*quiet[:at], message(29, neighbour(PERMANENT)), *quiet[at:]]))

@@ -112,7 +112,7 @@ def test_another_network_has_folders_a_prefix_and_a_file_of_its_own() -> None:
             load({"network_number": bad}, {}, None)
 
 
-OWN = other_networks.Network(
+OWN = other_networks.HostNetwork(
     number=0,
     etcd_endpoints=("http://192.0.2.1:2379",),
     etcd_prefix="/a",
@@ -136,7 +136,7 @@ PROTOCOL_4 = (Listening(version=4, protocol="4"),)
     ],
 )
 def test_what_two_networks_cannot_share(
-    mine: other_networks.Network, theirs: other_networks.Network, said: list[str]
+    mine: other_networks.HostNetwork, theirs: other_networks.HostNetwork, said: list[str]
 ) -> None:
     found = other_networks.conflicts(mine, [theirs])
     assert len(found) == len(said)

@@ -8,7 +8,7 @@ import pytest
 
 from overlayd.errors import KernelRefused
 from overlayd.kernel import interfaces
-from overlayd.kernel.namespaces import in_that_at
+from overlayd.kernel.namespaces import in_namespace
 from overlayd.lib import marks
 from overlayd.lib.addresses import ip_address
 from overlayd.probe import container_sockets, containers
@@ -84,13 +84,13 @@ def test_what_a_call_in_a_namespace_raises_is_raised_where_it_was_made() -> None
 
     # Its own: to enter another one takes root. A user may enter none, which is said as well.
     with pytest.raises((KernelRefused, PermissionError)):
-        in_that_at(Path("/proc/self/ns/net"), refuse)
+        in_namespace(Path("/proc/self/ns/net"), refuse)
 
 
 def test_another_network_than_0_sends_from_the_bridge_that_has_its_subnet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(interfaces, "holding", lambda _subnets: ("overlay1.1", "br-second"))
+    monkeypatch.setattr(interfaces, "with_address_in", lambda _subnets: ("overlay1.1", "br-second"))
     assert containers.bridge_of(()) == "docker0"
     monkeypatch.setattr(marks, "_number", 1)
     assert containers.bridge_of(()) == "br-second"
-    monkeypatch.setattr(interfaces, "holding", lambda _subnets: ())
+    monkeypatch.setattr(interfaces, "with_address_in", lambda _subnets: ())
     assert containers.bridge_of(()) == "br-overlay1"

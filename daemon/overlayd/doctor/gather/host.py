@@ -11,7 +11,7 @@ from shutil import which
 from overlayd.doctor.facts import Daemon, Feature, Host, Link, Network, Underlay
 from overlayd.errors import CommandFailed, OverlaydError
 from overlayd.kernel import features, interfaces, survey
-from overlayd.kernel.namespaces import in_a_new_one
+from overlayd.kernel.namespaces import in_new_namespace
 from overlayd.kernel.wireguard import userspace
 from overlayd.lib import marks, process, systemctl
 from overlayd.monitoring import status_file
@@ -166,7 +166,7 @@ def _rules() -> Feature:
         return True
 
     try:
-        there = in_a_new_one(restore)
+        there = in_new_namespace(restore)
     except OSError as error:
         return Feature(there=None, how=f"cannot be tried ({error.strerror})")
     return Feature(there=there, how="tried and taken" if there else f"refused ({said[0]})")
