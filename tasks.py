@@ -10,24 +10,22 @@ from invoke.collection import Collection
 # The daemon of this checkout, also where the virtual environment is another one's.
 sys.path.insert(0, str(Path(__file__).resolve().parent / "daemon"))
 
-import images.reporting
-import images.ship.task_collection
-import images.task_collection
-import rpm.task_collection
+import pipeline.image_tasks
+import pipeline.rpm_tasks
+import pipeline.ship_tasks
 import tests.perf.task_collection
 import tests.task_collection
 import tests.testbed.cluster.task_collection
+from pipeline import reporting
 
 namespace = Collection()
-namespace.add_task(images.task_collection.build_all, name="build-all")
+namespace.add_task(pipeline.image_tasks.build_all, name="build-all")
 for short in (tests.task_collection.namespace, tests.perf.task_collection.namespace):
     for name in short.task_names:
         namespace.add_task(short[name], name=name)
-namespace.add_task(images.ship.task_collection.release, name="release")
-for shipped in (images.ship.task_collection.push, images.ship.task_collection.save, images.ship.task_collection.load):
-    images.task_collection.namespace.add_task(shipped)
-namespace.add_collection(images.task_collection.namespace)
-namespace.add_collection(rpm.task_collection.namespace)
+namespace.add_task(pipeline.ship_tasks.release, name="release")
+namespace.add_collection(pipeline.image_tasks.namespace)
+namespace.add_collection(pipeline.rpm_tasks.namespace)
 namespace.add_collection(tests.testbed.cluster.task_collection.namespace)
-images.reporting.cover(namespace)
-images.reporting.guard()
+reporting.cover(namespace)
+reporting.guard()

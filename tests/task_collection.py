@@ -13,8 +13,9 @@ from invoke.exceptions import Exit
 from invoke.tasks import task
 
 from images.engine import docker_images, dockerd, preflight, runner
-from images.targets import PLACE
-from images.task_collection import build_all, say
+from images.engine.place import PLACE
+from images.engine.progress import report
+from pipeline.image_tasks import build_all
 from tests import side_by_side
 from tests.testbed.cluster import task_collection as cluster
 
@@ -48,9 +49,9 @@ def down(c: Context) -> None:
         cluster.down(c)
     else:
         dockerd.require_permission(said)
-        say(f"no dockerd answers ({said}): there is no cluster to remove")
+        report(f"no dockerd answers ({said}): there is no cluster to remove")
     if why := dockerd.stop():
-        say(why)
+        report(why)
 
 
 @task(
@@ -90,10 +91,10 @@ def lock(c: Context) -> None:
 def clean(c: Context, gone: bool = False) -> None:
     """Remove what was built, but not what was fetched. Images keep their names: docker image rm."""
     preflight.check()
-    with runner.holding(PLACE):
+    with runner.build_folder_locked(PLACE):
         if dockerd.answers():
             for tag in docker_images.forget(PLACE.owner, gone=gone):
-                say(f"removed {tag}")
+                report(f"removed {tag}")
         for path in PLACE.build.glob("*"):
             # The lock is what we hold.
             if path.name not in ("cache", "lock"):

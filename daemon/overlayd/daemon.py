@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from overlayd import __version__
-from overlayd.docker.etcd_in_docker import DockerFirst
+from overlayd.docker.etcd_in_docker import EarlyDockerStart
 from overlayd.errors import (
     AddressTaken,
     CommandFailed,
@@ -34,6 +34,7 @@ from overlayd.host.pacing import Pacing
 from overlayd.host.served_config import CONFIG_ERRORS, ServedConfig
 from overlayd.kernel.monitor import Monitor
 from overlayd.leases import presence
+from overlayd.leases.keys import Keys
 from overlayd.leases.network_config import NetworkConfig
 from overlayd.leases.presence import Presence
 from overlayd.leases.registry import Registry
@@ -107,15 +108,16 @@ class Daemon:
         self._bug: BaseException | None = None
         self._liveness = Liveness(slack_s=max(LEAST_SLACK_S, 3 * settings.resync_s), clock=clock)
         self._pacing = Pacing(self._liveness, clock=clock)
-        self._registry = Registry(store, settings.etcd_prefix, self._pacing.wake)
+        self._keys = Keys(settings.etcd_prefix)
+        self._registry = Registry(store, self._keys, self._pacing.wake)
         self._renewal = LeaseRenewal(
-            self._registry,
+            self._registry.refresh,
             self._pacing.wake,
             ttl_s=settings.lease_ttl_s,
             margin_s=settings.subnet_lease_renew_margin * 60,
             liveness=self._liveness,
         )
-        self._docker_first = DockerFirst(settings)
+        self._docker_first = EarlyDockerStart(settings)
         self._presence: Presence | None = None
         self._status_file = StatusFile(
             settings.run_dir,
@@ -212,7 +214,7 @@ class Daemon:
         if self._presence is not None and self._presence.address == address:
             return
         self._release_address()
-        claim = Presence(self._store, self._settings.etcd_prefix, address, presence.this_host())
+        claim = Presence(self._store, self._keys, address, presence.this_host())
         claim.claim()
         self._presence = claim
 

@@ -1,4 +1,4 @@
-"""CentOS: packages come from the project's mirrors, Docker from Docker's own repository, signatures checked."""
+"""What all bases of CentOS share: signed packages from the project's mirrors, and Docker from its own repository."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from images.bases import fetch
 from images.bases.base import Base, Repository
 from images.bases.mirrors import ARCH
 
-# Both are published in words as well: centos.org/keys, and docs.docker.com's page on installing on CentOS.
+# Where the fingerprints are published: centos.org/keys, and docs.docker.com's page on installing on CentOS.
 STREAM_FINGERPRINT = "99DB70FAE1D7CE227FB6488205B555B38483C65D"
 DOCKER_FINGERPRINT = "060A61C51B558A7F742B77AAC52FEB6B621E9F35"
+PURL_NAMESPACE = "centos"
+# Where the project publishes its public keys.
 KEYS = "https://www.centos.org/keys"
 _DOCKER_SITE = "https://download.docker.com/linux/centos"
 _ETCD_SITE = "https://github.com/etcd-io/etcd/releases/download"
@@ -20,6 +22,7 @@ ENABLE: Mapping[str, tuple[str, ...]] = {"base": ("sshd.service", "crond.service
 def stream(
     release: int,
     *,
+    preference: int,
     key: str,
     python: str,
     builder: tuple[str, ...],
@@ -29,13 +32,12 @@ def stream(
     """The base `centos-stream<release>`. `builder` are the packages around `python`."""
     where = sites("https://mirror.stream.centos.org")
     parts = tuple(
-        Repository(
-            name=part,
+        repository(
+            part,
             title=f"CentOS Stream {release} {part}",
-            site="centos",
+            site=where["centos"],
             path=f"{release}-stream/{part}/{ARCH}/os/",
-            url=f"{where['centos']}/{release}-stream/{part}/{ARCH}/os/",
-            key_url=f"{KEYS}/{key}",
+            key=key,
             key_fingerprint=STREAM_FINGERPRINT,
         )
         for part in ("BaseOS", "AppStream", "CRB")
@@ -43,6 +45,8 @@ def stream(
     return Base(
         name=f"centos-stream{release}",
         title=f"CentOS Stream {release}",
+        preference=preference,
+        purl_namespace=PURL_NAMESPACE,
         releasever=str(release),
         sites=where,
         repositories=(*parts, docker_ce(release)),
@@ -77,6 +81,19 @@ def sites(main: str) -> dict[str, str]:
     return {"centos": main, "docker": _DOCKER_SITE, "etcd": _ETCD_SITE}
 
 
+def repository(name: str, *, title: str, site: str, path: str, key: str, key_fingerprint: str) -> Repository:
+    """A repository of the project's own at `path` below the URL `site`; `key` is the file of its public key."""
+    return Repository(
+        name=name,
+        title=title,
+        site="centos",
+        path=path,
+        url=f"{site}/{path}",
+        key_url=f"{KEYS}/{key}",
+        key_fingerprint=key_fingerprint,
+    )
+
+
 def docker_ce(release: int) -> Repository:
     """Docker's own repository for a release of EL."""
     return Repository(
@@ -91,5 +108,5 @@ def docker_ce(release: int) -> Repository:
 
 
 def questions(base: Base) -> tuple[str, ...]:
-    """The URLs that answer when all repositories of a base are there."""
+    """The URLs that answer when all repositories of a base can be reached."""
     return tuple(repository.question for repository in base.repositories)

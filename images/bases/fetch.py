@@ -1,18 +1,18 @@
-"""Fetches a base's packages from repositories that a distribution signed, into the local repository of that base."""
+"""Fetches a base's packages from the repositories of its distribution, signatures checked, into the local one."""
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from images.bases import asking, dnf, keys
+from images.bases import dnf, keys, mirror_probe
 from images.bases.base import Base, Repository
 from images.engine import sandbox, target
 from images.engine.errors import BuildError, CommandFailed
 from images.engine.graph import Target
 from images.engine.step import Step
 
-# A mirror that says nothing for this long, or sends fewer bytes in a second, has failed.
+# A mirror has failed that sends nothing for 20 s, or less than 1000 bytes in a second.
 _PATIENCE = ("--setopt=timeout=20", "--setopt=minrate=1000", "--setopt=retries=2")
 
 
@@ -23,7 +23,7 @@ def targets(base: Base) -> tuple[Target, ...]:
     def build(step: Step) -> None:
         fetch(step, base, packages)
 
-    # Not the URLs: packages that a key vouches for are the same wherever they lie.
+    # The URLs are no input: packages that are signed by the same key are the same on every mirror.
     vouched = {repository.name: repository.key_fingerprint for repository in base.repositories}
     return (
         target.target(
@@ -45,9 +45,9 @@ def wanted(base: Base) -> list[str]:
 
 
 def fetch(step: Step, base: Base, packages: list[str]) -> None:
-    """Download packages with their dependencies, signatures checked against the expected keys, as one repository.
+    """Download packages and their dependencies into one repository, signatures checked against the expected keys.
 
-    Raises BuildError for a mirror that does not answer, or with something else, and for a package there is not.
+    Raises BuildError for a mirror that does not answer or sends something else, and for a package that does not exist.
     """
     sandbox.require_root_user()
     sandbox.require("dnf", "createrepo_c")
@@ -62,7 +62,7 @@ def fetch(step: Step, base: Base, packages: list[str]) -> None:
     (repos / "base.repo").write_text("".join(_section(one, trusted) for one in base.repositories))
     root = step.scratch / "root"
     root.mkdir()
-    # With --downloadonly dnf resolves against an empty root, downloads, and checks the signatures, in this order.
+    # With --downloadonly dnf resolves dependencies against an empty root, downloads, then checks the signatures.
     command = [
         *("dnf", "--assumeyes", f"--installroot={root}", f"--setopt=reposdir={repos}", *_PATIENCE),
         *(f"--releasever={base.releasever}", "--setopt=install_weak_deps=False", "--downloadonly"),
@@ -74,16 +74,18 @@ def fetch(step: Step, base: Base, packages: list[str]) -> None:
         asked = "\n".join(f"    {one.name}: {one.url}" for one in base.repositories)
         raise dnf.explained(error, base, hint=f"these repositories were asked:\n{asked}") from error
     step.run(["createrepo_c", "--quiet", out])
-    step.tell(dnf.facts(step, out))
+    step.write_facts(dnf.facts(step, out))
 
 
 def ask(base: Base) -> None:
-    """See that all repositories answer, and with repository metadata, side by side. Raises BuildError naming the URL.
+    """Check that all repositories answer with repository metadata. Raises BuildError that names the URL.
 
-    dnf would find out, too, but call it an XML parse error.
+    dnf would find out, too, but would call a web page an XML parse error.
     """
     with ThreadPoolExecutor(max_workers=len(base.repositories)) as pool:
-        found = list(pool.map(lambda one: asking.problem(one.question, asking.TIMEOUT_S), base.repositories))
+        found = list(
+            pool.map(lambda one: mirror_probe.problem(one.question, mirror_probe.TIMEOUT_S), base.repositories)
+        )
     wrong = [
         f"{one.title}, {one.url}: {problem}"
         for one, problem in zip(base.repositories, found, strict=True)

@@ -5,30 +5,31 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from images import scripts
+from images import layered_image
 from images.base import recipe as system
 from images.bases.base import Base
+from images.bases.product import Product, image_target
 from images.engine.graph import Target
 
-NAME = "images.docker"
 CONFIG = replace(
     system.CONFIG,
     description="A system container with a Docker of its own",
-    # overlay2 does not stack on overlay2: what Docker inside stores is never part of the container's own layer.
+    # Docker inside must not store its layers in the container's own: overlay2 does not stack on overlay2.
     volumes=("/var/lib/docker", "/var/lib/containerd"),
 )
 
 
-def target(base: Base) -> Target:
-    """The target of this image."""
-    return scripts.target(
-        name=NAME,
+def _targets(base: Base) -> tuple[Target, ...]:
+    image = layered_image.target(
+        image="docker",
         recipe=Path(__file__),
         base=base,
-        image="docker",
         parent="base",
-        parent_target=system.NAME,
         packages=base.packages["docker"],
         config=CONFIG,
         script=f"systemctl enable {' '.join(base.enable['docker'])}\ndockerd --version\n",
     )
+    return (image,)
+
+
+PRODUCT = Product(name=image_target("docker"), roles=("docker",), targets=_targets)

@@ -1,13 +1,13 @@
 """Errors of a build, named by their cause.
 
 BuildError             one message for the user, and an optional hint: the next thing to do
-├─ BadGraph            a target names one that does not exist, or they depend on each other in a ring
+├─ BadGraph            a target needs one that does not exist, or targets need each other in a ring
 ├─ CommandFailed       a child process failed: the message holds a command to paste
-├─ StepFailed          a target could not be built: names its log, and the command that repeats it
+├─ StepFailed          a target could not be built: the message names its log and the command that repeats it
 ├─ BaseUnreachable     the repositories of a base do not answer
-├─ Unfit               this machine, its user, or the checkout's place will not do (images.engine.preflight)
+├─ Unfit               nothing can be built on this machine, by this user, or in this place (images.engine.preflight)
 ├─ NoDocker            no dockerd answers, and none can be started (images.engine.dockerd)
-└─ Cancelled           the build was told to stop
+└─ Cancelled           the build was stopped
 """
 
 from __future__ import annotations
@@ -16,8 +16,12 @@ from __future__ import annotations
 class BuildError(Exception):
     """A failure that the user is told about in one message.
 
-    `message` says what failed and on which object; `hint` says what to do next.
+    `message` says what failed and on which object; `hint` says what to do next. The daemon's OverlaydError has the same
+    shape and is shown in the same way (pipeline.reporting). It is not the base of this class: all code that a target
+    runs is an input of it, and a change in the daemon's errors is no reason to build all images anew.
     """
+
+    exit_status = 1
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
@@ -29,7 +33,7 @@ class BuildError(Exception):
 
 
 class BadGraph(BuildError):
-    """The targets do not make a graph that can be walked."""
+    """A target needs one that does not exist, or targets need each other in a ring."""
 
 
 class CommandFailed(BuildError):
@@ -45,4 +49,4 @@ class BaseUnreachable(BuildError):
 
 
 class Cancelled(BuildError):
-    """The build was told to stop before this step was done."""
+    """The build was stopped before this step was done."""

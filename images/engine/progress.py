@@ -1,6 +1,6 @@
 """What a person sees of a build: moving lines on a terminal, plain timed lines elsewhere.
 
-Callers are the runner's main thread only.
+Only the runner's main thread calls it.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ class Progress(Protocol):
     ) -> None: ...
     def started(self, name: str, reason: str) -> None: ...
     def ended(self, name: str, outcome: str) -> None: ...
-    def say(self, line: str) -> None: ...
+    def report(self, line: str) -> None: ...
 
 
-class Plain:
+class PlainProgress:
     """One line per event, with the seconds since the build began."""
 
     def __init__(self) -> None:
@@ -44,19 +44,19 @@ class Plain:
 
     def started(self, name: str, reason: str) -> None:
         self._since[name] = time.monotonic()
-        self.say(f"{name}: building ({reason})")
+        self.report(f"{name}: building ({reason})")
 
     def ended(self, name: str, outcome: str) -> None:
         took = time.monotonic() - self._since.pop(name, self._begin)
-        self.say(f"{name}: {outcome} in {took:.1f} s")
+        self.report(f"{name}: {outcome} in {took:.1f} s")
 
-    def say(self, line: str) -> None:
+    def report(self, line: str) -> None:
         sys.stdout.write(f"{time.monotonic() - self._begin:7.1f} s  {line}\n")
         sys.stdout.flush()
 
 
-class Terminal:
-    """A line with a running clock per step that is under way; what is done stays above as text."""
+class TerminalProgress:
+    """A line with a running clock for each step that runs; above them a line of text for each step that ended."""
 
     def __init__(self) -> None:
         from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415
@@ -84,12 +84,18 @@ class Terminal:
         if name in self._tasks:
             self._rich.remove_task(self._tasks.pop(name))
         took = time.monotonic() - self._since.pop(name, time.monotonic())
-        self.say(f"{name}: {outcome} in {took:.1f} s")
+        self.report(f"{name}: {outcome} in {took:.1f} s")
 
-    def say(self, line: str) -> None:
+    def report(self, line: str) -> None:
         self._rich.console.print(line, markup=False, highlight=False)
 
 
 def chosen() -> Progress:
-    """What fits standard output."""
-    return Terminal() if sys.stdout.isatty() else Plain()
+    """The one that fits standard output."""
+    return TerminalProgress() if sys.stdout.isatty() else PlainProgress()
+
+
+def report(line: str) -> None:
+    """Print a line at once, also into a pipe."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()

@@ -1,42 +1,37 @@
-"""What is known of the last build of every target: a stamp below the build folder.
+"""What is known of the last build of every target: a stamp, a JSON file below the build folder.
 
-A stamp is written after what it speaks of is in place: a killed build leaves an old stamp or none, never a wrong one.
-An image is complete when the layout has it and Docker has it under its name, not another one of that name; a target of
-files when they are there.
+A stamp is written when the results of a build are in their places: a killed build leaves an old stamp or none, never a
+wrong one. An image is complete when the layout has it and Docker has this very image under its name; a target that
+makes files is complete when all of them exist.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from images.engine import files
+from images.engine.annotations import LABEL_INPUTS
 from images.engine.graph import CACHE, Built, Target
 from images.engine.inputs import Inputs, fingerprint
 from images.engine.oci import Layout
-
-if TYPE_CHECKING:
-    from images.engine.docker_images import Tagged
-
-LABEL = "org.overlayd"
-LABEL_TARGET = "org.overlayd.target"
-LABEL_HASH = "org.overlayd.inputs"
-
-
-def labels(target: Target, inputs: Inputs) -> dict[str, str]:
-    """The labels by which an image of this target is known to be ours, and to be made of these inputs."""
-    return {LABEL: "image", LABEL_TARGET: target.name, LABEL_HASH: fingerprint(inputs)}
+from images.engine.tags import TaggedImage, own_tag
 
 
 class Stamps:
-    """Reads and writes what is known of last builds. Docker is asked once, when the first image is looked up."""
+    """Reads and writes what is known of last builds.
 
-    def __init__(self, build: Path, layout: Layout) -> None:
+    `labelled_images` asks Docker for the images of ours that it has, by tag. It is called when the first image is
+    looked up, and again after each stamp that was written.
+    """
+
+    def __init__(self, build: Path, layout: Layout, labelled_images: Callable[[], Mapping[str, TaggedImage]]) -> None:
         self._build = build
         self._owner = str(build)
         self._layout = layout
-        self._tags: Mapping[str, Tagged] | None = None
+        self._labelled_images = labelled_images
+        self._tags: Mapping[str, TaggedImage] | None = None
 
     def built(self, target: Target) -> Built | None:
         """What is known of a target's last build; None when there was none, or its record cannot be read."""
@@ -53,40 +48,34 @@ class Stamps:
         return Built(inputs=inputs, facts=facts, complete=complete)
 
     def write(self, target: Target, inputs: Inputs, image: str | None = None) -> None:
-        """Record a build whose results are in their places; `image` is Docker's ID of the one that was made.
+        """Record a build whose results are in their places; `image` is Docker's ID of the image that was made.
 
-        Raises ValueError when its facts are not as promised.
+        Raises ValueError when the facts that the target should have written are not a JSON object of strings.
         """
         facts = json.loads((self._build / target.facts).read_text()) if target.facts else {}
         if not _is_inputs(facts):
-            raise ValueError(f"{target.name} promised facts in {target.facts}, and they are no JSON object of strings")
-        final = self._path(target)
-        final.parent.mkdir(parents=True, exist_ok=True)
-        half = final.with_suffix(".half")
+            raise ValueError(f"{target.name}: its facts in {target.facts} are no JSON object of strings")
         record = {"inputs": dict(inputs), "facts": facts, "image": image}
-        half.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
-        half.rename(final)
+        files.write(self._path(target), json.dumps(record, indent=1, sort_keys=True) + "\n")
         self._tags = None
 
     def forget(self, target: Target) -> None:
-        """Drop the record of what is about to be replaced."""
+        """Remove the stamp of a target whose results are about to be replaced."""
         self._path(target).unlink(missing_ok=True)
 
     def _path(self, target: Target) -> Path:
-        # What is kept when the rest is removed keeps its record too.
+        # `invoke clean` keeps what lies below CACHE, and so it keeps the stamps of what lies there.
         kept = bool(target.outputs) and all(CACHE in path.parents for path in target.outputs)
         return (self._build / CACHE if kept else self._build) / "stamps" / f"{target.name}.json"
 
     def _has_image(self, name: str, wanted: str, docker_id: str | None) -> bool:
-        """Whether the layout has the image, and Docker has what it was given then, under the image's name and ours."""
-        from images.engine import docker_images  # noqa: PLC0415  # importing docker costs 0.2 s
-
+        """Whether the layout has the image, and in Docker its name and our tag are of the image that it was given."""
         if self._tags is None:
-            self._tags = docker_images.tagged_images(LABEL_HASH)
+            self._tags = self._labelled_images()
         image = self._layout.image(name)
-        if image is None or image.labels.get(LABEL_HASH) != wanted:
+        if image is None or image.labels.get(LABEL_INPUTS) != wanted:
             return False
-        found = [self._tags.get(tag) for tag in (name, docker_images.own_tag(self._owner, name))]
+        found = [self._tags.get(tag) for tag in (name, own_tag(self._owner, name))]
         return all(one is not None and one.id == docker_id for one in found)
 
 

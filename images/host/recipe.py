@@ -1,29 +1,30 @@
-"""overlayd/host: the Docker host with the RPM of overlayd installed by yum, both enabled."""
+"""overlayd/host: a Docker host with overlayd, whose RPM yum installs; the services of both are enabled."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
 
-from images import scripts
+from images import layered_image
 from images.bases import dnf
 from images.bases.base import Base
+from images.bases.local_repository import RPM_REPOSITORY
+from images.bases.product import Product, image_target
 from images.docker import recipe as docker
 from images.engine.annotations import version
 from images.engine.graph import Target
+from images.engine.place import ROOT
 from images.probe import recipe as probe
 
-NAME = "images.host"
-# The contract with rpm/: the target that makes this repository and the public key that its metadata is checked against,
-# and where they lie below the build folder.
-RPM_TARGET = "rpm.build"
-RPM_REPOSITORY = Path("rpm/repo")
-RPM_KEYS = Path("rpm/keys/rpm.asc")
 _RPM_MOUNT = "/run/overlayd/rpm"
 _PROBE_MOUNT = "/run/overlayd/probe"
 
 _CONFIG = dnf.configuration(
-    "the RPM of overlayd", _RPM_MOUNT, f"{dnf.KEYS_MOUNT}/{RPM_KEYS.name}", signed_packages=False, section="overlayd"
+    "the RPM of overlayd",
+    _RPM_MOUNT,
+    f"{dnf.KEYS_MOUNT}/{RPM_REPOSITORY.keys.name}",
+    signed_packages=False,
+    section="overlayd",
 )
 _SCRIPT = f"""\
 {dnf.script(_CONFIG, "install overlayd")}
@@ -33,20 +34,26 @@ rpm --query overlayd
 """
 
 
-def target(base: Base) -> Target:
-    """The target of this image."""
-    return scripts.target(
-        name=NAME,
+def _targets(base: Base) -> tuple[Target, ...]:
+    image = layered_image.target(
+        image="host",
         recipe=Path(__file__),
         base=base,
-        image="host",
         parent="docker",
-        parent_target=docker.NAME,
         packages=(),
-        config=dataclasses.replace(
-            docker.CONFIG, description="A Docker host with overlayd", version=version(Path(__file__).parents[2])
-        ),
+        config=dataclasses.replace(docker.CONFIG, description="A Docker host with overlayd", version=version(ROOT)),
         script=_SCRIPT,
-        mounts={RPM_REPOSITORY: _RPM_MOUNT, RPM_KEYS.parent: dnf.KEYS_MOUNT, probe.TAR.parent: _PROBE_MOUNT},
-        needs=(RPM_TARGET, probe.TAR_NAME),
+        mounts={
+            RPM_REPOSITORY.folder: _RPM_MOUNT,
+            RPM_REPOSITORY.keys.parent: dnf.KEYS_MOUNT,
+            probe.TAR.parent: _PROBE_MOUNT,
+        },
+        needs=(RPM_REPOSITORY.target, probe.TAR_NAME),
     )
+    return (image,)
+
+
+# It needs what the RPM needs, which is made in the image builder.
+PRODUCT = Product(
+    name=image_target("host"), roles=("builder", "docker"), targets=_targets, build_all=(image_target("host"),)
+)

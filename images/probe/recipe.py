@@ -1,4 +1,4 @@
-"""overlayd/probe: a few programs with the libraries they need, for containers that test what crosses between hosts."""
+"""overlayd/probe: a few programs with their libraries, for containers that test the traffic between hosts."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from images.base import recipe as system
 from images.bases import dnf
 from images.bases.base import Base
+from images.bases.product import Product, image_target
 from images.engine import sandbox
 from images.engine import target as targets
 from images.engine.containers import ImageConfig
@@ -15,9 +16,9 @@ from images.engine.graph import Target
 from images.engine.step import Step
 from images.probe import licences
 
-NAME = "images.probe"
+NAME = image_target("probe")
 COLLECT = Path("images/probe/collect")
-TAR_NAME = "images.probe.tar"
+TAR_NAME = f"{NAME}.tar"
 TAR = Path("images/probe.tar")
 
 PROGRAMS = (
@@ -41,7 +42,7 @@ PROGRAMS = (
     ),
     *("sleep", "sort", "tail", "test", "timeout", "touch", "tr", "true", "uname", "wc", "ping", "ip", "ss", "iperf3"),
 )
-# iperf3's port is only a hint for who reads `docker inspect`.
+# The port of iperf3, for people who read `docker inspect`; nothing listens there by itself.
 CONFIG = ImageConfig(
     description="A few programs that test what crosses an overlay",
     command=("sleep", "infinity"),
@@ -50,8 +51,7 @@ CONFIG = ImageConfig(
 )
 
 
-def target(base: Base) -> Target:
-    """The target of this image."""
+def _image(base: Base) -> Target:
 
     def build(step: Step) -> None:
         full = step.scratch / "full"
@@ -76,8 +76,8 @@ def target(base: Base) -> Target:
     )
 
 
-def tar_target(base: Base) -> Target:
-    """The target of the same image as a file, which a Docker without a network loads."""
+def _tar(base: Base) -> Target:
+    """The same image as a file, which a Docker without a network loads."""
 
     def build(step: Step) -> None:
         image = step.layout.image(base.tag("probe"))
@@ -90,3 +90,6 @@ def tar_target(base: Base) -> Target:
     return targets.target(
         name=TAR_NAME, build=build, code=[Path(__file__)], values={"base": base.name}, needs=(NAME,), outputs=(TAR,)
     )
+
+
+PRODUCT = Product(name=NAME, roles=("probe",), targets=lambda base: (_image(base), _tar(base)), build_all=(TAR_NAME,))

@@ -1,4 +1,4 @@
-"""What is said about a release: manifest.json, SHA256SUMS, and the README of whoever receives it."""
+"""The documents of a release: manifest.json, SHA256SUMS, and the README for its users."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import json
 import platform
 import re
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from images.bases.base import Base
 from images.engine import commit
+from images.engine.annotations import timestamp
 from images.engine.process import capture
-from images.ship.packed import Packed, compression
+from images.ship.compressed import CompressedImage, compression
 from images.ship.yum import KEY_FILE, REPO_FILE
 from images.signing import Key
 
@@ -32,7 +32,7 @@ def source(root: Path) -> dict[str, Any]:
 
 
 def tools() -> dict[str, str]:
-    """What made the release, with its version."""
+    """The programs that made the release, with their versions."""
     return {
         **{name: capture([name, "--version"]).partition("\n")[0] for name in ("createrepo_c", "rpm", "gpg")},
         "python": platform.python_version(),
@@ -41,16 +41,16 @@ def tools() -> dict[str, str]:
     }
 
 
-def image(packed: Packed, archive: str, bill: str) -> dict[str, Any]:
-    """What the manifest says of an image: `archive` and `bill` are paths in the release."""
+def image(compressed: CompressedImage, archive: str, sbom: str) -> dict[str, Any]:
+    """The entry of an image in the manifest. `archive` and `sbom` are paths in the release."""
     return {
-        "name": packed.name,
-        "id": packed.id,
-        "digest": packed.manifest.digest,
-        "layers": [layer.digest for layer in packed.layers],
-        "annotations": dict(packed.annotations),
+        "name": compressed.name,
+        "id": compressed.id,
+        "digest": compressed.manifest.digest,
+        "layers": [layer.digest for layer in compressed.layers],
+        "annotations": dict(compressed.annotations),
         "archive": archive,
-        "sbom": bill,
+        "sbom": sbom,
     }
 
 
@@ -72,7 +72,7 @@ def document(
             "format": _FORMAT,
             "name": "overlayd",
             "version": version,
-            "created": datetime.fromtimestamp(epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "created": timestamp(epoch),
             "source": origin,
             "base": {"name": base.name, "title": base.title},
             "signed": None if key is None else {"fingerprint": key.fingerprint, "by": key.uid},
@@ -86,7 +86,7 @@ def document(
 
 
 def files(folder: Path) -> dict[str, dict[str, Any]]:
-    """Size and SHA-256 of every file below a folder by its path there, but for signatures beside files."""
+    """Size and SHA-256 of every file below a folder, by its path there; signatures are skipped."""
     paths = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".asc")
     return {str(path.relative_to(folder)): file(path) for path in paths}
 
@@ -98,16 +98,16 @@ def file(path: Path) -> dict[str, Any]:
 
 
 def sums(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """The same as `sha256sum --check` reads it."""
+    """The sums in the format that `sha256sum --check` reads."""
     return "".join(f"{file['sha256']}  {path}\n" for path, file in sorted(found.items()))
 
 
 def readme(*, version: str, base: Base, key: Key | None, baseurl: str, images: Sequence[Mapping[str, Any]]) -> str:
-    """The README of whoever receives the release: how to see that it is whole, to install it, to load images."""
+    """The README for users of the release: how to check it, install the RPM, and load images."""
     rows = "\n".join(f"| `{one['name']}` | `{one['archive']}` | `{one['digest']}` |" for one in images)
     fingerprint = re.sub(r"(.{4})(?=.)", r"\1 ", key.fingerprint) if key else ""
     text = _TEMPLATE.read_text()
-    # Lines that are for one kind of release only begin with its name.
+    # A line that begins with `signed:` or `unsigned:` is for that kind of release only.
     kept, dropped = ("signed", "unsigned") if key else ("unsigned", "signed")
     lines = [line for line in text.splitlines() if not line.startswith(f"{dropped}:")]
     text = "\n".join(

@@ -1,4 +1,4 @@
-"""Repositories of our own: whose key signs them, and that dnf asks for that signature and no other."""
+"""Repositories that we make: which key signs them, and that dnf accepts only that signature."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from images import signing
-from images.bases import catalogue, dnf, own
+from images.bases import catalogue, dnf, local_repository
 from images.bases.base import Base
 from images.engine.errors import BuildError, CommandFailed
 from images.engine.step import Step
@@ -33,7 +33,7 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def step(tmp_path: Path, packages: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Step]:
-    """A step whose build folder has an unsigned repository."""
+    """A build step whose build folder has an unsigned repository."""
     monkeypatch.delenv(signing.VARIABLE, raising=False)
     with a_step(tmp_path / "s", BASE.repository_targets(BASE)[-1]) as found:
         shutil.copytree(packages, found.build / BASE.repository)
@@ -42,13 +42,13 @@ def step(tmp_path: Path, packages: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 
 def sign(step: Step, base: Base = BASE) -> bytes:
-    own.sign(step, step.build / base.repository, step.build / base.keys)
+    local_repository.sign(step, step.build / base.repository, step.build / base.keys)
     return (step.build / base.keys).read_bytes()
 
 
 def test_a_key_of_the_build_folder_is_made_once_and_is_for_root_alone(step: Step, tmp_path: Path) -> None:
     assert sign(step) == sign(step)
-    home = step.build / own.HOME
+    home = step.build / local_repository.HOME
     assert home.stat().st_mode & 0o777 == 0o700
     dnf.install_root(step, BASE, tmp_path / "root", ["own"])
 
@@ -67,7 +67,7 @@ def words(process: Path) -> str:
 
 def test_a_repository_signed_with_another_key_than_its_public_one_is_refused(step: Step, tmp_path: Path) -> None:
     before = sign(step)
-    shutil.rmtree(step.build / own.HOME)
+    shutil.rmtree(step.build / local_repository.HOME)
     assert sign(step) != before
     (step.build / BASE.keys).write_bytes(before)
     with pytest.raises(CommandFailed, match="Bad GPG signature"):
@@ -80,7 +80,7 @@ def test_the_users_key_signs_when_it_is_named(step: Step, tmp_path: Path, monkey
         monkeypatch.setenv("GNUPGHOME", str(ring.home))
         monkeypatch.setenv(signing.VARIABLE, name)
         sign(step)
-    assert not (step.build / own.HOME).exists()
+    assert not (step.build / local_repository.HOME).exists()
     signing.verify(
         step.build / BASE.repository / "repodata/repomd.xml",
         step.build / BASE.repository / "repodata/repomd.xml.asc",
@@ -90,7 +90,7 @@ def test_the_users_key_signs_when_it_is_named(step: Step, tmp_path: Path, monkey
 
 
 def test_a_home_without_a_key_is_an_error_that_says_what_to_do(step: Step) -> None:
-    home = step.build / own.HOME
+    home = step.build / local_repository.HOME
     home.mkdir(mode=0o700, parents=True)
     with pytest.raises(BuildError, match="no secret key") as caught:
         sign(step)

@@ -11,11 +11,11 @@ from overlayd.backends.peers import Judged, Reason, judge
 from overlayd.errors import NetworkConfigError
 from overlayd.kernel.foreign import Destination
 from overlayd.kernel.state import FORWARDING, FORWARDING6, KernelObject, Route
-from overlayd.leases.conflicts import OWN_ADDRESS, Here, HostNeed
+from overlayd.leases.conflicts import OWN_ADDRESS, CurrentNeeds, HostNeed
 from overlayd.leases.lease import FamilyLease, Lease
 from overlayd.leases.network_config import NetworkConfig
 from overlayd.lib.addresses import ip_network
-from overlayd.underlay.choose import Endpoint, Underlay
+from overlayd.underlay.choose import Underlay, UnderlayEndpoint
 
 # Behind every other route to the subnet, the bridge's own above all.
 LAST_METRIC = 2**31
@@ -35,7 +35,7 @@ class Environment:
     blackhole: bool = False
     run_dir: Path = Path("/run/overlayd")
     state_dir: Path | None = None
-    here: Here = field(default_factory=Here)
+    here: CurrentNeeds = field(default_factory=CurrentNeeds)
     consent: Consent | None = None
 
     def __post_init__(self) -> None:
@@ -49,7 +49,7 @@ class Environment:
                     hint=f"give {ifname} an IPv{version} address, or set EnableIPv{version} to false",
                 )
 
-    def endpoint(self, version: int) -> Endpoint:
+    def endpoint(self, version: int) -> UnderlayEndpoint:
         """Where peers reach this host, in a family that the network uses."""
         found = self.underlay.endpoint(version)
         if found is None:

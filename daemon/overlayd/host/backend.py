@@ -11,9 +11,9 @@ from overlayd.backends.environment import Environment
 from overlayd.backends.options import unknown
 from overlayd.errors import ConfigError, NetworkConfigError
 from overlayd.host import other_networks
-from overlayd.leases.conflicts import SHOWN_AT_MOST, Here
+from overlayd.leases.conflicts import SHOWN_AT_MOST, CurrentNeeds
 from overlayd.leases.network_config import KEYS, NetworkConfig
-from overlayd.lib.sanitize import quoted
+from overlayd.lib.sanitize import sanitized
 from overlayd.settings import Settings
 from overlayd.underlay import host_needs
 from overlayd.underlay.choose import Underlay
@@ -25,7 +25,7 @@ def unknown_keys(config: NetworkConfig) -> list[tuple[str, str]]:
     A config is read without them, as flannel does. Raises ConfigError where there is no such backend.
     """
     keys = backends.load(config.backend_type).keys
-    found = [(f"{quoted(key)} is not a key of the network config", ", ".join(KEYS)) for key in config.unknown]
+    found = [(f"{sanitized(key)} is not a key of the network config", ", ".join(KEYS)) for key in config.unknown]
     known = ", ".join(keys) or "no keys but Type"
     found += ((text, known) for text in unknown(config.backend_type, config.backend_config, keys))
     more = len(found) - SHOWN_AT_MOST
@@ -39,7 +39,7 @@ def load_backend(
     blackhole: bool = False,
     run_dir: Path = Path("/run/overlayd"),
     state_dir: Path | None = None,
-    here: Here | None = None,
+    here: CurrentNeeds | None = None,
     consent: Consent | None = None,
 ) -> backends.Backend:
     """The backend that a network config asks for. Raises NetworkConfigError: whoever wrote the config can mend it.
@@ -53,7 +53,7 @@ def load_backend(
         blackhole=blackhole,
         run_dir=run_dir,
         state_dir=state_dir,
-        here=here or Here(),
+        here=here or CurrentNeeds(),
         consent=consent,
     )
     try:
@@ -65,7 +65,7 @@ def load_backend(
     return backend
 
 
-def backend_here(settings: Settings, config: NetworkConfig, underlay: Underlay, here: Here) -> backends.Backend:
+def backend_here(settings: Settings, config: NetworkConfig, underlay: Underlay, here: CurrentNeeds) -> backends.Backend:
     """The backend for this host, with its settings. Raises as `load_backend` does; changes nothing, runs nothing."""
     backend = load_backend(
         config,

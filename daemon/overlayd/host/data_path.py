@@ -12,7 +12,7 @@ from overlayd.backends.planned import Planned
 from overlayd.errors import OverlaydError, UnsupportedError
 from overlayd.host.parts import DesiredHost, HostContext, PartReport
 from overlayd.kernel.converge import ConvergeReport
-from overlayd.leases.lease import UNSAID, Lease
+from overlayd.leases.lease import DEFAULT_BACKEND, Lease
 from overlayd.lib.log import logger
 from overlayd.monitoring.state import Peer
 
@@ -106,7 +106,7 @@ class DataPath:
 
     def _lacks_data(self, lease: Lease) -> bool:
         """Whether a lease of this network's backend, or of no backend yet, lacks what the backend has to publish."""
-        kinds = {UNSAID}
+        kinds = {DEFAULT_BACKEND}
         if any(self._context.backend.lease_data(version) is not None for version in self._context.config.versions):
             kinds.add(backends.published_type(self._context.config.backend_type))
         return lease.backend_type in kinds and all(family_lease.data is None for family_lease in lease.family_leases)

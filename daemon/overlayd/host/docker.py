@@ -7,7 +7,7 @@ from typing import ClassVar
 from overlayd.docker import options as docker_options
 from overlayd.docker.watch import DockerWatch
 from overlayd.host.parts import DesiredHost, HostContext, PartReport
-from overlayd.leases.lease import Subnets
+from overlayd.leases.subnets import Subnets
 
 
 class DockerPart:
@@ -46,7 +46,7 @@ class DockerPart:
         """The text of docker.env: dockerd's flags as of the last sync."""
         return docker_options.env_file(self._watch.options)
 
-    def _desired_options(self, subnets: Subnets) -> docker_options.Wanted:
-        return docker_options.wanted(
+    def _desired_options(self, subnets: Subnets) -> docker_options.DesiredDockerOptions:
+        return docker_options.desired_options(
             subnets, self._context.backend.mtu_bytes, we_masquerade=self._context.settings.ip_masq
         )

@@ -6,15 +6,16 @@ from collections.abc import Collection, Mapping
 from typing import ClassVar
 
 from overlayd import firewall
-from overlayd.docker import options as docker_options
+from overlayd.docker.dockerd_config import read_dockerd_config
 from overlayd.errors import CommandFailed, KernelRefused
 from overlayd.host import other_networks
 from overlayd.host.data_path import DataPath
 from overlayd.host.parts import DesiredHost, HostContext, PartReport
 from overlayd.kernel import interfaces, netlink
-from overlayd.leases.conflicts import Here
-from overlayd.leases.lease import Lease, Subnets
+from overlayd.leases.conflicts import CurrentNeeds
+from overlayd.leases.lease import Lease
 from overlayd.leases.network_config import NetworkConfig
+from overlayd.leases.subnets import Subnets
 from overlayd.lib.addresses import IPAddress, IPNetwork, overlaps
 from overlayd.lib.counters import counter
 from overlayd.lib.log import logger
@@ -49,7 +50,7 @@ class FirewallPart:
         before it is open. Peers of the last run may send until it is known which peers there are now, and so may
         `peers`: a host that is moved from flannel loses no packet. Raises CommandFailed, KernelRefused.
         """
-        daemon_json = docker_options.read_told().settings
+        daemon_json = read_dockerd_config().settings
         for version in sorted({4, *self._context.config.versions}):
             if not netlink.forwards(version):
                 reason = self._close_forwarding(daemon_json, version)
@@ -97,7 +98,7 @@ class FirewallPart:
             )
         return self._firewall.close_forwarding(version)
 
-    def _write(self, rules: firewall.Wanted) -> firewall.Report:
+    def _write(self, rules: firewall.DesiredRules) -> firewall.FirewallReport:
         report = self._firewall.sync(rules)
         if report.written:
             FIREWALL_WRITES.add()
@@ -106,7 +107,7 @@ class FirewallPart:
 
     def _desired(
         self, subnets: Subnets, addresses: frozenset[IPAddress], leased: frozenset[IPNetwork]
-    ) -> firewall.Wanted:
+    ) -> firewall.DesiredRules:
         bridges = interfaces.read_bridges()
         all_bridges = {*bridges.of_guests, *bridges.wired} - {self._context.underlay.ifname}
         by_plain_routes = self._context.underlay.ifname in self._context.backend.devices
@@ -115,7 +116,7 @@ class FirewallPart:
             devices=self._context.backend.devices,
             masquerade=self._context.settings.ip_masq,
             forward=self._context.settings.iptables_forward_rules,
-            daemon_json=docker_options.read_told().settings,
+            daemon_json=read_dockerd_config().settings,
             bridge=next((name for name in interfaces.with_address_in(subnets) if name in all_bridges), self._bridge),
             others=[
                 firewall.OtherNetwork(network=network, bridges=self._bridges_of(other, all_bridges))
@@ -146,7 +147,7 @@ class FirewallPart:
         )
 
 
-def overlays(config: NetworkConfig, subnets: Subnets, here: Here) -> list[firewall.Overlay]:
+def overlays(config: NetworkConfig, subnets: Subnets, here: CurrentNeeds) -> list[firewall.Overlay]:
     """The network and this host's subnet of each family. Shared is a network that holds what this host needs."""
     return [
         firewall.Overlay(

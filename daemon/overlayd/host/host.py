@@ -19,7 +19,7 @@ from overlayd.host.own_lease import OwnLease
 from overlayd.host.parts import DesiredHost, HostContext, Part
 from overlayd.host.reconciler import Reconciler
 from overlayd.host.unknown_keys import UnknownKeys
-from overlayd.leases.conflicts import Here
+from overlayd.leases.conflicts import CurrentNeeds
 from overlayd.leases.lease_table import LeaseTable
 from overlayd.leases.network_config import NetworkConfig
 from overlayd.leases.registry import Registry
@@ -51,7 +51,7 @@ class Host:
         self._registry = registry
         self._config = config
         self._clock = clock
-        self._here = Here(needed=host_needs.now(settings.etcd_endpoints))
+        self._here = CurrentNeeds(needed=host_needs.now(settings.etcd_endpoints))
         backend = backend_here(settings, config, underlay, self._here)
         context = HostContext(settings=settings, config=config, underlay=underlay, backend=backend, here=self._here)
         self.own_lease = OwnLease(context, registry)

@@ -9,8 +9,9 @@ from overlayd.host.parts import HostContext
 from overlayd.leases import previous_lease
 from overlayd.leases.conflicts import avoided
 from overlayd.leases.held_lease import HeldLease, PreviousLease
-from overlayd.leases.lease import FamilyLease, Lease, Subnets
+from overlayd.leases.lease import FamilyLease, Lease
 from overlayd.leases.registry import Registry
+from overlayd.leases.subnets import Subnets
 from overlayd.lib.addresses import IPAddress, IPNetwork
 from overlayd.lib.log import logger
 
@@ -40,17 +41,17 @@ class OwnLease:
 
     def acquire(self) -> HeldLease:
         """Hold subnets, the same as before unless another host has them. Raises StoreError, SubnetsExhausted."""
-        remembered = previous_lease.recall(self._context.settings.state_dir, self._context.settings.subnet_env)
-        remembered = self._registry.own_part(remembered, self.public_ip)
+        previous = previous_lease.recall(self._context.settings.state_dir, self._context.settings.subnet_env)
+        previous = self._registry.checked_previous(previous, self.public_ip)
         if isinstance(self._context.backend, Keyed):
-            self._context.backend.part_from(self._registry.others(remembered, self.public_ip))
+            self._context.backend.part_from(self._registry.older_leases_of_others(previous, self.public_ip))
         self._held = self._registry.acquire(
             self._context.config,
             self._lease,
             public_ip=self.public_ip,
-            remembered=remembered,
+            previous=previous,
             ttl_s=self._context.settings.lease_ttl_s,
-            avoid=avoided(self._context.here.needed, self._context.underlay.ifname, held=remembered.subnets),
+            avoid=avoided(self._context.here.needed, self._context.underlay.ifname, held=previous.subnets),
         )
         self._remember(self._held)
         log.info("lease held", subnet=self._held.lease.subnets, reserved=self._held.reserved)

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 
 from overlayd.lib.log import logger
+from overlayd.lib.periodic import jittered
 from overlayd.monitoring.liveness import Liveness
-from overlayd.store.client import jittered
 
 log = logger("daemon")
 

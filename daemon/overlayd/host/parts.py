@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 from overlayd.backends import Backend
-from overlayd.leases.conflicts import Here
+from overlayd.leases.conflicts import CurrentNeeds
 from overlayd.leases.lease import Lease
 from overlayd.leases.network_config import NetworkConfig
 from overlayd.settings import Settings
@@ -28,7 +28,7 @@ class HostContext:
     config: NetworkConfig
     underlay: Underlay
     backend: Backend
-    here: Here
+    here: CurrentNeeds
 
 
 @dataclass(frozen=True, kw_only=True)

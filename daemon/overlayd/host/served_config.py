@@ -5,7 +5,7 @@ from __future__ import annotations
 from overlayd import backends
 from overlayd.errors import NetworkConfigError, UnsupportedError
 from overlayd.host.backend import backend_here
-from overlayd.leases.conflicts import Here
+from overlayd.leases.conflicts import CurrentNeeds
 from overlayd.leases.network_config import NetworkConfig
 from overlayd.leases.registry import Registry
 from overlayd.lib.counters import counter
@@ -72,7 +72,7 @@ class ServedConfig:
         """Raise NetworkConfigError where this host does not change to that config, at all or without a restart."""
         if self._refused is not None and self._refused[0] == now:
             raise NetworkConfigError(self._refused[1])
-        here = Here(needed=host_needs.now(self._settings.etcd_endpoints))
+        here = CurrentNeeds(needed=host_needs.now(self._settings.etcd_endpoints))
         try:
             backend_here(self._settings, now, self._underlay.look(now.versions).only(now.versions), here)
         except UnsupportedError as error:

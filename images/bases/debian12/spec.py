@@ -1,4 +1,4 @@
-"""The spec of all the RPMs: one source package, a subpackage for each Debian package. Pure but for file owners."""
+"""The spec of all the RPMs: one source package, a subpackage for each Debian package. Only file owners are read."""
 
 from __future__ import annotations
 
@@ -7,35 +7,37 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from images.bases.debian12.assign import ACCOUNTS, FILESYSTEM, LANGPACK, Contents
-from images.bases.debian12.dpkg import Package
+from images.bases.debian12.assign import ACCOUNTS, FILESYSTEM, LANGPACK, PackageContents
+from images.bases.debian12.dpkg import DebianPackage
 from images.bases.debian12.names import EL_NAMES
 
-# setcap's work is in an extended attribute, which a file list does not carry.
+# The name of the source package that all of these RPMs are made of, as each of them states it.
+SOURCE_NAME = "debian12-rpm"
+# Capabilities are extended attributes, which rpmbuild takes from the spec and not from the file.
 CAPABILITIES = {"/usr/bin/ping": "cap_net_raw=ep"}
-# The modes of what is mounted there in every container: what is below is never seen.
+# In every container something is mounted there, with these modes, so `rpm -V` sees these.
 MODES = {"/proc": "0555", "/sys": "0555"}
-# Copyright files, links to the folders of other packages that have them, and the texts that they name.
+# Copyright files, links to folders of other packages that have them, and the whole texts that they refer to.
 _LICENCE_FILE = re.compile(r"/usr/share/(doc/[^/]+(/copyright)?|licenses/[^/]+/.+|common-licenses/.+)")
 
-# The build root is the finished root filesystem: nothing is built, stripped, compressed, compiled or looked into, and
-# rpmbuild must not empty it first.
-_PREAMBLE = """\
-%global __os_install_post %{nil}
-%global __spec_install_pre %{___build_pre}
+# The build root is the finished root filesystem: rpmbuild must not empty it, and must not strip, compress, compile or
+# examine anything.
+_PREAMBLE = f"""\
+%global __os_install_post %{{nil}}
+%global __spec_install_pre %{{___build_pre}}
 %global _build_id_links none
-%global debug_package %{nil}
+%global debug_package %{{nil}}
 %global _binary_payload w1.zstdio
 %global _buildhost overlayd
 %global source_date_epoch_from_changelog 0
 %global use_source_date_epoch_as_buildtime 1
 %global clamp_mtime_to_source_date_epoch 1
-%global __check_files %{nil}
-# Where rpm takes every file for documentation, which `tsflags=nodocs` drops. Not /usr/share/doc: all that is there are
-# copyright files.
+%global __check_files %{{nil}}
+# rpm takes all files below these folders for documentation, which `tsflags=nodocs` leaves out. /usr/share/doc is not
+# among them, as it holds copyright files only.
 %global __docdir_path /usr/share/man:/usr/share/info
 AutoReqProv: no
-Name: debian12-rpm
+Name: {SOURCE_NAME}
 Version: 12
 Release: 1
 Summary: Packages of Debian 12 as RPMs
@@ -49,7 +51,7 @@ Debian 12's packages as RPMs, each with its own files and dependencies.
 %clean
 """
 
-# EL's glibc does the same: whoever brings a library need not think of the linker's cache.
+# EL's glibc has the same trigger: packages with libraries need not update the linker's cache.
 _LIBC_TRIGGER = """\
 %transfiletriggerin -n libc6 -- /usr/lib/x86_64-linux-gnu
 /usr/sbin/ldconfig
@@ -59,7 +61,7 @@ _LIBC_TRIGGER = """\
 
 
 def write(
-    packages: Iterable[Package], contents: Mapping[str, Contents], licences: Mapping[str, str], root: Path
+    packages: Iterable[DebianPackage], contents: Mapping[str, PackageContents], licences: Mapping[str, str], root: Path
 ) -> str:
     """The whole spec. Owners in `contents` that are no Debian package (filesystem, yum) become RPMs as well.
 
@@ -71,13 +73,13 @@ def write(
     for name in sorted(known.keys() | contents.keys()):
         package = known.get(name)
         parts.append(_package(package, licences[name]) if package else _extra(name, licences[name]))
-        parts.append(_files(name, contents.get(name, Contents()), package, owners))
+        parts.append(_files(name, contents.get(name, PackageContents()), package, owners))
     if "libc6" in known:
         parts.append(_LIBC_TRIGGER)
     return "\n".join(parts)
 
 
-def _package(package: Package, licence: str) -> str:
+def _package(package: DebianPackage, licence: str) -> str:
     provides = [f"{name} = {package.full_version}" for name in EL_NAMES.get(package.name, ())]
     provides = [line.split(" ")[0] if line.startswith("/") else line for line in provides]
     lines = [
@@ -112,11 +114,11 @@ def _extra(name: str, licence: str) -> str:
     )
 
 
-def _files(name: str, contents: Contents, package: Package | None, owners: _Owners) -> str:
+def _files(name: str, contents: PackageContents, package: DebianPackage | None, owners: _Owners) -> str:
     lines = [f"%files -n {name}", "%defattr(-,root,root,-)"]
     lines += [f"%dir {owners.attr(path)}{_quoted(path)}" for path in sorted(contents.folders)]
     for path in sorted(contents.files):
-        # What a package calls its configuration; and accounts, which every system changes.
+        # The conffiles of a package; and files in /etc of what is no Debian package, such as the accounts.
         config = path in package.config if package else path.startswith("/etc/")
         words = ("%config(noreplace) " if config and not owners.is_link(path) else "") + owners.attr(path)
         if _LICENCE_FILE.fullmatch(path):
@@ -128,7 +130,7 @@ def _files(name: str, contents: Contents, package: Package | None, owners: _Owne
 
 
 class _Owners:
-    """Names of users and groups as the root filesystem itself has them, which are not this machine's."""
+    """Names of users and groups in the root filesystem; this machine may have other names for the same numbers."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -136,7 +138,7 @@ class _Owners:
         self._groups = _ids(root / "etc/group")
 
     def attr(self, path: str) -> str:
-        """`%attr(…) ` for a file that is not root's, or has another mode than on disk; nothing for others."""
+        """`%attr(…) ` for a file that is not root's, or that gets another mode than on disk; else an empty text."""
         if path in MODES:
             return f"%attr({MODES[path]},root,root) "
         found = os.lstat(self._root / path.lstrip("/"))

@@ -6,8 +6,8 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from images import reporting
 from images.engine import lock
+from pipeline import reporting
 from tests.testbed.cluster.docker_engine import client
 
 

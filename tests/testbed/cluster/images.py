@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from images.engine import docker_images
-from images.targets import PLACE
+from images.engine.place import PLACE
+from images.engine.tags import own_tag
 from tests.testbed.cluster import docker_engine
 
 
@@ -14,5 +14,5 @@ def image_of(role: str, base: str) -> str:
     one that has the name. Raises OverlaydError where there is neither.
     """
     name = f"overlayd/{role}:{base}"
-    own = docker_images.own_tag(PLACE.owner, name)
+    own = own_tag(PLACE.owner, name)
     return docker_engine.image_id(own if docker_engine.has_image(own) else name)

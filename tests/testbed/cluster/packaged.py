@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Network
 from pathlib import Path
 
+from images.bases.local_repository import RPM_REPOSITORY
 from images.engine import docker_images
-from images.engine.runner import Place
-from images.ship import contents
+from images.engine.place import Place
+from images.ship import image_inventory
 from overlayd.errors import OverlaydError
 from overlayd.leases.lease import FamilyLease, Lease
 from rpm import source
-from rpm.targets import REPOSITORY
 from tests.testbed.cluster import plan
 from tests.testbed.cluster.checkout import checkout, commit, give_what_is_built
 from tests.testbed.cluster.create import ROOT, remove
@@ -43,7 +43,7 @@ _BOOT_S = 60.0
 
 def built() -> Path:
     """The RPM that is tested. Raises OverlaydError where there is none."""
-    found = sorted((ROOT / "build" / REPOSITORY).glob("overlayd-*.rpm"))
+    found = sorted((ROOT / "build" / RPM_REPOSITORY.folder).glob("overlayd-*.rpm"))
     if not found:
         raise OverlaydError("there is no RPM", hint="invoke rpm.build")
     return found[-1]
@@ -74,7 +74,7 @@ def packages(base: str) -> Packages:
         commit(later.root, "a later commit", Path())
         try:
             invoked_well("rpm.build", "--base", base, root=later.root)
-            [newer] = (later.build / REPOSITORY).glob("overlayd-*.rpm")
+            [newer] = (later.build / RPM_REPOSITORY.folder).glob("overlayd-*.rpm")
             return Packages(
                 files={RPM: built().read_bytes(), NEWER_RPM: newer.read_bytes()},
                 release=_release(built()),
@@ -85,7 +85,7 @@ def packages(base: str) -> Packages:
 
 
 def _release(rpm: Path) -> str:
-    return contents.of_rpm(rpm).release
+    return image_inventory.of_rpm(rpm).release
 
 
 def installed_releases(host: Machine) -> list[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from images.bases import catalogue
 from images.engine import inputs
-from images.targets import of_everything
+from pipeline.targets import of_base
 
 
 def append(file: Path) -> None:
@@ -47,7 +47,7 @@ def files() -> list[str]:
 def _inputs(base: str) -> dict[str, inputs.Inputs]:
     for cached in (inputs._closure, inputs._imported, inputs._code_digest):
         cached.cache_clear()
-    return {name: target.inputs for name, target in of_everything(catalogue.get(base)).items()}
+    return {name: target.inputs for name, target in of_base(catalogue.get(base)).items()}
 
 
 def main(to: Path, base: str) -> None:

@@ -22,7 +22,7 @@ from overlayd.host.backend import load_backend, unknown_keys
 from overlayd.kernel.state import Address, FdbEntry, Neighbour, Route, Sysctl
 from overlayd.leases.lease import FamilyLease, Lease
 from overlayd.leases.network_config import parse_network_config
-from overlayd.underlay.choose import Endpoint, Underlay
+from overlayd.underlay.choose import Underlay, UnderlayEndpoint
 
 CONFIG = parse_network_config('{"Network": "10.5.0.0/16"}')
 DUAL = parse_network_config('{"Network": "10.5.0.0/16", "EnableIPv6": true, "IPv6Network": "fd42::/48"}')
@@ -31,12 +31,12 @@ UNDERLAY = Underlay(
     ifindex=2,
     mtu_bytes=1500,
     reason="iface eth0",
-    v4=Endpoint(
+    v4=UnderlayEndpoint(
         address=IPv4Address("198.18.1.1"),
         public_ip=IPv4Address("198.18.1.1"),
         on_link=(IPv4Network("198.18.1.0/24"),),
     ),
-    v6=Endpoint(
+    v6=UnderlayEndpoint(
         address=IPv6Address("2001:db8:1::1"),
         public_ip=IPv6Address("2001:db8:1::1"),
         on_link=(IPv6Network("2001:db8:1::/64"),),

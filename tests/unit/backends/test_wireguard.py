@@ -23,7 +23,7 @@ from overlayd.errors import ConfigError, NetworkConfigError
 from overlayd.kernel.state import Address, Link, Route, WireguardLink, WireguardPeer
 from overlayd.leases.lease import FamilyLease, Lease
 from overlayd.leases.network_config import NetworkConfig, parse_network_config
-from overlayd.underlay.choose import Endpoint, Underlay
+from overlayd.underlay.choose import Underlay, UnderlayEndpoint
 
 V4 = parse_network_config('{"Network": "10.5.0.0/16"}')
 V6 = parse_network_config('{"EnableIPv4": false, "EnableIPv6": true, "IPv6Network": "fd42::/48"}')
@@ -34,8 +34,8 @@ UNDERLAY = Underlay(
     ifindex=2,
     mtu_bytes=1500,
     reason="iface eth0",
-    v4=Endpoint(address=IPv4Address("198.18.1.1"), public_ip=IPv4Address("198.18.1.1")),
-    v6=Endpoint(address=IPv6Address("2001:db8:1::1"), public_ip=IPv6Address("2001:db8:1::1")),
+    v4=UnderlayEndpoint(address=IPv4Address("198.18.1.1"), public_ip=IPv4Address("198.18.1.1")),
+    v6=UnderlayEndpoint(address=IPv6Address("2001:db8:1::1"), public_ip=IPv6Address("2001:db8:1::1")),
 )
 
 

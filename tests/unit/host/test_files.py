@@ -11,7 +11,7 @@ from overlayd.errors import OverlaydError
 from overlayd.host.docker import DockerPart
 from overlayd.host.files import FilesPart
 from overlayd.host.parts import DesiredHost
-from overlayd.leases.lease import Subnets
+from overlayd.leases.subnets import Subnets
 from tests.unit.host.values import DirectedBackend, context, lease
 
 DESIRED = DesiredHost(lease=lease(1))

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self, cast
 from overlayd.backends.listening import Listening
 from overlayd.host.parts import HostContext
 from overlayd.kernel.converge import ConvergeReport
-from overlayd.leases.conflicts import Here
+from overlayd.leases.conflicts import CurrentNeeds
 from overlayd.leases.lease import FamilyLease, Lease
 from overlayd.leases.network_config import NetworkConfig, parse_network_config
 from overlayd.settings import Settings
@@ -79,5 +79,5 @@ def context(
         config=config,
         underlay=cast("Underlay", None),
         backend=backend,
-        here=Here(),
+        here=CurrentNeeds(),
     )

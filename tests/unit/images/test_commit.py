@@ -31,7 +31,7 @@ def git(folder: Path, *words: str | Path, time: int = TIME) -> str:
 def repository(tmp_path: Path) -> Path:
     """Two commits, of which the second does not touch the first one's file."""
     place = tmp_path / "repository"
-    for folder in ("daemon", "images", "rpm", "requirements"):
+    for folder in ("daemon", "images", "pipeline", "rpm", "requirements"):
         (place / folder).mkdir(parents=True)
     (place / "LICENSE").write_text("free\n")
     (place / "requirements/freeze.txt").write_text("")

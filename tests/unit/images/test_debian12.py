@@ -115,7 +115,7 @@ def test_what_belongs_to_one_machine_or_to_dpkg_is_dropped(root: Path) -> None:
     assert not {path for path in paths if path.startswith(("/var/lib/dpkg", "/etc/systemd", "/etc/machine-id"))}
 
 
-def written(packages: list[dpkg.Package], root: Path) -> str:
+def written(packages: list[dpkg.DebianPackage], root: Path) -> str:
     """The spec, with one licence for all."""
     contents = assign.assign(root, packages, {})
     names = contents.keys() | {package.name for package in packages}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from images.engine import dockerd
-from images.engine.target import ROOT
+from images.engine.place import ROOT
 from tests.testbed.polling import eventually
 
 

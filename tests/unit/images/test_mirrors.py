@@ -9,10 +9,10 @@ import pytest
 
 from images.bases import catalogue, mirrors
 from images.bases.base import Base
-from images.bases.centos_7 import BASE as CENTOS_7
-from images.bases.centos_stream9 import BASE as STREAM_9
-from images.bases.centos_stream10 import BASE as STREAM_10
-from images.bases.debian12_rpm import BASE as DEBIAN
+from images.bases.catalogue.centos_7 import BASE as CENTOS_7
+from images.bases.catalogue.centos_stream9 import BASE as STREAM_9
+from images.bases.catalogue.centos_stream10 import BASE as STREAM_10
+from images.bases.catalogue.debian12_rpm import BASE as DEBIAN
 from images.engine.errors import BuildError
 from images.etcd import recipe as etcd
 from images.etcd import release
@@ -96,7 +96,7 @@ def test_the_place_of_a_key_may_be_said_alone_and_stays_when_the_url_is_said_els
 @pytest.mark.parametrize(
     ("words", "wanted", "reason"),
     [
-        (["file:///srv"], None, "--mirror file:///srv: whose mirror is it"),
+        (["file:///srv"], None, "--mirror file:///srv: it is not said for which site"),
         (["nginx=file:///srv"], None, "no base has a site or repository 'nginx'"),
         (["docker=file:///srv"], "debian12-rpm", "debian12-rpm has no site or repository 'docker'"),
         (["centos=srv/centos"], None, "'srv/centos' is no URL"),

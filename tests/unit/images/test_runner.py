@@ -16,7 +16,7 @@ import pytest
 from images.engine import containers, docker_images, runner
 from images.engine.errors import BuildError, StepFailed
 from images.engine.graph import Target
-from images.engine.runner import Place
+from images.engine.place import Place
 from images.engine.step import Step
 from tests.testbed.polling import until
 
@@ -26,9 +26,9 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture(autouse=True)
 def no_docker(monkeypatch: pytest.MonkeyPatch) -> None:
-    """These targets make files only, and unit tests run where there is no Docker: nothing to sweep there."""
+    """These targets make files only, and unit tests run where there is no Docker: there is nothing to remove."""
     for module in (containers, docker_images):
-        monkeypatch.setattr(module, "sweep", lambda _owner: [])
+        monkeypatch.setattr(module, "remove_leftovers", lambda _owner: [])
 
 
 def files(name: str, *needs: str, recipe: str = "1", run: Callable[[Step], None] | None = None) -> Target:
@@ -112,7 +112,8 @@ import sys
 from pathlib import Path
 from images.engine import containers, docker_images, runner
 from images.engine.graph import Target
-containers.sweep = docker_images.sweep = lambda owner: []
+from images.engine.place import Place
+containers.remove_leftovers = docker_images.remove_leftovers = lambda owner: []
 
 def build(step):
     step.output(Path("half")).write_text("half")
@@ -120,7 +121,7 @@ def build(step):
 
 target = Target(name="long", build=build, inputs={}, outputs=(Path("half"),))
 try:
-    runner.build(runner.Place(root=Path(sys.argv[1])), {"long": target}, ["long"])
+    runner.build(Place(root=Path(sys.argv[1])), {"long": target}, ["long"])
 except KeyboardInterrupt:
     sys.exit(130)
 """
@@ -129,7 +130,8 @@ except KeyboardInterrupt:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_build_ends_its_children_and_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
     child = subprocess.Popen(
-        [sys.executable, "-c", _LONG_BUILD, str(tmp_path)], env={**os.environ, "PYTHONPATH": str(ROOT)}
+        [sys.executable, "-c", _LONG_BUILD, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     try:
         pidfile = tmp_path / "build/pid"

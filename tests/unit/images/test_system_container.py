@@ -12,7 +12,7 @@ from images.base import recipe
 from images.bases import catalogue
 from images.docker import recipe as docker
 from images.engine.containers import ImageConfig
-from images.engine.target import ROOT
+from images.engine.place import ROOT
 
 FILES = ROOT / recipe.FILES
 PROGRAMS = sorted((FILES / "usr/libexec/system-container").iterdir())

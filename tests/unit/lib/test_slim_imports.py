@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from images.engine.place import ROOT
 from overlayd.lib import slim_imports
 from rpm import source
 from rpm.freeze import freeze, left_out
 
-DAEMON = source.ROOT / source.DAEMON
+DAEMON = ROOT / source.DAEMON
 # Loaded when somebody asks for what they do.
 ON_DEMAND = (
     "overlayd.commands",

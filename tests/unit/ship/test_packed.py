@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 
 from images import signing
+from images.engine.blobs import index_document
 from images.engine.errors import BuildError, Cancelled
 from images.engine.oci import Layout
 from images.engine.process import Stop
-from images.ship import archive, packed
-from images.ship.packed import Packed
+from images.ship import archive, compressed
+from images.ship.compressed import CompressedImage
 from tests.unit.ship.images import image, layer
 
 NAMES = ("overlayd/a:test", "overlayd/b:test")
@@ -34,56 +35,56 @@ def build(folder: Path) -> Layout:
     return layout
 
 
-def pack(folder: Path, layout: Layout, stop: Stop | None = None) -> list[Packed]:
-    return packed.pack(layout, NAMES, folder / "packed", stop or Stop())
+def compress(folder: Path, layout: Layout, stop: Stop | None = None) -> list[CompressedImage]:
+    return compressed.compress(layout, NAMES, folder / "packed", stop or Stop())
 
 
-def test_the_same_images_packed_in_two_places_have_the_same_digests(tmp_path: Path) -> None:
+def test_the_same_images_compressed_in_two_places_have_the_same_digests(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     (tmp_path / "y").mkdir()
-    one = pack(tmp_path / "x", build(tmp_path / "x"))
-    two = pack(tmp_path / "y", build(tmp_path / "y"))
+    one = compress(tmp_path / "x", build(tmp_path / "x"))
+    two = compress(tmp_path / "y", build(tmp_path / "y"))
     assert [image.manifest for image in one] == [image.manifest for image in two]
     assert [image.id for image in one] == [found.id for name in NAMES if (found := build(tmp_path).image(name))]
 
 
-def test_packed_layers_are_the_images_layers_compressed_and_kept_once(tmp_path: Path) -> None:
+def test_compressed_layers_are_the_images_layers_compressed_and_kept_once(tmp_path: Path) -> None:
     layout = build(tmp_path)
-    a, b = pack(tmp_path, layout)
+    a, b = compress(tmp_path, layout)
     assert b.layers[0] == a.layers[0]
     for blob, diff_id in zip(b.layers, b.diff_ids, strict=True):
-        content = packed.place(b.folder, blob.digest).read_bytes()
+        content = b.path(blob).read_bytes()
         assert len(content) == blob.size
         assert f"sha256:{hashlib.sha256(content).hexdigest()}" == blob.digest
         assert gzip.decompress(content) == layout.blob(diff_id).read_bytes()
-    manifest = json.loads(packed.place(b.folder, b.manifest.digest).read_bytes())
+    manifest = json.loads(b.path(b.manifest).read_bytes())
     assert manifest["annotations"]["org.opencontainers.image.title"] == NAMES[1]
-    assert {entry["mediaType"] for entry in manifest["layers"]} == {packed.LAYER_TYPE}
+    assert {entry["mediaType"] for entry in manifest["layers"]} == {compressed.LAYER_TYPE}
 
 
 def test_a_layer_is_compressed_once_and_again_only_when_it_is_gone(tmp_path: Path) -> None:
     layout = build(tmp_path)
-    before = pack(tmp_path, layout)
-    kept, gone = (packed.place(before[1].folder, blob.digest) for blob in before[1].layers)
+    before = compress(tmp_path, layout)
+    kept, gone = (before[1].path(blob) for blob in before[1].layers)
     number = kept.stat().st_ino
     gone.unlink()
-    assert pack(tmp_path, layout) == before
+    assert compress(tmp_path, layout) == before
     assert kept.stat().st_ino == number
     assert gone.exists()
 
 
 def test_blobs_that_no_image_has_any_more_are_removed(tmp_path: Path) -> None:
     layout = build(tmp_path)
-    pack(tmp_path, layout)
+    compress(tmp_path, layout)
     image(layout, NAMES[1], [layer(layout, tmp_path, {"etc/name": b"another\n"})])
-    after = pack(tmp_path, layout)
+    after = compress(tmp_path, layout)
     blobs = {path.name for path in (tmp_path / "packed/blobs/sha256").iterdir()}
     assert blobs == {blob.digest.removeprefix("sha256:") for image in after for blob in image.blobs}
 
 
 def test_an_image_that_is_not_built_is_named_with_what_builds_it(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match=r"overlayd/etcd:test is not built\n.*invoke images\.etcd"):
-        packed.pack(build(tmp_path), ["overlayd/etcd:test"], tmp_path / "packed", Stop())
+        compressed.compress(build(tmp_path), ["overlayd/etcd:test"], tmp_path / "packed", Stop())
 
 
 def test_a_damaged_layer_is_never_packed(tmp_path: Path) -> None:
@@ -93,7 +94,7 @@ def test_a_damaged_layer_is_never_packed(tmp_path: Path) -> None:
     place = layout.blob(found.layers[0].digest)
     place.write_bytes(place.read_bytes().replace(b"#!shell", b"#!spell", 1))
     with pytest.raises(BuildError, match="damaged"):
-        packed.pack(layout, NAMES[:1], tmp_path / "packed", Stop())
+        compressed.compress(layout, NAMES[:1], tmp_path / "packed", Stop())
     assert not list((tmp_path / "packed/blobs/sha256").iterdir())
 
 
@@ -101,12 +102,12 @@ def test_packing_that_is_stopped_leaves_no_half_of_a_blob(tmp_path: Path) -> Non
     stop = Stop()
     stop.set()
     with pytest.raises(Cancelled):
-        pack(tmp_path, build(tmp_path), stop)
+        compress(tmp_path, build(tmp_path), stop)
     assert not list((tmp_path / "packed/blobs/sha256").iterdir())
 
 
 def test_an_archive_is_the_same_bytes_twice_and_a_layout_with_a_listing_for_docker(tmp_path: Path) -> None:
-    images = pack(tmp_path, build(tmp_path))
+    images = compress(tmp_path, build(tmp_path))
     one, two = tmp_path / "one.tar", tmp_path / "two.tar"
     digest = archive.save(images, one, Stop())
     assert archive.save(images, two, Stop()) == digest
@@ -120,8 +121,8 @@ def test_an_archive_is_the_same_bytes_twice_and_a_layout_with_a_listing_for_dock
 
 
 def test_a_blob_damaged_in_the_meantime_is_not_saved(tmp_path: Path) -> None:
-    images = pack(tmp_path, build(tmp_path))
-    place = packed.place(images[0].folder, images[0].layers[0].digest)
+    images = compress(tmp_path, build(tmp_path))
+    place = images[0].path(images[0].layers[0])
     place.write_bytes(os.urandom(images[0].layers[0].size))
     with pytest.raises(BuildError, match="damaged"):
         archive.save(images, tmp_path / "images.tar", Stop())
@@ -129,7 +130,7 @@ def test_a_blob_damaged_in_the_meantime_is_not_saved(tmp_path: Path) -> None:
 
 
 def test_a_stopped_save_leaves_the_archive_before_it_as_it_was(tmp_path: Path) -> None:
-    images = pack(tmp_path, build(tmp_path))
+    images = compress(tmp_path, build(tmp_path))
     to = tmp_path / "images.tar"
     digest = archive.save(images[:1], to, Stop())
     stop = Stop()
@@ -152,11 +153,11 @@ def test_a_stopped_save_leaves_the_archive_before_it_as_it_was(tmp_path: Path) -
 )
 def test_an_archive_that_is_not_what_was_saved_is_refused(tmp_path: Path, spoil: object, said: str) -> None:
     to = tmp_path / "images.tar"
-    archive.save(pack(tmp_path, build(tmp_path)), to, Stop())
+    archive.save(compress(tmp_path, build(tmp_path)), to, Stop())
     assert callable(spoil)
     spoil(to)
     with pytest.raises(BuildError, match=said):
-        archive.load(to, say=print, warn=print)
+        archive.load(to, report=print, warn=print)
 
 
 def test_a_file_that_is_no_archive_is_refused_even_with_its_right_sum(tmp_path: Path) -> None:
@@ -164,13 +165,13 @@ def test_a_file_that_is_no_archive_is_refused_even_with_its_right_sum(tmp_path: 
     with tarfile.open(other, "w") as tar:
         tar.addfile(tarfile.TarInfo("manifest.json"))
     with pytest.raises(BuildError, match="is no archive of images"):
-        archive.load(other, sha256=hashlib.sha256(other.read_bytes()).hexdigest(), say=print, warn=print)
+        archive.load(other, sha256=hashlib.sha256(other.read_bytes()).hexdigest(), report=print, warn=print)
 
 
 def saved(folder: Path, **replaced: bytes) -> tuple[Path, str]:
     """An archive with other content for some of its documents, and its right sum."""
     good, to = folder / "good.tar", folder / "images.tar"
-    archive.save(pack(folder, build(folder)), good, Stop())
+    archive.save(compress(folder, build(folder)), good, Stop())
     with tarfile.open(good) as source, tarfile.open(to, "w") as tar:
         for member in source:
             content = source.extractfile(member)
@@ -187,14 +188,14 @@ def saved(folder: Path, **replaced: bytes) -> tuple[Path, str]:
 def test_an_archive_that_would_name_an_image_otherwise_than_ours_is_refused(
     tmp_path: Path, where: str, name: str
 ) -> None:
-    images = pack(tmp_path, build(tmp_path))
+    images = compress(tmp_path, build(tmp_path))
     manifest = [{"Config": "blobs/sha256/x", "RepoTags": ["overlayd/a:test", name], "Layers": []}]
-    index = packed.index(images)
+    index = index_document(compressed.index_entries(images))
     index["manifests"][0]["annotations"]["io.containerd.image.name"] = name
     replaced = {"manifest": manifest, "index": index}[where]
     to, digest = saved(tmp_path, **{where: json.dumps(replaced).encode()})
     with pytest.raises(BuildError, match="which is no name of ours") as refused:
-        archive.load(to, sha256=digest, say=print, warn=print)
+        archive.load(to, sha256=digest, report=print, warn=print)
     assert repr(name) in str(refused.value)
 
 
@@ -214,16 +215,16 @@ def test_with_a_key_an_archive_needs_a_good_signature(tmp_path: Path) -> None:
     key = signing.generate(tmp_path / "keys/home", "overlayd test <test@example.com>")
     public = tmp_path / "key.asc"
     public.write_bytes(signing.export_public(key))
-    with pytest.raises(BuildError, match=r"has no images.tar.asc beside it, and a key was given"):
-        archive.load(to, sha256=digest, key=public, say=print, warn=print)
+    with pytest.raises(BuildError, match=r"has no images.tar.asc beside it, which the key was given to check"):
+        archive.load(to, sha256=digest, key=public, report=print, warn=print)
     signing.sign_detached(key, tmp_path / "good.tar")
     (tmp_path / "good.tar.asc").rename(archive.signature_file(to))
     # The right sum, and a signature of something else.
     with pytest.raises(BuildError, match="do not match, by this key"):
-        archive.load(to, sha256=digest, key=public, say=print, warn=print)
+        archive.load(to, sha256=digest, key=public, report=print, warn=print)
     with pytest.raises(BuildError, match="cannot be read"):
-        archive.load(to, sha256=digest, key=tmp_path / "none", say=print, warn=print)
+        archive.load(to, sha256=digest, key=tmp_path / "none", report=print, warn=print)
     # A good one does not make every name good.
     signing.sign_detached(key, to)
     with pytest.raises(BuildError, match="no name of ours"):
-        archive.load(to, sha256=digest, key=public, say=print, warn=print)
+        archive.load(to, sha256=digest, key=public, report=print, warn=print)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from images.bases.debian12_rpm import BASE
+from images.bases.catalogue.debian12_rpm import BASE
 from images.engine.errors import BuildError
 from images.ship import manifest, release
 from images.signing import Key

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from images.engine.oci import Layout
-from images.ship import contents
+from images.ship import image_inventory
 from images.ship.tree import Tree
 from tests.unit.ship.images import image, layer
 
@@ -90,7 +90,7 @@ def test_packages_are_the_databases_and_files_of_none_are_named(tmp_path: Path, 
         layer(layout, tmp_path, {**installed(rpm, tmp_path), "bin": "usr/bin"}),
         layer(layout, tmp_path, {"usr/bin/ours": b"ours"}),
     ]
-    found = contents.read(layout, image(layout, "overlayd/x:test", layers), None)
+    found = image_inventory.read(layout, image(layout, "overlayd/x:test", layers), None)
     [package] = found.packages
     assert (package.name, package.evr, package.arch, package.license) == ("tool", "2:1-3", "noarch", "MIT")
     assert len(package.digest) == 64
@@ -102,7 +102,7 @@ def test_packages_are_the_databases_and_files_of_none_are_named(tmp_path: Path, 
 def test_without_a_database_files_are_known_by_path_and_content(tmp_path: Path, rpm: Path) -> None:
     layout = Layout(tmp_path / "oci")
     files: dict[str, bytes | str | None] = {"lib": "usr/lib", "usr/bin/tool": b"tool\n", "usr/lib/lib": b"changed\n"}
-    found = contents.read(layout, image(layout, "overlayd/x:test", [layer(layout, tmp_path, files)]), rpm.parent)
+    found = image_inventory.read(layout, image(layout, "overlayd/x:test", [layer(layout, tmp_path, files)]), rpm.parent)
     assert found.packages == ()
     assert [package.name for package in found.partial] == ["tool"]
     assert [file.path for file in found.files] == ["/usr/lib/lib"]
