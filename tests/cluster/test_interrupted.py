@@ -136,7 +136,7 @@ def test_ctrl_c_in_any_phase_leaves_all_as_it_was(base: str, target: str) -> Non
     build.wait_until_under_way()
     status, said = build.end(signal.SIGINT)
     assert status == 130, said
-    assert "stopped; what was begun is removed" in said
+    assert "stopped; unfinished results are removed" in said
     assert "Traceback" not in said
     assert state(PLACE) == before
 

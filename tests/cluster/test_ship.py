@@ -103,7 +103,7 @@ def test_a_registry_with_our_ca_and_a_login_takes_what_both_allow(
     logins = {"REGISTRY_AUTH_FILE": str(tmp_path / "auth.json")}
     trusted = {**logins, "SSL_CERT_FILE": str(authority.certificate)}
     stranger = invoke(*words, env=logins)
-    assert "a certificate that nobody here vouches for" in stranger.stderr
+    assert "a certificate that no authority known here has signed" in stranger.stderr
     nobody = invoke(*words, env=trusted)
     assert f"skopeo login {guarded}" in nobody.stderr
     login = ["skopeo", "login", f"--username={USER}", "--password-stdin", guarded]
@@ -159,5 +159,5 @@ def test_a_save_that_is_interrupted_leaves_nothing(base: str, tmp_path: Path, nu
     words = ("images.save", f"--to={tmp_path}/images.tar", f"--base={base}")
     status, said = interrupted(*words, when=lambda: list(tmp_path.iterdir()), by=number)
     assert status == 130
-    assert "stopped; what was begun is removed" in said
+    assert "stopped; unfinished results are removed" in said
     assert not list(tmp_path.iterdir())

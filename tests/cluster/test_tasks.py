@@ -110,7 +110,7 @@ def test_ctrl_c_while_waiting_for_another_process_causes_no_traceback() -> None:
             "cluster.down", "--name", _NAME, when=lambda: _waiting(os.getpid()), by=signal.SIGINT
         )
     assert status == 130
-    assert said.splitlines()[1:] == ["stopped; what was begun is removed"]
+    assert said.splitlines()[1:] == ["stopped; unfinished results are removed"]
 
 
 def _waiting(holder: int) -> bool:
