@@ -15,7 +15,7 @@ from overlayd.errors import ConfigError
 from overlayd.kernel.converge import Report
 from overlayd.leases.lease import Lease
 from overlayd.leases.network_config import NetworkConfig
-from overlayd.lib.sanitize import sanitized
+from overlayd.lib.sanitize import quoted
 
 # Imported when asked for: a host uses one of them.
 _MODULES = {
@@ -90,7 +90,7 @@ def load(backend_type: str) -> type[Backend]:
     """The backend of that name. Raises ConfigError that names those there are."""
     module = _MODULES.get(backend_type)
     if module is None:
-        raise ConfigError(f"Backend Type is {sanitized(backend_type)}", hint=f"known: {', '.join(names())}")
+        raise ConfigError(f"Backend Type is {quoted(backend_type)}", hint=f"known: {', '.join(names())}")
     found: type[Backend] = import_module(f"overlayd.backends.{module}").BACKEND
     return found
 

@@ -27,7 +27,7 @@ from overlayd.kernel.wireguard.device import KEY_BYTES, format_key, parse_key
 from overlayd.leases.lease import FamilyLease, Lease
 from overlayd.lib import marks
 from overlayd.lib.addresses import IPAddress, IPNetwork, contains, interface
-from overlayd.lib.sanitize import sanitized
+from overlayd.lib.sanitize import quoted
 
 # Outer IPv6 40 (an IPv4 header is shorter), UDP 8, type 4, receiver 4, counter 8, tag 16.
 OVERHEAD_BYTES = 80
@@ -235,7 +235,7 @@ class Wireguard:
         keys = [public_key_of(family_lease) for family_lease in family_leases]
         for family_lease, key in zip(family_leases, keys, strict=True):
             if key is None:
-                return f"it published no usable PublicKey: {sanitized(family_lease.fields().get('publickey'))}"
+                return f"it published no usable PublicKey: {quoted(family_lease.fields().get('publickey'))}"
         if self._mode == "separate":
             return [
                 Claim(

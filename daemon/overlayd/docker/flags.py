@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from overlayd.lib.sanitize import plain, sanitized
+from overlayd.lib.sanitize import plain, quoted
 
 # Options that overlayd sets from the lease.
 OURS = ("bip", "ipv6", "fixed-cidr-v6", "ip-masq", "mtu", "allow-direct-routing", "bridge-accept-fwmark")
@@ -144,7 +144,7 @@ def as_flag(value: object) -> str:
     """A value of daemon.json as it is written in a flag."""
     if isinstance(value, bool):
         return str(value).lower()
-    return value if isinstance(value, str) else sanitized(value)
+    return value if isinstance(value, str) else quoted(value)
 
 
 def effective(name: str, flag: Flag | None) -> str:

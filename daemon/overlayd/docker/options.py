@@ -21,7 +21,7 @@ from overlayd.errors import OverlaydError
 from overlayd.leases.lease import Subnets
 from overlayd.lib.addresses import IPInterface, first_host
 from overlayd.lib.files import read_json, write_atomically
-from overlayd.lib.sanitize import plain, sanitized
+from overlayd.lib.sanitize import plain, quoted
 
 BRIDGE = "docker0"
 # Files in the run directory: DOCKER_ENV is read by docker.service, and `prepare` makes it from RECORD.
@@ -82,7 +82,7 @@ def choose_flags(
                 )
         elif name == "bip" and bridge:
             problems.append(
-                f"{config.where('bridge')} sets bridge to {sanitized(bridge)}, so docker has no bip: its containers "
+                f"{config.where('bridge')} sets bridge to {quoted(bridge)}, so docker has no bip: its containers "
                 f"are not on the overlay; remove it, or give that bridge {value}"
             )
         else:

@@ -13,7 +13,7 @@ from overlayd.errors import ConfigError, NetworkConfigError
 from overlayd.host import other_networks
 from overlayd.leases.conflicts import SHOWN_AT_MOST, Here
 from overlayd.leases.network_config import KEYS, NetworkConfig
-from overlayd.lib.sanitize import sanitized
+from overlayd.lib.sanitize import quoted
 from overlayd.settings import Settings
 from overlayd.underlay import host_needs
 from overlayd.underlay.choose import Underlay
@@ -25,7 +25,7 @@ def unknown_keys(config: NetworkConfig) -> list[tuple[str, str]]:
     A config is read without them, as flannel does. Raises ConfigError where there is no such backend.
     """
     keys = backends.load(config.backend_type).keys
-    found = [(f"{sanitized(key)} is not a key of the network config", ", ".join(KEYS)) for key in config.unknown]
+    found = [(f"{quoted(key)} is not a key of the network config", ", ".join(KEYS)) for key in config.unknown]
     there = ", ".join(keys) or "no keys but Type"
     found += ((text, there) for text in unknown(config.backend_type, config.backend_config, keys))
     more = len(found) - SHOWN_AT_MOST

@@ -14,7 +14,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any, TypeVar
 
 from overlayd.lib.addresses import IPAddress, IPNetwork
-from overlayd.lib.sanitize import plain, sanitized
+from overlayd.lib.sanitize import plain, quoted
 
 A = TypeVar("A", IPv4Address, IPv6Address)
 
@@ -164,7 +164,7 @@ def parse_key(name: str) -> Subnets:
     The IPv6 part is also read with `-` for `:`, as some tools write it.
     """
     if len(name) > NAME_LENGTH:
-        raise MalformedLease(f"key {sanitized(name)} has {len(name)} characters, at most {NAME_LENGTH} are read")
+        raise MalformedLease(f"key {quoted(name)} has {len(name)} characters, at most {NAME_LENGTH} are read")
     first, _, second = name.partition("&")
     try:
         v6 = None
@@ -178,7 +178,7 @@ def parse_key(name: str) -> Subnets:
         v4 = IPv4Network(f"{address}/{_length(length)}")
     except ValueError as error:
         raise MalformedLease(
-            f"key {sanitized(name)} is not ADDRESS-LENGTH of an aligned subnet: {plain(str(error))}"
+            f"key {quoted(name)} is not ADDRESS-LENGTH of an aligned subnet: {plain(str(error))}"
         ) from error
     # How flannel writes a lease without IPv4.
     return Subnets(v4=None if v6 and v4.prefixlen == 0 else v4, v6=v6)
@@ -191,21 +191,21 @@ def parse_lease(name: str, value: bytes, *, created: int = 0) -> Lease:
     """
     subnets = parse_key(name)
     if len(value) > VALUE_BYTES:
-        raise MalformedLease(f"value of {sanitized(name)} has {len(value)} bytes, at most {VALUE_BYTES} are read")
+        raise MalformedLease(f"value of {quoted(name)} has {len(value)} bytes, at most {VALUE_BYTES} are read")
     try:
         # What is no UTF-8 is replaced, as Go does.
         document = json.loads(value.decode(errors="replace"))
     except (ValueError, RecursionError) as error:
-        raise MalformedLease(f"value of {sanitized(name)} is not JSON: {plain(str(error))}") from error
+        raise MalformedLease(f"value of {quoted(name)} is not JSON: {plain(str(error))}") from error
     if not isinstance(document, dict):
-        raise MalformedLease(f"value of {sanitized(name)} is not a JSON object")
+        raise MalformedLease(f"value of {quoted(name)} is not a JSON object")
     # Go reads object keys without regard to case, so flannel accepts any.
     fields = {str(key).lower(): found for key, found in document.items()}
     backend_type = fields.get("backendtype") or UNSAID
     if not isinstance(backend_type, str):
-        raise MalformedLease(f"BackendType of {sanitized(name)} is not a string: {sanitized(backend_type)}")
+        raise MalformedLease(f"BackendType of {quoted(name)} is not a string: {quoted(backend_type)}")
     if plain(backend_type) != backend_type:
-        raise MalformedLease(f"BackendType of {sanitized(name)} is no name: {sanitized(backend_type)}")
+        raise MalformedLease(f"BackendType of {quoted(name)} is no name: {quoted(backend_type)}")
     data = _data(name, "BackendData", fields.get("backenddata"))
     data6 = data if isinstance(data, str) else _data(name, "BackendV6Data", fields.get("backendv6data"))
     v4 = v6 = None
@@ -227,7 +227,7 @@ def parse_lease(name: str, value: bytes, *, created: int = 0) -> Lease:
 def _length(text: str) -> int:
     # int() would also take ` 24`, `+24` and `2_4`.
     if not text.isdecimal() or not text.isascii():
-        raise ValueError(f"{sanitized(text)} is no prefix length")
+        raise ValueError(f"{quoted(text)} is no prefix length")
     return int(text)
 
 
@@ -237,15 +237,15 @@ def _address(kind: type[A], name: str, label: str, found: object) -> A:
             return kind(found)
     except ValueError:
         pass
-    raise MalformedLease(f"{label} of {sanitized(name)} is not an address: {sanitized(found)}")
+    raise MalformedLease(f"{label} of {quoted(name)} is not an address: {quoted(found)}")
 
 
 def _data(name: str, label: str, found: object) -> Mapping[str, Any] | str | None:
     if isinstance(found, dict) and _parts(found) > DATA_PARTS:
-        raise MalformedLease(f"{label} of {sanitized(name)} has more than {DATA_PARTS} parts")
+        raise MalformedLease(f"{label} of {quoted(name)} has more than {DATA_PARTS} parts")
     if found is None or isinstance(found, dict | str):
         return found
-    raise MalformedLease(f"{label} of {sanitized(name)} is neither a JSON object nor a string: {sanitized(found)}")
+    raise MalformedLease(f"{label} of {quoted(name)} is neither a JSON object nor a string: {quoted(found)}")
 
 
 def _parts(found: dict[str, Any]) -> int:

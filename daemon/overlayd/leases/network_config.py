@@ -23,7 +23,7 @@ from overlayd.lib.addresses import (
     overlaps,
     subnet_at,
 )
-from overlayd.lib.sanitize import plain, sanitized
+from overlayd.lib.sanitize import plain, quoted
 
 DEFAULT_BACKEND = "udp"
 KEYS = (
@@ -189,7 +189,7 @@ _EXAMPLE = 'for example {"Network": "10.42.0.0/16", "Backend": {"Type": "vxlan"}
 def _flag(fields: Mapping[str, Any], key: str, *, default: bool) -> bool:
     value = fields.get(key, default)
     if not isinstance(value, bool):
-        raise NetworkConfigError(f"{key} is {sanitized(value)}", hint="true or false")
+        raise NetworkConfigError(f"{key} is {quoted(value)}", hint="true or false")
     return value
 
 
@@ -210,7 +210,7 @@ def _network(fields: Mapping[str, Any], rules: _Rules) -> IPNetwork:
     hint = f'for example {{"{key}": "{rules.example}", …}}' if rules.prefix else _EXAMPLE
     value = fields.get(key)
     if not isinstance(value, str):
-        raise NetworkConfigError(f"{key} is {sanitized(value)}" if value else f"{key} is missing", hint=hint)
+        raise NetworkConfigError(f"{key} is {quoted(value)}" if value else f"{key} is missing", hint=hint)
     try:
         if "%" in value:
             raise ValueError("a zone (RFC 4007) means something on one host only")
@@ -219,9 +219,7 @@ def _network(fields: Mapping[str, Any], rules: _Rules) -> IPNetwork:
         if network.version != rules.version:
             raise ValueError("of the other family")
     except ValueError as error:
-        raise NetworkConfigError(
-            f"{key} is {sanitized(value)}, not an IPv{rules.version} network", hint=hint
-        ) from error
+        raise NetworkConfigError(f"{key} is {quoted(value)}, not an IPv{rules.version} network", hint=hint) from error
     if "/" not in value or network.prefixlen > rules.smallest_network:
         raise NetworkConfigError(
             f"{key} {plain(value)} is too small to be cut into subnets", hint=f"at least a /{rules.smallest_network}"
@@ -242,7 +240,7 @@ def _subnet_len(fields: Mapping[str, Any], network: IPNetwork, rules: _Rules) ->
     value = fields.get(key) or max(rules.usual_subnet, shortest)
     if not isinstance(value, int) or isinstance(value, bool) or not shortest <= value <= rules.longest_subnet:
         raise NetworkConfigError(
-            f"{key} is {sanitized(value)}",
+            f"{key} is {quoted(value)}",
             hint=f"a number from {shortest} to {rules.longest_subnet} for {rules.prefix}Network {network}",
         )
     return value
@@ -259,7 +257,7 @@ def _bound(fields: Mapping[str, Any], key: str, network: IPNetwork, subnet_len: 
         if address.version != network.version:
             raise ValueError
     except ValueError:
-        raise NetworkConfigError(f"{key} is {sanitized(value)}, not an IPv{network.version} address") from None
+        raise NetworkConfigError(f"{key} is {quoted(value)}, not an IPv{network.version} address") from None
     if int(address) == 0:
         return default
     if not contains(network, address):
@@ -278,11 +276,11 @@ def _backend(fields: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
     if value is None:
         return DEFAULT_BACKEND, MappingProxyType({})
     if not isinstance(value, dict):
-        raise NetworkConfigError(f"Backend is {sanitized(value)}", hint='an object, for example {"Type": "vxlan"}')
+        raise NetworkConfigError(f"Backend is {quoted(value)}", hint='an object, for example {"Type": "vxlan"}')
     config = {key: found for key, found in value.items() if key.lower() != "type"}
     kinds = [found for key, found in value.items() if key.lower() == "type"]
     # Of two, Go takes the last.
     kind = kinds[-1] if kinds else DEFAULT_BACKEND
     if not isinstance(kind, str) or not kind or plain(kind) != kind:
-        raise NetworkConfigError(f"Backend Type is {sanitized(kind)}", hint="the name of a backend, for example vxlan")
+        raise NetworkConfigError(f"Backend Type is {quoted(kind)}", hint="the name of a backend, for example vxlan")
     return kind.lower(), MappingProxyType(config)

@@ -22,7 +22,7 @@ from overlayd.lib import marks
 from overlayd.lib.addresses import IPAddress, ip_address
 from overlayd.lib.log import logger
 from overlayd.lib.periodic import Periodic
-from overlayd.lib.sanitize import plain, sanitized
+from overlayd.lib.sanitize import plain, quoted
 from overlayd.store.client import KeyValue, Store
 
 log = logger("presence")
@@ -99,7 +99,7 @@ def other_at(store: Store, prefix: str, address: IPAddress, identity: Identity) 
 
 
 def _word(found: object) -> str:
-    return plain(found if isinstance(found, str) else sanitized(found)) if found else "?"
+    return plain(found if isinstance(found, str) else quoted(found)) if found else "?"
 
 
 class Presence:

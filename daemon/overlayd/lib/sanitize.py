@@ -19,14 +19,14 @@ class _Repr(reprlib.Repr):
 _repr = _Repr()
 
 
-def sanitized(value: object) -> str:
+def quoted(value: object) -> str:
     """A value as Python writes it, shortened in its middle where it is long."""
     return _shortened(_repr.repr(value), 2 * _LONGEST)
 
 
 def plain(text: str) -> str:
-    """A text as it is if it is harmless, else sanitized."""
-    return text if text.isprintable() and len(text) <= _LONGEST else sanitized(text)
+    """A text as it is if it is harmless, else quoted."""
+    return text if text.isprintable() and len(text) <= _LONGEST else quoted(text)
 
 
 def _shortened(text: str, most: int) -> str:
