@@ -25,7 +25,7 @@ def sanitized(value: object) -> str:
 
 
 def plain(text: str) -> str:
-    """A text as it is if it is harmless, else sanitized."""
+    """A text as it is if it is harmless, else quoted."""
     return text if text.isprintable() and len(text) <= _LONGEST else sanitized(text)
 
 
