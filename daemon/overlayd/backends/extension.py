@@ -29,6 +29,7 @@ from overlayd.backends.commands import (
     steps,
 )
 from overlayd.backends.environment import Environment
+from overlayd.backends.facts import Facts, Key
 from overlayd.backends.ledger import Ledger
 from overlayd.backends.listening import Listening
 from overlayd.backends.options import Options
@@ -42,7 +43,6 @@ from overlayd.lib.log import logger
 
 log = logger("extension")
 
-KEYS = ("PreStartupCommand", "PostStartupCommand", "SubnetAddCommand", "SubnetRemoveCommand", "ShutdownCommand")
 STARTUP_S = 30.0
 # Of one reconciliation. What does not fit waits for the next: the daemon has other things to look after, and must be
 # able to stop.
@@ -66,9 +66,50 @@ class _Failure:
 class Extension:
     """The extension backend on one host."""
 
-    type: ClassVar[str] = "extension"
-    keys: ClassVar[tuple[str, ...]] = KEYS
-    one_route: ClassVar[bool] = False
+    facts: ClassVar[Facts] = Facts(
+        name="extension",
+        published_as="extension",
+        summary="Commands make the data path: programs in the folder that OVERLAYD_EXTENSION_COMMANDS names on each "
+        "host, by their whole paths; a host that names none, or another, stays out, and says so. No running daemon "
+        "begins with them, nor takes others: `systemctl restart overlayd` does. They are run without a shell, with the "
+        "service's own rights, for 10 seconds at most (30 for the first two), once a boot for what they are about, and "
+        "again where they failed. $SUBNET, $IPV6SUBNET, $PUBLIC_IP and $PUBLIC_IPV6 are the peer's, as words and in "
+        "the environment; a peer's lease data is on standard input. The MTU of containers is the underlay's.",
+        keys=(
+            Key(
+                name="PreStartupCommand",
+                help="Run before a subnet is leased. What it prints is the lease's data.",
+                default="",
+            ),
+            Key(
+                name="PostStartupCommand",
+                help="Run with the leased subnet; the variables are this host's, and $NETWORK.",
+                default="",
+            ),
+            Key(
+                name="SubnetAddCommand",
+                help="Run for each peer.",
+                default="",
+            ),
+            Key(
+                name="SubnetRemoveCommand",
+                help="Run for a peer that left or changed, and by `overlayd cleanup`.",
+                default="",
+            ),
+            Key(
+                name="ShutdownCommand",
+                help="Undoes the first two. flannel has none, and leaves the key alone.",
+                default="",
+            ),
+        ),
+        ipv6=True,
+        overhead_bytes=None,
+        carrier=None,
+        device_kind=None,
+        host_answers=False,
+        one_route=False,
+        runs_commands=True,
+    )
 
     def __init__(self, environment: Environment, commands: Commands) -> None:
         """Values only; the first command is run by `lease_data`."""
@@ -84,10 +125,10 @@ class Extension:
     @classmethod
     def from_config(cls, config: Mapping[str, Any], environment: Environment) -> Self:
         """See Backend. Keys: flannel's four commands, and ShutdownCommand, which undoes the first two."""
-        options = Options(cls.type, config, cls.keys)
+        options = Options(cls.facts, config)
         known = ((), OWN_VARIABLES, PEER_VARIABLES, PEER_VARIABLES, OWN_VARIABLES)
         pre, post, add, remove, shutdown = (
-            check(key, options.text(key), names) for key, names in zip(KEYS, known, strict=True)
+            check(key, options.text(key), names) for key, names in zip(cls.facts.key_names, known, strict=True)
         )
         for command in (pre, post, add, remove, shutdown) if environment.consent else ():
             refusal = environment.consent.refusal(command) if environment.consent else None
@@ -140,7 +181,7 @@ class Extension:
 
     def apply(self, own: Lease, peers: Collection[Lease]) -> Report:
         """See Backend. Runs commands for the peers that differ, for ROUND_S; the others are problems until then."""
-        judged = self._environment.judge(peers, own=own, backend_type=self.type, usable=_too_talkative)
+        judged = self._environment.judge(peers, own=own, backend_type=self.facts.name, usable=_too_talkative)
         wanted = {peer.key_name: Told.of(peer) for peer in judged.served}
         report = converge(Plan(base=self._environment.base(own), problems=judged.problems, untold=judged.untold))
         run, failures = self._serve(wanted)
@@ -149,7 +190,7 @@ class Extension:
             written=report.written + run,
             problems=report.problems,
             peer_problems={**report.peer_problems, **failures},
-            paths={peer: self.type for peer in wanted if peer not in failures},
+            paths={peer: self.facts.name for peer in wanted if peer not in failures},
             untold=report.untold,
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from overlayd.kernel.converge import Plan, Report, converge, require
 from overlayd.leases.lease import Lease
@@ -13,8 +13,6 @@ from overlayd.leases.lease import Lease
 @runtime_checkable
 class Planned(Protocol):
     """The part of a Backend that follows from its plan."""
-
-    one_route: ClassVar[bool] = False
 
     def plan(self, own: Lease, peers: Collection[Lease]) -> Plan:
         """All that the kernel should hold, for these leases. Pure."""

@@ -16,8 +16,9 @@ from typing import Any, ClassVar, Self
 from overlayd.backends import keyfile
 from overlayd.backends.claims import Claim, Claims, public_key_of
 from overlayd.backends.environment import Environment
+from overlayd.backends.facts import Carrier, Facts, Key
 from overlayd.backends.listening import Listening
-from overlayd.backends.options import Options, largest_packet
+from overlayd.backends.options import LAST_PORT, MTU, Options, largest_packet
 from overlayd.backends.peers import Reason
 from overlayd.backends.x25519 import public_key
 from overlayd.errors import NetworkConfigError
@@ -31,9 +32,6 @@ from overlayd.lib.sanitize import quoted
 
 # Outer IPv6 40 (an IPv4 header is shorter), UDP 8, type 4, receiver 4, counter 8, tag 16.
 OVERHEAD_BYTES = 80
-DEFAULT_PORT, DEFAULT_PORT6 = 51820, 51821
-KEYS = ("ListenPort", "ListenPortV6", "PSK", "MTU", "Mode", "PersistentKeepaliveInterval")
-MODES = ("separate", "auto", "ipv4", "ipv6")
 _SERVICES = {53: "DNS", 67: "DHCP", 68: "DHCP", 123: "NTP", 546: "DHCP", 547: "DHCP"}
 # What flannel takes for private when it chooses an endpoint: RFC 1918 and RFC 4193, and not all that Python does.
 _PRIVATE: tuple[IPNetwork, ...] = (
@@ -49,9 +47,51 @@ class Wireguard:
     The others have one device for both: `ipv4` and `ipv6` over that family, `auto` over the better of the two.
     """
 
-    type: ClassVar[str] = "wireguard"
-    keys: ClassVar[tuple[str, ...]] = KEYS
-    one_route: ClassVar[bool] = True
+    facts: ClassVar[Facts] = Facts(
+        name="wireguard",
+        published_as="wireguard",
+        summary="WireGuard, encrypted: by the kernel, or by wireguard-go where the kernel has none. Each host's key is "
+        "in wireguard.key of the state directory.",
+        keys=(
+            Key(name="ListenPort", help="UDP port.", default=51820, lowest=1, highest=LAST_PORT),
+            Key(
+                name="ListenPortV6",
+                help="UDP port of the device for IPv6, where that is a device of its own.",
+                default=51821,
+                lowest=1,
+                highest=LAST_PORT,
+            ),
+            Key(
+                name="PSK",
+                help="A preshared key beside the hosts' own, in base64 as `wg genpsk` prints it.",
+                default=None,
+                default_text="none",
+                secret=True,
+            ),
+            MTU,
+            Key(
+                name="Mode",
+                help="`separate`: a device for each family; `ipv4`, `ipv6`: one device for both, over that family; "
+                "`auto`: one device, each peer over the family that both have.",
+                default="separate",
+                words=("separate", "auto", "ipv4", "ipv6"),
+            ),
+            Key(
+                name="PersistentKeepaliveInterval",
+                help="Seconds between packets that keep a way through address translation open; 0 for none.",
+                default=0,
+                lowest=0,
+                highest=65535,
+            ),
+        ),
+        ipv6=True,
+        overhead_bytes={4: OVERHEAD_BYTES - 20, 6: OVERHEAD_BYTES},
+        carrier=Carrier(protocol="udp", port_key="ListenPort"),
+        device_kind="wireguard",
+        host_answers=True,
+        one_route=True,
+        runs_commands=False,
+    )
 
     def __init__(
         self,
@@ -75,9 +115,9 @@ class Wireguard:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], environment: Environment) -> Self:
-        """See Backend. Keys: KEYS, as flannel has them; MTU is the underlay's."""
-        options = Options(cls.type, config, cls.keys)
-        mode = options.word("Mode", MODES)
+        """See Backend. Keys: those of `facts`, as flannel has them."""
+        options = Options(cls.facts, config)
+        mode = options.word("Mode")
         for version in (4, 6):
             if mode == f"ipv{version}" and environment.network.network(version) is None:
                 raise NetworkConfigError(
@@ -85,8 +125,8 @@ class Wireguard:
                     hint=f"set EnableIPv{version} to true, or Mode to auto",
                 )
         ports = {
-            _device(4): _port(options, "ListenPort", DEFAULT_PORT),
-            _device(6): _port(options, "ListenPortV6", DEFAULT_PORT6),
+            _device(4): _port(options, "ListenPort"),
+            _device(6): _port(options, "ListenPortV6"),
         }
         if mode == "separate" and len(environment.network.pools) == 2 and len(set(ports.values())) == 1:
             raise NetworkConfigError(
@@ -98,10 +138,10 @@ class Wireguard:
             mode=mode,
             ports=ports,
             preshared_key=_preshared_key(options),
-            keepalive_s=options.number("PersistentKeepaliveInterval", 0, low=0, high=65535),
+            keepalive_s=options.number("PersistentKeepaliveInterval"),
             mtu_bytes=largest_packet(
-                cls.type,
-                options.number("MTU", 0, low=0, high=65535) or environment.underlay.mtu_bytes,
+                cls.facts,
+                options.number("MTU") or environment.underlay.mtu_bytes,
                 OVERHEAD_BYTES,
                 ipv6=environment.network.v6 is not None,
             ),
@@ -176,7 +216,7 @@ class Wireguard:
             return None if problem is None else ("{}", (problem,))
 
         judged = self._environment.judge(
-            peers, own=own, backend_type=self.type, one_route=self.one_route, usable=unclaimed
+            peers, own=own, backend_type=self.facts.name, one_route=self.facts.one_route, usable=unclaimed
         )
         reachable: dict[str, tuple[Thing, ...]] = {
             name: tuple(map(self._peer, granted)) for name, granted in claims.granted().items()
@@ -185,7 +225,7 @@ class Wireguard:
             base=(*self._environment.base(own), *self._own_end(own)),
             peers=reachable,
             problems=judged.problems,
-            paths=dict.fromkeys(reachable, self.type),
+            paths=dict.fromkeys(reachable, self.facts.name),
             destinations=self._environment.destinations(judged.served),
             networks=self._environment.network.networks,
             untold=judged.untold,
@@ -296,9 +336,9 @@ def _device(version: int) -> str:
     return marks.ours().device("-wg" if version == 4 else "-wg-v6")
 
 
-def _port(options: Options, key: str, default: int) -> int:
+def _port(options: Options, key: str) -> int:
     """Any port, as it may have to pass a firewall, but that of a service of every host's."""
-    port = options.number(key, default, low=1, high=65535)
+    port = options.number(key)
     if port in _SERVICES:
         raise NetworkConfigError(f"{key} of backend wireguard is {port}, the port of {_SERVICES[port]}", hint="another")
     return port

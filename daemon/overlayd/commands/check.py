@@ -9,10 +9,10 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from overlayd.backends import Backend
+from overlayd.backends.backend import Backend
+from overlayd.backends.facts import Facts
 from overlayd.commands.output import print_fields, print_line
 from overlayd.docker import options as docker_options
-from overlayd.doctor.checks.host import DEVICE_OF
 from overlayd.doctor.gather.host import device_feature
 from overlayd.host.backend import backend_here, unknown_keys
 from overlayd.leases.conflicts import Here, besides_containers, judge_network
@@ -58,7 +58,7 @@ def main(settings: Settings, _options: argparse.Namespace) -> int:
                 for pool in config.pools
             ),
             "leased": f"{len(leases)} at etcd revision {revision}",
-            "backend": f"{config.backend_type} {json.dumps(_without_secrets(config.backend_config))}",
+            "backend": f"{config.backend_type} {json.dumps(_without_secrets(backend.facts, config.backend_config))}",
             "devices": ", ".join(backend.devices),
             "container mtu": backend.mtu_bytes,
         },
@@ -66,7 +66,7 @@ def main(settings: Settings, _options: argparse.Namespace) -> int:
     print_fields("needs", _needs(settings, config, backend))
     problems = [*docker_options.read_told().problems, *(text for text, _known in unknown_keys(config))]
     needs = besides_containers(here.needed, underlay.ifname, held=_held(leases, underlay))
-    problems += judge_network(config, needs, one_route=backend.one_route).remarks
+    problems += judge_network(config, needs, one_route=backend.facts.one_route).remarks
     for problem in problems:
         print_line(f"warning: {problem}")
     return 0
@@ -82,13 +82,14 @@ def _held(leases: Iterable[KeyValue], underlay: Underlay) -> Iterator[IPNetwork]
                     yield family_lease.subnet
 
 
-def _without_secrets(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: "(not shown)" if key.lower() == "psk" else value for key, value in config.items()}
+def _without_secrets(facts: Facts, config: Mapping[str, Any]) -> dict[str, Any]:
+    secrets = {key.name.lower() for key in facts.keys if key.secret}
+    return {key: "(not shown)" if key.lower() in secrets else value for key, value in config.items()}
 
 
 def _needs(settings: Settings, config: NetworkConfig, backend: Backend) -> dict[str, object]:
     """What the backend will need of kernel, programs and whoever keeps a firewall on this host."""
-    device = DEVICE_OF.get(config.backend_type)
+    device = backend.facts.device_kind
     feature = device_feature(device) if device else None
     preferred = "nftables" if config.nftables else "iptables"
     return {

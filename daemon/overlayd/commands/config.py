@@ -56,7 +56,7 @@ def _set(settings: Settings, given: str, *, force: bool) -> int:
     try:
         leased, _revision = store.list_prefix(f"{settings.etcd_prefix}/{SUBNETS}")
         needs = (*host_needs.now(settings.etcd_endpoints), *_peers(leased))
-        found = judge_network(config, needs, one_route=backend.one_route)
+        found = judge_network(config, needs, one_route=backend.facts.one_route)
         if not force and (found.refusals or found.remarks):
             raise ConfigError(
                 "\n  ".join(found.lines()),

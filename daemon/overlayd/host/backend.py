@@ -6,9 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from overlayd import backends
+from overlayd.backends import options
 from overlayd.backends.allowed_commands import Consent
+from overlayd.backends.backend import Backend
 from overlayd.backends.environment import Environment
-from overlayd.backends.options import unknown
 from overlayd.errors import ConfigError, NetworkConfigError
 from overlayd.host import other_networks
 from overlayd.leases.conflicts import SHOWN_AT_MOST, Here
@@ -24,10 +25,10 @@ def unknown_keys(config: NetworkConfig) -> list[tuple[str, str]]:
 
     A config is read without them, as flannel does. Raises ConfigError where there is no such backend.
     """
-    keys = backends.load(config.backend_type).keys
+    facts = backends.load(config.backend_type).facts
     found = [(f"{quoted(key)} is not a key of the network config", ", ".join(KEYS)) for key in config.unknown]
-    there = ", ".join(keys) or "no keys but Type"
-    found += ((text, there) for text in unknown(config.backend_type, config.backend_config, keys))
+    there = ", ".join(facts.key_names) or "no keys but Type"
+    found += ((text, there) for text in options.unknown_keys(facts, config.backend_config))
     more = len(found) - SHOWN_AT_MOST
     return found if more <= 0 else [*found[:SHOWN_AT_MOST], (f"{more} more keys of the network config are none", there)]
 
@@ -41,7 +42,7 @@ def load_backend(
     state_dir: Path | None = None,
     here: Here | None = None,
     consent: Consent | None = None,
-) -> backends.Backend:
+) -> Backend:
     """The backend that a network config asks for. Raises NetworkConfigError: whoever wrote the config can mend it.
 
     `here` is what this host needs, where the config is for this host. Without `consent`, nobody asks whether this host
@@ -61,11 +62,11 @@ def load_backend(
     except ConfigError as error:
         raise NetworkConfigError(error.message, hint=error.hint) from error
     if here is not None:
-        host_needs.require_fit(config, here, one_route=backend.one_route)
+        host_needs.require_fit(config, here, one_route=backend.facts.one_route)
     return backend
 
 
-def backend_here(settings: Settings, config: NetworkConfig, underlay: Underlay, here: Here) -> backends.Backend:
+def backend_here(settings: Settings, config: NetworkConfig, underlay: Underlay, here: Here) -> Backend:
     """The same for this host, as its settings have it. Changes nothing, and runs nothing."""
     backend = load_backend(
         config,

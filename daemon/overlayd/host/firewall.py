@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from overlayd import firewall, firewalld
-from overlayd.backends import Backend
+from overlayd.backends.backend import Backend
 from overlayd.docker import options as docker_options
 from overlayd.errors import CommandFailed, KernelRefused
 from overlayd.host import other_networks

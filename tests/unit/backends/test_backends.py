@@ -94,7 +94,7 @@ def test_an_unknown_backend_names_the_known_ones() -> None:
 )
 def test_the_mtu_is_the_underlays_less_the_encapsulation(name: str, overhead_bytes: int) -> None:
     backend = backends.load(name).from_config({}, ENVIRONMENT)
-    assert backend.type == name
+    assert backend.facts.name == name
     assert backend.mtu_bytes == 1500 - overhead_bytes
 
 
@@ -153,7 +153,7 @@ def test_a_key_that_a_backend_has_not_is_read_over_and_said(name: str) -> None:
     config = parse_network_config(
         json.dumps({"Network": "10.5.0.0/16", "Note": 1, "Backend": {"Type": name, "Comment": "x", "MacPrefix": "0E"}})
     )
-    assert load_backend(config, UNDERLAY).type == name
+    assert load_backend(config, UNDERLAY).facts.name == name
     said = [text for text, _known in unknown_keys(config)]
     assert [text.rpartition("key ")[2] for text in said[1:]] == ["'Comment'", "'MacPrefix'"]
     assert said[0] == "'Note' is not a key of the network config"

@@ -271,4 +271,4 @@ def test_the_udp_table_lets_in_only_what_a_lease_says(entries: dict[str, KeyValu
 def test_every_kind_of_lease_is_drawn() -> None:
     assert set(backends.names()) <= set(TYPES)
     with contextlib.suppress(NetworkConfigError):
-        assert backends.load("alloc").from_config({}, Scene(kind="alloc").environment()).type == "alloc"
+        assert backends.load("alloc").from_config({}, Scene(kind="alloc").environment()).facts.name == "alloc"

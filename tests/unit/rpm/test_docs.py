@@ -135,8 +135,9 @@ def test_keys_of_the_network_config_are_those_that_the_program_takes(capsys: pyt
 
 def test_backends_are_those_that_the_program_has_with_their_keys(capsys: pytest.CaptureFixture[str]) -> None:
     said = refused(capsys, '{"Network": "10.42.0.0/16", "Backend": {"Type": "bogus"}}')
-    assert said == set(network_config.BACKENDS)
-    for kind, (_text, keys) in network_config.BACKENDS.items():
+    told = {kind: keys for kind, _text, keys in network_config.backend_pages()}
+    assert said == set(told)
+    for kind, keys in told.items():
         backend = f'{{"Type": "{kind}", "Bogus": 1}}'
         assert refused(capsys, f'{{"Network": "10.42.0.0/16", "Backend": {backend}}}') - {"no keys but Type"} == set(
             keys

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
+from overlayd import backends
 from overlayd.backends.listening import Listening
-from overlayd.doctor.checks.firewalld import CARRIER, firewalld
+from overlayd.doctor.checks.firewalld import firewalld
 from overlayd.doctor.facts import Facts, Network
 from overlayd.doctor.finding import Finding, ok, problem, unknown, warning
 from overlayd.firewall.table import NFT_LEASED, NFT_PEERS
@@ -303,11 +304,11 @@ def _bridge(facts: Facts) -> str:
 
 
 def _listens(network: Network) -> tuple[Listening, ...]:
-    if network.listens or network.backend not in CARRIER:
+    backend = backends.facts_of(network.backend)
+    if network.listens or backend is None or backend.carrier is None:
         return network.listens
-    protocol, usual = CARRIER[network.backend]
-    version = 4 if network.network is not None else 6
-    return (Listening(version=version, protocol=protocol, port=network.port or usual),)
+    version, port = 4 if network.network is not None else 6, network.port or backend.default_port
+    return (Listening(version=version, protocol=backend.carrier.protocol, port=port),)
 
 
 def _own_address(facts: Facts, version: int) -> IPAddress | None:

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
+from overlayd import backends
 from overlayd.doctor.facts import Facts, Firewalld, Network
 from overlayd.doctor.finding import Finding, ok, problem
+from overlayd.ruleset.walk import protocol_name
 
 BRIDGE, DOCKERS_ZONE = "docker0", "docker"
-# What carries each backend's packets between hosts: protocol, and the port where the config names none.
-CARRIER: dict[str, tuple[str, int | None]] = {
-    "auto": ("udp", 8472),
-    "vxlan": ("udp", 8472),
-    "udp": ("udp", 8285),
-    "wireguard": ("udp", 51820),
-    "ipip": ("ipencap", None),
-}
 
 
 def firewalld(facts: Facts) -> Finding | None:
@@ -77,9 +71,10 @@ def _bridge_words(running: Firewalld, network: Network) -> list[str]:
 
 def _port_words(running: Firewalld, ifname: str, network: Network) -> list[str]:
     zone = running.zone_of(ifname)
-    if network.backend not in CARRIER or zone is None or zone.target == "ACCEPT":
+    backend = backends.facts_of(network.backend)
+    if backend is None or backend.carrier is None or zone is None or zone.target == "ACCEPT":
         return []
-    protocol, port = CARRIER[network.backend][0], network.port or CARRIER[network.backend][1]
+    protocol, port = protocol_name(backend.carrier.protocol), network.port or backend.default_port
     if port is None:
         return [] if protocol in zone.protocols else [f"--zone={zone.name} --add-protocol={protocol}"]
     return [] if _open(zone.ports, port, protocol) else [f"--zone={zone.name} --add-port={port}/{protocol}"]

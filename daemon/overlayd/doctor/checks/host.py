@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+from overlayd import backends
 from overlayd.doctor.facts import Facts
 from overlayd.doctor.finding import Finding, ok, problem, unknown, warning
 
-# What the kernel must have for each backend to make its device.
-DEVICE_OF = {"vxlan": "vxlan", "auto": "vxlan", "udp": "tun", "ipip": "ipip", "wireguard": "wireguard"}
 FULL, ALMOST_FULL = 0.95, 0.8
 
 
@@ -106,8 +105,9 @@ def ipv6_disabled(facts: Facts) -> Finding | None:
 def kernel_features(facts: Facts) -> Finding:
     """What the backend and the rules need of the kernel."""
     needed = {"iptables": facts.firewall.kind == "iptables"}
-    if facts.network is not None and facts.network.backend in DEVICE_OF:
-        needed[DEVICE_OF[facts.network.backend]] = True
+    backend = backends.facts_of(facts.network.backend) if facts.network is not None else None
+    if backend is not None and backend.device_kind is not None:
+        needed[backend.device_kind] = True
     seen = facts.host.features
     shown = ", ".join(f"{name}: {feature.how}" for name, feature in sorted(seen.items())) or "nothing could be tried"
     missing = [name for name, wanted in needed.items() if wanted and name in seen and seen[name].there is False]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address
 
+from overlayd import backends
 from overlayd.doctor.facts import Facts
 from overlayd.doctor.finding import Finding, ok, problem, unknown, warning
 from overlayd.leases.conflicts import Judgement
-from overlayd.probe.peers import OVERHEAD_BYTES
 
 STRICT = 1
 # Drivers whose tunnel offloads are known to spoil or lose VXLAN packets, and what is known.
@@ -51,9 +51,10 @@ def underlay_mtu(facts: Facts) -> Finding | None:
     network, link = facts.network, facts.host.link(facts.underlay.ifname)
     if network is None or link is None:
         return unknown("underlay-mtu", "no interface or no network to compare")
-    if network.backend not in OVERHEAD_BYTES:
+    backend = backends.facts_of(network.backend)
+    if backend is None or backend.overhead_bytes is None:
         return None
-    overhead = OVERHEAD_BYTES[network.backend][6 if network.ipv6 else 4]
+    overhead = backend.overhead_bytes[6 if network.ipv6 else 4]
     needed = network.mtu_bytes + overhead
     found = (
         f"containers send {network.mtu_bytes}, {network.backend} adds {overhead}, {link.name} takes {link.mtu_bytes}"
@@ -180,7 +181,8 @@ def reverse_path(facts: Facts) -> Finding | None:
 def checksum_offload(facts: Facts) -> Finding | None:
     """Network cards that are known to handle VXLAN badly."""
     here = facts.underlay
-    if facts.network is None or facts.network.backend not in ("vxlan", "auto") or not here.ifname:
+    backend = backends.facts_of(facts.network.backend) if facts.network is not None else None
+    if backend is None or backend.device_kind != "vxlan" or not here.ifname:
         return None
     if here.driver is None or here.offloads is None:
         return ok("checksum-offload", f"{here.ifname} is no card with a driver that can be asked")

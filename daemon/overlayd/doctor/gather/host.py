@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from shutil import which
 
+from overlayd import backends
 from overlayd.doctor.facts import Daemon, Feature, Host, Link, Network, Underlay
 from overlayd.errors import CommandFailed, OverlaydError
 from overlayd.kernel import features, interfaces, survey
@@ -18,7 +19,6 @@ from overlayd.monitoring import status_file
 from overlayd.monitoring.status_file import Status
 from overlayd.settings import Settings
 
-DEVICES = ("vxlan", "tun", "ipip", "wireguard")
 _PROC = Path("/proc")
 # One rule in each table that overlayd writes to, with the match that all its rules carry.
 _RULES = """\
@@ -144,7 +144,7 @@ def _links() -> tuple[Link, ...]:
 
 
 def _features() -> dict[str, Feature]:
-    found = {name: device_feature(name) for name in DEVICES}
+    found = {name: device_feature(name) for name in backends.device_kinds()}
     return {**found, "iptables": _rules()}
 
 

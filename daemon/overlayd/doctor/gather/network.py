@@ -22,8 +22,6 @@ from overlayd.settings import Settings
 from overlayd.underlay import host_needs
 from overlayd.underlay.watch import choose_underlay
 
-_PORT_KEYS = {"wireguard": "listenport"}
-
 
 def read_network(
     settings: Settings,
@@ -51,7 +49,7 @@ def read_network(
     except OverlaydError:
         return last
     needs = besides_containers(host_needs.now(settings.etcd_endpoints), chosen.ifname, held=held.values())
-    judgement = judge_network(config, needs, one_route=backend.one_route)
+    judgement = judge_network(config, needs, one_route=backend.facts.one_route)
     own = replace(other_networks.of_settings(settings), networks=config.networks, listens=backend.listens)
     same = last is not None and last.backend == config.backend_type
     v4, v6 = config.network(4), config.network(6)
@@ -61,7 +59,7 @@ def read_network(
         backend=config.backend_type,
         mtu_bytes=last.mtu_bytes if same and last is not None else backend.mtu_bytes,
         devices=backend.devices,
-        port=_port(config),
+        port=backend.facts.port(config.backend_config),
         listens=backend.listens,
         ipv6=6 in config.versions,
         refusals=(*judgement.refusals, *other_networks.conflicts(own, other_networks.others())),
@@ -98,11 +96,3 @@ def _last_known(status: Status | None, held: Mapping[int, IPNetwork], underlay: 
         bridge=bridge_of(held.values()),
         **_held(held),
     )
-
-
-def _port(config: NetworkConfig) -> int | None:
-    wanted = _PORT_KEYS.get(config.backend_type, "port")
-    for key, value in config.backend_config.items():
-        if key.lower() == wanted and isinstance(value, int) and value:
-            return value
-    return None
