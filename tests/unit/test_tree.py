@@ -125,6 +125,7 @@ PURE = (
     "lib/envfile",
     "lib/marks",
     "lib/sanitize",
+    "lib/tables",
     "monitoring/endpoints",
     "lib/exposition",
     "monitoring/liveness",

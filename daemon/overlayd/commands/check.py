@@ -11,6 +11,7 @@ from typing import Any
 
 from overlayd.backends.backend import Backend
 from overlayd.backends.facts import Facts
+from overlayd.commands import Command, Verb
 from overlayd.commands.output import print_fields, print_line
 from overlayd.docker import options as docker_options
 from overlayd.doctor.gather.host import device_feature
@@ -109,3 +110,16 @@ def _shown(settings: Settings) -> dict[str, object]:
             value = value or "/"
         shown[field.name.replace("_", "-")] = ",".join(value) if isinstance(value, tuple) else value
     return shown
+
+
+COMMAND = Command(
+    place=20,
+    does=Verb(
+        name="check",
+        help="show the settings in force, the interface, etcd and the network config; change nothing",
+        manual="All that `run` finds out before it changes anything; it fails as `run` would.",
+        needs_root=None,
+        needs_etcd=True,
+        run=main,
+    ),
+)

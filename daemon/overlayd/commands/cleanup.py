@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import os
 from functools import partial
 
 from overlayd import firewall, firewalld
 from overlayd.backends import undo
 from overlayd.backends.allowed_commands import Consent
+from overlayd.commands import Command, Verb
 from overlayd.commands.output import print_line
 from overlayd.docker.options import DOCKER_ENV, RECORD
-from overlayd.errors import BusyError, OverlaydError, PrivilegeError
+from overlayd.errors import BusyError, OverlaydError
 from overlayd.host import other_networks
 from overlayd.kernel import netlink
 from overlayd.lib import hostlock
@@ -23,8 +23,6 @@ from overlayd.settings import Settings
 
 def main(settings: Settings, _options: argparse.Namespace) -> int:
     """Remove all of ours from the kernel and from the run directory. Not the lease: etcd ends it in time."""
-    if os.geteuid() != 0:
-        raise PrivilegeError("overlayd cleanup changes the host's network", hint="run it as root")
     try:
         # Held to the end: a daemon that starts meanwhile waits, rather than have its rules taken away.
         with hostlock.hold():
@@ -62,3 +60,17 @@ def _clean(settings: Settings) -> int:
     if failures:
         raise OverlaydError("not everything could be removed:\n" + "\n".join(failures))
     return 0
+
+
+COMMAND = Command(
+    place=60,
+    does=Verb(
+        name="cleanup",
+        help="remove every route, device, rule and file of overlayd from this host",
+        manual="For a host that leaves the network, also after a crash; stop overlayd first. The lease in etcd ends "
+        "by itself.",
+        needs_root="changes the host's network",
+        needs_etcd=False,
+        run=main,
+    ),
+)

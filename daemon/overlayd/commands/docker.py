@@ -7,18 +7,18 @@ it imports little.
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import time
 from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network
 
+from overlayd.commands import Command, Verb, Verbs
 from overlayd.commands.output import print_line
 from overlayd.docker import options as docker_options
 from overlayd.docker import remedies as docker_remedies
 from overlayd.docker import service as docker_service
 from overlayd.docker.sources import Told
-from overlayd.errors import ConfigError, OverlaydError, PrivilegeError
+from overlayd.errors import ConfigError, OverlaydError
 from overlayd.leases.lease import Subnets
 from overlayd.lib.addresses import IPInterface
 from overlayd.monitoring import status_file
@@ -31,20 +31,14 @@ POLL_S = 0.2
 PREPARE_TIMEOUT_S = 10
 
 
-def main(settings: Settings, options: argparse.Namespace) -> int:
-    """Do what the verb says; the exit status."""
-    if os.geteuid() != 0:
-        raise PrivilegeError(f"overlayd docker {options.verb} changes how docker runs", hint="run it as root")
-    return _prepare(settings) if options.verb == "prepare" else _settle(settings)
-
-
-def _prepare(settings: Settings) -> int:
+def _prepare(settings: Settings, _options: argparse.Namespace) -> int:
+    """Write docker's options."""
     signal.alarm(PREPARE_TIMEOUT_S)
     docker_options.prepare(settings.run_dir, docker_options.read_told())
     return 0
 
 
-def _settle(settings: Settings) -> int:
+def _settle(settings: Settings, _options: argparse.Namespace) -> int:
     """Restart docker if docker0 or dockerd's options are not the lease's, whatever runs in it; else do nothing."""
     if settings.network_number:
         raise ConfigError(
@@ -127,3 +121,31 @@ def _await(subnets: Subnets, given: Sequence[str], told: Told) -> None:
                 "it does while overlayd.service is enabled, after systemctl daemon-reload",
             )
         time.sleep(POLL_S)
+
+
+COMMAND = Command(
+    place=110,
+    does=Verbs(
+        name="docker",
+        help="bring a docker that runs onto the leased subnet",
+        verbs=(
+            Verb(
+                name="settle",
+                help="restart docker if docker0 or dockerd's options are not the lease's, also while containers run; "
+                "else do nothing",
+                manual="",
+                needs_root="changes how docker runs",
+                needs_etcd=False,
+                run=_settle,
+            ),
+            Verb(
+                name="prepare",
+                help="write docker's options for the start that is about to come; docker.service runs this itself",
+                manual="",
+                needs_root="changes how docker runs",
+                needs_etcd=False,
+                run=_prepare,
+            ),
+        ),
+    ),
+)

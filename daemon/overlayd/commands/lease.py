@@ -5,52 +5,53 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from contextlib import closing
 from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
-from overlayd.commands.output import print_line, print_table
+from overlayd.commands import Command, Verb, Verbs
+from overlayd.commands.output import print_line
 from overlayd.errors import ConfigError
 from overlayd.leases import previous_lease, reservations
 from overlayd.leases.followed_config import CONFIG, read_network_config
 from overlayd.leases.lease import Subnets
 from overlayd.lib.addresses import IPAddress, ip_address, ip_network
 from overlayd.lib.sanitize import plain
+from overlayd.lib.tables import columns
 from overlayd.settings import Settings
 from overlayd.store.client import Store
-from overlayd.underlay import host_needs
 
 
-def main(settings: Settings, options: argparse.Namespace) -> int:
-    """Print the leases, or change one."""
-    store = Store.of(settings)
-    try:
-        match options.verb:
-            case "list":
-                return _list(store, settings.etcd_prefix, as_json=options.json)
-            case "reserve":
-                config = read_network_config(store.get(f"{settings.etcd_prefix}/{CONFIG}"), settings.etcd_prefix)
-                subnets, addresses = _subnets(options.subnet), _addresses(options.host)
-                key = reservations.reserve(
-                    store,
-                    settings.etcd_prefix,
-                    config,
-                    subnets,
-                    addresses,
-                    needed=host_needs.now(settings.etcd_endpoints),
-                    force=options.force,
-                    own=_own(settings),
-                )
-                print_line(f"{subnets} is kept for {', '.join(options.host)}: {key}")
-            case _:
-                subnets = _subnets(options.subnet)
-                key = reservations.release(
-                    store, settings.etcd_prefix, subnets, force=options.force, own=_own(settings)
-                )
-                print_line(f"{subnets} is free: {key} deleted")
-        return 0
-    finally:
-        store.close()
+def _reserve(settings: Settings, options: argparse.Namespace) -> int:
+    """Reserve a subnet for a host."""
+    # It reads this host's interfaces by netlink, which the other verbs do not need.
+    from overlayd.underlay import host_needs  # noqa: PLC0415
+
+    with closing(Store.of(settings)) as store:
+        config = read_network_config(store.get(f"{settings.etcd_prefix}/{CONFIG}"), settings.etcd_prefix)
+        subnets, addresses = _subnets(options.subnet), _addresses(options.host)
+        key = reservations.reserve(
+            store,
+            settings.etcd_prefix,
+            config,
+            subnets,
+            addresses,
+            needed=host_needs.now(settings.etcd_endpoints),
+            force=options.force,
+            own=_own(settings),
+        )
+    print_line(f"{subnets} is kept for {', '.join(options.host)}: {key}")
+    return 0
+
+
+def _release(settings: Settings, options: argparse.Namespace) -> int:
+    """Delete a lease or a reservation."""
+    with closing(Store.of(settings)) as store:
+        subnets = _subnets(options.subnet)
+        key = reservations.release(store, settings.etcd_prefix, subnets, force=options.force, own=_own(settings))
+    print_line(f"{subnets} is free: {key} deleted")
+    return 0
 
 
 def _own(settings: Settings) -> int:
@@ -58,13 +59,16 @@ def _own(settings: Settings) -> int:
     return previous_lease.recall(settings.state_dir, settings.subnet_env).etcd_lease_id
 
 
-def _list(store: Store, prefix: str, *, as_json: bool) -> int:
-    found = reservations.entries(store, prefix)
-    if as_json:
+def _list(settings: Settings, options: argparse.Namespace) -> int:
+    """Print the leases and reservations."""
+    with closing(Store.of(settings)) as store:
+        found = reservations.entries(store, settings.etcd_prefix)
+    if options.json:
         print_line(json.dumps([_document(entry) for entry in found], indent=2))
         return 0
-    rows = [_row(entry) for entry in found]
-    print_table(("SUBNET", "HOST", "BACKEND", "ENDS IN", "NAME"), rows)
+    titles = ("SUBNET", "HOST", "BACKEND", "ENDS IN", "NAME")
+    for line in columns([titles, *map(_row, found)]):
+        print_line(line)
     return 0
 
 
@@ -113,3 +117,58 @@ def _addresses(given: Sequence[str]) -> dict[int, IPAddress]:
         return {address.version: address for address in map(ip_address, given)}
     except ValueError as error:
         raise ConfigError(f"--host: {error}", hint="the address that the host publishes: overlayd check") from None
+
+
+def _add_list_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="as one JSON document")
+
+
+def _add_reserve_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("subnet", nargs="+", help="10.42.7.0/24, and in a dual-stack network its IPv6 subnet too")
+    parser.add_argument(
+        "--host", action="append", required=True, metavar="ADDRESS", help="the address that the host publishes"
+    )
+    parser.add_argument("--force", action="store_true", help="also of a lease whose host may be a flannel's")
+
+
+def _add_release_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("subnet", nargs="+", help="the subnet, or both of a dual-stack lease")
+    parser.add_argument("--force", action="store_true", help="also while its host uses it, or may use it")
+
+
+COMMAND = Command(
+    place=70,
+    does=Verbs(
+        name="lease",
+        help="see who holds which subnet; keep one for a host, or free it",
+        verbs=(
+            Verb(
+                name="list",
+                help="print every lease and reservation",
+                manual="",
+                needs_root=None,
+                needs_etcd=True,
+                run=_list,
+                add_flags=_add_list_flags,
+            ),
+            Verb(
+                name="reserve",
+                help="keep a subnet for a host, whether it runs or not",
+                manual="",
+                needs_root=None,
+                needs_etcd=True,
+                run=_reserve,
+                add_flags=_add_reserve_flags,
+            ),
+            Verb(
+                name="release",
+                help="free a lease or a reservation",
+                manual="",
+                needs_root=None,
+                needs_etcd=True,
+                run=_release,
+                add_flags=_add_release_flags,
+            ),
+        ),
+    ),
+)

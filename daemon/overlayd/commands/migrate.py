@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from overlayd import settings as settings_table
+from overlayd.commands import Command, Verb, Verbs
 from overlayd.commands.output import print_line
 from overlayd.docker import options as docker_options
 from overlayd.errors import BusyError, CommandFailed, ConfigError, OverlaydError, PrivilegeError
@@ -40,7 +41,7 @@ class _Plan:
     subnets: Subnets | None
 
 
-def main(settings: Settings, options: argparse.Namespace) -> int:
+def _flannel(settings: Settings, options: argparse.Namespace) -> int:
     """Say what there is and what would be done; do it when told so. The same again changes nothing."""
     root: Path = options.root
     found = look(root, sysconfig=options.flannel_sysconfig, subnet_env=options.flannel_subnet_env)
@@ -207,3 +208,36 @@ def _shown(line: str) -> str:
     secret = {f"OVERLAYD_{option.name.upper()}" for option in fields(Settings) if option.metadata["secret"]}
     key, equals, _value = line.partition("=")
     return f"{key}=(not shown)" if equals and key in secret else line
+
+
+def _add_flannel_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--yes", action="store_true", help="write the files without asking; without it and a terminal, none is written")
+    add("--root", type=Path, metavar="DIR", default=Path("/"), help="look at and write to the host below this folder")
+    add("--flannel-sysconfig", type=Path, metavar="FILE", help="flannel's settings (default: /etc/sysconfig/flanneld)")
+    add("--flannel-subnet-env", type=Path, metavar="FILE", help="flannel's subnet (default: /run/flannel/subnet.env)")
+
+
+COMMAND = Command(
+    place=100,
+    does=Verbs(
+        name="migrate",
+        help="take over a host from another overlay",
+        verbs=(
+            Verb(
+                name="flannel",
+                help="take settings and subnet from flannel, and say how to move this host",
+                manual="Reads /etc/sysconfig/flanneld, flannel's unit and /run/flannel/subnet.env; says what it would "
+                "write, what of flannel's has no counterpart, and the commands that then move this host. It writes "
+                "/etc/sysconfig/overlayd, where it adds and never changes a line (a copy is kept beside it), and the "
+                "record by which overlayd takes the same subnet. It stops and removes nothing itself; the same again "
+                "changes nothing.",
+                needs_root=None,
+                needs_etcd=False,
+                run=_flannel,
+                add_flags=_add_flannel_flags,
+            ),
+        ),
+        metavar="FROM",
+    ),
+)

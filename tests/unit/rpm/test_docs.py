@@ -93,10 +93,6 @@ def test_every_command_is_told_with_its_own_options_once(program_page: str, caps
         assert f"       {setting.flags[0]}" not in text
 
 
-def test_what_is_said_of_commands_is_of_commands_that_there_are() -> None:
-    assert set(overlayd_8.MORE) <= {command.name for command in program.commands()}
-
-
 def test_every_setting_is_told_in_both_pages(program_page: str, settings_page: str) -> None:
     options, text = below(program_page, "OPTIONS"), below(settings_page, "SETTINGS")
     for field in dataclasses.fields(Settings):
