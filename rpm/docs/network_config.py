@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from overlayd import backends
-from overlayd.backends.facts import Facts, Key
+from overlayd.backends.facts import BackendFacts, Key
 
 KEYS: dict[str, str] = {
     "Network": "The network of all containers, for example `10.42.0.0/16`; a /28 or wider. It must be there, unless "
@@ -35,7 +35,7 @@ def backend_pages() -> Iterator[tuple[str, str, dict[str, str]]]:
         yield name, _summary(facts), {key.name: _explained(key) for key in facts.keys}
 
 
-def _summary(facts: Facts) -> str:
+def _summary(facts: BackendFacts) -> str:
     sentences = [facts.summary]
     if not facts.ipv6:
         sentences.append("IPv4 only.")

@@ -18,9 +18,9 @@ from overlayd.lib.sanitize import quoted
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from overlayd.backends.allowed_commands import Consent
+    from overlayd.backends.allowed_commands import AllowedCommands
     from overlayd.backends.backend import Backend
-    from overlayd.backends.facts import Facts
+    from overlayd.backends.facts import BackendFacts
     from overlayd.leases.network_config import NetworkConfig
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
@@ -42,7 +42,7 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(name for name in found if _find(name) is not None))
 
 
-def facts_of(backend_type: str) -> Facts | None:
+def facts_of(backend_type: str) -> BackendFacts | None:
     """What the backend of that name says of itself; None where there is no such backend, as a lease may have any."""
     found = _find(backend_type)
     return None if found is None else found.facts
@@ -54,12 +54,12 @@ def device_kinds() -> tuple[str, ...]:
     return tuple(sorted({kind for kind in kinds if kind is not None}))
 
 
-def retire_others(backend_type: str, run_dir: Path, consent: Consent) -> None:
+def retire_others(backend_type: str, run_dir: Path, allowed_commands: AllowedCommands) -> None:
     """Undo what another backend left that the kernel cannot show to be ours. Failures are logged."""
     if not load(backend_type).facts.runs_commands:
         from overlayd.backends.undo import retire  # noqa: PLC0415  (few hosts ever need it)
 
-        retire(run_dir, consent)
+        retire(run_dir, allowed_commands)
 
 
 def needs_restart(served: NetworkConfig, now: NetworkConfig) -> bool:

@@ -8,7 +8,7 @@ from heapq import nsmallest
 from typing import Any, ClassVar, Self
 
 from overlayd.backends.environment import Environment
-from overlayd.backends.facts import Facts
+from overlayd.backends.facts import BackendFacts
 from overlayd.backends.listening import Listening
 from overlayd.backends.peers import PEERS_AT_MOST
 from overlayd.backends.planned import Planned
@@ -20,7 +20,7 @@ from overlayd.leases.lease import Lease
 class Alloc(Planned):
     """The alloc backend on one host."""
 
-    facts: ClassVar[Facts] = Facts(
+    facts: ClassVar[BackendFacts] = BackendFacts(
         name="alloc",
         published_as="alloc",
         summary="A lease, and no data path: something else carries the packets.",

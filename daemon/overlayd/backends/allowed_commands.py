@@ -20,7 +20,7 @@ _RUN_ANYTHING = ("sh", "bash", "dash", "ash", "env", "busybox", "python3", "perl
 
 
 @dataclass(frozen=True, kw_only=True)
-class Consent:
+class AllowedCommands:
     """The host's consent. `folder` is None where it gives none."""
 
     folder: Path | None = None

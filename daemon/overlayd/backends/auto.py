@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 from overlayd.backends.environment import Environment
-from overlayd.backends.facts import Facts
+from overlayd.backends.facts import BackendFacts
 from overlayd.backends.options import Options
 from overlayd.backends.vxlan import FACTS, Vxlan
 
@@ -19,7 +19,7 @@ from overlayd.backends.vxlan import FACTS, Vxlan
 class Auto(Vxlan):
     """The auto backend on one host."""
 
-    facts: ClassVar[Facts] = replace(
+    facts: ClassVar[BackendFacts] = replace(
         FACTS,
         name="auto",
         summary="Plain routes to peers that the underlay reaches without a router, VXLAN to the others. Hosts of a "

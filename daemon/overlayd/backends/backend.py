@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, ClassVar, Protocol, Self
 
 from overlayd.backends.environment import Environment
-from overlayd.backends.facts import Facts
+from overlayd.backends.facts import BackendFacts
 from overlayd.backends.listening import Listening
 from overlayd.kernel.converge import Report
 from overlayd.leases.lease import Lease
@@ -19,7 +19,7 @@ class Backend(Protocol):
     Methods are called by one thread; `run` alone runs beside `apply`, in a thread of its own.
     """
 
-    facts: ClassVar[Facts]
+    facts: ClassVar[BackendFacts]
     """What does not depend on the host or the network config."""
 
     @classmethod

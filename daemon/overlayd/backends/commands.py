@@ -45,7 +45,7 @@ class Commands:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told:
+class HostVariables:
     """What a command is told of one host: its subnets and addresses, empty where it has none, and its lease's data."""
 
     subnet: str = ""
@@ -55,7 +55,7 @@ class Told:
     data: str = ""
 
     @classmethod
-    def of(cls, lease: Lease) -> Told:
+    def of(cls, lease: Lease) -> HostVariables:
         """From a lease."""
         return cls(
             subnet=str(lease.v4.subnet) if lease.v4 else "",
@@ -83,14 +83,14 @@ class Told:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class PeerRecord:
     """A peer for which SubnetAddCommand was run. Not `settled`: it failed, or its end was never seen."""
 
-    told: Told
+    host: HostVariables
     settled: bool
 
 
-class Verb(Enum):
+class PeerCommand(Enum):
     """What is run for a peer."""
 
     ADD = "SubnetAddCommand"
@@ -101,29 +101,29 @@ class Verb(Enum):
 class Step:
     """One command for one peer. Not `binding`: its failure does not count, something else is done either way."""
 
-    verb: Verb
+    verb: PeerCommand
     peer: str
-    told: Told
+    host: HostVariables
     binding: bool = True
 
 
-def steps(held: Mapping[str, Entry], wanted: Mapping[str, Told]) -> tuple[Step, ...]:
+def steps(held: Mapping[str, PeerRecord], wanted: Mapping[str, HostVariables]) -> tuple[Step, ...]:
     """What leads from the peers held to those wanted, both named by their leases' keys, in the order to do it.
 
     Peers are added before others are removed. A changed lease, or an addition that did not come to its end, is removed
     first, and so is what shares a subnet or an address with a new one.
     """
-    new = {peer: told for peer, told in wanted.items() if held.get(peer) != Entry(told=told, settled=True)}
-    marks = frozenset().union(*(told.marks for told in new.values()))
+    new = {peer: host for peer, host in wanted.items() if held.get(peer) != PeerRecord(host=host, settled=True)}
+    marks = frozenset().union(*(host.marks for host in new.values()))
     first: list[Step] = []
     last: list[Step] = []
     for peer, entry in sorted(held.items()):
         if peer in new:
-            first.append(Step(Verb.REMOVE, peer, entry.told, binding=False))
+            first.append(Step(PeerCommand.REMOVE, peer, entry.host, binding=False))
         elif peer not in wanted:
-            found = Step(Verb.REMOVE, peer, entry.told, binding=entry.settled)
-            (first if entry.told.marks & marks else last).append(found)
-    return (*first, *(Step(Verb.ADD, peer, told) for peer, told in sorted(new.items())), *last)
+            found = Step(PeerCommand.REMOVE, peer, entry.host, binding=entry.settled)
+            (first if entry.host.marks & marks else last).append(found)
+    return (*first, *(Step(PeerCommand.ADD, peer, host) for peer, host in sorted(new.items())), *last)
 
 
 def words(command: str, variables: Mapping[str, str]) -> list[str]:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from overlayd.backends.allowed_commands import Consent
-from overlayd.backends.peers import Judged, Reason, judge
+from overlayd.backends.allowed_commands import AllowedCommands
+from overlayd.backends.peers import Reason, ServedPeers, select_peers
 from overlayd.errors import NetworkConfigError
 from overlayd.kernel.foreign import Destination
 from overlayd.kernel.state import FORWARDING, FORWARDING6, Route, Thing
@@ -36,7 +36,7 @@ class Environment:
     run_dir: Path = Path("/run/overlayd")
     state_dir: Path | None = None
     here: Here = field(default_factory=Here)
-    consent: Consent | None = None
+    allowed_commands: AllowedCommands | None = None
 
     def __post_init__(self) -> None:
         """Raises NetworkConfigError where the network uses a family that the underlay has no address of."""
@@ -67,7 +67,7 @@ class Environment:
             ]
         return tuple(things)
 
-    def judge(
+    def select_peers(
         self,
         peers: Collection[Lease],
         *,
@@ -75,9 +75,9 @@ class Environment:
         backend_type: str,
         one_route: bool = False,
         usable: Callable[[Lease], Reason | None] = lambda _lease: None,
-    ) -> Judged:
+    ) -> ServedPeers:
         """Which leases are served, and why not the others (peers.judge)."""
-        return judge(
+        return select_peers(
             peers,
             own=own,
             network=self.network,
@@ -95,7 +95,7 @@ class Environment:
             for network in endpoint.on_link:
                 yield HostNeed(network=network, what=f"{self.underlay.ifname}'s network", ifname=self.underlay.ifname)
 
-    def shared_legs(self, peer: Lease) -> tuple[FamilyLease, ...]:
+    def shared_family_leases(self, peer: Lease) -> tuple[FamilyLease, ...]:
         """The legs of a peer in families that the network uses."""
         return tuple(
             family_lease
@@ -108,7 +108,7 @@ class Environment:
         return {
             peer.key_name: tuple(
                 Destination(subnet=family_lease.subnet, public_ip=family_lease.public_ip)
-                for family_lease in self.shared_legs(peer)
+                for family_lease in self.shared_family_leases(peer)
             )
             for peer in peers
         }

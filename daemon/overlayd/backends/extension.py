@@ -16,25 +16,25 @@ from ipaddress import ip_network
 from typing import Any, ClassVar, Self
 
 from overlayd.backends import ledger as ledgers
-from overlayd.backends.allowed_commands import SETTING, Consent
+from overlayd.backends.allowed_commands import SETTING, AllowedCommands
 from overlayd.backends.commands import (
     OWN_VARIABLES,
     PEER_VARIABLES,
     Commands,
-    Entry,
+    HostVariables,
+    PeerCommand,
+    PeerRecord,
     Step,
-    Told,
-    Verb,
     check,
     steps,
 )
 from overlayd.backends.environment import Environment
-from overlayd.backends.facts import Facts, Key
+from overlayd.backends.facts import BackendFacts, Key
 from overlayd.backends.ledger import Ledger
 from overlayd.backends.listening import Listening
 from overlayd.backends.options import Options
 from overlayd.backends.peers import Reason
-from overlayd.backends.undo import run_command, undo_and_say
+from overlayd.backends.undo import run_command, undo_and_log
 from overlayd.errors import CommandFailed, NetworkConfigError
 from overlayd.kernel import interfaces
 from overlayd.kernel.converge import Plan, Report, converge, require
@@ -66,7 +66,7 @@ class _Failure:
 class Extension:
     """The extension backend on one host."""
 
-    facts: ClassVar[Facts] = Facts(
+    facts: ClassVar[BackendFacts] = BackendFacts(
         name="extension",
         published_as="extension",
         summary="Commands make the data path: programs in the folder that OVERLAYD_EXTENSION_COMMANDS names on each "
@@ -116,7 +116,7 @@ class Extension:
         self._environment = environment
         self._commands = commands
         # A config that is only checked has none, and runs nothing.
-        self._consent = environment.consent or Consent()
+        self._consent = environment.allowed_commands or AllowedCommands()
         self._ledger: Ledger | None = None
         self._devices = [environment.underlay.ifname]
         self._failed: dict[str, _Failure] = {}
@@ -130,8 +130,8 @@ class Extension:
         pre, post, add, remove, shutdown = (
             check(key, options.text(key), names) for key, names in zip(cls.facts.key_names, known, strict=True)
         )
-        for command in (pre, post, add, remove, shutdown) if environment.consent else ():
-            refusal = environment.consent.refusal(command) if environment.consent else None
+        for command in (pre, post, add, remove, shutdown) if environment.allowed_commands else ():
+            refusal = environment.allowed_commands.refusal(command) if environment.allowed_commands else None
             if refusal is not None:
                 raise NetworkConfigError(
                     f"the network config asks for backend extension: {refusal}",
@@ -181,8 +181,8 @@ class Extension:
 
     def apply(self, own: Lease, peers: Collection[Lease]) -> Report:
         """See Backend. Runs commands for the peers that differ, for ROUND_S; the others are problems until then."""
-        judged = self._environment.judge(peers, own=own, backend_type=self.facts.name, usable=_too_talkative)
-        wanted = {peer.key_name: Told.of(peer) for peer in judged.served}
+        judged = self._environment.select_peers(peers, own=own, backend_type=self.facts.name, usable=_too_talkative)
+        wanted = {peer.key_name: HostVariables.of(peer) for peer in judged.served}
         report = converge(Plan(base=self._environment.base(own), problems=judged.problems, untold=judged.untold))
         run, failures = self._serve(wanted)
         self._look_for_devices(wanted)
@@ -221,9 +221,9 @@ class Extension:
 
     def _own_variables(self, own: Lease) -> dict[str, str]:
         networks = (str(self._environment.network.network(version) or "") for version in (4, 6))
-        return {**dict(zip(OWN_VARIABLES, networks, strict=False)), **Told.of(own).variables()}
+        return {**dict(zip(OWN_VARIABLES, networks, strict=False)), **HostVariables.of(own).variables()}
 
-    def _serve(self, wanted: Mapping[str, Told]) -> tuple[int, dict[str, str]]:
+    def _serve(self, wanted: Mapping[str, HostVariables]) -> tuple[int, dict[str, str]]:
         """Run what there is to run: how many commands did their work, and what keeps which peers from being served."""
         ledger = self._begin()
         todo = steps(ledger.peers, wanted)
@@ -240,7 +240,7 @@ class Extension:
             elif time.monotonic() > ends:
                 problems[step.peer] = failure.problem if failure else f"{step.verb.value} waits for its turn"
             else:
-                if step.verb is Verb.ADD and not announced:
+                if step.verb is PeerCommand.ADD and not announced:
                     self._announce(ledger, todo)
                     announced = True
                 try:
@@ -256,21 +256,21 @@ class Extension:
 
     def _announce(self, ledger: Ledger, todo: Collection[Step]) -> None:
         """Put down what may be half done if we do not live to see the end of it: it is undone after the next start."""
-        begun = {step.peer: Entry(told=step.told, settled=False) for step in todo if step.verb is Verb.ADD}
+        begun = {step.peer: PeerRecord(host=step.host, settled=False) for step in todo if step.verb is PeerCommand.ADD}
         ledgers.write(self._environment.run_dir, replace(ledger, peers={**ledger.peers, **begun}))
 
     def _take(self, ledger: Ledger, step: Step) -> None:
-        if step.verb is Verb.ADD:
-            ledger.peers[step.peer] = Entry(told=step.told, settled=False)
-            run_command(self._commands.subnet_add, step.told.variables(), self._consent, data=step.told.data)
-            ledger.peers[step.peer] = Entry(told=step.told, settled=True)
+        if step.verb is PeerCommand.ADD:
+            ledger.peers[step.peer] = PeerRecord(host=step.host, settled=False)
+            run_command(self._commands.subnet_add, step.host.variables(), self._consent, data=step.host.data)
+            ledger.peers[step.peer] = PeerRecord(host=step.host, settled=True)
             return
         try:
-            run_command(self._commands.subnet_remove, step.told.variables(), self._consent, data=step.told.data)
+            run_command(self._commands.subnet_remove, step.host.variables(), self._consent, data=step.host.data)
         except CommandFailed as error:
             if step.binding:
                 raise
-            log.debug("there was less to remove than was known", peer=step.told.name, problem=error.message)
+            log.debug("there was less to remove than was known", peer=step.host.name, problem=error.message)
         del ledger.peers[step.peer]
 
     def _note_failure(self, step: Step, problem: str) -> str:
@@ -279,14 +279,14 @@ class Extension:
         not_before = time.monotonic() + min(FIRST_RETRY_S * 2 ** (count - 1), LAST_RETRY_S)
         self._failed[step.peer] = _Failure(step, problem, count, not_before)
         if before is None or problem != before.problem:
-            log.error(f"{step.verb.value} failed", peer=step.told.name, problem=problem)
+            log.error(f"{step.verb.value} failed", peer=step.host.name, problem=problem)
         return problem
 
-    def _look_for_devices(self, wanted: Mapping[str, Told]) -> None:
+    def _look_for_devices(self, wanted: Mapping[str, HostVariables]) -> None:
         """Note where the routes to peers lead, for the firewall. A few tell: peers differ little in that."""
         held = self._begin().peers
         for peer in [peer for peer in wanted if peer not in self._looked_at][:_LOOKED_AT]:
-            if held.get(peer) != Entry(told=wanted[peer], settled=True):
+            if held.get(peer) != PeerRecord(host=wanted[peer], settled=True):
                 continue
             self._looked_at.add(peer)
             for subnet in (wanted[peer].subnet, wanted[peer].subnet6):
@@ -295,7 +295,7 @@ class Extension:
                     self._devices.append(name)
 
     def _undo(self, ledger: Ledger) -> None:
-        undo_and_say(ledger, self._consent)
+        undo_and_log(ledger, self._consent)
         ledgers.write(self._environment.run_dir, Ledger())
 
     def _write(self) -> None:
@@ -303,7 +303,7 @@ class Extension:
 
 
 def _too_talkative(peer: Lease) -> Reason | None:
-    length = len(Told.of(peer).data)
+    length = len(HostVariables.of(peer).data)
     return ("its lease has {} characters of data", (length,)) if length > DATA_BYTES_AT_MOST else None
 
 

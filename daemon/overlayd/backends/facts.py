@@ -38,7 +38,7 @@ class Carrier:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Facts:
+class BackendFacts:
     """Everything about a backend that does not depend on the host or the network config. No field has a default."""
 
     name: str

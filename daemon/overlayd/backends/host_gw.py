@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from overlayd.backends.environment import Environment
-from overlayd.backends.facts import Facts, Key
+from overlayd.backends.facts import BackendFacts, Key
 from overlayd.backends.listening import Listening
 from overlayd.backends.peers import Reason
 from overlayd.backends.planned import Planned
@@ -26,7 +26,7 @@ DIRECT_ROUTING = Key(
 class HostGw(Planned):
     """The host-gw backend on one host."""
 
-    facts: ClassVar[Facts] = Facts(
+    facts: ClassVar[BackendFacts] = BackendFacts(
         name="host-gw",
         published_as="host-gw",
         summary="A plain route to each peer, no encapsulation. All hosts must be on one network segment, and "
@@ -74,12 +74,13 @@ class HostGw(Planned):
 
     def plan(self, own: Lease, peers: Collection[Lease]) -> Plan:
         """All that the kernel should hold, for these leases. Pure."""
-        judged = self.environment.judge(peers, own=own, backend_type=self.facts.name, usable=self._unreachable)
+        judged = self.environment.select_peers(peers, own=own, backend_type=self.facts.name, usable=self._unreachable)
         return Plan(
             base=self.environment.base(own),
             peers={
                 peer.key_name: tuple(
-                    direct_route(self.environment, family_lease) for family_lease in self.environment.shared_legs(peer)
+                    direct_route(self.environment, family_lease)
+                    for family_lease in self.environment.shared_family_leases(peer)
                 )
                 for peer in judged.served
             },
@@ -91,7 +92,7 @@ class HostGw(Planned):
         )
 
     def _unreachable(self, peer: Lease) -> Reason | None:
-        for family_lease in self.environment.shared_legs(peer):
+        for family_lease in self.environment.shared_family_leases(peer):
             if not reaches_directly(self.environment, family_lease):
                 return "{} is on no network of {}'s own; host-gw needs that, vxlan does not", (
                     family_lease.public_ip,

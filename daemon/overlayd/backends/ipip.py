@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from overlayd.backends.environment import Environment
-from overlayd.backends.facts import Carrier, Facts
+from overlayd.backends.facts import BackendFacts, Carrier
 from overlayd.backends.host_gw import DIRECT_ROUTING, direct_route, reaches_directly
 from overlayd.backends.listening import Listening
 from overlayd.backends.options import Options, largest_packet, require_families
@@ -27,7 +27,7 @@ from overlayd.lib.addresses import interface
 class Ipip(Planned):
     """The backend on one host. `direct` is DirectRouting: peers on the underlay's own networks get plain routes."""
 
-    facts: ClassVar[Facts] = Facts(
+    facts: ClassVar[BackendFacts] = BackendFacts(
         name="ipip",
         published_as="ipip",
         summary="IP in IP by the kernel. Crosses any IP network that lets IP protocol 4 through.",
@@ -67,11 +67,11 @@ class Ipip(Planned):
 
     def plan(self, own: Lease, peers: Collection[Lease]) -> Plan:
         """All that the kernel should hold, for these leases. Pure."""
-        judged = self.environment.judge(peers, own=own, backend_type=self.facts.name)
+        judged = self.environment.select_peers(peers, own=own, backend_type=self.facts.name)
         reachable: dict[str, tuple[Thing, ...]] = {}
         paths: dict[str, str] = {}
         for peer in judged.served:
-            family_leases = self.environment.shared_legs(peer)
+            family_leases = self.environment.shared_family_leases(peer)
             reachable[peer.key_name] = tuple(map(self._way, family_leases))
             paths[peer.key_name] = "direct" if all(map(self._is_direct, family_leases)) else self.facts.name
         link = IpipLink(name=_device(), mtu_bytes=self.mtu_bytes, local=self.environment.endpoint(4).address)

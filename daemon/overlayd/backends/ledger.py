@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from overlayd.backends.commands import Commands, Entry, Told
+from overlayd.backends.commands import Commands, HostVariables, PeerRecord
 from overlayd.errors import OverlaydError
 from overlayd.lib.files import read_json, write_atomically
 from overlayd.lib.ownership import open_to_others
@@ -30,7 +30,7 @@ class Ledger:
     commands: Commands = field(default_factory=Commands)
     started: str | None = None
     own: Mapping[str, str] | None = None
-    peers: dict[str, Entry] = field(default_factory=dict)
+    peers: dict[str, PeerRecord] = field(default_factory=dict)
 
     @property
     def empty(self) -> bool:
@@ -54,7 +54,7 @@ def read(run_dir: Path) -> Ledger:
                 started=found["started"],
                 own=found["own"],
                 peers={
-                    peer: Entry(told=Told(**entry["told"]), settled=entry["settled"])
+                    peer: PeerRecord(host=HostVariables(**entry["told"]), settled=entry["settled"])
                     for peer, entry in found["peers"].items()
                 },
             )
@@ -68,7 +68,11 @@ def write(run_dir: Path, ledger: Ledger) -> None:
         if ledger.empty:
             path.unlink(missing_ok=True)
         else:
-            document = {"boot_id": _boot_id(), **dataclasses.asdict(ledger)}
+            peers = {
+                peer: {"told": dataclasses.asdict(record.host), "settled": record.settled}
+                for peer, record in ledger.peers.items()
+            }
+            document = {"boot_id": _boot_id(), **dataclasses.asdict(ledger), "peers": peers}
             write_atomically(path, f"{json.dumps(document)}\n", mode=0o600)
     except OSError as error:
         raise OverlaydError(f"cannot note what the extension's commands did: {error}") from error

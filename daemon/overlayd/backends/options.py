@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from overlayd.backends.facts import Facts, Key
+from overlayd.backends.facts import BackendFacts, Key
 from overlayd.errors import NetworkConfigError
 from overlayd.leases.network_config import NetworkConfig
 from overlayd.lib.sanitize import quoted
@@ -26,7 +26,7 @@ MTU = Key(
 class Options:
     """The keys of one backend, in any case, as flannel's Go reads them. Keys that it does not have are left out."""
 
-    def __init__(self, facts: Facts, config: Mapping[str, Any]) -> None:
+    def __init__(self, facts: BackendFacts, config: Mapping[str, Any]) -> None:
         """The values in `config` of the keys in `facts`."""
         self._facts = facts
         names = {name.lower(): name for name in facts.key_names}
@@ -86,13 +86,13 @@ class Options:
         return NetworkConfigError(f"{name} of backend {self._facts.name} is {quoted(value)}", hint=allowed)
 
 
-def unknown_keys(facts: Facts, config: Mapping[str, Any]) -> list[str]:
+def unknown_keys(facts: BackendFacts, config: Mapping[str, Any]) -> list[str]:
     """A sentence for each key in `config` that the backend does not have."""
     names = {name.lower() for name in facts.key_names}
     return [f"backend {facts.name} has no key {quoted(key)}" for key in config if key.lower() not in names]
 
 
-def largest_packet(facts: Facts, underlay_mtu_bytes: int, overhead_bytes: int, *, ipv6: bool = False) -> int:
+def largest_packet(facts: BackendFacts, underlay_mtu_bytes: int, overhead_bytes: int, *, ipv6: bool = False) -> int:
     """What is left of the underlay's MTU. Raises NetworkConfigError below the 68 of RFC 791, or the 1280 of RFC 8200.
 
     Linux takes IPv6 away from an interface with less.
@@ -107,7 +107,7 @@ def largest_packet(facts: Facts, underlay_mtu_bytes: int, overhead_bytes: int, *
     return left
 
 
-def require_families(facts: Facts, network: NetworkConfig) -> None:
+def require_families(facts: BackendFacts, network: NetworkConfig) -> None:
     """Refuse a network with IPv6 where the backend carries none. Raises NetworkConfigError."""
     if network.v6 is not None and not facts.ipv6:
         raise NetworkConfigError(

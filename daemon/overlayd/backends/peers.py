@@ -22,7 +22,7 @@ PEERS_AT_MOST = 8192
 # each for every packet from that host.
 LEASES_OF_A_HOST_AT_MOST = 16
 # Whoever has a thousand bad leases in etcd does not read a thousand lines.
-TOLD_AT_MOST = 100
+PROBLEMS_AT_MOST = 100
 # Where no host is: RFC 1122, RFC 4291.
 _NO_HOSTS: tuple[IPNetwork, ...] = tuple(
     map(
@@ -46,7 +46,7 @@ class Quoted:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judged:
+class ServedPeers:
     """Which of the leases are served, in an order that does not depend on how they came; and of the others, why not.
 
     `problems` are told by the last part of a lease's key; `untold` more are not served either.
@@ -57,7 +57,7 @@ class Judged:
     untold: int = 0
 
 
-def judge(
+def select_peers(
     peers: Collection[Lease],
     *,
     own: Lease,
@@ -66,7 +66,7 @@ def judge(
     needed: Collection[HostNeed] = (),
     one_route: bool = False,
     usable: Callable[[Lease], Reason | None] = lambda _lease: None,
-) -> Judged:
+) -> ServedPeers:
     """Choose. Leases are written by others, and there may be a hundred thousand.
 
     One that would take anything of this host's own is not served, nor one that says that its host is where none can be.
@@ -92,14 +92,14 @@ def judge(
             refused.append(peer)
     else:
         too_many = []
-    told = nsmallest(TOLD_AT_MOST, refused, key=_name) if len(refused) > TOLD_AT_MOST else refused
+    told = nsmallest(PROBLEMS_AT_MOST, refused, key=_name) if len(refused) > PROBLEMS_AT_MOST else refused
     problems = {}
     for peer in told:
         text, values = rules.refusal(peer) or there.refusal(peer) or usable(peer) or ("{}", ("not served",))
         problems[peer.key_name] = text.format(*values)
-    for peer in too_many[: TOLD_AT_MOST - len(told)]:
+    for peer in too_many[: PROBLEMS_AT_MOST - len(told)]:
         problems[peer.key_name] = f"the network has more than {PEERS_AT_MOST} leases, and it is not among the first"
-    return Judged(served=tuple(served), problems=problems, untold=len(refused) + len(too_many) - len(problems))
+    return ServedPeers(served=tuple(served), problems=problems, untold=len(refused) + len(too_many) - len(problems))
 
 
 _name, _age = attrgetter("key_name"), attrgetter("created")

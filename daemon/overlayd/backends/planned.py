@@ -37,6 +37,6 @@ class Planned(Protocol):
 class Keyed(Protocol):
     """The part of a Backend that knows hosts by keys."""
 
-    def part_from(self, others: Collection[Lease]) -> None:
+    def replace_shared_key(self, others: Collection[Lease]) -> None:
         """Take another key where one of these leases, of hosts that were there before, has this host's."""
         ...

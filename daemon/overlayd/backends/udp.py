@@ -9,7 +9,7 @@ from ipaddress import IPv4Address
 from typing import Any, ClassVar, Protocol, Self
 
 from overlayd.backends.environment import Environment
-from overlayd.backends.facts import Carrier, Facts, Key
+from overlayd.backends.facts import BackendFacts, Carrier, Key
 from overlayd.backends.listening import Listening
 from overlayd.backends.options import FIRST_PORT, LAST_PORT, Options, largest_packet, require_families
 from overlayd.backends.peers import PeerTable
@@ -40,7 +40,7 @@ class Forwarder(Protocol):
 class Udp:
     """The udp backend on one host."""
 
-    facts: ClassVar[Facts] = Facts(
+    facts: ClassVar[BackendFacts] = BackendFacts(
         name="udp",
         published_as="udp",
         summary="Bare packets in UDP, carried by the daemon, as flannel's udp backend does. Slow; for joining such a "
@@ -123,7 +123,9 @@ class Udp:
     def plan(self, own: Lease, peers: Collection[Lease] = ()) -> Plan:
         """All that the kernel should hold, for these leases. Pure."""
         device = marks.ours().tun
-        judged = self._environment.judge(peers, own=own, backend_type=self.facts.name, one_route=self.facts.one_route)
+        judged = self._environment.select_peers(
+            peers, own=own, backend_type=self.facts.name, one_route=self.facts.one_route
+        )
         return Plan(
             base=(
                 *self._environment.base(own),

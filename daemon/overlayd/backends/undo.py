@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from overlayd.backends import ledger as ledgers
-from overlayd.backends.allowed_commands import SETTING, Consent
+from overlayd.backends.allowed_commands import SETTING, AllowedCommands
 from overlayd.backends.commands import words
 from overlayd.backends.ledger import Ledger
 from overlayd.errors import CommandFailed
@@ -21,7 +21,12 @@ UNDO_S = 30.0
 
 
 def run_command(
-    command: str, variables: Mapping[str, str], consent: Consent, *, data: str = "", timeout_s: float = COMMAND_S
+    command: str,
+    variables: Mapping[str, str],
+    allowed_commands: AllowedCommands,
+    *,
+    data: str = "",
+    timeout_s: float = COMMAND_S,
 ) -> str:
     """Run a command with its variables and a line of data on its standard input. Raises CommandFailed.
 
@@ -29,7 +34,7 @@ def run_command(
     """
     if not command:
         return ""
-    refusal = consent.refusal(command)
+    refusal = allowed_commands.refusal(command)
     if refusal is not None:
         raise CommandFailed(_printable(f"not run: {refusal}"), hint=f"see {SETTING} in overlayd.conf(5)")
     argv = words(command, variables)
@@ -43,54 +48,56 @@ def run_command(
     return said
 
 
-def undo(ledger: Ledger, consent: Consent, *, within_s: float = float("inf")) -> tuple[list[str], list[str]]:
+def undo(
+    ledger: Ledger, allowed_commands: AllowedCommands, *, within_s: float = float("inf")
+) -> tuple[list[str], list[str]]:
     """Run SubnetRemoveCommand for every peer and ShutdownCommand: what was undone, and what failed."""
     done, failed = [], []
     ends = time.monotonic() + within_s
     for peer, entry in sorted(ledger.peers.items()):
-        told = entry.told
+        host = entry.host
         try:
             if time.monotonic() > ends:
-                raise CommandFailed(f"peer {told.name}: no time left after {within_s:g} s")
-            run_command(ledger.commands.subnet_remove, told.variables(), consent, data=told.data)
-            done.append(f"peer {told.name} ({peer})")
+                raise CommandFailed(f"peer {host.name}: no time left after {within_s:g} s")
+            run_command(ledger.commands.subnet_remove, host.variables(), allowed_commands, data=host.data)
+            done.append(f"peer {host.name} ({peer})")
         except CommandFailed as error:
             if entry.settled:
                 failed.append(error.message)
     try:
         if ledger.commands.shutdown and (ledger.started is not None or ledger.own is not None):
-            run_command(ledger.commands.shutdown, ledger.own or {}, consent)
+            run_command(ledger.commands.shutdown, ledger.own or {}, allowed_commands)
             done.append("what PreStartupCommand and PostStartupCommand made")
     except CommandFailed as error:
         failed.append(error.message)
     return done, failed
 
 
-def undo_and_say(ledger: Ledger, consent: Consent) -> None:
+def undo_and_log(ledger: Ledger, allowed_commands: AllowedCommands) -> None:
     """Undo what a ledger tells of; failures are logged, and forgotten."""
-    _done, failed = undo(ledger, consent, within_s=UNDO_S)
+    _done, failed = undo(ledger, allowed_commands, within_s=UNDO_S)
     for problem in failed:
         log.error("could not be undone", problem=problem)
 
 
-def cleanup(run_dir: Path, consent: Consent) -> Iterator[str]:
+def cleanup(run_dir: Path, allowed_commands: AllowedCommands) -> Iterator[str]:
     """Undo all that the commands did since boot; what was undone, one by one. Raises CommandFailed with what was not.
 
     What failed is forgotten too: the message has the command to run by hand.
     """
-    done, failed = undo(ledgers.read(run_dir), consent)
+    done, failed = undo(ledgers.read(run_dir), allowed_commands)
     ledgers.write(run_dir, Ledger())
     yield from done
     if failed:
         raise CommandFailed("\n".join(failed))
 
 
-def retire(run_dir: Path, consent: Consent) -> None:
+def retire(run_dir: Path, allowed_commands: AllowedCommands) -> None:
     """The same for a daemon whose network has another backend now. Failures are logged."""
     ledger = ledgers.read(run_dir)
     if not ledger.empty:
         log.warning("the backend is another now: what the extension's commands did is undone")
-        undo_and_say(ledger, consent)
+        undo_and_log(ledger, allowed_commands)
         ledgers.write(run_dir, Ledger())
 
 

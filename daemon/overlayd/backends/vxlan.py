@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from overlayd.backends.environment import Environment
-from overlayd.backends.facts import Carrier, Facts, Key
+from overlayd.backends.facts import BackendFacts, Carrier, Key
 from overlayd.backends.host_gw import DIRECT_ROUTING, direct_route, reaches_directly
 from overlayd.backends.listening import Listening
 from overlayd.backends.options import FIRST_PORT, LAST_PORT, MTU, Options, largest_packet
@@ -32,7 +32,7 @@ OVERHEAD_BYTES = {4: 50, 6: 70}
 LONGEST_NAME = 15
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.IGNORECASE)
 
-FACTS = Facts(
+FACTS = BackendFacts(
     name="vxlan",
     published_as="vxlan",
     summary="VXLAN by the kernel, in UDP. Crosses any IP network.",
@@ -73,7 +73,7 @@ FACTS = Facts(
 class Vxlan(Planned):
     """The backend on one host. `direct` is DirectRouting: peers on the underlay's own networks get plain routes."""
 
-    facts: ClassVar[Facts] = FACTS
+    facts: ClassVar[BackendFacts] = FACTS
     environment: Environment
     vni: int
     port: int
@@ -139,13 +139,13 @@ class Vxlan(Planned):
 
     def plan(self, own: Lease, peers: Collection[Lease]) -> Plan:
         """All that the kernel should hold, for these leases. Pure."""
-        judged = self.environment.judge(
+        judged = self.environment.select_peers(
             peers, own=own, backend_type=self.facts.published_as, usable=_Macs(self, own).refusal
         )
         reachable: dict[str, tuple[Thing, ...]] = {}
         paths: dict[str, str] = {}
         for peer in judged.served:
-            family_leases = self.environment.shared_legs(peer)
+            family_leases = self.environment.shared_family_leases(peer)
             reachable[peer.key_name] = tuple(
                 entry for family_lease in family_leases for entry in self._entries(family_lease)
             )
@@ -218,7 +218,7 @@ class _Macs:
         """Why a peer's data cannot be used; None, and its MACs noted, if it can."""
         vni = self._backend.vni
         found: dict[tuple[int, str], IPAddress] = {}
-        for family_lease in self._backend.environment.shared_legs(peer):
+        for family_lease in self._backend.environment.shared_family_leases(peer):
             data = family_lease.fields()
             if data.get("vni", vni) != vni:
                 return "its VNI is {}, ours is {}", (Quoted(data["vni"]), vni)

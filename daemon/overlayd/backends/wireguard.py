@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Self
 from overlayd.backends import keyfile
 from overlayd.backends.claims import Claim, Claims, public_key_of
 from overlayd.backends.environment import Environment
-from overlayd.backends.facts import Carrier, Facts, Key
+from overlayd.backends.facts import BackendFacts, Carrier, Key
 from overlayd.backends.listening import Listening
 from overlayd.backends.options import LAST_PORT, MTU, Options, largest_packet
 from overlayd.backends.peers import Reason
@@ -47,7 +47,7 @@ class Wireguard:
     The others have one device for both: `ipv4` and `ipv6` over that family, `auto` over the better of the two.
     """
 
-    facts: ClassVar[Facts] = Facts(
+    facts: ClassVar[BackendFacts] = BackendFacts(
         name="wireguard",
         published_as="wireguard",
         summary="WireGuard, encrypted: by the kernel, or by wireguard-go where the kernel has none. Each host's key is "
@@ -175,7 +175,7 @@ class Wireguard:
         """
         return {"PublicKey": self._public_key, "Port": self._ports[self._device(version)]}
 
-    def part_from(self, others: Collection[Lease]) -> None:
+    def replace_shared_key(self, others: Collection[Lease]) -> None:
         """See Keyed."""
         for other in others:
             if self._public_key in map(public_key_of, other.family_leases):
@@ -215,7 +215,7 @@ class Wireguard:
             problem = wanted if isinstance(wanted, str) else claims.add(peer, wanted)
             return None if problem is None else ("{}", (problem,))
 
-        judged = self._environment.judge(
+        judged = self._environment.select_peers(
             peers, own=own, backend_type=self.facts.name, one_route=self.facts.one_route, usable=unclaimed
         )
         reachable: dict[str, tuple[Thing, ...]] = {
@@ -271,7 +271,7 @@ class Wireguard:
 
     def _claims(self, peer: Lease) -> list[Claim] | str:
         """What a peer's lease asks of our devices; or why it cannot be used."""
-        family_leases = self._environment.shared_legs(peer)
+        family_leases = self._environment.shared_family_leases(peer)
         keys = [public_key_of(family_lease) for family_lease in family_leases]
         for family_lease, key in zip(family_leases, keys, strict=True):
             if key is None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from overlayd.backends.backend import Backend
-from overlayd.backends.facts import Facts
+from overlayd.backends.facts import BackendFacts
 from overlayd.commands import Command, Verb
 from overlayd.commands.output import print_fields, print_line
 from overlayd.docker import options as docker_options
@@ -83,7 +83,7 @@ def _held(leases: Iterable[KeyValue], underlay: Underlay) -> Iterator[IPNetwork]
                     yield family_lease.subnet
 
 
-def _without_secrets(facts: Facts, config: Mapping[str, Any]) -> dict[str, Any]:
+def _without_secrets(facts: BackendFacts, config: Mapping[str, Any]) -> dict[str, Any]:
     secrets = {key.name.lower() for key in facts.keys if key.secret}
     return {key: "(not shown)" if key.lower() in secrets else value for key, value in config.items()}
 

@@ -7,7 +7,7 @@ from functools import partial
 
 from overlayd import firewall, firewalld
 from overlayd.backends import undo
-from overlayd.backends.allowed_commands import Consent
+from overlayd.backends.allowed_commands import AllowedCommands
 from overlayd.commands import Command, Verb
 from overlayd.commands.output import print_line
 from overlayd.docker.options import DOCKER_ENV, RECORD
@@ -36,7 +36,7 @@ def main(settings: Settings, _options: argparse.Namespace) -> int:
 
 def _clean(settings: Settings) -> int:
     require_ours(settings.run_dir, "run-dir")
-    undone = partial(undo.cleanup, settings.run_dir, Consent(folder=settings.extension_commands))
+    undone = partial(undo.cleanup, settings.run_dir, AllowedCommands(folder=settings.extension_commands))
     failures: list[str] = []
     # The way in goes before the rules that keep strangers from it.
     for what in (undone, netlink.cleanup, firewalld.cleanup, firewall.cleanup, other_networks.forget):

@@ -16,7 +16,7 @@ from overlayd.ruleset.packet_path import Kind
 
 
 @dataclass(frozen=True, kw_only=True)
-class Daemon:
+class DaemonFacts:
     """The daemon here. `state` and `problems` are what it last said, `unit` what systemd says of its unit."""
 
     running: bool | None = False
@@ -28,7 +28,7 @@ class Daemon:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Network:
+class NetworkFacts:
     """The overlay as this host takes part in it: from the daemon's status, else from etcd and the settings.
 
     `bridge` has this host's containers. `refusals` say why this host cannot serve the network in etcd, `remarks` what
@@ -80,7 +80,7 @@ class Network:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Link:
+class LinkFacts:
     """One interface. `kind` is netlink's (`bridge`, `vxlan` …), `master` the bridge it is a port of."""
 
     name: str
@@ -93,7 +93,7 @@ class Link:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WayBack:
+class ReturnRoute:
     """Out of which interfaces this host would answer a peer's host and a container on it; None: no route."""
 
     peer: IPv4Address
@@ -102,7 +102,7 @@ class WayBack:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Underlay:
+class UnderlayFacts:
     """The interface that peers reach this host by, or why there is none.
 
     `driver` and `offloads` (those switched on) are ethtool's. `same_address` are the MACs of others that answered for
@@ -118,7 +118,7 @@ class Underlay:
     driver: str | None = None
     offloads: frozenset[str] | None = None
     same_address: tuple[str, ...] | None = None
-    ways_back: tuple[WayBack, ...] = ()
+    ways_back: tuple[ReturnRoute, ...] = ()
     managers: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -128,7 +128,7 @@ class Underlay:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Endpoint:
+class EndpointFacts:
     """One etcd server. `clock_offset_s` is how far our clock is ahead of the server's, where it said its time."""
 
     name: str
@@ -147,7 +147,7 @@ class PemFile:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Published:
+class PublishedLease:
     """One family's part of a lease, as it stands in etcd. `mac` is the VTEP's, with vxlan."""
 
     key: str
@@ -158,7 +158,7 @@ class Published:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Containers:
+class ContainerFacts:
     """The containers on a bridge that were tried: how many, and which of them reached etcd, with where it is."""
 
     bridge: str = "docker0"
@@ -167,7 +167,7 @@ class Containers:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Etcd:
+class EtcdFacts:
     """The store. `problem` is why it cannot be used; `config_problem` what is wrong with the network config, `ipv6`
     whether that has any.
 
@@ -175,7 +175,7 @@ class Etcd:
     `full`: it takes no writes. `missing_rights` are what this host's user may not do, in the words of etcdctl.
     """
 
-    endpoints: tuple[Endpoint, ...] = ()
+    endpoints: tuple[EndpointFacts, ...] = ()
     files: tuple[PemFile, ...] = ()
     problem: str | None = None
     advice: str | None = None
@@ -183,9 +183,9 @@ class Etcd:
     config_advice: str | None = None
     config: str | None = None
     ipv6: bool = False
-    leases: tuple[Published, ...] | None = None
+    leases: tuple[PublishedLease, ...] | None = None
     open_to: str | None = None
-    containers: Containers | None = None
+    containers: ContainerFacts | None = None
     full: bool = False
     missing_rights: tuple[str, ...] = ()
 
@@ -203,7 +203,7 @@ class Zone:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Firewalld:
+class FirewalldFacts:
     """A running firewalld.
 
     `forwarded` are the rich rules of our policy for forwarded packets, None where it does not know it. `shipped`:
@@ -222,7 +222,7 @@ class Firewalld:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Firewall:
+class FirewallFacts:
     """The rules on this host. `kind` is what overlayd keeps its own with: iptables, nftables or none.
 
     `kinds` are those of each installed kind of iptables for each IP version, the one in use first. `chains` are the
@@ -234,7 +234,7 @@ class Firewall:
     kinds: tuple[Kind, ...] = ()
     sets: Mapping[str, frozenset[str]] = field(default_factory=dict)
     chains: tuple[Base, ...] | None = None
-    firewalld: Firewalld | None = None
+    firewalld: FirewalldFacts | None = None
 
     @property
     def docker_nftables(self) -> bool:
@@ -243,7 +243,7 @@ class Firewall:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Docker:
+class DockerFacts:
     """Docker here. `conflicts` are sentences about what it is told; `drop_ins` the names systemd knows, if it is there;
     `by_hand`: somebody's own unit has our options without them. `on_its_way`: systemd is about to start or stop it;
     `at_rest`: it does not run, and nobody wants it to.
@@ -273,7 +273,7 @@ class Docker:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Feature:
+class KernelFeature:
     """One thing that a kernel has or has not. `how` says how that was found out."""
 
     there: bool | None
@@ -281,19 +281,19 @@ class Feature:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Host:
+class HostFacts:
     """The kernel and its settings. `sysctls` are named with slashes; those that do not exist are left out."""
 
     root: bool = False
     now: datetime
     settings_problem: str | None = None
     sysctls: Mapping[str, str] = field(default_factory=dict)
-    features: Mapping[str, Feature] = field(default_factory=dict)
+    features: Mapping[str, KernelFeature] = field(default_factory=dict)
     neighbours: int | None = None
     neighbour_overflows: int | None = None
-    links: tuple[Link, ...] = ()
+    links: tuple[LinkFacts, ...] = ()
 
-    def link(self, name: str) -> Link | None:
+    def link(self, name: str) -> LinkFacts | None:
         """The interface of that name."""
         return next((link for link in self.links if link.name == name), None)
 
@@ -320,12 +320,12 @@ class Reachability:
 class Facts:
     """All that the checks judge by. `number` is that of the network on this host; docker belongs to 0."""
 
-    host: Host
-    daemon: Daemon = field(default_factory=Daemon)
-    underlay: Underlay = field(default_factory=Underlay)
-    etcd: Etcd = field(default_factory=Etcd)
-    firewall: Firewall = field(default_factory=Firewall)
-    docker: Docker = field(default_factory=Docker)
-    network: Network | None = None
+    host: HostFacts
+    daemon: DaemonFacts = field(default_factory=DaemonFacts)
+    underlay: UnderlayFacts = field(default_factory=UnderlayFacts)
+    etcd: EtcdFacts = field(default_factory=EtcdFacts)
+    firewall: FirewallFacts = field(default_factory=FirewallFacts)
+    docker: DockerFacts = field(default_factory=DockerFacts)
+    network: NetworkFacts | None = None
     reach: Reachability = field(default_factory=Reachability)
     number: int = 0

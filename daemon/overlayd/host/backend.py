@@ -7,7 +7,7 @@ from pathlib import Path
 
 from overlayd import backends
 from overlayd.backends import options
-from overlayd.backends.allowed_commands import Consent
+from overlayd.backends.allowed_commands import AllowedCommands
 from overlayd.backends.backend import Backend
 from overlayd.backends.environment import Environment
 from overlayd.errors import ConfigError, NetworkConfigError
@@ -41,7 +41,7 @@ def load_backend(
     run_dir: Path = Path("/run/overlayd"),
     state_dir: Path | None = None,
     here: Here | None = None,
-    consent: Consent | None = None,
+    allowed_commands: AllowedCommands | None = None,
 ) -> Backend:
     """The backend that a network config asks for. Raises NetworkConfigError: whoever wrote the config can mend it.
 
@@ -55,7 +55,7 @@ def load_backend(
         run_dir=run_dir,
         state_dir=state_dir,
         here=here or Here(),
-        consent=consent,
+        allowed_commands=allowed_commands,
     )
     try:
         backend = backends.load(config.backend_type).from_config(config.backend_config, environment)
@@ -75,7 +75,7 @@ def backend_here(settings: Settings, config: NetworkConfig, underlay: Underlay, 
         blackhole=settings.ip_blackhole_route,
         run_dir=settings.run_dir,
         state_dir=settings.state_dir,
-        consent=Consent(folder=settings.extension_commands),
+        allowed_commands=AllowedCommands(folder=settings.extension_commands),
     )
     other_networks.require_apart(
         replace(other_networks.of_settings(settings), networks=config.networks, listens=backend.listens)

@@ -9,8 +9,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 from overlayd import backends
-from overlayd.backends.allowed_commands import Consent
-from overlayd.backends.peers import TOLD_AT_MOST
+from overlayd.backends.allowed_commands import AllowedCommands
+from overlayd.backends.peers import PROBLEMS_AT_MOST
 from overlayd.backends.planned import Keyed, Planned
 from overlayd.docker import etcd_in_docker
 from overlayd.docker import options as docker_options
@@ -101,7 +101,7 @@ class Host:
         remembered = previous_lease.recall(self._settings.state_dir, self._settings.subnet_env)
         remembered = self._registry.own_part(remembered, self.public_ip)
         if isinstance(self._backend, Keyed):
-            self._backend.part_from(self._registry.others(remembered, self.public_ip))
+            self._backend.replace_shared_key(self._registry.others(remembered, self.public_ip))
         self._holding = self._registry.acquire(
             self._config,
             self._wanted,
@@ -117,8 +117,8 @@ class Host:
     @contextmanager
     def opened(self, stop: threading.Event, *, on_failure: Callable[[], None]) -> Iterator[None]:
         """Open the backend, and run its data path, where it has one in this process, until the end of the block."""
-        consent = Consent(folder=self._settings.extension_commands)
-        backends.retire_others(self._config.backend_type, self._settings.run_dir, consent)
+        allowed_commands = AllowedCommands(folder=self._settings.extension_commands)
+        backends.retire_others(self._config.backend_type, self._settings.run_dir, allowed_commands)
         # Before there are rules: the others' make way for this network, and ours for them.
         other_networks.note(self._own_network())
         self._firewall.open_to_nobody(self.holding.lease.subnets, self._planned())
@@ -170,7 +170,7 @@ class Host:
                 problems.append(error.message)
         named = [lease for lease in peers if lease.key_name in report.paths or lease.key_name in report.peer_problems]
         if not report.paths and not report.peer_problems:
-            named = peers[:TOLD_AT_MOST]
+            named = peers[:PROBLEMS_AT_MOST]
         view = self._registry.view
         for problem in problems:
             if problem not in self._status_file.status.problems:

@@ -14,7 +14,7 @@ from overlayd import backends
 from overlayd.backends.environment import Environment
 from overlayd.backends.host_gw import HostGw
 from overlayd.backends.listening import Listening
-from overlayd.backends.peers import PeerTable, judge
+from overlayd.backends.peers import PeerTable, select_peers
 from overlayd.backends.udp import Udp
 from overlayd.backends.vxlan import Vxlan, vtep_mac
 from overlayd.errors import ConfigError, NetworkConfigError, UnsupportedError
@@ -309,7 +309,7 @@ def test_the_peer_table_knows_the_way_and_the_sources() -> None:
 
 
 def test_refusals_leave_good_peers_alone() -> None:
-    judged = judge([peer(3), peer(2)], own=OWN, network=CONFIG, backend_type="vxlan")
+    judged = select_peers([peer(3), peer(2)], own=OWN, network=CONFIG, backend_type="vxlan")
     assert (judged.served, judged.problems, judged.untold) == ((peer(2), peer(3)), {}, 0)
 
 

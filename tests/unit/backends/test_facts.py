@@ -14,7 +14,7 @@ import pytest
 
 from overlayd import backends
 from overlayd.backends.backend import Backend
-from overlayd.backends.facts import Facts
+from overlayd.backends.facts import BackendFacts
 from overlayd.errors import NetworkConfigError
 from overlayd.kernel import features, interfaces
 from overlayd.lib import marks
@@ -47,7 +47,7 @@ def test_a_backend_is_found_by_the_name_of_its_module_and_has_everything(module:
     found = backend_of(module)
     lacking = [name for name in MEMBERS if not hasattr(made(module), name)]
     assert not lacking, f"backend {module} lacks {', '.join(lacking)} (backends/backend.py)"
-    assert isinstance(found.facts, Facts)
+    assert isinstance(found.facts, BackendFacts)
     assert found.facts.name == module.replace("_", "-")
     assert found.facts.name in backends.names()
     assert backends.load(found.facts.name) is found
@@ -56,8 +56,8 @@ def test_a_backend_is_found_by_the_name_of_its_module_and_has_everything(module:
 
 def test_no_fact_can_be_left_out() -> None:
     with pytest.raises(TypeError) as caught:
-        Facts()  # type: ignore[call-arg]
-    assert all(f"'{field.name}'" in str(caught.value) for field in fields(Facts))
+        BackendFacts()  # type: ignore[call-arg]
+    assert all(f"'{field.name}'" in str(caught.value) for field in fields(BackendFacts))
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from datetime import timedelta
 
-from overlayd.doctor.facts import Etcd, Facts, PemFile
+from overlayd.doctor.facts import EtcdFacts, Facts, PemFile
 from overlayd.doctor.finding import Finding, ok, problem, unknown, warning
 from overlayd.errors import StoreFull
 from overlayd.lib.sanitize import plain
@@ -196,7 +196,7 @@ def _validity(file: PemFile) -> str:
     return f"{file.path} until {until:%Y-%m-%d}"
 
 
-def _grant(here: Etcd) -> str:
+def _grant(here: EtcdFacts) -> str:
     return "as etcd's root: " + "; ".join(
         f"etcdctl role grant-permission ROLE {right}" for right in here.missing_rights
     )

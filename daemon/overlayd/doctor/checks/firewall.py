@@ -11,7 +11,7 @@ from dataclasses import replace
 from overlayd import backends
 from overlayd.backends.listening import Listening
 from overlayd.doctor.checks.firewalld import firewalld
-from overlayd.doctor.facts import Facts, Network
+from overlayd.doctor.facts import Facts, NetworkFacts
 from overlayd.doctor.finding import Finding, ok, problem, unknown, warning
 from overlayd.firewall.table import NFT_LEASED, NFT_PEERS
 from overlayd.lib.addresses import IPAddress, IPNetwork, ip_address
@@ -303,7 +303,7 @@ def _bridge(facts: Facts) -> str:
     return facts.network.bridge if facts.network is not None else of(facts.number).bridge
 
 
-def _listens(network: Network) -> tuple[Listening, ...]:
+def _listens(network: NetworkFacts) -> tuple[Listening, ...]:
     backend = backends.facts_of(network.backend)
     if network.listens or backend is None or backend.carrier is None:
         return network.listens

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from overlayd import backends
-from overlayd.doctor.facts import Facts, Firewalld, Network
+from overlayd.doctor.facts import Facts, FirewalldFacts, NetworkFacts
 from overlayd.doctor.finding import Finding, ok, problem
 from overlayd.ruleset.walk import protocol_name
 
@@ -41,7 +41,7 @@ def firewalld(facts: Facts) -> Finding | None:
     return ok("firewalld", "runs and lets the overlay through")
 
 
-def _zone_words(running: Firewalld, device: str, network: Network) -> list[str]:
+def _zone_words(running: FirewalldFacts, device: str, network: NetworkFacts) -> list[str]:
     """What to tell firewall-cmd so that packets from a device may be forwarded."""
     zone = running.zone_of(device)
     sources = {source for zone in running.zones if zone.target == "ACCEPT" for source in zone.sources}
@@ -54,7 +54,7 @@ def _zone_words(running: Firewalld, device: str, network: Network) -> list[str]:
     return [f"--zone=trusted --add-source={one}" for one in missing]
 
 
-def _bridge_words(running: Firewalld, network: Network) -> list[str]:
+def _bridge_words(running: FirewalldFacts, network: NetworkFacts) -> list[str]:
     """The same for what leaves the containers' bridge: Docker's own zone, as Docker from 20.10 on makes it.
 
     In another zone dockerd would find it bound, and not start.
@@ -69,7 +69,7 @@ def _bridge_words(running: Firewalld, network: Network) -> list[str]:
     return [*made, f"--zone={DOCKERS_ZONE} --change-interface={BRIDGE}"]
 
 
-def _port_words(running: Firewalld, ifname: str, network: Network) -> list[str]:
+def _port_words(running: FirewalldFacts, ifname: str, network: NetworkFacts) -> list[str]:
     zone = running.zone_of(ifname)
     backend = backends.facts_of(network.backend)
     if backend is None or backend.carrier is None or zone is None or zone.target == "ACCEPT":

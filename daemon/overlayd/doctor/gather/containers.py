@@ -6,7 +6,7 @@ import contextlib
 import socket
 from collections.abc import Sequence
 
-from overlayd.doctor.facts import Containers
+from overlayd.doctor.facts import ContainerFacts
 from overlayd.errors import ConfigError
 from overlayd.kernel.namespaces import in_that_at
 from overlayd.lib.addresses import IPAddress, ip_address
@@ -17,7 +17,7 @@ TIMEOUT_S = 1.0
 AT_MOST = 20
 
 
-def who_reaches(endpoints: Sequence[str], bridge: str) -> Containers | None:
+def who_reaches(endpoints: Sequence[str], bridge: str) -> ContainerFacts | None:
     """The containers on a bridge that get a connection to one of etcd's servers; None where nobody may look (not root).
 
     At most AT_MOST are tried.
@@ -33,7 +33,7 @@ def who_reaches(endpoints: Sequence[str], bridge: str) -> Containers | None:
                     reached.append(f"{name_of(container)}, {container.addresses[0]}, to {seen}")
     except PermissionError:
         return None
-    return Containers(bridge=bridge, tried=tried, reached=tuple(reached))
+    return ContainerFacts(bridge=bridge, tried=tried, reached=tuple(reached))
 
 
 def _addresses(name: str) -> list[tuple[str, int]]:

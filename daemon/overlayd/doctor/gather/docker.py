@@ -7,13 +7,13 @@ import shutil
 from overlayd.docker import etcd_in_docker
 from overlayd.docker import options as docker_options
 from overlayd.docker import service as docker_service
-from overlayd.doctor.facts import Docker, Network
+from overlayd.doctor.facts import DockerFacts, NetworkFacts
 from overlayd.errors import CommandFailed
 from overlayd.leases.lease import Subnets
 from overlayd.settings import Settings
 
 
-def read_docker(settings: Settings, network: Network | None) -> Docker:
+def read_docker(settings: Settings, network: NetworkFacts | None) -> DockerFacts:
     """What docker is told to do, and how it does."""
     told, left = docker_options.read_told(), settings.firewall == "none" and settings.ip_masq
     service = docker_service.read_service()
@@ -24,7 +24,7 @@ def read_docker(settings: Settings, network: Network | None) -> Docker:
         want = docker_options.wanted(subnets, network.mtu_bytes, we_masquerade=settings.ip_masq)
         options, conflicts = docker_options.plan(want, told, firewalled=settings.firewall != "none")
         otherwise = docker_service.started_otherwise(docker_service.differences(argv, options, told), service)
-    return Docker(
+    return DockerFacts(
         installed=service is not None or shutil.which("dockerd") is not None,
         conflicts=tuple(conflicts),
         settings=told.settings,
@@ -44,7 +44,7 @@ def read_docker(settings: Settings, network: Network | None) -> Docker:
     )
 
 
-def _masqueraded(network: Network | None) -> bool | None:
+def _masqueraded(network: NetworkFacts | None) -> bool | None:
     if network is None or network.subnet is None:
         return None
     try:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network
 from typing import TypedDict
 
-from overlayd.doctor.facts import Network, Published, Underlay
+from overlayd.doctor.facts import NetworkFacts, PublishedLease, UnderlayFacts
 from overlayd.errors import OverlaydError
 from overlayd.host import other_networks
 from overlayd.host.backend import load_backend
@@ -27,9 +27,9 @@ def read_network(
     settings: Settings,
     status: Status | None,
     config: NetworkConfig | None,
-    leases: Sequence[Published],
-    underlay: Underlay,
-) -> Network | None:
+    leases: Sequence[PublishedLease],
+    underlay: UnderlayFacts,
+) -> NetworkFacts | None:
     """The network; None where neither etcd nor an earlier run tells.
 
     The MTU is the one that the daemon took when it started, as that is what containers have.
@@ -53,7 +53,7 @@ def read_network(
     own = replace(other_networks.of_settings(settings), networks=config.networks, listens=backend.listens)
     same = last is not None and last.backend == config.backend_type
     v4, v6 = config.network(4), config.network(6)
-    return Network(
+    return NetworkFacts(
         network=v4 if isinstance(v4, IPv4Network) else None,
         network6=v6 if isinstance(v6, IPv6Network) else None,
         backend=config.backend_type,
@@ -81,12 +81,12 @@ def _held(held: Mapping[int, IPNetwork]) -> _Held:
     )
 
 
-def _last_known(status: Status | None, held: Mapping[int, IPNetwork], underlay: Underlay) -> Network | None:
+def _last_known(status: Status | None, held: Mapping[int, IPNetwork], underlay: UnderlayFacts) -> NetworkFacts | None:
     if status is None or not status.network or not status.backend or not status.mtu_bytes:
         return None
     networks = [ip_network(text.strip()) for text in status.network.split(",")]
     own = tuple(link.name for link in survey.links() if marks.ours().names(link.name))
-    return Network(
+    return NetworkFacts(
         network=next((network for network in networks if isinstance(network, IPv4Network)), None),
         network6=next((network for network in networks if isinstance(network, IPv6Network)), None),
         backend=status.backend,

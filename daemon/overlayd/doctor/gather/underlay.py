@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address
 
-from overlayd.doctor.facts import Network, Published, Underlay, WayBack
+from overlayd.doctor.facts import NetworkFacts, PublishedLease, ReturnRoute, UnderlayFacts
 from overlayd.errors import CommandFailed, ConfigError
 from overlayd.kernel import arp, ethtool, interfaces
 from overlayd.lib import process
@@ -18,15 +18,15 @@ from overlayd.underlay.watch import choose_underlay
 PEERS_AT_MOST = 64
 
 
-def read_underlay(settings: Settings) -> Underlay:
+def read_underlay(settings: Settings) -> UnderlayFacts:
     """The interface that the settings choose, or why they choose none."""
     try:
         chosen = choose_underlay(settings)
     except ConfigError as error:
-        return Underlay(problem=error.message, advice=error.hint)
+        return UnderlayFacts(problem=error.message, advice=error.hint)
     v4, v6 = chosen.endpoint(4), chosen.endpoint(6)
     first = v4 or v6
-    return Underlay(
+    return UnderlayFacts(
         ifname=chosen.ifname,
         address=first.address if first else None,
         public_ip=v4.public_ip if v4 else None,
@@ -36,7 +36,9 @@ def read_underlay(settings: Settings) -> Underlay:
     )
 
 
-def look_around(underlay: Underlay, network: Network | None, leases: Sequence[Published], *, ask: bool) -> Underlay:
+def look_around(
+    underlay: UnderlayFacts, network: NetworkFacts | None, leases: Sequence[PublishedLease], *, ask: bool
+) -> UnderlayFacts:
     """The same with what others do: who else has our address, who manages our devices, how peers are answered."""
     if underlay.address is None:
         return underlay
@@ -54,12 +56,12 @@ def look_around(underlay: Underlay, network: Network | None, leases: Sequence[Pu
     )
 
 
-def _way_back(lease: Published) -> WayBack | None:
+def _way_back(lease: PublishedLease) -> ReturnRoute | None:
     # rp_filter is IPv4's alone.
     public, inside = lease.public_ip, lease.subnet.network_address + 2
     if not isinstance(public, IPv4Address) or not isinstance(inside, IPv4Address):
         return None
-    return WayBack(peer=public, underlay=_way_to(public), overlay=_way_to(inside))
+    return ReturnRoute(peer=public, underlay=_way_to(public), overlay=_way_to(inside))
 
 
 def _way_to(address: IPv4Address) -> str | None:
