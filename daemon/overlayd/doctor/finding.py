@@ -20,33 +20,36 @@ class State(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """The answer of one check. `remedy` is a command to paste, `advice` what no command can do."""
+    """The answer of one check. `remedy` is a command to paste, `advice` what no command can do.
 
-    name: str
+    `name` is that of the check, which `examine` fills in.
+    """
+
+    name: str = ""
     state: State
     found: str
     remedy: str | None = None
     advice: str | None = None
 
 
-def ok(name: str, found: str) -> Finding:
+def ok(found: str) -> Finding:
     """All is well, and this is what was seen."""
-    return Finding(name=name, state=State.OK, found=found)
+    return Finding(state=State.OK, found=found)
 
 
-def unknown(name: str, found: str, *, advice: str | None = None) -> Finding:
+def unknown(found: str, *, advice: str | None = None) -> Finding:
     """It could not be looked at, and this is why."""
-    return Finding(name=name, state=State.UNKNOWN, found=found, advice=advice)
+    return Finding(state=State.UNKNOWN, found=found, advice=advice)
 
 
-def warning(name: str, found: str, *, remedy: str | None = None, advice: str | None = None) -> Finding:
+def warning(found: str, *, remedy: str | None = None, advice: str | None = None) -> Finding:
     """It may stop packets one day, or some of them."""
-    return Finding(name=name, state=State.WARNING, found=found, remedy=remedy, advice=advice)
+    return Finding(state=State.WARNING, found=found, remedy=remedy, advice=advice)
 
 
-def problem(name: str, found: str, *, remedy: str | None = None, advice: str | None = None) -> Finding:
+def problem(found: str, *, remedy: str | None = None, advice: str | None = None) -> Finding:
     """It stops packets."""
-    return Finding(name=name, state=State.PROBLEM, found=found, remedy=remedy, advice=advice)
+    return Finding(state=State.PROBLEM, found=found, remedy=remedy, advice=advice)
 
 
 Sections = Sequence[tuple[str, Sequence[Finding]]]

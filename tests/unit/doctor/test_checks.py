@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import re
 from dataclasses import replace
 from datetime import timedelta
@@ -11,7 +13,9 @@ from typing import Any
 
 import pytest
 
-from overlayd.doctor.checks import examine
+from overlayd.doctor import checks
+from overlayd.doctor.checks import SECTIONS, examine
+from overlayd.doctor.checks.reach import NAME, reachability
 from overlayd.doctor.facts import (
     ContainerFacts,
     EndpointFacts,
@@ -330,6 +334,9 @@ def test_the_table_shows_remedies_below_what_they_mend() -> None:
     assert [one.name for _title, findings in sections for one in problems(findings)] == ["underlay-mtu"]
 
 
+DECLARED = {*(name for section in SECTIONS for name in section.checks), NAME}
+
+
 def test_the_readme_names_every_check() -> None:
     readme = (Path(__file__).parents[3] / "README.md").read_text()
     table = readme.partition("## When packets do not arrive")[2].partition("##")[0]
@@ -340,4 +347,14 @@ def test_the_readme_names_every_check() -> None:
     blind = but(host={"root": False, "settings_problem": "x"})
     cases = [WELL, dockers, WAITS_FOR_ETCD, blind, *(case[0] for case in CASES)]
     seen = {finding.name for facts in cases for _title, findings in examine(facts) for finding in findings}
-    assert named - {"--no-arp"} == seen
+    assert named - {"--no-arp"} == DECLARED
+    assert seen == DECLARED
+
+
+@pytest.mark.parametrize("path", sorted(Path(checks.__file__).parent.glob("[!_]*.py")), ids=lambda path: path.stem)
+def test_every_check_stands_in_a_section(path: Path) -> None:
+    module = importlib.import_module(f"{checks.__name__}.{path.stem}")
+    examined = {check for section in SECTIONS for check in section.checks.values()}
+    for name, function in inspect.getmembers(module, inspect.isfunction):
+        if function.__module__ == module.__name__ and not name.startswith("_") and function is not reachability:
+            assert function in examined, f"{path.name}: {name} is missing in CHECKS"

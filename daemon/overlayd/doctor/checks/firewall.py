@@ -36,7 +36,7 @@ def iptables(facts: Facts) -> Finding:
     missing = sorted(versions - {kind.version for kind in kinds})
     unread += [f"there is no {COMMANDS[version]}, so rules for IPv{version} may be unseen" for version in missing]
     if unread:
-        return unknown("iptables", "; ".join(unread))
+        return unknown("; ".join(unread))
     first = {kind.version: kind.command for kind in reversed(kinds)}
     others = {
         kind.command: count
@@ -46,12 +46,11 @@ def iptables(facts: Facts) -> Finding:
     }
     if others:
         return warning(
-            "iptables",
             f"{' and '.join(f'{count} rules are of {name}' for name, count in others.items())}, the other kind (legacy "
             "beside nft), which decides as well",
             advice=f"see {' and '.join(f'{name}-save' for name in others)}; keep one kind and flush the other",
         )
-    return ok("iptables", f"rules read by {', '.join(kind.command for kind in kinds)}")
+    return ok(f"rules read by {', '.join(kind.command for kind in kinds)}")
 
 
 def docker_raw(facts: Facts) -> Finding | None:
@@ -62,7 +61,7 @@ def docker_raw(facts: Facts) -> Finding | None:
             packet = _inward(facts, network, device, address)
             found.append(_travel(facts, packet, FORWARDED[:1], _match(packet, network)))
     what = f"packets on {', '.join(facts.network.devices) if facts.network else ''} for containers"
-    return _judged("docker-raw", facts, found, what, "PREROUTING lets the overlay in")
+    return _judged(facts, found, what, "PREROUTING lets the overlay in")
 
 
 def forward_in(facts: Facts) -> Finding | None:
@@ -72,7 +71,7 @@ def forward_in(facts: Facts) -> Finding | None:
         packet = _inward(facts, network, device, subnet[2])
         found.append(_travel(facts, packet, FORWARDED[1:], _match(packet, network)))
     what = f"packets from {', '.join(facts.network.devices) if facts.network else ''} to containers"
-    return _judged("forward-in", facts, found, what, "FORWARD lets peers' packets reach containers")
+    return _judged(facts, found, what, "FORWARD lets peers' packets reach containers")
 
 
 def forward_out(facts: Facts) -> Finding | None:
@@ -90,16 +89,16 @@ def forward_out(facts: Facts) -> Finding | None:
         )
         found.append(_travel(facts, packet, FORWARDED, _match(packet, network)))
     what = f"packets from containers to {', '.join(facts.network.devices) if facts.network else ''}"
-    return _judged("forward-out", facts, found, what, "FORWARD lets containers' packets out")
+    return _judged(facts, found, what, "FORWARD lets containers' packets out")
 
 
 def bridge_netfilter(facts: Facts) -> Finding | None:
     """With br_netfilter, packets between containers on one bridge pass the rules as well."""
     on = [version for version, name in _BRIDGE_SYSCTL.items() if facts.host.sysctls.get(name) == "1"]
     if not on:
-        return ok("bridge-netfilter", "off: packets between containers of this host pass no iptables rule")
+        return ok("off: packets between containers of this host pass no iptables rule")
     if facts.docker.settings.get("icc") is False:
-        return ok("bridge-netfilter", "on, and docker keeps containers of this host apart, as it is told by icc")
+        return ok("on, and docker keeps containers of this host apart, as it is told by icc")
     found = []
     for _network, subnet in _overlays(facts):
         if subnet.version in on:
@@ -114,9 +113,7 @@ def bridge_netfilter(facts: Facts) -> Finding | None:
             )
             found.append(_travel(facts, packet, FORWARDED, Match(in_device=_bridge(facts), out_device=_bridge(facts))))
     what = "packets between containers of this host"
-    return _judged(
-        "bridge-netfilter", facts, found, what, "on, and FORWARD lets containers of this host reach each other"
-    )
+    return _judged(facts, found, what, "on, and FORWARD lets containers of this host reach each other")
 
 
 def backend_port(facts: Facts) -> Finding | None:
@@ -142,7 +139,7 @@ def backend_port(facts: Facts) -> Finding | None:
         outward = replace(carrier, source=own, destination=peer, out_device=here.ifname, local=False)
         found.append(_travel(facts, outward, ("output", "postrouting"), match))
     what = " and ".join(dict.fromkeys(shown))
-    return _judged("backend-port", facts, found, f"{network.backend}'s packets ({what})", f"{what} is let in and out")
+    return _judged(facts, found, f"{network.backend}'s packets ({what})", f"{what} is let in and out")
 
 
 def strangers(facts: Facts) -> Finding | None:
@@ -152,12 +149,11 @@ def strangers(facts: Facts) -> Finding | None:
         return None
     if facts.firewall.kind == "none":
         return warning(
-            "strangers",
             "firewall is none: nothing of overlayd's keeps strangers from containers",
             advice="set OVERLAYD_FIREWALL=auto, unless rules of your own do it",
         )
     if facts.docker.settings.get("allow-direct-routing") is True:
-        return ok("strangers", "let to containers' own addresses, as daemon.json asks")
+        return ok("let to containers' own addresses, as daemon.json asks")
     reached = []
     for subnet in overlays:
         bits = subnet.max_prefixlen
@@ -173,9 +169,8 @@ def strangers(facts: Facts) -> Finding | None:
         if not _travel(facts, packet, FORWARDED[:1], Match()).drops:
             reached.append(str(subnet))
     if not reached:
-        return ok("strangers", "who is no peer is kept from containers' own addresses")
+        return ok("who is no peer is kept from containers' own addresses")
     return warning(
-        "strangers",
         f"who has a route to {' or '.join(reached)} by this host reaches containers there",
         advice="is overlayd running? It keeps the rules that drop this: systemctl status overlayd",
     )
@@ -185,15 +180,14 @@ def nftables(facts: Facts) -> Finding:
     """Whether nftables' rules can be seen, and those among them that see frames."""
     chains = facts.firewall.chains
     if chains is None:
-        return unknown("nftables", "the ruleset could not be read")
+        return unknown("the ruleset could not be read")
     closing = [base.where for base in chains if {base.family, base.hook} & {*_OF_FRAMES} and base.may_drop]
     if closing:
         return warning(
-            "nftables",
             f"chains that may drop frames, and are not judged here: {', '.join(closing)}",
             advice="see in `nft list ruleset` whether they let the network's addresses and the backend's port through",
         )
-    return ok("nftables", "no chain that is not judged")
+    return ok("no chain that is not judged")
 
 
 def docker_nftables(facts: Facts) -> Finding | None:
@@ -207,7 +201,7 @@ def docker_nftables(facts: Facts) -> Finding | None:
             drops = _travel(facts, packet, FORWARDED, Match()).drops
             dropping += [drop.by for drop in drops if drop.table == "docker-bridges"]
     if not dropping:
-        return ok("docker-nftables", "docker uses nftables, and its rules let the overlay's packets in")
+        return ok("docker uses nftables, and its rules let the overlay's packets in")
     by_name = facts.docker.settings.get("firewall-backend") == "nftables"
     told = [
         "set OVERLAYD_FIREWALL=auto, as nobody marks peers' packets" if facts.firewall.kind == "none" else "",
@@ -215,7 +209,6 @@ def docker_nftables(facts: Facts) -> Finding | None:
         "systemctl restart overlayd docker",
     ]
     return problem(
-        "docker-nftables",
         f"docker's nftables backend drops peers' packets: {dropping[0]}",
         advice="; then ".join(word for word in told if word),
     )
@@ -260,7 +253,7 @@ def _match(packet: Packet, network: IPNetwork) -> Match:
     return Match(in_device=packet.in_device, out_device=packet.out_device, source=network, destination=network)
 
 
-def _judged(name: str, facts: Facts, found: Iterable[Outcome], what: str, well: str) -> Finding | None:
+def _judged(facts: Facts, found: Iterable[Outcome], what: str, well: str) -> Finding | None:
     """Dropped for certain, or only if a rule applies that cannot be judged; None where nothing was to be judged."""
     outcomes = list(found)
     if not outcomes:
@@ -269,7 +262,7 @@ def _judged(name: str, facts: Facts, found: Iterable[Outcome], what: str, well: 
     certain = bool(drops)
     drops = drops or [drop for outcome in outcomes for drop in outcome.doubts]
     if not drops:
-        return ok(name, well)
+        return ok(well)
     said = f"{what} are dropped by {' and by '.join(dict.fromkeys(drop.by for drop in drops))}"
     told = firewalld(facts) if any(drop.table == "firewalld" for drop in drops) else None
     if told is not None and told.remedy is not None:
@@ -282,8 +275,8 @@ def _judged(name: str, facts: Facts, found: Iterable[Outcome], what: str, well: 
         advice = f"an accept elsewhere is not final in {helpless}: whoever wrote that has to let them through"
         advice = advice if helpless else None
     if certain:
-        return problem(name, said, remedy=remedy, advice=advice)
-    return warning(name, f"some {said}", advice=f"if that is not meant for them: {remedy}" if remedy else advice)
+        return problem(said, remedy=remedy, advice=advice)
+    return warning(f"some {said}", advice=f"if that is not meant for them: {remedy}" if remedy else advice)
 
 
 def _containers(facts: Facts, subnet: IPNetwork) -> list[IPAddress]:
@@ -346,16 +339,17 @@ def _with(facts: Facts, address: IPAddress, kind: str, name_of: Callable[[int], 
     return {**facts.firewall.sets, **ours, kind: one}
 
 
-CHECKS = (
-    iptables,
-    # First: it forgets the rules of others when it is mended.
-    firewalld,
-    docker_raw,
-    forward_in,
-    forward_out,
-    bridge_netfilter,
-    backend_port,
-    strangers,
-    nftables,
-    docker_nftables,
-)
+# Name and check, in the order in which a reader should mend things.
+CHECKS = {
+    "iptables": iptables,
+    # Early: firewalld forgets the rules of others when it is mended.
+    "firewalld": firewalld,
+    "docker-raw": docker_raw,
+    "forward-in": forward_in,
+    "forward-out": forward_out,
+    "bridge-netfilter": bridge_netfilter,
+    "backend-port": backend_port,
+    "strangers": strangers,
+    "nftables": nftables,
+    "docker-nftables": docker_nftables,
+}

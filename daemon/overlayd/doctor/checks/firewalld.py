@@ -17,10 +17,9 @@ def firewalld(facts: Facts) -> Finding | None:
         return None
     told = "\n".join(running.forwarded or ())
     if network.subnets and all(f'"{subnet}"' in told for subnet in network.subnets):
-        return ok("firewalld", "runs, and lets the overlay through by overlayd's own policies")
+        return ok("runs, and lets the overlay through by overlayd's own policies")
     if facts.firewall.kind != "none" and (running.forwarded is not None or running.shipped):
         return problem(
-            "firewalld",
             "firewalld runs and was not told of the overlay: it rejects its packets",
             # A daemon that runs tells it as soon as it knows the policies, or is asked to begin anew.
             remedy="systemctl restart overlayd" if running.forwarded is not None else "firewall-cmd --reload",
@@ -32,13 +31,12 @@ def firewalld(facts: Facts) -> Finding | None:
     ]
     if missing:
         return problem(
-            "firewalld",
             "firewalld runs and does not know the overlay: it rejects its packets",
             remedy=" && ".join(
                 [*(f"firewall-cmd --permanent {word}" for word in dict.fromkeys(missing)), "firewall-cmd --reload"]
             ),
         )
-    return ok("firewalld", "runs and lets the overlay through")
+    return ok("runs and lets the overlay through")
 
 
 def _zone_words(running: FirewalldFacts, device: str, network: NetworkFacts) -> list[str]:

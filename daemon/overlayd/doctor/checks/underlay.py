@@ -24,11 +24,11 @@ def underlay(facts: Facts) -> Finding:
     """Whether there is an interface to send by, and it is up."""
     here = facts.underlay
     if here.problem is not None:
-        return problem("underlay", here.problem, advice=here.advice)
+        return problem(here.problem, advice=here.advice)
     link = facts.host.link(here.ifname)
     if link is None or not link.up:
-        return problem("underlay", f"{here.ifname} is down", remedy=f"ip link set dev {here.ifname} up")
-    return ok("underlay", f"{here.ifname}, {here.address}, peers send to {', '.join(map(str, here.public_ips))}")
+        return problem(f"{here.ifname} is down", remedy=f"ip link set dev {here.ifname} up")
+    return ok(f"{here.ifname}, {here.address}, peers send to {', '.join(map(str, here.public_ips))}")
 
 
 def network_bounds(facts: Facts) -> Finding | None:
@@ -36,21 +36,20 @@ def network_bounds(facts: Facts) -> Finding | None:
     if facts.network is None:
         return None
     if facts.network.refusals:
-        return problem("network-bounds", "; ".join(facts.network.refusals), advice=Judgement.HINT)
+        return problem("; ".join(facts.network.refusals), advice=Judgement.HINT)
     if facts.network.remarks:
         return warning(
-            "network-bounds",
             "; ".join(facts.network.remarks),
             advice="containers do not reach machines there that run no overlayd, as their packets are not masqueraded",
         )
-    return ok("network-bounds", "the network holds nothing that this host needs")
+    return ok("the network holds nothing that this host needs")
 
 
 def underlay_mtu(facts: Facts) -> Finding | None:
     """Whether a container's packet of the full size, encapsulated, fits the interface."""
     network, link = facts.network, facts.host.link(facts.underlay.ifname)
     if network is None or link is None:
-        return unknown("underlay-mtu", "no interface or no network to compare")
+        return unknown("no interface or no network to compare")
     backend = backends.facts_of(network.backend)
     if backend is None or backend.overhead_bytes is None:
         return None
@@ -61,12 +60,11 @@ def underlay_mtu(facts: Facts) -> Finding | None:
     )
     if link.mtu_bytes < needed:
         return problem(
-            "underlay-mtu",
             found,
             remedy=f"ip link set dev {link.name} mtu {needed}",
             advice="if the network takes no more: systemctl restart overlayd, then restart docker and its containers",
         )
-    return ok("underlay-mtu", f"{found}; `overlayd ping` measures the whole way")
+    return ok(f"{found}; `overlayd ping` measures the whole way")
 
 
 def container_mtu(facts: Facts) -> Finding | None:
@@ -86,13 +84,11 @@ def container_mtu(facts: Facts) -> Finding | None:
         if facts.number:
             # Docker's own options are for docker0.
             return warning(
-                "container-mtu",
                 said,
                 advice=f"make the docker network of {bridge.name} anew, with its containers: docker network create "
                 f"--opt com.docker.network.driver.mtu={network.mtu_bytes} and the options that it had",
             )
         return warning(
-            "container-mtu",
             said,
             # A container keeps the MTU that docker had when it was started, and so does docker.
             remedy="docker restart $(docker ps -q)"
@@ -102,11 +98,10 @@ def container_mtu(facts: Facts) -> Finding | None:
         )
     if bridge.mtu_bytes < network.mtu_bytes:
         return warning(
-            "container-mtu",
             f"{bridge.name} takes {bridge.mtu_bytes}, peers' containers send {network.mtu_bytes}",
             remedy=f"ip link set dev {bridge.name} mtu {network.mtu_bytes}",
         )
-    return ok("container-mtu", f"{network.mtu_bytes}")
+    return ok(f"{network.mtu_bytes}")
 
 
 def overlay_device(facts: Facts) -> Finding | None:
@@ -117,25 +112,23 @@ def overlay_device(facts: Facts) -> Finding | None:
     for name in facts.network.own_devices:
         link = facts.host.link(name)
         if link is None:
-            return problem("overlay-device", f"{name} is not there", remedy="systemctl restart overlayd")
+            return problem(f"{name} is not there", remedy="systemctl restart overlayd")
         if not link.up:
             # The kernel forgot routes and neighbours with it: up alone would not do.
-            return problem("overlay-device", f"{name} is down", remedy="systemctl restart overlayd")
+            return problem(f"{name} is down", remedy="systemctl restart overlayd")
         if link.mtu_bytes != mtu_bytes:
             return problem(
-                "overlay-device",
                 f"{name} has MTU {link.mtu_bytes}, not {mtu_bytes}",
                 remedy=f"ip link set dev {name} mtu {mtu_bytes}",
             )
         told = _published_macs(facts)
         if link.kind == "vxlan" and told and link.mac not in told:
             return problem(
-                "overlay-device",
                 f"{name} has MAC {link.mac}, peers were told {', '.join(sorted(told))}: they send to nobody",
                 remedy="systemctl restart overlayd",
                 advice="something rewrites it: see interface-manager",
             )
-    return ok("overlay-device", f"{', '.join(facts.network.own_devices)} is up")
+    return ok(f"{', '.join(facts.network.own_devices)} is up")
 
 
 def interface_manager(facts: Facts) -> Finding | None:
@@ -150,7 +143,7 @@ def interface_manager(facts: Facts) -> Finding | None:
         else "printf '[Match]\\nName=overlay*\\n[Link]\\nUnmanaged=yes\\n' > /etc/systemd/network/05-overlayd.network "
         "&& networkctl reload"
     )
-    return warning("interface-manager", f"{manager} manages {name}: it may readdress or remove it", remedy=remedy)
+    return warning(f"{manager} manages {name}: it may readdress or remove it", remedy=remedy)
 
 
 def reverse_path(facts: Facts) -> Finding | None:
@@ -163,7 +156,7 @@ def reverse_path(facts: Facts) -> Finding | None:
         if max(facts.host.number(f"net/ipv4/conf/{scope}/rp_filter") or 0 for scope in ("all", name)) == STRICT
     ]
     if not strict:
-        return ok("rp-filter", "not strict")
+        return ok("not strict")
     network, underlay_name = facts.network, facts.underlay.ifname
     for way in facts.underlay.ways_back:
         outer_astray = way.underlay not in (underlay_name, None) and underlay_name in strict
@@ -171,11 +164,10 @@ def reverse_path(facts: Facts) -> Finding | None:
         if outer_astray or inner_astray:
             name, back = (underlay_name, way.underlay) if outer_astray else (network.devices[0], way.overlay)
             return problem(
-                "rp-filter",
                 f"strict on {name}, but the way back to {way.peer} is {back}: its packets are dropped",
                 remedy=f"sysctl -w net/ipv4/conf/{name}/rp_filter=2",
             )
-    return ok("rp-filter", f"strict on {', '.join(strict)}; the way back to each peer is the way it came")
+    return ok(f"strict on {', '.join(strict)}; the way back to each peer is the way it came")
 
 
 def checksum_offload(facts: Facts) -> Finding | None:
@@ -185,16 +177,15 @@ def checksum_offload(facts: Facts) -> Finding | None:
     if backend is None or backend.device_kind != "vxlan" or not here.ifname:
         return None
     if here.driver is None or here.offloads is None:
-        return ok("checksum-offload", f"{here.ifname} is no card with a driver that can be asked")
+        return ok(f"{here.ifname} is no card with a driver that can be asked")
     features, known = BAD_OFFLOADS.get(here.driver, (frozenset(), ""))
     on = sorted(features & here.offloads)
     if on:
         return warning(
-            "checksum-offload",
             f"{known}; on {here.ifname}: {', '.join(on)}",
             remedy=f"ethtool -K {here.ifname} " + " ".join(f"{name} off" for name in on),
         )
-    return ok("checksum-offload", f"nothing bad is known of driver {here.driver}")
+    return ok(f"nothing bad is known of driver {here.driver}")
 
 
 def duplicate_address(facts: Facts) -> Finding | None:
@@ -203,14 +194,13 @@ def duplicate_address(facts: Facts) -> Finding | None:
     if not isinstance(here.address, IPv4Address):
         return None
     if here.same_address is None:
-        return unknown("duplicate-address", f"could not ask whether {here.address} has another owner")
+        return unknown(f"could not ask whether {here.address} has another owner")
     if here.same_address:
         return problem(
-            "duplicate-address",
             f"{here.address} is also {', '.join(here.same_address)}'s",
             advice="find the host with that MAC and give one of the two another address",
         )
-    return ok("duplicate-address", f"nobody else answers for {here.address}")
+    return ok(f"nobody else answers for {here.address}")
 
 
 def _published_macs(facts: Facts) -> set[str]:
@@ -219,14 +209,15 @@ def _published_macs(facts: Facts) -> set[str]:
     return {lease.mac for lease in facts.etcd.leases or () if lease.subnet in own and lease.mac is not None}
 
 
-CHECKS = (
-    underlay,
-    network_bounds,
-    underlay_mtu,
-    container_mtu,
-    overlay_device,
-    interface_manager,
-    reverse_path,
-    checksum_offload,
-    duplicate_address,
-)
+# Name and check, in the order in which a reader should mend things.
+CHECKS = {
+    "underlay": underlay,
+    "network-bounds": network_bounds,
+    "underlay-mtu": underlay_mtu,
+    "container-mtu": container_mtu,
+    "overlay-device": overlay_device,
+    "interface-manager": interface_manager,
+    "rp-filter": reverse_path,
+    "checksum-offload": checksum_offload,
+    "duplicate-address": duplicate_address,
+}
