@@ -84,8 +84,10 @@ def vxlan(**config: Any) -> Vxlan:
 
 
 def test_an_unknown_backend_names_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="host-gw, ipip, udp, vxlan"):
+    with pytest.raises(ConfigError) as caught:
         backends.load("gre")
+    assert str(caught.value).endswith(f"known: {', '.join(backends.names())}")
+    assert {"vxlan", "host-gw", "udp"} <= set(backends.names())
 
 
 @pytest.mark.parametrize(
