@@ -1,4 +1,4 @@
-"""What every backend is told of its host, and what every backend needs in the kernel."""
+"""What every backend knows of its host, and what every backend needs in the kernel."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from overlayd.leases.network_config import NetworkConfig
 from overlayd.lib.addresses import ip_network
 from overlayd.underlay.choose import Endpoint, Underlay
 
-# Behind every other route to the subnet, the bridge's own above all.
+# Any other route to the subnet wins over this one, above all that of the bridge.
 LAST_METRIC = 2**31
 
 
@@ -25,9 +25,9 @@ LAST_METRIC = 2**31
 class Environment:
     """The network, and this host's place in it.
 
-    `blackhole`: the own subnet goes nowhere while no bridge carries it. `run_dir` holds files of this boot, `state_dir`
-    what a backend keeps across reboots; None where a config is only checked. `consent` is this host's to the commands
-    of the config; None where the config is not for this host. `here` is what this host needs.
+    `blackhole`: packets for the own subnet are dropped while no bridge carries it. `run_dir` holds files of this boot,
+    `state_dir` what a backend keeps across reboots; None where a config is only checked. `allowed_commands` says which
+    commands of the config this host runs; None where the config is not for this host. `here` is what this host needs.
     """
 
     network: NetworkConfig
@@ -57,7 +57,7 @@ class Environment:
         return found
 
     def base(self, own: Lease) -> tuple[Thing, ...]:
-        """What the kernel should hold whatever the backend: forwarding on, and the blackhole if it is wanted."""
+        """What the kernel should hold with any backend: forwarding on, and the blackhole route if one is asked for."""
         forwarding = [FORWARDING if family_lease.version == 4 else FORWARDING6 for family_lease in own.family_leases]
         # Docker's bridge always has IPv4 too.
         things: list[Thing] = [*{FORWARDING: None, **dict.fromkeys(forwarding)}]
@@ -76,7 +76,7 @@ class Environment:
         one_route: bool = False,
         usable: Callable[[Lease], Reason | None] = lambda _lease: None,
     ) -> ServedPeers:
-        """Which leases are served, and why not the others (peers.judge)."""
+        """Which leases are served, and why the others are not (peers.select_peers)."""
         return select_peers(
             peers,
             own=own,
@@ -88,7 +88,7 @@ class Environment:
         )
 
     def _underlay_needs(self) -> Iterable[HostNeed]:
-        """The underlay's own part, also where nobody looked at the host."""
+        """The underlay's addresses and networks, which count also where `here` is empty."""
         for endpoint in self.underlay.endpoints:
             address = ip_network(endpoint.address)
             yield HostNeed(network=address, what=OWN_ADDRESS, ifname=self.underlay.ifname)
@@ -96,7 +96,7 @@ class Environment:
                 yield HostNeed(network=network, what=f"{self.underlay.ifname}'s network", ifname=self.underlay.ifname)
 
     def shared_family_leases(self, peer: Lease) -> tuple[FamilyLease, ...]:
-        """The legs of a peer in families that the network uses."""
+        """The leases of a peer in the families that the network uses."""
         return tuple(
             family_lease
             for family_lease in peer.family_leases
@@ -104,7 +104,7 @@ class Environment:
         )
 
     def destinations(self, peers: Iterable[Lease]) -> dict[str, tuple[Destination, ...]]:
-        """What is reached at each peer, in families that the network uses."""
+        """The subnets and addresses of each peer, by the name of its lease, in the families that the network uses."""
         return {
             peer.key_name: tuple(
                 Destination(subnet=family_lease.subnet, public_ip=family_lease.public_ip)

@@ -1,8 +1,8 @@
 """flannel's extension backend: commands of the network config make the data path.
 
-overlayd adds what flannel leaves out: commands are run for what differs from what was done before, a failed one is run
-again, none may hang, and all is undone in the end. What the commands made cannot be read back, so what somebody else
-breaks in it is not mended; `overlayd cleanup` and a start do all of it anew.
+Other than flannel's: commands are run only for peers that differ from the record of what was done before, a failed
+command is run again, each has a time limit, and all is undone in the end. What the commands made cannot be read back
+from the kernel, so damage to it is not noticed; `overlayd cleanup` and a start run all of them anew.
 """
 
 from __future__ import annotations
@@ -44,18 +44,18 @@ from overlayd.lib.log import logger
 log = logger("extension")
 
 STARTUP_S = 30.0
-# Of one reconciliation. What does not fit waits for the next: the daemon has other things to look after, and must be
-# able to stop.
+# For the commands of one reconciliation. The others wait for the next one: the daemon has other work, and must be able
+# to stop.
 ROUND_S = 5.0
 FIRST_RETRY_S, LAST_RETRY_S = 5.0, 60.0
-# etcd takes values up to 1.5 MB; every host reads all of them.
+# etcd takes values of up to 1.5 MB, and every host reads the lease of every other.
 DATA_BYTES_AT_MOST = 64 * 1024
-_LOOKED_AT = 16
+_LOOKED_UP_AT_MOST = 16
 
 
 @dataclass(frozen=True)
 class _Failure:
-    """How often a step failed, what was said, and when it may be tried again, on the monotonic clock."""
+    """A step that failed `count` times, its last message, and when it may be tried again, on the monotonic clock."""
 
     step: Step
     problem: str
@@ -115,12 +115,12 @@ class Extension:
         """Values only; the first command is run by `lease_data`."""
         self._environment = environment
         self._commands = commands
-        # A config that is only checked has none, and runs nothing.
+        # Where a config is only checked, no command is allowed.
         self._consent = environment.allowed_commands or AllowedCommands()
         self._ledger: Ledger | None = None
         self._devices = [environment.underlay.ifname]
         self._failed: dict[str, _Failure] = {}
-        self._looked_at: set[str] = set()
+        self._looked_up: set[str] = set()
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], environment: Environment) -> Self:
@@ -152,7 +152,7 @@ class Extension:
 
     @property
     def listens(self) -> tuple[Listening, ...]:
-        """Nothing that anybody but the commands knows of; they let it in."""
+        """Nothing that is known here; the commands have to open what they need in a firewall."""
         return ()
 
     def lease_data(self, version: int) -> str | None:  # noqa: ARG002  (one text for both)
@@ -165,13 +165,18 @@ class Extension:
         require(Plan(base=self._environment.base(own)))
         ledger, variables = self._begin(), self._own_variables(own)
         if ledger.own is not None and ledger.own != variables:
-            log.warning("another subnet or address: all is undone and done anew", subnet=own.subnets)
+            log.warning(
+                "this host has another subnet or address: what the commands set up is undone and done anew",
+                subnet=own.subnets,
+            )
             published = ledger.started
             self._undo(ledger)
             self._ledger = None
             ledger = self._begin()
             if ledger.started != published:
-                raise CommandFailed("PreStartupCommand printed something else than what the lease says; publishing it")
+                raise CommandFailed(
+                    "PreStartupCommand printed other data than the lease has; the lease is written anew"
+                )
         if ledger.own is None:
             if self._commands.post_startup:
                 log.info("PostStartupCommand", subnet=own.subnets)
@@ -180,22 +185,22 @@ class Extension:
             self._write()
 
     def apply(self, own: Lease, peers: Collection[Lease]) -> Report:
-        """See Backend. Runs commands for the peers that differ, for ROUND_S; the others are problems until then."""
-        judged = self._environment.select_peers(peers, own=own, backend_type=self.facts.name, usable=_too_talkative)
-        wanted = {peer.key_name: HostVariables.of(peer) for peer in judged.served}
+        """See Backend. Runs commands for peers that differ, for at most ROUND_S; the others are problems until then."""
+        judged = self._environment.select_peers(peers, own=own, backend_type=self.facts.name, usable=_too_much_data)
+        desired = {peer.key_name: HostVariables.of(peer) for peer in judged.served}
         report = converge(Plan(base=self._environment.base(own), problems=judged.problems, untold=judged.untold))
-        run, failures = self._serve(wanted)
-        self._look_for_devices(wanted)
+        run, failures = self._serve(desired)
+        self._look_for_devices(desired)
         return Report(
             written=report.written + run,
             problems=report.problems,
             peer_problems={**report.peer_problems, **failures},
-            paths={peer: self.facts.name for peer in wanted if peer not in failures},
+            paths={peer: self.facts.name for peer in desired if peer not in failures},
             untold=report.untold,
         )
 
     def run(self, stop: threading.Event) -> None:
-        """The commands saw to it."""
+        """The commands made the data path; this process carries nothing."""
 
     def close(self) -> None:
         """What the commands made stays."""
@@ -205,16 +210,16 @@ class Extension:
             return self._ledger
         ledger = ledgers.read(self._environment.run_dir)
         if not ledger.empty and not self._commands.does_the_same_as(ledger.commands):
-            log.warning("other commands than before: what those did is undone")
+            log.warning("the network config has other commands than before: what those set up is undone")
             self._undo(ledger)
             ledger = Ledger()
         ledger.commands = self._commands
         if ledger.started is None and self._commands.pre_startup:
             log.info("PreStartupCommand")
-            said = run_command(self._commands.pre_startup, {}, self._consent, timeout_s=STARTUP_S).strip()
-            if len(said.encode()) > DATA_BYTES_AT_MOST:
+            printed = run_command(self._commands.pre_startup, {}, self._consent, timeout_s=STARTUP_S).strip()
+            if len(printed.encode()) > DATA_BYTES_AT_MOST:
                 raise CommandFailed(f"PreStartupCommand printed more than {DATA_BYTES_AT_MOST} bytes for the lease")
-            ledger.started = said
+            ledger.started = printed
         self._ledger = ledger
         self._write()
         return ledger
@@ -223,16 +228,16 @@ class Extension:
         networks = (str(self._environment.network.network(version) or "") for version in (4, 6))
         return {**dict(zip(OWN_VARIABLES, networks, strict=False)), **HostVariables.of(own).variables()}
 
-    def _serve(self, wanted: Mapping[str, HostVariables]) -> tuple[int, dict[str, str]]:
-        """Run what there is to run: how many commands did their work, and what keeps which peers from being served."""
+    def _serve(self, desired: Mapping[str, HostVariables]) -> tuple[int, dict[str, str]]:
+        """Run what differs from the ledger. Returns how many commands succeeded, and problems by peer."""
         ledger = self._begin()
-        todo = steps(ledger.peers, wanted)
-        # A failure says nothing about anything but the same step.
+        todo = steps(ledger.peers, desired)
+        # A failure counts against a repetition of the same step only.
         self._failed = {peer: failure for peer, failure in self._failed.items() if failure.step in todo}
-        # Who failed or hung before comes last, and keeps nobody else waiting.
+        # Steps that failed or hung before come last, so that no other peer waits for them.
         todo = tuple(sorted(todo, key=lambda step: self._failed[step.peer].count if step.peer in self._failed else 0))
         ends = time.monotonic() + ROUND_S
-        done, problems, announced = 0, {}, False
+        done, problems, recorded = 0, {}, False
         for step in todo:
             failure = self._failed.get(step.peer)
             if failure is not None and time.monotonic() < failure.not_before:
@@ -240,11 +245,11 @@ class Extension:
             elif time.monotonic() > ends:
                 problems[step.peer] = failure.problem if failure else f"{step.verb.value} waits for its turn"
             else:
-                if step.verb is PeerCommand.ADD and not announced:
-                    self._announce(ledger, todo)
-                    announced = True
+                if step.verb is PeerCommand.ADD and not recorded:
+                    self._record_begun(ledger, todo)
+                    recorded = True
                 try:
-                    self._take(ledger, step)
+                    self._run_step(ledger, step)
                     done += step.binding
                 except CommandFailed as error:
                     problems[step.peer] = self._note_failure(step, error.message)
@@ -254,12 +259,12 @@ class Extension:
             log.info("commands run", commands=done, failed=len(problems))
         return done, problems
 
-    def _announce(self, ledger: Ledger, todo: Collection[Step]) -> None:
-        """Put down what may be half done if we do not live to see the end of it: it is undone after the next start."""
+    def _record_begun(self, ledger: Ledger, todo: Collection[Step]) -> None:
+        """Record the additions that are about to begin: if the daemon dies meanwhile, the next one undoes them."""
         begun = {step.peer: PeerRecord(host=step.host, settled=False) for step in todo if step.verb is PeerCommand.ADD}
         ledgers.write(self._environment.run_dir, replace(ledger, peers={**ledger.peers, **begun}))
 
-    def _take(self, ledger: Ledger, step: Step) -> None:
+    def _run_step(self, ledger: Ledger, step: Step) -> None:
         if step.verb is PeerCommand.ADD:
             ledger.peers[step.peer] = PeerRecord(host=step.host, settled=False)
             run_command(self._commands.subnet_add, step.host.variables(), self._consent, data=step.host.data)
@@ -270,7 +275,11 @@ class Extension:
         except CommandFailed as error:
             if step.binding:
                 raise
-            log.debug("there was less to remove than was known", peer=step.host.name, problem=error.message)
+            log.debug(
+                "the command that removes a peer failed, which is expected of a peer not known to be set up",
+                peer=step.host.name,
+                problem=error.message,
+            )
         del ledger.peers[step.peer]
 
     def _note_failure(self, step: Step, problem: str) -> str:
@@ -282,14 +291,14 @@ class Extension:
             log.error(f"{step.verb.value} failed", peer=step.host.name, problem=problem)
         return problem
 
-    def _look_for_devices(self, wanted: Mapping[str, HostVariables]) -> None:
-        """Note where the routes to peers lead, for the firewall. A few tell: peers differ little in that."""
+    def _look_for_devices(self, desired: Mapping[str, HostVariables]) -> None:
+        """Note by which interfaces the routes to peers lead, for the firewall. Only a few: they seldom differ."""
         held = self._begin().peers
-        for peer in [peer for peer in wanted if peer not in self._looked_at][:_LOOKED_AT]:
-            if held.get(peer) != PeerRecord(host=wanted[peer], settled=True):
+        for peer in [peer for peer in desired if peer not in self._looked_up][:_LOOKED_UP_AT_MOST]:
+            if held.get(peer) != PeerRecord(host=desired[peer], settled=True):
                 continue
-            self._looked_at.add(peer)
-            for subnet in (wanted[peer].subnet, wanted[peer].subnet6):
+            self._looked_up.add(peer)
+            for subnet in (desired[peer].subnet, desired[peer].subnet6):
                 name = _device_towards(subnet) if subnet else None
                 if name and name not in self._devices:
                     self._devices.append(name)
@@ -302,7 +311,7 @@ class Extension:
         ledgers.write(self._environment.run_dir, self._begin())
 
 
-def _too_talkative(peer: Lease) -> Reason | None:
+def _too_much_data(peer: Lease) -> Reason | None:
     length = len(HostVariables.of(peer).data)
     return ("its lease has {} characters of data", (length,)) if length > DATA_BYTES_AT_MOST else None
 

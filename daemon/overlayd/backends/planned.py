@@ -1,4 +1,4 @@
-"""What some backends have in common: those whose packets the kernel carries alone need only say what it should hold."""
+"""What backends share whose packets the kernel carries alone: they need only a plan of what the kernel should hold."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class Planned(Protocol):
         """The kernel carries the packets."""
 
     def close(self) -> None:
-        """Nothing is held here."""
+        """Nothing to release."""
 
 
 @runtime_checkable
 class Keyed(Protocol):
-    """The part of a Backend that knows hosts by keys."""
+    """The part of a Backend that identifies hosts by keys."""
 
     def replace_shared_key(self, others: Collection[Lease]) -> None:
-        """Take another key where one of these leases, of hosts that were there before, has this host's."""
+        """Make a new key if one of these leases, which are older than this host's, has the same key."""
         ...

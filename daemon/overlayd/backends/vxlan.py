@@ -114,7 +114,7 @@ class Vxlan(Planned):
         """The name of the VXLAN device for packets of one family, which travels over the same family."""
         name, short = (".", ".x") if version == 4 else ("-v6.", "-x")
         if marks.ours().number:
-            # Its digit is the one too many.
+            # The digit in the name leaves one character less.
             short = short[-1] if version == 4 else short[0]
         whole = marks.ours().device(f"{name}{self.vni}")
         return whole if len(whole) <= LONGEST_NAME else marks.ours().device(f"{short}{self.vni:x}")
@@ -205,7 +205,7 @@ class Vxlan(Planned):
 
 
 class _Macs:
-    """Which host has which MAC: two forwarding entries for one would replace each other for ever."""
+    """Which host has which MAC. Two forwarding entries for one MAC would replace each other in every round."""
 
     def __init__(self, backend: Vxlan, own: Lease) -> None:
         self._backend = backend

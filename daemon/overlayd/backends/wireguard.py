@@ -43,7 +43,7 @@ _PRIVATE: tuple[IPNetwork, ...] = (
 class Wireguard:
     """The wireguard backend on one host.
 
-    `mode` says over which addresses hosts meet. `separate`: a device for each family, which travels over the same one.
+    `mode` says which addresses are the endpoints. `separate`: a device for each family, over the same one.
     The others have one device for both: `ipv4` and `ipv6` over that family, `auto` over the better of the two.
     """
 
@@ -110,8 +110,8 @@ class Wireguard:
         self._preshared_key = preshared_key
         self._keepalive_s = keepalive_s
         self._mtu_bytes = mtu_bytes
-        # What the devices were told, by device and key: an endpoint that they show instead is where a peer went.
-        self._told: dict[object, tuple[IPAddress, int] | None] = {}
+        # The endpoints that were set, by device and key: another one that the device shows is where a peer moved to.
+        self._set_endpoints: dict[object, tuple[IPAddress, int] | None] = {}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], environment: Environment) -> Self:
@@ -159,7 +159,7 @@ class Wireguard:
 
     @property
     def listens(self) -> tuple[Listening, ...]:
-        """The UDP ports, in the families that hosts meet over."""
+        """The UDP ports, in the families of the endpoints."""
         versions: list[int] = [pool.network.version for pool in self._environment.network.pools]
         if self._mode in ("ipv4", "ipv6"):
             versions = [int(self._mode[-1])]
@@ -180,7 +180,7 @@ class Wireguard:
         for other in others:
             if self._public_key in map(public_key_of, other.family_leases):
                 keyfile.renew(self._state_dir, of=str(other.public_ip))
-                # They are cached_property's.
+                # Both are cached properties: the next access reads the new key.
                 del self._private_key, self._public_key
                 return
 
@@ -192,7 +192,7 @@ class Wireguard:
         """See Backend."""
         plan = self.plan(own, peers)
         report = converge(plan)
-        self._told = {
+        self._set_endpoints = {
             thing.key: thing.endpoint
             for name, things in plan.peers.items()
             for thing in things
@@ -204,7 +204,7 @@ class Wireguard:
         """The kernel carries the packets, or wireguard-go."""
 
     def close(self) -> None:
-        """Nothing is held here."""
+        """Nothing to release."""
 
     def plan(self, own: Lease, peers: Collection[Lease] = ()) -> Plan:
         """All that the kernel should hold, for these leases."""
@@ -270,7 +270,7 @@ class Wireguard:
         return tuple(things)
 
     def _claims(self, peer: Lease) -> list[Claim] | str:
-        """What a peer's lease asks of our devices; or why it cannot be used."""
+        """What a peer's lease claims of our devices, or why it cannot be used."""
         family_leases = self._environment.shared_family_leases(peer)
         keys = [public_key_of(family_lease) for family_lease in family_leases]
         for family_lease, key in zip(family_leases, keys, strict=True):
@@ -289,15 +289,15 @@ class Wireguard:
             ]
         if len(set(keys)) != 1:
             return "its two families have different PublicKeys; that needs Mode separate"
-        meeting = self._meeting(family_leases)
-        if meeting is None:
+        endpoint = self._endpoint_lease(family_leases)
+        if endpoint is None:
             return f"it has no IPv{self._mode[-1]} address, which Mode {self._mode} needs"
         subnets = tuple(family_lease.subnet for family_lease in family_leases)
-        port, key = self._port_of(meeting), str(keys[0])
-        return [Claim(device=_device(4), public_key=key, address=meeting.public_ip, port=port, subnets=subnets)]
+        port, key = self._port_of(endpoint), str(keys[0])
+        return [Claim(device=_device(4), public_key=key, address=endpoint.public_ip, port=port, subnets=subnets)]
 
     def _port_of(self, family_lease: FamilyLease) -> int:
-        """The port at which a peer is met: the one that it published, else our own."""
+        """The port of a peer's endpoint: the one that it published, else our own."""
         device = self._device(family_lease.version)
         port = family_lease.fields().get("port")
         if not isinstance(port, int) or isinstance(port, bool) or not 0 < port <= 65535:
@@ -305,8 +305,8 @@ class Wireguard:
         # flannel publishes ListenPortV6 with the IPv6 part also where its one device listens on ListenPort.
         return self._ports[device] if family_lease.version == 6 and port == self._ports[_device(6)] else port
 
-    def _meeting(self, family_leases: Collection[FamilyLease]) -> FamilyLease | None:
-        """The leg at whose address a peer is met when one device carries both families."""
+    def _endpoint_lease(self, family_leases: Collection[FamilyLease]) -> FamilyLease | None:
+        """The family whose public address is a peer's endpoint, where one device carries both families."""
         by_version = {family_lease.version: family_lease for family_lease in family_leases}
         if self._mode != "auto":
             return by_version.get(int(self._mode[-1]))
@@ -328,7 +328,7 @@ class Wireguard:
             allowed_ips=frozenset(claim.subnets),
             preshared_key=self._preshared_key,
             keepalive_s=self._keepalive_s,
-            roams=self._told.get((claim.device, claim.public_key)) == endpoint,
+            roams=self._set_endpoints.get((claim.device, claim.public_key)) == endpoint,
         )
 
 
@@ -337,7 +337,7 @@ def _device(version: int) -> str:
 
 
 def _port(options: Options, key: str) -> int:
-    """Any port, as it may have to pass a firewall, but that of a service of every host's."""
+    """Any port, as some firewalls let only known ones pass, but those of services that every host uses."""
     port = options.number(key)
     if port in _SERVICES:
         raise NetworkConfigError(f"{key} of backend wireguard is {port}, the port of {_SERVICES[port]}", hint="another")

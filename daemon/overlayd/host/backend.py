@@ -1,4 +1,4 @@
-"""The backend that a network config asks for: on any host, or on this one with its consent and its needs."""
+"""The backend that a network config asks for: on any host, or on this one with its allowed commands and its needs."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def load_backend(
 ) -> Backend:
     """The backend that a network config asks for. Raises NetworkConfigError: whoever wrote the config can mend it.
 
-    `here` is what this host needs, where the config is for this host. Without `consent`, nobody asks whether this host
-    lets the config's commands run.
+    `here` is what this host needs, where the config is for this host. Without `allowed_commands`, nobody
+    asks whether this host runs the config's commands.
     """
     environment = Environment(
         network=config,

@@ -299,9 +299,9 @@ def test_the_peer_table_knows_the_way_and_the_sources() -> None:
     wide = moved(peer(2, backend="udp"), "10.5.32.0/20")
     narrow = peer(33, backend="udp", address="198.18.1.9")
     table = PeerTable([wide, narrow], 8285)
-    assert table.way_out(int(IPv4Address("10.5.40.1"))) == ("198.18.1.2", 8285)
-    assert table.way_out(int(IPv4Address("10.5.33.1"))) == ("198.18.1.9", 8285)
-    assert table.way_out(int(IPv4Address("10.5.99.1"))) is None
+    assert table.find_host(int(IPv4Address("10.5.40.1"))) == ("198.18.1.2", 8285)
+    assert table.find_host(int(IPv4Address("10.5.33.1"))) == ("198.18.1.9", 8285)
+    assert table.find_host(int(IPv4Address("10.5.99.1"))) is None
     assert table.sources("198.18.1.200") is None
     sources = table.sources("198.18.1.9")
     assert sources is not None

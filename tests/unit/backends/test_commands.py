@@ -250,5 +250,5 @@ def test_a_ledger_that_cannot_be_read_is_an_empty_one(tmp_path: Path, garbage: s
 @pytest.mark.parametrize("text", ["a\0b", "a\ud800b"])
 def test_what_no_program_can_be_given_is_refused_with_words(text: str) -> None:
     for command in (f"/opt/x {text}", f"/opt/x '{text}'"):
-        with pytest.raises(NetworkConfigError, match="no text for a program"):
+        with pytest.raises(NetworkConfigError, match="cannot be a program's argument"):
             check("PreStartupCommand", command, ())

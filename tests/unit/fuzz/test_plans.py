@@ -261,7 +261,7 @@ def test_the_udp_table_lets_in_only_what_a_lease_says(entries: dict[str, KeyValu
         assert lease.v4 is not None
         assert isinstance(lease.v4.subnet, IPv4Network)
         for address in (lease.v4.subnet[0], lease.v4.subnet[-1]):
-            way = table.way_out(int(address))
+            way = table.find_host(int(address))
             assert way is not None
             holders = {str(one.v4.public_ip) for one in served if one.v4 and address in one.v4.subnet}
             assert way[0] in holders
@@ -269,4 +269,4 @@ def test_the_udp_table_lets_in_only_what_a_lease_says(entries: dict[str, KeyValu
             assert sources is not None
             assert any(int(address) >> shift == base for shift, base in sources)
     assert table.sources("198.18.1.99") is None
-    assert table.way_out(int(IPv4Network("10.5.1.0/24")[5])) is None
+    assert table.find_host(int(IPv4Network("10.5.1.0/24")[5])) is None
