@@ -31,7 +31,7 @@ from overlayd.underlay.watch import choose_underlay
 
 def main(settings: Settings, _options: argparse.Namespace) -> int:
     """Print all that `run` would find out before it changes anything. Fails as `run` would."""
-    # First, so that nothing is printed of endpoints that hold a password.
+    # First, as it refuses endpoints that hold a password, which would be printed below.
     store = Store.of(settings)
     print_fields("settings", _shown(settings))
     underlay = choose_underlay(settings)
@@ -89,7 +89,7 @@ def _without_secrets(facts: BackendFacts, config: Mapping[str, Any]) -> dict[str
 
 
 def _needs(settings: Settings, config: NetworkConfig, backend: Backend) -> dict[str, object]:
-    """What the backend will need of kernel, programs and whoever keeps a firewall on this host."""
+    """What the backend needs of the kernel and of the firewalls on this host."""
     device = backend.facts.device_kind
     feature = device_feature(device) if device else None
     preferred = "nftables" if config.nftables else "iptables"

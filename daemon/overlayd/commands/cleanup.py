@@ -1,4 +1,4 @@
-"""`overlayd cleanup`: take everything of ours away again."""
+"""`overlayd cleanup`: remove everything of overlayd from this host."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from overlayd.settings import Settings
 
 
 def main(settings: Settings, _options: argparse.Namespace) -> int:
-    """Remove all of ours from the kernel and from the run directory. Not the lease: etcd ends it in time."""
+    """Remove everything of overlayd from the kernel and the run directory. The lease stays, until etcd ends it."""
     try:
-        # Held to the end: a daemon that starts meanwhile waits, rather than have its rules taken away.
+        # A daemon that starts meanwhile waits for the lock, so that its rules are not removed.
         with hostlock.hold():
             return _clean(settings)
     except BusyError as error:
@@ -38,7 +38,7 @@ def _clean(settings: Settings) -> int:
     require_ours(settings.run_dir, "run-dir")
     undone = partial(undo.cleanup, settings.run_dir, AllowedCommands(folder=settings.extension_commands))
     failures: list[str] = []
-    # The way in goes before the rules that keep strangers from it.
+    # The data path goes before the rules that keep strangers out of it.
     for what in (undone, netlink.cleanup, firewalld.cleanup, firewall.cleanup, other_networks.forget):
         try:
             for line in what():

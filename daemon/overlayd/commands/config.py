@@ -42,7 +42,7 @@ def _get(settings: Settings, _options: argparse.Namespace) -> int:
 def _set(settings: Settings, options: argparse.Namespace) -> int:
     """Check a network config as every daemon would, then write it.
 
-    What it would take from hosts is judged by this one, and by what leases say; others may know better, with `--force`.
+    Whether the network holds what hosts need is judged by this host and by the leases. `--force` writes it anyway.
     """
     # They bring the backends and netlink, which `get` does not need.
     from overlayd.host.backend import load_backend, unknown_keys  # noqa: PLC0415
@@ -84,7 +84,7 @@ def _peers(leased: Collection[KeyValue]) -> Iterator[HostNeed]:
 def _any_underlay() -> Underlay:
     from overlayd.underlay.choose import Endpoint, Underlay  # noqa: PLC0415  (as above)
 
-    # Whoever writes the config need not be on a host of the network; only the config's own sense is checked here.
+    # The config may be written from a host outside the network, so it is checked without a real underlay.
     v4, v6 = (Endpoint(address=one, public_ip=one) for one in map(ip_address, ("192.0.2.1", "2001:db8::1")))
     return Underlay(ifname="lo", ifindex=1, mtu_bytes=65535, reason="for the check only", v4=v4, v6=v6)
 

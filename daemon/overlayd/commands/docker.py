@@ -1,7 +1,7 @@
-"""`overlayd docker settle`: bring docker0 onto the leased subnet now, at the price of a restart of docker.
+"""`overlayd docker settle`: bring docker0 onto the leased subnet now, by a restart of docker.
 
-And `overlayd docker prepare`: its options as they have to be when docker starts. docker.service runs it each time, so
-it imports little.
+`overlayd docker prepare` writes docker's options before docker starts. docker.service runs it at each start, so it
+imports little.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from overlayd.lib.addresses import IPInterface
 from overlayd.monitoring import status_file
 from overlayd.settings import Settings
 
-# dockerd has said that it is up by then; its bridge is a matter of moments.
+# By then dockerd has reported that it is up; its bridge follows at once.
 BRIDGE_TIMEOUT_S = 5.0
 POLL_S = 0.2
-# docker.service waits for `prepare`, and may wait for ever.
+# docker.service waits for `prepare`, and its start may have no time limit.
 PREPARE_TIMEOUT_S = 10
 
 
@@ -56,7 +56,7 @@ def _settle(settings: Settings, _options: argparse.Namespace) -> int:
     told = docker_options.read_told()
     given, problems = docker_options.plan(want, told, firewalled=settings.firewall != "none")
     if problems:
-        # Containers would stop for nothing.
+        # A restart would stop containers and change nothing.
         raise ConfigError("; ".join(problems), hint="mend that first, then again")
     service = docker_service.read_service()
     if service is not None and service.at_rest:
@@ -87,14 +87,14 @@ def _settle(settings: Settings, _options: argparse.Namespace) -> int:
 
 
 def _addresses() -> tuple[IPInterface, ...] | None:
-    # netlink's libraries are half of the start of `prepare`, which needs none.
+    # `prepare` needs no netlink, whose libraries would double the time of its start.
     from overlayd.kernel.interfaces import interface_addresses  # noqa: PLC0415
 
     return interface_addresses(docker_options.BRIDGE)
 
 
 def _wrong(subnets: Subnets, given: Sequence[str], told: Told) -> str | None:
-    """What a restart of docker would mend."""
+    """What a restart of docker would mend, in words; None: nothing."""
     service = docker_service.read_service()
     different = docker_service.differences(docker_service.dockerd_argv(service), given, told)
     return docker_options.bridge_problem(subnets, _addresses()) or docker_service.started_otherwise(different, service)

@@ -1,4 +1,4 @@
-"""`overlayd lease list|reserve|release`: who holds what, and what is kept for whom."""
+"""`overlayd lease list|reserve|release`: leases and reservations, as an administrator sees and changes them."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _release(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def _own(settings: Settings) -> int:
-    """The etcd lease that this host's own lease hangs on, as far as it remembers; 0 for none."""
+    """The ID of the etcd lease of this host's own lease, from the record of its last run; 0 for none."""
     return previous_lease.recall(settings.state_dir, settings.subnet_env).etcd_lease_id
 
 

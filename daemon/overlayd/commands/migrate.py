@@ -1,6 +1,6 @@
-"""`overlayd migrate flannel`: this host's settings and subnet from flannel's. It writes two files and tells the rest.
+"""`overlayd migrate flannel`: take over settings and subnet from flannel on this host.
 
-It stops, disables and removes nothing: that is a person's, with the commands it prints.
+It writes two files. It stops, disables and removes nothing, but prints the commands for that.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class _Plan:
 
 
 def _flannel(settings: Settings, options: argparse.Namespace) -> int:
-    """Say what there is and what would be done; do it when told so. The same again changes nothing."""
+    """Print what there is and what would be written; write it if `--yes` or the user says so. Idempotent."""
     root: Path = options.root
     found = look(root, sysconfig=options.flannel_sysconfig, subnet_env=options.flannel_subnet_env)
     if not found.files and not found.devices and not found.words:
@@ -54,12 +54,12 @@ def _flannel(settings: Settings, options: argparse.Namespace) -> int:
     if translation.refusals:
         raise ConfigError("this host cannot follow its flannel:\n  " + "\n  ".join(translation.refusals))
     plan = _plan(settings, options, found, translation.settings)
-    _tell("to know:", [*translation.remarks, _OF_ETCD, *_of_docker(root, found)])
-    _tell("then, as root:", _steps(root, found))
+    _print_section("to know:", [*translation.remarks, _OF_ETCD, *_of_docker(root, found)])
+    _print_section("then, as root:", _steps(root, found))
     if plan.text is None and plan.subnets is None:
         print_line("both files are as they should be: nothing to write")
         return 0
-    if not options.yes and not _agreed():
+    if not options.yes and not _confirmed():
         print_line("nothing is written; `overlayd migrate flannel --yes` writes it")
         return 0
     _write(plan, settings)
@@ -74,13 +74,13 @@ def _plan(settings: Settings, options: argparse.Namespace, found: FlannelHost, w
     before = _text(path)
     source = ", ".join(map(str, found.files)) or found.unit
     after, kept = flanneld.merge(before, wanted, source=source)
-    _tell("read:", list(map(str, found.files)))
+    _print_section("read:", list(map(str, found.files)))
     added = after.removeprefix(before).splitlines()
-    _tell(f"{path} gets:", [_shown(line) for line in added] or ["nothing: it says all of that already"])
-    _tell(f"{path} keeps what it says, not flannel's:", [_conflict(key, *both) for key, both in kept.items()])
+    _print_section(f"{path} gets:", [_shown(line) for line in added] or ["nothing: it says all of that already"])
+    _print_section(f"{path} keeps what it says, not flannel's:", [_conflict(key, *both) for key, both in kept.items()])
     held = previous_lease.recall(state_dir, Path(os.devnull)).subnets
     wants = found.subnets if found.subnets.v4 or found.subnets.v6 else None
-    _tell("subnet:", [_of_subnet(state_dir, held, wants)])
+    _print_section("subnet:", [_of_subnet(state_dir, held, wants)])
     return _Plan(
         path=path,
         text=None if after == before else after,
@@ -126,8 +126,8 @@ def _steps(root: Path, found: FlannelHost) -> list[str]:
     rules: list[str] = []
     if root == Path("/"):
         for command, family in (("iptables", found.network), ("ip6tables", None)):
-            rules += undo.iptables(_said(f"{command}-save"), network=family, command=command)
-        rules += undo.nftables(_said("nft", "list", "tables"))
+            rules += undo.iptables(_output(f"{command}-save"), network=family, command=command)
+        rules += undo.nftables(_output("nft", "list", "tables"))
     return undo.steps(
         unit=found.unit,
         required=found.required,
@@ -138,7 +138,7 @@ def _steps(root: Path, found: FlannelHost) -> list[str]:
     )
 
 
-def _said(*argv: str) -> str:
+def _output(*argv: str) -> str:
     try:
         return process.run(argv)
     except CommandFailed:
@@ -146,7 +146,7 @@ def _said(*argv: str) -> str:
         return ""
 
 
-def _agreed() -> bool:
+def _confirmed() -> bool:
     if not sys.stdin.isatty():
         return False
     sys.stdout.write("write these files? [y/N] ")
@@ -197,7 +197,7 @@ def _conflict(key: str, there: str, theirs: str) -> str:
     return f"{_shown(f'{key}={there}')}, flannel's is {_shown(f'{key}={theirs}').partition('=')[2]}"
 
 
-def _tell(title: str, lines: list[str]) -> None:
+def _print_section(title: str, lines: list[str]) -> None:
     if lines:
         print_line(title)
         for line in lines:

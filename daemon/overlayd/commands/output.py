@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def print_fields(title: str, values: dict[str, object]) -> None:
-    """A title and, indented below it, what has a value."""
+    """Print a title and, indented below it, the values that are there."""
     print_line(title)
     for key, value in values.items():
         if value not in (None, ""):
@@ -13,5 +13,5 @@ def print_fields(title: str, values: dict[str, object]) -> None:
 
 
 def print_line(text: str) -> None:
-    """One line on standard output, or several; what a terminal would obey is shown instead."""
+    """Print one line or several. Control characters, which a terminal would obey, are shown as escapes."""
     print("".join(one if one.isprintable() or one == "\n" else ascii(one)[1:-1] for one in text))  # noqa: T201

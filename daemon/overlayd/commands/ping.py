@@ -53,7 +53,7 @@ def main(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def _from_daemon(settings: Settings) -> tuple[Here, list[KnownPeer]] | None:
-    """What the daemon on this host says; None where none runs or it holds no lease yet."""
+    """This host and its peers from the daemon's status; None where no daemon runs or it has no lease yet."""
     try:
         status = status_file.read(settings.run_dir)
     except OverlaydError:
@@ -64,7 +64,7 @@ def _from_daemon(settings: Settings) -> tuple[Here, list[KnownPeer]] | None:
 
 
 def _from_etcd(settings: Settings) -> tuple[Here, list[KnownPeer]]:
-    """What etcd says of this network; this host's own lease, if it has one, is the one under its address."""
+    """This host and its peers from etcd. This host's own lease, if it has one, is the one with its address."""
     store = Store.of(settings)
     try:
         config = read_network_config(store.get(f"{settings.etcd_prefix}/{CONFIG}"), settings.etcd_prefix)
@@ -74,7 +74,7 @@ def _from_etcd(settings: Settings) -> tuple[Here, list[KnownPeer]]:
     finally:
         store.close()
     mtu_bytes, own = None, frozenset[Address]()
-    # A host that is none of the network's may ask too; it only cannot say how large packets would be.
+    # A host outside the network may ask too; only the size of packets is not known there.
     with contextlib.suppress(ConfigError, StoreError, UnsupportedError):
         underlay = choose_underlay(settings).only(config.versions)
         own = frozenset(endpoint.public_ip for endpoint in underlay.endpoints)

@@ -1,4 +1,4 @@
-"""`overlayd status`: what the daemon last said of itself."""
+"""`overlayd status`: the daemon's status, as it last wrote it."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _fields(status: Status, now_s: float) -> Iterator[tuple[str, str]]:
 
 
 def _shortened(check: Check) -> str:
-    # Each peer has its line in the table below.
+    # The table below has the problem of each peer.
     return (check.problem or "").partition(":")[0] if check.name == "peers" else check.problem or ""
 
 

@@ -1,4 +1,4 @@
-"""What was seen on this host, as values. Pure. None stands for what could not be looked at."""
+"""The facts of this host that the checks judge, as values. Pure. None stands for what could not be read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from overlayd.ruleset.packet_path import Kind
 
 @dataclass(frozen=True, kw_only=True)
 class DaemonFacts:
-    """The daemon here. `state` and `problems` are what it last said, `unit` what systemd says of its unit."""
+    """The daemon on this host. `state` and `problems` are of its status, `unit` of its unit in systemd."""
 
     running: bool | None = False
     state: str | None = None
@@ -31,8 +31,8 @@ class DaemonFacts:
 class NetworkFacts:
     """The overlay as this host takes part in it: from the daemon's status, else from etcd and the settings.
 
-    `bridge` has this host's containers. `refusals` say why this host cannot serve the network in etcd, `remarks` what
-    it holds that hosts need. `listens` is what the backend takes from peers, empty where that is not known.
+    `bridge` is that of this host's containers. `refusals` say why this host cannot serve the network in etcd, `remarks`
+    which addresses it holds that hosts need. `listens` is what the backend receives from peers, empty where unknown.
     """
 
     network: IPv4Network | None = None
@@ -51,7 +51,7 @@ class NetworkFacts:
 
     @property
     def subnets(self) -> tuple[IPNetwork, ...]:
-        """What this host holds, of either family."""
+        """This host's subnets, of either family."""
         return tuple(subnet for subnet in (self.subnet, self.subnet6) if subnet is not None)
 
     @property
@@ -66,7 +66,7 @@ class NetworkFacts:
         return tuple((network, subnet) for network, subnet in both if network is not None and subnet is not None)
 
     def devices_of(self, version: int) -> tuple[str, ...]:
-        """The devices that carry packets of one IP version; where there are two of ours, each has its own."""
+        """The devices that carry packets of one IP version. Where overlayd made two, each family has its own."""
         sixth = {
             name for name in self.own_devices if name.endswith("-v6") or name.startswith(("overlay-v6", "overlay-x"))
         }
@@ -94,7 +94,7 @@ class LinkFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class ReturnRoute:
-    """Out of which interfaces this host would answer a peer's host and a container on it; None: no route."""
+    """By which interfaces this host would answer a peer's host, and a container on it; None: no route."""
 
     peer: IPv4Address
     underlay: str | None
@@ -105,8 +105,8 @@ class ReturnRoute:
 class UnderlayFacts:
     """The interface that peers reach this host by, or why there is none.
 
-    `driver` and `offloads` (those switched on) are ethtool's. `same_address` are the MACs of others that answered for
-    our address.
+    `driver` and `offloads` (those switched on) are ethtool's. `same_address` are the MACs of other hosts that answered
+    ARP requests for our address.
     """
 
     problem: str | None = None
@@ -118,7 +118,7 @@ class UnderlayFacts:
     driver: str | None = None
     offloads: frozenset[str] | None = None
     same_address: tuple[str, ...] | None = None
-    ways_back: tuple[ReturnRoute, ...] = ()
+    return_routes: tuple[ReturnRoute, ...] = ()
     managers: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -159,7 +159,7 @@ class PublishedLease:
 
 @dataclass(frozen=True, kw_only=True)
 class ContainerFacts:
-    """The containers on a bridge that were tried: how many, and which of them reached etcd, with where it is."""
+    """The containers on a bridge that were tried: how many, and which of them reached which etcd server."""
 
     bridge: str = "docker0"
     tried: int = 0
@@ -172,7 +172,7 @@ class EtcdFacts:
     whether that has any.
 
     `open_to` says what anybody may do there without a password, `read` or `read and write`; empty for nothing.
-    `full`: it takes no writes. `missing_rights` are what this host's user may not do, in the words of etcdctl.
+    `full`: it takes no writes. `missing_rights` are those that this host's user lacks, as etcdctl writes them.
     """
 
     endpoints: tuple[EndpointFacts, ...] = ()
@@ -206,8 +206,8 @@ class Zone:
 class FirewalldFacts:
     """A running firewalld.
 
-    `forwarded` are the rich rules of our policy for forwarded packets, None where it does not know it. `shipped`:
-    the policy is in its folder all the same.
+    `forwarded` are the rich rules of our policy for forwarded packets, None where firewalld does not have the policy.
+    `shipped`: the policy's file is in firewalld's folder.
     """
 
     default_zone: str
@@ -216,18 +216,18 @@ class FirewalldFacts:
     shipped: bool = False
 
     def zone_of(self, ifname: str) -> Zone | None:
-        """The zone of an interface: the one that names it, else the default one."""
+        """The zone of an interface: the one that names it, else the default zone."""
         named = [zone for zone in self.zones if ifname in zone.interfaces]
         return next(iter([*named, *(zone for zone in self.zones if zone.name == self.default_zone)]), None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FirewallFacts:
-    """The rules on this host. `kind` is what overlayd keeps its own with: iptables, nftables or none.
+    """The rules on this host. `kind` is what overlayd writes its own with: iptables, nftables or none.
 
     `kinds` are those of each installed kind of iptables for each IP version, the one in use first. `chains` are the
-    base chains of nftables that none of these shows, None where they could not be read. `sets` are the members of the
-    sets of addresses that iptables' rules ask for, by name.
+    base chains of nftables that no iptables shows, None where they could not be read. `sets` are the members of the
+    sets of addresses that iptables' rules match, by name.
     """
 
     kind: str = "iptables"
@@ -244,14 +244,14 @@ class FirewallFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class DockerFacts:
-    """Docker here. `conflicts` are sentences about what it is told; `drop_ins` the names systemd knows, if it is there;
-    `by_hand`: somebody's own unit has our options without them. `on_its_way`: systemd is about to start or stop it;
-    `at_rest`: it does not run, and nobody wants it to.
+    """Docker on this host. `conflicts` are options of it that conflict with the lease; `drop_ins` those of its unit in
+    systemd; `by_hand`: a unit of the administrator's own has our options without them. `on_its_way`: systemd is about
+    to start or stop it; `at_rest`: it does not run and is not enabled.
 
-    `down` says why it does not run though it should, `otherwise` in what the dockerd that runs was started otherwise,
-    if it could be `compared`. `etcd_here`: one of etcd's servers has an address of this host; `remembered`: what docker
-    was told in the last run is known. `left_to_others`: neither docker nor overlayd masquerades;
-    `masqueraded` whether somebody's rule does, None where that cannot be seen.
+    `down` says why it does not run though it should. `otherwise` says which options of the dockerd that runs differ
+    from those it should have, if they could be `compared`. `etcd_here`: one of etcd's servers has an address of this
+    host; `remembered`: docker's options of the last run are on disk. `left_to_others`: neither docker nor overlayd
+    masquerades; `masqueraded`: whether another rule does, None where that cannot be read.
     """
 
     installed: bool = False
@@ -274,7 +274,7 @@ class DockerFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class KernelFeature:
-    """One thing that a kernel has or has not. `how` says how that was found out."""
+    """Whether the kernel has a feature. `how` says how that was found out."""
 
     there: bool | None
     how: str
@@ -305,9 +305,9 @@ class HostFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Reachability:
-    """What echoes to containers of peers came to just now. `source` says from where; `problem` why nobody was asked.
+    """The results of echoes to containers of peers just now. `source` says from where; `problem` why none was sent.
 
-    `said` is what the daemon, which has measured longer, says of peers that are not reached, by subnet.
+    `said` are the daemon's sentences about peers that are not reached, by subnet: it has measured longer.
     """
 
     peers: tuple[Reach, ...] = ()
@@ -318,7 +318,7 @@ class Reachability:
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """All that the checks judge by. `number` is that of the network on this host; docker belongs to 0."""
+    """Everything that the checks judge. `number` is the network-number; docker belongs to network 0."""
 
     host: HostFacts
     daemon: DaemonFacts = field(default_factory=DaemonFacts)

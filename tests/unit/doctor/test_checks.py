@@ -201,14 +201,14 @@ CASES: list[tuple[Facts, str, State, str, str | None]] = [
     (
         but(
             host={"sysctls": {**WELL.host.sysctls, **STRICT}},
-            underlay={"ways_back": (ReturnRoute(peer=PEER, underlay="eth1", overlay="overlay.1"),)},
+            underlay={"return_routes": (ReturnRoute(peer=PEER, underlay="eth1", overlay="overlay.1"),)},
         ),
         *("rp-filter", State.PROBLEM, "eth1", "sysctl -w net/ipv4/conf/eth0/rp_filter=2"),
     ),
     (
         but(
             host={"sysctls": {**WELL.host.sysctls, **STRICT}},
-            underlay={"ways_back": (ReturnRoute(peer=PEER, underlay="eth0", overlay="eth0"),)},
+            underlay={"return_routes": (ReturnRoute(peer=PEER, underlay="eth0", overlay="eth0"),)},
         ),
         *("rp-filter", State.PROBLEM, "overlay.1", "sysctl -w net/ipv4/conf/overlay.1/rp_filter=2"),
     ),

@@ -86,7 +86,7 @@ WELL = Facts(
         driver="virtio_net",
         offloads=frozenset({"tx-checksum-ip-generic"}),
         same_address=(),
-        ways_back=(ReturnRoute(peer=PEER, underlay="eth0", overlay="overlay.1"),),
+        return_routes=(ReturnRoute(peer=PEER, underlay="eth0", overlay="overlay.1"),),
     ),
     etcd=EtcdFacts(
         open_to="",

@@ -1,4 +1,4 @@
-"""Docker's part: its bridge on the leased subnet, with the options of the lease. Pure."""
+"""Whether Docker runs, with its bridge on the leased subnet and with the options of the lease. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from overlayd.ruleset import masquerade
 
 BRIDGE = "docker0"
 DROP_INS = ("50-overlayd.conf", "zz-overlayd.conf")
-# docker.service comes after overlayd: told to start earlier, systemctl hangs.
+# docker.service is ordered after overlayd.service: `systemctl start docker` would wait for that.
 WAITS = "docker waits for overlayd and is started by it: mend what the daemon waits for"
 
 
@@ -46,7 +46,7 @@ def waits_for_etcd(facts: Facts) -> Finding | None:
 
 
 def options(facts: Facts) -> Finding | None:
-    """Whether the dockerd that runs was started with what it has to be told now."""
+    """Whether the dockerd that runs was started with the options that it should have now."""
     here = facts.docker
     if not here.compared:
         return None
@@ -82,7 +82,7 @@ def bridge(facts: Facts) -> Finding:
     if not subnets:
         return unknown("no lease to compare with")
     if not link.up:
-        # The kernel forgot the IPv6 addresses when it went down.
+        # The kernel removed the IPv6 addresses when the bridge went down.
         lost = [first_host(subnet) for subnet in subnets if first_host(subnet) not in link.addresses]
         remedy = f"ip link set dev {BRIDGE} up"
         remedy += "".join(f" && ip address add {one} dev {BRIDGE}{_nodad(one)}" for one in lost)
@@ -110,7 +110,7 @@ def _no_bridge(facts: Facts) -> Finding:
             advice="daemon-json and docker-options say by which option; mend that, then systemctl restart docker",
         )
     if facts.docker.active is None:
-        # None, or a masked one: systemctl cannot start it.
+        # There is no docker.service, or it is masked: systemctl cannot start it.
         if not facts.docker.installed:
             return warning(
                 f"no {BRIDGE} here: docker is not installed",
@@ -134,7 +134,7 @@ def _no_bridge(facts: Facts) -> Finding:
 
 
 def daemon_json(facts: Facts) -> Finding | None:
-    """Whether daemon.json leaves to the lease what is the lease's."""
+    """Whether daemon.json sets none of the options that come from the lease."""
     if not facts.docker.conflicts:
         return ok("leaves bip, mtu and ip-masq to the lease") if facts.docker.installed else None
     return problem(
@@ -144,7 +144,7 @@ def daemon_json(facts: Facts) -> Finding | None:
 
 
 def drop_in(facts: Facts) -> Finding | None:
-    """Whether docker.service waits for overlayd and takes its options."""
+    """Whether docker.service has the drop-ins by which it waits for overlayd and takes its options."""
     if not facts.docker.installed:
         return None
     if facts.docker.drop_ins is None:
@@ -162,7 +162,7 @@ def drop_in(facts: Facts) -> Finding | None:
 
 
 def _nodad(address: IPInterface) -> str:
-    # Docker asks nobody either whether it is somebody's already.
+    # Docker adds the address without duplicate address detection, too.
     return " nodad" if address.version == 6 else ""
 
 
@@ -171,7 +171,7 @@ def _later(facts: Facts) -> str | None:
 
 
 def _onto_the_lease(facts: Facts) -> str | None:
-    """What brings docker0 onto the lease."""
+    """The command that brings docker0 onto the lease; None where something else has to be mended first."""
     if facts.docker.conflicts or facts.daemon.state != "ready":
         return None
     return onto_the_lease(live_restore=facts.docker.settings.get("live-restore") is True)

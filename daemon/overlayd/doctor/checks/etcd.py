@@ -1,4 +1,4 @@
-"""The store, what it takes to reach it, and what it says of this network. Pure."""
+"""Whether etcd can be reached and used, and what it holds of this network. Pure."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def tls_files(facts: Facts) -> Finding | None:
 
 
 def clock(facts: Facts) -> Finding:
-    """Leases run by etcd's clock and not by ours; the validity of certificates goes by ours."""
+    """Whether the clock agrees with etcd's. Leases end by etcd's clock; certificates are checked by this host's."""
     offsets = [endpoint.clock_offset_s for endpoint in facts.etcd.endpoints if endpoint.clock_offset_s is not None]
     if not offsets:
         return unknown("no etcd server told its time")
@@ -74,7 +74,7 @@ def clock(facts: Facts) -> Finding:
 
 
 def store(facts: Facts) -> Finding:
-    """Whether etcd lets us read and write the network."""
+    """Whether this host's user in etcd may read and write the network's keys."""
     here = facts.etcd
     lacks = [right for right in here.missing_rights if not right.endswith("/hosts/")]
     if lacks:
@@ -132,7 +132,7 @@ def network_config(facts: Facts) -> Finding:
 
 
 def lease(facts: Facts) -> Finding:
-    """Whether etcd says that our subnet is ours."""
+    """Whether this host's subnet is leased to it in etcd."""
     leases, subnets = facts.etcd.leases, facts.network.subnets if facts.network else ()
     if leases is None:
         return unknown(f"etcd does not say; last known here: {', '.join(map(str, subnets)) or 'none'}")

@@ -21,15 +21,15 @@ from overlayd.ruleset.packet_path import FORWARDED, Match, Outcome, travel
 from overlayd.ruleset.walk import Packet, protocol_name
 
 COMMANDS = {4: "iptables", 6: "ip6tables"}
-# Some peer's: of no router, which our own rules tell from peers.
+# The MAC of some peer: not that of a router, which our own rules distinguish from peers.
 _PEERS_MAC = "02:00:00:00:00:00"
 _BRIDGE_SYSCTL = {4: "net/bridge/bridge-nf-call-iptables", 6: "net/bridge/bridge-nf-call-ip6tables"}
-# Families, and hooks of any family, that see frames, not packets.
+# Families, and hooks of any family, whose chains see frames and not packets.
 _OF_FRAMES = ("bridge", "netdev", "ingress", "egress")
 
 
 def iptables(facts: Facts) -> Finding:
-    """Whether the rules can be seen, and all of them by one kind of iptables."""
+    """Whether the rules can be read, and whether one kind of iptables (legacy or nft) has all of them."""
     kinds = facts.firewall.kinds
     unread = [f"{kind.command}: {kind.problem or 'not read'}" for kind in kinds if kind.tables is None]
     versions = {network.version for network in facts.network.networks} if facts.network is not None else {4}
@@ -54,28 +54,28 @@ def iptables(facts: Facts) -> Finding:
 
 
 def docker_raw(facts: Facts) -> Finding | None:
-    """Docker 28 drops in raw PREROUTING what is for a container and did not come by its bridge."""
+    """Docker 28 drops, in raw PREROUTING, packets for a container that did not arrive by its bridge."""
     found: list[Outcome] = []
     for network, subnet, device in _ways(facts):
         for address in _containers(facts, subnet):
-            packet = _inward(facts, network, device, address)
+            packet = _incoming(facts, network, device, address)
             found.append(_travel(facts, packet, FORWARDED[:1], _match(packet, network)))
     what = f"packets on {', '.join(facts.network.devices) if facts.network else ''} for containers"
     return _judged(facts, found, what, "PREROUTING lets the overlay in")
 
 
 def forward_in(facts: Facts) -> Finding | None:
-    """From a peer's container to one of ours."""
+    """Whether rules drop packets from a peer's container to one of ours."""
     found = []
     for network, subnet, device in _ways(facts):
-        packet = _inward(facts, network, device, subnet[2])
+        packet = _incoming(facts, network, device, subnet[2])
         found.append(_travel(facts, packet, FORWARDED[1:], _match(packet, network)))
     what = f"packets from {', '.join(facts.network.devices) if facts.network else ''} to containers"
     return _judged(facts, found, what, "FORWARD lets peers' packets reach containers")
 
 
 def forward_out(facts: Facts) -> Finding | None:
-    """From one of our containers to a peer's."""
+    """Whether rules drop packets from one of our containers to a peer's."""
     found = []
     for network, subnet, device in _ways(facts):
         packet = Packet(
@@ -117,7 +117,7 @@ def bridge_netfilter(facts: Facts) -> Finding | None:
 
 
 def backend_port(facts: Facts) -> Finding | None:
-    """Whether the carrying packets are let in, and out."""
+    """Whether rules drop the backend's packets between hosts, in either direction."""
     network, here = facts.network, facts.underlay
     if network is None:
         return None
@@ -133,9 +133,9 @@ def backend_port(facts: Facts) -> Finding | None:
         carrier = Packet(
             source=peer, destination=own, protocol=protocol, port=port, local=True, sets=sets, answered=True
         )
-        inward = Packet(**{**vars(carrier), "in_device": here.ifname, "mac": _PEERS_MAC})
+        incoming = Packet(**{**vars(carrier), "in_device": here.ifname, "mac": _PEERS_MAC})
         match = Match(in_device=here.ifname, out_device=here.ifname, protocol=protocol, port=port)
-        found.append(_travel(facts, inward, ("prerouting", "input"), match))
+        found.append(_travel(facts, incoming, ("prerouting", "input"), match))
         outward = replace(carrier, source=own, destination=peer, out_device=here.ifname, local=False)
         found.append(_travel(facts, outward, ("output", "postrouting"), match))
     what = " and ".join(dict.fromkeys(shown))
@@ -143,7 +143,7 @@ def backend_port(facts: Facts) -> Finding | None:
 
 
 def strangers(facts: Facts) -> Finding | None:
-    """Whether a packet from the underlay that is no peer's is kept from containers, as far as rules say."""
+    """Whether rules drop packets for containers that come from the underlay and from no peer."""
     overlays = [subnet for _network, subnet in _overlays(facts)]
     if not overlays or not _seen(facts):
         return None
@@ -158,7 +158,7 @@ def strangers(facts: Facts) -> Finding | None:
     for subnet in overlays:
         bits = subnet.max_prefixlen
         packet = Packet(
-            # Of the other half of all addresses, so of no network's.
+            # An address of the other half of all addresses, so of no network.
             source=ip_address((int(subnet[2]) ^ 1 << bits - 1).to_bytes(bits // 8, "big")),
             destination=subnet[2],
             in_device=facts.underlay.ifname,
@@ -177,7 +177,7 @@ def strangers(facts: Facts) -> Finding | None:
 
 
 def nftables(facts: Facts) -> Finding:
-    """Whether nftables' rules can be seen, and those among them that see frames."""
+    """Whether nftables' rules can be read, and whether some of them drop frames."""
     chains = facts.firewall.chains
     if chains is None:
         return unknown("the ruleset could not be read")
@@ -191,13 +191,13 @@ def nftables(facts: Facts) -> Finding:
 
 
 def docker_nftables(facts: Facts) -> Finding | None:
-    """Docker 29's nftables backend: an accept elsewhere is not final there, only its own options open it."""
+    """Docker 29's nftables backend: an accept in another table is not final there; only Docker's own options help."""
     if not facts.firewall.docker_nftables:
         return None
     dropping = []
     for network, subnet, device in _ways(facts):
         for address in _containers(facts, subnet):
-            packet = _inward(facts, network, device, address)
+            packet = _incoming(facts, network, device, address)
             drops = _travel(facts, packet, FORWARDED, Match()).drops
             dropping += [drop.by for drop in drops if drop.table == "docker-bridges"]
     if not dropping:
@@ -234,7 +234,7 @@ def _travel(facts: Facts, packet: Packet, hooks: Sequence[str], match: Match) ->
     return travel(facts.firewall.kinds, facts.firewall.chains or (), packet, hooks, match)
 
 
-def _inward(facts: Facts, network: IPNetwork, device: str, address: IPAddress) -> Packet:
+def _incoming(facts: Facts, network: IPNetwork, device: str, address: IPAddress) -> Packet:
     source = _peers_container(facts, network, None)
     return Packet(
         source=source,
@@ -244,7 +244,7 @@ def _inward(facts: Facts, network: IPNetwork, device: str, address: IPAddress) -
         mac=_PEERS_MAC,
         local=False,
         sets=_with(facts, source, NFT_LEASED, of(facts.number).leased),
-        # Whether that is so is asked by rp-filter.
+        # Whether the answer takes the same way is the check rp-filter.
         answered=True,
     )
 
@@ -254,7 +254,7 @@ def _match(packet: Packet, network: IPNetwork) -> Match:
 
 
 def _judged(facts: Facts, found: Iterable[Outcome], what: str, well: str) -> Finding | None:
-    """Dropped for certain, or only if a rule applies that cannot be judged; None where nothing was to be judged."""
+    """The finding: dropped for certain, or only if a rule matches that cannot be judged; None without any packet."""
     outcomes = list(found)
     if not outcomes:
         return None
@@ -266,7 +266,7 @@ def _judged(facts: Facts, found: Iterable[Outcome], what: str, well: str) -> Fin
     said = f"{what} are dropped by {' and by '.join(dict.fromkeys(drop.by for drop in drops))}"
     told = firewalld(facts) if any(drop.table == "firewalld" for drop in drops) else None
     if told is not None and told.remedy is not None:
-        # It forgets the rules of iptables as it reloads: those come after.
+        # firewalld removes the rules of iptables as it reloads: those are mended after it.
         remedy: str | None = told.remedy
         advice: str | None = "then run overlayd doctor again: other rules that drop are mended after firewalld"
     else:
@@ -280,7 +280,7 @@ def _judged(facts: Facts, found: Iterable[Outcome], what: str, well: str) -> Fin
 
 
 def _containers(facts: Facts, subnet: IPNetwork) -> list[IPAddress]:
-    """Addresses of containers that rules are for; where there are none, the first that a container has."""
+    """Addresses of containers that rules name; where none does, the first that a container gets."""
     found: set[IPAddress] = set()
     for kind in facts.firewall.kinds:
         if kind.version == subnet.version and kind.tables is not None:
@@ -305,7 +305,7 @@ def _listens(network: NetworkFacts) -> tuple[Listening, ...]:
 
 
 def _own_address(facts: Facts, version: int) -> IPAddress | None:
-    """The address that carrying packets of an IP version are for."""
+    """This host's address that peers send to over an IP version."""
     here = facts.underlay
     if here.address is not None and here.address.version == version:
         return here.address
@@ -330,7 +330,7 @@ def _peer_address(facts: Facts, own: IPAddress) -> IPAddress:
 
 
 def _with(facts: Facts, address: IPAddress, kind: str, name_of: Callable[[int], str]) -> dict[str, frozenset[str]]:
-    """The sets as if that address were a peer's: of a host that has none yet, it is asked what the next one meets.
+    """The sets with that address added as a peer's: a host without peers is judged as its first peer will find it.
 
     `kind` and `name_of` are those of our set in nftables and in iptables.
     """
@@ -342,7 +342,7 @@ def _with(facts: Facts, address: IPAddress, kind: str, name_of: Callable[[int], 
 # Name and check, in the order in which a reader should mend things.
 CHECKS = {
     "iptables": iptables,
-    # Early: firewalld forgets the rules of others when it is mended.
+    # Early: firewalld removes the rules of others when it is mended.
     "firewalld": firewalld,
     "docker-raw": docker_raw,
     "forward-in": forward_in,

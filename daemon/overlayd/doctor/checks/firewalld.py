@@ -11,7 +11,7 @@ BRIDGE, DOCKERS_ZONE = "docker0", "docker"
 
 
 def firewalld(facts: Facts) -> Finding | None:
-    """Whether a running firewalld knows the overlay; its own nftables rules reject what no zone allows."""
+    """Whether a running firewalld accepts the overlay's packets; its nftables rules reject what no zone allows."""
     running, network = facts.firewall.firewalld, facts.network
     if running is None or network is None or not network.networks:
         return None
@@ -21,7 +21,7 @@ def firewalld(facts: Facts) -> Finding | None:
     if facts.firewall.kind != "none" and (running.forwarded is not None or running.shipped):
         return problem(
             "firewalld runs and was not told of the overlay: it rejects its packets",
-            # A daemon that runs tells it as soon as it knows the policies, or is asked to begin anew.
+            # A running daemon fills the policies as soon as firewalld has loaded them, or when the daemon restarts.
             remedy="systemctl restart overlayd" if running.forwarded is not None else "firewall-cmd --reload",
         )
     missing = [
@@ -40,7 +40,7 @@ def firewalld(facts: Facts) -> Finding | None:
 
 
 def _zone_words(running: FirewalldFacts, device: str, network: NetworkFacts) -> list[str]:
-    """What to tell firewall-cmd so that packets from a device may be forwarded."""
+    """Arguments for firewall-cmd that let packets from a device be forwarded."""
     zone = running.zone_of(device)
     sources = {source for zone in running.zones if zone.target == "ACCEPT" for source in zone.sources}
     missing = [str(one) for one in network.networks if str(one) not in sources]
@@ -48,14 +48,14 @@ def _zone_words(running: FirewalldFacts, device: str, network: NetworkFacts) -> 
         return []
     if device in network.own_devices:
         return [f"--zone=trusted --add-interface={device}"]
-    # The underlay's own interface: only the network's addresses are trusted on it.
+    # It is the underlay's interface: only the network's addresses are trusted on it.
     return [f"--zone=trusted --add-source={one}" for one in missing]
 
 
 def _bridge_words(running: FirewalldFacts, network: NetworkFacts) -> list[str]:
-    """The same for what leaves the containers' bridge: Docker's own zone, as Docker from 20.10 on makes it.
+    """The same for packets from the containers' bridge: Docker's own zone, as Docker makes it from 20.10 on.
 
-    In another zone dockerd would find it bound, and not start.
+    With its bridge in another zone dockerd does not start.
     """
     zone = running.zone_of(BRIDGE)
     sources = {source for zone in running.zones if zone.target == "ACCEPT" for source in zone.sources}

@@ -17,14 +17,14 @@ def settings_file(facts: Facts) -> Finding | None:
 
 
 def root(facts: Facts) -> Finding | None:
-    """What is not root sees less."""
+    """Whether this is run as root, without which much cannot be read."""
     if facts.host.root:
         return None
     return unknown("not root: rules, kernel features and other hosts' claims cannot be seen", advice="use sudo")
 
 
 def daemon(facts: Facts) -> Finding:
-    """Whether a daemon runs here, and is content."""
+    """Whether a daemon runs here and is ready."""
     here = facts.daemon
     if here.running is None:
         return unknown("its run directory is not readable")
@@ -44,23 +44,23 @@ def daemon(facts: Facts) -> Finding:
 
 
 def ip_forward(facts: Facts) -> Finding | None:
-    """A host that does not forward is no router, and containers hang behind one; IPv6 has a setting of its own."""
+    """Whether this host forwards IPv4: it is the router of its containers."""
     if facts.network is not None and facts.network.ipv6 and facts.network.network is None:
         return None
     if facts.host.sysctls.get("net/ipv4/ip_forward") != "1":
         return problem("net.ipv4.ip_forward is 0: nothing is routed", remedy="sysctl -w net.ipv4.ip_forward=1")
     devices = (facts.network.bridge, *facts.network.devices_of(4)) if facts.network else ("docker0",)
-    shut = [name for name in devices if facts.host.sysctls.get(f"net/ipv4/conf/{name}/forwarding") == "0"]
-    if shut:
+    off = [name for name in devices if facts.host.sysctls.get(f"net/ipv4/conf/{name}/forwarding") == "0"]
+    if off:
         return problem(
-            f"on, but not on {', '.join(shut)}",
-            remedy="sysctl -w " + " ".join(f"net/ipv4/conf/{name}/forwarding=1" for name in shut),
+            f"on, but not on {', '.join(off)}",
+            remedy="sysctl -w " + " ".join(f"net/ipv4/conf/{name}/forwarding=1" for name in off),
         )
     return ok("on")
 
 
 def ipv6_forward(facts: Facts) -> Finding | None:
-    """The same for IPv6, where the network has any."""
+    """Whether this host forwards IPv6, where the network has any."""
     if facts.network is None or not facts.network.ipv6:
         return None
     if facts.host.sysctls.get("net/ipv6/conf/all/forwarding") != "1":
@@ -93,7 +93,7 @@ def ipv6_disabled(facts: Facts) -> Finding | None:
 
 
 def kernel_features(facts: Facts) -> Finding:
-    """What the backend and the rules need of the kernel."""
+    """Whether the kernel has what the backend and the rules need."""
     needed = {"iptables": facts.firewall.kind == "iptables"}
     backend = backends.facts_of(facts.network.backend) if facts.network is not None else None
     if backend is not None and backend.device_kind is not None:
@@ -136,7 +136,7 @@ def neighbour_table(facts: Facts) -> Finding | None:
     power = 1024
     while power < 2 * needed:
         power *= 2
-    # Without the lower two, the kernel begins to forget entries long before the third is reached.
+    # With lower values of the first two, the kernel removes entries long before the third is reached.
     remedy = " ".join(f"net.ipv4.neigh.default.gc_thresh{n}={power // d}" for n, d in ((1, 4), (2, 2), (3, 1)))
     if needed >= most:
         return problem(f"{found}: too small", remedy=f"sysctl -w {remedy}")

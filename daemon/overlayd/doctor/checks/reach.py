@@ -1,4 +1,4 @@
-"""What packets between containers say, whatever all other checks found. Pure."""
+"""Whether packets reach the containers of peers, whatever all other checks found. Pure."""
 
 from __future__ import annotations
 

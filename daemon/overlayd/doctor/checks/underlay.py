@@ -21,7 +21,7 @@ BAD_OFFLOADS = {
 
 
 def underlay(facts: Facts) -> Finding:
-    """Whether there is an interface to send by, and it is up."""
+    """Whether there is an underlay interface, and it is up."""
     here = facts.underlay
     if here.problem is not None:
         return problem(here.problem, advice=here.advice)
@@ -32,7 +32,7 @@ def underlay(facts: Facts) -> Finding:
 
 
 def network_bounds(facts: Facts) -> Finding | None:
-    """Whether the network takes anything of this host's own."""
+    """Whether the network holds addresses that this host needs."""
     if facts.network is None:
         return None
     if facts.network.refusals:
@@ -68,7 +68,7 @@ def underlay_mtu(facts: Facts) -> Finding | None:
 
 
 def container_mtu(facts: Facts) -> Finding | None:
-    """Whether docker's bridge and what hangs on it keep to the MTU that was leased."""
+    """Whether docker's bridge and the containers on it have the MTU of the lease."""
     network = facts.network
     bridge = facts.host.link(network.bridge) if network else None
     if bridge is None or network is None:
@@ -82,7 +82,7 @@ def container_mtu(facts: Facts) -> Finding | None:
             "connection begins with a lost packet, or hangs where ICMP is filtered"
         )
         if facts.number:
-            # Docker's own options are for docker0.
+            # Docker's options that overlayd writes are for docker0.
             return warning(
                 said,
                 advice=f"make the docker network of {bridge.name} anew, with its containers: docker network create "
@@ -114,7 +114,7 @@ def overlay_device(facts: Facts) -> Finding | None:
         if link is None:
             return problem(f"{name} is not there", remedy="systemctl restart overlayd")
         if not link.up:
-            # The kernel forgot routes and neighbours with it: up alone would not do.
+            # The kernel removed its routes and neighbours: setting it up alone does not bring them back.
             return problem(f"{name} is down", remedy="systemctl restart overlayd")
         if link.mtu_bytes != mtu_bytes:
             return problem(
@@ -147,7 +147,7 @@ def interface_manager(facts: Facts) -> Finding | None:
 
 
 def reverse_path(facts: Facts) -> Finding | None:
-    """Strict rp_filter drops what came in by another interface than the answer would take (RFC 3704)."""
+    """Strict rp_filter drops packets that arrive by another interface than the answer would leave by (RFC 3704)."""
     if facts.network is None or not facts.underlay.ifname:
         return None
     strict = [
@@ -158,7 +158,7 @@ def reverse_path(facts: Facts) -> Finding | None:
     if not strict:
         return ok("not strict")
     network, underlay_name = facts.network, facts.underlay.ifname
-    for way in facts.underlay.ways_back:
+    for way in facts.underlay.return_routes:
         outer_astray = way.underlay not in (underlay_name, None) and underlay_name in strict
         inner_astray = way.overlay not in (*network.devices, None) and network.devices[0] in strict
         if outer_astray or inner_astray:
@@ -171,7 +171,7 @@ def reverse_path(facts: Facts) -> Finding | None:
 
 
 def checksum_offload(facts: Facts) -> Finding | None:
-    """Network cards that are known to handle VXLAN badly."""
+    """Whether the network card is one that is known to handle VXLAN badly."""
     here = facts.underlay
     backend = backends.facts_of(facts.network.backend) if facts.network is not None else None
     if backend is None or backend.device_kind != "vxlan" or not here.ifname:
@@ -189,7 +189,7 @@ def checksum_offload(facts: Facts) -> Finding | None:
 
 
 def duplicate_address(facts: Facts) -> Finding | None:
-    """Two hosts with one address: peers' packets go to whichever spoke last."""
+    """Whether another host has this host's address: peers' packets go to whichever answered ARP last."""
     here = facts.underlay
     if not isinstance(here.address, IPv4Address):
         return None
@@ -204,7 +204,7 @@ def duplicate_address(facts: Facts) -> Finding | None:
 
 
 def _published_macs(facts: Facts) -> set[str]:
-    """What peers were told of our devices; each family has its own."""
+    """The MACs of our devices as published in the lease; each family has its own."""
     own = facts.network.subnets if facts.network is not None else ()
     return {lease.mac for lease in facts.etcd.leases or () if lease.subnet in own and lease.mac is not None}
 

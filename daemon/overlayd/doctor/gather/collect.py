@@ -9,7 +9,7 @@ from overlayd.settings import Settings
 
 
 def collect(settings: Settings, *, settings_problem: str | None, arp: bool) -> Facts:
-    """The facts of this host; takes a second where all is well, some more for each server that does not answer."""
+    """The facts of this host. Takes about a second, and some more for each etcd server that does not answer."""
     status, daemon = host.read_daemon(settings)
     here = underlay.read_underlay(settings)
     store, config, leases = etcd.read_etcd(settings)
@@ -17,7 +17,7 @@ def collect(settings: Settings, *, settings_problem: str | None, arp: bool) -> F
     return Facts(
         host=host.read_host(settings_problem, joined, here),
         daemon=daemon,
-        underlay=underlay.look_around(here, joined, leases, ask=arp),
+        underlay=underlay.read_surroundings(here, joined, leases, ask=arp),
         etcd=etcd.with_containers(store, settings, joined.bridge if joined else marks.ours().bridge),
         firewall=firewall.read_firewall(settings, status),
         docker=docker.read_docker(settings, joined),

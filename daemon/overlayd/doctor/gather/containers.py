@@ -1,4 +1,4 @@
-"""Containers of this network, tried from the inside: what one of them reaches, all of them do."""
+"""Whether containers reach etcd, tried from inside some of them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def who_reaches(endpoints: Sequence[str], bridge: str) -> ContainerFacts | None:
 
 
 def _addresses(name: str) -> list[tuple[str, int]]:
-    """Where a server is, as this host sees it; a container may have other names. Nowhere on loopback."""
+    """The addresses of a server, resolved by this host, as a container may resolve otherwise; none of loopback."""
     with contextlib.suppress(ConfigError, OSError):
         endpoint = parse_endpoint(name)
         found = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
@@ -51,7 +51,7 @@ def _parsed(text: str) -> IPAddress:
 
 
 def _try(servers: Sequence[tuple[str, int]]) -> str | None:
-    """Which server takes a connection from here; None for none."""
+    """The first server that accepts a connection from this network namespace; None: no server does."""
     for host, port in servers:
         with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=TIMEOUT_S):
             return f"{host}:{port}"

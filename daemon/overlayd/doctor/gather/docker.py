@@ -1,4 +1,4 @@
-"""Docker on this host, as far as files, systemd and /proc tell; dockerd itself is not asked."""
+"""Facts of Docker from files, systemd and /proc; dockerd itself is not asked."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from overlayd.settings import Settings
 
 
 def read_docker(settings: Settings, network: NetworkFacts | None) -> DockerFacts:
-    """What docker is told to do, and how it does."""
+    """Docker's options, and how its service and its process are."""
     told, left = docker_options.read_told(), settings.firewall == "none" and settings.ip_masq
     service = docker_service.read_service()
     argv = docker_service.dockerd_argv(service)

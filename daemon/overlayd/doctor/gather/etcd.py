@@ -1,4 +1,4 @@
-"""etcd as it can be reached from here: each server by itself, the TLS files, and what the network's keys say."""
+"""Facts of etcd: each server by itself, the TLS files, and what the network's keys hold."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def read_etcd(settings: Settings) -> tuple[EtcdFacts, NetworkConfig | None, tupl
     trial = Trial(missing=(), full=False)
     try:
         with _store(settings) as store:
-            # First, so that what is refused can be named.
+            # First, so that missing rights can be named although the reads below fail.
             trial = attempt(store, read=[config_key], write=[subnets, f"{settings.etcd_prefix}/{HOSTS}"])
             raw = store.get(config_key)
             entries, _revision = store.list_prefix(subnets)
@@ -76,7 +76,7 @@ def with_containers(found: EtcdFacts, settings: Settings, bridge: str) -> EtcdFa
 
 
 def _open_to(store: Store, prefix: str) -> str | None:
-    """What anybody may do there; None where etcd did not say."""
+    """What anybody may do there without a password; None where that could not be tried."""
     try:
         found = openness(store, prefix)
     except OverlaydError:
@@ -123,7 +123,7 @@ def _endpoints(settings: Settings) -> tuple[EndpointFacts, ...]:
 
 
 def _endpoint(settings: Settings, endpoint: addresses.Endpoint) -> EndpointFacts:
-    """Whether the daemon could use this server; why not, where another look finds better words for it."""
+    """Whether the daemon could use this server, and if not, why."""
     name = str(endpoint)
     try:
         with _store(dataclasses.replace(settings, etcd_endpoints=(name,))) as store:

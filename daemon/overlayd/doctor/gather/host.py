@@ -1,4 +1,4 @@
-"""The daemon, the kernel and its settings, as they are."""
+"""Facts of the daemon, the kernel and its settings."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ COMMIT
 
 
 def read_daemon(settings: Settings) -> tuple[Status | None, DaemonFacts]:
-    """What the daemon says of itself, None if none ever ran here; and how its process is."""
+    """The daemon's status, None if none ever ran here; and the facts of its process."""
     running, status = _running(settings), None
     problems: tuple[str, ...] = ()
     try:
@@ -150,7 +150,7 @@ def _features() -> dict[str, KernelFeature]:
 
 def device_feature(name: str) -> KernelFeature:
     """Whether the kernel has devices of a kind, found out without changing anything."""
-    # What a file tells needs no trying, and trying would load the module.
+    # Trying would load the module, which is not needed where a file names it.
     state = features.module_state(name)
     if state is not None:
         return KernelFeature(there=True, how=state)
@@ -165,13 +165,13 @@ def device_feature(name: str) -> KernelFeature:
 
 def _rules() -> KernelFeature:
     """Whether iptables and this kernel take rules of our kind, tried in a network namespace of its own."""
-    said: list[str] = []
+    messages: list[str] = []
 
     def restore() -> bool:
         try:
             process.run(["iptables-restore"], input=_RULES, timeout_s=10)
         except CommandFailed as error:
-            said.append(error.message.splitlines()[-1].strip())
+            messages.append(error.message.splitlines()[-1].strip())
             return False
         return True
 
@@ -179,4 +179,4 @@ def _rules() -> KernelFeature:
         there = in_a_new_one(restore)
     except OSError as error:
         return KernelFeature(there=None, how=f"cannot be tried ({error.strerror})")
-    return KernelFeature(there=there, how="tried and taken" if there else f"refused ({said[0]})")
+    return KernelFeature(there=there, how="tried and taken" if there else f"refused ({messages[0]})")

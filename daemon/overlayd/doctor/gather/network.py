@@ -1,4 +1,4 @@
-"""The overlay as this host takes part in it, from whoever knows: the daemon, etcd, the files of the last run."""
+"""The overlay as this host takes part in it: from the daemon's status, from etcd, or from the last run's files."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def read_network(
     leases: Sequence[PublishedLease],
     underlay: UnderlayFacts,
 ) -> NetworkFacts | None:
-    """The network; None where neither etcd nor an earlier run tells.
+    """The network; None where neither etcd nor the status of an earlier run has it.
 
-    The MTU is the one that the daemon took when it started, as that is what containers have.
+    The MTU is the one that the daemon took when it started, as containers have that.
     """
     held: dict[int, IPNetwork] = {
         lease.subnet.version: lease.subnet for lease in leases if lease.public_ip in underlay.public_ips

@@ -1,4 +1,4 @@
-"""Whether containers of peers answer a container here, by packets that go now."""
+"""Whether containers of peers answer a container of this host, by echoes sent now."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""TLS to etcd's servers in words: the files for it, and why a server is of no use. The verdict itself is the daemon's
-own connection's (gather/etcd.py)."""
+"""Why TLS to a server of etcd fails: what is wrong with the files, or with the server's certificate.
+
+Whether it fails is decided by a connection such as the daemon's (gather/etcd.py).
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,7 @@ def trust_files(settings: Settings) -> TrustFiles:
 
 
 def explain(settings: Settings, endpoint: Endpoint, timeout_s: float) -> str | None:
-    """What is wrong with a server that the daemon could not use; None where this look finds nothing."""
+    """What is wrong with a server that the daemon could not use; None where this connection finds nothing."""
     try:
         answer = _ask(settings, endpoint, timeout_s)
     except ssl.SSLError as error:
@@ -78,7 +80,7 @@ def explain(settings: Settings, endpoint: Endpoint, timeout_s: float) -> str | N
 
 
 def clock_offset_s(settings: Settings, endpoint: Endpoint, timeout_s: float) -> float | None:
-    """How far our clock is ahead of the server's, whose answers are dated (RFC 9110, 6.6.1); None: it did not say."""
+    """How far our clock is ahead of the server's, from the Date of its answer (RFC 9110, 6.6.1); None: it has none."""
     try:
         return _offset_s(_ask(settings, endpoint, timeout_s))
     except (OSError, StoreError):
@@ -90,7 +92,7 @@ def _ask(settings: Settings, endpoint: Endpoint, timeout_s: float) -> str:
     context = None
     if endpoint.tls:
         context = trust_files(settings).read().context()
-        # Held to what gRPC holds it to.
+        # As gRPC checks it.
         context.hostname_checks_common_name = False
     with socket.create_connection((endpoint.host, endpoint.port), timeout=timeout_s) as plain:
         stream = context.wrap_socket(plain, server_hostname=endpoint.host) if context else plain
@@ -101,7 +103,7 @@ def _ask(settings: Settings, endpoint: Endpoint, timeout_s: float) -> str:
 
 
 def _distrust(error: ssl.SSLCertVerificationError, settings: Settings, endpoint: Endpoint, timeout_s: float) -> str:
-    """Why the server's certificate is not believed, in words, with what it says of itself."""
+    """Why the server's certificate is not trusted, with its names and dates."""
     theirs = _their_certificate(endpoint, timeout_s)
     said = ""
     if theirs is not None:

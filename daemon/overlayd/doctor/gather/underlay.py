@@ -1,4 +1,4 @@
-"""The interface that carries the overlay, and what is around it."""
+"""The underlay interface, and what other hosts and programs do with it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from overlayd.lib import process
 from overlayd.settings import Settings
 from overlayd.underlay.watch import choose_underlay
 
-# Ways back to so many peers are looked up; routes to peers seldom differ.
+# Return routes to so many peers are looked up; they seldom differ.
 PEERS_AT_MOST = 64
 
 
@@ -36,10 +36,10 @@ def read_underlay(settings: Settings) -> UnderlayFacts:
     )
 
 
-def look_around(
+def read_surroundings(
     underlay: UnderlayFacts, network: NetworkFacts | None, leases: Sequence[PublishedLease], *, ask: bool
 ) -> UnderlayFacts:
-    """The same with what others do: who else has our address, who manages our devices, how peers are answered."""
+    """The same facts with who else has our address, who manages our devices, and by which routes peers are answered."""
     if underlay.address is None:
         return underlay
     return replace(
@@ -48,23 +48,23 @@ def look_around(
         if ask and isinstance(underlay.address, IPv4Address)
         else None,
         managers=_managers(network.own_devices) if network is not None else {},
-        ways_back=tuple(
-            way
+        return_routes=tuple(
+            route
             for lease in leases[:PEERS_AT_MOST]
-            if lease.public_ip not in underlay.public_ips and (way := _way_back(lease)) is not None
+            if lease.public_ip not in underlay.public_ips and (route := _return_route(lease)) is not None
         ),
     )
 
 
-def _way_back(lease: PublishedLease) -> ReturnRoute | None:
-    # rp_filter is IPv4's alone.
+def _return_route(lease: PublishedLease) -> ReturnRoute | None:
+    # Only IPv4 has rp_filter.
     public, inside = lease.public_ip, lease.subnet.network_address + 2
     if not isinstance(public, IPv4Address) or not isinstance(inside, IPv4Address):
         return None
-    return ReturnRoute(peer=public, underlay=_way_to(public), overlay=_way_to(inside))
+    return ReturnRoute(peer=public, underlay=_interface_towards(public), overlay=_interface_towards(inside))
 
 
-def _way_to(address: IPv4Address) -> str | None:
+def _interface_towards(address: IPv4Address) -> str | None:
     answer = interfaces.route_to(address)
     try:
         return None if answer is None else socket.if_indextoname(answer.ifindex)
