@@ -186,9 +186,9 @@ class Extension:
 
     def apply(self, own: Lease, peers: Collection[Lease]) -> Report:
         """See Backend. Runs commands for peers that differ, for at most ROUND_S; the others are problems until then."""
-        judged = self._environment.select_peers(peers, own=own, backend_type=self.facts.name, usable=_too_much_data)
-        desired = {peer.key_name: HostVariables.of(peer) for peer in judged.served}
-        report = converge(Plan(base=self._environment.base(own), problems=judged.problems, untold=judged.untold))
+        selected = self._environment.select_peers(peers, own=own, backend_type=self.facts.name, usable=_too_much_data)
+        desired = {peer.key_name: HostVariables.of(peer) for peer in selected.served}
+        report = converge(Plan(base=self._environment.base(own), problems=selected.problems, untold=selected.untold))
         run, failures = self._serve(desired)
         self._look_for_devices(desired)
         return Report(

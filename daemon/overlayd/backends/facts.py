@@ -88,8 +88,8 @@ class BackendFacts:
         """The port of the carrier under the backend's part of a network config, as far as that can be read."""
         if self.carrier is None or self.carrier.port_key is None:
             return None
-        wanted = self.carrier.port_key.lower()
+        port_key = self.carrier.port_key.lower()
         for key, value in config.items():
-            if key.lower() == wanted and isinstance(value, int) and value:
+            if key.lower() == port_key and isinstance(value, int) and value:
                 return value
         return self.default_port

@@ -74,7 +74,7 @@ class HostGw(Planned):
 
     def plan(self, own: Lease, peers: Collection[Lease]) -> Plan:
         """All that the kernel should hold, for these leases. Pure."""
-        judged = self.environment.select_peers(peers, own=own, backend_type=self.facts.name, usable=self._unreachable)
+        selected = self.environment.select_peers(peers, own=own, backend_type=self.facts.name, usable=self._unreachable)
         return Plan(
             base=self.environment.base(own),
             peers={
@@ -82,13 +82,13 @@ class HostGw(Planned):
                     direct_route(self.environment, family_lease)
                     for family_lease in self.environment.shared_family_leases(peer)
                 )
-                for peer in judged.served
+                for peer in selected.served
             },
-            problems=judged.problems,
-            paths={peer.key_name: "direct" for peer in judged.served},
-            destinations=self.environment.destinations(judged.served),
+            problems=selected.problems,
+            paths={peer.key_name: "direct" for peer in selected.served},
+            destinations=self.environment.destinations(selected.served),
             networks=self.environment.network.networks,
-            untold=judged.untold,
+            untold=selected.untold,
         )
 
     def _unreachable(self, peer: Lease) -> Reason | None:

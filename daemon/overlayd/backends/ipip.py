@@ -67,10 +67,10 @@ class Ipip(Planned):
 
     def plan(self, own: Lease, peers: Collection[Lease]) -> Plan:
         """All that the kernel should hold, for these leases. Pure."""
-        judged = self.environment.select_peers(peers, own=own, backend_type=self.facts.name)
+        selected = self.environment.select_peers(peers, own=own, backend_type=self.facts.name)
         reachable: dict[str, tuple[Thing, ...]] = {}
         paths: dict[str, str] = {}
-        for peer in judged.served:
+        for peer in selected.served:
             family_leases = self.environment.shared_family_leases(peer)
             reachable[peer.key_name] = tuple(map(self._way, family_leases))
             paths[peer.key_name] = "direct" if all(map(self._is_direct, family_leases)) else self.facts.name
@@ -84,11 +84,11 @@ class Ipip(Planned):
         return Plan(
             base=base,
             peers=reachable,
-            problems=judged.problems,
+            problems=selected.problems,
             paths=paths,
-            destinations=self.environment.destinations(judged.served),
+            destinations=self.environment.destinations(selected.served),
             networks=self.environment.network.networks,
-            untold=judged.untold,
+            untold=selected.untold,
         )
 
     def _is_direct(self, family_lease: FamilyLease) -> bool:

@@ -123,7 +123,7 @@ class Udp:
     def plan(self, own: Lease, peers: Collection[Lease] = ()) -> Plan:
         """All that the kernel should hold, for these leases. Pure."""
         device = marks.ours().tun
-        judged = self._environment.select_peers(
+        selected = self._environment.select_peers(
             peers, own=own, backend_type=self.facts.name, one_route=self.facts.one_route
         )
         return Plan(
@@ -136,11 +136,11 @@ class Udp:
                 ),
                 *(Route(dst=network, link=device) for network in self._environment.network.networks),
             ),
-            problems=judged.problems,
-            paths={peer.key_name: self.facts.name for peer in judged.served},
-            destinations=self._environment.destinations(judged.served),
+            problems=selected.problems,
+            paths={peer.key_name: self.facts.name for peer in selected.served},
+            destinations=self._environment.destinations(selected.served),
             networks=self._environment.network.networks,
-            untold=judged.untold,
+            untold=selected.untold,
         )
 
 

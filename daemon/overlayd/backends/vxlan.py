@@ -139,12 +139,12 @@ class Vxlan(Planned):
 
     def plan(self, own: Lease, peers: Collection[Lease]) -> Plan:
         """All that the kernel should hold, for these leases. Pure."""
-        judged = self.environment.select_peers(
+        selected = self.environment.select_peers(
             peers, own=own, backend_type=self.facts.published_as, usable=_Macs(self, own).refusal
         )
         reachable: dict[str, tuple[Thing, ...]] = {}
         paths: dict[str, str] = {}
-        for peer in judged.served:
+        for peer in selected.served:
             family_leases = self.environment.shared_family_leases(peer)
             reachable[peer.key_name] = tuple(
                 entry for family_lease in family_leases for entry in self._entries(family_lease)
@@ -157,11 +157,11 @@ class Vxlan(Planned):
         return Plan(
             base=base,
             peers=reachable,
-            problems=judged.problems,
+            problems=selected.problems,
             paths=paths,
-            destinations=self.environment.destinations(judged.served),
+            destinations=self.environment.destinations(selected.served),
             networks=self.environment.network.networks,
-            untold=judged.untold,
+            untold=selected.untold,
         )
 
     def _own_end(self, family_lease: FamilyLease) -> tuple[Thing, ...]:

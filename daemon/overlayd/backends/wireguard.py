@@ -211,11 +211,11 @@ class Wireguard:
         claims = Claims(self._public_key)
 
         def unclaimed(peer: Lease) -> Reason | None:
-            wanted = self._claims(peer)
-            problem = wanted if isinstance(wanted, str) else claims.add(peer, wanted)
+            claimed = self._claims(peer)
+            problem = claimed if isinstance(claimed, str) else claims.add(peer, claimed)
             return None if problem is None else ("{}", (problem,))
 
-        judged = self._environment.select_peers(
+        selected = self._environment.select_peers(
             peers, own=own, backend_type=self.facts.name, one_route=self.facts.one_route, usable=unclaimed
         )
         reachable: dict[str, tuple[Thing, ...]] = {
@@ -224,11 +224,11 @@ class Wireguard:
         return Plan(
             base=(*self._environment.base(own), *self._own_end(own)),
             peers=reachable,
-            problems=judged.problems,
+            problems=selected.problems,
             paths=dict.fromkeys(reachable, self.facts.name),
-            destinations=self._environment.destinations(judged.served),
+            destinations=self._environment.destinations(selected.served),
             networks=self._environment.network.networks,
-            untold=judged.untold,
+            untold=selected.untold,
         )
 
     @property

@@ -18,11 +18,11 @@ def endpoints(facts: Facts) -> Finding:
     """Which etcd servers answer."""
     there = facts.etcd.endpoints
     dead = [endpoint for endpoint in there if endpoint.problem is not None]
-    said = "; ".join(f"{endpoint.name}: {endpoint.problem}" for endpoint in dead)
+    message = "; ".join(f"{endpoint.name}: {endpoint.problem}" for endpoint in dead)
     if dead and len(dead) == len(there):
-        return problem(said, advice=_advice(said))
+        return problem(message, advice=_advice(message))
     if dead:
-        return warning(f"{len(there) - len(dead)} of {len(there)} answer; {said}", advice=_advice(said))
+        return warning(f"{len(there) - len(dead)} of {len(there)} answer; {message}", advice=_advice(message))
     return ok(f"{len(there)} of {len(there)} answer")
 
 
@@ -107,16 +107,16 @@ def access(facts: Facts) -> Finding | None:
         return ok("nobody without a login or a certificate")
     tried = here.containers
     if tried is None:
-        said = "whether containers reach it was not tried: run as root"
+        message = "whether containers reach it was not tried: run as root"
     elif not tried.tried:
-        said = f"whether containers reach it was not tried: none runs on {tried.bridge}"
+        message = f"whether containers reach it was not tried: none runs on {tried.bridge}"
     elif tried.reached:
-        said = f"containers here reach it: {', '.join(map(plain, tried.reached))}"
+        message = f"containers here reach it: {', '.join(map(plain, tried.reached))}"
     else:
-        said = f"{tried.tried} containers here do not reach it"
+        message = f"{tried.tried} containers here do not reach it"
     return warning(
         f"anybody who reaches it may {here.open_to}, without a password, and who writes there moves this network's "
-        f"packets; {said}",
+        f"packets; {message}",
         advice="give etcd users and TLS (etcd-setup does it: README), or let only the hosts reach it",
     )
 
@@ -164,10 +164,10 @@ def duplicate_lease(facts: Facts) -> Finding | None:
     twice = {address: found for address, found in by_address.items() if len(found) > 1}
     if not twice:
         return ok("each public address has one lease")
-    said = "; ".join(f"{address}: {', '.join(str(one.subnet) for one in found)}" for address, found in twice.items())
+    message = "; ".join(f"{address}: {', '.join(str(one.subnet) for one in found)}" for address, found in twice.items())
     make = problem if twice.keys() & set(facts.underlay.public_ips) else warning
     return make(
-        f"one public address, several leases: {said}",
+        f"one public address, several leases: {message}",
         advice="set OVERLAYD_IFACE or OVERLAYD_PUBLIC_IP on the host that publishes another's; leftovers expire",
     )
 
@@ -187,12 +187,12 @@ def _grant(here: EtcdFacts) -> str:
     )
 
 
-def _advice(said: str) -> str:
-    if "for learner" in said:
+def _advice(message: str) -> str:
+    if "for learner" in message:
         return "a learner does not answer for its cluster: name the voting members (etcdctl member list)"
-    if "name servers" in said or "name resolution" in said or "Name or service" in said:
+    if "name servers" in message or "name resolution" in message or "Name or service" in message:
         return "check the name in etcd-endpoints, /etc/hosts and /etc/resolv.conf"
-    if "certificate" in said or "TLS" in said:
+    if "certificate" in message or "TLS" in message:
         return "see tls-files, clock and the names in the server's certificate"
     return "is etcd running there, and does a firewall let its port through?"
 

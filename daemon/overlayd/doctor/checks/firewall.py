@@ -203,14 +203,14 @@ def docker_nftables(facts: Facts) -> Finding | None:
     if not dropping:
         return ok("docker uses nftables, and its rules let the overlay's packets in")
     by_name = facts.docker.settings.get("firewall-backend") == "nftables"
-    told = [
+    steps = [
         "set OVERLAYD_FIREWALL=auto, as nobody marks peers' packets" if facts.firewall.kind == "none" else "",
         "" if by_name else 'say "firewall-backend": "nftables" in /etc/docker/daemon.json, by which overlayd knows',
         "systemctl restart overlayd docker",
     ]
     return problem(
         f"docker's nftables backend drops peers' packets: {dropping[0]}",
-        advice="; then ".join(word for word in told if word),
+        advice="; then ".join(word for word in steps if word),
     )
 
 
@@ -263,11 +263,11 @@ def _judged(facts: Facts, found: Iterable[Outcome], what: str, well: str) -> Fin
     drops = drops or [drop for outcome in outcomes for drop in outcome.doubts]
     if not drops:
         return ok(well)
-    said = f"{what} are dropped by {' and by '.join(dict.fromkeys(drop.by for drop in drops))}"
-    told = firewalld(facts) if any(drop.table == "firewalld" for drop in drops) else None
-    if told is not None and told.remedy is not None:
+    message = f"{what} are dropped by {' and by '.join(dict.fromkeys(drop.by for drop in drops))}"
+    of_firewalld = firewalld(facts) if any(drop.table == "firewalld" for drop in drops) else None
+    if of_firewalld is not None and of_firewalld.remedy is not None:
         # firewalld removes the rules of iptables as it reloads: those are mended after it.
-        remedy: str | None = told.remedy
+        remedy: str | None = of_firewalld.remedy
         advice: str | None = "then run overlayd doctor again: other rules that drop are mended after firewalld"
     else:
         remedy = " && ".join(dict.fromkeys(drop.remedy for drop in drops if drop.remedy is not None)) or None
@@ -275,8 +275,8 @@ def _judged(facts: Facts, found: Iterable[Outcome], what: str, well: str) -> Fin
         advice = f"an accept elsewhere is not final in {helpless}: whoever wrote that has to let them through"
         advice = advice if helpless else None
     if certain:
-        return problem(said, remedy=remedy, advice=advice)
-    return warning(f"some {said}", advice=f"if that is not meant for them: {remedy}" if remedy else advice)
+        return problem(message, remedy=remedy, advice=advice)
+    return warning(f"some {message}", advice=f"if that is not meant for them: {remedy}" if remedy else advice)
 
 
 def _containers(facts: Facts, subnet: IPNetwork) -> list[IPAddress]:

@@ -15,8 +15,8 @@ def firewalld(facts: Facts) -> Finding | None:
     running, network = facts.firewall.firewalld, facts.network
     if running is None or network is None or not network.networks:
         return None
-    told = "\n".join(running.forwarded or ())
-    if network.subnets and all(f'"{subnet}"' in told for subnet in network.subnets):
+    rules = "\n".join(running.forwarded or ())
+    if network.subnets and all(f'"{subnet}"' in rules for subnet in network.subnets):
         return ok("runs, and lets the overlay through by overlayd's own policies")
     if facts.firewall.kind != "none" and (running.forwarded is not None or running.shipped):
         return problem(

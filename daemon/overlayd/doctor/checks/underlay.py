@@ -77,19 +77,19 @@ def container_mtu(facts: Facts) -> Finding | None:
         link.name for link in facts.host.links if link.master == bridge.name and link.mtu_bytes > network.mtu_bytes
     ]
     if large:
-        said = (
+        message = (
             f"{len(large)} containers send packets larger than {network.mtu_bytes} ({', '.join(large[:4])}): each "
             "connection begins with a lost packet, or hangs where ICMP is filtered"
         )
         if facts.number:
             # Docker's options that overlayd writes are for docker0.
             return warning(
-                said,
+                message,
                 advice=f"make the docker network of {bridge.name} anew, with its containers: docker network create "
                 f"--opt com.docker.network.driver.mtu={network.mtu_bytes} and the options that it had",
             )
         return warning(
-            said,
+            message,
             # A container keeps the MTU that docker had when it was started, and so does docker.
             remedy="docker restart $(docker ps -q)"
             if facts.docker.compared and not facts.docker.otherwise and not facts.docker.conflicts
@@ -121,10 +121,10 @@ def overlay_device(facts: Facts) -> Finding | None:
                 f"{name} has MTU {link.mtu_bytes}, not {mtu_bytes}",
                 remedy=f"ip link set dev {name} mtu {mtu_bytes}",
             )
-        told = _published_macs(facts)
-        if link.kind == "vxlan" and told and link.mac not in told:
+        published = _published_macs(facts)
+        if link.kind == "vxlan" and published and link.mac not in published:
             return problem(
-                f"{name} has MAC {link.mac}, peers were told {', '.join(sorted(told))}: they send to nobody",
+                f"{name} has MAC {link.mac}, peers were told {', '.join(sorted(published))}: they send to nobody",
                 remedy="systemctl restart overlayd",
                 advice="something rewrites it: see interface-manager",
             )

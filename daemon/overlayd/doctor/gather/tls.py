@@ -105,11 +105,11 @@ def _ask(settings: Settings, endpoint: Endpoint, timeout_s: float) -> str:
 def _distrust(error: ssl.SSLCertVerificationError, settings: Settings, endpoint: Endpoint, timeout_s: float) -> str:
     """Why the server's certificate is not trusted, with its names and dates."""
     theirs = _their_certificate(endpoint, timeout_s)
-    said = ""
+    message = ""
     if theirs is not None:
         until = f"{theirs.not_before:%Y-%m-%d %H:%M} to {theirs.not_after:%Y-%m-%d %H:%M} UTC"
         whom = f"it is for {', '.join(theirs.names)}" if theirs.names else f"its common name is {theirs.subject}"
-        said = f" ({whom}, valid {until})"
+        message = f" ({whom}, valid {until})"
     ca = f"the CA in {settings.etcd_cafile}" if settings.etcd_cafile else f"a CA in {system_bundle()}: set etcd-cafile"
     other = f"its certificate is not for {endpoint.host}"
     if theirs is not None and not theirs.names:
@@ -122,7 +122,7 @@ def _distrust(error: ssl.SSLCertVerificationError, settings: Settings, endpoint:
         _WRONG_HOST: other,
         _WRONG_ADDRESS: other,
     }.get(error.verify_code, f"its certificate is not trusted: {error.verify_message}")
-    return f"{words}{said}"
+    return f"{words}{message}"
 
 
 def _their_certificate(endpoint: Endpoint, timeout_s: float) -> Certificate | None:
