@@ -41,8 +41,8 @@ def _summary(facts: BackendFacts) -> str:
         sentences.append("IPv4 only.")
     if facts.overhead_bytes is not None and any(facts.overhead_bytes.values()):
         v4, v6 = facts.overhead_bytes[4], facts.overhead_bytes[6]
-        over_ipv6 = f", {v6} over IPv6" if facts.ipv6 else ""
-        sentences.append(f"Packets of containers are up to {v4} bytes shorter than the underlay's{over_ipv6}.")
+        over_ipv6 = f", {v6} bytes over IPv6" if facts.ipv6 else ""
+        sentences.append(f"Each packet between hosts needs {v4} bytes more than the container's{over_ipv6}.")
     if not facts.keys:
         sentences.append("No keys.")
     return " ".join(sentences)

@@ -70,11 +70,12 @@ class Extension:
         name="extension",
         published_as="extension",
         summary="Commands make the data path: programs in the folder that OVERLAYD_EXTENSION_COMMANDS names on each "
-        "host, by their whole paths; a host that names none, or another, stays out, and says so. No running daemon "
-        "begins with them, nor takes others: `systemctl restart overlayd` does. They are run without a shell, with the "
-        "service's own rights, for 10 seconds at most (30 for the first two), once a boot for what they are about, and "
-        "again where they failed. $SUBNET, $IPV6SUBNET, $PUBLIC_IP and $PUBLIC_IPV6 are the peer's, as words and in "
-        "the environment; a peer's lease data is on standard input. The MTU of containers is the underlay's.",
+        "host, given by their absolute paths. A host that names no folder, or another one, does not join the network, "
+        "and reports that. A running daemon neither changes to this backend nor takes other commands: `systemctl "
+        "restart overlayd` does. Commands are run without a shell, with the rights of overlayd.service, for at most 10 "
+        "seconds (the first two: 30); once a boot for each peer or subnet, and again where they failed. $SUBNET, "
+        "$IPV6SUBNET, $PUBLIC_IP and $PUBLIC_IPV6 are the peer's, in the command's words and in its environment; a "
+        "peer's lease data is on standard input. The MTU of containers is the underlay's.",
         keys=(
             Key(
                 name="PreStartupCommand",

@@ -17,7 +17,7 @@ FIRST_PORT, LAST_PORT = 1024, 65535
 # Of those backends that can be told that the way to peers takes less than this host's interface. 0 counts as missing.
 MTU = Key(
     name="MTU",
-    help="The underlay's MTU, where the interface's own is not what the way to peers carries.",
+    help="The underlay's MTU, to be set where the path to peers takes less than the interface.",
     default=None,
     default_text="the interface's",
 )

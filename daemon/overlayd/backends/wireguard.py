@@ -51,7 +51,8 @@ class Wireguard:
         name="wireguard",
         published_as="wireguard",
         summary="WireGuard, encrypted: by the kernel, or by wireguard-go where the kernel has none. Each host's key is "
-        "in wireguard.key of the state directory.",
+        "in wireguard.key of the state directory. The MTU of containers is the underlay's less 80 bytes, also where "
+        "hosts meet over IPv4.",
         keys=(
             Key(name="ListenPort", help="UDP port.", default=51820, lowest=1, highest=LAST_PORT),
             Key(
