@@ -123,6 +123,15 @@ def test_every_key_takes_its_default_and_refuses_what_is_outside_its_limits(modu
                 found.from_config({key.name: value or "no " + key.name if key.words else value}, ENVIRONMENT)
 
 
+def test_a_port_of_0_is_the_default_one_and_those_of_services_are_refused() -> None:
+    (key,) = (key for key in backends.load("udp").facts.keys if key.name == "Port")
+    udp: Any = backends.load("udp")
+    assert [listening.port for listening in udp.from_config({"port": 0}, ENVIRONMENT).listens] == [key.default]
+    with pytest.raises(NetworkConfigError) as caught:
+        udp.from_config({"Port": 53}, ENVIRONMENT)
+    assert f"{key.lowest} to {key.highest}" in str(caught.value)
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_whether_it_carries_ipv6_is_what_it_says(module: str) -> None:
     if not backend_of(module).facts.ipv6:
