@@ -263,7 +263,7 @@ CASES: list[tuple[Facts, str, State, str, str | None]] = [
         but(firewall={"firewalld": FIREWALLD}),
         "firewalld",
         State.PROBLEM,
-        "does not know",
+        "in no zone",
         "firewall-cmd --permanent --zone=trusted --add-interface=overlay.1 && "
         "firewall-cmd --permanent --zone=public --add-port=8472/udp && firewall-cmd --reload",
     ),

@@ -20,7 +20,13 @@ def service(facts: Facts) -> Finding | None:
     if here.active is None:
         return None
     if here.down is None:
-        state = "runs" if here.active else "is on its way" if here.on_its_way else "does not run, and is not enabled"
+        state = (
+            "runs"
+            if here.active
+            else "is starting or stopping"
+            if here.on_its_way
+            else "does not run, and is not enabled"
+        )
         return ok(state)
     if facts.daemon.state != "ready":
         return problem(here.down, advice=WAITS)
@@ -35,7 +41,7 @@ def waits_for_etcd(facts: Facts) -> Finding | None:
     answers = not servers or any(server.problem is None for server in servers)
     if not facts.docker.etcd_here or answers or facts.docker.active is not False or facts.daemon.state == "ready":
         return None
-    found = "etcd is this very host and does not answer, and docker waits for overlayd, which waits for etcd"
+    found = "etcd runs on this host and does not answer; docker waits for overlayd, and overlayd for etcd"
     if facts.docker.remembered:
         return warning(found, advice="overlayd lets docker start on the subnet of its last run within a minute")
     return problem(
@@ -65,7 +71,7 @@ def masquerading(facts: Facts) -> Finding | None:
     if not facts.docker.left_to_others or network is None or network.subnet is None or somebody is None:
         return None
     if somebody:
-        return ok("a rule of somebody's gives containers' packets this host's address outside")
+        return ok("another program's rule masquerades what containers send outside the network")
     return problem(
         "firewall is none and ip-masq on: neither docker nor overlayd masquerades, so containers do not reach what is "
         "outside the network",

@@ -63,14 +63,15 @@ def clock(facts: Facts) -> Finding:
     """Whether the clock agrees with etcd's. Leases end by etcd's clock; certificates are checked by this host's."""
     offsets = [endpoint.clock_offset_s for endpoint in facts.etcd.endpoints if endpoint.clock_offset_s is not None]
     if not offsets:
-        return unknown("no etcd server told its time")
+        return unknown("no etcd server sent its time")
     worst = max(offsets, key=abs)
     if abs(worst) > CLOCK_TOLERANCE_S:
         return warning(
-            f"{abs(worst):.0f} s {'ahead of' if worst > 0 else 'behind'} etcd's: leases do not mind, certificates may",
+            f"{abs(worst):.0f} s {'ahead of' if worst > 0 else 'behind'} etcd's: leases are not affected, certificates may "
+            "be",
             remedy="chronyc makestep",
         )
-    return ok("agrees with etcd's to a minute")
+    return ok("differs from etcd's by less than a minute")
 
 
 def store(facts: Facts) -> Finding:
@@ -102,9 +103,9 @@ def access(facts: Facts) -> Finding | None:
     if here.problem is not None:
         return None
     if here.open_to is None:
-        return unknown("etcd does not say whether it asks for a password")
+        return unknown("whether etcd asks for a password could not be tried")
     if not here.open_to:
-        return ok("nobody without a login or a certificate")
+        return ok("only who has a login or a certificate may read or write")
     tried = here.containers
     if tried is None:
         message = "whether containers reach it was not tried: run as root"
@@ -115,8 +116,8 @@ def access(facts: Facts) -> Finding | None:
     else:
         message = f"{tried.tried} containers here do not reach it"
     return warning(
-        f"anybody who reaches it may {here.open_to}, without a password, and who writes there moves this network's "
-        f"packets; {message}",
+        f"anybody who reaches it may {here.open_to}, without a password, and whoever writes there can redirect this "
+        f"network's packets; {message}",
         advice="give etcd users and TLS (etcd-setup does it: README), or let only the hosts reach it",
     )
 

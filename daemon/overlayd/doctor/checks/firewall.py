@@ -149,11 +149,13 @@ def strangers(facts: Facts) -> Finding | None:
         return None
     if facts.firewall.kind == "none":
         return warning(
-            "firewall is none: nothing of overlayd's keeps strangers from containers",
-            advice="set OVERLAYD_FIREWALL=auto, unless rules of your own do it",
+            "firewall is none: overlayd has no rules that keep packets of other hosts from containers",
+            advice="set OVERLAYD_FIREWALL=auto, unless you have such rules yourself",
         )
     if facts.docker.settings.get("allow-direct-routing") is True:
-        return ok("let to containers' own addresses, as daemon.json asks")
+        return ok(
+            "hosts outside the network may reach containers' own addresses, as daemon.json says (allow-direct-routing)"
+        )
     reached = []
     for subnet in overlays:
         bits = subnet.max_prefixlen
@@ -169,7 +171,7 @@ def strangers(facts: Facts) -> Finding | None:
         if not _travel(facts, packet, FORWARDED[:1], Match()).drops:
             reached.append(str(subnet))
     if not reached:
-        return ok("who is no peer is kept from containers' own addresses")
+        return ok("packets that come from no peer do not reach containers' own addresses")
     return warning(
         f"who has a route to {' or '.join(reached)} by this host reaches containers there",
         advice="is overlayd running? It keeps the rules that drop this: systemctl status overlayd",
@@ -184,10 +186,10 @@ def nftables(facts: Facts) -> Finding:
     closing = [base.where for base in chains if {base.family, base.hook} & {*_OF_FRAMES} and base.may_drop]
     if closing:
         return warning(
-            f"chains that may drop frames, and are not judged here: {', '.join(closing)}",
+            f"chains that may drop frames, which this check does not judge: {', '.join(closing)}",
             advice="see in `nft list ruleset` whether they let the network's addresses and the backend's port through",
         )
-    return ok("no chain that is not judged")
+    return ok("every chain is judged")
 
 
 def docker_nftables(facts: Facts) -> Finding | None:

@@ -17,10 +17,10 @@ def firewalld(facts: Facts) -> Finding | None:
         return None
     rules = "\n".join(running.forwarded or ())
     if network.subnets and all(f'"{subnet}"' in rules for subnet in network.subnets):
-        return ok("runs, and lets the overlay through by overlayd's own policies")
+        return ok("runs, and overlayd's policies in it accept the overlay's packets")
     if facts.firewall.kind != "none" and (running.forwarded is not None or running.shipped):
         return problem(
-            "firewalld runs and was not told of the overlay: it rejects its packets",
+            "firewalld runs without rules for the overlay: it rejects the overlay's packets",
             # A running daemon fills the policies as soon as firewalld has loaded them, or when the daemon restarts.
             remedy="systemctl restart overlayd" if running.forwarded is not None else "firewall-cmd --reload",
         )
@@ -31,12 +31,12 @@ def firewalld(facts: Facts) -> Finding | None:
     ]
     if missing:
         return problem(
-            "firewalld runs and does not know the overlay: it rejects its packets",
+            "firewalld runs and has the overlay in no zone: it rejects the overlay's packets",
             remedy=" && ".join(
                 [*(f"firewall-cmd --permanent {word}" for word in dict.fromkeys(missing)), "firewall-cmd --reload"]
             ),
         )
-    return ok("runs and lets the overlay through")
+    return ok("runs and accepts the overlay's packets")
 
 
 def _zone_words(running: FirewalldFacts, device: str, network: NetworkFacts) -> list[str]:

@@ -27,14 +27,14 @@ def daemon(facts: Facts) -> Finding:
     """Whether a daemon runs here and is ready."""
     here = facts.daemon
     if here.running is None:
-        return unknown("its run directory is not readable")
+        return unknown("this user may not read its run directory")
     if not here.running:
         unit = here.unit or {}
         if unit.get("LoadState") == "not-found":
             return problem("no daemon runs, and systemd knows no overlayd.service", remedy="yum install overlayd")
         enable = unit.get("UnitFileState") not in ("enabled", None)
         return problem(
-            "no daemon runs on this host: peers that come or change are not noticed, nothing is put back",
+            "no daemon runs on this host: nobody follows changes of peers or repairs the data path",
             remedy="systemctl enable --now overlayd" if enable else "systemctl start overlayd",
         )
     if here.state != "ready" or here.problems:
@@ -99,7 +99,7 @@ def kernel_features(facts: Facts) -> Finding:
     if backend is not None and backend.device_kind is not None:
         needed[backend.device_kind] = True
     seen = facts.host.features
-    shown = ", ".join(f"{name}: {feature.how}" for name, feature in sorted(seen.items())) or "nothing could be tried"
+    shown = ", ".join(f"{name}: {feature.how}" for name, feature in sorted(seen.items())) or "no feature could be tried"
     missing = [name for name, wanted in needed.items() if wanted and name in seen and seen[name].there is False]
     if missing:
         return problem(

@@ -49,7 +49,7 @@ def underlay_mtu(facts: Facts) -> Finding | None:
     """Whether a container's packet of the full size, encapsulated, fits the interface."""
     network, link = facts.network, facts.host.link(facts.underlay.ifname)
     if network is None or link is None:
-        return unknown("no interface or no network to compare")
+        return unknown("there is no interface or no network to compare")
     backend = backends.facts_of(network.backend)
     if backend is None or backend.overhead_bytes is None:
         return None
@@ -124,9 +124,9 @@ def overlay_device(facts: Facts) -> Finding | None:
         published = _published_macs(facts)
         if link.kind == "vxlan" and published and link.mac not in published:
             return problem(
-                f"{name} has MAC {link.mac}, peers were told {', '.join(sorted(published))}: they send to nobody",
+                f"{name} has MAC {link.mac}, peers were told {', '.join(sorted(published))}: their packets are dropped",
                 remedy="systemctl restart overlayd",
-                advice="something rewrites it: see interface-manager",
+                advice="another program changes it: see interface-manager",
             )
     return ok(f"{', '.join(facts.network.own_devices)} is up")
 
@@ -164,10 +164,10 @@ def reverse_path(facts: Facts) -> Finding | None:
         if outer_astray or inner_astray:
             name, back = (underlay_name, way.underlay) if outer_astray else (network.devices[0], way.overlay)
             return problem(
-                f"strict on {name}, but the way back to {way.peer} is {back}: its packets are dropped",
+                f"strict on {name}, but the route back to {way.peer} is {back}: its packets are dropped",
                 remedy=f"sysctl -w net/ipv4/conf/{name}/rp_filter=2",
             )
-    return ok(f"strict on {', '.join(strict)}; the way back to each peer is the way it came")
+    return ok(f"strict on {', '.join(strict)}; answers to each peer leave by the interface that its packets arrive on")
 
 
 def checksum_offload(facts: Facts) -> Finding | None:
@@ -177,7 +177,7 @@ def checksum_offload(facts: Facts) -> Finding | None:
     if backend is None or backend.device_kind != "vxlan" or not here.ifname:
         return None
     if here.driver is None or here.offloads is None:
-        return ok(f"{here.ifname} is no card with a driver that can be asked")
+        return ok(f"{here.ifname} has no driver that can be read by ethtool")
     features, known = BAD_OFFLOADS.get(here.driver, (frozenset(), ""))
     on = sorted(features & here.offloads)
     if on:
@@ -185,7 +185,7 @@ def checksum_offload(facts: Facts) -> Finding | None:
             f"{known}; on {here.ifname}: {', '.join(on)}",
             remedy=f"ethtool -K {here.ifname} " + " ".join(f"{name} off" for name in on),
         )
-    return ok(f"nothing bad is known of driver {here.driver}")
+    return ok(f"no problem is known with driver {here.driver}")
 
 
 def duplicate_address(facts: Facts) -> Finding | None:
@@ -194,7 +194,7 @@ def duplicate_address(facts: Facts) -> Finding | None:
     if not isinstance(here.address, IPv4Address):
         return None
     if here.same_address is None:
-        return unknown(f"could not ask whether {here.address} has another owner")
+        return unknown(f"could not find out whether {here.address} has another owner")
     if here.same_address:
         return problem(
             f"{here.address} is also {', '.join(here.same_address)}'s",

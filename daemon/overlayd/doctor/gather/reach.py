@@ -32,7 +32,7 @@ def read_reach(
             if lease.public_ip not in underlay.public_ips
         ]
     else:
-        return Reachability(problem="no lease, so nobody to ask")
+        return Reachability(problem="this host has no lease, so no peer is asked")
     with contextlib.closing(Lender()) as lender:
         here = replace(here, containers=lender.containers(here.subnets))
         try:
