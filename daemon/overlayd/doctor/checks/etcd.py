@@ -67,7 +67,7 @@ def clock(facts: Facts) -> Finding:
     worst = max(offsets, key=abs)
     if abs(worst) > CLOCK_TOLERANCE_S:
         return warning(
-            f"{abs(worst):.0f} s {'ahead of' if worst > 0 else 'behind'} etcd's: this may affect certificates, not leases",
+            f"{abs(worst):.0f} s {'ahead of' if worst > 0 else 'behind'} etcd's, which may affect certificates",
             remedy="chronyc makestep",
         )
     return ok("differs from etcd's by less than a minute")
