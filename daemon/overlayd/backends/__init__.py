@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from overlayd.errors import ConfigError
-from overlayd.lib.sanitize import quoted
+from overlayd.lib.sanitize import sanitized
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,7 +30,7 @@ def load(backend_type: str) -> type[Backend]:
     """The backend of that name. Raises ConfigError that names those there are."""
     found = _find(backend_type)
     if found is None:
-        raise ConfigError(f"Backend Type is {quoted(backend_type)}", hint=f"known: {', '.join(names())}")
+        raise ConfigError(f"Backend Type is {sanitized(backend_type)}", hint=f"known: {', '.join(names())}")
     return found
 
 

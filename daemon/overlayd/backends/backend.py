@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol, Self
 from overlayd.backends.environment import Environment
 from overlayd.backends.facts import BackendFacts
 from overlayd.backends.listening import Listening
-from overlayd.kernel.converge import Report
+from overlayd.kernel.converge import ConvergeReport
 from overlayd.leases.lease import Lease
 
 
@@ -50,7 +50,7 @@ class Backend(Protocol):
         """Make ready for the host's own lease. Raises KernelRefused, UnsupportedError."""
         ...
 
-    def apply(self, own: Lease, peers: Collection[Lease]) -> Report:
+    def apply(self, own: Lease, peers: Collection[Lease]) -> ConvergeReport:
         """Make the data path that of exactly these peers. Idempotent: a second call writes nothing."""
         ...
 

@@ -10,8 +10,8 @@ from overlayd.backends.allowed_commands import AllowedCommands
 from overlayd.backends.peers import Reason, ServedPeers, select_peers
 from overlayd.errors import NetworkConfigError
 from overlayd.kernel.foreign import Destination
-from overlayd.kernel.state import FORWARDING, FORWARDING6, Route, Thing
-from overlayd.leases.conflicts import OWN_ADDRESS, Here, HostNeed
+from overlayd.kernel.state import FORWARDING, FORWARDING6, Route, KernelObject
+from overlayd.leases.conflicts import OWN_ADDRESS, CurrentNeeds, HostNeed
 from overlayd.leases.lease import FamilyLease, Lease
 from overlayd.leases.network_config import NetworkConfig
 from overlayd.lib.addresses import ip_network
@@ -35,7 +35,7 @@ class Environment:
     blackhole: bool = False
     run_dir: Path = Path("/run/overlayd")
     state_dir: Path | None = None
-    here: Here = field(default_factory=Here)
+    here: CurrentNeeds = field(default_factory=CurrentNeeds)
     allowed_commands: AllowedCommands | None = None
 
     def __post_init__(self) -> None:
@@ -56,16 +56,16 @@ class Environment:
             raise RuntimeError(f"IPv{version} is not in use")
         return found
 
-    def base(self, own: Lease) -> tuple[Thing, ...]:
+    def base(self, own: Lease) -> tuple[KernelObject, ...]:
         """What the kernel should hold with any backend: forwarding on, and the blackhole route if one is asked for."""
         forwarding = [FORWARDING if family_lease.version == 4 else FORWARDING6 for family_lease in own.family_leases]
         # Docker's bridge always has IPv4 too.
-        things: list[Thing] = [*{FORWARDING: None, **dict.fromkeys(forwarding)}]
+        objects: list[KernelObject] = [*{FORWARDING: None, **dict.fromkeys(forwarding)}]
         if self.blackhole:
-            things += [
+            objects += [
                 Route(dst=family_lease.subnet, link=None, metric=LAST_METRIC) for family_lease in own.family_leases
             ]
-        return tuple(things)
+        return tuple(objects)
 
     def select_peers(
         self,

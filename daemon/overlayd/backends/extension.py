@@ -37,7 +37,7 @@ from overlayd.backends.peers import Reason
 from overlayd.backends.undo import run_command, undo_and_log
 from overlayd.errors import CommandFailed, NetworkConfigError
 from overlayd.kernel import interfaces
-from overlayd.kernel.converge import Plan, Report, converge, require
+from overlayd.kernel.converge import Plan, ConvergeReport, converge, require
 from overlayd.leases.lease import Lease
 from overlayd.lib.log import logger
 
@@ -185,14 +185,14 @@ class Extension:
             ledger.own = variables
             self._write()
 
-    def apply(self, own: Lease, peers: Collection[Lease]) -> Report:
+    def apply(self, own: Lease, peers: Collection[Lease]) -> ConvergeReport:
         """See Backend. Runs commands for peers that differ, for at most ROUND_S; the others are problems until then."""
         selected = self._environment.select_peers(peers, own=own, backend_type=self.facts.name, usable=_too_much_data)
         desired = {peer.key_name: HostVariables.of(peer) for peer in selected.served}
         report = converge(Plan(base=self._environment.base(own), problems=selected.problems, untold=selected.untold))
         run, failures = self._serve(desired)
         self._look_for_devices(desired)
-        return Report(
+        return ConvergeReport(
             written=report.written + run,
             problems=report.problems,
             peer_problems={**report.peer_problems, **failures},

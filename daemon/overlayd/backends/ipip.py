@@ -17,7 +17,7 @@ from overlayd.backends.listening import Listening
 from overlayd.backends.options import Options, largest_packet, require_families
 from overlayd.backends.planned import Planned
 from overlayd.kernel.converge import Plan
-from overlayd.kernel.state import Address, IpipLink, Route, Thing
+from overlayd.kernel.state import Address, IpipLink, Route, KernelObject
 from overlayd.leases.lease import FamilyLease, Lease
 from overlayd.lib import marks
 from overlayd.lib.addresses import interface
@@ -68,7 +68,7 @@ class Ipip(Planned):
     def plan(self, own: Lease, peers: Collection[Lease]) -> Plan:
         """All that the kernel should hold, for these leases. Pure."""
         selected = self.environment.select_peers(peers, own=own, backend_type=self.facts.name)
-        reachable: dict[str, tuple[Thing, ...]] = {}
+        reachable: dict[str, tuple[KernelObject, ...]] = {}
         paths: dict[str, str] = {}
         for peer in selected.served:
             family_leases = self.environment.shared_family_leases(peer)

@@ -8,7 +8,7 @@ from typing import Any
 from overlayd.backends.facts import BackendFacts, Key
 from overlayd.errors import NetworkConfigError
 from overlayd.leases.network_config import NetworkConfig
-from overlayd.lib.sanitize import quoted
+from overlayd.lib.sanitize import sanitized
 
 # The kernel takes a backend's port on every host of the network. Lower ones are those of services, as DNS or DHCP (RFC
 # 6335, system ports).
@@ -83,13 +83,13 @@ class Options:
         return value or None
 
     def _wrong(self, name: str, value: object, allowed: str) -> NetworkConfigError:
-        return NetworkConfigError(f"{name} of backend {self._facts.name} is {quoted(value)}", hint=allowed)
+        return NetworkConfigError(f"{name} of backend {self._facts.name} is {sanitized(value)}", hint=allowed)
 
 
 def unknown_keys(facts: BackendFacts, config: Mapping[str, Any]) -> list[str]:
     """A sentence for each key in `config` that the backend does not have."""
     names = {name.lower() for name in facts.key_names}
-    return [f"backend {facts.name} has no key {quoted(key)}" for key in config if key.lower() not in names]
+    return [f"backend {facts.name} has no key {sanitized(key)}" for key in config if key.lower() not in names]
 
 
 def largest_packet(facts: BackendFacts, underlay_mtu_bytes: int, overhead_bytes: int, *, ipv6: bool = False) -> int:

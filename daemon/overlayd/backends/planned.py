@@ -6,7 +6,7 @@ import threading
 from collections.abc import Collection
 from typing import Protocol, runtime_checkable
 
-from overlayd.kernel.converge import Plan, Report, converge, require
+from overlayd.kernel.converge import Plan, ConvergeReport, converge, require
 from overlayd.leases.lease import Lease
 
 
@@ -22,7 +22,7 @@ class Planned(Protocol):
         """See Backend."""
         require(self.plan(own, ()))
 
-    def apply(self, own: Lease, peers: Collection[Lease]) -> Report:
+    def apply(self, own: Lease, peers: Collection[Lease]) -> ConvergeReport:
         """See Backend."""
         return converge(self.plan(own, peers))
 

@@ -21,7 +21,7 @@ from overlayd.backends.peers import Quoted, Reason
 from overlayd.backends.planned import Planned
 from overlayd.errors import NetworkConfigError
 from overlayd.kernel.converge import Plan
-from overlayd.kernel.state import Address, FdbEntry, Neighbour, Route, Thing, VxlanLink
+from overlayd.kernel.state import Address, FdbEntry, Neighbour, Route, KernelObject, VxlanLink
 from overlayd.leases.lease import FamilyLease, Lease
 from overlayd.lib import marks
 from overlayd.lib.addresses import IPAddress, interface
@@ -142,7 +142,7 @@ class Vxlan(Planned):
         selected = self.environment.select_peers(
             peers, own=own, backend_type=self.facts.published_as, usable=_Macs(self, own).refusal
         )
-        reachable: dict[str, tuple[Thing, ...]] = {}
+        reachable: dict[str, tuple[KernelObject, ...]] = {}
         paths: dict[str, str] = {}
         for peer in selected.served:
             family_leases = self.environment.shared_family_leases(peer)
@@ -152,7 +152,7 @@ class Vxlan(Planned):
             paths[peer.key_name] = "direct" if all(map(self._is_direct, family_leases)) else "vxlan"
         base = (
             *self.environment.base(own),
-            *(thing for family_lease in own.family_leases for thing in self._own_end(family_lease)),
+            *(item for family_lease in own.family_leases for item in self._own_end(family_lease)),
         )
         return Plan(
             base=base,
@@ -164,7 +164,7 @@ class Vxlan(Planned):
             untold=selected.untold,
         )
 
-    def _own_end(self, family_lease: FamilyLease) -> tuple[Thing, ...]:
+    def _own_end(self, family_lease: FamilyLease) -> tuple[KernelObject, ...]:
         device = self.device(family_lease.version)
         link = VxlanLink(
             name=device,
@@ -192,7 +192,7 @@ class Vxlan(Planned):
     def _is_direct(self, family_lease: FamilyLease) -> bool:
         return self.direct and reaches_directly(self.environment, family_lease)
 
-    def _entries(self, family_lease: FamilyLease) -> tuple[Thing, ...]:
+    def _entries(self, family_lease: FamilyLease) -> tuple[KernelObject, ...]:
         if self._is_direct(family_lease):
             return (direct_route(self.environment, family_lease),)
         device, gateway = self.device(family_lease.version), family_lease.subnet.network_address

@@ -16,7 +16,7 @@ from overlayd.commands.output import print_fields, print_line
 from overlayd.docker import options as docker_options
 from overlayd.doctor.gather.host import device_feature
 from overlayd.host.backend import backend_here, unknown_keys
-from overlayd.leases.conflicts import Here, besides_containers, judge_network
+from overlayd.leases.conflicts import CurrentNeeds, without_container_bridge, judge_network
 from overlayd.leases.followed_config import CONFIG, read_network_config
 from overlayd.leases.lease import MalformedLease, parse_lease
 from overlayd.leases.network_config import NetworkConfig
@@ -48,7 +48,7 @@ def main(settings: Settings, _options: argparse.Namespace) -> int:
         leases, revision = store.list_prefix(f"{settings.etcd_prefix}/{SUBNETS}")
     finally:
         store.close()
-    here = Here(needed=host_needs.now(settings.etcd_endpoints))
+    here = CurrentNeeds(needed=host_needs.now(settings.etcd_endpoints))
     backend = backend_here(settings, config, underlay, here)
     print_fields(
         "network",
@@ -66,7 +66,7 @@ def main(settings: Settings, _options: argparse.Namespace) -> int:
     )
     print_fields("needs", _needs(settings, config, backend))
     problems = [*docker_options.read_told().problems, *(text for text, _known in unknown_keys(config))]
-    needs = besides_containers(here.needed, underlay.ifname, held=_held(leases, underlay))
+    needs = without_container_bridge(here.needed, underlay.ifname, held=_held(leases, underlay))
     problems += judge_network(config, needs, one_route=backend.facts.one_route).remarks
     for problem in problems:
         print_line(f"warning: {problem}")

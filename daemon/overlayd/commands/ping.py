@@ -17,8 +17,8 @@ from overlayd.leases.followed_config import CONFIG, read_network_config
 from overlayd.leases.lease import Lease, MalformedLease, parse_lease
 from overlayd.leases.registry import SUBNETS
 from overlayd.monitoring import status_file
-from overlayd.probe.container_sockets import Lender
-from overlayd.probe.peers import Address, Here, KnownPeer, chosen, known, source_words, targets
+from overlayd.probe.container_sockets import ContainerSockets
+from overlayd.probe.peers import Address, LocalHost, KnownPeer, chosen, known, describe_source, targets
 from overlayd.probe.ping import measure
 from overlayd.probe.report import document, table
 from overlayd.settings import Settings
@@ -32,7 +32,7 @@ def main(settings: Settings, options: argparse.Namespace) -> int:
     Of a peer of which no container is known, its host inside the overlay has to answer.
     """
     here, peers = _from_daemon(settings) or _from_etcd(settings)
-    with contextlib.closing(Lender()) as lender:
+    with contextlib.closing(ContainerSockets()) as lender:
         here = replace(here, containers=lender.containers(here.subnets))
         found = measure(
             targets(chosen(peers, options.peers), here),
@@ -40,7 +40,7 @@ def main(settings: Settings, options: argparse.Namespace) -> int:
             timeout_s=options.timeout,
             sizes=not options.no_mtu,
         )
-        source = source_words(here, lender.problem, lender.bridge)
+        source = describe_source(here, lender.problem, lender.bridge)
     if options.json:
         print_line(json.dumps({**document(found), "measured_from": source}, indent=2))
     elif found:
@@ -52,7 +52,7 @@ def main(settings: Settings, options: argparse.Namespace) -> int:
     return 0 if all(peer.well for peer in found) else 1
 
 
-def _from_daemon(settings: Settings) -> tuple[Here, list[KnownPeer]] | None:
+def _from_daemon(settings: Settings) -> tuple[LocalHost, list[KnownPeer]] | None:
     """This host and its peers from the daemon's status; None where no daemon runs or it has no lease yet."""
     try:
         status = status_file.read(settings.run_dir)
@@ -63,7 +63,7 @@ def _from_daemon(settings: Settings) -> tuple[Here, list[KnownPeer]] | None:
     return known(status, interfaces.own_addresses()) if status.subnet or status.subnet6 else None
 
 
-def _from_etcd(settings: Settings) -> tuple[Here, list[KnownPeer]]:
+def _from_etcd(settings: Settings) -> tuple[LocalHost, list[KnownPeer]]:
     """This host and its peers from etcd. This host's own lease, if it has one, is the one with its address."""
     store = Store.of(settings)
     try:
@@ -80,7 +80,7 @@ def _from_etcd(settings: Settings) -> tuple[Here, list[KnownPeer]]:
         own = frozenset(endpoint.public_ip for endpoint in underlay.endpoints)
         mtu_bytes = load_backend(config, underlay).mtu_bytes
     leases = list(_leases(entries))
-    here = Here(
+    here = LocalHost(
         subnets=tuple(result.subnet for lease in leases for result in lease.family_leases if result.public_ip in own),
         addresses=interfaces.own_addresses(),
         mtu_bytes=mtu_bytes,

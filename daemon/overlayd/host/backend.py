@@ -12,9 +12,9 @@ from overlayd.backends.backend import Backend
 from overlayd.backends.environment import Environment
 from overlayd.errors import ConfigError, NetworkConfigError
 from overlayd.host import other_networks
-from overlayd.leases.conflicts import SHOWN_AT_MOST, Here
+from overlayd.leases.conflicts import SHOWN_AT_MOST, CurrentNeeds
 from overlayd.leases.network_config import KEYS, NetworkConfig
-from overlayd.lib.sanitize import quoted
+from overlayd.lib.sanitize import sanitized
 from overlayd.settings import Settings
 from overlayd.underlay import host_needs
 from overlayd.underlay.choose import Underlay
@@ -26,7 +26,7 @@ def unknown_keys(config: NetworkConfig) -> list[tuple[str, str]]:
     A config is read without them, as flannel does. Raises ConfigError where there is no such backend.
     """
     facts = backends.load(config.backend_type).facts
-    found = [(f"{quoted(key)} is not a key of the network config", ", ".join(KEYS)) for key in config.unknown]
+    found = [(f"{sanitized(key)} is not a key of the network config", ", ".join(KEYS)) for key in config.unknown]
     there = ", ".join(facts.key_names) or "no keys but Type"
     found += ((text, there) for text in options.unknown_keys(facts, config.backend_config))
     more = len(found) - SHOWN_AT_MOST
@@ -40,7 +40,7 @@ def load_backend(
     blackhole: bool = False,
     run_dir: Path = Path("/run/overlayd"),
     state_dir: Path | None = None,
-    here: Here | None = None,
+    here: CurrentNeeds | None = None,
     allowed_commands: AllowedCommands | None = None,
 ) -> Backend:
     """The backend that a network config asks for. Raises NetworkConfigError: whoever wrote the config can mend it.
@@ -54,7 +54,7 @@ def load_backend(
         blackhole=blackhole,
         run_dir=run_dir,
         state_dir=state_dir,
-        here=here or Here(),
+        here=here or CurrentNeeds(),
         allowed_commands=allowed_commands,
     )
     try:
@@ -66,7 +66,7 @@ def load_backend(
     return backend
 
 
-def backend_here(settings: Settings, config: NetworkConfig, underlay: Underlay, here: Here) -> Backend:
+def backend_here(settings: Settings, config: NetworkConfig, underlay: Underlay, here: CurrentNeeds) -> Backend:
     """The same for this host, as its settings have it. Changes nothing, and runs nothing."""
     backend = load_backend(
         config,

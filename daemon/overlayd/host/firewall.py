@@ -11,7 +11,7 @@ from overlayd.docker import options as docker_options
 from overlayd.errors import CommandFailed, KernelRefused
 from overlayd.host import other_networks
 from overlayd.kernel import interfaces, netlink
-from overlayd.leases.conflicts import Here
+from overlayd.leases.conflicts import CurrentNeeds
 from overlayd.leases.lease import Lease, Subnets
 from overlayd.leases.network_config import NetworkConfig
 from overlayd.lib.addresses import IPAddress, IPNetwork, overlaps
@@ -42,7 +42,7 @@ class Report:
 class HostFirewall:
     """Keeps the rules for one backend on one underlay interface. Called in one thread."""
 
-    def __init__(self, settings: Settings, config: NetworkConfig, ifname: str, backend: Backend, here: Here) -> None:
+    def __init__(self, settings: Settings, config: NetworkConfig, ifname: str, backend: Backend, here: CurrentNeeds) -> None:
         """Changes nothing yet. `here` is what this host needs, as it was last seen."""
         self._settings = settings
         self._config = config

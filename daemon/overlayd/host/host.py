@@ -21,9 +21,9 @@ from overlayd.host.backend import backend_here, unknown_keys
 from overlayd.host.firewall import HostFirewall
 from overlayd.kernel.converge import Report
 from overlayd.leases import previous_lease
-from overlayd.leases.conflicts import Here, avoided
+from overlayd.leases.conflicts import CurrentNeeds, avoided
 from overlayd.leases.held_lease import HeldLease, PreviousLease
-from overlayd.leases.lease import UNSAID, FamilyLease, Lease, Subnets
+from overlayd.leases.lease import DEFAULT_BACKEND, FamilyLease, Lease, Subnets
 from overlayd.leases.lease_table import LeaseTable
 from overlayd.leases.network_config import NetworkConfig
 from overlayd.leases.registry import Registry
@@ -63,7 +63,7 @@ class Host:
         self._status_file = status_file
         self._config = config
         self._underlay = underlay
-        self._here = Here(needed=host_needs.now(settings.etcd_endpoints))
+        self._here = CurrentNeeds(needed=host_needs.now(settings.etcd_endpoints))
         self._backend = backend_here(settings, config, underlay, self._here)
         self._firewall = HostFirewall(settings, config, underlay.ifname, self._backend, self._here)
         self._unread: tuple[str, ...] = ()
@@ -336,7 +336,7 @@ class Host:
         path, problem = report.paths.get(lease.key_name), report.peer_problems.get(lease.key_name)
         ours = backends.published_type(self._config.backend_type)
         due = any(self._backend.lease_data(version) is not None for version in self._config.versions)
-        kinds = (ours, UNSAID) if due else (UNSAID,)
+        kinds = (ours, DEFAULT_BACKEND) if due else (DEFAULT_BACKEND,)
         silent = lease.backend_type in kinds and all(family_lease.data is None for family_lease in lease.family_leases)
         if problem and silent and lease.key_name in lease_table.reserved:
             # Kept for a host that never ran, of whose backend nothing may be said: nobody is there, nothing is wrong.

@@ -72,7 +72,7 @@ class KnownPeer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Here:
+class LocalHost:
     """What this host sends from: its own subnets, all addresses that its interfaces have, and its containers' MTU."""
 
     subnets: tuple[Network, ...] = ()
@@ -86,9 +86,9 @@ class Here:
     """What the daemon here says of each peer that is not reached, by the peer's subnet."""
 
 
-def known(status: Status, addresses: frozenset[Address]) -> tuple[Here, list[KnownPeer]]:
+def known(status: Status, addresses: frozenset[Address]) -> tuple[LocalHost, list[KnownPeer]]:
     """This host, whose interfaces have these addresses, and its peers as a status names them. Pure."""
-    here = Here(
+    here = LocalHost(
         subnets=tuple(ip_network(text) for text in (status.subnet, status.subnet6) if text),
         addresses=addresses,
         mtu_bytes=status.mtu_bytes,
@@ -106,7 +106,7 @@ def known(status: Status, addresses: frozenset[Address]) -> tuple[Here, list[Kno
     return here, peers
 
 
-def targets(peers: Sequence[KnownPeer], here: Here) -> list[Target]:
+def targets(peers: Sequence[KnownPeer], here: LocalHost) -> list[Target]:
     """What to ping of each peer. Pure."""
     return [
         Target(
@@ -164,7 +164,7 @@ def _is_named(peer: KnownPeer, name: str) -> bool:
     return address == peer.public_ip or (address.version == peer.subnet.version and address in peer.subnet)
 
 
-def _where_containers_are(subnet: Network, here: Here) -> tuple[Address, ...]:
+def _where_containers_are(subnet: Network, here: LocalHost) -> tuple[Address, ...]:
     known = here.theirs.get(str(subnet))
     return (known,) if known is not None else first_containers(subnet)
 
@@ -179,7 +179,7 @@ def sender(containers: Sequence[Inside], version: int) -> Inside | None:
     return next((one for one in containers if one.address(version) is not None), None)
 
 
-def source_of(version: int, here: Here) -> Address | None:
+def source_of(version: int, here: LocalHost) -> Address | None:
     """Our own address inside the overlay: peers take inner packets only from the subnet that a lease names."""
     for own in here.subnets:
         if own.version == version:
@@ -187,14 +187,14 @@ def source_of(version: int, here: Here) -> Address | None:
     return None
 
 
-def _carrier_bytes(peer: KnownPeer, here: Here) -> int | None:
+def _carrier_bytes(peer: KnownPeer, here: LocalHost) -> int | None:
     facts = backends.facts_of(peer.backend)
     if here.mtu_bytes is None or facts is None or facts.overhead_bytes is None:
         return None
     return here.mtu_bytes + facts.overhead_bytes[peer.public_ip.version]
 
 
-def source_words(here: Here, problem: str | None, bridge: str) -> str:
+def describe_source(here: LocalHost, problem: str | None, bridge: str) -> str:
     """From where containers of peers are asked, and what that cannot show. `problem` is why no container here is."""
     if here.containers:
         return f"container {', '.join(map(str, here.containers[0].addresses))}"

@@ -203,7 +203,7 @@ def test_the_mac_is_stable_local_and_unicast() -> None:
 def test_a_vxlan_peer_needs_a_neighbour_a_forwarding_entry_and_a_route() -> None:
     state = vxlan().plan(OWN, [peer(2)]).state()
     mac = vtep_mac(IPv4Address("198.18.1.2"), 1)
-    assert {str(thing) for thing in (*state.routes, *state.neighbours, *state.fdb, *state.addresses)} == {
+    assert {str(item) for item in (*state.routes, *state.neighbours, *state.fdb, *state.addresses)} == {
         "10.5.2.0/24 via 10.5.2.0 dev overlay.1 onlink",
         f"10.5.2.0 lladdr {mac} dev overlay.1",
         f"{mac} dev overlay.1 dst 198.18.1.2",
@@ -327,7 +327,7 @@ def test_a_dual_stack_peer_is_reached_by_a_device_for_each_family() -> None:
         f"{mac} dev overlay-v6.1 dst 2001:db8:1::2",
         "fd42:0:0:1::/128 dev overlay-v6.1",
         "10.5.2.0/24 via 10.5.2.0 dev overlay.1 onlink",
-    } <= {str(thing) for thing in (*state.routes, *state.neighbours, *state.fdb, *state.addresses)}
+    } <= {str(item) for item in (*state.routes, *state.neighbours, *state.fdb, *state.addresses)}
     hosts = {sysctl.name for sysctl in state.sysctls if sysctl.link is None}
     assert hosts == {"net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"}
     settings = {sysctl.name: sysctl.value for sysctl in state.sysctls}

@@ -37,7 +37,7 @@ from overlayd.leases.lease_table import Reader
 from overlayd.lib.addresses import IPAddress, is_within, overlaps
 from overlayd.store.client import KeyValue
 from tests.unit.fuzz.leases import rivals, tables
-from tests.unit.kernel.model import things
+from tests.unit.kernel.model import objects
 from tests.unit.kernel.scenes import IPV4_ONLY, UNDERLAY, Scene
 
 PLANNED = tuple(name for name in backends.names() if hasattr(backends.load(name), "plan"))
@@ -79,8 +79,8 @@ def test_any_leases_make_a_plan_that_the_kernel_can_hold(kind: str, data: st.Dat
     state = plan.state()
     assert_one_of_each_key(state)
     assert_harmless(plan, environment, own)
-    for thing in things(state):
-        assert_writable(thing)
+    for item in objects(state):
+        assert_writable(item)
     # Whatever order they are listed in.
     again: Plan = backend.plan(own, data.draw(st.permutations(leases)))
     assert again.state() == state
@@ -90,7 +90,7 @@ def test_any_leases_make_a_plan_that_the_kernel_can_hold(kind: str, data: st.Dat
 def assert_one_of_each_key(state: KernelState) -> None:
     """Two things with one key would take each other's place for ever."""
     for kind in (state.links, state.addresses, state.routes, state.neighbours, state.fdb, state.sysctls):
-        keys = [thing.key for thing in kind]
+        keys = [item.key for item in kind]
         assert len(keys) == len(set(keys)), sorted(map(str, kind))
     senders = [(peer.link, allowed) for peer in state.wireguard_peers for allowed in peer.allowed_ips]
     assert len(senders) == len(set(senders))
@@ -116,47 +116,47 @@ def assert_harmless(plan: Plan, environment: Environment, own: Lease) -> None:
 
 
 def subnets_of(found: tuple[Any, ...]) -> Iterator[Any]:
-    for thing in found:
-        match thing:
+    for item in found:
+        match item:
             case Route():
-                yield thing.dst
+                yield item.dst
             case WireguardPeer():
-                yield from thing.allowed_ips
+                yield from item.allowed_ips
 
 
 def ends_of(found: tuple[Any, ...]) -> Iterator[IPAddress]:
     """The addresses to which packets for a peer are sent."""
-    for thing in found:
-        match thing:
+    for item in found:
+        match item:
             case FdbEntry():
-                yield thing.dst
+                yield item.dst
             case WireguardPeer():
-                assert thing.endpoint is not None
-                yield thing.endpoint[0]
+                assert item.endpoint is not None
+                yield item.endpoint[0]
             case Route(link=UNDERLAY.name):
-                assert thing.via is not None
-                yield thing.via
+                assert item.via is not None
+                yield item.via
 
 
-def assert_writable(thing: Any) -> None:
+def assert_writable(item: Any) -> None:
     """What netlink has a field for."""
-    assert "%" not in str(thing)
-    match thing:
+    assert "%" not in str(item)
+    match item:
         case VxlanLink() | TunLink() | IpipLink() | WireguardLink():
-            assert 0 < len(thing.name.encode()) <= 15
-            assert 68 <= thing.mtu_bytes <= 65535
-            if isinstance(thing, VxlanLink):
-                assert 0 < thing.vni < 2**24
-                assert 0 < thing.port < 2**16
+            assert 0 < len(item.name.encode()) <= 15
+            assert 68 <= item.mtu_bytes <= 65535
+            if isinstance(item, VxlanLink):
+                assert 0 < item.vni < 2**24
+                assert 0 < item.port < 2**16
         case Neighbour() | FdbEntry():
-            assert MAC.fullmatch(thing.mac)
-            assert not int(thing.mac[:2], 16) & 1
-            assert thing.mac != "00:00:00:00:00:00"
+            assert MAC.fullmatch(item.mac)
+            assert not int(item.mac[:2], 16) & 1
+            assert item.mac != "00:00:00:00:00:00"
         case Route():
-            assert 0 <= thing.metric < 2**32
-            assert thing.via is None or thing.via.version == thing.dst.version
+            assert 0 <= item.metric < 2**32
+            assert item.via is None or item.via.version == item.dst.version
         case Address() | Sysctl() | WireguardPeer():
-            assert str(thing).isprintable()
+            assert str(item).isprintable()
 
 
 ODD_OPTIONS = st.sampled_from([0, 1, -1, 2**24 - 1, 2**24, 65535, 65536, 68, 117, 118, 1280, 1349, 1500, 9000, 10**400])
@@ -200,8 +200,8 @@ def test_any_config_of_a_backend_is_taken_whole_or_refused(
     if any((found.facts.overhead_bytes or {}).values()):
         assert found.mtu_bytes >= (1280 if dual else 68)
     if hasattr(found, "plan"):
-        for thing in things(found.plan(scene.own_lease(), []).state()):
-            assert_writable(thing)
+        for item in objects(found.plan(scene.own_lease(), []).state()):
+            assert_writable(item)
 
 
 @pytest.mark.parametrize("kind", [name for name in PLANNED if name != "wireguard"])

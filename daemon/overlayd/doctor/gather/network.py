@@ -12,7 +12,7 @@ from overlayd.errors import OverlaydError
 from overlayd.host import other_networks
 from overlayd.host.backend import load_backend
 from overlayd.kernel import survey
-from overlayd.leases.conflicts import besides_containers, judge_network
+from overlayd.leases.conflicts import without_container_bridge, judge_network
 from overlayd.leases.network_config import NetworkConfig
 from overlayd.lib import marks
 from overlayd.lib.addresses import IPNetwork, ip_network
@@ -48,7 +48,7 @@ def read_network(
         backend = load_backend(config, chosen)
     except OverlaydError:
         return last
-    needs = besides_containers(host_needs.now(settings.etcd_endpoints), chosen.ifname, held=held.values())
+    needs = without_container_bridge(host_needs.now(settings.etcd_endpoints), chosen.ifname, held=held.values())
     judgement = judge_network(config, needs, one_route=backend.facts.one_route)
     own = replace(other_networks.of_settings(settings), networks=config.networks, listens=backend.listens)
     same = last is not None and last.backend == config.backend_type
