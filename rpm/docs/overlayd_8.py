@@ -6,28 +6,6 @@ from overlayd import __version__
 from rpm.docs import program
 from rpm.docs.roff import Page
 
-# What a command's help text has no room for.
-MORE: dict[str, str] = {
-    "run": "overlayd.service runs this. It waits for etcd, for a network config and for a free subnet as long as it "
-    "takes, and goes on with what it has while etcd is away. Stopped, it leaves the data path in place.",
-    "check": "All that `run` finds out before it changes anything; it fails as `run` would.",
-    "status": "What the daemon last said of itself. Everybody may read it. The exit status is 0 when the daemon is "
-    "ready and nothing is wrong. CONTAINERS is what echoes from a container here to one of the peer came to.",
-    "ping": "Each peer is asked by the underlay, its host by the overlay, and a container of it from a container here, "
-    "by the way that containers' own packets go. Without root, or a container on docker0, this host itself asks.",
-    "cleanup": "For a host that leaves the network, also after a crash; stop overlayd first. The lease in etcd ends by "
-    "itself.",
-    "config set": "CONFIG is JSON, or the name of a file that holds it, or `-` for standard input. The hosts of the "
-    "network follow at once.",
-    "docker-opts": "Only for units that read such a file, as flannel's users have them: docker.service gets its "
-    "options from overlayd.service without it. The file is replaced in one step; without a subnet it is left as it "
-    "was.",
-    "migrate flannel": "Reads /etc/sysconfig/flanneld, flannel's unit and /run/flannel/subnet.env; says what it would "
-    "write, what of flannel's has no counterpart, and the commands that then move this host. It writes "
-    "/etc/sysconfig/overlayd, where it adds and never changes a line (a copy is kept beside it), and the record by "
-    "which overlayd takes the same subnet. It stops and removes nothing itself; the same again changes nothing.",
-}
-
 FILES: dict[str, str] = {
     "/etc/sysconfig/overlayd": "Settings of this host, see `overlayd.conf`(5).",
     "/run/overlayd/subnet.env": "The leased subnet as FLANNEL_SUBNET and so on, in flannel's format.",
@@ -86,7 +64,7 @@ def page(date: str) -> str:
     it.section("COMMANDS")
     for command in program.commands():
         it.subsection(f"overlayd {command.name}")
-        it.paragraph(f"{program.sentence(command.help)} {MORE.get(command.name, '')}")
+        it.paragraph(" ".join([program.sentence(command.help), command.manual, *command.needs]).strip())
         for action in command.options:
             it.item(program.term(action), program.explained(action))
     _options(it)

@@ -84,7 +84,7 @@ def _network_config(it: Page) -> None:
     for key, text in network_config.KEYS.items():
         it.item(f"`{key}`", text)
     it.subsection("Backends")
-    for kind, (text, keys) in network_config.BACKENDS.items():
+    for kind, text, keys in network_config.backend_pages():
         it.item(f"`{kind}`", text)
         if keys:
             with it.indented():

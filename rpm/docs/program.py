@@ -9,6 +9,7 @@ from dataclasses import Field, dataclass, fields
 from typing import Any
 
 from overlayd import cli, errors
+from overlayd.commands import Verb
 from overlayd.settings import Settings
 
 _NAMES = ("docker", "etcd")
@@ -18,10 +19,12 @@ _SHARED = frozenset({"help", "config_file", "verbose", *(option.name for option 
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """One command: `name` with its verb, as typed after `overlayd`."""
+    """One command: `name` with its verb, as typed after `overlayd`. `needs` are sentences."""
 
     name: str
     help: str
+    manual: str
+    needs: tuple[str, ...]
     options: tuple[argparse.Action, ...]
     arguments: tuple[argparse.Action, ...]
 
@@ -69,9 +72,13 @@ def _commands(parser: argparse.ArgumentParser, name: str) -> Iterator[Command]:
 
 def _leaf(parser: argparse.ArgumentParser, name: str, text: str) -> Command:
     own = [action for action in parser._actions if action.dest not in _SHARED]
+    verb: Verb = parser.get_default("verb")
+    needs = {"It must be run as root.": verb.needs_root is not None, "It needs etcd.": verb.needs_etcd}
     return Command(
         name=name,
         help=text,
+        manual=verb.manual,
+        needs=tuple(sentence for sentence, needed in needs.items() if needed),
         options=tuple(action for action in own if action.option_strings),
         arguments=tuple(action for action in own if not action.option_strings),
     )

@@ -8,6 +8,7 @@ import pytest
 
 from tests.kernel.test_lifecycle import ours
 from tests.testbed.netns.lab import Host, laboratory
+from tests.testbed.polling import eventually
 
 
 def everything(host: Host) -> str:
@@ -31,6 +32,8 @@ def everything(host: Host) -> str:
 def test_check_reports_what_run_would_do_and_changes_nothing(tmp_path: Path, backend: str, needs: list[str]) -> None:
     with laboratory(tmp_path, {"Type": backend}) as lab:
         host = lab.host("a", start=False)
+        # The kernel ends duplicate address detection (RFC 4862) by itself, a second after the interface came up.
+        eventually("addresses are usable", lambda: "tentative" not in everything(host))
         before, keys = everything(host), lab.etcdctl("get", "--prefix", "--keys-only", "/")
         done = host.call("check")
         assert done.returncode == 0, done.stderr

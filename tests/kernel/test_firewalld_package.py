@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 from images.engine.place import ROOT
-from overlayd.backends import udp, vxlan, wireguard
+from overlayd.backends import load
 from rpm import source
 from tests.testbed.netns.firewalld import Firewalld, programs_missing
 from tests.testbed.netns.lab import Host, laboratory
@@ -21,10 +21,10 @@ from tests.testbed.netns.lab import Host, laboratory
 # The value for healthz-port that the sysconfig file proposes.
 HEALTHZ_PORT = 8471
 PORTS = {
-    f"udp dport {vxlan.DEFAULT_PORT}",
-    f"udp dport {udp.DEFAULT_PORT}",
-    f"udp dport {wireguard.DEFAULT_PORT}",
-    f"udp dport {wireguard.DEFAULT_PORT6}",
+    f"udp dport {load('vxlan').facts.default_port}",
+    f"udp dport {load('udp').facts.default_port}",
+    f"udp dport {load('wireguard').facts.default_port}",
+    f"udp dport {load('wireguard').facts.key('ListenPortV6').default}",
     f"tcp dport {HEALTHZ_PORT}",
 }
 # The scriptlet sees this host's firewalld, and nothing of the machine that it could change.

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from ipaddress import ip_address
 from typing import Any
 
-from overlayd.probe.peers import OVERHEAD_BYTES, PathSpec, PingTarget
+from overlayd import backends
+from overlayd.probe.peers import PathSpec, PingTarget
 from overlayd.probe.ping import measure
 from overlayd.probe.report import PeerReport
 from tests.testbed.netns import namespaces
@@ -25,6 +26,13 @@ def ping(host: Host, *words: str) -> tuple[int, dict[str, Any], str]:
     argv = [*host.overlayd("ping"), "--json", "--timeout", "0.5", *words]
     done = subprocess.run(argv, capture_output=True, text=True, env=environment(), timeout=60, check=False)
     return done.returncode, json.loads(done.stdout or "{}"), done.stderr
+
+
+def overhead_bytes(backend: str) -> int:
+    """What a backend adds to a packet, over IPv4."""
+    overhead = backends.load(backend).facts.overhead_bytes
+    assert overhead is not None
+    return overhead[4]
 
 
 def of(document: dict[str, Any], host: Host) -> dict[str, Any]:
@@ -51,7 +59,7 @@ def test_every_peer_answers_at_the_full_size(a: Host, b: Host, backend: str) -> 
     peer = of(document, b)
     assert peer["underlay"]["answered_by"] == str(b.address)
     # The overlay's largest packet on the underlay; wireguard leaves room for IPv6, which this underlay does not use.
-    assert peer["underlay"]["path_bytes"] == a.mtu_bytes + OVERHEAD_BYTES[backend][4]
+    assert peer["underlay"]["path_bytes"] == a.mtu_bytes + overhead_bytes(backend)
     assert peer["overlay"]["answered_by"] == str(b.subnet[0] if DEVICE_ANSWERS[backend] else b.subnet[1])
     assert peer["overlay"]["path_bytes"] == a.mtu_bytes
     assert peer["overlay"]["received"] == peer["overlay"]["sent"] == 3
@@ -69,7 +77,7 @@ def test_the_table_shows_each_peer_and_the_source_of_the_echoes(a: Host, b: Host
 
 def test_a_switch_that_drops_large_packets_is_measured(lab: Lab, a: Host, b: Host, backend: str) -> None:
     # wireguard pads packets to a multiple of 16 bytes.
-    overhead, filled = OVERHEAD_BYTES[backend][4], 15 if backend == "wireguard" else 0
+    overhead, filled = overhead_bytes(backend), 15 if backend == "wireguard" else 0
     with port_mtu(lab, b, 1400):
         status, document, _ = ping(a)
         peer = of(document, b)

@@ -295,7 +295,7 @@ def test_a_host_made_from_anothers_image_gets_a_key_of_its_own(lab: Lab, a: Host
         assert clone.subnet != a.subnet
         assert shown(clone, "public-key") != before == shown(a, "public-key")
         said = clone.log.read_text()
-        assert "WireGuard key is another host's too" in said
+        assert "another, older host has the same WireGuard key" in said
         assert str(a.address) in said
         eventually("packets go", lambda: pings(a, clone) and pings(clone, a))
         key = (clone.state_dir / "wireguard.key").read_text()

@@ -8,6 +8,7 @@ from heapq import nsmallest
 from typing import Any, ClassVar, Self
 
 from overlayd.backends.environment import Environment
+from overlayd.backends.facts import BackendFacts
 from overlayd.backends.listening import Listening
 from overlayd.backends.peers import PEERS_AT_MOST
 from overlayd.backends.planned import Planned
@@ -19,8 +20,19 @@ from overlayd.leases.lease import Lease
 class Alloc(Planned):
     """The alloc backend on one host."""
 
-    type: ClassVar[str] = "alloc"
-    keys: ClassVar[tuple[str, ...]] = ()
+    facts: ClassVar[BackendFacts] = BackendFacts(
+        name="alloc",
+        published_as="alloc",
+        summary="A lease, and no data path: something else carries the packets.",
+        keys=(),
+        ipv6=True,
+        overhead_bytes=None,
+        carrier=None,
+        device_kind=None,
+        host_answers=False,
+        one_route=False,
+        runs_commands=False,
+    )
     environment: Environment
 
     @classmethod

@@ -7,23 +7,30 @@ without losing a packet. Each host decides for each peer; the two directions of 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 from overlayd.backends.environment import Environment
+from overlayd.backends.facts import BackendFacts
 from overlayd.backends.options import Options
-from overlayd.backends.vxlan import KEYS, Vxlan
+from overlayd.backends.vxlan import FACTS, Vxlan
 
 
 class Auto(Vxlan):
     """The auto backend on one host."""
 
-    type: ClassVar[str] = "auto"
-    keys: ClassVar[tuple[str, ...]] = tuple(key for key in KEYS if key != "DirectRouting")
+    facts: ClassVar[BackendFacts] = replace(
+        FACTS,
+        name="auto",
+        summary="Plain routes to peers that the underlay reaches without a router, VXLAN to the others. Hosts of a "
+        "vxlan network and of an auto network serve each other.",
+        keys=tuple(key for key in FACTS.keys if key.name != "DirectRouting"),
+    )
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], environment: Environment) -> Self:
         """See Backend. Keys: vxlan's but DirectRouting, which is always on where a peer can route to this host."""
-        options = Options(cls.type, config, cls.keys)
+        options = Options(cls.facts, config)
         own = all(endpoint.public_ip == endpoint.address for endpoint in environment.underlay.endpoints)
         return cls._made(options, environment, direct=own)
 

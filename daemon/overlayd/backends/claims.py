@@ -55,20 +55,20 @@ class Claims:
         return None
 
     def granted(self) -> dict[str, tuple[Claim, ...]]:
-        """What each lease was granted. One host's leases are one peer: its claims on a device are all the whole."""
-        whole: dict[tuple[str, str], Claim] = {}
+        """What each lease was granted. The leases of one host are one WireGuard peer, with the subnets of all."""
+        merged: dict[tuple[str, str], Claim] = {}
         for claim in (claim for claims in self._granted.values() for claim in claims):
-            before = whole.setdefault((claim.device, claim.public_key), claim)
+            before = merged.setdefault((claim.device, claim.public_key), claim)
             subnets = dict.fromkeys((*before.subnets, *claim.subnets))
-            whole[claim.device, claim.public_key] = replace(before, subnets=tuple(subnets))
+            merged[claim.device, claim.public_key] = replace(before, subnets=tuple(subnets))
         return {
-            name: tuple(whole[claim.device, claim.public_key] for claim in claims)
+            name: tuple(merged[claim.device, claim.public_key] for claim in claims)
             for name, claims in self._granted.items()
         }
 
 
 def public_key_of(family_lease: FamilyLease) -> str | None:
-    """The key that a peer published with a leg, as wg(8) writes it; None where it is none."""
+    """The key that a peer published with a lease, as wg(8) writes it; None where it is no key."""
     key = parse_key(family_lease.fields().get("publickey"))
     return format_key(key) if key is not None and key != bytes(KEY_BYTES) else None
 

@@ -1,7 +1,7 @@
-"""The extension backend's commands, what each is told, and which have to be run. Pure.
+"""The extension backend's commands, their variables, and which of them have to be run. Pure.
 
 A command is split into words as a shell would (POSIX quoting), and run without one. `$SUBNET` and its like are replaced
-within a word, so what they stand for is never split nor interpreted.
+within a word, so their values are never split nor interpreted.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Commands:
     shutdown: str = ""
 
     def does_the_same_as(self, other: Commands) -> bool:
-        """Whether what these set up is what the others did. How it is undone may have been mended since."""
+        """Whether these set up what the others did. The commands that undo it may differ."""
         return (self.pre_startup, self.post_startup, self.subnet_add) == (
             other.pre_startup,
             other.post_startup,
@@ -45,8 +45,11 @@ class Commands:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told:
-    """What a command is told of one host: its subnets and addresses, empty where it has none, and its lease's data."""
+class HostVariables:
+    """The variables of a command that is about one host: its subnets and addresses, empty where it has none.
+
+    `data` is what its lease has as BackendData, which the command reads from standard input.
+    """
 
     subnet: str = ""
     subnet6: str = ""
@@ -55,7 +58,7 @@ class Told:
     data: str = ""
 
     @classmethod
-    def of(cls, lease: Lease) -> Told:
+    def of(cls, lease: Lease) -> HostVariables:
         """From a lease."""
         return cls(
             subnet=str(lease.v4.subnet) if lease.v4 else "",
@@ -68,30 +71,30 @@ class Told:
         )
 
     def variables(self) -> dict[str, str]:
-        """The environment for it."""
+        """The variables by name, for the words of a command and for its environment."""
         return dict(zip(PEER_VARIABLES, (self.subnet, self.subnet6, self.public_ip, self.public_ip6), strict=True))
 
     @property
     def name(self) -> str:
-        """What the host is called in messages."""
+        """The host's name in messages: its subnet."""
         return self.subnet or self.subnet6
 
     @property
     def marks(self) -> frozenset[str]:
-        """What two hosts at one time cannot both have."""
+        """Subnets and addresses, none of which two hosts can have at one time."""
         return frozenset({self.subnet, self.subnet6, self.public_ip, self.public_ip6} - {""})
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
-    """A peer for which SubnetAddCommand was run. Not `settled`: it failed, or its end was never seen."""
+class PeerRecord:
+    """A peer for which SubnetAddCommand was run. `settled`: the command is known to have succeeded."""
 
-    told: Told
+    host: HostVariables
     settled: bool
 
 
-class Verb(Enum):
-    """What is run for a peer."""
+class PeerCommand(Enum):
+    """The commands that are run for a peer, by their keys in the network config."""
 
     ADD = "SubnetAddCommand"
     REMOVE = "SubnetRemoveCommand"
@@ -99,49 +102,50 @@ class Verb(Enum):
 
 @dataclass(frozen=True)
 class Step:
-    """One command for one peer. Not `binding`: its failure does not count, something else is done either way."""
+    """One command to run for one peer. Where it is not `binding`, the next steps are done although it fails."""
 
-    verb: Verb
+    verb: PeerCommand
     peer: str
-    told: Told
+    host: HostVariables
     binding: bool = True
 
 
-def steps(held: Mapping[str, Entry], wanted: Mapping[str, Told]) -> tuple[Step, ...]:
-    """What leads from the peers held to those wanted, both named by their leases' keys, in the order to do it.
+def steps(held: Mapping[str, PeerRecord], desired: Mapping[str, HostVariables]) -> tuple[Step, ...]:
+    """The commands that lead from the peers that are set up to the desired ones, in the order to run them.
 
-    Peers are added before others are removed. A changed lease, or an addition that did not come to its end, is removed
-    first, and so is what shares a subnet or an address with a new one.
+    Both are named by the keys of their leases. Peers are added before others are removed. But a peer whose lease
+    changed, or whose addition is not known to have succeeded, is removed first, and so is one that shares a subnet or
+    an address with a new one.
     """
-    new = {peer: told for peer, told in wanted.items() if held.get(peer) != Entry(told=told, settled=True)}
-    marks = frozenset().union(*(told.marks for told in new.values()))
+    new = {peer: host for peer, host in desired.items() if held.get(peer) != PeerRecord(host=host, settled=True)}
+    marks = frozenset().union(*(host.marks for host in new.values()))
     first: list[Step] = []
     last: list[Step] = []
-    for peer, entry in sorted(held.items()):
+    for peer, record in sorted(held.items()):
         if peer in new:
-            first.append(Step(Verb.REMOVE, peer, entry.told, binding=False))
-        elif peer not in wanted:
-            found = Step(Verb.REMOVE, peer, entry.told, binding=entry.settled)
-            (first if entry.told.marks & marks else last).append(found)
-    return (*first, *(Step(Verb.ADD, peer, told) for peer, told in sorted(new.items())), *last)
+            first.append(Step(PeerCommand.REMOVE, peer, record.host, binding=False))
+        elif peer not in desired:
+            step = Step(PeerCommand.REMOVE, peer, record.host, binding=record.settled)
+            (first if record.host.marks & marks else last).append(step)
+    return (*first, *(Step(PeerCommand.ADD, peer, host) for peer, host in sorted(new.items())), *last)
 
 
 def words(command: str, variables: Mapping[str, str]) -> list[str]:
-    """The words to run, variables replaced."""
+    """A command as the words of a program's arguments, its variables replaced."""
     return [
         _VARIABLE.sub(lambda name: variables.get(name[1] or name[2], name[0]), word) for word in shlex.split(command)
     ]
 
 
 def check(key: str, command: str, variables: tuple[str, ...]) -> str:
-    """The command, if it can be run without a shell. Raises NetworkConfigError."""
+    """Return the command if it can be run without a shell. Raises NetworkConfigError."""
     try:
         found = shlex.split(command)
     except ValueError as error:
         raise NetworkConfigError(f"{key} of backend extension is {sanitized(command)}: {error}") from error
-    # What no program can be given: a zero byte ends an argument, and half a character is none.
+    # execve(2) takes no such argument: a zero byte ends it, and half of a surrogate pair cannot be encoded.
     if "\0" in command or any("\ud800" <= character <= "\udfff" for character in command):
-        raise NetworkConfigError(f"{key} of backend extension is no text for a program: {sanitized(command)}")
+        raise NetworkConfigError(f"{key} of backend extension cannot be a program's argument: {sanitized(command)}")
     if command and not found:
         raise NetworkConfigError(f"{key} of backend extension is blank", hint="leave it out")
     if _SHELL_ONLY.search(_QUOTED.sub("", command)):
@@ -152,7 +156,7 @@ def check(key: str, command: str, variables: tuple[str, ...]) -> str:
     for name in _VARIABLE.finditer(command):
         if (name[1] or name[2]) not in variables:
             raise NetworkConfigError(
-                f"{key} of backend extension has {name[0]}, which nothing is known of",
+                f"{key} of backend extension has {name[0]}, which is no variable of this command",
                 hint=f"known: {', '.join(variables) or 'none'}; a script may ask for others",
             )
     return command

@@ -1,4 +1,4 @@
-"""What every backend is told of its host, and what every backend needs in the kernel."""
+"""What every backend knows of its host, and what every backend needs in the kernel."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from overlayd.backends.allowed_commands import Consent
-from overlayd.backends.peers import Judged, Reason, judge
+from overlayd.backends.allowed_commands import AllowedCommands
+from overlayd.backends.peers import Reason, ServedPeers, select_peers
 from overlayd.errors import NetworkConfigError
 from overlayd.kernel.foreign import Destination
 from overlayd.kernel.state import FORWARDING, FORWARDING6, KernelObject, Route
@@ -17,7 +17,7 @@ from overlayd.leases.network_config import NetworkConfig
 from overlayd.lib.addresses import ip_network
 from overlayd.underlay.choose import Underlay, UnderlayEndpoint
 
-# Behind every other route to the subnet, the bridge's own above all.
+# Any other route to the subnet wins over this one, above all that of the bridge.
 LAST_METRIC = 2**31
 
 
@@ -25,9 +25,9 @@ LAST_METRIC = 2**31
 class Environment:
     """The network, and this host's place in it.
 
-    `blackhole`: the own subnet goes nowhere while no bridge carries it. `run_dir` holds files of this boot, `state_dir`
-    what a backend keeps across reboots; None where a config is only checked. `consent` is this host's to the commands
-    of the config; None where the config is not for this host. `here` is what this host needs.
+    `blackhole`: packets for the own subnet are dropped while no bridge carries it. `run_dir` holds files of this boot,
+    `state_dir` what a backend keeps across reboots; None where a config is only checked. `allowed_commands` says which
+    commands of the config this host runs; None where the config is not for this host. `here` is what this host needs.
     """
 
     network: NetworkConfig
@@ -36,7 +36,7 @@ class Environment:
     run_dir: Path = Path("/run/overlayd")
     state_dir: Path | None = None
     here: CurrentNeeds = field(default_factory=CurrentNeeds)
-    consent: Consent | None = None
+    allowed_commands: AllowedCommands | None = None
 
     def __post_init__(self) -> None:
         """Raises NetworkConfigError where the network uses a family that the underlay has no address of."""
@@ -57,7 +57,7 @@ class Environment:
         return found
 
     def base(self, own: Lease) -> tuple[KernelObject, ...]:
-        """What the kernel should hold whatever the backend: forwarding on, and the blackhole if it is wanted."""
+        """What the kernel should hold with any backend: forwarding on, and the blackhole route if one is asked for."""
         forwarding = [FORWARDING if family_lease.version == 4 else FORWARDING6 for family_lease in own.family_leases]
         # Docker's bridge always has IPv4 too.
         objects: list[KernelObject] = [*{FORWARDING: None, **dict.fromkeys(forwarding)}]
@@ -67,7 +67,7 @@ class Environment:
             ]
         return tuple(objects)
 
-    def judge(
+    def select_peers(
         self,
         peers: Collection[Lease],
         *,
@@ -75,9 +75,9 @@ class Environment:
         backend_type: str,
         one_route: bool = False,
         usable: Callable[[Lease], Reason | None] = lambda _lease: None,
-    ) -> Judged:
-        """Which leases are served, and why not the others (peers.judge)."""
-        return judge(
+    ) -> ServedPeers:
+        """Which leases are served, and why the others are not (peers.select_peers)."""
+        return select_peers(
             peers,
             own=own,
             network=self.network,
@@ -88,15 +88,15 @@ class Environment:
         )
 
     def _underlay_needs(self) -> Iterable[HostNeed]:
-        """The underlay's own part, also where nobody looked at the host."""
+        """The underlay's addresses and networks, which count also where `here` is empty."""
         for endpoint in self.underlay.endpoints:
             address = ip_network(endpoint.address)
             yield HostNeed(network=address, what=OWN_ADDRESS, ifname=self.underlay.ifname)
             for network in endpoint.on_link:
                 yield HostNeed(network=network, what=f"{self.underlay.ifname}'s network", ifname=self.underlay.ifname)
 
-    def shared_legs(self, peer: Lease) -> tuple[FamilyLease, ...]:
-        """The legs of a peer in families that the network uses."""
+    def shared_family_leases(self, peer: Lease) -> tuple[FamilyLease, ...]:
+        """The leases of a peer in the families that the network uses."""
         return tuple(
             family_lease
             for family_lease in peer.family_leases
@@ -104,11 +104,11 @@ class Environment:
         )
 
     def destinations(self, peers: Iterable[Lease]) -> dict[str, tuple[Destination, ...]]:
-        """What is reached at each peer, in families that the network uses."""
+        """The subnets and addresses of each peer, by the name of its lease, in the families that the network uses."""
         return {
             peer.key_name: tuple(
                 Destination(subnet=family_lease.subnet, public_ip=family_lease.public_ip)
-                for family_lease in self.shared_legs(peer)
+                for family_lease in self.shared_family_leases(peer)
             )
             for peer in peers
         }

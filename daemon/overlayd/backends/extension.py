@@ -1,8 +1,8 @@
 """flannel's extension backend: commands of the network config make the data path.
 
-overlayd adds what flannel leaves out: commands are run for what differs from what was done before, a failed one is run
-again, none may hang, and all is undone in the end. What the commands made cannot be read back, so what somebody else
-breaks in it is not mended; `overlayd cleanup` and a start do all of it anew.
+Other than flannel's: commands are run only for peers that differ from the record of what was done before, a failed
+command is run again, each has a time limit, and all is undone in the end. What the commands made cannot be read back
+from the kernel, so damage to it is not noticed; `overlayd cleanup` and a start run all of them anew.
 """
 
 from __future__ import annotations
@@ -16,24 +16,25 @@ from ipaddress import ip_network
 from typing import Any, ClassVar, Self
 
 from overlayd.backends import ledger as ledgers
-from overlayd.backends.allowed_commands import SETTING, Consent
+from overlayd.backends.allowed_commands import SETTING, AllowedCommands
 from overlayd.backends.commands import (
     OWN_VARIABLES,
     PEER_VARIABLES,
     Commands,
-    Entry,
+    HostVariables,
+    PeerCommand,
+    PeerRecord,
     Step,
-    Told,
-    Verb,
     check,
     steps,
 )
 from overlayd.backends.environment import Environment
+from overlayd.backends.facts import BackendFacts, Key
 from overlayd.backends.ledger import Ledger
 from overlayd.backends.listening import Listening
 from overlayd.backends.options import Options
 from overlayd.backends.peers import Reason
-from overlayd.backends.undo import run_command, undo_and_say
+from overlayd.backends.undo import run_command, undo_and_log
 from overlayd.errors import CommandFailed, NetworkConfigError
 from overlayd.kernel import interfaces
 from overlayd.kernel.converge import ConvergeReport, Plan, converge, require
@@ -42,20 +43,19 @@ from overlayd.lib.log import logger
 
 log = logger("extension")
 
-KEYS = ("PreStartupCommand", "PostStartupCommand", "SubnetAddCommand", "SubnetRemoveCommand", "ShutdownCommand")
 STARTUP_S = 30.0
-# Of one reconciliation. What does not fit waits for the next: the daemon has other things to look after, and must be
-# able to stop.
+# For the commands of one reconciliation. The others wait for the next one: the daemon has other work, and must be able
+# to stop.
 ROUND_S = 5.0
 FIRST_RETRY_S, LAST_RETRY_S = 5.0, 60.0
-# etcd takes values up to 1.5 MB; every host reads all of them.
+# etcd takes values of up to 1.5 MB, and every host reads the lease of every other.
 DATA_BYTES_AT_MOST = 64 * 1024
-_LOOKED_AT = 16
+_LOOKED_UP_AT_MOST = 16
 
 
 @dataclass(frozen=True)
 class _Failure:
-    """How often a step failed, what was said, and when it may be tried again, on the monotonic clock."""
+    """A step that failed `count` times, its last message, and when it may be tried again, on the monotonic clock."""
 
     step: Step
     problem: str
@@ -66,31 +66,73 @@ class _Failure:
 class Extension:
     """The extension backend on one host."""
 
-    type: ClassVar[str] = "extension"
-    keys: ClassVar[tuple[str, ...]] = KEYS
-    one_route: ClassVar[bool] = False
+    facts: ClassVar[BackendFacts] = BackendFacts(
+        name="extension",
+        published_as="extension",
+        summary="Commands make the data path: programs in the folder that OVERLAYD_EXTENSION_COMMANDS names on each "
+        "host, given by their absolute paths. A host that names no folder, or another one, does not join the network, "
+        "and reports that. A running daemon neither changes to this backend nor takes other commands: `systemctl "
+        "restart overlayd` does. Commands are run without a shell, with the rights of overlayd.service, for at most 10 "
+        "seconds (the first two: 30); once a boot for each peer or subnet, and again where they failed. $SUBNET, "
+        "$IPV6SUBNET, $PUBLIC_IP and $PUBLIC_IPV6 are the peer's, in the command's words and in its environment; a "
+        "peer's lease data is on standard input. The MTU of containers is the underlay's.",
+        keys=(
+            Key(
+                name="PreStartupCommand",
+                help="Run before a subnet is leased. What it prints is the lease's data.",
+                default="",
+            ),
+            Key(
+                name="PostStartupCommand",
+                help="Run with the leased subnet; the variables are this host's, and $NETWORK.",
+                default="",
+            ),
+            Key(
+                name="SubnetAddCommand",
+                help="Run for each peer.",
+                default="",
+            ),
+            Key(
+                name="SubnetRemoveCommand",
+                help="Run for a peer that left or changed, and by `overlayd cleanup`.",
+                default="",
+            ),
+            Key(
+                name="ShutdownCommand",
+                help="Undoes the first two. flannel has none, and leaves the key alone.",
+                default="",
+            ),
+        ),
+        ipv6=True,
+        overhead_bytes=None,
+        carrier=None,
+        device_kind=None,
+        host_answers=False,
+        one_route=False,
+        runs_commands=True,
+    )
 
     def __init__(self, environment: Environment, commands: Commands) -> None:
         """Values only; the first command is run by `lease_data`."""
         self._environment = environment
         self._commands = commands
-        # A config that is only checked has none, and runs nothing.
-        self._consent = environment.consent or Consent()
+        # Where a config is only checked, no command is allowed.
+        self._consent = environment.allowed_commands or AllowedCommands()
         self._ledger: Ledger | None = None
         self._devices = [environment.underlay.ifname]
         self._failed: dict[str, _Failure] = {}
-        self._looked_at: set[str] = set()
+        self._looked_up: set[str] = set()
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], environment: Environment) -> Self:
         """See Backend. Keys: flannel's four commands, and ShutdownCommand, which undoes the first two."""
-        options = Options(cls.type, config, cls.keys)
+        options = Options(cls.facts, config)
         known = ((), OWN_VARIABLES, PEER_VARIABLES, PEER_VARIABLES, OWN_VARIABLES)
         pre, post, add, remove, shutdown = (
-            check(key, options.text(key), names) for key, names in zip(KEYS, known, strict=True)
+            check(key, options.text(key), names) for key, names in zip(cls.facts.key_names, known, strict=True)
         )
-        for command in (pre, post, add, remove, shutdown) if environment.consent else ():
-            refusal = environment.consent.refusal(command) if environment.consent else None
+        for command in (pre, post, add, remove, shutdown) if environment.allowed_commands else ():
+            refusal = environment.allowed_commands.refusal(command) if environment.allowed_commands else None
             if refusal is not None:
                 raise NetworkConfigError(
                     f"the network config asks for backend extension: {refusal}",
@@ -111,7 +153,7 @@ class Extension:
 
     @property
     def listens(self) -> tuple[Listening, ...]:
-        """Nothing that anybody but the commands knows of; they let it in."""
+        """Nothing that is known here; the commands have to open what they need in a firewall."""
         return ()
 
     def lease_data(self, version: int) -> str | None:  # noqa: ARG002  (one text for both)
@@ -124,13 +166,18 @@ class Extension:
         require(Plan(base=self._environment.base(own)))
         ledger, variables = self._begin(), self._own_variables(own)
         if ledger.own is not None and ledger.own != variables:
-            log.warning("another subnet or address: all is undone and done anew", subnet=own.subnets)
+            log.warning(
+                "this host has another subnet or address: what the commands set up is undone and done anew",
+                subnet=own.subnets,
+            )
             published = ledger.started
             self._undo(ledger)
             self._ledger = None
             ledger = self._begin()
             if ledger.started != published:
-                raise CommandFailed("PreStartupCommand printed something else than what the lease says; publishing it")
+                raise CommandFailed(
+                    "PreStartupCommand printed other data than the lease has; the lease is written anew"
+                )
         if ledger.own is None:
             if self._commands.post_startup:
                 log.info("PostStartupCommand", subnet=own.subnets)
@@ -139,22 +186,22 @@ class Extension:
             self._write()
 
     def apply(self, own: Lease, peers: Collection[Lease]) -> ConvergeReport:
-        """See Backend. Runs commands for the peers that differ, for ROUND_S; the others are problems until then."""
-        judged = self._environment.judge(peers, own=own, backend_type=self.type, usable=_too_talkative)
-        wanted = {peer.key_name: Told.of(peer) for peer in judged.served}
-        report = converge(Plan(base=self._environment.base(own), problems=judged.problems, untold=judged.untold))
-        run, failures = self._serve(wanted)
-        self._look_for_devices(wanted)
+        """See Backend. Runs commands for peers that differ, for at most ROUND_S; the others are problems until then."""
+        selected = self._environment.select_peers(peers, own=own, backend_type=self.facts.name, usable=_too_much_data)
+        desired = {peer.key_name: HostVariables.of(peer) for peer in selected.served}
+        report = converge(Plan(base=self._environment.base(own), problems=selected.problems, untold=selected.untold))
+        run, failures = self._serve(desired)
+        self._look_for_devices(desired)
         return ConvergeReport(
             written=report.written + run,
             problems=report.problems,
             peer_problems={**report.peer_problems, **failures},
-            paths={peer: self.type for peer in wanted if peer not in failures},
+            paths={peer: self.facts.name for peer in desired if peer not in failures},
             untold=report.untold,
         )
 
     def run(self, stop: threading.Event) -> None:
-        """The commands saw to it."""
+        """The commands made the data path; this process carries nothing."""
 
     def close(self) -> None:
         """What the commands made stays."""
@@ -164,34 +211,34 @@ class Extension:
             return self._ledger
         ledger = ledgers.read(self._environment.run_dir)
         if not ledger.empty and not self._commands.does_the_same_as(ledger.commands):
-            log.warning("other commands than before: what those did is undone")
+            log.warning("the network config has other commands than before: what those set up is undone")
             self._undo(ledger)
             ledger = Ledger()
         ledger.commands = self._commands
         if ledger.started is None and self._commands.pre_startup:
             log.info("PreStartupCommand")
-            said = run_command(self._commands.pre_startup, {}, self._consent, timeout_s=STARTUP_S).strip()
-            if len(said.encode()) > DATA_BYTES_AT_MOST:
+            printed = run_command(self._commands.pre_startup, {}, self._consent, timeout_s=STARTUP_S).strip()
+            if len(printed.encode()) > DATA_BYTES_AT_MOST:
                 raise CommandFailed(f"PreStartupCommand printed more than {DATA_BYTES_AT_MOST} bytes for the lease")
-            ledger.started = said
+            ledger.started = printed
         self._ledger = ledger
         self._write()
         return ledger
 
     def _own_variables(self, own: Lease) -> dict[str, str]:
         networks = (str(self._environment.network.network(version) or "") for version in (4, 6))
-        return {**dict(zip(OWN_VARIABLES, networks, strict=False)), **Told.of(own).variables()}
+        return {**dict(zip(OWN_VARIABLES, networks, strict=False)), **HostVariables.of(own).variables()}
 
-    def _serve(self, wanted: Mapping[str, Told]) -> tuple[int, dict[str, str]]:
-        """Run what there is to run: how many commands did their work, and what keeps which peers from being served."""
+    def _serve(self, desired: Mapping[str, HostVariables]) -> tuple[int, dict[str, str]]:
+        """Run what differs from the ledger. Returns how many commands succeeded, and problems by peer."""
         ledger = self._begin()
-        todo = steps(ledger.peers, wanted)
-        # A failure says nothing about anything but the same step.
+        todo = steps(ledger.peers, desired)
+        # A failure counts against a repetition of the same step only.
         self._failed = {peer: failure for peer, failure in self._failed.items() if failure.step in todo}
-        # Who failed or hung before comes last, and keeps nobody else waiting.
+        # Steps that failed or hung before come last, so that no other peer waits for them.
         todo = tuple(sorted(todo, key=lambda step: self._failed[step.peer].count if step.peer in self._failed else 0))
         ends = time.monotonic() + ROUND_S
-        done, problems, announced = 0, {}, False
+        done, problems, recorded = 0, {}, False
         for step in todo:
             failure = self._failed.get(step.peer)
             if failure is not None and time.monotonic() < failure.not_before:
@@ -199,11 +246,11 @@ class Extension:
             elif time.monotonic() > ends:
                 problems[step.peer] = failure.problem if failure else f"{step.verb.value} waits for its turn"
             else:
-                if step.verb is Verb.ADD and not announced:
-                    self._announce(ledger, todo)
-                    announced = True
+                if step.verb is PeerCommand.ADD and not recorded:
+                    self._record_begun(ledger, todo)
+                    recorded = True
                 try:
-                    self._take(ledger, step)
+                    self._run_step(ledger, step)
                     done += step.binding
                 except CommandFailed as error:
                     problems[step.peer] = self._note_failure(step, error.message)
@@ -213,23 +260,27 @@ class Extension:
             log.info("commands run", commands=done, failed=len(problems))
         return done, problems
 
-    def _announce(self, ledger: Ledger, todo: Collection[Step]) -> None:
-        """Put down what may be half done if we do not live to see the end of it: it is undone after the next start."""
-        begun = {step.peer: Entry(told=step.told, settled=False) for step in todo if step.verb is Verb.ADD}
+    def _record_begun(self, ledger: Ledger, todo: Collection[Step]) -> None:
+        """Record the additions that are about to begin: if the daemon dies meanwhile, the next one undoes them."""
+        begun = {step.peer: PeerRecord(host=step.host, settled=False) for step in todo if step.verb is PeerCommand.ADD}
         ledgers.write(self._environment.run_dir, replace(ledger, peers={**ledger.peers, **begun}))
 
-    def _take(self, ledger: Ledger, step: Step) -> None:
-        if step.verb is Verb.ADD:
-            ledger.peers[step.peer] = Entry(told=step.told, settled=False)
-            run_command(self._commands.subnet_add, step.told.variables(), self._consent, data=step.told.data)
-            ledger.peers[step.peer] = Entry(told=step.told, settled=True)
+    def _run_step(self, ledger: Ledger, step: Step) -> None:
+        if step.verb is PeerCommand.ADD:
+            ledger.peers[step.peer] = PeerRecord(host=step.host, settled=False)
+            run_command(self._commands.subnet_add, step.host.variables(), self._consent, data=step.host.data)
+            ledger.peers[step.peer] = PeerRecord(host=step.host, settled=True)
             return
         try:
-            run_command(self._commands.subnet_remove, step.told.variables(), self._consent, data=step.told.data)
+            run_command(self._commands.subnet_remove, step.host.variables(), self._consent, data=step.host.data)
         except CommandFailed as error:
             if step.binding:
                 raise
-            log.debug("there was less to remove than was known", peer=step.told.name, problem=error.message)
+            log.debug(
+                "the command that removes a peer failed, which is expected of a peer not known to be set up",
+                peer=step.host.name,
+                problem=error.message,
+            )
         del ledger.peers[step.peer]
 
     def _note_failure(self, step: Step, problem: str) -> str:
@@ -238,31 +289,31 @@ class Extension:
         not_before = time.monotonic() + min(FIRST_RETRY_S * 2 ** (count - 1), LAST_RETRY_S)
         self._failed[step.peer] = _Failure(step, problem, count, not_before)
         if before is None or problem != before.problem:
-            log.error(f"{step.verb.value} failed", peer=step.told.name, problem=problem)
+            log.error(f"{step.verb.value} failed", peer=step.host.name, problem=problem)
         return problem
 
-    def _look_for_devices(self, wanted: Mapping[str, Told]) -> None:
-        """Note where the routes to peers lead, for the firewall. A few tell: peers differ little in that."""
+    def _look_for_devices(self, desired: Mapping[str, HostVariables]) -> None:
+        """Note by which interfaces the routes to peers lead, for the firewall. Only a few: they seldom differ."""
         held = self._begin().peers
-        for peer in [peer for peer in wanted if peer not in self._looked_at][:_LOOKED_AT]:
-            if held.get(peer) != Entry(told=wanted[peer], settled=True):
+        for peer in [peer for peer in desired if peer not in self._looked_up][:_LOOKED_UP_AT_MOST]:
+            if held.get(peer) != PeerRecord(host=desired[peer], settled=True):
                 continue
-            self._looked_at.add(peer)
-            for subnet in (wanted[peer].subnet, wanted[peer].subnet6):
+            self._looked_up.add(peer)
+            for subnet in (desired[peer].subnet, desired[peer].subnet6):
                 name = _device_towards(subnet) if subnet else None
                 if name and name not in self._devices:
                     self._devices.append(name)
 
     def _undo(self, ledger: Ledger) -> None:
-        undo_and_say(ledger, self._consent)
+        undo_and_log(ledger, self._consent)
         ledgers.write(self._environment.run_dir, Ledger())
 
     def _write(self) -> None:
         ledgers.write(self._environment.run_dir, self._begin())
 
 
-def _too_talkative(peer: Lease) -> Reason | None:
-    length = len(Told.of(peer).data)
+def _too_much_data(peer: Lease) -> Reason | None:
+    length = len(HostVariables.of(peer).data)
     return ("its lease has {} characters of data", (length,)) if length > DATA_BYTES_AT_MOST else None
 
 

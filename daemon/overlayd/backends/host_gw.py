@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from overlayd.backends.environment import Environment
+from overlayd.backends.facts import BackendFacts, Key
 from overlayd.backends.listening import Listening
 from overlayd.backends.peers import Reason
 from overlayd.backends.planned import Planned
@@ -15,13 +16,30 @@ from overlayd.kernel.converge import Plan
 from overlayd.kernel.state import Route
 from overlayd.leases.lease import FamilyLease, Lease
 
+# Of those backends that can do without their encapsulation.
+DIRECT_ROUTING = Key(
+    name="DirectRouting", help="Plain routes to peers that the underlay reaches without a router.", default=False
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class HostGw(Planned):
     """The host-gw backend on one host."""
 
-    type: ClassVar[str] = "host-gw"
-    keys: ClassVar[tuple[str, ...]] = ()
+    facts: ClassVar[BackendFacts] = BackendFacts(
+        name="host-gw",
+        published_as="host-gw",
+        summary="A plain route to each peer, no encapsulation. All hosts must be on one network segment, and "
+        "`public-ip` must be the interface's own address.",
+        keys=(),
+        ipv6=True,
+        overhead_bytes={4: 0, 6: 0},
+        carrier=None,
+        device_kind=None,
+        host_answers=False,
+        one_route=False,
+        runs_commands=False,
+    )
     environment: Environment
 
     @classmethod
@@ -56,24 +74,25 @@ class HostGw(Planned):
 
     def plan(self, own: Lease, peers: Collection[Lease]) -> Plan:
         """All that the kernel should hold, for these leases. Pure."""
-        judged = self.environment.judge(peers, own=own, backend_type=self.type, usable=self._unreachable)
+        selected = self.environment.select_peers(peers, own=own, backend_type=self.facts.name, usable=self._unreachable)
         return Plan(
             base=self.environment.base(own),
             peers={
                 peer.key_name: tuple(
-                    direct_route(self.environment, family_lease) for family_lease in self.environment.shared_legs(peer)
+                    direct_route(self.environment, family_lease)
+                    for family_lease in self.environment.shared_family_leases(peer)
                 )
-                for peer in judged.served
+                for peer in selected.served
             },
-            problems=judged.problems,
-            paths={peer.key_name: "direct" for peer in judged.served},
-            destinations=self.environment.destinations(judged.served),
+            problems=selected.problems,
+            paths={peer.key_name: "direct" for peer in selected.served},
+            destinations=self.environment.destinations(selected.served),
             networks=self.environment.network.networks,
-            untold=judged.untold,
+            untold=selected.untold,
         )
 
     def _unreachable(self, peer: Lease) -> Reason | None:
-        for family_lease in self.environment.shared_legs(peer):
+        for family_lease in self.environment.shared_family_leases(peer):
             if not reaches_directly(self.environment, family_lease):
                 return "{} is on no network of {}'s own; host-gw needs that, vxlan does not", (
                     family_lease.public_ip,

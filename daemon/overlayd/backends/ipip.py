@@ -11,26 +11,35 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from overlayd.backends.environment import Environment
-from overlayd.backends.host_gw import direct_route, reaches_directly
+from overlayd.backends.facts import BackendFacts, Carrier
+from overlayd.backends.host_gw import DIRECT_ROUTING, direct_route, reaches_directly
 from overlayd.backends.listening import Listening
-from overlayd.backends.options import Options, largest_packet
+from overlayd.backends.options import Options, largest_packet, require_families
 from overlayd.backends.planned import Planned
-from overlayd.errors import NetworkConfigError
 from overlayd.kernel.converge import Plan
 from overlayd.kernel.state import Address, IpipLink, KernelObject, Route
 from overlayd.leases.lease import FamilyLease, Lease
 from overlayd.lib import marks
 from overlayd.lib.addresses import interface
 
-OVERHEAD_BYTES = 20  # outer IPv4
-
 
 @dataclass(frozen=True, kw_only=True)
 class Ipip(Planned):
     """The backend on one host. `direct` is DirectRouting: peers on the underlay's own networks get plain routes."""
 
-    type: ClassVar[str] = "ipip"
-    keys: ClassVar[tuple[str, ...]] = ("DirectRouting",)
+    facts: ClassVar[BackendFacts] = BackendFacts(
+        name="ipip",
+        published_as="ipip",
+        summary="IP in IP by the kernel. Crosses any IP network that lets IP protocol 4 through.",
+        keys=(DIRECT_ROUTING,),
+        ipv6=False,
+        overhead_bytes={4: 20, 6: 40},
+        carrier=Carrier(protocol="4"),
+        device_kind="ipip",
+        host_answers=True,
+        one_route=False,
+        runs_commands=False,
+    )
     environment: Environment
     direct: bool
     mtu_bytes: int
@@ -38,13 +47,9 @@ class Ipip(Planned):
     @classmethod
     def from_config(cls, config: Mapping[str, Any], environment: Environment) -> Self:
         """See Backend. Keys: DirectRouting."""
-        direct = Options(cls.type, config, cls.keys).flag("DirectRouting")
-        if environment.network.v6 is not None:
-            raise NetworkConfigError(
-                "backend ipip carries IPv4 only",
-                hint="set EnableIPv6 to false, or use backend vxlan, host-gw or wireguard",
-            )
-        mtu_bytes = largest_packet(cls.type, environment.underlay.mtu_bytes, OVERHEAD_BYTES)
+        direct = Options(cls.facts, config).flag("DirectRouting")
+        require_families(cls.facts, environment.network)
+        mtu_bytes = largest_packet(cls.facts, environment.underlay.mtu_bytes, 20)  # outer IPv4
         return cls(environment=environment, direct=direct, mtu_bytes=mtu_bytes)
 
     @property
@@ -62,13 +67,13 @@ class Ipip(Planned):
 
     def plan(self, own: Lease, peers: Collection[Lease]) -> Plan:
         """All that the kernel should hold, for these leases. Pure."""
-        judged = self.environment.judge(peers, own=own, backend_type=self.type)
+        selected = self.environment.select_peers(peers, own=own, backend_type=self.facts.name)
         reachable: dict[str, tuple[KernelObject, ...]] = {}
         paths: dict[str, str] = {}
-        for peer in judged.served:
-            family_leases = self.environment.shared_legs(peer)
+        for peer in selected.served:
+            family_leases = self.environment.shared_family_leases(peer)
             reachable[peer.key_name] = tuple(map(self._way, family_leases))
-            paths[peer.key_name] = "direct" if all(map(self._is_direct, family_leases)) else self.type
+            paths[peer.key_name] = "direct" if all(map(self._is_direct, family_leases)) else self.facts.name
         link = IpipLink(name=_device(), mtu_bytes=self.mtu_bytes, local=self.environment.endpoint(4).address)
         # A host's own packets to the overlay leave with this address, and no subnet route comes with a /32.
         addresses = [
@@ -79,11 +84,11 @@ class Ipip(Planned):
         return Plan(
             base=base,
             peers=reachable,
-            problems=judged.problems,
+            problems=selected.problems,
             paths=paths,
-            destinations=self.environment.destinations(judged.served),
+            destinations=self.environment.destinations(selected.served),
             networks=self.environment.network.networks,
-            untold=judged.untold,
+            untold=selected.untold,
         )
 
     def _is_direct(self, family_lease: FamilyLease) -> bool:

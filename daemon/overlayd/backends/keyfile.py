@@ -21,7 +21,7 @@ MODE = 0o600
 def private_key(state_dir: Path) -> str:
     """The key in base64, as `wg genkey` prints one; made if there is none.
 
-    A file that others could read is closed to them, and that is said. Raises ConfigError for a file that is somebody
+    A file that others could read is closed to them, with a warning. Raises ConfigError for a file that is somebody
     else's or no key: a person decides whether this host gets a new one; OverlaydError where the disk refuses.
     """
     path = state_dir / FILE
@@ -42,10 +42,9 @@ def private_key(state_dir: Path) -> str:
 
 
 def renew(state_dir: Path, *, of: str) -> None:
-    """Make a new key, as the one that is there is also that of the host at `of`. Raises OverlaydError."""
+    """Make a new key, as the host at `of` has the same one. Raises OverlaydError."""
     log.error(
-        "this host's WireGuard key is another host's too, which was there before: was this one made from its image? "
-        "It gets a key of its own",
+        "another, older host has the same WireGuard key: was this host made from its image? This host gets a new key",
         holder=of,
         file=state_dir / FILE,
     )
@@ -74,13 +73,13 @@ def _as_devices_show(key: bytes) -> str:
 def _close_to_others(path: Path) -> None:
     found = path.stat()
     if found.st_uid != os.geteuid():
-        # Not taken: what that user knows is no secret, and the unit may not chown(2).
+        # The key is not used: that user knows it. And the unit may not chown(2).
         raise ConfigError(
             f"{path} belongs to user {found.st_uid}, who knows the key", hint=f"chown root {path}, or remove it"
         )
     if stat.S_IMODE(found.st_mode) & 0o077:
         log.warning(
-            "others could read the WireGuard key; closed to them now. If somebody did, remove the file and restart",
+            "other users could read the WireGuard key, and no longer can. If somebody did, remove the file and restart",
             file=path,
             mode=f"{stat.S_IMODE(found.st_mode):04o}",
         )

@@ -1,4 +1,4 @@
-"""What a backend listens to on the underlay, so that whoever keeps a firewall knows what to let in. Pure."""
+"""What a backend receives from the underlay, for the firewall rules that accept it. Pure."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Listening:
-    """Peers' packets of one kind, which this host has to take in.
+    """One kind of packets from peers that this host has to accept.
 
     They come over IP `version` 4 or 6. `protocol` is `udp` with a `port`, or another IP protocol by its number (IANA,
-    protocol-numbers) without one. `anyone`: the backend itself tells peers from others, by their keys, and a peer may
-    come from another address than the one it published.
+    protocol-numbers) without one. `anyone`: packets are accepted from any address, as the backend
+    itself recognizes peers by their keys, and a peer may come from another address than the one it published.
     """
 
     version: int

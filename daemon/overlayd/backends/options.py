@@ -5,79 +5,94 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from overlayd.backends.facts import BackendFacts, Key
 from overlayd.errors import NetworkConfigError
+from overlayd.leases.network_config import NetworkConfig
 from overlayd.lib.sanitize import sanitized
 
-# Below are the ports of services (RFC 6335, system ports).
-FIRST_PORT = 1024
+# The kernel takes a backend's port on every host of the network. Lower ones are those of services, as DNS or DHCP (RFC
+# 6335, system ports).
+FIRST_PORT, LAST_PORT = 1024, 65535
+
+# Of those backends that can be told that the way to peers takes less than this host's interface. 0 counts as missing.
+MTU = Key(
+    name="MTU",
+    help="The underlay's MTU, to be set where the path to peers takes less than the interface.",
+    default=None,
+    default_text="the interface's",
+)
 
 
 class Options:
-    """The keys of one backend, in any case, as flannel's Go reads them. Others say nothing (see `unknown`)."""
+    """The keys of one backend, in any case, as flannel's Go reads them. Keys that it does not have are left out."""
 
-    def __init__(self, backend: str, config: Mapping[str, Any], known: tuple[str, ...]) -> None:
-        """Those of the keys that are in `known`."""
-        self._backend = backend
-        names = {name.lower(): name for name in known}
+    def __init__(self, facts: BackendFacts, config: Mapping[str, Any]) -> None:
+        """The values in `config` of the keys in `facts`."""
+        self._facts = facts
+        names = {name.lower(): name for name in facts.key_names}
         self._values = {names[key.lower()]: value for key, value in config.items() if key.lower() in names}
 
-    def number(self, key: str, default: int, *, low: int, high: int) -> int:
-        """A whole number from `low` to `high`. Raises NetworkConfigError."""
-        value = self._values.get(key, default)
-        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise NetworkConfigError(
-                f"{key} of backend {self._backend} is {sanitized(value)}", hint=f"a number from {low} to {high}"
-            )
-        return value
+    def number(self, name: str) -> int:
+        """A whole number within the key's limits; its default, or 0, where the key is missing.
 
-    def port(self, key: str, default: int) -> int:
-        """A UDP port of 1024 or more; 0 stands for the default. Raises NetworkConfigError.
-
-        The kernel takes it on every host of the network: below, it would be that of a service, as DNS or DHCP.
+        Raises NetworkConfigError.
         """
-        value = self.number(key, default, low=0, high=65535)
-        if 0 < value < FIRST_PORT:
-            raise NetworkConfigError(
-                f"{key} of backend {self._backend} is {value}", hint=f"a port from {FIRST_PORT} to 65535"
-            )
-        return value or default
+        key = self._facts.key(name)
+        low, high = key.lowest or 0, key.highest if key.highest is not None else 65535
+        value = self._values.get(name, key.default or 0)
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise self._wrong(name, value, f"a number from {low} to {high}")
+        return value
 
-    def flag(self, key: str) -> bool:
-        """True or false; false where the key is missing. Raises NetworkConfigError."""
-        value = self._values.get(key, False)
+    def port(self, name: str) -> int:
+        """A port within the key's limits; 0 stands for the default. Raises NetworkConfigError."""
+        key = self._facts.key(name)
+        if self._values.get(name) == 0 and isinstance(key.default, int):
+            return key.default
+        return self.number(name)
+
+    def flag(self, name: str) -> bool:
+        """True or false; the default where the key is missing. Raises NetworkConfigError."""
+        value = self._values.get(name, self._facts.key(name).default)
         if not isinstance(value, bool):
-            raise NetworkConfigError(f"{key} of backend {self._backend} is {sanitized(value)}", hint="true or false")
+            raise self._wrong(name, value, "true or false")
         return value
 
-    def text(self, key: str) -> str:
+    def text(self, name: str) -> str:
         """A string; empty where the key is missing. Raises NetworkConfigError."""
-        value = self._values.get(key, "")
+        value = self._values.get(name, "")
         if not isinstance(value, str):
-            raise NetworkConfigError(f"{key} of backend {self._backend} is {sanitized(value)}", hint="a string")
+            raise self._wrong(name, value, "a string")
         return value
 
-    def word(self, key: str, allowed: tuple[str, ...]) -> str:
-        """One of the words in `allowed`; the first where the key is missing. Raises NetworkConfigError."""
-        value = self._values.get(key) or allowed[0]
-        if value not in allowed:
-            raise NetworkConfigError(f"{key} of backend {self._backend} is {sanitized(value)}", hint=", ".join(allowed))
+    def word(self, name: str) -> str:
+        """One of the key's words; the default where the key is missing or empty. Raises NetworkConfigError."""
+        key = self._facts.key(name)
+        value = self._values.get(name) or key.default
+        if value not in key.words:
+            raise self._wrong(name, value, ", ".join(key.words))
         return str(value)
 
-    def secret(self, key: str) -> str | None:
+    def secret(self, name: str) -> str | None:
         """A text that no message shows; None where it is missing or empty. Raises NetworkConfigError."""
-        value = self._values.get(key)
+        value = self._values.get(name)
         if value is not None and not isinstance(value, str):
-            raise NetworkConfigError(f"{key} of backend {self._backend} is not a text", hint="its value is not shown")
+            raise NetworkConfigError(
+                f"{name} of backend {self._facts.name} is not a text", hint="its value is not shown"
+            )
         return value or None
 
-
-def unknown(backend: str, config: Mapping[str, Any], known: tuple[str, ...]) -> list[str]:
-    """A sentence for each key that the backend has not."""
-    names = {name.lower() for name in known}
-    return [f"backend {backend} has no key {sanitized(key)}" for key in config if key.lower() not in names]
+    def _wrong(self, name: str, value: object, allowed: str) -> NetworkConfigError:
+        return NetworkConfigError(f"{name} of backend {self._facts.name} is {sanitized(value)}", hint=allowed)
 
 
-def largest_packet(backend: str, underlay_mtu_bytes: int, overhead_bytes: int, *, ipv6: bool = False) -> int:
+def unknown_keys(facts: BackendFacts, config: Mapping[str, Any]) -> list[str]:
+    """A sentence for each key in `config` that the backend does not have."""
+    names = {name.lower() for name in facts.key_names}
+    return [f"backend {facts.name} has no key {sanitized(key)}" for key in config if key.lower() not in names]
+
+
+def largest_packet(facts: BackendFacts, underlay_mtu_bytes: int, overhead_bytes: int, *, ipv6: bool = False) -> int:
     """What is left of the underlay's MTU. Raises NetworkConfigError below the 68 of RFC 791, or the 1280 of RFC 8200.
 
     Linux takes IPv6 away from an interface with less.
@@ -85,8 +100,17 @@ def largest_packet(backend: str, underlay_mtu_bytes: int, overhead_bytes: int, *
     left, least = underlay_mtu_bytes - overhead_bytes, 1280 if ipv6 else 68
     if left < least:
         raise NetworkConfigError(
-            f"backend {backend} needs {overhead_bytes} bytes of every packet, and the underlay's MTU is "
+            f"backend {facts.name} needs {overhead_bytes} bytes of every packet, and the underlay's MTU is "
             f"{underlay_mtu_bytes}: less than {least} are left",
             hint="raise the MTU of the underlay interface",
         )
     return left
+
+
+def require_families(facts: BackendFacts, network: NetworkConfig) -> None:
+    """Refuse a network with IPv6 where the backend carries none. Raises NetworkConfigError."""
+    if network.v6 is not None and not facts.ipv6:
+        raise NetworkConfigError(
+            f"backend {facts.name} carries IPv4 only",
+            hint="set EnableIPv6 to false, or use backend vxlan, host-gw or wireguard",
+        )

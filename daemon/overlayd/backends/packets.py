@@ -16,7 +16,7 @@ _QUERIES = frozenset({0, 8, 13, 14})
 
 
 def is_ipv4(buffer: bytearray, at: int, length: int) -> bool:
-    """Whether `length` bytes from `at` are one whole IPv4 packet, no more and no less."""
+    """Whether the `length` bytes from `at` on are exactly one IPv4 packet."""
     return (
         length >= HEADER_BYTES
         and buffer[at] >> 4 == 4
@@ -25,7 +25,7 @@ def is_ipv4(buffer: bytearray, at: int, length: int) -> bool:
     )
 
 
-def spend_hop(buffer: bytearray, at: int) -> bool:
+def decrement_ttl(buffer: bytearray, at: int) -> bool:
     """Take one off the time to live of the packet at `at`, in place; false, and no change, when none is left to spend.
 
     Lowering the TTL by one lowers its 16-bit word by 0x0100, so the complement that is the checksum rises by as much

@@ -1,4 +1,4 @@
-"""Peers as a backend sees them: which leases can be served at all, and the look-ups that a packet needs. Pure."""
+"""Peers as a backend sees them: which leases are served, and the look-ups for each packet. Pure."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from overlayd.leases.network_config import NetworkConfig, Pool
 from overlayd.lib.addresses import IPNetwork
 from overlayd.lib.sanitize import sanitized
 
-# Each is three things in the kernel, and each round looks at all. The largest clusters known end at 5,000 hosts.
+# Each peer is up to three objects in the kernel, and each round reads all. The largest known clusters have 5,000 hosts.
 PEERS_AT_MOST = 8192
-# A host holds one lease; after a change of the network there is the old one too. The forwarder of backend udp looks at
-# each for every packet from that host.
+# A host holds one lease, and after a change of the network the old one too. The forwarder of backend udp compares every
+# packet from a host with each of its leases.
 LEASES_OF_A_HOST_AT_MOST = 16
-# Whoever has a thousand bad leases in etcd does not read a thousand lines.
-TOLD_AT_MOST = 100
-# Where no host is: RFC 1122, RFC 4291.
+# Of a thousand bad leases, this many have their problem in status and log; the others are counted.
+PROBLEMS_AT_MOST = 100
+# Addresses that no host has: RFC 1122, RFC 4291.
 _NO_HOSTS: tuple[IPNetwork, ...] = tuple(
     map(
         ip_network,
@@ -31,13 +31,13 @@ _NO_HOSTS: tuple[IPNetwork, ...] = tuple(
     )
 )
 
-# Why a lease is not served: a text with places for what stands beside it. Most are never put together.
+# Why a lease is not served: a format string and its values. Most are never formatted, as there may be very many.
 Reason = tuple[str, tuple[object, ...]]
 
 
 @dataclass(frozen=True)
 class Quoted:
-    """What another host wrote, to be quoted where somebody is told of it."""
+    """A value that another host wrote, quoted when it is put into a message."""
 
     value: object
 
@@ -46,10 +46,10 @@ class Quoted:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judged:
-    """Which of the leases are served, in an order that does not depend on how they came; and of the others, why not.
+class ServedPeers:
+    """Which of the leases are served, in an order independent of that of the input, and why the others are not.
 
-    `problems` are told by the last part of a lease's key; `untold` more are not served either.
+    `problems` are by the last part of a lease's key; `untold` more leases are not served either.
     """
 
     served: tuple[Lease, ...] = ()
@@ -57,7 +57,7 @@ class Judged:
     untold: int = 0
 
 
-def judge(
+def select_peers(
     peers: Collection[Lease],
     *,
     own: Lease,
@@ -66,15 +66,15 @@ def judge(
     needed: Collection[HostNeed] = (),
     one_route: bool = False,
     usable: Callable[[Lease], Reason | None] = lambda _lease: None,
-) -> Judged:
-    """Choose. Leases are written by others, and there may be a hundred thousand.
+) -> ServedPeers:
+    """Choose the leases to serve. Other hosts write them, and there may be a hundred thousand.
 
-    One that would take anything of this host's own is not served, nor one that says that its host is where none can be.
-    Of two that overlap, the one that could be leased now is served, then the older one; so whoever comes later takes
-    nothing from anybody. `usable` says what the backend lacks in a lease that is fit otherwise.
+    A lease is not served if its subnet overlaps what this host needs, or if no host can have its public address. Of two
+    that overlap, one that fits the network config is served before one that does not, then the older one: a new lease
+    takes nothing from an old one. `usable` says what the backend lacks in a lease that is good otherwise.
     """
-    rules, there = _Rules(own, network, backend_type, needed, one_route=one_route), _Served(network)
-    # Leases only, and no tuples with them: a hundred thousand new objects have Python look through all it holds.
+    rules, already_served = _Rules(own, network, backend_type, needed, one_route=one_route), _Served(network)
+    # Leases only, no tuples of them: a hundred thousand new objects would start Python's garbage collector.
     candidates: list[Lease] = []
     refused: list[Lease] = []
     for peer in peers:
@@ -85,28 +85,28 @@ def judge(
         if len(served) == PEERS_AT_MOST:
             too_many = candidates[number:]
             break
-        if (there.refusal(peer) or usable(peer)) is None:
-            there.add(peer)
+        if (already_served.refusal(peer) or usable(peer)) is None:
+            already_served.add(peer)
             served.append(peer)
         else:
             refused.append(peer)
     else:
         too_many = []
-    told = nsmallest(TOLD_AT_MOST, refused, key=_name) if len(refused) > TOLD_AT_MOST else refused
+    reported = nsmallest(PROBLEMS_AT_MOST, refused, key=_name) if len(refused) > PROBLEMS_AT_MOST else refused
     problems = {}
-    for peer in told:
-        text, values = rules.refusal(peer) or there.refusal(peer) or usable(peer) or ("{}", ("not served",))
+    for peer in reported:
+        text, values = rules.refusal(peer) or already_served.refusal(peer) or usable(peer) or ("{}", ("not served",))
         problems[peer.key_name] = text.format(*values)
-    for peer in too_many[: TOLD_AT_MOST - len(told)]:
+    for peer in too_many[: PROBLEMS_AT_MOST - len(reported)]:
         problems[peer.key_name] = f"the network has more than {PEERS_AT_MOST} leases, and it is not among the first"
-    return Judged(served=tuple(served), problems=problems, untold=len(refused) + len(too_many) - len(problems))
+    return ServedPeers(served=tuple(served), problems=problems, untold=len(refused) + len(too_many) - len(problems))
 
 
 _name, _age = attrgetter("key_name"), attrgetter("created")
 
 
 class _Rules:
-    """What a lease must be for itself, whatever others there are. By numbers, as there may be very many."""
+    """The rules for a lease by itself, whatever others there are. They compare integers, as there may be very many."""
 
     def __init__(
         self, own: Lease, network: NetworkConfig, backend_type: str, needed: Collection[HostNeed], *, one_route: bool
@@ -124,7 +124,7 @@ class _Rules:
         }
 
     def sort(self, peers: list[Lease]) -> None:
-        """What could be leased now before what is left of another config, the older before the younger."""
+        """Sort leases that fit the network config before those left of another config, then older before younger."""
         for key in (_name, _age, self._is_left_over):
             peers.sort(key=key)
 
@@ -150,7 +150,7 @@ class _Rules:
 
 
 class _Family:
-    """The rules of one IP version. The public address of a leg is of the same one as its subnet."""
+    """The rules of one IP version. A public address has the same version as its subnet."""
 
     def __init__(self, pool: Pool, own: Lease, needed: Collection[HostNeed], *, one_route: bool) -> None:
         version = pool.network.version
@@ -179,7 +179,7 @@ class _Family:
         )
 
     def unfit(self, family_lease: FamilyLease) -> Reason | None:
-        """Why no host may have that subnet, or none can be at that address."""
+        """Why no host may have that subnet, or none can have that public address; None: it is fit."""
         first, last = family_lease.span
         if not (self._first <= first and last <= self._last):
             return "its subnet {} is outside the network {}", (family_lease.subnet, self._network)
@@ -189,11 +189,11 @@ class _Family:
             return "its subnet {} overlaps ours, {}", (family_lease.subnet, self._own.subnets)
         if self._taken.overlap(first, last) is not None:
             return "its subnet {} {}", (family_lease.subnet, _Taken(family_lease.subnet, self._needed))
-        what = self._no_peer(family_lease.public_number, family_lease)
+        what = self._not_a_host(family_lease.public_number, family_lease)
         return None if what is None else ("its public address {} is {}", (family_lease.public_ip, what))
 
-    def _no_peer(self, number: int, family_lease: FamilyLease) -> str | None:
-        """What is at an address, if that cannot be a peer."""
+    def _not_a_host(self, number: int, family_lease: FamilyLease) -> str | None:
+        """What an address is, where it cannot be a peer's; None where it can."""
         if number in self._own_numbers:
             return OWN_ADDRESS.removesuffix(" address")
         if self._no_hosts.overlap(number, number) is not None:
@@ -203,19 +203,19 @@ class _Family:
         return self._inside(number, family_lease) if self._first <= number <= self._last else None
 
     def _inside(self, number: int, family_lease: FamilyLease) -> str | None:
-        """Why an address of the network cannot be a peer's; the underlay may be a part of the network."""
+        """Why an address inside the network cannot be a peer's. Some can: the underlay may be a part of the network."""
         if self._ours[0] <= number <= self._ours[1]:
             return "inside our subnet"
         if family_lease.span[0] <= number <= family_lease.span[1]:
             return "inside its own subnet"
         if self._one_route and self._lans.overlap(number, number) is None:
-            # Packets to it would go in circles.
+            # Packets to it would be routed into the overlay, encapsulated for it, and routed there again.
             return f"inside the network {self._network}, which is routed into the overlay"
         return None
 
 
 class _Taken(NamedTuple):
-    """What a subnet would take from this host; put into words where somebody is told."""
+    """What of this host's a subnet overlaps, formatted when it is put into a message."""
 
     subnet: IPNetwork
     needed: Collection[HostNeed]
@@ -225,7 +225,7 @@ class _Taken(NamedTuple):
 
 
 class _Served:
-    """What is served already, in the families that the network uses."""
+    """The leases that are served already, in the families that the network uses."""
 
     def __init__(self, network: NetworkConfig) -> None:
         self._subnets = {version: Index() for version in network.versions}
@@ -234,7 +234,7 @@ class _Served:
         self._leases: dict[tuple[int, int], int] = {}
 
     def refusal(self, peer: Lease) -> Reason | None:
-        """Why a lease cannot be served beside these."""
+        """Why a lease cannot be served together with these; None: it can."""
         for family_lease in peer.family_leases:
             version, (first, last), number = family_lease.version, family_lease.span, family_lease.public_number
             subnets = self._subnets.get(version)
@@ -260,7 +260,7 @@ class _Served:
         return None
 
     def add(self, peer: Lease) -> None:
-        """Count a lease among them."""
+        """Add a lease to those that are served."""
         for family_lease in peer.family_leases:
             version, number = family_lease.version, family_lease.public_number
             if version in self._subnets:
@@ -284,10 +284,10 @@ def _edges(network: IPNetwork) -> tuple[int, ...]:
 
 
 class PeerTable:
-    """Peers by subnet for the way out, and by address for the way in. Never changed once made."""
+    """Peers by subnet for packets that leave, and by address for packets that arrive. Immutable."""
 
     def __init__(self, peers: Collection[Lease], port: int) -> None:
-        """A table of these peers' IPv4 legs, each reached at `port`."""
+        """A table of these peers' IPv4 leases, each reached at UDP `port`."""
         self._by_length: dict[int, dict[int, tuple[str, int]]] = {}
         sources: dict[str, list[tuple[int, int]]] = {}
         for peer in peers:
@@ -302,7 +302,7 @@ class PeerTable:
         # The longest prefix first, as a routing table has it; in most networks there is one length.
         self._tables = sorted(self._by_length.items())
 
-    def way_out(self, destination: int) -> tuple[str, int] | None:
+    def find_host(self, destination: int) -> tuple[str, int] | None:
         """Address and port of the host that holds the subnet of an inner destination."""
         for shift, table in self._tables:
             found = table.get(destination >> shift)

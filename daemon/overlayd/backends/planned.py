@@ -1,10 +1,10 @@
-"""What some backends have in common: those whose packets the kernel carries alone need only say what it should hold."""
+"""What backends share whose packets the kernel carries alone: they need only a plan of what the kernel should hold."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Collection
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from overlayd.kernel.converge import ConvergeReport, Plan, converge, require
 from overlayd.leases.lease import Lease
@@ -13,8 +13,6 @@ from overlayd.leases.lease import Lease
 @runtime_checkable
 class Planned(Protocol):
     """The part of a Backend that follows from its plan."""
-
-    one_route: ClassVar[bool] = False
 
     def plan(self, own: Lease, peers: Collection[Lease]) -> Plan:
         """All that the kernel should hold, for these leases. Pure."""
@@ -32,13 +30,13 @@ class Planned(Protocol):
         """The kernel carries the packets."""
 
     def close(self) -> None:
-        """Nothing is held here."""
+        """Nothing to release."""
 
 
 @runtime_checkable
 class Keyed(Protocol):
-    """The part of a Backend that knows hosts by keys."""
+    """The part of a Backend that identifies hosts by keys."""
 
-    def part_from(self, others: Collection[Lease]) -> None:
-        """Take another key where one of these leases, of hosts that were there before, has this host's."""
+    def replace_shared_key(self, others: Collection[Lease]) -> None:
+        """Make a new key if one of these leases, which are older than this host's, has the same key."""
         ...

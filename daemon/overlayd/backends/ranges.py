@@ -1,4 +1,4 @@
-"""Ranges of numbers, and which of them a range overlaps: by halving, not by looking at each. Pure."""
+"""Ranges of numbers, and which of them a range overlaps, by binary search. Pure."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Iterable
 
 
 class Index:
-    """Ranges, both ends included. Those of the beginning may overlap; one that is added overlaps none."""
+    """Ranges, both ends included. Those given at first may overlap; one that is added later overlaps none."""
 
     def __init__(self, ranges: Iterable[tuple[int, int]] = ()) -> None:
-        """These ranges; what overlaps becomes one."""
+        """Begin with these ranges; those that overlap are merged."""
         self._firsts: list[int] = []
         self._lasts: list[int] = []
         for first, last in sorted(ranges):
@@ -26,6 +26,6 @@ class Index:
         return self._firsts[at] if at >= 0 and self._lasts[at] >= first else None
 
     def add(self, first: int, last: int) -> None:
-        """One more. It overlaps none, so both ends keep their order."""
+        """Add a range that overlaps none of those there are."""
         insort(self._firsts, first)
         insort(self._lasts, last)

@@ -1,4 +1,4 @@
-"""The forwarder that works everywhere: a TUN device, a UDP socket, and one thread of this process between them.
+"""The forwarder that works on every kernel: a TUN device, a UDP socket, and one thread of this process between them.
 
 Packets to one peer that wait together leave in one system call (UDP_SEGMENT, Linux 4.18), and datagrams that arrive
 together come in one (UDP_GRO, 5.0); on the wire each is a datagram of its own either way, as flannel's are. Kernels
@@ -15,7 +15,15 @@ import struct
 import threading
 from ipaddress import IPv4Address
 
-from overlayd.backends.packets import DESTINATION, SOURCE, TIME_EXCEEDED, UNREACHABLE, icmp_error, is_ipv4, spend_hop
+from overlayd.backends.packets import (
+    DESTINATION,
+    SOURCE,
+    TIME_EXCEEDED,
+    UNREACHABLE,
+    decrement_ttl,
+    icmp_error,
+    is_ipv4,
+)
 from overlayd.backends.peers import PeerTable
 from overlayd.errors import KernelRefused, OverlaydError
 from overlayd.kernel.tun import open_queue
@@ -40,7 +48,7 @@ LARGEST_DATAGRAM_BYTES = 65507
 LARGEST_PACKET_BYTES = 65536
 BUFFER_BYTES = 2 * LARGEST_PACKET_BYTES
 SOCKET_BUFFER_BYTES = 4 * 1024 * 1024
-# How much of one direction is moved before the other has its turn.
+# So much of one direction is moved before the other has its turn.
 BURST_PACKETS = 128
 BURST_DATAGRAMS = 8
 POLL_MS = 200
@@ -65,12 +73,12 @@ class TunForwarder:
         self._ancillary: dict[int, list[tuple[int, int, bytes]]] = {}
         self._tun = self._open_device()
         self._udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        # Errors leave as the host's own, from the address on the way back. Through the device they would be martians: a
+        # ICMP errors are sent as the host's own. Sent through the device they would be martians (RFC 1812, 5.3.7): a
         # packet that arrives there must not have a source address of this host.
         self._icmp = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
         try:
             self._icmp.setblocking(False)
-            # Every ICMP packet of the host would be queued here, and nobody reads: ICMP_FILTER (raw(7)) lets none in.
+            # Else every ICMP packet that the host receives would be queued here unread (ICMP_FILTER, raw(7)).
             self._icmp.setsockopt(SOL_RAW, ICMP_FILTER, b"\xff" * 4)
             self._segments = self._prepare_socket()
             self._udp.bind((str(local), port))
@@ -184,12 +192,12 @@ class TunForwarder:
         """Where a packet from the device goes to, its hop spent; None if nowhere."""
         if not is_ipv4(buffer, at, length):
             return None  # the kernel's own IPv6 neighbour discovery, for one
-        peer = table.way_out(int.from_bytes(buffer[at + DESTINATION : at + DESTINATION + 4]))
+        peer = table.find_host(int.from_bytes(buffer[at + DESTINATION : at + DESTINATION + 4]))
         if peer is None:
             self.dropped["no route"] += 1
             self._answer(buffer[at : at + length], *UNREACHABLE)
             return None
-        if not spend_hop(buffer, at):
+        if not decrement_ttl(buffer, at):
             self.dropped["no hop left"] += 1
             self._answer(buffer[at : at + length], *TIME_EXCEEDED)
             return None
@@ -253,7 +261,7 @@ class TunForwarder:
         else:
             self.dropped["foreign source"] += 1
             return
-        if not spend_hop(buffer, at):
+        if not decrement_ttl(buffer, at):
             self.dropped["no hop left"] += 1
             return
         try:

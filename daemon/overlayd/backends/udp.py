@@ -9,19 +9,16 @@ from ipaddress import IPv4Address
 from typing import Any, ClassVar, Protocol, Self
 
 from overlayd.backends.environment import Environment
+from overlayd.backends.facts import BackendFacts, Carrier, Key
 from overlayd.backends.listening import Listening
-from overlayd.backends.options import Options, largest_packet
+from overlayd.backends.options import FIRST_PORT, LAST_PORT, Options, largest_packet, require_families
 from overlayd.backends.peers import PeerTable
 from overlayd.backends.tun import TunForwarder
-from overlayd.errors import NetworkConfigError
 from overlayd.kernel.converge import ConvergeReport, Plan, converge, require
 from overlayd.kernel.state import Address, Route, TunLink
 from overlayd.leases.lease import Lease
 from overlayd.lib import marks
 from overlayd.lib.addresses import interface
-
-OVERHEAD_BYTES = 28  # outer IPv4 20, UDP 8
-DEFAULT_PORT = 8285
 
 
 class Forwarder(Protocol):
@@ -43,9 +40,21 @@ class Forwarder(Protocol):
 class Udp:
     """The udp backend on one host."""
 
-    type: ClassVar[str] = "udp"
-    keys: ClassVar[tuple[str, ...]] = ("Port",)
-    one_route: ClassVar[bool] = True
+    facts: ClassVar[BackendFacts] = BackendFacts(
+        name="udp",
+        published_as="udp",
+        summary="Bare packets in UDP, carried by the daemon, as flannel's udp backend does. Slow; for joining such a "
+        "network.",
+        keys=(Key(name="Port", help="UDP port.", default=8285, lowest=FIRST_PORT, highest=LAST_PORT),),
+        ipv6=False,
+        # Outer IPv4 20 or IPv6 40, UDP 8.
+        overhead_bytes={4: 28, 6: 48},
+        carrier=Carrier(protocol="udp", port_key="Port"),
+        device_kind="tun",
+        host_answers=True,
+        one_route=True,
+        runs_commands=False,
+    )
 
     def __init__(self, environment: Environment, *, port: int, mtu_bytes: int) -> None:
         """Values only; `open` makes the device and takes the port."""
@@ -57,13 +66,9 @@ class Udp:
     @classmethod
     def from_config(cls, config: Mapping[str, Any], environment: Environment) -> Self:
         """See Backend. Keys: Port."""
-        port = Options(cls.type, config, cls.keys).port("Port", DEFAULT_PORT)
-        if environment.network.v6 is not None:
-            raise NetworkConfigError(
-                "backend udp carries IPv4 only",
-                hint="set EnableIPv6 to false, or use backend vxlan, host-gw or wireguard",
-            )
-        mtu_bytes = largest_packet(cls.type, environment.underlay.mtu_bytes, OVERHEAD_BYTES)
+        port = Options(cls.facts, config).port("Port")
+        require_families(cls.facts, environment.network)
+        mtu_bytes = largest_packet(cls.facts, environment.underlay.mtu_bytes, 28)  # outer IPv4, UDP
         return cls(environment, port=port, mtu_bytes=mtu_bytes)
 
     @property
@@ -118,7 +123,9 @@ class Udp:
     def plan(self, own: Lease, peers: Collection[Lease] = ()) -> Plan:
         """All that the kernel should hold, for these leases. Pure."""
         device = marks.ours().tun
-        judged = self._environment.judge(peers, own=own, backend_type=self.type, one_route=self.one_route)
+        selected = self._environment.select_peers(
+            peers, own=own, backend_type=self.facts.name, one_route=self.facts.one_route
+        )
         return Plan(
             base=(
                 *self._environment.base(own),
@@ -129,11 +136,11 @@ class Udp:
                 ),
                 *(Route(dst=network, link=device) for network in self._environment.network.networks),
             ),
-            problems=judged.problems,
-            paths={peer.key_name: self.type for peer in judged.served},
-            destinations=self._environment.destinations(judged.served),
+            problems=selected.problems,
+            paths={peer.key_name: self.facts.name for peer in selected.served},
+            destinations=self._environment.destinations(selected.served),
             networks=self._environment.network.networks,
-            untold=judged.untold,
+            untold=selected.untold,
         )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from overlayd.backends import ledger as ledgers
-from overlayd.backends.allowed_commands import SETTING, Consent
+from overlayd.backends.allowed_commands import SETTING, AllowedCommands
 from overlayd.backends.commands import words
 from overlayd.backends.ledger import Ledger
 from overlayd.errors import CommandFailed
@@ -21,76 +21,83 @@ UNDO_S = 30.0
 
 
 def run_command(
-    command: str, variables: Mapping[str, str], consent: Consent, *, data: str = "", timeout_s: float = COMMAND_S
+    command: str,
+    variables: Mapping[str, str],
+    allowed_commands: AllowedCommands,
+    *,
+    data: str = "",
+    timeout_s: float = COMMAND_S,
 ) -> str:
     """Run a command with its variables and a line of data on its standard input. Raises CommandFailed.
 
-    Without this host's consent to it, nothing is run.
+    A command that this host does not allow is not run, and raises CommandFailed too.
     """
     if not command:
         return ""
-    refusal = consent.refusal(command)
+    refusal = allowed_commands.refusal(command)
     if refusal is not None:
         raise CommandFailed(_printable(f"not run: {refusal}"), hint=f"see {SETTING} in overlayd.conf(5)")
     argv = words(command, variables)
     try:
-        said = process.run(argv, input=f"{data}\n", timeout_s=timeout_s, env=variables)
+        output = process.run(argv, input=f"{data}\n", timeout_s=timeout_s, env=variables)
     except CommandFailed as error:
         shown = "".join(f"{name}={value} " for name, value in variables.items() if value)
-        # It quotes the data, which another host wrote, and which somebody will read on a terminal.
+        # The message quotes the data, which another host wrote: a terminal must not obey what is in it.
         raise CommandFailed(_printable(f"{shown}{error.message}"), hint=error.hint) from None
     log.debug("command run", command=command, **{name.lower(): value for name, value in variables.items() if value})
-    return said
+    return output
 
 
-def undo(ledger: Ledger, consent: Consent, *, within_s: float = float("inf")) -> tuple[list[str], list[str]]:
-    """Run SubnetRemoveCommand for every peer and ShutdownCommand: what was undone, and what failed."""
+def undo(
+    ledger: Ledger, allowed_commands: AllowedCommands, *, within_s: float = float("inf")
+) -> tuple[list[str], list[str]]:
+    """Run SubnetRemoveCommand for every peer, then ShutdownCommand. Returns what was undone, and what failed."""
     done, failed = [], []
     ends = time.monotonic() + within_s
-    for peer, entry in sorted(ledger.peers.items()):
-        told = entry.told
+    for peer, record in sorted(ledger.peers.items()):
+        host = record.host
         try:
             if time.monotonic() > ends:
-                raise CommandFailed(f"peer {told.name}: no time left after {within_s:g} s")
-            run_command(ledger.commands.subnet_remove, told.variables(), consent, data=told.data)
-            done.append(f"peer {told.name} ({peer})")
+                raise CommandFailed(f"peer {host.name}: no time left after {within_s:g} s")
+            run_command(ledger.commands.subnet_remove, host.variables(), allowed_commands, data=host.data)
+            done.append(f"peer {host.name} ({peer})")
         except CommandFailed as error:
-            if entry.settled:
+            if record.settled:
                 failed.append(error.message)
     try:
         if ledger.commands.shutdown and (ledger.started is not None or ledger.own is not None):
-            run_command(ledger.commands.shutdown, ledger.own or {}, consent)
+            run_command(ledger.commands.shutdown, ledger.own or {}, allowed_commands)
             done.append("what PreStartupCommand and PostStartupCommand made")
     except CommandFailed as error:
         failed.append(error.message)
     return done, failed
 
 
-def undo_and_say(ledger: Ledger, consent: Consent) -> None:
-    """Undo what a ledger tells of; failures are logged, and forgotten."""
-    _done, failed = undo(ledger, consent, within_s=UNDO_S)
+def undo_and_log(ledger: Ledger, allowed_commands: AllowedCommands) -> None:
+    """Undo all that is in a ledger. Failures are logged, and not tried again."""
+    _done, failed = undo(ledger, allowed_commands, within_s=UNDO_S)
     for problem in failed:
-        log.error("could not be undone", problem=problem)
+        log.error("a command that undoes the data path failed", problem=problem)
 
 
-def cleanup(run_dir: Path, consent: Consent) -> Iterator[str]:
-    """Undo all that the commands did since boot; what was undone, one by one. Raises CommandFailed with what was not.
+def cleanup(run_dir: Path, allowed_commands: AllowedCommands) -> Iterator[str]:
+    """Undo all that the commands did since boot. Yields what was undone; raises CommandFailed with what was not.
 
-    What failed is forgotten too: the message has the command to run by hand.
+    What failed is not tried again: the message has the command to run by hand.
     """
-    done, failed = undo(ledgers.read(run_dir), consent)
+    done, failed = undo(ledgers.read(run_dir), allowed_commands)
     ledgers.write(run_dir, Ledger())
     yield from done
     if failed:
         raise CommandFailed("\n".join(failed))
 
 
-def retire(run_dir: Path, consent: Consent) -> None:
-    """The same for a daemon whose network has another backend now. Failures are logged."""
+def retire(run_dir: Path, allowed_commands: AllowedCommands) -> None:
+    """Undo all that the commands did, for a daemon whose network has another backend now. Failures are logged."""
     ledger = ledgers.read(run_dir)
     if not ledger.empty:
-        log.warning("the backend is another now: what the extension's commands did is undone")
-        undo_and_say(ledger, consent)
+        log.warning("the network has another backend now: what the extension's commands set up is undone")
+        undo_and_log(ledger, allowed_commands)
         ledgers.write(run_dir, Ledger())
 
 

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from overlayd.backends.environment import Environment
-from overlayd.backends.host_gw import direct_route, reaches_directly
+from overlayd.backends.facts import BackendFacts, Carrier, Key
+from overlayd.backends.host_gw import DIRECT_ROUTING, direct_route, reaches_directly
 from overlayd.backends.listening import Listening
-from overlayd.backends.options import Options, largest_packet
+from overlayd.backends.options import FIRST_PORT, LAST_PORT, MTU, Options, largest_packet
 from overlayd.backends.peers import Quoted, Reason
 from overlayd.backends.planned import Planned
 from overlayd.errors import NetworkConfigError
@@ -25,21 +26,54 @@ from overlayd.leases.lease import FamilyLease, Lease
 from overlayd.lib import marks
 from overlayd.lib.addresses import IPAddress, interface
 
-# Outer Ethernet 14, IP 20 or 40, UDP 8, VXLAN 8.
+# By the IP version of the underlay: outer IPv4 20 or IPv6 40, UDP 8, VXLAN 8, inner Ethernet 14.
 OVERHEAD_BYTES = {4: 50, 6: 70}
-DEFAULT_VNI, DEFAULT_PORT = 1, 8472
 # linux/if.h: IFNAMSIZ less the zero byte. A VNI has up to eight digits, or six in hexadecimal.
 LONGEST_NAME = 15
-KEYS = ("VNI", "Port", "GBP", "Learning", "DirectRouting", "MTU")
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.IGNORECASE)
+
+FACTS = BackendFacts(
+    name="vxlan",
+    published_as="vxlan",
+    summary="VXLAN by the kernel, in UDP. Crosses any IP network.",
+    keys=(
+        Key(
+            name="VNI",
+            help="The network's number in VXLAN; the devices are overlay.VNI and, for IPv6, overlay-v6.VNI, or "
+            "overlay.xHEX and overlay-xHEX where that is too long a name.",
+            default=1,
+            lowest=1,
+            highest=2**24 - 1,
+        ),
+        Key(name="Port", help="UDP port.", default=8472, lowest=FIRST_PORT, highest=LAST_PORT),
+        Key(
+            name="GBP",
+            help="Group policy extension: a packet's mark goes along. All hosts must agree.",
+            default=False,
+        ),
+        Key(
+            name="Learning",
+            help="Let the kernel learn peers' MACs from packets. Without, every peer is programmed.",
+            default=False,
+        ),
+        DIRECT_ROUTING,
+        MTU,
+    ),
+    ipv6=True,
+    overhead_bytes=OVERHEAD_BYTES,
+    carrier=Carrier(protocol="udp", port_key="Port"),
+    device_kind="vxlan",
+    host_answers=True,
+    one_route=False,
+    runs_commands=False,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Vxlan(Planned):
     """The backend on one host. `direct` is DirectRouting: peers on the underlay's own networks get plain routes."""
 
-    type: ClassVar[str] = "vxlan"
-    keys: ClassVar[tuple[str, ...]] = KEYS
+    facts: ClassVar[BackendFacts] = FACTS
     environment: Environment
     vni: int
     port: int
@@ -50,29 +84,29 @@ class Vxlan(Planned):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], environment: Environment) -> Self:
-        """See Backend. Keys: VNI, Port, GBP, Learning, DirectRouting, MTU (of the underlay)."""
-        options = Options(cls.type, config, cls.keys)
+        """See Backend. Keys: those of FACTS."""
+        options = Options(cls.facts, config)
         return cls._made(options, environment, direct=options.flag("DirectRouting"))
 
     @classmethod
     def _made(cls, options: Options, environment: Environment, *, direct: bool) -> Self:
-        underlay_mtu_bytes = options.number("MTU", 0, low=0, high=65535) or environment.underlay.mtu_bytes
+        underlay_mtu_bytes = options.number("MTU") or environment.underlay.mtu_bytes
         if underlay_mtu_bytes > environment.underlay.mtu_bytes:
             raise NetworkConfigError(
-                f"MTU of backend {cls.type} is {underlay_mtu_bytes}, and that of this host's "
+                f"MTU of backend {cls.facts.name} is {underlay_mtu_bytes}, and that of this host's "
                 f"{environment.underlay.ifname} is {environment.underlay.mtu_bytes}",
                 hint="lower it in the network config, leave it out, or raise that of the interface",
             )
         overhead_bytes = max(OVERHEAD_BYTES[pool.network.version] for pool in environment.network.pools)
         return cls(
             environment=environment,
-            vni=options.number("VNI", DEFAULT_VNI, low=1, high=2**24 - 1),
-            port=options.port("Port", DEFAULT_PORT),
+            vni=options.number("VNI"),
+            port=options.port("Port"),
             gbp=options.flag("GBP"),
             learning=options.flag("Learning"),
             direct=direct,
             mtu_bytes=largest_packet(
-                cls.type, underlay_mtu_bytes, overhead_bytes, ipv6=environment.network.v6 is not None
+                cls.facts, underlay_mtu_bytes, overhead_bytes, ipv6=environment.network.v6 is not None
             ),
         )
 
@@ -80,7 +114,7 @@ class Vxlan(Planned):
         """The name of the VXLAN device for packets of one family, which travels over the same family."""
         name, short = (".", ".x") if version == 4 else ("-v6.", "-x")
         if marks.ours().number:
-            # Its digit is the one too many.
+            # The digit in the name leaves one character less.
             short = short[-1] if version == 4 else short[0]
         whole = marks.ours().device(f"{name}{self.vni}")
         return whole if len(whole) <= LONGEST_NAME else marks.ours().device(f"{short}{self.vni:x}")
@@ -105,11 +139,13 @@ class Vxlan(Planned):
 
     def plan(self, own: Lease, peers: Collection[Lease]) -> Plan:
         """All that the kernel should hold, for these leases. Pure."""
-        judged = self.environment.judge(peers, own=own, backend_type=Vxlan.type, usable=_Macs(self, own).refusal)
+        selected = self.environment.select_peers(
+            peers, own=own, backend_type=self.facts.published_as, usable=_Macs(self, own).refusal
+        )
         reachable: dict[str, tuple[KernelObject, ...]] = {}
         paths: dict[str, str] = {}
-        for peer in judged.served:
-            family_leases = self.environment.shared_legs(peer)
+        for peer in selected.served:
+            family_leases = self.environment.shared_family_leases(peer)
             reachable[peer.key_name] = tuple(
                 entry for family_lease in family_leases for entry in self._entries(family_lease)
             )
@@ -121,11 +157,11 @@ class Vxlan(Planned):
         return Plan(
             base=base,
             peers=reachable,
-            problems=judged.problems,
+            problems=selected.problems,
             paths=paths,
-            destinations=self.environment.destinations(judged.served),
+            destinations=self.environment.destinations(selected.served),
             networks=self.environment.network.networks,
-            untold=judged.untold,
+            untold=selected.untold,
         )
 
     def _own_end(self, family_lease: FamilyLease) -> tuple[KernelObject, ...]:
@@ -169,7 +205,7 @@ class Vxlan(Planned):
 
 
 class _Macs:
-    """Which host has which MAC: two forwarding entries for one would replace each other for ever."""
+    """Which host has which MAC. Two forwarding entries for one MAC would replace each other in every round."""
 
     def __init__(self, backend: Vxlan, own: Lease) -> None:
         self._backend = backend
@@ -182,7 +218,7 @@ class _Macs:
         """Why a peer's data cannot be used; None, and its MACs noted, if it can."""
         vni = self._backend.vni
         found: dict[tuple[int, str], IPAddress] = {}
-        for family_lease in self._backend.environment.shared_legs(peer):
+        for family_lease in self._backend.environment.shared_family_leases(peer):
             data = family_lease.fields()
             if data.get("vni", vni) != vni:
                 return "its VNI is {}, ours is {}", (Quoted(data["vni"]), vni)

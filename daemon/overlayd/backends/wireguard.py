@@ -16,8 +16,9 @@ from typing import Any, ClassVar, Self
 from overlayd.backends import keyfile
 from overlayd.backends.claims import Claim, Claims, public_key_of
 from overlayd.backends.environment import Environment
+from overlayd.backends.facts import BackendFacts, Carrier, Key
 from overlayd.backends.listening import Listening
-from overlayd.backends.options import Options, largest_packet
+from overlayd.backends.options import LAST_PORT, MTU, Options, largest_packet
 from overlayd.backends.peers import Reason
 from overlayd.backends.x25519 import public_key
 from overlayd.errors import NetworkConfigError
@@ -31,9 +32,6 @@ from overlayd.lib.sanitize import sanitized
 
 # Outer IPv6 40 (an IPv4 header is shorter), UDP 8, type 4, receiver 4, counter 8, tag 16.
 OVERHEAD_BYTES = 80
-DEFAULT_PORT, DEFAULT_PORT6 = 51820, 51821
-KEYS = ("ListenPort", "ListenPortV6", "PSK", "MTU", "Mode", "PersistentKeepaliveInterval")
-MODES = ("separate", "auto", "ipv4", "ipv6")
 _SERVICES = {53: "DNS", 67: "DHCP", 68: "DHCP", 123: "NTP", 546: "DHCP", 547: "DHCP"}
 # What flannel takes for private when it chooses an endpoint: RFC 1918 and RFC 4193, and not all that Python does.
 _PRIVATE: tuple[IPNetwork, ...] = (
@@ -45,13 +43,56 @@ _PRIVATE: tuple[IPNetwork, ...] = (
 class Wireguard:
     """The wireguard backend on one host.
 
-    `mode` says over which addresses hosts meet. `separate`: a device for each family, which travels over the same one.
+    `mode` says which addresses are the endpoints. `separate`: a device for each family, over the same one.
     The others have one device for both: `ipv4` and `ipv6` over that family, `auto` over the better of the two.
     """
 
-    type: ClassVar[str] = "wireguard"
-    keys: ClassVar[tuple[str, ...]] = KEYS
-    one_route: ClassVar[bool] = True
+    facts: ClassVar[BackendFacts] = BackendFacts(
+        name="wireguard",
+        published_as="wireguard",
+        summary="WireGuard, encrypted: by the kernel, or by wireguard-go where the kernel has none. Each host's key is "
+        "in wireguard.key of the state directory. The MTU of containers is the underlay's less 80 bytes, also where "
+        "hosts meet over IPv4.",
+        keys=(
+            Key(name="ListenPort", help="UDP port.", default=51820, lowest=1, highest=LAST_PORT),
+            Key(
+                name="ListenPortV6",
+                help="UDP port of the device for IPv6, where that is a device of its own.",
+                default=51821,
+                lowest=1,
+                highest=LAST_PORT,
+            ),
+            Key(
+                name="PSK",
+                help="A preshared key beside the hosts' own, in base64 as `wg genpsk` prints it.",
+                default=None,
+                default_text="none",
+                secret=True,
+            ),
+            MTU,
+            Key(
+                name="Mode",
+                help="`separate`: a device for each family; `ipv4`, `ipv6`: one device for both, over that family; "
+                "`auto`: one device, each peer over the family that both have.",
+                default="separate",
+                words=("separate", "auto", "ipv4", "ipv6"),
+            ),
+            Key(
+                name="PersistentKeepaliveInterval",
+                help="Seconds between packets that keep a way through address translation open; 0 for none.",
+                default=0,
+                lowest=0,
+                highest=65535,
+            ),
+        ),
+        ipv6=True,
+        overhead_bytes={4: OVERHEAD_BYTES - 20, 6: OVERHEAD_BYTES},
+        carrier=Carrier(protocol="udp", port_key="ListenPort"),
+        device_kind="wireguard",
+        host_answers=True,
+        one_route=True,
+        runs_commands=False,
+    )
 
     def __init__(
         self,
@@ -70,14 +111,14 @@ class Wireguard:
         self._preshared_key = preshared_key
         self._keepalive_s = keepalive_s
         self._mtu_bytes = mtu_bytes
-        # What the devices were told, by device and key: an endpoint that they show instead is where a peer went.
-        self._told: dict[object, tuple[IPAddress, int] | None] = {}
+        # The endpoints that were set, by device and key: another one that the device shows is where a peer moved to.
+        self._set_endpoints: dict[object, tuple[IPAddress, int] | None] = {}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], environment: Environment) -> Self:
-        """See Backend. Keys: KEYS, as flannel has them; MTU is the underlay's."""
-        options = Options(cls.type, config, cls.keys)
-        mode = options.word("Mode", MODES)
+        """See Backend. Keys: those of `facts`, as flannel has them."""
+        options = Options(cls.facts, config)
+        mode = options.word("Mode")
         for version in (4, 6):
             if mode == f"ipv{version}" and environment.network.network(version) is None:
                 raise NetworkConfigError(
@@ -85,8 +126,8 @@ class Wireguard:
                     hint=f"set EnableIPv{version} to true, or Mode to auto",
                 )
         ports = {
-            _device(4): _port(options, "ListenPort", DEFAULT_PORT),
-            _device(6): _port(options, "ListenPortV6", DEFAULT_PORT6),
+            _device(4): _port(options, "ListenPort"),
+            _device(6): _port(options, "ListenPortV6"),
         }
         if mode == "separate" and len(environment.network.pools) == 2 and len(set(ports.values())) == 1:
             raise NetworkConfigError(
@@ -98,10 +139,10 @@ class Wireguard:
             mode=mode,
             ports=ports,
             preshared_key=_preshared_key(options),
-            keepalive_s=options.number("PersistentKeepaliveInterval", 0, low=0, high=65535),
+            keepalive_s=options.number("PersistentKeepaliveInterval"),
             mtu_bytes=largest_packet(
-                cls.type,
-                options.number("MTU", 0, low=0, high=65535) or environment.underlay.mtu_bytes,
+                cls.facts,
+                options.number("MTU") or environment.underlay.mtu_bytes,
                 OVERHEAD_BYTES,
                 ipv6=environment.network.v6 is not None,
             ),
@@ -119,7 +160,7 @@ class Wireguard:
 
     @property
     def listens(self) -> tuple[Listening, ...]:
-        """The UDP ports, in the families that hosts meet over."""
+        """The UDP ports, in the families of the endpoints."""
         versions: list[int] = [pool.network.version for pool in self._environment.network.pools]
         if self._mode in ("ipv4", "ipv6"):
             versions = [int(self._mode[-1])]
@@ -135,12 +176,12 @@ class Wireguard:
         """
         return {"PublicKey": self._public_key, "Port": self._ports[self._device(version)]}
 
-    def part_from(self, others: Collection[Lease]) -> None:
+    def replace_shared_key(self, others: Collection[Lease]) -> None:
         """See Keyed."""
         for other in others:
             if self._public_key in map(public_key_of, other.family_leases):
                 keyfile.renew(self._state_dir, of=str(other.public_ip))
-                # They are cached_property's.
+                # Both are cached properties: the next access reads the new key.
                 del self._private_key, self._public_key
                 return
 
@@ -152,7 +193,7 @@ class Wireguard:
         """See Backend."""
         plan = self.plan(own, peers)
         report = converge(plan)
-        self._told = {
+        self._set_endpoints = {
             item.key: item.endpoint
             for name, objects in plan.peers.items()
             for item in objects
@@ -164,19 +205,19 @@ class Wireguard:
         """The kernel carries the packets, or wireguard-go."""
 
     def close(self) -> None:
-        """Nothing is held here."""
+        """Nothing to release."""
 
     def plan(self, own: Lease, peers: Collection[Lease] = ()) -> Plan:
         """All that the kernel should hold, for these leases."""
         claims = Claims(self._public_key)
 
         def unclaimed(peer: Lease) -> Reason | None:
-            wanted = self._claims(peer)
-            problem = wanted if isinstance(wanted, str) else claims.add(peer, wanted)
+            claimed = self._claims(peer)
+            problem = claimed if isinstance(claimed, str) else claims.add(peer, claimed)
             return None if problem is None else ("{}", (problem,))
 
-        judged = self._environment.judge(
-            peers, own=own, backend_type=self.type, one_route=self.one_route, usable=unclaimed
+        selected = self._environment.select_peers(
+            peers, own=own, backend_type=self.facts.name, one_route=self.facts.one_route, usable=unclaimed
         )
         reachable: dict[str, tuple[KernelObject, ...]] = {
             name: tuple(map(self._peer, granted)) for name, granted in claims.granted().items()
@@ -184,11 +225,11 @@ class Wireguard:
         return Plan(
             base=(*self._environment.base(own), *self._own_end(own)),
             peers=reachable,
-            problems=judged.problems,
-            paths=dict.fromkeys(reachable, self.type),
-            destinations=self._environment.destinations(judged.served),
+            problems=selected.problems,
+            paths=dict.fromkeys(reachable, self.facts.name),
+            destinations=self._environment.destinations(selected.served),
             networks=self._environment.network.networks,
-            untold=judged.untold,
+            untold=selected.untold,
         )
 
     @property
@@ -230,8 +271,8 @@ class Wireguard:
         return tuple(objects)
 
     def _claims(self, peer: Lease) -> list[Claim] | str:
-        """What a peer's lease asks of our devices; or why it cannot be used."""
-        family_leases = self._environment.shared_legs(peer)
+        """What a peer's lease claims of our devices, or why it cannot be used."""
+        family_leases = self._environment.shared_family_leases(peer)
         keys = [public_key_of(family_lease) for family_lease in family_leases]
         for family_lease, key in zip(family_leases, keys, strict=True):
             if key is None:
@@ -249,15 +290,15 @@ class Wireguard:
             ]
         if len(set(keys)) != 1:
             return "its two families have different PublicKeys; that needs Mode separate"
-        meeting = self._meeting(family_leases)
-        if meeting is None:
+        endpoint = self._endpoint_lease(family_leases)
+        if endpoint is None:
             return f"it has no IPv{self._mode[-1]} address, which Mode {self._mode} needs"
         subnets = tuple(family_lease.subnet for family_lease in family_leases)
-        port, key = self._port_of(meeting), str(keys[0])
-        return [Claim(device=_device(4), public_key=key, address=meeting.public_ip, port=port, subnets=subnets)]
+        port, key = self._port_of(endpoint), str(keys[0])
+        return [Claim(device=_device(4), public_key=key, address=endpoint.public_ip, port=port, subnets=subnets)]
 
     def _port_of(self, family_lease: FamilyLease) -> int:
-        """The port at which a peer is met: the one that it published, else our own."""
+        """The port of a peer's endpoint: the one that it published, else our own."""
         device = self._device(family_lease.version)
         port = family_lease.fields().get("port")
         if not isinstance(port, int) or isinstance(port, bool) or not 0 < port <= 65535:
@@ -265,8 +306,8 @@ class Wireguard:
         # flannel publishes ListenPortV6 with the IPv6 part also where its one device listens on ListenPort.
         return self._ports[device] if family_lease.version == 6 and port == self._ports[_device(6)] else port
 
-    def _meeting(self, family_leases: Collection[FamilyLease]) -> FamilyLease | None:
-        """The leg at whose address a peer is met when one device carries both families."""
+    def _endpoint_lease(self, family_leases: Collection[FamilyLease]) -> FamilyLease | None:
+        """The family whose public address is a peer's endpoint, where one device carries both families."""
         by_version = {family_lease.version: family_lease for family_lease in family_leases}
         if self._mode != "auto":
             return by_version.get(int(self._mode[-1]))
@@ -288,7 +329,7 @@ class Wireguard:
             allowed_ips=frozenset(claim.subnets),
             preshared_key=self._preshared_key,
             keepalive_s=self._keepalive_s,
-            roams=self._told.get((claim.device, claim.public_key)) == endpoint,
+            roams=self._set_endpoints.get((claim.device, claim.public_key)) == endpoint,
         )
 
 
@@ -296,9 +337,9 @@ def _device(version: int) -> str:
     return marks.ours().device("-wg" if version == 4 else "-wg-v6")
 
 
-def _port(options: Options, key: str, default: int) -> int:
-    """Any port, as it may have to pass a firewall, but that of a service of every host's."""
-    port = options.number(key, default, low=1, high=65535)
+def _port(options: Options, key: str) -> int:
+    """Any port, as some firewalls let only known ones pass, but those of services that every host uses."""
+    port = options.number(key)
     if port in _SERVICES:
         raise NetworkConfigError(f"{key} of backend wireguard is {port}, the port of {_SERVICES[port]}", hint="another")
     return port

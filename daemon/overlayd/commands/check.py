@@ -8,10 +8,11 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from overlayd.backends import Backend
+from overlayd.backends.backend import Backend
+from overlayd.backends.facts import BackendFacts
+from overlayd.commands import Command, Verb
 from overlayd.commands.output import print_fields, print_line
 from overlayd.docker.dockerd_config import read_dockerd_config
-from overlayd.doctor.checks.host import DEVICE_OF
 from overlayd.doctor.gather.host import device_feature
 from overlayd.host.backend import backend_here, unknown_keys
 from overlayd.leases.conflicts import CurrentNeeds, judge_network, without_container_bridge
@@ -30,7 +31,7 @@ from overlayd.underlay.watch import choose_underlay
 
 def main(settings: Settings, _options: argparse.Namespace) -> int:
     """Print all that `run` would find out before it changes anything. Fails as `run` would."""
-    # First, so that nothing is printed of endpoints that hold a password.
+    # First, as it refuses endpoints that hold a password, which would be printed below.
     store = Store.of(settings)
     print_fields("settings", _shown(settings))
     underlay = choose_underlay(settings)
@@ -59,7 +60,7 @@ def main(settings: Settings, _options: argparse.Namespace) -> int:
                 for pool in config.pools
             ),
             "leased": f"{len(leases)} at etcd revision {revision}",
-            "backend": f"{config.backend_type} {json.dumps(_without_secrets(config.backend_config))}",
+            "backend": f"{config.backend_type} {json.dumps(_without_secrets(backend.facts, config.backend_config))}",
             "devices": ", ".join(backend.devices),
             "container mtu": backend.mtu_bytes,
         },
@@ -67,7 +68,7 @@ def main(settings: Settings, _options: argparse.Namespace) -> int:
     print_fields("needs", _needs(settings, config, backend))
     problems = [*read_dockerd_config().problems, *(text for text, _known in unknown_keys(config))]
     needs = without_container_bridge(here.needed, underlay.ifname, held=_held(keys, leases, underlay))
-    problems += judge_network(config, needs, one_route=backend.one_route).remarks
+    problems += judge_network(config, needs, one_route=backend.facts.one_route).remarks
     for problem in problems:
         print_line(f"warning: {problem}")
     return 0
@@ -83,13 +84,14 @@ def _held(keys: Keys, leases: Iterable[KeyValue], underlay: Underlay) -> Iterato
                 yield family_lease.subnet
 
 
-def _without_secrets(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: "(not shown)" if key.lower() == "psk" else value for key, value in config.items()}
+def _without_secrets(facts: BackendFacts, config: Mapping[str, Any]) -> dict[str, Any]:
+    secrets = {key.name.lower() for key in facts.keys if key.secret}
+    return {key: "(not shown)" if key.lower() in secrets else value for key, value in config.items()}
 
 
 def _needs(settings: Settings, config: NetworkConfig, backend: Backend) -> dict[str, object]:
-    """What the backend will need of kernel, programs and whoever keeps a firewall on this host."""
-    device = DEVICE_OF.get(config.backend_type)
+    """What the backend needs of the kernel and of the firewalls on this host."""
+    device = backend.facts.device_kind
     feature = device_feature(device) if device else None
     preferred = "nftables" if config.nftables else "iptables"
     return {
@@ -109,3 +111,16 @@ def _shown(settings: Settings) -> dict[str, object]:
             value = value or "/"
         shown[field.name.replace("_", "-")] = ",".join(value) if isinstance(value, tuple) else value
     return shown
+
+
+COMMAND = Command(
+    place=20,
+    does=Verb(
+        name="check",
+        help="show the settings in force, the interface, etcd and the network config; change nothing",
+        manual="All that `run` finds out before it changes anything; it fails as `run` would.",
+        needs_root=None,
+        needs_etcd=True,
+        run=main,
+    ),
+)

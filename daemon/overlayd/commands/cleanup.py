@@ -1,17 +1,17 @@
-"""`overlayd cleanup`: take everything of ours away again."""
+"""`overlayd cleanup`: remove everything of overlayd from this host."""
 
 from __future__ import annotations
 
 import argparse
-import os
 from functools import partial
 
 from overlayd import firewall, firewalld
 from overlayd.backends import undo
-from overlayd.backends.allowed_commands import Consent
+from overlayd.backends.allowed_commands import AllowedCommands
+from overlayd.commands import Command, Verb
 from overlayd.commands.output import print_line
 from overlayd.docker.options import DOCKER_ENV, RECORD
-from overlayd.errors import BusyError, OverlaydError, PrivilegeError
+from overlayd.errors import BusyError, OverlaydError
 from overlayd.host import other_networks
 from overlayd.kernel import netlink
 from overlayd.lib import hostlock
@@ -22,11 +22,9 @@ from overlayd.settings import Settings
 
 
 def main(settings: Settings, _options: argparse.Namespace) -> int:
-    """Remove all of ours from the kernel and from the run directory. Not the lease: etcd ends it in time."""
-    if os.geteuid() != 0:
-        raise PrivilegeError("overlayd cleanup changes the host's network", hint="run it as root")
+    """Remove everything of overlayd from the kernel and the run directory. The lease stays, until etcd ends it."""
     try:
-        # Held to the end: a daemon that starts meanwhile waits, rather than have its rules taken away.
+        # A daemon that starts meanwhile waits for the lock, so that its rules are not removed.
         with hostlock.hold():
             return _clean(settings)
     except BusyError as error:
@@ -38,9 +36,9 @@ def main(settings: Settings, _options: argparse.Namespace) -> int:
 
 def _clean(settings: Settings) -> int:
     require_ours(settings.run_dir, "run-dir")
-    undone = partial(undo.cleanup, settings.run_dir, Consent(folder=settings.extension_commands))
+    undone = partial(undo.cleanup, settings.run_dir, AllowedCommands(folder=settings.extension_commands))
     failures: list[str] = []
-    # The way in goes before the rules that keep strangers from it.
+    # The data path goes before the rules that keep strangers out of it.
     for what in (undone, netlink.cleanup, firewalld.cleanup, firewall.cleanup, other_networks.forget):
         try:
             for line in what():
@@ -62,3 +60,17 @@ def _clean(settings: Settings) -> int:
     if failures:
         raise OverlaydError("not everything could be removed:\n" + "\n".join(failures))
     return 0
+
+
+COMMAND = Command(
+    place=60,
+    does=Verb(
+        name="cleanup",
+        help="remove every route, device, rule and file of overlayd from this host",
+        manual="For a host that leaves the network, also after a crash; stop overlayd first. The lease in etcd ends "
+        "by itself.",
+        needs_root="changes the host's network",
+        needs_etcd=False,
+        run=main,
+    ),
+)

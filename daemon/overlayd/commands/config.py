@@ -7,10 +7,11 @@ import json
 import sys
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from overlayd.commands import Command, Verb, Verbs
 from overlayd.commands.output import print_line
 from overlayd.errors import ConfigError, NetworkConfigError
-from overlayd.host.backend import load_backend, unknown_keys
 from overlayd.leases.conflicts import HostNeed, Judgement, judge_network
 from overlayd.leases.followed_config import read_network_config
 from overlayd.leases.keys import Keys
@@ -23,13 +24,11 @@ from overlayd.store.protocol import KeyValue
 from overlayd.underlay import host_needs
 from overlayd.underlay.choose import Underlay, UnderlayEndpoint
 
-
-def main(settings: Settings, options: argparse.Namespace) -> int:
-    """Print the network config, or check one and write it."""
-    return _get(settings) if options.verb == "get" else _set(settings, options.config, force=options.force)
+if TYPE_CHECKING:
+    from overlayd.underlay.choose import Underlay
 
 
-def _get(settings: Settings) -> int:
+def _get(settings: Settings, _options: argparse.Namespace) -> int:
     """Print the network config as it stands in etcd."""
     store, keys = Store.of(settings), Keys(settings.etcd_prefix)
     try:
@@ -42,12 +41,16 @@ def _get(settings: Settings) -> int:
     return 0
 
 
-def _set(settings: Settings, given: str, *, force: bool) -> int:
+def _set(settings: Settings, options: argparse.Namespace) -> int:
     """Check a network config as every daemon would, then write it.
 
-    What it would take from hosts is judged by this one, and by what leases say; others may know better, with `force`.
+    Whether the network holds what hosts need is judged by this host and by the leases. `--force` writes it anyway.
     """
-    raw = _read_config(given)
+    # They bring the backends and netlink, which `get` does not need.
+    from overlayd.host.backend import load_backend, unknown_keys  # noqa: PLC0415
+
+    force: bool = options.force
+    raw = _read_config(options.config)
     config = parse_network_config(raw)
     backend = load_backend(config, _any_underlay())
     for problem, known in () if force else unknown_keys(config):
@@ -56,7 +59,7 @@ def _set(settings: Settings, given: str, *, force: bool) -> int:
     try:
         leased, _revision = store.list_prefix(keys.subnets)
         needs = (*host_needs.now(settings.etcd_endpoints), *_peers(keys, leased))
-        found = judge_network(config, needs, one_route=backend.one_route)
+        found = judge_network(config, needs, one_route=backend.facts.one_route)
         if not force and (found.refusals or found.remarks):
             raise ConfigError(
                 "\n  ".join(found.lines()),
@@ -97,3 +100,41 @@ def _summary(config: NetworkConfig) -> str:
         f"{pool.network} in {pool.subnet_count()} subnets of /{pool.subnet_len}" for pool in config.pools
     )
     return f"{pools}, backend {config.backend_type}"
+
+
+def _add_set_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", help="JSON, or the name of a file that holds it, or - for standard input")
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="also if the network holds addresses that hosts need, or with keys that no host reads",
+    )
+
+
+COMMAND = Command(
+    place=80,
+    does=Verbs(
+        name="config",
+        help="read or write the network config in etcd",
+        verbs=(
+            Verb(
+                name="get",
+                help="print the network config",
+                manual="",
+                needs_root=None,
+                needs_etcd=True,
+                run=_get,
+            ),
+            Verb(
+                name="set",
+                help="check a network config and write it",
+                manual="CONFIG is JSON, or the name of a file that holds it, or `-` for standard input. The hosts of "
+                "the network follow at once.",
+                needs_root=None,
+                needs_etcd=True,
+                run=_set,
+                add_flags=_add_set_flags,
+            ),
+        ),
+    ),
+)

@@ -1,50 +1,44 @@
-"""`overlayd docker settle`: bring docker0 onto the leased subnet now, at the price of a restart of docker.
+"""`overlayd docker settle`: bring docker0 onto the leased subnet now, by a restart of docker.
 
-And `overlayd docker prepare`: its options as they have to be when docker starts. docker.service runs it each time, so
-it imports little.
+`overlayd docker prepare` writes docker's options before docker starts. docker.service runs it at each start, so it
+imports little.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import time
 from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network
 
+from overlayd.commands import Command, Verb, Verbs
 from overlayd.commands.output import print_line
 from overlayd.docker import options as docker_options
 from overlayd.docker import remedies as docker_remedies
 from overlayd.docker import service as docker_service
 from overlayd.docker.dockerd_config import VARIABLE, DockerdConfig, read_dockerd_config
-from overlayd.errors import ConfigError, OverlaydError, PrivilegeError
+from overlayd.errors import ConfigError, OverlaydError
 from overlayd.leases.subnets import Subnets
 from overlayd.lib.addresses import IPInterface
 from overlayd.monitoring import status_file
 from overlayd.settings import Settings
 
-# dockerd has said that it is up by then; its bridge is a matter of moments.
+# By then dockerd has reported that it is up; its bridge follows at once.
 BRIDGE_TIMEOUT_S = 5.0
 POLL_S = 0.2
-# docker.service waits for `prepare`, and may wait for ever.
+# docker.service waits for `prepare`, and its start may have no time limit.
 PREPARE_TIMEOUT_S = 10
 
 
-def main(settings: Settings, options: argparse.Namespace) -> int:
-    """Do what the verb says; the exit status."""
-    if os.geteuid() != 0:
-        raise PrivilegeError(f"overlayd docker {options.verb} changes how docker runs", hint="run it as root")
-    return _prepare(settings) if options.verb == "prepare" else _settle(settings)
-
-
-def _prepare(settings: Settings) -> int:
+def _prepare(settings: Settings, _options: argparse.Namespace) -> int:
+    """Write docker's options."""
     signal.alarm(PREPARE_TIMEOUT_S)
     docker_options.prepare(settings.run_dir, read_dockerd_config())
     return 0
 
 
-def _settle(settings: Settings) -> int:
+def _settle(settings: Settings, _options: argparse.Namespace) -> int:
     """Restart docker if docker0 or dockerd's options are not the lease's, whatever runs in it; else do nothing."""
     if settings.network_number:
         raise ConfigError(
@@ -62,7 +56,7 @@ def _settle(settings: Settings) -> int:
     config = read_dockerd_config()
     flags, problems = docker_options.plan(desired, config, firewalled=settings.firewall != "none")
     if problems:
-        # Containers would stop for nothing.
+        # A restart would stop containers and change nothing.
         raise ConfigError("; ".join(problems), hint="mend that first, then again")
     service = docker_service.read_service(config)
     if service is not None and service.at_rest:
@@ -93,7 +87,7 @@ def _settle(settings: Settings) -> int:
 
 
 def _addresses() -> tuple[IPInterface, ...] | None:
-    # netlink's libraries are half of the start of `prepare`, which needs none.
+    # `prepare` needs no netlink, whose libraries would double the time of its start.
     from overlayd.kernel.interfaces import interface_addresses  # noqa: PLC0415
 
     return interface_addresses(docker_options.BRIDGE)
@@ -127,3 +121,31 @@ def _await(subnets: Subnets, flags: Sequence[str], config: DockerdConfig) -> Non
                 "it does while overlayd.service is enabled, after systemctl daemon-reload",
             )
         time.sleep(POLL_S)
+
+
+COMMAND = Command(
+    place=110,
+    does=Verbs(
+        name="docker",
+        help="bring a docker that runs onto the leased subnet",
+        verbs=(
+            Verb(
+                name="settle",
+                help="restart docker if docker0 or dockerd's options are not the lease's, also while containers run; "
+                "else do nothing",
+                manual="",
+                needs_root="changes how docker runs",
+                needs_etcd=False,
+                run=_settle,
+            ),
+            Verb(
+                name="prepare",
+                help="write docker's options for the start that is about to come; docker.service runs this itself",
+                manual="",
+                needs_root="changes how docker runs",
+                needs_etcd=False,
+                run=_prepare,
+            ),
+        ),
+    ),
+)

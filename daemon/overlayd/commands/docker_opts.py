@@ -9,7 +9,9 @@ import argparse
 import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
+from overlayd.commands import Command, Verb
 from overlayd.errors import ConfigError, OverlaydError, PrivilegeError
 from overlayd.lib import envfile
 from overlayd.lib.files import write_atomically
@@ -69,3 +71,35 @@ def docker_options(variables: Mapping[str, str], *, individual: bool, combined: 
         words = f"{variables.get(key, '')} " + "".join(f"{value} " for _name, value in ordered)
         lines.append(f'{key}="{words}"')
     return "".join(f"{line}\n" for line in lines)
+
+
+def _add_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("-f", dest="subnet_env", type=Path, metavar="FILE", help="read this (default: subnet.env of this host)")
+    add(
+        "-d",
+        dest="docker_env",
+        type=Path,
+        metavar="FILE",
+        default=Path("/run/docker_opts.env"),
+        help="write this (default: %(default)s)",
+    )
+    add("-i", dest="individual", action="store_true", help="write each option as a variable, DOCKER_OPT_MTU and so on")
+    add("-c", dest="combined", action="store_true", help="write all options in one variable; without -i and -c, both")
+    add("-m", dest="no_ip_masq", action="store_true", help="leave out --ip-masq")
+    add("-k", dest="key", metavar="KEY", default="DOCKER_OPTS", help="name of that one variable (default: %(default)s)")
+
+
+COMMAND = Command(
+    place=90,
+    does=Verb(
+        name="docker-opts",
+        help="write docker's options to a file, as flannel's mk-docker-opts.sh does",
+        manual="Only for units that read such a file, as flannel's users have them: docker.service gets its options "
+        "from overlayd.service without it. The file is replaced in one step; without a subnet it is left as it was.",
+        needs_root=None,
+        needs_etcd=False,
+        run=main,
+        add_flags=_add_flags,
+    ),
+)

@@ -1,76 +1,75 @@
-"""`overlayd lease list|reserve|release`: who holds what, and what is kept for whom."""
+"""`overlayd lease list|reserve|release`: leases and reservations, as an administrator sees and changes them."""
 
 from __future__ import annotations
 
 import argparse
 import json
 from collections.abc import Sequence
+from contextlib import closing
 from datetime import timedelta
 from typing import Any
 
-from overlayd.commands.output import print_line, print_table
+from overlayd.commands import Command, Verb, Verbs
+from overlayd.commands.output import print_line
 from overlayd.errors import ConfigError
 from overlayd.leases import previous_lease, reservations
-from overlayd.leases.conflicts import HostNeed
 from overlayd.leases.followed_config import read_network_config
 from overlayd.leases.keys import Keys
 from overlayd.leases.subnets import Subnets
 from overlayd.lib.addresses import IPAddress, IPNetwork, ip_address, ip_network
 from overlayd.lib.sanitize import plain
+from overlayd.lib.tables import columns
 from overlayd.settings import Settings
 from overlayd.store.client import Store
-from overlayd.store.protocol import KeyStore
 
 
-def main(settings: Settings, options: argparse.Namespace) -> int:
-    """Print the leases, or change one."""
-    store, keys = Store.of(settings), Keys(settings.etcd_prefix)
-    try:
-        match options.verb:
-            case "list":
-                return _list(store, keys, as_json=options.json)
-            case "reserve":
-                config = read_network_config(store.get(keys.config), keys)
-                subnets, addresses = _subnets(options.subnet), _addresses(options.host)
-                key = reservations.reserve(
-                    store,
-                    keys,
-                    config,
-                    subnets,
-                    addresses,
-                    needed=_needed(settings),
-                    force=options.force,
-                    own=_own(settings),
-                )
-                print_line(f"{subnets} is kept for {', '.join(options.host)}: {key}")
-            case _:
-                subnets = _subnets(options.subnet)
-                key = reservations.release(store, keys, subnets, force=options.force, own=_own(settings))
-                print_line(f"{subnets} is free: {key} deleted")
-        return 0
-    finally:
-        store.close()
-
-
-def _needed(settings: Settings) -> tuple[HostNeed, ...]:
-    """What this host needs its own network for. Only `reserve` asks: it loads netlink, which takes a while."""
+def _reserve(settings: Settings, options: argparse.Namespace) -> int:
+    """Reserve a subnet for a host."""
+    # It reads this host's interfaces by netlink, which the other verbs do not need.
     from overlayd.underlay import host_needs  # noqa: PLC0415
 
-    return host_needs.now(settings.etcd_endpoints)
+    keys = Keys(settings.etcd_prefix)
+    with closing(Store.of(settings)) as store:
+        config = read_network_config(store.get(keys.config), keys)
+        subnets, addresses = _subnets(options.subnet), _addresses(options.host)
+        key = reservations.reserve(
+            store,
+            keys,
+            config,
+            subnets,
+            addresses,
+            needed=host_needs.now(settings.etcd_endpoints),
+            force=options.force,
+            own=_own(settings),
+        )
+    print_line(f"{subnets} is kept for {', '.join(options.host)}: {key}")
+    return 0
+
+
+def _release(settings: Settings, options: argparse.Namespace) -> int:
+    """Delete a lease or a reservation."""
+    with closing(Store.of(settings)) as store:
+        subnets = _subnets(options.subnet)
+        key = reservations.release(store, Keys(settings.etcd_prefix), subnets, force=options.force, own=_own(settings))
+    print_line(f"{subnets} is free: {key} deleted")
+    return 0
 
 
 def _own(settings: Settings) -> int:
-    """The etcd lease that this host's own lease hangs on, as far as it remembers; 0 for none."""
+    """The ID of the etcd lease of this host's own lease, from the record of its last run; 0 for none."""
     return previous_lease.recall(settings.state_dir, settings.subnet_env).etcd_lease_id
 
 
-def _list(store: KeyStore, keys: Keys, *, as_json: bool) -> int:
-    found = reservations.entries(store, keys)
-    if as_json:
+def _list(settings: Settings, options: argparse.Namespace) -> int:
+    """Print the leases and reservations."""
+    with closing(Store.of(settings)) as store:
+        found = reservations.entries(store, Keys(settings.etcd_prefix))
+    if options.json:
         print_line(json.dumps([_document(entry) for entry in found], indent=2))
         return 0
-    rows = [_row(entry) for entry in found]
-    print_table(("SUBNET", "HOST", "BACKEND", "ENDS IN", "NAME"), rows)
+    titles = ("SUBNET", "HOST", "BACKEND", "ENDS IN", "NAME")
+    for line in columns([titles, *map(_row, found)]):
+        print_line(line)
     return 0
 
 
@@ -115,3 +114,58 @@ def _addresses(given: Sequence[str]) -> dict[int, IPAddress]:
         return {address.version: address for address in map(ip_address, given)}
     except ValueError as error:
         raise ConfigError(f"--host: {error}", hint="the address that the host publishes: overlayd check") from None
+
+
+def _add_list_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="as one JSON document")
+
+
+def _add_reserve_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("subnet", nargs="+", help="10.42.7.0/24, and in a dual-stack network its IPv6 subnet too")
+    parser.add_argument(
+        "--host", action="append", required=True, metavar="ADDRESS", help="the address that the host publishes"
+    )
+    parser.add_argument("--force", action="store_true", help="also of a lease whose host may be a flannel's")
+
+
+def _add_release_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("subnet", nargs="+", help="the subnet, or both of a dual-stack lease")
+    parser.add_argument("--force", action="store_true", help="also while its host uses it, or may use it")
+
+
+COMMAND = Command(
+    place=70,
+    does=Verbs(
+        name="lease",
+        help="see who holds which subnet; keep one for a host, or free it",
+        verbs=(
+            Verb(
+                name="list",
+                help="print every lease and reservation",
+                manual="",
+                needs_root=None,
+                needs_etcd=True,
+                run=_list,
+                add_flags=_add_list_flags,
+            ),
+            Verb(
+                name="reserve",
+                help="keep a subnet for a host, whether it runs or not",
+                manual="",
+                needs_root=None,
+                needs_etcd=True,
+                run=_reserve,
+                add_flags=_add_reserve_flags,
+            ),
+            Verb(
+                name="release",
+                help="free a lease or a reservation",
+                manual="",
+                needs_root=None,
+                needs_etcd=True,
+                run=_release,
+                add_flags=_add_release_flags,
+            ),
+        ),
+    ),
+)

@@ -1,6 +1,6 @@
-"""`overlayd migrate flannel`: this host's settings and subnet from flannel's. It writes two files and tells the rest.
+"""`overlayd migrate flannel`: take over settings and subnet from flannel on this host.
 
-It stops, disables and removes nothing: that is a person's, with the commands it prints.
+It writes two files. It stops, disables and removes nothing, but prints the commands for that.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from overlayd import settings as settings_table
+from overlayd.commands import Command, Verb, Verbs
 from overlayd.commands.output import print_line
 from overlayd.docker.dockerd_config import DAEMON_JSON, read_daemon_json
 from overlayd.errors import BusyError, CommandFailed, ConfigError, OverlaydError, PrivilegeError
@@ -40,8 +41,8 @@ class _Plan:
     subnets: Subnets | None
 
 
-def main(settings: Settings, options: argparse.Namespace) -> int:
-    """Say what there is and what would be done; do it when told so. The same again changes nothing."""
+def _flannel(settings: Settings, options: argparse.Namespace) -> int:
+    """Print what there is and what would be written; write it if `--yes` or the user says so. Idempotent."""
     root: Path = options.root
     found = look(root, sysconfig=options.flannel_sysconfig, subnet_env=options.flannel_subnet_env)
     if not found.files and not found.devices and not found.words:
@@ -53,12 +54,12 @@ def main(settings: Settings, options: argparse.Namespace) -> int:
     if translation.refusals:
         raise ConfigError("this host cannot follow its flannel:\n  " + "\n  ".join(translation.refusals))
     plan = _plan(settings, options, found, translation.settings)
-    _tell("to know:", [*translation.remarks, _OF_ETCD, *_of_docker(root, found)])
-    _tell("then, as root:", _steps(root, found))
+    _print_section("to know:", [*translation.remarks, _OF_ETCD, *_of_docker(root, found)])
+    _print_section("then, as root:", _steps(root, found))
     if plan.text is None and plan.subnets is None:
         print_line("both files are as they should be: nothing to write")
         return 0
-    if not options.yes and not _agreed():
+    if not options.yes and not _confirmed():
         print_line("nothing is written; `overlayd migrate flannel --yes` writes it")
         return 0
     _write(plan, settings)
@@ -73,13 +74,13 @@ def _plan(settings: Settings, options: argparse.Namespace, found: FlannelHost, w
     before = _text(path)
     source = ", ".join(map(str, found.files)) or found.unit
     after, kept = flanneld.merge(before, wanted, source=source)
-    _tell("read:", list(map(str, found.files)))
+    _print_section("read:", list(map(str, found.files)))
     added = after.removeprefix(before).splitlines()
-    _tell(f"{path} gets:", [_shown(line) for line in added] or ["nothing: it says all of that already"])
-    _tell(f"{path} keeps what it says, not flannel's:", [_conflict(key, *both) for key, both in kept.items()])
+    _print_section(f"{path} gets:", [_shown(line) for line in added] or ["nothing: it says all of that already"])
+    _print_section(f"{path} keeps what it says, not flannel's:", [_conflict(key, *both) for key, both in kept.items()])
     held = previous_lease.recall(state_dir, Path(os.devnull)).subnets
     wants = found.subnets or None
-    _tell("subnet:", [_of_subnet(state_dir, held, wants)])
+    _print_section("subnet:", [_of_subnet(state_dir, held, wants)])
     return _Plan(
         path=path,
         text=None if after == before else after,
@@ -125,8 +126,8 @@ def _steps(root: Path, found: FlannelHost) -> list[str]:
     rules: list[str] = []
     if root == Path("/"):
         for command, family in (("iptables", found.network), ("ip6tables", None)):
-            rules += undo.iptables(_said(f"{command}-save"), network=family, command=command)
-        rules += undo.nftables(_said("nft", "list", "tables"))
+            rules += undo.iptables(_output(f"{command}-save"), network=family, command=command)
+        rules += undo.nftables(_output("nft", "list", "tables"))
     return undo.steps(
         unit=found.unit,
         required=found.required,
@@ -137,7 +138,7 @@ def _steps(root: Path, found: FlannelHost) -> list[str]:
     )
 
 
-def _said(*argv: str) -> str:
+def _output(*argv: str) -> str:
     try:
         return process.run(argv)
     except CommandFailed:
@@ -145,7 +146,7 @@ def _said(*argv: str) -> str:
         return ""
 
 
-def _agreed() -> bool:
+def _confirmed() -> bool:
     if not sys.stdin.isatty():
         return False
     sys.stdout.write("write these files? [y/N] ")
@@ -196,7 +197,7 @@ def _conflict(key: str, there: str, theirs: str) -> str:
     return f"{_shown(f'{key}={there}')}, flannel's is {_shown(f'{key}={theirs}').partition('=')[2]}"
 
 
-def _tell(title: str, lines: list[str]) -> None:
+def _print_section(title: str, lines: list[str]) -> None:
     if lines:
         print_line(title)
         for line in lines:
@@ -207,3 +208,36 @@ def _shown(line: str) -> str:
     secret = {f"OVERLAYD_{option.name.upper()}" for option in fields(Settings) if option.metadata["secret"]}
     key, equals, _value = line.partition("=")
     return f"{key}=(not shown)" if equals and key in secret else line
+
+
+def _add_flannel_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--yes", action="store_true", help="write the files without asking; without it and a terminal, none is written")
+    add("--root", type=Path, metavar="DIR", default=Path("/"), help="look at and write to the host below this folder")
+    add("--flannel-sysconfig", type=Path, metavar="FILE", help="flannel's settings (default: /etc/sysconfig/flanneld)")
+    add("--flannel-subnet-env", type=Path, metavar="FILE", help="flannel's subnet (default: /run/flannel/subnet.env)")
+
+
+COMMAND = Command(
+    place=100,
+    does=Verbs(
+        name="migrate",
+        help="take over a host from another overlay",
+        verbs=(
+            Verb(
+                name="flannel",
+                help="take settings and subnet from flannel, and say how to move this host",
+                manual="Reads /etc/sysconfig/flanneld, flannel's unit and /run/flannel/subnet.env; says what it would "
+                "write, what of flannel's has no counterpart, and the commands that then move this host. It writes "
+                "/etc/sysconfig/overlayd, where it adds and never changes a line (a copy is kept beside it), and the "
+                "record by which overlayd takes the same subnet. It stops and removes nothing itself; the same again "
+                "changes nothing.",
+                needs_root=None,
+                needs_etcd=False,
+                run=_flannel,
+                add_flags=_add_flannel_flags,
+            ),
+        ),
+        metavar="FROM",
+    ),
+)

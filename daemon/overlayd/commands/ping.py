@@ -73,7 +73,7 @@ def _from_etcd(settings: Settings) -> tuple[LocalHost, list[KnownPeer]]:
     finally:
         store.close()
     mtu_bytes, own = None, frozenset[Address]()
-    # A host that is none of the network's may ask too; it only cannot say how large packets would be.
+    # A host outside the network may ask too; only the size of packets is not known there.
     with contextlib.suppress(ConfigError, StoreError, UnsupportedError):
         underlay = choose_underlay(settings).only(config.versions)
         own = frozenset(endpoint.public_ip for endpoint in underlay.endpoints)

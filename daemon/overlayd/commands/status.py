@@ -1,4 +1,4 @@
-"""`overlayd status`: what the daemon last said of itself."""
+"""`overlayd status`: the daemon's status, as it last wrote it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import json
 import time
 from collections.abc import Iterator
 
-from overlayd.commands.output import columns, print_line
+from overlayd.commands import Command, Verb
+from overlayd.commands.output import print_line
+from overlayd.lib.tables import columns
 from overlayd.monitoring import status_file
 from overlayd.monitoring.readiness import Check, checks, is_ready
 from overlayd.monitoring.state import FAILING, REACHED
@@ -82,7 +84,7 @@ def _fields(status: Status, now_s: float) -> Iterator[tuple[str, str]]:
 
 
 def _shortened(check: Check) -> str:
-    # Each peer has its line in the table below.
+    # The table below has the problem of each peer.
     return (check.problem or "").partition(":")[0] if check.name == "peers" else check.problem or ""
 
 
@@ -132,3 +134,23 @@ def duration(seconds: float) -> str:
 
 def _indented(lines: Iterator[str]) -> Iterator[str]:
     return (f"  {line}" for line in lines)
+
+
+def _add_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="as one JSON document")
+
+
+COMMAND = Command(
+    place=30,
+    does=Verb(
+        name="status",
+        help="show the lease, the peers, etcd and what is wrong; exit status 1 when not ready",
+        manual="What the daemon last said of itself. Everybody may read it. The exit status is 0 when the daemon is "
+        "ready and nothing is wrong. CONTAINERS is what echoes from a container here to one of the peer came to.",
+        needs_root=None,
+        needs_etcd=False,
+        run=main,
+        add_flags=_add_flags,
+        without_settings=True,
+    ),
+)

@@ -1,4 +1,4 @@
-"""What was seen on this host, as values. Pure. None stands for what could not be looked at."""
+"""The facts of this host that the checks judge, as values. Pure. None stands for what could not be read."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from overlayd.ruleset.packet_path import IptablesRules
 
 
 @dataclass(frozen=True, kw_only=True)
-class Daemon:
-    """The daemon here. `state` and `problems` are what it last said, `unit` what systemd says of its unit."""
+class DaemonFacts:
+    """The daemon on this host. `state` and `problems` are of its status, `unit` of its unit in systemd."""
 
     running: bool | None = False
     state: str | None = None
@@ -28,11 +28,11 @@ class Daemon:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Network:
+class NetworkFacts:
     """The overlay as this host takes part in it: from the daemon's status, else from etcd and the settings.
 
-    `bridge` has this host's containers. `refusals` say why this host cannot serve the network in etcd, `remarks` what
-    it holds that hosts need. `listens` is what the backend takes from peers, empty where that is not known.
+    `bridge` is that of this host's containers. `refusals` say why this host cannot serve the network in etcd, `remarks`
+    which addresses it holds that hosts need. `listens` is what the backend receives from peers, empty where unknown.
     """
 
     network: IPv4Network | None = None
@@ -51,7 +51,7 @@ class Network:
 
     @property
     def subnets(self) -> tuple[IPNetwork, ...]:
-        """What this host holds, of either family."""
+        """This host's subnets, of either family."""
         return tuple(subnet for subnet in (self.subnet, self.subnet6) if subnet is not None)
 
     @property
@@ -66,7 +66,7 @@ class Network:
         return tuple((network, subnet) for network, subnet in both if network is not None and subnet is not None)
 
     def devices_of(self, version: int) -> tuple[str, ...]:
-        """The devices that carry packets of one IP version; where there are two of ours, each has its own."""
+        """The devices that carry packets of one IP version. Where overlayd made two, each family has its own."""
         sixth = {
             name for name in self.own_devices if name.endswith("-v6") or name.startswith(("overlay-v6", "overlay-x"))
         }
@@ -80,7 +80,7 @@ class Network:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Link:
+class LinkFacts:
     """One interface. `kind` is netlink's (`bridge`, `vxlan` …), `master` the bridge it is a port of."""
 
     name: str
@@ -93,8 +93,8 @@ class Link:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WayBack:
-    """Out of which interfaces this host would answer a peer's host and a container on it; None: no route."""
+class ReturnRoute:
+    """By which interfaces this host would answer a peer's host, and a container on it; None: no route."""
 
     peer: IPv4Address
     underlay: str | None
@@ -102,11 +102,11 @@ class WayBack:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Underlay:
+class UnderlayFacts:
     """The interface that peers reach this host by, or why there is none.
 
-    `driver` and `offloads` (those switched on) are ethtool's. `same_address` are the MACs of others that answered for
-    our address.
+    `driver` and `offloads` (those switched on) are ethtool's. `same_address` are the MACs of other hosts that answered
+    ARP requests for our address.
     """
 
     problem: str | None = None
@@ -118,7 +118,7 @@ class Underlay:
     driver: str | None = None
     offloads: frozenset[str] | None = None
     same_address: tuple[str, ...] | None = None
-    ways_back: tuple[WayBack, ...] = ()
+    return_routes: tuple[ReturnRoute, ...] = ()
     managers: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -128,7 +128,7 @@ class Underlay:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Endpoint:
+class EndpointFacts:
     """One etcd server. `clock_offset_s` is how far our clock is ahead of the server's, where it said its time."""
 
     name: str
@@ -147,7 +147,7 @@ class PemFile:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Published:
+class PublishedLease:
     """One family's part of a lease, as it stands in etcd. `mac` is the VTEP's, with vxlan."""
 
     key: str
@@ -158,8 +158,8 @@ class Published:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Containers:
-    """The containers on a bridge that were tried: how many, and which of them reached etcd, with where it is."""
+class ContainerFacts:
+    """The containers on a bridge that were tried: how many, and which of them reached which etcd server."""
 
     bridge: str = "docker0"
     tried: int = 0
@@ -167,15 +167,15 @@ class Containers:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Etcd:
+class EtcdFacts:
     """The store. `problem` is why it cannot be used; `config_problem` what is wrong with the network config, `ipv6`
     whether that has any.
 
     `open_to` says what anybody may do there without a password, `read` or `read and write`; empty for nothing.
-    `full`: it takes no writes. `missing_rights` are what this host's user may not do, in the words of etcdctl.
+    `full`: it takes no writes. `missing_rights` are those that this host's user lacks, as etcdctl writes them.
     """
 
-    endpoints: tuple[Endpoint, ...] = ()
+    endpoints: tuple[EndpointFacts, ...] = ()
     files: tuple[PemFile, ...] = ()
     problem: str | None = None
     advice: str | None = None
@@ -183,9 +183,9 @@ class Etcd:
     config_advice: str | None = None
     config: str | None = None
     ipv6: bool = False
-    leases: tuple[Published, ...] | None = None
+    leases: tuple[PublishedLease, ...] | None = None
     open_to: str | None = None
-    containers: Containers | None = None
+    containers: ContainerFacts | None = None
     full: bool = False
     missing_rights: tuple[str, ...] = ()
 
@@ -203,11 +203,11 @@ class Zone:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Firewalld:
+class FirewalldFacts:
     """A running firewalld.
 
-    `forwarded` are the rich rules of our policy for forwarded packets, None where it does not know it. `shipped`:
-    the policy is in its folder all the same.
+    `forwarded` are the rich rules of our policy for forwarded packets, None where firewalld does not have the policy.
+    `shipped`: the policy's file is in firewalld's folder.
     """
 
     default_zone: str
@@ -216,25 +216,25 @@ class Firewalld:
     shipped: bool = False
 
     def zone_of(self, ifname: str) -> Zone | None:
-        """The zone of an interface: the one that names it, else the default one."""
+        """The zone of an interface: the one that names it, else the default zone."""
         named = [zone for zone in self.zones if ifname in zone.interfaces]
         return next(iter([*named, *(zone for zone in self.zones if zone.name == self.default_zone)]), None)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Firewall:
-    """The rules on this host. `kind` is what overlayd keeps its own with: iptables, nftables or none.
+class FirewallFacts:
+    """The rules on this host. `kind` is what overlayd writes its own with: iptables, nftables or none.
 
     `kinds` are those of each installed kind of iptables for each IP version, the one in use first. `chains` are the
-    base chains of nftables that none of these shows, None where they could not be read. `sets` are the members of the
-    sets of addresses that iptables' rules ask for, by name.
+    base chains of nftables that no iptables shows, None where they could not be read. `sets` are the members of the
+    sets of addresses that iptables' rules match, by name.
     """
 
     kind: str = "iptables"
     kinds: tuple[IptablesRules, ...] = ()
     sets: Mapping[str, frozenset[str]] = field(default_factory=dict)
     chains: tuple[BaseChain, ...] | None = None
-    firewalld: Firewalld | None = None
+    firewalld: FirewalldFacts | None = None
 
     @property
     def docker_nftables(self) -> bool:
@@ -243,15 +243,15 @@ class Firewall:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Docker:
-    """Docker here. `conflicts` are sentences about what it is told; `drop_ins` the names systemd knows, if it is there;
-    `by_hand`: somebody's own unit has our options without them. `on_its_way`: systemd is about to start or stop it;
-    `at_rest`: it does not run, and nobody wants it to.
+class DockerFacts:
+    """Docker on this host. `conflicts` are options of it that conflict with the lease; `drop_ins` those of its unit in
+    systemd; `by_hand`: a unit of the administrator's own has our options without them. `on_its_way`: systemd is about
+    to start or stop it; `at_rest`: it does not run and is not enabled.
 
-    `down` says why it does not run though it should, `otherwise` in what the dockerd that runs was started otherwise,
-    if it could be `compared`. `etcd_here`: one of etcd's servers has an address of this host; `remembered`: what docker
-    was told in the last run is known. `left_to_others`: neither docker nor overlayd masquerades;
-    `masqueraded` whether somebody's rule does, None where that cannot be seen.
+    `down` says why it does not run though it should. `otherwise` says which options of the dockerd that runs differ
+    from those it should have, if they could be `compared`. `etcd_here`: one of etcd's servers has an address of this
+    host; `remembered`: docker's options of the last run are on disk. `left_to_others`: neither docker nor overlayd
+    masquerades; `masqueraded`: whether another rule does, None where that cannot be read.
     """
 
     installed: bool = False
@@ -273,27 +273,27 @@ class Docker:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Feature:
-    """One thing that a kernel has or has not. `how` says how that was found out."""
+class KernelFeature:
+    """Whether the kernel has a feature. `how` says how that was found out."""
 
     there: bool | None
     how: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class Host:
+class HostFacts:
     """The kernel and its settings. `sysctls` are named with slashes; those that do not exist are left out."""
 
     root: bool = False
     now: datetime
     settings_problem: str | None = None
     sysctls: Mapping[str, str] = field(default_factory=dict)
-    features: Mapping[str, Feature] = field(default_factory=dict)
+    features: Mapping[str, KernelFeature] = field(default_factory=dict)
     neighbours: int | None = None
     neighbour_overflows: int | None = None
-    links: tuple[Link, ...] = ()
+    links: tuple[LinkFacts, ...] = ()
 
-    def link(self, name: str) -> Link | None:
+    def link(self, name: str) -> LinkFacts | None:
         """The interface of that name."""
         return next((link for link in self.links if link.name == name), None)
 
@@ -305,9 +305,9 @@ class Host:
 
 @dataclass(frozen=True, kw_only=True)
 class Reachability:
-    """What echoes to containers of peers came to just now. `source` says from where; `problem` why nobody was asked.
+    """The results of echoes to containers of peers just now. `source` says from where; `problem` why none was sent.
 
-    `said` is what the daemon, which has measured longer, says of peers that are not reached, by subnet.
+    `said` are the daemon's sentences about peers that are not reached, by subnet: it has measured longer.
     """
 
     peers: tuple[Reach, ...] = ()
@@ -318,14 +318,14 @@ class Reachability:
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """All that the checks judge by. `number` is that of the network on this host; docker belongs to 0."""
+    """Everything that the checks judge. `number` is the network-number; docker belongs to network 0."""
 
-    host: Host
-    daemon: Daemon = field(default_factory=Daemon)
-    underlay: Underlay = field(default_factory=Underlay)
-    etcd: Etcd = field(default_factory=Etcd)
-    firewall: Firewall = field(default_factory=Firewall)
-    docker: Docker = field(default_factory=Docker)
-    network: Network | None = None
+    host: HostFacts
+    daemon: DaemonFacts = field(default_factory=DaemonFacts)
+    underlay: UnderlayFacts = field(default_factory=UnderlayFacts)
+    etcd: EtcdFacts = field(default_factory=EtcdFacts)
+    firewall: FirewallFacts = field(default_factory=FirewallFacts)
+    docker: DockerFacts = field(default_factory=DockerFacts)
+    network: NetworkFacts | None = None
     reach: Reachability = field(default_factory=Reachability)
     number: int = 0

@@ -1,4 +1,4 @@
-"""What one check found, and how all of them are shown. Pure."""
+"""The finding of a check, and the report of all findings as text and JSON. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class State(StrEnum):
-    """How it is. A PROBLEM stops packets now; a WARNING may, or did no harm yet; UNKNOWN could not be looked at."""
+    """A PROBLEM stops packets now; a WARNING may do so, or has done no harm yet; UNKNOWN could not be read."""
 
     OK = "ok"
     WARNING = "warning"
@@ -20,54 +20,57 @@ class State(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """The answer of one check. `remedy` is a command to paste, `advice` what no command can do."""
+    """What one check found. `remedy` is a command to paste, `advice` what a person has to do that no command can.
 
-    name: str
+    `name` is that of the check, which `examine` fills in.
+    """
+
+    name: str = ""
     state: State
     found: str
     remedy: str | None = None
     advice: str | None = None
 
 
-def ok(name: str, found: str) -> Finding:
-    """All is well, and this is what was seen."""
-    return Finding(name=name, state=State.OK, found=found)
+def ok(found: str) -> Finding:
+    """Nothing is wrong; `found` is what was seen."""
+    return Finding(state=State.OK, found=found)
 
 
-def unknown(name: str, found: str, *, advice: str | None = None) -> Finding:
-    """It could not be looked at, and this is why."""
-    return Finding(name=name, state=State.UNKNOWN, found=found, advice=advice)
+def unknown(found: str, *, advice: str | None = None) -> Finding:
+    """It could not be read; `found` says why."""
+    return Finding(state=State.UNKNOWN, found=found, advice=advice)
 
 
-def warning(name: str, found: str, *, remedy: str | None = None, advice: str | None = None) -> Finding:
-    """It may stop packets one day, or some of them."""
-    return Finding(name=name, state=State.WARNING, found=found, remedy=remedy, advice=advice)
+def warning(found: str, *, remedy: str | None = None, advice: str | None = None) -> Finding:
+    """It may stop packets later, or stops some of them."""
+    return Finding(state=State.WARNING, found=found, remedy=remedy, advice=advice)
 
 
-def problem(name: str, found: str, *, remedy: str | None = None, advice: str | None = None) -> Finding:
+def problem(found: str, *, remedy: str | None = None, advice: str | None = None) -> Finding:
     """It stops packets."""
-    return Finding(name=name, state=State.PROBLEM, found=found, remedy=remedy, advice=advice)
+    return Finding(state=State.PROBLEM, found=found, remedy=remedy, advice=advice)
 
 
 Sections = Sequence[tuple[str, Sequence[Finding]]]
 
 
 def lines(sections: Sections) -> list[str]:
-    """A table by section: what is well in one line each, what is not with its remedy below."""
+    """The report for people: a line for each finding, by section, with the remedy and the advice below."""
     width = max((len(finding.name) for _title, findings in sections for finding in findings), default=0)
-    said: list[str] = []
+    report: list[str] = []
     for title, findings in sections:
-        said.append(title)
+        report.append(title)
         for finding in findings:
-            said.append(f"  {finding.state:8} {finding.name.ljust(width)}  {finding.found}")
+            report.append(f"  {finding.state:8} {finding.name.ljust(width)}  {finding.found}")
             below = " " * (13 + width)
-            said += [f"{below}run: {finding.remedy}"] if finding.remedy else []
-            said += [f"{below}{finding.advice}"] if finding.advice else []
-    return [*said, _summary([finding for _title, findings in sections for finding in findings])]
+            report += [f"{below}run: {finding.remedy}"] if finding.remedy else []
+            report += [f"{below}{finding.advice}"] if finding.advice else []
+    return [*report, _summary([finding for _title, findings in sections for finding in findings])]
 
 
 def document(sections: Sections) -> dict[str, Any]:
-    """All of it for `--json`."""
+    """The report for programs (`--json`)."""
     return {
         "well": not any(problems(findings) for _title, findings in sections),
         "findings": [

@@ -6,9 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from overlayd import backends
-from overlayd.backends.allowed_commands import Consent
+from overlayd.backends import options
+from overlayd.backends.allowed_commands import AllowedCommands
+from overlayd.backends.backend import Backend
 from overlayd.backends.environment import Environment
-from overlayd.backends.options import unknown
 from overlayd.errors import ConfigError, NetworkConfigError
 from overlayd.host import other_networks
 from overlayd.leases.conflicts import SHOWN_AT_MOST, CurrentNeeds
@@ -24,12 +25,12 @@ def unknown_keys(config: NetworkConfig) -> list[tuple[str, str]]:
 
     A config is read without them, as flannel does. Raises ConfigError where there is no such backend.
     """
-    keys = backends.load(config.backend_type).keys
+    facts = backends.load(config.backend_type).facts
     found = [(f"{sanitized(key)} is not a key of the network config", ", ".join(KEYS)) for key in config.unknown]
-    known = ", ".join(keys) or "no keys but Type"
-    found += ((text, known) for text in unknown(config.backend_type, config.backend_config, keys))
+    there = ", ".join(facts.key_names) or "no keys but Type"
+    found += ((text, there) for text in options.unknown_keys(facts, config.backend_config))
     more = len(found) - SHOWN_AT_MOST
-    return found if more <= 0 else [*found[:SHOWN_AT_MOST], (f"{more} more keys of the network config are none", known)]
+    return found if more <= 0 else [*found[:SHOWN_AT_MOST], (f"{more} more keys of the network config are none", there)]
 
 
 def load_backend(
@@ -40,12 +41,12 @@ def load_backend(
     run_dir: Path = Path("/run/overlayd"),
     state_dir: Path | None = None,
     here: CurrentNeeds | None = None,
-    consent: Consent | None = None,
-) -> backends.Backend:
+    allowed_commands: AllowedCommands | None = None,
+) -> Backend:
     """The backend that a network config asks for. Raises NetworkConfigError: whoever wrote the config can mend it.
 
-    `here` is what this host needs, where the config is for this host. Without `consent`, it is not checked whether
-    this host allows the config's commands.
+    `here` is what this host needs, where the config is for this host. Without `allowed_commands`, nobody
+    asks whether this host runs the config's commands.
     """
     environment = Environment(
         network=config,
@@ -54,18 +55,18 @@ def load_backend(
         run_dir=run_dir,
         state_dir=state_dir,
         here=here or CurrentNeeds(),
-        consent=consent,
+        allowed_commands=allowed_commands,
     )
     try:
         backend = backends.load(config.backend_type).from_config(config.backend_config, environment)
     except ConfigError as error:
         raise NetworkConfigError(error.message, hint=error.hint) from error
     if here is not None:
-        host_needs.require_fit(config, here, one_route=backend.one_route)
+        host_needs.require_fit(config, here, one_route=backend.facts.one_route)
     return backend
 
 
-def backend_here(settings: Settings, config: NetworkConfig, underlay: Underlay, here: CurrentNeeds) -> backends.Backend:
+def backend_here(settings: Settings, config: NetworkConfig, underlay: Underlay, here: CurrentNeeds) -> Backend:
     """The backend for this host, with its settings. Raises as `load_backend` does; changes nothing, runs nothing."""
     backend = load_backend(
         config,
@@ -74,7 +75,7 @@ def backend_here(settings: Settings, config: NetworkConfig, underlay: Underlay, 
         blackhole=settings.ip_blackhole_route,
         run_dir=settings.run_dir,
         state_dir=settings.state_dir,
-        consent=Consent(folder=settings.extension_commands),
+        allowed_commands=AllowedCommands(folder=settings.extension_commands),
     )
     other_networks.require_apart(
         replace(other_networks.of_settings(settings), networks=config.networks, listens=backend.listens)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from typing import ClassVar
 
 from overlayd import backends
-from overlayd.backends.peers import TOLD_AT_MOST
+from overlayd.backends.peers import PROBLEMS_AT_MOST
 from overlayd.backends.planned import Planned
 from overlayd.errors import OverlaydError, UnsupportedError
 from overlayd.host.parts import DesiredHost, HostContext, PartReport
@@ -89,7 +89,7 @@ class DataPath:
     def _shown(peers: tuple[Lease, ...], report: ConvergeReport) -> Collection[Lease]:
         """The peers that the status shows: those that the backend reported on, else the first of all."""
         if not report.paths and not report.peer_problems:
-            return peers[:TOLD_AT_MOST]
+            return peers[:PROBLEMS_AT_MOST]
         return [peer for peer in peers if peer.key_name in report.paths or peer.key_name in report.peer_problems]
 
     def _peer(self, lease: Lease, report: ConvergeReport, reserved: Collection[str]) -> Peer:

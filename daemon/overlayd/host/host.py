@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from overlayd import backends
-from overlayd.backends.allowed_commands import Consent
+from overlayd.backends.allowed_commands import AllowedCommands
 from overlayd.host.backend import backend_here
 from overlayd.host.data_path import DataPath, address_fields
 from overlayd.host.docker import DockerPart
@@ -79,8 +79,8 @@ class Host:
 
         `on_failure` is called by another thread when the data path ends by itself.
         """
-        consent = Consent(folder=self._settings.extension_commands)
-        backends.retire_others(self._config.backend_type, self._settings.run_dir, consent)
+        allowed_commands = AllowedCommands(folder=self._settings.extension_commands)
+        backends.retire_others(self._config.backend_type, self._settings.run_dir, allowed_commands)
         desired = self._desired(self._registry.lease_table())
         # Before there are rules: the rules of each network of this host make room for those of the others.
         self._note.write(desired.lease)

@@ -44,7 +44,7 @@ class OwnLease:
         previous = previous_lease.recall(self._context.settings.state_dir, self._context.settings.subnet_env)
         previous = self._registry.checked_previous(previous, self.public_ip)
         if isinstance(self._context.backend, Keyed):
-            self._context.backend.part_from(self._registry.older_leases_of_others(previous, self.public_ip))
+            self._context.backend.replace_shared_key(self._registry.older_leases_of_others(previous, self.public_ip))
         self._held = self._registry.acquire(
             self._context.config,
             self._lease,

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
-from overlayd.backends import Backend
+from overlayd.backends.backend import Backend
 from overlayd.leases.conflicts import CurrentNeeds
 from overlayd.leases.lease import Lease
 from overlayd.leases.network_config import NetworkConfig

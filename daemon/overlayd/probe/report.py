@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from overlayd.lib.tables import columns
+
 
 @dataclass(frozen=True, kw_only=True)
 class PathResult:
@@ -136,8 +138,7 @@ def table(peers: Sequence[PeerReport]) -> list[str]:
         )
         for peer in peers
     ]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = list(columns(rows))
     found = lines[:1]
     for line, peer in zip(lines[1:], peers, strict=True):
         found += [line, *(f"  {remark}" for remark in peer.remarks())]

@@ -13,14 +13,15 @@ from pathlib import Path
 from overlayd.errors import NetworkConfigError
 from overlayd.kernel import interfaces
 from overlayd.kernel.converge import require_free
+from overlayd.kernel.foreign import FLANNEL
 from overlayd.leases.conflicts import OWN_ADDRESS, CurrentNeeds, HostNeed, Judgement, judge_network
 from overlayd.leases.network_config import NetworkConfig
 from overlayd.lib.addresses import IPAddress, ip_address, ip_network
+from overlayd.lib.marks import DEVICES
 from overlayd.store.endpoints import parse_endpoints
 
 # Left out: docker's bridge, which moves to the lease, and devices of an overlay: ours, and flannel's on a host that
-# comes from flannel.
-_OVERLAYS = ("overlay", "flannel")
+_OVERLAYS = (DEVICES, FLANNEL)
 _BRIDGE = "docker0"
 # The second has the servers behind systemd-resolved's own 127.0.0.53.
 _RESOLV_CONF = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))

@@ -13,8 +13,8 @@ import pytest
 from overlayd import settings
 from overlayd.backends import ledger as ledgers
 from overlayd.backends import needs_restart, undo
-from overlayd.backends.allowed_commands import Consent
-from overlayd.backends.commands import Commands, Told, words
+from overlayd.backends.allowed_commands import AllowedCommands
+from overlayd.backends.commands import Commands, HostVariables, words
 from overlayd.backends.extension import Extension
 from overlayd.backends.ledger import Ledger
 from overlayd.errors import CommandFailed, ConfigError, NetworkConfigError
@@ -22,7 +22,7 @@ from overlayd.leases.keys import MalformedLease
 from overlayd.leases.lease import parse_lease
 from overlayd.leases.network_config import parse_network_config
 from tests.unit.backends.test_backends import ENVIRONMENT
-from tests.unit.backends.test_commands import consent, script
+from tests.unit.backends.test_commands import allowed_commands, script
 
 NOBODY = 65534
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="gives files away, which root may")
@@ -32,7 +32,7 @@ def test_without_consent_no_command_is_run_and_the_setting_is_named(tmp_path: Pa
     trap = tmp_path / "trap"
     config = {"PreStartupCommand": f"sh -c 'touch {trap}'"}
     with pytest.raises(NetworkConfigError, match=r"extension-commands is not set"):
-        Extension.from_config(config, replace(ENVIRONMENT, run_dir=tmp_path, consent=Consent()))
+        Extension.from_config(config, replace(ENVIRONMENT, run_dir=tmp_path, allowed_commands=AllowedCommands()))
     # Whoever forgets to hand one over has none.
     with pytest.raises(CommandFailed, match="not run: this host runs no commands that come from etcd"):
         Extension.from_config(config, replace(ENVIRONMENT, run_dir=tmp_path)).lease_data(4)
@@ -40,7 +40,7 @@ def test_without_consent_no_command_is_run_and_the_setting_is_named(tmp_path: Pa
 
 
 def test_a_config_without_commands_needs_no_consent() -> None:
-    Extension.from_config({}, replace(ENVIRONMENT, consent=Consent()))
+    Extension.from_config({}, replace(ENVIRONMENT, allowed_commands=AllowedCommands()))
 
 
 @pytest.mark.parametrize(
@@ -65,9 +65,9 @@ def test_a_config_without_commands_needs_no_consent() -> None:
 def test_only_a_program_in_the_folder_by_its_whole_path_is_run(tmp_path: Path, command: str) -> None:
     good = script(tmp_path, "good", "true")
     script(tmp_path, "below/good", "true")
-    assert consent(tmp_path).refusal(good) is None
-    assert consent(tmp_path).refusal(f"{good} add '$SUBNET' --flag") is None
-    refusal = consent(tmp_path).refusal(command.format(folder=tmp_path / "commands"))
+    assert allowed_commands(tmp_path).refusal(good) is None
+    assert allowed_commands(tmp_path).refusal(f"{good} add '$SUBNET' --flag") is None
+    refusal = allowed_commands(tmp_path).refusal(command.format(folder=tmp_path / "commands"))
     assert refusal is not None
     assert "is not a program in" in refusal
 
@@ -84,10 +84,10 @@ def test_what_a_lease_brings_is_no_option_and_no_program(hostile: str) -> None:
         ("10.5.2.0-24", {"PublicIP": "198.18.1.2", "BackendData": hostile}),
     ):
         try:
-            told = Told.of(parse_lease(name, json.dumps(value).encode()))
+            host = HostVariables.of(parse_lease(name, json.dumps(value).encode()))
         except MalformedLease:
             continue
-        found = words("/x/prog $SUBNET $IPV6SUBNET $PUBLIC_IP $PUBLIC_IPV6", told.variables())
+        found = words("/x/prog $SUBNET $IPV6SUBNET $PUBLIC_IP $PUBLIC_IPV6", host.variables())
         assert found[0] == "/x/prog"
         assert all(re.fullmatch(r"[0-9a-f:./]*", word) for word in found[1:]), found
 
@@ -98,7 +98,7 @@ def test_what_is_not_there_is_not_executable_or_leads_elsewhere_is_refused(tmp_p
     (folder / "text").write_text("x")
     (folder / "link").symlink_to("/bin/sh")
     (folder / "inside").symlink_to("good")
-    given = consent(tmp_path)
+    given = allowed_commands(tmp_path)
     assert given.refusal(f"{folder}/inside") is None
     for name, said in (("none", "not there"), ("text", "cannot be executed"), ("link", "leads to a program outside")):
         assert said in (given.refusal(f"{folder}/{name}") or ""), name
@@ -106,14 +106,14 @@ def test_what_is_not_there_is_not_executable_or_leads_elsewhere_is_refused(tmp_p
 
 @pytest.mark.parametrize("folder", ["/bin", "/usr/bin"])
 def test_a_folder_of_everything_is_no_consent(folder: str) -> None:
-    assert "could have anything run" in (Consent(folder=Path(folder)).refusal(f"{folder}/touch /x") or "")
+    assert "could run anything as root" in (AllowedCommands(folder=Path(folder)).refusal(f"{folder}/touch /x") or "")
 
 
 @root_only
 @pytest.mark.parametrize("what", ["commands", "commands/good", "."])
 @pytest.mark.parametrize("change", ["owner", "mode"])
 def test_what_others_may_change_is_not_run_and_each_run_looks_again(tmp_path: Path, what: str, change: str) -> None:
-    good, given = script(tmp_path, "good", "echo yes"), consent(tmp_path)
+    good, given = script(tmp_path, "good", "echo yes"), allowed_commands(tmp_path)
     assert undo.run_command(good, {}, given) == "yes\n"
     path = tmp_path / what
     os.chown(path, NOBODY, NOBODY) if change == "owner" else path.chmod(0o777)
@@ -134,9 +134,9 @@ def test_a_ledger_brings_no_command_of_its_own(tmp_path: Path) -> None:
     ledger = Ledger(commands=Commands(shutdown=f"sh -c 'touch {trap}'"), started="")
     ledgers.write(tmp_path, ledger)
     with pytest.raises(CommandFailed, match="not run"):
-        list(undo.cleanup(tmp_path, Consent()))
+        list(undo.cleanup(tmp_path, AllowedCommands()))
     ledgers.write(tmp_path, ledger)
-    undo.retire(tmp_path, Consent())
+    undo.retire(tmp_path, AllowedCommands())
     assert not trap.exists()
 
 

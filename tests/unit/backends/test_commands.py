@@ -12,30 +12,40 @@ import pytest
 
 from overlayd.backends import ledger as ledgers
 from overlayd.backends import undo
-from overlayd.backends.allowed_commands import Consent
-from overlayd.backends.commands import PEER_VARIABLES, Commands, Entry, Step, Told, Verb, check, steps, words
+from overlayd.backends.allowed_commands import AllowedCommands
+from overlayd.backends.commands import (
+    PEER_VARIABLES,
+    Commands,
+    HostVariables,
+    PeerCommand,
+    PeerRecord,
+    Step,
+    check,
+    steps,
+    words,
+)
 from overlayd.backends.extension import Extension
 from overlayd.backends.ledger import Ledger
 from overlayd.errors import CommandFailed, NetworkConfigError
 from tests.unit.backends.test_backends import ENVIRONMENT, dual_peer, peer
 
-TWO = Told(subnet="10.5.2.0/24", public_ip="198.18.1.2", data="ee:02")
-THREE = Told(subnet="10.5.3.0/24", public_ip="198.18.1.3", data="ee:03")
+TWO = HostVariables(subnet="10.5.2.0/24", public_ip="198.18.1.2", data="ee:02")
+THREE = HostVariables(subnet="10.5.3.0/24", public_ip="198.18.1.3", data="ee:03")
 
 
-def done(*told: Told, settled: bool = True) -> dict[str, Entry]:
+def done(*host: HostVariables, settled: bool = True) -> dict[str, PeerRecord]:
     """Peers for which the command was run."""
-    return {one.subnet: Entry(told=one, settled=settled) for one in told}
+    return {one.subnet: PeerRecord(host=one, settled=settled) for one in host}
 
 
-def asked(*told: Told) -> dict[str, Told]:
+def asked(*host: HostVariables) -> dict[str, HostVariables]:
     """Peers that there are."""
-    return {one.subnet: one for one in told}
+    return {one.subnet: one for one in host}
 
 
 def names(found: tuple[Step, ...]) -> list[str]:
     """Steps in short."""
-    return [f"{step.verb.name.lower()} {step.told.subnet} {step.told.data}" for step in found]
+    return [f"{step.verb.name.lower()} {step.host.subnet} {step.host.data}" for step in found]
 
 
 def test_what_was_done_is_not_done_again() -> None:
@@ -61,23 +71,23 @@ def test_a_host_on_another_subnet_is_removed_from_the_first_before() -> None:
 
 def test_an_addition_that_did_not_come_to_its_end_is_undone_and_done_again() -> None:
     found = steps(done(TWO, settled=False), asked(TWO))
-    assert [(step.verb, step.binding) for step in found] == [(Verb.REMOVE, False), (Verb.ADD, True)]
+    assert [(step.verb, step.binding) for step in found] == [(PeerCommand.REMOVE, False), (PeerCommand.ADD, True)]
     (gone,) = steps(done(TWO, settled=False), {})
-    assert (gone.verb, gone.binding) == (Verb.REMOVE, False)
+    assert (gone.verb, gone.binding) == (PeerCommand.REMOVE, False)
 
 
 def test_the_steps_lead_to_what_is_wanted_from_anywhere() -> None:
     choices = [None, TWO, replace(TWO, data="ee:22"), replace(TWO, public_ip="198.18.1.3"), THREE]
     for held, wanted in product(product(choices, repeat=2), repeat=2):
-        before = {f"key{n}": Entry(told=told, settled=True) for n, told in enumerate(held) if told}
-        after = {f"key{n}": told for n, told in enumerate(wanted) if told}
-        state = {name: entry.told for name, entry in before.items()}
+        before = {f"key{n}": PeerRecord(host=host, settled=True) for n, host in enumerate(held) if host}
+        after = {f"key{n}": host for n, host in enumerate(wanted) if host}
+        state = {name: entry.host for name, entry in before.items()}
         for step in steps(before, after):
-            if step.verb is Verb.ADD:
+            if step.verb is PeerCommand.ADD:
                 assert step.peer not in state
-                state[step.peer] = step.told
+                state[step.peer] = step.host
             else:
-                assert state.pop(step.peer) == step.told
+                assert state.pop(step.peer) == step.host
         assert state == after
 
 
@@ -129,14 +139,14 @@ def test_a_bad_config_changes_nothing_and_is_said(config: dict[str, Any]) -> Non
 
 
 def test_a_peer_is_told_as_flannel_names_it() -> None:
-    assert Told.of(dual_peer(2)).variables() == {
+    assert HostVariables.of(dual_peer(2)).variables() == {
         "SUBNET": "10.5.2.0/24",
         "IPV6SUBNET": "fd42:0:0:2::/64",
         "PUBLIC_IP": "198.18.1.2",
         "PUBLIC_IPV6": "2001:db8:1::2",
     }
     # Nothing of our own environment shines through.
-    assert Told.of(peer(2)).variables()["IPV6SUBNET"] == ""
+    assert HostVariables.of(peer(2)).variables()["IPV6SUBNET"] == ""
 
 
 def script(folder: Path, name: str, text: str) -> str:
@@ -148,14 +158,16 @@ def script(folder: Path, name: str, text: str) -> str:
     return str(path)
 
 
-def consent(folder: Path) -> Consent:
+def allowed_commands(folder: Path) -> AllowedCommands:
     """A host's consent to what `script` put there."""
-    return Consent(folder=folder / "commands")
+    return AllowedCommands(folder=folder / "commands")
 
 
 def extension(folder: Path, run: str = "", **config: str) -> Extension:
     """A backend with this config, and files in a folder."""
-    return Extension.from_config(config, replace(ENVIRONMENT, run_dir=folder / run, consent=consent(folder)))
+    return Extension.from_config(
+        config, replace(ENVIRONMENT, run_dir=folder / run, allowed_commands=allowed_commands(folder))
+    )
 
 
 def test_the_startup_command_is_run_once_a_boot_and_its_output_published(tmp_path: Path) -> None:
@@ -199,23 +211,23 @@ def test_cleanup_undoes_all_and_names_what_it_could_not(tmp_path: Path) -> None:
     ledgers.write(tmp_path, ledger)
     said: list[str] = []
     with pytest.raises(CommandFailed, match=r"SUBNET=10.5.3.0/24 PUBLIC_IP=198.18.1.3 /.*remove"):
-        said.extend(undo.cleanup(tmp_path, consent(tmp_path)))
+        said.extend(undo.cleanup(tmp_path, allowed_commands(tmp_path)))
     assert (tmp_path / "log").read_text().splitlines() == [
         "10.5.2.0/24 198.18.1.2 ee:02",
         "10.5.3.0/24 198.18.1.3 ee:03",
         "shutdown of 10.5.1.0/24",
     ]
     assert not (tmp_path / ledgers.FILE).exists()
-    assert list(undo.cleanup(tmp_path, consent(tmp_path))) == []
+    assert list(undo.cleanup(tmp_path, allowed_commands(tmp_path))) == []
 
 
 def test_data_is_a_line_of_input_whatever_is_in_it(tmp_path: Path) -> None:
     evil = f"$(touch {tmp_path}/pwned); `touch {tmp_path}/pwned` | \x1b[31m \ud800 ' \" &"
     cat, false = script(tmp_path, "cat", "exec cat"), script(tmp_path, "false", "exit 1")
-    said = undo.run_command(cat, {}, consent(tmp_path), data=evil)
+    said = undo.run_command(cat, {}, allowed_commands(tmp_path), data=evil)
     assert said == evil.replace("\ud800", "?") + "\n"
     with pytest.raises(CommandFailed) as caught:
-        undo.run_command(false, {}, consent(tmp_path), data=evil)
+        undo.run_command(false, {}, allowed_commands(tmp_path), data=evil)
     assert "\x1b" not in str(caught.value)
     assert not (tmp_path / "pwned").exists()
 
@@ -238,5 +250,5 @@ def test_a_ledger_that_cannot_be_read_is_an_empty_one(tmp_path: Path, garbage: s
 @pytest.mark.parametrize("text", ["a\0b", "a\ud800b"])
 def test_what_no_program_can_be_given_is_refused_with_words(text: str) -> None:
     for command in (f"/opt/x {text}", f"/opt/x '{text}'"):
-        with pytest.raises(NetworkConfigError, match="no text for a program"):
+        with pytest.raises(NetworkConfigError, match="cannot be a program's argument"):
             check("PreStartupCommand", command, ())

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from overlayd import backends
 from overlayd.backends.environment import Environment
-from overlayd.backends.peers import LEASES_OF_A_HOST_AT_MOST, PEERS_AT_MOST, TOLD_AT_MOST, Judged, judge
+from overlayd.backends.peers import LEASES_OF_A_HOST_AT_MOST, PEERS_AT_MOST, PROBLEMS_AT_MOST, ServedPeers, select_peers
 from overlayd.backends.ranges import Index
 from overlayd.backends.vxlan import vtep_mac
 from overlayd.kernel.diff import diff
@@ -46,9 +46,9 @@ def lease(subnet: str, address: str, *, created: int = 0) -> Lease:
     return Lease(v4=family_lease, backend_type="host-gw", created=created)
 
 
-def judged(*peers: Lease, network: NetworkConfig = CONFIG, one_route: bool = False) -> Judged:
+def judged(*peers: Lease, network: NetworkConfig = CONFIG, one_route: bool = False) -> ServedPeers:
     """The verdict on these."""
-    return judge(peers, own=OWN, network=network, backend_type="host-gw", needed=NEEDED, one_route=one_route)
+    return select_peers(peers, own=OWN, network=network, backend_type="host-gw", needed=NEEDED, one_route=one_route)
 
 
 GOOD = lease("10.5.2.0/24", "198.18.1.2", created=5)
@@ -180,7 +180,7 @@ def test_a_hundred_thousand_bad_leases_are_refused_in_a_moment(what: str, record
     took = time.process_time() - began
     record_property(f"plan of 100,000 leases, {what}", f"{took:.2f} s")
     assert {one.key_name for one in good} <= plan.paths.keys()
-    assert len(plan.problems) <= TOLD_AT_MOST
+    assert len(plan.problems) <= PROBLEMS_AT_MOST
     # 0.3 s on a quiet machine; anything quadratic takes minutes.
     assert took < 2, f"{took:.2f} s"
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
-from overlayd import backends
+from overlayd.backends.backend import Backend
 from overlayd.backends.ipip import Ipip
 from overlayd.errors import NetworkConfigError
 from overlayd.kernel import decode
@@ -74,7 +74,7 @@ def test_behind_an_address_translation_the_outer_source_is_the_interfaces_own() 
 
 
 def test_nothing_is_published_and_only_ipip_hosts_are_served() -> None:
-    backend: backends.Backend = ipip()
+    backend: Backend = ipip()
     assert backend.lease_data(4) is None
     plan = ipip().plan(OWN_IPIP, [peer(2)])
     assert "vxlan" in plan.problems[peer(2).key_name]

@@ -8,7 +8,7 @@ from ipaddress import IPv4Address
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overlayd.backends.packets import CHECKSUM, TTL, UNREACHABLE, checksum, icmp_error, is_ipv4, spend_hop
+from overlayd.backends.packets import CHECKSUM, TTL, UNREACHABLE, checksum, decrement_ttl, icmp_error, is_ipv4
 
 
 def packet(
@@ -42,7 +42,7 @@ def packet(
 def test_a_hop_leaves_the_checksum_that_would_be_computed_afresh(ttl: int, identification: int, before: bytes) -> None:
     at = len(before)
     buffer = bytearray(before) + packet(ttl=ttl, identification=identification)
-    assert spend_hop(buffer, at)
+    assert decrement_ttl(buffer, at)
     assert buffer[at + TTL] == ttl - 1
     assert buffer[at : at + 20] == packet(ttl=ttl - 1, identification=identification)[:20]
 
@@ -50,7 +50,7 @@ def test_a_hop_leaves_the_checksum_that_would_be_computed_afresh(ttl: int, ident
 def test_the_last_hop_is_not_spent() -> None:
     for ttl in (0, 1):
         buffer = packet(ttl=ttl)
-        assert not spend_hop(buffer, 0)
+        assert not decrement_ttl(buffer, 0)
         assert buffer == packet(ttl=ttl)
 
 

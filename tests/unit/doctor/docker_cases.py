@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from ipaddress import IPv4Interface
 
-from overlayd.doctor.facts import Endpoint, Facts
+from overlayd.doctor.facts import EndpointFacts, Facts
 from overlayd.doctor.finding import State
 from tests.unit.doctor.values import RULES, WELL, but
 
@@ -28,7 +28,7 @@ FAILED = {
     "down": "docker.service failed: mutually exclusive options",
 }
 STOPPED = {"active": False, "compared": False, "down": "docker.service is enabled and stopped"}
-SILENT = {"endpoints": (Endpoint(name="http://127.0.0.1:2379", problem="refused"),)}
+SILENT = {"endpoints": (EndpointFacts(name="http://127.0.0.1:2379", problem="refused"),)}
 WAITING = {"active": False, "compared": False, "etcd_here": True}
 WAITS_FOR_ETCD = but(docker=WAITING, daemon={"state": "waiting", "problems": ("etcd is away",)}, etcd=SILENT)
 MASQUERADED = RULES + "*nat\n:POSTROUTING ACCEPT [0:0]\n{rule}\nCOMMIT\n"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import re
 from dataclasses import replace
 from datetime import timedelta
@@ -11,8 +13,20 @@ from typing import Any
 
 import pytest
 
-from overlayd.doctor.checks import examine
-from overlayd.doctor.facts import Containers, Endpoint, Facts, Feature, Firewalld, PemFile, Published, WayBack, Zone
+from overlayd.doctor import checks
+from overlayd.doctor.checks import SECTIONS, examine
+from overlayd.doctor.checks.reach import NAME, reachability
+from overlayd.doctor.facts import (
+    ContainerFacts,
+    EndpointFacts,
+    Facts,
+    FirewalldFacts,
+    KernelFeature,
+    PemFile,
+    PublishedLease,
+    ReturnRoute,
+    Zone,
+)
 from overlayd.doctor.finding import Finding, State, document, lines, problems
 from overlayd.lib.iptables_save import parse
 from overlayd.ruleset.packet_path import IptablesRules
@@ -60,12 +74,15 @@ def certificate(**changes: Any) -> Facts:
     ("containers", "said"),
     [
         (None, "not tried: run as root"),
-        (Containers(), "not tried: none runs on docker0"),
-        (Containers(tried=2), "2 containers here do not reach it"),
-        (Containers(tried=2, reached=("process 7 (sh) to 198.18.0.2:2379",)), r"containers here reach it: process 7"),
+        (ContainerFacts(), "not tried: none runs on docker0"),
+        (ContainerFacts(tried=2), "2 containers here do not reach it"),
+        (
+            ContainerFacts(tried=2, reached=("process 7 (sh) to 198.18.0.2:2379",)),
+            r"containers here reach it: process 7",
+        ),
     ],
 )
-def test_an_open_etcd_is_a_warning(containers: Containers | None, said: str) -> None:
+def test_an_open_etcd_is_a_warning(containers: ContainerFacts | None, said: str) -> None:
     finding = found(but(etcd={"open_to": "read and write", "containers": containers}), "etcd-access")
     assert finding.state is State.WARNING
     assert "anybody who reaches it may read and write" in finding.found
@@ -84,7 +101,7 @@ ZONES = (
     Zone(name="trusted", target="ACCEPT"),
     Zone(name="docker", target="ACCEPT", interfaces=frozenset({"docker0"})),
 )
-FIREWALLD = Firewalld(default_zone="public", zones=ZONES)
+FIREWALLD = FirewalldFacts(default_zone="public", zones=ZONES)
 VMXNET3 = {"driver": "vmxnet3", "offloads": frozenset({"tx-udp_tnl-segmentation", "tx-nocache-copy"})}
 STRICT = {"net/ipv4/conf/all/rp_filter": "1"}
 
@@ -120,11 +137,11 @@ CASES: list[tuple[Facts, str, State, str, str | None]] = [
         *("ipv6-forward", State.PROBLEM, "IPv6", "sysctl -w net.ipv6.conf.all.forwarding=1"),
     ),
     (
-        but(host={"features": {**WELL.host.features, "vxlan": Feature(there=False, how="not there")}}),
+        but(host={"features": {**WELL.host.features, "vxlan": KernelFeature(there=False, how="not there")}}),
         *("kernel-features", State.PROBLEM, "no vxlan", "modprobe vxlan"),
     ),
     (
-        but(host={"features": {**WELL.host.features, "iptables": Feature(there=False, how="refused")}}),
+        but(host={"features": {**WELL.host.features, "iptables": KernelFeature(there=False, how="refused")}}),
         *("kernel-features", State.PROBLEM, "no iptables", "modprobe ip_tables"),
     ),
     (
@@ -184,14 +201,14 @@ CASES: list[tuple[Facts, str, State, str, str | None]] = [
     (
         but(
             host={"sysctls": {**WELL.host.sysctls, **STRICT}},
-            underlay={"ways_back": (WayBack(peer=PEER, underlay="eth1", overlay="overlay.1"),)},
+            underlay={"return_routes": (ReturnRoute(peer=PEER, underlay="eth1", overlay="overlay.1"),)},
         ),
         *("rp-filter", State.PROBLEM, "eth1", "sysctl -w net/ipv4/conf/eth0/rp_filter=2"),
     ),
     (
         but(
             host={"sysctls": {**WELL.host.sysctls, **STRICT}},
-            underlay={"ways_back": (WayBack(peer=PEER, underlay="eth0", overlay="eth0"),)},
+            underlay={"return_routes": (ReturnRoute(peer=PEER, underlay="eth0", overlay="eth0"),)},
         ),
         *("rp-filter", State.PROBLEM, "overlay.1", "sysctl -w net/ipv4/conf/overlay.1/rp_filter=2"),
     ),
@@ -201,11 +218,13 @@ CASES: list[tuple[Facts, str, State, str, str | None]] = [
     ),
     (but(underlay={"same_address": (MAC,)}), "duplicate-address", State.PROBLEM, MAC, None),
     (
-        but(etcd={"endpoints": (Endpoint(name="a", problem="refused"), Endpoint(name="b", clock_offset_s=0))}),
+        but(
+            etcd={"endpoints": (EndpointFacts(name="a", problem="refused"), EndpointFacts(name="b", clock_offset_s=0))}
+        ),
         *("etcd-endpoints", State.WARNING, "1 of 2", None),
     ),
     (
-        but(etcd={"endpoints": (Endpoint(name="a", clock_offset_s=-90.0),)}),
+        but(etcd={"endpoints": (EndpointFacts(name="a", clock_offset_s=-90.0),)}),
         *("clock", State.WARNING, "behind", "chronyc makestep"),
     ),
     (certificate(not_after=NOW - timedelta(days=1)), "tls-files", State.PROBLEM, "expired on 2026-11-23", None),
@@ -244,7 +263,7 @@ CASES: list[tuple[Facts, str, State, str, str | None]] = [
         but(firewall={"firewalld": FIREWALLD}),
         "firewalld",
         State.PROBLEM,
-        "does not know",
+        "in no zone",
         "firewall-cmd --permanent --zone=trusted --add-interface=overlay.1 && "
         "firewall-cmd --permanent --zone=public --add-port=8472/udp && firewall-cmd --reload",
     ),
@@ -274,7 +293,7 @@ def test_what_is_wrong_is_said_by_one_check_with_its_remedy(
 
 
 def test_two_leases_under_our_address_stop_packets_and_under_anothers_may() -> None:
-    third = Published(key="10.5.3.0-24", subnet=IPv4Network("10.5.3.0/24"), public_ip=OWN, backend="vxlan")
+    third = PublishedLease(key="10.5.3.0-24", subnet=IPv4Network("10.5.3.0/24"), public_ip=OWN, backend="vxlan")
     ours = but(etcd={"leases": (*(WELL.etcd.leases or ()), third)})
     assert found(ours, "duplicate-lease").state is State.PROBLEM
     theirs = but(etcd={"leases": (*(WELL.etcd.leases or ()), replace(third, public_ip=PEER))})
@@ -315,6 +334,9 @@ def test_the_table_shows_remedies_below_what_they_mend() -> None:
     assert [one.name for _title, findings in sections for one in problems(findings)] == ["underlay-mtu"]
 
 
+DECLARED = {*(name for section in SECTIONS for name in section.checks), NAME}
+
+
 def test_the_readme_names_every_check() -> None:
     readme = (Path(__file__).parents[3] / "README.md").read_text()
     table = readme.partition("## When packets do not arrive")[2].partition("##")[0]
@@ -325,4 +347,14 @@ def test_the_readme_names_every_check() -> None:
     blind = but(host={"root": False, "settings_problem": "x"})
     cases = [WELL, dockers, WAITS_FOR_ETCD, blind, *(case[0] for case in CASES)]
     seen = {finding.name for facts in cases for _title, findings in examine(facts) for finding in findings}
-    assert named - {"--no-arp"} == seen
+    assert named - {"--no-arp"} == DECLARED
+    assert seen == DECLARED
+
+
+@pytest.mark.parametrize("path", sorted(Path(checks.__file__).parent.glob("[!_]*.py")), ids=lambda path: path.stem)
+def test_every_check_stands_in_a_section(path: Path) -> None:
+    module = importlib.import_module(f"{checks.__name__}.{path.stem}")
+    examined = {check for section in SECTIONS for check in section.checks.values()}
+    for name, function in inspect.getmembers(module, inspect.isfunction):
+        if function.__module__ == module.__name__ and not name.startswith("_") and function is not reachability:
+            assert function in examined, f"{path.name}: {name} is missing in CHECKS"

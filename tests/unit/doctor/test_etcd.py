@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from overlayd.doctor.checks import etcd as checks
-from overlayd.doctor.facts import Etcd as Seen
+from overlayd.doctor.facts import EtcdFacts
 from overlayd.doctor.finding import Finding, State
 from overlayd.doctor.gather.etcd import read_etcd
 from overlayd.settings import Settings
@@ -32,12 +32,12 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return Authority(tmp_path_factory.mktemp("ca"))
 
 
-def look(endpoints: Sequence[str], **settings: Any) -> Seen:
+def look(endpoints: Sequence[str], **settings: Any) -> EtcdFacts:
     found, _config, _leases = read_etcd(Settings(etcd_endpoints=tuple(endpoints), etcd_prefix=PREFIX, **settings))
     return found
 
 
-def store(seen: Seen) -> Finding:
+def store(seen: EtcdFacts) -> Finding:
     return checks.store(replace(WELL, etcd=seen))
 
 

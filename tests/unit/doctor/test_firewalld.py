@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from overlayd.doctor.facts import Firewalld, Zone
+from overlayd.doctor.facts import FirewalldFacts, Zone
 from overlayd.doctor.finding import State
 from overlayd.lib.iptables_save import parse
 from overlayd.ruleset.packet_path import IptablesRules
@@ -21,10 +21,10 @@ def test_firewalld_that_knows_the_overlay_is_left_alone() -> None:
         name="public", target="default", interfaces=frozenset({"eth0"}), ports=frozenset({"8000-9000/udp", "22/tcp"})
     )
     trusted = Zone(name="trusted", target="ACCEPT", interfaces=frozenset({"overlay.1"}))
-    knows = Firewalld(default_zone="public", zones=(public, trusted, DOCKERS))
+    knows = FirewalldFacts(default_zone="public", zones=(public, trusted, DOCKERS))
     assert found(but(firewall={"firewalld": knows}), "firewalld").state is State.OK
     by_source = replace(trusted, interfaces=frozenset(), sources=frozenset({"10.5.0.0/16"}))
-    knows = Firewalld(default_zone="public", zones=(public, by_source))
+    knows = FirewalldFacts(default_zone="public", zones=(public, by_source))
     assert found(but(firewall={"firewalld": knows}), "firewalld").state is State.OK
 
 

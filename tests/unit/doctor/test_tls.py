@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from overlayd.doctor.facts import Endpoint, Etcd
+from overlayd.doctor.facts import EndpointFacts, EtcdFacts
 from overlayd.doctor.gather.etcd import read_etcd
 from overlayd.doctor.x509 import read_pem
 from overlayd.settings import Settings
@@ -110,7 +110,7 @@ def etcd(folder: Path, authority: Authority, pair: tuple[Path, Path]) -> Iterato
         running.wait()
 
 
-def look(endpoint: str, authority: Authority, pair: tuple[Path, Path] | None) -> tuple[Endpoint, Etcd]:
+def look(endpoint: str, authority: Authority, pair: tuple[Path, Path] | None) -> tuple[EndpointFacts, EtcdFacts]:
     """What doctor sees with these files."""
     settings = Settings(
         etcd_endpoints=(endpoint,),

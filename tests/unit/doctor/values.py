@@ -8,20 +8,20 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Any
 
 from overlayd.doctor.facts import (
-    Daemon,
-    Docker,
-    Endpoint,
-    Etcd,
+    DaemonFacts,
+    DockerFacts,
+    EndpointFacts,
+    EtcdFacts,
     Facts,
-    Feature,
-    Firewall,
-    Host,
-    Link,
-    Network,
+    FirewallFacts,
+    HostFacts,
+    KernelFeature,
+    LinkFacts,
+    NetworkFacts,
     PemFile,
-    Published,
-    Underlay,
-    WayBack,
+    PublishedLease,
+    ReturnRoute,
+    UnderlayFacts,
 )
 from overlayd.doctor.x509 import Certificate
 from overlayd.lib.iptables_save import parse
@@ -51,7 +51,7 @@ COMMIT
 COMMIT
 """
 WELL = Facts(
-    host=Host(
+    host=HostFacts(
         root=True,
         now=NOW,
         sysctls={
@@ -64,31 +64,33 @@ WELL = Facts(
             "net/bridge/bridge-nf-call-iptables": "1",
         },
         features={
-            "vxlan": Feature(there=True, how="in the kernel"),
-            "iptables": Feature(there=True, how="tried and taken"),
+            "vxlan": KernelFeature(there=True, how="in the kernel"),
+            "iptables": KernelFeature(there=True, how="tried and taken"),
         },
         neighbours=10,
         neighbour_overflows=0,
         links=(
-            Link(name="eth0", mtu_bytes=1500, up=True),
-            Link(name="overlay.1", mtu_bytes=1450, up=True, mac=MAC, kind="vxlan"),
-            Link(name="docker0", mtu_bytes=1450, up=True, kind="bridge", addresses=(IPv4Interface("10.5.1.1/24"),)),
-            Link(name="veth1", mtu_bytes=1450, up=True, master="docker0"),
+            LinkFacts(name="eth0", mtu_bytes=1500, up=True),
+            LinkFacts(name="overlay.1", mtu_bytes=1450, up=True, mac=MAC, kind="vxlan"),
+            LinkFacts(
+                name="docker0", mtu_bytes=1450, up=True, kind="bridge", addresses=(IPv4Interface("10.5.1.1/24"),)
+            ),
+            LinkFacts(name="veth1", mtu_bytes=1450, up=True, master="docker0"),
         ),
     ),
-    daemon=Daemon(running=True, state="ready", open_files=20, open_files_limit=1024),
-    underlay=Underlay(
+    daemon=DaemonFacts(running=True, state="ready", open_files=20, open_files_limit=1024),
+    underlay=UnderlayFacts(
         ifname="eth0",
         address=OWN,
         public_ip=OWN,
         driver="virtio_net",
         offloads=frozenset({"tx-checksum-ip-generic"}),
         same_address=(),
-        ways_back=(WayBack(peer=PEER, underlay="eth0", overlay="overlay.1"),),
+        return_routes=(ReturnRoute(peer=PEER, underlay="eth0", overlay="overlay.1"),),
     ),
-    etcd=Etcd(
+    etcd=EtcdFacts(
         open_to="",
-        endpoints=(Endpoint(name="https://etcd1:2379", clock_offset_s=0.2),),
+        endpoints=(EndpointFacts(name="https://etcd1:2379", clock_offset_s=0.2),),
         files=(
             PemFile(
                 setting="etcd-cafile",
@@ -102,13 +104,15 @@ WELL = Facts(
         ),
         config="10.5.0.0/16 by vxlan",
         leases=(
-            Published(key="10.5.1.0-24", subnet=IPv4Network("10.5.1.0/24"), public_ip=OWN, backend="vxlan", mac=MAC),
-            Published(key="10.5.2.0-24", subnet=IPv4Network("10.5.2.0/24"), public_ip=PEER, backend="vxlan"),
+            PublishedLease(
+                key="10.5.1.0-24", subnet=IPv4Network("10.5.1.0/24"), public_ip=OWN, backend="vxlan", mac=MAC
+            ),
+            PublishedLease(key="10.5.2.0-24", subnet=IPv4Network("10.5.2.0/24"), public_ip=PEER, backend="vxlan"),
         ),
     ),
-    firewall=Firewall(kinds=(IptablesRules(command="iptables", tables=parse(RULES)),), chains=()),
-    docker=Docker(installed=True, drop_ins=("50-overlayd.conf", "zz-overlayd.conf"), active=True, compared=True),
-    network=Network(
+    firewall=FirewallFacts(kinds=(IptablesRules(command="iptables", tables=parse(RULES)),), chains=()),
+    docker=DockerFacts(installed=True, drop_ins=("50-overlayd.conf", "zz-overlayd.conf"), active=True, compared=True),
+    network=NetworkFacts(
         network=IPv4Network("10.5.0.0/16"),
         backend="vxlan",
         mtu_bytes=1450,

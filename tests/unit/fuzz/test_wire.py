@@ -17,9 +17,9 @@ from overlayd.backends.packets import (
     TTL,
     UNREACHABLE,
     checksum,
+    decrement_ttl,
     icmp_error,
     is_ipv4,
-    spend_hop,
 )
 from overlayd.kernel.monitor import is_relevant, is_rule_change
 
@@ -68,7 +68,7 @@ def test_any_packet_is_judged_by_its_own_bytes_only(packet: bytes, before: bytes
     header_bytes = (packet[0] & 15) * 4
     assert 20 <= header_bytes <= len(packet) == int.from_bytes(packet[2:4])
     right = checksum(packet[:header_bytes]) == 0
-    spent = spend_hop(buffer, len(before))
+    spent = decrement_ttl(buffer, len(before))
     assert spent == (packet[TTL] > 1)
     now = bytes(buffer[len(before) : len(before) + len(packet)])
     assert buffer == before + now + after

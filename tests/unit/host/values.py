@@ -9,7 +9,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar, Self, cast
 
+from overlayd.backends.facts import BackendFacts
 from overlayd.backends.listening import Listening
+from overlayd.backends.vxlan import Vxlan
 from overlayd.host.parts import HostContext
 from overlayd.kernel.converge import ConvergeReport
 from overlayd.leases.conflicts import CurrentNeeds
@@ -30,9 +32,7 @@ def lease(number: int, *, data: Mapping[str, Any] | None = None) -> Lease:
 class DirectedBackend:
     """A Backend that reports what a test says."""
 
-    type: ClassVar[str] = "vxlan"
-    keys: ClassVar[tuple[str, ...]] = ()
-    one_route: ClassVar[bool] = False
+    facts: ClassVar[BackendFacts] = Vxlan.facts
     mtu_bytes = 1450
     devices = ("overlay.1",)
     listens: tuple[Listening, ...] = ()

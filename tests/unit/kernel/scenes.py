@@ -12,6 +12,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from overlayd import backends
+from overlayd.backends.backend import Backend
 from overlayd.backends.environment import Environment
 from overlayd.backends.vxlan import vtep_mac
 from overlayd.kernel.converge import Plan
@@ -105,7 +106,7 @@ class Scene:
         found: Plan = backend.plan(self.own_lease(), self.peer_leases())
         return found
 
-    def backend(self, run_dir: Path = Path("/nonexistent")) -> backends.Backend:
+    def backend(self, run_dir: Path = Path("/nonexistent")) -> Backend:
         """The backend itself, not opened."""
         return backends.load(self.kind).from_config(self.options, self.environment(run_dir))
 

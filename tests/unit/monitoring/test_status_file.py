@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from overlayd.commands.output import columns
 from overlayd.commands.status import document, duration, report
 from overlayd.errors import OverlaydError
+from overlayd.lib.tables import columns
 from overlayd.monitoring import status_file
 from overlayd.monitoring.status_file import Peer, Status, StatusFile
 

@@ -6,9 +6,8 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from overlayd.backends import udp, vxlan
 from overlayd.errors import ConfigError
-from overlayd.probe.peers import OVERHEAD_BYTES, KnownPeer, LocalHost, chosen, targets
+from overlayd.probe.peers import KnownPeer, LocalHost, chosen, targets
 from overlayd.probe.report import PathResult, PeerReport, document, table
 
 PEER = KnownPeer(subnet=ip_network("10.5.3.0/24"), public_ip=ip_address("198.18.1.3"), backend="vxlan")
@@ -18,11 +17,6 @@ HERE = LocalHost(
     addresses=frozenset({ip_address("10.5.1.0"), ip_address("10.5.1.1"), ip_address("198.18.1.1")}),
     mtu_bytes=1450,
 )
-
-
-def test_the_overheads_are_the_backends_own() -> None:
-    assert OVERHEAD_BYTES["vxlan"] == OVERHEAD_BYTES["auto"] == vxlan.OVERHEAD_BYTES
-    assert OVERHEAD_BYTES["udp"][4] == udp.OVERHEAD_BYTES
 
 
 def test_device_and_bridge_are_asked_from_our_own_subnet() -> None:

@@ -1,11 +1,11 @@
-"""The store, what it takes to reach it, and what it says of this network. Pure."""
+"""Whether etcd can be reached and used, and what it holds of this network. Pure."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from datetime import timedelta
 
-from overlayd.doctor.facts import Etcd, Facts, PemFile
+from overlayd.doctor.facts import EtcdFacts, Facts, PemFile
 from overlayd.doctor.finding import Finding, ok, problem, unknown, warning
 from overlayd.errors import StoreFull
 from overlayd.lib.sanitize import plain
@@ -18,14 +18,12 @@ def endpoints(facts: Facts) -> Finding:
     """Which etcd servers answer."""
     there = facts.etcd.endpoints
     dead = [endpoint for endpoint in there if endpoint.problem is not None]
-    said = "; ".join(f"{endpoint.name}: {endpoint.problem}" for endpoint in dead)
+    message = "; ".join(f"{endpoint.name}: {endpoint.problem}" for endpoint in dead)
     if dead and len(dead) == len(there):
-        return problem("etcd-endpoints", said, advice=_advice(said))
+        return problem(message, advice=_advice(message))
     if dead:
-        return warning(
-            "etcd-endpoints", f"{len(there) - len(dead)} of {len(there)} answer; {said}", advice=_advice(said)
-        )
-    return ok("etcd-endpoints", f"{len(there)} of {len(there)} answer")
+        return warning(f"{len(there) - len(dead)} of {len(there)} answer; {message}", advice=_advice(message))
+    return ok(f"{len(there)} of {len(there)} answer")
 
 
 def tls_files(facts: Facts) -> Finding | None:
@@ -35,20 +33,18 @@ def tls_files(facts: Facts) -> Finding | None:
         return None
     for file in files:
         if file.problem is not None:
-            return problem("tls-files", f"{file.setting}: {file.problem}", advice=f"mend {file.path} or {file.setting}")
+            return problem(f"{file.setting}: {file.problem}", advice=f"mend {file.path} or {file.setting}")
     now = facts.host.now
     for file in files:
         for certificate in file.certificates:
             who = f"{file.path} ({certificate.subject})"
             if certificate.not_after < now:
                 return problem(
-                    "tls-files",
                     f"{who} expired on {certificate.not_after:%Y-%m-%d %H:%M} UTC",
                     advice=f"renew {file.path}; overlayd reads it anew by itself",
                 )
             if certificate.not_before > now:
                 return problem(
-                    "tls-files",
                     f"{who} is not valid before {certificate.not_before:%Y-%m-%d %H:%M} UTC; here it is "
                     f"{now:%Y-%m-%d %H:%M}",
                     remedy="chronyc makestep",
@@ -57,53 +53,47 @@ def tls_files(facts: Facts) -> Finding | None:
     soon = [file for file in files if _ends(file, facts)]
     if soon:
         return warning(
-            "tls-files",
             "; ".join(_validity(file) for file in soon),
             advice="renew them soon; overlayd reads them anew by itself",
         )
-    return ok("tls-files", "; ".join(_validity(file) for file in files if file.certificates))
+    return ok("; ".join(_validity(file) for file in files if file.certificates))
 
 
 def clock(facts: Facts) -> Finding:
-    """Leases run by etcd's clock and not by ours; the validity of certificates goes by ours."""
+    """Whether the clock agrees with etcd's. Leases end by etcd's clock; certificates are checked by this host's."""
     offsets = [endpoint.clock_offset_s for endpoint in facts.etcd.endpoints if endpoint.clock_offset_s is not None]
     if not offsets:
-        return unknown("clock", "no etcd server told its time")
+        return unknown("no etcd server sent its time")
     worst = max(offsets, key=abs)
     if abs(worst) > CLOCK_TOLERANCE_S:
         return warning(
-            "clock",
-            f"{abs(worst):.0f} s {'ahead of' if worst > 0 else 'behind'} etcd's: leases do not mind, certificates may",
+            f"{abs(worst):.0f} s {'ahead of' if worst > 0 else 'behind'} etcd's, which may affect certificates",
             remedy="chronyc makestep",
         )
-    return ok("clock", "agrees with etcd's to a minute")
+    return ok("differs from etcd's by less than a minute")
 
 
 def store(facts: Facts) -> Finding:
-    """Whether etcd lets us read and write the network."""
+    """Whether this host's user in etcd may read and write the network's keys."""
     here = facts.etcd
     lacks = [right for right in here.missing_rights if not right.endswith("/hosts/")]
     if lacks:
-        return problem(
-            "etcd", f"this host's user in etcd lacks rights: {'; '.join(here.missing_rights)}", advice=_grant(here)
-        )
+        return problem(f"this host's user in etcd lacks rights: {'; '.join(here.missing_rights)}", advice=_grant(here))
     if here.problem is not None:
-        return problem("etcd", here.problem, advice=here.advice)
+        return problem(here.problem, advice=here.advice)
     if here.full:
         leased = bool(facts.network and facts.network.subnets)
         return (warning if leased else problem)(
-            "etcd",
             "it has no room (alarm NOSPACE): leases are prolonged, but no host gets a new one, and nothing is written",
             advice=StoreFull.HINT,
         )
     if here.missing_rights:
         return warning(
-            "etcd",
             f"this host's user in etcd lacks a right: {'; '.join(here.missing_rights)}; without it two hosts with one "
             "address are not noticed, nor does `overlayd lease` see that this host lives",
             advice=_grant(here),
         )
-    return ok("etcd", "the network's keys can be read and written")
+    return ok("the network's keys can be read and written")
 
 
 def access(facts: Facts) -> Finding | None:
@@ -112,22 +102,21 @@ def access(facts: Facts) -> Finding | None:
     if here.problem is not None:
         return None
     if here.open_to is None:
-        return unknown("etcd-access", "etcd does not say whether it asks for a password")
+        return unknown("whether etcd asks for a password could not be tried")
     if not here.open_to:
-        return ok("etcd-access", "nobody without a login or a certificate")
+        return ok("only who has a login or a certificate may read or write")
     tried = here.containers
     if tried is None:
-        said = "whether containers reach it was not tried: run as root"
+        message = "whether containers reach it was not tried: run as root"
     elif not tried.tried:
-        said = f"whether containers reach it was not tried: none runs on {tried.bridge}"
+        message = f"whether containers reach it was not tried: none runs on {tried.bridge}"
     elif tried.reached:
-        said = f"containers here reach it: {', '.join(map(plain, tried.reached))}"
+        message = f"containers here reach it: {', '.join(map(plain, tried.reached))}"
     else:
-        said = f"{tried.tried} containers here do not reach it"
+        message = f"{tried.tried} containers here do not reach it"
     return warning(
-        "etcd-access",
-        f"anybody who reaches it may {here.open_to}, without a password, and who writes there moves this network's "
-        f"packets; {said}",
+        f"anybody who reaches it may {here.open_to}, without a password, and whoever writes there can redirect this "
+        f"network's packets; {message}",
         advice="give etcd users and TLS (etcd-setup does it: README), or let only the hosts reach it",
     )
 
@@ -136,36 +125,33 @@ def network_config(facts: Facts) -> Finding:
     """Whether there is a network config, and this host can serve it."""
     here = facts.etcd
     if here.problem is not None:
-        return unknown("network-config", "etcd does not say")
+        return unknown("etcd does not say")
     if here.config_problem is not None:
-        return problem("network-config", here.config_problem, advice=here.config_advice)
-    return ok("network-config", here.config or "")
+        return problem(here.config_problem, advice=here.config_advice)
+    return ok(here.config or "")
 
 
 def lease(facts: Facts) -> Finding:
-    """Whether etcd says that our subnet is ours."""
+    """Whether this host's subnet is leased to it in etcd."""
     leases, subnets = facts.etcd.leases, facts.network.subnets if facts.network else ()
     if leases is None:
-        return unknown("lease", f"etcd does not say; last known here: {', '.join(map(str, subnets)) or 'none'}")
+        return unknown(f"etcd does not say; last known here: {', '.join(map(str, subnets)) or 'none'}")
     if not subnets:
         if facts.daemon.running is False:
-            return problem("lease", "this host holds no lease", remedy="systemctl start overlayd")
+            return problem("this host holds no lease", remedy="systemctl start overlayd")
         reasons = "; ".join(facts.daemon.problems) or "see daemon"
-        return problem("lease", "this host holds no lease", advice=f"the daemon runs and waits: {reasons}")
+        return problem("this host holds no lease", advice=f"the daemon runs and waits: {reasons}")
     for subnet in subnets:
         holder = next((found for found in leases if found.subnet == subnet), None)
         if holder is None:
-            return problem(
-                "lease", f"{subnet} is not leased in etcd: peers do not know it", remedy="systemctl restart overlayd"
-            )
+            return problem(f"{subnet} is not leased in etcd: peers do not know it", remedy="systemctl restart overlayd")
         if holder.public_ip not in facts.underlay.public_ips:
             return problem(
-                "lease",
                 f"{subnet} is leased to {holder.public_ip}, this host is {facts.underlay.public_ip}",
                 remedy="systemctl restart overlayd && systemctl restart docker",
                 advice="or set public-ip or iface, if it is this host after all",
             )
-    return ok("lease", f"{', '.join(map(str, subnets))}, one of {len({found.key for found in leases})}")
+    return ok(f"{', '.join(map(str, subnets))}, one of {len({found.key for found in leases})}")
 
 
 def duplicate_lease(facts: Facts) -> Finding | None:
@@ -177,12 +163,11 @@ def duplicate_lease(facts: Facts) -> Finding | None:
         by_address[found.public_ip].append(found)
     twice = {address: found for address, found in by_address.items() if len(found) > 1}
     if not twice:
-        return ok("duplicate-lease", "each public address has one lease")
-    said = "; ".join(f"{address}: {', '.join(str(one.subnet) for one in found)}" for address, found in twice.items())
+        return ok("each public address has one lease")
+    message = "; ".join(f"{address}: {', '.join(str(one.subnet) for one in found)}" for address, found in twice.items())
     make = problem if twice.keys() & set(facts.underlay.public_ips) else warning
     return make(
-        "duplicate-lease",
-        f"one public address, several leases: {said}",
+        f"one public address, several leases: {message}",
         advice="set OVERLAYD_IFACE or OVERLAYD_PUBLIC_IP on the host that publishes another's; leftovers expire",
     )
 
@@ -196,20 +181,30 @@ def _validity(file: PemFile) -> str:
     return f"{file.path} until {until:%Y-%m-%d}"
 
 
-def _grant(here: Etcd) -> str:
+def _grant(here: EtcdFacts) -> str:
     return "as etcd's root: " + "; ".join(
         f"etcdctl role grant-permission ROLE {right}" for right in here.missing_rights
     )
 
 
-def _advice(said: str) -> str:
-    if "for learner" in said:
+def _advice(message: str) -> str:
+    if "for learner" in message:
         return "a learner does not answer for its cluster: name the voting members (etcdctl member list)"
-    if "name servers" in said or "name resolution" in said or "Name or service" in said:
+    if "name servers" in message or "name resolution" in message or "Name or service" in message:
         return "check the name in etcd-endpoints, /etc/hosts and /etc/resolv.conf"
-    if "certificate" in said or "TLS" in said:
+    if "certificate" in message or "TLS" in message:
         return "see tls-files, clock and the names in the server's certificate"
     return "is etcd running there, and does a firewall let its port through?"
 
 
-CHECKS = (endpoints, tls_files, clock, store, access, network_config, lease, duplicate_lease)
+# Name and check, in the order in which a reader should mend things.
+CHECKS = {
+    "etcd-endpoints": endpoints,
+    "tls-files": tls_files,
+    "clock": clock,
+    "etcd": store,
+    "etcd-access": access,
+    "network-config": network_config,
+    "lease": lease,
+    "duplicate-lease": duplicate_lease,
+}

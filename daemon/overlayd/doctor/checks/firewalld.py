@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-from overlayd.doctor.facts import Facts, Firewalld, Network
+from overlayd import backends
+from overlayd.doctor.facts import Facts, FirewalldFacts, NetworkFacts
 from overlayd.doctor.finding import Finding, ok, problem
+from overlayd.ruleset.walk import protocol_name
 
 BRIDGE, DOCKERS_ZONE = "docker0", "docker"
-# What carries each backend's packets between hosts: protocol, and the port where the config names none.
-CARRIER: dict[str, tuple[str, int | None]] = {
-    "auto": ("udp", 8472),
-    "vxlan": ("udp", 8472),
-    "udp": ("udp", 8285),
-    "wireguard": ("udp", 51820),
-    "ipip": ("ipencap", None),
-}
 
 
 def firewalld(facts: Facts) -> Finding | None:
-    """Whether a running firewalld knows the overlay; its own nftables rules reject what no zone allows."""
+    """Whether a running firewalld accepts the overlay's packets; its nftables rules reject what no zone allows."""
     running, network = facts.firewall.firewalld, facts.network
     if running is None or network is None or not network.networks:
         return None
-    told = "\n".join(running.forwarded or ())
-    if network.subnets and all(f'"{subnet}"' in told for subnet in network.subnets):
-        return ok("firewalld", "runs, and lets the overlay through by overlayd's own policies")
+    rules = "\n".join(running.forwarded or ())
+    if network.subnets and all(f'"{subnet}"' in rules for subnet in network.subnets):
+        return ok("runs, and overlayd's policies in it accept the overlay's packets")
     if facts.firewall.kind != "none" and (running.forwarded is not None or running.shipped):
         return problem(
-            "firewalld",
-            "firewalld runs and was not told of the overlay: it rejects its packets",
-            # A daemon that runs tells it as soon as it knows the policies, or is asked to begin anew.
+            "firewalld runs without rules for the overlay: it rejects the overlay's packets",
+            # A running daemon fills the policies as soon as firewalld has loaded them, or when the daemon restarts.
             remedy="systemctl restart overlayd" if running.forwarded is not None else "firewall-cmd --reload",
         )
     missing = [
@@ -38,17 +31,16 @@ def firewalld(facts: Facts) -> Finding | None:
     ]
     if missing:
         return problem(
-            "firewalld",
-            "firewalld runs and does not know the overlay: it rejects its packets",
+            "firewalld runs and has the overlay in no zone: it rejects the overlay's packets",
             remedy=" && ".join(
                 [*(f"firewall-cmd --permanent {word}" for word in dict.fromkeys(missing)), "firewall-cmd --reload"]
             ),
         )
-    return ok("firewalld", "runs and lets the overlay through")
+    return ok("runs and accepts the overlay's packets")
 
 
-def _zone_words(running: Firewalld, device: str, network: Network) -> list[str]:
-    """What to tell firewall-cmd so that packets from a device may be forwarded."""
+def _zone_words(running: FirewalldFacts, device: str, network: NetworkFacts) -> list[str]:
+    """Arguments for firewall-cmd that let packets from a device be forwarded."""
     zone = running.zone_of(device)
     sources = {source for zone in running.zones if zone.target == "ACCEPT" for source in zone.sources}
     missing = [str(one) for one in network.networks if str(one) not in sources]
@@ -56,14 +48,14 @@ def _zone_words(running: Firewalld, device: str, network: Network) -> list[str]:
         return []
     if device in network.own_devices:
         return [f"--zone=trusted --add-interface={device}"]
-    # The underlay's own interface: only the network's addresses are trusted on it.
+    # It is the underlay's interface: only the network's addresses are trusted on it.
     return [f"--zone=trusted --add-source={one}" for one in missing]
 
 
-def _bridge_words(running: Firewalld, network: Network) -> list[str]:
-    """The same for what leaves the containers' bridge: Docker's own zone, as Docker from 20.10 on makes it.
+def _bridge_words(running: FirewalldFacts, network: NetworkFacts) -> list[str]:
+    """The same for packets from the containers' bridge: Docker's own zone, as Docker makes it from 20.10 on.
 
-    In another zone dockerd would find it bound, and not start.
+    With its bridge in another zone dockerd does not start.
     """
     zone = running.zone_of(BRIDGE)
     sources = {source for zone in running.zones if zone.target == "ACCEPT" for source in zone.sources}
@@ -75,11 +67,12 @@ def _bridge_words(running: Firewalld, network: Network) -> list[str]:
     return [*made, f"--zone={DOCKERS_ZONE} --change-interface={BRIDGE}"]
 
 
-def _port_words(running: Firewalld, ifname: str, network: Network) -> list[str]:
+def _port_words(running: FirewalldFacts, ifname: str, network: NetworkFacts) -> list[str]:
     zone = running.zone_of(ifname)
-    if network.backend not in CARRIER or zone is None or zone.target == "ACCEPT":
+    backend = backends.facts_of(network.backend)
+    if backend is None or backend.carrier is None or zone is None or zone.target == "ACCEPT":
         return []
-    protocol, port = CARRIER[network.backend][0], network.port or CARRIER[network.backend][1]
+    protocol, port = protocol_name(backend.carrier.protocol), network.port or backend.default_port
     if port is None:
         return [] if protocol in zone.protocols else [f"--zone={zone.name} --add-protocol={protocol}"]
     return [] if _open(zone.ports, port, protocol) else [f"--zone={zone.name} --add-port={port}/{protocol}"]

@@ -1,4 +1,4 @@
-"""Containers of this network, tried from the inside: what one of them reaches, all of them do."""
+"""Whether containers reach etcd, tried from inside some of them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import socket
 from collections.abc import Sequence
 
-from overlayd.doctor.facts import Containers
+from overlayd.doctor.facts import ContainerFacts
 from overlayd.errors import ConfigError
 from overlayd.kernel.namespaces import in_namespace
 from overlayd.lib.addresses import IPAddress, ip_address
@@ -17,7 +17,7 @@ TIMEOUT_S = 1.0
 AT_MOST = 20
 
 
-def who_reaches(endpoints: Sequence[str], bridge: str) -> Containers | None:
+def who_reaches(endpoints: Sequence[str], bridge: str) -> ContainerFacts | None:
     """The containers on a bridge that get a connection to one of etcd's servers; None where nobody may look (not root).
 
     At most AT_MOST are tried.
@@ -33,11 +33,11 @@ def who_reaches(endpoints: Sequence[str], bridge: str) -> Containers | None:
                     reached.append(f"{name_of(container)}, {container.addresses[0]}, to {seen}")
     except PermissionError:
         return None
-    return Containers(bridge=bridge, tried=tried, reached=tuple(reached))
+    return ContainerFacts(bridge=bridge, tried=tried, reached=tuple(reached))
 
 
 def _addresses(name: str) -> list[tuple[str, int]]:
-    """Where a server is, as this host sees it; a container may have other names. Nowhere on loopback."""
+    """The addresses of a server, resolved by this host, as a container may resolve otherwise; none of loopback."""
     with contextlib.suppress(ConfigError, OSError):
         endpoint = parse_endpoint(name)
         found = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
@@ -51,7 +51,7 @@ def _parsed(text: str) -> IPAddress:
 
 
 def _try(servers: Sequence[tuple[str, int]]) -> str | None:
-    """Which server takes a connection from here; None for none."""
+    """The first server that accepts a connection from this network namespace; None: no server does."""
     for host, port in servers:
         with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=TIMEOUT_S):
             return f"{host}:{port}"

@@ -1,4 +1,4 @@
-"""Docker on this host, as far as files, systemd and /proc tell; dockerd itself is not asked."""
+"""Facts of Docker from files, systemd and /proc; dockerd itself is not asked."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from overlayd.docker import etcd_in_docker
 from overlayd.docker import options as docker_options
 from overlayd.docker import service as docker_service
 from overlayd.docker.dockerd_config import read_dockerd_config
-from overlayd.doctor.facts import Docker, Network
+from overlayd.doctor.facts import DockerFacts, NetworkFacts
 from overlayd.errors import CommandFailed
 from overlayd.leases.subnets import Subnets
 from overlayd.settings import Settings
 
 
-def read_docker(settings: Settings, network: Network | None) -> Docker:
+def read_docker(settings: Settings, network: NetworkFacts | None) -> DockerFacts:
     """What docker is config to do, and how it does."""
     config, left = read_dockerd_config(), settings.firewall == "none" and settings.ip_masq
     service = docker_service.read_service(config)
@@ -25,7 +25,7 @@ def read_docker(settings: Settings, network: Network | None) -> Docker:
         desired = docker_options.desired_options(subnets, network.mtu_bytes, we_masquerade=settings.ip_masq)
         options, conflicts = docker_options.plan(desired, config, firewalled=settings.firewall != "none")
         otherwise = docker_service.restart_needed(docker_service.differences(argv, options, config), service)
-    return Docker(
+    return DockerFacts(
         installed=service is not None or shutil.which("dockerd") is not None,
         conflicts=tuple(conflicts),
         settings=config.settings,
@@ -45,7 +45,7 @@ def read_docker(settings: Settings, network: Network | None) -> Docker:
     )
 
 
-def _masqueraded(network: Network | None) -> bool | None:
+def _masqueraded(network: NetworkFacts | None) -> bool | None:
     if network is None or network.subnet is None:
         return None
     try:

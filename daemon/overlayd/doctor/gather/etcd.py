@@ -1,4 +1,4 @@
-"""etcd as it can be reached from here: each server by itself, the TLS files, and what the network's keys say."""
+"""Facts of etcd: each server by itself, the TLS files, and what the network's keys hold."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from overlayd.doctor.facts import Endpoint, Etcd, Published
+from overlayd.doctor.facts import EndpointFacts, EtcdFacts, PublishedLease
 from overlayd.doctor.gather import containers, tls
 from overlayd.errors import ConfigError, NetworkConfigError, OverlaydError, StoreDenied, StoreError
 from overlayd.leases.followed_config import read_network_config
@@ -25,7 +25,7 @@ from overlayd.store.rights import RightsTrial, try_rights
 TIMEOUT_S = 3.0
 
 
-def read_etcd(settings: Settings) -> tuple[Etcd, NetworkConfig | None, tuple[Published, ...]]:
+def read_etcd(settings: Settings) -> tuple[EtcdFacts, NetworkConfig | None, tuple[PublishedLease, ...]]:
     """The store; the network config and the leases, where it gives them."""
     files = tls.files(settings)
     servers = _endpoints(settings)
@@ -40,7 +40,9 @@ def read_etcd(settings: Settings) -> tuple[Etcd, NetworkConfig | None, tuple[Pub
             open_to = _open_to(store, keys)
     except OverlaydError as error:
         advice = None if isinstance(error, StoreDenied) and trial.missing else error.hint
-        found = Etcd(endpoints=servers, files=files, problem=error.message, advice=advice, missing_rights=trial.missing)
+        found = EtcdFacts(
+            endpoints=servers, files=files, problem=error.message, advice=advice, missing_rights=trial.missing
+        )
         return found, None, ()
     leases = tuple(published for entry in entries for published in _published(keys, entry))
     config, problem, advice = None, None, None
@@ -49,7 +51,7 @@ def read_etcd(settings: Settings) -> tuple[Etcd, NetworkConfig | None, tuple[Pub
     except NetworkConfigError as error:
         problem, advice = error.message, error.hint
     return (
-        Etcd(
+        EtcdFacts(
             endpoints=servers,
             files=files,
             config_problem=problem,
@@ -66,7 +68,7 @@ def read_etcd(settings: Settings) -> tuple[Etcd, NetworkConfig | None, tuple[Pub
     )
 
 
-def with_containers(found: Etcd, settings: Settings, bridge: str) -> Etcd:
+def with_containers(found: EtcdFacts, settings: Settings, bridge: str) -> EtcdFacts:
     """The same with which containers on a bridge reach etcd, where it is open to them."""
     if not found.open_to:
         return found
@@ -82,13 +84,13 @@ def _open_to(store: Store, keys: Keys) -> str | None:
     return " and ".join(word for word, may in (("read", found.read), ("write", found.write)) if may)
 
 
-def _published(keys: Keys, entry: KeyValue) -> list[Published]:
+def _published(keys: Keys, entry: KeyValue) -> list[PublishedLease]:
     lease = read_lease(keys, entry)
     if lease is None:
         return []
     macs = {family_lease.version: family_lease.fields().get("vtepmac") for family_lease in lease.family_leases}
     return [
-        Published(
+        PublishedLease(
             key=keys.lease_name(entry.key),
             subnet=family_lease.subnet,
             public_ip=family_lease.public_ip,
@@ -108,26 +110,26 @@ def _store(settings: Settings) -> Iterator[Store]:
         store.close()
 
 
-def _endpoints(settings: Settings) -> tuple[Endpoint, ...]:
+def _endpoints(settings: Settings) -> tuple[EndpointFacts, ...]:
     try:
         parsed = addresses.parse_endpoints(settings.etcd_endpoints)
     except ConfigError as error:
         shown = ",".join(settings.etcd_endpoints)
-        return (Endpoint(name="(not shown)" if "@" in shown else shown, problem=error.message),)
+        return (EndpointFacts(name="(not shown)" if "@" in shown else shown, problem=error.message),)
     with ThreadPoolExecutor(max_workers=max(1, len(parsed))) as pool:
         return tuple(pool.map(lambda endpoint: _endpoint(settings, endpoint), parsed))
 
 
-def _endpoint(settings: Settings, endpoint: addresses.EtcdEndpoint) -> Endpoint:
+def _endpoint(settings: Settings, endpoint: addresses.EtcdEndpoint) -> EndpointFacts:
     """Whether the daemon could use this server; why not, where another look finds better words for it."""
     name = str(endpoint)
     try:
         with _store(dataclasses.replace(settings, etcd_endpoints=(name,))) as store:
             store.servers.reach(TIMEOUT_S)
     except Unresolved as error:
-        return Endpoint(name=name, problem=error.message)
+        return EndpointFacts(name=name, problem=error.message)
     except StoreError as error:
-        return Endpoint(name=name, problem=tls.explain(settings, endpoint, TIMEOUT_S) or error.message)
+        return EndpointFacts(name=name, problem=tls.explain(settings, endpoint, TIMEOUT_S) or error.message)
     except OverlaydError as error:
-        return Endpoint(name=name, problem=error.message)
-    return Endpoint(name=name, clock_offset_s=tls.clock_offset_s(settings, endpoint, TIMEOUT_S))
+        return EndpointFacts(name=name, problem=error.message)
+    return EndpointFacts(name=name, clock_offset_s=tls.clock_offset_s(settings, endpoint, TIMEOUT_S))

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from overlayd.doctor.facts import Firewall, Firewalld, Zone
+from overlayd.doctor.facts import FirewalldFacts, FirewallFacts, Zone
 from overlayd.errors import CommandFailed, OverlaydError
 from overlayd.firewall import iptables
 from overlayd.firewall.rules import VERSIONS
@@ -24,10 +24,10 @@ from overlayd.ruleset.packet_path import IptablesRules
 from overlayd.settings import Settings
 
 
-def read_firewall(settings: Settings, status: Status | None) -> Firewall:
+def read_firewall(settings: Settings, status: Status | None) -> FirewallFacts:
     """Everything that rules on packets here."""
     kinds = tuple(_read(command, version) for version in VERSIONS for command in _commands(version))
-    return Firewall(
+    return FirewallFacts(
         kind=_kind(settings, status),
         kinds=kinds,
         sets=_sets(kinds),
@@ -121,14 +121,14 @@ def _kind(settings: Settings, status: Status | None) -> str:
     return settings.firewall
 
 
-def _firewalld() -> Firewalld | None:
+def _firewalld() -> FirewalldFacts | None:
     """firewalld, if it runs."""
     if shutil.which("firewall-cmd") is None:
         return None
     try:
         process.run(["firewall-cmd", "--state"], timeout_s=5)
         default = process.run(["firewall-cmd", "--get-default-zone"], timeout_s=5).strip()
-        return Firewalld(
+        return FirewalldFacts(
             default_zone=default,
             zones=parse_zones(process.run(["firewall-cmd", "--list-all-zones"], timeout_s=10)),
             forwarded=_forwarded(),

@@ -1,4 +1,4 @@
-"""The daemon, the kernel and its settings, as they are."""
+"""Facts of the daemon, the kernel and its settings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from shutil import which
 
-from overlayd.doctor.facts import Daemon, Feature, Host, Link, Network, Underlay
+from overlayd import backends
+from overlayd.doctor.facts import DaemonFacts, HostFacts, KernelFeature, LinkFacts, NetworkFacts, UnderlayFacts
 from overlayd.errors import CommandFailed, OverlaydError
 from overlayd.kernel import features, interfaces, survey
 from overlayd.kernel.namespaces import in_new_namespace
@@ -18,7 +19,6 @@ from overlayd.monitoring import status_file
 from overlayd.monitoring.status_file import Status
 from overlayd.settings import Settings
 
-DEVICES = ("vxlan", "tun", "ipip", "wireguard")
 _PROC = Path("/proc")
 # One rule in each table that overlayd writes to, with the match that all its rules carry.
 _RULES = """\
@@ -34,8 +34,8 @@ COMMIT
 """
 
 
-def read_daemon(settings: Settings) -> tuple[Status | None, Daemon]:
-    """What the daemon says of itself, None if none ever ran here; and how its process is."""
+def read_daemon(settings: Settings) -> tuple[Status | None, DaemonFacts]:
+    """The daemon's status, None if none ever ran here; and the facts of its process."""
     running, status = _running(settings), None
     problems: tuple[str, ...] = ()
     try:
@@ -45,7 +45,7 @@ def read_daemon(settings: Settings) -> tuple[Status | None, Daemon]:
     except OverlaydError as error:
         problems = (error.message,) if running else ()
     used, most = _files(status.pid) if status is not None and running else (None, None)
-    return status, Daemon(
+    return status, DaemonFacts(
         running=running,
         state=status.state if status is not None else None,
         problems=problems,
@@ -55,11 +55,11 @@ def read_daemon(settings: Settings) -> tuple[Status | None, Daemon]:
     )
 
 
-def read_host(settings_problem: str | None, network: Network | None, underlay: Underlay) -> Host:
+def read_host(settings_problem: str | None, network: NetworkFacts | None, underlay: UnderlayFacts) -> HostFacts:
     """The kernel: settings, limits, interfaces, and what it can do."""
     devices = (underlay.ifname, *(network.devices if network else ()), network.bridge if network else "docker0")
     neighbours, overflows = _neighbours()
-    return Host(
+    return HostFacts(
         root=os.geteuid() == 0,
         now=datetime.now(UTC),
         settings_problem=settings_problem,
@@ -117,10 +117,10 @@ def _neighbours() -> tuple[int | None, int | None]:
         return None, None
 
 
-def _links() -> tuple[Link, ...]:
+def _links() -> tuple[LinkFacts, ...]:
     addresses = {interface.name: interface.addresses for interface in interfaces.read_interfaces()}
     return tuple(
-        Link(
+        LinkFacts(
             name=link.name,
             mtu_bytes=link.mtu_bytes,
             up=link.up,
@@ -133,40 +133,40 @@ def _links() -> tuple[Link, ...]:
     )
 
 
-def _features() -> dict[str, Feature]:
-    found = {name: device_feature(name) for name in DEVICES}
+def _features() -> dict[str, KernelFeature]:
+    found = {name: device_feature(name) for name in backends.device_kinds()}
     return {**found, "iptables": _rules()}
 
 
-def device_feature(name: str) -> Feature:
+def device_feature(name: str) -> KernelFeature:
     """Whether the kernel has devices of a kind, found out without changing anything."""
-    # What a file tells needs no trying, and trying would load the module.
+    # Trying would load the module, which is not needed where a file names it.
     state = features.module_state(name)
     if state is not None:
-        return Feature(there=True, how=state)
+        return KernelFeature(there=True, how=state)
     try:
         there = features.makes_device(name)
     except OSError as error:
-        return Feature(there=None, how=f"cannot be tried ({error.strerror})")
+        return KernelFeature(there=None, how=f"cannot be tried ({error.strerror})")
     if not there and name == "wireguard" and which(userspace.PROGRAM):
-        return Feature(there=True, how=f"by {userspace.PROGRAM}")
-    return Feature(there=there, how="tried and made" if there else "not there")
+        return KernelFeature(there=True, how=f"by {userspace.PROGRAM}")
+    return KernelFeature(there=there, how="tried and made" if there else "not there")
 
 
-def _rules() -> Feature:
+def _rules() -> KernelFeature:
     """Whether iptables and this kernel take rules of our kind, tried in a network namespace of its own."""
-    said: list[str] = []
+    messages: list[str] = []
 
     def restore() -> bool:
         try:
             process.run(["iptables-restore"], input=_RULES, timeout_s=10)
         except CommandFailed as error:
-            said.append(error.message.splitlines()[-1].strip())
+            messages.append(error.message.splitlines()[-1].strip())
             return False
         return True
 
     try:
         there = in_new_namespace(restore)
     except OSError as error:
-        return Feature(there=None, how=f"cannot be tried ({error.strerror})")
-    return Feature(there=there, how="tried and taken" if there else f"refused ({said[0]})")
+        return KernelFeature(there=None, how=f"cannot be tried ({error.strerror})")
+    return KernelFeature(there=there, how="tried and taken" if there else f"refused ({messages[0]})")

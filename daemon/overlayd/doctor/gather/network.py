@@ -1,4 +1,4 @@
-"""The overlay as this host takes part in it, from whoever knows: the daemon, etcd, the files of the last run."""
+"""The overlay as this host takes part in it: from the daemon's status, from etcd, or from the last run's files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network
 from typing import TypedDict
 
-from overlayd.doctor.facts import Network, Published, Underlay
+from overlayd.doctor.facts import NetworkFacts, PublishedLease, UnderlayFacts
 from overlayd.errors import OverlaydError
 from overlayd.host import other_networks
 from overlayd.host.backend import load_backend
@@ -23,19 +23,17 @@ from overlayd.settings import Settings
 from overlayd.underlay import host_needs
 from overlayd.underlay.watch import choose_underlay
 
-_PORT_KEYS = {"wireguard": "listenport"}
-
 
 def read_network(
     settings: Settings,
     status: Status | None,
     config: NetworkConfig | None,
-    leases: Sequence[Published],
-    underlay: Underlay,
-) -> Network | None:
-    """The network; None where neither etcd nor an earlier run tells.
+    leases: Sequence[PublishedLease],
+    underlay: UnderlayFacts,
+) -> NetworkFacts | None:
+    """The network; None where neither etcd nor the status of an earlier run has it.
 
-    The MTU is the one that the daemon took when it started, as that is what containers have.
+    The MTU is the one that the daemon took when it started, as containers have that.
     """
     held: dict[int, IPNetwork] = {
         lease.subnet.version: lease.subnet for lease in leases if lease.public_ip in underlay.public_ips
@@ -52,17 +50,17 @@ def read_network(
     except OverlaydError:
         return last
     needs = without_container_bridge(host_needs.now(settings.etcd_endpoints), chosen.ifname, held=held.values())
-    judgement = judge_network(config, needs, one_route=backend.one_route)
+    judgement = judge_network(config, needs, one_route=backend.facts.one_route)
     own = replace(other_networks.of_settings(settings), networks=config.networks, listens=backend.listens)
     same = last is not None and last.backend == config.backend_type
     networks = Subnets.of(config.networks)
-    return Network(
+    return NetworkFacts(
         network=networks.v4,
         network6=networks.v6,
         backend=config.backend_type,
         mtu_bytes=last.mtu_bytes if same and last is not None else backend.mtu_bytes,
         devices=backend.devices,
-        port=_port(config),
+        port=backend.facts.port(config.backend_config),
         listens=backend.listens,
         ipv6=6 in config.versions,
         refusals=(*judgement.refusals, *other_networks.conflicts(own, other_networks.others())),
@@ -82,12 +80,12 @@ def _held(held: Mapping[int, IPNetwork]) -> _Held:
     return _Held(subnet=subnets.v4, subnet6=subnets.v6)
 
 
-def _last_known(status: Status | None, held: Mapping[int, IPNetwork], underlay: Underlay) -> Network | None:
+def _last_known(status: Status | None, held: Mapping[int, IPNetwork], underlay: UnderlayFacts) -> NetworkFacts | None:
     if status is None or not status.network or not status.backend or not status.mtu_bytes:
         return None
     networks = Subnets.of(ip_network(text.strip()) for text in status.network.split(","))
     own = tuple(link.name for link in survey.links() if marks.ours().names(link.name))
-    return Network(
+    return NetworkFacts(
         network=networks.v4,
         network6=networks.v6,
         backend=status.backend,
@@ -97,11 +95,3 @@ def _last_known(status: Status | None, held: Mapping[int, IPNetwork], underlay: 
         bridge=bridge_of(held.values()),
         **_held(held),
     )
-
-
-def _port(config: NetworkConfig) -> int | None:
-    wanted = _PORT_KEYS.get(config.backend_type, "port")
-    for key, value in config.backend_config.items():
-        if key.lower() == wanted and isinstance(value, int) and value:
-            return value
-    return None

@@ -1,4 +1,4 @@
-"""Whether containers of peers answer a container here, by packets that go now."""
+"""Whether containers of peers answer a container of this host, by echoes sent now."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 
-from overlayd.doctor.facts import Network, Published, Reachability, Underlay
+from overlayd.doctor.facts import NetworkFacts, PublishedLease, Reachability, UnderlayFacts
 from overlayd.errors import OverlaydError
 from overlayd.kernel import interfaces
 from overlayd.monitoring.status_file import Status
@@ -18,7 +18,7 @@ PEERS_AT_MOST = 64
 
 
 def read_reach(
-    status: Status | None, network: Network | None, leases: Sequence[Published], underlay: Underlay
+    status: Status | None, network: NetworkFacts | None, leases: Sequence[PublishedLease], underlay: UnderlayFacts
 ) -> Reachability:
     """The peers that the daemon knows, else those in etcd, PEERS_AT_MOST of them; none where this host has no lease."""
     addresses = interfaces.own_addresses()

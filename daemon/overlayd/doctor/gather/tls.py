@@ -1,5 +1,7 @@
-"""TLS to etcd's servers in words: the files for it, and why a server is of no use. The verdict itself is the daemon's
-own connection's (gather/etcd.py)."""
+"""Why TLS to a server of etcd fails: what is wrong with the files, or with the server's certificate.
+
+Whether it fails is decided by a connection such as the daemon's (gather/etcd.py).
+"""
 
 from __future__ import annotations
 
@@ -90,7 +92,7 @@ def _ask(settings: Settings, endpoint: EtcdEndpoint, timeout_s: float) -> str:
     context = None
     if endpoint.tls:
         context = trust_files(settings).read().context()
-        # Held to what gRPC holds it to.
+        # As gRPC checks it.
         context.hostname_checks_common_name = False
     with socket.create_connection((endpoint.host, endpoint.port), timeout=timeout_s) as plain:
         stream = context.wrap_socket(plain, server_hostname=endpoint.host) if context else plain
@@ -103,11 +105,11 @@ def _ask(settings: Settings, endpoint: EtcdEndpoint, timeout_s: float) -> str:
 def _distrust(error: ssl.SSLCertVerificationError, settings: Settings, endpoint: EtcdEndpoint, timeout_s: float) -> str:
     """Why the server's certificate is not believed, in words, with what it says of itself."""
     theirs = _their_certificate(endpoint, timeout_s)
-    said = ""
+    message = ""
     if theirs is not None:
         until = f"{theirs.not_before:%Y-%m-%d %H:%M} to {theirs.not_after:%Y-%m-%d %H:%M} UTC"
         whom = f"it is for {', '.join(theirs.names)}" if theirs.names else f"its common name is {theirs.subject}"
-        said = f" ({whom}, valid {until})"
+        message = f" ({whom}, valid {until})"
     ca = f"the CA in {settings.etcd_cafile}" if settings.etcd_cafile else f"a CA in {system_bundle()}: set etcd-cafile"
     other = f"its certificate is not for {endpoint.host}"
     if theirs is not None and not theirs.names:
@@ -120,7 +122,7 @@ def _distrust(error: ssl.SSLCertVerificationError, settings: Settings, endpoint:
         _WRONG_HOST: other,
         _WRONG_ADDRESS: other,
     }.get(error.verify_code, f"its certificate is not trusted: {error.verify_message}")
-    return f"{words}{said}"
+    return f"{words}{message}"
 
 
 def _their_certificate(endpoint: EtcdEndpoint, timeout_s: float) -> Certificate | None:

@@ -1,4 +1,4 @@
-"""The interface that carries the overlay, and what is around it."""
+"""The underlay interface, and what other hosts and programs do with it."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from collections.abc import Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address
 
-from overlayd.doctor.facts import Network, Published, Underlay, WayBack
+from overlayd.doctor.facts import NetworkFacts, PublishedLease, ReturnRoute, UnderlayFacts
 from overlayd.errors import CommandFailed, ConfigError
 from overlayd.kernel import arp, ethtool, interfaces
 from overlayd.lib import process
 from overlayd.settings import Settings
 from overlayd.underlay.watch import choose_underlay
 
-# Ways back to so many peers are looked up; routes to peers seldom differ.
+# Return routes to so many peers are looked up; they seldom differ.
 PEERS_AT_MOST = 64
 
 
-def read_underlay(settings: Settings) -> Underlay:
+def read_underlay(settings: Settings) -> UnderlayFacts:
     """The interface that the settings choose, or why they choose none."""
     try:
         chosen = choose_underlay(settings)
     except ConfigError as error:
-        return Underlay(problem=error.message, advice=error.hint)
+        return UnderlayFacts(problem=error.message, advice=error.hint)
     v4, v6 = chosen.endpoint(4), chosen.endpoint(6)
     first = v4 or v6
-    return Underlay(
+    return UnderlayFacts(
         ifname=chosen.ifname,
         address=first.address if first else None,
         public_ip=v4.public_ip if v4 else None,
@@ -36,8 +36,10 @@ def read_underlay(settings: Settings) -> Underlay:
     )
 
 
-def look_around(underlay: Underlay, network: Network | None, leases: Sequence[Published], *, ask: bool) -> Underlay:
-    """The same with what others do: who else has our address, who manages our devices, how peers are answered."""
+def read_surroundings(
+    underlay: UnderlayFacts, network: NetworkFacts | None, leases: Sequence[PublishedLease], *, ask: bool
+) -> UnderlayFacts:
+    """The same facts with who else has our address, who manages our devices, and by which routes peers are answered."""
     if underlay.address is None:
         return underlay
     return replace(
@@ -46,23 +48,23 @@ def look_around(underlay: Underlay, network: Network | None, leases: Sequence[Pu
         if ask and isinstance(underlay.address, IPv4Address)
         else None,
         managers=_managers(network.own_devices) if network is not None else {},
-        ways_back=tuple(
-            way
+        return_routes=tuple(
+            route
             for lease in leases[:PEERS_AT_MOST]
-            if lease.public_ip not in underlay.public_ips and (way := _way_back(lease)) is not None
+            if lease.public_ip not in underlay.public_ips and (route := _return_route(lease)) is not None
         ),
     )
 
 
-def _way_back(lease: Published) -> WayBack | None:
-    # rp_filter is IPv4's alone.
+def _return_route(lease: PublishedLease) -> ReturnRoute | None:
+    # Only IPv4 has rp_filter.
     public, inside = lease.public_ip, lease.subnet.network_address + 2
     if not isinstance(public, IPv4Address) or not isinstance(inside, IPv4Address):
         return None
-    return WayBack(peer=public, underlay=_way_to(public), overlay=_way_to(inside))
+    return ReturnRoute(peer=public, underlay=_interface_towards(public), overlay=_interface_towards(inside))
 
 
-def _way_to(address: IPv4Address) -> str | None:
+def _interface_towards(address: IPv4Address) -> str | None:
     answer = interfaces.route_to(address)
     try:
         return None if answer is None else socket.if_indextoname(answer.ifindex)
