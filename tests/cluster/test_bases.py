@@ -19,7 +19,10 @@ from images.engine.step import Step
 from tests.testbed.cluster.create import ROOT
 from tests.testbed.packages import a_step, command, gnupg
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="dnf --installroot needs root")
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="dnf --installroot needs root"),
+    pytest.mark.lane("builds"),
+]
 LOADER = "/lib64/ld-linux-x86-64.so.2"
 # What a package's name brings at most, and a program of it. Debian 12 has some 240 packages in the repository.
 SINGLE = {

@@ -15,6 +15,7 @@ from tests.testbed.cluster.create import ROOT
 from tests.testbed.cluster.newcomer import Newcomer
 
 pytestmark = [
+    pytest.mark.lane("builds"),
     pytest.mark.skipif(os.geteuid() != 0, reason="a root filesystem is made by root"),
     pytest.mark.timeout(1800),
 ]

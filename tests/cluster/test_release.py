@@ -24,6 +24,8 @@ from tests.testbed.cluster.images import image_of
 from tests.testbed.cluster.invoked import interrupted, invoke, on_a_full_disk
 from tests.testbed.cluster.registry import registry
 
+pytestmark = pytest.mark.lane("builds")
+
 # Where overlayd.repo says that the repository is, on the host.
 SERVED = "/srv/overlayd/yum"
 _INSTALL = f"""\

@@ -39,7 +39,7 @@ def test_without_consent_no_command_is_run_and_the_setting_is_named(tmp_path: Pa
 
 
 def test_a_config_without_commands_needs_no_consent() -> None:
-    Extension.from_config({}, replace(ENVIRONMENT, consent=Consent()))
+    assert isinstance(Extension.from_config({}, replace(ENVIRONMENT, consent=Consent())), Extension)
 
 
 @pytest.mark.parametrize(

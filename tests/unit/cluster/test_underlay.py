@@ -87,6 +87,7 @@ def test_who_has_it_is_named_with_a_free_one(monkeypatch: pytest.MonkeyPatch, fo
 def test_its_own_network_is_in_nobodys_way(monkeypatch: pytest.MonkeyPatch) -> None:
     _networks(monkeypatch, network("none", None), network("overlayd-one", "198.18.7.0/24"))
     underlay.require_free(CLUSTER)
+    assert all(holder.subnet != CLUSTER.underlay for holder in underlay.holders(CLUSTER))
 
 
 def _networks(monkeypatch: pytest.MonkeyPatch, *found: dict[str, Any]) -> None:

@@ -147,14 +147,6 @@ def test_its_memory_its_tasks_and_its_cores_have_bounds(unit: dict[str, list[str
     assert unit["Service.OOMPolicy"] == ["continue"]
 
 
-def test_each_line_that_confines_has_its_reason() -> None:
-    text = (UNITS / "overlayd.service").read_text()
-    lines = text[text.index("# Links, routes") : text.index("[Install]")].splitlines()
-    without = [line for before, line in pairwise(lines) if line[:1] not in ("", "#") and not before.startswith("#")]
-    # Each of these is told of with the line before.
-    assert [line.partition("=")[0] for line in without] == ["DeviceAllow", "SystemCallFilter"]
-
-
 def test_only_root_sees_the_folder_that_holds_keys(unit: dict[str, list[str]]) -> None:
     assert unit["Service.StateDirectoryMode"] == ["0700"]
     assert "%dir %attr(0700, root, root) /var/lib/overlayd\n" in (ROOT / "rpm/overlayd.spec").read_text()
