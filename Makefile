@@ -34,12 +34,15 @@ build-all: setup ## every image and the RPM
 	@$(INVOKE) build-all
 
 # These three need Python alone, and nobody's rights; `one` says so where its test needs more.
+check: PURPOSE := tests
 check: preflight $(VENV)/.complete ## lint, types, and the tests that need no root, no etcd and no Docker
 	@$(INVOKE) check
 
+fmt: PURPOSE := tests
 fmt: preflight $(VENV)/.complete ## format all code, and mend what the linter can
 	@$(INVOKE) fmt
 
+one: PURPOSE := tests
 one: preflight $(VENV)/.complete ## one test, no images built: make one T=tests/kernel/test_ping.py::test_x
 	@$(INVOKE) one $(call given,T,test)
 

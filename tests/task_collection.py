@@ -77,7 +77,7 @@ def fmt(c: Context) -> None:
     for words in (["check", "--fix", "."], ["format", "."]):
         # Both are wanted where the first has something left to say, too.
         if subprocess.run([sys.executable, "-m", "ruff", *words], cwd=ROOT, check=False).returncode != 0:
-            say(f"ruff {words[0]} has more to say than it can mend")
+            report(f"ruff {words[0]} has more to say than it can mend")
 
 
 @task(name="one", help={"test": "a file of tests, or one test: tests/kernel/test_ping.py::test_x; options of pytest"})

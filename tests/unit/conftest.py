@@ -11,6 +11,7 @@ NEEDS = {
     "tests/unit/images/test_etcd_setup.py": "etcd",
     "tests/unit/images/test_etcd_setup_steps.py": "etcd",
     "tests/unit/doctor/test_etcd.py": "etcd",
+    "tests/unit/doctor/test_tls.py": "etcd",
 }
 
 

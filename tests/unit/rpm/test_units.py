@@ -42,6 +42,7 @@ def drop_in() -> dict[str, list[str]]:
     return assignments(UNITS / "docker.conf")
 
 
+@pytest.mark.needs("root")
 def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path) -> None:
     if shutil.which("systemd-analyze") is None:
         pytest.skip("no systemd-analyze on this machine; the cluster tests load the unit")
@@ -93,6 +94,7 @@ def test_the_unit_of_another_network_is_the_same_but_for_its_files_and_docker(un
     assert unit["Unit.Before"] == ["docker.service"]
 
 
+@pytest.mark.needs("root")
 def test_systemd_finds_it_well_confined() -> None:
     # What has to be open: root, the host's network and its settings, sockets, NET_ADMIN, NET_RAW, /dev/net/tun.
     assert shutil.which("systemd-analyze"), "the tests need systemd-analyze: run `make system`"
