@@ -71,6 +71,7 @@ def end(machine: Newcomer, place: str) -> None:
     assert "Traceback" not in machine.log.read_text()
 
 
+@pytest.mark.slow
 def test_a_newcomers_commands_work_with_what_was_fetched_before(log: Path) -> None:
     caches = {_WARM / "apt": "/var/cache/apt/archives", _WARM / "pip": "/root/.cache/pip"}
     for folder in caches:
