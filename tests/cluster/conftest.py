@@ -23,7 +23,7 @@ UNDERLAY = IPv4Network("198.18.20.0/24")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything in this folder needs Docker and the built images; who has the cluster or the packages is one set-up."""
+    """Everything in this folder needs Docker and built images; who has the cluster or the packages is one set-up."""
     for item in items:
         if "tests/cluster/" in str(item.path):
             item.add_marker(pytest.mark.cluster)

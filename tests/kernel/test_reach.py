@@ -130,6 +130,7 @@ def test_what_is_dropped_on_the_peers_way_in_is_said_with_its_direction(
     assert a.call("status").returncode == 0
 
 
+@pytest.mark.slow
 def test_answers_that_are_dropped_here_are_said_too(a: Host, b: Host) -> None:
     source = ("-s", str(b.container_address6), "-j", "DROP")
     with rule(a, "FORWARD", *source, program="ip6tables"):
