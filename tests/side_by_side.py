@@ -13,7 +13,12 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.nightly.junit import merged
+
 ROOT = Path(__file__).resolve().parent.parent
+# Most tests wait for others: twice as many runs as the processors of CI, and no more where there are more, for what
+# they measure of time is not measured among many.
+RUNS = 4
 _CLOSING = re.compile(r"^=+ (?P<counts>.*\d+ \w+.*|no tests ran) in [\d.]+s.*=+$", re.MULTILINE)
 _COUNT = re.compile(r"(\d+) (failed|passed|skipped|deselected|xfailed|xpassed|warnings?|errors?)")
 # In pytest's own order.
@@ -70,10 +75,11 @@ class Run:
         return self._output.read_text(errors="replace")
 
 
-def run(options: Sequence[str], paths: Sequence[str] = (), *, runs: int) -> bool:
+def run(options: Sequence[str], paths: Sequence[str] = (), *, runs: int, junit: Path | None = None) -> bool:
     """Run the tests below `paths` (default: all) with these options of pytest, in so many runs; whether all is well.
 
-    Interrupted, it interrupts them, once, and waits until each has cleaned up.
+    `junit`: the results of all are written there, as JUnit XML. Interrupted, it interrupts the runs, once, and waits
+    until each has cleaned up.
     """
     began = time.monotonic()
     sys.stdout.write(f"{runs} at once: {shlex.join(['pytest', *options, *paths])}\n")
@@ -85,7 +91,8 @@ def run(options: Sequence[str], paths: Sequence[str] = (), *, runs: int) -> bool
             for number in range(runs):
                 # The number of files that a run will get is not known before: no percentage, and one header will do.
                 quiet = ["--override-ini=console_output_style=classic", *(["--no-header"] if number else [])]
-                started.append(Run(Path(folder) / str(number), share, [*quiet, *options], paths))
+                noted = [f"--junitxml={folder}/{number}.xml"] if junit else []
+                started.append(Run(Path(folder) / str(number), share, [*quiet, *noted, *options], paths))
             while any(one.runs() for one in started):
                 time.sleep(0.5)
                 for one in started:
@@ -96,6 +103,8 @@ def run(options: Sequence[str], paths: Sequence[str] = (), *, runs: int) -> bool
             statuses = [one.wait() for one in started]
             for one in started:
                 one.show()
+        if junit:
+            junit.write_text(merged(path.read_text() for path in sorted(Path(folder).glob("*.xml"))))
         sys.stdout.write(f"{closing([one.text() for one in started], began)}\n")
         sys.stdout.flush()
     return set(statuses) <= {_WELL, _NO_TEST} and _WELL in statuses

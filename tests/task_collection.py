@@ -25,9 +25,6 @@ from tests.testbed.cluster import task_collection as cluster
 
 ROOT = Path(__file__).resolve().parent.parent
 EXTRAS = ("daemon", "freeze", "dev")
-# Most tests wait for others: twice as many runs as the processors of CI, and no more where there are more, for what
-# they measure of time is not measured among many.
-RUNS = 4
 # What needs etcd, root, Docker or seconds of processor is marked `needs`.
 QUICK = "not slow and not needs"
 
@@ -66,7 +63,7 @@ def down(c: Context) -> None:
 @task
 def check(c: Context) -> None:
     """Lint, types, and the unit tests that are quick and need no root, no etcd and no Docker."""
-    runs = min(len(os.sched_getaffinity(0)), RUNS)
+    runs = min(len(os.sched_getaffinity(0)), side_by_side.RUNS)
     if not side_by_side.run(["-m", QUICK, "--hypothesis-profile=few"], ["tests/unit"], runs=runs):
         raise Exit("the check failed", code=1)
 
@@ -113,7 +110,7 @@ def run_tests(c: Context, only: str = "", all: bool = False) -> None:  # noqa: A
             done = c.run(f"{shlex.join(argv)} {only}", warn=True, pty=sys.stdout.isatty())
             well = done is not None and done.ok
         else:
-            well = side_by_side.run(which, runs=RUNS)
+            well = side_by_side.run(which, runs=side_by_side.RUNS)
     if not well:
         raise Exit("tests failed; what a failed cluster left is in build/clusters", code=1)
 

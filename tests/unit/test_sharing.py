@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests import sharing, side_by_side
+from tests.nightly.junit import summarize
 from tests.sharing import Group
 from tests.testbed.polling import eventually
 
@@ -47,7 +48,10 @@ def lines(folder: Path) -> list[list[str]]:
 def test_each_test_is_run_once_and_the_counts_are_added(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for name in "abcd":
         write(tmp_path, name, body="assert number < 2, 'too much'" if name == "d" else "")
-    assert not side_by_side.run(["-m", "not slow"], [str(tmp_path)], runs=3)
+    junit = tmp_path / "junit.xml"
+    assert not side_by_side.run(["-m", "not slow"], [str(tmp_path)], runs=3, junit=junit)
+    found = summarize(junit.read_text())
+    assert (found.passed, found.failed) == (11, 1)
     said = capfd.readouterr().out
     assert " 1 failed, 11 passed in " in said.splitlines()[-1]
     assert said.count("too much") >= 1
