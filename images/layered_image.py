@@ -14,9 +14,9 @@ from images.engine.graph import Target
 from images.engine.place import ROOT
 from images.engine.step import Step
 
-# Where an image's own files/ folder is mounted while its script runs.
+# Where the files/ folder of an image is mounted while its script runs.
 FILES = "/run/overlayd/files"
-# Not the folders themselves, whose modes in the image are the packages'.
+# Folders are not copied: those of the image have the modes that its packages gave them.
 _COPY_FILES = f"""\
 cd {FILES}
 find . ! -type d | while read -r file; do
@@ -39,10 +39,11 @@ def target(
     mounts: Mapping[Path, str] | None = None,
     needs: tuple[str, ...] = (),
 ) -> Target:
-    """The target of an image: `parent` with packages installed, the recipe's files/ copied, and a script run.
+    """The target of an image: in `parent` packages are installed, the recipe's files/ are copied, and a script is run.
 
-    `recipe` is the recipe's module; `parent` and `image` are names without `overlayd/` and tag. `mounts` are folders
-    below the build folder by their place in the container; `needs` the targets that make them.
+    `image` and `parent` are names without `overlayd/` and tag; `recipe` is the file of the recipe's module. `mounts`
+    are folders below the build folder, each with the place where the script finds it; `needs` are the targets that make
+    them.
     """
     files = (recipe.parent / "files").relative_to(ROOT)
     has_files = (ROOT / files).is_dir()

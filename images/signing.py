@@ -1,8 +1,8 @@
-"""Signatures by a key that the user has: detached ones of files, and those inside RPMs.
+"""Signs with a key that the user has: files, by detached signatures, and RPMs. And checks signatures.
 
-A key is found in a GnuPG home by its fingerprint or user id. Passphrases are between gpg-agent and whoever types them:
-none is ever on a command line, in a variable or in a file of ours. An agent that we started is ended again; one that
-ran before goes on.
+A key is found in a GnuPG home by its fingerprint or user id. Passphrases are asked for by gpg-agent: none is ever on a
+command line, in a variable or in a file of ours. An agent that was started for a signature is ended afterwards; one
+that ran before goes on.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from images.engine.files import written_whole
 from images.engine.process import capture
 
 VARIABLE = "OVERLAYD_SIGNING_KEY"
-# The agent's sockets lie in the home where there is no /run/user; a socket's path has 107 bytes (unix(7)).
+# Without /run/user the agent makes its sockets in the home, and a socket's path has at most 107 bytes (unix(7)).
 _SOCKET_BYTES = 107 - len("/S.gpg-agent.browser")
 # What gpg says of a key's validity in a listing with colons (GnuPG's doc/DETAILS), where it cannot be used.
 UNUSABLE = {"e": "has expired", "r": "is revoked", "d": "is disabled", "i": "is invalid"}
@@ -38,9 +38,9 @@ class Key:
 
 
 def find(wanted: str | None, *, home: Path | None = None) -> Key:
-    """The secret key of this fingerprint or user id; without one, the only key of the home.
+    """The secret key of a fingerprint or user id; without one, the only key of the home.
 
-    Raises BuildError when there is none, several, or the key cannot sign (any more).
+    Raises BuildError when there is no such key, when there are several, and when the key cannot sign or has expired.
     """
     with _session(home) as gpg:
         try:
@@ -62,9 +62,9 @@ def find(wanted: str | None, *, home: Path | None = None) -> Key:
 
 
 def generate(home: Path, uid: str) -> Key:
-    """A new RSA key of 3072 bits without a passphrase, in a new home: for what is signed on one machine for itself.
+    """A new RSA key of 3072 bits without a passphrase, in a new home: for repositories that only this machine uses.
 
-    RSA, because the rpm of EL 7 knows no newer kind. `home` must not exist; after an error it does not.
+    RSA, because the rpm of EL 7 knows no newer kind. `home` must not exist, and does not exist after an error.
     """
     half = home.with_name(f".{home.name}.half")
     shutil.rmtree(half, ignore_errors=True)
@@ -86,7 +86,7 @@ def export_public(key: Key) -> bytes:
 
 
 def sign_detached(key: Key, *files: Path) -> list[Path]:
-    """Sign each file; the signatures, armoured, beside the files as NAME.asc. Older ones are replaced."""
+    """Sign each file; the paths of the signatures, which are armoured and named NAME.asc. Older ones are replaced."""
     made = []
     with _session(key.home) as gpg:
         for file in files:
@@ -98,7 +98,7 @@ def sign_detached(key: Key, *files: Path) -> list[Path]:
 
 
 def prove(key: Key) -> None:
-    """Sign something of no weight, so that a key that does not sign, or a passphrase, is met before long work is begun.
+    """Sign a file of no meaning, so that a passphrase is asked for, or a key fails, before long work is begun.
 
     Raises BuildError.
     """
@@ -110,12 +110,12 @@ def prove(key: Key) -> None:
         except CommandFailed as error:
             raise BuildError(
                 f"the key {key.fingerprint} ({key.uid}) does not sign: {error.message}",
-                hint="gpg-agent asks for a passphrase on a terminal; without one, let it know it beforehand",
+                hint="gpg-agent asks for a passphrase on a terminal; without one, give it to the agent beforehand",
             ) from error
 
 
 def sign_rpms(key: Key, rpms: Sequence[Path]) -> None:
-    """Put the key's signature into RPMs, in place of one they have."""
+    """Put the key's signature into RPMs, in place of any that they have."""
     with _session(key.home) as gpg:
         macros = {
             "_gpg_name": key.fingerprint,
@@ -128,7 +128,7 @@ def sign_rpms(key: Key, rpms: Sequence[Path]) -> None:
 
 
 def verify(file: Path, signature: Path, public: bytes) -> None:
-    """See that a detached signature of a file was made by this armoured public key, and no other. Raises BuildError."""
+    """Check that a detached signature of a file was made by this key, an armoured public one. Raises BuildError."""
     with tempfile.TemporaryDirectory(prefix="overlayd-verify-") as place:
         folder = Path(place)
         (folder / "key.asc").write_bytes(public)
@@ -145,7 +145,7 @@ def verify(file: Path, signature: Path, public: bytes) -> None:
 
 @contextlib.contextmanager
 def agent(key: Key) -> Iterator[None]:
-    """One agent for all signatures made in the block: a passphrase is asked for once."""
+    """Keep one agent for all signatures that are made in the block, so that a passphrase is asked for once."""
     with _session(key.home) as gpg:
         capture(["gpgconf", "--launch", "gpg-agent"], env=gpg.variables, base_env=os.environ)
         yield
@@ -170,7 +170,7 @@ class _Listed:
 
 @contextlib.contextmanager
 def _session(home: Path | None) -> Iterator[_Gpg]:
-    """gpg with this home. At the end no agent runs that did not run before."""
+    """gpg with this home. An agent that was started during the block is ended with it."""
     if shutil.which("gpg") is None:
         raise BuildError("gpg is not installed", hint="`make system` installs what is missing")
     if home is not None and not home.is_dir():
@@ -198,7 +198,7 @@ def _is_terminal() -> bool:
 
 
 def _agent_runs(variables: dict[str, str]) -> bool:
-    # It ends with 0 without an agent, too, and says OK only when one answered.
+    # Its exit status is 0 without an agent too; it prints OK only when an agent answered.
     done = subprocess.run(
         ["gpg-connect-agent", "--no-autostart", "GETINFO pid", "/bye"],
         env={**os.environ, **variables},
@@ -240,7 +240,7 @@ def _which(gpg: _Gpg) -> str:
     except CommandFailed:
         keys = []
     if not keys:
-        return "there is none at all: gpg --quick-generate-key, or --gnupg-home names the folder of another"
+        return "there is none: make one with gpg --quick-generate-key, or name another GnuPG home: --gnupg-home"
     return "there are:\n" + "\n".join(f"    {one.fingerprint}  {one.uid}" for one in keys)
 
 

@@ -100,7 +100,7 @@ def why_built(c: Context, name: str, base: str | None = None) -> None:  # noqa: 
         report(line)
 
 
-@task(name="list", help={"mirror": "as of build-all, with NAME="}, iterable=["mirror"])
+@task(name="list", help={"mirror": "NAME=URL, as for build-all"}, iterable=["mirror"])
 def list_images(c: Context, mirror: Iterable[str] | None = None) -> None:  # noqa: ARG001
     """Show the bases and whether they can be built from here, and the images that are built."""
     from images.bases import catalogue, choose  # noqa: PLC0415

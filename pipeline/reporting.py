@@ -1,4 +1,4 @@
-"""What a user sees of a task that failed: one message and an exit status, never a traceback.
+"""Shows a failed task as one message and an exit status, without a traceback.
 
 `cover` puts that around every task of a collection, `guard` around what Invoke does before and after a task.
 A BuildError and an OverlaydError are written for users and shown as they are. For any other error the message has the
@@ -33,27 +33,27 @@ from overlayd.errors import OverlaydError
 LOGS = Path(__file__).resolve().parents[1] / "build/logs"
 INTERRUPTED = 130
 OUTPUT_CLOSED = 141
-# Variables that a result depends on.
+# Variables that change what a build makes, so that a command to repeat it names them.
 _DECIDING = ("OVERLAYD_RELEASE", "SOURCE_DATE_EPOCH")
 _DOCKER = ("docker", "requests", "urllib3")
 _HINTS = {
     errno.EROFS: "the file system is read-only: use a checkout that can be written",
     errno.ENOSPC: "no room is left: df shows where; `invoke clean` removes what was built",
     errno.EDQUOT: "the quota is used up; `invoke clean` removes what was built",
-    errno.EACCES: "run it as root, or as whoever owns the file",
-    errno.EPERM: "run it as root, or as whoever owns the file",
+    errno.EACCES: "run it as root, or as the owner of the file",
+    errno.EPERM: "run it as root, or as the owner of the file",
 }
 
 
 def cover(namespace: Collection) -> None:
-    """See that every task of a collection, and of the collections in it, ends in a message when it fails."""
+    """Make every task of a collection, and of the collections in it, end in a message when it fails."""
     for name in namespace.task_names:
         task = namespace[name]
         task.body = _covered(name, task.body)
 
 
 def guard() -> None:
-    """The same for what is raised outside of tasks; and a reader that closes our output early is no error."""
+    """Do the same for errors outside of tasks; and take it for no error when a reader closes our output early."""
     sys.excepthook = _uncaught
     atexit.register(_flush)
 
@@ -63,7 +63,7 @@ def _covered(name: str, body: Callable[..., Any]) -> Callable[..., Any]:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         try:
             return body(*args, **kwargs)
-        # Raised for Invoke, which shows them; a task that is called by another has told already.
+        # Invoke shows these. One of them may come from a task that this task called.
         except (Exit, UnexpectedExit, ParseError):
             raise
         except (Exception, KeyboardInterrupt) as error:
@@ -73,9 +73,9 @@ def _covered(name: str, body: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def failure(task: str, error: BaseException) -> Exit:
-    """The message and the exit status for whatever a task raised. Writes the traceback of what was not expected."""
+    """The message and exit status for an error of a task. The traceback of an unexpected error is written to a file."""
     if isinstance(error, KeyboardInterrupt):
-        return Exit("stopped; what was begun is removed", code=INTERRUPTED)
+        return Exit("stopped; unfinished results are removed", code=INTERRUPTED)
     if isinstance(error, BrokenPipeError) and _output_closed():
         _flush()
         return Exit("", code=OUTPUT_CLOSED)
@@ -87,12 +87,12 @@ def failure(task: str, error: BaseException) -> Exit:
 
 
 def command() -> str:
-    """The command line that started us, to be pasted."""
+    """The command line that started this process, to be pasted."""
     return shlex.join([*program(), *sys.argv[1:]])
 
 
 def program() -> list[str]:
-    """How Invoke was started: `.venv/bin/invoke` by make, which is in nobody's PATH; and what decides the result."""
+    """The words that start Invoke again: by its path, and with the variables that the result depends on."""
     path = Path(sys.argv[0])
     given = [f"{name}={os.environ[name]}" for name in _DECIDING if name in os.environ]
     words = [sys.executable, "-m", path.parent.name] if path.name == "__main__.py" else [sys.argv[0]]
@@ -100,7 +100,7 @@ def program() -> list[str]:
 
 
 def _in_words(task: str, error: BaseException) -> tuple[str, str | None]:
-    """What failed, and what to do next if that is known."""
+    """What failed, and what to do next, if that is known."""
     if type(error).__module__.partition(".")[0] in _DOCKER:
         from images.engine.dockerd import reason  # noqa: PLC0415  # importing docker costs 0.2 s
 
@@ -114,12 +114,12 @@ def _in_words(task: str, error: BaseException) -> tuple[str, str | None]:
         return f"{task}: {name}: {error.strerror}", hint
     if isinstance(error, OSError) and error.strerror:
         return f"{task}: {error.strerror}", _HINTS.get(error.errno or 0)
-    text = str(error) or "it says no more"
-    return f"{task} failed, and nobody expected it: {type(error).__qualname__}: {text}", None
+    text = str(error) or "without a message"
+    return f"{task} failed unexpectedly: {type(error).__qualname__}: {text}", None
 
 
 def _write(task: str, error: BaseException) -> str:
-    """Write the traceback to a file; its name, or why there is none."""
+    """Write the traceback to a file; the file's name, or why it was not written."""
     text = f"{command()}\nPython {sys.version}\n\n{_traceback(error)}"
     path = LOGS / f"task-{task}.log"
     try:
@@ -133,12 +133,12 @@ def _write(task: str, error: BaseException) -> str:
         except OSError as refused:
             return f"could not be written ({refused}); `invoke --debug …` shows the traceback"
         return name
-    # As it is pasted from where the command was given.
+    # Relative to the folder in which the command was given, where the name may be pasted.
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def _shown(error: BaseException) -> str:
-    """The traceback where `--debug` or INVOKE_DEBUG asks for it: both switch Invoke's own messages on."""
+    """The traceback when `--debug` or INVOKE_DEBUG is given: both switch on Invoke's own messages."""
     return f"\n{_traceback(error).rstrip()}" if logging.getLogger("invoke").isEnabledFor(logging.DEBUG) else ""
 
 
@@ -153,7 +153,7 @@ def _uncaught(_kind: type[BaseException], error: BaseException, _where: Tracebac
 
 
 def _output_closed() -> bool:
-    """Whether whoever read our output has gone; a broken pipe may be another one."""
+    """Whether the reader of our output has gone; a BrokenPipeError may be of another pipe."""
     with suppress(OSError, ValueError):
         poll = select.poll()
         poll.register(sys.stdout, 0)
@@ -162,7 +162,7 @@ def _output_closed() -> bool:
 
 
 def _flush() -> None:
-    """Write out what is left. Where nobody reads it, it goes nowhere: Python would complain when it ends."""
+    """Write out the rest of our output. Without a reader it goes to /dev/null: Python would complain at its end."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:

@@ -1,4 +1,4 @@
-"""The collection `rpm`: the package, what goes into it, and what rpmlint says about it."""
+"""The Invoke collection `rpm`: build the package, fetch its libraries, run rpmlint, show manual pages."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def lint(c: Context) -> None:
         raise Exit("there is no RPM yet; invoke rpm.build", code=1)
     config = ROOT / "rpm/rpmlint.toml"
     paths = " ".join(f"'{path}'" for path in (ROOT / "rpm/overlayd.spec", *found))
-    # --strict: what is neither mended nor listed with its reason in the configuration fails.
+    # With --strict any finding fails that is not listed with its reason in the configuration.
     done = c.run(f"rpmlint --strict --config '{config}' {paths}", warn=True)
     if done is None or not done.ok:
         raise Exit("rpmlint found something: mend it, or give the reason in rpm/rpmlint.toml", code=1)
@@ -69,12 +69,12 @@ def man(c: Context, page: str = "overlayd.8") -> None:  # noqa: ARG001
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / page
         path.write_text(found[page])
-        # With this terminal, if there is one, and its pager.
+        # man uses this terminal and its pager, if there are any.
         subprocess.run(["man", "--local-file", path], check=False)
 
 
 def packages() -> list[Path]:
-    """The RPMs that are built."""
+    """The RPMs that were built."""
     return sorted((PLACE.build / RPM_REPOSITORY.folder).glob("*.rpm"))
 
 

@@ -1,4 +1,4 @@
-"""What leaves the build folder, as tasks: `images.push`, `images.save`, `images.load`, and `release`."""
+"""The tasks that ship what was built: `images.push`, `images.save`, `images.load`, and `release`."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def release(
     from rpm.inventory.target import NAME as INVENTORY_TARGET  # noqa: PLC0415
 
     preflight.check()
-    # What can be refused is refused before anything is built.
+    # All that can be refused is checked before anything is built.
     if number is not None:
         os.environ[source.NUMBER] = number
         source.release(PLACE.root)
@@ -167,9 +167,9 @@ def _warn(line: str) -> None:
 
 
 def tags(names: Iterable[str], base: str | None) -> list[str]:
-    """The tags of images by their short names (all where there are none), on a base or the one built last.
+    """The tags of images by their short names (of all images without names), on a base or on the one built last.
 
-    Raises BuildError for a name or base that is none.
+    Raises BuildError for an unknown name or base.
     """
     from images.bases import catalogue, choose  # noqa: PLC0415
     from images.engine.place import PLACE  # noqa: PLC0415

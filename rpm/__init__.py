@@ -1,1 +1,1 @@
-"""The RPM `overlayd`: the daemon frozen with PyInstaller, and what a host needs beside it."""
+"""The RPM `overlayd`: the daemon, frozen with PyInstaller, and the files that a host needs beside it."""

@@ -1,6 +1,6 @@
-"""Files made in a container: a shell script runs in an image, without a network, and what it left is fetched.
+"""Makes files in a container: a shell script runs in an image, without a network, and its result is copied out.
 
-Nothing is mounted to be written to, so what is fetched belongs to whoever builds, and a stopped build leaves nothing.
+No folder is mounted writable. So the files belong to the user who builds, and a stopped build leaves none.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from images.engine import target as targets
 from images.engine.graph import Target
 from images.engine.step import Step
 
-# Where a script finds the target's files of the checkout, each at its place below it.
+# Where a script finds the target's files of the checkout, at the same paths.
 CHECKOUT = "/run/checkout"
 
 
@@ -30,10 +30,10 @@ def target(
     files: Iterable[Path],
     needs: tuple[str, ...],
 ) -> Target:
-    """The target whose `output`, below the build folder, is what `script` makes at `fetch` in the freezer image.
+    """A target: `script` runs in the freezer image and makes `fetch`, which becomes `output` below the build folder.
 
-    `mounts` are folders below the build folder by their place inside; `files` of the checkout are found at CHECKOUT.
-    `code` is the module that defines the target.
+    `mounts` are folders below the build folder, each with its place in the container; `files` of the checkout are at
+    CHECKOUT. `code` is the module that defines the target.
     """
 
     def build(step: Step) -> None:
@@ -52,11 +52,11 @@ def target(
 
 
 def make(step: Step, image: str, script: str, *, mounts: Mapping[Path, str], fetch: str, to: Path) -> None:
-    """Run `script` in an image of the layout and put the folder `fetch` that it made at `to`, which must not exist.
+    """Run `script` in an image of the layout, and copy the folder `fetch` that it made to `to`, which must not exist.
 
-    `mounts` are folders of this machine by their place below /run inside, readable only; the target's files of the
-    checkout are at CHECKOUT. `fetch` is an absolute path, not below /run or /tmp: these are gone when the script ends.
-    Raises BuildError.
+    `mounts` are folders of this machine, each with its place below /run in the container, read-only; the target's files
+    of the checkout are at CHECKOUT. `fetch` is an absolute path and not below /run or /tmp, which are gone when the
+    script ends. Raises BuildError.
     """
     parent = step.docker_id(image)
     mounts = {**mounts, step.checkout: CHECKOUT}
@@ -72,12 +72,12 @@ def make(step: Step, image: str, script: str, *, mounts: Mapping[Path, str], fet
                 file.write(chunk)
     unpacked = step.scratch / "fetched"
     unpacked.mkdir()
-    # Not by Python's tarfile: its safe extraction needs a newer Python than Debian 12's 3.11.2. GNU tar has always
-    # dropped what would lead out of the folder.
+    # By GNU tar, which never writes outside of the folder. The filters of Python's tarfile that see to this are missing
+    # in Debian 12's Python 3.11.2.
     step.run(
         ["tar", "--extract", "--no-same-owner", "--no-same-permissions", f"--file={archive}", f"--directory={unpacked}"]
     )
-    # Docker's tar begins with the last part of the path.
+    # In Docker's tar the paths begin with the last part of `fetch`.
     (unpacked / Path(fetch).name).rename(to)
     unpacked.rmdir()
     archive.unlink()

@@ -1,4 +1,4 @@
-"""What the RPM is made of: the files that count, its release, and the time that stands in it."""
+"""What the RPM is made of: the files, its release, and the time that it states."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ SOURCES = (
 )
 
 
-# The variable that gives a release its number.
+# The variable that gives the RPM's release a number.
 NUMBER = "OVERLAYD_RELEASE"
 _NUMBER = re.compile(r"[1-9][0-9]*([._][0-9A-Za-z]+)*")
 
 
 def epoch(root: Path) -> int:
-    """The time that counts as the build's, in Unix seconds: SOURCE_DATE_EPOCH, or the commit's. Raises BuildError."""
+    """The time that the RPM states, in Unix seconds: SOURCE_DATE_EPOCH, else the commit's. Raises BuildError."""
     given = given_epoch()
     return commit.of(root).time if given is None else given
 
@@ -55,10 +55,10 @@ def epoch(root: Path) -> int:
 def release(root: Path) -> str:
     """The RPM's release. Raises BuildError.
 
-    Of a commit it is `0.<time>.g<commit>`, the time as 20261129101533 (UTC): a later commit's RPM upgrades an earlier
-    one's. A number that is given by the variable NUMBER takes its place: it begins with 1 or more, so that the numbered
-    release of a version upgrades what was built on the way to it. Files that are not the commit's add `.dirty`, or
-    `~dirty` to a number, and a digest of them all.
+    Of a commit it is `0.<time>.g<commit>`, the time as 20261129101533 (UTC): the RPM of a later commit upgrades that of
+    an earlier one. The variable NUMBER gives a number instead, of 1 or more, so that the numbered release upgrades all
+    RPMs of commits before it. Where files differ from the commit, `.dirty` is added, or `~dirty` to a number, and a
+    digest of all files.
     """
     number = os.environ.get(NUMBER, "")
     if number and not _NUMBER.fullmatch(number):
@@ -69,6 +69,6 @@ def release(root: Path) -> str:
     said = number or f"0.{datetime.fromtimestamp(found.time, UTC):%Y%m%d%H%M%S}.g{found.id[:8]}"
     if not commit.changed(root, commit.PARTS):
         return said
-    # Higher than what the commit gives; but what is no numbered release is lower than that one.
+    # For rpm `.dirty` is newer than the commit itself, and `~dirty` is older than the numbered release.
     mark = "~dirty" if number else ".dirty"
     return f"{said}{mark}{inputs.fingerprint(inputs.of_files(root, [root / path for path in commit.PARTS]))[:8]}"

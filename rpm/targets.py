@@ -1,14 +1,14 @@
-"""The targets that make the RPM: what is fetched, the image that freezes, the program, its pages, the repository.
+"""The targets that make the RPM, in the order in which they are built.
 
-    rpm.wheelhouse  PyInstaller and what the daemon imports, from the package index, hashes checked
-    rpm.freezer     an image: the builder, and all that installed
-    rpm.freeze      the program as it goes to /usr/lib/overlayd, where the spec puts it into a folder bin
+    rpm.wheelhouse  PyInstaller and the libraries that the daemon imports, from the package index, hashes checked
+    rpm.freezer     an image: the builder with all of these installed
+    rpm.freeze      the frozen program, for /usr/lib/overlayd; the spec puts the executable into its folder bin
     rpm.docs        manual pages and shell completion, made from the program's own parser
-    rpm.inventory   what the program turned out to be made of, for the RPM's bill of materials (rpm/inventory/)
+    rpm.inventory   what the frozen program is made of, for the RPM's SBOM (rpm/inventory/)
     rpm.licences    the licence texts of all that, and the RPM's License field
-    rpm.build       the RPM in a repository that yum can read
+    rpm.build       the RPM, in a repository that yum can read
 
-Only the first needs a network. A change in the daemon's code repeats the last five.
+Only the first needs a network. A change of the daemon's code builds the last five again.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ FROZEN = Path("rpm/frozen")
 DOCS = Path("rpm/docs")
 LICENCES = inventory.LICENCES
 INSTALLED = "/usr/lib/overlayd"
-# The oldest C library that a wheel may ask for is that of the oldest base; pip wants every older name listed too.
+# A wheel may need the C library of the oldest base, or an older one: pip needs each name listed.
 _PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
-# Every rpm reads xz, none before EL 8.2 reads zstd; and xz makes the smaller package. Two threads, however many
-# processors there are: the bytes depend on it.
+# Every rpm reads xz; before EL 8.2 none reads zstd, which also makes a larger package. The bytes depend on the number
+# of threads, so it is 2 on every machine.
 _COMPRESSION = "w6T2.xzdio"
 _VENV = "/opt/freezer"
-# build-python is the builder's name for the base's newest interpreter.
+# In the builder image build-python is the base's newest Python.
 _FREEZE = f"cd {container.CHECKOUT} && build-python -m rpm.freeze.freeze"
 
 
@@ -65,7 +65,7 @@ def _wheelhouse(base: Base) -> Target:
         step.run(
             [
                 *(sys.executable, "-m", "pip", "download", "--quiet", "--require-hashes", "--no-deps"),
-                # etcd3 is published as source only; its wheel is built where it is installed.
+                # etcd3 is published as source only; it is built when it is installed.
                 *("--only-binary", ":all:", "--no-binary", "etcd3"),
                 *("--python-version", base.python.removeprefix("python")),
                 *(word for platform in _PLATFORMS for word in ("--platform", platform)),
@@ -85,7 +85,7 @@ def _wheelhouse(base: Base) -> Target:
 
 
 def wheelhouse(base: Base) -> Path:
-    """Where the fetched packages lie, below the build folder."""
+    """The folder of the fetched packages, below the build folder."""
     return CACHE / f"wheelhouse-{base.python}"
 
 
@@ -130,7 +130,7 @@ def _freeze(base: Base) -> Target:
 
 
 def _docs(base: Base) -> Target:
-    # Sets of strings have their order from the seed.
+    # The order of sets of strings depends on the hash seed.
     variables = f"PYTHONHASHSEED=1 PYTHONPATH={source.DAEMON} SOURCE_DATE_EPOCH={source.epoch(ROOT)}"
     return container.target(
         name="rpm.docs",
@@ -180,12 +180,12 @@ def _build(base: Base) -> Target:
 
 
 def _packages(folder: Path) -> tuple[Path, ...]:
-    """What makes Python packages of the folders above a folder below rpm/."""
+    """The `__init__.py` of a folder below rpm/ and of those above it, which make them Python packages."""
     return tuple(place / "__init__.py" for place in (folder, *folder.parents) if place.name)
 
 
 def build_script(version: str, epoch: int, *, release: str, compression: str = _COMPRESSION) -> str:
-    """The shell script that makes /repo out of what is mounted below /run. The same input gives the same bytes."""
+    """The shell script that makes /repo of the folders mounted below /run. The same input gives the same bytes."""
     names = " ".join(str(path) for path in source.SOURCES)
     defines = {
         "_topdir": "/tmp/rpmbuild",
@@ -211,6 +211,6 @@ createrepo_c --quiet --no-database --revision={epoch} --set-timestamp-to-revisio
 """
 
 
-# build-all asks for the RPM although the image `host` is made of it: in a fresh checkout on a machine that has that
-# image, nothing else would ask for the file.
+# build-all asks for the RPM itself, although the image `host` needs it: where that image is up to date, the RPM would
+# not be made in a new checkout.
 PRODUCT = Product(name="rpm", roles=("builder",), targets=_targets, build_all=(RPM_REPOSITORY.target,))

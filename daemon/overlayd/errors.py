@@ -1,4 +1,4 @@
-"""Errors named by what the caller does next.
+"""Errors, one class for each thing that the caller does next.
 
 OverlaydError            one message for the user, and an optional hint: the next thing to do
 ├─ ConfigError           exit 2: a person must change a setting
@@ -6,14 +6,14 @@ OverlaydError            one message for the user, and an optional hint: the nex
 ├─ PrivilegeError        exit 4: run as root
 ├─ BusyError             exit 5: another overlayd holds this host
 ├─ StoreError            etcd or what it holds is not usable now: retry with backoff, data path untouched
-│  ├─ StoreDenied        etcd's roles do not allow it: do without where that is possible
-│  ├─ StoreFull          etcd takes no writes until somebody makes room: do without where that is possible
-│  └─ NetworkConfigError the network config in etcd is missing or wrong: wait for somebody to mend it
+│  ├─ StoreDenied        etcd's roles do not allow it: go on without it where that is possible
+│  ├─ StoreFull          etcd takes no writes until somebody makes room: go on without it where that is possible
+│  └─ NetworkConfigError the network config in etcd is missing or wrong: wait for a person to correct it
 ├─ SubnetsExhausted      every subnet is taken: wait for one to come free
 ├─ AddressTaken          another host publishes this host's address: wait until it stops
 ├─ LeaseLost             the subnet belongs to somebody else now: say so, take another
 ├─ KernelRefused         one operation on one object failed: report it, go on with the others
-├─ FirewalldRefused      the same of firewalld
+├─ FirewalldRefused      firewalld refused one call: report it, go on with the others
 └─ CommandFailed         a child process failed: the message is a command to paste
 """
 
@@ -23,7 +23,7 @@ import os
 
 
 class OverlaydError(Exception):
-    """A failure that the user is told about in one message.
+    """A failure that is shown to the user as one message.
 
     `message` says what failed and on which object; `hint` says what to do next.
     """
@@ -40,7 +40,7 @@ class OverlaydError(Exception):
 
 
 class ConfigError(OverlaydError):
-    """A setting is wrong, and only a person can mend it."""
+    """A setting is wrong; only a person can correct it."""
 
     exit_status = 2
 
@@ -68,7 +68,7 @@ class StoreError(OverlaydError):
 
 
 class NetworkConfigError(StoreError):
-    """The network config in etcd is missing or breaks a rule. It may be mended while we wait."""
+    """The network config in etcd is missing or breaks a rule. A person may correct it while the daemon waits."""
 
     exit_status = 2
 
@@ -113,7 +113,10 @@ class KernelRefused(OverlaydError):
 
 
 class FirewalldRefused(OverlaydError):
-    """firewalld refused one call about one of its objects, or did not answer. `said` begins with its own code."""
+    """firewalld refused one call about one of its objects, or did not answer.
+
+    `said` is firewalld's message, which begins with its error code.
+    """
 
     def __init__(self, method: str, obj: str, said: str) -> None:
         super().__init__(f"firewalld: {method} {obj}: {said}")
@@ -121,7 +124,7 @@ class FirewalldRefused(OverlaydError):
         self.said = said
 
     def says(self, *words: str) -> bool:
-        """Whether one of these is in what it said."""
+        """Whether firewalld's message has one of these words."""
         return any(word in self.said for word in words)
 
 

@@ -1,4 +1,4 @@
-"""overlayd/base: a base's packages in an empty folder, made a system container, cleaned, and imported."""
+"""overlayd/base: a system container, made of a base's packages that are installed into an empty folder."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from images.engine.step import Step
 
 FILES = Path("images/base/files")
 EXAMPLE = Path("images/base/example")
-# Of this project, whose files are in this image and those made from it.
+# The licence of this project's own files, which are in this image and in those made of it.
 LICENCE = Path("LICENSE")
 
 _PROGRAMS = "/usr/libexec/system-container"
-# A container starts at a program that becomes systemd where systemd can run; `docker stop` tells it to shut down as it
-# understands it (systemd(1), SIGRTMIN+3). A look at its health starts a process in it: often enough, not more.
+# A container starts with a program that checks whether systemd can run there, and then becomes systemd. `docker stop`
+# sends SIGRTMIN+3, at which systemd shuts down (systemd(1)). Each health check starts a process, hence every 10 s only.
 CONFIG = ImageConfig(
     description="A system container: systemd, sshd, cron, journald",
     command=(f"{_PROGRAMS}/start",),
@@ -35,11 +35,11 @@ CONFIG = ImageConfig(
     health_timeout_s=5,
     health_start_s=60,
 )
-# Of ours, beside the base's own services.
+# Our own units that are enabled, beside those of the base.
 ENABLED = ("container-settings.service", "container-ssh-keys.service", "container-ssh-keys.path")
 
-# Units that work on the kernel, the devices or the disks of the machine, which are not a container's own; and logins on
-# terminals that it does not have.
+# Units that work on the kernel, devices or disks of the machine, which a container shares with others; and logins on
+# terminals that a container does not have.
 MASKED = (
     *("dev-hugepages.mount", "dev-mqueue.mount", "sys-fs-fuse-connections.mount", "sys-kernel-config.mount"),
     *("sys-kernel-debug.mount", "sys-kernel-tracing.mount", "proc-sys-fs-binfmt_misc.automount"),
@@ -53,7 +53,7 @@ MASKED = (
 )
 _DIRS = {
     **{"dev": 0o755, "proc": 0o555, "sys": 0o555, "run": 0o755, "tmp": 0o1777, "home": 0o755, "var/tmp": 0o1777},
-    # Watched and read by container-ssh-keys; empty, for a mount.
+    # For a mount with public keys; container-ssh-keys watches and reads it.
     "etc/ssh/authorized_keys.d": 0o755,
 }
 
@@ -84,7 +84,7 @@ def _targets(base: Base) -> tuple[Target, ...]:
 
 
 def prepare(step: Step, base: Base, root: Path) -> None:
-    """Make a root filesystem one that boots as a container: our files, units masked and enabled, mount points."""
+    """Make a root filesystem boot as a container: add our files and mount points, mask and enable units."""
     for name, mode in _DIRS.items():
         (root / name).mkdir(parents=True, exist_ok=True)
         (root / name).chmod(mode)
@@ -101,7 +101,7 @@ def prepare(step: Step, base: Base, root: Path) -> None:
     (units / "default.target").unlink(missing_ok=True)
     (units / "default.target").symlink_to("/usr/lib/systemd/system/multi-user.target")
     step.run(sandbox.inside(root, ["systemctl", "enable", *base.enable.get("base", ()), *ENABLED]))
-    # Nobody has a password. A login with a key asks for none.
+    # No account has a password: one logs in with a key.
     step.run(sandbox.inside(root, ["usermod", "--lock", "root"]))
     open_accounts = accounts_without_password((root / "etc/shadow").read_text())
     if open_accounts:
@@ -110,20 +110,21 @@ def prepare(step: Step, base: Base, root: Path) -> None:
 
 
 def settle(root: Path, base: Base) -> None:
-    """Write what differs between bases: what its systemd can, its locale, sshd's rules where they are one file."""
+    """Write the settings that differ between bases: cgroup versions, locale, and sshd's rules for an old sshd."""
     (share := root / "usr/share/system-container").mkdir(parents=True, exist_ok=True)
     (share / "cgroups").write_text(" ".join(map(str, base.cgroups)) + "\n")
     (root / "etc/locale.conf").write_text(f"LANG={base.locale}\n")
     if (root / "etc/default").is_dir():
-        # Where PAM on Debian looks for the locale of a login.
+        # On Debian PAM reads the locale of a login from this file.
         (root / "etc/default/locale").unlink(missing_ok=True)
         (root / "etc/default/locale").symlink_to("../locale.conf")
     main, ours = root / "etc/ssh/sshd_config", root / "etc/ssh/sshd_config.d/10-container.conf"
     if not includes_folder(main.read_text()):
-        # An sshd that knows no Include, as CentOS 7's. The first value wins.
+        # An old sshd, as that of CentOS 7, has no Include: our rules go to the top of its file, as the first value
+        # wins.
         main.write_text(ours.read_text() + "\n" + main.read_text())
         shutil.rmtree(ours.parent)
-    # journald keeps the journal on disk where this folder is: a volume makes it.
+    # journald keeps the journal on disk when this folder exists. Docker makes it when a volume is mounted there.
     shutil.rmtree(root / "var/log/journal", ignore_errors=True)
 
 
@@ -134,7 +135,7 @@ def includes_folder(sshd_config: str) -> bool:
 
 
 def accounts_without_password(shadow: str) -> list[str]:
-    """The accounts of an /etc/shadow that let in whoever gives an empty password."""
+    """The accounts of an /etc/shadow that can be logged into with an empty password."""
     return [fields[0] for line in shadow.splitlines() if len(fields := line.split(":")) > 1 and not fields[1]]
 
 
@@ -148,9 +149,9 @@ def copy_files(source: Path, root: Path) -> None:
 
 
 def clean(root: Path, base: Base) -> None:
-    """Remove what says when and where a root filesystem was made, and give it an empty /etc/machine-id.
+    """Remove traces of when and where a root filesystem was made, and give it an empty /etc/machine-id.
 
-    systemd fills in an empty one at every start, so that no two containers have the same.
+    systemd fills the empty file in when a container starts, so that no two containers have the same.
     """
     for pattern in (
         *dnf.leftovers(base),
@@ -165,7 +166,7 @@ def clean(root: Path, base: Base) -> None:
     (root / "etc/machine-id").write_text("")
     database = root / base.rpm_dbpath.lstrip("/") / "rpmdb.sqlite"
     if database.exists():
-        # Leaving the write-ahead mode puts what it holds into the database, and removes the -wal and -shm files.
+        # Ending the write-ahead mode writes its journal into the database, and removes the -wal and -shm files.
         with closing(sqlite3.connect(database)) as connection:
             connection.execute("PRAGMA journal_mode=DELETE")
             connection.execute("VACUUM")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from images.engine.graph import CACHE, Target
 
-# What images are made of packages for; every base says what it installs for each, or why it cannot have it.
+# What packages are installed for. Every base lists its packages for each role, or says why it cannot have it.
 ROLES = ("base", "docker", "etcd", "builder", "probe")
 
 
@@ -16,9 +16,9 @@ ROLES = ("base", "docker", "etcd", "builder", "probe")
 class Repository:
     """A repository of signed packages, on a site that holds several.
 
-    `name` and `site` are what a mirror is given by (images.bases.mirrors), `title` is for people. `url` is the folder
-    that holds repodata/; without a mirror it is `path` below the site. `key_url` is where the public key is published:
-    it is used only when it is the one key with the fingerprint `key_fingerprint`.
+    A mirror is named for `name` or for `site` (images.bases.mirrors); `title` is for people. `url` is the folder that
+    holds repodata/; without a mirror it is `path` below the site. The public key is read from `key_url`, and used only
+    when it has the fingerprint `key_fingerprint`.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Repository:
 
     @property
     def question(self) -> str:
-        """The URL that answers when this repository is there."""
+        """The URL that answers when this repository can be reached."""
         return f"{self.url.rstrip('/')}/repodata/repomd.xml"
 
 
@@ -42,17 +42,18 @@ class Base:
     Without --base the base is built that has the lowest `preference` of those whose repositories answer. `releasever`
     is what yum calls the release, `purl_namespace` is what package URLs call the distribution
     (https://github.com/package-url/purl-spec, the type rpm).
-    `packages` are names by role; `enable` are the units that run in an image of a role; `lacks` says why a role cannot
-    be had. `bootstrap` are the packages of a first root, whose own yum then installs the images' (images.bases.dnf):
-    for a release whose RPM database this machine's rpm cannot write. `rpm_dbpath` is where this release's own rpm keeps
-    it. `python` is its newest interpreter's command. `cgroups` are the cgroup versions that its systemd starts on:
-    1 until 255, 2 since 239 or so. `locale` is the one that a container has when it is asked for no other.
+    `packages` are the names of packages by role, `enable` the units that are enabled in the image of a role. `lacks`
+    says of a role why the base cannot have it. `bootstrap` is for a release whose RPM database this machine's rpm
+    cannot write: these packages make a first root, whose yum installs the packages of the images (images.bases.dnf).
+    `rpm_dbpath` is the folder where the release's own rpm keeps its database. `python` is the command of its newest
+    Python. `cgroups` are the cgroup versions on which its systemd starts: 1 until systemd 255, 2 since systemd 239 or
+    so. `locale` is that of a container which is started without one.
 
-    `sites` are the servers that packages come from, by name, the main one first; `mirrors` are what was given in their
-    place. `questions` gives the URLs that must answer for the base to be built; asking for them may raise BuildError,
-    which says why it cannot be built here. `repository_targets` are the targets whose first asks the mirrors, and whose
-    last makes `repository`, a folder with all packages of all roles, `keys`, the public keys it is checked against, and
-    `packages_file`, which tells their versions.
+    `sites` are the servers that packages come from, by name, the main one first. `mirrors` are the URLs that were given
+    in their place. `questions` gives the URLs that must answer so that the base can be built; it raises BuildError when
+    it cannot be built here for another reason. `repository_targets` makes the targets of the packages. The first of
+    them asks the mirrors. The last makes `repository`, a folder with the packages of all roles; `keys`, the public keys
+    that it is checked against; and `packages_file`, with the versions.
     """
 
     name: str
@@ -78,7 +79,7 @@ class Base:
 
     @property
     def folder(self) -> Path:
-        """Where what is made for this base lies, below the build folder."""
+        """The folder of this base's packages, below the build folder."""
         return CACHE / "bases" / self.name
 
     @property
@@ -93,7 +94,7 @@ class Base:
 
     @property
     def packages_file(self) -> Path:
-        """The versions of all packages in `repository`, below the build folder: facts of the target that makes it."""
+        """A file with the versions of all packages in `repository`: the facts of the target that makes that."""
         return self.folder / "packages.json"
 
     @property
@@ -103,19 +104,19 @@ class Base:
 
     @property
     def signed(self) -> bool:
-        """Whether the packages carry their distribution's signature. Of those that we make, we sign the metadata."""
+        """Whether packages have the signature of their distribution. Else the metadata is signed, by a key of ours."""
         return bool(self.repositories)
 
     @property
     def installing(self) -> dict[str, object]:
-        """What decides how its packages are installed, beside the packages: values for inputs."""
+        """What decides how packages are installed, beside their names: values that are inputs of images."""
         return {
             **{"base": self.name, "releasever": self.releasever, "rpm_dbpath": self.rpm_dbpath},
             **{"bootstrap": self.bootstrap, "signed": self.signed},
         }
 
     def site(self, name: str) -> str:
-        """The URL of a site, or of the mirror in its place; without a slash at its end."""
+        """The URL of a site, or of its mirror where one was given; without a slash at the end."""
         return self.mirrors.get(name, self.sites[name]).rstrip("/")
 
     def tag(self, image: str) -> str:

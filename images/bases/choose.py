@@ -1,4 +1,4 @@
-"""Which base is built: the one asked for, the one built before, or the first whose repositories answer."""
+"""Chooses the base: the one asked for, else the one built last, else the first whose repositories answer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _HERE = "its packages are here"
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """Whether a base can be built from here. `why` names the hosts that answered, or the first that did not."""
+    """Whether a base can be built on this machine. `why` names the hosts that answered, or the first that did not."""
 
     base: str
     ok: bool
@@ -30,7 +30,7 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """The base to build, and why in a few words."""
+    """The base to build, and in a few words why."""
 
     base: Base
     why: str
@@ -39,12 +39,12 @@ class Choice:
 def choose(
     bases: Sequence[Base], build: Path, *, wanted: str | None, fetched: Iterable[str] = (), again: bool = False
 ) -> Choice:
-    """The base to build. `fetched` are the names of those whose packages are here: they need no network.
+    """The base to build. `fetched` are the names of bases whose packages were fetched: they need no network.
 
-    A wanted base is taken; its repositories are asked when its packages are not here. Without one, the choice
-    remembered in the build folder holds for as long as they are, and `again` is not set; else the repositories of all
-    other bases are asked, side by side, and the first in the catalogue's order is taken. Raises BaseUnreachable, naming
-    the host that did not answer and the bases that would work.
+    The base `wanted` is taken; where its packages were not fetched, its repositories must answer. Without `wanted` the
+    base of the last build is taken, if its packages were fetched and `again` is not set. Else the repositories of all
+    bases are asked at the same time, and the preferred one of those that answer is taken. Raises BaseUnreachable, which
+    names the host that did not answer and the bases that can be built.
     """
     by_name = {base.name: base for base in bases}
     here = set() if again else set(fetched)
@@ -63,7 +63,7 @@ def choose(
 def by_default(
     bases: Sequence[Base], build: Path, *, fetched: Iterable[str], answers: Mapping[str, Answer] | None = None
 ) -> Choice:
-    """The base to build when none is asked for. `answers` are those of all bases, where they were asked already.
+    """The base to build when none is asked for. `answers` are those of all bases, if they were asked before.
 
     Raises BaseUnreachable.
     """
@@ -72,7 +72,7 @@ def by_default(
     before = recall(build)
     if before in by_name and before in here:
         return Choice(base=by_name[before], why=f"{_HERE}; --again asks all repositories anew")
-    # One that lacks an image is taken only by its name.
+    # A base that lacks an image is taken only when it is named.
     candidates = [base for base in bases if not base.lacks]
     found = answers or answers_of(candidates, here)
     for base in candidates:
@@ -86,13 +86,13 @@ def by_default(
 
 
 def answers_of(bases: Sequence[Base], fetched: Iterable[str]) -> dict[str, Answer]:
-    """Whether each base can be built from here: by its packages where they were fetched, else by its repositories."""
+    """Whether each base can be built here: its packages were fetched, or its repositories answer."""
     here = {name: Answer(base=name, ok=True, why=_HERE) for name in fetched}
     return here | ask([base for base in bases if base.name not in here])
 
 
 def ask(bases: Sequence[Base], timeout_s: float = TIMEOUT_S) -> dict[str, Answer]:
-    """Whether the repositories of each base answer, asked side by side; takes little longer than `timeout_s`."""
+    """Whether the repositories of each base answer. All are asked at once: it takes little longer than `timeout_s`."""
     questions: dict[str, tuple[str, ...]] = {}
     answers: dict[str, Answer] = {}
     for base in bases:
@@ -109,8 +109,8 @@ def ask(bases: Sequence[Base], timeout_s: float = TIMEOUT_S) -> dict[str, Answer
 
 
 def unbootable(base: Base, cgroup: Path = Path("/sys/fs/cgroup")) -> str | None:
-    """Why containers of a base do not boot on this machine; None when they do. `cgroup` is the mount of its cgroups."""
-    # cgroup(7): v2 alone has this file at its root; a hybrid has it one level down, and counts as v1.
+    """Why containers of a base do not boot on this machine; None when they do. `cgroup` is the mount of cgroups."""
+    # cgroup(7): this file is at the root where there is v2 alone. A hybrid, which counts as v1, has it one level down.
     here = 2 if (cgroup / "cgroup.controllers").exists() else 1
     if here in base.cgroups:
         return None
@@ -121,7 +121,7 @@ def unbootable(base: Base, cgroup: Path = Path("/sys/fs/cgroup")) -> str | None:
 
 
 def recall(build: Path) -> str | None:
-    """The base chosen last time; None when there is no record that can be read."""
+    """The base that was chosen last; None when no record can be read."""
     try:
         found = json.loads((build / REMEMBERED).read_text())["base"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -130,7 +130,7 @@ def recall(build: Path) -> str | None:
 
 
 def remember(build: Path, base: Base) -> None:
-    """Keep a choice for the next time."""
+    """Record a choice for `recall`."""
     files.write(build / REMEMBERED, json.dumps({"base": base.name}) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""Installs a base's packages from its local repository, and from nothing else that is configured anywhere."""
+"""Installs a base's packages from its local repository and from no other, whatever is configured on the machine."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from images.engine.step import Step
 # Where the local repository, and its public keys, are mounted while a script runs in a container.
 MOUNT = "/run/overlayd/packages"
 KEYS_MOUNT = "/run/overlayd/keys"
-# As dnf says it, and as EL 7's yum does.
+# The messages of dnf and of EL 7's yum.
 _NO_MATCH = re.compile(r"No match for argument: (\S+)|[Nn]othing provides (\S+)|No package (\S+) available")
 _FACT = "%{NAME} %{EVR} %{SHA256HEADER} %{BUILDTIME}\n"
 
-# The same places in the root that serves as a tool, and the one of the root it works on.
+# Where the root that serves as a tool has the same folders, and the root that it installs into.
 _TOOL_MOUNTS = "/overlayd"
 _BIND = f"""
 tool=$1 packages=$2 keys=$3 root=$4; shift 4
@@ -37,10 +37,10 @@ exec "$@"
 def configuration(
     title: str, repository: Path | str, key: Path | str, *, signed_packages: bool, section: str = "packages"
 ) -> str:
-    """A yum.conf that dnf and EL 7's yum read: one repository on disk, checked against one file of public keys.
+    """A yum.conf for dnf and for EL 7's yum: one repository on disk, checked against one file of public keys.
 
-    Packages of a distribution carry its signatures. Ours carry none, so that a key is no input of an image: the
-    metadata is signed (repo_gpgcheck), and has each package's checksum.
+    Packages of a distribution have its signatures. In repositories that are made here the metadata is signed instead
+    (repo_gpgcheck), and it has the checksum of each package: so the key is no input of an image.
     """
     check = "gpgcheck=1\nrepo_gpgcheck=0" if signed_packages else "gpgcheck=0\nrepo_gpgcheck=1"
     return (
@@ -50,7 +50,7 @@ def configuration(
 
 
 def home(step: Step, base: Base) -> dict[str, str]:
-    """The environment in which this machine's rpm keeps a root's database where that root's own rpm looks for it."""
+    """Variables that make this machine's rpm write a root's database to the folder where that root's rpm reads it."""
     folder = step.scratch / "home"
     folder.mkdir(exist_ok=True)
     (folder / ".rpmmacros").write_text(f"%_dbpath {base.rpm_dbpath}\n")
@@ -65,11 +65,11 @@ def install_root(step: Step, base: Base, root: Path, packages: Sequence[str]) ->
     try:
         _install(step, base, root, packages)
     except CommandFailed as error:
-        raise explained(error, base, hint=f"all there is, is in {step.build / base.repository}") from error
+        raise explained(error, base, hint=f"its packages lie in {step.build / base.repository}") from error
 
 
 def explained(error: CommandFailed, base: Base, *, hint: str) -> BuildError:
-    """dnf's failure, with what it does not know: which base lacks the package, and for which roles it was asked for."""
+    """The failure of dnf, with the base that lacks the package, and the roles that it was asked for."""
     names = {name for groups in _NO_MATCH.findall(error.message) for name in groups if name}
     lines = []
     for name in sorted(names):
@@ -95,7 +95,7 @@ def _install(step: Step, base: Base, root: Path, packages: Sequence[str]) -> Non
 def _install_from_here(step: Step, base: Base, root: Path, packages: Sequence[str]) -> None:
     config = step.scratch / f"{root.name}.yum.conf"
     config.write_text(_own(base, step.build / base.repository, step.build / base.keys))
-    # rpm then notes this as the time of installation, and the same packages give the same database.
+    # rpm takes this for the time of installation, so that the same packages give the same database.
     env = {**home(step, base), "SOURCE_DATE_EPOCH": str(step.epoch)}
     words: list[str | Path] = [
         "dnf",
@@ -110,7 +110,7 @@ def _install_from_here(step: Step, base: Base, root: Path, packages: Sequence[st
 
 
 def _install_from_inside(step: Step, base: Base, tool: Path, root: Path, packages: Sequence[str]) -> None:
-    """Let the yum and rpm in `tool` install into `root`, whose RPM database is then as that release writes it."""
+    """Install into `root` with the yum and rpm in `tool`, so that the RPM database has the format of that release."""
     places = tool / _TOOL_MOUNTS.lstrip("/")
     places.mkdir()
     (places / "yum.conf").write_text(_own(base, f"{_TOOL_MOUNTS}/packages", f"{_TOOL_MOUNTS}/keys/{base.keys.name}"))
@@ -134,7 +134,7 @@ def install_script(base: Base, packages: Sequence[str]) -> str:
 
 
 def script(config: str, words: str) -> str:
-    """Lines of shell that run yum with a configuration of its own and nothing else."""
+    """Lines of shell that run yum with this configuration and no other."""
     return f"cat >/run/yum.conf <<'END'\n{config}END\nyum -c /run/yum.conf {words}\n"
 
 
@@ -149,12 +149,12 @@ def leftovers(base: Base) -> tuple[str, ...]:
 
 
 def clean_script(base: Base) -> str:
-    """Lines of shell that remove what dnf and rpm leave behind that says when and how, not what.
+    """Lines of shell that remove `leftovers` and rewrite the RPM database without its journal.
 
-    The database is written anew, as the base's own is (images.base.recipe): the same packages, the same bytes.
+    images.base.recipe does the same to the base's: the same packages then give the same bytes.
     """
     database = f"{base.rpm_dbpath}/rpmdb.sqlite"
-    tidy = "; ".join(
+    vacuum = "; ".join(
         (
             "import sqlite3, sys",
             "c = sqlite3.connect(sys.argv[1])",
@@ -164,14 +164,14 @@ def clean_script(base: Base) -> str:
     )
     return f"""\
 rm -rf {" ".join(f"/{pattern}" for pattern in leftovers(base))}
-[ ! -e {database} ] || /usr/bin/python3 -c "{tidy}" {database}
+[ ! -e {database} ] || /usr/bin/python3 -c "{vacuum}" {database}
 """
 
 
 def facts(step: Step, repository: Path) -> dict[str, str]:
-    """What a repository holds, by package: version, and digest of its header, which binds all of its content.
+    """The facts of a repository: of each package its version and a digest of its header, which covers its content.
 
-    And the time of the newest of them, which is what images made of them have as their own.
+    And EPOCH, the build time of the newest package, which images made of them state as their own.
     """
     lines = process.capture(
         ["rpm", "--query", "--package", "--nosignature", "--queryformat", _FACT, *sorted(repository.glob("*.rpm"))],

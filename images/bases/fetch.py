@@ -1,4 +1,4 @@
-"""Fetches a base's packages from repositories that a distribution signed, into the local repository of that base."""
+"""Fetches a base's packages from the repositories of its distribution, signatures checked, into the local one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from images.engine.errors import BuildError, CommandFailed
 from images.engine.graph import Target
 from images.engine.step import Step
 
-# A mirror that says nothing for this long, or sends fewer bytes in a second, has failed.
+# A mirror has failed that sends nothing for 20 s, or less than 1000 bytes in a second.
 _PATIENCE = ("--setopt=timeout=20", "--setopt=minrate=1000", "--setopt=retries=2")
 
 
@@ -23,7 +23,7 @@ def targets(base: Base) -> tuple[Target, ...]:
     def build(step: Step) -> None:
         fetch(step, base, packages)
 
-    # Not the URLs: packages that a key vouches for are the same wherever they lie.
+    # The URLs are no input: packages that are signed by the same key are the same on every mirror.
     vouched = {repository.name: repository.key_fingerprint for repository in base.repositories}
     return (
         target.target(
@@ -45,9 +45,9 @@ def wanted(base: Base) -> list[str]:
 
 
 def fetch(step: Step, base: Base, packages: list[str]) -> None:
-    """Download packages with their dependencies, signatures checked against the expected keys, as one repository.
+    """Download packages and their dependencies into one repository, signatures checked against the expected keys.
 
-    Raises BuildError for a mirror that does not answer, or with something else, and for a package there is not.
+    Raises BuildError for a mirror that does not answer or sends something else, and for a package that does not exist.
     """
     sandbox.require_root_user()
     sandbox.require("dnf", "createrepo_c")
@@ -62,7 +62,7 @@ def fetch(step: Step, base: Base, packages: list[str]) -> None:
     (repos / "base.repo").write_text("".join(_section(one, trusted) for one in base.repositories))
     root = step.scratch / "root"
     root.mkdir()
-    # With --downloadonly dnf resolves against an empty root, downloads, and checks the signatures, in this order.
+    # With --downloadonly dnf resolves dependencies against an empty root, downloads, then checks the signatures.
     command = [
         *("dnf", "--assumeyes", f"--installroot={root}", f"--setopt=reposdir={repos}", *_PATIENCE),
         *(f"--releasever={base.releasever}", "--setopt=install_weak_deps=False", "--downloadonly"),
@@ -78,9 +78,9 @@ def fetch(step: Step, base: Base, packages: list[str]) -> None:
 
 
 def ask(base: Base) -> None:
-    """See that all repositories answer, and with repository metadata, side by side. Raises BuildError naming the URL.
+    """Check that all repositories answer with repository metadata. Raises BuildError that names the URL.
 
-    dnf would find out, too, but call it an XML parse error.
+    dnf would find out, too, but would call a web page an XML parse error.
     """
     with ThreadPoolExecutor(max_workers=len(base.repositories)) as pool:
         found = list(

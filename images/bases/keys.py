@@ -1,4 +1,4 @@
-"""Public keys of package repositories, read by gpg: only the expected ones are taken, and nothing beside them."""
+"""Public keys of package repositories, read by gpg: the expected ones are taken out of a file, and nothing else."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from images.signing import UNUSABLE
 
 @dataclass(frozen=True, kw_only=True)
 class PublicKey:
-    """A primary key in a file: its fingerprint in upper case, gpg's word on it, and what it and its subkeys can do."""
+    """A primary key in a file: fingerprint in upper case, gpg's letter for its validity, what it can be used for."""
 
     fingerprint: str
     validity: str
@@ -25,12 +25,12 @@ class PublicKey:
 
     @property
     def unusable(self) -> str | None:
-        """Why packages cannot be checked with it; None when they can."""
+        """Why no package can be checked with it; None when one can."""
         return UNUSABLE.get(self.validity) or (None if "S" in self.capabilities else "cannot sign")
 
 
 def fetch(repository: Repository) -> bytes:
-    """The armoured public key of a repository. Raises BuildError when it does not come or is another key."""
+    """Fetch the public key of a repository, armoured. Raises BuildError when it cannot be read or is another key."""
     try:
         content = mirror_probe.read(repository.key_url, mirror_probe.TIMEOUT_S)
     except BuildError as error:
@@ -42,10 +42,10 @@ def fetch(repository: Repository) -> bytes:
 
 
 def trusted(content: bytes, expected: Collection[str], where: str) -> bytes:
-    """The expected keys out of a key file, armoured anew, so that nothing else in the file is carried on.
+    """The expected keys out of a key file, exported anew, so that nothing else in the file is passed on.
 
-    Every key in the file must be one of `expected`, which are fingerprints, and all of them must be there and usable
-    today. Raises BuildError naming the keys; `where` says in words what was looked at.
+    The file must hold the keys with the fingerprints `expected`, all of them usable today, and no other. Raises
+    BuildError that names the keys; `where` says in words what the file is.
     """
     with _home() as home:
         file = home / "file"
@@ -66,7 +66,7 @@ def trusted(content: bytes, expected: Collection[str], where: str) -> bytes:
 
 
 def picked(keyring: Path, expected: Collection[str]) -> bytes:
-    """The expected keys out of a keyring that may hold others. Raises BuildError naming those it lacks."""
+    """The expected keys out of a keyring that may hold others. Raises BuildError that names those it lacks."""
     with _home() as home:
         there = {key.fingerprint: key for key in _listed(home, keyring, str(keyring))}
         if missing := sorted(set(expected) - there.keys()):
@@ -74,7 +74,7 @@ def picked(keyring: Path, expected: Collection[str]) -> bytes:
                 f"{keyring} does not hold the key {', '.join(missing)}",
                 hint="its package on this machine is older than the release, or another's file",
             )
-        # One that expired since may stay out: each release has several, of which one is enough.
+        # A key that has expired is left out: a release is signed with several, and one is enough.
         usable = [name for name in expected if there[name].unusable is None]
         if not usable:
             raise BuildError(f"{keyring}: every key expected there {there[sorted(expected)[0]].unusable}")
@@ -82,7 +82,7 @@ def picked(keyring: Path, expected: Collection[str]) -> bytes:
 
 
 def exported(home: Path, file: Path, fingerprints: Collection[str]) -> bytes:
-    """These keys of a file, through gpg's own keyring: armoured, without the signatures of third parties."""
+    """These keys of a file, imported into a keyring of gpg and exported: armoured, without signatures of others."""
     _gpg(home, "--import", file)
     return _gpg(home, "--armor", "--export-options", "export-minimal", "--export", *sorted(fingerprints)).encode(
         "ascii"
@@ -100,7 +100,7 @@ def _listed(home: Path, file: Path, where: str) -> list[PublicKey]:
     primary: list[str] | None = None
     for fields in (line.split(":") for line in listed.splitlines()):
         if fields[0] in ("sec", "ssb"):
-            raise BuildError(f"{where} holds a secret key, which whoever signs keeps for himself")
+            raise BuildError(f"{where} holds a secret key: only its owner may have it")
         if fields[0] == "pub":
             primary = fields
         elif fields[0] == "fpr" and primary is not None:
@@ -112,7 +112,7 @@ def _listed(home: Path, file: Path, where: str) -> list[PublicKey]:
 
 
 def _gpg(home: Path, *words: str | Path) -> str:
-    # No agent is needed, and none started, for what touches public keys only.
+    # Public keys need no agent, so none is started.
     return process.capture(["gpg", "--homedir", home, "--batch", "--quiet", "--no-autostart", *words])
 
 
@@ -120,6 +120,6 @@ def _gpg(home: Path, *words: str | Path) -> str:
 def _home() -> Iterator[Path]:
     sandbox.require("gpg")
     with tempfile.TemporaryDirectory(prefix="overlayd-keys-") as folder:
-        # gpg 2.2 fails on keys that expired or are revoked where there is no trust database yet; this makes one.
+        # This makes a trust database: without one gpg 2.2 fails on keys that have expired or are revoked.
         _gpg(Path(folder), "--list-keys")
         yield Path(folder)

@@ -1,7 +1,7 @@
-"""Repositories that we make ourselves: their metadata is signed, and every install from them checks it.
+"""Repositories that are made here: their metadata is signed, and every install from them checks the signature.
 
-The signature is made by a key of this build folder, which never leaves it and is made when it is first needed, or by
-the key that the user names (images.signing.VARIABLE). The packages stay unsigned: what is installed depends on no key.
+The key is one of this build folder, which is made when it is first needed and never leaves the folder, or the one that
+the user names (images.signing.VARIABLE). The packages are not signed, so that an image is the same whatever the key.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def sign(step: Step, repository: Path, public: Path) -> None:
         key = _key(step.build)
         [signature] = signing.sign_detached(key, repository / "repodata/repomd.xml")
         public.write_bytes(signing.export_public(key))
-    # For whoever asks why dnf refuses it one day.
+    # It helps to find out why dnf refuses a repository.
     step.report(f"{signature.name} by {key.fingerprint} ({key.uid})")
 
 

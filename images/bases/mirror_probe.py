@@ -1,4 +1,4 @@
-"""Asks mirrors: whether they answer, with what was asked for, and in bounded time."""
+"""Probes mirrors: whether each answers in bounded time, and with the kind of file that was asked for."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from images.engine.errors import BuildError
 
 TIMEOUT_S = 20.0
 _HEAD_BYTES = 1024
-# What a file of this name begins with or has near its begin, and what it is.
+# By a file's name: bytes that it has at or near its beginning, and what it is.
 _KINDS = {
     "repomd.xml": (b"<repomd", "the metadata of an RPM repository"),
     "InRelease": (b"-----BEGIN PGP SIGNED MESSAGE-----", "the signed index of a Debian archive"),
@@ -21,9 +21,9 @@ _KINDS = {
 
 
 def problem(url: str, timeout_s: float) -> str | None:
-    """What is wrong with a URL, naming its host; None when it gives what its name promises.
+    """What is wrong with a URL, naming its host; None when it leads to a file of the kind that its name says.
 
-    A captive portal or a web page in place of repository metadata is a problem, though it answers 200.
+    A captive portal, or any web page in place of repository metadata, is a problem although it answers 200.
     """
     try:
         with _open(url, timeout_s) as answer:
@@ -58,7 +58,7 @@ def read(url: str, timeout_s: float, *, limit: int = 1 << 20) -> bytes:
 def reason(url: str, error: Exception) -> str:
     """Why a URL could not be read, naming its host."""
     if isinstance(error, urllib.error.HTTPError):
-        error.close()  # it is the answer as well, with its connection
+        error.close()  # the error holds the connection
         return f"{host(url)} answers {error.code} to {url}"
     why = getattr(error, "reason", error)
     if url.startswith("file:"):
@@ -72,13 +72,13 @@ def host(url: str) -> str:
 
 
 def _open(url: str, timeout_s: float) -> HTTPResponse:
-    # Of a file: URL it is another class, with the methods that are used here.
+    # For a file: URL it is of another class, which has the same methods.
     answer: HTTPResponse = urllib.request.urlopen(url, timeout=timeout_s)
     return answer
 
 
 def _described(head: bytes) -> str:
-    """What came instead, as a person would call it."""
+    """What the mirror sent instead, in words."""
     if not head:
         return "an empty file"
     title = re.search(rb"<title[^>]*>\s*([^<]{1,80})", head, re.IGNORECASE)

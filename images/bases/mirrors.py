@@ -1,12 +1,12 @@
 """Mirrors: other places for a base's packages, from the command line, the environment, or images/mirrors.toml.
 
-A mirror takes the place of a site (`centos`, `docker`, `debian` …: the folder above all its repositories) or of one
-repository (`BaseOS`, `docker-ce` …: the folder that holds its repodata/). `$releasever`, `$basearch` and `$repo` in its
-URL stand for what they stand for in yum's configuration; a site's URL with `$repo` in it is the whole way to each of
-its repositories, as a compose needs it. The command line wins over the environment, that over the file, that over the
-catalogue; a single repository's mirror wins over its site's, wherever each was said.
+A mirror replaces a site (`centos`, `docker`, `debian` …: the folder above all its repositories) or one repository
+(`BaseOS`, `docker-ce` …: the folder that holds its repodata/). In its URL `$releasever`, `$basearch` and `$repo` mean
+what they mean in yum's configuration. A site's URL with `$repo` in it is the whole URL of each of its repositories, as
+a compose needs it. The command line wins over the environment, the environment over the file, the file over the
+catalogue. The mirror of a repository wins over that of its site, wherever each was given.
 
-Where a package comes from makes no difference to what is built: signatures and checksums are the same everywhere.
+Where packages come from makes no difference to what is built: signatures and checksums are the same everywhere.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _PLACEHOLDERS = ("releasever", "basearch", "repo")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mirror:
-    """A place given for a site or a repository. `where` says who gave it; `key_url` is where its public key is."""
+    """A URL given for a site or a repository. `where` says where it was given; `key_url` leads to the public key."""
 
     url: str | None
     where: str
@@ -51,10 +51,10 @@ def applied(
     environment: Mapping[str, str] = os.environ,
     file: Path = FILE,
 ) -> tuple[Base, ...]:
-    """The bases with every mirror that was given in its place.
+    """The bases with the mirrors that were given.
 
-    `words` are those of `--mirror`: URL, for the main site of the base `wanted`, or NAME=URL. Raises BuildError for
-    what is no URL, and for a name that no base (or not the wanted one) has.
+    `words` are those of `--mirror`: a URL, which is for the main site of the base `wanted`, or NAME=URL. Raises
+    BuildError for a word that is no URL, and for a name that the wanted base, or every base, lacks.
     """
     bases = tuple(bases)
     said = _words(words, bases, wanted)
@@ -78,7 +78,7 @@ def _words(words: Iterable[str], bases: tuple[Base, ...], wanted: str | None) ->
             )
         if not named and not asked:
             raise BuildError(
-                f"{where}: whose mirror is it?", hint="name a base (--base), or the site: --mirror NAME=URL"
+                f"{where}: it is not said for which site", hint="name a base (--base), or the site: --mirror NAME=URL"
             )
         if name in found:
             raise BuildError(f"{where}: a mirror for {name or 'the base'} was given before")
@@ -108,7 +108,7 @@ def _given(
 
 
 def _over(below: Mirror | None, above: Mirror) -> Mirror:
-    """A place said again elsewhere; what only one of them says holds."""
+    """Two mirrors for one name: `above` wins; the place of the key may be given by either."""
     return above if below is None else dataclasses.replace(above, key_url=above.key_url or below.key_url)
 
 

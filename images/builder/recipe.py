@@ -1,4 +1,4 @@
-"""overlayd/builder: what freezing the daemon and making its RPM need. Used with no network."""
+"""overlayd/builder: the tools that freeze the daemon and make its RPM. It is used without a network."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _targets(base: Base) -> tuple[Target, ...]:
         parent="base",
         packages=base.packages["builder"],
         config=CONFIG,
-        # The interpreter's command differs between bases; here it has one name.
+        # The command of the newest Python differs between bases; build-python is the same on all.
         script=f"ln -sf $(command -v {base.python}) /usr/local/bin/build-python\n"
         "build-python -c 'import sys, venv, ensurepip; print(sys.version)'\n"
         "rpmbuild --version\n",
@@ -31,7 +31,7 @@ def _targets(base: Base) -> tuple[Target, ...]:
     return (image,)
 
 
-# The RPM is made in this image; build-all makes it also where the RPM is there already.
+# The RPM is made in this image. build-all asks for the image too, which an RPM that is built already does not need.
 PRODUCT = Product(
     name=image_target("builder"), roles=("builder",), targets=_targets, build_all=(image_target("builder"),)
 )

@@ -14,7 +14,7 @@ from images.engine.graph import Target
 CONFIG = replace(
     system.CONFIG,
     description="A system container with a Docker of its own",
-    # overlay2 does not stack on overlay2: what Docker inside stores is never part of the container's own layer.
+    # Docker inside must not store its layers in the container's own: overlay2 does not stack on overlay2.
     volumes=("/var/lib/docker", "/var/lib/containerd"),
 )
 

@@ -28,8 +28,8 @@ def input_labels(target: str, inputs: Inputs) -> dict[str, str]:
 def oci_labels(tag: str, description: str, software: str, epoch: int) -> dict[str, str]:
     """Labels for an image by its tag (`overlayd/etcd:debian12-rpm`).
 
-    `software` is the version of what was built here and is in it. Without any, the image has no version but its base:
-    else every change of overlayd's would make all images anew.
+    `software` is the version of overlayd where the image holds it. Any other image has its base as its version: with
+    overlayd's, each new version would build all images anew.
     """
     name, _, base = tag.removeprefix("overlayd/").partition(":")
     said = {

@@ -1,7 +1,7 @@
-"""Which commit the checkout is, and its time: from git, or from what `git archive` wrote into a tarball.
+"""Which commit the checkout is of, and its time: from git, or from what `git archive` wrote into a tarball.
 
-A clone of any depth, by anybody, and a tarball of the same commit tell the same. Where neither git nor a tarball's mark
-tells, that is an error: what is built would not say what it is.
+A clone of any depth and a tarball of the same commit give the same answer, whoever owns them. Without git and without
+that file it is an error: releases and times of what is built come from the commit.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from images.engine.errors import BuildError
 
 # `git archive` fills it in (gitattributes(5), export-subst), and so do the sites that offer tarballs of commits.
 MARK = Path(".git_archival.txt")
-# What images and RPM are made of, and what makes them.
+# What images and the RPM are made of, and the code that makes them.
 PARTS = tuple(map(Path, ("daemon", "images", "pipeline", "rpm", "requirements/freeze.txt", "LICENSE")))
 _MARKED = re.compile(r"^node: (?P<id>[0-9a-f]{40,64})$.*^time: (?P<time>\d+)$", re.MULTILINE | re.DOTALL)
 
@@ -31,9 +31,9 @@ class Commit:
 
 
 def of(root: Path) -> Commit:
-    """The commit that a folder is a checkout, or an unpacked tarball, of. Raises BuildError where nothing tells."""
+    """The commit of a folder that is a checkout or an unpacked tarball. Raises BuildError for any other folder."""
     problem = f"there is no {root / '.git'}"
-    # Not a repository around an unpacked tarball: it knows nothing of these files.
+    # Without this check git would look at a repository above an unpacked tarball, which does not know these files.
     if (root / ".git").exists():
         done = _git(root, ["log", "-1", "--format=%H %ct", "HEAD"])
         if done.returncode == 0:
@@ -50,9 +50,9 @@ def of(root: Path) -> Commit:
 
 
 def changed(root: Path, paths: Sequence[Path] = ()) -> list[str]:
-    """The files (of all, or of those at and below `paths`) that are not as the commit has them, as git names them.
+    """The files that are not as the commit has them, as git names them; with `paths` only those at and below these.
 
-    A tarball is taken as it is. Raises BuildError.
+    In a tarball no change is found. Raises BuildError.
     """
     if not (root / ".git").exists():
         return []
@@ -63,12 +63,12 @@ def changed(root: Path, paths: Sequence[Path] = ()) -> list[str]:
 
 
 def _git(root: Path, words: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """git in a checkout that may be another user's, whatever variables point it elsewhere; nothing is written."""
+    """Run git, which writes nothing, in a checkout that may be another user's, whatever variables name another one."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    # Whoever builds a checkout runs its code: that git may read it too is a smaller thing (git-config(1),
-    # safe.directory). A file system monitor would be one more program of the checkout's.
+    # A build runs the code of the checkout, so git may read it too (git-config(1), safe.directory). It must not start
+    # a file system monitor that the checkout names.
     trust = [f"safe.directory={root}", "core.fsmonitor=false"]
-    # The user's own settings, of what git shows and of what it leaves out, are for the user.
+    # The user's own settings of what git shows and ignores must not change the answer.
     plain = ["log.showSignature=false", "core.quotePath=true", "core.excludesFile=", "status.renames=false"]
     settings = [word for setting in (*trust, *plain) for word in ("-c", setting)]
     try:

@@ -1,7 +1,7 @@
-"""Containers in which scripts run, and how containers of our images are started.
+"""Containers in which the scripts of a build run, and what an image says about how its containers are started.
 
-Everything made here carries the label `org.overlayd`; a container of a build also names the build folder it works for,
-so that what a killed build left behind is found again.
+Every container that is made here has the label `org.overlayd`, and one that names its build folder: by that the next
+build finds the containers that a killed one left.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _NAME = "overlayd-build-"
 
 @dataclass(frozen=True, kw_only=True)
 class ImageConfig:
-    """How containers of an image are started, beside its files; and what the image is, in a few words.
+    """What an image holds beside its files: how its containers are started, and what it is, in a few words.
 
-    `version` is that of overlayd, in an image that has it. `healthcheck` is a command that Docker runs every
-    `health_interval_s`; while the container is younger than `health_start_s`, its failures do not count.
+    `version` is the version of overlayd in an image that has it, else empty. `healthcheck` is a command that Docker
+    runs every `health_interval_s`; while the container is younger than `health_start_s`, its failures do not count.
     """
 
     command: Sequence[str]
@@ -51,7 +51,7 @@ class ImageConfig:
     health_start_s: int = 0
 
     def document(self, labels: Mapping[str, str]) -> dict[str, Any]:
-        """The same as an image's config says it (image-spec, config.md; the health check is Docker's own)."""
+        """The same as an image's config has it (image-spec, config.md; Docker adds the health check to that)."""
         found: dict[str, Any] = {
             "Cmd": list(self.command),
             "Env": [f"{name}={value}" for name, value in self.env.items()],
@@ -74,13 +74,13 @@ class ImageConfig:
 
 @contextlib.contextmanager
 def engine() -> Iterator[Any]:
-    """Docker's low-level client, for the length of the block. A Docker that refuses or is gone is a BuildError."""
+    """Docker's low-level client, for the length of the block. Raises BuildError when Docker refuses or is gone."""
     try:
         with contextlib.closing(docker.APIClient(timeout=_TIMEOUT_S, version="auto", **_where())) as client:
             yield client
     except NotFound as error:
         raise BuildError(
-            f"Docker: {error.explanation}", hint="somebody removed it meanwhile; the same command makes it again"
+            f"Docker: {error.explanation}", hint="it was removed meanwhile; the same command makes it again"
         ) from error
     except (DockerException, requests.RequestException) as error:
         raise BuildError(
@@ -93,7 +93,7 @@ def _where() -> dict[str, Any]:
 
 
 def changes(client: Any, container: str, to: Path, *, epoch: int, stop: Stop) -> None:
-    """Write what a container, which has ended, changed of its image, as a layer's tar."""
+    """Write what a container, which has ended, changed in its image's files, as a layer's tar."""
     listed = client.diff(container) or []
     with contextlib.closing(_Chunks(client.export(container))) as exported:
         layers.of_changes(listed, cast(IO[bytes], exported), to, epoch=epoch, stop=stop)
@@ -110,9 +110,9 @@ def work_container(
     stop: Stop,
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[str]:
-    """A container, not started, that will run a shell script as root and without a network; its id.
+    """A container, not started yet, that will run a shell script as root and without a network; its id.
 
-    It is removed at the end of the block, and as soon as the build is told to stop.
+    It is removed at the end of the block, and as soon as the build is stopped.
     """
     host = client.create_host_config(
         network_mode="none",
@@ -128,7 +128,7 @@ def work_container(
         labels={LABEL: "build", LABEL_BUILD: owner},
         host_config=host,
         name=f"{_NAME}{secrets.token_hex(4)}",
-        # Without a network there is nothing to reach by the proxies of the user's Docker client.
+        # The proxies of the user's Docker client are no use without a network.
         use_config_proxy=False,
     )["Id"]
 
@@ -145,7 +145,7 @@ def work_container(
 
 
 def run_to_end(client: Any, container: str, log: IO[bytes], stop: Stop) -> None:
-    """Start a container and follow it to its end. Raises BuildError with the last lines of what it said."""
+    """Start a container and wait for its end. Raises BuildError with the last lines of its output."""
     client.start(container)
     last: list[str] = []
     for chunk in client.logs(container, stream=True, follow=True):
@@ -161,7 +161,7 @@ def run_to_end(client: Any, container: str, log: IO[bytes], stop: Stop) -> None:
 
 
 def remove_leftovers(owner: str) -> list[str]:
-    """Remove the containers that a killed build of the same build folder left behind; their short ids."""
+    """Remove the containers that a killed build of the same build folder left; their short ids."""
     with engine() as client:
         found = client.containers(all=True, filters={"label": f"{LABEL_BUILD}={owner}", "name": _NAME})
         for container in found:
@@ -171,7 +171,7 @@ def remove_leftovers(owner: str) -> list[str]:
 
 
 class _Chunks:
-    """Bytes that come in chunks of any size, read as tarfile reads a stream."""
+    """Makes a file for tarfile out of chunks of any size."""
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
         self._chunks = chunks

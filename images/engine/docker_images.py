@@ -1,7 +1,7 @@
-"""The images that Docker was given: loaded from the layout, named, kept.
+"""The images in Docker: loaded from the layout, named, removed.
 
 An image's name, `overlayd/base:debian12-rpm`, is for people; every checkout that builds on the same dockerd moves it.
-So each build folder keeps its images by tags of its own as well, and starts containers of them by Docker's ID.
+So each build folder also has tags of its own for its images (images.engine.tags), and starts containers by image ID.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from images.engine.tags import NEW, OWN, TaggedImage, folder_of, own_tag
 
 
 def labelled_images() -> dict[str, TaggedImage]:
-    """Every image that was built by us, or by another checkout, by each of its tags. One request."""
+    """The images in Docker that any checkout built, by each of their tags. One request."""
     with engine() as client:
         images = _listed(client, label=LABEL_INPUTS)
     return {
@@ -33,9 +33,9 @@ def labelled_images() -> dict[str, TaggedImage]:
 
 
 def docker_id(layout: Layout, image: Image, owner: str, scratch: Path) -> str:
-    """Docker's ID of an image of the layout, kept by the folder's own tag; Docker is given it where it has another.
+    """Docker's ID of an image of the layout. Docker is given the image where the folder's own tag is not on it.
 
-    What is started by this ID is this image, whoever moves a tag meanwhile.
+    A container that is started by this ID is of this image, whoever moves a tag meanwhile.
     """
     own = own_tag(owner, image.name)
     with engine() as client:
@@ -49,9 +49,9 @@ def docker_id(layout: Layout, image: Image, owner: str, scratch: Path) -> str:
 
 
 def load(layout: Layout, image: Image, owner: str, scratch: Path, *, known: Sequence[Layer] = ()) -> str:
-    """Give an image of the layout to Docker; the tag it has there, which is the folder's and for the time being.
+    """Give an image of the layout to Docker; the temporary tag that it has there.
 
-    `known` are layers that Docker has already. A Docker that wants them all the same gets them.
+    `known` are layers that Docker has already: it is sent them only when it refuses the image without.
     """
     new = own_tag(owner, f"{NEW}{secrets.token_hex(4)}-{image.name.rpartition('/')[2]}")
     archive = scratch / "docker.tar"
@@ -72,7 +72,7 @@ def load(layout: Layout, image: Image, owner: str, scratch: Path, *, known: Sequ
 
 
 def publish(new: str, owner: str, name: str) -> str:
-    """Keep an image that was loaded by the folder's own tag, and give it its name; Docker's ID of it."""
+    """Give a loaded image the folder's own tag in place of the temporary one, and its name; Docker's ID of it."""
     with engine() as client:
         found = _move(client, new, own_tag(owner, name))
         _tag(client, found, name)
@@ -80,21 +80,21 @@ def publish(new: str, owner: str, name: str) -> str:
 
 
 def name(docker_id: str, name: str) -> None:
-    """Give an image that Docker has a name. What had it before is removed where nothing else needs or names it."""
+    """Give an image a name. The image that had it before is removed, unless it has another name or a container."""
     with engine() as client:
         _tag(client, docker_id, name)
 
 
 def drop(new: str) -> None:
-    """Take back what `load` gave to Docker. Quiet when it is gone, or is needed."""
+    """Remove the image that `load` gave to Docker. One that is gone, or is in use, is no error."""
     with engine() as client, contextlib.suppress(APIError):
         client.remove_image(new, force=False)
 
 
 def forget(owner: str, *, gone: bool = False) -> list[str]:
-    """Take away every tag of a build folder's own, and so the images that nothing else names; the tags.
+    """Remove a build folder's own tags, and with them images that have no other name; the tags that were removed.
 
-    With `gone` also those of build folders that this process does not see: others may, in a container of their own.
+    With `gone` also those of build folders that do not exist here. They may exist for others, who build in a container.
     """
     with engine() as client:
         ours = own_tag(owner, "")
@@ -106,9 +106,9 @@ def forget(owner: str, *, gone: bool = False) -> list[str]:
 
 
 def remove_leftovers(owner: str) -> list[str]:
-    """Remove the images that a killed build of the same build folder left without a name; the tags that went.
+    """Remove the images that a killed build of the same build folder left; their tags.
 
-    And images of ours without any tag, which containers needed when they were replaced.
+    And all images of ours that have no tag: containers used them when they were replaced.
     """
     with engine() as client:
         left = [tag for tag in _own_tags(client) if tag.startswith(own_tag(owner, NEW))]
@@ -126,7 +126,7 @@ def _is_of_nobody(tag: str) -> bool:
 
 
 def _listed(client: Any, **filters: object) -> list[dict[str, Any]]:
-    """Images as Docker lists them. An image that another build removes meanwhile makes dockerd 20.10 fail: again."""
+    """Images as Docker lists them. Tried three times: dockerd 20.10 fails when an image is removed meanwhile."""
     for last in (False, False, True):
         try:
             return list(client.images(filters=filters))
@@ -142,7 +142,7 @@ def _own_tags(client: Any) -> list[str]:
 
 
 def _move(client: Any, new: str, to: str) -> str:
-    """Give what has the tag `new` another one instead; Docker's ID of it."""
+    """Give the image with the tag `new` the tag `to` instead; Docker's ID of it."""
     found = str(client.inspect_image(new)["Id"])
     _tag(client, found, to)
     client.remove_image(new, force=False)
@@ -157,14 +157,14 @@ def _tag(client: Any, image: str, to: str) -> None:
     repository, _, version = to.rpartition(":")
     client.tag(image, repository, version)
     if before != image:
-        # Not by force: what another name, a container, or an image made of it needs stays.
+        # Not by force: it stays where it has another name, a container, or an image that is made of it.
         with contextlib.suppress(APIError):
             if not client.inspect_image(before)["RepoTags"]:
                 client.remove_image(before, force=False)
 
 
 def _is(found: Mapping[str, Any], image: Image) -> bool:
-    """Whether an image in Docker has the layers and labels of one of the layout; labels say what it is made of."""
+    """Whether an image in Docker has the layers and the labels of one of the layout."""
     same = found["RootFS"]["Layers"] == [layer.digest for layer in image.layers]
     return same and (found["Config"]["Labels"] or {}) == image.labels
 

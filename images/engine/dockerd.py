@@ -1,8 +1,8 @@
-"""A dockerd to build and test with: the one that answers, else one of our own, which we also stop.
+"""A dockerd to build and test with: the one that answers, else one that is started, and stopped later.
 
-On a machine with systemd it is started as the service it is, and left running. Elsewhere (a CI machine) it is a process
-of our own, whose number is in a file below /run, and beside it the checkout that started it, so that `make down` stops
-what `make up` of the same checkout started and nothing else.
+On a machine with systemd the service docker is started, and left running. Elsewhere, as on a CI machine, dockerd is
+started as a process. Its number is written to a file below /run, and beside it the checkout that started it: `make
+down` stops what `make up` of the same checkout started, and nothing else.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ def answers() -> bool:
 
 
 def ensure() -> bool:
-    """See that a dockerd answers; whether it is now ours to stop. Raises NoDocker.
+    """Start a dockerd where none answers; whether this process has to stop it. Raises NoDocker.
 
-    One process at a time starts one; the others wait, and find it running.
+    When several processes call it, one of them starts dockerd; the others wait, and find it running.
     """
     said = unreachable()
     if said is None:
@@ -62,17 +62,17 @@ def ensure() -> bool:
 def unreachable() -> str | None:
     """Why no dockerd answers, in a few words; None when one does."""
     try:
-        _knock()
+        _connect()
         with contextlib.closing(docker.from_env(timeout=5)) as client:
             client.ping()
-    # What requests raises is an OSError, and not always wrapped.
+    # The errors of requests are OSErrors, and the client does not always wrap them.
     except (DockerException, OSError) as error:
         return reason(error)
     return None
 
 
-def _knock() -> None:
-    """Raises OSError where nobody listens at the socket. Docker's client would leave its end of it open."""
+def _connect() -> None:
+    """Raises OSError when nobody listens at the socket. Without this Docker's client would leave a socket open."""
     where = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
     if where.startswith("unix://"):
         with socket.socket(socket.AF_UNIX) as end:
@@ -81,7 +81,7 @@ def _knock() -> None:
 
 
 def reason(error: BaseException) -> str:
-    """What the system said below an error of Docker's client, which wraps it several times."""
+    """The system's own error text in an error of Docker's client, which wraps it several times."""
     found: BaseException | None = error
     while found is not None:
         if isinstance(found, OSError) and found.strerror:
@@ -91,7 +91,7 @@ def reason(error: BaseException) -> str:
 
 
 def require_permission(said: str) -> None:
-    """Raise NoDocker when it is only this user who gets no answer. `said` is what `unreachable` said."""
+    """Raise NoDocker when a dockerd runs and this user may not talk to it. `said` is the answer of `unreachable`."""
     if said == os.strerror(errno.EACCES):
         raise NoDocker("this user may not talk to dockerd", hint="run as root, or as a user of the group docker")
 
@@ -102,7 +102,7 @@ def _require_that_one_can_be_started(said: str) -> None:
         raise NoDocker(f"no dockerd answers at DOCKER_HOST={where}: {said}", hint="start it, or unset DOCKER_HOST")
     if os.geteuid() != 0:
         raise NoDocker("no dockerd answers, and only root can start one", hint="run as root, or start docker")
-    # As another user it might only be out of the PATH.
+    # Only for root: to another user it may be installed and not in the PATH.
     if shutil.which("dockerd") is None:
         raise NoDocker("dockerd is not installed", hint="`make system` installs what is missing")
 
@@ -120,7 +120,7 @@ def _start() -> bool:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            # Its own session: Ctrl-C is for us, and dockerd outlives `make up`.
+            # In a session of its own it does not get Ctrl-C, and it goes on after `make up`.
             start_new_session=True,
         )
     deadline = time.monotonic() + START_TIMEOUT_S
@@ -136,7 +136,7 @@ def _start() -> bool:
 def stop() -> str | None:
     """Stop the dockerd that `ensure` started in this checkout, if there is one, and wait for its end.
 
-    Why it goes on, where others need it; None else.
+    The answer is None, or why dockerd goes on: another checkout started it, or containers run.
     """
     try:
         starter = Path(STARTED_BY.read_text().strip())
@@ -172,7 +172,7 @@ def _end() -> None:
 
 @contextmanager
 def running() -> Iterator[None]:
-    """A dockerd for the length of the block; one that we started is stopped at its end, also after a SIGTERM."""
+    """Have a dockerd during the block. One that was started for it is stopped at its end, also after a SIGTERM."""
     started = ensure()
     with sigterm_raises(SystemExit(128 + signal.SIGTERM)):
         try:

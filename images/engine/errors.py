@@ -1,13 +1,13 @@
 """Errors of a build, named by their cause.
 
 BuildError             one message for the user, and an optional hint: the next thing to do
-├─ BadGraph            a target names one that does not exist, or they depend on each other in a ring
+├─ BadGraph            a target needs one that does not exist, or targets need each other in a ring
 ├─ CommandFailed       a child process failed: the message holds a command to paste
-├─ StepFailed          a target could not be built: names its log, and the command that repeats it
+├─ StepFailed          a target could not be built: the message names its log and the command that repeats it
 ├─ BaseUnreachable     the repositories of a base do not answer
-├─ Unfit               this machine, its user, or the checkout's place will not do (images.engine.preflight)
+├─ Unfit               nothing can be built on this machine, by this user, or in this place (images.engine.preflight)
 ├─ NoDocker            no dockerd answers, and none can be started (images.engine.dockerd)
-└─ Cancelled           the build was told to stop
+└─ Cancelled           the build was stopped
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class BuildError(Exception):
 
 
 class BadGraph(BuildError):
-    """The targets do not make a graph that can be walked."""
+    """A target needs one that does not exist, or targets need each other in a ring."""
 
 
 class CommandFailed(BuildError):
@@ -49,4 +49,4 @@ class BaseUnreachable(BuildError):
 
 
 class Cancelled(BuildError):
-    """The build was told to stop before this step was done."""
+    """The build was stopped before this step was done."""

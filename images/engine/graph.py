@@ -1,4 +1,4 @@
-"""Targets, and what has to be built of them in which order. Pure: no I/O."""
+"""Targets, which of them have to be built, and in which order. Pure: no I/O."""
 
 from __future__ import annotations
 
@@ -25,16 +25,17 @@ class BuildFunction(Protocol):
 class Target:
     """Something that is built: a function of its inputs and of the targets it needs.
 
-    `inputs` are values by name (images.engine.inputs). `needs` are names of other targets. What is built is an image
-    (`image` is its tag; the function leaves it in `step.made`), or files and folders (`outputs`, below the build
-    folder; the function writes them at `step.output(path)`). `facts`, one of the outputs, is a JSON object of strings:
-    what came of it, such as the versions of packages that a mirror had. For whoever needs this target they stand in
-    place of its inputs: fetched again with the same facts, nothing more is built. The fact EPOCH is a time, in Unix
-    seconds, that nothing made of this needs to be older than.
-    `files` are files and folders, by their path below the checkout, that the function sees (`step.checkout`); each is
-    an input (images.engine.target).
-    `network` is set for what fetches; nothing else may need a network. What it makes should lie below CACHE.
-    `build` runs in a thread of its own, at most once at a time; it may raise BuildError.
+    - `inputs` are values by name (images.engine.inputs); `needs` are names of other targets.
+    - A target builds an image (`image` is its tag; the function leaves it in `step.made`), or files and folders
+      (`outputs`, below the build folder; the function writes them at `step.output(path)`).
+    - `facts`, one of the outputs, is a JSON object of strings that says what was found, such as the versions of the
+      packages that a mirror had. Targets that need this one have its facts as inputs, in place of its inputs: when it
+      fetches anew and finds the same, they are not built again. The fact EPOCH is a time in Unix seconds: the newest
+      date that the packages have, which images made of them take for their own.
+    - `files` are files and folders, by their path below the checkout, that the function sees (`step.checkout`); each is
+      an input (images.engine.target).
+    - `network` is set for a target that fetches; no other may need a network. Its outputs should lie below CACHE.
+    - `build` runs in a thread of its own, at most once at a time; it may raise BuildError.
     """
 
     name: str
@@ -49,13 +50,13 @@ class Target:
 
 
 EPOCH = "epoch"
-# Below the build folder: what was fetched, and is kept when everything else is removed.
+# Below the build folder: for what was fetched. `invoke clean` keeps it.
 CACHE = Path("cache")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Built:
-    """What is known of a target's last build: its inputs, the facts, and whether all that it made is still there."""
+    """What is known of a target's last build: its inputs, its facts, and whether all its results are still there."""
 
     inputs: ins.Inputs
     facts: ins.Inputs
@@ -66,8 +67,8 @@ class Built:
 class Verdict:
     """Whether a target must be built, and why. `reason` is None for one that is up to date.
 
-    `inputs` is None while they are not known: a target that must be built first has facts to tell. Then `before` says
-    what it was last built from, and whether it is built at all is seen when they are known.
+    `inputs` is None while they are not known, because a target that must be built first will have new facts. Whether
+    this one has to be built is then decided after that one was. `before` are the inputs of its last build.
     """
 
     target: Target
@@ -115,7 +116,7 @@ def verdicts(
 ) -> list[Verdict]:
     """What to do for the wanted targets, each after what it needs. Raises BadGraph.
 
-    What an up-to-date target needs is not looked at: a folder that was only a stage on the way may be gone.
+    What only up-to-date targets need is left out: a folder that was made on the way to them may be gone.
     """
     order = ordered(targets, wanted)
     last = {target.name: built(target) for target in order}
@@ -129,11 +130,11 @@ def verdicts(
         if target.name in force:
             reason: str | None = "asked for"
         elif now is None:
-            reason = "depends on what comes before it"
+            reason = "depends on a target that is built first"
         else:
             reason = ins.changed(before.inputs if before else None, now)
             if reason is None and before is not None and not before.complete:
-                reason = "what it made is gone"
+                reason = "its result is gone"
         if reason is not None:
             asked.update(target.needs)
         found.append(Verdict(target=target, inputs=now, before=before.inputs if before else None, reason=reason))
@@ -141,7 +142,7 @@ def verdicts(
 
 
 def epoch(targets: Mapping[str, Target], name: str, built: Callable[[Target], Built | None]) -> int:
-    """The newest of the times among the facts of all that a target needs, in Unix seconds; 0 when there is none."""
+    """The newest EPOCH among the facts of all targets that a target needs, in Unix seconds; 0 when there is none."""
     known = [built(target) for target in ordered(targets, [name])[:-1]]
     return max((int(one.facts[EPOCH]) for one in known if one is not None and EPOCH in one.facts), default=0)
 
@@ -149,7 +150,10 @@ def epoch(targets: Mapping[str, Target], name: str, built: Callable[[Target], Bu
 def _all_inputs(
     order: Iterable[Target], last: Mapping[str, Built | None], force: frozenset[str]
 ) -> dict[str, ins.Inputs | None]:
-    """Every target's inputs, with those of what it needs among them, as a digest or as facts; None while unknown."""
+    """Every target's inputs, and for each target that it needs that one's facts, or a digest of its inputs.
+
+    None for a target whose inputs are not known yet.
+    """
     found: dict[str, ins.Inputs | None] = {}
     facts: dict[str, ins.Inputs | None] = {}
     for target in order:

@@ -1,7 +1,7 @@
-"""What a target is made of, as names and values; and one digest over all of them.
+"""The inputs of a target, as names and values, and one digest over all of them.
 
-An input is a name a person recognizes (`file images/probe/README.md`, `tool dnf`) and its value, or a digest of it
-where it is long. A target whose inputs are the same as last time is not built again; else the names say why.
+An input is a name that a person recognizes (`file images/probe/README.md`, `tool dnf`) and a value, or a digest where
+the value is long. A target is built again when an input is another than at its last build, and the name says why.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from images.engine.errors import BuildError
 
 Inputs = Mapping[str, str]
 
-# What an RPM can say: 32 bits.
+# The latest time that an RPM can hold: 32 bits.
 _LATEST = 2**32 - 1
 _DIGEST_CHARS = 32
 _DIGEST = re.compile(f"[0-9a-f]{{{_DIGEST_CHARS}}}")
@@ -43,7 +43,7 @@ def of_values(**values: object) -> dict[str, str]:
 
 
 def given_epoch() -> int | None:
-    """SOURCE_DATE_EPOCH, the time that counts as the build's in Unix seconds; None when it is not set.
+    """SOURCE_DATE_EPOCH, the time in Unix seconds that is written into what is built; None when it is not set.
 
     Raises BuildError. The variable: https://reproducible-builds.org/specs/source-date-epoch/
     """
@@ -90,10 +90,9 @@ def of_files(root: Path, paths: Iterable[Path]) -> dict[str, str]:
 
 
 def of_code(root: Path, module: Path) -> dict[str, str]:
-    """Digests of a Python file of ours below `root`, and of all files of ours that it imports, these import, and so on.
+    """Digests of a Python file below `root`, and of all files there that it imports directly or by way of others.
 
-    What is made by code depends on every function that is called on the way, so all of them count, but for their
-    comments and docstrings.
+    A result depends on every function that may be called for it, so all of them count, without comments and docstrings.
     """
     return {f"code {path}": _code_digest(root / path) for path in sorted(_closure(root, module.relative_to(root)))}
 
@@ -128,13 +127,13 @@ def _closure(root: Path, module: Path) -> frozenset[Path]:
 
 @functools.cache
 def _imported(root: Path, path: Path) -> tuple[Path, ...]:
-    """The files below `root` that a module's import statements name, wherever in it they stand; and its packages'."""
+    """The files below `root` that the import statements of a module name, in functions too, and `__init__.py` files."""
     names = {".".join(path.parent.parts)}
     for node in ast.walk(ast.parse((root / path).read_bytes())):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            # Of `from package import name` the name may be a module, or what the package's own file defines.
+            # In `from package import name` the name may be a module, or be defined in the package's `__init__.py`.
             names.update((node.module, *(f"{node.module}.{alias.name}" for alias in node.names)))
     found: set[Path] = set()
     for name in names:
@@ -164,7 +163,7 @@ def changed(before: Inputs | None, now: Inputs) -> str | None:
 
 
 def differences(before: Inputs, now: Inputs) -> list[str]:
-    """Every input that is not as it was, in words; those that are short texts with both values."""
+    """A line for each input that is not as it was; with both values where they are short texts."""
     found = []
     for name in sorted({*before, *now}):
         old, new = before.get(name), now.get(name)
@@ -179,12 +178,12 @@ def differences(before: Inputs, now: Inputs) -> list[str]:
 
 
 def is_program(file: Path) -> bool:
-    """Whether a file may be executed by anybody, also where the file system it lies on allows no programs."""
+    """Whether a file's mode lets anybody execute it, also on a file system that is mounted `noexec`."""
     return bool(file.stat().st_mode & 0o111)
 
 
 def files_of(path: Path) -> list[Path]:
-    """The files and links that count of a path: itself, or all below a folder but compiled Python; sorted.
+    """The files and links that a path stands for: itself, or all below a folder but compiled Python; sorted.
 
     A path that does not exist raises FileNotFoundError.
     """
@@ -195,7 +194,7 @@ def _files(path: Path) -> Iterable[Path]:
     if path.is_dir() and not path.is_symlink():
         for folder, names, files in os.walk(path):
             names[:] = sorted(set(names) - _SKIPPED)
-            # A link to a folder is no folder of ours, whatever is at its end on this machine.
+            # A link to a folder counts as a link: what it leads to may differ between machines.
             links = [name for name in names if (Path(folder) / name).is_symlink()]
             yield from (Path(folder) / name for name in (*files, *links) if not name.endswith(".pyc"))
     elif path.is_symlink() or path.exists():

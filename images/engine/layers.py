@@ -1,4 +1,4 @@
-"""Layers of images as tars that say what is in them, not when and where they were made.
+"""Layers of images as tars that hold nothing of when and where they were made.
 
 The same files give the same bytes.
 """
@@ -15,17 +15,17 @@ from images.engine.process import Stop
 
 # Kinds of change as Docker's API numbers them.
 _DELETED = 2
-# What a layer says about a file beside mode, owner and time. Access times and the like are nobody's business.
+# The one attribute of a file that a layer keeps beside mode, owner and time of change: its capabilities.
 _KEPT_ATTRIBUTES = "SCHILY.xattr.security.capability"
-# Mounted while a container runs; whatever a runtime leaves there is not the image's.
+# Mounted while a container runs: what a runtime leaves there is no part of the image.
 _NOT_OURS = ("/dev/", "/proc/", "/sys/", "/run/", "/tmp/")
-# What a layer takes away (image-spec, layer.md): one file, or all that was in a folder.
+# Names of files by which a layer removes what a lower one has (image-spec, layer.md): a file, or all of a folder.
 WHITEOUT = ".wh."
 OPAQUE = ".wh..wh..opq"
 
 
 def of_folder(root: Path, to: Path, *, epoch: int, log: IO[bytes], stop: Stop) -> None:
-    """Write a whole root filesystem: sorted, owners as numbers, file capabilities kept, no time after `epoch`."""
+    """Write a root filesystem as one layer: sorted, owners as numbers, with capabilities, no time after `epoch`."""
     process.run(
         [
             *("tar", "--create", f"--file={to}", "--sort=name", "--numeric-owner", "--format=posix"),
@@ -38,10 +38,10 @@ def of_folder(root: Path, to: Path, *, epoch: int, log: IO[bytes], stop: Stop) -
 
 
 def of_changes(changes: Iterable[Mapping[str, Any]], exported: IO[bytes], to: Path, *, epoch: int, stop: Stop) -> None:
-    """Write what a container changed: `changes` as Docker lists them, their content out of the exported filesystem.
+    """Write what a container changed as a layer. `changes` is Docker's list, `exported` the tar of all its files.
 
-    The export is a walk in the order of names, and so is the layer. What was deleted is named by whiteouts (image-spec,
-    layer.md), after everything else. No time is after `epoch`.
+    The layer has the order of the export, which is that of names. Deleted files are named by whiteouts (image-spec,
+    layer.md) at the end. No time is after `epoch`.
     """
     ours = {c["Path"]: c["Kind"] for c in changes if not f"{c['Path']}/".startswith(_NOT_OURS)}
     wanted = {path.lstrip("/") for path, kind in ours.items() if kind != _DELETED}

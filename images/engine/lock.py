@@ -1,7 +1,7 @@
-"""One process at a time, among all checkouts of a user on this machine: a file that is locked while its holder lives.
+"""Locks among all processes of a user on this machine, whichever checkout they are of: files, locked by flock(2).
 
-The files are below `folder()`. The kernel frees a lock when its holder dies, however that was; the file stays, as one
-that is removed while another waits for it would let two in.
+The files are below `folder()`. The kernel frees a lock when its holder ends in any way. The file stays: if it were
+removed while a second process waits for it, a third could lock a new one.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ _HOLDER_BYTES = 400
 
 
 def folder(root: Path = _ROOTS) -> Path:
-    """The folder for what processes of this machine agree on, nobody else's to read or change. Raises BuildError.
+    """The folder for files by which processes of this user agree; no other user may read or change it.
 
-    Root's is below /run. Others, who may be in the group `docker`, have one in their runtime folder or in /tmp.
+    Root's is below /run. Other users, who may be in the group `docker`, have one in their runtime folder or in /tmp.
+    Raises BuildError.
     """
     found = root
     if os.geteuid() != 0:
@@ -32,7 +33,7 @@ def folder(root: Path = _ROOTS) -> Path:
     try:
         found.mkdir(mode=0o700, parents=True, exist_ok=True)
         seen = found.lstat()
-        # In /tmp it may be a trap: a link, or another user's folder.
+        # In /tmp another user may have put a link or a folder of this name.
         if not stat.S_ISDIR(seen.st_mode) or seen.st_uid != os.geteuid():
             raise BuildError(f"{found} is not a folder of the user {os.geteuid()}", hint="see that it is removed")
         if stat.S_IMODE(seen.st_mode) != 0o700:
@@ -49,9 +50,9 @@ def _to_stderr(line: str) -> None:
 
 @contextmanager
 def held(path: Path, what: str, command: str, report: Callable[[str], None] = _to_stderr) -> Iterator[None]:
-    """Hold the lock for the length of the block; wait for another to end, and say for whom.
+    """Hold the lock during the block. Where another process has it, report which, and wait.
 
-    `what` is what the lock is of, for that message; `command` is our own, for the message of whoever waits for us.
+    `what` names what is locked, for that message; `command` is our own, for the message of a process that waits for us.
     Raises BuildError where the file cannot be made.
     """
     file = _taken(path, what, report)
@@ -66,7 +67,7 @@ def held(path: Path, what: str, command: str, report: Callable[[str], None] = _t
 
 
 def _taken(path: Path, what: str, report: Callable[[str], None]) -> int:
-    """The locked file. One that somebody removed while we waited is made again: others lock what has the name."""
+    """The locked file. Where it was removed while we waited, a new one is made: others lock the file of that name."""
     while True:
         try:
             file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

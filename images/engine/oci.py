@@ -34,7 +34,7 @@ class Layer(Blob):
 
 @dataclass(frozen=True, kw_only=True)
 class Image:
-    """An image of the layout. `id` is the digest of its config, which is Docker's image ID for it."""
+    """An image of the layout. `id` is the digest of its config, which is also the ID that Docker gives it."""
 
     name: str
     id: str
@@ -49,27 +49,26 @@ class Image:
 
 
 class Layout:
-    """The layout in one folder, which is made when something is first put into it."""
+    """The layout in one folder. The folder is made when something is first put into it."""
 
     def __init__(self, folder: Path) -> None:
         self._blobs = BlobStore(folder)
         self._lock = threading.Lock()
 
     def blob(self, digest: str) -> Path:
-        """Where the blob of a digest lies."""
+        """The file of a blob, by its digest."""
         return self._blobs.path(digest)
 
     def add_layer(self, tar: Path, created_by: str) -> Layer:
-        """Take a layer's tar into the layout. The file is moved: it must be on the same file system."""
+        """Add a layer's tar. The file is moved: it must be on the same file system."""
         blob = self._blobs.add_file(tar)
         return Layer(digest=blob.digest, size=blob.size, created_by=created_by)
 
     def add_image(self, name: str, layers: Sequence[Layer], config: Mapping[str, Any], *, epoch: int) -> Image:
-        """An image out of layers, under a name. It takes the place of an older one of this name only by `publish`.
+        """Add an image made of layers. It has its name only after `publish`, which takes the name from an older image.
 
-        `config` is the part that says how containers are started (image-spec, config.md), its labels included; the
-        labels `org.opencontainers.image.…` are also the manifest's annotations. `epoch`, in Unix seconds, is the time
-        that the image says it was made at.
+        `config` says how containers are started (image-spec, config.md) and has the labels; those of the specification
+        are the manifest's annotations too. `epoch`, in Unix seconds, is the time that the image states as its own.
         """
         created = timestamp(epoch)
         document = {
@@ -98,7 +97,7 @@ class Layout:
         )
 
     def publish(self, image: Image) -> None:
-        """Make an image the one of its name."""
+        """Give an image its name, which no other image has then."""
         with self._lock:
             entries = [entry for entry in self._blobs.index() if entry["annotations"][REF_NAME] != image.name]
             manifest = Blob(digest=image.manifest, size=self.blob(image.manifest).stat().st_size)
@@ -111,14 +110,14 @@ class Layout:
         return [str(entry["annotations"][REF_NAME]) for entry in self._blobs.index()]
 
     def image(self, name: str) -> Image | None:
-        """The image of a name; None when there is none, or a blob of it is gone."""
+        """The image of a name; None when there is none, or one of its blobs is missing."""
         for entry in self._blobs.index():
             if entry["annotations"][REF_NAME] == name:
                 return self._read(name, entry["digest"])
         return None
 
     def collect(self) -> None:
-        """Remove blobs that no image needs, and files that were never finished."""
+        """Remove blobs that no image needs, and unfinished files."""
         needed = set()
         for entry in self._blobs.index():
             found = self._read(entry["annotations"][REF_NAME], entry["digest"])
@@ -129,7 +128,7 @@ class Layout:
     def docker_archive(self, image: Image, to: Path, *, tags: Sequence[str] = (), known: Sequence[Layer] = ()) -> None:
         """Write an image as the tar that `docker load` reads (moby's image/tarexport). The same image, the same bytes.
 
-        `known` are layers that the Docker it is for has already: their content is left out.
+        `known` are layers that the Docker which reads it has already: their content is left out.
         """
         files = {layer.digest: f"{layer.digest.removeprefix('sha256:')}.tar" for layer in image.layers}
         config = f"{image.id.removeprefix('sha256:')}.json"

@@ -1,6 +1,6 @@
-"""What would make a build fail later and in other words, said before anything is begun: by requirements/check.
+"""Runs requirements/check: it names at once what would make a build fail later, and less clearly.
 
-`make` runs that script before there is any Python of ours; a task that is called without make asks it here.
+`make` runs that script before .venv exists. A task that is called without make runs it from here.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ SCRIPT = "requirements/check"
 
 
 class Unfit(BuildError):
-    """This machine, its user, or the place of the checkout will not do."""
+    """Nothing can be built on this machine, by this user, or in a checkout at this place."""
 
 
 def check(root: Path = ROOT) -> None:
-    """See that builds of the checkout at `root`, this one, can begin, in 0.1 s. Raises Unfit with all that is wrong."""
+    """Check, in 0.1 s, that builds of the checkout at `root` can begin. Raises Unfit, which names all that is wrong."""
     done = subprocess.run(
         ["sh", root / SCRIPT, "run"],
         stdin=subprocess.DEVNULL,
@@ -28,5 +28,5 @@ def check(root: Path = ROOT) -> None:
         check=False,
     )
     if done.returncode != 0:
-        # A path may be in no encoding at all, and a terminal's may not have what is in it.
+        # The message may name a path that is in no encoding, or has letters that the terminal cannot show.
         raise Unfit(done.stderr.decode("ascii", "backslashreplace").strip().removeprefix("error: "))

@@ -1,4 +1,4 @@
-"""Child processes of a build: one `run` for all, which fails with a command one can paste, and stops when told to."""
+"""Child processes of a build: one `run` for all, whose errors hold a command to paste, and which ends on `Stop`."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from images.engine.errors import Cancelled, CommandFailed
 
 GRACE_S = 2.0
 _TAIL_LINES = 15
-# What commands are told of where they run: the same for everybody, so that what they make is the same.
+# These variables are the same for every command on every machine, so that commands make the same everywhere.
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PLAIN = {"PATH": PATH, "LC_ALL": "C.UTF-8", "TZ": "UTC"}
-# Names of variables that say how the network is reached, whose certificates are believed there, and where pip looks.
+# Variables that a command with a network is given too: proxies, certificate authorities, and pip's settings.
 _NETWORK = re.compile(
     r"(?i)(https?|ftp|all|no)_proxy|SSL_CERT_(FILE|DIR)|(CURL|REQUESTS)_CA_BUNDLE|PIP_\w+|NETRC|HOME|XDG_CONFIG_HOME"
 )
-# A file of root's that nobody else may write, whatever umask the user has: umask(2).
+# Whatever umask the user has, files are made so that only their owner may write them: umask(2).
 UMASK = 0o022
 
 
 def clean_environment(*, network: bool = False) -> dict[str, str]:
-    """The environment of a command that makes something: nothing of the user's, but for what the network asks for.
+    """The variables of a command that builds: none of the user's, but with `network` those that the network needs.
 
-    HOME is the user's for what uses the network (pip's configuration is there), else a folder of this process's own.
+    HOME is the user's with `network` (pip's configuration is there), else a folder that only this process has.
     """
     found = {name: value for name, value in os.environ.items() if network and _NETWORK.fullmatch(name)}
     return {"HOME": _home().name, **found, **_PLAIN}
@@ -42,13 +42,13 @@ def clean_environment(*, network: bool = False) -> dict[str, str]:
 
 @functools.cache
 def _home() -> tempfile.TemporaryDirectory[str]:
-    """A home for commands of this process, gone with it: rpm and dnf make a database in theirs when they are asked."""
+    """A home folder for commands, removed when this process ends: rpm and dnf make a database in the one they get."""
     return tempfile.TemporaryDirectory(prefix="overlayd-home-", ignore_cleanup_errors=True)
 
 
 @contextlib.contextmanager
 def usual_umask() -> Iterator[None]:
-    """UMASK for this process, for the length of the block: folders and files that are made get the same modes."""
+    """Set UMASK for this process during the block, so that files get the same modes whatever the user's umask is."""
     before = os.umask(UMASK)
     try:
         yield
@@ -57,10 +57,10 @@ def usual_umask() -> Iterator[None]:
 
 
 class Stop:
-    """Tells every step of a build to stop, and ends what they started.
+    """Stops all steps of a build, and ends what they started.
 
-    `on_stop` registers an action for as long as the block lasts; it runs once, in the thread that calls `set`, or at
-    once when the build was already told to stop.
+    `on_stop` registers an action for the length of a block: `set` runs it once, in the thread that calls `set`. A block
+    that begins after `set` raises Cancelled.
     """
 
     def __init__(self) -> None:
@@ -92,7 +92,7 @@ class Stop:
                 self._actions.pop(key, None)
 
     def set(self) -> None:
-        """Tell all steps to stop. May be called twice."""
+        """Stop all steps. May be called twice."""
         with self._lock:
             self._event.set()
             actions = list(self._actions.values())
@@ -155,9 +155,9 @@ def capture(
     env: Mapping[str, str] | None = None,
     base_env: Mapping[str, str] | None = None,
 ) -> str:
-    """The standard output, in English, of a command that is over quickly. Raises CommandFailed.
+    """The standard output, in English, of a command that takes no long time. Raises CommandFailed.
 
-    The environment is as that of `run`.
+    Its variables are those that `run` gives.
     """
     words = [str(word) for word in argv]
     try:
@@ -181,7 +181,7 @@ def capture(
 
 
 def pasteable(words: Sequence[str], *, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> str:
-    """The command as one types it into a shell, with its folder and the variables it was given."""
+    """The command as one types it into a shell, with the folder and the variables that it was given."""
     parts = [f"cd {shlex.quote(str(cwd))} &&"] if cwd else []
     parts += [f"{name}={shlex.quote(value)}" for name, value in (env or {}).items()]
     parts.append(shlex.join(words))
@@ -189,7 +189,7 @@ def pasteable(words: Sequence[str], *, cwd: Path | None = None, env: Mapping[str
 
 
 def end(child: subprocess.Popen[bytes]) -> None:
-    """End a child and its process group: SIGTERM, then SIGKILL after GRACE_S. Quiet when it is gone already."""
+    """End a child and its process group: SIGTERM, then SIGKILL after GRACE_S. Does nothing for one that has ended."""
     deadline = time.monotonic() + GRACE_S
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGTERM)

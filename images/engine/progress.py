@@ -1,6 +1,6 @@
 """What a person sees of a build: moving lines on a terminal, plain timed lines elsewhere.
 
-Callers are the runner's main thread only.
+Only the runner's main thread calls it.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class PlainProgress:
 
 
 class TerminalProgress:
-    """A line with a running clock per step that is under way; what is done stays above as text."""
+    """A line with a running clock for each step that runs; above them a line of text for each step that ended."""
 
     def __init__(self) -> None:
         from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415
@@ -91,7 +91,7 @@ class TerminalProgress:
 
 
 def chosen() -> Progress:
-    """What fits standard output."""
+    """The one that fits standard output."""
     return TerminalProgress() if sys.stdout.isatty() else PlainProgress()
 
 

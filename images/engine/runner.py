@@ -1,4 +1,4 @@
-"""Builds what must be built: in dependency order, side by side where it can be, one build of a folder at a time."""
+"""Builds targets in the order of their needs, several at a time; only one process works in a build folder at a time."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from images.engine.step import Step
 
 # Most steps are a child process that uses one core, and some wait for the network or the disk.
 MAX_STEPS = max(2, os.cpu_count() or 1)
-# Less than any image takes: a step that failed with no more, in bytes, may have failed for it.
+# In bytes, less than any image takes: when a step fails and no more is free, the message names the free space.
 _LOW_DISK_BYTES = 256 << 20
-# Clocks of virtual machines are put back by so much, in s, without harm.
+# In s: the clock of a virtual machine may be put back by so much without harm.
 _CLOCK_S = 10.0
 
 
@@ -44,9 +44,9 @@ def build(
 ) -> list[str]:
     """Build the wanted targets and what they need, where an input changed; the names of those built, as they ended.
 
-    `force` names targets to build in any case. `repeat` is the command that builds a target, without its name. Raises
-    BuildError; after a failure the steps under way are finished, and no new ones are begun. On Ctrl-C and SIGTERM
-    everything that was started is ended and removed, and KeyboardInterrupt goes on to the caller.
+    `force` names targets to build in any case. `repeat` is the command that builds a target, without its name, for
+    error messages. Raises BuildError: after a failure the steps that run are finished, and no new ones are begun. On
+    Ctrl-C and SIGTERM all children are ended, all unfinished results removed, and KeyboardInterrupt is raised.
     """
     wanted, force = list(wanted), frozenset(force)
     place.build.mkdir(parents=True, exist_ok=True)
@@ -54,7 +54,7 @@ def build(
     if not plan(place, targets, wanted, force=force):
         return []
     with progress_views.chosen() as progress, _locked(place, progress), sigterm_raises(), process.usual_umask():
-        # Looked at again: another build may have done the work while we waited for it.
+        # A second time: another build may have done the work while we waited for its lock.
         todo = plan(place, targets, wanted, force=force)
         _remove_leftovers(place, progress)
         return _Run(place, targets, force, progress, repeat).all(todo)
@@ -63,14 +63,17 @@ def build(
 def plan(
     place: Place, targets: Mapping[str, Target], wanted: Iterable[str], *, force: Iterable[str] = ()
 ) -> list[Verdict]:
-    """What a build would do, each after what it needs; what is up to date is not in it. Raises BadGraph."""
+    """The targets that a build would build, each after what it needs. Raises BadGraph."""
     found = verdicts(targets, wanted, place.stamps.built, force=frozenset(force))
     return [verdict for verdict in found if verdict.reason]
 
 
 @contextmanager
 def build_folder_locked(place: Place) -> Iterator[progress_views.Progress]:
-    """The build folder for ourselves, for work with what was built; a SIGTERM is then Ctrl-C. Waits for its lock."""
+    """Hold the lock of the build folder, for work with what was built; wait for it where another process has it.
+
+    During the block a SIGTERM raises KeyboardInterrupt.
+    """
     place.build.mkdir(parents=True, exist_ok=True)
     with progress_views.chosen() as progress, _locked(place, progress), sigterm_raises(), process.usual_umask():
         yield progress
@@ -117,11 +120,11 @@ class _Run:
                     self._progress.ended(verdict.target.name, "failed")
                     failed.append(self._explain(verdict, outcome))
         except BaseException:
-            self._progress.report("stopping: ending what was started")
+            self._progress.report("stopping: ending the steps that run")
             self._stop.set()
             for thread in self._threads:
                 while thread.is_alive():
-                    # Whoever presses Ctrl-C again: it is being done.
+                    # Ctrl-C again changes nothing: the steps are being ended.
                     with suppress(KeyboardInterrupt):
                         thread.join()
             raise
@@ -134,8 +137,8 @@ class _Run:
         return built
 
     def _start_what_can(self, waiting: dict[str, Verdict], under_way: set[str]) -> None:
-        """Begin what waits for nothing any more, as many as may run; what turns out to be up to date is done."""
-        # In the order of needs: what is passed over makes way for what comes after it.
+        """Start targets whose needs are built, as many as may run; those that turn out to be up to date are dropped."""
+        # `waiting` is in the order of needs: a target that is dropped frees the ones after it.
         for name, verdict in list(waiting.items()):
             blocked = any(need in waiting or need in under_way for need in verdict.target.needs)
             if not blocked and len(under_way) < MAX_STEPS:
@@ -144,14 +147,14 @@ class _Run:
                     under_way.add(name)
 
     def _start(self, verdict: Verdict) -> bool:
-        """Begin a target; False when its inputs, which are known only now, turn out to be what they were."""
+        """Start building a target; False when its inputs, known only now, turn out to be those of its last build."""
         name = verdict.target.name
         if verdict.inputs is None:
             verdict = verdicts(self._targets, [name], self._stamps.built, force=self._force & {name})[-1]
             if verdict.reason is None:
-                self._progress.report(f"{name}: not needed, what comes before it is as it was")
+                self._progress.report(f"{name}: up to date, what it is made of did not change")
                 return False
-        assert verdict.inputs is not None, "what a target needs is built before it"
+        assert verdict.inputs is not None, "the inputs of a target are known once its needs are built"
         self._progress.started(
             name, f"{verdict.reason}; from the network" if verdict.target.network else f"{verdict.reason}"
         )
@@ -163,11 +166,11 @@ class _Run:
     def _one(self, verdict: Verdict, inputs: Inputs) -> None:
         try:
             self._ended.put((verdict, self._make(verdict.target, inputs)))
-        except BaseException as error:  # handed to the main thread, whatever it is
+        except BaseException as error:  # the main thread handles it, whatever it is
             self._ended.put((verdict, error))
 
     def _make(self, target: Target, inputs: Inputs) -> str:
-        """Build one target, in its thread; in a word what was done."""
+        """Build one target, in its own thread; what was done, in a word."""
         place = self._place
         scratch = _scratch(place) / target.name
         scratch.mkdir(parents=True)
@@ -191,7 +194,7 @@ class _Run:
                     self._stamps.write(target, inputs, step.given)
                     return "given to Docker"
                 target.build(step)
-                # The last moment to stop: what follows is quick, and done whole.
+                # From here on the build is not stopped: what follows is quick and must be done whole.
                 self._stop.check()
                 self._stamps.forget(target)
                 step.finish()
@@ -199,7 +202,7 @@ class _Run:
             except BaseException as error:
                 if not isinstance(error, BuildError | OSError):
                     file.write(traceback.format_exc().encode())
-                # Now, as what this step has written is about to go.
+                # Before the scratch folder of this step, which may have filled the disk, is removed.
                 self._free_bytes[target.name] = shutil.disk_usage(place.build).free
                 raise
             finally:
@@ -217,7 +220,7 @@ class _Run:
             return error
         lines = [f"log: {log}"]
         if verdict.target.network:
-            lines.insert(0, "it fetches from the network, and what it once fetched stays in build/cache")
+            lines.insert(0, "it fetches from the network; what was fetched before is still in build/cache")
         if (free := self._free_bytes.get(name, _LOW_DISK_BYTES)) < _LOW_DISK_BYTES:
             lines.insert(0, f"only {free >> 20} MiB were free where {self._place.build} lies")
         if self._repeat:
@@ -228,14 +231,14 @@ class _Run:
             return StepFailed(f"{name} was not built: {error.message}", hint=hint)
         if isinstance(error, OSError):
             return StepFailed(f"{name} was not built: {error}", hint=repeat)
-        # Nobody expected it: how it came about is in the log.
+        # An error in our own code: the traceback is in the log.
         return StepFailed(f"{name} was not built: unexpected {type(error).__name__}: {error}", hint=repeat)
 
 
 def _check_clock(place: Place) -> None:
-    """Raises BuildError where the last build was later than now: what is signed then is not believed now.
+    """Raises BuildError when the clock was put back since the last build: signatures made then lie in the future.
 
-    dnf and gpg would find out, too, and call it a bad signature.
+    dnf and gpg would refuse these too, but would call them bad signatures.
     """
     lock = place.build / "lock"
     then, now = (lock.stat().st_mtime if lock.exists() else 0.0), time.time()
@@ -257,7 +260,7 @@ def _log(place: Place, target: Target) -> Path:
 
 
 def _remove_leftovers(place: Place, progress: progress_views.Progress) -> None:
-    """Remove what a build that was killed left behind. We hold the lock, so nobody works with it."""
+    """Remove containers, images and files that a killed build left. We hold the lock, so that no build uses them."""
     left = [f"container {name}" for name in containers.remove_leftovers(place.owner)]
     left += [f"image {tag}" for tag in docker_images.remove_leftovers(place.owner)]
     if _scratch(place).exists():
@@ -269,7 +272,7 @@ def _remove_leftovers(place: Place, progress: progress_views.Progress) -> None:
 
 @contextmanager
 def _locked(place: Place, progress: progress_views.Progress) -> Iterator[None]:
-    """Hold the build folder's lock; wait for another build of it to end. The kernel frees it when we die."""
+    """Hold the build folder's lock; wait while another process has it. The kernel frees it when this process ends."""
     with (place.build / "lock").open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

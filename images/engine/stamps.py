@@ -1,8 +1,8 @@
-"""What is known of the last build of every target: a stamp below the build folder.
+"""What is known of the last build of every target: a stamp, a JSON file below the build folder.
 
-A stamp is written after what it speaks of is in place: a killed build leaves an old stamp or none, never a wrong one.
-An image is complete when the layout has it and Docker has it under its name, not another one of that name; a target of
-files when they are there.
+A stamp is written when the results of a build are in their places: a killed build leaves an old stamp or none, never a
+wrong one. An image is complete when the layout has it and Docker has this very image under its name; a target that
+makes files is complete when all of them exist.
 """
 
 from __future__ import annotations
@@ -48,23 +48,23 @@ class Stamps:
         return Built(inputs=inputs, facts=facts, complete=complete)
 
     def write(self, target: Target, inputs: Inputs, image: str | None = None) -> None:
-        """Record a build whose results are in their places; `image` is Docker's ID of the one that was made.
+        """Record a build whose results are in their places; `image` is Docker's ID of the image that was made.
 
-        Raises ValueError when its facts are not as promised.
+        Raises ValueError when the facts that the target should have written are not a JSON object of strings.
         """
         facts = json.loads((self._build / target.facts).read_text()) if target.facts else {}
         if not _is_inputs(facts):
-            raise ValueError(f"{target.name} promised facts in {target.facts}, and they are no JSON object of strings")
+            raise ValueError(f"{target.name}: its facts in {target.facts} are no JSON object of strings")
         record = {"inputs": dict(inputs), "facts": facts, "image": image}
         files.write(self._path(target), json.dumps(record, indent=1, sort_keys=True) + "\n")
         self._tags = None
 
     def forget(self, target: Target) -> None:
-        """Drop the record of what is about to be replaced."""
+        """Remove the stamp of a target whose results are about to be replaced."""
         self._path(target).unlink(missing_ok=True)
 
     def _path(self, target: Target) -> Path:
-        # What is kept when the rest is removed keeps its record too.
+        # `invoke clean` keeps what lies below CACHE, and so it keeps the stamps of what lies there.
         kept = bool(target.outputs) and all(CACHE in path.parents for path in target.outputs)
         return (self._build / CACHE if kept else self._build) / "stamps" / f"{target.name}.json"
 

@@ -1,6 +1,6 @@
-"""What a target's build function is given: where to write, how to run things, and how to make an image.
+"""What a target's build function works with: where to write, how to run commands, and how to make an image.
 
-Everything is made under a temporary name. The runner puts it in its place when the function has returned.
+Results are written to a scratch folder. The runner puts them in their places when the function has returned.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from images.engine.process import Stop
 class Step:
     """One run of one target's build function.
 
-    `root` is the checkout, `build` its build folder, `scratch` an empty folder that is removed afterwards. `log` takes
-    the output of everything. `epoch` is the time, in Unix seconds, that what is made says it was made at, and nothing
-    in it is younger: SOURCE_DATE_EPOCH, or the newest of what the target is made of. `made` is the image that was
-    made, `given` Docker's ID of it once it has its name.
+    `root` is the checkout, `build` its build folder, `scratch` an empty folder that is removed afterwards. The output
+    of all commands goes to `log`. `epoch`, in Unix seconds, is the time that the result states as its own, and no file
+    in it is younger: SOURCE_DATE_EPOCH, or the newest EPOCH among the facts of what the target needs. `made` is the
+    image that was made, `given` is Docker's ID of it once it has its name.
     """
 
     target: Target
@@ -56,10 +56,10 @@ class Step:
 
     @functools.cached_property
     def checkout(self) -> Path:
-        """A folder with the target's files of the checkout at their places, and nothing else of it.
+        """A folder with a copy of the target's files of the checkout, at the same paths, and nothing else of it.
 
-        They are root's (or the user's), to be read by all, dated `epoch`, and executable where they are in the
-        checkout, whatever its modes are otherwise; a link is that link.
+        The copies have the user who builds as owner, the date `epoch`, and the mode 0755 where the file in the
+        checkout is executable, else 0644; links are copied as links.
         """
         copy = self.scratch / "checkout"
         copy.mkdir()
@@ -73,7 +73,7 @@ class Step:
         return copy
 
     def output(self, path: Path) -> Path:
-        """Where to write one of the target's outputs; it is moved to its place (below the build folder) afterwards."""
+        """The path to write one of the target's outputs to. Afterwards it is moved to its place in the build folder."""
         if path not in self.target.outputs:
             raise ValueError(f"{path} is not an output of {self.target.name}")
         place = self.scratch / "out" / path
@@ -82,9 +82,9 @@ class Step:
         return place
 
     def write_facts(self, facts: Inputs) -> None:
-        """Write the facts that the target promised (images.engine.graph.Target)."""
+        """Write the target's facts (images.engine.graph.Target)."""
         if self.target.facts is None:
-            raise ValueError(f"{self.target.name} promised no facts")
+            raise ValueError(f"{self.target.name} is defined without facts")
         self.output(self.target.facts).write_text(json.dumps(dict(facts), indent=1, sort_keys=True) + "\n")
 
     def run(
@@ -104,11 +104,11 @@ class Step:
         process.run(argv, log=self.log, stop=self.stop, cwd=cwd, env=env, stdin=stdin, stdout=stdout, base_env=base_env)
 
     def report(self, line: str) -> None:
-        """Put a line of our own into the log."""
+        """Write a line of our own to the log."""
         self.log.write(f"# {line}\n".encode())
 
     def import_root(self, root: Path, config: ImageConfig) -> None:
-        """Make the image out of a root filesystem, of which nothing is left afterwards."""
+        """Make the image of a root filesystem, which is removed afterwards."""
         tar = self.scratch / "layer.tar"
         layers.of_folder(root, tar, epoch=self.epoch, log=self.log, stop=self.stop)
         shutil.rmtree(root)
@@ -117,9 +117,9 @@ class Step:
     def run_and_commit(
         self, parent: str, script: str, config: ImageConfig, *, mounts: Mapping[Path, str] | None = None
     ) -> None:
-        """Make the image out of another, by a shell script that runs in it as root and without a network.
+        """Make the image of another one, `parent`, by a shell script that runs in it as root and without a network.
 
-        `mounts` are folders of this machine by their place below /run inside, readable only.
+        `mounts` are folders of this machine by the place below /run where the script finds them, read-only.
         """
         below = self._in_layout(parent)
         tar = self.scratch / "layer.tar"
@@ -132,7 +132,7 @@ class Step:
                 mounts=mounts or {},
                 owner=self.owner,
                 stop=self.stop,
-                # Compiled Python holds the time it was made; what packages bring is compiled already.
+                # Compiled Python would hold the time of its making; the packages bring theirs compiled.
                 environment={"SOURCE_DATE_EPOCH": str(self.epoch), "PYTHONDONTWRITEBYTECODE": "1"},
             ) as container,
         ):
@@ -141,11 +141,11 @@ class Step:
         self._make(config, tar, below.layers)
 
     def docker_id(self, name: str) -> str:
-        """Docker's ID of an image of the layout, by which containers are made of it. Raises BuildError."""
+        """Docker's ID of an image that was built, for making containers of it. Raises BuildError."""
         return docker_images.docker_id(self.layout, self._in_layout(name), self.owner, self.scratch)
 
     def recover(self) -> bool:
-        """Whether the image, made of the same inputs, was in the layout already; then Docker is given it again."""
+        """Give the image to Docker again where it was built of the same inputs before; whether that was so."""
         image = self.layout.image(self.target.image) if self.target.image else None
         if image is None or image.labels.get(LABEL_INPUTS) != self.labels[LABEL_INPUTS]:
             return False
@@ -168,27 +168,27 @@ class Step:
         self._loaded = docker_images.load(self.layout, self.made, self.owner, self.scratch, known=below)
 
     def finish(self) -> None:
-        """Put what was made in its place: files first, the image's tag last."""
+        """Put the results in their places: files first, the image's tag last. Raises ValueError when one is missing."""
         for path in self.target.outputs:
             made = self._outputs.get(path)
             if made is None or not made.exists():
-                raise ValueError(f"{self.target.name} promised {path} and did not make it")
+                raise ValueError(f"{self.target.name} did not make its output {path}")
         for path, made in self._outputs.items():
             final = self.build / path
             final.parent.mkdir(parents=True, exist_ok=True)
             if final.is_dir() and not final.is_symlink():
-                # A rename cannot replace a folder: the old one steps aside, to go with the scratch folder.
+                # A rename cannot replace a folder: the old one goes to the scratch folder, and is removed with it.
                 final.rename(self.scratch / f"old.{final.name}")
             made.rename(final)
         if self.target.image is not None:
             if self.made is None or self._loaded is None:
-                raise ValueError(f"{self.target.name} promised the image {self.target.image} and did not make it")
+                raise ValueError(f"{self.target.name} did not make its image {self.target.image}")
             self.layout.publish(self.made)
             self.given = docker_images.publish(self._loaded, self.owner, self.target.image)
             self._loaded = None
 
     def abandon(self) -> None:
-        """Drop what was made and not put in its place, and the scratch folder."""
+        """Remove results that were not put in their places, and the scratch folder."""
         if self._loaded is not None:
             docker_images.drop(self._loaded)
         shutil.rmtree(self.scratch, ignore_errors=True)

@@ -1,7 +1,7 @@
-"""Defines targets: what they are made of is counted and shown to them by one list.
+"""Defines targets. What a target lists as its files is both what counts as its inputs and what it is shown.
 
 An input is a plain value, the version of a tool of this machine, a file of the checkout, or code: the module that
-builds the target with all that it imports of ours, and the engine.
+builds the target with all modules of the checkout that it imports, and the engine.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def target(
 ) -> Target:
     """A target (images.engine.graph.Target) of this checkout with its inputs.
 
-    `code` are the modules whose functions build it, `files` what it uses of the checkout beside them, by their path
-    below it: of these, and of nothing else of the checkout, the function finds a copy at `step.checkout`.
+    `code` are the modules whose functions build it. `files` are the other files and folders of the checkout that it
+    uses, by their path below it: the function finds a copy of these, and of nothing else, at `step.checkout`.
     """
     files = tuple(files)
     found: dict[str, str] = {}

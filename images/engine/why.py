@@ -1,4 +1,4 @@
-"""What a build would do, and why, in lines for a person. Pure."""
+"""The lines that tell a person what a build would do, and why. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def plan_lines(todo: Sequence[Verdict]) -> list[str]:
 
 
 def input_lines(todo: Sequence[Verdict], name: str) -> list[str]:
-    """Every input that changed since a target was last built, and since what it needs was.
+    """A line for each input that changed since the last build of a target, and of the targets that it needs.
 
     `todo` is the plan for that target alone; an empty one means that it is up to date.
     """
@@ -32,9 +32,9 @@ def input_lines(todo: Sequence[Verdict], name: str) -> list[str]:
 
 def _summary(verdict: Verdict) -> str:
     if verdict.before is None:
-        return "it never was"
+        return "it was never built"
     if verdict.inputs is None:
-        return "perhaps, what it needs has to be built first"
+        return "perhaps: a target that it needs has to be built first"
     changes = differences(verdict.before, verdict.inputs)
     return f"{len(changes)} of {len(verdict.inputs)} inputs changed" if changes else str(verdict.reason)
 
@@ -43,7 +43,7 @@ def _inputs(verdict: Verdict) -> list[str]:
     if verdict.before is None:
         return []
     if verdict.inputs is None:
-        # What it is made of itself is known, what comes from others is not.
+        # Its own inputs are known; the facts of the targets that it needs are not.
         known = verdict.target.inputs
         return differences({name: verdict.before[name] for name in known if name in verdict.before}, known)
     return differences(verdict.before, verdict.inputs)

@@ -1,4 +1,4 @@
-"""overlayd/etcd: etcd alone in a container, as a user of its own, with its data on a volume."""
+"""overlayd/etcd: etcd alone in a container, run by a user of its own, with its data on a volume."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from images.engine.graph import Target
 from images.etcd import release
 
 VOLUME = "/var/lib/etcd"
-# The same on every base and in every release of it: a volume's files belong to a number. It is above the numbers that
-# distributions give to accounts of theirs, and easy to keep in mind.
+# The user's number is the same on every base and in every release, as the files of a volume belong to a number. It is
+# above the numbers that distributions give to accounts of their packages.
 USER_ID = 2379
 
 CONFIG = ImageConfig(
     description="etcd as the one process of a container",
-    # It looks at settings, files and volume, and becomes etcd. It also has the defaults: a variable that is set here
-    # could not be left out by who starts the container.
+    # etcd-start checks settings, files and volume, then becomes etcd. It has the defaults, not this image: a variable
+    # that an image sets cannot be unset when a container is started.
     command=("etcd-start",),
     env={"ETCDCTL_API": "3"},
     user="etcd",
@@ -28,7 +28,7 @@ CONFIG = ImageConfig(
     volumes=(VOLUME,),
     healthcheck=("etcd-health",),
 )
-# A package may have made the account, with whichever number was free.
+# A package of etcd makes the account with a number that is free: it gets ours.
 SCRIPT = f"""\
 getent group etcd >/dev/null || groupadd --gid {USER_ID} etcd
 getent passwd etcd >/dev/null ||
@@ -39,7 +39,7 @@ rm -rf {VOLUME}
 install -d -o etcd -g etcd -m 700 {VOLUME}
 etcd --version
 etcdctl version
-# What a run of the tests may have left beside the sources.
+# Tests may have compiled the sources in the checkout.
 rm -rf /usr/libexec/etcd/etcd_container/__pycache__
 python3 -IB -c 'import sys; sys.path.insert(0, "/usr/libexec/etcd"); import etcd_container.health'
 """

@@ -1,8 +1,8 @@
-"""etcd's own release, for bases whose repositories have no etcd: one tarball, known by its SHA-256.
+"""etcd's own release, for bases whose repositories have no etcd: one tarball, checked by its SHA-256.
 
-What was fetched stays in the build folder's cache, so that a later build needs no network; a tarball that somebody put
-there is as good. Of the tarball only the
-programs and the licence are taken, by their names, so that no name in it can lead anywhere else.
+The tarball is kept in the build folder's cache, so that a later build needs no network; one that was copied there is
+used too. Only the programs and the licences are taken from it, by their names, so that no other name in it has an
+effect.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ VERSION = "3.5.21"
 SHA256 = "adddda4b06718e68671ffabff2f8cee48488ba61ad82900e639d108f2148501c"
 TOP = f"etcd-v{VERSION}-linux-amd64"
 URL = f"https://github.com/etcd-io/etcd/releases/download/v{VERSION}/{TOP}.tar.gz"
-# Below the build folder: the tarball, and the programs that were in it.
+# Below the build folder: the tarball, and what was taken out of it.
 FOLDER = CACHE / "etcd"
 TARBALL = f"{TOP}.tar.gz"
 PROGRAMS_FOLDER = FOLDER / "programs"
 MOUNT = "/run/overlayd/etcd"
 PROGRAMS = ("etcd", "etcdctl")
 LICENCE_FOLDER = "/usr/share/licenses/etcd"
-# A release may hold neither. Then LICENSE is this project's file: the Apache licence, which is etcd's too.
+# Where a release holds neither, LICENSE is this project's file: etcd has the Apache licence too.
 LICENCES = ("LICENSE", "NOTICE")
 OWN_LICENCE = Path("LICENSE")
 INSTALL_SCRIPT = f"""\
@@ -49,7 +49,7 @@ _HINT = (
 
 
 def target(url: str = URL, sha256: str = SHA256) -> Target:
-    """The target that has the release's programs. `url` may be another place with the same tarball: it is no input."""
+    """The target that has the release's programs. `url`, which is no input, may be a mirror with the same tarball."""
 
     def build(step: Step) -> None:
         out = step.output(FOLDER)
@@ -69,7 +69,7 @@ def target(url: str = URL, sha256: str = SHA256) -> Target:
 
 
 def obtain(to: Path, kept: Path, url: str = URL, sha256: str = SHA256, step: Step | None = None) -> None:
-    """Put the tarball at `to`: the kept one, or where that is not there or not whole, from `url`. Raises BuildError."""
+    """Put the tarball at `to`: a copy of `kept` if that is whole, else what `url` has. Raises BuildError."""
     if kept.is_file() and _digest(kept) == sha256:
         shutil.copyfile(kept, to)
     else:
@@ -77,9 +77,9 @@ def obtain(to: Path, kept: Path, url: str = URL, sha256: str = SHA256, step: Ste
 
 
 def fetch(to: Path, url: str = URL, sha256: str = SHA256, step: Step | None = None) -> None:
-    """Download a file whose SHA-256 is known. Raises BuildError when it does not come or is another file.
+    """Download a file whose SHA-256 is known. Raises BuildError when it cannot be fetched or is another file.
 
-    `url` is http, https or file. The file is at `to` when it is whole and right, and never before.
+    `url` is http, https or file. Nothing is at `to` before the file is whole and checked.
     """
     try:
         with written_whole(to) as half:
@@ -94,13 +94,13 @@ def fetch(to: Path, url: str = URL, sha256: str = SHA256, step: Step | None = No
         if isinstance(error, urllib.error.HTTPError):
             error.close()
         raise BuildError(
-            f"etcd's release did not come from {url}: {error or type(error).__name__}",
+            f"etcd's release cannot be fetched from {url}: {error or type(error).__name__}",
             hint=_HINT,
         ) from error
 
 
 def _download(to: Path, url: str, step: Step | None) -> int | None:
-    """The length that was announced, None where there was none."""
+    """Download a file; the length that the server announced, None where it announced none."""
     with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as answer, to.open("wb") as file:
         while chunk := answer.read(1 << 20):
             if step is not None:
@@ -125,9 +125,9 @@ def _digest(file: Path) -> str:
 
 
 def unpack(tarball: Path, folder: Path, licence: Path) -> None:
-    """Put the programs of the release, and its licence, into a folder, which must not exist.
+    """Put the programs of the release, and its licences, into a folder, which must not exist.
 
-    `licence` is for a release that holds none. Raises BuildError when a program is not in it.
+    The file `licence` is used where the release holds none. Raises BuildError when a program is missing.
     """
     (folder / "licences").mkdir(parents=True)
     wanted = {PurePosixPath(TOP, program): folder / program for program in PROGRAMS}

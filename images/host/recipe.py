@@ -1,4 +1,4 @@
-"""overlayd/host: the Docker host with the RPM of overlayd installed by yum, both enabled."""
+"""overlayd/host: a Docker host with overlayd, whose RPM yum installs; the services of both are enabled."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _targets(base: Base) -> tuple[Target, ...]:
     return (image,)
 
 
-# The builder's role, as its RPM is made there.
+# It needs what the RPM needs, which is made in the image builder.
 PRODUCT = Product(
     name=image_target("host"), roles=("builder", "docker"), targets=_targets, build_all=(image_target("host"),)
 )

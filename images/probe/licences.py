@@ -15,12 +15,12 @@ from images.engine.step import Step
 
 _QUERY = "[%{=NAME}\\t%{=SOURCERPM}\\t%{FILEFLAGS}\\t%{FILENAMES}\\n]"
 _LICENCE = 1 << 7  # RPMFILE_LICENSE in rpm's rpmfiles.h
-# What Debian's copyright files refer to for whole texts.
+# Where Debian's copyright files say that the whole text of a licence is.
 _REFERENCE = re.compile(r"/usr/share/common-licenses/[A-Za-z0-9][A-Za-z0-9.-]*[A-Za-z0-9]")
 
 
 def add(step: Step, base: Base, full: Path, small: Path) -> None:
-    """Copy to `small` the licence texts of all packages of `full` that files of `small` are from. Raises BuildError."""
+    """Copy to `small` the licence texts of the packages in `full` that its files came from. Raises BuildError."""
     rows = process.capture(["rpm", "--root", full, "--dbpath", base.rpm_dbpath, "-qa", "--queryformat", _QUERY])
     paths, missing = chosen(rows, _files(small))
     for path in sorted(paths):
@@ -28,12 +28,12 @@ def add(step: Step, base: Base, full: Path, small: Path) -> None:
     texts = [path for path in small.joinpath("usr/share/doc").rglob("copyright") if not path.is_symlink()]
     for path in sorted({name for text in texts for name in _REFERENCE.findall(text.read_text(errors="replace"))}):
         _copy(full, small, path)
-    # The whole texts are files of a package, too.
+    # These texts are files of a package as well, whose own licence files are copied now.
     paths, _ = chosen(rows, _files(small))
     for path in sorted(paths):
         _copy(full, small, path)
     if missing:
-        step.report(f"no licence text in the packages {', '.join(missing)}, nor in others of their sources")
+        step.report(f"no licence text in the packages {', '.join(missing)}, nor in others made of the same sources")
 
 
 def _files(root: Path) -> set[str]:
@@ -41,9 +41,9 @@ def _files(root: Path) -> set[str]:
 
 
 def chosen(rows: str, there: Iterable[str]) -> tuple[set[str], list[str]]:
-    """The licence files to take for the files that are there, and the packages that have none.
+    """The licence files that belong to the files in `there`, and the names of packages that have none.
 
-    A package without any has those of the packages that were made of the same sources, as EL's subpackages do.
+    A package without licence files gets those of packages made of the same sources: EL's subpackages need it.
     """
     wanted = set(there)
     licences: dict[str, set[str]] = defaultdict(set)
@@ -61,7 +61,7 @@ def chosen(rows: str, there: Iterable[str]) -> tuple[set[str], list[str]]:
 
 
 def _copy(full: Path, small: Path, path: str) -> None:
-    """Copy a file, all files of a folder, or a link and what it leads to. What is not there is left out."""
+    """Copy a file, all files of a folder, or a link and what it leads to. A path that does not exist is skipped."""
     source, place = full / path.lstrip("/"), small / path.lstrip("/")
     if source.is_symlink():
         place.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""overlayd/probe: a few programs with the libraries they need, for containers that test what crosses between hosts."""
+"""overlayd/probe: a few programs with their libraries, for containers that test the traffic between hosts."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ PROGRAMS = (
     ),
     *("sleep", "sort", "tail", "test", "timeout", "touch", "tr", "true", "uname", "wc", "ping", "ip", "ss", "iperf3"),
 )
-# iperf3's port is only a hint for who reads `docker inspect`.
+# The port of iperf3, for people who read `docker inspect`; nothing listens there by itself.
 CONFIG = ImageConfig(
     description="A few programs that test what crosses an overlay",
     command=("sleep", "infinity"),

@@ -1,8 +1,8 @@
-"""Images as one file, for machines without a registry; and back.
+"""Writes images to one file, for machines without a registry, and loads them from it.
 
-The tar is two things at once: an OCI image layout (`skopeo copy oci-archive:…`), and with manifest.json what `docker
-load` reads since 1.10 (moby's image/tarexport: files in it may have any name, layers may be gzipped).
-Beside it lies FILE.sha256, as sha256sum writes it.
+The tar is an OCI image layout (`skopeo copy oci-archive:…`). Its manifest.json makes it also what `docker load` reads
+since 1.10 (moby's image/tarexport: files may have any name, layers may be gzipped). FILE.sha256 lies beside it, as
+sha256sum writes it.
 """
 
 from __future__ import annotations
@@ -34,12 +34,13 @@ _SUM = re.compile(r"(?P<sum>[0-9a-f]{64})(?: [ *].+)?\n?")
 
 
 def save(images: Sequence[CompressedImage], to: Path, stop: Stop) -> str:
-    """Write images to a file, and its SHA-256 beside it; the same in hexadecimal. The same images give the same bytes.
+    """Write images to a file, and its SHA-256 to another beside it; the sum in hexadecimal.
 
-    Written under another name and put in place when whole. Raises BuildError (a full disk, a damaged blob), Cancelled.
+    The same images give the same bytes. Neither file is replaced before both are whole. Raises BuildError (a full disk,
+    a damaged blob) and Cancelled.
     """
     try:
-        # The archive gets its name first, and its sum at last: whoever looks between the two finds no sum, and is told.
+        # The old sum goes first and the new one comes last: between them the archive has none, and is refused.
         with written_whole(sum_file(to)) as half_sum, written_whole(to) as half:
             with half.open("wb") as file:
                 out = _Hashing(file)
@@ -54,7 +55,7 @@ def save(images: Sequence[CompressedImage], to: Path, stop: Stop) -> str:
 
 
 def sum_file(archive: Path) -> Path:
-    """Where the SHA-256 of an archive is written."""
+    """The file with the SHA-256 of an archive."""
     return archive.with_name(f"{archive.name}.sha256")
 
 
@@ -66,10 +67,10 @@ def load(
     report: Callable[[str], None],
     warn: Callable[[str], None],
 ) -> dict[str, str]:
-    """Give an archive to Docker, once its SHA-256 is that of `sha256` or of the file beside it; image IDs by tag.
+    """Give an archive to Docker; the IDs of its images by tag. Its SHA-256 must be `sha256`, or that in FILE.sha256.
 
-    With `key`, a public one, the signature beside it has to be by that key. `report` is given a line for each image,
-    `warn` what was not looked at. Raises BuildError when the file is another, or Docker does not take it.
+    With `key`, a file with a public key, the signature beside the archive must be by that key. `report` is called with
+    a line for each image, `warn` with what was not checked. Raises BuildError when a check fails or Docker refuses it.
     """
     expected = (sha256 or _expected(file)).lower()
     try:
@@ -87,7 +88,7 @@ def load(
             _verify(file, key)
         elif sha256 is None:
             warn(_not_who(file))
-        # What was looked at is what is loaded, whatever the name leads to by now.
+        # The open file is what was checked; another file may have its name by now.
         images = listed(file, content)
         content.seek(0)
         with containers.engine() as client:
@@ -102,14 +103,14 @@ def load(
 
 
 def signature_file(archive: Path) -> Path:
-    """Where `invoke release` puts the signature of an archive."""
+    """The file with the signature of an archive, which `invoke release` makes."""
     return archive.with_name(f"{archive.name}.asc")
 
 
 def listed(file: Path, content: IO[bytes] | None = None) -> dict[str, str]:
-    """The IDs of the images in an archive, by their tags. Raises BuildError when it is none of ours.
+    """The IDs of the images in an archive, by their tags. Raises BuildError for any other file.
 
-    Nor is one that would give an image another name than ours: it could replace whatever image is used on this machine.
+    And for an archive with names that are not overlayd/…: it could replace any image that this machine uses.
     """
     try:
         with tarfile.open(file) if content is None else _rewound(content) as tar:
@@ -118,7 +119,7 @@ def listed(file: Path, content: IO[bytes] | None = None) -> dict[str, str]:
                 for entry in _document(tar, _LISTING)
                 for tag in entry["RepoTags"]
             }
-            # What skopeo, and a Docker that keeps images in containerd, go by.
+            # skopeo, and a Docker that keeps images in containerd, take names from here.
             names = {
                 value
                 for entry in _document(tar, INDEX_FILE)["manifests"]
@@ -144,7 +145,7 @@ def _rewound(content: IO[bytes]) -> tarfile.TarFile:
 def _document(tar: tarfile.TarFile, name: str) -> Any:
     members = [member for member in tar.getmembers() if member.name.removeprefix("./") == name]
     if len(members) != 1:
-        # Of two, who reads it may take the other one.
+        # Of two files of one name we might check one, and Docker read the other.
         raise ValueError(f"{name} is there {len(members)} times")
     return json.load(tar.extractfile(members[0]) or io.BytesIO())
 
@@ -157,7 +158,7 @@ def _verify(file: Path, key: Path) -> None:
     signature = signature_file(file)
     if not signature.exists():
         raise BuildError(
-            f"{file} has no {signature.name} beside it, and a key was given to look at it with",
+            f"{file} has no {signature.name} beside it, which the key was given to check",
             hint="copy it too: `invoke release` makes it; nothing was loaded",
         )
     signing.verify(file, signature, public)
@@ -166,7 +167,7 @@ def _verify(file: Path, key: Path) -> None:
 def _not_who(file: Path) -> str:
     said = f"{sum_file(file).name} shows that {file.name} is whole, not who made it: a sum is no signature"
     if signature_file(file).exists():
-        return f"{said}. There is a signature; --key=FILE, with the public key, looks at it"
+        return f"{said}. There is a signature: --key=FILE, with the public key, checks it"
     return said
 
 
@@ -176,7 +177,7 @@ def _write(images: Sequence[CompressedImage], out: _Hashing, stop: Stop) -> None
         for image in images
     ]
     blobs = {blob.digest: (image.path(blob), blob) for image in images for blob in image.blobs}
-    # A stream: what is read of an archive, to see what it holds, is its beginning.
+    # Written as a stream, documents first: to see what an archive holds its beginning is enough.
     with tarfile.open(fileobj=out, mode="w|", format=tarfile.USTAR_FORMAT) as tar:
         for name, document in (
             (_LISTING, listing),
@@ -204,7 +205,7 @@ def _entry(name: str, size: int) -> tarfile.TarInfo:
 
 
 class _Hashing(io.RawIOBase):
-    """Hands on what is written, and hashes it."""
+    """Writes to a file and hashes what is written."""
 
     def __init__(self, file: IO[bytes]) -> None:
         super().__init__()
@@ -217,7 +218,7 @@ class _Hashing(io.RawIOBase):
 
 
 class _Checked(io.RawIOBase):
-    """Reads a file, hashes it, and ends when the work is to stop."""
+    """Reads a file and hashes what is read. Raises Cancelled when the work is stopped."""
 
     def __init__(self, file: IO[bytes], stop: Stop) -> None:
         super().__init__()
@@ -241,7 +242,7 @@ def _expected(file: Path) -> str:
             raise BuildError(f"there is no {file}") from None
         raise BuildError(
             f"{file} has no {beside.name} beside it",
-            hint="copy it too, or say --sha256 with the sum that you were told",
+            hint="copy it too, or give the sum that you were told: --sha256",
         ) from None
     except (OSError, ValueError) as error:
         raise BuildError(f"{beside} cannot be read: {error}") from error

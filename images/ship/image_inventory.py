@@ -1,4 +1,4 @@
-"""What an image holds: the packages of its own RPM database, and the files that no package owns."""
+"""What an image holds: the packages in its RPM database, and the files that no package owns."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from images.engine.errors import BuildError
 from images.engine.oci import Image, Layout
 from images.ship.tree import Tree, TreeEntry
 
-# EL 9 and Debian's rpm with our macro; EL 10.
+# The folder of EL 9, and of Debian's rpm with our macro; that of EL 10.
 _DATABASES = ("var/lib/rpm", "usr/lib/sysimage/rpm")
 _FIELDS = ("name", "epoch", "version", "release", "arch", "license", "vendor", "url", "sourcerpm", "sha256header")
 _QUERY = "\\t".join(f"%{{{field}}}" for field in _FIELDS) + "\\n"
-# A path may hold anything but a line break; none of rpm's does.
+# One path a line: no package of ours has a line break in a path.
 _FILES_QUERY = "[%{FILENAMES}\\n]"
 _DIGESTS_QUERY = "[%{=NAME}-%{=EPOCH}:%{=VERSION}-%{=RELEASE}.%{=ARCH}\\t%{FILENAMES}\\t%{FILEDIGESTS}\\n]"
 _NONE = "(none)"
@@ -26,7 +26,7 @@ _KEY = "gpg-pubkey"
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class RpmPackage:
-    """A package as its RPM header describes it; what the header lacks is empty. `digest` is of the header: SHA-256."""
+    """A package as its RPM header describes it; fields that it lacks are empty. `digest` is the header's SHA-256."""
 
     name: str
     epoch: str = ""
@@ -56,7 +56,7 @@ class ImageFile:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageInventory:
-    """Packages that are installed; those of which only some files are there; and files of no package. All sorted."""
+    """What an image holds: whole packages; packages of which it has some files; files of no package. All sorted."""
 
     packages: tuple[RpmPackage, ...]
     partial: tuple[RpmPackage, ...]
@@ -64,9 +64,9 @@ class ImageInventory:
 
 
 def read(layout: Layout, image: Image, repository: Path | None) -> ImageInventory:
-    """What an image holds. `repository` is a folder of the packages it was made from.
+    """What an image holds. `repository` is a folder with the packages that it was made from.
 
-    An image without an RPM database was put together from files of packages: they are known by path and content.
+    In an image without an RPM database each file is assigned to the package that has it, by path and content.
     Raises BuildError.
     """
     sandbox.require("rpm")
@@ -86,13 +86,13 @@ def read(layout: Layout, image: Image, repository: Path | None) -> ImageInventor
 
 
 def of_rpm(rpm: Path) -> RpmPackage:
-    """A package that is a file. Raises BuildError."""
+    """The package in an RPM file. Raises BuildError."""
     [package] = _query(["rpm", "-qp", "--nosignature", "--queryformat", _QUERY, rpm])
     return package
 
 
 def parse(rows: str) -> tuple[RpmPackage, ...]:
-    """Packages out of the lines of our query, sorted; imported keys, which rpm lists too, are left out."""
+    """Packages out of the lines of our query, sorted. Imported keys, which rpm lists too, are skipped."""
     found = []
     for row in rows.splitlines():
         values = ["" if value == _NONE else value for value in row.split("\t")]

@@ -1,4 +1,4 @@
-"""What is said about a release: manifest.json, SHA256SUMS, and the README of whoever receives it."""
+"""The documents of a release: manifest.json, SHA256SUMS, and the README for its users."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def source(root: Path) -> dict[str, Any]:
 
 
 def tools() -> dict[str, str]:
-    """What made the release, with its version."""
+    """The programs that made the release, with their versions."""
     return {
         **{name: capture([name, "--version"]).partition("\n")[0] for name in ("createrepo_c", "rpm", "gpg")},
         "python": platform.python_version(),
@@ -42,7 +42,7 @@ def tools() -> dict[str, str]:
 
 
 def image(compressed: CompressedImage, archive: str, sbom: str) -> dict[str, Any]:
-    """What the manifest says of an image: `archive` and `sbom` are paths in the release."""
+    """The entry of an image in the manifest. `archive` and `sbom` are paths in the release."""
     return {
         "name": compressed.name,
         "id": compressed.id,
@@ -86,7 +86,7 @@ def document(
 
 
 def files(folder: Path) -> dict[str, dict[str, Any]]:
-    """Size and SHA-256 of every file below a folder by its path there, but for signatures beside files."""
+    """Size and SHA-256 of every file below a folder, by its path there; signatures are skipped."""
     paths = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".asc")
     return {str(path.relative_to(folder)): file(path) for path in paths}
 
@@ -98,16 +98,16 @@ def file(path: Path) -> dict[str, Any]:
 
 
 def sums(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """The same as `sha256sum --check` reads it."""
+    """The sums in the format that `sha256sum --check` reads."""
     return "".join(f"{file['sha256']}  {path}\n" for path, file in sorted(found.items()))
 
 
 def readme(*, version: str, base: Base, key: Key | None, baseurl: str, images: Sequence[Mapping[str, Any]]) -> str:
-    """The README of whoever receives the release: how to see that it is whole, to install it, to load images."""
+    """The README for users of the release: how to check it, install the RPM, and load images."""
     rows = "\n".join(f"| `{one['name']}` | `{one['archive']}` | `{one['digest']}` |" for one in images)
     fingerprint = re.sub(r"(.{4})(?=.)", r"\1 ", key.fingerprint) if key else ""
     text = _TEMPLATE.read_text()
-    # Lines that are for one kind of release only begin with its name.
+    # A line that begins with `signed:` or `unsigned:` is for that kind of release only.
     kept, dropped = ("signed", "unsigned") if key else ("unsigned", "signed")
     lines = [line for line in text.splitlines() if not line.startswith(f"{dropped}:")]
     text = "\n".join(

@@ -1,4 +1,4 @@
-"""The same work on many things, side by side, until it is told to stop."""
+"""The same work on many things, on several cores, which can be stopped."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ R = TypeVar("R")
 
 
 def side_by_side(work: Callable[[T], R], things: Iterable[T], stop: Stop) -> list[R]:
-    """What `work` makes of each thing, in their order; a thread for each core.
+    """The results of `work` for each thing, in the order of the things. There is a thread for each core.
 
-    When one fails, or Ctrl-C comes, `stop` is set, nothing more is begun, and what was begun has ended before the
-    exception goes on.
+    When one call fails, or on Ctrl-C, `stop` is set and no more calls are begun. The exception is raised when those
+    that run have ended.
     """
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
         try:

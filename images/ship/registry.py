@@ -1,6 +1,6 @@
-"""Pushing packed images to a registry with skopeo, by digest first and by tag when all are there.
+"""Pushes compressed images to a registry with skopeo: all of them by digest, then all of them by tag.
 
-skopeo finds the user's login itself (`skopeo login`, or docker's), and certificates below /etc/containers/certs.d.
+skopeo finds the user's login (`skopeo login`, or docker's) and the certificates below /etc/containers/certs.d.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from images.engine.errors import BuildError, CommandFailed
 from images.engine.process import Stop
 from images.ship.compressed import CompressedImage
 
-# A host with a dot, or a port, or localhost: what Docker does not take for a user name of Docker Hub.
+# A host with a dot or a port, or localhost. Docker takes any other name for a user of Docker Hub.
 _HOST = r"(?:localhost|(?=[^/]*[.:])[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:]+\])(?::[0-9]{1,5})?"
 _PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _REGISTRY = re.compile(rf"(?P<host>{_HOST})(?P<prefix>(?:/{_PART})*)")
-# What skopeo says, and what it means to whoever pushes. The first that fits counts.
+# A pattern for skopeo's last line, what it means, and what to do. The first that fits counts.
 _MEANINGS = (
     (
         r"server gave HTTP response to HTTPS client",
@@ -29,12 +29,12 @@ _MEANINGS = (
     ),
     (
         r"x509|certificate|tls:",
-        "{host} shows a certificate that nobody here vouches for",
+        "{host} has a certificate that no authority known here has signed",
         "put its CA into /etc/containers/certs.d/{host}/ca.crt, or give --no-tls-verify",
     ),
     (
         r"unauthorized|authentication required",
-        "{host} wants a login that it accepts",
+        "{host} needs another login",
         "skopeo login {host}; REGISTRY_AUTH_FILE names another file of logins",
     ),
     (
@@ -60,7 +60,7 @@ class Registry:
     tls_verify: bool = True
 
     def by_digest(self, image: CompressedImage) -> str:
-        """The name under which exactly this image can be pulled."""
+        """The name by which this very image can be pulled, whatever tags are moved."""
         return f"{self.host}{self.prefix}/{image.repository}@{image.manifest.digest}"
 
     def by_tag(self, image: CompressedImage) -> str:
@@ -79,10 +79,10 @@ def parse(given: str, *, tls_verify: bool = True) -> Registry:
 
 
 def push(registry: Registry, images: Iterable[CompressedImage], stop: Stop, report: Callable[[str], None]) -> None:
-    """Push images; `report` is given the name by digest of each. Tags are moved when all of them are there.
+    """Push images; `report` is called with the name by digest of each. Tags are moved when all images are there.
 
-    Digests are kept: what is pulled by that name is what was packed. Blobs that the registry has are not sent again.
-    Raises BuildError, saying what the registry did, and Cancelled.
+    Digests stay the same, so that the image pulled by such a name is the one that was pushed. Blobs that the registry
+    has are not sent again. Raises BuildError, which says what the registry did, and Cancelled.
     """
     sandbox.require("skopeo")
     images = list(images)
@@ -98,7 +98,7 @@ def _copy(registry: Registry, image: CompressedImage, to: str, stop: Stop) -> No
         try:
             process.run(
                 [
-                    # It is our own folder that is read: there is no signature to ask for.
+                    # Images are read from our own folder, where there are no signatures to check.
                     *("skopeo", "--insecure-policy", "copy", "--quiet", "--preserve-digests"),
                     f"--dest-tls-verify={'true' if registry.tls_verify else 'false'}",
                     f"oci:.:{image.name}",
@@ -106,9 +106,9 @@ def _copy(registry: Registry, image: CompressedImage, to: str, stop: Stop) -> No
                 ],
                 log=log,
                 stop=stop,
-                # Its way to name a layout cannot say a path with a colon in it.
+                # In skopeo's name of a layout the path must not have a colon, so it is run in the folder.
                 cwd=image.folder,
-                # Logins are the user's.
+                # The user's logins are found by variables.
                 base_env=os.environ,
             )
         except CommandFailed as error:
@@ -125,7 +125,7 @@ def _explained(registry: Registry, image: CompressedImage, said: str, error: Bui
 
 
 def meaning(host: str, said: str) -> tuple[str, str] | None:
-    """What a registry did, and what to do about it, by skopeo's last line; None for what is not known here."""
+    """What a registry did, and what to do about it, from skopeo's last line; None for a line that fits no pattern."""
     for pattern, what, hint in _MEANINGS:
         if re.search(pattern, said, re.IGNORECASE):
             return what.format(host=host), hint.format(host=host)

@@ -1,4 +1,4 @@
-"""A release: images, a yum repository, bills of materials, sums and signatures in one folder, whole or not at all."""
+"""Makes a release: images, a yum repository, SBOMs, sums and signatures, in one folder that is whole or not there."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from images.ship.image_inventory import ImageInventory, RpmPackage
 from images.ship.parallel import side_by_side
 from images.signing import Key
 
-# What etcd's own release installs, on a base without a package of etcd.
+# The files that come from etcd's own release, on a base without a package of etcd.
 _ETCD = (
     *(f"/usr/bin/{program}" for program in etcd_release.PROGRAMS),
     *(f"{etcd_release.LICENCE_FOLDER}/{name}" for name in etcd_release.LICENCES),
@@ -37,7 +37,10 @@ _ETCD = (
 
 @dataclass(frozen=True, kw_only=True)
 class Release:
-    """What to make: of which checkout, base and images, where to, signed by whom. `baseurl` is the repository's."""
+    """What to put into a release, where to make it, and by which key to sign it.
+
+    `images` are tags. `baseurl` is the URL at which the yum repository will be served.
+    """
 
     place: Place
     base: Base
@@ -65,19 +68,20 @@ def make(release: Release, stop: Stop, report: Callable[[str], None]) -> None:
         except OSError as error:
             raise BuildError(
                 f"the release was not written: {error.filename or folder}: {error.strerror}",
-                hint=f"nothing was left of it; {release.to} is as it was",
+                hint=f"what was written is removed; {release.to} is as it was",
             ) from error
 
 
 def check_place(to: Path) -> None:
-    """Raises BuildError where a release would take the place of something else, or cannot be."""
+    """Raises BuildError when a release would replace something else, or cannot be written there."""
     if to.is_symlink() or to.exists():
         if not to.is_dir() or (any(to.iterdir()) and not (to / manifest.NAME).is_file()):
-            raise BuildError(f"{to} is there and is no release", hint="name another folder: --to")
+            raise BuildError(f"{to} exists and is no release", hint="name another folder: --to")
     elif not to.parent.is_dir():
         raise BuildError(f"there is no folder {to.parent}", hint="make it, or name another: --to")
     try:
-        # Tried, as modes do not tell: to root all is writable, but not /proc, nor what is mounted read-only.
+        # A folder is made to see whether it can be: root may write whatever modes say, but not where a mount is
+        # read-only.
         tempfile.TemporaryDirectory(dir=to.parent, prefix=f".{to.name}.").cleanup()
     except OSError as error:
         raise BuildError(
@@ -88,7 +92,7 @@ def check_place(to: Path) -> None:
 def _fill(release: Release, folder: Path, stop: Stop, report: Callable[[str], None]) -> None:
     place, base, key = release.place, release.base, release.key
     images = compressed.compress(place.layout, release.images, place.build / compressed.FOLDER, stop)
-    report(f"{len(images)} images packed")
+    report(f"{len(images)} images compressed")
     for name in ("images", "sbom"):
         (folder / name).mkdir()
     made = side_by_side(lambda image: _image(release, image, folder, stop), images, stop)
@@ -133,14 +137,14 @@ def _fill(release: Release, folder: Path, stop: Stop, report: Callable[[str], No
 def _image(
     release: Release, image: CompressedImage, folder: Path, stop: Stop
 ) -> tuple[dict[str, Any], set[RpmPackage]]:
-    """Write the archive and the bill of an image: what the manifest says of it, and the packages in it."""
+    """Write the archive and the SBOM of an image; its entry in the manifest, and the packages in it."""
     stop.check()
     layout, base = release.place.layout, release.base
     stem = f"{image.repository.replace('/', '-')}-{release.version}-{image.tag}"
     to = folder / "images" / f"{stem}.tar"
     archive.save([image], to, stop)
     built = layout.image(image.name)
-    assert built is not None, "packed a moment ago"
+    assert built is not None, "it was compressed a moment ago"
     found = image_inventory.read(layout, built, release.place.build / base.repository)
     stop.check()
     others, found = _not_packaged(base, found)
@@ -159,7 +163,7 @@ def _image(
 
 
 def _not_packaged(base: Base, found: ImageInventory) -> tuple[list[Component], ImageInventory]:
-    """etcd, where it is its project's own release; and what is left beside it."""
+    """etcd as a component where it is its project's own release; and the inventory without its files."""
     files = [file for file in found.files if file.path in _ETCD]
     if base.packaged_etcd or not files:
         return [], found
@@ -176,7 +180,7 @@ def _not_packaged(base: Base, found: ImageInventory) -> tuple[list[Component], I
 
 
 def _sign(key: Key, folder: Path, archives: Sequence[Path], stop: Stop) -> None:
-    """Sign, and look at every signature as whoever receives it will: with the public key alone."""
+    """Sign, and check every signature as a user of the release will: with the public key alone."""
     public = (folder / yum.KEY_FILE).read_bytes()
 
     def sign(file: Path) -> None:
@@ -195,10 +199,10 @@ def _created(image: CompressedImage) -> int:
 
 @contextlib.contextmanager
 def beside(to: Path) -> Iterator[Path]:
-    """A new folder beside `to`, which takes its place when the block ends well and is gone when it does not."""
+    """A new folder beside `to`, which replaces it at the end of the block; when the block raises, it is removed."""
     half, old = (to.with_name(f"{to.name}.{word}") for word in ("half", "old"))
     if old.exists() and not to.exists():
-        old.rename(to)  # killed between the two renames below
+        old.rename(to)  # a process was killed between the two renames below
     for left in (half, old):
         shutil.rmtree(left, ignore_errors=True)
     try:

@@ -1,6 +1,6 @@
-"""Bills of materials: CycloneDX 1.6 as JSON, for an image and for the RPM. Pure: values in, text out.
+"""Software bills of materials (SBOMs), CycloneDX 1.6 as JSON, of an image and of the RPM. Pure: values in, text out.
 
-The same values give the same bytes: the serial number is made of the content, and the time is that of the build.
+The same values give the same bytes: the serial number is derived from the content, and the time is that of the build.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from images.bases.base import Base
 from images.bases.debian12.spec import SOURCE_NAME
 from images.ship.image_inventory import ImageFile, ImageInventory, RpmPackage
 
-# The space of our serial numbers (RFC 9562, version 5).
+# The namespace of our serial numbers (UUIDs of version 5, RFC 9562).
 _SPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://github.com/overlayd/overlayd/bill")
 _ARCHES = {"x86_64": "amd64", "noarch": "all"}
 _VENDOR = OrganizationalEntity(name="overlayd")
@@ -43,7 +43,7 @@ def of_image(
     contents: ImageInventory,
     others: Iterable[Component] = (),
 ) -> str:
-    """The bill of an image. `digest` is its image ID, `others` what came from no package."""
+    """The SBOM of an image. `digest` is its image ID; `others` are components that came from no package."""
     subject = Component(
         type=ComponentType.CONTAINER,
         name=name,
@@ -61,7 +61,7 @@ def of_image(
 
 
 def of_rpm(package: RpmPackage, inventory: Mapping[str, Any], *, base: Base, epoch: int) -> str:
-    """The bill of overlayd's RPM: `inventory` is what rpm/inventory found in the frozen program."""
+    """The SBOM of overlayd's RPM. `inventory` is what rpm/inventory found in the frozen program."""
     subject = _package(package, base, kind=ComponentType.APPLICATION)
     subject.bom_ref.value = "rpm"
     subject.supplier = _VENDOR
@@ -87,7 +87,7 @@ def of_rpm(package: RpmPackage, inventory: Mapping[str, Any], *, base: Base, epo
 def release(
     name: str, *, version: str, url: str, sha256: str, licence: str, files: Iterable[ImageFile] = ()
 ) -> Component:
-    """A component that came as its project's own release, known by the SHA-256 of the file at `url`."""
+    """A component that is its project's own release: the file at `url`, with this SHA-256."""
     return Component(
         type=ComponentType.APPLICATION,
         name=name,
@@ -128,9 +128,9 @@ def _package(
 
 
 def _ancestor(package: RpmPackage) -> Pedigree | None:
-    """Debian's package that an RPM of the base debian12-rpm was made of: the name under which advisories know it.
+    """The package of Debian that an RPM of the base debian12-rpm was made of, by which security advisories name it.
 
-    Those RPMs state an epoch, zero too; the few that we make of nobody's files state none.
+    These RPMs state an epoch, even zero. The few RPMs that hold files of no package of Debian state none.
     """
     if not package.source.startswith(f"{SOURCE_NAME}-") or not package.epoch:
         return None
@@ -160,12 +160,12 @@ def _distribution(found: Mapping[str, Any], licence: str) -> Component:
 
 
 def _plain(name: str) -> str:
-    """Names of the index are compared in this form (PEP 503), and so are purls."""
+    """The form in which names of Python packages are compared (PEP 503), and which purls have."""
     return name.lower().replace("_", "-").replace(".", "-")
 
 
 def _linked(part: Mapping[str, Any]) -> Component:
-    """What a distribution has linked into its extension, so that no file of it is there."""
+    """A library that is linked into an extension of a distribution, and so is no file of its own."""
     return Component(
         name=part["name"],
         bom_ref=f"linked:{part['name']}",
@@ -175,7 +175,7 @@ def _linked(part: Mapping[str, Any]) -> Component:
 
 
 def _libraries(found: Iterable[Mapping[str, Any]], base: Base) -> list[Component]:
-    """The packages that libraries were copied from, each with its files."""
+    """The packages that shared libraries were copied from, each with these files."""
     files: dict[RpmPackage, list[Component]] = {}
     for library in found:
         fields = library["package"]
@@ -228,10 +228,10 @@ def _unknown(name: str) -> Component:
 
 
 def _licence(text: str) -> License:
-    """As SPDX where it is an identifier or an expression of it, else by its name.
+    """A licence as an SPDX identifier or expression where it is one, else as a name.
 
-    A LicenseRef is SPDX's way to name a licence that only the package tells (images/bases/debian12/licences.py). The
-    library knows none, and would take an expression with one for a name.
+    A LicenseRef names a licence whose text only the package has (images/bases/debian12/licences.py). The library does
+    not know these and would take an expression that holds one for a name.
     """
     words = re.sub(r"(?<=[\s)])(and|or|with)(?=[\s(])", lambda word: word[0].upper(), text)
     known = _REFERENCE.sub("MIT", words)
@@ -248,6 +248,6 @@ def _text(subject: Component, parts: Iterable[Component], epoch: int) -> str:
         serial_number=_SPACE,
     )
     bom.register_dependency(subject, bom.components)
-    # The number is of what the document says without it.
+    # The serial number is derived from the document with the namespace in its place.
     bom.serial_number = uuid.uuid5(_SPACE, JsonV1Dot6(bom).output_as_string(indent=1))
     return JsonV1Dot6(bom).output_as_string(indent=1) + "\n"

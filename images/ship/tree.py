@@ -1,6 +1,6 @@
-"""The files of an image, as its layers put one over the other; read from the layers themselves.
+"""The files of an image, read from its layers, of which each changes what the ones below it have.
 
-What a layer takes away is a file `.wh.NAME`, or `.wh..wh..opq` for all that was in a folder (image-spec, layer.md).
+A layer removes a file by a file `.wh.NAME`, and all files of a folder by `.wh..wh..opq` (image-spec, layer.md).
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import IO
 from images.engine.layers import OPAQUE, WHITEOUT
 
 _CHUNK = 1 << 20
-_MOST_LINKS = 40  # as the kernel's own limit
+_MOST_LINKS = 40  # the limit of the kernel too
 
 
 @dataclass(frozen=True, kw_only=True)
 class TreeEntry:
-    """A file of an image. A regular one has its content in `layer` at `offset`, `size` bytes; a link has a `target`."""
+    """A file of an image. A regular one has its content in `layer`, `size` bytes at `offset`; a link has a `target`."""
 
     kind: bytes
     layer: Path
@@ -35,7 +35,7 @@ class TreeEntry:
 
 
 class Tree:
-    """The files of an image by their path, without a slash before it."""
+    """The files of an image by their path, which begins without a slash."""
 
     def __init__(self, layers: Iterable[Path]) -> None:
         """`layers` are uncompressed tars, the lowest first. Raises OSError and tarfile.TarError."""
@@ -53,7 +53,7 @@ class Tree:
         return ((path, entry) for path, entry in self.files() if posixpath.dirname(path) == folder)
 
     def real(self, path: str) -> str:
-        """The path with links among its folders followed: `/bin/sh` is `usr/bin/sh` where /bin is a link."""
+        """The path with links to folders resolved: `/bin/sh` is `usr/bin/sh` where /bin is a link to usr/bin."""
         folder, name = posixpath.split(path.strip("/"))
         return posixpath.join(self._folder(folder, 0), name)
 
@@ -83,7 +83,7 @@ class Tree:
                 elif name.startswith(WHITEOUT):
                     gone.add(posixpath.join(folder, name.removeprefix(WHITEOUT)))
                 elif member.islnk():
-                    # A second name of a file that came before it, in this layer or a lower one.
+                    # A hard link to a file that came before it in this layer, or is in a lower one.
                     first = posixpath.normpath(member.linkname).strip("/")
                     here[path] = here.get(first) or self._entries[first]
                 elif path not in ("", "."):
@@ -94,7 +94,7 @@ class Tree:
                         size=member.size,
                         target=member.linkname,
                     )
-        # What was a folder and is none any more has nothing in it either.
+        # Where a folder was replaced by something else, the files that were in it are gone too.
         gone |= {path for path, entry in here.items() if entry.kind != tarfile.DIRTYPE}
         self._entries = {
             path: entry

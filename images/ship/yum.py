@@ -1,4 +1,4 @@
-"""A yum repository of the RPMs, its metadata signed, with the file that a host puts into /etc/yum.repos.d."""
+"""Makes a yum repository of the RPMs, with signed metadata and a file for /etc/yum.repos.d of a host."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from images.signing import Key
 
 KEY_FILE = "RPM-GPG-KEY-overlayd"
 REPO_FILE = "overlayd.repo"
-# Where a copied release is expected when nobody said where it will be served.
+# The place that overlayd.repo names when no URL was given: a copy of the release on the host.
 BASEURL = "file:///srv/overlayd/yum"
 _URL = re.compile(r"(?:https?|ftp|file)://[!-~]+")
 
 
 def checked(baseurl: str) -> str:
-    """A URL that a repository can be served at, without a slash at its end. Raises BuildError."""
+    """A URL at which a repository can be served, without a slash at its end. Raises BuildError for any other text."""
     if not _URL.fullmatch(baseurl):
         raise BuildError(
             f"--baseurl={baseurl!r} is no URL of a repository", hint="allowed: http, https, ftp and file, as yum reads"
@@ -30,7 +30,7 @@ def checked(baseurl: str) -> str:
 
 
 def repo_file(baseurl: str) -> str:
-    """The text of overlayd.repo. Packages and metadata are refused without a good signature, in any case."""
+    """The text of overlayd.repo, by which yum refuses packages and metadata without a good signature."""
     return f"""\
 # baseurl is where the folder that holds this file is served; gpgkey is below it.
 [overlayd]
@@ -44,10 +44,10 @@ gpgkey={baseurl}/{KEY_FILE}
 
 
 def make(rpms: Sequence[Path], to: Path, *, epoch: int, key: Key | None, baseurl: str) -> None:
-    """Make the repository in `to`, of copies of the RPMs. Without a key nothing is signed and no key is there.
+    """Make the repository in `to`, of copies of the RPMs. Without a key nothing is signed.
 
-    `epoch`, in Unix seconds, is the time in the metadata and of the files: the same RPMs give the same bytes but for
-    what a signature changes. Raises BuildError.
+    `epoch`, in Unix seconds, is the time in the metadata and of the files: the same RPMs give the same bytes, apart
+    from signatures. Raises BuildError.
     """
     sandbox.require("createrepo_c")
     to.mkdir()

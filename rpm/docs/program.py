@@ -131,7 +131,7 @@ def settings() -> tuple[Setting, ...]:
 
 
 def _setting(option: Field[Any]) -> Setting:
-    names = (option.name, *option.metadata["also"])
+    names = (option.name, *option.metadata["other_names"])
     return Setting(
         name=option.name,
         flags=tuple(f"--{name.replace('_', '-')}" for name in names),
@@ -140,7 +140,7 @@ def _setting(option: Field[Any]) -> Setting:
         help=option.metadata["help"],
         default=_shown(option.default),
         allowed=allowed(option),
-        many=option.metadata["many"] and option.metadata["between"] is not None,
+        many=option.metadata["many"] and option.metadata["separator"] is not None,
     )
 
 

@@ -1,9 +1,9 @@
-"""Freeze the daemon. Runs in the builder image, without a network, standard library only.
+"""Freezes the daemon. Runs in the builder image, without a network, with the standard library only.
 
-    freeze.py venv WHEELHOUSE REQUIREMENTS VENV       install PyInstaller and what the daemon imports, hashes checked
-    freeze.py program DAEMON VENV INSTALLED OUT       OUT: the program as it goes to INSTALLED on a host
+    freeze.py venv WHEELHOUSE REQUIREMENTS VENV       install PyInstaller and the daemon's libraries, hashes checked
+    freeze.py program DAEMON VENV INSTALLED OUT       OUT: the program, to be installed at INSTALLED
 
-It is called as a module, `python -m rpm.freeze.freeze`, in the folder that holds rpm/. OUT is complete or not there.
+It is called as a module, `python -m rpm.freeze.freeze`, in the folder that holds rpm/. OUT is whole or not there.
 The same input gives the same bytes.
 """
 
@@ -20,17 +20,17 @@ from rpm.freeze.private_libc import make_private
 
 HERE = Path(__file__).resolve().parent
 PROGRAM = "overlayd"
-# Compiled modules and cached wheels hold the time they were made.
+# Compiled modules and cached wheels hold the time of their making.
 _NOTHING_DATED = {"PYTHONDONTWRITEBYTECODE": "1", "PIP_NO_CACHE_DIR": "1"}
-# Sets and dictionaries of strings are written into compiled modules in the order of their hashes.
+# Compiled modules hold sets of strings in the order of their hashes.
 HASH_SEED = "1"
 
 
 def make_venv(wheelhouse: Path, requirements: Path, place: Path) -> None:
     """Install the requirements from the wheelhouse into a new virtual environment at `place`."""
     venv.create(place, clear=True, symlinks=True, with_pip=True)
-    # etcd3 comes as source only, and what builds it must be there first. The wheelhouse's files had their hashes
-    # checked when they were fetched, this one too.
+    # etcd3 comes as source and setuptools builds it, so that is installed first. The hashes of all files of the
+    # wheelhouse were checked when they were fetched.
     _pip(place, wheelhouse, next(iter(wheelhouse.glob("setuptools-*.whl"))))
     _pip(place, wheelhouse, "--require-hashes", "--no-build-isolation", "--use-pep517", "--requirement", requirements)
 
@@ -43,14 +43,14 @@ def _pip(place: Path, wheelhouse: Path, *what: str | Path) -> None:
             *("--no-index", "--find-links", wheelhouse, "--no-deps", *what),
         ],
         check=True,
-        # The build machine's pip settings may name places that this container does not have.
+        # pip's settings on the build machine may name folders that this container does not have.
         env={"PATH": os.environ["PATH"], "PIP_CONFIG_FILE": os.devnull, "HOME": "/nonexistent", **_NOTHING_DATED},
     )
 
 
 def freeze(daemon: Path, venv_place: Path, installed: Path, out: Path) -> None:
-    """Make `out`, the folder that is installed as `installed`."""
-    # A fixed name: it is written into the program.
+    """Freeze the program into the folder `out`, which is to be installed at `installed`."""
+    # The name is always the same, as the program holds it.
     work = out.with_name(f".{out.name}.work")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()

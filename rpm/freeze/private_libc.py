@@ -1,7 +1,7 @@
-"""Give a frozen program its own loader and C library, so that one build runs on every host of its architecture.
+"""Gives a frozen program its own loader and C library, so that one build runs on every host of its architecture.
 
-A program linked on one release needs that release's glibc or a newer one. Copied beside the program, the libraries it
-was linked with come along; the program names its loader by an absolute path, so it works where it will be installed.
+A program needs the glibc of the release that it was linked on, or a newer one. So that glibc is copied beside it. The
+program names its loader by an absolute path, and runs only where it is to be installed.
 Runs in the builder image: standard library only.
 """
 
@@ -18,13 +18,13 @@ _ELF = b"\x7fELF"
 
 
 class MissingLibrary(RuntimeError):
-    """A library that something of the program needs is neither in its folder nor on this machine."""
+    """A library that the program or one of its libraries needs is neither in its folder nor on this machine."""
 
 
 def make_private(folder: Path, program: str, installed: Path, patchelf: Path) -> list[str]:
     """Copy loader and C libraries to `folder`/_internal and make `folder`/`program` use them once it is at `installed`.
 
-    Returns the names of what was copied. Afterwards the program runs only from `installed`. Raises MissingLibrary,
+    Returns the names of the copied files. Afterwards the program runs only from `installed`. Raises MissingLibrary,
     CalledProcessError.
     """
     internal = folder / "_internal"
@@ -35,7 +35,7 @@ def make_private(folder: Path, program: str, installed: Path, patchelf: Path) ->
     for name in copied:
         shutil.copyfile(wanted[name], internal / name)
         (internal / name).chmod(0o755)
-    # RPATH, not RUNPATH: it also counts for what the libraries themselves need.
+    # RPATH and not RUNPATH, as it holds for the libraries' own dependencies too.
     subprocess.run(
         [
             patchelf,
@@ -67,7 +67,7 @@ def _interpreter(program: Path, patchelf: Path) -> Path:
 
 
 def _libraries(file: Path, *, loader: Path, internal: Path) -> dict[str, Path]:
-    """All that a program or library loads, directly or not, and where this machine's loader finds it."""
+    """The libraries that a program or library loads, directly or not, with the files that this loader finds."""
     said = subprocess.run(
         [loader, "--library-path", internal, "--list", file], check=False, capture_output=True, text=True
     )

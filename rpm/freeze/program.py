@@ -1,4 +1,4 @@
-"""What PyInstaller starts from: the program `overlayd`, under whichever name it is called."""
+"""The script that PyInstaller freezes: the program `overlayd`, which may be called by another name too."""
 
 import sys
 

@@ -1,10 +1,10 @@
-"""What the frozen program is made of. Runs in the freezer image, on its Python: PyInstaller reads its own archives.
+"""Collects what the frozen program is made of. Runs in the freezer image, where PyInstaller can read its archives.
 
     python -m rpm.inventory.collect FROZEN WHEELHOUSE PARTS OUT    OUT: a JSON file, the same bytes for the same input
 
-Every module and file of FROZEN is given to what it came from: a distribution of the virtual environment, Python, a
-package of this image, overlayd itself. What comes from none of these is named in `unknown`, never left out. PARTS is
-rpm/licenses/parts.toml, which tells the licences of all that was found; what it does not know stops the build.
+Every module and file of FROZEN is assigned to its origin: a distribution of the virtual environment, Python, a package
+of this image, or overlayd itself. A file of none of these is named in `unknown`. PARTS is rpm/licenses/parts.toml with
+the licences of all that was found; a part that it lacks stops the build.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from rpm.inventory import parts
 PROGRAM = "overlayd"
 INTERNAL = "_internal"
 _FIELDS = ("name", "epoch", "version", "release", "arch", "license", "vendor", "sourcerpm", "sha256header")
-# PyInstaller's own: the bootloader's first scripts, and the hooks it runs before the program.
+# Modules of PyInstaller itself: scripts of the bootloader, and hooks that run before the program.
 _PYINSTALLER = re.compile(r"pyi(boot|mod|_rth_)")
 
 
 def inventory(frozen: Path, wheelhouse: Path, table: parts.Table) -> dict[str, Any]:
-    """Everything in the folder of the frozen program, by where it came from. Raises UnknownPart."""
+    """The content of the folder of the frozen program, by its origin. Raises UnknownPart."""
     owners = _recorded()
     used: Counter[str] = Counter()
     unknown: list[str] = []
     standard: set[str] = set()
-    # Folders without an __init__.py are modules too, with nothing in them.
+    # A folder without an __init__.py is an empty module (a namespace package).
     namespaces = {str(folder) for file in owners for folder in Path(file).parents}
     for module in _modules(frozen / PROGRAM):
         owner = _owner(module, owners)
@@ -53,7 +53,9 @@ def inventory(frozen: Path, wheelhouse: Path, table: parts.Table) -> dict[str, A
         if name in owners:
             used[owners[name]] += 1
         elif name == "base_library.zip":
-            standard.add(name)  # PyInstaller's: the part of the standard library that the interpreter starts with
+            standard.add(
+                name
+            )  # the modules of the standard library with which the interpreter starts, packed by PyInstaller
         elif (package := _package_of(path)) is not None:
             libraries.append({"file": name, **package})
         else:
@@ -71,9 +73,9 @@ def inventory(frozen: Path, wheelhouse: Path, table: parts.Table) -> dict[str, A
 
 
 def _linked(folder: Path) -> set[str]:
-    """The folders `third_party/<name>` that compiled extensions name: sources that their projects took from others.
+    """The names in paths `third_party/<name>/` that compiled extensions hold: sources that a project took from others.
 
-    Not all of them: only files with an assertion or a log message leave their name.
+    Some are missed: a path is in the extension only when the file has an assertion or a log message.
     """
     names = (re.findall(rb"third_party/([A-Za-z0-9_-]+)/", path.read_bytes()) for path in folder.rglob("*.so"))
     return {name.decode() for found in names for name in found}
@@ -93,7 +95,7 @@ def _modules(program: Path) -> Iterator[str]:
 
 
 def _recorded() -> dict[str, str]:
-    """The distribution of every file of the virtual environment, by its path below site-packages."""
+    """The distribution of each file of the virtual environment, by its path below site-packages."""
     return {str(file): found.metadata["Name"] for found in metadata.distributions() for file in (found.files or ())}
 
 
@@ -118,7 +120,7 @@ def _distribution(name: str, parts: int, wheelhouse: Path) -> dict[str, Any]:
 
 
 def _package_of(path: Path) -> dict[str, Any] | None:
-    """The package that a library of the C world, or of Python's own, was copied from; None when there is none."""
+    """The package that a shared library or an extension of Python was copied from; None when there is none."""
     for place in _places(path):
         query = "".join(f"%{{{field}}}\\t" for field in _FIELDS)
         said = subprocess.run(

@@ -1,10 +1,10 @@
-"""The licence texts of all that the RPM bundles. Runs in the freezer image, on its Python: standard library only.
+"""Collects the licence texts of all parts of the RPM. Runs in the freezer image with the standard library only.
 
     python -m rpm.inventory.licences INVENTORY TEXTS OUT
 
-INVENTORY is what collect.py wrote, TEXTS is rpm/licenses. OUT, which is made, has a folder `texts` for
-/usr/share/licenses/overlayd, with a folder for each part, and the file `expression`: the RPM's License field.
-A part without a text stops the build by its name.
+INVENTORY is the file that collect.py wrote, TEXTS is rpm/licenses. OUT is a new folder. It has a folder `texts`, for
+/usr/share/licenses/overlayd, with a folder for each part; and a file `expression`, the RPM's License field. When a part
+has no text, the build stops and names it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 from rpm.inventory import parts
 from rpm.inventory.parts import Part
 
-# What Debian's copyright files refer to for whole texts.
+# Where Debian's copyright files say that the whole text of a licence is.
 _COMMON = Path("/usr/share/common-licenses")
 _REFERENCE = re.compile(rf"{_COMMON}/([A-Za-z0-9][A-Za-z0-9.-]*[A-Za-z0-9])")
 _NAMES = re.compile(r"(LICEN[CS]E|COPYING|NOTICE|AUTHORS)", re.IGNORECASE)
@@ -38,11 +38,11 @@ The package's License field joins all of them. Each part's texts are in the fold
 
 
 class NoText(RuntimeError):
-    """Parts of which there is no licence text. The message names them."""
+    """Some parts have no licence text. The message names them."""
 
 
 def collect(inventory: dict[str, Any], texts: Path, out: Path) -> None:
-    """Make `out`. Raises NoText."""
+    """Make the folder `out`. Raises NoText."""
     found = [Part(**part) for part in inventory["parts"]]
     place = out / "texts"
     place.mkdir(parents=True)
@@ -73,7 +73,7 @@ def _of_packages(part: Part) -> list[Path]:
     """The licence files of those of a part's packages that are installed here, each once."""
     found: list[Path] = []
     for package in part.packages:
-        # --licensefiles alone would list a package's links to folders of others, not what is in these.
+        # A licence file may be a link to a folder of another package: its files are taken.
         said = subprocess.run(
             ["rpm", "--query", "--licensefiles", package], capture_output=True, text=True, check=False
         )
@@ -91,12 +91,12 @@ def _of_distribution(name: str) -> Iterator[Path]:
 
 
 def _free(folder: Path, source: Path) -> str:
-    """A file's name, with its folder's where another of the same name is there already."""
+    """A name for a file that is free in `folder`: its own, else that of its folder and its own."""
     return source.name if not (folder / source.name).exists() else f"{source.parent.name}-{source.name}"
 
 
 def _common(place: Path) -> None:
-    """Copy the whole texts that copyright files name, from where they are on Debian."""
+    """Copy the whole texts that Debian's copyright files refer to."""
     named = {name for file in sorted(place.rglob("copyright")) for name in _REFERENCE.findall(file.read_text())}
     folder = place / _COMMON.name
     for name in sorted(named):
@@ -106,7 +106,7 @@ def _common(place: Path) -> None:
 
 
 def _link_twins(place: Path) -> None:
-    """Make each text that another file has a link to that, best to one in common-licenses."""
+    """Replace each text that another file has too by a link to that, if possible to one in common-licenses."""
     first: dict[bytes, Path] = {}
     files = (path for path in place.rglob("*") if path.is_file())
     for path in sorted(files, key=lambda path: (path.parent.name != _COMMON.name, path)):

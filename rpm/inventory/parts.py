@@ -1,7 +1,7 @@
-"""The parts that the RPM bundles, what is linked into them included, and the licences of all. Pure: values in and out.
+"""The parts that the RPM bundles, also those that are linked into others, and their licences. Pure: values in and out.
 
-rpm/licenses/parts.toml tells the licences. Whatever an inventory names and that table does not is an error.
-Read in the freezer image too: standard library only.
+The licences are in rpm/licenses/parts.toml. A part of an inventory that is not in that table is an error. This module
+is imported in the freezer image too: standard library only.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ OWN = "Apache-2.0"
 
 
 class UnknownPart(ValueError):
-    """Something is bundled of which the table does not tell the licences. The message names all of it."""
+    """Parts are bundled that the table of licences lacks. The message names all of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """A row of the table. `source` is the name of its folder in the sources of what it is inside of."""
+    """A row of the table. `inside` names the distribution that it is linked into, `source` its folder there."""
 
     name: str
     spdx: str
@@ -34,14 +34,14 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """All rows, and the versions for which those with `inside` hold."""
+    """All rows; and for those with `inside` the versions of distributions that they are true of."""
 
     parts: tuple[Part, ...]
     versions: Mapping[str, str]
 
 
 def load(text: str) -> Table:
-    """The table out of parts.toml."""
+    """The table in the text of parts.toml."""
     found = tomllib.loads(text)
     rows: list[dict[str, Any]] = [
         {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()} for row in found["part"]
@@ -50,7 +50,7 @@ def load(text: str) -> Table:
 
 
 def bundled(inventory: Mapping[str, Any], table: Table) -> list[Part]:
-    """The rows of the table that hold for an inventory, sorted by name. Raises UnknownPart."""
+    """The rows of the table for the parts of an inventory, sorted by name. Raises UnknownPart."""
     distributions = {plain(found["name"]): found["version"] for found in inventory["distributions"]}
     packages = {found["package"]["name"] for found in inventory["libraries"]}
     parts = [part for part in table.parts if _holds(part, distributions, packages)]
@@ -67,7 +67,7 @@ def expression(parts: Iterable[Part]) -> str:
 
 
 def clauses(spdx: str) -> list[str]:
-    """What AND joins in an expression; a choice is in parentheses."""
+    """The clauses that AND joins in an expression; a clause with OR is in parentheses."""
     parts = re.split(r" AND (?![^(]*\))", spdx)
     return [f"({part})" if " OR " in part and not part.startswith("(") else part for part in parts]
 

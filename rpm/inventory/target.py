@@ -1,4 +1,4 @@
-"""The targets that take stock of the frozen program: for the RPM's bill of materials, its licences and their texts."""
+"""The targets that find out what the frozen program is made of: for the RPM's SBOM, and for its licence texts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rpm import container, source
 NAME = "rpm.inventory"
 LICENCES_NAME = "rpm.licences"
 INVENTORY = Path("rpm/inventory.json")
-# The folder `texts`, and the file `expression`.
+# It has a folder `texts` and a file `expression`.
 LICENCES = Path("rpm/licenses")
 _MADE = "/inventory.json"
 _MADE_LICENCES = "/licenses"
@@ -19,7 +19,7 @@ _CODE = Path("rpm/inventory")
 
 
 def targets(base: Base, *, frozen: Path, wheelhouse: Path, python: str) -> tuple[Target, Target]:
-    """`frozen` and `wheelhouse` are below the build folder; `python` is the interpreter of the freezer image."""
+    """Both targets. `frozen` and `wheelhouse` are below the build folder; `python` is that of the freezer image."""
     code = [Path("rpm/__init__.py"), *(_CODE / name for name in ("__init__.py", "parts.py"))]
     run = f"cd {container.CHECKOUT} && {python} -m rpm.inventory"
     inventory = container.target(

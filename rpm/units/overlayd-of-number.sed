@@ -1,5 +1,5 @@
-# Makes overlayd@.service, the daemon of another network than 0, of overlayd.service: `systemctl enable --now overlayd@1`.
-# Docker's default bridge is network 0's, and docker waits for that one only.
+# Makes overlayd@.service out of overlayd.service, for networks with another number than 0: `systemctl enable --now
+# overlayd@1`. Docker's default bridge belongs to network 0, and docker waits for that daemon only.
 s|^Description=.*|Description=Overlay network %i of this host, beside that of overlayd.service|
 /^# docker takes its bridge's address/d
 /^Before=docker.service$/d

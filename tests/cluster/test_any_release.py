@@ -1,8 +1,8 @@
-"""One RPM for every release: installed by rpm and run where the C library is older, and where it is newer, than ours.
+"""One RPM for all releases: it is installed and runs where the C library is older and where it is newer than ours.
 
-Debian's releases stand for EL's: what counts is the C library (2.31, and 2.41; EL 8 to 10 have 2.28, 2.34, 2.39), and
-the rpm that has to read the package (4.16, 4.20). Debian's rpm knows none of Debian's packages, so that it is told not
-to look for what ours requires.
+Debian's releases stand in for EL's. What matters is the C library (2.31 and 2.41; EL 8 to 10 have 2.28, 2.34, 2.39)
+and the rpm that has to read the package (4.16, 4.20). Debian's rpm does not know Debian's packages, so it must not
+check dependencies.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ RELEASES = {"older": roots.OLDER, "newer": roots.NEWER}
 RPM = "/root/overlayd.rpm"
 TOLD = Path("run/told")
 PROGRAMS = "/usr/local/sbin"
-# It tells what it was given, and which files it has mapped; then it answers, or steps aside for the real one.
+# It records its environment and which files it has mapped; then it answers, or executes the real program.
 WRAPPER = f"""\
 #!/bin/sh
 name=${{0##*/}}
 {{ env; cat /proc/$$/maps; }} >/{TOLD}/$name.new
 mv /{TOLD}/$name.new /{TOLD}/$name
 """
-# What the daemon runs on a host, and what its extension backend runs. There is neither systemd nor docker: these say
-# that docker runs, on another address than the lease, and has a container, so that it may not be restarted.
+# The programs that the daemon and its extension backend run. There is neither systemd nor docker: these stand-ins say
+# that docker runs with another address than the lease and has a container, so that it may not be restarted.
 CHILDREN = {
     **{name: f'exec /usr/sbin/{name} "$@"' for name in ("iptables", "iptables-save", "iptables-restore")},
     "systemctl": "printf '%s\\n' LoadState=loaded ActiveState=active UnitFileState=enabled Job=0 "
@@ -63,20 +63,20 @@ class Installed:
         return subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
 
     def say(self, *argv: str, **variables: str) -> str:
-        """What a command prints that must succeed, and complain of nothing."""
+        """The output of a command, which must succeed without an error message."""
         done = self.run(*argv, **variables)
         assert (done.returncode, done.stderr) == (0, ""), done
         return done.stdout
 
     def transaction(self, what: str, package: str) -> None:
-        """Let rpm install, upgrade or erase; it succeeds, and so does every scriptlet."""
+        """Let rpm install, upgrade or erase; asserts that it and every scriptlet succeed."""
         done = self.run("rpm", what, "--nodeps", package)
         assert done.returncode == 0, done
         assert "scriptlet" not in done.stderr, done
 
     @contextmanager
     def daemon(self, **variables: str) -> Iterator[None]:
-        """The daemon, for the length of the block; with wrappers around all children, which tell anew."""
+        """Run the daemon during the block, with wrappers around all its children that record again what they get."""
         (self.root / TOLD).mkdir(parents=True, exist_ok=True)
         for old in (self.root / TOLD).iterdir():
             old.unlink()
@@ -85,11 +85,11 @@ class Installed:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(WRAPPER + answer)
             path.chmod(0o755)
-        # Not the last one's. It is the first process of its namespace: a signal before it asks for any would be lost.
+        # Not the last run's status. The daemon is process 1 of its namespace: a signal before it has a handler is lost.
         self._status.unlink(missing_ok=True)
         words = roots.command(self.root, ["overlayd", "run", "--resync-s=1"], variables=variables)
         with (self.root / "root/log").open("ab") as log:
-            # A session of its own: the sandbox's helpers are signalled with it.
+            # A session of its own, so that the signal reaches the sandbox's helpers too.
             child = subprocess.Popen([*self.host.enter, *words], stdout=log, stderr=log, start_new_session=True)
         try:
             eventually("the daemon is ready", lambda: self._ready(child), timeout_s=30)
@@ -99,7 +99,7 @@ class Installed:
             child.wait(20)
 
     def told(self, name: str) -> str:
-        """What a child told of itself."""
+        """What a child recorded."""
         path = self.root / TOLD / name
         return eventually(f"{name} was run", lambda: path.read_text() if path.exists() else "", timeout_s=20)
 
@@ -110,7 +110,7 @@ class Installed:
 
 @pytest.fixture(scope="module", params=list(RELEASES))
 def installed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
-    """The package, installed by the release's own rpm, and nothing yet running."""
+    """The package, installed by the release's rpm; the daemon does not run yet."""
     release = RELEASES[request.param]
     try:
         roots.cached(release)
@@ -128,20 +128,20 @@ def installed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 
 
 def glibc(text: str) -> tuple[int, ...]:
-    """The version in what a C library says of itself."""
+    """The version in a C library's own description."""
     found = re.search(r"GNU C Library .* version (\d+)\.(\d+)", text)
     assert found is not None, text
     return tuple(map(int, found.groups()))
 
 
-def test_the_c_library_there_is_another_one(installed: Installed, request: pytest.FixtureRequest) -> None:
+def test_the_release_has_another_c_library(installed: Installed, request: pytest.FixtureRequest) -> None:
     ours = glibc((ROOT / "build" / FROZEN / "_internal/libc.so.6").read_bytes().decode(errors="replace"))
     there = glibc(installed.say("sh", "-c", "/lib/x86_64-linux-gnu/libc.so.6"))
     assert there < ours if "older" in request.node.name else there > ours
 
 
 def test_every_file_is_as_it_was_packed(installed: Installed) -> None:
-    # But for the settings, which the fixture wrote.
+    # Except for the settings, which the fixture wrote.
     done = installed.run("rpm", "--verify", "--nodeps", "overlayd")
     assert (done.stdout.split(), done.stderr) == (["S.5....T.", "c", "/etc/sysconfig/overlayd"], "")
 
@@ -177,7 +177,7 @@ def test_children_get_the_users_library_path(installed: Installed) -> None:
 
 @contextmanager
 def extension(installed: Installed, **variables: str) -> Iterator[None]:
-    """The daemon with a program of the host's own; vxlan again at the end. No running daemon begins with commands."""
+    """The daemon with a program of the host; at the end vxlan again. A running daemon does not change to commands."""
     command = f"{PROGRAMS}/extension"
     installed.lab.configure({"Type": "extension", "PostStartupCommand": command, "ShutdownCommand": command})
     try:
@@ -190,14 +190,14 @@ def extension(installed: Installed, **variables: str) -> Iterator[None]:
 
 
 def assert_children_have_their_own_libraries(installed: Installed, *, path: str | None) -> None:
-    """All children were given that library path and none of our variables, and have none of our files mapped."""
+    """Assert that all children got that library path and none of our variables, and have none of our files mapped."""
     for name in CHILDREN:
         if name != "extension":
             assert_a_child_has_its_own_libraries(installed, name, path=path)
 
 
 def assert_a_child_has_its_own_libraries(installed: Installed, name: str, *, path: str | None) -> None:
-    """The same of one."""
+    """Assert the same of one child."""
     wanted = [] if path is None else [f"LD_LIBRARY_PATH={path}"]
     told = installed.told(name)
     assert [line for line in told.splitlines() if line.startswith(("LD_", "_PYI_", "PYTHON"))] == wanted, name
@@ -207,7 +207,7 @@ def assert_a_child_has_its_own_libraries(installed: Installed, name: str, *, pat
 
 @pytest.mark.parametrize("systemd", ["missing", "failing"])
 def test_no_scriptlet_fails_a_transaction(installed: Installed, systemd: str) -> None:
-    """Whatever systemd's and firewalld's programs answer: packages come and go all the same."""
+    """Whatever the programs of systemd and firewalld answer, the package can be installed and erased."""
     stubs = [installed.root / "usr/bin" / name for name in ("systemctl", "systemd-tmpfiles", "firewall-cmd")]
     booted = installed.root / "run/systemd/system"
     for old in (installed.root / "usr/local/sbin").glob("*"):
@@ -223,7 +223,7 @@ def test_no_scriptlet_fails_a_transaction(installed: Installed, systemd: str) ->
         settings = installed.root / "etc/sysconfig/overlayd"
         assert left_behind(installed.root) == {"etc/sysconfig/overlayd.rpmsave"}
         installed.transaction("--install", RPM)
-        # As it was, for the next one.
+        # As before, for the next test.
         settings.with_name("overlayd.rpmsave").rename(settings)
     finally:
         for path in stubs:
@@ -232,5 +232,5 @@ def test_no_scriptlet_fails_a_transaction(installed: Installed, systemd: str) ->
 
 
 def left_behind(root: Path) -> set[str]:
-    """What bears our name in a root."""
+    """The files in a root whose names contain ours."""
     return {str(path.relative_to(root)) for path in root.rglob("*overlayd*") if path.name != Path(RPM).name}

@@ -1,4 +1,4 @@
-"""The local repository of the base under test: what its packages bring, who can change it, and yum and rpm inside."""
+"""The local repository of the base under test: what its packages bring, tampering, and yum and rpm inside."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = [
     pytest.mark.lane("builds"),
 ]
 LOADER = "/lib64/ld-linux-x86-64.so.2"
-# What a package's name brings at most, and a program of it. Debian 12 has some 240 packages in the repository.
+# A package, a program of it, and how many packages its installation may bring. Debian 12's repository has about 240.
 SINGLE = {
     "iproute": (60, "/usr/bin/ip"),
     "openssh-server": (110, "/usr/sbin/sshd"),
@@ -45,7 +45,7 @@ def step(debian: Base, tmp_path: Path) -> Iterator[Step]:
     with a_step(tmp_path / "s", debian.repository_targets(debian)[-1]) as found:
         for path, link in ((debian.repository, ["--link"]), (debian.keys, [])):
             (found.build / path).parent.mkdir(parents=True, exist_ok=True)
-            # Hard links of 200 MB of packages: a test may replace them, and never writes into one.
+            # Hard links to 200 MB of packages: a test may replace a file, but must not write into one.
             command("cp", "--archive", *link, ROOT / "build" / path, found.build / path)
         yield found
 
@@ -55,7 +55,7 @@ def packages(root: Path, dbpath: str = "/var/lib/rpm") -> set[str]:
 
 
 @pytest.mark.parametrize("name", SINGLE)
-def test_a_package_brings_every_library_that_its_programs_need_and_not_everything(
+def test_a_package_brings_the_libraries_that_its_programs_need_and_few_others(
     step: Step, debian: Base, tmp_path: Path, name: str
 ) -> None:
     most, program = SINGLE[name]
@@ -94,7 +94,7 @@ def change_metadata(repository: Path, _: Path) -> None:
 
 
 def index_again(repository: Path, scratch: Path) -> None:
-    """Whoever changes a package and makes matching metadata has no key to sign it with."""
+    """Change a package and make matching metadata, as somebody does who has no key to sign it."""
     signature = repository / "repodata/repomd.xml.asc"
     kept = shutil.copy(signature, scratch / "kept")
     change_package(repository, scratch)
@@ -107,7 +107,7 @@ def remove_signature(repository: Path, _: Path) -> None:
 
 
 def sign_otherwise(repository: Path, scratch: Path) -> None:
-    """… or another one, and puts it beside the packages."""
+    """Sign with another key, and put that key beside the packages."""
     (repository / "repodata/repomd.xml.asc").unlink()
     with gnupg(scratch / "g") as ring:
         ring.make("mallory")
@@ -115,7 +115,7 @@ def sign_otherwise(repository: Path, scratch: Path) -> None:
         (repository / "keys.asc").write_bytes(ring.public("mallory"))
 
 
-# What was done, and what dnf says to it.
+# The manipulation, and dnf's message about it.
 TAMPERED: dict[Callable[[Path, Path], None], str] = {
     change_package: "incorrect checksum",
     change_metadata: "GPG signature verification error: Bad GPG signature",
@@ -137,7 +137,7 @@ def test_a_repository_that_was_tampered_with_is_refused(
 
 
 def test_a_two_stage_root_has_the_database_of_the_rpm_inside(step: Step, debian: Base, tmp_path: Path) -> None:
-    # This machine's rpm is told of one place, the base's own knows another: whoever wrote it is seen by where it is.
+    # This machine's rpm and the base's own rpm have the database in different places, so its place shows who wrote it.
     outer = "/usr/lib/sysimage/outer"
     base = dataclasses.replace(debian, rpm_dbpath=outer, bootstrap=("dnf", "yum", "rpm", "gnupg2", "bash", "coreutils"))
     root = tmp_path / "root"

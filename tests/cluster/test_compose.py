@@ -1,4 +1,4 @@
-"""compose/compose.yaml, as a user would start it."""
+"""compose/compose.yaml, started as a user starts it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ def test_compose_starts_hosts_whose_containers_reach_each_other(composed: dict[s
     assert ping(second.in_probe, addresses["host1"], count=3).lost == 0
 
 
-def test_no_secret_is_in_what_docker_inspect_shows_or_where_it_is_not_for(composed: dict[str, Machine]) -> None:
+def test_docker_inspect_shows_no_secret_and_each_secret_is_only_where_it_is_needed(
+    composed: dict[str, Machine],
+) -> None:
     host = composed["host1"]
     leases.wait_for(host)
     assert sorted(host.run("ls", "/etc/overlayd").split()) == ["ca.pem", "etcd-password"]
@@ -56,7 +58,7 @@ def test_no_secret_is_in_what_docker_inspect_shows_or_where_it_is_not_for(compos
     host.container.reload()
     assert password not in json.dumps(host.container.attrs)
     assert password not in host.shell("journalctl --no-pager --unit=overlayd; cat /run/overlayd/*; ps -ef")
-    # Nobody without a login is told anything; a host cannot write the network config.
+    # Without a login nothing can be read; a host cannot write the network config.
     flags = f"--config-file=/dev/null --etcd-endpoints=https://{_UNDERLAY}.2:2379 --etcd-cafile=/etc/overlayd/ca.pem"
     anybody = host.shell(f"env -i PATH=$PATH overlayd config get {flags} 2>&1 || true")
     assert "etcd wants a login" in anybody

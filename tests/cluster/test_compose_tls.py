@@ -1,4 +1,4 @@
-"""compose/tls.yaml: three etcds with TLS, and a host; one is killed, two are, and a member that does not belong."""
+"""compose/tls.yaml: three etcds with TLS and a host; one or two etcds are killed, and wrong members are refused."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _UNDERLAY = "198.18.45"
 _SERVICES = ("etcd1", "etcd2", "etcd3", "network-config", "host1")
 _MEMBERS = _SERVICES[:3]
 _PEER = f'{{"PublicIP":"{_UNDERLAY}.12","BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"02:00:00:00:00:12"}}}}'
-# One that looks at the cluster beside a member that runs, and never becomes etcd where all is well with the test.
+# A second etcd-start beside a running member. It has to end with an error before it becomes etcd.
 _BESIDE = {
     "ETCD_LISTEN_CLIENT_URLS": "https://0.0.0.0:4379",
     "ETCD_LISTEN_PEER_URLS": "https://0.0.0.0:4380",
@@ -77,7 +77,7 @@ def test_daemon_and_clients_go_on_with_two_of_three(host: Machine, composed: dic
     composed["etcd1"].kill("SIGKILL")
     try:
         eventually("etcd2 takes a write", lambda: _tried(composed["etcd2"], "put", "with-two", "yes")[0] == 0)
-        # A lease as another host would write it is a peer of the daemon at once.
+        # A lease as another host writes it becomes a peer of the daemon at once.
         _ctl(composed["etcd3"], "put", "/coreos.com/network/subnets/10.42.200.0-24", _PEER)
         eventually("the daemon has a peer", lambda: [peer["subnet"] for peer in host.status()["peers"]])
         assert host.status()["etcd_connected"]
@@ -111,7 +111,7 @@ def test_member_whose_volume_is_lost_is_told_how_to_come_back(composed: dict[str
     assert f"etcdctl member add etcd3 --peer-urls=https://{_UNDERLAY}.4:2380, and start with ETCD_INITIAL" in said
 
 
-def test_member_that_was_not_added_is_told_so(composed: dict[str, Container]) -> None:
+def test_member_that_was_not_added_ends_with_an_explanation(composed: dict[str, Container]) -> None:
     cluster = f"etcd1=https://{_UNDERLAY}.2:2380,etcd2=https://{_UNDERLAY}.3:2380,etcd3=https://{_UNDERLAY}.4:2380"
     new = _BESIDE | {"ETCD_INITIAL_CLUSTER_STATE": "existing", "ETCD_NAME": "etcd4"}
     listed = f"{cluster},etcd4=https://{_UNDERLAY}.5:2380"
@@ -127,7 +127,7 @@ def test_wrong_initial_cluster_is_compared_with_the_real_one(composed: dict[str,
     assert f"it lacks https://{_UNDERLAY}.3:2380 and has https://{_UNDERLAY}.9:2380 too much" in said
 
 
-def test_nobody_to_join_is_named_with_the_reason(composed: dict[str, Container]) -> None:
+def test_a_member_that_reaches_no_other_names_the_address_and_the_reason(composed: dict[str, Container]) -> None:
     alone = f"etcd3=https://{_UNDERLAY}.4:2380,etcd9=https://{_UNDERLAY}.3:9"
     new = _BESIDE | {"ETCD_INITIAL_CLUSTER_STATE": "existing", "ETCD_INITIAL_CLUSTER": alone}
     status, said = outcome(composed["etcd3"], "etcd-start", **new)
@@ -136,7 +136,7 @@ def test_nobody_to_join_is_named_with_the_reason(composed: dict[str, Container])
 
 def test_data_of_another_cluster_is_refused(composed: dict[str, Container]) -> None:
     _all_healthy(composed)
-    # A snapshot is taken by etcd's root. The container's root, without capabilities, may not write on the volume.
+    # etcd's root takes the snapshot. The container's root has no capabilities and cannot write on the volume.
     save = """
         export ETCDCTL_ENDPOINTS="${ETCDCTL_ENDPOINTS%%,*}"
         etcdctl-as /secrets/root snapshot save /dev/shm/snapshot && chmod a+r /dev/shm/snapshot

@@ -1,4 +1,4 @@
-"""Every file that can change a result is an input: what the plan says of a change is what differs when it is built."""
+"""Every file that can change a result is an input: the targets in the plan are those that differ after a build."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.testbed.cluster.planned import append, flip_mode, make_link
 
 pytestmark = pytest.mark.lane("builds")
 
-# What no target is made of, and why it need not be.
+# Files that are input of no target, and why they need not be.
 NOT_COUNTED = re.compile(
     r"""images/(README|base/README|bases/README|[a-z]+/README)\.md   # for people
     |images/recipes\.py|images/engine/why\.py                      # which images there are; a plan in words
@@ -41,12 +41,12 @@ NOT_COUNTED = re.compile(
     """,
     re.VERBOSE,
 )
-# A later commit, and the release and times of an earlier one: only what is in the files differs.
+# A later commit with the release and the times of the earlier one, so that only file contents differ.
 SAME_COMMIT = {source.NUMBER: "1", "SOURCE_DATE_EPOCH": "1790000000"}
 
 
 def files() -> list[str]:
-    """The files of images/ and rpm/ that git has."""
+    """git's files in images/ and rpm/."""
     listed = subprocess.run(["git", "ls-files", "images", "rpm"], cwd=ROOT, check=True, capture_output=True, text=True)
     return listed.stdout.splitlines()
 
@@ -62,14 +62,14 @@ def counted(base: str) -> dict[str, set[str]]:
     return found
 
 
-def test_each_file_is_an_input_or_known_to_change_nothing(base: str) -> None:
+def test_each_file_is_an_input_or_is_listed_as_irrelevant(base: str) -> None:
     found = counted(base)
     assert not [path for path in files() if path not in found and not NOT_COUNTED.fullmatch(path)]
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
-    """A checkout that begins with what is built here."""
+    """A checkout that starts with the results of this one."""
     found = Place(root=tmp_path / "checkout")
     checkout(found.root)
     give_what_is_built(found.root)
@@ -81,7 +81,7 @@ def invoke(place: Place, *words: str) -> str:
 
 
 def results(place: Place) -> dict[str, object]:
-    """What the targets made that a user gets: images by ID, the RPM's digest."""
+    """The results that users get: IDs of images, and the digest of the RPM."""
     return {**ids(place), "rpm.build": content(place.build / "rpm/facts.json")["facts.json"]}
 
 
@@ -95,12 +95,12 @@ def test_a_change_of_each_file_in_content_mode_or_kind_is_in_the_plan(place: Pla
         as_file = {name for name, target in targets.items() if f"file {path}" in target.inputs}
         as_code = {name for name, target in targets.items() if f"code {path}" in target.inputs}
         assert set(changes["content"]) == as_file | as_code, path
-        # Of what Python imports neither changes what is imported.
+        # For files that Python imports, neither mode nor kind matters.
         assert set(changes["mode"]) == set(changes["link"]) == as_file, path
 
 
 @pytest.mark.slow
-def test_files_that_are_no_inputs_change_nothing_when_all_is_built_anew(place: Place, base: str) -> None:
+def test_changed_files_that_are_no_inputs_change_no_result(place: Place, base: str) -> None:
     try:
         invoke(place, "build-all", "--base", base)
         before = results(place)
@@ -110,7 +110,7 @@ def test_files_that_are_no_inputs_change_nothing_when_all_is_built_anew(place: P
                 append(place.root / path)
         commit(place.root, "what changes nothing", Path())
         assert "nothing to do" in invoke(place, "build-all", "--base", base)
-        # All but what was fetched is made anew.
+        # Everything except what was fetched is built again.
         for stamp in [*(place.build / "stamps").iterdir(), *(place.build / "cache/stamps").glob("*repository*")]:
             stamp.unlink()
         invoke(place, "build-all", "--base", base)
@@ -119,7 +119,7 @@ def test_files_that_are_no_inputs_change_nothing_when_all_is_built_anew(place: P
         docker_images.forget(place.owner)
 
 
-# A change of each kind: what the plan says is built anew, by what a user gets of it.
+# A change of each kind, and which results the plan builds again.
 CHANGES: Mapping[str, tuple[str, Callable[[Path], None], set[str]]] = {
     "content of a file of an image": ("images/etcd/files/usr/bin/etcd-health", append, {"overlayd/etcd"}),
     "mode of a file of an image": (
@@ -137,7 +137,7 @@ CHANGES: Mapping[str, tuple[str, Callable[[Path], None], set[str]]] = {
 
 
 @pytest.mark.slow
-def test_what_the_plan_says_of_a_change_is_what_differs_when_it_is_built(place: Place, base: str) -> None:
+def test_the_targets_that_the_plan_names_are_those_that_differ_after_a_build(place: Place, base: str) -> None:
     try:
         invoke(place, "build-all", "--base", base)
         targets = of_base(catalogue.get(base))

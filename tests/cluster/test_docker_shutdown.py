@@ -1,4 +1,4 @@
-"""`docker stop` of a system container with Docker and containers inside: in order, and within 5 s."""
+"""`docker stop` of a system container with Docker and containers inside stops all in order, within 5 s."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.testbed.cluster.system_container import CGROUPS, TMPFS, SystemContain
 from tests.testbed.polling import eventually
 
 STOP_S = 5.0
-# What images/README.md says for a machine that lacks CAP_SYS_RESOURCE; it does elsewhere too.
+# The options of images/README.md for a machine without CAP_SYS_RESOURCE; they work on other machines too.
 OPTIONS = (
     *("--tty", "--network=none", *CGROUPS, *TMPFS, "--cap-add=ALL", "--cap-drop=SYS_RESOURCE"),
     *(
@@ -32,12 +32,12 @@ def host(base: str) -> Iterator[SystemContainer]:
     with started("overlayd-test-shutdown", image_of("docker", base), *OPTIONS) as container:
         yield container.booted()
         inside = container.run("docker", "ps", "--all", "--quiet", "--no-trunc", status=None).split()
-    # Their cgroups stand beside the host's own, and outlive it.
+    # Their cgroups are beside that of the system container, and outlive it.
     cgroups.sweep(inside)
 
 
-def test_while_the_whole_runs_stopping_dockerd_is_left_to_docker(host: SystemContainer) -> None:
-    # It would kill this process, were the whole about to stop.
+def test_stopping_dockerd_alone_leaves_containers_to_docker(host: SystemContainer) -> None:
+    # It would kill this process if the whole container were stopping.
     program = "/usr/libexec/system-container/stop-docker"
     assert host.shell(f"CONTAINERS_STOP_S=0 MAINPID=$$ {program} && echo lives") == "lives"
     assert program in host.run("systemctl", "show", "--property=ExecStop", "docker")
@@ -46,7 +46,7 @@ def test_while_the_whole_runs_stopping_dockerd_is_left_to_docker(host: SystemCon
 def test_containers_that_ignore_the_signal_are_killed_and_all_else_stops_in_order(host: SystemContainer) -> None:
     assert host.state() == "running"
     image = host.run("docker", "load", "--input", "/probe.tar").rpartition("Loaded image: ")[2]
-    # A process 1 without a handler ignores SIGTERM; docker-init passes it on to one that ends of it.
+    # A process 1 without a handler ignores SIGTERM; docker-init passes it on to a process that ends by it.
     how = "docker run --detach --network=none --stop-signal=SIGTERM"
     deaf = host.shell(f"{how} --name=deaf --restart=always {image} sleep infinity").splitlines()[-1]
     host.shell(f"{how} --name=polite --restart=unless-stopped --init {image} sleep infinity")
@@ -65,7 +65,7 @@ def test_containers_that_ignore_the_signal_are_killed_and_all_else_stops_in_orde
     assert shutdown
     assert shutdown[0] < next(n for n, line in enumerate(words) if line.startswith("Reached target shutdown"))
 
-    # dockerd noted how each ended, so restart policies do what they say.
+    # dockerd recorded how each container ended, so restart policies work.
     eventually("two are back", lambda: host.run("docker", "ps", "--format={{.Names}}").split() == ["polite", "deaf"])
     events = host.shell("docker inspect --format '{{.Name}} {{.State.Status}}' deaf polite stopped").splitlines()
     assert events == ["/deaf running", "/polite running", "/stopped exited"]

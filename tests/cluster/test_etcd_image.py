@@ -1,4 +1,4 @@
-"""The image of etcd, one container of it: what it says of a wrong setting, and its health."""
+"""The image of etcd in one container: its messages about wrong settings, and its health."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _TLS = "https://127.0.0.1:3379"
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """A running etcd, and the folder that it sees as /cases, writable, and /ro."""
+    """A running etcd, and the folder that it sees as /cases (writable) and as /ro."""
 
     etcd: Container
     cases: Path
@@ -32,7 +32,7 @@ class Bench:
 @pytest.fixture(scope="module")
 def bench(base: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     cases = tmp_path_factory.mktemp("cases")
-    # pytest's own folders are for root alone: the container does not come by them, but by the mount.
+    # Only root can enter pytest's folders; the container reaches the folder by the mount.
     cases.chmod(0o755)
     (cases / "own").mkdir()
     os.chown(cases / "own", USER_ID, USER_ID)
@@ -42,7 +42,7 @@ def bench(base: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench
     try:
         container = run(base, volume.name, binds=[f"{cases}:/cases", f"{cases}:/ro:ro"], tmpfs=small)
         serves(container)
-        # What a stopped etcd would leave: enough for who looks at it.
+        # Data such as a stopped etcd leaves, as far as the checks look at it.
         status, said = outcome(
             container, "sh", "-c", "cp -r data /cases/own/copy && cp data.member /cases/own/copy.member"
         )
@@ -56,7 +56,7 @@ def bench(base: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench
 
 
 def tls_files(bench: Bench, name: str, *alternatives: str, mode: int = 0o640, group: int = USER_ID) -> dict[str, str]:
-    """Variables for a new certificate of the CA, whose key has that mode and group."""
+    """Variables for a new certificate of the CA; its key has this mode and group."""
     pair = bench.authority.issue(name, *alternatives)
     pair.key.chmod(mode)
     os.chown(pair.key, 0, group)
@@ -164,7 +164,7 @@ REFUSED: dict[str, tuple[Callable[[Bench], dict[str, str]] | dict[str, str], str
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_stops_etcd_is_said_before_it_starts(bench: Bench, case: str) -> None:
+def test_a_wrong_setting_is_reported_before_etcd_starts(bench: Bench, case: str) -> None:
     given, what, remedy = REFUSED[case]
     status, said = outcome(bench.etcd, "etcd-start", **(given(bench) if callable(given) else given))
     assert (status, said.count("\n  ")) == (2, said.count("etcd-start: error: ")), said
@@ -173,7 +173,7 @@ def test_what_stops_etcd_is_said_before_it_starts(bench: Bench, case: str) -> No
     assert not (bench.cases / "own" / "new").exists()
 
 
-def test_all_wrong_files_are_told_at_once(bench: Bench) -> None:
+def test_all_wrong_files_are_reported_at_once(bench: Bench) -> None:
     files = {"ETCD_CERT_FILE": "/no/cert", "ETCD_KEY_FILE": "/no/key", "ETCD_TRUSTED_CA_FILE": "/no/ca"}
     status, said = outcome(bench.etcd, "etcd-start", **files)
     assert status == 2
@@ -191,14 +191,14 @@ def test_frozen_etcd_is_unhealthy(bench: Bench) -> None:
     serves(bench.etcd)
 
 
-def test_nobody_there_is_unhealthy(bench: Bench) -> None:
+def test_a_container_without_etcd_is_unhealthy(bench: Bench) -> None:
     status, said = outcome(bench.etcd, "etcd-health", ETCD_LISTEN_CLIENT_URLS="http://127.0.0.1:4379")
     assert (status, said) == (1, "unhealthy: http://127.0.0.1:4379: Connection refused\n")
 
 
 @pytest.fixture(scope="module")
 def tls(bench: Bench) -> dict[str, str]:
-    """Variables of an etcd with TLS beside the other, which asks for certificates and for a login."""
+    """Variables of a second etcd with TLS, which demands certificates and a login."""
     variables = tls_files(bench, "server", "IP:198.18.1.11", "IP:127.0.0.1") | {
         "ETCD_DATA_DIR": "/cases/own/tls",
         "ETCD_LISTEN_CLIENT_URLS": _TLS,
@@ -212,7 +212,7 @@ def tls(bench: Bench) -> dict[str, str]:
     for words in ("user add root:top-secret", "user grant-role root root", "auth enable"):
         status, said = outcome(bench.etcd, "etcdctl", *words.split(), **login)
         assert status == 0, said
-    # It ends with its container.
+    # This etcd ends with its container.
     return variables
 
 
@@ -222,7 +222,7 @@ def test_etcd_with_tls_certificates_and_a_login_is_healthy(bench: Bench, tls: di
 
 
 def _replaced(bench: Bench, name: str, pair: Pair) -> None:
-    """Put another certificate and key in the place of one, as an administrator would who renews it."""
+    """Replace a certificate and key, as an administrator does who renews it."""
     for source, suffix in ((pair.certificate, "pem"), (pair.key, "key")):
         shutil.copyfile(source, bench.cases / "ca" / f"{name}.{suffix}")
 
@@ -255,7 +255,7 @@ def test_etcd_whose_certificate_no_client_takes_is_unhealthy(bench: Bench, tls: 
         assert status == 1
         assert said.startswith("unhealthy: ")
         assert what in said
-        # The same is told at the start, as a warning: etcd reads renewed files by itself.
+        # At the start this is a warning only, since etcd itself reads renewed files.
         elsewhere = tls | NEW | {"ETCD_LISTEN_CLIENT_URLS": "https://198.18.1.1:2379"}
         assert (
             f"warning: ETCD_ADVERTISE_CLIENT_URLS says {tls['ETCD_ADVERTISE_CLIENT_URLS']}, where "
@@ -287,6 +287,6 @@ def test_a_certificate_that_etcd_made_for_itself_is_pinned(bench: Bench) -> None
     }
     bench.etcd.exec_run(["etcd-start"], environment=variables, detach=True)
     serves(bench.etcd, **variables)
-    # Another etcd's is not it.
+    # The certificate of another etcd is not accepted.
     status, said = outcome(bench.etcd, "etcd-health", **variables | {"ETCD_LISTEN_CLIENT_URLS": _TLS})
     assert status == 1, said

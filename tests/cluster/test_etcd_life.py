@@ -1,4 +1,4 @@
-"""The image of etcd: what its process is, and its data after the end of the container and the image."""
+"""The image of etcd: its process, and its data after container and image are gone."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.lane("builds")
 
 
 def test_a_release_is_installed_where_no_package_is(base: str, tmp_path: Path) -> None:
-    # On a base with a package of etcd this way is not taken; its script runs here on the same system all the same.
+    # A base with a package of etcd does not use this script; the test runs it there too.
     files = Path("images/etcd/files/usr/libexec/etcd")
     shutil.copytree(ROOT / files, tmp_path / "libexec", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "release/licences").mkdir(parents=True)
@@ -87,7 +87,7 @@ def test_data_outlives_a_killed_container_and_its_image(base: str, tmp_path: Pat
 
 
 def _check_process(container: Container) -> None:
-    """etcd itself is the first process, as its own user and with no capability; told to stop, it ends well."""
+    """etcd is process 1, runs as its own user without capabilities, and ends with status 0 on `docker stop`."""
     eventually("Docker says healthy", lambda: _docker_health(container) == "healthy")
     status = dict(line.split(":\t", 1) for line in outcome(container, "cat", "/proc/1/status")[1].splitlines())
     assert (status["Name"], status["NoNewPrivs"], int(status["CapBnd"], 16)) == ("etcd", "1", 0)

@@ -1,4 +1,4 @@
-"""images/etcd/README.md: every block of commands, run in its order as a reader would."""
+"""images/etcd/README.md: every block of commands is run in order, as a reader runs it."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _GET = """tool env ETCDCTL_ENDPOINTS=https://198.18.50.1{}:2379 \\
 
 
 def sections() -> dict[str, list[str]]:
-    """The blocks of commands by the section that they are in."""
+    """The blocks of commands by section."""
     return {name: _BLOCK.findall(body) for name, body in _SECTION.findall(_README.read_text())}
 
 
 class Shell:
-    """Runs blocks in one folder; what one defines, the next has, as in a reader's own shell."""
+    """Runs blocks in one folder; later blocks see what earlier ones defined, as in a reader's shell."""
 
     def __init__(self, folder: Path, base: str) -> None:
         self.folder = folder
@@ -41,7 +41,7 @@ class Shell:
         self._state.write_text("")
 
     def run(self, block: str) -> str:
-        """What a block prints. One that fails is a failed test."""
+        """The output of a block; the test fails if the block does."""
         block = block.replace("overlayd/etcd:debian12-rpm", image_of("etcd", self._base))
         keep = f'{{ declare -p IMAGE ADDRESS CLUSTER || :; declare -f; }} >"{self._state}" 2>/dev/null'
         script = f'. "{self._state}"\n{block}\n{keep}\n'
@@ -68,7 +68,7 @@ def _logs() -> str:
 
 @pytest.fixture
 def shell(tmp_path: Path, base: str) -> Iterator[Shell]:
-    """A reader's shell. What the blocks make has names of its own: on a machine that uses them, they are not run."""
+    """A reader's shell. The test fails at once if this machine already uses the names of the blocks' containers."""
     assert not _there(), "the README's names are in use here: remove these containers and volumes, or test elsewhere"
     (tmp_path / "empty").mkdir()
     yield Shell(tmp_path / "empty", base)
@@ -96,7 +96,7 @@ def test_every_block_is_in_a_section_that_is_run() -> None:
             "Upgrade",
         ),
     ]
-    # Nothing that is a command hides in an indented block.
+    # No indented block contains a command.
     assert not re.findall(r"^    (?:docker|etcd)", _BLOCK.sub("", _README.read_text()), re.MULTILINE)
 
 

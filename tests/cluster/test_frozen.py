@@ -1,4 +1,4 @@
-"""The frozen program brings all it needs, and no more: it runs where nothing else is, and its figures are held here."""
+"""The frozen program brings all that it needs: it runs in an empty image; its size, memory and start are limited."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ LABEL = "org.overlayd.cluster=frozen"
 
 RPM_BYTES = 16_000_000
 INSTALLED_BYTES = 45_000_000
-# With TLS and a login, as the cluster has them, and with a peer to measure; 5 MB are ssl.
+# With TLS, a login and a peer to measure, as in the cluster; ssl takes 5 MB.
 RESIDENT_BYTES = 54_000_000
 READY_US = 1_000_000
-# Other work on a machine of two processors doubles the time of a start; one quiet second among these is enough.
+# Other work on a machine with two processors doubles the time of a start; one quiet start among these is enough.
 STARTS = 5
 
 
-# Where the program looks for the CAs of a system that has them nowhere else.
+# A place where the program looks for the system's CAs.
 CAS = "/etc/ssl/cert.pem"
 
 
 @pytest.fixture(scope="module")
 def nothing_but_the_program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The id of an image of the frozen program alone, and a CA to trust."""
+    """The ID of an image with only the frozen program and a CA."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as tar:
         tar.add(ROOT / "build" / FROZEN, arcname=INSTALLED.lstrip("/"))
@@ -50,7 +50,7 @@ def nothing_but_the_program(tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 def run(image: str, *words: str) -> tuple[int, str]:
-    """Run the program in a container without a network; its exit status and all it said."""
+    """Run the program in a container without a network; its exit status and output."""
     name, _, value = LABEL.partition("=")
     container = client().containers.create(
         image, [f"{INSTALLED}/overlayd", *words], network_mode="none", labels={name: value}
@@ -63,20 +63,20 @@ def run(image: str, *words: str) -> tuple[int, str]:
         container.remove(force=True, v=True)
 
 
-def test_it_starts_where_there_is_no_c_library(nothing_but_the_program: str) -> None:
+def test_the_program_starts_in_an_image_without_a_c_library(nothing_but_the_program: str) -> None:
     assert run(nothing_but_the_program, "--version") == (0, f"overlayd {__version__}\n")
 
 
 def test_grpc_etcd3_and_pyroute2_load_from_the_frozen_program(nothing_but_the_program: str) -> None:
-    # `check` imports them all, then finds that a container without a network has no interface to use.
+    # `check` imports all of them, then finds no interface in a container without a network.
     status, said = run(nothing_but_the_program, "check")
     assert status == 2, said
     assert "Traceback" not in said
     assert "PYI" not in said
 
 
-def test_tls_is_there_for_whoever_asks_for_it(nothing_but_the_program: str) -> None:
-    # An idle daemon without TLS has neither libssl nor, ever, gRPC's own list of CAs.
+def test_the_frozen_program_has_tls(nothing_but_the_program: str) -> None:
+    # A daemon without TLS does not load libssl, and never gRPC's own list of CAs.
     asked = ("config", "get", "--etcd-endpoints=https://127.0.0.1:1")
     status, said = run(nothing_but_the_program, *asked)
     assert (status, "Connection refused" in said) == (1, True), said
@@ -86,23 +86,23 @@ def test_tls_is_there_for_whoever_asks_for_it(nothing_but_the_program: str) -> N
 
 def test_the_package_is_small(site: Site) -> None:
     assert built().stat().st_size <= RPM_BYTES
-    # Of all files, as rpm counts them.
+    # The size of all files, as rpm counts it.
     assert int(site.hosts[0].run("rpm", "--query", "--queryformat=%{SIZE}", "overlayd")) <= INSTALLED_BYTES
 
 
-def test_started_with_etcd_near_it_is_ready_within_a_second(a: Machine) -> None:
+def test_a_daemon_is_ready_within_a_second_if_etcd_answers(a: Machine) -> None:
     took: list[int] = []
     while len(took) < STARTS and min(took, default=READY_US) >= READY_US:
         a.run("systemctl", "stop", "overlayd")
-        # Comes back when the daemon is ready.
+        # The command returns when the daemon is ready.
         a.run("systemctl", "start", "overlayd")
         stamps = a.unit("overlayd", "InactiveExitTimestampMonotonic", "ActiveEnterTimestampMonotonic")
         took.append(int(stamps["ActiveEnterTimestampMonotonic"]) - int(stamps["InactiveExitTimestampMonotonic"]))
     assert min(took) < READY_US, took
 
 
-def test_it_stays_small_in_memory(site: Site) -> None:
-    # The most there ever was of it, since its start: idle is never more.
+def test_the_daemon_stays_small_in_memory(site: Site) -> None:
+    # The largest resident set since the start; an idle daemon never has more.
     resident = {host.name: eventually("it knows its peers", partial(peak, host)) for host in site.hosts}
     assert max(resident.values()) <= RESIDENT_BYTES, resident
 

@@ -1,4 +1,4 @@
-"""Images as the engine makes them in Docker: the changes of a script, and an image that Docker lost."""
+"""Images that the engine makes in Docker: a script's changes are in them, and a lost image is loaded again."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ LOOK = "cat /etc/added /etc/ssh/anew /etc/hard /etc/soft; ls /etc/ssh; ls -ln /e
 
 @pytest.fixture
 def derived(tmp_path: Path, base: str) -> Iterator[Step]:
-    """A step that makes an image out of the probe's by SCRIPT, in the checkout's own layout."""
+    """A step that makes an image from the probe's with SCRIPT, in the checkout's layout."""
     target = Target(name="test.derived", build=lambda _: None, inputs={}, image=f"overlayd/test-derived:{base}")
     with (tmp_path / "log").open("wb", buffering=0) as log:
         step = Step(

@@ -1,4 +1,4 @@
-"""A build that is stopped, killed, or has no room: what was there stays, nothing half-made is left, the next works."""
+"""A build is stopped, killed, or has no room: earlier results stay, no partial result is left, the next build works."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ PHASES = (
 
 
 class Build:
-    """`invoke images.build` of one target, forced, as a child whose head gets the signals."""
+    """`invoke images.build` of one target, as a child process, which gets the signals."""
 
     def __init__(self, place: Place, base: str, target: str, *options: str) -> None:
         self.place = place
@@ -68,15 +68,15 @@ class Build:
         return self.place.build / "tmp" / self.target
 
     def wait_until_under_way(self) -> None:
-        """Its scratch folder is there: the step has begun."""
-        # Without a pause: the quickest step is over within a few hundredths of a second.
+        """Whether the step has begun: its scratch folder exists."""
+        # It polls without a pause, as the quickest step takes only some hundredths of a second.
         deadline = time.monotonic() + DEADLINE_S
         while not self.scratch.exists() and self.child.poll() is None:
             assert time.monotonic() < deadline, f"{self.target} does not begin"
         assert self.child.poll() is None, self.child.communicate()
 
     def wait_until_nearly_done(self) -> None:
-        """What it made lies in its scratch folder, not yet in its place."""
+        """Whether the result is in the scratch folder and not yet in its final place."""
         eventually(
             f"{self.target} has something",
             lambda: (
@@ -92,7 +92,7 @@ class Build:
 
 
 def state(place: Place) -> dict[str, object]:
-    """All that a stopped build must not change: what is under final names, in the layout and in Docker."""
+    """All that a stopped build must not change: what has its final name, in the layout and in Docker."""
     client = docker.from_env()
     try:
         tags = {tag: image.id for image in client.images.list() for tag in image.tags}
@@ -112,7 +112,7 @@ def state(place: Place) -> dict[str, object]:
         "mounts": [line for line in Path("/proc/mounts").read_text().splitlines() if str(place.root) in line],
         "loops": subprocess.check_output(["losetup", "--list", "--noheadings"], text=True),
         "index": json.loads(index.read_text()) if (index := place.build / "oci/index.json").exists() else {},
-        # By content: what was made again before the signal came is the same. A root filesystem is replaced as one.
+        # Compared by content, as a target may have been built again before the signal. A root is replaced as a whole.
         "outputs": {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files},
         "roots": [path.stat().st_ino for path in place.build.glob("cache/bases/*/root")],
         "scratch": [path.name for path in (place.build / "tmp").glob("*")],
@@ -138,7 +138,7 @@ def test_ctrl_c_in_any_phase_leaves_all_as_it_was(base: str, target: str) -> Non
     build.wait_until_under_way()
     status, said = build.end(signal.SIGINT)
     assert status == 130, said
-    assert "stopped; what was begun is removed" in said
+    assert "stopped; unfinished results are removed" in said
     assert "Traceback" not in said
     assert state(PLACE) == before
 
@@ -149,7 +149,7 @@ def test_ctrl_c_shortly_before_the_end_leaves_all_as_it_was(base: str, target: s
     build = Build(PLACE, base, target, "--force")
     build.wait_until_nearly_done()
     status, said = build.end(signal.SIGINT)
-    # It may have been quicker than we.
+    # The build may have ended before the signal.
     assert status in {130, 0}, said
     assert {**state(PLACE), "outputs": 0, "index": 0} == {**before, "outputs": 0, "index": 0}
 
@@ -169,7 +169,7 @@ def test_what_a_killed_build_left_is_removed_by_the_next(base: str) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Place]:
-    """A checkout whose build folder is a disk with 40 MiB left, on a loop device; what was fetched is elsewhere."""
+    """A checkout whose build folder is a disk with 40 MiB free, on a loop device; fetched packages are elsewhere."""
     place = Place(root=tmp_path / "small")
     checkout(place.root)
     image = tmp_path / "disk"
@@ -191,7 +191,7 @@ def test_a_full_disk_is_named_and_the_next_build_works(small_disk: Place, base: 
         build = Build(small_disk, base, target)
         said, _ = build.child.communicate(timeout=DEADLINE_S)
         assert build.child.returncode == 1, said
-        # dnf counts beforehand, and means by / the root that it installs into.
+        # dnf computes the needed room beforehand; its `/` is the root into which it installs.
         assert "o space left on device" in said or "more space needed" in said
         assert f"MiB were free where {small_disk.build} lies" in said
         assert "Traceback" not in said

@@ -1,9 +1,9 @@
-"""Under SELinux every file of the package gets the right label by its place alone: there is no policy module of ours.
+"""Under SELinux every file of the package gets the right label by its path, without a policy module of ours.
 
-Asked is the reference policy, as Debian has it, of which EL's targeted policy is a relative; for our places their rules
-are the same. What counts is the program: systemd starts a bin_t file in a domain for services (in EL's policy
-unconfined_service_t, which takes bin_t as its entry, and may be entered with no new privileges). A program of lib_t
-would stay in systemd's own domain, which may not do what ours does.
+The tests use the reference policy in Debian's package. EL's targeted policy is derived from it; for our paths both
+have the same rules. The program matters most: systemd starts a file of bin_t in a domain for services (in EL's policy
+unconfined_service_t, whose entry point is bin_t, also with NoNewPrivileges=). A program of lib_t would stay in
+systemd's own domain, which may not do what overlayd does.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.testbed.cluster import roots
 from tests.testbed.cluster.create import ROOT
 from tests.testbed.cluster.packaged import built
 
-# By place, the first that matches. None: on a file system of the boot, labelled by who makes it.
+# By path; the first match counts. None: on a file system that is new at each boot, labelled by whoever makes the file.
 EXPECTED: tuple[tuple[str, str | None], ...] = (
     (r"/usr/bin/overlayd", "bin_t"),
     (r"/usr/lib/overlayd/bin(/.*)?", "bin_t"),
@@ -30,7 +30,7 @@ EXPECTED: tuple[tuple[str, str | None], ...] = (
     (r"/usr/lib/overlayd(/.*)?", "lib_t"),
     (r"/usr/lib/systemd/system/docker\.service\.d/.*", "container_engine_unit_t"),
     (r"/usr/lib/systemd/system(-preset)?/.*", "systemd_unit_t"),
-    # Links; what counts is where they lead. A file of its own in there might be confined as a generator.
+    # These are links, and the target's label counts. A file in this folder might be confined as a generator.
     (r"/usr/lib/systemd/system-generators/.*", "lib_t"),
     (r"/usr/lib/(systemd|tmpfiles\.d|NetworkManager|firewalld)(/.*)?", "lib_t"),
     (r"/etc/sysconfig/overlayd", "etc_t"),
@@ -66,7 +66,7 @@ def labels(policy: str) -> dict[str, str | None]:
         by_kind.setdefault(_KINDS[stat.S_IFMT(int(mode) & 0xFFFF)], []).append(path)
     found: dict[str, str | None] = {}
     for kind, paths in by_kind.items():
-        # No sandbox: it writes nowhere, and needs nothing but its own files.
+        # It needs no sandbox, since it only reads its own files.
         argv = ["chroot", policy, "matchpathcon", "-f", roots.CONTEXTS, "-m", kind, *paths]
         said = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
         for line in said.splitlines():
@@ -84,14 +84,14 @@ def test_every_file_has_the_right_label_by_its_place(labels: dict[str, str | Non
     assert not wrong
 
 
-def test_the_program_would_be_a_library_beside_its_libraries(policy: str) -> None:
-    # Why it has a folder `bin`: the day this fails, the folder can go.
+def test_without_its_folder_bin_the_program_would_have_a_librarys_label(policy: str) -> None:
+    # This is the reason for the folder `bin`. If this test fails one day, the folder is no longer needed.
     argv = ["chroot", policy, "matchpathcon", "-f", roots.CONTEXTS, "-n", "/usr/lib/overlayd/overlayd"]
     assert ":lib_t:" in subprocess.run(argv, capture_output=True, text=True, check=True).stdout
 
 
 def test_no_library_asks_for_what_policies_refuse() -> None:
-    """Text relocations and executable stacks: execmod and execstack in SELinux' words, and against the unit too."""
+    """No text relocations and executable stacks, which SELinux (execmod, execstack) and the unit forbid."""
     count = 0
     for path in (ROOT / "build" / FROZEN).rglob("*"):
         if path.is_file() and path.read_bytes()[:4] == b"\x7fELF":
@@ -105,7 +105,7 @@ _DT_TEXTREL, _DT_FLAGS, _DF_TEXTREL = 22, 30, 4
 
 
 def _demands(path: Path) -> Iterator[str]:
-    """elf(5), of 64 bits and little-endian: what a program or library would have to be allowed."""
+    """Which permissions a program or library would need; elf(5), 64 bits, little-endian."""
     content = path.read_bytes()
     (table,) = struct.unpack_from("<Q", content, 32)
     size, number = struct.unpack_from("<HH", content, 54)

@@ -1,4 +1,4 @@
-"""Whoever has an image or the RPM has the licence texts of all that is in it, and their names."""
+"""Each image and the RPM contain the licence texts of all that is in them, and name the licences."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.testbed.cluster.packaged import built
 
 PLACE = Place(root=ROOT)
 TEXTS = "/usr/share/licenses/overlayd"
-# Each package, with the sum of bytes of its licence files; of a folder, those of the files in it.
+# Each package with the total size of its licence files, those in folders included.
 _BY_PACKAGE = """\
 for package in $(rpm -qa --queryformat '%{NAME}\\n' | grep -v '^gpg-pubkey$'); do
     bytes=$(rpm -q --licensefiles "$package" | while read -r path; do
@@ -32,17 +32,17 @@ for package in $(rpm -qa --queryformat '%{NAME}\\n' | grep -v '^gpg-pubkey$'); d
     echo "$package $bytes"
 done
 """
-# What copyright files name, and is not there.
+# Files that copyright files name and that do not exist.
 _DANGLING = """\
 cat /usr/share/doc/*/copyright | grep -aoE '/usr/share/common-licenses/[A-Za-z0-9.-]*[A-Za-z0-9]' | sort -u |
     while read -r path; do [ -s "$path" ] || echo "$path"; done
 """
-# What a copyright file names by a slip: no Debian has it.
+# Names that are errors in a copyright file: no Debian has these files.
 _NOWHERE = {"/usr/share/common-licenses/GFDL-3"}
 
 
 def run(image: str, script: str) -> list[str]:
-    """What a shell in a container without a network says, line by line."""
+    """The output of a shell in a container without a network, line by line."""
     container = client().containers.create(image, ["-euc", script], entrypoint="/bin/sh", network_mode="none")
     try:
         container.start()
@@ -60,14 +60,14 @@ def debian(base: str) -> str:
 
 
 @pytest.mark.parametrize("image", ["base", "docker", "host", "etcd", "builder"])
-def test_each_package_of_an_image_has_a_licence_text_there(debian: str, image: str) -> None:
+def test_each_package_of_an_image_has_its_licence_text_in_the_image(debian: str, image: str) -> None:
     rows = [line.split() for line in run(f"overlayd/{image}:{debian}", _BY_PACKAGE)]
     assert len(rows) > 100
     assert {package: size for package, size in rows if int(size) < 100} == {}
 
 
 @pytest.mark.parametrize("image", ["host", "probe"])
-def test_the_whole_texts_that_copyright_files_name_are_there(debian: str, image: str) -> None:
+def test_the_full_licence_texts_that_copyright_files_name_are_in_the_image(debian: str, image: str) -> None:
     assert set(run(f"overlayd/{image}:{debian}", _DANGLING)) <= _NOWHERE
 
 
@@ -91,7 +91,7 @@ def test_the_license_tags_of_all_packages_are_spdx(debian: str) -> None:
     rows = run(f"overlayd/host:{debian}", "rpm -qa --queryformat '%{NAME}\\t%{LICENSE}\\n'")
     told = dict(row.split("\t") for row in rows)
     assert {name: text for name, text in told.items() if not is_spdx(text)} == {}
-    # Where Debian's file tells one: not for prose without a grant in it, nor for names that SPDX has no like of.
+    # Packages whose copyright file names one; not free text without a licence, nor names without an SPDX equivalent.
     named = [name for name, text in told.items() if re.sub(r"LicenseRef-\S+|AND|OR|WITH|[()\s]", "", text)]
     assert len(named) >= 0.85 * len(told)
     assert told["zlib1g"] == "Zlib"
@@ -102,14 +102,14 @@ def is_spdx(text: str) -> bool:
 
 
 def queried(what: str) -> str:
-    """What the header of the RPM says."""
+    """Values of the RPM's header."""
     words = ["rpm", "-qp", "--nosignature", "--queryformat", what, str(built())]
     return subprocess.run(words, capture_output=True, text=True, check=True).stdout
 
 
 @pytest.fixture(scope="module")
 def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The licence texts of the RPM, as a host has them."""
+    """The licence texts of the RPM, as installed on a host."""
     folder = tmp_path_factory.mktemp("rpm")
     script = f"rpm2cpio '{built()}' | cpio --quiet --extract --make-directories './usr/share/licenses/*'"
     subprocess.run(["sh", "-euc", script], cwd=folder, check=True, timeout=120)
@@ -127,7 +127,7 @@ def test_the_rpm_has_a_text_of_each_part_that_it_bundles(unpacked: Path) -> None
     assert (unpacked / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()
 
 
-def test_whole_texts_that_its_parts_name_are_in_the_rpm(unpacked: Path) -> None:
+def test_the_full_licence_texts_that_parts_name_are_in_the_rpm(unpacked: Path) -> None:
     text = "".join(file.read_text(errors="replace") for file in unpacked.rglob("copyright"))
     named = set(re.findall(r"/usr/share/common-licenses/([A-Za-z0-9.-]*[A-Za-z0-9])", text))
     assert {name for name in named if not (unpacked / "common-licenses" / name).is_file()} == set()

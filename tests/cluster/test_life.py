@@ -1,4 +1,4 @@
-"""Hosts that start, restart and wait; docker, which follows."""
+"""Hosts start, restart and wait for etcd; docker starts after overlayd."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.testbed.polling import eventually
 
 @pytest.fixture
 def etcd_paused(site: Site) -> Iterator[Site]:
-    """etcd answers nobody for the length of the test, or until the test lets it go on."""
+    """Pause etcd until the end of the test, or until the test unpauses it."""
     assert site.etcd is not None
     site.etcd.pause()
     try:
@@ -40,7 +40,7 @@ def newcomer(etcd_paused: Site) -> Iterator[Machine]:
 
 def _states(machine: Machine) -> tuple[str, str]:
     try:
-        # Its exit status tells what the words tell too.
+        # Its exit status says the same.
         words = machine.shell("systemctl is-active overlayd docker || true").split()
     except CommandFailed:
         return "", ""
@@ -57,7 +57,7 @@ def _waits(machine: Machine) -> bool:
 def test_docker_waits_for_the_lease(etcd_paused: Site, newcomer: Machine, a: Machine, b: Machine) -> None:
     eventually("overlayd waits for etcd", lambda: _waits(newcomer), timeout_s=60)
     assert _states(newcomer) == ("activating", "inactive")
-    # For hosts that hold a lease nothing changes while etcd is away.
+    # While etcd is away, nothing changes for hosts that hold a lease.
     assert ping(a.in_probe, b.probe_address()).lost == 0
 
     assert etcd_paused.etcd is not None

@@ -1,4 +1,4 @@
-"""README's commands as a newcomer has them: bare Debian 12, its own Python, an empty environment, a fresh clone."""
+"""README's commands as a newcomer runs them: bare Debian 12 with its Python, an empty environment, a new clone."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="a root filesystem is made by root"),
     pytest.mark.timeout(1800),
 ]
-# Every character that requirements/check lets a path have.
+# All characters that requirements/check allows in a path.
 ODD = "/root/o+v@e=r~l_a-y.1"
 PLAIN = "/root/overlayd"
 _WARM = ROOT / "build/cache/newcomer"
-# Packages of the base as they are and as RPMs, wheels, and what is known of them; not what tests keep there.
+# Packages of the base in both formats, wheels, and their metadata; without what tests keep in the cache.
 _FETCHED = "$(ls | grep -vx -e newcomer -e roots)"
 _BUILD_S = 1200.0
 
 
 @pytest.fixture
 def log(request: pytest.FixtureRequest) -> Iterator[Path]:
-    """What commands said; kept when the test failed."""
+    """The output of the commands; kept if the test fails."""
     folder = ROOT / "build/clusters" / request.node.name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -41,7 +41,7 @@ def log(request: pytest.FixtureRequest) -> Iterator[Path]:
 
 
 def begin(machine: Newcomer, place: str) -> None:
-    """Clone, and try the commands that ask for no set-up: they make none."""
+    """Clone, and run the commands that need no set-up; asserts that they make none."""
     assert "not there" in machine.run("python3 --version 2>&1 || echo not there")
     machine.run(f"git clone --quiet /root/origin {place}")
     assert "\nup " in machine.run(f"cd {place}; make help")
@@ -50,7 +50,7 @@ def begin(machine: Newcomer, place: str) -> None:
 
 
 def build(machine: Newcomer, place: str) -> None:
-    """`make build-all`: the host image is there, made with Debian's own Python and exactly the lowest versions."""
+    """`make build-all`: the host image must exist, made with Debian's Python and exactly the lowest versions."""
     machine.run(f"cd {place}; make build-all", timeout_s=_BUILD_S)
     assert machine.run("docker image ls --quiet overlayd/host").strip()
     versions = newcomer.lowest()
@@ -64,7 +64,7 @@ def build(machine: Newcomer, place: str) -> None:
 
 
 def end(machine: Newcomer, place: str) -> None:
-    """`make down`: nothing runs any more."""
+    """`make down`: asserts that nothing runs any more."""
     assert "build-all" in machine.run(f"cd {place}; make help")
     machine.run(f"cd {place}; make down")
     assert machine.processes() == []
@@ -91,7 +91,7 @@ def test_a_newcomers_commands_work_with_nothing_fetched_before(log: Path) -> Non
         said = machine.run(f"cd {ODD}; make up", timeout_s=_BUILD_S)
         assert "host3" in said
         machine.run(f"cd {ODD}; make status")
-        # Moved, its .venv leads nowhere; what it started is removed all the same.
+        # After a move the paths in .venv are wrong; `make down` still removes what the checkout started.
         machine.run(f"mv {ODD} {PLAIN}")
         assert "cluster default removed" in machine.run(f"cd {PLAIN}; make down", timeout_s=_BUILD_S)
         end(machine, PLAIN)

@@ -1,6 +1,6 @@
-"""The RPM on a booted host that has docker and knows nothing of overlayd: yum install, enable, upgrade, remove.
+"""The RPM on a booted host that has docker and never had overlayd: yum install, enable, upgrade, remove.
 
-The tests run in the order in which they stand, and each leaves the host as the next one expects it.
+The tests run in file order, and each leaves the host as the next one expects it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.testbed.cluster.site import Site
 from tests.testbed.polling import eventually
 
 WAIT_S = 60.0
-# What the ExecStart of docker-ce, of Debian's docker.io and of CentOS 7's docker end in.
+# The ends of ExecStart of docker-ce, of Debian's docker.io and of CentOS 7's docker.
 EXEC_STARTS = {"docker-ce": "", "docker.io": "$DOCKER_OPTS", "centos-7": "$DOCKER_NETWORK_OPTIONS"}
 
 
@@ -31,7 +31,7 @@ def _site(base: str, packages: Packages) -> Iterator[Site]:
 
 @pytest.fixture
 def site(_site: Site) -> Site:
-    """Named so that conftest collects its journals when a test fails."""
+    """A host with a name by which conftest collects its journals when a test fails."""
     return _site
 
 
@@ -60,7 +60,7 @@ def bridge_addresses(host: Machine) -> list[IPv4Interface]:
 
 
 def on_its_subnet(host: Machine) -> bool:
-    """Whether docker runs on the leased subnet, told so on its command line."""
+    """Whether docker runs on the leased subnet, with --bip on its command line."""
     try:
         variables, words = host.variables(), dockerd(host)
     except CommandFailed:
@@ -70,7 +70,7 @@ def on_its_subnet(host: Machine) -> bool:
 
 
 def settings(host: Machine) -> str:
-    """The sysconfig file; it is not empty, and output of a short command does get lost now and then by docker exec."""
+    """The sysconfig file. Read again while empty, as docker exec sometimes loses the output of a short command."""
     return eventually("the sysconfig file is read", lambda: host.run("cat", SYSCONFIG), timeout_s=WAIT_S)
 
 
@@ -88,7 +88,7 @@ def test_installing_it_starts_enables_and_changes_nothing(host: Machine) -> None
     assert host.run("rpm", "--verify", "overlayd") == ""
 
 
-def test_without_an_etcd_it_waits_and_docker_goes_on(host: Machine) -> None:
+def test_without_an_etcd_the_daemon_waits_and_docker_runs_on(host: Machine) -> None:
     before = main_pid(host, "docker")
     host.shell(f"echo OVERLAYD_ETCD_ENDPOINTS=http://{host.address}:1 >>{SYSCONFIG}")
     host.run("systemctl", "enable", "--now", "--no-block", "overlayd")
@@ -102,7 +102,7 @@ def test_without_an_etcd_it_waits_and_docker_goes_on(host: Machine) -> None:
     host.run("systemctl", "disable", "--now", "overlayd")
 
 
-def test_enabled_it_brings_docker_up_on_the_leased_subnet(site: Site, host: Machine) -> None:
+def test_the_enabled_daemon_brings_docker_up_on_the_leased_subnet(site: Site, host: Machine) -> None:
     host.shell(f"sed -i '/ETCD_ENDPOINTS=.*:1$/d' {SYSCONFIG}")
     host.shell(f"echo OVERLAYD_ETCD_ENDPOINTS={site.cluster.etcd_endpoint} >>{SYSCONFIG}")
     host.run("systemctl", "enable", "--now", "overlayd")
@@ -113,13 +113,13 @@ def test_enabled_it_brings_docker_up_on_the_leased_subnet(site: Site, host: Mach
     )]  # fmt: skip
     assert stamps == sorted(stamps)
     assert bridge_addresses(host) == [host.bip()]
-    # The bridge of a dockerd before 25 takes its MTU from the containers on it: they are what counts.
+    # With dockerd before 25 the bridge takes its MTU from its containers, so the test looks at those.
     assert host.variables()["FLANNEL_MTU"] == "1450"
     eventually("the route to the peer", lambda: str(PEER_SUBNET) in ours(host).get("routes", ""), timeout_s=WAIT_S)
 
 
-def test_children_get_the_users_libraries_not_the_programs(host: Machine) -> None:
-    # In front of the real one in systemd's PATH; it tells its environment and steps aside.
+def test_children_get_the_users_libraries_not_those_of_the_package(host: Machine) -> None:
+    # A wrapper before the real program in systemd's PATH; it records its environment, then executes the real one.
     wrapper = "/usr/local/sbin/iptables-save"
     script = "#!/bin/sh\\nenv >/run/child-environment\\nexec /usr/sbin/iptables-save\\n"
     host.shell(f"printf '{script}' >{wrapper} && chmod 755 {wrapper}")
@@ -136,7 +136,7 @@ def test_children_get_the_users_libraries_not_the_programs(host: Machine) -> Non
     assert "LD_LIBRARY_PATH" not in found
 
 
-def test_restarting_it_leaves_docker_and_the_data_path_alone(host: Machine) -> None:
+def test_restarting_the_daemon_leaves_docker_and_the_data_path_alone(host: Machine) -> None:
     everything = {"links", "routes", "rules"}
     eventually("the data path stands", lambda: set(ours(host)) == everything, timeout_s=WAIT_S)
     before, daemon, kernel = main_pid(host, "docker"), main_pid(host, "overlayd"), ours(host)
@@ -149,7 +149,7 @@ def test_restarting_it_leaves_docker_and_the_data_path_alone(host: Machine) -> N
     eventually("started, all is as it was", lambda: ours(host) == kernel, timeout_s=WAIT_S)
 
 
-def test_killed_it_comes_back_and_docker_does_not_notice(host: Machine) -> None:
+def test_a_killed_daemon_comes_back_and_docker_runs_on(host: Machine) -> None:
     before, daemon = main_pid(host, "docker"), main_pid(host, "overlayd")
     host.run("systemctl", "kill", "--signal=KILL", "overlayd")
     eventually(
@@ -174,7 +174,7 @@ def test_everybody_may_read_the_status_and_the_pages(host: Machine) -> None:
         assert any(path.endswith(name) for path in listed), name
 
 
-def test_a_restarted_docker_finds_its_doors_open(host: Machine) -> None:
+def test_all_rules_are_in_order_after_a_restart_of_docker_and_after_a_flush(host: Machine) -> None:
     eventually("the data path stands", lambda: len(ours(host)) == 3, timeout_s=WAIT_S)
     before, rules = main_pid(host, "docker"), ours(host)["rules"]
     host.run("systemctl", "restart", "docker")
@@ -195,14 +195,14 @@ def test_a_docker_off_its_lease_is_mended_on_request(host: Machine) -> None:
     assert host.run("overlayd", "docker", "settle").startswith("nothing to do")
 
 
-def test_the_doctor_has_nothing_to_say(host: Machine) -> None:
+def test_doctor_finds_no_problem_on_a_healthy_host(host: Machine) -> None:
     found = json.loads(host.shell("overlayd doctor --json || true"))
     problems = [entry for entry in found["findings"] if entry["state"] == "problem"]
-    # The one peer is a lease that nobody answers for.
+    # The only peer is a lease without a host.
     assert not problems, problems
 
 
-# What is broken, and the check that says so with the command that mends it; others are run in namespaces.
+# How to break it, and the check that finds it and names the remedy; tests/kernel runs the other remedies.
 BREAKS = {
     "daemon stopped": ("systemctl stop overlayd", "daemon"),
     "daemon disabled": ("systemctl disable --now overlayd", "daemon"),
@@ -230,7 +230,7 @@ def test_a_remedy_mends_under_a_real_systemd(host: Machine, name: str) -> None:
         host.shell(broken)
         remedy = problems()[check]
         assert remedy is not None
-        # As it is given, word for word.
+        # Run as printed, word for word.
         host.shell(remedy)
         eventually("all is well again", lambda: not problems(), timeout_s=WAIT_S)
         assert on_its_subnet(host)
@@ -255,7 +255,7 @@ def test_docker_gets_its_options_whichever_exec_start_it_has(host: Machine, kind
         host.run("systemctl", "daemon-reload")
 
 
-def test_docker_is_not_started_without_a_subnet_and_follows_when_there_is_one(host: Machine) -> None:
+def test_docker_waits_for_a_subnet_and_starts_when_there_is_one(host: Machine) -> None:
     host.run("systemctl", "stop", "docker.socket", "docker", "overlayd")
     host.run("rm", "/run/overlayd/docker.env")
     host.shell("systemctl mask --runtime overlayd && ! systemctl start docker")
@@ -266,7 +266,7 @@ def test_docker_is_not_started_without_a_subnet_and_follows_when_there_is_one(ho
 
 
 def test_generator_is_quick(host: Machine) -> None:
-    # It runs at every daemon-reload. The bound is loose: this machine does other work too.
+    # It runs at every daemon-reload. The limit is generous, as this machine does other work too.
     program = "/usr/lib/systemd/system-generators/overlayd-docker-generator"
     took = []
     for _ in range(3):
@@ -306,13 +306,13 @@ def test_removing_it_leaves_nothing_behind_and_docker_starts_with_its_defaults(h
     left = host.shell(
         "find / -xdev \\( -path /proc -o -path /sys -o -path /root \\) -prune -o -name '*overlayd*' -print"
     )
-    # rpm keeps what an administrator wrote.
+    # rpm keeps files that an administrator changed.
     assert left.split() == [f"{SYSCONFIG}.rpmsave"]
     assert host.shell("find /run -path '*docker.service.d*' -o -name '*overlayd*'") == ""
 
     host.run("systemctl", "restart", "docker")
     assert not [word for word in dockerd(host) if word.startswith(("--bip", "--mtu", "--ip-masq"))]
-    # Docker itself remembers its bridge's address; to have another, one has to name it.
+    # Docker remembers its bridge's address; for another one, --bip is needed.
     host.shell("""echo '{"bip": "172.17.0.1/16"}' >/etc/docker/daemon.json && systemctl restart docker""")
     assert bridge_addresses(host) == [IPv4Interface("172.17.0.1/16")]
     assert host.run("systemctl", "--failed", "--no-legend", "--plain") == ""

@@ -1,4 +1,4 @@
-"""The package comes, goes and changes on a host whose containers talk to another host's: what that costs them."""
+"""Packets of containers while the package on their host is installed, upgraded and erased."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tests.testbed.cluster.site import Site
 from tests.testbed.polling import eventually
 
 WAIT_S = 60.0
-# Those whose packets no process of ours carries.
+# The backends whose packets the kernel carries, not a process of ours.
 KERNEL_PATHS = ("vxlan", "host-gw")
 
 
 @dataclass(frozen=True)
 class Held:
-    """What a change of package must leave as it is."""
+    """What an upgrade must not change."""
 
     subnet: str
     lease: dict[str, int]
@@ -33,13 +33,13 @@ class Held:
 
 
 def held(site: Site, host: Machine) -> Held:
-    """The host's subnet and its key in etcd since when, docker's and the container's process, and the settings."""
+    """The host's subnet, its key's revision in etcd, the processes of docker and the container, and the settings."""
     subnet = str(host.bip().network)
     key = f"{site.cluster.prefix}/subnets/{subnet.replace('/', '-')}"
     (record,) = json.loads(site.etcdctl("get", key, "--write-out=json"))["kvs"]
     return Held(
         subnet=subnet,
-        # Had it gone for a moment, it would have been created anew.
+        # If the key had been away for a moment, this would be another revision.
         lease={"created": int(record["create_revision"]), "etcd-lease": int(record["lease"])},
         docker=host.told("sh", "-c", "systemctl show docker --property=MainPID"),
         container=host.told(
@@ -51,7 +51,7 @@ def held(site: Site, host: Machine) -> Held:
 
 @pytest.fixture
 def changing(backend: str, a: Machine, packages: Packages) -> Iterator[Machine]:
-    """Host a with both packages at hand and edited settings; at the end it has the package again that it came with."""
+    """Host a with both packages available and edited settings; at the end it has its first package again."""
     packages.give(a)
     a.shell(f"grep -q '^# edited' {SYSCONFIG} || echo '# edited by hand' >>{SYSCONFIG}")
     yield a
@@ -62,7 +62,7 @@ def changing(backend: str, a: Machine, packages: Packages) -> Iterator[Machine]:
 
 @contextmanager
 def restarted(host: Machine) -> Iterator[None]:
-    """In the block the daemon is restarted; it is ready when the block is left."""
+    """Assert that the block restarts the daemon, and wait until it is ready."""
     before = host.told("sh", "-c", "systemctl show overlayd --property=MainPID --value").strip()
     yield
 
@@ -101,14 +101,14 @@ def test_upgrade_downgrade_and_reinstall_lose_no_packet(
 
 
 def assert_whole(flow: Flow) -> None:
-    """No packet is missing, and the TCP connection carried something in every second."""
+    """Assert that no packet is missing, and that the TCP connection carried data in every second."""
     assert min(one.sent for one in flow.pings.values()) > 100
     assert flow.lost == 0, flow
     assert all(flow.tcp_bytes), flow
 
 
 def assert_verified(host: Machine) -> None:
-    """All files are as they were packed, but for the settings."""
+    """Assert that all files except the settings are as they were packed."""
     assert host.told("sh", "-c", "rpm --verify overlayd || true").split() == ["S.5....T.", "c", SYSCONFIG]
 
 
@@ -127,12 +127,12 @@ def test_an_upgrade_that_was_killed_can_be_repeated(
     with flowing(changing, b) as flow:
         moment = f"until {KILLED_WHEN[when]}; do kill -0 $rpm && sleep 0.01 || exit 9; done"
         changing.shell(f"rpm --upgrade {NEWER_RPM} >/dev/null 2>&1 & rpm=$!; {moment}; kill -KILL $rpm")
-        # rpm names what it unpacks after the second that its transaction began in: another one in that second would
-        # meet its files.
+        # rpm names temporary files after the second in which its transaction began; another transaction in the same
+        # second would find these files.
         second = changing.told("sh", "-c", "date +%s")
         eventually("the second is over", lambda: changing.told("sh", "-c", "date +%s") > second)
         assert packages.release in installed_releases(changing)
-        # The daemon of the old package may run, or systemd may start the new one: the data path is the kernel's.
+        # The old daemon may still run, or systemd may start the new one; the kernel carries the packets either way.
         both = packages.newer_release in installed_releases(changing)
         changing.run(*YUM, "reinstall" if both else "install", NEWER_RPM)
         eventually(
@@ -146,14 +146,16 @@ def test_an_upgrade_that_was_killed_can_be_repeated(
 
 
 @pytest.mark.parametrize("backend", ["vxlan"], indirect=True)
-def test_erased_and_installed_again_containers_run_on(site: Site, changing: Machine, a: Machine, b: Machine) -> None:
+def test_containers_run_on_while_the_package_is_erased_and_installed_again(
+    site: Site, changing: Machine, a: Machine, b: Machine
+) -> None:
     before = held(site, a)
     gateway, target = a.bip().ip, b.probe_address()
     with flowing(a, b) as flow:
         a.run(*YUM, "remove", "overlayd")
         assert ours(a) == {}
         assert not b_reaches_a(a, b)
-        # docker and its containers do not notice, but for the peers that are out of reach.
+        # docker and its containers run on; only peers are not reached.
         assert ping(a.in_probe, gateway).lost == 0
         assert a.run("systemctl", "is-active", "docker").strip() == "active"
         assert a.shell("ls -A /run/overlayd /var/lib/overlayd 2>/dev/null || true") == ""
@@ -174,5 +176,5 @@ def test_erased_and_installed_again_containers_run_on(site: Site, changing: Mach
 
 
 def b_reaches_a(a: Machine, b: Machine) -> bool:
-    """Whether any of a few pings from b's container comes back from a's."""
+    """Whether a's container answers any of a few pings from b's."""
     return ping(b.in_probe, a.probe_address(), count=2).received > 0

@@ -1,4 +1,4 @@
-"""`invoke release`, whole, once; and what a host makes of its yum repository, as it is and tampered with."""
+"""One whole `invoke release`; and a host that uses its yum repository, intact and tampered with."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.testbed.cluster.registry import registry
 
 pytestmark = pytest.mark.lane("builds")
 
-# Where overlayd.repo says that the repository is, on the host.
+# The repository's place on the host, as overlayd.repo names it.
 SERVED = "/srv/overlayd/yum"
 _INSTALL = f"""\
 mkdir -p /etc/yum.repos.d
@@ -44,7 +44,7 @@ def key(tmp_path_factory: pytest.TempPathFactory) -> Key:
 
 @pytest.fixture(scope="module")
 def dist(base: str, key: Key) -> Iterator[Path]:
-    """A whole release. It is large: not left to pytest, which keeps the folders of three runs."""
+    """A whole release. It is large, so it is not in a folder of pytest, which keeps those of three runs."""
     with tempfile.TemporaryDirectory(prefix="overlayd-dist-") as folder:
         to = Path(folder) / "dist"
         words = (f"--base={base}", f"--key={key.fingerprint}", f"--gnupg-home={key.home}", f"--to={to}")
@@ -55,14 +55,14 @@ def dist(base: str, key: Key) -> Iterator[Path]:
 
 @pytest.fixture
 def repository(dist: Path, tmp_path: Path) -> Iterator[Path]:
-    """A copy of the release's repository, to be spoiled."""
+    """A copy of the release's repository, to tamper with."""
     shutil.copytree(dist / "yum", tmp_path / "yum")
     yield tmp_path / "yum"
     shutil.rmtree(tmp_path / "yum")
 
 
 def on_a_host(base: str, repository: Path) -> tuple[int, str]:
-    """Install from a repository, on a host with Docker that knows no key; its exit status and what yum said."""
+    """Install from a repository on a host with Docker and without our key; exit status and output of yum."""
     container = docker_engine.client().containers.create(
         image_of("docker", base),
         ["sh", "-euc", _INSTALL],
@@ -83,7 +83,7 @@ def test_a_release_is_whole_by_its_sums_its_signatures_and_its_manifest(dist: Pa
     public = (dist / yum.KEY_FILE).read_bytes()
     archives = sorted((dist / "images").glob("*.tar"), key=lambda path: path.stat().st_size)
     assert all(path.with_name(f"{path.name}.asc").is_file() for path in archives)
-    # The release looked at each signature itself: the smallest archive's stands for all.
+    # The release itself verified each signature, so the test verifies only that of the smallest archive.
     for file in (archives[0], dist / "SHA256SUMS", dist / "yum/repodata/repomd.xml"):
         signing.verify(file, file.with_name(f"{file.name}.asc"), public)
     said = json.loads((dist / "manifest.json").read_text())
@@ -96,7 +96,7 @@ def test_a_release_is_whole_by_its_sums_its_signatures_and_its_manifest(dist: Pa
     assert len({image["name"] for image in said["images"]}) == 6
 
 
-def test_every_image_and_the_rpm_has_a_valid_bill_that_hides_nothing(dist: Path) -> None:
+def test_every_image_and_the_rpm_has_a_valid_and_complete_bill_of_materials(dist: Path) -> None:
     bills = {path.name: path.read_text() for path in (dist / "sbom").iterdir()}
     assert len(bills) == 7
     for name, text in bills.items():
@@ -107,18 +107,18 @@ def test_every_image_and_the_rpm_has_a_valid_bill_that_hides_nothing(dist: Path)
     assert not [name for name in parts if name.startswith("unknown:")]
     libraries = [file["name"] for part in parts.values() for file in part.get("components", ())]
     assert {"libc.so.6", "ld-linux-x86-64.so.2"} <= set(libraries)
-    # What has no file of its own, as it is linked into another's.
+    # Parts without a file of their own, as they are linked into other files.
     assert {"linked:boringssl", "linked:abseil", "linked:c-ares", "linked:zlib-in-grpcio"} <= set(parts)
     [host] = [json.loads(text) for name, text in bills.items() if name.startswith("overlayd-host-")]
     assert "overlayd" in {part["name"] for part in host["components"]}
 
 
-def test_bills_name_licences_as_spdx_does(base: str, dist: Path) -> None:
+def test_bills_of_materials_name_licences_as_spdx_does(base: str, dist: Path) -> None:
     for file in (dist / "sbom").iterdir():
         said = json.loads(file.read_text())
         packages = [part for part in [said["metadata"]["component"], *said["components"]] if part["type"] != "file"]
         assert [part["bom-ref"] for part in packages if not part.get("licenses")] == [], file.name
-        # CentOS' packages may have Fedora's older names, which are told as names.
+        # CentOS' packages may have Fedora's older licence names, which appear as names, not as SPDX IDs.
         named = [part["bom-ref"] for part in packages if "name" in part["licenses"][0].get("license", {})]
         assert named == [] or base.startswith("centos"), file.name
 

@@ -1,6 +1,6 @@
-"""A build depends on the commit and on nothing else: one commit, built as different people would, gives the same bytes.
+"""A build depends on the commit only: built in different environments, one commit gives the same bytes.
 
-Each row of VARIATIONS is a build of everything but what is fetched, in a checkout of its own, without a network.
+Each row of VARIATIONS is a build of everything except what is fetched, in its own checkout, without a network.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from tests.testbed.cluster.checkout import checkout, is_dirty, tarball
 pytestmark = pytest.mark.lane("builds")
 
 NOBODY = 65534
-# Settings of a user's that rpm, tar, gzip, xz, git and Python read.
+# User settings that rpm, tar, gzip, xz, git and Python read.
 HOSTILE: dict[str, str] = {
     **{"TAR_OPTIONS": "--owner=nobody --mtime=@1", "GZIP": "-1", "XZ_DEFAULTS": "-0", "GIT_DIR": "/nonexistent"},
     **{"PYTHONHASHSEED": "5", "PYTHONDONTWRITEBYTECODE": "1", "CDPATH": "/tmp", "RPM_CONFIGDIR": "/nonexistent"},
 }
 RPMMACROS = "%_binary_payload w0.gzdio\n%_dbpath /elsewhere\n%_buildhost somewhere\n%packager somebody\n"
 LOCALE = {"LC_ALL": "C", "LANG": "tr_TR.UTF-8", "LANGUAGE": "tr", "TZ": "Pacific/Kiritimati"}
-# The engine's own clock. Tools and containers have the machine's, which is another one for each build, too.
+# The engine's clock. Tools and containers have the machine's clock, which differs between builds as well.
 A_YEAR_AHEAD = ("env", "NO_FAKE_STAT=1", "faketime", "-f", "+400d")
 
 
@@ -56,7 +56,7 @@ def shallow_and_of_another_user(to: Path) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Variation:
-    """What differs from how the images under test were built."""
+    """How this build differs from that of the images under test."""
 
     get: Callable[[Path], None] = clone
     folder: str = "elsewhere"
@@ -87,7 +87,7 @@ ALL_AT_ONCE = Variation(
 
 
 def built(variation: Variation, folder: Path, base: str) -> tuple[Place, subprocess.CompletedProcess[str]]:
-    """A checkout after `invoke build-all` in a network namespace that has nothing; Docker is reached by its socket."""
+    """A checkout after `invoke build-all` in an empty network namespace; Docker is reached by its socket."""
     place = Place(root=folder / variation.folder)
     before = os.umask(int(variation.umask, 8))
     try:
@@ -99,7 +99,7 @@ def built(variation: Variation, folder: Path, base: str) -> tuple[Place, subproc
     finally:
         os.umask(before)
     if variation.clock:
-        # A key of this folder that was made by another clock would be one from the future to the tools.
+        # To the tools, a key of this folder that was made with another clock may be from the future.
         subprocess.run(["cp", "--archive", PLACE.build / "keys", place.build], check=True)
     done = subprocess.run(
         [
@@ -108,7 +108,7 @@ def built(variation: Variation, folder: Path, base: str) -> tuple[Place, subproc
             *("build-all", "--base", base),
         ],
         cwd=place.root,
-        # The daemon's modules are here, as tests import them; the rest is that checkout's.
+        # The daemon's modules come from this checkout, as tests import them; the rest from the other checkout.
         env={**os.environ, "HOME": str(home), **variation.environment},
         capture_output=True,
         text=True,
@@ -119,10 +119,10 @@ def built(variation: Variation, folder: Path, base: str) -> tuple[Place, subproc
 
 
 def give_what_was_fetched(place: Place, base: str) -> None:
-    """What was fetched, and nothing that was made of it: packages become RPMs, and their metadata is signed, anew."""
+    """Only what was fetched: packages become RPMs again, and their metadata is signed again."""
     cached = place.build / "cache"
     cached.mkdir(parents=True)
-    # cp, as a root filesystem has device nodes, which are not to be read.
+    # cp, since a root filesystem has device nodes, which must not be read.
     for path in (PLACE.build / "cache").iterdir():
         if path.name in ("stamps", "bases") or path.name.startswith("wheelhouse-"):
             subprocess.run(["cp", "--archive", path, cached / path.name], check=True)
@@ -158,7 +158,7 @@ def test_one_commit_gives_the_same_images_and_rpm_whoever_builds_it_how_and_wher
 
 
 def check_that_what_was_used_is_counted(used: Mapping[str, list[str]], base: str) -> None:
-    """Every function of ours that ran while a target was made, and every file of ours that was read, is an input."""
+    """Assert that each of our functions that ran and each of our files that was read for a target is its input."""
     targets = of_base(catalogue.get(base))
     made = set(used) & set(targets)
     assert {"images.base", "images.etcd", "images.host", "rpm.freeze", "rpm.build"} <= made
@@ -176,7 +176,9 @@ def test_each_variation_alone_gives_the_same(tmp_path: Path, base: str, name: st
     check_the_same(*built(VARIATIONS[name], tmp_path, base), base)
 
 
-def test_without_what_was_fetched_and_without_a_network_it_says_who_does_not_answer(tmp_path: Path, base: str) -> None:
+def test_without_a_cache_and_a_network_the_build_names_the_server_that_does_not_answer(
+    tmp_path: Path, base: str
+) -> None:
     checkout(tmp_path / "elsewhere")
     refused = subprocess.run(
         ["unshare", "--net", sys.executable, "-m", "invoke", "build-all", "--base", base],

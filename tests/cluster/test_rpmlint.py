@@ -1,4 +1,4 @@
-"""rpmlint finds nothing in the spec and the package but what is meant to be so, and that with its reason."""
+"""rpmlint finds nothing in the spec and the package except what we filter, each filter with its reason."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _rpmlint() -> None:
 
 @pytest.fixture(scope="module")
 def unfiltered(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """What rpmlint says when nothing is filtered, line by line."""
+    """The output of rpmlint without filters, line by line."""
     config = tmp_path_factory.mktemp("rpmlint") / "config.toml"
     config.write_text(CONFIG.read_text().partition("Filters = [")[0])
     argv = ["rpmlint", "--config", str(config), str(ROOT / source.SPEC), str(built())]
@@ -37,7 +37,7 @@ def unfiltered(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return done.stdout.splitlines()
 
 
-def test_it_has_nothing_to_say() -> None:
+def test_rpmlint_reports_nothing_unfiltered() -> None:
     argv = [sys.executable, "-m", "invoke", "rpm.lint"]
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

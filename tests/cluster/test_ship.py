@@ -1,4 +1,4 @@
-"""Images to a registry and to a file and back, by the tasks a person runs: real skopeo, docker-registry, dockerd."""
+"""Images go to a registry and to a file and back, by our tasks with a real skopeo, docker-registry and dockerd."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Iterator[str]:
-    """A registry with a certificate of our own CA, that wants a login."""
+    """A registry with a certificate of our own CA, which demands a login."""
     tls = authority.issue("registry", f"IP:{HOST}")
     with registry(tmp_path_factory.mktemp("registry") / "guarded", tls=tls, login=True) as where:
         yield where
@@ -83,7 +83,7 @@ def test_pushed_again_the_digest_is_the_same_and_no_blob_is_sent(base: str, plai
         (["--registry=127.0.0.1:1", "--base=centos-stream10"], "is not built"),
     ],
 )
-def test_what_cannot_be_pushed_is_said_in_a_line_or_two(base: str, words: list[str], said: str) -> None:
+def test_a_failed_push_is_explained_in_one_or_two_lines(base: str, words: list[str], said: str) -> None:
     chosen = () if any(word.startswith("--base") for word in words) else (f"--base={base}",)
     done = invoke("images.push", *chosen, *words)
     assert done.returncode == 1
@@ -105,7 +105,7 @@ def test_a_registry_with_our_ca_and_a_login_takes_what_both_allow(
     logins = {"REGISTRY_AUTH_FILE": str(tmp_path / "auth.json")}
     trusted = {**logins, "SSL_CERT_FILE": str(authority.certificate)}
     stranger = invoke(*words, env=logins)
-    assert "a certificate that nobody here vouches for" in stranger.stderr
+    assert "a certificate that no authority known here has signed" in stranger.stderr
     nobody = invoke(*words, env=trusted)
     assert f"skopeo login {guarded}" in nobody.stderr
     login = ["skopeo", "login", f"--username={USER}", "--password-stdin", guarded]
@@ -124,7 +124,7 @@ def test_images_saved_and_loaded_have_the_same_ids(base: str, tmp_path: Path) ->
     saved = invoke("images.save", f"--to={file}", "--image=probe", f"--base={base}")
     assert saved.returncode == 0, saved.stderr
     subprocess.run(["sha256sum", "--check", "--quiet", "images.tar.sha256"], cwd=tmp_path, check=True)
-    # Another name keeps the image while it has lost its own.
+    # A second name keeps the image in Docker while its own name is removed.
     image.tag("overlayd/test-kept", base)
     try:
         client.images.remove(name)
@@ -147,7 +147,7 @@ def test_skopeo_reads_a_saved_file_as_an_oci_layout_with_the_digest_that_is_push
     assert said in {entry["digest"] for entry in packed["manifests"]}
 
 
-def test_a_full_disk_is_said_and_nothing_is_left_on_it(base: str, tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_nothing_is_left_on_it(base: str, tmp_path: Path) -> None:
     words = ("images.save", f"--to={tmp_path}/images.tar", "--image=probe", f"--base={base}")
     status, said, left = on_a_full_disk(tmp_path, 2, *words)
     assert status == 1
@@ -161,5 +161,5 @@ def test_a_save_that_is_interrupted_leaves_nothing(base: str, tmp_path: Path, nu
     words = ("images.save", f"--to={tmp_path}/images.tar", f"--base={base}")
     status, said = interrupted(*words, when=lambda: list(tmp_path.iterdir()), by=number)
     assert status == 130
-    assert "stopped; what was begun is removed" in said
+    assert "stopped; unfinished results are removed" in said
     assert not list(tmp_path.iterdir())

@@ -46,7 +46,7 @@ def others_keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of keys on the machine, another user's, as a mounted one often is; alice's are in a folder of hers."""
+    """A folder of keys that another user owns, as with mounted folders; alice's keys are in a folder below it."""
     folder = tmp_path_factory.mktemp("authorized_keys.d")
     (folder / "alice").mkdir()
     folder.chmod(0o755)
@@ -77,18 +77,18 @@ def _misused(image: str, _network: None, keys: Keys, folder: Path) -> Iterator[S
 
 @pytest.fixture
 def machine(_machine: SystemContainer, _misused: SystemContainer) -> SystemContainer:
-    """Started rightly. Both boot side by side."""
+    """A container with correct settings. It boots at the same time as the other one."""
     return _machine.booted()
 
 
 @pytest.fixture
 def misused(_machine: SystemContainer, _misused: SystemContainer) -> SystemContainer:
-    """Started with a zone, a locale and keys that are none."""
+    """A container with an unknown zone, an unknown locale, and lines that are no keys."""
     return _misused.booted()
 
 
 def health(container: SystemContainer) -> tuple[str, str]:
-    """Docker's word, and what the last look said."""
+    """Docker's health status, and the output of the last check."""
     found = container.inspect(".State.Health")
     return found["Status"], found["Log"][-1]["Output"].strip() if found["Log"] else ""
 
@@ -112,7 +112,7 @@ def test_somebody_elses_key_logs_nobody_in(machine: SystemContainer, others_keys
         assert "Permission denied (publickey)" in machine.ssh(others_keys, user, "true", status=255)
 
 
-def test_no_password_logs_in_be_it_the_right_one(machine: SystemContainer, keys: Keys, tmp_path: Path) -> None:
+def test_no_password_logs_in_not_even_the_right_one(machine: SystemContainer, keys: Keys, tmp_path: Path) -> None:
     shadow = [line.split(":")[:2] for line in machine.run("cat", "/etc/shadow").splitlines()]
     assert {name for name, password in shadow if not password.startswith(("!", "*"))} == set()
     assert dict(shadow)["root"].startswith("!")
@@ -130,7 +130,7 @@ def test_no_password_logs_in_be_it_the_right_one(machine: SystemContainer, keys:
                 PreferredAuthentications="password,keyboard-interactive",
             )
             assert "Permission denied (publickey)" in said
-        # What sshd itself says is in force, after all its files.
+        # sshd's effective settings, after all its files.
         in_force = machine.run("sshd", "-T").splitlines()
         assert {"passwordauthentication no", "kbdinteractiveauthentication no", "permitemptypasswords no"} <= {
             *in_force
@@ -145,36 +145,36 @@ def test_zone_and_locale_reach_logins_and_services_and_secrets_do_not(machine: S
     assert machine.ssh(keys, "bob", winter) == "13CET"
     assert machine.ssh(keys, "bob", "locale | sed -n 1p; env").splitlines()[0] == "LANG=en_US.UTF-8"
     assert machine.run(*service, f"{winter}; echo $LANG") == "13CET\nen_US.UTF-8"
-    # Of a service that began at the first boot, after the files were written and not before.
+    # The environment of a service that started at the first boot, after the files were written.
     pid = machine.run("systemctl", "show", "--property=MainPID", "--value", "systemd-logind")
     assert "LANG=en_US.UTF-8" in machine.shell(f"tr '\\0' '\\n' </proc/{pid}/environ").splitlines()
     assert "hidden" not in machine.ssh(keys, "bob", "env") + machine.run(*service, "env")
     assert machine.run(*service[:1], "--property=PassEnvironment=SECRET", *service[1:], "echo $SECRET") == "hidden"
 
 
-def test_each_has_an_identity_of_its_own_and_the_image_none(
+def test_each_container_has_its_own_identity_and_the_image_has_none(
     image: str, machine: SystemContainer, misused: SystemContainer
 ) -> None:
     script = "cat /etc/machine-id /etc/ssh/ssh_host_*_key.pub"
     assert not {*machine.shell(script).splitlines()} & {*misused.shell(script).splitlines()}
     assert misused.run("cat", "/etc/machine-id") == UUID.replace("-", "")
     looked = docker("run", "--rm", "--network=none", image, "sh", "-c", "ls /etc/ssh/ssh_host_*; wc -c /etc/machine-id")
-    # Docker's client prints both kinds of output in either order.
+    # Docker's client prints stdout and stderr in any order.
     assert "0 /etc/machine-id" in looked.splitlines()
     assert "cannot access '/etc/ssh/ssh_host_*'" in looked
 
 
-def test_a_zone_and_a_locale_that_are_none_are_named_and_change_nothing(misused: SystemContainer) -> None:
+def test_an_unknown_zone_and_locale_are_reported_and_change_nothing(misused: SystemContainer) -> None:
     said = misused.journal("--unit=container-settings", "--priority=err")
     assert "TZ=Europe/Berln: there is no such zone below /usr/share/zoneinfo; the zone stays " in said
     assert "LC_TIME=xx_YY.UTF-8: there is no such locale, it stays as it was; there are: C " in said
-    # Docker gives its variables to what it runs inside.
+    # Docker gives the container's variables to commands that it runs inside.
     assert misused.run("env", "--unset=TZ", "date", "+%Z") == "UTC"
     assert misused.run("cat", "/etc/locale.conf") == "LANG=C.UTF-8"
     assert "TZ=Europe/Berln" in misused.logs
 
 
-def test_what_is_no_key_is_said_left_out_and_not_shown(misused: SystemContainer, keys: Keys) -> None:
+def test_a_line_that_is_no_key_is_reported_left_out_and_not_shown(misused: SystemContainer, keys: Keys) -> None:
     said = misused.journal("--unit=container-ssh-keys", "--priority=err")
     wrong = "no public key as OpenSSH writes them, so left out: line"
     assert f"variable SSH_AUTHORIZED_KEYS: {wrong} 1 2 3" in said
@@ -185,7 +185,7 @@ def test_what_is_no_key_is_said_left_out_and_not_shown(misused: SystemContainer,
     assert misused.shell("cat /run/system-container/keys/*") == keys.public
 
 
-def test_a_mounted_folder_of_keys_counts_and_so_does_a_change_of_it(
+def test_keys_in_a_mounted_folder_are_used_and_changes_are_followed(
     misused: SystemContainer, keys: Keys, others_keys: Keys, folder: Path
 ) -> None:
     assert misused.ssh(keys, "alice", "id", "-un") == "alice"
@@ -211,7 +211,7 @@ def test_health_names_the_units_that_failed(misused: SystemContainer, machine: S
     assert machine.run(program) == "running"
 
 
-def test_it_stops_in_order_and_comes_back_the_same(machine: SystemContainer, keys: Keys) -> None:
+def test_a_container_stops_in_order_and_starts_again_unchanged(machine: SystemContainer, keys: Keys) -> None:
     script = "cat /etc/machine-id /etc/ssh/ssh_host_*_key"
     before = machine.shell(script)
     machine.shell(
@@ -228,8 +228,8 @@ def test_it_stops_in_order_and_comes_back_the_same(machine: SystemContainer, key
     assert machine.shell(script) == before
     assert machine.ssh(keys, "root", "id", "-un") == "root"
 
-    # The journal is on a volume, so the last words of the run before are there.
-    # (To journalctl it is the same boot: a container has the kernel's boot id.)
+    # The journal is on a volume, so it has the last lines of the run before.
+    # (journalctl shows one boot: a container has the kernel's boot ID.)
     words = machine.journal().splitlines()
     words = words[words.index("Received SIGRTMIN+3.") : words.index("Journal stopped") + 1]
     assert [line for line in words if "SIGKILL" in line] == [
@@ -266,7 +266,7 @@ def test_it_boots_on_cgroup_v2(image: str) -> None:
         assert (took_s < STOP_S, status) == (True, 0)
 
 
-# The data of another base in place of this one's: "1" is EL7's, "2" Stream 10's.
+# The data of another base instead of this one's: "1" is that of EL 7, "2" that of Stream 10.
 @pytest.mark.parametrize(
     ("options", "can", "said"),
     [

@@ -1,4 +1,4 @@
-"""What images/README.md and images/base/example tell a user to do with system containers, done."""
+"""The commands for system containers in images/README.md and images/base/example, run as a user runs them."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from tests.testbed.cluster.system_container import (
 )
 from tests.testbed.polling import eventually
 
-# What the page calls web1, web2 and machines may be there on a developer's machine.
+# A developer's machine may already have the page's web1, web2 and machines.
 OURS = "overlayd-test-"
 BLOCKS = code_blocks(README, "How to start a system container")
 MACHINE = f"{OURS}machine"
 
 
 class Shell:
-    """The shell of a user in an empty folder beside the checkout's images/, who has an ssh key."""
+    """The shell of a user with an ssh key, in an empty folder beside the checkout's images/."""
 
     def __init__(self, folder: Path, base: str) -> None:
         self.folder = folder
         self.keys = Keys.made(folder)
         self._base = base
         (folder / "images").symlink_to(ROOT / "images")
-        # ssh finds its files by the account, not by $HOME.
+        # ssh takes the home from the account, not from $HOME.
         (folder / "bin").mkdir()
         (folder / "bin/ssh").write_text(f'#!/bin/sh\nexec /usr/bin/ssh -F {self.keys.config} "$@"\n')
         (folder / "bin/ssh").chmod(0o755)
@@ -46,7 +46,7 @@ class Shell:
     def run(self, block: str) -> str:
         script = re.sub(r"\b(web[12]|machines)\b", rf"{OURS}\1", block)
         script = script.replace("overlayd/base:debian12-rpm", image_of("base", self._base))
-        # Where Docker builds, it is a tag.
+        # A build by Docker needs the image as a tag.
         script = script.replace("debian12-rpm", self._base)
         prelude = f"export HOME={self.folder} PATH={self.folder}/bin:$PATH; cd {self.folder}\n"
         return command("bash", "-euo", "pipefail", "-c", prelude + script)
@@ -107,7 +107,7 @@ def test_dnf_inside_has_the_repositories_that_the_page_says(base: str) -> None:
 
 
 def test_the_units_are_well_formed(tmp_path: Path) -> None:
-    # systemd wants the programs to be there, and docker's own unit, which this machine may have under another name.
+    # systemd checks that the programs exist, and docker's unit, which may have another name on this machine.
     (tmp_path / "docker.service").write_text("[Service]\nExecStart=/bin/true\n")
     ours = (ROOT / "images/base/files/usr/lib/systemd/system").glob("container-*")
     found = [EXAMPLE / "machine@.service", EXAMPLE / "web.service", *ours]
@@ -129,7 +129,7 @@ def _no_machine() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_no_machine")
-def test_the_units_lines_make_a_machine_that_knows_reboot_from_poweroff(base: str) -> None:
+def test_the_example_unit_tells_a_reboot_from_a_poweroff(base: str) -> None:
     variables = {"IMAGE": image_of("base", base), "OPTIONS": "--env TZ=Europe/Berlin"}
     unit = EXAMPLE / "machine@.service"
     [make] = unit_lines(unit, "ExecStartPre", variables, MACHINE)
@@ -140,7 +140,7 @@ def test_the_units_lines_make_a_machine_that_knows_reboot_from_poweroff(base: st
     machine = SystemContainer(MACHINE)
 
     def through(*ending: str) -> int:
-        """The status of ExecStart when a machine that runs is ended so."""
+        """The exit status of ExecStart when a running machine ends in this way."""
         command(*make, env=variables)
         with subprocess.Popen(start, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
             try:
@@ -156,6 +156,6 @@ def test_the_units_lines_make_a_machine_that_knows_reboot_from_poweroff(base: st
     made = machine.inspect(".Id")
     assert through(*stop) == int(succeeds)
     assert through(*inside, "poweroff") == int(succeeds)
-    # All the time it was one and the same.
+    # It was the same container all the time.
     assert machine.inspect(".Id") == made
     assert "TZ=Europe/Berlin" in json.dumps(machine.inspect(".Config.Env"))

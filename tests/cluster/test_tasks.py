@@ -1,4 +1,4 @@
-"""`invoke cluster.…` as a user runs it: nothing stays behind, and a second time changes nothing."""
+"""`invoke cluster.…` as a user runs it: a failed run leaves nothing, and a second run changes nothing."""
 
 from __future__ import annotations
 
@@ -63,12 +63,12 @@ def test_interrupted_up_removes_what_it_made(base: str, number: signal.Signals) 
     assert process.returncode != 0
 
 
-def test_missing_image_is_told_before_anything_is_made() -> None:
+def test_a_missing_image_is_reported_before_anything_is_made() -> None:
     with pytest.raises(OverlaydError, match=r"overlayd/host:no-such-base is not there\n  build it: invoke build-all"):
         create(Cluster(name=_NAME, base="no-such-base", underlay=_UNDERLAY), lambda _text: None)
 
 
-def test_an_underlay_in_use_is_told_with_whose_it_is_and_leaves_nothing(base: str, site: Site) -> None:
+def test_an_underlay_in_use_is_reported_with_its_holder_and_nothing_is_left(base: str, site: Site) -> None:
     taken = site.cluster.underlay
     said = f"underlay {taken} is taken: Docker network {site.cluster.docker_network} of the cluster {site.cluster.name}"
     with pytest.raises(OverlaydError, match=rf"(?s){re.escape(said)} has {taken}\n  a free one: --underlay 198\.19\."):
@@ -78,7 +78,7 @@ def test_an_underlay_in_use_is_told_with_whose_it_is_and_leaves_nothing(base: st
     assert done.stderr.startswith(f"error: {said}")
 
 
-def test_two_at_once_make_one_cluster_and_another_underlay_makes_it_anew(base: str) -> None:
+def test_two_ups_at_once_make_one_cluster_and_another_underlay_makes_it_anew(base: str) -> None:
     up = ["cluster.up", "--name", _NAME, "--hosts", "1", "--base", base, "--underlay"]
     with ThreadPoolExecutor() as pool:
         both = list(pool.map(lambda _: invoke(*up, str(_UNDERLAY)), range(2)))
@@ -89,7 +89,7 @@ def test_two_at_once_make_one_cluster_and_another_underlay_makes_it_anew(base: s
     [waited] = [done.stderr for done in both if done.stderr]
     assert re.fullmatch(rf"cluster {_NAME}: waiting for process \d+ \(.*cluster\.up .*\) to end\n", waited)
 
-    # Without --underlay it stays where it is.
+    # Without --underlay the cluster keeps its subnet.
     kept = invoke(*up[:-1])
     assert kept.stdout == f"cluster {_NAME} is up and well\n"
     moved = invoke(*up, "198.18.44.0/28")
@@ -99,22 +99,22 @@ def test_two_at_once_make_one_cluster_and_another_underlay_makes_it_anew(base: s
     found = find(_NAME)
     assert found is not None
     assert found.hosts[0].address == IPv4Address("198.18.44.11")
-    # The interface of a host is what its description says; its image is the one with the ID.
+    # A host's interface is as its description says, and its image has the ID.
     assert found.hosts[0].container.attrs["Image"] == found.hosts[0].container.attrs["Config"]["Image"]
     assert invoke("cluster.down", "--name", _NAME).returncode == 0
 
 
-def test_ctrl_c_while_another_is_at_it_is_no_traceback() -> None:
+def test_ctrl_c_while_waiting_for_another_process_causes_no_traceback() -> None:
     with alone(_NAME):
         status, said = interrupted(
             "cluster.down", "--name", _NAME, when=lambda: _waiting(os.getpid()), by=signal.SIGINT
         )
     assert status == 130
-    assert said.splitlines()[1:] == ["stopped; what was begun is removed"]
+    assert said.splitlines()[1:] == ["stopped; unfinished results are removed"]
 
 
 def _waiting(holder: int) -> bool:
-    """Whether a process waits for a lock that another has: proc_locks(5) lists it below the holder's, with `->`."""
+    """Whether a process waits for a lock of another: proc_locks(5) lists it below the holder's line, with `->`."""
     lines = Path("/proc/locks").read_text().splitlines()
     numbers = {line.split()[0] for line in lines if "->" not in line and line.split()[4] == str(holder)}
     return any("->" in line and line.split()[0] in numbers for line in lines)

@@ -1,4 +1,4 @@
-"""What crosses between containers on different hosts, over every backend."""
+"""Packets between containers on different hosts, with each backend."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.testbed.cluster.measure import overlay_rate, ping, underlay_rate
 from tests.testbed.cluster.site import Site
 from tests.testbed.polling import eventually
 
-# Floors, not figures: other work may share the machine. `invoke bench` reports what is reached.
+# Lower limits, as other work may share the machine. `invoke bench` reports the throughput.
 FLOORS = {"vxlan": 0.5, "host-gw": 0.7, "udp": 0.01}
 _SOURCE_PORT_TEST = "5311"
 
@@ -29,7 +29,7 @@ def test_every_container_reaches_every_other(backend: str, site: Site) -> None:
 
 
 def test_every_daemon_reaches_containers_of_every_peer_from_a_container_of_its_own(backend: str, site: Site) -> None:
-    # The unit may not enter containers; the service beside it does, and gives it sockets.
+    # The daemon's unit may not enter containers; a separate service does, and gives it sockets.
     for machine in site.hosts:
         others = {str(other.probe_address()) for other in site.hosts if other is not machine}
         eventually("all are reached", partial(_has_reached, machine, others), timeout_s=60)
@@ -56,7 +56,7 @@ def test_other_end_sees_the_containers_own_address(backend: str, a: Machine, b: 
         return a.succeeds(*client)
 
     eventually("100 KB over TCP", sent, timeout_s=10)
-    # The server writes its document once the client has gone.
+    # The server writes its result when the client has ended.
     seen = eventually("the server's report", lambda: b.in_probe("cat", "/tmp/seen.json").strip(), timeout_s=5)
     b.in_probe("sh", "-c", ": > /tmp/seen.json")
     assert IPv4Address(json.loads(seen)["start"]["accepted_connection"]["host"]) == a.probe_address()
@@ -74,7 +74,7 @@ def test_docker_runs_on_the_leased_subnet(backend: str, site: Site) -> None:
 
 
 def test_throughput_is_a_fair_part_of_the_underlays(backend: str, a: Machine, b: Machine) -> None:
-    # In turns, so that other work on this machine meets both alike.
+    # Measured in turns, so that other work on this machine affects both alike.
     parts = [overlay_rate(a, b) / underlay_rate(a, b) for _ in range(3)]
     assert statistics.median(parts) >= FLOORS[backend], parts
 
@@ -89,7 +89,7 @@ def test_restarting_overlayd_loses_no_packet_and_leaves_docker_alone(backend: st
     assert a.unit("overlayd", "MainPID") != overlayd
     assert a.unit("docker", "MainPID") == docker
     if backend == "udp":
-        # Its data path is the daemon itself: packets are lost while there is none, and flow again afterwards.
+        # The daemon is the data path: packets are lost while it does not run, and flow again afterwards.
         eventually("packets flow again", lambda: ping(a.in_probe, target).lost == 0, timeout_s=10)
     else:
         assert result.lost == 0, result
@@ -98,23 +98,23 @@ def test_restarting_overlayd_loses_no_packet_and_leaves_docker_alone(backend: st
 def test_traffic_passes_the_rules_of_docker_28(backend: str, a: Machine, b: Machine) -> None:
     target = b.probe_address()
     raw = f"PREROUTING -d {target}/32 ! -i docker0 -j DROP"
-    door = "-m comment --comment overlayd -j"
+    comment = "-m comment --comment overlayd -j"
     user = b.run("iptables", "-S", "DOCKER-USER")
-    chain = "DOCKER-USER" if f"{door} OVERLAYD-DOCKER" in user else "FORWARD"
+    chain = "DOCKER-USER" if f"{comment} OVERLAYD-DOCKER" in user else "FORWARD"
     b.shell(f"iptables -t raw -A {raw} && iptables -A DOCKER ! -i docker0 -o docker0 -j DROP")
     try:
         assert ping(a.in_probe, target).lost == 0
         if backend == "udp":
-            return  # without the daemon there is no data path to try without our doors
-        # Without our doors it does not, and each of the two is needed.
+            return  # without the daemon there is no data path that could be tried without our accept rules
+        # Without our accept rules it does not pass, and each of the two is needed.
         b.run("systemctl", "stop", "overlayd.service")
-        b.shell(f"iptables -t raw -D PREROUTING {door} OVERLAYD-PREROUTING")
+        b.shell(f"iptables -t raw -D PREROUTING {comment} OVERLAYD-PREROUTING")
         assert ping(a.in_probe, target, count=2).received == 0
-        b.shell(f"iptables -t raw -I PREROUTING {door} OVERLAYD-PREROUTING")
+        b.shell(f"iptables -t raw -I PREROUTING {comment} OVERLAYD-PREROUTING")
         assert ping(a.in_probe, target).lost == 0
-        b.shell(f"iptables -D {chain} {door} OVERLAYD-DOCKER")
+        b.shell(f"iptables -D {chain} {comment} OVERLAYD-DOCKER")
         assert ping(a.in_probe, target, count=2).received == 0
-        # The daemon puts back what is missing, before Docker's.
+        # The daemon restores the missing rules, before Docker's.
         b.run("systemctl", "start", "overlayd")
         eventually("the daemon put its rules back", lambda: ping(a.in_probe, target).lost == 0, timeout_s=10)
     finally:

@@ -1,4 +1,4 @@
-"""Two checkouts of different commits on one dockerd, built at the same time while somebody moves the images' names."""
+"""Two checkouts of different commits build on one dockerd at the same time, while somebody moves image names."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from tests.testbed.cluster.packaged import tar
 
 pytestmark = pytest.mark.lane("builds")
 
-# In the base image, and in the etcd image that is made of it.
+# A file in the base image, and in the etcd image that is made from it.
 MARKS = ("images/base/files/usr/share/mark-of-base", "images/etcd/files/usr/share/mark-of-etcd")
 LOOK = "cat /usr/share/mark-of-base /usr/share/mark-of-etcd; ls /intruder 2>&1"
 
 
 @pytest.fixture
 def checkouts(tmp_path: Path) -> Iterator[list[Place]]:
-    """Two, each with a commit of its own that changes base and etcd."""
+    """Two checkouts, each with its own commit that changes base and etcd."""
     places = [Place(root=tmp_path / name) for name in ("one", "two")]
     for place in places:
         checkout(place.root)
@@ -44,7 +44,7 @@ def checkouts(tmp_path: Path) -> Iterator[list[Place]]:
 
 @contextmanager
 def intruder(names: list[str]) -> Iterator[None]:
-    """Somebody who gives the names, again and again, to an image with our labels and one file more."""
+    """A thread that again and again gives the names to another image, which has our labels and one file more."""
     client = docker.from_env()
     container = client.containers.create(names[0], ["true"], network_mode="none")
     try:
@@ -110,7 +110,7 @@ def test_two_checkouts_build_at_once_and_each_has_its_own(checkouts: list[Place]
             )
             assert shown.decode().splitlines()[:2] == [place.root.name] * 2
             assert "No such file" in shown.decode()
-    # This checkout's own results are what they were, and it notices that the names are another's.
+    # The results of this checkout are unchanged, and it notices that other images have the names.
     assert {name: PLACE.layout.image(name) for name in names} == before
     for name in names:
         assert client.images.get(name).id != client.images.get(own_tag(PLACE.owner, name)).id
@@ -122,7 +122,7 @@ def test_two_checkouts_build_at_once_and_each_has_its_own(checkouts: list[Place]
     client.close()
 
 
-def test_what_a_folder_that_is_gone_kept_goes_when_asked_for_and_no_build_touches_it(tmp_path: Path, base: str) -> None:
+def test_images_of_a_deleted_checkout_are_removed_on_request_and_by_no_build(tmp_path: Path, base: str) -> None:
     client = docker.from_env()
     gone, name = str(tmp_path / "gone/build"), f"overlayd/probe:{base}"
     left, of_gone = own_tag(str(tmp_path), f"new-left-probe:{base}"), own_tag(gone, name)

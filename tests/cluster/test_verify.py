@@ -1,4 +1,4 @@
-"""`rpm -Va` in containers of the images: clean, apart from a list that says why."""
+"""`rpm -Va` in containers of the images finds only what a list expects, with reasons."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def excused(file: Path) -> dict[str, str]:
     return {path: reason.strip() for path, _, reason in (line.partition(" ") for line in lines)}
 
 
-def test_every_entry_of_the_list_has_its_reason() -> None:
+def test_every_entry_of_the_list_has_a_reason() -> None:
     assert all(path.startswith("/") and len(reason) > 10 for path, reason in excused(LIST).items())
 
 
 @pytest.mark.parametrize("image", ["base", "docker", "host"])
-def test_what_rpm_verifies_is_as_its_packages_brought_it(base: str, image: str) -> None:
+def test_files_are_as_their_packages_installed_them(base: str, image: str) -> None:
     if base != "debian12-rpm":
         pytest.skip(f"the packages of {base} are the distribution's own, and so is what their scripts change")
     container = client().containers.create(
@@ -39,5 +39,5 @@ def test_what_rpm_verifies_is_as_its_packages_brought_it(base: str, image: str) 
     finally:
         container.remove(force=True, v=True)
     assert int(count) > 100
-    # Nine flags, or "missing"; perhaps what kind of file it is; the path.
+    # Nine flags, or "missing"; optionally the kind of file; the path.
     assert {line: None for line in said if line.split()[-1] not in excused(LIST)} == {}

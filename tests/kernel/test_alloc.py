@@ -9,7 +9,7 @@ from tests.testbed.netns.lab import laboratory
 from tests.testbed.polling import eventually
 
 
-def test_a_lease_and_files_and_neither_device_nor_route(tmp_path: Path) -> None:
+def test_alloc_makes_a_lease_and_files_but_no_device_and_no_route(tmp_path: Path) -> None:
     with laboratory(tmp_path, {"Type": "alloc"}) as lab:
         a = lab.host("a", start=False)
         devices, routes = a.run("ip", "-br", "link"), a.run("ip", "route")
@@ -27,7 +27,7 @@ def test_a_lease_and_files_and_neither_device_nor_route(tmp_path: Path) -> None:
         assert f"FLANNEL_SUBNET={a.subnet[1]}/24\nFLANNEL_MTU=1500\n" in (a.run_dir / "subnet.env").read_text()
         assert f"--bip={a.subnet[1]}/24" in (a.run_dir / "docker.env").read_text()
         assert a.subnet != b.subnet
-        # What a backend before left behind does not stay.
+        # What the previous backend left is removed.
         lab.configure({"Type": "host-gw"})
         eventually("a has a route to b", lambda: str(b.subnet) in a.run("ip", "route"))
         lab.configure({"Type": "alloc"})

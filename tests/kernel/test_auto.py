@@ -1,4 +1,4 @@
-"""The auto backend among hosts on two network segments: each peer by its own best path."""
+"""The auto backend with hosts on two network segments: each peer is reached by the best path for it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.testbed.netns.lab import ETCD, Host, Lab, laboratory
 from tests.testbed.netns.traffic import ping_of_size, pings
 from tests.testbed.polling import eventually
 
-# Beyond a router, which is the switch's own namespace.
+# Behind a router: the switch's own namespace routes between the segments.
 ROUTER, FAR = "198.18.2.254", "198.18.2.3"
 
 
@@ -37,7 +37,7 @@ def c(lab: Lab) -> Host:
 
 
 def paths(host: Host) -> dict[str, str]:
-    """How a host says that it reaches each peer, by its public address."""
+    """By which path a host reaches each peer, as its status says; keys are peers' public addresses."""
     return {peer["public_ip"]: peer["path"] for peer in host.status()["peers"]}
 
 

@@ -1,4 +1,4 @@
-"""A network config or a lease in etcd takes nothing of a host's own: routes, etcd, gateways, neighbours."""
+"""A network config or a lease in etcd cuts no host off from its own routes, etcd, gateways or neighbours."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.testbed.netns.traffic import pings
 from tests.testbed.polling import eventually
 
 PREFIX = "/coreos.com/network"
-# Behind the lab's switch, which the hosts' default route leads to.
+# Behind the lab's switch, which is the hosts' default gateway.
 FAR_ETCD = "198.19.7.5"
 
 
@@ -30,19 +30,19 @@ def lab(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 
 
 def table(host: Host) -> str:
-    """Both routing tables, less ours."""
+    """The routing tables of both IP versions, without our routes."""
     lines = [line for family in ("-4", "-6") for line in host.run("ip", family, "route").splitlines()]
     kept = [line.strip() for line in lines if "proto 157" not in line and "dev overlay" not in line]
     return "\n".join(sorted(line for line in kept if "fe80::/64" not in line))
 
 
 def write(lab: Lab, key: str, value: object) -> None:
-    """Put a key into etcd past all checks, as somebody who means harm does."""
+    """Write a key into etcd without any check, as an attacker does."""
     lab.etcdctl("put", f"{PREFIX}/{key}", json.dumps(value))
 
 
 def vxlan(address: str, mac: str) -> dict[str, Any]:
-    """A lease's value."""
+    """The value of a lease's key."""
     return {"PublicIP": address, "BackendType": "vxlan", "BackendData": {"VNI": 1, "VtepMAC": mac}}
 
 
@@ -63,7 +63,7 @@ HOSTILE: list[tuple[dict[str, Any], str]] = [
 def test_a_hostile_network_config_changes_nothing_and_the_good_one_is_served_on(lab: Lab) -> None:
     (a,) = lab.hosts
     a.stop()
-    # An administrator's own; and a second etcd behind the router, which only the settings name.
+    # A route of the administrator's, and a second etcd behind the router, which only the settings name.
     a.run("ip", "route", "add", "10.6.0.0/16", "via", "198.18.1.254")
     a.settings["etcd-endpoints"] = f"http://198.18.1.254:2379,http://{FAR_ETCD}:2379"
     a.start()
@@ -88,7 +88,7 @@ def config_set(host: Host, network: str, *flags: str, kind: str = "vxlan") -> tu
 
 
 def test_config_set_refuses_by_name_what_hosts_need(lab: Lab) -> None:
-    """Network over the underlay: etcd behind the router, and a peer's public address, are inside."""
+    """The network contains the underlay: an etcd behind the router and a peer's public address are inside."""
     (a,) = lab.hosts
     a.settings["etcd-endpoints"] = f"http://198.18.1.254:2379,http://{FAR_ETCD}:2379"
     before = lab.etcdctl("get", "--print-value-only", f"{PREFIX}/config")
@@ -106,7 +106,7 @@ def test_config_set_refuses_by_name_what_hosts_need(lab: Lab) -> None:
         assert words in said
     assert config_set(a, "0.0.0.0/0")[0] == 2
     assert lab.etcdctl("get", "--print-value-only", f"{PREFIX}/config") == before
-    # Loopback is nobody's, whatever the flags.
+    # A network in loopback is refused, even with --force.
     assert config_set(a, "127.0.0.0/8", "--force")[0] == 2
     assert config_set(a, "198.19.0.0/21", "--force") == (0, "")
 
@@ -139,7 +139,7 @@ def test_a_network_over_the_underlay_is_served_without_what_hosts_need(lab: Lab)
 @pytest.mark.parametrize("lab", ["vxlan", "host-gw"], indirect=True)
 @pytest.mark.parametrize("nftables", [False, True], ids=["iptables", "nftables"])
 def test_a_network_over_the_underlay_takes_no_host_from_its_neighbours(lab: Lab, nftables: bool) -> None:
-    """As 10.0.0.0/8 over hosts in 10.1.2.0/24: peers, and others on the segment, go on reaching hosts."""
+    """As 10.0.0.0/8 over hosts in 10.1.2.0/24: peers and others on the segment still reach hosts."""
     (a,) = lab.hosts
     kind = a.status()["backend"]
     lab.remove_host(a)
@@ -154,7 +154,7 @@ def test_a_network_over_the_underlay_takes_no_host_from_its_neighbours(lab: Lab,
     stranger.run("ip", "route", "add", str(c.subnet), "via", str(b.address))
     assert not reaches(stranger, str(b.container_address))
     assert not reaches(stranger, str(c.container_address))
-    # A network of docker's own in it.
+    # A Docker network inside it.
     user = namespaces.unique("user")
     namespaces.make(user)
     try:
@@ -180,7 +180,7 @@ def test_a_network_over_the_underlay_takes_no_host_from_its_neighbours(lab: Lab,
 
 
 def reaches(host: Host, address: str) -> bool:
-    """Whether it answers to one of two echoes."""
+    """Whether it answers at least one of two echoes."""
     argv = [*host.enter, "ping", "-c", "2", "-i", "0.2", "-W", "1", address]
     return subprocess.run(argv, capture_output=True, check=False).returncode == 0
 
@@ -193,7 +193,7 @@ def test_a_subnet_with_what_this_host_needs_is_never_leased_and_one_that_is_held
     held = a.subnet
     a.stop()
     others = [f"10.5.{number}.5" for number in range(1, 4) if f"10.5.{number}.0/24" != str(held)]
-    # What it holds has etcd's address in it, and so has one of the two others.
+    # The subnet that it holds contains etcd's address, and so does one of the two others.
     a.settings["etcd-endpoints"] = f"http://198.18.1.254:2379,http://{held[5]}:2379,http://{others[0]}:2379"
     a.start()
     assert str(a.subnet) == others[1].removesuffix("5") + "0/24"
@@ -209,7 +209,7 @@ def test_a_lease_inside_a_peers_takes_none_of_its_traffic(lab: Lab) -> None:
     bad = (f"{base + 2}-32", f"{base}-30", f"{base}-25", f"{base - 256 * (int(base) >> 8 & 1)}-23")
     for name in bad:
         write(lab, f"subnets/{name}", vxlan("198.18.1.77", "02:11:22:33:44:55"))
-    # With b's own MAC, under a key that comes first.
+    # With b's MAC, under a key that is listed before b's.
     write(lab, "subnets/10.5.0.0-24", vxlan("198.18.1.77", mac(b)))
 
     def problems() -> list[str]:
@@ -225,8 +225,8 @@ def mac(host: Host) -> str:
     return host.run("cat", "/sys/class/net/overlay.1/address").strip()
 
 
-def test_what_a_host_needs_is_seen(tmp_path: Path) -> None:
-    """Gateways of both families and of several next hops, on-link networks, own addresses; not docker0 nor overlays."""
+def test_addresses_that_a_host_needs_are_found(tmp_path: Path) -> None:
+    """Gateways of both IP versions and of multipath routes, on-link networks, own addresses; no docker0, no overlay."""
     from overlayd.underlay import host_needs  # noqa: PLC0415  (in the namespace)
 
     name = namespaces.unique("needed")
@@ -248,7 +248,7 @@ def test_what_a_host_needs_is_seen(tmp_path: Path) -> None:
             ),
         )
         found = namespaces.inside(
-            name, lambda: host_needs.HostNeeds(["http://198.19.7.5:2379", "localhost:2379"]).now()
+            name, lambda: host_needs.HostNeedsReader(["http://198.19.7.5:2379", "localhost:2379"]).now()
         )
     finally:
         namespaces.remove(name)

@@ -1,4 +1,4 @@
-"""`overlayd check`: it says what would be, and nothing is changed."""
+"""`overlayd check` says what the daemon would do, and changes nothing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.testbed.netns.lab import Host, laboratory
 
 
 def everything(host: Host) -> str:
-    """All that a daemon could have changed on a host."""
+    """All state of a host that a daemon could change."""
     commands = (("ip", "link"), ("ip", "address"), ("ip", "route"), ("iptables-save",), ("nft", "list", "ruleset"))
     shown = [host.run(*words) for words in commands]
     forwarding = host.run("sysctl", "-n", "net.ipv4.ip_forward")
@@ -28,7 +28,7 @@ def everything(host: Host) -> str:
     ],
     ids=["vxlan", "wireguard", "host-gw"],
 )
-def test_it_says_what_would_be_and_changes_nothing(tmp_path: Path, backend: str, needs: list[str]) -> None:
+def test_check_reports_what_run_would_do_and_changes_nothing(tmp_path: Path, backend: str, needs: list[str]) -> None:
     with laboratory(tmp_path, {"Type": backend}) as lab:
         host = lab.host("a", start=False)
         before, keys = everything(host), lab.etcdctl("get", "--prefix", "--keys-only", "/")

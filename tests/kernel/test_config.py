@@ -1,4 +1,4 @@
-"""The network config changes under running daemons, and every host follows."""
+"""The network config changes while daemons run, and every host follows."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tests.testbed.polling import eventually
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """A lab of its own, that begins with vxlan."""
+    """A lab of this file's own, which starts with vxlan."""
     with laboratory(tmp_path_factory.mktemp("config"), {"Type": "vxlan"}) as lab:
         for name in ("a", "b"):
             lab.host(name)
         yield lab
 
 
-def test_keys_that_no_host_reads_are_refused_when_written_and_said_when_read(lab: Lab, a: Host) -> None:
+def test_keys_that_no_host_reads_are_refused_when_written_and_reported_when_read(lab: Lab, a: Host) -> None:
     config = '{"Network": "10.5.0.0/16", "Owner": "net", "Backend": {"Type": "vxlan", "Comment": "do not touch"}}'
     done = a.call("config", "set", config)
     assert (done.returncode, "'Owner' is not a key" in done.stderr, "known: Network" in done.stderr) == (2, True, True)
@@ -38,7 +38,7 @@ def test_keys_that_no_host_reads_are_refused_when_written_and_said_when_read(lab
 
 
 def follows(host: Host, backend: str, devices: list[str]) -> bool:
-    """Whether a host says that it serves that backend and knows its peer by it, and has these devices of ours."""
+    """Whether a host's status names that backend and a peer with it, and whether it has exactly these devices."""
     status = host.status()
     links = [line.split()[0].split("@")[0] for line in host.run("ip", "-br", "link").splitlines()]
     return bool(

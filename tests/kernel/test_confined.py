@@ -1,4 +1,4 @@
-"""The daemon does all its work with no more than the unit leaves it."""
+"""The daemon does all its work with only the rights that the unit leaves it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from overlayd.probe.container_sockets import borrow
+from overlayd.probe.container_sockets import request_sockets
 from overlayd.probe.icmp import echo_request
 from tests.testbed.netns.lab import Host, Lab, environment
 from tests.testbed.netns.traffic import pings
@@ -26,7 +26,7 @@ CONFINED = ROOT / "tests/testbed/netns/confined.py"
 
 @pytest.fixture
 def confined(lab: Lab) -> Iterator[Host]:
-    """A third host, whose daemon is as confined as the unit has it."""
+    """A third host, whose daemon runs with the unit's confinement."""
     host = lab.host("c", lease_ttl_s=5, start=False)
     host.launcher = (sys.executable, str(CONFINED), str(UNIT), str(host.run_dir), str(host.state_dir), "--")
     try:
@@ -37,7 +37,7 @@ def confined(lab: Lab) -> Iterator[Host]:
         lab.remove_host(host)
 
 
-def test_it_joins_repairs_and_goes(a: Host, confined: Host) -> None:
+def test_a_confined_daemon_joins_repairs_and_cleans_up(a: Host, confined: Host) -> None:
     eventually("a reaches it", partial(pings, a, confined))
     eventually("it reaches a", partial(pings, confined, a))
     assert confined.status()["problems"] == []
@@ -55,11 +55,11 @@ def test_it_joins_repairs_and_goes(a: Host, confined: Host) -> None:
     assert confined.stop() == 0
 
 
-def test_older_iptables_work_too(lab: Lab, a: Host) -> None:
+def test_older_iptables_work_under_confinement(lab: Lab, a: Host) -> None:
     host = lab.host("d", lease_ttl_s=5, start=False)
     host.launcher = (sys.executable, str(CONFINED), str(UNIT), str(host.run_dir), str(host.state_dir), "--")
     for name in ("iptables", "iptables-save", "iptables-restore"):
-        # Links, as a distribution has them: by their target overlayd knows which kind they are.
+        # Links, as distributions have them: overlayd recognises the kind of iptables by the link's target.
         (host.bin_dir / name).symlink_to(shutil.which("xtables-legacy-multi") or "/no/legacy/iptables")
     try:
         host.start()
@@ -80,7 +80,7 @@ def test_a_certificate_in_a_closed_folder_is_named_with_the_way_out(confined: Ho
     assert "/etc/overlayd" in done.stderr
 
 
-def test_what_others_may_read_they_can_read_whatever_the_umask(confined: Host) -> None:
+def test_public_files_are_readable_whatever_the_umask(confined: Host) -> None:
     argv = [sys.executable, "-m", "overlayd", "status", f"--run-dir={confined.run_dir}", f"--config-file={os.devnull}"]
     for path in (confined.run_dir / name for name in ("subnet.env", "docker.env", "status.json")):
         assert path.stat().st_mode & 0o777 == 0o644, path
@@ -88,8 +88,8 @@ def test_what_others_may_read_they_can_read_whatever_the_umask(confined: Host) -
     assert said.returncode == 0, said.stdout + said.stderr
 
 
-def test_confined_it_could_not_do_more() -> None:
-    # That the confinement is one: each line of this would be allowed to root.
+def test_the_confinement_refuses_what_the_unit_forbids() -> None:
+    # This shows that the confinement works: root may do each of these without it.
     script = """
 import mmap, os, resource, socket
 def refused(call, *arguments):
@@ -115,15 +115,15 @@ print(refused(os.chroot, "/"), refused(socket.socket, socket.AF_PACKET, socket.S
 
 @pytest.fixture
 def lending(a: Host, tmp_path: Path) -> Iterator[Path]:
-    """Where the service that enters containers of `a` listens, as confined as its unit has it."""
+    """The socket of the service that enters containers of `a`, which runs with its unit's confinement."""
     path = tmp_path / "containers.sock"
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
         listening.bind(str(path))
         listening.listen()
         path.chmod(0o777)
         unit = ROOT / "rpm/units/overlayd-containers.service"
-        script = "import sys; from overlayd.probe import lender; sys.exit(lender.main())"
-        # As systemd passes a socket: it is descriptor 3 (sd_listen_fds(3)).
+        script = "import sys; from overlayd.probe import socket_server; sys.exit(socket_server.main())"
+        # systemd passes the socket as descriptor 3 (sd_listen_fds(3)).
         shell = f'exec 3<&{listening.fileno()}; exec env LISTEN_FDS=1 "$@"'
         argv = ["bash", "-c", shell, "bash", *("ip", "netns", "exec", a.namespace)]
         argv += [sys.executable, str(CONFINED), str(unit), "--", sys.executable, "-c", script]
@@ -135,8 +135,8 @@ def lending(a: Host, tmp_path: Path) -> Iterator[Path]:
             process.wait(10)
 
 
-def test_who_enters_containers_does_so_with_its_two_capabilities(a: Host, b: Host, lending: Path) -> None:
-    (lent,) = borrow(lending, "docker0")
+def test_the_containers_service_works_with_its_two_capabilities(a: Host, b: Host, lending: Path) -> None:
+    (lent,) = request_sockets(lending, "docker0")
     assert lent.addresses == (a.container_address,)
     with lent.socket(4) as inside:
         message = echo_request(4, ident=1, sequence=1, token=bytes(8), packet_bytes=100)
@@ -144,11 +144,11 @@ def test_who_enters_containers_does_so_with_its_two_capabilities(a: Host, b: Hos
         inside.settimeout(5)
         answer, (sender, _port) = inside.recvfrom(2048)
     assert sender == str(b.container_address)
-    # It was sent by the container: the answer came to its address.
+    # The echo was sent from the container: the answer came to the container's address.
     assert answer[16:20] == a.container_address.packed
 
 
-def test_nobody_but_root_is_lent_a_socket(a: Host, lending: Path) -> None:
+def test_only_root_is_given_a_socket(a: Host, lending: Path) -> None:
     script = f"""
 import socket
 asked = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -157,12 +157,12 @@ asked.connect({str(lending)!r})
 asked.send(b"containers docker0")
 print(socket.recv_fds(asked, 4096, 4)[:2])
 """
-    # The folders on the way are pytest's, and closed: what root could give away is an open connection.
+    # pytest's folders are closed to other users, so the user is given a connection that root opened.
     asked = "import os, socket; os.setgroups([]); os.setgid(65534); os.setuid(65534)"
     said = subprocess.run([sys.executable, "-c", asked + script], capture_output=True, text=True, check=False)
     assert "PermissionError" in said.stderr or said.stdout.strip() == "(b'', [])", said
 
 
-def test_a_daemon_that_may_not_enter_containers_says_so_and_asks_from_itself(a: Host, confined: Host) -> None:
+def test_a_daemon_that_cannot_enter_containers_says_so_and_sends_echoes_from_the_host(a: Host, confined: Host) -> None:
     eventually("it says so", lambda: "containers cannot be entered" in str(confined.status().get("probed_from")))
     eventually("it is asked", lambda: "reached" in (confined.run_dir / "reach.json").read_text(), timeout_s=30)

@@ -1,4 +1,4 @@
-"""debian12-rpm from mirrors on disk, as on a machine that reaches nothing: apt checks Debian's signature, no other."""
+"""debian12-rpm from mirrors on disk, as on a machine without a network: apt accepts Debian's signature only."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def mirror(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture
 def step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Step]:
-    # The same command for two packages, unpacked only.
+    # The same command with two packages only, which are unpacked but not configured.
     monkeypatch.setattr(repository, "PACKAGES", ("hostname",))
     monkeypatch.setattr(repository, "VARIANT", "extract")
     monkeypatch.setattr(repository, "LOCALES", (), raising=False)
@@ -45,7 +45,7 @@ def at(mirrors: dict[str, str]) -> Base:
     return dataclasses.replace(catalogue.get("debian12-rpm"), mirrors=mirrors)
 
 
-def test_a_mirror_on_disk_is_all_that_is_asked(step: Step, mirror: dict[str, str]) -> None:
+def test_only_the_mirror_on_disk_is_used(step: Step, mirror: dict[str, str]) -> None:
     lines = sources.lines(at(mirror))
     assert {line.split()[2] for line in lines} == set(debian_mirror.indices())
     assert all(line.split()[1].startswith("file:///") for line in lines)

@@ -1,4 +1,4 @@
-"""Every release of Docker closes the way in its own manner: with ours, packets pass; without, they do not."""
+"""Each release of Docker blocks packets in its own way: with our rules packets of peers pass, without they do not."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def name(value: object) -> str:
 
 @pytest.fixture(scope="module")
 def made() -> Iterator[Site]:
-    """One site for all."""
+    """Two hosts and a stranger, for all tests of this file."""
     with site() as found:
         yield found
 
@@ -68,7 +68,7 @@ def test_without_the_forward_rules_peers_pass_and_a_policy_keeps_strangers_out(
 @pytest.mark.parametrize("backend", ["iptables", "nftables"])
 @pytest.mark.parametrize("release", BY_NFTABLES, ids=name)
 def test_peers_pass_dockers_nftables_too(release: Release, backend: str, kind: str, clean: Site) -> None:
-    # Without the options nothing of ours can help.
+    # Without these options of dockerd no rule of ours can let packets through.
     start_docker(clean, release, {})
     start_overlayd(clean, backend, NFT_JSON)
     check_closed(clean, release)
@@ -87,7 +87,7 @@ def test_an_administrators_own_mark_and_direct_routing_are_kept(release: Release
     start_overlayd(clean, "nftables", told)
     assert connects(clean.a.container, clean.b.address(4), 81)
     clean.b.accept(81)
-    # Whoever asked for direct routing has it.
+    # An administrator who asked for direct routing has it.
     assert connects(clean.stranger, clean.b.address(4), 80)
     clean.b.accept(80)
 
@@ -136,7 +136,7 @@ def check_open(at: Site, release: Release) -> None:
 
 def check_closed(at: Site, release: Release) -> None:
     """Containers do not reach each other, nor strangers them."""
-    # Before 28.0 Docker keeps strangers from what is not published only.
+    # Docker before 28.0 protects only ports that are not published.
     ports = (80, 81) if release.closes else (81,)
     check_stranger(
         at, release, ports=ports, also=[(at.a.container, at.b.address(version), 81) for version in versions(release)]

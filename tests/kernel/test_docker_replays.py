@@ -1,6 +1,6 @@
-"""Docker's rules that are replayed (docker_rules/) are those that a real Docker writes, where there is one here.
+"""The replayed rules of Docker (docker_rules/) are those that a real Docker writes, if a real one is available here.
 
-The others are of releases that no Debian suite has.
+No Debian suite has the releases of the other replays.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from tests.testbed.netns import namespaces
 from tests.testbed.netns.docker_releases import RELEASES, load
 from tests.testbed.netns.docker_site import ALONE, Site
 
-# By a real release, the replayed one that is held against it.
+# For each real release, the replay that is compared with it.
 REPLAYS = {"20.10": "20.10", "26.1": "27", "28.5": "28.2"}
-# What is known to be different: lines that only the replay has, and lines that only the real one has. The replay leaves
-# FORWARD's policy as it is: it shows what the drops do by themselves.
+# Known differences: lines that only the replay has, and lines that only the real release has. The replay does not set
+# FORWARD's policy, so that tests show what the drops alone do.
 DIFFERENT: dict[tuple[str, int], tuple[list[str], list[str]]] = {
     ("28.5", 4): (["*filter -A DOCKER-USER -j RETURN"], ["*filter :FORWARD DROP"]),
     ("28.5", 6): (
@@ -48,7 +48,7 @@ def empty() -> Iterator[str]:
 def test_what_is_replayed_is_what_docker_writes(site: Site, version: int, empty: str) -> None:
     real = rules(site.alone[version])
     if version == 6 and not site.release.ipv6:
-        # 27 alone is replayed in IPv6, and no suite has it.
+        # Only release 27 is replayed with IPv6 rules, and no suite has 27.
         assert real == []
         return
     release = next(release for release in RELEASES if release.name == REPLAYS[site.release.name])
@@ -63,7 +63,7 @@ def test_what_is_replayed_is_what_docker_writes(site: Site, version: int, empty:
 
 
 def rules(saved: str) -> list[str]:
-    """Chains that somebody made, policies that are not ACCEPT, and rules in their order, by table."""
+    """By table: user-defined chains, policies other than ACCEPT, and rules in their order."""
     found: dict[str, list[str]] = {}
     table = ""
     for line in saved.splitlines():
@@ -75,7 +75,7 @@ def rules(saved: str) -> list[str]:
                 found.setdefault(table, []).append(f"{name} {policy}")
         elif line.startswith("-A"):
             found.setdefault(table, []).append(line)
-    # The order of rules of different chains means nothing.
+    # The order between rules of different chains does not matter.
     return [f"{table} {line}" for table in sorted(found) for line in sorted(found[table], key=_place)]
 
 

@@ -1,4 +1,4 @@
-"""The rules with which stock Docker closes the way to containers, replayed; real daemons keep it open."""
+"""With the replayed rules by which stock Docker blocks packets to containers, real daemons let peers' packets pass."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ COMMIT
 
 @pytest.fixture
 def docker29(a: Host, b: Host) -> Iterator[None]:
-    """Docker 29's rules on both hosts, as if it was started after the overlay daemon."""
+    """Docker 29's rules on both hosts, as if dockerd had started after overlayd."""
     release = next(release for release in RELEASES if release.name == "29")
     for host in (a, b):
         load(release, host.namespace, host.subnet, host.container_address, options={})
@@ -58,7 +58,7 @@ def test_others_still_do_not_get_in(lab: Lab, a: Host, b: Host, docker29: None) 
 
 def test_an_administrators_drop_in_docker_user_wins(a: Host, b: Host, docker29: None) -> None:
     eventually("a reaches b", lambda: pings(a, b))
-    # Appended behind our jump, as anyone would: it is put before it at the next look.
+    # Appended after our jump, as administrators do; at its next look the daemon moves its jump behind it.
     b.run("iptables", "-A", "DOCKER-USER", "-s", str(a.container_address), "-j", "DROP")
     eventually("a is dropped by b", lambda: not pings(a, b))
     b.run("iptables", "-D", "DOCKER-USER", "-s", str(a.container_address), "-j", "DROP")
@@ -66,5 +66,5 @@ def test_an_administrators_drop_in_docker_user_wins(a: Host, b: Host, docker29: 
 
 
 def test_what_leaves_the_network_is_masqueraded_and_what_stays_is_not(lab: Lab, a: Host, b: Host) -> None:
-    # The switch has no route back to any container: only a masqueraded packet can be answered.
+    # The switch has no route to containers, so it can answer only masqueraded packets.
     eventually("a reaches the switch", lambda: reaches(a, SWITCH_ADDRESS))

@@ -1,6 +1,6 @@
-"""How docker is started, with a real dockerd: by the drop-in that the generator makes, from a unit and files of ours.
+"""How docker starts, with a real dockerd, the generator's drop-in, and a unit and files that the tests write.
 
-systemd is played: what it would do at `systemctl restart docker` is done here, and what it would show is in a file.
+There is no systemd: the tests do what it does at `systemctl restart docker`, and a file has what it would show.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import pytest
 
 from overlayd.docker import generator
 from overlayd.docker import options as docker_options
-from overlayd.lib import envfile
+from overlayd.lib import envfile, unit_files
 from tests.testbed.netns import namespaces
 from tests.testbed.netns.lab import Host, Lab, laboratory
 from tests.testbed.polling import eventually
@@ -44,7 +44,7 @@ ExecStart={dockerd} --data-root={folder}/data --exec-root={folder}/exec --pidfil
 
 
 class Docker:
-    """docker.service on one host, whose /etc is its own."""
+    """docker.service on one host, which has its own /etc."""
 
     def __init__(self, host: Host, folder: Path) -> None:
         self.host = host
@@ -65,13 +65,13 @@ class Docker:
         self.say("inactive", 0)
 
     def write(self, name: str, text: str) -> None:
-        """A file below /etc."""
+        """Write a file below /etc."""
         path = self.etc / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
 
     def say(self, state: str, pid: int) -> None:
-        """What systemd shows of docker.service."""
+        """Write what systemd would show of docker.service."""
         drop_ins = "/a/50-overlayd.conf /b/zz-overlayd.conf"
         temporary = self.folder / "unit.new"
         temporary.write_text(
@@ -81,24 +81,24 @@ class Docker:
         temporary.replace(self.folder / "unit")
 
     def start(self, *, by_drop_in: bool = True) -> bool:
-        """What systemd does at `systemctl restart docker`; whether dockerd came up."""
+        """Do what systemd does at `systemctl restart docker`; whether dockerd came up."""
         self.stop()
         unit = (self.etc / "systemd/system/docker.service").read_text()
         if by_drop_in:
             drop_in = generator.drop_in(self.folder)
             assert drop_in is not None
-            for _section, key, value in generator.assignments(drop_in):
+            for _section, key, value in unit_files.assignments(drop_in):
                 if key == "ExecStartPre":
                     self._run_before(value)
             unit += drop_in
-        # systemd.exec(5): read shortly before the process is executed, after all of the state before have ended.
+        # systemd.exec(5): environment files are read just before the process starts, after ExecStartPre= has ended.
         variables = envfile.parse((self.etc / "default/docker").read_text())
         with contextlib.suppress(FileNotFoundError):
             variables |= envfile.parse((self.host.run_dir / docker_options.DOCKER_ENV).read_text())
         words: list[str] = []
-        for word in shlex.split(generator.exec_start([unit])[0]):
+        for word in shlex.split(unit_files.exec_start([unit])[0]):
             words += shlex.split(variables.get(word[1:], "")) if word.startswith("$") else [word]
-        # `ip netns exec` would hide the cgroups that dockerd wants.
+        # `ip netns exec` would hide the cgroups that dockerd needs.
         enter = ["nsenter", f"--net=/run/netns/{self.host.namespace}", "unshare", "--mount"]
         argv = [*enter, "sh", "-c", 'mount --bind "$0" /etc && exec "$@"', str(self.etc), *words]
         with self.log.open("wb") as out:
@@ -120,7 +120,7 @@ class Docker:
         self.say("inactive", 0)
 
     def serve(self, over: threading.Event) -> None:
-        """Restart when the played systemctl is asked to."""
+        """Restart docker whenever the stand-in for systemctl is asked to."""
         while not over.wait(0.05):
             if (self.folder / "restart").exists():
                 (self.folder / "restart").unlink()
@@ -128,16 +128,16 @@ class Docker:
                 (self.folder / "restarted").touch()
 
     def problems(self) -> str:
-        """What the daemon says is wrong with docker."""
+        """The daemon's problems with docker, from its status."""
         return "; ".join(self.host.status().get("docker_problems", []))
 
     def argv(self) -> str:
-        """What the dockerd that runs was started with."""
+        """The command line of the running dockerd."""
         assert self._process is not None
         return (Path("/proc") / str(self._process.pid) / "cmdline").read_text().replace("\0", " ")
 
     def address(self) -> str:
-        """docker0's."""
+        """The addresses of docker0."""
         found = json.loads(self.host.run("ip", "-json", "-4", "address", "show", "dev", "docker0"))
         return "{local}/{prefixlen}".format(**found[0]["addr_info"][0])
 
@@ -157,14 +157,14 @@ class Docker:
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """An etcd, and no host yet."""
+    """A lab with an etcd and no host yet."""
     with laboratory(tmp_path_factory.mktemp("docker-start"), {"Type": "host-gw"}) as lab:
         yield lab
 
 
 @pytest.fixture(scope="module")
 def service(lab: Lab) -> Iterator[Docker]:
-    """One host with docker.service for all."""
+    """One host with docker.service, for all tests of this file."""
     assert shutil.which("dockerd"), "no dockerd here: run `make system`"
     host = lab.host("a", start=False, settings={"resync-s": 0.5, "docker-restart": "never"})
     found = Docker(host, lab.folder / "docker")
@@ -183,7 +183,7 @@ def service(lab: Lab) -> Iterator[Docker]:
 
 @pytest.fixture(autouse=True)
 def as_it_was(service: Docker) -> None:
-    """Nothing told, and docker well, before each test."""
+    """Before each test: nobody has configured docker, and it runs well."""
     service.write("default/docker", "")
     (service.etc / "docker/daemon.json").unlink(missing_ok=True)
     if not service.host.runs():
@@ -201,20 +201,20 @@ def doctor(host: Host) -> dict[str, dict[str, Any]]:
 def test_a_changed_daemon_json_counts_from_the_very_next_start(service: Docker) -> None:
     host = service.host
     before = (host.run_dir / docker_options.DOCKER_ENV).read_text()
-    # Nobody is there to look at it meanwhile.
+    # The daemon does not run meanwhile.
     host.stop()
     service.write("docker/daemon.json", f'{{"mtu": {host.mtu_bytes}, "fixed-cidr": null}}')
     assert service.start(), service.log.read_text()[-500:]
     assert "--mtu=" in before
     assert "--mtu=" not in service.argv()
     assert IPv4Interface(service.address()).network == host.subnet
-    # A file that is just being written takes nothing away, and dockerd says what is wrong.
+    # While the file is half written, docker.env stays as it is, and dockerd reports what is wrong.
     service.write("docker/daemon.json", '{"mtu": ')
     assert not service.start()
     assert "--bip=" in (host.run_dir / docker_options.DOCKER_ENV).read_text()
 
 
-def test_a_bridge_told_in_a_file_of_variables_leaves_our_bip_out_and_is_said(service: Docker) -> None:
+def test_a_bridge_set_in_an_environment_file_leaves_our_bip_out_and_is_reported(service: Docker) -> None:
     service.write("default/docker", "DOCKER_OPTS=--bridge=br0\n")
     assert service.start(), service.log.read_text()[-500:]
     eventually("it is said", lambda: "/etc/default/docker sets bridge to 'br0'" in service.problems())
@@ -235,7 +235,7 @@ def test_a_bridge_told_in_a_file_of_variables_leaves_our_bip_out_and_is_said(ser
     ],
     ids=["default-gateway", "twice", "not-ours", "unknown"],
 )
-def test_a_docker_that_fails_is_said_with_its_own_reason(
+def test_a_docker_that_fails_is_reported_with_its_own_reason(
     service: Docker, options: str, told: dict[str, object], named: str, reason: str
 ) -> None:
     service.write("default/docker", f"DOCKER_OPTS={options}\n")
@@ -250,21 +250,21 @@ def test_a_docker_that_fails_is_said_with_its_own_reason(
     assert (finding["state"], reason in finding["found"]) == ("problem", True), finding
 
 
-def test_a_docker_that_was_stopped_is_said_and_its_remedy_mends(service: Docker) -> None:
+def test_a_docker_that_was_stopped_is_reported_and_the_remedy_mends_it(service: Docker) -> None:
     service.stop()
     eventually("it is said", lambda: "systemctl start docker" in service.problems())
     assert service.host.call("status").returncode == 1
     assert doctor(service.host)["docker-service"]["remedy"] == "systemctl start docker"
-    # docker0 is still on the lease, which helps nobody.
+    # docker0 still has the leased address, though docker does not run.
     done = service.host.call("docker", "settle")
     assert (done.returncode, "systemctl start docker" in done.stderr) == (1, True), (done.stdout, done.stderr)
     assert service.start()
     eventually("all is well", lambda: service.problems() == "")
 
 
-def test_a_docker_that_was_started_without_its_options_is_said_and_settled(service: Docker) -> None:
+def test_a_docker_that_was_started_without_its_options_is_reported_and_settled(service: Docker) -> None:
     assert service.start(by_drop_in=False)
-    # It keeps docker0 as it found it, so that its options alone tell.
+    # dockerd keeps docker0 as it is, so only its options show the difference.
     eventually("it is said", lambda: "dockerd runs without --bip=" in service.problems())
     finding = doctor(service.host)["docker-options"]
     assert (finding["state"], finding["remedy"]) == ("problem", "overlayd docker settle")
@@ -276,18 +276,18 @@ def test_a_docker_that_was_started_without_its_options_is_said_and_settled(servi
 
 
 @pytest.mark.slow
-def test_an_option_of_an_earlier_start_that_nobody_asks_for_is_said(service: Docker) -> None:
+def test_an_option_of_an_earlier_start_that_is_no_longer_set_is_reported(service: Docker) -> None:
     service.write("default/docker", "DOCKER_OPTS=--iptables=false\n")
     assert service.start()
     service.write("default/docker", "")
     eventually("it is said", lambda: "dockerd runs with --iptables=false" in service.problems())
 
 
-def test_live_restore_is_told_how_to_come_onto_the_lease_and_that_mends(service: Docker) -> None:
+def test_with_live_restore_the_printed_commands_bring_docker_onto_the_lease(service: Docker) -> None:
     host, running = service.host, service.folder / "running"
     service.write("docker/daemon.json", '{"live-restore": true}')
     assert service.start()
-    # Containers of it cannot run here; what counts is which are listed, and that they are stopped and started.
+    # Containers cannot run here; the test checks which are listed, and that they are stopped and started.
     running.write_text("4c01db0b339c\n")
     host.install(
         "docker",

@@ -1,4 +1,4 @@
-"""A real dockerd, in a network namespace of its own, takes what it is told for a lease and does it."""
+"""A real dockerd, in a network namespace of its own, accepts the options for a lease and follows them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from overlayd.docker import options as docker_options
+from overlayd.docker.dockerd_config import DockerdConfig
 from overlayd.kernel import interfaces
-from overlayd.leases.lease import Subnets
+from overlayd.leases.subnets import Subnets
 from tests.testbed.netns import namespaces
 from tests.testbed.netns.namespaces import inside
 from tests.testbed.polling import eventually
@@ -24,8 +25,8 @@ V4, V6 = IPv4Network("10.5.52.0/24"), IPv6Network("fd42:0:0:7::/64")
 
 @contextmanager
 def dockerd(namespace: str, folder: Path, flags: list[str]) -> Iterator[None]:
-    """A dockerd with nothing of the machine's but its cgroups, until the end of the block."""
-    # `ip netns exec` would hide the cgroups that it wants.
+    """A dockerd that shares only cgroups with the machine, until the end of the block."""
+    # `ip netns exec` would hide the cgroups that it needs.
     argv = ["nsenter", f"--net=/run/netns/{namespace}", "dockerd"]
     argv += [f"--data-root={folder / 'data'}", f"--exec-root={folder / 'exec'}", f"--pidfile={folder / 'pid'}"]
     argv += [f"--host=unix://{folder / 'socket'}", "--storage-driver=vfs", f"--config-file={folder / 'daemon.json'}"]
@@ -59,8 +60,8 @@ def namespace() -> Iterator[str]:
 @pytest.mark.parametrize("subnets", [Subnets(v4=V4), Subnets(v4=V4, v6=V6)], ids=["ipv4", "dual-stack"])
 def test_docker0_carries_the_lease(namespace: str, tmp_path: Path, subnets: Subnets) -> None:
     assert shutil.which("dockerd"), "no dockerd here: run `make system`"
-    flags, problems = docker_options.flags(
-        docker_options.wanted(subnets, 1430, we_masquerade=True), docker_options.Told()
+    flags, problems = docker_options.choose_flags(
+        docker_options.desired_options(subnets, 1430, we_masquerade=True), DockerdConfig()
     )
     assert not problems
     with dockerd(namespace, tmp_path, flags):
@@ -68,8 +69,10 @@ def test_docker0_carries_the_lease(namespace: str, tmp_path: Path, subnets: Subn
         assert docker_options.bridge_problem(subnets, found) is None
         other = Subnets(v4=IPv4Network("10.5.53.0/24"))
         assert "not the leased 10.5.53.0/24" in str(docker_options.bridge_problem(other, found))
-    # With other flags it takes another address: as after a lost lease and a restart.
-    flags, _ = docker_options.flags(docker_options.wanted(other, 1430, we_masquerade=True), docker_options.Told())
+    # With other options it takes another address, as after a lost lease and a restart.
+    flags, _ = docker_options.choose_flags(
+        docker_options.desired_options(other, 1430, we_masquerade=True), DockerdConfig()
+    )
     with dockerd(namespace, tmp_path, flags):
         found = inside(namespace, lambda: interfaces.interface_addresses(docker_options.BRIDGE))
         assert docker_options.bridge_problem(other, found) is None

@@ -1,4 +1,4 @@
-"""`overlayd doctor` on real hosts: one thing broken at a time, the finding by name, and the remedy run."""
+"""`overlayd doctor` on real hosts: one thing is broken at a time, doctor finds it by name, its remedy is run."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from tests.testbed.polling import eventually
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """A vxlan lab of its own: what is broken here would confuse others."""
+    """A vxlan lab of this file's own, since what is broken here would disturb other tests."""
     with laboratory(tmp_path_factory.mktemp("doctor"), {"Type": "vxlan"}) as lab:
         for name in ("a", "b"):
             host = lab.host(name)
-            # As docker does it: both ends of a container's cable have the container's MTU.
+            # As with docker, both ends of a container's veth pair have the container's MTU.
             host.run("ip", "link", "set", "vethc", "mtu", str(host.mtu_bytes))
         yield lab
 
@@ -49,7 +49,7 @@ def run_remedy(host: Host, finding: dict[str, Any]) -> None:
 
 @contextmanager
 def stopped(host: Host) -> Iterator[None]:
-    """Without its daemon, which would put things back before anybody looks."""
+    """Stop the host's daemon for the block, as it would repair the damage before doctor looks."""
     host.stop()
     try:
         yield
@@ -63,7 +63,7 @@ def test_a_healthy_host_has_no_problem(lab: Lab) -> None:
     status, findings = doctor(a)
     assert (status, problems(findings)) == (0, {})
     warnings = {name for name, finding in findings.items() if finding["state"] == "warning"}
-    # Each lab's etcd is an open one.
+    # The etcd of a lab has no users.
     assert warnings == {"etcd-access"}
     # systemd does not run in a namespace; everything else can be looked at.
     unknown = {name for name, finding in findings.items() if finding["state"] == "unknown"}
@@ -71,14 +71,14 @@ def test_a_healthy_host_has_no_problem(lab: Lab) -> None:
     assert pings(a, b)
 
 
-def test_an_open_etcd_that_containers_reach_is_said(lab: Lab) -> None:
+def test_an_open_etcd_that_containers_reach_is_reported(lab: Lab) -> None:
     a, _b = lab.hosts
     _status, findings = doctor(a)
     assert "anybody who reaches it may read and write" in findings["etcd-access"]["found"]
     with subprocess.Popen(["ip", "netns", "exec", a.container, "sleep", "60"]) as container:
         try:
             eventually("it sleeps", lambda: Path(f"/proc/{container.pid}/comm").read_text() == "sleep\n")
-            # By masquerading, as Docker does it for each container.
+            # Containers reach it by masquerading, as with Docker.
             _status, findings = doctor(a)
             assert f"containers here reach it: process {container.pid} (sleep)" in findings["etcd-access"]["found"]
             shut = ["FORWARD", "-s", str(a.subnet), "-p", "tcp", "--dport", "2379", "-j", "DROP"]
@@ -92,7 +92,7 @@ def test_an_open_etcd_that_containers_reach_is_said(lab: Lab) -> None:
             container.kill()
 
 
-def test_it_changes_nothing(lab: Lab) -> None:
+def test_doctor_changes_nothing(lab: Lab) -> None:
     a, b = lab.hosts
 
     def everything() -> list[str]:
@@ -101,7 +101,7 @@ def test_it_changes_nothing(lab: Lab) -> None:
             "ip -4 address",
             "ip -4 route show table all",
             "ip neighbour show nud permanent",
-            # What is not of a network namespace is everybody's on this machine.
+            # What belongs to no network namespace is shared by all programs of this machine, and may change.
             "sysctl -a --pattern ^net",
         )
         volatile = ("nf_conntrack_count", "random")
@@ -116,7 +116,7 @@ def test_it_changes_nothing(lab: Lab) -> None:
 
 
 BREAKS: dict[str, tuple[str, str]] = {
-    # name of the finding: how it is broken, and how it would be without a remedy
+    # name of the finding: how to break it, and how to undo that without the remedy
     "ip-forward": ("sysctl -qw net.ipv4.ip_forward=0", "sysctl -qw net.ipv4.ip_forward=1"),
     "underlay-mtu": ("ip link set dev eth0 mtu 1400", "ip link set dev eth0 mtu 1500"),
     "backend-port": (
@@ -149,7 +149,7 @@ def test_what_is_broken_is_found_and_its_remedy_mends_it(lab: Lab, name: str) ->
             if name != "underlay-mtu":
                 assert not pings(b, a)
             status, findings = doctor(a, "--no-arp")
-            # What does not arrive is measured too.
+            # The check of reachability finds it too.
             assert set(problems(findings)) - {"reachability"} == {name, "daemon"}, problems(findings)
             assert status == 1
             run_remedy(a, findings[name])
@@ -176,7 +176,7 @@ def test_a_forward_policy_of_drop_is_no_problem_behind_our_accept(lab: Lab) -> N
         a.run("iptables", "-P", "FORWARD", "ACCEPT")
 
 
-def test_docker_28_without_our_rules_needs_both_doors(lab: Lab) -> None:
+def test_docker_28_without_our_rules_needs_both_accept_rules(lab: Lab) -> None:
     a, b = lab.hosts
     with stopped(a):
         a.run("iptables-restore", input=UNDO)
@@ -204,7 +204,7 @@ def test_docker_28_without_our_rules_needs_both_doors(lab: Lab) -> None:
     ],
     ids=["address", "down", "deleted"],
 )
-def test_an_overlay_device_that_was_changed_is_the_daemons_to_mend(lab: Lab, broken: str, words: str) -> None:
+def test_a_changed_overlay_device_is_mended_by_starting_the_daemon(lab: Lab, broken: str, words: str) -> None:
     a, b = lab.hosts
     with stopped(a):
         namespaces.ip(a.namespace, broken)
@@ -216,7 +216,7 @@ def test_an_overlay_device_that_was_changed_is_the_daemons_to_mend(lab: Lab, bro
     assert problems(doctor(a, "--no-arp")[1]) == {}
 
 
-def test_an_etcd_that_is_down(lab: Lab) -> None:
+def test_doctor_finds_that_etcd_is_down(lab: Lab) -> None:
     a, _b = lab.hosts
     lab.stop_etcd()
     try:
@@ -230,7 +230,7 @@ def test_an_etcd_that_is_down(lab: Lab) -> None:
     eventually("a is connected again", lambda: a.status()["etcd_connected"], timeout_s=60)
 
 
-def test_a_host_that_was_never_set_up(lab: Lab) -> None:
+def test_doctor_finds_that_a_host_was_never_set_up(lab: Lab) -> None:
     fresh = lab.host("c", start=False)
     try:
         fresh.run("sysctl", "-qw", "net.ipv4.ip_forward=0")
@@ -243,7 +243,7 @@ def test_a_host_that_was_never_set_up(lab: Lab) -> None:
         lab.remove_host(fresh)
 
 
-def test_another_host_with_the_same_address(lab: Lab) -> None:
+def test_doctor_finds_another_host_with_the_same_address(lab: Lab) -> None:
     a, b = lab.hosts
     twin = lab.host("twin", start=False)
     try:
@@ -254,13 +254,13 @@ def test_another_host_with_the_same_address(lab: Lab) -> None:
         assert mac in findings["duplicate-address"]["found"]
     finally:
         lab.remove_host(twin)
-        # Whoever heard the twin sends to it still.
+        # Neighbours that learnt the second host's MAC still send to it.
         lab.run(["ip", "neighbour", "flush", "dev", "br0"])
         b.run("ip", "neighbour", "flush", "dev", "eth0")
     eventually("a is well again", lambda: doctor(a)[0] == 0)
 
 
-def test_two_leases_under_one_address(lab: Lab) -> None:
+def test_doctor_finds_two_leases_with_one_address(lab: Lab) -> None:
     a, _b = lab.hosts
     key = "/coreos.com/network/subnets/10.5.7.0-24"
     value = json.dumps({"PublicIP": str(a.address), "BackendType": "vxlan"})
@@ -274,7 +274,7 @@ def test_two_leases_under_one_address(lab: Lab) -> None:
         lab.run([*etcdctl, "del", key])
 
 
-def test_docker_on_another_subnet_and_larger_containers(lab: Lab) -> None:
+def test_doctor_finds_docker_on_another_subnet_and_a_container_mtu_that_is_too_large(lab: Lab) -> None:
     a, _b = lab.hosts
     own = f"{a.subnet[1]}/24"
     namespaces.ip(a.namespace, f"address del {own} dev docker0", "address add 172.17.0.1/16 dev docker0")
@@ -290,7 +290,7 @@ def test_docker_on_another_subnet_and_larger_containers(lab: Lab) -> None:
         a.run("ip", "link", "set", "vethc", "mtu", str(a.mtu_bytes))
 
 
-def test_strict_reverse_path_filter_with_an_astray_way_back(lab: Lab) -> None:
+def test_doctor_finds_a_strict_reverse_path_filter_with_an_asymmetric_route(lab: Lab) -> None:
     a, b = lab.hosts
     namespaces.ip(
         a.namespace,
@@ -316,6 +316,6 @@ def test_without_root_it_says_what_it_could_not_see(lab: Lab) -> None:
     done = subprocess.run(user, capture_output=True, text=True, env=environment(), timeout=60, check=False)
     findings = {finding["name"]: finding["state"] for finding in json.loads(done.stdout)["findings"]}
     assert done.returncode == 0, done.stdout
-    # Here the run directory is in pytest's own, which is root's alone.
+    # The run directory is inside pytest's folder, which only root can read.
     assert findings["daemon"] == findings["root"] == findings["iptables"] == findings["duplicate-address"] == "unknown"
     assert findings["etcd"] == findings["underlay-mtu"] == findings["docker-bridge"] == "ok"

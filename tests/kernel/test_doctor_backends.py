@@ -1,4 +1,4 @@
-"""Doctor is content with a healthy host, whatever its backend."""
+"""doctor finds no problem on a healthy host, with each backend."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_strict_reverse_path_filters_do_no_harm(a: Host, b: Host, backend: str) 
     assert "strict on eth0" in findings["rp-filter"]["found"]
 
 
-def test_a_dual_stack_host_is_well_by_doctor_and_ping(tmp_path: Path) -> None:
+def test_doctor_and_ping_find_a_dual_stack_host_healthy(tmp_path: Path) -> None:
     with laboratory(tmp_path, {"Type": "vxlan"}, dual=True) as lab:
         one, two = lab.host("a"), lab.host("b")
         eventually("they know each other", lambda: len(one.status()["peers"]) == 1)
@@ -47,7 +47,7 @@ def test_a_dual_stack_host_is_well_by_doctor_and_ping(tmp_path: Path) -> None:
         assert (sixth["subnet"], sixth["public_ip"]) == (str(two.subnet6), str(two.address6))
         assert sixth["underlay"]["path_bytes"] == 1500
         assert sixth["overlay"]["path_bytes"] == one.mtu_bytes == 1430
-        # A daemon that runs would have it on again at once.
+        # A running daemon would turn it on again at once.
         one.stop()
         one.run("sysctl", "-qw", "net.ipv6.conf.all.forwarding=0")
         _status, findings = doctor(one, "--no-arp")

@@ -1,4 +1,4 @@
-"""Networks with IPv4 and IPv6 subnets: both families travel, and both come back."""
+"""Networks with IPv4 and IPv6 subnets: packets of both pass, and both are repaired."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.testbed.netns.traffic import ping_of_size, pings, pings6
 from tests.testbed.polling import eventually
 
 PREFIX = "/coreos.com/network"
-# Half a second between two looks, and room for a busy machine.
+# The daemon looks every half second; the rest is for a busy machine.
 HEARD_S = 5.0
 BACKENDS: dict[str, dict[str, Any]] = {
     "vxlan": {"Type": "vxlan"},
@@ -42,7 +42,7 @@ def test_containers_reach_each_other_over_both(a: Host, b: Host) -> None:
     assert a.subnet6.subnet_of(NETWORK6)
 
 
-def test_the_mtu_fits_the_larger_headers_of_ipv6(a: Host, b: Host) -> None:
+def test_the_mtu_leaves_room_for_the_larger_headers_of_ipv6(a: Host, b: Host) -> None:
     eventually("over IPv6", lambda: pings6(a, b))
     assert " 0% packet loss" in ping_of_size(a, b, a.mtu_bytes, address=b.container_address6)
     assert "100% packet loss" in ping_of_size(a, b, a.mtu_bytes + 1, address=b.container_address6)
@@ -55,15 +55,15 @@ def test_ipv6_routes_and_neighbours_come_back(a: Host, b: Host) -> None:
     a.run("ip", "-6", "route", "flush", "proto", "157")
     eventually("the routes are back", lambda: a.run("ip", "-6", "route", "show", "proto", "157") == before)
     a.run("ip", "link", "set", "eth0", "down")
-    # The kernel forgets an interface's IPv6 addresses when it goes down (keep_addr_on_down is off).
+    # The kernel removes an interface's IPv6 addresses when it goes down (keep_addr_on_down is off).
     a.run("ip", "link", "set", "eth0", "up")
     a.run("ip", "address", "replace", f"{a.address6}/64", "dev", "eth0", "nodad")
     eventually("over IPv6 again", lambda: pings6(a, b) and pings6(b, a))
     assert a.run("ip", "-6", "route", "show", "proto", "157") == before
 
 
-def test_what_is_broken_in_ipv6_is_heard_of_too(lab: Lab, b: Host) -> None:
-    # Its own timer would be of no help.
+def test_damage_to_ipv6_state_is_noticed_without_the_timer(lab: Lab, b: Host) -> None:
+    # With this interval the timer cannot repair it within the test.
     host = lab.host("d", settings={"resync-s": 600})
     try:
         eventually("over IPv6", lambda: pings6(host, b))
@@ -86,7 +86,7 @@ def test_the_pair_of_subnets_outlives_the_daemon(a: Host, b: Host) -> None:
 
 
 def test_a_device_that_takes_no_zero_checksums_is_understood_both_ways(lab: Lab, a: Host) -> None:
-    """As flannel's, which leaves the kernel's defaults; and one of ours of an older version, which sent them."""
+    """One peer is flannel's, which keeps the kernel's defaults; one is an older overlayd, which sent such checksums."""
     if json.loads(lab.etcdctl("get", "--print-value-only", f"{PREFIX}/config"))["Backend"]["Type"] == "host-gw":
         pytest.skip("no encapsulation, no outer checksum")
     theirs = lab.host("f", start=False)
@@ -142,13 +142,13 @@ def test_ipv6_that_is_switched_off_is_named_and_the_remedy_mends(a: Host, b: Hos
     found = json.loads(a.call("doctor", "--json", "--no-arp").stdout)
     (finding,) = (one for one in found["findings"] if one["name"] == "ipv6-disabled")
     assert "eth0, docker0" in finding["found"]
-    # A daemon that starts meanwhile says so too.
+    # A daemon that starts meanwhile reports it too.
     a.stop()
     a.start(ready=False)
     eventually("a waits", lambda: "eth0/disable_ipv6=0" in str(a.status().get("problem")))
     a.run("sh", "-c", finding["remedy"])
     a.run("ip", "address", "replace", f"{a.address6}/64", "dev", "eth0", "nodad")
-    # As docker does when it starts; and of all, the kernel's own is for what comes later.
+    # As docker does when it starts; `default` applies to interfaces that are made later.
     namespaces.ip(a.namespace, f"address replace {a.subnet6[1]}/64 dev docker0 nodad")
     eventually("a is ready", lambda: (a.status()["state"], a.status()["problems"]) == ("ready", []))
     eventually("over IPv6 again", lambda: pings6(a, b) and pings6(b, a))
@@ -167,7 +167,7 @@ def test_cleanup_takes_ipv6_away_too(lab: Lab) -> None:
         lab.remove_host(host)
 
 
-def test_a_network_without_ipv4(tmp_path: Path) -> None:
+def test_a_network_without_ipv4_carries_packets_and_no_host_publishes_0_0_0_0(tmp_path: Path) -> None:
     with laboratory(tmp_path, {"Type": "vxlan"}, dual=True) as lab:
         config = {"EnableIPv4": False, "EnableIPv6": True, "IPv6Network": str(NETWORK6), "Backend": {"Type": "vxlan"}}
         lab.etcdctl("put", "/coreos.com/network/config", json.dumps(config))
@@ -181,7 +181,7 @@ def test_a_network_without_ipv4(tmp_path: Path) -> None:
         assert a.status()["subnet"] is None
         assert a.subnet6 is not None
         assert b.subnet6 is not None
-        # No container here has a bridge; the devices' own addresses are the subnets' first.
+        # No container runs here; the devices have the first addresses of the subnets.
         own, peer = str(a.subnet6[0]), str(b.subnet6[0])
         eventually(
             "a reaches b", lambda: " 0% packet loss" in a.run("sh", "-c", f"ping -c1 -W1 -I {own} {peer} || true")
@@ -191,7 +191,7 @@ def test_a_network_without_ipv4(tmp_path: Path) -> None:
         a.stop()
         a.start()
         assert a.subnet6 == subnet
-        # A flannel without IPv4 takes what has 0.0.0.0 for its own lease (findLeaseByIP).
+        # A flannel without IPv4 takes a lease with the address 0.0.0.0 for its own (findLeaseByIP).
         leases = lab.etcdctl("get", "--prefix", "--print-value-only", f"{PREFIX}/subnets/").split()
         addresses = {json.loads(one)["PublicIP"] for one in leases}
         assert len(addresses) == 2

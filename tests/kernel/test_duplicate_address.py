@@ -1,4 +1,4 @@
-"""Two hosts that publish one address: refused, with both named, and nobody's data path is taken down."""
+"""Two hosts publish one address: the second is refused, both are named, and no data path is removed."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def test_a_second_host_with_one_address_is_refused_and_both_are_named(lab: Lab, 
         words = f"{a.address} is published by host"
         eventually("the second host says so", lambda: words in str(twin.status().get("problem")))
         problem = twin.status()["problem"]
-        # Both are this machine by name; their ids tell them apart.
+        # Both have the name of this machine; their ids distinguish them.
         assert problem.count("host ") == 2
         assert len({word for word in problem.split() if word.startswith("(")}) == 2
         assert twin.status()["state"] == "waiting"
         assert not (twin.run_dir / "docker.env").exists()
         assert a.subnet == before
         assert pings(a, b)
-        # A host that died is told from one that lives: its claim ends, and the other goes on.
+        # When the first host dies, its claim ends, and the second one starts to serve.
         assert a.stop() == 0
         eventually("the second host goes on", lambda: twin.status().get("state") == "ready", timeout_s=40)
         assert twin.subnet == before
@@ -57,14 +57,16 @@ def test_a_second_host_with_one_address_is_refused_and_both_are_named(lab: Lab, 
         lab.remove_host(twin)
 
 
-def test_a_claim_that_another_host_took_meanwhile_is_said_and_nothing_is_taken_down(lab: Lab, a: Host, b: Host) -> None:
+def test_a_claim_that_another_host_took_meanwhile_is_reported_and_nothing_is_removed(
+    lab: Lab, a: Host, b: Host
+) -> None:
     key = f"/coreos.com/network/hosts/{a.address}"
     lease = next(word for word in lab.etcdctl("get", key, "-w", "fields").splitlines() if "Lease" in word)
     lab.etcdctl("lease", "revoke", f"{int(lease.split()[-1]):x}")
     lab.etcdctl("put", f"--lease={lab.etcdctl('lease', 'grant', '60').split()[1]}", key, ALPHA)
     eventually("a says so", lambda: "published by host alpha" in str(a.status()["problems"]), timeout_s=30)
     assert both_ways(a, b)
-    # In the words of the hint.
+    # With the command that the hint gives.
     lab.etcdctl("del", key)
     eventually("a is content again", lambda: a.status()["problems"] == [], timeout_s=30)
 
@@ -99,7 +101,7 @@ def test_a_host_made_from_anothers_image_takes_a_subnet_of_its_own_and_disturbs_
 
 
 def test_a_lease_that_another_host_took_is_not_taken_back(lab: Lab, b: Host) -> None:
-    """As by an overlayd that does not know better, with the record of this one."""
+    """As an older overlayd with a copy of this host's record takes it."""
     lost, key = b.subnet, f"/coreos.com/network/subnets/{b.subnet.network_address}-24"
     lease = json.loads((b.state_dir / "lease.json").read_text())["etcd_lease_id"]
     taker = '{"PublicIP":"198.18.1.99","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:11:22:33:44:55"}}'

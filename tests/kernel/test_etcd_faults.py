@@ -1,6 +1,7 @@
-"""What happens to etcd does not happen to packets, and a change made after it is in every kernel within five seconds.
+"""Faults of etcd stop no packets; a change made after the fault is in every kernel within five seconds.
 
-Two labs, each with two hosts: one etcd without TLS and users; three with both, each with a certificate of its own.
+There are two labs with two hosts each. One has a single etcd without TLS and users. The other has three etcds with
+TLS and users, each with its own certificate.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _numbers = itertools.count(100)
 
 
 def three_guarded(lab: Lab) -> None:
-    """Three members that let in who has a certificate and a password, and forget a login after a second of silence."""
+    """Three members that demand a certificate and a password; a login expires one second after its last use."""
     hosts = [str(UNDERLAY[number]) for number in (252, 253, 254)]
     namespaces.ip(lab.switch, *(f"address add {host}/24 dev br0" for host in hosts if host != str(SWITCH_ADDRESS)))
     authority = Authority(lab.folder / "ca")
@@ -72,7 +73,7 @@ three = pytest.mark.parametrize("lab", ["three"], indirect=True, scope="module")
 
 @pytest.fixture(scope="module")
 def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """A lab with that arrangement of etcd, and hosts a and b."""
+    """A lab with one of these etcd set-ups, and hosts a and b."""
     folder = tmp_path_factory.mktemp(request.param)
     with laboratory(folder, BACKEND, arrange=ARRANGEMENTS[request.param]) as lab:
         lab.host("a")
@@ -82,7 +83,7 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 @contextmanager
 def undisturbed(a: Host, b: Host) -> Iterator[None]:
-    """No packet is lost between the two, in either direction, as long as the block lasts."""
+    """Assert that during the block no packet between the two is lost, in either direction."""
     subnets = a.subnet, b.subnet
     with pinging(a, b, interval_s=0.02) as there, pinging(b, a, interval_s=0.02) as back:
         yield
@@ -92,7 +93,7 @@ def undisturbed(a: Host, b: Host) -> Iterator[None]:
 
 
 def check_in_step(lab: Lab, fault: str) -> None:
-    """Another host writes a lease, now that etcd answers; how long until all kernels have its route."""
+    """Write the lease of another host, now that etcd answers; the seconds until all kernels have its route."""
     began = time.monotonic()
     taken = {host.subnet for host in lab.hosts}
     subnet = next(one for one in map(peer_subnet, _numbers) if one not in taken)
@@ -139,18 +140,18 @@ def test_an_etcd_that_anybody_may_write_is_a_warning_in_the_status(lab: Lab, a: 
     assert "takes writes from anybody who reaches it" in warning
     done = a.call("status")
     assert warning in done.stdout
-    # It is no reason not to be ready.
+    # The warning does not make the host unready.
     assert (done.returncode, a.status()["problems"]) == (0, [])
 
 
 @three
-def test_an_etcd_with_users_and_certificates_is_none(lab: Lab, a: Host) -> None:
-    eventually("a has asked", partial(says, a, "asked etcd as a stranger reads=False writes=False"))
+def test_an_etcd_with_users_and_certificates_is_no_warning(lab: Lab, a: Host) -> None:
+    eventually("a has asked", partial(says, a, "asked etcd without a login reads=False writes=False"))
     assert a.status()["warnings"] == []
 
 
 @one
-def test_killed_and_started_again(lab: Lab, a: Host, b: Host) -> None:
+def test_etcd_is_killed_and_started_again(lab: Lab, a: Host, b: Host) -> None:
     with undisturbed(a, b):
         lab.etcd.stop()
         wait_until_away(lab)
@@ -159,7 +160,7 @@ def test_killed_and_started_again(lab: Lab, a: Host, b: Host) -> None:
 
 
 @one
-def test_frozen_and_thawed(lab: Lab, a: Host, b: Host) -> None:
+def test_etcd_is_frozen_and_thawed(lab: Lab, a: Host, b: Host) -> None:
     with undisturbed(a, b):
         lab.etcd.freeze()
         try:
@@ -171,7 +172,7 @@ def test_frozen_and_thawed(lab: Lab, a: Host, b: Host) -> None:
 
 
 @one
-def test_restarted_empty(lab: Lab, a: Host, b: Host) -> None:
+def test_etcd_is_restarted_empty(lab: Lab, a: Host, b: Host) -> None:
     with undisturbed(a, b):
         lab.etcd.stop()
         wait_until_away(lab)
@@ -184,7 +185,7 @@ def test_restarted_empty(lab: Lab, a: Host, b: Host) -> None:
 
 
 @one
-def test_compacted_while_a_host_could_not_hear(lab: Lab, a: Host, b: Host) -> None:
+def test_etcd_is_compacted_while_a_host_is_cut_off(lab: Lab, a: Host, b: Host) -> None:
     deaf = ["INPUT", "-s", str(a.address), "-p", "tcp", "--dport", "2379", "-j", "DROP"]
     with undisturbed(a, b):
         lab.run(["iptables", "-I", *deaf])
@@ -200,7 +201,7 @@ def test_compacted_while_a_host_could_not_hear(lab: Lab, a: Host, b: Host) -> No
 
 @three
 @pytest.mark.parametrize("fault", ["kill", "freeze"])
-def test_the_leader_of_three_is_lost(lab: Lab, a: Host, b: Host, fault: str) -> None:
+def test_the_leader_of_three_members_is_lost(lab: Lab, a: Host, b: Host, fault: str) -> None:
     leader = lab.etcd.leader()
     with undisturbed(a, b):
         getattr(leader, fault)()
@@ -220,7 +221,7 @@ def test_logins_expire_or_are_forgotten(lab: Lab, a: Host, b: Host) -> None:
         clock = lab.etcd.ctl("lease", "grant", "3").split()[1]
         lab.etcd.ctl("put", f"--lease={clock}", "/clock", "1")
         eventually("tokens have expired", lambda: not lab.etcd.ctl("get", "/clock"))
-        # A watch goes on without a token. But a, whose key somebody made a reservation, has to ask.
+        # A watch goes on without a token. But host a has to send a request, as somebody made its key a reservation.
         lab.etcd.ctl("put", key(a.subnet), lab.etcd.ctl("get", "--print-value-only", key(a.subnet)).strip())
         eventually("a has asked", lambda: a.status()["reserved"], timeout_s=IN_STEP_S)
         check_in_step(lab, "token expired")
@@ -239,7 +240,7 @@ def test_certificates_are_replaced_one_file_after_the_other(lab: Lab, a: Host, b
         check_in_step(lab, "a certificate without its key")
         began = time.monotonic()
         private_key.write_bytes(new.key.read_bytes())
-        wait_until_both_say(lab, "connected anew with the new certificates")
+        wait_until_both_say(lab, "connected again, with the new certificates")
         print(f"connected anew {time.monotonic() - began:.2f} s after the key was written")  # noqa: T201
         check_in_step(lab, "new certificates")
 

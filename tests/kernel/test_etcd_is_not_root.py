@@ -1,4 +1,4 @@
-"""Whoever may write to etcd has nothing run on a host, and does not take it off the network that it is in."""
+"""Whoever can write to etcd can neither run programs on a host nor take the host off its network."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from tests.testbed.netns.lab import NETWORK, Host, Lab, laboratory
 from tests.testbed.netns.traffic import pinging, pings
 from tests.testbed.polling import eventually
 
-# threats.md has seen a hostile config run within half a second.
+# An earlier version ran the commands of a hostile config within half a second.
 WITHIN_S = 5.0
 KEYS = ("PreStartupCommand", "PostStartupCommand", "SubnetAddCommand", "SubnetRemoveCommand", "ShutdownCommand")
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """Hosts a and b in a network by VXLAN."""
+    """Hosts a and b in a vxlan network."""
     with laboratory(tmp_path_factory.mktemp("not-root"), {"Type": "vxlan"}) as lab:
         first, second = lab.host("a"), lab.host("b")
         eventually("b is reachable from a", lambda: pings(first, second))
@@ -37,7 +37,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 @pytest.fixture(autouse=True)
 def as_it_was(lab: Lab, a: Host, b: Host) -> Iterator[None]:
-    """Every test begins and ends with the good config, and with daemons that have not seen it change."""
+    """Each test begins and ends with the good config, and with new daemons that have seen no change of it."""
     yield
     write(lab, {"Type": "vxlan"})
     for host in (a, b):
@@ -47,17 +47,17 @@ def as_it_was(lab: Lab, a: Host, b: Host) -> Iterator[None]:
 
 
 def write(lab: Lab, backend: object) -> None:
-    """What an enemy with etcdctl writes; nobody checks it."""
+    """Write a config as an attacker with etcdctl does, without any check."""
     lab.etcdctl("put", f"{PREFIX}/config", json.dumps({"Network": str(NETWORK), "Backend": backend}))
 
 
 def hostile(trap: Path) -> dict[str, str]:
-    """A config that has a shell make a file, whichever command is run first."""
+    """A config in which each command makes a file with a shell."""
     return {"Type": "extension", **dict.fromkeys(KEYS, f"sh -c 'touch {trap}'")}
 
 
 def never(what: str, condition: Callable[[], object], *, for_s: float) -> None:
-    """Ask for so long; the answer must not become true."""
+    """Assert that the condition stays false for that long."""
     pause, ends = threading.Event(), time.monotonic() + for_s
     while time.monotonic() < ends:
         assert not condition(), what
@@ -65,7 +65,7 @@ def never(what: str, condition: Callable[[], object], *, for_s: float) -> None:
 
 
 def problem_of(host: Host) -> str:
-    """What a host says of the network config."""
+    """What a host's status says of the network config."""
     return host.status().get("problem") or ""
 
 
@@ -90,7 +90,9 @@ def test_a_hostile_config_runs_nothing_on_hosts_that_serve_and_packets_go_on(
     assert "extension-commands is not set" in a.call("status").stdout
 
 
-def test_nor_on_one_that_starts_which_waits_and_says_why(lab: Lab, a: Host, tmp_path: Path) -> None:
+def test_a_hostile_config_runs_nothing_on_a_starting_host_which_waits_and_says_why(
+    lab: Lab, a: Host, tmp_path: Path
+) -> None:
     trap = tmp_path / "trap"
     a.stop()
     write(lab, hostile(trap))
@@ -104,7 +106,7 @@ def test_nor_on_one_that_starts_which_waits_and_says_why(lab: Lab, a: Host, tmp_
     assert not trap.exists()
 
 
-def test_nor_where_the_lease_is_lost_meanwhile(lab: Lab, tmp_path: Path) -> None:
+def test_a_hostile_config_runs_nothing_on_a_host_that_loses_its_lease(lab: Lab, tmp_path: Path) -> None:
     trap = tmp_path / "trap"
     host = lab.host("c")
     lost = host.subnet
@@ -183,7 +185,7 @@ def test_a_config_that_this_kernel_cannot_have_is_left_again(lab: Lab, a: Host, 
         write(lab, {"Type": "ipip"})
         eventually("both say so", lambda: all("IP-in-IP" in problem_of(host) and ready(host) for host in (a, b)))
         never("it ends", lambda: not a.runs(), for_s=2)
-    # None on a quiet machine. There and back takes as long as writing rules does, half a second on a busy one.
+    # On a quiet machine none is lost. The two changes take as long as writing rules: half a second on a busy machine.
     assert losses.lost < 100
     assert a.status()["backend"] == "vxlan"
 
@@ -199,15 +201,15 @@ def test_with_consent_other_commands_wait_for_a_restart(lab: Lab, tmp_path: Path
         host.stop()
         host.start()
         assert host.status()["backend"] == "extension"
-        # And from commands to commands too.
+        # A change from commands to other commands waits too.
         trap = tmp_path / "trap"
         write(lab, {**programs.host_gw, "SubnetAddCommand": f"{programs.folder}/route add $SUBNET dev lo"})
         eventually("it waits", lambda: "systemctl restart overlayd" in problem_of(host))
-        # What is no program of the folder is refused for good.
+        # A program outside the folder is refused, also after a restart.
         write(lab, hostile(trap))
         eventually("it is refused", partial(_has, host, "is not a program in"))
         assert not trap.exists()
-        # The other backends are taken at once, and what commands did is undone.
+        # A change to another backend is followed at once, and what the commands did is undone.
         write(lab, {"Type": "vxlan"})
         eventually("it follows", lambda: ready(host) and host.status()["backend"] == "vxlan")
     finally:

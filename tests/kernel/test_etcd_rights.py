@@ -1,6 +1,6 @@
-"""The rights that etcd-setup gives: with them a daemon does its work, and each that is taken away breaks something.
+"""The rights that etcd-setup gives suffice for a daemon, and each of them is needed.
 
-A real etcd that asks for a login, set up by the command itself, and real daemons.
+The tests use a real etcd with users, set up by the command itself, and real daemons.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ UNNOTICED = "two hosts with one address would not be noticed"
 
 
 def set_up(lab: Lab) -> None:
-    """Start etcd, and have it set up; the lab's network config is written by the administrator."""
+    """Start etcd and run etcd-setup; the administrator writes the lab's network config."""
     lab.etcd.start()
     run_setup(lab)
     password = passwords.read(passwords.file_of(lab.folder / "secrets", "root"))
@@ -49,7 +49,7 @@ def flags(lab: Lab, user: str) -> dict[str, object]:
 
 
 def as_admin(lab: Lab, host: Host, *words: str) -> subprocess.CompletedProcess[str]:
-    """A command of overlayd on a host, by the administrator's user."""
+    """Run a command of overlayd on a host with the administrator's login."""
     argv = [*host.overlayd(*words), *(f"--{name}={value}" for name, value in flags(lab, rights.admin()).items())]
     return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60, env=host.environment())
 
@@ -67,7 +67,7 @@ def a(lab: Lab) -> Host:
 
 
 def without(lab: Lab, role: str, right: rights.Right, left: str | None = None) -> None:
-    """Take a right away, or leave a part of it: to `read` or to `write`."""
+    """Take a right away, or leave only its part `read` or `write`."""
     lab.etcd.ctl("role", "revoke-permission", role, *right.place())
     if left is not None:
         lab.etcd.ctl("role", "grant-permission", role, left, *right.place())
@@ -75,7 +75,7 @@ def without(lab: Lab, role: str, right: rights.Right, left: str | None = None) -
 
 @pytest.fixture
 def host(lab: Lab) -> Iterator[Host]:
-    """One more host, whose daemon does not run yet. After the test the rights are whole again."""
+    """One more host, whose daemon does not run yet. After the test all rights are restored."""
     made = lab.host("b", start=False)
     yield made
     lab.remove_host(made)
@@ -87,18 +87,18 @@ def said(host: Host) -> str:
 
 
 def lease_id(lab: Lab, key: str) -> int:
-    """The etcd lease that a key hangs on."""
+    """The id of the etcd lease to which a key is attached."""
     return int(json.loads(lab.etcd.ctl("get", key, "--write-out=json"))["kvs"][0]["lease"])
 
 
-def test_with_them_a_host_leases_follows_the_config_renews_and_says_that_it_is_there(lab: Lab, a: Host) -> None:
+def test_with_its_rights_a_host_leases_renews_follows_the_config_and_shows_its_presence(lab: Lab, a: Host) -> None:
     assert lab.etcd.ctl("get", "--keys-only", f"{SUBNETS}{str(a.subnet).replace('/', '-')}").strip()
     assert lab.etcd.ctl("get", "--keys-only", f"{HOSTS}{a.address}").strip()
     short = lab.host("short", lease_ttl_s=5)
     try:
         subnet, key = short.subnet, f"{SUBNETS}{str(short.subnet).replace('/', '-')}"
         eventually("a has the peer", lambda: str(subnet) in json.dumps(a.status()["peers"]))
-        # Renewed beyond its time; and written again where somebody deleted it.
+        # The lease outlives its TTL; and it is written again after somebody deleted it.
         before, began = lease_id(lab, key), time.monotonic()
         eventually("its time is over", lambda: time.monotonic() > began + 6)
         assert lease_id(lab, key) == before
@@ -147,7 +147,9 @@ HOST_RIGHTS = dict(zip(("config", "subnets", "hosts"), rights.of(rights.PREFIX)[
         ("subnets", "read", f"may not write below {SUBNETS.rstrip('/')}"),
     ],
 )
-def test_without_it_no_host_becomes_ready(lab: Lab, host: Host, what: str, left: str | None, breaks: str) -> None:
+def test_without_this_right_no_host_becomes_ready(
+    lab: Lab, host: Host, what: str, left: str | None, breaks: str
+) -> None:
     without(lab, rights.HOST, HOST_RIGHTS[what], left)
     host.start(ready=False)
     eventually("it says what it may not do", lambda: breaks in said(host), timeout_s=30)
@@ -158,7 +160,7 @@ def test_without_it_no_host_becomes_ready(lab: Lab, host: Host, what: str, left:
 
 
 @pytest.mark.parametrize("left", [None, "read", "write"])
-def test_without_it_two_hosts_with_one_address_are_not_noticed(lab: Lab, host: Host, left: str | None) -> None:
+def test_without_this_right_two_hosts_with_one_address_are_not_noticed(lab: Lab, host: Host, left: str | None) -> None:
     without(lab, rights.HOST, HOST_RIGHTS["hosts"], left)
     host.start()
     assert UNNOTICED in said(host)
@@ -179,10 +181,10 @@ SET = ("config", "set", json.dumps({"Network": "10.5.0.0/16", "Backend": BACKEND
         ("hosts", None, ("lease", "release", "{a}"), "is free"),
     ],
 )
-def test_without_it_the_administrator_cannot(  # noqa: PLR0917
+def test_without_this_right_a_command_of_the_administrator_goes_wrong(  # noqa: PLR0917
     lab: Lab, a: Host, host: Host, what: str, left: str | None, words: tuple[str, ...], breaks: str
 ) -> None:
     without(lab, rights.admin(), ADMIN_RIGHTS[what], left)
     done = as_admin(lab, a, *(word.replace("{a}", str(a.subnet)) for word in words))
-    # The last one goes through where it should have been refused: the host lives.
+    # Without the right, the last command is not refused, though the host runs.
     assert breaks in done.stdout + done.stderr, done.stdout + done.stderr

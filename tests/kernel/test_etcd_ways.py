@@ -1,6 +1,6 @@
-"""The ways by which hosts reach etcd: by a name, past a proxy for the web, through etcd's own proxy, as their users do.
+"""How hosts reach etcd: by a name, with a web proxy in the environment, and with an etcd that has no room.
 
-One lab with one etcd; what a host has in its /etc is what `ip netns exec` shows it of /etc/netns.
+There is one lab with one etcd. `ip netns exec` mounts a host's files of /etc/netns over those in /etc.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.testbed.polling import eventually
 
 BACKEND = {"Type": "vxlan"}
 NOBODY, NOBODY6 = UNDERLAY[253], UNDERLAY6[253]
-# A name is known at once; the rest is the program's own start.
+# The name is resolved at once; the rest is the start of the program.
 AT_ONCE_S = 4.0
 
 
@@ -48,7 +48,7 @@ def a(lab: Lab) -> Host:
 
 @pytest.fixture
 def etc(a: Host) -> Iterator[Path]:
-    """The host's own files in /etc: a DNS server that nobody is."""
+    """The host's own files in /etc, with a DNS server that does not exist."""
     folder = Path("/etc/netns") / a.namespace
     folder.mkdir(parents=True)
     (folder / "resolv.conf").write_text(f"nameserver {NOBODY}\n")
@@ -69,7 +69,7 @@ def named(addresses: tuple[object, ...]) -> list[tuple[object, str]]:
 
 
 def config_get(host: Host, *, variables: Mapping[str, str] | None = None) -> tuple[str, float]:
-    """What `config get` says on that host, and how long it takes in seconds."""
+    """The output of `config get` on that host, and how long it takes in seconds."""
     argv = host.overlayd("config", "get")
     began = time.monotonic()
     done = subprocess.run(
@@ -86,7 +86,7 @@ def test_a_name_in_the_hosts_file_is_known_at_once_while_dns_is_silent(a: Host, 
 
 
 @pytest.mark.parametrize("dead", [NOBODY, NOBODY6], ids=["IPv4", "IPv6"])
-def test_of_a_name_with_several_addresses_one_may_be_dead(a: Host, etc: Path, dead: object) -> None:
+def test_one_dead_address_of_a_name_with_several_does_not_matter(a: Host, etc: Path, dead: object) -> None:
     hosts(etc, dead, SWITCH_ADDRESS)
     said, _took_s = config_get(a)
     assert '"Network"' in said
@@ -100,7 +100,7 @@ def test_a_name_that_nobody_knows_is_named(a: Host, etc: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["http_proxy", "https_proxy", "grpc_proxy", "all_proxy", "HTTP_PROXY", "GRPC_PROXY"])
-def test_a_proxy_for_the_web_is_none_for_etcd(a: Host, name: str) -> None:
+def test_a_web_proxy_is_not_used_for_etcd(a: Host, name: str) -> None:
     said, _took_s = config_get(a, variables={name: f"http://{NOBODY}:3128"})
     assert '"Network"' in said
 
@@ -116,7 +116,7 @@ def test_a_daemon_with_a_name_in_the_hosts_file_and_a_proxy_gets_ready(lab: Lab,
 
 
 def fill(lab: Lab) -> None:
-    """Write until etcd refuses, which raises the alarm."""
+    """Write until etcd refuses and raises the alarm NOSPACE."""
     for _number in range(200):
         if "NOSPACE" in lab.etcd.ctl("alarm", "list"):
             return
@@ -140,7 +140,7 @@ def test_an_etcd_without_room_keeps_no_restarted_host_waiting(lab: Lab, a: Host)
     try:
         a.start()
         assert a.subnet == before
-        # A new one cannot be served. Both logs, and doctor, say what helps.
+        # A new host cannot get a lease. Both logs and doctor say what to do.
         b.start(ready=False)
         eventually("b waits", lambda: b.status().get("state") == "waiting")
         for said in (a.log.read_text(), b.log.read_text()):

@@ -1,4 +1,4 @@
-"""The extension backend with real commands: flannel's documented VXLAN, made by `ip` and `bridge`, carries packets."""
+"""The extension backend with real commands: VXLAN as flannel documents it, made by `ip` and `bridge`."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tests.testbed.netns.lab import Host, Lab, laboratory
 from tests.testbed.netns.traffic import pinging, pings, reaches, send_over_tcp
 from tests.testbed.polling import eventually, until
 
-# As in flannel's Documentation/extension.md, but for `ip neigh` in the place of `arp`, with what undoes it, and as
-# scripts of the host: etcd brings none.
+# As in flannel's Documentation/extension.md, with three differences: `ip neigh` instead of `arp`, commands that undo
+# it, and scripts on the host, since a host takes no commands from etcd.
 _BEGIN = 'set -e; IF_NAME=flannel-vxlan; SUBNET_IP=$(echo $SUBNET | cut -d"/" -f 1)'
 SCRIPTS = {
     "pre": "ip link del $IF_NAME 2>/dev/null || true; ip link add $IF_NAME type vxlan id 1 dstport 8472; "
@@ -36,7 +36,7 @@ SCRIPTS = {
 
 @dataclass
 class Programs:
-    """The folder of this host's programs for etcd to choose from."""
+    """The folder with the host's programs, from which etcd may choose."""
 
     folder: Path
 
@@ -49,19 +49,19 @@ class Programs:
 
     @property
     def settings(self) -> dict[str, object]:
-        """A host's consent to them."""
+        """The setting by which a host allows these programs."""
         return {"extension-commands": self.folder}
 
     @property
     def vxlan(self) -> dict[str, str]:
-        """flannel's documented VXLAN."""
+        """The config for VXLAN as flannel documents it."""
         verbs = {"PreStartup": "pre", "PostStartup": "post", "SubnetAdd": "add", "SubnetRemove": "remove"}
         commands = {f"{verb}Command": f"{self.folder}/{name}" for verb, name in verbs.items()}
         return {"Type": "extension", **commands, "ShutdownCommand": f"{self.folder}/down"}
 
     @property
     def host_gw(self) -> dict[str, str]:
-        """Plain routes."""
+        """The config for plain routes."""
         return {
             "Type": "extension",
             "SubnetAddCommand": f"{self.folder}/route add $SUBNET via $PUBLIC_IP",
@@ -71,7 +71,7 @@ class Programs:
 
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Programs:
-    """The programs of every host here."""
+    """The programs of all hosts in this file."""
     return Programs(tmp_path_factory.mktemp("programs") / "commands")
 
 
@@ -85,27 +85,27 @@ def lab(tmp_path_factory: pytest.TempPathFactory, programs: Programs) -> Iterato
 
 
 def peer(host: Host, subnet: str) -> dict[str, Any]:
-    """What a host's status says of a peer; empty if it knows none of that subnet."""
+    """What a host's status says of the peer with that subnet; empty if it knows none."""
     found: list[dict[str, Any]] = host.status().get("peers", [])
     return next((one for one in found if one["subnet"] == subnet), {})
 
 
 def problem_of(host: Host, subnet: str) -> str:
-    """The problem with a peer; empty if there is none."""
+    """A host's problem with a peer; empty if there is none."""
     return peer(host, subnet).get("problem") or ""
 
 
 def entries(host: Host, subnet: str) -> list[str]:
-    """Routes and neighbours towards a subnet."""
+    """A host's routes and neighbours for a subnet."""
     base = subnet.partition("/")[0]
     lines = [*host.run("ip", "route").splitlines(), *host.run("ip", "neigh").splitlines()]
     return [line for line in lines if line.split()[0] in (subnet, base)]
 
 
-def test_containers_reach_each_other_over_what_the_commands_made(a: Host, b: Host) -> None:
+def test_containers_reach_each_other_through_the_device_of_the_commands(a: Host, b: Host) -> None:
     assert pings(a, b)
     assert pings(b, a)
-    # Larger than the device's MTU, of which docker knows nothing.
+    # Larger than the MTU of the commands' device, which docker does not know.
     data = random.Random(4).randbytes(300_000)
     received = send_over_tcp(a, b, data)
     assert (received.digest, received.peer) == (hashlib.sha256(data).hexdigest(), a.container_address)
@@ -149,7 +149,7 @@ def fdb(host: Host) -> str:
     return host.run("bridge", "fdb", "show", "dev", "flannel-vxlan")
 
 
-def test_what_another_host_publishes_is_never_interpreted(lab: Lab, a: Host, b: Host, tmp_path: Path) -> None:
+def test_no_shell_interprets_what_another_host_publishes(lab: Lab, a: Host, b: Host, tmp_path: Path) -> None:
     trap = tmp_path / "trap"
     data = f"$(touch {trap}); `touch {trap}`; touch {trap} & '\"; touch {trap}; \x1b[2J"
     lease = {"PublicIP": "198.18.1.99", "BackendType": "extension", "BackendData": data}
@@ -160,13 +160,13 @@ def test_what_another_host_publishes_is_never_interpreted(lab: Lab, a: Host, b: 
     assert "SUBNET=10.5.99.0/24 PUBLIC_IP=198.18.1.99 /" in problem
     assert peer(a, str(b.subnet))["problem"] is None
     assert a.status()["state"] == "ready"
-    # Half done is undone.
+    # The commands that succeeded are undone.
     etcdctl(lab, "del", key("10.5.99.0/24"))
     eventually("it is forgotten", lambda: not peer(a, "10.5.99.0/24") and not entries(a, "10.5.99.0/24"))
     assert not trap.exists()
 
 
-def test_a_peer_whose_data_changed_is_served_by_the_new(lab: Lab, a: Host) -> None:
+def test_a_peer_whose_data_changed_is_served_with_the_new_data(lab: Lab, a: Host) -> None:
     for mac, old in (("02:00:00:00:00:98", None), ("02:00:00:00:00:99", "02:00:00:00:00:98")):
         lease = {"PublicIP": "198.18.1.98", "BackendType": "extension", "BackendData": mac}
         publish(lab, "10.5.98.0/24", lease)
@@ -184,12 +184,12 @@ def test_cleanup_leaves_nothing(a: Host, b: Host) -> None:
     assert "flannel-vxlan" not in a.run("ip", "link")
     assert not entries(a, str(b.subnet))
     assert not (a.run_dir / "extension.json").exists()
-    # And all of it comes back, with another MAC than the one that b knows.
+    # After a start all of it is there again, with another MAC than the one that b knows.
     a.start()
     eventually("a reaches b again", lambda: pings(a, b) and pings(b, a))
 
 
-def test_flannels_host_gw_by_commands_and_then_another_backend(tmp_path: Path, programs: Programs) -> None:
+def test_host_gw_by_commands_works_and_another_backend_takes_over(tmp_path: Path, programs: Programs) -> None:
     with laboratory(tmp_path, programs.host_gw) as lab:
         a, b = (lab.host(name, settings=programs.settings) for name in "ab")
         eventually("a reaches b", lambda: pings(a, b) and pings(b, a))
@@ -214,13 +214,13 @@ def test_a_command_that_hangs_stops_neither_other_peers_nor_the_lease(tmp_path: 
         assert "no end after 10 s" in problem
         eventually("the other is served", lambda: peer(a, "10.5.67.0/24").get("path") == "extension")
         assert entries(a, "10.5.67.0/24")
-        # Longer than the lease would have lasted.
+        # Longer than the TTL of the lease.
         assert time.monotonic() - begun > 10
         assert key(a.subnet) in etcdctl(lab, "get", "--prefix", "--keys-only", f"{PREFIX}/subnets/")
         assert "no such lease" not in a.log.read_text()
 
 
-def test_a_lost_lease_makes_all_anew_on_another_subnet(tmp_path: Path, programs: Programs) -> None:
+def test_a_host_that_lost_its_lease_runs_all_commands_for_another_subnet(tmp_path: Path, programs: Programs) -> None:
     with laboratory(tmp_path, programs.vxlan) as lab:
         a, b = (lab.host(name, settings=programs.settings) for name in "ab")
         eventually("a reaches b", lambda: pings(a, b))

@@ -1,6 +1,6 @@
-"""A base of signed packages, fetched from mirrors on disk and over HTTP: the CentOS bases' way, with dnf, rpm and gpg.
+"""A base of signed packages, fetched with dnf, rpm and gpg from mirrors on disk and over HTTP, as CentOS bases are.
 
-Whatever a mirror does, the error says what, names the URL, comes in bounded time, and nothing is left under its name.
+Whatever a mirror does wrong, the error names the fault and the URL, comes within a time limit, and leaves no result.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ PAGE = b"<!DOCTYPE html><html><head><title>Sign in to the network</title></head>
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mirror:
-    """A repository on disk, and the key and fingerprint of its packages' good signatures."""
+    """A repository on disk, and the key and fingerprint with which its packages are signed."""
 
     folder: Path
     key: Path
     fingerprint: str
 
     def base(self, url: str | None = None, **changes: str) -> Base:
-        """A base of this repository alone, at another URL if one is given."""
+        """A base of this repository only, at another URL if one is given."""
         found = repository(url or f"file://{self.folder}", f"file://{self.key}", self.fingerprint)
         return with_repository(dataclasses.replace(found, **changes))
 
@@ -79,13 +79,13 @@ def step(tmp_path: Path, mirror: Mirror) -> Iterator[Step]:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same limits, shorter."""
+    """The time limits, shortened."""
     monkeypatch.setattr(mirror_probe, "TIMEOUT_S", 0.5)
     monkeypatch.setattr(fetch, "_PATIENCE", ("--setopt=timeout=1", "--setopt=minrate=1000", "--setopt=retries=1"))
 
 
 def refused(step: Step, base: Base, package: str = "signed") -> str:
-    """The error of a fetch that fails; nothing of it is under a final name, and it took at most 20 s."""
+    """The error of a fetch that fails; asserts that it left no result and took at most 20 s."""
     begin = time.monotonic()
     with pytest.raises(BuildError) as caught:
         fetch.fetch(step, base, [package])
@@ -147,7 +147,9 @@ def test_a_key_that_does_not_come_is_refused(step: Step, mirror: Mirror) -> None
     ],
     ids=["a web page", "not found", "silence", "endless"],
 )
-def test_a_key_server_that_answers_with_something_else(step: Step, mirror: Mirror, reply: Reply, expected: str) -> None:
+def test_a_key_server_that_answers_with_something_else_is_refused(
+    step: Step, mirror: Mirror, reply: Reply, expected: str
+) -> None:
     with served(mirror.folder, lambda _: reply) as url:
         said = refused(step, mirror.base(key_url=f"{url}/key"))
     assert expected in said
@@ -168,16 +170,16 @@ def test_a_package_that_the_local_repository_lacks_is_named_as_well(step: Step, 
         dnf.install_root(step, base, tmp_path / "root", ["nowhere"])
 
 
-def test_a_package_whose_needs_are_not_there_is_named(step: Step, mirror: Mirror) -> None:
+def test_a_package_with_missing_requirements_is_named(step: Step, mirror: Mirror) -> None:
     assert "nothing provides not-there needed by broken" in refused(step, mirror.base(), "broken")
 
 
-def test_a_mirror_on_disk_that_is_not_there_names_its_path(step: Step, mirror: Mirror) -> None:
+def test_the_path_of_a_missing_mirror_on_disk_is_named(step: Step, mirror: Mirror) -> None:
     assert "/nowhere/repodata/repomd.xml is not on this machine" in refused(step, mirror.base("file:///nowhere"))
 
 
 Replies = Callable[[Path], dict[str, Reply]]
-# What the mirror answers, by path, and what the error then says.
+# By path: what the mirror answers. Then: what the error says.
 BAD: dict[str, tuple[Replies, str]] = {
     "a web page": (
         lambda _: {REPOMD: Reply(200, PAGE)},
@@ -223,7 +225,7 @@ def primary(folder: Path) -> list[Path]:
 
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("what", BAD)
-def test_a_mirror_that_answers_with_something_else(step: Step, mirror: Mirror, what: str) -> None:
+def test_a_mirror_that_answers_with_something_else_is_refused(step: Step, mirror: Mirror, what: str) -> None:
     replies, expected = BAD[what]
     table = replies(mirror.folder)
     with served(mirror.folder, table.get) as url:

@@ -1,4 +1,4 @@
-"""Rules in the real kernel: both backends, both kinds of iptables, both IP versions."""
+"""Firewall rules in the real kernel, with both backends, both kinds of iptables and both IP versions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from overlayd import firewall
 from overlayd.backends.listening import Listening
 from overlayd.kernel import ipset
-from overlayd.kernel.monitor import NETLINK_NETFILTER, NFT_GROUPS, RECEIVE_BYTES, rules_matter
+from overlayd.kernel.monitor import NETLINK_NETFILTER, NFT_GROUPS, RECEIVE_BYTES, is_rule_change
 from overlayd.lib import marks
 from tests.testbed.netns import namespaces
 from tests.testbed.netns.forwarding import use_iptables
@@ -24,7 +24,7 @@ from tests.testbed.netns.namespaces import inside
 V4 = firewall.Overlay(network=IPv4Network("10.5.0.0/16"), subnet=IPv4Network("10.5.1.0/24"))
 V6 = firewall.Overlay(network=IPv6Network("fd00:5::/48"), subnet=IPv6Network("fd00:5:0:1::/64"))
 DEVICES = ("overlay.1", "eth0")
-# Everything that the rules can be asked for.
+# A desired state with everything that there are rules for.
 DAEMON_JSON = {"firewall-backend": "nftables", "bridge-accept-fwmark": "0x10/0x30"}
 WANTED = firewall.desired(
     overlays=[V4, V6],
@@ -69,7 +69,7 @@ def namespace() -> Iterator[str]:
 
 @pytest.fixture(params=["nft", "legacy"])
 def host(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, namespace: str) -> str:
-    """A namespace, on a machine whose `iptables` is of that kind."""
+    """A namespace in which `iptables` is of that kind."""
     use_iptables(request.param, tmp_path, monkeypatch)
     return namespace
 
@@ -81,15 +81,15 @@ def backend(request: pytest.FixtureRequest) -> str:
     return name
 
 
-def sync(host: str, backend: str, wanted: firewall.Wanted = WANTED) -> bool:
-    """Sync in the namespace as a daemon does that was just started; whether anything was written."""
+def sync(host: str, backend: str, wanted: firewall.DesiredRules = WANTED) -> bool:
+    """Sync in the namespace as a newly started daemon does; whether anything was written."""
     report = inside(host, partial(firewall.Firewall(backend).sync, wanted))
     assert (report.backend, report.problems) == (None if backend == "none" else backend, ())
     assert report.limits == ()
     return report.written
 
 
-def test_what_is_written_is_read_back_as_wanted(host: str, backend: str) -> None:
+def test_rules_are_read_back_as_they_were_written(host: str, backend: str) -> None:
     assert sync(host, backend)
     assert not sync(host, backend)
     there = rules(host)
@@ -97,14 +97,14 @@ def test_what_is_written_is_read_back_as_wanted(host: str, backend: str) -> None
         assert any(line.startswith(f"{version}: -A OVERLAYD-DOCKER ") for line in there)
 
 
-def test_a_look_that_finds_all_well_tells_nobody(host: str, backend: str) -> None:
-    # A daemon that woke itself would never rest.
+def test_a_look_that_finds_no_difference_causes_no_notification(host: str, backend: str) -> None:
+    # Otherwise the daemon's own look would wake it again and again.
     with inside(host, lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)) as listener:
         listener.setblocking(False)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
         listener.bind((0, NFT_GROUPS))
         sync(host, "nftables")
-        assert rules_matter(listener.recv(65536))
+        assert is_rule_change(listener.recv(65536))
         sync(host, backend)
         while True:
             try:
@@ -116,7 +116,7 @@ def test_a_look_that_finds_all_well_tells_nobody(host: str, backend: str) -> Non
             listener.recv(65536)
 
 
-def test_order_is_put_back(host: str, backend: str) -> None:
+def test_the_order_of_rules_is_restored(host: str, backend: str) -> None:
     namespaces.run(host, ["iptables", "-N", "DOCKER-USER"])
     namespaces.run(host, ["iptables", "-A", "DOCKER-USER", "-j", "RETURN"])
     sync(host, backend)
@@ -136,19 +136,19 @@ def test_order_is_put_back(host: str, backend: str) -> None:
 
 
 def flush_filter(host: str) -> None:
-    """What people type."""
+    """Run a command in the namespace, as an administrator would type it."""
     namespaces.run(host, ["iptables", "-F"])
 
 
 def flush_nat(host: str) -> None:
-    """Of whichever backend."""
+    """Chains and tables of overlayd, of both backends."""
     namespaces.run(host, ["iptables", "-t", "nat", "-F"])
     if ("ip", "overlayd") in nft_tables(host):
         namespaces.run(host, ["nft", "flush", "table", "ip", "overlayd"])
 
 
 def reload_firewalld(host: str) -> None:
-    """As firewalld does on a reload: every rule and every chain of one's own, in both IP versions."""
+    """Flush as firewalld does at a reload: all rules and user-defined chains, in both IP versions."""
     for command in ("iptables", "ip6tables"):
         for table in TABLES:
             namespaces.run(host, [command, "-t", table, "-F"])
@@ -157,7 +157,7 @@ def reload_firewalld(host: str) -> None:
 
 
 def restart_dockerd(host: str) -> None:
-    """Its chains are rewritten, and their jumps put in front of ours."""
+    """Do what a starting dockerd does: rewrite its chains, and put their jumps before ours."""
     namespaces.run(host, ["iptables-restore", "--noflush"], input=DOCKER_28)
 
 
@@ -215,7 +215,7 @@ def test_cleanup_finds_what_other_backends_and_kinds_have_left(
         (tmp_path / kind).mkdir()
         with pytest.MonkeyPatch.context() as patch:
             use_iptables(kind, tmp_path / kind, patch)
-            # Half a daemon: none of these has tidied up after the one before.
+            # None of these has removed what the one before left.
             for backend in ("iptables", "nftables"):
                 inside(namespace, partial(untidy(backend).sync, WANTED))
     removed = inside(namespace, lambda: list(firewall.cleanup()))
@@ -224,9 +224,9 @@ def test_cleanup_finds_what_other_backends_and_kinds_have_left(
 
 
 def untidy(backend: str) -> firewall.Firewall:
-    """One that believes that it has already looked for what others left."""
+    """A Firewall that has already removed what other choices left."""
     made = firewall.Firewall(backend)
-    made._tidy = True
+    made._stale_removed = True
     return made
 
 
@@ -272,11 +272,11 @@ def test_a_machine_without_any_program_is_told_what_to_install(
         report = inside(namespace, partial(firewall.Firewall(choice).sync, WANTED))
         assert report.backend is None
         assert "install the package iptables" in report.problems[0]
-    assert inside(namespace, partial(firewall.Firewall("none").sync, WANTED)) == firewall.Report(backend=None)
+    assert inside(namespace, partial(firewall.Firewall("none").sync, WANTED)) == firewall.FirewallReport(backend=None)
     assert inside(namespace, lambda: list(firewall.cleanup())) == []
 
 
-def test_auto_takes_what_is_there(namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_chooses_an_installed_program(namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def chosen(*, prefer_nftables: bool) -> str | None:
         made = firewall.Firewall("auto", prefer_nftables=prefer_nftables)
         report = inside(namespace, partial(made.sync, ONLY_V4))
@@ -292,7 +292,7 @@ def test_auto_takes_what_is_there(namespace: str, tmp_path: Path, monkeypatch: p
     assert chosen(prefer_nftables=False) == "nftables"
 
 
-# This kernel can translate IPv6 addresses; in front of the real programs stands what one that cannot would say.
+# This kernel has NAT for IPv6. Wrappers around the real programs answer as on a kernel without it.
 NO_NAT = """\
 #!/bin/sh
 text=
@@ -305,7 +305,7 @@ exec {real} "$@"
 """
 
 
-def test_without_nat_for_ipv6_all_the_rest_is_there_and_it_is_said(
+def test_without_nat_for_ipv6_all_other_rules_are_written_and_a_limit_is_reported(
     host: str, backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "without-nat"
@@ -330,7 +330,7 @@ def test_without_nat_for_ipv6_all_the_rest_is_there_and_it_is_said(
 
 
 def ours(lines: list[str]) -> list[str]:
-    """Those of them that are ours."""
+    """Those lines that are overlayd's."""
     return [line for line in lines if "overlayd" in line.lower()]
 
 
@@ -341,7 +341,7 @@ def nft_tables(host: str) -> set[tuple[str, str]]:
 
 
 def rules(host: str, *, only_ours: bool = False) -> list[str]:
-    """Every rule and chain of one's own making, by the iptables in use, and our nftables tables; both IP versions."""
+    """All rules and user-defined chains of the iptables in use, and our nftables tables, in both IP versions."""
     found = []
     for command in ("iptables", "ip6tables"):
         lines = namespaces.run(host, [f"{command}-save"]).splitlines()
@@ -353,13 +353,13 @@ def rules(host: str, *, only_ours: bool = False) -> list[str]:
 
 
 def everything(host: str) -> list[str]:
-    """Every rule and chain of one's own making of whichever program."""
+    """All rules and user-defined chains of all programs."""
     found = []
     for command in ("iptables-nft-save", "ip6tables-nft-save", "iptables-legacy-save", "ip6tables-legacy-save"):
         lines = namespaces.run(host, [command]).splitlines()
         found += [line for line in lines if line.startswith("-A") or " - [" in line]
     for family, name in sorted(nft_tables(host)):
-        # Those that iptables-nft made are above, in its own words.
+        # What iptables-nft made is listed above already, as iptables-nft prints it.
         if name not in TABLES:
             found += namespaces.run(host, ["nft", "-s", "list", "table", family, name]).splitlines()
     sets = {name: inside(host, partial(ipset.read, name)) for name in marks.ours().sets}

@@ -1,4 +1,4 @@
-"""Rules that somebody flushes are back at once where the kernel tells of it, not only at the next look of the timer."""
+"""Flushed rules are restored at once, not only by the timer, where the kernel notifies of rule changes."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from tests.testbed.netns.forwarding import use_iptables
 from tests.testbed.netns.lab import Host, laboratory
 from tests.testbed.polling import eventually
 
-# Far more than the repair takes, far less than the timer.
+# Much longer than the repair takes, much shorter than the timer's interval.
 REPAIRED_S = 10.0
 RESYNC_S = 600
 
 
 @pytest.fixture(scope="module", params=["iptables", "nftables"])
 def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    """A host on iptables-nft whose daemon looks at its rules by itself every ten minutes only."""
+    """A host with iptables-nft whose timer fires only every ten minutes."""
     with pytest.MonkeyPatch.context() as patch:
         folder: Path = tmp_path_factory.mktemp(request.param)
         (folder / "bin").mkdir()
@@ -51,12 +51,12 @@ def test_flushed_rules_are_back_at_once(host: Host, flush: list[str]) -> None:
 
 
 def written(host: Host) -> int:
-    """How often the daemon has written rules."""
+    """How often the daemon wrote rules so far."""
     return host.log.read_text().count("firewall rules written")
 
 
 def ours(host: Host) -> list[str]:
-    """All that is ours, in order, and what stands first where we have to be first."""
+    """All our rules in order, and the first rule of PREROUTING, where ours has to be first."""
     lines = host.run("iptables-save").splitlines() + host.run("nft", "-s", "list", "ruleset").splitlines()
     first = next((line for line in lines if line.startswith("-A PREROUTING")), "nothing")
     return [f"first: {first}", *(line for line in lines if "overlayd" in line)]

@@ -1,4 +1,4 @@
-"""Hosts on which the real firewalld runs, with stock rules: containers reach each other, and nobody else gets in."""
+"""On hosts with a real firewalld and its stock rules, containers reach each other and strangers do not reach them."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from tests.testbed.netns.lab import UNDERLAY, Host, Lab, laboratory
 from tests.testbed.netns.traffic import pings, pings6
 from tests.testbed.polling import eventually
 
-# Nothing here may wait for the timer.
+# So long that no test passes because of the timer.
 RESYNC_S = 600
 STRANGER = UNDERLAY[200]
-IMPOSTER, ENCAPSULATED = "10.5.255.2", "10.5.254.2"
-# Of time that a busy machine takes from everybody.
+SPOOFED, ENCAPSULATED = "10.5.255.2", "10.5.254.2"
+# Allowance for a busy machine.
 BACK_WITHIN_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A backend, and whether docker0 is in a zone of Docker's."""
+    """A backend, and whether docker0 is in Docker's zone of firewalld."""
 
     backend: dict[str, Any]
     docker_zone: bool
@@ -53,7 +53,7 @@ class Site:
         self.a, self.b = (lab.host(name, start=False, settings={"resync-s": RESYNC_S}) for name in "ab")
         self.hosts = (self.a, self.b)
         for host in self.hosts:
-            # D-Bus too has to do with what the unit leaves the daemon.
+            # The daemon is confined as by its unit, since that must not keep it from D-Bus.
             host.launcher = (sys.executable, str(CONFINED), str(UNIT), str(host.run_dir), str(host.state_dir), "--")
         self.firewalls = {host: Firewalld(host, docker_zone=case.docker_zone) for host in self.hosts}
 
@@ -64,7 +64,7 @@ class Site:
             host.start_container()
 
     def reach(self, ping: Callable[[Host, Host], bool] = pings) -> bool:
-        """Whether containers reach each other, both ways."""
+        """Whether containers reach each other, in both directions."""
         return ping(self.a, self.b) and ping(self.b, self.a)
 
     def none_reaches(self, ping: Callable[[Host, Host], bool] = pings) -> bool:
@@ -93,13 +93,13 @@ def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         yield site
 
 
-# What has nothing to do with the backend is shown with one.
+# These tests do not depend on the backend, so they use one.
 once = pytest.mark.parametrize("site", ["vxlan-dual"], indirect=True)
 
 
 @pytest.fixture
 def lab(site: Site) -> Lab:
-    """For the report of a failed test."""
+    """The state that the report of a failed test shows."""
     return site.lab
 
 
@@ -110,7 +110,7 @@ def test_containers_reach_each_other(site: Site, lab: Lab) -> None:
     assert all(host.status()["problems"] == [] for host in site.hosts)
 
 
-def test_they_do_not_without_ours(site: Site, lab: Lab) -> None:
+def test_containers_do_not_reach_each_other_without_our_policies(site: Site, lab: Lab) -> None:
     eventually("reachable", site.reach)
     try:
         for host in site.hosts:
@@ -119,7 +119,7 @@ def test_they_do_not_without_ours(site: Site, lab: Lab) -> None:
             host.start("--firewall=none")
         for ping in (pings, pings6) if site.case.dual else (pings,):
             assert site.none_reaches(ping)
-        # It is firewalld, and nothing else, that stands in the way.
+        # Only firewalld blocks the packets: without it they pass.
         for host in site.hosts:
             site.firewalls[host].stop()
         eventually("reachable where no firewalld runs", site.reach)
@@ -127,21 +127,23 @@ def test_they_do_not_without_ours(site: Site, lab: Lab) -> None:
         for host in site.hosts:
             host.stop()
             host.start()
-            # It starts after overlayd, this time.
+            # This time firewalld starts after overlayd.
             site.firewalls[host].stop()
             site.firewalls[host].start()
     eventually("reachable again", site.reach)
 
 
 @pytest.mark.parametrize("how", ["reload", "restart"])
-def test_what_firewalld_forgets_is_back_at_once(
+def test_what_firewalld_forgets_at_a_reload_is_back_at_once(
     site: Site, lab: Lab, how: str, record_property: Callable[[str, object], None]
 ) -> None:
     forgets(site, how, record_property)
 
 
 @once
-def test_so_it_is_after_a_complete_reload(site: Site, lab: Lab, record_property: Callable[[str, object], None]) -> None:
+def test_our_policies_are_back_after_a_complete_reload(
+    site: Site, lab: Lab, record_property: Callable[[str, object], None]
+) -> None:
     forgets(site, "complete-reload", record_property)
 
 
@@ -150,7 +152,7 @@ def test_a_quiet_look_writes_nothing(site: Site, lab: Lab) -> None:
     eventually("reachable", site.reach)
     host, told, written = site.b, "runtime configuration written", "firewall rules written"
     before, looks = host.log.read_text().count(told), host.log.read_text().count(written)
-    # It mends this in a look at everything.
+    # The daemon repairs this when it looks at its whole state.
     host.run("iptables", "-t", "raw", "-F", "OVERLAYD-PREROUTING")
     eventually("a look", lambda: host.log.read_text().count(written) > looks)
     eventually("reachable", site.reach)
@@ -158,11 +160,11 @@ def test_a_quiet_look_writes_nothing(site: Site, lab: Lab) -> None:
     assert host.log.read_text().count(told) == before
 
 
-def test_a_stranger_gets_in_by_no_way(site: Site, lab: Lab) -> None:
+def test_a_stranger_beside_firewalld_reaches_no_container(site: Site, lab: Lab) -> None:
     eventually("reachable", site.reach)
-    sources = {"own address": str(STRANGER), "address of the network": IMPOSTER, "encapsulated": ENCAPSULATED}
+    sources = {"own address": str(STRANGER), "address of the network": SPOOFED, "encapsulated": ENCAPSULATED}
     if site.case.backend["Type"] == "host-gw":
-        # There a neighbour that says it is a peer's container cannot be told from one.
+        # With plain routes a neighbour that sends with the address of a peer's container cannot be recognised.
         del sources["address of the network"]
     if site.case.backend["Type"] != "vxlan":
         del sources["encapsulated"]
@@ -171,13 +173,13 @@ def test_a_stranger_gets_in_by_no_way(site: Site, lab: Lab) -> None:
         with stranger(site) as namespace:
             for text, source in sources.items():
                 mailbox.send(namespace, text, source=source)
-            # What was sent before would have come before.
+            # The packets that were sent earlier would have arrived earlier.
             assert eventually("a peer gets in", lambda: sends(mailbox, PEER, site.a.container)) == {"peer"}
             site.firewalls[site.b].stop()
-            # It took everybody's rules with it; ours come back.
+            # firewalld removed all rules as it stopped; the daemon restores ours.
             eventually("our rules", lambda: "-j OVERLAYD-PREROUTING" in site.b.run("iptables-save", "-t", "mangle"))
             mailbox.got()
-            # Ours keep them out without firewalld too; test_strangers.py has who gets in without ours.
+            # Our rules keep strangers out without firewalld too; test_strangers.py shows who gets in without our rules.
             eventually("a peer still gets in", lambda: sends(mailbox, PEER, site.a.container) == {"peer"})
             for text, source in sources.items():
                 mailbox.send(namespace, text, source=source)
@@ -197,7 +199,7 @@ def test_cleanup_leaves_firewalld_as_it_was(site: Site, lab: Lab) -> None:
     host, firewall = site.b, site.firewalls[site.b]
     host.run("ip", "link", "add", "admin0", "type", "bridge")
     try:
-        # The administrator's, at runtime.
+        # A rule that the administrator added at runtime.
         firewall.cmd("--zone=internal", "--change-interface=admin0")
         firewall.cmd("--zone=public", "--add-port=8080/tcp")
         firewall.cmd("--zone=public", "--add-rich-rule=rule family=ipv4 source address=198.18.1.77 accept")
@@ -220,7 +222,7 @@ def test_cleanup_leaves_firewalld_as_it_was(site: Site, lab: Lab) -> None:
 
 
 @once
-def test_a_host_that_leaves_is_let_in_no_more(site: Site, lab: Lab) -> None:
+def test_a_host_that_leaves_is_no_longer_let_in(site: Site, lab: Lab) -> None:
     eventually("reachable", site.reach)
     name = "overlayd-peers"
     entries = {host: site.firewalls[host].cmd(f"--ipset={name}", "--get-entries").split() for host in site.hosts}
@@ -236,7 +238,7 @@ def test_a_host_that_leaves_is_let_in_no_more(site: Site, lab: Lab) -> None:
 
 
 @once
-def test_what_an_administrator_takes_away_is_back(site: Site, lab: Lab) -> None:
+def test_a_rule_that_an_administrator_removes_from_our_policy_is_back(site: Site, lab: Lab) -> None:
     eventually("reachable", site.reach)
     firewall = site.firewalls[site.b]
     before = firewall.cmd("--list-all-policies")
@@ -246,7 +248,7 @@ def test_what_an_administrator_takes_away_is_back(site: Site, lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("settings", [{}, {"firewall": "none"}], ids=["files missing", "told to keep out"])
-def test_a_host_whose_firewalld_cannot_be_told_is_ready_and_says_so(
+def test_a_host_is_ready_though_firewalld_lacks_our_policies_or_is_not_told(
     tmp_path: Path, settings: dict[str, object]
 ) -> None:
     with laboratory(tmp_path, {"Type": "vxlan"}) as lab:
@@ -275,7 +277,7 @@ def test_a_host_whose_firewalld_cannot_be_told_is_ready_and_says_so(
 
 
 def forgets(site: Site, how: str, record_property: Callable[[str, object], None]) -> None:
-    """Have b's firewalld forget what it knows while new flows come in, and record how soon they are answered again."""
+    """Make b's firewalld forget its runtime configuration while new flows arrive; record how soon they are answered."""
     eventually("reachable", site.reach)
     firewall = site.firewalls[site.b]
     with new_flows(site.a, site.b) as flows:
@@ -303,7 +305,7 @@ PEER = {"peer": "0.0.0.0"}
 
 
 def sends(mailbox: Mailbox, sources: dict[str, str], namespace: str) -> set[str]:
-    """What came in since the last look, of these texts too, each sent from its address."""
+    """What b's containers received since the last call, after sending these texts, each from its address."""
     for text, source in sources.items():
         mailbox.send(namespace, text, source=source)
     return mailbox.got()
@@ -311,7 +313,7 @@ def sends(mailbox: Mailbox, sources: dict[str, str], namespace: str) -> set[str]
 
 @contextmanager
 def stranger(site: Site) -> Iterator[str]:
-    """A namespace on the underlay that has no lease, and all routes and devices it takes to try b."""
+    """A namespace on the underlay without a lease, with the routes and devices that it needs to attack b."""
     name, b = namespaces.unique("stranger"), site.b
     namespaces.make(name)
     try:
@@ -324,7 +326,7 @@ def stranger(site: Site) -> Iterator[str]:
             name,
             f"address add {STRANGER}/24 dev eth0",
             "link set eth0 up",
-            f"address add {IMPOSTER}/32 dev lo",
+            f"address add {SPOOFED}/32 dev lo",
             f"route add {b.subnet} via {b.address}",
         )
         if site.case.backend["Type"] == "vxlan":

@@ -1,6 +1,6 @@
-"""What the package does about firewalld, with the real one: its service, and its scriptlets when it comes and goes.
+"""The package with a real firewalld: its firewalld service, and its scriptlets at installation and removal.
 
-The tests run in the order in which they stand, and each leaves firewalld as the next one expects it.
+The tests run in file order, and each leaves firewalld as the next one expects it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rpm import source
 from tests.testbed.netns.firewalld import Firewalld, programs_missing
 from tests.testbed.netns.lab import Host, laboratory
 
-# The sysconfig file's proposal for healthz-port.
+# The value for healthz-port that the sysconfig file proposes.
 HEALTHZ_PORT = 8471
 PORTS = {
     f"udp dport {vxlan.DEFAULT_PORT}",
@@ -27,7 +27,7 @@ PORTS = {
     f"udp dport {wireguard.DEFAULT_PORT6}",
     f"tcp dport {HEALTHZ_PORT}",
 }
-# The scriptlet sees this host's firewalld, and nothing of the machine's that it could change.
+# The scriptlet sees this host's firewalld, and nothing of the machine that it could change.
 _ALONE = """\
 mount -t tmpfs none /run
 mount -t tmpfs none /var/lib
@@ -47,7 +47,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
 
 @pytest.fixture(scope="module")
 def firewalld(host: Host) -> Iterator[Firewalld]:
-    """It runs, as on a host that has never had our package."""
+    """A running firewalld, as on a host that never had our package."""
     found = Firewalld(host, docker_zone=False, shipped=False)
     try:
         found.start()
@@ -57,7 +57,7 @@ def firewalld(host: Host) -> Iterator[Firewalld]:
 
 
 def scriptlet(host: Host, firewalld: Firewalld, tag: str, argument: int) -> str:
-    """Run one of the package's scriptlets; what it said. It must succeed."""
+    """Run one of the package's scriptlets, which must succeed; its output."""
     assert shutil.which("rpmspec"), "the tests need rpmspec: run `make system`"
     script = subprocess.run(
         ["rpmspec", "--query", f"--queryformat=%{{{tag}}}", str(ROOT / source.SPEC)],
@@ -78,7 +78,7 @@ def scriptlet(host: Host, firewalld: Firewalld, tag: str, argument: int) -> str:
 
 
 def opened(host: Host) -> set[str]:
-    """The ports that firewalld lets in, as its rules in the kernel have them."""
+    """The ports that firewalld's rules in the kernel accept."""
     return set(re.findall(r"(?:udp|tcp) dport \d+", host.run("nft", "list", "table", "inet", "firewalld")))
 
 
@@ -89,7 +89,7 @@ def test_firewalld_is_reloaded_only_when_it_does_not_know_us(host: Host, firewal
     assert "overlayd" in firewalld.cmd("--get-services").split()
     assert "overlayd-forward" in firewalld.cmd("--get-policies").split()
     assert "overlayd" in firewalld.cmd("--info-service=overlayd")
-    # What is there at runtime only, a reload forgets.
+    # A reload forgets what is only in the runtime configuration.
     firewalld.cmd("--add-port=7777/tcp")
     scriptlet(host, firewalld, "POSTIN", 2)
     assert firewalld.cmd("--list-ports").split() == ["7777/tcp"]
@@ -103,14 +103,14 @@ def test_the_service_opens_the_ports_of_the_backends_and_no_other(host: Host, fi
     assert f"OVERLAYD_HEALTHZ_PORT={HEALTHZ_PORT}\n" in (ROOT / "rpm/units/overlayd.sysconfig").read_text()
 
 
-def test_erased_it_leaves_a_firewalld_that_loads(host: Host, firewalld: Firewalld) -> None:
+def test_erasing_the_package_leaves_a_firewalld_that_loads(host: Host, firewalld: Firewalld) -> None:
     for words in ("--zone=public", "--policy=mine"):
         if "mine" in words:
             firewalld.cmd("--permanent", "--new-policy=mine")
         firewalld.cmd("--permanent", words, "--add-service=overlayd")
         firewalld.cmd("--permanent", words, "--add-service=http")
     firewalld.cmd("--reload")
-    # An upgrade leaves what the administrator wrote as it is.
+    # An upgrade does not change what the administrator wrote.
     for tag, argument in (("POSTIN", 2), ("PREUN", 1), ("POSTUN", 1)):
         assert "firewalld" not in scriptlet(host, firewalld, tag, argument)
     assert "overlayd" in firewalld.cmd("--permanent", "--list-services").split()

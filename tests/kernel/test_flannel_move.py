@@ -1,4 +1,4 @@
-"""A host is moved from flannel to overlayd and back, on its subnet, while another pings its container all the time."""
+"""A host is moved from flannel to overlayd and back on the same subnet, while another host pings its container."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tests.testbed.polling import eventually
 
 SUBNET = "10.5.210.0/24"
 INTERVAL_S = 0.01
-# Several times what a quiet machine loses, for a busy one.
+# Several times as much as a quiet machine loses, as the machine may be busy.
 LOST_AT_MOST = 150
 
 
 @pytest.fixture(params=["vxlan", "host-gw"])
 def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """A network with one host of ours, which stays."""
+    """A network with one overlayd host, which stays."""
     with laboratory(tmp_path_factory.mktemp("move"), {"Type": request.param}) as lab:
         lab.host("a")
         yield lab
@@ -46,7 +46,7 @@ def test_a_host_is_moved_from_flannel_and_back(
 
     begun = time.monotonic()
     with pinging(ours, moved, interval_s=INTERVAL_S) as back:
-        # Its lease is under its address, as flannel looks for it: the same subnet, and flannel's own MAC in it.
+        # Its lease has its address, by which flannel finds it: the same subnet, with flannel's MAC.
         moved.stop()
         moved.cleanup()
         flannel.start()
@@ -62,7 +62,7 @@ def test_a_host_is_moved_from_flannel_and_back(
 
 
 def to_overlayd(host: Host, kind: str) -> None:
-    """What an administrator does: stop flanneld, which leaves its device; start overlayd; delete the device."""
+    """Do what an administrator does: stop flanneld, which leaves its device; start overlayd; delete the device."""
     host.start(ready=False)
     if kind == "vxlan":
         eventually("overlayd says what is in its way", lambda: "ip link delete flannel.1" in host.log.read_text())
@@ -72,13 +72,13 @@ def to_overlayd(host: Host, kind: str) -> None:
 
 def test_the_subnet_is_kept_also_where_etcd_forgot_the_lease(lab: Lab) -> None:
     third = lab.host("g", start=False)
-    # flannel's own file, which overlayd is pointed at; no lease in etcd any more.
+    # overlayd's setting names flannel's subnet.env; etcd has no lease any more.
     (third.run_dir / "subnet.env").write_text(
         "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.211.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n"
     )
     third.start()
     assert str(third.subnet) == "10.5.211.0/24"
-    # And never one that another host has.
+    # But a subnet that another host holds is not taken.
     fourth = lab.host("h", start=False)
     publish(lab, "10.5.212.0/24", {"PublicIP": "198.18.1.77", "BackendType": "host-gw"})
     (fourth.run_dir / "subnet.env").write_text("FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.212.1/24\n")

@@ -1,4 +1,4 @@
-"""A flannel host and an overlayd host in one network cannot tell the difference, in etcd or on the wire."""
+"""A flannel host and an overlayd host work together in one network: in etcd and on the wire."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Pair:
 
 @pytest.fixture(scope="module", params=list(CONFIGS))
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    """The two, each knowing the other."""
+    """Both hosts, once each knows the other."""
     config = CONFIGS[request.param]
     with laboratory(tmp_path_factory.mktemp("flannel"), config) as lab:
         flannel = FlannelHost(lab, "f", SUBNET, config["Type"], direct="DirectRouting" in config)
@@ -57,7 +57,7 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture
 def lab(pair: Pair) -> Lab:
-    """For the report of a failed test."""
+    """The state that the report of a failed test shows."""
     return pair.lab
 
 
@@ -73,7 +73,7 @@ def test_packets_pass_both_ways_with_their_source_address(pair: Pair) -> None:
     assert "2 received" in ping_of_size(pair.theirs, pair.ours, pair.ours.mtu_bytes)
 
 
-def test_a_flannel_peer_is_measured_by_its_container_without_a_word_of_its_own(pair: Pair) -> None:
+def test_a_flannel_peer_is_measured_by_its_container_though_it_publishes_none(pair: Pair) -> None:
     def reach() -> list[dict[str, Any]]:
         path = pair.ours.run_dir / "reach.json"
         found: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
@@ -88,14 +88,14 @@ def test_the_hosts_themselves_reach_containers_of_the_other(pair: Pair) -> None:
         assert "1 received" in one.run("ping", "-n", "-c", "1", "-W", "2", str(other.container_address))
 
 
-def test_the_lease_that_we_write_is_one_to_flannel(pair: Pair) -> None:
+def test_flannel_reads_the_lease_that_we_write(pair: Pair) -> None:
     found = etcdctl(pair.lab, "get", "--prefix", "--keys-only", f"{PREFIX}/subnets/").split()
     assert key(pair.ours.subnet) in found
     for name in found:
         assert flannel_parses_key(name)
     lease = flannel_parses_value(etcdctl(pair.lab, "get", "--print-value-only", key(pair.ours.subnet)))
     assert lease["PublicIP"] == ipaddress.IPv4Address(pair.ours.address)
-    # Where the value says none, flannel takes it for udp.
+    # flannel reads a value without a backend type as udp.
     assert lease["BackendType"] == pair.flannel.kind
     if pair.flannel.kind == "vxlan":
         device = pair.ours.run("cat", "/sys/class/net/overlay.1/address").strip()
@@ -106,7 +106,7 @@ def test_the_lease_that_we_write_is_one_to_flannel(pair: Pair) -> None:
 
 
 def flannel_parses_key(name: str) -> bool:
-    """subnet.ParseSubnetKey: the expression is flannel's, its dots that match anything included; then net.ParseIP."""
+    """As subnet.ParseSubnetKey: flannel's regular expression (its dots match any character), then net.ParseIP."""
     match = re.search(r"(\d+\.\d+.\d+.\d+)-(\d+)(?:&([a-f\d:]+)-(\d+))?$", name)
     if match is None:
         return False
@@ -115,7 +115,7 @@ def flannel_parses_key(name: str) -> bool:
 
 
 def flannel_parses_value(text: str) -> dict[str, Any]:
-    """lease.LeaseAttrs by encoding/json: addresses are strings or null, the type a string, the data anything."""
+    """As encoding/json reads lease.LeaseAttrs: addresses are strings or null, the type a string, data anything."""
     document = {name.lower(): value for name, value in json.loads(text).items()}
     assert set(document) <= {"publicip", "publicipv6", "backendtype", "backenddata", "backendv6data"}
     assert isinstance(document["publicip"], str)
@@ -123,7 +123,7 @@ def flannel_parses_value(text: str) -> dict[str, Any]:
     assert isinstance(document.get("backendtype", ""), str)
     data = document.get("backenddata")
     if data is not None:
-        # vxlan's own: a number and a string that net.ParseMAC takes.
+        # vxlan's data: a number, and a string that net.ParseMAC accepts.
         assert type(data["VNI"]) is int
         assert re.fullmatch(r"([0-9a-f]{2}:){5}[0-9a-f]{2}", data["VtepMAC"])
     return {
@@ -142,9 +142,9 @@ def test_subnet_env_is_flannels_byte_for_byte(pair: Pair) -> None:
     ).encode()
 
 
-def test_a_reservation_that_flannels_tools_wrote_stays_one(pair: Pair) -> None:
+def test_a_reservation_that_flannels_tools_wrote_stays_a_reservation(pair: Pair) -> None:
     third = pair.lab.host("c", start=False)
-    # As its documentation says to reserve a subnet: the key without an etcd lease.
+    # flannel's documentation reserves a subnet in this way: a key without an etcd lease.
     value = published(pair.lab, pair.ours.subnet) | {"PublicIP": str(third.address)}
     etcdctl(pair.lab, "put", key("10.5.222.0/24"), json.dumps(value))
     try:
@@ -170,7 +170,7 @@ def test_a_flannel_host_that_leaves_takes_its_entries_with_it_and_may_come_back(
 
 
 def entries(host: Host, other: Host) -> list[str]:
-    """All that a kernel holds about another host: routes, neighbours, forwarding entries."""
+    """All entries of a kernel for another host: routes, neighbours, forwarding entries."""
     lines = host.run("ip", "route", "show", "proto", "157").splitlines()
     lines += host.run("ip", "neigh", "show", "nud", "permanent").splitlines()
     if "overlay.1" in host.run("ip", "link"):
@@ -178,7 +178,7 @@ def entries(host: Host, other: Host) -> list[str]:
     marks = (f"{other.subnet.network_address}", f"dst {other.address} ", f"via {other.address} ")
     found = [line for line in lines if any(mark in f"{line} " for mark in marks)]
     if "overlay0" in host.run("ip", "link"):
-        # udp has one route for all; who holds what is in the daemon.
+        # udp has one route for all peers; only the daemon knows which peer holds which subnet.
         found += [peer["subnet"] for peer in host.status()["peers"] if peer["subnet"] == str(other.subnet)]
     return found
 

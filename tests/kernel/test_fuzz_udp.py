@@ -1,4 +1,4 @@
-"""A few thousand datagrams of every kind at a real forwarder: what comes out of its device is what may, and no more."""
+"""A real forwarder gets thousands of datagrams of every kind, and only allowed packets come out of its device."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SOURCES = ("10.5.2.7", "10.5.3.7", "10.5.3.200", "10.5.1.7", "198.18.1.2", "0.0.
 
 @dataclass
 class Scene:
-    """A host with a forwarder, its neighbour with three addresses, and what was seen to come out of the device."""
+    """A host with a forwarder, a neighbour with three addresses, and a capture of what comes out of the device."""
 
     near: str
     far: str
@@ -41,7 +41,7 @@ class Scene:
     seen: Counter[bytes] = field(default_factory=Counter)
 
     def look(self) -> Counter[bytes]:
-        """All that the device has given to the kernel so far."""
+        """All packets that the device gave to the kernel so far."""
         while True:
             try:
                 packet, origin = self.sniffer.recvfrom(65536)
@@ -53,7 +53,7 @@ class Scene:
 
 @pytest.fixture
 def scene() -> Iterator[Scene]:
-    """Two namespaces on one cable."""
+    """Two namespaces, connected by a veth pair."""
     near, far = namespaces.unique("fuzznear"), namespaces.unique("fuzzfar")
     with made(near, far) as found:
         yield found
@@ -101,7 +101,7 @@ def made(near: str, far: str) -> Iterator[Scene]:
 
 
 def sniff() -> socket.socket:
-    """What the device gives to the kernel: raw packets, without a link header (packet(7))."""
+    """A socket that sees what the device gives to the kernel: packets without a link header (packet(7))."""
     end = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(ETH_P_IP))
     end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * 1024 * 1024)
     end.bind((DEVICE, ETH_P_IP))
@@ -110,7 +110,7 @@ def sniff() -> socket.socket:
 
 
 def sender(address: str) -> socket.socket:
-    """A socket of the neighbour's at one of its addresses, as a peer's own forwarder has one."""
+    """A socket at one of the neighbour's addresses, such as a peer's forwarder has."""
     end = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     end.bind((address, PORT))
     return end
@@ -125,7 +125,7 @@ def packet(source: int, target: int, payload: bytes, *, ttl: int = 64) -> bytes:
 
 
 def any_datagram(rng: random.Random) -> bytes:
-    """Something that may arrive: right, nearly right, or noise."""
+    """A datagram that may arrive: correct, almost correct, or random."""
     source = int(IPv4Address(rng.choice([*SOURCES, "10.5.2.7", "10.5.2.8", "10.5.3.7"])))
     target = rng.choice([int(IPv4Address("10.5.1.7")), int(IPv4Address("224.0.0.1")), rng.getrandbits(32)])
     whole = packet(source, target, rng.randbytes(rng.randrange(200)), ttl=rng.choice([64, 64, 64, 255, 2, 1, 0]))
@@ -146,7 +146,7 @@ def any_datagram(rng: random.Random) -> bytes:
 
 
 def let_in(sender: str, datagram: bytes) -> bytes | None:
-    """What may come out for a datagram, by the rules as they are written: or nothing."""
+    """The packet that may come out for a datagram according to the rules; None if nothing may."""
     if sender not in SUBNETS or len(datagram) < 20 or datagram[0] >> 4 != 4:
         return None
     header = (datagram[0] & 15) * 4
@@ -156,14 +156,14 @@ def let_in(sender: str, datagram: bytes) -> bytes | None:
         return None
     out = bytearray(datagram)
     out[8] -= 1
-    # RFC 1624: the sum over the header stays what it was, 0 for a right one.
+    # RFC 1624: the sum over the header does not change; it is 0 in a correct header.
     total = int.from_bytes(datagram[10:12]) + 0x0100
     out[10:12] = ((total & 0xFFFF) + (total >> 16)).to_bytes(2)
     return bytes(out)
 
 
 def normal(one: bytes) -> bytes:
-    """With one way to write a checksum of zero."""
+    """The packet with the two representations of a zero checksum made equal."""
     return one[:10] + (b"\0\0" if one[10:12] == b"\xff\xff" else one[10:12]) + one[12:]
 
 
@@ -180,7 +180,7 @@ def test_only_what_a_lease_allows_comes_out_and_the_forwarder_lives_on(scene: Sc
             out = let_in(origin, datagram)
             if out is not None:
                 expected[normal(out)] += 1
-        # A good one after each batch: the buffers never overflow, and it is known that all before it was judged.
+        # One good datagram after each batch: once it is out, all earlier ones were judged, and no buffer overflows.
         last = packet(int(IPv4Address("10.5.2.9")), int(IPv4Address("10.5.1.9")), f"batch {number}".encode())
         scene.senders[PEER].sendto(last, (HERE, PORT))
         out = let_in(PEER, last)
@@ -197,7 +197,7 @@ def test_only_what_a_lease_allows_comes_out_and_the_forwarder_lives_on(scene: Sc
 
 
 def test_any_packet_from_the_host_is_sent_answered_or_dropped(scene: Scene) -> None:
-    """The same the other way: the kernel's side of the device takes what a container may send."""
+    """The other direction: the kernel gives the device what a container may send."""
     rng = random.Random(5828)
     peer = scene.senders[PEER]
     peer.setblocking(False)

@@ -1,4 +1,4 @@
-"""Somebody floods etcd with a hundred thousand bad leases, and changes a thousand a second: good hosts go on.
+"""Somebody floods etcd with 100,000 bad leases and changes 1,000 of them a second: good hosts still work.
 
 tests/flood.py writes them: nested in the hosts' own subnets, around them, elsewhere, malformed, huge.
 """
@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from overlayd.daemon import FIRST_LOSS_REST_S, FREE_LOSSES
-from overlayd.leases.followed_config import FIRST_STAND_S, FREE_CHANGES
+from overlayd.host.pacing import FIRST_LOSS_REST_S, FREE_LOSSES
+from overlayd.leases.followed_config import FIRST_WAIT_S, FREE_CHANGES
 from tests.testbed.netns.lab import ETCD, NETWORK, SOURCES, Host, Lab, environment, laboratory
 from tests.testbed.netns.traffic import pinging, pings
 from tests.testbed.polling import eventually
@@ -45,7 +45,7 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
 
 @contextmanager
 def flooded(lab: Lab, folder: Path) -> Iterator[None]:
-    """While somebody changes the keys, after they were all written."""
+    """Somebody writes all the keys, then changes them until the end of the block."""
     said = folder / "flood"
     words = [sys.executable, "-m", "tests.testbed.flood", ETCD, PREFIX, f"--keys={KEYS}", f"--rate={CHANGES_A_SECOND}"]
     words.append("--seconds=60")
@@ -66,19 +66,19 @@ def _paths() -> dict[str, str]:
 
 
 def cpu_s(host: Host) -> float:
-    """The processor time that the daemon has used: proc(5), utime and stime."""
+    """The processor time that the daemon used so far: utime and stime of proc(5)."""
     fields = Path(f"/proc/{host.status()['pid']}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
 def rss_mb(host: Host) -> float:
-    """The most that was resident so far."""
+    """The daemon's largest resident set so far."""
     lines = Path(f"/proc/{host.status()['pid']}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
 
 def lines(host: Host) -> int:
-    """Lines in the log for the administrator; --verbose has more."""
+    """How many lines the log has without those of --verbose."""
     return sum(" debug " not in line for line in host.log.read_text().splitlines())
 
 
@@ -93,7 +93,7 @@ def test_a_flood_of_bad_leases_leaves_good_hosts_at_work(
     a, b = lab.hosts
     before = {host.name: lines(host) for host in (a, b)}
     with flooded(lab, tmp_path):
-        # The first look at all of them is not what is measured.
+        # The first reading of all keys is not measured.
         eventually("a has seen them", lambda: a.status()["etcd_revision"] > 1000, timeout_s=30)
         eventually("b has seen them", lambda: b.status()["etcd_revision"] > 1000, timeout_s=30)
         began, revisions = time.monotonic(), revision(lab)
@@ -148,9 +148,9 @@ def test_a_config_that_changes_all_the_time_does_not_restart_the_data_path_each_
         assert 0 < host.log.read_text().count("the network config changed") <= FREE_CHANGES
         assert host.status()["state"] == "ready"
         assert lines(host) < LINES_AT_MOST
-    # Now it stands, on the first one.
+    # Now the config stays as it is: the first one.
     lab.etcdctl("put", f"{PREFIX}/config", configs[0])
-    eventually("b is reachable from a", lambda: pings(a, b), timeout_s=FIRST_STAND_S + 20)
+    eventually("b is reachable from a", lambda: pings(a, b), timeout_s=FIRST_WAIT_S + 20)
     eventually("a follows it", lambda: "overlay.1" in a.run("ip", "-br", "link"))
     eventually("no more is said", lambda: not warns(a), timeout_s=40)
 

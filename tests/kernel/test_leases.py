@@ -1,4 +1,4 @@
-"""Leases under running daemons: reserved, released, revoked, stolen, used up."""
+"""Leases of running daemons: they are reserved, released, revoked, stolen, and all subnets are used up."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def key(subnet: IPv4Network) -> str:
 
 
 def etcd_lease(lab: Lab, subnet: IPv4Network) -> int:
-    """The id of the etcd lease that a key hangs on; 0 for none."""
+    """The id of the etcd lease to which a key is attached; 0 for none."""
     lines = lab.etcdctl("get", key(subnet), "-w", "fields").splitlines()
     return next((int(line.split()[-1]) for line in lines if line.startswith('"Lease"')), 0)
 
@@ -73,7 +73,7 @@ def test_a_reservation_for_a_host_that_is_not_there_is_no_problem(lab: Lab, a: H
     (peer,) = (peer for peer in a.status()["peers"] if peer["subnet"] == str(free))
     assert (peer["path"], peer["problem"]) == ("reserved", None)
     assert a.call("status").returncode == 0
-    # With a backend and without its data, flannel's vxlan logs "error decoding subnet lease JSON" at each look.
+    # If a reservation has a backend but no data, flannel's vxlan logs "error decoding subnet lease JSON".
     assert json.loads(lab.etcdctl("get", "--print-value-only", key(free))) == {
         "PublicIP": "198.18.1.77",
         "PublicIPv6": None,
@@ -82,7 +82,7 @@ def test_a_reservation_for_a_host_that_is_not_there_is_no_problem(lab: Lab, a: H
     assert overlayd(b, "lease", "release", str(free)).returncode == 0
 
 
-def test_bad_words_change_nothing_and_say_what_is_allowed(a: Host, b: Host) -> None:
+def test_bad_arguments_change_nothing_and_the_error_says_what_is_allowed(a: Host, b: Host) -> None:
     before = listed(a)
     for words, said in (
         (("reserve", "10.5.7.1/24", "--host=198.18.1.77"), "host bits"),
@@ -103,7 +103,7 @@ def test_a_revoked_lease_is_written_again_on_the_same_subnet(lab: Lab, a: Host, 
     eventually("it is there again", lambda: etcd_lease(lab, subnet) not in (0, before))
     assert "written again" in a.log.read_text()
     eventually("b reaches a", partial(pings, b, a))
-    # Its end is prolonged like the first one's, and it is known after a restart.
+    # The new lease is renewed like the first one, and known after a restart.
     a.stop()
     a.start()
     assert a.subnet == subnet
@@ -114,7 +114,7 @@ def test_a_host_that_was_away_longer_than_its_lease_gets_its_subnet_again(lab: L
     try:
         subnet = host.subnet
         host.stop()
-        # As after a reboot: nothing of this boot is left.
+        # As after a reboot: the run directory is empty.
         host.cleanup()
         eventually("its lease ends", lambda: str(subnet) not in str(listed(a)), timeout_s=30)
         host.start()
@@ -125,7 +125,7 @@ def test_a_host_that_was_away_longer_than_its_lease_gets_its_subnet_again(lab: L
 
 def test_a_clock_that_is_wrong_by_a_month_is_harmless(lab: Lab, a: Host) -> None:
     host = lab.host("late", lease_ttl_s=6, start=False)
-    # What the command `faketime` sets; it would be another process. The loader knows what $LIB is (ld.so(8)).
+    # These are the variables that the command `faketime` sets, without its extra process. $LIB: see ld.so(8).
     host.launcher = (
         "env",
         "LD_PRELOAD=/usr/$LIB/faketime/libfaketimeMT.so.1",
@@ -138,7 +138,7 @@ def test_a_clock_that_is_wrong_by_a_month_is_harmless(lab: Lab, a: Host) -> None
         eventually("a reaches it", lambda: pings(a, host))
         assert host.status()["started_at_s"] > time.time() + 29 * 86400
         held = etcd_lease(lab, host.subnet)
-        # Prolonged in time by etcd's clock, again and again: it outlives its TTL three times over.
+        # It is renewed in time by etcd's clock: it lives three times as long as its TTL.
         pause, deadline = threading.Event(), time.monotonic() + 3 * 6
         while time.monotonic() < deadline:
             assert etcd_lease(lab, host.subnet) == held
@@ -149,7 +149,7 @@ def test_a_clock_that_is_wrong_by_a_month_is_harmless(lab: Lab, a: Host) -> None
         lab.remove_host(host)
 
 
-def test_a_stolen_lease_is_said_loudly_and_another_taken(lab: Lab, a: Host, b: Host) -> None:
+def test_a_stolen_lease_is_reported_and_another_subnet_taken(lab: Lab, a: Host, b: Host) -> None:
     stolen, before = a.subnet, etcd_lease(lab, a.subnet)
     thief = '{"PublicIP":"198.18.1.66","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:66"}}'
     lab.etcdctl("put", key(stolen), thief)
@@ -159,16 +159,16 @@ def test_a_stolen_lease_is_said_loudly_and_another_taken(lab: Lab, a: Host, b: H
     assert "LEASE LOST" in log
     assert "198.18.1.66" in log
     assert "restart docker" in log
-    # The container's bridge is still on the old one: that is said for as long as it is so.
+    # The containers' bridge is still on the old subnet, and the status says so until it is not.
     assert "docker0 has" in str(a.status()["docker_problems"])
-    # The kernel takes no route to a subnet that the bridge still has; once docker was restarted, it is there.
+    # The kernel refuses a route to a subnet that the bridge still has; after a restart of docker the route is there.
     a.run("ip", "address", "flush", "dev", "docker0", "scope", "global")
     a.run("ip", "address", "add", f"{a.subnet[1]}/24", "dev", "docker0")
     eventually("a routes to the new holder", lambda: str(stolen) in a.run("ip", "route", "show", "proto", "157"))
     eventually("a is content with docker", lambda: a.status()["docker_problems"] == [])
 
 
-def test_a_used_up_network_is_a_state_not_a_crash(tmp_path: Any) -> None:
+def test_a_host_without_a_free_subnet_waits_and_reports_it(tmp_path: Any) -> None:
     with laboratory(tmp_path, {"Type": "alloc"}) as lab:
         config = '{"Network": "10.5.0.0/28", "SubnetLen": 30, "Backend": {"Type": "alloc"}}'
         lab.etcdctl("put", f"{PREFIX}/config", config)
@@ -181,7 +181,7 @@ def test_a_used_up_network_is_a_state_not_a_crash(tmp_path: Any) -> None:
         assert "all 3 subnets of 10.5.0.0/28 are taken" in last.status()["problem"]
         assert overlayd(hosts[0], "lease", "release", str(hosts[0].subnet), "--force").returncode == 0
         hosts[1].stop()
-        # Another host cannot tell that from a flannel; it itself knows its lease.
+        # Another host cannot distinguish this lease from a flannel's; the host itself knows its lease.
         refused = overlayd(hosts[0], "lease", "release", str(hosts[1].subnet))
         assert (refused.returncode, "a flanneld there would end" in refused.stderr) == (2, True)
         assert overlayd(hosts[1], "lease", "release", str(hosts[1].subnet)).returncode == 0

@@ -1,4 +1,4 @@
-"""Daemons that come, go, die and come back."""
+"""Daemons start, stop, are killed and start again."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def ours(host: Host) -> str:
 
 
 def entries_for(host: Host, peer: Host) -> list[str]:
-    """What a host's kernel holds for one peer: routes, neighbours, FDB entries."""
+    """The entries of a host's kernel for one peer: routes, neighbours, FDB entries."""
     found = []
     for argv in (["ip", "route"], ["ip", "neighbour", "show", "nud", "permanent"], ["bridge", "fdb"]):
         lines = host.run(*argv).splitlines()
@@ -32,7 +32,7 @@ def entries_for(host: Host, peer: Host) -> list[str]:
 
 @pytest.fixture
 def third(lab: Lab, a: Host, b: Host) -> Iterator[Host]:
-    """A third host, whose lease ends five seconds after its daemon."""
+    """A third host, whose lease ends five seconds after its daemon stops."""
     host = lab.host("c", lease_ttl_s=5)
     try:
         yield host
@@ -83,7 +83,7 @@ def test_a_killed_daemon_comes_back_on_its_subnet(a: Host, b: Host, backend: str
     subnet, entries = a.subnet, entries_for(a, b)
     with pinging(b, a) as losses:
         a.stop(signal.SIGKILL)
-        # The record of this boot is gone as after a reboot; the one in the state directory is not.
+        # As after a reboot: the run directory is empty, the state directory is not.
         (a.run_dir / "subnet.env").unlink()
         a.start()
     assert a.subnet == subnet
@@ -121,7 +121,7 @@ def pings_left(host: Host) -> bool:
     return bool(host.run("ip", "netns", "pids", host.container).strip())
 
 
-def test_etcd_may_go_and_come_back(lab: Lab, a: Host, b: Host) -> None:
+def test_packets_flow_while_etcd_is_away(lab: Lab, a: Host, b: Host) -> None:
     with pinging(a, b, interval_s=0.02) as losses:
         lab.stop_etcd()
         eventually("a knows that etcd is away", lambda: not a.status()["etcd_connected"], timeout_s=30)

@@ -1,4 +1,4 @@
-"""An ordinary user of a host: neither stops overlayd, nor reads a secret, nor has root do something for them."""
+"""An ordinary user of a host cannot stop overlayd, read a secret, or make root do something for them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PSK = "0mLnmS2k9PSXJ9Y2Uo2PLtTR9TzRLGHKYkX7CpoI5Eg="
 
 @contextmanager
 def for_everybody() -> Iterator[Path]:
-    """A folder that every user may look into, as they may into /run; pytest closes its own."""
+    """A folder that all users can read, like /run; pytest's own folders are closed."""
     with tempfile.TemporaryDirectory(prefix="overlayd-") as folder:
         Path(folder).chmod(0o755)
         yield Path(folder)
@@ -31,7 +31,7 @@ def for_everybody() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    """Hosts in a network with a key that is shared."""
+    """Hosts in a network with a preshared key."""
     with for_everybody() as folder, laboratory(folder, {"Type": "wireguard", "PSK": PSK}) as lab:
         lab.host("a")
         lab.host("b")
@@ -45,7 +45,7 @@ def as_nobody(host: Host, *argv: str) -> subprocess.CompletedProcess[str]:
 
 
 def read_as_nobody(host: Host, folder: Path) -> str:
-    """All that they can read below a folder."""
+    """All that the user can read below a folder."""
     return as_nobody(host, "sh", "-c", f"cat {folder}/* {folder}/.[!.]* 2>/dev/null").stdout
 
 
@@ -59,7 +59,7 @@ def test_nothing_of_ours_can_be_written_and_no_secret_be_read(a: Host) -> None:
             mode = path.stat().st_mode
             assert not mode & 0o022, path
             assert stat.S_ISDIR(mode) or stat.S_ISREG(mode)
-    # The state of this boot is for all; what outlives it is not.
+    # Everybody may read the run directory, and only root the state directory.
     assert "FLANNEL_SUBNET" in read_as_nobody(a, a.run_dir)
     assert read_as_nobody(a, a.state_dir) == ""
     pid = a.status()["pid"]
@@ -80,7 +80,7 @@ def test_commands_that_change_the_host_are_for_root(a: Host, tmp_path: Path) -> 
     assert list(theirs.iterdir()) == []
 
 
-def test_a_backends_port_that_a_user_has_is_told_and_taken_when_it_is_free(a: Host) -> None:
+def test_a_backends_port_that_a_user_has_is_reported_and_taken_when_it_is_free(a: Host) -> None:
     a.stop()
     a.cleanup()
     squatter = "import socket; s = socket.socket(type=socket.SOCK_DGRAM); s.bind(('', 51820)); print(1); input()"

@@ -1,4 +1,4 @@
-"""One daemon a host; whoever looks is in nobody's way, and a local user cannot keep it down."""
+"""One daemon runs for each network of a host; neither commands that look nor a local user keep it from starting."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def lab() -> Iterator[Lab]:
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The lock of this very process, in a folder of the test's."""
+    """The lock's functions in this process, with a folder of the test's own."""
     monkeypatch.setattr(hostlock, "FOLDER", tmp_path)
     return tmp_path / f"{_INO.stat().st_ino}.lock"
 
@@ -60,9 +60,9 @@ def test_a_local_user_cannot_hold_the_lock_and_keep_the_daemon_down(a: Host) -> 
     assert (path.stat().st_mode & 0o777, path.stat().st_uid) == (0o600, 0)
     a.stop()
     assert not path.exists()
-    # Nor make one in its place beforehand: in no folder where they may write.
+    # Nor can the user make a file in the lock's place: the user cannot write in its folder.
     assert as_nobody(a, "touch", str(path)).returncode != 0
-    # The place of older versions is of no account, whoever holds it.
+    # The lock file of older versions does not matter, whoever holds it.
     with locked(a.run_dir / "lock"):
         a.start()
     (a.run_dir / "lock").unlink()
@@ -70,7 +70,7 @@ def test_a_local_user_cannot_hold_the_lock_and_keep_the_daemon_down(a: Host) -> 
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """An ordinary user holds a file that everybody may read."""
+    """An ordinary user locks a file that everybody can read."""
     path.touch(mode=0o644)
     argv = [*NOBODY, "flock", str(path), *interpreter.for_everybody(), "-c", "input()"]
     child = subprocess.Popen(argv, stdin=subprocess.PIPE)
@@ -89,14 +89,14 @@ def test_an_ordinary_user_sees_whether_the_daemon_runs(a: Host) -> None:
     a.stop(signal.SIGKILL)
     said = as_nobody(a, *argv)
     assert "is dead" in said.stdout, said
-    # The number may be another process's by now.
+    # By now another process may have the process id.
     document = (a.run_dir / "status.json").read_text()
     (a.run_dir / "status.json").write_text(document.replace(f'"pid": {daemon}', f'"pid": {os.getpid()}'))
     assert "is dead" in as_nobody(a, *argv).stdout
     a.start()
 
 
-def test_where_proc_shows_people_their_own_processes_only_they_still_see_it(a: Host) -> None:
+def test_with_hidepid_an_ordinary_user_still_sees_that_the_daemon_runs(a: Host) -> None:
     hidden = 'mount -t proc -o hidepid=2 proc /proc && exec "$0" "$@"'
     argv = [*interpreter.for_everybody(), "-m", "overlayd", "status", f"--run-dir={a.run_dir}"]
     argv.append(f"--config-file={os.devnull}")
@@ -124,13 +124,13 @@ def test_a_second_daemon_is_refused_whatever_its_run_dir(a: Host, tmp_path: Path
     assert second.returncode == BusyError.exit_status, second
     assert "another overlayd runs on this host" in second.stderr
     assert not (tmp_path / "run").exists()
-    # Nor may one take away what the other made.
+    # Nor may `cleanup` remove what the running daemon made.
     done = a.call("cleanup", f"--run-dir={tmp_path}/run")
     assert done.returncode == BusyError.exit_status, done
     assert a.run("iptables-save").count("\n-A") == before.count("\n-A")
 
 
-def test_lookers_never_keep_a_daemon_from_starting(a: Host, here: Path) -> None:
+def test_commands_that_read_the_state_never_keep_a_daemon_from_starting(a: Host, here: Path) -> None:
     a.stop()
     stop = threading.Event()
 
@@ -171,7 +171,7 @@ def test_a_start_waits_for_the_one_before_to_end(here: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["owner", "mode", "link", "dangling", "pipe"])
-def test_what_is_in_the_locks_place_and_is_not_ours_is_replaced(here: Path, tmp_path: Path, kind: str) -> None:
+def test_a_file_in_the_locks_place_that_is_not_ours_is_replaced(here: Path, tmp_path: Path, kind: str) -> None:
     victim = tmp_path / "victim"
     victim.write_text("whole")
     if kind == "pipe":
@@ -181,7 +181,7 @@ def test_what_is_in_the_locks_place_and_is_not_ours_is_replaced(here: Path, tmp_
     else:
         here.touch(mode=0o600)
         os.chown(here, 65534, 65534) if kind == "owner" else here.chmod(0o644)
-        # Held by somebody who could open it: they hold a file that has no name any more.
+        # Somebody who could open the file still locks it, but that file has no name any more.
         descriptor = os.open(here, os.O_RDONLY)
         fcntl.flock(descriptor, fcntl.LOCK_SH)
     with hostlock.hold(wait_s=1):
@@ -191,7 +191,9 @@ def test_what_is_in_the_locks_place_and_is_not_ours_is_replaced(here: Path, tmp_
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_a_full_run_is_waited_for_by_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_run_directory_ends_the_daemon_so_that_systemd_retries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "small"
     folder.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k,nr_inodes=2,mode=755", "tmpfs", folder], check=True)
@@ -200,7 +202,7 @@ def test_a_full_run_is_waited_for_by_systemd(tmp_path: Path, monkeypatch: pytest
         monkeypatch.setattr(hostlock, "FOLDER", folder)
         with pytest.raises(OverlaydError, match="No space left") as caught, hostlock.hold(wait_s=0):
             pass
-        # Not one after which it stays down.
+        # With exit status 1 systemd starts the daemon again.
         assert caught.value.exit_status == 1
         (folder / "filled").unlink()
         with hostlock.hold(wait_s=0):

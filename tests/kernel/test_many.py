@@ -23,7 +23,7 @@ def knows_all(host: Host) -> bool:
     return len(peers) == HOSTS - 1 and not any(peer["problem"] for peer in peers)
 
 
-# Slow for what it does to others that run beside it.
+# It is marked slow because it slows down the tests that run beside it.
 @pytest.mark.slow
 @pytest.mark.timeout(1300)
 def test_a_hundred_daemons_get_a_hundred_subnets_and_none_is_restarted(
@@ -33,7 +33,7 @@ def test_a_hundred_daemons_get_a_hundred_subnets_and_none_is_restarted(
         hosts = [lab.host(f"h{number}", start=False) for number in range(HOSTS)]
         began = time.monotonic()
         for host in hosts:
-            # No command is spawned for rules: a hundred hosts on one machine are about leases.
+            # This test is about leases; firewall commands for a hundred hosts would only load the machine.
             host.start("--firewall=false", ready=False)
         started = time.monotonic() - began
         try:
@@ -50,7 +50,7 @@ def test_a_hundred_daemons_get_a_hundred_subnets_and_none_is_restarted(
         twice = [subnet for subnet, count in Counter(host.subnet for host in hosts).items() if count > 1]
         assert not twice
         assert leases(lab) == HOSTS
-        # The process that was started is the one that is ready: nobody ended and came back.
+        # The process that was started is the one that is ready: no daemon ended and was started again.
         assert all(host.runs() for host in hosts)
 
 

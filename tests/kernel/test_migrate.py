@@ -1,4 +1,4 @@
-"""A host with flannel's device and rules becomes one of ours, by the commands that `migrate flannel` prints."""
+"""A host with flannel's device and rules becomes an overlayd host by the commands that `migrate flannel` prints."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ SUBNET_ENV = "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.77.1/24\nFLANNEL_
 
 @pytest.fixture
 def old(lab: Lab) -> Iterator[Host]:
-    """A host on the switch that flannel has left its device and rules on."""
+    """A host on the switch, on which flannel left its device and rules."""
     host = lab.host("c", lease_ttl_s=5, start=False)
     try:
         host.run("sh", "-e", "-c", FLANNELS)
         yield host
     finally:
         lab.remove_host(host)
-        # The lab is everybody's: whoever comes next should not wait for its lease to end.
+        # Other tests use the lab too, and must not wait for this lease to end.
         lab.etcdctl("del", "/coreos.com/network/subnets/10.5.77.0-24")
 
 
-def test_a_host_of_flannels_keeps_its_subnet_and_loses_flannels_rules(old: Host, a: Host) -> None:
+def test_a_flannel_host_keeps_its_subnet_and_loses_flannels_rules(old: Host, a: Host) -> None:
     theirs, file = old.run_dir / "flannel", old.run_dir / "sysconfig"
     theirs.mkdir()
     (theirs / "flanneld").write_text(f'FLANNEL_ETCD_ENDPOINTS="{ETCD}"\nFLANNEL_OPTIONS="--iface eth0 --ip-masq"\n')
@@ -61,11 +61,11 @@ def test_a_host_of_flannels_keeps_its_subnet_and_loses_flannels_rules(old: Host,
     ).stdout
     assert f"OVERLAYD_ETCD_ENDPOINTS={ETCD}\n" in file.read_text()
     commands = [line.strip() for line in said.partition("then, as root:")[2].splitlines()]
-    # No systemd here; its commands are told apart by their name.
+    # There is no systemd here, so commands of systemctl are skipped.
     ours = [line for line in commands if line.startswith(("test ", "iptables ", "ip6tables "))]
     assert "test ! -e /sys/class/net/flannel.1 || ip link delete flannel.1" in ours
     old.run("sh", "-e", "-c", "\n".join(ours))
-    # As where flanneld took its device with it.
+    # As if flanneld had removed its device.
     old.run("sh", "-e", "-c", ours[0])
     assert "flannel" not in (old.run("iptables-save") + old.run("ip", "link")).lower()
     assert "-A FORWARD -s 10.99.0.0/24 -j DROP" in old.run("iptables-save")

@@ -1,4 +1,4 @@
-"""The unit tests' model of the kernel against the kernel itself: what the model says is what netlink.read says."""
+"""The unit tests' model of the kernel is compared with the kernel: both must show the same state."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from hypothesis import strategies as st
 from overlayd.kernel import netlink
 from overlayd.kernel.converge import judged, with_taken, without
 from overlayd.kernel.diff import Operation, diff
-from overlayd.kernel.state import KernelState, Route, Sysctl, Thing
+from overlayd.kernel.state import KernelObject, KernelState, Route, Sysctl
 from overlayd.lib.addresses import is_within
 from tests.kernel.stage import addresses, host
 from tests.testbed.netns import namespaces
 from tests.testbed.netns.namespaces import inside
 from tests.unit.kernel.damage import as_seen, foreign_interfaces, foreign_routes, happenings
-from tests.unit.kernel.model import Event, Kernel, LinkGone, LinkSet, MacSet, holding, things
+from tests.unit.kernel.model import Event, Kernel, LinkGone, LinkSet, MacSet, holding
 from tests.unit.kernel.scenes import KINDS, UNDERLAY, Peer, Scene, scenes
 
 
 def happen(name: str, event: Event) -> None:
-    """Let the same happen in a namespace as in the model."""
+    """Do the same in a namespace and in the model."""
     match event:
         case Operation():
             assert inside(name, lambda: netlink.apply([event])) == []
@@ -37,12 +37,12 @@ def happen(name: str, event: Event) -> None:
 
 
 def without_sysctls(state: KernelState) -> set[str]:
-    """All but the settings, told apart in all that they hold."""
-    return {repr(thing) for thing in things(state) if not isinstance(thing, Sysctl)}
+    """All objects except settings, each with all its fields."""
+    return {repr(item) for item in state.objects if not isinstance(item, Sysctl)}
 
 
 def compare(name: str, model: Kernel, when: str) -> None:
-    """Fail with what differs."""
+    """Fail, and show what differs."""
     real = without_sysctls(inside(name, netlink.read))
     expected = without_sysctls(model.ours())
     assert (real - expected, expected - real) == (set(), set()), when
@@ -57,7 +57,7 @@ FOREIGN = Route(dst=IPv4Network("10.5.2.0/24"), link="eth0", via=IPv4Address("19
 DIRECT = Scene(versions=(4, 6), kind="host-gw", blackhole=True, peers={2: Peer(number=2), 3: Peer(number=3)})
 
 
-# A kernel need not have the devices of the others.
+# Not every kernel has the devices of the other backends.
 HERE = tuple(kind for kind in KINDS if kind not in ("ipip", "wireguard"))
 
 
@@ -67,14 +67,16 @@ HERE = tuple(kind for kind in KINDS if kind not in ("ipip", "wireguard"))
     st.lists(st.tuples(st.integers(0, 2**16), st.integers(0, 2**16)), max_size=5),
     st.lists(foreign_routes(), max_size=2),
 )
-# Each kind of thing that others may do, one by one, to each kind of device.
+# Each kind of change that others can make, one by one, to each kind of device.
 @example(VXLAN, VXLAN, [(number, 0) for number in range(13)], [])
 @example(VXLAN, DIRECT, [(number, 1) for number in range(13)], [])
 @example(DIRECT, VXLAN, [(number, 2) for number in range(4)], [])
 @example(Scene(kind="udp"), VXLAN, [(number, 0) for number in range(6)], [FOREIGN])
 @example(Scene(), Scene(options={"VNI": 7, "GBP": True}), [], [])
 @settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
-def test_the_model_is_right(before: Scene, after: Scene, choices: list[tuple[int, int]], foreign: list[Route]) -> None:
+def test_the_model_agrees_with_the_kernel(
+    before: Scene, after: Scene, choices: list[tuple[int, int]], foreign: list[Route]
+) -> None:
     with host() as name:
         model = holding([UNDERLAY, *foreign_interfaces()], KernelState())
         for route in foreign:
@@ -97,7 +99,7 @@ def test_the_model_is_right(before: Scene, after: Scene, choices: list[tuple[int
 
 
 def bring(name: str, model: Kernel, scene: Scene) -> None:
-    """One pass of the reconciler, on the model's operations, in the model and in the kernel."""
+    """One pass of the reconciler: compute operations from the model, and apply them to the model and to the kernel."""
     planned = operations(scene, model.ours(), list(model.foreign.values()))
     for operation in planned:
         model.apply(operation)
@@ -105,9 +107,9 @@ def bring(name: str, model: Kernel, scene: Scene) -> None:
 
 
 def operations(scene: Scene, actual: KernelState, foreign: Sequence[Route] = ()) -> tuple[Operation, ...]:
-    """What leads to a scene beside the routes of others, but for the settings."""
+    """The operations that lead to a scene, without settings and without routes of others."""
     plan = scene.plan()
     verdict = judged(plan, actual, as_seen(foreign))
     found = diff(without(plan, verdict).state(), with_taken(actual, verdict))
-    wanted: list[Thing] = [operation.thing for operation in found]
-    return tuple(op for op, thing in zip(found, wanted, strict=True) if not isinstance(thing, Sysctl))
+    wanted: list[KernelObject] = [operation.object for operation in found]
+    return tuple(op for op, item in zip(found, wanted, strict=True) if not isinstance(item, Sysctl))

@@ -1,6 +1,6 @@
-"""What we say to the kernel is what `ip` and `bridge` say for the same words, byte for byte.
+"""Our netlink messages are those of `ip` and `bridge` for the same objects, byte for byte.
 
-So backends are checked as far as a kernel goes that lacks their devices: this machine's has no IP in IP.
+So backends are tested also on a kernel without their devices: this machine's has no IP in IP.
 """
 
 from __future__ import annotations
@@ -15,7 +15,17 @@ import pytest
 from overlayd.errors import UnsupportedError
 from overlayd.kernel import netlink
 from overlayd.kernel.diff import diff
-from overlayd.kernel.state import Address, FdbEntry, IpipLink, KernelState, Neighbour, Route, Thing, VxlanLink
+from overlayd.kernel.state import (
+    Address,
+    FdbEntry,
+    IpipLink,
+    KernelObject,
+    KernelState,
+    Link,
+    Neighbour,
+    Route,
+    VxlanLink,
+)
 from tests.testbed.netns import namespaces
 from tests.testbed.netns.lab import SOURCES
 from tests.testbed.netns.namespaces import inside
@@ -45,7 +55,7 @@ NUD_NOARP = 0x40
 
 @pytest.fixture(scope="module")
 def host() -> Iterator[str]:
-    """A namespace with an underlay, and bridges that have the overlay devices' names."""
+    """A namespace with an underlay, and with bridges that have the names of overlay devices."""
     name = namespaces.unique("bytes")
     namespaces.make(name)
     try:
@@ -55,7 +65,7 @@ def host() -> Iterator[str]:
             "address add 198.18.1.1/24 dev eth0",
             "link set eth0 up",
             "link set other up",
-            # Stands for the device that this kernel cannot make.
+            # It stands for the device that this kernel cannot make.
             "link add overlay.ipip type bridge",
             "link set overlay.ipip up",
         )
@@ -64,13 +74,13 @@ def host() -> Iterator[str]:
         namespaces.remove(name)
 
 
-def ours(host: str, thing: Thing, folder: Path) -> list[Message]:
-    """What we send to add a thing."""
-    return written_by(host, [sys.executable, "-c", ADD, repr(thing)], folder, env=[f"PYTHONPATH={SOURCES}"])
+def ours(host: str, item: KernelObject, folder: Path) -> list[Message]:
+    """The message that we send to add an object."""
+    return written_by(host, [sys.executable, "-c", ADD, repr(item)], folder, env=[f"PYTHONPATH={SOURCES}"])
 
 
 def theirs(host: str, command: str, folder: Path) -> list[Message]:
-    """What a command sends."""
+    """The messages that a command sends."""
     return written_by(host, command.split(), folder)
 
 
@@ -91,7 +101,7 @@ def test_an_ipip_device(bare: str, tmp_path: Path) -> None:
     (wanted, *_) = theirs(bare, command, tmp_path)
     assert (made.type, made.flags, made.body) == (wanted.type, wanted.flags, wanted.body)
     assert made.attributes <= wanted.attributes
-    # What `ip` says beside that is zero: the kernel's own default for all of these.
+    # The further attributes of `ip` are zero, which is the kernel's default for each of them.
     for path, payload in wanted.attributes - made.attributes:
         assert path[:2] == (IFLA_LINKINFO, IFLA_INFO_DATA)
         assert not any(payload)
@@ -100,10 +110,10 @@ def test_an_ipip_device(bare: str, tmp_path: Path) -> None:
 def test_an_ipip_device_is_read_as_written_or_the_kernel_lacks_it(bare: str) -> None:
     probe = "ip link add probe type ipip local 198.18.1.9 2>&1 || true"
     has_ipip = "Unknown device type" not in namespaces.run(bare, ["sh", "-c", probe])
-    (operation,) = diff(KernelState(links=frozenset({IPIP})), KernelState())
+    (operation,) = diff(KernelState(frozenset({IPIP})), KernelState())
     if has_ipip:
         assert inside(bare, lambda: netlink.apply([operation])) == []
-        assert inside(bare, netlink.read).links == {IPIP}
+        assert inside(bare, netlink.read).all_of(Link) == {IPIP}
     else:
         with pytest.raises(UnsupportedError, match="modprobe ipip"):
             inside(bare, lambda: netlink.apply([operation]))
@@ -111,7 +121,7 @@ def test_an_ipip_device_is_read_as_written_or_the_kernel_lacks_it(bare: str) -> 
 
 def test_a_vxlan_device(host: str, tmp_path: Path) -> None:
     made, changed, raised = ours(host, VXLAN, tmp_path)
-    # Not its MAC once more: the kernel forgets permanent neighbours when a link is given one, the same one too.
+    # The MAC is not sent again: the kernel forgets permanent neighbours when a link's MAC is set, even to the same one.
     assert changed == theirs(host, "ip link set overlay.1 mtu 1450 alias overlayd", tmp_path)[0]
     assert raised == theirs(host, "ip link set overlay.1 up", tmp_path)[0]
     namespaces.ip(host, "link delete overlay.1")
@@ -120,14 +130,14 @@ def test_a_vxlan_device(host: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("thing", "command"),
+    ("item", "command"),
     [
         (
             Address(link="overlay.ipip", address=IPv4Interface("10.5.1.0/32")),
             "ip address replace 10.5.1.0/32 dev overlay.ipip",
         ),
         (
-            # The gateway is on no network of the device's, and need not be on one of the underlay's.
+            # The gateway is in no network of the device, and need not be in one of the underlay.
             Route(dst=IPv4Network("10.5.2.0/24"), link="overlay.ipip", via=IPv4Address("198.19.7.2"), onlink=True),
             "ip route add 10.5.2.0/24 via 198.19.7.2 dev overlay.ipip onlink proto 157",
         ),
@@ -142,10 +152,12 @@ def test_a_vxlan_device(host: str, tmp_path: Path) -> None:
     ],
     ids=["address", "onlink-route", "direct-route", "neighbour"],
 )
-def test_what_stands_on_devices(host: str, tmp_path: Path, thing: Thing, command: str) -> None:
-    (made,) = ours(host, thing, tmp_path)
+def test_addresses_routes_and_neighbours_on_devices(
+    host: str, tmp_path: Path, item: KernelObject, command: str
+) -> None:
+    (made,) = ours(host, item, tmp_path)
     (wanted,) = theirs(host, command, tmp_path)
-    # The main table is named in the body; we name it again.
+    # The message's body names the main table; we name it in an attribute too.
     attributes = made.attributes - {(RTA_TABLE, bytes([254, 0, 0, 0]))}
     assert (made.type, made.flags, made.body, attributes) == (wanted.type, wanted.flags, wanted.body, wanted.attributes)
 
@@ -154,7 +166,7 @@ def test_a_forwarding_entry(host: str, tmp_path: Path) -> None:
     namespaces.ip(host, "link add vx0 type vxlan id 9 dstport 8472 local 198.18.1.1 dev eth0 nolearning")
     (made,) = ours(host, FdbEntry(link="vx0", mac=MAC, dst=IPv4Address("198.18.1.2")), tmp_path)
     (wanted,) = theirs(host, f"bridge fdb replace {MAC} dst 198.18.1.2 dev vx0 self", tmp_path)
-    # `bridge` adds a state that means nothing on VXLAN; flannel does not either.
+    # `bridge` adds a state that has no meaning on VXLAN; flannel omits it too.
     body = bytearray(wanted.body)
     body[NDM_STATE_AT] &= ~NUD_NOARP
     assert (made.type, made.flags, made.body, made.attributes) == (

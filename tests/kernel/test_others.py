@@ -1,4 +1,4 @@
-"""What others have in the routing table is theirs: before, while and after a network is served over it."""
+"""Routes of others stay in the routing table before, while and after a network is served."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from overlayd.backends.environment import Environment
 from overlayd.backends.vxlan import vtep_mac
 from overlayd.errors import KernelRefused, NetworkConfigError
 from overlayd.kernel import netlink
-from overlayd.kernel.converge import Report
+from overlayd.kernel.converge import ConvergeReport
 from overlayd.leases.lease import FamilyLease, Lease
 from overlayd.leases.network_config import parse_network_config
 from overlayd.underlay.choose import choose
@@ -30,7 +30,7 @@ CONFIGS = {
 }
 KINDS = ("vxlan", "auto", "host-gw", "udp", "alloc")
 DUAL = ("vxlan", "auto", "host-gw")
-# What an administrator, docker, and whoever else may have inside the network; and one where nothing is in the way.
+# Routes that an administrator, docker and others may have inside the network; and one case without a conflict.
 OTHERS = (
     "link add br-7 type bridge",
     "link set br-7 up",
@@ -52,7 +52,7 @@ WHOLE = "route add 10.5.0.0/16 via 198.18.1.97"
 
 @pytest.fixture
 def host() -> Iterator[str]:
-    """A namespace with an underlay interface, and with things of others inside the network."""
+    """A namespace with an underlay interface, and with interfaces and routes of others inside the network."""
     name = namespaces.unique("others")
     namespaces.make(name)
     try:
@@ -73,7 +73,7 @@ def host() -> Iterator[str]:
 
 
 def lease(number: int, kind: str, *, dual: bool) -> Lease:
-    """The lease of the host of that number."""
+    """The lease of the host with that number."""
     kind = backends.published_type(kind)
     address, address6 = IPv4Address(f"198.18.1.{number}"), IPv6Address(f"2001:db8:1::{number}")
     data, data6 = ({"VNI": 1, "VtepMAC": vtep_mac(one, 1)} if kind == "vxlan" else None for one in (address, address6))
@@ -82,11 +82,11 @@ def lease(number: int, kind: str, *, dual: bool) -> Lease:
     return Lease(v4=v4, v6=v6 if dual else None, backend_type=kind)
 
 
-def program(host: str, kind: str, *numbers: int, dual: bool) -> Report:
-    """Open a backend and apply it to the peers of these numbers, in the namespace."""
+def program(host: str, kind: str, *numbers: int, dual: bool) -> ConvergeReport:
+    """Open a backend in the namespace and apply it for the peers with these numbers."""
     own = lease(1, kind, dual=dual)
 
-    def call() -> Report:
+    def call() -> ConvergeReport:
         underlay = choose(ifaces=("eth0",), iface_regexes=(), can_reach=None, public_ip=None, public_ipv6=None)
         backend: Any = backends.load(kind).from_config({}, Environment(network=CONFIGS[dual], underlay=underlay))
         backend.open(own)
@@ -99,15 +99,15 @@ def program(host: str, kind: str, *numbers: int, dual: bool) -> Report:
 
 
 def routes(host: str) -> str:
-    """Both tables, as anybody would look at them, less what the kernel does by itself with each interface."""
+    """The routes of both IP versions, without those that the kernel makes for each interface."""
     said = [namespaces.run(host, ["ip", family, "route"]) for family in ("-4", "-6")]
-    # Whether a bridge has noticed yet that nothing hangs on it is no part of a route.
+    # Whether the kernel has noticed yet that a bridge has no port does not belong to the route.
     lines = [line.replace(" linkdown", "") for text in said for line in text.splitlines()]
     return "\n".join(sorted(line.strip() for line in lines if "fe80::/64" not in line))
 
 
 def not_ours(host: str) -> str:
-    """The same less ours, which is by our number or on a device of ours."""
+    """The same without our routes: those with our protocol number or on a device of ours."""
     return "\n".join(one for one in routes(host).splitlines() if "proto 157" not in one and "dev overlay" not in one)
 
 
@@ -122,7 +122,7 @@ def test_every_route_of_others_is_there_while_a_network_is_served_and_after(host
     assert report.problems == ()
     assert not any("10.5.20.0" in name or "10.5.7.0" in name for name in report.peer_problems)
     if kind != "alloc":
-        # By number; those of 10.5.8.0/21 are a part of what another route leads to.
+        # Keyed by host number; the subnets in 10.5.8.0/21 are part of the destination of another route.
         told = {int(name.split(".")[2]) for name in report.peer_problems}
         assert told == {2, 3, 4, 5, 6, 8, 9}
         assert "docker network ls" in report.peer_problems[lease(2, kind, dual=dual).key_name]
@@ -131,7 +131,7 @@ def test_every_route_of_others_is_there_while_a_network_is_served_and_after(host
     assert routes(host) == before
 
 
-def test_what_is_in_the_way_goes_and_the_peer_is_served(host: str) -> None:
+def test_a_peer_is_served_once_the_conflicting_route_is_gone(host: str) -> None:
     problem = program(host, "vxlan", 3, dual=False).peer_problems[lease(3, "vxlan", dual=False).key_name]
     command = problem.partition("if nobody needs it: ")[2]
     namespaces.run(host, command.split())
@@ -167,12 +167,12 @@ def test_the_route_of_the_whole_network_takes_no_route_of_others(host: str, metr
     assert program(host, "udp", 20, dual=False).problems == ()
 
 
-def test_a_route_that_came_in_the_last_moment_is_not_taken(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_route_that_appears_at_the_last_moment_is_not_replaced(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     program(host, "vxlan", dual=True)
     apply = netlink.apply
 
     def later(operations: Any) -> Any:
-        # What a look did not see, as others write at the same time.
+        # Others add a route between our look and our write.
         namespaces.ip(host, "route add 10.5.20.0/24 via 198.18.1.99", "route add fd42:0:0:14::/64 via 2001:db8:1::99")
         return apply(operations)
 
@@ -190,11 +190,11 @@ def _once(calls: list[Any], operations: Any) -> Any:
     return call(operations)
 
 
-def program_only(host: str, number: int) -> Report:
-    """Apply to one peer, without opening anew."""
+def program_only(host: str, number: int) -> ConvergeReport:
+    """Apply for one peer, without opening the backend again."""
     own = lease(1, "vxlan", dual=True)
 
-    def call() -> Report:
+    def call() -> ConvergeReport:
         underlay = choose(ifaces=("eth0",), iface_regexes=(), can_reach=None, public_ip=None, public_ipv6=None)
         environment = Environment(network=CONFIGS[True], underlay=underlay)
         return backends.load("vxlan").from_config({}, environment).apply(own, [lease(number, "vxlan", dual=True)])
@@ -202,7 +202,7 @@ def program_only(host: str, number: int) -> Report:
     return inside(host, call)
 
 
-def test_a_tun_device_of_others_by_our_name_stays_theirs(host: str) -> None:
+def test_a_tun_device_of_others_with_our_name_is_left_alone(host: str) -> None:
     namespaces.run(host, ["ip", "tuntap", "add", "overlay0", "mode", "tun"])
     namespaces.ip(host, "link set overlay0 mtu 1300 up", "address add 192.0.2.1/24 dev overlay0")
     shown = ["ip", "-o", "link", "show", "overlay0"]
@@ -221,7 +221,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 
 def test_a_docker_network_on_a_peers_subnet_keeps_its_containers(lab: Lab) -> None:
-    """A network of docker's is on 10.5.77.0/24; a peer gets the lease, and gives it back."""
+    """A Docker network has 10.5.77.0/24; a peer gets a lease of that subnet, and releases it."""
     (a,) = lab.hosts
     a.run("ip", "link", "add", "br-n2", "type", "bridge")
     a.run("ip", "link", "set", "br-n2", "up")

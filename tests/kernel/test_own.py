@@ -1,4 +1,4 @@
-"""Repositories of our own: whose key signs them, and that dnf asks for that signature and no other."""
+"""Repositories that we make: which key signs them, and that dnf accepts only that signature."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def step(tmp_path: Path, packages: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Step]:
-    """A step whose build folder has an unsigned repository."""
+    """A build step whose build folder has an unsigned repository."""
     monkeypatch.delenv(signing.VARIABLE, raising=False)
     with a_step(tmp_path / "s", BASE.repository_targets(BASE)[-1]) as found:
         shutil.copytree(packages, found.build / BASE.repository)

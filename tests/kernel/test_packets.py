@@ -1,4 +1,4 @@
-"""Packets between containers on different hosts, for every backend."""
+"""Packets between containers on different hosts, with each backend."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_container_with_a_larger_mtu_is_told_the_right_one(a: Host, b: Host) -
     try:
         said = ping_of_size(a, b, a.mtu_bytes + 1)
         assert "0 received" in said
-        # From the host (ICMP "fragmentation needed"), then from the container's own kernel, which has learnt it.
+        # First the host answers (ICMP "fragmentation needed"); then the container's own kernel knows the MTU.
         assert f"mtu = {a.mtu_bytes}" in said or f"mtu={a.mtu_bytes}" in said
         assert "2 received" in ping_of_size(a, b, a.mtu_bytes)
     finally:

@@ -1,4 +1,4 @@
-"""`overlayd ping` between real hosts: who answers, and how large a packet may be."""
+"""`overlayd ping` between real hosts: which peers answer, and how large a packet may be."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from ipaddress import ip_address
 from typing import Any
 
-from overlayd.probe.peers import OVERHEAD_BYTES, Target, Way
+from overlayd.probe.peers import OVERHEAD_BYTES, PathSpec, PingTarget
 from overlayd.probe.ping import measure
 from overlayd.probe.report import PeerReport
 from tests.testbed.netns import namespaces
@@ -35,10 +35,10 @@ def of(document: dict[str, Any], host: Host) -> dict[str, Any]:
 
 @contextmanager
 def port_mtu(lab: Lab, host: Host, mtu_bytes: int) -> Iterator[None]:
-    """The switch's port to a host takes no larger packets, and says nothing about it, as switches do."""
+    """Make the switch's port to a host drop larger packets without an ICMP error, as switches do."""
     port = f"p{str(host.address).rpartition('.')[2]}"
     lab.run(["ip", "link", "set", port, "mtu", str(mtu_bytes)])
-    # The bridge takes the smallest of its ports' MTUs for itself; that is of no matter to what it forwards.
+    # The bridge then has the smallest MTU of its ports; this does not affect what it forwards.
     try:
         yield
     finally:
@@ -50,7 +50,7 @@ def test_every_peer_answers_at_the_full_size(a: Host, b: Host, backend: str) -> 
     assert (status, problems) == (0, ""), document
     peer = of(document, b)
     assert peer["underlay"]["answered_by"] == str(b.address)
-    # What the overlay's largest packet needs of it; wireguard leaves room for IPv6, which this underlay has not.
+    # The overlay's largest packet on the underlay; wireguard leaves room for IPv6, which this underlay does not use.
     assert peer["underlay"]["path_bytes"] == a.mtu_bytes + OVERHEAD_BYTES[backend][4]
     assert peer["overlay"]["answered_by"] == str(b.subnet[0] if DEVICE_ANSWERS[backend] else b.subnet[1])
     assert peer["overlay"]["path_bytes"] == a.mtu_bytes
@@ -59,7 +59,7 @@ def test_every_peer_answers_at_the_full_size(a: Host, b: Host, backend: str) -> 
     assert peer["remarks"] == []
 
 
-def test_the_table_is_for_people(a: Host, b: Host) -> None:
+def test_the_table_shows_each_peer_and_the_source_of_the_echoes(a: Host, b: Host) -> None:
     done = subprocess.run(a.overlayd("ping"), capture_output=True, text=True, env=environment(), timeout=60, check=True)
     heading, line, source = done.stdout.splitlines()
     assert heading.split()[0] == "PEER"
@@ -67,16 +67,16 @@ def test_the_table_is_for_people(a: Host, b: Host) -> None:
     assert source == f"containers are asked from container {a.container_address}"
 
 
-def test_a_switch_that_swallows_large_packets_is_measured(lab: Lab, a: Host, b: Host, backend: str) -> None:
-    # wireguard fills packets up to a multiple of 16 bytes.
+def test_a_switch_that_drops_large_packets_is_measured(lab: Lab, a: Host, b: Host, backend: str) -> None:
+    # wireguard pads packets to a multiple of 16 bytes.
     overhead, filled = OVERHEAD_BYTES[backend][4], 15 if backend == "wireguard" else 0
     with port_mtu(lab, b, 1400):
         status, document, _ = ping(a)
         peer = of(document, b)
         assert status == 1
-        # A bridge lets through four bytes more than a port's MTU, room for a VLAN tag.
+        # A bridge forwards four bytes more than a port's MTU, the size of a VLAN tag.
         assert 1400 <= peer["underlay"]["path_bytes"] <= 1404
-        # udp's socket may learn of it while we measure (the bridge's netfilter sends ICMP), and fragments from then on.
+        # udp's socket may learn the MTU while we measure (the bridge's netfilter sends ICMP); then it fragments.
         assert 1400 - filled <= peer["overlay"]["path_bytes"] + overhead <= (1404 if backend != "udp" else 1499)
         assert "vanish" in peer["overlay"]["problem"]
     assert ping(a)[0] == 0
@@ -97,7 +97,7 @@ def test_a_peer_whose_interface_is_down_does_not_answer(a: Host, b: Host, lab: L
 
 
 def test_peers_are_named_by_any_of_their_addresses(a: Host, b: Host, backend: str) -> None:
-    # Names are looked up before any packet is sent: one backend stands for all.
+    # Names are resolved before any packet is sent, so one backend is enough.
     for name in () if backend != "vxlan" else (str(b.address), str(b.subnet), str(b.container_address)):
         status, document, _ = ping(a, name, "--count", "1", "--no-mtu")
         assert (status, len(document["peers"])) == (0, 1), name
@@ -108,7 +108,7 @@ def test_peers_are_named_by_any_of_their_addresses(a: Host, b: Host, backend: st
 def test_without_a_daemon_the_peers_come_from_etcd(a: Host, b: Host, backend: str) -> None:
     a.stop()
     try:
-        # udp's packets are carried by the daemon: without it, only the underlay can answer.
+        # With udp the daemon carries the packets: without it, only the underlay answers.
         status, document, _ = ping(a, "--count", "1")
         peer = of(document, b)
         assert peer["underlay"]["answered_by"] == str(b.address)
@@ -118,7 +118,7 @@ def test_without_a_daemon_the_peers_come_from_etcd(a: Host, b: Host, backend: st
     eventually("b answers again", lambda: ping(a, "--count", "1", "--no-mtu")[0] == 0)
 
 
-def test_a_router_with_a_smaller_mtu_is_believed_and_ipv6_is_measured_alike() -> None:
+def test_the_smaller_mtu_that_a_router_reports_is_used_in_both_ip_versions() -> None:
     one, router, two = (namespaces.unique(name) for name in ("ping1", "pingr", "ping2"))
     try:
         for name in (one, router, two):
@@ -146,7 +146,7 @@ def test_a_router_with_a_smaller_mtu_is_believed_and_ipv6_is_measured_alike() ->
             found = namespaces.inside(one, lambda: measure(both, count=1, timeout_s=0.5))
             return found if all(peer.overlay.answered_by for peer in found) else None
 
-        # A link that just came up takes a moment to know its IPv6 neighbours.
+        # After a link came up, IPv6 neighbour discovery takes a moment.
         found = eventually("both answer", measured)
         assert found is not None
     finally:
@@ -158,9 +158,9 @@ def test_a_router_with_a_smaller_mtu_is_believed_and_ipv6_is_measured_alike() ->
         assert not peer.well
 
 
-def _target(address: str) -> Target:
-    way = Way(addresses=(ip_address(address),), wished_bytes=1500)
-    return Target(subnet="none", backend="none", underlay=way, overlay=way)
+def _target(address: str) -> PingTarget:
+    way = PathSpec(addresses=(ip_address(address),), wished_bytes=1500)
+    return PingTarget(subnet="none", backend="none", underlay=way, overlay=way)
 
 
 def test_a_peer_without_docker_is_told_from_one_that_is_dead(lab: Lab, a: Host, b: Host, backend: str) -> None:
@@ -178,7 +178,7 @@ def test_a_peer_without_docker_is_told_from_one_that_is_dead(lab: Lab, a: Host, 
             assert "the host is up" in peer["remarks"][1]
     finally:
         lab.remove_host(bare)
-        # Its lease would outlive it by a day.
+        # Otherwise its lease would stay for a day.
         key = f"/coreos.com/network/subnets/{str(bare.subnet).replace('/', '-')}"
         lab.run(["env", "ETCDCTL_API=3", "etcdctl", f"--endpoints={ETCD}", "del", key])
     eventually("its lease ends", lambda: len(a.status()["peers"]) == 1)

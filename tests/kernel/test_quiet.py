@@ -1,4 +1,4 @@
-"""What is as it should be is left alone: a second look writes nothing, counted message by message."""
+"""If the kernel is in the desired state, a second look writes nothing: the tests count netlink messages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from overlayd import backends
 from overlayd.errors import NetworkConfigError, UnsupportedError
-from overlayd.kernel.converge import Report
+from overlayd.kernel.converge import ConvergeReport
 from overlayd.kernel.dump import dump
 from overlayd.kernel.routes import RTM_GETROUTE
 from tests.kernel.stage import host
@@ -20,7 +20,7 @@ from tests.testbed.netns.namespaces import inside
 from tests.testbed.polling import eventually
 from tests.unit.kernel.scenes import IPV4_ONLY, Peer, Scene
 
-# These run on every machine that the tests run on; what else there is runs where the kernel has it.
+# These devices exist on every machine that runs the tests; the others are tested where the kernel has them.
 EVERYWHERE = {
     *(("vxlan", True), ("vxlan", False), ("host-gw", True), ("host-gw", False), ("auto", True), ("auto", False)),
     *(("udp", False), ("alloc", False), ("alloc", True)),
@@ -32,7 +32,7 @@ RESYNCS = 4
 
 @contextmanager
 def dumps() -> Iterator[list[int]]:
-    """The kinds of dumps of routes that are asked for without pyroute2 (kernel/dump.py)."""
+    """The kinds of route dumps that are requested without pyroute2 (kernel/dump.py)."""
     asked: list[int] = []
 
     def noted(kind: int, request: bytes) -> Iterator[tuple[int, bytes]]:
@@ -45,12 +45,12 @@ def dumps() -> Iterator[list[int]]:
 
 
 def cases() -> list[tuple[str, bool]]:
-    """Every backend in networks of one family and of both, but those that say that they carry only one."""
+    """Each backend with IPv4, IPv6 and both, except for combinations that the backend refuses."""
     return [(name, dual) for name in backends.names() for dual in (False, True) if not (dual and name in IPV4_ONLY)]
 
 
 @pytest.mark.parametrize(("name", "dual"), cases(), ids=lambda value: {True: "dual", False: "IPv4"}.get(value, value))
-def test_a_second_apply_asks_and_changes_nothing(name: str, dual: bool, tmp_path: Path) -> None:
+def test_a_second_apply_reads_and_changes_nothing(name: str, dual: bool, tmp_path: Path) -> None:
     scene = Scene(kind=name, versions=(4, 6) if dual else (4,), blackhole=True, peers=PEERS)
     try:
         backend = scene.backend(tmp_path)
@@ -60,7 +60,7 @@ def test_a_second_apply_asks_and_changes_nothing(name: str, dual: bool, tmp_path
         pytest.skip(error.message)
     with host() as namespace, Ear(namespace) as ear:
 
-        def apply() -> Report:
+        def apply() -> ConvergeReport:
             return backend.apply(scene.own_lease(), scene.peer_leases())
 
         try:
@@ -72,9 +72,9 @@ def test_a_second_apply_asks_and_changes_nothing(name: str, dual: bool, tmp_path
             with requests() as first:
                 report = inside(namespace, apply)
             assert report.problems == ()
-            # What is counted below would be seen if it were there.
+            # This shows that the counter below sees writes.
             assert ear.heard()
-            # Commands write for the extension backend, and a socket of its own is wireguard-go's.
+            # Not counted: what the extension backend's commands write, and what goes to wireguard-go's socket.
             assert name in ("extension", "wireguard") or bool(changes(first)) == bool(report.written)
             with requests() as second, dumps() as asked:
                 assert inside(namespace, apply).written == 0
@@ -87,7 +87,7 @@ def test_a_second_apply_asks_and_changes_nothing(name: str, dual: bool, tmp_path
 
 
 def changes(sent: list[str]) -> list[str]:
-    """The requests that are not questions."""
+    """The requests that are not dumps or gets."""
     return [words for words in sent if not words.startswith("get ")]
 
 
@@ -124,14 +124,14 @@ def test_a_running_daemon_that_looks_again_and_again_changes_nothing(lab: Lab) -
     for one in lab.hosts:
         eventually(f"{one.name} knows the other", lambda one=one: settled(one))  # type: ignore[misc]
     with Ear(a.namespace) as ear:
-        # What the start of the container set in motion ends first: duplicate address detection takes up to 2 s.
+        # Wait until the start of the container has no more effects: duplicate address detection takes up to 2 s.
         eventually("a moment without news", lambda: ear.heard(within_s=2.5) == [])
         log, rules, began = a.log.read_text(), kept_rules(a), looks(a)
         assert ear.heard(within_s=RESYNCS * RESYNC_S) == []
         assert a.log.read_text() == log
         assert kept_rules(a) == rules
         assert looks(a) >= began + RESYNCS, "the daemon has not looked"
-        # And it would have been heard: a route of ours that goes is back, and both are told.
+        # This shows that a write would have been seen: a deleted route is restored, and both changes are notified.
         ear.heard()
         a.run("ip", "route", "delete", "blackhole", str(a.subnet))
         told: list[str] = []
@@ -145,12 +145,12 @@ def test_a_running_daemon_that_looks_again_and_again_changes_nothing(lab: Lab) -
 
 
 def kept_rules(host: Host) -> list[str]:
-    """A host's iptables rules; that they were not written anew with the same words is heard, not seen."""
+    """A host's iptables rules. A rewrite with the same text does not show here, only in notifications."""
     return [line for line in host.run("iptables-save").splitlines() if line.startswith("-A")]
 
 
 def looks(host: Host) -> int:
-    """A number that grows by several whenever the daemon's main thread wakes to look: how often it went to sleep."""
+    """How often the daemon's main thread went to sleep; this grows by several each time it wakes to look."""
     for line in Path(f"/proc/{host.status()['pid']}/status").read_text().splitlines():
         name, _, value = line.partition(":")
         if name == "voluntary_ctxt_switches":

@@ -1,4 +1,4 @@
-"""Docker as people have it, three releases: peers reach each other's containers, and nobody else does."""
+"""Three real releases of Docker: peers reach each other's containers, and nobody else does."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_docker_does_what_its_options_ask_for(site: Site) -> None:
         assert link["mtu"] == host.mtu_bytes
         assert site.dockers[host.name].address(host.container) in host.subnet
         assert site.addresses(host)[1] in (host.subnet6 or ())
-        # Whoever has no route to containers answers what is masqueraded; Docker was told not to do it.
+        # A host without a route to containers can answer only masqueraded packets; Docker is told not to masquerade.
         assert reaches(host, SWITCH_ADDRESS)
         saved = host.run("iptables-save", "-t", "nat").splitlines()
         assert [line for line in saved if f"-s {host.subnet} " in line and "MASQUERADE" in line] == []
@@ -41,18 +41,18 @@ def test_strangers_get_no_further_than_with_docker_alone(site: Site, capsys: pyt
     for host in (site.b, site.c):
         assert all(site.publishes(host, version) for version in (4, 6))
     with capsys.disabled():
-        # For people: what is in it is compared below.
+        # The table is for readers of the log; the comparison follows.
         print(f"\nDocker {site.release.name}, real, strangers: with overlayd | with Docker alone")  # noqa: T201
         for way in ways:
             print(f"  {way:55} {_word(way in ours):6} | {_word(way in alone)}")  # noqa: T201
     assert ours == []
-    # What Docker alone leaves open: before 28 published ports, and before 27 all of IPv6.
+    # Docker alone leaves open: published ports before 28, and all of IPv6 before 27.
     published = ["a published port at the container's own address (4)"]
     expected = [] if site.release.closes else published
     if not site.release.ipv6:
         expected = expected + [way for way in ways if way.endswith("(6)")]
     assert alone == expected
-    # The ways are ways: nothing but rules closes them.
+    # Without any rules all these packets arrive, so only rules block them.
     site.c.run("nft", "flush", "ruleset")
     assert site.passed(site.c) == ways
 
@@ -64,7 +64,7 @@ def test_an_administrators_drop_wins(site: Site) -> None:
     site.b.run("iptables", "-I", *rule)
     try:
         eventually("a is dropped by b", lambda: not reaches(site.a, at_b))
-        # And at the daemon's next looks.
+        # The drop still wins after the daemon's next looks.
         time.sleep(3)
         assert not reaches(site.a, at_b)
     finally:
@@ -76,7 +76,7 @@ def test_an_administrators_drop_wins(site: Site) -> None:
     "release", [pytest.param(one, id=one.name, marks=() if one.closes else pytest.mark.slow) for one in RELEASES]
 )
 def test_peers_and_strangers_by_plain_routes(release: Release, tmp_path: Path) -> None:
-    # Peers come in by the underlay's interface there, as strangers do.
+    # With plain routes, packets of peers arrive on the underlay's interface, as those of strangers do.
     try:
         release.root()
     except NoSuchRelease as error:

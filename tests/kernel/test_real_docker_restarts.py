@@ -1,7 +1,7 @@
-"""What happens to packets while a real dockerd or overlayd is restarted, reloaded, killed or upgraded.
+"""Packets while a real dockerd or overlayd is restarted, reloaded, killed or upgraded.
 
-Peers ping each other's containers every 10 ms and ask for new connections, and a stranger pings the containers too:
-none of the first may be lost, none of the second may be answered, at no moment.
+Peers ping each other's containers every 10 ms and open new connections, and a stranger pings the containers too. No
+packet of a peer may be lost, and no packet of the stranger may be answered.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from tests.testbed.netns.real_docker import Docker
 from tests.testbed.netns.traffic import Losses, connecting_from, pinging_from
 from tests.testbed.polling import eventually
 
-# What somebody does by himself is done by then.
+# By then the daemons have done what follows the event.
 _SETTLE_S = 0.7
-# Where Docker alone goes.
+# The address of a host with Docker alone.
 _MOVED = IPv4Network("198.19.8.0/24")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """What one event cost: what peers sent and lost, and a stranger's pings that were answered."""
+    """The effect of one event: what peers sent and lost, and which of a stranger's pings were answered."""
 
     event: str
     pings: Losses
@@ -106,9 +106,9 @@ EVENTS: dict[str, Callable[[Site], None]] = {
     "dockerd restarted beside nftables": restart_dockerd,
     "overlayd's firewall to iptables": use_iptables,
 }
-# From 28 on a dockerd that starts puts its drops (DOCKER-FORWARD) at FORWARD's top, and DOCKER-USER with our door back
-# before them half a second later: a connection that is asked for in between is a second late. To what administrators
-# have in DOCKER-USER it does the same, and a drop in FORWARD cannot be lifted elsewhere.
+# A dockerd from 28 on, as it starts, puts its drops (DOCKER-FORWARD) first in FORWARD, and half a second later
+# DOCKER-USER, with our accept rule, before them. A connection that is opened in between is a second late. The same
+# happens to administrators' rules in DOCKER-USER, and no rule elsewhere can undo a drop in FORWARD.
 STARTS = ("dockerd restarted, live-restore", "dockerd killed, live-restore", "dockerd restarted beside nftables")
 
 
@@ -151,7 +151,7 @@ def test_with_live_restore_the_bridge_moves_when_no_container_runs(site: Site) -
     options = (f"--bip={_MOVED[1]}/24", "--ipv6", f"--fixed-cidr-v6={ALONE[6]}", "--ip-masq=false")
     docker.signal(signal.SIGTERM)
     docker.start(*options)
-    # A restart alone does not move it, whatever dockerd was told.
+    # A restart alone does not move the bridge, whatever dockerd's options are.
     assert _bridge(site) == [f"{ALONE[4][1]}/24"]
     with docker.api() as api:
         for name in names:
@@ -175,7 +175,7 @@ def _runs(docker: Docker, name: str) -> bool:
 
 
 def measured(site: Site, event: str, make: Callable[[Site], None]) -> Row:
-    """Let something happen on b while peers and a stranger ping."""
+    """Cause an event on b while peers and a stranger ping."""
     eventually("peers reach each other", site.peers_reach_each_other)
     at_a, at_b = site.addresses(site.a), site.addresses(site.b)
     ways = [(site.a, address) for address in at_b] + [(site.b, address) for address in at_a]

@@ -1,4 +1,4 @@
-"""Bad input to a real daemon: it waits for what may still come, stops for what cannot, and says which it is."""
+"""Bad input to a real daemon: it waits where the input can still become good, ends where it cannot, and says which."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ GOOD = {"Network": "10.5.0.0/16", "Backend": {"Type": "host-gw"}}
 
 @pytest.fixture
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """An etcd with a good network config, and no host yet."""
+    """A lab with a good network config in etcd, and no host yet."""
     with laboratory(tmp_path_factory.mktemp("refusals"), {"Type": "host-gw"}) as lab:
         yield lab
 
 
 def write(lab: Lab, key: str, value: str) -> None:
-    """Put a key into etcd past all checks, as somebody else's tool does."""
+    """Write a key into etcd without any check, as another tool does."""
     lab.etcdctl("put", f"{PREFIX}/{key}", value)
 
 
@@ -47,7 +47,7 @@ def is_ready(host: Host) -> bool:
     ],
     ids=["malformed", "too-small", "unknown-backend", "bad-value"],
 )
-def test_a_bad_network_config_is_waited_out(lab: Lab, config: str, words: str) -> None:
+def test_a_daemon_waits_until_a_bad_network_config_is_corrected(lab: Lab, config: str, words: str) -> None:
     write(lab, "config", config)
     host = lab.host("a", start=False)
     host.start(ready=False)
@@ -57,7 +57,7 @@ def test_a_bad_network_config_is_waited_out(lab: Lab, config: str, words: str) -
     eventually("the daemon goes on once it is mended", partial(is_ready, host), timeout_s=30)
 
 
-def test_an_etcd_that_does_not_answer_is_waited_for(lab: Lab) -> None:
+def test_a_daemon_waits_for_an_etcd_that_does_not_answer(lab: Lab) -> None:
     lab.stop_etcd()
     host = lab.host("a", start=False)
     host.start(ready=False)
@@ -66,7 +66,7 @@ def test_an_etcd_that_does_not_answer_is_waited_for(lab: Lab) -> None:
     eventually("the daemon goes on once etcd answers", partial(is_ready, host), timeout_s=30)
 
 
-def test_a_network_config_that_goes_bad_under_way_changes_nothing(lab: Lab) -> None:
+def test_a_network_config_that_turns_bad_changes_nothing_on_a_running_host(lab: Lab) -> None:
     host = lab.host("a")
     write(lab, "config", "{")
     eventually("the daemon says so", lambda: "is not JSON" in (host.status()["problem"] or ""))
@@ -75,7 +75,7 @@ def test_a_network_config_that_goes_bad_under_way_changes_nothing(lab: Lab) -> N
     eventually("and is content again", lambda: host.status()["problem"] is None)
 
 
-def test_somebody_elses_garbage_is_reported_and_skipped(lab: Lab) -> None:
+def test_malformed_keys_of_others_are_reported_and_skipped(lab: Lab) -> None:
     write(lab, "subnets/10.5.9.0-24", '{"PublicIP": 7}')
     write(lab, "subnets/0.0.0.0-0", '{"PublicIP": "198.18.1.9", "BackendType": "host-gw"}')
     host = lab.host("a")
@@ -86,7 +86,7 @@ def test_somebody_elses_garbage_is_reported_and_skipped(lab: Lab) -> None:
 
 
 def refused(host: Host, argv: list[str]) -> tuple[int, str]:
-    """Exit status and message of a daemon that should end by itself."""
+    """Exit status and message of a daemon that has to end by itself."""
     done = subprocess.run(argv, capture_output=True, text=True, env=environment(), timeout=30, check=False)
     return done.returncode, done.stderr
 
@@ -94,7 +94,7 @@ def refused(host: Host, argv: list[str]) -> tuple[int, str]:
 def test_a_kernel_without_tun_devices_waits_and_says_what_helps(lab: Lab) -> None:
     lab.configure({"Type": "udp"})
     host = lab.host("a", start=False)
-    # It does not end: whoever writes the network config would end every such host for good.
+    # It does not end; otherwise whoever writes the network config could end the daemons of all such hosts.
     host.launcher = ("unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /dev/net && exec "$@"', "sh")
     host.start(ready=False)
     eventually("it says so", lambda: "modprobe tun" in host.log.read_text())
@@ -102,14 +102,14 @@ def test_a_kernel_without_tun_devices_waits_and_says_what_helps(lab: Lab) -> Non
     assert host.stop() == 0
 
 
-def test_an_interface_that_does_not_exist_ends_it_with_those_there_are(lab: Lab) -> None:
+def test_a_missing_interface_ends_the_daemon_and_the_error_lists_the_existing_ones(lab: Lab) -> None:
     host = lab.host("a", start=False)
     argv = [word for word in host.overlayd("run") if not word.startswith("--iface")]
     status, message = refused(host, [*argv, "--iface=nope0"])
     assert (status, "nope0" in message, "eth0" in message) == (2, True, True), message
 
 
-def test_without_root_it_says_so(lab: Lab) -> None:
+def test_without_root_the_daemon_ends_with_an_explanation(lab: Lab) -> None:
     host = lab.host("a", start=False)
     enter, program = host.overlayd("run")[:4], host.overlayd("run")[4:]
     status, message = refused(host, [*enter, "setpriv", "--reuid=65534", "--clear-groups", *program])

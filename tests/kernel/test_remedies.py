@@ -1,4 +1,4 @@
-"""Every remedy that the doctor prints is run word for word, and mends: packets flow, and nothing is found any more."""
+"""Each remedy that doctor prints is run word for word; then packets flow and doctor finds nothing."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ NEIGHBOUR = "n"
 
 @dataclass(frozen=True, kw_only=True)
 class Break:
-    """How a host is broken, and what finds it. `version`: whose packets it stops. `large`: only those of full size.
+    """How to break a host, and which check finds it. `version`: the IP version whose packets are stopped. `large`: only
+    packets of full size.
 
-    `undo` is what mending leaves behind, beside rules of iptables. `words` are in the finding, `also` other findings of
-    the same break. `inside`: between containers of one host.
+    `undo` removes what the remedy leaves, beside iptables rules. `words` are in the finding; `also`: further findings
+    of the same fault. `inside`: packets between containers of one host are stopped.
     """
 
     finding: str
@@ -40,13 +41,13 @@ class Break:
 
 
 def foreign(hook: str, rule: str, *, policy: str = "accept", priority: int = 0) -> str:
-    """A chain of an administrator's own table."""
+    """Commands that make a chain in a table of an administrator."""
     base = f"type filter hook {hook} priority {priority}; policy {policy};"
     return f"nft 'table inet mine {{ chain my-{hook} {{ {base} {rule}; }}; }}'"
 
 
 NOT_MINE = "nft delete table inet mine"
-# {0}: the program. The way for such accepts comes after what drops.
+# {0}: the program. The chain for such accept rules comes after the drop.
 DOCKERS_LAST = "-N DOCKER-USER; {0} -I FORWARD -j DOCKER-USER; {0} -I FORWARD -i overlay+ -o docker0 -j DROP"
 BREAKS: dict[str, Break] = {
     "sysctl": Break(finding="ip-forward", how="sysctl -qw net.ipv4.ip_forward=0"),
@@ -182,10 +183,10 @@ BREAKS: dict[str, Break] = {
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """Hosts a and b in both families; a's daemon does not run, as it would mend some of this itself."""
+    """Dual-stack hosts a and b; a's daemon does not run, as it would repair some of these faults itself."""
     with laboratory(tmp_path_factory.mktemp("remedies"), {"Type": "vxlan"}, dual=True) as lab:
         a, b = lab.host("a"), lab.host("b")
-        # Another way to the switch, by which a may answer; nobody finds it by asking for a's address.
+        # A second link to the switch, by which a may answer; it does not answer ARP requests for a's address.
         namespaces.ip(lab.switch, f"link add second type veth peer name eth1 netns {a.namespace}")
         namespaces.ip(lab.switch, "link set second master br0 up")
         a.run("sysctl", "-qw", "net/ipv4/conf/eth1/arp_ignore=1")
@@ -221,7 +222,7 @@ def add_neighbour(host: Host) -> None:
 
 @pytest.fixture
 def broken(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Break]:
-    """One break, and afterwards all as it was."""
+    """One fault; afterwards everything is as before."""
     a, b = lab.hosts
     broken = BREAKS[request.param]
     words = {
@@ -254,12 +255,12 @@ def flows(lab: Lab, broken: Break) -> bool:
     a, b = lab.hosts
     if broken.inside:
         return answered(f"{a.namespace}{NEIGHBOUR}", a, broken)
-    # What is too large for one way may be cut to pieces on the other.
+    # Packets that are too large in one direction may be fragmented in the other.
     return answered(b.container, a, broken) and (not broken.large or answered(a.container, b, broken))
 
 
 def answered(source: str, target: Host, broken: Break) -> bool:
-    # A kernel that was told of a smaller MTU keeps to it for ten minutes.
+    # The kernel remembers a smaller path MTU for ten minutes.
     for end in (source, target.container) if broken.large else ():
         namespaces.run(end, ["ip", "route", "flush", "cache"])
     address: IPv4Address | IPv6Address = target.container_address if broken.version == 4 else target.container_address6
@@ -290,7 +291,7 @@ def test_a_remedy_mends(lab: Lab, broken: Break) -> None:
 @pytest.mark.parametrize(
     "told", [{}, {"allow-direct-routing": "true", "bridge-accept-fwmark": "0x1/0x1"}], ids=["stock", "told"]
 )
-def test_dockers_nftables_that_nobody_opens(lab: Lab, told: dict[str, str]) -> None:
+def test_docker_nftables_remedy_mends(lab: Lab, told: dict[str, str]) -> None:
     a, _b = lab.hosts
     (release,) = (one for one in docker_releases.RELEASES if one.name == "29-nftables")
     docker_releases.load(release, a.namespace, a.subnet, a.container_address, options=told)
@@ -308,10 +309,10 @@ def test_dockers_nftables_that_nobody_opens(lab: Lab, told: dict[str, str]) -> N
         a.run("nft", "delete table ip docker-bridges")
 
 
-def test_nobody_masquerades(lab: Lab) -> None:
+def test_masquerading_remedy_mends(lab: Lab) -> None:
     a, _b = lab.hosts
     saved = a.run("iptables-save", "-t", "nat")
-    # The switch has no route back to any container.
+    # The switch has no route to containers.
     assert reaches(a, SWITCH_ADDRESS)
     a.run("iptables", "-t", "nat", "-F", "POSTROUTING")
     a.settings["firewall"] = "none"
@@ -328,7 +329,7 @@ def test_nobody_masquerades(lab: Lab) -> None:
 
 
 @pytest.mark.slow
-def test_a_firewalld_that_was_not_told(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_firewalld_remedy_mends(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     a, _b = lab.hosts
     saved = {command: a.run(f"{command}-save") for command in ("iptables", "ip6tables")}
     running = Firewalld(a, docker_zone=False, shipped=False)
@@ -342,7 +343,7 @@ def test_a_firewalld_that_was_not_told(lab: Lab, monkeypatch: pytest.MonkeyPatch
         assert findings["firewalld"]["remedy"].startswith("firewall-cmd --permanent")
         assert findings["forward-in"]["remedy"] == findings["forward-out"]["remedy"] == findings["firewalld"]["remedy"]
         run_remedy(a, findings["firewalld"])
-        # What others have to open firewalld forgot when it was told.
+        # As it was reloaded, firewalld removed the rules of others that let packets pass.
         _status, findings = doctor(a, "--no-arp")
         for finding in [one for one in findings.values() if one["section"] == "firewall" and one["remedy"]]:
             run_remedy(a, finding)

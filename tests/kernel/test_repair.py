@@ -1,4 +1,4 @@
-"""What somebody else breaks comes back by itself."""
+"""The daemon repairs what somebody else breaks."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from tests.testbed.netns.traffic import pings
 from tests.testbed.polling import eventually
 
 DEVICE = {"vxlan": "overlay.1", "udp": "overlay0", "wireguard": "overlay-wg"}
-# host-gw has no device, and neighbours and MACs are vxlan's alone: other cases are not collected.
+# host-gw has no device, and only vxlan has neighbours and MACs: the other cases are not collected.
 WITH_DEVICE = pytest.mark.parametrize("backend", list(DEVICE), indirect=True)
 VXLAN = pytest.mark.parametrize("backend", ["vxlan"], indirect=True)
 
 
-def test_an_underlay_interface_that_flaps(a: Host, b: Host) -> None:
+def test_peers_are_reached_again_after_the_underlay_interface_flapped(a: Host, b: Host) -> None:
     before = entries_for(a, b)
     a.run("ip", "link", "set", "eth0", "down")
     assert not pings(a, b)
@@ -24,7 +24,7 @@ def test_an_underlay_interface_that_flaps(a: Host, b: Host) -> None:
     assert entries_for(a, b) == before
 
 
-def test_a_deleted_route(a: Host, b: Host) -> None:
+def test_a_deleted_route_is_restored(a: Host, b: Host) -> None:
     before = a.run("ip", "route", "show", "proto", "157")
     a.run("ip", "route", "flush", "proto", "157")
     eventually("the route is back", lambda: a.run("ip", "route", "show", "proto", "157") == before)
@@ -32,7 +32,7 @@ def test_a_deleted_route(a: Host, b: Host) -> None:
 
 
 @WITH_DEVICE
-def test_the_overlay_device_taken_down(a: Host, b: Host, backend: str) -> None:
+def test_an_overlay_device_that_was_taken_down_is_up_again(a: Host, b: Host, backend: str) -> None:
     before = entries_for(a, b)
     a.run("ip", "link", "set", DEVICE[backend], "down")
     eventually("a reaches b again", lambda: pings(a, b))
@@ -40,7 +40,7 @@ def test_the_overlay_device_taken_down(a: Host, b: Host, backend: str) -> None:
 
 
 @WITH_DEVICE
-def test_the_overlay_device_deleted(a: Host, b: Host, backend: str) -> None:
+def test_a_deleted_overlay_device_is_made_again(a: Host, b: Host, backend: str) -> None:
     before = entries_for(a, b)
     a.run("ip", "link", "delete", DEVICE[backend])
     eventually("a reaches b again", lambda: pings(a, b))
@@ -48,14 +48,14 @@ def test_the_overlay_device_deleted(a: Host, b: Host, backend: str) -> None:
 
 
 @VXLAN
-def test_another_mac_on_the_overlay_device(a: Host, b: Host, backend: str) -> None:
+def test_a_changed_mac_of_the_overlay_device_is_restored(a: Host, b: Host, backend: str) -> None:
     # systemd-udevd's MACAddressPolicy does this.
     a.run("ip", "link", "set", "overlay.1", "address", "02:00:00:00:00:01")
     eventually("a reaches b again", lambda: pings(b, a) and pings(a, b))
 
 
 @VXLAN
-def test_flushed_neighbours_and_forwarding_entries(a: Host, b: Host, backend: str) -> None:
+def test_flushed_neighbours_and_forwarding_entries_are_restored(a: Host, b: Host, backend: str) -> None:
     before = entries_for(a, b)
     for line in before:
         if "lladdr" in line:
@@ -65,7 +65,7 @@ def test_flushed_neighbours_and_forwarding_entries(a: Host, b: Host, backend: st
     eventually("all is back", lambda: entries_for(a, b) == before)
 
 
-def test_flushed_firewall_rules(a: Host, b: Host) -> None:
+def test_flushed_firewall_rules_are_restored(a: Host, b: Host) -> None:
     before = ours(a)
     for table in ("filter", "nat", "raw"):
         a.run("iptables", "-t", table, "-F")
@@ -74,6 +74,6 @@ def test_flushed_firewall_rules(a: Host, b: Host) -> None:
     assert pings(a, b)
 
 
-def test_forwarding_turned_off(a: Host, b: Host) -> None:
+def test_forwarding_that_was_turned_off_is_on_again(a: Host, b: Host) -> None:
     a.run("sysctl", "-q", "-w", "net.ipv4.ip_forward=0")
     eventually("a forwards again", lambda: pings(b, a))

@@ -1,4 +1,4 @@
-"""How fast packets flow again after something broke that netlink tells of: within a second, measured with pings."""
+"""After damage of which netlink notifies, packets flow again within a second, measured with pings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.testbed.polling import eventually
 
 WITHIN_S = 1.0
 INTERVAL_S = 0.01
-# The machine is shared: the best of so many counts.
+# Other work may share the machine, so the best of several runs counts.
 TRIES = 3
 
 BREAKAGES = {
@@ -46,7 +46,7 @@ def test_packets_flow_again_within_a_second(
 ) -> None:
     command = BREAKAGES[what].format(device=DEVICE.get(backend), base=b.subnet.network_address)
     if what == "underlay flapped":
-        # The lab's default route is nobody's but the lab's.
+        # The daemon does not restore the lab's default route, so the test does.
         command += f"; ip route replace default via {a.address + (254 - int(a.address) % 256)}"
     times = [outage(a, b, command) for _ in range(TRIES)]
     record_property(f"{backend}, {what}: packets lost for", f"{min(times):.2f} to {max(times):.2f} s")
@@ -55,7 +55,7 @@ def test_packets_flow_again_within_a_second(
 
 
 def outage(a: Host, b: Host, command: str) -> float:
-    """Break something on a; the seconds for which b's container was not reached, by the pings that were lost."""
+    """Break something on a; for how many seconds b's container was not reached, by the number of lost pings."""
     eventually("a reaches b", lambda: pings(a, b))
     with pinging(a, b, interval_s=INTERVAL_S) as losses:
         a.run("sh", "-c", f"{{ {command}; }} 2>/dev/null || true")

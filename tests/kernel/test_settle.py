@@ -1,7 +1,7 @@
-"""A docker that is on another address than the lease: what the setting docker-restart allows, and mending on request.
+"""docker has another address than the lease: what the setting docker-restart allows, and `overlayd docker settle`.
 
-systemd and docker are shell scripts here that write down what they were asked and do to docker0 what dockerd does; the
-real ones are in tests/cluster.
+Shell scripts stand in for systemctl and docker: they record their arguments and change docker0 as dockerd does.
+tests/cluster has the real ones.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ show) printf 'LoadState=loaded\\nActiveState=active\\nUnitFileState=enabled\\nJo
 restart) {restart} ;;
 esac
 """
-# What dockerd does at its start with the options from docker.env.
+# What dockerd does as it starts with the options of docker.env.
 OBEY = """\
 bip=$(sed -n 's/.*--bip=\\([0-9./]*\\).*/\\1/p' {docker_env})
 ip address flush dev docker0; ip address add $bip dev docker0"""
 WRONG = "172.17.0.1/16"
-# What stands for an etcd on the host itself.
+# A stand-in for an etcd on the host itself.
 FORWARD = """
 import asyncio
 
@@ -56,13 +56,13 @@ asyncio.run(main())
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """An etcd, and no host yet."""
+    """A lab with an etcd and no host yet."""
     with laboratory(tmp_path_factory.mktemp("settle"), {"Type": "host-gw"}) as lab:
         yield lab
 
 
 class Docker:
-    """The stand-ins on one host, whose docker0 is on the lease at first."""
+    """The stand-ins on one host, whose docker0 has the leased address at first."""
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class Docker:
         self.host.start_container()
 
     def take_another_address(self) -> None:
-        """What a restarted docker with live-restore and other options comes up with."""
+        """Give docker0 the address that a restarted docker with live-restore and other options gives it."""
         self.host.run("ip", "address", "flush", "dev", "docker0")
         self.host.run("ip", "address", "add", WRONG, "dev", "docker0")
 
@@ -94,26 +94,28 @@ class Docker:
         return sum(line.startswith("restart ") for line in self.calls.read_text().splitlines())
 
     def on_the_lease(self) -> bool:
-        """Whether docker0 carries the lease, and the daemon has seen it."""
+        """Whether docker0 has the leased address and the daemon knows it."""
         there = f"{self.host.subnet[1]}/" in self.host.run("ip", "-4", "address", "show", "dev", "docker0")
         return there and not self.host.status()["docker_problems"]
 
     def complained(self) -> bool:
-        """Whether the daemon said what a person has to do."""
+        """Whether the daemon's problem names the command for a person."""
         return "overlayd docker settle" in self.host.log.read_text()
 
 
 @pytest.mark.parametrize(
     ("setting", "containers"), [("idle", ""), ("always", "4c01db0b339c")], ids=["idle-and-idle", "always"]
 )
-def test_it_is_restarted_where_the_setting_says_so(lab: Lab, tmp_path: Path, setting: str, containers: str) -> None:
+def test_docker_is_restarted_where_the_setting_allows_it(
+    lab: Lab, tmp_path: Path, setting: str, containers: str
+) -> None:
     docker = Docker(lab, tmp_path, setting, containers=containers)
     try:
         assert docker.restarts == 0
         docker.take_another_address()
         eventually("docker is back on the lease", lambda: docker.restarts and docker.on_the_lease())
         assert docker.restarts == 1
-        # Another time is another problem.
+        # If docker0 leaves the lease again, docker is restarted again.
         docker.take_another_address()
         eventually("and again", lambda: docker.restarts > 1 and docker.on_the_lease())
         assert docker.restarts == 2
@@ -124,7 +126,7 @@ def test_it_is_restarted_where_the_setting_says_so(lab: Lab, tmp_path: Path, set
 @pytest.mark.parametrize(
     ("setting", "containers"), [("idle", "4c01db0b339c"), ("never", "")], ids=["idle-and-busy", "never"]
 )
-def test_it_is_left_alone_and_mended_on_request(lab: Lab, tmp_path: Path, setting: str, containers: str) -> None:
+def test_docker_is_left_alone_and_restarted_on_request(lab: Lab, tmp_path: Path, setting: str, containers: str) -> None:
     docker = Docker(lab, tmp_path, setting, containers=containers)
     try:
         docker.take_another_address()
@@ -147,7 +149,7 @@ def test_a_restart_that_does_not_help_is_not_tried_again(lab: Lab, tmp_path: Pat
     try:
         docker.take_another_address()
         eventually("docker is restarted", lambda: docker.restarts)
-        # Another pass of the loop is seen by what it repairs.
+        # A repaired rule shows that the daemon's loop ran once more.
         for _ in range(3):
             docker.host.run("sysctl", "-q", "-w", "net.ipv4.ip_forward=0")
             eventually("another look", lambda: "= 1" in docker.host.run("sysctl", "net.ipv4.ip_forward"))
@@ -159,8 +161,8 @@ def test_a_restart_that_does_not_help_is_not_tried_again(lab: Lab, tmp_path: Pat
         lab.remove_host(docker.host)
 
 
-def test_a_docker_that_would_get_no_options_is_not_restarted_for_nothing(lab: Lab, tmp_path: Path) -> None:
-    # The generator failed, or overlayd.service is not enabled.
+def test_a_docker_that_would_not_get_our_options_is_not_restarted(lab: Lab, tmp_path: Path) -> None:
+    # As if the generator had failed, or overlayd.service were not enabled.
     docker = Docker(lab, tmp_path, "always", drop_ins="/a/50-overlayd.conf")
     try:
         eventually("it is said", lambda: "zz-overlayd.conf" in str(docker.host.status()["warnings"]))
@@ -184,7 +186,7 @@ def test_without_a_daemon_there_is_nothing_to_settle(lab: Lab, tmp_path: Path) -
         lab.remove_host(docker.host)
 
 
-def test_nobody_who_masquerades_is_a_problem_and_its_remedy_mends(lab: Lab) -> None:
+def test_missing_masquerading_is_a_problem_and_its_remedy_mends(lab: Lab) -> None:
     host = lab.host("b", settings={"firewall": "none", "resync-s": 0.5})
     try:
         eventually(
@@ -208,19 +210,19 @@ def test_after_a_reboot_docker_may_start_before_an_etcd_that_is_its_container(la
     try:
         host.stop()
         shutil.rmtree(host.run_dir)
-        # Nothing listens there yet: docker is not up.
+        # Nothing listens at etcd's address yet, since docker does not run.
         host.run("ip", "link", "set", "lo", "up")
         host.settings = {**elsewhere, "etcd-endpoints": "http://127.0.0.1:2379"}
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as ear:
             ear.bind(str(tmp_path / "notify"))
             host.launcher = ("env", f"NOTIFY_SOCKET={tmp_path / 'notify'}")
             host.start(ready=False)
-            # Only from then on docker.service is started, which comes after us.
+            # Only now systemd would start docker.service, which is ordered after overlayd.
             eventually("systemd was told", lambda: b"READY=1" in _heard(ear), timeout_s=60)
             assert f"--bip={subnet[1]}/24" in (host.run_dir / "docker.env").read_text()
         status = host.call("status")
         assert (status.returncode, "docker may start" in status.stdout) == (1, True), status.stdout
-        # docker starts etcd.
+        # docker starts the container with etcd.
         etcd = subprocess.Popen([*host.enter, sys.executable, "-c", FORWARD.format(server=SWITCH_ADDRESS)])
         try:
             eventually("it is ready", lambda: host.status().get("state") == "ready", timeout_s=30)
@@ -233,7 +235,7 @@ def test_after_a_reboot_docker_may_start_before_an_etcd_that_is_its_container(la
 
 
 def _heard(ear: socket.socket) -> bytes:
-    # Who does not listen keeps the daemon waiting.
+    # The daemon would block if nobody read its notifications.
     try:
         return ear.recv(4096)
     except BlockingIOError:

@@ -1,4 +1,4 @@
-"""The kernel as it really is: what we write is what we read, and nobody else's things are touched."""
+"""The real kernel: we read back what we wrote, and objects of others stay as they are."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from overlayd.backends.environment import Environment
 from overlayd.backends.vxlan import vtep_mac
 from overlayd.errors import KernelRefused
 from overlayd.kernel import netlink
-from overlayd.kernel.converge import Report
+from overlayd.kernel.converge import ConvergeReport
 from overlayd.kernel.monitor import Monitor
+from overlayd.kernel.state import FdbEntry, Link, Neighbour, Route
 from overlayd.leases.lease import FamilyLease, Lease
 from overlayd.leases.network_config import parse_network_config
 from overlayd.underlay.choose import Underlay, choose
@@ -58,7 +59,7 @@ def underlay(host: str) -> Underlay:
 
 
 def lease(number: int, kind: str, *, dual: bool = False) -> Lease:
-    """The lease of the host of that number."""
+    """The lease of the host with that number."""
     address, address6 = IPv4Address(f"198.18.1.{number}"), IPv6Address(f"2001:db8:1::{number}")
     data, data6 = ({"VNI": 1, "VtepMAC": vtep_mac(one, 1)} if kind == "vxlan" else None for one in (address, address6))
     v4 = FamilyLease(subnet=IPv4Network(f"10.5.{number}.0/24"), public_ip=address, data=data)
@@ -66,13 +67,15 @@ def lease(number: int, kind: str, *, dual: bool = False) -> Lease:
     return Lease(v4=v4, v6=v6 if dual else None, backend_type=kind)
 
 
-def program(host: str, kind: str, *peers: Lease, dual: bool = False, blackhole: bool = False, **config: Any) -> Report:
-    """Open a backend and apply it to peers, in the namespace."""
+def program(
+    host: str, kind: str, *peers: Lease, dual: bool = False, blackhole: bool = False, **config: Any
+) -> ConvergeReport:
+    """Open a backend in the namespace and apply it for these peers."""
     environment = Environment(network=DUAL if dual else ONE, underlay=underlay(host), blackhole=blackhole)
     backend = backends.load(kind).from_config(config, environment)
     own = lease(1, kind, dual=dual)
 
-    def call() -> Report:
+    def call() -> ConvergeReport:
         backend.open(own)
         try:
             return backend.apply(own, peers)
@@ -105,7 +108,7 @@ def test_both_families_twice_write_nothing_the_second_time(host: str, kind: str)
     assert "fd42" not in namespaces.run(host, ["ip", "-6", "route"])
 
 
-def test_who_lives_on_router_advertisements_goes_on_doing_so_and_nobody_else(host: str) -> None:
+def test_only_interfaces_that_used_router_advertisements_go_on_accepting_them(host: str) -> None:
     settings = [f"net.ipv6.conf.{name}" for name in ("eth0.accept_ra", "other.accept_ra", "default.accept_ra")]
     namespaces.run(host, ["sysctl", "-q", "-w", "net.ipv6.conf.all.forwarding=0", *(f"{one}=1" for one in settings)])
     namespaces.run(host, ["ip", "-6", "route", "add", "default", "via", "fe80::1", "dev", "eth0", "proto", "ra"])
@@ -115,7 +118,7 @@ def test_who_lives_on_router_advertisements_goes_on_doing_so_and_nobody_else(hos
 
 
 @pytest.mark.parametrize("dual", [False, True], ids=["IPv4", "dual stack"])
-def test_our_devices_obey_no_router_and_no_redirect_whoever_changes_that(host: str, dual: bool) -> None:
+def test_our_devices_accept_no_advertisement_and_no_redirect_even_after_a_change(host: str, dual: bool) -> None:
     names = ["overlay.1", "overlay-v6.1"] if dual else ["overlay.1"]
     program(host, "vxlan", dual=dual)
     wanted = {name: settings_of(host, name) for name in names}
@@ -129,7 +132,7 @@ def test_our_devices_obey_no_router_and_no_redirect_whoever_changes_that(host: s
 
 
 def settings_of(host: str, name: str) -> dict[str, str]:
-    """What an interface obeys in IPv6."""
+    """Which router advertisements and redirects an interface accepts."""
     keys = ("accept_ra", "accept_redirects", "autoconf", "disable_ipv6")
     said = namespaces.run(host, ["sysctl", "-n", *(f"net/ipv6/conf/{name}/{key}" for key in keys)])
     return dict(zip(keys, said.split(), strict=True))
@@ -142,22 +145,23 @@ def test_every_option_of_vxlan_is_read_back_as_written(host: str, config: dict[s
 
 
 @pytest.mark.parametrize("dual", [False, True], ids=["IPv4", "dual stack"])
-def test_another_mtu_costs_no_neighbour(host: str, dual: bool) -> None:
+def test_a_changed_mtu_removes_no_neighbour(host: str, dual: bool) -> None:
     peers = [lease(number, "vxlan", dual=dual) for number in range(2, 5)]
     program(host, "vxlan", *peers, dual=dual)
     before = inside(host, netlink.read)
-    # Opening changes the link; then nothing has gone that would have to be written again.
+    # Opening the backend changes the link; the kernel removes nothing that we would have to write again.
     assert program(host, "vxlan", *peers, dual=dual, MTU=1400).written == 0
     after = inside(host, netlink.read)
-    assert {link.mtu_bytes for link in after.links} == {1330 if dual else 1350}
-    assert (after.neighbours, after.fdb, after.routes) == (before.neighbours, before.fdb, before.routes)
+    assert {link.mtu_bytes for link in after.all_of(Link)} == {1330 if dual else 1350}
+    kinds = (Neighbour, FdbEntry, Route)
+    assert after.all_of(*kinds) == before.all_of(*kinds)
 
 
-def test_another_vni_with_group_policy_takes_the_place_of_the_first(host: str) -> None:
-    # On one port all devices have it or none, so the old one cannot wait until the new one stands.
+def test_a_device_with_another_vni_and_group_policy_replaces_the_first(host: str) -> None:
+    # On one port all devices have group policy or none, so the old device has to go before the new one is made.
     program(host, "vxlan", lease(2, "vxlan"))
     program(host, "vxlan", VNI=7, GBP=True)
-    assert {link.name for link in inside(host, netlink.read).links} == {"overlay.7"}
+    assert {link.name for link in inside(host, netlink.read).all_of(Link)} == {"overlay.7"}
 
 
 def test_somebody_elses_device_with_other_flags_on_our_port_is_named(host: str) -> None:
@@ -168,7 +172,7 @@ def test_somebody_elses_device_with_other_flags_on_our_port_is_named(host: str) 
     assert caught.value.errno == errno.EADDRINUSE
 
 
-def test_another_backend_takes_the_place_of_the_first(host: str) -> None:
+def test_another_backend_replaces_the_first(host: str) -> None:
     program(host, "vxlan", lease(2, "vxlan"))
     program(host, "host-gw", lease(2, "host-gw"))
     assert "overlay" not in namespaces.run(host, ["ip", "link"])
@@ -201,7 +205,7 @@ def test_opening_deletes_nothing(host: str) -> None:
 
 
 def test_a_peer_that_the_kernel_refuses_is_reported_and_the_others_are_served(host: str) -> None:
-    # A second address of this host's own: no gateway.
+    # The peer has a second address of this host, which cannot be a gateway.
     namespaces.ip(host, "address add 2001:db8:1::200/128 dev eth0 preferred_lft 0 nodad")
     report = program(host, "host-gw", *(lease(number, "host-gw", dual=True) for number in (2, 200)), dual=True)
     assert list(report.peer_problems) == [lease(200, "host-gw", dual=True).key_name]
@@ -217,7 +221,7 @@ def test_somebody_elses_device_with_our_vni_is_left_alone_and_named(host: str) -
     assert "flannel.1" in namespaces.run(host, ["ip", "link"])
 
 
-def test_a_device_whose_making_was_cut_short_is_taken_up(host: str) -> None:
+def test_a_device_that_was_left_incomplete_is_completed(host: str) -> None:
     mac = vtep_mac(IPv4Address("198.18.1.1"), 1)
     namespaces.ip(
         host,
@@ -239,7 +243,7 @@ def test_cleanup_leaves_foreign_routes_and_devices(host: str) -> None:
     assert namespaces.run(host, ["ip", "-br", "link"]) + namespaces.run(host, ["ip", "route"]) == before
 
 
-def test_the_monitor_tells_of_a_change_and_then_stops(host: str) -> None:
+def test_the_monitor_reports_a_change_and_stops_on_request(host: str) -> None:
     calls: list[int] = []
     monitor = inside(host, lambda: Monitor(lambda: calls.append(1)))
     monitor.start()

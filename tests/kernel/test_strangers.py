@@ -1,6 +1,6 @@
-"""Who gets to a container, for each stranger, way, backend, firewall and release of Docker: a matrix, by packets.
+"""Which strangers' packets reach containers: a matrix of strangers, paths, backends, firewalls and Docker releases.
 
-A cell is a failure where a packet arrives that would not have arrived with Docker alone.
+A cell fails if a packet arrives that would not arrive with Docker alone.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ BACKENDS: dict[str, dict[str, Any]] = {
     "wireguard": {"Type": "wireguard"},
 }
 DUAL = ("vxlan", "host-gw", "auto")
-# One of each kind: only the policy keeps out; drops in raw; nftables.
+# One release of each kind: only the policy drops; drops in raw; nftables.
 USUAL = ("20.10", "28.2", "29-nftables")
-# dockerd's settings are each host's own: `ip netns exec` has given the command a mount namespace.
+# Each host has its own dockerd settings, since `ip netns exec` gives the command its own mount namespace.
 _OWN_DAEMON_JSON = 'mkdir -p /etc/docker && mount --bind "$0" /etc/docker && exec "$@"'
 
 
@@ -63,7 +63,7 @@ PAIRS = [
 
 @pytest.fixture
 def site(backend: str, firewall: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StrangersSite]:
-    """Two hosts and the strangers around them, before any Docker."""
+    """Two hosts and the strangers around them, still without Docker."""
     (tmp_path / "bin").mkdir()
     use_iptables("nft", tmp_path / "bin", monkeypatch)
     with laboratory(tmp_path, BACKENDS[backend], dual=backend in DUAL) as lab:
@@ -95,7 +95,7 @@ def test_only_peers_reach_containers_with_any_docker(
 
 @dataclass(frozen=True)
 class Found:
-    """All attempts, and the indices of those that got through, by release: with overlayd, and with Docker alone."""
+    """All attempts, and by release the indices of those that succeeded: with overlayd, and with Docker alone."""
 
     attempts: list[Attempt]
     ours: dict[str, set[int]]
@@ -119,7 +119,7 @@ def try_all(site: StrangersSite, releases: list[Release]) -> Found:
         subnets = host.run_dir / "subnet.env"
         held = subnets.read_text()
         host.cleanup()
-        # For this test's own eyes: who has which address.
+        # For readers of a failure: who has which address.
         subnets.write_text(held)
     alone = {}
     for release in releases:
@@ -129,9 +129,9 @@ def try_all(site: StrangersSite, releases: list[Release]) -> Found:
 
 
 def report(found: Found, title: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Print the matrix; fail for each cell that is open and should not be."""
+    """Print the matrix; fail if a cell is open that should be closed."""
     with capsys.disabled():
-        # For people: what is in it is compared below.
+        # The table is for readers of the log; the comparison follows.
         print(f"\n{title}\n" + "\n".join(matrix(found)))  # noqa: T201
     bad = [
         f"{attempt} over IPv{attempt.version}, Docker {release}"
@@ -143,7 +143,7 @@ def report(found: Found, title: str, capsys: pytest.CaptureFixture[str]) -> None
 
 
 def matrix(found: Found) -> Iterator[str]:
-    """One line a stranger and way, one column a release of Docker."""
+    """One line for each stranger and path, one column for each release of Docker."""
     width = max(len(f"{attempt} (6)") for attempt in found.attempts)
     yield f"{'':{width}}  " + "  ".join(f"{name:>15}" for name in found.ours)
     for number, attempt in enumerate(found.attempts):
@@ -152,7 +152,7 @@ def matrix(found: Found) -> Iterator[str]:
 
 
 def cell(number: int, attempt: Attempt, ours: set[int], alone: set[int]) -> str:
-    """What happened, in a word."""
+    """The result of an attempt, in one word."""
     if number not in ours:
         return "closed by us" if number in alone else "closed"
     if number in alone:
@@ -161,15 +161,15 @@ def cell(number: int, attempt: Attempt, ours: set[int], alone: set[int]) -> str:
 
 
 def docker(site: StrangersSite, release: Release) -> None:
-    """The rules of a release in the place of all that were there, as if dockerd had been started anew."""
+    """Replace all rules by those of a release, as if dockerd had been started."""
     for host in (site.a, site.b):
         daemon_json(host).write_text('{"firewall-backend": "nftables"}' if release.nftables else "{}")
         host.run("nft", "flush", "ruleset")
         for command in ("iptables", "ip6tables"):
-            # Docker turned forwarding on, or the daemon before it did.
+            # Forwarding is on, by Docker or by the daemon before it.
             host.run(command, "-P", "FORWARD", "DROP")
             if site.backend in CARRIERS:
-                # As people open the backend's port, and as firewalls do that close everything else.
+                # As administrators open the backend's port, while their firewall closes all others.
                 port = str(CARRIERS[site.backend])
                 host.run(command, "-A", "INPUT", "-p", "udp", "--dport", port, "-j", "ACCEPT")
         subnets: list[IPv4Network | IPv6Network] = [host.subnet]
@@ -188,26 +188,26 @@ _KNOWN = ("--ctstate", "RELATED,ESTABLISHED")
 
 
 def options_of(release: Release) -> dict[str, str]:
-    """What dockerd is told beside our own options."""
+    """The options that dockerd needs for this release's firewall backend."""
     if not release.nftables:
         return {}
     return {"allow-direct-routing": "true", "bridge-accept-fwmark": "0x1000/0x1000"}
 
 
 def daemon_json(host: Host) -> Path:
-    """dockerd's settings on a host."""
+    """The dockerd settings of a host."""
     return host.run_dir.parent / "docker" / "daemon.json"
 
 
 def use_daemon_json(host: Host, text: str) -> None:
-    """Give a host settings of dockerd's of its own, before its daemon starts."""
+    """Give a host its own dockerd settings, before its daemon starts."""
     daemon_json(host).parent.mkdir()
     daemon_json(host).write_text(text)
     host.launcher = ("sh", "-c", _OWN_DAEMON_JSON, str(daemon_json(host).parent))
 
 
 def has_rules(host: Host) -> bool:
-    """Whether our rules stand."""
+    """Whether our rules are there."""
     found = [host.run("iptables-save")] + ([host.run("ip6tables-save")] if host.subnet6 else [])
     return all("-j OVERLAYD-PREROUTING" in rules and "-j OVERLAYD-DOCKER" in rules for rules in found)
 
@@ -237,7 +237,7 @@ def test_a_peer_whose_lease_ended_is_a_stranger(backend: str, tmp_path: Path) ->
             lab.host(name)
         a, b, former = lab.hosts
         eventually("it is a peer", lambda: pings(former, b) and pings(b, former) and pings(a, b))
-        # It goes on sending: its daemon alone has ended, all that is in its kernel is there.
+        # It still sends: only its daemon has ended, and its kernel has all routes and devices.
         former.stop()
         lab.etcdctl("del", f"/coreos.com/network/subnets/{former.subnet}".replace("/24", "-24"))
         eventually("its packets are dropped", lambda: not arrives(former, b))
@@ -246,7 +246,7 @@ def test_a_peer_whose_lease_ended_is_a_stranger(backend: str, tmp_path: Path) ->
 
 
 def arrives(source: Host, target: Host) -> bool:
-    """Whether one datagram from container to container does."""
+    """Whether a datagram from container to container arrives."""
     seen = wire.Sightings()
     with wire.watching(target.container, "eth0", seen):
         wire.as_nobody(source.container, target.container_address, SECRET_PORT, wire.token(7))
@@ -254,17 +254,17 @@ def arrives(source: Host, target: Host) -> bool:
 
 
 @pytest.mark.parametrize("dual", [False, True], ids=["IPv4", "dual stack"])
-def test_nobody_is_this_hosts_router_by_an_advertisement(dual: bool, tmp_path: Path) -> None:
+def test_a_router_advertisement_through_the_overlay_changes_no_route(dual: bool, tmp_path: Path) -> None:
     with laboratory(tmp_path, BACKENDS["vxlan"], dual=dual) as lab:
         for name in ("a", "b"):
             host = lab.host(name, start=False, settings={"firewall": "none"})
-            # What a host has that lives on advertisements; interfaces to come have it too.
+            # The settings of a host that uses advertisements; new interfaces inherit them.
             host.run("sysctl", "-qw", "net.ipv6.conf.default.accept_ra=1", "net.ipv6.conf.eth0.accept_ra=0")
             host.start()
             host.start_container()
         with strangers_site(lab, "vxlan") as found:
             b = found.b
-            # As docker0 has it in the network of a container of root's; dockerd turns it off, this bridge has none.
+            # dockerd turns this off on docker0; no dockerd runs here, so the test does.
             b.run("sysctl", "-qw", "net.ipv6.conf.docker0.accept_ra=0")
             packet = wire.advertisement(IPv6Address("fe80::66"))
             everybody = "33:33:00:00:00:01"
@@ -284,7 +284,7 @@ def test_nobody_is_this_hosts_router_by_an_advertisement(dual: bool, tmp_path: P
 
 @pytest.mark.parametrize("told", ["{}", '{"ip-forward": false}'], ids=["no daemon.json", "ip-forward off"])
 @pytest.mark.parametrize("firewall", ["iptables", "nftables"])
-def test_a_host_is_no_router_for_others(
+def test_a_host_does_not_forward_for_strangers(
     firewall: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "bin").mkdir()
@@ -298,7 +298,7 @@ def test_a_host_is_no_router_for_others(
         for command in ("iptables", "ip6tables"):
             assert "-P FORWARD DROP" in host.run(command, "-S", "FORWARD")
         assert host.run("sysctl", "-n", "net.ipv4.ip_forward").strip() == "1"
-        # What is the administrator's stays so: forwarding was on.
+        # If forwarding was already on, the policy is the administrator's and stays.
         host.run("iptables", "-P", "FORWARD", "ACCEPT")
         host.stop()
         host.start()
@@ -338,12 +338,12 @@ def test_nothing_is_opened_where_strangers_cannot_be_kept_out(table: str, tmp_pa
         eventually("then it is ready", lambda: host.status()["state"] == "ready")
 
 
-def test_who_has_an_address_of_a_wide_network_reaches_hosts_and_no_container(tmp_path: Path) -> None:
+def test_a_neighbour_with_an_address_in_a_wide_network_reaches_hosts_and_no_container(tmp_path: Path) -> None:
     with laboratory(tmp_path, BACKENDS["vxlan"]) as lab:
         for name in ("a", "b"):
             lab.host(name)
         with strangers_site(lab, "vxlan") as found:
-            # Behind the router, where the administrators are.
+            # Behind the router, as the administrators are.
             namespaces.ip(lab.switch, "address add 10.5.250.1/24 dev pb")
             namespaces.ip(found.behind.namespace, "address add 10.5.250.2/24 dev eth0")
             administrator = IPv4Address("10.5.250.2")
@@ -359,7 +359,7 @@ def test_who_has_an_address_of_a_wide_network_reaches_hosts_and_no_container(tmp
             assert seen.numbers == {1}
 
 
-def test_containers_on_the_subnet_of_before_go_on_out_of_the_network(tmp_path: Path) -> None:
+def test_containers_on_the_previous_subnet_still_reach_the_outside(tmp_path: Path) -> None:
     with laboratory(tmp_path, BACKENDS["vxlan"]) as lab:
         host = lab.host("a")
         with around_one(lab) as other:
@@ -378,7 +378,7 @@ def test_containers_on_the_subnet_of_before_go_on_out_of_the_network(tmp_path: P
 
 @contextmanager
 def around_one(lab: Lab) -> Iterator[str]:
-    """A namespace on the segment that is no host."""
+    """A namespace on the segment that is not a host of the network."""
     name = namespaces.unique("other")
     namespaces.make(name)
     try:

@@ -1,4 +1,4 @@
-"""Two networks on the same two hosts: each carries its own packets, and neither touches the other."""
+"""Two networks on the same two hosts: each carries its own packets, and neither changes the other."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ BOTH: dict[str, tuple[dict[str, Any], str]] = {
     "host-gw, nftables": ({"Type": "host-gw"}, "nftables"),
 }
 PORT = 5000
-# VXLAN's ports, of network 0 and 1.
+# The VXLAN ports of networks 0 and 1.
 CARRIERS = (8472, 8473)
-# For what no backend and no firewall has a part in.
+# For tests that depend neither on the backend nor on the firewall.
 ONCE = pytest.mark.parametrize("site", ["vxlan, iptables"], indirect=True)
 
 
@@ -47,7 +47,7 @@ class Site:
 
 @pytest.fixture(scope="module", params=["vxlan, iptables", pytest.param("host-gw, nftables", marks=pytest.mark.slow)])
 def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """Both networks up; whoever breaks something mends it."""
+    """Both networks, shared by the tests; a test that breaks something repairs it."""
     backend, firewall = BOTH[request.param]
     folder = tmp_path_factory.mktemp("two")
     with laboratory(folder, {"Type": "vxlan"}) as lab, ExitStack() as stack:
@@ -70,14 +70,14 @@ def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture
 def lab(site: Site) -> Lab:
-    """For the report of a failed test."""
+    """The state that the report of a failed test shows."""
     return site.lab
 
 
-def test_each_network_reaches_its_own_across_hosts(site: Site) -> None:
+def test_containers_of_each_network_reach_each_other_across_hosts(site: Site) -> None:
     for a, b in (site.first, site.second):
         eventually("a reaches b", lambda a=a, b=b: pings(a, b) and pings(b, a))  # type: ignore[misc]
-        # Measured from the containers of that network, not from those on docker0.
+        # The echoes come from containers of that network, not from those on docker0.
         eventually("a says so", lambda a=a: [one["state"] for one in measured(a)] == ["reached"], timeout_s=40)  # type: ignore[misc]
         assert a.status()["probed_from"] == f"container {a.container_address}"
     assert site.first[0].subnet.subnet_of(IPv4Network("10.5.0.0/16"))
@@ -107,7 +107,7 @@ def test_no_container_reaches_the_other_network(site: Site) -> None:
                     tried[one] = f"{own.name} to {target.name} as {what}"
                     packet = wire.udp(source, target.container_address, PORT, wire.token(one))
                     wire.send(own.container, "eth0", [wire.frame(gateway, mac, packet)])
-                # By hand, as the other network's backend would send it (host-gw has no such port).
+                # A hand-made packet, as the other network's backend would send it (host-gw has no such port).
                 one = next(number)
                 tried[one] = f"{own.name} to {target.name} in VXLAN"
                 peer = theirs[target is theirs[0]]
@@ -116,7 +116,7 @@ def test_no_container_reaches_the_other_network(site: Site) -> None:
                 port = CARRIERS[theirs is site.second]
                 packet = wire.udp(own.container_address, target.address, port, wire.vxlan(1, outer))
                 wire.send(own.container, "eth0", [wire.frame(gateway, mac, packet)])
-            # It would be seen.
+            # This shows that the container would receive it.
             one = next(number)
             packet = wire.udp(own.container_address, mine[1].container_address, PORT, wire.token(one))
             wire.send(own.container, "eth0", [wire.frame(gateway, mac, packet)])
@@ -125,7 +125,7 @@ def test_no_container_reaches_the_other_network(site: Site) -> None:
 
 
 def test_strangers_are_kept_out_by_both_networks_rules(site: Site) -> None:
-    """A container of docker's own networks claims to be a peer's: what one network lets go on, the other judges."""
+    """A container on a Docker network sends with a peer's address: the rules of both networks are applied."""
     seen, sent = wire.Sightings(), {}
     host = site.first[0]
     stranger = namespaces.unique("stranger")
@@ -148,7 +148,7 @@ def test_strangers_are_kept_out_by_both_networks_rules(site: Site) -> None:
                 for odd, source in enumerate((b.container_address, IPv4Address("172.30.1.2"))):
                     sent[2 * number + odd] = wire.udp(source, a.container_address, PORT, wire.token(2 * number + odd))
             wire.send(stranger, "eth0", [wire.frame(gateway, mac, packet) for packet in sent.values()])
-        # Docker, which is not in this lab, is what keeps its networks from each other.
+        # Docker, which does not run in this lab, separates its own networks from each other.
         assert seen.numbers == {1, 3}
     finally:
         namespaces.ip(host.namespace, "link delete br-user")
@@ -160,7 +160,7 @@ def bridge_of(host: Host) -> str:
 
 
 def changed(site: Site, network: int) -> Iterator[tuple[str, Callable[[], object]]]:
-    """What is done to one network on one host, while the other must lose nothing."""
+    """A change of one network on one host, during which the other network must lose no packet."""
     mine, other = site.first[0], site.second[0]
     one = (mine, other)[network]
     flush = "for t in raw mangle nat filter; do iptables-save -t $t | sed -n 's/^:\\(%s-[A-Z]*\\) .*/\\1/p' |"
@@ -212,7 +212,7 @@ def test_two_daemons_that_look_again_and_again_change_nothing(site: Site) -> Non
 
 
 @ONCE
-def test_docker_belongs_to_network_0(site: Site) -> None:
+def test_only_network_0_configures_docker(site: Site) -> None:
     first, second = site.first[0], site.second[0]
     assert (first.run_dir / "docker.env").exists()
     assert not (second.run_dir / "docker.env").exists()
@@ -224,7 +224,7 @@ def test_docker_belongs_to_network_0(site: Site) -> None:
     assert "docker's default bridge belongs to network 0" in settle.stderr
 
 
-def test_doctor_speaks_of_its_own_network(site: Site) -> None:
+def test_doctor_reports_only_on_its_own_network(site: Site) -> None:
     for one in (site.first[0], site.second[0]):
         document = json.loads(one.call("doctor", "--json", "--no-arp").stdout)
         found = {finding["name"]: finding for finding in document["findings"]}
@@ -243,7 +243,7 @@ def test_doctor_speaks_of_its_own_network(site: Site) -> None:
         assert str(one.subnet) in found["lease"]["found"]
 
 
-def test_each_network_asks_from_its_own_containers(site: Site) -> None:
+def test_each_network_sends_echoes_from_its_own_containers(site: Site) -> None:
     for a, _b in (site.first, site.second):
         said = f"container {a.container_address}"
         eventually("it asks from there", lambda a=a, said=said: a.status().get("probed_from") == said)  # type: ignore[misc]
@@ -274,7 +274,7 @@ def test_a_second_daemon_of_one_number_is_refused_by_name(site: Site, tmp_path: 
     ],
     ids=["port", "network", "prefix"],
 )
-def test_what_two_networks_cannot_share_is_refused_by_name(
+def test_what_two_networks_cannot_share_is_refused_and_named(
     site: Site, tmp_path: Path, network: str | None, backend: dict[str, Any], said: str
 ) -> None:
     prefix = f"/third/{network}" if network else PREFIX

@@ -1,4 +1,4 @@
-"""What the udp backend lets through and what not, on the wire that flannel speaks."""
+"""Which packets the udp backend lets through, in flannel's format on the wire."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def send(namespace: str, source: IPv4Address, packet: bytes, target: IPv4Address
     inside(namespace, make)
 
 
-def test_a_datagram_is_the_bare_packet_less_a_hop_each_way(lab: Lab) -> None:
+def test_a_datagram_is_the_bare_packet_with_its_ttl_reduced_once_at_each_end(lab: Lab) -> None:
     a, b = lab.hosts
     with listening(b) as container:
         container.setsockopt(socket.IPPROTO_IP, 12, 1)  # IP_RECVTTL
@@ -76,11 +76,11 @@ def test_a_datagram_is_the_bare_packet_less_a_hop_each_way(lab: Lab) -> None:
         payload, ancillary, _flags, sender = container.recvmsg(100, 100)
     assert payload == b"good"
     assert sender[0] == str(a.container_address)
-    # One for the way in, one for the host's own routing to the bridge.
+    # The forwarder and the host's routing to the bridge each reduce the TTL by one.
     assert ancillary[0][2][0] == 38
 
 
-def test_only_a_peer_with_a_lease_and_only_from_its_own_subnet(lab: Lab) -> None:
+def test_only_packets_of_peers_from_their_own_subnets_are_let_through(lab: Lab) -> None:
     a, b = lab.hosts
     to = b.container_address
     with listening(b) as container:
@@ -94,7 +94,7 @@ def test_only_a_peer_with_a_lease_and_only_from_its_own_subnet(lab: Lab) -> None
         assert container.recv(100) == b"good"
 
 
-def test_what_is_not_let_through_is_counted_by_its_reason(lab: Lab) -> None:
+def test_dropped_packets_are_counted_by_reason(lab: Lab) -> None:
     a, b = lab.hosts
     to = b.container_address
 
@@ -115,13 +115,13 @@ def test_what_is_not_let_through_is_counted_by_its_reason(lab: Lab) -> None:
         send(a.namespace, a.address, inner(b.subnet[9], to, b"foreign source"), b.address)
     send(a.namespace, a.address, inner(a.container_address, to, b"short")[:-1], b.address)
     send(a.namespace, a.address, inner(a.container_address, to, b"last hop", ttl=1), b.address)
-    # Who holds no lease is kept out by a rule already; the forwarder counts them where there is none.
+    # A rule drops packets of hosts without a lease already; without the rule the forwarder drops and counts them.
     expected = {"no lease": 0, "foreign source": 2, "malformed": 1, "no hop left": 1}
     eventually(
         "each is counted",
         lambda: {reason: dropped()[reason] - before[reason] for reason in expected} == expected,
     )
-    # Without the rule, which the next look puts first again, the forwarder does it.
+    # An accept rule before ours lets such packets reach the forwarder, until the next look puts our rule first again.
     first = ("-t", "mangle", "-I", "INPUT", "-s", str(SWITCH_ADDRESS), "-j", "ACCEPT")
 
     def counted() -> bool:
@@ -140,7 +140,7 @@ def test_a_device_that_another_program_took_makes_the_host_unready(lab: Lab) -> 
     def data_path() -> str:
         return str(json.loads(b.call("status", "--json").stdout)["checks"]["data-path"])
 
-    # Held still, or it would make the device again at once.
+    # The daemon is stopped with SIGSTOP, or it would make the device again at once.
     daemon = int(b.status()["pid"])
     os.kill(daemon, signal.SIGSTOP)
     try:
@@ -156,14 +156,14 @@ def test_a_device_that_another_program_took_makes_the_host_unready(lab: Lab) -> 
     eventually("b is reachable from a", lambda: pings(*lab.hosts))
 
 
-def test_an_address_in_no_lease_is_said_to_be_unreachable(lab: Lab) -> None:
+def test_an_address_without_a_lease_is_answered_with_icmp_unreachable(lab: Lab) -> None:
     a, b = lab.hosts
     free = next(s for s in NETWORK.subnets(new_prefix=24) if not s.overlaps(a.subnet) and not s.overlaps(b.subnet))
     said = namespaces.run(a.container, ["sh", "-c", f"ping -n -c 1 -W 2 {free[9]} || true"])
     assert "Destination Net Unreachable" in said
 
 
-def test_another_program_on_the_port_is_said(lab: Lab, tmp_path: Path) -> None:
+def test_another_program_on_the_port_is_reported(lab: Lab, tmp_path: Path) -> None:
     third = lab.host("c", start=False)
     try:
 

@@ -52,11 +52,11 @@ def test_a_changed_address_is_published_and_the_subnet_kept(lab: Lab, a: Host, b
 
 
 def published(host: Host) -> dict[str, str]:
-    """What a host knows of its peers: public addresses by subnet."""
+    """The peers that a host knows: public addresses by subnet."""
     return {peer["subnet"]: peer["public_ip"] for peer in host.status()["peers"]}
 
 
-def test_an_interface_without_an_address_is_waited_for(a: Host, b: Host) -> None:
+def test_a_daemon_waits_until_its_interface_has_an_address(a: Host, b: Host) -> None:
     a.run("ip", "address", "delete", f"{a.address}/24", "dev", "eth0")
     eventually("a says so", lambda: "no IPv4 address any more" in str(a.status()["problems"]))
     a.run("ip", "address", "add", f"{a.address}/24", "dev", "eth0")
@@ -66,7 +66,7 @@ def test_an_interface_without_an_address_is_waited_for(a: Host, b: Host) -> None
 
 
 def test_an_overlay_too_narrow_for_ipv6_is_served(a: Host, b: Host) -> None:
-    """Below 1280 the kernel takes IPv6, and its settings, away from a device; they come back with it."""
+    """With an MTU below 1280 the kernel removes IPv6 and its settings from a device; they return with a larger one."""
     before = a.mtu_bytes
     a.stop()
     a.cleanup()
@@ -80,7 +80,7 @@ def test_an_overlay_too_narrow_for_ipv6_is_served(a: Host, b: Host) -> None:
     eventually("nobody is obeyed", lambda: a.run("sh", "-c", closed).strip() == "0")
 
 
-def test_another_mtu_of_the_underlay_reaches_the_files(a: Host, b: Host) -> None:
+def test_a_changed_mtu_of_the_underlay_is_written_to_the_files(a: Host, b: Host) -> None:
     before = a.mtu_bytes
     a.run("ip", "link", "set", "eth0", "mtu", "1400")
     eventually("the MTU is in subnet.env", lambda: a.mtu_bytes == before - 100)
@@ -90,7 +90,7 @@ def test_another_mtu_of_the_underlay_reaches_the_files(a: Host, b: Host) -> None
 
 
 def test_no_bridge_of_containers_and_no_device_of_ours_is_an_underlay() -> None:
-    """They were there before the interface came, as where a bond, a VLAN or a card is added later."""
+    """They exist before the underlay interface, as when a bond, a VLAN or a card is added later."""
     here, inside = namespaces.unique("where"), namespaces.unique("inner")
     try:
         namespaces.make(here)
@@ -133,10 +133,10 @@ def test_no_bridge_of_containers_and_no_device_of_ours_is_an_underlay() -> None:
         for name in carried:
             with pytest.raises(ConfigError, match=f"{name} cannot be the underlay"):
                 chosen(iface=(name,))
-        # This host's own way out may be an end of a pair.
+        # The host's own uplink may be a veth.
         namespaces.ip(here, "route add default via 198.18.3.254 dev named")
         assert chosen(iface=("named",)).ifname == "named"
-        # A bridge without a port is anybody's, unless it is on what this host held.
+        # A bridge without a port may be an underlay, unless it has an address of this host's previous subnet.
         assert chosen(iface=("empty",), held="10.5.7.0/24").ifname == "empty"
     finally:
         namespaces.remove(here)

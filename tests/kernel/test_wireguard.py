@@ -1,6 +1,6 @@
-"""WireGuard between hosts: encrypted, keyed, kept so. The devices are wireguard-go's where the kernel has none.
+"""WireGuard between hosts: encryption, keys, repair. The devices are wireguard-go's where the kernel has no WireGuard.
 
-That containers reach each other, with which MTU, and what is repaired is asked of every backend elsewhere.
+Tests of all backends check elsewhere that containers reach each other, the MTU, and repairs.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ DEVICE = "overlay-wg"
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """Hosts a and b; whoever breaks something mends it."""
+    """Hosts a and b, shared by the tests; a test that breaks something repairs it."""
     with laboratory(tmp_path_factory.mktemp("wireguard"), CONFIG) as lab:
         lab.host("a"), lab.host("b")
         yield lab
@@ -39,18 +39,18 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 @pytest.fixture
 def by_process() -> None:
-    """What is asked here is asked of wireguard-go."""
+    """Skip the test where the devices are not wireguard-go's."""
     if wireguard_devices.in_kernel():
         pytest.skip("this machine's kernel has WireGuard, so overlayd starts no wireguard-go")
 
 
 def shown(host: Host, what: str) -> list[list[str]]:
-    """`wg show overlay-wg`: one line a peer, or the device's own."""
+    """The output of `wg show overlay-wg`: one line for each peer, or one for the device."""
     return [line.split() for line in host.run("wg", "show", DEVICE, what).splitlines()]
 
 
 def configured(host: Host) -> str:
-    """All that the device was told, as text."""
+    """The device's whole configuration, as text."""
     return host.run("wg", "showconf", DEVICE)
 
 
@@ -83,7 +83,7 @@ def test_the_underlay_sees_only_what_is_encrypted(lab: Lab, a: Host, b: Host) ->
     assert not [frame for frame in frames if b"overlayd" in frame]
 
 
-def test_peers_have_the_preshared_key_and_hear_of_each_other_unasked(a: Host, b: Host) -> None:
+def test_peers_have_the_preshared_key_and_exchange_keepalives(a: Host, b: Host) -> None:
     assert [words[1] for words in shown(a, "preshared-keys")] == [PSK]
     assert [words[1] for words in shown(a, "persistent-keepalive")] == ["1"]
     before = int(shown(a, "transfer")[0][1])
@@ -109,7 +109,7 @@ def test_a_restarted_daemon_keeps_key_subnet_and_data_path(a: Host, b: Host) -> 
         assert all(pings(a, b) for _ in range(5))
         a.start()
     assert (configured(a), carriers(a), a.subnet) == (before, running, subnet)
-    # A program carries packets here, and may be late on a busy machine.
+    # With wireguard-go a program carries the packets, and may be late on a busy machine.
     assert losses.lost <= 2
 
 
@@ -122,7 +122,7 @@ def test_a_killed_wireguard_go_comes_back(by_process: None, a: Host, b: Host) ->
     assert pings(b, a)
 
 
-def test_a_wireguard_go_that_hangs_is_left_alone_and_said(by_process: None, a: Host, b: Host) -> None:
+def test_a_wireguard_go_that_hangs_is_left_alone_and_reported(by_process: None, a: Host, b: Host) -> None:
     (carrier,) = carriers(a)
     os.kill(carrier, signal.SIGSTOP)
     try:
@@ -186,7 +186,7 @@ def test_cleanup_removes_the_socket_of_a_killed_wireguard_go(by_process: None, l
 
 
 def refusal(host: Host, *before: str) -> tuple[int, str]:
-    """Exit status and message of a daemon that should end by itself."""
+    """Exit status and message of a daemon that has to end by itself."""
     own = host.overlayd("run")[len(host.enter) :]
     argv = [*host.enter, *before, *own]
     done = subprocess.run(argv, capture_output=True, text=True, env=environment(), timeout=30, check=False)
@@ -195,7 +195,7 @@ def refusal(host: Host, *before: str) -> tuple[int, str]:
 
 @pytest.fixture
 def unstarted(lab: Lab) -> Iterator[Host]:
-    """A host whose daemon has not run."""
+    """A host whose daemon has not run yet."""
     host = lab.host("e", start=False)
     try:
         yield host
@@ -203,8 +203,8 @@ def unstarted(lab: Lab) -> Iterator[Host]:
         lab.remove_host(host)
 
 
-def test_a_host_that_can_do_neither_is_told_what_helps(by_process: None, unstarted: Host) -> None:
-    # It does not end: whoever writes the network config would end every such host for good.
+def test_a_host_without_wireguard_waits_and_says_what_to_install(by_process: None, unstarted: Host) -> None:
+    # It does not end; otherwise whoever writes the network config could end the daemons of all such hosts.
     unstarted.launcher = ("env", "PATH=/usr/sbin:/sbin")
     unstarted.start(ready=False)
     eventually("it says so", lambda: "modprobe wireguard" in unstarted.log.read_text())
@@ -212,13 +212,13 @@ def test_a_host_that_can_do_neither_is_told_what_helps(by_process: None, unstart
     assert unstarted.runs()
 
 
-def test_a_key_file_that_is_no_key_ends_it_with_words(unstarted: Host) -> None:
+def test_a_key_file_without_a_key_ends_the_daemon_with_an_explanation(unstarted: Host) -> None:
     (unstarted.state_dir / "wireguard.key").write_text("garbage\n")
     status, message = refusal(unstarted)
     assert (status, "wireguard.key" in message, "garbage" in message) == (2, True, False), message
 
 
-def test_another_program_on_the_port_is_said(unstarted: Host) -> None:
+def test_another_program_on_the_port_is_reported(unstarted: Host) -> None:
     def occupy() -> socket.socket:
         made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         made.bind(("0.0.0.0", 51820))
@@ -230,13 +230,13 @@ def test_another_program_on_the_port_is_said(unstarted: Host) -> None:
     eventually("and goes on once the port is free", lambda: unstarted.status().get("state") == "ready", timeout_s=30)
 
 
-def test_the_network_config_changes_under_way(lab: Lab, a: Host, b: Host) -> None:
+def test_the_network_config_changes_while_daemons_run(lab: Lab, a: Host, b: Host) -> None:
     lab.configure({"Type": "wireguard", "ListenPort": 4500, "MTU": 1400})
     try:
         for host in (a, b):
             eventually(f"{host.name} follows", lambda host=host: shown(host, "listen-port") == [["4500"]])  # type: ignore[misc]
         eventually("a reaches b by the new port", lambda: pings(a, b) and "PresharedKey" not in configured(a))
-        # The files follow the kernel.
+        # The files are written after the kernel was changed.
         eventually("containers are told the new MTU", lambda: a.mtu_bytes == 1320)
         assert " 0% packet loss" in ping_of_size(a, b, 1320)
     finally:

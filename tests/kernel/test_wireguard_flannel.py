@@ -1,4 +1,4 @@
-"""A host set up by hand as flannel 0.28 sets one up, beside ours, over one etcd: packets both ways, both families."""
+"""An overlayd host and a host that is set up by hand as flannel 0.28 does it, with one etcd and both IP versions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DEVICES = {"flannel-wg": 51820, "flannel-wg-v6": 51821}
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """Our host a, and host f without a daemon of ours."""
+    """The overlayd host a, and host f without overlayd."""
     folder = tmp_path_factory.mktemp("flannel")
     with laboratory(folder, {"Type": "wireguard", "PSK": PSK, "Mode": "separate"}, dual=True) as lab:
         a, f = lab.host("a"), lab.host("f", start=False)
@@ -37,7 +37,7 @@ def etcdctl(lab: Lab, *words: str) -> str:
 
 
 def published(lab: Lab, host: Host) -> dict[str, Any]:
-    """A host's lease as it stands in etcd."""
+    """A host's lease as it is in etcd."""
     (line,) = (
         line
         for line in etcdctl(lab, "get", "--prefix", "--print-value-only", PREFIX).splitlines()
@@ -81,7 +81,7 @@ def be_flannel(lab: Lab, host: Host, peer: Host) -> None:
     host.start_container()
 
 
-def test_our_lease_is_one_that_flannel_writes(lab: Lab) -> None:
+def test_our_lease_has_the_fields_that_flannel_writes(lab: Lab) -> None:
     a, _ = lab.hosts
     lease = published(lab, a)
     assert list(lease) == ["PublicIP", "PublicIPv6", "BackendType", "BackendData", "BackendV6Data"]
@@ -105,7 +105,7 @@ def test_flannels_new_key_is_followed(lab: Lab) -> None:
     a, f = lab.hosts
     private = process.run(["wg", "genkey"]).strip()
     public = process.run(["wg", "pubkey"], input=private).strip()
-    # As after a reboot: flannel keeps its key in /run.
+    # As after a reboot, which removes flannel's key from /run.
     (f.state_dir / "private").write_text(private)
     for device in DEVICES:
         f.run("wg", "set", device, "private-key", str(f.state_dir / "private"))

@@ -1,7 +1,7 @@
-"""What we tell the kernel's WireGuard, beside what wg(8) tells it; wg itself reads what we write.
+"""Our messages to the kernel's WireGuard are compared with those of wg(8); and wg reads our answers.
 
-A kernel with WireGuard is not needed, and not asked: played_kernel.py answers wg. Not proved without one: that it makes
-the device (`ip link add type wireguard`), and takes our messages as it takes wg's.
+No kernel with WireGuard is needed: played_kernel.py answers wg. So these tests cannot show that a kernel makes the
+device (`ip link add type wireguard`) and accepts our messages as it accepts wg's.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ PEERS = (
     ),
 )
 
-# linux/wireguard.h: which attributes hold others. Lists are numbered as their writer likes; the kernel does not look.
+# linux/wireguard.h: which attributes contain others. The kernel ignores the numbers of list elements.
 NESTED = {(): {8: "peers"}, ("peers",): {0: "peer"}, ("peers", "peer"): {9: "ips"}, ("peers", "peer", "ips"): {0: "ip"}}
 LISTS = (("peers",), ("peers", "peer", "ips"))
 
 
 def tree(payload: bytes, path: tuple[str, ...] = ()) -> list[object]:
-    """The attributes of a payload, each with its number and value, in the order of their numbers."""
+    """The attributes of a payload, each with its number and value, sorted by number."""
     found: list[object] = []
     at = 0
     while at < len(payload):
@@ -65,13 +65,13 @@ def tree(payload: bytes, path: tuple[str, ...] = ()) -> list[object]:
 
 
 def ours(message: wgmsg) -> bytes:
-    """Our message from the generic netlink header on."""
+    """Our message, beginning with the generic netlink header."""
     message.encode()
     return bytes(message.data)[16:]
 
 
 def heard(*words: str) -> bytes:
-    """What `wg set` tells the kernel."""
+    """The message that `wg set` sends to the kernel."""
     kernel = PlayedKernel()
     kernel.run(["wg", "set", NAME, *words])
     (request,) = kernel.heard
@@ -80,7 +80,7 @@ def heard(*words: str) -> bytes:
 
 @pytest.fixture
 def secret(tmp_path: Path) -> Path:
-    """A folder with the keys as files, as wg wants them."""
+    """A folder with the keys as files, as wg needs them."""
     assert shutil.which("wg"), "the kernel tests need wg: run `make system`"
     (tmp_path / "private").write_text(PRIVATE)
     (tmp_path / "psk").write_text(PSK)
@@ -97,13 +97,13 @@ def words(peer: WireguardPeer, psk: Path) -> list[str]:
     return [*found, "persistent-keepalive", str(peer.keepalive_s)]
 
 
-def test_a_device_is_told_what_wg_tells_it(secret: Path) -> None:
+def test_a_device_is_configured_as_wg_configures_it(secret: Path) -> None:
     told = heard("private-key", str(secret / "private"), "listen-port", "51820")
     assert ours(genl.link_message(LINK)) == told
 
 
 @pytest.mark.parametrize("peer", PEERS, ids=["ipv4", "ipv6"])
-def test_a_peer_is_told_as_wg_tells_it(secret: Path, peer: WireguardPeer) -> None:
+def test_a_peer_is_configured_as_wg_configures_it(secret: Path, peer: WireguardPeer) -> None:
     told = heard(*words(peer, secret / "psk"))
     assert ours(genl.peer_message(peer))[:4] == told[:4]
     assert tree(ours(genl.peer_message(peer))[4:]) == tree(told[4:])
@@ -114,7 +114,7 @@ def test_a_peer_is_removed_as_wg_removes_it(secret: Path) -> None:
     assert tree(ours(genl.removal_message(PEERS[0]))[4:]) == tree(told[4:])
 
 
-def test_a_device_is_asked_for_as_wg_asks() -> None:
+def test_a_device_is_requested_as_wg_requests_it() -> None:
     kernel = PlayedKernel(device=ours(genl.link_message(LINK)))
     kernel.run(["wg", "showconf", NAME])
     assert kernel.heard == [ours(genl.get_message(NAME))]
@@ -176,13 +176,13 @@ kernel.close()
 
 
 def transported(kernel: PlayedKernel) -> str:
-    """What our own transport, in a process of its own, makes of that kernel."""
+    """The result of our own transport with that kernel, in a process of its own."""
     root = Path(__file__).parents[2]
     env = {**os.environ, "PYTHONPATH": f"{root / 'daemon'}:{root}"}
     return kernel.run([sys.executable, "-c", PROGRAM], env=env).strip()
 
 
-def test_our_transport_says_and_hears_all_of_it() -> None:
+def test_our_transport_sends_and_receives_all_of_it() -> None:
     kernel = PlayedKernel(device=whole())
     assert transported(kernel) == "True 51820 True"
     assert kernel.heard == [
@@ -196,5 +196,5 @@ def test_our_transport_says_and_hears_all_of_it() -> None:
     ]
 
 
-def test_a_refusal_of_the_kernel_keeps_its_number() -> None:
+def test_a_refusal_of_the_kernel_keeps_its_errno() -> None:
     assert transported(PlayedKernel(refuses=errno.EADDRINUSE)) == "EADDRINUSE"

@@ -1,4 +1,4 @@
-"""WireGuard devices as they really are: what we write is what we read, and a second time there is nothing to write."""
+"""Real WireGuard devices: we read back what we wrote, and a second apply writes nothing."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import pytest
 from overlayd.backends.environment import Environment
 from overlayd.backends.wireguard import Wireguard
 from overlayd.kernel import netlink
-from overlayd.kernel.converge import Report
+from overlayd.kernel.converge import ConvergeReport
 from overlayd.kernel.wireguard import userspace
 from overlayd.leases.lease import FamilyLease, Lease
 from overlayd.leases.network_config import parse_network_config
 from overlayd.lib import process
-from overlayd.underlay.choose import Endpoint, Underlay
+from overlayd.underlay.choose import Underlay, UnderlayEndpoint
 from tests.testbed.netns import namespaces, wireguard_devices
 
 T = TypeVar("T")
@@ -30,14 +30,14 @@ UNDERLAY = Underlay(
     ifindex=2,
     mtu_bytes=1500,
     reason="iface eth0",
-    v4=Endpoint(address=IPv4Address("198.18.1.1"), public_ip=IPv4Address("198.18.1.1")),
-    v6=Endpoint(address=IPv6Address("2001:db8:1::1"), public_ip=IPv6Address("2001:db8:1::1")),
+    v4=UnderlayEndpoint(address=IPv4Address("198.18.1.1"), public_ip=IPv4Address("198.18.1.1")),
+    v6=UnderlayEndpoint(address=IPv6Address("2001:db8:1::1"), public_ip=IPv6Address("2001:db8:1::1")),
 )
 PSK = base64.b64encode(b"\x09" * 32).decode()
 
 
 def lease(number: int, *, generation: int = 1) -> Lease:
-    """The lease of the host of that number; another generation has another key."""
+    """The lease of the host with that number; another generation has another key."""
     data = {"PublicKey": base64.b64encode(bytes([number, generation]) * 16).decode()}
     return Lease(
         v4=FamilyLease(
@@ -51,13 +51,13 @@ def lease(number: int, *, generation: int = 1) -> Lease:
 
 
 def at(peer: Lease, address: str) -> Lease:
-    """The same lease, of a host with another IPv4 address."""
+    """The same lease with another IPv4 address of the host."""
     assert peer.v4 is not None
     return replace(peer, v4=replace(peer.v4, public_ip=IPv4Address(address)))
 
 
 class Machine:
-    """A namespace with an underlay interface, and its own place for wireguard-go's sockets."""
+    """A namespace with an underlay interface, and its own folder for wireguard-go's sockets."""
 
     def __init__(self, folder: Path) -> None:
         self.name = namespaces.unique("wg")
@@ -78,7 +78,7 @@ class Machine:
         )
 
     def inside(self, call: Callable[[], T]) -> T:
-        """Call a function there."""
+        """Call a function in the namespace."""
 
         def enter() -> T:
             namespaces.mount_for_this_thread(self._sockets, userspace.SOCKETS.resolve())
@@ -87,18 +87,18 @@ class Machine:
         return namespaces.inside(self.name, enter)
 
     def run(self, *argv: str) -> str:
-        """Run a command there."""
+        """Run a command in the namespace."""
         return self.inside(lambda: process.run(argv))
 
     def backend(self, **config: Any) -> Wireguard:
-        """A backend as a daemon that was just started has it."""
+        """A backend as a newly started daemon has it."""
         environment = Environment(network=NETWORK, underlay=UNDERLAY, state_dir=self._state_dir)
         return Wireguard.from_config(config, environment)
 
-    def apply(self, backend: Wireguard, *peers: Lease) -> Report:
-        """Program the peers; nothing may be refused."""
+    def apply(self, backend: Wireguard, *peers: Lease) -> ConvergeReport:
+        """Program the peers; asserts that the kernel refuses nothing."""
 
-        def call() -> Report:
+        def call() -> ConvergeReport:
             backend.open(lease(1))
             return backend.apply(lease(1), peers)
 
@@ -109,7 +109,7 @@ class Machine:
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Iterator[Machine]:
-    """The machine; what runs there ends with its devices."""
+    """The namespace as a host; processes in it end with their devices."""
     made = Machine(tmp_path)
     try:
         made.make()
@@ -137,18 +137,18 @@ def test_the_same_twice_writes_nothing(machine: Machine, config: dict[str, Any])
 
 
 def endpoints(machine: Machine, device: str = "overlay-wg") -> Collection[str]:
-    """Where the device thinks that its peers are."""
+    """The endpoints of the peers on the device."""
     return [line.split()[1] for line in machine.run("wg", "show", device, "endpoints").splitlines()]
 
 
 def roam(machine: Machine, peer: Lease, endpoint: str) -> None:
-    """Make the device think that it heard a peer from elsewhere."""
+    """Set a peer's endpoint as if a packet had come from there."""
     machine.run(
         "wg", "set", "overlay-wg", "peer", str(peer.family_leases[0].fields()["publickey"]), "endpoint", endpoint
     )
 
 
-def test_a_peer_that_roamed_is_left_there_until_its_lease_names_another_address(machine: Machine) -> None:
+def test_a_peer_that_roamed_keeps_its_endpoint_until_its_lease_names_another_address(machine: Machine) -> None:
     backend, peer = machine.backend(), lease(2)
     machine.apply(backend, peer)
     roam(machine, peer, "198.18.7.7:40000")
@@ -157,7 +157,7 @@ def test_a_peer_that_roamed_is_left_there_until_its_lease_names_another_address(
     assert machine.apply(backend, at(peer, "198.18.1.77")).written == 1
     assert endpoints(machine) == ["198.18.1.77:51820"]
     roam(machine, peer, "198.18.7.7:40000")
-    # A daemon that was just started knows only what the lease says.
+    # A newly started daemon knows only the endpoint in the lease.
     assert machine.apply(machine.backend(), at(peer, "198.18.1.77")).written == 1
     assert endpoints(machine) == ["198.18.1.77:51820"]
 
@@ -187,7 +187,7 @@ def test_a_changed_config_is_followed_in_place(machine: Machine) -> None:
     machine.apply(machine.backend(), lease(2))
     before = machine.run("ip", "-o", "link", "show", "overlay-wg").split(":")[0]
     machine.apply(machine.backend(ListenPort=7777, PSK=PSK, MTU=1400), lease(2))
-    # The number is the device's for as long as it lives.
+    # A device has its index for as long as it exists, so this is the same device.
     assert machine.run("ip", "-o", "link", "show", "overlay-wg").split(":")[0] == before
     assert machine.run("wg", "show", "overlay-wg", "listen-port").strip() == "7777"
     assert "mtu 1320" in machine.run("ip", "link", "show", "overlay-wg")
@@ -195,7 +195,7 @@ def test_a_changed_config_is_followed_in_place(machine: Machine) -> None:
     assert "overlay-wg-v6" not in machine.run("ip", "link")
 
 
-def test_a_device_whose_making_was_cut_short_is_taken_up(machine: Machine) -> None:
+def test_a_device_that_was_left_incomplete_is_completed(machine: Machine) -> None:
     wireguard_devices.make(machine.run, "overlay-wg")
     backend = machine.backend(Mode="auto")
     machine.apply(backend, lease(2))

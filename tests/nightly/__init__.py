@@ -1,1 +1,1 @@
-"""The page that a night leaves: tests, connectivity, rates. Pure functions from figures to HTML."""
+"""The page of a nightly run: tests, connectivity, rates. Pure functions from figures to HTML."""

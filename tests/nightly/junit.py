@@ -1,4 +1,4 @@
-"""A summary of what pytest wrote as JUnit XML. Pure: text in, values out."""
+"""A summary of pytest's JUnit XML. Pure: text in, values out."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Case:
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """How a run of tests ended. `groups` counts by folder: how many passed, of how many, in how many seconds.
+    """The result of a run of tests. `groups` has for each folder how many passed, of how many, in how many seconds.
 
-    `figures` are what tests measured and noted (record_property): the test, what, and the value.
+    `figures` are values that tests recorded (record_property): the test, the name, and the value.
     """
 
     total: int
@@ -31,7 +31,7 @@ class Summary:
 
     @property
     def failed(self) -> int:
-        """How many failed or broke."""
+        """How many failed or had an error."""
         return sum(case.outcome != "skipped" for case in self.cases)
 
     @property
@@ -57,7 +57,7 @@ def merged(texts: Iterable[str]) -> str:
 
 
 def summarize(text: str) -> Summary:
-    """The summary of a JUnit document. Raises ET.ParseError where it is none."""
+    """The summary of a JUnit document. Raises ET.ParseError if it is not XML."""
     root = ET.fromstring(text)
     groups: dict[str, tuple[int, int, float]] = {}
     cases: dict[str, Case] = {}
@@ -72,7 +72,7 @@ def summarize(text: str) -> Summary:
         figures += [(name, one.get("name", ""), one.get("value", "")) for one in element.iter("property")]
         found = next((child for child in element if child.tag in _OUTCOMES), None)
         passed, total, spent = groups.get(folder, (0, 0, 0.0))
-        # A test that passed and whose teardown broke is written twice, and has not passed.
+        # A test that passed and whose teardown failed is listed twice, and counts as not passed.
         again = name in names
         passed += int(found is None) if not again else -int(name not in cases)
         groups[folder] = (passed, total + (not again), spent + seconds)

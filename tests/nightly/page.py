@@ -1,4 +1,4 @@
-"""One self-contained HTML page of a night: no script, nothing fetched. Pure: figures in, text out."""
+"""One self-contained HTML page of a nightly run, without scripts and external files. Pure: figures in, text out."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ svg .overlay { fill: #2f6f9f } svg .underlay { fill: #b9c4ce } svg line { stroke
 
 
 def page(*, tests: Summary | None, bench: dict[str, Any] | None, when: str, commit: str) -> str:
-    """The page. What could not be had (None) is said in its place."""
+    """The page. For figures that are missing (None), it says so in their place."""
     well = tests is not None and not tests.failed and bench is not None
     body = [
         f"<h1>overlayd, {escape(when)}: {'well' if well else 'not well'}</h1>",

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from html import escape
 
 _LEFT, _WIDTH, _BAR, _GAP, _TOP = 150, 460, 16, 14, 8
-# For the widest text behind a bar, `123.45 Gb/s (123.45 to 123.45)`, at the page's 12 pixels.
+# Room for the widest text after a bar, `123.45 Gb/s (123.45 to 123.45)`, in the page's 12 pixels.
 _VALUE_ROOM = 230
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bar:
-    """One bar with its spread; `kind` is the CSS class that colours it."""
+    """One bar with its lowest and highest value; `kind` is the CSS class for its colour."""
 
     label: str
     kind: str

@@ -1,1 +1,1 @@
-"""The bench: figures of a cluster, measured and told. No test depends on them."""
+"""The bench measures and prints figures of a cluster and of builds. No test depends on them."""

@@ -1,4 +1,4 @@
-"""Measure a cluster of its own: how fast it starts, and what crosses it over each backend beside the underlay.
+"""Measure a cluster: how fast it starts, and its throughput with each backend compared with the underlay.
 
 The figures are one JSON document. Rates are of one TCP flow in Gb/s, round trips in ms, durations in s.
 """
@@ -23,7 +23,7 @@ from tests.testbed.cluster.parallel import each
 from tests.testbed.cluster.site import Site
 
 BACKENDS = ("vxlan", "host-gw", "udp")
-# Apart from the clusters of `make up` and of the tests.
+# A cluster of its own, apart from those of `make up` and of the tests.
 NAME = "bench"
 UNDERLAY = IPv4Network("198.18.30.0/24")
 _PINGS = 50
@@ -32,7 +32,7 @@ _PINGS = 50
 def bench(
     base: str, say: Callable[[str], None], *, backends: Sequence[str] = BACKENDS, repeat: int = 3, duration_s: int = 2
 ) -> dict[str, Any]:
-    """Start a cluster, measure it over each backend, remove it; the figures. Raises OverlaydError."""
+    """Start a cluster, measure it with each backend, and remove it; the figures. Raises OverlaydError."""
     remove(NAME)
     document: dict[str, Any] = {"when": datetime.now(UTC).isoformat(timespec="seconds"), "machine": _machine(base)}
     try:
@@ -62,7 +62,7 @@ def _start(site: Site) -> dict[str, Any]:
     took = site.took_s
     return {
         "steps_s": {name: round(seconds, 2) for name, seconds in took.items()},
-        # From the first `docker run` of a host to docker active on the last.
+        # From the first `docker run` of a host until docker is active on the last host.
         "hosts_to_docker_s": round(took["hosts"] + took["leases and docker"], 2),
         "whole_s": round(sum(took.values()), 2),
         "hosts": {machine.name: times for machine, times in zip(site.hosts, each(_boot, site.hosts), strict=True)},
@@ -70,7 +70,7 @@ def _start(site: Site) -> dict[str, Any]:
 
 
 def _boot(machine: Machine) -> dict[str, float]:
-    """When a host's units were at it, in s after its systemd began."""
+    """When a host's units were starting and active, in s after its systemd started."""
     began = int(machine.run("systemctl", "show", "--property=UserspaceTimestampMonotonic", "--value"))
     overlayd = machine.unit("overlayd", "ExecMainStartTimestampMonotonic", "ActiveEnterTimestampMonotonic")
     docker = machine.unit("docker", "ExecMainStartTimestampMonotonic", "ActiveEnterTimestampMonotonic")
@@ -87,7 +87,7 @@ def _backend(site: Site, repeat: int, duration_s: int) -> dict[str, Any]:
     first, second = site.hosts[0], site.hosts[1]
     overlay: list[float] = []
     underlay: list[float] = []
-    # In turns: other work on this machine meets both alike. The first flow of each only warms up.
+    # Measured in turns, so that other work affects both alike. The first flow of each is a warm-up.
     measure.underlay_rate(first, second)
     measure.overlay_rate(first, second)
     for _ in range(repeat):

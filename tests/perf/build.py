@@ -1,7 +1,7 @@
-"""Measure the builds: everything from nothing, nothing changed, and one line of the daemon on its way to a host.
+"""Measure builds: everything from nothing, nothing changed, and the way of one changed line of the daemon to a host.
 
-They are done for real: in a fresh clone of the checkout's last commit, with a build folder of its own and a dockerd of
-its own, whose images are nobody else's. All of it lies in one temporary folder and goes with it, also on Ctrl-C.
+They are real builds in a new clone of the checkout's last commit, with their own build folder and their own dockerd
+without images. All of it is in one temporary folder and is removed with it, also on Ctrl-C.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ from tests.testbed.cluster import cgroups
 from tests.testbed.polling import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
-# What issue 4 asks of the reference machine, in s.
+# The requirement for the reference machine, in s (issue 4).
 FROM_NOTHING, UNCHANGED, UPGRADED = (
     "all images and the RPM, from an empty cache",
     "the same again, nothing changed",
     "from a changed line of the daemon to an upgraded host",
 )
 LIMITS_S = {FROM_NOTHING: 300, UNCHANGED: 2, UPGRADED: 60}
-# Seen: 2.6 GiB of a build folder, and as much again of images.
+# Measured: 2.6 GiB for the build folder, and as much again for images.
 _NEEDED_BYTES = 8 << 30
 _DOCKERD_S = 60.0
 _REPEAT = 3
 
 
 def measure(base: str, say: Callable[[str], None]) -> dict[str, dict[str, Any]]:
-    """Seconds, what is allowed, and parts where there are some, by what was measured.
+    """By build: seconds, the allowed seconds, and the parts if there are any.
 
-    Raises OverlaydError, and BuildError for what never begins. A SIGTERM ends it as Ctrl-C does.
+    Raises OverlaydError, and BuildError if a build cannot start. SIGTERM ends it as Ctrl-C does.
     """
     sandbox.require_root_user()
     sandbox.require("git", "dockerd", "unshare")
@@ -72,8 +72,8 @@ def measure(base: str, say: Callable[[str], None]) -> dict[str, dict[str, Any]]:
 def _measure(
     clone: Path, folder: Path, socket: str, base: str, say: Callable[[str], None]
 ) -> dict[str, dict[str, Any]]:
-    # The clone's own code, in the interpreter and with the libraries of the checkout. The clone itself is where
-    # commands run, and not in the path: its rpm/ would hide from dnf the module of that name. pip fetches again, too.
+    # The clone's code runs with the checkout's interpreter and libraries. The clone is the working directory but not in
+    # PYTHONPATH, as its rpm/ would hide the module rpm from dnf. pip uses no cache, so it fetches again too.
     env = {"DOCKER_HOST": socket, "PYTHONPATH": str(clone / "daemon"), "PIP_NO_CACHE_DIR": "1"}
     build_all = [sys.executable, "-m", "invoke", "build-all", "--base", base]
 
@@ -102,7 +102,7 @@ def _measure(
 
 
 def _run(argv: list[str] | tuple[str, ...], cwd: Path, env: dict[str, str], folder: Path) -> None:
-    """Run a command, its output going to folder/log. Raises CommandFailed with the end of it."""
+    """Run a command with its output in folder/log. Raises CommandFailed with the end of the output."""
     with (folder / "log").open("wb", buffering=0) as log:
         try:
             process.run(argv, log=log, stop=process.Stop(), cwd=cwd, env=env, base_env=os.environ)
@@ -112,9 +112,9 @@ def _run(argv: list[str] | tuple[str, ...], cwd: Path, env: dict[str, str], fold
 
 @contextmanager
 def _dockerd(folder: Path) -> Iterator[str]:
-    """A dockerd without an image, in namespaces of its own; the address it listens at.
+    """Run a dockerd without images, in namespaces of its own, during the block; its address.
 
-    The kernel ends all that runs in it, and drops its mounts and networks, when it ends; and it ends when we do.
+    When it ends, the kernel ends all processes in its namespaces and removes mounts and networks. It ends when we do.
     """
     socket = f"unix://{folder}/docker.sock"
     (folder / "daemon.json").write_text("{}")
@@ -147,7 +147,7 @@ def _answers(socket: str) -> bool:
 
 
 def _remove_containers(socket: str) -> None:
-    """Remove what an interrupted measurement left running. They would end in any case; their control groups stay."""
+    """Remove what an interrupted measurement left. Its processes end by themselves, but their cgroups stay."""
     with contextlib.suppress(DockerException), contextlib.closing(docker.DockerClient(base_url=socket)) as client:
         left = client.containers.list(all=True, ignore_removed=True)
         for container in left:

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-# What issue 2 asks of the reference machine.
+# The requirement for the reference machine (issue 2).
 _GOALS = {"vxlan": 0.7, "host-gw": 0.9}
 _START_GOAL_S = 15
 
@@ -50,7 +50,7 @@ def show(console: Console, document: dict[str, Any]) -> None:
 
 
 def show_builds(console: Console, builds: dict[str, Any]) -> None:
-    """Print the durations of builds, each beside what is allowed."""
+    """Print the durations of builds, each beside the allowed one."""
     table = Table(title="builds, in seconds")
     for column in ("what", "s", "at most"):
         table.add_column(column, justify="left" if column == "what" else "right")

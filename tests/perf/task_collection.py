@@ -1,4 +1,4 @@
-"""`invoke bench` and `invoke nightly`: figures, and all tests with the figures as one page."""
+"""`invoke bench` measures; `invoke nightly` runs all tests and the bench, and makes one page of the results."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ def run_bench(
     base: str | None = None,
     builds: bool = True,
 ) -> None:
-    """Measure builds, and start and throughput of a cluster beside the underlay's; build/bench/bench.json."""
+    """Measure builds, and a cluster's start and throughput compared with the underlay; build/bench/bench.json."""
     times, flow_s = options.whole_number("repeat", repeat), options.whole_number("seconds", seconds)
     names = tuple(backends.split(","))
     for name in names:
-        # One that there is not would be waited out for ever by every host.
+        # With an unknown backend every host would wait for ever.
         load(name)
     preflight.check()
     with dockerd.running():
@@ -68,7 +68,7 @@ def run_bench(
 
 @task(name="bench-builds", help={"base": "base image (default: that of the host image built last)"})
 def run_bench_builds(c: Context, base: str | None = None) -> None:
-    """Measure builds of the last commit only, in a clone and a dockerd of their own; build/bench/builds.json."""
+    """Measure only builds, of the last commit, in their own clone and dockerd; build/bench/builds.json."""
     preflight.check()
     if base is None:
         with dockerd.running():
@@ -101,7 +101,7 @@ def nightly(c: Context, only: str = "") -> None:
             _write(folder / "bench.json", json.dumps(document, indent=1) + "\n")
             report.show(_console, document)
         except OverlaydError as error:
-            # The page says so, and the exit status; the tests' results are worth having all the same.
+            # The page and the exit status show that the bench failed; the page still has the tests' results.
             _say(f"the bench failed: {error}")
     tests = summarize(junit.read_text()) if junit.exists() else None
     when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")

@@ -1,6 +1,6 @@
-"""`python -m tests.perf.upgrade BASE FILE`: how long a changed line of the daemon takes to a host that runs it.
+"""`python -m tests.perf.upgrade BASE FILE`: how long it takes until a host runs a changed line of the daemon.
 
-A process of its own, in the clone that it changes and against the dockerd that DOCKER_HOST names: tests.perf.build.
+tests.perf.build runs it as a process in the clone that it changes, with the dockerd that DOCKER_HOST names.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _ACTIVE = {"ActiveState": "active"}
 
 
 def main(base: str, figure: Path) -> None:
-    """Start a host, change, build, upgrade; write the seconds of its parts. Raises OverlaydError."""
+    """Start a host, change a line, build, upgrade; write the seconds of each part. Raises OverlaydError."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     site = Site(cluster=Cluster(name=NAME, base=base, hosts=1, underlay=UNDERLAY))
     try:
@@ -45,7 +45,7 @@ def main(base: str, figure: Path) -> None:
 
 
 def parts_s(machine: Machine, base: str) -> dict[str, float]:
-    """Seconds from the change of a line to the RPM, and from there to the new daemon being ready; docker runs on."""
+    """Seconds from the changed line to the RPM, and from the RPM to a ready new daemon; asserts that docker runs on."""
     before = machine.status()["pid"]
     docker = machine.unit("docker", "MainPID", "ActiveState")
     began = time.monotonic()
@@ -57,7 +57,7 @@ def parts_s(machine: Machine, base: str) -> dict[str, float]:
     package_s = time.monotonic() - began
     (built,) = (ROOT / "build" / RPM_REPOSITORY.folder).glob(f"overlayd-{number}-*.rpm")
     machine.container.put_archive("/root", tar({_RPM: built.read_bytes()}))
-    # As from a folder on disk: the package is not signed yet, and the host reaches no repository.
+    # Installed from a file: the package is not signed yet, and the host reaches no repository.
     options = ("--assumeyes", "--setopt=reposdir=/nonexistent", "--nogpgcheck")
     machine.run("yum", *options, "upgrade", _RPM)
     eventually(
@@ -72,7 +72,7 @@ def parts_s(machine: Machine, base: str) -> dict[str, float]:
 
 
 def change_a_line() -> str:
-    """Raise the daemon's version, which is a line of it that an upgrade needs; the new one."""
+    """Change the line with the daemon's version, as an upgrade needs a higher one; the new version."""
     path = ROOT / source.PACKAGE / "__init__.py"
     old = version(ROOT)
     path.write_text(path.read_text().replace(f'\n__version__ = "{old}"\n', f'\n__version__ = "{old}.1"\n'))

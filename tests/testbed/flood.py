@@ -14,7 +14,8 @@ import sys
 import time
 from collections.abc import Iterator
 
-from overlayd.store.client import Store, StoreSettings
+from overlayd.store.access import StoreSettings
+from overlayd.store.client import Store
 from overlayd.store.rpc import etcdrpc
 
 IN_ONE_TRANSACTION = 100

@@ -18,10 +18,10 @@ _CODE = re.compile(r"`([^`\s]+)`")
 
 
 def files_named(text: str) -> list[str]:
-    """What stands in backticks and looks like a file or folder of this checkout: it begins at the top level."""
+    """Words in backticks that look like a file or folder of this checkout, as a path from its top level."""
     top = {path.name for path in ROOT.iterdir() if path.name != "build"}
     found = [word for word in _CODE.findall(text) if word.endswith(".py") or word.partition("/")[0] in top]
-    # NAME and NNNN stand for what a reader puts there.
+    # NAME and NNNN are placeholders.
     return [word for word in found if "NAME" not in word and "NNNN" not in word]
 
 

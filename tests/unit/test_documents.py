@@ -1,4 +1,4 @@
-"""ARCHITECTURE.md and CONTRIBUTING.md: short, complete about the tree, and true about the files that they name."""
+"""ARCHITECTURE.md and CONTRIBUTING.md are short, describe the whole tree, and name only files that exist."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _NAME = re.compile(r"`([^`]+)`")
 
 
 def first_cells(after: str) -> list[str]:
-    """What stands in backticks in the first cells of ARCHITECTURE.md's first table behind a text."""
+    """Words in backticks in the first column of ARCHITECTURE.md's first table after a text."""
     behind = ARCHITECTURE.read_text().partition(after)[2]
     table = behind[behind.index("\n|") :].lstrip().partition("\n\n")[0]
     return [name for cell in _ROW.findall(table) for name in _NAME.findall(cell)]
 
 
 def folders(below: Path) -> set[str]:
-    """The folders that hold files of git's, as `name/`."""
+    """The folders that contain files of git, as `name/`."""
     inside = [path.relative_to(below).parts for path in tracked() if path.is_relative_to(below)]
     return {f"{parts[0]}/" for parts in inside if len(parts) > 1 and not parts[0].startswith(".")}
 

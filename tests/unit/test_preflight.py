@@ -1,4 +1,4 @@
-"""What would make a set-up or a build fail is said in the first second: by make, and by tasks called without it."""
+"""make, and tasks called without it, report in the first second what would make a set-up or a build fail later."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be anoth
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    """A checkout with as much as make needs to begin, which everybody can read."""
+    """A checkout with only the files that make needs to start, which everybody can read."""
     with tempfile.TemporaryDirectory(prefix="overlayd-preflight-") as folder:
         Path(folder).chmod(0o755)
         found = Path(folder) / "checkout"
@@ -42,9 +42,9 @@ def place() -> Iterator[Path]:
 
 
 def told(place: Path, *before: str, target: str = "build-all", **variables: str) -> str:
-    """The first line that `make` says; it fails within a second, nothing is set up, and there is no traceback."""
+    """The first line of `make`; asserts that it fails within a second, sets up nothing, and shows no traceback."""
     took: list[float] = []
-    # Other work on a machine of two processors may stop a command for as long: one quiet second is enough.
+    # Other work on a machine with two processors may delay a command as long; one quick run is enough.
     while not took or (min(took) >= 1.0 and len(took) < 5):
         begin = time.monotonic()
         done = subprocess.run(
@@ -61,13 +61,13 @@ def told(place: Path, *before: str, target: str = "build-all", **variables: str)
     assert "Traceback" not in said
     assert min(took) < 1.0
     assert not (place / ".venv").exists()
-    # What is wrong, and what to do.
+    # The error, and what to do.
     assert re.match(r"error: .+\n  \S", said, re.DOTALL), said
     return said.splitlines()[0]
 
 
 def fakes(place: Path, script: str, *names: str) -> str:
-    """A PATH that begins with programs of ours."""
+    """A PATH that begins with stand-ins for programs."""
     folder = place.parent / "fakes"
     folder.mkdir()
     for name in names:
@@ -122,7 +122,7 @@ def test_a_path_that_a_tool_would_read_otherwise_is_refused(place: Path, charact
     said = told(moved, LC_ALL="C.UTF-8")
     assert said.startswith(f"error: the path of this checkout is {place.parent}/a")
     assert told(moved, LC_ALL="C") == said
-    # The same by a task, in characters that every terminal has.
+    # A task reports the same, in ASCII only.
     with pytest.raises(preflight.Unfit, match="the path of this checkout is") as caught:
         preflight.check(moved)
     assert str(caught.value).isascii()
@@ -220,7 +220,7 @@ def _libfaketime() -> str:
 
 
 def planned(place: Path, *words: str) -> str:
-    """What make would run. Its own questions it asks in any case."""
+    """What make would run (`make --dry-run`). Checks inside $(shell …) run in any case."""
     done = subprocess.run(
         ["make", "--dry-run", *words], cwd=place, env=ENVIRONMENT, capture_output=True, text=True, check=True
     )
@@ -228,7 +228,7 @@ def planned(place: Path, *words: str) -> str:
 
 
 def with_environment(place: Path) -> None:
-    """As if .venv had been made."""
+    """Make a .venv that looks complete."""
     (place / ".venv/bin").mkdir(parents=True)
     (place / ".venv/bin/python").symlink_to(sys.executable)
     (place / ".venv/bin/invoke").write_text("#!/bin/sh\n")
@@ -275,7 +275,7 @@ def test_the_lowest_python_is_stated_once_and_all_agree_with_it() -> None:
 
 
 def test_what_was_there_before_and_will_do_is_not_replaced(place: Path) -> None:
-    """A machine with docker-ce has its docker."""
+    """A machine with docker-ce needs no other docker."""
     listed = (ROOT / "requirements/system-debian.txt").read_text()
     names = re.sub(r"#.*", "", listed).replace("docker.io/docker-ce", "docker-ce").replace("/", " ").split()
     shown = "; ".join(f"echo '|{name}:installed|'" for name in names)

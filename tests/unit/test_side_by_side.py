@@ -1,4 +1,4 @@
-"""Several runs of pytest close as one: each leaves out the same tests, which are counted once."""
+"""The results of several runs of pytest are added up."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FAILED = "F\n============ 1 failed, 700 passed, 1 skipped, 2 errors in 900.10s (
     [
         ((PASSED, PASSED), "500 passed, 3 deselected in"),
         ((PASSED, FAILED), "1 failed, 950 passed, 1 skipped, 3 deselected, 2 errors in"),
-        # One that was killed says nothing.
+        # A run that was killed prints no summary.
         ((PASSED, "..\n"), "250 passed, 3 deselected, 1 error in"),
         (("", ""), "2 errors in"),
         # One that got none of the tests.

@@ -1,4 +1,4 @@
-"""The tree keeps its own rules: linters, types, who may import what, nothing of this machine in a committed file."""
+"""Rules of the tree: linters, types, who may import what, nothing of this machine in a committed file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LINES_AT_MOST = 400
 
 
 def tracked() -> list[Path]:
-    """The files that git has, or would have: also new ones that are not ignored."""
+    """git's files, and new ones that are not ignored."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -61,7 +61,7 @@ def test_linters_have_nothing_to_say(words: list[str]) -> None:
         ("jeepney", {"firewalld"}),
         ("subprocess", {"lib"}),
         ("http.server", {"monitoring"}),
-        # A judge in the tests; the daemon does without (ARCHITECTURE.md).
+        # Only tests use it; the daemon does not (ARCHITECTURE.md).
         ("prometheus_client", set()),
     ],
 )
@@ -74,7 +74,7 @@ def test_one_room_of_the_daemon_talks_to_each_thing_outside(module: str, rooms: 
     assert users == rooms
 
 
-# What the pure modules may stand on, beside each other: values, never the world.
+# What pure modules must not import: they compute with values and import only each other.
 WORLD = (
     "os",
     "socket",
@@ -98,6 +98,7 @@ PURE = (
     "backends/ranges",
     "backends/x25519",
     "docker/flags",
+    "docker/masquerade",
     "docker/remedies",
     "doctor/facts",
     "doctor/finding",
@@ -117,13 +118,17 @@ PURE = (
     "leases/allocate",
     "leases/conflicts",
     "leases/held_lease",
+    "leases/keys",
     "leases/lease",
     "leases/network_config",
+    "leases/subnets",
     "lib/addresses",
     "lib/counters",
     "lib/envfile",
+    "lib/iptables_save",
     "lib/marks",
     "lib/sanitize",
+    "lib/subnet_index",
     "monitoring/endpoints",
     "lib/exposition",
     "monitoring/liveness",
@@ -136,6 +141,8 @@ PURE = (
     "probe/reach",
     "probe/report",
     "store/endpoints",
+    "store/bounded_keys",
+    "store/protocol",
     *(
         f"{room}/{path.stem}"
         for room in ("doctor/checks", "ruleset")
@@ -150,7 +157,7 @@ def test_pure_modules_import_nothing_of_the_world(name: str) -> None:
     for found in imports(DAEMON / f"{name}.py"):
         assert found.split(".")[0] not in WORLD, found
         if found.startswith("overlayd.") and found not in pure_modules:
-            # A name from a pure module, not a module of its own.
+            # It is a name in a pure module, not a module.
             assert found.rpartition(".")[0] in pure_modules, found
 
 
@@ -176,7 +183,7 @@ def test_no_file_of_code_is_longer_than_it_may_be() -> None:
 
 
 def test_no_file_names_a_package_index_or_a_path_of_a_machine() -> None:
-    # Written in pieces, so that this file does not name them either.
+    # Written in pieces, so that this file does not contain the names either.
     hosts = ("py" + r"pi\.org", "pythonhosted" + r"\.org", "deb" + r"\.debian\.org", "npm" + r"js\.org")
     names = re.compile("|".join([*hosts, re.escape(str(ROOT.parent) + "/")]))
     guilty = [
@@ -188,7 +195,7 @@ def test_no_file_names_a_package_index_or_a_path_of_a_machine() -> None:
 
 
 def test_nobody_reads_a_containers_address_where_docker_29_no_longer_has_it() -> None:
-    # `.NetworkSettings.Networks` has it in every release.
+    # `.NetworkSettings.Networks` has the address in every release.
     gone = re.compile(r"NetworkSettings\.(?:IPAddress|GlobalIPv6Address|Gateway)|NetworkSettings\"\]\[\"IPAddress")
     found = [
         str(path.relative_to(ROOT))

@@ -12,10 +12,10 @@ from overlayd.backends.allowed_commands import Consent
 from overlayd.backends.environment import Environment
 from overlayd.backends.listening import Listening
 from overlayd.errors import ConfigError
-from overlayd.kernel.converge import Report
+from overlayd.kernel.converge import ConvergeReport
 from overlayd.leases.lease import Lease
 from overlayd.leases.network_config import NetworkConfig
-from overlayd.lib.sanitize import quoted
+from overlayd.lib.sanitize import sanitized
 
 # Imported when asked for: a host uses one of them.
 _MODULES = {
@@ -73,7 +73,7 @@ class Backend(Protocol):
         """Make ready for the host's own lease. Raises KernelRefused, UnsupportedError."""
         ...
 
-    def apply(self, own: Lease, peers: Collection[Lease]) -> Report:
+    def apply(self, own: Lease, peers: Collection[Lease]) -> ConvergeReport:
         """Make the data path that of exactly these peers. Idempotent: a second call writes nothing."""
         ...
 
@@ -90,7 +90,7 @@ def load(backend_type: str) -> type[Backend]:
     """The backend of that name. Raises ConfigError that names those there are."""
     module = _MODULES.get(backend_type)
     if module is None:
-        raise ConfigError(f"Backend Type is {quoted(backend_type)}", hint=f"known: {', '.join(names())}")
+        raise ConfigError(f"Backend Type is {sanitized(backend_type)}", hint=f"known: {', '.join(names())}")
     found: type[Backend] = import_module(f"overlayd.backends.{module}").BACKEND
     return found
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from overlayd.lib.ownership import open_to_others
-from overlayd.lib.sanitize import quoted
+from overlayd.lib.sanitize import sanitized
 
 SETTING = "extension-commands"
 # A folder with one of these is not of programs for this purpose: with them, etcd could have anything run.
@@ -36,7 +36,7 @@ class Consent:
             return f"this host runs no commands that come from etcd ({SETTING} is not set)"
         program = _program(command)
         if program is None or program.parent != self.folder:
-            return f"{quoted(command)} is not a program in {self.folder}, by its whole path"
+            return f"{sanitized(command)} is not a program in {self.folder}, by its whole path"
         return self._of_folder(self.folder) or self._of_program(program)
 
     def _of_folder(self, folder: Path) -> str | None:

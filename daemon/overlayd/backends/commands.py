@@ -14,7 +14,7 @@ from enum import Enum
 
 from overlayd.errors import NetworkConfigError
 from overlayd.leases.lease import Lease
-from overlayd.lib.sanitize import quoted
+from overlayd.lib.sanitize import sanitized
 
 # As flannel names them, for the commands about peers, and for those about this host.
 PEER_VARIABLES = ("SUBNET", "IPV6SUBNET", "PUBLIC_IP", "PUBLIC_IPV6")
@@ -138,15 +138,15 @@ def check(key: str, command: str, variables: tuple[str, ...]) -> str:
     try:
         found = shlex.split(command)
     except ValueError as error:
-        raise NetworkConfigError(f"{key} of backend extension is {quoted(command)}: {error}") from error
+        raise NetworkConfigError(f"{key} of backend extension is {sanitized(command)}: {error}") from error
     # What no program can be given: a zero byte ends an argument, and half a character is none.
     if "\0" in command or any("\ud800" <= character <= "\udfff" for character in command):
-        raise NetworkConfigError(f"{key} of backend extension is no text for a program: {quoted(command)}")
+        raise NetworkConfigError(f"{key} of backend extension is no text for a program: {sanitized(command)}")
     if command and not found:
         raise NetworkConfigError(f"{key} of backend extension is blank", hint="leave it out")
     if _SHELL_ONLY.search(_QUOTED.sub("", command)):
         raise NetworkConfigError(
-            f"{key} of backend extension needs a shell, and is run without one: {quoted(command)}",
+            f"{key} of backend extension needs a shell, and is run without one: {sanitized(command)}",
             hint="put it into a script on every host, in the folder that extension-commands names there",
         )
     for name in _VARIABLE.finditer(command):

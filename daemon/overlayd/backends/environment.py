@@ -10,12 +10,12 @@ from overlayd.backends.allowed_commands import Consent
 from overlayd.backends.peers import Judged, Reason, judge
 from overlayd.errors import NetworkConfigError
 from overlayd.kernel.foreign import Destination
-from overlayd.kernel.state import FORWARDING, FORWARDING6, Route, Thing
-from overlayd.leases.conflicts import OWN_ADDRESS, Here, HostNeed
+from overlayd.kernel.state import FORWARDING, FORWARDING6, KernelObject, Route
+from overlayd.leases.conflicts import OWN_ADDRESS, CurrentNeeds, HostNeed
 from overlayd.leases.lease import FamilyLease, Lease
 from overlayd.leases.network_config import NetworkConfig
 from overlayd.lib.addresses import ip_network
-from overlayd.underlay.choose import Endpoint, Underlay
+from overlayd.underlay.choose import Underlay, UnderlayEndpoint
 
 # Behind every other route to the subnet, the bridge's own above all.
 LAST_METRIC = 2**31
@@ -35,7 +35,7 @@ class Environment:
     blackhole: bool = False
     run_dir: Path = Path("/run/overlayd")
     state_dir: Path | None = None
-    here: Here = field(default_factory=Here)
+    here: CurrentNeeds = field(default_factory=CurrentNeeds)
     consent: Consent | None = None
 
     def __post_init__(self) -> None:
@@ -49,23 +49,23 @@ class Environment:
                     hint=f"give {ifname} an IPv{version} address, or set EnableIPv{version} to false",
                 )
 
-    def endpoint(self, version: int) -> Endpoint:
+    def endpoint(self, version: int) -> UnderlayEndpoint:
         """Where peers reach this host, in a family that the network uses."""
         found = self.underlay.endpoint(version)
         if found is None:
             raise RuntimeError(f"IPv{version} is not in use")
         return found
 
-    def base(self, own: Lease) -> tuple[Thing, ...]:
+    def base(self, own: Lease) -> tuple[KernelObject, ...]:
         """What the kernel should hold whatever the backend: forwarding on, and the blackhole if it is wanted."""
         forwarding = [FORWARDING if family_lease.version == 4 else FORWARDING6 for family_lease in own.family_leases]
         # Docker's bridge always has IPv4 too.
-        things: list[Thing] = [*{FORWARDING: None, **dict.fromkeys(forwarding)}]
+        objects: list[KernelObject] = [*{FORWARDING: None, **dict.fromkeys(forwarding)}]
         if self.blackhole:
-            things += [
+            objects += [
                 Route(dst=family_lease.subnet, link=None, metric=LAST_METRIC) for family_lease in own.family_leases
             ]
-        return tuple(things)
+        return tuple(objects)
 
     def judge(
         self,

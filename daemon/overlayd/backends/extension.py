@@ -36,7 +36,7 @@ from overlayd.backends.peers import Reason
 from overlayd.backends.undo import run_command, undo_and_say
 from overlayd.errors import CommandFailed, NetworkConfigError
 from overlayd.kernel import interfaces
-from overlayd.kernel.converge import Plan, Report, converge, require
+from overlayd.kernel.converge import ConvergeReport, Plan, converge, require
 from overlayd.leases.lease import Lease
 from overlayd.lib.log import logger
 
@@ -138,14 +138,14 @@ class Extension:
             ledger.own = variables
             self._write()
 
-    def apply(self, own: Lease, peers: Collection[Lease]) -> Report:
+    def apply(self, own: Lease, peers: Collection[Lease]) -> ConvergeReport:
         """See Backend. Runs commands for the peers that differ, for ROUND_S; the others are problems until then."""
         judged = self._environment.judge(peers, own=own, backend_type=self.type, usable=_too_talkative)
         wanted = {peer.key_name: Told.of(peer) for peer in judged.served}
         report = converge(Plan(base=self._environment.base(own), problems=judged.problems, untold=judged.untold))
         run, failures = self._serve(wanted)
         self._look_for_devices(wanted)
-        return Report(
+        return ConvergeReport(
             written=report.written + run,
             problems=report.problems,
             peer_problems={**report.peer_problems, **failures},

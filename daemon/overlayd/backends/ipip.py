@@ -17,7 +17,7 @@ from overlayd.backends.options import Options, largest_packet
 from overlayd.backends.planned import Planned
 from overlayd.errors import NetworkConfigError
 from overlayd.kernel.converge import Plan
-from overlayd.kernel.state import Address, IpipLink, Route, Thing
+from overlayd.kernel.state import Address, IpipLink, KernelObject, Route
 from overlayd.leases.lease import FamilyLease, Lease
 from overlayd.lib import marks
 from overlayd.lib.addresses import interface
@@ -63,7 +63,7 @@ class Ipip(Planned):
     def plan(self, own: Lease, peers: Collection[Lease]) -> Plan:
         """All that the kernel should hold, for these leases. Pure."""
         judged = self.environment.judge(peers, own=own, backend_type=self.type)
-        reachable: dict[str, tuple[Thing, ...]] = {}
+        reachable: dict[str, tuple[KernelObject, ...]] = {}
         paths: dict[str, str] = {}
         for peer in judged.served:
             family_leases = self.environment.shared_legs(peer)

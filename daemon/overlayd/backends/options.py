@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from overlayd.errors import NetworkConfigError
-from overlayd.lib.sanitize import quoted
+from overlayd.lib.sanitize import sanitized
 
 # Below are the ports of services (RFC 6335, system ports).
 FIRST_PORT = 1024
@@ -26,7 +26,7 @@ class Options:
         value = self._values.get(key, default)
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
             raise NetworkConfigError(
-                f"{key} of backend {self._backend} is {quoted(value)}", hint=f"a number from {low} to {high}"
+                f"{key} of backend {self._backend} is {sanitized(value)}", hint=f"a number from {low} to {high}"
             )
         return value
 
@@ -46,21 +46,21 @@ class Options:
         """True or false; false where the key is missing. Raises NetworkConfigError."""
         value = self._values.get(key, False)
         if not isinstance(value, bool):
-            raise NetworkConfigError(f"{key} of backend {self._backend} is {quoted(value)}", hint="true or false")
+            raise NetworkConfigError(f"{key} of backend {self._backend} is {sanitized(value)}", hint="true or false")
         return value
 
     def text(self, key: str) -> str:
         """A string; empty where the key is missing. Raises NetworkConfigError."""
         value = self._values.get(key, "")
         if not isinstance(value, str):
-            raise NetworkConfigError(f"{key} of backend {self._backend} is {quoted(value)}", hint="a string")
+            raise NetworkConfigError(f"{key} of backend {self._backend} is {sanitized(value)}", hint="a string")
         return value
 
     def word(self, key: str, allowed: tuple[str, ...]) -> str:
         """One of the words in `allowed`; the first where the key is missing. Raises NetworkConfigError."""
         value = self._values.get(key) or allowed[0]
         if value not in allowed:
-            raise NetworkConfigError(f"{key} of backend {self._backend} is {quoted(value)}", hint=", ".join(allowed))
+            raise NetworkConfigError(f"{key} of backend {self._backend} is {sanitized(value)}", hint=", ".join(allowed))
         return str(value)
 
     def secret(self, key: str) -> str | None:
@@ -74,7 +74,7 @@ class Options:
 def unknown(backend: str, config: Mapping[str, Any], known: tuple[str, ...]) -> list[str]:
     """A sentence for each key that the backend has not."""
     names = {name.lower() for name in known}
-    return [f"backend {backend} has no key {quoted(key)}" for key in config if key.lower() not in names]
+    return [f"backend {backend} has no key {sanitized(key)}" for key in config if key.lower() not in names]
 
 
 def largest_packet(backend: str, underlay_mtu_bytes: int, overhead_bytes: int, *, ipv6: bool = False) -> int:

@@ -14,7 +14,7 @@ from overlayd.leases.conflicts import OWN_ADDRESS, HostNeed, taken_by
 from overlayd.leases.lease import FamilyLease, Lease
 from overlayd.leases.network_config import NetworkConfig, Pool
 from overlayd.lib.addresses import IPNetwork
-from overlayd.lib.sanitize import quoted
+from overlayd.lib.sanitize import sanitized
 
 # Each is three things in the kernel, and each round looks at all. The largest clusters known end at 5,000 hosts.
 PEERS_AT_MOST = 8192
@@ -42,7 +42,7 @@ class Quoted:
     value: object
 
     def __str__(self) -> str:
-        return quoted(self.value)
+        return sanitized(self.value)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Collection
 from typing import ClassVar, Protocol, runtime_checkable
 
-from overlayd.kernel.converge import Plan, Report, converge, require
+from overlayd.kernel.converge import ConvergeReport, Plan, converge, require
 from overlayd.leases.lease import Lease
 
 
@@ -24,7 +24,7 @@ class Planned(Protocol):
         """See Backend."""
         require(self.plan(own, ()))
 
-    def apply(self, own: Lease, peers: Collection[Lease]) -> Report:
+    def apply(self, own: Lease, peers: Collection[Lease]) -> ConvergeReport:
         """See Backend."""
         return converge(self.plan(own, peers))
 

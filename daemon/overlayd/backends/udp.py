@@ -14,7 +14,7 @@ from overlayd.backends.options import Options, largest_packet
 from overlayd.backends.peers import PeerTable
 from overlayd.backends.tun import TunForwarder
 from overlayd.errors import NetworkConfigError
-from overlayd.kernel.converge import Plan, Report, converge, require
+from overlayd.kernel.converge import ConvergeReport, Plan, converge, require
 from overlayd.kernel.state import Address, Route, TunLink
 from overlayd.leases.lease import Lease
 from overlayd.lib import marks
@@ -93,7 +93,7 @@ class Udp:
             port=self._port,
         )
 
-    def apply(self, own: Lease, peers: Collection[Lease]) -> Report:
+    def apply(self, own: Lease, peers: Collection[Lease]) -> ConvergeReport:
         """See Backend. The kernel's part is the same for any peers: one route for the whole network."""
         plan = self.plan(own, peers)
         usable = [peer for peer in peers if peer.key_name in plan.paths]

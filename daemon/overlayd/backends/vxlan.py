@@ -20,7 +20,7 @@ from overlayd.backends.peers import Quoted, Reason
 from overlayd.backends.planned import Planned
 from overlayd.errors import NetworkConfigError
 from overlayd.kernel.converge import Plan
-from overlayd.kernel.state import Address, FdbEntry, Neighbour, Route, Thing, VxlanLink
+from overlayd.kernel.state import Address, FdbEntry, KernelObject, Neighbour, Route, VxlanLink
 from overlayd.leases.lease import FamilyLease, Lease
 from overlayd.lib import marks
 from overlayd.lib.addresses import IPAddress, interface
@@ -106,7 +106,7 @@ class Vxlan(Planned):
     def plan(self, own: Lease, peers: Collection[Lease]) -> Plan:
         """All that the kernel should hold, for these leases. Pure."""
         judged = self.environment.judge(peers, own=own, backend_type=Vxlan.type, usable=_Macs(self, own).refusal)
-        reachable: dict[str, tuple[Thing, ...]] = {}
+        reachable: dict[str, tuple[KernelObject, ...]] = {}
         paths: dict[str, str] = {}
         for peer in judged.served:
             family_leases = self.environment.shared_legs(peer)
@@ -116,7 +116,7 @@ class Vxlan(Planned):
             paths[peer.key_name] = "direct" if all(map(self._is_direct, family_leases)) else "vxlan"
         base = (
             *self.environment.base(own),
-            *(thing for family_lease in own.family_leases for thing in self._own_end(family_lease)),
+            *(item for family_lease in own.family_leases for item in self._own_end(family_lease)),
         )
         return Plan(
             base=base,
@@ -128,7 +128,7 @@ class Vxlan(Planned):
             untold=judged.untold,
         )
 
-    def _own_end(self, family_lease: FamilyLease) -> tuple[Thing, ...]:
+    def _own_end(self, family_lease: FamilyLease) -> tuple[KernelObject, ...]:
         device = self.device(family_lease.version)
         link = VxlanLink(
             name=device,
@@ -156,7 +156,7 @@ class Vxlan(Planned):
     def _is_direct(self, family_lease: FamilyLease) -> bool:
         return self.direct and reaches_directly(self.environment, family_lease)
 
-    def _entries(self, family_lease: FamilyLease) -> tuple[Thing, ...]:
+    def _entries(self, family_lease: FamilyLease) -> tuple[KernelObject, ...]:
         if self._is_direct(family_lease):
             return (direct_route(self.environment, family_lease),)
         device, gateway = self.device(family_lease.version), family_lease.subnet.network_address

@@ -21,13 +21,13 @@ from overlayd.backends.options import Options, largest_packet
 from overlayd.backends.peers import Reason
 from overlayd.backends.x25519 import public_key
 from overlayd.errors import NetworkConfigError
-from overlayd.kernel.converge import Plan, Report, converge, require
-from overlayd.kernel.state import Address, Route, Thing, WireguardLink, WireguardPeer
+from overlayd.kernel.converge import ConvergeReport, Plan, converge, require
+from overlayd.kernel.state import Address, KernelObject, Route, WireguardLink, WireguardPeer
 from overlayd.kernel.wireguard.device import KEY_BYTES, format_key, parse_key
 from overlayd.leases.lease import FamilyLease, Lease
 from overlayd.lib import marks
 from overlayd.lib.addresses import IPAddress, IPNetwork, contains, interface
-from overlayd.lib.sanitize import quoted
+from overlayd.lib.sanitize import sanitized
 
 # Outer IPv6 40 (an IPv4 header is shorter), UDP 8, type 4, receiver 4, counter 8, tag 16.
 OVERHEAD_BYTES = 80
@@ -148,15 +148,15 @@ class Wireguard:
         """See Backend."""
         require(self.plan(own))
 
-    def apply(self, own: Lease, peers: Collection[Lease]) -> Report:
+    def apply(self, own: Lease, peers: Collection[Lease]) -> ConvergeReport:
         """See Backend."""
         plan = self.plan(own, peers)
         report = converge(plan)
         self._told = {
-            thing.key: thing.endpoint
-            for name, things in plan.peers.items()
-            for thing in things
-            if isinstance(thing, WireguardPeer) and name not in report.peer_problems
+            item.key: item.endpoint
+            for name, objects in plan.peers.items()
+            for item in objects
+            if isinstance(item, WireguardPeer) and name not in report.peer_problems
         }
         return report
 
@@ -178,7 +178,7 @@ class Wireguard:
         judged = self._environment.judge(
             peers, own=own, backend_type=self.type, one_route=self.one_route, usable=unclaimed
         )
-        reachable: dict[str, tuple[Thing, ...]] = {
+        reachable: dict[str, tuple[KernelObject, ...]] = {
             name: tuple(map(self._peer, granted)) for name, granted in claims.granted().items()
         }
         return Plan(
@@ -209,7 +209,7 @@ class Wireguard:
         """The device that carries the packets of a family."""
         return _device(6 if version == 6 and self._mode == "separate" else 4)
 
-    def _own_end(self, own: Lease) -> tuple[Thing, ...]:
+    def _own_end(self, own: Lease) -> tuple[KernelObject, ...]:
         links = [
             WireguardLink(
                 name=device,
@@ -219,15 +219,15 @@ class Wireguard:
             )
             for device in self.devices
         ]
-        things: list[Thing] = [*links]
+        objects: list[KernelObject] = [*links]
         for family_lease in own.family_leases:
             device = self._device(family_lease.version)
             # A host's own packets to the overlay leave with this address; peers let in what is from its subnet.
             address = interface(family_lease.subnet.network_address, family_lease.subnet.max_prefixlen)
-            things.append(Address(link=device, address=address))
+            objects.append(Address(link=device, address=address))
         for pool in self._environment.network.pools:
-            things.append(Route(dst=pool.network, link=self._device(pool.network.version)))
-        return tuple(things)
+            objects.append(Route(dst=pool.network, link=self._device(pool.network.version)))
+        return tuple(objects)
 
     def _claims(self, peer: Lease) -> list[Claim] | str:
         """What a peer's lease asks of our devices; or why it cannot be used."""
@@ -235,7 +235,7 @@ class Wireguard:
         keys = [public_key_of(family_lease) for family_lease in family_leases]
         for family_lease, key in zip(family_leases, keys, strict=True):
             if key is None:
-                return f"it published no usable PublicKey: {quoted(family_lease.fields().get('publickey'))}"
+                return f"it published no usable PublicKey: {sanitized(family_lease.fields().get('publickey'))}"
         if self._mode == "separate":
             return [
                 Claim(

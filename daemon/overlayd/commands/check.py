@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,18 +10,19 @@ from typing import Any
 
 from overlayd.backends import Backend
 from overlayd.commands.output import print_fields, print_line
-from overlayd.docker import options as docker_options
+from overlayd.docker.dockerd_config import read_dockerd_config
 from overlayd.doctor.checks.host import DEVICE_OF
 from overlayd.doctor.gather.host import device_feature
 from overlayd.host.backend import backend_here, unknown_keys
-from overlayd.leases.conflicts import Here, besides_containers, judge_network
-from overlayd.leases.followed_config import CONFIG, read_network_config
-from overlayd.leases.lease import MalformedLease, parse_lease
+from overlayd.leases.conflicts import CurrentNeeds, judge_network, without_container_bridge
+from overlayd.leases.followed_config import read_network_config
+from overlayd.leases.keys import Keys
+from overlayd.leases.lease import read_lease
 from overlayd.leases.network_config import NetworkConfig
-from overlayd.leases.registry import SUBNETS
 from overlayd.lib.addresses import IPNetwork
 from overlayd.settings import Settings
-from overlayd.store.client import KeyValue, Store
+from overlayd.store.client import Store
+from overlayd.store.protocol import KeyValue
 from overlayd.underlay import host_needs
 from overlayd.underlay.choose import Underlay
 from overlayd.underlay.watch import choose_underlay
@@ -42,12 +42,13 @@ def main(settings: Settings, _options: argparse.Namespace) -> int:
             "mtu": underlay.mtu_bytes,
         },
     )
+    keys = Keys(settings.etcd_prefix)
     try:
-        config = read_network_config(store.get(f"{settings.etcd_prefix}/{CONFIG}"), settings.etcd_prefix)
-        leases, revision = store.list_prefix(f"{settings.etcd_prefix}/{SUBNETS}")
+        config = read_network_config(store.get(keys.config), keys)
+        leases, revision = store.list_prefix(keys.subnets)
     finally:
         store.close()
-    here = Here(needed=host_needs.now(settings.etcd_endpoints))
+    here = CurrentNeeds(needed=host_needs.now(settings.etcd_endpoints))
     backend = backend_here(settings, config, underlay, here)
     print_fields(
         "network",
@@ -64,22 +65,22 @@ def main(settings: Settings, _options: argparse.Namespace) -> int:
         },
     )
     print_fields("needs", _needs(settings, config, backend))
-    problems = [*docker_options.read_told().problems, *(text for text, _known in unknown_keys(config))]
-    needs = besides_containers(here.needed, underlay.ifname, held=_held(leases, underlay))
+    problems = [*read_dockerd_config().problems, *(text for text, _known in unknown_keys(config))]
+    needs = without_container_bridge(here.needed, underlay.ifname, held=_held(keys, leases, underlay))
     problems += judge_network(config, needs, one_route=backend.one_route).remarks
     for problem in problems:
         print_line(f"warning: {problem}")
     return 0
 
 
-def _held(leases: Iterable[KeyValue], underlay: Underlay) -> Iterator[IPNetwork]:
+def _held(keys: Keys, leases: Iterable[KeyValue], underlay: Underlay) -> Iterator[IPNetwork]:
     """The subnets that are leased under this host's addresses."""
     own = {endpoint.public_ip for endpoint in underlay.endpoints}
     for entry in leases:
-        with contextlib.suppress(MalformedLease):
-            for family_lease in parse_lease(entry.key.rpartition("/")[2], entry.value).family_leases:
-                if family_lease.public_ip in own:
-                    yield family_lease.subnet
+        lease = read_lease(keys, entry)
+        for family_lease in lease.family_leases if lease else ():
+            if family_lease.public_ip in own:
+                yield family_lease.subnet
 
 
 def _without_secrets(config: Mapping[str, Any]) -> dict[str, Any]:

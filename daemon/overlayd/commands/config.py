@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import sys
 from collections.abc import Collection, Iterator
@@ -13,15 +12,16 @@ from overlayd.commands.output import print_line
 from overlayd.errors import ConfigError, NetworkConfigError
 from overlayd.host.backend import load_backend, unknown_keys
 from overlayd.leases.conflicts import HostNeed, Judgement, judge_network
-from overlayd.leases.followed_config import CONFIG, read_network_config
-from overlayd.leases.lease import MalformedLease, parse_lease
+from overlayd.leases.followed_config import read_network_config
+from overlayd.leases.keys import Keys
+from overlayd.leases.lease import read_lease
 from overlayd.leases.network_config import NetworkConfig, parse_network_config
-from overlayd.leases.registry import SUBNETS
 from overlayd.lib.addresses import ip_address, ip_network
 from overlayd.settings import Settings
-from overlayd.store.client import KeyValue, Store
+from overlayd.store.client import Store
+from overlayd.store.protocol import KeyValue
 from overlayd.underlay import host_needs
-from overlayd.underlay.choose import Endpoint, Underlay
+from overlayd.underlay.choose import Underlay, UnderlayEndpoint
 
 
 def main(settings: Settings, options: argparse.Namespace) -> int:
@@ -31,12 +31,12 @@ def main(settings: Settings, options: argparse.Namespace) -> int:
 
 def _get(settings: Settings) -> int:
     """Print the network config as it stands in etcd."""
-    store = Store.of(settings)
+    store, keys = Store.of(settings), Keys(settings.etcd_prefix)
     try:
-        found = store.get(f"{settings.etcd_prefix}/{CONFIG}")
+        found = store.get(keys.config)
     finally:
         store.close()
-    read_network_config(found, settings.etcd_prefix)
+    read_network_config(found, keys)
     if found is not None:
         print_line(found.value.decode(errors="replace"))
     return 0
@@ -52,36 +52,34 @@ def _set(settings: Settings, given: str, *, force: bool) -> int:
     backend = load_backend(config, _any_underlay())
     for problem, known in () if force else unknown_keys(config):
         raise NetworkConfigError(problem, hint=f"known: {known}")
-    store = Store.of(settings)
+    store, keys = Store.of(settings), Keys(settings.etcd_prefix)
     try:
-        leased, _revision = store.list_prefix(f"{settings.etcd_prefix}/{SUBNETS}")
-        needs = (*host_needs.now(settings.etcd_endpoints), *_peers(leased))
+        leased, _revision = store.list_prefix(keys.subnets)
+        needs = (*host_needs.now(settings.etcd_endpoints), *_peers(keys, leased))
         found = judge_network(config, needs, one_route=backend.one_route)
         if not force and (found.refusals or found.remarks):
             raise ConfigError(
                 "\n  ".join(found.lines()),
                 hint=f"{Judgement.HINT}; or write it all the same, with --force",
             )
-        store.put(f"{settings.etcd_prefix}/{CONFIG}", json.dumps(json.loads(raw)).encode())
+        store.put(keys.config, json.dumps(json.loads(raw)).encode())
     finally:
         store.close()
-    print_line(
-        f"{settings.etcd_prefix}/{CONFIG} written: {_summary(config)}; {len(leased)} hosts hold a lease and follow"
-    )
+    print_line(f"{keys.config} written: {_summary(config)}; {len(leased)} hosts hold a lease and follow")
     return 0
 
 
-def _peers(leased: Collection[KeyValue]) -> Iterator[HostNeed]:
+def _peers(keys: Keys, leased: Collection[KeyValue]) -> Iterator[HostNeed]:
     """The public addresses of hosts that hold a lease."""
     for entry in leased:
-        with contextlib.suppress(MalformedLease):
-            for family_lease in parse_lease(entry.key.rpartition("/")[2], entry.value).family_leases:
-                yield HostNeed(network=ip_network(family_lease.public_ip), what="the public address of a host,")
+        lease = read_lease(keys, entry)
+        for family_lease in lease.family_leases if lease else ():
+            yield HostNeed(network=ip_network(family_lease.public_ip), what="the public address of a host,")
 
 
 def _any_underlay() -> Underlay:
     # Whoever writes the config need not be on a host of the network; only the config's own sense is checked here.
-    v4, v6 = (Endpoint(address=one, public_ip=one) for one in map(ip_address, ("192.0.2.1", "2001:db8::1")))
+    v4, v6 = (UnderlayEndpoint(address=one, public_ip=one) for one in map(ip_address, ("192.0.2.1", "2001:db8::1")))
     return Underlay(ifname="lo", ifindex=1, mtu_bytes=65535, reason="for the check only", v4=v4, v6=v6)
 
 

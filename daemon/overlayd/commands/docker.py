@@ -17,9 +17,9 @@ from overlayd.commands.output import print_line
 from overlayd.docker import options as docker_options
 from overlayd.docker import remedies as docker_remedies
 from overlayd.docker import service as docker_service
-from overlayd.docker.sources import Told
+from overlayd.docker.dockerd_config import VARIABLE, DockerdConfig, read_dockerd_config
 from overlayd.errors import ConfigError, OverlaydError, PrivilegeError
-from overlayd.leases.lease import Subnets
+from overlayd.leases.subnets import Subnets
 from overlayd.lib.addresses import IPInterface
 from overlayd.monitoring import status_file
 from overlayd.settings import Settings
@@ -40,7 +40,7 @@ def main(settings: Settings, options: argparse.Namespace) -> int:
 
 def _prepare(settings: Settings) -> int:
     signal.alarm(PREPARE_TIMEOUT_S)
-    docker_options.prepare(settings.run_dir, docker_options.read_told())
+    docker_options.prepare(settings.run_dir, read_dockerd_config())
     return 0
 
 
@@ -58,19 +58,19 @@ def _settle(settings: Settings) -> int:
         v4=IPv4Network(found.subnet) if found.subnet else None,
         v6=IPv6Network(found.subnet6) if found.subnet6 else None,
     )
-    want = docker_options.wanted(subnets, found.mtu_bytes, we_masquerade=settings.ip_masq)
-    told = docker_options.read_told()
-    given, problems = docker_options.plan(want, told, firewalled=settings.firewall != "none")
+    desired = docker_options.desired_options(subnets, found.mtu_bytes, we_masquerade=settings.ip_masq)
+    config = read_dockerd_config()
+    flags, problems = docker_options.plan(desired, config, firewalled=settings.firewall != "none")
     if problems:
         # Containers would stop for nothing.
         raise ConfigError("; ".join(problems), hint="mend that first, then again")
-    service = docker_service.read_service()
+    service = docker_service.read_service(config)
     if service is not None and service.at_rest:
         print_line("nothing to do: docker does not run, and is not enabled; it comes onto the lease when it is started")
         return 0
-    wrong = _wrong(subnets, given, told)
+    wrong = _wrong(subnets, flags, config)
     if wrong is None and service is not None and (down := docker_service.down(service)):
-        raise OverlaydError(down, hint=docker_service.up_again(service))
+        raise OverlaydError(down, hint=docker_service.start_command(service))
     if wrong is None:
         print_line(
             f"nothing to do: {docker_options.BRIDGE} {'is not there' if _addresses() is None else f'has {subnets}'}"
@@ -83,11 +83,11 @@ def _settle(settings: Settings) -> int:
             "journalctl -b | grep overlayd-docker-generator",
         )
     print_line(wrong)
-    if told.settings.get("live-restore") is True and docker_options.bridge_problem(subnets, _addresses()):
+    if config.settings.get("live-restore") is True and docker_options.bridge_problem(subnets, _addresses()):
         _refuse_while_containers_run()
     print_line("restarting docker …")
     docker_service.restart_now()
-    _await(subnets, given, told)
+    _await(subnets, flags, config)
     print_line(f"{docker_options.BRIDGE} carries {subnets}")
     return 0
 
@@ -99,11 +99,11 @@ def _addresses() -> tuple[IPInterface, ...] | None:
     return interface_addresses(docker_options.BRIDGE)
 
 
-def _wrong(subnets: Subnets, given: Sequence[str], told: Told) -> str | None:
+def _wrong(subnets: Subnets, flags: Sequence[str], config: DockerdConfig) -> str | None:
     """What a restart of docker would mend."""
-    service = docker_service.read_service()
-    different = docker_service.differences(docker_service.dockerd_argv(service), given, told)
-    return docker_options.bridge_problem(subnets, _addresses()) or docker_service.started_otherwise(different, service)
+    service = docker_service.read_service(config)
+    different = docker_service.differences(docker_service.dockerd_argv(service), flags, config)
+    return docker_options.bridge_problem(subnets, _addresses()) or docker_service.restart_needed(different, service)
 
 
 def _refuse_while_containers_run() -> None:
@@ -117,13 +117,13 @@ def _refuse_while_containers_run() -> None:
         )
 
 
-def _await(subnets: Subnets, given: Sequence[str], told: Told) -> None:
+def _await(subnets: Subnets, flags: Sequence[str], config: DockerdConfig) -> None:
     deadline = time.monotonic() + BRIDGE_TIMEOUT_S
-    while (problem := _wrong(subnets, given, told)) is not None:
+    while (problem := _wrong(subnets, flags, config)) is not None:
         if time.monotonic() > deadline:
             raise OverlaydError(
                 f"docker was restarted, and still {problem}",
-                hint=f"does it get its options? see: systemctl cat docker | grep {docker_options.VARIABLE}; "
+                hint=f"does it get its options? see: systemctl cat docker | grep {VARIABLE}; "
                 "it does while overlayd.service is enabled, after systemctl daemon-reload",
             )
         time.sleep(POLL_S)

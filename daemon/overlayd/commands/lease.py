@@ -6,51 +6,57 @@ import argparse
 import json
 from collections.abc import Sequence
 from datetime import timedelta
-from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
 from overlayd.commands.output import print_line, print_table
 from overlayd.errors import ConfigError
 from overlayd.leases import previous_lease, reservations
-from overlayd.leases.followed_config import CONFIG, read_network_config
-from overlayd.leases.lease import Subnets
-from overlayd.lib.addresses import IPAddress, ip_address, ip_network
+from overlayd.leases.conflicts import HostNeed
+from overlayd.leases.followed_config import read_network_config
+from overlayd.leases.keys import Keys
+from overlayd.leases.subnets import Subnets
+from overlayd.lib.addresses import IPAddress, IPNetwork, ip_address, ip_network
 from overlayd.lib.sanitize import plain
 from overlayd.settings import Settings
 from overlayd.store.client import Store
-from overlayd.underlay import host_needs
+from overlayd.store.protocol import KeyStore
 
 
 def main(settings: Settings, options: argparse.Namespace) -> int:
     """Print the leases, or change one."""
-    store = Store.of(settings)
+    store, keys = Store.of(settings), Keys(settings.etcd_prefix)
     try:
         match options.verb:
             case "list":
-                return _list(store, settings.etcd_prefix, as_json=options.json)
+                return _list(store, keys, as_json=options.json)
             case "reserve":
-                config = read_network_config(store.get(f"{settings.etcd_prefix}/{CONFIG}"), settings.etcd_prefix)
+                config = read_network_config(store.get(keys.config), keys)
                 subnets, addresses = _subnets(options.subnet), _addresses(options.host)
                 key = reservations.reserve(
                     store,
-                    settings.etcd_prefix,
+                    keys,
                     config,
                     subnets,
                     addresses,
-                    needed=host_needs.now(settings.etcd_endpoints),
+                    needed=_needed(settings),
                     force=options.force,
                     own=_own(settings),
                 )
                 print_line(f"{subnets} is kept for {', '.join(options.host)}: {key}")
             case _:
                 subnets = _subnets(options.subnet)
-                key = reservations.release(
-                    store, settings.etcd_prefix, subnets, force=options.force, own=_own(settings)
-                )
+                key = reservations.release(store, keys, subnets, force=options.force, own=_own(settings))
                 print_line(f"{subnets} is free: {key} deleted")
         return 0
     finally:
         store.close()
+
+
+def _needed(settings: Settings) -> tuple[HostNeed, ...]:
+    """What this host needs its own network for. Only `reserve` asks: it loads netlink, which takes a while."""
+    from overlayd.underlay import host_needs  # noqa: PLC0415
+
+    return host_needs.now(settings.etcd_endpoints)
 
 
 def _own(settings: Settings) -> int:
@@ -58,8 +64,8 @@ def _own(settings: Settings) -> int:
     return previous_lease.recall(settings.state_dir, settings.subnet_env).etcd_lease_id
 
 
-def _list(store: Store, prefix: str, *, as_json: bool) -> int:
-    found = reservations.entries(store, prefix)
+def _list(store: KeyStore, keys: Keys, *, as_json: bool) -> int:
+    found = reservations.entries(store, keys)
     if as_json:
         print_line(json.dumps([_document(entry) for entry in found], indent=2))
         return 0
@@ -68,7 +74,7 @@ def _list(store: Store, prefix: str, *, as_json: bool) -> int:
     return 0
 
 
-def _row(entry: reservations.Entry) -> tuple[str, ...]:
+def _row(entry: reservations.LeaseEntry) -> tuple[str, ...]:
     ends = "reserved" if entry.ends_in_s is None else str(timedelta(seconds=entry.ends_in_s))
     if entry.lease is None:
         return (plain(entry.name), "-", "-", ends, f"no lease: {entry.problem}")
@@ -77,7 +83,7 @@ def _row(entry: reservations.Entry) -> tuple[str, ...]:
     return (str(entry.lease.subnets), addresses, entry.lease.backend_type, ends, name)
 
 
-def _document(entry: reservations.Entry) -> dict[str, Any]:
+def _document(entry: reservations.LeaseEntry) -> dict[str, Any]:
     lease = entry.lease
     return {
         "key": entry.name,
@@ -92,7 +98,7 @@ def _document(entry: reservations.Entry) -> dict[str, Any]:
 
 
 def _subnets(given: Sequence[str]) -> Subnets:
-    found: dict[int, IPv4Network | IPv6Network] = {}
+    found: dict[int, IPNetwork] = {}
     for text in given:
         try:
             subnet = ip_network(text)
@@ -101,11 +107,7 @@ def _subnets(given: Sequence[str]) -> Subnets:
         found[subnet.version] = subnet
     if len(found) != len(given):
         raise ConfigError(f"{' '.join(given)}: two subnets of one family", hint="give at most one of IPv4 and of IPv6")
-    v4, v6 = found.get(4), found.get(6)
-    return Subnets(
-        v4=v4 if isinstance(v4, IPv4Network) else None,
-        v6=v6 if isinstance(v6, IPv6Network) else None,
-    )
+    return Subnets.of(found.values())
 
 
 def _addresses(given: Sequence[str]) -> dict[int, IPAddress]:

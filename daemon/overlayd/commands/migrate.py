@@ -14,14 +14,14 @@ from pathlib import Path
 
 from overlayd import settings as settings_table
 from overlayd.commands.output import print_line
-from overlayd.docker import options as docker_options
+from overlayd.docker.dockerd_config import DAEMON_JSON, read_daemon_json
 from overlayd.errors import BusyError, CommandFailed, ConfigError, OverlaydError, PrivilegeError
 from overlayd.flannel import options as flanneld
 from overlayd.flannel import undo
 from overlayd.flannel.host import SYSCONFIG, FlannelHost, look
 from overlayd.leases import previous_lease
 from overlayd.leases.held_lease import PreviousLease
-from overlayd.leases.lease import Subnets
+from overlayd.leases.subnets import Subnets
 from overlayd.lib import process
 from overlayd.lib.addresses import first_host
 from overlayd.lib.files import write_atomically
@@ -78,7 +78,7 @@ def _plan(settings: Settings, options: argparse.Namespace, found: FlannelHost, w
     _tell(f"{path} gets:", [_shown(line) for line in added] or ["nothing: it says all of that already"])
     _tell(f"{path} keeps what it says, not flannel's:", [_conflict(key, *both) for key, both in kept.items()])
     held = previous_lease.recall(state_dir, Path(os.devnull)).subnets
-    wants = found.subnets if found.subnets.v4 or found.subnets.v6 else None
+    wants = found.subnets or None
     _tell("subnet:", [_of_subnet(state_dir, held, wants)])
     return _Plan(
         path=path,
@@ -97,7 +97,7 @@ def _of_subnet(state_dir: Path, held: Subnets, wants: Subnets | None) -> str:
         )
     if wants == held:
         return f"{wants}, as {record} has it already"
-    before = f"; it had {held}, of an earlier overlayd" if held.v4 or held.v6 else ""
+    before = f"; it had {held}, of an earlier overlayd" if held else ""
     return f"{wants} is kept, by {record}{before}"
 
 
@@ -109,10 +109,10 @@ _OF_ETCD = (
 
 
 def _of_docker(root: Path, found: FlannelHost) -> list[str]:
-    daemon_json, problems = docker_options.read_daemon_json(root / docker_options.DAEMON_JSON.relative_to("/"))
+    daemon_json, problems = read_daemon_json(root / DAEMON_JSON.relative_to("/"))
     bip = daemon_json.get("bip")
     if bip and found.subnets.v4 and str(bip) != str(first_host(found.subnets.v4)):
-        problems.append(f"{docker_options.DAEMON_JSON} sets bip to {bip}, which is not of the subnet; take it out")
+        problems.append(f"{DAEMON_JSON} sets bip to {bip}, which is not of the subnet; take it out")
     if found.devices:
         problems.append(
             f"{', '.join(found.devices)} must go before overlayd starts; from then until it is ready, containers do "

@@ -5,23 +5,22 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-from collections.abc import Iterable
 from dataclasses import replace
 
 from overlayd.commands.output import print_line
 from overlayd.errors import ConfigError, OverlaydError, StoreError, UnsupportedError
 from overlayd.host.backend import load_backend
 from overlayd.kernel import interfaces
-from overlayd.leases.followed_config import CONFIG, read_network_config
-from overlayd.leases.lease import Lease, MalformedLease, parse_lease
-from overlayd.leases.registry import SUBNETS
+from overlayd.leases.followed_config import read_network_config
+from overlayd.leases.keys import Keys
+from overlayd.leases.lease import read_lease
 from overlayd.monitoring import status_file
-from overlayd.probe.container_sockets import Lender
-from overlayd.probe.peers import Address, Here, KnownPeer, chosen, known, source_words, targets
+from overlayd.probe.container_sockets import ContainerSockets
+from overlayd.probe.peers import Address, KnownPeer, LocalHost, chosen, describe_source, known, targets
 from overlayd.probe.ping import measure
 from overlayd.probe.report import document, table
 from overlayd.settings import Settings
-from overlayd.store.client import KeyValue, Store
+from overlayd.store.client import Store
 from overlayd.underlay.watch import choose_underlay
 
 
@@ -31,15 +30,15 @@ def main(settings: Settings, options: argparse.Namespace) -> int:
     Of a peer of which no container is known, its host inside the overlay has to answer.
     """
     here, peers = _from_daemon(settings) or _from_etcd(settings)
-    with contextlib.closing(Lender()) as lender:
-        here = replace(here, containers=lender.containers(here.subnets))
+    with contextlib.closing(ContainerSockets()) as container_sockets:
+        here = replace(here, containers=container_sockets.containers(here.subnets))
         found = measure(
             targets(chosen(peers, options.peers), here),
             count=options.count,
             timeout_s=options.timeout,
             sizes=not options.no_mtu,
         )
-        source = source_words(here, lender.problem, lender.bridge)
+        source = describe_source(here, container_sockets.problem, container_sockets.bridge)
     if options.json:
         print_line(json.dumps({**document(found), "measured_from": source}, indent=2))
     elif found:
@@ -51,7 +50,7 @@ def main(settings: Settings, options: argparse.Namespace) -> int:
     return 0 if all(peer.well for peer in found) else 1
 
 
-def _from_daemon(settings: Settings) -> tuple[Here, list[KnownPeer]] | None:
+def _from_daemon(settings: Settings) -> tuple[LocalHost, list[KnownPeer]] | None:
     """What the daemon on this host says; None where none runs or it holds no lease yet."""
     try:
         status = status_file.read(settings.run_dir)
@@ -62,12 +61,13 @@ def _from_daemon(settings: Settings) -> tuple[Here, list[KnownPeer]] | None:
     return known(status, interfaces.own_addresses()) if status.subnet or status.subnet6 else None
 
 
-def _from_etcd(settings: Settings) -> tuple[Here, list[KnownPeer]]:
+def _from_etcd(settings: Settings) -> tuple[LocalHost, list[KnownPeer]]:
     """What etcd says of this network; this host's own lease, if it has one, is the one under its address."""
     store = Store.of(settings)
+    keys = Keys(settings.etcd_prefix)
     try:
-        config = read_network_config(store.get(f"{settings.etcd_prefix}/{CONFIG}"), settings.etcd_prefix)
-        entries, _revision = store.list_prefix(f"{settings.etcd_prefix}/{SUBNETS}")
+        config = read_network_config(store.get(keys.config), keys)
+        entries, _revision = store.list_prefix(keys.subnets)
     except StoreError as error:
         raise StoreError(f"no daemon runs here, and {error.message}", hint=error.hint) from error
     finally:
@@ -78,8 +78,8 @@ def _from_etcd(settings: Settings) -> tuple[Here, list[KnownPeer]]:
         underlay = choose_underlay(settings).only(config.versions)
         own = frozenset(endpoint.public_ip for endpoint in underlay.endpoints)
         mtu_bytes = load_backend(config, underlay).mtu_bytes
-    leases = list(_leases(entries))
-    here = Here(
+    leases = [lease for entry in entries if (lease := read_lease(keys, entry)) is not None]
+    here = LocalHost(
         subnets=tuple(result.subnet for lease in leases for result in lease.family_leases if result.public_ip in own),
         addresses=interfaces.own_addresses(),
         mtu_bytes=mtu_bytes,
@@ -91,11 +91,3 @@ def _from_etcd(settings: Settings) -> tuple[Here, list[KnownPeer]]:
         if result.public_ip not in own
     ]
     return here, peers
-
-
-def _leases(entries: Iterable[KeyValue]) -> Iterable[Lease]:
-    for entry in entries:
-        try:
-            yield parse_lease(entry.key.rpartition("/")[2], entry.value)
-        except MalformedLease:
-            continue

@@ -1,1 +1,1 @@
-"""docker.service and dockerd: what they are told, by whom, and when."""
+"""Docker on this host: dockerd's options for the lease, docker.service, and how both are watched."""

@@ -1,7 +1,7 @@
-"""Where etcd runs on this very host, perhaps as a container of the docker that waits for us: docker may start first.
+"""An etcd on this very host, perhaps a container of its docker: then docker has to start before overlayd is ready.
 
-After a reboot overlayd waits for etcd, docker for overlayd, and such an etcd for docker. So docker is let start on the
-subnet of the last run, once etcd did not answer for a while; from then on all goes as ever.
+After a reboot overlayd waits for etcd, docker for overlayd, and such an etcd for docker. So once etcd has not answered
+for a while, docker may start on the subnet of the last run; then etcd answers, and overlayd goes on as always.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from overlayd.docker import options as docker_options
+from overlayd.docker.dockerd_config import read_dockerd_config
 from overlayd.errors import ConfigError, OverlaydError
 from overlayd.kernel import interfaces
 from overlayd.lib.addresses import ip_address
@@ -24,7 +25,7 @@ from overlayd.store.endpoints import parse_endpoints
 
 log = logger("docker")
 
-# An etcd that is no container here has answered by then.
+# An etcd that does not need this docker has answered by then.
 AFTER_S = 30.0
 WAY_OUT = (
     "systemctl disable --now overlayd && systemctl start docker",
@@ -32,20 +33,23 @@ WAY_OUT = (
 )
 
 
-class DockerFirst:
-    """Lets docker start on the remembered subnet, once in a run. Called in one thread."""
+class EarlyDockerStart:
+    """Lets docker start on the subnet of the last run, once in this run. Called in one thread."""
 
-    def __init__(self, settings: Settings, *, after_s: float = AFTER_S) -> None:
-        """Nothing is done yet; `after_s` seconds are counted from here."""
+    def __init__(
+        self, settings: Settings, *, after_s: float = AFTER_S, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Does nothing yet. `after_s` seconds of `clock` are counted from here."""
         self._settings = settings
-        self._due_at = time.monotonic() + after_s
-        self._said: str | None = None
+        self._clock = clock
+        self._due_at = clock() + after_s
+        self._outcome: str | None = None
 
     def look(self) -> str | None:
-        """To be called while etcd has not answered in this run: what was done, or is to be done, for the status."""
-        if self._said is None and time.monotonic() >= self._due_at and etcd_is_here(self._settings.etcd_endpoints):
-            self._said = self._let_start()
-        return self._said
+        """To be called while etcd has not answered yet. A sentence for the status: what was done, or what to do."""
+        if self._outcome is None and self._clock() >= self._due_at and etcd_is_here(self._settings.etcd_endpoints):
+            self._outcome = self._let_start()
+        return self._outcome
 
     def _let_start(self) -> str:
         run_dir = self._settings.run_dir
@@ -53,28 +57,28 @@ class DockerFirst:
             if not (run_dir / docker_options.DOCKER_ENV).exists():
                 record = (self._settings.state_dir / docker_options.RECORD).read_text()
                 write_atomically(run_dir / docker_options.RECORD, record)
-                docker_options.prepare(run_dir, docker_options.read_told(), anew=False)
+                docker_options.prepare(run_dir, read_dockerd_config(), anew=False)
         except (OSError, ValueError, OverlaydError) as error:
-            log.error("etcd is this host, and docker cannot start before it", problem=error)
+            log.error("etcd is on this host, and docker cannot start before it answers", problem=error)
             return (
-                "etcd is this very host: is it a container of this docker, each waits for the other; "
-                f"run: {WAY_OUT[0]}, and {WAY_OUT[1]}"
+                "etcd is on this host and does not answer: if it is a container of this docker, "
+                f"overlayd and docker wait for each other; run: {WAY_OUT[0]}, and {WAY_OUT[1]}"
             )
-        said = "docker may start on the subnet of the last run meanwhile, as etcd is this very host"
-        log.warning("etcd does not answer", docker=said)
-        # docker.service comes after us, and waits for this word.
+        outcome = "docker may start on the subnet of the last run meanwhile, as etcd is on this host"
+        log.warning("etcd does not answer", docker=outcome)
+        # docker.service is ordered after overlayd.service: systemd starts it once overlayd is ready.
         notify(ready=True)
-        return said
+        return outcome
 
 
 def remember(state_dir: Path, record: str) -> None:
-    """Keep what docker was told for the next boot. A full disk is no reason to stop: never raises."""
+    """Keep docker.json for the next boot. Never raises: a full disk must not stop the daemon."""
     with contextlib.suppress(OSError):
         write_atomically(state_dir / docker_options.RECORD, record, mode=0o600)
 
 
 def remembers(settings: Settings) -> bool:
-    """Whether docker could be let start; False where that is not for us to see."""
+    """Whether there is a subnet of the last run for docker; False where this user may not see that."""
     for path in (settings.run_dir / docker_options.DOCKER_ENV, settings.state_dir / docker_options.RECORD):
         with contextlib.suppress(OSError):
             path.stat()
@@ -83,7 +87,7 @@ def remembers(settings: Settings) -> bool:
 
 
 def etcd_is_here(endpoints: Sequence[str]) -> bool:
-    """Whether one of etcd's servers has an address of this host. A name that only DNS knows is not asked for."""
+    """Whether one of etcd's servers has an address of this host. Names are not looked up in DNS."""
     try:
         hosts = {endpoint.host for endpoint in parse_endpoints(endpoints)}
     except ConfigError:

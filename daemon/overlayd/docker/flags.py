@@ -1,4 +1,4 @@
-"""dockerd's command line: the options in it that this host's network depends on, and what others differ in. Pure."""
+"""dockerd's command line: its options as values, and how two sets of options differ. Pure."""
 
 from __future__ import annotations
 
@@ -7,21 +7,23 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from overlayd.lib.sanitize import plain, quoted
+from overlayd.lib.sanitize import plain, sanitized
 
-# What the lease decides, and what contradicts it or decides how docker's rules are written.
+# Options that overlayd sets from the lease.
 OURS = ("bip", "ipv6", "fixed-cidr-v6", "ip-masq", "mtu", "allow-direct-routing", "bridge-accept-fwmark")
+# Options of others that contradict the lease, or decide how docker writes its firewall rules.
 THEIRS = (
     *("bridge", "bip6", "fixed-cidr", "default-gateway", "default-gateway-v6"),
     *("iptables", "ip6tables", "firewall-backend", "config-file"),
 )
-# Those that need no value; of these, a word that follows is none of theirs.
+# Boolean flags. They take a value only after `=`: the next word is not their value.
 _SWITCHES = {
     *("ipv6", "ip-masq", "allow-direct-routing", "iptables", "ip6tables", "debug", "icc", "init", "ip-forward"),
     *("ip-forward-no-drop", "live-restore", "experimental", "selinux-enabled", "raw-logs", "rootless", "tls"),
     *("tlsverify", "userland-proxy", "no-new-privileges", "validate", "cri-containerd", "D"),
 }
-# Flags that may be repeated, by their names in daemon.json; of --add-runtime Docker takes both.
+# Flags that may be repeated have another name in daemon.json. --add-runtime is left out: Docker accepts it in
+# both places.
 KEYS = {
     **{name: f"{name}s" for name in ("authorization-plugin", "cdi-spec-dir", "default-address-pool", "default-ulimit")},
     **{name: f"{name}s" for name in ("dns-opt", "exec-opt", "feature", "host", "label", "log-opt", "storage-opt")},
@@ -29,7 +31,7 @@ KEYS = {
     "insecure-registry": "insecure-registries",
 }
 _SHORT = {"b": "bridge", "D": "debug", "H": "host"}
-# dockerd's own, where an option is not given.
+# What dockerd uses where an option is not given.
 _DEFAULTS = {
     "ipv6": "false",
     "ip-masq": "true",
@@ -43,19 +45,20 @@ _EXPANDED = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Given:
-    """An option's value, and the file that gives it."""
+class Flag:
+    """An option's value, and the file that sets it."""
 
     value: str
     where: str
 
 
+# Words of a command line, each with the file that it comes from.
 Words = Sequence[tuple[str, str]]
 
 
-def parse(words: Words) -> dict[str, Given]:
-    """The options among words that each come with the file they are from; of two with one name the later counts."""
-    found: dict[str, Given] = {}
+def parse(words: Words) -> dict[str, Flag]:
+    """The options on a command line, by their long names; of two with the same name the later one."""
+    found: dict[str, Flag] = {}
     left = list(words)
     while left:
         word, where = left.pop(0)
@@ -66,42 +69,45 @@ def parse(words: Words) -> dict[str, Given]:
             # `-bbr0` is `-b br0`.
             name, value, equals = name[:1], name[1:] or value, equals or name[1:]
         if not equals:
-            switch = name in _SWITCHES
-            value = "true" if switch else left.pop(0)[0] if left and not left[0][0].startswith("-") else ""
-        found[_SHORT.get(name, name)] = Given(value=value, where=where)
+            value = "true" if name in _SWITCHES else _next_value(left)
+        found[_SHORT.get(name, name)] = Flag(value=value, where=where)
     return found
 
 
-def of_argv(argv: Iterable[str], where: str) -> dict[str, Given]:
-    """The options of a command line without its program."""
+def _next_value(left: list[tuple[str, str]]) -> str:
+    return left.pop(0)[0] if left and not left[0][0].startswith("-") else ""
+
+
+def of_argv(argv: Iterable[str], where: str) -> dict[str, Flag]:
+    """The options of a command line, given without its program; `where` is what messages call it."""
     return parse([(word, where) for word in argv])
 
 
 def is_dockerd(argv: Sequence[str]) -> bool:
-    """Whether a command line is dockerd's own: dockerd, CentOS 7's dockerd-current."""
+    """Whether a command line starts dockerd. CentOS 7 calls it dockerd-current."""
     return bool(argv) and argv[0].rpartition("/")[2].startswith("dockerd")
 
 
-def expanded(command: str, where: str, variables: Mapping[str, Given]) -> Words:
-    """The words of an ExecStart= as systemd.service(5) expands them, each with the file that it is from."""
+def expanded(command: str, where: str, variables: Mapping[str, Flag]) -> Words:
+    """The words of an ExecStart= as systemd.service(5) expands them, each with the file that it comes from."""
     found: list[tuple[str, str]] = []
-    for word in split(command):
-        whole = re.fullmatch(r"\$(\w+)", word)
+    for text in split(command):
+        whole = re.fullmatch(r"\$(\w+)", text)
         if whole is not None:
-            # A variable that is a word of its own becomes as many words as it has.
-            given = variables.get(whole[1])
-            found += [(one, given.where) for one in split(given.value)] if given else []
+            # `$NAME` as a word of its own is split into words; `${NAME}` and a part of a word are not.
+            variable = variables.get(whole[1])
+            found += [(one, variable.where) for one in split(variable.value)] if variable else []
             continue
-        from_file = where
-        for match in _EXPANDED.finditer(word):
-            given = variables.get(match[1] or match[2])
-            from_file = given.where if given else from_file
-        found.append((_EXPANDED.sub(lambda match: _value(variables, match[1] or match[2]), word), from_file))
+        source = where
+        for match in _EXPANDED.finditer(text):
+            variable = variables.get(match[1] or match[2])
+            source = variable.where if variable else source
+        found.append((_EXPANDED.sub(lambda match: _value(variables, match[1] or match[2]), text), source))
     return found
 
 
 def split(text: str) -> list[str]:
-    """Words, quotes taken off; where a quote is never closed, as they stand."""
+    """The words of a command, without quotes; where a quote is never closed, the text split at blanks."""
     try:
         return shlex.split(text)
     except ValueError:
@@ -109,47 +115,47 @@ def split(text: str) -> list[str]:
 
 
 def differences(
-    has: Mapping[str, Given], should: Mapping[str, Given], daemon_json: Mapping[str, object] | None = None
+    running: Mapping[str, Flag], desired: Mapping[str, Flag], daemon_json: Mapping[str, object] | None = None
 ) -> dict[str, str]:
-    """By name, in words, in what a running dockerd's options are others than they should be.
+    """How the options of a running dockerd differ from the desired ones: a phrase for each option, by its name.
 
-    An option that daemon.json has is decided there.
+    Where an option is no flag and daemon.json sets it, the value there is the desired one.
     """
     found = {}
     for name in (*OURS, *THEIRS):
-        is_there, wanted = has.get(name), should.get(name)
-        if daemon_json and name in daemon_json and wanted is None:
-            if is_there is None:
+        now, then = running.get(name), desired.get(name)
+        if daemon_json and name in daemon_json and then is None:
+            if now is None:
                 continue
-            wanted = Given(value=word(daemon_json[name]), where="daemon.json")
-        now, then = (normal(name, given) for given in (is_there, wanted))
-        if now == then:
+            then = Flag(value=as_flag(daemon_json[name]), where="daemon.json")
+        desired_value = effective(name, then)
+        if effective(name, now) == desired_value:
             continue
-        if wanted is None and is_there is not None:
-            found[name] = f"with --{name}={plain(is_there.value)}, which it must not have now"
-        elif is_there is None:
-            found[name] = f"without --{name}={plain(then)}"
+        if then is None and now is not None:
+            found[name] = f"with --{name}={plain(now.value)}, an option that it must not have"
+        elif now is None:
+            found[name] = f"without --{name}={plain(desired_value)}"
         else:
-            found[name] = f"with --{name}={plain(is_there.value)} instead of {plain(then)}"
+            found[name] = f"with --{name}={plain(now.value)} instead of {plain(desired_value)}"
     return found
 
 
-def word(value: object) -> str:
-    """A value of daemon.json as a flag would have it."""
+def as_flag(value: object) -> str:
+    """A value of daemon.json as it is written in a flag."""
     if isinstance(value, bool):
         return str(value).lower()
-    return value if isinstance(value, str) else quoted(value)
+    return value if isinstance(value, str) else sanitized(value)
 
 
-def normal(name: str, given: Given | None) -> str:
-    """An option's value as it counts: dockerd's default where none is given."""
-    if given is None:
+def effective(name: str, flag: Flag | None) -> str:
+    """The value that dockerd works with: its default where the option is not given, one spelling of each boolean."""
+    if flag is None:
         return _DEFAULTS.get(name, "")
     if name in _SWITCHES:
-        return "true" if given.value in _TRUE else "false" if given.value in _FALSE else given.value
-    return given.value
+        return "true" if flag.value in _TRUE else "false" if flag.value in _FALSE else flag.value
+    return flag.value
 
 
-def _value(variables: Mapping[str, Given], name: str) -> str:
-    given = variables.get(name)
-    return given.value if given else ""
+def _value(variables: Mapping[str, Flag], name: str) -> str:
+    variable = variables.get(name)
+    return variable.value if variable else ""

@@ -1,19 +1,18 @@
-"""docker.service as systemd has it: how it is, why it failed, what dockerd was started with; starting it when safe."""
+"""docker.service: its state by systemd, why it failed, which flags dockerd runs with; its start and restart."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 
 from overlayd.docker import flags as docker_flags
+from overlayd.docker import masquerade
+from overlayd.docker.dockerd_config import UNIT, DockerdConfig
 from overlayd.docker.remedies import START_AGAIN
-from overlayd.docker.sources import UNIT, Told, takes_ours
 from overlayd.errors import CommandFailed
-from overlayd.lib import process
+from overlayd.lib import process, systemctl
 from overlayd.lib.addresses import IPNetwork
 from overlayd.lib.log import logger
 
@@ -21,23 +20,29 @@ log = logger("docker")
 
 ENABLE = "systemctl enable overlayd && systemctl daemon-reload"
 DROP_INS = ("50-overlayd.conf", "zz-overlayd.conf")
-# Containers get their own time to stop.
+# A restart stops containers, each of which has its own time for that.
 RESTART_TIMEOUT_S = 300.0
-_ASK_TIMEOUT_S = 5.0
+_JOURNAL_TIMEOUT_S = 5.0
 _LEFT_AT = "InactiveEnterTimestampMonotonic"
 _PROC = Path("/proc")
-# In the words of dockerd, of its command line, and of our own drop-in; the last line with one of them is the reason.
-_REASONS = ("failed to start daemon", "unable to configure", "unknown flag", "overlayd has no subnet", "level=fatal")
+# What dockerd, its command line or our drop-in write when a start fails. The last such line is the reason.
+_FAILURE_WORDS = (
+    "failed to start daemon",
+    "unable to configure",
+    "unknown flag",
+    "overlayd has no subnet",
+    "level=fatal",
+)
 _MESSAGE = re.compile(r'\bmsg="((?:[^"\\]|\\.)*)"')
-_REASON_AT_MOST = 400
+_LONGEST_REASON = 400
 
 
 @dataclass(frozen=True, kw_only=True)
-class Service:
-    """docker.service: `state`, `sub_state` and `result` as systemd names them; `reason`: why it failed, by its own log.
+class DockerService:
+    """docker.service: `state`, `sub_state` and `result` as systemd names them, `reason` from its log where it failed.
 
-    `job`: systemd is about to start or stop it. `never_ran`: not in this boot. `by_hand`: somebody's own unit has our
-    options without our drop-ins.
+    `job`: systemd is about to start or stop it. `never_ran`: it has not run since boot. `by_hand`: somebody's own unit
+    has overlayd's variable on its command line, so it needs no drop-ins.
     """
 
     state: str
@@ -53,27 +58,27 @@ class Service:
 
     @property
     def failed(self) -> bool:
-        """Whether it ended though nobody wanted it to, also where systemd is about to try again."""
+        """Whether it ended by a failure, also while systemd waits to restart it."""
         return self.state == "failed" or (self.state == "activating" and self.sub_state == "auto-restart")
 
     @property
     def on_its_way(self) -> bool:
-        """Whether it is being started or stopped, or is about to be."""
+        """Whether it is being started or stopped, or will be in a moment."""
         return self.job or (self.state in ("activating", "deactivating", "reloading") and not self.failed)
 
     @property
     def at_rest(self) -> bool:
-        """Whether it does not run and nobody wants it to: its bridge may be there still, and has no container."""
+        """Whether it is stopped and not enabled. Its bridge may still exist, without containers."""
         return self.state == "inactive" and not self.job and not self.enabled
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """The drop-ins of ours that it does not have and needs."""
+        """overlayd's drop-ins that it needs and does not have."""
         return () if self.by_hand else tuple(name for name in DROP_INS if name not in self.drop_ins)
 
 
-def read_service() -> Service | None:
-    """What systemd says of docker.service; None without systemd, or where it knows no such unit."""
+def read_service(config: DockerdConfig) -> DockerService | None:
+    """Ask systemd for docker.service; None without systemd, or where it knows no such unit. Never raises."""
     names = (
         "LoadState",
         "ActiveState",
@@ -86,14 +91,10 @@ def read_service() -> Service | None:
         "DropInPaths",
         _LEFT_AT,
     )
-    try:
-        text = process.run(["systemctl", "show", UNIT, f"--property={','.join(names)}"], timeout_s=_ASK_TIMEOUT_S)
-    except CommandFailed:
+    found = systemctl.show(UNIT, names)
+    if found is None or found["LoadState"] != "loaded":
         return None
-    found = dict.fromkeys(names, "") | dict(line.partition("=")[::2] for line in text.splitlines())
-    if found["LoadState"] != "loaded":
-        return None
-    service = Service(
+    service = DockerService(
         state=found["ActiveState"],
         sub_state=found["SubState"],
         enabled=found["UnitFileState"] == "enabled",
@@ -101,50 +102,53 @@ def read_service() -> Service | None:
         never_ran=found[_LEFT_AT] == "0",
         pid=int(found["MainPID"]) if found["MainPID"].isdigit() else 0,
         drop_ins=tuple(Path(path).name for path in found["DropInPaths"].split()),
-        by_hand=takes_ours(),
+        by_hand=config.has_variable,
         result=found["Result"],
     )
     return replace(service, reason=_reason(found["InvocationID"])) if service.failed else service
 
 
 def _reason(invocation: str) -> str | None:
-    """Why docker.service failed last: of its log, the line that says it; None where there is none to read.
+    """The last line in the log of docker.service that says why it failed; None where there is none, or no journal.
 
-    `invocation` is systemd's name for its last start; a systemd before 232 has none.
+    `invocation` is systemd's id of the last start, empty before systemd 232. Lines of earlier starts do not count: what
+    they failed for may be repaired.
     """
     argv = ["journalctl", "--boot", "--lines=200", "--output=cat", "--no-pager", "--quiet"]
-    # What an earlier start failed for may be mended since.
     argv += [f"_SYSTEMD_INVOCATION_ID={invocation}", "+", f"INVOCATION_ID={invocation}"] if invocation else ["-u", UNIT]
     try:
-        lines = process.run(argv, timeout_s=_ASK_TIMEOUT_S).splitlines()
+        lines = process.run(argv, timeout_s=_JOURNAL_TIMEOUT_S).splitlines()
     except CommandFailed:
         return None
     for line in reversed(lines):
-        if any(words in line for words in _REASONS):
-            said = _MESSAGE.search(line)
-            text = (said[1] if said else line).strip()
-            return "".join(character if character.isprintable() else " " for character in text)[:_REASON_AT_MOST]
+        if any(words in line for words in _FAILURE_WORDS):
+            message = _MESSAGE.search(line)
+            text = (message[1] if message else line).strip()
+            return "".join(character if character.isprintable() else " " for character in text)[:_LONGEST_REASON]
     return None
 
 
-def dockerd_argv(service: Service | None) -> tuple[str, ...] | None:
-    """The command line of the dockerd that runs: systemd's, else the one in this network namespace; None without."""
+def dockerd_argv(service: DockerService | None) -> tuple[str, ...] | None:
+    """The command line of the running dockerd; None where none runs.
+
+    It is the main process of docker.service, or without systemd the dockerd in this network namespace.
+    """
     if service is not None:
         argv = _argv(_PROC / str(service.pid)) if service.state == "active" and service.pid else ()
         return argv if docker_flags.is_dockerd(argv) else None
     try:
         own = (_PROC / "self/ns/net").readlink()
-        there = [path for path in _PROC.iterdir() if path.name.isdigit()]
+        processes = [path for path in _PROC.iterdir() if path.name.isdigit()]
     except OSError:
         return None
-    for path in there:
+    for path in processes:
         try:
             if (path / "comm").read_text(errors="replace").startswith("dockerd"):
                 argv = _argv(path)
                 if docker_flags.is_dockerd(argv) and (path / "ns/net").readlink() == own:
                     return argv
         except OSError:
-            # It ended just now, or is not for us to look at.
+            # The process has just ended, or this user may not look at it.
             continue
     return None
 
@@ -157,26 +161,29 @@ def _argv(process_folder: Path) -> tuple[str, ...]:
     return tuple(words[:-1])
 
 
-def differences(argv: Sequence[str] | None, options: Sequence[str], told: Told) -> Mapping[str, str]:
-    """By option, in what the dockerd that runs was started otherwise than with `options` and what it is told else."""
-    if argv is None or told.daemon_json is None:
+def differences(argv: Sequence[str] | None, options: Sequence[str], config: DockerdConfig) -> Mapping[str, str]:
+    """How the running dockerd's options differ from `options` and `config` together: a phrase by option.
+
+    Empty where no dockerd runs, or its daemon.json cannot be read.
+    """
+    if argv is None or config.daemon_json is None:
         return {}
-    should = {**told.flags, **docker_flags.of_argv(options, "docker.env")}
-    return docker_flags.differences(docker_flags.of_argv(argv[1:], "dockerd"), should, told.daemon_json)
+    desired = {**config.flags, **docker_flags.of_argv(options, "docker.env")}
+    return docker_flags.differences(docker_flags.of_argv(argv[1:], "dockerd"), desired, config.daemon_json)
 
 
-def started_otherwise(different: Mapping[str, str], service: Service | None) -> str | None:
-    """One sentence about them; None where there is none."""
+def restart_needed(different: Mapping[str, str], service: DockerService | None) -> str | None:
+    """A sentence that dockerd runs with other options than it should, and what to run; None without differences."""
     if not different:
         return None
     what = f"dockerd runs {', '.join(different.values())}"
     if service is not None and service.missing:
         return f"{what}: docker.service has no {', '.join(service.missing)}; run: {ENABLE} && overlayd docker settle"
-    return f"{what}: it was started before that was so; run: overlayd docker settle"
+    return f"{what}: its options have changed since it was started; run: overlayd docker settle"
 
 
-def down(service: Service | None) -> str | None:
-    """Why no docker runs here though it should; None where it runs, is on its way, or is nobody's wish."""
+def down(service: DockerService | None) -> str | None:
+    """Why docker does not run though it is enabled or was started; None where it runs or is about to."""
     if service is None or service.job:
         return None
     if service.failed:
@@ -186,8 +193,13 @@ def down(service: Service | None) -> str | None:
     return None
 
 
-def not_ours(service: Service | None) -> str | None:
-    """That a docker that runs well now would be started without its subnet; None where it would not."""
+def start_command(service: DockerService) -> str:
+    """What to do about `down`, on a host where overlayd holds its subnet; elsewhere docker would wait for that."""
+    return f"mend that, then run: {START_AGAIN}" if service.failed else "run: systemctl start docker"
+
+
+def missing_drop_ins(service: DockerService | None) -> str | None:
+    """A sentence where docker runs, and its next start would be without the subnet for want of overlayd's drop-ins."""
     if service is None or not service.missing or service.state != "active":
         return None
     return (
@@ -196,21 +208,16 @@ def not_ours(service: Service | None) -> str | None:
     )
 
 
-def up_again(service: Service) -> str:
-    """What to do about `down`, on a host where overlayd holds its subnet; elsewhere docker would wait for that."""
-    return f"mend that, then run: {START_AGAIN}" if service.failed else "run: systemctl start docker"
+def settle(config: DockerdConfig, problem: str | None, *, restart: str) -> None:
+    """Start docker, or restart it where `restart` allows that; else log what has to be done. Never raises.
 
-
-def settle(problem: str | None, *, restart: str) -> None:
-    """Bring docker up on the subnet as far as this host's settings allow; else say what has to be done. Never raises.
-
-    A docker that was refused a start for want of a subnet, or that is enabled and was never started in this boot, is
-    started. One that runs on another bridge address (`problem`) is restarted: `restart` is the setting docker-restart,
-    `idle` (only if it runs no container), `never` or `always`.
+    It is started where its start was refused for want of a subnet, or where it is enabled and has not run since boot.
+    It is restarted where it runs and there is a `problem` that a restart solves. `restart` is the setting
+    docker-restart: `always`, `idle` (only while no container runs), or `never`.
     """
-    service = read_service()
+    service = read_service(config)
     if service is None or service.job:
-        return  # without systemd somebody else starts docker
+        return  # Without systemd something else starts docker.
     if service.state == "failed" or (service.state == "inactive" and service.never_ran and service.enabled):
         log.info("starting docker, which waited for the subnet", unit=UNIT)
         _systemctl("reset-failed", UNIT)
@@ -229,12 +236,12 @@ def restart_now() -> None:
 
 
 def idle() -> bool:
-    """Whether docker runs no container; False where it does not say."""
+    """Whether docker runs no container; False where it does not answer."""
     return containers() == ()
 
 
 def containers() -> tuple[str, ...] | None:
-    """The containers that run, by their ids; None where docker does not say."""
+    """The ids of the running containers; None where docker does not answer."""
     try:
         return tuple(process.run(["docker", "ps", "--quiet"]).split())
     except CommandFailed:
@@ -248,20 +255,15 @@ def _systemctl(*words: str) -> None:
         log.warning("systemctl failed", problem=error.message)
 
 
-def outside() -> ModuleType:
-    """Who masquerades: with the walker of rules behind it, half a megabyte that hardly any host needs."""
-    return import_module("overlayd.ruleset.masquerade")
-
-
 def somebody_masquerades(subnet: IPNetwork) -> bool:
-    """Whether a rule here, of iptables or of nftables, gives packets from the subnet this host's address outside.
+    """Whether a rule of iptables or nftables on this host masquerades packets from the subnet.
 
-    Raises CommandFailed where iptables' cannot be read.
+    Raises CommandFailed where the rules of iptables cannot be read.
     """
-    if outside().by_iptables(process.run(["iptables-save"]), subnet):
+    if masquerade.by_iptables(process.run(["iptables-save"]), subnet):
         return True
     try:
-        return bool(outside().by_nft(process.run(["nft", "list", "ruleset"])))
+        return masquerade.by_nft(process.run(["nft", "list", "ruleset"]))
     except CommandFailed:
-        # Mostly there is no such program, and so hardly anybody wrote rules with it.
+        # Hosts without nft hardly have rules of nftables.
         return False

@@ -1,17 +1,20 @@
-"""Docker beside a daemon that runs: looked at again and again, and settled as far as the settings allow."""
+"""Docker while the daemon runs: its state is read again and again; it is restarted where the settings allow that."""
 
 from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable
 from ipaddress import IPv4Network
 from pathlib import Path
 
 from overlayd.docker import flags as docker_flags
+from overlayd.docker import masquerade
 from overlayd.docker import options as docker_options
 from overlayd.docker import remedies as docker_remedies
 from overlayd.docker import service as docker_service
-from overlayd.docker.service import Service
+from overlayd.docker.dockerd_config import DockerdConfig, read_dockerd_config
+from overlayd.docker.service import DockerService
 from overlayd.errors import CommandFailed
 from overlayd.kernel import interfaces
 from overlayd.lib.addresses import IPNetwork
@@ -19,14 +22,14 @@ from overlayd.lib.log import logger
 
 log = logger("docker")
 
-# Asking systemd takes some milliseconds of a child; looks may come twice a second.
+# systemd is asked at most this often: each time costs a child process, and `look` may be called twice a second.
 ASK_EVERY_S = 5.0
-# Rules of others, two more children, are read at each so many of these looks.
+# Firewall rules of others, which cost two more child processes, are read at one in so many of these times.
 RULES_EVERY = 6
 
 
 class DockerWatch:
-    """What docker has to be told on this host, and what it does instead. All in one thread."""
+    """dockerd's options for the lease, and how docker on this host differs from them. Called in one thread."""
 
     def __init__(
         self,
@@ -37,15 +40,18 @@ class DockerWatch:
         masquerade: bool = False,
         network: IPNetwork | None = None,
         daemon_json: Path | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`restart` is the setting docker-restart; a problem counts for it once it has lasted `lasting_s` seconds.
+        """`restart` is the setting docker-restart; docker is restarted for problems that lasted `lasting_s` seconds.
 
-        `firewalled`: rules of ours rely on what dockerd is told of them. `masquerade`: the setting ip-masq;
-        `network`: outside of it, that is. `daemon_json`: if not where docker has it.
+        `firewalled`: overlayd writes firewall rules. `masquerade` is the setting ip-masq: what leaves `network` gets
+        the host's address. `daemon_json` is the path of that file where it is not Docker's own. `clock` gives seconds
+        and never goes back.
         """
         self._daemon_json = daemon_json
         self._firewalled = firewalled
-        # Docker is told not to, and we keep no rules: somebody else has to.
+        self._clock = clock
+        # Docker is told not to masquerade, and overlayd writes no rules: somebody else has to masquerade.
         self._others_masquerade = masquerade and not firewalled
         self._network = network
         self._subnet: IPv4Network | None = None
@@ -57,110 +63,113 @@ class DockerWatch:
         self._conflicts: tuple[str, ...] = ()
         self._live_restore = False
         self._bridge_problem: str | None = None
-        self._service: Service | None = None
+        self._service: DockerService | None = None
+        self._config = DockerdConfig()
         self._down: str | None = None
-        # What the dockerd that runs was started with, if one does.
+        # The command line of the running dockerd; None while none runs.
         self._argv: tuple[str, ...] | None = None
         self._different: dict[str, str] = {}
         self._asked_at = float("-inf")
-        self._wrong_since = 0.0
-        # What was acted on already. A restart that did not help is not tried again: containers died for it.
+        self._problem_since = 0.0
+        # Problems for which docker was restarted already; None before the first `settle`. A restart that did not solve
+        # a problem is not repeated, as it stops containers.
         self._settled: set[tuple[str, ...]] | None = None
 
     @property
     def options(self) -> list[str]:
-        """dockerd's flags as of the last look."""
+        """The flags that dockerd needs, as of the last `look`."""
         return self._options or []
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """What docker is told against the lease, and what is wrong with it and with docker0, as of the last look."""
-        otherwise = docker_service.started_otherwise(self._different, self._service)
+        """What contradicts the lease in docker's configuration, its state and docker0, as of the last `look`."""
+        restart = docker_service.restart_needed(self._different, self._service)
         bridge = self._bridge_problem
         if bridge is not None and not self._conflicts:
             bridge += f"; run: {docker_remedies.onto_the_lease(live_restore=self._live_restore)}"
-        found = (*self._conflicts, self._down, otherwise, bridge, self._nobody_masquerades())
+        found = (*self._conflicts, self._down, restart, bridge, self._nobody_masquerades())
         return tuple(problem for problem in found if problem)
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """That docker's next start would go wrong."""
-        not_ours = None if self._different else docker_service.not_ours(self._service)
-        return (not_ours,) if not_ours else ()
+        """Why docker's next start would be without the subnet, where it would."""
+        missing = None if self._different else docker_service.missing_drop_ins(self._service)
+        return (missing,) if missing else ()
 
     def _nobody_masquerades(self) -> str | None:
-        """That containers do not reach what is outside the network."""
+        """A sentence where nobody masquerades, so that containers do not reach what is outside the network."""
         if self._masqueraded or self._subnet is None:
             return None
-        return str(docker_service.outside().nobody(str(self._network), str(self._subnet)))
+        return masquerade.problem(str(self._network), str(self._subnet))
 
-    def record(self, want: docker_options.Wanted) -> str:
-        """docker.json: what `overlayd docker prepare` needs to know of us."""
-        return docker_options.record(want, firewalled=self._firewalled)
+    def record(self, desired: docker_options.DesiredDockerOptions) -> str:
+        """The text of docker.json, which `overlayd docker prepare` reads."""
+        return docker_options.record(desired, firewalled=self._firewalled)
 
-    def look(self, want: docker_options.Wanted) -> None:
-        """Look at what docker is told, at dockerd, and at docker0's addresses. A new problem is logged."""
-        before, wrong_before = self.problems, self._mended_by_restart()
-        told = docker_options.read_told(daemon_json=self._daemon_json)
-        options, conflicts = docker_options.plan(want, told, firewalled=self._firewalled)
-        if told.daemon_json is not None or self._options is None:
-            # One that cannot be read, perhaps for being written right now, leaves the flags as they are.
+    def look(self, desired: docker_options.DesiredDockerOptions) -> None:
+        """Read docker's configuration, its state and docker0's addresses. A new problem is logged."""
+        before, reason_before = self.problems, self._restart_reason()
+        config = self._config = read_dockerd_config(daemon_json=self._daemon_json)
+        options, conflicts = docker_options.plan(desired, config, firewalled=self._firewalled)
+        if config.daemon_json is not None or self._options is None:
+            # While daemon.json cannot be read, perhaps because somebody is writing it, the flags stay as they are.
             self._options = options
             self._conflicts = tuple(conflicts)
         else:
-            self._conflicts = told.problems
-        self._live_restore = told.settings.get("live-restore") is True
-        self._subnet = want.subnets.v4
-        self._ask()
-        self._different = dict(docker_service.differences(self._argv, self._options, told))
+            self._conflicts = config.problems
+        self._live_restore = config.settings.get("live-restore") is True
+        self._subnet = desired.subnets.v4
+        self._read_state()
+        self._different = dict(docker_service.differences(self._argv, self._options, config))
         addresses = interfaces.interface_addresses(docker_options.BRIDGE)
         at_rest = self._service is not None and self._service.at_rest
-        self._bridge_problem = None if at_rest else docker_options.bridge_problem(want.subnets, addresses)
-        wrong = self._mended_by_restart()
-        if wrong and wrong != wrong_before:
-            self._wrong_since = time.monotonic()
-        if addresses is not None and wrong is None and self._settled:
+        self._bridge_problem = None if at_rest else docker_options.bridge_problem(desired.subnets, addresses)
+        reason = self._restart_reason()
+        if reason and reason != reason_before:
+            self._problem_since = self._clock()
+        if addresses is not None and reason is None and self._settled:
             self._settled.clear()
         for problem in self.problems:
             if problem not in before:
-                log.error("docker is not as the lease needs it", problem=problem)
+                log.error("docker does not fit the lease", problem=problem)
 
     def settle(self) -> None:
-        """Start or restart docker where the settings allow it, else say what has to be done.
+        """Start or restart docker where the settings allow it, else log what has to be done.
 
-        Once at first, then once for each new problem with docker0 or with dockerd's options that lasts: docker may be
-        on its way. While what docker is told contradicts the lease no restart could help.
+        That happens at the first call, then once for each new problem with docker0 or with dockerd's options that
+        lasts: docker may just be starting. Nothing is restarted while docker's configuration contradicts the lease.
         """
-        first, problem = self._settled is None, self._mended_by_restart()
+        first, problem = self._settled is None, self._restart_reason()
         settled = self._settled = self._settled or set()
-        lasts = problem is not None and time.monotonic() - self._wrong_since >= self._lasting_s
+        lasts = problem is not None and self._clock() - self._problem_since >= self._lasting_s
         if first or (lasts and self.problems not in settled):
-            docker_service.settle(problem, restart=self._restart_now())
+            docker_service.settle(self._config, problem, restart=self._allowed_restart())
             self._asked_at = float("-inf")
             if problem is not None:
                 settled.add(self.problems)
 
-    def _restart_now(self) -> str:
+    def _allowed_restart(self) -> str:
         if self._conflicts or (self._service is not None and self._service.missing):
-            # It would come up the same.
+            # After a restart docker would be the same.
             return "never"
-        # With live-restore a dockerd that starts beside containers leaves its bridge as it is.
+        # With live-restore a dockerd that starts while containers run does not change its bridge.
         return "idle" if self._live_restore and self._restart == "always" else self._restart
 
-    def _mended_by_restart(self) -> str | None:
+    def _restart_reason(self) -> str | None:
+        """The problem that a restart of docker solves; None without one."""
         if self._bridge_problem or not any(name in docker_flags.OURS for name in self._different):
-            # What others decided for docker and did not restart it for is theirs.
+            # Others changed their own options and did not restart docker: that is left to them.
             return self._bridge_problem
-        return docker_service.started_otherwise(self._different, self._service)
+        return docker_service.restart_needed(self._different, self._service)
 
-    def _ask(self) -> None:
-        now = time.monotonic()
+    def _read_state(self) -> None:
+        now = self._clock()
         if now - self._asked_at < min(ASK_EVERY_S, self._lasting_s):
             return
         self._asked_at = now
-        self._service = docker_service.read_service()
+        self._service = docker_service.read_service(self._config)
         down = docker_service.down(self._service)
-        self._down = f"{down}; {docker_service.up_again(self._service)}" if down and self._service else down
+        self._down = f"{down}; {docker_service.start_command(self._service)}" if down and self._service else down
         self._argv = docker_service.dockerd_argv(self._service)
         if self._others_masquerade and self._subnet is not None and now >= self._rules_due_at:
             self._rules_due_at = now + RULES_EVERY * self._lasting_s

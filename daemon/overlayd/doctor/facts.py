@@ -11,8 +11,8 @@ from overlayd.backends.listening import Listening
 from overlayd.doctor.x509 import Certificate
 from overlayd.lib.addresses import IPAddress, IPInterface, IPNetwork
 from overlayd.monitoring.state import Reach
-from overlayd.ruleset.nftables import Base
-from overlayd.ruleset.packet_path import Kind
+from overlayd.ruleset.nftables import BaseChain
+from overlayd.ruleset.packet_path import IptablesRules
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,9 +231,9 @@ class Firewall:
     """
 
     kind: str = "iptables"
-    kinds: tuple[Kind, ...] = ()
+    kinds: tuple[IptablesRules, ...] = ()
     sets: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    chains: tuple[Base, ...] | None = None
+    chains: tuple[BaseChain, ...] | None = None
     firewalld: Firewalld | None = None
 
     @property

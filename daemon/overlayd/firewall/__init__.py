@@ -1,14 +1,14 @@
-"""Firewall rules that let the overlay's packets pass, with their source addresses kept.
+"""Firewall rules that accept the overlay's packets, keep their source addresses, and drop those of strangers.
 
-`desired` says what there should be, `Firewall.sync` makes it so, and `cleanup` takes all of it away.
+`desired` gives the rules that a host needs, `Firewall.sync` writes them into the kernel, `cleanup` removes all of them.
 """
 
-from overlayd.firewall.apply import Firewall, Report, cleanup
+from overlayd.firewall.apply import Firewall, FirewallReport, cleanup
 from overlayd.firewall.rules import (
     NOTHING,
+    DesiredRules,
     OtherNetwork,
     Overlay,
-    Wanted,
     desired,
     docker_closes_forwarding,
     docker_options_needed,
@@ -18,11 +18,11 @@ from overlayd.firewall.strangers import left_open
 
 __all__ = [
     "NOTHING",
+    "DesiredRules",
     "Firewall",
+    "FirewallReport",
     "OtherNetwork",
     "Overlay",
-    "Report",
-    "Wanted",
     "cleanup",
     "desired",
     "docker_closes_forwarding",

@@ -1,4 +1,4 @@
-"""What is wanted, brought into the kernel by iptables or nftables; and all of it taken away again."""
+"""Writes the desired rules into the kernel by iptables or nftables, and removes all of them again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from overlayd.errors import CommandFailed, KernelRefused, OverlaydError, UnsupportedError
 from overlayd.firewall import iptables, nftables
 from overlayd.firewall.chains import Ruleset, ruleset, without_sets
-from overlayd.firewall.rules import VERSIONS, Wanted
+from overlayd.firewall.rules import VERSIONS, DesiredRules
 from overlayd.firewall.table import NFT_LEASED, NFT_PEERS, table, without_nat
 from overlayd.kernel import ipset
 from overlayd.lib.addresses import IPAddress, IPNetwork, ip_address, ip_network
@@ -28,11 +28,11 @@ _COMMANDS = {"iptables": "iptables-restore", "nftables": "nft"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
-    """What one look came to.
+class FirewallReport:
+    """The result of one `sync`.
 
-    `backend` is iptables, nftables, or None where nothing keeps the rules. `problems` keep packets from their way;
-    `limits` do not: what this kernel cannot do is left out.
+    `backend` is iptables, nftables, or None where nothing keeps the rules. `written`: a difference was found, and
+    written. `problems` keep packets from passing. `limits` do not: they name what was left out as this kernel lacks it.
     """
 
     backend: str | None
@@ -42,34 +42,36 @@ class Report:
 
 
 class Firewall:
-    """Keeps this host's rules as wanted, for both IP versions. Called in one thread."""
+    """Keeps this host's rules as desired, for both IP versions. Called in one thread."""
 
     def __init__(self, choice: str, *, prefer_nftables: bool = False) -> None:
-        """`choice` is auto, iptables, nftables or none; `auto` takes nftables first if that is preferred."""
+        """`choice` is auto, iptables, nftables or none. auto takes what is installed, nftables first if preferred."""
         self._choice = choice
         self._prefer_nftables = prefer_nftables
-        self._tidy = False
-        self._said: set[str] = set()
+        self._stale_removed = False
+        self._logged_limits: set[str] = set()
 
-    def sync(self, wanted: Wanted) -> Report:
-        """Make the rules as wanted, in their order; at first, remove too what another choice left. Never raises.
+    def sync(self, desired: DesiredRules) -> FirewallReport:
+        """Write the desired rules where the kernel's differ. Never raises; an unchanged state writes nothing.
 
-        An unchanged state writes nothing.
+        The first successful call also removes what another `choice`, or an IP version without overlay, left behind.
         """
-        look = _Look(wanted)
-        backend = self._backend(look)
+        run = _Sync(desired)
+        backend = self._backend(run)
         if backend is not None:
-            look.bring(backend)
-        if not self._tidy and not look.problems:
-            # Not before ours is there: packets that pass by the old rules go on passing.
-            self._tidy = look.tidy(backend)
-        for limit in set(look.limits) - self._said:
-            log.warning("the firewall does not do all that it should", reason=limit)
-        self._said = set(look.limits)
-        return Report(backend=backend, written=look.written, problems=tuple(look.problems), limits=tuple(look.limits))
+            run.write(backend)
+        if not self._stale_removed and not run.problems:
+            # Only once the new rules are written: until then packets pass by the old ones.
+            self._stale_removed = run.remove_stale(backend)
+        for limit in set(run.limits) - self._logged_limits:
+            log.warning("a part of the firewall rules is left out", reason=limit)
+        self._logged_limits = set(run.limits)
+        return FirewallReport(
+            backend=backend, written=run.written, problems=tuple(run.problems), limits=tuple(run.limits)
+        )
 
     def members(self) -> tuple[frozenset[IPAddress], frozenset[IPNetwork]]:
-        """Peers' addresses and subnets that the rules of the last run know; none where there are none. Never raises."""
+        """Peers' addresses and subnets in the sets that the last run left in the kernel. Never raises."""
         found: dict[str, set[str]] = {NFT_PEERS: set(), NFT_LEASED: set()}
         for version in VERSIONS:
             for name, kind in ((ours().peers(version), NFT_PEERS), (ours().leased(version), NFT_LEASED)):
@@ -82,10 +84,10 @@ class Firewall:
         return frozenset(_read(ip_address, found[NFT_PEERS])), frozenset(_read(ip_network, found[NFT_LEASED]))
 
     def close_forwarding(self, version: int) -> str | None:
-        """Drop what no rule lets through, as dockerd does when it turns forwarding on; call it before you do.
+        """Set FORWARD's policy to DROP, as dockerd does when it turns forwarding on. Call it before you turn it on.
 
-        Docker, which starts after us, finds forwarding on and leaves the policy as it is: every host would be a router
-        for anybody. None, or why it was not done. Never raises.
+        Docker starts later, finds forwarding on and leaves the policy alone: the host would route for everybody.
+        Returns None, or a sentence why it was not done. Never raises.
         """
         command = iptables.COMMANDS[version]
         if self._choice == "none" or not iptables.installed(command):
@@ -98,33 +100,33 @@ class Firewall:
         log.info("FORWARD drops what no rule lets through, as forwarding was off before", command=command)
         return None
 
-    def _backend(self, look: _Look) -> str | None:
-        there = {"iptables": iptables.installed("iptables"), "nftables": nftables.installed()}
+    def _backend(self, run: _Sync) -> str | None:
+        installed = {"iptables": iptables.installed("iptables"), "nftables": nftables.installed()}
         if self._choice == "none":
             return None
         if self._choice == "auto":
             preferred = ("nftables", "iptables") if self._prefer_nftables else ("iptables", "nftables")
-            found = next((name for name in preferred if there[name]), None)
+            found = next((name for name in preferred if installed[name]), None)
             if found is None:
-                look.problems.append(f"there is neither iptables-restore nor nft to write firewall rules: {_PACKAGES}")
+                run.problems.append(f"there is neither iptables-restore nor nft to write firewall rules: {_PACKAGES}")
             return found
-        if there[self._choice]:
+        if installed[self._choice]:
             return self._choice
-        look.problems.append(f"firewall is {self._choice}, and there is no {_COMMANDS[self._choice]}: {_PACKAGES}")
+        run.problems.append(f"firewall is {self._choice}, and there is no {_COMMANDS[self._choice]}: {_PACKAGES}")
         return None
 
 
 def _read(kind: Callable[[str], T], texts: Iterable[str]) -> Iterator[T]:
     for text in texts:
-        # nft shows what somebody else added in forms of its own.
+        # Elements that somebody else added may have another form.
         with contextlib.suppress(ValueError):
             yield kind(text)
 
 
 def cleanup() -> Iterator[str]:
-    """Remove all of ours, of both IP versions, whatever wrote it and whenever; name what was removed.
+    """Remove all rules, tables and sets of ours, of both IP versions and of every backend. Yields what was removed.
 
-    What cannot be removed does not keep the rest. Raises CommandFailed at the end.
+    Goes on after a failure, and raises CommandFailed at the end.
     """
     removals: list[Callable[[], Iterator[str]]] = [nftables.remove] if nftables.installed() else []
     for version in VERSIONS:
@@ -145,98 +147,98 @@ def cleanup() -> Iterator[str]:
         raise CommandFailed("\n".join(failures))
 
 
-class _Look:
-    """One look at the rules: what it found wrong, and whether it wrote."""
+class _Sync:
+    """One `sync`: its problems and limits, and whether it wrote anything."""
 
-    def __init__(self, wanted: Wanted) -> None:
-        self._wanted = wanted
-        self._carried = [version for version in VERSIONS if wanted.overlay(version) is not None]
+    def __init__(self, desired: DesiredRules) -> None:
+        self._desired = desired
+        self._versions = [version for version in VERSIONS if desired.overlay(version) is not None]
         self._sets: set[str] = set()
         self.written = False
         self.problems: list[str] = []
         self.limits: list[str] = []
 
-    def bring(self, backend: str) -> None:
-        """Bring all rules in order, one IP version after the other."""
-        for version in self._carried:
+    def write(self, backend: str) -> None:
+        """Write all rules that differ, one IP version after the other."""
+        for version in self._versions:
             command = iptables.COMMANDS[version]
             if backend == "nftables":
                 before = len(self.problems)
                 self._nftables(version)
-                # A drop in iptables is final, and an accept of ours elsewhere is not: the doors must be there. Not
-                # where what keeps strangers out could not be written.
+                # An accept in our nftables table saves no packet from a drop of iptables, so the accepts are rules of
+                # iptables. They are not written where the rules against strangers could not be.
                 if iptables.installed(command) and len(self.problems) == before:
-                    self._iptables(version, doors_only=True)
+                    self._iptables(version, accepts_only=True)
             elif iptables.installed(command):
-                self._iptables(version, doors_only=False)
+                self._iptables(version, accepts_only=False)
             else:
                 self.problems.append(f"there is no {command}-restore to write IPv{version} rules: {_PACKAGES}")
 
-    def tidy(self, backend: str | None) -> bool:
-        """Remove what is ours and no longer kept: by another backend or kind, or for an IP version not carried.
+    def remove_stale(self, backend: str | None) -> bool:
+        """Remove rules of ours by another backend or variant of iptables, or for an IP version without overlay.
 
-        Whether all of it could be looked for.
+        Returns whether all of these could be read.
         """
         removals: list[Callable[[], bool]] = []
         for version in VERSIONS:
-            carried = backend is not None and version in self._carried
-            if nftables.installed() and not (carried and backend == "nftables"):
+            used = backend is not None and version in self._versions
+            if nftables.installed() and not (used and backend == "nftables"):
                 removals.append(partial(nftables.sync, version, None))
             for command in iptables.kinds(version):
-                if not (carried and command == iptables.COMMANDS[version]):
+                if not (used and command == iptables.COMMANDS[version]):
                     removals.append(partial(iptables.sync, command, Ruleset()))
-        whole = True
+        complete = True
         for removal in removals:
             try:
                 self.written |= removal()
             except CommandFailed as error:
-                # Most likely what this kernel does not have at all.
-                log.debug("cannot look for rules of another choice", problem=error.message)
-                whole = False
+                # Most likely this kernel lacks that backend altogether.
+                log.debug("cannot read rules that another setting of firewall may have left", problem=error.message)
+                complete = False
         for name in ours().sets:
             if name not in self._sets:
                 try:
                     self.written |= ipset.remove(name)
                 except KernelRefused as error:
                     log.debug("cannot remove a set of addresses", problem=error.message)
-                    whole = False
-        return whole
+                    complete = False
+        return complete
 
-    def _iptables(self, version: int, *, doors_only: bool) -> None:
+    def _iptables(self, version: int, *, accepts_only: bool) -> None:
         command = iptables.COMMANDS[version]
-        rules = self._with_sets(ruleset(self._wanted, version, doors_only=doors_only), version)
+        rules = self._with_sets(ruleset(self._desired, version, accepts_only=accepts_only), version)
         less = iptables.without_nat(rules)
         self._sync(version, partial(iptables.sync, command), rules, less, partial(iptables.has_nat, command))
 
     def _nftables(self, version: int) -> None:
-        rules = table(self._wanted, version, alone=not iptables.installed(iptables.COMMANDS[version]))
+        rules = table(self._desired, version, alone=not iptables.installed(iptables.COMMANDS[version]))
         less = without_nat(rules) if rules else None
         self._sync(version, partial(nftables.sync, version), rules, less, partial(nftables.has_nat, version))
 
     def _with_sets(self, rules: Ruleset, version: int) -> Ruleset:
-        """The rules, with the sets that they name in the kernel; without them where the kernel has no sets."""
+        """Make the sets that the rules use, and return the rules; where the kernel has no sets, rules without them."""
         text = repr(rules)
         members: tuple[tuple[str, str, frozenset[Any]], ...] = (
-            (ours().peers(version), ipset.ADDRESSES, self._wanted.peers_of(version)),
-            (ours().leased(version), ipset.NETWORKS, self._wanted.leased_of(version)),
+            (ours().peers(version), ipset.ADDRESSES, self._desired.peers_of(version)),
+            (ours().leased(version), ipset.NETWORKS, self._desired.leased_of(version)),
         )
         try:
-            for name, kind, wanted in members:
+            for name, kind, desired in members:
                 if name in text:
-                    self.written |= ipset.sync(name, version, wanted, kind=kind)
+                    self.written |= ipset.sync(name, version, desired, kind=kind)
                     self._sets.add(name)
         except UnsupportedError as error:
             self.limits.append(f"{error.message}: packets of the backend are taken from any address")
             return without_sets(rules)
         except KernelRefused as error:
-            # The set stays as it was: what peers it lacks cannot send.
+            # The set stays as it was. Packets of peers that it lacks are dropped.
             self.problems.append(str(error))
         return rules
 
     def _sync(
         self, version: int, sync: Callable[[R], bool], rules: R, less: R, kernel_has_nat: Callable[[], bool]
     ) -> None:
-        """Sync `rules`; where the kernel cannot translate IPv6 addresses, `less` without that, and say so."""
+        """Sync `rules`; where the kernel has no NAT for IPv6, sync `less`, which are without it, and note the limit."""
         try:
             try:
                 self.written |= sync(rules)

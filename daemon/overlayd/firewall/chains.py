@@ -1,6 +1,6 @@
-"""The rules for iptables and ip6tables, as values. Pure: no I/O.
+"""The desired rules of iptables and ip6tables, as values. Pure: no I/O.
 
-Rules are written word for word as `iptables-save` prints them: what is there and what should be compare as text.
+Each rule is spelled as `iptables-save` prints it, so that the desired rules and those in the kernel compare as text.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from overlayd.firewall.rules import MASQUERADED_ELSEWHERE, MULTICAST, Overlay, Wanted
-from overlayd.firewall.strangers import ACCEPT, RETURN, Rule, strangers, ways_in
+from overlayd.firewall.rules import MASQUERADED_ELSEWHERE, MULTICAST, DesiredRules, Overlay
+from overlayd.firewall.strangers import ACCEPT, DROP, RETURN, FilterRule, accept_rules, stranger_rules
 from overlayd.lib.marks import ours
 
 _FROM_LEASED = re.compile(r"-m set --match-set OVERLAYD\d?-LEASED[46] src ")
 
 
 class Place(Enum):
-    """Where in a chain of somebody else's our jump has to stand."""
+    """Where our jump has to stand in a chain that is not ours."""
 
     FIRST = "before every other rule"
     LAST = "after every other rule, but before a closing verdict"
@@ -26,8 +26,8 @@ class Place(Enum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chain:
-    """One chain of ours with its rules in order, without the `-A NAME` in front."""
+class IptablesChain:
+    """A chain of ours with its rules in order, without the `-A NAME` in front."""
 
     table: str
     name: str
@@ -36,10 +36,10 @@ class Chain:
 
 @dataclass(frozen=True, kw_only=True)
 class Jump:
-    """A rule in a chain of somebody else's that leads to one of ours.
+    """A rule in a chain that is not ours which jumps to a chain of ours.
 
-    `closing` are the verdicts which, standing without a condition, end the chain for everything (for Place.LAST).
-    `instead` takes this one's place where `chain` does not exist.
+    For Place.LAST: a rule without conditions and with one of the verdicts `closing` ends the chain, and the jump has to
+    stand before it. `instead` is the jump to use where `chain` does not exist.
     """
 
     table: str
@@ -57,60 +57,62 @@ class Jump:
 
 @dataclass(frozen=True, kw_only=True)
 class Ruleset:
-    """All the rules of one IP version that should be there, and how packets get to them."""
+    """All desired chains of one IP version, and the jumps that lead packets to them."""
 
-    chains: tuple[Chain, ...] = ()
+    chains: tuple[IptablesChain, ...] = ()
     jumps: tuple[Jump, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Part:
-    """A chain of ours with its jump, or nothing at all where it would have no rules."""
+class _JumpedChain:
+    """A chain of ours with the jump to it. One without rules is left out, with its jump."""
 
-    chain: Chain
+    chain: IptablesChain
     jump: Jump
 
 
-def ruleset(wanted: Wanted, version: int, *, doors_only: bool = False) -> Ruleset:
+def ruleset(desired: DesiredRules, version: int, *, accepts_only: bool = False) -> Ruleset:
     """The iptables rules of one IP version; none where there is no overlay of it.
 
-    Masquerading is flannel's, in flannel's order. The rest opens what stock Docker closes: from 28.2 its raw table
-    drops whatever is for a container and did not come from its bridge, from 28.0 its filter table does too; each needs
-    a door of its own, and in the filter table that is DOCKER-USER: an administrator's own drops there still win. And it
-    keeps strangers out (strangers.py). `doors_only` leaves out what an nftables table does as well as iptables
-    (table.py): there, to this host's own ports, an administrator's accept would not win.
+    The masquerading rules are flannel's, in flannel's order. Accept rules are needed because stock Docker drops what is
+    for a container and did not come from its bridge: from 28.0 on in the filter table, from 28.2 on in raw too. In each
+    table an accept of ours stands before that; in filter it is in DOCKER-USER, after the administrator's own drops.
+    Other rules keep strangers out (strangers.py).
+    `accepts_only` leaves out what a table of nftables does as well (table.py). The drops for this host's own ports stay
+    here: in a table of its own they would override the administrator's accepts.
     """
-    overlay = wanted.overlay(version)
+    overlay = desired.overlay(version)
     if overlay is None:
         return Ruleset()
-    kept_out = strangers(wanted, version)
-    early = kept_out.early if not doors_only else tuple(one for one in kept_out.early if one.verdict != "drop")
+    strangers = stranger_rules(desired, version)
+    raw = strangers.raw if not accepts_only else tuple(rule for rule in strangers.raw if rule.verdict != DROP)
     parts = [
-        *_forward(wanted, overlay),
-        _docker_user(wanted, overlay),
-        _part("raw", "PREROUTING", _written(early, version), Place.FIRST),
-        _part("filter", "INPUT", _written(kept_out.to_host, version), Place.LAST, closing=("DROP", "REJECT")),
+        *_forward(desired, overlay),
+        _docker_user(desired, overlay),
+        _jumped("raw", "PREROUTING", _written(raw, version), Place.FIRST),
+        _jumped("filter", "INPUT", _written(strangers.input_last, version), Place.LAST, closing=("DROP", "REJECT")),
     ]
-    if not doors_only:
+    if not accepts_only:
         mangle = (
-            ("PREROUTING", _written(_going_on(kept_out.prerouting), version)),
-            ("INPUT", _written(kept_out.delivered, version)),
-            # Before filter, and routing, which may look at marks, is over.
-            ("FORWARD", (*_written(kept_out.forwarded, version), *_marking(wanted, overlay))),
+            ("PREROUTING", _written(_accept_as_return(strangers.prerouting), version)),
+            ("INPUT", _written(strangers.input, version)),
+            # Marks are set after routing, which may depend on marks, and before the filter table, where Docker
+            # looks at them.
+            ("FORWARD", (*_written(strangers.forward, version), *_marking(desired, overlay))),
         )
         parts = [
-            *_masquerading(wanted, overlay),
+            *_masquerading(desired, overlay),
             *parts,
-            *(_part("mangle", chain, rules, Place.FIRST) for chain, rules in mangle),
+            *(_jumped("mangle", chain, rules, Place.FIRST) for chain, rules in mangle),
         ]
     parts = [part for part in parts if part.chain.rules]
     return Ruleset(chains=tuple(part.chain for part in parts), jumps=tuple(part.jump for part in parts))
 
 
 def without_sets(rules: Ruleset) -> Ruleset:
-    """The same for a kernel without sets of addresses: whom a packet is from is not looked at.
+    """The same rules for a kernel without sets of addresses (ipset): rules that need a set are left out.
 
-    An accept of what is from a peer's subnet becomes one of the network's, or plain routes would carry nothing.
+    An accept from peers' subnets becomes one from the whole network, or plain routes would not work at all.
     """
     return replace(rules, chains=tuple(replace(one, rules=tuple(_without_sets(one.rules))) for one in rules.chains))
 
@@ -124,8 +126,8 @@ def _without_sets(rules: Iterable[str]) -> Iterator[str]:
             yield rule
 
 
-def _masquerading(wanted: Wanted, overlay: Overlay) -> list[_Part]:
-    if not wanted.masquerade:
+def _masquerading(desired: DesiredRules, overlay: Overlay) -> list[_JumpedChain]:
+    if not desired.masquerade:
         return []
     network, subnet = overlay.network, overlay.subnet
     mark = f"{MASQUERADED_ELSEWHERE:#x}"
@@ -137,50 +139,52 @@ def _masquerading(wanted: Wanted, overlay: Overlay) -> list[_Part]:
         f"-s {network} ! -d {MULTICAST[network.version]} {ours().comment} -j MASQUERADE --random-fully",
         f"! -s {network} -d {network} {ours().comment} -j MASQUERADE --random-fully",
     )
-    return [_part("nat", "POSTROUTING", rules, Place.ANYWHERE)]
+    return [_jumped("nat", "POSTROUTING", rules, Place.ANYWHERE)]
 
 
-def _forward(wanted: Wanted, overlay: Overlay) -> list[_Part]:
-    if not wanted.forward:
+def _forward(desired: DesiredRules, overlay: Overlay) -> list[_JumpedChain]:
+    if not desired.forward:
         return []
-    # Narrower than flannel's, which accept whatever is to or from the network, from anybody.
-    inward = [f"{_within(overlay)} -i {device}" for device in wanted.devices]
-    for one in wanted.trusts(overlay.network.version):
-        inward += [f"-s {one} -d {overlay.network}", f"-s {overlay.network} -d {one}"]
+    # flannel accepts every packet to or from the network, whoever sends it. These accept less.
+    accepted = [f"{_within(overlay)} -i {device}" for device in desired.devices]
+    for one in desired.trusts(overlay.network.version):
+        accepted += [f"-s {one} -d {overlay.network}", f"-s {overlay.network} -d {one}"]
+    established = "-m conntrack --ctstate RELATED,ESTABLISHED"
     rules = (
-        *(f"{way} {ours().comment} -j ACCEPT" for way in inward),
-        f"-s {overlay.subnet} -i {wanted.bridge} {ours().comment} -j ACCEPT",
-        f"-d {overlay.subnet} -o {wanted.bridge} -m conntrack --ctstate RELATED,ESTABLISHED {ours().comment} -j ACCEPT",
+        *(f"{match} {ours().comment} -j ACCEPT" for match in accepted),
+        f"-s {overlay.subnet} -i {desired.bridge} {ours().comment} -j ACCEPT",
+        f"-d {overlay.subnet} -o {desired.bridge} {established} {ours().comment} -j ACCEPT",
     )
-    return [_part("filter", "FORWARD", rules, Place.LAST, closing=("DROP", "REJECT"))]
+    return [_jumped("filter", "FORWARD", rules, Place.LAST, closing=("DROP", "REJECT"))]
 
 
-def _docker_user(wanted: Wanted, overlay: Overlay) -> _Part:
-    # A container may claim to be from a network that is trusted.
-    own = wanted.other_bridges if wanted.trusts(overlay.network.version) else ()
+def _docker_user(desired: DesiredRules, overlay: Overlay) -> _JumpedChain:
+    # A container can give itself an address of a trusted network: the accepts below are not for containers.
+    bridges = desired.other_bridges if desired.trusts(overlay.network.version) else ()
     rules = (
-        *(f"-i {bridge} {ours().comment} -j RETURN" for bridge in own),
-        *_written(ways_in(wanted, overlay), overlay.network.version),
+        *(f"-i {bridge} {ours().comment} -j RETURN" for bridge in bridges),
+        *_written(accept_rules(desired, overlay), overlay.network.version),
     )
-    chain = Chain(table="filter", name=f"{ours().chains}DOCKER", rules=rules)
+    chain = IptablesChain(table="filter", name=f"{ours().chains}DOCKER", rules=rules)
     jump = Jump(
         table="filter",
         chain="DOCKER-USER",
         to=chain.name,
         place=Place.LAST,
         closing=("RETURN",),
-        # Docker before 17.06, or one that has yet to start.
+        # Docker before 17.06 has no DOCKER-USER; a later one makes it when it starts.
         instead=Jump(table="filter", chain="FORWARD", to=chain.name, place=Place.FIRST),
     )
-    return _Part(chain=chain, jump=jump)
+    return _JumpedChain(chain=chain, jump=jump)
 
 
-def _marking(wanted: Wanted, overlay: Overlay) -> tuple[str, ...]:
-    if wanted.mark is None:
+def _marking(desired: DesiredRules, overlay: Overlay) -> tuple[str, ...]:
+    if desired.mark is None:
         return ()
     version = overlay.network.version
     return tuple(
-        f"{_match(way, version)} {ours().comment} -j MARK --set-xmark {wanted.mark}" for way in ways_in(wanted, overlay)
+        f"{_match(rule, version)} {ours().comment} -j MARK --set-xmark {desired.mark}"
+        for rule in accept_rules(desired, overlay)
     )
 
 
@@ -188,24 +192,24 @@ def _within(overlay: Overlay) -> str:
     return f"-s {overlay.network} -d {overlay.subnet}"
 
 
-def _going_on(rules: Iterable[Rule]) -> tuple[Rule, ...]:
-    """The same, but what is let through goes on to what is behind: an accept would end the whole table.
+def _accept_as_return(rules: Iterable[FilterRule]) -> tuple[FilterRule, ...]:
+    """The same rules with RETURN for ACCEPT, which would end the whole table.
 
-    There are the rules of this host's other networks, and an administrator's own.
+    After ours there are the rules of this host's other networks and the administrator's own.
     """
     return tuple(replace(rule, verdict=RETURN) if rule.verdict == ACCEPT else rule for rule in rules)
 
 
-def _written(rules: Sequence[Rule], version: int) -> tuple[str, ...]:
+def _written(rules: Sequence[FilterRule], version: int) -> tuple[str, ...]:
     return tuple(_rule(rule, version) for rule in rules)
 
 
-def _rule(rule: Rule, version: int) -> str:
+def _rule(rule: FilterRule, version: int) -> str:
     return f"{_match(rule, version)} {ours().comment} -j {rule.verdict.upper()}"
 
 
-def _match(rule: Rule, version: int) -> str:
-    """What a rule matches, in the order of words of `iptables-save`."""
+def _match(rule: FilterRule, version: int) -> str:
+    """The rule's conditions, in the order in which `iptables-save` prints them."""
     words = [
         rule.source and f"-s {rule.source}",
         rule.destination and f"-d {rule.destination}",
@@ -221,7 +225,7 @@ def _match(rule: Rule, version: int) -> str:
         if rule.destination_leased is None
         else _set(ours().leased(version), member=rule.destination_leased, end="dst"),
         "-m addrtype --dst-type LOCAL" if rule.local else None,
-        "-m conntrack ! --ctstate RELATED,ESTABLISHED" if rule.begins else None,
+        "-m conntrack ! --ctstate RELATED,ESTABLISHED" if rule.not_established else None,
     ]
     return " ".join(word for word in words if word)
 
@@ -230,6 +234,8 @@ def _set(name: str, *, member: bool, end: str) -> str:
     return f"-m set {'' if member else '! '}--match-set {name} {end}"
 
 
-def _part(table: str, chain: str, rules: tuple[str, ...], place: Place, closing: tuple[str, ...] = ()) -> _Part:
-    made = Chain(table=table, name=f"{ours().chains}{chain}", rules=rules)
-    return _Part(chain=made, jump=Jump(table=table, chain=chain, to=made.name, place=place, closing=closing))
+def _jumped(
+    table: str, chain: str, rules: tuple[str, ...], place: Place, closing: tuple[str, ...] = ()
+) -> _JumpedChain:
+    made = IptablesChain(table=table, name=f"{ours().chains}{chain}", rules=rules)
+    return _JumpedChain(chain=made, jump=Jump(table=table, chain=chain, to=made.name, place=place, closing=closing))

@@ -1,4 +1,4 @@
-"""What has to be told to `iptables-restore --noflush` so that the rules are as they should be. Pure: no I/O."""
+"""The input for `iptables-restore --noflush` that turns the kernel's rules into the desired ones. Pure: no I/O."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 
 from overlayd.firewall.chains import Jump, Place, Ruleset
+from overlayd.lib.iptables_save import parse
 from overlayd.lib.marks import Marks, network_of_jump, ours
 
 # table → chain → rules without the `-A CHAIN` in front
 Tables = Mapping[str, Mapping[str, tuple[str, ...]]]
 
-# The doors are in filter; translating is nothing without them.
-_OPENING = ("filter", "nat")
+# The tables whose rules let packets pass: accepts are in filter, and NAT is for packets that were accepted.
+_ACCEPTING = ("filter", "nat")
 _IP_IN_IP = re.compile(r"-p (?:ipencap|ipv4|ip-in-ip) ")
 _MAC = re.compile(r"--mac-source \S+")
 _UNCONDITIONAL = re.compile(r'(?:-m comment --comment (?:"(?:[^"\\]|\\.)*"|\S+) )?-j (?P<verdict>\S+)')
@@ -28,59 +29,53 @@ def _is_ours(rule: str) -> bool:
     return _of(ours()).search(rule) is not None
 
 
-def parse(saved: str) -> dict[str, dict[str, tuple[str, ...]]]:
-    """The tables in what `iptables-save` wrote."""
-    tables: dict[str, dict[str, list[str]]] = {}
-    chains: dict[str, list[str]] = {}
-    for line in saved.splitlines():
-        if line.startswith("*"):
-            chains = tables.setdefault(line[1:].strip(), {})
-        elif line.startswith(":"):
-            chains.setdefault(line[1:].split(" ", 1)[0], [])
-        elif line.startswith("-A "):
-            _, name, rule = line.split(" ", 2)
-            chains.setdefault(name, []).append(_usual(rule.strip()))
-    return {table: {name: tuple(rules) for name, rules in chains.items()} for table, chains in tables.items()}
+def read(saved: str) -> dict[str, dict[str, tuple[str, ...]]]:
+    """The rules in what `iptables-save` printed, by table and chain, ours in the spelling in which we write them."""
+    return {
+        table: {name: tuple(map(_normalized, chain.rules)) for name, chain in chains.items()}
+        for table, chains in parse(saved).items()
+    }
 
 
-def _usual(rule: str) -> str:
-    """A rule as we write it: releases quote comments, name IP in IP as /etc/protocols does, and write MACs large."""
+def _normalized(rule: str) -> str:
+    """A rule as we write it. Some releases quote comments, give protocol 4 a name, or print MACs in capitals."""
     rule = rule.replace(f'--comment "{ours().name}"', f"--comment {ours().name}")
     if not re.search(rf"{ours().comment}(?: |$)", rule):
         return rule
     return _MAC.sub(lambda found: found[0].lower(), _IP_IN_IP.sub("-p 4 ", rule))
 
 
-def changes(wanted: Ruleset, there: Tables) -> dict[str, list[str]]:
-    """For each table that is not as it should be, the lines to restore; empty when all is well.
+def changes(desired: Ruleset, there: Tables) -> dict[str, list[str]]:
+    """The lines to restore, for each table that differs from the desired rules; empty where none does.
 
-    What is ours and not wanted goes, chains and rules; what is not ours stays, in its order.
+    Chains and rules of ours that are not desired are removed. Those of others stay, in their order.
     """
-    names = {chain.table for chain in wanted.chains} | {jump.table for jump in wanted.jumps} | set(there)
+    names = {chain.table for chain in desired.chains} | {jump.table for jump in desired.jumps} | set(there)
     found = {}
-    # What opens comes after what closes, and goes before it: a table that is refused leaves the next ones as they were.
-    for table in sorted(names, key=lambda name: (name in _OPENING, name), reverse=not wanted.chains):
-        lines = _table(table, wanted, there.get(table, {}))
+    # iptables-restore stops at a table that the kernel refuses. So the tables that accept packets are written after
+    # those that drop them, and emptied before those.
+    for table in sorted(names, key=lambda name: (name in _ACCEPTING, name), reverse=not desired.chains):
+        lines = _table(table, desired, there.get(table, {}))
         if lines:
             found[table] = lines
     return found
 
 
 def restore_input(lines: Mapping[str, Iterable[str]]) -> str:
-    """The text for `iptables-restore --noflush`. Each table is committed as a whole or not at all."""
+    """The text for `iptables-restore --noflush`. The kernel takes each table as a whole, or refuses it as a whole."""
     parts = [part for table, body in lines.items() for part in (f"*{table}", *body, "COMMIT")]
     return "".join(f"{part}\n" for part in parts)
 
 
-def _table(table: str, wanted: Ruleset, there: Mapping[str, tuple[str, ...]]) -> list[str]:
-    chains = {chain.name: chain.rules for chain in wanted.chains if chain.table == table}
+def _table(table: str, desired: Ruleset, there: Mapping[str, tuple[str, ...]]) -> list[str]:
+    chains = {chain.name: chain.rules for chain in desired.chains if chain.table == table}
     surplus = [name for name in there if name.startswith(ours().chains) and name not in chains]
     stale = [name for name, rules in chains.items() if there.get(name) != rules]
-    # Naming an existing chain of ours empties it (iptables-restore(8), --noflush), a new one makes it.
+    # `:NAME` makes a chain, or empties one that exists (iptables-restore(8), --noflush).
     lines = [f":{name} - [0:0]" for name in (*stale, *surplus)]
     for name in stale:
         lines += [f"-A {name} {rule}" for rule in chains[name]]
-    jumps = [_existing(jump, there) for jump in wanted.jumps if jump.table == table]
+    jumps = [_existing(jump, there) for jump in desired.jumps if jump.table == table]
     foreign = [name for name in there if not name.startswith(ours().chains)]
     for name in sorted({*foreign, *(jump.chain for jump in jumps)}):
         lines += _place(name, [jump for jump in jumps if jump.chain == name], there.get(name, ()))
@@ -93,7 +88,7 @@ def _existing(jump: Jump, there: Mapping[str, tuple[str, ...]]) -> Jump:
 
 
 def _place(name: str, jumps: list[Jump], rules: tuple[str, ...]) -> list[str]:
-    """The lines that put our jumps, and nothing else of ours, where they belong in one chain of somebody else's."""
+    """The lines that put our jumps in their place in a chain that is not ours, and remove other rules of ours there."""
     target = [rule for rule in rules if not _is_ours(rule)]
     for jump in sorted(jumps, key=lambda jump: jump.place is Place.FIRST):
         at = _position(jump, target, rules)
@@ -106,8 +101,10 @@ def _place(name: str, jumps: list[Jump], rules: tuple[str, ...]) -> list[str]:
 
 
 def _position(jump: Jump, others: list[str], rules: tuple[str, ...]) -> int:
-    """Where it has to stand. Jumps of this host's other networks are beside it, in the order of the networks' numbers:
-    each of the daemons puts all of them in the same order, and none moves what another one put there.
+    """The index among `others` at which our jump has to stand.
+
+    Jumps of this host's other networks stand beside it, in the order of the networks' numbers: so all daemons agree on
+    the order, and none moves the jump of another.
     """
     if jump.place is Place.FIRST:
         return next((at for at, rule in enumerate(others) if not _is_before_ours(rule)), len(others))

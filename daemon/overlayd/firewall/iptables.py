@@ -1,6 +1,6 @@
-"""Rules read by `iptables-save` and written by `iptables-restore`, whichever kind (legacy or nft) is installed.
+"""Rules read by `iptables-save` and written by `iptables-restore`, of whichever variant (legacy, nft) is installed.
 
-A command's name without `-save` or `-restore` stands for all three: iptables, ip6tables, iptables-legacy …
+`command` is the name without `-save` or `-restore`: iptables, ip6tables, iptables-legacy …
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from overlayd.errors import CommandFailed
 from overlayd.firewall.chains import Ruleset
-from overlayd.firewall.diff import Tables, changes, parse, restore_input
+from overlayd.firewall.diff import Tables, changes, read, restore_input
 from overlayd.lib import process
 from overlayd.lib.marks import ours
 
@@ -23,12 +23,12 @@ _LOCK_WAIT_S = 5
 
 
 def installed(command: str) -> bool:
-    """Whether there is such a command."""
+    """Whether the command is installed."""
     return shutil.which(f"{command}-restore") is not None
 
 
 def kinds(version: int) -> list[str]:
-    """Every installed command for one IP version, each kind once: the one in use first, then the other kind's."""
+    """The installed commands of one IP version, one for each variant (legacy, nft): first the one that is used."""
     found: dict[str, str] = {}
     for command in (COMMANDS[version], f"{COMMANDS[version]}-nft", f"{COMMANDS[version]}-legacy"):
         if installed(command) and shutil.which(f"{command}-save") is not None:
@@ -36,15 +36,15 @@ def kinds(version: int) -> list[str]:
     return list(found.values())
 
 
-def sync(command: str, wanted: Ruleset) -> bool:
-    """Make the rules as wanted, in order, and remove what is ours beside; whether anything had to be written.
+def sync(command: str, desired: Ruleset) -> bool:
+    """Write the desired rules, and remove all others of ours. Returns whether anything had to be written.
 
-    Idempotent. Raises CommandFailed; each table is then as it was or as it should be.
+    Idempotent. Raises CommandFailed; each table then has the old rules or the desired ones.
     """
-    lines = changes(wanted, _read(command))
-    # What is new only; an unchanged state asks for one command a look.
+    lines = changes(desired, _read(command))
+    # The version is asked for only where something differs, so that an unchanged state costs one command.
     if lines and not _modern(command):
-        lines = changes(_without_random_fully(wanted), _read(command))
+        lines = changes(_without_random_fully(desired), _read(command))
     if not lines:
         return False
     _restore(command, restore_input(lines))
@@ -66,7 +66,7 @@ def has_nat(command: str) -> bool:
 
 
 def remove(command: str) -> Iterator[str]:
-    """Remove every chain and jump of ours, also after a crash; name what was removed. Raises CommandFailed."""
+    """Remove every chain and jump of ours, also those of a crashed run. Yields each chain. Raises CommandFailed."""
     there = _read(command)
     sync(command, Ruleset())
     for table, chains in there.items():
@@ -76,7 +76,7 @@ def remove(command: str) -> Iterator[str]:
 
 
 def without_nat(rules: Ruleset) -> Ruleset:
-    """The same rules for a kernel that cannot translate addresses."""
+    """The same rules for a kernel without the nat table."""
     return Ruleset(
         chains=tuple(chain for chain in rules.chains if chain.table != "nat"),
         jumps=tuple(jump for jump in rules.jumps if jump.table != "nat"),
@@ -84,7 +84,7 @@ def without_nat(rules: Ruleset) -> Ruleset:
 
 
 def _read(command: str) -> Tables:
-    return parse(process.run([f"{command}-save"]))
+    return read(process.run([f"{command}-save"]))
 
 
 def _restore(command: str, text: str) -> None:
@@ -95,7 +95,7 @@ def _restore(command: str, text: str) -> None:
 
 
 def _kind(command: str) -> str:
-    """By what a program says and not by which file it is: two nft ones, of two packages, write into one kernel."""
+    """The command's variant, by its own words: files of two packages may be the same variant."""
     try:
         return "nft" if "nf_tables" in process.run([command, "--version"]) else "legacy"
     except CommandFailed:

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator
 
 from overlayd.errors import CommandFailed
-from overlayd.firewall.table import FAMILIES, Table, matches, removal, sets, tables, write
+from overlayd.firewall.table import FAMILIES, NftTable, matches, removal, sets, tables, write
 from overlayd.lib import process
 from overlayd.lib.marks import ours
 
@@ -14,40 +14,40 @@ _NAT_CHAIN = "type nat hook postrouting priority 100;"
 
 
 def installed() -> bool:
-    """Whether there is an nft."""
+    """Whether the command nft is installed."""
     return shutil.which("nft") is not None
 
 
-def sync(version: int, wanted: Table | None) -> bool:
-    """Make the table of that IP version as wanted, or gone; whether anything had to be written.
+def sync(version: int, desired: NftTable | None) -> bool:
+    """Write the desired table of that IP version, or remove it for None. Returns whether anything had to be written.
 
-    Idempotent, and one transaction: no packet sees half of it. Raises CommandFailed; the table is then as it was.
+    Idempotent, and one transaction: no packet meets a part of it. Raises CommandFailed; the table is then as it was.
     """
     family = FAMILIES[version]
-    there = stands(version)
-    if wanted is None:
-        if there:
+    exists = table_exists(version)
+    if desired is None:
+        if exists:
             process.run(["nft", "-f", "-"], input=removal(family))
-        return there
-    if there and matches(wanted, _nft("list", "table", family, ours().name)):
+        return exists
+    if exists and matches(desired, _nft("list", "table", family, ours().name)):
         return False
-    process.run(["nft", "-f", "-"], input=write(wanted))
+    process.run(["nft", "-f", "-"], input=write(desired))
     return True
 
 
-def stands(version: int) -> bool:
-    """Whether the table of that IP version is there. Raises CommandFailed."""
+def table_exists(version: int) -> bool:
+    """Whether the kernel has our table of that IP version. Raises CommandFailed."""
     return (FAMILIES[version], ours().name) in tables(_nft("list", "tables"))
 
 
 def members(version: int) -> dict[str, set[str]]:
-    """What is in each set of the table of that IP version, by its name; none without one. Raises CommandFailed."""
+    """The elements of each set of our table of that IP version, by set name. Raises CommandFailed."""
     family = FAMILIES[version]
-    return sets(_nft("list", "table", family, ours().name)) if stands(version) else {}
+    return sets(_nft("list", "table", family, ours().name)) if table_exists(version) else {}
 
 
 def has_nat(version: int) -> bool:
-    """Whether the kernel can translate addresses of that IP version. Changes nothing."""
+    """Whether the kernel has NAT for that IP version. Changes nothing."""
     try:
         text = f"table {FAMILIES[version]} {ours().name}-probe {{ chain nat {{ {_NAT_CHAIN} }}; }}\n"
         process.run(["nft", "--check", "-f", "-"], input=text)
@@ -57,7 +57,7 @@ def has_nat(version: int) -> bool:
 
 
 def remove() -> Iterator[str]:
-    """Remove the tables of both families; name what was removed. Raises CommandFailed."""
+    """Remove our tables of both families. Yields each of them. Raises CommandFailed."""
     for version, family in FAMILIES.items():
         if sync(version, None):
             yield f"nftables table {family} {ours().name}"

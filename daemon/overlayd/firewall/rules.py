@@ -1,4 +1,4 @@
-"""What the firewall has to do for the overlay, as a value that both backends render. Pure: no I/O."""
+"""What the firewall has to do for the overlay, as a value from which iptables and nftables rules are made. Pure."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from overlayd.backends.listening import Listening
 from overlayd.lib.addresses import IPAddress, IPNetwork
 
 DOCKER_BRIDGE = "docker0"
-# Docker names the bridges of its networks `br-` and twelve hexadecimal digits (moby, bridge.go).
+# Docker names the bridge of each user-defined network `br-` and twelve hexadecimal digits (moby, bridge.go).
 USER_BRIDGES = "br-+"
-# Every device of ours is named so (kernel/state.py). Other devices carry the packets of others too.
+# The names of overlayd's own devices begin so (kernel/state.py). On other devices there are also others' packets.
 TUNNEL_PREFIX = "overlay"
-# By IP version: never masqueraded, for nobody could answer.
+# By IP version. Multicast is never masqueraded: no answer could come back.
 MULTICAST = {4: "224.0.0.0/4", 6: "ff00::/8"}
 VERSIONS = (4, 6)
-# On packets that something else has already decided to masquerade (Kubernetes, and flannel after it).
+# The mark of packets that another program masquerades (Kubernetes; flannel has the same exception).
 MASQUERADED_ELSEWHERE = 0x4000
 
 
@@ -25,7 +25,8 @@ MASQUERADED_ELSEWHERE = 0x4000
 class Overlay:
     """One network and this host's subnet of it, both IPv4 or both IPv6.
 
-    `shared`: others live in the network as well, as where it is 10.0.0.0/8 and the underlay 10.1.2.0/24.
+    `shared`: hosts outside the overlay have addresses of the network too, as where the network is 10.0.0.0/8 and the
+    underlay 10.1.2.0/24.
     """
 
     network: IPv4Network | IPv6Network
@@ -35,7 +36,7 @@ class Overlay:
 
 @dataclass(frozen=True, kw_only=True)
 class OtherNetwork:
-    """A network of one family that another daemon serves on this host, and the bridges of its containers here."""
+    """A network of one IP version that another overlayd serves on this host, and its containers' bridges here."""
 
     network: IPNetwork
     bridges: tuple[str, ...] = ()
@@ -43,7 +44,7 @@ class OtherNetwork:
 
 @dataclass(frozen=True, kw_only=True)
 class Mark:
-    """Bits of a packet's firewall mark: those of `mask` are set as in `value`."""
+    """A firewall mark: the bits of `mask` have the values that they have in `value`."""
 
     value: int
     mask: int
@@ -53,23 +54,24 @@ class Mark:
         return f"{self.value:#x}/{self.mask:#x}"
 
 
-# One bit that nobody else is known to use: Kubernetes has 0x4000 and 0x8000, CNI's portmap 0x2000, Cilium 0x0f00,
-# Calico and Tailscale the upper half.
+# A bit that no other known program uses: Kubernetes has 0x4000 and 0x8000, CNI's portmap 0x2000, Cilium 0x0f00, Calico
+# and Tailscale the upper half.
 DOCKER_MARK = Mark(value=0x1000, mask=0x1000)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """All that the firewall has to do. The empty one: nothing, and nothing of ours may be left.
+class DesiredRules:
+    """All that the firewall has to do. The default value means: no rules, and none of overlayd's may be left.
 
-    On `devices` packets from peers' containers arrive: on those of ours nothing else does, on the others (plain routes)
-    everything may. `bridge` has this host's containers, `other_bridges` have containers of other networks; names end
-    with `+` for any ending. `peers` are the public addresses of hosts that hold a lease, `leased` their subnets, and
-    `listens` what is taken from them. `routers` are the link addresses of the underlay's gateways that are no peers,
-    `underlay` is its interface.
-    `trusted` networks outside the overlay may reach containers by their own addresses; with `direct_routing` everybody
-    may, as daemon.json asks. `mark` opens the door of Docker's nftables backend, None where Docker uses iptables.
-    `others` are this host's other networks.
+    `devices`: packets of peers' containers arrive on these; on overlayd's own devices no other packets do, on the
+    others (plain routes) any packet may. `bridge` is the bridge of this network's containers, `other_bridges` those of
+    other containers here; a `+` at the end of a name stands for any ending. `masquerade`: containers' packets get the
+    host's address where they leave the network. `forward`: accept the network's packets in FORWARD. `peers` are the
+    public addresses of hosts that hold a lease, `leased` their subnets, `listens` what the backend receives from them.
+    `underlay` is its interface, `routers` the link addresses of its gateways that are not peers. `trusted` networks
+    outside the overlay may reach containers by their own addresses; with `direct_routing` everybody may, because
+    daemon.json says so. `mark` is the mark by which Docker's nftables backend accepts packets; None where Docker uses
+    iptables. `others` are the other overlay networks of this host.
     """
 
     overlays: tuple[Overlay, ...] = ()
@@ -89,17 +91,17 @@ class Wanted:
     others: tuple[OtherNetwork, ...] = ()
 
     def overlay(self, version: int) -> Overlay | None:
-        """The overlay of that IP version, if there is one."""
+        """The overlay of an IP version; None without one."""
         return next((overlay for overlay in self.overlays if overlay.network.version == version), None)
 
     @property
     def tunnels(self) -> tuple[str, ...]:
-        """The devices that carry nothing but the overlay."""
+        """overlayd's own devices, on which only packets of the overlay arrive."""
         return tuple(device for device in self.devices if device.startswith(TUNNEL_PREFIX))
 
     @property
     def underlays(self) -> tuple[str, ...]:
-        """The devices on which packets from peers' containers arrive as they are, beside everybody else's."""
+        """The devices of plain routes, on which packets of peers' containers arrive among all others."""
         return tuple(device for device in self.devices if not device.startswith(TUNNEL_PREFIX))
 
     def trusts(self, version: int) -> tuple[IPNetwork, ...]:
@@ -115,7 +117,7 @@ class Wanted:
         return frozenset(subnet for subnet in self.leased if subnet.version == version)
 
 
-NOTHING = Wanted()
+NOTHING = DesiredRules()
 
 
 def desired(
@@ -135,27 +137,27 @@ def desired(
     underlay: str | None = None,
     trusted: Sequence[IPNetwork] = (),
     others: Sequence[OtherNetwork] = (),
-) -> Wanted:
-    """What a host needs that holds a subnet of each overlay (at most one of an IP version: ValueError).
+) -> DesiredRules:
+    """The rules for a host that holds a subnet of each of `overlays`. ValueError for two of the same IP version.
 
-    `forward` accepts the network's packets in FORWARD. `daemon_json` are dockerd's settings: they say whether Docker
-    uses nftables, by which mark it lets packets in, and which bridge its containers are on. `bridge` is the one
-    that has the subnet's address, whatever they say. `wired_bridges` are ways to a wire. See Wanted for the rest.
+    `daemon_json` are dockerd's settings: whether it uses nftables, with which mark it accepts packets, the name of its
+    bridge. `bridge` is the bridge with the subnet's address and overrides that name. `wired_bridges` have a network
+    card among their ports, so they lead out of this host. See DesiredRules for the rest.
     """
     versions = [overlay.network.version for overlay in overlays]
     if len(set(versions)) != len(versions) or any(o.network.version != o.subnet.version for o in overlays):
         raise ValueError(f"one network of each IP version, and its subnet: {overlays}")
-    told = daemon_json or {}
-    bridge = bridge or container_bridge(told)
-    # br-lan, br-ex: where a wire's bridge is named as Docker names its own, each of Docker's is told by its name.
-    alike = any(name.startswith(USER_BRIDGES.rstrip("+")) for name in (*wired_bridges, underlay or ""))
-    bridges = other_bridges if alike else (USER_BRIDGES, *other_bridges)
-    return Wanted(
+    settings = daemon_json or {}
+    bridge = bridge or container_bridge(settings)
+    # A wired bridge may be called br-lan or br-ex: then `br-+` would match it, and Docker's bridges are listed by name.
+    ambiguous = any(name.startswith(USER_BRIDGES.rstrip("+")) for name in (*wired_bridges, underlay or ""))
+    bridges = other_bridges if ambiguous else (USER_BRIDGES, *other_bridges)
+    return DesiredRules(
         overlays=tuple(overlays),
         devices=tuple(devices),
         masquerade=masquerade,
         forward=forward,
-        mark=docker_mark(told) if docker_uses_nftables(told) else None,
+        mark=docker_mark(settings) if docker_uses_nftables(settings) else None,
         bridge=bridge,
         other_bridges=tuple(dict.fromkeys(name for name in bridges if name not in (bridge, underlay))),
         peers=frozenset(peers),
@@ -165,14 +167,14 @@ def desired(
         underlay=underlay,
         trusted=tuple(trusted),
         others=tuple(others),
-        direct_routing=told.get("allow-direct-routing") in (True, "true"),
+        direct_routing=settings.get("allow-direct-routing") in (True, "true"),
     )
 
 
 def container_bridge(daemon_json: Mapping[str, object]) -> str:
-    """The bridge of Docker's default network: docker0, unless daemon.json names another that the administrator made."""
+    """The bridge of Docker's default network: docker0, or another one that daemon.json names."""
     name = daemon_json.get("bridge")
-    # linux/if.h: IFNAMSIZ less the zero byte. What is no name goes into no rule.
+    # linux/if.h: a name has at most IFNAMSIZ - 1 characters. Any other text must not get into a rule.
     usable = isinstance(name, str) and 0 < len(name) <= 15 and name != "none" and name.replace("-", "").isalnum()
     return str(name) if usable else DOCKER_BRIDGE
 
@@ -180,36 +182,36 @@ def container_bridge(daemon_json: Mapping[str, object]) -> str:
 def docker_closes_forwarding(daemon_json: Mapping[str, object], version: int) -> bool:
     """Whether dockerd, where it turns forwarding on, sets FORWARD's policy to DROP (moby, setup_ip_forwarding.go).
 
-    With `ip-forward` off it would not turn it on; overlayd does, and so closes it. `ip-forward-no-drop` is from 28.0.
-    Before 27 ip6tables is off by default and IPv6 left open: that is not copied.
+    With `ip-forward` off dockerd does not turn forwarding on; overlayd does all the same, so that setting does not
+    count here. Docker has `ip-forward-no-drop` from 28.0 on. Before 27 ip6tables is off by default and Docker leaves
+    IPv6 open; overlayd closes it there too.
     """
-    off = [daemon_json.get("iptables") is False]
-    if version == 6:
-        off.append(daemon_json.get("ip6tables") is False)
-    return not any(off) and daemon_json.get("ip-forward-no-drop") is not True
+    if daemon_json.get("iptables") is False or (version == 6 and daemon_json.get("ip6tables") is False):
+        return False
+    return daemon_json.get("ip-forward-no-drop") is not True
 
 
 def docker_uses_nftables(daemon_json: Mapping[str, object]) -> bool:
-    """Whether dockerd is told to write nftables rules (from 29.0)."""
+    """Whether dockerd is configured to write nftables rules (possible from 29.0 on)."""
     return daemon_json.get("firewall-backend") == "nftables"
 
 
 def docker_options_needed(daemon_json: Mapping[str, object]) -> dict[str, str]:
-    """dockerd's options, by their names in daemon.json, without which it drops what comes from peers.
+    """The options, by their names in daemon.json, without which dockerd's nftables rules drop packets of peers.
 
-    None where it uses iptables. Its nftables backend cannot be overridden by rules of ours, for an accept is final in
-    its own base chain only (moby, nftablesdoc/new-daemon.md). `allow-direct-routing` takes away its drop in
-    raw-PREROUTING, for everybody: ours put one back for all but peers (strangers.py). `bridge-accept-fwmark` lets in
-    what carries our mark; an administrator's own mark in daemon.json is kept and used.
+    Empty where Docker uses iptables. Rules of ours cannot override those of Docker's nftables backend: in nftables an
+    accept ends its own base chain only (moby, nftablesdoc/new-daemon.md). `allow-direct-routing` removes Docker's drop
+    in raw-PREROUTING for everybody, and strangers.py has one for everybody but peers. With `bridge-accept-fwmark`
+    Docker accepts packets that carry a mark: the administrator's own in daemon.json, else ours.
     """
     if not docker_uses_nftables(daemon_json):
         return {}
-    return {"allow-direct-routing": "true", "bridge-accept-fwmark": _told_mark(daemon_json) or str(DOCKER_MARK)}
+    return {"allow-direct-routing": "true", "bridge-accept-fwmark": _configured_mark(daemon_json) or str(DOCKER_MARK)}
 
 
 def docker_mark(daemon_json: Mapping[str, object]) -> Mark:
-    """The mark by which Docker lets packets in: `value` or `value/mask`, numbers as in C; ours unless it has one."""
-    value, _, mask = _told_mark(daemon_json).partition("/")
+    """The mark with which Docker accepts packets: that of daemon.json (`value` or `value/mask`), else ours."""
+    value, _, mask = _configured_mark(daemon_json).partition("/")
     try:
         found = Mark(value=_number(value), mask=_number(mask) if mask else 0xFFFFFFFF)
     except ValueError:
@@ -217,10 +219,10 @@ def docker_mark(daemon_json: Mapping[str, object]) -> Mark:
     return found if max(found.value, found.mask) <= 0xFFFFFFFF and min(found.value, found.mask) >= 0 else DOCKER_MARK
 
 
-def _told_mark(daemon_json: Mapping[str, object]) -> str:
+def _configured_mark(daemon_json: Mapping[str, object]) -> str:
     return str(daemon_json.get("bridge-accept-fwmark") or "")
 
 
 def _number(text: str) -> int:
-    # Go's ParseUint with base 0 takes a leading 0 for octal, Python's int refuses it.
+    # dockerd reads it by Go's ParseUint with base 0, to which a leading 0 means octal; Python's int() refuses that.
     return int(text, 8) if text.isdigit() and text.startswith("0") else int(text, 0)

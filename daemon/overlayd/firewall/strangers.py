@@ -1,14 +1,16 @@
-"""Who is kept out, as rules that iptables and nftables both render. Pure: no I/O.
+"""The rules that keep strangers out, for iptables and nftables alike. Pure: no I/O.
 
-A packet reaches a container of this host from the host's own containers, from a peer's container by that peer, or by a
-published port; and this host forwards nobody else's packets into the overlay. What each rule is against: SECURITY.md.
+A stranger is whoever is neither a peer, nor a container of this host or of a peer. These rules drop a stranger's
+packets to containers of this host, unless Docker publishes the port, and packets of strangers that this host would
+forward into the overlay. They drop spoofed packets too: with a source address of the overlay, and not from where that
+subnet is. SECURITY.md names the attack behind each rule.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from overlayd.firewall.rules import Overlay, Wanted
+from overlayd.firewall.rules import DesiredRules, Overlay
 from overlayd.lib.addresses import IPNetwork
 
 ACCEPT, DROP, RETURN = "accept", "drop", "return"
@@ -16,13 +18,13 @@ ICMP = {4: "icmp", 6: "ipv6-icmp"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rule:
-    """One rule: all that is set must match. Networks, addresses and sets are of the chain's IP version.
+class FilterRule:
+    """One rule with its verdict. A packet has to match every field that is set; networks are of the chain's IP version.
 
-    `source_peer` and `destination_peer`: whether that address is a peer's public one. `source_leased` and
-    `destination_leased`: whether it is in a peer's subnet. `local`: the destination is an address of this host.
-    `source_mac`: the link's address that it came from. `begins`: the packet belongs to no connection that is known
-    already.
+    `source_peer` and `destination_peer`: that address is (True) or is not (False) the public address of a peer.
+    `source_leased` and `destination_leased`: that address is or is not in the subnet of a peer. `local`: the
+    destination is an address of this host. `source_mac`: the link address of the sender on this link.
+    `not_established`: connection tracking has the packet in no established connection, nor related to one.
     """
 
     verdict: str
@@ -38,228 +40,236 @@ class Rule:
     source_leased: bool | None = None
     destination_leased: bool | None = None
     local: bool = False
-    begins: bool = False
+    not_established: bool = False
 
     @property
-    def asks_for_peers(self) -> bool:
-        """Whether the set of peers' addresses is needed."""
+    def uses_peers(self) -> bool:
+        """Whether the rule looks into the set of peers' public addresses."""
         return self.source_peer is not None or self.destination_peer is not None
 
     @property
-    def asks_for_subnets(self) -> bool:
-        """Whether the set of peers' subnets is needed."""
+    def uses_leased(self) -> bool:
+        """Whether the rule looks into the set of peers' subnets."""
         return self.source_leased is not None or self.destination_leased is not None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rules:
-    """The rules of one IP version.
+class FilterRules:
+    """The rules of one IP version, by the place where a packet meets them.
 
-    `early`: before connections are looked at. `prerouting`: after that, and before addresses are translated.
-    `delivered`: for packets to this host itself, before all filters; `to_host`: after those of the administrator.
-    `forwarded`: for packets that leave again, before all filters.
+    `raw`: hook prerouting, before connection tracking. `prerouting`: the same hook after it, and before addresses are
+    translated. `input` and `forward`: these hooks before every other filter. `input_last`: hook input, after the rules
+    of the administrator.
     """
 
-    early: tuple[Rule, ...] = field(default=())
-    prerouting: tuple[Rule, ...] = field(default=())
-    delivered: tuple[Rule, ...] = field(default=())
-    forwarded: tuple[Rule, ...] = field(default=())
-    to_host: tuple[Rule, ...] = field(default=())
+    raw: tuple[FilterRule, ...] = field(default=())
+    prerouting: tuple[FilterRule, ...] = field(default=())
+    input: tuple[FilterRule, ...] = field(default=())
+    forward: tuple[FilterRule, ...] = field(default=())
+    input_last: tuple[FilterRule, ...] = field(default=())
 
 
-def strangers(wanted: Wanted, version: int) -> Rules:
-    """The rules of one IP version; none where there is no overlay of it."""
-    overlay = wanted.overlay(version)
+def stranger_rules(desired: DesiredRules, version: int) -> FilterRules:
+    """The rules of one IP version; no rules where there is no overlay of that version."""
+    overlay = desired.overlay(version)
     if overlay is None:
-        return Rules()
-    return Rules(
-        early=tuple(_from_devices(wanted, overlay)),
-        prerouting=tuple(_beside(wanted, overlay)),
-        delivered=tuple(_carriers_here(wanted, version)),
-        forwarded=tuple(_carriers_passed_on(wanted, version)),
-        to_host=tuple(_to_host(wanted, overlay)),
+        return FilterRules()
+    return FilterRules(
+        raw=tuple(_raw(desired, overlay)),
+        prerouting=tuple(_prerouting(desired, overlay)),
+        input=tuple(_backend_input(desired, version)),
+        forward=tuple(_backend_forward(desired, version)),
+        input_last=tuple(_host_ports(desired, overlay)),
     )
 
 
-def ways_in(wanted: Wanted, overlay: Overlay) -> list[Rule]:
-    """From whom Docker lets packets through to containers because we say so."""
-    network, subnet, bridge = overlay.network, overlay.subnet, wanted.bridge
-    way = Rule(verdict=ACCEPT, out_device=bridge, destination=subnet)
+def accept_rules(desired: DesiredRules, overlay: Overlay) -> list[FilterRule]:
+    """The forwarded packets to containers of this host that Docker's own rules must not drop."""
+    network, subnet, bridge = overlay.network, overlay.subnet, desired.bridge
+    accept = FilterRule(verdict=ACCEPT, out_device=bridge, destination=subnet)
     return [
-        *(replace(way, in_device=device, source=network) for device in wanted.devices),
-        # A peer's host itself has the underlay's address there.
-        *(replace(way, in_device=device, source_peer=True) for device in wanted.underlays),
-        *(replace(way, source=one) for one in wanted.trusts(network.version)),
+        *(replace(accept, in_device=device, source=network) for device in desired.devices),
+        # What a peer's host itself sends by a plain route has the peer's public address.
+        *(replace(accept, in_device=device, source_peer=True) for device in desired.underlays),
+        *(replace(accept, source=one) for one in desired.trusts(network.version)),
     ]
 
 
-def left_open(wanted: Wanted, backend: str | None) -> tuple[str, ...]:
-    """What others can do on this host where nothing keeps the rules (`backend` None), in words; else nothing."""
-    if backend is not None or not wanted.overlays:
+def left_open(desired: DesiredRules, backend: str | None) -> tuple[str, ...]:
+    """Sentences: what strangers can do on this host where no `backend` keeps the rules; empty where one does."""
+    if backend is not None or not desired.overlays:
         return ()
-    networks = ", ".join(str(overlay.network) for overlay in wanted.overlays)
+    networks = ", ".join(str(overlay.network) for overlay in desired.overlays)
     found = [
         f"firewall is none: whoever has a route to {networks} by this host reaches containers here and on peers",
     ]
-    for listening in wanted.listens:
+    for listening in desired.listens:
         if not listening.anyone:
             found.append(f"firewall is none: {listening} is taken from anybody, so anybody can send to containers")
     return tuple(found)
 
 
-def _from_devices(wanted: Wanted, overlay: Overlay) -> list[Rule]:
-    """What may come out of the overlay: from the network's other subnets, to this host's."""
+def _raw(desired: DesiredRules, overlay: Overlay) -> list[FilterRule]:
+    """On the overlay's devices: accept packets from other subnets of the network to this host's, drop spoofed ones.
+
+    The accepts stand before Docker's own drops in this table, of whatever is for a container and not from its bridge.
+    """
     network, subnet = overlay.network, overlay.subnet
     found = []
-    for device in wanted.devices:
-        if device not in wanted.tunnels:
-            # By plain routes peers come from the segment itself. A router of it, which is no peer, brings strangers.
-            leased = _from(replace(overlay, shared=True))
-            found += [replace(rule, in_device=device, source_mac=mac) for mac in wanted.routers for rule in leased]
-        found += [
-            Rule(verdict=DROP, in_device=device, source=subnet),
-        ]
-        if device in wanted.tunnels:
+    for device in desired.devices:
+        # This host's own subnet is never behind a device of the overlay.
+        own_subnet = FilterRule(verdict=DROP, in_device=device, source=subnet)
+        if device in desired.tunnels:
             found += [
-                Rule(verdict=ACCEPT, in_device=device, source=network, destination=subnet),
-                Rule(verdict=DROP, in_device=device),
+                own_subnet,
+                FilterRule(verdict=ACCEPT, in_device=device, source=network, destination=subnet),
+                FilterRule(verdict=DROP, in_device=device),
             ]
         else:
-            found += _by_plain_route(device, overlay)
-    trusted = wanted.trusts(overlay.network.version)
+            # By plain routes a peer's packets have the peer's own link address. With that of a router, which is no
+            # peer, they are a stranger's.
+            found += [
+                replace(rule, in_device=device, source_mac=mac)
+                for mac in desired.routers
+                for rule in _drop_from_leases(overlay)
+            ]
+            found += [own_subnet, *_accept_plain_routes(device, overlay)]
+    trusted = desired.trusts(network.version)
     if trusted:
-        # A container may claim to be from there.
-        found += [Rule(verdict=RETURN, in_device=bridge) for bridge in (wanted.bridge, *wanted.other_bridges)]
-    return [*found, *(Rule(verdict=ACCEPT, source=one, destination=subnet) for one in trusted)]
+        # A container can give itself an address of a trusted network: the accepts below are not for containers.
+        found += [FilterRule(verdict=RETURN, in_device=bridge) for bridge in (desired.bridge, *desired.other_bridges)]
+    return [*found, *(FilterRule(verdict=ACCEPT, source=one, destination=subnet) for one in trusted)]
 
 
-def _from(overlay: Overlay) -> list[Rule]:
-    """Drops what claims to be from the network. Where others live in it too, only what claims to be from a lease."""
-    if not overlay.shared:
-        return [Rule(verdict=DROP, source=overlay.network)]
-    return [Rule(verdict=DROP, source=overlay.subnet), Rule(verdict=DROP, source_leased=True)]
-
-
-def _to(overlay: Overlay) -> list[Rule]:
-    """The same of what is for it."""
-    if not overlay.shared:
-        return [Rule(verdict=DROP, destination=overlay.network)]
-    return [Rule(verdict=DROP, destination=overlay.subnet), Rule(verdict=DROP, destination_leased=True)]
-
-
-def _by_plain_route(device: str, overlay: Overlay) -> list[Rule]:
-    """Packets of peers' containers; and of the peers themselves, which have the underlay's address there."""
-    return [
-        Rule(
-            verdict=ACCEPT,
-            in_device=device,
-            source=overlay.network,
-            source_leased=True,
-            destination=overlay.subnet,
-        ),
-        Rule(verdict=ACCEPT, in_device=device, source_peer=True, destination=overlay.subnet),
+def _prerouting(desired: DesiredRules, overlay: Overlay) -> list[FilterRule]:
+    """Drop what arrives by another way than the overlay's and is to the network, or claims to be from it."""
+    network, subnet, bridge = overlay.network, overlay.subnet, desired.bridge
+    found = [
+        # `_raw` has looked at packets of the tunnels.
+        *(FilterRule(verdict=ACCEPT, in_device=name) for name in ("lo", *desired.tunnels)),
+        *_drop_between_networks(desired, overlay),
+        *(rule for device in desired.underlays for rule in _accept_plain_routes(device, overlay)),
+        FilterRule(verdict=ACCEPT, in_device=bridge, source=subnet),
+        # From the bridge alone, also within an established connection: the connection's end is on the bridge.
+        FilterRule(verdict=DROP, source=subnet),
+        # Other sources on the bridge: neighbour discovery, and containers of a bridge that still has an older subnet.
+        # These reach this host and the outside, and nobody in the network.
+        FilterRule(verdict=ACCEPT, in_device=bridge, local=True),
+        *_unless_established(_drop_to(overlay), in_device=bridge),
+        FilterRule(verdict=ACCEPT, in_device=bridge),
+        # Packets of peers' containers were accepted above. Others with such an address only answer this host.
+        *_unless_established(_drop_from_leases(overlay)),
     ]
+    for other in desired.other_bridges:
+        # Containers of Docker's other networks reach peers, masqueraded; Docker keeps them from this bridge's
+        # containers. None of them has an address of the network.
+        found += _unless_established(_drop_from(overlay), in_device=other)
+    found += [
+        *(FilterRule(verdict=ACCEPT, in_device=other) for other in desired.other_bridges),
+        *(FilterRule(verdict=ACCEPT, source=one) for one in desired.trusts(network.version)),
+        # A host with an address of the network that is not leased, behind some router: it reaches this host only.
+        FilterRule(verdict=ACCEPT, source=network, local=True),
+        *_unless_established(_drop_from(overlay)),
+        # The bridge's address is this host's own, and ports are published there.
+        FilterRule(verdict=ACCEPT, destination=network, local=True),
+    ]
+    if desired.direct_routing:
+        found.append(FilterRule(verdict=ACCEPT, destination=subnet))
+    return [*found, *_unless_established(_drop_to(overlay))]
 
 
-def _carriers(wanted: Wanted, version: int) -> list[Rule]:
-    """One rule without conditions for each kind of packet that the backend takes from peers only."""
+def _unless_established(rules: list[FilterRule], *, in_device: str | None = None) -> list[FilterRule]:
+    """The same rules for what comes in by that device, and only for packets outside of established connections."""
+    return [replace(rule, in_device=in_device, not_established=True) for rule in rules]
+
+
+def _drop_from(overlay: Overlay) -> list[FilterRule]:
+    """Drop sources in the network; in a network that others use too, only sources in leased subnets."""
+    return _drop_from_leases(overlay) if overlay.shared else [FilterRule(verdict=DROP, source=overlay.network)]
+
+
+def _drop_from_leases(overlay: Overlay) -> list[FilterRule]:
+    """Drop sources in leased subnets, this host's own included."""
+    return [FilterRule(verdict=DROP, source=overlay.subnet), FilterRule(verdict=DROP, source_leased=True)]
+
+
+def _drop_to(overlay: Overlay) -> list[FilterRule]:
+    """Drop destinations in the network; in a network that others use too, only destinations in leased subnets."""
+    if not overlay.shared:
+        return [FilterRule(verdict=DROP, destination=overlay.network)]
+    return [FilterRule(verdict=DROP, destination=overlay.subnet), FilterRule(verdict=DROP, destination_leased=True)]
+
+
+def _accept_plain_routes(device: str, overlay: Overlay) -> list[FilterRule]:
+    """Accept packets of peers' containers by a plain route, and of peers' hosts, which have their public addresses."""
+    accept = FilterRule(verdict=ACCEPT, in_device=device, destination=overlay.subnet)
+    return [replace(accept, source=overlay.network, source_leased=True), replace(accept, source_peer=True)]
+
+
+def _drop_between_networks(desired: DesiredRules, overlay: Overlay) -> list[FilterRule]:
+    """Containers of two networks of this host do not reach each other, whatever source address they use.
+
+    Each network's rules drop both directions, as rules of the other one may be older than this network. Answers pass:
+    they belong to a connection to a published port.
+    """
+    found = []
+    for other in desired.others:
+        if other.network.version == overlay.network.version:
+            drop = FilterRule(verdict=DROP, not_established=True)
+            found.append(replace(drop, in_device=desired.bridge, destination=other.network))
+            found += [replace(drop, in_device=name, destination=overlay.network) for name in other.bridges]
+    return found
+
+
+def _backend_packets(desired: DesiredRules, version: int) -> list[FilterRule]:
+    """A drop of each kind of packet that the backend accepts from peers only, with no other condition yet."""
     return [
-        Rule(verdict=DROP, protocol=listening.protocol, port=listening.port)
-        for listening in wanted.listens
+        FilterRule(verdict=DROP, protocol=listening.protocol, port=listening.port)
+        for listening in desired.listens
         if listening.version == version and not listening.anyone
     ]
 
 
-def _carriers_here(wanted: Wanted, version: int) -> list[Rule]:
-    """The backend's own packets: from peers only, and from no container, whatever address of this host they are for.
+def _backend_input(desired: DesiredRules, version: int) -> list[FilterRule]:
+    """Drop the backend's packets that are not from a peer, and those from containers, to any address of this host.
 
-    A kernel's VXLAN socket takes what is for any address: broadcast, multicast and anycast too, and that of docker0,
-    which peers' containers reach by the overlay.
+    The kernel's VXLAN socket accepts packets to every address of the host: broadcast, multicast and anycast, and
+    docker0's, which containers of peers reach by the overlay.
     """
     found = []
-    for carrier in _carriers(wanted, version):
-        found += [replace(carrier, in_device=bridge) for bridge in (wanted.bridge, *wanted.other_bridges)]
-        found.append(replace(carrier, source_peer=False))
+    for drop in _backend_packets(desired, version):
+        found += [replace(drop, in_device=bridge) for bridge in (desired.bridge, *desired.other_bridges)]
+        found.append(replace(drop, source_peer=False))
     return found
 
 
-def _carriers_passed_on(wanted: Wanted, version: int) -> list[Rule]:
-    """What would leave for a peer's backend with this host's address, where it is masqueraded.
+def _backend_forward(desired: DesiredRules, version: int) -> list[FilterRule]:
+    """Drop packets that this host forwards to a peer's backend: masqueraded, they would seem to be from this host.
 
-    A container's is dropped by the underlay to whatever address: a peer has others than its public one, and its
-    kernel's VXLAN socket takes what is for any.
+    What a container sends to the backend's port leaves by the underlay to no address at all: a peer has other addresses
+    than its public one, and its VXLAN socket accepts packets to each of them.
     """
     found = []
-    for carrier in _carriers(wanted, version):
-        for bridge in (wanted.bridge, *wanted.other_bridges):
-            found.append(replace(carrier, in_device=bridge, destination_peer=True))
-            if wanted.underlay is not None:
-                found.append(replace(carrier, in_device=bridge, out_device=wanted.underlay))
-        found.append(replace(carrier, source_peer=False, destination_peer=True))
+    for drop in _backend_packets(desired, version):
+        for bridge in (desired.bridge, *desired.other_bridges):
+            found.append(replace(drop, in_device=bridge, destination_peer=True))
+            if desired.underlay is not None:
+                found.append(replace(drop, in_device=bridge, out_device=desired.underlay))
+        found.append(replace(drop, source_peer=False, destination_peer=True))
     return found
 
 
-def _beside(wanted: Wanted, overlay: Overlay) -> list[Rule]:
-    """What comes by no device of the overlay and claims to be from the network, or is for it."""
-    network, subnet = overlay.network, overlay.subnet
-    found = [Rule(verdict=ACCEPT, in_device=name) for name in ("lo", *wanted.tunnels)]
-    found += _between_networks(wanted, overlay)
-    for device in wanted.underlays:
-        found += _by_plain_route(device, overlay)
-    leased = _from(replace(overlay, shared=True))
-    found += [
-        Rule(verdict=ACCEPT, in_device=wanted.bridge, source=subnet),
-        # Also as part of a connection that is known: its end is on the bridge.
-        Rule(verdict=DROP, source=subnet),
-        # A bridge that still has the subnet of before: out of the network its containers go on, into it they do not.
-        # Neighbour discovery is of no subnet.
-        Rule(verdict=ACCEPT, in_device=wanted.bridge, local=True),
-        *(replace(rule, in_device=wanted.bridge, begins=True) for rule in _to(overlay)),
-        Rule(verdict=ACCEPT, in_device=wanted.bridge),
-        # From here on nobody has peers' addresses but who answers this host.
-        *(replace(rule, begins=True) for rule in leased),
-        # Containers of other networks of this host are masqueraded on their way to peers; Docker keeps them from
-        # docker0's. None of them has an address of the network.
-        *(replace(rule, in_device=bridge, begins=True) for bridge in wanted.other_bridges for rule in _from(overlay)),
-        *(Rule(verdict=ACCEPT, in_device=bridge) for bridge in wanted.other_bridges),
-        *(Rule(verdict=ACCEPT, source=one) for one in wanted.trusts(network.version)),
-        # Who is in the network and leased nothing there, behind some router, reaches this host, and goes no further.
-        Rule(verdict=ACCEPT, source=network, local=True),
-        *(replace(rule, begins=True) for rule in _from(overlay)),
-        # The bridge's own address is this host's, and its published ports are there.
-        Rule(verdict=ACCEPT, destination=network, local=True),
-    ]
-    if wanted.direct_routing:
-        found.append(Rule(verdict=ACCEPT, destination=subnet))
-    return [*found, *(replace(rule, begins=True) for rule in _to(overlay))]
+def _host_ports(desired: DesiredRules, overlay: Overlay) -> list[FilterRule]:
+    """Drop connections from peers' containers to this host's own ports: without an overlay they had no way there.
 
-
-def _between_networks(wanted: Wanted, overlay: Overlay) -> list[Rule]:
-    """Containers of two networks of this host do not reach each other, whatever source address they claim.
-
-    Each network keeps both directions, as the other's rules may be older than this network. What answers a published
-    port's connection, which Docker let through, goes on.
+    They may ping this host, and answer its own connections.
     """
     found = []
-    for other in wanted.others:
-        if other.network.version == overlay.network.version:
-            closed = Rule(verdict=DROP, begins=True)
-            found.append(replace(closed, in_device=wanted.bridge, destination=other.network))
-            found += [replace(closed, in_device=name, destination=overlay.network) for name in other.bridges]
-    return found
-
-
-def _to_host(wanted: Wanted, overlay: Overlay) -> list[Rule]:
-    """Containers of peers do not reach this host's own ports by the overlay, which is a way that was not there before.
-
-    They may ping it, and answer it.
-    """
-    found = []
-    for device in wanted.devices:
-        found.append(Rule(verdict=RETURN, in_device=device, protocol=ICMP[overlay.network.version]))
-        closed = Rule(verdict=DROP, in_device=device, destination=overlay.subnet, begins=True)
-        if device in wanted.tunnels:
-            found.append(closed)
+    for device in desired.devices:
+        found.append(FilterRule(verdict=RETURN, in_device=device, protocol=ICMP[overlay.network.version]))
+        drop = FilterRule(verdict=DROP, in_device=device, destination=overlay.subnet, not_established=True)
+        if device in desired.tunnels:
+            found.append(drop)
         else:
-            found += [replace(closed, source=overlay.network), replace(closed, source_peer=True)]
+            found += [replace(drop, source=overlay.network), replace(drop, source_peer=True)]
     return found

@@ -1,8 +1,8 @@
-"""The rules for nftables: one table of our own for each IP version, written and recognised. Pure: no I/O.
+"""The desired rules of nftables: one table of our own for each IP version, and whether the kernel has it. Pure: no I/O.
 
-What is there is not compared rule by rule as text, for each release of nft prints in its own way, and a difference that
-is none would be written again for ever. Every rule carries a comment with a hash of the whole table and the rule's
-number: a rule that is missing, moved, added or left by another version of us shows.
+Rules are not compared as text: each release of nft prints them in its own way, and the table would be rewritten for
+ever. Instead each rule has a comment with a hash of the whole table and the rule's number. So a rule that is missing,
+moved, added or written by another version of overlayd is found.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from overlayd.errors import CommandFailed
-from overlayd.firewall.rules import MASQUERADED_ELSEWHERE, MULTICAST, Mark, Overlay, Wanted
-from overlayd.firewall.strangers import Rule, strangers, ways_in
+from overlayd.firewall.rules import MASQUERADED_ELSEWHERE, MULTICAST, DesiredRules, Mark, Overlay
+from overlayd.firewall.strangers import FilterRule, accept_rules, stranger_rules
 from overlayd.lib.marks import ours
 
 FAMILIES = {4: "ip", 6: "ip6"}
-# The sets of peers' public addresses and of their subnets.
+# The names of the sets of peers' public addresses and of their subnets.
 NFT_PEERS, NFT_LEASED = "peers", "leased"
 _ADDRESS = {"ip": "ipv4_addr", "ip6": "ipv6_addr"}
 _ALL_BITS = 0xFFFFFFFF
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chain:
-    """A base chain: where it is hooked in, and its rules in order. Its policy is accept: we close nothing by it."""
+class NftChain:
+    """A base chain: its hook and priority (nft(8)), and its rules in order. Its policy is accept."""
 
     name: str
     type: str
@@ -36,51 +36,51 @@ class Chain:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table:
-    """Our table of one family, `ip` or `ip6`. `sets` are its sets by name: addresses, or networks."""
+class NftTable:
+    """Our table of one family, `ip` or `ip6`. `sets` are pairs: a set's name, and its addresses or networks."""
 
     family: str
-    chains: tuple[Chain, ...]
+    chains: tuple[NftChain, ...]
     sets: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
 
-def table(wanted: Wanted, version: int, *, alone: bool = False) -> Table | None:
-    """What the table of that IP version has to hold; None if nothing. `alone`: there is no iptables beside it.
+def table(desired: DesiredRules, version: int, *, alone: bool = False) -> NftTable | None:
+    """The table of one IP version; None where it would be empty. `alone`: this host has no iptables.
 
-    There is no door in it: an accept is final in its own base chain only. The way through drops of iptables is
-    iptables' business (chains.py, `doors_only`).
+    In nftables an accept ends its own base chain only: it saves no packet from drops of iptables. Accepts before those
+    drops are rules of iptables (chains.py, `accepts_only`).
     """
-    overlay = wanted.overlay(version)
+    overlay = desired.overlay(version)
     if overlay is None:
         return None
-    kept_out = strangers(wanted, version)
+    strangers = stranger_rules(desired, version)
     chains = (
-        # As early as Docker's own raw-PREROUTING; then after connection tracking, before any address is translated.
-        *_filter("raw", "prerouting", -300, kept_out.early, version),
-        *_filter("prerouting", "prerouting", -150, kept_out.prerouting, version),
-        *_filter("delivered", "input", -150, kept_out.delivered, version),
-        *_filter("forwarded", "forward", -150, kept_out.forwarded, version),
-        *(_filter("input", "input", 0, kept_out.to_host, version) if alone else ()),
-        *_marking(wanted, overlay),
-        *_masquerading(wanted, overlay),
+        # -300 is the priority of Docker's own raw-PREROUTING; -150 is after connection tracking and before any NAT.
+        *_filter("raw", "prerouting", -300, strangers.raw, version),
+        *_filter("prerouting", "prerouting", -150, strangers.prerouting, version),
+        *_filter("delivered", "input", -150, strangers.input, version),
+        *_filter("forwarded", "forward", -150, strangers.forward, version),
+        *(_filter("input", "input", 0, strangers.input_last, version) if alone else ()),
+        *_marking(desired, overlay),
+        *_masquerading(desired, overlay),
     )
-    rules = (*kept_out.early, *kept_out.prerouting, *kept_out.delivered, *kept_out.forwarded, *kept_out.to_host)
+    rules = (*strangers.raw, *strangers.prerouting, *strangers.input, *strangers.forward, *strangers.input_last)
     sets = []
-    if any(rule.asks_for_peers for rule in rules):
-        sets.append((NFT_PEERS, tuple(sorted(map(str, wanted.peers_of(version))))))
-    if any(rule.asks_for_subnets for rule in rules):
-        sets.append((NFT_LEASED, tuple(sorted(map(str, wanted.leased_of(version))))))
-    return Table(family=FAMILIES[version], chains=chains, sets=tuple(sets)) if chains else None
+    if any(rule.uses_peers for rule in rules):
+        sets.append((NFT_PEERS, tuple(sorted(map(str, desired.peers_of(version))))))
+    if any(rule.uses_leased for rule in rules):
+        sets.append((NFT_LEASED, tuple(sorted(map(str, desired.leased_of(version))))))
+    return NftTable(family=FAMILIES[version], chains=chains, sets=tuple(sets)) if chains else None
 
 
-def without_nat(found: Table) -> Table | None:
-    """The same for a kernel that cannot translate addresses of this family."""
+def without_nat(found: NftTable) -> NftTable | None:
+    """The same table for a kernel without NAT of this family; None where nothing is left of it."""
     chains = tuple(chain for chain in found.chains if chain.type != "nat")
     return replace(found, chains=chains) if chains else None
 
 
-def write(found: Table) -> str:
-    """The text for `nft -f -` that puts the table in the place of the one that is there, in one transaction."""
+def write(found: NftTable) -> str:
+    """The text for `nft -f -` that replaces the table in the kernel, in one transaction."""
     lines = [f"table {found.family} {ours().name} {{"]
     comments = iter(_comments(found))
     for name, members in found.sets:
@@ -96,12 +96,12 @@ def write(found: Table) -> str:
 
 
 def removal(family: str) -> str:
-    """The text for `nft -f -` that removes the table, and is no error where there is none."""
+    """The text for `nft -f -` that removes the table. It makes an empty one first, so a missing table is no error."""
     return f"table {family} {ours().name}\ndelete table {family} {ours().name}\n"
 
 
-def matches(found: Table, listing: str) -> bool:
-    """Whether what `nft -j list table` printed is that table. Raises CommandFailed if it is not nft's JSON."""
+def matches(found: NftTable, listing: str) -> bool:
+    """Whether `nft -j list table` printed that table. Raises CommandFailed if the text is not nft's JSON."""
     chains: list[tuple[object, ...]] = []
     rules: list[tuple[object, object]] = []
     sets: list[tuple[str, tuple[str, ...]]] = []
@@ -121,7 +121,7 @@ def matches(found: Table, listing: str) -> bool:
         (chain.name, next(comments)) for chain in found.chains for _rule in chain.rules
     ]
     wanted_chains = [(chain.name, chain.type, chain.hook, chain.priority, "accept") for chain in found.chains]
-    # Rules come chain by chain, each chain's in order; chains may come in any.
+    # nft prints the rules of a chain in their order, and the chains in any order.
     return (
         other == 0
         and sorted(sets) == sorted(found.sets)
@@ -136,7 +136,7 @@ def tables(listing: str) -> set[tuple[str, str]]:
 
 
 def sets(listing: str) -> dict[str, set[str]]:
-    """What is in each set that `nft -j list table` printed. Raises CommandFailed."""
+    """The elements of each set that `nft -j list table` printed, by its name. Raises CommandFailed."""
     return {
         str(entry.get("name")): set(_elements(entry.get("elem"))) for kind, entry in _entries(listing) if kind == "set"
     }
@@ -155,7 +155,7 @@ def _entries(listing: str) -> list[tuple[str, dict[str, object]]]:
         return [(kind, dict(body)) for kind, body in entries]
     except (ValueError, KeyError, TypeError, AttributeError, StopIteration, RecursionError) as error:
         raise CommandFailed(
-            f"nft -j printed what is not its JSON: {error!r}", hint="overlayd needs an nft that was built with JSON"
+            f"nft -j printed something else than JSON: {error!r}", hint="overlayd needs an nft that was built with JSON"
         ) from error
 
 
@@ -165,14 +165,16 @@ def _elements(found: object) -> Iterator[str]:
         yield f"{prefix.get('addr')}/{prefix.get('len')}" if isinstance(prefix, dict) else str(element)
 
 
-def _comments(found: Table) -> list[str]:
-    digest = hashlib.sha256(repr(found).encode()).hexdigest()[:12]
+def _comments(found: NftTable) -> list[str]:
+    # Of the values alone: names of our classes must not make a table another one.
+    chains = [(chain.name, chain.type, chain.hook, chain.priority, chain.rules) for chain in found.chains]
+    digest = hashlib.sha256(repr((found.family, chains, found.sets)).encode()).hexdigest()[:12]
     count = sum(len(chain.rules) for chain in found.chains)
     return [f"{ours().name} {digest} {number}" for number in range(1, count + 1)]
 
 
-def _masquerading(wanted: Wanted, overlay: Overlay) -> list[Chain]:
-    if not wanted.masquerade:
+def _masquerading(desired: DesiredRules, overlay: Overlay) -> list[NftChain]:
+    if not desired.masquerade:
         return []
     network, subnet = overlay.network, overlay.subnet
     ip = FAMILIES[network.version]
@@ -185,18 +187,20 @@ def _masquerading(wanted: Wanted, overlay: Overlay) -> list[Chain]:
         f"{ip} saddr {network} {ip} daddr != {MULTICAST[network.version]} masquerade fully-random",
         f"{ip} saddr != {network} {ip} daddr {network} masquerade fully-random",
     )
-    # srcnat, by number: the names came with nft 0.9.1.
-    return [Chain(name="postrouting", type="nat", hook="postrouting", priority=100, rules=rules)]
+    # 100 is srcnat; nft knows the names of priorities from 0.9.1 on.
+    return [NftChain(name="postrouting", type="nat", hook="postrouting", priority=100, rules=rules)]
 
 
-def _marking(wanted: Wanted, overlay: Overlay) -> list[Chain]:
-    if wanted.mark is None or not wanted.devices:
+def _marking(desired: DesiredRules, overlay: Overlay) -> list[NftChain]:
+    if desired.mark is None or not desired.devices:
         return []
     ip = FAMILIES[overlay.network.version]
-    rules = tuple(f"{_match(way, ip)} meta mark set {_marked(wanted.mark)}" for way in ways_in(wanted, overlay))
-    # Before Docker's filter-FORWARD, which is at 0; in this hook, and not in prerouting, because routing, which may
-    # look at marks, is over.
-    return [Chain(name="forward", type="filter", hook="forward", priority=-10, rules=rules)]
+    rules = tuple(
+        f"{_match(rule, ip)} meta mark set {_marked(desired.mark)}" for rule in accept_rules(desired, overlay)
+    )
+    # Before Docker's filter-FORWARD, whose priority is 0. Not in prerouting: routing comes after that, and may depend
+    # on marks.
+    return [NftChain(name="forward", type="filter", hook="forward", priority=-10, rules=rules)]
 
 
 def _marked(mark: Mark) -> str:
@@ -205,16 +209,16 @@ def _marked(mark: Mark) -> str:
     return f"meta mark and {_ALL_BITS & ~mark.mask:#x} or {mark.value:#x}"
 
 
-def _filter(name: str, hook: str, priority: int, rules: tuple[Rule, ...], version: int) -> list[Chain]:
+def _filter(name: str, hook: str, priority: int, rules: tuple[FilterRule, ...], version: int) -> list[NftChain]:
     written = tuple(_rule(rule, FAMILIES[version]) for rule in rules)
-    return [Chain(name=name, type="filter", hook=hook, priority=priority, rules=written)] if written else []
+    return [NftChain(name=name, type="filter", hook=hook, priority=priority, rules=written)] if written else []
 
 
-def _rule(rule: Rule, ip: str) -> str:
+def _rule(rule: FilterRule, ip: str) -> str:
     return f"{_match(rule, ip)} {rule.verdict}"
 
 
-def _match(rule: Rule, ip: str) -> str:
+def _match(rule: FilterRule, ip: str) -> str:
     words = [
         rule.in_device and f"iifname {_name(rule.in_device)}",
         rule.out_device and f"oifname {_name(rule.out_device)}",
@@ -230,7 +234,7 @@ def _match(rule: Rule, ip: str) -> str:
         if rule.destination_leased is None
         else f"{ip} daddr {'' if rule.destination_leased else '!= '}@{NFT_LEASED}",
         "fib daddr type local" if rule.local else None,
-        "ct state != { established, related }" if rule.begins else None,
+        "ct state != { established, related }" if rule.not_established else None,
     ]
     return " ".join(word for word in words if word)
 

@@ -1,10 +1,10 @@
-"""firewalld's runtime configuration, as far as the overlay's packets need it to pass.
+"""The part of firewalld's runtime configuration that accepts the overlay's packets.
 
-Its verdicts cannot be overridden from another table: it has to be told. `desired` says what, `Firewalld.sync` tells it,
-`cleanup` takes it back.
+An accept in another table does not override firewalld's drops, so firewalld itself has to accept these packets.
+`desired` gives the configuration, `Firewalld.sync` writes it, `cleanup` removes it.
 """
 
 from overlayd.firewalld.desired import Runtime, desired
-from overlayd.firewalld.keep import Firewalld, Report, cleanup
+from overlayd.firewalld.keep import Firewalld, FirewalldReport, cleanup
 
-__all__ = ["Firewalld", "Report", "Runtime", "cleanup", "desired"]
+__all__ = ["Firewalld", "FirewalldReport", "Runtime", "cleanup", "desired"]

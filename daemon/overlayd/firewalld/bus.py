@@ -1,4 +1,4 @@
-"""firewalld on the system's D-Bus: calls and their answers, in this process. A firewall-cmd takes 0.3 s, this 1 ms."""
+"""Calls to firewalld on the system's D-Bus. A call takes 1 ms; one by the command firewall-cmd takes 0.3 s."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from overlayd.errors import FirewalldRefused
 NAME = "org.fedoraproject.FirewallD1"
 _PATH = "/org/fedoraproject/FirewallD1"
 _BUS = DBusAddress("/org/freedesktop/DBus", bus_name="org.freedesktop.DBus", interface="org.freedesktop.DBus")
-# It answers one call after another: behind a reload, that is when the reload is over.
+# firewalld answers one call after another, and a call during a reload waits for its end.
 TIMEOUT_S = 10.0
 
 
 class Bus:
-    """A connection to the system's bus, opened when it is needed. For one thread."""
+    """A connection to the system's bus, opened by the first call. For one thread."""
 
     def __init__(self) -> None:
         self._connection: DBusConnection | None = None
 
     def firewalld_runs(self) -> bool:
-        """Whether firewalld has its name on the bus. It is not started by the question. Raises FirewalldRefused."""
+        """Whether firewalld owns its name on the bus. The call does not start firewalld. Raises FirewalldRefused."""
         try:
             return bool(self._send(_BUS, "NameHasOwner", "s", (NAME,))[0])
         except OSError:
-            # The bus was restarted since the last call, or there is none.
+            # The bus was restarted since the last call, or does not run.
             self.close()
         try:
             return bool(self._send(_BUS, "NameHasOwner", "s", (NAME,))[0])
@@ -37,9 +37,9 @@ class Bus:
             return False
 
     def call(self, interface: str, method: str, signature: str, *arguments: object) -> Any:
-        """Call a method of one of firewalld's interfaces (`policy`, `ipset`); its one result, None if it has none.
+        """Call a method of one of firewalld's interfaces (`policy`, `ipset`). Returns its result, None without one.
 
-        Raises FirewalldRefused, which has firewalld's own code, and no code where there was no answer in 10 s.
+        Raises FirewalldRefused, with firewalld's own error code, or without a code after 10 s without an answer.
         """
         address = DBusAddress(_PATH, bus_name=NAME, interface=f"{NAME}.{interface}")
         try:
@@ -50,7 +50,7 @@ class Bus:
         return body[0] if body else None
 
     def close(self) -> None:
-        """Let go of the connection; the next call opens another."""
+        """Close the connection; the next call opens another."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -64,9 +64,9 @@ class Bus:
             reply = self._connection.send_and_get_reply(message, timeout=TIMEOUT_S)
         except (TimeoutError, AuthenticationError) as error:
             self.close()
-            said = f"no answer within {TIMEOUT_S:g} s" if isinstance(error, TimeoutError) else str(error)
-            raise FirewalldRefused(method, str(arguments[0]), said) from error
+            reason = f"no answer within {TIMEOUT_S:g} s" if isinstance(error, TimeoutError) else str(error)
+            raise FirewalldRefused(method, str(arguments[0]), reason) from error
         if reply.header.message_type is MessageType.error:
-            said = str(reply.body[0]) if reply.body else reply.header.fields[HeaderFields.error_name]
-            raise FirewalldRefused(method, str(arguments[0]), said)
+            reason = str(reply.body[0]) if reply.body else reply.header.fields[HeaderFields.error_name]
+            raise FirewalldRefused(method, str(arguments[0]), reason)
         return reply.body

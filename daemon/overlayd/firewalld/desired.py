@@ -1,13 +1,13 @@
-"""What firewalld has to let through, as a value. Pure: no I/O.
+"""What firewalld has to accept, as a value. Pure: no I/O.
 
-All of it lives in two policies and two ipsets of our own, which the RPM ships empty in /usr/lib/firewalld and which
-only overlayd fills, at runtime. Zones, and so what is the administrator's or Docker's, stay as they are:
+The RPM installs two policies and two ipsets of our own, empty, in /usr/lib/firewalld. overlayd fills them at runtime.
+Zones are not changed: they belong to the administrator or to Docker. The reasons for policies:
 
-- A device in the zone `trusted` may go everywhere, to every port of this host too. Here containers get as far as
-  containers, and no farther.
-- host-gw has no device of its own to put into a zone, and a zone's rich rules are for packets to the host only. A
-  policy's are for forwarded ones as well.
-- firewalld can make neither zones, policies nor ipsets at runtime, but fill those it knows (firewalld.dbus(5)).
+- Packets from a device in the zone `trusted` may go everywhere, also to every port of this host. Our rules accept
+  packets from containers to containers only.
+- host-gw has no device of its own for a zone, and the rich rules of a zone match packets to the host only. Those of a
+  policy match forwarded packets too.
+- At runtime firewalld makes no new zones, policies or ipsets. It fills existing ones (firewalld.dbus(5)).
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ class Runtime:
 
 
 def forward_policy() -> str:
-    """The policy for what passes this host: from any zone to any zone."""
+    """The policy for forwarded packets: from any zone to any zone."""
     return f"{ours().name}-forward"
 
 
 def input_policy() -> str:
-    """The policy for what is for this host: from any zone to HOST."""
+    """The policy for packets to this host: from any zone to HOST."""
     return f"{ours().name}-input"
 
 
@@ -45,7 +45,7 @@ def peers_ipset(version: int) -> str:
 
 
 def nothing() -> Runtime:
-    """All of it empty."""
+    """The runtime configuration with our policies and ipsets empty."""
     return Runtime(
         policies=dict.fromkeys((forward_policy(), input_policy()), frozenset()),
         ipsets={peers_ipset(version): frozenset() for version in (4, 6)},
@@ -59,10 +59,10 @@ def desired(
     peers: Collection[IPAddress],
     trusted: Collection[IPNetwork] = (),
 ) -> Runtime:
-    """What a host needs that holds these subnets and takes `listens` from these public addresses.
+    """The configuration for a host with these overlays whose backend receives `listens` from these public addresses.
 
-    `trusted` networks may reach containers by their own addresses. Rules stand as firewalld prints them, to be compared
-    as text.
+    `trusted` networks may reach containers by their own addresses. Rules are spelled as firewalld prints them, so that
+    they compare as text.
     """
     forward = {rule for overlay in overlays for rule in _forward(overlay.network, overlay.subnet)}
     for overlay in overlays:
@@ -87,7 +87,7 @@ def _forward(network: IPNetwork, subnet: IPNetwork) -> tuple[str, str]:
 
 
 def _listen(listening: Listening) -> str:
-    # Addresses go into a set: with a rule for each of a thousand peers firewalld would be busy for a minute.
+    # Peers' addresses are in an ipset: rules for a thousand peers would take firewalld a minute.
     source = f"rule {_family(listening.version)}"
     if not listening.anyone:
         source += f' source ipset="{peers_ipset(listening.version)}"'

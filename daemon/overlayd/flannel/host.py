@@ -6,14 +6,13 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Interface, IPv6Interface
+from ipaddress import IPv4Interface
 from pathlib import Path
 
-from overlayd.docker import generator
 from overlayd.errors import ConfigError, PrivilegeError
 from overlayd.flannel import options
-from overlayd.leases.lease import Subnets
-from overlayd.lib import envfile
+from overlayd.leases.subnets import Subnets
+from overlayd.lib import envfile, unit_files
 from overlayd.lib.sanitize import plain
 
 SYSCONFIG = "etc/sysconfig/flanneld"
@@ -26,7 +25,7 @@ _EXPANDED = re.compile(r"\$\{(\w+)\}|\$(\w+)")
 
 @dataclass(frozen=True, kw_only=True)
 class FlannelHost:
-    """A host as flannel has it. Paths are those on the host, also where it was looked at below another root.
+    """What flannel has left on a host. Paths are as the host has them, also where it was read below another root.
 
     `docker_files` mention flannel or a `--bip`; `required` says that docker.service requires flannel's unit.
     """
@@ -44,7 +43,10 @@ class FlannelHost:
 
 
 def look(root: Path, *, sysconfig: Path | None = None, subnet_env: Path | None = None) -> FlannelHost:
-    """Read the host below `root`, other files for flannel's own where given. Raises ConfigError, PrivilegeError."""
+    """Read the host below `root`; `sysconfig` and `subnet_env` replace flannel's usual files.
+
+    Raises ConfigError, PrivilegeError.
+    """
     seen: list[Path] = []
 
     def read(path: Path) -> dict[str, str]:
@@ -55,7 +57,7 @@ def look(root: Path, *, sysconfig: Path | None = None, subnet_env: Path | None =
         except PermissionError:
             raise PrivilegeError(f"{path}: only root may read it", hint="run this as root") from None
         except (OSError, ValueError) as error:
-            # Also a zero byte in its name.
+            # ValueError also for a zero byte in the path.
             raise ConfigError(f"{plain(str(path))}: cannot be read: {error}") from error
         seen.append(path)
         return found
@@ -68,7 +70,7 @@ def look(root: Path, *, sysconfig: Path | None = None, subnet_env: Path | None =
         variables |= read(path) if name == "EnvironmentFile" and path not in seen else {}
         if name == "Environment":
             variables |= envfile.parse("\n".join(_words(value)))
-    words = command_line(generator.exec_start(texts), variables)
+    words = command_line(unit_files.exec_start(texts), variables)
     written = subnet_env or root / _subnet_file(variables, words).lstrip("/")
     leased = read(written)
     return FlannelHost(
@@ -81,13 +83,13 @@ def look(root: Path, *, sysconfig: Path | None = None, subnet_env: Path | None =
         network=leased.get("FLANNEL_NETWORK"),
         devices=tuple(sorted(path.name for path in (root / "sys/class/net").glob("flannel*"))),
         docker_files=tuple(Path("/") / path.relative_to(root) for path in _docker_files(root)),
-        required=any((root / place / "docker.service.requires" / unit).is_symlink() for place in generator.UNIT_DIRS),
+        required=any((root / place / "docker.service.requires" / unit).is_symlink() for place in unit_files.UNIT_DIRS),
     )
 
 
 def _texts(root: Path, unit: str) -> list[str]:
     try:
-        return list(generator.sources(root, unit))
+        return list(unit_files.texts(root, unit))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{unit} cannot be read: {error}") from error
 
@@ -97,7 +99,7 @@ def _words(text: str) -> list[str]:
         return shlex.split(text)
     except ValueError as error:
         # Not shown: there may be a password.
-        raise ConfigError(f"flannel's unit or its variables have words that are none: {error}") from error
+        raise ConfigError(f"flannel's unit or its variables cannot be split into words: {error}") from error
 
 
 def command_line(commands: Sequence[str], variables: Mapping[str, str]) -> tuple[str, ...]:
@@ -111,7 +113,7 @@ def command_line(commands: Sequence[str], variables: Mapping[str, str]) -> tuple
     found: list[str] = []
     for word in words[1:]:
         if re.fullmatch(r"\$\w+", word):
-            # systemd.service(5): a variable that is a word of its own becomes as many words as it has.
+            # systemd.service(5): `$NAME` as a word of its own is split into words.
             found += _words(variables.get(word[1:], ""))
         else:
             found.append(_EXPANDED.sub(lambda match: variables.get(match[1] or match[2], ""), word))
@@ -122,7 +124,7 @@ def _unit_environment(texts: Sequence[str]) -> list[tuple[str, str]]:
     return [
         (key, value)
         for text in texts
-        for section, key, value in generator.assignments(text)
+        for section, key, value in unit_files.assignments(text)
         if section == "Service" and key in ("Environment", "EnvironmentFile") and value
     ]
 
@@ -133,19 +135,16 @@ def _subnet_file(variables: Mapping[str, str], words: Sequence[str]) -> str:
 
 
 def _subnets(variables: Mapping[str, str]) -> Subnets | None:
-    v4, v6 = variables.get("FLANNEL_SUBNET"), variables.get("FLANNEL_IPV6_SUBNET")
-    if not v4 and not v6:
-        v4 = next((match[1] for value in variables.values() if (match := _BIP.search(value))), None)
+    bip = next((match[1] for value in variables.values() if (match := _BIP.search(value))), None)
     try:
-        found = Subnets(v4=IPv4Interface(v4).network if v4 else None, v6=IPv6Interface(v6).network if v6 else None)
+        return Subnets.of_subnet_env(variables) or (Subnets(v4=IPv4Interface(bip).network) if bip else None)
     except ValueError as error:
         raise ConfigError(f"flannel's subnet is no subnet: {error}") from error
-    return found if found.v4 or found.v6 else None
 
 
 def _docker_files(root: Path) -> list[Path]:
     found = []
-    for place in generator.UNIT_DIRS:
+    for place in unit_files.UNIT_DIRS:
         folder = root / place
         for path in (folder / "docker.service", *sorted((folder / "docker.service.d").glob("*.conf"))):
             if path.is_file() and "flannel" in path.read_text(errors="replace"):

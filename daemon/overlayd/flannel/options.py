@@ -20,7 +20,7 @@ _KUBERNETES = "Kubernetes' part of flannel, which overlayd has not"
 _LOGGING = "overlayd logs to the journal; `overlayd run --verbose` says more"
 _MULTI = "flannel's many networks a host: each is an overlayd of its own, with another network-number"
 _SERVER = "flannel's own server, gone from flannel itself since: overlayd asks etcd"
-# What flanneld has or had and overlayd has not, and why; None where there is nothing to say.
+# Options that flanneld has or had and overlayd has not, and why; None where nothing has to be said.
 _OTHERS: dict[str, str | None] = {
     **dict.fromkeys(
         ("kube-subnet-mgr", "kube-api-url", "kube-annotation-prefix", "kubeconfig-file", "net-config-path"), _KUBERNETES
@@ -42,10 +42,10 @@ _TRUE, _FALSE = ("1", "t", "T", "TRUE", "true", "True"), ("0", "f", "F", "FALSE"
 
 @dataclass(frozen=True, kw_only=True)
 class Translation:
-    """What a flanneld's options are here.
+    """What a flanneld's options become in overlayd.
 
-    `settings` are OVERLAYD_… that differ from the defaults; `remarks` sentences about what a person should know;
-    `refusals` why this flannel cannot be followed at all.
+    `settings` are OVERLAYD_… that differ from the defaults; `remarks` are sentences that a person should read;
+    `refusals` say why overlayd cannot take this flannel's place.
     """
 
     settings: Mapping[str, str]
@@ -56,7 +56,8 @@ class Translation:
 def translate(variables: Mapping[str, str], words: Sequence[str], *, masquerades: bool | None = None) -> Translation:
     """Read flanneld's environment and the words of its command line.
 
-    `masquerades` is what a running one does, from its subnet.env. Raises ConfigError for a value that is none here.
+    `masquerades` is what a running flannel does, from its subnet.env. Raises ConfigError for a value that is not
+    allowed here.
     """
     given = _given(variables, words)
     remarks, found = [], {}
@@ -99,9 +100,10 @@ def parse(words: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 
 def merge(text: str, wanted: Mapping[str, str], *, source: str) -> tuple[str, dict[str, tuple[str, str]]]:
-    """A settings file with what is wanted added at its end, and what it says otherwise: by key its value and ours.
+    """The text of a settings file with `wanted` added at its end; and by key the file's and the wanted value, where
+    the file has another one.
 
-    What an administrator set is never changed. The same twice changes nothing.
+    What an administrator set is never changed. Merging again changes nothing.
     """
     there = envfile.parse(text)
     new = {key: value for key, value in wanted.items() if there.get(key, "") == ""}
@@ -110,13 +112,13 @@ def merge(text: str, wanted: Mapping[str, str], *, source: str) -> tuple[str, di
         return text, kept
     lines = [f"# from {source}, by `overlayd migrate flannel`", *(envfile.assignment(*one) for one in new.items())]
     start = text if text.endswith("\n") or not text else f"{text}\n"
-    # A last line that goes on would take the first of ours.
+    # A last line that ends in a backslash would be continued by our first one.
     start += "\n" if start.endswith("\\\n") else ""
     return start + "".join(f"{line}\n" for line in lines), kept
 
 
 def _given(variables: Mapping[str, str], words: Sequence[str]) -> dict[str, list[str]]:
-    """Every option's values, of the nearest source that has it."""
+    """Every option's values, from the source that counts: command line, flanneld-start, FLANNELD_… ."""
     nearest = [
         {
             name.removeprefix("FLANNELD_").lower().replace("_", "-"): [value]
@@ -133,7 +135,7 @@ def _given(variables: Mapping[str, str], words: Sequence[str]) -> dict[str, list
     for name, value in parse(words):
         typed.setdefault(name, []).append(value)
     nearest.append(typed)
-    # An empty value is none, but of a switch that nobody here knows.
+    # An empty value counts as not given, except for an option that is unknown here, which may be a switch.
     return {
         name: values
         for source in nearest
@@ -145,7 +147,7 @@ def _given(variables: Mapping[str, str], words: Sequence[str]) -> dict[str, list
 def _options() -> dict[str, Field[Any]]:
     found = {}
     for option in fields(Settings):
-        for name in (option.name, *option.metadata["also"]):
+        for name in (option.name, *option.metadata["other_names"]):
             found[name.replace("_", "-")] = option
     return found
 
@@ -156,7 +158,7 @@ def _is_switch(name: str) -> bool:
 
 
 def _value(option: Field[Any], values: list[str]) -> str:
-    if option.metadata["between"] is None and len(values) > 1:
+    if option.metadata["separator"] is None and len(values) > 1:
         return "|".join(f"(?:{value})" for value in values)
     if option.metadata["many"]:
         return ",".join(values)
@@ -185,7 +187,7 @@ def _subnet_file(found: dict[str, str]) -> list[str]:
 
 
 def _endpoints(found: dict[str, str]) -> list[str]:
-    """Etcd's port of before 2.0, which flannel's defaults long had beside the present one."""
+    """Leave out port 4001, etcd's port before 2.0, which flannel's defaults long had beside 2379."""
     key = "OVERLAYD_ETCD_ENDPOINTS"
     given = [one.strip() for one in found.get(key, "").split(",") if one.strip()]
     old = [one for one in given if one.rstrip("/").endswith(":4001")]

@@ -1,4 +1,4 @@
-"""What a person pastes to move a host: flannel's unit, device and rules go, overlayd comes. Pure.
+"""The commands that a person pastes to move a host from flannel to overlayd. Pure.
 
 flanneld leaves its device, routes and rules behind when it stops. A second VXLAN device with the same number and port
 cannot be made, so its own has to go before overlayd's comes.
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from overlayd.lib.marks import Marks
 
-# flannel's comments since 0.9, and its chains since 0.20; before that the bare rules below.
+# flannel's comments since 0.9, and its chains since 0.20; older ones wrote the rules in _bare, without comments.
 _THEIRS = re.compile(r'--comment "flanneld (masq|forward)"|-j FLANNEL-')
 _CHAIN = re.compile(r"^:(FLANNEL-\S+) ")
 
@@ -38,7 +38,7 @@ def steps(
         lines += _docker_file(path)
     if docker_files:
         lines.append("systemctl daemon-reload")
-    # WireGuard's and udp's go with flanneld, the others stay.
+    # WireGuard's and udp's devices go with flanneld, the others stay.
     lines += [f"test ! -e /sys/class/net/{name} || ip link delete {name}" for name in devices]
     lines += rules
     return [*lines, f"systemctl enable --now {network.unit}", f"overlayd status{network.flag}"]
@@ -55,7 +55,7 @@ def _docker_file(path: str) -> Iterator[str]:
 def iptables(saved: str, *, network: str | None, command: str = "iptables") -> list[str]:
     """Commands that remove flannel's rules from what `iptables-save` printed.
 
-    `network` finds those of old ones, which have no comment.
+    `network` tells the rules of old flannels, which have no comment.
     """
     bare = _bare(network) if network else ()
     found: list[str] = []

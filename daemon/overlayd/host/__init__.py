@@ -1,1 +1,1 @@
-"""This host under one network config: its backend, firewall and docker, kept as they should be."""
+"""This host under one network config: its lease, and its parts, kept as the leases ask for."""

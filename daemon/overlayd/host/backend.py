@@ -1,4 +1,4 @@
-"""The backend that a network config asks for: on any host, or on this one with its consent and its needs."""
+"""The backend that a network config asks for: on any host, or on this one, with what it allows and needs."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from overlayd.backends.environment import Environment
 from overlayd.backends.options import unknown
 from overlayd.errors import ConfigError, NetworkConfigError
 from overlayd.host import other_networks
-from overlayd.leases.conflicts import SHOWN_AT_MOST, Here
+from overlayd.leases.conflicts import SHOWN_AT_MOST, CurrentNeeds
 from overlayd.leases.network_config import KEYS, NetworkConfig
-from overlayd.lib.sanitize import quoted
+from overlayd.lib.sanitize import sanitized
 from overlayd.settings import Settings
 from overlayd.underlay import host_needs
 from overlayd.underlay.choose import Underlay
 
 
 def unknown_keys(config: NetworkConfig) -> list[tuple[str, str]]:
-    """The keys of a network config that no host reads, each as a sentence, and those that there are.
+    """The keys of a network config that no host reads: a sentence for each, and which keys there are.
 
     A config is read without them, as flannel does. Raises ConfigError where there is no such backend.
     """
     keys = backends.load(config.backend_type).keys
-    found = [(f"{quoted(key)} is not a key of the network config", ", ".join(KEYS)) for key in config.unknown]
-    there = ", ".join(keys) or "no keys but Type"
-    found += ((text, there) for text in unknown(config.backend_type, config.backend_config, keys))
+    found = [(f"{sanitized(key)} is not a key of the network config", ", ".join(KEYS)) for key in config.unknown]
+    known = ", ".join(keys) or "no keys but Type"
+    found += ((text, known) for text in unknown(config.backend_type, config.backend_config, keys))
     more = len(found) - SHOWN_AT_MOST
-    return found if more <= 0 else [*found[:SHOWN_AT_MOST], (f"{more} more keys of the network config are none", there)]
+    return found if more <= 0 else [*found[:SHOWN_AT_MOST], (f"{more} more keys of the network config are none", known)]
 
 
 def load_backend(
@@ -39,13 +39,13 @@ def load_backend(
     blackhole: bool = False,
     run_dir: Path = Path("/run/overlayd"),
     state_dir: Path | None = None,
-    here: Here | None = None,
+    here: CurrentNeeds | None = None,
     consent: Consent | None = None,
 ) -> backends.Backend:
     """The backend that a network config asks for. Raises NetworkConfigError: whoever wrote the config can mend it.
 
-    `here` is what this host needs, where the config is for this host. Without `consent`, nobody asks whether this host
-    lets the config's commands run.
+    `here` is what this host needs, where the config is for this host. Without `consent`, it is not checked whether
+    this host allows the config's commands.
     """
     environment = Environment(
         network=config,
@@ -53,7 +53,7 @@ def load_backend(
         blackhole=blackhole,
         run_dir=run_dir,
         state_dir=state_dir,
-        here=here or Here(),
+        here=here or CurrentNeeds(),
         consent=consent,
     )
     try:
@@ -65,8 +65,8 @@ def load_backend(
     return backend
 
 
-def backend_here(settings: Settings, config: NetworkConfig, underlay: Underlay, here: Here) -> backends.Backend:
-    """The same for this host, as its settings have it. Changes nothing, and runs nothing."""
+def backend_here(settings: Settings, config: NetworkConfig, underlay: Underlay, here: CurrentNeeds) -> backends.Backend:
+    """The backend for this host, with its settings. Raises as `load_backend` does; changes nothing, runs nothing."""
     backend = load_backend(
         config,
         underlay,

@@ -1,117 +1,91 @@
-"""This host's rules under one network config: ours, and what a running firewalld is told."""
+"""This host's firewall rules under one network config."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from typing import ClassVar
 
-from overlayd import firewall, firewalld
-from overlayd.backends import Backend
-from overlayd.docker import options as docker_options
+from overlayd import firewall
+from overlayd.docker.dockerd_config import read_dockerd_config
 from overlayd.errors import CommandFailed, KernelRefused
 from overlayd.host import other_networks
+from overlayd.host.data_path import DataPath
+from overlayd.host.parts import DesiredHost, HostContext, PartReport
 from overlayd.kernel import interfaces, netlink
-from overlayd.leases.conflicts import Here
-from overlayd.leases.lease import Lease, Subnets
+from overlayd.leases.conflicts import CurrentNeeds
+from overlayd.leases.lease import Lease
 from overlayd.leases.network_config import NetworkConfig
+from overlayd.leases.subnets import Subnets
 from overlayd.lib.addresses import IPAddress, IPNetwork, overlaps
 from overlayd.lib.counters import counter
 from overlayd.lib.log import logger
 from overlayd.lib.marks import ours
-from overlayd.settings import Settings
 
 log = logger("host")
 
 FIREWALL_WRITES = counter("overlayd_firewall_writes_total", "Times that firewall rules were not as they should be.")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """What one look came to. `backend` is what keeps the rules, None where nothing does.
-
-    `problems` keep packets from their way. So may `firewalld_problem`, unless an administrator opened by hand what
-    firewalld would not be told.
-    """
-
-    backend: str | None
-    problems: tuple[str, ...] = ()
-    firewalld_problem: str | None = None
-    written: bool = False
-
-
-class HostFirewall:
+class FirewallPart:
     """Keeps the rules for one backend on one underlay interface. Called in one thread."""
 
-    def __init__(self, settings: Settings, config: NetworkConfig, ifname: str, backend: Backend, here: Here) -> None:
-        """Changes nothing yet. `here` is what this host needs, as it was last seen."""
-        self._settings = settings
-        self._config = config
-        self._ifname = ifname
-        self._backend = backend
-        self._here = here
-        self._firewall = firewall.Firewall(settings.firewall, prefer_nftables=config.nftables)
-        self._firewalld = firewalld.Firewalld(enabled=settings.firewall != "none")
+    name: ClassVar[str] = "firewall"
+
+    def __init__(self, context: HostContext, data_path: DataPath) -> None:
+        """Changes nothing yet."""
+        self._context = context
+        self._data_path = data_path
+        self._firewall = firewall.Firewall(context.settings.firewall, prefer_nftables=context.config.nftables)
         self._forwards_for_all: set[str] = set()
         self._left_open: tuple[str, ...] = ()
         self._backend_name: str | None = None
 
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What is open to others on this host, though packets go."""
-        return (*sorted(self._forwards_for_all), *self._left_open)
-
     def close(self) -> None:
-        """Let go of firewalld's bus; what it was told stays, and so do our rules."""
-        self._firewalld.close()
+        """The rules stay."""
 
-    def open_to_nobody(self, subnets: Subnets, peers: Collection[Lease]) -> None:
-        """Before a backend is opened: close what it opens, and what forwarding does, which it turns on.
+    def keep_strangers_out(self, subnets: Subnets, peers: Collection[Lease]) -> None:
+        """Close, before a backend is opened, what it opens, and what forwarding opens, which it turns on.
 
-        What Docker would have closed when it turned forwarding on is closed; and strangers are kept out before the way
-        in is open, from the port that will be open. Peers of the last run are peers until it is known who is now, and
-        so are `peers`: a host that is moved from flannel loses no packet. Raises CommandFailed, KernelRefused.
+        Forwarding is closed as Docker closes it when Docker turns it on; and strangers are kept from the backend's port
+        before it is open. Peers of the last run may send until it is known which peers there are now, and so may
+        `peers`: a host that is moved from flannel loses no packet. Raises CommandFailed, KernelRefused.
         """
-        told = docker_options.read_told().settings
-        for version in sorted({4, *self._config.versions}):
+        daemon_json = read_dockerd_config().settings
+        for version in sorted({4, *self._context.config.versions}):
             if not netlink.forwards(version):
-                reason = self._close_forwarding(told, version)
+                reason = self._close_forwarding(daemon_json, version)
                 if reason is not None:
-                    log.warning("this host forwards for everybody", reason=reason)
+                    log.warning("this host forwards packets of other networks", reason=reason)
                     self._forwards_for_all.add(reason)
         addresses, leased = self._firewall.members()
-        leased |= {family_lease.subnet for peer in peers for family_lease in peer.family_leases}
-        report = self._sync(self._wanted(subnets, addresses | _addresses(peers), leased))
+        report = self._write(self._desired(subnets, addresses | public_addresses(peers), leased | _subnets(peers)))
         if report.problems:
             raise CommandFailed(f"strangers cannot be kept out, so nothing is opened: {report.problems[0]}")
 
-    def sync(self, subnets: Subnets, peers: Collection[Lease]) -> Report:
-        """Make the rules those of a host that holds these subnets and serves these peers. Never raises."""
-        told = self._firewalld.sync(
-            firewalld.desired(
-                overlays=self._overlays(subnets),
-                listens=self._backend.listens,
-                peers=_addresses(peers),
-                trusted=self._settings.trusted_networks,
-            )
-        )
-        leased = frozenset(family_lease.subnet for peer in peers for family_lease in peer.family_leases)
+    def sync(self, desired: DesiredHost) -> PartReport:
+        """Make the rules those of a host that holds this lease and serves the peers of the data path."""
+        peers = self._data_path.served
         try:
-            wanted = self._wanted(subnets, _addresses(peers), leased)
+            rules = self._desired(desired.lease.subnets, public_addresses(peers), _subnets(peers))
         except KernelRefused as error:
-            # The rules stay as they are until the next look.
-            return Report(backend=self._backend_name, problems=(str(error),), firewalld_problem=told.problem)
-        report = self._sync(wanted)
+            # The rules stay as they are until the next reconciliation.
+            return self._report(problems=(str(error),))
+        report = self._write(rules)
         self._backend_name = report.backend
-        self._left_open = (*firewall.left_open(wanted, report.backend), *report.limits)
-        return Report(
-            backend=report.backend,
-            problems=report.problems,
-            firewalld_problem=told.problem,
-            written=report.written,
+        self._left_open = (*firewall.left_open(rules, report.backend), *report.limits)
+        return self._report(problems=report.problems, changed=report.written)
+
+    def _report(self, *, problems: tuple[str, ...], changed: bool = False) -> PartReport:
+        """Warnings say what is open to others on this host, though packets go."""
+        return PartReport(
+            problems=problems,
+            warnings=(*sorted(self._forwards_for_all), *self._left_open),
+            changed=changed,
+            status={"firewall": self._backend_name},
         )
 
     def _close_forwarding(self, daemon_json: Mapping[str, object], version: int) -> str | None:
-        """None, or in words what stays open once forwarding is on."""
+        """Close forwarding; None, or what stays open once it is on, as a sentence."""
         if firewall.docker_uses_nftables(daemon_json):
             return (
                 f"overlayd turned IPv{version} forwarding on, and Docker's nftables backend leaves FORWARD open: other "
@@ -124,60 +98,71 @@ class HostFirewall:
             )
         return self._firewall.close_forwarding(version)
 
-    def _sync(self, wanted: firewall.Wanted) -> firewall.Report:
-        report = self._firewall.sync(wanted)
+    def _write(self, rules: firewall.DesiredRules) -> firewall.FirewallReport:
+        report = self._firewall.sync(rules)
         if report.written:
             FIREWALL_WRITES.add()
             log.info("firewall rules written", backend=report.backend)
         return report
 
-    def _wanted(
+    def _desired(
         self, subnets: Subnets, addresses: frozenset[IPAddress], leased: frozenset[IPNetwork]
-    ) -> firewall.Wanted:
+    ) -> firewall.DesiredRules:
         bridges = interfaces.read_bridges()
-        all_bridges = {*bridges.of_guests, *bridges.wired} - {self._ifname}
-        by_plain_routes = self._ifname in self._backend.devices
+        all_bridges = {*bridges.of_guests, *bridges.wired} - {self._context.underlay.ifname}
+        by_plain_routes = self._context.underlay.ifname in self._context.backend.devices
         return firewall.desired(
-            overlays=self._overlays(subnets),
-            devices=self._backend.devices,
-            masquerade=self._settings.ip_masq,
-            forward=self._settings.iptables_forward_rules,
-            daemon_json=docker_options.read_told().settings,
-            bridge=next((name for name in interfaces.holding(subnets) if name in all_bridges), self._bridge),
+            overlays=overlays(self._context.config, subnets, self._context.here),
+            devices=self._context.backend.devices,
+            masquerade=self._context.settings.ip_masq,
+            forward=self._context.settings.iptables_forward_rules,
+            daemon_json=read_dockerd_config().settings,
+            bridge=next((name for name in interfaces.with_address_in(subnets) if name in all_bridges), self._bridge),
             others=[
                 firewall.OtherNetwork(network=network, bridges=self._bridges_of(other, all_bridges))
                 for other in other_networks.others()
                 for network in other.networks
             ],
-            listens=self._backend.listens,
+            listens=self._context.backend.listens,
             peers=addresses,
             leased=leased,
             other_bridges=bridges.of_guests,
             wired_bridges=bridges.wired,
-            underlay=self._ifname,
-            routers=interfaces.router_macs(self._ifname, addresses) if by_plain_routes else (),
-            trusted=self._settings.trusted_networks,
+            underlay=self._context.underlay.ifname,
+            routers=interfaces.router_macs(self._context.underlay.ifname, addresses) if by_plain_routes else (),
+            trusted=self._context.settings.trusted_networks,
         )
 
     @property
     def _bridge(self) -> str | None:
-        """The bridge while none has the subnet's address; None for the one that docker was told."""
+        """The containers' bridge while none has the subnet's address; None for the one that daemon.json names."""
         return ours().bridge if ours().number else None
 
     @staticmethod
-    def _bridges_of(other: other_networks.Network, bridges: Collection[str]) -> tuple[str, ...]:
-        return tuple(name for name in interfaces.holding(other.subnets) if name in bridges) if other.subnets else ()
-
-    def _overlays(self, subnets: Subnets) -> list[firewall.Overlay]:
-        return [
-            firewall.Overlay(
-                network=network,
-                subnet=subnet,
-                shared=any(overlaps(one.network, network) for one in self._here.needed),
-            )
-            for network, subnet in zip(self._config.networks, subnets, strict=True)
-        ]
+    def _bridges_of(other: other_networks.HostNetwork, bridges: Collection[str]) -> tuple[str, ...]:
+        return (
+            tuple(name for name in interfaces.with_address_in(other.subnets) if name in bridges)
+            if other.subnets
+            else ()
+        )
 
 
-def _addresses(peers: Collection[Lease]) -> frozenset[IPAddress]:
+def overlays(config: NetworkConfig, subnets: Subnets, here: CurrentNeeds) -> list[firewall.Overlay]:
+    """The network and this host's subnet of each family. Shared is a network that holds what this host needs."""
+    return [
+        firewall.Overlay(
+            network=network,
+            subnet=subnet,
+            shared=any(overlaps(need.network, network) for need in here.needed),
+        )
+        for network, subnet in zip(config.networks, subnets, strict=True)
+    ]
+
+
+def public_addresses(peers: Collection[Lease]) -> frozenset[IPAddress]:
+    """The addresses that peers send from."""
     return frozenset(family_lease.public_ip for peer in peers for family_lease in peer.family_leases)
+
+
+def _subnets(peers: Collection[Lease]) -> frozenset[IPNetwork]:
+    return frozenset(family_lease.subnet for peer in peers for family_lease in peer.family_leases)

@@ -1,7 +1,8 @@
-"""The networks of this host beside the one that this process is about: what each took, as its own daemon noted it.
+"""The other networks of this host, each with a daemon of its own: what they use, as their daemons noted it.
 
-Routes and rules show that there is another network, but not what it is. So each daemon keeps a note of what it serves
-beside its lock, for the others; it stays, as the data path does, when the daemon stops, and goes by `overlayd cleanup`.
+Routes and rules show that there is another network, but not what it is. So each daemon keeps a note for the others,
+beside its lock, of the network that it serves. The note stays, as the data path does, when the daemon stops;
+`overlayd cleanup` removes it.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ from overlayd.lib.files import read_json, write_atomically
 from overlayd.lib.marks import ours
 from overlayd.settings import Settings
 
-# asm-generic/socket.h, Linux 5.14: unlike the number of a namespace, that of one that is gone is never given again.
+# asm-generic/socket.h, Linux 5.14: unlike its inode number, the cookie of a namespace is never used again.
 _SO_NETNS_COOKIE = 71
 
 
 @dataclass(frozen=True, kw_only=True)
-class Network:
-    """One network of this host. `networks` and `subnets` are of either family, `listens` the backend's."""
+class HostNetwork:
+    """One network of this host. `networks` and `subnets` are of either family, `listens` is the backend's."""
 
     number: int
     etcd_endpoints: tuple[str, ...]
@@ -39,7 +40,7 @@ class Network:
     listens: tuple[Listening, ...] = ()
 
     def document(self) -> dict[str, object]:
-        """As JSON has it."""
+        """The note, as JSON values."""
         return {
             "number": self.number,
             "etcd_endpoints": list(self.etcd_endpoints),
@@ -52,9 +53,9 @@ class Network:
         }
 
 
-def of_settings(settings: Settings) -> Network:
-    """What the settings alone tell of this process's network."""
-    return Network(
+def of_settings(settings: Settings) -> HostNetwork:
+    """This process's network, as far as it follows from the settings alone."""
+    return HostNetwork(
         number=settings.network_number,
         etcd_endpoints=settings.etcd_endpoints,
         etcd_prefix=settings.etcd_prefix,
@@ -62,8 +63,8 @@ def of_settings(settings: Settings) -> Network:
     )
 
 
-def others() -> tuple[Network, ...]:
-    """The other networks of this host, by their numbers. Never raises: a note that is no good is none."""
+def others() -> tuple[HostNetwork, ...]:
+    """The other networks of this host, by their numbers. Never raises: a note that cannot be read is left out."""
     found = []
     for path in sorted(hostlock.FOLDER.glob(f"{hostlock.namespace()}-*.json")):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -74,8 +75,8 @@ def others() -> tuple[Network, ...]:
     return tuple(found)
 
 
-def note(network: Network) -> None:
-    """Note what this network is, for the others; the same twice writes nothing. Raises OverlaydError."""
+def note(network: HostNetwork) -> None:
+    """Write the note of this network; an unchanged one is not written again. Raises OverlaydError."""
     try:
         write_atomically(_path(network.number), f"{json.dumps(network.document())}\n")
     except OSError as error:
@@ -83,7 +84,7 @@ def note(network: Network) -> None:
 
 
 def forget() -> Iterator[str]:
-    """Remove the note of this process's network; what was removed."""
+    """Remove the note of this process's network; yields what was removed."""
     path = _path(ours().number)
     if path.exists():
         path.unlink(missing_ok=True)
@@ -91,7 +92,7 @@ def forget() -> Iterator[str]:
 
 
 def require_own_folders(settings: Settings) -> None:
-    """Raise ConfigError where a folder or file of this network is another one's."""
+    """Raise ConfigError where this network has a folder or file in common with another one of this host."""
     own = of_settings(settings)
     for other in others():
         for name, mine, theirs in zip(("run-dir", "state-dir", "subnet-file"), own.folders, other.folders, strict=True):
@@ -101,10 +102,10 @@ def require_own_folders(settings: Settings) -> None:
                 )
 
 
-def conflicts(own: Network, beside: Collection[Network]) -> list[str]:
-    """What two networks of this host cannot share, in words that say what to do. Pure."""
+def conflicts(own: HostNetwork, networks: Collection[HostNetwork]) -> list[str]:
+    """What this network and others of this host cannot share: sentences that say what to do. Pure."""
     found = []
-    for other in beside:
+    for other in networks:
         if own.etcd_prefix == other.etcd_prefix and set(own.etcd_endpoints) & set(other.etcd_endpoints):
             found.append(
                 f"etcd-prefix {own.etcd_prefix} is that of network {other.number} of this host: set another, with a "
@@ -126,8 +127,8 @@ def conflicts(own: Network, beside: Collection[Network]) -> list[str]:
     return found
 
 
-def require_apart(own: Network) -> None:
-    """Raise NetworkConfigError where this network and another one of this host would be in each other's way."""
+def require_apart(own: HostNetwork) -> None:
+    """Raise NetworkConfigError where this network conflicts with another one of this host."""
     found = conflicts(own, others())
     if found:
         raise NetworkConfigError("; ".join(found), hint=f"what the others take is in {hostlock.FOLDER}/*.json")
@@ -145,11 +146,11 @@ def _path(number: int) -> Path:
     return hostlock.FOLDER / f"{hostlock.namespace()}-{number}.json"
 
 
-def _parse(found: Mapping[str, Any]) -> Network:
+def _parse(found: Mapping[str, Any]) -> HostNetwork:
     def texts(key: str) -> Sequence[str]:
         return tuple(str(one) for one in found[key])
 
-    return Network(
+    return HostNetwork(
         number=int(found["number"]),
         etcd_endpoints=tuple(texts("etcd_endpoints")),
         etcd_prefix=str(found["etcd_prefix"]),
@@ -164,7 +165,7 @@ def _parse(found: Mapping[str, Any]) -> Network:
 
 
 def _cookie() -> int:
-    """A number that no other network namespace of this boot has; 0 where the kernel tells none."""
+    """A number that no other network namespace of this boot has; 0 where the kernel has no such numbers."""
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
         return int.from_bytes(end.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), "little")
     return 0

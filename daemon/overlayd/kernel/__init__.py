@@ -1,1 +1,1 @@
-"""What the kernel holds for us: as values (state, diff), and the modules that talk netlink about it."""
+"""What we put in the kernel: as values (state, diff, foreign), and the modules that read and write it by netlink."""

@@ -15,11 +15,11 @@ _RTPROT_RA, _TABLE_MAIN = 9, 254
 
 
 def keep(ipr: Any) -> None:
-    """Let interfaces that live on router advertisements go on doing so: forwarding would end that for a value of 1.
+    """Keep accepting router advertisements where routes depend on them: with forwarding, a value of 1 would not.
 
-    Documentation/networking/ip-sysctl.rst, accept_ra: 2 is the same as 1, also while forwarding. Only those that have a
-    route from an advertisement now, and are no bridge of guests: every other one, and those to come (`default`), would
-    obey containers.
+    Documentation/networking/ip-sysctl.rst, accept_ra: 2 is the same as 1, also while forwarding. Only interfaces that
+    have a route from an advertisement now, and are no bridge of guests: on any other one, and on those to come
+    (`default`), a container could give this host a route.
     """
     of_guests = read_bridges().of_guests
     routes = ipr.get_routes(family=AF_INET6, proto=_RTPROT_RA, table=_TABLE_MAIN)

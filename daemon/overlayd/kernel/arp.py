@@ -1,4 +1,4 @@
-"""Whether somebody else on the segment has this host's address: ARP probes (RFC 5227, 2.1.1)."""
+"""Whether another host on the segment has this host's address: ARP probes (RFC 5227, 2.1.1)."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from ipaddress import IPv4Address
 ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERNET = 0x0806, 0x0800, 1
 REQUEST, REPLY = 1, 2
 BROADCAST = b"\xff" * 6
-# RFC 5227 spreads its three probes over seconds, for hosts that all boot at once; nobody boots here.
+# RFC 5227 spreads its three probes over seconds, for hosts that all boot at once. This host has long booted.
 PROBES, INTERVAL_S, WAIT_S = 3, 0.1, 0.4
 _ARP = struct.Struct("!HHBBH6s4s6s4s")
 
 
 def others_with(address: IPv4Address, ifname: str) -> tuple[str, ...] | None:
-    """The MACs of other hosts that answer for `address`; None where it cannot be asked: not root, no Ethernet.
+    """The MACs of other hosts that answer for `address`; None where no probe can be sent: not root, no Ethernet.
 
-    Three broadcasts that claim nothing (sender address 0.0.0.0), so nobody's ARP cache changes; takes half a second.
+    Three broadcasts with the sender address 0.0.0.0, which change no host's ARP cache; takes half a second.
     """
     found: set[str] = set()
     try:
@@ -44,13 +44,13 @@ def probe(address: IPv4Address, mac: bytes) -> bytes:
 
 
 def claimant(frame: bytes, address: IPv4Address, mac: bytes) -> str | None:
-    """The MAC of whoever else says in this frame that the address is its own; None if it does not. Pure."""
+    """The MAC of another host that claims the address by this frame; None where the frame does not. Pure."""
     if len(frame) < 14 + _ARP.size:
         return None
     kind, protocol, _hlen, _plen, operation, sender, sender_ip, _target, target_ip = _ARP.unpack_from(frame, 14)
     if (kind, protocol) != (ETHERNET, ETHERTYPE_IPV4) or sender == mac or operation not in (REQUEST, REPLY):
         return None
-    # RFC 5227: an ARP packet with that sender, or somebody else's probe for the same address at the same moment.
+    # RFC 5227: an ARP packet with that sender, or another host's probe for the same address at the same moment.
     probes_too = operation == REQUEST and sender_ip == bytes(4) and target_ip == address.packed
     return sender.hex(":") if sender_ip == address.packed or probes_too else None
 

@@ -1,35 +1,26 @@
-"""Make the kernel hold what a backend wants, and say which peers are the worse for what it refused."""
+"""Make the kernel hold what a backend plans, and report which peers are affected by what it refused."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 from overlayd.errors import NetworkConfigError
 from overlayd.kernel import netlink
 from overlayd.kernel.diff import diff
 from overlayd.kernel.foreign import Destination, ForeignRoute, Verdict, judge
-from overlayd.kernel.state import (
-    Address,
-    FdbEntry,
-    KernelState,
-    Link,
-    Neighbour,
-    Route,
-    Sysctl,
-    Thing,
-    WireguardPeer,
-    link_settings,
-)
+from overlayd.kernel.state import Address, KernelObject, KernelState, Link, Route, link_settings
 from overlayd.lib.addresses import IPNetwork
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
-    """How it went: operations written, what failed, and which peers are the worse for it.
+class ConvergeReport:
+    """What came of one convergence: how many operations were written, and what failed.
 
-    Peers are named by the last part of their lease's key. `paths` says how each is reached; `untold` more than those in
-    `peer_problems` are not served.
+    Peers are named by the last part of their lease's key. `problems` are of this host's own part, `peer_problems` of
+    one peer each; `paths` says in a word how each of the others is reached. `untold` counts peers that are not served
+    either, but are too many to be listed.
     """
 
     written: int = 0
@@ -41,15 +32,16 @@ class Report:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """All that a backend wants in the kernel: what it stands on, and what each peer needs beside that.
+    """All that a backend plans for the kernel: `base`, on which everything stands, and what each of `peers` adds.
 
     Peers are named by the last part of their lease's key. `problems` are those that cannot be programmed at all, with
     the reason; `paths` says in a word how each of the others is reached, `destinations` what is reached there. Routes
-    of others inside `networks` are left alone. `untold` more than those in `problems` are not served.
+    of others inside `networks` are left alone. `untold` counts peers that are not served either, but are too many to
+    be listed in `problems`.
     """
 
-    base: tuple[Thing, ...] = ()
-    peers: Mapping[str, tuple[Thing, ...]] = field(default_factory=dict)
+    base: tuple[KernelObject, ...] = ()
+    peers: Mapping[str, tuple[KernelObject, ...]] = field(default_factory=dict)
     problems: Mapping[str, str] = field(default_factory=dict)
     paths: Mapping[str, str] = field(default_factory=dict)
     destinations: Mapping[str, tuple[Destination, ...]] = field(default_factory=dict)
@@ -57,14 +49,18 @@ class Plan:
     untold: int = 0
 
     def state(self) -> KernelState:
-        """The whole as one desired state."""
-        return _state([*self.base, *(item for items in self.peers.values() for item in items)])
+        """The whole as one desired state: each link comes with its settings."""
+        objects = {*self.base, *chain.from_iterable(self.peers.values())}
+        with_ipv6 = {item.link for item in objects if isinstance(item, Address) and item.address.version == 6}
+        for link in [item for item in objects if isinstance(item, Link)]:
+            objects.update(link_settings(link.name, ipv6=link.name in with_ipv6))
+        return KernelState(frozenset(objects))
 
 
 def require(plan: Plan) -> None:
-    """Make what a plan stands on, and delete nothing: what is there from before goes on carrying packets.
+    """Make the base of a plan, and delete nothing: what is there from before goes on carrying packets.
 
-    Raises NetworkConfigError where a route of others is in the way, UnsupportedError, or the first KernelRefused.
+    Raises NetworkConfigError where a route of others conflicts with it, UnsupportedError, or the first KernelRefused.
     """
     plan = replace(plan, peers={}, destinations={})
     actual, foreign = netlink.read_with_foreign(plan.networks)
@@ -76,17 +72,17 @@ def require(plan: Plan) -> None:
 
 
 def require_free(networks: Collection[IPNetwork]) -> None:
-    """Raise NetworkConfigError where a route of others is in the way of one for a whole network. Changes nothing."""
+    """Raise NetworkConfigError where a route of others conflicts with one for a whole network. Changes nothing."""
     actual, foreign = netlink.read_with_foreign(networks)
-    wanted = [Route(dst=network, link="") for network in networks]
-    for problem in judge(wanted, {}, {}, foreign, {link.name for link in actual.links}).base.values():
+    desired = [Route(dst=network, link="") for network in networks]
+    for problem in judge(desired, {}, {}, foreign, {link.name for link in actual.all_of(Link)}).base.values():
         raise NetworkConfigError(problem)
 
 
-def converge(plan: Plan) -> Report:
-    """Bring the kernel to the plan; a second call writes nothing. Raises UnsupportedError, KernelRefused.
+def converge(plan: Plan) -> ConvergeReport:
+    """Make the kernel hold the plan; a second call writes nothing. Raises UnsupportedError, KernelRefused.
 
-    What a route of others is in the way of is left out, and is a problem of that peer.
+    An object that conflicts with a route of others is left out, and is a problem of its peer.
     """
     actual, foreign = netlink.read_with_foreign(plan.networks)
     verdict = judged(plan, actual, foreign)
@@ -97,12 +93,12 @@ def converge(plan: Plan) -> Report:
     peer_problems = {**verdict.partly, **plan.problems}
     owners = {item: peer for peer, items in plan.peers.items() for item in items} if failed else {}
     for operation, refusal in failed:
-        peer = owners.get(operation.thing)
+        peer = owners.get(operation.object)
         if peer is None:
             problems.append(str(refusal))
         else:
             peer_problems[peer] = str(refusal)
-    return Report(
+    return ConvergeReport(
         written=len(operations) - len(failed),
         problems=tuple(problems),
         peer_problems=peer_problems,
@@ -112,41 +108,26 @@ def converge(plan: Plan) -> Report:
 
 
 def judged(plan: Plan, actual: KernelState, foreign: Iterable[ForeignRoute]) -> Verdict:
-    """What routes of others mean for a plan. Pure."""
-    return judge(plan.base, plan.peers, plan.destinations, foreign, {link.name for link in actual.links})
+    """Which objects of a plan conflict with routes of others. Pure."""
+    return judge(plan.base, plan.peers, plan.destinations, foreign, {link.name for link in actual.all_of(Link)})
 
 
 def without(plan: Plan, verdict: Verdict) -> Plan:
-    """The plan less what routes of others are in the way of. Pure."""
+    """The plan less what conflicts with routes of others. Pure."""
     if not verdict.base and not verdict.peers:
         return plan
     return replace(
         plan,
-        base=tuple(thing for thing in plan.base if thing not in verdict.base),
-        peers={name: things for name, things in plan.peers.items() if name not in verdict.peers},
+        base=tuple(item for item in plan.base if item not in verdict.base),
+        peers={name: objects for name, objects in plan.peers.items() if name not in verdict.peers},
         problems={**plan.problems, **verdict.peers},
         paths={name: path for name, path in plan.paths.items() if name not in verdict.peers},
     )
 
 
 def with_taken(actual: KernelState, verdict: Verdict) -> KernelState:
-    """The state with flannel's routes as if they were ours, to be changed. Pure."""
-    there = {route.key for route in actual.routes}
-    taken = {replace(route, link="") for route in verdict.taken if route.key not in there}
-    return replace(actual, routes=actual.routes | taken) if taken else actual
-
-
-def _state(items: Iterable[Thing]) -> KernelState:
-    found = list(items)
-    with_ipv6 = {item.link for item in found if isinstance(item, Address) and item.address.version == 6}
-    for item in [item for item in found if isinstance(item, Link)]:
-        found += link_settings(item.name, ipv6=item.name in with_ipv6)
-    return KernelState(
-        links=frozenset(item for item in found if isinstance(item, Link)),
-        addresses=frozenset(item for item in found if isinstance(item, Address)),
-        routes=frozenset(item for item in found if isinstance(item, Route)),
-        neighbours=frozenset(item for item in found if isinstance(item, Neighbour)),
-        fdb=frozenset(item for item in found if isinstance(item, FdbEntry)),
-        wireguard_peers=frozenset(item for item in found if isinstance(item, WireguardPeer)),
-        sysctls=frozenset(item for item in found if isinstance(item, Sysctl)),
-    )
+    """The state with flannel's routes as if they were ours: then they are changed, not added. Pure."""
+    if not verdict.taken:
+        return actual
+    there = {route.key for route in actual.all_of(Route)}
+    return KernelState(actual.objects | {replace(route, link="") for route in verdict.taken if route.key not in there})

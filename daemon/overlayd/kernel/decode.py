@@ -1,4 +1,4 @@
-"""What netlink's dumps say, as our values: links by our alias, what is on those links."""
+"""Netlink's dumps as our values: links that have our alias, and what is on those links."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ def link(message: Any, names: dict[int, str], wireguard: Devices, peers: list[Wi
     kind = info.get_attr("IFLA_INFO_KIND") if info else None
     name, mtu_bytes, up = message.get_attr("IFLA_IFNAME"), message.get_attr("IFLA_MTU"), bool(message["flags"] & IFF_UP)
     alias = message.get_attr("IFLA_IFALIAS")
-    # The alias cannot be given at creation. One of our names with no alias, never brought up, is one cut short there.
+    # The alias cannot be given at creation. A link with one of our names and no alias that was never brought up is ours
+    # too: the daemon was killed between the two.
     ours = marks.ours()
     if alias != ours.name and (alias or up or not ours.names(name)):
         return None
@@ -74,7 +75,7 @@ def link(message: Any, names: dict[int, str], wireguard: Devices, peers: list[Wi
 
 
 def _checksums(data: Any) -> dict[str, bool]:
-    """What a device that travels over IPv6 does with checksums; there is nothing to be said over IPv4."""
+    """What a device with an IPv6 underlay does with checksums; nothing over IPv4, where there is no choice."""
     if not data.get_attr("IFLA_VXLAN_LOCAL6"):
         return {}
     return {

@@ -2,35 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from enum import Enum
 from typing import TypeVar
 
-from overlayd.kernel.state import (
-    Address,
-    FdbEntry,
-    KernelState,
-    Link,
-    Neighbour,
-    Route,
-    Sysctl,
-    Thing,
-    VxlanLink,
-    WireguardLink,
-    WireguardPeer,
-)
+from overlayd.kernel.state import KernelObject, KernelState, Link, Neighbour, VxlanLink
 
-T = TypeVar("T", bound=Thing)
-
-_NOUNS: dict[type[Thing], str] = {
-    Address: "address",
-    Route: "route",
-    Neighbour: "neighbour",
-    FdbEntry: "fdb",
-    WireguardPeer: "peer",
-    Sysctl: "sysctl",
-}
+K = TypeVar("K", bound=KernelObject)
 
 
 class Verb(Enum):
@@ -46,141 +25,95 @@ class Operation:
     """One change of one object."""
 
     verb: Verb
-    thing: Thing
+    object: KernelObject
 
     @property
     def name(self) -> str:
         """The operation as `ip` would name it: `route add`."""
-        return f"{_NOUNS.get(type(self.thing), 'link')} {self.verb.value}"
+        return f"{self.object.noun} {self.verb.value}"
 
     def __str__(self) -> str:
-        return f"{self.name} {self.thing}"
+        return f"{self.name} {self.object}"
 
 
 def diff(desired: KernelState, actual: KernelState, *, prune: bool = True) -> tuple[Operation, ...]:
     """The operations that lead from `actual`, which holds only what is ours, to `desired`, in the order to do them.
 
-    Links come before what stands on them, and all that is added or changed before anything that is deleted; but a link
-    that cannot be changed in place, or that keeps another from being made, is deleted first, with all that stood on it.
-    Two equal states give no operations. Without `prune` nothing that is merely surplus is deleted.
+    Objects are added and changed in the order of their ranks, links first, before any is deleted in the reverse order.
+    But a link that cannot be changed in place, or that keeps another from being made, is deleted first, and everything
+    on it is made again. Two equal states give no operations. Without `prune` no surplus object is deleted.
     """
-    first = _must_be_rebuilt(desired.links, actual.links) | _in_the_way(desired.links, actual.links)
-    actual = _as_remembered(desired.links, _without(actual, first))
-    made: list[Operation] = []
-    gone: list[Operation] = []
-    for wanted, found in (
-        (desired.links, actual.links),
-        (desired.sysctls, actual.sysctls),
-        (desired.addresses, actual.addresses),
-        (desired.neighbours, actual.neighbours),
-        (desired.fdb, actual.fdb),
-        (desired.wireguard_peers, actual.wireguard_peers),
-        (desired.routes, actual.routes),
-    ):
-        made.extend(_make(wanted, found))
-        if prune:
-            gone.extend(_unmake(wanted, found))
-    removals = [Operation(Verb.DELETE, link) for link in _sorted(first)]
-    return (*removals, *made, *_with_links_last(gone))
-
-
-def _make(wanted: Iterable[Thing], found: Iterable[Thing]) -> list[Operation]:
-    there = {thing.key: thing for thing in found}
-    made = []
-    # What is there as it should be is most of it.
-    for thing in _sorted(thing for thing in wanted if there.get(thing.key) != thing):
-        if thing.key not in there:
-            made.append(Operation(Verb.ADD, thing))
-        elif _settled(thing, there[thing.key]) != thing:
-            made.append(Operation(Verb.CHANGE, thing))
-    return made
-
-
-def _settled(wanted: Thing, found: Thing) -> Thing:
-    """What was found, less what it may differ in."""
-    if isinstance(wanted, WireguardPeer) and isinstance(found, WireguardPeer) and wanted.roams and found.endpoint:
-        return replace(found, endpoint=wanted.endpoint)
-    return found
-
-
-def _unmake(wanted: Iterable[Thing], found: Iterable[Thing]) -> list[Operation]:
-    keys: set[Hashable] = {thing.key for thing in wanted}
-    return [
-        Operation(Verb.DELETE, thing)
-        for thing in _sorted(thing for thing in found if thing.key not in keys)
-        if not isinstance(thing, Sysctl)
-    ]
-
-
-def _with_links_last(operations: list[Operation]) -> list[Operation]:
-    """The kernel deletes by itself what stands on a deleted link: only the rest needs an operation of its own."""
-    links = {operation.thing.name for operation in operations if isinstance(operation.thing, Link)}
-    rest = [operation for operation in reversed(operations) if not isinstance(operation.thing, Link)]
-    return [
-        *(operation for operation in rest if getattr(operation.thing, "link", None) not in links),
-        *(operation for operation in operations if isinstance(operation.thing, Link)),
-    ]
-
-
-def _must_be_rebuilt(wanted: Iterable[Link], found: Iterable[Link]) -> frozenset[Link]:
-    there = {link.name: link for link in found}
-    return frozenset(
-        there[link.name] for link in wanted if link.name in there and _fixed(link) != _fixed(there[link.name])
+    links, links_there = desired.all_of(Link), actual.all_of(Link)
+    first = _must_be_rebuilt(links, links_there) | _in_the_way(links, links_there)
+    actual = _without_forgotten(links, _without_links(actual, first))
+    # Most of what is there is as it should be: only what differs is looked at one by one.
+    different = desired.objects ^ actual.objects
+    missing = different & desired.objects
+    surplus = different - missing
+    return (
+        *(Operation(Verb.DELETE, link) for link in _in_order(first)),
+        *_additions(missing, surplus),
+        *(_deletions(missing, surplus) if prune else ()),
     )
 
 
-def _in_the_way(wanted: frozenset[Link], found: frozenset[Link]) -> frozenset[Link]:
-    """The links that are there and beside which one that is wanted cannot be."""
-    return frozenset(link for link in found if any(_clash(link, other) for other in wanted))
+def _additions(missing: Collection[KernelObject], surplus: Iterable[KernelObject]) -> list[Operation]:
+    there = {_identity(item): item for item in surplus}
+    operations = []
+    for item in _in_order(missing):
+        found = there.get(_identity(item)) if there else None
+        if found is None:
+            operations.append(Operation(Verb.ADD, item))
+        elif not item.satisfied_by(found):
+            operations.append(Operation(Verb.CHANGE, item))
+    return operations
 
 
-def _clash(there: Link, wanted: Link) -> bool:
-    """VXLAN links with one port share a socket a family, and all its flags (VXLAN_F_RCV_FLAGS); a VNI is there once.
-
-    A WireGuard link shares its port with nobody.
-    """
-    if there.name == wanted.name:
-        return False
-    if isinstance(there, VxlanLink) and isinstance(wanted, VxlanLink):
-        same_socket = (there.port, there.local.version) == (wanted.port, wanted.local.version)
-        return same_socket and (there.vni == wanted.vni or there.gbp != wanted.gbp)
-    if isinstance(there, WireguardLink) and isinstance(wanted, WireguardLink):
-        return there.listen_port == wanted.listen_port
-    return False
+def _deletions(missing: Iterable[KernelObject], surplus: Iterable[KernelObject]) -> list[Operation]:
+    """The kernel deletes what stands on a deleted link by itself: only the rest needs an operation of its own."""
+    changed = {_identity(item) for item in missing}
+    gone = [item for item in _in_order(surplus) if item.deletable and _identity(item) not in changed]
+    links = [item for item in gone if isinstance(item, Link)]
+    names = {link.name for link in links}
+    rest = [item for item in reversed(gone) if not isinstance(item, Link) and item.on_link not in names]
+    return [Operation(Verb.DELETE, item) for item in (*rest, *links)]
 
 
-def _fixed(link: Link) -> Link:
-    """The link with all that can be changed in place blanked out."""
-    if isinstance(link, VxlanLink):
-        return replace(link, mtu_bytes=0, up=True, mac="")
-    if isinstance(link, WireguardLink):
-        return replace(link, mtu_bytes=0, up=True, private_key="", listen_port=0)
-    return replace(link, mtu_bytes=0, up=True)
+def _identity(item: KernelObject) -> tuple[object, ...]:
+    """What identifies an object among all: links with one name have one identity, whatever kinds they are."""
+    return item.rank, item.key
 
 
-def _without(state: KernelState, links: frozenset[Link]) -> KernelState:
+def _must_be_rebuilt(desired: Iterable[Link], actual: Iterable[Link]) -> frozenset[Link]:
+    """The links that are there under a desired name, and cannot become the desired one in place."""
+    there = {link.name: link for link in actual}
+    return frozenset(
+        there[link.name] for link in desired if link.name in there and link.fixed != there[link.name].fixed
+    )
+
+
+def _in_the_way(desired: Collection[Link], actual: Iterable[Link]) -> frozenset[Link]:
+    """The links that are there and keep a desired one from being made."""
+    return frozenset(link for link in actual if any(link.excludes(other) for other in desired))
+
+
+def _without_links(state: KernelState, links: frozenset[Link]) -> KernelState:
+    """The state after these links were deleted, with everything on them."""
     if not links:
         return state
     names = {link.name for link in links}
-    return KernelState(
-        links=state.links - links,
-        addresses=frozenset(address for address in state.addresses if address.link not in names),
-        routes=frozenset(route for route in state.routes if route.link not in names),
-        neighbours=frozenset(neighbour for neighbour in state.neighbours if neighbour.link not in names),
-        fdb=frozenset(entry for entry in state.fdb if entry.link not in names),
-        wireguard_peers=frozenset(peer for peer in state.wireguard_peers if peer.link not in names),
-        sysctls=frozenset(sysctl for sysctl in state.sysctls if sysctl.link not in names),
-    )
+    return state.without([*links, *(item for item in state.objects if item.on_link in names)])
 
 
-def _as_remembered(wanted: Iterable[Link], actual: KernelState) -> KernelState:
+def _without_forgotten(desired: Iterable[Link], actual: KernelState) -> KernelState:
     """The state less the neighbours that the kernel forgets, permanent ones too, when their link gets another MAC."""
-    macs = {link.name: link.mac for link in wanted if isinstance(link, VxlanLink)}
-    names = {link.name for link in actual.links if isinstance(link, VxlanLink) and macs.get(link.name) != link.mac}
-    # A link that is not wanted any more goes, with all that stands on it.
-    forgetful = names & macs.keys()
-    return replace(actual, neighbours=frozenset(one for one in actual.neighbours if one.link not in forgetful))
+    macs = {link.name: link.mac for link in desired if isinstance(link, VxlanLink)}
+    # A link that is not desired any more is deleted, with everything on it.
+    changed = {link.name for link in actual.all_of(VxlanLink) if macs.get(link.name, link.mac) != link.mac}
+    if not changed:
+        return actual
+    return actual.without(one for one in actual.all_of(Neighbour) if one.link in changed)
 
 
-def _sorted(things: Iterable[T]) -> list[T]:
-    return sorted(things, key=str)
+def _in_order(objects: Iterable[K]) -> list[K]:
+    return sorted(objects, key=lambda item: (item.rank, str(item)))

@@ -1,5 +1,5 @@
-"""What the kernel tells in one netlink dump (netlink(7)), without a library: ours may be 25,000 things, those of others
-more, and each look goes through all. By pyroute2 that takes twenty times as long.
+"""Netlink dumps (netlink(7)), without a library: each reconciliation reads up to 25,000 objects of ours, and more of
+others. By pyroute2 that takes twenty times as long.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ DRVINFO_BYTES = 196
 
 
 def driver(ifname: str) -> str | None:
-    """The name of the driver; None where the interface has none to tell of."""
+    """The name of the driver; None where the interface has none."""
     try:
         answer = _ask(ifname, struct.pack("=I", GDRVINFO).ljust(DRVINFO_BYTES, b"\0"))
     except OSError:

@@ -1,7 +1,7 @@
 """What this kernel can do, found out without changing anything on this host.
 
-A kernel says what it can do only when it is asked to do it: so a thread enters a network namespace of its own, makes
-the device there, and namespace and device are gone when the thread ends.
+Whether a kernel can make a device is only known once it has made one: so a thread enters a network namespace of its own
+and makes the device there; namespace and device are gone when the thread ends.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import struct
 from pathlib import Path
 
 from overlayd.kernel import tun
-from overlayd.kernel.namespaces import in_a_new_one
+from overlayd.kernel.namespaces import in_new_namespace
 from overlayd.kernel.pyroute import IPRoute, NetlinkError
 
 _DEVICES: dict[str, dict[str, int]] = {
@@ -25,7 +25,7 @@ _NAME = "probe0"
 
 
 def module_state(name: str) -> str | None:
-    """How a module is there: `in the kernel`, `built in`, `loaded when needed`; None where no file says that it is."""
+    """How a module is there: `in the kernel`, `built in`, `loaded when needed`; None where no file shows it."""
     if (Path("/sys/module") / name).exists():
         return "in the kernel"
     folder = Path("/lib/modules") / os.uname().release
@@ -42,7 +42,7 @@ def module_state(name: str) -> str | None:
 
 def makes_device(kind: str) -> bool:
     """Whether the kernel makes a device of this kind; `tun` too. Raises OSError where it cannot be tried."""
-    return in_a_new_one(_makes_tun if kind == "tun" else lambda: _makes_link(kind))
+    return in_new_namespace(_makes_tun if kind == "tun" else lambda: _makes_link(kind))
 
 
 def _makes_link(kind: str) -> bool:

@@ -1,8 +1,9 @@
-"""Routes that are not ours, and which of those that we want they are in the way of. Pure: no I/O.
+"""Routes that are not ours, and which desired routes they conflict with. Pure: no I/O.
 
-A route of others is neither replaced nor shadowed: what it leads to is somebody's, and would be gone for good when ours
-goes. The exception is flannel's, whose host this was: by a device of flannel's, or by the very next hop that the lease
-names. A route that is wider than the network is in nobody's way: that is how routing tables work.
+A route of others is neither replaced nor shadowed: somebody reaches a network by it, and would not get it back when
+ours is deleted. The exception are the routes of a flannel that ran on this host: by a device of flannel's, or by
+exactly the next hop that the lease names. A route that is wider than the network conflicts with nothing: the longer
+prefix wins.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from overlayd.kernel.state import Route, Thing
+from overlayd.kernel.state import KernelObject, Route
 from overlayd.lib.addresses import IPAddress, IPNetwork
 from overlayd.lib.marks import network_of_route
 
@@ -64,10 +65,10 @@ class Destination:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What routes of others mean for those that are wanted.
+    """Which desired routes conflict with routes of others, each with a sentence that says how.
 
-    `base` are routes that are not made, and why; `peers` those that are not served; `partly` are served, but what part
-    of them goes elsewhere. `taken` are wanted routes that take the place of flannel's.
+    `base` are routes of this host's own that are not made; `peers` those that are not served; `partly` those that are
+    served, though packets to a part of their subnet go elsewhere. `taken` are desired routes that replace flannel's.
     """
 
     base: Mapping[Route, str] = field(default_factory=dict)
@@ -77,13 +78,13 @@ class Verdict:
 
 
 def judge(
-    base: Iterable[Thing],
-    peers: Mapping[str, Collection[Thing]],
+    base: Iterable[KernelObject],
+    peers: Mapping[str, Collection[KernelObject]],
     destinations: Mapping[str, Sequence[Destination]],
     foreign: Iterable[ForeignRoute],
     links: Collection[str],
 ) -> Verdict:
-    """Compare. `peers` are what is wanted for each, `links` the names of our own devices."""
+    """Compare what is desired with routes of others. `links` are the names of our own devices."""
     there = _Table(route for route in foreign if route.link not in links)
     if not there:
         return Verdict()
@@ -91,16 +92,16 @@ def judge(
     blocked: dict[str, str] = {}
     partly: dict[str, str] = {}
     for name, subnets in destinations.items():
-        routes = {thing.dst: thing for thing in peers.get(name, ()) if isinstance(thing, Route)}
-        mine: set[Route] = set()
+        routes = {item.dst: item for item in peers.get(name, ()) if isinstance(item, Route)}
+        replacing: set[Route] = set()
         for one in subnets:
-            wanted = routes.get(one.subnet)
-            if wanted is None:
+            route = routes.get(one.subnet)
+            if route is None:
                 problem = None
                 detour = _detour(there, one.subnet, {route.dst for route in stopped})
             else:
-                problem, takes = _conflict(there, wanted, one)
-                mine |= {wanted} if takes else set()
+                problem, replaces = _conflict(there, route, one)
+                replacing |= {route} if replaces else set()
                 detour = None
             detour = detour or _detour_of_part(there, one.subnet)
             if problem is not None:
@@ -108,7 +109,7 @@ def judge(
             elif detour is not None:
                 partly.setdefault(name, detour)
         if name not in blocked:
-            taken |= mine
+            taken |= replacing
     return Verdict(
         base=stopped,
         peers=blocked,
@@ -117,36 +118,36 @@ def judge(
     )
 
 
-def _of_base(there: _Table, base: Iterable[Thing]) -> tuple[dict[Route, str], set[Route]]:
-    """Which routes of this host's own part are not made, and why; and which take the place of flannel's."""
+def _of_base(there: _Table, base: Iterable[KernelObject]) -> tuple[dict[Route, str], set[Route]]:
+    """Which routes of this host's own part are not made, and why; and which replace flannel's."""
     stopped: dict[Route, str] = {}
     taken: set[Route] = set()
-    for wanted in base:
-        # Our blackhole is behind every other route to the same, and meant to be.
-        if not isinstance(wanted, Route) or wanted.link is None:
+    for desired in base:
+        # Our blackhole has the highest metric: any other route to the same network is meant to win.
+        if not isinstance(desired, Route) or desired.link is None:
             continue
-        for route in there.to(wanted.dst):
+        for route in there.to(desired.dst):
             if not _is_flannels(route):
-                stopped[wanted] = f"{route} is in the way of the network's own route: {_advice(route)}"
-            elif route.metric == wanted.metric:
-                taken.add(wanted)
+                stopped[desired] = f"{route} is in the way of the network's own route: {_advice(route)}"
+            elif route.metric == desired.metric:
+                taken.add(desired)
     return stopped, taken - stopped.keys()
 
 
-def _conflict(there: _Table, wanted: Route, to: Destination) -> tuple[str | None, bool]:
-    """Why a route to a peer is not made; and whether it takes the place of flannel's."""
-    takes = False
-    for route in there.environment(to.subnet):
-        if _may_be_taken(route, wanted, to):
-            takes = True
+def _conflict(there: _Table, desired: Route, to: Destination) -> tuple[str | None, bool]:
+    """Why a route to a peer is not made; and whether it replaces flannel's."""
+    replaces = False
+    for route in there.covering(to.subnet):
+        if _may_be_taken(route, desired, to):
+            replaces = True
         elif (problem := _in_the_way(route, to.subnet)) is not None:
             return problem, False
-    return None, takes
+    return None, replaces
 
 
 def _detour(there: _Table, subnet: IPNetwork, stopped: Collection[IPNetwork]) -> str | None:
-    """Where packets for a peer go instead of by the one route for the whole network, which is wider."""
-    for route in there.environment(subnet):
+    """Where packets to a peer go, where a longer prefix wins over our one route for the whole network."""
+    for route in there.covering(subnet):
         if not _is_flannels(route) and route.dst not in stopped:
             return f"its subnet {subnet} goes elsewhere, by {route}: {_advice(route)}"
     return None
@@ -177,7 +178,7 @@ class _Table:
         """The routes to exactly this."""
         return self._by_destination.get(_key(subnet), ())
 
-    def environment(self, subnet: IPNetwork) -> Iterator[ForeignRoute]:
+    def covering(self, subnet: IPNetwork) -> Iterator[ForeignRoute]:
         """The routes to this, and to what it is a part of."""
         version, base, length = _key(subnet)
         for wider in self._lengths[version]:
@@ -203,9 +204,9 @@ def _is_flannels(route: ForeignRoute) -> bool:
     return route.link is not None and route.link.startswith(FLANNEL)
 
 
-def _may_be_taken(route: ForeignRoute, wanted: Route, to: Destination) -> bool:
-    """Whether a route is what flannel put there for the same lease, or leaves the peer to ours by its own device."""
-    if (route.dst, route.metric) != (wanted.dst, wanted.metric):
+def _may_be_taken(route: ForeignRoute, desired: Route, to: Destination) -> bool:
+    """Whether a route is the one that flannel made for the same lease: by its device, or by the peer as next hop."""
+    if (route.dst, route.metric) != (desired.dst, desired.metric):
         return False
     by_the_peer = route.via == to.public_ip and route.protocol in _BY_HAND and not route.several
     return _is_flannels(route) or by_the_peer
@@ -216,7 +217,7 @@ def _in_the_way(route: ForeignRoute, subnet: IPNetwork) -> str | None:
         return None
     if route.dst == subnet:
         return f"{route} is in the way of its subnet {subnet}: {_advice(route)}"
-    # docker0 moves to the own subnet; and nobody loses what went nowhere.
+    # docker0 is about to move to our own subnet; and no host is reached by a route that drops packets.
     if route.link in (BRIDGE, None):
         return None
     return f"its subnet {subnet} is a part of what {route} leads to: {_advice(route)}"

@@ -1,4 +1,4 @@
-"""What the kernel says of interfaces and routes that are not ours. Reads only."""
+"""This host's interfaces, bridges and routes, whosever they are. Reads only."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ T = TypeVar("T")
 
 _TABLE_MAIN = 254
 _GUESTS = ("veth", "tun")
-# Those of overlayd and of flannel, and what Docker names the bridge of a network: by the first digits of its id.
+# The kinds of overlayd's and flannel's devices; and how Docker names the bridge of a network: by its id's first digits.
 _DEVICES_OF_OVERLAYS = ("vxlan", "tun", "ipip", "wireguard")
 _OF_DOCKER = re.compile("br-[0-9a-f]{12}")
 _DEAD_OR_DOWN = 0x1 | 0x10  # RTNH_F_DEAD, RTNH_F_LINKDOWN
-# linux/if_addr.h: IFA_F_TEMPORARY, IFA_F_DADFAILED, IFA_F_DEPRECATED: IPv6 addresses that nobody should be known by.
+# linux/if_addr.h: IFA_F_TEMPORARY, IFA_F_DADFAILED, IFA_F_DEPRECATED: IPv6 addresses that no host should publish.
 _FLEETING = 0x01 | 0x08 | 0x20
 
 
@@ -34,9 +34,9 @@ _FLEETING = 0x01 | 0x08 | 0x20
 class Interface:
     """One interface of this network namespace. `addresses` are of both families, in the kernel's order.
 
-    IPv6 addresses that are temporary, deprecated or failed duplicate detection (RFC 4862) are left out. `carries` says
-    what the interface is where its packets are an overlay's or containers', and no underlay's. `wireless`: it is a
-    bridge, and no port of it leads to a wire.
+    IPv6 addresses that are temporary, deprecated or failed duplicate detection (RFC 4862) are left out. `carries` is
+    None for an interface that may be the underlay; else it names what it is: a device of an overlay, a bridge of
+    containers. `wireless`: it is a bridge without any port that leads to a wire.
     """
 
     name: str
@@ -50,14 +50,14 @@ class Interface:
 
 @dataclass(frozen=True, kw_only=True)
 class RouteAnswer:
-    """Where the kernel would send a packet: out of which interface, and from which address if it says so."""
+    """Where the kernel would send a packet: out of which interface, and from which address if the route names one."""
 
     ifindex: int
     source: IPAddress | None
 
 
-def _refusing(what: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """What netlink refuses, and a socket that cannot be opened, as KernelRefused."""
+def _refused_as(what: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Raise KernelRefused where netlink refuses, or no socket can be opened; `what` names the operation."""
 
     def wrap(call: Callable[P, T]) -> Callable[P, T]:
         @wraps(call)
@@ -108,11 +108,11 @@ def ipv6_is_off(name: str) -> bool:
         return False
 
 
-@_refusing("neighbour list")
+@_refused_as("neighbour list")
 def router_macs(ifname: str, peers: Collection[IPAddress]) -> tuple[str, ...]:
-    """The link addresses of the gateways that routes of an interface lead to, as far as the kernel knows them now.
+    """The link addresses of the gateways of an interface's routes, as far as the kernel knows them now.
 
-    Not those that one of `peers` has too: the peer is the router, or the network shows one address for everybody.
+    Without those that one of `peers` has too: the peer is the router, or the network shows one address for all hosts.
     Raises KernelRefused.
     """
     with IPRoute() as ipr:
@@ -138,15 +138,15 @@ def router_macs(ifname: str, peers: Collection[IPAddress]) -> tuple[str, ...]:
 class Bridges:
     """This host's bridges by name. `of_guests`: every port is an end of a pair (veth) or a virtual machine's (tun).
 
-    A bridge with any other port is a way to a wire; and so is what is no bridge but named as Docker names its own
-    (`br-ex` of Open vSwitch, a network card).
+    `wired` have another port, which leads to a wire; or are no bridges, but named as Docker names its own: `br-ex` of
+    Open vSwitch, a network card.
     """
 
     of_guests: tuple[str, ...]
     wired: tuple[str, ...]
 
 
-@_refusing("link list")
+@_refused_as("link list")
 def read_bridges() -> Bridges:
     """Every bridge there is. Raises KernelRefused."""
     with IPRoute() as ipr:
@@ -162,14 +162,14 @@ def _bridges(links: Collection[Any]) -> Bridges:
     return Bridges(of_guests=tuple(sorted(of_guests)), wired=tuple(sorted((bridges.keys() | alike) - of_guests)))
 
 
-@_refusing("address list")
-def holding(networks: Iterable[IPNetwork]) -> tuple[str, ...]:
+@_refused_as("address list")
+def with_address_in(networks: Iterable[IPNetwork]) -> tuple[str, ...]:
     """The interfaces with an address in one of the networks, by index. Raises KernelRefused."""
-    wanted = tuple(networks)
+    networks = tuple(networks)
     return tuple(
         one.name
         for one in read_interfaces()
-        if any(address.ip in network for address in one.addresses for network in wanted)
+        if any(address.ip in network for address in one.addresses for network in networks)
     )
 
 
@@ -183,7 +183,7 @@ def _carries(message: Any, links: Iterable[Any], bridges: Bridges) -> str | None
         return None
     if name == BRIDGE or _OF_DOCKER.fullmatch(name):
         return "a bridge of docker's"
-    # A virtual machine's is another matter: it may be one of the hosts.
+    # Not a bridge of virtual machines: one of them may be a host of this network.
     ports = (one for one in links if one.get("master") == message["index"])
     elsewhere = any(_kind(one) == "veth" and one.get_attr("IFLA_LINK_NETNSID") is not None for one in ports)
     return "a bridge of containers'" if elsewhere else None

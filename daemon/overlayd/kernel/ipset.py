@@ -17,14 +17,14 @@ from overlayd.lib.addresses import IPAddress, IPNetwork
 
 _FAMILY = {4: AF_INET, 6: AF_INET6}
 ADDRESSES, NETWORKS = "hash:ip", "hash:net"
-# linux/netfilter/ipset/ip_set.h: IPSET_ERR_TYPE_MISMATCH and IPSET_ERR_FIND_TYPE are of ipset's own numbers.
+# linux/netfilter/ipset/ip_set.h: ipset has error numbers of its own; IPSET_ERR_FIND_TYPE.
 _NO_TYPE = 4097
-# More hosts than one network serves.
-MOST = 65536
+# Elements of one set: more than a network has hosts.
+MAX_ELEMENTS = 65536
 
 
 def read(name: str) -> frozenset[str] | None:
-    """What is in a set, as text; None where there is no such set. Raises UnsupportedError, KernelRefused."""
+    """The elements of a set, as text; None where there is no such set. Raises UnsupportedError, KernelRefused."""
     with _connection("read", name) as sets:
         try:
             found = list(sets.list(name))
@@ -39,17 +39,17 @@ def read(name: str) -> frozenset[str] | None:
     return frozenset(entries)
 
 
-def sync(name: str, version: int, wanted: Collection[IPAddress] | Collection[IPNetwork], *, kind: str) -> bool:
-    """Make a set of that kind hold these and no others; whether it had to be made, too.
+def sync(name: str, version: int, elements: Collection[IPAddress] | Collection[IPNetwork], *, kind: str) -> bool:
+    """Make a set of that kind hold exactly these elements; returns whether the set itself had to be made.
 
-    Raises UnsupportedError where the kernel has no sets, KernelRefused.
+    Raises UnsupportedError where the kernel has no sets of that kind, KernelRefused.
     """
     there = read(name)
-    entries = {str(one) for one in wanted}
+    entries = {str(one) for one in elements}
     etype = kind.removeprefix("hash:")
     if there is None:
         with _connection("make", name) as sets:
-            sets.create(name, stype=kind, family=_FAMILY[version], maxelem=MOST)
+            sets.create(name, stype=kind, family=_FAMILY[version], maxelem=MAX_ELEMENTS)
     with _connection("write", name) as sets:
         for entry in sorted(entries - (there or frozenset())):
             sets.add(name, entry, family=_FAMILY[version], etype=etype, exclusive=False)
@@ -59,7 +59,7 @@ def sync(name: str, version: int, wanted: Collection[IPAddress] | Collection[IPN
 
 
 def remove(name: str) -> bool:
-    """Remove a set that no rule names any more; whether it was there. Raises KernelRefused."""
+    """Remove a set that no rule names any more; returns whether it was there. Raises KernelRefused."""
     try:
         with _connection("remove", name) as sets:
             sets.destroy(name)
@@ -79,7 +79,7 @@ def _connection(verb: str, name: str) -> Iterator[Any]:
             yield sets
     except NetlinkError as error:
         lacking = error.code in (errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, _NO_TYPE)
-        # What a kernel without ipset says to anything, and one that has it to what is wrong.
+        # A kernel without ipset answers EINVAL to every request, one with ipset to a wrong request.
         if lacking or (error.code == errno.EINVAL and verb in ("make", "read")):
             raise UnsupportedError(
                 f"this kernel has no sets of addresses: ipset {verb} {name}",

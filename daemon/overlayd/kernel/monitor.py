@@ -1,7 +1,7 @@
-"""Hear of changes in the kernel (rtnetlink(7) and nftables multicast groups) as they happen.
+"""Report changes in the kernel as they happen, by the multicast groups of rtnetlink(7) and nftables.
 
-What changed is not looked into further than to tell our kind of change from everyday noise: whoever is called reads the
-whole state anew.
+A message is only read as far as it takes to tell a relevant change from everyday noise: the callback gets no details,
+and reads the whole state again.
 """
 
 from __future__ import annotations
@@ -34,27 +34,29 @@ _STATE_AT = _HEADER.size + 8  # ndmsg: family, 3 bytes of padding, ifindex, then
 class Monitor:
     """Calls `on_change`, in a thread of its own, when a link, IPv4 address, route or permanent neighbour changes.
 
-    And when rules of nftables do, which those of iptables-nft are; legacy iptables tells nobody. Neighbours that the
-    kernel learns and forgets by itself do not count: on a busy host that is every second.
+    And when rules of nftables change, or of iptables-nft; legacy iptables sends no message. Neighbours that the kernel
+    learns and forgets by itself do not count: on a busy host that is every second.
     """
 
     def __init__(self, on_change: Callable[[], None]) -> None:
-        """Listen from here on; calls begin with `start`. Raises OSError."""
+        """Receive changes from now on; they are reported from `start` on. Raises OSError."""
         self._on_change = on_change
-        self._sockets: dict[socket.socket, Callable[[bytes], bool]] = {_listen(socket.NETLINK_ROUTE, GROUPS): matters}
+        self._sockets: dict[socket.socket, Callable[[bytes], bool]] = {
+            _listen(socket.NETLINK_ROUTE, GROUPS): is_relevant
+        }
         try:
-            self._sockets[_listen(NETLINK_NETFILTER, NFT_GROUPS)] = rules_matter
+            self._sockets[_listen(NETLINK_NETFILTER, NFT_GROUPS)] = is_rule_change
         except OSError as error:
-            log.debug("this kernel does not tell of rules; the timer looks at them", problem=error)
+            log.debug("this kernel does not report changes of rules; they are read on each resync", problem=error)
         self._stop = os.eventfd(0)
         self._thread = threading.Thread(target=self._run, name="netlink-monitor", daemon=True)
 
     def start(self) -> None:
-        """Begin to call."""
+        """Begin to report."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread at once; no call comes after it. Once."""
+        """End the thread at once; nothing is reported after it. To be called once."""
         os.eventfd_write(self._stop, 1)
         if self._thread.is_alive():
             self._thread.join()
@@ -79,9 +81,9 @@ class Monitor:
                     continue
                 except OSError as error:
                     if error.errno != errno.ENOBUFS:
-                        log.warning("cannot hear of changes; the timer still does its part", problem=error)
+                        log.warning("changes are now found on each resync only", problem=error)
                         return
-                    # More changed than fits the buffer, so certainly something that matters.
+                    # More changed than fits the buffer, so something relevant among it.
                     changed = True
                 if changed:
                     self._on_change()
@@ -99,8 +101,8 @@ def _listen(protocol: int, groups: int) -> socket.socket:
     return end
 
 
-def rules_matter(datagram: bytes) -> bool:
-    """Whether a datagram of nftables messages tells of a table, chain or rule. Pure."""
+def is_rule_change(datagram: bytes) -> bool:
+    """Whether a datagram of nftables messages is about a table, chain or rule. Pure."""
     at = 0
     while at + _HEADER.size <= len(datagram):
         length, kind, *_rest = _HEADER.unpack_from(datagram, at)
@@ -112,8 +114,8 @@ def rules_matter(datagram: bytes) -> bool:
     return False
 
 
-def matters(datagram: bytes) -> bool:
-    """Whether a datagram of netlink messages tells of a change of a kind that we make ourselves. Pure."""
+def is_relevant(datagram: bytes) -> bool:
+    """Whether a datagram of rtnetlink messages is about a kind of object that we make ourselves. Pure."""
     at = 0
     while at + _HEADER.size <= len(datagram):
         length, kind, *_rest = _HEADER.unpack_from(datagram, at)

@@ -1,4 +1,4 @@
-"""Calls made in another network namespace, by a thread of its own that ends with the call (namespaces(7))."""
+"""Function calls in another network namespace (namespaces(7)), each in a thread of its own."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ FOLDERS = (Path("/run/docker/netns"), Path("/run/netns"))
 _DEVICE = Path("/proc/self/ns/net").stat().st_dev
 
 
-def in_a_new_one(call: Callable[[], T]) -> T:
-    """Call in a new network namespace, which ends with the call. Raises OSError (EPERM: not root)."""
+def in_new_namespace(call: Callable[[], T]) -> T:
+    """Call a function in a new network namespace, which ends with the call. Raises OSError (EPERM: not root)."""
     return _in_a_thread(lambda libc: libc.unshare(CLONE_NEWNET), call)
 
 
-def in_that_at(path: Path, call: Callable[[], T]) -> T:
-    """Call in the network namespace that a file stands for: `/proc/PID/ns/net`, or one that it is mounted on.
+def in_namespace(path: Path, call: Callable[[], T]) -> T:
+    """Call a function in the network namespace of a file: `/proc/PID/ns/net`, or one that it is mounted on.
 
     Raises OSError (EPERM: without CAP_SYS_ADMIN).
     """
@@ -41,7 +41,7 @@ def in_that_at(path: Path, call: Callable[[], T]) -> T:
 def others() -> Iterator[tuple[Path, int]]:
     """A file for each other network namespace that can be found: Docker's, those of `ip netns`, those of processes.
 
-    With each its number, which no other namespace of this kernel has while it lives (ioctl_ns(2), inode).
+    With each comes its inode number, which no other namespace of this kernel has while it exists (ioctl_ns(2)).
     """
     seen = {_inode(Path("/proc/self/ns/net"))}
     for path in _files():
@@ -61,7 +61,7 @@ def _files() -> Iterator[Path]:
 
 
 def _inode(path: Path) -> int | None:
-    """The number of the namespace that a file stands for; None for any other file, and where nobody may look."""
+    """The inode number of the namespace of a file; None for any other file, and for one that may not be read."""
     try:
         found = path.stat()
     except OSError:

@@ -1,7 +1,6 @@
-"""Netlink: read what carries our mark, carry out operations, and take everything away again.
+"""Netlink: read what has our mark, carry out operations, and remove everything again.
 
-Every function opens a socket of its own and closes it, so any thread
-may call any of them.
+Every function opens a socket of its own and closes it, so any thread may call any of them.
 """
 
 from __future__ import annotations
@@ -30,6 +29,7 @@ from overlayd.kernel.state import (
     Address,
     FdbEntry,
     IpipLink,
+    KernelObject,
     KernelState,
     Link,
     Neighbour,
@@ -54,7 +54,7 @@ REFUSALS = counter("overlayd_kernel_refusals_total", "Such changes that the kern
 FAMILIES = (AF_INET, AF_INET6)
 NTF_SELF = 0x02
 IFA_F_NODAD = 0x02
-# What a kernel without such devices is told, and its user.
+# The message and the hint where a kernel has no such devices.
 _LACKING: dict[type, tuple[str, str]] = {
     VxlanLink: ("this kernel has no VXLAN devices", "modprobe vxlan, or use backend host-gw or udp"),
     IpipLink: ("this kernel has no IP-in-IP devices", "modprobe ipip, or use backend host-gw, vxlan or udp"),
@@ -72,7 +72,7 @@ def connection() -> Iterator[Any]:
 
 
 def read() -> KernelState:
-    """All that carries our mark: links by alias, what is on those links, and routes by protocol.
+    """All that has our mark: links by alias, what is on those links, and routes by protocol.
 
     Raises KernelRefused where a wireguard-go does not answer.
     """
@@ -80,7 +80,7 @@ def read() -> KernelState:
 
 
 def read_with_foreign(networks: Collection[IPNetwork]) -> tuple[KernelState, tuple[ForeignRoute, ...]]:
-    """The same, and the routes of others inside these networks, of one look at the routing table."""
+    """The same, and the routes of others inside these networks, from one dump of the routing table."""
     with connection() as ipr, devices() as wireguard:
         messages = list(ipr.get_links())
         names = {message["index"]: message.get_attr("IFLA_IFNAME") for message in messages}
@@ -88,20 +88,16 @@ def read_with_foreign(networks: Collection[IPNetwork]) -> tuple[KernelState, tup
         links = [link for message in messages if (link := decode.link(message, names, wireguard, peers)) is not None]
         ours = {index: name for index, name in names.items() if name in {link.name for link in links}}
         tables = [_routes(version, names, networks) for version in (4, 6)]
-        state = KernelState(
-            links=frozenset(links),
-            addresses=frozenset(one for family in FAMILIES for one in decode.addresses(ipr, ours, family)),
-            routes=frozenset(one for found, _foreign in tables for one in found),
-            neighbours=frozenset(one for family in FAMILIES for one in decode.neighbours(ours, family)),
-            fdb=frozenset(decode.fdb(ours)),
-            wireguard_peers=frozenset(peers),
-            sysctls=frozenset(_sysctls(links)),
-        )
-        return state, tuple(one for _ours, foreign in tables for one in foreign)
+        objects: list[KernelObject] = [*links, *peers, *decode.fdb(ours), *_sysctls(links)]
+        for family in FAMILIES:
+            objects += decode.addresses(ipr, ours, family)
+            objects += decode.neighbours(ours, family)
+        objects += (route for found, _foreign in tables for route in found)
+        return KernelState(frozenset(objects)), tuple(route for _ours, found in tables for route in found)
 
 
 def apply(operations: Iterable[Operation]) -> list[tuple[Operation, KernelRefused]]:
-    """Carry out operations in their order; the ones that failed, with the kernel's words. The others are done.
+    """Carry out operations in their order; returns those that failed, with the kernel's refusal. The others are done.
 
     Raises UnsupportedError where this kernel has no such kind of device at all.
     """
@@ -116,7 +112,7 @@ def apply(operations: Iterable[Operation]) -> list[tuple[Operation, KernelRefuse
             except NetlinkError as error:
                 if _harmless(operation, error.code):
                     continue
-                lacking = _LACKING.get(type(operation.thing))
+                lacking = _LACKING.get(type(operation.object))
                 if lacking and operation.verb is Verb.ADD and error.code == errno.EOPNOTSUPP:
                     raise UnsupportedError(lacking[0], hint=lacking[1]) from error
                 failed.append((operation, refused(operation, error.code)))
@@ -137,34 +133,33 @@ def forwards(version: int) -> bool:
 
 
 def cleanup() -> Iterator[str]:
-    """Remove every route and link that carries our mark, also after a crash; what was removed, one by one."""
+    """Remove every route and link that has our mark, also after a crash; yields what was removed."""
     state = read()
     operations = [
-        *(Operation(Verb.DELETE, route) for route in sorted(state.routes, key=str)),
-        *(Operation(Verb.DELETE, link) for link in sorted(state.links, key=str)),
+        Operation(Verb.DELETE, item) for kind in (Route, Link) for item in sorted(state.all_of(kind), key=str)
     ]
     failed = apply(operations)
     refused = {operation for operation, _ in failed}
     for operation in operations:
         if operation not in refused:
-            yield f"{operation.name.split()[0]} {operation.thing}"
+            yield f"{operation.name.split()[0]} {operation.object}"
     yield from userspace.cleanup()
     if failed:
         raise failed[0][1]
 
 
 def _carry_out(ipr: Any, wireguard: Devices, operation: Operation) -> None:
-    item, adds = operation.thing, operation.verb is not Verb.DELETE
+    item, adds = operation.object, operation.verb is not Verb.DELETE
     match item:
         case Sysctl():
             if item == FORWARDING6:
                 advertisements.keep(ipr)
             if not _without_ipv6(item):
                 _sysctl_path(item).write_text(f"{item.value}\n")
-        case VxlanLink() | TunLink() | IpipLink() | WireguardLink():
+        case Link():
             _write_link(ipr, wireguard, operation.verb, item)
         case WireguardPeer():
-            wireguard.write_peer(item, wanted=adds)
+            wireguard.write_peer(item, present=adds)
         case Address():
             index = _index(item.link)
             ipr.addr(
@@ -172,7 +167,7 @@ def _carry_out(ipr: Any, wireguard: Devices, operation: Operation) -> None:
                 index=index,
                 address=str(item.address.ip),
                 prefixlen=item.address.network.prefixlen,
-                # Nobody else can have it: no second of waiting for duplicate address detection (RFC 4862).
+                # No other host can have it: no second of waiting for duplicate address detection (RFC 4862).
                 **({"flags": IFA_F_NODAD} if item.address.version == 6 else {}),
             )
         case Route():
@@ -194,6 +189,8 @@ def _carry_out(ipr: Any, wireguard: Devices, operation: Operation) -> None:
                 state=NUD_PERMANENT,
                 flags=NTF_SELF,
             )
+        case _:
+            raise TypeError(f"no writer for a {type(item).__name__}")
 
 
 def _write_link(ipr: Any, wireguard: Devices, verb: Verb, link: Link) -> None:
@@ -219,8 +216,8 @@ def _write_link(ipr: Any, wireguard: Devices, verb: Verb, link: Link) -> None:
     ipr.link("set", index=index, **changes)
     if isinstance(link, WireguardLink):
         wireguard.set_link(link)
-    # No link-local address (1: IN6_ADDR_GEN_MODE_NONE): nobody would answer its solicitations. No moment in which a
-    # router advertisement would be obeyed: the link's settings are complete only after it is up.
+    # No link-local address (1: IN6_ADDR_GEN_MODE_NONE): no peer would answer its solicitations. And router
+    # advertisements are refused before the link is up: its other settings are written only afterwards.
     for name, value in (("addr_gen_mode", "1"), ("accept_ra", "0")):
         with contextlib.suppress(OSError):
             Path(f"/proc/sys/net/ipv6/conf/{link.name}/{name}").write_text(f"{value}\n")
@@ -231,8 +228,8 @@ def _write_route(ipr: Any, verb: Verb, route: Route) -> None:
     if verb is Verb.DELETE:
         ipr.route("del", **_route(route))
         return
-    # A route that is there without our mark is not ours to replace, also if it came between our look and this moment.
-    # What is changed is our own, or flannel's (foreign.py).
+    # "add" fails where a route of others is there, also one that came after the dump: it is not ours to replace. Only
+    # our own routes are changed, and flannel's (foreign.py).
     command = "add" if verb is Verb.ADD else "change"
     try:
         ipr.route(command, **_route(route))
@@ -240,8 +237,8 @@ def _write_route(ipr: Any, verb: Verb, route: Route) -> None:
         gateway = route.via
         if error.code != errno.EINVAL or not route.onlink or not isinstance(gateway, IPv6Address):
             raise
-        # IPv6 takes no gateway that another route, the one to be replaced above all, leads to by another device, onlink
-        # or not (ip6_route_check_nh_onlink). While it looks, a route to the gateway alone says that this is the device.
+        # IPv6 refuses a gateway that another route, above all the one to be replaced, leads to by another device,
+        # onlink or not (ip6_route_check_nh_onlink). During the change, a route to the gateway alone leads by this one.
         step = _route(Route(dst=IPv6Network(gateway), link=route.link))
         ipr.route("add", **step)
         try:
@@ -269,15 +266,15 @@ def _vxlan(link: VxlanLink) -> dict[str, Any]:
     words: dict[str, Any] = {
         "ifname": link.name,
         "kind": "vxlan",
-        # Given at creation, the address counts as set by us, and udev leaves it alone (MACAddressPolicy).
+        # A MAC that is given at creation counts as set by the user: udev leaves it alone (MACAddressPolicy).
         "address": link.mac,
         "vxlan_id": link.vni,
         "vxlan_port": link.port,
         "vxlan_local" if link.local.version == 4 else "vxlan_local6": str(link.local),
         "vxlan_link": _index(link.underlay),
         "vxlan_learning": link.learning,
-        # RFC 7348: zero. The inner packets have their own, and some NICs get the outer one wrong. Over IPv6 a device
-        # drops those unless it was told to take them (RFC 6935), and flannel's was not.
+        # RFC 7348: checksums of zero. The inner packets have their own, and some NICs get the outer one wrong. Over
+        # IPv6 a device drops zero checksums unless it is set to accept them (RFC 6935), and flannel's is not.
         **(
             {"vxlan_udp_csum": 0}
             if link.local.version == 4
@@ -335,24 +332,24 @@ def _index(name: str) -> int:
 
 
 def _harmless(operation: Operation, code: int) -> bool:
-    """Whether what was to be removed had gone already, for instance with its link."""
+    """Whether an object that was to be deleted was gone already, for instance with its link."""
     return operation.verb is Verb.DELETE and code in (errno.ENODEV, errno.ESRCH, errno.ENOENT, errno.EADDRNOTAVAIL)
 
 
 def _sysctls(links: Iterable[Link]) -> Iterator[Sysctl]:
-    """The settings that we make, as they are; one that cannot be read is one that is not there."""
-    of_links = [setting for link in links for setting in link_settings(link.name, ipv6=False)]
-    for wanted in (FORWARDING, FORWARDING6, *of_links):
+    """The kernel settings that we make, with their present values, as far as they can be read."""
+    of_links = [one for link in links for one in link_settings(link.name, ipv6=False)]
+    for setting in (FORWARDING, FORWARDING6, *of_links):
         try:
-            yield replace(wanted, value=_sysctl_path(wanted).read_text().strip())
+            yield replace(setting, value=_sysctl_path(setting).read_text().strip())
         except OSError:
-            if _without_ipv6(wanted):
-                # There is nothing to be closed.
-                yield wanted
+            if _without_ipv6(setting):
+                # Nothing can come by IPv6: as good as set.
+                yield setting
 
 
 def _without_ipv6(sysctl: Sysctl) -> bool:
-    """Whether it is IPv6's, of a link that has none, like all of this kernel's, or by an MTU below 1280 (RFC 8200)."""
+    """Whether it is of IPv6 on a link without IPv6: this kernel has none, or the MTU is below 1280 (RFC 8200)."""
     if sysctl.link is None or not sysctl.name.startswith("net/ipv6/"):
         return False
     return not _sysctl_path(sysctl).parent.exists() and Path(f"/sys/class/net/{sysctl.link}").exists()

@@ -1,7 +1,8 @@
 """pyroute2, as much of it as is used here: rtnetlink, WireGuard's generic netlink, sets of addresses.
 
 `import pyroute2` by itself loads a database on sqlite3, a DHCP client, a 9P server and more: 7 MB resident, 0.1 s. Its
-modules do without its `__init__`. All of this room imports pyroute2's names from here, so that nobody runs that first.
+modules work without its `__init__`. All modules of this package import pyroute2's names from here, so that `__init__`
+never runs.
 """
 
 from __future__ import annotations

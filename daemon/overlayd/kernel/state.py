@@ -1,7 +1,6 @@
-"""What we put in the kernel, as values.
+"""What we put in the kernel, as values. Pure: no I/O.
 
-Pure: no I/O. Every value has a `key`, which is what the kernel itself tells objects apart by: two values with one key
-cannot both be there, and the second replaces the first.
+A new kind of object is one class here, its reader (netlink.read, decode.py) and its writer (netlink.apply).
 
 Our marks (lib/marks.py), by which we find our own after a crash and never touch anything else: links carry an alias,
 routes a protocol number; addresses, neighbours, FDB entries and WireGuard peers count as ours on our own links only.
@@ -9,15 +8,46 @@ routes a protocol number; addresses, neighbours, FDB entries and WireGuard peers
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Self, TypeVar
 
 from overlayd.lib.addresses import IPAddress, IPInterface, IPNetwork
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Link:
+class KernelObject:
+    """One object in the kernel. Each kind is a subclass that is a frozen dataclass, with the class attributes below."""
+
+    rank: ClassVar[int]
+    """The place in the order of operations: a lower rank is made first and deleted last, as others stand on it."""
+    noun: ClassVar[str]
+    """The kind as `ip` names it."""
+    deletable: ClassVar[bool] = True
+    """Whether an object that is not desired any more is deleted."""
+
+    @property
+    def key(self) -> Hashable:
+        """What identifies an object of this kind in the kernel: a second one with the same key replaces the first."""
+        raise NotImplementedError
+
+    @property
+    def on_link(self) -> str | None:
+        """The link that this stands on, and is deleted with."""
+        link: str | None = getattr(self, "link", None)
+        return link
+
+    def satisfied_by(self, actual: Self) -> bool:
+        """Whether the object that has this one's key in the kernel may stay as it is."""
+        return self == actual
+
+
+@dataclass(frozen=True, kw_only=True)
+class Link(KernelObject):
     """What all links of ours have."""
+
+    rank: ClassVar[int] = 0
+    noun: ClassVar[str] = "link"
 
     name: str
     mtu_bytes: int
@@ -25,12 +55,21 @@ class _Link:
 
     @property
     def key(self) -> Hashable:
-        """What the kernel tells links apart by."""
+        """What identifies a link in the kernel."""
         return self.name
+
+    @property
+    def fixed(self) -> Link:
+        """The link with all that the kernel can change in place blanked out."""
+        return replace(self, mtu_bytes=0, up=True)
+
+    def excludes(self, other: Link) -> bool:  # noqa: ARG002
+        """Whether the kernel refuses to make `other`, of another name, while this link is there."""
+        return False
 
 
 @dataclass(frozen=True, kw_only=True)
-class VxlanLink(_Link):
+class VxlanLink(Link):
     """A VXLAN device over one underlay interface. `port` is UDP; `local` the outer source address.
 
     Over IPv6, outer UDP checksums of zero may be sent and taken (RFC 6935); over IPv4 every device takes them.
@@ -46,12 +85,24 @@ class VxlanLink(_Link):
     sends_zero_csum6: bool = False
     takes_zero_csum6: bool = True
 
+    @property
+    def fixed(self) -> Link:
+        """The link with all that the kernel can change in place blanked out."""
+        return replace(self, mtu_bytes=0, up=True, mac="")
+
+    def excludes(self, other: Link) -> bool:
+        """Links with one port share a socket a family, and all its flags (VXLAN_F_RCV_FLAGS); a VNI is there once."""
+        if not isinstance(other, VxlanLink) or self.name == other.name:
+            return False
+        same_socket = (self.port, self.local.version) == (other.port, other.local.version)
+        return same_socket and (self.vni == other.vni or self.gbp != other.gbp)
+
     def __str__(self) -> str:
         return f"{self.name} vxlan id {self.vni} dstport {self.port} local {self.local} dev {self.underlay}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class TunLink(_Link):
+class TunLink(Link):
     """A persistent TUN device: bare IP packets, no packet information."""
 
     def __str__(self) -> str:
@@ -59,7 +110,7 @@ class TunLink(_Link):
 
 
 @dataclass(frozen=True, kw_only=True)
-class IpipLink(_Link):
+class IpipLink(Link):
     """An IP-in-IP device (RFC 2003) of many far ends: a route's gateway is the outer destination."""
 
     local: IPAddress
@@ -69,23 +120,35 @@ class IpipLink(_Link):
 
 
 @dataclass(frozen=True, kw_only=True)
-class WireguardLink(_Link):
+class WireguardLink(Link):
     """A WireGuard device, the kernel's or wireguard-go's. `private_key` is base64; `listen_port` a UDP port."""
 
     private_key: str = field(repr=False)
     listen_port: int
+
+    @property
+    def fixed(self) -> Link:
+        """The link with all that the kernel can change in place blanked out."""
+        return replace(self, mtu_bytes=0, up=True, private_key="", listen_port=0)
+
+    def excludes(self, other: Link) -> bool:
+        """Two WireGuard links cannot have the same port."""
+        return isinstance(other, WireguardLink) and self.name != other.name and self.listen_port == other.listen_port
 
     def __str__(self) -> str:
         return f"{self.name} wireguard listen-port {self.listen_port}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class WireguardPeer:
+class WireguardPeer(KernelObject):
     """One peer of a WireGuard device: what is sent to `allowed_ips` goes to it, and only from there it may send.
 
-    Keys are base64. `endpoint` is address and UDP port. With `roams`, this endpoint was given before: another one that
-    the device has is where the peer was heard last, and stays.
+    Keys are base64. `endpoint` is address and UDP port. With `roams`, the device was given this endpoint before: if it
+    has another one now, the peer was last heard from there, and that endpoint stays.
     """
+
+    rank: ClassVar[int] = 5
+    noun: ClassVar[str] = "peer"
 
     link: str
     public_key: str
@@ -97,8 +160,14 @@ class WireguardPeer:
 
     @property
     def key(self) -> Hashable:
-        """What the kernel tells a device's peers apart by."""
+        """What identifies a peer of a device in the kernel."""
         return (self.link, self.public_key)
+
+    def satisfied_by(self, actual: Self) -> bool:
+        """Whether the peer that the device has is this one; where it roams, it may have moved since."""
+        if self.roams and actual.endpoint:
+            actual = replace(actual, endpoint=self.endpoint)
+        return self == actual
 
     def __str__(self) -> str:
         parts = [self.public_key, "dev", self.link]
@@ -110,15 +179,18 @@ class WireguardPeer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Address:
+class Address(KernelObject):
     """One address, with its prefix length, on one of our links."""
+
+    rank: ClassVar[int] = 2
+    noun: ClassVar[str] = "address"
 
     link: str
     address: IPInterface
 
     @property
     def key(self) -> Hashable:
-        """What the kernel tells a link's addresses apart by."""
+        """What identifies an address of a link in the kernel."""
         return (self.link, self.address)
 
     def __str__(self) -> str:
@@ -126,11 +198,14 @@ class Address:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Route:
+class Route(KernelObject):
     """One route of the main table. `link` may be any interface, `src` is the preferred source.
 
     A `metric` of 0 is the family's usual one. Without a link it is a blackhole: what it takes is dropped.
     """
+
+    rank: ClassVar[int] = 6
+    noun: ClassVar[str] = "route"
 
     dst: IPNetwork
     link: str | None
@@ -141,7 +216,7 @@ class Route:
 
     @property
     def key(self) -> Hashable:
-        """What the kernel tells routes of one table apart by."""
+        """What identifies a route of one table in the kernel."""
         return (self.dst, self.metric)
 
     def __str__(self) -> str:
@@ -156,8 +231,11 @@ class Route:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Neighbour:
+class Neighbour(KernelObject):
     """A permanent ARP or neighbour discovery entry on one of our links. `mac` is in lower case."""
+
+    rank: ClassVar[int] = 3
+    noun: ClassVar[str] = "neighbour"
 
     link: str
     address: IPAddress
@@ -165,7 +243,7 @@ class Neighbour:
 
     @property
     def key(self) -> Hashable:
-        """What the kernel tells neighbours apart by."""
+        """What identifies a neighbour in the kernel."""
         return (self.link, self.address)
 
     def __str__(self) -> str:
@@ -173,8 +251,11 @@ class Neighbour:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FdbEntry:
+class FdbEntry(KernelObject):
     """Where a VXLAN link sends frames for one MAC: to the VTEP at `dst`. `mac` is in lower case."""
+
+    rank: ClassVar[int] = 4
+    noun: ClassVar[str] = "fdb"
 
     link: str
     mac: str
@@ -182,7 +263,7 @@ class FdbEntry:
 
     @property
     def key(self) -> Hashable:
-        """What the kernel tells FDB entries for unicast MACs apart by."""
+        """What identifies an FDB entry for a unicast MAC in the kernel."""
         return (self.link, self.mac)
 
     def __str__(self) -> str:
@@ -190,11 +271,15 @@ class FdbEntry:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sysctl:
-    """One kernel setting, named with slashes as under /proc/sys: device names contain dots.
+class Sysctl(KernelObject):
+    """One kernel setting, named with slashes as under /proc/sys: device names contain dots. It is never set back.
 
-    `link` is the link of ours that it comes and goes with.
+    `link` is the link of ours that it belongs to, if any.
     """
+
+    rank: ClassVar[int] = 1
+    noun: ClassVar[str] = "sysctl"
+    deletable: ClassVar[bool] = False
 
     name: str
     value: str
@@ -202,21 +287,18 @@ class Sysctl:
 
     @property
     def key(self) -> Hashable:
-        """What the kernel tells settings apart by."""
+        """What identifies a setting in the kernel."""
         return self.name
 
     def __str__(self) -> str:
         return f"{self.name}={self.value}"
 
 
-Link = VxlanLink | TunLink | IpipLink | WireguardLink
-Thing = Link | WireguardPeer | Address | Route | Neighbour | FdbEntry | Sysctl
-
 FORWARDING = Sysctl(name="net/ipv4/ip_forward", value="1")
 FORWARDING6 = Sysctl(name="net/ipv6/conf/all/forwarding", value="1")
-# What a link of ours takes from nobody: router advertisements and redirects, by which whoever sends one packet into the
-# overlay could give this host a route (Documentation/networking/ip-sysctl.rst).
-_OBEYS_NOBODY = (
+# Links of ours accept no router advertisement and no redirect: by one packet into the overlay, its sender could give
+# this host a route (Documentation/networking/ip-sysctl.rst).
+_REFUSED_ADVICE = (
     "net/ipv4/conf/{}/accept_redirects",
     "net/ipv4/conf/{}/send_redirects",
     "net/ipv6/conf/{}/accept_ra",
@@ -226,21 +308,26 @@ _OBEYS_NOBODY = (
 
 
 def link_settings(name: str, *, ipv6: bool) -> tuple[Sysctl, ...]:
-    """The settings of a link of ours; without `ipv6` there is none on it at all."""
+    """The settings of a link of ours; without `ipv6`, IPv6 is switched off on it."""
     return (
-        *(Sysctl(name=one.format(name), value="0", link=name) for one in _OBEYS_NOBODY),
+        *(Sysctl(name=one.format(name), value="0", link=name) for one in _REFUSED_ADVICE),
         Sysctl(name=f"net/ipv6/conf/{name}/disable_ipv6", value="0" if ipv6 else "1", link=name),
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class KernelState:
-    """All of ours that is in the kernel, or that should be. `sysctls` are set, and never set back."""
+K = TypeVar("K", bound=KernelObject)
 
-    links: frozenset[Link] = field(default_factory=frozenset)
-    addresses: frozenset[Address] = field(default_factory=frozenset)
-    routes: frozenset[Route] = field(default_factory=frozenset)
-    neighbours: frozenset[Neighbour] = field(default_factory=frozenset)
-    fdb: frozenset[FdbEntry] = field(default_factory=frozenset)
-    wireguard_peers: frozenset[WireguardPeer] = field(default_factory=frozenset)
-    sysctls: frozenset[Sysctl] = field(default_factory=frozenset)
+
+@dataclass(frozen=True)
+class KernelState:
+    """All of ours that is in the kernel, or that should be. No two objects of one kind have the same key."""
+
+    objects: frozenset[KernelObject] = frozenset()
+
+    def all_of(self, *kinds: type[K]) -> frozenset[K]:
+        """The objects of these kinds."""
+        return frozenset(item for item in self.objects if isinstance(item, kinds))
+
+    def without(self, gone: Iterable[KernelObject]) -> KernelState:
+        """The state less these objects."""
+        return KernelState(self.objects.difference(gone))

@@ -1,4 +1,4 @@
-"""Interfaces as they are, with what a diagnosis needs beside their addresses. Reads only."""
+"""Interfaces, with what a diagnosis needs to know of them besides their addresses. Reads only."""
 
 from __future__ import annotations
 

@@ -18,9 +18,9 @@ IFF_NO_PI = 0x1000  # no four bytes of packet information before each packet
 
 
 def open_queue(name: str) -> int:
-    """A non-blocking descriptor that reads and writes the whole IP packets of device `name`, made if need be.
+    """A non-blocking descriptor that reads and writes whole IP packets of device `name`.
 
-    The device lives as long as the descriptor, unless `make_persistent` was called for it. Raises UnsupportedError, and
+    The device is made where it is not there, and stays when the descriptor is closed. Raises UnsupportedError, and
     OSError (EBUSY: another process has it open).
     """
     try:
@@ -41,7 +41,7 @@ def open_queue(name: str) -> int:
 
 
 def make(name: str) -> None:
-    """Make the device. Raises as `open_queue` does, and EEXIST where one is there: it would be opened, and be ours."""
+    """Make the device. Raises as `open_queue` does, and EEXIST where one of that name is there: it is another's."""
     if name in (there for _index, there in socket.if_nameindex()):
         raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
     os.close(open_queue(name))

@@ -1,1 +1,1 @@
-"""Leases: which host has which subnet, as etcd says; how one is taken, renewed, reserved and remembered."""
+"""Leases: which host has which subnet, as etcd says; how a host acquires, renews and reserves one."""

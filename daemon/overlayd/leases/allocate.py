@@ -1,21 +1,21 @@
-"""Which subnets a host should ask for. Pure: the caller asks etcd, and asks again when somebody was quicker."""
+"""Which subnets a host should ask for. Pure: the caller writes the lease, and asks again if it lost a race."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Collection, Iterable
-from ipaddress import IPv4Network, IPv6Network
 
 from overlayd.errors import SubnetsExhausted
-from overlayd.leases.lease import Lease, Subnets
+from overlayd.leases.lease import Lease
 from overlayd.leases.network_config import NetworkConfig, Pool
+from overlayd.leases.subnets import Subnets
 from overlayd.lib.addresses import IPAddress, IPNetwork, is_within, overlaps, subnet_at
 
 
 def own_lease(
     leases: Iterable[Lease], public_ip: IPAddress, config: NetworkConfig, avoid: Collection[IPNetwork] = ()
 ) -> Lease | None:
-    """The lease that this host holds already: under its address, allowed by the config, and with none of `avoid`."""
+    """The lease that this host holds already: with its address, allowed by the config, and without any of `avoid`."""
     held = [
         lease
         for lease in leases
@@ -25,7 +25,7 @@ def own_lease(
 
 
 def is_clear(subnets: Subnets, avoid: Collection[IPNetwork]) -> bool:
-    """Whether subnets hold nothing of what a host needs."""
+    """Whether no subnet overlaps with a network of `avoid`."""
     return not any(overlaps(subnet, one) for subnet in subnets for one in avoid)
 
 
@@ -34,18 +34,17 @@ def choose_subnets(
 ) -> Subnets:
     """In each family the preferred subnet if it is free and allowed, else a random free one. Raises SubnetsExhausted.
 
-    Random, not the next in order, so that hosts that start together seldom want the same.
+    Random, not the lowest, so that hosts that start together seldom choose the same.
     """
-    v4 = _choose(config.v4, taken, preferred.v4, rng) if config.v4 else None
-    v6 = _choose(config.v6, taken, preferred.v6, rng) if config.v6 else None
-    return Subnets(
-        v4=v4 if isinstance(v4, IPv4Network) else None,
-        v6=v6 if isinstance(v6, IPv6Network) else None,
+    return Subnets.of(
+        _choose(pool, taken, of_family, rng)
+        for pool, of_family in ((config.v4, preferred.v4), (config.v6, preferred.v6))
+        if pool is not None
     )
 
 
 def _choose(pool: Pool, taken: Collection[IPNetwork], preferred: IPNetwork | None, rng: random.Random) -> IPNetwork:
-    # A key as wide as the network or outside it is nobody's lease: it must not stop every host.
+    # A key that names the whole network, or a subnet outside it, must not keep all hosts from a lease.
     busy = [one for one in taken if one.prefixlen > pool.network.prefixlen and is_within(one, pool.network)]
     if preferred is not None and pool.fits(preferred) and not any(overlaps(preferred, one) for one in busy):
         return preferred

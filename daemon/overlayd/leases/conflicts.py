@@ -38,23 +38,21 @@ class HostNeed:
 
 
 @dataclass
-class Here:
-    """What is needed on this host, as it was last seen."""
+class CurrentNeeds:
+    """What this host needs, as it was last read."""
 
     needed: tuple[HostNeed, ...] = field(default=())
 
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """A network config on one host. With `refusals` it cannot be served; `remarks` are what whoever wrote it may not
-    know.
-    """
+    """A network config on one host. With `refusals` this host cannot serve it; `remarks` its author may not know."""
 
     refusals: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
 
     def lines(self) -> Iterator[str]:
-        """All of it for people, of very much the beginning."""
+        """The sentences to show to a person: SHOWN_AT_MOST of them, and how many more there are."""
         found = (*self.refusals, *self.remarks)
         yield from found[:SHOWN_AT_MOST]
         if len(found) > SHOWN_AT_MOST:
@@ -64,7 +62,7 @@ class Judgement:
 
 
 def judge_network(config: NetworkConfig, needed: Collection[HostNeed], *, one_route: bool) -> Judgement:
-    """What a network would take from a host. `one_route`: one route for the whole network leads into the overlay.
+    """What a network would take from a host. `one_route`: the backend routes the whole network into the overlay.
 
     A network that holds needed addresses can be served, as subnets with one of them are never leased nor programmed: a
     10.0.0.0/8 over an underlay of 10.1.2.0/24 is in use. One that is itself a part of a network that this host reaches
@@ -74,7 +72,7 @@ def judge_network(config: NetworkConfig, needed: Collection[HostNeed], *, one_ro
     remarks: dict[str, None] = {}
     for network in config.networks:
         near = [one.network for one in needed if one.ifname is not None and not one.is_address]
-        for one in _environment(network, needed):
+        for one in _overlapping(network, needed):
             if one.ifname is not None and not one.is_address and is_within(network, one.network):
                 refusals[f"the network {network} is a part of {one}, which this host reaches without a router"] = None
             elif one_route and one.ifname is None and not any(is_within(one.network, lan) for lan in near):
@@ -87,19 +85,19 @@ def judge_network(config: NetworkConfig, needed: Collection[HostNeed], *, one_ro
     return Judgement(refusals=tuple(refusals), remarks=tuple(remarks))
 
 
-def _environment(network: IPNetwork, needed: Iterable[HostNeed]) -> Iterator[HostNeed]:
+def _overlapping(network: IPNetwork, needed: Iterable[HostNeed]) -> Iterator[HostNeed]:
     return (one for one in needed if overlaps(one.network, network))
 
 
 def avoided(needed: Iterable[HostNeed], ifname: str, *, held: Iterable[IPNetwork]) -> list[IPNetwork]:
-    """What no subnet of this host may hold: a bridge there would cut it off, or its neighbours from it."""
-    return [one.network for one in besides_containers(needed, ifname, held=held)]
+    """The networks that no subnet of this host may overlap with: a bridge there would cut the host off from them."""
+    return [one.network for one in without_container_bridge(needed, ifname, held=held)]
 
 
-def besides_containers(needed: Iterable[HostNeed], ifname: str, *, held: Iterable[IPNetwork]) -> list[HostNeed]:
-    """What is needed, without the bridge of this host's containers: on what this host `held`, whatever its name.
+def without_container_bridge(needed: Iterable[HostNeed], ifname: str, *, held: Iterable[IPNetwork]) -> list[HostNeed]:
+    """The needs without those of the bridge of this host's containers: it is on a subnet that this host `held`.
 
-    `ifname` is the underlay's.
+    `ifname` is the underlay's, which is never that bridge.
     """
     subnets = list(held)
     return [
@@ -112,7 +110,7 @@ def besides_containers(needed: Iterable[HostNeed], ifname: str, *, held: Iterabl
 def taken_by(subnet: IPNetwork, needed: Iterable[HostNeed]) -> str | None:
     """What a subnet would take from this host, in words, and what to do."""
     # A network says more than this host's own address in it.
-    for one in sorted(_environment(subnet, needed), key=lambda one: one.is_address):
+    for one in sorted(_overlapping(subnet, needed), key=lambda one: one.is_address):
         words = f"{'holds' if is_within(one.network, subnet) else 'is a part of'} {one}"
         return words if one.is_address else f"{words}: {one.ifname} stays as it is; if it is docker's, {_MOVE_IT}"
     return None

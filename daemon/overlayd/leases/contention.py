@@ -1,6 +1,6 @@
 """How often this host writes its lease again while somebody else writes another over it.
 
-Two hosts with one address, where etcd's roles hide them from each other, or a flannel beside overlayd, would take the
+Two hosts with one address, where etcd's roles hide them from each other, or a flannel on the same host, would take the
 key from each other twice a second for ever.
 """
 
@@ -10,13 +10,13 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-# So many rewrites in this time are made at once. Each one more waits, twice as long as the one before.
+# So many rewrites within this time are made at once. Each further one waits twice as long as the one before.
 FREE_REWRITES, WITHIN_S = 5, 600.0
 FIRST_REST_S, LONGEST_REST_S = 2.0, 120.0
 
 
 class Contention:
-    """The rewrites of one lease. Not for two threads at a time."""
+    """Counts the rewrites of one lease. For one thread."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -33,10 +33,10 @@ class Contention:
         return max(0.0, self._rewrites[-1] + min(LONGEST_REST_S, FIRST_REST_S * 2.0**more) - now)
 
     def note(self) -> None:
-        """The key was written again."""
+        """Count one: the key was written again."""
         self._rewrites.append(self._clock())
 
     @property
     def is_on(self) -> bool:
-        """Whether it was written again too often of late."""
+        """Whether the key was written again too often of late."""
         return len(self._rewrites) >= FREE_REWRITES and self._clock() - self._rewrites[-1] < 2 * LONGEST_REST_S

@@ -1,7 +1,7 @@
 """The network config as hosts follow it: at once, unless it changes all the time.
 
-Each change of it opens the data path anew. Whoever may write it decides what the network is; but one who writes it a
-hundred times a second, or two who write against each other, shall not keep every host from doing anything else.
+Each change of it opens the data path anew. Somebody who writes it a hundred times a second, or two who write against
+each other, must not keep every host from doing anything else.
 """
 
 from __future__ import annotations
@@ -11,42 +11,42 @@ from collections import deque
 from collections.abc import Callable
 
 from overlayd.errors import NetworkConfigError
+from overlayd.leases.keys import CONFIG_BYTES, Keys
 from overlayd.leases.network_config import NetworkConfig, parse_network_config
 from overlayd.lib.log import logger
-from overlayd.store.client import KeyValue
+from overlayd.store.protocol import KeyValue
 
 log = logger("registry")
 
-CONFIG = "config"
-CONFIG_BYTES = 256 * 1024
-# So many changes in an hour are followed at once. Each one more has to stand first, twice as long as the one before.
+# So many changes in an hour are followed at once. Each further one is followed only when it has stayed unchanged for a
+# time, twice as long as that of the one before.
 FREE_CHANGES = 10
 HOUR_S = 3600.0
-FIRST_STAND_S = 15.0
-LONGEST_STAND_S = 600.0
+FIRST_WAIT_S = 15.0
+LONGEST_WAIT_S = 600.0
 
 
-def read_network_config(kv: KeyValue | None, prefix: str) -> NetworkConfig:
-    """The network config under `<prefix>/config`. Raises NetworkConfigError, which says how to write one."""
+def read_network_config(kv: KeyValue | None, keys: Keys) -> NetworkConfig:
+    """The network config in its key, `kv`. Raises NetworkConfigError; where there is none, it says how to write one."""
     if kv is None:
         raise NetworkConfigError(
-            f"no network config in etcd under {prefix}/{CONFIG}",
+            f"no network config in etcd under {keys.config}",
             hint="""write one: overlayd config set '{"Network": "10.42.0.0/16", "Backend": {"Type": "vxlan"}}'""",
         )
     size = max(len(kv.value), kv.dropped_bytes)
     if size > CONFIG_BYTES:
-        raise NetworkConfigError(f"etcd {prefix}/{CONFIG}: {size} bytes, at most {CONFIG_BYTES} are read")
+        raise NetworkConfigError(f"etcd {keys.config}: {size} bytes, at most {CONFIG_BYTES} are read")
     try:
         return parse_network_config(kv.value)
     except NetworkConfigError as error:
-        raise NetworkConfigError(f"etcd {prefix}/{CONFIG}: {error.message}", hint=error.hint) from error
+        raise NetworkConfigError(f"etcd {keys.config}: {error.message}", hint=error.hint) from error
 
 
 class FollowedConfig:
-    """One network's config. `warning` says while a change is not followed yet, because there were too many."""
+    """Which config of one network this host follows. `warning` says so while a new one has to wait. For one thread."""
 
-    def __init__(self, prefix: str, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._prefix = prefix
+    def __init__(self, keys: Keys, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._keys = keys
         self._clock = clock
         self._seen: KeyValue | None = None
         self._found: NetworkConfig | NetworkConfigError | None = None
@@ -56,39 +56,39 @@ class FollowedConfig:
         self.warning: str | None = None
 
     def read(self, kv: KeyValue | None) -> NetworkConfig:
-        """The config to follow, now that this is what etcd has. Raises NetworkConfigError where that is no good."""
+        """The config to follow, now that etcd has `kv`. Raises NetworkConfigError where that is missing or wrong."""
         now = self._clock()
         if self._found is None or kv != self._seen:
             self._seen, self._since = kv, now
             try:
-                self._found = read_network_config(kv, self._prefix)
+                self._found = read_network_config(kv, self._keys)
             except NetworkConfigError as error:
                 self._found = error
         if isinstance(self._found, NetworkConfigError):
             raise self._found
         if self._followed is None or self._found == self._followed:
-            # The warning stays for as long as others come and go beside it.
-            if now - self._since >= FIRST_STAND_S:
+            # While another config comes and goes, the warning stays.
+            if now - self._since >= FIRST_WAIT_S:
                 self.warning = None
             self._followed = self._found
             return self._followed
         while self._changes and now - self._changes[0] > HOUR_S:
             self._changes.popleft()
-        stand_s = _stand_s(len(self._changes))
-        if now - self._since >= stand_s:
+        wait_s = _wait_s(len(self._changes))
+        if now - self._since >= wait_s:
             self._changes.append(now)
             self._followed, self.warning = self._found, None
             return self._followed
         if self.warning is None:
             log.warning("the network config changes too often to be followed", changes=len(self._changes))
         self.warning = (
-            f"the network config in etcd ({self._prefix}/{CONFIG}) changed {len(self._changes)} times within an hour: "
-            f"this host goes on with {self._followed} by {self._followed.backend_type} until the new one has stood "
-            f"for {stand_s:g} s, or overlayd is restarted; who writes there?"
+            f"the network config in etcd ({self._keys.config}) changed {len(self._changes)} times within an hour: "
+            f"this host goes on with {self._followed} by {self._followed.backend_type} until the new one has "
+            f"stayed unchanged for {wait_s:g} s, or overlayd is restarted; who writes there?"
         )
         return self._followed
 
 
-def _stand_s(changes: int) -> float:
-    """How long a config must have stood before it is followed, after so many changes within an hour."""
-    return 0.0 if changes < FREE_CHANGES else min(LONGEST_STAND_S, FIRST_STAND_S * 2.0 ** (changes - FREE_CHANGES))
+def _wait_s(changes: int) -> float:
+    """How long a config must stay unchanged before it is followed, after so many changes within an hour."""
+    return 0.0 if changes < FREE_CHANGES else min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0 ** (changes - FREE_CHANGES))

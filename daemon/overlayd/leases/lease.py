@@ -1,55 +1,31 @@
-"""A lease: which host holds which subnets, and how to reach it. Flannel's keys and values, byte for byte.
+"""A lease: which host holds which subnets, and how to reach it. Its value in etcd is flannel's JSON, byte for byte.
 
-Pure: no I/O. The key of a lease is `<prefix>/subnets/10.5.52.0-24`; dual stack adds `&fc00::-64`. The value is JSON.
+Pure: no I/O. The key is spelled in keys.py.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any, TypeVar
 
+from overlayd.leases.keys import LEASE_BYTES, Keys, MalformedLease, lease_name, parse_lease_name
+from overlayd.leases.subnets import Subnets
 from overlayd.lib.addresses import IPAddress, IPNetwork
-from overlayd.lib.sanitize import plain, quoted
+from overlayd.lib.sanitize import plain, sanitized
+from overlayd.store.protocol import KeyValue
 
 A = TypeVar("A", IPv4Address, IPv6Address)
 
-# What a lease without a backend is taken for, as flannel's udp writes none.
-UNSAID = "udp"
-_NO_IPV4 = "0.0.0.0"
-# The longest name of two subnets has 63 characters; a lease has some 200 bytes, but the extension backend publishes
-# what a command printed. Of objects, backends publish a few plain fields; many small ones take more memory than text.
-NAME_LENGTH = 128
-VALUE_BYTES = 64 * 1024
+# The backend of a lease or a network config that names none: flannel's udp writes none into its leases.
+DEFAULT_BACKEND = "udp"
+# Backends publish objects of a few plain fields; many small values take more memory than a text of the same length.
 DATA_PARTS = 32
-
-
-class MalformedLease(ValueError):
-    """A key or value that is not a lease. The text says what is wrong with it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Subnets:
-    """What one host holds: a subnet of each address family in use. Aligned (host bits zero)."""
-
-    v4: IPv4Network | None = None
-    v6: IPv6Network | None = None
-
-    def __iter__(self) -> Iterator[IPNetwork]:
-        return (subnet for subnet in (self.v4, self.v6) if subnet is not None)
-
-    def __str__(self) -> str:
-        return ", ".join(map(str, self)) or "no subnet"
-
-    @property
-    def key_name(self) -> str:
-        """The last part of the key: `10.5.52.0-24`, `10.5.52.0-24&fc00::-64`, or `0.0.0.0-0&fc00::-64`."""
-        name = f"{self.v4.network_address}-{self.v4.prefixlen}" if self.v4 else f"{_NO_IPV4}-0"
-        return f"{name}&{self.v6.network_address}-{self.v6.prefixlen}" if self.v6 else name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,30 +64,27 @@ class FamilyLease:
 
 @dataclass(frozen=True, kw_only=True)
 class Lease:
-    """One host's hold on its subnets, as every peer sees it. At least one leg is there.
+    """One host's subnets, as every peer sees them. At least one family lease is there.
 
-    `backend_type` is empty where none is to be published; read, that is udp, as with flannel. `created` is etcd's
-    revision when its key was first written: the lower, the older. Two leases that differ in that only are the same.
+    `backend_type` is empty where none is to be published; a lease without one is read as udp's, as flannel does.
+    `created` is etcd's revision when the key was first written: the lower, the older. Leases that differ in `created`
+    alone are equal.
     """
 
     v4: FamilyLease | None = None
     v6: FamilyLease | None = None
-    backend_type: str = UNSAID
+    backend_type: str = DEFAULT_BACKEND
     created: int = field(default=0, compare=False)
 
     @cached_property
     def family_leases(self) -> tuple[FamilyLease, ...]:
-        """The legs there are, IPv4 first."""
+        """The family leases that there are, IPv4 first."""
         return tuple(family_lease for family_lease in (self.v4, self.v6) if family_lease is not None)
 
     @property
     def subnets(self) -> Subnets:
-        """What is held."""
-        v4, v6 = (family_lease.subnet if family_lease else None for family_lease in (self.v4, self.v6))
-        return Subnets(
-            v4=v4 if isinstance(v4, IPv4Network) else None,
-            v6=v6 if isinstance(v6, IPv6Network) else None,
-        )
+        """The subnets of all family leases."""
+        return Subnets.of(family_lease.subnet for family_lease in self.family_leases)
 
     @property
     def public_ip(self) -> IPAddress:
@@ -120,11 +93,11 @@ class Lease:
 
     @cached_property
     def key_name(self) -> str:
-        """The last part of the lease's key."""
-        return self.subnets.key_name
+        """The lease's name, which is the last part of its key."""
+        return lease_name(self.subnets)
 
     def family_lease(self, version: int) -> FamilyLease | None:
-        """The leg of IP version 4 or 6, if there is one."""
+        """The part of IP version 4 or 6, if there is one."""
         return self.v4 if version == 4 else self.v6
 
     def value(self) -> bytes:
@@ -149,63 +122,37 @@ class Lease:
 
 
 def _stand_in(public_ip: IPAddress) -> str:
-    """What is published for an IPv4 address where there is none.
+    """The IPv4 address that a lease without IPv4 publishes.
 
-    A flannel without IPv4 takes the first lease of 0.0.0.0 for its own, which is what it writes itself. An address that
-    no host has (240.0.0.0/5, RFC 1112), another for each host, is nobody's; nothing else is read of it.
+    A flannel without IPv4 publishes 0.0.0.0 and takes the first lease with that address for its own. So each host
+    publishes an address that no host has (240.0.0.0/5, RFC 1112), another one for each. Nobody reads it.
     """
     digest = hashlib.sha256(f"overlayd {public_ip}".encode()).digest()
     return str(IPv4Address(0xF0000000 | int.from_bytes(digest[:4], "big") & 0x07FFFFFF))
 
 
-def parse_key(name: str) -> Subnets:
-    """The subnets that a key's last part names. Raises MalformedLease.
-
-    The IPv6 part is also read with `-` for `:`, as some tools write it.
-    """
-    if len(name) > NAME_LENGTH:
-        raise MalformedLease(f"key {quoted(name)} has {len(name)} characters, at most {NAME_LENGTH} are read")
-    first, _, second = name.partition("&")
-    try:
-        v6 = None
-        if "%" in second:
-            # RFC 4007: means something on one host only.
-            raise ValueError("a zone")
-        if second:
-            address6, _, length6 = second.rpartition("-")
-            v6 = IPv6Network(f"{address6.replace('-', ':')}/{_length(length6)}")
-        address, _, length = first.partition("-")
-        v4 = IPv4Network(f"{address}/{_length(length)}")
-    except ValueError as error:
-        raise MalformedLease(
-            f"key {quoted(name)} is not ADDRESS-LENGTH of an aligned subnet: {plain(str(error))}"
-        ) from error
-    # How flannel writes a lease without IPv4.
-    return Subnets(v4=None if v6 and v4.prefixlen == 0 else v4, v6=v6)
-
-
 def parse_lease(name: str, value: bytes, *, created: int = 0) -> Lease:
     """The lease under a key's last part. Raises MalformedLease, never anything else, whatever the bytes are.
 
-    A family whose public address is not published has no leg: nobody can send to it.
+    An IPv6 subnet whose public address is missing is left out of a lease of both families: nobody can send to it.
     """
-    subnets = parse_key(name)
-    if len(value) > VALUE_BYTES:
-        raise MalformedLease(f"value of {quoted(name)} has {len(value)} bytes, at most {VALUE_BYTES} are read")
+    subnets = parse_lease_name(name)
+    if len(value) > LEASE_BYTES:
+        raise MalformedLease(f"value of {sanitized(name)} has {len(value)} bytes, at most {LEASE_BYTES} are read")
     try:
-        # What is no UTF-8 is replaced, as Go does.
+        # Bytes that are not UTF-8 are replaced, as Go does.
         document = json.loads(value.decode(errors="replace"))
     except (ValueError, RecursionError) as error:
-        raise MalformedLease(f"value of {quoted(name)} is not JSON: {plain(str(error))}") from error
+        raise MalformedLease(f"value of {sanitized(name)} is not JSON: {plain(str(error))}") from error
     if not isinstance(document, dict):
-        raise MalformedLease(f"value of {quoted(name)} is not a JSON object")
+        raise MalformedLease(f"value of {sanitized(name)} is not a JSON object")
     # Go reads object keys without regard to case, so flannel accepts any.
     fields = {str(key).lower(): found for key, found in document.items()}
-    backend_type = fields.get("backendtype") or UNSAID
+    backend_type = fields.get("backendtype") or DEFAULT_BACKEND
     if not isinstance(backend_type, str):
-        raise MalformedLease(f"BackendType of {quoted(name)} is not a string: {quoted(backend_type)}")
+        raise MalformedLease(f"BackendType of {sanitized(name)} is not a string: {sanitized(backend_type)}")
     if plain(backend_type) != backend_type:
-        raise MalformedLease(f"BackendType of {quoted(name)} is no name: {quoted(backend_type)}")
+        raise MalformedLease(f"BackendType of {sanitized(name)} is no name: {sanitized(backend_type)}")
     data = _data(name, "BackendData", fields.get("backenddata"))
     data6 = data if isinstance(data, str) else _data(name, "BackendV6Data", fields.get("backendv6data"))
     v4 = v6 = None
@@ -224,11 +171,11 @@ def parse_lease(name: str, value: bytes, *, created: int = 0) -> Lease:
     return Lease(v4=v4, v6=v6, backend_type=backend_type, created=created)
 
 
-def _length(text: str) -> int:
-    # int() would also take ` 24`, `+24` and `2_4`.
-    if not text.isdecimal() or not text.isascii():
-        raise ValueError(f"{quoted(text)} is no prefix length")
-    return int(text)
+def read_lease(keys: Keys, kv: KeyValue) -> Lease | None:
+    """The lease that one key of a network holds; None where it is not a lease."""
+    with contextlib.suppress(MalformedLease):
+        return parse_lease(keys.lease_name(kv.key), kv.value)
+    return None
 
 
 def _address(kind: type[A], name: str, label: str, found: object) -> A:
@@ -237,15 +184,15 @@ def _address(kind: type[A], name: str, label: str, found: object) -> A:
             return kind(found)
     except ValueError:
         pass
-    raise MalformedLease(f"{label} of {quoted(name)} is not an address: {quoted(found)}")
+    raise MalformedLease(f"{label} of {sanitized(name)} is not an address: {sanitized(found)}")
 
 
 def _data(name: str, label: str, found: object) -> Mapping[str, Any] | str | None:
     if isinstance(found, dict) and _parts(found) > DATA_PARTS:
-        raise MalformedLease(f"{label} of {quoted(name)} has more than {DATA_PARTS} parts")
+        raise MalformedLease(f"{label} of {sanitized(name)} has more than {DATA_PARTS} parts")
     if found is None or isinstance(found, dict | str):
         return found
-    raise MalformedLease(f"{label} of {quoted(name)} is neither a JSON object nor a string: {quoted(found)}")
+    raise MalformedLease(f"{label} of {sanitized(name)} is neither a JSON object nor a string: {sanitized(found)}")
 
 
 def _parts(found: dict[str, Any]) -> int:

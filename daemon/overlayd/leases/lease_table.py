@@ -1,4 +1,4 @@
-"""All leases of the network as one value, made anew after each change from what was read before."""
+"""All leases of a network as one value. After a change only the keys that changed are parsed again."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from overlayd.leases.lease import Lease, MalformedLease, parse_lease
+from overlayd.leases.keys import MalformedLease
+from overlayd.leases.lease import Lease, parse_lease
 from overlayd.lib.addresses import IPNetwork
 from overlayd.lib.sanitize import plain
-from overlayd.store.client import KeyValue
+from overlayd.store.protocol import KeyValue
 
-# What a status lists one by one.
+# So many keys that are not leases are listed in the status.
 LISTED_AT_MOST = 50
 
 
 @dataclass(frozen=True, kw_only=True)
 class LeaseTable:
-    """All leases of the network by the last part of their keys, and what is wrong with the entries that are none.
+    """All leases of the network by their names, and of each other key what is wrong with it (`malformed`).
 
-    `reserved` are those that hang on no etcd lease: kept for a host, whether it runs or not. `left_out` counts keys
-    that were not looked at, because there are too many, or their names are too long.
+    `reserved` are the names of leases without an etcd lease: kept for a host, whether it runs or not. `left_out` counts
+    keys that were not read, because there are too many, or their names are too long.
     """
 
     leases: Mapping[str, Lease]
@@ -30,7 +31,7 @@ class LeaseTable:
 
     @property
     def skipped(self) -> tuple[tuple[str, str], ...]:
-        """What is not counted as a lease and why, for the status: some by their keys, the rest as a number."""
+        """The keys that are not leases and why, for the status: some by their names, the rest as a number."""
         listed = sorted(self.malformed.items())[:LISTED_AT_MOST]
         more = len(self.malformed) - len(listed)
         rest = [(f"{more} more", "are not leases either")] if more else []
@@ -41,7 +42,7 @@ class LeaseTable:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Read:
-    """One entry as it was read: a lease and the name that its key should have, or what is wrong."""
+    """One key as it was read: a lease and the name that it should have, or what is wrong."""
 
     kv: KeyValue
     lease: Lease | None = None
@@ -50,13 +51,13 @@ class _Read:
 
 
 @dataclass
-class Reader:
-    """Reads entries into a census, each once for as long as it does not change. For one thread."""
+class LeaseTableReader:
+    """Makes tables of leases. A key is parsed again only when it has changed. For one thread."""
 
     _read: dict[str, _Read] = field(default_factory=dict)
 
-    def lease_table(self, entries: Iterable[tuple[str, KeyValue]], *, left_out: int = 0) -> LeaseTable:
-        """The census of these entries, by the last part of their keys."""
+    def read(self, entries: Iterable[tuple[str, KeyValue]], *, left_out: int = 0) -> LeaseTable:
+        """The table of these keys, each with the name of its lease."""
         before, now = self._read, dict[str, _Read]()
         for name, kv in entries:
             old = before.get(name)
@@ -82,7 +83,7 @@ def _read(name: str, kv: KeyValue) -> _Read:
 
 
 def _second_spellings(read: Mapping[str, _Read]) -> dict[str, str]:
-    """The keys that are another's lease once more, as IPv6 addresses have many spellings; and that other key."""
+    """The keys that name the same subnets as another key, with that key: IPv6 addresses have many spellings."""
     odd = sorted(name for name, one in read.items() if one.lease is not None and one.key_name != name)
     first: dict[str, str] = {}
     twins: dict[str, str] = {}
@@ -97,7 +98,7 @@ def _second_spellings(read: Mapping[str, _Read]) -> dict[str, str]:
 
 
 def uncontradicted(old: Mapping[str, Lease], new: Mapping[str, Lease]) -> dict[str, Lease]:
-    """Those of the old leases whose address no new one has, and whose subnets none has a part of."""
+    """The old leases whose public address no new lease has, and whose subnets no new lease overlaps with."""
     if not old:
         return {}
     addresses = {lease.public_ip for lease in new.values()}

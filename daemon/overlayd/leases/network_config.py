@@ -12,7 +12,8 @@ from types import MappingProxyType
 from typing import Any
 
 from overlayd.errors import NetworkConfigError
-from overlayd.leases.lease import Subnets
+from overlayd.leases.lease import DEFAULT_BACKEND
+from overlayd.leases.subnets import Subnets
 from overlayd.lib.addresses import (
     IPAddress,
     IPNetwork,
@@ -23,9 +24,8 @@ from overlayd.lib.addresses import (
     overlaps,
     subnet_at,
 )
-from overlayd.lib.sanitize import plain, quoted
+from overlayd.lib.sanitize import plain, sanitized
 
-DEFAULT_BACKEND = "udp"
 KEYS = (
     *("Network", "SubnetLen", "SubnetMin", "SubnetMax", "EnableIPv4", "EnableIPv6", "EnableNFTables"),
     *("IPv6Network", "IPv6SubnetLen", "IPv6SubnetMin", "IPv6SubnetMax", "Backend"),
@@ -35,7 +35,7 @@ _KNOWN = {name.lower(): name for name in KEYS}
 
 @dataclass(frozen=True, kw_only=True)
 class _Rules:
-    """How one family's addresses are cut up: the keys' prefix, and lengths in bits."""
+    """How a network of one family is divided into subnets: the prefix of its keys, and lengths in bits."""
 
     version: int
     prefix: str
@@ -49,8 +49,8 @@ class _Rules:
 WIDEST_NETWORK = 8
 
 
-# By IP version: what is no network's on any host, and why.
-NOWHERE: Mapping[int, tuple[tuple[IPNetwork, str], ...]] = {
+# By IP version: what no overlay network may hold any of, on any host, and why.
+RESERVED: Mapping[int, tuple[tuple[IPNetwork, str], ...]] = {
     4: (
         (ip_network("0.0.0.0/8"), "this network (RFC 1122)"),
         (ip_network("127.0.0.0/8"), "loopback"),
@@ -118,7 +118,7 @@ class Pool:
 class NetworkConfig:
     """One overlay network: the pool of each address family in use, and how packets travel.
 
-    `unknown` are keys that say nothing here; a config is the same with others.
+    `unknown` are keys that no host reads; configs that differ in these alone are equal.
     """
 
     v4: Pool | None = None
@@ -189,7 +189,7 @@ _EXAMPLE = 'for example {"Network": "10.42.0.0/16", "Backend": {"Type": "vxlan"}
 def _flag(fields: Mapping[str, Any], key: str, *, default: bool) -> bool:
     value = fields.get(key, default)
     if not isinstance(value, bool):
-        raise NetworkConfigError(f"{key} is {quoted(value)}", hint="true or false")
+        raise NetworkConfigError(f"{key} is {sanitized(value)}", hint="true or false")
     return value
 
 
@@ -210,7 +210,7 @@ def _network(fields: Mapping[str, Any], rules: _Rules) -> IPNetwork:
     hint = f'for example {{"{key}": "{rules.example}", …}}' if rules.prefix else _EXAMPLE
     value = fields.get(key)
     if not isinstance(value, str):
-        raise NetworkConfigError(f"{key} is {quoted(value)}" if value else f"{key} is missing", hint=hint)
+        raise NetworkConfigError(f"{key} is {sanitized(value)}" if value else f"{key} is missing", hint=hint)
     try:
         if "%" in value:
             raise ValueError("a zone (RFC 4007) means something on one host only")
@@ -219,12 +219,14 @@ def _network(fields: Mapping[str, Any], rules: _Rules) -> IPNetwork:
         if network.version != rules.version:
             raise ValueError("of the other family")
     except ValueError as error:
-        raise NetworkConfigError(f"{key} is {quoted(value)}, not an IPv{rules.version} network", hint=hint) from error
+        raise NetworkConfigError(
+            f"{key} is {sanitized(value)}, not an IPv{rules.version} network", hint=hint
+        ) from error
     if "/" not in value or network.prefixlen > rules.smallest_network:
         raise NetworkConfigError(
             f"{key} {plain(value)} is too small to be cut into subnets", hint=f"at least a /{rules.smallest_network}"
         )
-    for special, what in NOWHERE[rules.version]:
+    for special, what in RESERVED[rules.version]:
         if overlaps(network, special):
             raise NetworkConfigError(
                 f"{key} {network} {'is a part of' if is_within(network, special) else 'holds'} {special}, {what}",
@@ -240,7 +242,7 @@ def _subnet_len(fields: Mapping[str, Any], network: IPNetwork, rules: _Rules) ->
     value = fields.get(key) or max(rules.usual_subnet, shortest)
     if not isinstance(value, int) or isinstance(value, bool) or not shortest <= value <= rules.longest_subnet:
         raise NetworkConfigError(
-            f"{key} is {quoted(value)}",
+            f"{key} is {sanitized(value)}",
             hint=f"a number from {shortest} to {rules.longest_subnet} for {rules.prefix}Network {network}",
         )
     return value
@@ -257,7 +259,7 @@ def _bound(fields: Mapping[str, Any], key: str, network: IPNetwork, subnet_len: 
         if address.version != network.version:
             raise ValueError
     except ValueError:
-        raise NetworkConfigError(f"{key} is {quoted(value)}, not an IPv{network.version} address") from None
+        raise NetworkConfigError(f"{key} is {sanitized(value)}, not an IPv{network.version} address") from None
     if int(address) == 0:
         return default
     if not contains(network, address):
@@ -276,11 +278,11 @@ def _backend(fields: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
     if value is None:
         return DEFAULT_BACKEND, MappingProxyType({})
     if not isinstance(value, dict):
-        raise NetworkConfigError(f"Backend is {quoted(value)}", hint='an object, for example {"Type": "vxlan"}')
+        raise NetworkConfigError(f"Backend is {sanitized(value)}", hint='an object, for example {"Type": "vxlan"}')
     config = {key: found for key, found in value.items() if key.lower() != "type"}
     kinds = [found for key, found in value.items() if key.lower() == "type"]
-    # Of two, Go takes the last.
+    # Where the key is there twice, Go takes the last.
     kind = kinds[-1] if kinds else DEFAULT_BACKEND
     if not isinstance(kind, str) or not kind or plain(kind) != kind:
-        raise NetworkConfigError(f"Backend Type is {quoted(kind)}", hint="the name of a backend, for example vxlan")
+        raise NetworkConfigError(f"Backend Type is {sanitized(kind)}", hint="the name of a backend, for example vxlan")
     return kind.lower(), MappingProxyType(config)

@@ -1,8 +1,8 @@
-"""Which host publishes an address: each daemon says so in etcd while it lives, so that two with one address are told.
+"""Which host publishes an address: each daemon says so in etcd while it runs, so that two with one address are noticed.
 
-A lease cannot say it: it outlives its host by a day, and is taken over by whoever has the address, as flannel does. So
-beside the leases, under `<prefix>/hosts/<address>`, every daemon keeps a key that ends half a minute after it. Flannel
-does not look there.
+A lease does not say it: it outlives its host by a day, and whoever has the address takes it over, as flannel does. So
+every daemon also keeps a key under `<prefix>/hosts/<address>` (a presence), which ends half a minute after the daemon.
+Flannel does not read it.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from pathlib import Path
 
 from overlayd import __version__
 from overlayd.errors import AddressTaken, StoreDenied, StoreError, StoreFull
+from overlayd.leases.keys import Keys
 from overlayd.lib import marks
 from overlayd.lib.addresses import IPAddress, ip_address
 from overlayd.lib.log import logger
 from overlayd.lib.periodic import Periodic
-from overlayd.lib.sanitize import plain, quoted
-from overlayd.store.client import KeyValue, Store
+from overlayd.lib.sanitize import plain, sanitized
+from overlayd.store.protocol import KeyStore, KeyValue
 
 log = logger("presence")
 
-HOSTS = "hosts/"
 TTL_S = 30
 REFRESH_S = 10.0
 RETRY_S = 3.0
-# Races for the key that are lost one after the other, before it is left alone for a moment.
+# After so many lost races for the key, one after the other, it is left alone until the next refresh.
 ATTEMPTS = 5
 # etcd may make a TTL longer than was asked for (a multiple of its election timeout), but not by as much.
 LONGEST_TTL_S = 600
@@ -65,8 +65,8 @@ def this_host() -> Identity:
     return Identity(hostname=socket.gethostname(), id=digest[:16])
 
 
-def parse(value: bytes) -> Identity:
-    """Who wrote a presence. Whatever the bytes are, somebody is named."""
+def parse_identity(value: bytes) -> Identity:
+    """The identity in a presence; `?` where the bytes name none. Never raises."""
     with contextlib.suppress(ValueError, RecursionError):
         found = json.loads(value)
         if isinstance(found, dict):
@@ -75,7 +75,7 @@ def parse(value: bytes) -> Identity:
 
 
 def probed_address(value: bytes, version: int) -> IPAddress | None:
-    """The container of that host that its prober sends from, by IP version, if it says so. Whatever the bytes are."""
+    """The container's address that the host's prober sends from, of an IP version; None where none is named."""
     with contextlib.suppress(ValueError, RecursionError, TypeError, AttributeError, KeyError):
         for text in json.loads(value)["Containers"]:
             address = ip_address(str(text))
@@ -84,30 +84,30 @@ def probed_address(value: bytes, version: int) -> IPAddress | None:
     return None
 
 
-def other_at(store: Store, prefix: str, address: IPAddress, identity: Identity) -> Identity | None:
+def other_at(store: KeyStore, keys: Keys, address: IPAddress, identity: Identity) -> Identity | None:
     """Another host than `identity` that publishes an address now; None where there is none or etcd's roles hide it.
 
     Raises StoreError.
     """
     with contextlib.suppress(StoreDenied):
-        found = store.get(f"{prefix}/{HOSTS}{address}")
-        # A key that does not end by itself is nobody's sign of life.
+        found = store.get(keys.host(address))
+        # A key that does not end by itself does not show that its writer lives.
         if found is not None and found.lease_id and store.granted_ttl(found.lease_id) <= LONGEST_TTL_S:
-            holder = parse(found.value)
+            holder = parse_identity(found.value)
             return holder if holder.id != identity.id else None
     return None
 
 
 def _word(found: object) -> str:
-    return plain(found if isinstance(found, str) else quoted(found)) if found else "?"
+    return plain(found if isinstance(found, str) else sanitized(found)) if found else "?"
 
 
 class Presence:
-    """This host's claim to one address. `problem` says, while it is held, that somebody else publishes it too."""
+    """This host's claim to one address. `problem` says so while another host publishes the address too."""
 
-    def __init__(self, store: Store, prefix: str, address: IPAddress, identity: Identity) -> None:
+    def __init__(self, store: KeyStore, keys: Keys, address: IPAddress, identity: Identity) -> None:
         self._store = store
-        self._key = f"{prefix}/{HOSTS}{address}"
+        self._key = keys.host(address)
         self.address = address
         self._identity = identity
         self._lease_id = 0
@@ -117,10 +117,10 @@ class Presence:
         self._periodic = Periodic("presence", self._refresh, interval_s=REFRESH_S, retry_s=RETRY_S)
 
     def claim(self) -> None:
-        """Say that this host is here, and go on saying so until `release`.
+        """Write the presence, and keep it until `release`.
 
-        Raises AddressTaken, which names both hosts, and StoreError. Where etcd's roles do not let us write there, it is
-        done without; where etcd has no room, until it has.
+        Raises AddressTaken, which names both hosts, and StoreError. Where etcd's roles do not allow the
+        key, there is none; where etcd has no room, it is written when there is room again.
         """
         try:
             self._lease_id = self._hold()
@@ -140,7 +140,7 @@ class Presence:
         self._periodic.start()
 
     def release(self) -> None:
-        """Stop saying so, at once where etcd can be told. Never raises."""
+        """Remove the presence; while etcd is away, it ends by itself. Never raises."""
         self._periodic.stop()
         if self._lease_id:
             with contextlib.suppress(StoreError):
@@ -150,24 +150,28 @@ class Presence:
     def _refresh(self) -> None:
         if self._lease_id and self._store.refresh(self._lease_id) > 0:
             found = self._store.get(self._key)
-            if found is not None and found.lease_id == self._lease_id and parse(found.value).id == self._identity.id:
+            if (
+                found is not None
+                and found.lease_id == self._lease_id
+                and parse_identity(found.value).id == self._identity.id
+            ):
                 self.problem = None
                 value = self._identity.value(self.containers)
                 if found.value != value:
-                    # A lost race is one with ourselves of a moment ago, or is seen at the next refresh.
+                    # A lost race is noticed at the next refresh.
                     self._store.replace(self._key, value, mod_revision=found.mod_revision, lease_id=self._lease_id)
                 return
-            # Somebody deleted the key, or wrote another over it: what it hung on is no claim any more.
+            # Somebody deleted the key, or wrote over it: the etcd lease holds no claim any more.
             self._store.revoke(self._lease_id)
         self._lease_id = 0
         try:
             self._lease_id = self._hold()
             self.problem = None
         except StoreFull as error:
-            # In an interval again, not sooner: a whole fleet is in the same place.
+            # Tried again after an interval, not sooner: all hosts are in the same situation.
             log.debug("etcd has no room yet", problem=error.message)
         except AddressTaken as error:
-            # While etcd was away, or by hand. The data path stays: which of the two should go, a person must say.
+            # It came while etcd was away, or by hand. The data path stays: a person must decide which host is to go.
             if self.problem is None:
                 log.error("another host publishes this host's address", problem=error.message, hint=error.hint)
             self.problem = error.message
@@ -193,17 +197,18 @@ class Presence:
         return 0
 
     def _take_up(self, found: KeyValue) -> int:
-        """Go on with the key of this host's last run, of which nobody said that it ended.
+        """Go on with the key of this host's last run, which ended without removing it. Raises AddressTaken, StoreError.
 
-        A key that does not end by itself is nobody's sign of life, whoever wrote it.
+        A key that does not end by itself does not show that its writer lives: it is taken over.
         """
         granted_s = self._store.granted_ttl(found.lease_id) if found.lease_id else 0
         if not found.lease_id or granted_s > LONGEST_TTL_S:
             log.warning(
-                "a key in place of this host's is no host's, as it would not end with it; taken over", key=self._key
+                "another key stands in place of this host's, and would not end with its host; it is taken over",
+                key=self._key,
             )
             return self._take_over(found)
-        holder = parse(found.value)
+        holder = parse_identity(found.value)
         if holder.id != self._identity.id:
             raise AddressTaken(
                 f"{self.address} is published by host {holder.hostname} ({holder.id}) already; this is host "

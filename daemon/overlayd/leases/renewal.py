@@ -1,4 +1,4 @@
-"""Prolongs the lease in time."""
+"""Prolongs this host's lease in time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 
 from overlayd.leases.held_lease import HeldLease
-from overlayd.leases.registry import Registry
 from overlayd.lib.counters import gauge
 from overlayd.lib.log import logger
 from overlayd.lib.periodic import Periodic
@@ -18,53 +17,59 @@ REFRESHED = gauge(
     "overlayd_lease_last_refresh_timestamp_seconds", "When etcd last prolonged the lease, in seconds since the epoch."
 )
 
+# The name under which /healthz has this thread.
+LIVENESS = "lease keeper"
 LONGEST_WAIT_S = 3600.0
 RETRY_S = 10.0
 
 
 class LeaseRenewal:
-    """Refreshes whatever holding it was last given, three times in each TTL and at least once an hour.
+    """Prolongs the lease that it was last given, three times in each TTL and at least once an hour, in a thread.
 
-    Counts on etcd's TTL alone, never on the host's clock. `margin_s` before the end is the latest moment. When etcd has
-    no such lease any more, `on_gone` is called in the keeper's thread; the keeper then waits for a new holding.
+    When a lease ends is etcd's to say; this host's clock is used for intervals alone. `margin_s` before the end is the
+    latest moment. `refresh` prolongs in etcd, and is False when etcd has no such lease any more: then `on_gone` is
+    called in the thread of the renewal, which waits for another lease. `clock` is a monotonic one; `epoch_clock` tells
+    the time of day, for the metric.
     """
 
     def __init__(
         self,
-        registry: Registry,
+        refresh: Callable[[HeldLease], bool],
         on_gone: Callable[[], None],
         *,
         ttl_s: float,
         margin_s: float = 0,
         liveness: Liveness,
+        clock: Callable[[], float] = time.monotonic,
+        epoch_clock: Callable[[], float] = time.time,
     ) -> None:
-        self._registry = registry
+        self._refresh = refresh
         self._on_gone = on_gone
         self._ttl_s = ttl_s
         self._liveness = liveness
-        self._refreshed = 0.0
+        self._clock = clock
+        self._epoch_clock = epoch_clock
+        self._refreshed_at = 0.0
         self._interval_s = interval_s(ttl_s, margin_s)
-        self._holding: HeldLease | None = None
+        self._held: HeldLease | None = None
         self._gone = False
-        self._periodic = Periodic(
-            "lease-keeper", self._prolong, interval_s=interval_s(ttl_s, margin_s), retry_s=RETRY_S
-        )
+        self._periodic = Periodic("lease-keeper", self.renew, interval_s=self._interval_s, retry_s=RETRY_S)
 
     def start(self) -> None:
-        """Begin to keep."""
-        self._liveness.beat("lease keeper", within_s=self._interval_s)
+        """Start the thread; the first renewal comes an interval later."""
+        self._liveness.beat(LIVENESS, within_s=self._interval_s)
         self._periodic.start()
 
     def stop(self) -> None:
-        """End the thread; the lease is left to live on."""
+        """End the thread. The lease goes on until its TTL is over."""
         self._periodic.stop()
 
-    def keep(self, holding: HeldLease | None) -> None:
-        """Keep this holding from now on; None for none. The same one again changes nothing."""
-        if holding is not self._holding:
-            self._holding = holding
+    def keep(self, held: HeldLease | None) -> None:
+        """Renew this lease from now on; None for no lease. The same one again changes nothing."""
+        if held is not self._held:
+            self._held = held
             self._gone = False
-            if holding is not None:
+            if held is not None:
                 self._note_refresh()
 
     @property
@@ -74,37 +79,41 @@ class LeaseRenewal:
 
     @property
     def problem(self) -> str | None:
-        """Why the lease cannot be said to be held; None while it is."""
-        if self._holding is None:
+        """Why it is not certain that this host holds a lease; None where it is."""
+        if self._held is None:
             return "no subnet is held"
         if self._gone:
             return "etcd has no such lease any more"
-        if not self._holding.reserved and time.monotonic() - self._refreshed > self._ttl_s:
+        if not self._held.reserved and self._clock() - self._refreshed_at > self._ttl_s:
             return f"not prolonged for longer than its TTL of {self._ttl_s:g} s"
         return None
 
-    def _note_refresh(self) -> None:
-        self._refreshed = time.monotonic()
-        REFRESHED.set(time.time())
-
-    def _prolong(self) -> None:
-        self._liveness.beat("lease keeper", within_s=self._interval_s)
-        holding = self._holding
-        if holding is None or self._gone:
+    def renew(self) -> None:
+        """Prolong the lease now. Called by the thread, once in an interval. Raises StoreError."""
+        self._liveness.beat(LIVENESS, within_s=self._interval_s)
+        held = self._held
+        if held is None or self._gone:
             return
-        if self._registry.refresh(holding):
-            if holding is self._holding:
-                self._note_refresh()
-        elif holding is self._holding:
+        exists = self._refresh(held)
+        # Another thread may have given it another lease meanwhile.
+        if held is not self._held:
+            return
+        if exists:
+            self._note_refresh()
+        else:
             self._gone = True
-            log.warning("etcd has no such lease any more", subnet=holding.lease.subnets)
+            log.warning("etcd has no such lease any more", subnet=held.lease.subnets)
             self._on_gone()
+
+    def _note_refresh(self) -> None:
+        self._refreshed_at = self._clock()
+        REFRESHED.set(self._epoch_clock())
 
 
 def interval_s(ttl_s: float, margin_s: float) -> float:
     """How often to prolong a lease of `ttl_s` so that it never has less than `margin_s` left. Pure.
 
-    A margin as long as the TTL or longer cannot be kept and does not count.
+    A margin as long as the TTL or longer cannot be kept, and is ignored.
     """
     usual = min(ttl_s / 3, LONGEST_WAIT_S)
     return min(usual, ttl_s - margin_s) if margin_s < ttl_s else usual

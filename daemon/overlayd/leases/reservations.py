@@ -1,6 +1,7 @@
-"""Leases as an administrator sees them: who holds what, and subnets that are kept for a host whether it runs or not.
+"""What an administrator does with leases: list them, reserve subnets for a host, release them.
 
-A reservation is flannel's: the key of a lease, without an etcd lease that could end.
+A reservation is a lease that never ends, as in flannel: its key has no etcd lease. It is kept whether its host runs or
+not.
 """
 
 from __future__ import annotations
@@ -12,20 +13,21 @@ from datetime import timedelta
 
 from overlayd.errors import ConfigError, StoreDenied, StoreError
 from overlayd.leases.conflicts import HostNeed, taken_by
-from overlayd.leases.lease import FamilyLease, Lease, MalformedLease, Subnets, parse_lease
+from overlayd.leases.keys import Keys, MalformedLease, lease_name
+from overlayd.leases.lease import FamilyLease, Lease, parse_lease, read_lease
 from overlayd.leases.network_config import NetworkConfig
-from overlayd.leases.presence import HOSTS, Identity, parse
-from overlayd.leases.registry import SUBNETS
+from overlayd.leases.presence import Identity, parse_identity
+from overlayd.leases.subnets import Subnets
 from overlayd.lib.addresses import IPAddress, overlaps
-from overlayd.store.client import KeyValue, Store
+from overlayd.store.protocol import KeyStore, KeyValue
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
-    """One key of the network. `lease` is None where `problem` says why the key is no lease.
+class LeaseEntry:
+    """The key of a lease. `lease` is None where `problem` says why the key is not a lease.
 
-    `ends_in_s` is what etcd says is left; None for a reservation. `host` is the daemon that lives at its address, if it
-    is an overlayd.
+    `ends_in_s` is the time that is left by etcd's clock; None for a reservation. `host` is the overlayd that lives at
+    the lease's address; None where none does.
     """
 
     name: str
@@ -35,24 +37,24 @@ class Entry:
     problem: str | None = None
 
 
-def entries(store: Store, prefix: str) -> list[Entry]:
+def entries(store: KeyStore, keys: Keys) -> list[LeaseEntry]:
     """Every lease and reservation, by key. Raises StoreError."""
-    found, _revision = store.list_prefix(f"{prefix}/{SUBNETS}")
-    hosts = present(store, prefix)
-    return [_entry(store, kv, kv.key.removeprefix(f"{prefix}/{SUBNETS}"), hosts) for kv in found]
+    found, _revision = store.list_prefix(keys.subnets)
+    hosts = live_hosts(store, keys)
+    return [_entry(store, keys, kv, hosts) for kv in found]
 
 
-def present(store: Store, prefix: str) -> dict[str, Identity]:
-    """The daemons that live now, by the address that they publish; none where etcd's roles hide them."""
+def live_hosts(store: KeyStore, keys: Keys) -> dict[str, Identity]:
+    """The daemons that live now, by the address that they publish; empty where etcd's roles hide them."""
     with contextlib.suppress(StoreDenied):
-        found, _revision = store.list_prefix(f"{prefix}/{HOSTS}")
-        return {kv.key.rpartition("/")[2]: parse(kv.value) for kv in found}
+        found, _revision = store.list_prefix(keys.hosts)
+        return {kv.key.removeprefix(keys.hosts): parse_identity(kv.value) for kv in found}
     return {}
 
 
 def reserve(
-    store: Store,
-    prefix: str,
+    store: KeyStore,
+    keys: Keys,
     config: NetworkConfig,
     subnets: Subnets,
     addresses: Mapping[int, IPAddress],
@@ -76,55 +78,55 @@ def reserve(
     missing = [subnet.version for subnet in subnets if subnet.version not in addresses]
     if missing:
         raise ConfigError(f"no IPv{missing[0]} address is given for {subnets}", hint="give the host's own addresses")
-    key = f"{prefix}/{SUBNETS}{subnets.key_name}"
-    found, revision = store.list_prefix(f"{prefix}/{SUBNETS}")
+    key = keys.lease(lease_name(subnets))
+    found, revision = store.list_prefix(keys.subnets)
     family_leases = {
         subnet.version: FamilyLease(subnet=subnet, public_ip=addresses[subnet.version]) for subnet in subnets
     }
-    # Without a backend no peer programs it: nobody is there yet. With one and without its data, flannel logs an error.
-    wanted = Lease(v4=family_leases.get(4), v6=family_leases.get(6), backend_type="")
+    # Without a backend, no peer programs the reservation before its host has come. With a backend but without its data,
+    # flannel would log an error.
+    reservation = Lease(v4=family_leases.get(4), v6=family_leases.get(6), backend_type="")
     for kv in found:
-        name = kv.key.removeprefix(f"{prefix}/{SUBNETS}")
-        held = _lease(name, kv.value)
-        if kv.key == key and held is not None and held.public_ip == wanted.public_ip:
-            if kv.lease_id and not force and _silent(store, prefix, kv, held, own):
+        held = read_lease(keys, kv)
+        if kv.key == key and held is not None and held.public_ip == reservation.public_ip:
+            if kv.lease_id and not force and _silent(store, keys, kv, held, own):
                 raise ConfigError(
                     f"{subnets} is leased to {held.public_ip}, and no overlayd says that it lives there: a flanneld "
                     "would make its lease again of the reservation when it prolongs it",
                     hint="stop flanneld there first; then, or if none runs there, give --force",
                 )
             if kv.lease_id and not store.replace(key, kv.value, mod_revision=kv.mod_revision, lease_id=0):
-                raise StoreError(f"{key} changed in this moment", hint="try again")
+                raise StoreError(f"{key} was changed at this very moment", hint="try again")
             return key
         if held is not None and any(overlaps(ours, theirs) for ours in subnets for theirs in held.subnets):
             raise ConfigError(
                 f"{subnets} is not free: {held.subnets} is held by {held.public_ip}",
                 hint=f"overlayd lease release {held.subnets}, or take another: overlayd lease list",
             )
-    if not store.create(key, wanted.value(), lease_id=0, quiet_below=(f"{prefix}/{SUBNETS}", revision)):
-        raise StoreError(f"{prefix}/{SUBNETS} changed in this moment", hint="try again")
+    if not store.create(key, reservation.value(), lease_id=0, quiet_below=(keys.subnets, revision)):
+        raise StoreError(f"{keys.subnets} was changed at this very moment", hint="try again")
     return key
 
 
-def release(store: Store, prefix: str, subnets: Subnets, *, force: bool, own: int = 0) -> str:
+def release(store: KeyStore, keys: Keys, subnets: Subnets, *, force: bool, own: int = 0) -> str:
     """Free a lease or reservation; the key. Raises ConfigError where there is none or its host may live, StoreError.
 
-    A daemon that lives would write its lease again at once. A reservation of a host that lives becomes its lease. Of a
-    lease without a presence nobody knows whether its host lives: flannel says nothing of itself, prolongs its lease
-    once a day, and ends when it is gone. `own` is the etcd lease of the host that this runs on.
+    A daemon that lives would write its lease again at once. A reservation of a host that lives becomes its lease. Where
+    a lease's host has no presence, it may be a flannel that lives: flannel writes no presence, prolongs its lease once
+    a day, and ends when the lease is gone. `own` is the etcd lease of the host that this runs on.
     """
-    key = f"{prefix}/{SUBNETS}{subnets.key_name}"
+    key = keys.lease(lease_name(subnets))
     kv = store.get(key)
     if kv is None:
         raise ConfigError(f"nobody holds {subnets}: {key} is not there", hint="overlayd lease list")
-    held = _lease(subnets.key_name, kv.value)
-    living = held and present(store, prefix).get(str(held.public_ip))
+    held = read_lease(keys, kv)
+    living = held and live_hosts(store, keys).get(str(held.public_ip))
     if kv.lease_id and living and not force:
         raise ConfigError(
             f"{subnets} is in use by {living.hostname} ({held.public_ip if held else '?'}), which would take it again",
             hint="stop overlayd there first, or give --force",
         )
-    if kv.lease_id and not force and _silent(store, prefix, kv, held, own):
+    if kv.lease_id and not force and _silent(store, keys, kv, held, own):
         where = f"to {held.public_ip} " if held else ""
         raise ConfigError(
             f"{subnets} is leased {where}for {_duration(store.seconds_left(kv.lease_id))} more, and no overlayd says "
@@ -132,32 +134,27 @@ def release(store: Store, prefix: str, subnets: Subnets, *, force: bool, own: in
             hint="if no host uses it any more, give --force",
         )
     if not store.delete(key, mod_revision=kv.mod_revision):
-        raise StoreError(f"{key} changed in this moment", hint="try again")
+        raise StoreError(f"{key} was changed at this very moment", hint="try again")
     return key
 
 
-def _silent(store: Store, prefix: str, kv: KeyValue, held: Lease | None, own: int) -> bool:
-    """Whether nobody knows if the host of a lease lives: it is not this host's own, and its host says nothing."""
-    return kv.lease_id != own and not (held and str(held.public_ip) in present(store, prefix))
+def _silent(store: KeyStore, keys: Keys, kv: KeyValue, held: Lease | None, own: int) -> bool:
+    """Whether it is unknown if a lease's host lives: it is not this host, and there is no presence at its address."""
+    return kv.lease_id != own and not (held and str(held.public_ip) in live_hosts(store, keys))
 
 
 def _duration(seconds: int) -> str:
     return str(timedelta(seconds=seconds))
 
 
-def _entry(store: Store, kv: KeyValue, name: str, hosts: Mapping[str, Identity]) -> Entry:
+def _entry(store: KeyStore, keys: Keys, kv: KeyValue, hosts: Mapping[str, Identity]) -> LeaseEntry:
+    name = keys.lease_name(kv.key)
     ends_in_s = store.seconds_left(kv.lease_id) if kv.lease_id else None
     try:
         lease = parse_lease(name, kv.value)
     except MalformedLease as error:
-        return Entry(name=name, lease=None, ends_in_s=ends_in_s, host=None, problem=str(error))
-    return Entry(name=name, lease=lease, ends_in_s=ends_in_s, host=hosts.get(str(lease.public_ip)))
-
-
-def _lease(name: str, value: bytes) -> Lease | None:
-    with contextlib.suppress(MalformedLease):
-        return parse_lease(name, value)
-    return None
+        return LeaseEntry(name=name, lease=None, ends_in_s=ends_in_s, host=None, problem=str(error))
+    return LeaseEntry(name=name, lease=lease, ends_in_s=ends_in_s, host=hosts.get(str(lease.public_ip)))
 
 
 def _lengths(config: NetworkConfig) -> str:

@@ -1,1 +1,1 @@
-"""What every room may use: files, processes, logs, addresses; nothing of it knows what overlayd does."""
+"""What all other modules may use: files, processes, logs, addresses. Nothing here knows what overlayd does."""

@@ -33,12 +33,12 @@ class Instrument:
         self.values[""] = value
 
     def family(self) -> Family:
-        """The figure as it stands."""
+        """The metric with its present values."""
         samples = tuple(({self._label: of} if self._label else {}, value) for of, value in dict(self.values).items())
         return Family(name=self.name, kind=self._kind, text=self._text, samples=samples)
 
 
-_figures: dict[str, Instrument] = {}
+_metrics: dict[str, Instrument] = {}
 
 
 def counter(name: str, text: str, *, label: str = "", known: Iterable[str] = ()) -> Instrument:
@@ -57,12 +57,12 @@ def gauge(name: str, text: str) -> Instrument:
 
 
 def families() -> tuple[Family, ...]:
-    """All figures as they stand."""
-    return tuple(figure.family() for figure in list(_figures.values()))
+    """All metrics with their present values."""
+    return tuple(metric.family() for metric in list(_metrics.values()))
 
 
-def _registered(figure: Instrument) -> Instrument:
-    if figure.name in _figures:
-        raise ValueError(f"{figure.name} is counted in two places")
-    _figures[figure.name] = figure
-    return figure
+def _registered(metric: Instrument) -> Instrument:
+    if metric.name in _metrics:
+        raise ValueError(f"{metric.name} is counted in two places")
+    _metrics[metric.name] = metric
+    return metric

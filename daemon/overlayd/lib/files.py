@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Writes files in one step, and reads JSON files."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from overlayd.lib.ownership import open_to_others
 
 
 def read_json(path: Path) -> Any:
-    """What a file of JSON holds. Raises OSError, and ValueError for what is none, or is nested too deep to be ours."""
+    """The content of a JSON file. Raises OSError; ValueError where it is not JSON, or nested too deep."""
     try:
-        # With the mark that editors of other systems put in front.
+        # Some editors write a byte order mark.
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except RecursionError:
         raise ValueError("nested too deep") from None
@@ -29,7 +29,7 @@ def write_atomically(path: Path, text: str, *, mode: int = 0o644) -> None:
     """
     _make_folder(path.parent)
     with contextlib.suppress(OSError):
-        # As bytes: what is there need not be a text. A pipe or a device is not waited for.
+        # As bytes: what is there need not be text. A pipe or a device is not read, as that may block.
         if path.is_file() and path.read_bytes() == text.encode():
             return
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -46,7 +46,7 @@ def write_atomically(path: Path, text: str, *, mode: int = 0o644) -> None:
 
 
 def _make_folder(path: Path) -> None:
-    # Like the file, what is made has its own mode, whatever the umask is.
+    # Each folder that is made gets its mode whatever the umask is, as the file does.
     for folder in reversed([path, *path.parents]):
         if not folder.exists():
             _require_ours(folder.parent)

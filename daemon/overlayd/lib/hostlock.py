@@ -1,11 +1,11 @@
 """One daemon for each network of a host: a lock that the kernel drops when its holder dies, however it dies.
 
 What overlayd marks as its own in the kernel has one mark for each network-number (marks.py), whatever run-dir a daemon
-was given: two of one number would undo each other's work. So the lock is the host's: one of each number for each
-network namespace, which is what holds routes and rules.
-Only root may open it: flock(2) asks for no more than a descriptor, and whoever may read it could keep every daemon out.
-Whether a daemon runs is read from its status (monitoring/status_file.py), not by trying the
-lock, which would be in a starter's way.
+was given: two daemons of one number would undo each other's work. So there is one lock for each number in each network
+namespace, as routes and rules belong to a namespace.
+Only root may open the file: flock(2) needs no more than a descriptor, so anybody who may read it could keep all daemons
+out. Whether a daemon runs is read from its status (monitoring/status_file.py), not by trying the lock, which would be
+in the way of a daemon that starts.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from overlayd.lib.ownership import require_ours
 
 FOLDER = Path("/run/overlayd")
 _NAMESPACE = Path("/proc/self/ns/net")
-# The one before may just be ending; systemd does not start again what gave up for this reason.
+# The daemon before may just be ending. systemd does not restart a daemon that ends with BusyError.
 WAIT_S = 3.0
 _PAUSE_S = 0.05
 
@@ -41,7 +41,7 @@ def hold(*, wait_s: float = WAIT_S) -> Iterator[None]:
     try:
         yield
     finally:
-        # While it is held: whoever waits for it sees that the file is gone, and makes the next.
+        # While the lock is held: a process that waits for it sees that the file is gone, and makes a new one.
         path.unlink(missing_ok=True)
         os.close(descriptor)
 
@@ -59,8 +59,8 @@ def _taken(deadline: float) -> tuple[int, Path]:
                 os.close(descriptor)
             if time.monotonic() > deadline:
                 raise BusyError(
-                    f"another overlayd runs on this host for network {ours().number} (it holds {path}); of each number "
-                    "one is all there may be, in any run-dir",
+                    f"another overlayd runs on this host for network {ours().number} (it holds {path}); there may be "
+                    "one for each number, whatever their run-dirs",
                     hint=f"systemctl stop {ours().unit}; or another network-number, for a second network beside it",
                 )
             time.sleep(_PAUSE_S)
@@ -70,7 +70,7 @@ def _taken(deadline: float) -> tuple[int, Path]:
 
 
 def _open(path: Path) -> int | None:
-    """A descriptor of the lock, which only root may open. What is in its place and is no such file is removed."""
+    """A descriptor of the lock, which only root may open. Anything else in its place is removed; then None."""
     try:
         # Not inherited by children (PEP 446), so a stray one cannot keep the lock.
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)

@@ -1,4 +1,4 @@
-"""Logging in the form of fields: `message key=value …`, one line an event, for journald and for eyes.
+"""Structured logging: `message key=value …`, one line for each event, for journald and for people.
 
 Field names are fixed: `backend`, `subnet`, `peer`, `ifname`, `revision`, `problem`, `reason`; `left_out` is how many
 lines of the same event were not written in the minute before.
@@ -30,7 +30,7 @@ class Logger:
         self._logger = logging.getLogger(f"overlayd.{name}")
 
     def debug(self, event: str, **fields: Any) -> None:
-        """For whoever looks for a fault."""
+        """For a person who looks for a fault."""
         self._logger.debug(event, extra={"fields": fields})
 
     def info(self, event: str, **fields: Any) -> None:
@@ -38,7 +38,7 @@ class Logger:
         self._logger.info(event, extra={"fields": fields})
 
     def warning(self, event: str, **fields: Any) -> None:
-        """Something is wrong that may mend itself, or that does no harm yet."""
+        """Something is wrong that may pass by itself, or that does no harm yet."""
         self._logger.warning(event, extra={"fields": fields})
 
     def error(self, event: str, **fields: Any) -> None:
@@ -46,10 +46,11 @@ class Logger:
         self._logger.error(event, extra={"fields": fields})
 
 
-class Sparing(logging.Filter):
-    """Lets through so many lines of one event a minute; the first line of the next minute says how many were left out.
+class RateLimit(logging.Filter):
+    """Lets LINES_A_MINUTE of one event through; the first line of the next minute says how many were left out.
 
-    What others write into etcd, or send, becomes events here: none of them may fill the journal. DEBUG is not counted.
+    Others cause events by what they write into etcd or send to us: they must not fill the journal. DEBUG is not
+    limited.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -73,7 +74,7 @@ class Sparing(logging.Filter):
             may = written < LINES_A_MINUTE
             self._minutes[key] = (began, written + may, left_out + (not may))
             if len(self._minutes) > EVENTS_COUNTED:
-                # The one that was not seen for the longest time.
+                # The event that was not seen for the longest time.
                 del self._minutes[next(iter(self._minutes))]
         return may
 
@@ -104,7 +105,7 @@ def configure(*, verbose: bool) -> None:
     """Write events to standard error, with syslog priorities for journald (JOURNAL_STREAM, systemd.exec(5))."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Formatter(journald="JOURNAL_STREAM" in os.environ))
-    handler.addFilter(Sparing())
+    handler.addFilter(RateLimit())
     root = logging.getLogger("overlayd")
     root.handlers = [handler]
     root.setLevel(logging.DEBUG if verbose else logging.INFO)
@@ -114,6 +115,6 @@ def configure(*, verbose: bool) -> None:
 def _quoted(value: object) -> str:
     text = str(value)
     if not text.isprintable():
-        # What others wrote may not end the line, nor command the terminal.
+        # What others wrote must not end the line, nor control the terminal.
         return json.dumps(text)
     return json.dumps(text, ensure_ascii=False) if not text or any(one in text for one in ' "=') else text

@@ -1,12 +1,12 @@
-"""By what the things of one network are known on a host, which may be in several. Pure but for which one is ours.
+"""The marks by which the objects of one network are known on a host, which may be in several networks.
 
 Everything that is put into the kernel carries a mark, and nothing else is ever deleted: routes a protocol number, links
 an alias, rules a comment, chains, sets and tables a name. Networks of one host are told apart by `network-number`, and
 each number has marks of its own. Number 0 is the one that docker's default bridge belongs to.
 
 Which number is ours is set once, by the command line, and read wherever a mark is written or looked for. It is not
-handed from one function to the next: a process serves one network as long as it lives, and a call that forgot to hand
-it on would, without an error, change what is network 0's.
+passed from function to function: a process serves one network as long as it lives, and a call that forgot to pass it
+would change objects of network 0 without an error. Apart from that number, this module is pure.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from functools import cache
 HIGHEST_NUMBER = 9
 # rtnetlink(7) leaves numbers above RTPROT_STATIC (4) to userland; 157 to 166 are in no rt_protos of a distribution.
 FIRST_ROUTE_PROTOCOL = 157
-# Whatever network's: what leads to a chain of overlayd.
+# In a rule of any network: a jump or goto to a chain of overlayd.
 _JUMP = re.compile(r"-[jg] OVERLAYD(\d?)-")
 _WRITTEN = re.compile(r"--comment overlayd(\d?)(?= |$)|\b(?:ip6?|inet) overlayd(\d?) | OVERLAYD(\d?)-")
 
-# What commands to paste say of network 0.
+# In commands to paste: the unit and the commands of network 0.
 _UNIT = re.compile(r"\b((?:systemctl (?:[a-z-]+ )+|journalctl -u ))overlayd\b(?![@.])")
 _COMMAND = re.compile(r"\boverlayd (?:status|ping|doctor|check|cleanup|run)\b")
 
@@ -49,12 +49,12 @@ class Marks:
 
     @property
     def restart(self) -> str:
-        """The command that makes what is its own anew, whichever network is ours: `said_of` leaves it as it is."""
+        """The command that restarts its daemon. `said_of` does not change it, whichever network is ours."""
         return f"systemctl restart {self.unit}{'' if self.number else '.service'}"
 
     @property
     def flag(self) -> str:
-        """What a command of overlayd has to be told to be about this network; begins with a space."""
+        """The flag with which a command of overlayd is about this network; begins with a space; empty for network 0."""
         return f" --network-number={self.number}" if self.number else ""
 
     @property
@@ -106,13 +106,13 @@ class Marks:
         return f"br-overlay{self.number}" if self.number else "docker0"
 
     def said_of(self, words: str) -> str:
-        """What is said of network 0, with commands to paste, said of this one: of its unit, with its flag."""
+        """A text with commands to paste for network 0, changed to this network's unit and flag."""
         if not self.number:
             return words
         return _COMMAND.sub(rf"\g<0>{self.flag}", _UNIT.sub(rf"\1{self.unit}", words))
 
 
-# Of whichever network of this host: the aliases of links, and what the names of devices begin with.
+# Of all networks of this host: the aliases of links, and what the names of devices begin with.
 ALIASES = frozenset(f"overlayd{number or ''}" for number in range(HIGHEST_NUMBER + 1))
 DEVICES = "overlay"
 
@@ -126,12 +126,12 @@ def of(number: int) -> Marks:
 
 
 def ours() -> Marks:
-    """The marks of the network that this process is about."""
+    """The marks of the network that this process serves."""
     return of(_number)
 
 
 def use(number: int) -> None:
-    """From now on, this process is about the network of that number."""
+    """From now on, this process serves the network of that number."""
     global _number  # noqa: PLW0603  (one network a process, see above)
     _number = number
 

@@ -1,4 +1,4 @@
-"""sd_notify(3): tell systemd how far we are."""
+"""sd_notify(3): tells systemd the state of the service."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import socket
 
 
 def notify(*, ready: bool = False, stopping: bool = False, status: str | None = None) -> None:
-    """Send what is given to systemd; nothing where systemd did not ask for it. Never raises."""
+    """Send the state to systemd, where it set NOTIFY_SOCKET. Never raises."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return

@@ -1,4 +1,4 @@
-"""Who beside root may change what a path names. What root writes, reads or runs there would be theirs to choose."""
+"""Who besides root can change what a path names, and so choose what root writes, reads or runs there."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _LINKS_AT_MOST = 40
 
 
 def open_to_others(path: Path) -> str | None:
-    """What lets somebody beside root and us change what `path` names, in words; None where nothing does.
+    """Why somebody besides root and us can change what `path` names, as a message; None where nobody can.
 
-    Each folder on the way counts, and each link: who may write there can put something else in its place. In a sticky
-    folder (/tmp) they cannot where something is already, so a way may lead through one, but not end there. What is not
-    there yet is nobody's.
+    Each folder and each link on the path counts: who may write to a folder can replace what is in it. In a sticky
+    folder (/tmp) others cannot replace what is there already, so a path may lead through one, but not end there. What
+    does not exist yet belongs to nobody.
     """
     left = list((Path.cwd() / path).parts[1:])
     here, links = Path("/"), 0
@@ -41,12 +41,12 @@ def open_to_others(path: Path) -> str | None:
         if not left:
             return None
         word = left.pop(0)
-        # What was gone through so far has no links, so its parent is the one that the kernel takes too.
+        # The path up to here has no links left, so its parent is the one that the kernel takes too.
         here = here.parent if word == ".." else here / word
 
 
 def require_ours(path: Path, what: str) -> None:
-    """Raise ConfigError where somebody beside root may change what `path` names. `what` is the setting's name."""
+    """Raise ConfigError where somebody besides root may change what `path` names. `what` is the setting's name."""
     problem = open_to_others(path)
     if problem is not None:
         raise ConfigError(
@@ -57,7 +57,7 @@ def require_ours(path: Path, what: str) -> None:
 
 def require_folder(path: Path, what: str, *, mode: int = 0o755) -> None:
     """Make a folder where there is none, and raise ConfigError where it is not ours alone or cannot be made."""
-    # First: in a folder of somebody else's, not even a folder is made.
+    # First: nothing is made in a folder that others may write to.
     require_ours(path, what)
     try:
         for missing in reversed([one for one in (path, *path.parents) if not one.exists()]):
@@ -66,7 +66,7 @@ def require_folder(path: Path, what: str, *, mode: int = 0o755) -> None:
             # Whatever the umask is.
             missing.chmod(mode if missing == path else 0o755)
     except OSError as error:
-        # A disk that is full is so for a time.
+        # A full disk may have room later.
         kind = OverlaydError if error.errno in (errno.ENOSPC, errno.EDQUOT) else ConfigError
         raise kind(f"{what} {path} cannot be written: {error.strerror}") from error
     require_ours(path, what)

@@ -1,4 +1,4 @@
-"""Something done again and again in a thread of its own: etcd may take seconds to say that it is not there."""
+"""Calls a function again and again, in a thread of its own, as a call to etcd may take seconds."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ from overlayd.errors import StoreError
 from overlayd.lib.log import logger
 
 log = logger("periodic")
+
+
+def jittered(delay_s: float) -> float:
+    """A random delay between half of `delay_s` and all of it, so that a fleet does not come back all at once."""
+    return delay_s * random.uniform(0.5, 1)
 
 
 class Periodic:
@@ -41,5 +46,4 @@ class Periodic:
                 self._call()
             except StoreError as error:
                 log.debug("trying again", what=self._name, problem=error.message)
-                # Between half and the whole of it, so that a fleet does not come back all at once.
-                wait_s = self._retry_s * random.uniform(0.5, 1)
+                wait_s = jittered(self._retry_s)

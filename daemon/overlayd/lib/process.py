@@ -43,7 +43,7 @@ def run(
     except FileNotFoundError:
         raise CommandFailed(f"{argv[0]}: command not found", hint=f"install the package that has {argv[0]}") from None
     except (OSError, ValueError) as error:
-        # A zero byte, or half a character, in what others wrote: no program can be told that.
+        # ValueError for a zero byte, or half a character, which no program can be given as an argument.
         raise CommandFailed(f"{shlex.join(argv)}\n  could not be started: {error}") from error
     except subprocess.TimeoutExpired:
         raise CommandFailed(f"{shlex.join(argv)}\n  was killed: no end after {timeout_s:g} s") from None
@@ -79,9 +79,9 @@ def _finish(
 def child_environment() -> dict[str, str]:
     """The environment for a child: what it needs, messages in English, and libraries from where the user has them.
 
-    A list of what is handed on, as what is not may be a secret (etcd's password), systemd's ear (NOTIFY_SOCKET), or
-    have a child load somebody's code (LD_PRELOAD). PyInstaller's bootloader points LD_LIBRARY_PATH at our libraries,
-    which other programs must not load, and keeps the user's value in LD_LIBRARY_PATH_ORIG.
+    Only variables of a list are handed on: others may be a secret (etcd's password), let a child speak to systemd for
+    us (NOTIFY_SOCKET), or make it load other code (LD_PRELOAD). PyInstaller's bootloader points LD_LIBRARY_PATH
+    at our libraries, which other programs must not load, and keeps the user's value in LD_LIBRARY_PATH_ORIG.
     """
     environment = {name: os.environ[name] for name in _HANDED_ON if name in os.environ}
     environment["LC_ALL"] = "C"

@@ -1,4 +1,4 @@
-"""What others wrote, as a message may show it: in one line, short, and nothing that a terminal obeys. Pure."""
+"""Makes text of others fit for a message: one line, short, without control characters. Pure."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class _Repr(reprlib.Repr):
 _repr = _Repr()
 
 
-def quoted(value: object) -> str:
+def sanitized(value: object) -> str:
     """A value as Python writes it, shortened in its middle where it is long."""
     return _shortened(_repr.repr(value), 2 * _LONGEST)
 
 
 def plain(text: str) -> str:
     """A text as it is if it is harmless, else quoted."""
-    return text if text.isprintable() and len(text) <= _LONGEST else quoted(text)
+    return text if text.isprintable() and len(text) <= _LONGEST else sanitized(text)
 
 
 def _shortened(text: str, most: int) -> str:

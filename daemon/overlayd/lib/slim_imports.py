@@ -1,7 +1,7 @@
-"""Little memory: libraries without those parts that they import for others, and a C library that keeps none in store.
+"""Keeps memory small: libraries are imported without the parts that overlayd does not use, and free memory is returned.
 
-What is not run takes no memory and no time at the start. `importing` is the one place where a library is told so. What
-it leaves out is left out of the frozen program as well (rpm/freeze/left_out.py); tests/unit/lib/test_slim_imports.py
+Code that is not run takes no memory and no time at the start. All such imports go through `importing`. What it leaves
+out is left out of the frozen program as well (rpm/freeze/left_out.py); tests/unit/lib/test_slim_imports.py
 names what a daemon may hold and holds both lists to it.
 """
 
@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import ModuleType
 
-# For whoever may be the first to import asyncio, which takes Python's TLS where there is one. gRPC has its own, and
+# For a module that may be the first to import asyncio, which loads Python's TLS if it can. gRPC has its own, and
 # netlink none: libssl and libcrypto, 5 MB resident, are for store/trust.py and the doctor.
 NO_TLS_IN_ASYNCIO: Mapping[str, ModuleType | None] = {"ssl": None}
 
@@ -28,7 +28,7 @@ def importing(*, bare: Sequence[str] = (), without: Mapping[str, ModuleType | No
 
     Packages in `bare` are there without having run their own `__init__`; their modules are imported as ever. Instead of
     modules in `without`, the libraries get what stands here; None makes an import fail. Modules that were there before
-    stay what they were, and whoever imports one of these later gets the real one. Not for two threads at once.
+    stay what they were, and a later import of one of these gets the real one. Not for two threads at once.
     """
     for name in bare:
         if name not in sys.modules:
@@ -60,7 +60,7 @@ def share_one_heap() -> None:
 
 
 def give_back() -> None:
-    """Return to the kernel what the C library keeps of memory that is free again, most of it from the start."""
+    """Return to the kernel the free memory that the C library keeps, most of it from the start-up."""
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -1,1 +1,1 @@
-"""What the daemon tells of itself: /healthz, /readyz, /metrics, and the values behind them and behind its status."""
+"""How the daemon is monitored: its status file, /healthz, /readyz and /metrics, and the values behind them."""

@@ -1,9 +1,9 @@
-"""What is served, as values: the path says which page, the daemon's state says what stands on it. Pure."""
+"""The responses of /healthz, /readyz and /metrics, made from values. Pure."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from overlayd.lib.counters import families
@@ -14,7 +14,7 @@ from overlayd.monitoring.state import Status
 
 
 @dataclass(frozen=True, kw_only=True)
-class Page:
+class Response:
     """An answer: HTTP status code, content type, text."""
 
     code: int
@@ -22,24 +22,29 @@ class Page:
     text: str
 
 
-def healthz(rounds: Mapping[str, str | None]) -> Page:
+Endpoints = Mapping[str, Callable[[], Response]]
+"""What answers each path."""
+
+
+def healthz(rounds: Mapping[str, str | None]) -> Response:
     """200 while every loop of the daemon is on time. etcd away, a refused route: no reason to restart a daemon."""
     return _verdict("healthy", rounds)
 
 
-def readyz(status: Status, late: Sequence[str]) -> Page:
-    """200 only when etcd is seen, the lease is held, the data path is whole, every peer programmed, docker in line."""
+def readyz(status: Status, late: Sequence[str]) -> Response:
+    """200 only while no check has a problem: of etcd, lease, data path, peers and docker (readiness.py)."""
     return _verdict("ready", {check.name: check.problem for check in checks(status, late=late)})
 
 
-def metrics_page(status: Status, late: Sequence[str], process: Process) -> Page:
-    """Everything that there is to count or measure."""
+def metrics(status: Status, late: Sequence[str], process: Process) -> Response:
+    """All metrics, in Prometheus' text format."""
     found = [*status_families(status, late=late), *process_families(status, process), *families()]
-    return Page(code=200, content_type=CONTENT_TYPE, text=exposition(found))
+    return Response(code=200, content_type=CONTENT_TYPE, text=exposition(found))
 
 
-def _verdict(word: str, problems: Mapping[str, str | None]) -> Page:
+def _verdict(name: str, problems: Mapping[str, str | None]) -> Response:
+    """200 or 503 with the checks as JSON; `name` is what they are about together."""
     well = not any(problems.values())
-    document = {word: well, "checks": {name: problem or "ok" for name, problem in problems.items()}}
+    document = {name: well, "checks": {name: problem or "ok" for name, problem in problems.items()}}
     text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
-    return Page(code=200 if well else 503, content_type="application/json; charset=utf-8", text=text)
+    return Response(code=200 if well else 503, content_type="application/json; charset=utf-8", text=text)

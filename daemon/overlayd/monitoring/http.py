@@ -1,11 +1,11 @@
-"""The pages of one daemon, and the server for them where one is wanted."""
+"""The endpoints of one daemon, and the port that they are served on, where healthz-port is set."""
 
 from __future__ import annotations
 
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from overlayd.lib.log import logger
 from overlayd.monitoring import endpoints
+from overlayd.monitoring.endpoints import Endpoints
 from overlayd.monitoring.liveness import Liveness
 from overlayd.monitoring.metrics import Process
 from overlayd.monitoring.status_file import StatusFile
@@ -20,41 +21,42 @@ from overlayd.monitoring.status_file import StatusFile
 if TYPE_CHECKING:
     from overlayd.monitoring.http_server import Server
 
-log = logger("watching")
+log = logger("monitoring")
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
-class Watch:
-    """The port that the daemon is watched at. One that somebody has is tried again: no user of this host, by taking it,
-    keeps the daemon from its work.
+class MonitoringPort:
+    """The TCP port of /healthz, /readyz and /metrics. While another program has it, it is tried again.
+
+    So no user of this host can keep the daemon from its work by taking the port.
     """
 
     def __init__(self, address: str, port: int) -> None:
-        """Take the port, 0 for none; who connects waits until `start`. Raises ConfigError where only a person helps."""
-        self._where = (address, port)
+        """Take the port, 0 for none; clients wait until `start`. Raises ConfigError where only a person can help."""
+        self._address = (address, port)
         self._server: Server | None = None
-        self._pages: dict[str, Callable[[], endpoints.Page]] | None = None
+        self._endpoints: Endpoints | None = None
         self.problem: str | None = None
-        self.look()
+        self.retry()
 
     @property
     def where(self) -> str | None:
         """Address and port as they stand in a URL; None while there is no server."""
         return self._server.where if self._server else None
 
-    def start(self, served: dict[str, Callable[[], endpoints.Page]]) -> None:
-        """Begin to serve, now or when the port is had."""
-        self._pages = served
+    def start(self, endpoints: Endpoints) -> None:
+        """Begin to serve, now or as soon as the port is free."""
+        self._endpoints = endpoints
         if self._server is not None:
-            self._server.start(served)
+            self._server.start(endpoints)
 
-    def look(self) -> str | None:
-        """Try to take a port that is not had yet; what is wrong, if anything."""
-        address, port = self._where
+    def retry(self) -> str | None:
+        """Take the port where another program had it; returns the problem while it still has."""
+        address, port = self._address
         if not port or self._server is not None:
             return None
-        # Only where it is wanted: http.server and what it imports cost a megabyte.
+        # Only where the port is set: http.server and what it imports cost a megabyte.
         module = import_module("overlayd.monitoring.http_server")
         try:
             self._server = module.Server(address, port)
@@ -63,35 +65,35 @@ class Watch:
             if self.problem is None:
                 log.warning("going on without, and trying again", problem=error.message, hint=error.hint)
             self.problem = error.message
-        if self._pages is not None and self._server is not None:
-            self._server.start(self._pages)
+        if self._endpoints is not None and self._server is not None:
+            self._server.start(self._endpoints)
         return self.problem
 
     def stop(self) -> None:
-        """Let go of the port and of every client."""
+        """Close the port and every client's connection."""
         if self._server is not None:
             self._server.stop()
 
 
 @contextmanager
-def listening(address: str, port: int) -> Iterator[Watch]:
-    """A watch that has taken its port, if that can be had, but does not answer yet; stopped at the end.
+def monitoring_port(address: str, port: int) -> Iterator[MonitoringPort]:
+    """The port, taken where it is free, which does not answer yet; closed at the end of the block.
 
-    Raises ConfigError where the address is none of this host, or the port is not for us.
+    Raises ConfigError where this host does not have the address, or may not take the port.
     """
-    watch = Watch(address, port)
+    taken = MonitoringPort(address, port)
     try:
-        yield watch
+        yield taken
     finally:
-        watch.stop()
+        taken.stop()
 
 
-def daemon_pages(status_file: StatusFile, liveness: Liveness) -> dict[str, Callable[[], endpoints.Page]]:
-    """The pages by path. Each is made when it is asked for, from values, and never waits for anything."""
+def daemon_endpoints(status_file: StatusFile, liveness: Liveness) -> Endpoints:
+    """What answers each path. A response is made for each request, from values, and never waits for anything."""
     return {
         "/healthz": lambda: endpoints.healthz(liveness.rounds()),
         "/readyz": lambda: endpoints.readyz(status_file.status, liveness.late()),
-        "/metrics": lambda: endpoints.metrics_page(status_file.status, liveness.late(), read_process()),
+        "/metrics": lambda: endpoints.metrics(status_file.status, liveness.late(), read_process()),
     }
 
 

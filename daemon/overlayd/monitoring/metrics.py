@@ -1,4 +1,4 @@
-"""The metrics that follow from the status and the process; what is counted comes from lib/counters.py. Pure."""
+"""The metrics that follow from the status and the process; counters are in lib/counters.py. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from overlayd.monitoring.state import REACH_STATES, Status
 
 @dataclass(frozen=True, kw_only=True)
 class Process:
-    """What the kernel says of this process."""
+    """This process as the kernel measures it."""
 
     cpu_s: float
     resident_bytes: int
@@ -22,7 +22,7 @@ class Process:
 
 
 def status_families(status: Status, *, late: Sequence[str] = ()) -> Iterator[Family]:
-    """What the status says, as metrics."""
+    """The status as metrics."""
     yield _gauge("overlayd_ready", "1 where /readyz answers 200.", is_ready(status, late=late))
     yield Family(
         name="overlayd_check_ok",
@@ -94,7 +94,7 @@ def status_families(status: Status, *, late: Sequence[str] = ()) -> Iterator[Fam
 
 
 def process_families(status: Status, process: Process) -> Iterator[Family]:
-    """What every program is asked for; names as Prometheus' own client libraries have them."""
+    """Metrics that every program has, under the names of Prometheus' own client libraries."""
     yield family(
         "gauge",
         "overlayd_build_info",

@@ -1,4 +1,4 @@
-"""Whether containers here reach their peers, as far as this host can tell: a status as checks by name. Pure."""
+"""Whether this host is ready, that is, whether its containers reach their peers: named checks of a status. Pure."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from overlayd.monitoring.state import Status
 
-# A body is read by people: so many are named, the rest is a number.
+# People read this: so many peers are named, the rest are counted.
 NAMED_AT_MOST = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One question. `problem` is None where the answer is well."""
+    """One check. `problem` is None where it passes."""
 
     name: str
     problem: str | None
@@ -22,10 +22,10 @@ class Check:
 def checks(status: Status, *, late: Sequence[str] = ()) -> tuple[Check, ...]:
     """Every check, always in the same order and under the same names; the host is ready when none has a problem.
 
-    `late` says which of the daemon's loops are stuck, in words. A docker0 that is not there is no problem: docker may
-    come later; a docker.service that failed, or is enabled and was stopped, is one. Nor are entries in etcd that are
-    no leases: they are nobody's peers. Some peers that are not reached are no reason not to be ready, as long as most
-    are: one broken host would take a whole fleet out of service.
+    `late` has a sentence for each loop of the daemon that is stuck. A docker0 that is not there is no problem, as
+    docker may come later; a docker.service that failed, or is enabled and was stopped, is one. Entries in etcd that are
+    no leases are no problem: they are no peers. Nor are some peers that are not reached, as long as most are: one
+    broken host would take a whole fleet out of service.
     """
     found = {
         "daemon": _daemon(status, late),
@@ -41,7 +41,7 @@ def checks(status: Status, *, late: Sequence[str] = ()) -> tuple[Check, ...]:
 
 
 def is_ready(status: Status, *, late: Sequence[str] = ()) -> bool:
-    """Whether every check is well."""
+    """Whether every check passes."""
     return not any(check.problem for check in checks(status, late=late))
 
 
@@ -63,7 +63,7 @@ def _peers(status: Status) -> str | None:
     bad = [peer for peer in status.peers if peer.problem]
     if not bad and not status.peers_untold:
         return None
-    count, whole = len(bad) + status.peers_untold, len(status.peers) + status.peers_untold
+    count, total = len(bad) + status.peers_untold, len(status.peers) + status.peers_untold
     named = [f"{peer.subnets} at {peer.addresses}: {peer.problem}" for peer in bad[:NAMED_AT_MOST]]
     more = [f"and {count - len(named)} more"] if count > len(named) else []
-    return f"{count} of {whole} not programmed: {'; '.join([*named, *more])}"
+    return f"{count} of {total} not programmed: {'; '.join([*named, *more])}"

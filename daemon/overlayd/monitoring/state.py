@@ -1,4 +1,4 @@
-"""The daemon's state as a value, from which the status file, the checks and the metrics are made. Pure."""
+"""The daemon's state as a value: the status file, the checks and the metrics are made from it. Pure."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Peer:
-    """One other host: what it holds and where it is, in IPv4 and IPv6.
+    """One other host: the subnets that it holds and its addresses, in IPv4 and IPv6.
 
     `backend` is what its lease says; `path` says in a word how packets reach it from here, None where they do not.
-    `problem` is None where they do as far as this kernel goes.
+    `problem` is None where this host's kernel is programmed for it.
     """
 
     subnet: str | None
@@ -23,18 +23,18 @@ class Peer:
 
     @property
     def subnets(self) -> str:
-        """What it holds, of both families."""
+        """The subnets that it holds, of both families."""
         return joined(self.subnet, self.subnet6)
 
     @property
     def addresses(self) -> str:
-        """Where it is, in both families."""
+        """Its addresses, of both families."""
         return joined(self.public_ip, self.public_ip6)
 
 
-# What is known of the way to a peer's containers: one of them answered; the peer's bridge says that nobody is there;
-# its host answers, and of containers nothing is known; nobody does though somebody should; its host does not even by
-# the underlay, and does not live as far as etcd says.
+# What is known of the way to a peer's containers: one of them answered; the peer's bridge reports that no container is
+# there; its host answers, and no container is known; no container answers, though one should; its host does not answer
+# by the underlay either, and etcd has no sign of life of it; no echo was sent yet.
 REACHED, NO_CONTAINER, HOST_ONLY, FAILING, HOST_SILENT, NOT_ASKED = REACH_STATES = (
     "reached",
     "no container",
@@ -50,7 +50,7 @@ class Reach:
     """What a status shows of one peer and family. Times are seconds since the epoch; `rtt_ms` is the last echo's.
 
     `container` is one of the peer's, where one is known. `reached_at_s`: when one last answered. `failing_since_s`,
-    `lost`: since when none does, and how many echoes went unanswered. `last_hop` is who answered farthest on the way.
+    `lost`: since when none does, and how many echoes went unanswered. `last_hop` is the farthest router that answered.
     """
 
     subnet: str
@@ -67,7 +67,7 @@ class Reach:
 
 
 def joined(*texts: str | None) -> str:
-    """Those that are there, with commas between."""
+    """The texts that are not None or empty, with commas between."""
     return ", ".join(text for text in texts if text)
 
 
@@ -78,7 +78,7 @@ class Status:
     `starting`, `waiting` (for etcd, the network config or a free subnet), `ready`, `stopped`. While it is ready,
     `problem` is what is wrong with a network config that went bad under way. `lease_problem` is None while the lease
     is held; `problems` are of this host's own part of the data path; `warnings` say what is open to others though
-    packets go, and do not count for readiness. No field holds a secret: everybody may read them.
+    packets go, and do not count for readiness. No field holds a secret: every user may read them.
     """
 
     state: str
@@ -87,12 +87,12 @@ class Status:
     started_at_s: float | None = None
     """Seconds since the epoch."""
     pid_begun: int | None = None
-    """When that process began, in clock ticks since boot: a number may have become another process's."""
+    """When that process began, in clock ticks since boot: its number may be another process's by now."""
     watched_at: str | None = None
     """Where /readyz is served, as ADDRESS:PORT."""
     problem: str | None = None
     network_number: int = 0
-    """Which of the networks of this host it is."""
+    """Which of this host's networks it is."""
     network: str | None = None
     subnet: str | None = None
     subnet6: str | None = None
@@ -112,25 +112,25 @@ class Status:
     docker_problems: tuple[str, ...] = ()
     peers: tuple[Peer, ...] = ()
     peers_untold: int = 0
-    """How many more hold a lease that is not served: of very many bad ones, the first are told."""
+    """How many more peers are not served, which are too many to be listed in `peers`."""
     skipped: tuple[tuple[str, str], ...] = ()
     problems: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     probed_from: str | None = None
-    """From where containers of peers are asked; None where nobody asks."""
+    """From where echoes go to peers' containers; None where none are sent."""
     unreached: tuple[str, ...] = ()
-    """Which peers' containers do not answer, in sentences: of very many, the first."""
+    """A sentence for each peer whose containers do not answer: of very many, the first."""
     unreached_most: bool = False
-    """Whether these are at least half of all that can be judged: then this host is not ready."""
+    """Whether these are at least half of all peers that can be judged: then this host is not ready."""
     reach: tuple[Reach, ...] = ()
-    """Each peer by family; not in status.json, which would be written again for each echo."""
+    """Each peer and family; in a file of its own, as status.json would be written again for each echo."""
 
     @property
     def subnets(self) -> str:
-        """What this host holds, of both families; empty where it holds nothing."""
+        """The subnets that this host holds, of both families; empty where it holds none."""
         return joined(self.subnet, self.subnet6)
 
     @property
     def addresses(self) -> str:
-        """Where this host is for its peers, in both families."""
+        """The addresses that peers know this host by, of both families."""
         return joined(self.public_ip, self.public_ip6)

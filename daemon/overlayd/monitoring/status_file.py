@@ -1,4 +1,4 @@
-"""What the daemon says of itself: one document in the run directory, replaced whole on every change."""
+"""The daemon's status as a JSON file in the run directory, replaced on every change."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _PROC = Path("/proc")
 
 
 class StatusFile:
-    """Where the daemon pins up its status. An unchanged status is not written again."""
+    """The daemon's status, and the file with it. An unchanged status is not written again."""
 
     def __init__(self, run_dir: Path, status: Status) -> None:
         self._path = run_dir / FILE
         self.status = status
 
     def update(self, **changes: Any) -> None:
-        """Change some fields and write the whole. A full disk is no reason to stop carrying packets: never raises."""
+        """Change some fields, and write the file. A full disk is no reason to stop carrying packets: never raises."""
         self.status = dataclasses.replace(self.status, **changes)
         try:
             document = dataclasses.asdict(dataclasses.replace(self.status, reach=()))
@@ -52,13 +52,13 @@ def read(run_dir: Path) -> Status:
     path = run_dir / FILE
     try:
         found = read_json(path)
-        # A daemon of another version may still run, or have been the last: what it says beside this is left out.
+        # It may be of a daemon of another version: fields that this version does not know are left out.
         known = _known(Status, found)
         known["peers"] = tuple(Peer(**_known(Peer, peer)) for peer in found["peers"])
         known["skipped"] = tuple((key, problem) for key, problem in found["skipped"])
         for name in ("etcd_endpoints", "docker_problems", "problems"):
             known[name] = tuple(found[name])
-        # Not written by a daemon of 0.1.
+        # A daemon of version 0.1 did not write these.
         known["warnings"] = tuple(found.get("warnings", ()))
         known["unreached"] = tuple(found.get("unreached", ()))
         known["reach"] = _read_reach(run_dir / REACH_FILE)
@@ -72,7 +72,7 @@ def read(run_dir: Path) -> Status:
 
 
 def _read_reach(path: Path) -> tuple[Reach, ...]:
-    """What was last written of the way to each peer; nothing where it is not there, or another version's."""
+    """What was last known of the way to each peer; nothing where the file is not there, or of another version."""
     try:
         return tuple(Reach(**_known(Reach, one)) for one in read_json(path))
     except (OSError, ValueError, TypeError, KeyError):
@@ -80,7 +80,7 @@ def _read_reach(path: Path) -> tuple[Reach, ...]:
 
 
 def runs(run_dir: Path) -> bool:
-    """Whether the daemon of this run directory runs, as far as its status tells. Everybody may ask."""
+    """Whether the daemon of this run directory runs, judged by its status file. Every user may call this."""
     try:
         return alive(read(run_dir))
     except OverlaydError:
@@ -88,18 +88,18 @@ def runs(run_dir: Path) -> bool:
 
 
 def alive(status: Status) -> bool:
-    """Whether the process that wrote a status still is: that number, begun at that time."""
+    """Whether the process that wrote a status still runs: one of that number, begun at that time."""
     try:
         if status.pid <= 0:
             return False
         os.kill(status.pid, 0)
     except PermissionError:
-        # It is there, and another user's.
+        # The process is there, and another user's.
         pass
     except (ProcessLookupError, OverflowError, TypeError):
         return False
     state, begun = _process(status.pid)
-    # Not to be seen where /proc shows people their own processes only; a daemon of 0.1 did not write when it began.
+    # `begun` is None where /proc shows users their own processes only; a daemon of 0.1 did not write when it began.
     return state not in ("Z", "X") and (begun is None or status.pid_begun is None or begun == status.pid_begun)
 
 
@@ -110,7 +110,7 @@ def begun_at() -> int | None:
 
 def _process(pid: int) -> tuple[str, int | None]:
     try:
-        # proc_pid_stat(5). The name, which may hold anything, ends at the last parenthesis.
+        # proc_pid_stat(5). The name, which may have any characters, ends at the last parenthesis.
         words = (_PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()
         return words[0], int(words[19])
     except (OSError, IndexError, ValueError):

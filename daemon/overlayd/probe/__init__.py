@@ -1,1 +1,1 @@
-"""Packets sent to find out whether peers answer, how fast, and how large a packet may be: `overlayd ping`."""
+"""ICMP echoes that measure whether peers answer, how fast, and which packet size gets through."""

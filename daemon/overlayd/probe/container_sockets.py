@@ -1,7 +1,7 @@
-"""Containers of this host to send from, by sockets that are open inside them.
+"""Containers of this host to send from, and ICMP sockets in them.
 
-Who may enter network namespaces (root by hand) does it itself. The daemon's unit may not: it asks a service that does
-nothing else (socket_server.py), and gets the sockets.
+A process that may enter network namespaces (root, by hand) opens the sockets itself. The daemon's unit may not: it gets
+them from a service that does nothing else (socket_server.py).
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from overlayd.errors import OverlaydError
 from overlayd.kernel import survey
 from overlayd.lib.addresses import IPAddress, IPNetwork, ip_address
 from overlayd.probe.containers import BRIDGE, bridge_of, first_on_bridge
-from overlayd.probe.peers import Inside
+from overlayd.probe.peers import SourceContainer
 from overlayd.probe.sockets import Socket
 
-# One to send from, and one to see whether it is that one's fault.
+# One to send from, and a second one that shows whether a failure is the first one's fault.
 AT_MOST = 2
 SOCKET = Path("/run/overlayd/containers.sock")
 TIMEOUT_S = 5.0
-# Whether docker0 has other ports than before is looked at so often at most.
+# How often docker0's ports are read at most.
 LOOK_S = 3.0
-# A port is there before its container has an address, and the service may not have answered: where fewer containers
-# were found than there could be, it is looked again after so long, and after twice that each time.
+# A port exists before its container has an address, and the service may not have answered. Where fewer containers than
+# ports were found, they are looked for again after AGAIN_S, and each time after twice as long.
 AGAIN_S, AGAIN_AT_MOST_S = 3.0, 60.0
 REPLY_BYTES = 4096
 # An IPv4 and an IPv6 socket of each.
@@ -36,8 +36,8 @@ DESCRIPTORS = 2 * AT_MOST
 
 
 @dataclass(frozen=True)
-class LentContainer:
-    """A container that another process has entered for us; `number` is its namespace's. Each socket is had once."""
+class SocketsInContainer:
+    """Sockets that the service opened in a container. `number` is that of its network namespace."""
 
     number: int
     addresses: tuple[IPAddress, ...]
@@ -48,36 +48,36 @@ class LentContainer:
         return next((address for address in self.addresses if address.version == version), None)
 
     def socket(self, version: int) -> Socket:
-        """The socket inside it; whoever takes it closes it. Raises OSError where it was taken already."""
+        """Take the socket, once; the caller closes it. Raises OSError where it was taken already."""
         try:
             return self.sockets.pop(version)
         except KeyError:
-            raise OSError(f"no IPv{version} socket was lent for {self.addresses[0]}") from None
+            raise OSError(f"no IPv{version} socket was opened for {self.addresses[0]}") from None
 
     def close(self) -> None:
-        """Close what nobody took."""
+        """Close the sockets that nobody took."""
         for one in self.sockets.values():
             one.close()
 
 
-class Lender:
-    """Knows the containers to send from, and looks anew when docker0's ports have changed. In one thread."""
+class ContainerSockets:
+    """Finds the containers to send from, again whenever docker0's ports have changed. For one thread."""
 
     def __init__(self, *, path: Path = SOCKET) -> None:
-        """`path` is where the service listens; where nothing is there, containers are entered by this process."""
+        """`path` is the service's socket. Where it does not exist, this process enters containers itself."""
         self._path = path
         self._ports: frozenset[int] | None = None
-        self._found: tuple[Inside, ...] = ()
+        self._found: tuple[SourceContainer, ...] = ()
         self._avoided: set[tuple[IPAddress, ...]] = set()
         self._looked_at = 0.0
         self._again_at, self._again_s = math.inf, AGAIN_S
         self.problem: str | None = None
         self.bridge = BRIDGE
 
-    def containers(self, subnets: Sequence[IPNetwork]) -> tuple[Inside, ...]:
-        """On the bridge that has these subnets, which are ours: up to AT_MOST containers.
+    def containers(self, subnets: Sequence[IPNetwork]) -> tuple[SourceContainer, ...]:
+        """Up to AT_MOST containers on the bridge that has these subnets, which are this host's.
 
-        None, and `problem` says why, where none may be entered. Never raises.
+        Empty, and `problem` says why, where no container can be entered. Never raises.
         """
         now = time.monotonic()
         if self._ports is not None and now - self._looked_at < LOOK_S:
@@ -87,7 +87,7 @@ class Lender:
             bridge = bridge_of(subnets)
             ports = _ports(bridge)
         except (OSError, OverlaydError) as error:
-            self.problem = f"the bridge of this host's containers cannot be read: {words_of(error)}"
+            self.problem = f"the bridge of this host's containers cannot be read: {error_text(error)}"
             return self._sorted()
         if ports != self._ports:
             self._again_s = AGAIN_S
@@ -102,59 +102,61 @@ class Lender:
                 self._again_s = min(2 * self._again_s, AGAIN_AT_MOST_S)
         return self._sorted()
 
-    def _sorted(self) -> tuple[Inside, ...]:
+    def _sorted(self) -> tuple[SourceContainer, ...]:
         return tuple(sorted(self._found, key=lambda one: one.addresses in self._avoided))
 
-    def avoid(self, container: Inside) -> None:
-        """Send from another one, as long as there is one: this one's own packets get nowhere."""
+    def avoid(self, container: SourceContainer) -> None:
+        """Prefer any other container from now on, because this one's own packets get lost."""
         self._avoided.add(container.addresses)
 
     def close(self) -> None:
-        """Close what was lent and not taken. The next question looks anew."""
+        """Close the sockets that nobody took. The next call of `containers` looks again."""
         for one in self._found:
-            if isinstance(one, LentContainer):
+            if isinstance(one, SocketsInContainer):
                 one.close()
         self._found, self._ports = (), None
 
-    def _look(self) -> tuple[Inside, ...]:
+    def _look(self) -> tuple[SourceContainer, ...]:
         try:
             if self._path.exists():
-                return borrow(self._path, self.bridge)
+                return request_sockets(self._path, self.bridge)
             return tuple(first_on_bridge(AT_MOST, bridge=self.bridge))
         except (OSError, OverlaydError) as error:
-            self.problem = f"containers cannot be entered: {words_of(error)}"
+            self.problem = f"containers cannot be entered: {error_text(error)}"
             return ()
 
 
-def borrow(path: Path, bridge: str = BRIDGE) -> tuple[LentContainer, ...]:
-    """Ask the service at a path for containers on a bridge. Raises OSError, also for an answer that is none."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as asked:
-        asked.settimeout(TIMEOUT_S)
-        asked.connect(str(path))
-        asked.send(f"containers {bridge}".encode())
-        reply, descriptors, _flags, _address = socket.recv_fds(asked, REPLY_BYTES, DESCRIPTORS)
-    lent = [socket.socket(fileno=descriptor) for descriptor in descriptors]
+def request_sockets(path: Path, bridge: str = BRIDGE) -> tuple[SocketsInContainer, ...]:
+    """Get sockets in a bridge's containers from the service at `path`. Raises OSError, also for a malformed reply."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
+        client.settimeout(TIMEOUT_S)
+        client.connect(str(path))
+        client.send(f"containers {bridge}".encode())
+        reply, descriptors, _flags, _address = socket.recv_fds(client, REPLY_BYTES, DESCRIPTORS)
+    opened = [socket.socket(fileno=descriptor) for descriptor in descriptors]
     try:
-        return _parse(reply, lent)
+        return _parse(reply, opened)
     except (ValueError, TypeError, KeyError, IndexError, StopIteration) as error:
-        for one in lent:
+        for one in opened:
             one.close()
-        raise OSError(f"{path} answers what is no answer: {error}") from error
+        raise OSError(f"{path} sent a malformed reply: {error}") from error
 
 
-def _parse(reply: bytes, lent: list[Socket]) -> tuple[LentContainer, ...]:
+def _parse(reply: bytes, opened: list[Socket]) -> tuple[SocketsInContainer, ...]:
     document = json.loads(reply)
     if "problem" in document:
         raise OSError(str(document["problem"]))
-    found, rest = [], iter(lent)
+    found, rest = [], iter(opened)
     for one in document["containers"]:
         addresses = tuple(ip_address(text) for text in one["addresses"])
-        found.append(LentContainer(int(one["number"]), addresses, {version: next(rest) for version in one["versions"]}))
+        found.append(
+            SocketsInContainer(int(one["number"]), addresses, {version: next(rest) for version in one["versions"]})
+        )
     return tuple(found)
 
 
-def words_of(error: Exception) -> str:
-    """An error's own words, without a number or a file."""
+def error_text(error: Exception) -> str:
+    """The text of an error, without its number and file."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 

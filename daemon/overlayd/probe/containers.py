@@ -1,8 +1,8 @@
 """The containers on docker0, and ICMP sockets inside them.
 
-A thread of root may enter a container's network namespace and open a socket there. What is sent by it has the
-container's address and meets every rule that the container's own packets meet. Nothing in the container changes, and no
-program of its is used.
+A thread of root may enter a container's network namespace and open a socket there. Packets of that socket have the
+container's address and meet the same firewall rules as the container's own. Nothing in the container changes, and none
+of its programs is used.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from overlayd.errors import KernelRefused, OverlaydError
 from overlayd.kernel import interfaces, survey
-from overlayd.kernel.namespaces import in_that_at, others
+from overlayd.kernel.namespaces import in_namespace, others
 from overlayd.lib import marks
 from overlayd.lib.addresses import IPAddress, IPNetwork, contains
 from overlayd.probe.sockets import icmp_socket
@@ -24,21 +24,21 @@ BRIDGE = "docker0"
 
 
 def bridge_of(subnets: Collection[IPNetwork]) -> str:
-    """The bridge of this host's containers: docker0, or of another network than 0 the one that has the subnet."""
+    """The bridge of this network's containers: docker0 for network 0, else the bridge with the subnet's address."""
     ours = marks.ours()
     if not ours.number:
         return BRIDGE
     with contextlib.suppress(OverlaydError):
-        found = [name for name in interfaces.holding(subnets) if not ours.names(name)]
+        found = [name for name in interfaces.with_address_in(subnets) if not ours.names(name)]
         return found[0] if found else ours.bridge
     return ours.bridge
 
 
 @dataclass(frozen=True, kw_only=True)
 class Container:
-    """One container on docker0: its network namespace, by file and number, and its addresses in docker0's subnets.
+    """One container on docker0: its network namespace (file and number), and its addresses in docker0's subnets.
 
-    A container that is started again has another number, with the same addresses perhaps.
+    A restarted container has another number, and perhaps the same addresses.
     """
 
     namespace: Path
@@ -50,12 +50,12 @@ class Container:
         return next((address for address in self.addresses if address.version == version), None)
 
     def socket(self, version: int) -> socket.socket:
-        """A raw ICMP socket inside it. Raises OSError: it has just ended, or this process may not enter it."""
-        return in_that_at(self.namespace, lambda: icmp_socket(version))
+        """Open a raw ICMP socket in it. Raises OSError where it has just ended, or this process may not enter it."""
+        return in_namespace(self.namespace, lambda: icmp_socket(version))
 
 
 def on_bridge(at_most: int, *, bridge: str = BRIDGE) -> Iterator[Container]:
-    """The containers on a bridge, in no order. Raises PermissionError where this process may not enter any."""
+    """The containers on a bridge, in any order. Raises PermissionError where this process may enter none of them."""
     ports = {link.index for link in survey.links() if link.master == bridge}
     subnets = [
         one.network
@@ -71,11 +71,11 @@ def on_bridge(at_most: int, *, bridge: str = BRIDGE) -> Iterator[Container]:
         if count >= at_most:
             return
         try:
-            addresses = in_that_at(path, lambda: _addresses(ports, subnets))
+            addresses = in_namespace(path, lambda: _addresses(ports, subnets))
         except PermissionError as error:
             refused = error
         except (OSError, KernelRefused):
-            # It ended in this moment.
+            # The container has just ended.
             continue
         else:
             if addresses:
@@ -86,13 +86,13 @@ def on_bridge(at_most: int, *, bridge: str = BRIDGE) -> Iterator[Container]:
 
 
 def first_on_bridge(at_most: int, *, bridge: str = BRIDGE, looked_at: int = 256) -> list[Container]:
-    """The containers with the lowest addresses: the same ones as long as they live."""
+    """The containers with the lowest addresses, so that the choice stays the same while they run."""
     found = sorted(on_bridge(looked_at, bridge=bridge), key=lambda one: min((a.version, int(a)) for a in one.addresses))
     return found[:at_most]
 
 
 def _addresses(ports: set[int], subnets: Sequence[IPNetwork]) -> tuple[IPAddress, ...]:
-    """This namespace's addresses in those subnets, where one of its interfaces is the end of one of those ports."""
+    """The addresses in those subnets of this namespace's interfaces whose veth peer is one of those ports."""
     ends = {link.name for link in survey.links() if link.peer in ports and link.up}
     return tuple(
         address.ip
@@ -104,7 +104,7 @@ def _addresses(ports: set[int], subnets: Sequence[IPNetwork]) -> tuple[IPAddress
 
 
 def name_of(container: Container) -> str:
-    """A word for a container by which people find it: a process in it, else the file of its namespace."""
+    """A name by which people find the container: one of its processes, else the file of its namespace."""
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             if (path / "ns/net").stat().st_ino == container.number:

@@ -18,8 +18,8 @@ _UNREACHABLE = {4: 3, 6: 1}
 _TIME_EXCEEDED = {4: 11, 6: 3}
 _PACKET_TOO_BIG6 = 2
 _FRAGMENTATION_NEEDED4 = 4
-# Types that a receiver needs, for the socket's filter.
-WANTED = {
+# The ICMP types that a receiver needs, for the socket's filter.
+RECEIVED_TYPES = {
     4: (ECHO_REPLY[4], _UNREACHABLE[4], _TIME_EXCEEDED[4]),
     6: (ECHO_REPLY[6], _UNREACHABLE[6], _TIME_EXCEEDED[6], _PACKET_TOO_BIG6),
 }
@@ -45,7 +45,7 @@ _CODES6 = {
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
-    """An echo came back. `token` is what the request carried."""
+    """An echo reply. `token` is the one of the request."""
 
     ident: int
     sequence: int
@@ -54,14 +54,14 @@ class Reply:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Somebody's echo request. `note` is what it carries behind the token."""
+    """An echo request of somebody else. `note` are the bytes after the token."""
 
     note: bytes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Refusal:
-    """Somebody on the way says why an echo went no further. `mtu_bytes` is the largest packet it would have taken."""
+    """An ICMP error about an echo. `mtu_bytes` is the largest packet that its sender would have forwarded."""
 
     ident: int
     sequence: int
@@ -70,7 +70,7 @@ class Refusal:
 
 
 def smallest(version: int) -> int:
-    """The bytes of the smallest echo that we send, as a whole IP packet."""
+    """The bytes of the smallest echo that overlayd sends, as a whole IP packet."""
     return IP_BYTES[version] + ICMP_BYTES + TOKEN_BYTES
 
 
@@ -79,8 +79,8 @@ def echo_request(
 ) -> bytes:
     """An echo request that makes an IP packet of exactly `packet_bytes`, without the IP header.
 
-    `token` of TOKEN_BYTES comes back in the reply; `note` is for a prober that hears the request.
-    The kernel itself fills in ICMPv6's checksum, which covers addresses that we do not choose (RFC 3542, 3.1).
+    The reply carries the `token` of TOKEN_BYTES; `note` is for the prober that receives the request. The kernel fills
+    in the checksum of ICMPv6, as it covers addresses that the kernel chooses (RFC 3542, 3.1).
     """
     padding = packet_bytes - smallest(version) - len(note)
     if padding < 0 or len(token) != TOKEN_BYTES:
@@ -93,7 +93,7 @@ def echo_request(
 
 
 def parse(version: int, message: bytes) -> Reply | Refusal | Request | None:
-    """What an ICMP message says about an echo; None if it is about anything else or cut short."""
+    """The echo request, reply or error in an ICMP message; None for all others, also for one that is cut short."""
     if len(message) < ICMP_BYTES:
         return None
     kind, code = message[0], message[1]
@@ -103,20 +103,20 @@ def parse(version: int, message: bytes) -> Reply | Refusal | Request | None:
         ident, sequence = struct.unpack_from("!HH", message, 4)
         return Reply(ident=ident, sequence=sequence, token=message[ICMP_BYTES : ICMP_BYTES + TOKEN_BYTES])
     why = _reason(version, kind, code, message)
-    quoted = _quoted_echo(version, message[ICMP_BYTES:])
-    if why is None or quoted is None:
+    sanitized = _quoted_echo(version, message[ICMP_BYTES:])
+    if why is None or sanitized is None:
         return None
-    return Refusal(ident=quoted[0], sequence=quoted[1], reason=why[0], mtu_bytes=why[1])
+    return Refusal(ident=sanitized[0], sequence=sanitized[1], reason=why[0], mtu_bytes=why[1])
 
 
 def without_ip_header(packet: bytes) -> bytes:
-    """The ICMP message in an IPv4 packet, which is what a raw IPv4 socket delivers (raw(7)); IPv6's deliver without."""
+    """The ICMP message in an IPv4 packet. Raw IPv4 sockets deliver the IP header too (raw(7)), those of IPv6 do not."""
     return packet[(packet[0] & 0x0F) * 4 :] if packet else b""
 
 
 def _reason(version: int, kind: int, code: int, message: bytes) -> tuple[str, int | None] | None:
     if version == 4 and (kind, code) == (_UNREACHABLE[4], _FRAGMENTATION_NEEDED4):
-        # RFC 1191: the next hop's MTU; 0 from a router older than that.
+        # RFC 1191: the MTU of the next hop; 0 from a router older than the RFC.
         return "packet too big", struct.unpack_from("!H", message, 6)[0] or None
     if version == 6 and kind == _PACKET_TOO_BIG6:
         return "packet too big", struct.unpack_from("!I", message, 4)[0] or None
@@ -127,13 +127,13 @@ def _reason(version: int, kind: int, code: int, message: bytes) -> tuple[str, in
     return None
 
 
-def _quoted_echo(version: int, quoted: bytes) -> tuple[int, int] | None:
-    """Identifier and sequence number of the echo request that an error quotes."""
-    if len(quoted) < IP_BYTES[version] or quoted[0] >> 4 != version:
+def _quoted_echo(version: int, sanitized: bytes) -> tuple[int, int] | None:
+    """The identifier and sequence number of the echo request that an ICMP error quotes."""
+    if len(sanitized) < IP_BYTES[version] or sanitized[0] >> 4 != version:
         return None
-    header_bytes = (quoted[0] & 0x0F) * 4 if version == 4 else IP_BYTES[6]
-    protocol = quoted[9] if version == 4 else quoted[6]
-    inner = quoted[header_bytes:]
+    header_bytes = (sanitized[0] & 0x0F) * 4 if version == 4 else IP_BYTES[6]
+    protocol = sanitized[9] if version == 4 else sanitized[6]
+    inner = sanitized[header_bytes:]
     if protocol != _PROTOCOL[version] or len(inner) < ICMP_BYTES or inner[0] != ECHO_REQUEST[version]:
         return None
     ident, sequence = struct.unpack_from("!HH", inner, 4)

@@ -1,4 +1,4 @@
-"""Whom to ping, and from which address. Pure: leases and addresses in, targets out."""
+"""Which addresses of peers to ping, and from where. Pure: leases and addresses in, targets out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from overlayd.monitoring.state import Status
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
-# What each backend adds to a container's packet, by the IP version of the underlay; that of flannel-compatible peers.
+# The bytes that each backend adds to a container's packet, by the IP version of the underlay.
 OVERHEAD_BYTES = {
     "auto": {4: 50, 6: 70},
     "host-gw": {4: 0, 6: 0},
@@ -24,7 +24,7 @@ OVERHEAD_BYTES = {
 }
 
 
-class Inside(Protocol):
+class SourceContainer(Protocol):
     """A container of this host to send from: its addresses on docker0, and sockets inside it. Compared by value."""
 
     @property
@@ -39,41 +39,43 @@ class Inside(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Way:
-    """Addresses of a peer, any of which may answer; where to send from; the largest packet that has to arrive.
+class PathSpec:
+    """One path to a peer: its addresses, one of which has to answer, and the sender.
 
-    `inside` is the container here that is sent from, instead of an address of this host.
+    `container` is the container of this host that sends; without one this host sends, from `source` if given.
+    `wished_bytes` is the largest packet that has to get through.
     """
 
     addresses: tuple[Address, ...]
     source: Address | None = None
-    inside: Inside | None = None
+    container: SourceContainer | None = None
     wished_bytes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Target:
+class PingTarget:
     """One peer by one family of its overlay addresses.
 
-    `known`: a container is known to be at the address that `containers` names. `said`: what the daemon here says of it.
+    `known`: a container is known to be at the address in `containers`. `said`: the problem that this host's daemon
+    reports of this peer.
     """
 
     subnet: str
     backend: str
-    underlay: Way
-    overlay: Way
-    containers: Way | None = None
+    underlay: PathSpec
+    overlay: PathSpec
+    containers: PathSpec | None = None
     known: bool = False
     said: str | None = None
 
 
-# So many addresses of a peer are tried where no container of it is known.
+# How many addresses of a peer are tried where none of its containers is known.
 CANDIDATES = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class KnownPeer:
-    """A peer as the daemon's status or etcd name it."""
+    """A peer by one IP version, from the daemon's status or from etcd."""
 
     subnet: Network
     public_ip: Address
@@ -81,85 +83,87 @@ class KnownPeer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Here:
-    """What this host sends from: its own subnets, all addresses that its interfaces have, and its containers' MTU."""
+class LocalHost:
+    """This host: its subnets, its interfaces' addresses, its containers' MTU, and what it knows of peers."""
 
     subnets: tuple[Network, ...] = ()
     addresses: frozenset[Address] = frozenset()
     mtu_bytes: int | None = None
-    containers: tuple[Inside, ...] = ()
-    """Containers here to send from, the best one first."""
-    theirs: Mapping[str, Address] = field(default_factory=dict)
+    containers: tuple[SourceContainer, ...] = ()
+    """Containers of this host to send from, the best one first."""
+    peer_containers: Mapping[str, Address] = field(default_factory=dict)
     """A container of each peer, by the peer's subnet, where one is known."""
-    said: Mapping[str, str] = field(default_factory=dict)
-    """What the daemon here says of each peer that is not reached, by the peer's subnet."""
+    peer_problems: Mapping[str, str] = field(default_factory=dict)
+    """The problem that the daemon reports of each peer that is not reached, by the peer's subnet."""
 
 
-def known(status: Status, addresses: frozenset[Address]) -> tuple[Here, list[KnownPeer]]:
-    """This host, whose interfaces have these addresses, and its peers as a status names them. Pure."""
-    here = Here(
+def known(status: Status, addresses: frozenset[Address]) -> tuple[LocalHost, list[KnownPeer]]:
+    """This host, whose interfaces have these addresses, and its peers, both from the daemon's status. Pure."""
+    local = LocalHost(
         subnets=tuple(ip_network(text) for text in (status.subnet, status.subnet6) if text),
         addresses=addresses,
         mtu_bytes=status.mtu_bytes,
-        theirs={one.subnet: ip_address(one.container) for one in status.reach if one.container},
-        said={one.subnet: one.problem for one in status.reach if one.problem},
+        peer_containers={one.subnet: ip_address(one.container) for one in status.reach if one.container},
+        peer_problems={one.subnet: one.problem for one in status.reach if one.problem},
     )
     peers = [
         KnownPeer(subnet=ip_network(subnet), public_ip=ip_address(public_ip), backend=peer.backend)
         for peer in status.peers
-        # Nobody is where a subnet is only kept for somebody, and no way leads where none was programmed.
+        # A reserved subnet has no host, and without a path nothing was configured in the kernel.
         if peer.path not in ("reserved", None)
         for subnet, public_ip in ((peer.subnet, peer.public_ip), (peer.subnet6, peer.public_ip6))
         if subnet and public_ip
     ]
-    return here, peers
+    return local, peers
 
 
-def targets(peers: Sequence[KnownPeer], here: Here) -> list[Target]:
-    """What to ping of each peer. Pure."""
+def targets(peers: Sequence[KnownPeer], local: LocalHost) -> list[PingTarget]:
+    """The paths to ping of each peer. Pure."""
     return [
-        Target(
+        PingTarget(
             subnet=str(peer.subnet),
             backend=peer.backend,
-            containers=Way(
-                addresses=_where_containers_are(peer.subnet, here),
-                inside=(within := sender(here.containers, peer.subnet.version)),
-                source=None if within is not None else source_of(peer.subnet.version, here),
-                wished_bytes=here.mtu_bytes,
+            containers=PathSpec(
+                addresses=_where_containers_are(peer.subnet, local),
+                container=(within := sender(local.containers, peer.subnet.version)),
+                source=None if within is not None else source_of(peer.subnet.version, local),
+                wished_bytes=local.mtu_bytes,
             ),
-            known=str(peer.subnet) in here.theirs,
-            said=here.said.get(str(peer.subnet)),
-            underlay=Way(addresses=(peer.public_ip,), wished_bytes=_carrier_bytes(peer, here)),
-            overlay=Way(
-                addresses=inside(peer.subnet), source=source_of(peer.subnet.version, here), wished_bytes=here.mtu_bytes
+            known=str(peer.subnet) in local.peer_containers,
+            said=local.peer_problems.get(str(peer.subnet)),
+            underlay=PathSpec(addresses=(peer.public_ip,), wished_bytes=_carrier_bytes(peer, local)),
+            overlay=PathSpec(
+                addresses=host_addresses(peer.subnet),
+                source=source_of(peer.subnet.version, local),
+                wished_bytes=local.mtu_bytes,
             ),
         )
         for peer in peers
     ]
 
 
-def inside(subnet: Network) -> tuple[Address, Address]:
-    """Where a host answers inside its subnet: on its overlay device (the first address), on docker's bridge (the next).
+def host_addresses(subnet: Network) -> tuple[Address, Address]:
+    """A host's own addresses in its subnet: the first is its overlay device's, the second its docker bridge's.
 
-    With host-gw there is no device, and only the bridge answers.
+    With host-gw there is no such device, and only the bridge's address answers.
     """
     return subnet.network_address, subnet.network_address + 1
 
 
 def chosen(peers: Sequence[KnownPeer], names: Collection[str]) -> list[KnownPeer]:
-    """Those that are named: by public address, by subnet, or by any address inside it. All without a name.
+    """The peers with these names: a public address, a subnet, or an address in the subnet. All peers without names.
 
-    Raises ConfigError for a name that is nobody's.
+    Raises ConfigError for a name that no peer has.
     """
     if not names:
         return list(peers)
     found: list[KnownPeer] = []
     for name in names:
-        here = [peer for peer in peers if _is_named(peer, name)]
-        if not here:
+        local = [peer for peer in peers if _is_named(peer, name)]
+        if not local:
             known = ", ".join(f"{peer.public_ip} ({peer.subnet})" for peer in peers) or "none"
             raise ConfigError(f"no peer is {name}", hint=f"known: {known}")
-        found += [peer for peer in here if peer not in found]
+        found += [peer for peer in local if peer not in found]
     return found
 
 
@@ -173,40 +177,43 @@ def _is_named(peer: KnownPeer, name: str) -> bool:
     return address == peer.public_ip or (address.version == peer.subnet.version and address in peer.subnet)
 
 
-def _where_containers_are(subnet: Network, here: Here) -> tuple[Address, ...]:
-    known = here.theirs.get(str(subnet))
+def _where_containers_are(subnet: Network, local: LocalHost) -> tuple[Address, ...]:
+    known = local.peer_containers.get(str(subnet))
     return (known,) if known is not None else first_containers(subnet)
 
 
 def first_containers(subnet: Network) -> tuple[Address, ...]:
-    """Where Docker puts a host's first containers: it gives out addresses from the one behind its bridge's on."""
+    """The addresses of a host's first containers: Docker hands out those after its bridge's, in order."""
     return tuple(subnet[at] for at in range(2, min(2 + CANDIDATES, subnet.num_addresses - 1)))
 
 
-def sender(containers: Sequence[Inside], version: int) -> Inside | None:
-    """The container here to send from in IP version 4 or 6; None: there is none."""
+def sender(containers: Sequence[SourceContainer], version: int) -> SourceContainer | None:
+    """The first of these containers that has an address of IP version 4 or 6; None without one."""
     return next((one for one in containers if one.address(version) is not None), None)
 
 
-def source_of(version: int, here: Here) -> Address | None:
-    """Our own address inside the overlay: peers take inner packets only from the subnet that a lease names."""
-    for own in here.subnets:
+def source_of(version: int, local: LocalHost) -> Address | None:
+    """This host's own address in its subnet, from which peers accept packets of the overlay; None without one."""
+    for own in local.subnets:
         if own.version == version:
-            return next((address for address in inside(own) if address in here.addresses), None)
+            return next((address for address in host_addresses(own) if address in local.addresses), None)
     return None
 
 
-def _carrier_bytes(peer: KnownPeer, here: Here) -> int | None:
+def _carrier_bytes(peer: KnownPeer, local: LocalHost) -> int | None:
     overhead = OVERHEAD_BYTES.get(peer.backend)
-    if here.mtu_bytes is None or overhead is None:
+    if local.mtu_bytes is None or overhead is None:
         return None
-    return here.mtu_bytes + overhead[peer.public_ip.version]
+    return local.mtu_bytes + overhead[peer.public_ip.version]
 
 
-def source_words(here: Here, problem: str | None, bridge: str) -> str:
-    """From where containers of peers are asked, and what that cannot show. `problem` is why no container here is."""
-    if here.containers:
-        return f"container {', '.join(map(str, here.containers[0].addresses))}"
+def describe_source(local: LocalHost, problem: str | None, bridge: str) -> str:
+    """Where echoes to peers' containers are sent from, and what that cannot show. `problem`: why no container sends."""
+    if local.containers:
+        return f"container {', '.join(map(str, local.containers[0].addresses))}"
     why = problem or f"no container runs on {bridge}"
-    own = next((str(address) for subnet in here.subnets for address in inside(subnet) if address in here.addresses), "")
+    own = next(
+        (str(address) for subnet in local.subnets for address in host_addresses(subnet) if address in local.addresses),
+        "",
+    )
     return f"this host itself{f', {own}' if own else ''} ({why}): what rules do to containers' packets here is not seen"

@@ -1,4 +1,4 @@
-"""Sends ICMP echoes and waits for what comes back (icmp(7), raw(7), ipv6(7)): many at once, at a bounded rate."""
+"""Sends many ICMP echoes at a bounded rate and receives their answers (icmp(7), raw(7), ipv6(7))."""
 
 from __future__ import annotations
 
@@ -16,65 +16,65 @@ from typing import Self
 
 from overlayd.errors import PrivilegeError
 from overlayd.probe import icmp
-from overlayd.probe.peers import Address, Here, Inside, sender, source_of
+from overlayd.probe.peers import Address, LocalHost, SourceContainer, sender, source_of
 from overlayd.probe.sockets import IP_MTU, IPV6_MTU, USUAL_HOPS, icmp_socket, set_hop_limit
 
 RATE_PER_S = 500.0
 
 
 class Wake:
-    """Wakes a thread that waits for sockets. `ends`: it is to come to an end."""
+    """Wakes a thread that waits for sockets. With `ends` set, the thread has to end."""
 
     def __init__(self) -> None:
         self.descriptor, self._other_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.ends = False
 
     def set(self) -> None:
-        """Wake it, now or when it waits next."""
+        """Wake the thread, now or when it waits next."""
         with contextlib.suppress(BlockingIOError):
             os.write(self._other_end, b"1")
 
     def clear(self) -> None:
-        """It was woken."""
+        """Forget that it was woken."""
         with contextlib.suppress(BlockingIOError):
             os.read(self.descriptor, 4096)
 
     def close(self) -> None:
-        """Nobody waits any more."""
+        """Close the pipe; no thread may wait any more."""
         os.close(self.descriptor)
         os.close(self._other_end)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Echo:
-    """One echo to send: a whole IP packet of `packet_bytes` that nobody may fragment, from `source` if given.
+    """One echo to send: a whole IP packet of `packet_bytes` that must not be fragmented, from `source` if given.
 
-    `inside` is the container to send from; `hops` how many routers it may pass; `note` what it says to who hears it.
+    `container` sends it instead of this host; `hops` is its hop limit; `note` is for the prober that receives it.
     """
 
     target: Address
     packet_bytes: int
     source: Address | None = None
-    inside: Inside | None = None
+    container: SourceContainer | None = None
     hops: int | None = None
     note: bytes = b""
 
 
 def overlay_echo(
     target: Address,
-    here: Here,
-    sources: Sequence[Inside],
+    local: LocalHost,
+    sources: Sequence[SourceContainer],
     *,
     note: bytes = b"",
     hops: int | None = None,
 ) -> Echo:
-    """A small echo by the overlay, from the first of these containers that can, else from this host's own address."""
+    """A small echo by the overlay, from the first of these containers with such an address, else from this host."""
     source = sender(sources, target.version)
     return Echo(
         target=target,
         packet_bytes=icmp.smallest(target.version) + len(note),
-        source=None if source is not None else source_of(target.version, here),
-        inside=source,
+        source=None if source is not None else source_of(target.version, local),
+        container=source,
         hops=hops,
         note=note,
     )
@@ -86,10 +86,10 @@ def underlay_echo(target: Address) -> Echo:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What came of one echo: a round trip, or why not. `hint_bytes`: a packet of that size would have been taken.
+class EchoResult:
+    """The round trip of one echo, or the problem. `refused_by` sent an ICMP error about it, with that `reason`.
 
-    `reason` is what `refused_by` said of it.
+    `hint_bytes` is the largest packet that the sender of the error, or this host's own interface, would take.
     """
 
     rtt_s: float | None = None
@@ -100,8 +100,8 @@ class Outcome:
 
 
 @dataclass
-class _Line:
-    """One socket: a family and a source address. `raw` sockets see everybody's ICMP, and keep their identifier."""
+class _Channel:
+    """One socket: an IP version and a source. A `raw` one receives all ICMP, so that `ident` tells which is its own."""
 
     version: int
     socket: socket.socket
@@ -110,14 +110,14 @@ class _Line:
 
 
 class Pinger:
-    """Sends echoes and collects their outcomes. One thread; a context manager that closes its sockets."""
+    """Sends echoes and collects their results. For one thread; a context manager that closes its sockets."""
 
     def __init__(self, *, heard: Callable[[Address, bytes], None] | None = None, wake: Wake | None = None) -> None:
-        """`heard` is told the sender and the note of each echo request that a socket of ours delivers.
+        """`heard` is called with the sender and the note of each echo request that one of the sockets receives.
 
-        Whoever waits is woken by `wake`; an exchange goes on then, unless it was told to end.
+        `wake` ends a `listen`; it ends an `exchange` only with `ends` set.
         """
-        self._lines: dict[tuple[int, Address | None, Inside | None], _Line] = {}
+        self._channels: dict[tuple[int, Address | None, SourceContainer | None], _Channel] = {}
         self._sequence = 0
         self._heard = heard
         self._wake = wake
@@ -129,27 +129,27 @@ class Pinger:
         self.close()
 
     def close(self) -> None:
-        """Close every socket; the next echo opens its own anew."""
-        for line in self._lines.values():
-            line.socket.close()
-        self._lines = {}
+        """Close all sockets. The next echo opens a new one."""
+        for channel in self._channels.values():
+            channel.socket.close()
+        self._channels = {}
 
-    def keep_only(self, wanted: Collection[Inside]) -> None:
-        """Close the sockets inside containers that are not among these."""
-        for key, line in list(self._lines.items()):
+    def keep_only(self, wanted: Collection[SourceContainer]) -> None:
+        """Close the sockets in all other containers."""
+        for key, channel in list(self._channels.items()):
             if key[2] is not None and key[2] not in wanted:
-                line.socket.close()
-                del self._lines[key]
+                channel.socket.close()
+                del self._channels[key]
 
-    def open(self, version: int, inside: Inside) -> None:
-        """Open a socket inside a container, so that requests are heard there. Raises OSError."""
-        self._line(version, None, inside)
+    def open(self, version: int, container: SourceContainer) -> None:
+        """Open a socket in a container, to receive requests there. Raises OSError."""
+        self._channel(version, None, container)
 
     def listen(self, timeout_s: float) -> None:
-        """Hear what comes in for so many seconds, or until woken."""
+        """Receive requests for so many seconds, or until woken."""
         poll = self._poll()
-        for line in self._lines.values():
-            poll.register(line.socket, select.POLLIN)
+        for channel in self._channels.values():
+            poll.register(channel.socket, select.POLLIN)
         deadline = time.monotonic() + timeout_s
         while not self._ends and (left_s := deadline - time.monotonic()) > 0:
             for descriptor, _events in poll.poll(1000 * left_s):
@@ -160,7 +160,7 @@ class Pinger:
 
     @property
     def _ends(self) -> bool:
-        # The word of it is in the pipe but once, and another wait may have read it.
+        # The pipe wakes one wait only; another one may have emptied it.
         return self._wake is not None and self._wake.ends
 
     def _poll(self) -> select.poll:
@@ -169,12 +169,12 @@ class Pinger:
             poll.register(self._wake.descriptor, select.POLLIN)
         return poll
 
-    def exchange(self, echoes: Sequence[Echo], *, timeout_s: float) -> list[Outcome]:
-        """Send all, at a bounded rate, and wait for each `timeout_s` at most; their outcomes in the same order.
+    def exchange(self, echoes: Sequence[Echo], *, timeout_s: float) -> list[EchoResult]:
+        """Send all echoes, and wait `timeout_s` seconds after the last one. Returns their results in the same order.
 
         Raises PrivilegeError where this user may open no ICMP socket.
         """
-        outcomes: list[Outcome | None] = [None] * len(echoes)
+        outcomes: list[EchoResult | None] = [None] * len(echoes)
         waiting: dict[tuple[int, int], _Sent] = {}
         poll = self._poll()
         unsent = list(enumerate(echoes))[::-1]
@@ -194,56 +194,58 @@ class Pinger:
                     continue
                 for sent, outcome in self._receive(descriptor, waiting):
                     outcomes[sent.index] = outcome
-        return [outcome or Outcome(problem="no answer") for outcome in outcomes]
+        return [outcome or EchoResult(problem="no answer") for outcome in outcomes]
 
-    def _send(self, index: int, echo: Echo, waiting: dict[tuple[int, int], _Sent], poll: select.poll) -> Outcome | None:
-        """Send one and note it among `waiting`; an outcome only where it could not even be sent."""
+    def _send(
+        self, index: int, echo: Echo, waiting: dict[tuple[int, int], _Sent], poll: select.poll
+    ) -> EchoResult | None:
+        """Send an echo and add it to `waiting`. Returns a result only where it could not be sent."""
         self._sequence = (self._sequence + 1) % 65536
         token = os.urandom(icmp.TOKEN_BYTES)
         try:
-            line = self._line(echo.target.version, echo.source, echo.inside)
+            channel = self._channel(echo.target.version, echo.source, echo.container)
             message = icmp.echo_request(
-                line.version,
-                ident=line.ident,
+                channel.version,
+                ident=channel.ident,
                 sequence=self._sequence,
                 token=token,
                 packet_bytes=echo.packet_bytes,
                 note=echo.note,
             )
             if echo.hops is not None:
-                set_hop_limit(line.socket, line.version, echo.hops)
+                set_hop_limit(channel.socket, channel.version, echo.hops)
             sent = _Sent(index, echo.target, token, time.monotonic())
             try:
-                line.socket.sendto(message, (str(echo.target), 0))
+                channel.socket.sendto(message, (str(echo.target), 0))
             finally:
                 if echo.hops is not None:
-                    set_hop_limit(line.socket, line.version, USUAL_HOPS)
+                    set_hop_limit(channel.socket, channel.version, USUAL_HOPS)
         except OSError as error:
             return _not_sent(echo, error)
-        poll.register(line.socket, select.POLLIN)
-        waiting[line.socket.fileno(), self._sequence] = sent
+        poll.register(channel.socket, select.POLLIN)
+        waiting[channel.socket.fileno(), self._sequence] = sent
         return None
 
-    def _receive(self, descriptor: int, waiting: dict[tuple[int, int], _Sent]) -> list[tuple[_Sent, Outcome]]:
-        line = next(line for line in self._lines.values() if line.socket.fileno() == descriptor)
-        found: list[tuple[_Sent, Outcome]] = []
+    def _receive(self, descriptor: int, waiting: dict[tuple[int, int], _Sent]) -> list[tuple[_Sent, EchoResult]]:
+        channel = next(channel for channel in self._channels.values() if channel.socket.fileno() == descriptor)
+        found: list[tuple[_Sent, EchoResult]] = []
         while True:
             try:
-                packet, sender = line.socket.recvfrom(65536)
+                packet, sender = channel.socket.recvfrom(65536)
             except BlockingIOError:
                 return found
             except OSError:
                 continue
             now = time.monotonic()
             answer = icmp.parse(
-                line.version, icmp.without_ip_header(packet) if line.raw and line.version == 4 else packet
+                channel.version, icmp.without_ip_header(packet) if channel.raw and channel.version == 4 else packet
             )
             by = ip_address(str(sender[0]).partition("%")[0])
             if isinstance(answer, icmp.Request):
                 if self._heard is not None:
                     self._heard(by, answer.note)
                 continue
-            if answer is None or (line.raw and answer.ident != line.ident):
+            if answer is None or (channel.raw and answer.ident != channel.ident):
                 continue
             key = (descriptor, answer.sequence)
             sent = waiting.get(key)
@@ -252,19 +254,19 @@ class Pinger:
             if isinstance(answer, icmp.Reply):
                 if by != sent.target or answer.token != sent.token:
                     continue
-                found.append((sent, Outcome(rtt_s=now - sent.at)))
+                found.append((sent, EchoResult(rtt_s=now - sent.at)))
             else:
                 words = f"{answer.reason}, says {by}"
                 found.append(
-                    (sent, Outcome(problem=words, hint_bytes=answer.mtu_bytes, reason=answer.reason, refused_by=by))
+                    (sent, EchoResult(problem=words, hint_bytes=answer.mtu_bytes, reason=answer.reason, refused_by=by))
                 )
             del waiting[key]
 
-    def _line(self, version: int, source: Address | None, inside: Inside | None) -> _Line:
-        key = (version, source, inside)
-        if key not in self._lines:
-            self._lines[key] = _open(version, source, inside)
-        return self._lines[key]
+    def _channel(self, version: int, source: Address | None, container: SourceContainer | None) -> _Channel:
+        key = (version, source, container)
+        if key not in self._channels:
+            self._channels[key] = _open(version, source, container)
+        return self._channels[key]
 
 
 @dataclass(frozen=True)
@@ -275,11 +277,11 @@ class _Sent:
     at: float
 
 
-def _open(version: int, source: Address | None, inside: Inside | None) -> _Line:
-    """An ICMP socket: raw where we may, else the kind that the kernel lends to users (ping_group_range)."""
+def _open(version: int, source: Address | None, container: SourceContainer | None) -> _Channel:
+    """An ICMP socket: raw where this user may, else the datagram kind of net.ipv4.ping_group_range."""
     raw = True
-    if inside is not None:
-        opened = inside.socket(version)
+    if container is not None:
+        opened = container.socket(version)
     else:
         try:
             opened = icmp_socket(version, hear_requests=False)
@@ -298,13 +300,13 @@ def _open(version: int, source: Address | None, inside: Inside | None) -> _Line:
     except BaseException:
         opened.close()
         raise
-    return _Line(version=version, socket=opened, raw=raw, ident=int.from_bytes(os.urandom(2)))
+    return _Channel(version=version, socket=opened, raw=raw, ident=int.from_bytes(os.urandom(2)))
 
 
-def _not_sent(echo: Echo, error: OSError) -> Outcome:
+def _not_sent(echo: Echo, error: OSError) -> EchoResult:
     hint = _interface_mtu(echo) if error.errno == errno.EMSGSIZE else None
     problem = f"larger than this host's own interface takes ({hint})" if hint else f"not sent: {error.strerror}"
-    return Outcome(problem=problem, hint_bytes=hint)
+    return EchoResult(problem=problem, hint_bytes=hint)
 
 
 def _interface_mtu(echo: Echo) -> int | None:
@@ -312,8 +314,8 @@ def _interface_mtu(echo: Echo) -> int | None:
     family = socket.AF_INET if version == 4 else socket.AF_INET6
     level, option = (socket.IPPROTO_IP, IP_MTU) if version == 4 else (socket.IPPROTO_IPV6, IPV6_MTU)
     try:
-        with socket.socket(family, socket.SOCK_DGRAM) as asked:
-            asked.connect((str(echo.target), 9))
-            return asked.getsockopt(level, option)
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((str(echo.target), 9))
+            return probe.getsockopt(level, option)
     except OSError:
         return None

@@ -1,6 +1,6 @@
-"""The daemon's own measuring: now and then an echo from a container here to one of each peer, within a budget.
+"""The daemon's prober: it sends echoes from a container of this host to one of each peer, within a budget.
 
-A thread of its own, which waits for nothing but its sockets. What it finds is read by others at any time.
+It runs in a thread of its own, which waits for its sockets only. Other threads may read its findings at any time.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ from dataclasses import dataclass, replace
 from overlayd.errors import OverlaydError
 from overlayd.lib.addresses import IPAddress, IPNetwork, contains
 from overlayd.lib.log import logger
+from overlayd.lib.subnet_index import SubnetIndex
 from overlayd.monitoring.state import Reach
 from overlayd.probe import icmp
-from overlayd.probe.container_sockets import Lender
-from overlayd.probe.peers import Here, Inside, KnownPeer, inside, sender, source_words
-from overlayd.probe.pinger import Echo, Outcome, Pinger, Wake, overlay_echo, underlay_echo
+from overlayd.probe.container_sockets import ContainerSockets
+from overlayd.probe.peers import KnownPeer, LocalHost, SourceContainer, describe_source, host_addresses, sender
+from overlayd.probe.pinger import Echo, EchoResult, Pinger, Wake, overlay_echo, underlay_echo
 from overlayd.probe.reach import (
     HOPS,
     INTERVAL_S,
-    Path,
-    Trial,
+    Diagnosis,
+    PathState,
     interval_s,
     last_hop,
     most_fail,
@@ -34,28 +35,26 @@ from overlayd.probe.reach import (
 log = logger("probe")
 
 TIMEOUT_S = 1.0
-# A kernel says that nobody is at an address after three questions on its bridge, a second each (arp(7)).
+# A kernel reports that an address is not on its bridge after three ARP requests, one a second (arp(7)).
 NOBODY_S = 3.5
-# An exchange may last that long: what could have been sent meanwhile may be sent after it.
+# The budget holds as many echoes as may be sent in this time, which is about the longest exchange.
 BURST_S = 4.0
-# Where the way ends is looked into for so many peers within one interval; each takes some ten echoes.
-TRIALS_AT_ONCE = 3
-# What is due within so short a time is asked together.
+# At most so many peers are diagnosed within one interval. A diagnosis takes some ten echoes.
+DIAGNOSES_AT_ONCE = 3
+# The shortest time between rounds, so that peers that are due within it share one.
 ROUND_S = 1.0
-# Whether the container here that is sent from answers its own host is asked so often.
+# How often this host asks its own container whether that answers echoes.
 ANSWERING_S = 30.0
-# After a change in kernel or leases, all peers are asked within this, as far as the budget allows.
+# After a change in the kernel or of leases, all peers are asked within this time, as far as the budget allows.
 SOON_S = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """What is known now. `source` says from where echoes are sent, and what that cannot show; empty: nobody is asked.
+    """What is known now. `source` says where echoes are sent from, and what that cannot show; empty without peers.
 
-    `container` has the addresses of the container here that is sent from and listened in, as far as they answer echoes
-    of this host: what peers may ask.
-
-    `problems` are sentences; `severe`: at least half of all peers fail.
+    `container` are those addresses of the container that sends and receives echoes here which answer an echo of this
+    host: peers may send echoes to them. `problems` are sentences. `severe`: at least half of all peers fail.
     """
 
     source: str = ""
@@ -66,26 +65,27 @@ class Findings:
 
 
 class Prober:
-    """Asks peers until stopped. `follow` and `hurry` are called from any thread, as is `findings`."""
+    """Sends echoes to peers until stopped. `follow`, `hurry` and `findings` may be used from any thread."""
 
     def __init__(
         self,
-        lender: Lender,
+        container_sockets: ContainerSockets,
         *,
         rate_per_s: float,
         alive: Callable[[KnownPeer], tuple[bool | None, IPAddress | None]],
         on_change: Callable[[], None],
     ) -> None:
-        """`alive` asks etcd whether a peer's daemon lives, and which container it probes from; None: not known.
+        """`alive` asks etcd whether a peer's daemon runs, and which container its prober uses; None: not known.
 
-        `on_change` is called in the prober's thread when what fails is another than before.
+        `on_change` is called in the prober's thread when other peers fail than before.
         """
-        self._lender = lender
+        self._container_sockets = container_sockets
         self._rate_per_s = rate_per_s
         self._alive = alive
         self._on_change = on_change
-        self._paths: dict[tuple[IPNetwork, IPAddress], Path] = {}
-        self._here = Here()
+        self._paths: dict[tuple[IPNetwork, IPAddress], PathState] = {}
+        self._by_subnet: SubnetIndex[PathState] = SubnetIndex(())
+        self._local = LocalHost()
         self._lock = threading.Lock()
         self._findings = Findings()
         self._rng = random.Random()
@@ -93,41 +93,42 @@ class Prober:
         self._wake = Wake()
         self._pinger = Pinger(heard=self._heard, wake=self._wake)
         self._thread = threading.Thread(target=self._run, name="prober", daemon=True)
-        self._answering: tuple[Inside | None, tuple[IPAddress, ...]] = (None, ())
+        self._answering: tuple[SourceContainer | None, tuple[IPAddress, ...]] = (None, ())
         self._answering_again_at = 0.0
-        self._trials_from = 0.0
-        self._trials = 0
+        self._diagnoses_from = 0.0
+        self._diagnoses = 0
 
     def start(self) -> None:
-        """Begin to ask."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread, and wait for it."""
+        """Stop the thread, and wait for its end."""
         self._wake.ends = True
         self._wake.set()
         if self._thread.is_alive():
             self._thread.join()
         self._wake.close()
 
-    def follow(self, peers: Sequence[KnownPeer], here: Here) -> None:
-        """Ask these peers from now on, from this host."""
+    def follow(self, peers: Sequence[KnownPeer], local: LocalHost) -> None:
+        """Send echoes to these peers from now on; `local` is this host."""
         wanted = {(peer.subnet, peer.public_ip): peer for peer in peers}
         with self._lock:
-            self._here = here
+            self._local = local
             if list(wanted.values()) == [path.peer for path in self._paths.values()]:
                 return
             now = time.monotonic()
             paths = {}
             for key, peer in wanted.items():
-                # A new one is given a moment: it programs us at the same time as we it.
-                paths[key] = self._paths.get(key) or Path(peer=peer, due=now + self._rng.uniform(1, SOON_S))
+                # A new peer gets a moment: it configures its kernel for us at the same time as we do for it.
+                paths[key] = self._paths.get(key) or PathState(peer=peer, due=now + self._rng.uniform(1, SOON_S))
                 paths[key].peer = peer
             self._paths = paths
+            self._by_subnet = SubnetIndex((path.peer.subnet, path) for path in paths.values())
         self._wake.set()
 
     def hurry(self) -> None:
-        """Ask everybody soon: something on the way has changed."""
+        """Send echoes to all peers soon, because something on the path has changed."""
         now = time.monotonic()
         with self._lock:
             for path in self._paths.values():
@@ -146,13 +147,13 @@ class Prober:
                 self._wait()
         finally:
             self._pinger.close()
-            self._lender.close()
+            self._container_sockets.close()
 
     def _wait(self) -> None:
         now = time.monotonic()
         with self._lock:
             due = min((path.due for path in self._paths.values()), default=now + INTERVAL_S)
-        # With no echo left in the budget, until there is one.
+        # Where the budget is used up, wait until it has an echo again.
         wait_s = max(due - now, (1 - self._tokens) / self._rate_per_s, ROUND_S)
         self._pinger.listen(min(wait_s, INTERVAL_S))
 
@@ -162,36 +163,36 @@ class Prober:
         self._tokens = min(most, self._tokens + self._rate_per_s * (now - self._refilled_at))
         self._refilled_at = now
         with self._lock:
-            here, paths = self._here, list(self._paths.values())
-        sources = self._sources(paths, here)
+            local, paths = self._local, list(self._paths.values())
+        sources = self._sources(paths, local)
         due = sorted((path for path in paths if path.due <= now), key=lambda path: path.due)
         due = due[: max(0, int(self._tokens))]
         if due:
             self._tokens -= len(due)
             every_s = interval_s(len(paths), self._rate_per_s)
             for known in (True, False):
-                self._ask([path for path in due if path.known is known], here, sources, every_s)
-        self._conclude(paths, here, sources)
+                self._ask([path for path in due if path.known is known], local, sources, every_s)
+        self._conclude(paths, local, sources)
 
-    def _sources(self, paths: Sequence[Path], here: Here) -> tuple[Inside, ...]:
-        """The containers here to send from; their sockets stay open, so that peers' requests are heard there."""
+    def _sources(self, paths: Sequence[PathState], local: LocalHost) -> tuple[SourceContainer, ...]:
+        """The containers of this host to send from. Their sockets stay open, to receive peers' requests."""
         if not paths:
-            # What was lent is had once: whoever comes next needs sockets of its own.
+            # Each socket of a container can be taken once: for the next peers there have to be new ones.
             self._pinger.keep_only(())
-            self._lender.close()
+            self._container_sockets.close()
             return ()
-        sources = self._lender.containers(here.subnets)
+        sources = self._container_sockets.containers(local.subnets)
         self._pinger.keep_only(sources)
         for version in {path.peer.subnet.version for path in paths}:
             for source in sources[:1]:
                 if source.address(version) is not None:
                     with contextlib.suppress(OSError):
                         self._pinger.open(version, source)
-        self._look_whether_it_answers(sources[0] if sources else None)
+        self._ask_own_container(sources[0] if sources else None)
         return sources
 
-    def _look_whether_it_answers(self, source: Inside | None) -> None:
-        """Ask the container here, now and then: peers are told only of what answers its own host."""
+    def _ask_own_container(self, source: SourceContainer | None) -> None:
+        """Ask now and then whether the container answers this host: only then its address is published for peers."""
         now = time.monotonic()
         if source == self._answering[0] and now < self._answering_again_at:
             return
@@ -202,102 +203,106 @@ class Prober:
         found = (one for one, outcome in zip(addresses, outcomes, strict=True) if outcome.rtt_s is not None)
         self._answering = source, tuple(found)
 
-    def _ask(self, due: Sequence[Path], here: Here, sources: Sequence[Inside], every_s: float) -> None:
+    def _ask(
+        self, due: Sequence[PathState], local: LocalHost, sources: Sequence[SourceContainer], every_s: float
+    ) -> None:
         now, targets = time.monotonic(), [path.next_target for path in due]
-        echoes = [self._echo(path, target, here, sources, now) for path, target in zip(due, targets, strict=True)]
+        echoes = [self._echo(path, target, local, sources, now) for path, target in zip(due, targets, strict=True)]
         outcomes = self._exchange(echoes, TIMEOUT_S if all(path.known for path in due) else NOBODY_S)
         now, clock = time.monotonic(), time.time()
         for path, target, outcome in zip(due, targets, outcomes, strict=True):
             if outcome.rtt_s is not None:
                 path.answered(target, rtt_s=outcome.rtt_s, now=now, clock=clock, interval_s=every_s)
-            elif _says_nobody_is_there(outcome, path):
-                path.is_empty(outcome.refused_by or target, now=now, interval_s=every_s)
+            elif _reports_no_container(outcome, path):
+                path.on_empty(outcome.refused_by or target, now=now, interval_s=every_s)
             else:
                 path.missed(now=now, clock=clock, interval_s=every_s)
-                if path.wants_trial and self._may_try(path, now):
-                    self._try(path, target, here, sources, every_s)
+                if path.wants_diagnosis and self._may_diagnose(path, now):
+                    self._diagnose(path, target, local, sources, every_s)
 
-    def _exchange(self, echoes: Sequence[Echo], timeout_s: float) -> list[Outcome]:
+    def _exchange(self, echoes: Sequence[Echo], timeout_s: float) -> list[EchoResult]:
         if not echoes:
             return []
         try:
             return self._pinger.exchange(echoes, timeout_s=timeout_s)
         except OverlaydError as error:
-            return [Outcome(problem=error.message)] * len(echoes)
+            return [EchoResult(problem=error.message)] * len(echoes)
 
-    def _may_try(self, path: Path, now: float) -> bool:
-        if not path.waits_for_trial and any(one.waits_for_trial for one in self._paths.values()):
-            # First those of which nothing is known yet.
+    def _may_diagnose(self, path: PathState, now: float) -> bool:
+        if not path.awaits_diagnosis and any(one.awaits_diagnosis for one in self._paths.values()):
+            # Peers that were never diagnosed come first.
             return False
-        if now - self._trials_from > INTERVAL_S:
-            self._trials_from, self._trials = now, 0
-        self._trials += 1
-        return self._trials <= TRIALS_AT_ONCE
+        if now - self._diagnoses_from > INTERVAL_S:
+            self._diagnoses_from, self._diagnoses = now, 0
+        self._diagnoses += 1
+        return self._diagnoses <= DIAGNOSES_AT_ONCE
 
-    def _try(self, path: Path, target: IPAddress, here: Here, sources: Sequence[Inside], every_s: float) -> None:
-        """Find out how far packets come, and whether another container here gets further."""
+    def _diagnose(
+        self, path: PathState, target: IPAddress, local: LocalHost, sources: Sequence[SourceContainer], every_s: float
+    ) -> None:
+        """Find out how far echoes get, and whether another container of this host gets an answer."""
         now, peer = time.monotonic(), path.peer
-        whole = self._echo(path, target, here, sources, now)
+        again_echo = self._echo(path, target, local, sources, now)
         below = underlay_echo(peer.public_ip)
-        hosts = [self._echo(path, address, here, sources, now) for address in inside(peer.subnet)]
-        hops = [self._echo(path, target, here, sources, now, hops=hops) for hops in range(1, HOPS + 1)]
-        others = [self._echo(path, target, here, [other], now) for other in sources[1:]]
-        found = iter(self._exchange([whole, below, *hosts, *hops, *others], NOBODY_S))
+        hosts = [self._echo(path, address, local, sources, now) for address in host_addresses(peer.subnet)]
+        hops = [self._echo(path, target, local, sources, now, hops=hops) for hops in range(1, HOPS + 1)]
+        others = [self._echo(path, target, local, [other], now) for other in sources[1:]]
+        found = iter(self._exchange([again_echo, below, *hosts, *hops, *others], NOBODY_S))
         self._tokens -= 2 + len(hosts) + len(hops) + len(others)
         again, under = next(found), next(found)
         of_hosts, of_hops = [next(found) for _ in hosts], [next(found) for _ in hops]
         now, clock = time.monotonic(), time.time()
         if again.rtt_s is not None:
             path.answered(target, rtt_s=again.rtt_s, now=now, clock=clock, interval_s=every_s)
-        elif _says_nobody_is_there(again, path):
-            path.is_empty(again.refused_by or target, now=now, interval_s=every_s)
+        elif _reports_no_container(again, path):
+            path.on_empty(again.refused_by or target, now=now, interval_s=every_s)
         elif any(one.rtt_s is not None for one in found):
-            # Something is wrong with the container that we send from, and with it alone.
-            self._lender.avoid(sources[0])
+            # Another container gets an answer: the fault is in the one that we send from.
+            self._container_sockets.avoid(sources[0])
             path.due = now
         else:
             lives, published = self._alive(peer)
-            path.is_published(published)
-            trial = Trial(
+            path.on_published(published)
+            diagnosis = Diagnosis(
                 host=any(one.rtt_s is not None for one in of_hosts),
                 underlay=under.rtt_s is not None,
                 lives=lives,
                 last_hop=last_hop([one.refused_by for one in of_hops]),
                 reason=again.problem,
             )
-            path.tried(trial, now=now)
+            path.diagnosed(diagnosis, now=now)
 
     def _echo(
         self,
-        path: Path,
+        path: PathState,
         target: IPAddress,
-        here: Here,
-        sources: Sequence[Inside],
+        local: LocalHost,
+        sources: Sequence[SourceContainer],
         now: float,
         *,
         hops: int | None = None,
     ) -> Echo:
         source = sender(sources, target.version)
         answers = source is None or source.address(target.version) in self._answering[1]
-        return overlay_echo(target, here, sources, note=path.note(now, answers=answers), hops=hops)
+        return overlay_echo(target, local, sources, note=path.note(now, answers=answers), hops=hops)
 
     def _heard(self, sender: IPAddress, note: bytes) -> None:
-        with self._lock:
-            paths = list(self._paths.values())
+        """An echo request of a peer's container arrived at a socket of ours."""
         now = time.monotonic()
-        for path in paths:
-            if contains(path.peer.subnet, sender):
-                path.hears(sender, note, now=now)
+        for path in self._by_subnet.containing(sender):
+            path.on_request(sender, note, now=now)
 
-    def _source_words(self, here: Here, sources: Sequence[Inside]) -> str:
-        return source_words(replace(here, containers=tuple(sources)), self._lender.problem, self._lender.bridge)
+    def _source_words(self, local: LocalHost, sources: Sequence[SourceContainer]) -> str:
+        return describe_source(
+            replace(local, containers=tuple(sources)), self._container_sockets.problem, self._container_sockets.bridge
+        )
 
-    def _conclude(self, paths: Sequence[Path], here: Here, sources: Sequence[Inside]) -> None:
+    def _conclude(self, paths: Sequence[PathState], local: LocalHost, sources: Sequence[SourceContainer]) -> None:
         for path in paths:
             path.refresh(time.monotonic())
         before = self._findings
         found = Findings(
-            source=self._source_words(here, sources) if paths else "",
+            source=self._source_words(local, sources) if paths else "",
             container=self._answering[1],
             peers=tuple(path.shown for path in paths),
             problems=problems(paths),
@@ -310,9 +315,9 @@ class Prober:
             self._on_change()
 
 
-def _says_nobody_is_there(outcome: Outcome, path: Path) -> bool:
-    """Whether the peer's bridge found nobody at the address: its host could not resolve it (RFC 792, RFC 4443)."""
+def _reports_no_container(outcome: EchoResult, path: PathState) -> bool:
+    """Whether the peer's host reports that no container has the address (RFC 792, RFC 4443: host unreachable)."""
     by = outcome.refused_by
-    # Without a device of the overlay, as with host-gw, it says so by its address on the underlay.
-    its_own = by is not None and (contains(path.peer.subnet, by) or by == path.peer.public_ip)
-    return its_own and outcome.reason == "host unreachable"
+    # With a backend without device, as host-gw, the report comes from the host's public address.
+    from_peer = by is not None and (contains(path.peer.subnet, by) or by == path.peer.public_ip)
+    return from_peer and outcome.reason == "host unreachable"

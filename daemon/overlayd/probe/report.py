@@ -1,4 +1,4 @@
-"""What became of the pings, as values, as a table and as JSON. Pure."""
+"""The results of pings as values, as a table and as JSON. Pure."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class PathResult:
-    """One way to a peer: to its public address (the underlay) or to an address inside its subnet (the overlay).
+    """The result for one path to a peer: to its public address (underlay) or to an address in its subnet (overlay).
 
-    `answered_by` is the address that answered, None if none did; `silent` are those of `tried` that did not, where
-    another did. `wished_bytes` is the largest packet that has to come
-    through, `path_bytes` the largest that does; both count whole IP packets.
+    `answered_by` is the address that answered, None if none did. `silent` are the addresses of `tried` that did not
+    answer where another one did. `wished_bytes` is the largest packet that has to get through, `path_bytes` the largest
+    that does; both count whole IP packets.
     """
 
     tried: tuple[str, ...] = ()
@@ -29,16 +29,16 @@ class PathResult:
 
     @property
     def too_small(self) -> bool:
-        """Whether packets of the needed size do not come through."""
+        """Whether packets of the needed size are lost."""
         return self.path_bytes is not None and self.wished_bytes is not None and self.path_bytes < self.wished_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
 class PeerReport:
-    """One peer, by each way and by either family. `version` is that of the overlay's addresses.
+    """One peer by one IP version of the overlay, with the result for each path.
 
-    `overlay` is to the peer's host inside the overlay, `containers` from a container here to one there: None where it
-    was not tried. `known`: a container is known to be there. `said` is what this host's daemon knows of the way.
+    `overlay` is the path to the peer's host by the overlay, `containers` that from a container here to one there, None
+    where it was not tried. `known`: a container is known to be there. `said` is the problem that the daemon reports.
     """
 
     subnet: str
@@ -53,14 +53,14 @@ class PeerReport:
 
     @property
     def well(self) -> bool:
-        """Whether containers can use it: one answers, where none is known the host does; packets of their MTU pass."""
-        inside = self.containers
-        if inside is not None and (self.known or inside.answered_by is not None):
-            return inside.answered_by is not None and not inside.too_small and not self.overlay.too_small
+        """Whether containers reach the peer: one there (or the host, if none is known) answers packets of their MTU."""
+        container = self.containers
+        if container is not None and (self.known or container.answered_by is not None):
+            return container.answered_by is not None and not container.too_small and not self.overlay.too_small
         return self.overlay.answered_by is not None and not self.overlay.too_small
 
     def remarks(self) -> list[str]:
-        """What a reader should know beside the figures, one sentence each."""
+        """Remarks below the peer's row in the table, one sentence each."""
         return [*_overlay_remarks(self), *_container_remarks(self), *_underlay_remarks(self)]
 
 
@@ -88,23 +88,23 @@ def _container_remarks(peer: PeerReport) -> list[str]:
 
 
 def _overlay_remarks(peer: PeerReport) -> list[str]:
-    result, said = peer.overlay, []
+    result, remarks = peer.overlay, []
     if result.answered_by is None:
-        said.append(f"overlay: {result.problem or 'no answer'} ({', '.join(result.tried)})")
+        remarks.append(f"overlay: {result.problem or 'no answer'} ({', '.join(result.tried)})")
         if peer.underlay.answered_by is not None:
-            said.append("the host is up: see `overlayd doctor` on both ends")
+            remarks.append("the host is up: see `overlayd doctor` on both ends")
     elif result.too_small:
-        said.append(
+        remarks.append(
             f"overlay: containers send packets of {result.wished_bytes} bytes, {result.path_bytes} come through"
             + (f"; {result.problem}" if result.problem else "")
         )
     if result.silent and result.silent == result.tried[1:]:
-        said.append(
+        remarks.append(
             f"overlay: {result.silent[0]}, docker's bridge, does not answer: is docker there on another subnet?"
         )
     if result.answered_by is not None and result.received < result.sent:
-        said.append(f"overlay: {result.sent - result.received} of {result.sent} echoes lost")
-    return said
+        remarks.append(f"overlay: {result.sent - result.received} of {result.sent} echoes lost")
+    return remarks
 
 
 def _underlay_remarks(peer: PeerReport) -> list[str]:
@@ -122,7 +122,7 @@ def _underlay_remarks(peer: PeerReport) -> list[str]:
 
 
 def table(peers: Sequence[PeerReport]) -> list[str]:
-    """The lines of a table, with remarks below the peer that they are about."""
+    """The lines of a table, with remarks below the row of the peer."""
     rows = [("PEER", "SUBNET", "UNDERLAY", "HOST", "CONTAINERS", "ANSWERED BY", "PATH MTU")]
     rows += [
         (
@@ -145,13 +145,13 @@ def table(peers: Sequence[PeerReport]) -> list[str]:
 
 
 def _best(peer: PeerReport) -> PathResult:
-    """The leg that says most: to containers, where one answers."""
-    inside = peer.containers
-    return inside if inside is not None and inside.answered_by is not None else peer.overlay
+    """The path for the table's last columns: that to containers where one answers, else that to the host."""
+    container = peer.containers
+    return container if container is not None and container.answered_by is not None else peer.overlay
 
 
 def document(peers: Sequence[PeerReport]) -> dict[str, Any]:
-    """All of it for `--json`."""
+    """The document for `--json`."""
     return {
         "well": all(peer.well for peer in peers),
         "peers": [{**dataclasses.asdict(peer), "well": peer.well, "remarks": peer.remarks()} for peer in peers],

@@ -1,9 +1,9 @@
 """The service that enters containers for the daemon: it hands out ICMP sockets, and does nothing else.
 
-Entering a network namespace takes CAP_SYS_ADMIN (setns(2)), which the daemon's unit has not: who takes over the daemon
-would have the whole host. This program has it, reads nothing that others wrote but interfaces of the kernel, takes one
-word and a bridge's name from root on a socket of systemd's (sd_listen_fds(3)), and gives at most four sockets. Then it
-ends.
+Entering a network namespace takes CAP_SYS_ADMIN (setns(2)). The daemon's unit does not have that capability: whoever
+took over the daemon would control the whole host. This program has it. It gets one word and the name of a bridge from
+root, on a socket that systemd opened (sd_listen_fds(3)), reads nothing else but the kernel's interfaces, sends at most
+four sockets, and ends.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from overlayd.errors import OverlaydError
-from overlayd.probe.container_sockets import AT_MOST, words_of
+from overlayd.probe.container_sockets import AT_MOST, error_text
 from overlayd.probe.containers import BRIDGE, Container, first_on_bridge
 
 FIRST_DESCRIPTOR = 3
@@ -26,24 +26,24 @@ SILENCE_S = 2.0
 
 
 def main() -> int:
-    """Answer who asks on the socket that systemd passes, and end; the exit status.
+    """Answer one request on the socket that systemd passes; the exit status.
 
-    One for each question: what is mounted after it began, as Docker's file of each new namespace is, may not be seen in
-    the mounts of its own that systemd gives it, where the host's are not shared (mount_namespaces(7)).
+    One process answers one request: it has a mount namespace of its own, and where the host's mounts are not shared
+    (mount_namespaces(7)) it does not see what is mounted after its start, such as Docker's files of new namespaces.
     """
     if os.environ.get("LISTEN_FDS") != "1":
         print("overlayd-containers: systemd starts this with a socket: overlayd-containers.socket", file=sys.stderr)  # noqa: T201
         return 2
-    with socket.socket(fileno=FIRST_DESCRIPTOR) as listening:
-        serve(listening, idle_s=IDLE_S)
+    with socket.socket(fileno=FIRST_DESCRIPTOR) as listener:
+        serve(listener, idle_s=IDLE_S)
     return 0
 
 
-def serve(listening: socket.socket, *, idle_s: float | None) -> None:
-    """Answer one client of root's; none where nobody comes for so long."""
-    listening.settimeout(idle_s)
+def serve(listener: socket.socket, *, idle_s: float | None) -> None:
+    """Answer one client that is root. Returns without one after `idle_s` seconds."""
+    listener.settimeout(idle_s)
     try:
-        client, _address = listening.accept()
+        client, _address = listener.accept()
     except TimeoutError:
         return
     with client, contextlib.suppress(OSError):
@@ -60,7 +60,7 @@ def _answer(client: socket.socket, bridge: str) -> None:
         try:
             found = [(one, opened) for one in first_on_bridge(AT_MOST, bridge=bridge) if (opened := _open(one, stack))]
         except (OSError, OverlaydError) as error:
-            client.send(json.dumps({"problem": words_of(error)}).encode())
+            client.send(json.dumps({"problem": error_text(error)}).encode())
             return
         document = {
             "containers": [
@@ -77,7 +77,7 @@ def _answer(client: socket.socket, bridge: str) -> None:
 
 
 def _open(container: Container, stack: contextlib.ExitStack) -> Sequence[tuple[int, socket.socket]]:
-    """A socket for each family that it has an address of; none where it has just ended."""
+    """A socket for each IP version of which the container has an address; none where it has just ended."""
 
     def opened() -> Iterator[tuple[int, socket.socket]]:
         for version in (4, 6):
@@ -89,6 +89,6 @@ def _open(container: Container, stack: contextlib.ExitStack) -> Sequence[tuple[i
 
 
 def _is_root(client: socket.socket) -> bool:
-    # unix(7): struct ucred, as of the moment of connecting.
+    # unix(7): struct ucred of the client, from the moment when it connected.
     credentials = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     return bool(struct.unpack("3i", credentials)[1] == 0)

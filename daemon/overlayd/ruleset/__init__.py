@@ -1,1 +1,1 @@
-"""The rules of a host, whoever wrote them, as a packet meets them. All pure."""
+"""The verdict that a host's firewall rules have for a packet, whichever program wrote the rules. All pure."""

@@ -1,74 +1,41 @@
-"""Rules of iptables: the text of `iptables-save` in, a verdict out. Pure."""
+"""The verdict that saved rules of iptables have for a packet. Pure."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from overlayd.lib.addresses import IPAddress, IPNetwork, contains
-from overlayd.ruleset.walk import Action, Does, Judged, Packet, Verdict, protocol_name, walk
+from overlayd.lib.iptables_save import SavedChain, Tables
+from overlayd.ruleset.walk import Action, ActionKind, Packet, RuleEffect, Verdict, protocol_name, walk
 
-_ENDS = {"ACCEPT": Does.ACCEPT, "DROP": Does.DROP, "REJECT": Does.DROP, "RETURN": Does.RETURN}
-# A program decides, or nobody if none listens.
-_ELSEWHERE = ("NFQUEUE", "QUEUE")
+_ENDS = {"ACCEPT": ActionKind.ACCEPT, "DROP": ActionKind.DROP, "REJECT": ActionKind.DROP, "RETURN": ActionKind.RETURN}
+# A program in userland decides; where none listens, the kernel drops the packet.
+_BY_PROGRAM = ("NFQUEUE", "QUEUE")
 _ALL_BITS = 0xFFFFFFFF
 
 
-@dataclass(frozen=True, kw_only=True)
-class Chain:
-    """A chain: its rules without the `-A NAME` in front, and its policy, None for a chain that somebody made."""
-
-    policy: str | None = None
-    rules: tuple[str, ...] = ()
-
-
-Tables = Mapping[str, Mapping[str, Chain]]
-
-
-def parse(saved: str) -> dict[str, dict[str, Chain]]:
-    """The tables in what `iptables-save` wrote."""
-    tables: dict[str, dict[str, Chain]] = {}
-    chains: dict[str, Chain] = {}
-    rules: dict[tuple[str, str], list[str]] = {}
-    table = ""
-    for line in saved.splitlines():
-        if line.startswith("*"):
-            table = line[1:].strip()
-            chains = tables.setdefault(table, {})
-        elif line.startswith(":"):
-            name, policy, *_counters = line[1:].split()
-            chains[name] = Chain(policy=None if policy == "-" else policy)
-        elif line.startswith("-A "):
-            _, name, rule = line.split(" ", 2)
-            chains.setdefault(name, Chain())
-            rules.setdefault((table, name), []).append(rule.strip())
-    for (table, name), found in rules.items():
-        tables[table][name] = Chain(policy=tables[table][name].policy, rules=tuple(found))
-    return tables
-
-
 def trace(tables: Tables, table: str, chain: str, packet: Packet) -> Verdict:
-    """The verdict of one base chain; a chain or table that is not there lets everything pass."""
+    """The verdict of one base chain. A chain or table that does not exist accepts everything."""
     chains = tables.get(table, {})
-    policy = chains.get(chain, Chain()).policy or "ACCEPT"
-    rules = {name: tuple(_Rule(table, name, text) for text in found.rules) for name, found in chains.items()}
+    policy = chains.get(chain, SavedChain()).policy or "ACCEPT"
+    rules = {name: tuple(_IptablesRule(table, name, text) for text in found.rules) for name, found in chains.items()}
     return walk(rules, chain, packet, (policy == "DROP", f"policy {policy} of {table} {chain}"))
 
 
 def with_accept(tables: Tables, table: str, chain: str, match: str) -> Tables:
-    """The same tables with an accept at the head of one chain."""
-    there = tables[table][chain]
-    changed = Chain(policy=there.policy, rules=(f"{match} -j ACCEPT", *there.rules))
+    """The same tables with an accept rule at the head of one chain."""
+    old = tables[table][chain]
+    changed = SavedChain(policy=old.policy, rules=(f"{match} -j ACCEPT", *old.rules))
     return {**tables, table: {**tables[table], chain: changed}}
 
 
 def addresses_in(tables: Tables, table: str, chain: str, subnet: IPNetwork) -> list[IPAddress]:
-    """Single addresses of a subnet that the rules of one chain are for: Docker writes rules for each container."""
+    """The single addresses of a subnet that a chain has rules for, as Docker has for each container."""
     found: list[IPAddress] = []
-    for rule in tables.get(table, {}).get(chain, Chain()).rules:
+    for rule in tables.get(table, {}).get(chain, SavedChain()).rules:
         words = _words(rule)
         if "-d" in words[:-1]:
             network = _network(words[words.index("-d") + 1])
@@ -78,7 +45,7 @@ def addresses_in(tables: Tables, table: str, chain: str, subnet: IPNetwork) -> l
 
 
 @dataclass(frozen=True)
-class _Rule:
+class _IptablesRule:
     table: str
     chain: str
     text: str
@@ -87,29 +54,29 @@ class _Rule:
     def shown(self) -> str:
         return f"{self.table} -A {self.chain} {self.text}"
 
-    def judge(self, packet: Packet) -> Judged:
-        matches, target, goes, rest = _judge(self.text, packet)
+    def effect_on(self, packet: Packet) -> RuleEffect:
+        matches, target, is_goto, rest = _evaluate(self.text, packet)
         if matches is False or target is None:
-            return Judged()
+            return RuleEffect()
         if target == "MARK":
-            actions: tuple[Action, ...] = (Action(does=Does.MARK, mark=_marked(rest, packet.mark)),)
+            actions: tuple[Action, ...] = (Action(kind=ActionKind.MARK, mark=_marked(rest, packet.mark)),)
         elif target == "CONNMARK":
-            # Of a connection that is new it is 0, unless a rule gave it one before.
-            actions = (Action(does=Does.MARK),) if "--restore-mark" in rest else ()
-        elif target in _ELSEWHERE:
-            return Judged(actions=(Action(does=Does.DROP),), sure=False)
+            # A new connection has mark 0, unless a rule before this one set it.
+            actions = (Action(kind=ActionKind.MARK),) if "--restore-mark" in rest else ()
+        elif target in _BY_PROGRAM:
+            return RuleEffect(actions=(Action(kind=ActionKind.DROP),), sure=False)
         elif target in _ENDS:
-            actions = (Action(does=_ENDS[target]),)
+            actions = (Action(kind=_ENDS[target]),)
         else:
-            # An extension that decides nothing (LOG, CT …) is no chain, and the walk finds none.
-            actions = (Action(does=Does.GOTO if goes else Does.JUMP, target=target),)
-        return Judged(actions=actions, sure=matches is True)
+            # A target that decides nothing (LOG, CT …) is taken for a chain too, and there is none of that name.
+            actions = (Action(kind=ActionKind.GOTO if is_goto else ActionKind.JUMP, target=target),)
+        return RuleEffect(actions=actions, sure=matches is True)
 
 
-def _judge(rule: str, packet: Packet) -> tuple[bool | None, str | None, bool, tuple[str, ...]]:
-    """Whether a rule matches (None: cannot be said), where it leads, whether by goto, and what is told the target."""
+def _evaluate(rule: str, packet: Packet) -> tuple[bool | None, str | None, bool, tuple[str, ...]]:
+    """Whether a rule matches (None: unknown), its target, whether that is a goto, and the target's own options."""
     words, sure, negated = _words(rule), True, False
-    target, goes, at = None, False, 0
+    target, is_goto, at = None, False, 0
     while at < len(words):
         word, value = words[at], words[at + 1] if at + 1 < len(words) else ""
         at += 1
@@ -117,7 +84,7 @@ def _judge(rule: str, packet: Packet) -> tuple[bool | None, str | None, bool, tu
             negated = True
             continue
         if word in ("-j", "-g"):
-            target, goes = value, word == "-g"
+            target, is_goto = value, word == "-g"
             at += 1
             break
         if word in ("-m", "--comment"):
@@ -131,9 +98,9 @@ def _judge(rule: str, packet: Packet) -> tuple[bool | None, str | None, bool, tu
         if answer is None:
             sure = False
         elif answer is negated:
-            return False, target, goes, ()
+            return False, target, is_goto, ()
         negated = False
-    return (True if sure else None), target, goes, words[at:]
+    return (True if sure else None), target, is_goto, words[at:]
 
 
 def _match(option: str, value: str, packet: Packet) -> bool | None:
@@ -150,7 +117,7 @@ def _match(option: str, value: str, packet: Packet) -> bool | None:
         case "--dport" | "--dports" if packet.port is not None:
             answer = _in_ports(value, packet.port)
         case "--ports" if packet.port is not None:
-            # Or the source's, which may be any.
+            # --ports matches the source port too, which is not known.
             answer = _in_ports(value, packet.port) or None
         case "--mac-source" if packet.mac is not None:
             answer = value.lower() == packet.mac
@@ -167,7 +134,7 @@ def _match(option: str, value: str, packet: Packet) -> bool | None:
 
 
 def _marked(words: tuple[str, ...], mark: int | None) -> int | None:
-    """The mark that MARK gives; None where that is not known."""
+    """The packet's mark after a MARK target with these options; None where it is not known."""
     option, value = (*words, "", "")[:2]
     bits, mask = _number_and_mask(value)
     if bits is None:
@@ -195,7 +162,7 @@ def _in_set(value: str, packet: Packet) -> bool | None:
 
 
 def same_device(pattern: str, device: str) -> bool:
-    """Whether a device has that name, of which a `+` stands for any ending."""
+    """Whether a device has that name, in which a `+` at the end stands for any ending."""
     return device.startswith(pattern[:-1]) if pattern.endswith("+") else device == pattern
 
 

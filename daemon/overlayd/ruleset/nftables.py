@@ -1,6 +1,7 @@
-"""Rules of nftables: the JSON of `nft -j list ruleset` in, a verdict out. Pure. libnftables-json(5).
+"""The verdict that rules of nftables have for a packet, from the JSON of `nft -j list ruleset`. Pure.
 
-What a statement does that is not known here is a doubt, as is a question that cannot be answered.
+libnftables-json(5) has the format. A statement that is not known here makes a rule uncertain, and so does a match that
+cannot be evaluated.
 """
 
 from __future__ import annotations
@@ -13,15 +14,15 @@ from typing import Any
 from overlayd.lib.addresses import IPAddress, IPNetwork, contains, ip_address
 from overlayd.lib.marks import ours
 from overlayd.ruleset.nftables_values import OTHER, UNKNOWN, compared, contained, value_of
-from overlayd.ruleset.walk import Action, Does, Judged, Packet, Rule, Verdict, walk
+from overlayd.ruleset.walk import Action, ActionKind, Packet, Rule, RuleEffect, Verdict, walk
 
-# By IP version: the families of tables that see its packets.
+# By IP version: the families of tables that its packets pass through.
 _FAMILIES = {4: ("ip", "inet"), 6: ("ip6", "inet")}
-_ENDS = {"accept": Does.ACCEPT, "drop": Does.DROP, "reject": Does.DROP, "return": Does.RETURN}
-_CALLS = {"jump": Does.JUMP, "goto": Does.GOTO}
-# Translation decides the chain; what else a chain of that type says is not asked again for a connection.
+_ENDS = {"accept": ActionKind.ACCEPT, "drop": ActionKind.DROP, "reject": ActionKind.DROP, "return": ActionKind.RETURN}
+_CALLS = {"jump": ActionKind.JUMP, "goto": ActionKind.GOTO}
+# NAT statements end the chain, and later packets of the connection do not pass the chain again.
 _TRANSLATES = ("masquerade", "snat", "dnat", "redirect")
-_NO_MATTER = (
+_WITHOUT_VERDICT = (
     "counter",
     "log",
     "comment",
@@ -37,8 +38,8 @@ _NO_MATTER = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Base:
-    """A base chain of one table. `owned`: only the program that made the table may change it."""
+class BaseChain:
+    """A base chain of one table. `owned`: only the program that made the table may change the table."""
 
     family: str
     table: str
@@ -52,108 +53,110 @@ class Base:
 
     @property
     def where(self) -> str:
-        """For people: `inet mine forward`."""
+        """Family, table and chain as nft writes them: `inet mine forward`."""
         return f"{self.family} {self.table} {self.name}"
 
     def sees(self, version: int) -> bool:
-        """Whether packets of an IP version pass it."""
+        """Whether packets of an IP version pass through the chain."""
         return self.family in _FAMILIES[version]
 
     @property
     def may_drop(self) -> bool:
-        """Whether anything in it drops, for whatever packets."""
+        """Whether its policy or any rule drops some packets."""
         return self.policy == "drop" or _drops(self.chains, self.name, set())
 
     def addresses(self, subnet: IPNetwork) -> list[IPAddress]:
-        """Single addresses of a subnet that its rules are for: Docker writes rules for each container."""
+        """The single addresses of a subnet that its rules have as destination: Docker has rules for each container."""
         found = set()
         for rule in self.chains.get(self.name, ()):
-            for expression in rule.expressions if isinstance(rule, _Rule) else ():
-                said = expression.get("match", {}) if isinstance(expression, dict) else {}
-                if isinstance(said.get("right"), str) and "'daddr'" in str(said.get("left")):
+            for expression in rule.expressions if isinstance(rule, _NftRule) else ():
+                statement = expression.get("match", {}) if isinstance(expression, dict) else {}
+                if isinstance(statement.get("right"), str) and "'daddr'" in str(statement.get("left")):
                     with contextlib.suppress(ValueError):
-                        found.add(ip_address(said["right"]))
+                        found.add(ip_address(statement["right"]))
         return sorted((one for one in found if contains(subnet, one)), key=int)
 
     def trace(self, packet: Packet) -> Verdict:
-        """What it does with a packet."""
+        """Its verdict for a packet."""
         return walk(self.chains, self.name, packet, (self.policy == "drop", f"policy {self.policy} of {self.where}"))
 
 
 @dataclass(frozen=True)
-class _Rule:
+class _NftRule:
     shown: str
     expressions: tuple[Any, ...]
     sets: Mapping[str, Any] = field(hash=False)
-    # Of our own table, whose sets hold peers: a packet may be asked about as if it was one's.
+    # Whether the rule is in our own table: then the packet's `sets` add to the table's sets.
     ours: bool = False
 
-    def judge(self, packet: Packet) -> Judged:
+    def effect_on(self, packet: Packet) -> RuleEffect:
         """See Rule."""
         actions: list[Action] = []
         sure = True
         for expression in self.expressions:
-            (kind, said), *_rest = expression.items() if isinstance(expression, dict) else [("unknown", expression)]
+            (kind, statement), *_rest = (
+                expression.items() if isinstance(expression, dict) else [("unknown", expression)]
+            )
             if kind == "match":
-                matches = self._matches(said, packet)
+                matches = self._matches(statement, packet)
                 if matches is False:
-                    # What stands before a match is done already.
+                    # Statements before a match that fails have their effect.
                     break
                 sure = sure and matches is True
             elif kind == "vmap":
-                found = self._looked_up(said, packet)
+                found = self._looked_up(statement, packet)
                 if found is None:
-                    # Any of them, or none.
-                    actions += [one for verdict in self._all(said, packet) for one in _actions(verdict)]
-                    return Judged(actions=tuple(actions), sure=False)
+                    # Each verdict of the map is possible, and none.
+                    actions += [one for verdict in self._all(statement, packet) for one in _actions(verdict)]
+                    return RuleEffect(actions=tuple(actions), sure=False)
                 actions += _actions(found)
             elif kind == "mangle":
-                if said.get("key") == {"meta": {"key": "mark"}}:
-                    changed = value_of(said.get("value"), packet)
+                if statement.get("key") == {"meta": {"key": "mark"}}:
+                    changed = value_of(statement.get("value"), packet)
                     mark = changed if isinstance(changed, int) else None
-                    actions.append(Action(does=Does.MARK, mark=mark))
+                    actions.append(Action(kind=ActionKind.MARK, mark=mark))
                     packet = replace(packet, mark=mark)
             elif kind in _TRANSLATES:
-                actions.append(Action(does=Does.ACCEPT))
-            elif kind in ("queue", "xt", "unknown") and (kind != "xt" or _is_target(said)):
-                # A program decides, or an extension of iptables that nft does not show.
-                actions.append(Action(does=Does.DROP))
+                actions.append(Action(kind=ActionKind.ACCEPT))
+            elif kind in ("queue", "xt", "unknown") and (kind != "xt" or _is_target(statement)):
+                # A program in userland decides, or a target of iptables of which nft does not show the verdict.
+                actions.append(Action(kind=ActionKind.DROP))
                 sure = False
             elif kind in (*_ENDS, *_CALLS):
                 actions += _actions(expression)
-            elif kind not in _NO_MATTER:
+            elif kind not in _WITHOUT_VERDICT:
                 sure = False
-        return Judged(actions=tuple(actions), sure=sure)
+        return RuleEffect(actions=tuple(actions), sure=sure)
 
-    def _matches(self, said: Mapping[str, Any], packet: Packet) -> bool | None:
-        value = value_of(said.get("left"), packet)
+    def _matches(self, statement: Mapping[str, Any], packet: Packet) -> bool | None:
+        value = value_of(statement.get("left"), packet)
         if value is OTHER:
             return False
         if value is UNKNOWN:
             return None
-        operator = str(said.get("op"))
+        operator = str(statement.get("op"))
         if operator not in ("==", "in", "!=", "!"):
-            return compared(value, operator, said.get("right"))
-        found = contained(value, self._members(said.get("right"), packet))
+            return compared(value, operator, statement.get("right"))
+        found = contained(value, self._members(statement.get("right"), packet))
         return found if found is None or operator not in ("!=", "!") else not found
 
     def _members(self, right: Any, packet: Packet) -> list[Any] | None:
-        """What a value is compared with, one by one; None where the set is not there."""
+        """The values that a match compares with; None where the set does not exist."""
         if isinstance(right, str) and right.startswith("@"):
-            there = self.sets.get(right[1:])
+            elements = self.sets.get(right[1:])
             also = packet.sets.get(right[1:], ()) if self.ours else ()
-            return None if there is None else [*there, *also]
+            return None if elements is None else [*elements, *also]
         if isinstance(right, dict) and "set" in right:
             return self._members(right["set"], packet) if isinstance(right["set"], str) else list(right["set"])
         return list(right) if isinstance(right, list) else [right]
 
-    def _all(self, said: Mapping[str, Any], packet: Packet) -> list[Any]:
-        members = self._members(said.get("data"), packet) or []
+    def _all(self, statement: Mapping[str, Any], packet: Packet) -> list[Any]:
+        members = self._members(statement.get("data"), packet) or []
         return [member[1] for member in members if isinstance(member, list) and len(member) == 2]
 
-    def _looked_up(self, said: Mapping[str, Any], packet: Packet) -> Any:
-        """The verdict of a map for a packet, an empty one where it has none; None where that is not known."""
-        value, members = value_of(said.get("key"), packet), self._members(said.get("data"), packet)
+    def _looked_up(self, statement: Mapping[str, Any], packet: Packet) -> Any:
+        """The verdict of a map for a packet, empty where it has none; None where that is not known."""
+        value, members = value_of(statement.get("key"), packet), self._members(statement.get("data"), packet)
         if value is OTHER:
             return {}
         if value is UNKNOWN or members is None:
@@ -177,18 +180,18 @@ def _actions(verdict: Any) -> list[Action]:
     if not isinstance(verdict, dict):
         return []
     found = []
-    for kind, said in verdict.items():
+    for kind, statement in verdict.items():
         if kind in _ENDS:
-            found.append(Action(does=_ENDS[kind]))
-        elif kind in _CALLS and isinstance(said, dict):
-            found.append(Action(does=_CALLS[kind], target=str(said.get("target"))))
+            found.append(Action(kind=_ENDS[kind]))
+        elif kind in _CALLS and isinstance(statement, dict):
+            found.append(Action(kind=_CALLS[kind], target=str(statement.get("target"))))
     return found
 
 
-def parse(items: Iterable[Mapping[str, Any]], listing: str = "") -> tuple[Base, ...]:
+def parse(items: Iterable[Mapping[str, Any]], listing: str = "") -> tuple[BaseChain, ...]:
     """The base chains of all tables, from the list in the JSON.
 
-    `listing`, what `nft -a list ruleset` printed, has the rules as people know them.
+    `listing` is the output of `nft -a list ruleset`: messages show rules as they are there.
     """
     shown = _by_handle(listing)
     chains: dict[tuple[str, str], dict[str, list[Rule]]] = {}
@@ -201,7 +204,7 @@ def parse(items: Iterable[Mapping[str, Any]], listing: str = "") -> tuple[Base, 
             continue
         table = (str(body.get("family")), str(body.get("name") if kind == "table" else body.get("table")))
         if kind == "table" and not listing:
-            # nft 1.0.6 gives the table's name in place of its flags here.
+            # nft 1.0.6 has the name of the table here instead of its flags, so the listing is preferred.
             flags[table] = str(body.get("flags", ""))
         elif kind in ("set", "map"):
             sets.setdefault(table, {})[str(body.get("name"))] = body.get("elem", [])
@@ -213,10 +216,10 @@ def parse(items: Iterable[Mapping[str, Any]], listing: str = "") -> tuple[Base, 
             name, handle = str(body.get("chain")), body.get("handle")
             text = shown.get((*table, name, handle), f"the rule with handle {handle}")
             where, expressions = " ".join((*table, name)), tuple(body.get("expr", []))
-            rule = _Rule(f"{where}: {text}", expressions, sets.setdefault(table, {}), ours=table[1] == ours().name)
+            rule = _NftRule(f"{where}: {text}", expressions, sets.setdefault(table, {}), ours=table[1] == ours().name)
             chains.setdefault(table, {}).setdefault(name, []).append(rule)
     return tuple(
-        Base(
+        BaseChain(
             family=table[0],
             table=table[1],
             name=str(body.get("name")),
@@ -228,20 +231,20 @@ def parse(items: Iterable[Mapping[str, Any]], listing: str = "") -> tuple[Base, 
             chains=chains[table],
         )
         for table, body in bases
-        # The chains of such a table see no packet.
+        # No packet passes through the chains of a dormant table.
         if "dormant" not in flags.get(table, "")
     )
 
 
 def _flags(listing: str) -> dict[tuple[str, str], str]:
-    """What each table's line of flags says, by family and name."""
+    """The flags of each table, by family and name."""
     found: dict[tuple[str, str], str] = {}
     table = ("", "")
     for words in map(str.split, listing.splitlines()):
         if words[:1] == ["table"] and len(words) > 2:
             table = (words[1], words[2])
         elif words[:1] == ["flags"]:
-            # Those of its sets come after its own.
+            # The flags of its sets come after its own.
             found.setdefault(table, " ".join(words[1:]))
         elif words[:1] in (["chain"], ["set"], ["map"], ["flowtable"]):
             found.setdefault(table, "")
@@ -265,12 +268,12 @@ def _by_handle(listing: str) -> dict[tuple[str, str, str, object], str]:
     return found
 
 
-def _is_target(said: Any) -> bool:
-    return not isinstance(said, dict) or said.get("type") != "match"
+def _is_target(statement: Any) -> bool:
+    return not isinstance(statement, dict) or statement.get("type") != "match"
 
 
 def _drops(chains: Mapping[str, Sequence[Rule]], name: str, seen: set[str]) -> bool:
-    """Whether a rule drops in a chain, or in one that it leads to."""
+    """Whether a rule drops in the chain, or in one that the chain leads to."""
     seen.add(name)
     for rule in chains.get(name, ()):
         text = str(getattr(rule, "expressions", ""))

@@ -1,4 +1,4 @@
-"""What an expression of nftables is worth for a packet, and whether a value is among others. Pure."""
+"""The value that an expression of nftables has for a packet, and whether it is in a set. Pure."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from overlayd.ruleset.walk import Packet, protocol_name
 
 
 class _Nothing(Enum):
-    UNKNOWN = "it cannot be said"
-    OTHER = "the packet has nothing of this kind"
+    UNKNOWN = "the value is not known"
+    OTHER = "the packet has no such field"
 
 
 UNKNOWN, OTHER = _Nothing.UNKNOWN, _Nothing.OTHER
@@ -22,31 +22,31 @@ _PORTS = ("tcp", "udp", "udplite", "sctp", "dccp")
 
 
 def value_of(expression: Any, packet: Packet) -> Any:
-    """A text, a number, an address or a tuple of these; UNKNOWN or OTHER."""
+    """The value of an expression: a text, a number, an address or a tuple of these; UNKNOWN or OTHER."""
     if isinstance(expression, int | str):
         return expression
     value: Any = UNKNOWN
     if isinstance(expression, dict) and len(expression) == 1:
-        ((kind, said),) = expression.items()
+        ((kind, body),) = expression.items()
         match kind:
             case "meta":
-                value = _meta(str(said.get("key")), packet)
-            case "payload" if "protocol" in said:
-                value = _payload(str(said["protocol"]), str(said.get("field")), packet)
+                value = _meta(str(body.get("key")), packet)
+            case "payload" if "protocol" in body:
+                value = _payload(str(body["protocol"]), str(body.get("field")), packet)
             case "ct":
-                value = _connection(str(said.get("key")))
+                value = _connection(str(body.get("key")))
             case "fib":
-                value = _fib(said, packet)
+                value = _fib(body, packet)
             case "concat":
-                parts = tuple(value_of(part, packet) for part in said)
+                parts = tuple(value_of(part, packet) for part in body)
                 value = next((one for one in (OTHER, UNKNOWN) if one in parts), parts)
             case "&" | "|" | "^":
-                value = _calculated(kind, *(value_of(part, packet) for part in said[:2]))
+                value = _calculated(kind, *(value_of(part, packet) for part in body[:2]))
     return value
 
 
 def contained(value: Any, members: Sequence[Any] | None) -> bool | None:
-    """Whether a value is one of these, or in one of these networks and ranges; None where that cannot be said."""
+    """Whether a value is among these values, networks and ranges; None where that is not known."""
     if members is None:
         return None
     answers = [_is(value, member) for member in members]
@@ -54,7 +54,7 @@ def contained(value: Any, members: Sequence[Any] | None) -> bool | None:
 
 
 def compared(value: Any, operator: str, other: Any) -> bool | None:
-    """Whether `<`, `>`, `<=` or `>=` holds between two numbers; None for all else."""
+    """Whether `<`, `>`, `<=` or `>=` holds between two numbers; None for other values."""
     number = _number(other)
     if not isinstance(value, int) or number is None:
         return None
@@ -63,21 +63,21 @@ def compared(value: Any, operator: str, other: Any) -> bool | None:
 
 def _is(value: Any, member: Any) -> bool | None:
     if isinstance(member, list) and len(member) == 2:
-        # An element of a map, which is matched without its verdict.
+        # An element of a map: a value, and its verdict, which does not matter here.
         member = member[0]
     if not isinstance(member, dict) or len(member) != 1:
         return None if isinstance(value, tuple) else _equal(value, member)
-    ((kind, said),) = member.items()
+    ((kind, body),) = member.items()
     answer: bool | None = None
     match kind:
         case "elem":
-            answer = _is(value, said.get("val"))
+            answer = _is(value, body.get("val"))
         case "prefix":
-            answer = _in_prefix(value, said)
+            answer = _in_prefix(value, body)
         case "range":
-            answer = _in_range(value, said)
-        case "concat" if isinstance(value, tuple) and len(value) == len(said):
-            answers = [_is(part, one) for part, one in zip(value, said, strict=True)]
+            answer = _in_range(value, body)
+        case "concat" if isinstance(value, tuple) and len(value) == len(body):
+            answers = [_is(part, one) for part, one in zip(value, body, strict=True)]
             answer = False if False in answers else None if None in answers else True
     return answer
 
@@ -96,19 +96,19 @@ def _equal(value: Any, member: Any) -> bool | None:
     return None if address is None else address == value
 
 
-def _in_prefix(value: Any, said: Any) -> bool | None:
+def _in_prefix(value: Any, body: Any) -> bool | None:
     try:
         if isinstance(value, int):
-            # Of 32 bits, as marks are.
-            shift = 32 - int(said["len"])
-            return value >> shift == int(said["addr"]) >> shift
-        return contains(ip_network((said["addr"], said["len"]), strict=False), value)
+            # A number is a mark, of 32 bits.
+            shift = 32 - int(body["len"])
+            return value >> shift == int(body["addr"]) >> shift
+        return contains(ip_network((body["addr"], body["len"]), strict=False), value)
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def _in_range(value: Any, said: Any) -> bool | None:
-    low, high = (_number(end) if isinstance(value, int) else _address(end) for end in said)
+def _in_range(value: Any, body: Any) -> bool | None:
+    low, high = (_number(end) if isinstance(value, int) else _address(end) for end in body)
     if low is None or high is None or isinstance(value, str):
         return None
     return getattr(value, "version", 0) == getattr(low, "version", 0) and int(low) <= int(value) <= int(high)
@@ -161,15 +161,15 @@ def _payload(protocol: str, item: str, packet: Packet) -> Any:
 
 
 def _connection(key: str) -> Any:
-    # The first packet of a connection to a container's own address: nothing was translated.
+    # The packet is the first of a connection to a container's own address, so there was no NAT.
     return {"state": "new", "direction": "original", "status": "none"}.get(key, UNKNOWN)
 
 
-def _fib(said: Any, packet: Packet) -> Any:
-    flags = said.get("flags", [])
-    if said.get("result") == "type" and "daddr" in flags and packet.local is not None:
+def _fib(body: Any, packet: Packet) -> Any:
+    flags = body.get("flags", [])
+    if body.get("result") == "type" and "daddr" in flags and packet.local is not None:
         return "local" if packet.local else "unicast"
-    if said.get("result") == "oif" and "saddr" in flags and packet.answered is not None:
+    if body.get("result") == "oif" and "saddr" in flags and packet.answered is not None:
         return packet.answered
     return UNKNOWN
 

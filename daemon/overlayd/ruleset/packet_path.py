@@ -1,7 +1,7 @@
-"""The way of a packet through every program's rules, and where an accept would let it pass. Pure.
+"""The path of a packet through all base chains of a host, and where an accept rule would help. Pure.
 
-A packet passes all base chains of a hook, of whatever program, and an accept ends only the one that it is in: each that
-drops needs an accept of its own, before what drops.
+A packet passes through all base chains of a hook, whichever program made them. An accept ends its own base chain only:
+so each base chain that drops the packet needs an accept of its own, before the rule that drops.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from itertools import islice
 from typing import Protocol
 
 from overlayd.lib.addresses import IPNetwork
+from overlayd.lib.iptables_save import Tables
 from overlayd.lib.marks import network_of_rule, of, ours
-from overlayd.ruleset.iptables import Tables, trace, with_accept
-from overlayd.ruleset.nftables import Base
+from overlayd.ruleset.iptables import trace, with_accept
+from overlayd.ruleset.nftables import BaseChain
 from overlayd.ruleset.walk import Packet, Verdict
 
-# netfilter's priorities of iptables' tables (linux/netfilter_ipv4.h), in each hook the tables that it has there. nat
-# drops nothing: iptables refuses the word.
+# The priorities of iptables' tables (linux/netfilter_ipv4.h), and the tables of each hook. nat is left out, as iptables
+# refuses drops there.
 _PRIORITIES = {"raw": -300, "mangle": -150, "filter": 0, "security": 50}
 _TABLES = {
     "prerouting": ("raw", "mangle"),
@@ -28,14 +29,14 @@ _TABLES = {
     "postrouting": ("mangle",),
 }
 FORWARDED = ("prerouting", "forward", "postrouting")
-# Docker leaves it to the administrator, and passes it before its own rules in FORWARD.
+# Docker's chain for rules of the administrator. In FORWARD it comes before Docker's own rules.
 _DOCKER_USER = "DOCKER-USER"
 _NUMBERS = {"ipencap": "4"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kind:
-    """The rules of one kind of iptables for one IP version; `command` lists and changes them.
+class IptablesRules:
+    """The rules of one variant of iptables for one IP version; `command` reads and changes them.
 
     `tables` is None where they could not be read, and `problem` says why.
     """
@@ -48,7 +49,7 @@ class Kind:
 
 @dataclass(frozen=True, kw_only=True)
 class Match:
-    """The packets that an accept is for; what is empty does not matter."""
+    """The conditions of an accept rule. An empty field is no condition."""
 
     in_device: str = ""
     out_device: str = ""
@@ -58,14 +59,14 @@ class Match:
     port: int | None = None
 
     def at(self, hook: str) -> Match:
-        """The same where one of the devices is not known yet, or not any more."""
+        """The same conditions without the device that a packet does not have in that hook, or not yet."""
         found = self
         if hook in ("output", "postrouting"):
             found = replace(found, in_device="")
         return replace(found, out_device="") if hook in ("prerouting", "input") else found
 
     def iptables(self) -> str:
-        """In words of iptables."""
+        """The conditions as iptables writes them."""
         words = [
             self.in_device and f"-i {self.in_device}",
             self.out_device and f"-o {self.out_device}",
@@ -77,7 +78,7 @@ class Match:
         return " ".join(str(word) for word in words if word)
 
     def nft(self) -> str:
-        """In words of nft."""
+        """The conditions as nft writes them."""
         family = "ip6" if self.source is not None and self.source.version == 6 else "ip"
         words = [
             self.in_device and f'iifname "{self.in_device}"',
@@ -92,7 +93,7 @@ class Match:
 
 @dataclass(frozen=True, kw_only=True)
 class Drop:
-    """A base chain that drops a packet, or may. `remedy` is None where no command of ours helps: `table` says whose."""
+    """A base chain that drops a packet, or may. `remedy` is a command, None where the owner of `table` has to act."""
 
     by: str
     table: str
@@ -100,8 +101,8 @@ class Drop:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What drops a packet for certain, and what may: each base chain on its way."""
+class PathDrops:
+    """The base chains that certainly drop a packet (`drops`), and those that may do so (`doubts`)."""
 
     drops: tuple[Drop, ...] = ()
     doubts: tuple[Drop, ...] = ()
@@ -115,30 +116,32 @@ class _Stage(Protocol):
     def drop(self, packet: Packet, match: Match, by: str) -> Drop: ...
 
 
-def travel(kinds: Sequence[Kind], bases: Sequence[Base], packet: Packet, hooks: Sequence[str], match: Match) -> Outcome:
-    """A packet's way through these hooks; `match` is what an accept for it and its like would ask for."""
+def trace_path(
+    kinds: Sequence[IptablesRules], bases: Sequence[BaseChain], packet: Packet, hooks: Sequence[str], match: Match
+) -> PathDrops:
+    """Trace a packet through these hooks. `match` are the conditions of an accept rule for such packets."""
     drops, doubts = [], []
     for hook in hooks:
-        asked = match.at(hook)
+        accept = match.at(hook)
         for stage in sorted(_stages(kinds, bases, packet.version, hook), key=lambda stage: stage.priority):
             verdict, by = _decide(stage, packet)
             packet = replace(packet, mark=verdict.mark)
             if by is not None:
-                drops.append(stage.drop(packet, asked, by))
+                drops.append(stage.drop(packet, accept, by))
             elif verdict.dropped:
-                doubts.append(stage.drop(packet, asked, verdict.by))
+                doubts.append(stage.drop(packet, accept, verdict.by))
             else:
-                # What overlayd drops only of some, as a backend's packets from containers, is as it should be.
+                # Drops by rules of overlayd that depend on more than is known here are as they should be.
                 others = (rule for rule in verdict.doubts if network_of_rule(rule) is None)
-                doubts += [stage.drop(packet, asked, rule) for rule in islice(others, 1)]
-    return Outcome(drops=tuple(drops), doubts=tuple(doubts))
+                doubts += [stage.drop(packet, accept, rule) for rule in islice(others, 1)]
+    return PathDrops(drops=tuple(drops), doubts=tuple(doubts))
 
 
 def _decide(stage: _Stage, packet: Packet) -> tuple[Verdict, str | None]:
-    """The verdict, and by what the packet is dropped for certain.
+    """The verdict, and the rule or policy that certainly drops the packet; None without one.
 
-    Where nothing is said of the protocol: whatever drops all TCP or all UDP is no doubt; and that published ports are
-    let in is no comfort to the rest.
+    Where the packet has no protocol, a rule that drops all TCP or all UDP counts as certain. Accepts for single ports,
+    as of published ports, do not change that.
     """
     verdict = stage.trace(packet)
     if verdict.dropped and not verdict.doubts:
@@ -152,7 +155,7 @@ def _decide(stage: _Stage, packet: Packet) -> tuple[Verdict, str | None]:
     return verdict, None
 
 
-def _stages(kinds: Sequence[Kind], bases: Sequence[Base], version: int, hook: str) -> Iterator[_Stage]:
+def _stages(kinds: Sequence[IptablesRules], bases: Sequence[BaseChain], version: int, hook: str) -> Iterator[_Stage]:
     for kind in kinds:
         if kind.version == version and kind.tables is not None:
             for table in _TABLES[hook]:
@@ -164,7 +167,7 @@ def _stages(kinds: Sequence[Kind], bases: Sequence[Base], version: int, hook: st
 
 
 def _network_remedy(network: int) -> str:
-    """What mends the rules of that network; of our own in the words that are said of whichever is ours."""
+    """The command that repairs the rules of that network; for ours in the words for network 0 (Marks.said_of)."""
     if network == ours().number:
         return "systemctl restart overlayd"
     return of(network).restart
@@ -188,7 +191,7 @@ class _OfIptables:
         chains = self._tables[self._table]
         where = self._chain
         if self._chain == "FORWARD" and _DOCKER_USER in chains:
-            # Docker's own chain for such rules, where that comes before what drops.
+            # Docker's own chain for such rules, where an accept there comes before the drop.
             changed = with_accept(self._tables, self._table, _DOCKER_USER, match.iptables())
             verdict = trace(changed, self._table, self._chain, packet)
             if not verdict.dropped and not verdict.doubts:
@@ -198,14 +201,14 @@ class _OfIptables:
 
 
 class _OfNft:
-    def __init__(self, base: Base) -> None:
+    def __init__(self, base: BaseChain) -> None:
         self.priority = base.priority
         self._base = base
 
     def trace(self, packet: Packet) -> Verdict:
         return self._base.trace(packet)
 
-    def drop(self, packet: Packet, match: Match, by: str) -> Drop:  # noqa: ARG002 - as of iptables
+    def drop(self, packet: Packet, match: Match, by: str) -> Drop:  # noqa: ARG002 - the interface of _Stage
         base = self._base
         remedy: str | None = f"nft 'insert rule {base.where} {match.nft()} accept'"
         network = network_of_rule(by)

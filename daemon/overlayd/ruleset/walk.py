@@ -1,7 +1,7 @@
-"""How a packet goes through chains of rules, whoever's rules they are. Pure.
+"""The walk of a packet through chains of rules, of iptables or nftables. Pure.
 
-What a rule asks cannot always be answered from outside (rates, states, what only userspace knows): such a rule counts
-as a doubt, and so does all that depends on it.
+Not every condition of a rule can be evaluated from outside (rates, states, a program's decision). The effect of such a
+rule is uncertain: it is a doubt, and so is what depends on it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Protocol
 
 from overlayd.lib.addresses import IPAddress
 
-# IANA, protocol-numbers, by the names that iptables prints (of /etc/protocols).
+# IANA protocol-numbers, with the names that iptables prints (from /etc/protocols).
 _PROTOCOLS = {
     "1": "icmp",
     "4": "ipencap",
@@ -23,17 +23,17 @@ _PROTOCOLS = {
     "58": "ipv6-icmp",
     "icmpv6": "ipv6-icmp",
 }
-# Chains call each other; a loop is refused by the kernel, a depth like this is nobody's.
+# The kernel refuses loops of chains. This depth, which no real ruleset has, ends a loop in a text.
 _DEEPEST = 32
 
 
 @dataclass(frozen=True, kw_only=True)
 class Packet:
-    """The first packet of a connection, on its way through this host. None: does not matter, or not known.
+    """The first packet of a connection that passes through this host. None: any value, or not known.
 
-    `mac` is the link's address that it comes from. `local`: it is for an address of this host. `sets` are the members
-    of sets of addresses, by name, as far as known. `mark` is the firewall mark that rules gave it so far. `answered`:
-    an answer would leave by the device that it came from.
+    `mac` is the sender's link address. `local`: the destination is an address of this host. `sets` are the elements of
+    sets of addresses, by name, as far as known. `mark` is the firewall mark so far. `answered`: an answer would leave
+    by the device on which the packet came in.
     """
 
     source: IPAddress
@@ -55,12 +55,12 @@ class Packet:
 
 
 def protocol_name(written: object) -> str:
-    """The one name of a protocol that is written as a number or by any of its names."""
+    """The name of a protocol that is given by its number or any of its names."""
     return _PROTOCOLS.get(str(written), str(written))
 
 
-class Does(StrEnum):
-    """What becomes of a packet that a rule is for."""
+class ActionKind(StrEnum):
+    """The kinds of actions that a rule has for a packet."""
 
     ACCEPT = "accept"
     DROP = "drop"
@@ -72,38 +72,38 @@ class Does(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Action:
-    """One thing that a rule does: `target` is the chain to go to, `mark` the new mark, None if it is not known."""
+    """One action of a rule: `target` is the chain to continue in, `mark` the new mark, None if it is not known."""
 
-    does: Does
+    kind: ActionKind
     target: str = ""
     mark: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judged:
-    """What a rule does with a packet. `sure`: all of it happens, in order; otherwise each of it may."""
+class RuleEffect:
+    """A rule's actions for a packet. `sure`: all of them happen, in this order; otherwise each of them may happen."""
 
     actions: tuple[Action, ...] = ()
     sure: bool = True
 
 
 class Rule(Protocol):
-    """One rule of any program's."""
+    """One rule, of iptables or nftables."""
 
     @property
     def shown(self) -> str:
-        """As its program shows it, with its chain."""
+        """The rule as its program prints it, with its chain."""
 
-    def judge(self, packet: Packet) -> Judged:
-        """What it does with a packet."""
+    def effect_on(self, packet: Packet) -> RuleEffect:
+        """Its effect on a packet."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What happens to a packet in one base chain.
+    """The result for a packet in one base chain.
 
-    `by` is the rule, with its chain, or the policy that decided. `doubts` are rules before that which might have
-    decided otherwise, had they been understood. `mark` is what the packet has when it leaves.
+    `by` is the rule, with its chain, or the policy that decided. `doubts` are rules before that whose effect is
+    uncertain, and which may decide otherwise. `mark` is the packet's mark at the end.
     """
 
     dropped: bool
@@ -112,12 +112,12 @@ class Verdict:
     mark: int | None = 0
 
 
-# Whether it is dropped, and by which rule.
+# Whether the packet is dropped, and by which rule.
 _Decision = tuple[bool, str]
 
 
 def walk(chains: Mapping[str, Sequence[Rule]], name: str, packet: Packet, policy: _Decision) -> Verdict:
-    """The verdict of a base chain with that policy."""
+    """The verdict of the base chain `name`; `policy` decides where no rule does."""
     walker = _Walker(chains, packet)
     dropped, by = walker.chain(name, 0) or policy
     doubts = tuple(dict.fromkeys(rule for other, rule in walker.doubts if other is not dropped))
@@ -131,29 +131,29 @@ class _Walker:
         self.doubts: list[_Decision] = []
 
     def chain(self, name: str, depth: int) -> _Decision | None:
-        """What a chain decides; None where the packet comes back from it, or may have come back before."""
-        may_have_left = False
+        """The decision of a chain; None where the packet returns from it, or may have returned before that decision."""
+        may_have_returned = False
         for rule in self.chains.get(name, ()) if depth <= _DEEPEST else ():
-            judged, before = rule.judge(self.packet), self.packet.mark
-            for action in judged.actions:
+            effect, before = rule.effect_on(self.packet), self.packet.mark
+            for action in effect.actions:
                 decided, leaves = self._do(action, rule, depth)
-                if decided is not None and (may_have_left or not judged.sure):
+                if decided is not None and (may_have_returned or not effect.sure):
                     self.doubts.append(decided)
-                if judged.sure and (decided is not None or leaves):
-                    return None if may_have_left else decided
-                may_have_left = may_have_left or (leaves and not judged.sure)
-            if not judged.sure and self.packet.mark != before:
+                if effect.sure and (decided is not None or leaves):
+                    return None if may_have_returned else decided
+                may_have_returned = may_have_returned or (leaves and not effect.sure)
+            if not effect.sure and self.packet.mark != before:
                 self.packet = replace(self.packet, mark=None)
         return None
 
     def _do(self, action: Action, rule: Rule, depth: int) -> tuple[_Decision | None, bool]:
-        """What one action decides, and whether the rest of the chain is left out even if it decides nothing."""
-        match action.does:
-            case Does.ACCEPT | Does.DROP:
-                return (action.does is Does.DROP, rule.shown), False
-            case Does.JUMP | Does.GOTO:
-                return self.chain(action.target, depth + 1), action.does is Does.GOTO
-            case Does.MARK:
+        """The decision of one action, and whether the packet leaves the chain even without one."""
+        match action.kind:
+            case ActionKind.ACCEPT | ActionKind.DROP:
+                return (action.kind is ActionKind.DROP, rule.shown), False
+            case ActionKind.JUMP | ActionKind.GOTO:
+                return self.chain(action.target, depth + 1), action.kind is ActionKind.GOTO
+            case ActionKind.MARK:
                 self.packet = replace(self.packet, mark=action.mark)
                 return None, False
         return None, True

@@ -1,8 +1,8 @@
 """This host's settings: one table of options, from which flags, variables and the sysconfig file are all read.
 
 An option `etcd-endpoints` is the flag `--etcd-endpoints`, the variable `OVERLAYD_ETCD_ENDPOINTS` and, for hosts that
-come from flannel, `FLANNELD_ETCD_ENDPOINTS`. What is nearer to the command line wins: flag, OVERLAYD_, FLANNELD_, the
-file, the default.
+come from flannel, `FLANNELD_ETCD_ENDPOINTS`. The first source that has it counts, in this order: flag, OVERLAYD_,
+FLANNELD_, the file, the default.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from overlayd.lib.sanitize import plain
 from overlayd.settings import values
 
 CONFIG_FILE = Path("/etc/sysconfig/overlayd")
-# In the file for others than us: the unit's own flags, and what docker.env adds.
+# In the file, but not read by overlayd: flags that the unit adds, and options that docker.env adds.
 _NOT_OPTIONS = {"OVERLAYD_OPTIONS", "OVERLAYD_DOCKER_OPTIONS"}
 
 
@@ -37,16 +37,23 @@ def _option(
     default: Any,
     many: bool = False,
     secret: bool = False,
-    also: tuple[str, ...] = (),
+    other_names: tuple[str, ...] = (),
     switch: bool = False,
-    between: str | None = ",",
+    separator: str | None = ",",
 ) -> Any:
-    """One row: `also` are flannel's names for the same option; a `switch` may be bare, or `--no-…` instead.
+    """One row: `other_names` are flannel's for the same option; a `switch` may be given bare, or as `--no-…`.
 
-    `between` is what stands between several values, as a regular expression; None: one value each time it is given.
+    `separator` is a regular expression for what separates several values; None: each time it is given it has one value.
     """
-    metadata = {"parse": parse, "help": text, "many": many, "secret": secret, "also": also, "switch": switch}
-    metadata["between"] = between
+    metadata = {
+        "parse": parse,
+        "help": text,
+        "many": many,
+        "secret": secret,
+        "other_names": other_names,
+        "switch": switch,
+    }
+    metadata["separator"] = separator
     return field(default=default, metadata=metadata, repr=not secret)
 
 
@@ -55,7 +62,7 @@ class Settings:
     """All that one host decides for itself. What all hosts share is the network config in etcd."""
 
     etcd_endpoints: tuple[str, ...] = _option(
-        values.text, "etcd servers, comma separated", default=("http://127.0.0.1:2379",), many=True, between=r"[,;\s]"
+        values.text, "etcd servers, comma separated", default=("http://127.0.0.1:2379",), many=True, separator=r"[,;\s]"
     )
     network_number: int = _option(
         values.network_number,
@@ -85,7 +92,7 @@ class Settings:
         "expression that an interface's address or name matches; the flag may be repeated, the variable has one: (a|b)",
         default=(),
         many=True,
-        between=None,
+        separator=None,
     )
     iface_can_reach: str | None = _option(values.text, "take the interface of the route to this address", default=None)
     public_ip: IPv4Address | None = _option(
@@ -130,7 +137,10 @@ class Settings:
         values.minutes, "minutes before its end by which a lease is prolonged at the latest", default=60
     )
     resync_s: float = _option(
-        values.positive, "seconds between two looks at the kernel's state", default=5.0, also=("iptables_resync",)
+        values.positive,
+        "seconds between two looks at the kernel's state",
+        default=5.0,
+        other_names=("iptables_resync",),
     )
     probe_rate: float = _option(
         values.rate,
@@ -218,11 +228,11 @@ def load(
     found: dict[str, Any] = {}
     for option in fields(Settings):
         upper = option.name.upper()
-        theirs = [f"FLANNELD_{name.upper()}" for name in _names(option)]
+        flannel_names = [f"FLANNELD_{name.upper()}" for name in _names(option)]
         sources: tuple[tuple[str, str | Sequence[str] | None], ...] = (
             (f"--{_dashed(option.name)}", flags.get(option.name)),
             (f"OVERLAYD_{upper}", environment.get(f"OVERLAYD_{upper}")),
-            *((name, environment.get(name)) for name in theirs),
+            *((name, environment.get(name)) for name in flannel_names),
             (f"OVERLAYD_{upper} in {file}", from_file.get(f"OVERLAYD_{upper}")),
         )
         if option.metadata["secret"] and flags.get(option.name) is not None:
@@ -236,13 +246,13 @@ def load(
                 found[option.name] = _parse(source, raw, option.metadata)
                 break
     if flags.get("etcd_password_file") is not None:
-        # Nearer than a password in the file or in a variable, which is one way to say the same.
+        # A flag counts before a password in the file or in a variable.
         found.pop("etcd_password", None)
     return Settings(**{**_of_number(found.get("network_number", 0)), **found})
 
 
 def _of_number(number: int) -> dict[str, Any]:
-    """The defaults that differ for another network than 0: what is network 0's is not another's."""
+    """The defaults that differ from network 0's: prefix and folders."""
     if not number:
         return {}
     return {
@@ -258,7 +268,7 @@ def config_file(flags: Mapping[str, Any], environment: Mapping[str, str]) -> Pat
     number = str(flags.get("network_number") or environment.get("OVERLAYD_NETWORK_NUMBER"))
     if given is not None:
         return Path(given)
-    # What is no such number is refused by `load`.
+    # `load` refuses what is not such a number.
     return CONFIG_FILE.with_name(f"{CONFIG_FILE.name}.{number}") if number in list("123456789") else CONFIG_FILE
 
 
@@ -294,7 +304,7 @@ def read_file(path: Path, *, required: bool = False) -> dict[str, str]:
 
 
 def _of_key(key: str) -> str | None:
-    """What is wrong with a key that holds a setting's name."""
+    """What to say about a key that contains a setting's name but is none."""
     if key.startswith("\ufeff"):
         return "the file begins with a byte order mark, with which systemd drops its first line: save it without"
     return "systemd reads no `export`: leave it out" if key.startswith("export") else None
@@ -305,8 +315,8 @@ def _parse(source: str, raw: str | Sequence[str], metadata: Mapping[str, Any]) -
         if not metadata["many"]:
             return metadata["parse"](raw)
         given = [raw] if isinstance(raw, str) else raw
-        between = metadata["between"]
-        parts = given if between is None else [part for text in given for part in re.split(between, text)]
+        separator = metadata["separator"]
+        parts = given if separator is None else [part for text in given for part in re.split(separator, text)]
         return tuple(metadata["parse"](part) for part in parts if part.strip())
     except ValueError as error:
         shown = "(not shown)" if metadata["secret"] else repr(raw)
@@ -314,7 +324,7 @@ def _parse(source: str, raw: str | Sequence[str], metadata: Mapping[str, Any]) -
 
 
 def _names(option: Field[Any]) -> tuple[str, ...]:
-    return (option.name, *option.metadata["also"])
+    return (option.name, *option.metadata["other_names"])
 
 
 def _dashed(name: str) -> str:

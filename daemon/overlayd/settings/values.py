@@ -1,4 +1,4 @@
-"""What the text of a setting may be: each reads one kind, and raises ValueError with what is allowed. Pure."""
+"""Reads the text of a setting: one function for each kind. They raise ValueError with what is allowed. Pure."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def docker_restart(value: str) -> str:
 
 def firewall(value: str) -> str:
     word = value.strip().lower()
-    # It was a yes or no in 0.1.
+    # In 0.1 it was true or false.
     if word in ("auto", "iptables", "nftables", "none"):
         return word
     try:

@@ -2,5 +2,5 @@
 
 import os
 
-# gRPC writes lines of its own to standard error at every attempt, in a form of its own; all they tell is in our errors.
+# gRPC writes lines to standard error at every attempt; our errors say the same.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")

@@ -1,4 +1,4 @@
-"""How a host may reach etcd: the settings for it, and what is wrong with them before anything is dialled."""
+"""How a host reaches etcd: the settings for it, and their checks before anything is dialled."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from overlayd.errors import ConfigError
 from overlayd.lib.log import logger
-from overlayd.store.endpoints import Endpoint, parse_endpoints
+from overlayd.store.endpoints import EtcdEndpoint, parse_endpoints
 from overlayd.store.trust import system_bundle
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class StoreSettings:
         )
 
 
-def check(settings: StoreSettings) -> tuple[Endpoint, ...]:
+def check(settings: StoreSettings) -> tuple[EtcdEndpoint, ...]:
     """The endpoints. Raises ConfigError where settings contradict each other, or a file is not there."""
     endpoints = parse_endpoints(settings.endpoints)
     if settings.password and settings.password_file:

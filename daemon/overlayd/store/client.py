@@ -8,34 +8,22 @@ and the endpoints.
 from __future__ import annotations
 
 import queue
-import random
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from overlayd.store.access import StoreSettings
 from overlayd.store.connection import Connection
-from overlayd.store.pages import KeyValue, Pages, key_value, part_end, prefix_end
+from overlayd.store.pages import Pages, key_value, prefix_end
+from overlayd.store.protocol import KeyStore, KeyValue
 from overlayd.store.rpc import etcdrpc
-from overlayd.store.servers import CALL_TIMEOUT_S, Refused, Servers
+from overlayd.store.servers import Servers
 
 if TYPE_CHECKING:
     from overlayd.settings import Settings
 
-__all__ = [
-    "CALL_TIMEOUT_S",
-    "KeyValue",
-    "Refused",
-    "Store",
-    "StoreSettings",
-    "etcdrpc",
-    "jittered",
-    "key_value",
-    "part_end",
-]
 
-
-class Store:
-    """etcd's keys and leases. All methods may be called from any thread; each blocks at most CALL_TIMEOUT_S."""
+class Store(KeyStore):
+    """etcd's keys and leases (KeyStore says what each method does). Each call blocks at most CALL_TIMEOUT_S."""
 
     def __init__(self, settings: StoreSettings) -> None:
         """Check the settings (ConfigError); nothing is dialled before the first call."""
@@ -53,36 +41,33 @@ class Store:
 
     @property
     def servers(self) -> Servers:
-        """The connection, for those in this folder."""
+        """The servers and the connection to one of them. For this folder, and for doctor."""
         return self._servers
 
     def close(self) -> None:
-        """Drop the connection. The next call dials anew."""
+        """Drop the connection. The next call connects again."""
         self._servers.close()
 
-    def tend(self) -> None:
-        """Look after the connection, every second or so: is the server alive, have its certificates been replaced?
+    def health_check(self) -> None:
+        """Check that the server is alive, and whether certificates were replaced. To be called every second or so.
 
-        A connection that is no good any more is closed, which ends the watches on it.
+        A dead connection is closed, which ends the watches on it.
         """
-        self._servers.tend()
+        self._servers.health_check()
 
     def get(self, key: str) -> KeyValue | None:
-        """The key, or None."""
+        """See KeyStore."""
         request = etcdrpc.RangeRequest(key=key.encode())
         found = self._servers.call(f"get {key}", lambda c: c.kv.Range, request, repeatable=True).kvs
         return key_value(found[0]) if found else None
 
     def list_prefix(self, prefix: str) -> tuple[list[KeyValue], int]:
-        """Every key below `prefix`, and the revision at which they all were so."""
+        """See KeyStore."""
         pages = self.pages([prefix])
         return [kv for page in pages for kv in page], pages.revision
 
     def pages(self, parts: Sequence[str]) -> Pages:
-        """Several parts of etcd, as they all were at one revision, some hundred keys at a time.
-
-        A part that ends in `/` is every key below it, any other one key: a role needs rights on no more than that.
-        """
+        """See KeyStore."""
         return Pages(self._servers, parts)
 
     def create(
@@ -95,11 +80,7 @@ class Store:
         quiet_below: tuple[str, int] | None = None,
         instead_of: str | None = None,
     ) -> bool:
-        """Write the key if nobody has; False when somebody was first. Atomic.
-
-        Also False where a key begins with `none_below`, or where one that begins with the first of `quiet_below` was
-        written after the revision that is its second. `instead_of` is a key that is deleted in the same moment.
-        """
+        """See KeyStore."""
         conditions = [_absent(key)]
         if none_below is not None:
             conditions.append(_absent(none_below, below=True))
@@ -109,15 +90,15 @@ class Store:
         return self._put_if(f"create {key}", conditions, key, value, lease_id=lease_id, besides=gone)
 
     def replace(self, key: str, value: bytes, *, mod_revision: int, lease_id: int) -> bool:
-        """Write the key if it is still as it was at `mod_revision`; False when it has changed or gone. Atomic."""
+        """See KeyStore."""
         return self._put_if(f"replace {key}", [_unchanged(key, mod_revision)], key, value, lease_id=lease_id)
 
     def put(self, key: str, value: bytes) -> None:
-        """Write the key, whatever was there."""
+        """See KeyStore."""
         self._servers.call(f"put {key}", lambda c: c.kv.Put, etcdrpc.PutRequest(key=key.encode(), value=value))
 
     def delete(self, key: str, *, mod_revision: int) -> bool:
-        """Remove the key if it is still as it was at `mod_revision`. Atomic."""
+        """See KeyStore."""
         request = etcdrpc.TxnRequest(
             compare=[_unchanged(key, mod_revision)],
             success=[_delete(key)],
@@ -125,12 +106,12 @@ class Store:
         return bool(self._servers.call(f"delete {key}", lambda c: c.kv.Txn, request).succeeded)
 
     def grant(self, ttl_s: int) -> int:
-        """A new etcd lease of `ttl_s` seconds by etcd's clock; its id."""
+        """See KeyStore."""
         request = etcdrpc.LeaseGrantRequest(TTL=ttl_s)
         return int(self._servers.call("grant a lease", lambda c: c.leases.LeaseGrant, request).ID)
 
     def refresh(self, lease_id: int) -> int:
-        """Prolong an etcd lease by its own TTL. Returns the seconds left; 0 when there is no such lease any more."""
+        """See KeyStore."""
         request = etcdrpc.LeaseKeepAliveRequest(ID=lease_id)
 
         def refresh(connection: Connection) -> Callable[..., Any]:
@@ -150,26 +131,21 @@ class Store:
         return int(self._servers.call("refresh a lease", refresh, request, repeatable=True).TTL)
 
     def seconds_left(self, lease_id: int) -> int:
-        """How long an etcd lease still lives if nobody prolongs it; 0 when there is none any more."""
-        request = etcdrpc.LeaseTimeToLiveRequest(ID=lease_id)
-        return max(
-            0,
-            int(
-                self._servers.call(
-                    "ask about a lease", lambda c: c.leases.LeaseTimeToLive, request, repeatable=True
-                ).TTL
-            ),
-        )
+        """See KeyStore."""
+        return max(0, int(self._time_to_live(lease_id).TTL))
 
     def granted_ttl(self, lease_id: int) -> int:
-        """For how long an etcd lease is prolonged each time; 0 when there is none."""
-        request = etcdrpc.LeaseTimeToLiveRequest(ID=lease_id)
-        answer = self._servers.call("ask about a lease", lambda c: c.leases.LeaseTimeToLive, request, repeatable=True)
+        """See KeyStore."""
+        answer = self._time_to_live(lease_id)
         return max(0, int(answer.grantedTTL)) if answer.TTL > 0 else 0
 
     def revoke(self, lease_id: int) -> None:
-        """End an etcd lease, and with it every key that hangs on it."""
+        """See KeyStore."""
         self._servers.call("revoke a lease", lambda c: c.leases.LeaseRevoke, etcdrpc.LeaseRevokeRequest(ID=lease_id))
+
+    def _time_to_live(self, lease_id: int) -> Any:
+        request = etcdrpc.LeaseTimeToLiveRequest(ID=lease_id)
+        return self._servers.call("ask about a lease", lambda c: c.leases.LeaseTimeToLive, request, repeatable=True)
 
     def _put_if(
         self,
@@ -184,11 +160,6 @@ class Store:
         put = etcdrpc.RequestOp(request_put=etcdrpc.PutRequest(key=key.encode(), value=value, lease=lease_id))
         request = etcdrpc.TxnRequest(compare=conditions, success=[put, *besides])
         return bool(self._servers.call(operation, lambda c: c.kv.Txn, request).succeeded)
-
-
-def jittered(delay_s: float) -> float:
-    """A delay between half and the whole of `delay_s`, so that a fleet does not come back all at once."""
-    return delay_s * (0.5 + random.random() / 2)
 
 
 def _absent(key: str, *, below: bool = False) -> Any:

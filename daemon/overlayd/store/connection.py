@@ -10,7 +10,7 @@ from typing import Any
 from overlayd.errors import StoreError
 from overlayd.lib.log import logger
 from overlayd.store.access import StoreSettings
-from overlayd.store.endpoints import Endpoint
+from overlayd.store.endpoints import EtcdEndpoint
 from overlayd.store.resolve import Addresses
 from overlayd.store.rpc import etcdrpc, grpc
 from overlayd.store.trust import Trust
@@ -30,9 +30,9 @@ CHANNEL_OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 500),
     ("grpc.max_reconnect_backoff_ms", 1000),
-    # In spite of its name: how long one attempt to connect may take, TLS and the server's first word included.
+    # In spite of its name: how long one attempt to connect may take, until TLS and HTTP/2 are set up.
     ("grpc.min_reconnect_backoff_ms", 2000),
-    # Lists come in pages, and what a watch tells in parts: nobody needs more at once.
+    # Lists come in pages and large watch responses in fragments: no message is larger.
     ("grpc.max_receive_message_length", RECEIVED_AT_MOST),
     # A new connection is new: neither the old one's credentials nor its backoff.
     ("grpc.use_local_subchannel_pool", 1),
@@ -49,14 +49,14 @@ class Connection:
     Any thread may use it. After `close`, calls under way end as CANCELLED, and new ones raise ValueError.
     """
 
-    def __init__(self, endpoint: Endpoint, trust: Trust | None, addresses: Addresses = ()) -> None:
+    def __init__(self, endpoint: EtcdEndpoint, trust: Trust | None, addresses: Addresses = ()) -> None:
         """`addresses`, all of one family, are those of the endpoint's name; none where it is an address itself."""
         self.endpoint = endpoint
         self.trust = trust
         self.addresses = addresses
         target, options = _target(endpoint, addresses), [*CHANNEL_OPTIONS]
         if addresses:
-            # The name counts: in etcd's certificate, and in what it is told.
+            # The name, not the address, is in etcd's certificate and in the requests.
             option = "grpc.default_authority" if trust is None else "grpc.ssl_target_name_override"
             options.append((option, f"{endpoint.host}:{endpoint.port}" if trust is None else endpoint.host))
         if trust is None:
@@ -70,14 +70,14 @@ class Connection:
         self.auth = etcdrpc.AuthStub(self._channel)
 
     def close(self) -> None:
-        """Hang up. Harmless when called again."""
+        """Close the channel. Harmless when called again."""
         self._channel.close()
 
-    def answers(self, timeout_s: float, *, alone: bool = True) -> str | None:
-        """Ask the server something small. None if it said anything, else what went wrong.
+    def health_problem(self, timeout_s: float, *, alone: bool = True) -> str | None:
+        """Send the server a small read. None when it answered, else what went wrong.
 
-        Something that it knows by itself, or, where not `alone`, that it has to ask its cluster for. Without a login,
-        which costs etcd much and us nothing: a refusal is an answer.
+        It answers `alone`, or else after asking its cluster. There is no login, as that costs etcd much work: a
+        refusal is an answer too.
         """
         try:
             self.kv.Range(etcdrpc.RangeRequest(key=b"/", serializable=alone, count_only=True), timeout=timeout_s)
@@ -91,7 +91,7 @@ class Connection:
 class Login:
     """The token that etcd gives for user and password: asked for when it is first needed, and after `forget`.
 
-    It outlives connections, as a login makes etcd work hard. The password's file is read anew for each login.
+    It outlives connections, as a login costs etcd much work. The password's file is read again for each login.
     """
 
     def __init__(self, settings: StoreSettings) -> None:
@@ -112,9 +112,9 @@ class Login:
             self._lock.release()
 
     def forget(self, metadata: Metadata | None = None) -> bool:
-        """Log in again before the next call, unless another thread has done so since it gave out `metadata`.
+        """Log in again before the next call, unless another thread has done so since `metadata` was given out.
 
-        Whether there is a login at all.
+        Returns whether there is a login at all.
         """
         if not self._settings.username:
             return False
@@ -130,7 +130,7 @@ class Login:
         except grpc.RpcError as error:
             if "authentication is not enabled" not in details(error):
                 raise
-            # As etcd's own clients do. It may be one that came back empty.
+            # As etcd's own clients do. It may be an etcd that came back without its data.
             log.warning("etcd asks nobody for a password; going on without a login")
             return ()
 
@@ -141,7 +141,7 @@ class Login:
         try:
             password = Path(path).read_text().strip("\r\n")
         except (OSError, UnicodeDecodeError) as error:
-            # Not the error itself: of a file that is no text, it tells some bytes.
+            # Not the error itself, which shows some bytes of a file that is not text.
             reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
             raise StoreError(f"etcd-password-file: {path} cannot be read: {reason}") from None
         if not password:
@@ -149,7 +149,7 @@ class Login:
         return password
 
 
-def _target(endpoint: Endpoint, addresses: Addresses) -> str:
+def _target(endpoint: EtcdEndpoint, addresses: Addresses) -> str:
     """What gRPC is to dial, without asking DNS by itself."""
     if not addresses:
         return f"{endpoint.dialled_host}:{endpoint.port}"
@@ -160,19 +160,19 @@ def _target(endpoint: Endpoint, addresses: Addresses) -> str:
 
 
 def details(error: grpc.RpcError) -> str:
-    """What gRPC or etcd says of a failure, in its own words. No call's metadata, so no token, is in it."""
+    """gRPC's or etcd's own message for a failure. It has no metadata of the call, and so no token."""
     said = (error.details() if hasattr(error, "details") else None) or str(error)
-    # gRPC tells of its load balancing first; what happened comes last.
+    # gRPC's message begins with its load balancing; what happened comes last.
     return str(said.rpartition("last error: ")[2].removeprefix("UNKNOWN: ").removeprefix("UNAVAILABLE: "))
 
 
 def unreachable(error: grpc.RpcError) -> bool:
-    """Whether another server may do better: this one is dead, frozen, cut off, or not who it should be."""
-    return error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED) or misnamed(error)
+    """Whether another server may do better: this one is dead, frozen, cut off, or has another's certificate."""
+    return error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED) or is_wrong_name(error)
 
 
-def misnamed(error: grpc.RpcError) -> bool:
-    """Whether gRPC refused, not etcd: of a certificate without subjectAltName, whose common name is the address."""
+def is_wrong_name(error: grpc.RpcError) -> bool:
+    """Whether gRPC refused the server's name: also where a certificate has it as its common name alone."""
     return "does not match SSL server name" in (error.details() or "")
 
 
@@ -191,6 +191,6 @@ def login_expired(error: grpc.RpcError) -> bool:
     """Whether etcd does not know our token any more, or wants one now, or changed its users since it gave it out."""
     said = error.details() or ""
     phrases = ("invalid auth token", "user name is empty", "auth store is old", "revision in header is old")
-    if misnamed(error):
+    if is_wrong_name(error):
         return False
     return error.code() is grpc.StatusCode.UNAUTHENTICATED or any(phrase in said for phrase in phrases)

@@ -16,7 +16,7 @@ _ALLOWED = "write http://HOST:PORT or https://HOST:PORT"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Endpoint:
+class EtcdEndpoint:
     """One etcd server: `host` is a name or an address without brackets.
 
     Its certificate must be for that very name or address. Each server is dialled by itself, as one gRPC target for
@@ -41,7 +41,7 @@ class Endpoint:
         return f"{'https' if self.tls else 'http'}://{self.dialled_host}:{self.port}"
 
 
-def parse_endpoint(text: str) -> Endpoint:
+def parse_endpoint(text: str) -> EtcdEndpoint:
     """`http://10.0.0.1:2379`, `https://etcd1`, `10.0.0.1:2379`. Raises ConfigError."""
     _require_no_password(text)
     try:
@@ -52,10 +52,10 @@ def parse_endpoint(text: str) -> Endpoint:
     odd = url.path.strip("/") or url.query or url.fragment or port == 0
     if url.scheme not in ("http", "https") or odd or not _is_host(host):
         raise ConfigError(f"etcd-endpoints: {text!r} is not an endpoint", hint=_ALLOWED)
-    return Endpoint(host=str(host), port=DEFAULT_PORT if port is None else port, tls=url.scheme == "https")
+    return EtcdEndpoint(host=str(host), port=DEFAULT_PORT if port is None else port, tls=url.scheme == "https")
 
 
-def parse_endpoints(texts: Sequence[str]) -> tuple[Endpoint, ...]:
+def parse_endpoints(texts: Sequence[str]) -> tuple[EtcdEndpoint, ...]:
     """All of them, in their order. Raises ConfigError, also where there is none or where the schemes are mixed."""
     if not texts:
         raise ConfigError("etcd-endpoints: none given", hint="set OVERLAYD_ETCD_ENDPOINTS=http://HOST:2379")

@@ -1,4 +1,4 @@
-"""Parts of etcd as a value that keeps itself up to date, whatever happens to etcd meanwhile."""
+"""Parts of etcd, followed: a value that is kept up to date, whatever happens to etcd."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from types import MappingProxyType
 
 from overlayd.errors import StoreDenied, StoreError
 from overlayd.lib.log import logger
-from overlayd.store.client import KeyValue, Refused, Store, jittered
-from overlayd.store.kept import Bounds, Kept
-from overlayd.store.watch import Change, Compacted, Watch
+from overlayd.lib.periodic import jittered
+from overlayd.store.bounded_keys import BoundedKeys, Bounds
+from overlayd.store.client import Store
+from overlayd.store.protocol import KeyValue
+from overlayd.store.servers import Compacted, Refused
+from overlayd.store.watch import Change, EtcdWatch
 
 log = logger("store")
 
@@ -21,24 +24,24 @@ FIRST_RETRY_S = 0.5
 LAST_RETRY_S = 2.0
 # Each login costs etcd a tenth of a second of work; a whole fleet with a wrong password must not take it down.
 REFUSED_RETRY_S = 15.0
-PULSE_S = 1.5
-# An etcd that is always compacted before it is watched is not listed at full speed.
+HEALTH_INTERVAL_S = 1.5
+# The pause before listing again when the revision was compacted before the watch began.
 COMPACTED_S = 0.5
-# A watch that stood this long and then broke did so for a new reason.
-STOOD_S = 1.0
-# Lists of very many keys come no closer than this.
+# When a watch that lasted this long ends, the next attempt follows at once.
+LASTED_S = 1.0
+# At least so long between two lists that are made because keys were left out of the first.
 LIST_AGAIN_S = 30.0
-# A list that took longer than this is not repeated before as much time has gone, whatever breaks the watch.
+# After a list that took longer than this, the next one waits for as long as that took.
 LONG_LIST_S = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """What is in the parts that are followed as of `revision`, and whether that is still being followed.
+    """What was in the followed parts at `revision`, and whether they are still being followed.
 
     While etcd is away `connected` is False, `problem` says why and `hint` what to do, and `entries` are the last that
     were seen. `left_out` is how many keys etcd has that are too many, or have names too long, to be among them
-    (kept.py).
+    (bounded_keys.py).
     """
 
     entries: Mapping[str, KeyValue] = field(default_factory=lambda: MappingProxyType({}))
@@ -54,7 +57,7 @@ class Follower:
 
     A part that ends in `/` is all below it, any other one key (Store.pages); "" is all below the prefix. `on_change` is
     called in that thread after every change and must not block. Nothing that etcd does ends the thread: only `stop`
-    does. A second thread tends the store's connection.
+    does. A second thread checks the health of the store's connection.
     """
 
     def __init__(
@@ -72,25 +75,25 @@ class Follower:
         self._bounds = bounds
         self._on_change = on_change
         self._stopping = threading.Event()
-        self._watch: Watch | None = None
-        # What follows is shared with those who read `view`.
+        self._watch: EtcdWatch | None = None
+        # What is below is shared with the threads that read `view`.
         self._lock = threading.Lock()
-        self._kept = Kept(self._bounds)
+        self._kept = BoundedKeys(self._bounds)
         self._view = View()
         self._changed = False
         self._revision = 0
         self._listed = 0.0
-        self._not_before = 0.0
+        self._list_not_before = 0.0
         self._threads = (
             threading.Thread(target=self._run, name="etcd-watch", daemon=True),
-            threading.Thread(target=self._tend, name="etcd-pulse", daemon=True),
+            threading.Thread(target=self._check_health, name="etcd-pulse", daemon=True),
         )
 
     @property
     def view(self) -> View:
-        """What is known now; always whole, and the same object while nothing changes. Any thread may ask.
+        """What is known now: one state of all parts, and the same object while nothing changes. For any thread.
 
-        It is made when it is asked for: a thousand changes between two questions cost one copy.
+        It is made when it is read: a thousand changes between two reads cost one copy.
         """
         with self._lock:
             if self._changed:
@@ -115,9 +118,9 @@ class Follower:
             if thread.is_alive():
                 thread.join()
 
-    def _tend(self) -> None:
-        while not self._stopping.wait(jittered(PULSE_S)):
-            self._store.tend()
+    def _check_health(self) -> None:
+        while not self._stopping.wait(jittered(HEALTH_INTERVAL_S)):
+            self._store.health_check()
 
     def _run(self) -> None:
         retry_s = FIRST_RETRY_S
@@ -139,9 +142,9 @@ class Follower:
     def _list(self) -> None:
         # Always the whole list after a gap, never a resumed watch alone: an etcd that came back empty or restored has
         # an older revision than ours, and a watch from the future would wait in silence.
-        self._stopping.wait(max(0.0, self._not_before - time.monotonic()))
+        self._stopping.wait(max(0.0, self._list_not_before - time.monotonic()))
         began = time.monotonic()
-        kept = Kept(self._bounds)
+        kept = BoundedKeys(self._bounds)
         pages = self._store.pages(self._parts)
         for page in pages:
             for kv in page:
@@ -154,23 +157,23 @@ class Follower:
             self._kept, self._revision, self._changed = kept, pages.revision, True
         self._listed = time.monotonic()
         took_s = self._listed - began
-        self._not_before = self._listed + (took_s if took_s > LONG_LIST_S else 0)
+        self._list_not_before = self._listed + (took_s if took_s > LONG_LIST_S else 0)
         self._on_change()
 
     def _watch_on(self) -> None:
-        self._watch = Watch(self._store, self._parts, revision=self._revision + 1)
+        self._watch = EtcdWatch(self._store, self._parts, revision=self._revision + 1)
         if self._stopping.is_set():
             return
         began = time.monotonic()
         try:
             self._follow(self._watch)
         except StoreError as error:
-            if time.monotonic() - began < STOOD_S:
+            if time.monotonic() - began < LASTED_S:
                 raise
-            # One server of several is gone, or has new certificates: not a word more if another one answers at once.
+            # One server of several is gone, or has new certificates: not worth a warning if another answers at once.
             log.debug("the watch ended, listing again", problem=error.message)
 
-    def _follow(self, watch: Watch) -> None:
+    def _follow(self, watch: EtcdWatch) -> None:
         for changes in watch:
             if not changes:
                 continue
@@ -185,7 +188,7 @@ class Follower:
 
     def _apply(self, change: Change) -> None:
         name = change.key.removeprefix(self._prefix)
-        # Each part has its own order: what comes of one may be older than what came of another.
+        # Changes are in order within a part only: one of this part may be older than the last of another.
         self._revision = max(self._revision, change.revision)
         if change.now is None:
             self._kept.delete(name)

@@ -1,4 +1,4 @@
-"""Whether anybody who reaches etcd may read or write there: found out by trying, as a stranger, changing nothing."""
+"""Whether anybody who reaches etcd may read or write there: found out without a login, changing nothing."""
 
 from __future__ import annotations
 
@@ -9,21 +9,23 @@ from typing import Any
 
 from overlayd.errors import StoreError
 from overlayd.lib.log import logger
-from overlayd.store.client import Store, jittered
+from overlayd.lib.periodic import jittered
+from overlayd.store.client import Store
 from overlayd.store.connection import Connection, details, no_room, unreachable
+from overlayd.store.rights import write_without_effect
 from overlayd.store.rpc import etcdrpc, grpc
 
 log = logger("store")
 
 TIMEOUT_S = 3.0
 INTERVAL_S = 120.0
-# After a start, and while etcd is away; where it is there and does not say, twice as long each time.
+# How soon to ask again after a start and while etcd is away; where etcd does not say, twice as long each time.
 SOON_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Openness:
-    """What etcd at `where` lets anybody do who reaches it, without a login and without a certificate of his own."""
+    """What etcd at `where` allows anybody who reaches it, without a login and without a client certificate."""
 
     where: str
     read: bool
@@ -46,36 +48,29 @@ class Openness:
         return None
 
 
-def openness(store: Store, prefix: str) -> Openness:
-    """Try to read and to write the network config as a stranger. Raises StoreError when etcd does not say.
+def openness(store: Store, key: str) -> Openness:
+    """Try to read and to write a key without a login and without a certificate (write_without_effect).
 
-    etcd looks at the rights of both branches of a transaction before it looks at its comparisons: so one whose
-    comparisons contradict each other is refused to whom may not write, and writes nothing for whom may.
+    Raises StoreError when etcd does not say.
     """
-    key = f"{prefix}/config".encode()
-    connection = store.servers.stranger()
+    connection = store.servers.anonymous_connection()
     try:
-        never = [
-            etcdrpc.Compare(result=result, target=etcdrpc.Compare.VERSION, key=key, version=0)
-            for result in (etcdrpc.Compare.EQUAL, etcdrpc.Compare.GREATER)
-        ]
-        put = etcdrpc.RequestOp(request_put=etcdrpc.PutRequest(key=key, value=b"{}"))
         return Openness(
             where=str(connection.endpoint),
-            read=_lets(connection, connection.kv.Range, etcdrpc.RangeRequest(key=key, count_only=True)),
-            write=_lets(connection, connection.kv.Txn, etcdrpc.TxnRequest(compare=never, success=[put])),
+            read=_allows(connection, connection.kv.Range, etcdrpc.RangeRequest(key=key.encode(), count_only=True)),
+            write=_allows(connection, connection.kv.Txn, write_without_effect(key)),
         )
     finally:
         connection.close()
 
 
-def _lets(connection: Connection, method: Callable[..., Any], request: Any) -> bool:
+def _allows(connection: Connection, method: Callable[..., Any], request: Any) -> bool:
     try:
         method(request, timeout=TIMEOUT_S)
     except grpc.RpcError as error:
         if no_room(error):
             raise StoreError(f"etcd at {connection.endpoint}: {details(error)}") from error
-        # With TLS, who has no certificate may be hung up on, which looks as if nobody were there.
+        # With TLS, a server may close the connection of a client without a certificate: that is a refusal too.
         if unreachable(error) and not (connection.trust and error.code() is grpc.StatusCode.UNAVAILABLE):
             raise StoreError(f"etcd at {connection.endpoint}: {details(error)}") from error
         return False
@@ -83,16 +78,14 @@ def _lets(connection: Connection, method: Callable[..., Any], request: Any) -> b
 
 
 class OpennessWatch:
-    """Asks again every few minutes, in a thread of its own, while `connected` says that etcd is there.
+    """Asks every few minutes, in a thread of its own, while `connected` says that etcd is there.
 
-    `warnings` is what was last found; `on_change` is called after it became another.
+    `warnings` is what was last found; `on_change` is called when it has changed.
     """
 
-    def __init__(
-        self, store: Store, prefix: str, *, connected: Callable[[], bool], on_change: Callable[[], None]
-    ) -> None:
+    def __init__(self, store: Store, key: str, *, connected: Callable[[], bool], on_change: Callable[[], None]) -> None:
         self._store = store
-        self._prefix = prefix
+        self._key = key
         self._connected = connected
         self._on_change = on_change
         self.warnings: tuple[str, ...] = ()
@@ -122,8 +115,8 @@ class OpennessWatch:
                     log.debug("etcd does not say whether it is open", problem=error.message)
 
     def _ask(self) -> None:
-        seen = openness(self._store, self._prefix)
-        log.debug("asked etcd as a stranger", reads=seen.read, writes=seen.write)
+        seen = openness(self._store, self._key)
+        log.debug("asked etcd without a login", reads=seen.read, writes=seen.write)
         warning = seen.warning
         found = (warning,) if warning else ()
         if found != self.warnings:

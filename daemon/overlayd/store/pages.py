@@ -1,41 +1,26 @@
-"""Keys as etcd has them, and lists of them in pages: no answer of etcd's is larger than what is received at once."""
+"""Lists of keys in pages, so that no answer of etcd is larger than what is received at once."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from overlayd.errors import StoreError
 from overlayd.store.connection import RECEIVED_AT_MOST
+from overlayd.store.protocol import KeyValue
 from overlayd.store.rpc import etcdrpc
 from overlayd.store.servers import Servers, TooLarge
 
-# Keys in one answer; less where their values are large, and more again after so many answers that were not too large.
+# Keys in one answer. It is halved when an answer is too large, and doubled after so many that were not.
 PAGE = 500
-PATIENCE = 4
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class KeyValue:
-    """One key as etcd has it. `lease_id` is 0 where the key hangs on no lease; `create_revision` is its age.
-
-    Of a value that was too large to be kept, `value` is empty, and `dropped_bytes` says how large it is at least.
-    """
-
-    key: str
-    value: bytes
-    mod_revision: int
-    lease_id: int
-    create_revision: int = 0
-    dropped_bytes: int = 0
+GROW_AFTER = 4
 
 
 class Pages:
-    """The keys of `parts` (Store.pages), to be iterated over once. `revision` and `count`, of all of them, are known
-    with the first page.
+    """The keys of `parts`, as KeyPages says.
 
-    Raises StoreError; Compacted where etcd forgot that revision meanwhile.
+    Iterating raises StoreError; Compacted where etcd does not keep the revision of the first page any more.
     """
 
     def __init__(self, servers: Servers, parts: Sequence[str]) -> None:
@@ -43,8 +28,8 @@ class Pages:
         self._parts = tuple(parts)
         self._what = f"list {' and '.join(parts)}"
         self._limit = PAGE
-        self._well = 0
-        self._bare = False
+        self._good_answers = 0
+        self._without_values = False
         self.revision = 0
         self.count = 0
 
@@ -64,30 +49,32 @@ class Pages:
         asked = self._ask(lambda size: _txn([_range(last + b"\0", end, size, revision=self.revision)]))
         page = asked.responses[0].response_range
         if page.kvs and page.kvs[0].key <= last:
-            # Or it could go on for ever.
-            raise StoreError(f"etcd at {self._servers.name}: {self._what}: the list does not go on behind its last key")
+            # Or this loop would have no end.
+            raise StoreError(
+                f"etcd at {self._servers.name}: {self._what}: the next page begins before the end of the last one"
+            )
         return page
 
     def _ask(self, request: Any) -> Any:
-        """The answer to a request of the size that etcd's answers have let us have so far."""
+        """etcd's answer to a request of the present page size, which is made smaller until the answer fits."""
         while True:
             try:
                 answer = self._servers.call(self._what, lambda c: c.kv.Txn, request(self._limit), repeatable=True)
             except TooLarge:
                 if not self._limit:
                     raise
-                # 0 is a single key without its value.
-                self._limit, self._well = self._limit // 2, 0
+                # 0 stands for a single key without its value.
+                self._limit, self._good_answers = self._limit // 2, 0
                 continue
-            self._bare = self._limit == 0
-            self._well += 1
-            if self._bare or self._well >= PATIENCE:
-                self._limit, self._well = min(PAGE, max(1, self._limit * 2)), 0
+            self._without_values = self._limit == 0
+            self._good_answers += 1
+            if self._without_values or self._good_answers >= GROW_AFTER:
+                self._limit, self._good_answers = min(PAGE, max(1, self._limit * 2)), 0
             return answer
 
     def _read(self, page: Any) -> list[KeyValue]:
         found = [key_value(kv) for kv in page.kvs]
-        return [replace(kv, dropped_bytes=RECEIVED_AT_MOST) for kv in found] if self._bare else found
+        return [replace(kv, dropped_bytes=RECEIVED_AT_MOST) for kv in found] if self._without_values else found
 
 
 def key_value(kv: Any) -> KeyValue:
@@ -108,7 +95,7 @@ def prefix_end(prefix: str) -> bytes:
 
 
 def part_end(part: str) -> bytes:
-    """The end of a part of etcd: the first key after all below it, or nothing where the part is one key."""
+    """etcd's range_end for a part: the first key after all that begin with it; nothing where the part is one key."""
     return prefix_end(part) if part.endswith("/") else b""
 
 

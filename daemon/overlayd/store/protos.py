@@ -20,7 +20,7 @@ from google.protobuf.internal import enum_type_wrapper
 PACKAGE = "etcd3.etcdrpc"
 # In the order of their imports: rpc.proto imports the other two.
 FILES = ("kv", "auth", "rpc")
-# `fragment` came with etcd 3.4: what a watch tells is sent in parts if it is large. An older server ignores it.
+# Field numbers of `fragment`, which came with etcd 3.4: a large watch response comes in parts. Older servers ignore it.
 _NEWER = {"WatchCreateRequest": 8, "WatchResponse": 7}
 
 
@@ -28,7 +28,7 @@ def install() -> None:
     """Make `import etcd3` work. Harmless when called again."""
     if f"{PACKAGE}.rpc_pb2" in sys.modules:
         return
-    # A pool of its own: the default one belongs to whoever else uses protobuf in this process.
+    # A pool of its own: the default one may be used by others in this process.
     pool = descriptor_pool.DescriptorPool()
     for stem in FILES:
         name = f"{PACKAGE}.{stem}_pb2"
@@ -72,7 +72,7 @@ def _build(name: str, serialized: bytes, pool: descriptor_pool.DescriptorPool) -
                 descriptor_pb2.FieldDescriptorProto.LABEL_OPTIONAL,
             )
             one.field.add(name="fragment", number=_NEWER[one.name], type=kind, label=label)
-    # gogoproto and the HTTP annotations only decorate; their .proto files are not there to be found.
+    # gogoproto and the HTTP annotations are not needed, and their .proto files are not installed.
     kept = [path for path in described.dependency if path.split("/")[-1] in {f"{stem}.proto" for stem in FILES}]
     del described.dependency[:]
     described.dependency.extend(path.split("/")[-1] for path in kept)

@@ -1,7 +1,7 @@
-"""Addresses of etcd's servers that are known by name, as this host resolves names: /etc/hosts, DNS, whatever else.
+"""Resolves the names of etcd's servers as this host does (getaddrinfo: /etc/hosts, DNS and others).
 
-gRPC's own resolver asks DNS for IPv6 addresses of a name that /etc/hosts has with IPv4 alone, and begins anew with each
-new channel, so that a DNS that takes longer than a call would never have answered.
+gRPC's own resolver asks DNS for the IPv6 address of a name that /etc/hosts has with IPv4 alone. It also begins anew
+with each channel, so that the answer of a DNS that takes longer than a call would always be lost.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from ipaddress import ip_address
 
 from overlayd.errors import StoreError
 
-# What came later than anybody waited is good for whoever asks next, for so long.
+# An answer that came after its caller gave up is used for the next caller, for so long.
 FRESH_S = 30.0
 
 Addresses = tuple[str, ...]
@@ -23,8 +23,8 @@ class Unresolved(StoreError):
     """A name has no address, or none was found in time. Another server may do better."""
 
 
-class Names:
-    """Looks up one name once at a time, beside its callers: who comes while it is looked up shares the answer."""
+class NameResolver:
+    """Resolves names in threads of its own. Callers that ask for a name at the same time share one lookup."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

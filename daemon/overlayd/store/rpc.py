@@ -1,6 +1,6 @@
-"""gRPC, and etcd's messages and services from python-etcd3, as much of them as is used here.
+"""gRPC, and python-etcd3's messages and services of etcd, without the parts that nobody here uses.
 
-All of this room imports `grpc` and `etcdrpc` from here.
+All modules of this folder import `grpc` and `etcdrpc` from here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which of etcd's servers is talked to: one connection at a time, another server when that one fails."""
+"""The choice among etcd's servers: one connection at a time, and the next server when that one fails."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from overlayd.store.connection import (
     Connection,
     Login,
     details,
+    is_wrong_name,
     login_expired,
-    misnamed,
     never_sent,
     no_room,
     unreachable,
 )
-from overlayd.store.endpoints import Endpoint
-from overlayd.store.resolve import Addresses, Names, Unresolved
+from overlayd.store.endpoints import EtcdEndpoint
+from overlayd.store.resolve import Addresses, NameResolver, Unresolved
 from overlayd.store.rpc import grpc
 from overlayd.store.trust import TrustFiles
 
 log = logger("store")
 
 CALL_TIMEOUT_S = 5.0
-# Where there are other servers, how long one of them may think before another is asked.
+# Where there are other servers: how long one of them may take before another is asked.
 SERVER_TIMEOUT_S = 2.0
-PULSE_TIMEOUT_S = 2.5
-# Between two attempts with certificates that did not work.
+HEALTH_TIMEOUT_S = 2.5
+# The pause after an attempt with new certificates that did not work.
 RENEW_RETRY_S = 5.0
 
 RIGHTS = (
@@ -44,7 +44,7 @@ RIGHTS = (
 
 
 class Refused(StoreError):
-    """etcd does not let this user in. Only a person can mend it."""
+    """etcd refuses this user's login. Only a person can correct that."""
 
 
 class TooLarge(StoreError):
@@ -70,7 +70,7 @@ class Servers:
         )
         self._login = Login(settings)
         self._lock = threading.Lock()
-        self._names = Names()
+        self._names = NameResolver()
         self._connection: Connection | None = None
         self._two_families = False
         # A fleet spreads over the servers.
@@ -78,15 +78,15 @@ class Servers:
         self._renew_not_before = 0.0
 
     @property
-    def endpoint(self) -> Endpoint | None:
+    def endpoint(self) -> EtcdEndpoint | None:
         """The server in use, if one is."""
         connection = self._connection
         return connection.endpoint if connection else None
 
-    def stranger(self) -> Connection:
-        """A new connection as anybody can have it: to the server in use, without a login and without our certificate.
+    def anonymous_connection(self) -> Connection:
+        """A new connection to the server in use, without a login and without this host's certificate.
 
-        Raises StoreError. Whoever asked for it closes it.
+        Raises StoreError. The caller closes it.
         """
         trust = self._trust.read() if self._trust is not None else None
         used = self._connection
@@ -95,7 +95,7 @@ class Servers:
         return Connection(endpoint, replace(trust, certificate=None, key=None) if trust else None, addresses)
 
     def close(self) -> None:
-        """Drop the connection. The next call dials anew."""
+        """Drop the connection. The next call connects again."""
         with self._lock:
             connection, self._connection = self._connection, None
         if connection is not None:
@@ -109,21 +109,24 @@ class Servers:
         *,
         repeatable: bool = False,
     ) -> Any:
-        """Call one of etcd's servers after another. Twice only what is `repeatable`, or was certainly not done yet."""
+        """Call one of etcd's servers, and the next one when it fails: where that is safe. Raises StoreError.
+
+        It is when the request is `repeatable`, or when it certainly did not reach a server.
+        """
         deadline = time.monotonic() + CALL_TIMEOUT_S
         attempts, may_log_in = 0, True
-        # More than one server seldom fails at a time: the second has all the time that is left.
-        patient = False
+        # Two servers seldom fail at the same time: the second one gets all the time that is left.
+        full_timeout = False
         while True:
             attempts += 1
             try:
-                connection, metadata = self._connect(self._patience_s(patient, deadline)), None
+                connection, metadata = self._connect(self._timeout_s(full_timeout, deadline)), None
             except Unresolved:
-                patient = True
-                if attempts >= self._ways or time.monotonic() >= deadline:
+                full_timeout = True
+                if attempts >= self._attempts_at_most or time.monotonic() >= deadline:
                     raise
                 continue
-            timeout_s = self._patience_s(patient, deadline)
+            timeout_s = self._timeout_s(full_timeout, deadline)
             try:
                 metadata = self._login.metadata(connection, timeout_s)
                 return method(connection)(request, timeout=timeout_s, metadata=metadata)
@@ -131,34 +134,34 @@ class Servers:
                 if may_log_in and metadata is not None and login_expired(error) and self._login.forget(metadata):
                     may_log_in = False
                     continue
-                patient = True
+                full_timeout = True
                 replaced = connection is not self._connection
                 unsent = metadata is None or never_sent(error)
                 if unreachable(error):
                     self._drop(connection)
                 elif replaced:
-                    # Cut short by another thread, which says nothing about the server that is asked next.
+                    # Another thread closed the connection: that does not count as an attempt with the next server.
                     attempts -= 1
                 else:
                     raise self.failure(operation, error) from error
-                if attempts >= self._ways or time.monotonic() >= deadline or not (repeatable or unsent):
+                if attempts >= self._attempts_at_most or time.monotonic() >= deadline or not (repeatable or unsent):
                     raise self.failure(operation, error) from error
             except StopIteration as error:
                 raise StoreError(f"etcd at {self.name}: {operation}: the stream ended without an answer") from error
             except ValueError as error:
-                # What gRPC raises on a channel that another thread has closed meanwhile: nothing was sent.
-                if attempts >= self._ways:
+                # gRPC raises this on a channel that another thread has closed meanwhile: nothing was sent.
+                if attempts >= self._attempts_at_most:
                     raise StoreError(f"etcd at {self.name}: {operation}: the connection was closed") from error
 
     def reach(self, timeout_s: float) -> Connection:
-        """A connection whose server answers for its cluster. Raises StoreError in the server's or gRPC's words alone.
+        """A connection whose server answers for its cluster. Raises StoreError with nothing but the server's message.
 
-        For a store with a single endpoint: whether that very one is of use to the daemon.
+        For a store with one endpoint: it tells whether the daemon could use that server.
         """
         problem: str | None = ""
         for _family in range(2):
             connection = self._connect(timeout_s)
-            problem = connection.answers(timeout_s, alone=False)
+            problem = connection.health_problem(timeout_s, alone=False)
             if problem is None:
                 return connection
             self._drop(connection)
@@ -166,18 +169,18 @@ class Servers:
                 break
         raise StoreError(str(problem))
 
-    def tend(self) -> None:
-        """Store.tend."""
+    def health_check(self) -> None:
+        """See Store.health_check."""
         connection = self._connection
         if connection is None:
             return
         if self._trust is not None and connection.trust is not None and self._trust.changed_since(connection.trust):
             self._renew(connection)
-        if connection is self._connection and connection.answers(PULSE_TIMEOUT_S) is not None:
+        if connection is self._connection and connection.health_problem(HEALTH_TIMEOUT_S) is not None:
             self._drop(connection)
 
     def open_watch(self, requests: Any) -> Any:
-        """The raw stream of a watch, for watch.py. Errors come from iterating over it. Raises StoreError."""
+        """The raw stream of a watch, for watch.py. Raises StoreError; iterating over it raises grpc.RpcError."""
         connection = self._connect(CALL_TIMEOUT_S)
         try:
             metadata = self._login.metadata(connection, CALL_TIMEOUT_S)
@@ -189,11 +192,11 @@ class Servers:
             raise StoreError(f"etcd at {self.name}: watch: the connection was closed") from error
 
     def forget_login(self) -> None:
-        """Log in anew before the next call."""
+        """Log in again before the next call."""
         self._login.forget()
 
     def failure(self, operation: str, error: grpc.RpcError) -> StoreError:
-        """A gRPC error as a StoreError in words for the user. A login that is no longer good is forgotten."""
+        """A gRPC error as a StoreError with a message for the user. A login that has expired is forgotten."""
         code, detail = error.code(), details(error)
         if login_expired(error):
             self._login.forget()
@@ -206,16 +209,16 @@ class Servers:
         }.get(word)
         if "user name is empty" in detail:
             hint = "etcd wants a login: set etcd-username and etcd-password-file"
-        elif "TSI_" in detail or "erification" in detail or misnamed(error):
-            # gRPC's word for TLS. A server that does not like our certificate hangs up, which is DATA_CORRUPTED.
+        elif "TSI_" in detail or "erification" in detail or is_wrong_name(error):
+            # gRPC's words for TLS. A server that refuses our certificate closes the connection: TSI_DATA_CORRUPTED.
             hint = "check etcd-cafile, etcd-certfile and etcd-keyfile, and the names in etcd's certificate"
         elif "for learner" in detail:
             hint = "a learner does not answer for its cluster: name the voting members (etcdctl member list)"
         kinds = {"PERMISSION_DENIED": StoreDenied, "INVALID_ARGUMENT": Refused, "UNAUTHENTICATED": Refused}
         kind = kinds.get(word, StoreError)
-        if misnamed(error):
+        if is_wrong_name(error):
             kind = StoreError
-        # Both words stand for other things too: etcd's disk is full; too many requests.
+        # Both codes have other meanings too: etcd's disk is full; too many requests.
         if word == "RESOURCE_EXHAUSTED" and "larger than max" in detail:
             kind = TooLarge
         elif no_room(error):
@@ -225,17 +228,19 @@ class Servers:
         return kind(f"etcd at {self.name}: {operation}: {word}: {detail}", hint=hint)
 
     @property
-    def _ways(self) -> int:
-        """So many connections are tried for one call: to each server, by each family that a name of theirs has."""
+    def _attempts_at_most(self) -> int:
+        """So many connections are tried for one call: to each server, in each address family that its name has."""
         return max(2, len(self._endpoints) * (2 if self._two_families else 1))
 
-    def _patience_s(self, patient: bool, deadline: float) -> float:
-        """How long to wait for the next server: less where there is another way that was not tried yet."""
+    def _timeout_s(self, full_timeout: bool, deadline: float) -> float:
+        """How long to wait for the next server: less where there is another connection to try."""
         many = len(self._endpoints) > 1 or self._two_families
-        return min(CALL_TIMEOUT_S if patient or not many else SERVER_TIMEOUT_S, max(0.0, deadline - time.monotonic()))
+        return min(
+            CALL_TIMEOUT_S if full_timeout or not many else SERVER_TIMEOUT_S, max(0.0, deadline - time.monotonic())
+        )
 
     def _connect(self, timeout_s: float) -> Connection:
-        """The connection in use, or one to the server whose turn it is. Raises StoreError."""
+        """The connection in use, or a new one to the next server. Raises StoreError."""
         while True:
             with self._lock:
                 if self._connection is not None:
@@ -244,7 +249,7 @@ class Servers:
             endpoint = self._endpoints[turn % len(self._endpoints)]
             trust = self._trust.read() if self._trust is not None else None
             try:
-                # Not under the lock: it may take its time. Each time round, it is the other family's turn.
+                # Not under the lock, as DNS may be slow. After a round of all servers, the other family is tried.
                 families = self._addresses(endpoint, timeout_s)
             except Unresolved as error:
                 with self._lock:
@@ -256,35 +261,35 @@ class Servers:
                     self._connection = Connection(endpoint, trust, addresses)
                     self._two_families |= len(families) > 1
 
-    def _addresses(self, endpoint: Endpoint, timeout_s: float) -> tuple[Addresses, ...]:
+    def _addresses(self, endpoint: EtcdEndpoint, timeout_s: float) -> tuple[Addresses, ...]:
         return self._names.families(endpoint.host, timeout_s) if endpoint.is_name else ((),)
 
     def _drop(self, connection: Connection) -> None:
-        """Take the next server, unless another thread has done so already."""
+        """Close a connection and go on to the next server, unless another thread has done so already."""
         with self._lock:
             if self._connection is connection:
                 self._connection, self._turn = None, self._turn + 1
         connection.close()
 
     def _renew(self, old: Connection) -> None:
-        """Replace a connection by one with the certificates of now, once that is seen to work."""
+        """Replace a connection by one with the new certificates, when a server has answered on that."""
         if self._trust is None or time.monotonic() < self._renew_not_before:
             return
         trust = self._trust.read()
         if trust == old.trust:
-            # Touched, or not usable yet.
+            # The files have new times but the same content, or cannot be used yet.
             old.trust = trust
             return
         new = Connection(old.endpoint, trust, old.addresses)
-        problem = new.answers(PULSE_TIMEOUT_S)
+        problem = new.health_problem(HEALTH_TIMEOUT_S)
         if problem is not None:
             new.close()
             self._renew_not_before = time.monotonic() + RENEW_RETRY_S
-            log.warning("the new certificates do not work; going on with the connection there is", problem=problem)
+            log.warning("the new certificates do not work; the connection with the old ones stays", problem=problem)
             return
         with self._lock:
             current = self._connection is old
             if current:
                 self._connection = new
         (old if current else new).close()
-        log.info("connected anew with the new certificates")
+        log.info("connected again, with the new certificates")

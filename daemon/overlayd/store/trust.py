@@ -1,4 +1,4 @@
-"""CA, certificate and key as PEM files: read together, believed when they fit each other, read again when changed."""
+"""CA, certificate and key as PEM files: read together, used when they fit each other, read again when changed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Stamp = tuple[tuple[int, int, int], ...]
 
 @dataclass(frozen=True, kw_only=True)
 class Trust:
-    """What one TLS connection is made with, as PEM; `stamp` says which state of the files that was."""
+    """What one TLS connection is made with, as PEM; `stamp` says which version of the files that is."""
 
     ca: bytes
     certificate: bytes | None
@@ -43,7 +43,7 @@ class Trust:
     stamp: Stamp = field(compare=False)
 
     def context(self) -> ssl.SSLContext:
-        """The same for Python's ssl: a client that trusts this CA and shows this certificate.
+        """A context for Python's ssl: a client that trusts this CA and shows this certificate.
 
         Raises ssl.SSLError; ValueError where there is no CA at all.
         """
@@ -54,21 +54,21 @@ class Trust:
         context.load_verify_locations(cadata=self.ca.decode("ascii", "ignore"))
         if self.certificate is not None and self.key is not None:
             with _in_memory(self.certificate) as certificate, _in_memory(self.key) as key:
-                # Without a password function, OpenSSL asks whoever sits at the terminal.
+                # Without a password function, OpenSSL asks at the terminal.
                 context.load_cert_chain(certificate, key, password=lambda: b"")
         return context
 
 
 @contextlib.contextmanager
 def _in_memory(content: bytes) -> Iterator[str]:
-    """A file of that content which nobody else sees; its path."""
-    with _nameless() as file:
+    """The path of a file with that content which has no name in any folder."""
+    with _anonymous_file() as file:
         file.write(content)
         file.flush()
         yield f"/proc/self/fd/{file.fileno()}"
 
 
-def _nameless() -> IO[bytes]:
+def _anonymous_file() -> IO[bytes]:
     try:
         return os.fdopen(os.memfd_create("pem"), "wb")
     except (AttributeError, OSError):
@@ -79,7 +79,7 @@ def _nameless() -> IO[bytes]:
 
 
 def read_pem_file(setting: str, path: str) -> bytes:
-    """What a PEM file holds, without the mark that some editors put before it. Raises OSError; StoreError for DER."""
+    """The content of a PEM file, without a byte order mark. Raises OSError; StoreError where it is DER."""
     content = Path(path).read_bytes()
     if b"-----BEGIN " not in content and content[:1] == _SEQUENCE:
         word = "pkey" if setting == "etcd-keyfile" else "x509"
@@ -96,25 +96,25 @@ def system_bundle() -> str | None:
 
 
 class TrustFiles:
-    """The files of one store. They are replaced one by one: until they fit again, the last good ones count."""
+    """The files of one store. Somebody replaces them one by one: until they fit again, the last good ones are used."""
 
     def __init__(self, *, cafile: str | None, certfile: str | None, keyfile: str | None) -> None:
         self._cafile = cafile or system_bundle() or SYSTEM_BUNDLES[0]
         self._pair = (certfile, keyfile) if certfile and keyfile else None
         self._good: Trust | None = None
-        self._complained: str | None = None
+        self._logged: str | None = None
 
     def read(self) -> Trust:
-        """What the files say now, or the last that was good. StoreError where there has been nothing good yet."""
+        """The files' content now, or the last that was good. Raises StoreError where none has been good yet."""
         try:
             self._good = self._read()
-            self._complained = None
+            self._logged = None
         except StoreError as error:
             if self._good is None:
                 raise
-            if self._complained != error.message:
+            if self._logged != error.message:
                 log.warning("certificates are not usable; going on with those from before", problem=error.message)
-            self._complained = error.message
+            self._logged = error.message
         return self._good
 
     def changed_since(self, trust: Trust) -> bool:
@@ -143,10 +143,10 @@ class TrustFiles:
         return trust
 
     def _check(self, trust: Trust) -> None:
-        # 5 MB resident, which a daemon that talks to etcd in plain text does without.
+        # 5 MB resident: not for a daemon that talks to etcd without TLS.
         import ssl  # noqa: PLC0415
 
-        # gRPC takes anything, and then fails every connection without saying why.
+        # gRPC accepts any content, and then fails every connection without saying why.
         try:
             replace(trust, certificate=None, key=None).context()
         except (ssl.SSLError, ValueError) as error:

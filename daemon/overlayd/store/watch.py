@@ -1,6 +1,7 @@
-"""A watch on parts of etcd that ends with an error when it is dead, unlike python-etcd3's.
+"""A watch on parts of etcd that ends with an error when it is dead.
 
-That one spins while etcd is away, hangs for ever on a forbidden prefix, and misses a compaction.
+python-etcd3's own uses the processor all the time while etcd is away, waits for ever on a forbidden prefix, and misses
+a compaction.
 """
 
 from __future__ import annotations
@@ -11,12 +12,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from overlayd.errors import StoreDenied, StoreError
-from overlayd.store.client import CALL_TIMEOUT_S, KeyValue, Store
+from overlayd.store.client import Store
 from overlayd.store.pages import key_value, part_end
+from overlayd.store.protocol import KeyValue
 from overlayd.store.rpc import etcdrpc, grpc
-from overlayd.store.servers import RIGHTS, Compacted
-
-__all__ = ["Change", "Compacted", "Watch"]
+from overlayd.store.servers import CALL_TIMEOUT_S, RIGHTS, Compacted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +28,8 @@ class Change:
     revision: int
 
 
-class Watch:
-    """The changes of `parts` (Store.list_parts) from `revision` on, those of each part in order.
+class EtcdWatch:
+    """The changes of `parts` (KeyStore.pages) from `revision` on, those of each part in order.
 
     One stream of etcd's with a watch on it for each part. Iterate in one thread; `cancel` from any.
     """
@@ -39,12 +39,12 @@ class Watch:
         self._parts = tuple(parts)
         self._what = f"watch {' and '.join(parts)}"
         self._revision = revision
-        # gRPC reads requests from this until it finds None; it stays open as long as the watch lives.
+        # gRPC reads requests from this until there is a None; until then the stream stays open.
         self._requests: queue.SimpleQueue[object | None] = queue.SimpleQueue()
         self._stream: object = None
-        self._standing: set[int] = set()
+        self._established: set[int] = set()
         self._cancelled = threading.Event()
-        self._late = threading.Event()
+        self._timed_out = threading.Event()
 
     def cancel(self) -> None:
         """End the iteration, now or when it begins. Harmless when called again."""
@@ -77,8 +77,8 @@ class Watch:
             for response in stream:
                 self._check(response)
                 if response.created:
-                    self._standing.add(response.watch_id)
-                    if self._stands:
+                    self._established.add(response.watch_id)
+                    if self._is_established:
                         deadline.cancel()
                         yield ()
                 if response.events:
@@ -88,7 +88,7 @@ class Watch:
         except grpc.RpcError as error:
             if self._cancelled.is_set():
                 return
-            if self._late.is_set():
+            if self._timed_out.is_set():
                 raise StoreError(
                     f"etcd at {self._servers.name}: {self._what}: no answer within {CALL_TIMEOUT_S:g} s",
                     hint="is etcd running, and can this host reach it?",
@@ -100,12 +100,12 @@ class Watch:
             stream.cancel()
 
     @property
-    def _stands(self) -> bool:
-        return len(self._standing) == len(self._parts)
+    def _is_established(self) -> bool:
+        return len(self._established) == len(self._parts)
 
     def _give_up(self) -> None:
-        if not self._stands and self._stream is not None:
-            self._late.set()
+        if not self._is_established and self._stream is not None:
+            self._timed_out.set()
             self._stream.cancel()  # type: ignore[attr-defined]
 
     def _check(self, response: object) -> None:
@@ -115,7 +115,7 @@ class Watch:
         if compacted:
             raise Compacted(f"etcd at {self._servers.name}: {self._what}: compacted up to {compacted}")
         reason = response.cancel_reason or "no reason given"  # type: ignore[attr-defined]
-        # A forbidden prefix and an expired token look alike here; a new login settles which it was.
+        # A forbidden prefix and an expired token look alike here: with a new login the next attempt tells which it was.
         self._servers.forget_login()
         raise StoreDenied(f"etcd at {self._servers.name}: {self._what}: refused: {reason}", hint=RIGHTS)
 

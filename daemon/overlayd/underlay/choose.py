@@ -1,8 +1,8 @@
 """Which interface and address peers reach this host by.
 
 Flannel's order: an interface given by address or name; then expressions, on addresses first and names second; then the
-route to an address; then the interface that has the public address; then the default route. What carries an overlay or
-containers is none, however it is named.
+route to an address; then the interface that has the public address; then the default route. An interface that carries
+an overlay or containers is never the underlay, also when it is named.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from overlayd.lib.addresses import IPAddress, IPNetwork, contains, ip_address
 
 
 @dataclass(frozen=True, kw_only=True)
-class Endpoint:
+class UnderlayEndpoint:
     """Where peers reach this host in one address family.
 
     `address` is on the interface; `public_ip` is what peers send to, and differs behind NAT. `on_link` are the networks
@@ -38,18 +38,18 @@ class Endpoint:
 class Underlay:
     """The interface that carries the overlay's packets, with at least one family's endpoint.
 
-    `reason` says why this interface was taken. `without_ipv6`: the kernel was told to have none there.
+    `reason` says why this interface was taken. `without_ipv6`: IPv6 is switched off on it (disable_ipv6).
     """
 
     ifname: str
     ifindex: int
     mtu_bytes: int
     reason: str
-    v4: Endpoint | None = None
-    v6: Endpoint | None = None
+    v4: UnderlayEndpoint | None = None
+    v6: UnderlayEndpoint | None = None
     without_ipv6: bool = field(default=False, compare=False)
 
-    def endpoint(self, version: int) -> Endpoint | None:
+    def endpoint(self, version: int) -> UnderlayEndpoint | None:
         """The endpoint of IP version 4 or 6, if there is one."""
         return self.v4 if version == 4 else self.v6
 
@@ -65,7 +65,7 @@ class Underlay:
         return replace(self, v4=self.v4 if 4 in versions else None, v6=self.v6 if 6 in versions else None)
 
     @property
-    def endpoints(self) -> tuple[Endpoint, ...]:
+    def endpoints(self) -> tuple[UnderlayEndpoint, ...]:
         """The endpoints there are, IPv4 first."""
         return tuple(endpoint for endpoint in (self.v4, self.v6) if endpoint is not None)
 
@@ -81,12 +81,12 @@ def choose(
 ) -> Underlay:
     """The underlay that these settings ask for, on this host as it is now. Raises ConfigError.
 
-    A bridge on what this host `held` when it last ran is its containers', whatever its name.
+    A bridge on a subnet that this host `held` when it last ran is its containers', whatever its name.
     """
     target = None if can_reach is None else _address("iface-can-reach", can_reach)
     default = kernel.default_route()
     found = pick(
-        [_judged(interface, held, default) for interface in kernel.read_interfaces()],
+        [_noting_bridge(interface, held, default) for interface in kernel.read_interfaces()],
         ifaces=ifaces,
         iface_regexes=iface_regexes,
         reached=None if target is None else (target, kernel.route_to(target)),
@@ -97,9 +97,10 @@ def choose(
     return replace(found, without_ipv6=kernel.ipv6_is_off(found.ifname))
 
 
-def _judged(interface: Interface, held: Collection[IPNetwork], default: RouteAnswer | None) -> Interface:
+def _noting_bridge(interface: Interface, held: Collection[IPNetwork], default: RouteAnswer | None) -> Interface:
+    """The interface; `carries` says so if it is the bridge of this host's containers, which cannot be the underlay."""
     if interface.wireless and default is not None and interface.index == default.ifindex:
-        # As on a host that is a container itself, whose bridge has its own eth0 beside others.
+        # A bridge with the default route is the way out: on a host that is a container, its own eth0 is a port of it.
         return replace(interface, carries=None)
     for address in interface.addresses if interface.wireless and not interface.carries else ():
         if any(contains(subnet, address.ip) for subnet in held):
@@ -108,7 +109,7 @@ def _judged(interface: Interface, held: Collection[IPNetwork], default: RouteAns
 
 
 def follow(before: Underlay, interfaces: Sequence[Interface]) -> Underlay | None:
-    """The same interface as it is now, by another name perhaps; None if it is gone or lost an address. Pure."""
+    """The same interface as it is now, perhaps renamed; None if it is gone or lost an address. Pure."""
     for interface in interfaces:
         there = {address.ip for address in interface.addresses}
         if interface.index == before.ifindex and all(endpoint.address in there for endpoint in before.endpoints):
@@ -116,13 +117,13 @@ def follow(before: Underlay, interfaces: Sequence[Interface]) -> Underlay | None
                 before,
                 ifname=interface.name,
                 mtu_bytes=interface.mtu_bytes,
-                v4=_moved(before.v4, interface),
-                v6=_moved(before.v6, interface),
+                v4=_with_on_link(before.v4, interface),
+                v6=_with_on_link(before.v6, interface),
             )
     return None
 
 
-def _moved(endpoint: Endpoint | None, interface: Interface) -> Endpoint | None:
+def _with_on_link(endpoint: UnderlayEndpoint | None, interface: Interface) -> UnderlayEndpoint | None:
     return endpoint and replace(endpoint, on_link=_on_link(interface, endpoint.address.version))
 
 
@@ -136,36 +137,36 @@ def pick(
     public_ip: IPAddress | None = None,
     public_ipv6: IPAddress | None = None,
 ) -> Underlay:
-    """The choice itself, over values. Pure. Raises ConfigError that lists the interfaces there are."""
+    """Choose the underlay among `interfaces`. Pure. Raises ConfigError, which lists the interfaces that there are."""
     there = f"this host has {_listed(interfaces)}"
-    found = _given(interfaces, ifaces)
+    found = _by_name_or_address(interfaces, ifaces)
     if found is not None and found[0].carries:
         raise ConfigError(f"{found[2]} cannot be the underlay: {found[0].name} is {found[0].carries}", hint=there)
     others = interfaces
     interfaces = [interface for interface in interfaces if not interface.carries]
-    found = found or _matching(interfaces, iface_regexes)
+    found = found or _by_regex(interfaces, iface_regexes)
     if found is None and reached is not None:
-        # Also where none of the above fits: so flannel falls back.
+        # Also where neither iface nor iface-regex fits, as with flannel.
         target, answer = reached
-        found = _of_route(interfaces, answer, f"the route to {target}")
+        found = _by_route(interfaces, answer, f"the route to {target}")
         if found is None:
-            by = _of_route(others, answer, "")
+            by = _by_route(others, answer, "")
             raise ConfigError(
                 f"iface-can-reach {target}: "
                 + (f"the route to it is by {by[0].name}, {by[0].carries}" if by else "there is no route to it"),
                 hint=there,
             )
     elif found is None and (ifaces or iface_regexes):
-        asked = " or ".join([*(f"iface {name}" for name in ifaces), *(f"iface-regex {e}" for e in iface_regexes)])
-        unfit = _matching([interface for interface in others if interface.carries], iface_regexes)
+        given = " or ".join([*(f"iface {name}" for name in ifaces), *(f"iface-regex {e}" for e in iface_regexes)])
+        unfit = _by_regex([interface for interface in others if interface.carries], iface_regexes)
         raise ConfigError(
-            f"no interface fits {asked}" + (f": {unfit[0].name} is {unfit[0].carries}" if unfit else ""), hint=there
+            f"no interface fits {given}" + (f": {unfit[0].name} is {unfit[0].carries}" if unfit else ""), hint=there
         )
     elif found is None:
         found = (
-            _holding(interfaces, "public-ip", public_ip)
-            or _holding(interfaces, "public-ipv6", public_ipv6)
-            or _of_route(interfaces, default, "the default route")
+            _with_address(interfaces, "public-ip", public_ip)
+            or _with_address(interfaces, "public-ipv6", public_ipv6)
+            or _by_route(interfaces, default, "the default route")
         )
         if found is None:
             raise ConfigError("there is no default route, and so no interface to choose", hint=f"set iface; {there}")
@@ -189,10 +190,10 @@ def pick(
 
 def _endpoint(
     interface: Interface, version: int, own: IPAddress | None, public_ip: IPAddress | None
-) -> Endpoint | None:
+) -> UnderlayEndpoint | None:
     addresses = [one.ip for one in interface.addresses if one.version == version]
     if own is None and public_ip in addresses:
-        # Peers take packets from the address that is published, and from no other.
+        # Peers accept packets from the published address alone.
         own = public_ip
     if own is None or own.version != version:
         # An IPv6 link-local address serves nobody: it means something else on every link.
@@ -201,7 +202,7 @@ def _endpoint(
         own = next(iter([*usable, *fallback]), None)
     if own is None:
         return None
-    return Endpoint(address=own, public_ip=public_ip or own, on_link=_on_link(interface, version))
+    return UnderlayEndpoint(address=own, public_ip=public_ip or own, on_link=_on_link(interface, version))
 
 
 def _on_link(interface: Interface, version: int) -> tuple[IPNetwork, ...]:
@@ -215,7 +216,7 @@ def _on_link(interface: Interface, version: int) -> tuple[IPNetwork, ...]:
 _Found = tuple[Interface, IPAddress | None, str]
 
 
-def _given(interfaces: Sequence[Interface], ifaces: Sequence[str]) -> _Found | None:
+def _by_name_or_address(interfaces: Sequence[Interface], ifaces: Sequence[str]) -> _Found | None:
     for name in ifaces:
         for interface in interfaces:
             for address in interface.addresses:
@@ -226,7 +227,7 @@ def _given(interfaces: Sequence[Interface], ifaces: Sequence[str]) -> _Found | N
     return None
 
 
-def _matching(interfaces: Sequence[Interface], expressions: Sequence[str]) -> _Found | None:
+def _by_regex(interfaces: Sequence[Interface], expressions: Sequence[str]) -> _Found | None:
     for text in expressions:
         try:
             expression = re.compile(text)
@@ -242,7 +243,7 @@ def _matching(interfaces: Sequence[Interface], expressions: Sequence[str]) -> _F
     return None
 
 
-def _holding(interfaces: Sequence[Interface], setting: str, public_ip: IPAddress | None) -> _Found | None:
+def _with_address(interfaces: Sequence[Interface], setting: str, public_ip: IPAddress | None) -> _Found | None:
     for interface in interfaces:
         for address in interface.addresses:
             if address.ip == public_ip:
@@ -250,7 +251,7 @@ def _holding(interfaces: Sequence[Interface], setting: str, public_ip: IPAddress
     return None
 
 
-def _of_route(interfaces: Sequence[Interface], answer: RouteAnswer | None, reason: str) -> _Found | None:
+def _by_route(interfaces: Sequence[Interface], answer: RouteAnswer | None, reason: str) -> _Found | None:
     for interface in interfaces:
         if answer is not None and interface.index == answer.ifindex:
             return interface, answer.source, reason

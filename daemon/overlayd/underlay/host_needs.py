@@ -1,4 +1,4 @@
-"""What this host needs its own network for, as it is now: etcd, gateways, resolvers, networks and addresses."""
+"""Reads what this host needs its own network for: etcd, gateways, resolvers, its networks and addresses."""
 
 from __future__ import annotations
 
@@ -6,40 +6,42 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
 from overlayd.errors import NetworkConfigError
 from overlayd.kernel import interfaces
 from overlayd.kernel.converge import require_free
-from overlayd.leases.conflicts import OWN_ADDRESS, Here, HostNeed, Judgement, judge_network
+from overlayd.leases.conflicts import OWN_ADDRESS, CurrentNeeds, HostNeed, Judgement, judge_network
 from overlayd.leases.network_config import NetworkConfig
 from overlayd.lib.addresses import IPAddress, ip_address, ip_network
 from overlayd.store.endpoints import parse_endpoints
 
-# Those that move to the lease, and those that carry an overlay: ours, and flannel's on a host that is moved.
+# Left out: docker's bridge, which moves to the lease, and devices of an overlay: ours, and flannel's on a host that
+# comes from flannel.
 _OVERLAYS = ("overlay", "flannel")
 _BRIDGE = "docker0"
 # The second has the servers behind systemd-resolved's own 127.0.0.53.
 _RESOLV_CONF = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
-# Names are asked for anew now and then, and nobody waits longer than this for a silent DNS.
-NAMES_S, PATIENCE_S = 60.0, 2.0
+# How often names are resolved again, and how long to wait for a DNS that does not answer.
+RESOLVE_INTERVAL_S, RESOLVE_TIMEOUT_S = 60.0, 2.0
 
 
-class HostNeeds:
-    """Looks at this host. Names of etcd's servers are resolved beside, as a silent DNS may take its time."""
+class HostNeedsReader:
+    """Reads this host. Names of etcd's servers are resolved in another thread, as DNS may be slow. For one thread."""
 
-    def __init__(self, etcd_endpoints: Sequence[str]) -> None:
-        """Nothing is looked at yet. Raises ConfigError."""
+    def __init__(self, etcd_endpoints: Sequence[str], *, clock: Callable[[], float] = time.monotonic) -> None:
+        """Nothing is read yet. `clock` is a monotonic one. Raises ConfigError."""
         self._hosts = [endpoint.host for endpoint in parse_endpoints(etcd_endpoints)]
+        self._clock = clock
         self._resolved: dict[str, tuple[IPAddress, ...]] = {}
-        self._asked_at = -NAMES_S
+        self._resolved_at: float | None = None
 
     def now(self) -> tuple[HostNeed, ...]:
-        """All that is needed. Loopback and link-local addresses are left out, as no network can have them."""
+        """All needs. Loopback and link-local addresses are left out, as no network can have them."""
         found = [*self._etcd(), *_gateways(), *_resolvers(), *_interfaces()]
-        return tuple(dict.fromkeys(one for one in found if not _is_elsewhere(one.network.network_address)))
+        return tuple(dict.fromkeys(one for one in found if not _is_not_routed(one.network.network_address)))
 
     def _etcd(self) -> Iterator[HostNeed]:
         names = []
@@ -48,11 +50,12 @@ class HostNeeds:
                 yield _address("etcd's address", ip_address(host))
             except ValueError:
                 names.append(host)
-        if names and time.monotonic() - self._asked_at >= NAMES_S:
-            self._asked_at = time.monotonic()
-            asking = threading.Thread(target=self._resolve, args=(names,), name="etcd-names", daemon=True)
-            asking.start()
-            asking.join(0 if self._resolved else PATIENCE_S)
+        now = self._clock()
+        if names and (self._resolved_at is None or now - self._resolved_at >= RESOLVE_INTERVAL_S):
+            self._resolved_at = now
+            resolver = threading.Thread(target=self._resolve, args=(names,), name="etcd-names", daemon=True)
+            resolver.start()
+            resolver.join(0 if self._resolved else RESOLVE_TIMEOUT_S)
         for host in names:
             for address in self._resolved.get(host, ()):
                 yield _address(f"the address of etcd's {host}", address)
@@ -64,8 +67,8 @@ class HostNeeds:
                 self._resolved[name] = tuple({ip_address(str(answer[4][0]).partition("%")[0]) for answer in answers})
 
 
-def require_fit(config: NetworkConfig, here: Here, *, one_route: bool) -> None:
-    """Raise NetworkConfigError where a network would take anything of this host's own. Changes nothing."""
+def require_fit(config: NetworkConfig, here: CurrentNeeds, *, one_route: bool) -> None:
+    """Raise NetworkConfigError where a network would take an address or a network that this host needs."""
     refusals = judge_network(config, here.needed, one_route=one_route).refusals
     if refusals:
         raise NetworkConfigError("; ".join(refusals), hint=Judgement.HINT)
@@ -74,13 +77,13 @@ def require_fit(config: NetworkConfig, here: Here, *, one_route: bool) -> None:
 
 
 @lru_cache(maxsize=1)
-def _look(etcd_endpoints: tuple[str, ...]) -> HostNeeds:
-    return HostNeeds(etcd_endpoints)
+def _reader(etcd_endpoints: tuple[str, ...]) -> HostNeedsReader:
+    return HostNeedsReader(etcd_endpoints)
 
 
 def now(etcd_endpoints: tuple[str, ...]) -> tuple[HostNeed, ...]:
-    """What is needed on this host now. Called in one thread."""
-    return _look(etcd_endpoints).now()
+    """What this host needs now. For one thread."""
+    return _reader(etcd_endpoints).now()
 
 
 def _gateways() -> Iterator[HostNeed]:
@@ -112,5 +115,5 @@ def _address(what: str, address: IPAddress) -> HostNeed:
     return HostNeed(network=ip_network(address), what=what)
 
 
-def _is_elsewhere(address: IPAddress) -> bool:
+def _is_not_routed(address: IPAddress) -> bool:
     return address.is_loopback or address.is_link_local or address.is_unspecified

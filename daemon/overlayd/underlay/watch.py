@@ -1,4 +1,4 @@
-"""The underlay beside a daemon that runs: followed to another name, MTU or address."""
+"""The underlay while the daemon runs: its interface may get another name, MTU or address."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def choose_underlay(settings: Settings) -> Underlay:
 class UnderlayWatch:
     """The underlay as it was last seen. While there is none, the last one stays, and `problem` says why.
 
-    All in one thread.
+    For one thread.
     """
 
     def __init__(self, settings: Settings, underlay: Underlay) -> None:
@@ -44,7 +44,7 @@ class UnderlayWatch:
             now = self._now(versions)
         except ConfigError as error:
             if error.message != self.problem:
-                log.warning("the underlay is away; everything stays as it is", problem=error.message)
+                log.warning("there is no underlay at present; everything stays as it is", problem=error.message)
             self.problem = error.message
             return self.underlay
         self.problem = None
@@ -57,7 +57,7 @@ class UnderlayWatch:
         same = follow(self.underlay, interfaces.read_interfaces())
         if same is not None and all(same.endpoint(version) for version in versions):
             return same
-        # Gone, or without an address that the network wants: one may have come since.
+        # It is gone, or lacks an address that the network needs: another may have appeared.
         found = choose_underlay(self._settings)
         for version in versions:
             if self.underlay.endpoint(version) and not found.endpoint(version):

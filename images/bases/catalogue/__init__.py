@@ -34,13 +34,17 @@ def bases(mirror: Iterable[str] = (), *, wanted: str | None = None) -> tuple[Bas
     """
     if wanted is not None:
         _require(wanted)
-    found = sorted(map(_entry, NAMES), key=lambda base: (base.preference, base.name))
-    return mirrors.applied(found, mirror, wanted=wanted)
+    return mirrors.applied(_entries(), mirror, wanted=wanted)
 
 
 def _require(name: str) -> None:
     if name not in NAMES:
-        raise BuildError(f"there is no base {name!r}", hint=f"there are: {', '.join(NAMES)}")
+        raise BuildError(f"there is no base {name!r}", hint=f"there are: {', '.join(base.name for base in _entries())}")
+
+
+def _entries() -> list[Base]:
+    """All bases as their modules have them, the preferred one first."""
+    return sorted(map(_entry, NAMES), key=lambda base: (base.preference, base.name))
 
 
 def _entry(name: str) -> Base:

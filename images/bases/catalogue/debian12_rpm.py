@@ -1,4 +1,4 @@
-"""The base `debian12-rpm`: Debian 12's packages as RPMs, under EL's names. Not a CentOS, and never called one."""
+"""The base `debian12-rpm`: Debian 12's packages as RPMs that have EL's names too. It does not claim to be CentOS."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BASE = Base(
                 "dnf",
                 "yum",
                 "rpm",
-                # dnf checks signed metadata by it.
+                # dnf checks signed metadata with it.
                 "gnupg2",
             ),
             *("bash", "coreutils", "util-linux", "procps-ng", "iproute", "iputils", "kmod", "hostname", "less"),

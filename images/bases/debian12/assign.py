@@ -1,4 +1,4 @@
-"""Which package each file of a root filesystem belongs to, also where dpkg does not say. Pure but for reading links."""
+"""Assigns each file of a root filesystem to a package, also those that dpkg does not know. Only links are read."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _LOCALE_FILES = (
     *("LC_MESSAGES/SYS_LC_MESSAGES", "LC_NAME", "LC_NUMERIC", "LC_PAPER", "LC_TELEPHONE", "LC_TIME"),
 )
 
-# Not carried over: Debian's own bookkeeping; what belongs to one machine; links to documents that are left out; and
-# which services are enabled, which is for the image's recipe to say.
+# In no package: Debian's own bookkeeping, files of one machine, documents, and links that enable services: the image's
+# recipe says which are enabled.
 DROPPED = re.compile(
     r"""/dev/.*|/proc/.*|/sys/.*|/run/.*|/tmp/.*|/boot/.*|/var/tmp/.*
     |/var/lib/(dpkg|apt|ucf|pam|systemd/deb-systemd-.*|shells\.state)(/.*)?|/var/cache/(apt|debconf|ldconfig)(/.*)?
@@ -32,13 +32,13 @@ DROPPED = re.compile(
     """,
     re.VERBOSE,
 )
-# Made by a package's scripts, so dpkg does not know whose they are.
+# Files that a package's scripts made, so that dpkg does not know whose they are.
 MADE_BY_SCRIPTS = {
     "/etc/ssh/sshd_config": "openssh-server",
     "/etc/default/iperf3": "iperf3",
     "/var/lib/etcd": "etcd-server",
     "/etc/ca-certificates.conf": "ca-certificates",
-    # First of all packages: without these two, no file of another can be given to a user.
+    # In the package that is installed first: rpm needs these two to give a file to a user.
     "/etc/group": ACCOUNTS,
     "/etc/passwd": ACCOUNTS,
     # Compiled by localedef (repository.py).
@@ -48,17 +48,17 @@ MADE_BY_SCRIPTS = {
 
 @dataclass(kw_only=True)
 class PackageContents:
-    """What one RPM holds: paths of files and links, and of folders."""
+    """The content of one RPM: paths of files and links, and of folders."""
 
     files: set[str] = field(default_factory=set)
     folders: set[str] = field(default_factory=set)
 
 
 def assign(root: Path, packages: Iterable[DebianPackage], extra: Mapping[str, str]) -> dict[str, PackageContents]:
-    """The contents of every package, by its name; what nobody owns is in `filesystem`.
+    """The content of every package, by its name; `filesystem` gets the paths that no package owns.
 
-    `extra` names owners of further paths. A link that a script made (the alternatives) belongs to the package of what
-    it leads to, compiled Python to the package of its source.
+    `extra` are owners of more paths. A link that a script made (the alternatives) belongs to the package of the file
+    that it leads to, compiled Python to the package of its source.
     """
     owners: dict[str, list[str]] = defaultdict(list)
     for package in packages:
@@ -74,7 +74,7 @@ def assign(root: Path, packages: Iterable[DebianPackage], extra: Mapping[str, st
                 found[owner].folders.add(path)
         else:
             names = owners.get(path)
-            # A diverted file is on two lists; on disk is the last one's.
+            # A diverted file is on the lists of two packages; the file on disk is that of the last.
             owner = known.get(path) or (sorted(names)[-1] if names else _inherited(root, path, mode, owners))
             found[owner].files.add(path)
     return dict(found)
@@ -91,7 +91,7 @@ def walk(root: Path) -> Iterator[tuple[str, int]]:
 
 def _inherited(root: Path, path: str, mode: int, owners: Mapping[str, list[str]]) -> str:
     if path.count("/") == 1:
-        return FILESYSTEM  # /bin, /lib and their like lead to folders of many packages
+        return FILESYSTEM  # /bin, /lib and the like are links to folders of many packages
     if stat.S_ISLNK(mode):
         target = _end_of_link(root, path)
         if target in owners:
@@ -107,7 +107,7 @@ def _inherited(root: Path, path: str, mode: int, owners: Mapping[str, list[str]]
 
 
 def _end_of_link(root: Path, path: str) -> str:
-    """Where a link leads at last, as seen from inside the root. Gives up on a chain of more than ten."""
+    """The end of a chain of at most ten links, as a path inside the root."""
     for _ in range(10):
         here = root / path.lstrip("/")
         if not here.is_symlink():

@@ -1,4 +1,4 @@
-"""Reads what dpkg knows of a root filesystem: its packages, what they need, and which files are theirs."""
+"""Reads dpkg's database of a root filesystem: packages, dependencies, and the files of each."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-# The packages' own scripts are not carried over, so what they alone need is not needed: databases of answers,
-# helpers that enable services, tools that add users. What the scripts did is in the root filesystem already.
+# RPMs do not have the scripts of Debian's packages, so they need nothing that only scripts need: databases of answers,
+# helpers that enable services, tools that add users. The root filesystem has what the scripts did.
 ONLY_FOR_SCRIPTS = frozenset(
     {"adduser", "apt", "debconf", "dpkg", "init-system-helpers", "install-info", "ucf", "usr-is-merged"}
 )
-# Every Debian system has these, so no package says that it needs them. An RPM must be told: base-files brings them.
+# Every Debian system has these, so no package states that it needs them. Among the RPMs base-files requires them.
 ESSENTIAL = ("bsdutils", "dash", "debianutils", "diffutils", "grep", "libc-bin", "ncurses-base", "ncurses-bin", "sed")
-# Since /bin, /sbin and /lib* are links into /usr, dpkg's lists name some files by a path that goes through a link.
+# /bin, /sbin and /lib* are links into /usr, and dpkg's lists have paths that lead through these links.
 _MERGED = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DebianPackage:
-    """One installed Debian package. `requires` are names of installed packages, alternatives already chosen."""
+    """One installed Debian package. `requires` are names of installed packages: of alternatives, the installed one."""
 
     name: str
     epoch: int
@@ -91,7 +91,7 @@ def _requires(stanza: Mapping[str, str], provided: Mapping[str, str]) -> Iterato
     seen = {stanza["Package"], *ONLY_FOR_SCRIPTS}
     for field in ("Pre-Depends", "Depends"):
         for clause in filter(None, stanza.get(field, "").split(",")):
-            # The first alternative that is there: dpkg saw to it that one is.
+            # The first alternative that is installed: dpkg installs no package without one.
             chosen = next((provided[name] for name in _names(clause, separator="|") if name in provided), None)
             if chosen is not None and chosen not in seen:
                 seen.add(chosen)
@@ -131,6 +131,6 @@ def _stanzas(text: str) -> Iterator[dict[str, str]]:
 def _lines(admin: Path, name: str, arch: str, kind: str) -> list[str]:
     for file in (admin / "info" / f"{name}.{kind}", admin / "info" / f"{name}:{arch}.{kind}"):
         if file.exists():
-            # A conffile that the next version drops is marked so; it is a file like any other here.
+            # The mark on a conffile that a later version removes.
             return [line.removeprefix("remove-on-upgrade ") for line in file.read_text().splitlines() if line.strip()]
     return []

@@ -1,12 +1,12 @@
 """SPDX licence expressions made from Debian's copyright files. Pure: text in, text out.
 
-A machine-readable file (its first field is `Format:`, DEP-5) names a licence for each group of files: all of them,
-joined by AND, are the expression. A name that SPDX has no identifier for becomes `LicenseRef-Debian-<package>-<name>`:
-its text is in that package's copyright file. Of any other file only those grants are told that stand in it word for
-word, and `LicenseRef-Debian-<package>-copyright` stands for the rest. Nothing is guessed: "GPL" without a version,
-"and/or", and exceptions that SPDX has several of become a LicenseRef.
+A machine-readable file (its first field is `Format:`, DEP-5) names a licence for each group of files: the expression
+joins all of them by AND. A name for which SPDX has no identifier becomes `LicenseRef-Debian-<package>-<name>`, whose
+text is in that package's copyright file. From any other file only the grants of GNU licences are taken that it has word
+for word; `LicenseRef-Debian-<package>-copyright` stands for the rest. Nothing is guessed: "GPL" without a version,
+"and/or", and an exception of which SPDX has several become a LicenseRef.
 
-A copyright file is about the source package: its expression may name licences that none of this package's files has.
+A copyright file describes the source package: its expression may name licences that no file of this package has.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from collections.abc import Iterable, Iterator
 # Names as `_plain` leaves them: lower case, without `.0` at the end of a version.
 _NAMES = {
     "expat": "MIT",
-    "artistic": "Artistic-1.0-Perl",  # The text in /usr/share/common-licenses is Perl's.
+    "artistic": "Artistic-1.0-Perl",  # The text in /usr/share/common-licenses is that of Perl.
     "openssl+ssleay": "OpenSSL",
     "cc0": "CC0-1.0",
-    # What SPDX calls the same, but for capitals and `.0`.
+    # Names that SPDX has too, with other capitals or with `.0`.
     **{
         re.sub(r"\.0$", "", identifier.lower()): identifier
         for identifier in (
@@ -44,24 +44,24 @@ _EXCEPTIONS = {
 _GNU = re.compile(
     r"(?P<name>a?gpl|lgpl|gfdl)(?P<niv>-niv)?-(?P<version>[123](\.[0-9])?)(?P<later>\+)?(?P<no>-no-invariant)?"
 )
-# The versions that there are: whatever else is written is a slip, and nothing that we could tell.
+# The versions that exist. Any other version in a copyright file is a mistake, and its licence is not known.
 _VERSIONS = {
     "gpl": ("1.0", "2.0", "3.0"),
     "lgpl": ("2.0", "2.1", "3.0"),
     "agpl": ("3.0",),
     "gfdl": ("1.1", "1.2", "1.3"),
 }
-# Names in one word with an exception in it: `GPL-2+-libtool-exception`.
+# A licence and an exception in one word: `GPL-2+-libtool-exception`.
 _ONE_WORD = re.compile(r"(\S+?\+?)-(?:with-)?([a-z0-9.]+)-exception", re.IGNORECASE)
-# Grants in prose, with blanks and line breaks made one blank.
+# A grant in prose, in which each run of blanks and line breaks has become one blank.
 _GRANT = re.compile(
     r"GNU (?P<kind>Library |Lesser )?General Public License,? (?:as published by the Free Software Foundation[;,] )?"
     r"(?P<either>either )?version (?P<version>[123](?:\.[01])?)(?: of the License)?"
 )
-# What stands behind a grant of later versions, too; and behind one of this version alone, which has to end there.
+# What follows a grant that covers later versions; and what follows one of this version alone, which ends there.
 _LATER = re.compile(r"\+|,? \(?or,? (\(?at your option\)?,? )?(any )?later")
 _ENDS = re.compile(r"( as published by the Free Software Foundation)?([.;]|$)")
-# What stands before it where it grants, and not only tells where the text is.
+# What precedes a grant, and not a sentence that only says where the text is.
 _UNDER = re.compile(r"(under|by) the (terms|conditions) of (the )?$|overall licen[cs]e for \S+ is the $", re.IGNORECASE)
 _MIT = (
     "permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated "
@@ -72,12 +72,12 @@ _MIT = (
 
 
 def expression(text: str, package: str) -> str:
-    """The SPDX expression of a copyright file; `package` is whose it is, for names of licences that only it tells."""
+    """The SPDX expression of a copyright file. The name of the package `package` is part of its LicenseRefs."""
     return joined(clauses(text, package))
 
 
 def clauses(text: str, package: str) -> list[str]:
-    """What `expression` joins: licences, and choices between licences, each of which holds for some of the files."""
+    """What `expression` joins: licences and choices between licences, each of which is that of some files."""
     stanzas = list(_stanzas(text))
     if not stanzas or not {"format", "format-specification"} & stanzas[0].keys():
         return [*_granted(text), _reference(package, "copyright")]
@@ -89,7 +89,7 @@ def clauses(text: str, package: str) -> list[str]:
 
 
 def joined(clauses: Iterable[str]) -> str:
-    """One expression in which all of these hold; SPDX's identifiers come first."""
+    """One expression that joins all of these by AND; identifiers of SPDX come first."""
     found = sorted(set(clauses), key=lambda clause: (_is_own(clause), clause.lower()))
     return " AND ".join(f"({clause})" if " OR " in clause and len(found) > 1 else clause for clause in found)
 
@@ -105,11 +105,11 @@ def _is_own(word: str) -> bool:
 
 
 def _of_synopsis(synopsis: str, package: str, texts: dict[str, str]) -> Iterator[str]:
-    """What has to be kept for one group of files: `GPL-1+ or Artistic, and Expat` is two clauses."""
+    """The clauses of the licence of one group of files: `GPL-1+ or Artistic, and Expat` has two."""
     synopsis = " ".join(synopsis.split())
     if not synopsis:
         return
-    # A comma lets `or` bind closer than `and`; without a word behind it, it may mean either.
+    # With a comma before `and`, `or` binds closer than `and`. Any other comma may mean either.
     parts = re.split(r", and ", synopsis, flags=re.IGNORECASE)
     if "," in "".join(parts) or re.search(r"and/or|\bor/and\b", synopsis, re.IGNORECASE):
         yield _reference(package, synopsis)
@@ -146,13 +146,13 @@ def _identifier(name: str) -> str | None:
     version = found["version"] if "." in found["version"] else f"{found['version']}.0"
     if version not in _VERSIONS[found["name"]]:
         return None
-    # GFDL-NIV is Debian's for the one without parts that must not be changed.
+    # Debian calls the GFDL without invariant sections GFDL-NIV.
     without = "-no-invariants" if found["niv"] or found["no"] else ""
     return f"{found['name'].upper()}-{version}{without}-{'or-later' if found['later'] else 'only'}"
 
 
 def _by_text(text: str) -> str | None:
-    """MIT, which many licences are called: only where the text is that one, with nothing behind it."""
+    """MIT, as which many licences are known: only where the text is that of SPDX's MIT, and nothing follows it."""
     plain = " ".join(re.sub(r"^\s*\.\s*$", " ", text, flags=re.MULTILINE).split()).lower()
     plain = re.sub(r"[“”]|``|''", '"', plain)
     whole = all(part in plain for part in _MIT) and plain.startswith(("permission is", "copyright", "the mit", "mit"))
@@ -160,7 +160,7 @@ def _by_text(text: str) -> str | None:
 
 
 def _granted(text: str) -> Iterator[str]:
-    """The grants of a GNU licence that stand in a text in the FSF's own words."""
+    """The licences of the grants of a GNU licence that a text has in the FSF's own words."""
     plain = " ".join(text.split())
     for found in _GRANT.finditer(plain):
         if not _UNDER.search(plain[: found.start()]):

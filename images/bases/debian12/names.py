@@ -1,4 +1,4 @@
-"""The names that EL gives to what Debian packages under other names, so that one package list serves all bases."""
+"""EL's names of packages that have another name in Debian: the RPMs provide these too, as on the other bases."""
 
 from __future__ import annotations
 

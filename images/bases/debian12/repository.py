@@ -22,12 +22,12 @@ FETCHED = CACHE / "debian12"
 
 APT_OPTIONS = (
     *('APT::Install-Recommends "false"', 'Acquire::Languages "none"'),
-    # A mirror that says nothing for so many seconds has failed.
+    # A mirror that sends nothing for so many seconds has failed.
     *('Acquire::http::Timeout "20"', 'Acquire::https::Timeout "20"', 'Acquire::Retries "2"'),
 )
-# Nothing that PACKAGES do not need, but for what every Debian has.
+# Only PACKAGES, what they need, and what every Debian system has.
 VARIANT = "minbase"
-# Debian's names, of what EL calls otherwise too (names.py). What these need comes with them.
+# By Debian's names; names.py has EL's. Their dependencies come with them.
 PACKAGES = (
     *("systemd", "systemd-sysv", "dbus", "openssh-server", "openssh-client", "rpm", "dnf", "gpg", "bash", "util-linux"),
     *("iproute2", "iputils-ping", "procps", "ca-certificates", "kmod", "curl", "hostname", "less"),
@@ -36,15 +36,15 @@ PACKAGES = (
     *("etcd-server", "etcd-client"),
     *("cron", "tzdata", "locales"),
 )
-# Debian's locales come as sources; EL's glibc-langpack-en is this one, compiled. It becomes an RPM of that name.
+# Debian's locales come as sources. This one is compiled, and becomes the RPM glibc-langpack-en, as EL calls it.
 LOCALES = ("en_US.UTF-8",)
-# Pages and translations nobody reads in a container; the licences stay.
+# Pages and translations are of no use in a container. The licences stay.
 _EXCLUDED = ("/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*", "/usr/share/doc/*")
 _INCLUDED = ("/usr/share/doc/*/copyright",)
 
 
 def targets(base: Base) -> tuple[Target, ...]:
-    """The root filesystem, and the repository that is made from it."""
+    """The targets of the root filesystem, and of the repository that is made from it."""
 
     def build_root(step: Step) -> None:
         make_root(step, base)
@@ -77,7 +77,7 @@ def targets(base: Base) -> tuple[Target, ...]:
 
 
 def make_root(step: Step, base: Base) -> None:
-    """Let mmdebstrap make the root filesystem. Raises BuildError."""
+    """Make the root filesystem with mmdebstrap. Raises BuildError."""
     sandbox.require_root_user()
     sandbox.require("mmdebstrap", "gpg", "unshare", "setpriv")
     lines = sources.lines(base)
@@ -93,7 +93,7 @@ def make_root(step: Step, base: Base) -> None:
         "--dpkgopt=force-unsafe-io",
         *(f"--dpkgopt=path-exclude={path}" for path in _EXCLUDED),
         *(f"--dpkgopt=path-include={path}" for path in _INCLUDED),
-        # Packages fetched once are kept, so that `invoke clean` and a new list cost little.
+        # Fetched packages are kept, so that after `invoke clean`, or with other PACKAGES, few are fetched.
         *("--skip=essential/unlink,download/empty,cleanup/apt/cache",),
         '--setup-hook=mkdir -p "$1/var/cache/apt/archives"',
         f"--setup-hook=sync-in {cache} /var/cache/apt/archives",
@@ -114,14 +114,14 @@ def make_root(step: Step, base: Base) -> None:
 
 
 def _for_apt(line: str, keyring: Path) -> str:
-    """A line of sources.list as mmdebstrap is to have it."""
-    # Only these keys are believed, whatever else this machine trusts. And what lies on this machine is copied: dpkg,
-    # which runs inside the root, would not find it.
+    """A line of sources.list as it is given to mmdebstrap."""
+    # Only these keys are trusted, whatever keys this machine has. Packages on disk are copied into the root: dpkg runs
+    # inside it and would not find them.
     return line.replace("deb ", f"deb [signed-by={keyring}] ", 1).replace(" file:", " copy:", 1)
 
 
 def _make_repository(step: Step, base: Base) -> None:
-    """One rpmbuild over a copy of the root filesystem made of hard links, to which our own files are added."""
+    """Make all RPMs by one rpmbuild over hard links to the root filesystem's files, and our own files."""
     sandbox.require("rpmbuild", "createrepo_c")
     root, out = step.scratch / "root", step.output(base.repository)
     step.run(["cp", "--archive", "--link", step.build / ROOT, root])
@@ -159,10 +159,10 @@ def _make_repository(step: Step, base: Base) -> None:
 
 
 def licences_of(root: Path, names: Iterable[str]) -> dict[str, str]:
-    """The SPDX expression of each RPM, from its copyright files. Raises BuildError, which names those without one."""
+    """The SPDX expression of each RPM, from its copyright files. Raises BuildError that names RPMs without one."""
     found: dict[str, str] = {}
     for name in names:
-        # Of Debian's own; and of what files/<package>/ adds to it.
+        # The first is Debian's; the second is that of files in files/<package>/.
         files = [root / folder / name / "copyright" for folder in ("usr/share/doc", "usr/share/licenses")]
         texts = [(file.resolve().parent.name, file.read_text(errors="replace")) for file in files if file.is_file()]
         if texts:
@@ -174,7 +174,7 @@ def licences_of(root: Path, names: Iterable[str]) -> dict[str, str]:
 
 
 def _add_files(files: Path, root: Path) -> dict[str, str]:
-    """Copy what is in `files`/<package>/ into the root; the package of every path."""
+    """Copy the files of `files`/<package>/ into the root; the package that each path belongs to."""
     owners: dict[str, str] = {}
     for folder in sorted(files.iterdir()):
         for path, _ in assign.walk(folder):
@@ -191,10 +191,10 @@ def _add_files(files: Path, root: Path) -> dict[str, str]:
 
 
 def _newest(root: Path, packages: Iterable[dpkg.DebianPackage]) -> int:
-    """The time of the newest file of a package: the same for the same packages, whenever built.
+    """The time of the newest file of all packages, which is the same whenever they are built.
 
-    No file may be younger than the time in its package: it would get that one, and compiled Python, which has its
-    source's time in it, would be compiled again at its first use.
+    rpmbuild gives that time to younger files. Compiled Python holds the time of its source, so a source that got
+    another time would be compiled again at its first use.
     """
     found = 0
     for package in packages:

@@ -1,4 +1,4 @@
-"""Where Debian 12's packages come from: this machine's own apt sources, or mirrors that were given."""
+"""Where Debian 12's packages come from: the apt sources of this machine, or the mirrors that were given."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ FINGERPRINTS = (
     "05AB90340C0C5E797F44A8C8254CF3B5AEC0A8F0",
     "4D64FEC119C2029067D6E791F8D2585B8783D481",
 )
-# The sites of debian12-rpm, and the suites that each of them holds; the second of `debian` is not on every mirror.
+# The sites of debian12-rpm. They have no URL of their own: without a mirror the sources of this machine are used.
 SITES = {"debian": "", "security": ""}
 _TIMEOUT_S = 5.0
 
 
 def lines(base: Base) -> tuple[str, ...]:
-    """Lines of sources.list: `deb URI suite main`. Raises BuildError where this machine knows of none.
+    """Lines of sources.list: `deb URI suite main`. Raises BuildError when this machine has no sources of Debian 12.
 
-    Once a mirror is given, this machine's own sources are not looked at: what is not on a mirror is not asked for.
+    With a mirror the sources of this machine are not used at all.
     """
     if shutil.which("apt-get") is None or shutil.which("mmdebstrap") is None:
         raise BuildError("debian12-rpm is made with apt and mmdebstrap, and this machine lacks them")
@@ -35,7 +35,7 @@ def lines(base: Base) -> tuple[str, ...]:
         return _given(base)
     rows = process.capture(
         ["apt-get", "indextargets", "--format", "$(CREATED_BY)|$(ORIGIN)|$(REPO_URI)|$(CODENAME)|$(COMPONENT)"],
-        # Which sources a machine has may be said by APT_CONFIG.
+        # APT_CONFIG may name the sources of a machine.
         base_env=os.environ,
     ).splitlines()
     found = {
@@ -55,7 +55,7 @@ def lines(base: Base) -> tuple[str, ...]:
 
 
 def questions(base: Base) -> tuple[str, ...]:
-    """The URLs that answer when Debian's mirror is there. Raises BuildError where this machine knows of none."""
+    """The URLs that answer when Debian's mirror can be reached. Raises BuildError when this machine knows of none."""
     found = lines(base)
     main = [line for line in found if line.split()[2] == CODENAME] or list(found[:1])
     asked = [*main, *(line for line in found if base.mirrors and line not in main)]
@@ -63,7 +63,7 @@ def questions(base: Base) -> tuple[str, ...]:
 
 
 def keyring() -> bytes:
-    """Debian's keys for this release out of the keyring that the machine has. Raises BuildError when they are not."""
+    """Debian's keys for this release out of this machine's keyring. Raises BuildError when it lacks them."""
     if not KEYRING.exists():
         raise BuildError(f"there is no {KEYRING}", hint="it is in the package debian-archive-keyring")
     return keys.picked(KEYRING, FINGERPRINTS)

@@ -1,4 +1,4 @@
-"""The spec of all the RPMs: one source package, a subpackage for each Debian package. Pure but for file owners."""
+"""The spec of all the RPMs: one source package, a subpackage for each Debian package. Only file owners are read."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from images.bases.debian12.names import EL_NAMES
 
 # The name of the source package that all of these RPMs are made of, as each of them states it.
 SOURCE_NAME = "debian12-rpm"
-# setcap's work is in an extended attribute, which a file list does not carry.
+# Capabilities are extended attributes, which rpmbuild takes from the spec and not from the file.
 CAPABILITIES = {"/usr/bin/ping": "cap_net_raw=ep"}
-# The modes of what is mounted there in every container: what is below is never seen.
+# In every container something is mounted there, with these modes, so `rpm -V` sees these.
 MODES = {"/proc": "0555", "/sys": "0555"}
-# Copyright files, links to the folders of other packages that have them, and the texts that they name.
+# Copyright files, links to folders of other packages that have them, and the whole texts that they refer to.
 _LICENCE_FILE = re.compile(r"/usr/share/(doc/[^/]+(/copyright)?|licenses/[^/]+/.+|common-licenses/.+)")
 
-# The build root is the finished root filesystem: nothing is built, stripped, compressed, compiled or looked into, and
-# rpmbuild must not empty it first.
+# The build root is the finished root filesystem: rpmbuild must not empty it, and must not strip, compress, compile or
+# examine anything.
 _PREAMBLE = f"""\
 %global __os_install_post %{{nil}}
 %global __spec_install_pre %{{___build_pre}}
@@ -33,8 +33,8 @@ _PREAMBLE = f"""\
 %global use_source_date_epoch_as_buildtime 1
 %global clamp_mtime_to_source_date_epoch 1
 %global __check_files %{{nil}}
-# Where rpm takes every file for documentation, which `tsflags=nodocs` drops. Not /usr/share/doc: all that is there are
-# copyright files.
+# rpm takes all files below these folders for documentation, which `tsflags=nodocs` leaves out. /usr/share/doc is not
+# among them, as it holds copyright files only.
 %global __docdir_path /usr/share/man:/usr/share/info
 AutoReqProv: no
 Name: {SOURCE_NAME}
@@ -51,7 +51,7 @@ Debian 12's packages as RPMs, each with its own files and dependencies.
 %clean
 """
 
-# EL's glibc does the same: whoever brings a library need not think of the linker's cache.
+# EL's glibc has the same trigger: packages with libraries need not update the linker's cache.
 _LIBC_TRIGGER = """\
 %transfiletriggerin -n libc6 -- /usr/lib/x86_64-linux-gnu
 /usr/sbin/ldconfig
@@ -118,7 +118,7 @@ def _files(name: str, contents: PackageContents, package: DebianPackage | None, 
     lines = [f"%files -n {name}", "%defattr(-,root,root,-)"]
     lines += [f"%dir {owners.attr(path)}{_quoted(path)}" for path in sorted(contents.folders)]
     for path in sorted(contents.files):
-        # What a package calls its configuration; and accounts, which every system changes.
+        # The conffiles of a package; and files in /etc of what is no Debian package, such as the accounts.
         config = path in package.config if package else path.startswith("/etc/")
         words = ("%config(noreplace) " if config and not owners.is_link(path) else "") + owners.attr(path)
         if _LICENCE_FILE.fullmatch(path):
@@ -130,7 +130,7 @@ def _files(name: str, contents: PackageContents, package: DebianPackage | None, 
 
 
 class _Owners:
-    """Names of users and groups as the root filesystem itself has them, which are not this machine's."""
+    """Names of users and groups in the root filesystem; this machine may have other names for the same numbers."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -138,7 +138,7 @@ class _Owners:
         self._groups = _ids(root / "etc/group")
 
     def attr(self, path: str) -> str:
-        """`%attr(…) ` for a file that is not root's, or has another mode than on disk; nothing for others."""
+        """`%attr(…) ` for a file that is not root's, or that gets another mode than on disk; else an empty text."""
         if path in MODES:
             return f"%attr({MODES[path]},root,root) "
         found = os.lstat(self._root / path.lstrip("/"))

@@ -9,7 +9,7 @@ for name in bin sbin lib lib64; do
     ln -s "usr/$name" "$out/$name"
 done
 
-# Where /bin and /lib are links, both ways of writing a path must end at the same file.
+# Where /bin and /lib are links, a path with and one without /usr must lead to the same file.
 take() {
     path=$(readlink -f "$1")
     [ -e "$out$path" ] || cp -a --parents "$path" "$out"
@@ -24,7 +24,7 @@ for name in "$@"; do
     program=$(command -v "$name" || :)
     case $program in
         /*) ;;
-        # The shell has it built in; the program of the same name is wanted.
+        # The shell has a built-in of this name; the program is needed.
         *) program=/usr/bin/$name ;;
     esac
     [ -x "$program" ] || { echo "collect: there is no $name here" >&2; exit 1; }

@@ -134,7 +134,7 @@ def names(label: str) -> list[str]:
         *connection.volumes.list(filters=filters),
         *connection.networks.list(filters=filters),
     ]
-    return [str(thing.name) for thing in found]
+    return [str(item.name) for item in found]
 
 
 def has_image(name: str) -> bool:
@@ -198,13 +198,13 @@ def remove_rest(name: str) -> dict[str, int]:
     }
 
 
-def _gone(thing: Any, **how: bool) -> int:
+def _gone(item: Any, **how: bool) -> int:
     try:
-        thing.remove(**how)
+        item.remove(**how)
     except NotFound:
         return 0
     except APIError as error:
         if error.status_code == 409 and "already in progress" in str(error.explanation):
             return 0
-        raise OverlaydError(f"{thing!r} cannot be removed: {error.explanation}") from error
+        raise OverlaydError(f"{item!r} cannot be removed: {error.explanation}") from error
     return 1

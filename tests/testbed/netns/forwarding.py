@@ -88,7 +88,7 @@ class Router:
             *(f"route add {other.subnets[version]} via {other.overlay[version]}" for version in (4, 6)),
         )
 
-    def desired(self, daemon_json: Mapping[str, object], *, forward: bool = True) -> firewall.Wanted:
+    def desired(self, daemon_json: Mapping[str, object], *, forward: bool = True) -> firewall.DesiredRules:
         """What its firewall has to do, with a dockerd of those settings."""
         return firewall.desired(
             overlays=[firewall.Overlay(network=NETWORKS[version], subnet=self.subnets[version]) for version in (4, 6)],

@@ -18,7 +18,8 @@ from overlayd.backends.commands import Commands, Told, words
 from overlayd.backends.extension import Extension
 from overlayd.backends.ledger import Ledger
 from overlayd.errors import CommandFailed, ConfigError, NetworkConfigError
-from overlayd.leases.lease import MalformedLease, parse_lease
+from overlayd.leases.keys import MalformedLease
+from overlayd.leases.lease import parse_lease
 from overlayd.leases.network_config import parse_network_config
 from tests.unit.backends.test_backends import ENVIRONMENT
 from tests.unit.backends.test_commands import consent, script

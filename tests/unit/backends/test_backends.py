@@ -19,10 +19,10 @@ from overlayd.backends.udp import Udp
 from overlayd.backends.vxlan import Vxlan, vtep_mac
 from overlayd.errors import ConfigError, NetworkConfigError, UnsupportedError
 from overlayd.host.backend import load_backend, unknown_keys
-from overlayd.kernel.state import Route
+from overlayd.kernel.state import Address, FdbEntry, Neighbour, Route, Sysctl
 from overlayd.leases.lease import FamilyLease, Lease
 from overlayd.leases.network_config import parse_network_config
-from overlayd.underlay.choose import Endpoint, Underlay
+from overlayd.underlay.choose import Underlay, UnderlayEndpoint
 
 CONFIG = parse_network_config('{"Network": "10.5.0.0/16"}')
 DUAL = parse_network_config('{"Network": "10.5.0.0/16", "EnableIPv6": true, "IPv6Network": "fd42::/48"}')
@@ -31,12 +31,12 @@ UNDERLAY = Underlay(
     ifindex=2,
     mtu_bytes=1500,
     reason="iface eth0",
-    v4=Endpoint(
+    v4=UnderlayEndpoint(
         address=IPv4Address("198.18.1.1"),
         public_ip=IPv4Address("198.18.1.1"),
         on_link=(IPv4Network("198.18.1.0/24"),),
     ),
-    v6=Endpoint(
+    v6=UnderlayEndpoint(
         address=IPv6Address("2001:db8:1::1"),
         public_ip=IPv6Address("2001:db8:1::1"),
         on_link=(IPv6Network("2001:db8:1::/64"),),
@@ -201,7 +201,7 @@ def test_the_mac_is_stable_local_and_unicast() -> None:
 def test_a_vxlan_peer_needs_a_neighbour_a_forwarding_entry_and_a_route() -> None:
     state = vxlan().plan(OWN, [peer(2)]).state()
     mac = vtep_mac(IPv4Address("198.18.1.2"), 1)
-    assert {str(thing) for thing in (*state.routes, *state.neighbours, *state.fdb, *state.addresses)} == {
+    assert {str(item) for item in state.all_of(Route, Neighbour, FdbEntry, Address)} == {
         "10.5.2.0/24 via 10.5.2.0 dev overlay.1 onlink",
         f"10.5.2.0 lladdr {mac} dev overlay.1",
         f"{mac} dev overlay.1 dst 198.18.1.2",
@@ -211,17 +211,17 @@ def test_a_vxlan_peer_needs_a_neighbour_a_forwarding_entry_and_a_route() -> None
 
 def test_direct_routing_takes_the_plain_way_where_there_is_one() -> None:
     state = vxlan(DirectRouting=True).plan(OWN, [peer(2), peer(3, address="198.19.7.7")]).state()
-    assert {str(route) for route in state.routes} == {
+    assert {str(route) for route in state.all_of(Route)} == {
         "10.5.2.0/24 via 198.18.1.2 dev eth0",
         "10.5.3.0/24 via 10.5.3.0 dev overlay.1 onlink",
     }
-    assert len(state.fdb) == 1
+    assert len(state.all_of(FdbEntry)) == 1
 
 
 def test_flannels_upper_case_mac_is_understood() -> None:
     plan = vxlan().plan(OWN, [peer(2, VtepMAC="AA:BB:CC:DD:EE:0F")])
     assert plan.problems == {}
-    assert {entry.mac for entry in plan.state().fdb} == {"aa:bb:cc:dd:ee:0f"}
+    assert {entry.mac for entry in plan.state().all_of(FdbEntry)} == {"aa:bb:cc:dd:ee:0f"}
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_flannels_upper_case_mac_is_understood() -> None:
 def test_a_peer_that_cannot_be_used_is_named_and_the_others_are_served(lease: Lease, said: str) -> None:
     plan = vxlan().plan(OWN, [lease, peer(3)])
     assert said in plan.problems[lease.key_name]
-    assert {route.dst for route in plan.state().routes} == {IPv4Network("10.5.3.0/24")}
+    assert {route.dst for route in plan.state().all_of(Route)} == {IPv4Network("10.5.3.0/24")}
 
 
 @pytest.mark.parametrize("name", ["vxlan", "host-gw", "udp", "ipip"])
@@ -275,22 +275,22 @@ def test_one_host_with_two_subnets_is_served_on_both() -> None:
     second = moved(peer(2), "10.5.20.0/24")
     plan = vxlan().plan(OWN, [peer(2), second])
     assert plan.problems == {}
-    assert len(plan.state().routes) == 2
-    assert len(plan.state().fdb) == 1
+    assert len(plan.state().all_of(Route)) == 2
+    assert len(plan.state().all_of(FdbEntry)) == 1
 
 
 def test_host_gw_routes_through_the_peer_itself_if_it_is_on_link() -> None:
     backend = HostGw.from_config({}, ENVIRONMENT)
     near, far = peer(2, backend="host-gw"), peer(3, backend="host-gw", address="198.19.0.3")
     plan = backend.plan(OWN, [near, far])
-    assert plan.state().routes == {Route(dst=IPv4Network("10.5.2.0/24"), link="eth0", via=near.public_ip)}
+    assert plan.state().all_of(Route) == {Route(dst=IPv4Network("10.5.2.0/24"), link="eth0", via=near.public_ip)}
     assert "198.19.0.3" in plan.problems[far.key_name]
 
 
 def test_udp_routes_the_whole_network_to_its_device() -> None:
     backend = Udp.from_config({"Port": 9000}, ENVIRONMENT)
     state = backend.plan(OWN, [peer(2, backend="udp")]).state()
-    assert {str(route) for route in state.routes} == {"10.5.0.0/16 dev overlay0"}
+    assert {str(route) for route in state.all_of(Route)} == {"10.5.0.0/16 dev overlay0"}
 
 
 def test_the_peer_table_knows_the_way_and_the_sources() -> None:
@@ -325,10 +325,10 @@ def test_a_dual_stack_peer_is_reached_by_a_device_for_each_family() -> None:
         f"{mac} dev overlay-v6.1 dst 2001:db8:1::2",
         "fd42:0:0:1::/128 dev overlay-v6.1",
         "10.5.2.0/24 via 10.5.2.0 dev overlay.1 onlink",
-    } <= {str(thing) for thing in (*state.routes, *state.neighbours, *state.fdb, *state.addresses)}
-    hosts = {sysctl.name for sysctl in state.sysctls if sysctl.link is None}
+    } <= {str(item) for item in state.all_of(Route, Neighbour, FdbEntry, Address)}
+    hosts = {sysctl.name for sysctl in state.all_of(Sysctl) if sysctl.link is None}
     assert hosts == {"net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"}
-    settings = {sysctl.name: sysctl.value for sysctl in state.sysctls}
+    settings = {sysctl.name: sysctl.value for sysctl in state.all_of(Sysctl)}
     assert settings["net/ipv6/conf/overlay.1/disable_ipv6"] == "1"
     assert settings["net/ipv6/conf/overlay-v6.1/disable_ipv6"] == "0"
     assert settings["net/ipv6/conf/overlay-v6.1/accept_ra"] == "0"
@@ -337,7 +337,7 @@ def test_a_dual_stack_peer_is_reached_by_a_device_for_each_family() -> None:
 def test_a_peer_of_one_family_is_served_in_a_dual_stack_network() -> None:
     plan = Vxlan.from_config({}, DUAL_ENVIRONMENT).plan(OWN_DUAL, [peer(2), dual_peer(3)])
     assert plan.problems == {}
-    assert len(plan.state().routes) == 3
+    assert len(plan.state().all_of(Route)) == 3
 
 
 def test_a_network_with_a_family_that_the_host_has_not_is_refused_with_the_interface() -> None:
@@ -356,7 +356,7 @@ def test_auto_takes_plain_routes_where_it_can_and_says_so() -> None:
     near, far = dual_peer(2), peer(3, address="198.19.7.7")
     plan = auto.plan(OWN_DUAL, [near, far])
     assert plan.paths == {near.key_name: "direct", far.key_name: "vxlan"}
-    assert {str(route) for route in plan.state().routes} == {
+    assert {str(route) for route in plan.state().all_of(Route)} == {
         "10.5.2.0/24 via 198.18.1.2 dev eth0",
         "fd42:0:0:2::/64 via 2001:db8:1::2 dev eth0",
         "10.5.3.0/24 via 10.5.3.0 dev overlay.1 onlink",
@@ -372,4 +372,4 @@ def test_auto_behind_address_translation_encapsulates_for_everybody() -> None:
 
 def test_a_blackhole_takes_what_no_bridge_carries() -> None:
     plan = HostGw.from_config({}, replace(ENVIRONMENT, blackhole=True)).plan(OWN, [])
-    assert {str(route) for route in plan.state().routes} == {"blackhole 10.5.1.0/24 metric 2147483648"}
+    assert {str(route) for route in plan.state().all_of(Route)} == {"blackhole 10.5.1.0/24 metric 2147483648"}

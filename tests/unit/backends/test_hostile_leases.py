@@ -19,7 +19,7 @@ from overlayd.backends.ranges import Index
 from overlayd.backends.vxlan import vtep_mac
 from overlayd.kernel.diff import diff
 from overlayd.kernel.state import KernelState
-from overlayd.leases.conflicts import Here, HostNeed
+from overlayd.leases.conflicts import CurrentNeeds, HostNeed
 from overlayd.leases.lease import FamilyLease, Lease
 from overlayd.leases.network_config import NetworkConfig, parse_network_config
 from overlayd.lib.addresses import contains, overlaps
@@ -170,7 +170,7 @@ def test_a_hundred_thousand_bad_leases_are_refused_in_a_moment(what: str, record
     good = [GOOD, lease("10.5.3.0/24", "198.18.1.3", created=6)]
     bad = [replace(HOSTILE[what](number), created=100 + number) for number in range(99_998)]
     environment = Environment(
-        network=WIDE, underlay=Scene(kind="host-gw").environment().underlay, here=Here(needed=NEEDED)
+        network=WIDE, underlay=Scene(kind="host-gw").environment().underlay, here=CurrentNeeds(needed=NEEDED)
     )
     backend: Any = backends.load("host-gw").from_config({}, environment)
     peers = [*bad[:50_000], *good, *bad[50_000:]]

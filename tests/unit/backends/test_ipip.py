@@ -15,7 +15,18 @@ from overlayd.backends.ipip import Ipip
 from overlayd.errors import NetworkConfigError
 from overlayd.kernel import decode
 from overlayd.kernel.diff import diff
-from overlayd.kernel.state import FORWARDING, IpipLink, KernelState, link_settings
+from overlayd.kernel.state import (
+    FORWARDING,
+    Address,
+    FdbEntry,
+    IpipLink,
+    KernelState,
+    Link,
+    Neighbour,
+    Route,
+    Sysctl,
+    link_settings,
+)
 from overlayd.kernel.wireguard import devices
 from tests.unit.backends.test_backends import DUAL_ENVIRONMENT, ENVIRONMENT, OWN, UNDERLAY, peer
 
@@ -32,14 +43,14 @@ def test_one_device_for_all_and_a_route_for_each() -> None:
     near, far = peer(2, backend="ipip"), peer(3, backend="ipip", address="198.19.7.3")
     plan = ipip().plan(OWN_IPIP, [near, far])
     state = plan.state()
-    assert state.links == {LINK}
-    assert {str(one) for one in (*state.addresses, *state.routes)} == {
+    assert state.all_of(Link) == {LINK}
+    assert {str(one) for one in state.all_of(Address, Route)} == {
         "10.5.1.0/32 dev overlay.ipip",
         "10.5.2.0/24 via 198.18.1.2 dev overlay.ipip onlink",
         "10.5.3.0/24 via 198.19.7.3 dev overlay.ipip onlink",
     }
-    assert not state.neighbours | state.fdb
-    assert state.sysctls == {FORWARDING, *link_settings("overlay.ipip", ipv6=False)}
+    assert not state.all_of(Neighbour, FdbEntry)
+    assert state.all_of(Sysctl) == {FORWARDING, *link_settings("overlay.ipip", ipv6=False)}
     assert dict(plan.paths) == {near.key_name: "ipip", far.key_name: "ipip"}
     assert ipip().devices == ("overlay.ipip",)
 
@@ -47,7 +58,7 @@ def test_one_device_for_all_and_a_route_for_each() -> None:
 def test_direct_routing_where_the_peer_is_on_link() -> None:
     near, far = peer(2, backend="ipip"), peer(3, backend="ipip", address="198.19.7.3")
     plan = ipip(directRouting=True).plan(OWN_IPIP, [near, far])
-    assert {str(route) for route in plan.state().routes} == {
+    assert {str(route) for route in plan.state().all_of(Route)} == {
         "10.5.2.0/24 via 198.18.1.2 dev eth0",
         "10.5.3.0/24 via 198.19.7.3 dev overlay.ipip onlink",
     }
@@ -59,7 +70,7 @@ def test_behind_an_address_translation_the_outer_source_is_the_interfaces_own() 
     assert UNDERLAY.v4 is not None
     endpoint = replace(UNDERLAY.v4, public_ip=IPv4Address("198.19.0.9"))
     backend = Ipip.from_config({}, replace(ENVIRONMENT, underlay=replace(UNDERLAY, v4=endpoint)))
-    assert backend.plan(OWN_IPIP, []).state().links == {LINK}
+    assert backend.plan(OWN_IPIP, []).state().all_of(Link) == {LINK}
 
 
 def test_nothing_is_published_and_only_ipip_hosts_are_served() -> None:
@@ -67,7 +78,7 @@ def test_nothing_is_published_and_only_ipip_hosts_are_served() -> None:
     assert backend.lease_data(4) is None
     plan = ipip().plan(OWN_IPIP, [peer(2)])
     assert "vxlan" in plan.problems[peer(2).key_name]
-    assert plan.state().routes == frozenset()
+    assert plan.state().all_of(Route) == frozenset()
 
 
 @pytest.mark.parametrize(
@@ -84,9 +95,9 @@ def test_what_cannot_be_is_a_config_error(config: dict[str, Any], environment: A
 
 
 def test_another_local_address_makes_the_device_anew_and_another_mtu_does_not() -> None:
-    there = KernelState(links=frozenset({LINK}))
-    moved = KernelState(links=frozenset({replace(LINK, local=IPv4Address("198.18.1.7"))}))
-    smaller = KernelState(links=frozenset({replace(LINK, mtu_bytes=1400)}))
+    there = KernelState(frozenset({LINK}))
+    moved = KernelState(frozenset({replace(LINK, local=IPv4Address("198.18.1.7"))}))
+    smaller = KernelState(frozenset({replace(LINK, mtu_bytes=1400)}))
     assert [operation.name for operation in diff(moved, there)] == ["link delete", "link add"]
     assert [operation.name for operation in diff(smaller, there)] == ["link change"]
 

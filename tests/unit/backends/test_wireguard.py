@@ -20,10 +20,10 @@ from overlayd.backends.environment import Environment
 from overlayd.backends.wireguard import Wireguard
 from overlayd.backends.x25519 import public_key
 from overlayd.errors import ConfigError, NetworkConfigError
-from overlayd.kernel.state import WireguardLink, WireguardPeer
+from overlayd.kernel.state import Address, Link, Route, WireguardLink, WireguardPeer
 from overlayd.leases.lease import FamilyLease, Lease
 from overlayd.leases.network_config import NetworkConfig, parse_network_config
-from overlayd.underlay.choose import Endpoint, Underlay
+from overlayd.underlay.choose import Underlay, UnderlayEndpoint
 
 V4 = parse_network_config('{"Network": "10.5.0.0/16"}')
 V6 = parse_network_config('{"EnableIPv4": false, "EnableIPv6": true, "IPv6Network": "fd42::/48"}')
@@ -34,8 +34,8 @@ UNDERLAY = Underlay(
     ifindex=2,
     mtu_bytes=1500,
     reason="iface eth0",
-    v4=Endpoint(address=IPv4Address("198.18.1.1"), public_ip=IPv4Address("198.18.1.1")),
-    v6=Endpoint(address=IPv6Address("2001:db8:1::1"), public_ip=IPv6Address("2001:db8:1::1")),
+    v4=UnderlayEndpoint(address=IPv4Address("198.18.1.1"), public_ip=IPv4Address("198.18.1.1")),
+    v6=UnderlayEndpoint(address=IPv6Address("2001:db8:1::1"), public_ip=IPv6Address("2001:db8:1::1")),
 )
 
 
@@ -84,7 +84,7 @@ def texts(found: Wireguard, *peers: Lease, own: Lease = OWN) -> set[str]:
     plan = found.plan(own, peers)
     assert plan.problems == {}
     state = plan.state()
-    return {str(one) for one in (*state.links, *state.addresses, *state.routes, *state.wireguard_peers)}
+    return {str(one) for one in state.all_of(Link, Address, Route, WireguardPeer)}
 
 
 def problem(found: Wireguard, *peers: Lease) -> str:
@@ -149,24 +149,27 @@ def test_auto_meets_a_peer_where_it_can_be_met(state_dir: Path, address: str, ad
         backend(state_dir, Mode="auto")
         .plan(OWN, [lease(leg4(2, address=address), leg6(2, address=address6))])
         .state()
-        .wireguard_peers
+        .all_of(WireguardPeer)
     )
     assert f"endpoint {met}:51820 " in str(found)
 
 
 def test_a_peer_with_one_family_is_served_by_that(state_dir: Path) -> None:
     for mode in ("separate", "auto"):
-        (found,) = backend(state_dir, Mode=mode).plan(OWN, [lease(leg4(2))]).state().wireguard_peers
+        (found,) = backend(state_dir, Mode=mode).plan(OWN, [lease(leg4(2))]).state().all_of(WireguardPeer)
         assert found.allowed_ips == {IPv4Network("10.5.2.0/24")}
 
 
 def test_every_key_of_the_config_reaches_the_devices(state_dir: Path) -> None:
     found = backend(state_dir, psk=PSK, persistentKeepaliveInterval=25, LISTENPORT=1, listenportv6=2, mtu=1400)
     state = found.plan(OWN, [lease(leg4(2))]).state()
-    (peer,) = state.wireguard_peers
+    (peer,) = state.all_of(WireguardPeer)
     assert (peer.preshared_key, peer.keepalive_s) == (PSK, 25)
-    assert {(link.name, link.mtu_bytes) for link in state.links} == {("overlay-wg", 1320), ("overlay-wg-v6", 1320)}
-    assert {link.listen_port for link in state.links if isinstance(link, WireguardLink)} == {1, 2}
+    assert {(link.name, link.mtu_bytes) for link in state.all_of(Link)} == {
+        ("overlay-wg", 1320),
+        ("overlay-wg-v6", 1320),
+    }
+    assert {link.listen_port for link in state.all_of(Link) if isinstance(link, WireguardLink)} == {1, 2}
     assert found.mtu_bytes == 1320
     assert backend(state_dir).mtu_bytes == 1420
 
@@ -230,7 +233,7 @@ def test_a_key_of_two_hosts_is_the_first_ones(state_dir: Path) -> None:
         plan = backend(state_dir).plan(OWN, peers)
         assert list(plan.problems) == [thief.key_name]
         assert "also that of 198.18.1.2" in plan.problems[thief.key_name]
-        assert [str(one.endpoint[0]) for one in plan.state().wireguard_peers if one.endpoint] == ["198.18.1.2"]
+        assert [str(one.endpoint[0]) for one in plan.state().all_of(WireguardPeer) if one.endpoint] == ["198.18.1.2"]
 
 
 def test_our_own_key_is_nobody_elses(state_dir: Path) -> None:
@@ -252,7 +255,7 @@ def test_two_leases_of_one_host_are_one_peer(state_dir: Path) -> None:
     # It moved to another subnet, and the lease of the first has not run out yet.
     moved = replace(leg4(2), subnet=IPv4Network("10.5.9.0/24"))
     plan = backend(state_dir).plan(OWN, [lease(leg4(2)), lease(moved)])
-    (found,) = plan.state().wireguard_peers
+    (found,) = plan.state().all_of(WireguardPeer)
     assert found.allowed_ips == {IPv4Network("10.5.2.0/24"), IPv4Network("10.5.9.0/24")}
     assert len(plan.paths) == 2
 
@@ -309,7 +312,7 @@ def test_a_peer_is_met_at_the_port_that_it_published(
     state_dir: Path, mode: str, ports: tuple[Any, Any], met: set[str]
 ) -> None:
     peer = lease(leg4(2, Port=ports[0]), leg6(2, Port=ports[1]))
-    found = backend(state_dir, Mode=mode).plan(OWN, [peer]).state().wireguard_peers
+    found = backend(state_dir, Mode=mode).plan(OWN, [peer]).state().all_of(WireguardPeer)
     assert {word for one in found for word in str(one).split() if "]:" in word or word.startswith("198.")} == met
 
 
@@ -360,12 +363,12 @@ def test_a_key_is_taken_as_the_device_will_show_it(state_dir: Path) -> None:
 
 def test_no_text_of_a_plan_shows_a_secret(state_dir: Path) -> None:
     plan = backend(state_dir, PSK=PSK).plan(OWN, [lease(leg4(2), leg6(2))])
-    shown = repr(plan) + str([str(thing) for things in plan.peers.values() for thing in things])
+    shown = repr(plan) + str([str(item) for objects in plan.peers.values() for item in objects])
     assert PSK not in shown
     assert keyfile.private_key(state_dir) not in shown
 
 
 def test_an_endpoint_is_insisted_on_until_it_was_given(state_dir: Path) -> None:
-    (found,) = backend(state_dir).plan(OWN, [lease(leg4(2))]).state().wireguard_peers
+    (found,) = backend(state_dir).plan(OWN, [lease(leg4(2))]).state().all_of(WireguardPeer)
     assert isinstance(found, WireguardPeer)
     assert not found.roams

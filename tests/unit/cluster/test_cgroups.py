@@ -1,4 +1,4 @@
-"""Sweeping the cgroups of removed hosts."""
+"""The cgroups of removed hosts are removed."""
 
 from __future__ import annotations
 

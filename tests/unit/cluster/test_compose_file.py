@@ -1,4 +1,4 @@
-"""compose/compose.yaml says what the description says: addresses, network config, what a host is granted."""
+"""compose/compose.yaml agrees with the cluster's description: addresses, network config, the privileges of a host."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_the_cluster_with_tls_has_certificates_for_the_addresses_of_its_etcds() 
 
 
 def _mounts(name: str) -> dict[str, set[str]]:
-    """Which service mounts which named volume."""
+    """By service: the named volumes that it mounts."""
     found: dict[str, set[str]] = {}
     service = ""
     for line in (
@@ -87,7 +87,7 @@ def _mounts(name: str) -> dict[str, set[str]]:
 
 
 @pytest.mark.parametrize("name", ["compose.yaml", "tls.yaml"])
-def test_a_secret_is_mounted_by_whom_it_is_for(name: str) -> None:
+def test_a_secret_is_mounted_only_by_services_that_need_it(name: str) -> None:
     found = _mounts(name)
     who = {
         volume: {service for service, mounted in found.items() if volume in mounted}

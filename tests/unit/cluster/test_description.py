@@ -1,4 +1,4 @@
-"""The description of a cluster, and what Docker is asked for because of it."""
+"""The description of a cluster, and the options for Docker that follow from it."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_a_host_is_given_the_hosts_login_and_no_other_secret() -> None:
     assert given & set(secrets) == {"overlayd-trial-overlayd"}
     etcds = {bind.partition(":")[0] for bind in plan.etcd(CLUSTER, IMAGE).host_config["Binds"]}
     assert etcds & set(secrets) == {"overlayd-trial-etcd-tls", "overlayd-trial-root"}
-    # The CA's key is where nobody else is.
+    # No other container mounts the volume with the CA's key.
     assert secrets["overlayd-trial-secrets"] == "/secrets"
 
 

@@ -1,4 +1,4 @@
-"""Reading what ping and iperf3 print."""
+"""The output of ping and iperf3 is read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The nightly page: complete, self-contained, and honest about what failed."""
+"""The nightly page is complete and self-contained, and shows what failed."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ BENCH: dict[str, Any] = {
 
 
 class _Tags(HTMLParser):
-    """Checks that tags close in the order in which they opened, and gathers what would be fetched."""
+    """Checks that tags are closed in order, and collects the URLs that a browser would fetch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,13 +86,13 @@ def test_page_is_one_well_formed_document_that_fetches_nothing() -> None:
     assert "<script" not in text
 
 
-def test_page_tells_matrix_rates_and_failures() -> None:
+def test_page_shows_matrix_rates_and_failures() -> None:
     text = page(tests=summarize(JUNIT), bench=BENCH, when="tonight", commit="abc")
     for expected in ("unreachable", "0.25 ms, 7.25 Gb/s", "assert 1 &lt; 0", "some&lt;base&gt;", "<svg", "not well"):
         assert expected in text
 
 
-def test_page_tells_builds_beside_what_they_may_take() -> None:
+def test_page_shows_builds_beside_their_time_limits() -> None:
     builds = {"from <nothing>": {"s": 299.96, "limit_s": 300}, "unchanged": {"s": 2.01, "limit_s": 2}}
     text = page(tests=None, bench=BENCH | {"builds": builds}, when="tonight", commit="abc")
     assert _read(text).fetched == []

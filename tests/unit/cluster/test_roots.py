@@ -1,4 +1,4 @@
-"""Root filesystems to test in are made once, whole or not at all, by one process at a time."""
+"""Root filesystems for tests are made once, completely or not at all, by one process at a time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RELEASE = roots.Release(suite="suite")
 
 @pytest.fixture
 def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The roots that were made, each in a while, by the kept recipe's stand-in."""
+    """The roots that a stand-in for the recipe made; each takes a while."""
     found: list[Path] = []
 
     def make(_release: roots.Release, _mirror: str, place: Path) -> None:
@@ -29,14 +29,14 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return found
 
 
-def test_who_comes_second_waits_and_takes_what_is_there(made: list[Path]) -> None:
+def test_the_second_process_waits_and_uses_the_root_of_the_first(made: list[Path]) -> None:
     with ThreadPoolExecutor(max_workers=4) as pool:
         places = list(pool.map(lambda _: roots.cached(RELEASE), range(4)))
     assert made == [RELEASE.place()]
     assert set(places) == {RELEASE.place()}
 
 
-def test_what_is_there_needs_no_mirror(made: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_existing_root_needs_no_mirror(made: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     roots.cached(RELEASE)
 
     def nothing() -> str:

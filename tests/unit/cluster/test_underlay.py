@@ -1,4 +1,4 @@
-"""Who holds a subnet on this machine, by Docker's networks and the kernel's routes, and which one is free."""
+"""Which Docker network or route of this machine overlaps a subnet, and which subnet is free."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ br-0123456789ab\t000712C6\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0
 CLUSTER = Cluster(name="one", base="", underlay=IPv4Network("198.18.7.0/24"))
 
 
-def test_routes_are_read_but_the_default_ones_and_refusals() -> None:
+def test_routes_are_read_except_default_and_unreachable_ones() -> None:
     found = underlay.routes(ROUTES)
     assert [(device, str(holder.subnet), holder.who, holder.remote) for device, holder in found] == [
         ("eth0", "192.0.2.0/24", "this machine's route on eth0", False),
@@ -40,16 +40,16 @@ def test_routes_are_read_but_the_default_ones_and_refusals() -> None:
         ("198.18.7.0/24", True, True),
         ("198.18.7.128/25", True, True),
         ("198.18.0.0/15", False, True),
-        # As the default route: what is more specific beside it stays on this machine.
+        # Like the default route, this one does not count: more specific routes stay in effect.
         ("198.18.0.0/15", True, False),
         ("198.18.8.0/24", False, False),
     ],
 )
-def test_a_holder_of_part_or_all_holds_it(subnet: str, remote: bool, holds: bool) -> None:
+def test_a_route_that_overlaps_a_subnet_holds_it(subnet: str, remote: bool, holds: bool) -> None:
     assert Holder(IPv4Network(subnet), "x", remote=remote).holds(CLUSTER.underlay) == holds
 
 
-def test_what_is_suggested_is_free_and_of_the_length_that_was_asked_for() -> None:
+def test_the_suggested_subnet_is_free_and_has_the_requested_length() -> None:
     taken = [Holder(IPv4Network(text), "x") for text in ("198.19.0.0/24", "198.19.1.0/25")]
     assert underlay.free(24, taken) == IPv4Network("198.19.2.0/24")
     assert underlay.free(25, taken) == IPv4Network("198.19.1.128/25")
@@ -77,14 +77,16 @@ def network(name: str, subnet: str | None, **labels: str) -> dict[str, Any]:
     ],
     ids=["anybody's", "another cluster's", "a Compose project's"],
 )
-def test_who_has_it_is_named_with_a_free_one(monkeypatch: pytest.MonkeyPatch, found: dict[str, Any], said: str) -> None:
+def test_the_holder_of_a_subnet_is_named_and_a_free_one_suggested(
+    monkeypatch: pytest.MonkeyPatch, found: dict[str, Any], said: str
+) -> None:
     _networks(monkeypatch, network("none", None), network("overlayd-one", "198.18.7.0/24"), found)
     with pytest.raises(OverlaydError) as caught:
         underlay.require_free(CLUSTER)
     assert str(caught.value) == f"underlay 198.18.7.0/24 is taken: {said}\n  a free one: --underlay 198.19.0.0/24"
 
 
-def test_its_own_network_is_in_nobodys_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_clusters_own_network_is_no_conflict(monkeypatch: pytest.MonkeyPatch) -> None:
     _networks(monkeypatch, network("none", None), network("overlayd-one", "198.18.7.0/24"))
     underlay.require_free(CLUSTER)
     assert all(holder.subnet != CLUSTER.underlay for holder in underlay.holders(CLUSTER))
@@ -102,7 +104,7 @@ def _networks(monkeypatch: pytest.MonkeyPatch, *found: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "x", "198.18.7.0", "198.18.7.1/24", "127.0.0.0/24", "224.0.0.0/24", "fd00::/64"])
-def test_what_is_no_subnet_for_hosts_is_refused_with_an_example(text: str) -> None:
+def test_an_unusable_subnet_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(ConfigError, match=r"(?s)^underlay is .* as 198\.18\.7\.0/24$"):
         options.underlay(text)
 
@@ -115,6 +117,6 @@ def test_what_is_no_subnet_for_hosts_is_refused_with_an_example(text: str) -> No
         ("10.42.9.0/24", 3, "overlaps the overlay's network 10.42.0.0/16"),
     ],
 )
-def test_an_underlay_that_does_not_do_is_refused(subnet: str, hosts: int, said: str) -> None:
+def test_an_unsuitable_underlay_is_refused(subnet: str, hosts: int, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         Cluster(base="", hosts=hosts, underlay=IPv4Network(subnet))

@@ -11,11 +11,11 @@ import pytest
 
 from overlayd.docker import etcd_in_docker
 from overlayd.docker import options as docker_options
-from overlayd.docker.etcd_in_docker import DockerFirst
-from overlayd.leases.lease import Subnets
+from overlayd.docker.etcd_in_docker import EarlyDockerStart
+from overlayd.leases.subnets import Subnets
 from overlayd.settings import Settings
 
-WANT = docker_options.wanted(Subnets(v4=IPv4Network("10.5.52.0/24")), 1450, we_masquerade=True)
+WANT = docker_options.desired_options(Subnets(v4=IPv4Network("10.5.52.0/24")), 1450, we_masquerade=True)
 HERE, ELSEWHERE = "http://127.0.0.1:2379", "http://192.0.2.1:2379"
 
 
@@ -28,9 +28,9 @@ def ear(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.sock
         yield found
 
 
-def first(tmp_path: Path, endpoint: str, *, after_s: float = 0) -> DockerFirst:
+def first(tmp_path: Path, endpoint: str, *, after_s: float = 0) -> EarlyDockerStart:
     settings = Settings(etcd_endpoints=(endpoint,), run_dir=tmp_path / "run", state_dir=tmp_path / "state")
-    return DockerFirst(settings, after_s=after_s)
+    return EarlyDockerStart(settings, after_s=after_s)
 
 
 def heard(ear: socket.socket) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from overlayd.docker import generator
-from overlayd.docker.generator import drop_in, exec_start, main
+from overlayd.docker.generator import drop_in, main
+from overlayd.lib.unit_files import exec_start
 
 DOCKER_CE = """\
 [Unit]
@@ -251,3 +253,11 @@ def taken(root: Path) -> bool:
     )
     assert "docker.service" in done.stderr or done.returncode == 0, done.stderr
     return "Unit docker.service" not in done.stderr and "no ExecStart" not in done.stderr
+
+
+def test_the_generator_runs_at_boot_and_imports_two_modules_of_ours() -> None:
+    script = "import sys; import overlayd.docker.generator; print(*sorted(n for n in sys.modules if 'overlayd.' in n))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [
+        *("overlayd.docker", "overlayd.docker.generator", "overlayd.lib", "overlayd.lib.unit_files")
+    ]

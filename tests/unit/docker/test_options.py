@@ -9,25 +9,25 @@ import pytest
 
 from overlayd.docker import options as docker_options
 from overlayd.docker import service as docker_service
-from overlayd.docker import sources as docker_sources
+from overlayd.docker.dockerd_config import DockerdConfig, read_daemon_json, read_dockerd_config
 from overlayd.errors import OverlaydError
-from overlayd.leases.lease import Subnets
+from overlayd.leases.subnets import Subnets
 from overlayd.lib import process
 
 SUBNET = Subnets(v4=IPv4Network("10.5.52.0/24"))
 BOTH = Subnets(v4=IPv4Network("10.5.52.0/24"), v6=IPv6Network("fd42:0:0:7::/64"))
-WANT = docker_options.wanted(SUBNET, 1450, we_masquerade=True)
+WANT = docker_options.desired_options(SUBNET, 1450, we_masquerade=True)
 
 
 def test_docker_gets_the_subnets_first_address_and_leaves_masquerading_to_us() -> None:
-    given, problems = docker_options.flags(WANT, docker_options.Told())
+    given, problems = docker_options.choose_flags(WANT, DockerdConfig())
     assert (given, problems) == (["--bip=10.5.52.1/24", "--ip-masq=false", "--mtu=1450"], [])
-    assert docker_options.wanted(SUBNET, 1450, we_masquerade=False).options()["ip-masq"] == "true"
+    assert docker_options.desired_options(SUBNET, 1450, we_masquerade=False).options()["ip-masq"] == "true"
 
 
 def test_docker_gets_an_ipv6_subnet_too() -> None:
-    given, _problems = docker_options.flags(
-        docker_options.wanted(BOTH, 1430, we_masquerade=True), docker_options.Told()
+    given, _problems = docker_options.choose_flags(
+        docker_options.desired_options(BOTH, 1430, we_masquerade=True), DockerdConfig()
     )
     assert {"--bip=10.5.52.1/24", "--ipv6=true", "--fixed-cidr-v6=fd42:0:0:7::/64"} <= set(given)
     has = (IPv4Interface("10.5.52.1/24"), IPv6Interface("fd42:0:0:7::1/64"), IPv6Interface("fe80::1/64"))
@@ -37,47 +37,47 @@ def test_docker_gets_an_ipv6_subnet_too() -> None:
 
 def test_an_option_in_daemon_json_is_not_given_twice() -> None:
     # dockerd refuses an option that is in both, even with the same value.
-    given, problems = docker_options.flags(WANT, docker_options.Told(daemon_json={"bip": "10.5.52.1/24", "mtu": 1450}))
+    given, problems = docker_options.choose_flags(WANT, DockerdConfig(daemon_json={"bip": "10.5.52.1/24", "mtu": 1450}))
     assert (given, problems) == (["--ip-masq=false"], [])
 
 
 def test_more_options_are_given_like_the_leases_own() -> None:
     also = {"allow-direct-routing": "true", "bridge-accept-fwmark": "0x1/0x3"}
-    given, problems = docker_options.flags(
-        WANT, docker_options.Told(daemon_json={"bridge-accept-fwmark": "0x1/0x3"}), also
+    given, problems = docker_options.choose_flags(
+        WANT, DockerdConfig(daemon_json={"bridge-accept-fwmark": "0x1/0x3"}), also
     )
     assert given[3:] == ["--allow-direct-routing=true"]
     assert problems == []
-    _, problems = docker_options.flags(WANT, docker_options.Told(daemon_json={"allow-direct-routing": False}), also)
+    _, problems = docker_options.choose_flags(WANT, DockerdConfig(daemon_json={"allow-direct-routing": False}), also)
     assert "allow-direct-routing" in problems[0]
 
 
 def test_a_contradiction_in_daemon_json_is_reported_not_fought() -> None:
-    given, problems = docker_options.flags(
-        WANT, docker_options.Told(daemon_json={"bip": "172.30.0.1/16", "ip-masq": True})
+    given, problems = docker_options.choose_flags(
+        WANT, DockerdConfig(daemon_json={"bip": "172.30.0.1/16", "ip-masq": True})
     )
     assert given == ["--mtu=1450"]
     assert [("172.30.0.1/16" in text, "10.5.52.1/24" in text) for text in problems] == [(True, True), (False, False)]
 
 
 def test_another_bridge_takes_no_bip() -> None:
-    given, problems = docker_options.flags(WANT, docker_options.Told(daemon_json={"bridge": "br0"}))
+    given, problems = docker_options.choose_flags(WANT, DockerdConfig(daemon_json={"bridge": "br0"}))
     assert "--bip=10.5.52.1/24" not in given
     assert "'br0'" in problems[0]
 
 
 def test_a_broken_daemon_json_is_a_problem_not_a_crash(tmp_path: Path) -> None:
     file = tmp_path / "daemon.json"
-    assert docker_options.read_daemon_json(file) == ({}, [])
+    assert read_daemon_json(file) == ({}, [])
     for text in ("{", "[]", "\x00"):
         file.write_text(text)
-        found, problems = docker_options.read_daemon_json(file)
+        found, problems = read_daemon_json(file)
         assert found == {}
         assert str(file) in problems[0]
     # Docker takes these from 23 on; one that does not says so itself when it fails.
     for text, holds in (("\n", {}), (" \t\n", {}), ('\ufeff{"mtu": 1400}', {"mtu": 1400}), ("\ufeff", {})):
         file.write_text(text, encoding="utf-8")
-        assert docker_options.read_daemon_json(file) == (holds, []), text
+        assert read_daemon_json(file) == (holds, []), text
 
 
 def test_a_bridge_off_the_lease_is_noticed() -> None:
@@ -87,13 +87,13 @@ def test_a_bridge_off_the_lease_is_noticed() -> None:
     assert "no address" in str(docker_options.bridge_problem(SUBNET, ()))
 
 
-def told(root: Path, files: dict[str, str]) -> docker_options.Told:
+def told(root: Path, files: dict[str, str]) -> DockerdConfig:
     """What docker is told by these files."""
     for name, text in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    return docker_options.read_told(root=root)
+    return read_dockerd_config(root=root)
 
 
 UNIT = "usr/lib/systemd/system/docker.service"
@@ -168,19 +168,17 @@ def test_dockers_nftables_backend_is_known_from_its_command_line_too(tmp_path: P
 
 def test_docker_env_is_made_anew_from_what_docker_is_told_now(tmp_path: Path) -> None:
     env = tmp_path / docker_options.DOCKER_ENV
-    docker_options.prepare(tmp_path, docker_options.Told())
+    docker_options.prepare(tmp_path, DockerdConfig())
     # Without a subnet there is none, whoever asks.
     assert not env.exists()
-    nftables = docker_options.Told(daemon_json={"firewall-backend": "nftables"})
+    nftables = DockerdConfig(daemon_json={"firewall-backend": "nftables"})
     (tmp_path / docker_options.RECORD).write_text(docker_options.record(WANT, firewalled=True))
     env.write_text("old")
     docker_options.prepare(tmp_path, nftables)
     assert "--allow-direct-routing=true" in env.read_text()
-    docker_options.prepare(tmp_path, docker_options.Told())
+    docker_options.prepare(tmp_path, DockerdConfig())
     # Docker's own drops stand again: nobody may be let in to a published port for what it was told before.
-    assert env.read_text() == docker_options.env_file(
-        docker_options.plan(WANT, docker_options.Told(), firewalled=True)[0]
-    )
+    assert env.read_text() == docker_options.env_file(docker_options.plan(WANT, DockerdConfig(), firewalled=True)[0])
     for record in ("", "{}", "[]", '{"subnet": "x"}'):
         (tmp_path / docker_options.RECORD).write_text(record)
         before = env.read_text()
@@ -190,10 +188,10 @@ def test_docker_env_is_made_anew_from_what_docker_is_told_now(tmp_path: Path) ->
 
 
 def test_a_running_dockerd_is_compared_option_by_option() -> None:
-    options, _problems = docker_options.plan(WANT, docker_options.Told(), firewalled=True)
+    options, _problems = docker_options.plan(WANT, DockerdConfig(), firewalled=True)
 
-    def different(*words: str, told: docker_options.Told | None = None) -> dict[str, str]:
-        return dict(docker_service.differences(("dockerd", *words), options, told or docker_options.Told()))
+    def different(*words: str, told: DockerdConfig | None = None) -> dict[str, str]:
+        return dict(docker_service.differences(("dockerd", *words), options, told or DockerdConfig()))
 
     assert different(*options, "--iptables", "-H", "fd://", "--bridge=") == {}
     assert different(*options[1:], "--bip", "10.5.52.1/24") == {}
@@ -202,7 +200,7 @@ def test_a_running_dockerd_is_compared_option_by_option() -> None:
     assert "must not" in different(*options, "--allow-direct-routing")["allow-direct-routing"]
     assert "must not" in different(*options, "--iptables=0")["iptables"]
     # daemon.json decides it now, and says the same.
-    assert different(*options, "--iptables=0", told=docker_options.Told(daemon_json={"iptables": False})) == {}
+    assert different(*options, "--iptables=0", told=DockerdConfig(daemon_json={"iptables": False})) == {}
 
 
 def show(**changes: str) -> str:
@@ -239,13 +237,15 @@ def test_why_docker_failed_is_taken_from_its_log(systemd: dict[str, str]) -> Non
     systemd["journalctl"] = REFUSED
     for changes in ({"ActiveState": "failed"}, {"ActiveState": "activating", "SubState": "auto-restart"}):
         systemd["systemctl"] = show(**changes, Result="exit-code")
-        assert "mutually exclusive" in str(docker_service.down(docker_service.read_service()))
+        assert "mutually exclusive" in str(docker_service.down(docker_service.read_service(DockerdConfig())))
     systemd["journalctl"] = 'time="x" level=fatal msg="Error \\"a\\" \x1b[2J"\n'
-    said = str(docker_service.down(docker_service.read_service()))
+    said = str(docker_service.down(docker_service.read_service(DockerdConfig())))
     assert said.isprintable()
     systemd["journalctl"] = "Killing process\n"
     systemd["systemctl"] = show(ActiveState="failed", Result="oom-kill")
-    assert "oom-kill, see journalctl -u docker" in str(docker_service.down(docker_service.read_service()))
+    assert "oom-kill, see journalctl -u docker" in str(
+        docker_service.down(docker_service.read_service(DockerdConfig()))
+    )
 
 
 @pytest.mark.parametrize(
@@ -264,15 +264,15 @@ def test_a_docker_that_is_stopped_counts_where_it_is_enabled(
     systemd: dict[str, str], changes: dict[str, str], down: bool
 ) -> None:
     systemd["systemctl"] = show(**changes)
-    assert (docker_service.down(docker_service.read_service()) is not None) == down
+    assert (docker_service.down(docker_service.read_service(DockerdConfig())) is not None) == down
 
 
 def test_a_drop_in_that_is_missing_is_said_before_it_matters_and_when_it_does(systemd: dict[str, str]) -> None:
-    assert docker_service.not_ours(docker_service.read_service()) is None
+    assert docker_service.missing_drop_ins(docker_service.read_service(DockerdConfig())) is None
     systemd["systemctl"] = show(DropInPaths="/usr/lib/50-overlayd.conf")
-    service = docker_service.read_service()
-    assert "zz-overlayd.conf" in str(docker_service.not_ours(service))
-    said = docker_service.started_otherwise({"bip": "without --bip=10.5.52.1/24"}, service)
+    service = docker_service.read_service(DockerdConfig())
+    assert "zz-overlayd.conf" in str(docker_service.missing_drop_ins(service))
+    said = docker_service.restart_needed({"bip": "without --bip=10.5.52.1/24"}, service)
     assert "zz-overlayd.conf" in str(said)
     assert "daemon-reload && overlayd docker settle" in str(said)
 
@@ -281,7 +281,7 @@ def test_a_unit_of_somebodys_own_with_our_options_needs_no_drop_in(
     systemd: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     told(tmp_path, {UNIT: "[Service]\nExecStart=/usr/bin/dockerd $OVERLAYD_DOCKER_OPTIONS\n"})
-    assert docker_sources.takes_ours(tmp_path)
-    monkeypatch.setattr(docker_service, "takes_ours", lambda: True)
+    config = read_dockerd_config(root=tmp_path)
+    assert config.has_variable
     systemd["systemctl"] = show(DropInPaths="")
-    assert docker_service.not_ours(docker_service.read_service()) is None
+    assert docker_service.missing_drop_ins(docker_service.read_service(config)) is None

@@ -11,16 +11,16 @@ import pytest
 from overlayd.docker import options as docker_options
 from overlayd.docker import service as docker_service
 from overlayd.docker.watch import DockerWatch
-from overlayd.leases.lease import Subnets
+from overlayd.leases.subnets import Subnets
 
-WANT = docker_options.wanted(Subnets(v4=IPv4Network("10.5.52.0/24")), 1450, we_masquerade=True)
+WANT = docker_options.desired_options(Subnets(v4=IPv4Network("10.5.52.0/24")), 1450, we_masquerade=True)
 ALL = ["--bip=10.5.52.1/24", "--ip-masq=false", "--mtu=1450"]
 
 
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A daemon.json that is not there yet; a docker of this machine's is none of the test's."""
-    monkeypatch.setattr(docker_service, "read_service", lambda: None)
+    monkeypatch.setattr(docker_service, "read_service", lambda _config: None)
     monkeypatch.setattr(docker_service, "dockerd_argv", lambda _service: None)
     return tmp_path / "daemon.json"
 
@@ -59,7 +59,7 @@ def test_while_daemon_json_contradicts_the_lease_no_restart_is_tried(
 ) -> None:
     # docker0 cannot be made here; what decides is what docker_service.settle is told.
     told: list[tuple[str | None, str]] = []
-    monkeypatch.setattr(docker_service, "settle", lambda problem, *, restart: told.append((problem, restart)))
+    monkeypatch.setattr(docker_service, "settle", lambda _config, problem, *, restart: told.append((problem, restart)))
     monkeypatch.setattr("overlayd.docker.watch.interfaces.interface_addresses", lambda _name: ())
     watch = DockerWatch(restart="always", lasting_s=0, daemon_json=file)
     file.write_text('{"bip": "172.30.0.1/16"}')
@@ -76,8 +76,8 @@ def test_while_daemon_json_contradicts_the_lease_no_restart_is_tried(
 def test_a_docker0_that_was_left_behind_is_no_problem_while_nobody_wants_docker(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    service = docker_service.Service(state="inactive", drop_ins=docker_service.DROP_INS)
-    monkeypatch.setattr(docker_service, "read_service", lambda: service)
+    service = docker_service.DockerService(state="inactive", drop_ins=docker_service.DROP_INS)
+    monkeypatch.setattr(docker_service, "read_service", lambda _config: service)
     monkeypatch.setattr(
         "overlayd.docker.watch.interfaces.interface_addresses", lambda _name: (IPv4Interface("172.17.0.1/16"),)
     )
@@ -104,8 +104,8 @@ def test_a_dockerd_without_our_options_is_wrong_as_one_on_another_address_is(
     file: Path, monkeypatch: pytest.MonkeyPatch, argv: list[str], restarted: bool
 ) -> None:
     told: list[tuple[str | None, str]] = []
-    monkeypatch.setattr(docker_service, "settle", lambda problem, *, restart: told.append((problem, restart)))
-    monkeypatch.setattr(docker_service, "read_service", lambda: None)
+    monkeypatch.setattr(docker_service, "settle", lambda _config, problem, *, restart: told.append((problem, restart)))
+    monkeypatch.setattr(docker_service, "read_service", lambda _config: None)
     monkeypatch.setattr(docker_service, "dockerd_argv", lambda _service: tuple(argv))
     monkeypatch.setattr("overlayd.docker.watch.interfaces.interface_addresses", lambda _name: None)
     watch = DockerWatch(restart="idle", lasting_s=0, daemon_json=file)
@@ -114,3 +114,37 @@ def test_a_dockerd_without_our_options_is_wrong_as_one_on_another_address_is(
         watch.settle()
     assert [problem is not None for problem, _restart in told] == [restarted]
     assert bool(watch.problems) == (argv != ["dockerd", *ALL])
+
+
+def test_docker_is_restarted_once_a_problem_has_lasted_and_only_once(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settled: list[tuple[float, bool, str]] = []
+    now = 1000.0
+    monkeypatch.setattr(
+        docker_service,
+        "settle",
+        lambda _config, problem, *, restart: settled.append((now, problem is not None, restart)),
+    )
+    # docker0 is not there, then it is, without an address.
+    monkeypatch.setattr(
+        "overlayd.docker.watch.interfaces.interface_addresses", lambda _name: () if now > 1004 else None
+    )
+    watch = DockerWatch(restart="always", lasting_s=10, daemon_json=file, clock=lambda: now)
+    for _ in range(30):
+        watch.look(WANT)
+        watch.settle()
+        now += 1
+    # At the first look, as docker may wait for the subnet; then when docker0's problem is ten seconds old.
+    assert settled == [(1000.0, False, "always"), (1015.0, True, "always")]
+
+
+def test_systemd_is_asked_every_five_seconds_at_most(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    asked: list[float] = []
+    monkeypatch.setattr(docker_service, "read_service", lambda _config: asked.append(now))
+    watch = DockerWatch(restart="never", lasting_s=60, daemon_json=file, clock=lambda: now)
+    for _ in range(24):
+        watch.look(WANT)
+        now += 0.5
+    assert asked == [0.0, 5.0, 10.0]

@@ -14,8 +14,8 @@ import pytest
 from overlayd.doctor.checks import examine
 from overlayd.doctor.facts import Containers, Endpoint, Facts, Feature, Firewalld, PemFile, Published, WayBack, Zone
 from overlayd.doctor.finding import Finding, State, document, lines, problems
-from overlayd.ruleset.iptables import parse
-from overlayd.ruleset.packet_path import Kind
+from overlayd.lib.iptables_save import parse
+from overlayd.ruleset.packet_path import IptablesRules
 from tests.unit.doctor.docker_cases import CASES as DOCKER
 from tests.unit.doctor.docker_cases import WAITS_FOR_ETCD
 from tests.unit.doctor.values import MAC, NOW, OWN, PEER, RULES, WELL, base_chain, but, nft, rules, sysctl
@@ -229,7 +229,7 @@ CASES: list[tuple[Facts, str, State, str, str | None]] = [
     (lease(0, subnet=IPv4Network("10.5.9.0/24")), "lease", State.PROBLEM, "not leased", "systemctl restart overlayd"),
     (but(network={"subnet": None}), "lease", State.PROBLEM, "holds no lease", None),
     (
-        but(firewall={"kinds": (*WELL.firewall.kinds, Kind(command="iptables-legacy", tables=parse(OTHERS)))}),
+        but(firewall={"kinds": (*WELL.firewall.kinds, IptablesRules(command="iptables-legacy", tables=parse(OTHERS)))}),
         *("iptables", State.WARNING, "1 rules are of iptables-legacy", None),
     ),
     (
@@ -297,7 +297,7 @@ def test_what_could_not_be_asked_is_unknown() -> None:
     assert found(but(underlay={"same_address": None}), "duplicate-address").state is State.UNKNOWN
     assert found(but(host={"root": False}), "root").state is State.UNKNOWN
     assert found(but(host={"settings_problem": "x"}), "settings-file").state is State.UNKNOWN
-    unread = Kind(command="iptables", problem="not root")
+    unread = IptablesRules(command="iptables", problem="not root")
     assert found(but(firewall={"kinds": (unread,)}), "iptables").state is State.UNKNOWN
     assert found(but(firewall={"chains": None}), "nftables").state is State.UNKNOWN
     assert found(but(docker={"drop_ins": None}), "docker-drop-in").state is State.UNKNOWN

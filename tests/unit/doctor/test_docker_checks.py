@@ -7,11 +7,11 @@ from ipaddress import ip_network
 
 import pytest
 
+from overlayd.docker.masquerade import by_nft, masqueraded
 from overlayd.doctor.checks import examine
 from overlayd.doctor.facts import Facts
 from overlayd.doctor.finding import Finding, State
-from overlayd.ruleset.iptables import parse
-from overlayd.ruleset.masquerade import by_nft, masqueraded
+from overlayd.lib.iptables_save import parse
 from tests.unit.doctor.docker_cases import FAILED, MASQUERADED, OTHERS_RULE, SILENT, STOPPED, WAITING, bridge
 from tests.unit.doctor.values import WELL, but
 

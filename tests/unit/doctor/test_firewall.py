@@ -11,9 +11,9 @@ from overlayd.doctor.checks import examine
 from overlayd.doctor.facts import Facts
 from overlayd.doctor.finding import State
 from overlayd.lib import marks
-from overlayd.ruleset.iptables import parse
-from overlayd.ruleset.nftables import Base
-from overlayd.ruleset.packet_path import Kind
+from overlayd.lib.iptables_save import parse
+from overlayd.ruleset.nftables import BaseChain
+from overlayd.ruleset.packet_path import IptablesRules
 from tests.unit.doctor.test_checks import found
 from tests.unit.doctor.values import RULES, WELL, base_chain, but, nft, nft_rule, rules
 
@@ -93,7 +93,7 @@ OPEN = "*filter\n:FORWARD ACCEPT [0:0]\nCOMMIT\n"
 def by(*kinds: tuple[str, str], **parts: dict[str, Any]) -> Facts:
     """The healthy host in both families, with the rules of these programs."""
     made = tuple(
-        Kind(command=command, version=6 if command.startswith("ip6") else 4, tables=parse(text))
+        IptablesRules(command=command, version=6 if command.startswith("ip6") else 4, tables=parse(text))
         for command, text in kinds
     )
     return but(firewall={"kinds": made}, network={**BOTH, **parts.get("network", {})})
@@ -215,7 +215,7 @@ def test_what_cannot_be_overruled_is_said() -> None:
     assert "not final in mine" in str(finding.advice)
 
 
-def docker_nft(*, mark: bool) -> tuple[Base, ...]:
+def docker_nft(*, mark: bool) -> tuple[BaseChain, ...]:
     """What lets in a mark, or nothing."""
     where = "ip docker-bridges filter-FORWARD"
     asked = {"match": {"op": "==", "left": {"&": [{"meta": {"key": "mark"}}, 4096]}, "right": 4096}}
@@ -226,7 +226,7 @@ def docker_nft(*, mark: bool) -> tuple[Base, ...]:
 @pytest.mark.parametrize(("kind", "marks", "well"), [("none", False, False), ("iptables", True, True)])
 def test_dockers_nftables_are_open_only_if_packets_are_marked(kind: str, marks: bool, well: bool) -> None:
     marking = "*mangle\n:FORWARD ACCEPT [0:0]\n-A FORWARD -i overlay.1 -j MARK --set-xmark 0x1000/0x1000\nCOMMIT\n"
-    made = (Kind(command="iptables", tables=parse(RULES + (marking if marks else ""))),)
+    made = (IptablesRules(command="iptables", tables=parse(RULES + (marking if marks else ""))),)
     # What daemon.json says is no comfort.
     given = {"allow-direct-routing": True, "bridge-accept-fwmark": "0x1000/0x1000", "firewall-backend": "nftables"}
     facts = but(firewall={"kind": kind, "kinds": made, "chains": docker_nft(mark=True)}, docker={"settings": given})

@@ -8,8 +8,8 @@ import pytest
 
 from overlayd.doctor.facts import Firewalld, Zone
 from overlayd.doctor.finding import State
-from overlayd.ruleset.iptables import parse
-from overlayd.ruleset.packet_path import Kind
+from overlayd.lib.iptables_save import parse
+from overlayd.ruleset.packet_path import IptablesRules
 from tests.unit.doctor.test_checks import FIREWALLD, found
 from tests.unit.doctor.values import base_chain, but, nft
 
@@ -68,7 +68,7 @@ def test_what_leaves_dockers_bridge_needs_dockers_zone() -> None:
 
 def test_what_firewalld_drops_is_mended_by_telling_firewalld_and_before_the_rest() -> None:
     dropping = nft(base_chain("inet firewalld filter_FORWARD", "forward", policy="drop"))
-    closed = (Kind(command="iptables", tables=parse("*filter\n:FORWARD DROP [0:0]\nCOMMIT\n")),)
+    closed = (IptablesRules(command="iptables", tables=parse("*filter\n:FORWARD DROP [0:0]\nCOMMIT\n")),)
     finding = found(but(firewall={"firewalld": FIREWALLD, "chains": dropping, "kinds": closed}), "forward-in")
     assert finding.remedy == found(but(firewall={"firewalld": FIREWALLD}), "firewalld").remedy
     assert "overlayd doctor again" in str(finding.advice)

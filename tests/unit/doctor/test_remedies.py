@@ -17,7 +17,7 @@ LONGEST = 70
 SOURCES = (
     *sorted((DOCTOR / "checks").glob("*.py")),
     DOCTOR.parent / "ruleset/packet_path.py",
-    DOCTOR.parent / "ruleset/masquerade.py",
+    DOCTOR.parent / "docker/masquerade.py",
 )
 
 
@@ -71,7 +71,7 @@ LISTED: dict[str, str] = {
     "docker.service: systemctl start docker": f"{ELSEWHERE}cluster/test_package.py",
     "docker.waits_for_etcd: systemctl disable --now overlayd && systemctl start docker": NO_SYSTEMD,
     "host.ipv6_disabled: sysctl -w =0": f"{ELSEWHERE}kernel/test_dual_stack.py",
-    "masquerade.remedy: iptables -t nat -A POSTROUTING -s …! -d …-j MASQUERADE": f"{RUN}test_nobody_masquerades",
+    "masquerade.remedy: iptables -t nat -A POSTROUTING -s …! -d …-j MASQUERADE": f"{RUN}test_masquerading_remedy_mends",
     "underlay.container_mtu: docker restart $(docker ps -q)": f"{NOT_RUN}needs containers of a dockerd",
     "underlay.container_mtu: ids=$(docker ps -q); systemctl restart docker && docker restart $ids": NO_SYSTEMD,
     "docker.bridge: ip link set dev …up": f"{RUN}bridge down",
@@ -82,7 +82,7 @@ LISTED: dict[str, str] = {
     "etcd.lease: systemctl restart overlayd && systemctl restart docker": NO_SYSTEMD,
     "etcd.lease: systemctl start overlayd": NO_SYSTEMD,
     "etcd.tls_files: chronyc makestep": OF_THE_MACHINE,
-    "firewalld.firewalld: firewall-cmd --permanent …firewall-cmd --reload": f"{RUN}test_a_firewalld_that_was_not_told",
+    "firewalld.firewalld: firewall-cmd --permanent …firewall-cmd --reload": f"{RUN}test_firewalld_remedy_mends",
     "firewalld.firewalld: firewall-cmd --reload": f"{NOT_RUN}our policies would have to be in firewalld's own folder",
     "firewalld.firewalld: systemctl restart overlayd": NO_SYSTEMD,
     "host.conntrack_table: sysctl -w net.netfilter.nf_conntrack_max=…": OF_THE_MACHINE,

@@ -24,10 +24,10 @@ from overlayd.doctor.facts import (
     WayBack,
 )
 from overlayd.doctor.x509 import Certificate
-from overlayd.ruleset.iptables import parse
-from overlayd.ruleset.nftables import Base
+from overlayd.lib.iptables_save import parse
+from overlayd.ruleset.nftables import BaseChain
 from overlayd.ruleset.nftables import parse as parse_nft
-from overlayd.ruleset.packet_path import Kind
+from overlayd.ruleset.packet_path import IptablesRules
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 OWN, PEER = IPv4Address("198.18.1.1"), IPv4Address("198.18.1.2")
@@ -106,7 +106,7 @@ WELL = Facts(
             Published(key="10.5.2.0-24", subnet=IPv4Network("10.5.2.0/24"), public_ip=PEER, backend="vxlan"),
         ),
     ),
-    firewall=Firewall(kinds=(Kind(command="iptables", tables=parse(RULES)),), chains=()),
+    firewall=Firewall(kinds=(IptablesRules(command="iptables", tables=parse(RULES)),), chains=()),
     docker=Docker(installed=True, drop_ins=("50-overlayd.conf", "zz-overlayd.conf"), active=True, compared=True),
     network=Network(
         network=IPv4Network("10.5.0.0/16"),
@@ -131,7 +131,7 @@ def sysctl(**values: str) -> Facts:
 
 def rules(text: str, **parts: dict[str, Any]) -> Facts:
     """The healthy host with these rules and no others."""
-    return but(firewall={"kinds": (Kind(command="iptables", tables=parse(text)),)}, **parts)
+    return but(firewall={"kinds": (IptablesRules(command="iptables", tables=parse(text)),)}, **parts)
 
 
 def base_chain(where: str, hook: str, *, policy: str = "accept", priority: int = 0) -> dict[str, Any]:
@@ -147,6 +147,6 @@ def nft_rule(where: str, *expressions: Any) -> dict[str, Any]:
     return {"rule": {"family": family, "table": table, "chain": chain, "handle": 7, "expr": list(expressions)}}
 
 
-def nft(*items: dict[str, Any]) -> tuple[Base, ...]:
+def nft(*items: dict[str, Any]) -> tuple[BaseChain, ...]:
     """The base chains of a ruleset."""
     return parse_nft(items)

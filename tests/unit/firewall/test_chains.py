@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from overlayd.backends.listening import Listening
 from overlayd.firewall.chains import Ruleset, ruleset, without_sets
-from overlayd.firewall.diff import changes, parse, restore_input
-from overlayd.firewall.rules import NOTHING, Overlay, Wanted, desired
+from overlayd.firewall.diff import changes, read, restore_input
+from overlayd.firewall.rules import NOTHING, DesiredRules, Overlay, desired
 
 V4 = Overlay(network=IPv4Network("10.5.0.0/16"), subnet=IPv4Network("10.5.52.0/24"))
 V6 = Overlay(network=IPv6Network("fd00:5::/48"), subnet=IPv6Network("fd00:5:0:52::/64"))
@@ -43,7 +43,7 @@ def wanted() -> Ruleset:
 
 def applied(saved: str, lines: dict[str, list[str]]) -> str:
     """What iptables-save would print after the lines are restored: a model of iptables-restore --noflush."""
-    tables = {table: {name: list(rules) for name, rules in chains.items()} for table, chains in parse(saved).items()}
+    tables = {table: {name: list(rules) for name, rules in chains.items()} for table, chains in read(saved).items()}
     for table, body in lines.items():
         chains = tables.setdefault(table, {})
         for line in body:
@@ -75,14 +75,14 @@ def applied(saved: str, lines: dict[str, list[str]]) -> str:
 
 
 def test_a_second_sync_writes_nothing(wanted: Ruleset) -> None:
-    after = applied(DOCKER, changes(wanted, parse(DOCKER)))
-    assert changes(wanted, parse(after)) == {}
+    after = applied(DOCKER, changes(wanted, read(DOCKER)))
+    assert changes(wanted, read(after)) == {}
 
 
 def test_an_empty_host_gets_every_table(wanted: Ruleset) -> None:
     text = restore_input(changes(wanted, {}))
     assert [line for line in text.splitlines() if line.startswith("*")] == ["*mangle", "*raw", "*filter", "*nat"]
-    assert changes(wanted, parse(applied("", changes(wanted, {})))) == {}
+    assert changes(wanted, read(applied("", changes(wanted, {})))) == {}
 
 
 def test_masquerading_has_flannels_order() -> None:
@@ -98,44 +98,44 @@ def test_masquerading_has_flannels_order() -> None:
 
 
 def test_an_administrators_drop_in_docker_user_wins(wanted: Ruleset) -> None:
-    rules = parse(applied(DOCKER, changes(wanted, parse(DOCKER))))["filter"]["DOCKER-USER"]
+    rules = read(applied(DOCKER, changes(wanted, read(DOCKER))))["filter"]["DOCKER-USER"]
     assert [rule.split()[-1] for rule in rules] == ["DROP", "OVERLAYD-DOCKER", "RETURN"]
 
 
 def test_a_drop_appended_behind_our_jump_is_put_before_it(wanted: Ruleset) -> None:
     without_return = DOCKER.replace("-A DOCKER-USER -j RETURN\n", "")
-    after = applied(without_return, changes(wanted, parse(without_return)))
+    after = applied(without_return, changes(wanted, read(without_return)))
     appended = after.replace("COMMIT\n*nat", "-A DOCKER-USER -s 10.5.7.7/32 -j DROP\nCOMMIT\n*nat", 1)
     appended = after.replace(
         "-A DOCKER-USER -m comment --comment overlayd -j OVERLAYD-DOCKER\n",
         "-A DOCKER-USER -m comment --comment overlayd -j OVERLAYD-DOCKER\n-A DOCKER-USER -s 10.5.7.7/32 -j DROP\n",
     )
     assert appended != after
-    rules = parse(applied(appended, changes(wanted, parse(appended))))["filter"]["DOCKER-USER"]
+    rules = read(applied(appended, changes(wanted, read(appended))))["filter"]["DOCKER-USER"]
     assert [rule.split()[-1] for rule in rules] == ["DROP", "DROP", "OVERLAYD-DOCKER"]
 
 
 def test_raw_accept_is_put_back_first_when_docker_inserted_before_it(wanted: Ruleset) -> None:
-    after = applied(DOCKER, changes(wanted, parse(DOCKER)))
+    after = applied(DOCKER, changes(wanted, read(DOCKER)))
     pushed = after.replace("-A PREROUTING -d 10.5.52.2/32 ! -i docker0 -j DROP\n", "").replace(
         "*raw\n", "*raw\n-A PREROUTING -d 10.5.52.3/32 ! -i docker0 -j DROP\n"
     )
     assert pushed != after
-    lines = changes(wanted, parse(pushed))
+    lines = changes(wanted, read(pushed))
     assert list(lines) == ["raw"]
-    assert parse(applied(pushed, lines))["raw"]["PREROUTING"][0].endswith("-j OVERLAYD-PREROUTING")
+    assert read(applied(pushed, lines))["raw"]["PREROUTING"][0].endswith("-j OVERLAYD-PREROUTING")
 
 
 def test_without_docker_user_the_door_is_before_dockers_own_chains(wanted: Ruleset) -> None:
     old = "*filter\n:FORWARD DROP [0:0]\n:DOCKER - [0:0]\n-A FORWARD -o docker0 -j DOCKER\nCOMMIT\n"
-    after = applied(old, changes(wanted, parse(old)))
-    targets = [rule.split()[-1] for rule in parse(after)["filter"]["FORWARD"]]
+    after = applied(old, changes(wanted, read(old)))
+    targets = [rule.split()[-1] for rule in read(after)["filter"]["FORWARD"]]
     assert targets == ["OVERLAYD-DOCKER", "DOCKER", "OVERLAYD-FORWARD"]
-    # Docker starts, and makes DOCKER-USER: the door moves.
+    # Docker starts, and makes DOCKER-USER: the jump to our accept rules moves there.
     with_user = after.replace(":DOCKER -", ":DOCKER-USER - [0:0]\n:DOCKER -").replace(
         "-A FORWARD -o", "-A FORWARD -j DOCKER-USER\n-A FORWARD -o"
     )
-    chains = parse(applied(with_user, changes(wanted, parse(with_user))))["filter"]
+    chains = read(applied(with_user, changes(wanted, read(with_user))))["filter"]
     assert [rule.split()[-1] for rule in chains["FORWARD"]] == ["DOCKER-USER", "DOCKER", "OVERLAYD-FORWARD"]
     assert [rule.split()[-1] for rule in chains["DOCKER-USER"]] == ["OVERLAYD-DOCKER"]
 
@@ -144,50 +144,50 @@ def test_forward_accepts_stand_before_a_closing_reject(wanted: Ruleset) -> None:
     closed = (
         "*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -i lo -j ACCEPT\n-A FORWARD -j REJECT --reject-with x\nCOMMIT\n"
     )
-    rules = parse(applied(closed, changes(wanted, parse(closed))))["filter"]["FORWARD"]
+    rules = read(applied(closed, changes(wanted, read(closed))))["filter"]["FORWARD"]
     assert rules[-1].startswith("-j REJECT")
     assert rules[-2].endswith("OVERLAYD-FORWARD")
 
 
 def test_a_changed_rule_rewrites_its_chain_only(wanted: Ruleset) -> None:
-    after = applied(DOCKER, changes(wanted, parse(DOCKER)))
+    after = applied(DOCKER, changes(wanted, read(DOCKER)))
     other = replace(DUAL, overlays=(replace(V4, subnet=IPv4Network("10.5.53.0/24")),))
-    lines = changes(ruleset(other, 4), parse(after))
+    lines = changes(ruleset(other, 4), read(after))
     assert list(lines) == ["mangle", "raw", "filter", "nat"]
     assert not [line for body in lines.values() for line in body if line.startswith(("-D", "-I"))]
     without_masquerading = ruleset(replace(DUAL, masquerade=False), 4)
-    assert list(changes(without_masquerading, parse(after))) == ["nat"]
+    assert list(changes(without_masquerading, read(after))) == ["nat"]
 
 
 def test_duplicates_of_our_jump_go(wanted: Ruleset) -> None:
-    after = applied(DOCKER, changes(wanted, parse(DOCKER)))
+    after = applied(DOCKER, changes(wanted, read(DOCKER)))
     jump = "-A POSTROUTING -m comment --comment overlayd -j OVERLAYD-POSTROUTING\n"
     doubled = after.replace(jump, jump * 2)
-    rules = parse(applied(doubled, changes(wanted, parse(doubled))))["nat"]["POSTROUTING"]
+    rules = read(applied(doubled, changes(wanted, read(doubled))))["nat"]["POSTROUTING"]
     assert len(rules) == 1
 
 
 def test_nothing_of_ours_and_nothing_else_is_gone_when_nothing_is_wanted(wanted: Ruleset) -> None:
-    after = applied(DOCKER, changes(wanted, parse(DOCKER)))
-    left = parse(applied(after, changes(Ruleset(), parse(after))))
+    after = applied(DOCKER, changes(wanted, read(DOCKER)))
+    left = read(applied(after, changes(Ruleset(), read(after))))
     assert "OVERLAYD" not in repr(left)
-    before = parse(DOCKER)
+    before = read(DOCKER)
     assert {table: left[table] for table in before} == before
 
 
 def test_turning_masquerading_off_removes_its_chain(wanted: Ruleset) -> None:
-    after = applied(DOCKER, changes(wanted, parse(DOCKER)))
+    after = applied(DOCKER, changes(wanted, read(DOCKER)))
     off = replace(
         wanted,
         chains=tuple(chain for chain in wanted.chains if chain.table != "nat"),
         jumps=tuple(jump for jump in wanted.jumps if jump.table != "nat"),
     )
-    left = parse(applied(after, changes(off, parse(after))))
+    left = read(applied(after, changes(off, read(after))))
     assert left["nat"] == {"POSTROUTING": ()}
 
 
 def test_ipv6_has_the_same_rules_with_its_own_addresses() -> None:
-    def text(wanted: Wanted, version: int) -> str:
+    def text(wanted: DesiredRules, version: int) -> str:
         return repr(ruleset(wanted, version))
 
     translated = text(DUAL, 4).replace("10.5.0.0/16", "fd00:5::/48").replace("10.5.52.0/24", "fd00:5:0:52::/64")
@@ -220,7 +220,7 @@ def test_forward_accepts_nothing_of_strangers() -> None:
 
 def test_beside_an_nftables_table_only_the_doors_are_left_and_the_hosts_own_ports() -> None:
     told = desired(overlays=[V4], devices=("overlay.1",), masquerade=True, daemon_json={"firewall-backend": "nftables"})
-    chains = ruleset(told, 4, doors_only=True).chains
+    chains = ruleset(told, 4, accepts_only=True).chains
     names = [chain.name for chain in chains]
     assert names == ["OVERLAYD-FORWARD", "OVERLAYD-DOCKER", "OVERLAYD-PREROUTING", "OVERLAYD-INPUT"]
     assert "DROP" not in repr([chain for chain in chains if chain.name != "OVERLAYD-INPUT"])
@@ -315,7 +315,7 @@ def test_ip_in_ip_is_recognised_by_every_name_it_has() -> None:
     ours = "-A OVERLAYD-PREROUTING -p {} -m comment --comment overlayd -j DROP"
     for name in ("4", "ipencap", "ipv4"):
         saved = "*raw\n:OVERLAYD-PREROUTING - [0:0]\n" + ours.format(name) + "\nCOMMIT\n"
-        assert parse(saved)["raw"]["OVERLAYD-PREROUTING"] == ("-p 4 -m comment --comment overlayd -j DROP",)
+        assert read(saved)["raw"]["OVERLAYD-PREROUTING"] == ("-p 4 -m comment --comment overlayd -j DROP",)
 
 
 FOREIGN = st.sampled_from(
@@ -368,14 +368,14 @@ def states(draw: st.DrawFn) -> str:
         forward=st.booleans(),
         daemon_json=st.sampled_from([{}, {"firewall-backend": "nftables"}]),
     ),
-    doors_only=st.booleans(),
+    accepts_only=st.booleans(),
 )
 def test_from_any_state_one_pass_is_enough_and_nobody_elses_rules_move(
-    saved: str, wanted: Wanted, doors_only: bool
+    saved: str, wanted: DesiredRules, accepts_only: bool
 ) -> None:
-    rules = ruleset(wanted, 4, doors_only=doors_only)
-    before = parse(saved)
-    after = parse(applied(saved, changes(rules, before)))
+    rules = ruleset(wanted, 4, accepts_only=accepts_only)
+    before = read(saved)
+    after = read(applied(saved, changes(rules, before)))
     assert changes(rules, after) == {}
     for chain in rules.chains:
         assert after[chain.table][chain.name] == chain.rules

@@ -12,7 +12,7 @@ import pytest
 from overlayd.backends.listening import Listening
 from overlayd.errors import CommandFailed
 from overlayd.firewall.rules import NOTHING, Mark, Overlay, desired
-from overlayd.firewall.table import Table, matches, table, tables, without_nat, write
+from overlayd.firewall.table import NftTable, matches, table, tables, without_nat, write
 
 V4 = Overlay(network=IPv4Network("10.5.0.0/16"), subnet=IPv4Network("10.5.52.0/24"))
 V6 = Overlay(network=IPv6Network("fd00:5::/48"), subnet=IPv6Network("fd00:5:0:52::/64"))
@@ -22,13 +22,13 @@ DOCKER = desired(
 )
 
 
-def made(version: int = 4, wanted: Any = DOCKER) -> Table:
+def made(version: int = 4, wanted: Any = DOCKER) -> NftTable:
     found = table(wanted, version)
     assert found is not None
     return found
 
 
-def listed(found: Table) -> list[dict[str, Any]]:
+def listed(found: NftTable) -> list[dict[str, Any]]:
     """What nft -j would print of what `write` wrote, read from the text itself."""
     entries: list[dict[str, Any]] = [{"metainfo": {"version": "1"}}, {"table": {"family": "ip", "name": "overlayd"}}]
     # An empty one; a test that has members adds its own.

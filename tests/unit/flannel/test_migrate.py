@@ -12,7 +12,7 @@ import pytest
 from overlayd import cli
 from overlayd.leases import previous_lease
 from overlayd.leases.held_lease import PreviousLease
-from overlayd.leases.lease import Subnets
+from overlayd.leases.subnets import Subnets
 from overlayd.lib import marks
 
 SYSCONFIG = """\

@@ -1,4 +1,4 @@
-"""What anybody with access to etcd may write: JSON of every kind, almost JSON, and bytes."""
+"""What anybody with access to etcd may write: all kinds of JSON, damaged JSON, and bytes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from hypothesis import strategies as st
 
-# Values that parsers trip over, as they stand in a document.
+# Values that are difficult for parsers, as text of a document.
 ODD = (
     *("null", "true", "false", "0", "-0", "1e999", "-1e999", "NaN", "Infinity", "-Infinity", "1.5", "1.0"),
     *("9" * 30, "9" * 5000, "-" + "9" * 400, '""', '"\\ud800"', '"\\u0000"', '"\\u001b[31m"', '"\\n"', '"%s%n{}"'),
@@ -36,12 +36,12 @@ def nested() -> st.SearchStrategy[str]:
 
 
 def joined(members: Sequence[tuple[str, str]]) -> str:
-    """An object of members in their order, two of one name too."""
+    """The text of an object with its members in order; names may repeat."""
     return "{" + ",".join(f"{key}:{value}" for key, value in members) + "}"
 
 
 def documents(keys: Sequence[str], good: st.SearchStrategy[str], *, least: int = 0) -> st.SearchStrategy[bytes]:
-    """Objects with keys of a known kind, in any case, some twice, whose values are `good` ones or any."""
+    """Objects with these keys in upper or lower case, some twice, whose values are from `good` or any JSON."""
     name = st.sampled_from(keys)
     key = (name | name.map(str.lower) | name.map(str.upper) | st.sampled_from(["", "X", "\u212a"])).map(json.dumps)
     member = st.tuples(key, good | values() | nested())
@@ -49,12 +49,12 @@ def documents(keys: Sequence[str], good: st.SearchStrategy[str], *, least: int =
 
 
 def encoded(text: str) -> bytes:
-    """As bytes, whatever it is."""
+    """The text as bytes; surrogates are allowed."""
     return text.encode("utf-8", "surrogatepass")
 
 
 def raw() -> st.SearchStrategy[bytes]:
-    """Bytes that are mostly no JSON at all."""
+    """Bytes, which are rarely JSON."""
     return (
         st.binary(max_size=60)
         | values().map(encoded)
@@ -66,7 +66,7 @@ def raw() -> st.SearchStrategy[bytes]:
 
 
 def damaged(whole: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
-    """The same with a piece cut out or something put in."""
+    """The same documents, with a piece cut out or bytes inserted."""
     return st.builds(
         lambda data, at, cut, piece: data[: at % (len(data) + 1)] + piece + data[at % (len(data) + 1) + cut :],
         whole,

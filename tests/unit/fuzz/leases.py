@@ -1,4 +1,4 @@
-"""Leases as they may stand in etcd: some right, most wrong in one way or another, all for one small network.
+"""Leases that may be in etcd: some are correct, most are wrong in some way, all are for one small network.
 
 The network is 10.5.0.0/16 and fd42::/48; this host is 198.18.1.1 and 2001:db8:1::1, with subnets number 1.
 """
@@ -9,8 +9,8 @@ import json
 
 from hypothesis import strategies as st
 
-from overlayd.leases.registry import SUBNETS
-from overlayd.store.client import KeyValue
+from overlayd.leases.keys import SUBNETS
+from overlayd.store.protocol import KeyValue
 from tests.unit.fuzz.documents import damaged, documents, encoded, joined, raw, values
 
 ADDRESSES4 = (
@@ -26,7 +26,7 @@ ADDRESSES6 = (
 )
 SUBNETS4 = (
     *("10.5.2.0-24", "10.5.3.0-24", "10.5.4.0-24", "10.5.200.0-24"),
-    # The same base with other lengths; within one another; this host's own, whole, wider and a part.
+    # The same base with other lengths; one inside another; this host's own subnet, a wider one, and a part of it.
     *("10.5.2.0-25", "10.5.2.0-23", "10.5.2.0-32", "10.5.2.128-25", "10.5.0.0-20", "10.5.1.0-24", "10.5.0.0-23"),
     *("10.5.1.128-25", "10.5.1.1-32", "10.5.128.0-17"),
     # As wide as the network, wider, outside; no subnet at all.
@@ -56,7 +56,7 @@ def keys() -> st.SearchStrategy[str]:
 
 
 def backend_data() -> st.SearchStrategy[str]:
-    """What is published for a backend, as JSON."""
+    """The BackendData of a backend, as JSON."""
     member = st.sampled_from(['"VNI"', '"vni"', '"VtepMAC"', '"PublicKey"', '"publickey"', '"Port"'])
     good = st.sampled_from([*map(json.dumps, (*MACS, *WIREGUARD_KEYS)), "1", "1", "1.0", "true", "7", '"1"'])
     right = st.sampled_from(MACS[:4]).map(lambda mac: json.dumps({"VNI": 1, "VtepMAC": mac}))
@@ -66,7 +66,7 @@ def backend_data() -> st.SearchStrategy[str]:
 
 
 def usable() -> st.SearchStrategy[bytes]:
-    """Values that are leases, of hosts of any kind."""
+    """Values of valid leases, of hosts with any backend."""
     kind, v4, v6 = st.sampled_from(TYPES), st.sampled_from(ADDRESSES4), st.sampled_from(ADDRESSES6) | st.none()
     return st.builds(_value, kind, v4, v6, backend_data(), backend_data())
 
@@ -84,7 +84,7 @@ def _named(member: tuple[str, str]) -> tuple[str, str]:
 
 
 def rivals(kind: str) -> st.SearchStrategy[dict[str, KeyValue]]:
-    """Leases with nothing wrong in them, each alone; but many want the same subnet, address, MAC or key."""
+    """Leases that are correct each by itself; but many have the same subnet, address, MAC or key."""
     v4 = st.sampled_from([name for name in SUBNETS4[:14] if not name.startswith(("10.5.1.", "10.5.0."))])
     v6 = st.sampled_from(SUBNETS6[:6])
     names = v4 | st.builds("{}&{}".format, v4, v6) | st.builds("0.0.0.0-0&{}".format, v6)
@@ -97,7 +97,7 @@ def rivals(kind: str) -> st.SearchStrategy[dict[str, KeyValue]]:
 
 
 def any_values() -> st.SearchStrategy[bytes]:
-    """Any value that may stand under a lease's key."""
+    """Any value that a lease's key may have."""
     field = (
         st.sampled_from([*ADDRESSES4, *ADDRESSES6, *TYPES]).map(json.dumps)
         | st.ip_addresses(v=4).map(lambda one: json.dumps(str(one)))
@@ -115,7 +115,7 @@ def tables(
     names: st.SearchStrategy[str] | None = None,
     most: int = 8,
 ) -> st.SearchStrategy[dict[str, KeyValue]]:
-    """What may stand below subnets/, by the last part of the key. Some hang on an etcd lease, some do not."""
+    """What may be below subnets/, by the last part of the key. Some are attached to an etcd lease, some not."""
     found = any_values() if values is None else values
     return st.dictionaries(keys() if names is None else names, st.tuples(found, st.integers(0, 2)), max_size=most).map(
         lambda entries: {

@@ -1,4 +1,4 @@
-"""Whatever stands in etcd: never an exception but the one that the docstring names."""
+"""Whatever is in etcd, readers raise only the exception that their docstring names."""
 
 from __future__ import annotations
 
@@ -12,28 +12,32 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from overlayd.errors import NetworkConfigError
-from overlayd.leases.followed_config import CONFIG, read_network_config
-from overlayd.leases.lease import Lease, MalformedLease, parse_key, parse_lease
-from overlayd.leases.lease_table import LeaseTable, Reader
+from overlayd.leases.followed_config import read_network_config
+from overlayd.leases.followed_leases import FollowedLeases
+from overlayd.leases.keys import SUBNETS, Keys, MalformedLease, parse_lease_name
+from overlayd.leases.lease import Lease, parse_lease
+from overlayd.leases.lease_table import LeaseTable, LeaseTableReader
 from overlayd.leases.network_config import parse_network_config
-from overlayd.leases.presence import parse
-from overlayd.leases.registry import Registry
-from overlayd.store.client import KeyValue, Store, StoreSettings, etcdrpc
+from overlayd.leases.presence import parse_identity
 from overlayd.store.follow import View
+from overlayd.store.protocol import KeyValue
+from overlayd.store.rpc import etcdrpc
 from overlayd.store.watch import _change
 from tests.unit.fuzz.documents import damaged, documents, encoded, joined, raw, values
 from tests.unit.fuzz.leases import any_values, keys, tables
 
 T = TypeVar("T")
 
+KEYS = Keys("/n")
+
 
 def printable(text: str) -> bool:
-    """Whether a text can go to a log and a terminal: short, in one line, and without commands to the terminal."""
+    """Whether a text is safe for a log and a terminal: short, in one line, and without control characters."""
     return text.isprintable() and len(text) < 500
 
 
 def tried(call: Callable[[], T], kind: type[Exception]) -> tuple[T | None, Any]:
-    """What a call gives, or the one kind of error that it may raise."""
+    """The result of a call, or the one kind of error that it may raise."""
     try:
         return call(), None
     except kind as error:
@@ -54,15 +58,15 @@ def test_any_key_and_value_is_a_lease_or_malformed(name: str, value: bytes) -> N
     assert printable(lease.backend_type)
     for family_lease in lease.family_leases:
         assert family_lease.subnet.version == family_lease.public_ip.version
-        # No zone (RFC 4007): it means something on the host that wrote it only.
+        # No zone (RFC 4007), which has a meaning only on the host that wrote it.
         assert "%" not in f"{family_lease.subnet}{family_lease.public_ip}"
-    assert parse_key(lease.key_name) == lease.subnets
+    assert parse_lease_name(lease.key_name) == lease.subnets
 
 
 @given(tables())
 @settings(max_examples=200)
-def test_a_census_counts_every_entry_once_and_knows_no_lease_by_two_names(entries: dict[str, KeyValue]) -> None:
-    lease_table = Reader().lease_table(entries.items())
+def test_a_lease_table_counts_every_entry_once_and_has_no_lease_under_two_names(entries: dict[str, KeyValue]) -> None:
+    lease_table = LeaseTableReader().read(entries.items())
     assert lease_table.leases.keys() | lease_table.malformed.keys() == entries.keys()
     assert not lease_table.leases.keys() & lease_table.malformed.keys()
     assert lease_table.reserved <= lease_table.leases.keys()
@@ -72,15 +76,13 @@ def test_a_census_counts_every_entry_once_and_knows_no_lease_by_two_names(entrie
 
 
 @given(st.lists(st.tuples(tables(), st.integers(0, 3)), min_size=1, max_size=4))
-def test_a_census_stands_whatever_etcd_shows_next(shown: list[tuple[dict[str, KeyValue], int]]) -> None:
-    registry = Registry(Store(StoreSettings(endpoints=("http://127.0.0.1:1",))), "/n", lambda: None)
+def test_a_lease_table_is_made_whatever_etcd_shows_next(shown: list[tuple[dict[str, KeyValue], int]]) -> None:
+    leases = FollowedLeases(KEYS)
     for entries, revision in shown:
-        registry._follower._view = View(
-            entries={f"subnets/{name}": kv for name, kv in entries.items()}, revision=revision, connected=True
-        )
-        lease_table = registry.lease_table()
+        named = {f"{SUBNETS}{name}": kv for name, kv in entries.items()}
+        lease_table = leases.read(View(entries=named, revision=revision, connected=True))
         assert isinstance(lease_table, LeaseTable)
-        assert Reader().lease_table(entries.items()).leases.items() <= lease_table.leases.items()
+        assert LeaseTableReader().read(entries.items()).leases.items() <= lease_table.leases.items()
 
 
 @given(st.binary(max_size=40), any_values(), st.integers(0, 1), st.integers(0, 2**63 - 1))
@@ -111,7 +113,7 @@ BEGIN = ('"Network":"10.5.0.0/16"', '"EnableIPv6":true', '"EnableIPv4":false,"En
 
 
 def configs() -> st.SearchStrategy[bytes]:
-    """Network configs: objects that begin well, and any bytes."""
+    """Network configs: objects whose first member is valid, and any bytes."""
     member = st.tuples(st.sampled_from(CONFIG_KEYS).map(json.dumps), GOOD | values())
     some = st.builds(
         lambda first, rest: encoded("{" + first + "," + joined(rest)[1:]),
@@ -125,8 +127,8 @@ def configs() -> st.SearchStrategy[bytes]:
 @example(b'{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd42::%eth0/48"}')
 @settings(max_examples=400)
 def test_any_network_config_is_whole_or_refused(raw_config: bytes) -> None:
-    kv = KeyValue(key=f"/n/{CONFIG}", value=raw_config, mod_revision=1, lease_id=0)
-    config, problem = tried(lambda: read_network_config(kv, "/n"), NetworkConfigError)
+    kv = KeyValue(key=KEYS.config, value=raw_config, mod_revision=1, lease_id=0)
+    config, problem = tried(lambda: read_network_config(kv, KEYS), NetworkConfigError)
     if config is None:
         assert printable(problem.message)
         return
@@ -144,8 +146,8 @@ def test_any_network_config_is_whole_or_refused(raw_config: bytes) -> None:
 
 @given(raw() | documents(("Hostname", "ID", "Version"), values(), least=1))
 @example(b'{"Hostname":"a\\u001b[2Jb","ID":"\\ud800"}')
-def test_any_presence_names_somebody(value: bytes) -> None:
-    identity = parse(value)
+def test_any_presence_key_yields_a_host_name_and_an_id(value: bytes) -> None:
+    identity = parse_identity(value)
     assert identity.hostname
     assert identity.id
     assert printable(identity.hostname)
@@ -153,7 +155,7 @@ def test_any_presence_names_somebody(value: bytes) -> None:
 
 
 @pytest.mark.parametrize("depth", [*range(900, 1010, 2), 100_000])
-def test_no_depth_of_nesting_is_just_deep_enough(depth: int) -> None:
+def test_no_depth_of_nesting_raises_an_undocumented_error(depth: int) -> None:
     inner = b"[" * depth + b"]" * depth
     for field in (b"BackendType", b"BackendData", b"PublicIP"):
         with contextlib.suppress(MalformedLease):
@@ -161,4 +163,4 @@ def test_no_depth_of_nesting_is_just_deep_enough(depth: int) -> None:
     for field in (b"SubnetLen", b"Backend", b"SubnetMin", b"EnableIPv6", b"X"):
         with contextlib.suppress(NetworkConfigError):
             parse_network_config(b'{"Network":"10.5.0.0/16","%s":%s}' % (field, inner))
-    assert parse(b'{"Hostname":%s,"ID":%s}' % (inner, inner)).id
+    assert parse_identity(b'{"Hostname":%s,"ID":%s}' % (inner, inner)).id

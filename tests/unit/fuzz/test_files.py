@@ -1,4 +1,4 @@
-"""Whatever stands in a file: never an exception but the one that the docstring names."""
+"""Whatever is in a file, readers raise only the exception that their docstring names."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from overlayd.backends import keyfile, ledger
-from overlayd.docker import generator
 from overlayd.docker import options as docker_options
 from overlayd.docker import service as docker_service
+from overlayd.docker.dockerd_config import DockerdConfig, read_daemon_json, read_dockerd_config
 from overlayd.errors import CommandFailed, ConfigError, OverlaydError
 from overlayd.firewall import table
 from overlayd.flannel.host import look
 from overlayd.flannel.options import Translation, translate
 from overlayd.leases import previous_lease
 from overlayd.leases.held_lease import PreviousLease
-from overlayd.leases.lease import Subnets
-from overlayd.lib import envfile
+from overlayd.leases.subnets import Subnets
+from overlayd.lib import envfile, unit_files
 from overlayd.monitoring import status_file
 from overlayd.settings import Settings, load, read_file
 from tests.unit.fuzz.documents import damaged, documents, encoded, joined, nested, raw, values
@@ -35,7 +35,7 @@ WORDS = st.sampled_from(
         *("10.5.2.1", "10.5.2.0/33", "'", '"', "a b", "$X", "\\", "1500", "true", "\0", "\x1b[2J", "²", "9" * 5000),
     ]
 )
-# A file of the test's own for each example: the fixture's folder is the same for all, and written anew.
+# All examples of a test share the fixture's folder, so the file is written again for each.
 anew = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -57,7 +57,7 @@ def records(keys: tuple[str, ...]) -> st.SearchStrategy[bytes]:
 
 
 def only(kind: type[Exception], call: Callable[[], Any]) -> Any:
-    """What a call gives; None where it raises the one kind that it may."""
+    """The result of a call; None if it raises the one kind of error that it may raise."""
     try:
         return call()
     except kind:
@@ -71,7 +71,7 @@ def only(kind: type[Exception], call: Callable[[], Any]) -> Any:
 @example(b'{"etcd_lease_id":Infinity}', b"")
 @example(b"[" * 100_000, b"")
 @anew
-def test_any_memory_is_one_or_none(tmp_path: Path, record: bytes, variables: bytes) -> None:
+def test_any_record_of_a_previous_lease_is_read_or_ignored(tmp_path: Path, record: bytes, variables: bytes) -> None:
     (tmp_path / previous_lease.LEASE_FILE).write_bytes(record)
     (tmp_path / "subnet.env").write_bytes(variables)
     found = previous_lease.recall(tmp_path, tmp_path / "subnet.env")
@@ -97,13 +97,13 @@ GOOD_STATUS = (
     )
 )
 @anew
-def test_any_status_is_one_or_said_to_be_none(tmp_path: Path, content: bytes) -> None:
+def test_any_status_file_is_read_or_reported_as_unreadable(tmp_path: Path, content: bytes) -> None:
     (tmp_path / status_file.FILE).write_bytes(content)
     found = only(OverlaydError, lambda: status_file.read(tmp_path))
     assert found is None or isinstance(found, status_file.Status)
 
 
-BOTH = docker_options.wanted(
+BOTH = docker_options.desired_options(
     Subnets(v4=IPv4Network("10.5.52.0/24"), v6=IPv6Network("fd42:0:0:7::/64")), 1450, we_masquerade=True
 )
 
@@ -120,14 +120,14 @@ BOTH = docker_options.wanted(
 def test_any_daemon_json_gives_settings_or_a_problem(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "daemon.json"
     path.write_bytes(content)
-    found, problems = docker_options.read_daemon_json(path)
+    found, problems = read_daemon_json(path)
     assert isinstance(found, dict)
     assert not (found and problems)
-    want = docker_options.wanted(Subnets(), 1450, we_masquerade=True)
-    told = docker_options.Told(daemon_json=found)
-    given, conflicts = docker_options.flags(want, told)
+    want = docker_options.desired_options(Subnets(), 1450, we_masquerade=True)
+    told = DockerdConfig(daemon_json=found)
+    given, conflicts = docker_options.choose_flags(want, told)
     assert len(given) + len(conflicts) <= len(want.options())
-    # dockerd refuses what is in both.
+    # dockerd refuses an option that is in both.
     assert not {flag.removeprefix("--").partition("=")[0] for flag in given} & set(found)
     for text in (*given, *conflicts, *problems, *docker_options.contradictions(BOTH, told)):
         assert text.isprintable(), text
@@ -137,7 +137,7 @@ def test_any_daemon_json_gives_settings_or_a_problem(tmp_path: Path, content: by
 @given(records(("boot_id", "commands", "started", "own", "peers")))
 @example(b"[" * 100_000)
 @anew
-def test_any_ledger_is_one_or_an_empty_one(tmp_path: Path, content: bytes) -> None:
+def test_any_ledger_is_read_or_counts_as_empty(tmp_path: Path, content: bytes) -> None:
     (tmp_path / ledger.FILE).write_bytes(content)
     assert ledger.read(tmp_path) == ledger.Ledger()
 
@@ -176,11 +176,11 @@ def assert_settings(call: Callable[[], Settings]) -> None:
     try:
         found = call()
     except ConfigError as error:
-        # Python's own words would not tell a person what to write.
+        # Python's own message would not say what to write.
         assert "invalid literal" not in str(error), error  # noqa: PT017
         assert "Exceeds the limit" not in str(error), error  # noqa: PT017
         return
-    # A key below it is spelt as flannel spells it.
+    # The key below the prefix is spelled as flannel spells it.
     assert posixpath.normpath(f"{found.etcd_prefix}/config") == f"{found.etcd_prefix}/config"
     assert "\0" not in f"{found.run_dir}{found.state_dir}{found.subnet_file}{found.etcd_prefix}"
 
@@ -203,7 +203,7 @@ def test_any_variables_are_read_and_what_is_written_is_read_back(text: str) -> N
     ).map("\n".join)
 )
 def test_any_unit_gives_commands(text: str) -> None:
-    for command in generator.exec_start([text, text]):
+    for command in unit_files.exec_start([text, text]):
         assert command == command.strip(" \t\r\n")
         assert not set(command) & set("\n\r\0")
 
@@ -237,7 +237,7 @@ def test_whatever_docker_is_told_can_be_judged(tmp_path: Path, unit: str, variab
     ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(content)
-    found = docker_options.read_told(root=tmp_path)
+    found = read_dockerd_config(root=tmp_path)
     given, problems = docker_options.plan(BOTH, found, firewalled=True)
     for text in (*given, *problems):
         assert text.isprintable(), text
@@ -252,13 +252,13 @@ def test_any_listing_of_nft_is_read_or_a_failed_command(content: bytes) -> None:
     assert found is None or isinstance(found, set)
 
 
-def test_a_file_nested_beyond_all_measure_is_one_that_cannot_be_read(tmp_path: Path) -> None:
+def test_a_very_deeply_nested_file_is_reported_as_unreadable(tmp_path: Path) -> None:
     for name in (previous_lease.LEASE_FILE, status_file.FILE, ledger.FILE, "daemon.json"):
         (tmp_path / name).write_bytes(b"[" * 1_000_000)
     assert previous_lease.recall(tmp_path, tmp_path / "none") == PreviousLease()
     with pytest.raises(OverlaydError):
         status_file.read(tmp_path)
-    settings, problems = docker_options.read_daemon_json(tmp_path / "daemon.json")
+    settings, problems = read_daemon_json(tmp_path / "daemon.json")
     assert (settings, "cannot be read" in problems[0]) == ({}, True)
     assert ledger.read(tmp_path) == ledger.Ledger()
 

@@ -1,4 +1,4 @@
-"""Whatever peers publish and whatever the config says: a plan that the kernel can hold and that harms nobody."""
+"""Whatever peers publish and the config says, the plan is valid for the kernel and takes nothing from others."""
 
 from __future__ import annotations
 
@@ -34,11 +34,10 @@ from overlayd.kernel.state import (
     WireguardPeer,
 )
 from overlayd.leases.lease import Lease
-from overlayd.leases.lease_table import Reader
+from overlayd.leases.lease_table import LeaseTableReader
 from overlayd.lib.addresses import IPAddress, is_within, overlaps
-from overlayd.store.client import KeyValue
+from overlayd.store.protocol import KeyValue
 from tests.unit.fuzz.leases import TYPES, rivals, tables
-from tests.unit.kernel.model import things
 from tests.unit.kernel.scenes import IPV4_ONLY, UNDERLAY, Scene
 
 PLANNED = tuple(name for name in backends.names() if hasattr(backends.load(name), "plan"))
@@ -46,13 +45,13 @@ MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
 
 def versions(kind: str) -> st.SearchStrategy[tuple[int, ...]]:
-    """The families that a network of this kind may have."""
+    """The combinations of IP versions that a network with this backend may have."""
     return st.just((4,)) if kind in IPV4_ONLY else st.sampled_from([(4,), (4, 6), (6,)])
 
 
 def peers_of(entries: dict[str, KeyValue], own: Lease) -> list[Lease]:
-    """The leases that a host hands to its backend, as host.py does."""
-    leases = Reader().lease_table(entries.items()).leases.items()
+    """The leases that a host gives to its backend, selected as host.py does."""
+    leases = LeaseTableReader().read(entries.items()).leases.items()
     return [lease for name, lease in leases if lease.public_ip != own.public_ip and name != own.key_name]
 
 
@@ -80,26 +79,24 @@ def test_any_leases_make_a_plan_that_the_kernel_can_hold(kind: str, data: st.Dat
     state = plan.state()
     assert_one_of_each_key(state)
     assert_harmless(plan, environment, own)
-    for thing in things(state):
-        assert_writable(thing)
-    # Whatever order they are listed in.
+    for item in state.objects:
+        assert_writable(item)
+    # In whatever order etcd lists them.
     again: Plan = backend.plan(own, data.draw(st.permutations(leases)))
     assert again.state() == state
     assert again.problems == plan.problems
 
 
 def assert_one_of_each_key(state: KernelState) -> None:
-    """Two things with one key would take each other's place for ever."""
-    for kind in (state.links, state.addresses, state.routes, state.neighbours, state.fdb, state.sysctls):
-        keys = [thing.key for thing in kind]
-        assert len(keys) == len(set(keys)), sorted(map(str, kind))
-    senders = [(peer.link, allowed) for peer in state.wireguard_peers for allowed in peer.allowed_ips]
+    """Assert that no two objects have one key: they would replace each other for ever."""
+    keys = [(item.rank, item.key) for item in state.objects]
+    assert len(keys) == len(set(keys)), sorted(map(str, state.objects))
+    senders = [(peer.link, allowed) for peer in state.all_of(WireguardPeer) for allowed in peer.allowed_ips]
     assert len(senders) == len(set(senders))
-    assert len({peer.key for peer in state.wireguard_peers}) == len(state.wireguard_peers)
 
 
 def assert_harmless(plan: Plan, environment: Environment, own: Lease) -> None:
-    """No peer takes anything but its own subnet: of the network, and neither ours nor the underlay's."""
+    """Assert that each peer gets only its own subnet, in the network and without addresses of host or underlay."""
     networks = environment.network.networks
     for found in plan.peers.values():
         for subnet in subnets_of(found):
@@ -117,47 +114,47 @@ def assert_harmless(plan: Plan, environment: Environment, own: Lease) -> None:
 
 
 def subnets_of(found: tuple[Any, ...]) -> Iterator[Any]:
-    for thing in found:
-        match thing:
+    for item in found:
+        match item:
             case Route():
-                yield thing.dst
+                yield item.dst
             case WireguardPeer():
-                yield from thing.allowed_ips
+                yield from item.allowed_ips
 
 
 def ends_of(found: tuple[Any, ...]) -> Iterator[IPAddress]:
     """The addresses to which packets for a peer are sent."""
-    for thing in found:
-        match thing:
+    for item in found:
+        match item:
             case FdbEntry():
-                yield thing.dst
+                yield item.dst
             case WireguardPeer():
-                assert thing.endpoint is not None
-                yield thing.endpoint[0]
+                assert item.endpoint is not None
+                yield item.endpoint[0]
             case Route(link=UNDERLAY.name):
-                assert thing.via is not None
-                yield thing.via
+                assert item.via is not None
+                yield item.via
 
 
-def assert_writable(thing: Any) -> None:
-    """What netlink has a field for."""
-    assert "%" not in str(thing)
-    match thing:
+def assert_writable(item: Any) -> None:
+    """Assert that each value fits its field in netlink."""
+    assert "%" not in str(item)
+    match item:
         case VxlanLink() | TunLink() | IpipLink() | WireguardLink():
-            assert 0 < len(thing.name.encode()) <= 15
-            assert 68 <= thing.mtu_bytes <= 65535
-            if isinstance(thing, VxlanLink):
-                assert 0 < thing.vni < 2**24
-                assert 0 < thing.port < 2**16
+            assert 0 < len(item.name.encode()) <= 15
+            assert 68 <= item.mtu_bytes <= 65535
+            if isinstance(item, VxlanLink):
+                assert 0 < item.vni < 2**24
+                assert 0 < item.port < 2**16
         case Neighbour() | FdbEntry():
-            assert MAC.fullmatch(thing.mac)
-            assert not int(thing.mac[:2], 16) & 1
-            assert thing.mac != "00:00:00:00:00:00"
+            assert MAC.fullmatch(item.mac)
+            assert not int(item.mac[:2], 16) & 1
+            assert item.mac != "00:00:00:00:00:00"
         case Route():
-            assert 0 <= thing.metric < 2**32
-            assert thing.via is None or thing.via.version == thing.dst.version
+            assert 0 <= item.metric < 2**32
+            assert item.via is None or item.via.version == item.dst.version
         case Address() | Sysctl() | WireguardPeer():
-            assert str(thing).isprintable()
+            assert str(item).isprintable()
 
 
 ODD_OPTIONS = st.sampled_from([0, 1, -1, 2**24 - 1, 2**24, 65535, 65536, 68, 117, 118, 1280, 1349, 1500, 9000, 10**400])
@@ -201,19 +198,19 @@ def test_any_config_of_a_backend_is_taken_whole_or_refused(
     if kind not in ("alloc", "host-gw", "extension"):
         assert found.mtu_bytes >= (1280 if dual else 68)
     if hasattr(found, "plan"):
-        for thing in things(found.plan(scene.own_lease(), []).state()):
-            assert_writable(thing)
+        for item in found.plan(scene.own_lease(), []).state().objects:
+            assert_writable(item)
 
 
 @pytest.mark.parametrize("kind", [name for name in PLANNED if name != "wireguard"])
-def test_five_thousand_leases_are_planned_in_a_moment(kind: str) -> None:
+def test_five_thousand_leases_are_planned_within_seconds(kind: str) -> None:
     entries = {f"10.{n >> 8}.{n & 255}.0-24": value(kind, n) for n in range(6000) if n & 255 != 255}
     scene = Scene(kind=kind)
     environment = scene.environment()
     network = backends_network()
     environment = Environment(network=network, underlay=environment.underlay)
     backend: Any = backends.load(kind).from_config({}, environment)
-    # Of this process: others may have the machine.
+    # The time of this process, as others may use the machine.
     began = time.process_time()
     leases = peers_of(entries, scene.own_lease())
     plan = backend.plan(scene.own_lease(), leases)
@@ -221,7 +218,7 @@ def test_five_thousand_leases_are_planned_in_a_moment(kind: str) -> None:
     assert diff(plan.state(), plan.state()) == ()
     took = time.process_time() - began
     assert len(leases) >= 5000
-    # For host-gw most are behind a router.
+    # With host-gw most peers are behind a router.
     assert len(operations) >= {"udp": 3, "alloc": 1, "host-gw": 250}.get(kind, 5000)
     # About half a second on the slowest machine in use; a quadratic step would take minutes.
     assert took < 8, f"{took:.1f} s"
@@ -234,7 +231,7 @@ def backends_network() -> Any:
 
 
 def value(kind: str, number: int) -> KeyValue:
-    """A lease of one of thousands."""
+    """The value of one of thousands of leases."""
     document = {
         "PublicIP": f"198.18.{number >> 8}.{number & 255}",
         "BackendType": backends.published_type(kind),

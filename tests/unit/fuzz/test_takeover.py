@@ -1,4 +1,4 @@
-"""Whatever stands in etcd, and whatever a host has of its own: the one takes nothing of the other."""
+"""Whatever is in etcd, a host's own routes and links stay."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from overlayd.lib.addresses import is_within
 from tests.unit.fuzz.leases import rivals, tables
 from tests.unit.fuzz.test_plans import PLANNED, peers_of, versions
 from tests.unit.kernel.damage import as_seen, foreign_interfaces, foreign_routes
-from tests.unit.kernel.model import holding, things
+from tests.unit.kernel.model import holding
 from tests.unit.kernel.scenes import UNDERLAY, Peer, Scene
 
-# None of the subnets, addresses, MACs and keys that the others are drawn from.
+# Apart from the subnets, addresses, MACs and keys from which the other leases are drawn.
 GOOD = {77: Peer(number=77), 78: Peer(number=78)}
 
 
 @pytest.mark.parametrize("kind", PLANNED)
 @given(data=st.data(), foreign=st.lists(foreign_routes(), max_size=4))
 @settings(max_examples=60)
-def test_others_keep_their_routes_and_links_and_good_peers_theirs(
+def test_others_keep_their_routes_and_links_and_good_peers_are_served_as_before(
     kind: str, data: st.DataObject, foreign: list[Route]
 ) -> None:
     scene = Scene(kind=kind, versions=data.draw(versions(kind)), peers=GOOD)
@@ -54,7 +54,7 @@ def test_others_keep_their_routes_and_links_and_good_peers_theirs(
     taken = {route.key for route in verdict.taken}
     assert kernel.foreign == {key: route for key, route in before.items() if key not in taken}
     assert kernel.interfaces == interfaces
-    for thing in things(kernel.ours()):
-        # Ours leads nowhere that another's route led, but for the way that flannel had put there for the same lease.
-        if isinstance(thing, Route) and thing not in plan.base:
-            assert not any(is_within(thing.dst, route.dst) for route in kernel.foreign.values()), thing
+    for item in kernel.ours().objects:
+        # None of our routes leads into the destination of another's route, except where it replaced flannel's.
+        if isinstance(item, Route) and item not in plan.base:
+            assert not any(is_within(item.dst, route.dst) for route in kernel.foreign.values()), item

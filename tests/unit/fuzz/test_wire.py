@@ -1,4 +1,4 @@
-"""Whatever comes by the network or from the kernel: judged, bounded, and never an exception."""
+"""Whatever comes from the network or the kernel is judged without an exception, within limits."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from overlayd.backends.packets import (
     is_ipv4,
     spend_hop,
 )
-from overlayd.kernel.monitor import matters, rules_matter
+from overlayd.kernel.monitor import is_relevant, is_rule_change
 
 NEIGHBOURS, LEARNT, PERMANENT = (28, 29), 0x02, 0x80
 
 
 def packets() -> st.SearchStrategy[bytes]:
-    """IPv4 packets, right and damaged, with options, fragments and any addresses."""
+    """IPv4 packets, correct and damaged, with options, fragments and any addresses."""
 
     def made(*, words: int, rest: bytes, payload: bytes, fragment: int, protocol: int, ttl: int) -> bytes:
         options = bytes(4 * (words - 5))
@@ -57,7 +57,7 @@ def packets() -> st.SearchStrategy[bytes]:
 
 @given(packets(), st.binary(max_size=5), st.binary(max_size=5))
 @settings(max_examples=500)
-def test_any_packet_is_judged_by_what_is_its_own(packet: bytes, before: bytes, after: bytes) -> None:
+def test_any_packet_is_judged_by_its_own_bytes_only(packet: bytes, before: bytes, after: bytes) -> None:
     buffer = bytearray(before + packet + after)
     good = is_ipv4(buffer, len(before), len(packet))
     assert good == is_ipv4(bytearray(packet), 0, len(packet))
@@ -75,7 +75,7 @@ def test_any_packet_is_judged_by_what_is_its_own(packet: bytes, before: bytes, a
     untouched = [at for at in range(len(packet)) if at not in (TTL, CHECKSUM, CHECKSUM + 1)]
     assert [now[at] for at in untouched] == [packet[at] for at in untouched]
     assert now[TTL] == packet[TTL] - spent
-    # A wrong checksum stays wrong: the far end must see what the near end sent.
+    # A wrong checksum stays wrong, so that the receiver sees what the sender sent.
     assert (checksum(now[:header_bytes]) == 0) == right
 
 
@@ -110,7 +110,7 @@ def neighbour(state: int) -> bytes:
 
 
 def messages() -> st.SearchStrategy[bytes]:
-    """One message, right or not."""
+    """One message, correct or not."""
     kind = st.sampled_from([*NEIGHBOURS, 16, 20, 24, 2, 3, 0, 0xFFFF, 10 << 8, 10 << 8 | 6, 10 << 8 | 12])
     body = st.sampled_from([neighbour(LEARNT), neighbour(PERMANENT), b""]) | st.binary(max_size=30)
     length = st.none() | st.sampled_from([0, 1, 15, 16, 17, 2**32 - 1, 2**31])
@@ -122,15 +122,15 @@ def messages() -> st.SearchStrategy[bytes]:
 @example(message(28, b"", 2**32 - 1), 200)
 @settings(max_examples=500)
 def test_any_netlink_datagram_is_judged(datagram: bytes, cut: int) -> None:
-    for judge in (matters, rules_matter):
+    for judge in (is_relevant, is_rule_change):
         assert judge(datagram) in (True, False)
         assert judge(datagram[:cut]) in (True, False)
 
 
 @given(st.lists(st.sampled_from([LEARNT, 0x04, 0x10]), max_size=20), st.integers(0, 20))
-def test_one_message_that_matters_among_any_noise_is_heard(noise: list[int], at: int) -> None:
+def test_one_relevant_message_among_any_noise_is_noticed(noise: list[int], at: int) -> None:
     quiet = [message(28, neighbour(state)) for state in noise]
-    assert not matters(b"".join(quiet))
+    assert not is_relevant(b"".join(quiet))
     for kind in (16, 20, 24):
-        assert matters(b"".join([*quiet[:at], message(kind, bytes(12)), *quiet[at:]]))
-    assert matters(b"".join([*quiet[:at], message(29, neighbour(PERMANENT)), *quiet[at:]]))
+        assert is_relevant(b"".join([*quiet[:at], message(kind, bytes(12)), *quiet[at:]]))
+    assert is_relevant(b"".join([*quiet[:at], message(29, neighbour(PERMANENT)), *quiet[at:]]))

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 
 from overlayd.errors import SubnetsExhausted
 from overlayd.leases.allocate import choose_subnets, own_lease
-from overlayd.leases.lease import FamilyLease, Lease, Subnets, parse_key
-from overlayd.leases.network_config import NOWHERE, NetworkConfig, Pool, parse_network_config
+from overlayd.leases.keys import lease_name, parse_lease_name
+from overlayd.leases.lease import FamilyLease, Lease
+from overlayd.leases.network_config import RESERVED, NetworkConfig, Pool, parse_network_config
+from overlayd.leases.subnets import Subnets
 from overlayd.lib.addresses import (
     IPAddress,
     IPNetwork,
@@ -64,7 +66,7 @@ def configs(draw: st.DrawFn) -> Drawn:
     base = draw(st.integers(1, 2**length - 2)) << (bits - length)
     network = ip_network((base, length))
     # Loopback and the like are no overlay's.
-    assume(not any(overlaps(network, special) for special, _what in NOWHERE[version]))
+    assume(not any(overlaps(network, special) for special, _what in RESERVED[version]))
     count, size = 1 << (subnet_len - length), 1 << (bits - subnet_len)
     low, high = sorted((draw(st.integers(0, count - 1)), draw(st.integers(0, count - 1))))
     prefix = "" if version == 4 else "IPv6"
@@ -143,7 +145,7 @@ def test_what_is_chosen_is_inside_aligned_and_fits(drawn: Drawn, data: st.DataOb
     version = chosen.version
     held = Subnets(**{f"v{version}": chosen})  # type: ignore[arg-type]
     assert drawn.config.fits(held)
-    assert parse_key(held.key_name) == held
+    assert parse_lease_name(lease_name(held)) == held
 
 
 @given(configs(), st.data())

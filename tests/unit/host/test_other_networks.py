@@ -17,7 +17,7 @@ from overlayd.backends.listening import Listening
 from overlayd.backends.wireguard import Wireguard
 from overlayd.errors import ConfigError
 from overlayd.firewall.chains import Ruleset, ruleset
-from overlayd.firewall.diff import changes, parse
+from overlayd.firewall.diff import changes, read
 from overlayd.firewall.rules import Overlay, desired
 from overlayd.firewalld import keep
 from overlayd.firewalld.desired import nothing
@@ -80,19 +80,19 @@ def test_no_daemon_moves_the_rules_of_another(order: tuple[int, ...], saved: str
     for _round in range(2):
         for number in order:
             marks.use(number)
-            there = applied(there, changes(wanted(number), parse(there)))
+            there = applied(there, changes(wanted(number), read(there)))
     for number in order:
         marks.use(number)
-        assert changes(wanted(number), parse(there)) == {}
-    kept = parse(there)["mangle"]["PREROUTING"]
+        assert changes(wanted(number), read(there)) == {}
+    kept = read(there)["mangle"]["PREROUTING"]
     assert [marks.network_of_jump(rule) for rule in kept] == [0, 1, 2]
     # And one that goes takes nothing else along.
     marks.use(1)
-    left = applied(there, changes(Ruleset(), parse(there)))
+    left = applied(there, changes(Ruleset(), read(there)))
     assert "overlayd1" not in left.lower()
     for number in (0, 2):
         marks.use(number)
-        assert changes(wanted(number), parse(left)) == {}
+        assert changes(wanted(number), read(left)) == {}
 
 
 def test_another_network_has_folders_a_prefix_and_a_file_of_its_own() -> None:
@@ -112,7 +112,7 @@ def test_another_network_has_folders_a_prefix_and_a_file_of_its_own() -> None:
             load({"network_number": bad}, {}, None)
 
 
-OWN = other_networks.Network(
+OWN = other_networks.HostNetwork(
     number=0,
     etcd_endpoints=("http://192.0.2.1:2379",),
     etcd_prefix="/a",
@@ -136,7 +136,7 @@ PROTOCOL_4 = (Listening(version=4, protocol="4"),)
     ],
 )
 def test_what_two_networks_cannot_share(
-    mine: other_networks.Network, theirs: other_networks.Network, said: list[str]
+    mine: other_networks.HostNetwork, theirs: other_networks.HostNetwork, said: list[str]
 ) -> None:
     found = other_networks.conflicts(mine, [theirs])
     assert len(found) == len(said)

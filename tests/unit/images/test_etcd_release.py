@@ -125,7 +125,7 @@ def test_a_file_url_is_as_good(tmp_path: Path) -> None:
         ("other", b"another release", "is another file: its SHA-256 is "),
         ("page", b"\n<!DOCTYPE html><html>log in</html>", "it is a web page"),
         ("cut", b"half of me comes", "8 of 16 bytes came"),
-        ("missing", None, "did not come from .*404"),
+        ("missing", None, "cannot be fetched from .*404"),
     ],
 )
 def test_another_file_is_refused_and_not_kept(
@@ -143,7 +143,7 @@ def test_another_file_is_refused_and_not_kept(
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9/etcd.tar.gz", "file:///nowhere/etcd.tar.gz", "no-url", "ftp:x"])
 def test_a_url_that_does_not_answer_is_named(tmp_path: Path, url: str) -> None:
-    with pytest.raises(BuildError, match=f"etcd's release did not come from {url}: .") as caught:
+    with pytest.raises(BuildError, match=f"etcd's release cannot be fetched from {url}: .") as caught:
         obtained(tmp_path, url)
     assert caught.value.hint
     assert not list((tmp_path / "new").iterdir())

@@ -90,7 +90,7 @@ def test_a_stage_that_is_gone_is_only_missed_when_somebody_needs_it() -> None:
     built["base"] = Built(inputs=built["base"].inputs, facts={}, complete=False)
     assert reasons(CHAIN, built, "host") == {"host": None}
     del built["docker"]
-    assert reasons(CHAIN, built, "docker") == {"base": "what it made is gone", "docker": "never built"}
+    assert reasons(CHAIN, built, "docker") == {"base": "its result is gone", "docker": "never built"}
 
 
 def test_force_builds_one_target_and_not_what_it_needs() -> None:
@@ -118,7 +118,7 @@ def test_what_waits_for_facts_is_seen_when_they_are_told() -> None:
     changed = {**FETCHED, "mirror": target("mirror", recipe="2", facts=True)}
     found = verdicts(changed, ["host"], lambda t: built.get(t.name))
     assert [(v.target.name, v.inputs is None) for v in found] == [("mirror", False), ("base", True), ("host", True)]
-    assert [v.reason for v in found] == ["recipe changed: 1 -> 2", *["depends on what comes before it"] * 2]
+    assert [v.reason for v in found] == ["recipe changed: 1 -> 2", *["depends on a target that is built first"] * 2]
     # It is fetched again, and tells the same: nothing more is to do.
     built["mirror"] = Built(inputs={"recipe": "2"}, facts=FACTS, complete=True)
     assert reasons(changed, built, "host") == {"host": None}

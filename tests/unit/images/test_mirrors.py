@@ -96,7 +96,7 @@ def test_the_place_of_a_key_may_be_said_alone_and_stays_when_the_url_is_said_els
 @pytest.mark.parametrize(
     ("words", "wanted", "reason"),
     [
-        (["file:///srv"], None, "--mirror file:///srv: whose mirror is it"),
+        (["file:///srv"], None, "--mirror file:///srv: it is not said for which site"),
         (["nginx=file:///srv"], None, "no base has a site or repository 'nginx'"),
         (["docker=file:///srv"], "debian12-rpm", "debian12-rpm has no site or repository 'docker'"),
         (["centos=srv/centos"], None, "'srv/centos' is no URL"),

@@ -26,9 +26,9 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture(autouse=True)
 def no_docker(monkeypatch: pytest.MonkeyPatch) -> None:
-    """These targets make files only, and unit tests run where there is no Docker: nothing to sweep there."""
+    """These targets make files only, and unit tests run where there is no Docker: there is nothing to remove."""
     for module in (containers, docker_images):
-        monkeypatch.setattr(module, "sweep", lambda _owner: [])
+        monkeypatch.setattr(module, "remove_leftovers", lambda _owner: [])
 
 
 def files(name: str, *needs: str, recipe: str = "1", run: Callable[[Step], None] | None = None) -> Target:

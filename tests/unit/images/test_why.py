@@ -42,15 +42,16 @@ def test_why_names_every_input_with_both_values_the_wanted_target_first() -> Non
 
 def test_why_says_what_is_not_known_yet_and_what_is() -> None:
     before = {"recipe": "1", "mirror: package bash": "5.1"}
-    todo = [verdict("base", before, None, "depends on what comes before it", own={"recipe": "2"})]
+    todo = [verdict("base", before, None, "depends on a target that is built first", own={"recipe": "2"})]
     assert why.input_lines(todo, "base") == [
-        "base would be built: perhaps, what it needs has to be built first",
+        "base would be built: perhaps: a target that it needs has to be built first",
         "  recipe changed: 1 -> 2",
     ]
 
 
 def test_why_of_what_is_up_to_date_was_never_built_or_is_gone() -> None:
     assert why.input_lines([], "base") == ["base is up to date: no input changed since it was built"]
-    assert why.input_lines([verdict("x", None, {"a": "1"}, "never built")], "x") == ["x would be built: it never was"]
-    gone = verdict("x", {"a": "1"}, {"a": "1"}, "what it made is gone")
-    assert why.input_lines([gone], "x") == ["x would be built: what it made is gone"]
+    never = verdict("x", None, {"a": "1"}, "never built")
+    assert why.input_lines([never], "x") == ["x would be built: it was never built"]
+    gone = verdict("x", {"a": "1"}, {"a": "1"}, "its result is gone")
+    assert why.input_lines([gone], "x") == ["x would be built: its result is gone"]

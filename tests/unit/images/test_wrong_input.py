@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[3]
     ("words", "expected"),
     [
         ("build-all --base centos-8", ("error: there is no base 'centos-8'", "there are: centos-stream9,")),
-        ("build-all --mirror x", ("error: --mirror x: whose mirror is it?", "--mirror NAME=URL")),
+        ("build-all --mirror x", ("error: --mirror x: it is not said for which site", "--mirror NAME=URL")),
         (
             "rpm.build --base debian12-rpm --mirror docker=file:///srv",
             ("error: --mirror docker=file:///srv: debian12-rpm has no site", "there are: debian, security"),

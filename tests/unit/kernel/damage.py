@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from overlayd.kernel.diff import Operation, Verb
 from overlayd.kernel.foreign import ForeignRoute
-from overlayd.kernel.state import FdbEntry, Neighbour, Route, Sysctl, Thing, VxlanLink, WireguardPeer
+from overlayd.kernel.state import FdbEntry, KernelObject, Neighbour, Route, Sysctl, VxlanLink, WireguardPeer
 from overlayd.lib.addresses import ip_network, subnet_at
 from tests.unit.kernel.model import Event, Interface, Kernel, LinkGone, LinkSet, MacSet, Refused
 from tests.unit.kernel.scenes import UNDERLAY
@@ -82,11 +82,11 @@ def _candidates(kernel: Kernel, number: int) -> list[tuple[Event, ...]]:
         ]
         if isinstance(link, VxlanLink):
             found += [(MacSet(link=link.name, mac=OTHER_MAC),), *_stale(link, number)]
-    there = sorted((one for one in kernel.things.values() if not isinstance(one, Sysctl)), key=str)
+    there = sorted((one for one in kernel.objects.values() if not isinstance(one, Sysctl)), key=str)
     if there:
-        thing = there[number % len(there)]
-        found.append((Operation(Verb.DELETE, thing),))
-        if (other := _otherwise(thing)) is not None:
+        item = there[number % len(there)]
+        found.append((Operation(Verb.DELETE, item),))
+        if (other := _otherwise(item)) is not None:
             found.append((Operation(Verb.CHANGE, other),))
     return found
 
@@ -107,19 +107,19 @@ def _stale(link: VxlanLink, number: int) -> list[tuple[Event, ...]]:
     ]
 
 
-def _otherwise(thing: Thing) -> Thing | None:
+def _otherwise(item: KernelObject) -> KernelObject | None:
     """The same key with another content."""
-    match thing:
+    match item:
         case Neighbour():
-            return replace(thing, mac=OTHER_MAC)
+            return replace(item, mac=OTHER_MAC)
         case FdbEntry():
-            return replace(thing, dst=thing.dst + 100)
+            return replace(item, dst=item.dst + 100)
         case WireguardPeer():
-            return replace(thing, allowed_ips=frozenset())
+            return replace(item, allowed_ips=frozenset())
         case Route(link=str(), onlink=True, via=via) if via is not None:
-            return replace(thing, via=via + 1)
+            return replace(item, via=via + 1)
         case Route(dst=IPv4Network(), link=UNDERLAY.name, via=via) if via is not None:
-            return replace(thing, via=STRANGER)
+            return replace(item, via=STRANGER)
     return None
 
 

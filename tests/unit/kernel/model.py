@@ -14,20 +14,19 @@ from overlayd.kernel.state import (
     Address,
     FdbEntry,
     IpipLink,
+    KernelObject,
     KernelState,
     Link,
     Neighbour,
     Route,
-    Sysctl,
-    Thing,
     VxlanLink,
     WireguardLink,
     WireguardPeer,
 )
 from overlayd.lib.addresses import IPInterface, contains
 
-T = TypeVar("T", bound=Thing)
-Key = tuple[type[Thing] | str, Hashable]
+T = TypeVar("T", bound=KernelObject)
+Key = tuple[type[KernelObject] | str, Hashable]
 
 LONGEST_NAME = 15  # IFNAMSIZ less the zero byte
 
@@ -80,24 +79,16 @@ class Kernel:
 
     interfaces: dict[str, Interface]
     links: dict[str, Link] = field(default_factory=dict)
-    things: dict[Key, Thing] = field(default_factory=dict)
+    objects: dict[Key, KernelObject] = field(default_factory=dict)
     foreign: dict[Hashable, Route] = field(default_factory=dict)
 
     def copy(self) -> Kernel:
         """Another one in the same state."""
-        return Kernel(dict(self.interfaces), dict(self.links), dict(self.things), dict(self.foreign))
+        return Kernel(dict(self.interfaces), dict(self.links), dict(self.objects), dict(self.foreign))
 
     def ours(self) -> KernelState:
         """What `netlink.read` would say."""
-        return KernelState(
-            links=frozenset(self.links.values()),
-            addresses=self._all(Address),
-            routes=self._all(Route),
-            neighbours=self._all(Neighbour),
-            fdb=self._all(FdbEntry),
-            wireguard_peers=self._all(WireguardPeer),
-            sysctls=self._all(Sysctl),
-        )
+        return KernelState(frozenset([*self.links.values(), *self.objects.values()]))
 
     def happen(self, event: Event) -> None:
         """Let somebody do something. Raises Refused."""
@@ -116,39 +107,39 @@ class Kernel:
 
     def apply(self, operation: Operation) -> None:
         """Carry out one operation. Raises Refused."""
-        thing, verb = operation.thing, operation.verb
-        if isinstance(thing, Link):
-            {Verb.ADD: self._add_link, Verb.CHANGE: self._change_link, Verb.DELETE: self._delete_same}[verb](thing)
+        item, verb = operation.object, operation.verb
+        if isinstance(item, Link):
+            {Verb.ADD: self._add_link, Verb.CHANGE: self._change_link, Verb.DELETE: self._delete_same}[verb](item)
             return
-        key: Key = (type(thing), thing.key)
+        key: Key = (type(item), item.key)
         if verb is Verb.DELETE:
-            there = self.things.get(key)
+            there = self.objects.get(key)
             # A WireGuard peer may have lost its subnets to another meanwhile.
-            if there != thing and not (isinstance(thing, WireguardPeer) and there is not None):
+            if there != item and not (isinstance(item, WireguardPeer) and there is not None):
                 raise Refused(f"{operation}: there is {there}")
-            del self.things[key]
-            if isinstance(thing, Address):
-                self._drop(lambda one: isinstance(one, Route) and one.src == thing.address.ip)
-                self._disable_ipv4_without_address(thing.link)
+            del self.objects[key]
+            if isinstance(item, Address):
+                self._drop(lambda one: isinstance(one, Route) and one.src == item.address.ip)
+                self._disable_ipv4_without_address(item.link)
             return
-        others = isinstance(thing, Route) and thing.key in self.foreign
-        if (key in self.things or others) != (verb is Verb.CHANGE):
-            raise Refused(f"{operation}: there is {self.things.get(key)}")
+        others = isinstance(item, Route) and item.key in self.foreign
+        if (key in self.objects or others) != (verb is Verb.CHANGE):
+            raise Refused(f"{operation}: there is {self.objects.get(key)}")
         self._check(operation)
-        self.things[key] = thing
-        match thing:
+        self.objects[key] = item
+        match item:
             case Route():
                 # Whoever changes what another has put there takes it over.
-                self.foreign.pop(thing.key, None)
+                self.foreign.pop(item.key, None)
             case WireguardPeer():
-                self._take_allowed_ips(thing)
+                self._take_allowed_ips(item)
 
     def _all(self, kind: type[T]) -> frozenset[T]:
-        return frozenset(thing for thing in self.things.values() if isinstance(thing, kind))
+        return frozenset(item for item in self.objects.values() if isinstance(item, kind))
 
     def _check(self, operation: Operation) -> None:
         """Raise Refused where the kernel would have an error for an addition or change."""
-        match operation.thing:
+        match operation.object:
             case Route() as route:
                 self._check_route(operation, route)
             case Address() as address if address.link not in self.links:
@@ -225,9 +216,9 @@ class Kernel:
 
     def _take_allowed_ips(self, peer: WireguardPeer) -> None:
         """What one peer of a device may send from, no other may: the last that asked has it."""
-        for key, other in list(self.things.items()):
+        for key, other in list(self.objects.items()):
             if isinstance(other, WireguardPeer) and other.link == peer.link and other.key != peer.key:
-                self.things[key] = replace(other, allowed_ips=other.allowed_ips - peer.allowed_ips)
+                self.objects[key] = replace(other, allowed_ips=other.allowed_ips - peer.allowed_ips)
 
     def _vxlans(self) -> Iterator[VxlanLink]:
         return (link for link in self.links.values() if isinstance(link, VxlanLink))
@@ -281,21 +272,15 @@ class Kernel:
 
     def _drop(self, which: object) -> None:
         assert callable(which)
-        self.things = {key: thing for key, thing in self.things.items() if not which(thing)}
-
-
-def things(state: KernelState) -> Iterable[Thing]:
-    """All that a state holds."""
-    stand: tuple[Thing, ...] = (*state.addresses, *state.routes, *state.neighbours, *state.fdb, *state.wireguard_peers)
-    return (*state.links, *stand, *state.sysctls)
+        self.objects = {key: item for key, item in self.objects.items() if not which(item)}
 
 
 def holding(interfaces: Iterable[Interface], state: KernelState) -> Kernel:
     """A kernel that holds this already."""
     kernel = Kernel({interface.name: interface for interface in interfaces})
-    for thing in things(state):
-        if isinstance(thing, Link):
-            kernel.links[thing.name] = thing
+    for item in state.objects:
+        if isinstance(item, Link):
+            kernel.links[item.name] = item
         else:
-            kernel.things[type(thing), thing.key] = thing
+            kernel.objects[type(item), item.key] = item
     return kernel

@@ -20,7 +20,7 @@ from overlayd.kernel.wireguard.device import format_key
 from overlayd.leases.lease import FamilyLease, Lease
 from overlayd.leases.network_config import parse_network_config
 from overlayd.lib.addresses import IPAddress, IPNetwork
-from overlayd.underlay.choose import Endpoint, Underlay
+from overlayd.underlay.choose import Underlay, UnderlayEndpoint
 from tests.unit.kernel.model import Interface
 
 V4, V6 = '"Network": "10.5.0.0/16"', '"EnableIPv6": true, "IPv6Network": "fd42::/48"'
@@ -75,7 +75,7 @@ class Scene:
     def environment(self, run_dir: Path = Path("/nonexistent")) -> Environment:
         """The network and the underlay."""
         endpoints = {
-            version: Endpoint(
+            version: UnderlayEndpoint(
                 address=far_or_near(1, version, near=True),
                 public_ip=far_or_near(1, version, near=True),
                 on_link=(ON_LINK[version],),

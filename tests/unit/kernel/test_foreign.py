@@ -10,7 +10,7 @@ import pytest
 from overlayd.kernel.converge import Plan, judged, with_taken, without
 from overlayd.kernel.diff import Verb, diff
 from overlayd.kernel.foreign import Destination, ForeignRoute, Verdict
-from overlayd.kernel.state import KernelState, Route, Thing
+from overlayd.kernel.state import KernelObject, KernelState, Route
 
 VXLAN = Route(dst=ip_network("10.5.2.0/24"), link="overlay.1", via=ip_address("10.5.2.0"), onlink=True)
 DIRECT = Route(dst=ip_network("10.5.2.0/24"), link="eth0", via=ip_address("198.18.1.2"))
@@ -24,10 +24,10 @@ def foreign(dst: str, link: str | None, via: str | None = None, *, metric: int =
     return ForeignRoute(dst=ip_network(dst), link=link, via=gateway, metric=metric, protocol=protocol)
 
 
-def verdict(wanted: Route | None, *routes: ForeignRoute, base: Sequence[Thing] = ()) -> Verdict:
+def verdict(wanted: Route | None, *routes: ForeignRoute, base: Sequence[KernelObject] = ()) -> Verdict:
     """What these mean for one peer; without a route of its own, it is served by the one for the whole network."""
-    things: Mapping[str, tuple[Thing, ...]] = {"b": (wanted,) if wanted else ()}
-    plan = Plan(base=tuple(base), peers=things, destinations={"b": (TO,)}, paths={"b": "here"})
+    objects: Mapping[str, tuple[KernelObject, ...]] = {"b": (wanted,) if wanted else ()}
+    plan = Plan(base=tuple(base), peers=objects, destinations={"b": (TO,)}, paths={"b": "here"})
     return judged(plan, KernelState(), routes)
 
 
@@ -77,7 +77,7 @@ def test_what_flannel_put_there_for_the_same_lease_is_changed_in_place(wanted: R
     assert found == Verdict(taken=frozenset({wanted}))
     plan = Plan(peers={"b": (wanted,)})
     (operation,) = diff(plan.state(), with_taken(KernelState(), found))
-    assert (operation.verb, operation.thing) == (Verb.CHANGE, wanted)
+    assert (operation.verb, operation.object) == (Verb.CHANGE, wanted)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import struct
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overlayd.kernel.monitor import NFT_SUBSYSTEM, matters, rules_matter
+from overlayd.kernel.monitor import NFT_SUBSYSTEM, is_relevant, is_rule_change
 
 RTM_NEWROUTE, RTM_NEWNEIGH, RTM_DELNEIGH = 24, 28, 29
 NUD_REACHABLE, NUD_PERMANENT = 0x02, 0x80
@@ -20,19 +20,19 @@ def neighbour(kind: int, state: int) -> bytes:
 
 
 def test_a_route_matters() -> None:
-    assert matters(struct.pack("=IHHII", 28, RTM_NEWROUTE, 0, 0, 0) + bytes(12))
+    assert is_relevant(struct.pack("=IHHII", 28, RTM_NEWROUTE, 0, 0, 0) + bytes(12))
 
 
 def test_a_learnt_neighbour_does_not_matter_and_a_permanent_one_does() -> None:
     noise = neighbour(RTM_NEWNEIGH, NUD_REACHABLE)
-    assert not matters(noise)
-    assert matters(neighbour(RTM_DELNEIGH, NUD_PERMANENT))
-    assert matters(noise + neighbour(RTM_NEWNEIGH, NUD_PERMANENT))
+    assert not is_relevant(noise)
+    assert is_relevant(neighbour(RTM_DELNEIGH, NUD_PERMANENT))
+    assert is_relevant(noise + neighbour(RTM_NEWNEIGH, NUD_PERMANENT))
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_judged(datagram: bytes) -> None:
-    assert matters(datagram) in (True, False)
+    assert is_relevant(datagram) in (True, False)
 
 
 def nftables(*kinds: int) -> bytes:
@@ -42,11 +42,11 @@ def nftables(*kinds: int) -> bytes:
 
 def test_a_rule_matters_and_the_elements_of_a_set_do_not() -> None:
     new_rule, new_element, deleted_element, new_generation = 6, 12, 14, 15
-    assert rules_matter(nftables(new_rule, new_generation))
-    assert rules_matter(nftables(new_element, new_rule))
-    assert not rules_matter(nftables(new_element, deleted_element, new_generation))
+    assert is_rule_change(nftables(new_rule, new_generation))
+    assert is_rule_change(nftables(new_element, new_rule))
+    assert not is_rule_change(nftables(new_element, deleted_element, new_generation))
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_judged_as_nftables_too(datagram: bytes) -> None:
-    assert rules_matter(datagram) in (True, False)
+    assert is_rule_change(datagram) in (True, False)

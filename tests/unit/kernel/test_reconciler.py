@@ -15,19 +15,19 @@ from overlayd.kernel.converge import Plan, judged, with_taken, without
 from overlayd.kernel.diff import Operation, Verb, diff
 from overlayd.kernel.state import (
     FdbEntry,
+    KernelObject,
     KernelState,
     Link,
     Neighbour,
     Route,
     Sysctl,
-    Thing,
     VxlanLink,
     WireguardLink,
     WireguardPeer,
 )
 from overlayd.lib.addresses import IPNetwork, is_within
 from tests.unit.kernel.damage import as_seen, damage, foreign_interfaces, foreign_routes, happenings
-from tests.unit.kernel.model import Kernel, LinkSet, Refused, holding, things
+from tests.unit.kernel.model import Kernel, LinkSet, Refused, holding
 from tests.unit.kernel.scenes import UNDERLAY, Peer, Scene, peers, scenes
 
 
@@ -41,14 +41,14 @@ def wrecked(scene: Scene, choices: Sequence[tuple[int, int]], foreign: Sequence[
 
 
 def taken(kernel: Kernel) -> set[tuple[str, object]]:
-    return {("r", thing.key) for thing in kernel.things.values() if isinstance(thing, Route)}
+    return {("r", item.key) for item in kernel.objects.values() if isinstance(item, Route)}
 
 
 def rebuilt(desired: KernelState, actual: KernelState) -> set[str]:
     """The links that must go first: to be made anew, or because one that is wanted cannot be made beside them."""
     found = set()
-    for there in actual.links:
-        for wanted in desired.links:
+    for there in actual.all_of(Link):
+        for wanted in desired.all_of(Link):
             if there.name == wanted.name and fixed(there) != fixed(wanted):
                 found.add(there.name)
             if there.name != wanted.name and clash(there, wanted):
@@ -68,9 +68,7 @@ def fixed(link: Link) -> Link:
 def clash(one: Link, other: Link) -> bool:
     """Whether the model would refuse one beside the other."""
     try:
-        holding([replace(UNDERLAY, mtu_bytes=65535)], KernelState(links=frozenset({one}))).apply(
-            Operation(Verb.ADD, other)
-        )
+        holding([replace(UNDERLAY, mtu_bytes=65535)], KernelState(frozenset({one}))).apply(Operation(Verb.ADD, other))
     except Refused:
         return True
     return False
@@ -78,21 +76,19 @@ def clash(one: Link, other: Link) -> bool:
 
 def renamed_macs(desired: KernelState, actual: KernelState) -> set[str]:
     """The links whose MAC changes, at which the kernel forgets neighbours."""
-    macs = {link.name: link.mac for link in actual.links if isinstance(link, VxlanLink)}
-    return {
-        link.name for link in desired.links if isinstance(link, VxlanLink) and macs.get(link.name, link.mac) != link.mac
-    }
+    macs = {link.name: link.mac for link in actual.all_of(VxlanLink)}
+    return {link.name for link in desired.all_of(VxlanLink) if macs.get(link.name, link.mac) != link.mac}
 
 
-def carried_over(desired: KernelState, actual: KernelState) -> set[Thing]:
+def carried_over(desired: KernelState, actual: KernelState) -> set[KernelObject]:
     """What is right already, on links that stay: nothing may happen to it."""
     gone, forgetful = rebuilt(desired, actual), renamed_macs(desired, actual)
     return {
-        thing
-        for thing in set(things(desired)) & set(things(actual))
-        if getattr(thing, "link", None) not in gone
-        and not (isinstance(thing, Link) and thing.name in gone)
-        and not (isinstance(thing, Neighbour) and thing.link in forgetful)
+        item
+        for item in desired.objects & actual.objects
+        if getattr(item, "link", None) not in gone
+        and not (isinstance(item, Link) and item.name in gone)
+        and not (isinstance(item, Neighbour) and item.link in forgetful)
     }
 
 
@@ -106,8 +102,8 @@ def steps(kernel: Kernel, operations: Sequence[Operation]) -> Iterator[None]:
         yield
 
 
-def without_sysctls(state: KernelState) -> set[Thing]:
-    return {thing for thing in things(state) if not isinstance(thing, Sysctl)}
+def without_sysctls(state: KernelState) -> set[KernelObject]:
+    return {item for item in state.objects if not isinstance(item, Sysctl)}
 
 
 any_damage = st.lists(st.tuples(st.integers(0, 2**16), st.integers(0, 2**16)), max_size=6)
@@ -133,10 +129,10 @@ def test_one_pass_leads_from_any_state_to_the_desired_one(
     operations = diff(desired, with_taken(actual, verdict))
     kept = carried_over(desired, actual)
     for _ in steps(kernel, operations):
-        assert kept <= set(things(kernel.ours())), "what was right lost a packet"
-    assert not kept & {operation.thing for operation in operations}
+        assert kept <= kernel.ours().objects, "what was right lost a packet"
+    assert not kept & {operation.object for operation in operations}
     assert without_sysctls(kernel.ours()) == without_sysctls(desired)
-    assert desired.sysctls <= kernel.ours().sysctls
+    assert desired.all_of(Sysctl) <= kernel.ours().all_of(Sysctl)
     assert diff(desired, kernel.ours()) == ()
     # Others keep what is theirs, but for a route by exactly the next hop that a peer's lease names; and what they have
     # is the way to it, or to a part of it, if ours is not there.
@@ -145,7 +141,7 @@ def test_one_pass_leads_from_any_state_to_the_desired_one(
     for key, subnet in taken.items():
         assert others[key].via in {to.public_ip for to in plan.destinations[name_at(plan, subnet)]}
     for route in kernel.foreign.values():
-        assert not any(is_within(ours.dst, route.dst) for ours in desired.routes if ours not in plan.base), route
+        assert not any(is_within(ours.dst, route.dst) for ours in desired.all_of(Route) if ours not in plan.base), route
     assert kernel.interfaces == interfaces
 
 
@@ -159,7 +155,7 @@ def name_at(plan: Plan, subnet: IPNetwork) -> str:
 def test_all_is_there_before_anything_goes(before: Scene, after: Scene, choices: list[tuple[int, int]]) -> None:
     desired, actual = after.state(), wrecked(before, choices).ours()
     operations, anew = diff(desired, actual), rebuilt(desired, actual)
-    first = [op.verb is Verb.DELETE and isinstance(op.thing, Link) and op.thing.name in anew for op in operations]
+    first = [op.verb is Verb.DELETE and isinstance(op.object, Link) and op.object.name in anew for op in operations]
     head = first.index(False) if False in first else len(first)
     assert not any(first[head:])
     deletes = [op.verb is Verb.DELETE for op in operations[head:]]
@@ -177,23 +173,23 @@ def test_without_pruning_nothing_is_deleted_but_what_must_be_rebuilt(
     for _ in steps(kernel, operations):
         pass
     anew = rebuilt(desired, actual)
-    assert {op.thing.name for op in operations if op.verb is Verb.DELETE and isinstance(op.thing, Link)} == anew
-    assert not [op for op in operations if op.verb is Verb.DELETE and not isinstance(op.thing, Link)]
-    assert without_sysctls(desired) <= set(things(kernel.ours()))
-    keys = {(type(thing), thing.key) for thing in things(desired)}
+    assert {op.object.name for op in operations if op.verb is Verb.DELETE and isinstance(op.object, Link)} == anew
+    assert not [op for op in operations if op.verb is Verb.DELETE and not isinstance(op.object, Link)]
+    assert without_sysctls(desired) <= kernel.ours().objects
+    keys = {(type(item), item.key) for item in desired.objects}
     surplus = {
-        thing
-        for thing in without_sysctls(actual)
-        if (type(thing), thing.key) not in keys
-        and getattr(thing, "link", None) not in anew
-        and not (isinstance(thing, Link) and thing.name in anew)
+        item
+        for item in without_sysctls(actual)
+        if (type(item), item.key) not in keys
+        and getattr(item, "link", None) not in anew
+        and not (isinstance(item, Link) and item.name in anew)
         # The kernel's doing, not an operation of ours.
-        and not (isinstance(thing, Neighbour) and thing.link in renamed_macs(desired, actual))
+        and not (isinstance(item, Neighbour) and item.link in renamed_macs(desired, actual))
     }
-    left = set(things(kernel.ours()))
+    left = kernel.ours().objects
     # A WireGuard peer may lose its subnets to the one that is wanted, but is not deleted.
-    assert {thing for thing in surplus if not isinstance(thing, WireguardPeer)} <= left
-    assert {thing.key for thing in surplus} <= {thing.key for thing in left}
+    assert {item for item in surplus if not isinstance(item, WireguardPeer)} <= left
+    assert {item.key for item in surplus} <= {item.key for item in left}
 
 
 @given(scenes(), st.data())
@@ -206,10 +202,10 @@ def test_a_peer_that_joins_leaves_or_changes_touches_no_other(scene: Scene, data
     after = Scene(**{**vars(scene), "peers": changed})
     plan, operations = scene.plan(), diff(after.state(), scene.state())
     of_the_others = {
-        thing for name, found in plan.peers.items() if not name_of(scene, number) & {name} for thing in found
+        item for name, found in plan.peers.items() if not name_of(scene, number) & {name} for item in found
     }
-    assert not of_the_others & {operation.thing for operation in operations}
-    assert not {operation.thing for operation in operations} & set(plan.base)
+    assert not of_the_others & {operation.object for operation in operations}
+    assert not {operation.object for operation in operations} & set(plan.base)
 
 
 def name_of(scene: Scene, number: int) -> set[str]:
@@ -228,7 +224,7 @@ def name_of(scene: Scene, number: int) -> set[str]:
         (FdbEntry(link="eth0", mac="02:00:00:00:00:01", dst=IPv4Address("198.18.1.2")), "no such VXLAN"),
     ],
 )
-def test_the_model_refuses_what_linux_refuses(broken: Thing, said: str) -> None:
+def test_the_model_refuses_what_linux_refuses(broken: KernelObject, said: str) -> None:
     kernel = holding([UNDERLAY], KernelState())
     with pytest.raises(Refused, match=said):
         kernel.apply(Operation(Verb.ADD, broken))

@@ -112,7 +112,7 @@ ELSEWHERE = (IPv4Address("198.18.9.9"), 40000)
 
 
 def state(peer: WireguardPeer, link: WireguardLink = LINK) -> KernelState:
-    return KernelState(links=frozenset({link}), wireguard_peers=frozenset({peer}))
+    return KernelState(frozenset({link, peer}))
 
 
 def test_an_endpoint_given_before_may_have_moved() -> None:
@@ -143,5 +143,5 @@ def test_peers_come_after_their_device_and_go_with_it() -> None:
 
 
 def test_a_device_of_another_kind_under_the_name_is_replaced() -> None:
-    actual = KernelState(links=frozenset({TunLink(name=NAME, mtu_bytes=1420)}))
+    actual = KernelState(frozenset({TunLink(name=NAME, mtu_bytes=1420)}))
     assert [operation.name for operation in diff(state(PEER), actual)] == ["link delete", "link add", "peer add"]

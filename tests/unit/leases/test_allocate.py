@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from overlayd.errors import SubnetsExhausted
 from overlayd.leases.allocate import choose_subnets, own_lease
-from overlayd.leases.lease import FamilyLease, Lease, Subnets
+from overlayd.leases.lease import FamilyLease, Lease
 from overlayd.leases.network_config import parse_network_config
+from overlayd.leases.subnets import Subnets
 from overlayd.lib.addresses import IPNetwork
 
 CONFIG = parse_network_config('{"Network": "10.5.0.0/22", "SubnetLen": 26}')

@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overlayd.leases.lease import DATA_PARTS, FamilyLease, Lease, MalformedLease, Subnets, parse_key, parse_lease
+from overlayd.leases.keys import MalformedLease, lease_name, parse_lease_name
+from overlayd.leases.lease import DATA_PARTS, FamilyLease, Lease, parse_lease
+from overlayd.leases.subnets import Subnets
 
 VXLAN = (
     b"""{"PublicIP":"198.18.0.7","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"ee:2c"}}"""
@@ -34,16 +36,16 @@ def test_a_udp_lease_may_omit_type_and_data() -> None:
 
 def test_a_dual_stack_key_keeps_both_subnets() -> None:
     both = Subnets(v4=IPv4Network("10.5.52.0/24"), v6=IPv6Network("fc00:0:0:34::/64"))
-    assert both.key_name == "10.5.52.0-24&fc00:0:0:34::-64"
-    assert parse_key(both.key_name) == both
+    assert lease_name(both) == "10.5.52.0-24&fc00:0:0:34::-64"
+    assert parse_lease_name(lease_name(both)) == both
     # As some tools write it.
-    assert parse_key("10.5.52.0-24&fc00-0-0-34---64") == both
+    assert parse_lease_name("10.5.52.0-24&fc00-0-0-34---64") == both
 
 
 def test_a_lease_without_ipv4_has_flannels_key() -> None:
     only = Subnets(v6=IPv6Network("fc00:0:0:34::/64"))
-    assert only.key_name == "0.0.0.0-0&fc00:0:0:34::-64"
-    assert parse_key(only.key_name) == only
+    assert lease_name(only) == "0.0.0.0-0&fc00:0:0:34::-64"
+    assert parse_lease_name(lease_name(only)) == only
 
 
 def test_a_dual_stack_lease_is_read_and_written_back_byte_for_byte() -> None:

@@ -10,7 +10,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overlayd.leases.lease import Subnets, parse_key, parse_lease
+from overlayd.leases.keys import lease_name, parse_lease_name
+from overlayd.leases.lease import parse_lease
+from overlayd.leases.subnets import Subnets
 
 MACS = st.binary(min_size=6, max_size=6).map(lambda raw: ":".join(f"{byte:02x}" for byte in raw))
 KEYS = st.binary(min_size=32, max_size=32).map(lambda raw: base64.b64encode(raw).decode())
@@ -53,7 +55,7 @@ def documents(draw: st.DrawFn) -> tuple[Subnets, bytes]:
 @given(documents())
 def test_a_lease_of_any_backend_is_written_back_byte_for_byte(entry: tuple[Subnets, bytes]) -> None:
     subnets, value = entry
-    lease = parse_lease(subnets.key_name, value)
+    lease = parse_lease(lease_name(subnets), value)
     assert lease.subnets == subnets
     written = lease.value()
     if lease.v4 is None:
@@ -62,7 +64,7 @@ def test_a_lease_of_any_backend_is_written_back_byte_for_byte(entry: tuple[Subne
         assert IPv4Address(stand_in) in IPv4Network("240.0.0.0/5")
         value = value.replace(b'"0.0.0.0"', f'"{stand_in}"'.encode(), 1)
     assert written == value
-    assert lease.key_name == subnets.key_name
+    assert lease.key_name == lease_name(subnets)
 
 
 @given(V4 | st.none(), V6 | st.none())
@@ -70,10 +72,10 @@ def test_a_key_names_its_subnets_in_either_spelling(v4: IPv4Network | None, v6: 
     subnets = Subnets(v4=v4, v6=v6)
     if v4 is None and v6 is None:
         return
-    assert parse_key(subnets.key_name) == subnets
+    assert parse_lease_name(lease_name(subnets)) == subnets
     # A key of flannel's: the regular expression that it reads its keys by.
-    head, _, tail = subnets.key_name.partition("&")
-    assert parse_key("&".join([head, tail.replace(":", "-")]) if tail else head) == subnets
+    head, _, tail = lease_name(subnets).partition("&")
+    assert parse_lease_name("&".join([head, tail.replace(":", "-")]) if tail else head) == subnets
 
 
 @given(st.ip_addresses(v=4), st.ip_addresses(v=6))

@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from overlayd.lib import log
-from overlayd.lib.log import LINES_A_MINUTE, Sparing, logger
+from overlayd.lib.log import LINES_A_MINUTE, RateLimit, logger
 
 
 class Written(logging.Handler):
@@ -17,7 +17,7 @@ class Written(logging.Handler):
         super().__init__()
         self.lines: list[str] = []
         self.setFormatter(log._Formatter(journald=True))
-        self.addFilter(Sparing(clock=lambda: clock[0]))
+        self.addFilter(RateLimit(clock=lambda: clock[0]))
 
     def emit(self, record: logging.LogRecord) -> None:
         self.lines.append(self.format(record))
@@ -61,5 +61,5 @@ def test_events_that_are_never_the_same_cost_no_memory(written: Written) -> None
     for number in range(5000):
         logger("tried").warning(f"problem {number}")
     (sparing,) = written.filters
-    assert isinstance(sparing, Sparing)
+    assert isinstance(sparing, RateLimit)
     assert len(sparing._minutes) <= log.EVENTS_COUNTED

@@ -14,7 +14,7 @@ from overlayd.lib import signals
 from tests.testbed.polling import eventually
 
 
-@pytest.mark.parametrize("number", signals.STOPS)
+@pytest.mark.parametrize("number", signals.STOP_SIGNALS)
 def test_a_signal_is_heard_while_the_main_thread_is_inside_the_events_own_lock(number: signal.Signals) -> None:
     event = threading.Event()
     with signals.calling(event.set):
@@ -25,7 +25,7 @@ def test_a_signal_is_heard_while_the_main_thread_is_inside_the_events_own_lock(n
 
 
 def test_every_signal_is_heard_and_none_after_the_end() -> None:
-    before = [signal.getsignal(number) for number in signals.STOPS]
+    before = [signal.getsignal(number) for number in signals.STOP_SIGNALS]
     held = threads_and_files()
     heard: list[int] = []
     with signals.calling(lambda: heard.append(1)):
@@ -33,7 +33,7 @@ def test_every_signal_is_heard_and_none_after_the_end() -> None:
             os.kill(os.getpid(), signal.SIGTERM)
             eventually("the signal is heard", partial(enough, heard, times))
     assert len(heard) == 3
-    assert [signal.getsignal(number) for number in signals.STOPS] == before
+    assert [signal.getsignal(number) for number in signals.STOP_SIGNALS] == before
     assert threads_and_files() == held
 
 

@@ -36,19 +36,19 @@ def problems(status: Status, *late: str) -> dict[str, str]:
 
 
 def metrics(status: Status, *late: str) -> dict[str, float]:
-    """Every sample of the page by its name, labels and all, as Prometheus' parser reads it."""
-    page = endpoints.metrics_page(status, late, PROCESS)
+    """Every sample of /metrics by its name, labels and all, as Prometheus' parser reads it."""
+    response = endpoints.metrics(status, late, PROCESS)
     found = {}
-    for family in text_string_to_metric_families(page.text):
+    for family in text_string_to_metric_families(response.text):
         for sample in family.samples:
             found[sample.name + "".join(f" {key}={value}" for key, value in sample.labels.items())] = sample.value
     return found
 
 
 def test_a_host_in_order_is_ready() -> None:
-    page = endpoints.readyz(WELL, ())
-    assert page.code == 200
-    assert json.loads(page.text) == {
+    response = endpoints.readyz(WELL, ())
+    assert response.code == 200
+    assert json.loads(response.text) == {
         "ready": True,
         "checks": dict.fromkeys(
             ("daemon", "network-config", "etcd", "lease", "data-path", "peers", "docker", "reachability"),
@@ -73,9 +73,9 @@ def test_each_thing_that_is_wrong_has_its_check(change: dict[str, object], check
     assert problems(status).keys() == {check}
     assert words in problems(status)[check]
     assert not is_ready(status)
-    page = endpoints.readyz(status, ())
-    assert (page.code, json.loads(page.text)["ready"]) == (503, False)
-    assert words in json.loads(page.text)["checks"][check]
+    response = endpoints.readyz(status, ())
+    assert (response.code, json.loads(response.text)["ready"]) == (503, False)
+    assert words in json.loads(response.text)["checks"][check]
 
 
 def test_a_daemon_that_waits_is_not_ready_whatever_it_knew_before() -> None:
@@ -124,10 +124,10 @@ def test_metrics_say_what_the_status_says() -> None:
 
 
 def test_every_metric_has_help_a_type_and_a_name_that_follows_the_conventions() -> None:
-    page = endpoints.metrics_page(WELL, (), PROCESS)
-    assert page.content_type == "text/plain; version=0.0.4; charset=utf-8"
-    raw = [line.split()[3:4] for line in page.text.splitlines() if line.startswith("# TYPE")]
-    families = list(text_string_to_metric_families(page.text))
+    response = endpoints.metrics(WELL, (), PROCESS)
+    assert response.content_type == "text/plain; version=0.0.4; charset=utf-8"
+    raw = [line.split()[3:4] for line in response.text.splitlines() if line.startswith("# TYPE")]
+    families = list(text_string_to_metric_families(response.text))
     assert len(raw) == len(families) > 15
     for family in families:
         assert family.documentation.endswith((".", ")")), family.name

@@ -85,7 +85,7 @@ def test_every_task_names_what_was_not_expected_its_log_and_itself(name: str, lo
     log = logs / f"task-{name}.log"
     assert end.code == 1
     assert end.message == (
-        f"error: {name} failed, and nobody expected it: RuntimeError: broken\n"
+        f"error: {name} failed unexpectedly: RuntimeError: broken\n"
         f"  log: {log}\n  again: /bin/invoke some.task --name 'a b'"
     )
     assert "Traceback" in log.read_text()
@@ -101,7 +101,7 @@ ANSWER.status_code = 500
     [
         (BuildError("no base", hint="take one"), 1, "error: no base\n  take one"),
         (PrivilegeError("not root", hint="be it"), 4, "error: not root\n  be it"),
-        (KeyboardInterrupt(), 130, "stopped; what was begun is removed"),
+        (KeyboardInterrupt(), 130, "stopped; unfinished results are removed"),
         (DockerException("gone"), 1, "error: one: Docker: gone\n  see that dockerd runs: docker info"),
         (APIError("x", ANSWER, "no room"), 1, "error: one: Docker: no room\n"),
         (requests.ConnectionError("reset"), 1, "error: one: Docker: reset\n"),
@@ -113,8 +113,8 @@ ANSWER.status_code = 500
             1,
             "error: one: skopeo: No such file\n  if it is a",
         ),
-        (json.JSONDecodeError("Expecting value", "{", 1), 1, "expected it: JSONDecodeError: Expecting value: line 1"),
-        (ValueError(), 1, "error: one failed, and nobody expected it: ValueError: it says no more\n"),
+        (json.JSONDecodeError("Expecting value", "{", 1), 1, "unexpectedly: JSONDecodeError: Expecting value: line 1"),
+        (ValueError(), 1, "error: one failed unexpectedly: ValueError: without a message\n"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
 )

@@ -8,14 +8,14 @@ import pytest
 
 from overlayd.errors import KernelRefused
 from overlayd.kernel import interfaces
-from overlayd.kernel.namespaces import in_that_at
+from overlayd.kernel.namespaces import in_namespace
 from overlayd.lib import marks
 from overlayd.lib.addresses import ip_address
 from overlayd.probe import container_sockets, containers
-from overlayd.probe.container_sockets import AGAIN_AT_MOST_S, LOOK_S, Lender, LentContainer
-from overlayd.probe.peers import Inside
+from overlayd.probe.container_sockets import AGAIN_AT_MOST_S, LOOK_S, ContainerSockets, SocketsInContainer
+from overlayd.probe.peers import SourceContainer
 
-FOUND: tuple[Inside, ...] = (LentContainer(1, (ip_address("10.5.1.2"),), {}),)
+FOUND: tuple[SourceContainer, ...] = (SocketsInContainer(1, (ip_address("10.5.1.2"),), {}),)
 
 
 class Clock:
@@ -34,15 +34,15 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def test_a_container_whose_port_came_before_its_address_is_found(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
-    looks: list[tuple[Inside, ...]] = [(), FOUND]
-    lender = Lender()
-    monkeypatch.setattr(lender, "_look", lambda: looks.pop(0))
-    assert lender.containers(()) == ()
+    looks: list[tuple[SourceContainer, ...]] = [(), FOUND]
+    sockets = ContainerSockets()
+    monkeypatch.setattr(sockets, "_look", lambda: looks.pop(0))
+    assert sockets.containers(()) == ()
     clock.now += LOOK_S
-    assert lender.containers(()) == FOUND
+    assert sockets.containers(()) == FOUND
     # As many as there can be: nothing is looked for any more.
     clock.now += 10 * AGAIN_AT_MOST_S
-    assert lender.containers(()) == FOUND
+    assert sockets.containers(()) == FOUND
 
 
 def test_where_nobody_is_behind_the_ports_it_is_looked_less_and_less_often(
@@ -50,14 +50,14 @@ def test_where_nobody_is_behind_the_ports_it_is_looked_less_and_less_often(
 ) -> None:
     looks: list[float] = []
 
-    def look() -> tuple[Inside, ...]:
+    def look() -> tuple[SourceContainer, ...]:
         looks.append(clock.now)
         return ()
 
-    lender = Lender()
-    monkeypatch.setattr(lender, "_look", look)
+    sockets = ContainerSockets()
+    monkeypatch.setattr(sockets, "_look", look)
     for _ in range(600):
-        lender.containers(())
+        sockets.containers(())
         clock.now += 1.0
     assert 10 <= len(looks) <= 16, looks
 
@@ -68,14 +68,14 @@ def test_a_kernel_that_refuses_is_a_problem_and_no_end_of_the_thread(
     def refuse(*_words: object, **_more: object) -> frozenset[int]:
         raise KernelRefused("link dump", "all", 105)
 
-    lender = Lender(path=Path("/nonexistent"))
+    sockets = ContainerSockets(path=Path("/nonexistent"))
     monkeypatch.setattr(container_sockets, "first_on_bridge", refuse)
-    assert lender.containers(()) == ()
-    assert "link dump" in (lender.problem or "")
+    assert sockets.containers(()) == ()
+    assert "link dump" in (sockets.problem or "")
     clock.now += LOOK_S
     monkeypatch.setattr(container_sockets, "_ports", refuse)
-    assert lender.containers(()) == ()
-    assert "the bridge of this host" in (lender.problem or "")
+    assert sockets.containers(()) == ()
+    assert "the bridge of this host" in (sockets.problem or "")
 
 
 def test_what_a_call_in_a_namespace_raises_is_raised_where_it_was_made() -> None:
@@ -84,13 +84,13 @@ def test_what_a_call_in_a_namespace_raises_is_raised_where_it_was_made() -> None
 
     # Its own: to enter another one takes root. A user may enter none, which is said as well.
     with pytest.raises((KernelRefused, PermissionError)):
-        in_that_at(Path("/proc/self/ns/net"), refuse)
+        in_namespace(Path("/proc/self/ns/net"), refuse)
 
 
 def test_another_network_than_0_sends_from_the_bridge_that_has_its_subnet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(interfaces, "holding", lambda _subnets: ("overlay1.1", "br-second"))
+    monkeypatch.setattr(interfaces, "with_address_in", lambda _subnets: ("overlay1.1", "br-second"))
     assert containers.bridge_of(()) == "docker0"
     monkeypatch.setattr(marks, "_number", 1)
     assert containers.bridge_of(()) == "br-second"
-    monkeypatch.setattr(interfaces, "holding", lambda _subnets: ())
+    monkeypatch.setattr(interfaces, "with_address_in", lambda _subnets: ())
     assert containers.bridge_of(()) == "br-overlay1"

@@ -8,12 +8,12 @@ import pytest
 
 from overlayd.backends import udp, vxlan
 from overlayd.errors import ConfigError
-from overlayd.probe.peers import OVERHEAD_BYTES, Here, KnownPeer, chosen, targets
+from overlayd.probe.peers import OVERHEAD_BYTES, KnownPeer, LocalHost, chosen, targets
 from overlayd.probe.report import PathResult, PeerReport, document, table
 
 PEER = KnownPeer(subnet=ip_network("10.5.3.0/24"), public_ip=ip_address("198.18.1.3"), backend="vxlan")
 PEER6 = KnownPeer(subnet=ip_network("fd00:5:3::/64"), public_ip=ip_address("fd00::3"), backend="vxlan")
-HERE = Here(
+HERE = LocalHost(
     subnets=(ip_network("10.5.1.0/24"),),
     addresses=frozenset({ip_address("10.5.1.0"), ip_address("10.5.1.1"), ip_address("198.18.1.1")}),
     mtu_bytes=1450,
@@ -35,10 +35,10 @@ def test_device_and_bridge_are_asked_from_our_own_subnet() -> None:
 
 
 def test_without_a_device_the_bridge_is_the_source() -> None:
-    bridge_only = Here(subnets=HERE.subnets, addresses=frozenset({ip_address("10.5.1.1")}), mtu_bytes=1500)
+    bridge_only = LocalHost(subnets=HERE.subnets, addresses=frozenset({ip_address("10.5.1.1")}), mtu_bytes=1500)
     (target,) = targets([PEER], bridge_only)
     assert str(target.overlay.source) == "10.5.1.1"
-    (target,) = targets([PEER], Here())
+    (target,) = targets([PEER], LocalHost())
     assert (target.overlay.source, target.overlay.wished_bytes, target.underlay.wished_bytes) == (None, None, None)
 
 

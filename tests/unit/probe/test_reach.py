@@ -14,8 +14,8 @@ from overlayd.probe.reach import (
     INTERVAL_S,
     MISSES,
     RETRY_S,
-    Path,
-    Trial,
+    Diagnosis,
+    PathState,
     interval_s,
     last_hop,
     most_fail,
@@ -28,11 +28,11 @@ CONTAINER, OTHER = ip_address("10.5.3.2"), ip_address("10.5.3.9")
 EVERY = INTERVAL_S
 
 
-def path(peer: KnownPeer = PEER) -> Path:
-    return Path(peer=peer, due=0.0)
+def path(peer: KnownPeer = PEER) -> PathState:
+    return PathState(peer=peer, due=0.0)
 
 
-def lose(one: Path, count: int = MISSES, *, now: float = 100.0) -> None:
+def lose(one: PathState, count: int = MISSES, *, now: float = 100.0) -> None:
     for at in range(count):
         one.missed(now=now + at * RETRY_S, clock=1000.0 + at, interval_s=EVERY)
 
@@ -49,7 +49,7 @@ def test_a_lost_echo_is_sent_again_at_once_and_is_no_failure_yet() -> None:
     one = path()
     one.answered(CONTAINER, rtt_s=0.001, now=90, clock=990, interval_s=EVERY)
     lose(one, 1)
-    assert (one.due, one.wants_trial, one.shown.state, one.shown.lost) == (100 + RETRY_S, False, REACHED, 1)
+    assert (one.due, one.wants_diagnosis, one.shown.state, one.shown.lost) == (100 + RETRY_S, False, REACHED, 1)
     assert one.shown.reached_at_s == 990
 
 
@@ -57,34 +57,34 @@ def test_a_known_container_that_is_silent_fails_where_its_host_lives() -> None:
     one = path()
     one.answered(CONTAINER, rtt_s=0.001, now=90, clock=990, interval_s=EVERY)
     lose(one)
-    wanted_before = one.wants_trial
-    one.tried(Trial(host=True, underlay=True, lives=True, last_hop="10.5.3.0 (hop 2)"), now=110)
+    wanted_before = one.wants_diagnosis
+    one.diagnosed(Diagnosis(host=True, underlay=True, lives=True, last_hop="10.5.3.0 (hop 2)"), now=110)
     assert (one.shown.state, one.shown.lost, one.shown.failing_since_s) == (FAILING, MISSES, 1000)
     said = one.shown.problem or ""
     assert "10.5.3.2 of 198.18.1.3 does not answer" in said
     assert "its host does" in said
     assert said.endswith("the last hop that answered: 10.5.3.0 (hop 2)")
-    assert (wanted_before, one.wants_trial) == (True, False)
+    assert (wanted_before, one.wants_diagnosis) == (True, False)
     one.answered(CONTAINER, rtt_s=0.001, now=120, clock=1020, interval_s=EVERY)
     assert (one.shown.state, one.shown.problem, one.shown.lost) == (REACHED, None, 0)
 
 
 @pytest.mark.parametrize(
-    ("backend", "trial", "state"),
+    ("backend", "diagnosis", "state"),
     [
-        ("vxlan", Trial(host=True, underlay=True), HOST_ONLY),
-        ("vxlan", Trial(host=False, underlay=True), FAILING),
+        ("vxlan", Diagnosis(host=True, underlay=True), HOST_ONLY),
+        ("vxlan", Diagnosis(host=False, underlay=True), FAILING),
         # host-gw has no device that answers, and docker may not have started there.
-        ("host-gw", Trial(host=False, underlay=True), HOST_SILENT),
-        ("host-gw", Trial(host=False, underlay=False, lives=True), FAILING),
-        ("vxlan", Trial(host=False, underlay=False, lives=False), HOST_SILENT),
-        ("vxlan", Trial(host=False, underlay=False, lives=None), HOST_SILENT),
+        ("host-gw", Diagnosis(host=False, underlay=True), HOST_SILENT),
+        ("host-gw", Diagnosis(host=False, underlay=False, lives=True), FAILING),
+        ("vxlan", Diagnosis(host=False, underlay=False, lives=False), HOST_SILENT),
+        ("vxlan", Diagnosis(host=False, underlay=False, lives=None), HOST_SILENT),
     ],
 )
-def test_of_a_peer_without_a_known_container_its_host_is_judged(backend: str, trial: Trial, state: str) -> None:
+def test_of_a_peer_without_a_known_container_its_host_is_judged(backend: str, diagnosis: Diagnosis, state: str) -> None:
     one = path(KnownPeer(subnet=PEER.subnet, public_ip=PEER.public_ip, backend=backend))
     lose(one)
-    one.tried(trial, now=110)
+    one.diagnosed(diagnosis, now=110)
     assert one.shown.state == state
     assert (one.shown.problem is None) == (state != FAILING)
 
@@ -93,7 +93,7 @@ def test_a_host_that_was_switched_off_is_no_failure_of_this_one() -> None:
     one = path()
     one.answered(CONTAINER, rtt_s=0.001, now=90, clock=990, interval_s=EVERY)
     lose(one)
-    one.tried(Trial(host=False, underlay=False, lives=False), now=110)
+    one.diagnosed(Diagnosis(host=False, underlay=False, lives=False), now=110)
     assert (one.shown.state, problems([one]), most_fail([one])) == (HOST_SILENT, (), False)
 
 
@@ -102,7 +102,7 @@ def test_nobody_there_is_said_by_the_peers_bridge_and_the_next_address_tried() -
     tried = []
     for at in range(10):
         tried.append(one.next_target)
-        one.is_empty(ip_address("10.5.3.1"), now=100.0 + at, interval_s=EVERY)
+        one.on_empty(ip_address("10.5.3.1"), now=100.0 + at, interval_s=EVERY)
     assert one.shown.state == NO_CONTAINER
     assert tuple(tried[:8]) == first_containers(PEER.subnet)
     assert tried[8:] == [CONTAINER, tried[1]]
@@ -111,21 +111,21 @@ def test_nobody_there_is_said_by_the_peers_bridge_and_the_next_address_tried() -
 def test_a_container_that_went_is_looked_for_from_the_first_address_on() -> None:
     one = path()
     one.answered(OTHER, rtt_s=0.001, now=90, clock=990, interval_s=EVERY)
-    one.is_empty(ip_address("10.5.3.1"), now=100, interval_s=EVERY)
+    one.on_empty(ip_address("10.5.3.1"), now=100, interval_s=EVERY)
     assert (one.next_target, one.known) == (CONTAINER, False)
 
 
 def test_a_prober_that_is_heard_tells_where_its_container_is() -> None:
     one = path()
-    one.hears(OTHER, path().note(5.0), now=5.0)
+    one.on_request(OTHER, path().note(5.0), now=5.0)
     assert (one.next_target, one.known) == (OTHER, True)
 
 
 @pytest.mark.parametrize("own", ["10.5.3.0", "10.5.3.1"])
 def test_a_host_that_asks_by_itself_is_no_container(own: str) -> None:
     one = path()
-    one.hears(ip_address(own), path().note(5.0), now=5.0)
-    one.is_published(ip_address(own))
+    one.on_request(ip_address(own), path().note(5.0), now=5.0)
+    one.on_published(ip_address(own))
     assert (one.next_target, one.known) == (CONTAINER, False)
     # It was heard all the same.
     assert parse_note(one.note(9.0)) == 4
@@ -133,20 +133,20 @@ def test_a_host_that_asks_by_itself_is_no_container(own: str) -> None:
 
 def test_its_host_tells_too_but_only_of_its_own_subnet() -> None:
     one = path()
-    one.is_published(ip_address("10.5.4.2"))
+    one.on_published(ip_address("10.5.4.2"))
     assert not one.known
-    one.is_published(OTHER)
+    one.on_published(OTHER)
     assert (one.next_target, one.known) == (OTHER, True)
 
 
 def test_where_one_fails_that_its_host_does_not_send_from_any_more_the_other_is_asked() -> None:
     one = path()
     one.answered(CONTAINER, rtt_s=0.001, now=90, clock=990, interval_s=EVERY)
-    one.hears(OTHER, path().note(0.0), now=91)
+    one.on_request(OTHER, path().note(0.0), now=91)
     assert one.next_target == CONTAINER
     lose(one)
-    one.tried(Trial(host=True), now=110)
-    one.hears(OTHER, path().note(0.0), now=111)
+    one.diagnosed(Diagnosis(host=True), now=110)
+    one.on_request(OTHER, path().note(0.0), now=111)
     assert (one.next_target, one.known, one.shown.state) == (OTHER, True, FAILING)
     assert one.due <= 111 + RETRY_S
 
@@ -154,7 +154,7 @@ def test_where_one_fails_that_its_host_does_not_send_from_any_more_the_other_is_
 def test_a_note_says_how_long_ago_the_other_was_heard() -> None:
     one = path()
     assert parse_note(one.note(50.0)) == math.inf
-    one.hears(OTHER, path().note(0.0), now=50.0)
+    one.on_request(OTHER, path().note(0.0), now=50.0)
     assert parse_note(one.note(57.0)) == 7
     for foreign in (b"", b"ovl", b"\0" * 16, b"ping" * 8):
         assert parse_note(foreign) is None
@@ -167,9 +167,9 @@ def failing(heard_at: float | None, heard_us_before_s: float) -> str:
     lose(one)
     if heard_at is not None:
         other = path()
-        other.hears(CONTAINER, path().note(0.0), now=heard_at - heard_us_before_s)
-        one.hears(CONTAINER, other.note(heard_at), now=heard_at)
-    one.tried(Trial(host=True), now=130)
+        other.on_request(CONTAINER, path().note(0.0), now=heard_at - heard_us_before_s)
+        one.on_request(CONTAINER, other.note(heard_at), now=heard_at)
+    one.diagnosed(Diagnosis(host=True), now=130)
     return one.shown.problem or ""
 
 
@@ -185,9 +185,9 @@ def test_the_direction_that_fails_is_told_by_what_the_peers_prober_says() -> Non
 def test_half_of_all_peers_or_more_make_a_host_unready_and_one_broken_peer_does_not() -> None:
     good, bad, off = path(), path(), path()
     good.answered(CONTAINER, rtt_s=0.001, now=90, clock=990, interval_s=EVERY)
-    for one, trial in ((bad, Trial(host=False, underlay=True)), (off, Trial(host=False, underlay=False))):
+    for one, diagnosis in ((bad, Diagnosis(host=False, underlay=True)), (off, Diagnosis(host=False, underlay=False))):
         lose(one)
-        one.tried(trial, now=110)
+        one.diagnosed(diagnosis, now=110)
     assert most_fail([bad, off])
     assert most_fail([good, bad, off, off])
     assert not most_fail([good, good, bad])
@@ -200,7 +200,7 @@ def test_of_many_failures_a_few_are_named_and_the_rest_counted() -> None:
     for _ in range(9):
         one = path()
         lose(one)
-        one.tried(Trial(host=False, underlay=True), now=110)
+        one.diagnosed(Diagnosis(host=False, underlay=True), now=110)
         many.append(one)
     assert len(problems(many)) == 4
     assert problems(many)[-1] == "and 6 more peers"

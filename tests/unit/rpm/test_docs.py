@@ -1,4 +1,4 @@
-"""Manual pages and completion say all that the program takes, and what they say is so."""
+"""Manual pages and completion cover all that the program accepts, and nothing else."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PLACES = tuple(make.PAGES)
 
 @pytest.fixture(scope="module")
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The pages as a reader sees them, by their place; groff had nothing to complain about."""
+    """The rendered pages by path; asserts that groff gives no warning."""
     assert shutil.which("man"), "the tests need man: run `make system`"
     folder = tmp_path_factory.mktemp("man")
     found = {}
@@ -78,7 +78,9 @@ def test_whatis_finds_out_what_a_page_is_about(tmp_path: Path, place: str) -> No
     assert f'"{path.stem} - ' in said.stdout
 
 
-def test_every_command_is_told_with_its_own_options_once(program_page: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_is_documented_once_with_its_own_options(
+    program_page: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     text = below(program_page, "COMMANDS")
     commands = program.commands()
     with pytest.raises(SystemExit):
@@ -93,11 +95,11 @@ def test_every_command_is_told_with_its_own_options_once(program_page: str, caps
         assert f"       {setting.flags[0]}" not in text
 
 
-def test_what_is_said_of_commands_is_of_commands_that_there_are() -> None:
+def test_only_commands_that_exist_are_documented() -> None:
     assert set(overlayd_8.MORE) <= {command.name for command in program.commands()}
 
 
-def test_every_setting_is_told_in_both_pages(program_page: str, settings_page: str) -> None:
+def test_every_setting_is_documented_in_both_pages(program_page: str, settings_page: str) -> None:
     options, text = below(program_page, "OPTIONS"), below(settings_page, "SETTINGS")
     for field in dataclasses.fields(Settings):
         assert len(re.findall(rf"^ {{7}}--{field.name.replace('_', '-')}[ ,[]", options, flags=re.MULTILINE)) == 1
@@ -110,7 +112,7 @@ def test_every_setting_is_told_in_both_pages(program_page: str, settings_page: s
     assert "Allowed: a port from 1 to 65535, or 0 for none." in text
 
 
-def test_every_exit_status_of_the_program_is_told(program_page: str) -> None:
+def test_every_exit_status_of_the_program_is_documented(program_page: str) -> None:
     told = {int(number) for number in re.findall(r"^ +(\d)  ", below(program_page, "EXIT STATUS"), flags=re.MULTILINE)}
     assert told == {0, *program.error_statuses()}
 
@@ -149,7 +151,7 @@ def test_examples_of_the_network_config_are_good_ones() -> None:
 
 
 def refused(capsys: pytest.CaptureFixture[str], config: str) -> set[str]:
-    """What the program says it knows instead, before it asks any etcd."""
+    """What the program lists as valid in its error message, which it gives before it connects to etcd."""
     assert cli.main(["config", "set", config, "--config-file", os.devnull]) == 2
     found = re.search(r"known: (.*)", capsys.readouterr().err)
     assert found is not None
@@ -218,7 +220,7 @@ def test_the_spec_has_every_file_that_is_made_and_no_other() -> None:
     assert listed == set(make.files(EPOCH))
 
 
-def test_text_that_would_be_a_request_or_an_escape_is_text() -> None:
+def test_text_that_looks_like_a_roff_request_or_escape_is_printed_as_text() -> None:
     page = roff.Page("x", 1, date="2023-11-14", source="x")
     page.paragraph(".SH and 'so and a \\ and `--flag`, `~^'`")
     assert page.text().splitlines()[-1] == r"\&.SH and 'so and a \e and \fB\-\-flag\fR, \fB\(ti\(ha\(aq\fR"

@@ -1,4 +1,4 @@
-"""What the frozen program is made of: modules and files are given to distributions, and what is nobody's is named."""
+"""The parts of the frozen program: each module and file belongs to a distribution, or is named as unknown."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_distribution_is_known_by_version_and_the_sum_of_what_was_fetched(tmp_
     assert found["sha256"] == hashlib.sha256(b"the wheel").hexdigest()
 
 
-def test_a_library_that_no_package_here_has_is_named_as_nobodys(tmp_path: Path) -> None:
+def test_a_library_that_belongs_to_no_package_is_recognised(tmp_path: Path) -> None:
     (tmp_path / "libnobody.so.1").write_bytes(b"\x7fELF")
     assert collect._package_of(tmp_path / "libnobody.so.1") is None
 

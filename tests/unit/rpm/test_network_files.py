@@ -1,4 +1,4 @@
-"""The files that keep udev, networkd and NetworkManager from our devices match ours and nobody else's."""
+"""The files that keep udev, networkd and NetworkManager from our devices match our devices and no others."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.unit.host.test_other_networks import devices
 
 ROOT = Path(__file__).resolve().parents[3]
 UNITS = ROOT / "rpm/units"
-# As the backends name them: overlay.<VNI>, overlay-v6.<VNI> and so on.
+# The names that backends use: overlay.<VNI>, overlay-v6.<VNI> and so on.
 OURS: tuple[str, ...] = (
     "overlay.1",
     "overlay.16777215",
@@ -24,13 +24,13 @@ OURS: tuple[str, ...] = (
     "overlay-wg",
     "overlay-wg-v6",
 )
-# And of another network than 0.
+# Names in networks other than 0.
 OURS += ("overlay1.1", "overlay1xffffff", "overlay9-ffffff", "overlay9-v6.1", "overlay9", "overlay1-wg-v6")
 OTHERS = ("eth0", "docker0", "overlay", "overlayfs0", "overlay00", "myoverlay.1", "flannel.1", "vethoverlay-")
 
 
 def read(name: str) -> configparser.ConfigParser:
-    # NetworkManager's += is part of the key here.
+    # configparser reads NetworkManager's `+` of `+=` as part of the key.
     parser = configparser.ConfigParser(delimiters=("=",), interpolation=None, strict=True)
     parser.optionxform = str  # type: ignore[assignment,method-assign]
     parser.read_string((UNITS / name).read_text())
@@ -57,17 +57,17 @@ def test_every_device_of_ours_is_left_alone_and_no_other(where: str) -> None:
         assert any(fnmatchcase(name, glob) for glob in globs), name
     for name in OTHERS:
         assert not any(fnmatchcase(name, glob) for glob in globs), name
-    # NetworkManager knows * and ? only.
+    # NetworkManager knows only * and ?.
     assert not re.search(r"[][]", "".join(globs))
 
 
-def test_they_ask_for_nothing_but_to_be_left_alone() -> None:
+def test_the_files_set_nothing_except_that_devices_are_left_alone() -> None:
     assert dict(read("overlayd.link")["Link"]) == {"MACAddressPolicy": "none"}
     assert dict(read("overlayd.network")["Link"]) == {"Unmanaged": "yes"}
     assert read("overlayd-networkmanager.conf")["device-overlayd"]["managed"] == "0"
 
 
-def test_the_names_that_backends_give_to_devices_are_among_them() -> None:
+def test_the_device_names_of_all_backends_are_matched() -> None:
     named = devices(0) | devices(1) | devices(9)
     marks.use(0)
     for globs in patterns().values():

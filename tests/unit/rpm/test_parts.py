@@ -1,4 +1,4 @@
-"""Licences of what the RPM bundles: each part is in the table, and all of them are in one expression."""
+"""Licences of what the RPM bundles: each part is in the table, and one expression names them all."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_parts_are_known_by_package_distribution_and_what_they_are_inside_of() -
         ({"unknown": ["file blob.bin"]}, "file blob.bin"),
     ],
 )
-def test_what_the_table_does_not_tell_is_an_error_that_names_it(changes: dict[str, Any], said: str) -> None:
+def test_a_part_missing_from_the_table_is_an_error_that_names_it(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(parts.UnknownPart, match=re.escape(said)):
         bundled(**changes)
 
@@ -98,7 +98,7 @@ def test_a_row_of_the_table_names_licences_of_spdx_and_texts_that_are_there(part
     assert spdx.is_expression(re.sub(r"LicenseRef-\w+", "MIT", part.spdx))
     assert part.why
     assert all((FOLDER / name).stat().st_size for name in part.texts)
-    # Nothing else brings the text of what is linked in.
+    # Only the table has licence texts of parts that are linked in.
     assert part.texts or not part.inside
 
 
@@ -112,7 +112,7 @@ def test_the_table_holds_for_the_versions_that_are_frozen() -> None:
     assert {part.inside for part in TABLE.parts if part.inside} <= set(TABLE.versions)
 
 
-def test_no_text_lies_there_for_nothing() -> None:
+def test_every_licence_text_is_used_by_a_part() -> None:
     used = {name for part in TABLE.parts for name in part.texts}
     assert {path.name for path in FOLDER.iterdir()} == used | {"parts.toml"}
 

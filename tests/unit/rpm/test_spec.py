@@ -1,4 +1,4 @@
-"""The spec, and the list of what is not frozen, keep their promises."""
+"""The spec file, and the list of modules that are left out of the frozen program."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_what_it_requires_is_written_out_and_little() -> None:
     }
 
 
-def test_it_finds_every_file_it_names() -> None:
+def test_every_file_that_the_spec_names_exists() -> None:
     named = re.findall(r"^Source\d+: (\S+)$", SPEC, flags=re.MULTILINE)
     assert named == [path.name for path in source.SOURCES]
     assert all((ROOT / path).is_file() for path in source.SOURCES)
@@ -55,7 +55,7 @@ def test_it_installs_where_the_program_was_frozen_for() -> None:
 
 
 def test_a_running_daemon_is_restarted_without_waiting_for_etcd() -> None:
-    # A restart is over when the daemon is ready; an upgrade must not hang for a day because etcd is away.
+    # A restart ends when the daemon is ready, so without --no-block an upgrade would wait while etcd is away.
     restarts = [
         line.strip() for line in SPEC.splitlines() if "restart" in line and line.lstrip().startswith("systemctl")
     ]

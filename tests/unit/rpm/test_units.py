@@ -1,4 +1,4 @@
-"""The unit, the drop-in and the files beside them say what the design says, and systemd understands them."""
+"""The unit, the drop-in and the files beside them are as designed, and systemd accepts them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ UNITS = ROOT / "rpm/units"
 
 
 def assignments(path: Path) -> dict[str, list[str]]:
-    """`Section.Key` to its values, in their order."""
+    """By `Section.Key`: its values in order."""
     found: dict[str, list[str]] = {}
     section = ""
     for line in path.read_text().splitlines():
@@ -50,7 +50,7 @@ def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path) -> None:
     place.mkdir(parents=True)
     for name in ("overlayd.service", "overlayd-containers.service", "overlayd-containers.socket"):
         shutil.copy(UNITS / name, place)
-    # Verify wants to see the program, and the targets that every unit depends on.
+    # `systemd-analyze verify` needs the program, and the targets on which every unit depends.
     (tmp_path / "usr/bin").mkdir()
     (tmp_path / "usr/bin/overlayd").touch(mode=0o755)
     (tmp_path / "usr/lib/overlayd/bin").mkdir(parents=True)
@@ -96,7 +96,7 @@ def test_the_unit_of_another_network_is_the_same_but_for_its_files_and_docker(un
 
 @pytest.mark.needs("root")
 def test_systemd_finds_it_well_confined() -> None:
-    # What has to be open: root, the host's network and its settings, sockets, NET_ADMIN, NET_RAW, /dev/net/tun.
+    # What the daemon needs: root, the host's network and sysctls, sockets, NET_ADMIN, NET_RAW, /dev/net/tun.
     assert shutil.which("systemd-analyze"), "the tests need systemd-analyze: run `make system`"
     done = subprocess.run(
         [*("systemd-analyze", "security", "--offline=true", "--no-pager"), UNITS / "overlayd.service"],
@@ -114,7 +114,7 @@ def test_it_keeps_the_capabilities_that_it_uses_and_no_other(unit: dict[str, lis
     assert "Service.AmbientCapabilities" not in unit
 
 
-def test_who_enters_containers_is_no_part_of_the_daemon_and_may_little_else(unit: dict[str, list[str]]) -> None:
+def test_the_containers_service_is_apart_from_the_daemon_and_has_few_rights(unit: dict[str, list[str]]) -> None:
     beside, socket = (assignments(UNITS / f"overlayd-containers.{kind}") for kind in ("service", "socket"))
     assert beside["Service.CapabilityBoundingSet"] == ["CAP_SYS_ADMIN CAP_NET_RAW"]
     assert beside["Service.RestrictNamespaces"] == ["net"]
@@ -125,15 +125,15 @@ def test_who_enters_containers_is_no_part_of_the_daemon_and_may_little_else(unit
 
 
 def test_an_old_systemd_that_knows_no_groups_refuses_no_call(unit: dict[str, list[str]]) -> None:
-    # Before 231, @groups are skipped: a list of allowed calls would be empty, and nothing would run.
+    # systemd before 231 ignores @groups: a list of allowed calls would be empty, and nothing would run.
     for value in unit["Service.SystemCallFilter"]:
         assert value.startswith("~")
         assert "~" not in value[1:]
 
 
 def test_a_systemd_before_240_keeps_tun_devices(unit: dict[str, list[str]]) -> None:
-    # A comment that ends in a backslash goes on in the next line there (systemd issue 10598); EL 7 has 219, without
-    # BindPaths=, and PrivateDevices= alone would take /dev/net/tun.
+    # Before 240 a comment that ends in a backslash continues on the next line (systemd issue 10598), which hides that
+    # line. EL 7 has 219, without BindPaths=; there PrivateDevices= alone would remove /dev/net/tun.
     lines = (UNITS / "overlayd.service").read_text().splitlines()
     assert unit["Service.PrivateDevices"] == ["yes"]
     assert unit["Service.BindPaths"] == ["-/dev/net/tun"]
@@ -141,11 +141,11 @@ def test_a_systemd_before_240_keeps_tun_devices(unit: dict[str, list[str]]) -> N
     assert hidden == ["PrivateDevices=yes", "BindPaths=-/dev/net/tun"]
 
 
-def test_its_memory_its_tasks_and_its_cores_have_bounds(unit: dict[str, list[str]]) -> None:
+def test_memory_tasks_and_core_dumps_of_the_daemon_are_limited(unit: dict[str, list[str]]) -> None:
     assert unit["Service.MemoryMax"] == ["512M"]
     assert unit["Service.TasksMax"] == ["512"]
     assert unit["Service.LimitCORE"] == ["0"]
-    # A child that is ended for its memory must not take the daemon along.
+    # If the kernel kills a child for its memory, the daemon must live on.
     assert unit["Service.OOMPolicy"] == ["continue"]
 
 
@@ -154,12 +154,12 @@ def test_only_root_sees_the_folder_that_holds_keys(unit: dict[str, list[str]]) -
     assert "%dir %attr(0700, root, root) /var/lib/overlayd\n" in (ROOT / "rpm/overlayd.spec").read_text()
 
 
-def test_readiness_is_the_daemons_own_word_and_may_take_for_ever(unit: dict[str, list[str]]) -> None:
+def test_the_daemon_reports_readiness_itself_without_a_time_limit(unit: dict[str, list[str]]) -> None:
     assert unit["Service.Type"] == ["notify"]
     assert unit["Service.TimeoutStartSec"] == ["infinity"]
 
 
-def test_it_is_started_again_unless_only_a_person_can_mend_it(unit: dict[str, list[str]]) -> None:
+def test_the_daemon_is_restarted_unless_only_a_person_can_mend_it(unit: dict[str, list[str]]) -> None:
     mine = {
         kind.exit_status
         for kind in vars(errors).values()
@@ -170,7 +170,9 @@ def test_it_is_started_again_unless_only_a_person_can_mend_it(unit: dict[str, li
     assert {int(word) for word in unit["Service.RestartPreventExitStatus"][0].split()} == mine - {1}
 
 
-def test_docker_comes_after_and_is_never_taken_along(unit: dict[str, list[str]], drop_in: dict[str, list[str]]) -> None:
+def test_docker_starts_after_overlayd_and_is_never_stopped_with_it(
+    unit: dict[str, list[str]], drop_in: dict[str, list[str]]
+) -> None:
     assert "docker.service" in unit["Unit.Before"]
     assert drop_in["Unit.After"] == ["overlayd.service"]
     for bond in ("Requires", "BindsTo", "PartOf", "Upholds", "PropagatesStopTo"):
@@ -178,7 +180,9 @@ def test_docker_comes_after_and_is_never_taken_along(unit: dict[str, list[str]],
         assert f"Unit.{bond}" not in drop_in
 
 
-def test_a_missing_file_stops_neither_of_them(unit: dict[str, list[str]], drop_in: dict[str, list[str]]) -> None:
+def test_a_missing_environment_file_stops_neither_unit(
+    unit: dict[str, list[str]], drop_in: dict[str, list[str]]
+) -> None:
     for files in (unit["Service.EnvironmentFile"], drop_in["Service.EnvironmentFile"]):
         assert all(path.startswith("-/") for path in files)
 
@@ -191,7 +195,7 @@ def test_files_that_docker_starts_from_outlive_a_restart(unit: dict[str, list[st
 
 
 def test_no_setting_is_written_into_the_unit(unit: dict[str, list[str]], drop_in: dict[str, list[str]]) -> None:
-    # Everybody may read a unit, and `systemctl show` prints Environment=.
+    # Everybody can read a unit, and `systemctl show` prints Environment=.
     assert "Service.Environment" not in unit
     assert "Service.Environment" not in drop_in
 

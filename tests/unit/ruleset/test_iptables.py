@@ -7,7 +7,8 @@ from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
-from overlayd.ruleset.iptables import addresses_in, parse, trace
+from overlayd.lib.iptables_save import parse
+from overlayd.ruleset.iptables import addresses_in, trace
 from overlayd.ruleset.walk import Packet, Verdict
 
 PACKET = Packet(

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from overlayd.store.client import Store, StoreSettings
+from overlayd.store.access import StoreSettings
+from overlayd.store.client import Store
 from overlayd.store.follow import Follower
 from tests.testbed.certificates import Authority
 from tests.testbed.etcd import Etcd as Cluster

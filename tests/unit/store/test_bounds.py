@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
 from overlayd.errors import NetworkConfigError, StoreError
-from overlayd.leases.followed_config import FIRST_STAND_S, FREE_CHANGES, FollowedConfig
-from overlayd.leases.lease import MalformedLease, parse_key, parse_lease
-from overlayd.leases.lease_table import LISTED_AT_MOST, Reader
-from overlayd.leases.network_config import NetworkConfig, parse_network_config
+from overlayd.leases.keys import MalformedLease, parse_lease_name
+from overlayd.leases.lease import parse_lease
+from overlayd.leases.lease_table import LISTED_AT_MOST, LeaseTableReader
 from overlayd.store import pages
-from overlayd.store.client import KeyValue, Store
+from overlayd.store.bounded_keys import BoundedKeys, Bounds
+from overlayd.store.client import Store
 from overlayd.store.follow import Follower
-from overlayd.store.kept import Bounds, Kept
+from overlayd.store.protocol import KeyValue
 from overlayd.store.rpc import etcdrpc
 from tests.testbed.polling import until
 from tests.unit.store.conftest import Etcd, following
-from tests.unit.store.test_registry import PREFIX, acquire, key, registry, wanted
+from tests.unit.store.test_registry import PREFIX, acquire, key, registry
 
 GOOD = b'{"PublicIP":"198.18.0.1","BackendType":"vxlan"}'
 
@@ -96,7 +95,7 @@ def test_a_value_that_is_too_large_is_not_kept_only_its_size(store: Store) -> No
 
 
 def test_all_values_together_are_bounded_and_the_youngest_goes() -> None:
-    kept = Kept(Bounds(all_values_bytes=1000))
+    kept = BoundedKeys(Bounds(all_values_bytes=1000))
     for number in range(20):
         kept.add(str(number), kv(str(number), number + 1, value=b"x" * 100))
     assert list(kept.entries) == list(map(str, range(10)))
@@ -106,7 +105,7 @@ def test_all_values_together_are_bounded_and_the_youngest_goes() -> None:
 
 
 def test_the_network_config_is_kept_however_many_leases_are_older() -> None:
-    kept = Kept(Bounds(keys=5, value_bytes=100, always={"config": 1000}))
+    kept = BoundedKeys(Bounds(keys=5, value_bytes=100, always={"config": 1000}))
     for number in range(20):
         kept.add(f"subnets/{number}", kv(str(number), number + 1))
     for change in range(3):
@@ -177,7 +176,7 @@ def test_a_page_that_goes_back_is_no_list_for_ever(store: Store, monkeypatch: py
         return real(operation, method, first, **how)  # type: ignore[arg-type]
 
     monkeypatch.setattr(store.servers, "call", again)
-    with pytest.raises(StoreError, match="does not go on behind its last key"):
+    with pytest.raises(StoreError, match="the next page begins before the end of the last one"):
         store.list_prefix("/net/")
 
 
@@ -205,7 +204,7 @@ def test_what_is_too_large_for_a_lease_is_none(name: str, value: bytes, said: st
 
 def test_a_long_key_is_no_subnet() -> None:
     with pytest.raises(MalformedLease):
-        parse_key("10.5.2.0-24&" + "0" * 120 + "::-64")
+        parse_lease_name("10.5.2.0-24&" + "0" * 120 + "::-64")
 
 
 def test_an_entry_is_parsed_once_however_often_others_change(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,21 +215,24 @@ def test_an_entry_is_parsed_once_however_often_others_change(monkeypatch: pytest
         return parse_lease(name, value, created=created)
 
     monkeypatch.setattr("overlayd.leases.lease_table.parse_lease", counted)
-    reader, entries = Reader(), {f"10.5.{number}.0-24": kv(f"10.5.{number}.0-24", number + 1) for number in range(100)}
-    assert len(reader.lease_table(entries.items()).leases) == 100
+    reader, entries = (
+        LeaseTableReader(),
+        {f"10.5.{number}.0-24": kv(f"10.5.{number}.0-24", number + 1) for number in range(100)},
+    )
+    assert len(reader.read(entries.items()).leases) == 100
     # The same values in new objects, as after another list.
     entries = {name: kv(name, number + 1) for number, name in enumerate(entries)}
     entries["10.5.7.0-24"] = kv("10.5.7.0-24", 200, created=8)
-    assert len(reader.lease_table(entries.items()).leases) == 100
+    assert len(reader.read(entries.items()).leases) == 100
     assert len(parsed) == 101
     del entries["10.5.8.0-24"]
-    assert len(reader.lease_table(entries.items()).leases) == 99
+    assert len(reader.read(entries.items()).leases) == 99
     assert len(reader._read) == 99
 
 
 def test_the_status_lists_some_of_what_is_no_lease_and_counts_the_rest() -> None:
     entries = {f"no lease {number:04}\x1b[2J": kv("x", number + 1) for number in range(1000)}
-    skipped = Reader().lease_table(entries.items(), left_out=7).skipped
+    skipped = LeaseTableReader().read(entries.items(), left_out=7).skipped
     assert len(skipped) == LISTED_AT_MOST + 2
     assert skipped[-2:] == (
         ("950 more", "are not leases either"),
@@ -246,7 +248,7 @@ def test_one_line_a_problem_and_what_is_mended_is_forgotten(store: Store, caplog
         until(lambda: len(one.view.entries) == 50)
         one.lease_table()
         assert caplog.text.count("not a lease, skipped") == 10
-        assert "more entries are not leases, skipped" in caplog.text
+        assert "more keys are not leases, skipped" in caplog.text
         caplog.clear()
         # The same fault again and again, in new writes.
         for number in range(50):
@@ -259,11 +261,11 @@ def test_one_line_a_problem_and_what_is_mended_is_forgotten(store: Store, caplog
         store.delete(found.key, mod_revision=found.mod_revision)
         until(lambda: len(one.view.entries) == 49)
         one.lease_table()
-        assert len(one._complained) == 49
+        assert len(one._leases._logged) == 49
 
 
 def test_a_host_among_too_many_keys_says_so(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("overlayd.leases.registry.NAMES_AT_MOST", 5)
+    monkeypatch.setattr("overlayd.leases.lease_writes.NAMES_AT_MOST", 5)
     for number in range(6):
         store.put(f"{PREFIX}/subnets/bad{number}", b"{")
     with registry(store) as one, pytest.raises(StoreError, match="6 keys below"):
@@ -289,84 +291,9 @@ def test_a_lease_that_others_delete_all_the_time_ends_in_a_word(store: Store, mo
             one.reclaim(held, ttl_s=60)
 
 
-class Clock:
-    """A time that tests move."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def config(vni: int) -> KeyValue:
-    text = json.dumps({"Network": "10.42.0.0/16", "Backend": {"Type": "vxlan", "VNI": vni}})
-    return KeyValue(key="/n/config", value=text.encode(), mod_revision=vni, lease_id=0)
-
-
-def test_a_config_that_changes_now_and_then_is_followed_at_once() -> None:
-    clock = Clock()
-    steady = FollowedConfig("/n", clock=clock)
-    for change in range(100):
-        assert steady.read(config(change)) == parse_network_config(config(change).value)
-        clock.now += 3600 / (FREE_CHANGES - 1)
-    assert steady.warning is None
-
-
-def test_a_config_that_changes_a_hundred_times_a_second_is_not(caplog: pytest.LogCaptureFixture) -> None:
-    clock = Clock()
-    steady = FollowedConfig("/n", clock=clock)
-    followed: list[NetworkConfig] = []
-    for change in range(10_000):
-        found = steady.read(config(change % 2 + 1))
-        if not followed or followed[-1] != found:
-            followed.append(found)
-        clock.now += 0.01
-    assert len(followed) == FREE_CHANGES + 1
-    assert f"changed {FREE_CHANGES} times within an hour" in str(steady.warning)
-    assert caplog.text.count("changes too often") == 1
-    # Once it stands it is followed.
-    other = config(7)
-    assert steady.read(other) == followed[-1]
-    clock.now += FIRST_STAND_S
-    assert steady.read(other) == parse_network_config(other.value)
-    assert steady.warning is None
-    # The next one has to stand for longer.
-    steady.read(config(8))
-    clock.now += FIRST_STAND_S
-    assert steady.read(config(8)) != parse_network_config(config(8).value)
-
-
-def test_a_config_that_is_deleted_and_written_all_the_time_changes_nothing() -> None:
-    steady = FollowedConfig("/n", clock=Clock())
-    for _change in range(1000):
-        assert steady.read(config(1)) == parse_network_config(config(1).value)
-        with pytest.raises(NetworkConfigError):
-            steady.read(None)
-    assert steady.warning is None
-
-
 def test_a_config_that_is_too_large_is_refused_by_its_size(store: Store) -> None:
     with registry(store) as one:
         store.put(f"{PREFIX}/config", b'{"Network": "10.42.0.0/16"}'.ljust(300_000))
         until(lambda: "config" in one.view.entries)
         with pytest.raises(NetworkConfigError, match="300000 bytes, at most 262144 are read"):
             one.network_config()
-
-
-def test_many_leases_survive_a_loss_of_memory_in_no_time() -> None:
-    from overlayd.leases.lease_table import uncontradicted  # noqa: PLC0415
-
-    old = {f"10.{a}.{b}.0-24": parse_lease(f"10.{a}.{b}.0-24", GOOD) for a in range(40) for b in range(250)}
-    new = {
-        f"172.16.{b}.0-24": parse_lease(f"172.16.{b}.0-24", GOOD.replace(b"0.1", f"{b}.1".encode())) for b in range(250)
-    }
-    wide = parse_lease("10.7.0.0-16", GOOD.replace(b"0.1", b"9.9"))
-    new = {name: lease for name, lease in new.items() if str(lease.public_ip) != "198.18.0.1"} | {"wide": wide}
-    began = time.monotonic()
-    kept = uncontradicted(old, new)
-    assert time.monotonic() - began < 3
-    assert set(kept) == {name for name in old if not name.startswith("10.7.")}
-    nested = parse_lease("10.8.3.16-28", GOOD.replace(b"0.1", b"9.8"))
-    assert set(old) - set(uncontradicted(old, {"nested": nested})) == {"10.8.3.0-24"}
-    assert uncontradicted({"a": wanted(1)(nested.subnets)}, {"b": wanted(1)(wide.subnets)}) == {}

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from overlayd.errors import ConfigError
-from overlayd.store.endpoints import Endpoint, parse_endpoint, parse_endpoints
+from overlayd.store.endpoints import EtcdEndpoint, parse_endpoint, parse_endpoints
 
 names = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,10}[a-z0-9])?(\.[a-z0-9]{1,5}){0,3}", fullmatch=True)
 addresses = st.ip_addresses().map(str)
-endpoints = st.builds(Endpoint, host=names | addresses, port=st.integers(1, 65535), tls=st.booleans())
+endpoints = st.builds(EtcdEndpoint, host=names | addresses, port=st.integers(1, 65535), tls=st.booleans())
 # Text that comes near to an endpoint, and any other.
 texts = st.text() | st.builds(
     "{}{}{}{}".format,
@@ -25,7 +25,7 @@ texts = st.text() | st.builds(
 
 
 @given(endpoints)
-def test_what_is_written_out_is_read_back(endpoint: Endpoint) -> None:
+def test_what_is_written_out_is_read_back(endpoint: EtcdEndpoint) -> None:
     assert parse_endpoint(str(endpoint)) == endpoint
     if not endpoint.tls:
         assert parse_endpoint(f"{endpoint.dialled_host}:{endpoint.port}") == endpoint
@@ -44,7 +44,7 @@ def test_any_text_is_an_endpoint_that_can_be_dialled_or_a_config_error(text: str
     assert refused.hint
 
 
-def check_that_it_can_be_dialled(found: Endpoint) -> None:
+def check_that_it_can_be_dialled(found: EtcdEndpoint) -> None:
     assert 1 <= found.port <= 65535
     assert found.host.isascii()
     assert not set(found.host) & set("/[]@?#, \t\n")
@@ -62,7 +62,7 @@ def test_a_password_in_an_endpoint_is_refused_and_not_repeated(user: str, passwo
 
 
 @given(st.lists(endpoints, min_size=1, max_size=5))
-def test_several_are_kept_in_order_and_never_half_encrypted(some: list[Endpoint]) -> None:
+def test_several_are_kept_in_order_and_never_half_encrypted(some: list[EtcdEndpoint]) -> None:
     texts = [str(one) for one in some]
     if len({one.tls for one in some}) == 1:
         assert list(parse_endpoints(texts)) == some

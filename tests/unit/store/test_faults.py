@@ -10,10 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from overlayd.store.client import KeyValue, Store, StoreSettings
+from overlayd.store.access import StoreSettings
+from overlayd.store.client import Store
 from overlayd.store.follow import Follower
 from overlayd.store.pages import Pages
-from overlayd.store.watch import Compacted, Watch
+from overlayd.store.protocol import KeyValue
+from overlayd.store.servers import Compacted
+from overlayd.store.watch import EtcdWatch
 from tests.testbed.etcd import Member
 from tests.testbed.polling import eventually
 from tests.unit.store.conftest import Etcd, serving
@@ -137,7 +140,7 @@ def test_a_watch_from_a_compacted_revision_says_so(etcd: Etcd, store: Store) -> 
         store.put("/net/a", str(number).encode())
     etcd.compact()
     with pytest.raises(Compacted, match="compacted up to 4"):
-        list(Watch(store, ["/net/"], revision=2))
+        list(EtcdWatch(store, ["/net/"], revision=2))
 
 
 def test_compacted_under_a_watch_that_stands(etcd: Etcd, store: Store) -> None:

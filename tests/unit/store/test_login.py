@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from overlayd.errors import StoreDenied, StoreError
-from overlayd.store.client import Refused, Store
-from overlayd.store.watch import Watch
+from overlayd.store.client import Store
+from overlayd.store.servers import Refused
+from overlayd.store.watch import EtcdWatch
 from tests.testbed.polling import eventually
 from tests.unit.store.conftest import PASSWORD, Etcd, following, logins
 
@@ -51,8 +52,8 @@ def test_a_watch_with_an_expired_token_is_refused_once(guarded: Etcd, user: Stor
     _found, revision = user.list_prefix("/net/")
     let_tokens_expire(guarded)
     with pytest.raises(StoreDenied):
-        next(iter(Watch(user, ["/net/"], revision=revision + 1)))
-    assert next(iter(Watch(user, ["/net/"], revision=revision + 1))) == ()
+        next(iter(EtcdWatch(user, ["/net/"], revision=revision + 1)))
+    assert next(iter(EtcdWatch(user, ["/net/"], revision=revision + 1))) == ()
 
 
 def test_an_etcd_that_was_restarted_or_got_another_role_is_logged_in_to_again(guarded: Etcd, user: Store) -> None:

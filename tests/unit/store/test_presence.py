@@ -8,8 +8,10 @@ from ipaddress import IPv4Address, IPv6Address
 import pytest
 
 from overlayd.errors import AddressTaken
-from overlayd.leases.presence import TTL_S, Identity, Presence, parse, probed_address
-from overlayd.store.client import KeyValue, Store
+from overlayd.leases.keys import Keys
+from overlayd.leases.presence import TTL_S, Identity, Presence, parse_identity, probed_address
+from overlayd.store.client import Store
+from overlayd.store.protocol import KeyValue
 
 PREFIX = "/net"
 ADDRESS = IPv4Address("198.18.0.1")
@@ -19,7 +21,7 @@ BETA = Identity(hostname="beta", id="b")
 
 
 def presence(store: Store, identity: Identity) -> Presence:
-    return Presence(store, PREFIX, ADDRESS, identity)
+    return Presence(store, Keys(PREFIX), ADDRESS, identity)
 
 
 def held(store: Store) -> KeyValue:
@@ -34,7 +36,7 @@ def test_a_key_without_an_etcd_lease_is_nobodys_sign_of_life(store: Store, caplo
         mine = presence(store, BETA)
         mine.claim()
         found = held(store)
-        assert (parse(found.value), store.granted_ttl(found.lease_id)) == (BETA, TTL_S)
+        assert (parse_identity(found.value), store.granted_ttl(found.lease_id)) == (BETA, TTL_S)
         mine.release()
         assert store.get(KEY) is None
     assert caplog.text.count("taken over") == 3
@@ -66,7 +68,7 @@ def test_a_key_that_was_written_over_is_noticed_though_its_etcd_lease_lives(stor
     try:
         store.put(KEY, BETA.value())
         mine._refresh()
-        assert (parse(held(store).value), mine.problem) == (ALPHA, None)
+        assert (parse_identity(held(store).value), mine.problem) == (ALPHA, None)
         # By another host, that is.
         found = held(store)
         store.replace(KEY, BETA.value(), mod_revision=found.mod_revision, lease_id=store.grant(TTL_S))
@@ -74,7 +76,7 @@ def test_a_key_that_was_written_over_is_noticed_though_its_etcd_lease_lives(stor
         assert "published by host beta" in str(mine.problem)
         store.revoke(held(store).lease_id)
         mine._refresh()
-        assert (parse(held(store).value), mine.problem) == (ALPHA, None)
+        assert (parse_identity(held(store).value), mine.problem) == (ALPHA, None)
     finally:
         mine.release()
 
@@ -108,7 +110,7 @@ def test_a_host_tells_of_a_container_that_peers_may_ask_and_of_another_one_later
         mine._refresh()
         assert probed_address(held(store).value, 4) == IPv4Address("10.5.1.2")
         assert probed_address(held(store).value, 6) == IPv6Address("fd00::2")
-        assert (parse(held(store).value), mine.problem) == (ALPHA, None)
+        assert (parse_identity(held(store).value), mine.problem) == (ALPHA, None)
         revision = held(store).mod_revision
         mine._refresh()
         assert held(store).mod_revision == revision

@@ -12,9 +12,11 @@ import pytest
 
 from overlayd.errors import LeaseLost, NetworkConfigError, StoreError, SubnetsExhausted
 from overlayd.leases.held_lease import HeldLease, PreviousLease
-from overlayd.leases.lease import FamilyLease, Lease, Subnets
+from overlayd.leases.keys import Keys, lease_name
+from overlayd.leases.lease import FamilyLease, Lease
 from overlayd.leases.network_config import NetworkConfig, parse_network_config
 from overlayd.leases.registry import Registry
+from overlayd.leases.subnets import Subnets
 from overlayd.store.client import Store
 from tests.testbed.polling import until
 from tests.unit.store.conftest import Etcd
@@ -40,7 +42,7 @@ def wanted(host: int) -> Callable[[Subnets], Lease]:
 
 @contextmanager
 def registry(store: Store, prefix: str = PREFIX) -> Iterator[Registry]:
-    made = Registry(store, prefix, lambda: None)
+    made = Registry(store, Keys(prefix), lambda: None)
     made.start()
     try:
         until(lambda: made.view.connected)
@@ -57,13 +59,13 @@ def acquire(
         config,
         wanted(host),
         public_ip=IPv4Address(f"198.18.0.{host}"),
-        remembered=PreviousLease(subnets=before, etcd_lease_id=lease_id),
+        previous=PreviousLease(subnets=before, etcd_lease_id=lease_id),
         ttl_s=TTL_S,
     )
 
 
 def key(subnets: Subnets) -> str:
-    return f"{PREFIX}/subnets/{subnets.key_name}"
+    return f"{PREFIX}/subnets/{lease_name(subnets)}"
 
 
 def at(subnet: str) -> Subnets:
@@ -90,7 +92,7 @@ def test_hosts_that_start_together_get_distinct_subnets(etcd: Etcd) -> None:
         stores = [etcd.store() for _ in range(15)]
         for connected in stores:
             stack.callback(connected.close)
-        registries = [Registry(connected, PREFIX, lambda: None) for connected in stores]
+        registries = [Registry(connected, Keys(PREFIX), lambda: None) for connected in stores]
         pool = stack.enter_context(ThreadPoolExecutor(15))
         held = list(pool.map(acquire, registries, range(1, 16)))
     assert len({holding.lease.subnets for holding in held}) == 15
@@ -177,14 +179,14 @@ def test_a_network_config_that_is_missing_or_wrong_says_where(store: Store) -> N
 
 def test_without_etcd_every_call_is_a_store_error(etcd: Etcd, store: Store) -> None:
     etcd.stop()
-    one = Registry(store, PREFIX, lambda: None)
+    one = Registry(store, Keys(PREFIX), lambda: None)
     with pytest.raises(StoreError, match=etcd.endpoint):
         acquire(one, 1)
     with pytest.raises(StoreError, match="not reached yet"):
         one.network_config()
 
 
-def test_peers_are_kept_for_a_while_when_etcd_has_lost_its_memory(etcd: Etcd, store: Store) -> None:
+def test_peers_are_kept_for_a_while_when_etcd_has_lost_its_data(etcd: Etcd, store: Store) -> None:
     with registry(store) as one:
         first, second = acquire(one, 1), acquire(one, 2)
         until(lambda: len(one.lease_table().leases) == 2)
@@ -216,7 +218,7 @@ def test_dual_stack_hosts_that_start_together_share_neither_subnet(etcd: Etcd) -
         stores = [etcd.store() for _ in range(10)]
         for connected in stores:
             stack.callback(connected.close)
-        registries = [Registry(connected, PREFIX, lambda: None) for connected in stores]
+        registries = [Registry(connected, Keys(PREFIX), lambda: None) for connected in stores]
         pool = stack.enter_context(ThreadPoolExecutor(10))
         held = list(pool.map(lambda one, host: acquire(one, host, config=DUAL), registries, range(1, 11)))
     assert len({holding.lease.subnets.v4 for holding in held}) == 10
@@ -269,7 +271,7 @@ def test_a_lease_that_had_gone_is_lost_if_a_wider_one_took_its_place(store: Stor
         store.revoke(held.etcd_lease_id)
         wider = at("10.42.0.64/27")
         store.put(key(wider), wanted(2)(wider).value())
-        until(lambda: list(one.view.entries) == [f"subnets/{wider.key_name}"])
+        until(lambda: list(one.view.entries) == [f"subnets/{lease_name(wider)}"])
         with pytest.raises(LeaseLost, match=r"10\.42\.0\.64/27 was leased to another host"):
             one.reclaim(held, ttl_s=TTL_S)
 
@@ -306,7 +308,7 @@ def test_no_subnet_is_taken_that_holds_the_hosts_own_address(store: Store) -> No
                 CONFIG,
                 wanted(host),
                 public_ip=IPv4Address(f"198.18.0.{host}"),
-                remembered=PreviousLease(subnets=at("10.42.0.16/28")),
+                previous=PreviousLease(subnets=at("10.42.0.16/28")),
                 ttl_s=TTL_S,
                 avoid=[own],
             )
@@ -318,7 +320,7 @@ def test_no_subnet_is_taken_that_holds_the_hosts_own_address(store: Store) -> No
                 CONFIG,
                 wanted(99),
                 public_ip=IPv4Address("198.18.0.99"),
-                remembered=PreviousLease(),
+                previous=PreviousLease(),
                 ttl_s=TTL_S,
                 avoid=[own],
             )

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from overlayd.store.connection import Connection
-from overlayd.store.endpoints import Endpoint
-from overlayd.store.resolve import Names, Unresolved
+from overlayd.store.endpoints import EtcdEndpoint
+from overlayd.store.resolve import NameResolver, Unresolved
 from tests.unit.store.conftest import Etcd
 
 
@@ -30,7 +30,7 @@ def test_a_name_server_that_is_slower_than_a_call_is_waited_for_by_the_next(
         go_on.wait()
         return answers("127.0.0.1")
 
-    names = Names()
+    names = NameResolver()
     monkeypatch.setattr(socket, "getaddrinfo", slow)
     for _attempt in range(3):
         with pytest.raises(Unresolved, match="no answer from this host's name servers"):
@@ -48,7 +48,7 @@ def test_a_name_server_that_is_slower_than_a_call_is_waited_for_by_the_next(
 def test_addresses_are_kept_in_their_order_by_family(monkeypatch: pytest.MonkeyPatch) -> None:
     found = answers("2001:2::1", "198.18.0.1", "2001:2::2", "198.18.0.1")
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
-    assert Names().families("etcd.test", 5) == (("2001:2::1", "2001:2::2"), ("198.18.0.1",))
+    assert NameResolver().families("etcd.test", 5) == (("2001:2::1", "2001:2::2"), ("198.18.0.1",))
 
 
 @pytest.mark.parametrize("turn", range(3))
@@ -71,8 +71,8 @@ def test_connections_to_a_name_with_several_addresses_spread_over_them() -> None
         seen: set[str] = set()
         deadline = time.monotonic() + 20
         while len(seen) < 2 and time.monotonic() < deadline:
-            made = Connection(Endpoint(host="etcd.test", port=port, tls=False), None, ("127.0.0.1", "127.0.0.2"))
-            made.answers(0.1)
+            made = Connection(EtcdEndpoint(host="etcd.test", port=port, tls=False), None, ("127.0.0.1", "127.0.0.2"))
+            made.health_problem(0.1)
             made.close()
             for listening in (first, second):
                 try:

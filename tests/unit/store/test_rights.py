@@ -9,6 +9,7 @@ from ipaddress import IPv4Address
 import pytest
 
 from overlayd.errors import StoreDenied, StoreError
+from overlayd.leases.keys import Keys
 from overlayd.leases.presence import Identity, Presence
 from overlayd.leases.registry import Registry
 from overlayd.store.client import Store
@@ -45,7 +46,7 @@ def test_a_host_needs_to_read_the_config_and_to_write_subnets_and_hosts(etcd: Et
         store.revoke(held.etcd_lease_id)
         until(lambda: not one.lease_table().leases)
         assert one.reclaim(held, ttl_s=TTL_S).lease == held.lease
-    presence = Presence(store, PREFIX, ADDRESS, Identity(hostname="alpha", id="a"))
+    presence = Presence(store, Keys(PREFIX), ADDRESS, Identity(hostname="alpha", id="a"))
     presence.claim()
     assert store.get(f"{PREFIX}/hosts/{ADDRESS}") is not None
     presence.release()
@@ -62,7 +63,7 @@ def test_without_the_right_on_hosts_presence_is_done_without_and_said_once(
     caplog.set_level(logging.INFO)
     with registry(store) as one:
         assert acquire(one, 1).lease
-    presence = Presence(store, PREFIX, ADDRESS, Identity(hostname="alpha", id="a"))
+    presence = Presence(store, Keys(PREFIX), ADDRESS, Identity(hostname="alpha", id="a"))
     presence.claim()
     presence.release()
     assert caplog.text.count("two hosts with one address would not be noticed") == 1
@@ -77,7 +78,7 @@ def test_a_host_that_may_not_read_says_which_rights_it_needs(
         list(store.pages([f"{PREFIX}/config", f"{PREFIX}/subnets/"]))
     for right in ("read PREFIX/config", "readwrite", "PREFIX/subnets/", "PREFIX/hosts/"):
         assert right in str(caught.value.hint)
-    one = Registry(store, PREFIX, lambda: None)
+    one = Registry(store, Keys(PREFIX), lambda: None)
     one.start()
     try:
         until(lambda: "PERMISSION_DENIED" in str(one.view.problem))

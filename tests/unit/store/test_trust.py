@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from overlayd.errors import StoreDenied, StoreError
-from overlayd.store.client import Refused, Store
+from overlayd.store.client import Store
 from overlayd.store.follow import Follower
+from overlayd.store.servers import Refused
 from tests.testbed.certificates import Authority, Pair
 from tests.testbed.polling import eventually
 from tests.unit.store.conftest import PASSWORD, Etcd, following, serving
@@ -181,7 +182,7 @@ def test_new_certificates_are_taken_without_a_restart(
                 store.put("/net/a", b"1")
             views.append(seen.view)
             replace(mine.key, new.key)
-            eventually("the new one is shown", lambda: "connected anew" in caplog.text, timeout_s=5)
+            eventually("the new one is shown", lambda: "connected again" in caplog.text, timeout_s=5)
             store.put("/net/a", b"1")
             eventually("the watch goes on", lambda: "a" in seen.view.entries)
             assert all(view.connected for view in [*views, seen.view])

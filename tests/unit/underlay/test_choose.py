@@ -10,7 +10,7 @@ import pytest
 from overlayd.errors import ConfigError
 from overlayd.kernel.interfaces import Interface, RouteAnswer
 from overlayd.lib.addresses import IPAddress
-from overlayd.underlay.choose import Endpoint, Underlay, follow, pick
+from overlayd.underlay.choose import Underlay, UnderlayEndpoint, follow, pick
 
 # A Vagrant host: the default route is through a NAT that every host has, with one address for all.
 LO = Interface(name="lo", index=1, mtu_bytes=65536, up=True, addresses=(IPv4Interface("127.0.0.1/8"),))
@@ -27,7 +27,7 @@ HOST = (LO, NAT, LAN, BARE)
 DEFAULT = RouteAnswer(ifindex=2, source=None)
 
 
-def v4(underlay: Underlay) -> Endpoint:
+def v4(underlay: Underlay) -> UnderlayEndpoint:
     assert underlay.v4 is not None
     return underlay.v4
 
@@ -112,7 +112,7 @@ LAN6 = replace(
 def test_an_interface_serves_each_family_that_it_has_an_address_of() -> None:
     found = pick((LO, NAT, LAN6), ifaces=("2001:db8:1::7",), default=DEFAULT)
     assert own(found) == IPv4Address("198.18.1.7")
-    assert found.v6 == Endpoint(
+    assert found.v6 == UnderlayEndpoint(
         address=IPv6Address("2001:db8:1::7"),
         public_ip=IPv6Address("2001:db8:1::7"),
         on_link=(IPv6Network("2001:db8:1::/64"),),

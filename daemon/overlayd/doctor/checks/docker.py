@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from overlayd.docker.masquerade import remedy as masquerade_remedy
 from overlayd.docker.remedies import START_AGAIN, onto_the_lease
 from overlayd.doctor.facts import Facts
 from overlayd.doctor.finding import Finding, ok, problem, unknown, warning
 from overlayd.lib.addresses import IPInterface, first_host
-from overlayd.ruleset import masquerade
 
 BRIDGE = "docker0"
 DROP_INS = ("50-overlayd.conf", "zz-overlayd.conf")
@@ -74,7 +74,7 @@ def masquerading(facts: Facts) -> Finding | None:
         "masquerading",
         "firewall is none and ip-masq on: neither docker nor overlayd masquerades, so containers do not reach what is "
         "outside the network",
-        remedy=masquerade.remedy(str(network.network), str(network.subnet)),
+        remedy=masquerade_remedy(str(network.network), str(network.subnet)),
         advice="or set OVERLAYD_FIREWALL=auto, then systemctl restart overlayd",
     )
 

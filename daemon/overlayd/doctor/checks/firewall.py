@@ -16,7 +16,7 @@ from overlayd.firewall.table import NFT_LEASED, NFT_PEERS
 from overlayd.lib.addresses import IPAddress, IPNetwork, ip_address
 from overlayd.lib.marks import of
 from overlayd.ruleset.iptables import addresses_in
-from overlayd.ruleset.packet_path import FORWARDED, Match, Outcome, travel
+from overlayd.ruleset.packet_path import FORWARDED, Match, PathDrops, trace_path
 from overlayd.ruleset.walk import Packet, protocol_name
 
 COMMANDS = {4: "iptables", 6: "ip6tables"}
@@ -55,7 +55,7 @@ def iptables(facts: Facts) -> Finding:
 
 def docker_raw(facts: Facts) -> Finding | None:
     """Docker 28 drops in raw PREROUTING what is for a container and did not come by its bridge."""
-    found: list[Outcome] = []
+    found: list[PathDrops] = []
     for network, subnet, device in _ways(facts):
         for address in _containers(facts, subnet):
             packet = _inward(facts, network, device, address)
@@ -236,8 +236,8 @@ def _ways(facts: Facts) -> Iterator[tuple[IPNetwork, IPNetwork, str]]:
             yield network, subnet, device
 
 
-def _travel(facts: Facts, packet: Packet, hooks: Sequence[str], match: Match) -> Outcome:
-    return travel(facts.firewall.kinds, facts.firewall.chains or (), packet, hooks, match)
+def _travel(facts: Facts, packet: Packet, hooks: Sequence[str], match: Match) -> PathDrops:
+    return trace_path(facts.firewall.kinds, facts.firewall.chains or (), packet, hooks, match)
 
 
 def _inward(facts: Facts, network: IPNetwork, device: str, address: IPAddress) -> Packet:
@@ -259,7 +259,7 @@ def _match(packet: Packet, network: IPNetwork) -> Match:
     return Match(in_device=packet.in_device, out_device=packet.out_device, source=network, destination=network)
 
 
-def _judged(name: str, facts: Facts, found: Iterable[Outcome], what: str, well: str) -> Finding | None:
+def _judged(name: str, facts: Facts, found: Iterable[PathDrops], what: str, well: str) -> Finding | None:
     """Dropped for certain, or only if a rule applies that cannot be judged; None where nothing was to be judged."""
     outcomes = list(found)
     if not outcomes:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from overlayd.doctor.facts import Containers
 from overlayd.errors import ConfigError
-from overlayd.kernel.namespaces import in_that_at
+from overlayd.kernel.namespaces import in_namespace
 from overlayd.lib.addresses import IPAddress, ip_address
 from overlayd.probe.containers import name_of, on_bridge
 from overlayd.store.endpoints import parse_endpoint
@@ -27,7 +27,7 @@ def who_reaches(endpoints: Sequence[str], bridge: str) -> Containers | None:
     try:
         for container in on_bridge(AT_MOST, bridge=bridge):
             with contextlib.suppress(OSError):
-                seen = in_that_at(container.namespace, lambda: _try(servers))
+                seen = in_namespace(container.namespace, lambda: _try(servers))
                 tried += 1
                 if seen:
                     reached.append(f"{name_of(container)}, {container.addresses[0]}, to {seen}")

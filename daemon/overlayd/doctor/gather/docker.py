@@ -7,27 +7,28 @@ import shutil
 from overlayd.docker import etcd_in_docker
 from overlayd.docker import options as docker_options
 from overlayd.docker import service as docker_service
+from overlayd.docker.dockerd_config import read_dockerd_config
 from overlayd.doctor.facts import Docker, Network
 from overlayd.errors import CommandFailed
-from overlayd.leases.lease import Subnets
+from overlayd.leases.subnets import Subnets
 from overlayd.settings import Settings
 
 
 def read_docker(settings: Settings, network: Network | None) -> Docker:
-    """What docker is told to do, and how it does."""
-    told, left = docker_options.read_told(), settings.firewall == "none" and settings.ip_masq
-    service = docker_service.read_service()
+    """What docker is config to do, and how it does."""
+    config, left = read_dockerd_config(), settings.firewall == "none" and settings.ip_masq
+    service = docker_service.read_service(config)
     argv = docker_service.dockerd_argv(service)
-    conflicts, otherwise = list(told.problems), None
+    conflicts, otherwise = list(config.problems), None
     if network is not None and network.subnets:
         subnets = Subnets(v4=network.subnet, v6=network.subnet6)
-        want = docker_options.wanted(subnets, network.mtu_bytes, we_masquerade=settings.ip_masq)
-        options, conflicts = docker_options.plan(want, told, firewalled=settings.firewall != "none")
-        otherwise = docker_service.started_otherwise(docker_service.differences(argv, options, told), service)
+        desired = docker_options.desired_options(subnets, network.mtu_bytes, we_masquerade=settings.ip_masq)
+        options, conflicts = docker_options.plan(desired, config, firewalled=settings.firewall != "none")
+        otherwise = docker_service.restart_needed(docker_service.differences(argv, options, config), service)
     return Docker(
         installed=service is not None or shutil.which("dockerd") is not None,
         conflicts=tuple(conflicts),
-        settings=told.settings,
+        settings=config.settings,
         drop_ins=service.drop_ins if service else None,
         by_hand=service is not None and service.by_hand,
         active=service.state == "active" if service else None,

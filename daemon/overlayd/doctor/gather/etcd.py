@@ -10,17 +10,17 @@ from concurrent.futures import ThreadPoolExecutor
 from overlayd.doctor.facts import Endpoint, Etcd, Published
 from overlayd.doctor.gather import containers, tls
 from overlayd.errors import ConfigError, NetworkConfigError, OverlaydError, StoreDenied, StoreError
-from overlayd.leases.followed_config import CONFIG, read_network_config
-from overlayd.leases.lease import MalformedLease, parse_lease
+from overlayd.leases.followed_config import read_network_config
+from overlayd.leases.keys import Keys
+from overlayd.leases.lease import read_lease
 from overlayd.leases.network_config import NetworkConfig
-from overlayd.leases.presence import HOSTS
-from overlayd.leases.registry import SUBNETS
 from overlayd.settings import Settings
 from overlayd.store import endpoints as addresses
-from overlayd.store.client import KeyValue, Store
+from overlayd.store.client import Store
 from overlayd.store.openness import openness
+from overlayd.store.protocol import KeyValue
 from overlayd.store.resolve import Unresolved
-from overlayd.store.rights import Trial, attempt
+from overlayd.store.rights import RightsTrial, try_rights
 
 TIMEOUT_S = 3.0
 
@@ -29,23 +29,23 @@ def read_etcd(settings: Settings) -> tuple[Etcd, NetworkConfig | None, tuple[Pub
     """The store; the network config and the leases, where it gives them."""
     files = tls.files(settings)
     servers = _endpoints(settings)
-    config_key, subnets = f"{settings.etcd_prefix}/{CONFIG}", f"{settings.etcd_prefix}/{SUBNETS}"
-    trial = Trial(missing=(), full=False)
+    keys = Keys(settings.etcd_prefix)
+    trial = RightsTrial(missing=(), full=False)
     try:
         with _store(settings) as store:
             # First, so that what is refused can be named.
-            trial = attempt(store, read=[config_key], write=[subnets, f"{settings.etcd_prefix}/{HOSTS}"])
-            raw = store.get(config_key)
-            entries, _revision = store.list_prefix(subnets)
-            open_to = _open_to(store, settings.etcd_prefix)
+            trial = try_rights(store, read=[keys.config], write=[keys.subnets, keys.hosts])
+            raw = store.get(keys.config)
+            entries, _revision = store.list_prefix(keys.subnets)
+            open_to = _open_to(store, keys)
     except OverlaydError as error:
         advice = None if isinstance(error, StoreDenied) and trial.missing else error.hint
         found = Etcd(endpoints=servers, files=files, problem=error.message, advice=advice, missing_rights=trial.missing)
         return found, None, ()
-    leases = tuple(published for entry in entries for published in _published(entry))
+    leases = tuple(published for entry in entries for published in _published(keys, entry))
     config, problem, advice = None, None, None
     try:
-        config = read_network_config(raw, settings.etcd_prefix)
+        config = read_network_config(raw, keys)
     except NetworkConfigError as error:
         problem, advice = error.message, error.hint
     return (
@@ -73,25 +73,23 @@ def with_containers(found: Etcd, settings: Settings, bridge: str) -> Etcd:
     return dataclasses.replace(found, containers=containers.who_reaches(settings.etcd_endpoints, bridge))
 
 
-def _open_to(store: Store, prefix: str) -> str | None:
+def _open_to(store: Store, keys: Keys) -> str | None:
     """What anybody may do there; None where etcd did not say."""
     try:
-        found = openness(store, prefix)
+        found = openness(store, keys.config)
     except OverlaydError:
         return None
     return " and ".join(word for word, may in (("read", found.read), ("write", found.write)) if may)
 
 
-def _published(entry: KeyValue) -> list[Published]:
-    name = entry.key.rpartition("/")[2]
-    try:
-        lease = parse_lease(name, entry.value)
-    except MalformedLease:
+def _published(keys: Keys, entry: KeyValue) -> list[Published]:
+    lease = read_lease(keys, entry)
+    if lease is None:
         return []
     macs = {family_lease.version: family_lease.fields().get("vtepmac") for family_lease in lease.family_leases}
     return [
         Published(
-            key=name,
+            key=keys.lease_name(entry.key),
             subnet=family_lease.subnet,
             public_ip=family_lease.public_ip,
             backend=lease.backend_type,
@@ -120,7 +118,7 @@ def _endpoints(settings: Settings) -> tuple[Endpoint, ...]:
         return tuple(pool.map(lambda endpoint: _endpoint(settings, endpoint), parsed))
 
 
-def _endpoint(settings: Settings, endpoint: addresses.Endpoint) -> Endpoint:
+def _endpoint(settings: Settings, endpoint: addresses.EtcdEndpoint) -> Endpoint:
     """Whether the daemon could use this server; why not, where another look finds better words for it."""
     name = str(endpoint)
     try:

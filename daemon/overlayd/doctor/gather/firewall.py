@@ -16,11 +16,11 @@ from overlayd.firewall.rules import VERSIONS
 from overlayd.firewalld.desired import forward_policy
 from overlayd.kernel import ipset
 from overlayd.lib import marks, process
+from overlayd.lib.iptables_save import parse
 from overlayd.monitoring.status_file import Status
 from overlayd.ruleset import nftables
-from overlayd.ruleset.iptables import parse
-from overlayd.ruleset.nftables import Base
-from overlayd.ruleset.packet_path import Kind
+from overlayd.ruleset.nftables import BaseChain
+from overlayd.ruleset.packet_path import IptablesRules
 from overlayd.settings import Settings
 
 
@@ -42,11 +42,11 @@ def _commands(version: int) -> list[str]:
     return found or ([iptables.COMMANDS[version]] if version == 4 else [])
 
 
-def _read(command: str, version: int) -> Kind:
+def _read(command: str, version: int) -> IptablesRules:
     try:
-        return Kind(command=command, version=version, tables=parse(process.run([f"{command}-save"])))
+        return IptablesRules(command=command, version=version, tables=parse(process.run([f"{command}-save"])))
     except CommandFailed as error:
-        return Kind(command=command, version=version, problem=error.message.splitlines()[-1].strip())
+        return IptablesRules(command=command, version=version, problem=error.message.splitlines()[-1].strip())
 
 
 def _is_nft(command: str) -> bool:
@@ -56,12 +56,12 @@ def _is_nft(command: str) -> bool:
         return False
 
 
-def _shown(kind: Kind) -> set[str]:
+def _shown(kind: IptablesRules) -> set[str]:
     """The tables of nftables that are these; one that holds what iptables cannot show is not among them."""
     return {f"{'ip' if kind.version == 4 else 'ip6'} {name}" for name in kind.tables or ()}
 
 
-def _chains(shown: set[str]) -> tuple[Base, ...] | None:
+def _chains(shown: set[str]) -> tuple[BaseChain, ...] | None:
     if shutil.which("nft") is None:
         # Rules may be there all the same; but where nobody has the tool, hardly anybody wrote them.
         return ()
@@ -95,7 +95,7 @@ def parse_zones(text: str) -> tuple[Zone, ...]:
     return tuple(zones)
 
 
-def _sets(kinds: Iterable[Kind]) -> dict[str, frozenset[str]]:
+def _sets(kinds: Iterable[IptablesRules]) -> dict[str, frozenset[str]]:
     """The members of the sets that rules name, as far as they are of addresses alone."""
     words = [
         rule.split("--match-set ")[1].split()

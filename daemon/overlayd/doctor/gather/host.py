@@ -11,9 +11,9 @@ from shutil import which
 from overlayd.doctor.facts import Daemon, Feature, Host, Link, Network, Underlay
 from overlayd.errors import CommandFailed, OverlaydError
 from overlayd.kernel import features, interfaces, survey
-from overlayd.kernel.namespaces import in_a_new_one
+from overlayd.kernel.namespaces import in_new_namespace
 from overlayd.kernel.wireguard import userspace
-from overlayd.lib import marks, process
+from overlayd.lib import marks, process, systemctl
 from overlayd.monitoring import status_file
 from overlayd.monitoring.status_file import Status
 from overlayd.settings import Settings
@@ -51,7 +51,7 @@ def read_daemon(settings: Settings) -> tuple[Status | None, Daemon]:
         problems=problems,
         open_files=used,
         open_files_limit=most,
-        unit=unit(f"{marks.ours().unit}.service", "LoadState", "ActiveState", "UnitFileState"),
+        unit=systemctl.show(f"{marks.ours().unit}.service", ("LoadState", "ActiveState", "UnitFileState")),
     )
 
 
@@ -79,16 +79,6 @@ def _running(settings: Settings) -> bool | None:
     except OSError:
         return None
     return status_file.runs(settings.run_dir)
-
-
-def unit(name: str, *properties: str) -> dict[str, str] | None:
-    """What systemd says of a unit; None where there is no systemd to ask."""
-    try:
-        text = process.run(["systemctl", "show", name, f"--property={','.join(properties)}"], timeout_s=5)
-    except CommandFailed:
-        return None
-    found = dict(line.partition("=")[::2] for line in text.splitlines())
-    return {key: found.get(key, "") for key in properties}
 
 
 def _files(pid: int) -> tuple[int | None, int | None]:
@@ -176,7 +166,7 @@ def _rules() -> Feature:
         return True
 
     try:
-        there = in_a_new_one(restore)
+        there = in_new_namespace(restore)
     except OSError as error:
         return Feature(there=None, how=f"cannot be tried ({error.strerror})")
     return Feature(there=there, how="tried and taken" if there else f"refused ({said[0]})")

@@ -12,8 +12,9 @@ from overlayd.errors import OverlaydError
 from overlayd.host import other_networks
 from overlayd.host.backend import load_backend
 from overlayd.kernel import survey
-from overlayd.leases.conflicts import besides_containers, judge_network
+from overlayd.leases.conflicts import judge_network, without_container_bridge
 from overlayd.leases.network_config import NetworkConfig
+from overlayd.leases.subnets import Subnets
 from overlayd.lib import marks
 from overlayd.lib.addresses import IPNetwork, ip_network
 from overlayd.monitoring.status_file import Status
@@ -50,14 +51,14 @@ def read_network(
         backend = load_backend(config, chosen)
     except OverlaydError:
         return last
-    needs = besides_containers(host_needs.now(settings.etcd_endpoints), chosen.ifname, held=held.values())
+    needs = without_container_bridge(host_needs.now(settings.etcd_endpoints), chosen.ifname, held=held.values())
     judgement = judge_network(config, needs, one_route=backend.one_route)
     own = replace(other_networks.of_settings(settings), networks=config.networks, listens=backend.listens)
     same = last is not None and last.backend == config.backend_type
-    v4, v6 = config.network(4), config.network(6)
+    networks = Subnets.of(config.networks)
     return Network(
-        network=v4 if isinstance(v4, IPv4Network) else None,
-        network6=v6 if isinstance(v6, IPv6Network) else None,
+        network=networks.v4,
+        network6=networks.v6,
         backend=config.backend_type,
         mtu_bytes=last.mtu_bytes if same and last is not None else backend.mtu_bytes,
         devices=backend.devices,
@@ -77,24 +78,22 @@ class _Held(TypedDict):
 
 
 def _held(held: Mapping[int, IPNetwork]) -> _Held:
-    v4, v6 = held.get(4), held.get(6)
-    return _Held(
-        subnet=v4 if isinstance(v4, IPv4Network) else None, subnet6=v6 if isinstance(v6, IPv6Network) else None
-    )
+    subnets = Subnets.of(held.values())
+    return _Held(subnet=subnets.v4, subnet6=subnets.v6)
 
 
 def _last_known(status: Status | None, held: Mapping[int, IPNetwork], underlay: Underlay) -> Network | None:
     if status is None or not status.network or not status.backend or not status.mtu_bytes:
         return None
-    networks = [ip_network(text.strip()) for text in status.network.split(",")]
+    networks = Subnets.of(ip_network(text.strip()) for text in status.network.split(","))
     own = tuple(link.name for link in survey.links() if marks.ours().names(link.name))
     return Network(
-        network=next((network for network in networks if isinstance(network, IPv4Network)), None),
-        network6=next((network for network in networks if isinstance(network, IPv6Network)), None),
+        network=networks.v4,
+        network6=networks.v6,
         backend=status.backend,
         mtu_bytes=status.mtu_bytes,
         devices=own or ((underlay.ifname,) if underlay.ifname else ()),
-        ipv6=any(network.version == 6 for network in networks),
+        ipv6=networks.v6 is not None,
         bridge=bridge_of(held.values()),
         **_held(held),
     )

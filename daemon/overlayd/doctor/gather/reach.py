@@ -10,9 +10,9 @@ from overlayd.doctor.facts import Network, Published, Reachability, Underlay
 from overlayd.errors import OverlaydError
 from overlayd.kernel import interfaces
 from overlayd.monitoring.status_file import Status
-from overlayd.probe.container_sockets import Lender
+from overlayd.probe.container_sockets import ContainerSockets
 from overlayd.probe.measure import measure_once
-from overlayd.probe.peers import Here, KnownPeer, known, source_words
+from overlayd.probe.peers import KnownPeer, LocalHost, describe_source, known
 
 PEERS_AT_MOST = 64
 
@@ -25,7 +25,7 @@ def read_reach(
     if status is not None and status.subnets:
         here, peers = known(status, addresses)
     elif network is not None and network.subnets:
-        here = Here(subnets=network.subnets, addresses=addresses, mtu_bytes=network.mtu_bytes)
+        here = LocalHost(subnets=network.subnets, addresses=addresses, mtu_bytes=network.mtu_bytes)
         peers = [
             KnownPeer(subnet=lease.subnet, public_ip=lease.public_ip, backend=lease.backend)
             for lease in leases
@@ -33,10 +33,14 @@ def read_reach(
         ]
     else:
         return Reachability(problem="no lease, so nobody to ask")
-    with contextlib.closing(Lender()) as lender:
-        here = replace(here, containers=lender.containers(here.subnets))
+    with contextlib.closing(ContainerSockets()) as container_sockets:
+        here = replace(here, containers=container_sockets.containers(here.subnets))
         try:
             found = measure_once(peers[:PEERS_AT_MOST], here)
         except OverlaydError as error:
             return Reachability(problem=error.message)
-        return Reachability(peers=found, source=source_words(here, lender.problem, lender.bridge), said=here.said)
+        return Reachability(
+            peers=found,
+            source=describe_source(here, container_sockets.problem, container_sockets.bridge),
+            said=here.peer_problems,
+        )

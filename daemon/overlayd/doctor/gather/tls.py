@@ -12,7 +12,7 @@ from overlayd.doctor.facts import PemFile
 from overlayd.doctor.x509 import Certificate, read_der, read_pem
 from overlayd.errors import StoreError
 from overlayd.settings import Settings
-from overlayd.store.endpoints import Endpoint
+from overlayd.store.endpoints import EtcdEndpoint
 from overlayd.store.trust import TrustFiles, read_pem_file, system_bundle
 
 _EXPIRED, _NOT_YET, _NO_ISSUER, _SELF_SIGNED, _WRONG_HOST, _WRONG_ADDRESS = 10, 9, 20, 19, 62, 64
@@ -60,7 +60,7 @@ def trust_files(settings: Settings) -> TrustFiles:
     return TrustFiles(cafile=settings.etcd_cafile, certfile=settings.etcd_certfile, keyfile=settings.etcd_keyfile)
 
 
-def explain(settings: Settings, endpoint: Endpoint, timeout_s: float) -> str | None:
+def explain(settings: Settings, endpoint: EtcdEndpoint, timeout_s: float) -> str | None:
     """What is wrong with a server that the daemon could not use; None where this look finds nothing."""
     try:
         answer = _ask(settings, endpoint, timeout_s)
@@ -77,7 +77,7 @@ def explain(settings: Settings, endpoint: Endpoint, timeout_s: float) -> str | N
     return "what answers is no etcd" if answer else "hangs up: does it expect https://?"
 
 
-def clock_offset_s(settings: Settings, endpoint: Endpoint, timeout_s: float) -> float | None:
+def clock_offset_s(settings: Settings, endpoint: EtcdEndpoint, timeout_s: float) -> float | None:
     """How far our clock is ahead of the server's, whose answers are dated (RFC 9110, 6.6.1); None: it did not say."""
     try:
         return _offset_s(_ask(settings, endpoint, timeout_s))
@@ -85,7 +85,7 @@ def clock_offset_s(settings: Settings, endpoint: Endpoint, timeout_s: float) -> 
         return None
 
 
-def _ask(settings: Settings, endpoint: Endpoint, timeout_s: float) -> str:
+def _ask(settings: Settings, endpoint: EtcdEndpoint, timeout_s: float) -> str:
     """Connect, shake hands and ask for the version over HTTP/1.1. Raises OSError, StoreError."""
     context = None
     if endpoint.tls:
@@ -100,7 +100,7 @@ def _ask(settings: Settings, endpoint: Endpoint, timeout_s: float) -> str:
             return stream.recv(4096).decode("latin-1")
 
 
-def _distrust(error: ssl.SSLCertVerificationError, settings: Settings, endpoint: Endpoint, timeout_s: float) -> str:
+def _distrust(error: ssl.SSLCertVerificationError, settings: Settings, endpoint: EtcdEndpoint, timeout_s: float) -> str:
     """Why the server's certificate is not believed, in words, with what it says of itself."""
     theirs = _their_certificate(endpoint, timeout_s)
     said = ""
@@ -123,7 +123,7 @@ def _distrust(error: ssl.SSLCertVerificationError, settings: Settings, endpoint:
     return f"{words}{said}"
 
 
-def _their_certificate(endpoint: Endpoint, timeout_s: float) -> Certificate | None:
+def _their_certificate(endpoint: EtcdEndpoint, timeout_s: float) -> Certificate | None:
     """The server's certificate, unverified, only to be shown."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE

@@ -1,4 +1,4 @@
-"""WireGuard devices of either kind: the kernel's own, and those of wireguard-go where the kernel has none."""
+"""WireGuard devices of either kind: the kernel's, and those of wireguard-go where the kernel has no WireGuard."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class Devices:
         self._kernel.close()
 
     def get(self, name: str, kind: str | None) -> Device | None:
-        """The configuration of a link of that kind; None if it is no WireGuard device, or nobody is there for it.
+        """The configuration of a link of that kind; None if it is no WireGuard device, or no process serves it.
 
-        Raises KernelRefused where somebody is there and does not answer: packets may well flow, so nothing is replaced.
+        Raises KernelRefused where a process serves it but does not answer: packets may flow, so nothing is replaced.
         """
         transport: Transport
         match kind:
@@ -68,10 +68,10 @@ class Devices:
         """Give a device its key and port. Raises OSError."""
         self._transport(link.name).set_link(link)
 
-    def write_peer(self, peer: WireguardPeer, *, wanted: bool) -> None:
-        """Make a peer exactly this, or forget it. Raises OSError."""
+    def write_peer(self, peer: WireguardPeer, *, present: bool) -> None:
+        """Make a peer exactly this, or remove it. Raises OSError."""
         transport = self._transport(peer.link)
-        if wanted:
+        if present:
             transport.set_peer(peer)
         else:
             transport.remove_peer(peer)

@@ -1,4 +1,4 @@
-"""What a WireGuard device is told and says of itself, and who carries that to and fro. Pure: no I/O."""
+"""The configuration of a WireGuard device, and what a transport to one must do. Pure: no I/O."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Protocol
 from overlayd.kernel.state import WireguardLink, WireguardPeer
 
 KEY_BYTES = 32
-# The kernel and wireguard-go take and show this where there is no key.
+# The kernel and wireguard-go read and write this where there is no key.
 NO_KEY = base64.b64encode(bytes(KEY_BYTES)).decode()
 
 
@@ -38,11 +38,11 @@ class Transport(Protocol):
         ...
 
     def set_peer(self, peer: WireguardPeer) -> None:
-        """Make the peer exactly this, whether or not the device has it. What it is allowed is taken from the others."""
+        """Make the peer exactly this, whether or not the device has it. Its allowed IPs are taken from other peers."""
         ...
 
     def remove_peer(self, peer: WireguardPeer) -> None:
-        """Forget the peer; no error if there is none."""
+        """Remove the peer; no error if there is none."""
         ...
 
 

@@ -23,11 +23,11 @@ class Kernel:
     """The transport to the kernel's devices; its socket opens with the first call. See Transport."""
 
     def __init__(self) -> None:
-        """Nothing yet."""
+        """Opens nothing yet."""
         self._socket: Any = None
 
     def close(self) -> None:
-        """Close the socket. Again, it does nothing."""
+        """Close the socket, if it is open."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -73,7 +73,7 @@ def link_message(link: WireguardLink) -> wgmsg:
 
 
 def peer_message(peer: WireguardPeer) -> wgmsg:
-    """The request that makes a peer, or makes one this."""
+    """The request that makes a peer, or changes one, to exactly this."""
     words: list[tuple[str, Any]] = [
         ("WGPEER_A_PUBLIC_KEY", peer.public_key),
         ("WGPEER_A_FLAGS", PEER_REPLACE_ALLOWEDIPS),
@@ -91,7 +91,7 @@ def peer_message(peer: WireguardPeer) -> wgmsg:
 
 
 def removal_message(peer: WireguardPeer) -> wgmsg:
-    """The request that forgets a peer."""
+    """The request that removes a peer."""
     words = [("WGPEER_A_PUBLIC_KEY", peer.public_key), ("WGPEER_A_FLAGS", PEER_REMOVE_ME)]
     return _message(CMD_SET_DEVICE, peer.link, ("WGDEVICE_A_PEERS", [{"attrs": words}]))
 
@@ -128,7 +128,7 @@ def _peer(name: str, found: Any) -> WireguardPeer:
 
 
 def _key(found: bytes | None) -> str | None:
-    """A key in base64; None for the zeros that stand for none."""
+    """A key in base64; None for zeros, which mean that there is none."""
     key = found.decode() if found else NO_KEY
     return None if key == NO_KEY else key
 

@@ -22,7 +22,7 @@ def set_link(link: WireguardLink) -> str:
 
 
 def set_peer(peer: WireguardPeer) -> str:
-    """The request that makes a peer, or makes one this."""
+    """The request that makes a peer, or changes one, to exactly this."""
     lines = [f"public_key={_hex(peer.public_key)}", f"preshared_key={_hex(peer.preshared_key or NO_KEY)}"]
     if peer.endpoint is not None:
         address, port = peer.endpoint
@@ -33,12 +33,12 @@ def set_peer(peer: WireguardPeer) -> str:
 
 
 def remove_peer(peer: WireguardPeer) -> str:
-    """The request that forgets a peer."""
+    """The request that removes a peer."""
     return f"set=1\npublic_key={_hex(peer.public_key)}\nremove=true\n\n"
 
 
 def check(answer: str) -> None:
-    """Nothing, if a request was carried out. Raises OSError with the errno of the answer."""
+    """Raise OSError with the errno of the answer, unless the request was carried out."""
     for key, value in _lines(answer):
         if key == "errno":
             code = abs(int(value))
@@ -101,6 +101,6 @@ def _hex(key: str) -> str:
 
 
 def _base64(text: str) -> str | None:
-    """A key in base64; None for the zeros that stand for none."""
+    """A key in base64; None for zeros, which mean that there is none."""
     key = format_key(bytes.fromhex(text))
     return None if key == NO_KEY else key

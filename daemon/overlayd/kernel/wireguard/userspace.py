@@ -1,8 +1,7 @@
-"""WireGuard by a process, wireguard-go, where the kernel has none: a TUN device and a socket to configure it by.
+"""WireGuard by wireguard-go, where the kernel has none: a process with a TUN device, and a socket to configure it by.
 
-The socket's place is compiled into wireguard-go and wg(8). The process lives as long as both: it ends by itself when
-its device is deleted or its socket unlinked. It is a child of nobody and stays when we end, unless systemd ends it
-with our unit (KillMode=).
+The socket's path is compiled into wireguard-go and wg(8). The process ends by itself when its device is deleted or its
+socket unlinked. It is not our child and stays when we end, unless systemd ends it with our unit (KillMode=).
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ class Userspace:
         return uapi.parse(name, _ask(name, uapi.GET))
 
     def set_link(self, link: WireguardLink) -> None:
-        """See Transport. EADDRINUSE where another program has the port: wireguard-go would not say."""
+        """See Transport. EADDRINUSE where another program has the port: wireguard-go does not report it."""
         if self.get(link.name).listen_port != link.listen_port:
             _require_free(link.listen_port)
         uapi.check(_ask(link.name, uapi.set_link(link)))
@@ -67,11 +66,11 @@ def make(name: str) -> None:
             f"this kernel has no WireGuard, and {PROGRAM} is not installed",
             hint=f"modprobe wireguard, or install {PROGRAM}, or use another backend",
         )
-    # What is left of a process that was killed. The device is not there, so nobody serves it.
+    # The socket of a process that was killed: its device is not there, so no process serves it.
     _socket(name).unlink(missing_ok=True)
     try:
-        # Without LOG_LEVEL, WG_PROCESS_FOREGROUND, WG_TUN_FD, WG_UAPI_FD, which children are not given: they would keep
-        # it in the foreground, or our pipe to it open.
+        # process.run passes no LOG_LEVEL, WG_PROCESS_FOREGROUND, WG_TUN_FD, WG_UAPI_FD on: these would keep it in the
+        # foreground, or our pipe to it open.
         process.run([PROGRAM, name], timeout_s=10)
         # The command ends before its child has begun; the child begins by giving the device an MTU of its own.
         _ask(name, uapi.GET)
@@ -100,7 +99,7 @@ def ending(name: str) -> Iterator[None]:
 
 
 def cleanup() -> Iterator[str]:
-    """Remove the sockets of ours that nobody serves any more; what was removed, one by one."""
+    """Remove the sockets of ours that no process serves any more; yields what was removed."""
     for path in sorted(SOCKETS.glob("overlay*.sock")):
         if marks.ours().names(path.stem) and not serves(path.stem):
             path.unlink(missing_ok=True)

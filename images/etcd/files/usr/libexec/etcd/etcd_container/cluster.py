@@ -1,7 +1,7 @@
-"""What the other members say, before etcd joins them: which cluster they are, and whether it knows this member.
+"""Asks the other members, before etcd joins them, which cluster they are of and whether it knows this member.
 
-Only what etcd would itself end on, or run into without an end, is a problem. Members that do not answer are no problem
-for one that has data, or in a cluster that just begins: they may be starting too.
+A problem is what would end etcd, or make it wait without an end. Members that do not answer are no problem for a member
+that has data, nor in a new cluster: they may be starting too.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MOST_BYTES = 1 << 20
 
 
 class Answer(NamedTuple):
-    """What the member at `url` says of its cluster: the id, and members as etcd's peer port lists them."""
+    """The answer of the member at `url`: the id of its cluster, and its members as etcd's peer port lists them."""
 
     url: str
     cluster: int
@@ -32,7 +32,7 @@ class Answer(NamedTuple):
 
 
 def check(settings: Mapping[str, str]) -> list[Problem]:
-    """What stops this member from joining the cluster that ETCD_INITIAL_CLUSTER names."""
+    """The problems that stop this member from joining the cluster that ETCD_INITIAL_CLUSTER names."""
     name, cluster = settings.get("ETCD_NAME", ""), words.initial_cluster(settings)
     others = [url for member, listed in cluster.items() if member != name for url in listed]
     if not others or "ETCD_CONFIG_FILE" in settings:
@@ -53,7 +53,7 @@ def check(settings: Mapping[str, str]) -> list[Problem]:
 
 
 def judge(settings: Mapping[str, str], answer: Answer, ours: folder.Identity | None) -> Iterator[Problem]:
-    """What an answer means for this member, whose data says `ours`, or which has none. Pure."""
+    """The problems that an answer means for this member. `ours` is the identity in its data, None without any. Pure."""
     name, cluster = settings.get("ETCD_NAME", ""), words.initial_cluster(settings)
     if ours is not None:
         if ours.cluster != answer.cluster:
@@ -68,7 +68,7 @@ def judge(settings: Mapping[str, str], answer: Answer, ours: folder.Identity | N
     known = [member for member in answer.members if own & set(member.get("peerURLs") or ())]
     add = f"etcdctl member add {name} --peer-urls={','.join(sorted(own))}"
     if settings.get("ETCD_INITIAL_CLUSTER_STATE", "new") == "new":
-        # A member that never ran has told no client URLs yet: so it is while a new cluster begins.
+        # A member has client URLs once it ran: in a new cluster the others have none yet.
         if known and known[0].get("clientURLs"):
             what = f"the cluster knows {name} (member {known[0].get('id', 0):x}), and its data is not on this volume"
             remedy = f"mount its volume; if that is lost: etcdctl member remove {known[0].get('id', 0):x}, then {add}"
@@ -104,7 +104,7 @@ def ask(settings: Mapping[str, str], url: words.Url) -> Answer:
     finally:
         connection.close()
     if not isinstance(members, list) or not all(isinstance(member, dict) for member in members):
-        raise ValueError("it answers, and not as etcd does")
+        raise ValueError("it does not answer as etcd does")
     return Answer(str(url), cluster, members)
 
 

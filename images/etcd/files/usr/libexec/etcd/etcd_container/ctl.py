@@ -1,4 +1,4 @@
-"""etcdctl, with which users and roles are made. Passwords go to it by its standard input and its environment only."""
+"""Runs etcdctl, which makes users and roles. It gets passwords by standard input and its environment only."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from etcd_container.problem import Problem, Refused
 
 _COMMAND_S = 20
 _ANSWERS_S = 30.0
-# What etcd says to somebody without a login: the second where a certificate names a user, who may not do that.
+# Answers of etcd to a client without a login. The second comes when a certificate names a user who may not do it.
 _LOGIN_WANTED = ("user name is empty", "permission denied")
 
 
 def plain(text: str) -> str:
-    """What etcd or others said, without what a terminal would take for a command."""
+    """A text of etcd or others, without characters that a terminal would take for a command."""
     return "".join(one if one.isprintable() else "?" for one in text)
 
 
@@ -34,21 +34,21 @@ class Login(NamedTuple):
 
 
 class Failed(Exception):
-    """What etcdctl said, without its own log."""
+    """etcdctl failed; the message is its own, without its log."""
 
 
 class Ctl:
-    """etcdctl with everything but words and login: `variables` are ETCDCTL_…, as etcdctl itself knows them."""
+    """etcdctl with its variables ETCDCTL_…; the words and the login are given to each call."""
 
     def __init__(self, variables: Mapping[str, str], *, folder: Path | None = None) -> None:
-        """`folder` is where it runs: a socket's path is relative to it."""
+        """`folder` is the folder that it runs in: the path of a socket is relative to it."""
         self.variables = {name: value for name, value in variables.items() if name.startswith("ETCDCTL_")}
         # With this one etcdctl would print its environment.
         self.variables.pop("ETCDCTL_DEBUG", None)
         self._folder = folder
 
     def run(self, *words: str, login: Login | None = None, stdin: str = "") -> str:
-        """What it prints. Raises Failed."""
+        """Run etcdctl to its end; what it prints. Raises Failed and Refused."""
         with_login = {"ETCDCTL_USER": login.user, "ETCDCTL_PASSWORD": login.password} if login else {}
         others = {name: value for name, value in os.environ.items() if not name.startswith("ETCDCTL_")}
         try:
@@ -57,7 +57,7 @@ class Ctl:
                 input=stdin,
                 capture_output=True,
                 encoding="utf-8",
-                # Keys and log lines are others' bytes.
+                # Keys and log lines may hold any bytes.
                 errors="replace",
                 check=False,
                 timeout=_COMMAND_S,
@@ -74,7 +74,7 @@ class Ctl:
         return done.stdout
 
     def document(self, *words: str, login: Login | None = None) -> dict[str, Any]:
-        """The same for what it prints as JSON."""
+        """Run etcdctl; the JSON object that it prints. Raises Failed and Refused."""
         try:
             found = json.loads(self.run(*words, "--write-out=json", login=login))
         except ValueError:
@@ -84,7 +84,7 @@ class Ctl:
         return found
 
     def asks_for_login(self) -> bool:
-        """Whether authentication is on, once etcd answers. Raises Refused where it does not within half a minute."""
+        """Whether authentication is on. Waits for etcd to answer; raises Refused when it does not in half a minute."""
         deadline = time.monotonic() + _ANSWERS_S
         while True:
             try:

@@ -1,4 +1,4 @@
-"""The folder that etcd keeps its data in: is it ours to write, free, and this member's?"""
+"""Checks etcd's data folder: can etcd write it, does no other etcd use it, and is it this member's?"""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import NamedTuple
 from etcd_container import settings as words
 from etcd_container.problem import Problem
 
-# etcd fills its first log file with zeros before it begins.
+# The size of etcd's first log file, which it fills with zeros when it starts.
 _FIRST_LOG_BYTES = 64 * 1000 * 1000
 # Record types of etcd's log (server/wal), and the fields of its metadata.
 _METADATA = 1
@@ -28,7 +28,7 @@ class Identity(NamedTuple):
 
 
 def check(settings: Mapping[str, str]) -> list[Problem]:
-    """What would stop etcd from using the folder."""
+    """The problems that would stop etcd from using the folder."""
     return list(_check(settings, Path(settings.get("ETCD_DATA_DIR", words.DATA))))
 
 
@@ -81,7 +81,7 @@ def _not_ours(path: Path) -> Problem:
 
 
 def locked(data: Path) -> bool:
-    """Whether a running etcd holds the database: etcd itself would wait for it, and say nothing that helps."""
+    """Whether a running etcd has locked the database: a second etcd would wait for it without saying so."""
     try:
         with (data / "member/snap/db").open("r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -91,12 +91,12 @@ def locked(data: Path) -> bool:
 
 
 def has_data(data: Path) -> bool:
-    """Whether etcd began here before: it goes by its log."""
+    """Whether etcd has run with this folder before: its log is there, which etcd itself goes by."""
     return any(data.glob("member/wal/*.wal"))
 
 
 def identity(data: Path) -> Identity | None:
-    """Whose data it is, from the head of the oldest log file; None where that cannot be read."""
+    """The member and cluster that data belongs to, from the oldest log file; None when that cannot be read."""
     logs = sorted(data.glob("member/wal/*.wal"))
     try:
         with logs[0].open("rb") as file:
@@ -137,7 +137,7 @@ def _fields(message: object) -> dict[int, object]:
             found[tag >> 3] = message[at : at + value]
             at += value
         else:
-            raise ValueError("a field of a kind that etcd's log has not")
+            raise ValueError("a field of a type that etcd's log does not use")
     return found
 
 
@@ -154,7 +154,7 @@ def _varint(message: bytes, at: int) -> tuple[int, int]:
 
 
 def record(data: Path) -> Path:
-    """Our own note of whose data it is: etcd does not write its name anywhere that can be read without it."""
+    """Our own record of the member's name: only etcd itself can read it from its data."""
     return data.with_name(f"{data.name}.member")
 
 
@@ -177,33 +177,35 @@ def _compare(settings: Mapping[str, str], data: Path) -> Iterator[Problem]:
 
 
 def note(settings: Mapping[str, str]) -> None:
-    """Write down whose data it is, for the next start. A folder that takes no note goes without."""
+    """Record the member's name for the next start. Where the file cannot be written there is no record."""
     if "ETCD_CONFIG_FILE" in settings:
         return
-    path = record(Path(settings.get("ETCD_DATA_DIR", words.DATA)))
-    half = path.with_name(f".{path.name}.half")
     try:
-        half.write_text(json.dumps(_ours(settings), indent=1) + "\n")
-        half.replace(path)
+        _write(record(Path(settings.get("ETCD_DATA_DIR", words.DATA))), _ours(settings))
     except OSError:
         return
 
 
+def _write(path: Path, document: Mapping[str, object]) -> None:
+    """Write a record in one step. Raises OSError."""
+    half = path.with_name(f".{path.name}.half")
+    half.write_text(json.dumps(document, indent=1) + "\n")
+    half.replace(path)
+
+
 def record_of_users(data: Path) -> Path:
-    """Our note that these data have their users: whether they do, etcd tells only while it runs."""
+    """Our own record that the users were made in these data: etcd tells it only while it runs."""
     return data.with_name(f"{data.name}.users")
 
 
 def note_users(data: Path, made: Mapping[str, str]) -> None:
-    """Write that down. Raises OSError."""
+    """Record that the users `made` were made in these data. Raises OSError."""
     found, path = identity(data), record_of_users(data)
-    half = path.with_name(f".{path.name}.half")
-    half.write_text(json.dumps({**made, "cluster": found.cluster if found else None}, indent=1) + "\n")
-    half.replace(path)
+    _write(path, {**made, "cluster": found.cluster if found else None})
 
 
 def has_users(data: Path, made: Mapping[str, str]) -> bool:
-    """Whether `note_users` was told the same of these very data."""
+    """Whether `note_users` recorded the same users of the same cluster."""
     found = identity(data)
     try:
         noted = json.loads(record_of_users(data).read_text())

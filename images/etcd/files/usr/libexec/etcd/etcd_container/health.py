@@ -1,4 +1,4 @@
-"""The health check: does this etcd serve, with a quorum behind it, to a client that looks at its certificate?
+"""The health check: does this etcd serve, with a quorum, a client that checks its certificate?
 
 etcd is reached where it listens in this container, and its certificate is looked at as by a client that dials
 ETCD_ADVERTISE_CLIENT_URLS. /health is etcd's own: it goes through the whole cluster, and needs no login.
@@ -18,7 +18,7 @@ from types import FrameType
 
 from etcd_container import cluster, settings, start, trust
 
-# Docker gives the whole check 3 s, the start of Python included.
+# The check with the start of Python must end within the 3 s that Docker gives it.
 DEADLINE_S = 2.3
 _MOST_BYTES = 4096
 _WORD = {"https": "TLS", "http": "no TLS"}
@@ -42,7 +42,7 @@ def main() -> int:
 
 
 def ask(found: Mapping[str, str]) -> str:
-    """What to say of an etcd that serves. Raises Unhealthy."""
+    """The line for an etcd that serves. Raises Unhealthy for one that does not."""
     try:
         listening = settings.urls(found, "ETCD_LISTEN_CLIENT_HTTP_URLS") or settings.urls(
             found, "ETCD_LISTEN_CLIENT_URLS"
@@ -70,7 +70,7 @@ def ask(found: Mapping[str, str]) -> str:
 
 
 def judge(status: int, text: bytes) -> str | None:
-    """What /health says is wrong, None if nothing. Its `health` is a string in etcd's JSON. Pure."""
+    """What is wrong according to /health, None for nothing. In etcd's JSON `health` is a string. Pure."""
     try:
         found = json.loads(text)
     except ValueError:
@@ -93,7 +93,7 @@ def _get(found: Mapping[str, str], at: settings.Url, name: str) -> tuple[int, by
             try:
                 connection.request("GET", "/health")
             except OSError:
-                # Refused behind the handshake, as TLS 1.3 does it: why lies there to be read.
+                # TLS 1.3 refuses a client after the handshake: the reason can then be read.
                 connection.sock.recv(1)
                 raise
             answer = connection.getresponse()

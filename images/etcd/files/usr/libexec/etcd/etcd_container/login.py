@@ -14,7 +14,7 @@ NAME = "etcdctl-as"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Becomes etcdctl, or returns the exit status."""
+    """Replace this process by etcdctl, or return the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     if len(words) < 2 or words[0].startswith("-"):
         sys.stderr.write(f"usage: {NAME} FOLDER/USER WORD…\n  as in {NAME} /secrets/root endpoint status\n")
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if password is None:
         sys.stderr.write(f"{NAME}: error: there is no {passwords.file_of(folder.parent, folder.name)}\n")
         return 2
-    # The environment of a process is shown to its own user only, its command line to all.
+    # By the environment: other users can read a command line, but not the environment.
     variables = {**os.environ, "ETCDCTL_API": "3", "ETCDCTL_USER": folder.name, "ETCDCTL_PASSWORD": password}
     variables.pop("ETCDCTL_DEBUG", None)
     authority = folder / "ca.pem"

@@ -1,4 +1,4 @@
-"""An etcd for a moment, on the data of one that is not started yet: reached by a socket that is nobody else's.
+"""Runs an etcd for a short time on the data of one that is not started yet, reached by a socket of our own.
 
 What it is told there, the real one knows from its first second. There is no moment at which it asks nobody for a login.
 """
@@ -29,7 +29,7 @@ _PR_SET_PDEATHSIG = 1
 
 @contextlib.contextmanager
 def etcd(given: Mapping[str, str], *, address: str) -> Iterator[Ctl]:
-    """It runs for the length of the block, with the settings of the real one. Raises Refused where it cannot.
+    """Run it during the block, with the settings of the real one. Raises Refused when it cannot run.
 
     `given` are the variables; `address` is the container's own.
     """
@@ -37,7 +37,7 @@ def etcd(given: Mapping[str, str], *, address: str) -> Iterator[Ctl]:
     _check(found)
     with tempfile.TemporaryDirectory(prefix="etcd-setup-") as name, (Path(name) / "log").open("w+b") as log:
         folder = Path(name)
-        # A socket's path has to look like host and port, so it is one below the folder that etcd runs in.
+        # etcd takes the path of a socket for host and port, so it is relative to the folder that etcd runs in.
         argv = ["etcd", "--listen-client-urls", "unix://client:0", "--listen-peer-urls", "unix://peer:0"]
         variables = {key: value for key, value in found.items() if not _is_of_tls(key) and "_LISTEN_" not in key}
         variables["ETCD_ADVERTISE_CLIENT_URLS"] = "http://localhost:2379"
@@ -61,7 +61,7 @@ def etcd(given: Mapping[str, str], *, address: str) -> Iterator[Ctl]:
         except FileNotFoundError:
             raise Refused(Problem("there is no etcd here", "name one that runs: --endpoints=URL")) from None
         try:
-            # Without its socket etcdctl would wait for it, and not see that etcd has ended.
+            # Wait for the socket here: etcdctl would wait for it even when etcd has ended.
             while not (folder / "client:0").exists():
                 if process.poll() is not None:
                     raise Refused(_ended(log, process.returncode))
@@ -74,7 +74,7 @@ def etcd(given: Mapping[str, str], *, address: str) -> Iterator[Ctl]:
 
 
 def give(path: Path) -> None:
-    """Make a file of ours the account's that etcd runs as, as what it keeps beside its data."""
+    """Give one of our files the owner that etcd runs as, as etcd's own files beside it have."""
     account = _account()
     if account is not None:
         os.chown(path, account.pw_uid, account.pw_gid)
@@ -92,7 +92,7 @@ def _check(found: Mapping[str, str]) -> None:
 
 
 def _account() -> pwd.struct_passwd | None:
-    """Whom etcd's data belongs to, where we are root and there is such an account."""
+    """The account that etcd's data belongs to; None when we are not root, or there is no such account."""
     if os.geteuid() != 0:
         return None
     try:
@@ -106,7 +106,7 @@ def _is_of_tls(name: str) -> bool:
 
 
 def _end_with_us() -> None:
-    """To be run in the child. Have the kernel end etcd when we are gone, killed or not (prctl(2))."""
+    """For the child: make the kernel end etcd when this process ends in any way (prctl(2))."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 

@@ -1,4 +1,4 @@
-"""Who may do what in etcd: the users of an overlay network, and the rights of each. The one place. Pure: no I/O.
+"""The users of an overlay network in etcd, and the rights of each. Stated here and nowhere else. Pure: no I/O.
 
 A host has the fewest with which its daemon works (tests/kernel/test_etcd_rights.py takes each away). It may read the
 network config and not write it: who can write it can move the packets of all hosts.
@@ -16,24 +16,24 @@ _KINDS = ("read", "write", "readwrite")
 
 
 class Right(NamedTuple):
-    """To `read`, `write` or `readwrite` one key, or all keys from `key` up to `end`."""
+    """The right to `read`, `write` or `readwrite` one key, or all keys from `key` up to `end`."""
 
     kind: str
     key: str
     end: str = ""
 
     def words(self) -> list[str]:
-        """As `etcdctl role grant-permission ROLE` wants them."""
+        """The words that follow `etcdctl role grant-permission ROLE`."""
         return [self.kind, self.key, *([self.end] if self.end else [])]
 
     def place(self) -> list[str]:
-        """As `etcdctl role revoke-permission ROLE` wants them."""
+        """The words that follow `etcdctl role revoke-permission ROLE`."""
         return self.words()[1:]
 
     def within(self, prefix: str) -> bool:
         """Whether it is about keys of this network only."""
         behind = _after(f"{prefix}/")
-        # Also what `grant-permission --prefix PREFIX` without the last slash gave.
+        # The right that `grant-permission --prefix PREFIX` without the last slash grants counts too.
         return prefix <= self.key < behind and (not self.end or self.key < self.end <= max(behind, _after(prefix)))
 
 
@@ -54,9 +54,9 @@ def admin(host: str = HOST) -> str:
 
 
 def granted(role: Mapping[str, Any]) -> list[Right]:
-    """The rights that etcd tells of a role, by `etcdctl role get ROLE -w json`."""
+    """The rights of a role out of what `etcdctl role get ROLE -w json` prints."""
     return [
-        # Where nothing is said, it is the first kind: Go leaves zeros out of its JSON.
+        # A missing type is the first one: Go leaves zeros out of its JSON.
         Right(_KINDS[one.get("permType", 0)], _text(one.get("key", "")), _text(one.get("range_end", "")))
         for one in role.get("perm", [])
     ]

@@ -1,4 +1,4 @@
-"""etcd's settings as the container was given them: ETCD_… variables, with defaults that fit a container. Pure: no I/O.
+"""etcd's settings, as the variables ETCD_… of the container have them, with defaults for a container. Pure: no I/O.
 
 etcd reads the same variables (`etcd --help`: each flag has one). What is not known here is etcd's business alone.
 """
@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from etcd_container.problem import Problem
 
 VOLUME = "/var/lib/etcd"
-# Below the volume and not the volume itself: `etcdctl snapshot restore` wants to make the folder.
+# A folder below the volume, as `etcdctl snapshot restore` must make it.
 DATA = f"{VOLUME}/data"
 ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 _TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})
@@ -21,7 +21,7 @@ _PORT = {"CLIENT": 2379, "PEER": 2380}
 
 
 class Url(NamedTuple):
-    """A URL of etcd's; `port` is always there."""
+    """A URL of etcd, with its port."""
 
     scheme: str
     host: str
@@ -49,7 +49,7 @@ def complete(given: Mapping[str, str], address: str) -> dict[str, str]:
     """
     found = {name: value for name, value in given.items() if value or not name.startswith("ETCD_")}
     if "ETCD_CONFIG_FILE" in found:
-        # With a file etcd reads no other variable; its data still goes to the volume if the file says so.
+        # With a configuration file etcd reads no other variable.
         return found
 
     def default(name: str, value: str) -> None:
@@ -121,7 +121,7 @@ def initial_cluster(settings: Mapping[str, str]) -> dict[str, list[str]]:
 
 
 def check(settings: Mapping[str, str]) -> list[Problem]:
-    """What is wrong with the variables themselves, whatever files and network hold."""
+    """The problems that can be seen in the variables alone, without a look at files or network."""
     if "ETCD_CONFIG_FILE" in settings:
         return []
     found: list[Problem] = []

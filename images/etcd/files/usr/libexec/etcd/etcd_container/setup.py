@@ -1,4 +1,4 @@
-"""Make all that an etcd needs in which nobody but an overlay network's hosts writes: certificates, users, their rights.
+"""Makes certificates, users and rights for an etcd in which only the hosts of an overlay network write.
 
 What is there already stays; what is missing is made. So it may be run again, also after it was killed halfway.
 """
@@ -27,7 +27,7 @@ _USER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0 when all is there; 2 where nothing was changed because something is wrong; 1 where it has to be run again."""
+    """Exit status 0 when all is made; 2 when something is wrong and nothing was changed; 1 when it must run again."""
     options = _parser().parse_args(argv)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _end)
@@ -89,7 +89,7 @@ def _check(options: argparse.Namespace) -> None:
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Hold the folder: two of us would each make passwords. Raises Refused where another does."""
+    """Lock the folder, as two processes would each make passwords. Raises Refused when another has it."""
     if not folder.is_dir():
         folder.mkdir(mode=0o755, parents=True)
         folder.chmod(0o755)
@@ -114,7 +114,7 @@ def _alone(folder: Path) -> Iterator[None]:
 def _certificates(folder: Path, names: Sequence[str]) -> None:
     if not names:
         return
-    # Beside this command, which may be in a checkout.
+    # It lies beside this command, which may be in a checkout.
     command = Path(__file__).resolve().parents[3] / "bin/etcd-certificates"
     status = subprocess.run(["sh", str(command), str(folder), *names], check=False).returncode
     if status:
@@ -123,28 +123,28 @@ def _certificates(folder: Path, names: Sequence[str]) -> None:
 
 def _users(options: argparse.Namespace) -> None:
     roles = rights.of(options.prefix, options.user)
-    wanted = users.Wanted(options.folder, options.prefix, roles, options.switch_on)
+    desired = users.DesiredUsers(options.folder, options.prefix, roles, options.switch_on)
     if options.offline:
-        _users_offline(options, wanted)
+        _users_offline(options, desired)
     else:
-        users.bring(Ctl(_variables(options)), wanted, _say)
+        users.ensure(Ctl(_variables(options)), desired, _report)
     authority = _authority(options)
     if authority is None:
         return
-    for user in (users.ROOT, *wanted.roles):
+    for user in (users.ROOT, *desired.roles):
         path = options.folder / user / "ca.pem"
         if not path.exists() or path.read_bytes() != authority:
             passwords.write(path, authority, mode=0o644)
 
 
-def _users_offline(options: argparse.Namespace, wanted: users.Wanted) -> None:
+def _users_offline(options: argparse.Namespace, desired: users.DesiredUsers) -> None:
     place = Path(os.environ.get("ETCD_DATA_DIR") or settings.DATA)
     made = {"prefix": options.prefix, "user": options.user}
     if data.locked(place) and data.has_users(place, made):
-        _say("etcd runs, and has its users since it was set up")
+        _report("etcd runs, and has its users since it was set up")
         return
     with offline.etcd(os.environ, address=start.address()) as ctl:
-        users.bring(ctl, wanted, _say)
+        users.ensure(ctl, desired, _report)
     data.note_users(place, made)
     offline.give(data.record_of_users(place))
 
@@ -159,7 +159,7 @@ def _variables(options: argparse.Namespace) -> dict[str, str]:
         "ETCDCTL_CERT": options.cert or os.environ.get("ETCDCTL_CERT"),
         "ETCDCTL_KEY": options.key or os.environ.get("ETCDCTL_KEY"),
     }
-    # A CA beside a URL without TLS is a mistake for etcdctl.
+    # etcdctl refuses a CA for a URL without TLS.
     plain = not options.endpoints.startswith("https://")
     return {name: str(value) for name, value in found.items() if value and not (plain and name != "ETCDCTL_ENDPOINTS")}
 
@@ -180,7 +180,7 @@ def _endpoints(options: argparse.Namespace) -> str:
 
 
 def _last_lines(options: argparse.Namespace) -> str:
-    """What to do with it."""
+    """The text that says how to use what was made."""
     own = options.folder / options.user
     endpoints = _endpoints(options)
     lines = [f"OVERLAYD_ETCD_ENDPOINTS={endpoints}"]
@@ -205,7 +205,7 @@ def _last_lines(options: argparse.Namespace) -> str:
     return f"{text}Into /etc/sysconfig/overlayd of each host:\n\n" + "".join(f"    {line}\n" for line in lines)
 
 
-def _say(text: str) -> None:
+def _report(text: str) -> None:
     sys.stdout.write(f"{NAME}: {plain(text)}\n")
     sys.stdout.flush()
 

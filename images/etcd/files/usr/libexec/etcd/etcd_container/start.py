@@ -1,4 +1,4 @@
-"""Look at everything that etcd stands on, say what is wrong, and become etcd.
+"""Checks all that etcd needs, reports what is wrong, and becomes etcd.
 
 Exit status 2 where something is wrong. Words behind the command are flags for etcd; its variables are looked at only.
 """
@@ -16,7 +16,7 @@ from etcd_container import cluster, data, ports, settings, trust
 from etcd_container.problem import Problem
 
 CONFIG_STATUS = 2
-# One after the other: what a later one looks at, an earlier one has found well.
+# In this order: a later check relies on what an earlier one has found right.
 CHECKS: tuple[Callable[[Mapping[str, str]], list[Problem]], ...] = (
     settings.check,
     trust.check,
@@ -27,9 +27,9 @@ CHECKS: tuple[Callable[[Mapping[str, str]], list[Problem]], ...] = (
 
 
 def main() -> int:
-    """Becomes etcd, or returns the exit status."""
+    """Replace this process by etcd, or return the exit status."""
     for number in (signal.SIGTERM, signal.SIGINT):
-        # To the first process of a container the kernel delivers only signals that it waits for.
+        # The first process of a container gets only those signals that it has a handler for.
         signal.signal(number, _end)
     found = settings.complete(os.environ, address())
     for check in CHECKS:
@@ -48,7 +48,7 @@ def main() -> int:
 
 
 def address() -> str:
-    """This container's own address; the loopback's where it has no network."""
+    """This container's own address; the loopback address where it has no network."""
     try:
         return socket.gethostbyname(socket.gethostname())
     except OSError:

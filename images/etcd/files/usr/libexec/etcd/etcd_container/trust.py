@@ -1,4 +1,4 @@
-"""The TLS files: can they be read, do they belong together, and would those who connect accept them?
+"""Checks the TLS files: can they be read, do they belong together, and will clients and peers accept them?
 
 Keys never leave this module, and no message holds any of their content.
 """
@@ -20,7 +20,7 @@ _ROUNDS = 10
 
 
 def check(settings: Mapping[str, str]) -> list[Problem]:
-    """What is wrong with the files that the variables name. Each is read as the user that etcd runs as."""
+    """The problems of the files that the variables name. Each is read as the user that etcd runs as."""
     names = [f"ETCD_{side}{file}" for side in ("", "PEER_") for file in _FILES]
     names += ["ETCD_CLIENT_CRL_FILE", "ETCD_PEER_CRL_FILE", "ETCDCTL_CACERT", "ETCDCTL_CERT", "ETCDCTL_KEY"]
     found = [problem for name in names if settings.get(name) for problem in readable(name, Path(settings[name]))]
@@ -71,7 +71,7 @@ def _owner(path: Path) -> str:
 
 
 def server_context(files: words.Tls) -> ssl.SSLContext:
-    """As etcd serves with these files. Raises ssl.SSLError or OSError."""
+    """A context that serves as etcd does with these files. Raises ssl.SSLError or OSError."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     load(context, files.certificate, files.key)
     if files.asks_for_certificates:
@@ -81,7 +81,7 @@ def server_context(files: words.Tls) -> ssl.SSLContext:
 
 
 def client_context(settings: Mapping[str, str], side: str) -> ssl.SSLContext:
-    """As this container's own client (health check) or peer connects. Raises ssl.SSLError or OSError.
+    """A context that connects as this container's own client (the health check) or peer. Raises ssl.SSLError, OSError.
 
     A client trusts ETCDCTL_CACERT, else the CA that etcd itself trusts, else this etcd's one certificate: dates and
     names are looked at in any case. It shows ETCDCTL_CERT, else etcd's own.
@@ -94,7 +94,7 @@ def client_context(settings: Mapping[str, str], side: str) -> ssl.SSLContext:
             certificate, key = settings["ETCDCTL_CERT"], settings.get("ETCDCTL_KEY", "")
     own = not certificate and words.true(settings, f"{files.prefix}AUTO_TLS")
     if own:
-        # etcd made it for itself, and names in it nobody dials. Peers have each their own, which nobody can know.
+        # etcd made this certificate itself (AUTO_TLS): it holds no name that is dialled, and each peer has another one.
         certificate = str(Path(settings.get("ETCD_DATA_DIR", words.DATA), "fixtures", side.lower(), "cert.pem"))
     if own and side == "PEER":
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -109,7 +109,7 @@ def client_context(settings: Mapping[str, str], side: str) -> ssl.SSLContext:
 
 
 def load(context: ssl.SSLContext, certificate: str, key: str) -> None:
-    """Give a context its certificate. A key with a pass phrase is an error and no question."""
+    """Give a context its certificate. A key with a pass phrase is an error: nobody can be asked."""
 
     def no_password() -> str:
         raise ssl.SSLError("the key has a pass phrase, and etcd cannot ask for it")
@@ -178,11 +178,11 @@ def rehearse(server: ssl.SSLContext, client: ssl.SSLContext, host: str) -> str |
 
 
 def reason(error: ssl.SSLError) -> str:
-    """What OpenSSL says is wrong, in words."""
+    """The reason of an error of OpenSSL, in words."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return error.verify_message.rstrip(".")
-    # One that is not OpenSSL's own has no reason.
+    # An error that Python raised has no reason of OpenSSL.
     words = (getattr(error, "reason", None) or str(error.args[-1])).replace("_", " ").lower()
-    # What the other side sent; OpenSSL puts a protocol before it that differs by its own version.
+    # An alert of the other side: the protocol before it differs between versions of OpenSSL.
     _, alert, refusal = words.partition(" alert ")
     return f"refused by the other side: {refusal}" if alert else words

@@ -1,7 +1,7 @@
-"""etcd's users, their roles, and authentication switched on: brought from whatever is there to what is wanted.
+"""Makes etcd's users and their roles what they should be, whatever etcd has now, and switches authentication on.
 
-Every step is one that may be the last before a power cut: passwords are in files before etcd knows them, and
-authentication comes when everybody can log in. The next run goes on from there.
+The order of the steps is such that each may be the last before a power cut: passwords are in files before etcd gets
+them, and authentication is switched on when everybody can log in. The next run goes on from there.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from etcd_container.problem import Problem, Refused
 ROOT = "root"
 
 
-class Wanted(NamedTuple):
+class DesiredUsers(NamedTuple):
     """The users of one network by their roles, and the folder with their passwords.
 
-    `switch_on`: also where others keep keys in this etcd, who will need a login then.
+    With `switch_on` authentication is switched on even where others keep keys in this etcd: they need a login then.
     """
 
     folder: Path
@@ -29,41 +29,41 @@ class Wanted(NamedTuple):
     switch_on: bool
 
 
-def bring(ctl: Ctl, wanted: Wanted, say: Callable[[str], None]) -> None:
-    """Make etcd what is wanted. Raises Refused before anything was changed, and Failed: then it is to be run again."""
+def ensure(ctl: Ctl, desired: DesiredUsers, report: Callable[[str], None]) -> None:
+    """Make users and roles the desired ones. Raises Refused when nothing was changed, and Failed: then run it again."""
     on = ctl.asks_for_login()
-    if not on and not wanted.switch_on:
-        _refuse_for_others(ctl, wanted.prefix)
-    root = _root(ctl, wanted.folder, on)
+    if not on and not desired.switch_on:
+        _refuse_for_others(ctl, desired.prefix)
+    root = _root(ctl, desired.folder, on)
     known = _users(ctl, root)
-    etcd = _Etcd(ctl, root, known, on, say)
-    found = {role: etcd.rights_of(role) for role in wanted.roles}
+    etcd = _Etcd(ctl, root, known, on, report)
+    found = {role: etcd.rights_of(role) for role in desired.roles}
     for role, there in found.items():
-        _refuse_other_rights(wanted.prefix, role, there or [])
-    logins = [_login(wanted.folder, user, user in known) for user in wanted.roles]
+        _refuse_other_rights(desired.prefix, role, there or [])
+    logins = [_login(desired.folder, user, user in known) for user in desired.roles]
     for login in (root, *logins):
-        etcd.bring_user(login)
+        etcd.ensure_user(login)
     for role, there in found.items():
-        etcd.bring_role(role, there, wanted.roles[role])
-    for user in (ROOT, *wanted.roles):
-        etcd.bring_roles(user, user)
+        etcd.ensure_role(role, there, desired.roles[role])
+    for user in (ROOT, *desired.roles):
+        etcd.ensure_roles_of(user, user)
     if not on:
         ctl.run("auth", "enable", login=root)
-        say("authentication is on")
+        report("authentication is on")
     for login in logins:
-        ctl.run("get", f"{wanted.prefix}/config", login=login)
+        ctl.run("get", f"{desired.prefix}/config", login=login)
     if not ctl.asks_for_login():
         raise Failed("authentication was switched on, and etcd still asks nobody for a login")
 
 
 class _Etcd(NamedTuple):
-    """etcd as root changes it. `known` are its users, `on` whether it asked for logins before."""
+    """Changes etcd as its user root. `known` are its users; `on` says whether it asked for logins before."""
 
     ctl: Ctl
     root: Login
     known: list[str]
     on: bool
-    say: Callable[[str], None]
+    report: Callable[[str], None]
 
     def run(self, *words: str, stdin: str = "") -> None:
         self.ctl.run(*words, login=self.root, stdin=stdin)
@@ -77,51 +77,51 @@ class _Etcd(NamedTuple):
                 return None
             raise
 
-    def bring_user(self, login: Login) -> None:
-        """Have etcd know a user by this password."""
+    def ensure_user(self, login: Login) -> None:
+        """Make a user, or give it this password."""
         if login.user not in self.known:
             self.run("user", "add", login.user, "--interactive=false", stdin=f"{login.password}\n")
-            self.say(f"user {login.user} made")
+            self.report(f"user {login.user} made")
         elif not self.on or not self._lets_in(login):
             self.run("user", "passwd", login.user, "--interactive=false", stdin=f"{login.password}\n")
-            self.say(f"user {login.user} has the password of its file")
+            self.report(f"user {login.user} has the password of its file")
 
     def _lets_in(self, login: Login) -> bool:
         try:
             self.ctl.run("get", "/", login=login)
         except Failed as error:
-            # That it may not read that key is an answer to somebody who is known.
+            # That the user may not read that key shows that the login was accepted.
             return "authentication failed" not in str(error)
         return True
 
-    def bring_role(self, role: str, there: list[rights.Right] | None, wanted: list[rights.Right]) -> None:
+    def ensure_role(self, role: str, there: list[rights.Right] | None, desired: list[rights.Right]) -> None:
         """Give a role these rights and no others."""
         if there is None:
             self.run("role", "add", role)
-        # What is added comes first: a host that works goes on.
-        for right in wanted:
+        # New rights are granted before old ones are revoked, so that hosts go on working.
+        for right in desired:
             if right not in (there or []):
                 self.run("role", "grant-permission", role, *right.words())
-                self.say(f"role {role} may {' '.join(right.words())}")
-        places = [right.place() for right in wanted]
+                self.report(f"role {role} may {' '.join(right.words())}")
+        places = [right.place() for right in desired]
         for right in there or []:
             if right.place() not in places:
                 self.run("role", "revoke-permission", role, *right.place())
-                self.say(f"role {role} may no longer {' '.join(right.words())}")
+                self.report(f"role {role} may no longer {' '.join(right.words())}")
 
-    def bring_roles(self, user: str, wanted: str) -> None:
+    def ensure_roles_of(self, user: str, desired: str) -> None:
         """Give a user this role and, but for root, no other."""
         found = self.ctl.document("user", "get", user, login=self.root).get("roles") or []
-        if wanted not in found:
-            self.run("user", "grant-role", user, wanted)
+        if desired not in found:
+            self.run("user", "grant-role", user, desired)
         for role in found:
-            if role != wanted and user != ROOT:
+            if role != desired and user != ROOT:
                 self.run("user", "revoke-role", user, role)
-                self.say(f"user {user} no longer has the role {role}")
+                self.report(f"user {user} no longer has the role {role}")
 
 
 def _root(ctl: Ctl, folder: Path, on: bool) -> Login:
-    """root, whose password is in its file. Without authentication a login is good for nothing, and does no harm."""
+    """The login of root, whose password is in its file. While authentication is off, etcd ignores a login."""
     path = passwords.file_of(folder, ROOT)
     password = passwords.read(path)
     if password is None:
@@ -141,7 +141,7 @@ def _root(ctl: Ctl, folder: Path, on: bool) -> Login:
 
 
 def _refuse_for_others(ctl: Ctl, prefix: str) -> None:
-    """Where etcd asks nobody for a login, and keeps keys outside of the network: who uses them has no login."""
+    """Raises Refused where etcd asks for no login and has keys of others, who could not reach them with logins."""
     for words in (["\x01", f"{prefix}/"], [f"{prefix}0", "--from-key"]):
         found = [key for key in ctl.run("get", "--keys-only", "--limit=2", *words).split("\n") if key]
         other = next((key for key in found if key != prefix), None)

@@ -1,4 +1,7 @@
-"""Whether what containers send to the outside leaves with this host's address, by whosever rule. Pure."""
+"""Whether a rule of somebody else masquerades what containers send outside the network. Pure.
+
+Docker is told not to masquerade, and with `firewall` none overlayd writes no rules: then somebody else has to.
+"""
 
 from __future__ import annotations
 
@@ -8,23 +11,23 @@ from collections.abc import Mapping
 from ipaddress import ip_network
 
 from overlayd.lib.addresses import IPNetwork
-from overlayd.ruleset.iptables import Chain, Tables, parse
+from overlayd.lib.iptables_save import SavedChain, Tables, parse
 
 _BY_NFT = re.compile(r"\b(?:masquerade|snat)\b")
 _TRANSLATE = ("MASQUERADE", "SNAT")
-# Chains call each other; the kernel refuses loops.
+# The kernel refuses loops of chains; this ends the walk through a text that has one.
 _DEEPEST = 32
 
 
 def by_iptables(saved: str, subnet: IPNetwork) -> bool:
-    """The same from what `iptables-save` wrote."""
+    """Whether rules that `iptables-save` printed masquerade packets from the subnet."""
     return masqueraded(parse(saved), subnet)
 
 
 def by_nft(listing: str) -> bool:
-    """Whether `nft list ruleset` has a rule that translates sources, whosever, but for those of iptables. Pure.
+    """Whether any rule in `nft list ruleset` translates sources; the tables that iptables-nft writes do not count.
 
-    For whose packets is not looked at: that an administrator has one is enough to say nothing.
+    Which packets the rule matches is not looked at: an administrator who has one takes care of it.
     """
     table = ""
     for line in listing.splitlines():
@@ -40,8 +43,8 @@ def masqueraded(tables: Tables, subnet: IPNetwork) -> bool:
     return _walk(tables.get("nat", {}), "POSTROUTING", subnet, 0)
 
 
-def nobody(network: str, subnet: str) -> str:
-    """That nobody does, and what to do."""
+def problem(network: str, subnet: str) -> str:
+    """The sentence for a host where nobody masquerades, with what to do."""
     return (
         "firewall is none and ip-masq on: neither docker nor overlayd masquerades, and no rule of iptables here does, "
         f"so containers do not reach what is outside the network; run: {remedy(network, subnet)}, or set "
@@ -50,11 +53,11 @@ def nobody(network: str, subnet: str) -> str:
 
 
 def remedy(network: str, subnet: str) -> str:
-    """A rule that masquerades what leaves the network, and keeps containers' addresses on the way to peers."""
+    """The command that adds a rule to masquerade what leaves the network, and keeps source addresses inside it."""
     return f"iptables -t nat -A POSTROUTING -s {subnet} ! -d {network} -j MASQUERADE"
 
 
-def _walk(chains: Mapping[str, Chain], name: str, subnet: IPNetwork, depth: int) -> bool:
+def _walk(chains: Mapping[str, SavedChain], name: str, subnet: IPNetwork, depth: int) -> bool:
     if name not in chains or depth > _DEEPEST:
         return False
     for rule in chains[name].rules:

@@ -215,7 +215,7 @@ def test_with_a_key_an_archive_needs_a_good_signature(tmp_path: Path) -> None:
     key = signing.generate(tmp_path / "keys/home", "overlayd test <test@example.com>")
     public = tmp_path / "key.asc"
     public.write_bytes(signing.export_public(key))
-    with pytest.raises(BuildError, match=r"has no images.tar.asc beside it, and a key was given"):
+    with pytest.raises(BuildError, match=r"has no images.tar.asc beside it, which the key was given to check"):
         archive.load(to, sha256=digest, key=public, report=print, warn=print)
     signing.sign_detached(key, tmp_path / "good.tar")
     (tmp_path / "good.tar.asc").rename(archive.signature_file(to))

@@ -1,8 +1,7 @@
-"""What is kept in memory of etcd's keys, however many there are and however large. Not for two threads at a time.
+"""Keys of etcd in memory, within bounds: somebody may write a hundred thousand keys, and values of megabytes.
 
-Whoever may write below the prefix may write a hundred thousand keys there, and values of megabytes. The keys that were
-created first are kept, the same ones on every host; the others are counted. A value that is too large is not kept, only
-how large it was.
+The keys that were created first are kept, the same ones on every host; the others are counted. Of a value that is too
+large only its size is kept. For one thread at a time.
 """
 
 from __future__ import annotations
@@ -11,14 +10,14 @@ import heapq
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from overlayd.store.pages import KeyValue
+from overlayd.store.protocol import KeyValue
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bounds:
     """How many keys are kept, how long their names may be, and their values: each, and all together.
 
-    `always` are names that are kept however many others there are, and how long their values may be.
+    `always` are names that are kept however many others there are, with how long their values may be.
     """
 
     keys: int = 20_000
@@ -28,14 +27,14 @@ class Bounds:
     always: Mapping[str, int] = field(default_factory=dict)
 
 
-class Kept:
+class BoundedKeys:
     """Keys by their names, the oldest ones, within bounds. `left_out` counts the others."""
 
     def __init__(self, bounds: Bounds) -> None:
         self._bounds = bounds
         self.entries: dict[str, KeyValue] = {}
         self._bytes = 0
-        # The youngest first; some of it may be gone already.
+        # A heap, the youngest key first; some of its keys may be deleted already.
         self._by_age: list[tuple[int, str]] = []
         self._overlong = 0
         self._surplus = 0
@@ -47,7 +46,7 @@ class Kept:
 
     @property
     def has_room(self) -> bool:
-        """Whether keys are left out that would find room by now, a tenth of it at least: list again."""
+        """Whether a tenth of the bounds is free while keys are left out: they can be had by listing again."""
         return (
             self._surplus > 0
             and len(self.entries) <= self._bounds.keys * 0.9
@@ -72,7 +71,7 @@ class Kept:
             self._keep(name, kv)
             self._make_room()
         elif new and self._surplus and name not in self._bounds.always:
-            # Older ones than this are left out.
+            # Keys that are older than this one are left out already.
             self._surplus += 1
         elif new:
             self._keep(name, kv)

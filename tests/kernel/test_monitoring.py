@@ -1,4 +1,4 @@
-"""A real daemon, watched over HTTP while things around it break and are mended."""
+"""A real daemon's HTTP pages while things around it break and are repaired."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PORT = 8471
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """Hosts a, watched, and b."""
+    """Host a, whose pages are read, and host b."""
     with laboratory(tmp_path_factory.mktemp("watching"), {"Type": "vxlan"}) as lab:
         lab.host("a", settings={"healthz-port": PORT})
         lab.host("b")
@@ -48,7 +48,7 @@ def fetch(host: Host, path: str) -> tuple[int, str]:
 
 
 def unwell(host: Host) -> dict[str, str]:
-    """The checks of /readyz that are not well; code and body agree."""
+    """The checks of /readyz that fail; asserts that status code and body agree."""
     code, body = fetch(host, "/readyz")
     document = json.loads(body)
     found = {name: words for name, words in document["checks"].items() if words != "ok"}
@@ -57,7 +57,7 @@ def unwell(host: Host) -> dict[str, str]:
 
 
 def figures(host: Host) -> dict[str, float]:
-    """Every sample by its name, and by the sum over its labels."""
+    """The samples of /metrics by name; samples that differ only in labels are added."""
     code, body = fetch(host, "/metrics")
     assert code == 200
     found: dict[str, float] = {}
@@ -71,14 +71,14 @@ def becomes_ready(host: Host) -> None:
     eventually("it is ready", lambda: not unwell(host), timeout_s=30)
 
 
-def test_healthy_and_ready(a: Host) -> None:
+def test_a_daemon_that_serves_is_healthy_and_ready(a: Host) -> None:
     becomes_ready(a)
     code, body = fetch(a, "/healthz")
     assert (code, json.loads(body)["checks"]) == (200, {"lease keeper": "ok", "main loop": "ok"})
     assert fetch(a, "/")[0] == 404
 
 
-def test_metrics_follow_what_happens(a: Host, b: Host) -> None:
+def test_metrics_show_lease_and_peers_and_count_repairs(a: Host, b: Host) -> None:
     before = figures(a)
     assert before["overlayd_peers"] == before["overlayd_lease_held"] == before["overlayd_etcd_connected"] == 1
     assert before["overlayd_etcd_revision"] > 1
@@ -104,7 +104,7 @@ def test_metrics_follow_what_happens(a: Host, b: Host) -> None:
     assert figures(a)["overlayd_data_path_problems"] == 0
 
 
-def test_without_etcd_it_is_healthy_and_not_ready(lab: Lab, a: Host) -> None:
+def test_without_etcd_a_daemon_is_healthy_and_not_ready(lab: Lab, a: Host) -> None:
     becomes_ready(a)
     lab.stop_etcd()
     try:
@@ -117,7 +117,7 @@ def test_without_etcd_it_is_healthy_and_not_ready(lab: Lab, a: Host) -> None:
     becomes_ready(a)
 
 
-def test_a_peer_that_cannot_be_programmed(lab: Lab, a: Host) -> None:
+def test_a_peer_with_another_backend_makes_the_host_unready(lab: Lab, a: Host) -> None:
     becomes_ready(a)
     write(lab, "subnets/10.5.9.0-24", '{"PublicIP": "198.18.1.9", "BackendType": "host-gw"}')
     try:
@@ -129,9 +129,9 @@ def test_a_peer_that_cannot_be_programmed(lab: Lab, a: Host) -> None:
     becomes_ready(a)
 
 
-def test_a_peer_that_cannot_be_served(lab: Lab, a: Host) -> None:
+def test_a_peer_that_cannot_be_served_makes_the_host_unready(lab: Lab, a: Host) -> None:
     becomes_ready(a)
-    # Its subnet is an on-link network of this host's.
+    # Its subnet is an on-link network of this host.
     a.run("ip", "address", "add", "10.5.9.1/24", "broadcast", "10.5.9.0", "dev", "docker0")
     data = '{"VNI": 1, "VtepMAC": "02:00:00:00:00:09"}'
     value = f'{{"PublicIP": "198.18.1.9", "BackendType": "vxlan", "BackendData": {data}}}'
@@ -144,7 +144,7 @@ def test_a_peer_that_cannot_be_served(lab: Lab, a: Host) -> None:
     becomes_ready(a)
 
 
-def test_a_network_config_that_goes_bad(lab: Lab, a: Host) -> None:
+def test_a_network_config_that_turns_bad_is_reported(lab: Lab, a: Host) -> None:
     becomes_ready(a)
     before = figures(a)["overlayd_network_config_errors_total"]
     write(lab, "config", "{")
@@ -156,7 +156,7 @@ def test_a_network_config_that_goes_bad(lab: Lab, a: Host) -> None:
     becomes_ready(a)
 
 
-def test_a_subnet_that_another_host_took(lab: Lab) -> None:
+def test_a_host_whose_subnet_was_taken_reports_it_and_gets_another(lab: Lab) -> None:
     host = lab.host("f", settings={"healthz-port": PORT})
     try:
         becomes_ready(host)
@@ -164,7 +164,7 @@ def test_a_subnet_that_another_host_took(lab: Lab) -> None:
         key = f"subnets/{str(lost).replace('/', '-')}"
         write(lab, key, '{"PublicIP": "198.18.1.77", "BackendType": "host-gw"}')
         eventually("it has another", lambda: host.subnet != lost and figures(host)["overlayd_ready"] == 0)
-        # The same server through all of it. docker0 is still on the old one, and the thief is no peer of vxlan.
+        # The HTTP server answers throughout. docker0 is still on the old subnet, and the thief's backend is not vxlan.
         eventually("it says what is wrong now", lambda: unwell(host).keys() == {"docker", "peers"})
         assert str(lost[1]) in unwell(host)["docker"]
         assert figures(host)["overlayd_leases_lost_total"] == 1
@@ -174,7 +174,7 @@ def test_a_subnet_that_another_host_took(lab: Lab) -> None:
         lab.remove_host(host)
 
 
-def test_docker_on_another_address(a: Host) -> None:
+def test_docker_on_another_address_makes_the_host_unready(a: Host) -> None:
     becomes_ready(a)
     own = f"{a.subnet[1]}/{a.subnet.prefixlen}"
     a.run("ip", "address", "replace", "172.17.0.1/16", "dev", "docker0")
@@ -190,7 +190,7 @@ def test_docker_on_another_address(a: Host) -> None:
     a.run("ip", "address", "delete", "172.17.0.1/16", "dev", "docker0")
 
 
-def test_no_docker_at_all_is_no_problem(lab: Lab) -> None:
+def test_a_host_without_docker_is_ready(lab: Lab) -> None:
     host = lab.host("c", start=False, settings={"healthz-port": PORT, "healthz-ip": "::"})
     try:
         host.start()
@@ -207,10 +207,10 @@ def test_the_files_that_docker_starts_from_come_back(a: Host) -> None:
     eventually("they are back", lambda: files[0].exists() and [file.read_text() for file in files] == before)
 
 
-def test_a_port_that_somebody_has_does_not_keep_the_daemon_down(lab: Lab) -> None:
+def test_a_health_port_in_use_does_not_keep_the_daemon_down(lab: Lab) -> None:
     host = lab.host("d", start=False, settings={"healthz-port": PORT})
     try:
-        # Any user of the host may be that.
+        # Any user of the host can bind the port.
         with inside(host.namespace, lambda: socket.create_server(("0.0.0.0", PORT))):
             host.start()
             taken = f"cannot serve /healthz on 0.0.0.0:{PORT}: Address already in use"
@@ -222,14 +222,14 @@ def test_a_port_that_somebody_has_does_not_keep_the_daemon_down(lab: Lab) -> Non
         lab.remove_host(host)
 
 
-def test_nothing_that_is_shown_has_a_secret_in_it(lab: Lab) -> None:
+def test_no_page_and_no_status_shows_a_secret(lab: Lab) -> None:
     secret = "open-sesame-7"
     host = lab.host("e", start=False)
     password = host.run_dir / "password"
     password.write_text(secret)
     host.settings |= {"healthz-port": PORT, "etcd-username": "overlayd", "etcd-password-file": password}
     try:
-        # This etcd knows no users, and asks nobody; what it would be told was read all the same.
+        # This etcd has no users and asks for no login; the daemon has read the password all the same.
         host.start()
         pages = [fetch(host, path)[1] for path in ("/healthz", "/readyz", "/metrics")]
         shown = [host.call("status").stdout, host.call("status", "--json").stdout, host.log.read_text()]

@@ -1,0 +1,121 @@
+"""What others configure dockerd with on this host: docker.service with its drop-ins and variables, and daemon.json.
+
+The files are read, systemd is not asked: this runs while docker.service starts, and on hosts without systemd.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from overlayd.docker import flags as docker_flags
+from overlayd.docker.flags import Flag
+from overlayd.lib import envfile, unit_files
+from overlayd.lib.files import read_json
+
+UNIT = "docker.service"
+DAEMON_JSON = Path("/etc/docker/daemon.json")
+# The variable with overlayd's own options; it is left out of what others configure.
+VARIABLE = "OVERLAYD_DOCKER_OPTIONS"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DockerdConfig:
+    """dockerd's options by others: `flags` on docker.service's command line, `daemon_json` in the configuration `file`.
+
+    `daemon_json` is None, and `problems` say why, where the file cannot be used. `has_variable`: the unit has VARIABLE
+    on its command line without the generator's drop-in, because somebody wrote it there.
+    """
+
+    flags: Mapping[str, Flag] = field(default_factory=dict)
+    file: Path = DAEMON_JSON
+    daemon_json: Mapping[str, Any] | None = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
+    has_variable: bool = False
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Flags and daemon.json together, by their names in daemon.json."""
+        found: dict[str, Any] = {name: _json_value(flag.value) for name, flag in self.flags.items()}
+        return {**found, **(self.daemon_json or {})}
+
+    def where(self, name: str) -> str:
+        """The file that sets an option."""
+        return str(self.file) if name in (self.daemon_json or {}) or name not in self.flags else self.flags[name].where
+
+
+def read_dockerd_config(*, root: Path = Path("/"), daemon_json: Path | None = None) -> DockerdConfig:
+    """Read the unit's files and daemon.json below `root`. Never raises.
+
+    `daemon_json` is the path of that file; without it, what docker.service gives as --config-file, else Docker's own.
+    """
+    unit = list(unit_files.read(root, UNIT))
+    flags = _unit_flags(root, unit)
+    named = flags.get("config-file")
+    file = daemon_json or (Path(named.value) if named and named.value.startswith("/") else DAEMON_JSON)
+    found, problems = read_daemon_json(root / str(file).lstrip("/"))
+    return DockerdConfig(
+        flags=flags,
+        file=file,
+        daemon_json=None if problems else found,
+        problems=tuple(problems),
+        has_variable=any(VARIABLE in command for command in unit_files.exec_start(text for _path, text in unit)),
+    )
+
+
+def read_daemon_json(path: Path = DAEMON_JSON) -> tuple[dict[str, Any], list[str]]:
+    """What daemon.json sets, and what is wrong with the file. A missing or blank file is empty, as it is for Docker."""
+    try:
+        found = read_json(path) if path.read_text(encoding="utf-8-sig").strip() else {}
+    except FileNotFoundError:
+        return {}, []
+    except (OSError, ValueError) as error:
+        return {}, [f"{path} cannot be read, docker will not start: {error}"]
+    return (found, []) if isinstance(found, dict) else ({}, [f"{path} is not a JSON object"])
+
+
+def _unit_flags(root: Path, unit: list[tuple[Path, str]]) -> dict[str, Flag]:
+    """The options on the command line of docker.service, without those of VARIABLE."""
+    variables: dict[str, Flag] = {}
+    environment_files: list[Path] = []
+    commands: list[tuple[str, str]] = []
+    for path, text in unit:
+        where = f"/{path.relative_to(root)}"
+        for section, key, value in unit_files.assignments(text):
+            if section != "Service":
+                continue
+            if key == "ExecStart":
+                commands = [*commands, (value, where)] if value else []
+            elif key == "EnvironmentFile":
+                environment_files = [*environment_files, Path(value.removeprefix("-"))] if value else []
+            elif key == "Environment":
+                variables = {**variables, **_assigned("\n".join(docker_flags.split(value)), where)} if value else {}
+    for pattern in environment_files:
+        # systemd.exec(5): the name may have wildcards, and variables of a file override those of Environment=.
+        for file in sorted(root.glob(str(pattern).lstrip("/"))) if pattern.is_absolute() else ():
+            variables |= _assigned(_text(file), f"/{file.relative_to(root)}")
+    variables.pop(VARIABLE, None)
+    found: dict[str, Flag] = {}
+    for command, where in commands:
+        words = docker_flags.expanded(command.lstrip("@-:+!|"), where, variables)
+        if docker_flags.is_dockerd([word for word, _where in words]):
+            found = docker_flags.parse(words[1:])
+    return found
+
+
+def _assigned(text: str, where: str) -> dict[str, Flag]:
+    return {name: Flag(value=value, where=where) for name, value in envfile.parse(text).items()}
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace") if path.is_file() else ""
+    except OSError:
+        return ""
+
+
+def _json_value(text: str) -> object:
+    """A flag's value as daemon.json has it."""
+    return {"true": True, "false": False}.get(text, text)

@@ -1,0 +1,126 @@
+"""The data path: what the backend has in the kernel, and the thread that carries packets where the kernel does not."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection
+from typing import ClassVar
+
+from overlayd import backends
+from overlayd.backends.peers import TOLD_AT_MOST
+from overlayd.backends.planned import Planned
+from overlayd.errors import OverlaydError, UnsupportedError
+from overlayd.host.parts import DesiredHost, HostContext, PartReport
+from overlayd.kernel.converge import ConvergeReport
+from overlayd.leases.lease import DEFAULT_BACKEND, Lease
+from overlayd.lib.log import logger
+from overlayd.monitoring.state import Peer
+
+log = logger("host")
+
+
+class DataPath:
+    """The data path of one backend: opened once, then synced, then closed."""
+
+    name: ClassVar[str] = "data path"
+
+    def __init__(self, context: HostContext) -> None:
+        """Changes nothing yet."""
+        self._context = context
+        self._stop = threading.Event()
+        self._carrier: threading.Thread | None = None
+        self._carrier_problem: str | None = None
+        self.served: tuple[Lease, ...] = ()
+        """The peers that packets reach, as of the last sync that the backend did not fail altogether."""
+
+    def open(self, lease: Lease, *, on_failure: Callable[[], None]) -> None:
+        """Open the backend and carry packets; `on_failure` is called by another thread when that ends by itself."""
+        self._context.backend.open(lease)
+        self._carrier = threading.Thread(target=self._carry, args=(on_failure,), name="data-path", daemon=True)
+        self._carrier.start()
+
+    def close(self) -> None:
+        """Stop carrying packets in this process; what is in the kernel stays."""
+        self._stop.set()
+        if self._carrier is not None:
+            self._carrier.join()
+            self._context.backend.close()
+
+    def planned(self, desired: DesiredHost) -> list[Lease]:
+        """The peers that will be served, where that follows from their leases alone."""
+        if not isinstance(self._context.backend, Planned):
+            return []
+        paths = self._context.backend.plan(desired.lease, desired.peers).paths
+        return [peer for peer in desired.peers if peer.key_name in paths]
+
+    def sync(self, desired: DesiredHost) -> PartReport:
+        """Make the kernel hold what the leases say, and nothing stale of ours. A peer that fails is no problem here."""
+        report = ConvergeReport()
+        problems = [self._carrier_problem] if self._carrier_problem else []
+        try:
+            report = self._context.backend.apply(desired.lease, desired.peers)
+            problems.extend(report.problems)
+            self.served = tuple(peer for peer in desired.peers if peer.key_name in report.paths)
+        except UnsupportedError:
+            raise
+        except OverlaydError as error:
+            problems.append(error.message)
+        shown = self._shown(desired.peers, report)
+        return PartReport(
+            problems=tuple(problems),
+            changed=bool(report.written),
+            status={
+                "backend": self._context.config.backend_type,
+                "mtu_bytes": self._context.backend.mtu_bytes,
+                "peers": tuple(self._peer(peer, report, desired.reserved) for peer in sorted(shown, key=_by_subnet)),
+                "peers_untold": len(desired.peers) - len(shown),
+            },
+        )
+
+    def _carry(self, on_failure: Callable[[], None]) -> None:
+        try:
+            self._context.backend.run(self._stop)
+        except OverlaydError as error:
+            log.error("the data path ended", backend=self._context.config.backend_type, problem=error.message)
+            self._carrier_problem = f"the data path ended: {error.message}"
+            on_failure()
+
+    @staticmethod
+    def _shown(peers: tuple[Lease, ...], report: ConvergeReport) -> Collection[Lease]:
+        """The peers that the status shows: those that the backend reported on, else the first of all."""
+        if not report.paths and not report.peer_problems:
+            return peers[:TOLD_AT_MOST]
+        return [peer for peer in peers if peer.key_name in report.paths or peer.key_name in report.peer_problems]
+
+    def _peer(self, lease: Lease, report: ConvergeReport, reserved: Collection[str]) -> Peer:
+        path, problem = report.paths.get(lease.key_name), report.peer_problems.get(lease.key_name)
+        if problem and lease.key_name in reserved and self._lacks_data(lease):
+            # Kept for a host that never ran, of whose backend nothing can be known: nothing is wrong.
+            path, problem = "reserved", None
+        return Peer(
+            **address_fields(lease),
+            backend=lease.backend_type,
+            path=path,
+            problem=problem,
+        )
+
+    def _lacks_data(self, lease: Lease) -> bool:
+        """Whether a lease of this network's backend, or of no backend yet, lacks what the backend has to publish."""
+        kinds = {DEFAULT_BACKEND}
+        if any(self._context.backend.lease_data(version) is not None for version in self._context.config.versions):
+            kinds.add(backends.published_type(self._context.config.backend_type))
+        return lease.backend_type in kinds and all(family_lease.data is None for family_lease in lease.family_leases)
+
+
+def address_fields(lease: Lease) -> dict[str, str | None]:
+    """A lease's subnets and addresses, as the status has them of this host and of peers."""
+    fields: dict[str, str | None] = {}
+    for suffix, family_lease in (("", lease.v4), ("6", lease.v6)):
+        fields[f"subnet{suffix}"] = str(family_lease.subnet) if family_lease else None
+        fields[f"public_ip{suffix}"] = str(family_lease.public_ip) if family_lease else None
+    return fields
+
+
+def _by_subnet(lease: Lease) -> tuple[bool, int]:
+    first = lease.family_leases[0].subnet
+    return first.version == 6, int(first.network_address)
