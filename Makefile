@@ -7,52 +7,65 @@ INVOKE := $(VENV)/bin/invoke
 # A checkout that was moved, and one whose Python is gone, gets its .venv anew.
 STALE := $(shell sh requirements/check venv || echo stale)
 # What a target is about to do, as requirements/check has it; a target's word is also that of what it needs.
-CHECK := setup
+PURPOSE := setup
 # `--option value` for a variable given on make's command line; one of the environment may be meant for others.
 given = $(if $(findstring command line,$(origin $(1))),--$(2) '$($(1))')
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help check system setup up down status build-all test test-all bench nightly lock clean again
+.PHONY: help preflight system setup up down status build-all check fmt one test test-all bench nightly lock clean again
 
 help:           ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1 	/p' Makefile | expand -t 12
 
-up: CHECK := build
+up: PURPOSE := build
 up: setup       ## everything: tools, images, RPM, a cluster of three hosts, and the proof that it works
 	@$(INVOKE) up $(call given,BACKEND,backend) $(call given,BASE,base) $(call given,UNDERLAY,underlay)
 
-down: CHECK := down
-down: $(if $(wildcard $(VENV)),check $(VENV)/.complete) ## remove the cluster, and the dockerd that `make up` started
+down: PURPOSE := down
+down: $(if $(wildcard $(VENV)),preflight $(VENV)/.complete) ## remove the cluster, and the dockerd that `make up` started
 	@if [ -d $(VENV) ]; then $(INVOKE) down; else echo "nothing to remove: nothing was set up in this checkout"; fi
 
 status: setup   ## what runs, host by host
 	@$(INVOKE) cluster.status
 
-build-all: CHECK := build
+build-all: PURPOSE := build
 build-all: setup ## every image and the RPM
 	@$(INVOKE) build-all
 
-test: CHECK := build
+# These three need Python alone, and nobody's rights; `one` says so where its test needs more.
+check: PURPOSE := tests
+check: preflight $(VENV)/.complete ## lint, types, and the tests that need no root, no etcd and no Docker
+	@$(INVOKE) check
+
+fmt: PURPOSE := tests
+fmt: preflight $(VENV)/.complete ## format all code, and mend what the linter can
+	@$(INVOKE) fmt
+
+one: PURPOSE := tests
+one: preflight $(VENV)/.complete ## one test, no images built: make one T=tests/kernel/test_ping.py::test_x
+	@$(INVOKE) one $(call given,T,test)
+
+test: PURPOSE := build
 test: setup     ## every test but the slow ones, with all that they need; what CI runs
 	@$(INVOKE) test
 
-test-all: CHECK := build
+test-all: PURPOSE := build
 test-all: setup ## every test
 	@$(INVOKE) test --all
 
-bench: CHECK := build
+bench: PURPOSE := build
 bench: setup    ## measure, and print the figures
 	@$(INVOKE) bench
 
-nightly: CHECK := build
+nightly: PURPOSE := build
 nightly: setup  ## all tests and the bench, as JUnit, JSON and one HTML page
 	@$(INVOKE) nightly
 
-setup: check system $(VENV)/.complete
+setup: preflight system $(VENV)/.complete
 
-check:          ## say what would make the set-up, or what is asked for with it, fail
-	@sh requirements/check $(CHECK)
+preflight:      ## say what would make the set-up, or what is asked for with it, fail
+	@sh requirements/check $(PURPOSE)
 
 system:         ## install the system packages that are missing
 	@sh requirements/install-system

@@ -14,6 +14,8 @@ from hypothesis import settings
 # elsewhere each tries new ones. A failure prints the blob that brings it back.
 settings.register_profile("usual", deadline=None, print_blob=True)
 settings.register_profile("ci", settings.get_profile("usual"), derandomize=True, max_examples=60)
+# `make check` takes it: a few examples of each find what is broken at all.
+settings.register_profile("few", settings.get_profile("usual"), max_examples=20)
 settings.load_profile("ci" if os.environ.get("CI") == "true" else "usual")
 
 

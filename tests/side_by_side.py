@@ -1,4 +1,4 @@
-"""Runs parts of the tests at once, as most of them wait for others; and closes as one run of pytest does."""
+"""Runs the tests in several runs of pytest at once, as most tests wait; and closes as one run of pytest does."""
 
 from __future__ import annotations
 
@@ -13,55 +13,117 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.nightly.junit import merged
+
 ROOT = Path(__file__).resolve().parent.parent
-# What needs Docker and images, and what makes network namespaces, do not meet.
-PARTS = (("tests/cluster", "tests/unit"), ("tests/kernel",))
-_CLOSING = re.compile(r"^=+ (?P<counts>.*\d+ \w+.*) in [\d.]+s.*=+$", re.MULTILINE)
+# Most tests wait for others: twice as many runs as the processors of CI, and no more where there are more, for what
+# they measure of time is not measured among many.
+RUNS = 4
+_CLOSING = re.compile(r"^=+ (?P<counts>.*\d+ \w+.*|no tests ran) in [\d.]+s.*=+$", re.MULTILINE)
 _COUNT = re.compile(r"(\d+) (failed|passed|skipped|deselected|xfailed|xpassed|warnings?|errors?)")
 # In pytest's own order.
 _WORDS = ("failed", "passed", "skipped", "deselected", "xfailed", "xpassed", "warning", "error")
+# What a run prints about all of its tests, and not about one file: it is shown when the run has ended.
+_SUMMARY = re.compile(r"^=+ (?!test session starts)\S")
+# pytest's own: all was well, and there was no test for this run.
+_WELL, _NO_TEST = 0, 5
 
 
-def run(options: Sequence[str]) -> bool:
-    """Run all parts with these options of pytest; whether every one is well. Output of the first is shown as it comes.
+class Run:
+    """One run of pytest. What it prints is in a file, and shown as far as it does not break into another run's."""
 
-    Interrupted, it interrupts them, once, and waits until each has cleaned up: a Ctrl-C of the terminal does not reach
-    them by itself.
+    def __init__(self, output: Path, share: Path, options: Sequence[str], paths: Sequence[str]) -> None:
+        """Start it. It is interrupted by `interrupt` only: a Ctrl-C of the terminal does not reach it by itself."""
+        self._output = output
+        self._shown = 0
+        self._holds = False
+        argv = ["-m", "pytest", "-p", "tests.sharing", f"--share={share}", *options, *paths]
+        with output.open("wb") as out:
+            self._process = subprocess.Popen(
+                [sys.executable, *argv], cwd=ROOT, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+            )
+
+    def runs(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
+
+    def interrupt(self) -> None:
+        """Let it stop after cleaning up, as at a Ctrl-C."""
+        if self.runs():
+            self._process.send_signal(signal.SIGINT)
+
+    def wait(self) -> int:
+        """Its exit status, when it has ended."""
+        return self._process.wait()
+
+    def show(self) -> None:
+        """Print the lines that are new: of a run that goes on, only those of its tests' progress."""
+        ended = not self.runs()
+        with self._output.open("rb") as file:
+            file.seek(self._shown)
+            new = file.read()
+        for line in new.splitlines(keepends=True):
+            self._holds = self._holds or bool(_SUMMARY.match(line.decode(errors="replace")))
+            if not ended and (self._holds or not line.endswith(b"\n")):
+                break
+            self._shown += len(line)
+            sys.stdout.write(line.decode(errors="replace"))
+        sys.stdout.flush()
+
+    def text(self) -> str:
+        """All that it printed."""
+        return self._output.read_text(errors="replace")
+
+
+def run(options: Sequence[str], paths: Sequence[str] = (), *, runs: int, junit: Path | None = None) -> bool:
+    """Run the tests below `paths` (default: all) with these options of pytest, in so many runs; whether all is well.
+
+    `junit`: the results of all are written there, as JUnit XML. Interrupted, it interrupts the runs, once, and waits
+    until each has cleaned up.
     """
     began = time.monotonic()
+    sys.stdout.write(f"{runs} at once: {shlex.join(['pytest', *options, *paths])}\n")
     with tempfile.TemporaryDirectory(prefix="overlayd-tests-") as folder:
-        outputs = [Path(folder) / str(number) for number in range(len(PARTS))]
-        running: list[subprocess.Popen[bytes]] = []
+        share = Path(folder) / "share"
+        share.mkdir()
+        started: list[Run] = []
         try:
-            for part, output in zip(PARTS, outputs, strict=True):
-                running.append(_start(part, options, output))
-            for process, output in zip(running, outputs, strict=True):
-                shown = 0
-                while process.poll() is None:
-                    time.sleep(0.5)
-                    shown = _show(output, shown)
-                _show(output, shown)
+            for number in range(runs):
+                # The number of files that a run will get is not known before: no percentage, and one header will do.
+                quiet = ["--override-ini=console_output_style=classic", *(["--no-header"] if number else [])]
+                noted = [f"--junitxml={folder}/{number}.xml"] if junit else []
+                started.append(Run(Path(folder) / str(number), share, [*quiet, *noted, *options], paths))
+            while any(one.runs() for one in started):
+                time.sleep(0.5)
+                for one in started:
+                    one.show()
         finally:
-            for process in running:
-                if process.poll() is None:
-                    process.send_signal(signal.SIGINT)
-            for process in running:
-                process.wait()
-        sys.stdout.write(f"{closing([output.read_text(errors='replace') for output in outputs], began)}\n")
+            for one in started:
+                one.interrupt()
+            statuses = [one.wait() for one in started]
+            for one in started:
+                one.show()
+        if junit:
+            junit.write_text(merged(path.read_text() for path in sorted(Path(folder).glob("*.xml"))))
+        sys.stdout.write(f"{closing([one.text() for one in started], began)}\n")
         sys.stdout.flush()
-    return all(process.returncode == 0 for process in running)
+    return set(statuses) <= {_WELL, _NO_TEST} and _WELL in statuses
 
 
 def closing(outputs: Sequence[str], began: float) -> str:
-    """pytest's closing line for several runs: the sum of theirs. A run that closed with none counts as an error."""
+    """pytest's closing line for several runs: the sum of theirs. A run that closed with none counts as an error.
+
+    All runs collect the same tests and leave out the same, which is counted once.
+    """
     counts: Counter[str] = Counter()
     for output in outputs:
         lines = _CLOSING.findall(output)
         if not lines:
             counts["error"] += 1
             continue
-        for number, word in _COUNT.findall(lines[-1]):
-            counts[word.removesuffix("s") if word in ("warnings", "errors") else word] += int(number)
+        for number, said in _COUNT.findall(lines[-1]):
+            word = said.removesuffix("s") if said in ("warnings", "errors") else said
+            counts[word] = max(counts[word], int(number)) if word == "deselected" else counts[word] + int(number)
     words = [f"{counts[word]} {_plural(word, counts[word])}" for word in _WORDS if counts[word]]
     text = f" {', '.join(words) or 'no tests ran'} in {time.monotonic() - began:.2f}s "
     return text.center(100, "=")
@@ -69,20 +131,3 @@ def closing(outputs: Sequence[str], began: float) -> str:
 
 def _plural(word: str, count: int) -> str:
     return f"{word}s" if word in ("warning", "error") and count != 1 else word
-
-
-def _start(part: Sequence[str], options: Sequence[str], output: Path) -> subprocess.Popen[bytes]:
-    argv = [sys.executable, "-m", "pytest", *options, *part]
-    sys.stdout.write(f"{shlex.join(argv[1:])}\n")
-    with output.open("wb") as out:
-        return subprocess.Popen(argv, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
-
-
-def _show(output: Path, shown: int) -> int:
-    """Print what an output has beyond `shown` bytes; how many it has."""
-    with output.open("rb") as file:
-        file.seek(shown)
-        more = file.read()
-    sys.stdout.write(more.decode(errors="replace"))
-    sys.stdout.flush()
-    return shown + len(more)

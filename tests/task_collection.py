@@ -1,10 +1,13 @@
-"""The short names: up, down, test, lock, clean. Each does its own set-up and, if it began something, ends it."""
+"""The short names: up, down, check, fmt, one, test, lock, clean. Each ends what it began."""
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
+import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 from invoke.collection import Collection
@@ -17,10 +20,13 @@ from images.engine.place import PLACE
 from images.engine.progress import report
 from pipeline.image_tasks import build_all
 from tests import side_by_side
+from tests.testbed.cluster import docker_engine
 from tests.testbed.cluster import task_collection as cluster
 
 ROOT = Path(__file__).resolve().parent.parent
 EXTRAS = ("daemon", "freeze", "dev")
+# What needs etcd, root, Docker or seconds of processor is marked `needs`.
+QUICK = "not slow and not needs"
 
 
 @task(
@@ -54,12 +60,47 @@ def down(c: Context) -> None:
         report(why)
 
 
+@task
+def check(c: Context) -> None:
+    """Lint, types, and the unit tests that are quick and need no root, no etcd and no Docker."""
+    runs = min(len(os.sched_getaffinity(0)), side_by_side.RUNS)
+    if not side_by_side.run(["-m", QUICK, "--hypothesis-profile=few"], ["tests/unit"], runs=runs):
+        raise Exit("the check failed", code=1)
+
+
+@task
+def fmt(c: Context) -> None:
+    """Format all code, and mend what the linter can mend."""
+    for words in (["check", "--fix", "."], ["format", "."]):
+        # Both are wanted where the first has something left to say, too.
+        if subprocess.run([sys.executable, "-m", "ruff", *words], cwd=ROOT, check=False).returncode != 0:
+            report(f"ruff {words[0]} has more to say than it can mend")
+
+
+@task(name="one", help={"test": "a file of tests, or one test: tests/kernel/test_ping.py::test_x; options of pytest"})
+def run_one(c: Context, test: str = "") -> None:
+    """Run one test, slow or not. Nothing is built: a test of the cluster takes the images that are there."""
+    words = shlex.split(test)
+    if not words:
+        raise Exit("no test was given; as: make one T=tests/kernel/test_ping.py", code=2)
+    folders = {folder for folder in ("kernel", "cluster") for word in words if f"tests/{folder}" in word}
+    if folders and os.geteuid() != 0:
+        raise Exit(f"tests of tests/{min(folders)} make network namespaces or containers; run this as root", code=1)
+    with dockerd.running() if "cluster" in folders else nullcontext():
+        if "cluster" in folders:
+            # Raises with what to do where no image is built.
+            docker_engine.newest_base()
+        done = c.run(shlex.join([sys.executable, "-m", "pytest", *words]), warn=True, pty=sys.stdout.isatty())
+    if done is None or not done.ok:
+        raise Exit("", code=1)
+
+
 @task(
     name="test",
     help={"only": "paths or pytest options (default: all tests)", "all": "also those that are marked slow"},
 )
 def run_tests(c: Context, only: str = "", all: bool = False) -> None:  # noqa: A002  # an option's name
-    """Run the tests: lint and types, unit, kernel, cluster. What it started, it stops."""
+    """Run the tests: lint and types, unit, kernel, cluster, several at once. What it started, it stops."""
     preflight.check()
     which = [] if all else ["-m", "not slow"]
     with dockerd.running():
@@ -69,7 +110,7 @@ def run_tests(c: Context, only: str = "", all: bool = False) -> None:  # noqa: A
             done = c.run(f"{shlex.join(argv)} {only}", warn=True, pty=sys.stdout.isatty())
             well = done is not None and done.ok
         else:
-            well = side_by_side.run(which)
+            well = side_by_side.run(which, runs=side_by_side.RUNS)
     if not well:
         raise Exit("tests failed; what a failed cluster left is in build/clusters", code=1)
 
@@ -101,4 +142,4 @@ def clean(c: Context, gone: bool = False) -> None:
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
-namespace = Collection(up, down, run_tests, lock, clean)
+namespace = Collection(up, down, check, fmt, run_one, run_tests, lock, clean)

@@ -8,6 +8,7 @@ from ipaddress import IPv4Network
 
 import pytest
 
+from tests.sharing import alone_in
 from tests.testbed.cluster import docker_engine, packaged
 from tests.testbed.cluster.collect import collect
 from tests.testbed.cluster.create import ROOT, create, remove
@@ -22,10 +23,12 @@ UNDERLAY = IPv4Network("198.18.20.0/24")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything in this folder needs Docker and the built images."""
+    """Everything in this folder needs Docker and built images; who has the cluster or the packages is one set-up."""
     for item in items:
         if "tests/cluster/" in str(item.path):
             item.add_marker(pytest.mark.cluster)
+            if {"_cluster", "packages"} & set(getattr(item, "fixturenames", ())):
+                item.add_marker(pytest.mark.setup("cluster"))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -46,9 +49,10 @@ def base() -> str:
 
 
 @pytest.fixture(scope="session")
-def packages(base: str) -> packaged.Packages:
+def packages(base: str, pytestconfig: pytest.Config) -> packaged.Packages:
     """The RPM, and a newer one, for whichever host."""
-    return packaged.packages(base)
+    with alone_in(pytestconfig, "builds"):
+        return packaged.packages(base)
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,10 @@ from images.engine.step import Step
 from tests.testbed.cluster.create import ROOT
 from tests.testbed.packages import a_step, command, gnupg
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="dnf --installroot needs root")
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="dnf --installroot needs root"),
+    pytest.mark.lane("builds"),
+]
 LOADER = "/lib64/ld-linux-x86-64.so.2"
 # A package, a program of it, and how many packages its installation may bring. Debian 12's repository has about 240.
 SINGLE = {

@@ -22,6 +22,8 @@ from tests.testbed.cluster.create import ROOT
 from tests.testbed.cluster.invoked import invoked_well
 from tests.testbed.cluster.planned import append, flip_mode, make_link
 
+pytestmark = pytest.mark.lane("builds")
+
 # Files that are input of no target, and why they need not be.
 NOT_COUNTED = re.compile(
     r"""images/(README|base/README|bases/README|[a-z]+/README)\.md   # for people

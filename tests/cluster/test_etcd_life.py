@@ -22,6 +22,8 @@ from tests.testbed.cluster.etcd_image import LABEL, cluster_id, run, serves
 from tests.testbed.cluster.images import image_of
 from tests.testbed.polling import eventually
 
+pytestmark = pytest.mark.lane("builds")
+
 
 def test_a_release_is_installed_where_no_package_is(base: str, tmp_path: Path) -> None:
     # A base with a package of etcd does not use this script; the test runs it there too.

@@ -16,6 +16,8 @@ from images.engine.process import Stop
 from images.engine.step import Step
 from tests.testbed.cluster.create import ROOT
 
+pytestmark = pytest.mark.lane("builds")
+
 EPOCH = 1_700_000_000
 SCRIPT = """\
 echo new >/etc/added

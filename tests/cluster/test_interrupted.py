@@ -23,6 +23,8 @@ from tests.testbed.cluster.checkout import checkout
 from tests.testbed.cluster.invoked import invoked_well
 from tests.testbed.polling import eventually
 
+pytestmark = pytest.mark.lane("builds")
+
 DEADLINE_S = 120.0
 FILLER = "filler"
 PHASES = (

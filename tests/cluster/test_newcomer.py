@@ -15,6 +15,7 @@ from tests.testbed.cluster.create import ROOT
 from tests.testbed.cluster.newcomer import Newcomer
 
 pytestmark = [
+    pytest.mark.lane("builds"),
     pytest.mark.skipif(os.geteuid() != 0, reason="a root filesystem is made by root"),
     pytest.mark.timeout(1800),
 ]
@@ -70,6 +71,7 @@ def end(machine: Newcomer, place: str) -> None:
     assert "Traceback" not in machine.log.read_text()
 
 
+@pytest.mark.slow
 def test_a_newcomers_commands_work_with_what_was_fetched_before(log: Path) -> None:
     caches = {_WARM / "apt": "/var/cache/apt/archives", _WARM / "pip": "/root/.cache/pip"}
     for folder in caches:

@@ -21,6 +21,8 @@ from images.engine.place import PLACE, Place
 from pipeline.targets import of_base
 from tests.testbed.cluster.checkout import checkout, is_dirty, tarball
 
+pytestmark = pytest.mark.lane("builds")
+
 NOBODY = 65534
 # User settings that rpm, tar, gzip, xz, git and Python read.
 HOSTILE: dict[str, str] = {

@@ -16,6 +16,8 @@ from images.engine.place import ROOT
 from rpm import source
 from tests.testbed.cluster.packaged import built
 
+pytestmark = pytest.mark.lane("builds")
+
 CONFIG = ROOT / "rpm/rpmlint.toml"
 FILTERS: list[str] = tomllib.loads(CONFIG.read_text())["Filters"]
 

@@ -19,6 +19,8 @@ from tests.testbed.cluster.create import ROOT
 from tests.testbed.cluster.invoked import interrupted, invoke, on_a_full_disk
 from tests.testbed.cluster.registry import HOST, PASSWORD, USER, registry
 
+pytestmark = pytest.mark.lane("builds")
+
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:

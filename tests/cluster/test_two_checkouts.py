@@ -19,6 +19,8 @@ from images.engine.tags import own_tag
 from tests.testbed.cluster.checkout import checkout, commit, give_what_is_built
 from tests.testbed.cluster.packaged import tar
 
+pytestmark = pytest.mark.lane("builds")
+
 # A file in the base image, and in the etcd image that is made from it.
 MARKS = ("images/base/files/usr/share/mark-of-base", "images/etcd/files/usr/share/mark-of-etcd")
 LOOK = "cat /usr/share/mark-of-base /usr/share/mark-of-etcd; ls /intruder 2>&1"

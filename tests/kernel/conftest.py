@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterator
-from typing import Any
+from typing import Any, TypeGuard
 
 import pytest
 
@@ -24,12 +24,21 @@ BACKENDS: dict[str, dict[str, Any]] = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything in this folder needs root and the kernel."""
+    """Everything in this folder needs root and the kernel; those with one lab or site of this file are one set-up."""
     for item in items:
         if "tests/kernel/" in str(item.path):
             item.add_marker(pytest.mark.kernel)
+            for fixture, parameter in (("lab", "backend"), ("site", "site")):
+                if _is_ours(item, fixture):
+                    which = item.callspec.params[parameter]
+                    item.add_marker(pytest.mark.setup(f"{fixture} {getattr(which, 'name', which)}"))
             if os.geteuid() != 0:
                 item.add_marker(pytest.mark.skip(reason="needs root: makes network namespaces"))
+
+
+def _is_ours(item: pytest.Item, fixture: str) -> TypeGuard[pytest.Function]:
+    """Whether a test has the fixture of this file, and not one by the same name of its own."""
+    return isinstance(item, pytest.Function) and fixture in item.fixturenames and not hasattr(item.module, fixture)
 
 
 @pytest.hookimpl(wrapper=True)

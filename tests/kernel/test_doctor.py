@@ -198,8 +198,8 @@ def test_docker_28_without_our_rules_needs_both_accept_rules(lab: Lab) -> None:
 @pytest.mark.parametrize(
     ("broken", "words"),
     [
-        ("link set dev overlay.1 address 02:00:00:00:00:01", "02:00:00:00:00:01"),
-        ("link set dev overlay.1 down", "is down"),
+        pytest.param("link set dev overlay.1 address 02:00:00:00:00:01", "02:00:00:00:00:01", marks=pytest.mark.slow),
+        pytest.param("link set dev overlay.1 down", "is down", marks=pytest.mark.slow),
         ("link delete overlay.1", "not there"),
     ],
     ids=["address", "down", "deleted"],

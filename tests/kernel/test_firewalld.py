@@ -84,7 +84,10 @@ def made(folder: Path, case: Case) -> Iterator[Site]:
                 firewall.remove()
 
 
-@pytest.fixture(scope="module", params=list(CASES))
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=pytest.mark.slow if name in ("vxlan", "udp") else ()) for name in CASES],
+)
 def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with made(tmp_path_factory.mktemp(request.param), CASES[request.param]) as site:
         yield site

@@ -122,6 +122,7 @@ def test_a_flood_of_bad_leases_leaves_good_hosts_at_work(
         assert (a.run_dir / "status.json").stat().st_size < STATUS_BYTES
 
 
+@pytest.mark.slow
 def test_a_config_that_changes_all_the_time_does_not_restart_the_data_path_each_time(lab: Lab) -> None:
     a, b = lab.hosts
     configs = [json.dumps({"Network": str(NETWORK), "Backend": {"Type": "vxlan", **more}}) for more in ({}, {"VNI": 7})]

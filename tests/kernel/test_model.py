@@ -13,9 +13,9 @@ from overlayd.kernel.converge import judged, with_taken, without
 from overlayd.kernel.diff import Operation, diff
 from overlayd.kernel.state import KernelObject, KernelState, Route, Sysctl
 from overlayd.lib.addresses import is_within
+from tests.kernel.stage import addresses, host
 from tests.testbed.netns import namespaces
 from tests.testbed.netns.namespaces import inside
-from tests.testbed.netns.stage import addresses, host
 from tests.unit.kernel.damage import as_seen, foreign_interfaces, foreign_routes, happenings
 from tests.unit.kernel.model import Event, Kernel, LinkGone, LinkSet, MacSet, holding
 from tests.unit.kernel.scenes import KINDS, UNDERLAY, Peer, Scene, scenes

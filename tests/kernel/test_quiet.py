@@ -13,10 +13,10 @@ from overlayd.errors import NetworkConfigError, UnsupportedError
 from overlayd.kernel.converge import ConvergeReport
 from overlayd.kernel.dump import dump
 from overlayd.kernel.routes import RTM_GETROUTE
+from tests.kernel.stage import host
 from tests.testbed.netns.lab import Host, Lab, laboratory
 from tests.testbed.netns.listening import Ear, requests
 from tests.testbed.netns.namespaces import inside
-from tests.testbed.netns.stage import host
 from tests.testbed.polling import eventually
 from tests.unit.kernel.scenes import IPV4_ONLY, Peer, Scene
 

@@ -131,6 +131,7 @@ def test_packets_dropped_on_their_way_into_a_peer_are_reported_with_the_directio
     assert a.call("status").returncode == 0
 
 
+@pytest.mark.slow
 def test_answers_dropped_on_this_host_are_reported_with_the_direction(a: Host, b: Host) -> None:
     source = ("-s", str(b.container_address6), "-j", "DROP")
     with rule(a, "FORWARD", *source, program="ip6tables"):

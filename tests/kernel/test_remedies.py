@@ -52,7 +52,7 @@ DOCKERS_LAST = "-N DOCKER-USER; {0} -I FORWARD -j DOCKER-USER; {0} -I FORWARD -i
 BREAKS: dict[str, Break] = {
     "sysctl": Break(finding="ip-forward", how="sysctl -qw net.ipv4.ip_forward=0"),
     "sysctl of a device": Break(slow=True, finding="ip-forward", how="sysctl -qw net/ipv4/conf/overlay.1/forwarding=0"),
-    "sysctl ipv6": Break(finding="ipv6-forward", how="sysctl -qw net.ipv6.conf.all.forwarding=0", version=6),
+    "sysctl ipv6": Break(slow=True, finding="ipv6-forward", how="sysctl -qw net.ipv6.conf.all.forwarding=0", version=6),
     "underlay's MTU": Break(finding="underlay-mtu", how="ip link set dev eth0 mtu 1400", large=True),
     "bridge's MTU": Break(slow=True, finding="container-mtu", how="ip link set dev docker0 mtu 1300", large=True),
     "device's MTU": Break(slow=True, finding="overlay-device", how="ip link set dev overlay.1 mtu 1300", large=True),
@@ -73,6 +73,7 @@ BREAKS: dict[str, Break] = {
     ),
     "raw": Break(finding="docker-raw", how="iptables -t raw -I PREROUTING -d {container} ! -i docker0 -j DROP"),
     "raw of ip6tables": Break(
+        slow=True,
         finding="docker-raw",
         how="ip6tables -t raw -I PREROUTING -d {container6} ! -i docker0 -j DROP",
         version=6,
@@ -89,7 +90,11 @@ BREAKS: dict[str, Break] = {
     ),
     "FORWARD before DOCKER-USER": Break(finding="forward-in", how=f"iptables {DOCKERS_LAST.format('iptables')}"),
     "FORWARD of ip6tables": Break(
-        finding="forward-in", how=f"ip6tables {DOCKERS_LAST.format('ip6tables')}", version=6, words="ip6tables: filter"
+        slow=True,
+        finding="forward-in",
+        how=f"ip6tables {DOCKERS_LAST.format('ip6tables')}",
+        version=6,
+        words="ip6tables: filter",
     ),
     "DOCKER-USER": Break(
         slow=True,
@@ -113,12 +118,14 @@ BREAKS: dict[str, Break] = {
     ),
     "POSTROUTING": Break(slow=True, finding="forward-in", how="iptables -t mangle -A POSTROUTING -o docker0 -j DROP"),
     "policy of nft": Break(
+        slow=True,
         finding="forward-in",
         how=foreign("forward", 'iifname "docker0" accept; ct state established,related accept', policy="drop"),
         undo=NOT_MINE,
         words="policy drop of inet mine my-forward",
     ),
     "map of nft, ipv6": Break(
+        slow=True,
         finding="forward-in",
         how="nft 'table inet mine { chain into { ip6 saddr fd00::/8 reject; }; "
         'map ways { type ifname : verdict; elements = { "docker0" : goto into }; }; '
@@ -149,6 +156,7 @@ BREAKS: dict[str, Break] = {
         undo="iptables-legacy -F INPUT",
     ),
     "port of nft": Break(
+        slow=True,
         finding="backend-port",
         how=foreign("input", "tcp dport 22 accept; udp dport { 4789, 8000-9000 } drop"),
         undo=NOT_MINE,

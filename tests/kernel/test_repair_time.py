@@ -30,8 +30,10 @@ BREAKAGES = {
 
 # "{device}": host-gw has none.
 VXLAN_ALONE = ("neighbours flushed", "another MAC", "addresses flushed")
+# With the backends beside vxlan, what is nearest to their data path; all else is slow.
+NEAREST = {"host-gw": "routes flushed", "udp": "device deleted", "wireguard": "device deleted"}
 CASES = [
-    (backend, what)
+    pytest.param(backend, what, marks=() if what == NEAREST.get(backend, what) else pytest.mark.slow)
     for backend in ("host-gw", *DEVICE)
     for what, command in BREAKAGES.items()
     if backend == "vxlan" or (what not in VXLAN_ALONE and (backend in DEVICE or "{device}" not in command))

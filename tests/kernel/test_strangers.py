@@ -52,18 +52,13 @@ USUAL = ("20.10", "28.2", "29-nftables")
 _OWN_DAEMON_JSON = 'mkdir -p /etc/docker && mount --bind "$0" /etc/docker && exec "$@"'
 
 
-@pytest.fixture(params=BACKENDS)
-def backend(request: pytest.FixtureRequest) -> str:
-    """The type of backend."""
-    name: str = request.param
-    return name
-
-
-@pytest.fixture(params=["iptables", "nftables"])
-def firewall(request: pytest.FixtureRequest) -> str:
-    """The firewall setting of the daemons."""
-    name: str = request.param
-    return name
+# Each backend once; with the other firewall it is slow.
+FIREWALLS = {"vxlan": "iptables", "host-gw": "nftables", "auto": "iptables", "udp": "nftables", "wireguard": "nftables"}
+PAIRS = [
+    pytest.param(backend, firewall, marks=() if firewall == usual else pytest.mark.slow, id=f"{backend}-{firewall}")
+    for backend, usual in FIREWALLS.items()
+    for firewall in ("iptables", "nftables")
+]
 
 
 @pytest.fixture
@@ -82,6 +77,7 @@ def site(backend: str, firewall: str, tmp_path: Path, monkeypatch: pytest.Monkey
             yield found
 
 
+@pytest.mark.parametrize(("backend", "firewall"), PAIRS)
 def test_only_peers_reach_containers(
     site: StrangersSite, backend: str, firewall: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -90,6 +86,7 @@ def test_only_peers_reach_containers(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("backend", "firewall"), PAIRS)
 def test_only_peers_reach_containers_with_any_docker(
     site: StrangersSite, backend: str, firewall: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -230,7 +227,10 @@ def test_without_our_rules_the_same_strangers_get_in(tmp_path: Path) -> None:
             assert any("udp port 8472 over IPv4" in warning for warning in said), said
 
 
-@pytest.mark.parametrize("backend", ["vxlan", "host-gw", "udp", "wireguard"])
+@pytest.mark.parametrize(
+    "backend",
+    ["vxlan", *(pytest.param(name, marks=pytest.mark.slow) for name in ("host-gw", "udp")), "wireguard"],
+)
 def test_a_peer_whose_lease_ended_is_a_stranger(backend: str, tmp_path: Path) -> None:
     with laboratory(tmp_path, BACKENDS[backend]) as lab:
         for name in ("a", "b", "former"):

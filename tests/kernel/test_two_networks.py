@@ -45,7 +45,7 @@ class Site:
     second: tuple[Beside, Beside]
 
 
-@pytest.fixture(scope="module", params=list(BOTH))
+@pytest.fixture(scope="module", params=["vxlan, iptables", pytest.param("host-gw, nftables", marks=pytest.mark.slow)])
 def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """Both networks, shared by the tests; a test that breaks something repairs it."""
     backend, firewall = BOTH[request.param]

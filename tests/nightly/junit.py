@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from xml.etree import ElementTree as ET
 
@@ -45,6 +46,14 @@ class Summary:
 
 
 _OUTCOMES = {"failure": "failed", "error": "error", "skipped": "skipped"}
+
+
+def merged(texts: Iterable[str]) -> str:
+    """One JUnit document of several: all their suites. Raises ET.ParseError where one is none."""
+    root = ET.Element("testsuites")
+    for text in texts:
+        root.extend(ET.fromstring(text).iter("testsuite"))
+    return ET.tostring(root, encoding="unicode", xml_declaration=True)
 
 
 def summarize(text: str) -> Summary:

@@ -85,6 +85,19 @@ def test_whoever_is_not_root_is_told_so_before_anything_is_set_up(place: Path, t
 
 
 @root_only
+def test_tests_that_need_no_root_are_not_refused_to_anybody_where_the_environment_is_another_users(place: Path) -> None:
+    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "sh", "requirements/check", "tests"]
+    done = subprocess.run(nobody, cwd=place, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.stderr.startswith(f"error: nothing can be written into {place}")
+    (place / ".venv/bin").mkdir(parents=True)
+    for name in ("python", "invoke"):
+        (place / ".venv/bin" / name).symlink_to("/bin/true")
+    (place / ".venv/.complete").write_text(f"{place}\n")
+    done = subprocess.run(nobody, cwd=place, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@root_only
 def test_whoever_may_not_talk_to_docker_is_told_that_nothing_is_removed(place: Path) -> None:
     nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "sh", "requirements/check", "down"]
     for variables, status in (({}, 1), ({"DOCKER_HOST": "unix:///nowhere"}, 0)):
@@ -117,7 +130,8 @@ def test_a_path_that_a_tool_would_read_otherwise_is_refused(place: Path, charact
 
 @root_only
 def test_a_path_of_other_characters_will_do(place: Path) -> None:
-    preflight.check(place.rename(place.parent / "o+v@e=r~l_a-y.1"))
+    moved = place.rename(place.parent / "o+v@e=r~l_a-y.1")
+    assert subprocess.run(["sh", moved / preflight.SCRIPT, "run"], capture_output=True, check=True).stderr == b""
 
 
 @root_only

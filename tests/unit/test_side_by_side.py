@@ -16,11 +16,13 @@ FAILED = "F\n============ 1 failed, 700 passed, 1 skipped, 2 errors in 900.10s (
 @pytest.mark.parametrize(
     ("outputs", "words"),
     [
-        ((PASSED, PASSED), "500 passed, 6 deselected in"),
+        ((PASSED, PASSED), "500 passed, 3 deselected in"),
         ((PASSED, FAILED), "1 failed, 950 passed, 1 skipped, 3 deselected, 2 errors in"),
         # A run that was killed prints no summary.
         ((PASSED, "..\n"), "250 passed, 3 deselected, 1 error in"),
         (("", ""), "2 errors in"),
+        # One that got none of the tests.
+        ((PASSED, "=== 3 deselected in 1.20s ===\n", "=== no tests ran in 0.1s ===\n"), "250 passed, 3 deselected in"),
     ],
 )
 def test_the_counts_are_added_in_pytests_own_order(outputs: tuple[str, ...], words: str) -> None:

@@ -168,6 +168,18 @@ def test_pure_modules_import_nothing_of_the_world(name: str) -> None:
             assert found.rpartition(".")[0] in pure_modules, found
 
 
+def test_the_test_bed_stands_on_no_test() -> None:
+    # cluster.up and the bench use it where nobody runs tests.
+    tests = re.compile(r"tests\.(cluster|kernel|unit|sharing|side_by_side|conftest)\b")
+    guilty = {
+        str(path.relative_to(ROOT)): name
+        for path in (ROOT / "tests/testbed").rglob("*.py")
+        for name in imports(path)
+        if tests.match(name)
+    }
+    assert not guilty
+
+
 def test_no_file_of_code_is_longer_than_it_may_be() -> None:
     long = {
         str(path.relative_to(ROOT)): lines

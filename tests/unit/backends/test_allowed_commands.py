@@ -40,7 +40,8 @@ def test_without_consent_no_command_is_run_and_the_setting_is_named(tmp_path: Pa
 
 
 def test_a_config_without_commands_needs_no_consent() -> None:
-    Extension.from_config({}, replace(ENVIRONMENT, allowed_commands=AllowedCommands()))
+    config = replace(ENVIRONMENT, allowed_commands=AllowedCommands())
+    assert isinstance(Extension.from_config({}, config), Extension)
 
 
 @pytest.mark.parametrize(

@@ -164,6 +164,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.needs("three seconds of processor each")
 @pytest.mark.parametrize("what", list(HOSTILE))
 def test_a_hundred_thousand_bad_leases_are_refused_in_a_moment(what: str, record_property: Any) -> None:
     good = [GOOD, lease("10.5.3.0/24", "198.18.1.3", created=6)]

@@ -89,6 +89,7 @@ def test_the_holder_of_a_subnet_is_named_and_a_free_one_suggested(
 def test_the_clusters_own_network_is_no_conflict(monkeypatch: pytest.MonkeyPatch) -> None:
     _networks(monkeypatch, network("none", None), network("overlayd-one", "198.18.7.0/24"))
     underlay.require_free(CLUSTER)
+    assert all(holder.subnet != CLUSTER.underlay for holder in underlay.holders(CLUSTER))
 
 
 def _networks(monkeypatch: pytest.MonkeyPatch, *found: dict[str, Any]) -> None:

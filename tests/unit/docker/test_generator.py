@@ -219,6 +219,7 @@ def test_no_bytes_in_a_drop_in_break_it(content: bytes) -> None:
     assert all(command.endswith(" $OVERLAYD_DOCKER_OPTIONS") for command in written)
 
 
+@pytest.mark.needs("root")
 @given(st.lists(PIECES, max_size=9).map(b"".join))
 @example(b"[Service]\nExecStart=\nExecStart=/bin/echo one\0ExecStart=/bin/echo \xe4\n")
 @settings(max_examples=25, deadline=None)

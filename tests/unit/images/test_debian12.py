@@ -122,6 +122,7 @@ def written(packages: list[dpkg.DebianPackage], root: Path) -> str:
     return spec.write(packages, contents, dict.fromkeys(names, "ISC AND LicenseRef-100%"), root)
 
 
+@pytest.mark.needs("root")
 def test_the_spec_says_what_each_package_is(root: Path) -> None:
     packages = dpkg.installed(root)
     text = written(packages, root)
@@ -134,6 +135,7 @@ def test_the_spec_says_what_each_package_is(root: Path) -> None:
     assert "%files -n filesystem" in text
 
 
+@pytest.mark.needs("root")
 def test_what_is_mounted_over_in_every_container_has_the_mode_of_what_is_mounted(root: Path) -> None:
     (root / "proc").mkdir()
     packages = dpkg.installed(root)
@@ -141,6 +143,7 @@ def test_what_is_mounted_over_in_every_container_has_the_mode_of_what_is_mounted
     assert '%dir %attr(0555,root,root) "/proc"' in text
 
 
+@pytest.mark.needs("root")
 def test_of_documents_copyright_files_stay_and_are_no_documents_to_rpm(root: Path) -> None:
     for path in ("doc/tool/copyright", "doc/tool/README", "common-licenses/GPL-2"):
         (root / "usr/share" / path).parent.mkdir(parents=True, exist_ok=True)

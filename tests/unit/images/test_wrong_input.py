@@ -24,8 +24,16 @@ ROOT = Path(__file__).resolve().parents[3]
         ("images.host --base centos-7", ("error: images.host cannot be made on centos-7: its newest Python is 3.6",)),
         ("build-all --mirrors x", ("No idea what '--mirrors' is!",)),
         ("images.build --base nosuch --target images.base", ("error: there is no base 'nosuch'",)),
-        ("release --to /proc/x --unsigned", ("error: in /proc no folder can be made", "name another: --to")),
-        ("release --unsigned --number 0.5", ("error: OVERLAYD_RELEASE is '0.5'", "allowed: a number from 1")),
+        pytest.param(
+            "release --to /proc/x --unsigned",
+            ("error: in /proc no folder can be made", "name another: --to"),
+            marks=pytest.mark.needs("root"),
+        ),
+        pytest.param(
+            "release --unsigned --number 0.5",
+            ("error: OVERLAYD_RELEASE is '0.5'", "allowed: a number from 1"),
+            marks=pytest.mark.needs("root"),
+        ),
         ("cluster.shell", ("did not receive required positional arguments: 'host'",)),
     ],
 )
@@ -57,7 +65,16 @@ def test_a_wrong_value_is_answered_with_what_is_allowed(words: str, wrong: str, 
     assert allowed in said
 
 
-@pytest.mark.parametrize("task", ["up", "cluster.up", "cluster.status", "cluster.show", "cluster.shell host1"])
+@pytest.mark.parametrize(
+    "task",
+    [
+        pytest.param("up", marks=pytest.mark.needs("root")),
+        "cluster.up",
+        "cluster.status",
+        "cluster.show",
+        "cluster.shell host1",
+    ],
+)
 def test_a_docker_that_is_not_there_is_said_so(task: str) -> None:
     assert refused(task, status=1).startswith(
         "error: no dockerd answers at DOCKER_HOST=unix:///nowhere: No such file or directory\n"

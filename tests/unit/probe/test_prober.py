@@ -178,6 +178,7 @@ def test_when_all_fail_at_once_those_that_were_looked_into_speak_for_all(
     assert (len(first), len(then)) == (3, 6)
 
 
+@pytest.mark.needs("root")
 def test_who_is_told_to_end_waits_for_no_answer_any_more() -> None:
     wake = Wake()
     with Pinger(wake=wake) as pinger:

@@ -141,6 +141,9 @@ def test_a_home_with_a_path_too_long_for_a_socket_works_too(tmp_path: Path) -> N
     file.write_bytes(b"content")
     [signature] = signing.sign_detached(key, file)
     signing.verify(file, signature, signing.export_public(key))
+    file.write_bytes(b"other content")
+    with pytest.raises(BuildError, match="do not match"):
+        signing.verify(file, signature, signing.export_public(key))
 
 
 def test_a_repository_is_signed_in_all_its_parts_and_the_rpm_it_was_made_of_is_not(

@@ -1,0 +1,138 @@
+"""A plugin for pytest: several runs share the tests. Each takes the tests of one set-up at a time, until none is left.
+
+tests/side_by_side.py starts the runs, all with the same `--share FOLDER`. Each collects all tests and puts them into
+groups: by the marker `setup(name)` where a conftest gave one, else by their file. A group is taken by whoever makes
+its file in the folder. Of groups with the same marker `lane(name)`, one runs at a time. Nothing here depends on how
+many runs there are, nor on which of them ends first; a run that is killed leaves its group's other tests unrun, and
+side_by_side counts it as an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+# Groups that take minutes begin first, so that none is the last to end.
+LONG = ("cluster",)
+_AGAIN_S = 0.5
+
+
+@dataclass
+class Group:
+    """Tests that one run of pytest does, one after the other."""
+
+    name: str
+    lane: str | None = None
+    items: list[pytest.Item] = field(default_factory=list)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The folder in which the runs tell each other what they have taken."""
+    parser.addoption("--share", metavar="FOLDER", type=Path, help="share the tests with runs that have the same folder")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> object:
+    """In place of pytest's own loop, run what this run takes. None, which lets pytest go on, without --share."""
+    folder: Path | None = session.config.getoption("share")
+    if folder is None or session.config.option.collectonly or session.testsfailed:
+        return None
+    parent = os.getppid()
+    for group in taken(folder, grouped(session.items)):
+        # After the last test of a group nothing of its set-up is kept: who comes next has another one.
+        for item, following in zip(group.items, [*group.items[1:], None], strict=True):
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+            if os.getppid() != parent:
+                raise session.Interrupted("side_by_side was killed")
+            if session.shouldfail:
+                raise session.Failed(session.shouldfail)
+            if session.shouldstop:
+                raise session.Interrupted(session.shouldstop)
+    return True
+
+
+def grouped(items: Sequence[pytest.Item]) -> list[Group]:
+    """The groups of these tests, those that take longest first, else in their order."""
+    found: dict[str, Group] = {}
+    for item in items:
+        name = _marked(item, "setup") or item.nodeid.partition("::")[0]
+        group = found.setdefault(name, Group(name=name, lane=_marked(item, "lane")))
+        group.items.append(item)
+    return sorted(found.values(), key=lambda group: LONG.index(group.name) if group.name in LONG else len(LONG))
+
+
+def taken(folder: Path, groups: Sequence[Group]) -> Iterator[Group]:
+    """One group after another that nobody else has, until there is none. A lane is held while its group is in use."""
+    left = list(groups)
+    while left:
+        waiting = []
+        for group in left:
+            with _lane(folder, group.lane) as free:
+                if not free:
+                    waiting.append(group)
+                elif _take(folder, group.name):
+                    yield group
+        left = waiting
+        if left:
+            time.sleep(_AGAIN_S)
+
+
+@contextmanager
+def alone_in(config: pytest.Config, lane: str) -> Iterator[None]:
+    """Wait for a lane, and hold it for the length of the block: for the part of a set-up that needs it."""
+    folder: Path | None = config.getoption("share")
+    if folder is None:
+        yield
+        return
+    with _lane_file(folder, lane) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _take(folder: Path, name: str) -> bool:
+    """Whether this group is ours from now on; it may have been somebody's before."""
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(folder / f"group-{_file_name(name)}", os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        return True
+    return False
+
+
+@contextmanager
+def _lane(folder: Path, name: str | None) -> Iterator[bool]:
+    """Hold a lane, unless somebody else does; whether it is held. The kernel frees that of a killed run."""
+    if name is None:
+        yield True
+        return
+    with _lane_file(folder, name) as file:
+        yield _locked(file)
+
+
+def _lane_file(folder: Path, name: str) -> IO[str]:
+    return (folder / f"lane-{_file_name(name)}").open("w")
+
+
+def _locked(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _file_name(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:16]
+
+
+def _marked(item: pytest.Item, marker: str) -> str | None:
+    found = item.get_closest_marker(marker)
+    return None if found is None else str(found.args[0])
