@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from overlayd import __version__, commands, settings
-from overlayd.commands import Command, Verb
+from overlayd.commands.command import Command, Verb
 from overlayd.errors import OverlaydError, PrivilegeError
 from overlayd.lib import log, marks
 from overlayd.lib.ownership import require_ours

@@ -9,7 +9,7 @@ from dataclasses import Field, dataclass, fields
 from typing import Any
 
 from overlayd import cli, errors
-from overlayd.commands import Verb
+from overlayd.commands.command import Verb
 from overlayd.settings import Settings
 
 _NAMES = ("docker", "etcd")

@@ -81,11 +81,11 @@ def _find(backend_type: str) -> type[Backend] | None:
     # The name may come from etcd: only a module of this package is ever imported by it.
     if _NAME.fullmatch(backend_type) is None:
         return None
-    name = f"{__name__}.{backend_type.replace('-', '_')}"
+    stem = backend_type.replace("-", "_")
     try:
-        module = import_module(name)
+        module = import_module(f"{__name__}.{stem}")
     except ModuleNotFoundError as error:
-        if error.name != name:
+        if error.name != f"{__name__}.{stem}":
             raise
         return None
     found: type[Backend] | None = getattr(module, "BACKEND", None)

@@ -63,8 +63,8 @@ def icmp_error(packet: bytes, kind: int, code: int) -> tuple[IPv4Address, bytes]
     if packet[PROTOCOL] == ICMP and (len(packet) <= header_bytes or packet[header_bytes] not in _QUERIES):
         return None
     # The header and the first eight bytes, by which the sender knows its packet.
-    sanitized = packet[: header_bytes + 8]
-    body = struct.pack("!BBHI", kind, code, 0, 0) + sanitized
+    quoted = packet[: header_bytes + 8]
+    body = struct.pack("!BBHI", kind, code, 0, 0) + quoted
     return sender, body[:2] + struct.pack("!H", checksum(body)) + body[4:]
 
 

@@ -6,67 +6,20 @@ its name, `docker_opts` for `docker-opts`, and only that of the command that is 
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable
-from dataclasses import dataclass
 from importlib import import_module
 
-from overlayd.settings import Settings
-
-
-def _no_flags(_parser: argparse.ArgumentParser) -> None:
-    pass
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verb:
-    """One thing to do, by a command or by one of its verbs.
-
-    `run` does it and returns the exit status. `add_flags` gives a parser the flags that it takes beside the settings.
-    """
-
-    name: str
-    help: str
-    """What it does, in a line of the help text."""
-    manual: str
-    """What the manual page says beside that, in sentences; empty for nothing."""
-    needs_root: str | None
-    """Why it has to be run as root, as the end of a sentence that begins with the command; None: it has not."""
-    needs_etcd: bool
-    """Whether it fails, or waits, where etcd does not answer."""
-    run: Callable[[Settings, argparse.Namespace], int]
-    add_flags: Callable[[argparse.ArgumentParser], None] = _no_flags
-    without_settings: bool = False
-    """Whether it goes on with the default settings for a user who may not read the settings file."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verbs:
-    """A command that does nothing without a verb. `metavar` stands for the verb in the help text."""
-
-    name: str
-    help: str
-    verbs: tuple[Verb, ...]
-    metavar: str = "VERB"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Command:
-    """A command and its place in the help text and the manual page: lower numbers come first."""
-
-    place: int
-    does: Verb | Verbs
+from overlayd.commands.command import Command
 
 
 def find(name: str) -> Command | None:
     """The command of that name, None where there is none. Imports its module."""
     if not name.replace("-", "").isalpha():
         return None
-    module = f"{__name__}.{name.replace('-', '_')}"
+    stem = name.replace("-", "_")
     try:
-        found: Command | None = getattr(import_module(module), "COMMAND", None)
+        found: Command | None = getattr(import_module(f"{__name__}.{stem}"), "COMMAND", None)
     except ModuleNotFoundError as error:
-        if error.name != module:
+        if error.name != f"{__name__}.{stem}":
             raise
         return None
     return found

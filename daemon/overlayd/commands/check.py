@@ -10,7 +10,7 @@ from typing import Any
 
 from overlayd.backends.backend import Backend
 from overlayd.backends.facts import BackendFacts
-from overlayd.commands import Command, Verb
+from overlayd.commands.command import Command, Verb
 from overlayd.commands.output import print_fields, print_line
 from overlayd.docker.dockerd_config import read_dockerd_config
 from overlayd.doctor.gather.host import device_feature

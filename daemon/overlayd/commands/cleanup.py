@@ -8,7 +8,7 @@ from functools import partial
 from overlayd import firewall, firewalld
 from overlayd.backends import undo
 from overlayd.backends.allowed_commands import AllowedCommands
-from overlayd.commands import Command, Verb
+from overlayd.commands.command import Command, Verb
 from overlayd.commands.output import print_line
 from overlayd.docker.options import DOCKER_ENV, RECORD
 from overlayd.errors import BusyError, OverlaydError

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from overlayd.commands import Command, Verb, Verbs
+from overlayd.commands.command import Command, Verb, Verbs
 from overlayd.commands.output import print_line
 from overlayd.errors import ConfigError, NetworkConfigError
 from overlayd.leases.conflicts import HostNeed, Judgement, judge_network
@@ -21,8 +21,6 @@ from overlayd.lib.addresses import ip_address, ip_network
 from overlayd.settings import Settings
 from overlayd.store.client import Store
 from overlayd.store.protocol import KeyValue
-from overlayd.underlay import host_needs
-from overlayd.underlay.choose import Underlay, UnderlayEndpoint
 
 if TYPE_CHECKING:
     from overlayd.underlay.choose import Underlay
@@ -48,6 +46,7 @@ def _set(settings: Settings, options: argparse.Namespace) -> int:
     """
     # They bring the backends and netlink, which `get` does not need.
     from overlayd.host.backend import load_backend, unknown_keys  # noqa: PLC0415
+    from overlayd.underlay import host_needs  # noqa: PLC0415
 
     force: bool = options.force
     raw = _read_config(options.config)
@@ -82,6 +81,8 @@ def _peers(keys: Keys, leased: Collection[KeyValue]) -> Iterator[HostNeed]:
 
 def _any_underlay() -> Underlay:
     # Whoever writes the config need not be on a host of the network; only the config's own sense is checked here.
+    from overlayd.underlay.choose import Underlay, UnderlayEndpoint  # noqa: PLC0415
+
     v4, v6 = (UnderlayEndpoint(address=one, public_ip=one) for one in map(ip_address, ("192.0.2.1", "2001:db8::1")))
     return Underlay(ifname="lo", ifindex=1, mtu_bytes=65535, reason="for the check only", v4=v4, v6=v6)
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network
 
-from overlayd.commands import Command, Verb, Verbs
+from overlayd.commands.command import Command, Verb, Verbs
 from overlayd.commands.output import print_line
 from overlayd.docker import options as docker_options
 from overlayd.docker import remedies as docker_remedies

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from overlayd.commands import Command, Verb
+from overlayd.commands.command import Command, Verb
 from overlayd.errors import ConfigError, OverlaydError, PrivilegeError
 from overlayd.lib import envfile
 from overlayd.lib.files import write_atomically

@@ -7,7 +7,7 @@ import json
 import os
 
 from overlayd import settings as settings_module
-from overlayd.commands import Command, Verb
+from overlayd.commands.command import Command, Verb
 from overlayd.commands.output import print_line
 from overlayd.doctor.checks import examine
 from overlayd.doctor.finding import document, lines, problems

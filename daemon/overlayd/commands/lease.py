@@ -9,7 +9,7 @@ from contextlib import closing
 from datetime import timedelta
 from typing import Any
 
-from overlayd.commands import Command, Verb, Verbs
+from overlayd.commands.command import Command, Verb, Verbs
 from overlayd.commands.output import print_line
 from overlayd.errors import ConfigError
 from overlayd.leases import previous_lease, reservations

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from overlayd import settings as settings_table
-from overlayd.commands import Command, Verb, Verbs
+from overlayd.commands.command import Command, Verb, Verbs
 from overlayd.commands.output import print_line
 from overlayd.docker.dockerd_config import DAEMON_JSON, read_daemon_json
 from overlayd.errors import BusyError, CommandFailed, ConfigError, OverlaydError, PrivilegeError

@@ -7,6 +7,7 @@ import contextlib
 import json
 from dataclasses import replace
 
+from overlayd.commands.command import Command, Verb
 from overlayd.commands.output import print_line
 from overlayd.errors import ConfigError, OverlaydError, StoreError, UnsupportedError
 from overlayd.host.backend import load_backend
@@ -91,3 +92,44 @@ def _from_etcd(settings: Settings) -> tuple[LocalHost, list[KnownPeer]]:
         if result.public_ip not in own
     ]
     return here, peers
+
+
+def _add_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("peers", nargs="*", metavar="PEER", help="a public address, a subnet, or an address inside it")
+    parser.add_argument("--json", action="store_true", help="as one JSON document")
+    parser.add_argument("--count", type=_count, default=3, help="echoes to each (default: 3)")
+    parser.add_argument("--timeout", type=_seconds, default=1.0, help="seconds to wait for each (default: 1)")
+    parser.add_argument("--no-mtu", action="store_true", help="do not look for the path's MTU")
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or not 0 < int(text) <= 100:
+        raise argparse.ArgumentTypeError("a whole number from 1 to 100")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0
+    if not 0 < number <= 60:
+        raise argparse.ArgumentTypeError("a number of seconds above 0, at most 60")
+    return number
+
+
+COMMAND = Command(
+    place=50,
+    does=Verb(
+        name="ping",
+        help="ask every peer: does it answer, how fast, how large a packet may be",
+        manual="Each peer is asked by the underlay, its host by the overlay, and a container of it from a container "
+        "here, by the way that containers' own packets go. Without root, or a container on docker0, this host itself "
+        "asks.",
+        needs_root=None,
+        needs_etcd=False,
+        run=main,
+        add_flags=_add_flags,
+        without_settings=True,
+    ),
+)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from overlayd.commands import Command, Verb
+from overlayd.commands.command import Command, Verb
 from overlayd.lib import slim_imports
 from overlayd.settings import Settings
 

@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Iterator
 
-from overlayd.commands import Command, Verb
+from overlayd.commands.command import Command, Verb
 from overlayd.commands.output import print_line
 from overlayd.lib.tables import columns
 from overlayd.monitoring import status_file

@@ -103,10 +103,10 @@ def parse(version: int, message: bytes) -> Reply | Refusal | Request | None:
         ident, sequence = struct.unpack_from("!HH", message, 4)
         return Reply(ident=ident, sequence=sequence, token=message[ICMP_BYTES : ICMP_BYTES + TOKEN_BYTES])
     why = _reason(version, kind, code, message)
-    sanitized = _quoted_echo(version, message[ICMP_BYTES:])
-    if why is None or sanitized is None:
+    quoted = _quoted_echo(version, message[ICMP_BYTES:])
+    if why is None or quoted is None:
         return None
-    return Refusal(ident=sanitized[0], sequence=sanitized[1], reason=why[0], mtu_bytes=why[1])
+    return Refusal(ident=quoted[0], sequence=quoted[1], reason=why[0], mtu_bytes=why[1])
 
 
 def without_ip_header(packet: bytes) -> bytes:
@@ -127,13 +127,13 @@ def _reason(version: int, kind: int, code: int, message: bytes) -> tuple[str, in
     return None
 
 
-def _quoted_echo(version: int, sanitized: bytes) -> tuple[int, int] | None:
+def _quoted_echo(version: int, quoted: bytes) -> tuple[int, int] | None:
     """The identifier and sequence number of the echo request that an ICMP error quotes."""
-    if len(sanitized) < IP_BYTES[version] or sanitized[0] >> 4 != version:
+    if len(quoted) < IP_BYTES[version] or quoted[0] >> 4 != version:
         return None
-    header_bytes = (sanitized[0] & 0x0F) * 4 if version == 4 else IP_BYTES[6]
-    protocol = sanitized[9] if version == 4 else sanitized[6]
-    inner = sanitized[header_bytes:]
+    header_bytes = (quoted[0] & 0x0F) * 4 if version == 4 else IP_BYTES[6]
+    protocol = quoted[9] if version == 4 else quoted[6]
+    inner = quoted[header_bytes:]
     if protocol != _PROTOCOL[version] or len(inner) < ICMP_BYTES or inner[0] != ECHO_REQUEST[version]:
         return None
     ident, sequence = struct.unpack_from("!HH", inner, 4)

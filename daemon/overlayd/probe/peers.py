@@ -7,21 +7,12 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any, Protocol
 
+from overlayd import backends
 from overlayd.errors import ConfigError
 from overlayd.monitoring.state import Status
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
-
-# The bytes that each backend adds to a container's packet, by the IP version of the underlay.
-OVERHEAD_BYTES = {
-    "auto": {4: 50, 6: 70},
-    "host-gw": {4: 0, 6: 0},
-    "ipip": {4: 20, 6: 40},
-    "udp": {4: 28, 6: 48},
-    "vxlan": {4: 50, 6: 70},
-    "wireguard": {4: 60, 6: 80},
-}
 
 
 class SourceContainer(Protocol):
@@ -201,10 +192,10 @@ def source_of(version: int, local: LocalHost) -> Address | None:
 
 
 def _carrier_bytes(peer: KnownPeer, local: LocalHost) -> int | None:
-    overhead = OVERHEAD_BYTES.get(peer.backend)
-    if local.mtu_bytes is None or overhead is None:
+    facts = backends.facts_of(peer.backend)
+    if local.mtu_bytes is None or facts is None or facts.overhead_bytes is None:
         return None
-    return local.mtu_bytes + overhead[peer.public_ip.version]
+    return local.mtu_bytes + facts.overhead_bytes[peer.public_ip.version]
 
 
 def describe_source(local: LocalHost, problem: str | None, bridge: str) -> str:

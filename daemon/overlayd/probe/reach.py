@@ -10,6 +10,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from overlayd import backends
 from overlayd.lib.addresses import IPAddress, contains
 from overlayd.monitoring.state import FAILING, HOST_ONLY, HOST_SILENT, NO_CONTAINER, NOT_ASKED, REACHED, Reach
 from overlayd.probe.peers import CANDIDATES, KnownPeer, first_containers, host_addresses
@@ -189,7 +190,7 @@ class PathState:
             return FAILING
         if diagnosis.host:
             return HOST_ONLY
-        if diagnosis.lives or (diagnosis.underlay and _has_a_device(self.peer)):
+        if diagnosis.lives or (diagnosis.underlay and _host_answers(self.peer)):
             return FAILING
         # The host is switched off or runs no overlayd. Its lease outlives it by a day, and nothing here has to be
         # repaired.
@@ -267,6 +268,7 @@ def last_hop(refused_by: Sequence[IPAddress | None]) -> str | None:
     return found
 
 
-def _has_a_device(peer: KnownPeer) -> bool:
-    """Whether the peer's host has an overlay device, which answers also while docker does not run there."""
-    return peer.backend in ("vxlan", "udp", "wireguard", "ipip")
+def _host_answers(peer: KnownPeer) -> bool:
+    """Whether the peer's host itself answers inside the overlay, whether docker runs or not."""
+    facts = backends.facts_of(peer.backend)
+    return facts is not None and facts.host_answers

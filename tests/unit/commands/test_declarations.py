@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from overlayd import cli, commands
-from overlayd.commands import Command, Verb, Verbs
+from overlayd.commands.command import Command, Verb, Verbs
 from overlayd.errors import ConfigError
 from overlayd.settings import Settings
 from rpm.docs import completion, program
@@ -130,4 +130,6 @@ def test_only_the_command_that_is_called_is_imported() -> None:
         "print(*sorted(name for name in sys.modules if name.startswith('overlayd.commands.')))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["overlayd.commands.output", "overlayd.commands.status"]
+    assert done.stdout.split() == [
+        *("overlayd.commands.command", "overlayd.commands.output", "overlayd.commands.status")
+    ]
