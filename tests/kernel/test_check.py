@@ -8,6 +8,7 @@ import pytest
 
 from tests.kernel.test_lifecycle import ours
 from tests.testbed.netns.lab import Host, laboratory
+from tests.testbed.polling import eventually
 
 
 def everything(host: Host) -> str:
@@ -17,6 +18,12 @@ def everything(host: Host) -> str:
     forwarding = host.run("sysctl", "-n", "net.ipv4.ip_forward")
     files = sorted(str(path) for folder in (host.run_dir, host.state_dir) for path in folder.rglob("*"))
     return "\n".join([*shown, forwarding, *files])
+
+
+def settled(host: Host) -> bool:
+    """Whether eth0 has a carrier, and its addresses have been looked for elsewhere."""
+    shown = host.run("ip", "address", "show", "dev", "eth0")
+    return "NO-CARRIER" not in shown and "tentative" not in shown
 
 
 @pytest.mark.parametrize(
@@ -31,6 +38,8 @@ def everything(host: Host) -> str:
 def test_check_reports_what_run_would_do_and_changes_nothing(tmp_path: Path, backend: str, needs: list[str]) -> None:
     with laboratory(tmp_path, {"Type": backend}) as lab:
         host = lab.host("a", start=False)
+        # What the kernel itself changes in the second after a link came up.
+        eventually("eth0 has its state", lambda: settled(host))
         before, keys = everything(host), lab.etcdctl("get", "--prefix", "--keys-only", "/")
         done = host.call("check")
         assert done.returncode == 0, done.stderr
