@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from images.engine.errors import BuildError, CommandFailed
+from images.engine.errors import BuildCommandFailed, BuildError
 from images.engine.files import written_whole
 from images.engine.process import capture
 
@@ -29,7 +29,7 @@ UNUSABLE = {"e": "has expired", "r": "is revoked", "d": "is disabled", "i": "is 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Key:
+class SigningKey:
     """A secret key that can sign. `home` is the GnuPG home that holds it; None is the user's own."""
 
     fingerprint: str
@@ -37,7 +37,7 @@ class Key:
     home: Path | None = None
 
 
-def find(wanted: str | None, *, home: Path | None = None) -> Key:
+def find(wanted: str | None, *, home: Path | None = None) -> SigningKey:
     """The secret key of a fingerprint or user id; without one, the only key of the home.
 
     Raises BuildError when there is no such key, when there are several, and when the key cannot sign or has expired.
@@ -45,7 +45,7 @@ def find(wanted: str | None, *, home: Path | None = None) -> Key:
     with _session(home) as gpg:
         try:
             listed = gpg.run("--with-colons", "--list-secret-keys", *([wanted] if wanted else []))
-        except CommandFailed as error:
+        except BuildCommandFailed as error:
             raise BuildError(f"no secret key {wanted!r} in {_named(home)}", hint=_which(gpg)) from error
         found = _keys(listed)
         if len(found) != 1:
@@ -58,10 +58,10 @@ def find(wanted: str | None, *, home: Path | None = None) -> Key:
         raise BuildError(f"{name} {UNUSABLE[one.validity]}", hint="sign with another, or prolong it: gpg --edit-key")
     if "S" not in one.capabilities:
         raise BuildError(f"{name} cannot sign", hint="sign with another, or add a subkey that signs: gpg --edit-key")
-    return Key(fingerprint=one.fingerprint, uid=one.uid, home=home)
+    return SigningKey(fingerprint=one.fingerprint, uid=one.uid, home=home)
 
 
-def generate(home: Path, uid: str) -> Key:
+def generate(home: Path, uid: str) -> SigningKey:
     """A new RSA key of 3072 bits without a passphrase, in a new home: for repositories that only this machine uses.
 
     RSA, because the rpm of EL 7 knows no newer kind. `home` must not exist, and does not exist after an error.
@@ -79,13 +79,13 @@ def generate(home: Path, uid: str) -> Key:
     return find(None, home=home)
 
 
-def export_public(key: Key) -> bytes:
+def export_public(key: SigningKey) -> bytes:
     """The public key, armoured."""
     with _session(key.home) as gpg:
         return gpg.run("--armor", "--export-options", "export-minimal", "--export", key.fingerprint).encode("ascii")
 
 
-def sign_detached(key: Key, *files: Path) -> list[Path]:
+def sign_detached(key: SigningKey, *files: Path) -> list[Path]:
     """Sign each file; the paths of the signatures, which are armoured and named NAME.asc. Older ones are replaced."""
     made = []
     with _session(key.home) as gpg:
@@ -97,7 +97,7 @@ def sign_detached(key: Key, *files: Path) -> list[Path]:
     return made
 
 
-def prove(key: Key) -> None:
+def prove(key: SigningKey) -> None:
     """Sign a file of no meaning, so that a passphrase is asked for, or a key fails, before long work is begun.
 
     Raises BuildError.
@@ -107,14 +107,14 @@ def prove(key: Key) -> None:
         file.write_bytes(b"trial\n")
         try:
             sign_detached(key, file)
-        except CommandFailed as error:
+        except BuildCommandFailed as error:
             raise BuildError(
                 f"the key {key.fingerprint} ({key.uid}) does not sign: {error.message}",
                 hint="gpg-agent asks for a passphrase on a terminal; without one, give it to the agent beforehand",
             ) from error
 
 
-def sign_rpms(key: Key, rpms: Sequence[Path]) -> None:
+def sign_rpms(key: SigningKey, rpms: Sequence[Path]) -> None:
     """Put the key's signature into RPMs, in place of any that they have."""
     with _session(key.home) as gpg:
         macros = {
@@ -137,14 +137,14 @@ def verify(file: Path, signature: Path, public: bytes) -> None:
         )
         try:
             capture(["gpgv", "--homedir", folder, "--keyring", folder / "key.gpg", signature, file])
-        except CommandFailed as error:
+        except BuildCommandFailed as error:
             raise BuildError(
                 f"{file} and its signature {signature.name} do not match, by this key:\n{error}"
             ) from error
 
 
 @contextlib.contextmanager
-def agent(key: Key) -> Iterator[None]:
+def agent(key: SigningKey) -> Iterator[None]:
     """Keep one agent for all signatures that are made in the block, so that a passphrase is asked for once."""
     with _session(key.home) as gpg:
         capture(["gpgconf", "--launch", "gpg-agent"], env=gpg.variables, base_env=os.environ)
@@ -237,7 +237,7 @@ def _keys(listed: str) -> list[_Listed]:
 def _which(gpg: _Gpg) -> str:
     try:
         keys = _keys(gpg.run("--with-colons", "--list-secret-keys"))
-    except CommandFailed:
+    except BuildCommandFailed:
         keys = []
     if not keys:
         return "there is none: make one with gpg --quick-generate-key, or name another GnuPG home: --gnupg-home"

@@ -18,7 +18,7 @@ from images.engine.progress import report
 from pipeline.build import build
 
 if TYPE_CHECKING:
-    from images.signing import Key
+    from images.signing import SigningKey
 
 _IMAGE = "base, docker, host, …: the image (invoke images.list); may be given several times; without it all"
 _BASE = "images of this base; without it the base built last"
@@ -188,7 +188,7 @@ def _short_names(names: Iterable[str]) -> list[str]:
     return asked
 
 
-def _signer(key: str | None, home: str | None, unsigned: bool) -> Key | None:
+def _signer(key: str | None, home: str | None, unsigned: bool) -> SigningKey | None:
     from images import signing  # noqa: PLC0415
 
     wanted = key or os.environ.get(signing.VARIABLE)

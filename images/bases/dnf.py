@@ -9,7 +9,7 @@ from pathlib import Path
 
 from images.bases.base import Base
 from images.engine import process, sandbox
-from images.engine.errors import BuildError, CommandFailed
+from images.engine.errors import BuildCommandFailed, BuildError
 from images.engine.graph import EPOCH
 from images.engine.step import Step
 
@@ -64,11 +64,11 @@ def install_root(step: Step, base: Base, root: Path, packages: Sequence[str]) ->
     root.mkdir(parents=True)
     try:
         _install(step, base, root, packages)
-    except CommandFailed as error:
+    except BuildCommandFailed as error:
         raise explained(error, base, hint=f"its packages lie in {step.build / base.repository}") from error
 
 
-def explained(error: CommandFailed, base: Base, *, hint: str) -> BuildError:
+def explained(error: BuildCommandFailed, base: Base, *, hint: str) -> BuildError:
     """The failure of dnf, with the base that lacks the package, and the roles that it was asked for."""
     names = {name for groups in _NO_MATCH.findall(error.message) for name in groups if name}
     lines = []
@@ -76,7 +76,7 @@ def explained(error: CommandFailed, base: Base, *, hint: str) -> BuildError:
         roles = [role for role, packages in base.packages.items() if name in packages]
         lines.append(f"package {name} of {base.name}" + (f", asked for by {', '.join(roles)}" if roles else ""))
     lead = f"there is no {'; '.join(lines)}\n" if lines else ""
-    return CommandFailed(f"{lead}{error.message}", hint=hint)
+    return BuildCommandFailed(f"{lead}{error.message}", hint=hint)
 
 
 def _install(step: Step, base: Base, root: Path, packages: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from images.bases import dnf, keys, mirror_probe
 from images.bases.base import Base, Repository
 from images.engine import sandbox, target
-from images.engine.errors import BuildError, CommandFailed
+from images.engine.errors import BuildCommandFailed, BuildError
 from images.engine.graph import Target
 from images.engine.step import Step
 
@@ -70,7 +70,7 @@ def fetch(step: Step, base: Base, packages: list[str]) -> None:
     ]
     try:
         step.run(command, env=dnf.home(step, base))
-    except CommandFailed as error:
+    except BuildCommandFailed as error:
         asked = "\n".join(f"    {one.name}: {one.url}" for one in base.repositories)
         raise dnf.explained(error, base, hint=f"these repositories were asked:\n{asked}") from error
     step.run(["createrepo_c", "--quiet", out])

@@ -11,7 +11,7 @@ from pathlib import Path
 from images.bases import mirror_probe
 from images.bases.base import Repository
 from images.engine import process, sandbox
-from images.engine.errors import BuildError, CommandFailed
+from images.engine.errors import BuildCommandFailed, BuildError
 from images.signing import UNUSABLE
 
 
@@ -93,7 +93,7 @@ def _listed(home: Path, file: Path, where: str) -> list[PublicKey]:
     """The primary keys of a file (GnuPG's doc/DETAILS: the record `pub`, then its `fpr`)."""
     try:
         listed = _gpg(home, "--with-colons", "--show-keys", file)
-    except CommandFailed as error:
+    except BuildCommandFailed as error:
         why = next((line for line in str(error).splitlines() if line.startswith("gpg:")), "")
         raise BuildError(f"{where} holds no OpenPGP public key ({why.removeprefix('gpg: ')})") from error
     found: list[PublicKey] = []

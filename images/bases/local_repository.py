@@ -46,7 +46,7 @@ def sign(step: Step, repository: Path, public: Path) -> None:
     step.report(f"{signature.name} by {key.fingerprint} ({key.uid})")
 
 
-def _key(build: Path) -> signing.Key:
+def _key(build: Path) -> signing.SigningKey:
     wanted = os.environ.get(signing.VARIABLE)
     if wanted:
         return signing.find(wanted)

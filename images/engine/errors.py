@@ -36,7 +36,7 @@ class BadGraph(BuildError):
     """A target needs one that does not exist, or targets need each other in a ring."""
 
 
-class CommandFailed(BuildError):
+class BuildCommandFailed(BuildError):
     """A child process ended with a status other than 0."""
 
 

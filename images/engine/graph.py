@@ -64,7 +64,7 @@ class Built:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class BuildDecision:
     """Whether a target must be built, and why. `reason` is None for one that is up to date.
 
     `inputs` is None while they are not known, because a target that must be built first will have new facts. Whether
@@ -113,7 +113,7 @@ def verdicts(
     built: Callable[[Target], Built | None],
     *,
     force: frozenset[str] = frozenset(),
-) -> list[Verdict]:
+) -> list[BuildDecision]:
     """What to do for the wanted targets, each after what it needs. Raises BadGraph.
 
     What only up-to-date targets need is left out: a folder that was made on the way to them may be gone.
@@ -122,7 +122,7 @@ def verdicts(
     last = {target.name: built(target) for target in order}
     inputs = _all_inputs(order, last, force)
     asked = set(wanted)
-    found: list[Verdict] = []
+    found: list[BuildDecision] = []
     for target in reversed(order):
         if target.name not in asked:
             continue
@@ -137,7 +137,7 @@ def verdicts(
                 reason = "its result is gone"
         if reason is not None:
             asked.update(target.needs)
-        found.append(Verdict(target=target, inputs=now, before=before.inputs if before else None, reason=reason))
+        found.append(BuildDecision(target=target, inputs=now, before=before.inputs if before else None, reason=reason))
     return found[::-1]
 
 

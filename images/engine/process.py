@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-from images.engine.errors import Cancelled, CommandFailed
+from images.engine.errors import BuildCommandFailed, Cancelled
 
 GRACE_S = 2.0
 _TAIL_LINES = 15
@@ -135,7 +135,7 @@ def run(
             start_new_session=True,
         )
     except OSError as error:
-        raise CommandFailed(f"cannot start {pasteable(words, cwd=cwd, env=env)}: {error.strerror}") from error
+        raise BuildCommandFailed(f"cannot start {pasteable(words, cwd=cwd, env=env)}: {error.strerror}") from error
     try:
         with stop.on_stop(lambda: end(child)):
             status = child.wait()
@@ -145,7 +145,7 @@ def run(
     stop.check()
     if status != 0:
         how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
-        raise CommandFailed(f"this command {how}:\n  {pasteable(words, cwd=cwd, env=env)}\n{_tail(log, start)}")
+        raise BuildCommandFailed(f"this command {how}:\n  {pasteable(words, cwd=cwd, env=env)}\n{_tail(log, start)}")
 
 
 def capture(
@@ -171,9 +171,9 @@ def capture(
             check=False,
         )
     except OSError as error:
-        raise CommandFailed(f"cannot start {pasteable(words, cwd=cwd, env=env)}: {error.strerror}") from error
+        raise BuildCommandFailed(f"cannot start {pasteable(words, cwd=cwd, env=env)}: {error.strerror}") from error
     if done.returncode != 0:
-        raise CommandFailed(
+        raise BuildCommandFailed(
             f"this command ended with status {done.returncode}:\n  {pasteable(words, cwd=cwd, env=env)}\n"
             + done.stderr.strip()
         )

@@ -18,7 +18,7 @@ from pathlib import Path
 from images.engine import containers, docker_images, process
 from images.engine import progress as progress_views
 from images.engine.errors import BuildError, Cancelled, StepFailed
-from images.engine.graph import Target, Verdict, verdicts
+from images.engine.graph import BuildDecision, Target, verdicts
 from images.engine.graph import epoch as newest
 from images.engine.inputs import Inputs, given_epoch
 from images.engine.interrupts import sigterm_raises
@@ -62,7 +62,7 @@ def build(
 
 def plan(
     place: Place, targets: Mapping[str, Target], wanted: Iterable[str], *, force: Iterable[str] = ()
-) -> list[Verdict]:
+) -> list[BuildDecision]:
     """The targets that a build would build, each after what it needs. Raises BadGraph."""
     found = verdicts(targets, wanted, place.stamps.built, force=frozenset(force))
     return [verdict for verdict in found if verdict.reason]
@@ -96,11 +96,11 @@ class _Run:
         self._progress = progress
         self._repeat = repeat
         self._stop = Stop()
-        self._ended: queue.SimpleQueue[tuple[Verdict, str | BaseException]] = queue.SimpleQueue()
+        self._ended: queue.SimpleQueue[tuple[BuildDecision, str | BaseException]] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._free_bytes: dict[str, int] = {}
 
-    def all(self, todo: list[Verdict]) -> list[str]:
+    def all(self, todo: list[BuildDecision]) -> list[str]:
         waiting = {verdict.target.name: verdict for verdict in todo}
         under_way: set[str] = set()
         built: list[str] = []
@@ -136,7 +136,7 @@ class _Run:
         self._layout.collect()
         return built
 
-    def _start_what_can(self, waiting: dict[str, Verdict], under_way: set[str]) -> None:
+    def _start_what_can(self, waiting: dict[str, BuildDecision], under_way: set[str]) -> None:
         """Start targets whose needs are built, as many as may run; those that turn out to be up to date are dropped."""
         # `waiting` is in the order of needs: a target that is dropped frees the ones after it.
         for name, verdict in list(waiting.items()):
@@ -146,7 +146,7 @@ class _Run:
                 if self._start(verdict):
                     under_way.add(name)
 
-    def _start(self, verdict: Verdict) -> bool:
+    def _start(self, verdict: BuildDecision) -> bool:
         """Start building a target; False when its inputs, known only now, turn out to be those of its last build."""
         name = verdict.target.name
         if verdict.inputs is None:
@@ -163,7 +163,7 @@ class _Run:
         thread.start()
         return True
 
-    def _one(self, verdict: Verdict, inputs: Inputs) -> None:
+    def _one(self, verdict: BuildDecision, inputs: Inputs) -> None:
         try:
             self._ended.put((verdict, self._make(verdict.target, inputs)))
         except BaseException as error:  # the main thread handles it, whatever it is
@@ -213,7 +213,7 @@ class _Run:
         given = given_epoch()
         return given if given is not None else newest(self._targets, target.name, self._stamps.built)
 
-    def _explain(self, verdict: Verdict, error: BaseException) -> BuildError:
+    def _explain(self, verdict: BuildDecision, error: BaseException) -> BuildError:
         name = verdict.target.name
         log = _log(self._place, verdict.target).relative_to(self._place.root)
         if isinstance(error, Cancelled):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from images.engine.graph import Verdict
+from images.engine.graph import BuildDecision
 from images.engine.inputs import differences
 
 
-def plan_lines(todo: Sequence[Verdict]) -> list[str]:
+def plan_lines(todo: Sequence[BuildDecision]) -> list[str]:
     """A line for each target that would be built, in the order of needs."""
     return [
         f"{verdict.target.name}: {verdict.reason}" + ("; from the network" if verdict.target.network else "")
@@ -16,7 +16,7 @@ def plan_lines(todo: Sequence[Verdict]) -> list[str]:
     ]
 
 
-def input_lines(todo: Sequence[Verdict], name: str) -> list[str]:
+def input_lines(todo: Sequence[BuildDecision], name: str) -> list[str]:
     """A line for each input that changed since the last build of a target, and of the targets that it needs.
 
     `todo` is the plan for that target alone; an empty one means that it is up to date.
@@ -30,7 +30,7 @@ def input_lines(todo: Sequence[Verdict], name: str) -> list[str]:
     return lines
 
 
-def _summary(verdict: Verdict) -> str:
+def _summary(verdict: BuildDecision) -> str:
     if verdict.before is None:
         return "it was never built"
     if verdict.inputs is None:
@@ -39,7 +39,7 @@ def _summary(verdict: Verdict) -> str:
     return f"{len(changes)} of {len(verdict.inputs)} inputs changed" if changes else str(verdict.reason)
 
 
-def _inputs(verdict: Verdict) -> list[str]:
+def _inputs(verdict: BuildDecision) -> list[str]:
     if verdict.before is None:
         return []
     if verdict.inputs is None:

@@ -17,7 +17,7 @@ from images.engine.annotations import timestamp
 from images.engine.process import capture
 from images.ship.compressed import CompressedImage, compression
 from images.ship.yum import KEY_FILE, REPO_FILE
-from images.signing import Key
+from images.signing import SigningKey
 
 NAME = "manifest.json"
 SUMS = "SHA256SUMS"
@@ -60,7 +60,7 @@ def document(
     epoch: int,
     origin: Mapping[str, Any],
     base: Base,
-    key: Key | None,
+    key: SigningKey | None,
     images: Sequence[Mapping[str, Any]],
     rpms: Sequence[Mapping[str, str]],
     packages: Mapping[str, str],
@@ -102,7 +102,9 @@ def sums(found: Mapping[str, Mapping[str, Any]]) -> str:
     return "".join(f"{file['sha256']}  {path}\n" for path, file in sorted(found.items()))
 
 
-def readme(*, version: str, base: Base, key: Key | None, baseurl: str, images: Sequence[Mapping[str, Any]]) -> str:
+def readme(
+    *, version: str, base: Base, key: SigningKey | None, baseurl: str, images: Sequence[Mapping[str, Any]]
+) -> str:
     """The README for users of the release: how to check it, install the RPM, and load images."""
     rows = "\n".join(f"| `{one['name']}` | `{one['archive']}` | `{one['digest']}` |" for one in images)
     fingerprint = re.sub(r"(.{4})(?=.)", r"\1 ", key.fingerprint) if key else ""

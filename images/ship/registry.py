@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from images.engine import process, sandbox
-from images.engine.errors import BuildError, CommandFailed
+from images.engine.errors import BuildCommandFailed, BuildError
 from images.engine.process import Stop
 from images.ship.compressed import CompressedImage
 
@@ -52,7 +52,7 @@ _MEANINGS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Registry:
+class ImageRegistry:
     """Where to push: `host` with its port, and `prefix`, which is empty or begins with a slash."""
 
     host: str
@@ -67,7 +67,7 @@ class Registry:
         return f"{self.host}{self.prefix}/{image.name}"
 
 
-def parse(given: str, *, tls_verify: bool = True) -> Registry:
+def parse(given: str, *, tls_verify: bool = True) -> ImageRegistry:
     """A registry out of HOST[:PORT][/prefix]. Raises BuildError for anything else."""
     found = _REGISTRY.fullmatch(given.rstrip("/"))
     if found is None:
@@ -75,10 +75,10 @@ def parse(given: str, *, tls_verify: bool = True) -> Registry:
             f"--registry={given!r} names no registry",
             hint="allowed: HOST:PORT or HOST.DOMAIN, then /prefix in small letters; no http://, no tag",
         )
-    return Registry(host=found["host"], prefix=found["prefix"], tls_verify=tls_verify)
+    return ImageRegistry(host=found["host"], prefix=found["prefix"], tls_verify=tls_verify)
 
 
-def push(registry: Registry, images: Iterable[CompressedImage], stop: Stop, report: Callable[[str], None]) -> None:
+def push(registry: ImageRegistry, images: Iterable[CompressedImage], stop: Stop, report: Callable[[str], None]) -> None:
     """Push images; `report` is called with the name by digest of each. Tags are moved when all images are there.
 
     Digests stay the same, so that the image pulled by such a name is the one that was pushed. Blobs that the registry
@@ -93,7 +93,7 @@ def push(registry: Registry, images: Iterable[CompressedImage], stop: Stop, repo
         _copy(registry, image, registry.by_tag(image), stop)
 
 
-def _copy(registry: Registry, image: CompressedImage, to: str, stop: Stop) -> None:
+def _copy(registry: ImageRegistry, image: CompressedImage, to: str, stop: Stop) -> None:
     with tempfile.TemporaryFile("w+b") as log:
         try:
             process.run(
@@ -111,12 +111,12 @@ def _copy(registry: Registry, image: CompressedImage, to: str, stop: Stop) -> No
                 # The user's logins are found by variables.
                 base_env=os.environ,
             )
-        except CommandFailed as error:
+        except BuildCommandFailed as error:
             log.seek(0)
             raise _explained(registry, image, log.read().decode(errors="replace"), error) from error
 
 
-def _explained(registry: Registry, image: CompressedImage, said: str, error: BuildError) -> BuildError:
+def _explained(registry: ImageRegistry, image: CompressedImage, said: str, error: BuildError) -> BuildError:
     last = next((line for line in reversed(said.splitlines()) if line and not line.startswith("+ ")), "")
     found = meaning(registry.host, last)
     if found is None:

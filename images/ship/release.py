@@ -26,7 +26,7 @@ from images.ship import archive, compressed, image_inventory, manifest, sbom, yu
 from images.ship.compressed import CompressedImage
 from images.ship.image_inventory import ImageInventory, RpmPackage
 from images.ship.parallel import side_by_side
-from images.signing import Key
+from images.signing import SigningKey
 
 # The files that come from etcd's own release, on a base without a package of etcd.
 _ETCD = (
@@ -48,7 +48,7 @@ class Release:
     rpms: Sequence[Path]
     inventory: Path
     to: Path
-    key: Key | None
+    key: SigningKey | None
     baseurl: str
 
     @property
@@ -179,7 +179,7 @@ def _not_packaged(base: Base, found: ImageInventory) -> tuple[list[Component], I
     return [component], ImageInventory(packages=found.packages, partial=found.partial, files=left)
 
 
-def _sign(key: Key, folder: Path, archives: Sequence[Path], stop: Stop) -> None:
+def _sign(key: SigningKey, folder: Path, archives: Sequence[Path], stop: Stop) -> None:
     """Sign, and check every signature as a user of the release will: with the public key alone."""
     public = (folder / yum.KEY_FILE).read_bytes()
 

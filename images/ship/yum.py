@@ -11,7 +11,7 @@ from pathlib import Path
 from images import signing
 from images.engine import process, sandbox
 from images.engine.errors import BuildError
-from images.signing import Key
+from images.signing import SigningKey
 
 KEY_FILE = "RPM-GPG-KEY-overlayd"
 REPO_FILE = "overlayd.repo"
@@ -43,7 +43,7 @@ gpgkey={baseurl}/{KEY_FILE}
 """
 
 
-def make(rpms: Sequence[Path], to: Path, *, epoch: int, key: Key | None, baseurl: str) -> None:
+def make(rpms: Sequence[Path], to: Path, *, epoch: int, key: SigningKey | None, baseurl: str) -> None:
     """Make the repository in `to`, of copies of the RPMs. Without a key nothing is signed.
 
     `epoch`, in Unix seconds, is the time in the metadata and of the files: the same RPMs give the same bytes, apart

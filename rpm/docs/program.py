@@ -18,7 +18,7 @@ _SHARED = frozenset({"help", "config_file", "verbose", *(option.name for option 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Command:
+class DocumentedCommand:
     """One command: `name` with its verb, as typed after `overlayd`. `needs` are sentences."""
 
     name: str
@@ -56,12 +56,12 @@ class Setting:
     many: bool
 
 
-def commands(parser: argparse.ArgumentParser | None = None) -> tuple[Command, ...]:
+def commands(parser: argparse.ArgumentParser | None = None) -> tuple[DocumentedCommand, ...]:
     """Every command, one with verbs as one for each verb, in the order of the help text."""
     return tuple(_commands(parser or cli.parser(), ""))
 
 
-def _commands(parser: argparse.ArgumentParser, name: str) -> Iterator[Command]:
+def _commands(parser: argparse.ArgumentParser, name: str) -> Iterator[DocumentedCommand]:
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             helps = {choice.dest: choice.help or "" for choice in action._choices_actions}
@@ -70,11 +70,11 @@ def _commands(parser: argparse.ArgumentParser, name: str) -> Iterator[Command]:
                 yield from found or [_leaf(below, f"{name} {word}".strip(), helps.get(word, ""))]
 
 
-def _leaf(parser: argparse.ArgumentParser, name: str, text: str) -> Command:
+def _leaf(parser: argparse.ArgumentParser, name: str, text: str) -> DocumentedCommand:
     own = [action for action in parser._actions if action.dest not in _SHARED]
     verb: Verb = parser.get_default("verb")
     needs = {"It must be run as root.": verb.needs_root is not None, "It needs etcd.": verb.needs_etcd}
-    return Command(
+    return DocumentedCommand(
         name=name,
         help=text,
         manual=verb.manual,

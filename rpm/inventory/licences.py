@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from rpm.inventory import parts
-from rpm.inventory.parts import Part
+from rpm.inventory.parts import BundledPart
 
 # Where Debian's copyright files say that the whole text of a licence is.
 _COMMON = Path("/usr/share/common-licenses")
@@ -43,7 +43,7 @@ class NoText(RuntimeError):
 
 def collect(inventory: dict[str, Any], texts: Path, out: Path) -> None:
     """Make the folder `out`. Raises NoText."""
-    found = [Part(**part) for part in inventory["parts"]]
+    found = [BundledPart(**part) for part in inventory["parts"]]
     place = out / "texts"
     place.mkdir(parents=True)
     for part in found:
@@ -61,7 +61,7 @@ def collect(inventory: dict[str, Any], texts: Path, out: Path) -> None:
     (out / "expression").write_text(parts.expression(found) + "\n")
 
 
-def _sources(part: Part, texts: Path) -> Iterator[Path]:
+def _sources(part: BundledPart, texts: Path) -> Iterator[Path]:
     if part.packages:
         yield from _of_packages(part)
     elif not part.inside:
@@ -69,7 +69,7 @@ def _sources(part: Part, texts: Path) -> Iterator[Path]:
     yield from (texts / name for name in part.texts)
 
 
-def _of_packages(part: Part) -> list[Path]:
+def _of_packages(part: BundledPart) -> list[Path]:
     """The licence files of those of a part's packages that are installed here, each once."""
     found: list[Path] = []
     for package in part.packages:

@@ -20,7 +20,7 @@ class UnknownPart(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class BundledPart:
     """A row of the table. `inside` names the distribution that it is linked into, `source` its folder there."""
 
     name: str
@@ -36,7 +36,7 @@ class Part:
 class Table:
     """All rows; and for those with `inside` the versions of distributions that they are true of."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[BundledPart, ...]
     versions: Mapping[str, str]
 
 
@@ -46,10 +46,10 @@ def load(text: str) -> Table:
     rows: list[dict[str, Any]] = [
         {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()} for row in found["part"]
     ]
-    return Table(parts=tuple(Part(**row) for row in rows), versions=found["versions"])
+    return Table(parts=tuple(BundledPart(**row) for row in rows), versions=found["versions"])
 
 
-def bundled(inventory: Mapping[str, Any], table: Table) -> list[Part]:
+def bundled(inventory: Mapping[str, Any], table: Table) -> list[BundledPart]:
     """The rows of the table for the parts of an inventory, sorted by name. Raises UnknownPart."""
     distributions = {plain(found["name"]): found["version"] for found in inventory["distributions"]}
     packages = {found["package"]["name"] for found in inventory["libraries"]}
@@ -60,7 +60,7 @@ def bundled(inventory: Mapping[str, Any], table: Table) -> list[Part]:
     return sorted(parts, key=lambda part: part.name.lower())
 
 
-def expression(parts: Iterable[Part]) -> str:
+def expression(parts: Iterable[BundledPart]) -> str:
     """The licences of the whole package as one SPDX expression: overlayd's own, and those of all parts."""
     found = {clause for part in parts for clause in clauses(part.spdx)} - {OWN}
     return " AND ".join([OWN, *sorted(found, key=str.lower)])
@@ -77,14 +77,14 @@ def plain(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def _holds(part: Part, distributions: Mapping[str, str], packages: set[str]) -> bool:
+def _holds(part: BundledPart, distributions: Mapping[str, str], packages: set[str]) -> bool:
     if part.packages:
         return bool(packages & set(part.packages))
     return plain(part.inside or part.name) in distributions
 
 
 def _unknown(
-    inventory: Mapping[str, Any], parts: Iterable[Part], distributions: Mapping[str, str], packages: set[str]
+    inventory: Mapping[str, Any], parts: Iterable[BundledPart], distributions: Mapping[str, str], packages: set[str]
 ) -> Iterator[str]:
     known = {plain(part.name) for part in parts if not part.packages and not part.inside}
     yield from (f"the distribution {name}" for name in sorted(distributions.keys() - known))

@@ -14,7 +14,7 @@ from tests.testbed.cluster.collect import collect
 from tests.testbed.cluster.create import ROOT, create, remove
 from tests.testbed.cluster.description import Cluster, backend_json
 from tests.testbed.cluster.machine import Machine
-from tests.testbed.cluster.site import Site
+from tests.testbed.cluster.site import ClusterSite
 
 BACKENDS = ("vxlan", "host-gw", "udp")
 # Apart from the cluster of `make up`, which may be running beside the tests.
@@ -56,7 +56,7 @@ def packages(base: str, pytestconfig: pytest.Config) -> packaged.Packages:
 
 
 @pytest.fixture(scope="session")
-def _cluster(base: str) -> Iterator[Site]:
+def _cluster(base: str) -> Iterator[ClusterSite]:
     remove(NAME)
     said: list[str] = []
     try:
@@ -66,7 +66,7 @@ def _cluster(base: str) -> Iterator[Site]:
 
 
 @pytest.fixture(scope="session", params=BACKENDS)
-def backend(request: pytest.FixtureRequest, _cluster: Site) -> str:
+def backend(request: pytest.FixtureRequest, _cluster: ClusterSite) -> str:
     """The backend's name; the cluster is switched to it. Every test that asks for it runs once for each."""
     name: str = request.param
     if _cluster.cluster.backend_type != name:
@@ -75,18 +75,18 @@ def backend(request: pytest.FixtureRequest, _cluster: Site) -> str:
 
 
 @pytest.fixture
-def site(_cluster: Site) -> Site:
+def site(_cluster: ClusterSite) -> ClusterSite:
     """The cluster on whichever backend it is: whoever breaks something mends it."""
     return _cluster
 
 
 @pytest.fixture
-def a(site: Site) -> Machine:
+def a(site: ClusterSite) -> Machine:
     """The first host."""
     return site.hosts[0]
 
 
 @pytest.fixture
-def b(site: Site) -> Machine:
+def b(site: ClusterSite) -> Machine:
     """The second host."""
     return site.hosts[1]

@@ -14,7 +14,7 @@ import pytest
 from images.bases import catalogue, dnf
 from images.bases.base import Base
 from images.engine import sandbox
-from images.engine.errors import CommandFailed
+from images.engine.errors import BuildCommandFailed
 from images.engine.step import Step
 from tests.testbed.cluster.create import ROOT
 from tests.testbed.packages import a_step, command, gnupg
@@ -131,7 +131,7 @@ def test_a_repository_that_was_tampered_with_is_refused(
 ) -> None:
     tamper(step.build / debian.repository, tmp_path)
     root = tmp_path / "root"
-    with pytest.raises(CommandFailed, match=TAMPERED[tamper]):
+    with pytest.raises(BuildCommandFailed, match=TAMPERED[tamper]):
         dnf.install_root(step, debian, root, ["setup"])
     assert not (root / "etc/passwd").exists()
 

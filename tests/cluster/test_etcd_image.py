@@ -12,7 +12,7 @@ import pytest
 from docker.models.containers import Container
 
 from images.etcd.recipe import USER_ID, VOLUME
-from tests.testbed.certificates import Authority, Pair
+from tests.testbed.certificates import Authority, CertificatePair
 from tests.testbed.cluster.docker_engine import client, outcome
 from tests.testbed.cluster.etcd_image import run, serves
 
@@ -221,13 +221,13 @@ def test_etcd_with_tls_certificates_and_a_login_is_healthy(bench: Bench, tls: di
     assert (status, said) == (0, "healthy: https://198.18.1.11:2379 serves (TLS)\n")
 
 
-def _replaced(bench: Bench, name: str, pair: Pair) -> None:
+def _replaced(bench: Bench, name: str, pair: CertificatePair) -> None:
     """Replace a certificate and key, as an administrator does who renews it."""
     for source, suffix in ((pair.certificate, "pem"), (pair.key, "key")):
         shutil.copyfile(source, bench.cases / "ca" / f"{name}.{suffix}")
 
 
-CERTIFICATES: dict[str, tuple[Callable[[Authority], Pair], str]] = {
+CERTIFICATES: dict[str, tuple[Callable[[Authority], CertificatePair], str]] = {
     "expired": (
         lambda authority: authority.issue("expired", "IP:198.18.1.11", days_ago=9),
         "a client that dials https://198.18.1.11:2379 refuses etcd's certificate: certificate has expired",
@@ -246,7 +246,7 @@ CERTIFICATES: dict[str, tuple[Callable[[Authority], Pair], str]] = {
 @pytest.mark.parametrize("case", CERTIFICATES)
 def test_etcd_whose_certificate_no_client_takes_is_unhealthy(bench: Bench, tls: dict[str, str], case: str) -> None:
     issue, what = CERTIFICATES[case]
-    kept = Pair(certificate=bench.cases / "kept.pem", key=bench.cases / "kept.key")
+    kept = CertificatePair(certificate=bench.cases / "kept.pem", key=bench.cases / "kept.key")
     shutil.copyfile(bench.cases / "ca/server.pem", kept.certificate)
     shutil.copyfile(bench.cases / "ca/server.key", kept.key)
     _replaced(bench, "server", issue(bench.authority))

@@ -16,7 +16,7 @@ from tests.testbed.cluster.create import ROOT
 from tests.testbed.cluster.docker_engine import client
 from tests.testbed.cluster.machine import Machine
 from tests.testbed.cluster.packaged import built
-from tests.testbed.cluster.site import Site
+from tests.testbed.cluster.site import ClusterSite
 from tests.testbed.polling import eventually
 
 LABEL = "org.overlayd.cluster=frozen"
@@ -84,7 +84,7 @@ def test_the_frozen_program_has_tls(nothing_but_the_program: str) -> None:
     assert (status, "holds no good certificate" in said) == (1, True), said
 
 
-def test_the_package_is_small(site: Site) -> None:
+def test_the_package_is_small(site: ClusterSite) -> None:
     assert built().stat().st_size <= RPM_BYTES
     # The size of all files, as rpm counts it.
     assert int(site.hosts[0].run("rpm", "--query", "--queryformat=%{SIZE}", "overlayd")) <= INSTALLED_BYTES
@@ -101,7 +101,7 @@ def test_a_daemon_is_ready_within_a_second_if_etcd_answers(a: Machine) -> None:
     assert min(took) < READY_US, took
 
 
-def test_the_daemon_stays_small_in_memory(site: Site) -> None:
+def test_the_daemon_stays_small_in_memory(site: ClusterSite) -> None:
     # The largest resident set since the start; an idle daemon never has more.
     resident = {host.name: eventually("it knows its peers", partial(peak, host)) for host in site.hosts}
     assert max(resident.values()) <= RESIDENT_BYTES, resident

@@ -9,13 +9,13 @@ import pytest
 from overlayd.errors import CommandFailed
 from tests.testbed.cluster.machine import Machine
 from tests.testbed.cluster.measure import ping
-from tests.testbed.cluster.site import Site, wait_for_probes
+from tests.testbed.cluster.site import ClusterSite, wait_for_probes
 from tests.testbed.cluster.steps import hosts, leases, probe_image, probes
 from tests.testbed.polling import eventually
 
 
 @pytest.fixture
-def etcd_paused(site: Site) -> Iterator[Site]:
+def etcd_paused(site: ClusterSite) -> Iterator[ClusterSite]:
     """Pause etcd until the end of the test, or until the test unpauses it."""
     assert site.etcd is not None
     site.etcd.pause()
@@ -28,7 +28,7 @@ def etcd_paused(site: Site) -> Iterator[Site]:
 
 
 @pytest.fixture
-def newcomer(etcd_paused: Site) -> Iterator[Machine]:
+def newcomer(etcd_paused: ClusterSite) -> Iterator[Machine]:
     """A fourth host, started while etcd is paused."""
     machine = hosts.start_one(etcd_paused, "host4")
     etcd_paused.machines[machine.name] = machine
@@ -54,7 +54,7 @@ def _waits(machine: Machine) -> bool:
         return False
 
 
-def test_docker_waits_for_the_lease(etcd_paused: Site, newcomer: Machine, a: Machine, b: Machine) -> None:
+def test_docker_waits_for_the_lease(etcd_paused: ClusterSite, newcomer: Machine, a: Machine, b: Machine) -> None:
     eventually("overlayd waits for etcd", lambda: _waits(newcomer), timeout_s=60)
     assert _states(newcomer) == ("activating", "inactive")
     # While etcd is away, nothing changes for hosts that hold a lease.
@@ -72,7 +72,7 @@ def test_docker_waits_for_the_lease(etcd_paused: Site, newcomer: Machine, a: Mac
     eventually("the newcomer's container is reached", lambda: ping(a.in_probe, target).lost == 0, timeout_s=15)
 
 
-def test_restarted_host_keeps_its_subnet(site: Site, a: Machine, b: Machine) -> None:
+def test_restarted_host_keeps_its_subnet(site: ClusterSite, a: Machine, b: Machine) -> None:
     before = b.bip()
     b.container.restart(timeout=15)
     leases.wait_for(b)
@@ -84,7 +84,7 @@ def test_restarted_host_keeps_its_subnet(site: Site, a: Machine, b: Machine) -> 
     eventually("its container is reached again", lambda: ping(a.in_probe, target).lost == 0, timeout_s=15)
 
 
-def test_no_unit_failed(site: Site) -> None:
+def test_no_unit_failed(site: ClusterSite) -> None:
     failed = {
         machine.name: machine.run("systemctl", "list-units", "--failed", "--plain", "--no-legend")
         for machine in site.hosts

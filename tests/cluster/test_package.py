@@ -15,7 +15,7 @@ import pytest
 from overlayd.errors import CommandFailed
 from tests.testbed.cluster.machine import Machine
 from tests.testbed.cluster.packaged import NEWER_RPM, PEER_SUBNET, RPM, SYSCONFIG, YUM, Packages, bare_host, ours
-from tests.testbed.cluster.site import Site
+from tests.testbed.cluster.site import ClusterSite
 from tests.testbed.polling import eventually
 
 WAIT_S = 60.0
@@ -24,19 +24,19 @@ EXEC_STARTS = {"docker-ce": "", "docker.io": "$DOCKER_OPTS", "centos-7": "$DOCKE
 
 
 @pytest.fixture(scope="module")
-def _site(base: str, packages: Packages) -> Iterator[Site]:
+def _site(base: str, packages: Packages) -> Iterator[ClusterSite]:
     with bare_host(base, packages) as site:
         yield site
 
 
 @pytest.fixture
-def site(_site: Site) -> Site:
+def site(_site: ClusterSite) -> ClusterSite:
     """A host with a name by which conftest collects its journals when a test fails."""
     return _site
 
 
 @pytest.fixture
-def host(site: Site) -> Machine:
+def host(site: ClusterSite) -> Machine:
     return site.hosts[0]
 
 
@@ -102,7 +102,7 @@ def test_without_an_etcd_the_daemon_waits_and_docker_runs_on(host: Machine) -> N
     host.run("systemctl", "disable", "--now", "overlayd")
 
 
-def test_the_enabled_daemon_brings_docker_up_on_the_leased_subnet(site: Site, host: Machine) -> None:
+def test_the_enabled_daemon_brings_docker_up_on_the_leased_subnet(site: ClusterSite, host: Machine) -> None:
     host.shell(f"sed -i '/ETCD_ENDPOINTS=.*:1$/d' {SYSCONFIG}")
     host.shell(f"echo OVERLAYD_ETCD_ENDPOINTS={site.cluster.etcd_endpoint} >>{SYSCONFIG}")
     host.run("systemctl", "enable", "--now", "overlayd")

@@ -13,7 +13,7 @@ from tests.testbed.cluster.flow import Flow, flowing
 from tests.testbed.cluster.machine import PROBE, Machine
 from tests.testbed.cluster.measure import ping
 from tests.testbed.cluster.packaged import NEWER_RPM, RPM, SYSCONFIG, YUM, Packages, installed_releases, ours
-from tests.testbed.cluster.site import Site
+from tests.testbed.cluster.site import ClusterSite
 from tests.testbed.polling import eventually
 
 WAIT_S = 60.0
@@ -32,7 +32,7 @@ class Held:
     settings: str
 
 
-def held(site: Site, host: Machine) -> Held:
+def held(site: ClusterSite, host: Machine) -> Held:
     """The host's subnet, its key's revision in etcd, the processes of docker and the container, and the settings."""
     subnet = str(host.bip().network)
     key = f"{site.cluster.prefix}/subnets/{subnet.replace('/', '-')}"
@@ -75,7 +75,7 @@ def restarted(host: Machine) -> Iterator[None]:
 
 @pytest.mark.parametrize("backend", KERNEL_PATHS, indirect=True)
 def test_upgrade_downgrade_and_reinstall_lose_no_packet(
-    site: Site,
+    site: ClusterSite,
     changing: Machine,
     b: Machine,
     packages: Packages,
@@ -121,7 +121,7 @@ KILLED_WHEN = {
 @pytest.mark.parametrize("backend", ["vxlan"], indirect=True)
 @pytest.mark.parametrize("when", list(KILLED_WHEN))
 def test_an_upgrade_that_was_killed_can_be_repeated(
-    site: Site, changing: Machine, b: Machine, packages: Packages, when: str
+    site: ClusterSite, changing: Machine, b: Machine, packages: Packages, when: str
 ) -> None:
     before = held(site, changing)
     with flowing(changing, b) as flow:
@@ -147,7 +147,7 @@ def test_an_upgrade_that_was_killed_can_be_repeated(
 
 @pytest.mark.parametrize("backend", ["vxlan"], indirect=True)
 def test_containers_run_on_while_the_package_is_erased_and_installed_again(
-    site: Site, changing: Machine, a: Machine, b: Machine
+    site: ClusterSite, changing: Machine, a: Machine, b: Machine
 ) -> None:
     before = held(site, a)
     gateway, target = a.bip().ip, b.probe_address()

@@ -16,7 +16,7 @@ from cyclonedx.validation.json import JsonStrictValidator
 
 from images import signing
 from images.ship import yum
-from images.signing import Key
+from images.signing import SigningKey
 from tests.testbed.agents import agents
 from tests.testbed.cluster import docker_engine
 from tests.testbed.cluster.create import ROOT
@@ -38,12 +38,12 @@ rpm --query --all 'gpg-pubkey*'
 
 
 @pytest.fixture(scope="module")
-def key(tmp_path_factory: pytest.TempPathFactory) -> Key:
+def key(tmp_path_factory: pytest.TempPathFactory) -> SigningKey:
     return signing.generate(tmp_path_factory.mktemp("gpg") / "home", "overlayd test <test@example.com>")
 
 
 @pytest.fixture(scope="module")
-def dist(base: str, key: Key) -> Iterator[Path]:
+def dist(base: str, key: SigningKey) -> Iterator[Path]:
     """A whole release. It is large, so it is not in a folder of pytest, which keeps those of three runs."""
     with tempfile.TemporaryDirectory(prefix="overlayd-dist-") as folder:
         to = Path(folder) / "dist"
@@ -78,7 +78,7 @@ def on_a_host(base: str, repository: Path) -> tuple[int, str]:
         container.remove(force=True, v=True)
 
 
-def test_a_release_is_whole_by_its_sums_its_signatures_and_its_manifest(dist: Path, key: Key) -> None:
+def test_a_release_is_whole_by_its_sums_its_signatures_and_its_manifest(dist: Path, key: SigningKey) -> None:
     subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=dist, check=True, timeout=120)
     public = (dist / yum.KEY_FILE).read_bytes()
     archives = sorted((dist / "images").glob("*.tar"), key=lambda path: path.stat().st_size)
@@ -141,7 +141,7 @@ def test_a_released_archive_is_loaded_by_docker_itself_as_the_image_it_says(base
     assert docker_engine.image_id(image["name"]) == image["id"]
 
 
-def test_yum_installs_from_the_repository_and_takes_the_key_itself(base: str, dist: Path, key: Key) -> None:
+def test_yum_installs_from_the_repository_and_takes_the_key_itself(base: str, dist: Path, key: SigningKey) -> None:
     status, said = on_a_host(base, dist / "yum")
     assert status == 0, said
     assert "Complete!" in said
@@ -149,25 +149,25 @@ def test_yum_installs_from_the_repository_and_takes_the_key_itself(base: str, di
     assert key.fingerprint in said.replace(" ", "")
 
 
-def _another_key(repository: Path, _key: Key) -> None:
+def _another_key(repository: Path, _key: SigningKey) -> None:
     with tempfile.TemporaryDirectory() as folder:
         other = signing.generate(Path(folder) / "home", "another <another@example.com>")
         (repository / yum.KEY_FILE).write_bytes(signing.export_public(other))
 
 
-def _changed_rpm(repository: Path, _key: Key) -> None:
+def _changed_rpm(repository: Path, _key: SigningKey) -> None:
     [rpm] = repository.glob("*.rpm")
     content = bytearray(rpm.read_bytes())
     content[-1000] ^= 1
     rpm.write_bytes(content)
 
 
-def _changed_metadata(repository: Path, _key: Key) -> None:
+def _changed_metadata(repository: Path, _key: SigningKey) -> None:
     with (repository / "repodata/repomd.xml").open("a") as file:
         file.write("<!-- changed -->\n")
 
 
-def _unsigned_rpm(repository: Path, key: Key) -> None:
+def _unsigned_rpm(repository: Path, key: SigningKey) -> None:
     shutil.rmtree(repository)
     yum.make(sorted((ROOT / "build/rpm/repo").glob("*.rpm")), repository, epoch=0, key=None, baseurl=yum.BASEURL)
     signing.sign_detached(key, repository / "repodata/repomd.xml")
@@ -184,7 +184,7 @@ def _unsigned_rpm(repository: Path, key: Key) -> None:
     ],
 )
 def test_yum_refuses_what_was_tampered_with(
-    base: str, repository: Path, key: Key, spoil: Callable[[Path, Key], None], said: str
+    base: str, repository: Path, key: SigningKey, spoil: Callable[[Path, SigningKey], None], said: str
 ) -> None:
     spoil(repository, key)
     status, output = on_a_host(base, repository)
@@ -216,7 +216,9 @@ def test_a_release_that_is_ended_leaves_the_one_before(base: str, tmp_path: Path
     assert (tmp_path / "dist/manifest.json").read_text() == "the one before"
 
 
-def test_a_release_that_is_interrupted_while_it_signs_leaves_no_agent(base: str, key: Key, tmp_path: Path) -> None:
+def test_a_release_that_is_interrupted_while_it_signs_leaves_no_agent(
+    base: str, key: SigningKey, tmp_path: Path
+) -> None:
     words = ("release", f"--gnupg-home={key.home}", f"--base={base}", "--image=etcd", f"--to={tmp_path}/dist")
     signing_now = (tmp_path / "dist.half/SHA256SUMS").exists
     status, _said = interrupted(*words, when=signing_now, by=signal.SIGINT)

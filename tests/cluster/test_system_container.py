@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 
 from tests.testbed.cluster.images import image_of
-from tests.testbed.cluster.system_container import CGROUPS, TMPFS, UNIFIED, V2, Keys, SystemContainer, docker, started
+from tests.testbed.cluster.system_container import (
+    CGROUPS,
+    TMPFS,
+    UNIFIED,
+    V2,
+    SshKeys,
+    SystemContainer,
+    docker,
+    started,
+)
 from tests.testbed.polling import eventually
 
 NAME = "overlayd-test-system"
@@ -35,13 +44,13 @@ def _network() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
-    return Keys.made(tmp_path_factory.mktemp("keys"))
+def keys(tmp_path_factory: pytest.TempPathFactory) -> SshKeys:
+    return SshKeys.made(tmp_path_factory.mktemp("keys"))
 
 
 @pytest.fixture(scope="module")
-def others_keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
-    return Keys.made(tmp_path_factory.mktemp("keys"))
+def others_keys(tmp_path_factory: pytest.TempPathFactory) -> SshKeys:
+    return SshKeys.made(tmp_path_factory.mktemp("keys"))
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +63,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def _machine(image: str, _network: None, keys: Keys) -> Iterator[SystemContainer]:
+def _machine(image: str, _network: None, keys: SshKeys) -> Iterator[SystemContainer]:
     options = (
         *("--env=TZ=Europe/Berlin", "--env=LANG=en_US.UTF-8", "--env=SECRET=hidden", "--volume=/var/log/journal"),
         *(f"--env=SSH_AUTHORIZED_KEYS={keys.public}\n", f"--env=SSH_AUTHORIZED_KEYS_bob={keys.public}"),
@@ -64,7 +73,7 @@ def _machine(image: str, _network: None, keys: Keys) -> Iterator[SystemContainer
 
 
 @pytest.fixture(scope="module")
-def _misused(image: str, _network: None, keys: Keys, folder: Path) -> Iterator[SystemContainer]:
+def _misused(image: str, _network: None, keys: SshKeys, folder: Path) -> Iterator[SystemContainer]:
     private = (keys.folder / ".ssh/id_ed25519").read_text()
     (folder / "alice/laptop.pub").write_text(f"{keys.public}\nnot a key\n")
     options = (
@@ -102,17 +111,17 @@ def test_it_boots_to_running_and_healthy_without_a_further_capability(machine: S
     assert "multi-user.target" in machine.logs
 
 
-def test_a_key_of_a_variable_logs_root_and_another_user_in(machine: SystemContainer, keys: Keys) -> None:
+def test_a_key_of_a_variable_logs_root_and_another_user_in(machine: SystemContainer, keys: SshKeys) -> None:
     assert machine.ssh(keys, "root", "id", "-un") == "root"
     assert machine.ssh(keys, "bob", "id", "-un; pwd") == "bob\n/home/bob"
 
 
-def test_somebody_elses_key_logs_nobody_in(machine: SystemContainer, others_keys: Keys) -> None:
+def test_somebody_elses_key_logs_nobody_in(machine: SystemContainer, others_keys: SshKeys) -> None:
     for user in ("root", "bob"):
         assert "Permission denied (publickey)" in machine.ssh(others_keys, user, "true", status=255)
 
 
-def test_no_password_logs_in_not_even_the_right_one(machine: SystemContainer, keys: Keys, tmp_path: Path) -> None:
+def test_no_password_logs_in_not_even_the_right_one(machine: SystemContainer, keys: SshKeys, tmp_path: Path) -> None:
     shadow = [line.split(":")[:2] for line in machine.run("cat", "/etc/shadow").splitlines()]
     assert {name for name, password in shadow if not password.startswith(("!", "*"))} == set()
     assert dict(shadow)["root"].startswith("!")
@@ -139,7 +148,7 @@ def test_no_password_logs_in_not_even_the_right_one(machine: SystemContainer, ke
         machine.shell("usermod --lock root; usermod --lock bob")
 
 
-def test_zone_and_locale_reach_logins_and_services_and_secrets_do_not(machine: SystemContainer, keys: Keys) -> None:
+def test_zone_and_locale_reach_logins_and_services_and_secrets_do_not(machine: SystemContainer, keys: SshKeys) -> None:
     winter = "date --date=2026-01-15T12:00:00Z +%H%Z"
     service = ("systemd-run", "--quiet", "--wait", "--pipe", "sh", "-c")
     assert machine.ssh(keys, "bob", winter) == "13CET"
@@ -174,7 +183,7 @@ def test_an_unknown_zone_and_locale_are_reported_and_change_nothing(misused: Sys
     assert "TZ=Europe/Berln" in misused.logs
 
 
-def test_a_line_that_is_no_key_is_reported_left_out_and_not_shown(misused: SystemContainer, keys: Keys) -> None:
+def test_a_line_that_is_no_key_is_reported_left_out_and_not_shown(misused: SystemContainer, keys: SshKeys) -> None:
     said = misused.journal("--unit=container-ssh-keys", "--priority=err")
     wrong = "no public key as OpenSSH writes them, so left out: line"
     assert f"variable SSH_AUTHORIZED_KEYS: {wrong} 1 2 3" in said
@@ -186,7 +195,7 @@ def test_a_line_that_is_no_key_is_reported_left_out_and_not_shown(misused: Syste
 
 
 def test_keys_in_a_mounted_folder_are_used_and_changes_are_followed(
-    misused: SystemContainer, keys: Keys, others_keys: Keys, folder: Path
+    misused: SystemContainer, keys: SshKeys, others_keys: SshKeys, folder: Path
 ) -> None:
     assert misused.ssh(keys, "alice", "id", "-un") == "alice"
     (folder / "carol").write_text(f"{others_keys.public}\n")
@@ -211,7 +220,7 @@ def test_health_names_the_units_that_failed(misused: SystemContainer, machine: S
     assert machine.run(program) == "running"
 
 
-def test_a_container_stops_in_order_and_starts_again_unchanged(machine: SystemContainer, keys: Keys) -> None:
+def test_a_container_stops_in_order_and_starts_again_unchanged(machine: SystemContainer, keys: SshKeys) -> None:
     script = "cat /etc/machine-id /etc/ssh/ssh_host_*_key"
     before = machine.shell(script)
     machine.shell(

@@ -15,7 +15,7 @@ from tests.testbed.cluster.images import image_of
 from tests.testbed.cluster.system_container import (
     EXAMPLE,
     README,
-    Keys,
+    SshKeys,
     SystemContainer,
     code_blocks,
     command,
@@ -35,7 +35,7 @@ class Shell:
 
     def __init__(self, folder: Path, base: str) -> None:
         self.folder = folder
-        self.keys = Keys.made(folder)
+        self.keys = SshKeys.made(folder)
         self._base = base
         (folder / "images").symlink_to(ROOT / "images")
         # ssh takes the home from the account, not from $HOME.

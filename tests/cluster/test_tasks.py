@@ -21,7 +21,7 @@ from tests.testbed.cluster.create import ROOT, create, remove
 from tests.testbed.cluster.description import CLUSTER_LABEL, Cluster
 from tests.testbed.cluster.images import image_of
 from tests.testbed.cluster.invoked import interrupted, invoke
-from tests.testbed.cluster.site import Site, find
+from tests.testbed.cluster.site import ClusterSite, find
 from tests.testbed.polling import eventually
 
 _NAME = "test-tasks"
@@ -68,7 +68,7 @@ def test_a_missing_image_is_reported_before_anything_is_made() -> None:
         create(Cluster(name=_NAME, base="no-such-base", underlay=_UNDERLAY), lambda _text: None)
 
 
-def test_an_underlay_in_use_is_reported_with_its_holder_and_nothing_is_left(base: str, site: Site) -> None:
+def test_an_underlay_in_use_is_reported_with_its_holder_and_nothing_is_left(base: str, site: ClusterSite) -> None:
     taken = site.cluster.underlay
     said = f"underlay {taken} is taken: Docker network {site.cluster.docker_network} of the cluster {site.cluster.name}"
     with pytest.raises(OverlaydError, match=rf"(?s){re.escape(said)} has {taken}\n  a free one: --underlay 198\.19\."):
@@ -120,7 +120,7 @@ def _waiting(holder: int) -> bool:
     return any("->" in line and line.split()[0] in numbers for line in lines)
 
 
-def test_running_cluster_is_recognised_by_its_labels(site: Site) -> None:
+def test_running_cluster_is_recognised_by_its_labels(site: ClusterSite) -> None:
     found = find(site.cluster.name)
     assert found is not None
     assert found.cluster.underlay == site.cluster.underlay
@@ -130,7 +130,7 @@ def test_running_cluster_is_recognised_by_its_labels(site: Site) -> None:
     assert health.difference(found, more) == "it was made from another description: hosts was 3"
 
 
-def test_cluster_that_lost_a_daemon_is_not_well(site: Site) -> None:
+def test_cluster_that_lost_a_daemon_is_not_well(site: ClusterSite) -> None:
     found = find(site.cluster.name)
     assert found is not None
     machine = found.hosts[0]

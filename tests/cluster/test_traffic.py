@@ -10,7 +10,7 @@ from ipaddress import IPv4Address
 
 from tests.testbed.cluster.machine import Machine
 from tests.testbed.cluster.measure import overlay_rate, ping, underlay_rate
-from tests.testbed.cluster.site import Site
+from tests.testbed.cluster.site import ClusterSite
 from tests.testbed.polling import eventually
 
 # Lower limits, as other work may share the machine. `invoke bench` reports the throughput.
@@ -18,7 +18,7 @@ FLOORS = {"vxlan": 0.5, "host-gw": 0.7, "udp": 0.01}
 _SOURCE_PORT_TEST = "5311"
 
 
-def test_every_container_reaches_every_other(backend: str, site: Site) -> None:
+def test_every_container_reaches_every_other(backend: str, site: ClusterSite) -> None:
     addresses = {machine.name: machine.probe_address() for machine in site.hosts}
     lost = {
         f"{source.name} to {target.name}": answered.lost
@@ -28,7 +28,9 @@ def test_every_container_reaches_every_other(backend: str, site: Site) -> None:
     assert not lost
 
 
-def test_every_daemon_reaches_containers_of_every_peer_from_a_container_of_its_own(backend: str, site: Site) -> None:
+def test_every_daemon_reaches_containers_of_every_peer_from_a_container_of_its_own(
+    backend: str, site: ClusterSite
+) -> None:
     # The daemon's unit may not enter containers; a separate service does, and gives it sockets.
     for machine in site.hosts:
         others = {str(other.probe_address()) for other in site.hosts if other is not machine}
@@ -62,7 +64,7 @@ def test_other_end_sees_the_containers_own_address(backend: str, a: Machine, b: 
     assert IPv4Address(json.loads(seen)["start"]["accepted_connection"]["host"]) == a.probe_address()
 
 
-def test_docker_runs_on_the_leased_subnet(backend: str, site: Site) -> None:
+def test_docker_runs_on_the_leased_subnet(backend: str, site: ClusterSite) -> None:
     subnets = set()
     for machine in site.hosts:
         bip, mtu = machine.bip(), machine.variables()["FLANNEL_MTU"]

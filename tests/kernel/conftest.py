@@ -9,9 +9,9 @@ from typing import Any, TypeGuard
 import pytest
 
 from tests.testbed.cluster.roots import NoSuchRelease
-from tests.testbed.netns.docker_site import Site, docker_site
+from tests.testbed.netns.docker_site import DockerSite, docker_site
 from tests.testbed.netns.lab import Host, Lab, laboratory
-from tests.testbed.netns.real_docker import RELEASES, Release
+from tests.testbed.netns.real_docker import RELEASES, DockerRelease
 from tests.testbed.netns.traffic import pings
 from tests.testbed.polling import eventually
 
@@ -72,9 +72,9 @@ def lab(backend: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]
 
 
 @pytest.fixture(scope="session", params=RELEASES, ids=[release.name for release in RELEASES])
-def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerSite]:
     """Hosts with a real Docker of one release, shared by its tests: whoever breaks something mends it."""
-    release: Release = request.param
+    release: DockerRelease = request.param
     try:
         release.root()
     except NoSuchRelease as error:

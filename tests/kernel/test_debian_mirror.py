@@ -12,7 +12,7 @@ import pytest
 from images.bases import catalogue
 from images.bases.base import Base
 from images.bases.debian12 import repository, sources
-from images.engine.errors import BuildError, CommandFailed
+from images.engine.errors import BuildCommandFailed, BuildError
 from images.engine.step import Step
 from tests.testbed import debian_mirror
 from tests.testbed.packages import a_step, gnupg
@@ -67,7 +67,7 @@ def test_a_mirror_with_another_signature_is_refused(step: Step, mirror: dict[str
     with gnupg(tmp_path / "g") as ring:
         ring.make("mallory")
         ring.gpg("--output", release, "--clear-sign", tmp_path / "Release")
-        with pytest.raises(CommandFailed, match=r"NO_PUBKEY|not signed|couldn't be verified"):
+        with pytest.raises(BuildCommandFailed, match=r"NO_PUBKEY|not signed|couldn't be verified"):
             repository.make_root(step, at({"debian": f"file://{forged}"}))
 
 
@@ -77,7 +77,7 @@ def test_a_mirror_whose_index_was_changed_is_refused(step: Step, mirror: dict[st
     packages = forged / f"dists/{sources.CODENAME}/main/binary-amd64/Packages"
     content = packages.read_bytes()
     packages.write_bytes(content.replace(b"Package: hostname", b"Package: hostnamf", 1))
-    with pytest.raises(CommandFailed, match=r"Hash Sum mismatch|unexpected size|Unable to locate"):
+    with pytest.raises(BuildCommandFailed, match=r"Hash Sum mismatch|unexpected size|Unable to locate"):
         repository.make_root(step, at({"debian": f"file://{forged}"}))
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from overlayd import firewall
-from tests.testbed.netns.docker_releases import RELEASES, Release, load
-from tests.testbed.netns.forwarding import STRANGERS, Attempt, Site, connects, site, taken, use_iptables
+from tests.testbed.netns.docker_releases import RELEASES, ReplayedRelease, load
+from tests.testbed.netns.forwarding import STRANGERS, Attempt, ForwardingSite, connects, site, taken, use_iptables
 from tests.testbed.netns.namespaces import inside
 
 BY_IPTABLES = [release for release in RELEASES if not release.nftables]
@@ -19,18 +19,18 @@ NFT_JSON = {"firewall-backend": "nftables"}
 
 
 def name(value: object) -> str:
-    return value.name if isinstance(value, Release) else str(value)
+    return value.name if isinstance(value, ReplayedRelease) else str(value)
 
 
 @pytest.fixture(scope="module")
-def made() -> Iterator[Site]:
+def made() -> Iterator[ForwardingSite]:
     """Two hosts and a stranger, for all tests of this file."""
     with site() as found:
         yield found
 
 
 @pytest.fixture
-def clean(made: Site) -> Site:
+def clean(made: ForwardingSite) -> ForwardingSite:
     """The site without any rule."""
     made.flush()
     return made
@@ -46,7 +46,9 @@ def kind(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("backend", ["iptables", "nftables"])
 @pytest.mark.parametrize("release", BY_IPTABLES, ids=name)
-def test_peers_pass_and_strangers_do_not(release: Release, backend: str, kind: str, clean: Site) -> None:
+def test_peers_pass_and_strangers_do_not(
+    release: ReplayedRelease, backend: str, kind: str, clean: ForwardingSite
+) -> None:
     start_docker(clean, release, {})
     check_closed(clean, release)
     start_overlayd(clean, backend, {})
@@ -57,7 +59,7 @@ def test_peers_pass_and_strangers_do_not(release: Release, backend: str, kind: s
 
 @pytest.mark.parametrize("backend", ["iptables", "nftables"])
 def test_without_the_forward_rules_peers_pass_and_a_policy_keeps_strangers_out(
-    backend: str, kind: str, clean: Site
+    backend: str, kind: str, clean: ForwardingSite
 ) -> None:
     release = next(release for release in RELEASES if release.name == "27")
     start_docker(clean, release, {})
@@ -67,7 +69,9 @@ def test_without_the_forward_rules_peers_pass_and_a_policy_keeps_strangers_out(
 
 @pytest.mark.parametrize("backend", ["iptables", "nftables"])
 @pytest.mark.parametrize("release", BY_NFTABLES, ids=name)
-def test_peers_pass_dockers_nftables_too(release: Release, backend: str, kind: str, clean: Site) -> None:
+def test_peers_pass_dockers_nftables_too(
+    release: ReplayedRelease, backend: str, kind: str, clean: ForwardingSite
+) -> None:
     # Without these options of dockerd no rule of ours can let packets through.
     start_docker(clean, release, {})
     start_overlayd(clean, backend, NFT_JSON)
@@ -81,7 +85,9 @@ def test_peers_pass_dockers_nftables_too(release: Release, backend: str, kind: s
 
 
 @pytest.mark.parametrize("release", BY_NFTABLES[:1], ids=name)
-def test_an_administrators_own_mark_and_direct_routing_are_kept(release: Release, kind: str, clean: Site) -> None:
+def test_an_administrators_own_mark_and_direct_routing_are_kept(
+    release: ReplayedRelease, kind: str, clean: ForwardingSite
+) -> None:
     told = {**NFT_JSON, "bridge-accept-fwmark": "0x1/0x3", "allow-direct-routing": "true"}
     start_docker(clean, release, firewall.docker_options_needed(told))
     start_overlayd(clean, "nftables", told)
@@ -93,7 +99,9 @@ def test_an_administrators_own_mark_and_direct_routing_are_kept(release: Release
 
 
 @pytest.mark.parametrize("backend", ["iptables", "nftables"])
-def test_a_dockerd_that_starts_after_us_is_opened_at_the_next_look(backend: str, kind: str, clean: Site) -> None:
+def test_a_dockerd_that_starts_after_us_is_opened_at_the_next_look(
+    backend: str, kind: str, clean: ForwardingSite
+) -> None:
     release = next(release for release in RELEASES if release.name == "28.2")
     start_overlayd(clean, backend, {})
     start_docker(clean, release, {})
@@ -102,13 +110,13 @@ def test_a_dockerd_that_starts_after_us_is_opened_at_the_next_look(backend: str,
     check_open(clean, release)
 
 
-def start_docker(at: Site, release: Release, options: dict[str, str]) -> None:
+def start_docker(at: ForwardingSite, release: ReplayedRelease, options: dict[str, str]) -> None:
     for router in (at.a, at.b):
         for version in versions(release):
             load(release, router.namespace, router.subnets[version], router.address(version), options=options)
 
 
-def start_overlayd(at: Site, backend: str, daemon_json: dict[str, str], *, forward: bool = True) -> None:
+def start_overlayd(at: ForwardingSite, backend: str, daemon_json: dict[str, str], *, forward: bool = True) -> None:
     for router in (at.a, at.b):
         wanted = router.desired(daemon_json, forward=forward)
         report = inside(router.namespace, partial(firewall.Firewall(backend).sync, wanted))
@@ -116,16 +124,16 @@ def start_overlayd(at: Site, backend: str, daemon_json: dict[str, str], *, forwa
         assert not inside(router.namespace, partial(firewall.Firewall(backend).sync, wanted)).written
 
 
-def stop_overlayd(at: Site) -> None:
+def stop_overlayd(at: ForwardingSite) -> None:
     for router in (at.a, at.b):
         assert inside(router.namespace, lambda: list(firewall.cleanup()))
 
 
-def versions(release: Release) -> tuple[int, ...]:
+def versions(release: ReplayedRelease) -> tuple[int, ...]:
     return (4, 6) if release.ipv6 else (4,)
 
 
-def check_open(at: Site, release: Release) -> None:
+def check_open(at: ForwardingSite, release: ReplayedRelease) -> None:
     """Containers reach each other on any port and see each other's own addresses; strangers reach published ports."""
     for version in versions(release):
         for source, target, port in ((at.a, at.b, 81), (at.a, at.b, 80), (at.b, at.a, 81)):
@@ -134,7 +142,7 @@ def check_open(at: Site, release: Release) -> None:
     check_stranger(at, release, ports=(80, 81))
 
 
-def check_closed(at: Site, release: Release) -> None:
+def check_closed(at: ForwardingSite, release: ReplayedRelease) -> None:
     """Containers do not reach each other, nor strangers them."""
     # Docker before 28.0 protects only ports that are not published.
     ports = (80, 81) if release.closes else (81,)
@@ -143,7 +151,9 @@ def check_closed(at: Site, release: Release) -> None:
     )
 
 
-def check_stranger(at: Site, release: Release, *, ports: Sequence[int], also: Sequence[Attempt] = ()) -> None:
+def check_stranger(
+    at: ForwardingSite, release: ReplayedRelease, *, ports: Sequence[int], also: Sequence[Attempt] = ()
+) -> None:
     """A stranger gets to a published port by the host's address, and to none of `ports` by the container's own.
 
     Nor does `also`.

@@ -11,7 +11,7 @@ import pytest
 
 from tests.testbed.netns import namespaces
 from tests.testbed.netns.docker_releases import RELEASES, load
-from tests.testbed.netns.docker_site import ALONE, Site
+from tests.testbed.netns.docker_site import ALONE, DockerSite
 
 # For each real release, the replay that is compared with it.
 REPLAYS = {"20.10": "20.10", "26.1": "27", "28.5": "28.2"}
@@ -45,7 +45,7 @@ def empty() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("version", [4, 6])
-def test_what_is_replayed_is_what_docker_writes(site: Site, version: int, empty: str) -> None:
+def test_what_is_replayed_is_what_docker_writes(site: DockerSite, version: int, empty: str) -> None:
     real = rules(site.alone[version])
     if version == 6 and not site.release.ipv6:
         # Only release 27 is replayed with IPv6 rules, and no suite has 27.

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.testbed.certificates import Authority, Pair
+from tests.testbed.certificates import Authority, CertificatePair
 from tests.testbed.etcd import Etcd
 from tests.testbed.netns import namespaces
 from tests.testbed.netns.lab import SWITCH_ADDRESS, UNDERLAY, Host, Lab, environment, laboratory
@@ -54,7 +54,7 @@ def three_guarded(lab: Lab) -> None:
     password_file = lab.folder / "password"
     password_file.write_text(f"{PASSWORD}\n")
     password_file.chmod(0o600)
-    mine = Pair(certificate=lab.folder / "host.pem", key=lab.folder / "host.key")
+    mine = CertificatePair(certificate=lab.folder / "host.pem", key=lab.folder / "host.key")
     replace(mine, authority.issue("host"))
     lab.etcd_flags = {
         "etcd-endpoints": ",".join(lab.etcd.endpoints),
@@ -128,7 +128,7 @@ def wait_until_away(lab: Lab) -> None:
         eventually(f"{host.name} knows that etcd is away", partial(knows_etcd_is_away, host))
 
 
-def replace(target: Pair, source: Pair) -> None:
+def replace(target: CertificatePair, source: CertificatePair) -> None:
     target.certificate.write_bytes(source.certificate.read_bytes())
     target.key.write_bytes(source.key.read_bytes())
 

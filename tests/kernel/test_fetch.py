@@ -19,7 +19,7 @@ from images.bases.base import Base, Repository
 from images.bases.catalogue.centos_stream9 import BASE
 from images.engine.errors import BuildError
 from images.engine.step import Step
-from tests.testbed.answering import Reply
+from tests.testbed.answering import HttpReply
 from tests.testbed.packages import a_step, build, command, gnupg, index, repository, served
 
 pytestmark = pytest.mark.skipif(
@@ -140,15 +140,15 @@ def test_a_key_that_does_not_come_is_refused(step: Step, mirror: Mirror) -> None
 @pytest.mark.parametrize(
     ("reply", "expected"),
     [
-        (Reply(200, PAGE), "holds no OpenPGP public key"),
-        (Reply(404), "answers 404"),
-        (Reply(200, hangs=NEVER), "does not answer (timed out)"),
-        (Reply(200, b"x" * (1 << 21)), "is longer than"),
+        (HttpReply(200, PAGE), "holds no OpenPGP public key"),
+        (HttpReply(404), "answers 404"),
+        (HttpReply(200, hangs=NEVER), "does not answer (timed out)"),
+        (HttpReply(200, b"x" * (1 << 21)), "is longer than"),
     ],
     ids=["a web page", "not found", "silence", "endless"],
 )
 def test_a_key_server_that_answers_with_something_else_is_refused(
-    step: Step, mirror: Mirror, reply: Reply, expected: str
+    step: Step, mirror: Mirror, reply: HttpReply, expected: str
 ) -> None:
     with served(mirror.folder, lambda _: reply) as url:
         said = refused(step, mirror.base(key_url=f"{url}/key"))
@@ -178,44 +178,48 @@ def test_the_path_of_a_missing_mirror_on_disk_is_named(step: Step, mirror: Mirro
     assert "/nowhere/repodata/repomd.xml is not on this machine" in refused(step, mirror.base("file:///nowhere"))
 
 
-Replies = Callable[[Path], dict[str, Reply]]
+Replies = Callable[[Path], dict[str, HttpReply]]
 # By path: what the mirror answers. Then: what the error says.
 BAD: dict[str, tuple[Replies, str]] = {
     "a web page": (
-        lambda _: {REPOMD: Reply(200, PAGE)},
+        lambda _: {REPOMD: HttpReply(200, PAGE)},
         "with a web page ('Sign in to the network'), not with the meta",
     ),
     "a captive portal": (
-        lambda _: {REPOMD: Reply(302, headers={"Location": "/login"}), "/login": Reply(200, PAGE)},
+        lambda _: {REPOMD: HttpReply(302, headers={"Location": "/login"}), "/login": HttpReply(200, PAGE)},
         "/login, with a web page ('Sign in to the network')",
     ),
-    "not found": (lambda _: {REPOMD: Reply(404)}, "answers 404 to http://"),
-    "server error": (lambda _: {REPOMD: Reply(500)}, "answers 500 to http://"),
-    "empty": (lambda _: {REPOMD: Reply(200)}, "with an empty file"),
-    "other XML": (lambda _: {REPOMD: Reply(200, b"<?xml version='1.0'?><feed/>")}, 'something else (b"<?xml'),
-    "silence": (lambda _: {REPOMD: Reply(200, hangs=NEVER)}, "does not answer (timed out)"),
+    "not found": (lambda _: {REPOMD: HttpReply(404)}, "answers 404 to http://"),
+    "server error": (lambda _: {REPOMD: HttpReply(500)}, "answers 500 to http://"),
+    "empty": (lambda _: {REPOMD: HttpReply(200)}, "with an empty file"),
+    "other XML": (lambda _: {REPOMD: HttpReply(200, b"<?xml version='1.0'?><feed/>")}, 'something else (b"<?xml'),
+    "silence": (lambda _: {REPOMD: HttpReply(200, hangs=NEVER)}, "does not answer (timed out)"),
     "another's metadata": (
-        lambda folder: {REPOMD: Reply(200, (folder / "repodata/repomd.xml").read_bytes().replace(b"-primary", b"-x"))},
+        lambda folder: {
+            REPOMD: HttpReply(200, (folder / "repodata/repomd.xml").read_bytes().replace(b"-primary", b"-x"))
+        },
         "Failed to download metadata",
     ),
     "metadata cut short": (
-        lambda folder: {REPOMD: Reply(200, (folder / "repodata/repomd.xml").read_bytes(), cut=800)},
+        lambda folder: {REPOMD: HttpReply(200, (folder / "repodata/repomd.xml").read_bytes(), cut=800)},
         "Failed to download metadata",
     ),
     "metadata changed": (
-        lambda folder: {f"/repodata/{path.name}": Reply(200, b"x" * path.stat().st_size) for path in primary(folder)},
+        lambda folder: {
+            f"/repodata/{path.name}": HttpReply(200, b"x" * path.stat().st_size) for path in primary(folder)
+        },
         "Failed to download metadata",
     ),
     "a package cut short": (
-        lambda folder: {"/signed.rpm": Reply(200, (folder / "signed.rpm").read_bytes(), cut=900)},
+        lambda folder: {"/signed.rpm": HttpReply(200, (folder / "signed.rpm").read_bytes(), cut=900)},
         "signed.rpm",
     ),
     "a package changed": (
-        lambda folder: {"/signed.rpm": Reply(200, (folder / "signed.rpm").read_bytes()[:-4] + b"xxxx")},
+        lambda folder: {"/signed.rpm": HttpReply(200, (folder / "signed.rpm").read_bytes()[:-4] + b"xxxx")},
         "signed",
     ),
-    "a package that is not there": (lambda _: {"/signed.rpm": Reply(404)}, "signed.rpm"),
-    "a package that never comes": (lambda _: {"/signed.rpm": Reply(200, hangs=NEVER)}, "signed.rpm"),
+    "a package that is not there": (lambda _: {"/signed.rpm": HttpReply(404)}, "signed.rpm"),
+    "a package that never comes": (lambda _: {"/signed.rpm": HttpReply(200, hangs=NEVER)}, "signed.rpm"),
 }
 
 

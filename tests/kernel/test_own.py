@@ -12,7 +12,7 @@ import pytest
 from images import signing
 from images.bases import catalogue, dnf, local_repository
 from images.bases.base import Base
-from images.engine.errors import BuildError, CommandFailed
+from images.engine.errors import BuildCommandFailed, BuildError
 from images.engine.step import Step
 from tests.testbed.packages import a_step, build, gnupg, index
 
@@ -70,7 +70,7 @@ def test_a_repository_signed_with_another_key_than_its_public_one_is_refused(ste
     shutil.rmtree(step.build / local_repository.HOME)
     assert sign(step) != before
     (step.build / BASE.keys).write_bytes(before)
-    with pytest.raises(CommandFailed, match="Bad GPG signature"):
+    with pytest.raises(BuildCommandFailed, match="Bad GPG signature"):
         dnf.install_root(step, BASE, tmp_path / "root", ["own"])
 
 

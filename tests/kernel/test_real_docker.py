@@ -10,20 +10,20 @@ import pytest
 
 from tests.testbed.cluster.roots import NoSuchRelease
 from tests.testbed.netns import namespaces
-from tests.testbed.netns.docker_site import Site, docker_site
+from tests.testbed.netns.docker_site import DockerSite, docker_site
 from tests.testbed.netns.lab import SWITCH_ADDRESS
-from tests.testbed.netns.real_docker import RELEASES, Release
+from tests.testbed.netns.real_docker import RELEASES, DockerRelease
 from tests.testbed.netns.traffic import reaches, send_over_tcp
 from tests.testbed.polling import eventually
 
 
-def test_peers_reach_each_other_with_their_own_addresses(site: Site) -> None:
+def test_peers_reach_each_other_with_their_own_addresses(site: DockerSite) -> None:
     eventually("in both families", site.peers_reach_each_other)
     at_a, at_b = (site.dockers[host.name].address(host.container) for host in (site.a, site.b))
     assert send_over_tcp(site.a, site.b, b"x" * 100_000, address=at_b).peer == at_a
 
 
-def test_docker_does_what_its_options_ask_for(site: Site) -> None:
+def test_docker_does_what_its_options_ask_for(site: DockerSite) -> None:
     for host in (site.a, site.b):
         link = json.loads(namespaces.run(host.container, ["ip", "-json", "link", "show", "eth0"]))[0]
         assert link["mtu"] == host.mtu_bytes
@@ -35,7 +35,7 @@ def test_docker_does_what_its_options_ask_for(site: Site) -> None:
         assert [line for line in saved if f"-s {host.subnet} " in line and "MASQUERADE" in line] == []
 
 
-def test_strangers_get_no_further_than_with_docker_alone(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+def test_strangers_get_no_further_than_with_docker_alone(site: DockerSite, capsys: pytest.CaptureFixture[str]) -> None:
     ways = [str(way) for way in site.ways(site.b)]
     ours, alone = site.passed(site.b), site.passed(site.c)
     for host in (site.b, site.c):
@@ -57,7 +57,7 @@ def test_strangers_get_no_further_than_with_docker_alone(site: Site, capsys: pyt
     assert site.passed(site.c) == ways
 
 
-def test_an_administrators_drop_wins(site: Site) -> None:
+def test_an_administrators_drop_wins(site: DockerSite) -> None:
     rule = ("DOCKER-USER", "-s", str(site.dockers["a"].address(site.a.container)), "-j", "DROP")
     eventually("peers reach each other", site.peers_reach_each_other)
     at_b = site.addresses(site.b)[0]
@@ -75,7 +75,7 @@ def test_an_administrators_drop_wins(site: Site) -> None:
 @pytest.mark.parametrize(
     "release", [pytest.param(one, id=one.name, marks=() if one.closes else pytest.mark.slow) for one in RELEASES]
 )
-def test_peers_and_strangers_by_plain_routes(release: Release, tmp_path: Path) -> None:
+def test_peers_and_strangers_by_plain_routes(release: DockerRelease, tmp_path: Path) -> None:
     # With plain routes, packets of peers arrive on the underlay's interface, as those of strangers do.
     try:
         release.root()

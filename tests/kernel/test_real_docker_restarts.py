@@ -19,7 +19,7 @@ from ipaddress import IPv4Network
 import pytest
 
 from tests.testbed.netns import lab as labs
-from tests.testbed.netns.docker_site import ALONE, LIVE_RESTORE, Site
+from tests.testbed.netns.docker_site import ALONE, LIVE_RESTORE, DockerSite
 from tests.testbed.netns.lab import SOURCES
 from tests.testbed.netns.real_docker import Docker
 from tests.testbed.netns.traffic import Losses, connecting_from, pinging_from
@@ -41,39 +41,39 @@ class Row:
     strangers: int
 
 
-def reload_dockerd(site: Site) -> None:
+def reload_dockerd(site: DockerSite) -> None:
     docker = site.dockers["b"]
     docker.configure('{"live-restore": true, "debug": true}')
     docker.signal(signal.SIGHUP)
     eventually("it has reloaded", lambda: "Got signal to reload configuration" in docker.log("dockerd"))
 
 
-def restart_dockerd(site: Site) -> None:
+def restart_dockerd(site: DockerSite) -> None:
     site.dockers["b"].signal(signal.SIGTERM)
     site.dockers["b"].start_for_lease()
 
 
-def kill_dockerd(site: Site) -> None:
+def kill_dockerd(site: DockerSite) -> None:
     site.dockers["b"].signal(signal.SIGKILL)
     site.dockers["b"].start_for_lease()
 
 
-def run_a_container(site: Site) -> None:
+def run_a_container(site: DockerSite) -> None:
     site.dockers["b"].run(f"{site.b.container}3")
     site.dockers["b"].drop(f"{site.b.container}3")
 
 
-def restart_overlayd(site: Site) -> None:
+def restart_overlayd(site: DockerSite) -> None:
     site.b.stop()
     site.b.start()
 
 
-def kill_overlayd(site: Site) -> None:
+def kill_overlayd(site: DockerSite) -> None:
     site.b.stop(signal.SIGKILL)
     site.b.start()
 
 
-def upgrade_overlayd(site: Site) -> None:
+def upgrade_overlayd(site: DockerSite) -> None:
     site.b.stop()
     newer = site.b.run_dir.parent / "newer"
     shutil.copytree(SOURCES, newer)
@@ -84,17 +84,17 @@ def upgrade_overlayd(site: Site) -> None:
         site.b.start()
 
 
-def use_nftables(site: Site) -> None:
+def use_nftables(site: DockerSite) -> None:
     site.b.settings["firewall"] = "nftables"
     restart_overlayd(site)
 
 
-def use_iptables(site: Site) -> None:
+def use_iptables(site: DockerSite) -> None:
     site.b.settings["firewall"] = "iptables"
     restart_overlayd(site)
 
 
-EVENTS: dict[str, Callable[[Site], None]] = {
+EVENTS: dict[str, Callable[[DockerSite], None]] = {
     "dockerd reloaded": reload_dockerd,
     "dockerd restarted, live-restore": restart_dockerd,
     "dockerd killed, live-restore": kill_dockerd,
@@ -113,7 +113,7 @@ STARTS = ("dockerd restarted, live-restore", "dockerd killed, live-restore", "do
 
 
 def test_no_packet_of_a_peer_is_lost_and_none_of_a_stranger_passes(
-    site: Site, capsys: pytest.CaptureFixture[str], record_property: Callable[[str, object], None]
+    site: DockerSite, capsys: pytest.CaptureFixture[str], record_property: Callable[[str, object], None]
 ) -> None:
     rows = [measured(site, event, make) for event, make in EVENTS.items()]
     with capsys.disabled():
@@ -130,7 +130,7 @@ def test_no_packet_of_a_peer_is_lost_and_none_of_a_stranger_passes(
     assert [row for row in rows if row.connections.lost and row.event not in spared] == []
 
 
-def test_containers_that_docker_restarted_are_reached_again(site: Site) -> None:
+def test_containers_that_docker_restarted_are_reached_again(site: DockerSite) -> None:
     docker = site.dockers["b"]
     docker.configure("{}")
     docker.signal(signal.SIGTERM)
@@ -146,7 +146,7 @@ def test_containers_that_docker_restarted_are_reached_again(site: Site) -> None:
         docker.configure(LIVE_RESTORE)
 
 
-def test_with_live_restore_the_bridge_moves_when_no_container_runs(site: Site) -> None:
+def test_with_live_restore_the_bridge_moves_when_no_container_runs(site: DockerSite) -> None:
     docker, names = site.dockers["c"], (site.c.container, site.second(site.c))
     options = (f"--bip={_MOVED[1]}/24", "--ipv6", f"--fixed-cidr-v6={ALONE[6]}", "--ip-masq=false")
     docker.signal(signal.SIGTERM)
@@ -164,7 +164,7 @@ def test_with_live_restore_the_bridge_moves_when_no_container_runs(site: Site) -
             assert docker.address(name) in _MOVED
 
 
-def _bridge(site: Site) -> list[str]:
+def _bridge(site: DockerSite) -> list[str]:
     """The addresses of docker0 on the host with Docker alone."""
     words = site.c.run("ip", "-4", "-oneline", "address", "show", "dev", "docker0").split()
     return [after for word, after in itertools.pairwise(words) if word == "inet"]
@@ -174,7 +174,7 @@ def _runs(docker: Docker, name: str) -> bool:
     return bool(docker.inspect(name)["State"]["Running"])
 
 
-def measured(site: Site, event: str, make: Callable[[Site], None]) -> Row:
+def measured(site: DockerSite, event: str, make: Callable[[DockerSite], None]) -> Row:
     """Cause an event on b while peers and a stranger ping."""
     eventually("peers reach each other", site.peers_reach_each_other)
     at_a, at_b = site.addresses(site.a), site.addresses(site.b)

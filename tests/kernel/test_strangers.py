@@ -20,7 +20,7 @@ import pytest
 from overlayd.backends.vxlan import vtep_mac
 from overlayd.errors import CommandFailed
 from tests.testbed.netns import namespaces, wire
-from tests.testbed.netns.docker_releases import RELEASES, Release, load
+from tests.testbed.netns.docker_releases import RELEASES, ReplayedRelease, load
 from tests.testbed.netns.forwarding import use_iptables
 from tests.testbed.netns.lab import Host, Lab, laboratory
 from tests.testbed.netns.strangers import (
@@ -102,7 +102,7 @@ class Found:
     alone: dict[str, set[int]]
 
 
-def try_all(site: StrangersSite, releases: list[Release]) -> Found:
+def try_all(site: StrangersSite, releases: list[ReplayedRelease]) -> Found:
     """Make every attempt with each release, with overlayd and without."""
     attempts = list(site.attempts())
     ours = {}
@@ -160,7 +160,7 @@ def cell(number: int, attempt: Attempt, ours: set[int], alone: set[int]) -> str:
     return "cannot be told" if attempt.open_by_nature else "OPEN"
 
 
-def docker(site: StrangersSite, release: Release) -> None:
+def docker(site: StrangersSite, release: ReplayedRelease) -> None:
     """Replace all rules by those of a release, as if dockerd had been started."""
     for host in (site.a, site.b):
         daemon_json(host).write_text('{"firewall-backend": "nftables"}' if release.nftables else "{}")
@@ -187,7 +187,7 @@ def docker(site: StrangersSite, release: Release) -> None:
 _KNOWN = ("--ctstate", "RELATED,ESTABLISHED")
 
 
-def options_of(release: Release) -> dict[str, str]:
+def options_of(release: ReplayedRelease) -> dict[str, str]:
     """The options that dockerd needs for this release's firewall backend."""
     if not release.nftables:
         return {}

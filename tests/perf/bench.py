@@ -20,7 +20,7 @@ from tests.testbed.cluster.docker_engine import client
 from tests.testbed.cluster.figures import Spread, as_document
 from tests.testbed.cluster.machine import Machine
 from tests.testbed.cluster.parallel import each
-from tests.testbed.cluster.site import Site
+from tests.testbed.cluster.site import ClusterSite
 
 BACKENDS = ("vxlan", "host-gw", "udp")
 # A cluster of its own, apart from those of `make up` and of the tests.
@@ -58,7 +58,7 @@ def _machine(base: str) -> dict[str, Any]:
     }
 
 
-def _start(site: Site) -> dict[str, Any]:
+def _start(site: ClusterSite) -> dict[str, Any]:
     took = site.took_s
     return {
         "steps_s": {name: round(seconds, 2) for name, seconds in took.items()},
@@ -83,7 +83,7 @@ def _boot(machine: Machine) -> dict[str, float]:
     return {name: round((int(moment) - began) / 1e6, 2) for name, moment in moments.items()}
 
 
-def _backend(site: Site, repeat: int, duration_s: int) -> dict[str, Any]:
+def _backend(site: ClusterSite, repeat: int, duration_s: int) -> dict[str, Any]:
     first, second = site.hosts[0], site.hosts[1]
     overlay: list[float] = []
     underlay: list[float] = []

@@ -21,7 +21,7 @@ from tests.testbed.cluster.create import ROOT, remove
 from tests.testbed.cluster.description import Cluster
 from tests.testbed.cluster.machine import Machine
 from tests.testbed.cluster.packaged import tar
-from tests.testbed.cluster.site import Site
+from tests.testbed.cluster.site import ClusterSite
 from tests.testbed.cluster.steps import etcd, hosts, leases, network_config, networks
 from tests.testbed.polling import eventually
 
@@ -35,7 +35,7 @@ _ACTIVE = {"ActiveState": "active"}
 def main(base: str, figure: Path) -> None:
     """Start a host, change a line, build, upgrade; write the seconds of each part. Raises OverlaydError."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    site = Site(cluster=Cluster(name=NAME, base=base, hosts=1, underlay=UNDERLAY))
+    site = ClusterSite(cluster=Cluster(name=NAME, base=base, hosts=1, underlay=UNDERLAY))
     try:
         for step in (networks, etcd, network_config, hosts, leases):
             step.make(site)

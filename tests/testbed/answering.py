@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler
 
 
 @dataclass(frozen=True)
-class Reply:
+class HttpReply:
     """What is sent. `cut` is where the connection breaks off; a `hangs` that is set ends the silence."""
 
     status: int
@@ -25,7 +25,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.0"
 
     def do_GET(self) -> None:
-        reply: Reply = self.server.answer(self.path.partition("?")[0])  # type: ignore[attr-defined]
+        reply: HttpReply = self.server.answer(self.path.partition("?")[0])  # type: ignore[attr-defined]
         if reply.hangs is not None:
             reply.hangs.wait(60)
             return

@@ -11,7 +11,7 @@ _EC = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc", "-
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pair:
+class CertificatePair:
     """A certificate and its key, as PEM files."""
 
     certificate: Path
@@ -24,7 +24,7 @@ class Authority:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
-        self._own = Pair(certificate=folder / "ca.pem", key=folder / "ca.key")
+        self._own = CertificatePair(certificate=folder / "ca.pem", key=folder / "ca.key")
         if not self._own.certificate.exists():
             _openssl(*_EC, *_out(self._own), "-subj", "/CN=test CA", "-addext", "keyUsage=critical,keyCertSign")
 
@@ -33,12 +33,12 @@ class Authority:
         """What those hold who trust this CA."""
         return self._own.certificate
 
-    def issue(self, name: str, *alternatives: str, days_ago: int = 0) -> Pair:
+    def issue(self, name: str, *alternatives: str, days_ago: int = 0) -> CertificatePair:
         """A certificate for `name` and, as in `IP:198.18.0.1` or `DNS:etcd`, for what it is reached by.
 
         It is valid for two days from now, or from `days_ago`.
         """
-        pair = Pair(certificate=self._folder / f"{name}.pem", key=self._folder / f"{name}.key")
+        pair = CertificatePair(certificate=self._folder / f"{name}.pem", key=self._folder / f"{name}.key")
         words = [*_EC, *_out(pair), "-subj", f"/CN={name}", "-addext", "basicConstraints=critical,CA:FALSE"]
         words += ["-addext", "extendedKeyUsage=serverAuth,clientAuth"]
         if alternatives:
@@ -48,7 +48,7 @@ class Authority:
         return pair
 
 
-def _out(pair: Pair) -> tuple[str, ...]:
+def _out(pair: CertificatePair) -> tuple[str, ...]:
     return ("-keyout", str(pair.key), "-out", str(pair.certificate))
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.testbed.certificates import Pair
+from tests.testbed.certificates import CertificatePair
 from tests.testbed.polling import eventually
 
 START_TIMEOUT_S = 20.0
@@ -85,9 +85,9 @@ class Etcd:
         hosts: Sequence[str] = ("127.0.0.1",),
         client_port: int | None = None,
         inside: Sequence[str] = (),
-        certificates: Sequence[Pair] = (),
+        certificates: Sequence[CertificatePair] = (),
         authority: Path | None = None,
-        client_certificate: Pair | None = None,
+        client_certificate: CertificatePair | None = None,
         flags: Sequence[str] = (),
     ) -> None:
         """Values only. `inside` are words before every command, to run it in a namespace; ports are free unless given.
@@ -128,7 +128,7 @@ class Etcd:
         """Wait until every member that is not frozen or killed serves clients."""
         eventually("etcd answers", self._answers, timeout_s=START_TIMEOUT_S)
 
-    def trust(self, authority: Path, certificates: Sequence[Pair]) -> None:
+    def trust(self, authority: Path, certificates: Sequence[CertificatePair]) -> None:
         """Begin with other certificates the next time."""
         self._authority, self._certificates = authority, certificates
 

@@ -18,7 +18,7 @@ from images.engine.graph import Target
 from images.engine.oci import Layout
 from images.engine.process import Stop
 from images.engine.step import Step
-from tests.testbed.answering import Handler, Reply
+from tests.testbed.answering import Handler, HttpReply
 
 _SPEC = """\
 Name: {name}
@@ -50,7 +50,7 @@ def command(*argv: str | Path, env: dict[str, str] | None = None, status: int = 
 
 
 @dataclass(frozen=True)
-class Keys:
+class SigningKeys:
     """A GnuPG home with keys that need no passphrase."""
 
     home: Path
@@ -83,12 +83,12 @@ class Keys:
 
 
 @contextmanager
-def gnupg(home: Path) -> Iterator[Keys]:
+def gnupg(home: Path) -> Iterator[SigningKeys]:
     """A GnuPG home for the length of the block; its agent ends with it. The path must be short, for its socket."""
     home.mkdir(mode=0o700, exist_ok=True)
     home.chmod(0o700)
     try:
-        yield Keys(home)
+        yield SigningKeys(home)
     finally:
         command("gpgconf", "--kill", "gpg-agent", env={"GNUPGHOME": str(home)})
 
@@ -140,15 +140,15 @@ def a_step(folder: Path, target: Target) -> Iterator[Step]:
 
 
 @contextmanager
-def served(folder: Path, replies: Callable[[str], Reply | None]) -> Iterator[str]:
+def served(folder: Path, replies: Callable[[str], HttpReply | None]) -> Iterator[str]:
     """An HTTP server over a folder; its URL. `replies` may answer a path in another way than with the file."""
 
-    def answer(path: str) -> Reply:
+    def answer(path: str) -> HttpReply:
         reply = replies(path)
         if reply is not None:
             return reply
         file = folder / unquote(path).lstrip("/")
-        return Reply(200, file.read_bytes()) if file.is_file() else Reply(404, b"not here")
+        return HttpReply(200, file.read_bytes()) if file.is_file() else HttpReply(404, b"not here")
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.daemon_threads = True

@@ -101,7 +101,7 @@ class PeerCommand(Enum):
 
 
 @dataclass(frozen=True)
-class Step:
+class CommandStep:
     """One command to run for one peer. Where it is not `binding`, the next steps are done although it fails."""
 
     verb: PeerCommand
@@ -110,7 +110,7 @@ class Step:
     binding: bool = True
 
 
-def steps(held: Mapping[str, PeerRecord], desired: Mapping[str, HostVariables]) -> tuple[Step, ...]:
+def steps(held: Mapping[str, PeerRecord], desired: Mapping[str, HostVariables]) -> tuple[CommandStep, ...]:
     """The commands that lead from the peers that are set up to the desired ones, in the order to run them.
 
     Both are named by the keys of their leases. Peers are added before others are removed. But a peer whose lease
@@ -119,15 +119,15 @@ def steps(held: Mapping[str, PeerRecord], desired: Mapping[str, HostVariables]) 
     """
     new = {peer: host for peer, host in desired.items() if held.get(peer) != PeerRecord(host=host, settled=True)}
     marks = frozenset().union(*(host.marks for host in new.values()))
-    first: list[Step] = []
-    last: list[Step] = []
+    first: list[CommandStep] = []
+    last: list[CommandStep] = []
     for peer, record in sorted(held.items()):
         if peer in new:
-            first.append(Step(PeerCommand.REMOVE, peer, record.host, binding=False))
+            first.append(CommandStep(PeerCommand.REMOVE, peer, record.host, binding=False))
         elif peer not in desired:
-            step = Step(PeerCommand.REMOVE, peer, record.host, binding=record.settled)
+            step = CommandStep(PeerCommand.REMOVE, peer, record.host, binding=record.settled)
             (first if record.host.marks & marks else last).append(step)
-    return (*first, *(Step(PeerCommand.ADD, peer, host) for peer, host in sorted(new.items())), *last)
+    return (*first, *(CommandStep(PeerCommand.ADD, peer, host) for peer, host in sorted(new.items())), *last)
 
 
 def words(command: str, variables: Mapping[str, str]) -> list[str]:

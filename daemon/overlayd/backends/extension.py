@@ -21,10 +21,10 @@ from overlayd.backends.commands import (
     OWN_VARIABLES,
     PEER_VARIABLES,
     Commands,
+    CommandStep,
     HostVariables,
     PeerCommand,
     PeerRecord,
-    Step,
     check,
     steps,
 )
@@ -57,7 +57,7 @@ _LOOKED_UP_AT_MOST = 16
 class _Failure:
     """A step that failed `count` times, its last message, and when it may be tried again, on the monotonic clock."""
 
-    step: Step
+    step: CommandStep
     problem: str
     count: int
     not_before: float
@@ -260,12 +260,12 @@ class Extension:
             log.info("commands run", commands=done, failed=len(problems))
         return done, problems
 
-    def _record_begun(self, ledger: Ledger, todo: Collection[Step]) -> None:
+    def _record_begun(self, ledger: Ledger, todo: Collection[CommandStep]) -> None:
         """Record the additions that are about to begin: if the daemon dies meanwhile, the next one undoes them."""
         begun = {step.peer: PeerRecord(host=step.host, settled=False) for step in todo if step.verb is PeerCommand.ADD}
         ledgers.write(self._environment.run_dir, replace(ledger, peers={**ledger.peers, **begun}))
 
-    def _run_step(self, ledger: Ledger, step: Step) -> None:
+    def _run_step(self, ledger: Ledger, step: CommandStep) -> None:
         if step.verb is PeerCommand.ADD:
             ledger.peers[step.peer] = PeerRecord(host=step.host, settled=False)
             run_command(self._commands.subnet_add, step.host.variables(), self._consent, data=step.host.data)
@@ -283,7 +283,7 @@ class Extension:
             )
         del ledger.peers[step.peer]
 
-    def _note_failure(self, step: Step, problem: str) -> str:
+    def _note_failure(self, step: CommandStep, problem: str) -> str:
         before = self._failed.get(step.peer)
         count = before.count + 1 if before else 1
         not_before = time.monotonic() + min(FIRST_RETRY_S * 2 ** (count - 1), LAST_RETRY_S)

@@ -73,7 +73,7 @@ def select_peers(
     that overlap, one that fits the network config is served before one that does not, then the older one: a new lease
     takes nothing from an old one. `usable` says what the backend lacks in a lease that is good otherwise.
     """
-    rules, already_served = _Rules(own, network, backend_type, needed, one_route=one_route), _Served(network)
+    rules, already_served = _LeaseRules(own, network, backend_type, needed, one_route=one_route), _Served(network)
     # Leases only, no tuples of them: a hundred thousand new objects would start Python's garbage collector.
     candidates: list[Lease] = []
     refused: list[Lease] = []
@@ -105,7 +105,7 @@ def select_peers(
 _name, _age = attrgetter("key_name"), attrgetter("created")
 
 
-class _Rules:
+class _LeaseRules:
     """The rules for a lease by itself, whatever others there are. They compare integers, as there may be very many."""
 
     def __init__(
@@ -188,7 +188,7 @@ class _Family:
         if first <= self._ours[1] and last >= self._ours[0]:
             return "its subnet {} overlaps ours, {}", (family_lease.subnet, self._own.subnets)
         if self._taken.overlap(first, last) is not None:
-            return "its subnet {} {}", (family_lease.subnet, _Taken(family_lease.subnet, self._needed))
+            return "its subnet {} {}", (family_lease.subnet, _Overlapped(family_lease.subnet, self._needed))
         what = self._not_a_host(family_lease.public_number, family_lease)
         return None if what is None else ("its public address {} is {}", (family_lease.public_ip, what))
 
@@ -214,7 +214,7 @@ class _Family:
         return None
 
 
-class _Taken(NamedTuple):
+class _Overlapped(NamedTuple):
     """What of this host's a subnet overlaps, formatted when it is put into a message."""
 
     subnet: IPNetwork

@@ -17,7 +17,7 @@ from overlayd.lib.marks import ours
 _FROM_LEASED = re.compile(r"-m set --match-set OVERLAYD\d?-LEASED[46] src ")
 
 
-class Place(Enum):
+class JumpPlace(Enum):
     """Where our jump has to stand in a chain that is not ours."""
 
     FIRST = "before every other rule"
@@ -45,7 +45,7 @@ class Jump:
     table: str
     chain: str
     to: str
-    place: Place
+    place: JumpPlace
     closing: tuple[str, ...] = ()
     instead: Jump | None = None
 
@@ -89,8 +89,8 @@ def ruleset(desired: DesiredRules, version: int, *, accepts_only: bool = False) 
     parts = [
         *_forward(desired, overlay),
         _docker_user(desired, overlay),
-        _jumped("raw", "PREROUTING", _written(raw, version), Place.FIRST),
-        _jumped("filter", "INPUT", _written(strangers.input_last, version), Place.LAST, closing=("DROP", "REJECT")),
+        _jumped("raw", "PREROUTING", _written(raw, version), JumpPlace.FIRST),
+        _jumped("filter", "INPUT", _written(strangers.input_last, version), JumpPlace.LAST, closing=("DROP", "REJECT")),
     ]
     if not accepts_only:
         mangle = (
@@ -103,7 +103,7 @@ def ruleset(desired: DesiredRules, version: int, *, accepts_only: bool = False) 
         parts = [
             *_masquerading(desired, overlay),
             *parts,
-            *(_jumped("mangle", chain, rules, Place.FIRST) for chain, rules in mangle),
+            *(_jumped("mangle", chain, rules, JumpPlace.FIRST) for chain, rules in mangle),
         ]
     parts = [part for part in parts if part.chain.rules]
     return Ruleset(chains=tuple(part.chain for part in parts), jumps=tuple(part.jump for part in parts))
@@ -139,7 +139,7 @@ def _masquerading(desired: DesiredRules, overlay: Overlay) -> list[_JumpedChain]
         f"-s {network} ! -d {MULTICAST[network.version]} {ours().comment} -j MASQUERADE --random-fully",
         f"! -s {network} -d {network} {ours().comment} -j MASQUERADE --random-fully",
     )
-    return [_jumped("nat", "POSTROUTING", rules, Place.ANYWHERE)]
+    return [_jumped("nat", "POSTROUTING", rules, JumpPlace.ANYWHERE)]
 
 
 def _forward(desired: DesiredRules, overlay: Overlay) -> list[_JumpedChain]:
@@ -155,7 +155,7 @@ def _forward(desired: DesiredRules, overlay: Overlay) -> list[_JumpedChain]:
         f"-s {overlay.subnet} -i {desired.bridge} {ours().comment} -j ACCEPT",
         f"-d {overlay.subnet} -o {desired.bridge} {established} {ours().comment} -j ACCEPT",
     )
-    return [_jumped("filter", "FORWARD", rules, Place.LAST, closing=("DROP", "REJECT"))]
+    return [_jumped("filter", "FORWARD", rules, JumpPlace.LAST, closing=("DROP", "REJECT"))]
 
 
 def _docker_user(desired: DesiredRules, overlay: Overlay) -> _JumpedChain:
@@ -170,10 +170,10 @@ def _docker_user(desired: DesiredRules, overlay: Overlay) -> _JumpedChain:
         table="filter",
         chain="DOCKER-USER",
         to=chain.name,
-        place=Place.LAST,
+        place=JumpPlace.LAST,
         closing=("RETURN",),
         # Docker before 17.06 has no DOCKER-USER; a later one makes it when it starts.
-        instead=Jump(table="filter", chain="FORWARD", to=chain.name, place=Place.FIRST),
+        instead=Jump(table="filter", chain="FORWARD", to=chain.name, place=JumpPlace.FIRST),
     )
     return _JumpedChain(chain=chain, jump=jump)
 
@@ -235,7 +235,7 @@ def _set(name: str, *, member: bool, end: str) -> str:
 
 
 def _jumped(
-    table: str, chain: str, rules: tuple[str, ...], place: Place, closing: tuple[str, ...] = ()
+    table: str, chain: str, rules: tuple[str, ...], place: JumpPlace, closing: tuple[str, ...] = ()
 ) -> _JumpedChain:
     made = IptablesChain(table=table, name=f"{ours().chains}{chain}", rules=rules)
     return _JumpedChain(chain=made, jump=Jump(table=table, chain=chain, to=made.name, place=place, closing=closing))

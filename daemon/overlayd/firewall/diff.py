@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from functools import cache
 
-from overlayd.firewall.chains import Jump, Place, Ruleset
+from overlayd.firewall.chains import Jump, JumpPlace, Ruleset
 from overlayd.lib.iptables_save import parse
 from overlayd.lib.marks import Marks, network_of_jump, ours
 
@@ -90,7 +90,7 @@ def _existing(jump: Jump, there: Mapping[str, tuple[str, ...]]) -> Jump:
 def _place(name: str, jumps: list[Jump], rules: tuple[str, ...]) -> list[str]:
     """The lines that put our jumps in their place in a chain that is not ours, and remove other rules of ours there."""
     target = [rule for rule in rules if not _is_ours(rule)]
-    for jump in sorted(jumps, key=lambda jump: jump.place is Place.FIRST):
+    for jump in sorted(jumps, key=lambda jump: jump.place is JumpPlace.FIRST):
         at = _position(jump, target, rules)
         target.insert(at, jump.rule)
     if tuple(target) == rules:
@@ -106,9 +106,9 @@ def _position(jump: Jump, others: list[str], rules: tuple[str, ...]) -> int:
     Jumps of this host's other networks stand beside it, in the order of the networks' numbers: so all daemons agree on
     the order, and none moves the jump of another.
     """
-    if jump.place is Place.FIRST:
+    if jump.place is JumpPlace.FIRST:
         return next((at for at, rule in enumerate(others) if not _is_before_ours(rule)), len(others))
-    if jump.place is Place.ANYWHERE:
+    if jump.place is JumpPlace.ANYWHERE:
         if jump.rule in rules:
             before = rules[: rules.index(jump.rule)]
             return sum(1 for rule in before if not _is_ours(rule))

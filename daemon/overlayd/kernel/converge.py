@@ -9,7 +9,7 @@ from itertools import chain
 from overlayd.errors import NetworkConfigError
 from overlayd.kernel import netlink
 from overlayd.kernel.diff import diff
-from overlayd.kernel.foreign import Destination, ForeignRoute, Verdict, judge
+from overlayd.kernel.foreign import Destination, ForeignRoute, RouteConflicts, judge
 from overlayd.kernel.state import Address, KernelObject, KernelState, Link, Route, link_settings
 from overlayd.lib.addresses import IPNetwork
 
@@ -107,12 +107,12 @@ def converge(plan: Plan) -> ConvergeReport:
     )
 
 
-def judged(plan: Plan, actual: KernelState, foreign: Iterable[ForeignRoute]) -> Verdict:
+def judged(plan: Plan, actual: KernelState, foreign: Iterable[ForeignRoute]) -> RouteConflicts:
     """Which objects of a plan conflict with routes of others. Pure."""
     return judge(plan.base, plan.peers, plan.destinations, foreign, {link.name for link in actual.all_of(Link)})
 
 
-def without(plan: Plan, verdict: Verdict) -> Plan:
+def without(plan: Plan, verdict: RouteConflicts) -> Plan:
     """The plan less what conflicts with routes of others. Pure."""
     if not verdict.base and not verdict.peers:
         return plan
@@ -125,7 +125,7 @@ def without(plan: Plan, verdict: Verdict) -> Plan:
     )
 
 
-def with_taken(actual: KernelState, verdict: Verdict) -> KernelState:
+def with_taken(actual: KernelState, verdict: RouteConflicts) -> KernelState:
     """The state with flannel's routes as if they were ours: then they are changed, not added. Pure."""
     if not verdict.taken:
         return actual

@@ -13,7 +13,7 @@ from overlayd.kernel.state import KernelObject, KernelState, Link, Neighbour, Vx
 K = TypeVar("K", bound=KernelObject)
 
 
-class Verb(Enum):
+class OperationKind(Enum):
     """What is done to one object. CHANGE replaces what is there under the same key, in place."""
 
     ADD = "add"
@@ -25,7 +25,7 @@ class Verb(Enum):
 class Operation:
     """One change of one object."""
 
-    verb: Verb
+    verb: OperationKind
     object: KernelObject
 
     @property
@@ -52,7 +52,7 @@ def diff(desired: KernelState, actual: KernelState, *, prune: bool = True) -> tu
     missing = different & desired.objects
     surplus = different - missing
     return (
-        *(Operation(Verb.DELETE, link) for link in _in_order(first)),
+        *(Operation(OperationKind.DELETE, link) for link in _in_order(first)),
         *_additions(missing, surplus),
         *(_deletions(missing, surplus) if prune else ()),
     )
@@ -64,9 +64,9 @@ def _additions(missing: Collection[KernelObject], surplus: Iterable[KernelObject
     for item in _in_order(missing):
         found = there.get(_identity(item)) if there else None
         if found is None:
-            operations.append(Operation(Verb.ADD, item))
+            operations.append(Operation(OperationKind.ADD, item))
         elif not item.satisfied_by(found):
-            operations.append(Operation(Verb.CHANGE, item))
+            operations.append(Operation(OperationKind.CHANGE, item))
     return operations
 
 
@@ -77,7 +77,7 @@ def _deletions(missing: Iterable[KernelObject], surplus: Iterable[KernelObject])
     links = [item for item in gone if isinstance(item, Link)]
     names = {link.name for link in links}
     rest = [item for item in reversed(gone) if not isinstance(item, Link) and item.on_link not in names]
-    return [Operation(Verb.DELETE, item) for item in (*rest, *links)]
+    return [Operation(OperationKind.DELETE, item) for item in (*rest, *links)]
 
 
 def _identity(item: KernelObject) -> tuple[object, ...]:

@@ -64,7 +64,7 @@ class Destination:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class RouteConflicts:
     """Which desired routes conflict with routes of others, each with a sentence that says how.
 
     `base` are routes of this host's own that are not made; `peers` those that are not served; `partly` those that are
@@ -83,11 +83,11 @@ def judge(
     destinations: Mapping[str, Sequence[Destination]],
     foreign: Iterable[ForeignRoute],
     links: Collection[str],
-) -> Verdict:
+) -> RouteConflicts:
     """Compare what is desired with routes of others. `links` are the names of our own devices."""
     there = _Table(route for route in foreign if route.link not in links)
     if not there:
-        return Verdict()
+        return RouteConflicts()
     stopped, taken = _of_base(there, base)
     blocked: dict[str, str] = {}
     partly: dict[str, str] = {}
@@ -110,7 +110,7 @@ def judge(
                 partly.setdefault(name, detour)
         if name not in blocked:
             taken |= replacing
-    return Verdict(
+    return RouteConflicts(
         base=stopped,
         peers=blocked,
         partly={name: text for name, text in partly.items() if name not in blocked},

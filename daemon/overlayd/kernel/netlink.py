@@ -18,7 +18,7 @@ from typing import Any
 from overlayd.errors import KernelRefused, UnsupportedError
 from overlayd.kernel import advertisements, decode, routes, tun
 from overlayd.kernel.decode import AF_INET, AF_INET6, NUD_PERMANENT
-from overlayd.kernel.diff import Operation, Verb
+from overlayd.kernel.diff import Operation, OperationKind
 from overlayd.kernel.foreign import ForeignRoute
 from overlayd.kernel.pyroute import IPRoute, NetlinkError
 from overlayd.kernel.refused import refused
@@ -113,7 +113,7 @@ def apply(operations: Iterable[Operation]) -> list[tuple[Operation, KernelRefuse
                 if _harmless(operation, error.code):
                     continue
                 lacking = _LACKING.get(type(operation.object))
-                if lacking and operation.verb is Verb.ADD and error.code == errno.EOPNOTSUPP:
+                if lacking and operation.verb is OperationKind.ADD and error.code == errno.EOPNOTSUPP:
                     raise UnsupportedError(lacking[0], hint=lacking[1]) from error
                 failed.append((operation, refused(operation, error.code)))
             except OSError as error:
@@ -136,7 +136,7 @@ def cleanup() -> Iterator[str]:
     """Remove every route and link that has our mark, also after a crash; yields what was removed."""
     state = read()
     operations = [
-        Operation(Verb.DELETE, item) for kind in (Route, Link) for item in sorted(state.all_of(kind), key=str)
+        Operation(OperationKind.DELETE, item) for kind in (Route, Link) for item in sorted(state.all_of(kind), key=str)
     ]
     failed = apply(operations)
     refused = {operation for operation, _ in failed}
@@ -149,7 +149,7 @@ def cleanup() -> Iterator[str]:
 
 
 def _carry_out(ipr: Any, wireguard: Devices, operation: Operation) -> None:
-    item, adds = operation.object, operation.verb is not Verb.DELETE
+    item, adds = operation.object, operation.verb is not OperationKind.DELETE
     match item:
         case Sysctl():
             if item == FORWARDING6:
@@ -193,12 +193,12 @@ def _carry_out(ipr: Any, wireguard: Devices, operation: Operation) -> None:
             raise TypeError(f"no writer for a {type(item).__name__}")
 
 
-def _write_link(ipr: Any, wireguard: Devices, verb: Verb, link: Link) -> None:
-    if verb is Verb.DELETE:
+def _write_link(ipr: Any, wireguard: Devices, verb: OperationKind, link: Link) -> None:
+    if verb is OperationKind.DELETE:
         with userspace.ending(link.name) if isinstance(link, WireguardLink) else contextlib.nullcontext():
             ipr.link("del", index=_index(link.name))
         return
-    if verb is Verb.ADD:
+    if verb is OperationKind.ADD:
         match link:
             case TunLink():
                 tun.make(link.name)
@@ -224,13 +224,13 @@ def _write_link(ipr: Any, wireguard: Devices, verb: Verb, link: Link) -> None:
     ipr.link("set", index=index, state="up")
 
 
-def _write_route(ipr: Any, verb: Verb, route: Route) -> None:
-    if verb is Verb.DELETE:
+def _write_route(ipr: Any, verb: OperationKind, route: Route) -> None:
+    if verb is OperationKind.DELETE:
         ipr.route("del", **_route(route))
         return
     # "add" fails where a route of others is there, also one that came after the dump: it is not ours to replace. Only
     # our own routes are changed, and flannel's (foreign.py).
-    command = "add" if verb is Verb.ADD else "change"
+    command = "add" if verb is OperationKind.ADD else "change"
     try:
         ipr.route(command, **_route(route))
     except NetlinkError as error:
@@ -333,7 +333,12 @@ def _index(name: str) -> int:
 
 def _harmless(operation: Operation, code: int) -> bool:
     """Whether an object that was to be deleted was gone already, for instance with its link."""
-    return operation.verb is Verb.DELETE and code in (errno.ENODEV, errno.ESRCH, errno.ENOENT, errno.EADDRNOTAVAIL)
+    return operation.verb is OperationKind.DELETE and code in (
+        errno.ENODEV,
+        errno.ESRCH,
+        errno.ENOENT,
+        errno.EADDRNOTAVAIL,
+    )
 
 
 def _sysctls(links: Iterable[Link]) -> Iterator[Sysctl]:

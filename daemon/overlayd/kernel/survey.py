@@ -10,7 +10,7 @@ IFF_UP = 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinkFacts:
+class SurveyedLink:
     """One interface. `kind` is netlink's word (`bridge`, `vxlan`), None for hardware; `master` is its bridge.
 
     `peer` is the index of the other end of a pair (veth), in whichever namespace that is.
@@ -26,7 +26,7 @@ class LinkFacts:
     master: str | None
 
 
-def links() -> tuple[LinkFacts, ...]:
+def links() -> tuple[SurveyedLink, ...]:
     """Every interface of this network namespace, by index."""
     with IPRoute() as ipr:
         messages = sorted(ipr.get_links(), key=lambda message: message["index"])
@@ -35,7 +35,7 @@ def links() -> tuple[LinkFacts, ...]:
     for message in messages:
         info = message.get("linkinfo")
         found.append(
-            LinkFacts(
+            SurveyedLink(
                 name=message.get("ifname"),
                 index=message["index"],
                 peer=message.get("link"),

@@ -102,7 +102,7 @@ def uncontradicted(old: Mapping[str, Lease], new: Mapping[str, Lease]) -> dict[s
     if not old:
         return {}
     addresses = {lease.public_ip for lease in new.values()}
-    taken = _Taken(subnet for lease in new.values() for subnet in lease.subnets)
+    taken = _SubnetSet(subnet for lease in new.values() for subnet in lease.subnets)
     return {
         name: lease
         for name, lease in old.items()
@@ -110,7 +110,7 @@ def uncontradicted(old: Mapping[str, Lease], new: Mapping[str, Lease]) -> dict[s
     }
 
 
-class _Taken:
+class _SubnetSet:
     """Many subnets, asked whether one of them overlaps with another subnet; each answer takes a few look-ups."""
 
     def __init__(self, subnets: Iterable[IPNetwork]) -> None:

@@ -34,7 +34,7 @@ _KNOWN = {name.lower(): name for name in KEYS}
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Rules:
+class _FamilyRules:
     """How a network of one family is divided into subnets: the prefix of its keys, and lengths in bits."""
 
     version: int
@@ -65,7 +65,7 @@ RESERVED: Mapping[int, tuple[tuple[IPNetwork, str], ...]] = {
     ),
 }
 _RULES = {
-    4: _Rules(
+    4: _FamilyRules(
         version=4,
         prefix="",
         smallest_network=28,
@@ -73,7 +73,7 @@ _RULES = {
         usual_subnet=24,
         example="10.42.0.0/16",
     ),
-    6: _Rules(
+    6: _FamilyRules(
         version=6,
         prefix="IPv6",
         smallest_network=124,
@@ -193,7 +193,7 @@ def _flag(fields: Mapping[str, Any], key: str, *, default: bool) -> bool:
     return value
 
 
-def _pool(fields: Mapping[str, Any], rules: _Rules) -> Pool:
+def _pool(fields: Mapping[str, Any], rules: _FamilyRules) -> Pool:
     network = _network(fields, rules)
     subnet_len = _subnet_len(fields, network, rules)
     size = 1 << (network.max_prefixlen - subnet_len)
@@ -205,7 +205,7 @@ def _pool(fields: Mapping[str, Any], rules: _Rules) -> Pool:
     return Pool(network=network, subnet_len=subnet_len, subnet_min=low, subnet_max=high)
 
 
-def _network(fields: Mapping[str, Any], rules: _Rules) -> IPNetwork:
+def _network(fields: Mapping[str, Any], rules: _FamilyRules) -> IPNetwork:
     key = f"{rules.prefix}Network"
     hint = f'for example {{"{key}": "{rules.example}", …}}' if rules.prefix else _EXAMPLE
     value = fields.get(key)
@@ -237,7 +237,7 @@ def _network(fields: Mapping[str, Any], rules: _Rules) -> IPNetwork:
     return network
 
 
-def _subnet_len(fields: Mapping[str, Any], network: IPNetwork, rules: _Rules) -> int:
+def _subnet_len(fields: Mapping[str, Any], network: IPNetwork, rules: _FamilyRules) -> int:
     key, shortest = f"{rules.prefix}SubnetLen", network.prefixlen + 2
     value = fields.get(key) or max(rules.usual_subnet, shortest)
     if not isinstance(value, int) or isinstance(value, bool) or not shortest <= value <= rules.longest_subnet:

@@ -10,7 +10,7 @@ from docker.errors import DockerException
 from docker.models.containers import Container
 
 from overlayd.errors import OverlaydError
-from tests.testbed.cluster.site import Site
+from tests.testbed.cluster.site import ClusterSite
 
 _HOST_COMMANDS = {
     "journal.txt": "journalctl --no-pager --output=short-monotonic",
@@ -22,7 +22,7 @@ _HOST_COMMANDS = {
 }
 
 
-def collect(site: Site, folder: Path) -> Path:
+def collect(site: ClusterSite, folder: Path) -> Path:
     """Write journals, routes, rules and etcd's content of a cluster below `folder`/NAME, replacing an older one.
 
     What cannot be had is noted in its file: never raises for a host that is too broken to answer.

@@ -15,19 +15,19 @@ from tests.testbed.cluster import docker_engine
 from tests.testbed.cluster.collect import collect
 from tests.testbed.cluster.description import Cluster
 from tests.testbed.cluster.parallel import drain
-from tests.testbed.cluster.site import Site
+from tests.testbed.cluster.site import ClusterSite
 from tests.testbed.cluster.steps import STEPS
 
 ROOT = Path(__file__).resolve().parents[3]
 _DRAIN_S = 20.0
 
 
-def create(cluster: Cluster, say: Callable[[str], None], *, retain: bool = False) -> Site:
+def create(cluster: Cluster, say: Callable[[str], None], *, retain: bool = False) -> ClusterSite:
     """Make a cluster, step by step. On failure or Ctrl-C nothing of it stays, but a folder that tells what happened.
 
     `retain` leaves a failed cluster standing for whoever wants to look at it.
     """
-    site = Site(cluster=cluster)
+    site = ClusterSite(cluster=cluster)
     for role in ("host", "etcd", "probe"):
         site.image(role)
     try:

@@ -21,7 +21,7 @@ from images.engine import dockerd
 from overlayd.errors import CommandFailed, OverlaydError
 from tests.testbed.cluster import cgroups
 from tests.testbed.cluster.description import CLUSTER_LABEL, ROLE_LABEL
-from tests.testbed.cluster.plan import Plan
+from tests.testbed.cluster.plan import ContainerPlan
 
 # Its image would have to be pulled. We remove by label, also after a crash.
 testcontainers_config.ryuk_disabled = True
@@ -36,7 +36,7 @@ class PlannedContainer(DockerContainer):
     Its own `start` goes through the SDK's keywords, which know neither MaskedPaths nor ReadonlyPaths.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: ContainerPlan) -> None:
         """Values only; `start` makes it."""
         super().__init__(plan.image)
         self._plan = plan

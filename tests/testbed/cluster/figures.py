@@ -34,7 +34,7 @@ class Ping:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pair:
+class HostPair:
     """One direction between two hosts: container to container, and host to host below it.
 
     Rates are those of one TCP flow, as its receiver counts them.
@@ -94,6 +94,6 @@ def parse_iperf3(text: str) -> float:
         raise NotAFigure(f"iperf3 printed no result: {text.strip()[-300:]!r}") from error
 
 
-def as_document(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
+def as_document(pairs: Sequence[HostPair]) -> list[dict[str, Any]]:
     """Pairs as JSON takes them."""
     return [dataclasses.asdict(pair) | {"ratio": round(pair.ratio, 3)} for pair in pairs]

@@ -10,12 +10,12 @@ from tests.testbed.cluster.description import Cluster
 from tests.testbed.cluster.images import image_of
 from tests.testbed.cluster.machine import Machine
 from tests.testbed.cluster.parallel import each
-from tests.testbed.cluster.site import Site
+from tests.testbed.cluster.site import ClusterSite
 
 _PROBES = "docker exec probe sh -c : && docker exec underlay-probe sh -c :"
 
 
-def difference(site: Site, wanted: Cluster) -> str | None:
+def difference(site: ClusterSite, wanted: Cluster) -> str | None:
     """Why a running cluster has to be made anew to be `wanted`; None if it need not."""
     if site.cluster != wanted:
         was = [

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from ipaddress import IPv4Address
 
 from overlayd.errors import CommandFailed, OverlaydError
-from tests.testbed.cluster.figures import NotAFigure, Pair, Ping, parse_iperf3, parse_ping
+from tests.testbed.cluster.figures import HostPair, NotAFigure, Ping, parse_iperf3, parse_ping
 from tests.testbed.cluster.machine import Machine
-from tests.testbed.cluster.site import Site
+from tests.testbed.cluster.site import ClusterSite
 from tests.testbed.polling import eventually
 
 # Runs a command at one end and returns what it printed.
@@ -61,7 +61,7 @@ def underlay_rate(source: Machine, target: Machine, *, duration_s: int = 1) -> f
     return rate(source.in_underlay, target.in_underlay, target.address, duration_s=duration_s)
 
 
-def matrix(site: Site, *, duration_s: int = 1) -> list[Pair]:
+def matrix(site: ClusterSite, *, duration_s: int = 1) -> list[HostPair]:
     """Every ordered pair of hosts, one after another: each has the machine's processors for itself.
 
     The underlay is the same in both directions, and measured in one. A pair that does not reach each other is a result.
@@ -78,7 +78,7 @@ def matrix(site: Site, *, duration_s: int = 1) -> list[Pair]:
             above = ping(source.in_probe, address)
             reached = above.received > 0
             pairs.append(
-                Pair(
+                HostPair(
                     source=source.name,
                     target=target.name,
                     ping=above,

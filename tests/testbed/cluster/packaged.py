@@ -25,7 +25,7 @@ from tests.testbed.cluster.description import Cluster
 from tests.testbed.cluster.docker_engine import PlannedContainer, client
 from tests.testbed.cluster.invoked import invoked_well
 from tests.testbed.cluster.machine import Machine
-from tests.testbed.cluster.site import Site
+from tests.testbed.cluster.site import ClusterSite
 from tests.testbed.cluster.steps import etcd, hosts, network_config, networks
 from tests.testbed.polling import eventually
 
@@ -104,14 +104,14 @@ def ours(host: Machine) -> dict[str, str]:
 
 
 @contextmanager
-def bare_host(base: str, files: Packages) -> Iterator[Site]:
+def bare_host(base: str, files: Packages) -> Iterator[ClusterSite]:
     """The cluster, for the length of the block. Its one host has booted, and the RPMs lie in /root.
 
     etcd asks nobody for a login, as one that was there before overlayd may not: the package works with it.
     """
     remove(NAME)
     cluster = Cluster(name=NAME, base=base, hosts=1, underlay=UNDERLAY, open_etcd=True)
-    site = Site(cluster=cluster)
+    site = ClusterSite(cluster=cluster)
     try:
         for step in (networks, etcd, network_config):
             step.make(site)
@@ -126,7 +126,7 @@ def bare_host(base: str, files: Packages) -> Iterator[Site]:
         remove(NAME)
 
 
-def _boot(site: Site) -> Machine:
+def _boot(site: ClusterSite) -> Machine:
     host = plan.host(site.cluster, "host1", site.image("docker"), privileged=hosts.privileged_works(site))
     host = replace(host, environment={})
     for volume in host.volumes:

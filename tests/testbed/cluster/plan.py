@@ -21,7 +21,7 @@ _VOLUMES = {"docker": "/var/lib/docker", "containerd": "/var/lib/containerd"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class ContainerPlan:
     """One container to be made. `host_config` is HostConfig as the Docker Engine API has it.
 
     `volumes` are its own by their names. Without a command it is the image's, as is the user.
@@ -50,10 +50,10 @@ def secrets(cluster: Cluster) -> dict[str, str]:
     return {cluster.volume(name): place for name, place in places.items()}
 
 
-def setup(cluster: Cluster, image: str) -> Plan:
+def setup(cluster: Cluster, image: str) -> ContainerPlan:
     """The container that makes etcd's certificates, users and roles before etcd starts, and ends."""
     volumes = secrets(cluster) | {cluster.volume("etcd-data"): "/var/lib/etcd"}
-    return Plan(
+    return ContainerPlan(
         name=cluster.container("etcd-setup"),
         image=image,
         role="etcd-setup",
@@ -67,7 +67,7 @@ def setup(cluster: Cluster, image: str) -> Plan:
     )
 
 
-def etcd(cluster: Cluster, image: str) -> Plan:
+def etcd(cluster: Cluster, image: str) -> ContainerPlan:
     """The container that runs etcd, from the image with that ID.
 
     root's password is for `etcdctl-as` there, by the container's root; etcd itself cannot read it.
@@ -86,7 +86,7 @@ def etcd(cluster: Cluster, image: str) -> Plan:
             f"{cluster.volume('etcd-tls')}:/tls:ro",
             f"{cluster.volume('root')}:{_ROOT}:ro",
         ]
-    return Plan(
+    return ContainerPlan(
         name=cluster.container("etcd"),
         image=image,
         role="etcd",
@@ -103,7 +103,9 @@ def etcdctl(cluster: Cluster) -> tuple[str, ...]:
     return ("etcdctl",) if cluster.open_etcd else ("etcdctl-as", _ROOT)
 
 
-def host(cluster: Cluster, name: str, image: str, *, privileged: bool, settings: dict[str, str] | None = None) -> Plan:
+def host(
+    cluster: Cluster, name: str, image: str, *, privileged: bool, settings: dict[str, str] | None = None
+) -> ContainerPlan:
     """The container that is a host. `settings` are more OVERLAYD_ variables for its daemon, `image` is an ID."""
     volumes = {f"{cluster.container(name)}-{what}": path for what, path in _VOLUMES.items()}
     environment = {
@@ -119,7 +121,7 @@ def host(cluster: Cluster, name: str, image: str, *, privileged: bool, settings:
             "OVERLAYD_ETCD_PASSWORD_FILE": f"{_LOGIN}/{PASSWORD_FILE}",
         }
         config["Binds"].append(f"{cluster.volume(HOST_USER)}:{_LOGIN}:ro")
-    return Plan(
+    return ContainerPlan(
         name=cluster.container(name),
         image=image,
         role=name,

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.testbed.certificates import Pair
+from tests.testbed.certificates import CertificatePair
 from tests.testbed.polling import eventually
 
 # Docker takes all of 127.0.0.0/8 for registries that need no TLS.
@@ -21,7 +21,7 @@ _HTPASSWD = f"{USER}:$2b$04$abcdefghijklmnopqrstuu2r9OfJnfCsdneAXAGHnS4UpFFP8WIr
 
 
 @contextmanager
-def registry(folder: Path, *, tls: Pair | None = None, login: bool = False) -> Iterator[str]:
+def registry(folder: Path, *, tls: CertificatePair | None = None, login: bool = False) -> Iterator[str]:
     """Run a registry that keeps everything in `folder`; its HOST:PORT. It is ended with the block."""
     folder.mkdir()
     port = _free_port()

@@ -8,13 +8,13 @@ from rich.console import Console
 from rich.table import Table
 
 from overlayd.errors import CommandFailed
-from tests.testbed.cluster.figures import Pair, Spread
+from tests.testbed.cluster.figures import HostPair, Spread
 from tests.testbed.cluster.machine import Machine
 from tests.testbed.cluster.parallel import each
-from tests.testbed.cluster.site import Site
+from tests.testbed.cluster.site import ClusterSite
 
 
-def show_hosts(console: Console, site: Site) -> None:
+def show_hosts(console: Console, site: ClusterSite) -> None:
     """One row for every host: addresses, docker, and what its daemon says of itself."""
     table = Table(
         title=f"cluster {site.cluster.name}: etcd {site.cluster.etcd_endpoint}, {site.cluster.network_config}"
@@ -50,7 +50,7 @@ def _host_row(machine: Machine) -> list[str]:
     ]
 
 
-def show_pairs(console: Console, site: Site, pairs: Sequence[Pair]) -> None:
+def show_pairs(console: Console, site: ClusterSite, pairs: Sequence[HostPair]) -> None:
     """One row for every ordered pair, the overlay beside the underlay."""
     table = Table(title=f"container to container over {site.cluster.backend_type}, beside host to host")
     table.add_column("from")
@@ -71,7 +71,7 @@ def show_pairs(console: Console, site: Site, pairs: Sequence[Pair]) -> None:
     console.print(table)
 
 
-def show_next(console: Console, site: Site) -> None:
+def show_next(console: Console, site: ClusterSite) -> None:
     """What to try next."""
     if len(site.hosts) < 2:
         return

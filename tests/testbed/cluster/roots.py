@@ -56,7 +56,7 @@ class NoSuchRelease(OverlaydError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Release:
+class DebianRoot:
     """A Debian release as a root filesystem; `finish` is a script that runs in it when it has been unpacked."""
 
     suite: str
@@ -73,11 +73,11 @@ class Release:
 
 
 # A glibc that is older than the one of any base here (2.31), and one that is newer (2.41).
-OLDER = Release(suite="bullseye")
+OLDER = DebianRoot(suite="bullseye")
 # It has SELinux' reference policy too. Its modules' file contexts are laid side by side: to install the modules would
 # compile the policy, half a minute's work, and the labels by location come out the same.
 CONTEXTS = "/file_contexts"
-NEWER = Release(
+NEWER = DebianRoot(
     suite="trixie",
     packages=("bzip2", "selinux-policy-default", "selinux-utils", "semodule-utils"),
     finish=f"""\
@@ -91,7 +91,7 @@ rm -r /tmp/module* /tmp/contexts /usr/share/selinux
 )
 
 
-def cached(release: Release) -> Path:
+def cached(release: DebianRoot) -> Path:
     """The root filesystem, made now if it is not there; nobody may write to it.
 
     Raises NoSuchRelease, and OverlaydError where it cannot be made. Interrupted, it leaves nothing.
@@ -116,7 +116,7 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _make(release: Release, mirror: str, place: Path) -> None:
+def _make(release: DebianRoot, mirror: str, place: Path) -> None:
     sandbox.require("mmdebstrap", "unshare", "setpriv")
     _ask(mirror, release.suite)
     # What a killed run left has no final name; it goes with the next one.
@@ -145,7 +145,7 @@ def _make(release: Release, mirror: str, place: Path) -> None:
 
 
 @contextmanager
-def copied(release: Release) -> Iterator[Path]:
+def copied(release: DebianRoot) -> Iterator[Path]:
     """A copy of it, for the length of the block, to do with what one likes."""
     original = cached(release)
     with tempfile.TemporaryDirectory(prefix="overlayd-root-") as folder:

@@ -19,7 +19,7 @@ CONVERGE_S = 60.0
 
 
 @dataclass
-class Site:
+class ClusterSite:
     """What the steps fill in, one after another.
 
     `took_s` are the steps' durations, in their order; `notes` what a step decided, for whoever watches; `images` the
@@ -93,12 +93,12 @@ def wait_for_probes(machine: Machine) -> None:
     eventually(f"the containers on {machine.name} run", answers, timeout_s=CONVERGE_S)
 
 
-def find(name: str) -> Site | None:
+def find(name: str) -> ClusterSite | None:
     """The running cluster of that name, as its labels describe it; None where there is none. Raises OverlaydError."""
     found = docker_engine.containers(name)
     if not found:
         return None
-    site = Site(cluster=from_label(found[0].labels[DESCRIPTION_LABEL]))
+    site = ClusterSite(cluster=from_label(found[0].labels[DESCRIPTION_LABEL]))
     for container in found:
         role = container.labels.get(ROLE_LABEL, "")
         if role == "etcd":

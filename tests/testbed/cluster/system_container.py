@@ -52,13 +52,13 @@ def docker(*words: str | Path, status: int | None = 0) -> str:
 
 
 @dataclass(frozen=True)
-class Keys:
+class SshKeys:
     """A user's key pair and ssh configuration, in a folder of the test's own."""
 
     folder: Path
 
     @classmethod
-    def made(cls, folder: Path, name: str = "id_ed25519") -> Keys:
+    def made(cls, folder: Path, name: str = "id_ed25519") -> SshKeys:
         """A fresh pair in `folder`/.ssh."""
         (folder / ".ssh").mkdir(parents=True)
         command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", folder / ".ssh" / name)
@@ -122,7 +122,7 @@ class SystemContainer:
         """The journal's messages, without time and host."""
         return self.run("journalctl", "--no-pager", "--output=cat", *options)
 
-    def ssh(self, keys: Keys, user: str, *words: str, status: int | None = 0, **more: str) -> str:
+    def ssh(self, keys: SshKeys, user: str, *words: str, status: int | None = 0, **more: str) -> str:
         """Log in with ssh over the container's network and run a command; `more` are ssh's options."""
         options = [f"-o{name}={value}" for name, value in more.items()]
         return command("ssh", "-F", keys.config, *options, f"{user}@{self.address}", *words, status=status).strip()

@@ -18,7 +18,7 @@ from tests.testbed.cluster import docker_engine, health, measure, options, repor
 from tests.testbed.cluster.alone import alone
 from tests.testbed.cluster.create import create, remove
 from tests.testbed.cluster.description import UNDERLAY, Cluster, backend_json, checked_name
-from tests.testbed.cluster.site import Site, find
+from tests.testbed.cluster.site import ClusterSite, find
 from tests.testbed.cluster.underlay import require_free
 
 UNDERLAY_HELP = "the hosts' subnet (default: the one the cluster has, else 198.18.0.0/24)"
@@ -124,7 +124,7 @@ def asked(*, hosts: str = "3", backend: str = "vxlan", underlay: str | None = No
     return wanted
 
 
-def _site(name: str) -> Site:
+def _site(name: str) -> ClusterSite:
     site = find(checked_name(name))
     if site is None:
         raise OverlaydError(f"there is no cluster {name}", hint="start one: invoke cluster.up")

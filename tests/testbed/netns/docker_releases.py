@@ -18,7 +18,7 @@ IPSET = "docker-ext-bridges-v"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Release:
+class ReplayedRelease:
     """A release of Docker. `ipv6`: it writes IPv6 rules on the default bridge, when that has IPv6.
 
     `closes`: it drops what comes to a container by the container's own address; before 28.0 only the policy of FORWARD
@@ -38,20 +38,20 @@ class Release:
 
 
 RELEASES = [
-    Release(name="20.10", file="20.10-27.iptables", ipv6=False, closes=False),
-    Release(name="27", file="20.10-27.iptables", closes=False),
-    Release(name="28.0.0", file="28.0.0.iptables"),
-    Release(name="28.0.1", file="28.0.1.iptables"),
-    Release(name="28.2", file="28.2.iptables"),
-    Release(name="29", file="29.iptables"),
-    Release(name="moby-52224", file="moby-52224.iptables"),
-    Release(name="29-nftables", file="29.nft"),
-    Release(name="moby-52224-nftables", file="29.nft", subnet_drop=True),
+    ReplayedRelease(name="20.10", file="20.10-27.iptables", ipv6=False, closes=False),
+    ReplayedRelease(name="27", file="20.10-27.iptables", closes=False),
+    ReplayedRelease(name="28.0.0", file="28.0.0.iptables"),
+    ReplayedRelease(name="28.0.1", file="28.0.1.iptables"),
+    ReplayedRelease(name="28.2", file="28.2.iptables"),
+    ReplayedRelease(name="29", file="29.iptables"),
+    ReplayedRelease(name="moby-52224", file="moby-52224.iptables"),
+    ReplayedRelease(name="29-nftables", file="29.nft"),
+    ReplayedRelease(name="moby-52224-nftables", file="29.nft", subnet_drop=True),
 ]
 
 
 def load(
-    release: Release,
+    release: ReplayedRelease,
     namespace: str,
     subnet: IPv4Network | IPv6Network,
     container: IPv4Address | IPv6Address,

@@ -17,7 +17,7 @@ from pathlib import Path
 from tests.testbed.netns import namespaces
 from tests.testbed.netns.forwarding import connects, taken
 from tests.testbed.netns.lab import UNDERLAY, UNDERLAY6, Host, Lab, laboratory
-from tests.testbed.netns.real_docker import PUBLISHED, PUBLISHED_AS, Docker, Release, installed
+from tests.testbed.netns.real_docker import PUBLISHED, PUBLISHED_AS, Docker, DockerRelease, installed
 from tests.testbed.netns.traffic import reaches
 from tests.testbed.polling import eventually
 
@@ -47,10 +47,10 @@ class Way:
         return f"{self.name} ({self.version})"
 
 
-class Site:
+class DockerSite:
     """The hosts, their dockers by name, and who is around them."""
 
-    def __init__(self, lab: Lab, release: Release) -> None:
+    def __init__(self, lab: Lab, release: DockerRelease) -> None:
         """Values only; `docker_site` makes it."""
         self.lab = lab
         self.release = release
@@ -158,11 +158,11 @@ class Site:
 
 
 @contextmanager
-def docker_site(folder: Path, release: Release, backend: str = "vxlan") -> Iterator[Site]:
+def docker_site(folder: Path, release: DockerRelease, backend: str = "vxlan") -> Iterator[DockerSite]:
     """A site for the length of the block."""
     with ExitStack() as stack:
         lab = stack.enter_context(laboratory(folder, {"Type": backend}, dual=True))
-        site = Site(lab, release)
+        site = DockerSite(lab, release)
         site.dockers = stack.enter_context(installed(lab.hosts, release))
         stack.callback(site.remove)
         site.make()

@@ -113,7 +113,7 @@ class Router:
             namespaces.remove(name)
 
 
-class Site:
+class ForwardingSite:
     """Hosts a and b, and the stranger, who is b's neighbour and has routes to its subnets."""
 
     def __init__(self) -> None:
@@ -162,10 +162,10 @@ class Site:
 
 
 @contextmanager
-def site() -> Iterator[Site]:
+def site() -> Iterator[ForwardingSite]:
     """A site for the length of the block."""
     namespaces.sweep()
-    made = Site()
+    made = ForwardingSite()
     try:
         made.make()
         yield made

@@ -65,7 +65,7 @@ exec env --ignore-signal=CHLD sleep infinity
 
 
 @dataclass(frozen=True, kw_only=True)
-class Release:
+class DockerRelease:
     """A release of Docker as a Debian suite has it. `ipv6`: it writes IPv6 rules without being asked (27 and later).
 
     `closes`: it drops what comes to a published port by the container's own address (28 and later).
@@ -79,20 +79,20 @@ class Release:
     def root(self) -> Path:
         """Its root, made now if it is not there. Raises as `roots.cached` does."""
         packages = ("busybox-static", "docker.io", "mount")
-        return roots.cached(roots.Release(suite=self.suite, packages=packages, finish=_FINISH))
+        return roots.cached(roots.DebianRoot(suite=self.suite, packages=packages, finish=_FINISH))
 
 
 RELEASES = [
-    Release(name="20.10", suite="bookworm"),
-    Release(name="26.1", suite="trixie"),
-    Release(name="28.5", suite="forky", ipv6=True, closes=True),
+    DockerRelease(name="20.10", suite="bookworm"),
+    DockerRelease(name="26.1", suite="trixie"),
+    DockerRelease(name="28.5", suite="forky", ipv6=True, closes=True),
 ]
 
 
 class Docker:
     """The docker of one lab host; `installed` makes it. Containers are network namespaces of the lab's, too."""
 
-    def __init__(self, host: Host, release: Release, folder: Path) -> None:
+    def __init__(self, host: Host, release: DockerRelease, folder: Path) -> None:
         """Values only."""
         self.host = host
         self.release = release
@@ -270,7 +270,7 @@ class Docker:
 
 
 @contextmanager
-def installed(hosts: Sequence[Host], release: Release) -> Iterator[dict[str, Docker]]:
+def installed(hosts: Sequence[Host], release: DockerRelease) -> Iterator[dict[str, Docker]]:
     """A docker of that release on each host, by the hosts' names, booted and not started; until the block ends."""
     _sweep()
     made = {host.name: Docker(host, release, host.run_dir.parent / "docker") for host in hosts}

@@ -16,10 +16,10 @@ from overlayd.backends.allowed_commands import AllowedCommands
 from overlayd.backends.commands import (
     PEER_VARIABLES,
     Commands,
+    CommandStep,
     HostVariables,
     PeerCommand,
     PeerRecord,
-    Step,
     check,
     steps,
     words,
@@ -43,7 +43,7 @@ def asked(*host: HostVariables) -> dict[str, HostVariables]:
     return {one.subnet: one for one in host}
 
 
-def names(found: tuple[Step, ...]) -> list[str]:
+def names(found: tuple[CommandStep, ...]) -> list[str]:
     """Steps in short."""
     return [f"{step.verb.name.lower()} {step.host.subnet} {step.host.data}" for step in found]
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.testbed.cluster.figures import NotAFigure, Pair, Ping, Spread, as_document, parse_iperf3, parse_ping
+from tests.testbed.cluster.figures import HostPair, NotAFigure, Ping, Spread, as_document, parse_iperf3, parse_ping
 
 PING = """\
 PING 10.42.130.2 (10.42.130.2) 56(84) bytes of data.
@@ -65,7 +65,7 @@ def test_iperf3_that_failed_is_quoted(text: str, expected: str) -> None:
 
 def test_pair_says_what_part_of_the_underlay_it_reached() -> None:
     ping = Ping(sent=1, received=1, average_ms=0.2, maximum_ms=0.2)
-    pair = Pair(source="a", target="b", ping=ping, gbit_s=3.0, underlay_ping=ping, underlay_gbit_s=4.0)
+    pair = HostPair(source="a", target="b", ping=ping, gbit_s=3.0, underlay_ping=ping, underlay_gbit_s=4.0)
     assert as_document([pair])[0]["ratio"] == pytest.approx(0.75)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.testbed.cluster import roots
 
-RELEASE = roots.Release(suite="suite")
+RELEASE = roots.DebianRoot(suite="suite")
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The roots that a stand-in for the recipe made; each takes a while."""
     found: list[Path] = []
 
-    def make(_release: roots.Release, _mirror: str, place: Path) -> None:
+    def make(_release: roots.DebianRoot, _mirror: str, place: Path) -> None:
         time.sleep(0.2)
         place.mkdir()
         found.append(place)
@@ -45,4 +45,4 @@ def test_an_existing_root_needs_no_mirror(made: list[Path], monkeypatch: pytest.
     monkeypatch.setattr(roots, "_mirror", nothing)
     assert roots.cached(RELEASE) == RELEASE.place()
     with pytest.raises(roots.NoSuchRelease):
-        roots.cached(roots.Release(suite="other"))
+        roots.cached(roots.DebianRoot(suite="other"))

@@ -13,19 +13,19 @@ import pytest
 from images.bases import catalogue, choose
 from images.bases.base import Base
 from images.engine.errors import BaseUnreachable, BuildError
-from tests.testbed.answering import Reply
+from tests.testbed.answering import HttpReply
 from tests.testbed.packages import served
 
 PAGE = b"<html><title>Sign in</title></html>"
 # What is answered to a path; 404 to others.
 ANSWERS = {
-    "/there": Reply(200),
-    "/portal/repodata/repomd.xml": Reply(200, PAGE),
-    "/portal/InRelease": Reply(200, PAGE),
-    "/moved/repodata/repomd.xml": Reply(302, headers={"Location": "/portal"}),
-    "/portal": Reply(200, PAGE),
-    "/real/repodata/repomd.xml": Reply(200, b'<?xml version="1.0"?>\n<repomd xmlns="x">'),
-    "/real/InRelease": Reply(200, b"-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA256\n"),
+    "/there": HttpReply(200),
+    "/portal/repodata/repomd.xml": HttpReply(200, PAGE),
+    "/portal/InRelease": HttpReply(200, PAGE),
+    "/moved/repodata/repomd.xml": HttpReply(302, headers={"Location": "/portal"}),
+    "/portal": HttpReply(200, PAGE),
+    "/real/repodata/repomd.xml": HttpReply(200, b'<?xml version="1.0"?>\n<repomd xmlns="x">'),
+    "/real/InRelease": HttpReply(200, b"-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA256\n"),
 }
 
 

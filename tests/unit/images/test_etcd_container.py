@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etcd_container import cluster, data, health, settings, trust
-from tests.testbed.certificates import Authority, Pair
+from tests.testbed.certificates import Authority, CertificatePair
 
 A, B, C = (f"https://198.18.1.{number}:2380" for number in (11, 12, 13))
 THREE = {"ETCD_NAME": "a", "ETCD_INITIAL_CLUSTER": f"a={A},b={B},c={C}"}
@@ -171,7 +171,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return Authority(tmp_path_factory.mktemp("ca"))
 
 
-def side(pair: Pair, authority: Path | None) -> dict[str, str]:
+def side(pair: CertificatePair, authority: Path | None) -> dict[str, str]:
     found = {"ETCD_CERT_FILE": str(pair.certificate), "ETCD_KEY_FILE": str(pair.key)}
     return found | ({"ETCD_TRUSTED_CA_FILE": str(authority)} if authority else {})
 
@@ -195,7 +195,7 @@ def test_a_handshake_in_memory_tells_whether_clients_take_the_name(
 
 
 def test_a_server_certificate_that_is_none_for_clients_is_told(authority: Authority, tmp_path: Path) -> None:
-    pair = Pair(certificate=tmp_path / "cert.pem", key=tmp_path / "key.pem")
+    pair = CertificatePair(certificate=tmp_path / "cert.pem", key=tmp_path / "key.pem")
     words = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc"]
     words += ["-subj", "/CN=x", "-addext", "subjectAltName=IP:198.18.1.11", "-addext", "extendedKeyUsage=serverAuth"]
     words += ["-CA", str(authority.certificate), "-CAkey", str(authority.certificate.with_name("ca.key"))]

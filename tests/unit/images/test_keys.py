@@ -11,7 +11,7 @@ import pytest
 from images.bases import keys
 from images.bases.debian12 import sources
 from images.engine.errors import BuildError
-from tests.testbed.packages import Keys, command, gnupg
+from tests.testbed.packages import SigningKeys, command, gnupg
 
 pytestmark = pytest.mark.skipif(not shutil.which("gpg"), reason="needs gpg")
 
@@ -19,57 +19,57 @@ ARMOR = b"-----BEGIN PGP PUBLIC KEY BLOCK-----\n\n%s\n-----END PGP PUBLIC KEY BL
 
 
 @pytest.fixture(scope="module")
-def ring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keys]:
+def ring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SigningKeys]:
     with gnupg(tmp_path_factory.mktemp("g")) as found:
         yield found
 
 
 @pytest.fixture(scope="module")
-def good(ring: Keys) -> str:
+def good(ring: SigningKeys) -> str:
     return ring.make("good")
 
 
 @pytest.fixture(scope="module")
-def other(ring: Keys) -> str:
+def other(ring: SigningKeys) -> str:
     return ring.make("other")
 
 
-def test_the_expected_key_is_taken(ring: Keys, good: str, tmp_path: Path) -> None:
+def test_the_expected_key_is_taken(ring: SigningKeys, good: str, tmp_path: Path) -> None:
     (tmp_path / "key").write_bytes(keys.trusted(ring.public(good), {good}, "a file"))
     listed = command("gpg", "--homedir", ring.home, "--with-colons", "--show-keys", tmp_path / "key")
     assert [line.split(":")[9] for line in listed.splitlines() if line.startswith("fpr")] == [good]
 
 
-def test_a_binary_key_file_is_taken_as_well(ring: Keys, good: str, tmp_path: Path) -> None:
+def test_a_binary_key_file_is_taken_as_well(ring: SigningKeys, good: str, tmp_path: Path) -> None:
     ring.gpg("--output", tmp_path / "key", "--export", good)
     assert keys.trusted((tmp_path / "key").read_bytes(), {good}, "a file").startswith(b"-----BEGIN PGP PUBLIC")
 
 
-def test_another_key_is_refused_and_both_are_named(ring: Keys, good: str, other: str) -> None:
+def test_another_key_is_refused_and_both_are_named(ring: SigningKeys, good: str, other: str) -> None:
     with pytest.raises(BuildError, match=f"a file holds the key {other}; expected is {good}"):
         keys.trusted(ring.public(other), {good}, "a file")
 
 
 @pytest.mark.parametrize("joined", [True, False], ids=["in one block", "in a second block"])
-def test_a_key_behind_the_expected_one_is_refused(ring: Keys, good: str, other: str, joined: bool) -> None:
+def test_a_key_behind_the_expected_one_is_refused(ring: SigningKeys, good: str, other: str, joined: bool) -> None:
     content = ring.public(good, other) if joined else ring.public(good) + ring.public(other)
     with pytest.raises(BuildError, match=f"holds the key {other}"):
         keys.trusted(content, {good}, "a file")
 
 
-def test_all_expected_keys_must_be_there(ring: Keys, good: str, other: str) -> None:
+def test_all_expected_keys_must_be_there(ring: SigningKeys, good: str, other: str) -> None:
     assert keys.trusted(ring.public(good, other), {good, other}, "a file")
     with pytest.raises(BuildError, match=f"does not hold the key {other}"):
         keys.trusted(ring.public(good), {good, other}, "a file")
 
 
-def test_a_key_that_expired_is_refused(ring: Keys) -> None:
+def test_a_key_that_expired_is_refused(ring: SigningKeys) -> None:
     old = ring.make("old", expires="1d", when="20200101T000000")
     with pytest.raises(BuildError, match=f"{old} has expired"):
         keys.trusted(ring.public(old), {old}, "a file")
 
 
-def test_a_key_that_was_revoked_is_refused(ring: Keys) -> None:
+def test_a_key_that_was_revoked_is_refused(ring: SigningKeys) -> None:
     gone = ring.make("gone")
     revocation = ring.home / f"openpgp-revocs.d/{gone}.rev"
     revocation.write_text(revocation.read_text().replace(":-----BEGIN", "-----BEGIN"))
@@ -78,7 +78,7 @@ def test_a_key_that_was_revoked_is_refused(ring: Keys) -> None:
         keys.trusted(ring.public(gone), {gone}, "a file")
 
 
-def test_a_key_that_cannot_sign_is_refused_unless_a_subkey_can(ring: Keys) -> None:
+def test_a_key_that_cannot_sign_is_refused_unless_a_subkey_can(ring: SigningKeys) -> None:
     name = ring.make("subkey", usage="cert")
     with pytest.raises(BuildError, match=f"{name} cannot sign"):
         keys.trusted(ring.public(name), {name}, "a file")
@@ -86,7 +86,7 @@ def test_a_key_that_cannot_sign_is_refused_unless_a_subkey_can(ring: Keys) -> No
     assert keys.trusted(ring.public(name), {name}, "a file")
 
 
-def test_a_secret_key_is_refused(ring: Keys, good: str) -> None:
+def test_a_secret_key_is_refused(ring: SigningKeys, good: str) -> None:
     secret = ring.gpg("--armor", "--export-secret-keys", good).encode()
     with pytest.raises(BuildError, match="holds a secret key"):
         keys.trusted(secret, {good}, "a file")
@@ -102,7 +102,7 @@ def test_what_is_no_key_is_refused(content: bytes) -> None:
         keys.trusted(content, {"0" * 40}, "a file")
 
 
-def test_no_agent_is_started(ring: Keys, good: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_agent_is_started(ring: SigningKeys, good: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = ring.public(good)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     keys.trusted(content, {good}, "a file")
@@ -122,7 +122,9 @@ def test_debians_keys_are_in_this_machines_keyring() -> None:
     assert sources.keyring().startswith(b"-----BEGIN PGP PUBLIC KEY BLOCK-----")
 
 
-def test_a_keyring_without_the_expected_keys_is_refused(ring: Keys, good: str, other: str, tmp_path: Path) -> None:
+def test_a_keyring_without_the_expected_keys_is_refused(
+    ring: SigningKeys, good: str, other: str, tmp_path: Path
+) -> None:
     (tmp_path / "ring").write_bytes(ring.public(good))
     assert keys.picked(tmp_path / "ring", [good])
     with pytest.raises(BuildError, match=f"ring does not hold the key {other}"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from images.engine import why
-from images.engine.graph import Target, Verdict
+from images.engine.graph import BuildDecision, Target
 from images.engine.inputs import Inputs
 
 
@@ -15,9 +15,9 @@ def verdict(
     *,
     network: bool = False,
     own: Inputs | None = None,
-) -> Verdict:
+) -> BuildDecision:
     target = Target(name=name, build=lambda _: None, inputs=own or {}, network=network)
-    return Verdict(target=target, inputs=now, before=before, reason=reason)
+    return BuildDecision(target=target, inputs=now, before=before, reason=reason)
 
 
 def test_a_plan_names_each_step_its_reason_and_the_network() -> None:

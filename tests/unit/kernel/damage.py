@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 from hypothesis import strategies as st
 
-from overlayd.kernel.diff import Operation, Verb
+from overlayd.kernel.diff import Operation, OperationKind
 from overlayd.kernel.foreign import ForeignRoute
 from overlayd.kernel.state import FdbEntry, KernelObject, Neighbour, Route, Sysctl, VxlanLink, WireguardPeer
 from overlayd.lib.addresses import ip_network, subnet_at
@@ -85,9 +85,9 @@ def _candidates(kernel: Kernel, number: int) -> list[tuple[Event, ...]]:
     there = sorted((one for one in kernel.objects.values() if not isinstance(one, Sysctl)), key=str)
     if there:
         item = there[number % len(there)]
-        found.append((Operation(Verb.DELETE, item),))
+        found.append((Operation(OperationKind.DELETE, item),))
         if (other := _otherwise(item)) is not None:
-            found.append((Operation(Verb.CHANGE, other),))
+            found.append((Operation(OperationKind.CHANGE, other),))
     return found
 
 
@@ -100,10 +100,10 @@ def _stale(link: VxlanLink, number: int) -> list[tuple[Event, ...]]:
     base, mac = subnet.network_address, f"02:bb:00:00:00:{number % 256:02x}"
     far = link.local + 100
     return [
-        (Operation(Verb.ADD, Neighbour(link=link.name, address=base, mac=mac)),),
-        (Operation(Verb.ADD, FdbEntry(link=link.name, mac=mac, dst=far)),),
-        (Operation(Verb.ADD, Route(dst=subnet, link=link.name, via=base, onlink=True)),),
-        (Operation(Verb.ADD, Route(dst=subnet, link=None, metric=7)),),
+        (Operation(OperationKind.ADD, Neighbour(link=link.name, address=base, mac=mac)),),
+        (Operation(OperationKind.ADD, FdbEntry(link=link.name, mac=mac, dst=far)),),
+        (Operation(OperationKind.ADD, Route(dst=subnet, link=link.name, via=base, onlink=True)),),
+        (Operation(OperationKind.ADD, Route(dst=subnet, link=None, metric=7)),),
     ]
 
 

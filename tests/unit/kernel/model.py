@@ -9,7 +9,7 @@ from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from overlayd.kernel.diff import Operation, Verb
+from overlayd.kernel.diff import Operation, OperationKind
 from overlayd.kernel.state import (
     Address,
     FdbEntry,
@@ -109,10 +109,14 @@ class Kernel:
         """Carry out one operation. Raises Refused."""
         item, verb = operation.object, operation.verb
         if isinstance(item, Link):
-            {Verb.ADD: self._add_link, Verb.CHANGE: self._change_link, Verb.DELETE: self._delete_same}[verb](item)
+            {
+                OperationKind.ADD: self._add_link,
+                OperationKind.CHANGE: self._change_link,
+                OperationKind.DELETE: self._delete_same,
+            }[verb](item)
             return
         key: Key = (type(item), item.key)
-        if verb is Verb.DELETE:
+        if verb is OperationKind.DELETE:
             there = self.objects.get(key)
             # A WireGuard peer may have lost its subnets to another meanwhile.
             if there != item and not (isinstance(item, WireguardPeer) and there is not None):
@@ -123,7 +127,7 @@ class Kernel:
                 self._disable_ipv4_without_address(item.link)
             return
         others = isinstance(item, Route) and item.key in self.foreign
-        if (key in self.objects or others) != (verb is Verb.CHANGE):
+        if (key in self.objects or others) != (verb is OperationKind.CHANGE):
             raise Refused(f"{operation}: there is {self.objects.get(key)}")
         self._check(operation)
         self.objects[key] = item

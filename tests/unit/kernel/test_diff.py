@@ -9,7 +9,7 @@ from typing import ClassVar
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overlayd.kernel.diff import Verb, diff
+from overlayd.kernel.diff import OperationKind, diff
 from overlayd.kernel.state import (
     FORWARDING,
     Address,
@@ -62,7 +62,7 @@ def test_the_operations_lead_to_the_desired_state_and_then_there_are_none(
 
 def test_everything_comes_before_anything_goes() -> None:
     verbs = [operation.verb for operation in diff(state(2, 3), state(3, 4))]
-    assert verbs == [Verb.ADD] * 3 + [Verb.DELETE] * 3
+    assert verbs == [OperationKind.ADD] * 3 + [OperationKind.DELETE] * 3
 
 
 def test_links_come_first_and_routes_last() -> None:

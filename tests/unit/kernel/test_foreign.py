@@ -8,8 +8,8 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from overlayd.kernel.converge import Plan, judged, with_taken, without
-from overlayd.kernel.diff import Verb, diff
-from overlayd.kernel.foreign import Destination, ForeignRoute, Verdict
+from overlayd.kernel.diff import OperationKind, diff
+from overlayd.kernel.foreign import Destination, ForeignRoute, RouteConflicts
 from overlayd.kernel.state import KernelObject, KernelState, Route
 
 VXLAN = Route(dst=ip_network("10.5.2.0/24"), link="overlay.1", via=ip_address("10.5.2.0"), onlink=True)
@@ -24,7 +24,7 @@ def foreign(dst: str, link: str | None, via: str | None = None, *, metric: int =
     return ForeignRoute(dst=ip_network(dst), link=link, via=gateway, metric=metric, protocol=protocol)
 
 
-def verdict(wanted: Route | None, *routes: ForeignRoute, base: Sequence[KernelObject] = ()) -> Verdict:
+def verdict(wanted: Route | None, *routes: ForeignRoute, base: Sequence[KernelObject] = ()) -> RouteConflicts:
     """What these mean for one peer; without a route of its own, it is served by the one for the whole network."""
     objects: Mapping[str, tuple[KernelObject, ...]] = {"b": (wanted,) if wanted else ()}
     plan = Plan(base=tuple(base), peers=objects, destinations={"b": (TO,)}, paths={"b": "here"})
@@ -74,10 +74,10 @@ def test_a_route_of_others_is_a_problem_of_the_peer_with_what_to_do(
 @pytest.mark.parametrize("wanted", [VXLAN, DIRECT], ids=["vxlan", "direct"])
 def test_what_flannel_put_there_for_the_same_lease_is_changed_in_place(wanted: Route, route: ForeignRoute) -> None:
     found = verdict(wanted, route)
-    assert found == Verdict(taken=frozenset({wanted}))
+    assert found == RouteConflicts(taken=frozenset({wanted}))
     plan = Plan(peers={"b": (wanted,)})
     (operation,) = diff(plan.state(), with_taken(KernelState(), found))
-    assert (operation.verb, operation.object) == (Verb.CHANGE, wanted)
+    assert (operation.verb, operation.object) == (OperationKind.CHANGE, wanted)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_what_flannel_put_there_for_the_same_lease_is_changed_in_place(wanted: R
     ids=str,
 )
 def test_what_takes_nothing_from_anybody_is_no_problem(route: ForeignRoute) -> None:
-    assert verdict(VXLAN, route) == Verdict()
+    assert verdict(VXLAN, route) == RouteConflicts()
 
 
 def test_a_narrower_route_wins_for_its_part_and_is_named() -> None:
@@ -113,7 +113,7 @@ def test_the_networks_own_route_takes_no_place(metric: int) -> None:
 
 def test_flannels_own_route_to_the_network_is_taken_over() -> None:
     found = verdict(None, foreign("10.5.0.0/16", "flannel0", protocol=2), base=[WHOLE])
-    assert found == Verdict(taken=frozenset({WHOLE}))
+    assert found == RouteConflicts(taken=frozenset({WHOLE}))
 
 
 def test_where_one_route_serves_all_a_detour_is_named() -> None:
@@ -124,7 +124,7 @@ def test_where_one_route_serves_all_a_detour_is_named() -> None:
 
 def test_the_blackhole_behind_all_others_stands_behind_the_bridges_route() -> None:
     blackhole = Route(dst=ip_network("10.5.1.0/24"), link=None, metric=2**31)
-    assert verdict(VXLAN, foreign("10.5.1.0/24", "docker0", protocol=2), base=[blackhole]) == Verdict()
+    assert verdict(VXLAN, foreign("10.5.1.0/24", "docker0", protocol=2), base=[blackhole]) == RouteConflicts()
 
 
 def test_ipv6_is_judged_likewise() -> None:
@@ -134,4 +134,4 @@ def test_ipv6_is_judged_likewise() -> None:
     bridge = foreign("fd42:0:0:2::/64", "br-7", metric=256, protocol=2)
     plan = Plan(peers={"b": (wanted,)}, destinations={"b": (to,)})
     assert "br-7 is a network of this host's own" in judged(plan, KernelState(), [bridge]).peers["b"]
-    assert judged(plan, KernelState(), [foreign("fd42:0:0:3::/64", "br-7", protocol=2)]) == Verdict()
+    assert judged(plan, KernelState(), [foreign("fd42:0:0:3::/64", "br-7", protocol=2)]) == RouteConflicts()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from overlayd.kernel.converge import Plan, judged, with_taken, without
-from overlayd.kernel.diff import Operation, Verb, diff
+from overlayd.kernel.diff import Operation, OperationKind, diff
 from overlayd.kernel.state import (
     FdbEntry,
     KernelObject,
@@ -68,7 +68,9 @@ def fixed(link: Link) -> Link:
 def clash(one: Link, other: Link) -> bool:
     """Whether the model would refuse one beside the other."""
     try:
-        holding([replace(UNDERLAY, mtu_bytes=65535)], KernelState(frozenset({one}))).apply(Operation(Verb.ADD, other))
+        holding([replace(UNDERLAY, mtu_bytes=65535)], KernelState(frozenset({one}))).apply(
+            Operation(OperationKind.ADD, other)
+        )
     except Refused:
         return True
     return False
@@ -155,10 +157,12 @@ def name_at(plan: Plan, subnet: IPNetwork) -> str:
 def test_all_is_there_before_anything_goes(before: Scene, after: Scene, choices: list[tuple[int, int]]) -> None:
     desired, actual = after.state(), wrecked(before, choices).ours()
     operations, anew = diff(desired, actual), rebuilt(desired, actual)
-    first = [op.verb is Verb.DELETE and isinstance(op.object, Link) and op.object.name in anew for op in operations]
+    first = [
+        op.verb is OperationKind.DELETE and isinstance(op.object, Link) and op.object.name in anew for op in operations
+    ]
     head = first.index(False) if False in first else len(first)
     assert not any(first[head:])
-    deletes = [op.verb is Verb.DELETE for op in operations[head:]]
+    deletes = [op.verb is OperationKind.DELETE for op in operations[head:]]
     assert deletes == sorted(deletes)
 
 
@@ -173,8 +177,10 @@ def test_without_pruning_nothing_is_deleted_but_what_must_be_rebuilt(
     for _ in steps(kernel, operations):
         pass
     anew = rebuilt(desired, actual)
-    assert {op.object.name for op in operations if op.verb is Verb.DELETE and isinstance(op.object, Link)} == anew
-    assert not [op for op in operations if op.verb is Verb.DELETE and not isinstance(op.object, Link)]
+    assert {
+        op.object.name for op in operations if op.verb is OperationKind.DELETE and isinstance(op.object, Link)
+    } == anew
+    assert not [op for op in operations if op.verb is OperationKind.DELETE and not isinstance(op.object, Link)]
     assert without_sysctls(desired) <= kernel.ours().objects
     keys = {(type(item), item.key) for item in desired.objects}
     surplus = {
@@ -227,7 +233,7 @@ def name_of(scene: Scene, number: int) -> set[str]:
 def test_the_model_refuses_what_linux_refuses(broken: KernelObject, said: str) -> None:
     kernel = holding([UNDERLAY], KernelState())
     with pytest.raises(Refused, match=said):
-        kernel.apply(Operation(Verb.ADD, broken))
+        kernel.apply(Operation(OperationKind.ADD, broken))
 
 
 class Reconciling(RuleBasedStateMachine):

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyroute2.netlink.generic.wireguard import wgmsg
 
-from overlayd.kernel.diff import Operation, Verb, diff
+from overlayd.kernel.diff import Operation, OperationKind, diff
 from overlayd.kernel.state import KernelState, TunLink, WireguardLink, WireguardPeer
 from overlayd.kernel.wireguard import genl, uapi
 from overlayd.kernel.wireguard.device import Device, format_key, parse_key
@@ -118,11 +118,11 @@ def state(peer: WireguardPeer, link: WireguardLink = LINK) -> KernelState:
 def test_an_endpoint_given_before_may_have_moved() -> None:
     moved = replace(PEER, endpoint=ELSEWHERE)
     assert diff(state(replace(PEER, roams=True)), state(moved)) == ()
-    assert diff(state(PEER), state(moved)) == (Operation(Verb.CHANGE, PEER),)
+    assert diff(state(PEER), state(moved)) == (Operation(OperationKind.CHANGE, PEER),)
     wanted = replace(PEER, roams=True, keepalive_s=5)
-    assert [operation.verb for operation in diff(state(wanted), state(moved))] == [Verb.CHANGE]
+    assert [operation.verb for operation in diff(state(wanted), state(moved))] == [OperationKind.CHANGE]
     assert [o.verb for o in diff(state(replace(PEER, roams=True)), state(replace(PEER, endpoint=None)))] == [
-        Verb.CHANGE
+        OperationKind.CHANGE
     ]
 
 
@@ -132,7 +132,7 @@ def test_an_endpoint_given_before_may_have_moved() -> None:
 )
 def test_a_device_is_changed_in_place_and_keeps_its_peers(change: dict[str, object]) -> None:
     actual = state(PEER, replace(LINK, **change))  # type: ignore[arg-type]
-    assert diff(state(PEER), actual) == (Operation(Verb.CHANGE, LINK),)
+    assert diff(state(PEER), actual) == (Operation(OperationKind.CHANGE, LINK),)
 
 
 def test_peers_come_after_their_device_and_go_with_it() -> None:

@@ -94,7 +94,7 @@ def test_an_expression_is_taken_apart_only_where_all_of_it_holds() -> None:
 
 
 @pytest.mark.parametrize("part", TABLE.parts, ids=lambda part: part.name)
-def test_a_row_of_the_table_names_licences_of_spdx_and_texts_that_are_there(part: parts.Part) -> None:
+def test_a_row_of_the_table_names_licences_of_spdx_and_texts_that_are_there(part: parts.BundledPart) -> None:
     assert spdx.is_expression(re.sub(r"LicenseRef-\w+", "MIT", part.spdx))
     assert part.why
     assert all((FOLDER / name).stat().st_size for name in part.texts)

@@ -9,7 +9,7 @@ import pytest
 from images.bases.catalogue.debian12_rpm import BASE
 from images.engine.errors import BuildError
 from images.ship import manifest, release
-from images.signing import Key
+from images.signing import SigningKey
 
 IMAGES = [{"name": "overlayd/base:debian12-rpm", "archive": "images/base.tar", "digest": "sha256:" + "a" * 64}]
 
@@ -64,8 +64,8 @@ def test_a_folder_that_is_no_release_is_not_replaced(tmp_path: Path) -> None:
         release.check_place(Path("/proc/dist"))
 
 
-@pytest.mark.parametrize("key", [None, Key(fingerprint="ABCD" * 10, uid="x")], ids=["unsigned", "signed"])
-def test_the_readme_says_what_this_release_is_and_leaves_no_blank_to_fill(key: Key | None) -> None:
+@pytest.mark.parametrize("key", [None, SigningKey(fingerprint="ABCD" * 10, uid="x")], ids=["unsigned", "signed"])
+def test_the_readme_says_what_this_release_is_and_leaves_no_blank_to_fill(key: SigningKey | None) -> None:
     text = manifest.readme(version="1.2", base=BASE, key=key, baseurl="http://198.18.0.1/yum", images=IMAGES)
     assert "@" not in text
     assert "signed:" not in text

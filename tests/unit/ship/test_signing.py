@@ -12,7 +12,7 @@ import pytest
 from images import signing
 from images.engine.errors import BuildError
 from images.ship import yum
-from images.signing import Key
+from images.signing import SigningKey
 from tests.testbed.agents import agents
 from tests.testbed.polling import eventually
 
@@ -34,7 +34,7 @@ A package of the test.
 
 
 @pytest.fixture(scope="module")
-def key(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Key]:
+def key(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SigningKey]:
     home = tmp_path_factory.mktemp("keys") / "home"
     yield signing.generate(home, "overlayd test <test@example.com>")
     eventually("no agent is left", lambda: not agents(home))
@@ -50,7 +50,9 @@ def rpm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return found
 
 
-def test_a_signature_is_good_by_the_public_key_alone_and_bad_when_the_file_changed(tmp_path: Path, key: Key) -> None:
+def test_a_signature_is_good_by_the_public_key_alone_and_bad_when_the_file_changed(
+    tmp_path: Path, key: SigningKey
+) -> None:
     file = tmp_path / "file"
     file.write_bytes(b"content")
     [signature] = signing.sign_detached(key, file)
@@ -62,7 +64,7 @@ def test_a_signature_is_good_by_the_public_key_alone_and_bad_when_the_file_chang
         signing.verify(file, signature, public)
 
 
-def test_a_signature_by_another_key_is_refused(tmp_path: Path, key: Key) -> None:
+def test_a_signature_by_another_key_is_refused(tmp_path: Path, key: SigningKey) -> None:
     other = signing.generate(tmp_path / "other", "another <another@example.com>")
     file = tmp_path / "file"
     file.write_bytes(b"content")
@@ -72,12 +74,12 @@ def test_a_signature_by_another_key_is_refused(tmp_path: Path, key: Key) -> None
 
 
 @pytest.mark.parametrize("wanted", ["fingerprint", "address", None])
-def test_a_key_is_found_by_fingerprint_by_user_id_and_as_the_only_one(key: Key, wanted: str | None) -> None:
+def test_a_key_is_found_by_fingerprint_by_user_id_and_as_the_only_one(key: SigningKey, wanted: str | None) -> None:
     asked = {"fingerprint": key.fingerprint, "address": "test@example.com"}.get(wanted or "")
     assert signing.find(asked, home=key.home) == key
 
 
-def test_a_key_that_is_not_there_is_an_error_that_names_those_that_are(key: Key) -> None:
+def test_a_key_that_is_not_there_is_an_error_that_names_those_that_are(key: SigningKey) -> None:
     with pytest.raises(BuildError, match=rf"no secret key 'nobody' in {key.home}\n.*there are:\n.*{key.fingerprint}"):
         signing.find("nobody", home=key.home)
 
@@ -123,7 +125,7 @@ def test_a_key_whose_passphrase_nobody_can_type_is_known_before_long_work(
     eventually("no agent is left", lambda: not agents(home))
 
 
-def test_no_agent_is_left_and_one_that_ran_before_goes_on(tmp_path: Path, key: Key) -> None:
+def test_no_agent_is_left_and_one_that_ran_before_goes_on(tmp_path: Path, key: SigningKey) -> None:
     assert key.home is not None
     file = tmp_path / "file"
     file.write_bytes(b"content")
@@ -147,7 +149,7 @@ def test_a_home_with_a_path_too_long_for_a_socket_works_too(tmp_path: Path) -> N
 
 
 def test_a_repository_is_signed_in_all_its_parts_and_the_rpm_it_was_made_of_is_not(
-    tmp_path: Path, key: Key, rpm: Path
+    tmp_path: Path, key: SigningKey, rpm: Path
 ) -> None:
     before = rpm.read_bytes()
     yum.make([rpm], tmp_path / "yum", epoch=EPOCH, key=key, baseurl="http://198.18.0.1/yum")

@@ -10,7 +10,7 @@ import pytest
 
 from overlayd.errors import StoreError, StoreFull
 from overlayd.store.openness import Openness, openness
-from tests.testbed.certificates import Authority, Pair
+from tests.testbed.certificates import Authority, CertificatePair
 from tests.testbed.polling import until
 from tests.unit.store.conftest import PASSWORD, Etcd, serving
 from tests.unit.store.test_registry import PREFIX, registry
@@ -46,7 +46,7 @@ def test_an_etcd_with_users_is_closed_also_while_this_host_is_let_in(etcd: Etcd)
     assert everything(etcd) == before
 
 
-def tls(authority: Authority, *, client: Pair | None) -> dict[str, Any]:
+def tls(authority: Authority, *, client: CertificatePair | None) -> dict[str, Any]:
     return {
         "certificates": [authority.issue("etcd", "IP:127.0.0.1")],
         "authority": authority.certificate,

@@ -14,18 +14,18 @@ from overlayd.errors import StoreDenied, StoreError
 from overlayd.store.client import Store
 from overlayd.store.follow import Follower
 from overlayd.store.servers import Refused
-from tests.testbed.certificates import Authority, Pair
+from tests.testbed.certificates import Authority, CertificatePair
 from tests.testbed.polling import eventually
 from tests.unit.store.conftest import PASSWORD, Etcd, following, serving
 
 
-def tls(authority: Authority, *, client: Pair | None = None) -> dict[str, Any]:
+def tls(authority: Authority, *, client: CertificatePair | None = None) -> dict[str, Any]:
     """An arrangement: one server with a certificate; with `client`, none comes in without one."""
     pair = authority.issue("etcd", "IP:127.0.0.1")
     return {"certificates": [pair], "authority": authority.certificate, "client_certificate": client}
 
 
-def files(pair: Pair) -> dict[str, str]:
+def files(pair: CertificatePair) -> dict[str, str]:
     return {"certfile": str(pair.certificate), "keyfile": str(pair.key)}
 
 
@@ -154,7 +154,7 @@ def test_new_certificates_are_taken_without_a_restart(
 ) -> None:
     caplog.set_level(logging.INFO, "overlayd")
     old, new = authority.issue("old-host"), authority.issue("new-host")
-    mine = Pair(certificate=tmp_path / "host.pem", key=tmp_path / "host.key")
+    mine = CertificatePair(certificate=tmp_path / "host.pem", key=tmp_path / "host.key")
     replace(mine.certificate, old.certificate)
     replace(mine.key, old.key)
     with serving(tmp_path, **tls(authority, client=authority.issue("root"))) as etcd:

@@ -10,13 +10,13 @@ import pytest
 
 from overlayd.errors import StoreError
 from overlayd.store.trust import TrustFiles
-from tests.testbed.certificates import Authority, Pair
+from tests.testbed.certificates import Authority, CertificatePair
 
 
 class Folder:
     """A host's own three files."""
 
-    def __init__(self, path: Path, authority: Authority, pair: Pair) -> None:
+    def __init__(self, path: Path, authority: Authority, pair: CertificatePair) -> None:
         self.ca, self.certificate, self.key = path / "ca.pem", path / "host.pem", path / "host.key"
         self.ca.write_bytes(authority.certificate.read_bytes())
         self.certificate.write_bytes(pair.certificate.read_bytes())

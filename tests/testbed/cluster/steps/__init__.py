@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.testbed.cluster.site import Site
+from tests.testbed.cluster.site import ClusterSite
 from tests.testbed.cluster.steps import etcd, hosts, leases, network_config, networks, probe_image, probes
 
-STEPS: tuple[tuple[str, Callable[[Site], None]], ...] = (
+STEPS: tuple[tuple[str, Callable[[ClusterSite], None]], ...] = (
     ("network", networks.make),
     ("etcd", etcd.make),
     ("network config", network_config.make),

@@ -5,14 +5,14 @@ from __future__ import annotations
 from overlayd.errors import CommandFailed, OverlaydError
 from tests.testbed.cluster import plan
 from tests.testbed.cluster.docker_engine import PlannedContainer, client
-from tests.testbed.cluster.site import Site
+from tests.testbed.cluster.site import ClusterSite
 from tests.testbed.polling import eventually
 
 _ANSWERS_S = 20.0
 _SET_UP_S = 60
 
 
-def make(site: Site) -> None:
+def make(site: ClusterSite) -> None:
     """Start etcd and wait until it answers."""
     if not site.cluster.open_etcd:
         _set_up(site)
@@ -33,7 +33,7 @@ def make(site: Site) -> None:
     eventually(f"etcd at {site.cluster.etcd_endpoint} answers", answers, timeout_s=_ANSWERS_S)
 
 
-def _set_up(site: Site) -> None:
+def _set_up(site: ClusterSite) -> None:
     """Make certificates, users and their rights, before etcd starts. What it prints has no secret in it."""
     planned = plan.setup(site.cluster, site.image("etcd"))
     for volume in planned.volumes:

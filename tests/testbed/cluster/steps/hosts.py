@@ -11,10 +11,10 @@ from tests.testbed.cluster.description import Cluster
 from tests.testbed.cluster.docker_engine import PlannedContainer, client
 from tests.testbed.cluster.machine import Machine
 from tests.testbed.cluster.parallel import each
-from tests.testbed.cluster.site import Site
+from tests.testbed.cluster.site import ClusterSite
 
 
-def make(site: Site) -> None:
+def make(site: ClusterSite) -> None:
     """Make and start every host of the description."""
     privileged = privileged_works(site)
     how = "with --privileged" if privileged else "with single capabilities: --privileged does not work on this machine"
@@ -28,7 +28,7 @@ def make(site: Site) -> None:
 
 
 def start_one(
-    site: Site, name: str, *, privileged: bool | None = None, settings: dict[str, str] | None = None
+    site: ClusterSite, name: str, *, privileged: bool | None = None, settings: dict[str, str] | None = None
 ) -> Machine:
     """Make and start one host; `settings` are more OVERLAYD_ variables for its daemon."""
     if privileged is None:
@@ -51,7 +51,7 @@ def remove_one(machine: Machine) -> None:
         client().volumes.get(volume).remove()
 
 
-def privileged_works(site: Site) -> bool:
+def privileged_works(site: ClusterSite) -> bool:
     """Whether this machine can start a container with `--privileged`; tried once, with the smallest image there is.
 
     Where the machine lacks a capability (CAP_SYS_RESOURCE on some virtual machines) the start itself fails.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from overlayd.errors import CommandFailed, OverlaydError
 from tests.testbed.cluster.machine import Machine
 from tests.testbed.cluster.parallel import each
-from tests.testbed.cluster.site import Site
+from tests.testbed.cluster.site import ClusterSite
 
 _LEASED_S = 60
 # Waiting happens inside the host: a command sent from outside every 100 ms would slow down what it waits for.
@@ -15,7 +15,7 @@ _SCRIPT = (
 )
 
 
-def make(site: Site) -> None:
+def make(site: ClusterSite) -> None:
     """Wait for every host, at most 60 s."""
     each(wait_for, site.hosts)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from tests.testbed.cluster.site import Site
+from tests.testbed.cluster.site import ClusterSite
 
 
-def make(site: Site) -> None:
+def make(site: ClusterSite) -> None:
     """Put the network config into etcd; the description has checked it."""
     site.write_network_config(site.cluster.network_config)

@@ -8,10 +8,10 @@ from docker.types import IPAMConfig, IPAMPool
 from overlayd.errors import OverlaydError
 from tests.testbed.cluster import underlay
 from tests.testbed.cluster.docker_engine import client
-from tests.testbed.cluster.site import Site
+from tests.testbed.cluster.site import ClusterSite
 
 
-def make(site: Site) -> None:
+def make(site: ClusterSite) -> None:
     """Make the bridge that etcd and the hosts have fixed addresses on."""
     cluster = site.cluster
     underlay.require_free(cluster)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from overlayd.errors import OverlaydError
 from tests.testbed.cluster.machine import Machine
 from tests.testbed.cluster.parallel import each
-from tests.testbed.cluster.site import Site
+from tests.testbed.cluster.site import ClusterSite
 
 _FILE = "/usr/share/overlayd/probe.tar"
 
 
-def make(site: Site) -> None:
+def make(site: ClusterSite) -> None:
     """Load the probe image on every host."""
     site.probe_image = each(load, site.hosts)[0]
 

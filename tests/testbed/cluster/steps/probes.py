@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from tests.testbed.cluster.machine import PROBE, UNDERLAY_PROBE, Machine
 from tests.testbed.cluster.parallel import each
-from tests.testbed.cluster.site import Site
+from tests.testbed.cluster.site import ClusterSite
 
 
-def make(site: Site) -> None:
+def make(site: ClusterSite) -> None:
     """Start the probe containers on every host."""
 
     def start(machine: Machine) -> None:
