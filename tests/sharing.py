@@ -24,7 +24,7 @@ import pytest
 
 # Groups that take minutes begin first, so that none is the last to end.
 LONG = ("cluster",)
-_AGAIN_S = 0.5
+_RETRY_S = 0.5
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Group:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """The folder in which the runs tell each other what they have taken."""
+    """Add --share: the folder in which each run marks the groups that it has taken."""
     parser.addoption("--share", metavar="FOLDER", type=Path, help="share the tests with runs that have the same folder")
 
 
@@ -49,7 +49,7 @@ def pytest_runtestloop(session: pytest.Session) -> object:
         return None
     parent = os.getppid()
     for group in taken(folder, grouped(session.items)):
-        # After the last test of a group nothing of its set-up is kept: who comes next has another one.
+        # No next test after the last one: pytest then tears down the group's fixtures, which no later group uses.
         for item, following in zip(group.items, [*group.items[1:], None], strict=True):
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
             if os.getppid() != parent:
@@ -73,18 +73,18 @@ def grouped(items: Sequence[pytest.Item]) -> list[Group]:
 
 def taken(folder: Path, groups: Sequence[Group]) -> Iterator[Group]:
     """One group after another that nobody else has, until there is none. A lane is held while its group is in use."""
-    left = list(groups)
-    while left:
+    remaining = list(groups)
+    while remaining:
         waiting = []
-        for group in left:
+        for group in remaining:
             with _lane(folder, group.lane) as free:
                 if not free:
                     waiting.append(group)
                 elif _take(folder, group.name):
                     yield group
-        left = waiting
-        if left:
-            time.sleep(_AGAIN_S)
+        remaining = waiting
+        if remaining:
+            time.sleep(_RETRY_S)
 
 
 @contextmanager
@@ -100,7 +100,7 @@ def alone_in(config: pytest.Config, lane: str) -> Iterator[None]:
 
 
 def _take(folder: Path, name: str) -> bool:
-    """Whether this group is ours from now on; it may have been somebody's before."""
+    """Take a group for this run; False where another run has taken it."""
     with contextlib.suppress(FileExistsError):
         os.close(os.open(folder / f"group-{_file_name(name)}", os.O_CREAT | os.O_EXCL | os.O_WRONLY))
         return True
@@ -109,7 +109,7 @@ def _take(folder: Path, name: str) -> bool:
 
 @contextmanager
 def _lane(folder: Path, name: str | None) -> Iterator[bool]:
-    """Hold a lane, unless somebody else does; whether it is held. The kernel frees that of a killed run."""
+    """Hold a lane, unless somebody else does; whether it is held. The kernel frees the lane of a killed run."""
     if name is None:
         yield True
         return

@@ -121,8 +121,8 @@ def closing(outputs: Sequence[str], began: float) -> str:
         if not lines:
             counts["error"] += 1
             continue
-        for number, said in _COUNT.findall(lines[-1]):
-            word = said.removesuffix("s") if said in ("warnings", "errors") else said
+        for number, outcome in _COUNT.findall(lines[-1]):
+            word = outcome.removesuffix("s") if outcome in ("warnings", "errors") else outcome
             counts[word] = max(counts[word], int(number)) if word == "deselected" else counts[word] + int(number)
     words = [f"{counts[word]} {_plural(word, counts[word])}" for word in _WORDS if counts[word]]
     text = f" {', '.join(words) or 'no tests ran'} in {time.monotonic() - began:.2f}s "

@@ -50,12 +50,12 @@ def up(c: Context, backend: str = "vxlan", base: str | None = None, underlay: st
 @task
 def down(c: Context) -> None:
     """Remove the cluster, and the dockerd that `up` started."""
-    said = dockerd.unreachable()
-    if said is None:
+    problem = dockerd.unreachable()
+    if problem is None:
         cluster.down(c)
     else:
-        dockerd.require_permission(said)
-        report(f"no dockerd answers ({said}): there is no cluster to remove")
+        dockerd.require_permission(problem)
+        report(f"no dockerd answers ({problem}): there is no cluster to remove")
     if why := dockerd.stop():
         report(why)
 

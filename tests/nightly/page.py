@@ -65,18 +65,18 @@ def _tests(tests: Summary) -> str:
     rows = [_row(("folder", "passed", "of", "seconds"), "th")]
     for name, (passed, total, seconds) in sorted(tests.groups.items()):
         rows.append(_row((escape(name), _number(str(passed)), _number(str(total)), _number(f"{seconds:.0f}"))))
-    said = (
+    summary = (
         f"<p>{tests.passed} passed, {tests.failed} failed, {tests.skipped} skipped, in {tests.duration_s:.0f} s.</p>"
         f"<table>{''.join(rows)}</table>"
     )
     if not tests.cases:
-        return said
+        return summary
     rows = [_row(("test", "outcome", "why"), "th")]
     for case in tests.cases:
         kind = "none" if case.outcome == "skipped" else "bad"
         cells = (escape(case.name), f'<td class="{kind}">{case.outcome}</td>', f"<pre>{escape(case.message)}</pre>")
         rows.append(_row(cells))
-    return f"{said}<table>{''.join(rows)}</table>"
+    return f"{summary}<table>{''.join(rows)}</table>"
 
 
 def _figures(tests: Summary) -> str:

@@ -86,9 +86,9 @@ def _measure(
     found = {FROM_NOTHING: timed(*build_all)}
     say("measuring a build with nothing changed")
     found[UNCHANGED] = statistics.median(timed(*build_all) for _ in range(_REPEAT))
-    said = (folder / "log").read_text(errors="replace").rstrip().splitlines()
-    if not said[-1].startswith("nothing to do"):
-        raise OverlaydError(f"a build with nothing changed says: {said[-1]}", hint="invoke images.why says more")
+    lines = (folder / "log").read_text(errors="replace").rstrip().splitlines()
+    if not lines[-1].startswith("nothing to do"):
+        raise OverlaydError(f"a build with nothing changed says: {lines[-1]}", hint="invoke images.why says more")
     say("measuring the way of a changed line to a host")
     figure = folder / "upgrade.json"
     _run([sys.executable, "-m", "tests.perf.upgrade", base, str(figure)], clone, env, folder)

@@ -156,9 +156,9 @@ class Etcd:
         """The member that the running ones follow."""
 
         def found() -> list[Member]:
-            status = json.loads(self.ctl("endpoint", "status", "--write-out=json"))
-            at = {one["Endpoint"]: one["Status"] for one in status}
-            leading = [url for url, said in at.items() if said["leader"] == said["header"]["member_id"]]
+            answers = json.loads(self.ctl("endpoint", "status", "--write-out=json"))
+            statuses = {one["Endpoint"]: one["Status"] for one in answers}
+            leading = [url for url, status in statuses.items() if status["leader"] == status["header"]["member_id"]]
             return [one for one in self.members if one.client_url in leading]
 
         return eventually("etcd has a leader", found)[0]

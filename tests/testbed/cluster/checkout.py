@@ -1,4 +1,4 @@
-"""A second checkout of this one, for what builds in another folder; a later commit in it; what is built, in it too."""
+"""A second checkout beside this one, for tests that build elsewhere: cloned, committed to, given what is built here."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def checkout(to: Path, *options: str) -> None:
 
 
 def tarball(to: Path) -> None:
-    """The checkout's commit as who downloads a tarball of it has it: no git."""
+    """The checkout's commit as in a downloaded tarball: without git."""
     to.mkdir(parents=True)
     subprocess.run(f"git archive HEAD | tar --extract --directory='{to}'", shell=True, cwd=ROOT, check=True)
 

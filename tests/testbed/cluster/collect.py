@@ -1,4 +1,4 @@
-"""What a failed cluster leaves for whoever looks into it."""
+"""Collects journals, routes, rules and etcd's content of a failed cluster."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _HOST_COMMANDS = {
 def collect(site: ClusterSite, folder: Path) -> Path:
     """Write journals, routes, rules and etcd's content of a cluster below `folder`/NAME, replacing an older one.
 
-    What cannot be had is noted in its file: never raises for a host that is too broken to answer.
+    Where something cannot be read, its file says so: never raises for a host that is too broken to answer.
     """
     target = folder / site.cluster.name
     shutil.rmtree(target, ignore_errors=True)
@@ -50,4 +50,4 @@ def _write(path: Path, read: Callable[..., str], *arguments: object) -> None:
     try:
         path.write_text(read(*arguments))
     except (OverlaydError, DockerException) as error:
-        path.write_text(f"could not be had: {error}\n")
+        path.write_text(f"could not be read: {error}\n")

@@ -26,7 +26,7 @@ class Composed:
     base: str
 
     def run(self, *words: str) -> None:
-        """Run a command of Compose. Raises CommandFailed with what it said."""
+        """Run a command of Compose. Raises CommandFailed with its standard error."""
         command = ["docker-compose"] if shutil.which("docker-compose") else ["docker", "compose"]
         argv = [*command, "--file", str(ROOT / "compose" / self.file), "--project-name", self.project, *words]
         variables = {**os.environ, "OVERLAYD_BASE": self.base, "OVERLAYD_UNDERLAY": self.underlay}

@@ -60,7 +60,7 @@ def remove(name: str) -> dict[str, int]:
 
 @contextmanager
 def _sigterm_interrupts() -> Iterator[None]:
-    """A SIGTERM is a Ctrl-C: CI systems send it, and leave nothing behind is the promise."""
+    """A SIGTERM does what Ctrl-C does: CI systems send it, and `create` has to remove what it made."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

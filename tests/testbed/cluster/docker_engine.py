@@ -82,13 +82,13 @@ def client() -> docker.DockerClient:
         found.ping()
     # What requests raises is an OSError, and not always wrapped.
     except (DockerException, OSError) as error:
-        said = dockerd.reason(error)
-        if said == os.strerror(errno.EACCES):
+        reason = dockerd.reason(error)
+        if reason == os.strerror(errno.EACCES):
             raise OverlaydError(
                 "this user may not talk to dockerd", hint="run as root, or as a user of the group docker"
             ) from error
         where = f" at DOCKER_HOST={os.environ['DOCKER_HOST']}" if os.environ.get("DOCKER_HOST") else ""
-        raise OverlaydError(f"no dockerd answers{where}: {said}", hint="start it, or run `make up`") from error
+        raise OverlaydError(f"no dockerd answers{where}: {reason}", hint="start it, or run `make up`") from error
     return found
 
 
@@ -104,15 +104,15 @@ def run_in(
     output: Any = done.output
     out, err = (part.decode(errors="replace") if part else "" for part in output)
     if done.exit_code != 0:
-        said = (err.strip() or out.strip())[-_SHOWN_OUTPUT_BYTES:]
+        output_end = (err.strip() or out.strip())[-_SHOWN_OUTPUT_BYTES:]
         raise CommandFailed(
-            f"docker exec {container.name} {shlex.join(argv)}\n  ended with status {done.exit_code}: {said}"
+            f"docker exec {container.name} {shlex.join(argv)}\n  ended with status {done.exit_code}: {output_end}"
         )
     return out
 
 
 def outcome(container: Container, *argv: str, as_user: str = "", **variables: str) -> tuple[int, str]:
-    """Exit status and output, of both kinds, of a command in a container with more variables; well or not."""
+    """Run a command in a container, with more variables; its exit status, and stdout and stderr in one."""
     # The stubs know neither that it has ended nor that its output is whole.
     done: Any = container.exec_run(list(argv), environment=variables, user=as_user)
     return int(done.exit_code), str(done.output.decode(errors="replace"))
@@ -167,7 +167,7 @@ def newest_base() -> str:
 
 
 def missing_image(name: str) -> OverlaydError:
-    """What to say of an image that is not there."""
+    """The error for an image that does not exist."""
     return OverlaydError(f"image {name} is not there", hint="build it: invoke build-all")
 
 

@@ -33,5 +33,5 @@ def serves(container: Container, **variables: str) -> None:
 
 def cluster_id(container: Container) -> int:
     """The id of the cluster that the container's etcd is a member of."""
-    _, said = outcome(container, "etcdctl", "endpoint", "status", "--write-out=json")
-    return int(json.loads(said.splitlines()[-1])[0]["Status"]["header"]["cluster_id"])
+    _, output = outcome(container, "etcdctl", "endpoint", "status", "--write-out=json")
+    return int(json.loads(output.splitlines()[-1])[0]["Status"]["header"]["cluster_id"])

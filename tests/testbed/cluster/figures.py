@@ -55,7 +55,7 @@ class HostPair:
 
 @dataclass(frozen=True, kw_only=True)
 class Spread:
-    """Some measurements of one thing: the middle and both ends."""
+    """Several measurements of one value: the median and the extremes."""
 
     median: float
     lowest: float
@@ -95,5 +95,5 @@ def parse_iperf3(text: str) -> float:
 
 
 def as_document(pairs: Sequence[HostPair]) -> list[dict[str, Any]]:
-    """Pairs as JSON takes them."""
+    """The pairs as JSON values."""
     return [dataclasses.asdict(pair) | {"ratio": round(pair.ratio, 3)} for pair in pairs]

@@ -1,4 +1,4 @@
-"""Traffic between the containers of two hosts that flows while something is done to a host, and what became of it."""
+"""Traffic between the containers of two hosts while something is done to a host, and how much of it was lost."""
 
 from __future__ import annotations
 
@@ -46,17 +46,17 @@ def flowing(a: Machine, b: Machine) -> Iterator[Flow]:
     ping = f"ping -n -q -i {INTERVAL_S} -c {_AT_MOST_S / INTERVAL_S:.0f}"
     stream = f"iperf3 --json --port 5310 --bitrate 5M --time {_AT_MOST_S} --client {to_b}"
     commands = ((a, "ping", f"{ping} {to_b}"), (b, "ping", f"{ping} {to_a}"), (a, "iperf3", stream))
-    said: list[Future[str]] = []
+    outputs: list[Future[str]] = []
     with ThreadPoolExecutor(len(commands)) as pool:
         try:
             for machine, name, command in commands:
-                said.append(_start(pool, machine, name, command))
+                outputs.append(_start(pool, machine, name, command))
             eventually("TCP flows", lambda: ":5310" in a.in_probe("ss", "-Htn", "state", "established"))
             yield flow
         finally:
             for machine, name, _command in commands:
                 _end(machine, name)
-    to, fro, tcp = (one.result() for one in said)
+    to, fro, tcp = (one.result() for one in outputs)
     flow.pings = {f"{a.name} to {b.name}": parse_ping(to), f"{b.name} to {a.name}": parse_ping(fro)}
     document: dict[str, Any] = json.loads(tcp)
     flow.tcp_bytes = [int(one["sum"]["bytes"]) for one in document["intervals"] if one["sum"]["seconds"] > 0.5]

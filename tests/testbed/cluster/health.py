@@ -1,4 +1,4 @@
-"""Whether a running cluster is the one that is wanted, and well."""
+"""Whether a running cluster is the one that is asked for, and healthy."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from tests.testbed.cluster.images import image_of
 from tests.testbed.cluster.machine import Machine
 from tests.testbed.cluster.parallel import each
 from tests.testbed.cluster.site import ClusterSite
-
-_PROBES = "docker exec probe sh -c : && docker exec underlay-probe sh -c :"
 
 
 def difference(site: ClusterSite, wanted: Cluster) -> str | None:
@@ -39,11 +37,11 @@ def _problem(machine: Machine) -> str | None:
     checks: tuple[tuple[str, Callable[[], bool]], ...] = (
         ("docker is not active", lambda: machine.succeeds("systemctl", "is-active", "--quiet", "docker")),
         ("overlayd is not ready", lambda: machine.status()["state"] == "ready"),
-        ("its probe containers do not run", lambda: machine.succeeds("sh", "-c", _PROBES)),
+        ("its probe containers do not run", machine.probes_run),
     )
-    for problem, well in checks:
+    for problem, holds in checks:
         try:
-            if not well():
+            if not holds():
                 return f"{machine.name}: {problem}"
         except (CommandFailed, OverlaydError) as error:
             return f"{machine.name}: {problem}: {error}"

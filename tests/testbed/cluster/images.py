@@ -10,8 +10,8 @@ from tests.testbed.cluster import docker_engine
 def image_of(role: str, base: str) -> str:
     """The ID of the image of a role (`host`, `etcd`, `probe`, `docker`, `freezer`, `base`) on a base.
 
-    It is this checkout's own, whichever has the name; where this checkout built none (images.load brought them), the
-    one that has the name. Raises OverlaydError where there is neither.
+    It is the one that this checkout built, even if another image has the name now; where this checkout built none
+    (images.load brought it), the one that has the name. Raises OverlaydError where there is neither.
     """
     name = f"overlayd/{role}:{base}"
     own = own_tag(PLACE.owner, name)

@@ -21,29 +21,29 @@ _BUILD_S = 1200.0
 def invoke(
     *words: str | Path, env: Mapping[str, str] | None = None, root: Path = ROOT, timeout_s: float = _TIMEOUT_S
 ) -> subprocess.CompletedProcess[str]:
-    """A task and its options, run to the end in a checkout, which is this one."""
+    """Run a task with its options to the end, in this checkout or another one (`root`)."""
     return _run([*_INVOKE, *map(str, words)], env, root, timeout_s)
 
 
 def invoked_well(*words: str | Path, env: Mapping[str, str] | None = None, root: Path = ROOT) -> str:
-    """The same for a build, which has to end well; what it said."""
+    """The same for a build, which must succeed; its standard output."""
     done = invoke(*words, env=env, root=root, timeout_s=_BUILD_S)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
 def interrupted(*words: str, when: Callable[[], object], by: signal.Signals) -> tuple[int, str]:
-    """A task that gets a signal once a condition holds; its exit status and what it said on standard error."""
+    """A task that gets a signal once a condition holds; its exit status and its standard error."""
     with subprocess.Popen(
         [*_INVOKE, *words], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as process:
         try:
             eventually("it is under way", when, timeout_s=120)
             process.send_signal(by)
-            _, said = process.communicate(timeout=60)
+            _, errors = process.communicate(timeout=60)
         finally:
             process.kill()
-    return process.returncode, said
+    return process.returncode, errors
 
 
 def on_a_full_disk(folder: Path, megabytes: int, *words: str) -> tuple[int, str, list[str]]:

@@ -13,7 +13,7 @@ from tests.testbed.cluster.docker_engine import run_in
 
 PROBE = "probe"
 UNDERLAY_PROBE = "underlay-probe"
-_ASKED = 3
+_ATTEMPTS = 3
 
 
 class Machine:
@@ -33,15 +33,15 @@ class Machine:
         """Run a command on the host; what it printed. Raises CommandFailed."""
         return run_in(self.container, argv)
 
-    def told(self, *argv: str) -> str:
-        """The same for a command that always prints something: asked again when nothing came.
+    def output_of(self, *argv: str) -> str:
+        """The same for a command that always prints something: it is run again when nothing came.
 
         docker exec has lost all output of a command that ended well, in 3 of 400 runs just after a boot.
         """
-        for _ in range(_ASKED):
-            if said := self.run(*argv):
-                return said
-        raise CommandFailed(f"{' '.join(argv)} on {self.name} printed nothing, {_ASKED} times")
+        for _ in range(_ATTEMPTS):
+            if output := self.run(*argv):
+                return output
+        raise CommandFailed(f"{' '.join(argv)} on {self.name} printed nothing, {_ATTEMPTS} times")
 
     def shell(self, script: str) -> str:
         """Run a shell script on the host; what it printed. Raises CommandFailed."""
@@ -63,19 +63,23 @@ class Machine:
         """Run a command in the host's own network namespace, with the probe image's programs."""
         return self.run("docker", "exec", UNDERLAY_PROBE, *argv)
 
+    def probes_run(self) -> bool:
+        """Whether commands run in both containers of ours."""
+        return self.succeeds("sh", "-c", f"docker exec {PROBE} sh -c : && docker exec {UNDERLAY_PROBE} sh -c :")
+
     def status(self) -> dict[str, Any]:
-        """What `overlayd status --json` says, well or not. Raises CommandFailed where no daemon has run yet."""
-        # Its exit status tells whether all is well; the document says what is not.
-        said = self.told("sh", "-c", "overlayd status --json 2>&1 || true")
+        """The document of `overlayd status --json`, ready or not. Raises CommandFailed where no daemon has run yet."""
+        # The exit status is 1 while the host is not ready; the document says why.
+        output = self.output_of("sh", "-c", "overlayd status --json 2>&1 || true")
         try:
-            found: dict[str, Any] = json.loads(said)
+            found: dict[str, Any] = json.loads(output)
         except ValueError:
-            raise CommandFailed(f"overlayd status on {self.name}: {said.strip()}") from None
+            raise CommandFailed(f"overlayd status on {self.name}: {output.strip()}") from None
         return found
 
     def variables(self) -> dict[str, str]:
         """subnet.env as the daemon wrote it."""
-        lines = self.told("cat", "/run/overlayd/subnet.env").splitlines()
+        lines = self.output_of("cat", "/run/overlayd/subnet.env").splitlines()
         return dict(line.partition("=")[::2] for line in lines)
 
     def bip(self) -> IPv4Interface:
@@ -84,11 +88,11 @@ class Machine:
 
     def unit(self, name: str, *properties: str) -> dict[str, str]:
         """Properties of a systemd unit."""
-        lines = self.told("systemctl", "show", name, f"--property={','.join(properties)}").splitlines()
+        lines = self.output_of("systemctl", "show", name, f"--property={','.join(properties)}").splitlines()
         return dict(line.partition("=")[::2] for line in lines)
 
     def probe_address(self) -> IPv4Address:
         """The overlay address of the host's own container."""
         # Docker 29 tells it for each network only; this container is on one.
         template = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
-        return IPv4Address(self.told("docker", "inspect", f"--format={template}", PROBE).strip())
+        return IPv4Address(self.output_of("docker", "inspect", f"--format={template}", PROBE).strip())

@@ -1,7 +1,7 @@
 """A machine as a newcomer has it: Debian 12 with make and git and nothing more, an empty environment, a fresh clone.
 
 It is a container without systemd in which a dockerd can run. Where packages come from is this machine's own business:
-its apt sources, its CA bundle, and what its pip is told of indexes, are put there as that machine's own.
+its apt sources, its CA bundle and its pip's settings are copied there.
 """
 
 from __future__ import annotations
@@ -38,21 +38,21 @@ LABEL = "org.overlayd.newcomer"
 _PACKAGES = ("make", "git", "ca-certificates")
 _BOOTSTRAP_S = 600.0
 _CAS = Path("/etc/ssl/certs/ca-certificates.crt")
-_PIP_SAYS = re.compile(r"^(?:global|install|:env:)\.(index-url|extra-index-url|trusted-host|cert|proxy)='(.*)'$")
-# It reaps what is left to it, as an init does: whoever waits for the end of a process looks whether it is there.
+_PIP_OPTION = re.compile(r"^(?:global|install|:env:)\.(index-url|extra-index-url|trusted-host|cert|proxy)='(.*)'$")
+# It reaps orphans, as an init does: a test that waits for the end of a process looks whether it still exists.
 _INIT = ["sh", "-c", "sleep infinity & wait"]
 ENVIRONMENT = ("env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root")
 
 
 @dataclass(frozen=True)
 class Newcomer:
-    """The machine; what commands say goes to `log`, for whoever wants to know why one failed."""
+    """The machine. The output of all commands goes to `log`."""
 
     container: Container
     log: Path
 
     def run(self, script: str, *, status: int = 0, timeout_s: float = 60.0) -> str:
-        """A shell script in an empty environment; what it said, both kinds. Raises OverlaydError on another status."""
+        """Run a shell script in an empty environment; its stdout and stderr. Raises OverlaydError on another status."""
         argv = ["docker", "exec", str(self.container.id), *ENVIRONMENT, "sh", "-euc", script]
         begin = time.monotonic()
         with self.log.open("a+b", buffering=0) as log:
@@ -62,11 +62,11 @@ class Newcomer:
                 argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, timeout=timeout_s, check=False
             )
             log.seek(start)
-            said = log.read().decode(errors="replace")
+            output = log.read().decode(errors="replace")
             log.write(f"[status {done.returncode}, {time.monotonic() - begin:.1f} s]\n".encode())
         if done.returncode != status:
-            raise OverlaydError(f"{script}\n  ended with status {done.returncode}: {said[-4000:]}\n  all: {self.log}")
-        return said
+            raise OverlaydError(f"{script}\n  ended with status {done.returncode}: {output[-4000:]}\n  all: {self.log}")
+        return output
 
     def put(self, name: str, content: bytes) -> None:
         """Write one file."""
@@ -127,11 +127,11 @@ def bare_root() -> Path:
 
 
 def pip_configuration() -> str:
-    """What this machine's pip is told of indexes, by files or variables, as one pip.conf; the last word counts."""
+    """This machine's pip settings about indexes, from files and variables, as one pip.conf; the last value counts."""
     argv = [sys.executable, "-m", "pip", "--disable-pip-version-check", "config", "list"]
     listed = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
-    said = {match[1]: match[2] for line in listed.splitlines() if (match := _PIP_SAYS.match(line))}
-    return "[global]\n" + "".join(f"{key} = {value}\n" for key, value in said.items())
+    options = {match[1]: match[2] for line in listed.splitlines() if (match := _PIP_OPTION.match(line))}
+    return "[global]\n" + "".join(f"{key} = {value}\n" for key, value in options.items())
 
 
 def lowest() -> dict[str, tuple[str, tuple[str, ...]]]:

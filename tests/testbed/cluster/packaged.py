@@ -58,7 +58,7 @@ class Packages:
     newer_release: str
 
     def give(self, machine: Machine) -> None:
-        """Put them on a host, which may have them."""
+        """Put them on a host that does not have them yet."""
         if not machine.succeeds("test", "-s", NEWER_RPM):
             machine.container.put_archive("/root", tar(self.files))
 
@@ -90,11 +90,11 @@ def _release(rpm: Path) -> str:
 
 def installed_releases(host: Machine) -> list[str]:
     """The releases of overlayd in rpm's database: one, or two where an upgrade did not come to its end."""
-    return host.told("rpm", "--query", "--queryformat=%{RELEASE}\\n", "overlayd").split()
+    return host.output_of("rpm", "--query", "--queryformat=%{RELEASE}\\n", "overlayd").split()
 
 
 def ours(host: Machine) -> dict[str, str]:
-    """What of ours the kernel holds, by the command that shows it."""
+    """Links, routes and rules of overlayd that the kernel holds, by kind; empty without any."""
     shown = {
         "links": host.shell("ip -oneline link show | grep -E 'flannel|overlay' || true"),
         "routes": host.shell("ip route show table all | grep -E '10\\.42\\.' | grep -v 'dev docker0' || true"),
@@ -107,7 +107,7 @@ def ours(host: Machine) -> dict[str, str]:
 def bare_host(base: str, files: Packages) -> Iterator[ClusterSite]:
     """The cluster, for the length of the block. Its one host has booted, and the RPMs lie in /root.
 
-    etcd asks nobody for a login, as one that was there before overlayd may not: the package works with it.
+    etcd asks for no login, as one that is older than overlayd may not: the package works with that too.
     """
     remove(NAME)
     cluster = Cluster(name=NAME, base=base, hosts=1, underlay=UNDERLAY, open_etcd=True)

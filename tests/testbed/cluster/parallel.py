@@ -14,7 +14,7 @@ T = TypeVar("T")
 def each(work: Callable[[A], T], items: Iterable[A]) -> list[T]:
     """Do the work for every item, all at once; the results in the items' order.
 
-    Raises the first failure, and does not wait for the others then: what they hang on is about to be removed.
+    Raises the first failure, and does not wait for the others then: their hosts are about to be removed.
     """
     pool = ThreadPoolExecutor(max_workers=32, thread_name_prefix="host")
     try:

@@ -1,4 +1,4 @@
-"""From the description to what Docker is asked for, container by container. Pure: no I/O."""
+"""What Docker is asked for to make a cluster, container by container, from its description. Pure: no I/O."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from tests.testbed.cluster.description import Cluster
 
 # systemd as PID 1 wants these empty at every start.
 _TMPFS = {"/run": "", "/run/lock": "", "/tmp": ""}
-# overlay2 does not stack on overlay2, so the inner docker keeps its layers on volumes.
 _SECRETS = "/secrets"
 _ROOT = f"{_SECRETS}/root"
 # What etcd-setup names them; it runs in the image, and is no module of ours here.
 HOST_USER, ADMIN_USER, PASSWORD_FILE = "overlayd", "overlayd-admin", "etcd-password"
-# Where a host has what it needs to be let in by etcd, as etcd-setup says.
+# The folder on a host with the CA's certificate and the password for etcd; etcd-setup names it.
 _LOGIN = "/etc/overlayd"
+# overlay2 does not stack on overlay2, so the inner docker keeps its layers on volumes.
 _VOLUMES = {"docker": "/var/lib/docker", "containerd": "/var/lib/containerd"}
 
 
@@ -41,9 +41,9 @@ class ContainerPlan:
 
 
 def secrets(cluster: Cluster) -> dict[str, str]:
-    """The volumes that etcd's set-up fills, by their names: a user's is the only one that the user is given.
+    """The volumes that etcd's set-up fills, by their names. A user is given its own volume and no other.
 
-    The first has the CA's key, and is nobody's but the set-up's.
+    The first has the CA's key: only the set-up mounts it.
     """
     users = {user: f"{_SECRETS}/{user}" for user in (HOST_USER, ADMIN_USER)}
     places = {"secrets": _SECRETS, "etcd-tls": f"{_SECRETS}/etcd", "root": _ROOT, **users}

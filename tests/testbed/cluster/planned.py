@@ -1,7 +1,7 @@
 """`python -m tests.testbed.cluster.planned FILE`: which targets the plan builds anew when a file changes.
 
-Into FILE goes, for each file below images/ and rpm/ and each kind of change, the targets whose own inputs are others
-then. A process of its own, started in the checkout, each of whose files it changes and puts back.
+It changes each file below images/ and rpm/ in each way, and puts it back. It writes into FILE, for each of these
+changes, the targets whose own inputs differ then. It is a process of its own, started in the checkout.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def _inputs(base: str) -> dict[str, inputs.Inputs]:
 
 
 def main(to: Path, base: str) -> None:
-    """Change each file in each way, and ask."""
+    """Change each file in each way, and write down which targets have other inputs then."""
     before = _inputs(base)
     found: dict[str, dict[str, list[str]]] = {}
     for name in files():

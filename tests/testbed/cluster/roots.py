@@ -130,13 +130,13 @@ def _make(release: DebianRoot, mirror: str, place: Path) -> None:
                     *("mmdebstrap", "--mode=root", "--variant=extract", "--format=directory", "--skip=output/dev"),
                     f"--include={','.join((*_PACKAGES, *release.packages))}",
                     *('--aptopt=APT::Install-Recommends "false"', '--aptopt=Acquire::Languages "none"'),
-                    # Signed it must be, but a mirror may be a snapshot, and a testing suite's list is good for a week.
+                    # Dates are not checked: a mirror may be a snapshot, and a testing suite's list is valid for a week.
                     '--aptopt=Acquire::Check-Valid-Until "false"',
                     *(release.suite, root, f"deb {mirror} {release.suite} main"),
                 ]
             )
         )
-        # Devices are no files to keep: whoever copies build/cache would read /dev/full without end.
+        # Without its devices: whoever copies build/cache would read /dev/full without end.
         for name in _EMPTIED:
             shutil.rmtree(root / name, ignore_errors=True)
             (root / name).mkdir()
@@ -146,7 +146,7 @@ def _make(release: DebianRoot, mirror: str, place: Path) -> None:
 
 @contextmanager
 def copied(release: DebianRoot) -> Iterator[Path]:
-    """A copy of it, for the length of the block, to do with what one likes."""
+    """A copy of it that may be changed, for the length of the block."""
     original = cached(release)
     with tempfile.TemporaryDirectory(prefix="overlayd-root-") as folder:
         place = Path(folder) / "root"
@@ -155,7 +155,7 @@ def copied(release: DebianRoot) -> Iterator[Path]:
 
 
 def command(root: Path, argv: Sequence[str], *, variables: Mapping[str, str] | None = None) -> list[str]:
-    """The command line that runs `argv` in the root, in namespaces of its own; of the network it has the caller's."""
+    """The command line that runs `argv` in the root, in namespaces of its own, but the caller's network."""
     path = "/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin"
     given = [f"{name}={value}" for name, value in {"PATH": path, **(variables or {})}.items()]
     # A mount of its own, as a root is elsewhere: rpm 4.20 keeps its scriptlets' mounts to themselves, and checks.
@@ -179,10 +179,10 @@ def _ask(mirror: str, suite: str) -> None:
         done = subprocess.run(argv, capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"})
     if done.returncode == 0:
         return
-    said = (done.stderr or done.stdout).strip()
-    if "404" in said:
+    output = (done.stderr or done.stdout).strip()
+    if "404" in output:
         raise NoSuchRelease(f"this machine's Debian mirror has no {suite} (any more)")
-    raise OverlaydError(f"this machine's Debian mirror does not answer: {said}")
+    raise OverlaydError(f"this machine's Debian mirror does not answer: {output}")
 
 
 def _run(argv: Sequence[str | Path]) -> None:

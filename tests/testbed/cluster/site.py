@@ -20,9 +20,9 @@ CONVERGE_S = 60.0
 
 @dataclass
 class ClusterSite:
-    """What the steps fill in, one after another.
+    """A cluster that is being made, or that runs: the steps fill it in, one after another.
 
-    `took_s` are the steps' durations, in their order; `notes` what a step decided, for whoever watches; `images` the
+    `took_s` are the steps' durations, in their order; `notes` what a step decided, as `create` prints it; `images` the
     IDs of images by role; `probe_image` the name that the probe image has on the hosts.
     """
 
@@ -85,12 +85,8 @@ class ClusterSite:
 
 
 def wait_for_probes(machine: Machine) -> None:
-    """Wait until both containers of ours on a host run commands."""
-
-    def answers() -> bool:
-        return machine.succeeds("sh", "-c", "docker exec probe sh -c : && docker exec underlay-probe sh -c :")
-
-    eventually(f"the containers on {machine.name} run", answers, timeout_s=CONVERGE_S)
+    """Wait until both probe containers on a host run commands."""
+    eventually(f"the containers on {machine.name} run", machine.probes_run, timeout_s=CONVERGE_S)
 
 
 def find(name: str) -> ClusterSite | None:

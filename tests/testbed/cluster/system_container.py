@@ -1,4 +1,4 @@
-"""One system container as a small machine: started by the docker command with a user's own words, reached by ssh."""
+"""One system container as a small machine: started by `docker run` with a user's options, reached by ssh."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def command(*argv: str | Path, env: Mapping[str, str] | None = None, status: int
 
 
 def docker(*words: str | Path, status: int | None = 0) -> str:
-    """Run the docker command; what it said."""
+    """Run the docker command; its output."""
     return command("docker", *words, status=status).strip()
 
 
@@ -82,12 +82,12 @@ class SshKeys:
 
 @dataclass(frozen=True)
 class SystemContainer:
-    """A running one, by its name."""
+    """A running system container, by its name."""
 
     name: str
 
     def run(self, *argv: str, status: int | None = 0) -> str:
-        """Run a command in it as root; what it said."""
+        """Run a command in it as root; its output."""
         return docker("exec", self.name, *argv, status=status)
 
     def shell(self, script: str, status: int | None = 0) -> str:
@@ -95,11 +95,11 @@ class SystemContainer:
         return self.run("sh", "-c", script, status=status)
 
     def state(self) -> str:
-        """What systemd says of the whole."""
+        """The state of its systemd: `running`, `degraded` and so on (systemctl(1), is-system-running)."""
         return self.run("systemctl", "is-system-running", status=None)
 
     def booted(self) -> SystemContainer:
-        """Wait until it is up, well or not."""
+        """Wait until it has booted, with failed units or without."""
         eventually(f"{self.name} is up: {self.logs}", lambda: self.state() in {"running", "degraded"}, timeout_s=BOOT_S)
         return self
 
@@ -109,12 +109,12 @@ class SystemContainer:
         return docker("logs", self.name)
 
     def inspect(self, template: str) -> Any:
-        """A part of what Docker knows of it, as JSON."""
+        """A part of `docker inspect`."""
         return json.loads(docker("inspect", "--format", f"{{{{json {template}}}}}", self.name))
 
     @property
     def address(self) -> str:
-        """On its network, of which it has one."""
+        """Its address on its one Docker network."""
         [network] = self.inspect(".NetworkSettings.Networks").values()
         return str(network["IPAddress"])
 
@@ -162,7 +162,7 @@ def code_blocks(page: Path, heading: str) -> list[str]:
 
 
 def unit_lines(unit: Path, key: str, variables: Mapping[str, str], instance: str) -> list[Sequence[str]]:
-    """The command lines of a unit's `key`, as systemd would start them for an instance: %i, $$ and quotes taken."""
+    """The command lines of a unit's `key`, as systemd would start them for an instance, with %i and variables replaced."""
     found: list[Sequence[str]] = []
     for value in re.findall(rf"^{key}=(.*)$", unit.read_text(), re.MULTILINE):
         words = shlex.split(value.replace("%i", instance).replace("%%", "%"))

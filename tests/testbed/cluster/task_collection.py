@@ -1,4 +1,4 @@
-"""`invoke cluster.…`: a cluster to play with, and the proof that it works."""
+"""The Invoke tasks `cluster.…`: start, show, measure and remove a cluster."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def up(
             if reason is None:
                 _say(f"cluster {name} is up and well")
                 return
-        # Before one that runs is removed.
+        # Before the running cluster is removed.
         require_free(wanted)
         if site is not None:
             _say(f"cluster {name} is made anew: {reason}")
@@ -111,7 +111,7 @@ def shell(c: Context, host: str, name: str = "default") -> None:
 
 
 def asked(*, hosts: str = "3", backend: str = "vxlan", underlay: str | None = None, name: str = "default") -> Cluster:
-    """The cluster that a command line asks for, on no base yet. Raises ConfigError; asks nobody."""
+    """The cluster that a command line asks for, without a base yet. Raises ConfigError; does no I/O."""
     wanted = Cluster(
         name=name,
         base="",
@@ -119,7 +119,7 @@ def asked(*, hosts: str = "3", backend: str = "vxlan", underlay: str | None = No
         backend=backend_json(backend),
         underlay=UNDERLAY if underlay is None else options.underlay(underlay),
     )
-    # A backend that there is not would be waited out for ever by every host.
+    # With an unknown backend every host would wait for another network config for ever.
     backends.load(parse_network_config(wanted.network_config).backend_type)
     return wanted
 

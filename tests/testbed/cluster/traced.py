@@ -1,7 +1,7 @@
-"""`python -m tests.testbed.cluster.traced FILE task …`: an Invoke task, and into FILE which files each target used.
+"""`python -m tests.testbed.cluster.traced FILE task …`: runs a task, and writes into FILE which files each target used.
 
-A target is built in a thread of its name. Noted are the files of every function that is called in it, and every file of
-the checkout that it opens, but for those below build/. A process of its own, started in the checkout that it builds.
+A target is built in a thread of its name. Written down are the files of every function that this thread calls, and
+every file of the checkout that it opens, except below build/. It is a process of its own, started in the checkout.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def _opened(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 def main(to: Path, words: list[str]) -> None:
-    """Run the task to its end, which is this process's."""
+    """Run the task; Invoke ends this process with it."""
     threading.setprofile(_called)
     sys.addaudithook(_opened)
     try:

@@ -1,4 +1,4 @@
-"""The underlay's subnet on this machine: who holds it already, and which other one is free."""
+"""Who on this machine uses the underlay's subnet already, and which other subnet is free."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Holder:
 
     subnet: IPv4Network
     who: str
-    # A route by a gateway: a more specific subnet beside it takes nothing from it that is on this machine.
+    # A route by a gateway: a more specific subnet inside it takes no address of this machine from it.
     remote: bool = False
 
     def holds(self, subnet: IPv4Network) -> bool:
@@ -37,7 +37,7 @@ class Holder:
 
 
 def require_free(cluster: Cluster) -> None:
-    """See that nobody else has the cluster's underlay. Raises OverlaydError that names who has, and a free subnet."""
+    """Raise OverlaydError where somebody else uses the cluster's underlay; it names who, and a free subnet."""
     found = holders(cluster)
     taken = [holder for holder in found if holder.holds(cluster.underlay)]
     if taken:
@@ -114,7 +114,7 @@ def _bridge(network: dict[str, Any]) -> str:
 
 
 def _is_dockerd_beside_us() -> bool:
-    """Whether dockerd makes its bridges in our network namespace. Our routes say nothing of another's."""
+    """Whether dockerd makes its bridges in our network namespace: else our routes say nothing of its machine's."""
     where = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
     if not where.startswith("unix://"):
         return False

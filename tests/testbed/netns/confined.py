@@ -119,10 +119,10 @@ def _calls(names: Iterable[str]) -> Iterator[str]:
         if not name.startswith("@"):
             yield name
             continue
-        said = subprocess.run(
+        listed = subprocess.run(
             ["systemd-analyze", "syscall-filter", "--no-pager", name], capture_output=True, text=True, check=True
         )
-        words = (line.strip() for line in said.stdout.splitlines()[1:])
+        words = (line.strip() for line in listed.stdout.splitlines()[1:])
         yield from _calls(word for word in words if word and not word.startswith("#"))
 
 

@@ -100,9 +100,9 @@ class Firewalld:
 
     def state(self) -> list[str]:
         """All of its runtime configuration, as it tells and as it is in the kernel."""
-        told = [self.cmd(f"--list-all-{what}") for what in ("zones", "policies")]
-        told += [self._host.run("nft", "list", "table", "inet", "firewalld")]
-        return [line for part in told for line in part.splitlines()]
+        printed = [self.cmd(f"--list-all-{what}") for what in ("zones", "policies")]
+        printed += [self._host.run("nft", "list", "table", "inet", "firewalld")]
+        return [line for part in printed for line in part.splitlines()]
 
     def _spawn(self, *argv: str) -> subprocess.Popen[bytes]:
         with (self.folder / f"{argv[0]}.out").open("ab") as out:

@@ -51,7 +51,7 @@ class Host:
         settings: Mapping[str, object] | None = None,
         own_sockets: bool = False,
     ) -> None:
-        """Values only; `Lab.host` makes it. `own_sockets`: wireguard-go's are this host's own."""
+        """Values only; `Lab.host` makes it. `own_sockets`: this host has a folder of its own for wireguard-go's sockets."""
         self.name = name
         self.namespace = namespaces.unique(f"{next(_numbers)}{name}")
         self.container = f"{self.namespace}c"
@@ -69,8 +69,8 @@ class Host:
         self.sockets = own_folder / "wireguard"
         self.enter = ["ip", "netns", "exec", self.namespace]
         if own_sockets:
-            # Their place is compiled in, and device names are the same on every host. `ip netns exec` gives each
-            # command a mount namespace of its own, so that what is mounted there is seen by it and its children only.
+            # Their folder is compiled into wireguard-go, and device names are the same on every host. `ip netns exec`
+            # gives each command a mount namespace of its own: only the command and its children see this mount.
             mount = f'mkdir -p {SOCKETS} && mount --bind "$0" {SOCKETS} && exec "$@"'
             self.enter += ["sh", "-c", mount, str(self.sockets)]
         self._lease_ttl_s = lease_ttl_s
@@ -88,7 +88,7 @@ class Host:
             "state-dir": self.state_dir,
             "resync-s": 2,
             "lease-ttl-s": self._lease_ttl_s,
-            # This machine's own settings are none of the lab's.
+            # Else the daemon would read this machine's own settings.
             "config-file": os.devnull,
             **self.settings,
         }
@@ -151,7 +151,7 @@ class Host:
         path.chmod(0o755)
 
     def status(self) -> dict[str, Any]:
-        """What the daemon last said of itself; empty if nothing yet."""
+        """The daemon's last status; empty before the first."""
         with contextlib.suppress(OSError, ValueError):
             found: dict[str, Any] = json.loads((self.run_dir / "status.json").read_text())
             return found
@@ -185,7 +185,7 @@ class Host:
         return self.subnet[2]
 
     def start_container(self) -> None:
-        """Make the bridge on the leased subnet as docker would, and one container on it. Again, it changes nothing."""
+        """Make the bridge on the leased subnet as docker would, and one container on it, unless they are there."""
         if (Path("/run/netns") / self.container).exists():
             return
         namespaces.make(self.container)
@@ -229,8 +229,8 @@ class Host:
 
     def dump(self) -> str:
         """Links, routes, rules and the end of the log, for whoever looks at a failed test."""
-        said = [self.log.read_text(errors="replace")] if self.log.exists() else []
-        return dump(f"{self.name} {self.address}", self.run, said)
+        logs = [self.log.read_text(errors="replace")] if self.log.exists() else []
+        return dump(f"{self.name} {self.address}", self.run, logs)
 
     def remove(self) -> None:
         """End the daemon and remove the namespaces."""
@@ -239,7 +239,7 @@ class Host:
             self._daemon.wait()
             self._daemon = None
         with contextlib.suppress(FileNotFoundError):
-            # What overlayd notes of its networks outlives a namespace only here: a host has but one, and loses /run.
+            # The notes of other_networks.py are below /run, where they would outlive this namespace.
             for note in hostlock.FOLDER.glob(f"{(Path('/run/netns') / self.namespace).stat().st_ino}-?.json"):
                 note.unlink(missing_ok=True)
         for name in (self.container, self.namespace):
@@ -290,7 +290,7 @@ class Lab:
         self.configure(backend)
 
     def start_etcd(self) -> None:
-        """Start etcd on the data it had."""
+        """Start etcd on the data that it had."""
         self.etcd.start()
 
     def stop_etcd(self) -> None:
@@ -298,7 +298,7 @@ class Lab:
         self.etcd.stop()
 
     def configure(self, backend: dict[str, Any], *words: str) -> None:
-        """Write the network config, by the program's own command, with these words too."""
+        """Write the network config with `overlayd config set`; `words` are further arguments of it."""
         pools: dict[str, object] = {"Network": str(NETWORK)}
         if self.dual:
             pools |= {"EnableIPv6": True, "IPv6Network": str(NETWORK6)}
@@ -339,7 +339,7 @@ class Lab:
         )
         for folder in (host.run_dir, host.state_dir, host.sockets):
             folder.mkdir(parents=True, exist_ok=True)
-        # The machine's docker is none of the lab's: no daemon here may start or restart it.
+        # No daemon of the lab may start or restart the machine's docker.
         host.install("systemctl", "echo there is no systemd in this lab >&2; exit 1")
         self.hosts.append(host)
         namespaces.make(host.namespace)
@@ -378,7 +378,7 @@ class Lab:
 def laboratory(
     folder: Path, backend: dict[str, Any], *, dual: bool = False, arrange: Callable[[Lab], None] = Lab.start_etcd
 ) -> Iterator[Lab]:
-    """A lab with an etcd and no host yet, for the length of the block; `arrange` starts another etcd than one alone."""
+    """A lab without hosts yet, for the length of the block; `arrange` starts etcd, by default a single server."""
     missing = [name for name in ("ip", "etcd", "etcdctl", "iptables", "ping") if shutil.which(name) is None]
     assert not missing, f"the kernel tests need {', '.join(missing)}: run `make system`"
     namespaces.sweep()

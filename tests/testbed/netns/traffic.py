@@ -92,9 +92,9 @@ def pinging_from(
         yield losses
     finally:
         process.send_signal(2)
-        said, _ = process.communicate(timeout=20)
-    found = re.search(r"(\d+) packets transmitted, (\d+) received", said)
-    assert found, said
+        output, _ = process.communicate(timeout=20)
+    found = re.search(r"(\d+) packets transmitted, (\d+) received", output)
+    assert found, output
     losses.sent, losses.received = int(found[1]), int(found[2])
 
 

@@ -25,8 +25,8 @@ def make(site: ClusterSite) -> None:
         except CommandFailed:
             container.reload()
             if container.status == "exited":
-                said = container.logs(tail=5).decode(errors="replace").strip()
-                raise OverlaydError(f"{container.name} ended: {said}") from None
+                log_end = container.logs(tail=5).decode(errors="replace").strip()
+                raise OverlaydError(f"{container.name} ended: {log_end}") from None
             return False
         return True
 
@@ -40,7 +40,7 @@ def _set_up(site: ClusterSite) -> None:
         client().volumes.create(volume, labels=planned.labels)
     container = PlannedContainer(planned).start().get_wrapped_container()
     status = container.wait(timeout=_SET_UP_S)["StatusCode"]
-    said = container.logs(tail=10).decode(errors="replace").strip()
+    log_end = container.logs(tail=10).decode(errors="replace").strip()
     container.remove(v=True)
     if status != 0:
-        raise OverlaydError(f"{container.name} ended with status {status}: {said}")
+        raise OverlaydError(f"{container.name} ended with status {status}: {log_end}")

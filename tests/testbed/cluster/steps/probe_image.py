@@ -17,8 +17,8 @@ def make(site: ClusterSite) -> None:
 
 def load(machine: Machine) -> str:
     """Load the probe image on one host; the name that it has there."""
-    said = machine.run("docker", "load", "--input", _FILE)
-    marker, _, name = said.strip().rpartition("Loaded image: ")
+    output = machine.run("docker", "load", "--input", _FILE)
+    marker, _, name = output.strip().rpartition("Loaded image: ")
     if not name or (marker and not marker.endswith("\n")):
-        raise OverlaydError(f"{_FILE} on {machine.name} holds no named image; docker load said: {said.strip()}")
+        raise OverlaydError(f"{_FILE} on {machine.name} holds no named image; docker load said: {output.strip()}")
     return name
