@@ -84,7 +84,7 @@ def main(arguments: Sequence[str]) -> int:
             raise PrivilegeError(f"overlayd {options.called} {verb.needs_root}", hint="run it as root")
         return verb.run(chosen, options)
     except OverlaydError as error:
-        print(f"overlayd: {marks.ours().said_of(str(error))}", file=sys.stderr)  # noqa: T201
+        print(f"overlayd: {marks.ours().adapt_commands(str(error))}", file=sys.stderr)  # noqa: T201
         return error.exit_status
     except KeyboardInterrupt:
         return 130

@@ -1,8 +1,9 @@
-"""The story of the daemon.
+"""The story of the daemon, in the order in which it happens.
 
-Read and check; then the line: above it nothing on the host changes. Below it: hold the host's lock, follow etcd, and
-for each network config that comes, hold a lease, open its backend, write the files, report ready, and keep kernel and
-etcd as they should be until a signal stops it. Stopping leaves the data path in place.
+First it reads and checks, and changes nothing on the host: that is above *the line* in `run`. Below the line it takes
+the host's lock and follows etcd. For each network config in turn it acquires a lease, opens the backend, writes the
+files, reports ready, and keeps kernel and etcd as they should be, until a signal stops it. Stopping leaves the data
+path in place.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ def _prepare_folders(settings: Settings) -> None:
 
 
 class Daemon:
-    """The story below the line. One use."""
+    """The daemon below the line. An instance runs once."""
 
     def __init__(
         self,
@@ -153,13 +154,13 @@ class Daemon:
                     self._report_loss(error)
                     self._pacing.after_loss()
                 except (UnsupportedError, KernelRefused) as error:
-                    # A config that this host cannot have does not take it off the one that works; nor does it end the
-                    # daemon where there was none before: another may be written.
+                    # A host that serves a config that works goes on with that one. Where there is none yet, the daemon
+                    # waits: another config may be written.
                     if config is None or self._config.served in (None, config):
                         self._wait(error, retry_s)
                         retry_s = min(retry_s * 2, LAST_RETRY_S)
                     else:
-                        # For instance a port that another program has. To try again would interrupt the one that works.
+                        # For instance another program has the port. To try again would interrupt the config that works.
                         self._config.refuse(config, error.message)
                 except (StoreError, AddressTaken, SubnetsExhausted, CommandFailed) as error:
                     self._wait(error, retry_s)
@@ -191,7 +192,7 @@ class Daemon:
                 self._status_file.update(lease_problem=self._renewal.problem)
                 complete = host.reconcile(other_problems=self._other_problems())
                 if complete and not ready:
-                    # Docker starts from the files: not before packets can go where they say.
+                    # Docker starts from these files, so they are written only once packets can flow.
                     host.publish()
                     self._report_ready(host, config)
                     ready = True
@@ -230,13 +231,13 @@ class Daemon:
         return now.only(config.versions)
 
     def _other_problems(self) -> tuple[str, ...]:
-        """The problems that no part of the host knows of: with the underlay, the published address, healthz-port."""
+        """Problems outside the parts of the host: with the underlay, the published address, healthz-port."""
         found = (self._underlay.problem, self._presence.problem if self._presence else None, self._port.retry())
         self._status_file.update(watched_at=self._port.where)
         return tuple(problem for problem in found if problem)
 
     def _measure_reachability(self, *, changed: bool) -> None:
-        """Send echoes to peers' containers, and publish with the address which container here answers theirs."""
+        """Send echoes to peers' containers, and publish the address of the container here that answers theirs."""
         containers = self._reachability.look(changed=changed)
         if self._presence is not None:
             self._presence.containers = containers

@@ -12,7 +12,7 @@ from images.engine.errors import BadGraph
 
 
 class BuildFunction(Protocol):
-    """What builds a target, once it is called with the step that it is to work in.
+    """The function that builds a target, called with its step.
 
     The step is an images.engine.step.Step. Its type is not named here, as steps are made of targets;
     images.engine.target.target, by which all targets are defined, demands it.
@@ -56,7 +56,7 @@ CACHE = Path("cache")
 
 @dataclass(frozen=True, kw_only=True)
 class Built:
-    """What is known of a target's last build: its inputs, its facts, and whether all its results are still there."""
+    """A target's last build: its inputs, its facts, and whether all its results still exist."""
 
     inputs: ins.Inputs
     facts: ins.Inputs
@@ -107,7 +107,7 @@ def ordered(targets: Mapping[str, Target], wanted: Iterable[str]) -> list[Target
     return list(done.values())
 
 
-def verdicts(
+def decisions(
     targets: Mapping[str, Target],
     wanted: Iterable[str],
     built: Callable[[Target], Built | None],
@@ -116,7 +116,7 @@ def verdicts(
 ) -> list[BuildDecision]:
     """What to do for the wanted targets, each after what it needs. Raises BadGraph.
 
-    What only up-to-date targets need is left out: a folder that was made on the way to them may be gone.
+    A target that only up-to-date targets need is left out: its result may be gone.
     """
     order = ordered(targets, wanted)
     last = {target.name: built(target) for target in order}
@@ -161,9 +161,9 @@ def _all_inputs(
         known = True
         for need in target.needs:
             if need in facts:
-                told = facts[need]
-                known = known and told is not None
-                needs.update({f"{need}: {name}": value for name, value in (told or {}).items()})
+                known_facts = facts[need]
+                known = known and known_facts is not None
+                needs.update({f"{need}: {name}": value for name, value in (known_facts or {}).items()})
             else:
                 digest = found[need]
                 known = known and digest is not None

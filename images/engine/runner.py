@@ -18,7 +18,7 @@ from pathlib import Path
 from images.engine import containers, docker_images, process
 from images.engine import progress as progress_views
 from images.engine.errors import BuildError, Cancelled, StepFailed
-from images.engine.graph import BuildDecision, Target, verdicts
+from images.engine.graph import BuildDecision, Target, decisions
 from images.engine.graph import epoch as newest
 from images.engine.inputs import Inputs, given_epoch
 from images.engine.interrupts import sigterm_raises
@@ -30,7 +30,7 @@ from images.engine.step import Step
 MAX_STEPS = max(2, os.cpu_count() or 1)
 # In bytes, less than any image takes: when a step fails and no more is free, the message names the free space.
 _LOW_DISK_BYTES = 256 << 20
-# In s: the clock of a virtual machine may be put back by so much without harm.
+# In s: by this much a clock may go back, as that of a virtual machine does, without harm.
 _CLOCK_S = 10.0
 
 
@@ -54,18 +54,18 @@ def build(
     if not plan(place, targets, wanted, force=force):
         return []
     with progress_views.chosen() as progress, _locked(place, progress), sigterm_raises(), process.usual_umask():
-        # A second time: another build may have done the work while we waited for its lock.
+        # Planned again: another build may have done the work while we waited for its lock.
         todo = plan(place, targets, wanted, force=force)
         _remove_leftovers(place, progress)
-        return _Run(place, targets, force, progress, repeat).all(todo)
+        return _Run(place, targets, force, progress, repeat).build_all(todo)
 
 
 def plan(
     place: Place, targets: Mapping[str, Target], wanted: Iterable[str], *, force: Iterable[str] = ()
 ) -> list[BuildDecision]:
     """The targets that a build would build, each after what it needs. Raises BadGraph."""
-    found = verdicts(targets, wanted, place.stamps.built, force=frozenset(force))
-    return [verdict for verdict in found if verdict.reason]
+    found = decisions(targets, wanted, place.stamps.built, force=frozenset(force))
+    return [decision for decision in found if decision.reason]
 
 
 @contextmanager
@@ -100,25 +100,25 @@ class _Run:
         self._threads: list[threading.Thread] = []
         self._free_bytes: dict[str, int] = {}
 
-    def all(self, todo: list[BuildDecision]) -> list[str]:
-        waiting = {verdict.target.name: verdict for verdict in todo}
+    def build_all(self, todo: list[BuildDecision]) -> list[str]:
+        waiting = {decision.target.name: decision for decision in todo}
         under_way: set[str] = set()
         built: list[str] = []
         failed: list[BuildError] = []
         try:
             while waiting or under_way:
                 if not failed:
-                    self._start_what_can(waiting, under_way)
+                    self._start_ready(waiting, under_way)
                 if not under_way:
                     break
-                verdict, outcome = self._ended.get()
-                under_way.discard(verdict.target.name)
+                decision, outcome = self._ended.get()
+                under_way.discard(decision.target.name)
                 if isinstance(outcome, str):
-                    built.append(verdict.target.name)
-                    self._progress.ended(verdict.target.name, outcome)
+                    built.append(decision.target.name)
+                    self._progress.ended(decision.target.name, outcome)
                 else:
-                    self._progress.ended(verdict.target.name, "failed")
-                    failed.append(self._explain(verdict, outcome))
+                    self._progress.ended(decision.target.name, "failed")
+                    failed.append(self._explain(decision, outcome))
         except BaseException:
             self._progress.report("stopping: ending the steps that run")
             self._stop.set()
@@ -136,41 +136,41 @@ class _Run:
         self._layout.collect()
         return built
 
-    def _start_what_can(self, waiting: dict[str, BuildDecision], under_way: set[str]) -> None:
+    def _start_ready(self, waiting: dict[str, BuildDecision], under_way: set[str]) -> None:
         """Start targets whose needs are built, as many as may run; those that turn out to be up to date are dropped."""
         # `waiting` is in the order of needs: a target that is dropped frees the ones after it.
-        for name, verdict in list(waiting.items()):
-            blocked = any(need in waiting or need in under_way for need in verdict.target.needs)
+        for name, decision in list(waiting.items()):
+            blocked = any(need in waiting or need in under_way for need in decision.target.needs)
             if not blocked and len(under_way) < MAX_STEPS:
                 del waiting[name]
-                if self._start(verdict):
+                if self._start(decision):
                     under_way.add(name)
 
-    def _start(self, verdict: BuildDecision) -> bool:
+    def _start(self, decision: BuildDecision) -> bool:
         """Start building a target; False when its inputs, known only now, turn out to be those of its last build."""
-        name = verdict.target.name
-        if verdict.inputs is None:
-            verdict = verdicts(self._targets, [name], self._stamps.built, force=self._force & {name})[-1]
-            if verdict.reason is None:
+        name = decision.target.name
+        if decision.inputs is None:
+            decision = decisions(self._targets, [name], self._stamps.built, force=self._force & {name})[-1]
+            if decision.reason is None:
                 self._progress.report(f"{name}: up to date, what it is made of did not change")
                 return False
-        assert verdict.inputs is not None, "the inputs of a target are known once its needs are built"
+        assert decision.inputs is not None, "the inputs of a target are known once its needs are built"
         self._progress.started(
-            name, f"{verdict.reason}; from the network" if verdict.target.network else f"{verdict.reason}"
+            name, f"{decision.reason}; from the network" if decision.target.network else f"{decision.reason}"
         )
-        thread = threading.Thread(target=self._one, args=(verdict, verdict.inputs), name=name)
+        thread = threading.Thread(target=self._build_one, args=(decision, decision.inputs), name=name)
         self._threads.append(thread)
         thread.start()
         return True
 
-    def _one(self, verdict: BuildDecision, inputs: Inputs) -> None:
+    def _build_one(self, decision: BuildDecision, inputs: Inputs) -> None:
         try:
-            self._ended.put((verdict, self._make(verdict.target, inputs)))
+            self._ended.put((decision, self._make(decision.target, inputs)))
         except BaseException as error:  # the main thread handles it, whatever it is
-            self._ended.put((verdict, error))
+            self._ended.put((decision, error))
 
     def _make(self, target: Target, inputs: Inputs) -> str:
-        """Build one target, in its own thread; what was done, in a word."""
+        """Build one target, in its own thread; returns `built` or `given to Docker`."""
         place = self._place
         scratch = _scratch(place) / target.name
         scratch.mkdir(parents=True)
@@ -213,13 +213,13 @@ class _Run:
         given = given_epoch()
         return given if given is not None else newest(self._targets, target.name, self._stamps.built)
 
-    def _explain(self, verdict: BuildDecision, error: BaseException) -> BuildError:
-        name = verdict.target.name
-        log = _log(self._place, verdict.target).relative_to(self._place.root)
+    def _explain(self, decision: BuildDecision, error: BaseException) -> BuildError:
+        name = decision.target.name
+        log = _log(self._place, decision.target).relative_to(self._place.root)
         if isinstance(error, Cancelled):
             return error
         lines = [f"log: {log}"]
-        if verdict.target.network:
+        if decision.target.network:
             lines.insert(0, "it fetches from the network; what was fetched before is still in build/cache")
         if (free := self._free_bytes.get(name, _LOW_DISK_BYTES)) < _LOW_DISK_BYTES:
             lines.insert(0, f"only {free >> 20} MiB were free where {self._place.build} lies")

@@ -1,4 +1,4 @@
-"""What a target's build function works with: where to write, how to run commands, and how to make an image.
+"""One build of a target, as its build function sees it: where to write, how to run commands and make an image.
 
 Results are written to a scratch folder. The runner puts them in their places when the function has returned.
 """
@@ -31,7 +31,7 @@ class Step:
     `root` is the checkout, `build` its build folder, `scratch` an empty folder that is removed afterwards. The output
     of all commands goes to `log`. `epoch`, in Unix seconds, is the time that the result states as its own, and no file
     in it is younger: SOURCE_DATE_EPOCH, or the newest EPOCH among the facts of what the target needs. `made` is the
-    image that was made, `given` is Docker's ID of it once it has its name.
+    image that was made, `given` is its ID in Docker once Docker has it under its name.
     """
 
     target: Target
@@ -145,7 +145,7 @@ class Step:
         return docker_images.docker_id(self.layout, self._in_layout(name), self.owner, self.scratch)
 
     def recover(self) -> bool:
-        """Give the image to Docker again where it was built of the same inputs before; whether that was so."""
+        """Load the image into Docker again where it was built of the same inputs before; False where it was not."""
         image = self.layout.image(self.target.image) if self.target.image else None
         if image is None or image.labels.get(LABEL_INPUTS) != self.labels[LABEL_INPUTS]:
             return False

@@ -11,8 +11,8 @@ from images.engine.inputs import differences
 def plan_lines(todo: Sequence[BuildDecision]) -> list[str]:
     """A line for each target that would be built, in the order of needs."""
     return [
-        f"{verdict.target.name}: {verdict.reason}" + ("; from the network" if verdict.target.network else "")
-        for verdict in todo
+        f"{decision.target.name}: {decision.reason}" + ("; from the network" if decision.target.network else "")
+        for decision in todo
     ]
 
 
@@ -24,26 +24,26 @@ def input_lines(todo: Sequence[BuildDecision], name: str) -> list[str]:
     if not todo:
         return [f"{name} is up to date: no input changed since it was built"]
     lines = []
-    for verdict in reversed(todo):
-        lines.append(f"{verdict.target.name} would be built: {_summary(verdict)}")
-        lines += [f"  {line}" for line in _inputs(verdict)]
+    for decision in reversed(todo):
+        lines.append(f"{decision.target.name} would be built: {_summary(decision)}")
+        lines += [f"  {line}" for line in _inputs(decision)]
     return lines
 
 
-def _summary(verdict: BuildDecision) -> str:
-    if verdict.before is None:
+def _summary(decision: BuildDecision) -> str:
+    if decision.before is None:
         return "it was never built"
-    if verdict.inputs is None:
+    if decision.inputs is None:
         return "perhaps: a target that it needs has to be built first"
-    changes = differences(verdict.before, verdict.inputs)
-    return f"{len(changes)} of {len(verdict.inputs)} inputs changed" if changes else str(verdict.reason)
+    changes = differences(decision.before, decision.inputs)
+    return f"{len(changes)} of {len(decision.inputs)} inputs changed" if changes else str(decision.reason)
 
 
-def _inputs(verdict: BuildDecision) -> list[str]:
-    if verdict.before is None:
+def _inputs(decision: BuildDecision) -> list[str]:
+    if decision.before is None:
         return []
-    if verdict.inputs is None:
+    if decision.inputs is None:
         # Its own inputs are known; the facts of the targets that it needs are not.
-        known = verdict.target.inputs
-        return differences({name: verdict.before[name] for name in known if name in verdict.before}, known)
-    return differences(verdict.before, verdict.inputs)
+        known = decision.target.inputs
+        return differences({name: decision.before[name] for name in known if name in decision.before}, known)
+    return differences(decision.before, decision.inputs)

@@ -59,7 +59,7 @@ def unready(hosts: list[Host]) -> list[Host]:
 
 
 def lost_races(hosts: list[Host]) -> int:
-    return sum(host.log.read_text().count("lost a race") for host in hosts)
+    return sum(host.log.read_text().count("another host was faster") for host in hosts)
 
 
 def leases(lab: Lab) -> int:

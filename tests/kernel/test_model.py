@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from overlayd.kernel import netlink
-from overlayd.kernel.converge import judged, with_taken, without
+from overlayd.kernel.converge import conflicts_of, with_flannel_routes, without_conflicts
 from overlayd.kernel.diff import Operation, diff
 from overlayd.kernel.state import KernelObject, KernelState, Route, Sysctl
 from overlayd.lib.addresses import is_within
@@ -109,7 +109,7 @@ def bring(name: str, model: Kernel, scene: Scene) -> None:
 def operations(scene: Scene, actual: KernelState, foreign: Sequence[Route] = ()) -> tuple[Operation, ...]:
     """The operations that lead to a scene, without settings and without routes of others."""
     plan = scene.plan()
-    verdict = judged(plan, actual, as_seen(foreign))
-    found = diff(without(plan, verdict).state(), with_taken(actual, verdict))
+    conflicts = conflicts_of(plan, actual, as_seen(foreign))
+    found = diff(without_conflicts(plan, conflicts).state(), with_flannel_routes(actual, conflicts))
     wanted: list[KernelObject] = [operation.object for operation in found]
     return tuple(op for op, item in zip(found, wanted, strict=True) if not isinstance(item, Sysctl))

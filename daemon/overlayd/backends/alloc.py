@@ -64,7 +64,7 @@ class Alloc(Planned):
         return Plan(
             base=self.environment.base(own),
             paths={peer.key_name: "left to others" for peer in listed},
-            untold=len(peers) - len(listed),
+            unlisted=len(peers) - len(listed),
         )
 
 

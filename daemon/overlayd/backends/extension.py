@@ -1,7 +1,7 @@
 """flannel's extension backend: commands of the network config make the data path.
 
-Other than flannel's: commands are run only for peers that differ from the record of what was done before, a failed
-command is run again, each has a time limit, and all is undone in the end. What the commands made cannot be read back
+It differs from flannel's: commands are run only for peers that differ from the record of earlier runs, failed commands
+are run again, each has a time limit, and in the end everything is undone. What the commands made cannot be read back
 from the kernel, so damage to it is not noticed; `overlayd cleanup` and a start run all of them anew.
 """
 
@@ -116,8 +116,8 @@ class Extension:
         """Values only; the first command is run by `lease_data`."""
         self._environment = environment
         self._commands = commands
-        # Where a config is only checked, no command is allowed.
-        self._consent = environment.allowed_commands or AllowedCommands()
+        # While a config is only being checked, no command may run.
+        self._allowed = environment.allowed_commands or AllowedCommands()
         self._ledger: Ledger | None = None
         self._devices = [environment.underlay.ifname]
         self._failed: dict[str, _Failure] = {}
@@ -181,15 +181,17 @@ class Extension:
         if ledger.own is None:
             if self._commands.post_startup:
                 log.info("PostStartupCommand", subnet=own.subnets)
-                run_command(self._commands.post_startup, variables, self._consent, timeout_s=STARTUP_S)
+                run_command(self._commands.post_startup, variables, self._allowed, timeout_s=STARTUP_S)
             ledger.own = variables
             self._write()
 
     def apply(self, own: Lease, peers: Collection[Lease]) -> ConvergeReport:
-        """See Backend. Runs commands for peers that differ, for at most ROUND_S; the others are problems until then."""
+        """See Backend. Runs commands for peers that differ, for at most ROUND_S; peers that still wait are problems."""
         selected = self._environment.select_peers(peers, own=own, backend_type=self.facts.name, usable=_too_much_data)
         desired = {peer.key_name: HostVariables.of(peer) for peer in selected.served}
-        report = converge(Plan(base=self._environment.base(own), problems=selected.problems, untold=selected.untold))
+        report = converge(
+            Plan(base=self._environment.base(own), problems=selected.problems, unlisted=selected.unlisted)
+        )
         run, failures = self._serve(desired)
         self._look_for_devices(desired)
         return ConvergeReport(
@@ -197,7 +199,7 @@ class Extension:
             problems=report.problems,
             peer_problems={**report.peer_problems, **failures},
             paths={peer: self.facts.name for peer in desired if peer not in failures},
-            untold=report.untold,
+            unlisted=report.unlisted,
         )
 
     def run(self, stop: threading.Event) -> None:
@@ -217,7 +219,7 @@ class Extension:
         ledger.commands = self._commands
         if ledger.started is None and self._commands.pre_startup:
             log.info("PreStartupCommand")
-            printed = run_command(self._commands.pre_startup, {}, self._consent, timeout_s=STARTUP_S).strip()
+            printed = run_command(self._commands.pre_startup, {}, self._allowed, timeout_s=STARTUP_S).strip()
             if len(printed.encode()) > DATA_BYTES_AT_MOST:
                 raise CommandFailed(f"PreStartupCommand printed more than {DATA_BYTES_AT_MOST} bytes for the lease")
             ledger.started = printed
@@ -268,11 +270,11 @@ class Extension:
     def _run_step(self, ledger: Ledger, step: CommandStep) -> None:
         if step.verb is PeerCommand.ADD:
             ledger.peers[step.peer] = PeerRecord(host=step.host, settled=False)
-            run_command(self._commands.subnet_add, step.host.variables(), self._consent, data=step.host.data)
+            run_command(self._commands.subnet_add, step.host.variables(), self._allowed, data=step.host.data)
             ledger.peers[step.peer] = PeerRecord(host=step.host, settled=True)
             return
         try:
-            run_command(self._commands.subnet_remove, step.host.variables(), self._consent, data=step.host.data)
+            run_command(self._commands.subnet_remove, step.host.variables(), self._allowed, data=step.host.data)
         except CommandFailed as error:
             if step.binding:
                 raise
@@ -293,7 +295,7 @@ class Extension:
         return problem
 
     def _look_for_devices(self, desired: Mapping[str, HostVariables]) -> None:
-        """Note by which interfaces the routes to peers lead, for the firewall. Only a few: they seldom differ."""
+        """Note the interfaces of the routes to peers, for the firewall; of a few peers only, as they seldom differ."""
         held = self._begin().peers
         for peer in [peer for peer in desired if peer not in self._looked_up][:_LOOKED_UP_AT_MOST]:
             if held.get(peer) != PeerRecord(host=desired[peer], settled=True):
@@ -305,7 +307,7 @@ class Extension:
                     self._devices.append(name)
 
     def _undo(self, ledger: Ledger) -> None:
-        undo_and_log(ledger, self._consent)
+        undo_and_log(ledger, self._allowed)
         ledgers.write(self._environment.run_dir, Ledger())
 
     def _write(self) -> None:

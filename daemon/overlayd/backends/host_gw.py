@@ -88,7 +88,7 @@ class HostGw(Planned):
             paths={peer.key_name: "direct" for peer in selected.served},
             destinations=self.environment.destinations(selected.served),
             networks=self.environment.network.networks,
-            untold=selected.untold,
+            unlisted=selected.unlisted,
         )
 
     def _unreachable(self, peer: Lease) -> Reason | None:

@@ -88,7 +88,7 @@ class Ipip(Planned):
             paths=paths,
             destinations=self.environment.destinations(selected.served),
             networks=self.environment.network.networks,
-            untold=selected.untold,
+            unlisted=selected.unlisted,
         )
 
     def _is_direct(self, family_lease: FamilyLease) -> bool:

@@ -1,4 +1,8 @@
-"""Peers as a backend sees them: which leases are served, and the look-ups for each packet. Pure."""
+"""Which leases a backend serves, why it refuses the others, and the look-ups of peers for each packet. Pure.
+
+A reason that concerns one lease alone goes into `_Family.unfit` (one IP version) or `_LeaseRules.refusal`; one that
+depends on leases served before goes into `_Served.refusal`; one that a single backend has goes into its `usable`.
+"""
 
 from __future__ import annotations
 
@@ -49,12 +53,12 @@ class Quoted:
 class ServedPeers:
     """Which of the leases are served, in an order independent of that of the input, and why the others are not.
 
-    `problems` are by the last part of a lease's key; `untold` more leases are not served either.
+    `problems` are by the last part of a lease's key; `unlisted` counts further leases that are not served.
     """
 
     served: tuple[Lease, ...] = ()
     problems: dict[str, str] = field(default_factory=dict)
-    untold: int = 0
+    unlisted: int = 0
 
 
 def select_peers(
@@ -71,7 +75,7 @@ def select_peers(
 
     A lease is not served if its subnet overlaps what this host needs, or if no host can have its public address. Of two
     that overlap, one that fits the network config is served before one that does not, then the older one: a new lease
-    takes nothing from an old one. `usable` says what the backend lacks in a lease that is good otherwise.
+    takes nothing from an old one. `usable` returns why the backend cannot use a lease that is good otherwise.
     """
     rules, already_served = _LeaseRules(own, network, backend_type, needed, one_route=one_route), _Served(network)
     # Leases only, no tuples of them: a hundred thousand new objects would start Python's garbage collector.
@@ -99,7 +103,7 @@ def select_peers(
         problems[peer.key_name] = text.format(*values)
     for peer in too_many[: PROBLEMS_AT_MOST - len(reported)]:
         problems[peer.key_name] = f"the network has more than {PEERS_AT_MOST} leases, and it is not among the first"
-    return ServedPeers(served=tuple(served), problems=problems, untold=len(refused) + len(too_many) - len(problems))
+    return ServedPeers(served=tuple(served), problems=problems, unlisted=len(refused) + len(too_many) - len(problems))
 
 
 _name, _age = attrgetter("key_name"), attrgetter("created")
@@ -215,7 +219,7 @@ class _Family:
 
 
 class _Overlapped(NamedTuple):
-    """What of this host's a subnet overlaps, formatted when it is put into a message."""
+    """What this host needs and a subnet overlaps, formatted when it is put into a message."""
 
     subnet: IPNetwork
     needed: Collection[HostNeed]

@@ -140,7 +140,7 @@ class Udp:
             paths={peer.key_name: self.facts.name for peer in selected.served},
             destinations=self._environment.destinations(selected.served),
             networks=self._environment.network.networks,
-            untold=selected.untold,
+            unlisted=selected.unlisted,
         )
 
 

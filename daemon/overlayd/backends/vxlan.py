@@ -161,7 +161,7 @@ class Vxlan(Planned):
             paths=paths,
             destinations=self.environment.destinations(selected.served),
             networks=self.environment.network.networks,
-            untold=selected.untold,
+            unlisted=selected.unlisted,
         )
 
     def _own_end(self, family_lease: FamilyLease) -> tuple[KernelObject, ...]:
@@ -177,7 +177,7 @@ class Vxlan(Planned):
             learning=self.learning,
             gbp=self.gbp,
         )
-        # A host's own packets to the overlay leave with this address, and no subnet route comes with a /32.
+        # The host's own packets to the overlay have this source address. A /32 adds no route for the subnet.
         return (
             link,
             Address(
@@ -205,7 +205,7 @@ class Vxlan(Planned):
 
 
 class _Macs:
-    """Which host has which MAC. Two forwarding entries for one MAC would replace each other in every round."""
+    """Which host has which MAC. Forwarding entries of two hosts with one MAC would replace each other for ever."""
 
     def __init__(self, backend: Vxlan, own: Lease) -> None:
         self._backend = backend

@@ -104,14 +104,14 @@ class Wireguard:
         keepalive_s: int,
         mtu_bytes: int,
     ) -> None:
-        """Values only; the key is read or made when it is first asked for."""
+        """Values only; the key is read, or made, at its first use."""
         self._environment = environment
         self._mode = mode
         self._ports = ports
         self._preshared_key = preshared_key
         self._keepalive_s = keepalive_s
         self._mtu_bytes = mtu_bytes
-        # The endpoints that were set, by device and key: another one that the device shows is where a peer moved to.
+        # The endpoints that this daemon set, by device and key. Where the device shows another one, the peer has moved.
         self._set_endpoints: dict[object, tuple[IPAddress, int] | None] = {}
 
     @classmethod
@@ -132,7 +132,7 @@ class Wireguard:
         if mode == "separate" and len(environment.network.pools) == 2 and len(set(ports.values())) == 1:
             raise NetworkConfigError(
                 f"ListenPort and ListenPortV6 of backend wireguard are both {ports[_device(4)]}",
-                hint="two, as each family has a device of its own; or Mode auto, with one device",
+                hint="set two ports, as each family has a device of its own; or Mode auto, with one device",
             )
         return cls(
             environment,
@@ -202,7 +202,7 @@ class Wireguard:
         return report
 
     def run(self, stop: threading.Event) -> None:
-        """The kernel carries the packets, or wireguard-go."""
+        """Nothing to do: the kernel or wireguard-go carries the packets."""
 
     def close(self) -> None:
         """Nothing to release."""
@@ -229,7 +229,7 @@ class Wireguard:
             paths=dict.fromkeys(reachable, self.facts.name),
             destinations=self._environment.destinations(selected.served),
             networks=self._environment.network.networks,
-            untold=selected.untold,
+            unlisted=selected.unlisted,
         )
 
     @property
@@ -263,7 +263,7 @@ class Wireguard:
         objects: list[KernelObject] = [*links]
         for family_lease in own.family_leases:
             device = self._device(family_lease.version)
-            # A host's own packets to the overlay leave with this address; peers let in what is from its subnet.
+            # The host's own packets to the overlay have this source address; peers accept what is from the subnet.
             address = interface(family_lease.subnet.network_address, family_lease.subnet.max_prefixlen)
             objects.append(Address(link=device, address=address))
         for pool in self._environment.network.pools:
@@ -271,7 +271,7 @@ class Wireguard:
         return tuple(objects)
 
     def _claims(self, peer: Lease) -> list[Claim] | str:
-        """What a peer's lease claims of our devices, or why it cannot be used."""
+        """What a peer's lease claims on our devices; a sentence where it cannot be used."""
         family_leases = self._environment.shared_family_leases(peer)
         keys = [public_key_of(family_lease) for family_lease in family_leases]
         for family_lease, key in zip(family_leases, keys, strict=True):
@@ -338,10 +338,12 @@ def _device(version: int) -> str:
 
 
 def _port(options: Options, key: str) -> int:
-    """Any port, as some firewalls let only known ones pass, but those of services that every host uses."""
+    """A port of the config. Low ones are allowed, as some firewalls pass no others; ports that hosts use are not."""
     port = options.number(key)
     if port in _SERVICES:
-        raise NetworkConfigError(f"{key} of backend wireguard is {port}, the port of {_SERVICES[port]}", hint="another")
+        raise NetworkConfigError(
+            f"{key} of backend wireguard is {port}, the port of {_SERVICES[port]}", hint="choose another port"
+        )
     return port
 
 

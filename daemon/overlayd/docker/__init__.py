@@ -1,1 +1,1 @@
-"""Docker on this host: dockerd's options for the lease, docker.service, and how both are watched."""
+"""Docker on this host: dockerd's options for the lease, and when docker.service is started and restarted."""

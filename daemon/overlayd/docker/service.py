@@ -1,4 +1,4 @@
-"""docker.service: its state by systemd, why it failed, which flags dockerd runs with; its start and restart."""
+"""docker.service: its state as systemd has it, why it failed, which flags dockerd runs with; its start and restart."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class DockerService:
 
     @property
     def on_its_way(self) -> bool:
-        """Whether it is being started or stopped, or will be in a moment."""
+        """Whether systemd is starting or stopping it, or is about to."""
         return self.job or (self.state in ("activating", "deactivating", "reloading") and not self.failed)
 
     @property
@@ -111,8 +111,8 @@ def read_service(config: DockerdConfig) -> DockerService | None:
 def _reason(invocation: str) -> str | None:
     """The last line in the log of docker.service that says why it failed; None where there is none, or no journal.
 
-    `invocation` is systemd's id of the last start, empty before systemd 232. Lines of earlier starts do not count: what
-    they failed for may be repaired.
+    `invocation` is systemd's id of the last start, empty before systemd 232. Lines of earlier starts do not count:
+    their cause may be repaired.
     """
     argv = ["journalctl", "--boot", "--lines=200", "--output=cat", "--no-pager", "--quiet"]
     argv += [f"_SYSTEMD_INVOCATION_ID={invocation}", "+", f"INVOCATION_ID={invocation}"] if invocation else ["-u", UNIT]
@@ -199,7 +199,7 @@ def start_command(service: DockerService) -> str:
 
 
 def missing_drop_ins(service: DockerService | None) -> str | None:
-    """A sentence where docker runs, and its next start would be without the subnet for want of overlayd's drop-ins."""
+    """A sentence where docker runs, and its next start will not get the subnet, as overlayd's drop-ins are missing."""
     if service is None or not service.missing or service.state != "active":
         return None
     return (

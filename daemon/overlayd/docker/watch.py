@@ -1,4 +1,4 @@
-"""Docker while the daemon runs: its state is read again and again; it is restarted where the settings allow that."""
+"""Watches docker while the daemon runs, and decides when docker is started or restarted (`DockerWatch.settle`)."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from overlayd.lib.log import logger
 log = logger("docker")
 
 # systemd is asked at most this often: each time costs a child process, and `look` may be called twice a second.
-ASK_EVERY_S = 5.0
-# Firewall rules of others, which cost two more child processes, are read at one in so many of these times.
+STATE_EVERY_S = 5.0
+# Firewall rules of others, which cost two more child processes, are read every RULES_EVERY resyncs.
 RULES_EVERY = 6
 
 
@@ -51,7 +51,7 @@ class DockerWatch:
         self._daemon_json = daemon_json
         self._firewalled = firewalled
         self._clock = clock
-        # Docker is told not to masquerade, and overlayd writes no rules: somebody else has to masquerade.
+        # Docker is started with --ip-masq=false, and overlayd writes no rules: somebody else has to masquerade.
         self._others_masquerade = masquerade and not firewalled
         self._network = network
         self._subnet: IPv4Network | None = None
@@ -92,7 +92,7 @@ class DockerWatch:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Why docker's next start would be without the subnet, where it would."""
+        """Why docker's next start would not get the subnet, if that is so."""
         missing = None if self._different else docker_service.missing_drop_ins(self._service)
         return (missing,) if missing else ()
 
@@ -150,7 +150,7 @@ class DockerWatch:
 
     def _allowed_restart(self) -> str:
         if self._conflicts or (self._service is not None and self._service.missing):
-            # After a restart docker would be the same.
+            # A restart would change nothing.
             return "never"
         # With live-restore a dockerd that starts while containers run does not change its bridge.
         return "idle" if self._live_restore and self._restart == "always" else self._restart
@@ -158,13 +158,13 @@ class DockerWatch:
     def _restart_reason(self) -> str | None:
         """The problem that a restart of docker solves; None without one."""
         if self._bridge_problem or not any(name in docker_flags.OURS for name in self._different):
-            # Others changed their own options and did not restart docker: that is left to them.
+            # Only options of others differ: somebody changed them and did not restart docker. That is left to them.
             return self._bridge_problem
         return docker_service.restart_needed(self._different, self._service)
 
     def _read_state(self) -> None:
         now = self._clock()
-        if now - self._asked_at < min(ASK_EVERY_S, self._lasting_s):
+        if now - self._asked_at < min(STATE_EVERY_S, self._lasting_s):
             return
         self._asked_at = now
         self._service = docker_service.read_service(self._config)

@@ -1,4 +1,7 @@
-"""Writes the desired rules into the kernel by iptables or nftables, and removes all of them again."""
+"""Chooses iptables or nftables, writes the desired rules where the kernel's differ, and removes all of them again.
+
+Whether they differ is decided in iptables.py with diff.py, and for nftables in `table.matches`.
+"""
 
 from __future__ import annotations
 

@@ -38,8 +38,8 @@ class IptablesChain:
 class Jump:
     """A rule in a chain that is not ours which jumps to a chain of ours.
 
-    For Place.LAST: a rule without conditions and with one of the verdicts `closing` ends the chain, and the jump has to
-    stand before it. `instead` is the jump to use where `chain` does not exist.
+    For JumpPlace.LAST: a rule without conditions and with one of the verdicts `closing` ends the chain, and the jump
+    has to stand before it. `instead` is the jump to use where `chain` does not exist.
     """
 
     table: str

@@ -1,4 +1,4 @@
-"""Our tables in nftables, read and written by `nft`."""
+"""Our tables in nftables, read and written by `nft`: written where `table.matches` finds a difference."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The backend that a network config asks for: on any host, or on this one, with what it allows and needs."""
+"""Makes the backend that a network config asks for, and checks it against what this host allows and needs."""
 
 from __future__ import annotations
 
@@ -21,16 +21,20 @@ from overlayd.underlay.choose import Underlay
 
 
 def unknown_keys(config: NetworkConfig) -> list[tuple[str, str]]:
-    """The keys of a network config that no host reads: a sentence for each, and which keys there are.
+    """The unknown keys of a network config: for each a sentence, and the names of the known keys.
 
-    A config is read without them, as flannel does. Raises ConfigError where there is no such backend.
+    Hosts ignore such keys, as flannel does. Raises ConfigError where there is no such backend.
     """
     facts = backends.load(config.backend_type).facts
     found = [(f"{sanitized(key)} is not a key of the network config", ", ".join(KEYS)) for key in config.unknown]
-    there = ", ".join(facts.key_names) or "no keys but Type"
-    found += ((text, there) for text in options.unknown_keys(facts, config.backend_config))
+    known = ", ".join(facts.key_names) or "no keys but Type"
+    found += ((text, known) for text in options.unknown_keys(facts, config.backend_config))
     more = len(found) - SHOWN_AT_MOST
-    return found if more <= 0 else [*found[:SHOWN_AT_MOST], (f"{more} more keys of the network config are none", there)]
+    return (
+        found
+        if more <= 0
+        else [*found[:SHOWN_AT_MOST], (f"{more} more keys are not keys of the network config", known)]
+    )
 
 
 def load_backend(
@@ -45,8 +49,8 @@ def load_backend(
 ) -> Backend:
     """The backend that a network config asks for. Raises NetworkConfigError: whoever wrote the config can mend it.
 
-    `here` is what this host needs, where the config is for this host. Without `allowed_commands`, nobody
-    asks whether this host runs the config's commands.
+    `here` is what this host needs, where the config is for this host. Without `allowed_commands`, it
+    is not checked whether this host may run the config's commands.
     """
     environment = Environment(
         network=config,

@@ -31,7 +31,7 @@ class DataPath:
         self._carrier: threading.Thread | None = None
         self._carrier_problem: str | None = None
         self.served: tuple[Lease, ...] = ()
-        """The peers that packets reach, as of the last sync that the backend did not fail altogether."""
+        """The peers that the backend serves, as of the last sync in which it did not fail as a whole."""
 
     def open(self, lease: Lease, *, on_failure: Callable[[], None]) -> None:
         """Open the backend and carry packets; `on_failure` is called by another thread when that ends by itself."""
@@ -95,7 +95,7 @@ class DataPath:
     def _peer(self, lease: Lease, report: ConvergeReport, reserved: Collection[str]) -> Peer:
         path, problem = report.paths.get(lease.key_name), report.peer_problems.get(lease.key_name)
         if problem and lease.key_name in reserved and self._lacks_data(lease):
-            # Kept for a host that never ran, of whose backend nothing can be known: nothing is wrong.
+            # A subnet reserved for a host that never ran: it has published nothing yet, and that is no problem.
             path, problem = "reserved", None
         return Peer(
             **address_fields(lease),
@@ -113,7 +113,7 @@ class DataPath:
 
 
 def address_fields(lease: Lease) -> dict[str, str | None]:
-    """A lease's subnets and addresses, as the status has them of this host and of peers."""
+    """A lease's subnets and addresses as fields of the status, of this host's or of a peer's."""
     fields: dict[str, str | None] = {}
     for suffix, family_lease in (("", lease.v4), ("6", lease.v6)):
         fields[f"subnet{suffix}"] = str(family_lease.subnet) if family_lease else None

@@ -1,4 +1,4 @@
-"""Docker on this host: what it has to be started with, and whether it was."""
+"""The part of the host that watches docker: the options that it needs, its problems, and its start and restart."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class DockerPart:
         )
 
     def sync(self, desired: DesiredHost) -> PartReport:
-        """Find out what is wrong with docker. It has a field of its own in the status, and keeps no packet back."""
+        """Find out what is wrong with docker. The status has a field for that, and this host stays complete."""
         self._watch.look(self._desired_options(desired.lease.subnets))
         return PartReport(warnings=self._watch.warnings, status={"docker_problems": self._watch.problems})
 

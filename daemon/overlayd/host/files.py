@@ -15,7 +15,7 @@ from overlayd.lib.files import write_atomically
 
 
 class FilesPart:
-    """Keeps the files as they should be once they were published."""
+    """Keeps the files as they should be, from `publish` on."""
 
     name: ClassVar[str] = "files"
 

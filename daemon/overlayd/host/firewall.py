@@ -1,4 +1,4 @@
-"""This host's firewall rules under one network config."""
+"""The part of the host that keeps its firewall rules under one network config."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ class FirewallPart:
         """The rules stay."""
 
     def keep_strangers_out(self, subnets: Subnets, peers: Collection[Lease]) -> None:
-        """Close, before a backend is opened, what it opens, and what forwarding opens, which it turns on.
+        """Write the rules against strangers before the backend opens its port and turns on forwarding.
 
-        Forwarding is closed as Docker closes it when Docker turns it on; and strangers are kept from the backend's port
-        before it is open. Peers of the last run may send until it is known which peers there are now, and so may
-        `peers`: a host that is moved from flannel loses no packet. Raises CommandFailed, KernelRefused.
+        Where forwarding is off, FORWARD's policy becomes DROP, as Docker sets it when it turns forwarding on. Until the
+        first `sync`, the peers of the last run are accepted, and `peers` too: a host that is moved from flannel loses
+        no packet. Raises CommandFailed, KernelRefused.
         """
         daemon_json = read_dockerd_config().settings
         for version in sorted({4, *self._context.config.versions}):
@@ -60,10 +60,10 @@ class FirewallPart:
         addresses, leased = self._firewall.members()
         report = self._write(self._desired(subnets, addresses | public_addresses(peers), leased | _subnets(peers)))
         if report.problems:
-            raise CommandFailed(f"strangers cannot be kept out, so nothing is opened: {report.problems[0]}")
+            raise CommandFailed(f"strangers cannot be kept out, so the backend is not opened: {report.problems[0]}")
 
     def sync(self, desired: DesiredHost) -> PartReport:
-        """Make the rules those of a host that holds this lease and serves the peers of the data path."""
+        """Write the rules for this lease and for the peers that the data path serves."""
         peers = self._data_path.served
         try:
             rules = self._desired(desired.lease.subnets, public_addresses(peers), _subnets(peers))
@@ -76,7 +76,7 @@ class FirewallPart:
         return self._report(problems=report.problems, changed=report.written)
 
     def _report(self, *, problems: tuple[str, ...], changed: bool = False) -> PartReport:
-        """Warnings say what is open to others on this host, though packets go."""
+        """The report; its warnings name what strangers can reach on this host, which keeps no packet from its way."""
         return PartReport(
             problems=problems,
             warnings=(*sorted(self._forwards_for_all), *self._left_open),
@@ -85,7 +85,7 @@ class FirewallPart:
         )
 
     def _close_forwarding(self, daemon_json: Mapping[str, object], version: int) -> str | None:
-        """Close forwarding; None, or what stays open once it is on, as a sentence."""
+        """Close forwarding. Returns a sentence about what stays open once forwarding is on, or None."""
         if firewall.docker_uses_nftables(daemon_json):
             return (
                 f"overlayd turned IPv{version} forwarding on, and Docker's nftables backend leaves FORWARD open: other "
@@ -148,7 +148,7 @@ class FirewallPart:
 
 
 def overlays(config: NetworkConfig, subnets: Subnets, here: CurrentNeeds) -> list[firewall.Overlay]:
-    """The network and this host's subnet of each family. Shared is a network that holds what this host needs."""
+    """The network and this host's subnet, by family; `shared` where the network holds what this host needs."""
     return [
         firewall.Overlay(
             network=network,

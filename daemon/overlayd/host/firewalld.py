@@ -1,4 +1,4 @@
-"""What a running firewalld has to let through for this host."""
+"""The part of the host that tells a running firewalld what to let through."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""This network's note for the other networks of this host, and conflicts with them."""
+"""The part of the host that keeps this network's note for the host's other networks, and finds conflicts with them."""
 
 from __future__ import annotations
 

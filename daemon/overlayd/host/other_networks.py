@@ -92,13 +92,14 @@ def forget() -> Iterator[str]:
 
 
 def require_own_folders(settings: Settings) -> None:
-    """Raise ConfigError where this network has a folder or file in common with another one of this host."""
+    """Raise ConfigError where another network of this host uses the same folder or file."""
     own = of_settings(settings)
     for other in others():
         for name, mine, theirs in zip(("run-dir", "state-dir", "subnet-file"), own.folders, other.folders, strict=True):
             if mine == theirs:
                 raise ConfigError(
-                    f"{name} {mine} is that of network {other.number} of this host", hint="another, or leave it out"
+                    f"{name} {mine} is that of network {other.number} of this host",
+                    hint="set another one, or leave it out",
                 )
 
 

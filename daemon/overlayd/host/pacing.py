@@ -1,4 +1,4 @@
-"""When the daemon's main loop goes on: at once, after a retry's pause, or after something changed."""
+"""The pauses of the daemon's main loop: until something changes, until a retry, or after a lost subnet."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ LEAST_INTERVAL_S = 0.5
 # After a reconciliation that took processor time, the next begins no sooner than this many times that long.
 REST = 3
 LONGEST_REST_S = 15.0
-# So many subnets may be lost within an hour before a pause is made.
+# FREE_LOSSES subnets may be lost within an hour without a pause; each further one doubles the pause.
 FREE_LOSSES, LOSSES_WITHIN_S, FIRST_LOSS_REST_S, LONGEST_LOSS_REST_S = 3, 3600.0, 10.0, 600.0
 
 
 def loss_rest_s(losses: int) -> float:
-    """How long to wait after so many subnets that were lost within an hour. Pure."""
+    """How long to wait, with this number of subnets lost within an hour. Pure."""
     more = losses - FREE_LOSSES
     return 0.0 if more <= 0 else min(LONGEST_LOSS_REST_S, FIRST_LOSS_REST_S * 2.0 ** (more - 1))
 
 
 def round_rest_s(cpu_s: float) -> float:
-    """How long to wait after a reconciliation that took so much processor time. Pure.
+    """How long to wait after a reconciliation that took `cpu_s` of processor time. Pure.
 
     Whoever writes a hundred thousand leases into etcd, and changes them all the time, must not keep this host busy.
     """
@@ -68,7 +68,7 @@ class Pacing:
         return self._stopping.is_set()
 
     def wake(self) -> None:
-        """Something changed: end the pause for it."""
+        """End the pause, because something changed."""
         self._changed.set()
 
     def stop(self) -> None:
@@ -86,7 +86,7 @@ class Pacing:
             self._changed.clear()
 
     def until_due(self, resync_s: float) -> bool:
-        """Wait until something changed or the resync is due, and at least the rest; False after `stop`."""
+        """Wait until something changed or the resync is due, and at least `round_rest_s`; False after `stop`."""
         rest_s = round_rest_s(self._cpu_clock() - self._cpu_s)
         self._liveness.beat(MAIN_LOOP, within_s=resync_s + rest_s)
         earliest = self._clock() + rest_s
@@ -97,10 +97,10 @@ class Pacing:
         return not self.stopping
 
     def before_retry(self, retry_s: float) -> None:
-        """Wait before something that failed is tried again: until something changed, and at most so long."""
+        """Wait before something that failed is tried again: until something changed, at most `retry_s`."""
         self._liveness.beat(MAIN_LOOP, within_s=LEAST_INTERVAL_S + retry_s)
         self._stopping.wait(LEAST_INTERVAL_S)
-        # Cleared afterwards: an etcd that came back meanwhile has set it already.
+        # Not cleared before: etcd may have come back during the wait above, and set it.
         self._changed.wait(jittered(retry_s))
         self._changed.clear()
 

@@ -1,4 +1,4 @@
-"""A host as a list of parts, each of which makes one thing of it what the leases ask for.
+"""The interface of a host's parts, each of which keeps one thing on the host as the leases ask for.
 
 A new part is one module with a class that has what `Part` asks for, and one entry in the list in host.py.
 """
@@ -45,7 +45,7 @@ class DesiredHost:
 
 @dataclass(frozen=True, kw_only=True)
 class PartReport:
-    """What one sync of a part came to.
+    """The result of one sync of a part.
 
     With `problems`, this host is incomplete: before the first complete reconciliation no file is written, and docker
     does not start. `outside_problems` are shown with them, but an administrator may have solved them by hand: they

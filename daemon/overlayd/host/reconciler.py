@@ -1,4 +1,4 @@
-"""One reconciliation: every part of a host is synced, and what came of it is in the status, the log and the metrics."""
+"""One reconciliation: it syncs every part of a host, and puts the results into the status, the log and the metrics."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ class Reconciler:
     ) -> bool:
         """Sync all parts, also after one that has problems. Returns whether none has. Raises UnsupportedError.
 
-        `began` is when the caller began to read what is desired, by `clock`. `other_problems` are shown in the status,
-        as are the fields of `status`, and do not count.
+        `began` is when the caller began to read what is desired, by `clock`. `other_problems` and the fields of
+        `status` are put into the status; these problems do not count.
         """
         reports = {part.name: part.sync(desired) for part in self._parts}
         self._log_new_problems(reports)

@@ -1,4 +1,4 @@
-"""Which network config this host serves: the last good one, until another comes that this host can have."""
+"""Which network config this host serves: the last good one, until etcd has another that this host can serve."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ class ServedConfig:
         return self._registry.network_config()
 
     def refuse(self, config: NetworkConfig, problem: str) -> None:
-        """Do not serve this config any more, until it is another one, or the daemon is started again."""
+        """Do not serve this config again before the next start of the daemon."""
         self._refused = config, f"{problem}; it waits for another config, or a restart"
 
     def goes_on(self, config: NetworkConfig) -> bool:
-        """Whether to go on with the config that is served. The status says why where etcd has none that is good.
+        """Whether to go on with the served config. Where etcd has no good one, the status says what is wrong with it.
 
-        A config that went bad or away, or that this host refuses, takes no host off a network that works.
+        A config that is deleted, becomes invalid, or is refused by this host does not end the network that works.
         """
         try:
             now = self._registry.network_config()
@@ -62,14 +62,14 @@ class ServedConfig:
             self._status_file.update(problem=error.message)
             return True
         self._status_file.update(problem=None)
-        # This is asked twice: when the one served ends, and before the next begins. It is logged once.
+        # Called when the served config ends, and again before the next one begins: the change is logged once.
         if now != config and self._status_file.status.state != "starting":
             log.warning("the network config changed", network=now, backend=now.backend_type)
             self._status_file.update(state="starting")
         return now == config
 
     def _require_accepted(self, now: NetworkConfig, served: NetworkConfig) -> None:
-        """Raise NetworkConfigError where this host does not change to that config, at all or without a restart."""
+        """Raise NetworkConfigError where this host cannot serve the config `now`, or only after a restart."""
         if self._refused is not None and self._refused[0] == now:
             raise NetworkConfigError(self._refused[1])
         here = CurrentNeeds(needed=host_needs.now(self._settings.etcd_endpoints))
@@ -79,6 +79,6 @@ class ServedConfig:
             raise NetworkConfigError(error.message, hint=error.hint) from error
         if backends.needs_restart(served, now):
             raise NetworkConfigError(
-                "the network config has other commands to run, which no running daemon takes; "
+                "the network config has other commands, and a running daemon does not change its commands; "
                 "it waits for `systemctl restart overlayd`"
             )

@@ -1,4 +1,4 @@
-"""A warning for each key of the network config that no host reads."""
+"""The part of the host that warns of unknown keys in the network config."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ log = logger("host")
 
 
 class UnknownKeys:
-    """Looks at the network config in etcd: such keys may come and go without any other change to it."""
+    """Looks at the network config in etcd each time: unknown keys may be the only change to it."""
 
     name: ClassVar[str] = "network config"
 
@@ -29,12 +29,12 @@ class UnknownKeys:
         config = self._context.config
         with suppress(StoreError):
             now = self._registry.network_config()
-            # Configs that differ in unknown keys only are equal. Any other is not the one that is served.
+            # Configs that differ in unknown keys only are equal. Any other config in etcd is not served yet.
             config = now if now == config else config
         found = tuple(text for text, _known in unknown_keys(config))
         for problem in found:
             if problem not in self._logged:
-                log.warning("the network config says what no host reads", problem=problem)
+                log.warning("the network config has an unknown key", problem=problem)
         self._logged = found
         return PartReport(warnings=found)
 

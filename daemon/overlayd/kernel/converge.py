@@ -9,17 +9,17 @@ from itertools import chain
 from overlayd.errors import NetworkConfigError
 from overlayd.kernel import netlink
 from overlayd.kernel.diff import diff
-from overlayd.kernel.foreign import Destination, ForeignRoute, RouteConflicts, judge
+from overlayd.kernel.foreign import Destination, ForeignRoute, RouteConflicts, find_conflicts
 from overlayd.kernel.state import Address, KernelObject, KernelState, Link, Route, link_settings
 from overlayd.lib.addresses import IPNetwork
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConvergeReport:
-    """What came of one convergence: how many operations were written, and what failed.
+    """The result of one convergence: how many operations were carried out, and what failed.
 
     Peers are named by the last part of their lease's key. `problems` are of this host's own part, `peer_problems` of
-    one peer each; `paths` says in a word how each of the others is reached. `untold` counts peers that are not served
+    one peer each; `paths` says in a word how each of the others is reached. `unlisted` counts peers that are not served
     either, but are too many to be listed.
     """
 
@@ -27,7 +27,7 @@ class ConvergeReport:
     problems: tuple[str, ...] = ()
     peer_problems: Mapping[str, str] = field(default_factory=dict)
     paths: Mapping[str, str] = field(default_factory=dict)
-    untold: int = 0
+    unlisted: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class Plan:
 
     Peers are named by the last part of their lease's key. `problems` are those that cannot be programmed at all, with
     the reason; `paths` says in a word how each of the others is reached, `destinations` what is reached there. Routes
-    of others inside `networks` are left alone. `untold` counts peers that are not served either, but are too many to
+    of others inside `networks` are left alone. `unlisted` counts peers that are not served either, but are too many to
     be listed in `problems`.
     """
 
@@ -46,10 +46,10 @@ class Plan:
     paths: Mapping[str, str] = field(default_factory=dict)
     destinations: Mapping[str, tuple[Destination, ...]] = field(default_factory=dict)
     networks: tuple[IPNetwork, ...] = ()
-    untold: int = 0
+    unlisted: int = 0
 
     def state(self) -> KernelState:
-        """The whole as one desired state: each link comes with its settings."""
+        """The plan as one desired state, with the settings of each link."""
         objects = {*self.base, *chain.from_iterable(self.peers.values())}
         with_ipv6 = {item.link for item in objects if isinstance(item, Address) and item.address.version == 6}
         for link in [item for item in objects if isinstance(item, Link)]:
@@ -58,16 +58,16 @@ class Plan:
 
 
 def require(plan: Plan) -> None:
-    """Make the base of a plan, and delete nothing: what is there from before goes on carrying packets.
+    """Make the base of a plan, and delete nothing: what an earlier run left goes on carrying packets.
 
     Raises NetworkConfigError where a route of others conflicts with it, UnsupportedError, or the first KernelRefused.
     """
     plan = replace(plan, peers={}, destinations={})
     actual, foreign = netlink.read_with_foreign(plan.networks)
-    verdict = judged(plan, actual, foreign)
-    for problem in verdict.base.values():
+    conflicts = conflicts_of(plan, actual, foreign)
+    for problem in conflicts.base.values():
         raise NetworkConfigError(problem)
-    for _operation, refusal in netlink.apply(diff(plan.state(), with_taken(actual, verdict), prune=False)):
+    for _operation, refusal in netlink.apply(diff(plan.state(), with_flannel_routes(actual, conflicts), prune=False)):
         raise refusal
 
 
@@ -75,7 +75,7 @@ def require_free(networks: Collection[IPNetwork]) -> None:
     """Raise NetworkConfigError where a route of others conflicts with one for a whole network. Changes nothing."""
     actual, foreign = netlink.read_with_foreign(networks)
     desired = [Route(dst=network, link="") for network in networks]
-    for problem in judge(desired, {}, {}, foreign, {link.name for link in actual.all_of(Link)}).base.values():
+    for problem in find_conflicts(desired, {}, {}, foreign, {link.name for link in actual.all_of(Link)}).base.values():
         raise NetworkConfigError(problem)
 
 
@@ -85,12 +85,12 @@ def converge(plan: Plan) -> ConvergeReport:
     An object that conflicts with a route of others is left out, and is a problem of its peer.
     """
     actual, foreign = netlink.read_with_foreign(plan.networks)
-    verdict = judged(plan, actual, foreign)
-    plan = without(plan, verdict)
-    operations = diff(plan.state(), with_taken(actual, verdict))
+    conflicts = conflicts_of(plan, actual, foreign)
+    plan = without_conflicts(plan, conflicts)
+    operations = diff(plan.state(), with_flannel_routes(actual, conflicts))
     failed = netlink.apply(operations)
-    problems = list(verdict.base.values())
-    peer_problems = {**verdict.partly, **plan.problems}
+    problems = list(conflicts.base.values())
+    peer_problems = {**conflicts.partly, **plan.problems}
     owners = {item: peer for peer, items in plan.peers.items() for item in items} if failed else {}
     for operation, refusal in failed:
         peer = owners.get(operation.object)
@@ -103,31 +103,34 @@ def converge(plan: Plan) -> ConvergeReport:
         problems=tuple(problems),
         peer_problems=peer_problems,
         paths=plan.paths,
-        untold=plan.untold,
+        unlisted=plan.unlisted,
     )
 
 
-def judged(plan: Plan, actual: KernelState, foreign: Iterable[ForeignRoute]) -> RouteConflicts:
+def conflicts_of(plan: Plan, actual: KernelState, foreign: Iterable[ForeignRoute]) -> RouteConflicts:
     """Which objects of a plan conflict with routes of others. Pure."""
-    return judge(plan.base, plan.peers, plan.destinations, foreign, {link.name for link in actual.all_of(Link)})
+    links = {link.name for link in actual.all_of(Link)}
+    return find_conflicts(plan.base, plan.peers, plan.destinations, foreign, links)
 
 
-def without(plan: Plan, verdict: RouteConflicts) -> Plan:
-    """The plan less what conflicts with routes of others. Pure."""
-    if not verdict.base and not verdict.peers:
+def without_conflicts(plan: Plan, conflicts: RouteConflicts) -> Plan:
+    """The plan without the objects that conflict with routes of others. Pure."""
+    if not conflicts.base and not conflicts.peers:
         return plan
     return replace(
         plan,
-        base=tuple(item for item in plan.base if item not in verdict.base),
-        peers={name: objects for name, objects in plan.peers.items() if name not in verdict.peers},
-        problems={**plan.problems, **verdict.peers},
-        paths={name: path for name, path in plan.paths.items() if name not in verdict.peers},
+        base=tuple(item for item in plan.base if item not in conflicts.base),
+        peers={name: objects for name, objects in plan.peers.items() if name not in conflicts.peers},
+        problems={**plan.problems, **conflicts.peers},
+        paths={name: path for name, path in plan.paths.items() if name not in conflicts.peers},
     )
 
 
-def with_taken(actual: KernelState, verdict: RouteConflicts) -> KernelState:
-    """The state with flannel's routes as if they were ours: then they are changed, not added. Pure."""
-    if not verdict.taken:
+def with_flannel_routes(actual: KernelState, conflicts: RouteConflicts) -> KernelState:
+    """The state with flannel's routes as if they were ours, so that they are changed in place, not added. Pure."""
+    if not conflicts.taken:
         return actual
     there = {route.key for route in actual.all_of(Route)}
-    return KernelState(actual.objects | {replace(route, link="") for route in verdict.taken if route.key not in there})
+    return KernelState(
+        actual.objects | {replace(route, link="") for route in conflicts.taken if route.key not in there}
+    )

@@ -1,4 +1,4 @@
-"""What has to be done so that the kernel holds what it should. Pure: no I/O."""
+"""The operations that turn the kernel's state into the desired one. Pure: no I/O."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ K = TypeVar("K", bound=KernelObject)
 
 
 class OperationKind(Enum):
-    """What is done to one object. CHANGE replaces what is there under the same key, in place."""
+    """What is done to one object. CHANGE replaces, in place, the object that has the same key."""
 
     ADD = "add"
     CHANGE = "change"
@@ -41,13 +41,13 @@ def diff(desired: KernelState, actual: KernelState, *, prune: bool = True) -> tu
     """The operations that lead from `actual`, which holds only what is ours, to `desired`, in the order to do them.
 
     Objects are added and changed in the order of their ranks, links first, before any is deleted in the reverse order.
-    But a link that cannot be changed in place, or that keeps another from being made, is deleted first, and everything
-    on it is made again. Two equal states give no operations. Without `prune` no surplus object is deleted.
+    Except a link that cannot be changed in place, or that keeps another from being made: it is deleted first, and
+    everything on it is made again. Two equal states give no operations. Without `prune` no surplus object is deleted.
     """
     links, links_there = desired.all_of(Link), actual.all_of(Link)
     first = _must_be_rebuilt(links, links_there) | _in_the_way(links, links_there)
     actual = _without_forgotten(links, _without_links(actual, first))
-    # Most of what is there is as it should be: only what differs is looked at one by one.
+    # Most objects are as they should be: only those that differ are looked at one by one.
     different = desired.objects ^ actual.objects
     missing = different & desired.objects
     surplus = different - missing
@@ -71,7 +71,7 @@ def _additions(missing: Collection[KernelObject], surplus: Iterable[KernelObject
 
 
 def _deletions(missing: Iterable[KernelObject], surplus: Iterable[KernelObject]) -> list[Operation]:
-    """The kernel deletes what stands on a deleted link by itself: only the rest needs an operation of its own."""
+    """The operations that delete surplus objects. The kernel itself deletes those on a deleted link."""
     changed = {_identity(item) for item in missing}
     gone = [item for item in _in_order(surplus) if item.deletable and _identity(item) not in changed]
     links = [item for item in gone if isinstance(item, Link)]
@@ -81,12 +81,12 @@ def _deletions(missing: Iterable[KernelObject], surplus: Iterable[KernelObject])
 
 
 def _identity(item: KernelObject) -> tuple[object, ...]:
-    """What identifies an object among all: links with one name have one identity, whatever kinds they are."""
+    """The identity of an object: links of the same name have the same, whatever their kinds."""
     return item.rank, item.key
 
 
 def _must_be_rebuilt(desired: Iterable[Link], actual: Iterable[Link]) -> frozenset[Link]:
-    """The links that are there under a desired name, and cannot become the desired one in place."""
+    """The present links that have a desired name, and cannot be changed into the desired link in place."""
     there = {link.name: link for link in actual}
     return frozenset(
         there[link.name] for link in desired if link.name in there and link.fixed != there[link.name].fixed
@@ -94,12 +94,12 @@ def _must_be_rebuilt(desired: Iterable[Link], actual: Iterable[Link]) -> frozens
 
 
 def _in_the_way(desired: Collection[Link], actual: Iterable[Link]) -> frozenset[Link]:
-    """The links that are there and keep a desired one from being made."""
+    """The present links that keep a desired one from being made."""
     return frozenset(link for link in actual if any(link.excludes(other) for other in desired))
 
 
 def _without_links(state: KernelState, links: frozenset[Link]) -> KernelState:
-    """The state after these links were deleted, with everything on them."""
+    """The state without these links and everything on them."""
     if not links:
         return state
     names = {link.name for link in links}
@@ -107,7 +107,7 @@ def _without_links(state: KernelState, links: frozenset[Link]) -> KernelState:
 
 
 def _without_forgotten(desired: Iterable[Link], actual: KernelState) -> KernelState:
-    """The state less the neighbours that the kernel forgets, permanent ones too, when their link gets another MAC."""
+    """The state without the neighbours that the kernel forgets, also permanent ones, when a link gets another MAC."""
     macs = {link.name: link.mac for link in desired if isinstance(link, VxlanLink)}
     # A link that is not desired any more is deleted, with everything on it.
     changed = {link.name for link in actual.all_of(VxlanLink) if macs.get(link.name, link.mac) != link.mac}

@@ -22,13 +22,13 @@ FLANNEL = "flannel"
 # linux/rtnetlink.h, /etc/iproute2/rt_protos
 _PROTOCOLS = {0: "unspec", 1: "redirect", 2: "kernel", 3: "boot", 4: "static", 9: "ra", 16: "dhcp", 186: "bgp"}
 _KERNEL = 2
-# flannel leaves the number out, which is 0; older ones and `ip` have boot; static is what else writes by hand.
+# flannel writes 0; older versions and `ip` write boot; administrators and other tools write static.
 _BY_HAND = (0, 3, 4)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ForeignRoute:
-    """One route of the main table without our protocol number. Without a `link` it drops what it takes.
+    """One route of the main table without our protocol number. Without a `link` it drops packets.
 
     `several`: it has more next hops than the one that is shown. A `metric` of 0 is the family's usual one.
     """
@@ -42,7 +42,7 @@ class ForeignRoute:
 
     @property
     def selector(self) -> str:
-        """What `ip route delete` needs to know."""
+        """The arguments of `ip route delete` that select it."""
         parts = [str(self.dst)]
         if not self.several:
             parts += ["via", str(self.via)] if self.via else []
@@ -65,7 +65,7 @@ class Destination:
 
 @dataclass(frozen=True, kw_only=True)
 class RouteConflicts:
-    """Which desired routes conflict with routes of others, each with a sentence that says how.
+    """Which desired routes conflict with routes of others, each with a sentence about the conflict.
 
     `base` are routes of this host's own that are not made; `peers` those that are not served; `partly` those that are
     served, though packets to a part of their subnet go elsewhere. `taken` are desired routes that replace flannel's.
@@ -77,7 +77,7 @@ class RouteConflicts:
     taken: frozenset[Route] = frozenset()
 
 
-def judge(
+def find_conflicts(
     base: Iterable[KernelObject],
     peers: Mapping[str, Collection[KernelObject]],
     destinations: Mapping[str, Sequence[Destination]],
@@ -146,7 +146,7 @@ def _conflict(there: _Table, desired: Route, to: Destination) -> tuple[str | Non
 
 
 def _detour(there: _Table, subnet: IPNetwork, stopped: Collection[IPNetwork]) -> str | None:
-    """Where packets to a peer go, where a longer prefix wins over our one route for the whole network."""
+    """A sentence where a longer prefix of others wins over our one route for the whole network; else None."""
     for route in there.covering(subnet):
         if not _is_flannels(route) and route.dst not in stopped:
             return f"its subnet {subnet} goes elsewhere, by {route}: {_advice(route)}"
@@ -161,13 +161,13 @@ def _detour_of_part(there: _Table, subnet: IPNetwork) -> str | None:
 
 
 class _Table:
-    """Routes by what they lead to."""
+    """Routes by their destination."""
 
     def __init__(self, routes: Iterable[ForeignRoute]) -> None:
         self._by_destination: dict[tuple[int, int, int], list[ForeignRoute]] = defaultdict(list)
         for route in routes:
             self._by_destination[_key(route.dst)].append(route)
-        # In the order of addresses, the wider first.
+        # In the order of addresses; of those with one base address, the wider first.
         self._keys = sorted(self._by_destination)
         self._lengths = {version: sorted({key[2] for key in self._keys if key[0] == version}) for version in (4, 6)}
 
@@ -175,11 +175,11 @@ class _Table:
         return bool(self._keys)
 
     def to(self, subnet: IPNetwork) -> Sequence[ForeignRoute]:
-        """The routes to exactly this."""
+        """The routes to exactly this subnet."""
         return self._by_destination.get(_key(subnet), ())
 
     def covering(self, subnet: IPNetwork) -> Iterator[ForeignRoute]:
-        """The routes to this, and to what it is a part of."""
+        """The routes to this subnet, and to networks that contain it."""
         version, base, length = _key(subnet)
         for wider in self._lengths[version]:
             if wider <= length:
@@ -187,7 +187,7 @@ class _Table:
                 yield from self._by_destination.get((version, base >> shift << shift, wider), ())
 
     def inside(self, subnet: IPNetwork) -> Iterator[ForeignRoute]:
-        """The routes to parts of this."""
+        """The routes to parts of this subnet."""
         version, base, length = _key(subnet)
         first = bisect_right(self._keys, (version, base, length))
         last = bisect_left(self._keys, (version, int(subnet.broadcast_address) + 1, 0))
@@ -217,7 +217,7 @@ def _in_the_way(route: ForeignRoute, subnet: IPNetwork) -> str | None:
         return None
     if route.dst == subnet:
         return f"{route} is in the way of its subnet {subnet}: {_advice(route)}"
-    # docker0 is about to move to our own subnet; and no host is reached by a route that drops packets.
+    # docker0 is about to move to our own subnet; and a route that drops packets reaches no host.
     if route.link in (BRIDGE, None):
         return None
     return f"its subnet {subnet} is a part of what {route} leads to: {_advice(route)}"

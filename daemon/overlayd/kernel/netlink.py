@@ -342,14 +342,14 @@ def _harmless(operation: Operation, code: int) -> bool:
 
 
 def _sysctls(links: Iterable[Link]) -> Iterator[Sysctl]:
-    """The kernel settings that we make, with their present values, as far as they can be read."""
+    """The kernel settings that overlayd makes, with their present values, as far as they can be read."""
     of_links = [one for link in links for one in link_settings(link.name, ipv6=False)]
     for setting in (FORWARDING, FORWARDING6, *of_links):
         try:
             yield replace(setting, value=_sysctl_path(setting).read_text().strip())
         except OSError:
             if _without_ipv6(setting):
-                # Nothing can come by IPv6: as good as set.
+                # No IPv6 packet can arrive on this link, so the setting counts as made.
                 yield setting
 
 

@@ -1,7 +1,7 @@
-"""What is written below `<prefix>/subnets/`: leases are created, and taken up again.
+"""Writes the keys of leases below `<prefix>/subnets/`: creates, resumes and prolongs them.
 
-Every write is a transaction that compares first: when two hosts write at the same moment, one of them has the subnet
-and the other is told that it was too late.
+Every write is a transaction that compares first: when two hosts write at the same moment, one of them gets the subnet
+and the other one a refusal.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from overlayd.lib.addresses import IPNetwork
 from overlayd.store.bounded_keys import BoundedKeys
 from overlayd.store.protocol import KeyStore, KeyValue
 
-# Among more keys no subnet is chosen.
+# With more keys than this, no subnet is chosen.
 NAMES_AT_MOST = 200_000
-# Who loses a race for a pair of subnets waits up to this long, or all losers would list again at the same moment.
+# A host that loses a race for a pair of subnets waits up to this long: else all losers would list at the same moment.
 RACE_PAUSE_S = 0.2
 
 
@@ -37,7 +37,7 @@ class ListedLeases:
     def subnets(self, *, without: str | None = None) -> Iterator[tuple[str, IPNetwork]]:
         """Each key's name with each subnet that it stands for, less those of one key.
 
-        A key whose value is no lease counts too: somebody wrote it for a reason.
+        A key counts even if its value is not a lease: somebody wrote it for a reason.
         """
         for name in self.names:
             with contextlib.suppress(MalformedLease):
@@ -58,7 +58,7 @@ class LeaseWrites:
         return self._store.get(self._keys.lease(name))
 
     def list(self) -> ListedLeases:
-        """All keys of leases as they are now. Raises StoreError also where there are more than can be chosen among."""
+        """All keys of leases as they are now. Raises StoreError also where there are more than NAMES_AT_MOST."""
         kept, names = BoundedKeys(BOUNDS), list[str]()
         pages = self._store.pages([self._keys.subnets])
         for page in pages:
@@ -78,18 +78,18 @@ class LeaseWrites:
     def create(
         self, lease: Lease, ttl_s: int, listed: ListedLeases, *, instead_of: str | None = None
     ) -> HeldLease | None:
-        """Write the key of a lease whose subnets are free in a list. None where another host was quicker.
+        """Write the key of a lease whose subnets are free in a list. None where another host was faster.
 
         `instead_of` is the name of a lease that is deleted in the same transaction.
         """
         key = self._keys.lease(lease.key_name)
-        # Of a pair of subnets two hosts could each get one, under keys that do not begin alike: no lease may have
-        # changed since the list. One subnet alone is free if its own key is.
+        # The keys of two pairs may differ and still share a subnet. So for a pair, no lease may have changed since the
+        # list. A single subnet is free if its own key is.
         alone = lease.v6 is None and instead_of is None
         etcd_lease_id = self._store.grant(ttl_s)
         created = False
         try:
-            with self._naming_the_right():
+            with self._explained_denial():
                 created = self._store.create(
                     key,
                     lease.value(),
@@ -119,7 +119,7 @@ class LeaseWrites:
             return None
         # Older versions published another address in place of the missing one in a lease without IPv4.
         if self.lease_of(kv) != lease or (lease.v4 is None and kv.value != lease.value()):
-            with self._naming_the_right():
+            with self._explained_denial():
                 written = self._store.replace(kv.key, lease.value(), mod_revision=kv.mod_revision, lease_id=kv.lease_id)
             if not written:
                 return None
@@ -134,7 +134,7 @@ class LeaseWrites:
         return read_lease(self._keys, kv)
 
     @contextlib.contextmanager
-    def _naming_the_right(self) -> Iterator[None]:
+    def _explained_denial(self) -> Iterator[None]:
         try:
             yield
         except StoreDenied as error:

@@ -1,8 +1,8 @@
-"""Which host publishes an address: each daemon says so in etcd while it runs, so that two with one address are noticed.
+"""Which host publishes an address: each daemon writes that into etcd while it runs, so that duplicates are noticed.
 
-A lease does not say it: it outlives its host by a day, and whoever has the address takes it over, as flannel does. So
-every daemon also keeps a key under `<prefix>/hosts/<address>` (a presence), which ends half a minute after the daemon.
-Flannel does not read it.
+A lease does not show it: it outlives its host by a day, and the next host with its address takes it over, as with
+flannel. So every daemon also keeps a key under `<prefix>/hosts/<address>` (a presence), which ends half a minute after
+the daemon. Flannel does not read it.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def parse_identity(value: bytes) -> Identity:
 
 
 def probed_address(value: bytes, version: int) -> IPAddress | None:
-    """The container's address that the host's prober sends from, of an IP version; None where none is named."""
+    """The address of the container that a host's prober sends from, in one IP version; None where there is none."""
     with contextlib.suppress(ValueError, RecursionError, TypeError, AttributeError, KeyError):
         for text in json.loads(value)["Containers"]:
             address = ip_address(str(text))
@@ -91,7 +91,7 @@ def other_at(store: KeyStore, keys: Keys, address: IPAddress, identity: Identity
     """
     with contextlib.suppress(StoreDenied):
         found = store.get(keys.host(address))
-        # A key that does not end by itself does not show that its writer lives.
+        # A key without an expiring etcd lease does not show that its writer runs.
         if found is not None and found.lease_id and store.granted_ttl(found.lease_id) <= LONGEST_TTL_S:
             holder = parse_identity(found.value)
             return holder if holder.id != identity.id else None
@@ -119,8 +119,8 @@ class Presence:
     def claim(self) -> None:
         """Write the presence, and keep it until `release`.
 
-        Raises AddressTaken, which names both hosts, and StoreError. Where etcd's roles do not allow the
-        key, there is none; where etcd has no room, it is written when there is room again.
+        Raises AddressTaken, which names both hosts, and StoreError. Where etcd's roles forbid the key,
+        there is none; where etcd has no room, it is written when there is room again.
         """
         try:
             self._lease_id = self._hold()
@@ -171,7 +171,7 @@ class Presence:
             # Tried again after an interval, not sooner: all hosts are in the same situation.
             log.debug("etcd has no room yet", problem=error.message)
         except AddressTaken as error:
-            # It came while etcd was away, or by hand. The data path stays: a person must decide which host is to go.
+            # The other host came while etcd was away. The data path stays: a person must decide which host changes.
             if self.problem is None:
                 log.error("another host publishes this host's address", problem=error.message, hint=error.hint)
             self.problem = error.message
@@ -199,7 +199,7 @@ class Presence:
     def _take_up(self, found: KeyValue) -> int:
         """Go on with the key of this host's last run, which ended without removing it. Raises AddressTaken, StoreError.
 
-        A key that does not end by itself does not show that its writer lives: it is taken over.
+        A key without an expiring etcd lease does not show that its writer runs: it is taken over.
         """
         granted_s = self._store.granted_ttl(found.lease_id) if found.lease_id else 0
         if not found.lease_id or granted_s > LONGEST_TTL_S:

@@ -30,9 +30,9 @@ from overlayd.store.openness import OpennessWatch
 
 log = logger("registry")
 
-# Who loses more races than these waits longer each time.
+# A host that loses more races than FREE_RACES waits longer each time.
 FREE_RACES, LONGEST_RACE_PAUSE_S = 3, 2.0
-# How long to go on while others are quicker each time; and how often a lease that is lost at once is written again.
+# How long a host that loses each race goes on; and how many times one `reclaim` tries to write a lost lease again.
 RACES_S = 30.0
 REPAIRS_AT_MOST = 3
 CONTESTED = "somebody else writes another lease over this host's again and again; it is written again less often"
@@ -42,7 +42,7 @@ CONTESTED_HINT = (
 
 
 class Registry:
-    """One network in etcd, followed. What was last seen needs no etcd; `acquire`, `reclaim` and `refresh` ask it."""
+    """Follows one network in etcd. `acquire`, `reclaim` and `refresh` ask etcd; the rest is what was last seen."""
 
     def __init__(
         self,
@@ -77,19 +77,19 @@ class Registry:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What others may do to this network by etcd, or do, in sentences."""
+        """Sentences about what others can do to this network through etcd, or are doing."""
         found = (*self._openness.warnings, self._config.warning, CONTESTED if self._contention.is_on else None)
         return tuple(one for one in found if one)
 
     @property
     def view(self) -> View:
-        """What etcd held when it was last seen, and whether it is seen now."""
+        """What etcd held when it last answered, and whether it is connected now."""
         return self._follower.view
 
     def network_config(self) -> NetworkConfig:
         """The network config as last seen; while it changes too often, the one that is still followed.
 
-        Raises StoreError before etcd was seen, NetworkConfigError if it is no good.
+        Raises StoreError before etcd has answered, NetworkConfigError if it is missing or wrong.
         """
         view = self.view
         if not view.revision:
@@ -101,12 +101,12 @@ class Registry:
         return self._leases.read(self.view)
 
     def checked_previous(self, previous: PreviousLease, public_ip: IPAddress) -> PreviousLease:
-        """The record of this host's last run, without an etcd lease of another host that lives. Raises StoreError.
+        """The record of this host's last run; without its etcd lease if that is a running host's. Raises StoreError.
 
-        A machine that was made from another's image has the record of that one, and would take its lease.
+        A machine that was cloned from another has that one's record, and would take its lease.
         """
         for name, lease in self.lease_table().leases.items():
-            if lease.public_ip == public_ip or not self._hangs_on(name, previous.etcd_lease_id):
+            if lease.public_ip == public_ip or not self._is_attached(name, previous.etcd_lease_id):
                 continue
             ours = presence.this_host()
             holder = presence.other_at(self._store, self._keys, lease.public_ip, ours)
@@ -122,18 +122,19 @@ class Registry:
         return previous
 
     def older_leases_of_others(self, previous: PreviousLease, public_ip: IPAddress) -> list[Lease]:
-        """The leases that other hosts had before this one had its own. One at this host's address is not another's."""
+        """The leases of other hosts that are older than this host's own. One at this host's address is its own."""
         leases = self.lease_table().leases
         own = [one.created for one in leases.values() if one.public_ip == public_ip and one.created]
         return [
             one
             for name, one in leases.items()
             if one.public_ip != public_ip
-            and not self._hangs_on(name, previous.etcd_lease_id)
+            and not self._is_attached(name, previous.etcd_lease_id)
             and (not own or one.created < min(own))
         ]
 
-    def _hangs_on(self, name: str, etcd_lease_id: int) -> bool:
+    def _is_attached(self, name: str, etcd_lease_id: int) -> bool:
+        """Whether a lease's key is attached to that etcd lease."""
         kv = self.view.entries.get(SUBNETS + name)
         return kv is not None and kv.lease_id != 0 and kv.lease_id == etcd_lease_id
 
@@ -149,8 +150,8 @@ class Registry:
     ) -> HeldLease:
         """Hold subnets: those this host has, else the previous ones, else random free ones that hold none of `avoid`.
 
-        `make_lease` says what to publish for them. A lease of this host that does not fit the config any more is given
-        up in the same transaction; the subnets of it that do fit are kept. A lost race is tried again with what is then
+        `make_lease` makes the lease to publish for them. A lease of this host that does not fit the config any more is
+        given up in the same transaction; its subnets that do fit are kept. A lost race is tried again with what is then
         free. Raises StoreError, SubnetsExhausted; StoreDenied where etcd's roles let this host read the leases but not
         write one.
         """
@@ -161,7 +162,7 @@ class Registry:
             )
             if held is not None:
                 return held
-            log.info("lost a race, trying again")
+            log.info("another host was faster; trying again")
             races += 1
             if races > FREE_RACES:
                 time.sleep(self._rng.uniform(0, min(LONGEST_RACE_PAUSE_S, RACE_PAUSE_S * 2 ** (races - FREE_RACES))))
@@ -181,11 +182,11 @@ class Registry:
         ttl_s: int,
         avoid: Collection[IPNetwork],
     ) -> HeldLease | None:
-        """One attempt; None where another host was quicker."""
+        """Try once; None where another host was faster."""
         listed = self._writes.list()
         leases = LeaseTableReader().read(listed.entries.items()).leases
         lease_ids = {name: kv.lease_id for name, kv in listed.entries.items()}
-        # A lease under another spelling of its key is given up for one under the key itself.
+        # A lease whose key is spelled in another way (`-` for `:`) is replaced by one under the right key.
         well_named = {name: lease for name, lease in leases.items() if name == lease.key_name}
         resumed = allocate.own_lease(well_named.values(), public_ip, config, avoid)
         old_name, old = owned(lease_ids, leases, public_ip, previous) or (None, None)
@@ -199,7 +200,7 @@ class Registry:
         return self._writes.create(make_lease(subnets), ttl_s, listed, instead_of=old_name)
 
     def reclaim(self, held: HeldLease, *, ttl_s: int) -> HeldLease:
-        """Look whether etcd still says what this host holds, and repair it where that can be done.
+        """Look whether etcd still has this host's lease, and write it again where it is gone or changed.
 
         Returns `held` itself when all is well; a new one, on the same subnet, when the key had gone (an expired or
         revoked lease, an etcd that lost its data) or was changed. Raises LeaseLost when another host has the subnet,

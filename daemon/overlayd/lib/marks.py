@@ -49,7 +49,7 @@ class Marks:
 
     @property
     def restart(self) -> str:
-        """The command that restarts its daemon. `said_of` does not change it, whichever network is ours."""
+        """The command that restarts its daemon. `adapt_commands` does not change it, whichever network is ours."""
         return f"systemctl restart {self.unit}{'' if self.number else '.service'}"
 
     @property
@@ -105,8 +105,8 @@ class Marks:
         """The bridge of this host's containers, where none has the subnet's address yet."""
         return f"br-overlay{self.number}" if self.number else "docker0"
 
-    def said_of(self, words: str) -> str:
-        """A text with commands to paste for network 0, changed to this network's unit and flag."""
+    def adapt_commands(self, words: str) -> str:
+        """A text whose commands are for network 0, with this network's unit and flag in them."""
         if not self.number:
             return words
         return _COMMAND.sub(rf"\g<0>{self.flag}", _UNIT.sub(rf"\1{self.unit}", words))

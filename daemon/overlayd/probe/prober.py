@@ -36,12 +36,12 @@ log = logger("probe")
 
 TIMEOUT_S = 1.0
 # A kernel reports that an address is not on its bridge after three ARP requests, one a second (arp(7)).
-NOBODY_S = 3.5
+NO_CONTAINER_S = 3.5
 # The budget holds as many echoes as may be sent in this time, which is about the longest exchange.
 BURST_S = 4.0
 # At most so many peers are diagnosed within one interval. A diagnosis takes some ten echoes.
 DIAGNOSES_AT_ONCE = 3
-# The shortest time between rounds, so that peers that are due within it share one.
+# The shortest time between rounds, so that all peers that are due within it share a round.
 ROUND_S = 1.0
 # How often this host asks its own container whether that answers echoes.
 ANSWERING_S = 30.0
@@ -75,7 +75,7 @@ class Prober:
         alive: Callable[[KnownPeer], tuple[bool | None, IPAddress | None]],
         on_change: Callable[[], None],
     ) -> None:
-        """`alive` asks etcd whether a peer's daemon runs, and which container its prober uses; None: not known.
+        """`alive` asks etcd whether a peer's daemon runs, and which container its prober uses; None where unknown.
 
         `on_change` is called in the prober's thread when other peers fail than before.
         """
@@ -120,7 +120,7 @@ class Prober:
             now = time.monotonic()
             paths = {}
             for key, peer in wanted.items():
-                # A new peer gets a moment: it configures its kernel for us at the same time as we do for it.
+                # A new peer gets its first echo after a moment: it is still configuring its kernel for us.
                 paths[key] = self._paths.get(key) or PathState(peer=peer, due=now + self._rng.uniform(1, SOON_S))
                 paths[key].peer = peer
             self._paths = paths
@@ -208,7 +208,7 @@ class Prober:
     ) -> None:
         now, targets = time.monotonic(), [path.next_target for path in due]
         echoes = [self._echo(path, target, local, sources, now) for path, target in zip(due, targets, strict=True)]
-        outcomes = self._exchange(echoes, TIMEOUT_S if all(path.known for path in due) else NOBODY_S)
+        outcomes = self._exchange(echoes, TIMEOUT_S if all(path.known for path in due) else NO_CONTAINER_S)
         now, clock = time.monotonic(), time.time()
         for path, target, outcome in zip(due, targets, outcomes, strict=True):
             if outcome.rtt_s is not None:
@@ -247,7 +247,7 @@ class Prober:
         hosts = [self._echo(path, address, local, sources, now) for address in host_addresses(peer.subnet)]
         hops = [self._echo(path, target, local, sources, now, hops=hops) for hops in range(1, HOPS + 1)]
         others = [self._echo(path, target, local, [other], now) for other in sources[1:]]
-        found = iter(self._exchange([again_echo, below, *hosts, *hops, *others], NOBODY_S))
+        found = iter(self._exchange([again_echo, below, *hosts, *hops, *others], NO_CONTAINER_S))
         self._tokens -= 2 + len(hosts) + len(hops) + len(others)
         again, under = next(found), next(found)
         of_hosts, of_hops = [next(found) for _ in hosts], [next(found) for _ in hops]
@@ -292,7 +292,7 @@ class Prober:
         for path in self._by_subnet.containing(sender):
             path.on_request(sender, note, now=now)
 
-    def _source_words(self, local: LocalHost, sources: Sequence[SourceContainer]) -> str:
+    def _describe_source(self, local: LocalHost, sources: Sequence[SourceContainer]) -> str:
         return describe_source(
             replace(local, containers=tuple(sources)), self._container_sockets.problem, self._container_sockets.bridge
         )
@@ -302,7 +302,7 @@ class Prober:
             path.refresh(time.monotonic())
         before = self._findings
         found = Findings(
-            source=self._source_words(local, sources) if paths else "",
+            source=self._describe_source(local, sources) if paths else "",
             container=self._answering[1],
             peers=tuple(path.shown for path in paths),
             problems=problems(paths),

@@ -48,8 +48,9 @@ class HeardRequest:
 class Diagnosis:
     """What was found out after echoes were lost. None: not known.
 
-    `host` and `underlay`: whether the peer's host answered, by the overlay and by the underlay. `lives`: whether etcd
-    has the peer's daemon. `last_hop` is the farthest hop towards the container that answered, `reason` an ICMP error.
+    `host` and `underlay`: whether the peer's host answered, by the overlay and by the underlay. `lives`: whether the
+    peer's daemon has its presence in etcd. `last_hop` is the farthest hop towards the container that answered,
+    `reason` an ICMP error.
     """
 
     host: bool | None = None
@@ -159,7 +160,7 @@ class PathState:
         if age_s is None:
             return
         self.heard = HeardRequest(at=now, us_at=now - age_s)
-        # A container of the peer that fails may be the only one that does, and its host sends from another one by now.
+        # Only this container of the peer may fail; its host may send from another one by now.
         wanted = not self.known or (self.misses >= MISSES and sender != self.target)
         if note.startswith(_ANSWERS) and wanted and self._may_be_a_container(sender):
             self.target, self.known = sender, True
@@ -192,8 +193,7 @@ class PathState:
             return HOST_ONLY
         if diagnosis.lives or (diagnosis.underlay and _host_answers(self.peer)):
             return FAILING
-        # The host is switched off or runs no overlayd. Its lease outlives it by a day, and nothing here has to be
-        # repaired.
+        # The host is switched off or runs no overlayd: nothing has to be repaired here. Its lease outlives it by a day.
         return HOST_SILENT
 
     def _sentence(self, diagnosis: Diagnosis, now: float) -> str:

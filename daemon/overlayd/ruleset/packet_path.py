@@ -1,4 +1,4 @@
-"""The path of a packet through all base chains of a host, and where an accept rule would help. Pure.
+"""The path of a packet through all base chains of a host, and which accept rule would let it pass. Pure.
 
 A packet passes through all base chains of a hook, whichever program made them. An accept ends its own base chain only:
 so each base chain that drops the packet needs an accept of its own, before the rule that drops.
@@ -131,7 +131,7 @@ def trace_path(
             elif verdict.dropped:
                 doubts.append(stage.drop(packet, accept, verdict.by))
             else:
-                # Drops by rules of overlayd that depend on more than is known here are as they should be.
+                # Rules of overlayd that may drop the packet are no doubt: they are as they should be.
                 others = (rule for rule in verdict.doubts if network_of_rule(rule) is None)
                 doubts += [stage.drop(packet, accept, rule) for rule in islice(others, 1)]
     return PathDrops(drops=tuple(drops), doubts=tuple(doubts))
@@ -167,7 +167,7 @@ def _stages(kinds: Sequence[IptablesRules], bases: Sequence[BaseChain], version:
 
 
 def _network_remedy(network: int) -> str:
-    """The command that repairs the rules of that network; for ours in the words for network 0 (Marks.said_of)."""
+    """The command that repairs the rules of that network; for ours as for network 0 (Marks.adapt_commands)."""
     if network == ours().number:
         return "systemctl restart overlayd"
     return of(network).restart

@@ -1,7 +1,7 @@
 """The walk of a packet through chains of rules, of iptables or nftables. Pure.
 
 Not every condition of a rule can be evaluated from outside (rates, states, a program's decision). The effect of such a
-rule is uncertain: it is a doubt, and so is what depends on it.
+rule is uncertain: the rule is a doubt, and so are rules whose effect depends on it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _PROTOCOLS = {
     "58": "ipv6-icmp",
     "icmpv6": "ipv6-icmp",
 }
-# The kernel refuses loops of chains. This depth, which no real ruleset has, ends a loop in a text.
+# The kernel refuses loops of chains. In a text there may be one: this depth, which no real ruleset has, ends it.
 _DEEPEST = 32
 
 

@@ -1,4 +1,4 @@
-"""Parts of etcd, followed: a value that is kept up to date, whatever happens to etcd."""
+"""Keeps a copy of parts of etcd up to date, by a list and a watch, and again after every failure."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ REFUSED_RETRY_S = 15.0
 HEALTH_INTERVAL_S = 1.5
 # The pause before listing again when the revision was compacted before the watch began.
 COMPACTED_S = 0.5
-# When a watch that lasted this long ends, the next attempt follows at once.
+# After a watch that lasted at least this long, etcd is listed again at once.
 LASTED_S = 1.0
-# At least so long between two lists that are made because keys were left out of the first.
+# The shortest time between two lists, where keys were left out and there is room for them now.
 LIST_AGAIN_S = 30.0
 # After a list that took longer than this, the next one waits for as long as that took.
 LONG_LIST_S = 0.2
@@ -86,7 +86,7 @@ class Follower:
         self._list_not_before = 0.0
         self._threads = (
             threading.Thread(target=self._run, name="etcd-watch", daemon=True),
-            threading.Thread(target=self._check_health, name="etcd-pulse", daemon=True),
+            threading.Thread(target=self._check_health, name="etcd-health", daemon=True),
         )
 
     @property
@@ -200,7 +200,7 @@ class Follower:
         if view.connected or view.problem is None:
             refused = isinstance(error, Refused | StoreDenied)
             log.warning(
-                f"etcd {'refuses this host' if refused else 'is away'}; everything goes on as it is",
+                f"etcd {'refuses this host' if refused else 'is away'}; the data path stays as it is",
                 problem=error.message,
                 hint=error.hint,
             )

@@ -73,7 +73,7 @@ class Servers:
         self._names = NameResolver()
         self._connection: Connection | None = None
         self._two_families = False
-        # A fleet spreads over the servers.
+        # Random, so that the hosts spread over the servers.
         self._turn = random.randrange(len(self._endpoints))
         self._renew_not_before = 0.0
 
@@ -109,9 +109,9 @@ class Servers:
         *,
         repeatable: bool = False,
     ) -> Any:
-        """Call one of etcd's servers, and the next one when it fails: where that is safe. Raises StoreError.
+        """Call one of etcd's servers, and the next one when it fails and that is safe. Raises StoreError.
 
-        It is when the request is `repeatable`, or when it certainly did not reach a server.
+        It is safe when the request is `repeatable`, or when it certainly did not reach a server.
         """
         deadline = time.monotonic() + CALL_TIMEOUT_S
         attempts, may_log_in = 0, True
@@ -154,9 +154,9 @@ class Servers:
                     raise StoreError(f"etcd at {self.name}: {operation}: the connection was closed") from error
 
     def reach(self, timeout_s: float) -> Connection:
-        """A connection whose server answers for its cluster. Raises StoreError with nothing but the server's message.
+        """A connection to a server that is healthy in its cluster. Raises StoreError with the server's message alone.
 
-        For a store with one endpoint: it tells whether the daemon could use that server.
+        It is for a store with one endpoint, to find out whether the daemon could use that server.
         """
         problem: str | None = ""
         for _family in range(2):
@@ -218,7 +218,7 @@ class Servers:
         kind = kinds.get(word, StoreError)
         if is_wrong_name(error):
             kind = StoreError
-        # Both codes have other meanings too: etcd's disk is full; too many requests.
+        # RESOURCE_EXHAUSTED and OUT_OF_RANGE have other meanings too, so the text decides.
         if word == "RESOURCE_EXHAUSTED" and "larger than max" in detail:
             kind = TooLarge
         elif no_room(error):

@@ -162,7 +162,7 @@ def code_blocks(page: Path, heading: str) -> list[str]:
 
 
 def unit_lines(unit: Path, key: str, variables: Mapping[str, str], instance: str) -> list[Sequence[str]]:
-    """The command lines of a unit's `key`, as systemd would start them for an instance, with %i and variables replaced."""
+    """The command lines of a unit's `key`, as systemd starts them for an instance: %i and variables are replaced."""
     found: list[Sequence[str]] = []
     for value in re.findall(rf"^{key}=(.*)$", unit.read_text(), re.MULTILINE):
         words = shlex.split(value.replace("%i", instance).replace("%%", "%"))

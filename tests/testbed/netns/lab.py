@@ -51,7 +51,7 @@ class Host:
         settings: Mapping[str, object] | None = None,
         own_sockets: bool = False,
     ) -> None:
-        """Values only; `Lab.host` makes it. `own_sockets`: this host has a folder of its own for wireguard-go's sockets."""
+        """Values only; `Lab.host` makes it. `own_sockets`: wireguard-go has a folder of its own for sockets here."""
         self.name = name
         self.namespace = namespaces.unique(f"{next(_numbers)}{name}")
         self.container = f"{self.namespace}c"

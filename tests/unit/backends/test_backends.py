@@ -312,7 +312,7 @@ def test_the_peer_table_knows_the_way_and_the_sources() -> None:
 
 def test_refusals_leave_good_peers_alone() -> None:
     judged = select_peers([peer(3), peer(2)], own=OWN, network=CONFIG, backend_type="vxlan")
-    assert (judged.served, judged.problems, judged.untold) == ((peer(2), peer(3)), {}, 0)
+    assert (judged.served, judged.problems, judged.unlisted) == ((peer(2), peer(3)), {}, 0)
 
 
 def test_a_dual_stack_peer_is_reached_by_a_device_for_each_family() -> None:

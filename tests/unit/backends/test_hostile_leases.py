@@ -151,7 +151,7 @@ def test_of_very_many_leases_so_many_are_served_and_the_rest_is_a_number() -> No
     found = judged(*many, GOOD, network=WIDE)
     assert len(found.served) == min(PEERS_AT_MOST, len(many) + 1)
     assert found.served[0] == GOOD
-    assert len(found.problems) + found.untold == len(many) + 1 - len(found.served)
+    assert len(found.problems) + found.unlisted == len(many) + 1 - len(found.served)
 
 
 HOSTILE = {

@@ -177,7 +177,7 @@ def test_another_networks_rules_are_its_own_daemons_to_mend(number: int, monkeyp
     where = f"ip {name} forwarded"
     by_nft = but(firewall={"chains": nft(base_chain(where, "forward"), nft_rule(where, {"drop": None}))})
     for facts in (by_iptables, by_nft):
-        said = marks.ours().said_of(str(found(facts, "forward-out").remedy))
+        said = marks.ours().adapt_commands(str(found(facts, "forward-out").remedy))
         assert said == f"systemctl restart {unit}"
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from overlayd import backends
-from overlayd.kernel.converge import judged, with_taken, without
+from overlayd.kernel.converge import conflicts_of, with_flannel_routes, without_conflicts
 from overlayd.kernel.diff import diff
 from overlayd.kernel.state import KernelState, Route
 from overlayd.lib.addresses import is_within
@@ -48,10 +48,10 @@ def test_others_keep_their_routes_and_links_and_good_peers_are_served_as_before(
         assert plan.problems.get(name) == alone.problems.get(name)
     assert plan.base == alone.base
 
-    verdict = judged(plan, kernel.ours(), as_seen(before.values()))
-    for operation in diff(without(plan, verdict).state(), with_taken(kernel.ours(), verdict)):
+    conflicts = conflicts_of(plan, kernel.ours(), as_seen(before.values()))
+    for operation in diff(without_conflicts(plan, conflicts).state(), with_flannel_routes(kernel.ours(), conflicts)):
         kernel.apply(operation)
-    taken = {route.key for route in verdict.taken}
+    taken = {route.key for route in conflicts.taken}
     assert kernel.foreign == {key: route for key, route in before.items() if key not in taken}
     assert kernel.interfaces == interfaces
     for item in kernel.ours().objects:

@@ -187,7 +187,7 @@ def test_the_command_that_copies_firewalls_files_for_another_network_does(tmp_pa
     ],
 )
 def test_a_remedy_is_for_the_network_that_it_is_about(words: str, of_2: str) -> None:
-    assert (marks.of(0).said_of(words), marks.of(2).said_of(words)) == (words, of_2)
+    assert (marks.of(0).adapt_commands(words), marks.of(2).adapt_commands(words)) == (words, of_2)
 
 
 def test_backends_of_a_network_are_made_with_its_devices() -> None:

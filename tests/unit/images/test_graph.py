@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from images.engine.errors import BadGraph
-from images.engine.graph import EPOCH, Built, Target, epoch, ordered, verdicts
+from images.engine.graph import EPOCH, Built, Target, decisions, epoch, ordered
 from images.engine.step import Step
 
 
@@ -38,17 +38,17 @@ def built_of(targets: dict[str, Target]) -> dict[str, Built]:
     """As if everything had just been built, each target telling the facts of `FACTS`."""
     built: dict[str, Built] = {}
     for one in ordered(targets, targets):
-        [*_, verdict] = verdicts(targets, [one.name], lambda t: built.get(t.name))
-        assert verdict.inputs is not None
-        built[one.name] = Built(inputs=verdict.inputs, facts=FACTS if one.facts else {}, complete=True)
+        [*_, decision] = decisions(targets, [one.name], lambda t: built.get(t.name))
+        assert decision.inputs is not None
+        built[one.name] = Built(inputs=decision.inputs, facts=FACTS if one.facts else {}, complete=True)
     return built
 
 
 def reasons(
     targets: dict[str, Target], built: dict[str, Built], *wanted: str, force: str = ""
 ) -> dict[str, str | None]:
-    found = verdicts(targets, wanted, lambda t: built.get(t.name), force=frozenset(filter(None, [force])))
-    return {verdict.target.name: verdict.reason for verdict in found}
+    found = decisions(targets, wanted, lambda t: built.get(t.name), force=frozenset(filter(None, [force])))
+    return {decision.target.name: decision.reason for decision in found}
 
 
 def test_each_comes_after_what_it_needs() -> None:
@@ -116,7 +116,7 @@ def test_facts_stand_in_place_of_the_inputs_of_what_tells_them() -> None:
 def test_what_waits_for_facts_is_seen_when_they_are_told() -> None:
     built = built_of(FETCHED)
     changed = {**FETCHED, "mirror": target("mirror", recipe="2", facts=True)}
-    found = verdicts(changed, ["host"], lambda t: built.get(t.name))
+    found = decisions(changed, ["host"], lambda t: built.get(t.name))
     assert [(v.target.name, v.inputs is None) for v in found] == [("mirror", False), ("base", True), ("host", True)]
     assert [v.reason for v in found] == ["recipe changed: 1 -> 2", *["depends on a target that is built first"] * 2]
     # It is fetched again, and tells the same: nothing more is to do.
@@ -126,9 +126,9 @@ def test_what_waits_for_facts_is_seen_when_they_are_told() -> None:
 
 def test_asking_for_what_tells_facts_leaves_open_what_follows() -> None:
     built = built_of(FETCHED)
-    found = {v.target.name: v.inputs for v in verdicts(FETCHED, ["host"], lambda t: built.get(t.name))}
+    found = {v.target.name: v.inputs for v in decisions(FETCHED, ["host"], lambda t: built.get(t.name))}
     assert found["host"] is not None
-    forced = verdicts(FETCHED, ["host", "mirror"], lambda t: built.get(t.name), force=frozenset({"mirror"}))
+    forced = decisions(FETCHED, ["host", "mirror"], lambda t: built.get(t.name), force=frozenset({"mirror"}))
     assert {v.target.name: v.inputs is None for v in forced} == {"mirror": False, "base": True, "host": True}
 
 

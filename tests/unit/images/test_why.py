@@ -7,7 +7,7 @@ from images.engine.graph import BuildDecision, Target
 from images.engine.inputs import Inputs
 
 
-def verdict(
+def decision(
     name: str,
     before: Inputs | None,
     now: Inputs | None,
@@ -21,14 +21,14 @@ def verdict(
 
 
 def test_a_plan_names_each_step_its_reason_and_the_network() -> None:
-    todo = [verdict("mirror", None, {}, "never built", network=True), verdict("base", {}, {"a": "1"}, "a is new")]
+    todo = [decision("mirror", None, {}, "never built", network=True), decision("base", {}, {"a": "1"}, "a is new")]
     assert why.plan_lines(todo) == ["mirror: never built; from the network", "base: a is new"]
 
 
 def test_why_names_every_input_with_both_values_the_wanted_target_first() -> None:
     todo = [
-        verdict("base", {"tool dnf": "4.14"}, {"tool dnf": "4.18"}, "tool dnf changed"),
-        verdict("host", {"a": "1", "b": "2", "c": "3"}, {"a": "1", "b": "9", "d": "4"}, "b changed"),
+        decision("base", {"tool dnf": "4.14"}, {"tool dnf": "4.18"}, "tool dnf changed"),
+        decision("host", {"a": "1", "b": "2", "c": "3"}, {"a": "1", "b": "9", "d": "4"}, "b changed"),
     ]
     assert why.input_lines(todo, "host") == [
         "host would be built: 3 of 3 inputs changed",
@@ -42,7 +42,7 @@ def test_why_names_every_input_with_both_values_the_wanted_target_first() -> Non
 
 def test_why_says_what_is_not_known_yet_and_what_is() -> None:
     before = {"recipe": "1", "mirror: package bash": "5.1"}
-    todo = [verdict("base", before, None, "depends on a target that is built first", own={"recipe": "2"})]
+    todo = [decision("base", before, None, "depends on a target that is built first", own={"recipe": "2"})]
     assert why.input_lines(todo, "base") == [
         "base would be built: perhaps: a target that it needs has to be built first",
         "  recipe changed: 1 -> 2",
@@ -51,7 +51,7 @@ def test_why_says_what_is_not_known_yet_and_what_is() -> None:
 
 def test_why_of_what_is_up_to_date_was_never_built_or_is_gone() -> None:
     assert why.input_lines([], "base") == ["base is up to date: no input changed since it was built"]
-    never = verdict("x", None, {"a": "1"}, "never built")
+    never = decision("x", None, {"a": "1"}, "never built")
     assert why.input_lines([never], "x") == ["x would be built: it was never built"]
-    gone = verdict("x", {"a": "1"}, {"a": "1"}, "its result is gone")
+    gone = decision("x", {"a": "1"}, {"a": "1"}, "its result is gone")
     assert why.input_lines([gone], "x") == ["x would be built: its result is gone"]

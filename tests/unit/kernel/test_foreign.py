@@ -7,7 +7,7 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from overlayd.kernel.converge import Plan, judged, with_taken, without
+from overlayd.kernel.converge import Plan, conflicts_of, with_flannel_routes, without_conflicts
 from overlayd.kernel.diff import OperationKind, diff
 from overlayd.kernel.foreign import Destination, ForeignRoute, RouteConflicts
 from overlayd.kernel.state import KernelObject, KernelState, Route
@@ -24,11 +24,11 @@ def foreign(dst: str, link: str | None, via: str | None = None, *, metric: int =
     return ForeignRoute(dst=ip_network(dst), link=link, via=gateway, metric=metric, protocol=protocol)
 
 
-def verdict(wanted: Route | None, *routes: ForeignRoute, base: Sequence[KernelObject] = ()) -> RouteConflicts:
+def conflicts(wanted: Route | None, *routes: ForeignRoute, base: Sequence[KernelObject] = ()) -> RouteConflicts:
     """What these mean for one peer; without a route of its own, it is served by the one for the whole network."""
     objects: Mapping[str, tuple[KernelObject, ...]] = {"b": (wanted,) if wanted else ()}
     plan = Plan(base=tuple(base), peers=objects, destinations={"b": (TO,)}, paths={"b": "here"})
-    return judged(plan, KernelState(), routes)
+    return conflicts_of(plan, KernelState(), routes)
 
 
 @pytest.mark.parametrize(
@@ -53,13 +53,13 @@ def verdict(wanted: Route | None, *routes: ForeignRoute, base: Sequence[KernelOb
 def test_a_route_of_others_is_a_problem_of_the_peer_with_what_to_do(
     wanted: Route, route: ForeignRoute, said: str
 ) -> None:
-    found = verdict(wanted, route)
+    found = conflicts(wanted, route)
     assert said in found.peers["b"]
     assert not found.taken
     assert not found.partly
     plan = Plan(peers={"b": (wanted,)}, paths={"b": "vxlan"})
-    assert diff(without(plan, found).state(), KernelState()) == ()
-    assert without(plan, found).problems == found.peers
+    assert diff(without_conflicts(plan, found).state(), KernelState()) == ()
+    assert without_conflicts(plan, found).problems == found.peers
 
 
 @pytest.mark.parametrize(
@@ -73,10 +73,10 @@ def test_a_route_of_others_is_a_problem_of_the_peer_with_what_to_do(
 )
 @pytest.mark.parametrize("wanted", [VXLAN, DIRECT], ids=["vxlan", "direct"])
 def test_what_flannel_put_there_for_the_same_lease_is_changed_in_place(wanted: Route, route: ForeignRoute) -> None:
-    found = verdict(wanted, route)
+    found = conflicts(wanted, route)
     assert found == RouteConflicts(taken=frozenset({wanted}))
     plan = Plan(peers={"b": (wanted,)})
-    (operation,) = diff(plan.state(), with_taken(KernelState(), found))
+    (operation,) = diff(plan.state(), with_flannel_routes(KernelState(), found))
     assert (operation.verb, operation.object) == (OperationKind.CHANGE, wanted)
 
 
@@ -93,38 +93,38 @@ def test_what_flannel_put_there_for_the_same_lease_is_changed_in_place(wanted: R
     ids=str,
 )
 def test_what_takes_nothing_from_anybody_is_no_problem(route: ForeignRoute) -> None:
-    assert verdict(VXLAN, route) == RouteConflicts()
+    assert conflicts(VXLAN, route) == RouteConflicts()
 
 
 def test_a_narrower_route_wins_for_its_part_and_is_named() -> None:
-    found = verdict(VXLAN, foreign("10.5.2.128/25", "br-7", protocol=2))
+    found = conflicts(VXLAN, foreign("10.5.2.128/25", "br-7", protocol=2))
     assert found.peers == {}
     assert found.partly["b"].startswith("a part of its subnet 10.5.2.0/24 goes elsewhere, by 10.5.2.128/25 dev br-7")
 
 
 @pytest.mark.parametrize("metric", [0, 100])
 def test_the_networks_own_route_takes_no_place(metric: int) -> None:
-    found = verdict(None, foreign("10.5.0.0/16", "eth1", "198.19.0.1", metric=metric), base=[WHOLE])
+    found = conflicts(None, foreign("10.5.0.0/16", "eth1", "198.19.0.1", metric=metric), base=[WHOLE])
     assert "is in the way of the network's own route" in found.base[WHOLE]
-    assert without(Plan(base=(WHOLE,)), found).base == ()
+    assert without_conflicts(Plan(base=(WHOLE,)), found).base == ()
     # The peers are no worse for it than the whole.
     assert (found.peers, found.partly) == ({}, {})
 
 
 def test_flannels_own_route_to_the_network_is_taken_over() -> None:
-    found = verdict(None, foreign("10.5.0.0/16", "flannel0", protocol=2), base=[WHOLE])
+    found = conflicts(None, foreign("10.5.0.0/16", "flannel0", protocol=2), base=[WHOLE])
     assert found == RouteConflicts(taken=frozenset({WHOLE}))
 
 
 def test_where_one_route_serves_all_a_detour_is_named() -> None:
-    found = verdict(None, foreign("10.5.2.0/24", "br-7", protocol=2), base=[WHOLE])
+    found = conflicts(None, foreign("10.5.2.0/24", "br-7", protocol=2), base=[WHOLE])
     assert "its subnet 10.5.2.0/24 goes elsewhere, by 10.5.2.0/24 dev br-7" in found.partly["b"]
     assert (found.peers, found.base) == ({}, {})
 
 
 def test_the_blackhole_behind_all_others_stands_behind_the_bridges_route() -> None:
     blackhole = Route(dst=ip_network("10.5.1.0/24"), link=None, metric=2**31)
-    assert verdict(VXLAN, foreign("10.5.1.0/24", "docker0", protocol=2), base=[blackhole]) == RouteConflicts()
+    assert conflicts(VXLAN, foreign("10.5.1.0/24", "docker0", protocol=2), base=[blackhole]) == RouteConflicts()
 
 
 def test_ipv6_is_judged_likewise() -> None:
@@ -133,5 +133,5 @@ def test_ipv6_is_judged_likewise() -> None:
     # Of lower metric than ours, so that it would win.
     bridge = foreign("fd42:0:0:2::/64", "br-7", metric=256, protocol=2)
     plan = Plan(peers={"b": (wanted,)}, destinations={"b": (to,)})
-    assert "br-7 is a network of this host's own" in judged(plan, KernelState(), [bridge]).peers["b"]
-    assert judged(plan, KernelState(), [foreign("fd42:0:0:3::/64", "br-7", protocol=2)]) == RouteConflicts()
+    assert "br-7 is a network of this host's own" in conflicts_of(plan, KernelState(), [bridge]).peers["b"]
+    assert conflicts_of(plan, KernelState(), [foreign("fd42:0:0:3::/64", "br-7", protocol=2)]) == RouteConflicts()

@@ -70,4 +70,4 @@ def test_stopping_while_etcd_is_away_ends_the_thread(etcd: Etcd, store: Store) -
         until(lambda: seen.view.connected)
         etcd.stop()
         until(lambda: not seen.view.connected)
-    assert not {thread.name for thread in threading.enumerate()} & {"etcd-watch", "etcd-pulse"}
+    assert not {thread.name for thread in threading.enumerate()} & {"etcd-watch", "etcd-health"}

@@ -46,8 +46,8 @@ def examine(facts: Facts) -> Sections:
     marks = of(facts.number)
 
     def named(name: str, finding: Finding) -> Finding:
-        remedy = None if finding.remedy is None else marks.said_of(finding.remedy)
-        advice = None if finding.advice is None else marks.said_of(finding.advice)
+        remedy = None if finding.remedy is None else marks.adapt_commands(finding.remedy)
+        advice = None if finding.advice is None else marks.adapt_commands(finding.advice)
         return replace(finding, name=name, remedy=remedy, advice=advice)
 
     found = [

@@ -1,4 +1,4 @@
-"""The reconciler against a model of the kernel: from whatever is there, one pass makes it right."""
+"""Plans against a model of the kernel: whatever it holds, one convergence makes it as planned."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from overlayd.kernel.converge import Plan, judged, with_taken, without
+from overlayd.kernel.converge import Plan, conflicts_of, with_flannel_routes, without_conflicts
 from overlayd.kernel.diff import Operation, OperationKind, diff
 from overlayd.kernel.state import (
     FdbEntry,
@@ -126,9 +126,9 @@ def test_one_pass_leads_from_any_state_to_the_desired_one(
 ) -> None:
     kernel, plan = wrecked(before, choices, foreign), after.plan()
     actual, others, interfaces = kernel.ours(), dict(kernel.foreign), dict(kernel.interfaces)
-    verdict = judged(plan, actual, as_seen(others.values()))
-    desired = without(plan, verdict).state()
-    operations = diff(desired, with_taken(actual, verdict))
+    conflicts = conflicts_of(plan, actual, as_seen(others.values()))
+    desired = without_conflicts(plan, conflicts).state()
+    operations = diff(desired, with_flannel_routes(actual, conflicts))
     kept = carried_over(desired, actual)
     for _ in steps(kernel, operations):
         assert kept <= kernel.ours().objects, "what was right lost a packet"
@@ -138,7 +138,7 @@ def test_one_pass_leads_from_any_state_to_the_desired_one(
     assert diff(desired, kernel.ours()) == ()
     # Others keep what is theirs, but for a route by exactly the next hop that a peer's lease names; and what they have
     # is the way to it, or to a part of it, if ours is not there.
-    taken = {route.key: route.dst for route in verdict.taken}
+    taken = {route.key: route.dst for route in conflicts.taken}
     assert kernel.foreign == {key: route for key, route in others.items() if key not in taken}
     for key, subnet in taken.items():
         assert others[key].via in {to.public_ip for to in plan.destinations[name_at(plan, subnet)]}
