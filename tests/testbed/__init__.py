@@ -1,1 +1,1 @@
-"""What tests, the bench and `invoke cluster.up` run on: hosts, etcd servers, certificates, packages."""
+"""What tests, the bench and `invoke cluster.up` run on: hosts (`netns/`, `cluster/`), etcd, certificates, packages."""

@@ -1,6 +1,6 @@
 """Firewall rules that accept the overlay's packets, keep their source addresses, and drop those of strangers.
 
-`desired` gives the rules that a host needs, `Firewall.sync` writes them into the kernel, `cleanup` removes all of them.
+`desired` gives the rules that a host needs, `Firewall.sync` writes them where they differ, `cleanup` removes all.
 """
 
 from overlayd.firewall.apply import Firewall, FirewallReport, cleanup

@@ -1,4 +1,4 @@
-"""Which subnets a host should ask for. Pure: the caller writes the lease, and asks again if it lost a race."""
+"""Which subnets a host should take. Pure: the caller writes the lease, and chooses again if another host was faster."""
 
 from __future__ import annotations
 

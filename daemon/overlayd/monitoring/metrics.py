@@ -1,4 +1,4 @@
-"""The metrics that follow from the status and the process; counters are in lib/counters.py. Pure."""
+"""Metrics of the status and the process; events are counted where they happen (lib/counters.py). Pure."""
 
 from __future__ import annotations
 

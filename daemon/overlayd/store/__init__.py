@@ -1,4 +1,4 @@
-"""The one room that talks to etcd."""
+"""The one room that talks to etcd: keys and values, lists, watches, etcd leases, logins and rights."""
 
 import os
 
