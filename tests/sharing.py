@@ -48,7 +48,7 @@ def pytest_runtestloop(session: pytest.Session) -> object:
     if folder is None or session.config.option.collectonly or session.testsfailed:
         return None
     parent = os.getppid()
-    for group in taken(folder, grouped(session.items)):
+    for group in claimed_groups(folder, grouped(session.items)):
         # No next test after the last one: pytest then tears down the group's fixtures, which no later group uses.
         for item, following in zip(group.items, [*group.items[1:], None], strict=True):
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
@@ -71,7 +71,7 @@ def grouped(items: Sequence[pytest.Item]) -> list[Group]:
     return sorted(found.values(), key=lambda group: LONG.index(group.name) if group.name in LONG else len(LONG))
 
 
-def taken(folder: Path, groups: Sequence[Group]) -> Iterator[Group]:
+def claimed_groups(folder: Path, groups: Sequence[Group]) -> Iterator[Group]:
     """One group after another that nobody else has, until there is none. A lane is held while its group is in use."""
     remaining = list(groups)
     while remaining:

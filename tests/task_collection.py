@@ -39,7 +39,7 @@ QUICK = "not slow and not needs"
 def up(c: Context, backend: str = "vxlan", base: str | None = None, underlay: str | None = None) -> None:
     """Build what is missing, start a cluster of three hosts, and show that their containers talk."""
     # Before a build of minutes.
-    cluster.asked(backend=backend, underlay=underlay)
+    cluster.requested_cluster(backend=backend, underlay=underlay)
     preflight.check()
     dockerd.ensure()
     build_all(c, base=base)

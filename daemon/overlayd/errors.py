@@ -115,17 +115,17 @@ class KernelRefused(OverlaydError):
 class FirewalldRefused(OverlaydError):
     """firewalld refused one call about one of its objects, or did not answer.
 
-    `said` is firewalld's message, which begins with its error code.
+    `refusal` is firewalld's message, which begins with its error code.
     """
 
-    def __init__(self, method: str, obj: str, said: str) -> None:
-        super().__init__(f"firewalld: {method} {obj}: {said}")
+    def __init__(self, method: str, obj: str, refusal: str) -> None:
+        super().__init__(f"firewalld: {method} {obj}: {refusal}")
         self.obj = obj
-        self.said = said
+        self.refusal = refusal
 
     def says(self, *words: str) -> bool:
         """Whether firewalld's message has one of these words."""
-        return any(word in self.said for word in words)
+        return any(word in self.refusal for word in words)
 
 
 class CommandFailed(OverlaydError):

@@ -16,11 +16,11 @@ import pytest
 
 from overlayd.errors import OverlaydError
 from tests.testbed.cluster import docker_engine, health
-from tests.testbed.cluster.alone import alone
 from tests.testbed.cluster.create import ROOT, create, remove
 from tests.testbed.cluster.description import CLUSTER_LABEL, Cluster
 from tests.testbed.cluster.images import image_of
 from tests.testbed.cluster.invoked import interrupted, invoke
+from tests.testbed.cluster.name_lock import name_locked
 from tests.testbed.cluster.site import ClusterSite, find
 from tests.testbed.polling import eventually
 
@@ -105,7 +105,7 @@ def test_two_ups_at_once_make_one_cluster_and_another_underlay_makes_it_anew(bas
 
 
 def test_ctrl_c_while_waiting_for_another_process_causes_no_traceback() -> None:
-    with alone(_NAME):
+    with name_locked(_NAME):
         status, said = interrupted(
             "cluster.down", "--name", _NAME, when=lambda: _waiting(os.getpid()), by=signal.SIGINT
         )

@@ -10,7 +10,15 @@ import pytest
 
 from overlayd import firewall
 from tests.testbed.netns.docker_releases import RELEASES, ReplayedRelease, load
-from tests.testbed.netns.forwarding import STRANGERS, Attempt, ForwardingSite, connects, site, taken, use_iptables
+from tests.testbed.netns.forwarding import (
+    STRANGERS,
+    Attempt,
+    ForwardingSite,
+    accepted_connections,
+    connects,
+    site,
+    use_iptables,
+)
 from tests.testbed.netns.namespaces import inside
 
 BY_IPTABLES = [release for release in RELEASES if not release.nftables]
@@ -79,7 +87,9 @@ def test_peers_pass_dockers_nftables_too(
     stop_overlayd(clean)
     clean.flush()
     start_docker(clean, release, firewall.docker_options_needed(NFT_JSON))
-    assert not taken([(clean.a.container, clean.b.address(version), 81) for version in versions(release)])
+    assert not accepted_connections(
+        [(clean.a.container, clean.b.address(version), 81) for version in versions(release)]
+    )
     start_overlayd(clean, backend, NFT_JSON)
     check_open(clean, release)
 
@@ -88,9 +98,9 @@ def test_peers_pass_dockers_nftables_too(
 def test_an_administrators_own_mark_and_direct_routing_are_kept(
     release: ReplayedRelease, kind: str, clean: ForwardingSite
 ) -> None:
-    told = {**NFT_JSON, "bridge-accept-fwmark": "0x1/0x3", "allow-direct-routing": "true"}
-    start_docker(clean, release, firewall.docker_options_needed(told))
-    start_overlayd(clean, "nftables", told)
+    daemon_json = {**NFT_JSON, "bridge-accept-fwmark": "0x1/0x3", "allow-direct-routing": "true"}
+    start_docker(clean, release, firewall.docker_options_needed(daemon_json))
+    start_overlayd(clean, "nftables", daemon_json)
     assert connects(clean.a.container, clean.b.address(4), 81)
     clean.b.accept(81)
     # An administrator who asked for direct routing has it.
@@ -159,7 +169,7 @@ def check_stranger(
     Nor does `also`.
     """
     direct = [(at.stranger, at.b.address(version), port) for version in versions(release) for port in ports]
-    assert not taken([*direct, *also])
+    assert not accepted_connections([*direct, *also])
     for version in versions(release):
         separator = "." if version == 4 else ":"
         assert connects(at.stranger, f"{STRANGERS[version]}{separator}1", 8080)

@@ -15,8 +15,8 @@ from overlayd.kernel.dump import dump
 from overlayd.kernel.routes import RTM_GETROUTE
 from tests.kernel.stage import host
 from tests.testbed.netns.lab import Host, Lab, laboratory
-from tests.testbed.netns.listening import Ear, requests
 from tests.testbed.netns.namespaces import inside
+from tests.testbed.netns.netlink_events import NetlinkListener, requests
 from tests.testbed.polling import eventually
 from tests.unit.kernel.scenes import IPV4_ONLY, Peer, Scene
 
@@ -58,7 +58,7 @@ def test_a_second_apply_reads_and_changes_nothing(name: str, dual: bool, tmp_pat
     except NetworkConfigError as error:
         assert (name, dual) not in EVERYWHERE
         pytest.skip(error.message)
-    with host() as namespace, Ear(namespace) as ear:
+    with host() as namespace, NetlinkListener(namespace) as listener:
 
         def apply() -> ConvergeReport:
             return backend.apply(scene.own_lease(), scene.peer_leases())
@@ -73,7 +73,7 @@ def test_a_second_apply_reads_and_changes_nothing(name: str, dual: bool, tmp_pat
                 report = inside(namespace, apply)
             assert report.problems == ()
             # This shows that the counter below sees writes.
-            assert ear.heard()
+            assert listener.events()
             # Not counted: what the extension backend's commands write, and what goes to wireguard-go's socket.
             assert name in ("extension", "wireguard") or bool(changes(first)) == bool(report.written)
             with requests() as second, dumps() as asked:
@@ -81,7 +81,7 @@ def test_a_second_apply_reads_and_changes_nothing(name: str, dual: bool, tmp_pat
             assert changes(second) == []
             assert "get link" in second
             assert RTM_GETROUTE in asked
-            assert ear.heard() == []
+            assert listener.events() == []
         finally:
             backend.close()
 
@@ -123,25 +123,25 @@ def test_a_running_daemon_that_looks_again_and_again_changes_nothing(lab: Lab) -
     a = lab.hosts[0]
     for one in lab.hosts:
         eventually(f"{one.name} knows the other", lambda one=one: settled(one))  # type: ignore[misc]
-    with Ear(a.namespace) as ear:
+    with NetlinkListener(a.namespace) as listener:
         # Wait until the start of the container has no more effects: duplicate address detection takes up to 2 s.
-        eventually("a moment without news", lambda: ear.heard(within_s=2.5) == [])
+        eventually("a moment without news", lambda: listener.events(within_s=2.5) == [])
         log, rules, began = a.log.read_text(), kept_rules(a), looks(a)
-        assert ear.heard(within_s=RESYNCS * RESYNC_S) == []
+        assert listener.events(within_s=RESYNCS * RESYNC_S) == []
         assert a.log.read_text() == log
         assert kept_rules(a) == rules
         assert looks(a) >= began + RESYNCS, "the daemon has not looked"
         # This shows that a write would have been seen: a deleted route is restored, and both changes are notified.
-        ear.heard()
+        listener.events()
         a.run("ip", "route", "delete", "blackhole", str(a.subnet))
-        told: list[str] = []
+        events: list[str] = []
 
         def is_back() -> bool:
-            told.extend(ear.heard(within_s=1))
-            return "new route" in told
+            events.extend(listener.events(within_s=1))
+            return "new route" in events
 
         eventually("the route is back", is_back)
-        assert "delete route" in told
+        assert "delete route" in events
 
 
 def kept_rules(host: Host) -> list[str]:

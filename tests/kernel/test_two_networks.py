@@ -19,8 +19,8 @@ from tests.kernel.test_quiet import RESYNC_S, RESYNCS, kept_rules, looks, settle
 from tests.kernel.test_reach import measured
 from tests.testbed.netns import namespaces, wire
 from tests.testbed.netns.lab import Host, Lab, laboratory
-from tests.testbed.netns.listening import Ear
-from tests.testbed.netns.second import NETWORK, PREFIX, Beside, configure
+from tests.testbed.netns.netlink_events import NetlinkListener
+from tests.testbed.netns.second_network import NETWORK, PREFIX, SecondNetworkHost, configure
 from tests.testbed.netns.traffic import Losses, pinging, pings
 from tests.testbed.polling import eventually
 
@@ -42,7 +42,7 @@ class Site:
 
     lab: Lab
     first: tuple[Host, Host]
-    second: tuple[Beside, Beside]
+    second: tuple[SecondNetworkHost, SecondNetworkHost]
 
 
 @pytest.fixture(scope="module", params=["vxlan, iptables", pytest.param("host-gw, nftables", marks=pytest.mark.slow)])
@@ -55,7 +55,7 @@ def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         first, second = [], []
         for name in ("a", "b"):
             host = lab.host(name, start=False, settings={**SETTINGS, "firewall": firewall})
-            beside = Beside(lab, host, folder / "second", resync_s=RESYNC_S, firewall=firewall)
+            beside = SecondNetworkHost(lab, host, folder / "second", resync_s=RESYNC_S, firewall=firewall)
             stack.callback(beside.remove)
             for one in (host, beside):
                 one.start()
@@ -156,7 +156,7 @@ def test_strangers_are_kept_out_by_both_networks_rules(site: Site) -> None:
 
 
 def bridge_of(host: Host) -> str:
-    return host.bridge if isinstance(host, Beside) else "docker0"
+    return host.bridge if isinstance(host, SecondNetworkHost) else "docker0"
 
 
 def changed(site: Site, network: int) -> Iterator[tuple[str, Callable[[], object]]]:
@@ -202,11 +202,11 @@ def test_two_daemons_that_look_again_and_again_change_nothing(site: Site) -> Non
     both = (site.first[0], site.second[0])
     for one in (*site.first, *site.second):
         eventually(f"{one.name} knows the other", lambda one=one: settled(one))  # type: ignore[misc]
-    with Ear(both[0].namespace) as ear:
-        eventually("a moment without news", lambda: ear.heard(within_s=2.5) == [])
+    with NetlinkListener(both[0].namespace) as listener:
+        eventually("a moment without news", lambda: listener.events(within_s=2.5) == [])
         before = [(one.log.read_text(), kept_rules(one)) for one in both]
         began = [looks(one) for one in both]
-        assert ear.heard(within_s=RESYNCS * RESYNC_S) == []
+        assert listener.events(within_s=RESYNCS * RESYNC_S) == []
         assert [(one.log.read_text(), kept_rules(one)) for one in both] == before
         assert all(looks(one) >= start + RESYNCS for one, start in zip(both, began, strict=True))
 
@@ -257,7 +257,7 @@ def test_each_network_sends_echoes_from_its_own_containers(site: Site) -> None:
 
 @ONCE
 def test_a_second_daemon_of_one_number_is_refused_by_name(site: Site, tmp_path: Path) -> None:
-    another = Beside(site.lab, site.first[0], tmp_path, etcd_prefix="/third/network")
+    another = SecondNetworkHost(site.lab, site.first[0], tmp_path, etcd_prefix="/third/network")
     done = another.call("run")
     assert done.returncode == 5
     assert "for network 1" in done.stderr
@@ -278,7 +278,7 @@ def test_what_two_networks_cannot_share_is_refused_and_named(
     site: Site, tmp_path: Path, network: str | None, backend: dict[str, Any], said: str
 ) -> None:
     prefix = f"/third/{network}" if network else PREFIX
-    third = Beside(site.lab, site.first[0], tmp_path, number=2, etcd_prefix=prefix)
+    third = SecondNetworkHost(site.lab, site.first[0], tmp_path, number=2, etcd_prefix=prefix)
     if network:
         configure(site.lab, backend, network=network, prefix=prefix)
     before = kept_rules(third)
@@ -298,6 +298,6 @@ def test_what_two_networks_cannot_share_is_refused_and_named(
 
 @ONCE
 def test_a_folder_of_another_network_is_refused(site: Site, tmp_path: Path) -> None:
-    done = Beside(site.lab, site.first[0], tmp_path, number=2, run_dir=site.second[0].run_dir).call("run")
+    done = SecondNetworkHost(site.lab, site.first[0], tmp_path, number=2, run_dir=site.second[0].run_dir).call("run")
     assert done.returncode == 2
     assert f"run-dir {site.second[0].run_dir} is that of network 1" in done.stderr

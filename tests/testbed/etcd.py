@@ -113,7 +113,7 @@ class Etcd:
 
     @property
     def endpoints(self) -> tuple[str, ...]:
-        """What clients are told."""
+        """The URLs that clients use."""
         return tuple(member.client_url for member in self.members)
 
     def start(self, *, wait: bool = True) -> None:

@@ -103,10 +103,10 @@ def test_interrupted_it_lets_each_run_clean_up(tmp_path: Path) -> None:
 
 def test_a_group_is_given_to_one_and_the_long_ones_first(tmp_path: Path) -> None:
     groups = [Group(name="x"), Group(name="y", lane="one"), Group(name="z", lane="one")]
-    mine = sharing.taken(tmp_path, groups)
+    mine = sharing.claimed_groups(tmp_path, groups)
     assert next(mine).name == "x"
     assert next(mine).name == "y"
     # z has to wait for its lane; whoever else asks gets nothing meanwhile.
-    others = sharing.taken(tmp_path, groups[:2])
+    others = sharing.claimed_groups(tmp_path, groups[:2])
     assert [group.name for group in mine] == ["z"]
     assert [group.name for group in others] == []

@@ -307,12 +307,12 @@ class HostFacts:
 class Reachability:
     """The results of echoes to containers of peers just now. `source` says from where; `problem` why none was sent.
 
-    `said` are the daemon's sentences about peers that are not reached, by subnet: it has measured longer.
+    `daemon_problems` are the daemon's sentences about peers that are not reached, by subnet: it measures for longer.
     """
 
     peers: tuple[Reach, ...] = ()
     source: str = ""
-    said: Mapping[str, str] = field(default_factory=dict)
+    daemon_problems: Mapping[str, str] = field(default_factory=dict)
     problem: str | None = None
 
 

@@ -40,7 +40,8 @@ class PeerReport:
     """One peer by one IP version of the overlay, with the result for each path.
 
     `overlay` is the path to the peer's host by the overlay, `containers` that from a container here to one there, None
-    where it was not tried. `known`: a container is known to be there. `said` is the problem that the daemon reports.
+    where it was not tried. `known`: a container is known to be there. `said` is the problem that the daemon
+    reports; the JSON has that name.
     """
 
     subnet: str

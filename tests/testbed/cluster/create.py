@@ -25,7 +25,7 @@ _DRAIN_S = 20.0
 def create(cluster: Cluster, say: Callable[[str], None], *, retain: bool = False) -> ClusterSite:
     """Make a cluster, step by step. On failure or Ctrl-C nothing of it stays, but a folder that tells what happened.
 
-    `retain` leaves a failed cluster standing for whoever wants to look at it.
+    `retain` leaves a failed cluster standing, to be looked at.
     """
     site = ClusterSite(cluster=cluster)
     for role in ("host", "etcd", "probe"):

@@ -95,7 +95,7 @@ def client() -> docker.DockerClient:
 def run_in(
     container: Container, argv: Sequence[str], environment: dict[str, str] | None = None, *, user: str = ""
 ) -> str:
-    """Run a command in a container to its end; its standard output. Raises CommandFailed with what it said."""
+    """Run a command in a container to its end; its standard output. Raises CommandFailed with the end of its output."""
     try:
         done = container.exec_run(list(argv), demux=True, environment=environment, user=user)
     except APIError as error:

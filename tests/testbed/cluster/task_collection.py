@@ -15,9 +15,9 @@ from overlayd import backends
 from overlayd.errors import OverlaydError
 from overlayd.leases.network_config import parse_network_config
 from tests.testbed.cluster import docker_engine, health, measure, options, report
-from tests.testbed.cluster.alone import alone
 from tests.testbed.cluster.create import create, remove
 from tests.testbed.cluster.description import UNDERLAY, Cluster, backend_json, checked_name
+from tests.testbed.cluster.name_lock import name_locked
 from tests.testbed.cluster.site import ClusterSite, find
 from tests.testbed.cluster.underlay import require_free
 
@@ -48,9 +48,9 @@ def up(
     name: str = "default",
 ) -> None:
     """Start one etcd and some hosts as containers; a cluster that is already so is left as it is."""
-    wanted = asked(hosts=hosts, backend=backend, underlay=underlay, name=name)
+    wanted = requested_cluster(hosts=hosts, backend=backend, underlay=underlay, name=name)
     wanted = replace(wanted, base=base or docker_engine.newest_base())
-    with alone(name):
+    with name_locked(name):
         site = find(name)
         if site is not None:
             if underlay is None:
@@ -72,7 +72,7 @@ def up(
 @task(help=_NAME)
 def down(c: Context, name: str = "default") -> None:
     """Remove the cluster: containers, volumes, network."""
-    with alone(checked_name(name)):
+    with name_locked(checked_name(name)):
         removed = remove(name)
     if any(removed.values()):
         _say(f"cluster {name} removed: " + ", ".join(f"{count} {what}" for what, count in removed.items()))
@@ -110,7 +110,9 @@ def shell(c: Context, host: str, name: str = "default") -> None:
     os.execvp(argv[0], argv)
 
 
-def asked(*, hosts: str = "3", backend: str = "vxlan", underlay: str | None = None, name: str = "default") -> Cluster:
+def requested_cluster(
+    *, hosts: str = "3", backend: str = "vxlan", underlay: str | None = None, name: str = "default"
+) -> Cluster:
     """The cluster that a command line asks for, without a base yet. Raises ConfigError; does no I/O."""
     wanted = Cluster(
         name=name,

@@ -2,8 +2,8 @@
 
 - Below the lab: `namespaces`, `dump` (of a failed host), `interpreter` (a Python for other users).
 - Packets: `traffic` (pings and TCP, counted), `wire` (bytes, forged and seen).
-- Netlink and WireGuard: `listening`, `netlink_bytes`, `played_kernel` and `wireguard_devices`.
-- Other hosts and networks: `flannel_host`, `flannel_udp`, `second` (a second overlay network).
+- Netlink and WireGuard: `netlink_events`, `netlink_bytes`, `played_kernel` and `wireguard_devices`.
+- Other hosts and networks: `flannel_host`, `flannel_udp`, `second_network`.
 - Docker: `real_docker` (a release), `docker_site` (hosts with it), `docker_releases`, `docker_rules/` (recorded).
 - Firewalls and who gets through: `firewalld`, `forwarding`, `strangers`.
 - The daemon as its unit confines it: `confined`.

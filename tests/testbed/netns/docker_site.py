@@ -15,7 +15,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 
 from tests.testbed.netns import namespaces
-from tests.testbed.netns.forwarding import connects, taken
+from tests.testbed.netns.forwarding import accepted_connections, connects
 from tests.testbed.netns.lab import UNDERLAY, UNDERLAY6, Host, Lab, laboratory
 from tests.testbed.netns.real_docker import PUBLISHED, PUBLISHED_AS, Docker, DockerRelease, installed
 from tests.testbed.netns.traffic import reaches
@@ -119,7 +119,7 @@ class DockerSite:
         with ExitStack() as stack:
             for name in targets:
                 stack.enter_context(listening(name))
-            through = taken([(self.stranger, way.address, way.port) for way in ways])
+            through = accepted_connections([(self.stranger, way.address, way.port) for way in ways])
         return [str(way) for way in ways if (self.stranger, way.address, way.port) in through]
 
     def publishes(self, host: Host, version: int) -> bool:

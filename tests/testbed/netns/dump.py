@@ -1,4 +1,4 @@
-"""Links, routes and rules of a host of the lab, for whoever looks at a failed test."""
+"""Links, routes and rules of a host of the lab, for the report of a failed test."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ class Firewalld:
         return done.stdout
 
     def state(self) -> list[str]:
-        """All of its runtime configuration, as it tells and as it is in the kernel."""
+        """All of its runtime configuration, as firewall-cmd prints it and as it is in the kernel."""
         printed = [self.cmd(f"--list-all-{what}") for what in ("zones", "policies")]
         printed += [self._host.run("nft", "list", "table", "inet", "firewalld")]
         return [line for part in printed for line in part.splitlines()]

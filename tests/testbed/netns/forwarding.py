@@ -174,7 +174,7 @@ def site() -> Iterator[ForwardingSite]:
 
 
 def connects(source: str, address: IPv4Address | IPv6Address | str, port: int, *, timeout_s: float = PASSED_S) -> bool:
-    """Whether a TCP connection from a namespace is taken."""
+    """Whether a TCP connection from a namespace is accepted."""
     try:
         with namespaces.inside(source, lambda: socket.create_connection((str(address), port), timeout=timeout_s)):
             return True
@@ -182,10 +182,10 @@ def connects(source: str, address: IPv4Address | IPv6Address | str, port: int, *
         return False
 
 
-def taken(
+def accepted_connections(
     tries: Sequence[tuple[str, IPv4Address | IPv6Address, int]],
 ) -> list[tuple[str, IPv4Address | IPv6Address, int]]:
-    """Which of several such connections are taken; all are tried at once, for a dropped one takes its time."""
+    """Which of several such connections are accepted. All are tried at once: a dropped one takes its whole timeout."""
     with ThreadPoolExecutor(max_workers=len(tries) or 1) as pool:
         answers = list(pool.map(lambda one: connects(*one, timeout_s=DROPPED_S), tries))
     return [one for one, answer in zip(tries, answers, strict=True) if answer]

@@ -228,7 +228,7 @@ class Host:
         return process.run([*self.enter, *argv], input=input)
 
     def dump(self) -> str:
-        """Links, routes, rules and the end of the log, for whoever looks at a failed test."""
+        """Links, routes, rules and the end of the log, for the report of a failed test."""
         logs = [self.log.read_text(errors="replace")] if self.log.exists() else []
         return dump(f"{self.name} {self.address}", self.run, logs)
 

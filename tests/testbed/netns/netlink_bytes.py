@@ -1,4 +1,4 @@
-"""What a program says to the kernel by rtnetlink(7), taken from its system calls with strace(1), as comparable values.
+"""A program's requests by rtnetlink(7), read from its system calls with strace(1), as comparable values.
 
 Sequence numbers, port ids and the order of attributes carry no meaning and are left out, as are the questions that a
 program asks before it writes. Strings are compared without the NUL that some senders add: the kernel takes either.

@@ -1,4 +1,4 @@
-"""A kernel that has WireGuard, played for one program that asks for it by generic netlink.
+"""Simulates a kernel with WireGuard for one program, which asks for it by generic netlink.
 
 The machine's own may have none. The program's system calls that send and receive are stopped (seccomp_unotify(2), Linux
 5.6): a request is noted and goes on to the real kernel, which refuses it, since it is for a family that does not exist;

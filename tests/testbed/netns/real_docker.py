@@ -229,11 +229,11 @@ class Docker:
         return ["nsenter", f"--target={first}", "--mount", "--pid", *(["--net"] if net else [])]
 
     def log(self, name: str) -> str:
-        """The end of what dockerd or containerd said."""
+        """The end of the log of dockerd or containerd."""
         return (self.folder / f"{name}.log").read_text(errors="replace")[-4000:]
 
     def dump(self) -> str:
-        """What it said last, for whoever looks at a failed test."""
+        """The ends of all logs, for the report of a failed test."""
         return "\n".join(f"-- {path.name}\n{self.log(path.stem)}" for path in sorted(self.folder.glob("*.log")))
 
     def remove(self) -> None:

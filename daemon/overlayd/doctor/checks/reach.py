@@ -20,12 +20,14 @@ def reachability(facts: Facts, causes: Collection[str]) -> Finding:
     failing = [one for one in here.peers if one.state == FAILING]
     if not failing:
         return ok(f"{_counts(facts)}; asked from {here.source}" if here.peers else "no peers to ask")
-    said = "; ".join(here.said.get(one.subnet) or one.problem or one.subnet for one in failing[:NAMED_AT_MOST])
+    found = "; ".join(
+        here.daemon_problems.get(one.subnet) or one.problem or one.subnet for one in failing[:NAMED_AT_MOST]
+    )
     more = f"; and {len(failing) - NAMED_AT_MOST} more" if len(failing) > NAMED_AT_MOST else ""
     why = f"see {', '.join(causes)}" if causes else "no check on this host says why"
     hosts = ", ".join(dict.fromkeys(one.public_ip for one in failing[:NAMED_AT_MOST]))
     return problem(
-        f"{len(failing)} of {len(here.peers)} peers are not reached: {said}{more}; {why}; asked from {here.source}",
+        f"{len(failing)} of {len(here.peers)} peers are not reached: {found}{more}; {why}; asked from {here.source}",
         advice=None if causes else f"run `overlayd doctor` there as well: {hosts}; and see `overlayd ping {hosts}`",
     )
 

@@ -42,5 +42,5 @@ def read_reach(
         return Reachability(
             peers=found,
             source=describe_source(here, container_sockets.problem, container_sockets.bridge),
-            said=here.peer_problems,
+            daemon_problems=here.peer_problems,
         )

@@ -1,4 +1,4 @@
-"""Step: the hosts, all at once."""
+"""Step: the hosts, all in parallel."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ def make(site: ClusterSite) -> None:
             cluster.docker_network, driver="bridge", ipam=ipam, labels=cluster.labels("underlay"), check_duplicate=True
         )
     except APIError as error:
-        # Somebody may have been quicker than we.
+        # Another program may have taken the subnet since it was checked.
         underlay.require_free(cluster)
         raise OverlaydError(
             f"Docker network {cluster.docker_network} on {cluster.underlay}: {error.explanation}",

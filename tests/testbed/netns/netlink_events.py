@@ -1,4 +1,4 @@
-"""Netlink as it passes: what this process asks of the kernel, and what the kernel tells everybody."""
+"""Netlink messages: the requests of this process to the kernel, and the events that the kernel multicasts."""
 
 from __future__ import annotations
 
@@ -56,15 +56,15 @@ def requests() -> Iterator[list[str]]:
         yield found
 
 
-class Ear:
-    """Hears what the kernel tells of one namespace, in all groups of rtnetlink and of nftables.
+class NetlinkListener:
+    """Receives the events of one namespace, in all multicast groups of rtnetlink and in that of nftables.
 
-    Neighbours and bridges' multicast groups that the kernel learns and forgets by itself are left out: whoever talks to
-    etcd has the first, whoever has a bridge the second.
+    Neighbours and bridges' multicast groups that the kernel learns and forgets by itself are left out: traffic to etcd
+    causes the former, any bridge the latter.
     """
 
     def __init__(self, namespace: str) -> None:
-        """Listen from here on."""
+        """Begin to listen."""
         self._route, self._rules = namespaces.inside(namespace, lambda: (_all_groups(), _nftables()))
 
     def close(self) -> None:
@@ -72,29 +72,29 @@ class Ear:
         self._route.close()
         self._rules.close()
 
-    def __enter__(self) -> Ear:
+    def __enter__(self) -> NetlinkListener:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def heard(self, *, within_s: float = 0) -> list[str]:
-        """What was told since the last time. Waits for the first of it for at most so long."""
+    def events(self, *, within_s: float = 0) -> list[str]:
+        """The events since the last call. Waits for the first one, for at most `within_s`."""
         found: list[str] = []
         poll = select.poll()
         for end in (self._route, self._rules):
             poll.register(end, select.POLLIN)
         deadline = time.monotonic() + within_s
-        # What is left out wakes us too.
+        # Events that are left out end the poll too.
         while not found and (ready := poll.poll(max(0, deadline - time.monotonic()) * 1000)):
             for number, _event in ready:
                 end = self._route if number == self._route.fileno() else self._rules
                 with contextlib.suppress(BlockingIOError):
                     while True:
-                        found += self._judged(end, end.recv(65536))
+                        found += self._relevant(end, end.recv(65536))
         return found
 
-    def _judged(self, end: socket.socket, datagram: bytes) -> Iterator[str]:
+    def _relevant(self, end: socket.socket, datagram: bytes) -> Iterator[str]:
         for kind, body in messages(datagram):
             if end is self._rules:
                 yield f"nftables {kind & 0xFF}"

@@ -1,4 +1,4 @@
-"""One process at a time makes or removes a cluster of one name, from whichever checkout."""
+"""A lock for each cluster name: one process at a time makes or removes that cluster, from any checkout."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tests.testbed.cluster.docker_engine import client
 
 
 @contextmanager
-def alone(name: str) -> Iterator[None]:
-    """Hold the lock of a cluster's name on its dockerd; wait for another process to end, and say for which.
+def name_locked(name: str) -> Iterator[None]:
+    """Hold the lock of a cluster's name on its dockerd; wait while another process has it, and report which.
 
-    Other users of this machine have locks of their own: what they meet are names that are taken. Raises OverlaydError
+    The lock is among the processes of one user; another user finds the names of containers taken. Raises OverlaydError
     where no dockerd answers, BuildError where no lock can be made.
     """
     # Two dockerds of one machine may each have a cluster of that name.

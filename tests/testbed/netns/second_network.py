@@ -24,7 +24,7 @@ def configure(lab: Lab, backend: Mapping[str, Any], *, network: str = NETWORK, p
     lab.run([sys.executable, "-m", "overlayd", "config", "set", *words, config])
 
 
-class Beside(Host):
+class SecondNetworkHost(Host):
     """The same host under another network-number. Its container hangs on a bridge that an administrator made."""
 
     def __init__(self, lab: Lab, host: Host, folder: Path, number: int = 1, **settings: object) -> None:
