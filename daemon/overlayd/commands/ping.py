@@ -81,15 +81,20 @@ def _from_etcd(settings: Settings) -> tuple[LocalHost, list[KnownPeer]]:
         mtu_bytes = load_backend(config, underlay).mtu_bytes
     leases = [lease for entry in entries if (lease := read_lease(keys, entry)) is not None]
     here = LocalHost(
-        subnets=tuple(result.subnet for lease in leases for result in lease.family_leases if result.public_ip in own),
+        subnets=tuple(
+            family_lease.subnet
+            for lease in leases
+            for family_lease in lease.family_leases
+            if family_lease.public_ip in own
+        ),
         addresses=interfaces.own_addresses(),
         mtu_bytes=mtu_bytes,
     )
     peers = [
-        KnownPeer(subnet=result.subnet, public_ip=result.public_ip, backend=lease.backend_type)
+        KnownPeer(subnet=family_lease.subnet, public_ip=family_lease.public_ip, backend=lease.backend_type)
         for lease in leases
-        for result in lease.family_leases
-        if result.public_ip not in own
+        for family_lease in lease.family_leases
+        if family_lease.public_ip not in own
     ]
     return here, peers
 

@@ -149,6 +149,14 @@ def test_memory_tasks_and_core_dumps_of_the_daemon_are_limited(unit: dict[str, l
     assert unit["Service.OOMPolicy"] == ["continue"]
 
 
+def test_each_sandboxing_line_has_a_comment_with_its_reason() -> None:
+    text = (UNITS / "overlayd.service").read_text()
+    lines = text[text.index("# It may change links, routes") : text.index("[Install]")].splitlines()
+    without = [line for before, line in pairwise(lines) if line[:1] not in ("", "#") and not before.startswith("#")]
+    # The comment of the line before covers each of these.
+    assert [line.partition("=")[0] for line in without] == ["DeviceAllow", "SystemCallFilter"]
+
+
 def test_only_root_sees_the_folder_that_holds_keys(unit: dict[str, list[str]]) -> None:
     assert unit["Service.StateDirectoryMode"] == ["0700"]
     assert "%dir %attr(0700, root, root) /var/lib/overlayd\n" in (ROOT / "rpm/overlayd.spec").read_text()
