@@ -6,6 +6,7 @@ The same values give the same bytes: the serial number is derived from the conte
 from __future__ import annotations
 
 import re
+import threading
 import uuid
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -30,6 +31,9 @@ _SPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://github.com/overlayd/overlayd/bi
 _ARCHES = {"x86_64": "amd64", "noarch": "all"}
 _VENDOR = OrganizationalEntity(name="overlayd")
 _LICENCE = "Apache-2.0"
+# The library builds its tables at the first call; a second thread that calls meanwhile would be told that nothing is
+# an expression.
+_LICENSING = threading.Lock()
 _REFERENCE = re.compile(r"\bLicenseRef-[A-Za-z0-9.-]+")
 
 
@@ -235,9 +239,10 @@ def _licence(text: str) -> License:
     """
     words = re.sub(r"(?<=[\s)])(and|or|with)(?=[\s(])", lambda word: word[0].upper(), text)
     known = _REFERENCE.sub("MIT", words)
-    return (
-        LicenseExpression(words) if known != words and is_expression(known) else LicenseFactory().make_from_string(text)
-    )
+    with _LICENSING:
+        if known != words and is_expression(known):
+            return LicenseExpression(words)
+        return LicenseFactory().make_from_string(text)
 
 
 def _text(subject: Component, parts: Iterable[Component], epoch: int) -> str:

@@ -165,4 +165,5 @@ print(socket.recv_fds(asked, 4096, 4)[:2])
 
 def test_a_daemon_that_cannot_enter_containers_says_so_and_sends_echoes_from_the_host(a: Host, confined: Host) -> None:
     eventually("it says so", lambda: "containers cannot be entered" in str(confined.status().get("probed_from")))
-    eventually("it is asked", lambda: "reached" in (confined.run_dir / "reach.json").read_text(), timeout_s=30)
+    file = confined.run_dir / "reach.json"
+    eventually("it is asked", lambda: file.exists() and "reached" in file.read_text(), timeout_s=30)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Iterator
 from functools import partial
+from ipaddress import IPv4Network
 
 import pytest
 
@@ -15,7 +16,7 @@ from tests.testbed.polling import eventually
 # As flannel 0.28 makes them; the network is the lab's.
 FLANNELS = """\
 ip link add flannel.1 type vxlan id 1 dstport 8472 dev eth0 nolearning
-ip address add 10.5.77.0/32 dev flannel.1
+ip address add {subnet[0]}/32 dev flannel.1
 ip link set flannel.1 up
 iptables -t nat -N FLANNEL-POSTRTG
 iptables -t nat -A FLANNEL-POSTRTG -s 10.5.0.0/16 -d 10.5.0.0/16 -m comment --comment "flanneld masq" -j RETURN
@@ -25,27 +26,34 @@ iptables -A FLANNEL-FWD -s 10.5.0.0/16 -m comment --comment "flanneld forward" -
 iptables -A FORWARD -m comment --comment "flanneld forward" -j FLANNEL-FWD
 iptables -A FORWARD -s 10.99.0.0/24 -j DROP
 """
-SUBNET_ENV = "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.77.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n"
+SUBNET_ENV = "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET={subnet[1]}/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n"
 
 
 @pytest.fixture
-def old(lab: Lab) -> Iterator[Host]:
+def subnet(lab: Lab) -> IPv4Network:
+    """A subnet that no host of the lab has leased."""
+    leased = lab.etcdctl("get", "--prefix", "--keys-only", "/coreos.com/network/subnets/")
+    return next(one for one in IPv4Network("10.5.76.0/22").subnets(new_prefix=24) if f"/{one[0]}-24" not in leased)
+
+
+@pytest.fixture
+def old(lab: Lab, subnet: IPv4Network) -> Iterator[Host]:
     """A host on the switch, on which flannel left its device and rules."""
     host = lab.host("c", lease_ttl_s=5, start=False)
     try:
-        host.run("sh", "-e", "-c", FLANNELS)
+        host.run("sh", "-e", "-c", FLANNELS.format(subnet=subnet))
         yield host
     finally:
         lab.remove_host(host)
         # Other tests use the lab too, and must not wait for this lease to end.
-        lab.etcdctl("del", "/coreos.com/network/subnets/10.5.77.0-24")
+        lab.etcdctl("del", f"/coreos.com/network/subnets/{subnet[0]}-24")
 
 
-def test_a_flannel_host_keeps_its_subnet_and_loses_flannels_rules(old: Host, a: Host) -> None:
+def test_a_flannel_host_keeps_its_subnet_and_loses_flannels_rules(old: Host, a: Host, subnet: IPv4Network) -> None:
     theirs, file = old.run_dir / "flannel", old.run_dir / "sysconfig"
     theirs.mkdir()
     (theirs / "flanneld").write_text(f'FLANNEL_ETCD_ENDPOINTS="{ETCD}"\nFLANNEL_OPTIONS="--iface eth0 --ip-masq"\n')
-    (theirs / "subnet.env").write_text(SUBNET_ENV)
+    (theirs / "subnet.env").write_text(SUBNET_ENV.format(subnet=subnet))
     file.touch()
     said = subprocess.run(
         [
@@ -71,5 +79,5 @@ def test_a_flannel_host_keeps_its_subnet_and_loses_flannels_rules(old: Host, a: 
     assert "-A FORWARD -s 10.99.0.0/24 -j DROP" in old.run("iptables-save")
     old.start()
     old.start_container()
-    assert str(old.subnet) == "10.5.77.0/24"
+    assert old.subnet == subnet
     eventually("a reaches it", partial(pings, a, old))

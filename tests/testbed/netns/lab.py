@@ -107,7 +107,7 @@ class Host:
                 env=self.environment(),
             )
         if ready:
-            eventually(f"{self.name} ready", self._is_ready, timeout_s=30)
+            eventually(f"{self.name} ready", self._is_ready, timeout_s=60)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Send the daemon a signal and wait for its end; its exit status."""
