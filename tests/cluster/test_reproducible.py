@@ -152,6 +152,7 @@ def check_the_same(other: Place, said: subprocess.CompletedProcess[str], base: s
         docker_images.forget(other.owner)
 
 
+@pytest.mark.slow
 def test_one_commit_gives_the_same_images_and_rpm_whoever_builds_it_how_and_where(tmp_path: Path, base: str) -> None:
     check_the_same(*built(ALL_AT_ONCE, tmp_path, base), base)
     check_that_what_was_used_is_counted(json.loads((tmp_path / "used.json").read_text()), base)

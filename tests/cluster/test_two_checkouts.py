@@ -86,6 +86,7 @@ def ended(process: subprocess.Popen[str]) -> str:
     return said
 
 
+@pytest.mark.slow
 def test_two_checkouts_build_at_once_and_each_has_its_own(checkouts: list[Place], base: str) -> None:
     names = [f"overlayd/{what}:{base}" for what in ("base", "etcd")]
     before = {name: PLACE.layout.image(name) for name in names}
