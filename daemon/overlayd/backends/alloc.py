@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from heapq import nsmallest
-from typing import Any, ClassVar, Self
+from typing import ClassVar
 
-from overlayd.backends.environment import Environment
 from overlayd.backends.facts import BackendFacts
-from overlayd.backends.listening import Listening
 from overlayd.backends.peers import PEERS_AT_MOST
-from overlayd.backends.planned import Planned
+from overlayd.backends.planned import PlainPackets
 from overlayd.kernel.converge import Plan
 from overlayd.leases.lease import Lease
 
 
 @dataclass(frozen=True, kw_only=True)
-class Alloc(Planned):
+class Alloc(PlainPackets):
     """The alloc backend on one host."""
 
     facts: ClassVar[BackendFacts] = BackendFacts(
@@ -33,30 +31,6 @@ class Alloc(Planned):
         one_route=False,
         runs_commands=False,
     )
-    environment: Environment
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any], environment: Environment) -> Self:  # noqa: ARG003 - it has no keys
-        """See Backend."""
-        return cls(environment=environment)
-
-    @property
-    def mtu_bytes(self) -> int:
-        """The underlay's own."""
-        return self.environment.underlay.mtu_bytes
-
-    @property
-    def devices(self) -> tuple[str, ...]:
-        """Packets from peers come by the underlay's interface, if they come."""
-        return (self.environment.underlay.ifname,)
-
-    @property
-    def listens(self) -> tuple[Listening, ...]:
-        """Nothing: packets come as they are."""
-        return ()
-
-    def lease_data(self, version: int) -> None:
-        """Nothing."""
 
     def plan(self, own: Lease, peers: Collection[Lease]) -> Plan:
         """What every host needs: with that, what another backend left goes. Nothing is programmed for anybody."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from overlayd.backends.allowed_commands import AllowedCommands
 from overlayd.backends.peers import Reason, ServedPeers, select_peers
 from overlayd.errors import NetworkConfigError
+from overlayd.kernel.converge import Plan
 from overlayd.kernel.foreign import Destination
 from overlayd.kernel.state import FORWARDING, FORWARDING6, KernelObject, Route
 from overlayd.leases.conflicts import OWN_ADDRESS, CurrentNeeds, HostNeed
@@ -101,6 +102,25 @@ class Environment:
             family_lease
             for family_lease in peer.family_leases
             if self.network.network(family_lease.version) is not None
+        )
+
+    def plan(
+        self,
+        selected: ServedPeers,
+        *,
+        base: tuple[KernelObject, ...],
+        peers: Mapping[str, tuple[KernelObject, ...]],
+        paths: Mapping[str, str],
+    ) -> Plan:
+        """The plan for selected peers: `base` is what the kernel needs for all, `peers` and `paths` for each."""
+        return Plan(
+            base=base,
+            peers=peers,
+            problems=selected.problems,
+            paths=paths,
+            destinations=self.destinations(selected.served),
+            networks=self.network.networks,
+            unlisted=selected.unlisted,
         )
 
     def destinations(self, peers: Iterable[Lease]) -> dict[str, tuple[Destination, ...]]:

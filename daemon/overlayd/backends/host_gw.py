@@ -8,9 +8,8 @@ from typing import Any, ClassVar, Self
 
 from overlayd.backends.environment import Environment
 from overlayd.backends.facts import BackendFacts, Key
-from overlayd.backends.listening import Listening
 from overlayd.backends.peers import Reason
-from overlayd.backends.planned import Planned
+from overlayd.backends.planned import PlainPackets
 from overlayd.errors import UnsupportedError
 from overlayd.kernel.converge import Plan
 from overlayd.kernel.state import Route
@@ -23,7 +22,7 @@ DIRECT_ROUTING = Key(
 
 
 @dataclass(frozen=True, kw_only=True)
-class HostGw(Planned):
+class HostGw(PlainPackets):
     """The host-gw backend on one host."""
 
     facts: ClassVar[BackendFacts] = BackendFacts(
@@ -40,10 +39,9 @@ class HostGw(Planned):
         one_route=False,
         runs_commands=False,
     )
-    environment: Environment
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], environment: Environment) -> Self:  # noqa: ARG003 - it has no keys
+    def from_config(cls, config: Mapping[str, Any], environment: Environment) -> Self:
         """See Backend. Raises UnsupportedError where peers could not use this host as a next hop."""
         for endpoint in environment.underlay.endpoints:
             if endpoint.public_ip != endpoint.address:
@@ -52,30 +50,13 @@ class HostGw(Planned):
                     f"{environment.underlay.ifname} ({endpoint.address}), so no peer can route to it",
                     hint="leave public-ip out, or use backend vxlan or udp",
                 )
-        return cls(environment=environment)
-
-    @property
-    def mtu_bytes(self) -> int:
-        """The underlay's own."""
-        return self.environment.underlay.mtu_bytes
-
-    @property
-    def devices(self) -> tuple[str, ...]:
-        """The underlay's interface."""
-        return (self.environment.underlay.ifname,)
-
-    @property
-    def listens(self) -> tuple[Listening, ...]:
-        """Nothing: packets come as they are."""
-        return ()
-
-    def lease_data(self, version: int) -> None:
-        """Peers need to know nothing but the address."""
+        return super().from_config(config, environment)
 
     def plan(self, own: Lease, peers: Collection[Lease]) -> Plan:
         """All that the kernel should hold, for these leases. Pure."""
         selected = self.environment.select_peers(peers, own=own, backend_type=self.facts.name, usable=self._unreachable)
-        return Plan(
+        return self.environment.plan(
+            selected,
             base=self.environment.base(own),
             peers={
                 peer.key_name: tuple(
@@ -84,11 +65,7 @@ class HostGw(Planned):
                 )
                 for peer in selected.served
             },
-            problems=selected.problems,
             paths={peer.key_name: "direct" for peer in selected.served},
-            destinations=self.environment.destinations(selected.served),
-            networks=self.environment.network.networks,
-            unlisted=selected.unlisted,
         )
 
     def _unreachable(self, peer: Lease) -> Reason | None:

@@ -81,14 +81,11 @@ class Ipip(Planned):
             for family_lease in own.family_leases
         ]
         base = (*self.environment.base(own), link, *addresses)
-        return Plan(
+        return self.environment.plan(
+            selected,
             base=base,
             peers=reachable,
-            problems=selected.problems,
             paths=paths,
-            destinations=self.environment.destinations(selected.served),
-            networks=self.environment.network.networks,
-            unlisted=selected.unlisted,
         )
 
     def _is_direct(self, family_lease: FamilyLease) -> bool:

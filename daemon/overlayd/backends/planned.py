@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection
-from typing import Protocol, runtime_checkable
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, Self, runtime_checkable
 
+from overlayd.backends.environment import Environment
+from overlayd.backends.listening import Listening
 from overlayd.kernel.converge import ConvergeReport, Plan, converge, require
 from overlayd.leases.lease import Lease
 
@@ -31,6 +34,36 @@ class Planned(Protocol):
 
     def close(self) -> None:
         """Nothing to release."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlainPackets(Planned):
+    """The part of a Backend that encapsulates nothing: peers' packets come by the underlay as containers sent them."""
+
+    environment: Environment
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], environment: Environment) -> Self:  # noqa: ARG003 - it has no keys
+        """See Backend."""
+        return cls(environment=environment)
+
+    @property
+    def mtu_bytes(self) -> int:
+        """The underlay's own."""
+        return self.environment.underlay.mtu_bytes
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The underlay's interface."""
+        return (self.environment.underlay.ifname,)
+
+    @property
+    def listens(self) -> tuple[Listening, ...]:
+        """Nothing."""
+        return ()
+
+    def lease_data(self, version: int) -> None:
+        """Peers need to know nothing but the address."""
 
 
 @runtime_checkable

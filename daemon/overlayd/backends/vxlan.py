@@ -154,14 +154,11 @@ class Vxlan(Planned):
             *self.environment.base(own),
             *(item for family_lease in own.family_leases for item in self._own_end(family_lease)),
         )
-        return Plan(
+        return self.environment.plan(
+            selected,
             base=base,
             peers=reachable,
-            problems=selected.problems,
             paths=paths,
-            destinations=self.environment.destinations(selected.served),
-            networks=self.environment.network.networks,
-            unlisted=selected.unlisted,
         )
 
     def _own_end(self, family_lease: FamilyLease) -> tuple[KernelObject, ...]:

@@ -222,14 +222,11 @@ class Wireguard:
         reachable: dict[str, tuple[KernelObject, ...]] = {
             name: tuple(map(self._peer, granted)) for name, granted in claims.granted().items()
         }
-        return Plan(
+        return self._environment.plan(
+            selected,
             base=(*self._environment.base(own), *self._own_end(own)),
             peers=reachable,
-            problems=selected.problems,
             paths=dict.fromkeys(reachable, self.facts.name),
-            destinations=self._environment.destinations(selected.served),
-            networks=self._environment.network.networks,
-            unlisted=selected.unlisted,
         )
 
     @property
