@@ -24,6 +24,8 @@ from tests.testbed.cluster.system_container import (
 )
 from tests.testbed.polling import eventually
 
+# The page builds an image of its own; tests that build look at all names of images.
+pytestmark = pytest.mark.lane("builds")
 # A developer's machine may already have the page's web1, web2 and machines.
 OURS = "overlayd-test-"
 BLOCKS = code_blocks(README, "How to start a system container")

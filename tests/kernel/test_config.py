@@ -29,7 +29,8 @@ def test_keys_that_no_host_reads_are_refused_when_written_and_reported_when_read
     pid = a.status()["pid"]
     assert a.call("config", "set", "--force", config).returncode == 0
     eventually("a says so", lambda: "no key 'Comment'" in str(a.status()["warnings"]))
-    assert (a.status()["state"], a.status()["pid"], a.status()["problems"]) == ("ready", pid, [])
+    eventually("a is ready with it", lambda: a.status()["state"] == "ready")
+    assert (a.status()["pid"], a.status()["problems"]) == (pid, [])
     assert "warning: 'Owner' is not a key" in a.call("check").stdout
     lab.configure({"Type": "vxlan", "Comment": "do not touch"}, "--force")
     eventually("a says no more than is there", lambda: "'Owner'" not in str(a.status()["warnings"]))

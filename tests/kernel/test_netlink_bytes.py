@@ -35,11 +35,11 @@ ADD = """
 import sys
 from ipaddress import *
 from overlayd.kernel import netlink
-from overlayd.kernel.diff import Operation, Verb
+from overlayd.kernel.diff import Operation, OperationKind
 from overlayd.kernel.state import *
 from overlayd.errors import UnsupportedError
 try:
-    netlink.apply([Operation(Verb.ADD, eval(sys.argv[1]))])
+    netlink.apply([Operation(OperationKind.ADD, eval(sys.argv[1]))])
 except UnsupportedError as error:
     print(error)
 """

@@ -330,7 +330,7 @@ def test_nothing_is_opened_where_strangers_cannot_be_kept_out(table: str, tmp_pa
         script = f"text=$(cat); case $text in *'*{table}'*) echo no such table >&2; exit 1;; esac; "
         host.install("iptables-restore", f'{script}printf \'%s\\n\' "$text" | {real} "$@"')
         host.start(ready=False)
-        eventually("it says so", lambda: "nothing is opened" in str(host.status().get("problem")))
+        eventually("it says so", lambda: "the backend is not opened" in str(host.status().get("problem")))
         assert "overlay.1" not in host.run("ip", "-br", "link")
         assert host.run("sysctl", "-n", "net.ipv4.ip_forward").strip() == "0"
         assert "-A OVERLAYD-DOCKER" not in host.run("iptables-save")
