@@ -132,7 +132,7 @@ def test_docker_is_left_alone_and_restarted_on_request(lab: Lab, tmp_path: Path,
         docker.take_another_address()
         eventually("the daemon says what to do", docker.complained)
         assert docker.restarts == 0
-        assert WRONG in str(docker.host.status()["docker_problems"])
+        eventually("the status has it", lambda: WRONG in str(docker.host.status()["docker_problems"]))
         assert WRONG in docker.host.call("status").stdout
         done = docker.host.call("docker", "settle")
         assert done.returncode == 0, done.stderr
