@@ -24,7 +24,6 @@ from overlayd.errors import (
     LeaseLost,
     NetworkConfigError,
     OverlaydError,
-    PrivilegeError,
     StoreError,
     SubnetsExhausted,
     UnsupportedError,
@@ -65,8 +64,6 @@ LAST_RETRY_S = 5.0
 
 def run(settings: Settings) -> None:
     """Be the daemon until SIGTERM or SIGINT. Raises what only a person can solve (ConfigError, UnsupportedError …)."""
-    if os.geteuid() != 0:
-        raise PrivilegeError("overlayd run changes the host's network", hint="run it as root")
     underlay = choose_underlay(settings)
     store = Store.of(settings)
     with (

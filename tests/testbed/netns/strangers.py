@@ -23,7 +23,6 @@ from tests.testbed.netns.wire import Address
 
 SECRET_PORT, HOST_PORT = 81, 9999
 USER_BRIDGE = "br-0123456789ab"
-SWITCH_MAC = "02:00:00:00:00:fe"
 ROUTER6 = UNDERLAY6[254]
 CARRIERS = {"vxlan": 8472, "auto": 8472, "udp": 8285}
 VNI = 1
