@@ -8,6 +8,8 @@ INVOKE := $(VENV)/bin/invoke
 STALE := $(shell sh requirements/check venv || echo stale)
 # What a target is about to do, as requirements/check has it; a target's word is also that of what it needs.
 PURPOSE := setup
+# `all`: the packages of the slow tests, the bench and the nightly run too.
+SYSTEM :=
 # `--option value` for a variable given on make's command line; one of the environment may be meant for others.
 given = $(if $(findstring command line,$(origin $(1))),--$(2) '$($(1))')
 
@@ -51,14 +53,17 @@ test: setup     ## every test but the slow ones, with all that they need; what C
 	@$(INVOKE) test
 
 test-all: PURPOSE := build
+test-all: SYSTEM := all
 test-all: setup ## every test
 	@$(INVOKE) test --all
 
 bench: PURPOSE := build
+bench: SYSTEM := all
 bench: setup    ## measure, and print the figures
 	@$(INVOKE) bench
 
 nightly: PURPOSE := build
+nightly: SYSTEM := all
 nightly: setup  ## all tests and the bench, as JUnit, JSON and one HTML page
 	@$(INVOKE) nightly
 
@@ -68,7 +73,7 @@ preflight:      ## say what would make the set-up, or what is asked for with it,
 	@sh requirements/check $(PURPOSE)
 
 system:         ## install the system packages that are missing
-	@sh requirements/install-system
+	@sh requirements/install-system $(SYSTEM)
 
 # Remade when the lock or the Makefile changes; complete only when pip was. pip is told to keep a warning to itself that
 # Debian 12's gives of a package's old way of being installed.

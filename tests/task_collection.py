@@ -134,8 +134,11 @@ def clean(c: Context, gone: bool = False) -> None:
     preflight.check()
     with runner.build_folder_locked(PLACE):
         if dockerd.answers():
-            for tag in docker_images.forget(PLACE.owner, gone=gone):
+            removed, in_use = docker_images.forget(PLACE.owner, gone=gone)
+            for tag in removed:
                 report(f"removed {tag}")
+            for tag in in_use:
+                report(f"left {tag}: a container uses it (docker ps --all --filter ancestor={tag})")
         for path in PLACE.build.glob("*"):
             # The lock is what we hold.
             if path.name not in ("cache", "lock"):

@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
+from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from docker.errors import APIError, NotFound
 
@@ -91,18 +92,35 @@ def drop(new: str) -> None:
         client.remove_image(new, force=False)
 
 
-def forget(owner: str, *, gone: bool = False) -> list[str]:
-    """Remove a build folder's own tags, and with them images that have no other name; the tags that were removed.
+class Forgotten(NamedTuple):
+    """What `forget` did: the tags that it removed, and those that it left because a container uses the image."""
+
+    removed: list[str]
+    in_use: list[str]
+
+
+def forget(owner: str, *, gone: bool = False) -> Forgotten:
+    """Remove a build folder's own tags, and with them images that have no other name. One that is in use is left.
 
     With `gone` also those of build folders that do not exist here. They may exist for others, who build in a container.
     """
+    done = Forgotten([], [])
     with engine() as client:
         ours = own_tag(owner, "")
-        tags = [tag for tag in _own_tags(client) if tag.startswith(ours) or (gone and _is_of_nobody(tag))]
-        for tag in tags:
-            with contextlib.suppress(NotFound):
+        for tag in _own_tags(client):
+            if not (tag.startswith(ours) or (gone and _is_of_nobody(tag))):
+                continue
+            try:
                 client.remove_image(tag, force=False)
-    return tags
+            except NotFound:
+                continue
+            except APIError as error:
+                if error.status_code != HTTPStatus.CONFLICT:
+                    raise
+                done.in_use.append(tag)
+            else:
+                done.removed.append(tag)
+    return done
 
 
 def remove_leftovers(owner: str) -> list[str]:

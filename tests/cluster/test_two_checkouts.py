@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import threading
@@ -136,5 +137,33 @@ def test_images_of_a_deleted_checkout_are_removed_on_request_and_by_no_build(tmp
             client.images.get(left)
         assert client.images.get(kept).id == client.images.get(of_gone).id == client.images.get(name).id
     finally:
-        assert {kept, of_gone} <= set(docker_images.forget(str(tmp_path), gone=True))
+        assert {kept, of_gone} <= set(docker_images.forget(str(tmp_path), gone=True).removed)
+        client.close()
+
+
+def test_an_image_of_a_deleted_checkout_that_a_container_uses_is_left_and_the_others_are_removed(
+    tmp_path: Path, base: str
+) -> None:
+    # A name of its own: Docker removes one of several names of an image although a container was made by it.
+    client = docker.from_env()
+    used, free = (own_tag(str(tmp_path / f"gone/{name}"), f"overlayd/only:{base}") for name in ("a", "b"))
+    layers_of = client.containers.create(f"overlayd/probe:{base}", network_mode="none", labels={"org.overlayd": "test"})
+    try:
+        for tag in (used, free):
+            repository, _, version = tag.rpartition(":")
+            layers_of.commit(repository=repository, tag=version)
+        layers_of.remove()
+        container = client.containers.create(used, network_mode="none", labels={"org.overlayd": "test"})
+        try:
+            removed, in_use = docker_images.forget(str(tmp_path), gone=True)
+            assert used in in_use
+            assert used not in removed
+            assert free in removed
+            client.images.get(used)
+        finally:
+            container.remove()
+        assert used in docker_images.forget(str(tmp_path), gone=True).removed
+    finally:
+        with contextlib.suppress(NotFound):
+            layers_of.remove()
         client.close()

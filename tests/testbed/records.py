@@ -1,0 +1,63 @@
+"""What tests tell the night's page beside passed and failed: which packets went, and what a fault cost.
+
+A test takes pytest's fixture `record_property`. What it records goes into JUnit's XML as properties of the test, whose
+values are JSON; tests/nightly reads them back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+Recorder = Callable[[str, object], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Record:
+    PROPERTY: ClassVar[str]
+
+    def record(self, to: Recorder) -> None:
+        """Write it into the results of the test whose `record_property` is given."""
+        to(self.PROPERTY, json.dumps(dataclasses.asdict(self), sort_keys=True))
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        """What `record` wrote. Raises ValueError or TypeError for another text."""
+        return cls(**json.loads(text))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Connection(_Record):
+    """Packets that a container on one host sent to a container on another, and how many of them were not answered.
+
+    `docker` and `kernel` are versions as the hosts tell them: "20.10.24", "6.12.48-cloud-amd64".
+    """
+
+    PROPERTY: ClassVar[str] = "connection"
+
+    source: str
+    target: str
+    backend: str
+    docker: str
+    kernel: str
+    sent: int
+    lost: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault(_Record):
+    """What a fault cost: packets of those sent while it lasted and after, and the seconds until packets went again.
+
+    `recovered_s` counts from when the fault ended; 0 where no packet was lost.
+    """
+
+    PROPERTY: ClassVar[str] = "fault"
+
+    fault: str
+    backend: str
+    sent: int
+    lost: int
+    recovered_s: float
