@@ -41,7 +41,8 @@ def build(
 
     begin, mirror = time.monotonic(), list(mirror)
     request = resolve(wanted, base=base, again=again, force=force, mirror=mirror)
-    if not request.base.lacks:
+    # A base whose hosts do not start here is taken only when it is named, as one that lacks an image.
+    if not request.base.lacks and choose.unbootable(request.base) is None:
         choose.remember(PLACE.build, request.base)
     mirrors = [f"--mirror={one}" for one in mirror]
     repeat = [*reporting.program(), "images.build", f"--base={request.base.name}", *mirrors, "--target"]

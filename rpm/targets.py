@@ -193,6 +193,8 @@ def build_script(version: str, epoch: int, *, release: str, compression: str = _
         "_rpmdir": "/repo",
         "_build_name_fmt": "%%{NAME}-%%{VERSION}-%%{RELEASE}.%%{ARCH}.rpm",
         "_binary_payload": compression,
+        # That of rpm 6 is 6, which no older rpm reads.
+        "_rpmformat": "4",
         "frozen": "/run/frozen",
         "docs": "/run/docs",
         "licenses": "/run/licenses/texts",

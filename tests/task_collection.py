@@ -20,7 +20,7 @@ from images.engine.place import PLACE
 from images.engine.progress import report
 from pipeline.image_tasks import build_all
 from tests import side_by_side
-from tests.testbed.cluster import docker_engine
+from tests.testbed.cluster import bootable, docker_engine
 from tests.testbed.cluster import task_collection as cluster
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,6 +40,8 @@ def up(c: Context, backend: str = "vxlan", base: str | None = None, underlay: st
     """Build what is missing, start a cluster of three hosts, and show that their containers talk."""
     # Before a build of minutes.
     cluster.requested_cluster(backend=backend, underlay=underlay)
+    if base is not None:
+        bootable.require(base)
     preflight.check()
     dockerd.ensure()
     build_all(c, base=base)

@@ -116,7 +116,8 @@ def unbootable(base: Base, cgroup: Path = Path("/sys/fs/cgroup")) -> str | None:
         return None
     able = " or ".join(f"v{version}" for version in base.cgroups)
     return (
-        f"this machine has cgroup v{here}, and the systemd of {base.title} boots on {able}: its images are for others"
+        f"this machine has cgroup v{here}, and the systemd of {base.title} boots on {able}: "
+        "its images are for virtual machines, and for other machines"
     )
 
 

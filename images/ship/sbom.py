@@ -23,7 +23,6 @@ from cyclonedx.spdx import is_expression
 from packageurl import PackageURL
 
 from images.bases.base import Base
-from images.bases.debian12.spec import SOURCE_NAME
 from images.ship.image_inventory import ImageFile, ImageInventory, RpmPackage
 
 # The namespace of our serial numbers (UUIDs of version 5, RFC 9562).
@@ -127,16 +126,17 @@ def _package(
         licenses=[_licence(package.license)] if package.license else [],
         purl=PackageURL("rpm", base.purl_namespace, package.name, version, qualifiers),
         properties=properties,
-        pedigree=_ancestor(package),
+        pedigree=_ancestor(package, base),
     )
 
 
-def _ancestor(package: RpmPackage) -> Pedigree | None:
-    """The package of Debian that an RPM of the base debian12-rpm was made of, by which security advisories name it.
+def _ancestor(package: RpmPackage, base: Base) -> Pedigree | None:
+    """The package of Debian that an RPM of debian12-rpm, say, was made of, by which security advisories name it.
 
-    These RPMs state an epoch, even zero. The few RPMs that hold files of no package of Debian state none.
+    These RPMs name their base as their source (images/bases/debian/spec.py). They state an epoch, even zero. The few
+    RPMs that hold files of no package of Debian state none.
     """
-    if not package.source.startswith(f"{SOURCE_NAME}-") or not package.epoch:
+    if not package.source.startswith(f"{base.name}-") or not package.epoch:
         return None
     version = f"{package.version}-{package.release}"
     version = f"{package.epoch}:{version}" if package.epoch != "0" else version
@@ -234,7 +234,7 @@ def _unknown(name: str) -> Component:
 def _licence(text: str) -> License:
     """A licence as an SPDX identifier or expression where it is one, else as a name.
 
-    A LicenseRef names a licence whose text only the package has (images/bases/debian12/licences.py). The library does
+    A LicenseRef names a licence whose text only the package has (images/bases/debian/licences.py). The library does
     not know these and would take an expression that holds one for a name.
     """
     words = re.sub(r"(?<=[\s)])(and|or|with)(?=[\s(])", lambda word: word[0].upper(), text)

@@ -29,6 +29,8 @@ INTERNAL = "_internal"
 _FIELDS = ("name", "epoch", "version", "release", "arch", "license", "vendor", "sourcerpm", "sha256header")
 # Modules of PyInstaller itself: scripts of the bootloader, and hooks that run before the program.
 _PYINSTALLER = re.compile(r"pyi(boot|mod|_rth_)")
+# Python's settings when it was built, which sysconfig reads. The platform is in the name, so Python does not list it.
+_SETTINGS = "_sysconfigdata_"
 
 
 def inventory(frozen: Path, wheelhouse: Path, table: parts.Table) -> dict[str, Any]:
@@ -43,7 +45,7 @@ def inventory(frozen: Path, wheelhouse: Path, table: parts.Table) -> dict[str, A
         owner = _owner(module, owners)
         if owner:
             used[owner] += 1
-        elif module.partition(".")[0] in sys.stdlib_module_names:
+        elif module.partition(".")[0] in sys.stdlib_module_names or module.startswith(_SETTINGS):
             standard.add(module)
         elif module.partition(".")[0] != PROGRAM and module.replace(".", "/") not in namespaces:
             unknown.append(f"module {module}")

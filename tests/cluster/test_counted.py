@@ -29,11 +29,11 @@ NOT_COUNTED = re.compile(
     r"""images/(README|base/README|bases/README|[a-z]+/README)\.md   # for people
     |images/recipes\.py|images/engine/why\.py                      # which images there are; a plan in words
     |images/bases/(choose|mirrors)\.py                              # which base
-    |images/bases/(centos|catalogue/[a-z0-9_]+)\.py                  # values, which count as such
-    |images/bases/debian12/rpm-va\.txt                              # looks at what is built
+    |images/bases/(centos|debian/entry|catalogue/[a-z0-9_]+)\.py     # values, which count as such
+    |images/bases/debian/rpm-va\.txt                              # looks at what is built
     |images/bases/fetch\.py                                         # of bases whose packages are fetched by dnf
     |images/mirrors\.toml                                           # where packages come from; keys say which they are
-    |images/[a-z0-9]+/__init__\.py|images/bases/debian12/__init__\.py|rpm/[a-z]+/__init__\.py
+    |images/[a-z0-9]+/__init__\.py|images/bases/debian/__init__\.py|rpm/[a-z]+/__init__\.py
     |images/engine/(dockerd|lock|preflight)\.py                     # before a build begins
     |images/etcd/release\.py                                        # of bases without a package of etcd
     |images/ship/.*                                                 # made of what is built

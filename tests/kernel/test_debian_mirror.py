@@ -11,13 +11,14 @@ import pytest
 
 from images.bases import catalogue
 from images.bases.base import Base
-from images.bases.debian12 import repository, sources
+from images.bases.catalogue.debian12_rpm import SUITE
+from images.bases.debian import repository, sources
 from images.engine.errors import BuildCommandFailed, BuildError
 from images.engine.step import Step
 from tests.testbed import debian_mirror
 from tests.testbed.packages import a_step, gnupg
 
-FETCHED = Path(__file__).resolve().parents[2] / "build" / repository.FETCHED
+FETCHED = Path(__file__).resolve().parents[2] / "build" / SUITE.fetched
 
 pytestmark = pytest.mark.skipif(
     not debian_mirror.indices() or not FETCHED.is_dir() or shutil.which("mmdebstrap") is None,
@@ -37,7 +38,7 @@ def step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Step]:
     monkeypatch.setattr(repository, "VARIANT", "extract")
     monkeypatch.setattr(repository, "LOCALES", (), raising=False)
     monkeypatch.setattr(repository, "APT_OPTIONS", (*repository.APT_OPTIONS, debian_mirror.UNCOMPRESSED))
-    with a_step(tmp_path / "s", repository.targets(catalogue.get("debian12-rpm"))[0]) as found:
+    with a_step(tmp_path / "s", repository.targets(SUITE, catalogue.get("debian12-rpm"))[0]) as found:
         yield found
 
 
@@ -46,11 +47,11 @@ def at(mirrors: dict[str, str]) -> Base:
 
 
 def test_only_the_mirror_on_disk_is_used(step: Step, mirror: dict[str, str]) -> None:
-    lines = sources.lines(at(mirror))
+    lines = sources.lines(SUITE, at(mirror))
     assert {line.split()[2] for line in lines} == set(debian_mirror.indices())
     assert all(line.split()[1].startswith("file:///") for line in lines)
-    repository.make_root(step, at({"debian": mirror["debian"]}))
-    root = step.output(repository.ROOT)
+    repository.make_root(step, SUITE, at({"debian": mirror["debian"]}))
+    root = step.output(SUITE.root)
     assert (root / "bin/hostname").exists()
     used = (root / "etc/apt/sources.list").read_text()
     assert "copy:///" in used
@@ -60,7 +61,7 @@ def test_only_the_mirror_on_disk_is_used(step: Step, mirror: dict[str, str]) -> 
 def test_a_mirror_with_another_signature_is_refused(step: Step, mirror: dict[str, str], tmp_path: Path) -> None:
     forged = tmp_path / "forged"
     shutil.copytree(mirror["debian"].removeprefix("file://"), forged, symlinks=True)
-    release = forged / f"dists/{sources.CODENAME}/InRelease"
+    release = forged / f"dists/{SUITE.codename}/InRelease"
     text = release.read_text()
     body = text.partition("\n\n")[2].partition("\n-----BEGIN PGP SIGNATURE")[0]
     (tmp_path / "Release").write_text(body + "\n")
@@ -68,20 +69,20 @@ def test_a_mirror_with_another_signature_is_refused(step: Step, mirror: dict[str
         ring.make("mallory")
         ring.gpg("--output", release, "--clear-sign", tmp_path / "Release")
         with pytest.raises(BuildCommandFailed, match=r"NO_PUBKEY|not signed|couldn't be verified"):
-            repository.make_root(step, at({"debian": f"file://{forged}"}))
+            repository.make_root(step, SUITE, at({"debian": f"file://{forged}"}))
 
 
 def test_a_mirror_whose_index_was_changed_is_refused(step: Step, mirror: dict[str, str], tmp_path: Path) -> None:
     forged = tmp_path / "forged"
     shutil.copytree(mirror["debian"].removeprefix("file://"), forged, symlinks=True)
-    packages = forged / f"dists/{sources.CODENAME}/main/binary-amd64/Packages"
+    packages = forged / f"dists/{SUITE.codename}/main/binary-amd64/Packages"
     content = packages.read_bytes()
     packages.write_bytes(content.replace(b"Package: hostname", b"Package: hostnamf", 1))
     with pytest.raises(BuildCommandFailed, match=r"Hash Sum mismatch|unexpected size|Unable to locate"):
-        repository.make_root(step, at({"debian": f"file://{forged}"}))
+        repository.make_root(step, SUITE, at({"debian": f"file://{forged}"}))
 
 
 def test_a_mirror_of_security_updates_alone_is_not_enough(mirror: dict[str, str]) -> None:
     with pytest.raises(BuildError, match="none for Debian") as caught:
-        sources.lines(at({"security": "file:///srv/debian-security"}))
+        sources.lines(SUITE, at({"security": "file:///srv/debian-security"}))
     assert caught.value.hint == "--mirror debian=URL"

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from images.bases.debian12 import sources
+from images.bases.catalogue.debian12_rpm import SUITE
 from tests.testbed.packages import command
 
 # apt keeps the lists in a compression of its own, so the mirror has them without: apt must not ask for another.
@@ -23,7 +23,7 @@ def indices() -> dict[str, Path]:
         suite: Path(file)
         for created, origin, suite, component, file in (row for row in rows if len(row) == 5)
         if (created, origin, component) == ("Packages", "Debian", "main")
-        and suite.partition("-")[0] == sources.CODENAME
+        and suite.partition("-")[0] == SUITE.codename
         and Path(file).exists()
     }
 

@@ -2,61 +2,24 @@
 
 from __future__ import annotations
 
-from images.bases.base import Base
-from images.bases.debian12 import repository, sources
+from images.bases.debian.entry import entry
+from images.bases.debian.suite import DebianSuite
 
-BASE = Base(
-    name="debian12-rpm",
-    title="Debian 12 in RPMs",
-    preference=3,
-    purl_namespace="debian12-rpm",
-    releasever="12",
-    rpm_dbpath="/var/lib/rpm",
+SUITE = DebianSuite(
+    base="debian12-rpm",
+    title="Debian 12",
+    codename="bookworm",
+    release="12",
+    # Its archive, security, and release key.
+    fingerprints=(
+        "B8B80B5B623EAB6AD8775C45B7C5D7D6350947F8",
+        "05AB90340C0C5E797F44A8C8254CF3B5AEC0A8F0",
+        "4D64FEC119C2029067D6E791F8D2585B8783D481",
+    ),
     python="python3.11",
-    packages={
-        "base": (
-            *(
-                "system-release",
-                "systemd",
-                "systemd-sysv",
-                "dbus",
-                "openssh-server",
-                "openssh-clients",
-                "dnf",
-                "yum",
-                "rpm",
-                # dnf checks signed metadata with it.
-                "gnupg2",
-            ),
-            *("bash", "coreutils", "util-linux", "procps-ng", "iproute", "iputils", "kmod", "hostname", "less"),
-            *("ca-certificates", "curl", "tar", "gzip", "findutils", "passwd", "mount", "login"),
-            *("cronie", "tzdata", "glibc-langpack-en"),
-        ),
-        "docker": (
-            *("docker-ce", "containerd.io", "iptables", "nftables"),
-            *("iperf3", "tcpdump", "ethtool", "conntrack-tools"),
-        ),
-        "etcd": ("etcd", "etcd-client"),
-        "builder": (
-            *("python3.11", "python3.11-libs", "python3.11-pip", "binutils", "rpm-build", "createrepo_c"),
-            *("systemd-rpm-macros", "zstd", "file"),
-        ),
-        "probe": (
-            "system-release",
-            "/bin/sh",
-            "bash",
-            "coreutils",
-            "iproute",
-            "iputils",
-            "iperf3",
-            "hostname",
-            "grep",
-            "sed",
-        ),
-    },
-    enable={"base": ("ssh.service", "cron.service"), "docker": ("docker.service",)},
-    sites=sources.SITES,
-    questions=sources.questions,
-    repository_targets=repository.targets,
+)
+BASE = entry(
+    SUITE,
+    preference=3,
     notes=("for machines that reach no CentOS mirror: the same dnf, yum and rpm, other packages",),
 )

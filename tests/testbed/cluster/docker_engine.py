@@ -19,7 +19,7 @@ from testcontainers.core.labels import create_labels
 
 from images.engine import dockerd
 from overlayd.errors import CommandFailed, OverlaydError
-from tests.testbed.cluster import cgroups
+from tests.testbed.cluster import bootable, cgroups
 from tests.testbed.cluster.description import CLUSTER_LABEL, ROLE_LABEL
 from tests.testbed.cluster.plan import ContainerPlan
 
@@ -155,7 +155,10 @@ def image_id(name: str) -> str:
 
 
 def newest_base() -> str:
-    """The base of the host image that was built last. Raises OverlaydError where there is none."""
+    """The base of the host image that was built last, if any can be of those that boot in containers of this machine.
+
+    Raises OverlaydError where there is no host image.
+    """
     found: list[tuple[str, str]] = []
     for image in client().images.list("overlayd/host"):
         # It has the tags of build folders, too.
@@ -163,7 +166,7 @@ def newest_base() -> str:
         found += [(str(image.attrs["Created"]), tag.partition(":")[2]) for tag in tags]
     if not found:
         raise missing_image("overlayd/host")
-    return max(found)[1]
+    return max(found, key=lambda row: (bootable.why_not(row[1]) is None, row))[1]
 
 
 def missing_image(name: str) -> OverlaydError:

@@ -23,8 +23,8 @@ from pathlib import Path
 
 from docker.models.containers import Container
 
-from images.bases import catalogue
-from images.bases.debian12 import sources
+from images.bases.catalogue.debian12_rpm import BASE, SUITE
+from images.bases.debian import sources
 from images.engine import sandbox
 from overlayd.errors import OverlaydError
 from overlayd.lib import process
@@ -110,9 +110,9 @@ def machine(log: Path, *, caches: dict[Path, str] | None = None) -> Iterator[New
 
 def bare_root() -> Path:
     """Debian 12 as a tar, made now if it is not in build/cache. Interrupted, it leaves nothing."""
-    lines = sources.lines(catalogue.get("debian12-rpm"))
+    lines = sources.lines(SUITE, BASE)
     digest = hashlib.sha256(repr((lines, _PACKAGES)).encode()).hexdigest()[:12]
-    place = ROOT / roots.CACHE / f"bare-{sources.CODENAME}-{digest}.tar"
+    place = ROOT / roots.CACHE / f"bare-{SUITE.codename}-{digest}.tar"
     if place.exists():
         return place
     sandbox.require("mmdebstrap", "unshare", "setpriv")
@@ -120,7 +120,7 @@ def bare_root() -> Path:
     with tempfile.TemporaryDirectory(dir=place.parent, prefix=".making-") as folder:
         tar = Path(folder) / "root.tar"
         argv = ["mmdebstrap", "--mode=root", "--variant=minbase", f"--include={','.join(_PACKAGES)}"]
-        argv += [sources.CODENAME, str(tar), *lines]
+        argv += [SUITE.codename, str(tar), *lines]
         process.run([str(word) for word in sandbox.isolated(argv)], timeout_s=_BOOTSTRAP_S)
         tar.rename(place)
     return place

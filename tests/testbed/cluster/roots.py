@@ -17,8 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from images.bases import catalogue
-from images.bases.debian12 import sources
+from images.bases.debian import sources
 from images.engine import sandbox
 from images.engine.errors import BuildError
 from overlayd.errors import CommandFailed, OverlaydError
@@ -166,10 +165,9 @@ def command(root: Path, argv: Sequence[str], *, variables: Mapping[str, str] | N
 def _mirror() -> str:
     """The Debian mirror of this machine's own apt."""
     try:
-        lines = sources.lines(catalogue.get("debian12-rpm"))
+        return sources.mirror()
     except BuildError as error:
         raise NoSuchRelease(str(error)) from error
-    return next(line.split()[1] for line in lines if line.split()[2] == sources.CODENAME)
 
 
 def _ask(mirror: str, suite: str) -> None:

@@ -14,7 +14,7 @@ from rich.console import Console
 from overlayd import backends
 from overlayd.errors import OverlaydError
 from overlayd.leases.network_config import parse_network_config
-from tests.testbed.cluster import docker_engine, health, measure, options, report
+from tests.testbed.cluster import bootable, docker_engine, health, measure, options, report
 from tests.testbed.cluster.create import create, remove
 from tests.testbed.cluster.description import UNDERLAY, Cluster, backend_json, checked_name
 from tests.testbed.cluster.name_lock import name_locked
@@ -50,6 +50,7 @@ def up(
     """Start one etcd and some hosts as containers; a cluster that is already so is left as it is."""
     wanted = requested_cluster(hosts=hosts, backend=backend, underlay=underlay, name=name)
     wanted = replace(wanted, base=base or docker_engine.newest_base())
+    bootable.require(wanted.base)
     with name_locked(name):
         site = find(name)
         if site is not None:

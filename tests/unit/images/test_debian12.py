@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from images.bases.debian12 import assign, dpkg, repository, spec
+from images.bases.catalogue.debian12_rpm import SUITE
+from images.bases.debian import assign, dpkg, repository, spec
 from images.engine.errors import BuildError
 
 STATUS = """\
@@ -119,7 +120,7 @@ def written(packages: list[dpkg.DebianPackage], root: Path) -> str:
     """The spec, with one licence for all."""
     contents = assign.assign(root, packages, {})
     names = contents.keys() | {package.name for package in packages}
-    return spec.write(packages, contents, dict.fromkeys(names, "ISC AND LicenseRef-100%"), root)
+    return spec.write(SUITE, packages, contents, dict.fromkeys(names, "ISC AND LicenseRef-100%"), root)
 
 
 @pytest.mark.needs("root")

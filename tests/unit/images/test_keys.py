@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from images.bases import keys
-from images.bases.debian12 import sources
+from images.bases.catalogue import debian12_rpm, debian13_rpm, debian_testing_rpm
+from images.bases.debian import sources
+from images.bases.debian.suite import DebianSuite
 from images.engine.errors import BuildError
 from tests.testbed.packages import SigningKeys, command, gnupg
 
@@ -118,8 +120,9 @@ def _words(process: Path) -> str:
 
 
 @pytest.mark.skipif(not sources.KEYRING.exists(), reason="needs debian-archive-keyring")
-def test_debians_keys_are_in_this_machines_keyring() -> None:
-    assert sources.keyring().startswith(b"-----BEGIN PGP PUBLIC KEY BLOCK-----")
+@pytest.mark.parametrize("suite", [debian12_rpm.SUITE, debian13_rpm.SUITE, debian_testing_rpm.SUITE])
+def test_debians_keys_are_in_this_machines_keyring(suite: DebianSuite) -> None:
+    assert sources.keyring(suite).startswith(b"-----BEGIN PGP PUBLIC KEY BLOCK-----")
 
 
 def test_a_keyring_without_the_expected_keys_is_refused(

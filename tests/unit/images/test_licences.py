@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from cyclonedx import spdx
 
-from images.bases.debian12 import licences
+from images.bases.debian import licences
 
 FORMAT = "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n"
 
