@@ -17,6 +17,8 @@ from images.engine.errors import BaseUnreachable, BuildError
 TIMEOUT_S = 3.0
 REMEMBERED = "base.json"
 _HERE = "its packages are here"
+# cgroup(7): this file is at the root of v2.
+_V2 = "cgroup.controllers"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,15 +112,27 @@ def ask(bases: Sequence[Base], timeout_s: float = TIMEOUT_S) -> dict[str, Answer
 
 def unbootable(base: Base, cgroup: Path = Path("/sys/fs/cgroup")) -> str | None:
     """Why containers of a base do not boot on this machine; None when they do. `cgroup` is the mount of cgroups."""
-    # cgroup(7): this file is at the root where there is v2 alone. A hybrid, which counts as v1, has it one level down.
-    here = 2 if (cgroup / "cgroup.controllers").exists() else 1
-    if here in base.cgroups:
+    if cgroup_folder(base, cgroup) is not None:
         return None
+    here = 2 if (cgroup / _V2).exists() else 1
     able = " or ".join(f"v{version}" for version in base.cgroups)
     return (
         f"this machine has cgroup v{here}, and the systemd of {base.title} boots on {able}: "
         "its images are for virtual machines, and for other machines"
     )
+
+
+def cgroup_folder(base: Base, cgroup: Path = Path("/sys/fs/cgroup")) -> Path | None:
+    """The folder that a container of a base has to have at /sys/fs/cgroup to boot; None where it does not boot.
+
+    A hybrid machine, which counts as v1, has v2 one level down. A systemd that boots on v2 only is shown that half.
+    """
+    half = cgroup / "unified"
+    if (cgroup / _V2).exists():
+        return cgroup if 2 in base.cgroups else None
+    if 1 in base.cgroups:
+        return cgroup
+    return half if (half / _V2).exists() else None
 
 
 def recall(build: Path) -> str | None:

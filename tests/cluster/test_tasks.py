@@ -26,6 +26,7 @@ from tests.testbed.polling import eventually
 
 _NAME = "test-tasks"
 _UNDERLAY = IPv4Network("198.18.43.0/24")
+CGROUP_V2 = Path("/sys/fs/cgroup/cgroup.controllers")
 
 
 def _left(name: str) -> list[str]:
@@ -39,6 +40,23 @@ def _nothing_left() -> Iterator[None]:
     left = _left(_NAME)
     remove(_NAME)
     assert not left
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or CGROUP_V2.exists(), reason="only root can hide the v2 half, and where v2 is all there is no v1"
+)
+@pytest.mark.parametrize("base_of_v2", ["centos-stream10", "debian13-rpm", "debian-testing-rpm"])
+def test_a_base_whose_hosts_do_not_boot_here_is_refused_before_anything_is_made(base_of_v2: str) -> None:
+    words = [sys.executable, "-m", "invoke", "cluster.up", "--name", _NAME, "--base", base_of_v2]
+    # A machine with cgroup v1 alone: the v2 half of a hybrid is hidden from this process.
+    hidden = "[ ! -e /sys/fs/cgroup/unified ] || mount -t tmpfs tmpfs /sys/fs/cgroup/unified"
+    argv = ["unshare", "--mount", "sh", "-euc", f'{hidden}; exec "$@"', "sh", *words]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert f"hosts of {base_of_v2} cannot be containers here: this machine has cgroup v1" in done.stderr
+    assert f"invoke cluster.up --machines --base {base_of_v2}" in done.stderr
+    assert len(done.stderr.splitlines()) == 2
+    assert not _left(_NAME)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -13,6 +13,6 @@ BASE = stream(
     cgroups=(2,),
     notes=(
         "its packages need a processor of level x86-64-v3",
-        "its systemd refuses to start on a machine with cgroup v1",
+        "its systemd starts on cgroup v2 only, which a hybrid machine has beside v1",
     ),
 )

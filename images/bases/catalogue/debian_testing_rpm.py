@@ -32,6 +32,6 @@ BASE = entry(
     cgroups=(2,),
     notes=(
         "its packages change daily; how old the mirror's copy is, is not checked",
-        "its systemd starts on a machine with cgroup v2 only",
+        "its systemd starts on cgroup v2 only, which a hybrid machine has beside v1",
     ),
 )

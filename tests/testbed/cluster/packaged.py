@@ -18,7 +18,7 @@ from images.ship import image_inventory
 from overlayd.errors import OverlaydError
 from overlayd.leases.lease import FamilyLease, Lease
 from rpm import source
-from tests.testbed.cluster import plan
+from tests.testbed.cluster import bootable, plan
 from tests.testbed.cluster.checkout import checkout, commit, give_what_is_built
 from tests.testbed.cluster.create import ROOT, remove
 from tests.testbed.cluster.description import Cluster
@@ -127,7 +127,13 @@ def bare_host(base: str, files: Packages) -> Iterator[ClusterSite]:
 
 
 def _boot(site: ClusterSite) -> Machine:
-    host = plan.host(site.cluster, "host1", site.image("docker"), privileged=hosts.privileged_works(site))
+    host = plan.host(
+        site.cluster,
+        "host1",
+        site.image("docker"),
+        privileged=hosts.privileged_works(site),
+        cgroups=bootable.cgroup_folder(site.cluster.base),
+    )
     host = replace(host, environment={})
     for volume in host.volumes:
         client().volumes.create(volume, labels=host.labels)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
+from pathlib import Path
 from typing import Any
 
 from tests.testbed.cluster.description import Cluster
 
+CGROUPS = Path("/sys/fs/cgroup")
 # systemd as PID 1 wants these empty at every start.
 _TMPFS = {"/run": "", "/run/lock": "", "/tmp": ""}
 _SECRETS = "/secrets"
@@ -104,16 +106,26 @@ def etcdctl(cluster: Cluster) -> tuple[str, ...]:
 
 
 def host(
-    cluster: Cluster, name: str, image: str, *, privileged: bool, settings: dict[str, str] | None = None
+    cluster: Cluster,
+    name: str,
+    image: str,
+    *,
+    privileged: bool,
+    settings: dict[str, str] | None = None,
+    cgroups: Path = CGROUPS,
 ) -> ContainerPlan:
-    """The container that is a host. `settings` are more OVERLAYD_ variables for its daemon, `image` is an ID."""
+    """The container that is a host.
+
+    `settings` are more OVERLAYD_ variables for its daemon, `image` is an ID, `cgroups` is the machine's folder in which
+    its systemd makes control groups.
+    """
     volumes = {f"{cluster.container(name)}-{what}": path for what, path in _VOLUMES.items()}
     environment = {
         "OVERLAYD_ETCD_ENDPOINTS": cluster.etcd_endpoint,
         "OVERLAYD_ETCD_PREFIX": cluster.prefix,
         "OVERLAYD_PUBLIC_IP": str(cluster.address(name)),
     }
-    config = host_config(cluster.docker_network, volumes, privileged=privileged)
+    config = host_config(cluster.docker_network, volumes, privileged=privileged, cgroups=cgroups)
     if not cluster.open_etcd:
         environment |= {
             "OVERLAYD_ETCD_CAFILE": f"{_LOGIN}/ca.pem",
@@ -134,7 +146,7 @@ def host(
     )
 
 
-def host_config(network: str, volumes: dict[str, str], *, privileged: bool) -> dict[str, Any]:
+def host_config(network: str, volumes: dict[str, str], *, privileged: bool, cgroups: Path = CGROUPS) -> dict[str, Any]:
     """HostConfig for a container with systemd as PID 1, its own dockerd, and containers inside.
 
     Without `privileged` it grants what that does, except CAP_SYS_RESOURCE, which some machines do not have to give.
@@ -143,7 +155,7 @@ def host_config(network: str, volumes: dict[str, str], *, privileged: bool) -> d
         "NetworkMode": network,
         "CgroupnsMode": "host",
         "Tmpfs": _TMPFS,
-        "Binds": ["/sys/fs/cgroup:/sys/fs/cgroup:rw", *(f"{name}:{path}" for name, path in volumes.items())],
+        "Binds": [f"{cgroups}:{CGROUPS}:rw", *(f"{name}:{path}" for name, path in volumes.items())],
     }
     if privileged:
         return config | {"Privileged": True}

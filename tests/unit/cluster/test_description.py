@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
 
 import pytest
 
@@ -56,6 +57,11 @@ def test_host_without_privileged_gets_all_but_the_missing_capability() -> None:
     assert (config["CapAdd"], config["CapDrop"]) == (["ALL"], ["SYS_RESOURCE"])
     assert config["MaskedPaths"] == config["ReadonlyPaths"] == []
     assert "Privileged" not in config
+
+
+def test_a_host_has_the_folder_of_control_groups_that_its_systemd_boots_on() -> None:
+    given = plan.host(CLUSTER, "host1", IMAGE, privileged=True, cgroups=Path("/sys/fs/cgroup/unified")).host_config
+    assert "/sys/fs/cgroup/unified:/sys/fs/cgroup:rw" in given["Binds"]
 
 
 def test_privileged_host_needs_nothing_else() -> None:

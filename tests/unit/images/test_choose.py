@@ -146,6 +146,8 @@ def test_a_choice_is_remembered_for_as_long_as_it_is_built(tmp_path: Path, serve
         ("centos-7", False, None),
         ("centos-stream9", True, None),
         ("centos-stream10", False, "cgroup v1, and the systemd of CentOS Stream 10 boots on v2"),
+        ("debian-testing-rpm", False, "its images are for virtual machines, and for other machines"),
+        ("debian-testing-rpm", True, None),
     ],
 )
 def test_a_base_that_does_not_boot_on_this_machine_says_why(
@@ -155,6 +157,16 @@ def test_a_base_that_does_not_boot_on_this_machine_says_why(
         (tmp_path / "cgroup.controllers").touch()
     said = choose.unbootable(catalogue.get(name), tmp_path)
     assert (said is None) if expected is None else (said is not None and expected in said)
+
+
+def test_on_a_hybrid_machine_a_base_that_boots_on_v2_only_gets_that_half(tmp_path: Path) -> None:
+    hybrid = tmp_path / "unified"
+    hybrid.mkdir()
+    (hybrid / "cgroup.controllers").touch()
+    found = {name: choose.cgroup_folder(catalogue.get(name), tmp_path) for name in catalogue.NAMES}
+    assert {found.pop(name) for name in ("centos-stream10", "debian13-rpm", "debian-testing-rpm")} == {hybrid}
+    assert set(found.values()) == {tmp_path}
+    assert choose.unbootable(catalogue.get("debian13-rpm"), tmp_path) is None
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"base": 3}', '{"other": "a"}'])

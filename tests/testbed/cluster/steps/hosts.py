@@ -6,7 +6,7 @@ from functools import cache
 
 from docker.errors import APIError
 
-from tests.testbed.cluster import cgroups, plan
+from tests.testbed.cluster import bootable, cgroups, plan
 from tests.testbed.cluster.description import Cluster
 from tests.testbed.cluster.docker_engine import PlannedContainer, client
 from tests.testbed.cluster.machine import Machine
@@ -33,7 +33,14 @@ def start_one(
     """Make and start one host; `settings` are more OVERLAYD_ variables for its daemon."""
     if privileged is None:
         privileged = privileged_works(site)
-    planned = plan.host(site.cluster, name, site.image("host"), privileged=privileged, settings=settings)
+    planned = plan.host(
+        site.cluster,
+        name,
+        site.image("host"),
+        privileged=privileged,
+        settings=settings,
+        cgroups=bootable.cgroup_folder(site.cluster.base),
+    )
     for volume in planned.volumes:
         client().volumes.create(volume, labels=planned.labels)
     container = PlannedContainer(planned).start().get_wrapped_container()

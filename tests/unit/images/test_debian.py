@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from images.bases.catalogue.debian12_rpm import SUITE
-from images.bases.debian import assign, dpkg, repository, spec
+from images.bases.debian import assign, dpkg, names, repository, sources, spec
 from images.engine.errors import BuildError
 
 STATUS = """\
@@ -124,6 +124,13 @@ def written(packages: list[dpkg.DebianPackage], root: Path) -> str:
 
 
 @pytest.mark.needs("root")
+def test_every_rpm_names_its_base_as_the_source_that_it_is_made_of(root: Path) -> None:
+    text = written(dpkg.installed(root), root)
+    assert text.startswith("Name: debian12-rpm\nVersion: 12\nSummary: Packages of Debian 12 as RPMs\n")
+    assert "Debian 12's tool." in text
+
+
+@pytest.mark.needs("root")
 def test_the_spec_says_what_each_package_is(root: Path) -> None:
     packages = dpkg.installed(root)
     text = written(packages, root)
@@ -170,3 +177,42 @@ def test_licences_are_of_the_file_that_a_package_has_leads_to_or_gets_from_us(ro
     }
     with pytest.raises(BuildError, match="packages without a copyright file: other, tool"):
         repository.licences_of(root, ["tool", "mawk", "other"])
+
+
+MAIN, SECURITY = "https://mirror.example.com/debian", "https://mirror.example.com/debian-security"
+BOOKWORM = [
+    (MAIN, "bookworm"),
+    (MAIN, "bookworm-backports"),
+    (MAIN, "bookworm-updates"),
+    (SECURITY, "bookworm-security"),
+]
+
+
+def test_a_suite_that_this_machine_has_is_taken_from_its_sources() -> None:
+    found = sources.of_suite("bookworm", [*BOOKWORM, (MAIN, "trixie")])
+    assert found == tuple(f"deb {uri} {name} main" for uri, name in BOOKWORM)
+
+
+def test_another_suite_is_asked_of_the_same_mirrors_with_its_updates() -> None:
+    assert sources.of_suite("forky", BOOKWORM) == (
+        f"deb {MAIN} forky main",
+        f"deb {MAIN} forky-updates main",
+        f"deb {SECURITY} forky-security main",
+    )
+    assert sources.of_suite("trixie", [(MAIN, "sid")]) == (f"deb {MAIN} trixie main",)
+
+
+def test_a_name_of_el_is_provided_by_whichever_package_has_the_thing() -> None:
+    older, newer = {"docker.io", "libc6"}, {"docker.io", "docker-cli", "libc6"}
+    assert names.el_names("docker.io", older) == ("docker-ce", "docker", "docker-ce-cli")
+    assert names.el_names("docker.io", newer) == ("docker-ce", "docker")
+    assert names.el_names("docker-cli", newer) == ("docker-ce-cli",)
+    assert names.el_needs("docker.io", older) == ()
+    assert names.el_needs("docker.io", newer) == ("docker-cli",)
+
+
+@pytest.mark.parametrize("version", ["3.11", "3.13", "3.14"])
+def test_els_names_of_python_have_the_suites_version(version: str) -> None:
+    assert names.el_names(f"libpython{version}", ()) == (f"python{version}-libs",)
+    assert names.el_names(f"python{version}-venv", ()) == (f"python{version}-pip",)
+    assert names.el_names(f"libpython{version}-stdlib", ()) == ()
