@@ -33,6 +33,8 @@ from tests.testbed.cluster.packaged import built as built_rpm
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.lane("builds"),
+    # The first test of a suite builds it from nothing.
+    pytest.mark.timeout(1800),
     pytest.mark.skipif(os.geteuid() != 0, reason="a root filesystem is made by root"),
 ]
 SUITES = (debian13_rpm.SUITE, debian_testing_rpm.SUITE)
