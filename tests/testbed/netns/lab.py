@@ -24,6 +24,7 @@ from overlayd.lib import hostlock, process
 from tests.testbed.etcd import Etcd
 from tests.testbed.netns import namespaces
 from tests.testbed.netns.dump import dump
+from tests.testbed.netns.wireguard_devices import with_own_sockets
 from tests.testbed.polling import eventually
 
 NETWORK = IPv4Network("10.5.0.0/16")
@@ -32,7 +33,6 @@ UNDERLAY = IPv4Network("198.18.1.0/24")
 UNDERLAY6 = IPv6Network("2001:2:0:1::/64")
 SWITCH_ADDRESS = UNDERLAY[254]
 ETCD = f"http://{SWITCH_ADDRESS}:2379"
-SOCKETS = "/run/wireguard"
 SOURCES = Path(__file__).parents[3] / "daemon"
 _numbers = itertools.count(1)
 
@@ -53,8 +53,6 @@ class Host:
     ) -> None:
         """Values only; `Lab.host` makes it. `own_sockets`: wireguard-go has a folder of its own for sockets here."""
         self.name = name
-        self.namespace = namespaces.unique(f"{next(_numbers)}{name}")
-        self.container = f"{self.namespace}c"
         self.address = UNDERLAY[number]
         self.address6 = UNDERLAY6[number]
         own_folder = folder / f"{number}{name}"
@@ -67,17 +65,23 @@ class Host:
         # What the daemon is started through, if anything.
         self.launcher: tuple[str, ...] = ()
         self.sockets = own_folder / "wireguard"
-        self.enter = ["ip", "netns", "exec", self.namespace]
-        if own_sockets:
-            # Their folder is compiled into wireguard-go, and device names are the same on every host. `ip netns exec`
-            # gives each command a mount namespace of its own: only the command and its children see this mount.
-            mount = f'mkdir -p {SOCKETS} && mount --bind "$0" {SOCKETS} && exec "$@"'
-            self.enter += ["sh", "-c", mount, str(self.sockets)]
+        self._own_sockets = own_sockets
+        self.name_namespaces()
         self._lease_ttl_s = lease_ttl_s
         self._etcd_flags = etcd_flags
         # Settings of this host alone, by flag.
         self.settings: dict[str, object] = dict(settings or {})
         self._daemon: subprocess.Popen[bytes] | None = None
+
+    def name_namespaces(self) -> None:
+        """Give namespaces and port names that no other boot had: the kernel takes its time to remove those."""
+        number = next(_numbers)
+        self.port = f"p{number}"
+        self.namespace = namespaces.unique(f"{number}{self.name}")
+        self.container = f"{self.namespace}c"
+        self.enter = ["ip", "netns", "exec", self.namespace]
+        if self._own_sockets:
+            self.enter += with_own_sockets(self.sockets)
 
     def overlayd(self, *words: str) -> list[str]:
         """A command line of overlayd on this host."""
@@ -256,8 +260,7 @@ class Host:
         return self._daemon.pid if self._daemon else None
 
     def _variables(self) -> dict[str, str]:
-        lines = (self.run_dir / "subnet.env").read_text().splitlines()
-        return dict(line.partition("=")[::2] for line in lines)
+        return dict(line.partition("=")[::2] for line in (self.run_dir / "subnet.env").read_text().splitlines())
 
 
 class Lab:
@@ -284,8 +287,8 @@ class Lab:
             self.switch,
             "link add br0 address 02:00:00:00:00:fe type bridge",
             f"address add {SWITCH_ADDRESS}/24 dev br0",
+            "link set br0 up",
         )
-        namespaces.ip(self.switch, "link set br0 up")
         arrange(self)
         self.configure(backend)
 
@@ -303,8 +306,7 @@ class Lab:
         if self.dual:
             pools |= {"EnableIPv6": True, "IPv6Network": str(NETWORK6)}
         config = json.dumps({**pools, "Backend": backend})
-        flags = [f"--{name}={value}" for name, value in self.etcd_flags.items()]
-        flags.append(f"--config-file={os.devnull}")
+        flags = [f"--{name}={value}" for name, value in {**self.etcd_flags, "config-file": os.devnull}.items()]
         self.run([sys.executable, "-m", "overlayd", "config", "set", *words, *flags, config])
 
     def run(self, argv: Sequence[str]) -> str:
@@ -342,12 +344,19 @@ class Lab:
         # No daemon of the lab may start or restart the machine's docker.
         host.install("systemctl", "echo there is no systemd in this lab >&2; exit 1")
         self.hosts.append(host)
+        self.plug_in(host)
+        if start:
+            host.start()
+            host.start_container()
+        return host
+
+    def plug_in(self, host: Host) -> None:
+        """Make a host's namespace and its cable to the switch."""
         namespaces.make(host.namespace)
-        port = f"p{number}"
         namespaces.ip(
             self.switch,
-            f"link add {port} type veth peer name eth0 netns {host.namespace}",
-            f"link set {port} master br0 up",
+            f"link add {host.port} type veth peer name eth0 netns {host.namespace}",
+            f"link set {host.port} master br0 up",
         )
         namespaces.ip(
             host.namespace,
@@ -356,13 +365,9 @@ class Lab:
             "link set eth0 up",
             f"route add default via {SWITCH_ADDRESS}",
         )
-        if start:
-            host.start()
-            host.start_container()
-        return host
 
     def remove_host(self, host: Host) -> None:
-        """Take a host off the switch, as if it lost power."""
+        """Take a host off the switch for good, as if it lost power."""
         host.remove()
         self.hosts.remove(host)
 
