@@ -10,7 +10,6 @@ containers whose connection no present fault touches. After the last fault all i
 
 from __future__ import annotations
 
-import json
 import os
 import random
 from collections.abc import Callable, Iterator
@@ -20,38 +19,19 @@ from typing import Any
 
 import pytest
 
-from tests.testbed.etcd import Etcd
-from tests.testbed.netns import namespaces
+from tests.testbed.netns.etcd_members import three_members
+from tests.testbed.netns.families import few_subnets
 from tests.testbed.netns.faults import foreign, kinds
 from tests.testbed.netns.faults.clock import with_movable_clock
 from tests.testbed.netns.faults.drill import Drill
 from tests.testbed.netns.faults.echoes import echoing
 from tests.testbed.netns.faults.fault import LabFault
 from tests.testbed.netns.faults.plan import plan
-from tests.testbed.netns.lab import NETWORK, NETWORK6, SWITCH_ADDRESS, UNDERLAY, Lab, laboratory
+from tests.testbed.netns.lab import Lab, laboratory
 from tests.testbed.records import Fault
 
 COUNT = os.environ.get("OVERLAYD_FAULTS_COUNT")
 SECONDS = float(os.environ.get("OVERLAYD_FAULTS_SECONDS", "0"))
-# Few subnets, so that a daemon that chose one without looking would often choose a taken one.
-RANGE = {
-    "Network": str(NETWORK),
-    "SubnetMin": "10.5.16.0",
-    "SubnetMax": "10.5.31.0",
-    "EnableIPv6": True,
-    "IPv6Network": str(NETWORK6),
-    "IPv6SubnetMin": "fd42:0:0:10::",
-    "IPv6SubnetMax": "fd42:0:0:1f::",
-}
-
-
-def three_members(lab: Lab) -> None:
-    """An etcd of three members, each at an address of its own."""
-    hosts = [str(UNDERLAY[number]) for number in (252, 253, 254)]
-    namespaces.ip(lab.switch, *(f"address add {host}/24 dev br0" for host in hosts if host != str(SWITCH_ADDRESS)))
-    lab.etcd = Etcd(lab.folder, hosts=hosts, client_port=2379, inside=lab.inside)
-    lab.etcd.start()
-    lab.etcd_flags = {"etcd-endpoints": ",".join(lab.etcd.endpoints)}
 
 
 @pytest.fixture
@@ -69,8 +49,8 @@ def seed_of(default: int | None) -> int:
 
 def drill(lab: Lab, backend: dict[str, Any], seed: int, seconds: float, record: Callable[[str, object], None]) -> None:
     """Three hosts on one segment and, where the backend reaches it, one behind a router; faults for so many seconds."""
-    config = json.dumps({**RANGE, "Backend": backend})
-    lab.etcd.ctl("put", kinds.CONFIG, config)
+    # Few subnets, so that a daemon that chose one without looking would often choose a taken one.
+    config = few_subnets(lab, backend, 16)
     with ExitStack() as stack:
         far = backend["Type"] != "host-gw"
         hosts = [lab.host(name, start=False, far=far and name == "d") for name in "abcd"]

@@ -28,7 +28,7 @@ def no_room() -> Iterator[None]:
 def test_a_file_that_cannot_be_written_keeps_its_content_and_is_named(tmp_path: Path) -> None:
     path = tmp_path / "subnet.env"
     write_atomically(path, "old\n")
-    with no_room(), pytest.raises(OSError, match="subnet.env"):
+    with no_room(), pytest.raises(OSError, match=r"subnet\.env"):
         write_atomically(path, "new\n")
     assert (path.read_text(), list(tmp_path.iterdir())) == ("old\n", [path])
 

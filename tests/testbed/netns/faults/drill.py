@@ -7,15 +7,14 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import permutations
 
 from overlayd.errors import CommandFailed
+from tests.testbed.netns.families import all_reach
 from tests.testbed.netns.faults import foreign, power, subnets
 from tests.testbed.netns.faults.echoes import Echo, Echoes
 from tests.testbed.netns.faults.fault import LabFault
 from tests.testbed.netns.faults.plan import Step
 from tests.testbed.netns.lab import Host, Lab
-from tests.testbed.netns.traffic import pings_all
 from tests.testbed.polling import eventually
 
 # How long after a fault packets may still be lost that it touched. Two cores carry all hosts, and other tests.
@@ -54,6 +53,7 @@ class Drill:
     lost: int = 0
     recovered_s: float = 0.0
     _began: float = field(default_factory=time.monotonic)
+    _late_s: float = 0.0
     _disturbances: list[Disturbance] = field(default_factory=list)
     _planted: dict[str, str] = field(default_factory=dict)
 
@@ -83,11 +83,14 @@ class Drill:
 
     def _wait(self, step: Step) -> None:
         """Wait until a step is due, and may be taken."""
-        while time.monotonic() < self._began + step.at_s and not self.broken:
+        while time.monotonic() < self._began + self._late_s + step.at_s and not self.broken:
             self._heal()
             time.sleep(0.1)
         if step.fault.settled:
+            before = time.monotonic()
             eventually(f"all are ready for: {step.fault.name}", self._all_ready, timeout_s=READY_WITHIN_S)
+            # Those that come after keep their distance.
+            self._late_s += time.monotonic() - before
 
     def _carry_out(self, step: Step) -> None:
         self._note(f"{'starts' if step.starts else 'ends  '}  {step.fault.name}")
@@ -121,7 +124,7 @@ class Drill:
         return self._heal() and all(power.is_ready(host) for host in self.hosts)
 
     def _all_reach(self) -> bool:
-        return all(pings_all(one, other) for one, other in permutations(self.hosts, 2))
+        return all_reach(*self.hosts)
 
     @contextmanager
     def _watched(self) -> Iterator[None]:

@@ -12,13 +12,13 @@ from pathlib import Path
 
 from overlayd.errors import CommandFailed
 from overlayd.lib import process
+from tests.testbed.netns.families import CONFIG
 from tests.testbed.netns.faults import power
 from tests.testbed.netns.faults.echoes import Echoes
 from tests.testbed.netns.faults.fault import LabFault
 from tests.testbed.netns.lab import Host, Lab
 from tests.testbed.polling import eventually
 
-CONFIG = "/coreos.com/network/config"
 _SMALL = "size=256k,mode=755"
 
 
