@@ -27,6 +27,7 @@ from tests.testbed.netns.faults.drill import Drill
 from tests.testbed.netns.faults.echoes import echoing
 from tests.testbed.netns.faults.fault import LabFault
 from tests.testbed.netns.faults.plan import plan
+from tests.testbed.netns.faults.subnets import SUBNETS
 from tests.testbed.netns.lab import Lab, laboratory
 from tests.testbed.records import Fault
 
@@ -108,3 +109,53 @@ def test_faults_in_a_random_order_break_no_rule_of_this_backend(
 ) -> None:
     backend = request.node.callspec.params["lab"]
     drill(lab, {"Type": backend}, seed_of(None), SECONDS or 120, record_property)
+
+
+def undeclared(lab: Lab, name: str) -> LabFault:
+    """A fault that says of itself that it breaks nothing, and does."""
+    a, b = lab.hosts
+
+    def drop() -> None:
+        a.run("iptables", "-w", "-t", "mangle", "-I", "FORWARD", "-d", str(b.container_address), "-j", "DROP")
+
+    def take_route() -> None:
+        a.run("ip", "route", "delete", "10.98.0.0/16")
+
+    def take_rule() -> None:
+        a.run("nft", "delete", "element", "inet", "foreign", "strangers", "{ 203.0.113.7 }")
+
+    def lease_twice() -> None:
+        # An IPv4 subnet of a host, with another IPv6 subnet.
+        lab.etcd.ctl("put", f"{SUBNETS}{a.subnet[0]}-24&fd42:0:0:77::-64", "{}")
+
+    def address_twice() -> None:
+        a.run("ip", "address", "add", f"{b.subnet[7]}/32", "dev", "mine")
+
+    starts = (drop, take_route, take_rule, lease_twice, address_twice)
+    return LabFault(name=name, start={one.__name__: one for one in starts}[name], lasts_s=(4, 4))
+
+
+@pytest.mark.parametrize("lab", ["vxlan"], indirect=True)
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("drop", "a to b by IPv4: a packet was lost"),
+        ("take_rule", "what others have on a was changed"),
+        pytest.param("take_route", "what others have on a was changed", marks=pytest.mark.slow),
+        pytest.param("lease_twice", "and /coreos.com/network/subnets/", marks=pytest.mark.slow),
+        pytest.param("address_twice", "b has 10.5.", marks=pytest.mark.slow),
+    ],
+)
+def test_a_drill_fails_where_a_rule_is_broken_and_says_which_and_after_which_fault(
+    lab: Lab, name: str, words: str
+) -> None:
+    few_subnets(lab, {"Type": "vxlan"}, 4)
+    for host in (lab.host("a", start=False), lab.host("b", start=False)):
+        foreign.plant(host)
+        host.start()
+        host.start_container()
+    steps = plan([undeclared(lab, name)], 1, seconds=2)
+    with echoing() as echoes, pytest.raises(AssertionError) as caught:
+        Drill(lab=lab, hosts=lab.hosts, echoes=echoes).run(steps)
+    assert words in str(caught.value)
+    assert f"starts  {name}" in str(caught.value)
