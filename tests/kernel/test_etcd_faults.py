@@ -21,8 +21,8 @@ import pytest
 
 from tests.testbed.certificates import Authority, CertificatePair
 from tests.testbed.etcd import Etcd
-from tests.testbed.netns import namespaces
-from tests.testbed.netns.lab import SWITCH_ADDRESS, UNDERLAY, Host, Lab, environment, laboratory
+from tests.testbed.netns import etcd_members
+from tests.testbed.netns.lab import UNDERLAY, Host, Lab, environment, laboratory
 from tests.testbed.netns.traffic import pinging
 from tests.testbed.polling import eventually
 
@@ -36,8 +36,7 @@ _numbers = itertools.count(100)
 
 def three_guarded(lab: Lab) -> None:
     """Three members that demand a certificate and a password; a login expires one second after its last use."""
-    hosts = [str(UNDERLAY[number]) for number in (252, 253, 254)]
-    namespaces.ip(lab.switch, *(f"address add {host}/24 dev br0" for host in hosts if host != str(SWITCH_ADDRESS)))
+    hosts = etcd_members.addresses(lab)
     authority = Authority(lab.folder / "ca")
     lab.etcd = Etcd(
         lab.folder,

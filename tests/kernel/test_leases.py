@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.testbed.netns.faults.clock import with_movable_clock
 from tests.testbed.netns.lab import Host, Lab, environment, laboratory
 from tests.testbed.netns.traffic import pings
 from tests.testbed.polling import eventually
@@ -125,13 +126,7 @@ def test_a_host_that_was_away_longer_than_its_lease_gets_its_subnet_again(lab: L
 
 def test_a_clock_that_is_wrong_by_a_month_is_harmless(lab: Lab, a: Host) -> None:
     host = lab.host("late", lease_ttl_s=6, start=False)
-    # These are the variables that the command `faketime` sets, without its extra process. $LIB: see ld.so(8).
-    host.launcher = (
-        "env",
-        "LD_PRELOAD=/usr/$LIB/faketime/libfaketimeMT.so.1",
-        "FAKETIME=+30d",
-        "DONT_FAKE_MONOTONIC=1",
-    )
+    with_movable_clock(host)("+30d")
     try:
         host.start()
         host.start_container()

@@ -44,7 +44,7 @@ def of(document: dict[str, Any], host: Host) -> dict[str, Any]:
 @contextmanager
 def port_mtu(lab: Lab, host: Host, mtu_bytes: int) -> Iterator[None]:
     """Make the switch's port to a host drop larger packets without an ICMP error, as switches do."""
-    port = f"p{str(host.address).rpartition('.')[2]}"
+    port = host.port
     lab.run(["ip", "link", "set", port, "mtu", str(mtu_bytes)])
     # The bridge then has the smallest MTU of its ports; this does not affect what it forwards.
     try:
@@ -91,12 +91,11 @@ def test_a_switch_that_drops_large_packets_is_measured(lab: Lab, a: Host, b: Hos
 
 
 def test_a_peer_whose_interface_is_down_does_not_answer(a: Host, b: Host, lab: Lab) -> None:
-    port = f"p{str(b.address).rpartition('.')[2]}"
-    lab.run(["ip", "link", "set", port, "down"])
+    lab.run(["ip", "link", "set", b.port, "down"])
     try:
         status, document, _ = ping(a, "--count", "2")
     finally:
-        lab.run(["ip", "link", "set", port, "up"])
+        lab.run(["ip", "link", "set", b.port, "up"])
     peer = of(document, b)
     assert status == 1
     assert (peer["underlay"]["answered_by"], peer["overlay"]["answered_by"]) == (None, None)

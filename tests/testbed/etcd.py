@@ -63,6 +63,12 @@ class Member:
         assert self._process is None
         shutil.rmtree(self._data)
 
+    def restore(self, backup: Path, words: Sequence[str]) -> None:
+        """Make its data from a backup, as the member of a new cluster. It has none; `words` name the cluster."""
+        argv = ["etcdctl", "snapshot", "restore", str(backup), "--name", self.name, "--data-dir", str(self._data)]
+        argv += ["--initial-advertise-peer-urls", self.peer_url, *words]
+        subprocess.run(argv, env={**os.environ, "ETCDCTL_API": "3"}, check=True, capture_output=True, timeout=60)
+
     def log_text(self) -> str:
         """All that it has logged."""
         return self._log.read_text(errors="replace")
@@ -142,6 +148,18 @@ class Etcd:
         for member in self.members:
             member.lose_data()
 
+    def save(self, backup: Path) -> None:
+        """Write a backup of what etcd holds."""
+        backup.unlink(missing_ok=True)
+        done = self._ctl(["snapshot", "save", str(backup)], members=[one for one in self.members if one.running][:1])
+        assert done.returncode == 0, done.stderr
+
+    def restore(self, backup: Path) -> None:
+        """Begin anew from a backup, once all members are down: the revision goes back. Source: etcd's manual."""
+        self.lose_data()
+        for member in self.members:
+            member.restore(backup, ["--initial-cluster", self._cluster()])
+
     def freeze(self) -> None:
         """Freeze all members."""
         for member in self.members:
@@ -194,8 +212,7 @@ class Etcd:
         self._user = f"{user}:{password}"
 
     def _words(self, number: int) -> list[str]:
-        cluster = ",".join(f"{member.name}={member.peer_url}" for member in self.members)
-        words = ["--initial-cluster", cluster, *self._flags]
+        words = ["--initial-cluster", self._cluster(), *self._flags]
         if self._certificates:
             pair = self._certificates[number]
             words += ["--cert-file", str(pair.certificate), "--key-file", str(pair.key)]
@@ -203,11 +220,17 @@ class Etcd:
             words += ["--client-cert-auth", "--trusted-ca-file", str(self._authority)]
         return words
 
+    def _cluster(self) -> str:
+        return ",".join(f"{member.name}={member.peer_url}" for member in self.members)
+
     def _answers(self) -> bool:
         return self._ctl(["endpoint", "health"]).returncode == 0
 
-    def _ctl(self, words: Sequence[str], stdin: str = "") -> subprocess.CompletedProcess[str]:
-        endpoints = ",".join(member.client_url for member in self.members if member.running)
+    def _ctl(
+        self, words: Sequence[str], stdin: str = "", members: Sequence[Member] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        members = members or [member for member in self.members if member.running]
+        endpoints = ",".join(member.client_url for member in members)
         argv = [*self._inside, "etcdctl", f"--endpoints={endpoints}", "--dial-timeout=1s", "--command-timeout=3s"]
         if self._authority is not None:
             argv.append(f"--cacert={self._authority}")

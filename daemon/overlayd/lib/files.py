@@ -22,8 +22,9 @@ def read_json(path: Path) -> Any:
 
 
 def write_atomically(path: Path, text: str, *, mode: int = 0o644) -> None:
-    """Put `text` under `path` in one step; after a crash or a full disk the old content is still there. Raises OSError.
+    """Put `text` under `path` in one step; after a crash or a full disk the old content is still there.
 
+    Raises OSError, which names `path`.
     An unchanged file is left alone. Nothing is written, made or read in a folder that others may write to: by links and
     pipes there they would have us write elsewhere, or wait.
     """
@@ -40,8 +41,11 @@ def write_atomically(path: Path, text: str, *, mode: int = 0o644) -> None:
             os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
         Path(name).replace(path)
-    except BaseException:
+    except BaseException as error:
         Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+            # The kernel tells of a full disk when it writes, and then names no file.
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 

@@ -10,7 +10,10 @@ from typing import Any
 
 from overlayd.errors import OverlaydError
 from overlayd.lib.files import read_json, write_atomically
+from overlayd.lib.log import logger
 from overlayd.monitoring.state import Peer, Reach, Status
+
+log = logger("status")
 
 __all__ = ["FILE", "Peer", "Reach", "Status", "StatusFile", "alive", "begun_at", "read", "runs"]
 
@@ -24,27 +27,34 @@ class StatusFile:
 
     def __init__(self, run_dir: Path, status: Status) -> None:
         self._path = run_dir / FILE
+        self._unwritten: str | None = None
         self.status = status
 
     def update(self, **changes: Any) -> None:
         """Change some fields, and write the file. A full disk is no reason to stop carrying packets: never raises."""
         self.status = dataclasses.replace(self.status, **changes)
-        try:
-            document = dataclasses.asdict(dataclasses.replace(self.status, reach=()))
-            write_atomically(self._path, json.dumps(document, indent=1) + "\n")
-        except OSError:
-            return
+        self._write(self._path, dataclasses.asdict(dataclasses.replace(self.status, reach=())))
 
     def update_reach(self, found: tuple[Reach, ...]) -> None:
         """Change what is known of the way to each peer, in a file of its own. Never raises."""
         if found == self.status.reach:
             return
         self.status = dataclasses.replace(self.status, reach=found)
+        self._write(self._path.with_name(REACH_FILE), [dataclasses.asdict(one) for one in found])
+
+    def _write(self, path: Path, document: object) -> None:
+        """Write a file, and log when that begins to fail, and when it works again."""
         try:
-            document = [dataclasses.asdict(one) for one in found]
-            write_atomically(self._path.with_name(REACH_FILE), json.dumps(document, indent=1) + "\n")
-        except OSError:
+            write_atomically(path, json.dumps(document, indent=1) + "\n")
+        except OSError as error:
+            if self._unwritten is None:
+                log.warning("the status cannot be written: commands show an older one", problem=str(error))
+                self._unwritten = path.name
             return
+        # The other file may still have no room.
+        if self._unwritten == path.name:
+            log.info("the status can be written again", path=str(path))
+            self._unwritten = None
 
 
 def read(run_dir: Path) -> Status:

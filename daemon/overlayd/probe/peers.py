@@ -66,11 +66,15 @@ CANDIDATES = 8
 
 @dataclass(frozen=True, kw_only=True)
 class KnownPeer:
-    """A peer by one IP version, from the daemon's status or from etcd."""
+    """A peer by one IP version, from the daemon's status or from etcd.
+
+    `host` is an address that the peer has in both IP versions; None: it is known by `public_ip` alone.
+    """
 
     subnet: Network
     public_ip: Address
     backend: str
+    host: Address | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +102,12 @@ def known(status: Status, addresses: frozenset[Address]) -> tuple[LocalHost, lis
         peer_problems={one.subnet: one.problem for one in status.reach if one.problem},
     )
     peers = [
-        KnownPeer(subnet=ip_network(subnet), public_ip=ip_address(public_ip), backend=peer.backend)
+        KnownPeer(
+            subnet=ip_network(subnet),
+            public_ip=ip_address(public_ip),
+            backend=peer.backend,
+            host=ip_address(peer.public_ip or public_ip),
+        )
         for peer in status.peers
         # A reserved subnet has no host, and without a path nothing was configured in the kernel.
         if peer.path not in ("reserved", None)

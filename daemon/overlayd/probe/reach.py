@@ -248,15 +248,16 @@ def problems(paths: Sequence[PathState], *, at_most: int = 3) -> tuple[str, ...]
 def most_fail(paths: Sequence[PathState]) -> bool:
     """Whether at least half of the peers whose state is known are not reached.
 
-    A single broken peer is not this host's failure: else one host would take all others out of service. Peers that wait
-    for a diagnosis do not count.
+    A peer with paths of both IP versions is one peer, and is not reached where one of them fails. A single broken peer
+    is not this host's failure: else one host would take all others out of service. Paths that wait for a diagnosis do
+    not count.
     """
-    judged = [
-        path.shown.state
-        for path in paths
-        if path.shown.state not in (NOT_ASKED, HOST_SILENT) and not path.awaits_diagnosis
-    ]
-    return 2 * sum(state == FAILING for state in judged) >= max(1, len(judged))
+    failing: dict[IPAddress, bool] = {}
+    for path in paths:
+        if path.shown.state not in (NOT_ASKED, HOST_SILENT) and not path.awaits_diagnosis:
+            host = path.peer.host or path.peer.public_ip
+            failing[host] = failing.get(host, False) or path.shown.state == FAILING
+    return 2 * sum(failing.values()) >= max(1, len(failing))
 
 
 def last_hop(refused_by: Sequence[IPAddress | None]) -> str | None:

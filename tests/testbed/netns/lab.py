@@ -16,7 +16,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network, ip_interface
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +24,14 @@ from overlayd.lib import hostlock, process
 from tests.testbed.etcd import Etcd
 from tests.testbed.netns import namespaces
 from tests.testbed.netns.dump import dump
+from tests.testbed.netns.segments import FAR, NEAR, Segment, make_router
+from tests.testbed.netns.wireguard_devices import with_own_sockets
 from tests.testbed.polling import eventually
 
 NETWORK = IPv4Network("10.5.0.0/16")
 NETWORK6 = IPv6Network("fd42::/48")
-UNDERLAY = IPv4Network("198.18.1.0/24")
-UNDERLAY6 = IPv6Network("2001:2:0:1::/64")
-SWITCH_ADDRESS = UNDERLAY[254]
+UNDERLAY, UNDERLAY6, SWITCH_ADDRESS = NEAR.network, NEAR.network6, NEAR.gateway
 ETCD = f"http://{SWITCH_ADDRESS}:2379"
-SOCKETS = "/run/wireguard"
 SOURCES = Path(__file__).parents[3] / "daemon"
 _numbers = itertools.count(1)
 
@@ -50,13 +49,14 @@ class Host:
         lease_ttl_s: int = 86400,
         settings: Mapping[str, object] | None = None,
         own_sockets: bool = False,
+        segment: Segment = NEAR,
     ) -> None:
         """Values only; `Lab.host` makes it. `own_sockets`: wireguard-go has a folder of its own for sockets here."""
         self.name = name
-        self.namespace = namespaces.unique(f"{next(_numbers)}{name}")
-        self.container = f"{self.namespace}c"
-        self.address = UNDERLAY[number]
-        self.address6 = UNDERLAY6[number]
+        self.number = number
+        self.segment = segment
+        self.address = segment.network[number]
+        self.address6 = segment.network6[number]
         own_folder = folder / f"{number}{name}"
         self.run_dir = own_folder / "run"
         self.state_dir = own_folder / "state"
@@ -67,17 +67,23 @@ class Host:
         # What the daemon is started through, if anything.
         self.launcher: tuple[str, ...] = ()
         self.sockets = own_folder / "wireguard"
-        self.enter = ["ip", "netns", "exec", self.namespace]
-        if own_sockets:
-            # Their folder is compiled into wireguard-go, and device names are the same on every host. `ip netns exec`
-            # gives each command a mount namespace of its own: only the command and its children see this mount.
-            mount = f'mkdir -p {SOCKETS} && mount --bind "$0" {SOCKETS} && exec "$@"'
-            self.enter += ["sh", "-c", mount, str(self.sockets)]
+        self._own_sockets = own_sockets
+        self.name_namespaces()
         self._lease_ttl_s = lease_ttl_s
         self._etcd_flags = etcd_flags
         # Settings of this host alone, by flag.
         self.settings: dict[str, object] = dict(settings or {})
         self._daemon: subprocess.Popen[bytes] | None = None
+
+    def name_namespaces(self) -> None:
+        """Give namespaces and port names that no other boot had: the kernel takes its time to remove those."""
+        number = next(_numbers)
+        self.port = f"p{number}"
+        self.namespace = namespaces.unique(f"{number}{self.name}")
+        self.container = f"{self.namespace}c"
+        self.enter = ["ip", "netns", "exec", self.namespace]
+        if self._own_sockets:
+            self.enter += with_own_sockets(self.sockets)
 
     def overlayd(self, *words: str) -> list[str]:
         """A command line of overlayd on this host."""
@@ -169,6 +175,12 @@ class Host:
         return IPv6Interface(found).network if found else None
 
     @property
+    def subnets(self) -> list[IPv4Network | IPv6Network]:
+        """The leased subnets, of each IP version that the network has."""
+        found = map(self._variables().get, ("FLANNEL_SUBNET", "FLANNEL_IPV6_SUBNET"))
+        return [ip_interface(one).network for one in found if one]
+
+    @property
     def container_address6(self) -> IPv6Address:
         """The container's own IPv6 address."""
         assert self.subnet6 is not None
@@ -190,14 +202,8 @@ class Host:
             return
         namespaces.make(self.container)
         if "docker0" not in self.run("ip", "-br", "link", "show", "type", "bridge"):
-            namespaces.ip(
-                self.namespace,
-                "link add docker0 type bridge",
-                f"address add {self.subnet[1]}/{self.subnet.prefixlen} dev docker0",
-            )
-            if self.subnet6 is not None:
-                address = f"{self.subnet6[1]}/{self.subnet6.prefixlen}"
-                namespaces.ip(self.namespace, f"address add {address} dev docker0 nodad")
+            bridge = [_address_add(one, 1, "docker0") for one in self.subnets]
+            namespaces.ip(self.namespace, "link add docker0 type bridge", *bridge)
         namespaces.ip(
             self.namespace,
             f"link add vethc type veth peer name eth0 netns {self.container}",
@@ -207,16 +213,9 @@ class Host:
         namespaces.ip(
             self.container,
             f"link set eth0 mtu {self.mtu_bytes} up",
-            f"address add {self.container_address}/{self.subnet.prefixlen} dev eth0",
-            f"route add default via {self.subnet[1]}",
+            *(_address_add(one, 2, "eth0") for one in self.subnets),
+            *(f"route add default via {one[1]}" for one in self.subnets),
         )
-        if self.subnet6 is not None:
-            length = self.subnet6.prefixlen
-            namespaces.ip(
-                self.container,
-                f"address add {self.container_address6}/{length} dev eth0 nodad",
-                f"route add default via {self.subnet6[1]}",
-            )
 
     def stop_container(self) -> None:
         """End the container as docker would: its bridge stays."""
@@ -256,17 +255,18 @@ class Host:
         return self._daemon.pid if self._daemon else None
 
     def _variables(self) -> dict[str, str]:
-        lines = (self.run_dir / "subnet.env").read_text().splitlines()
-        return dict(line.partition("=")[::2] for line in lines)
+        return dict(line.partition("=")[::2] for line in (self.run_dir / "subnet.env").read_text().splitlines())
 
 
 class Lab:
     """The switch, etcd, and the hosts that were made on it."""
 
-    def __init__(self, folder: Path, *, dual: bool = False) -> None:
-        """Values only; `laboratory` makes it. `dual`: the network has IPv6 subnets too."""
+    def __init__(self, folder: Path, *, dual: bool = False, only6: bool = False, routed: bool = False) -> None:
+        """Values only; see `laboratory`."""
         self.folder = folder
         self.dual = dual
+        self.only6 = only6
+        self.routed = routed
         self.switch = namespaces.unique(f"{next(_numbers)}sw")
         self.hosts: list[Host] = []
         self.own_sockets = False
@@ -279,13 +279,9 @@ class Lab:
         """Start the switch and etcd, and write the network config."""
         self.own_sockets = backend["Type"] == "wireguard"
         namespaces.make(self.switch)
-        # A bridge without an address of its own takes another with every port that comes or goes.
-        namespaces.ip(
-            self.switch,
-            "link add br0 address 02:00:00:00:00:fe type bridge",
-            f"address add {SWITCH_ADDRESS}/24 dev br0",
-        )
-        namespaces.ip(self.switch, "link set br0 up")
+        NEAR.make(self.switch)
+        if self.routed:
+            make_router(self.switch)
         arrange(self)
         self.configure(backend)
 
@@ -299,12 +295,11 @@ class Lab:
 
     def configure(self, backend: dict[str, Any], *words: str) -> None:
         """Write the network config with `overlayd config set`; `words` are further arguments of it."""
-        pools: dict[str, object] = {"Network": str(NETWORK)}
-        if self.dual:
+        pools: dict[str, object] = {"EnableIPv4": False} if self.only6 else {"Network": str(NETWORK)}
+        if self.dual or self.only6:
             pools |= {"EnableIPv6": True, "IPv6Network": str(NETWORK6)}
         config = json.dumps({**pools, "Backend": backend})
-        flags = [f"--{name}={value}" for name, value in self.etcd_flags.items()]
-        flags.append(f"--config-file={os.devnull}")
+        flags = [f"--{name}={value}" for name, value in {**self.etcd_flags, "config-file": os.devnull}.items()]
         self.run([sys.executable, "-m", "overlayd", "config", "set", *words, *flags, config])
 
     def run(self, argv: Sequence[str]) -> str:
@@ -324,45 +319,38 @@ class Lab:
         lease_ttl_s: int = 86400,
         start: bool = True,
         settings: Mapping[str, object] | None = None,
+        far: bool = False,
     ) -> Host:
-        """Make a host on the switch and start its daemon, with these settings too, and its container."""
-        # Never the same one twice: the kernel takes its time to remove a namespace and the devices in it.
-        number = next(self._host_numbers)
+        """Make a host (`far`: behind the router), and start its daemon, with these settings too, and its container."""
         host = Host(
             self.folder,
             name,
-            number,
+            # Never the same one twice: the kernel takes its time to remove a namespace and the devices in it.
+            next(self._host_numbers),
             etcd_flags=self.etcd_flags,
             lease_ttl_s=lease_ttl_s,
             settings=settings,
             own_sockets=self.own_sockets,
+            segment=FAR if far else NEAR,
         )
         for folder in (host.run_dir, host.state_dir, host.sockets):
             folder.mkdir(parents=True, exist_ok=True)
         # No daemon of the lab may start or restart the machine's docker.
         host.install("systemctl", "echo there is no systemd in this lab >&2; exit 1")
         self.hosts.append(host)
-        namespaces.make(host.namespace)
-        port = f"p{number}"
-        namespaces.ip(
-            self.switch,
-            f"link add {port} type veth peer name eth0 netns {host.namespace}",
-            f"link set {port} master br0 up",
-        )
-        namespaces.ip(
-            host.namespace,
-            f"address add {host.address}/24 dev eth0",
-            f"address add {host.address6}/{UNDERLAY6.prefixlen} dev eth0 nodad",
-            "link set eth0 up",
-            f"route add default via {SWITCH_ADDRESS}",
-        )
+        self.plug_in(host)
         if start:
             host.start()
             host.start_container()
         return host
 
+    def plug_in(self, host: Host) -> None:
+        """Make a host's namespace and its cable to the switch."""
+        namespaces.make(host.namespace)
+        host.segment.plug_in(self.switch, host.port, host.namespace, host.number, routed=self.routed)
+
     def remove_host(self, host: Host) -> None:
-        """Take a host off the switch, as if it lost power."""
+        """Take a host off the switch for good, as if it lost power."""
         host.remove()
         self.hosts.remove(host)
 
@@ -376,18 +364,33 @@ class Lab:
 
 @contextmanager
 def laboratory(
-    folder: Path, backend: dict[str, Any], *, dual: bool = False, arrange: Callable[[Lab], None] = Lab.start_etcd
+    folder: Path,
+    backend: dict[str, Any],
+    *,
+    dual: bool = False,
+    only6: bool = False,
+    routed: bool = False,
+    arrange: Callable[[Lab], None] = Lab.start_etcd,
 ) -> Iterator[Lab]:
-    """A lab without hosts yet, for the length of the block; `arrange` starts etcd, by default a single server."""
+    """A lab without hosts yet, for the length of the block; `arrange` starts etcd, by default a single server.
+
+    `dual`: the network has IPv6 subnets too; `only6`: it has no others. `routed`: there is a second segment, and a
+    router between the two.
+    """
     missing = [name for name in ("ip", "etcd", "etcdctl", "iptables", "ping") if shutil.which(name) is None]
     assert not missing, f"the kernel tests need {', '.join(missing)}: run `make system`"
     namespaces.sweep()
-    lab = Lab(folder, dual=dual)
+    lab = Lab(folder, dual=dual, only6=only6, routed=routed)
     try:
         lab.make(backend, arrange)
         yield lab
     finally:
         lab.remove()
+
+
+def _address_add(subnet: IPv4Network | IPv6Network, number: int, device: str) -> str:
+    """The command of `ip` that gives a device the address with that number in a subnet."""
+    return f"address add {subnet[number]}/{subnet.prefixlen} dev {device}" + (" nodad" if subnet.version == 6 else "")
 
 
 def environment() -> dict[str, str]:

@@ -37,6 +37,11 @@ def pings6(source: Host, target: Host) -> bool:
     return reaches(source, target.container_address6)
 
 
+def pings_all(source: Host, target: Host) -> bool:
+    """The same over each IP version that the network has."""
+    return all(reaches(source, subnet[2]) for subnet in target.subnets)
+
+
 def reaches(source: Host, address: IPv4Address | IPv6Address) -> bool:
     """Whether one ICMP echo from a host's container to an address is answered."""
     try:

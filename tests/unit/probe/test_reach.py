@@ -182,17 +182,42 @@ def test_the_direction_that_fails_is_told_by_what_the_peers_prober_says() -> Non
     assert "arrive" not in failing(130 - HEARD_S - 1, 3)
 
 
+def peer_path(number: int, *, version: int = 4) -> PathState:
+    """The path to one of several peers, each of which is known by its IPv4 address."""
+    address, subnet = ip_address(f"198.18.1.{number}"), ip_network(f"10.5.{number}.0/24")
+    if version == 4:
+        return path(KnownPeer(subnet=subnet, public_ip=address, backend="vxlan", host=address))
+    subnet, public_ip = ip_network(f"fd00:5:{number}::/64"), ip_address(f"2001:2::{number}")
+    return path(KnownPeer(subnet=subnet, public_ip=public_ip, backend="vxlan", host=address))
+
+
 def test_half_of_all_peers_or_more_make_a_host_unready_and_one_broken_peer_does_not() -> None:
-    good, bad, off = path(), path(), path()
+    good, bad, off = peer_path(3), peer_path(4), peer_path(5)
     good.answered(CONTAINER, rtt_s=0.001, now=90, clock=990, interval_s=EVERY)
     for one, diagnosis in ((bad, Diagnosis(host=False, underlay=True)), (off, Diagnosis(host=False, underlay=False))):
         lose(one)
         one.diagnosed(diagnosis, now=110)
     assert most_fail([bad, off])
     assert most_fail([good, bad, off, off])
-    assert not most_fail([good, good, bad])
+    better = peer_path(6)
+    better.answered(CONTAINER, rtt_s=0.001, now=90, clock=990, interval_s=EVERY)
+    assert not most_fail([good, better, bad])
     assert not most_fail([off, off])
     assert not most_fail([])
+
+
+def test_a_peer_with_both_ip_versions_counts_once_and_one_path_of_it_that_fails_is_enough() -> None:
+    good, good6, bad, bad6 = (peer_path(number, version=version) for number in (3, 4) for version in (4, 6))
+    for one in (good, good6, bad6):
+        one.answered(CONTAINER, rtt_s=0.001, now=90, clock=990, interval_s=EVERY)
+    bad.on_published(ip_address("10.5.4.2"))
+    lose(bad)
+    bad.diagnosed(Diagnosis(host=True, underlay=True), now=110)
+    # One of four paths, but one of two peers.
+    assert most_fail([good, good6, bad, bad6])
+    third = peer_path(5)
+    third.answered(CONTAINER, rtt_s=0.001, now=90, clock=990, interval_s=EVERY)
+    assert not most_fail([good, good6, bad, bad6, third])
 
 
 def test_of_many_failures_a_few_are_named_and_the_rest_counted() -> None:
