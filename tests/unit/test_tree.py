@@ -106,6 +106,7 @@ PURE = (
     "doctor/x509",
     "firewall/chains",
     "firewall/diff",
+    "firewall/dropped",
     "firewall/rules",
     "firewall/strangers",
     "firewall/table",
