@@ -8,7 +8,6 @@ import json
 import re
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,29 +18,15 @@ from overlayd.monitoring.metrics import Process
 from overlayd.monitoring.state import Reach, Status
 from rpm import source
 from rpm.freeze import freeze
+from tests.testbed import dashboard
+from tests.testbed.dashboard import document, expressions, filled, panels
 
-DASHBOARD = ROOT / "rpm/monitoring/overlayd-dashboard.json"
 ALERTS = ROOT / "rpm/monitoring/overlayd-alerts.yml"
 # Grafana's grid is so many units wide.
 WIDTH = 24
 # Panels that every Grafana has.
 KINDS = {"row", "stat", "table", "timeseries"}
 _METRIC = re.compile(r"\b((?:overlayd|process)_[a-z_0-9]+)\b(?!\()")
-
-
-def document() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(DASHBOARD.read_text())
-    return found
-
-
-def panels() -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = document()["panels"]
-    return found
-
-
-def expressions() -> list[tuple[str, str]]:
-    """Title and PromQL expression of every target."""
-    return [(panel["title"], target["expr"]) for panel in panels() for target in panel.get("targets", ())]
 
 
 def exported() -> set[str]:
@@ -63,9 +48,9 @@ def exported() -> set[str]:
     return {family.name for family in families}
 
 
-@pytest.mark.parametrize("path", [DASHBOARD, ALERTS], ids=lambda path: path.suffix)
+@pytest.mark.parametrize("path", [dashboard.PATH, ALERTS], ids=lambda path: path.suffix)
 def test_every_metric_that_is_asked_for_is_one_that_the_daemon_has(path: Path) -> None:
-    text = json.dumps(expressions()) if path == DASHBOARD else path.read_text()
+    text = json.dumps(expressions()) if path == dashboard.PATH else path.read_text()
     asked = set(_METRIC.findall(text))
     assert asked
     assert asked - exported() == set()
@@ -126,11 +111,3 @@ def test_prometheus_can_read_every_expression(tmp_path: Path) -> None:
     path.write_text(json.dumps({"groups": [{"name": "panels", "rules": rules}]}))
     done = subprocess.run(["promtool", "check", "rules", path], capture_output=True, text=True, check=False)
     assert (done.returncode, f"{len(rules)} rules found" in done.stdout) == (0, True), done.stdout + done.stderr
-
-
-def filled(expr: str, *, job: str = ".*", instance: str = ".*", interval: str = "1m") -> str:
-    """An expression with the dashboard's variables filled in, as Grafana does."""
-    for name, value in (("$job", job), ("$instance", instance), ("$__rate_interval", interval)):
-        expr = expr.replace(name, value)
-    assert "$" not in expr, expr
-    return expr
