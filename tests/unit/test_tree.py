@@ -89,6 +89,8 @@ WORLD = (
     "fcntl",
 )
 PURE = (
+    "commands/status_frame",
+    "commands/status_report",
     "backends/claims",
     "backends/commands",
     "backends/facts",
