@@ -79,6 +79,13 @@ def test_a_host_in_order_is_one_screen_with_its_peers() -> None:
     assert lines[-1] == "  10.0.2.0/24  198.18.0.2      overlay.1  reached 3 s ago, 0.40 ms  none"
 
 
+def test_a_peer_that_is_not_reached_has_its_reason_beside_it() -> None:
+    lost = way(peer(1), "failing", since_s=NOW_S - 60)
+    of = dataclasses.replace(WELL, reach=(dataclasses.replace(lost, problem="nothing arrives"), WELL.reach[1]))
+    lines = shown(of)
+    assert lines[-2] == "  10.0.1.0/24  198.18.0.1      overlay.1  NOT REACHED for 1 min     nothing arrives"
+
+
 def test_of_five_thousand_peers_the_worst_are_first_and_the_rest_is_counted() -> None:
     states = {17: "failing", 4321: "failing", 99: "host silent", 250: "no container"}
     peers = [(peer(number), states.get(number, "reached")) for number in range(5000)]
