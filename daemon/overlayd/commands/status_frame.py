@@ -189,10 +189,7 @@ def _peers(status: Status, now_s: float, room: int) -> list[Line]:
 
 def _row(peer: Peer, reach: Mapping[tuple[str, str], Reach], now_s: float) -> tuple[str, ...]:
     ways = paths_of(peer, reach)
-    words = [
-        reached(one, now_s) + (f", {one.rtt_ms:.2f} ms" if one.rtt_ms is not None else "")
-        for one in ways
-    ]
+    words = [reached(one, now_s) + (f", {one.rtt_ms:.2f} ms" if one.rtt_ms is not None else "") for one in ways]
     problem = peer.problem or "; ".join(one.problem for one in ways if one.problem)
     containers = ", ".join(words) or "not asked"
     return peer.subnets, peer.addresses, peer.path or "none", containers, problem or "none"

@@ -106,6 +106,20 @@ CASES = [
     Case(alert="OverlaydLeaseLost", series={one("overlayd_leases_lost_total"): "3x90"}, fires=False),
     Case(alert="OverlaydDockerNotOnLease", series={one("overlayd_docker_problems"): "1x90"}, fires=True),
     Case(alert="OverlaydDockerNotOnLease", series={one("overlayd_docker_problems"): "0x38 1x50"}, fires=False),
+    # promtool's clock begins at 0: 80 minutes later it ends in a day, or in a month.
+    Case(
+        alert="OverlaydCertificateEnds",
+        series={one("overlayd_certificate_expiry_timestamp_seconds", 'file="etcd-certfile"'): "86400x90"},
+        fires=True,
+        labels={"file": "etcd-certfile"},
+        at="80m",
+    ),
+    Case(
+        alert="OverlaydCertificateEnds",
+        series={one("overlayd_certificate_expiry_timestamp_seconds", 'file="etcd-certfile"'): "2592000x90"},
+        fires=False,
+        at="80m",
+    ),
     Case(
         alert="OverlaydStrangersDropped",
         series={one("overlayd_dropped_packets_total", 'chain="delivered"'): "0+100x90"},
