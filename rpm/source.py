@@ -38,6 +38,9 @@ SOURCES = (
     Path("rpm/units/overlayd-containers.socket"),
     Path("rpm/units/overlayd-containers.service"),
     Path("rpm/units/overlayd-of-number.sed"),
+    Path("rpm/monitoring/overlayd-scrape.yml"),
+    Path("rpm/monitoring/overlayd-alerts.yml"),
+    Path("rpm/monitoring/overlayd-dashboard.json"),
 )
 
 

@@ -223,9 +223,10 @@ class Daemon:
 
     def _read_underlay(self, config: NetworkConfig) -> Underlay:
         """The underlay as it is now, as far as the network uses it."""
-        now = self._underlay.look(config.versions)
+        # An address that the network does not use is none of the lease's: the status would have it and lack it in turn.
+        now = self._underlay.look(config.versions).only(config.versions)
         self._status_file.update(**addresses(now))
-        return now.only(config.versions)
+        return now
 
     def _other_problems(self) -> tuple[str, ...]:
         """Problems outside the parts of the host: with the underlay, the published address, healthz-port."""

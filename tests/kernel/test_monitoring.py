@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -12,7 +13,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.kernel.test_refusals import PREFIX, write
-from tests.testbed.netns.lab import ETCD, Host, Lab, laboratory
+from tests.testbed.netns import wire
+from tests.testbed.netns.lab import ETCD, UNDERLAY, Host, Lab, laboratory
 from tests.testbed.netns.namespaces import inside
 from tests.testbed.polling import eventually
 
@@ -67,6 +69,14 @@ def figures(host: Host) -> dict[str, float]:
     return found
 
 
+def sample(host: Host, name: str, labels: dict[str, str]) -> float:
+    """One sample of /metrics."""
+    families = text_string_to_metric_families(fetch(host, "/metrics")[1])
+    found = [one.value for family in families for one in family.samples if (one.name, one.labels) == (name, labels)]
+    assert len(found) == 1, (name, labels)
+    return found[0]
+
+
 def becomes_ready(host: Host) -> None:
     eventually("it is ready", lambda: not unwell(host), timeout_s=30)
 
@@ -102,6 +112,33 @@ def test_metrics_show_lease_and_peers_and_count_repairs(a: Host, b: Host) -> Non
 
     eventually("the mending was counted", mended)
     assert figures(a)["overlayd_data_path_problems"] == 0
+
+
+def test_dropped_packets_of_strangers_are_counted(a: Host, b: Host) -> None:
+    becomes_ready(a)
+    counted = ("overlayd_dropped_packets_total", {"chain": "delivered"})
+    before = sample(a, *counted)
+    stranger = UNDERLAY[200]
+    packet = wire.udp(stranger, a.address, 8472, wire.vxlan(1, b"x" * 60))
+    frame = wire.frame(wire.mac_of(a.namespace, "eth0"), wire.mac_of(b.namespace, "eth0"), packet)
+    wire.send(b.namespace, "eth0", [frame] * 5)
+    eventually("five are counted", lambda: sample(a, *counted) == before + 5)
+
+
+def test_what_others_remove_is_counted_as_a_repair(a: Host) -> None:
+    becomes_ready(a)
+    names = ("overlayd_repairs_total", {"part": "data path"})
+    before = sample(a, *names)
+    a.run("ip", "route", "flush", "proto", "157")
+    eventually("the repair is counted", lambda: sample(a, *names) == before + 1)
+
+
+def test_the_size_of_the_network_and_the_life_of_the_lease_are_told(a: Host) -> None:
+    found = figures(a)
+    # 10.5.0.0/16 in subnets of /24, without the first and the last.
+    assert 250 <= found["overlayd_network_subnets"] <= 256
+    assert found["overlayd_lease_ttl_seconds"] == 86400
+    assert abs(found["overlayd_time_seconds"] - time.time()) < 60
 
 
 def test_without_etcd_a_daemon_is_healthy_and_not_ready(lab: Lab, a: Host) -> None:

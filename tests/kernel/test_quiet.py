@@ -126,10 +126,11 @@ def test_a_running_daemon_that_looks_again_and_again_changes_nothing(lab: Lab) -
     with NetlinkListener(a.namespace) as listener:
         # Wait until the start of the container has no more effects: duplicate address detection takes up to 2 s.
         eventually("a moment without news", lambda: listener.events(within_s=2.5) == [])
-        log, rules, began = a.log.read_text(), kept_rules(a), looks(a)
+        log, rules, began, written = a.log.read_text(), kept_rules(a), looks(a), status_file(a)
         assert listener.events(within_s=RESYNCS * RESYNC_S) == []
         assert a.log.read_text() == log
         assert kept_rules(a) == rules
+        assert status_file(a) == written
         assert looks(a) >= began + RESYNCS, "the daemon has not looked"
         # This shows that a write would have been seen: a deleted route is restored, and both changes are notified.
         listener.events()
@@ -147,6 +148,12 @@ def test_a_running_daemon_that_looks_again_and_again_changes_nothing(lab: Lab) -
 def kept_rules(host: Host) -> list[str]:
     """A host's iptables rules. A rewrite with the same text does not show here, only in notifications."""
     return [line for line in host.run("iptables-save").splitlines() if line.startswith("-A")]
+
+
+def status_file(host: Host) -> tuple[int, str]:
+    """A host's status; another inode shows that it was written again, as by two writers in turn."""
+    path = host.run_dir / "status.json"
+    return path.stat().st_ino, path.read_text()
 
 
 def looks(host: Host) -> int:

@@ -89,6 +89,8 @@ WORLD = (
     "fcntl",
 )
 PURE = (
+    "commands/status_frame",
+    "commands/status_report",
     "backends/claims",
     "backends/commands",
     "backends/facts",
@@ -103,9 +105,9 @@ PURE = (
     "docker/remedies",
     "doctor/facts",
     "doctor/finding",
-    "doctor/x509",
     "firewall/chains",
     "firewall/diff",
+    "firewall/dropped",
     "firewall/rules",
     "firewall/strangers",
     "firewall/table",
@@ -131,6 +133,7 @@ PURE = (
     "lib/sanitize",
     "lib/subnet_index",
     "lib/tables",
+    "lib/x509",
     "monitoring/endpoints",
     "lib/exposition",
     "monitoring/liveness",

@@ -14,4 +14,9 @@ def print_fields(title: str, values: dict[str, object]) -> None:
 
 def print_line(text: str) -> None:
     """Print one line or several. Control characters, which a terminal would obey, are shown as escapes."""
-    print("".join(one if one.isprintable() or one == "\n" else ascii(one)[1:-1] for one in text))  # noqa: T201
+    print("\n".join(map(escaped, text.split("\n"))))  # noqa: T201
+
+
+def escaped(line: str) -> str:
+    """A line with its control characters, line breaks among them, as escapes."""
+    return line if line.isprintable() else "".join(one if one.isprintable() else ascii(one)[1:-1] for one in line)

@@ -8,8 +8,8 @@ from datetime import datetime
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
 from overlayd.backends.listening import Listening
-from overlayd.doctor.x509 import Certificate
 from overlayd.lib.addresses import IPAddress, IPInterface, IPNetwork
+from overlayd.lib.x509 import Certificate
 from overlayd.monitoring.state import Reach
 from overlayd.ruleset.nftables import BaseChain
 from overlayd.ruleset.packet_path import IptablesRules

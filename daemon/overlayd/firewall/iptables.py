@@ -13,7 +13,9 @@ from dataclasses import replace
 from overlayd.errors import CommandFailed
 from overlayd.firewall.chains import Ruleset
 from overlayd.firewall.diff import Tables, changes, read, restore_input
+from overlayd.firewall.dropped import chain_of_iptables, note
 from overlayd.lib import process
+from overlayd.lib.iptables_save import packets
 from overlayd.lib.marks import ours
 
 COMMANDS = {4: "iptables", 6: "ip6tables"}
@@ -84,7 +86,17 @@ def without_nat(rules: Ruleset) -> Ruleset:
 
 
 def _read(command: str) -> Tables:
-    return read(process.run([f"{command}-save"]))
+    saved = process.run([f"{command}-save", "-c"])
+    note(command, _dropped(saved))
+    return read(saved)
+
+
+def _dropped(saved: str) -> Iterator[tuple[str, int]]:
+    for table, chain, rule, count in packets(saved):
+        if chain.startswith(ours().chains) and rule.endswith("-j DROP"):
+            label = chain_of_iptables(table, chain)
+            if label is not None:
+                yield label, count
 
 
 def _restore(command: str, text: str) -> None:

@@ -6,7 +6,8 @@ import shutil
 from collections.abc import Iterator
 
 from overlayd.errors import CommandFailed
-from overlayd.firewall.table import FAMILIES, NftTable, matches, removal, sets, tables, write
+from overlayd.firewall.dropped import note
+from overlayd.firewall.table import FAMILIES, NftTable, dropped, matches, removal, sets, tables, write
 from overlayd.lib import process
 from overlayd.lib.marks import ours
 
@@ -29,8 +30,11 @@ def sync(version: int, desired: NftTable | None) -> bool:
         if exists:
             process.run(["nft", "-f", "-"], input=removal(family))
         return exists
-    if exists and matches(desired, _nft("list", "table", family, ours().name)):
-        return False
+    if exists:
+        listing = _nft("list", "table", family, ours().name)
+        note(f"nftables {family}", dropped(listing))
+        if matches(desired, listing):
+            return False
     process.run(["nft", "-f", "-"], input=write(desired))
     return True
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from overlayd.errors import CommandFailed
 from overlayd.firewall.rules import MASQUERADED_ELSEWHERE, MULTICAST, DesiredRules, Mark, Overlay
-from overlayd.firewall.strangers import FilterRule, accept_rules, stranger_rules
+from overlayd.firewall.strangers import DROP, FilterRule, accept_rules, stranger_rules
 from overlayd.lib.marks import ours
 
 FAMILIES = {4: "ip", 6: "ip6"}
@@ -142,6 +142,16 @@ def sets(listing: str) -> dict[str, set[str]]:
     }
 
 
+def dropped(listing: str) -> Iterator[tuple[str, int]]:
+    """The chain and the packets of each rule with a counter that `nft -j list table` printed. Raises CommandFailed."""
+    for kind, entry in _entries(listing):
+        expressions = entry.get("expr") if kind == "rule" else None
+        for one in expressions if isinstance(expressions, list) else ():
+            found = one.get("counter") if isinstance(one, dict) else None
+            if isinstance(found, dict):
+                yield str(entry.get("chain")), int(found.get("packets", 0))
+
+
 def _by_chain(rules: list[tuple[object, object]]) -> dict[object, list[object]]:
     found: dict[object, list[object]] = {}
     for chain, comment in rules:
@@ -215,7 +225,8 @@ def _filter(name: str, hook: str, priority: int, rules: tuple[FilterRule, ...], 
 
 
 def _rule(rule: FilterRule, ip: str) -> str:
-    return f"{_match(rule, ip)} {rule.verdict}"
+    counted = "counter " if rule.verdict == DROP else ""
+    return f"{_match(rule, ip)} {counted}{rule.verdict}"
 
 
 def _match(rule: FilterRule, ip: str) -> str:

@@ -23,10 +23,13 @@ from overlayd.leases.conflicts import CurrentNeeds
 from overlayd.leases.lease_table import LeaseTable
 from overlayd.leases.network_config import NetworkConfig
 from overlayd.leases.registry import Registry
+from overlayd.lib.counters import gauge
 from overlayd.monitoring.status_file import StatusFile
 from overlayd.settings import Settings
 from overlayd.underlay import host_needs
 from overlayd.underlay.choose import Underlay
+
+SUBNETS = gauge("overlayd_network_subnets", "How many subnets the network has for hosts, used ones included.")
 
 
 class Host:
@@ -81,6 +84,7 @@ class Host:
         """
         allowed_commands = AllowedCommands(folder=self._settings.extension_commands)
         backends.retire_others(self._config.backend_type, self._settings.run_dir, allowed_commands)
+        SUBNETS.set(min(pool.subnet_count() for pool in self._config.pools))
         desired = self._desired(self._registry.lease_table())
         # Before there are rules: the rules of each network of this host make room for those of the others.
         self._note.write(desired.lease)

@@ -20,6 +20,11 @@ RECONCILIATIONS = counter(
     known=("whole", "incomplete"),
 )
 RECONCILING = counter("overlayd_reconciliation_seconds_total", "Time that these looks took.")
+REPAIRS = counter(
+    "overlayd_repairs_total",
+    "Looks that found something else than the look before had left, with the same lease and peers: others changed it.",
+    label="part",
+)
 LAST_WHOLE = gauge(
     "overlayd_last_whole_reconciliation_timestamp_seconds",
     "When the last of them ended with nothing refused, in seconds since the epoch.",
@@ -42,6 +47,9 @@ class Reconciler:
         self._status_file = status_file
         self._clock = clock
         self._wall_clock = wall_clock
+        self._last_desired: DesiredHost | None = None
+        for part in parts:
+            REPAIRS.add(0, of=part.name)
         self.changed = False
         """Whether the last reconciliation found anything that was not as it should be."""
 
@@ -57,12 +65,20 @@ class Reconciler:
         self._log_new_problems(reports)
         self._update_status(list(reports.values()), other_problems, status)
         self.changed = any(report.changed for report in reports.values())
+        self._count_repairs(desired, reports)
         complete = not any(report.problems for report in reports.values())
         RECONCILIATIONS.add(of="whole" if complete else "incomplete")
         RECONCILING.add(self._clock() - began)
         if complete:
             LAST_WHOLE.set(self._wall_clock())
         return complete
+
+    def _count_repairs(self, desired: DesiredHost, reports: Mapping[str, PartReport]) -> None:
+        if desired == self._last_desired:
+            for name, report in reports.items():
+                if report.changed:
+                    REPAIRS.add(of=name)
+        self._last_desired = desired
 
     def _log_new_problems(self, reports: Mapping[str, PartReport]) -> None:
         logged = self._status_file.status.problems

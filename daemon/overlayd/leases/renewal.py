@@ -16,6 +16,7 @@ log = logger("keeper")
 REFRESHED = gauge(
     "overlayd_lease_last_refresh_timestamp_seconds", "When etcd last prolonged the lease, in seconds since the epoch."
 )
+TTL = gauge("overlayd_lease_ttl_seconds", "How long the lease lives on when etcd does not prolong it any more.")
 
 # The name under which /healthz has this thread.
 LIVENESS = "lease keeper"
@@ -107,6 +108,7 @@ class LeaseRenewal:
 
     def _note_refresh(self) -> None:
         self._refreshed_at = self._clock()
+        TTL.set(self._ttl_s)
         REFRESHED.set(self._epoch_clock())
 
 

@@ -28,9 +28,9 @@ class Instrument:
         """Count."""
         self.values[of] = self.values.get(of, 0) + amount
 
-    def set(self, value: float) -> None:
+    def set(self, value: float, *, of: str = "") -> None:
         """Replace the number."""
-        self.values[""] = value
+        self.values[of] = value
 
     def family(self) -> Family:
         """The metric with its present values."""
@@ -51,9 +51,9 @@ def counter(name: str, text: str, *, label: str = "", known: Iterable[str] = ())
     )
 
 
-def gauge(name: str, text: str) -> Instrument:
-    """A new gauge; it is not shown before it was set."""
-    return _registered(Instrument("gauge", name, text, label="", values={}))
+def gauge(name: str, text: str, *, label: str = "") -> Instrument:
+    """A new gauge; it is not shown before it was set, nor is a value of its label."""
+    return _registered(Instrument("gauge", name, text, label=label, values={}))
 
 
 def families() -> tuple[Family, ...]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 
@@ -14,16 +15,19 @@ class SavedChain:
     rules: tuple[str, ...] = ()
 
 
+# Packets and bytes before a rule, as the option -c has them printed.
+_COUNTERS = re.compile(r"^\[(\d+):\d+\] ")
 # table → chain → what it holds
 Tables = Mapping[str, Mapping[str, SavedChain]]
 
 
 def parse(saved: str) -> dict[str, dict[str, SavedChain]]:
-    """The tables with their chains, in the order of the text. Other lines are skipped."""
+    """The tables with their chains, in the order of the text, with or without counters. Other lines are skipped."""
     policies: dict[str, dict[str, str | None]] = {}
     rules: dict[tuple[str, str], list[str]] = {}
     table = ""
-    for line in saved.splitlines():
+    for whole in saved.splitlines():
+        line = _COUNTERS.sub("", whole)
         if line.startswith("*"):
             table = line[1:].strip()
             policies.setdefault(table, {})
@@ -41,3 +45,14 @@ def parse(saved: str) -> dict[str, dict[str, SavedChain]]:
         }
         for table, chains in policies.items()
     }
+
+
+def packets(saved: str) -> Iterator[tuple[str, str, str, int]]:
+    """Table, chain, rule, and how many packets met it, for each rule in what `iptables-save -c` printed."""
+    table = ""
+    for line in saved.splitlines():
+        if line.startswith("*"):
+            table = line[1:].strip()
+        elif (found := _COUNTERS.match(line)) and line[found.end() :].startswith("-A "):
+            name, _, rule = line[found.end() + 3 :].partition(" ")
+            yield table, name, rule.strip(), int(found[1])

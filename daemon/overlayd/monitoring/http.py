@@ -105,4 +105,5 @@ def read_process() -> Process:
         resident_bytes=resident_pages * _PAGE_BYTES,
         threads=sum(1 for _ in Path("/proc/self/task").iterdir()),
         python=platform.python_version(),
+        clock_s=time.time(),
     )

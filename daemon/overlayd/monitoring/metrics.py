@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from overlayd.lib.exposition import Family, family
 from overlayd.monitoring.readiness import checks, is_ready
-from overlayd.monitoring.state import REACH_STATES, Status
+from overlayd.monitoring.state import FAILING, REACH_STATES, Status
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +19,8 @@ class Process:
     resident_bytes: int
     threads: int
     python: str
+    clock_s: float
+    """This host's clock, in seconds since the epoch."""
 
 
 def status_families(status: Status, *, late: Sequence[str] = ()) -> Iterator[Family]:
@@ -83,6 +85,17 @@ def status_families(status: Status, *, late: Sequence[str] = ()) -> Iterator[Fam
             if one.reached_at_s is not None
         ),
     )
+    # Only the peers that fail have a sample: in a large network each host would else have thousands.
+    yield Family(
+        name="overlayd_peer_failing_since_timestamp_seconds",
+        kind="gauge",
+        text="Since when no container of the peer answers though one should, in seconds since the epoch.",
+        samples=tuple(
+            ({"subnet": one.subnet, "public_ip": one.public_ip}, one.failing_since_s)
+            for one in status.reach
+            if one.state == FAILING and one.failing_since_s is not None
+        ),
+    )
     yield Family(
         name="overlayd_peer_lost_echoes",
         kind="gauge",
@@ -103,6 +116,7 @@ def process_families(status: Status, process: Process) -> Iterator[Family]:
         version=status.version,
         python=process.python,
     )
+    yield _gauge("overlayd_time_seconds", "This host's clock, in seconds since the epoch.", process.clock_s)
     if status.started_at_s is not None:
         yield _gauge("process_start_time_seconds", "Start, in seconds since the epoch.", status.started_at_s)
     yield family("counter", "process_cpu_seconds_total", "User and system CPU time spent.", process.cpu_s)

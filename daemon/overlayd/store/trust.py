@@ -11,12 +11,19 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from overlayd.errors import StoreError
+from overlayd.lib.counters import gauge
 from overlayd.lib.log import logger
 
 if TYPE_CHECKING:
     import ssl
 
 log = logger("store")
+
+EXPIRY = gauge(
+    "overlayd_certificate_expiry_timestamp_seconds",
+    "When the certificates in a file end, in seconds since the epoch: the first of a chain, the last of several CAs.",
+    label="file",
+)
 
 # Where systems keep the CAs that they trust: Debian; EL 7 to 9; EL 10; others. gRPC has a bundle of its own, which
 # knows nothing of a CA that an administrator added.
@@ -99,6 +106,8 @@ class TrustFiles:
     """The files of one store. Somebody replaces them one by one: until they fit again, the last good ones are used."""
 
     def __init__(self, *, cafile: str | None, certfile: str | None, keyfile: str | None) -> None:
+        # The CAs of a whole system end at any time, and are nobody's to renew here.
+        self._own_ca = cafile is not None
         self._cafile = cafile or system_bundle() or SYSTEM_BUNDLES[0]
         self._pair = (certfile, keyfile) if certfile and keyfile else None
         self._good: Trust | None = None
@@ -109,6 +118,7 @@ class TrustFiles:
         try:
             self._good = self._read()
             self._logged = None
+            self._note_expiry(self._good)
         except StoreError as error:
             if self._good is None:
                 raise
@@ -141,6 +151,17 @@ class TrustFiles:
                 f"cannot read a certificate or key for etcd: {error}", hint="is it there, and readable by root?"
             ) from error
         return trust
+
+    def _note_expiry(self, trust: Trust) -> None:
+        # Only where etcd is asked by TLS.
+        from overlayd.lib.x509 import read_pem  # noqa: PLC0415
+
+        for name, pem, decides in (("etcd-cafile", trust.ca, max), ("etcd-certfile", trust.certificate or b"", min)):
+            # What OpenSSL takes, and this reader does not, is no reason to refuse it.
+            with contextlib.suppress(ValueError):
+                found = [one.not_after for one in read_pem(pem.decode("ascii", errors="replace"))]
+                if found and (name != "etcd-cafile" or self._own_ca):
+                    EXPIRY.set(decides(found).timestamp(), of=name)
 
     def _check(self, trust: Trust) -> None:
         # 5 MB resident: not for a daemon that talks to etcd without TLS.

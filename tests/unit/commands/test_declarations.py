@@ -131,5 +131,6 @@ def test_only_the_command_that_is_called_is_imported() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == [
-        *("overlayd.commands.command", "overlayd.commands.output", "overlayd.commands.status")
+        *("overlayd.commands.command", "overlayd.commands.output"),
+        *("overlayd.commands.status", "overlayd.commands.status_report"),
     ]

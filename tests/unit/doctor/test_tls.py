@@ -15,7 +15,7 @@ import pytest
 
 from overlayd.doctor.facts import EndpointFacts, EtcdFacts
 from overlayd.doctor.gather.etcd import read_etcd
-from overlayd.doctor.x509 import read_pem
+from overlayd.lib.x509 import read_pem
 from overlayd.settings import Settings
 from tests.testbed.polling import eventually
 

@@ -23,8 +23,8 @@ from overlayd.doctor.facts import (
     ReturnRoute,
     UnderlayFacts,
 )
-from overlayd.doctor.x509 import Certificate
 from overlayd.lib.iptables_save import parse
+from overlayd.lib.x509 import Certificate
 from overlayd.ruleset.nftables import BaseChain
 from overlayd.ruleset.nftables import parse as parse_nft
 from overlayd.ruleset.packet_path import IptablesRules

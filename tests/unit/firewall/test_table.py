@@ -68,11 +68,11 @@ def test_docker_is_let_in_by_its_mark_and_everybody_else_kept_out() -> None:
         "meta mark set meta mark and 0xffffefff or 0x1000",
     )
     assert chains["raw"] == (
-        'iifname "overlay.1" ip saddr 10.5.52.0/24 drop',
+        'iifname "overlay.1" ip saddr 10.5.52.0/24 counter drop',
         'iifname "overlay.1" ip saddr 10.5.0.0/16 ip daddr 10.5.52.0/24 accept',
-        'iifname "overlay.1" drop',
+        'iifname "overlay.1" counter drop',
     )
-    assert chains["prerouting"][-1] == "ip daddr 10.5.0.0/16 ct state != { established, related } drop"
+    assert chains["prerouting"][-1] == "ip daddr 10.5.0.0/16 ct state != { established, related } counter drop"
     assert 'iifname "br-*" accept' in chains["prerouting"]
     whole = replace(DOCKER, mark=Mark(value=7, mask=0xFFFFFFFF))
     (forward,) = (chain for chain in made(wanted=whole).chains if chain.name == "forward")

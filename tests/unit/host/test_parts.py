@@ -8,7 +8,7 @@ from typing import ClassVar
 import pytest
 
 from overlayd.host.parts import DesiredHost, Part, PartReport
-from overlayd.host.reconciler import LAST_WHOLE, RECONCILING, Reconciler
+from overlayd.host.reconciler import LAST_WHOLE, RECONCILING, REPAIRS, Reconciler
 from overlayd.monitoring.status_file import Status, StatusFile
 from tests.unit.host.values import lease
 
@@ -84,3 +84,16 @@ def test_time_is_measured_by_the_clocks_that_are_handed_in(status_file: StatusFi
     before = RECONCILING.values[""]
     assert reconciler(status_file, ExtraPart(PartReport())).reconcile(DESIRED, began=98.0, other_problems=(), status={})
     assert (RECONCILING.values[""] - before, LAST_WHOLE.values[""]) == (2.0, 5000.0)
+
+
+def test_a_repair_is_what_changed_while_lease_and_peers_did_not(status_file: StatusFile) -> None:
+    before = REPAIRS.values.get("other", 0)
+    written, same = PartReport(changed=True), PartReport()
+    looked = reconciler(status_file, OtherPart(written, written, written, same, written))
+    more = DesiredHost(lease=lease(1), peers=(lease(2), lease(3)))
+    counted = []
+    # The first writes everything, the third writes a new peer: nobody else has changed anything.
+    for desired in (DESIRED, DESIRED, more, more, more):
+        looked.reconcile(desired, began=98.0, other_problems=(), status={})
+        counted.append(REPAIRS.values["other"] - before)
+    assert counted == [0, 1, 1, 1, 2]

@@ -13,7 +13,7 @@ from overlayd.lib.exposition import Family
 from overlayd.monitoring import endpoints
 from overlayd.monitoring.metrics import Process
 from overlayd.monitoring.readiness import checks, is_ready
-from overlayd.monitoring.state import Peer, Status
+from overlayd.monitoring.state import Peer, Reach, Status
 
 PEER = Peer(subnet="10.5.2.0/24", public_ip="198.18.1.2", backend="vxlan")
 WELL = Status(
@@ -28,7 +28,7 @@ WELL = Status(
     etcd_revision=7,
     peers=(PEER,),
 )
-PROCESS = Process(cpu_s=1.5, resident_bytes=50_000_000, threads=9, python="3.11.7")
+PROCESS = Process(cpu_s=1.5, resident_bytes=50_000_000, threads=9, python="3.11.7", clock_s=1_790_000_100.5)
 
 
 def problems(status: Status, *late: str) -> dict[str, str]:
@@ -121,6 +121,18 @@ def test_metrics_say_what_the_status_says() -> None:
     away = metrics(dataclasses.replace(WELL, etcd_connected=False, peers=(dataclasses.replace(PEER, problem="x"),)))
     assert away["overlayd_ready"] == away["overlayd_etcd_connected"] == away["overlayd_check_ok check=etcd"] == 0
     assert away["overlayd_check_ok check=lease"] == away["overlayd_peers_with_problems"] == 1
+
+
+def test_only_peers_that_fail_have_a_sample_that_says_so() -> None:
+    well = Reach(subnet="10.5.2.0/24", public_ip="198.18.1.2", state="reached", reached_at_s=1_790_000_000.0)
+    failing = Reach(subnet="10.5.3.0/24", public_ip="198.18.1.3", state="failing", failing_since_s=1_790_000_050.0)
+    waits = Reach(subnet="10.5.4.0/24", public_ip="198.18.1.4", state="reached", failing_since_s=1_790_000_090.0)
+    found = metrics(dataclasses.replace(WELL, probed_from="10.5.1.2", reach=(well, failing, waits)))
+    name = "overlayd_peer_failing_since_timestamp_seconds"
+    assert {key: value for key, value in found.items() if key.startswith(name)} == {
+        f"{name} subnet=10.5.3.0/24 public_ip=198.18.1.3": 1_790_000_050.0
+    }
+    assert found["overlayd_time_seconds"] == 1_790_000_100.5
 
 
 def test_every_metric_has_help_a_type_and_a_name_that_follows_the_conventions() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from overlayd.commands.status import document, duration, report
+from overlayd.commands.status_report import document, duration, report
 from overlayd.errors import OverlaydError
 from overlayd.lib.tables import columns
 from overlayd.monitoring import status_file

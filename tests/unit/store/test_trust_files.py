@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import subprocess
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from overlayd.errors import StoreError
-from overlayd.store.trust import TrustFiles
+from overlayd.store.trust import EXPIRY, TrustFiles
 from tests.testbed.certificates import Authority, CertificatePair
 
 
@@ -38,6 +39,35 @@ def test_they_are_read_together(folder: Folder) -> None:
     )
     assert not folder.trust.changed_since(read)
     assert "PRIVATE KEY" not in repr(read)
+
+
+def test_their_ends_are_a_metric_and_those_of_new_ones_take_their_place(
+    folder: Folder, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(EXPIRY, "values", {})
+    folder.trust.read()
+    for name, path in (("etcd-cafile", folder.ca), ("etcd-certfile", folder.certificate)):
+        assert EXPIRY.values[name] == ends_at(path)
+    older = authority.issue("older", days_ago=1)
+    folder.certificate.write_bytes(older.certificate.read_bytes())
+    folder.key.write_bytes(older.key.read_bytes())
+    before = EXPIRY.values["etcd-certfile"]
+    folder.trust.read()
+    assert EXPIRY.values["etcd-certfile"] == ends_at(older.certificate) < before
+
+
+def test_the_ends_of_the_systems_cas_are_no_metric(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(EXPIRY, "values", {})
+    monkeypatch.setenv("SSL_CERT_FILE", str(folder.ca))
+    TrustFiles(cafile=None, certfile=None, keyfile=None).read()
+    assert EXPIRY.values == {}
+
+
+def ends_at(certificate: Path) -> float:
+    """When a certificate ends, as OpenSSL says it, in seconds since the epoch."""
+    words = ["openssl", "x509", "-in", str(certificate), "-noout", "-enddate", "-dateopt", "iso_8601"]
+    said = subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+    return datetime.fromisoformat(said.removeprefix("notAfter=").replace("Z", "+00:00")).timestamp()
 
 
 def test_the_last_good_ones_count_until_new_ones_fit(

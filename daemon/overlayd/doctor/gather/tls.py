@@ -11,8 +11,8 @@ import ssl
 from datetime import UTC, datetime
 
 from overlayd.doctor.facts import PemFile
-from overlayd.doctor.x509 import Certificate, read_der, read_pem
 from overlayd.errors import StoreError
+from overlayd.lib.x509 import Certificate, read_der, read_pem
 from overlayd.settings import Settings
 from overlayd.store.endpoints import EtcdEndpoint
 from overlayd.store.trust import TrustFiles, read_pem_file, system_bundle
