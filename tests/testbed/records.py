@@ -13,6 +13,10 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 Recorder = Callable[[str, object], None]
+# The name of the property whose value is the folder with a failed test's logs.
+LOGS = "logs"
+# Fields of records are of these types; whole numbers are also good where any number is.
+_TYPES: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +30,11 @@ class _Record:
     @classmethod
     def read(cls, text: str) -> Self:
         """What `record` wrote. Raises ValueError or TypeError for another text."""
-        return cls(**json.loads(text))
+        found = cls(**json.loads(text))
+        for field in dataclasses.fields(found):
+            if not isinstance(getattr(found, field.name), _TYPES[str(field.type)]):
+                raise TypeError(f"{field.name} is {getattr(found, field.name)!r}, not of type {field.type}")
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
