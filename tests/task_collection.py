@@ -101,14 +101,22 @@ def run_one(c: Context, test: str = "") -> None:
         "only": "paths or pytest options (default: all tests)",
         "all": "also those that are marked slow",
         "junit": "a file to write the results to, as JUnit XML (default: none)",
+        "build": "build what is missing before (default: yes)",
     },
 )
-def run_tests(c: Context, only: str = "", all: bool = False, junit: str = "") -> None:  # noqa: A002  # an option's name
+def run_tests(
+    c: Context,
+    only: str = "",
+    all: bool = False,  # noqa: A002  # an option's name
+    junit: str = "",
+    build: bool = True,
+) -> None:
     """Run the tests: lint and types, unit, kernel, cluster, several at once. What it started, it stops."""
     preflight.check()
     which = [] if all else ["-m", "not slow"]
     with dockerd.running():
-        build_all(c)
+        if build:
+            build_all(c)
         if junit:
             runs = 1 if only else side_by_side.RUNS
             well = side_by_side.run(which, shlex.split(only), runs=runs, junit=Path(junit).absolute())

@@ -67,11 +67,12 @@ def parts_of(selection: str, within_s: float, *, bench: bool, build: bool = True
     invoke = (sys.executable, "-m", "invoke")
     latest_s = max(within_s - _CLOSING_S, within_s / 2)
     tests_end_s = latest_s * (1 - _BENCH_PART) if bench else latest_s
-    only = (f"--only={selection}",) if selection else ()
-    tests = (*invoke, "test", "--all", f"--junit={FOLDER / JUNIT}", *only)
+    # The part before has built what is missing; where that failed, it is not tried again.
+    tests = [*invoke, "test", "--all", "--no-build", f"--junit={FOLDER / JUNIT}"]
+    tests += [f"--only={selection}"] if selection else []
     found = [
         Part(name="build", argv=(*invoke, "build-all"), ends_at_s=min(_BUILD_S, tests_end_s / 2)),
-        Part(name=TESTS, argv=tests, ends_at_s=tests_end_s),
+        Part(name=TESTS, argv=tuple(tests), ends_at_s=tests_end_s),
         Part(name=BENCHMARK, argv=(*invoke, "bench"), ends_at_s=latest_s),
     ]
     return [part for part in found if (build or part.name != "build") and (bench or part.name != BENCHMARK)]

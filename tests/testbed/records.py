@@ -10,6 +10,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Self
 
 Recorder = Callable[[str, object], None]
@@ -17,6 +18,12 @@ Recorder = Callable[[str, object], None]
 LOGS = "logs"
 # Fields of records are of these types; whole numbers are also good where any number is.
 _TYPES: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float)}
+
+
+def tell_logs(folder: Path, *properties: list[tuple[str, object]]) -> None:
+    """Write into the properties of a failed test, and of its report, where its logs are."""
+    for one in properties:
+        one.append((LOGS, str(folder)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +66,8 @@ class Connection(_Record):
 class Fault(_Record):
     """What a fault cost: packets of those sent while it lasted and after, and the seconds until packets went again.
 
-    `recovered_s` counts from when the fault ended; 0 where no packet was lost.
+    `recovered_s` counts from when the fault ended, and of one that has no length from its first lost packet; 0 where no
+    packet was lost.
     """
 
     PROPERTY: ClassVar[str] = "fault"
