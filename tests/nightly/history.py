@@ -7,10 +7,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from tests.nightly.ratios import less_is_better
 from tests.nightly.runs import Run
 
 # Medians are those of so many nights.
 COMPARED = 10
+# More than 20 % worse is marked.
+FALL = 0.8
 # What differs by less is noise of a shared machine.
 SLOWER, SLOWER_S = 1.5, 5.0
 
@@ -59,6 +62,8 @@ def slower(seconds: float, before: float | None) -> bool:
     return before is not None and seconds > before * SLOWER and seconds - before > SLOWER_S
 
 
-def fell(value: float, before: float | None) -> bool:
-    """Whether a ratio is more than a fifth below what is usual."""
-    return before is not None and value < before * 0.8
+def worse(name: str, value: float, before: float | None) -> bool:
+    """Whether a ratio is more than a fifth worse than usual: below it, or above where less is better."""
+    if before is None or before <= 0:
+        return False
+    return value > before / FALL if less_is_better(name) else value < before * FALL

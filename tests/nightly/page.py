@@ -9,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from tests.nightly.junit import plain
-from tests.nightly.view import View, duration
+from tests.nightly.view import View, duration, significant
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -36,6 +36,7 @@ def _environment() -> Environment:
     )
     environment.filters["duration"] = duration
     environment.filters["number"] = _number
+    environment.filters["significant"] = significant
     environment.globals["style"] = Markup((_TEMPLATES / "style.css").read_text(encoding="utf-8"))
     return environment
 

@@ -112,7 +112,12 @@ class Results:
             counts=dict(self.counts),
             not_passed={case.name: case.outcome for case in self.failures},
             times_s=slowest(tests.seconds) if tests else {},
-            parts_s={one.name: round(one.seconds, 1) for one in self.night.outcomes if one.ended == parts.WELL},
+            # A part of some tests is no measure for one of all.
+            parts_s={
+                one.name: round(one.seconds, 1)
+                for one in self.night.outcomes
+                if one.ended in (parts.WELL, parts.FAILED) and not self.night.selection
+            },
             ratios=ratios(bench),
             faults=faults,
         )

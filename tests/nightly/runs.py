@@ -18,6 +18,7 @@ VERSION = 1
 KEPT = 60
 # The slowest tests of each night are enough to compare with.
 TIMES_KEPT = 100
+NOTABLE_S = 1.0
 _NAME = re.compile(r"\d{4}-\d\d-\d\dT\d{6}Z\.json")
 _BYTES_AT_MOST = 4_000_000
 
@@ -127,6 +128,6 @@ def keep(folder: Path, run: Run) -> Path:
 
 
 def slowest(seconds: Mapping[str, float]) -> dict[str, float]:
-    """The slowest tests of all, slowest first."""
+    """The slowest tests, slowest first, but none below a second."""
     ordered = sorted(seconds.items(), key=lambda item: -item[1])[:TIMES_KEPT]
-    return {name: round(value, 2) for name, value in ordered}
+    return {name: round(value, 2) for name, value in ordered if value >= NOTABLE_S}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any
 from tests.nightly import history, matrix, parts
 from tests.nightly.junit import Case, Figure, in_words
 from tests.nightly.plot import over_nights
-from tests.nightly.ratios import Ratio
+from tests.nightly.ratios import SEPARATOR, Ratio
 from tests.nightly.results import Results, leaves
 from tests.nightly.runs import Run
 
@@ -38,7 +37,7 @@ class Plot:
     name: str
     tonight: Ratio | None
     usual: float | None
-    fell: bool
+    worse: bool
     svg: str
     description: str
 
@@ -159,6 +158,11 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
+def significant(value: float) -> str:
+    """A number with three digits that say something."""
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
 def _square(run: Run) -> tuple[str, str, str]:
     kind = "well" if run.well else "bad"
     return kind, f"{run.when:%Y-%m-%d %H:%M}", f"{in_words(run.counts)}{'' if run.complete else '; not all tests ran'}"
@@ -176,37 +180,33 @@ def _failure(case: Case, older: Sequence[Run]) -> Failure:
 
 
 def _plots(run: Run, nights: Sequence[Run]) -> dict[str, list[Plot]]:
-    """Plots of all ratios that tonight or an older night has, by the first word of their names."""
-    names = list(dict.fromkeys(name for one in (run, *nights) for name in one.ratios))
-    # What leads to all of them says nothing of one.
-    split = [name.split(" · ") for name in names]
-    columns = itertools.takewhile(lambda words: len(set(words)) == 1, zip(*split, strict=False))
-    common = len(list(columns)) if len(split) > 1 else 0
+    """Plots of all ratios that tonight or an older night has, by all but the last word of their names."""
+    names = dict.fromkeys(name for one in (run, *nights) for name in one.ratios)
     found: dict[str, list[Plot]] = defaultdict(list)
     dates = [f"{one.when:%m-%d}" for one in nights]
-    for name, words in zip(names, split, strict=True):
+    for name in names:
         values = [one.ratios.get(name) for one in nights]
         tonight = run.ratios.get(name)
         usual = history.usual(one.median if one else None for one in values[:-1])
-        group, *rest = words[min(common, len(words) - 1) :]
-        found[group].append(
+        group, _, last = name.rpartition(SEPARATOR)
+        found[group or last].append(
             Plot(
-                name=" · ".join(rest) or group,
+                name=last,
                 tonight=tonight,
                 usual=usual,
-                fell=tonight is not None and history.fell(tonight.median, usual),
+                worse=tonight is not None and history.worse(name, tonight.median, usual),
                 svg=over_nights(values, dates),
-                description=_described(" · ".join(words), tonight, usual, [one for one in values if one]),
+                description=_described(name, tonight, usual, [one for one in values if one]),
             )
         )
     return found
 
 
 def _described(name: str, tonight: Ratio | None, usual: float | None, all_of_it: Sequence[Ratio]) -> str:
-    now = f"{tonight.median:.2f} tonight" if tonight else "not measured tonight"
-    before = f", {usual:.2f} usually" if usual is not None else ""
+    now = f"{significant(tonight.median)} tonight" if tonight else "not measured tonight"
+    before = f", {significant(usual)} usually" if usual is not None else ""
     low, high = min(one.median for one in all_of_it), max(one.median for one in all_of_it)
-    return f"{name}: {now}{before}; between {low:.2f} and {high:.2f} in {len(all_of_it)} nights"
+    return f"{name}: {now}{before}; between {significant(low)} and {significant(high)} in {len(all_of_it)} nights"
 
 
 def _faults(results: Results, older: Sequence[Run]) -> Iterator[FaultRow]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Self
 
+_ROOT = Path(__file__).resolve().parents[2]
 Recorder = Callable[[str, object], None]
 # The name of the property whose value is the folder with a failed test's logs.
 LOGS = "logs"
@@ -21,9 +22,10 @@ _TYPES: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (i
 
 
 def tell_logs(folder: Path, *properties: list[tuple[str, object]]) -> None:
-    """Write into the properties of a failed test, and of its report, where its logs are."""
+    """Write into the properties of a failed test, and of its report, where its logs are, as seen from the checkout."""
+    place = folder.relative_to(_ROOT) if folder.is_relative_to(_ROOT) else folder
     for one in properties:
-        one.append((LOGS, str(folder)))
+        one.append((LOGS, str(place)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+PROGRAMS = ("chromium", "google-chrome")
 _ANSWER_S = 60.0
 _OPTIONS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars", "--no-first-run"),
@@ -113,8 +115,10 @@ class Browser:
 
 
 @contextmanager
-def opened(program: str = "chromium") -> Iterator[Browser]:
+def opened() -> Iterator[Browser]:
     """A browser for the length of the block, with a profile of its own; all its processes end with it."""
+    program = next(filter(None, map(shutil.which, PROGRAMS)), None)
+    assert program, f"none of {PROGRAMS} is installed; requirements/install-system all installs one"
     to_read, to_write = os.pipe()
     from_read, from_write = os.pipe()
     with tempfile.TemporaryDirectory(prefix="overlayd-browser-", ignore_cleanup_errors=True) as profile:

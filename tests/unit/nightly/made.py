@@ -169,7 +169,7 @@ def older(number: int, *not_passed: str, complete: bool = True, **more: Any) -> 
     """A night so many nights before tonight."""
     wobble = 1 + 0.03 * ((number * 7) % 5 - 2)
     medians = (("vxlan", 0.84), ("host-gw", 0.97), ("udp", 0.31))
-    parts_of = {f"backends · {name} · {what}": value for name, value in medians for what in ("tcp_1", "tcp_4")}
+    parts_of = {f"{name} · {what}": value for name, value in medians for what in ("tcp_1", "tcp_4")}
     cost = FaultCost(sent=400, lost=20, recovered_s=0.2)
     known: dict[str, Any] = {
         "when": TONIGHT - timedelta(days=number),

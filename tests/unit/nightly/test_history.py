@@ -40,9 +40,23 @@ def test_usual_is_the_median_of_the_last_ten_nights_that_have_a_value() -> None:
     assert history.usual([None]) is None
 
 
-@pytest.mark.parametrize(("value", "before", "fell"), [(0.79, 1.0, True), (0.81, 1.0, False), (0.1, None, False)])
-def test_a_fall_of_more_than_a_fifth_is_one(value: float, before: float | None, fell: bool) -> None:
-    assert history.fell(value, before) is fell
+@pytest.mark.parametrize(
+    ("name", "value", "before", "worse"),
+    [
+        ("vxlan · tcp_gbit_s", 0.79, 1.0, True),
+        ("vxlan · tcp_gbit_s", 0.81, 1.0, False),
+        ("vxlan · tcp_gbit_s", 2.0, 1.0, False),
+        ("vxlan · connections_per_s", 0.5, 1.0, True),
+        ("vxlan", 0.1, None, False),
+        ("vxlan", 0.1, 0.0, False),
+        ("vxlan · tcp_round_trip_us", 1.3, 1.0, True),
+        ("vxlan · tcp_round_trip_us", 0.5, 1.0, False),
+        ("vxlan · cpu_s_per_gbit", 1.3, 1.0, True),
+        ("daemon · start_to_ready_s", 1.3, 1.0, True),
+    ],
+)
+def test_more_than_a_fifth_worse_is_worse(name: str, value: float, before: float | None, worse: bool) -> None:
+    assert history.worse(name, value, before) is worse
 
 
 def test_slower_is_more_than_noise() -> None:
