@@ -9,7 +9,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from tests.nightly.junit import plain
-from tests.nightly.view import View, duration, significant
+from tests.nightly.parts import duration
+from tests.nightly.view import View, significant
 
 _TEMPLATES = Path(__file__).parent / "templates"
 

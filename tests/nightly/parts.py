@@ -81,16 +81,22 @@ def run(part: Part, log: Path, began: float, *, grace_s: float = GRACE_S) -> Out
         if _waited(child, started + limit_s, shown):
             status = child.wait()
             return outcome(WELL) if status == 0 else outcome(FAILED, f"it ended with status {status}")
-        cut_off = f"cut off after {limit_s / 60:.0f} min"
+        cut_off = f"cut off after {duration(limit_s)}"
         return outcome(CUT_OFF, cut_off + _ended(child, grace_s, shown))
     except KeyboardInterrupt:
-        return outcome(BROKEN_OFF, f"broken off after {_minutes(started)}{_ended(child, grace_s, shown)}")
+        return outcome(
+            BROKEN_OFF, f"broken off after {duration(time.monotonic() - started)}{_ended(child, grace_s, shown)}"
+        )
     finally:
         shown.more()
 
 
-def _minutes(started: float) -> str:
-    return f"{(time.monotonic() - started) / 60:.0f} min"
+def duration(seconds: float) -> str:
+    """Seconds as `0.4 s`, `48 s`, `12 min`, or `1 h 12 min`."""
+    minutes = round(seconds / 60)
+    if seconds < 120:
+        return f"{seconds:.{1 if seconds < 9.95 else 0}f} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
 def _ended(child: subprocess.Popen[bytes], grace_s: float, shown: _Shown) -> str:
@@ -99,7 +105,7 @@ def _ended(child: subprocess.Popen[bytes], grace_s: float, shown: _Shown) -> str
     try:
         child.send_signal(signal.SIGINT)
         if not _waited(child, time.monotonic() + grace_s, shown):
-            killed = f", and killed as it did not clean up within {grace_s:.0f} s"
+            killed = f", and killed as it did not clean up within {duration(grace_s)}"
     except KeyboardInterrupt:
         killed = ", and killed at the second interrupt"
     if killed:

@@ -10,6 +10,7 @@ from typing import Any
 
 from tests.nightly import history, matrix, parts
 from tests.nightly.junit import Case, Figure, in_words
+from tests.nightly.parts import duration
 from tests.nightly.plot import over_nights
 from tests.nightly.ratios import SEPARATOR, Ratio
 from tests.nightly.results import Results, leaves
@@ -148,14 +149,6 @@ def status(results: Results) -> str:
     if not failed:
         return f"All passed of {results.night.selection}" if results.night.selection else "All passed"
     return f"Broken off, {in_words(failed)}" if results.broken_off else in_words(failed)
-
-
-def duration(seconds: float) -> str:
-    """Seconds as `0.4 s`, `48 s`, `12 min`, or `1 h 12 min`."""
-    minutes = round(seconds / 60)
-    if seconds < 120:
-        return f"{seconds:.{1 if seconds < 9.95 else 0}f} s"
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
 def significant(value: float) -> str:

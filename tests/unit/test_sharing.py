@@ -98,6 +98,8 @@ def test_interrupted_it_lets_each_run_clean_up(tmp_path: Path) -> None:
             process.kill()
     assert process.returncode != 0
     assert "KeyboardInterrupt" in said
+    for name in "ab":
+        assert f"test_{name}.py::test_it[0] (call)" in said[said.index("interrupted in") :]
     assert sorted(word for word, _, _ in lines(tmp_path)) == ["begin", "begin", "end", "end"]
 
 

@@ -82,7 +82,7 @@ def test_a_part_that_is_cut_off_does_not_take_the_others_time(tmp_path: Path) ->
     slow = python("build", "import time; time.sleep(300)", ends_at_s=1)
     closed = run(tmp_path, slow, with_tests(tmp_path, "def test_a(): pass\n"))
     assert " 1 passed, 1 error in " in closed.line
-    assert "cut off after 0 min" in page(tmp_path)
+    assert "cut off after 1.0 s" in page(tmp_path)
 
 
 def test_a_defect_of_ours_is_an_error_on_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +157,7 @@ def test_a_night_that_is_broken_off_has_a_page_of_what_there_is(tmp_path: Path, 
     assert " 1 passed, 2 errors in " in said.splitlines()[-1]
     text = page(tmp_path)
     assert "Broken off, 2 errors" in text
-    assert "broken off after 0 min" in text
+    assert "broken off after " in text
     assert "the night was broken off before" in text
     # It was in b.
     assert "test_it.py:6: KeyboardInterrupt" in text
