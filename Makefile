@@ -64,7 +64,7 @@ bench: setup    ## measure, and print the figures
 
 nightly: PURPOSE := build
 nightly: SYSTEM := all
-nightly: setup  ## all tests and the bench, as JUnit, JSON and one HTML page
+nightly: setup  ## all tests and the bench within 80 minutes, as JUnit, JSON and one HTML page
 	@$(INVOKE) nightly
 
 setup: preflight system $(VENV)/.complete

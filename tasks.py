@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "daemon"))
 import pipeline.image_tasks
 import pipeline.rpm_tasks
 import pipeline.ship_tasks
+import tests.nightly.task_collection
 import tests.perf.task_collection
 import tests.task_collection
 import tests.testbed.cluster.task_collection
@@ -27,5 +28,6 @@ namespace.add_task(pipeline.ship_tasks.release, name="release")
 namespace.add_collection(pipeline.image_tasks.namespace)
 namespace.add_collection(pipeline.rpm_tasks.namespace)
 namespace.add_collection(tests.testbed.cluster.task_collection.namespace)
+namespace.add_collection(tests.nightly.task_collection.namespace)
 reporting.cover(namespace)
 reporting.guard()

@@ -61,6 +61,12 @@ def pytest_runtestloop(session: pytest.Session) -> object:
     return True
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int) -> None:
+    """Name the test that was running when the run was interrupted: of a run that was cut off, the one that hung."""
+    if exitstatus == pytest.ExitCode.INTERRUPTED and (running := os.environ.get("PYTEST_CURRENT_TEST")):
+        terminalreporter.write_line(f"interrupted in {running}")
+
+
 def grouped(items: Sequence[pytest.Item]) -> list[Group]:
     """The groups of these tests, those that take longest first, else in their order."""
     found: dict[str, Group] = {}

@@ -13,7 +13,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.nightly.junit import merged
+from images.engine.files import write
+from tests.nightly.junit import in_words, merged
 
 ROOT = Path(__file__).resolve().parent.parent
 # Most tests wait for others: twice as many runs as the processors of CI, and no more where there are more, for what
@@ -21,10 +22,9 @@ ROOT = Path(__file__).resolve().parent.parent
 RUNS = 4
 _CLOSING = re.compile(r"^=+ (?P<counts>.*\d+ \w+.*|no tests ran) in [\d.]+s.*=+$", re.MULTILINE)
 _COUNT = re.compile(r"(\d+) (failed|passed|skipped|deselected|xfailed|xpassed|warnings?|errors?)")
-# In pytest's own order.
-_WORDS = ("failed", "passed", "skipped", "deselected", "xfailed", "xpassed", "warning", "error")
 # What a run prints about all of its tests, and not about one file: it is shown when the run has ended.
 _SUMMARY = re.compile(r"^=+ (?!test session starts)\S")
+WITH_OUTPUT = ("--override-ini=junit_logging=all", "--override-ini=junit_log_passing_tests=false")
 # pytest's own: all was well, and there was no test for this run.
 _WELL, _NO_TEST = 0, 5
 
@@ -74,12 +74,16 @@ class Run:
         """All that it printed."""
         return self._output.read_text(errors="replace")
 
+    def closed(self) -> bool:
+        """Whether it came to its closing line; one that was killed did not."""
+        return bool(_CLOSING.search(self.text()))
+
 
 def run(options: Sequence[str], paths: Sequence[str] = (), *, runs: int, junit: Path | None = None) -> bool:
     """Run the tests below `paths` (default: all) with these options of pytest, in so many runs; whether all is well.
 
-    `junit`: the results of all are written there, as JUnit XML. Interrupted, it interrupts the runs, once, and waits
-    until each has cleaned up.
+    `junit`: the results of all are written there, as JUnit XML with the output of tests that failed. Interrupted, it
+    interrupts the runs, once, and waits until each has cleaned up; what they did until then is in the results.
     """
     began = time.monotonic()
     sys.stdout.write(f"{runs} at once: {shlex.join(['pytest', *options, *paths])}\n")
@@ -91,7 +95,7 @@ def run(options: Sequence[str], paths: Sequence[str] = (), *, runs: int, junit: 
             for number in range(runs):
                 # The number of files that a run will get is not known before: no percentage, and one header will do.
                 quiet = ["--override-ini=console_output_style=classic", *(["--no-header"] if number else [])]
-                noted = [f"--junitxml={folder}/{number}.xml"] if junit else []
+                noted = [f"--junitxml={folder}/{number}.xml", *WITH_OUTPUT] if junit else []
                 started.append(Run(Path(folder) / str(number), share, [*quiet, *noted, *options], paths))
             while any(one.runs() for one in started):
                 time.sleep(0.5)
@@ -103,8 +107,10 @@ def run(options: Sequence[str], paths: Sequence[str] = (), *, runs: int, junit: 
             statuses = [one.wait() for one in started]
             for one in started:
                 one.show()
-        if junit:
-            junit.write_text(merged(path.read_text() for path in sorted(Path(folder).glob("*.xml"))))
+            if junit:
+                broken = {f"run {n}": one.text() for n, one in enumerate(started, 1) if not one.closed()}
+                documents = [path.read_bytes() for path in sorted(Path(folder).glob("*.xml"))]
+                write(junit, merged(documents, broken))
         sys.stdout.write(f"{closing([one.text() for one in started], began)}\n")
         sys.stdout.flush()
     return set(statuses) <= {_WELL, _NO_TEST} and _WELL in statuses
@@ -124,10 +130,4 @@ def closing(outputs: Sequence[str], began: float) -> str:
         for number, outcome in _COUNT.findall(lines[-1]):
             word = outcome.removesuffix("s") if outcome in ("warnings", "errors") else outcome
             counts[word] = max(counts[word], int(number)) if word == "deselected" else counts[word] + int(number)
-    words = [f"{counts[word]} {_plural(word, counts[word])}" for word in _WORDS if counts[word]]
-    text = f" {', '.join(words) or 'no tests ran'} in {time.monotonic() - began:.2f}s "
-    return text.center(100, "=")
-
-
-def _plural(word: str, count: int) -> str:
-    return f"{word}s" if word in ("warning", "error") and count != 1 else word
+    return f" {in_words(counts)} in {time.monotonic() - began:.2f}s ".center(100, "=")

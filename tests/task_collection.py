@@ -99,15 +99,30 @@ def run_one(c: Context, test: str = "") -> None:
 
 @task(
     name="test",
-    help={"only": "paths or pytest options (default: all tests)", "all": "also those that are marked slow"},
+    help={
+        "only": "paths or pytest options (default: all tests)",
+        "all": "also those that are marked slow",
+        "junit": "a file to write the results to, as JUnit XML (default: none)",
+        "build": "build what is missing before (default: yes)",
+    },
 )
-def run_tests(c: Context, only: str = "", all: bool = False) -> None:  # noqa: A002  # an option's name
+def run_tests(
+    c: Context,
+    only: str = "",
+    all: bool = False,  # noqa: A002  # an option's name
+    junit: str = "",
+    build: bool = True,
+) -> None:
     """Run the tests: lint and types, unit, kernel, cluster, several at once. What it started, it stops."""
     preflight.check()
     which = [] if all else ["-m", "not slow"]
     with dockerd.running():
-        build_all(c)
-        if only:
+        if build:
+            build_all(c)
+        if junit:
+            runs = 1 if only else side_by_side.RUNS
+            well = side_by_side.run(which, shlex.split(only), runs=runs, junit=Path(junit).absolute())
+        elif only:
             argv = [sys.executable, "-m", "pytest", *which]
             done = c.run(f"{shlex.join(argv)} {only}", warn=True, pty=sys.stdout.isatty())
             well = done is not None and done.ok

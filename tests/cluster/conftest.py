@@ -15,6 +15,7 @@ from tests.testbed.cluster.create import ROOT, create, remove
 from tests.testbed.cluster.description import Cluster, backend_json
 from tests.testbed.cluster.machine import Machine
 from tests.testbed.cluster.site import ClusterSite
+from tests.testbed.records import tell_logs
 
 BACKENDS = ("vxlan", "host-gw", "udp")
 # Apart from the cluster of `make up`, which may be running beside the tests.
@@ -39,6 +40,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     if report.failed and site is not None:
         folder = collect(site, ROOT / "build" / "clusters" / item.name)
         report.sections.append(("cluster", f"journals, routes, rules and etcd's content are in {folder}"))
+        tell_logs(folder, item.user_properties, report.user_properties)
     return report
 
 

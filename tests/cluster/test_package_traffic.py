@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -15,6 +15,7 @@ from tests.testbed.cluster.measure import ping
 from tests.testbed.cluster.packaged import NEWER_RPM, RPM, SYSCONFIG, YUM, Packages, installed_releases, ours
 from tests.testbed.cluster.site import ClusterSite
 from tests.testbed.polling import eventually
+from tests.testbed.records import Recorder
 
 WAIT_S = 60.0
 # The backends whose packets the kernel carries, not a process of ours.
@@ -75,11 +76,7 @@ def restarted(host: Machine) -> Iterator[None]:
 
 @pytest.mark.parametrize("backend", KERNEL_PATHS, indirect=True)
 def test_upgrade_downgrade_and_reinstall_lose_no_packet(
-    site: ClusterSite,
-    changing: Machine,
-    b: Machine,
-    packages: Packages,
-    record_property: Callable[[str, object], None],
+    site: ClusterSite, changing: Machine, b: Machine, packages: Packages, record_property: Recorder
 ) -> None:
     before = held(site, changing)
     with flowing(changing, b) as flow:
@@ -94,7 +91,7 @@ def test_upgrade_downgrade_and_reinstall_lose_no_packet(
             assert held(site, changing) == before
     assert_verified(changing)
     assert not changing.shell(f"ls {SYSCONFIG}.rpm* 2>/dev/null || true")
-    record_property("pings", {way: f"{one.lost} of {one.sent} lost" for way, one in flow.pings.items()})
+    flow.fault("package upgraded, downgraded and reinstalled", site.cluster.backend_type).record(record_property)
     record_property("tcp_retransmits", flow.tcp_retransmits)
     assert_whole(flow)
     assert ping(changing.in_probe, b.probe_address()).lost == 0

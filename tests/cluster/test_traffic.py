@@ -9,23 +9,22 @@ from functools import partial
 from ipaddress import IPv4Address
 
 from tests.testbed.cluster.machine import Machine
-from tests.testbed.cluster.measure import overlay_rate, ping, underlay_rate
+from tests.testbed.cluster.measure import connection, overlay_rate, ping, underlay_rate
 from tests.testbed.cluster.site import ClusterSite
 from tests.testbed.polling import eventually
+from tests.testbed.records import Fault, Recorder
 
 # Lower limits, as other work may share the machine. `invoke bench` reports the throughput.
 FLOORS = {"vxlan": 0.5, "host-gw": 0.7, "udp": 0.01}
 _SOURCE_PORT_TEST = "5311"
+_INTERVAL_S = 0.01
 
 
-def test_every_container_reaches_every_other(backend: str, site: ClusterSite) -> None:
-    addresses = {machine.name: machine.probe_address() for machine in site.hosts}
-    lost = {
-        f"{source.name} to {target.name}": answered.lost
-        for source, target in site.pairs
-        if (answered := ping(source.in_probe, addresses[target.name], count=3)).lost
-    }
-    assert not lost
+def test_every_container_reaches_every_other(backend: str, site: ClusterSite, record_property: Recorder) -> None:
+    found = [connection(source, target, backend) for source, target in site.pairs]
+    for one in found:
+        one.record(record_property)
+    assert [one for one in found if one.lost] == []
 
 
 def test_every_daemon_reaches_containers_of_every_peer_from_a_container_of_its_own(
@@ -81,13 +80,18 @@ def test_throughput_is_a_fair_part_of_the_underlays(backend: str, a: Machine, b:
     assert statistics.median(parts) >= FLOORS[backend], parts
 
 
-def test_restarting_overlayd_loses_no_packet_and_leaves_docker_alone(backend: str, a: Machine, b: Machine) -> None:
+def test_restarting_overlayd_loses_no_packet_and_leaves_docker_alone(
+    backend: str, a: Machine, b: Machine, record_property: Recorder
+) -> None:
     target, docker = b.probe_address(), a.unit("docker", "MainPID")
     overlayd = a.unit("overlayd", "MainPID")
     with ThreadPoolExecutor(1) as background:
-        pinging = background.submit(ping, a.in_probe, target, count=400, interval_s=0.01)
+        pinging = background.submit(ping, a.in_probe, target, count=400, interval_s=_INTERVAL_S)
         a.run("systemctl", "restart", "overlayd")
         result = pinging.result()
+    took_s = round(result.lost * _INTERVAL_S, 3)
+    what = "overlayd restarted by systemd"
+    Fault(fault=what, backend=backend, sent=result.sent, lost=result.lost, recovered_s=took_s).record(record_property)
     assert a.unit("overlayd", "MainPID") != overlayd
     assert a.unit("docker", "MainPID") == docker
     if backend == "udp":

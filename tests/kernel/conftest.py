@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Generator, Iterator
+from pathlib import Path
 from typing import Any, TypeGuard
 
 import pytest
 
+from images.engine.files import write
 from tests.testbed.cluster.roots import NoSuchRelease
 from tests.testbed.netns.docker_site import DockerSite, docker_site
 from tests.testbed.netns.lab import Host, Lab, laboratory
 from tests.testbed.netns.real_docker import RELEASES, DockerRelease
 from tests.testbed.netns.traffic import pings
 from tests.testbed.polling import eventually
+from tests.testbed.records import tell_logs
 
+# What a failed test's hosts looked like is printed, and is there for the page of the night.
+LOGS = Path(__file__).resolve().parents[2] / "build" / "labs"
 BACKENDS: dict[str, dict[str, Any]] = {
     "vxlan": {"Type": "vxlan"},
     "host-gw": {"Type": "host-gw"},
@@ -52,6 +58,12 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     dockers = getattr(given.get("site"), "dockers", {})
     if report.failed:
         report.sections += [(f"docker of {name}", docker.dump()) for name, docker in dockers.items()]
+    if report.failed and (lab is not None or dockers):
+        folder = LOGS / item.name
+        shutil.rmtree(folder, ignore_errors=True)
+        for name, text in report.sections:
+            write(folder / f"{name}.txt", text)
+        tell_logs(folder, item.user_properties, report.user_properties)
     return report
 
 

@@ -11,8 +11,8 @@ import json
 import re
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -23,8 +23,9 @@ from tests.testbed.certificates import Authority, CertificatePair
 from tests.testbed.etcd import Etcd
 from tests.testbed.netns import etcd_members
 from tests.testbed.netns.lab import UNDERLAY, Host, Lab, environment, laboratory
-from tests.testbed.netns.traffic import pinging
+from tests.testbed.netns.traffic import Losses, pinging
 from tests.testbed.polling import eventually
+from tests.testbed.records import Recorder
 
 BACKEND = {"Type": "vxlan"}
 SUBNETS = "/coreos.com/network/subnets"
@@ -80,15 +81,29 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         yield lab
 
 
-@contextmanager
-def undisturbed(a: Host, b: Host) -> Iterator[None]:
+Undisturbed = Callable[[], AbstractContextManager[None]]
+
+
+@pytest.fixture
+def undisturbed(request: pytest.FixtureRequest, a: Host, b: Host, record_property: Recorder) -> Undisturbed:
     """Assert that during the block no packet between the two is lost, in either direction."""
-    subnets = a.subnet, b.subnet
-    with pinging(a, b, interval_s=0.02) as there, pinging(b, a, interval_s=0.02) as back:
-        yield
-    assert there.sent > 20
-    assert (there.lost, back.lost) == (0, 0)
-    assert (a.subnet, b.subnet) == subnets
+    # The test's name says what happens.
+    what = request.function.__name__.removeprefix("test_").replace("_", " ")
+
+    @contextmanager
+    def pinged() -> Iterator[None]:
+        subnets = a.subnet, b.subnet
+        with pinging(a, b, interval_s=0.02) as there, pinging(b, a, interval_s=0.02) as back:
+            yield
+        both = Losses(
+            sent=there.sent + back.sent, received=there.received + back.received, gap_s=max(there.gap_s, back.gap_s)
+        )
+        both.fault(what, BACKEND["Type"]).record(record_property)
+        assert there.sent > 20
+        assert (there.lost, back.lost) == (0, 0)
+        assert (a.subnet, b.subnet) == subnets
+
+    return pinged
 
 
 def check_in_step(lab: Lab, fault: str) -> None:
@@ -150,8 +165,8 @@ def test_an_etcd_with_users_and_certificates_is_no_warning(lab: Lab, a: Host) ->
 
 
 @one
-def test_etcd_is_killed_and_started_again(lab: Lab, a: Host, b: Host) -> None:
-    with undisturbed(a, b):
+def test_etcd_is_killed_and_started_again(lab: Lab, undisturbed: Undisturbed) -> None:
+    with undisturbed():
         lab.etcd.stop()
         wait_until_away(lab)
         lab.etcd.start()
@@ -159,8 +174,8 @@ def test_etcd_is_killed_and_started_again(lab: Lab, a: Host, b: Host) -> None:
 
 
 @one
-def test_etcd_is_frozen_and_thawed(lab: Lab, a: Host, b: Host) -> None:
-    with undisturbed(a, b):
+def test_etcd_is_frozen_and_thawed(lab: Lab, undisturbed: Undisturbed) -> None:
+    with undisturbed():
         lab.etcd.freeze()
         try:
             wait_until_away(lab)
@@ -171,8 +186,8 @@ def test_etcd_is_frozen_and_thawed(lab: Lab, a: Host, b: Host) -> None:
 
 
 @one
-def test_etcd_is_restarted_empty(lab: Lab, a: Host, b: Host) -> None:
-    with undisturbed(a, b):
+def test_etcd_is_restarted_empty(lab: Lab, a: Host, b: Host, undisturbed: Undisturbed) -> None:
+    with undisturbed():
         lab.etcd.stop()
         wait_until_away(lab)
         lab.etcd.lose_data()
@@ -184,9 +199,9 @@ def test_etcd_is_restarted_empty(lab: Lab, a: Host, b: Host) -> None:
 
 
 @one
-def test_etcd_is_compacted_while_a_host_is_cut_off(lab: Lab, a: Host, b: Host) -> None:
+def test_etcd_is_compacted_while_a_host_is_cut_off(lab: Lab, a: Host, undisturbed: Undisturbed) -> None:
     deaf = ["INPUT", "-s", str(a.address), "-p", "tcp", "--dport", "2379", "-j", "DROP"]
-    with undisturbed(a, b):
+    with undisturbed():
         lab.run(["iptables", "-I", *deaf])
         try:
             for value in range(3):
@@ -200,9 +215,9 @@ def test_etcd_is_compacted_while_a_host_is_cut_off(lab: Lab, a: Host, b: Host) -
 
 @three
 @pytest.mark.parametrize("fault", ["kill", "freeze"])
-def test_the_leader_of_three_members_is_lost(lab: Lab, a: Host, b: Host, fault: str) -> None:
+def test_the_leader_of_three_members_is_lost(lab: Lab, fault: str, undisturbed: Undisturbed) -> None:
     leader = lab.etcd.leader()
-    with undisturbed(a, b):
+    with undisturbed():
         getattr(leader, fault)()
         try:
             lab.etcd.wait()
@@ -215,8 +230,8 @@ def test_the_leader_of_three_members_is_lost(lab: Lab, a: Host, b: Host, fault: 
 
 
 @three
-def test_logins_expire_or_are_forgotten(lab: Lab, a: Host, b: Host) -> None:
-    with undisturbed(a, b):
+def test_logins_expire_or_are_forgotten(lab: Lab, a: Host, undisturbed: Undisturbed) -> None:
+    with undisturbed():
         clock = lab.etcd.ctl("lease", "grant", "3").split()[1]
         lab.etcd.ctl("put", f"--lease={clock}", "/clock", "1")
         eventually("tokens have expired", lambda: not lab.etcd.ctl("get", "/clock"))
@@ -230,10 +245,10 @@ def test_logins_expire_or_are_forgotten(lab: Lab, a: Host, b: Host) -> None:
 
 
 @three
-def test_certificates_are_replaced_one_file_after_the_other(lab: Lab, a: Host, b: Host) -> None:
+def test_certificates_are_replaced_one_file_after_the_other(lab: Lab, undisturbed: Undisturbed) -> None:
     certificate, private_key = (Path(str(lab.etcd_flags[f"etcd-{name}"])) for name in ("certfile", "keyfile"))
     new = Authority(lab.folder / "ca").issue("host")
-    with undisturbed(a, b):
+    with undisturbed():
         certificate.write_bytes(new.certificate.read_bytes())
         wait_until_both_say(lab, "certificates are not usable")
         check_in_step(lab, "a certificate without its key")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
@@ -11,6 +10,7 @@ from tests.testbed.netns.flannel_host import FlannelHost, publish, published
 from tests.testbed.netns.lab import Host, Lab, laboratory
 from tests.testbed.netns.traffic import Losses, pinging, pings
 from tests.testbed.polling import eventually
+from tests.testbed.records import Recorder
 
 SUBNET = "10.5.210.0/24"
 INTERVAL_S = 0.01
@@ -27,7 +27,7 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 
 def test_a_host_is_moved_from_flannel_and_back(
-    lab: Lab, request: pytest.FixtureRequest, record_property: Callable[[str, object], None]
+    lab: Lab, request: pytest.FixtureRequest, record_property: Recorder
 ) -> None:
     (ours,) = lab.hosts
     kind = request.node.callspec.params["lab"]
@@ -36,15 +36,12 @@ def test_a_host_is_moved_from_flannel_and_back(
     flannel.learn(ours)
     eventually("the two reach each other", lambda: pings(ours, moved) and pings(moved, ours))
 
-    begun = time.monotonic()
     with pinging(ours, moved, interval_s=INTERVAL_S) as there:
         to_overlayd(moved, kind)
         eventually("it is reached under overlayd", lambda: pings(ours, moved) and pings(moved, ours))
-    there_s = time.monotonic() - begun
     assert str(moved.subnet) == SUBNET
     assert published(lab, SUBNET)["PublicIP"] == str(moved.address)
 
-    begun = time.monotonic()
     with pinging(ours, moved, interval_s=INTERVAL_S) as back:
         # Its lease has its address, by which flannel finds it: the same subnet, with flannel's MAC.
         moved.stop()
@@ -52,9 +49,8 @@ def test_a_host_is_moved_from_flannel_and_back(
         flannel.start()
         flannel.learn(ours)
         eventually("it is reached under flannel", lambda: pings(ours, moved) and pings(moved, ours))
-    back_s = time.monotonic() - begun
-    for name, losses, took_s in (("there", there, there_s), ("back", back, back_s)):
-        record_property(f"lost_{kind}_{name}", f"{losses.lost} of {losses.sent} pings in {took_s:.1f} s")
+    for name, losses in (("there", there), ("back", back)):
+        losses.fault(f"host moved from flannel, {name}", kind).record(record_property)
         assert losses.lost <= LOST_AT_MOST, (name, losses)
     if kind == "host-gw":
         # flannel's routes are taken over in place.

@@ -11,6 +11,7 @@ import pytest
 from tests.testbed.netns.lab import NETWORK, Host, Lab
 from tests.testbed.netns.traffic import pinging, pings
 from tests.testbed.polling import eventually
+from tests.testbed.records import Recorder
 
 
 def ours(host: Host) -> str:
@@ -79,13 +80,14 @@ def test_cleanup_works_after_a_crash(third: Host) -> None:
     assert ours(third) == ""
 
 
-def test_a_killed_daemon_comes_back_on_its_subnet(a: Host, b: Host, backend: str) -> None:
+def test_a_killed_daemon_comes_back_on_its_subnet(a: Host, b: Host, backend: str, record_property: Recorder) -> None:
     subnet, entries = a.subnet, entries_for(a, b)
     with pinging(b, a) as losses:
         a.stop(signal.SIGKILL)
         # As after a reboot: the run directory is empty, the state directory is not.
         (a.run_dir / "subnet.env").unlink()
         a.start()
+    losses.fault("daemon killed and started", backend).record(record_property)
     assert a.subnet == subnet
     assert entries_for(a, b) == entries
     assert losses.sent > 5
@@ -94,7 +96,7 @@ def test_a_killed_daemon_comes_back_on_its_subnet(a: Host, b: Host, backend: str
     eventually("b reaches a again", lambda: pings(b, a))
 
 
-def test_a_clean_stop_leaves_packets_flowing(a: Host, b: Host, backend: str) -> None:
+def test_a_clean_stop_leaves_packets_flowing(a: Host, b: Host, backend: str, record_property: Recorder) -> None:
     before = ours(a)
     try:
         with pinging(b, a) as losses:
@@ -102,6 +104,7 @@ def test_a_clean_stop_leaves_packets_flowing(a: Host, b: Host, backend: str) -> 
             if backend != "udp":
                 assert all(pings(a, b) for _ in range(10))
         if backend != "udp":
+            losses.fault("daemon stopped", backend).record(record_property)
             assert ours(a) == before
             assert losses.lost == 0
     finally:
@@ -121,12 +124,13 @@ def pings_left(host: Host) -> bool:
     return bool(host.run("ip", "netns", "pids", host.container).strip())
 
 
-def test_packets_flow_while_etcd_is_away(lab: Lab, a: Host, b: Host) -> None:
+def test_packets_flow_while_etcd_is_away(lab: Lab, a: Host, b: Host, backend: str, record_property: Recorder) -> None:
     with pinging(a, b, interval_s=0.02) as losses:
         lab.stop_etcd()
         eventually("a knows that etcd is away", lambda: not a.status()["etcd_connected"], timeout_s=30)
         assert pings(b, a)
         lab.start_etcd()
         eventually("a knows that etcd is back", lambda: a.status()["etcd_connected"], timeout_s=60)
+    losses.fault("etcd stopped and started", backend).record(record_property)
     assert losses.lost == 0
     assert a.subnet.subnet_of(NETWORK)

@@ -15,10 +15,15 @@ from tests.testbed.netns.lab import SWITCH_ADDRESS
 from tests.testbed.netns.real_docker import RELEASES, DockerRelease
 from tests.testbed.netns.traffic import reaches, send_over_tcp
 from tests.testbed.polling import eventually
+from tests.testbed.records import Recorder
 
 
-def test_peers_reach_each_other_with_their_own_addresses(site: DockerSite) -> None:
-    eventually("in both families", site.peers_reach_each_other)
+def test_peers_reach_each_other_with_their_own_addresses(site: DockerSite, record_property: Recorder) -> None:
+    try:
+        eventually("in both families", site.peers_reach_each_other)
+    finally:
+        for one in site.connections("vxlan"):
+            one.record(record_property)
     at_a, at_b = (site.dockers[host.name].address(host.container) for host in (site.a, site.b))
     assert send_over_tcp(site.a, site.b, b"x" * 100_000, address=at_b).peer == at_a
 
@@ -75,13 +80,15 @@ def test_an_administrators_drop_wins(site: DockerSite) -> None:
 @pytest.mark.parametrize(
     "release", [pytest.param(one, id=one.name, marks=() if one.closes else pytest.mark.slow) for one in RELEASES]
 )
-def test_peers_and_strangers_by_plain_routes(release: DockerRelease, tmp_path: Path) -> None:
+def test_peers_and_strangers_by_plain_routes(release: DockerRelease, tmp_path: Path, record_property: Recorder) -> None:
     # With plain routes, packets of peers arrive on the underlay's interface, as those of strangers do.
     try:
         release.root()
     except NoSuchRelease as error:
         pytest.skip(error.message)
     with docker_site(tmp_path, release, "host-gw") as site:
+        for one in site.connections("host-gw"):
+            one.record(record_property)
         assert site.passed(site.b) == []
         assert all(site.publishes(site.b, version) for version in (4, 6))
 

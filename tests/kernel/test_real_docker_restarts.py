@@ -24,6 +24,7 @@ from tests.testbed.netns.lab import SOURCES
 from tests.testbed.netns.real_docker import Docker
 from tests.testbed.netns.traffic import Losses, connecting_from, pinging_from
 from tests.testbed.polling import eventually
+from tests.testbed.records import Recorder
 
 # By then the daemons have done what follows the event.
 _SETTLE_S = 0.7
@@ -113,7 +114,7 @@ STARTS = ("dockerd restarted, live-restore", "dockerd killed, live-restore", "do
 
 
 def test_no_packet_of_a_peer_is_lost_and_none_of_a_stranger_passes(
-    site: DockerSite, capsys: pytest.CaptureFixture[str], record_property: Callable[[str, object], None]
+    site: DockerSite, capsys: pytest.CaptureFixture[str], record_property: Recorder
 ) -> None:
     rows = [measured(site, event, make) for event, make in EVENTS.items()]
     with capsys.disabled():
@@ -123,8 +124,8 @@ def test_no_packet_of_a_peer_is_lost_and_none_of_a_stranger_passes(
         for row in rows:
             print(f"{row.event:33} {row.pings!s:>12} {row.connections!s:>17} {row.strangers:>18}")  # noqa: T201
     for row in rows:
-        for what, losses in (("pings", row.pings), ("connections", row.connections)):
-            record_property(f"Docker {site.release.name}, {row.event}: {what} lost", str(losses))
+        row.pings.fault(f"Docker {site.release.name}: {row.event}", "vxlan").record(record_property)
+        record_property(f"Docker {site.release.name}, {row.event}: connections lost", str(row.connections))
     assert [row for row in rows if row.pings.lost or row.strangers] == []
     spared = STARTS if site.release.closes else ()
     assert [row for row in rows if row.connections.lost and row.event not in spared] == []
@@ -194,4 +195,8 @@ def measured(site: DockerSite, event: str, make: Callable[[DockerSite], None]) -
 
 
 def _together(losses: Sequence[Losses]) -> Losses:
-    return Losses(sent=sum(one.sent for one in losses), received=sum(one.received for one in losses))
+    return Losses(
+        sent=sum(one.sent for one in losses),
+        received=sum(one.received for one in losses),
+        gap_s=max(one.gap_s for one in losses),
+    )

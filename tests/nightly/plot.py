@@ -1,48 +1,77 @@
-"""A bar plot as inline SVG. Pure."""
+"""Plots of ratios over nights, as inline SVG by pygal. The page's style sheet has fonts and colours. Pure."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from html import escape
+from xml.etree import ElementTree as ET
 
-_LEFT, _WIDTH, _BAR, _GAP, _TOP = 150, 460, 16, 14, 8
-# Room for the widest text after a bar, `123.45 Gb/s (123.45 to 123.45)`, in the page's 12 pixels.
-_VALUE_ROOM = 230
+import pygal
 
+from tests.nightly.ratios import Ratio
 
-@dataclass(frozen=True, kw_only=True)
-class Bar:
-    """One bar with its lowest and highest value; `kind` is the CSS class for its colour."""
+# pygal puts a finder of Python 2's kind before all imports, for maps that we do not have; Python 3.11 warns of it then.
+sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, pygal.PluginImportFixer)]
 
-    label: str
-    kind: str
-    value: float
-    lowest: float
-    highest: float
+_WIDTH, _HEIGHT = 300, 96
+_SVG = "http://www.w3.org/2000/svg"
+# pygal's script and style, its tooltips, and texts for these. A page has dozens of plots.
+_UNUSED_TAGS = ("defs", "desc", "title")
+_UNUSED_CLASSES = ("text-overlay", "tooltip-overlay", "titles")
 
 
-def bars(groups: Sequence[Sequence[Bar]], unit: str) -> str:
-    """Groups of horizontal bars on one scale, each with a line from its lowest to its highest value."""
-    scale = max((bar.highest for group in groups for bar in group), default=0.0) or 1.0
-    parts: list[str] = []
-    y = _TOP
-    for group in groups:
-        for bar in group:
-            middle = y + _BAR / 2
-            end = _x(bar.value, scale)
-            parts.append(f'<text x="{_LEFT - 8}" y="{middle + 4}" text-anchor="end">{escape(bar.label)}</text>')
-            parts.append(f'<rect class="{bar.kind}" x="{_LEFT}" y="{y}" width="{end - _LEFT:.1f}" height="{_BAR}"/>')
-            low, high = _x(bar.lowest, scale), _x(bar.highest, scale)
-            parts.append(f'<line x1="{low:.1f}" x2="{high:.1f}" y1="{middle}" y2="{middle}"/>')
-            text = f"{bar.value:.2f} {unit} ({bar.lowest:.2f} to {bar.highest:.2f})"
-            parts.append(f'<text x="{max(high, end) + 6:.1f}" y="{middle + 4}">{escape(text)}</text>')
-            y += _BAR + 4
-        y += _GAP
-    width = _LEFT + _WIDTH + _VALUE_ROOM
-    title = f"<title>{escape(unit)} for every backend beside the underlay</title>"
-    return f'<svg viewBox="0 0 {width} {y}" width="{width}" role="img">{title}{"".join(parts)}</svg>'
+def over_nights(ratios: Sequence[Ratio | None], dates: Sequence[str]) -> str:
+    """A line of the medians between lines of the extremes, oldest first; a gap for a night that has none.
+
+    It is hidden from screen readers: whoever includes it describes it. Series have the classes `serie-0` (lowest),
+    `serie-1` (highest), `serie-2` (median), and `serie-3` (the last night, as a dot).
+    """
+    highest = max((one.highest for one in ratios if one), default=1.0)
+    scale = _scale(highest)
+    chart = pygal.Line(
+        js=[],
+        css=[],
+        explicit_size=False,
+        width=_WIDTH,
+        height=_HEIGHT,
+        margin=2,
+        margin_top=6,
+        show_legend=False,
+        allow_interruptions=True,
+        range=(0, max(scale[-1], highest)),
+        y_labels=scale,
+        show_minor_x_labels=False,
+        truncate_label=-1,
+    )
+    chart.x_labels = list(dates)
+    chart.x_labels_major = [dates[0], dates[-1]] if dates else []
+    for name in ("lowest", "highest", "median"):
+        chart.add(name, [getattr(one, name) if one else None for one in ratios], show_dots=False)
+    if ratios and (last := ratios[-1]):
+        chart.add("last", [*[None] * (len(ratios) - 1), last.median], dots_size=3)
+    # ElementTree's writer keeps the document's default namespace by this.
+    ET.register_namespace("", _SVG)
+    root: ET.Element = chart.render_tree()
+    _prune(root)
+    for name in ("id", "xmlns"):
+        root.attrib.pop(name, None)
+    root.set("aria-hidden", "true")
+    return ET.tostring(root, encoding="unicode")
 
 
-def _x(value: float, scale: float) -> float:
-    return _LEFT + _WIDTH * max(value, 0.0) / scale
+def _prune(element: ET.Element) -> None:
+    for child in list(element):
+        # A comment's tag is a function.
+        tag = child.tag.rpartition("}")[2] if isinstance(child.tag, str) else "defs"
+        if tag in _UNUSED_TAGS or set(child.get("class", "").split()) & set(_UNUSED_CLASSES):
+            element.remove(child)
+        else:
+            _prune(child)
+
+
+def _scale(highest: float) -> list[float]:
+    """Zero, the middle and the top, as round numbers."""
+    steps = (10.0**power * factor for power in range(-4, 12) for factor in (1, 2, 5))
+    # A little above the top line is no reason for a scale of twice the height.
+    step = next((one for one in steps if highest <= 2.2 * one), highest / 2)
+    return [0, step, 2 * step]

@@ -1,31 +1,23 @@
-"""`invoke bench` measures; `invoke nightly` runs all tests and the bench, and makes one page of the results."""
+"""`invoke bench` and `invoke bench-builds` measure."""
 
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from invoke.collection import Collection
 from invoke.context import Context
-from invoke.exceptions import Exit
 from invoke.tasks import task
 from rich.console import Console
 
 from images.engine import dockerd, preflight
 from overlayd.backends import load
-from overlayd.errors import OverlaydError
 from pipeline.image_tasks import build_all
-from tests import side_by_side
-from tests.nightly.junit import summarize
-from tests.nightly.page import page
 from tests.perf import build, report
 from tests.perf.bench import BACKENDS, bench
-from tests.side_by_side import RUNS
 from tests.testbed.cluster import options
 from tests.testbed.cluster.docker_engine import newest_base
 
@@ -79,38 +71,6 @@ def run_bench_builds(c: Context, base: str | None = None) -> None:
     _say(f"figures: {path.relative_to(ROOT)}")
 
 
-@task(help={"only": "paths or pytest options (default: all tests)"})
-def nightly(c: Context, only: str = "") -> None:
-    """Run every test and the bench; build/nightly/ gets junit.xml, bench.json and index.html."""
-    preflight.check()
-    folder = ROOT / "build" / "nightly"
-    folder.mkdir(parents=True, exist_ok=True)
-    junit = folder / "junit.xml"
-    for stale in ("junit.xml", "bench.json", "index.html"):
-        (folder / stale).unlink(missing_ok=True)
-    document: dict[str, Any] | None = None
-    with dockerd.running():
-        build_all(c)
-        if only:
-            done = c.run(f"{sys.executable} -m pytest --junitxml={junit} {only}", warn=True, pty=sys.stdout.isatty())
-            well = done is not None and done.ok
-        else:
-            well = side_by_side.run([], runs=RUNS, junit=junit)
-        try:
-            document = _measure(c, None)
-            _write(folder / "bench.json", json.dumps(document, indent=1) + "\n")
-            report.show(_console, document)
-        except OverlaydError as error:
-            # The page and the exit status show that the bench failed; the page still has the tests' results.
-            _say(f"the bench failed: {error}")
-    tests = summarize(junit.read_text()) if junit.exists() else None
-    when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    _write(folder / "index.html", page(tests=tests, bench=document, when=when, commit=_commit()))
-    _say(f"page: {(folder / 'index.html').relative_to(ROOT)}")
-    if not well or document is None:
-        raise Exit("not well: build/nightly/index.html says what", code=1)
-
-
 def _measure(c: Context, base: str | None, *, builds: bool = True, **how: Any) -> dict[str, Any]:
     began = time.monotonic()
     build_all(c, base=base)
@@ -131,14 +91,8 @@ def _write(path: Path, text: str) -> Path:
     return path
 
 
-def _commit() -> str:
-    argv = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
-
-
 def _say(text: str) -> None:
     _console.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
-namespace = Collection(run_bench, run_bench_builds, nightly)
+namespace = Collection(run_bench, run_bench_builds)

@@ -8,6 +8,8 @@ import pytest
 NEEDS = {
     "tests/unit/store/": "etcd",
     "tests/unit/fuzz/": "half a minute of processor",
+    "tests/unit/nightly/test_night.py": "half a minute of processes that wait",
+    "tests/unit/nightly/test_parts.py": "half a minute of processes that wait",
     "tests/unit/images/test_etcd_setup.py": "etcd",
     "tests/unit/images/test_etcd_setup_steps.py": "etcd",
     "tests/unit/doctor/test_etcd.py": "etcd",

@@ -13,6 +13,7 @@ from overlayd.errors import CommandFailed
 from tests.testbed.cluster.figures import Ping, parse_ping
 from tests.testbed.cluster.machine import PROBE, Machine
 from tests.testbed.polling import eventually
+from tests.testbed.records import Fault
 
 INTERVAL_S = 0.02
 # More than any test waits for.
@@ -35,6 +36,12 @@ class Flow:
     def lost(self) -> int:
         """How many pings were not answered."""
         return sum(ping.lost for ping in self.pings.values())
+
+    def fault(self, what: str, backend: str) -> Fault:
+        """What it cost that something was done to a host, for the night's page: as if what was lost was so at once."""
+        worst = max(ping.lost for ping in self.pings.values())
+        sent = sum(ping.sent for ping in self.pings.values())
+        return Fault(fault=what, backend=backend, sent=sent, lost=self.lost, recovered_s=round(worst * INTERVAL_S, 3))
 
 
 @contextmanager

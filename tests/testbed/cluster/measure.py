@@ -10,6 +10,7 @@ from tests.testbed.cluster.figures import HostPair, NotAFigure, Ping, parse_iper
 from tests.testbed.cluster.machine import Machine
 from tests.testbed.cluster.site import ClusterSite
 from tests.testbed.polling import eventually
+from tests.testbed.records import Connection
 
 # Runs a command at one end and returns what it printed.
 Run = Callable[..., str]
@@ -22,6 +23,21 @@ def ping(run: Run, address: IPv4Address, *, count: int = 5, interval_s: float = 
     argv = ["ping", "-n", "-q", "-c", str(count), "-i", str(interval_s), "-W", "1", str(address)]
     # ping ends with status 1 when nothing came back.
     return parse_ping(run("sh", "-c", f"{' '.join(argv)} 2>&1 || true"))
+
+
+def connection(source: Machine, target: Machine, backend: str, *, count: int = 3) -> Connection:
+    """A few pings from container to container, with what carries them. Raises NotAFigure when ping could not run."""
+    answered = ping(source.in_probe, target.probe_address(), count=count)
+    versions = source.output_of("sh", "-c", "docker version --format '{{.Server.Version}}' && uname -r").split()
+    return Connection(
+        source=source.name,
+        target=target.name,
+        backend=backend,
+        docker=versions[0].partition("+")[0],
+        kernel=versions[1],
+        sent=answered.sent,
+        lost=answered.lost,
+    )
 
 
 def rate(run: Run, serve: Run, address: IPv4Address, *, duration_s: int = 1) -> float:

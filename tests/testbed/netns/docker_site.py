@@ -6,6 +6,7 @@ with routes by each host to its containers and to the network behind it, where s
 
 from __future__ import annotations
 
+import platform
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -18,8 +19,9 @@ from tests.testbed.netns import namespaces
 from tests.testbed.netns.forwarding import accepted_connections, connects
 from tests.testbed.netns.lab import UNDERLAY, UNDERLAY6, Host, Lab, laboratory
 from tests.testbed.netns.real_docker import PUBLISHED, PUBLISHED_AS, Docker, DockerRelease, installed
-from tests.testbed.netns.traffic import reaches
+from tests.testbed.netns.traffic import answered_pings, reaches
 from tests.testbed.polling import eventually
+from tests.testbed.records import Connection
 
 Address = IPv4Address | IPv6Address
 UNPUBLISHED = 81
@@ -98,6 +100,26 @@ class DockerSite:
         """Of its first container. Before 27 Docker makes the IPv6 one of the MAC."""
         docker = self.dockers[host.name]
         return docker.address(host.container), docker.address6(host.container)
+
+    def connections(self, backend: str) -> list[Connection]:
+        """A few echoes each way between the first containers of a and b, in both families; a row for each way."""
+        found = []
+        for one, other in ((self.a, self.b), (self.b, self.a)):
+            with self.dockers[one.name].api() as api:
+                version = str(api.version()["Version"])
+            pings = [answered_pings(one.container, address) for address in self.addresses(other)]
+            found.append(
+                Connection(
+                    source=one.name,
+                    target=other.name,
+                    backend=backend,
+                    docker=version.partition("+")[0],
+                    kernel=platform.release(),
+                    sent=sum(ping.sent for ping in pings),
+                    lost=sum(ping.lost for ping in pings),
+                )
+            )
+        return found
 
     def ways(self, host: Host) -> list[Way]:
         """What a stranger tries with a host."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import re
 import signal
@@ -18,6 +19,7 @@ from ipaddress import IPv4Address, IPv6Address
 from overlayd.errors import CommandFailed
 from tests.testbed.netns import namespaces
 from tests.testbed.netns.lab import Host
+from tests.testbed.records import Fault
 
 _ICMP_AND_IP_BYTES = 28
 _ICMP_AND_IP6_BYTES = 48
@@ -51,6 +53,17 @@ def reaches(source: Host, address: IPv4Address | IPv6Address) -> bool:
     return True
 
 
+def answered_pings(source: str, address: IPv4Address | IPv6Address, *, count: int = 5) -> Losses:
+    """How many of a few echoes from a namespace to an address are answered."""
+    argv = ["ip", "netns", "exec", source, "ping", "-n", "-q", "-c", str(count), "-i", "0.02", "-W", "1", str(address)]
+    done = subprocess.run(
+        argv, capture_output=True, text=True, check=False, timeout=20, env={**os.environ, "LC_ALL": "C"}
+    )
+    found = re.search(r"(\d+) packets transmitted, (\d+) received", done.stdout)
+    assert found, done.stdout + done.stderr
+    return Losses(sent=int(found[1]), received=int(found[2]))
+
+
 def ping_of_size(source: Host, target: Host, packet_bytes: int, *, address: IPv6Address | None = None) -> str:
     """What ping says when it sends packets of exactly that size, unfragmented, from container to container.
 
@@ -67,15 +80,23 @@ def ping_of_size(source: Host, target: Host, packet_bytes: int, *, address: IPv6
 
 @dataclass
 class Losses:
-    """How a run of pings ended. Filled in when the block of `pinging` is left."""
+    """How a run of pings ended. Filled in when the block of `pinging` is left.
+
+    `gap_s` is the longest time without an answer, by the number of pings in a row that have none.
+    """
 
     sent: int = 0
     received: int = 0
+    gap_s: float = 0.0
 
     @property
     def lost(self) -> int:
         """How many were not answered."""
         return self.sent - self.received
+
+    def fault(self, what: str, backend: str) -> Fault:
+        """What it cost that something happened at some moment of these pings, for the night's page."""
+        return Fault(fault=what, backend=backend, sent=self.sent, lost=self.lost, recovered_s=round(self.gap_s, 3))
 
     def __str__(self) -> str:
         return f"{self.lost} of {self.sent}"
@@ -116,6 +137,13 @@ def pinging_from(
     under_way = losses.sent - max(answered, default=0)
     if under_way * interval_s < _ANSWERED_S:
         losses.sent -= under_way
+    losses.gap_s = interval_s * _longest_gap(answered, losses.sent)
+
+
+def _longest_gap(answered: set[int], sent: int) -> int:
+    """How many of the numbers from 1 to `sent` are missing in a row."""
+    ends = [0, *sorted(answered), sent + 1]
+    return max(after - before - 1 for before, after in itertools.pairwise(ends))
 
 
 @contextmanager
