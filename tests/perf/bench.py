@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from images.engine import sandbox
+from images.engine.interrupts import sigterm_raises
 from tests.perf import in_cluster, in_namespaces
 from tests.perf.layout import LAYOUT
 from tests.perf.measuring import PACE, ROOT, Pace
@@ -43,6 +44,7 @@ def bench(
     only: Sequence[str] = PARTS,
     pace: Pace = PACE,
     idle_s: float = 30.0,
+    name: str = NAME,
     underlay: IPv4Network = UNDERLAY,
 ) -> dict[str, Any]:
     """Measure those parts; the document, not compared yet. Nothing of it stays. Raises OverlaydError, BuildError."""
@@ -56,26 +58,26 @@ def bench(
         "parts": [part for part in PARTS if part in only],
         "places": {},
     }
-    if wanted := in_place("cluster", only, backends, idle_s):
-        _cluster(document, base, underlay, wanted, pace, say)
-    if wanted := in_place("namespaces", only, backends, idle_s):
-        document["places"]["namespaces"] = in_namespaces.measure(wanted, pace, say)
+    # CI systems send SIGTERM, and what was started has to go then too.
+    with sigterm_raises():
+        if wanted := in_place("cluster", only, backends, idle_s):
+            cluster = Cluster(name=name, base=base, underlay=underlay, backend=backend_json(wanted.backends[0]))
+            document |= _cluster(cluster, wanted, pace, say)
+        if wanted := in_place("namespaces", only, backends, idle_s):
+            document["places"]["namespaces"] = in_namespaces.measure(wanted, pace, say)
     return document
 
 
-def _cluster(
-    document: dict[str, Any], base: str, underlay: IPv4Network, wanted: Wanted, pace: Pace, say: Callable[[str], None]
-) -> None:
-    remove(NAME)
-    cluster = Cluster(name=NAME, base=base, underlay=underlay, backend=backend_json(wanted.backends[0]))
+def _cluster(cluster: Cluster, wanted: Wanted, pace: Pace, say: Callable[[str], None]) -> dict[str, Any]:
+    remove(cluster.name)
     try:
         site = create(cluster, say)
-        document["start"] = _start(site)
+        start = _start(site)
         with tempfile.TemporaryDirectory(prefix="overlayd-bench-") as folder:
             found, backends = in_cluster.measure(site, wanted, pace, Path(folder), say)
-        document["places"]["cluster"], document["backends"] = found, backends
     finally:
-        remove(NAME)
+        remove(cluster.name)
+    return {"start": start, "backends": backends, "places": {"cluster": found}}
 
 
 def machine(base: str) -> dict[str, Any]:

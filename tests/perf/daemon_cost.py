@@ -113,8 +113,9 @@ class LeaseToReply:
         )
         assert writer.stdin is not None
         try:
-            # No comparison, one request if they are true, and none if not: the last empty line sends it.
-            writer.stdin.write(f"\nput {self._key} '{self._value}'\n\n")
+            # No comparison, one request if they are true, and none if not: the last empty line sends it. In double
+            # quotes, as etcdctl 3.4 cuts off what is in single ones.
+            writer.stdin.write(f"\nput {self._key} {json.dumps(self._value)}\n\n")
             writer.stdin.flush()
             with subprocess.Popen(
                 source.words(*ping, str(address)), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True

@@ -7,7 +7,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -99,7 +99,7 @@ def rounds(
     return {name: figures(values, found) for name, values in turns.items()}
 
 
-def figures(values: list[Turn], bare: list[Turn]) -> dict[str, Any]:
+def figures(values: Sequence[Mapping[str, float | str]], bare: Sequence[Mapping[str, float | str]]) -> dict[str, Any]:
     """Turns as the document's figures; of a figure that failed in a turn, the others count. Pure."""
     document = {}
     for key in (figure.key for figure in FIGURES):
