@@ -1,61 +1,104 @@
-"""Measure a cluster: how fast it starts, and its throughput with each backend compared with the underlay.
+"""Measure a cluster's start, every backend and its peers in both places, and what our daemon costs: one document.
 
-The figures are one JSON document. Rates are of one TCP flow in Gb/s, round trips in ms, durations in s.
+layout.py tells what is in it.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import platform
+import re
+import shutil
+import subprocess
+import tempfile
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from ipaddress import IPv4Network
+from pathlib import Path
 from typing import Any
 
-from tests.testbed.cluster import measure
+from images.engine import sandbox
+from images.engine.interrupts import sigterm_raises
+from tests.perf import in_cluster, in_namespaces
+from tests.perf.layout import LAYOUT
+from tests.perf.measuring import PACE, ROOT, Pace
+from tests.perf.wanted import BACKENDS, PARTS, Wanted, in_place
 from tests.testbed.cluster.create import create, remove
 from tests.testbed.cluster.description import Cluster, backend_json
 from tests.testbed.cluster.docker_engine import client
-from tests.testbed.cluster.figures import Spread, as_document
 from tests.testbed.cluster.machine import Machine
 from tests.testbed.cluster.parallel import each
 from tests.testbed.cluster.site import ClusterSite
 
-BACKENDS = ("vxlan", "host-gw", "udp")
 # A cluster of its own, apart from those of `make up` and of the tests.
 NAME = "bench"
 UNDERLAY = IPv4Network("198.18.30.0/24")
-_PINGS = 50
+_MODEL = re.compile(r"^model name\s*: (.+)$", re.MULTILINE)
 
 
 def bench(
-    base: str, say: Callable[[str], None], *, backends: Sequence[str] = BACKENDS, repeat: int = 3, duration_s: int = 2
+    base: str,
+    say: Callable[[str], None],
+    *,
+    backends: Sequence[str] = BACKENDS,
+    only: Sequence[str] = PARTS,
+    pace: Pace = PACE,
+    idle_s: float = 30.0,
+    name: str = NAME,
+    underlay: IPv4Network = UNDERLAY,
 ) -> dict[str, Any]:
-    """Start a cluster, measure it with each backend, and remove it; the figures. Raises OverlaydError."""
-    remove(NAME)
-    document: dict[str, Any] = {"when": datetime.now(UTC).isoformat(timespec="seconds"), "machine": _machine(base)}
-    try:
-        site = create(Cluster(name=NAME, base=base, underlay=UNDERLAY, backend=backend_json(backends[0])), say)
-        document["start"] = _start(site)
-        document["backends"] = {}
-        for name in backends:
-            if site.cluster.backend_type != name:
-                site.reconfigure(backend_json(name))
-            say(f"measuring {name}")
-            document["backends"][name] = _backend(site, repeat, duration_s)
-    finally:
-        remove(NAME)
+    """Measure those parts; the document, not compared yet. Nothing of it stays. Raises OverlaydError, BuildError."""
+    sandbox.require_root_user()
+    sandbox.require("nsenter", "setpriv", "iperf3")
+    document: dict[str, Any] = {
+        "layout": LAYOUT,
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "machine": machine(base),
+        "parts": [part for part in PARTS if part in only],
+        "places": {},
+    }
+    # CI systems send SIGTERM, and what was started has to go then too.
+    with sigterm_raises():
+        if wanted := in_place("cluster", only, backends, idle_s):
+            cluster = Cluster(name=name, base=base, underlay=underlay, backend=backend_json(wanted.backends[0]))
+            document |= _cluster(cluster, wanted, pace, say)
+        if wanted := in_place("namespaces", only, backends, idle_s):
+            document["places"]["namespaces"] = in_namespaces.measure(wanted, pace, say)
     return document
 
 
-def _machine(base: str) -> dict[str, Any]:
+def _cluster(cluster: Cluster, wanted: Wanted, pace: Pace, say: Callable[[str], None]) -> dict[str, Any]:
+    remove(cluster.name)
+    try:
+        site = create(cluster, say)
+        start = _start(site)
+        with tempfile.TemporaryDirectory(prefix="overlayd-bench-") as folder:
+            found, backends = in_cluster.measure(site, wanted, pace, Path(folder), say)
+    finally:
+        remove(cluster.name)
+    return {"start": start, "backends": backends, "places": {"cluster": found}}
+
+
+def machine(base: str) -> dict[str, Any]:
+    """The machine, by which reports are compared or not."""
+    model = _MODEL.search(Path("/proc/cpuinfo").read_text())
     return {
         "cpus": os.cpu_count(),
+        "model": model[1] if model else platform.machine(),
         "kernel": platform.release(),
         "docker": client().version()["Version"],
         "base": base,
     }
+
+
+def commit() -> str:
+    """The checkout's commit, and whether files differ from it."""
+    argv = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+    if shutil.which("git") is None:
+        return "unknown"
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
 
 
 def _start(site: ClusterSite) -> dict[str, Any]:
@@ -81,32 +124,3 @@ def _boot(machine: Machine) -> dict[str, float]:
         "docker active": docker["ActiveEnterTimestampMonotonic"],
     }
     return {name: round((int(moment) - began) / 1e6, 2) for name, moment in moments.items()}
-
-
-def _backend(site: ClusterSite, repeat: int, duration_s: int) -> dict[str, Any]:
-    first, second = site.hosts[0], site.hosts[1]
-    overlay: list[float] = []
-    underlay: list[float] = []
-    # Measured in turns, so that other work affects both alike. The first flow of each is a warm-up.
-    measure.underlay_rate(first, second)
-    measure.overlay_rate(first, second)
-    for _ in range(repeat):
-        underlay.append(measure.underlay_rate(first, second, duration_s=duration_s))
-        overlay.append(measure.overlay_rate(first, second, duration_s=duration_s))
-    parts = [above / below for above, below in zip(overlay, underlay, strict=True)]
-    above = measure.ping(first.in_probe, second.probe_address(), count=_PINGS, interval_s=0.01)
-    below = measure.ping(first.in_underlay, second.address, count=_PINGS, interval_s=0.01)
-    return {
-        "mtu_bytes": int(first.variables()["FLANNEL_MTU"]),
-        "gbit_s": _rounded(Spread.of(overlay)),
-        "underlay_gbit_s": _rounded(Spread.of(underlay)),
-        "part": _rounded(Spread.of(parts)),
-        "round_trip_ms": above.average_ms,
-        "underlay_round_trip_ms": below.average_ms,
-        "lost": above.lost,
-        "pairs": as_document(measure.matrix(site)),
-    }
-
-
-def _rounded(value: Spread) -> dict[str, Any]:
-    return {name: round(found, 3) for name, found in dataclasses.asdict(value).items()}

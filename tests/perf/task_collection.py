@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,11 @@ from rich.console import Console
 from images.engine import dockerd, preflight
 from overlayd.backends import load
 from pipeline.image_tasks import build_all
-from tests.perf import build, report
-from tests.perf.bench import BACKENDS, bench
+from tests.perf import build, history, report, wanted
+from tests.perf.bench import bench, commit
+from tests.perf.compare import marked
+from tests.perf.measuring import PACE, Pace
+from tests.perf.wanted import BACKENDS, PARTS
 from tests.testbed.cluster import options
 from tests.testbed.cluster.docker_engine import newest_base
 
@@ -28,9 +32,10 @@ _console = Console(width=None if sys.stdout.isatty() else 140)
 @task(
     name="bench",
     help={
+        "only": f"parts, comma separated: {', '.join(PARTS)} (default: all)",
         "backends": "comma separated",
-        "repeat": "how often each flow is measured (default: 3)",
-        "seconds": "length of a flow (default: 2)",
+        "repeat": "how often everything is measured (default: 3)",
+        "seconds": "length of a TCP flow (default: 2)",
         "base": "base image (default: that of the host image built last)",
         "builds": "measure builds from nothing, too, which takes minutes (default: yes)",
     },
@@ -38,22 +43,28 @@ _console = Console(width=None if sys.stdout.isatty() else 140)
 def run_bench(
     c: Context,
     *,
+    only: str = "",
     backends: str = ",".join(BACKENDS),
     repeat: str = "3",
     seconds: str = "2",
     base: str | None = None,
     builds: bool = True,
 ) -> None:
-    """Measure builds, and a cluster's start and throughput compared with the underlay; build/bench/bench.json."""
-    times, flow_s = options.whole_number("repeat", repeat), options.whole_number("seconds", seconds)
-    names = tuple(backends.split(","))
+    """Measure backends and peers as parts of the underlay, our daemon's cost, and builds; build/bench/bench.json.
+
+    What is more than 20 % worse than in the last report of this machine is marked.
+    """
+    pace = Pace(repeat=options.whole_number("repeat", repeat), flow_s=options.whole_number("seconds", seconds))
+    names, parts = tuple(backends.split(",")), list(wanted.parts(only))
     for name in names:
         # With an unknown backend every host would wait for ever.
         load(name)
+    if not builds and "builds" in parts:
+        parts.remove("builds")
     preflight.check()
     with dockerd.running():
-        document = _measure(c, base, builds=builds, backends=names, repeat=times, duration_s=flow_s)
-    path = _write(ROOT / "build" / "bench" / "bench.json", json.dumps(document, indent=1) + "\n")
+        document = _measure(c, base, parts=parts, backends=names, pace=pace)
+    path = history.keep(ROOT / "build" / "bench", document)
     report.show(_console, document)
     _say(f"figures: {path.relative_to(ROOT)}")
 
@@ -71,16 +82,20 @@ def run_bench_builds(c: Context, base: str | None = None) -> None:
     _say(f"figures: {path.relative_to(ROOT)}")
 
 
-def _measure(c: Context, base: str | None, *, builds: bool = True, **how: Any) -> dict[str, Any]:
+def _measure(
+    c: Context, base: str | None, *, parts: Sequence[str] = PARTS, backends: Sequence[str] = BACKENDS, pace: Pace = PACE
+) -> dict[str, Any]:
+    """The bench's document, compared with the last report."""
     began = time.monotonic()
     build_all(c, base=base)
     built = time.monotonic() - began
     base = base or newest_base()
-    document = bench(base, _say, **how)
-    if builds:
+    document = bench(base, _say, only=parts, backends=backends, pace=pace)
+    if "builds" in parts:
         document["builds"] = build.measure(base, _say)
     document["make_up_s"] = {"build-all, with what was already built": round(built, 2)}
-    return document
+    before, path = history.last(ROOT / "build", document) or (None, None)
+    return marked(document, before, str(path.relative_to(ROOT)) if path else "")
 
 
 def _write(path: Path, text: str) -> Path:
