@@ -28,5 +28,6 @@ EL_NAMES: dict[str, tuple[str, ...]] = {
     "python3": ("python3-libs",),
     "python3.11-venv": ("python3.11-pip",),
     "rpm": ("rpm-build",),
+    "udev": ("systemd-udev",),
     "xz-utils": ("xz",),
 }
