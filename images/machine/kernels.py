@@ -29,7 +29,18 @@ _APT_S = 20
 # needs of them is found by what its devices say (modalias); what is compiled into the kernel is no module.
 _MODULES = (
     *("virtio_pci", "virtio_mmio", "virtio_blk", "virtio_scsi", "sd_mod", "sr_mod", "ahci", "ata_piix", "ata_generic"),
-    *("nvme", "hv_storvsc", "hv_vmbus", "vmw_pvscsi", "xen-blkfront", "ext4", "isofs", "vfat", "nls_ascii", "nls_cp437"),
+    *(
+        "nvme",
+        "hv_storvsc",
+        "hv_vmbus",
+        "vmw_pvscsi",
+        "xen-blkfront",
+        "ext4",
+        "isofs",
+        "vfat",
+        "nls_ascii",
+        "nls_cp437",
+    ),
     *("virtio_rng", "usbhid", "hid-generic", "hyperv-keyboard"),
 )
 
@@ -127,7 +138,7 @@ def fetch(step: Step, base: Base, suite: str, to: Path) -> None:
             hint="the machine's Debian mirror has to have that suite; --mirror debian=URL names another",
         ) from error
     cache = ["apt-cache", *(word for option in options for word in ("-o", option))]
-    names = [_newest_of(step, cache, name) for name in _PACKAGES]
+    names = [_newest_of(cache, name) for name in _PACKAGES]
     if missing := [package for package, name in zip(_PACKAGES, names, strict=True) if name is None]:
         raise BuildError(
             f"Debian's {suite} has no package {', '.join(missing)} (any more)",
@@ -148,13 +159,13 @@ def _lines(base: Base, suite: str) -> list[str]:
     found = []
     for line in sources.lines(base):
         _, uri, name, component = line.split()
-        if name == sources.CODENAME or suite == sources.CODENAME:
+        if sources.CODENAME in (name, suite):
             there = name.replace(sources.CODENAME, suite)
             found.append(f"deb [signed-by={sources.KEYRING}] {uri} {there} {component}")
     return found
 
 
-def _newest_of(step: Step, cache: list[str], package: str) -> str | None:
+def _newest_of(cache: list[str], package: str) -> str | None:
     """The package itself, or the one that it leads to: `linux-image-cloud-amd64` has no file."""
     try:
         text = process.capture([*cache, "show", "--no-all-versions", package], base_env=os.environ)
@@ -222,8 +233,8 @@ def _make_initramfs(step: Step, unpacked: Path, kernel: Kernel, release: str) ->
     for name in ("modules.builtin", "modules.order"):
         shutil.copyfile(source / name, place / name)
     step.run(["depmod", "--basedir", root, release])
-    for path in (root, *root.rglob("*")):
-        os.utime(path, (step.epoch, step.epoch), follow_symlinks=False)
+    for each in (root, *root.rglob("*")):
+        os.utime(each, (step.epoch, step.epoch), follow_symlinks=False)
     script = (
         'cd "$1" && find . | LC_ALL=C sort | cpio --quiet --create --format=newc --reproducible --owner=0:0 |'
         ' gzip --no-name -6 >"$2"'

@@ -5,13 +5,12 @@ It boots by itself, on BIOS by syslinux and on UEFI by systemd-boot, which read 
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from pathlib import Path
 
 from images.base import recipe as system
-from images.bases import dnf
+from images.bases import catalogue, dnf
 from images.bases.base import Base
 from images.bases.product import Product, image_target
 from images.engine import layers, sandbox
@@ -70,6 +69,11 @@ _HOSTS = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"
 def disk(base: str) -> Path:
     """The disk image of a base, by its name; below the build folder."""
     return FOLDER / f"overlayd-host-{base}.qcow2"
+
+
+def kernel_suite(base: str) -> str:
+    """The suite of the kernel that a base's disk has."""
+    return catalogue.get(base).kernel
 
 
 def facts(base: str) -> Path:
@@ -166,8 +170,8 @@ def _make_disk(step: Step, root: Path, kernel: Kernel, raw: Path) -> None:
     shutil.copyfile(_SYSTEMD_BOOT, boot / "EFI/BOOT/BOOTX64.EFI")
     shutil.copyfile(kernel.image, boot / "vmlinuz")
     shutil.copyfile(kernel.initramfs, boot / "initrd")
-    for path in boot.rglob("*"):
-        os.utime(path, (step.epoch, step.epoch))
+    for each in boot.rglob("*"):
+        os.utime(each, (step.epoch, step.epoch))
     fat = step.scratch / "boot.fat"
     with fat.open("wb") as file:
         file.truncate(_BOOT_MB * _MIB)
@@ -177,9 +181,7 @@ def _make_disk(step: Step, root: Path, kernel: Kernel, raw: Path) -> None:
     step.run(["mcopy", "-s", "-m", "-i", fat, *sorted(boot.iterdir()), "::/"], env=dated)
     step.run(["syslinux", "--install", "--directory", "syslinux", fat], env=dated)
     step.run(["dd", f"if={fat}", f"of={raw}", "bs=1M", "seek=1", "conv=notrunc,sparse", "status=none"])
-    kernels.make_ext4(
-        step, root, raw, label="overlayd-root", megabytes=_ROOT_MB, offset=_ROOT_AT_MB * _MIB
-    )
+    kernels.make_ext4(step, root, raw, label="overlayd-root", megabytes=_ROOT_MB, offset=_ROOT_AT_MB * _MIB)
 
 
 def _reason(base: Base) -> str | None:
