@@ -51,6 +51,17 @@ def create(cluster: Cluster, say: Callable[[str], None], *, retain: bool = False
     return site
 
 
+@contextmanager
+def standing(cluster: Cluster) -> Iterator[ClusterSite]:
+    """A cluster for the length of a block: made anew, and removed at its end."""
+    remove(cluster.name)
+    said: list[str] = []
+    try:
+        yield create(cluster, said.append)
+    finally:
+        remove(cluster.name)
+
+
 def remove(name: str) -> dict[str, int]:
     """Remove all of a cluster; how many containers, volumes and networks that were, and machines if there were any."""
     machines = virtual_machine.remove(name)

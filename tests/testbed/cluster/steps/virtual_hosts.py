@@ -118,6 +118,14 @@ def start_one(site: ClusterSite, name: str, *, settings: dict[str, str] | None =
     return machine
 
 
+def of(site: ClusterSite, name: str) -> VirtualMachine:
+    """A host of a cluster of machines, by name."""
+    machine = site.machines[name]
+    if not isinstance(machine, VirtualMachine):
+        raise OverlaydError(f"{name} of cluster {site.cluster.name} is a container")
+    return machine
+
+
 def remove_one(machine: VirtualMachine) -> None:
     """Remove one host and its disk."""
     virtual_machine.remove_machine(machine)
