@@ -35,7 +35,8 @@ def _image(name: str) -> Callable[..., None]:
         target = image_target(name)
         build([target], base=base, again=again, force=[target] if force else (), mirror=mirror or ())
 
-    one.__doc__ = f"Build the image overlayd/{name}, and what it is made of."
+    what = f"image overlayd/{name}" if recipes.get(name).container else f"disk image build/{name}s/"
+    one.__doc__ = f"Build the {what}, and what it is made of."
     return one
 
 

@@ -182,7 +182,7 @@ def tags(names: Iterable[str], base: str | None) -> list[str]:
 
 
 def _short_names(names: Iterable[str]) -> list[str]:
-    asked = list(dict.fromkeys(names)) or list(recipes.NAMES)
+    asked = list(dict.fromkeys(names)) or [name for name in recipes.NAMES if recipes.get(name).container]
     for name in asked:
         recipes.get(name)
     return asked

@@ -23,7 +23,7 @@ from typing import IO
 import pytest
 
 # Groups that take minutes begin first, so that none is the last to end.
-LONG = ("cluster",)
+LONG = ("machines", "cluster")
 _RETRY_S = 0.5
 
 

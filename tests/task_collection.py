@@ -85,11 +85,12 @@ def run_one(c: Context, test: str = "") -> None:
     words = shlex.split(test)
     if not words:
         raise Exit("no test was given; as: make one T=tests/kernel/test_ping.py", code=2)
-    folders = {folder for folder in ("kernel", "cluster") for word in words if f"tests/{folder}" in word}
+    folders = {folder for folder in ("kernel", "cluster", "machines") for word in words if f"tests/{folder}" in word}
     if folders and os.geteuid() != 0:
-        raise Exit(f"tests of tests/{min(folders)} make network namespaces or containers; run this as root", code=1)
-    with dockerd.running() if "cluster" in folders else nullcontext():
-        if "cluster" in folders:
+        raise Exit(f"tests of tests/{min(folders)} make network namespaces, containers, machines; run as root", code=1)
+    has_images = bool(folders & {"cluster", "machines"})
+    with dockerd.running() if has_images else nullcontext():
+        if has_images:
             # Raises with what to do where no image is built.
             docker_engine.newest_base()
         done = c.run(shlex.join([sys.executable, "-m", "pytest", *words]), warn=True, pty=sys.stdout.isatty())

@@ -9,7 +9,7 @@ from pathlib import Path
 from images.engine.graph import CACHE, Target
 
 # What packages are installed for. Every base lists its packages for each role, or says why it cannot have it.
-ROLES = ("base", "docker", "etcd", "builder", "probe")
+ROLES = ("base", "docker", "etcd", "builder", "probe", "machine")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +45,8 @@ class Base:
     `packages` are the names of packages by role, `enable` the units that are enabled in the image of a role. `lacks`
     says of a role why the base cannot have it. `bootstrap` is for a release whose RPM database this machine's rpm
     cannot write: these packages make a first root, whose yum installs the packages of the images (images.bases.dnf).
+    `kernel` is the suite of Debian whose kernel its virtual machines boot; without one it has no disk image
+    (images.machine).
     `rpm_dbpath` is the folder where the release's own rpm keeps its database. `python` is the command of its newest
     Python. `cgroups` are the cgroup versions on which its systemd starts: 1 until systemd 255, 2 since systemd 239 or
     so. `locale` is that of a container which is started without one.
@@ -75,6 +77,7 @@ class Base:
     cgroups: tuple[int, ...] = (1, 2)
     packaged_etcd: bool = True
     locale: str = "C.UTF-8"
+    kernel: str = ""
     notes: tuple[str, ...] = field(default=())
 
     @property

@@ -66,6 +66,7 @@ def stream(
             "etcd": ("openssl",),
             "builder": (*builder, "binutils", "rpm-build", "createrepo_c", "systemd-rpm-macros", "zstd", "file"),
             "probe": ("/bin/sh", "bash", "coreutils", "iproute", "iputils", "iperf3", "hostname", "grep", "sed"),
+            "machine": ("systemd-udev", "e2fsprogs"),
         },
         enable=ENABLE,
         cgroups=cgroups,

@@ -59,9 +59,14 @@ def home(step: Step, base: Base) -> dict[str, str]:
 
 def install_root(step: Step, base: Base, root: Path, packages: Sequence[str]) -> None:
     """Install packages of a base's local repository, and what they need, into an empty folder."""
+    root.mkdir(parents=True)
+    add_to_root(step, base, root, packages)
+
+
+def add_to_root(step: Step, base: Base, root: Path, packages: Sequence[str]) -> None:
+    """The same into a root filesystem of that base which is there."""
     sandbox.require_root_user()
     sandbox.require("dnf", "gpg", "unshare", "setpriv")
-    root.mkdir(parents=True)
     try:
         _install(step, base, root, packages)
     except BuildCommandFailed as error:

@@ -20,13 +20,16 @@ class Product:
 
     `name` is that of its main target, or what the names of its targets begin with. `roles` are the roles that a base
     must have packages for (images.bases.base.ROLES). `targets` makes its targets for a base. `build_all` names those of
-    them that build-all asks for, although another product may need them.
+    them that build-all asks for, although another product may need them. `reason` says why a base cannot have it for
+    another reason than its packages; `container` is whether it is an image for Docker.
     """
 
     name: str
     roles: tuple[str, ...]
     targets: Callable[[Base], tuple[Target, ...]]
     build_all: tuple[str, ...] = ()
+    reason: Callable[[Base], str | None] = lambda _base: None
+    container: bool = True
 
     def owns(self, target: str) -> bool:
         """Whether a target, by its name, is one of this product's on some base."""
@@ -34,4 +37,4 @@ class Product:
 
     def lacked(self, base: Base) -> str | None:
         """Why it cannot be had on a base; None when it can."""
-        return next((base.lacks[role] for role in self.roles if role in base.lacks), None)
+        return next((base.lacks[role] for role in self.roles if role in base.lacks), None) or self.reason(base)

@@ -5,6 +5,7 @@ The same files give the same bytes.
 
 from __future__ import annotations
 
+import shutil
 import tarfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -64,6 +65,29 @@ def of_changes(changes: Iterable[Mapping[str, Any]], exported: IO[bytes], to: Pa
             mark = tarfile.TarInfo(whiteout)
             mark.mtime = epoch
             tar.addfile(mark)
+
+
+def unpack(layer: Path, root: Path, *, log: IO[bytes], stop: Stop) -> None:
+    """Write the files of a layer into a root filesystem that has those of the layers below it, and remove what it
+    removes.
+    """
+    left_out = root.with_name(f"{root.name}.whiteouts")
+    with tarfile.open(layer, "r:") as tar:
+        names = [entry.name for entry in tar if entry.name.rpartition("/")[2].startswith(WHITEOUT)]
+    for name in names:
+        folder, _, mark = name.rpartition("/")
+        for path in (root / folder).iterdir() if mark == OPAQUE else [root / folder / mark.removeprefix(WHITEOUT)]:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+    left_out.write_text("".join(f"{name}\n" for name in names))
+    process.run(
+        [
+            *("tar", "--extract", f"--file={layer}", f"--directory={root}", "--numeric-owner", "--same-permissions"),
+            *("--xattrs", "--xattrs-include=security.capability", f"--exclude-from={left_out}", "--no-wildcards"),
+        ],
+        log=log,
+        stop=stop,
+    )
+    left_out.unlink()
 
 
 def _plain(entry: tarfile.TarInfo, epoch: int) -> tarfile.TarInfo:

@@ -11,7 +11,7 @@ import pytest
 from tests.sharing import alone_in
 from tests.testbed.cluster import docker_engine, packaged
 from tests.testbed.cluster.collect import collect
-from tests.testbed.cluster.create import ROOT, create, remove
+from tests.testbed.cluster.create import ROOT, standing
 from tests.testbed.cluster.description import Cluster, backend_json
 from tests.testbed.cluster.machine import Machine
 from tests.testbed.cluster.site import ClusterSite
@@ -59,12 +59,8 @@ def packages(base: str, pytestconfig: pytest.Config) -> packaged.Packages:
 
 @pytest.fixture(scope="session")
 def _cluster(base: str) -> Iterator[ClusterSite]:
-    remove(NAME)
-    said: list[str] = []
-    try:
-        yield create(Cluster(name=NAME, base=base, underlay=UNDERLAY), said.append)
-    finally:
-        remove(NAME)
+    with standing(Cluster(name=NAME, base=base, underlay=UNDERLAY)) as found:
+        yield found
 
 
 @pytest.fixture(scope="session", params=BACKENDS)

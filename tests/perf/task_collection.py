@@ -18,7 +18,7 @@ from images.engine import dockerd, preflight
 from overlayd.backends import load
 from pipeline.image_tasks import build_all
 from tests.perf import build, history, report, wanted
-from tests.perf.bench import bench, commit
+from tests.perf.bench import bench
 from tests.perf.compare import marked
 from tests.perf.measuring import PACE, Pace
 from tests.perf.wanted import BACKENDS, PARTS

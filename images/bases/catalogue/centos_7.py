@@ -55,6 +55,7 @@ BASE = Base(
     lacks={
         "builder": "its newest Python is 3.6, and the program needs 3.11",
         "etcd": "its newest Python is 3.6, and what looks after etcd needs 3.9",
+        "machine": "it has no image with overlayd",
     },
     cgroups=(1,),
     # Its C library is older than the locale C.UTF-8; glibc-common brings all others.

@@ -49,11 +49,13 @@ def entry(
                 *("system-release", "/bin/sh", "bash", "coreutils", "iproute", "iputils", "iperf3", "hostname"),
                 *("grep", "sed"),
             ),
+            "machine": ("udev", "e2fsprogs"),
         },
         enable={"base": ("ssh.service", "cron.service"), "docker": ("docker.service",)},
         sites=sources.SITES,
         questions=partial(sources.questions, suite),
         repository_targets=partial(repository.targets, suite),
         cgroups=cgroups,
+        kernel=suite.codename,
         notes=notes,
     )

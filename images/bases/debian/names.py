@@ -30,6 +30,7 @@ EL_NAMES: dict[str, tuple[str, ...]] = {
     "procps": ("procps-ng",),
     "python3": ("python3-libs",),
     "rpm": ("rpm-build",),
+    "udev": ("systemd-udev",),
     "xz-utils": ("xz",),
 }
 # Packages that newer suites have split off, and the package that has their files in older ones.

@@ -32,6 +32,8 @@ PACKAGES = (
     *("binutils", "createrepo-c", "zstd", "file"),
     *("etcd-server", "etcd-client"),
     *("cron", "tzdata", "locales"),
+    # For machines with a kernel of their own (images/machine).
+    *("udev", "e2fsprogs"),
 )
 # Debian's locales come as sources. This one is compiled, and becomes the RPM glibc-langpack-en, as EL calls it.
 LOCALES = ("en_US.UTF-8",)

@@ -23,14 +23,19 @@ _TIMEOUT_S = 5.0
 
 
 def lines(suite: DebianSuite, base: Base) -> tuple[str, ...]:
-    """Lines of sources.list: `deb URI suite main`. Raises BuildError when this machine has no sources of Debian.
+    """Lines of sources.list: `deb URI suite main`. Raises BuildError as `lines_of` does."""
+    if shutil.which("apt-get") is None or shutil.which("mmdebstrap") is None:
+        raise BuildError(f"{suite.base} is made with apt and mmdebstrap, and this machine lacks them")
+    return lines_of(suite.codename, base)
+
+
+def lines_of(codename: str, base: Base) -> tuple[str, ...]:
+    """The same for any suite, by its codename. Raises BuildError when this machine has no sources of Debian.
 
     Where this machine has sources of other suites only, its mirrors are asked for this one: a mirror has all of them.
     With a mirror that was given the sources of this machine are not used at all.
     """
-    if shutil.which("apt-get") is None or shutil.which("mmdebstrap") is None:
-        raise BuildError(f"{suite.base} is made with apt and mmdebstrap, and this machine lacks them")
-    return _given(suite, base) if base.mirrors else of_suite(suite.codename, _archives())
+    return _given(codename, base) if base.mirrors else of_suite(codename, _archives())
 
 
 def mirror() -> str:
@@ -85,15 +90,15 @@ def keyring(suite: DebianSuite) -> bytes:
     return keys.picked(KEYRING, suite.fingerprints)
 
 
-def _given(suite: DebianSuite, base: Base) -> tuple[str, ...]:
+def _given(codename: str, base: Base) -> tuple[str, ...]:
     main, security = base.mirrors.get("debian", ""), base.mirrors.get("security", "")
     if not main:
         raise BuildError(
             "there is a mirror for Debian's security updates, and none for Debian", hint="--mirror debian=URL"
         )
-    found = [(main, suite.codename)]
-    if mirror_probe.problem(f"{main.rstrip('/')}/dists/{suite.codename}-updates/InRelease", _TIMEOUT_S) is None:
-        found.append((main, f"{suite.codename}-updates"))
+    found = [(main, codename)]
+    if mirror_probe.problem(f"{main.rstrip('/')}/dists/{codename}-updates/InRelease", _TIMEOUT_S) is None:
+        found.append((main, f"{codename}-updates"))
     if security:
-        found.append((security, f"{suite.codename}-security"))
+        found.append((security, f"{codename}-security"))
     return tuple(f"deb {uri.rstrip('/')} {name} main" for uri, name in found)

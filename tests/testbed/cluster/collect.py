@@ -37,7 +37,7 @@ def collect(site: ClusterSite, folder: Path) -> Path:
     for machine in site.hosts:
         for name, script in _HOST_COMMANDS.items():
             _write(target / machine.name / name, machine.shell, f"({script}) 2>&1 || true")
-        _write(target / machine.name / "console.txt", _console, machine.container)
+        _write(target / machine.name / "console.txt", machine.transport.console)
     return target
 
 

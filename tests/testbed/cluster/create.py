@@ -11,12 +11,12 @@ from pathlib import Path
 from types import FrameType
 
 from overlayd.errors import OverlaydError
-from tests.testbed.cluster import docker_engine
+from tests.testbed.cluster import docker_engine, virtual_machine
 from tests.testbed.cluster.collect import collect
 from tests.testbed.cluster.description import Cluster
 from tests.testbed.cluster.parallel import drain
 from tests.testbed.cluster.site import ClusterSite
-from tests.testbed.cluster.steps import STEPS
+from tests.testbed.cluster.steps import STEPS, virtual_hosts
 
 ROOT = Path(__file__).resolve().parents[3]
 _DRAIN_S = 20.0
@@ -30,6 +30,8 @@ def create(cluster: Cluster, say: Callable[[str], None], *, retain: bool = False
     site = ClusterSite(cluster=cluster)
     for role in ("host", "etcd", "probe"):
         site.image(role)
+    if cluster.machines:
+        virtual_hosts.require(cluster)
     try:
         with _sigterm_interrupts():
             for name, make in STEPS:
@@ -49,13 +51,27 @@ def create(cluster: Cluster, say: Callable[[str], None], *, retain: bool = False
     return site
 
 
+@contextmanager
+def standing(cluster: Cluster) -> Iterator[ClusterSite]:
+    """A cluster for the length of a block: made anew, and removed at its end."""
+    remove(cluster.name)
+    said: list[str] = []
+    try:
+        yield create(cluster, said.append)
+    finally:
+        remove(cluster.name)
+
+
 def remove(name: str) -> dict[str, int]:
-    """Remove all of a cluster; how many containers, volumes and networks that were."""
+    """Remove all of a cluster; how many containers, volumes and networks that were, and machines if there were any."""
+    machines = virtual_machine.remove(name)
     count = docker_engine.remove_containers(name)
     # Work that was under way when a step failed ends now, with its containers gone, or has just made one more.
     drain(_DRAIN_S)
+    machines += virtual_machine.remove(name)
     count += docker_engine.remove_containers(name)
-    return {"containers": count, **docker_engine.remove_rest(name)}
+    found = {"containers": count, **docker_engine.remove_rest(name)}
+    return {"machines": machines, **found} if machines else found
 
 
 @contextmanager

@@ -36,7 +36,8 @@ class Cluster:
 
     `backend` is the backend's object in the network config, as JSON; `base` names the base image that the images were
     built on. Two clusters may run side by side when their names and their underlays differ. etcd has TLS and asks for a
-    login; with `open_etcd` it has neither, as at who runs an older one.
+    login; with `open_etcd` it has neither, as at who runs an older one. With `machines` the hosts are virtual machines;
+    `kernel` is the version of Debian's kernel that these boot (images.machine.kernels.SUITES), without it their own.
     """
 
     name: str = "default"
@@ -47,10 +48,14 @@ class Cluster:
     underlay: IPv4Network = UNDERLAY
     prefix: str = "/coreos.com/network"
     open_etcd: bool = False
+    machines: bool = False
+    kernel: str = ""
 
     def __post_init__(self) -> None:
         """Refuse what could not work. Raises ConfigError."""
         checked_name(self.name)
+        if self.kernel and not self.machines:
+            raise ConfigError(f"kernel is {self.kernel}, and the hosts are containers", hint="with it give --machines")
         room = self.underlay.num_addresses - _FIRST_HOST_NUMBER - 1
         if room < 1:
             raise ConfigError(

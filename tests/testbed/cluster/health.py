@@ -11,6 +11,7 @@ from tests.testbed.cluster.images import image_of
 from tests.testbed.cluster.machine import Machine
 from tests.testbed.cluster.parallel import each
 from tests.testbed.cluster.site import ClusterSite
+from tests.testbed.cluster.transport import DockerExec
 
 
 def difference(site: ClusterSite, wanted: Cluster) -> str | None:
@@ -24,10 +25,11 @@ def difference(site: ClusterSite, wanted: Cluster) -> str | None:
         return f"it was made from another description: {', '.join(was)}"
     if site.etcd is None or tuple(sorted(site.machines)) != tuple(sorted(wanted.host_names)):
         return "some of its containers are gone"
-    for container, what in ((site.etcd, "etcd"), *((machine.container, "host") for machine in site.hosts)):
-        if container.status != "running":
-            return f"{container.name} is {container.status}"
-        if container.image is None or container.image.id != image_of(what, wanted.base):
+    parts = [("etcd", DockerExec(site.etcd), "etcd"), *((one.name, one.transport, "host") for one in site.hosts)]
+    for name, part, what in parts:
+        if (state := part.state()) != "running":
+            return f"{name} is {state}"
+        if part.image() != image_of(what, wanted.base):
             return f"image {wanted.image(what)} was built anew since"
     found = [problem for problem in each(_problem, site.hosts) if problem]
     return found[0] if found else None

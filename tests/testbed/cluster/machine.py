@@ -8,8 +8,8 @@ from typing import Any
 
 from docker.models.containers import Container
 
-from overlayd.errors import CommandFailed
-from tests.testbed.cluster.docker_engine import run_in
+from overlayd.errors import CommandFailed, OverlaydError
+from tests.testbed.cluster.transport import DockerExec, Transport
 
 PROBE = "probe"
 UNDERLAY_PROBE = "underlay-probe"
@@ -17,21 +17,31 @@ _ATTEMPTS = 3
 
 
 class Machine:
-    """A host: a container with systemd, overlayd and docker.
+    """A host with systemd, overlayd and docker: a container, or a virtual machine (virtual_machine.VirtualMachine).
 
     On it run two containers of ours: `probe` on docker's own bridge, which is the overlay, and `underlay-probe` in the
     host's network namespace, which the overlay is compared with.
     """
 
-    def __init__(self, name: str, address: IPv4Address, container: Container) -> None:
-        """`address` is the host's on the underlay."""
+    # How long what takes seconds may take: to lease a subnet and start docker, to follow another backend.
+    patience_s = 60.0
+
+    def __init__(self, name: str, address: IPv4Address, host: Container | Transport) -> None:
+        """`address` is the host's on the underlay; `host` its container, or another way onto it."""
         self.name = name
         self.address = address
-        self.container = container
+        self.transport: Transport = DockerExec(host) if isinstance(host, Container) else host
+
+    @property
+    def container(self) -> Container:
+        """The container that is the host. Raises OverlaydError where it is a virtual machine."""
+        if not isinstance(self.transport, DockerExec):
+            raise OverlaydError(f"{self.name} is a virtual machine, and no container")
+        return self.transport.container
 
     def run(self, *argv: str) -> str:
         """Run a command on the host; what it printed. Raises CommandFailed."""
-        return run_in(self.container, argv)
+        return self.transport.run(argv)
 
     def output_of(self, *argv: str) -> str:
         """The same for a command that always prints something: it is run again when nothing came.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from ipaddress import IPv4Network
 
+from images.machine.kernels import SUITES
 from overlayd.errors import ConfigError
 
 
@@ -15,6 +16,13 @@ def whole_number(key: str, text: str) -> int:
     if not (text.isascii() and text.isdecimal() and int(text) > 0):
         raise ConfigError(f"{key} is {text!r}", hint="allowed: a whole number of at least 1")
     return int(text)
+
+
+def kernel(text: str) -> str:
+    """The version of a kernel that machines can boot, or none. Raises ConfigError with what is allowed."""
+    if text and text not in SUITES:
+        raise ConfigError(f"kernel is {text!r}", hint=f"allowed: {', '.join(SUITES)}; without it the disk's own")
+    return text
 
 
 def underlay(text: str) -> IPv4Network:

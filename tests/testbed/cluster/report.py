@@ -27,8 +27,8 @@ def show_hosts(console: Console, site: ClusterSite) -> None:
 
 
 def _host_row(machine: Machine) -> list[str]:
-    if machine.container.status != "running":
-        return [machine.name, str(machine.address), "", "", machine.container.status, "", "", ""]
+    if (state := machine.transport.state()) != "running":
+        return [machine.name, str(machine.address), "", "", state, "", "", ""]
     # is-active tells by its exit status too; here its word is wanted.
     docker = machine.shell("systemctl is-active docker || true").strip()
     try:
@@ -84,7 +84,7 @@ def show_next(console: Console, site: ClusterSite) -> None:
     console.print(
         f"Try next:\n"
         f"  .venv/bin/invoke cluster.shell {first.name}{options}  a shell on a host; there: overlayd status\n"
-        f"  docker exec {first.container.name} docker exec probe ping -c 3 {second.probe_address()}\n"
+        f"  {first.transport.typed(f'docker exec probe ping -c 3 {second.probe_address()}')}\n"
         f"  .venv/bin/invoke cluster.up --backend host-gw{options}  the same cluster over plain routes\n"
         f"  {remove}                               remove it all",
         highlight=False,

@@ -7,15 +7,13 @@ from dataclasses import dataclass, field
 from docker.models.containers import Container
 
 from overlayd.errors import OverlaydError
-from tests.testbed.cluster import docker_engine, plan
+from tests.testbed.cluster import docker_engine, plan, virtual_machine
 from tests.testbed.cluster.description import DESCRIPTION_LABEL, ROLE_LABEL, Cluster, from_label
 from tests.testbed.cluster.docker_engine import run_in
 from tests.testbed.cluster.images import image_of
 from tests.testbed.cluster.machine import Machine
 from tests.testbed.cluster.parallel import each
 from tests.testbed.polling import eventually
-
-CONVERGE_S = 60.0
 
 
 @dataclass
@@ -77,7 +75,7 @@ class ClusterSite:
                 status = machine.status()
                 return bool(status["state"] == "ready" and status["backend"] == wanted)
 
-            eventually(f"{machine.name} on {wanted}", followed, timeout_s=CONVERGE_S)
+            eventually(f"{machine.name} on {wanted}", followed, timeout_s=machine.patience_s)
             machine.run("systemctl", "restart", "docker")
             wait_for_probes(machine)
 
@@ -86,7 +84,7 @@ class ClusterSite:
 
 def wait_for_probes(machine: Machine) -> None:
     """Wait until both probe containers on a host run commands."""
-    eventually(f"the containers on {machine.name} run", machine.probes_run, timeout_s=CONVERGE_S)
+    eventually(f"the containers on {machine.name} run", machine.probes_run, timeout_s=machine.patience_s)
 
 
 def find(name: str) -> ClusterSite | None:
@@ -101,4 +99,6 @@ def find(name: str) -> ClusterSite | None:
             site.etcd = container
         elif role.startswith("host"):
             site.machines[role] = Machine(role, site.cluster.address(role), container)
+    if site.cluster.machines:
+        site.machines |= virtual_machine.find(site.cluster)
     return site

@@ -11,6 +11,7 @@ from invoke.context import Context
 from invoke.tasks import task
 from rich.console import Console
 
+from images.machine.kernels import SUITES
 from overlayd import backends
 from overlayd.errors import OverlaydError
 from overlayd.leases.network_config import parse_network_config
@@ -19,6 +20,7 @@ from tests.testbed.cluster.create import create, remove
 from tests.testbed.cluster.description import UNDERLAY, Cluster, backend_json, checked_name
 from tests.testbed.cluster.name_lock import name_locked
 from tests.testbed.cluster.site import ClusterSite, find
+from tests.testbed.cluster.steps import virtual_hosts
 from tests.testbed.cluster.underlay import require_free
 
 UNDERLAY_HELP = "the hosts' subnet (default: the one the cluster has, else 198.18.0.0/24)"
@@ -33,6 +35,8 @@ _console = Console(width=None if sys.stdout.isatty() else 130)
         "backend": "vxlan, host-gw, udp, or the backend's object as JSON",
         "base": "base image of the images (default: that of the host image built last)",
         "underlay": UNDERLAY_HELP,
+        "machines": "hosts are virtual machines (QEMU), not containers; builds their disk image if it is missing",
+        "kernel": f"with --machines, the kernel that they boot: {', '.join(SUITES)} (default: the disk's own)",
         "retain": "leave a cluster that failed standing",
         **_NAME,
     }
@@ -44,13 +48,20 @@ def up(
     backend: str = "vxlan",
     base: str | None = None,
     underlay: str | None = None,
+    machines: bool = False,
+    kernel: str = "",
     retain: bool = False,
     name: str = "default",
 ) -> None:
-    """Start one etcd and some hosts as containers; a cluster that is already so is left as it is."""
-    wanted = requested_cluster(hosts=hosts, backend=backend, underlay=underlay, name=name)
+    """Start one etcd and some hosts as containers or machines; a cluster that is already so is left as it is."""
+    wanted = requested_cluster(
+        hosts=hosts, backend=backend, underlay=underlay, name=name, machines=machines, kernel=kernel
+    )
     wanted = replace(wanted, base=base or docker_engine.newest_base())
-    bootable.require(wanted.base)
+    if machines:
+        virtual_hosts.build(wanted)
+    else:
+        bootable.require(wanted.base)
     with name_locked(name):
         site = find(name)
         if site is not None:
@@ -107,12 +118,18 @@ def shell(c: Context, host: str, name: str = "default") -> None:
     machines = _site(name).machines
     if host not in machines:
         raise OverlaydError(f"cluster {name} has no host {host}", hint=f"it has {', '.join(sorted(machines))}")
-    argv = ["docker", "exec", "--interactive", "--tty", str(machines[host].container.name), "sh", "-l"]
+    argv = machines[host].transport.login()
     os.execvp(argv[0], argv)
 
 
 def requested_cluster(
-    *, hosts: str = "3", backend: str = "vxlan", underlay: str | None = None, name: str = "default"
+    *,
+    hosts: str = "3",
+    backend: str = "vxlan",
+    underlay: str | None = None,
+    name: str = "default",
+    machines: bool = False,
+    kernel: str = "",
 ) -> Cluster:
     """The cluster that a command line asks for, without a base yet. Raises ConfigError; does no I/O."""
     wanted = Cluster(
@@ -121,6 +138,8 @@ def requested_cluster(
         hosts=options.whole_number("hosts", hosts),
         backend=backend_json(backend),
         underlay=UNDERLAY if underlay is None else options.underlay(underlay),
+        machines=machines,
+        kernel=options.kernel(kernel),
     )
     # With an unknown backend every host would wait for another network config for ever.
     backends.load(parse_network_config(wanted.network_config).backend_type)

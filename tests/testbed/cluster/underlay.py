@@ -69,7 +69,7 @@ def holders(cluster: Cluster) -> list[Holder]:
         if network["Name"] != cluster.docker_network
         for subnet in _subnets(network)
     ]
-    if not _is_dockerd_beside_us():
+    if not is_dockerd_beside_us():
         return found
     bridges = {_bridge(network) for network in networks}
     return found + [holder for device, holder in routes(_ROUTES.read_text()) if device not in bridges]
@@ -113,7 +113,7 @@ def _bridge(network: dict[str, Any]) -> str:
     return str(named or f"br-{network['Id'][:12]}")
 
 
-def _is_dockerd_beside_us() -> bool:
+def is_dockerd_beside_us() -> bool:
     """Whether dockerd makes its bridges in our network namespace: else our routes say nothing of its machine's."""
     where = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
     if not where.startswith("unix://"):

@@ -12,10 +12,14 @@ from tests.testbed.cluster.docker_engine import PlannedContainer, client
 from tests.testbed.cluster.machine import Machine
 from tests.testbed.cluster.parallel import each
 from tests.testbed.cluster.site import ClusterSite
+from tests.testbed.cluster.steps import virtual_hosts
 
 
 def make(site: ClusterSite) -> None:
     """Make and start every host of the description."""
+    if site.cluster.machines:
+        virtual_hosts.make(site)
+        return
     privileged = privileged_works(site)
     how = "with --privileged" if privileged else "with single capabilities: --privileged does not work on this machine"
     site.notes["hosts"] = how

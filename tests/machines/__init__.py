@@ -1,0 +1,1 @@
+"""Tests on hosts that are virtual machines: a kernel, a boot and a disk of their own."""

@@ -1,0 +1,82 @@
+"""Fixtures: clusters of virtual machines, and what they looked like when a test failed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager
+from ipaddress import IPv4Network
+
+import pytest
+
+from tests.sharing import alone_in
+from tests.testbed.cluster import docker_engine
+from tests.testbed.cluster.collect import collect
+from tests.testbed.cluster.create import ROOT, standing
+from tests.testbed.cluster.description import Cluster
+from tests.testbed.cluster.site import ClusterSite
+from tests.testbed.cluster.steps import virtual_hosts
+from tests.testbed.cluster.virtual_machine import VirtualMachine
+
+NAME = "vm"
+UNDERLAY = IPv4Network("198.18.40.0/24")
+# Emulated machines of a busy computer; each wait inside has a limit of its own, and tells more.
+_TEST_S = 2400
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything in this folder needs Docker, built images and QEMU. One group at a time has machines."""
+    for item in items:
+        if "tests/machines/" in str(item.path):
+            item.add_marker(pytest.mark.cluster)
+            item.add_marker(pytest.mark.lane("machines"))
+            item.add_marker(pytest.mark.timeout(_TEST_S))
+            if "site" in getattr(item, "fixturenames", ()):
+                item.add_marker(pytest.mark.setup("machines"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Collect journals, consoles, routes and rules of every host when a test failed, and say where they are."""
+    report = yield
+    site = getattr(item, "funcargs", {}).get("site")
+    if report.failed and isinstance(site, ClusterSite):
+        folder = collect(site, ROOT / "build" / "clusters" / item.name)
+        report.sections.append(("cluster", f"journals, consoles, routes, rules and etcd's content are in {folder}"))
+    return report
+
+
+@pytest.fixture(scope="session")
+def base() -> str:
+    """The base of the machines' disk: that of the host image built last."""
+    return docker_engine.newest_base()
+
+
+@pytest.fixture(scope="session")
+def machines(base: str, pytestconfig: pytest.Config) -> Callable[[Cluster], AbstractContextManager[ClusterSite]]:
+    """Makes a cluster of machines for the length of a `with` block; builds disk and kernel where they are missing."""
+
+    def make(cluster: Cluster) -> AbstractContextManager[ClusterSite]:
+        with alone_in(pytestconfig, "builds"):
+            virtual_hosts.build(cluster)
+        return standing(cluster)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def site(base: str, machines: Callable[[Cluster], AbstractContextManager[ClusterSite]]) -> Iterator[ClusterSite]:
+    """Two machines, with their own disk's kernel. Whoever breaks something mends it."""
+    with machines(Cluster(name=NAME, base=base, hosts=2, underlay=UNDERLAY, machines=True)) as found:
+        yield found
+
+
+@pytest.fixture
+def a(site: ClusterSite) -> VirtualMachine:
+    """The first machine."""
+    return virtual_hosts.of(site, "host1")
+
+
+@pytest.fixture
+def b(site: ClusterSite) -> VirtualMachine:
+    """The second machine."""
+    return virtual_hosts.of(site, "host2")
