@@ -37,6 +37,13 @@ def forget(lab: Lab, key: str) -> None:
     lab.run(["env", "ETCDCTL_API=3", "etcdctl", f"--endpoints={ETCD}", "del", f"{PREFIX}/{key}"])
 
 
+def take_away(lab: Lab, host: Host) -> None:
+    """Remove a host and its lease: for half a minute a host that lost its power is a peer that is not reached."""
+    key = f"subnets/{str(host.subnet).replace('/', '-')}"
+    lab.remove_host(host)
+    forget(lab, key)
+
+
 def fetch(host: Host, path: str) -> tuple[int, str]:
     """Status code and body of a page of a host's daemon."""
 
@@ -91,6 +98,7 @@ def test_a_daemon_that_serves_is_healthy_and_ready(a: Host) -> None:
 
 
 def test_metrics_show_lease_and_peers_and_count_repairs(a: Host, b: Host) -> None:
+    eventually("b is known", lambda: figures(a)["overlayd_peers"] == 1)
     before = figures(a)
     assert before["overlayd_peers"] == before["overlayd_lease_held"] == before["overlayd_etcd_connected"] == 1
     assert before["overlayd_etcd_revision"] > 1
@@ -137,7 +145,8 @@ def test_dropped_packets_of_strangers_are_counted(lab: Lab, a: Host, firewall: s
         finally:
             forget(lab, "subnets/10.5.9.0-24")
     finally:
-        lab.remove_host(host)
+        take_away(lab, host)
+        eventually("it is no peer any more", lambda: len(a.status()["peers"]) == 1)
 
 
 def test_what_others_remove_is_counted_as_a_repair(a: Host) -> None:
@@ -222,7 +231,7 @@ def test_a_host_whose_subnet_was_taken_reports_it_and_gets_another(lab: Lab) -> 
         forget(lab, key)
         eventually("the thief is forgotten", lambda: unwell(host).keys() == {"docker"})
     finally:
-        lab.remove_host(host)
+        take_away(lab, host)
 
 
 def test_docker_on_another_address_makes_the_host_unready(a: Host) -> None:
@@ -247,7 +256,7 @@ def test_a_host_without_docker_is_ready(lab: Lab) -> None:
         host.start()
         becomes_ready(host)
     finally:
-        lab.remove_host(host)
+        take_away(lab, host)
 
 
 def test_the_files_that_docker_starts_from_come_back(a: Host) -> None:
@@ -270,7 +279,7 @@ def test_a_health_port_in_use_does_not_keep_the_daemon_down(lab: Lab) -> None:
         eventually("it takes the port", lambda: host.status()["problems"] == [] and host.status()["watched_at"])
         becomes_ready(host)
     finally:
-        lab.remove_host(host)
+        take_away(lab, host)
 
 
 def test_no_page_and_no_status_shows_a_secret(lab: Lab) -> None:
@@ -288,7 +297,7 @@ def test_no_page_and_no_status_shows_a_secret(lab: Lab) -> None:
         assert all(shown)
         assert secret not in "".join(pages + shown)
     finally:
-        lab.remove_host(host)
+        take_away(lab, host)
 
 
 def test_the_status_command_agrees_with_readyz(a: Host) -> None:
