@@ -19,6 +19,8 @@ from tests.testbed.netns.namespaces import inside
 from tests.testbed.polling import eventually
 
 PORT = 8471
+# A peer that does not run.
+PEER9 = '{"PublicIP": "198.18.1.9", "BackendType": "vxlan", "BackendData": {"VNI": 1, "VtepMAC": "02:00:00:00:00:09"}}'
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +35,13 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 def forget(lab: Lab, key: str) -> None:
     """Remove a key from etcd."""
     lab.run(["env", "ETCDCTL_API=3", "etcdctl", f"--endpoints={ETCD}", "del", f"{PREFIX}/{key}"])
+
+
+def take_away(lab: Lab, host: Host) -> None:
+    """Remove a host and its lease: for half a minute a host that lost its power is a peer that is not reached."""
+    key = f"subnets/{str(host.subnet).replace('/', '-')}"
+    lab.remove_host(host)
+    forget(lab, key)
 
 
 def fetch(host: Host, path: str) -> tuple[int, str]:
@@ -89,6 +98,7 @@ def test_a_daemon_that_serves_is_healthy_and_ready(a: Host) -> None:
 
 
 def test_metrics_show_lease_and_peers_and_count_repairs(a: Host, b: Host) -> None:
+    eventually("b is known", lambda: figures(a)["overlayd_peers"] == 1)
     before = figures(a)
     assert before["overlayd_peers"] == before["overlayd_lease_held"] == before["overlayd_etcd_connected"] == 1
     assert before["overlayd_etcd_revision"] > 1
@@ -114,15 +124,29 @@ def test_metrics_show_lease_and_peers_and_count_repairs(a: Host, b: Host) -> Non
     assert figures(a)["overlayd_data_path_problems"] == 0
 
 
-def test_dropped_packets_of_strangers_are_counted(a: Host, b: Host) -> None:
-    becomes_ready(a)
-    counted = ("overlayd_dropped_packets_total", {"chain": "delivered"})
-    before = sample(a, *counted)
-    stranger = UNDERLAY[200]
-    packet = wire.udp(stranger, a.address, 8472, wire.vxlan(1, b"x" * 60))
-    frame = wire.frame(wire.mac_of(a.namespace, "eth0"), wire.mac_of(b.namespace, "eth0"), packet)
-    wire.send(b.namespace, "eth0", [frame] * 5)
-    eventually("five are counted", lambda: sample(a, *counted) == before + 5)
+@pytest.mark.parametrize("firewall", ["iptables", "nftables"])
+def test_dropped_packets_of_strangers_are_counted(lab: Lab, a: Host, firewall: str) -> None:
+    host = lab.host("g", start=False, settings={"healthz-port": PORT, "firewall": firewall})
+    try:
+        host.start()
+        becomes_ready(host)
+        counted = ("overlayd_dropped_packets_total", {"chain": "delivered"})
+        before = sample(host, *counted)
+        packet = wire.udp(UNDERLAY[200], host.address, 8472, wire.vxlan(1, b"x" * 60))
+        frame = wire.frame(wire.mac_of(host.namespace, "eth0"), wire.mac_of(a.namespace, "eth0"), packet)
+        wire.send(a.namespace, "eth0", [frame] * 5)
+        eventually("five are counted", lambda: sample(host, *counted) == before + 5)
+        # A new peer has the rules written again, and the kernel counts from 0.
+        write(lab, "subnets/10.5.9.0-24", PEER9)
+        try:
+            eventually("the peer is there", lambda: len(host.status()["peers"]) == len(lab.hosts))
+            wire.send(a.namespace, "eth0", [frame] * 5)
+            eventually("ten are counted", lambda: sample(host, *counted) == before + 10)
+        finally:
+            forget(lab, "subnets/10.5.9.0-24")
+    finally:
+        take_away(lab, host)
+        eventually("it is no peer any more", lambda: len(a.status()["peers"]) == 1)
 
 
 def test_what_others_remove_is_counted_as_a_repair(a: Host) -> None:
@@ -130,7 +154,8 @@ def test_what_others_remove_is_counted_as_a_repair(a: Host) -> None:
     names = ("overlayd_repairs_total", {"part": "data path"})
     before = sample(a, *names)
     a.run("ip", "route", "flush", "proto", "157")
-    eventually("the repair is counted", lambda: sample(a, *names) == before + 1)
+    # A look may find a part of the routes gone, and the next one the rest.
+    eventually("the repair is counted", lambda: sample(a, *names) > before)
 
 
 def test_the_size_of_the_network_and_the_life_of_the_lease_are_told(a: Host) -> None:
@@ -170,9 +195,7 @@ def test_a_peer_that_cannot_be_served_makes_the_host_unready(lab: Lab, a: Host) 
     becomes_ready(a)
     # Its subnet is an on-link network of this host.
     a.run("ip", "address", "add", "10.5.9.1/24", "broadcast", "10.5.9.0", "dev", "docker0")
-    data = '{"VNI": 1, "VtepMAC": "02:00:00:00:00:09"}'
-    value = f'{{"PublicIP": "198.18.1.9", "BackendType": "vxlan", "BackendData": {data}}}'
-    write(lab, "subnets/10.5.9.0-24", value)
+    write(lab, "subnets/10.5.9.0-24", PEER9)
     try:
         eventually("it says so", lambda: unwell(a).keys() == {"peers"})
     finally:
@@ -208,7 +231,7 @@ def test_a_host_whose_subnet_was_taken_reports_it_and_gets_another(lab: Lab) -> 
         forget(lab, key)
         eventually("the thief is forgotten", lambda: unwell(host).keys() == {"docker"})
     finally:
-        lab.remove_host(host)
+        take_away(lab, host)
 
 
 def test_docker_on_another_address_makes_the_host_unready(a: Host) -> None:
@@ -233,7 +256,7 @@ def test_a_host_without_docker_is_ready(lab: Lab) -> None:
         host.start()
         becomes_ready(host)
     finally:
-        lab.remove_host(host)
+        take_away(lab, host)
 
 
 def test_the_files_that_docker_starts_from_come_back(a: Host) -> None:
@@ -256,7 +279,7 @@ def test_a_health_port_in_use_does_not_keep_the_daemon_down(lab: Lab) -> None:
         eventually("it takes the port", lambda: host.status()["problems"] == [] and host.status()["watched_at"])
         becomes_ready(host)
     finally:
-        lab.remove_host(host)
+        take_away(lab, host)
 
 
 def test_no_page_and_no_status_shows_a_secret(lab: Lab) -> None:
@@ -274,7 +297,7 @@ def test_no_page_and_no_status_shows_a_secret(lab: Lab) -> None:
         assert all(shown)
         assert secret not in "".join(pages + shown)
     finally:
-        lab.remove_host(host)
+        take_away(lab, host)
 
 
 def test_the_status_command_agrees_with_readyz(a: Host) -> None:

@@ -18,12 +18,13 @@ _CHAINS = {
     ("mangle", "FORWARD"): "forwarded",
     ("filter", "INPUT"): "input",
 }
+KNOWN = tuple(_CHAINS.values())
 DROPPED = counter(
     "overlayd_dropped_packets_total",
     "Packets that rules of overlayd dropped. raw, prerouting: forged sources; delivered: not from a peer, to the "
     "backend's port; forwarded: strangers to containers; input: containers to this host.",
     label="chain",
-    known=_CHAINS.values(),
+    known=KNOWN,
 )
 _last: dict[str, Counter[str]] = {}
 
@@ -37,7 +38,6 @@ def note(source: str, found: Iterable[tuple[str, int]]) -> None:
     """Count the packets that were dropped since the last call; pairs of label and the kernel's count of one rule.
 
     `source` is whose counters these are. Its first call counts nothing: a daemon before this one has counted those.
-    A rule that was written again begins at 0.
     """
     now: Counter[str] = Counter()
     for label, packets in found:
@@ -47,3 +47,10 @@ def note(source: str, found: Iterable[tuple[str, int]]) -> None:
         more = packets - before.get(label, 0)
         DROPPED.add(more if more >= 0 else packets, of=label)
     _last[source] = now
+
+
+def written_again(source: str, labels: Iterable[str] = KNOWN) -> None:
+    """These rules were written: the kernel counts their packets from 0."""
+    if source in _last:
+        for label in labels:
+            _last[source][label] = 0

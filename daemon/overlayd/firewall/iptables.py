@@ -13,7 +13,7 @@ from dataclasses import replace
 from overlayd.errors import CommandFailed
 from overlayd.firewall.chains import Ruleset
 from overlayd.firewall.diff import Tables, changes, read, restore_input
-from overlayd.firewall.dropped import chain_of_iptables, note
+from overlayd.firewall.dropped import chain_of_iptables, note, written_again
 from overlayd.lib import process
 from overlayd.lib.iptables_save import packets
 from overlayd.lib.marks import ours
@@ -50,6 +50,9 @@ def sync(command: str, desired: Ruleset) -> bool:
     if not lines:
         return False
     _restore(command, restore_input(lines))
+    # `:NAME` empties a chain that exists.
+    emptied = (chain_of_iptables(table, line.split()[0]) for table in lines for line in lines[table] if line[0] == ":")
+    written_again(command, [label for label in emptied if label is not None])
     return True
 
 

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator
 
 from overlayd.errors import CommandFailed
-from overlayd.firewall.dropped import note
+from overlayd.firewall.dropped import note, written_again
 from overlayd.firewall.table import FAMILIES, NftTable, dropped, matches, removal, sets, tables, write
 from overlayd.lib import process
 from overlayd.lib.marks import ours
@@ -36,6 +36,7 @@ def sync(version: int, desired: NftTable | None) -> bool:
         if matches(desired, listing):
             return False
     process.run(["nft", "-f", "-"], input=write(desired))
+    written_again(f"nftables {family}")
     return True
 
 
