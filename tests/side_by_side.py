@@ -20,6 +20,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # Most tests wait for others: twice as many runs as the processors of CI, and no more where there are more, for what
 # they measure of time is not measured among many.
 RUNS = 4
+# What an interrupted run may take. A part of a night has more (tests/nightly/parts.py), so that results are written.
+CLEAN_UP_S = 90.0
 _CLOSING = re.compile(r"^=+ (?P<counts>.*\d+ \w+.*|no tests ran) in [\d.]+s.*=+$", re.MULTILINE)
 _COUNT = re.compile(r"(\d+) (failed|passed|skipped|deselected|xfailed|xpassed|warnings?|errors?)")
 # What a run prints about all of its tests, and not about one file: it is shown when the run has ended.
@@ -52,9 +54,13 @@ class Run:
         if self.runs():
             self._process.send_signal(signal.SIGINT)
 
-    def wait(self) -> int:
-        """Its exit status, when it has ended."""
-        return self._process.wait()
+    def wait(self, deadline: float) -> int:
+        """Its exit status, when it has ended; after the deadline (time.monotonic) it is killed."""
+        try:
+            return self._process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
 
     def show(self) -> None:
         """Print the lines that are new: of a run that goes on, only those of its tests' progress."""
@@ -83,7 +89,7 @@ def run(options: Sequence[str], paths: Sequence[str] = (), *, runs: int, junit: 
     """Run the tests below `paths` (default: all) with these options of pytest, in so many runs; whether all is well.
 
     `junit`: the results of all are written there, as JUnit XML with the output of tests that failed. Interrupted, it
-    interrupts the runs, once, and waits until each has cleaned up; what they did until then is in the results.
+    interrupts the runs, once, and gives each CLEAN_UP_S to clean up; what they did until then is in the results.
     """
     began = time.monotonic()
     sys.stdout.write(f"{runs} at once: {shlex.join(['pytest', *options, *paths])}\n")
@@ -104,7 +110,8 @@ def run(options: Sequence[str], paths: Sequence[str] = (), *, runs: int, junit: 
         finally:
             for one in started:
                 one.interrupt()
-            statuses = [one.wait() for one in started]
+            deadline = time.monotonic() + CLEAN_UP_S
+            statuses = [one.wait(deadline) for one in started]
             for one in started:
                 one.show()
             if junit:

@@ -20,6 +20,7 @@ from tests.testbed.netns.flannel_host import PREFIX
 from tests.testbed.netns.lab import NETWORK, Host, Lab, laboratory
 from tests.testbed.netns.traffic import pinging, pings
 from tests.testbed.polling import eventually
+from tests.testbed.records import Recorder
 
 # An earlier version ran the commands of a hostile config within half a second.
 WITHIN_S = 5.0
@@ -178,13 +179,16 @@ def test_a_host_behind_nat_is_not_ended_by_a_backend_that_it_cannot_have(lab: La
         lab.remove_host(host)
 
 
-def test_a_config_that_this_kernel_cannot_have_is_left_again(lab: Lab, a: Host, b: Host) -> None:
+def test_a_config_that_this_kernel_cannot_have_is_left_again(
+    lab: Lab, a: Host, b: Host, record_property: Recorder
+) -> None:
     if device_feature("ipip").there:
         pytest.skip("this kernel has ipip, and there is no other backend that it may lack")
     with pinging(a, b) as losses:
         write(lab, {"Type": "ipip"})
         eventually("both say so", lambda: all("IP-in-IP" in problem_of(host) and ready(host) for host in (a, b)))
         never("it ends", lambda: not a.runs(), for_s=2)
+    losses.fault("config names a backend that the kernel lacks", "vxlan").record(record_property)
     # On a quiet machine none is lost. The two changes take as long as writing rules: half a second on a busy machine.
     assert losses.lost < 100
     assert a.status()["backend"] == "vxlan"

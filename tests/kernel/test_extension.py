@@ -17,6 +17,7 @@ from tests.testbed.netns.flannel_host import PREFIX, etcdctl, key, publish, publ
 from tests.testbed.netns.lab import Host, Lab, laboratory
 from tests.testbed.netns.traffic import pinging, pings, reaches, send_over_tcp
 from tests.testbed.polling import eventually, until
+from tests.testbed.records import Recorder
 
 # As in flannel's Documentation/extension.md, with three differences: `ip neigh` instead of `arp`, commands that undo
 # it, and scripts on the host, since a host takes no commands from etcd.
@@ -123,11 +124,12 @@ def test_the_firewall_knows_the_device_that_the_commands_made(a: Host) -> None:
     assert "-i flannel-vxlan" in a.run("iptables-save", "-t", "raw")
 
 
-def test_a_restart_runs_nothing_and_loses_nothing(a: Host, b: Host) -> None:
+def test_a_restart_runs_nothing_and_loses_nothing(a: Host, b: Host, record_property: Recorder) -> None:
     before = a.run("ip", "-o", "link", "show", "flannel-vxlan").split(":")[0]
     with pinging(b, a) as losses:
         a.stop()
         a.start()
+    losses.fault("daemon restarted", "extension").record(record_property)
     assert losses.lost == 0
     assert a.run("ip", "-o", "link", "show", "flannel-vxlan").split(":")[0] == before
 

@@ -23,6 +23,7 @@ from tests.testbed.netns.netlink_events import NetlinkListener
 from tests.testbed.netns.second_network import NETWORK, PREFIX, SecondNetworkHost, configure
 from tests.testbed.netns.traffic import Losses, pinging, pings
 from tests.testbed.polling import eventually
+from tests.testbed.records import Recorder
 
 SETTINGS: dict[str, object] = {"resync-s": RESYNC_S}
 BOTH: dict[str, tuple[dict[str, Any], str]] = {
@@ -183,7 +184,9 @@ def changed(site: Site, network: int) -> Iterator[tuple[str, Callable[[], object
 
 
 @pytest.mark.parametrize("network", [0, 1])
-def test_what_is_done_to_one_network_loses_no_packet_of_the_other(site: Site, network: int) -> None:
+def test_what_is_done_to_one_network_loses_no_packet_of_the_other(
+    site: Site, network: int, record_property: Recorder
+) -> None:
     (a, b), touched = (site.second, site.first)[network], (site.first, site.second)[network]
     eventually("it is whole", lambda: pings(a, b))
     found: dict[str, Losses] = {}
@@ -193,6 +196,9 @@ def test_what_is_done_to_one_network_loses_no_packet_of_the_other(site: Site, ne
             do()
             eventually(f"{what} is over", lambda: settled(touched[0]) and pings(*touched))
             eventually("a second went by", lambda until=until: time.monotonic() > until)  # type: ignore[misc]
+        losses.fault(f"network {network + 1}: {what}, packets of the other", a.status()["backend"]).record(
+            record_property
+        )
         found[what] = losses
     assert {what: losses.lost for what, losses in found.items()} == dict.fromkeys(found, 0)
     assert min(losses.received for losses in found.values()) > 20

@@ -23,6 +23,7 @@ from tests.testbed.netns import namespaces, wireguard_devices
 from tests.testbed.netns.lab import Host, Lab, environment, laboratory
 from tests.testbed.netns.traffic import ping_of_size, pinging, pings, pings6
 from tests.testbed.polling import eventually
+from tests.testbed.records import Recorder
 
 PSK = base64.b64encode(b"a secret that nobody may see at all"[:32]).decode()
 CONFIG: dict[str, Any] = {"Type": "wireguard", "PSK": PSK, "PersistentKeepaliveInterval": 1}
@@ -102,12 +103,13 @@ def test_secrets_are_in_no_log_status_or_process_arguments(a: Host, b: Host) -> 
     assert not [secret for secret in (PSK, private, hexadecimal) if secret in said]
 
 
-def test_a_restarted_daemon_keeps_key_subnet_and_data_path(a: Host, b: Host) -> None:
+def test_a_restarted_daemon_keeps_key_subnet_and_data_path(a: Host, b: Host, record_property: Recorder) -> None:
     before, running, subnet = configured(a), carriers(a), a.subnet
     with pinging(b, a) as losses:
         assert a.stop() == 0
         assert all(pings(a, b) for _ in range(5))
         a.start()
+    losses.fault("daemon restarted", "wireguard").record(record_property)
     assert (configured(a), carriers(a), a.subnet) == (before, running, subnet)
     # With wireguard-go a program carries the packets, and may be late on a busy machine.
     assert losses.lost <= 2

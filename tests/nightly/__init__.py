@@ -1,1 +1,1 @@
-"""The page of a nightly run: tests, connectivity, rates. Pure functions from figures to HTML."""
+"""A night: all tests and the bench, within 80 minutes; one page of them, and what is kept for later nights' pages."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,10 @@ from tests.nightly.runs import Run
 _SLOWEST = 15
 # A plot and the strip of nights have room for so many.
 _NIGHTS = 60
+
+
+_PLAIN = re.compile(r"[\w/.:-]+")
+_BREAKS = re.compile(r"""['"$\\`#\s](?<! )""")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,10 +171,15 @@ def _failure(case: Case, older: Sequence[Run]) -> Failure:
     complete = any(run.complete for run in older)
     since = f"since {found.since:%Y-%m-%d %H:%M}, {found.nights} nights" if found.since else "new" if complete else ""
     often = f"failed in {found.failed} of the {found.seen} nights before" if found.failed else ""
-    again = f"make one T={case.name}" if case.name.startswith("tests/") and "'" not in case.name else ""
-    if any(character in again for character in '[] ();&|<>$`"\\*?'):
-        again = f"make one T='{case.name}'"
-    return Failure(case=case, since=since, often=often, again=again)
+    return Failure(case=case, since=since, often=often, again=_again(case.name))
+
+
+def _again(name: str) -> str:
+    """The command that runs a test again, through make and its shell; none for what is no test, or can break these."""
+    if not name.startswith("tests/") or _BREAKS.search(name):
+        return ""
+    # `make one` splits T into words as a shell does.
+    return f"make one T={name}" if _PLAIN.fullmatch(name) else f"make one T='\"{name}\"'"
 
 
 def _plots(run: Run, nights: Sequence[Run]) -> dict[str, list[Plot]]:
@@ -202,7 +212,12 @@ def _described(name: str, tonight: Ratio | None, usual: float | None, all_of_it:
     return f"{name}: {now}{before}; between {significant(low)} and {significant(high)} in {len(all_of_it)} nights"
 
 
-def _faults(results: Results, older: Sequence[Run]) -> Iterator[FaultRow]:
+def _faults(results: Results, older: Sequence[Run]) -> list[FaultRow]:
+    """All faults, those that cost more than usual first, then those that cost most."""
+    return sorted(_fault_rows(results, older), key=lambda row: (not row.worse, -row.recovered_s, -row.lost))
+
+
+def _fault_rows(results: Results, older: Sequence[Run]) -> Iterator[FaultRow]:
     for test, one in results.tests.faults if results.tests else ():
         key = f"{test}: {one.fault}, {one.backend}"
         known = [run.faults[key] for run in older if key in run.faults]

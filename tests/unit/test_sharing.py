@@ -99,8 +99,32 @@ def test_interrupted_it_lets_each_run_clean_up(tmp_path: Path) -> None:
     assert process.returncode != 0
     assert "KeyboardInterrupt" in said
     for name in "ab":
-        assert f"test_{name}.py::test_it[0] (call)" in said[said.index("interrupted in") :]
+        assert f"test_{name}.py::test_it[0] (" in said[said.index("interrupted in") :]
     assert sorted(word for word, _, _ in lines(tmp_path)) == ["begin", "begin", "end", "end"]
+
+
+def test_a_run_that_does_not_clean_up_is_killed_and_the_results_of_the_others_are_kept(tmp_path: Path) -> None:
+    write(tmp_path, "a")
+    ignored = f"Path({str(tmp_path / 'ignored')!r}).touch()"
+    write(tmp_path, "b", body=f"import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); {ignored}; time.sleep(60)")
+    junit = tmp_path / "junit.xml"
+    call = "from pathlib import Path; from tests import side_by_side; side_by_side.CLEAN_UP_S = 3.0; "
+    call += f"side_by_side.run([], [{str(tmp_path)!r}], runs=2, junit=Path({str(junit)!r}))"
+    with subprocess.Popen([sys.executable, "-c", call], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout
+            # a's run has ended; b's test says that it ignores the signal.
+            assert any(" 3 passed in " in line for line in process.stdout)
+            eventually("b ignores it", (tmp_path / "ignored").exists, timeout_s=60)
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=60)
+        finally:
+            process.kill()
+    found = summarize(junit.read_bytes())
+    assert (found.count("passed"), [case.message for case in found.cases]) == (
+        3,
+        ["this run of pytest did not come to its end"],
+    )
 
 
 def test_a_group_is_given_to_one_and_the_long_ones_first(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def test_a_part_that_is_cut_off_does_not_take_the_others_time(tmp_path: Path) ->
     slow = python("build", "import time; time.sleep(300)", ends_at_s=1)
     closed = run(tmp_path, slow, with_tests(tmp_path, "def test_a(): pass\n"))
     assert " 1 passed, 1 error in " in closed.line
-    assert "cut off after 1.0 s" in page(tmp_path)
+    assert re.search(r"cut off after [01]\.\d s", page(tmp_path))
 
 
 def test_a_defect_of_ours_is_an_error_on_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -217,6 +217,26 @@ def test_a_selection_is_said_and_tells_later_nights_of_no_pass(
     assert not json.loads(next((folder / "runs").iterdir()).read_text())["complete"]
 
 
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("tests/a.py::test_b", "make one T=tests/a.py::test_b"),
+        ("tests/a.py::test_b[vxlan]", """make one T='"tests/a.py::test_b[vxlan]"'"""),
+        ("tests/a.py::test_b[routes flushed]", """make one T='"tests/a.py::test_b[routes flushed]"'"""),
+        ("tests/a.py::test_b[$(reboot)]", None),
+        ("tests/a.py::test_b['; reboot]", None),
+        ("bench", None),
+    ],
+)
+def test_the_command_to_run_a_test_again_is_safe_to_paste(tmp_path: Path, name: str, command: str | None) -> None:
+    file, _, test = name.partition("::")
+    attributes = f'file="{file}" name="{test}"' if test else f'name="{file}"'
+    xml = f"<testsuites><testsuite><testcase {attributes}><failure/></testcase></testsuite></testsuites>"
+    night.render(made.results(tmp_path, xml.encode(), None, outcome("tests", parts.FAILED, "")))
+    _, text = read(tmp_path)
+    assert (f"Again: {command} " in text) if command else ("Again:" not in text)
+
+
 def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OverlaydError, match="has no results of a night"):
         night.render(tmp_path)
