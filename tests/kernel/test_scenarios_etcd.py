@@ -58,6 +58,7 @@ def revision(lab: Lab) -> int:
     return int(lab.etcd.ctl("get", "any", "-w", "fields").split('"Revision" : ')[1].split()[0])
 
 
+@pytest.mark.slow
 def test_with_one_member_of_three_lost_hosts_still_join(lab: Lab, newcomer: Host, record_property: Recorder) -> None:
     a, b = lab.hosts[:2]
     with cost_of("one member of three lost", "vxlan", (a, b), record_property) as cost:
@@ -91,7 +92,7 @@ def test_with_all_members_lost_packets_flow_and_a_host_that_starts_meanwhile_wai
     assert [a.subnets, b.subnets] == before
 
 
-@pytest.mark.parametrize("frozen_s", [0.0, 3.0])
+@pytest.mark.parametrize("frozen_s", [pytest.param(0.0, marks=pytest.mark.slow), 3.0])
 def test_a_daemon_ends_in_time_while_all_members_hang(lab: Lab, frozen_s: float) -> None:
     a = lab.hosts[0]
     lab.etcd.freeze()
