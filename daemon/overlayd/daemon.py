@@ -45,6 +45,7 @@ from overlayd.lib.counters import counter
 from overlayd.lib.log import logger
 from overlayd.lib.notify import notify
 from overlayd.lib.ownership import require_folder, require_ours
+from overlayd.lib.periodic import all_at_once
 from overlayd.monitoring.http import MonitoringPort, daemon_endpoints, monitoring_port
 from overlayd.monitoring.liveness import LEAST_SLACK_S, Liveness
 from overlayd.monitoring.status_file import Status, StatusFile, begun_at
@@ -300,9 +301,7 @@ class Daemon:
         try:
             yield
         finally:
-            self._release_address()
-            self._reachability.stop()
-            self._renewal.stop()
-            self._registry.stop()
+            # Each waits for its call to etcd, which takes seconds where etcd hangs. systemd waits 20 s for all of them.
+            all_at_once(self._release_address, self._reachability.stop, self._renewal.stop, self._registry.stop)
             self._store.close()
             monitor.stop()

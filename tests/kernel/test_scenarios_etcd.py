@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from functools import partial
 
@@ -57,6 +58,7 @@ def revision(lab: Lab) -> int:
     return int(lab.etcd.ctl("get", "any", "-w", "fields").split('"Revision" : ')[1].split()[0])
 
 
+@pytest.mark.slow
 def test_with_one_member_of_three_lost_hosts_still_join(lab: Lab, newcomer: Host, record_property: Recorder) -> None:
     a, b = lab.hosts[:2]
     with cost_of("one member of three lost", "vxlan", (a, b), record_property) as cost:
@@ -88,6 +90,22 @@ def test_with_all_members_lost_packets_flow_and_a_host_that_starts_meanwhile_wai
         eventually("all reach it", partial(all_reach, *lab.hosts), timeout_s=HEALED_S)
     assert cost.lost == []
     assert [a.subnets, b.subnets] == before
+
+
+@pytest.mark.parametrize("frozen_s", [pytest.param(0.0, marks=pytest.mark.slow), 3.0])
+def test_a_daemon_ends_in_time_while_all_members_hang(lab: Lab, frozen_s: float) -> None:
+    a = lab.hosts[0]
+    lab.etcd.freeze()
+    try:
+        time.sleep(frozen_s)
+        began = time.monotonic()
+        assert a.stop() == 0
+        # Within systemd's TimeoutStopSec of 20 s, with room for a busy machine.
+        assert time.monotonic() - began < 15
+    finally:
+        lab.etcd.thaw()
+        lab.etcd.wait()
+        a.start()
 
 
 def test_after_a_backup_is_restored_hosts_that_joined_later_keep_their_subnets_and_lose_nothing(

@@ -82,6 +82,7 @@ def test_a_host_cut_from_etcd_loses_no_packet_and_keeps_its_subnet(lab: Lab, rec
     assert nothing_held_twice(lab)
 
 
+@pytest.mark.slow
 def test_a_subnet_whose_host_was_cut_from_etcd_too_long_is_another_hosts_and_not_held_twice_after(lab: Lab) -> None:
     a, b, c = lab.hosts
     cut = lab.host("cut", lease_ttl_s=5)

@@ -24,6 +24,7 @@ from overlayd.leases.network_config import NetworkConfig
 from overlayd.leases.subnets import Subnets
 from overlayd.lib.addresses import IPAddress, IPNetwork, overlaps
 from overlayd.lib.log import logger
+from overlayd.lib.periodic import all_at_once
 from overlayd.store.client import Store
 from overlayd.store.follow import Follower, View
 from overlayd.store.openness import OpennessWatch
@@ -72,8 +73,7 @@ class Registry:
 
     def stop(self) -> None:
         """Stop following."""
-        self._openness.stop()
-        self._follower.stop()
+        all_at_once(self._openness.stop, self._follower.stop)
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -17,6 +17,15 @@ def jittered(delay_s: float) -> float:
     return delay_s * random.uniform(0.5, 1)
 
 
+def all_at_once(*calls: Callable[[], None]) -> None:
+    """Make these calls at the same time, and wait for all: it takes as long as the longest. None of them may raise."""
+    threads = [threading.Thread(target=call) for call in calls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
 class Periodic:
     """Calls `call` every `interval_s` seconds from `start` to `stop`; after a StoreError again within `retry_s`."""
 

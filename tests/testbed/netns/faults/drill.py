@@ -23,7 +23,7 @@ HEALED_WITHIN_S = 20.0
 READY_WITHIN_S = 90.0
 # What was sent so short a time before a fault can be lost by it.
 _UNDER_WAY_S = 0.5
-_LOOK_S = 0.5
+_LOOK_S = 1.5
 
 
 @dataclass(kw_only=True)
