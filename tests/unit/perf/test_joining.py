@@ -23,7 +23,7 @@ class Untouched:
         raise AssertionError
 
     def peer_container(self, host: int, name: str, mtu_bytes: int) -> Place:
-        raise AssertionError
+        raise AssertionError((host, name, mtu_bytes))
 
 
 def test_peers_that_are_not_installed_are_reasons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
