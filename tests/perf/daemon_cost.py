@@ -19,7 +19,7 @@ from typing import Any
 
 from overlayd.errors import CommandFailed, OverlaydError
 from tests.perf import outputs
-from tests.perf.layout import alone
+from tests.perf.layout import DAEMON_FIGURES, alone
 from tests.perf.place import Pair
 from tests.testbed.cluster.figures import NotAFigure
 from tests.testbed.polling import eventually
@@ -75,6 +75,15 @@ def several(measure: Callable[[], float], repeat: int) -> dict[str, Any]:
         return alone([measure() for _ in range(repeat)])
     except (OverlaydError, NotAFigure, AssertionError, OSError, subprocess.SubprocessError) as error:
         return {"reason": str(error).strip()[-500:]}
+
+
+def unmeasured(error: Exception, backend: str) -> dict[str, Any]:
+    """The daemon's part of a place where none of its figures could be measured."""
+    reason = {"reason": str(error).strip()[-500:]}
+    return {
+        "daemon": {figure.key: dict(reason) for figure in DAEMON_FIGURES},
+        "daemon_conditions": {"backend": backend},
+    }
 
 
 class LeaseToReply:

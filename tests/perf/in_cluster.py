@@ -10,7 +10,7 @@ from typing import Any
 from overlayd.errors import OverlaydError
 from overlayd.settings.table import Settings
 from tests.perf import daemon_cost
-from tests.perf.joining import MTUS_BYTES, PEERS, join
+from tests.perf.joining import MTUS_BYTES, PEERS, join, with_all_peers
 from tests.perf.layout import subject
 from tests.perf.measuring import Pace, rounds
 from tests.perf.topology_cluster import ClusterTopology, give_wireguard_go, process_of
@@ -18,7 +18,7 @@ from tests.perf.wanted import Wanted, missing
 from tests.testbed.cluster import measure as matrices
 from tests.testbed.cluster import plan
 from tests.testbed.cluster.description import backend_json
-from tests.testbed.cluster.figures import as_document
+from tests.testbed.cluster.figures import NotAFigure, as_document
 from tests.testbed.cluster.machine import Machine
 from tests.testbed.cluster.site import ClusterSite
 
@@ -53,13 +53,19 @@ def measure(
             subjects |= {one: subject("peer", reason=reason) for one, reason in reasons.items()}
             if name in found and "value" in found[name]["tcp_1_flow_gbit_s"]:
                 backends[name] = _matrix(site, subjects[name])
-            if wanted.daemon and "daemon" not in document:
-                say("cluster: the daemon's own cost")
-                document |= _daemon(site, topology, name, pace, wanted.idle_s)
-        except OverlaydError as error:
+        except (OverlaydError, NotAFigure) as error:
             say(f"{name}: {error}")
-            subjects[name] = subject("backend", reason=str(error))
-    return document, backends
+            # What was measured before it failed stays.
+            subjects.setdefault(name, subject("backend", reason=str(error)))
+            continue
+        if wanted.daemon and "daemon" not in document:
+            say("cluster: the daemon's own cost")
+            try:
+                document |= _daemon(site, topology, name, pace, wanted.idle_s)
+            except OverlaydError as error:
+                say(f"the daemon's own cost: {error}")
+                document |= daemon_cost.unmeasured(error, name)
+    return with_all_peers(document, wanted), backends
 
 
 def _switch(site: ClusterSite, name: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from overlayd.errors import OverlaydError
 from tests.perf import daemon_cost
-from tests.perf.joining import MTUS_BYTES, PEERS, join
+from tests.perf.joining import MTUS_BYTES, PEERS, join, with_all_peers
 from tests.perf.layout import subject
 from tests.perf.measuring import Pace, rounds
 from tests.perf.topology_namespaces import NamespaceTopology
@@ -48,10 +48,14 @@ def measure(wanted: Wanted, pace: Pace, say: Callable[[str], None]) -> dict[str,
                 stack.close()
                 if wanted.daemon and "daemon" not in document:
                     say("namespaces: the daemon's own cost")
-                    document |= _daemon(lab, topology, name, pace, wanted.idle_s)
+                    try:
+                        document |= _daemon(lab, topology, name, pace, wanted.idle_s)
+                    except _FAILURES as error:
+                        document |= daemon_cost.unmeasured(error, name)
         except _FAILURES as error:
-            subjects[name] = subject("backend", reason=str(error).strip()[-500:])
-    return document
+            # What was measured before it failed stays.
+            subjects.setdefault(name, subject("backend", reason=str(error).strip()[-500:]))
+    return with_all_peers(document, wanted)
 
 
 @contextmanager

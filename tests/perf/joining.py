@@ -9,12 +9,15 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from overlayd.errors import OverlaydError
+from tests.perf.layout import subject
 from tests.perf.peers import nebula, swarm, tinc, wireguard_go
 from tests.perf.place import Pair
 from tests.perf.topology import End, Topology
 from tests.perf.topology_cluster import ClusterTopology
+from tests.perf.wanted import Wanted
 from tests.testbed.polling import eventually
 
 TUNNELS: Mapping[str, ModuleType] = {one.NAME: one for one in (nebula, tinc, wireguard_go)}
@@ -38,6 +41,14 @@ def join(
                 reasons[name] = str(error)
                 say(f"{name}: {reasons[name]}")
     return ways, reasons
+
+
+def with_all_peers(document: dict[str, Any], wanted: Wanted) -> dict[str, Any]:
+    """The document of a place with a row for each wanted peer, also where what they were measured beside failed."""
+    subjects = document["subjects"]
+    for name in PEERS if wanted.peers else ():
+        subjects.setdefault(name, subject("peer", reason="not measured: what it is measured beside failed"))
+    return document
 
 
 def _joined(topology: Topology, name: str, stack: ExitStack, folder: Path) -> Pair:

@@ -5,6 +5,7 @@
       "when": "2026-11-30T03:00:00+00:00",
       "commit": "eb6d549",              `git describe --always --dirty`
       "machine": {"cpus": 2, "model": "…", "kernel": "6.18", "docker": "20.10", "base": "debian12-rpm"},
+      "parts": ["cluster", "peers"],    which parts were measured (wanted.py): all of them, unless fewer were asked for
       "places": {
         "cluster": {                    hosts are containers with systemd, dockerd and the RPM: what a user has
           "subjects": {                 in the order in which they are shown

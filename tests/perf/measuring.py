@@ -66,7 +66,7 @@ def serving(place: Place, folder: Path) -> Iterator[None]:
         for port, udp, words in commands:
             log = folder / f"{bind}-{port}.log"
             started = stack.enter_context(running(place.words(*words), log, env=_python_path()))
-            wait_for(started, f"{words[0]} at {bind}", lambda p=port, u=udp: place.listens(p, udp=u), log)
+            wait_for(started, f"{words[0]} at {bind}", partial(place.listens, port, udp=udp), log)
         yield
 
 

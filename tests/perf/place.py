@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address
@@ -99,9 +99,8 @@ def running(
         engine_process.end(started)
 
 
-def wait_for(started: subprocess.Popen[bytes], what: str, condition: object, log: Path) -> None:
+def wait_for(started: subprocess.Popen[bytes], what: str, condition: Callable[[], object], log: Path) -> None:
     """Wait until `condition()` is true. Raises OverlaydError with the end of the log when the program ended first."""
-    assert callable(condition)
 
     def settled() -> bool:
         return started.poll() is not None or bool(condition())

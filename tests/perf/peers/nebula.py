@@ -30,7 +30,7 @@ def joined(ends: Sequence[End]) -> Iterator[None]:
             config = _configure(end, ends[1 - number], number, str(authority))
             log = end.folder / "nebula.log"
             started = stack.enter_context(running(end.host.words("nebula", "-config", config), log))
-            wait_for(started, "nebula's device", lambda e=end: e.has_device(), log)
+            wait_for(started, "nebula's device", end.has_device, log)
         yield
 
 

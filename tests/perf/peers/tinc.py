@@ -34,7 +34,7 @@ def joined(ends: Sequence[End]) -> Iterator[None]:
             log = end.folder / "tinc.log"
             words = ["tincd", "-c", str(end.folder), "-D", "-d1", f"--pidfile={end.folder / 'tinc.pid'}"]
             started = stack.enter_context(running(end.host.words(*words), log))
-            wait_for(started, "tinc's device", lambda e=end: e.has_device(), log)
+            wait_for(started, "tinc's device", end.has_device, log)
             end.bring_up(MTU_BYTES, ends[1 - number])
         yield
 

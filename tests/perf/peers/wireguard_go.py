@@ -33,7 +33,7 @@ def joined(ends: Sequence[End]) -> Iterator[None]:
             )
             words = ["unshare", "--mount", "sh", "-ec", _OWN_SOCKETS, "sh", "wireguard-go", "--foreground", end.device]
             started = stack.enter_context(running(end.host.words(*words), log))
-            wait_for(started, "wireguard-go's device", lambda e=end: e.has_device(), log)
+            wait_for(started, "wireguard-go's device", end.has_device, log)
             see_its_sockets = ["nsenter", f"--target={started.pid}", "--mount", "--net"]
             process.run([*see_its_sockets, "wg", "setconf", end.device, str(config)])
             end.bring_up(MTU_BYTES, other)
