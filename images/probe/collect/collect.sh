@@ -20,6 +20,7 @@ take() {
     [ "$alias" = "$path" ] || { mkdir -p "$out${alias%/*}"; ln -sf "$path" "$out$alias"; }
 }
 
+libgcc=
 for name in "$@"; do
     program=$(command -v "$name" || :)
     case $program in
@@ -29,10 +30,19 @@ for name in "$@"; do
     esac
     [ -x "$program" ] || { echo "collect: there is no $name here" >&2; exit 1; }
     take "$program"
-    ldd "$program" | sed -n 's/.*=> \(\/[^ ]*\).*/\1/p; s/^[[:space:]]*\(\/[^ ]*\) (.*/\1/p' | while read -r library; do
-        take "$library"
+    libraries=$(ldd "$program" | sed -n 's/.*=> \(\/[^ ]*\).*/\1/p; s/^[[:space:]]*\(\/[^ ]*\) (.*/\1/p')
+    cancels= libc=
+    for file in "$program" $libraries; do
+        take "$file"
+        case $file in
+            */libc.so.6) libc=$file ;;
+            *) ! grep -q pthread_cancel "$file" || cancels=yes ;;
+        esac
     done
+    # The C library loads it when a thread is cancelled, as by iperf3 since 3.16. ldd does not list it.
+    [ -z "$cancels" ] || libgcc=${libc%/*}/libgcc_s.so.1
 done
+[ -z "$libgcc" ] || take "$libgcc"
 
 echo 'root:x:0:0:root:/root:/bin/sh' >"$out/etc/passwd"
 echo 'root:x:0:' >"$out/etc/group"
