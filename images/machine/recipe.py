@@ -38,8 +38,8 @@ unit: sectors
 start={_MIB // 512}, size={_BOOT_MB * _MIB // 512}, type=ef, bootable
 start={_ROOT_AT_MB * _MIB // 512}, size={_ROOT_MB * _MIB // 512}, type=83
 """
-# The last console becomes /dev/console, where the initramfs and systemd report. Debian's kernel has AppArmor switched on,
-# and a docker that finds it so starts no container without the program apparmor_parser, which this image does not have.
+# The last console becomes /dev/console, where the initramfs and systemd report. Debian's kernel has AppArmor switched
+# on, and a docker that finds it so starts no container without apparmor_parser, which this image does not have.
 COMMAND_LINE = "root=LABEL=overlayd-root rw apparmor=0 console=tty0 console=ttyS0,115200"
 _SYSLINUX = f"""\
 default overlayd
