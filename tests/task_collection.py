@@ -87,7 +87,7 @@ def run_one(c: Context, test: str = "") -> None:
         raise Exit("no test was given; as: make one T=tests/kernel/test_ping.py", code=2)
     folders = {folder for folder in ("kernel", "cluster", "machines") for word in words if f"tests/{folder}" in word}
     if folders and os.geteuid() != 0:
-        raise Exit(f"tests of tests/{min(folders)} make network namespaces, containers, machines; run as root", code=1)
+        raise Exit(f"tests of tests/{min(folders)} make namespaces, containers or machines; run this as root", code=1)
     has_images = bool(folders & {"cluster", "machines"})
     with dockerd.running() if has_images else nullcontext():
         if has_images:

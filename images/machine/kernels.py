@@ -90,7 +90,9 @@ class Kernel:
 def kernel_targets(base: Base) -> tuple[Target, ...]:
     """The targets of every suite's kernel: the same for each base, but for mirrors that were given for it."""
     return tuple(
-        target for suite in sorted({*SUITES.values(), base.kernel}) for target in (_fetch(base, suite), _boot(suite))
+        target
+        for suite in sorted({*SUITES.values(), base.kernel})
+        for target in (_fetch(base, suite), _boot(base, suite))
     )
 
 
@@ -174,9 +176,10 @@ def _release(unpacked: Path) -> str:
     return next((unpacked / "boot").glob("vmlinuz-*")).name.removeprefix("vmlinuz-")
 
 
-def _boot(suite: str) -> Target:
+def _boot(base: Base, suite: str) -> Target:
     def build(step: Step) -> None:
-        make_bootable(step, step.build / _fetched(suite), step.output(folder(suite)))
+        fetched = {name: step.build / _fetched(name) for name in (suite, base.kernel)}
+        make_bootable(step, fetched[suite], step.output(folder(suite)), busybox=fetched[base.kernel])
 
     return targets.target(
         name=target_of(suite),
@@ -185,13 +188,14 @@ def _boot(suite: str) -> Target:
         values={"modules": _MODULES},
         files=(BOOT,),
         tools=("cpio", "mkfs.ext4"),
-        needs=(f"{target_of(suite)}.packages",),
+        # busybox is that of the base's own suite: bullseye's has no findfs.
+        needs=tuple(f"{target_of(name)}.packages" for name in dict.fromkeys((suite, base.kernel))),
         outputs=(folder(suite),),
     )
 
 
-def make_bootable(step: Step, unpacked: Path, to: Path) -> None:
-    """Make what `Kernel` names from unpacked packages."""
+def make_bootable(step: Step, unpacked: Path, to: Path, *, busybox: Path) -> None:
+    """Make what `Kernel` names from unpacked packages, and busybox out of others."""
     sandbox.require("cpio", "depmod", "mkfs.ext4", "xz", "gzip")
     release, kernel = _release(unpacked), Kernel(to)
     to.mkdir()
@@ -207,14 +211,15 @@ def make_bootable(step: Step, unpacked: Path, to: Path) -> None:
     step.run(["depmod", "--basedir", tree, release])
     place.parent.rename(kernel.tree)
     make_ext4(step, kernel.tree, kernel.modules, label="overlayd-modules", megabytes=_megabytes(kernel.tree) + 16)
-    _make_initramfs(step, unpacked, kernel, release)
+    _make_initramfs(step, busybox, kernel, release)
 
 
-def _make_initramfs(step: Step, unpacked: Path, kernel: Kernel, release: str) -> None:
+def _make_initramfs(step: Step, with_busybox: Path, kernel: Kernel, release: str) -> None:
     root = step.scratch / "initramfs"
     for name in ("bin", "dev", "proc", "sys", "root", f"lib/modules/{release}"):
         (root / name).mkdir(parents=True)
-    busybox = next(path for path in (unpacked / "bin/busybox", unpacked / "usr/bin/busybox") if path.exists())
+    there = (with_busybox / place / "busybox" for place in ("bin", "usr/bin"))
+    busybox = next(path for path in there if path.exists())
     shutil.copy2(busybox, root / "bin/busybox")
     shutil.copy2(step.checkout / BOOT / "init", root / "init")
     source, place = kernel.tree / release, root / "lib/modules" / release

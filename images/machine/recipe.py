@@ -38,9 +38,14 @@ unit: sectors
 start={_MIB // 512}, size={_BOOT_MB * _MIB // 512}, type=ef, bootable
 start={_ROOT_AT_MB * _MIB // 512}, size={_ROOT_MB * _MIB // 512}, type=83
 """
-# The last console becomes /dev/console, where the initramfs and systemd report. Debian's kernel has AppArmor switched
-# on, and a docker that finds it so starts no container without the program apparmor_parser, which this image lacks.
-COMMAND_LINE = "root=LABEL=overlayd-root rw apparmor=0 console=tty0 console=ttyS0,115200"
+# The last console becomes /dev/console, where the initramfs and systemd report. Debian's kernel switches AppArmor on,
+# and a docker that finds it so starts no container without apparmor_parser, a program that this image does not have.
+# An emulated processor on a busy computer gets no time for a while: the kernel's check of its timer would fail, which
+# is a panic; and sshd, which makes its keys when it first starts, would be ended after 90 s and begin again, for ever.
+COMMAND_LINE = (
+    "root=LABEL=overlayd-root rw apparmor=0 no_timer_check systemd.default_timeout_start_sec=900"
+    " console=tty0 console=ttyS0,115200"
+)
 _SYSLINUX = f"""\
 default overlayd
 prompt 0
