@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 from overlayd.lib import process
 from tests.perf.place import running, wait_for
@@ -33,7 +34,9 @@ def joined(ends: Sequence[End]) -> Iterator[None]:
             )
             words = ["unshare", "--mount", "sh", "-ec", _OWN_SOCKETS, "sh", "wireguard-go", "--foreground", end.device]
             started = stack.enter_context(running(end.host.words(*words), log))
-            wait_for(started, "wireguard-go's device", end.has_device, log)
+            # It listens only after its device is there. The socket is seen as the program sees it.
+            listening = Path(f"/proc/{started.pid}/root/run/wireguard/{end.device}.sock")
+            wait_for(started, "wireguard-go listens", listening.exists, log)
             see_its_sockets = ["nsenter", f"--target={started.pid}", "--mount", "--net"]
             process.run([*see_its_sockets, "wg", "setconf", end.device, str(config)])
             end.bring_up(MTU_BYTES, other)
