@@ -24,6 +24,7 @@ ROOMS = (
     "images.etcd",
     "images.probe",
     "images.host",
+    "images.machine",
     "images.recipes",
     "images.ship",
     "rpm",
@@ -35,7 +36,7 @@ USES = {
     "images.bases": {"images.engine", "images.signing"},
     "images.recipes": {
         *("images.engine", "images.bases", "images.base", "images.builder", "images.docker", "images.etcd"),
-        *("images.host", "images.probe"),
+        *("images.host", "images.machine", "images.probe"),
     },
     "rpm": {"images.engine", "images.bases"},
 }
