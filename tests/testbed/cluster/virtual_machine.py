@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -126,10 +126,15 @@ class VirtualMachine(Machine):
         options = json.loads((self.folder / "options.json").read_text())
         qemu.start(self.folder, options, monitor=self._transport.place.monitor)
 
-    def wait_until_up(self) -> None:
-        """Wait until commands run on it. Raises OverlaydError where it ends before, or does not come up."""
+    def wait_until_up(self, given_up: Callable[[], bool] = lambda: False) -> None:
+        """Wait until commands run on it. Raises OverlaydError where it ends before, or does not come up.
+
+        Another thread ends the wait by what `given_up` answers.
+        """
 
         def up() -> bool:
+            if given_up():
+                raise OverlaydError(f"{self.name} is not waited for any more")
             if not qemu.running(self.folder):
                 raise OverlaydError(f"{self.name} ended while it booted: {self._last_words()}")
             return self.succeeds("true")

@@ -6,6 +6,7 @@ import io
 import os
 import shutil
 import tarfile
+import threading
 from pathlib import Path
 
 from images.engine.place import PLACE
@@ -95,12 +96,18 @@ def make(site: ClusterSite) -> None:
         machine = start_one(site, name)
         # Also one that does not come up is looked at, after a failure.
         site.machines[name] = machine
-        machine.wait_until_up()
+        machine.wait_until_up(given_up.is_set)
         return machine
 
     # Else each of them would make it.
     virtual_machine.public_key(site.cluster.name)
-    each(start, site.cluster.host_names)
+    given_up = threading.Event()
+    try:
+        each(start, site.cluster.host_names)
+    except BaseException:
+        # Python waits for threads before it ends, also where machines are left standing.
+        given_up.set()
+        raise
 
 
 def start_one(site: ClusterSite, name: str, *, settings: dict[str, str] | None = None) -> VirtualMachine:
