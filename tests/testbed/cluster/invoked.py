@@ -32,13 +32,13 @@ def invoked_well(*words: str | Path, env: Mapping[str, str] | None = None, root:
     return done.stdout
 
 
-def interrupted(*words: str, when: Callable[[], object], by: signal.Signals) -> tuple[int, str]:
-    """A task that gets a signal once a condition holds; its exit status and its standard error."""
+def interrupted(*words: str, when: Callable[[], object], by: signal.Signals, begins_s: float = 120) -> tuple[int, str]:
+    """A task that gets a signal once a condition holds, within `begins_s`; its exit status and its standard error."""
     with subprocess.Popen(
         [*_INVOKE, *words], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as process:
         try:
-            eventually("it is under way", when, timeout_s=120)
+            eventually("it is under way", when, timeout_s=begins_s)
             process.send_signal(by)
             _, errors = process.communicate(timeout=60)
         finally:

@@ -81,11 +81,13 @@ def show_next(console: Console, site: ClusterSite) -> None:
     options, remove = (
         ("", "make down") if name == "default" else (f" --name {name}", f".venv/bin/invoke cluster.down --name {name}")
     )
+    kind = " --machines" if site.cluster.machines else ""
+    kind += f" --kernel {site.cluster.kernel}" if site.cluster.kernel else ""
     console.print(
         f"Try next:\n"
         f"  .venv/bin/invoke cluster.shell {first.name}{options}  a shell on a host; there: overlayd status\n"
         f"  {first.transport.typed(f'docker exec probe ping -c 3 {second.probe_address()}')}\n"
-        f"  .venv/bin/invoke cluster.up --backend host-gw{options}  the same cluster over plain routes\n"
+        f"  .venv/bin/invoke cluster.up --backend host-gw{kind}{options}  the same cluster over plain routes\n"
         f"  {remove}                               remove it all",
         highlight=False,
         soft_wrap=True,

@@ -17,12 +17,12 @@ _KEPT_S = 600
 class Ssh:
     """ssh to one machine. It believes any host key: a machine makes its own at its first boot."""
 
-    def __init__(self, address: IPv4Address, key: Path, control: Path) -> None:
+    def __init__(self, address: IPv4Address, key: Path, control: Path, *, port: int = 22) -> None:
         """`control` is the socket of the connection that is kept."""
         self._address = address
         self._control = control
         self._options = [
-            *("-F", "/dev/null", "-i", str(key), "-o", "IdentitiesOnly=yes", "-o", "LogLevel=ERROR"),
+            *("-F", "/dev/null", "-p", str(port), "-i", str(key), "-o", "IdentitiesOnly=yes", "-o", "LogLevel=ERROR"),
             *("-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"),
             *("-o", f"ConnectTimeout={_CONNECT_S}", "-o", "ServerAliveInterval=10", "-o", "ServerAliveCountMax=6"),
         ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -26,7 +26,7 @@ from tests.testbed.polling import eventually
 MEMORY_MB = 1024
 # What a machine writes to its disk until its containers run, with room for what a test does.
 DISK_MB = 1024
-_STATES = PLACE.build / recipe.FOLDER / "running"
+STATES = PLACE.build / recipe.FOLDER / "running"
 # On a quiet machine two boot in a minute; among other work each of them takes ten.
 _BOOTS_S = 900.0
 _ENDS_S = 300.0
@@ -126,10 +126,15 @@ class VirtualMachine(Machine):
         options = json.loads((self.folder / "options.json").read_text())
         qemu.start(self.folder, options, monitor=self._transport.place.monitor)
 
-    def wait_until_up(self) -> None:
-        """Wait until commands run on it. Raises OverlaydError where it ends before, or does not come up."""
+    def wait_until_up(self, given_up: Callable[[], bool] = lambda: False) -> None:
+        """Wait until commands run on it. Raises OverlaydError where it ends before, or does not come up.
+
+        Another thread ends the wait by what `given_up` answers.
+        """
 
         def up() -> bool:
+            if given_up():
+                raise OverlaydError(f"{self.name} is not waited for any more")
             if not qemu.running(self.folder):
                 raise OverlaydError(f"{self.name} ended while it booted: {self._last_words()}")
             return self.succeeds("true")
@@ -199,7 +204,7 @@ def make_ready(
     `files` are the settings (images/machine/README.md), `options` QEMU's for processor and memory; `kernel` is one to
     boot in place of the disk's own.
     """
-    machine = _machine(cluster, name, _STATES / cluster.name / name)
+    machine = _machine(cluster, name, STATES / cluster.name / name)
     place = machine._transport.place
     place.folder.mkdir(parents=True)
     _record(place)
@@ -244,7 +249,7 @@ def mac(address: IPv4Address) -> str:
 
 def public_key(cluster: str) -> bytes:
     """The key that logs in on a cluster's machines, made now if there is none."""
-    key = _key(_STATES / cluster)
+    key = _key(STATES / cluster)
     if not key.exists():
         key.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         process.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"overlayd-{cluster}", "-f", str(key)])
@@ -253,12 +258,12 @@ def public_key(cluster: str) -> bytes:
 
 def find(cluster: Cluster) -> dict[str, VirtualMachine]:
     """The machines of a cluster that were made, on or off, by name."""
-    return {record.name: _machine(cluster, record.name, folder) for record, folder in _records(cluster.name)}
+    return {record.name: _machine(cluster, record.name, folder) for record, folder in records(cluster.name)}
 
 
 def remove(cluster: str) -> int:
     """End the machines of a cluster, whoever made it, and remove their disks; how many that were."""
-    found = _records(cluster)
+    found = records(cluster)
     for record, folder in found:
         qemu.kill(folder)
         Ssh(IPv4Address(0), Path(), record.with_suffix(".ssh")).close()
@@ -266,7 +271,7 @@ def remove(cluster: str) -> int:
         if folder.parent.is_dir() and not any(path.is_dir() for path in folder.parent.iterdir()):
             shutil.rmtree(folder.parent)
     shutil.rmtree(_short(cluster), ignore_errors=True)
-    shutil.rmtree(_STATES / cluster, ignore_errors=True)
+    shutil.rmtree(STATES / cluster, ignore_errors=True)
     return len(found)
 
 
@@ -298,7 +303,7 @@ def _record(place: Place) -> None:
     place.short.write_text(f"{place.folder}\n")
 
 
-def _records(cluster: str) -> list[tuple[Path, Path]]:
-    """The record of each machine, whose name is the machine's, and the state folder that it names."""
+def records(cluster: str) -> list[tuple[Path, Path]]:
+    """The record of each machine of a cluster, whose name is the machine's, and the state folder that it names."""
     found = sorted(path for path in _short(cluster).glob("host*") if path.suffix == "")
     return [(path, Path(path.read_text().strip())) for path in found]

@@ -20,6 +20,8 @@ from images.engine.graph import ordered
 from images.engine.place import ROOT
 from pipeline import targets
 
+CONTAINERS = tuple(name for name in recipes.NAMES if recipes.get(name).container)
+
 
 @pytest.mark.parametrize("name", catalogue.NAMES)
 def test_every_entry_is_well_formed(name: str) -> None:
@@ -37,8 +39,10 @@ def test_every_base_gives_a_whole_graph(name: str) -> None:
     found = targets.of_base(base)
     order = [target.name for target in ordered(found, targets.whole(base))]
     assert order.index("images.base") < order.index("images.docker")
-    # Only a release asks what the program is made of.
-    assert set(found) - set(order) <= {"rpm.inventory"}
+    # Only a release asks what the program is made of, and only who wants machines for their disk and its kernels.
+    others = {name for name in set(found) - set(order) if not name.startswith("images.machine")}
+    assert others <= {"rpm.inventory"}
+    assert ("images.machine" in found) == bool(base.kernel)
     assert ("images.host" in order) == ("rpm.build" in order) == (not base.lacks)
     assert ("images.etcd.release" in order) == name.startswith("centos-stream")
 
@@ -57,6 +61,15 @@ def test_what_a_base_lacks_is_said_with_its_reason() -> None:
     assert targets.left_out(catalogue.get("debian12-rpm"), targets.everything()) is None
 
 
+def test_a_disk_that_a_base_cannot_have_is_refused_with_the_reason() -> None:
+    [stream] = [base for base in catalogue.bases() if base.name == "centos-stream9"]
+    assert "images.machine cannot be made on centos-stream9: a disk with EL's own kernel" in str(
+        targets.left_out(stream, ["images.machine", "images.host"])
+    )
+    # It is no part of build-all: the base can be chosen as before.
+    assert targets.left_out(stream, targets.everything()) is None
+
+
 def test_a_mirror_makes_no_difference_to_what_is_built() -> None:
     [here] = [base for base in catalogue.bases(["centos=file:///srv"]) if base.name == "centos-stream9"]
     there = catalogue.get("centos-stream9")
@@ -68,7 +81,7 @@ def test_a_mirror_makes_no_difference_to_what_is_built() -> None:
 def test_tags_name_the_base() -> None:
     found = targets.of_base(catalogue.get("debian12-rpm")).values()
     assert {target.image for target in found if target.image} == {
-        f"overlayd/{name}:debian12-rpm" for name in (*recipes.NAMES, "freezer")
+        f"overlayd/{name}:debian12-rpm" for name in (*CONTAINERS, "freezer")
     }
 
 
@@ -80,7 +93,7 @@ def test_a_name_that_is_not_there() -> None:
 def test_every_base_and_every_image_has_a_row_in_its_readme() -> None:
     for page, names, row in (
         ("images/bases/README.md", catalogue.NAMES, r"^\| `([a-z0-9-]+)` \| [^|]*\| v"),
-        ("images/README.md", recipes.NAMES, r"^\| \[`overlayd/([a-z0-9-]+)`\]"),
+        ("images/README.md", recipes.NAMES, r"^\| \[`(?:overlayd/)?([a-z0-9-]+)`\]"),
     ):
         assert sorted(re.findall(row, (ROOT / page).read_text(), re.MULTILINE)) == list(names)
 

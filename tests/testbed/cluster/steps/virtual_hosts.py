@@ -6,6 +6,7 @@ import io
 import os
 import shutil
 import tarfile
+import threading
 from pathlib import Path
 
 from images.engine.place import PLACE
@@ -28,6 +29,7 @@ _OWN_MEMORY_MB = 350
 def build(cluster: Cluster) -> None:
     """Build the disk image, and fetch the kernel, where they are missing or not of the present inputs."""
     require_programs()
+    require_room(cluster)
     wanted = [recipe.NAME]
     if cluster.kernel:
         wanted.append(kernels.target_of(kernels.SUITES[cluster.kernel]))
@@ -50,7 +52,7 @@ def require(cluster: Cluster) -> None:
         raise OverlaydError(
             f"kernel {cluster.kernel} is not there", hint=f"fetch it: invoke images.build --target {name}"
         )
-    _require_room(cluster)
+    require_room(cluster)
 
 
 def require_programs() -> None:
@@ -65,7 +67,8 @@ def require_programs() -> None:
         raise OverlaydError("only root can put machines on Docker's bridge", hint="run as root")
 
 
-def _require_room(cluster: Cluster) -> None:
+def require_room(cluster: Cluster) -> None:
+    """Raise OverlaydError where there is too little memory or disk for the machines of a cluster."""
     fields = dict(line.split(":", 1) for line in _MEMINFO.read_text().splitlines())
     free_mb = int(fields["MemAvailable"].split()[0]) >> 10
     needed_mb = cluster.hosts * (MEMORY_MB + _OWN_MEMORY_MB)
@@ -74,10 +77,11 @@ def _require_room(cluster: Cluster) -> None:
             f"{cluster.hosts} machines need {needed_mb} MB of memory, and {free_mb} MB are free",
             hint="give fewer: --hosts",
         )
-    free_mb, needed_mb = shutil.disk_usage(PLACE.build).free >> 20, cluster.hosts * DISK_MB
+    place = virtual_machine.STATES if virtual_machine.STATES.exists() else PLACE.build
+    free_mb, needed_mb = shutil.disk_usage(place).free >> 20, cluster.hosts * DISK_MB
     if free_mb < needed_mb:
         raise OverlaydError(
-            f"{cluster.hosts} machines need {needed_mb} MB below {PLACE.build}, and {free_mb} MB are free",
+            f"{cluster.hosts} machines need {needed_mb} MB in {place}, and {free_mb} MB are free",
             hint="give fewer: --hosts",
         )
 
@@ -92,30 +96,41 @@ def make(site: ClusterSite) -> None:
         machine = start_one(site, name)
         # Also one that does not come up is looked at, after a failure.
         site.machines[name] = machine
-        machine.wait_until_up()
+        machine.wait_until_up(given_up.is_set)
         return machine
 
     # Else each of them would make it.
     virtual_machine.public_key(site.cluster.name)
-    each(start, site.cluster.host_names)
+    given_up = threading.Event()
+    try:
+        each(start, site.cluster.host_names)
+    except BaseException:
+        # Python waits for threads before it ends, also where machines are left standing.
+        given_up.set()
+        raise
 
 
 def start_one(site: ClusterSite, name: str, *, settings: dict[str, str] | None = None) -> VirtualMachine:
     """Make one host and switch it on; `settings` are more OVERLAYD_ variables for its daemon."""
     cluster = site.cluster
-    accelerator = qemu.accelerator(_kernel(cluster))
-    # Without a limit it would keep up to a gigabyte of translated code.
-    how = ["-accel", "kvm", "-cpu", "host"] if accelerator == "kvm" else ["-accel", "tcg,tb-size=256", "-cpu", "max"]
     machine = virtual_machine.make_ready(
         cluster,
         name,
         files=_files(site, name, settings or {}),
-        options=["-machine", "pc", *how, "-smp", "1", "-m", str(MEMORY_MB)],
+        options=["-machine", "pc", *processor(_kernel(cluster)), "-smp", "1", "-m", str(MEMORY_MB)],
         bridge=_bridge(cluster),
         kernel=_kernel(cluster) if cluster.kernel else None,
     )
     machine.switch_on()
     return machine
+
+
+def processor(kernel: Kernel) -> list[str]:
+    """QEMU's options for the processor: this machine's own where KVM works (tried with that kernel), else emulated."""
+    if qemu.accelerator(kernel) == "kvm":
+        return ["-accel", "kvm", "-cpu", "host"]
+    # Without a limit it would keep up to a gigabyte of translated code.
+    return ["-accel", "tcg,tb-size=256", "-cpu", "max"]
 
 
 def of(site: ClusterSite, name: str) -> VirtualMachine:
@@ -131,9 +146,13 @@ def remove_one(machine: VirtualMachine) -> None:
     virtual_machine.remove_machine(machine)
 
 
+def kernel_folder(cluster: Cluster) -> Path:
+    """The folder, below the build folder, of the kernel that a cluster's machines boot."""
+    return kernels.folder(kernels.SUITES[cluster.kernel] if cluster.kernel else recipe.kernel_suite(cluster.base))
+
+
 def _kernel(cluster: Cluster) -> Kernel:
-    suite = kernels.SUITES[cluster.kernel] if cluster.kernel else recipe.kernel_suite(cluster.base)
-    return Kernel(PLACE.build / kernels.folder(suite))
+    return Kernel(PLACE.build / kernel_folder(cluster))
 
 
 def _bridge(cluster: Cluster) -> str:
