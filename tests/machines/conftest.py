@@ -30,7 +30,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.cluster)
             item.add_marker(pytest.mark.lane("machines"))
             item.add_marker(pytest.mark.timeout(_TEST_S))
-            if "site" in getattr(item, "fixturenames", ()):
+            # A file with a cluster of its own names its set-up itself.
+            if "site" in getattr(item, "fixturenames", ()) and item.get_closest_marker("setup") is None:
                 item.add_marker(pytest.mark.setup("machines"))
 
 

@@ -22,6 +22,7 @@ _DEVICES: dict[str, dict[str, int]] = {
     "wireguard": {},
 }
 _NAME = "probe0"
+WHEN_NEEDED = "loaded when needed"
 
 
 def module_state(name: str) -> str | None:
@@ -29,7 +30,7 @@ def module_state(name: str) -> str | None:
     if (Path("/sys/module") / name).exists():
         return "in the kernel"
     folder = Path("/lib/modules") / os.uname().release
-    for file, word in (("modules.builtin", "built in"), ("modules.dep", "loaded when needed")):
+    for file, word in (("modules.builtin", "built in"), ("modules.dep", WHEN_NEEDED)):
         try:
             lines = (folder / file).read_text().splitlines()
         except OSError:

@@ -12,6 +12,7 @@ from socket import AF_INET, AF_INET6
 from typing import Any
 
 from overlayd.errors import KernelRefused, UnsupportedError
+from overlayd.kernel import modules
 from overlayd.kernel.pyroute import IPSet, NetlinkError
 from overlayd.lib.addresses import IPAddress, IPNetwork
 
@@ -81,9 +82,9 @@ def _connection(verb: str, name: str) -> Iterator[Any]:
         lacking = error.code in (errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, _NO_TYPE)
         # A kernel without ipset answers EINVAL to every request, one with ipset to a wrong request.
         if lacking or (error.code == errno.EINVAL and verb in ("make", "read")):
-            raise UnsupportedError(
+            raise modules.lacking(
                 f"this kernel has no sets of addresses: ipset {verb} {name}",
-                hint="modprobe -a ip_set_hash_ip ip_set_hash_net xt_set",
+                *("ip_set_hash_ip", "ip_set_hash_net", "xt_set"),
             ) from error
         raise KernelRefused(f"ipset {verb}", name, error.code) from error
     except OSError as error:

@@ -15,8 +15,8 @@ from ipaddress import IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Any
 
-from overlayd.errors import KernelRefused, UnsupportedError
-from overlayd.kernel import advertisements, decode, routes, tun
+from overlayd.errors import KernelRefused
+from overlayd.kernel import advertisements, decode, modules, routes, tun
 from overlayd.kernel.decode import AF_INET, AF_INET6, NUD_PERMANENT
 from overlayd.kernel.diff import Operation, OperationKind
 from overlayd.kernel.foreign import ForeignRoute
@@ -54,10 +54,10 @@ REFUSALS = counter("overlayd_kernel_refusals_total", "Such changes that the kern
 FAMILIES = (AF_INET, AF_INET6)
 NTF_SELF = 0x02
 IFA_F_NODAD = 0x02
-# The message and the hint where a kernel has no such devices.
-_LACKING: dict[type, tuple[str, str]] = {
-    VxlanLink: ("this kernel has no VXLAN devices", "modprobe vxlan, or use backend host-gw or udp"),
-    IpipLink: ("this kernel has no IP-in-IP devices", "modprobe ipip, or use backend host-gw, vxlan or udp"),
+# The message where a kernel has no such devices, the module that brings them, and which backends need none of them.
+_LACKING: dict[type, tuple[str, str, str]] = {
+    VxlanLink: ("this kernel has no VXLAN devices", "vxlan", "use backend host-gw or udp"),
+    IpipLink: ("this kernel has no IP-in-IP devices", "ipip", "use backend host-gw, vxlan or udp"),
 }
 
 
@@ -114,7 +114,8 @@ def apply(operations: Iterable[Operation]) -> list[tuple[Operation, KernelRefuse
                     continue
                 lacking = _LACKING.get(type(operation.object))
                 if lacking and operation.verb is OperationKind.ADD and error.code == errno.EOPNOTSUPP:
-                    raise UnsupportedError(lacking[0], hint=lacking[1]) from error
+                    what, module, instead = lacking
+                    raise modules.lacking(what, module, instead=instead) from error
                 failed.append((operation, refused(operation, error.code)))
             except OSError as error:
                 if not _harmless(operation, error.errno or errno.EIO):

@@ -8,7 +8,7 @@ import os
 import socket
 import struct
 
-from overlayd.errors import UnsupportedError
+from overlayd.kernel import modules
 
 DEVICE = "/dev/net/tun"
 TUNSETIFF = 0x400454CA
@@ -26,9 +26,10 @@ def open_queue(name: str) -> int:
     try:
         descriptor = os.open(DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise UnsupportedError(
+        raise modules.lacking(
             f"{DEVICE}: {error.strerror}: no TUN devices here",
-            hint="modprobe tun, or use backend vxlan or host-gw; in a container, add --device /dev/net/tun",
+            "tun",
+            instead="use backend vxlan or host-gw; in a container, add --device /dev/net/tun",
         ) from error
     try:
         # struct ifreq: a name of 16 bytes, then the flags.

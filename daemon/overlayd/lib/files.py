@@ -25,8 +25,10 @@ def write_atomically(path: Path, text: str, *, mode: int = 0o644) -> None:
     """Put `text` under `path` in one step; after a crash or a full disk the old content is still there.
 
     Raises OSError, which names `path`.
-    An unchanged file is left alone. Nothing is written, made or read in a folder that others may write to: by links and
-    pipes there they would have us write elsewhere, or wait.
+
+    Once this has returned, a power cut does not take the new content back. An unchanged file is left alone. Nothing is
+    written, made or read in a folder that others may write to: by links and pipes there they would have us write
+    elsewhere, or wait.
     """
     _make_folder(path.parent)
     with contextlib.suppress(OSError):
@@ -41,12 +43,22 @@ def write_atomically(path: Path, text: str, *, mode: int = 0o644) -> None:
             os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
         Path(name).replace(path)
+        _sync(path.parent)
     except BaseException as error:
         Path(name).unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno is not None and error.filename is None:
             # The kernel tells of a full disk when it writes, and then names no file.
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
+
+
+def _sync(folder: Path) -> None:
+    """Have the disk hold the names in a folder: fsync(2) of a file does not do so for the file's name."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _make_folder(path: Path) -> None:

@@ -141,6 +141,15 @@ CASES: list[tuple[Facts, str, State, str, str | None]] = [
         *("kernel-features", State.PROBLEM, "no vxlan", "modprobe vxlan"),
     ),
     (
+        but(
+            host={
+                "features": {**WELL.host.features, "vxlan": KernelFeature(there=False, how="a module")},
+                "sysctls": {**WELL.host.sysctls, "kernel/modules_disabled": "1"},
+            }
+        ),
+        *("kernel-features", State.PROBLEM, "no module can be loaded", None),
+    ),
+    (
         but(host={"features": {**WELL.host.features, "iptables": KernelFeature(there=False, how="refused")}}),
         *("kernel-features", State.PROBLEM, "no iptables", "modprobe ip_tables"),
     ),

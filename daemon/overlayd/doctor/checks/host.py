@@ -101,6 +101,13 @@ def kernel_features(facts: Facts) -> Finding:
     seen = facts.host.features
     shown = ", ".join(f"{name}: {feature.how}" for name, feature in sorted(seen.items())) or "no feature could be tried"
     missing = [name for name, wanted in needed.items() if wanted and name in seen and seen[name].there is False]
+    if missing and facts.host.sysctls.get("kernel/modules_disabled") == "1":
+        return problem(
+            f"this kernel has no {', '.join(missing)} ({shown}), and kernel.modules_disabled is 1: no module can be "
+            "loaded before the next boot",
+            advice=f"write the lines {' '.join(missing)} into a file in /etc/modules-load.d, which is read before the "
+            "setting is made, and reboot; or choose another backend: overlayd config set",
+        )
     if missing:
         return problem(
             f"this kernel has no {', '.join(missing)} ({shown})",

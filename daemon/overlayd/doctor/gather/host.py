@@ -11,7 +11,7 @@ from shutil import which
 from overlayd import backends
 from overlayd.doctor.facts import DaemonFacts, HostFacts, KernelFeature, LinkFacts, NetworkFacts, UnderlayFacts
 from overlayd.errors import CommandFailed, OverlaydError
-from overlayd.kernel import features, interfaces, survey
+from overlayd.kernel import features, interfaces, modules, survey
 from overlayd.kernel.namespaces import in_new_namespace
 from overlayd.kernel.wireguard import userspace
 from overlayd.lib import marks, process, systemctl
@@ -95,7 +95,7 @@ def _sysctls(devices: list[str]) -> dict[str, str]:
     names = [
         *("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding", "net/ipv4/conf/all/rp_filter"),
         *("net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables"),
-        "net/ipv4/neigh/default/gc_thresh3",
+        *("net/ipv4/neigh/default/gc_thresh3", "kernel/modules_disabled"),
         *("net/netfilter/nf_conntrack_count", "net/netfilter/nf_conntrack_max"),
         *(f"net/ipv4/conf/{device}/{name}" for device in devices for name in ("rp_filter", "forwarding")),
         *(f"net/ipv6/conf/{device}/disable_ipv6" for device in ("all", *devices)),
@@ -142,6 +142,8 @@ def device_feature(name: str) -> KernelFeature:
     """Whether the kernel has devices of a kind, found out without changing anything."""
     # Trying would load the module, which is not needed where a file names it.
     state = features.module_state(name)
+    if state == features.WHEN_NEEDED and modules.loading_is_off():
+        return KernelFeature(there=False, how="a module that is not loaded")
     if state is not None:
         return KernelFeature(there=True, how=state)
     try:

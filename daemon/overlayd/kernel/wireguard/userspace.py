@@ -13,7 +13,8 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-from overlayd.errors import CommandFailed, KernelRefused, UnsupportedError
+from overlayd.errors import CommandFailed, KernelRefused
+from overlayd.kernel import modules
 from overlayd.kernel.state import WireguardLink, WireguardPeer
 from overlayd.kernel.wireguard import uapi
 from overlayd.kernel.wireguard.device import Device
@@ -62,9 +63,10 @@ def serves(name: str) -> bool:
 def make(name: str) -> None:
     """Start wireguard-go with a new device of that name. Raises UnsupportedError, KernelRefused, OSError."""
     if shutil.which(PROGRAM) is None:
-        raise UnsupportedError(
+        raise modules.lacking(
             f"this kernel has no WireGuard, and {PROGRAM} is not installed",
-            hint=f"modprobe wireguard, or install {PROGRAM}, or use another backend",
+            "wireguard",
+            instead=f"install {PROGRAM}, or use another backend",
         )
     # The socket of a process that was killed: its device is not there, so no process serves it.
     _socket(name).unlink(missing_ok=True)
