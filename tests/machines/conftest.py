@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager
 from ipaddress import IPv4Network
@@ -9,16 +10,22 @@ from ipaddress import IPv4Network
 import pytest
 
 from tests.sharing import alone_in
-from tests.testbed.cluster import docker_engine
+from tests.testbed.cluster import additions, docker_engine
 from tests.testbed.cluster.collect import collect
 from tests.testbed.cluster.create import ROOT, standing
 from tests.testbed.cluster.description import Cluster
-from tests.testbed.cluster.site import ClusterSite
+from tests.testbed.cluster.parallel import each
+from tests.testbed.cluster.site import ClusterSite, find
 from tests.testbed.cluster.steps import virtual_hosts
 from tests.testbed.cluster.virtual_machine import VirtualMachine
 
 NAME = "vm"
 UNDERLAY = IPv4Network("198.18.40.0/24")
+# By suite of Debian: base, kernel, the suite's name, underlay. The kernel is not the disk's: a test can change its
+# command line.
+ADDITIONS = {
+    "bookworm": ("debian12-rpm", "6.1", "bookworm", IPv4Network("198.18.54.0/24")),
+}
 # Emulated machines of a busy computer; each wait inside has a limit of its own, and tells more.
 _TEST_S = 2400
 
@@ -31,15 +38,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.lane("machines"))
             item.add_marker(pytest.mark.timeout(_TEST_S))
             # A file with a cluster of its own names its set-up itself.
-            if "site" in getattr(item, "fixturenames", ()) and item.get_closest_marker("setup") is None:
-                item.add_marker(pytest.mark.setup("machines"))
+            if item.get_closest_marker("setup") is None:
+                names = getattr(item, "fixturenames", ())
+                for fixture, setup in (("site", "machines"), ("owned", "owned")):
+                    if fixture in names:
+                        item.add_marker(pytest.mark.setup(setup))
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Collect journals, consoles, routes and rules of every host when a test failed, and say where they are."""
     report = yield
-    site = getattr(item, "funcargs", {}).get("site")
+    given = getattr(item, "funcargs", {})
+    site = given.get("site") or given.get("owned")
     if report.failed and isinstance(site, ClusterSite):
         folder = collect(site, ROOT / "build" / "clusters" / item.name)
         report.sections.append(("cluster", f"journals, consoles, routes, rules and etcd's content are in {folder}"))
@@ -68,6 +79,29 @@ def machines(base: str, pytestconfig: pytest.Config) -> Callable[[Cluster], Abst
 def site(base: str, machines: Callable[[Cluster], AbstractContextManager[ClusterSite]]) -> Iterator[ClusterSite]:
     """Two machines, with their own disk's kernel. Whoever breaks something mends it."""
     with machines(Cluster(name=NAME, base=base, hosts=2, underlay=UNDERLAY, machines=True)) as found:
+        yield found
+
+
+@pytest.fixture(scope="session", params=ADDITIONS)
+def owned(
+    request: pytest.FixtureRequest, machines: Callable[[Cluster], AbstractContextManager[ClusterSite]]
+) -> Iterator[ClusterSite]:
+    """Two machines of a suite of Debian with more of its packages: NetworkManager, firewalld, SELinux' policy.
+
+    OWNED names a cluster that is standing and has them, to be used in place of a new one.
+    """
+    base, kernel, suite, underlay = ADDITIONS[request.param]
+    if standing_already := os.environ.get("OWNED"):
+        found = find(standing_already)
+        if found is None or found.cluster.base != base:
+            pytest.skip(f"OWNED={standing_already} is no cluster on {base}")
+        yield found
+        return
+    if not docker_engine.has_image(f"overlayd/host:{base}"):
+        pytest.skip(f"the images of {base} are not built: invoke build-all --base {base}")
+    cluster = Cluster(name=f"ow-{suite}", base=base, hosts=2, underlay=underlay, machines=True, kernel=kernel)
+    with machines(cluster) as found:
+        each(lambda name: additions.install(virtual_hosts.of(found, name), additions.of(suite)), found.machines)
         yield found
 
 

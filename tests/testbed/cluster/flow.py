@@ -70,6 +70,23 @@ def flowing(a: Machine, b: Machine) -> Iterator[Flow]:
     flow.tcp_retransmits = sum(int(one["sum"]["retransmits"]) for one in document["intervals"])
 
 
+@contextmanager
+def pinging(source: Machine, target: Machine, *, interval_s: float = 0.2) -> Iterator[Flow]:
+    """Ping one way as long as the block lasts, an hour at most.
+
+    Nothing is asked of the target meanwhile: its address may change, and commands to it be cut off.
+    """
+    flow, address = Flow(), target.probe_address()
+    with ThreadPoolExecutor(1) as pool:
+        command = f"ping -n -q -i {interval_s} -c {3600 / interval_s:.0f} {address}"
+        output = _start(pool, source, "ping", command)
+        try:
+            yield flow
+        finally:
+            _end(source, "ping")
+    flow.pings = {f"{source.name} to {target.name}": parse_ping(output.result())}
+
+
 def _start(pool: ThreadPoolExecutor, machine: Machine, name: str, command: str) -> Future[str]:
     """Run a command in the host's container in the background; its id is in a file, its output in the future."""
     machine.in_probe("rm", "-f", f"/tmp/{name}.pid")
@@ -83,11 +100,15 @@ def _start(pool: ThreadPoolExecutor, machine: Machine, name: str, command: str) 
         except CommandFailed:
             return False
 
-    eventually(f"{name} runs on {machine.name}", runs, timeout_s=_READY_S)
+    eventually(f"{name} runs on {machine.name}", runs, timeout_s=max(_READY_S, machine.patience_s))
     return future
 
 
 def _end(machine: Machine, name: str) -> None:
     """End one, as Ctrl-C does: it prints what it has counted. Tried again where docker exec fails."""
     script = f"test ! -s /tmp/{name}.pid || kill -INT $(cat /tmp/{name}.pid) || ! kill -0 $(cat /tmp/{name}.pid)"
-    eventually(f"{name} ends", lambda: machine.succeeds("docker", "exec", PROBE, "sh", "-c", script))
+    eventually(
+        f"{name} ends",
+        lambda: machine.succeeds("docker", "exec", PROBE, "sh", "-c", script),
+        timeout_s=machine.patience_s,
+    )

@@ -20,12 +20,17 @@ class Ssh:
     def __init__(self, address: IPv4Address, key: Path, control: Path, *, port: int = 22) -> None:
         """`control` is the socket of the connection that is kept."""
         self._address = address
+        self._key = key
         self._control = control
         self._options = [
             *("-F", "/dev/null", "-p", str(port), "-i", str(key), "-o", "IdentitiesOnly=yes", "-o", "LogLevel=ERROR"),
             *("-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"),
             *("-o", f"ConnectTimeout={_CONNECT_S}", "-o", "ServerAliveInterval=10", "-o", "ServerAliveCountMax=6"),
         ]
+
+    def to(self, address: IPv4Address, control: Path) -> Ssh:
+        """ssh with the same key to another address."""
+        return Ssh(address, self._key, control)
 
     def argv(self, *more: str) -> list[str]:
         """The command line of an ssh of its own."""

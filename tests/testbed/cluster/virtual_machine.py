@@ -168,6 +168,16 @@ class VirtualMachine(Machine):
         self.shell("systemctl reboot")
         eventually(f"{self.name} boots again", lambda: self._booted_since(before), timeout_s=_BOOTS_S + _ENDS_S)
 
+    def tell(self, command: str) -> None:
+        """Give QEMU's monitor a command."""
+        qemu.tell(self._transport.place.monitor, command)
+
+    def at(self, address: IPv4Address) -> VirtualMachine:
+        """The same machine by another of its addresses."""
+        place = self._transport.place
+        ssh = self._transport.ssh.to(address, place.short.with_suffix(f".{address.packed[-1]}.ssh"))
+        return VirtualMachine(self.name, address, VirtualTransport(place, ssh))
+
     def boot_id(self) -> str:
         """The kernel's name of this boot."""
         return self.output_of("cat", "/proc/sys/kernel/random/boot_id").strip()
