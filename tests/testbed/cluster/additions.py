@@ -10,7 +10,7 @@ import re
 import tarfile
 from pathlib import Path
 
-from images.bases.debian12.dpkg import merged
+from images.bases.debian.dpkg import merged
 from tests.testbed.cluster import roots
 from tests.testbed.cluster.roots import DebianRoot
 from tests.testbed.cluster.virtual_machine import VirtualMachine
