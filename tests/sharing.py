@@ -96,7 +96,8 @@ def claimed_groups(folder: Path, groups: Sequence[Group]) -> Iterator[Group]:
 @contextmanager
 def alone_in(config: pytest.Config, lane: str) -> Iterator[None]:
     """Wait for a lane, and hold it for the length of the block: for the part of a set-up that needs it."""
-    folder: Path | None = config.getoption("share")
+    # One test by itself (`make one`) does not load this plugin.
+    folder: Path | None = config.getoption("share", default=None)
     if folder is None:
         yield
         return

@@ -220,8 +220,10 @@ def make_ready(
     _record(place)
     disk = PLACE.build / recipe.disk(cluster.base)
     shutil.copyfile(PLACE.build / recipe.facts(cluster.base), place.folder / "disk.json")
-    own, settings = place.folder / "disk.qcow2", place.folder / "settings.img"
-    process.run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", str(disk), str(own)])
+    own, settings, below = (place.folder / name for name in ("disk.qcow2", "settings.img", "below.qcow2"))
+    # A link of its own: a build replaces the image, and the machine's next boot needs the one that it has begun with.
+    below.hardlink_to(disk)
+    process.run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", str(below), str(own)])
     write_settings(place.folder / "settings", settings, files)
     ifup = place.folder / "ifup"
     ifup.write_text(_IFUP.format(bridge=bridge))
