@@ -22,21 +22,17 @@ def products() -> tuple[Product, ...]:
 
 
 def everything() -> tuple[str, ...]:
-    """The targets that build-all asks for on a base that lacks nothing; all others are needed by one of them."""
+    """The targets that build-all asks for on a base that lacks nothing.
+
+    Each image is among them, also where another is made of it: an image that Docker has lost is only given to it again
+    where it is asked for.
+    """
     return tuple(name for product in products() for name in product.build_all)
 
 
 def whole(base: Base) -> tuple[str, ...]:
-    """The targets that build-all asks for on a base: those of `everything` that the base does not lack.
-
-    Where it lacks some, an image that is needed by none of the others is asked for too.
-    """
-    wanted = tuple(name for name in everything() if _lacked(base, name) is None)
-    if not base.lacks:
-        return wanted
-    targets = of_base(base)
-    needed = {need for target in targets.values() for need in target.needs}
-    return (*wanted, *(one.name for one in products() if one.name in targets and one.name not in {*needed, *wanted}))
+    """The targets that build-all asks for on a base: those of `everything` that the base does not lack."""
+    return tuple(name for name in everything() if _lacked(base, name) is None)
 
 
 def left_out(base: Base, wanted: Iterable[str]) -> str | None:

@@ -172,4 +172,4 @@ def clean(root: Path, base: Base) -> None:
             connection.execute("VACUUM")
 
 
-PRODUCT = Product(name=image_target("base"), roles=("base",), targets=_targets)
+PRODUCT = Product(name=image_target("base"), roles=("base",), targets=_targets, build_all=(image_target("base"),))

@@ -20,8 +20,8 @@ class Product:
 
     `name` is that of its main target, or what the names of its targets begin with. `roles` are the roles that a base
     must have packages for (images.bases.base.ROLES). `targets` makes its targets for a base. `build_all` names those of
-    them that build-all asks for, although another product may need them. `reason` says why a base cannot have it for
-    another reason than its packages; `container` is whether it is an image for Docker.
+    them that build-all asks for. `reason` says why a base cannot have it for another reason than its packages;
+    `container` is whether it is an image for Docker.
     """
 
     name: str

@@ -32,4 +32,4 @@ def _targets(base: Base) -> tuple[Target, ...]:
     return (image,)
 
 
-PRODUCT = Product(name=image_target("docker"), roles=("docker",), targets=_targets)
+PRODUCT = Product(name=image_target("docker"), roles=("docker",), targets=_targets, build_all=(image_target("docker"),))

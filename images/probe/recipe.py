@@ -92,4 +92,6 @@ def _tar(base: Base) -> Target:
     )
 
 
-PRODUCT = Product(name=NAME, roles=("probe",), targets=lambda base: (_image(base), _tar(base)), build_all=(TAR_NAME,))
+PRODUCT = Product(
+    name=NAME, roles=("probe",), targets=lambda base: (_image(base), _tar(base)), build_all=(NAME, TAR_NAME)
+)
