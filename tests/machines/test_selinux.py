@@ -96,7 +96,7 @@ def test_nothing_is_denied_that_is_not_denied_without_overlayd(enforcing: Enforc
 def test_doctor_finds_no_problem(enforcing: Enforcing) -> None:
     for machine in machines_of(enforcing.site):
         findings = json.loads(machine.shell("overlayd doctor --json || true"))["findings"]
-        assert [found for found in findings if found["level"] == "problem"] == []
+        assert [found for found in findings if found["state"] == "problem"] == []
 
 
 def test_cleanup_removes_all_and_a_start_brings_it_back(enforcing: Enforcing) -> None:
