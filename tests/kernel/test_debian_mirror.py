@@ -34,7 +34,7 @@ def mirror(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.fixture
 def step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Step]:
     # The same command with two packages only, which are unpacked but not configured.
-    monkeypatch.setattr(repository, "PACKAGES", ("hostname",))
+    monkeypatch.setattr(repository, "packages_of", lambda _suite: ("hostname",))
     monkeypatch.setattr(repository, "VARIANT", "extract")
     monkeypatch.setattr(repository, "LOCALES", (), raising=False)
     monkeypatch.setattr(repository, "APT_OPTIONS", (*repository.APT_OPTIONS, debian_mirror.UNCOMPRESSED))
