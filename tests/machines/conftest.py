@@ -86,7 +86,7 @@ def site(base: str, machines: Callable[[Cluster], AbstractContextManager[Cluster
 def owned(
     request: pytest.FixtureRequest, machines: Callable[[Cluster], AbstractContextManager[ClusterSite]]
 ) -> Iterator[ClusterSite]:
-    """Two machines of a suite of Debian with more of its packages: NetworkManager, firewalld, SELinux' policy.
+    """Two machines of a suite of Debian with more of its packages: NetworkManager, dnsmasq.
 
     OWNED names a cluster that is standing and has them, to be used in place of a new one.
     """

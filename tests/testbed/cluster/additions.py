@@ -1,6 +1,6 @@
-"""Packages that a running machine gets on top of its disk: firewalld, NetworkManager, SELinux with Debian's policy.
+"""Packages that a running machine gets on top of its disk: NetworkManager, and a server of DHCP.
 
-The users' disk has none of them. They come out of a root filesystem of the same suite (roots), as files: what its
+The users' disk has neither. They come out of a root filesystem of the same suite (roots), as files: what its
 packages' scripts would do is done here. A second disk is plugged in for it, as ssh to an emulated machine is slow.
 """
 
@@ -16,30 +16,14 @@ from tests.testbed.cluster.roots import DebianRoot
 from tests.testbed.cluster.virtual_machine import VirtualMachine
 from tests.testbed.polling import eventually
 
-POLICY = "default"
-_PACKAGES = (
-    *("network-manager", "firewalld", "dnsmasq-base"),
-    *("selinux-policy-default", "selinux-utils", "policycoreutils", "auditd"),
-)
-# What selinux-policy-default's postinst does. Without root's home in passwd the policy would not label /root.
-_COMPILE = f"""\
-grep -qs ^root: /etc/passwd || echo root:x:0:0:root:/root:/bin/bash >/etc/passwd
-printf 'SELINUX=permissive\\nSELINUXTYPE={POLICY}\\n' >/etc/selinux/config
-modules=
-for module in $(cat /usr/share/selinux/{POLICY}/.modules); do
-    modules="$modules -i/usr/share/selinux/{POLICY}/$module.pp.bz2"
-done
-semodule -X 100 -n -s {POLICY} $modules
-"""
-_LEFT_OUT = re.compile(
-    r"/(dev|proc|sys|run|tmp|boot)/.*|/var/lib/(dpkg|apt)/.*|/etc/(apt|rc.\.d|init\.d)/.*|/usr/share/selinux/.*"
-)
+_PACKAGES = ("network-manager", "dnsmasq-base")
+_LEFT_OUT = re.compile(r"/(dev|proc|sys|run|tmp|boot)/.*|/var/lib/(dpkg|apt)/.*|/etc/(apt|rc.\.d|init\.d)/.*")
 _PLUGGED_S = 60.0
 
 
 def of(suite: str) -> DebianRoot:
     """The additions of a suite of Debian."""
-    return DebianRoot(suite=suite, packages=_PACKAGES, finish=_COMPILE)
+    return DebianRoot(suite=suite, packages=_PACKAGES)
 
 
 def install(machine: VirtualMachine, release: DebianRoot) -> None:
