@@ -25,6 +25,8 @@ from tests.testbed.cluster.site import ClusterSite, find
 from tests.testbed.polling import eventually
 
 _NAME = "test-tasks"
+# Tests with the shared cluster are in another run of pytest, beside the others: they have a name of their own.
+_REFUSED = "test-refused"
 _UNDERLAY = IPv4Network("198.18.43.0/24")
 CGROUP_V2 = Path("/sys/fs/cgroup/cgroup.controllers")
 
@@ -34,11 +36,12 @@ def _left(name: str) -> list[str]:
 
 
 @pytest.fixture(autouse=True)
-def _nothing_left() -> Iterator[None]:
-    remove(_NAME)
+def _nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    name = _REFUSED if "site" in request.fixturenames else _NAME
+    remove(name)
     yield
-    left = _left(_NAME)
-    remove(_NAME)
+    left = _left(name)
+    remove(name)
     assert not left
 
 
@@ -90,8 +93,8 @@ def test_an_underlay_in_use_is_reported_with_its_holder_and_nothing_is_left(base
     taken = site.cluster.underlay
     said = f"underlay {taken} is taken: Docker network {site.cluster.docker_network} of the cluster {site.cluster.name}"
     with pytest.raises(OverlaydError, match=rf"(?s){re.escape(said)} has {taken}\n  a free one: --underlay 198\.19\."):
-        create(Cluster(name=_NAME, base=base, underlay=taken), lambda _text: None)
-    done = invoke("cluster.up", "--name", _NAME, "--underlay", str(taken))
+        create(Cluster(name=_REFUSED, base=base, underlay=taken), lambda _text: None)
+    done = invoke("cluster.up", "--name", _REFUSED, "--underlay", str(taken))
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(f"error: {said}")
 

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from tests.testbed.cluster.machine import Machine
 from tests.testbed.cluster.site import ClusterSite
 from tests.testbed.cluster.virtual_machine import VirtualMachine
+
+# Three minutes of two processors alone, and ten beside all other tests, which it slows down.
+pytestmark = pytest.mark.slow
 
 
 def test_two_machines_boot_lease_and_their_containers_reach_each_other(
