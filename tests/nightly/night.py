@@ -166,6 +166,8 @@ def _run(part: Part, folder: Path, began: float, problems: list[str]) -> Outcome
 
 def _clusters() -> set[str]:
     """The names of clusters that tests and the bench have made; none where no dockerd answers."""
+    if not dockerd.answers():
+        return set()
     with contextlib.suppress(OverlaydError, DockerException, OSError):
         names = {str(one.labels[CLUSTER_LABEL]) for one in docker_engine.containers()}
         return {name for name in names if _OF_TESTS.fullmatch(name)}
@@ -216,6 +218,7 @@ def _commit() -> str:
 
 def _machine() -> tuple[str, ...]:
     found = [f"Linux {platform.release()}", f"{os.cpu_count()} processors"]
-    with contextlib.suppress(OverlaydError, DockerException, OSError):
-        found.insert(1, f"Docker {docker_engine.client().version()['Version']}")
+    if dockerd.answers():
+        with contextlib.suppress(OverlaydError, DockerException, OSError):
+            found.insert(1, f"Docker {docker_engine.client().version()['Version']}")
     return tuple(found)
