@@ -115,14 +115,14 @@ class Host:
         if ready:
             eventually(f"{self.name} ready", self._is_ready, timeout_s=60)
 
-    def stop(self, number: signal.Signals = signal.SIGTERM, *, within_s: float = 20.0) -> int:
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Send the daemon a signal and wait for its end; its exit status."""
         daemon, self._daemon = self._daemon, None
         if daemon is None:
             return 0
         daemon.send_signal(number)
         try:
-            return daemon.wait(within_s)
+            return daemon.wait(20)
         except subprocess.TimeoutExpired:
             daemon.kill()
             daemon.wait()

@@ -19,8 +19,6 @@ from tests.testbed.netns.faults.fault import LabFault
 from tests.testbed.netns.lab import Host, Lab
 from tests.testbed.polling import eventually
 
-# Seen where 70 processes share two processors: more than 20 s for a daemon whose clock is libfaketime's.
-ENDS_WITHIN_S = 90.0
 _SMALL = "size=256k,mode=755"
 
 
