@@ -24,7 +24,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """A vxlan lab of this file's own, since what is broken here would disturb other tests."""
     with laboratory(tmp_path_factory.mktemp("doctor"), {"Type": "vxlan"}) as lab:
         for name in ("a", "b"):
-            host = lab.host(name)
+            host = lab.host(name, prefers="10.5.20.0/24" if name == "a" else "10.5.21.0/24")
             # As with docker, both ends of a container's veth pair have the container's MTU.
             host.run("ip", "link", "set", "vethc", "mtu", str(host.mtu_bytes))
         yield lab

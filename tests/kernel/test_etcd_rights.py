@@ -63,7 +63,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 @pytest.fixture(scope="module")
 def a(lab: Lab) -> Host:
-    return lab.host("a")
+    return lab.host("a", prefers="10.5.20.0/24")
 
 
 def without(lab: Lab, role: str, right: rights.Right, left: str | None = None) -> None:

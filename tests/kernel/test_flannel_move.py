@@ -22,7 +22,7 @@ LOST_AT_MOST = 150
 def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """A network with one overlayd host, which stays."""
     with laboratory(tmp_path_factory.mktemp("move"), {"Type": request.param}) as lab:
-        lab.host("a")
+        lab.host("a", prefers="10.5.20.0/24")
         yield lab
 
 

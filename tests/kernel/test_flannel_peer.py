@@ -47,7 +47,7 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     config = CONFIGS[request.param]
     with laboratory(tmp_path_factory.mktemp("flannel"), config) as lab:
         flannel = FlannelHost(lab, "f", SUBNET, config["Type"], direct="DirectRouting" in config)
-        ours = lab.host("a")
+        ours = lab.host("a", prefers="10.5.20.0/24")
         try:
             flannel.learn(ours)
             yield Pair(lab, ours, flannel)

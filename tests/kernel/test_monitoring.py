@@ -27,8 +27,8 @@ PEER9 = '{"PublicIP": "198.18.1.9", "BackendType": "vxlan", "BackendData": {"VNI
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """Host a, whose pages are read, and host b."""
     with laboratory(tmp_path_factory.mktemp("watching"), {"Type": "vxlan"}) as lab:
-        lab.host("a", settings={"healthz-port": PORT})
-        lab.host("b")
+        lab.host("a", settings={"healthz-port": PORT}, prefers="10.5.20.0/24")
+        lab.host("b", prefers="10.5.21.0/24")
         yield lab
 
 

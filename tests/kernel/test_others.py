@@ -216,7 +216,7 @@ def test_a_tun_device_of_others_with_our_name_is_left_alone(host: str) -> None:
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """One host with a daemon."""
     with laboratory(tmp_path_factory.mktemp("others"), {"Type": "vxlan"}) as lab:
-        lab.host("a")
+        lab.host("a", prefers="10.5.20.0/24")
         yield lab
 
 

@@ -27,7 +27,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """The overlayd host a, and host f without overlayd."""
     folder = tmp_path_factory.mktemp("flannel")
     with laboratory(folder, {"Type": "wireguard", "PSK": PSK, "Mode": "separate"}, dual=True) as lab:
-        a, f = lab.host("a"), lab.host("f", start=False)
+        a, f = lab.host("a", prefers="10.5.20.0/24"), lab.host("f", start=False)
         be_flannel(lab, f, a)
         yield lab
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from tests.testbed.netns import namespaces
 from tests.testbed.netns.lab import Host
 
-# Inside the network, in a part of it that no host leases.
-INSIDE, INSIDE6 = "10.5.250.0/24", "fd42:0:0:fa00::/64"
+# Inside the network; no host leases the last subnet of a network (config: SubnetMax).
+INSIDE, INSIDE6 = "10.5.255.0/24", "fd42:0:0:fa00::/64"
 _LINKS = (
     "link add mine address 02:99:00:00:00:01 type bridge",
     "link set mine up",
