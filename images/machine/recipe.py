@@ -29,6 +29,8 @@ _MIB = 1 << 20
 # What the disk has room for; the file has only what is written. Numbers in MiB.
 _BOOT_MB, _ROOT_MB = 128, 16 << 10
 _ROOT_AT_MB = 1 + _BOOT_MB
+# Where in the disk the root filesystem begins.
+ROOT_OFFSET_BYTES = _ROOT_AT_MB * _MIB
 _DISK_MB = _ROOT_AT_MB + _ROOT_MB + 1
 # An MBR, as BIOSes and UEFI both read it. The first partition is FAT: of type EF for UEFI, active for a BIOS.
 _PARTITIONS = f"""\
@@ -187,7 +189,7 @@ def _make_disk(step: Step, root: Path, kernel: Kernel, raw: Path) -> None:
     step.run(["mcopy", "-s", "-m", "-i", fat, *sorted(boot.iterdir()), "::/"], env=dated)
     step.run(["syslinux", "--install", "--directory", "syslinux", fat], env=dated)
     step.run(["dd", f"if={fat}", f"of={raw}", "bs=1M", "seek=1", "conv=notrunc,sparse", "status=none"])
-    kernels.make_ext4(step, root, raw, label="overlayd-root", megabytes=_ROOT_MB, offset=_ROOT_AT_MB * _MIB)
+    kernels.make_ext4(step, root, raw, label="overlayd-root", megabytes=_ROOT_MB, offset=ROOT_OFFSET_BYTES)
 
 
 def _reason(base: Base) -> str | None:

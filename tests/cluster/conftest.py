@@ -12,7 +12,7 @@ from tests.sharing import alone_in
 from tests.testbed.cluster import docker_engine, packaged
 from tests.testbed.cluster.collect import collect
 from tests.testbed.cluster.create import ROOT, standing
-from tests.testbed.cluster.description import Cluster, backend_json
+from tests.testbed.cluster.description import Cluster
 from tests.testbed.cluster.machine import Machine
 from tests.testbed.cluster.site import ClusterSite
 from tests.testbed.records import tell_logs
@@ -67,8 +67,7 @@ def _cluster(base: str) -> Iterator[ClusterSite]:
 def backend(request: pytest.FixtureRequest, _cluster: ClusterSite) -> str:
     """The backend's name; the cluster is switched to it. Every test that asks for it runs once for each."""
     name: str = request.param
-    if _cluster.cluster.backend_type != name:
-        _cluster.reconfigure(backend_json(name))
+    _cluster.use(name)
     return name
 
 

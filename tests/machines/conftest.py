@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from ipaddress import IPv4Network
 
 import pytest
@@ -14,17 +14,17 @@ from tests.testbed.cluster import additions, docker_engine
 from tests.testbed.cluster.collect import collect
 from tests.testbed.cluster.create import ROOT, standing
 from tests.testbed.cluster.description import Cluster
-from tests.testbed.cluster.parallel import each
-from tests.testbed.cluster.site import ClusterSite, find
+from tests.testbed.cluster.site import ClusterSite
 from tests.testbed.cluster.steps import virtual_hosts
 from tests.testbed.cluster.virtual_machine import VirtualMachine
 
 NAME = "vm"
 UNDERLAY = IPv4Network("198.18.40.0/24")
-# By suite of Debian: base, kernel, the suite's name, underlay. The kernel is not the disk's: a test can change its
-# command line.
-ADDITIONS = {
-    "bookworm": ("debian12-rpm", "6.1", "bookworm", IPv4Network("198.18.54.0/24")),
+# By suite of Debian: base, kernel, underlay. The kernel is not the disk's own: these have Debian's additions.
+OWNED = {
+    "bookworm": ("debian12-rpm", "6.1", IPv4Network("198.18.54.0/24")),
+    "trixie": ("debian13-rpm", "6.12", IPv4Network("198.18.55.0/24")),
+    "testing": ("debian-testing-rpm", "6.12", IPv4Network("198.18.56.0/24")),
 }
 # Emulated machines of a busy computer; each wait inside has a limit of its own, and tells more.
 _TEST_S = 2400
@@ -82,26 +82,29 @@ def site(base: str, machines: Callable[[Cluster], AbstractContextManager[Cluster
         yield found
 
 
-@pytest.fixture(scope="session", params=ADDITIONS)
-def owned(
-    request: pytest.FixtureRequest, machines: Callable[[Cluster], AbstractContextManager[ClusterSite]]
-) -> Iterator[ClusterSite]:
-    """Two machines of a suite of Debian with more of its packages: NetworkManager, dnsmasq.
+@pytest.fixture(scope="session")
+def with_additions(pytestconfig: pytest.Config) -> Callable[[Cluster, str], AbstractContextManager[ClusterSite]]:
+    """Makes a cluster of machines whose disk has the additions of a suite of Debian (additions), as `machines` does."""
 
-    OWNED names a cluster that is standing and has them, to be used in place of a new one.
-    """
-    base, kernel, suite, underlay = ADDITIONS[request.param]
-    if standing_already := os.environ.get("OWNED"):
-        found = find(standing_already)
-        if found is None or found.cluster.base != base:
-            pytest.skip(f"OWNED={standing_already} is no cluster on {base}")
-        yield found
-        return
-    if not docker_engine.has_image(f"overlayd/host:{base}"):
-        pytest.skip(f"the images of {base} are not built: invoke build-all --base {base}")
-    cluster = Cluster(name=f"ow-{suite}", base=base, hosts=2, underlay=underlay, machines=True, kernel=kernel)
-    with machines(cluster) as found:
-        each(lambda name: additions.install(virtual_hosts.of(found, name), additions.of(suite)), found.machines)
+    def make(cluster: Cluster, suite: str) -> AbstractContextManager[ClusterSite]:
+        if not docker_engine.has_image(f"overlayd/host:{cluster.base}"):
+            pytest.skip(f"the images of {cluster.base} are not built: invoke build-all --base {cluster.base}")
+        with alone_in(pytestconfig, "builds"):
+            virtual_hosts.build(cluster)
+            disk = additions.disk(cluster.base, suite)
+        return standing(replace(cluster, disk=str(disk)))
+
+    return make
+
+
+@pytest.fixture(scope="session", params=OWNED)
+def owned(
+    request: pytest.FixtureRequest, with_additions: Callable[[Cluster, str], AbstractContextManager[ClusterSite]]
+) -> Iterator[ClusterSite]:
+    """Two machines of a suite of Debian with its NetworkManager, firewalld and dnsmasq."""
+    base, kernel, underlay = OWNED[request.param]
+    cluster = Cluster(name=f"ow-{request.param}", base=base, hosts=2, underlay=underlay, machines=True, kernel=kernel)
+    with with_additions(cluster, request.param) as found:
         yield found
 
 

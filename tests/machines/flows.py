@@ -17,6 +17,9 @@ TRANSFER_S = 120
 MEGABYTE = 1 << 20
 _IP_AND_TCP_BYTES, _TIMESTAMP_BYTES = 40, 12
 _IP_AND_ICMP_BYTES = 28
+# iperf3 ends when all is written: what is in sockets and on the way then is not received. With these buffers, of which
+# the kernel doubles each (socket(7)), that is no more than half a megabyte.
+_BUFFER_BYTES, _ON_THE_WAY_BYTES = 64 << 10, 1 << 19
 _COUNT = 5
 
 
@@ -35,7 +38,7 @@ class Transfer:
 
 
 def transfer(source: Machine, target: Machine, *, count_bytes: int = MEGABYTE) -> Transfer:
-    """Send so many bytes by TCP from container to container.
+    """Send so many bytes by TCP from container to container, and some more that need not be received.
 
     Raises CommandFailed where they are not received, and acknowledged, within TRANSFER_S: they are in a black hole.
     """
@@ -49,8 +52,9 @@ def transfer(source: Machine, target: Machine, *, count_bytes: int = MEGABYTE) -
     eventually("iperf3 listens", lambda: target.in_probe("ss", "-Hltn", "sport = :5311").strip(), timeout_s=60)
     sent = json.loads(
         source.in_probe(
-            *("timeout", str(TRANSFER_S), "iperf3", "--json", "--port", "5311", "--bytes", str(count_bytes)),
-            *("--connect-timeout", "60000", "--client", str(target.probe_address())),
+            *("timeout", str(TRANSFER_S), "iperf3", "--json", "--port", "5311"),
+            *("--bytes", str(count_bytes + _ON_THE_WAY_BYTES)),
+            *("--window", str(_BUFFER_BYTES), "--connect-timeout", "60000", "--client", str(target.probe_address())),
         )
     )
     # The server writes its report when the client has ended.

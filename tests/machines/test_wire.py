@@ -16,7 +16,7 @@ from ipaddress import IPv4Network
 import pytest
 
 from tests.machines.flows import MEGABYTE, TRANSFER_S, has_reached, passes, transfer
-from tests.testbed.cluster.description import Cluster, backend_json
+from tests.testbed.cluster.description import Cluster
 from tests.testbed.cluster.machine import Machine
 from tests.testbed.cluster.measure import ping
 from tests.testbed.cluster.site import ClusterSite
@@ -52,8 +52,7 @@ def _cluster(base: str, machines: Callable[[Cluster], AbstractContextManager[Clu
 def backend(request: pytest.FixtureRequest, _cluster: ClusterSite) -> str:
     """The backend's name; the cluster is switched to it."""
     name: str = request.param
-    if _cluster.cluster.backend_type != name:
-        _cluster.reconfigure(backend_json(name))
+    _cluster.use(name)
     return name
 
 

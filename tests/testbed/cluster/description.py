@@ -37,7 +37,8 @@ class Cluster:
     `backend` is the backend's object in the network config, as JSON; `base` names the base image that the images were
     built on. Two clusters may run side by side when their names and their underlays differ. etcd has TLS and asks for a
     login; with `open_etcd` it has neither, as at who runs an older one. With `machines` the hosts are virtual machines;
-    `kernel` is the version of Debian's kernel that these boot (images.machine.kernels.SUITES), without it their own.
+    `kernel` is the version of Debian's kernel that these boot (images.machine.kernels.SUITES), without it their own;
+    `kernel_options` are more words for that kernel; `disk` is a disk below the build folder in place of the base's own.
     """
 
     name: str = "default"
@@ -50,6 +51,8 @@ class Cluster:
     open_etcd: bool = False
     machines: bool = False
     kernel: str = ""
+    kernel_options: str = ""
+    disk: str = ""
 
     def __post_init__(self) -> None:
         """Refuse what could not work. Raises ConfigError."""

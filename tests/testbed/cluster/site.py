@@ -8,7 +8,7 @@ from docker.models.containers import Container
 
 from overlayd.errors import OverlaydError
 from tests.testbed.cluster import docker_engine, plan, virtual_machine
-from tests.testbed.cluster.description import DESCRIPTION_LABEL, ROLE_LABEL, Cluster, from_label
+from tests.testbed.cluster.description import DESCRIPTION_LABEL, ROLE_LABEL, Cluster, backend_json, from_label
 from tests.testbed.cluster.docker_engine import run_in
 from tests.testbed.cluster.images import image_of
 from tests.testbed.cluster.machine import Machine
@@ -60,6 +60,11 @@ class ClusterSite:
     def write_network_config(self, text: str) -> None:
         """Put the network config into etcd, where every daemon sees it at once."""
         self.etcdctl("put", f"{self.cluster.prefix}/config", text)
+
+    def use(self, backend: str) -> None:
+        """Switch to the backend of that type, with its defaults, unless the cluster is on one of that type."""
+        if self.cluster.backend_type != backend:
+            self.reconfigure(backend_json(backend))
 
     def reconfigure(self, backend: str) -> None:
         """Change the network's backend, and restart docker on every host once its daemon has followed.

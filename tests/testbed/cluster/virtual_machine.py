@@ -218,7 +218,7 @@ def make_ready(
     place = machine._transport.place
     place.folder.mkdir(parents=True)
     _record(place)
-    disk = PLACE.build / recipe.disk(cluster.base)
+    disk = PLACE.build / (cluster.disk or recipe.disk(cluster.base))
     shutil.copyfile(PLACE.build / recipe.facts(cluster.base), place.folder / "disk.json")
     own, settings, below = (place.folder / name for name in ("disk.qcow2", "settings.img", "below.qcow2"))
     # A link of its own: a build replaces the image, and the machine's next boot needs the one that it has begun with.
@@ -239,7 +239,8 @@ def make_ready(
     ]
     if kernel is not None:
         words += [
-            *("-kernel", str(kernel.image), "-initrd", str(kernel.initramfs), "-append", recipe.COMMAND_LINE),
+            *("-kernel", str(kernel.image), "-initrd", str(kernel.initramfs)),
+            *("-append", f"{recipe.COMMAND_LINE} {cluster.kernel_options}".rstrip()),
             *("-drive", f"file={kernel.modules},if=virtio,format=raw,readonly=on"),
         ]
     (place.folder / "options.json").write_text(json.dumps(words))
