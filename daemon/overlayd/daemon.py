@@ -32,6 +32,7 @@ from overlayd.host import other_networks
 from overlayd.host.host import Host
 from overlayd.host.pacing import Pacing
 from overlayd.host.served_config import CONFIG_ERRORS, ServedConfig
+from overlayd.kernel import selinux
 from overlayd.kernel.monitor import Monitor
 from overlayd.leases import presence
 from overlayd.leases.keys import Keys
@@ -65,6 +66,7 @@ LAST_RETRY_S = 5.0
 
 def run(settings: Settings) -> None:
     """Be the daemon until SIGTERM or SIGINT. Raises what only a person can solve (ConfigError, UnsupportedError …)."""
+    selinux.keep_context()
     underlay = choose_underlay(settings)
     store = Store.of(settings)
     with (

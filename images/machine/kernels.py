@@ -86,6 +86,12 @@ class Kernel:
         """The modules as files: a folder named as the kernel's release."""
         return self.folder / "modules"
 
+    @property
+    def release(self) -> str:
+        """What `uname -r` says where it runs."""
+        [path] = self.tree.iterdir()
+        return path.name
+
 
 def kernel_targets(base: Base) -> tuple[Target, ...]:
     """The targets of every suite's kernel: the same for each base, but for mirrors that were given for it."""

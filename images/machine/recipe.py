@@ -123,7 +123,6 @@ def _make(step: Step, base: Base) -> None:
     if host is None:
         raise BuildError(f"the image {base.tag('host')} is not in the layout", hint="invoke images.host")
     kernel = Kernel(step.build / kernels.folder(base.kernel))
-    [release] = [path.name for path in kernel.tree.iterdir()]
     root = step.scratch / "root"
     root.mkdir(mode=0o755)
     for layer in host.layers:
@@ -134,7 +133,7 @@ def _make(step: Step, base: Base) -> None:
     raw = step.scratch / "disk.raw"
     _make_disk(step, root, kernel, raw)
     step.run(["qemu-img", "convert", "-c", "-f", "raw", "-O", "qcow2", raw, step.output(disk(base.name))])
-    step.write_facts({"host": host.id, "kernel": release})
+    step.write_facts({"host": host.id, "kernel": kernel.release})
 
 
 def _prepare(step: Step, base: Base, root: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from tests.kernel.test_docker_rules import UNDO
 from tests.testbed.netns import docker_releases, namespaces
+from tests.testbed.netns.families import host_on
 from tests.testbed.netns.lab import Host, Lab, environment, laboratory
 from tests.testbed.netns.traffic import pings
 from tests.testbed.polling import eventually
@@ -24,7 +25,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """A vxlan lab of this file's own, since what is broken here would disturb other tests."""
     with laboratory(tmp_path_factory.mktemp("doctor"), {"Type": "vxlan"}) as lab:
         for name in ("a", "b"):
-            host = lab.host(name, prefers="10.5.20.0/24" if name == "a" else "10.5.21.0/24")
+            host = host_on(lab, name, "10.5.20.0/24" if name == "a" else "10.5.21.0/24")
             # As with docker, both ends of a container's veth pair have the container's MTU.
             host.run("ip", "link", "set", "vethc", "mtu", str(host.mtu_bytes))
         yield lab

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import pytest
 
 from etcd_container import passwords, rights
+from tests.testbed.netns.families import host_on
 from tests.testbed.netns.lab import Host, Lab, laboratory
 from tests.testbed.polling import eventually
 from tests.unit.images.etcd_setup import COMMAND
@@ -63,7 +64,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 @pytest.fixture(scope="module")
 def a(lab: Lab) -> Host:
-    return lab.host("a", prefers="10.5.20.0/24")
+    return host_on(lab, "a", "10.5.20.0/24")
 
 
 def without(lab: Lab, role: str, right: rights.Right, left: str | None = None) -> None:

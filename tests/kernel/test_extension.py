@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.testbed.netns.families import host_on
 from tests.testbed.netns.flannel_host import PREFIX, etcdctl, key, publish, published
 from tests.testbed.netns.lab import Host, Lab, laboratory
 from tests.testbed.netns.traffic import pinging, pings, reaches, send_over_tcp
@@ -82,7 +83,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory, programs: Programs) -> Iterato
     """A lab of hosts a and b whose network is VXLAN by commands."""
     with laboratory(tmp_path_factory.mktemp("extension"), programs.vxlan) as lab:
         first, second = (
-            lab.host(name, settings=programs.settings, prefers=f"10.5.2{at}.0/24") for at, name in enumerate("ab")
+            host_on(lab, name, f"10.5.2{at}.0/24", settings=programs.settings) for at, name in enumerate("ab")
         )
         eventually("b is reachable from a", lambda: pings(first, second))
         yield lab
@@ -139,7 +140,7 @@ def test_a_restart_runs_nothing_and_loses_nothing(a: Host, b: Host, record_prope
 def test_a_host_that_joins_is_added_and_one_that_leaves_is_removed(
     lab: Lab, programs: Programs, a: Host, b: Host
 ) -> None:
-    third = lab.host("c", settings=programs.settings, prefers="10.5.22.0/24")
+    third = host_on(lab, "c", "10.5.22.0/24", settings=programs.settings)
     subnet = str(third.subnet)
     eventually("a reaches c", lambda: pings(a, third))
     assert len(entries(a, subnet)) == 2
@@ -214,7 +215,7 @@ def test_a_command_that_hangs_stops_neither_other_peers_nor_the_lease(tmp_path: 
         publish(lab, "10.5.66.0/24", lease)
         publish(lab, "10.5.67.0/24", {**lease, "PublicIP": "198.18.1.67"})
         begun = time.monotonic()
-        a = lab.host("a", lease_ttl_s=6, settings=programs.settings, prefers="10.5.20.0/24")
+        a = host_on(lab, "a", "10.5.20.0/24", lease_ttl_s=6, settings=programs.settings)
         problem = eventually("the hang is told", lambda: problem_of(a, "10.5.66.0/24"))
         assert "no end after 10 s" in problem
         eventually("the other is served", lambda: peer(a, "10.5.67.0/24").get("path") == "extension")

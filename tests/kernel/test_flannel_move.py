@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.testbed.netns.families import host_on
 from tests.testbed.netns.flannel_host import FlannelHost, publish, published
 from tests.testbed.netns.lab import Host, Lab, laboratory
 from tests.testbed.netns.traffic import Losses, pinging, pings
@@ -22,7 +23,7 @@ LOST_AT_MOST = 150
 def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """A network with one overlayd host, which stays."""
     with laboratory(tmp_path_factory.mktemp("move"), {"Type": request.param}) as lab:
-        lab.host("a", prefers="10.5.20.0/24")
+        host_on(lab, "a", "10.5.20.0/24")
         yield lab
 
 

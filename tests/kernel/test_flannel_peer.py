@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.testbed.netns.families import host_on
 from tests.testbed.netns.flannel_host import MTU_BYTES, PREFIX, FlannelHost, etcdctl, key, publish, published
 from tests.testbed.netns.lab import NETWORK, Host, Lab, laboratory
 from tests.testbed.netns.traffic import ping_of_size, pings, reaches, send_over_tcp
@@ -47,7 +48,7 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     config = CONFIGS[request.param]
     with laboratory(tmp_path_factory.mktemp("flannel"), config) as lab:
         flannel = FlannelHost(lab, "f", SUBNET, config["Type"], direct="DirectRouting" in config)
-        ours = lab.host("a", prefers="10.5.20.0/24")
+        ours = host_on(lab, "a", "10.5.20.0/24")
         try:
             flannel.learn(ours)
             yield Pair(lab, ours, flannel)

@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.kernel.test_refusals import PREFIX, write
 from tests.testbed.netns import wire
+from tests.testbed.netns.families import host_on
 from tests.testbed.netns.lab import ETCD, UNDERLAY, Host, Lab, laboratory
 from tests.testbed.netns.namespaces import inside
 from tests.testbed.polling import eventually
@@ -27,8 +28,8 @@ PEER9 = '{"PublicIP": "198.18.1.9", "BackendType": "vxlan", "BackendData": {"VNI
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """Host a, whose pages are read, and host b."""
     with laboratory(tmp_path_factory.mktemp("watching"), {"Type": "vxlan"}) as lab:
-        lab.host("a", settings={"healthz-port": PORT}, prefers="10.5.20.0/24")
-        lab.host("b", prefers="10.5.21.0/24")
+        host_on(lab, "a", "10.5.20.0/24", settings={"healthz-port": PORT})
+        host_on(lab, "b", "10.5.21.0/24")
         yield lab
 
 

@@ -20,6 +20,7 @@ from overlayd.leases.lease import FamilyLease, Lease
 from overlayd.leases.network_config import parse_network_config
 from overlayd.underlay.choose import choose
 from tests.testbed.netns import namespaces
+from tests.testbed.netns.families import host_on
 from tests.testbed.netns.lab import Lab, laboratory
 from tests.testbed.netns.namespaces import inside
 from tests.testbed.polling import eventually
@@ -216,7 +217,7 @@ def test_a_tun_device_of_others_with_our_name_is_left_alone(host: str) -> None:
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """One host with a daemon."""
     with laboratory(tmp_path_factory.mktemp("others"), {"Type": "vxlan"}) as lab:
-        lab.host("a", prefers="10.5.20.0/24")
+        host_on(lab, "a", "10.5.20.0/24")
         yield lab
 
 

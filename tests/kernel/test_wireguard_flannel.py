@@ -11,6 +11,7 @@ import pytest
 
 from overlayd.lib import process
 from tests.testbed.netns import wireguard_devices
+from tests.testbed.netns.families import host_on
 from tests.testbed.netns.lab import ETCD, NETWORK, NETWORK6, Host, Lab, laboratory
 from tests.testbed.netns.traffic import ping_of_size, pings, pings6
 from tests.testbed.polling import eventually
@@ -27,7 +28,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """The overlayd host a, and host f without overlayd."""
     folder = tmp_path_factory.mktemp("flannel")
     with laboratory(folder, {"Type": "wireguard", "PSK": PSK, "Mode": "separate"}, dual=True) as lab:
-        a, f = lab.host("a", prefers="10.5.20.0/24"), lab.host("f", start=False)
+        a, f = host_on(lab, "a", "10.5.20.0/24"), lab.host("f", start=False)
         be_flannel(lab, f, a)
         yield lab
 

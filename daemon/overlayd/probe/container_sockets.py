@@ -24,7 +24,8 @@ from overlayd.probe.sockets import Socket
 # One to send from, and a second one that shows whether a failure is the first one's fault.
 AT_MOST = 2
 SOCKET = Path("/run/overlayd/containers.sock")
-TIMEOUT_S = 5.0
+# The service is started for each request. An answer that came too late is waited for twice as long the next time.
+TIMEOUT_S, TIMEOUT_AT_MOST_S = 5.0, 20.0
 # How often docker0's ports are read at most.
 LOOK_S = 3.0
 # A port exists before its container has an address, and the service may not have answered. Where fewer containers than
@@ -71,6 +72,7 @@ class ContainerSockets:
         self._avoided: set[tuple[IPAddress, ...]] = set()
         self._looked_at = 0.0
         self._again_at, self._again_s = math.inf, AGAIN_S
+        self._timeout_s = TIMEOUT_S
         self.problem: str | None = None
         self.bridge = BRIDGE
 
@@ -119,17 +121,21 @@ class ContainerSockets:
     def _look(self) -> tuple[SourceContainer, ...]:
         try:
             if self._path.exists():
-                return request_sockets(self._path, self.bridge)
+                return request_sockets(self._path, self.bridge, timeout_s=self._timeout_s)
             return tuple(first_on_bridge(AT_MOST, bridge=self.bridge))
         except (OSError, OverlaydError) as error:
+            if isinstance(error, TimeoutError):
+                self._timeout_s = min(2 * self._timeout_s, TIMEOUT_AT_MOST_S)
             self.problem = f"containers cannot be entered: {error_text(error)}"
             return ()
 
 
-def request_sockets(path: Path, bridge: str = BRIDGE) -> tuple[SocketsInContainer, ...]:
+def request_sockets(
+    path: Path, bridge: str = BRIDGE, *, timeout_s: float = TIMEOUT_S
+) -> tuple[SocketsInContainer, ...]:
     """Get sockets in a bridge's containers from the service at `path`. Raises OSError, also for a malformed reply."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
-        client.settimeout(TIMEOUT_S)
+        client.settimeout(timeout_s)
         client.connect(str(path))
         client.send(f"containers {bridge}".encode())
         reply, descriptors, _flags, _address = socket.recv_fds(client, REPLY_BYTES, DESCRIPTORS)

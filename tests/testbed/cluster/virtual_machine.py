@@ -241,8 +241,10 @@ def make_ready(
         words += [
             *("-kernel", str(kernel.image), "-initrd", str(kernel.initramfs)),
             *("-append", f"{recipe.COMMAND_LINE} {cluster.kernel_options}".rstrip()),
-            *("-drive", f"file={kernel.modules},if=virtio,format=raw,readonly=on"),
         ]
+        # The disk has the modules of its own kernel, and the labels of all its files.
+        if kernel.release != json.loads((place.folder / "disk.json").read_text())["kernel"]:
+            words += ["-drive", f"file={kernel.modules},if=virtio,format=raw,readonly=on"]
     (place.folder / "options.json").write_text(json.dumps(words))
     return machine
 

@@ -36,6 +36,18 @@ def few_subnets(lab: Lab, backend: Mapping[str, Any], count: int) -> str:
     return text
 
 
+def host_on(lab: Lab, name: str, subnet: str, **more: Any) -> Host:
+    """A host like `Lab.host`'s, on a subnet of its own choice: none that a test names for another host.
+
+    It is that of its previous lease, which it gets where it is free; a random one meets any other once in 254 times.
+    """
+    host = lab.host(name, start=False, **more)
+    (host.run_dir / "subnet.env").write_text(f"FLANNEL_SUBNET={subnet.replace('.0/', '.1/')}\n")
+    host.start()
+    host.start_container()
+    return host
+
+
 def all_reach(*hosts: Host) -> bool:
     """Whether the containers of all these hosts reach each other, by each IP version of the network."""
     return all(pings_all(one, other) for one, other in permutations(hosts, 2))

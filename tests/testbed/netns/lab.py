@@ -320,13 +320,8 @@ class Lab:
         start: bool = True,
         settings: Mapping[str, object] | None = None,
         far: bool = False,
-        prefers: str = "",
     ) -> Host:
-        """Make a host (`far`: behind the router), and start its daemon, with these settings too, and its container.
-
-        `prefers`: the subnet of its previous lease, which it gets where it is free: a test that names a subnet by hand
-        keeps it from being another host's by chance.
-        """
+        """Make a host (`far`: behind the router), and start its daemon, with these settings too, and its container."""
         host = Host(
             self.folder,
             name,
@@ -340,8 +335,6 @@ class Lab:
         )
         for folder in (host.run_dir, host.state_dir, host.sockets):
             folder.mkdir(parents=True, exist_ok=True)
-        if prefers:
-            (host.run_dir / "subnet.env").write_text(f"FLANNEL_NETWORK={NETWORK}\nFLANNEL_SUBNET={prefers}\n")
         # No daemon of the lab may start or restart the machine's docker.
         host.install("systemctl", "echo there is no systemd in this lab >&2; exit 1")
         self.hosts.append(host)

@@ -94,3 +94,25 @@ def test_another_network_than_0_sends_from_the_bridge_that_has_its_subnet(monkey
     assert containers.bridge_of(()) == "br-second"
     monkeypatch.setattr(interfaces, "with_address_in", lambda _subnets: ())
     assert containers.bridge_of(()) == "br-overlay1"
+
+
+def test_a_service_that_answers_late_is_given_more_time_and_then_its_answer_counts(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock, tmp_path: Path
+) -> None:
+    waits: list[float] = []
+
+    def request(_path: Path, _bridge: str, *, timeout_s: float) -> tuple[SourceContainer, ...]:
+        waits.append(timeout_s)
+        if timeout_s < 15:
+            raise TimeoutError("timed out")
+        return FOUND
+
+    monkeypatch.setattr(container_sockets, "request_sockets", request)
+    monkeypatch.setattr(container_sockets, "bridge_of", lambda _subnets: "docker0")
+    path = tmp_path / "sock"
+    path.touch()
+    sockets = ContainerSockets(path=path)
+    for _ in range(3):
+        found = sockets.containers(())
+        clock.now += AGAIN_AT_MOST_S
+    assert (found, waits, sockets.problem) == (FOUND, [5.0, 10.0, 20.0], None)
