@@ -22,7 +22,7 @@ from tests.testbed.polling import eventually
 pytestmark = [pytest.mark.slow, pytest.mark.setup("selinux")]
 
 UNDERLAY = IPv4Network("198.18.57.0/24")
-# Domains of programs at boot that neither the daemon nor its commands start: what Debian's policy denies these is its own.
+# Domains of programs at boot that neither the daemon nor its commands start; what the policy denies these is Debian's.
 OTHERS = frozenset({"fsadm_t", "getty_t", "systemd_tmpfiles_t", "udev_t"})
 # Where our files and sockets are.
 OURS = ("/usr/lib/overlayd", "/usr/bin/overlayd", "/var/lib/overlayd", "/etc/sysconfig/overlayd")

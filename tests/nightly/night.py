@@ -27,6 +27,7 @@ from images.engine.errors import BuildError
 from images.engine.files import write
 from images.engine.interrupts import sigterm_raises
 from overlayd.errors import OverlaydError
+from tests.machines import rotation
 from tests.nightly import parts, results, runs
 from tests.nightly.junit import in_words
 from tests.nightly.page import failed_page, page
@@ -68,7 +69,15 @@ def parts_of(selection: str, within_s: float, *, bench: bool, build: bool = True
     latest_s = max(within_s - _CLOSING_S, within_s / 2)
     tests_end_s = latest_s * (1 - _BENCH_PART) if bench else latest_s
     # The part before has built what is missing; where that failed, it is not tried again.
-    tests = [*invoke, "test", "--all", "--no-build", f"--junit={FOLDER / JUNIT}"]
+    tests = [
+        "env",
+        f"{rotation.VARIABLE}={datetime.now(UTC):%Y-%m-%d}",
+        *invoke,
+        "test",
+        "--all",
+        "--no-build",
+        f"--junit={FOLDER / JUNIT}",
+    ]
     tests += [f"--only={selection}"] if selection else []
     found = [
         Part(name="build", argv=(*invoke, "build-all"), ends_at_s=min(_BUILD_S, tests_end_s / 2)),
