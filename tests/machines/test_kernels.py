@@ -154,9 +154,9 @@ def test_the_kernel_loads_the_modules_when_the_network_config_needs_them(switche
 
 def test_reachability_is_measured_from_inside_a_container(switched: Switch, site: ClusterSite) -> None:
     for machine, other in site.pairs:
-        eventually("it is reached", partial(has_reached, machine, other), timeout_s=120)
+        eventually("it is reached", partial(has_reached, machine, other), timeout_s=machine.patience_s)
         asks = f"container {machine.probe_address()}"
-        eventually("its container asks", partial(_asks_from, machine, asks), timeout_s=120)
+        eventually("its container asks", partial(_asks_from, machine, asks), timeout_s=machine.patience_s)
 
 
 def _asks_from(machine: Machine, source: str) -> bool:
