@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from functools import partial
 from ipaddress import IPv4Network
 
 import pytest
@@ -71,9 +72,7 @@ def test_nothing_is_denied_when_it_starts_serves_is_asked_and_starts_again(site:
         machine.shell("overlayd doctor --json >/dev/null || test $? = 1; overlayd status --json >/dev/null")
         machine.run("systemctl", "restart", "overlayd")
         wait_for(machine)
-        eventually(
-            "its container asks", lambda machine=machine: _asks_from_a_container(machine), timeout_s=machine.patience_s
-        )  # type: ignore[misc]
+        eventually("its container asks", partial(_asks_from_a_container, machine), timeout_s=machine.patience_s)
         assert _denied(machine) == []
 
 

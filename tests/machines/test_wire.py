@@ -39,7 +39,7 @@ TROUBLE = {
 # What may be lost of echoes by each of them: a loss of 5 % takes more than 20 % of a hundred once in 10 million runs.
 LOST_AT_MOST = {"loss of 5 %": 20}
 _ECHOES = 100
-_FOLLOWS_S = 120.0
+_FOLLOWS_S = VirtualMachine.patience_s
 
 
 @pytest.fixture(scope="module")
