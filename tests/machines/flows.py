@@ -37,8 +37,10 @@ class Transfer:
         return self.segment_bytes + _IP_AND_TCP_BYTES + _TIMESTAMP_BYTES
 
 
-def transfer(source: Machine, target: Machine, *, count_bytes: int = MEGABYTE) -> Transfer:
+def transfer(source: Machine, target: Machine, *, count_bytes: int = MEGABYTE, at_most_mbit_s: int = 0) -> Transfer:
     """Send so many bytes by TCP from container to container, and some more that need not be received.
+
+    `at_most_mbit_s` makes it last; 0 is as fast as it goes.
 
     Raises CommandFailed where they are not received, and acknowledged, within TRANSFER_S: they are in a black hole.
     """
@@ -54,6 +56,7 @@ def transfer(source: Machine, target: Machine, *, count_bytes: int = MEGABYTE) -
         source.in_probe(
             *("timeout", str(TRANSFER_S), "iperf3", "--json", "--port", "5311"),
             *("--bytes", str(count_bytes + _ON_THE_WAY_BYTES)),
+            *("--bitrate", f"{at_most_mbit_s}M"),
             *("--window", str(_BUFFER_BYTES), "--connect-timeout", "60000", "--client", str(target.probe_address())),
         )
     )

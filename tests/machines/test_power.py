@@ -33,6 +33,9 @@ _BACK_S = 300.0
 @pytest.fixture(scope="module")
 def _cluster(base: str, machines: Callable[[Cluster], AbstractContextManager[ClusterSite]]) -> Iterator[ClusterSite]:
     with machines(Cluster(name=NAME, base=base, hosts=2, underlay=UNDERLAY, machines=True)) as found:
+        for machine in found.hosts:
+            # That a container runs is on the disk some seconds later: docker renames files without syncing folders.
+            machine.run("sync")
         yield found
 
 

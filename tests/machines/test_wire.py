@@ -124,8 +124,8 @@ def test_a_card_with_a_small_mtu_is_followed_both_ways_and_makes_no_black_hole(
     card = str(b.status()["ifname"])
     flows = ((a, b), (b, a))
     with ThreadPoolExecutor(1) as background:
-        # It is changed while a flow is under way.
-        flow = background.submit(transfer, b, a, count_bytes=8 * MEGABYTE)
+        # It is changed while a flow of half a minute is under way.
+        flow = background.submit(transfer, b, a, count_bytes=8 * MEGABYTE, at_most_mbit_s=2)
         eventually("the flow began", lambda: b.in_probe("ss", "-Htn", "dport = :5311").strip(), timeout_s=TRANSFER_S)
         b.run("ip", "link", "set", card, "mtu", "1400")
         try:
