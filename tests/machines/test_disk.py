@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 from collections.abc import Iterator
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -21,6 +20,7 @@ from tests.testbed.cluster.description import Cluster
 from tests.testbed.cluster.ssh import Ssh
 from tests.testbed.cluster.steps import virtual_hosts
 from tests.testbed.polling import eventually
+from tests.testbed.ports import free_port
 
 pytestmark = pytest.mark.slow
 
@@ -41,12 +41,6 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     qemu.kill(tmp_path)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def _boot(folder: Path, base: str, *, settings: str, more: list[str]) -> Ssh:
     """Boot the image by itself; ssh to it. `settings` is ext4 or iso9660: a disk, or a CD."""
     process.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", f"{folder}/key"])
@@ -61,7 +55,7 @@ def _boot(folder: Path, base: str, *, settings: str, more: list[str]) -> Ssh:
         drive = f"file={disk},if=virtio,format=raw,readonly=on"
     image = PLACE.build / recipe.disk(base)
     process.run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", str(image), f"{folder}/own.qcow2"])
-    port = _free_port()
+    port = free_port()
     how = virtual_hosts.processor(Kernel(PLACE.build / virtual_hosts.kernel_folder(Cluster(base=base))))
     qemu.start(
         folder,

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from tests.testbed.certificates import CertificatePair
 from tests.testbed.polling import eventually
+from tests.testbed.ports import free_ports
 
 START_TIMEOUT_S = 20.0
 
@@ -101,12 +101,13 @@ class Etcd:
         With `client_certificate`, which etcdctl shows, no client is let in without one by `authority`.
         """
         scheme = "https" if certificates else "http"
+        free = [] if client_port else free_ports((*hosts, *("127.0.0.1" for _ in hosts)))
         self.members = [
             Member(
                 number,
                 folder,
-                f"{scheme}://{host}:{client_port or _free_port(host)}",
-                f"http://127.0.0.1:{2380 + number if client_port else _free_port('127.0.0.1')}",
+                f"{scheme}://{host}:{client_port or free[number]}",
+                f"http://127.0.0.1:{2380 + number if client_port else free[len(hosts) + number]}",
             )
             for number, host in enumerate(hosts)
         ]
@@ -231,7 +232,7 @@ class Etcd:
     ) -> subprocess.CompletedProcess[str]:
         members = members or [member for member in self.members if member.running]
         endpoints = ",".join(member.client_url for member in members)
-        argv = [*self._inside, "etcdctl", f"--endpoints={endpoints}", "--dial-timeout=1s", "--command-timeout=3s"]
+        argv = [*self._inside, "etcdctl", f"--endpoints={endpoints}", "--dial-timeout=1s", "--command-timeout=10s"]
         if self._authority is not None:
             argv.append(f"--cacert={self._authority}")
         if self._client_certificate is not None:
@@ -242,9 +243,3 @@ class Etcd:
         return subprocess.run(
             [*argv, *words], input=stdin, capture_output=True, text=True, env=environment, check=False, timeout=20
         )
-
-
-def _free_port(host: str) -> int:
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])

@@ -12,6 +12,7 @@ from typing import Any
 
 from tests.testbed.certificates import CertificatePair
 from tests.testbed.polling import eventually
+from tests.testbed.ports import free_port
 
 # Docker takes all of 127.0.0.0/8 for registries that need no TLS.
 HOST = "127.0.0.1"
@@ -24,7 +25,7 @@ _HTPASSWD = f"{USER}:$2b$04$abcdefghijklmnopqrstuu2r9OfJnfCsdneAXAGHnS4UpFFP8WIr
 def registry(folder: Path, *, tls: CertificatePair | None = None, login: bool = False) -> Iterator[str]:
     """Run a registry that keeps everything in `folder`; its HOST:PORT. It is ended with the block."""
     folder.mkdir()
-    port = _free_port()
+    port = free_port()
     settings: dict[str, Any] = {
         "version": "0.1",
         "log": {"level": "warn", "accesslog": {"disabled": True}},
@@ -55,9 +56,3 @@ def _answers(port: int) -> bool:
             return True
     except OSError:
         return False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])

@@ -18,8 +18,9 @@ from overlayd.doctor.finding import Finding, State
 from overlayd.doctor.gather.etcd import read_etcd
 from overlayd.settings import Settings
 from tests.testbed.certificates import Authority
-from tests.testbed.etcd import Etcd, _free_port
+from tests.testbed.etcd import Etcd
 from tests.testbed.polling import eventually
+from tests.testbed.ports import free_ports
 from tests.unit.doctor.values import WELL
 from tests.unit.store.conftest import PASSWORD, serving
 from tests.unit.store.test_registry import PREFIX
@@ -84,7 +85,7 @@ def test_a_certificate_with_a_common_name_alone_has_no_subject_alt_name(tmp_path
 @contextmanager
 def learner(etcd: Etcd, folder: Path) -> Iterator[str]:
     """A learner beside one member; its endpoint."""
-    client, peer = (f"http://127.0.0.1:{_free_port('127.0.0.1')}" for _ in range(2))
+    client, peer = (f"http://127.0.0.1:{port}" for port in free_ports(["127.0.0.1"] * 2))
     etcd.ctl("member", "add", "learner", "--learner", f"--peer-urls={peer}")
     (one,) = etcd.members
     argv = ["etcd", "--name=learner", f"--data-dir={folder}/learner", "--initial-cluster-state=existing"]

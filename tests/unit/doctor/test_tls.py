@@ -18,6 +18,7 @@ from overlayd.doctor.gather.etcd import read_etcd
 from overlayd.lib.x509 import read_pem
 from overlayd.settings import Settings
 from tests.testbed.polling import eventually
+from tests.testbed.ports import free_ports
 
 _CA_CONFIG = """\
 [ca]
@@ -91,7 +92,7 @@ def client(authority: Authority) -> tuple[Path, Path]:
 @contextmanager
 def etcd(folder: Path, authority: Authority, pair: tuple[Path, Path]) -> Iterator[str]:
     """An etcd that asks for client certificates; its endpoint."""
-    ports = [_free_port(), _free_port()]
+    ports = free_ports(["127.0.0.1"] * 2)
     endpoint, peer = f"https://localhost:{ports[0]}", f"http://127.0.0.1:{ports[1]}"
     command = [
         *("etcd", "--name", "one", "--data-dir", str(folder / "data")),
@@ -230,12 +231,6 @@ def test_a_certificate_that_is_cut_short_is_refused(client: Pair, cut: int) -> N
     broken = "\n".join([first, text[: (len(text) - cut) // 4 * 4], last])
     with pytest.raises(ValueError, match=r"cut short|not a certificate|base64"):
         read_pem(broken)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _listens(port: int) -> bool:
