@@ -34,13 +34,8 @@ def test_every_daemon_reaches_containers_of_every_peer_from_a_container_of_its_o
     for machine in site.hosts:
         others = {str(other.probe_address()) for other in site.hosts if other is not machine}
         eventually("all are reached", partial(_has_reached, machine, others), timeout_s=60)
-        source = f"container {machine.probe_address()}"
-        eventually("its container asks", partial(_asks_from, machine, source), timeout_s=60)
+        eventually("its container asks", machine.asks_from_probe, timeout_s=60)
         assert machine.unit("overlayd-containers.socket", "ActiveState")["ActiveState"] == "active"
-
-
-def _asks_from(machine: Machine, source: str) -> bool:
-    return bool(machine.status()["probed_from"] == source)
 
 
 def _has_reached(machine: Machine, others: set[str]) -> bool:

@@ -22,7 +22,7 @@ from tests.testbed.cluster.virtual_machine import VirtualMachine
 
 NAME = "vm"
 UNDERLAY = IPv4Network("198.18.40.0/24")
-# By suite of Debian: base, kernel, underlay. The kernel is not the disk's own: these have Debian's additions.
+# By suite of Debian, whose additions the disks have: base, kernel, underlay.
 OWNED = {
     "bookworm": ("debian12-rpm", "6.1", IPv4Network("198.18.54.0/24")),
     "trixie": ("debian13-rpm", "6.12", IPv4Network("198.18.55.0/24")),

@@ -155,12 +155,7 @@ def test_the_kernel_loads_the_modules_when_the_network_config_needs_them(switche
 def test_reachability_is_measured_from_inside_a_container(switched: Switch, site: ClusterSite) -> None:
     for machine, other in site.pairs:
         eventually("it is reached", partial(has_reached, machine, other), timeout_s=machine.patience_s)
-        asks = f"container {machine.probe_address()}"
-        eventually("its container asks", partial(_asks_from, machine, asks), timeout_s=machine.patience_s)
-
-
-def _asks_from(machine: Machine, source: str) -> bool:
-    return bool(machine.status()["probed_from"] == source)
+        eventually("its container asks", machine.asks_from_probe, timeout_s=machine.patience_s)
 
 
 def test_systemd_and_docker_run_on_control_groups_of_version_2(site: ClusterSite) -> None:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from functools import partial
 from ipaddress import IPv4Network
 
 import pytest
 
 from tests.testbed.cluster import additions, selinux
 from tests.testbed.cluster.description import Cluster
-from tests.testbed.cluster.machine import Machine
 from tests.testbed.cluster.recovery import answers, machines_of
 from tests.testbed.cluster.selinux import Denial
 from tests.testbed.cluster.site import ClusterSite, wait_for_probes
@@ -72,7 +70,7 @@ def test_nothing_is_denied_when_it_starts_serves_is_asked_and_starts_again(site:
         machine.shell("overlayd doctor --json >/dev/null || test $? = 1; overlayd status --json >/dev/null")
         machine.run("systemctl", "restart", "overlayd")
         wait_for(machine)
-        eventually("its container asks", partial(_asks_from_a_container, machine), timeout_s=machine.patience_s)
+        eventually("its container asks", machine.asks_from_probe, timeout_s=machine.patience_s)
         assert _denied(machine) == []
 
 
@@ -104,10 +102,6 @@ def test_every_backend_is_served_and_nothing_is_denied(site: ClusterSite) -> Non
             timeout_s=a.patience_s,
         )
         assert [(backend, denial) for machine in (a, b) for denial in _denied(machine)] == []
-
-
-def _asks_from_a_container(machine: Machine) -> bool:
-    return str(machine.status()["probed_from"]).startswith("container ")
 
 
 def test_a_denial_would_have_been_seen(a: VirtualMachine) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 import tarfile
 import tempfile
 from pathlib import Path
@@ -28,7 +29,7 @@ ENFORCING = "security=selinux selinux=1 enforcing=1"
 FOLDER = recipe.FOLDER / "with-additions"
 _PACKAGES = (
     *("network-manager", "firewalld", "dnsmasq-base"),
-    *("selinux-policy-default", "selinux-utils", "policycoreutils", "auditd"),
+    *("selinux-policy-default", "selinux-utils", "policycoreutils"),
 )
 # What selinux-policy-default's postinst does. Without root's home in passwd the policy would not label /root.
 _COMPILE = f"""\
@@ -73,25 +74,24 @@ def disk(base: str, suite: str) -> Path:
         (PLACE.build / FOLDER).mkdir(parents=True, exist_ok=True)
         for old in (PLACE.build / FOLDER).glob(f"{base}-*.qcow2"):
             old.unlink()
-        with tempfile.TemporaryDirectory(prefix="overlayd-disk-") as folder:
+        # What a killed run left has no final name; it goes with the next one.
+        for old in (PLACE.build / FOLDER).glob(".making-*"):
+            shutil.rmtree(old)
+        with tempfile.TemporaryDirectory(dir=PLACE.build / FOLDER, prefix=".making-") as folder:
             _make(PLACE.build / recipe.disk(base), root, Path(folder)).rename(PLACE.build / found)
     return found
 
 
 def _make(below: Path, root: Path, folder: Path) -> Path:
     raw, archive, mounted = folder / "disk.raw", folder / "additions.tar", folder / "mounted"
-    made = PLACE.build / FOLDER / f".{folder.name}.qcow2"
+    made = folder / "disk.qcow2"
     mounted.mkdir()
     process.run(["qemu-img", "convert", "-f", "qcow2", "-O", "raw", str(below), str(raw)], timeout_s=_MADE_S)
     where: list[str | Path] = [f"loop,offset={recipe.ROOT_OFFSET_BYTES}", raw, mounted]
     there = set(_isolated(_LIST, *where).splitlines())
     _pack(root, there, archive)
     _isolated(_FILL, *where, archive)
-    try:
-        process.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", str(raw), str(made)], timeout_s=_MADE_S)
-    except BaseException:
-        made.unlink(missing_ok=True)
-        raise
+    process.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", str(raw), str(made)], timeout_s=_MADE_S)
     return made
 
 

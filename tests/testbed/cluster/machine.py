@@ -87,6 +87,10 @@ class Machine:
             raise CommandFailed(f"overlayd status on {self.name}: {output.strip()}") from None
         return found
 
+    def asks_from_probe(self) -> bool:
+        """Whether the daemon measures whether peers are reached from the host's own container."""
+        return bool(self.status()["probed_from"] == f"container {self.probe_address()}")
+
     def variables(self) -> dict[str, str]:
         """subnet.env as the daemon wrote it."""
         lines = self.output_of("cat", "/run/overlayd/subnet.env").splitlines()

@@ -26,7 +26,7 @@ class Denial:
 
 
 def denials(text: str) -> set[Denial]:
-    """The kinds of denials in what the kernel logged, by itself or to auditd. Pure."""
+    """The kinds of denials in what the kernel logged, in its own words or those of the journal. Pure."""
     found = set()
     for match in _DENIED.finditer(text):
         command = _COMMAND.search(match["about"])

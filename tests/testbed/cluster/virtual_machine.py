@@ -149,12 +149,6 @@ class VirtualMachine(Machine):
         qemu.kill(self.folder)
         self._transport.ssh.close()
 
-    def power_off(self) -> None:
-        """Let it shut down in order, as by its power button, and wait for the end. Raises OverlaydError."""
-        qemu.tell(self._transport.place.monitor, "system_powerdown")
-        eventually(f"{self.name} is off", lambda: not qemu.running(self.folder), timeout_s=_ENDS_S)
-        self._transport.ssh.close()
-
     def reset(self) -> None:
         """Reset it as by its button: the same as a power cut, and on again; wait until commands run on it."""
         before = self.boot_id()
@@ -167,10 +161,6 @@ class VirtualMachine(Machine):
         before = self.boot_id()
         self.shell("systemctl reboot")
         eventually(f"{self.name} boots again", lambda: self._booted_since(before), timeout_s=_BOOTS_S + _ENDS_S)
-
-    def tell(self, command: str) -> None:
-        """Give QEMU's monitor a command."""
-        qemu.tell(self._transport.place.monitor, command)
 
     def at(self, address: IPv4Address) -> VirtualMachine:
         """The same machine by another of its addresses."""
