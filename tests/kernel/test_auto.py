@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.testbed.netns.lab import ETCD, Host, Lab, laboratory
-from tests.testbed.netns.traffic import ping_of_size, pings
+from tests.testbed.netns.traffic import lost_of_size, pings
 from tests.testbed.polling import eventually
 
 # Behind a router: the switch's own namespace routes between the segments.
@@ -57,7 +57,7 @@ def test_each_peer_is_reached_by_its_best_path_and_status_says_which(a: Host, b:
 def test_the_mtu_is_good_for_every_path(a: Host, b: Host, c: Host) -> None:
     for other in (b, c):
         eventually(f"a reaches {other.name}", lambda other=other: pings(a, other))  # type: ignore[misc]
-        assert " 0% packet loss" in ping_of_size(a, other, a.mtu_bytes)
+        assert lost_of_size(a, other, a.mtu_bytes) == "0 of 2"
 
 
 def test_a_peer_that_moves_to_another_segment_changes_its_path(lab: Lab, a: Host, b: Host, c: Host) -> None:

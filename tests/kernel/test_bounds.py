@@ -71,7 +71,7 @@ def test_a_hostile_network_config_changes_nothing_and_the_good_one_is_served_on(
     good = lab.etcdctl("get", "--print-value-only", f"{PREFIX}/config")
     for config, words in HOSTILE:
         write(lab, "config", config)
-        eventually(f"{config} is refused by name", problem_of(a, words), timeout_s=20)
+        eventually(f"{config} is refused by name", problem_of(a, words))
         assert table(a) == before
         lab.etcdctl("put", f"{PREFIX}/config", good)
         eventually("the good one is back", lambda: a.status()["state"] == "ready" and not a.status()["problem"])
@@ -146,7 +146,7 @@ def test_a_network_over_the_underlay_takes_no_host_from_its_neighbours(lab: Lab,
     config = {"Network": "198.18.0.0/15", "EnableNFTables": nftables, "Backend": {"Type": kind}}
     write(lab, "config", config)
     b, c, stranger = lab.host("b"), lab.host("c"), lab.host("s", start=False)
-    eventually("containers reach each other", lambda: pings(b, c) and pings(c, b), timeout_s=15)
+    eventually("containers reach each other", lambda: pings(b, c) and pings(c, b))
     assert not b.call("status").stderr
     assert reaches(stranger, str(b.address))
     assert reaches(b, str(stranger.address))

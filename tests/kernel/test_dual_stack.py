@@ -12,7 +12,7 @@ import pytest
 
 from tests.testbed.netns import namespaces
 from tests.testbed.netns.lab import NETWORK6, Host, Lab, laboratory
-from tests.testbed.netns.traffic import ping_of_size, pings, pings6
+from tests.testbed.netns.traffic import lost_of_size, pings, pings6
 from tests.testbed.polling import eventually
 
 PREFIX = "/coreos.com/network"
@@ -44,8 +44,8 @@ def test_containers_reach_each_other_over_both(a: Host, b: Host) -> None:
 
 def test_the_mtu_leaves_room_for_the_larger_headers_of_ipv6(a: Host, b: Host) -> None:
     eventually("over IPv6", lambda: pings6(a, b))
-    assert " 0% packet loss" in ping_of_size(a, b, a.mtu_bytes, address=b.container_address6)
-    assert "100% packet loss" in ping_of_size(a, b, a.mtu_bytes + 1, address=b.container_address6)
+    assert lost_of_size(a, b, a.mtu_bytes, address=b.container_address6) == "0 of 2"
+    assert lost_of_size(a, b, a.mtu_bytes + 1, address=b.container_address6) == "2 of 2"
 
 
 def test_ipv6_routes_and_neighbours_come_back(a: Host, b: Host) -> None:

@@ -155,8 +155,8 @@ def test_a_port_that_another_program_has_does_not_take_a_host_off_its_network(la
         for host in (a, b):
             held.enter_context(namespaces.inside(host.namespace, occupy))
         write(lab, {"Type": "vxlan", "Port": 5353})
-        eventually("both say so", lambda: all("in use" in problem_of(host) for host in (a, b)), timeout_s=20)
-        eventually("both are back", lambda: ready(a) and ready(b) and pings(a, b), timeout_s=20)
+        eventually("both say so", lambda: all("in use" in problem_of(host) for host in (a, b)))
+        eventually("both are back", lambda: ready(a) and ready(b) and pings(a, b))
         with pinging(a, b) as losses:
             never("they leave again", lambda: not ready(a), for_s=4)
         assert losses.lost == 0

@@ -153,6 +153,6 @@ def test_an_etcd_without_room_keeps_no_restarted_host_waiting(lab: Lab, a: Host)
         assert not lab.etcd.ctl("get", "--keys-only", presence)
     finally:
         make_room(lab)
-    eventually("a says that it lives", lambda: lab.etcd.ctl("get", "--keys-only", presence), timeout_s=20)
-    eventually("b is served", lambda: b.status()["state"] == "ready", timeout_s=20)
+    eventually("a says that it lives", lambda: lab.etcd.ctl("get", "--keys-only", presence))
+    eventually("b is served", lambda: b.status()["state"] == "ready")
     a.stop()

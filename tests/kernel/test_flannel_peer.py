@@ -16,7 +16,7 @@ import pytest
 from tests.testbed.netns.families import host_on
 from tests.testbed.netns.flannel_host import MTU_BYTES, PREFIX, FlannelHost, etcdctl, key, publish, published
 from tests.testbed.netns.lab import NETWORK, Host, Lab, laboratory
-from tests.testbed.netns.traffic import ping_of_size, pings, reaches, send_over_tcp
+from tests.testbed.netns.traffic import lost_of_size, pings, reaches, send_over_tcp
 from tests.testbed.polling import eventually
 
 SUBNET = "10.5.200.0/24"
@@ -70,8 +70,8 @@ def test_packets_pass_both_ways_with_their_source_address(pair: Pair) -> None:
         received = send_over_tcp(source, target, data)
         assert (received.digest, received.peer) == (hashlib.sha256(data).hexdigest(), source.container_address)
     assert pair.ours.mtu_bytes == pair.theirs.mtu_bytes
-    assert "2 received" in ping_of_size(pair.ours, pair.theirs, pair.ours.mtu_bytes)
-    assert "2 received" in ping_of_size(pair.theirs, pair.ours, pair.ours.mtu_bytes)
+    assert lost_of_size(pair.ours, pair.theirs, pair.ours.mtu_bytes) == "0 of 2"
+    assert lost_of_size(pair.theirs, pair.ours, pair.ours.mtu_bytes) == "0 of 2"
 
 
 def test_a_flannel_peer_is_measured_by_its_container_though_it_publishes_none(pair: Pair) -> None:

@@ -8,9 +8,10 @@ import random
 
 from tests.testbed.netns import namespaces
 from tests.testbed.netns.lab import Host
-from tests.testbed.netns.traffic import answered_pings, ping_of_size, send_over_tcp
+from tests.testbed.netns.traffic import answered_pings, lost_of_size, send_over_tcp
 from tests.testbed.records import Connection, Recorder
 
+ICMP_AND_IP_BYTES = 28
 OVERHEAD_BYTES = {"vxlan": 50, "host-gw": 0, "udp": 28, "wireguard": 80}
 
 
@@ -45,8 +46,8 @@ def test_containers_are_told_the_underlays_mtu_less_the_encapsulation(a: Host, b
 
 
 def test_a_packet_of_exactly_the_mtu_passes_and_a_byte_more_is_refused(a: Host, b: Host) -> None:
-    assert "2 received" in ping_of_size(a, b, a.mtu_bytes)
-    assert "0 received" in ping_of_size(a, b, a.mtu_bytes + 1)
+    assert lost_of_size(a, b, a.mtu_bytes) == "0 of 2"
+    assert lost_of_size(a, b, a.mtu_bytes + 1) == "2 of 2"
 
 
 def test_a_container_with_a_larger_mtu_is_told_the_right_one(a: Host, b: Host) -> None:
@@ -54,11 +55,12 @@ def test_a_container_with_a_larger_mtu_is_told_the_right_one(a: Host, b: Host) -
     namespaces.ip(a.namespace, f"link set vethc mtu {larger}", f"link set docker0 mtu {larger}")
     namespaces.ip(a.container, f"link set eth0 mtu {larger}")
     try:
-        said = ping_of_size(a, b, a.mtu_bytes + 1)
+        ping = f"ping -n -c 2 -i 0.2 -W 1 -M do -s {a.mtu_bytes + 1 - ICMP_AND_IP_BYTES} {b.container_address}"
+        said = namespaces.run(a.container, ["sh", "-c", f"{ping} 2>&1 || true"])
         assert "0 received" in said
         # First the host answers (ICMP "fragmentation needed"); then the container's own kernel knows the MTU.
         assert f"mtu = {a.mtu_bytes}" in said or f"mtu={a.mtu_bytes}" in said
-        assert "2 received" in ping_of_size(a, b, a.mtu_bytes)
+        assert lost_of_size(a, b, a.mtu_bytes) == "0 of 2"
     finally:
         namespaces.ip(a.container, f"link set eth0 mtu {a.mtu_bytes}", "route flush cache")
         namespaces.ip(a.namespace, "link set docker0 mtu 1500", "link set vethc mtu 1500")

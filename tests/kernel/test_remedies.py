@@ -282,7 +282,7 @@ def test_a_remedy_mends(lab: Lab, broken: Break) -> None:
     assert status == 1
     for name in (broken.finding, *broken.also):
         run_remedy(a, findings[name])
-    eventually("packets flow", lambda: flows(lab, broken), timeout_s=3)
+    eventually("packets flow", lambda: flows(lab, broken), timeout_s=10)
     _status, findings = doctor(a, "--no-arp")
     for name in (broken.finding, *broken.also):
         assert findings[name]["state"] == "ok", findings[name]
@@ -302,7 +302,7 @@ def test_docker_nftables_remedy_mends(lab: Lab, told: dict[str, str]) -> None:
         assert {name for name in wrong if findings[name]["state"] == "problem"} == wrong
         for name in wrong - {"docker-nftables"}:
             run_remedy(a, findings[name])
-        eventually("packets flow", lambda: flows(lab, Break(finding="forward-in", how="")), timeout_s=3)
+        eventually("packets flow", lambda: flows(lab, Break(finding="forward-in", how="")), timeout_s=10)
         _status, findings = doctor(a, "--no-arp")
         assert {findings[name]["state"] for name in wrong} == {"ok"}
     finally:
@@ -349,7 +349,7 @@ def test_firewalld_remedy_mends(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> No
             run_remedy(a, finding)
         for version in (4, 6):
             broken = Break(finding="firewalld", how="", version=version)
-            eventually("packets flow", lambda broken=broken: flows(lab, broken), timeout_s=3)  # type: ignore[misc]
+            eventually("packets flow", lambda broken=broken: flows(lab, broken), timeout_s=10)  # type: ignore[misc]
         _status, findings = doctor(a, "--no-arp")
         names = ("firewalld", "docker-raw", "forward-in", "forward-out", "backend-port")
         assert {findings[name]["state"] for name in names} == {"ok"}, findings

@@ -13,7 +13,7 @@ from overlayd.lib import process
 from tests.testbed.netns import wireguard_devices
 from tests.testbed.netns.families import host_on
 from tests.testbed.netns.lab import ETCD, NETWORK, NETWORK6, Host, Lab, laboratory
-from tests.testbed.netns.traffic import ping_of_size, pings, pings6
+from tests.testbed.netns.traffic import lost_of_size, pings, pings6
 from tests.testbed.polling import eventually
 
 PREFIX = "/coreos.com/network/subnets"
@@ -99,7 +99,7 @@ def test_packets_cross_both_ways_in_both_families(lab: Lab) -> None:
         eventually("over IPv6", lambda one=one, other=other: pings6(one, other))  # type: ignore[misc]
     assert a.mtu_bytes == f.mtu_bytes == 1420
     for address in (None, f.container_address6):
-        assert " 0% packet loss" in ping_of_size(a, f, 1420, address=address)
+        assert lost_of_size(a, f, 1420, address=address) == "0 of 2"
 
 
 def test_flannels_new_key_is_followed(lab: Lab) -> None:

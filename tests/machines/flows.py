@@ -78,7 +78,7 @@ def passes(source: Machine, target: Machine, packet_bytes: int) -> bool:
 
 def connect(source: Machine, target: Machine, backend: str, record: Recorder) -> Connection:
     """Ping from container to container, and record how that went for the night's page."""
-    found = ping(source.in_probe, target.probe_address(), count=_COUNT, interval_s=0.2)
+    found = ping(source.in_probe, target.probe_address(), count=_COUNT, interval_s=1.0)
     connection = Connection(
         source=source.name,
         target=target.name,

@@ -11,7 +11,8 @@ from overlayd.errors import OverlaydError
 
 T = TypeVar("T")
 
-TIMEOUT_S = 20.0
+# Tests run beside others, on two processors: long enough that only what never comes is missed.
+TIMEOUT_S = 40.0
 _PAUSE_S = 0.05
 
 

@@ -18,8 +18,12 @@ Run = Callable[..., str]
 _SERVER_READY_S = 5.0
 
 
-def ping(run: Run, address: IPv4Address, *, count: int = 5, interval_s: float = 0.02) -> Ping:
-    """Ping an address; lost packets are a result, not an error. Raises NotAFigure when ping could not run."""
+def ping(run: Run, address: IPv4Address, *, count: int = 5, interval_s: float = 0.2) -> Ping:
+    """Ping an address; lost packets are a result, not an error. Raises NotAFigure when ping could not run.
+
+    For the answer to its last packet ping waits for two round trips, or an interval if that is longer (ping(8), -W): a
+    short interval counts as lost what is late.
+    """
     argv = ["ping", "-n", "-q", "-c", str(count), "-i", str(interval_s), "-W", "1", str(address)]
     # ping ends with status 1 when nothing came back.
     return parse_ping(run("sh", "-c", f"{' '.join(argv)} 2>&1 || true"))

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
@@ -53,29 +53,35 @@ def reaches(source: Host, address: IPv4Address | IPv6Address) -> bool:
     return True
 
 
-def answered_pings(source: str, address: IPv4Address | IPv6Address, *, count: int = 5) -> Losses:
-    """How many of a few echoes from a namespace to an address are answered."""
-    argv = ["ip", "netns", "exec", source, "ping", "-n", "-q", "-c", str(count), "-i", "0.02", "-W", "1", str(address)]
-    done = subprocess.run(
-        argv, capture_output=True, text=True, check=False, timeout=20, env={**os.environ, "LC_ALL": "C"}
-    )
-    found = re.search(r"(\d+) packets transmitted, (\d+) received", done.stdout)
-    assert found, done.stdout + done.stderr
-    return Losses(sent=int(found[1]), received=int(found[2]))
+def answered_pings(
+    source: str, address: IPv4Address | IPv6Address, *, count: int = 5, options: Sequence[str] = ()
+) -> Losses:
+    """How many of a few echoes from a namespace to an address are answered, within a second each.
+
+    A ping of its own for each: of several, ping waits for the last for as little as two round trips (ping(8), -W), so
+    that one that is late on a busy machine would count as lost.
+    """
+    argv = ["ip", "netns", "exec", source, "ping", "-n", "-q", "-c", "1", "-W", "1", *options, str(address)]
+    losses = Losses()
+    for _ in range(count):
+        done = subprocess.run(
+            argv, capture_output=True, text=True, check=False, timeout=20, env={**os.environ, "LC_ALL": "C"}
+        )
+        found = re.search(r"1 packets transmitted, (\d) received", done.stdout)
+        assert found, done.stdout + done.stderr
+        losses.sent += 1
+        losses.received += int(found[1])
+    return losses
 
 
-def ping_of_size(source: Host, target: Host, packet_bytes: int, *, address: IPv6Address | None = None) -> str:
-    """What ping says when it sends packets of exactly that size, unfragmented, from container to container.
+def lost_of_size(source: Host, target: Host, packet_bytes: int, *, address: IPv6Address | None = None) -> str:
+    """How many of two packets of exactly that size, unfragmented from container to container, are lost: "0 of 2".
 
     To another address of the target if one is given.
     """
     size = packet_bytes - (_ICMP_AND_IP_BYTES if address is None else _ICMP_AND_IP6_BYTES)
-    argv = ["ip", "netns", "exec", source.container, "ping", "-n", "-c", "2", "-i", "0.2", "-W", "1"]
-    argv += ["-M", "do", "-s", str(size), str(address or target.container_address)]
-    done = subprocess.run(
-        argv, capture_output=True, text=True, check=False, timeout=20, env={**os.environ, "LC_ALL": "C"}
-    )
-    return done.stdout + done.stderr
+    where = address or target.container_address
+    return str(answered_pings(source.container, where, count=2, options=("-M", "do", "-s", str(size))))
 
 
 @dataclass

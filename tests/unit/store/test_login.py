@@ -65,7 +65,7 @@ def test_an_etcd_that_was_restarted_or_got_another_role_is_logged_in_to_again(gu
         guarded.stop()
         guarded.start()
         user.put("/net/b", b"1")
-        eventually("the watch is back", lambda: "b" in seen.view.entries, timeout_s=5)
+        eventually("the watch is back", lambda: "b" in seen.view.entries)
         assert len(logins(guarded)) > before
 
 

@@ -98,8 +98,8 @@ def test_each_of_several_servers_is_held_to_its_own_name(tmp_path: Path, authori
         with following(store) as seen:
             for member in etcd.members:
                 member.kill()
-                eventually("another one answers", partial(answers, store), timeout_s=5)
-                eventually("it is written", partial(written, store, f"/net/{member.name}"), timeout_s=10)
+                eventually("another one answers", partial(answers, store))
+                eventually("it is written", partial(written, store, f"/net/{member.name}"))
                 eventually("the watch tells", partial(contains, seen, member.name))
                 etcd.start()
 
@@ -182,7 +182,7 @@ def test_new_certificates_are_taken_without_a_restart(
                 store.put("/net/a", b"1")
             views.append(seen.view)
             replace(mine.key, new.key)
-            eventually("the new one is shown", lambda: "connected again" in caplog.text, timeout_s=5)
+            eventually("the new one is shown", lambda: "connected again" in caplog.text)
             store.put("/net/a", b"1")
             eventually("the watch goes on", lambda: "a" in seen.view.entries)
             assert all(view.connected for view in [*views, seen.view])
