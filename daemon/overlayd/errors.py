@@ -130,3 +130,7 @@ class FirewalldRefused(OverlaydError):
 
 class CommandFailed(OverlaydError):
     """A child process ended with a status other than 0."""
+
+
+class CommandTimedOut(CommandFailed):
+    """A child process was killed because it did not end in time."""

@@ -106,7 +106,8 @@ class UnderlayFacts:
     """The interface that peers reach this host by, or why there is none.
 
     `driver` and `offloads` (those switched on) are ethtool's. `same_address` are the MACs of other hosts that answered
-    ARP requests for our address.
+    ARP requests for our address. `managers`: which program manages which of our devices; `silent_managers`: those that
+    were asked and did not say.
     """
 
     problem: str | None = None
@@ -120,6 +121,7 @@ class UnderlayFacts:
     same_address: tuple[str, ...] | None = None
     return_routes: tuple[ReturnRoute, ...] = ()
     managers: Mapping[str, str] = field(default_factory=dict)
+    silent_managers: tuple[str, ...] = ()
 
     @property
     def public_ips(self) -> tuple[IPAddress, ...]:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 
-from overlayd.errors import CommandFailed
+from overlayd.errors import CommandFailed, CommandTimedOut
 
 _SHOWN_INPUT_LINES = 40
 _HANDED_ON = (
@@ -36,7 +36,7 @@ def run(
 
     `env` is added to our own environment. Raises CommandFailed, whose message is the command to paste with what it
     said, when it cannot be started, ends with a status other than 0, or when it or a child of its own still has its
-    output open after `timeout_s` seconds; in that case all of them were killed.
+    output open after `timeout_s` seconds; in that case all of them were killed, and it is CommandTimedOut.
     """
     try:
         done = _finish(list(argv), input, timeout_s, {**child_environment(), **(env or {})})
@@ -46,7 +46,7 @@ def run(
         # ValueError for a zero byte, or half a character, which no program can be given as an argument.
         raise CommandFailed(f"{shlex.join(argv)}\n  could not be started: {error}") from error
     except subprocess.TimeoutExpired:
-        raise CommandFailed(f"{shlex.join(argv)}\n  was killed: no end after {timeout_s:g} s") from None
+        raise CommandTimedOut(f"{shlex.join(argv)}\n  was killed: no end after {timeout_s:g} s") from None
     if done.returncode != 0:
         said = (done.stderr or done.stdout).strip()
         raise CommandFailed(_pasteable(argv, input) + f"\n  ended with status {done.returncode}: {said}")

@@ -208,6 +208,13 @@ CASES: list[tuple[Facts, str, State, str, str | None]] = [
         *("interface-manager", State.WARNING, "NetworkManager", "nmcli device set overlay.1 managed no"),
     ),
     (
+        but(underlay={"silent_managers": ("networkd",)}),
+        "interface-manager",
+        State.UNKNOWN,
+        "networkd did not say",
+        None,
+    ),
+    (
         but(
             host={"sysctls": {**WELL.host.sysctls, **STRICT}},
             underlay={"return_routes": (ReturnRoute(peer=PEER, underlay="eth1", overlay="overlay.1"),)},

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from ipaddress import IPv4Address
+from pathlib import Path
 
+import pytest
+
+from overlayd.doctor.gather import underlay
 from overlayd.doctor.gather.firewall import parse_zones
 from overlayd.kernel.arp import claimant, probe
 
@@ -57,3 +61,19 @@ def test_an_answer_or_another_probe_for_the_address_is_a_claim() -> None:
     assert claimant(answer, ADDRESS + 1, OURS) is None
     assert claimant(answer[:30], ADDRESS, OURS) is None
     assert claimant(probe(ADDRESS + 1, THEIRS), ADDRESS, OURS) is None
+
+
+def test_a_manager_that_does_not_answer_is_told_from_one_that_is_not_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(underlay, "_ANSWERS_S", 0.5)
+    hangs, fails = tmp_path / "networkctl", tmp_path / "nmcli"
+    hangs.write_text("#!/bin/sh\nexec tail -f /dev/null\n")
+    # As nmcli does where NetworkManager is installed and does not run.
+    fails.write_text("#!/bin/sh\nexit 8\n")
+    for program in (hangs, fails):
+        program.chmod(0o755)
+    assert underlay.managers_of(("overlay.1",)) == ({}, ("networkd",))
+    fails.write_text("#!/bin/sh\nprintf 'overlay.1:connected\\neth0:connected\\noverlay-wg:unmanaged\\n'\n")
+    assert underlay.managers_of(("overlay.1", "overlay-wg")) == ({"overlay.1": "NetworkManager"}, ("networkd",))

@@ -18,6 +18,7 @@ BAD_OFFLOADS = {
         "vmxnet3 is known to lose VXLAN packets with tunnel offloads on, depending on ESXi and hardware version",
     ),
 }
+_LISTS_DEVICES = {"NetworkManager": "nmcli device", "networkd": "networkctl list"}
 
 
 def underlay(facts: Facts) -> Finding:
@@ -135,7 +136,12 @@ def interface_manager(facts: Facts) -> Finding | None:
     """Whether NetworkManager or networkd wants our devices for itself."""
     claimed = facts.underlay.managers
     if not claimed:
-        return None
+        if not (silent := facts.underlay.silent_managers):
+            return None
+        return unknown(
+            f"{' and '.join(silent)} did not say in time which devices it manages",
+            advice="ask again with " + " and ".join(f"`{_LISTS_DEVICES[name]}`" for name in silent),
+        )
     name, manager = next(iter(claimed.items()))
     remedy = (
         f"nmcli device set {name} managed no"

@@ -3,17 +3,41 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 
 from overlayd.doctor.facts import NetworkFacts, PublishedLease, ReturnRoute, UnderlayFacts
-from overlayd.errors import CommandFailed, ConfigError
+from overlayd.errors import CommandFailed, CommandTimedOut, ConfigError
 from overlayd.kernel import arp, ethtool, interfaces
 from overlayd.lib import process
 from overlayd.settings import Settings
 from overlayd.underlay.watch import choose_underlay
 
+# networkctl of a host that confines it can take half a minute; nobody waits that long for one line of many.
+_ANSWERS_S = 5.0
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """How a program lists the devices that it knows: the columns of the device and of its state."""
+
+    argv: tuple[str, ...]
+    separator: str | None
+    device: int
+    state: int
+    manages: Callable[[str], bool]
+
+
+_LISTED = {
+    "NetworkManager": _Listed(
+        ("nmcli", "-t", "-f", "DEVICE,STATE", "device"), ":", 0, 1, lambda state: state != "unmanaged"
+    ),
+    "networkd": _Listed(
+        *(("networkctl", "--no-legend", "--no-pager", "list"), None, 1, 4),
+        lambda state: state in ("configured", "configuring", "pending", "failed"),
+    ),
+}
 # Return routes to so many peers are looked up; they seldom differ.
 PEERS_AT_MOST = 64
 
@@ -42,12 +66,14 @@ def read_surroundings(
     """The same facts with who else has our address, who manages our devices, and by which routes peers are answered."""
     if underlay.address is None:
         return underlay
+    managers, silent = managers_of(network.own_devices) if network is not None else ({}, ())
     return replace(
         underlay,
         same_address=arp.others_with(underlay.address, underlay.ifname)
         if ask and isinstance(underlay.address, IPv4Address)
         else None,
-        managers=_managers(network.own_devices) if network is not None else {},
+        managers=managers,
+        silent_managers=silent,
         return_routes=tuple(
             route
             for lease in leases[:PEERS_AT_MOST]
@@ -72,22 +98,19 @@ def _interface_towards(address: IPv4Address) -> str | None:
         return None
 
 
-def _managers(devices: Sequence[str]) -> dict[str, str]:
-    """Which of our devices another program manages, and which program that is."""
-    found = {}
-    for name, state in _columns(["nmcli", "-t", "-f", "DEVICE,STATE", "device"], ":", 0, 1):
-        if name in devices and state != "unmanaged":
-            found[name] = "NetworkManager"
-    for name, state in _columns(["networkctl", "--no-legend", "--no-pager", "list"], None, 1, 4):
-        if name in devices and state in ("configured", "configuring", "pending", "failed"):
-            found[name] = "networkd"
-    return found
-
-
-def _columns(argv: list[str], separator: str | None, first: int, second: int) -> list[tuple[str, str]]:
-    try:
-        lines = process.run(argv, timeout_s=5).splitlines()
-    except CommandFailed:
-        return []
-    words = [line.split(separator) for line in lines]
-    return [(row[first], row[second]) for row in words if len(row) > max(first, second)]
+def managers_of(devices: Sequence[str]) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Which of our devices another program manages, and which program that is; and the programs that did not say."""
+    found, silent = {}, list[str]()
+    for manager, listed in _LISTED.items():
+        try:
+            lines = process.run(listed.argv, timeout_s=_ANSWERS_S).splitlines()
+        except CommandTimedOut:
+            silent.append(manager)
+            continue
+        except CommandFailed:
+            # It is not here, or does not run.
+            continue
+        for row in (line.split(listed.separator) for line in lines):
+            if len(row) > listed.state and row[listed.device] in devices and listed.manages(row[listed.state]):
+                found[row[listed.device]] = manager
+    return found, tuple(silent)
