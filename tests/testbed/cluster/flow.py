@@ -6,12 +6,13 @@ import json
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from overlayd.errors import CommandFailed
 from tests.testbed.cluster.figures import Ping, parse_ping
 from tests.testbed.cluster.machine import PROBE, Machine
+from tests.testbed.echoes import before_the_end, parse_echoes
 from tests.testbed.polling import eventually
 from tests.testbed.records import Fault
 
@@ -50,7 +51,7 @@ def flowing(a: Machine, b: Machine) -> Iterator[Flow]:
     flow = Flow()
     to_a, to_b = a.probe_address(), b.probe_address()
     b.in_probe("sh", "-c", "iperf3 --server --one-off --daemon --port 5310 --logfile /dev/null")
-    ping = f"ping -n -q -i {INTERVAL_S} -c {_AT_MOST_S / INTERVAL_S:.0f}"
+    ping = f"ping -n -i {INTERVAL_S} -c {_AT_MOST_S / INTERVAL_S:.0f}"
     stream = f"iperf3 --json --port 5310 --bitrate 5M --time {_AT_MOST_S} --client {to_b}"
     commands = ((a, "ping", f"{ping} {to_b}"), (b, "ping", f"{ping} {to_a}"), (a, "iperf3", stream))
     outputs: list[Future[str]] = []
@@ -60,11 +61,15 @@ def flowing(a: Machine, b: Machine) -> Iterator[Flow]:
                 outputs.append(_start(pool, machine, name, command))
             eventually("TCP flows", lambda: ":5310" in a.in_probe("ss", "-Htn", "state", "established"))
             yield flow
+            before_the_end()
         finally:
             for machine, name, _command in commands:
                 _end(machine, name)
     to, fro, tcp = (one.result() for one in outputs)
-    flow.pings = {f"{a.name} to {b.name}": parse_ping(to), f"{b.name} to {a.name}": parse_ping(fro)}
+    flow.pings = {
+        f"{a.name} to {b.name}": _counted(to, INTERVAL_S),
+        f"{b.name} to {a.name}": _counted(fro, INTERVAL_S),
+    }
     document: dict[str, Any] = json.loads(tcp)
     flow.tcp_bytes = [int(one["sum"]["bytes"]) for one in document["intervals"] if one["sum"]["seconds"] > 0.5]
     flow.tcp_retransmits = sum(int(one["sum"]["retransmits"]) for one in document["intervals"])
@@ -78,13 +83,20 @@ def pinging(source: Machine, target: Machine, *, interval_s: float = 0.2) -> Ite
     """
     flow, address = Flow(), target.probe_address()
     with ThreadPoolExecutor(1) as pool:
-        command = f"ping -n -q -i {interval_s} -c {3600 / interval_s:.0f} {address}"
+        command = f"ping -n -i {interval_s} -c {3600 / interval_s:.0f} {address}"
         output = _start(pool, source, "ping", command)
         try:
             yield flow
+            before_the_end()
         finally:
             _end(source, "ping")
-    flow.pings = {f"{source.name} to {target.name}": parse_ping(output.result())}
+    flow.pings = {f"{source.name} to {target.name}": _counted(output.result(), interval_s)}
+
+
+def _counted(text: str, interval_s: float) -> Ping:
+    """The summary of a ping that was interrupted, without the echoes whose answers were on their way."""
+    summary, echoes = parse_ping(text), parse_echoes(text, interval_s)
+    return replace(summary, sent=echoes.sent, received=len(echoes.answered))
 
 
 def _start(pool: ThreadPoolExecutor, machine: Machine, name: str, command: str) -> Future[str]:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
 from overlayd.errors import CommandFailed
+from tests.testbed.echoes import before_the_end, parse_echoes
 from tests.testbed.netns import namespaces
 from tests.testbed.netns.lab import Host
 from tests.testbed.records import Fault
@@ -24,8 +25,6 @@ from tests.testbed.records import Fault
 _ICMP_AND_IP_BYTES = 28
 _ICMP_AND_IP6_BYTES = 48
 _PORT = 5201
-# An echo that was sent so long ago and has no answer is lost.
-_ANSWERED_S = 0.5
 _CLOSED_PORT = 5202
 
 
@@ -128,25 +127,18 @@ def pinging_from(
         process = subprocess.Popen(argv, stdout=file, text=True, env={**os.environ, "LC_ALL": "C"})
         try:
             yield losses
-            # What is lost at the end of the block shows as echoes without an answer before later ones that have one.
-            threading.Event().wait(_ANSWERED_S)
+            before_the_end()
         finally:
             process.send_signal(signal.SIGINT)
             process.wait(timeout=20)
         file.seek(0)
         output = file.read()
-    found = re.search(r"(\d+) packets transmitted", output)
-    assert found, output
-    answered = {int(number) for number in re.findall(r"bytes from .* icmp_seq=(\d+)", output)}
-    losses.sent, losses.received = int(found[1]), len(answered)
-    # ping ends at once: answers to its last echoes may be on their way.
-    under_way = losses.sent - max(answered, default=0)
-    if under_way * interval_s < _ANSWERED_S:
-        losses.sent -= under_way
-    losses.gap_s = interval_s * _longest_gap(answered, losses.sent)
+    echoes = parse_echoes(output, interval_s)
+    losses.sent, losses.received = echoes.sent, len(echoes.answered)
+    losses.gap_s = interval_s * _longest_gap(echoes.answered, echoes.sent)
 
 
-def _longest_gap(answered: set[int], sent: int) -> int:
+def _longest_gap(answered: frozenset[int], sent: int) -> int:
     """How many of the numbers from 1 to `sent` are missing in a row."""
     ends = [0, *sorted(answered), sent + 1]
     return max(after - before - 1 for before, after in itertools.pairwise(ends))

@@ -9,8 +9,7 @@ from tests.testbed.cluster.site import ClusterSite
 from tests.testbed.polling import eventually
 
 _ANSWERS_S = 20.0
-_SET_UP_S = 60
-_ATTEMPTS = 3
+_SET_UP_S = 120
 
 
 def make(site: ClusterSite) -> None:
@@ -35,19 +34,13 @@ def make(site: ClusterSite) -> None:
 
 
 def _set_up(site: ClusterSite) -> None:
-    """Make certificates, users and their rights, before etcd starts. What it prints has no secret in it.
-
-    It is run again where it failed, and goes on from there: on a busy machine etcd has not answered it in time.
-    """
+    """Make certificates, users and their rights, before etcd starts. What it prints has no secret in it."""
     planned = plan.setup(site.cluster, site.image("etcd"))
     for volume in planned.volumes:
         client().volumes.create(volume, labels=planned.labels)
-    for left in reversed(range(_ATTEMPTS)):
-        container = PlannedContainer(planned).start().get_wrapped_container()
-        status = container.wait(timeout=_SET_UP_S)["StatusCode"]
-        log_end = container.logs(tail=10).decode(errors="replace").strip()
-        container.remove(v=True)
-        if status == 0:
-            return
-        if not left:
-            raise OverlaydError(f"{container.name} ended with status {status}: {log_end}")
+    container = PlannedContainer(planned).start().get_wrapped_container()
+    status = container.wait(timeout=_SET_UP_S)["StatusCode"]
+    log_end = container.logs(tail=10).decode(errors="replace").strip()
+    container.remove(v=True)
+    if status:
+        raise OverlaydError(f"{container.name} ended with status {status}: {log_end}")
