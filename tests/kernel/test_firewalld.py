@@ -23,8 +23,8 @@ from tests.testbed.polling import eventually
 RESYNC_S = 600
 STRANGER = UNDERLAY[200]
 SPOOFED, ENCAPSULATED = "10.5.255.2", "10.5.254.2"
-# Allowance for a busy machine.
-BACK_WITHIN_S = 1.0
+# Allowance for a busy machine; the figure itself is recorded.
+BACK_WITHIN_S = 3.0
 
 
 @dataclass(frozen=True, kw_only=True)

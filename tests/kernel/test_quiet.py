@@ -116,7 +116,9 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 def settled(host: Host) -> bool:
     """Whether a host is ready and serves its peer."""
     status = host.status()
-    return status.get("state") == "ready" and [peer["problem"] for peer in status.get("peers", ())] == [None]
+    served = [peer["problem"] for peer in status.get("peers", ())] == [None]
+    # The container is told of when it was entered.
+    return status.get("state") == "ready" and served and status.get("probed_from") is not None
 
 
 def test_a_running_daemon_that_looks_again_and_again_changes_nothing(lab: Lab) -> None:
@@ -124,8 +126,13 @@ def test_a_running_daemon_that_looks_again_and_again_changes_nothing(lab: Lab) -
     for one in lab.hosts:
         eventually(f"{one.name} knows the other", lambda one=one: settled(one))  # type: ignore[misc]
     with NetlinkListener(a.namespace) as listener:
+
+        def quiet() -> bool:
+            before = status_file(a)
+            return listener.events(within_s=2.5) == [] and status_file(a) == before
+
         # Wait until the start of the container has no more effects: duplicate address detection takes up to 2 s.
-        eventually("a moment without news", lambda: listener.events(within_s=2.5) == [])
+        eventually("a moment without news", quiet)
         log, rules, began, written = a.log.read_text(), kept_rules(a), looks(a), status_file(a)
         assert listener.events(within_s=RESYNCS * RESYNC_S) == []
         assert a.log.read_text() == log

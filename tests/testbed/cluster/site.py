@@ -55,7 +55,9 @@ class ClusterSite:
         """Run etcdctl in etcd's container, by etcd's root; what it printed."""
         if self.etcd is None:
             raise OverlaydError(f"cluster {self.cluster.name} has no etcd")
-        return run_in(self.etcd, [*plan.etcdctl(self.cluster), *words], {"ETCDCTL_API": "3"}, user="root")
+        # etcdctl itself gives up after 5 s, which an etcd among the builds of others may need.
+        argv = [*plan.etcdctl(self.cluster), "--command-timeout=30s", *words]
+        return run_in(self.etcd, argv, {"ETCDCTL_API": "3"}, user="root")
 
     def write_network_config(self, text: str) -> None:
         """Put the network config into etcd, where every daemon sees it at once."""
