@@ -49,8 +49,10 @@ def _to_stderr(line: str) -> None:
 
 
 @contextmanager
-def held(path: Path, what: str, command: str, report: Callable[[str], None] = _to_stderr) -> Iterator[None]:
+def held(path: Path, what: str, command: str, report: Callable[[str], None] = _to_stderr) -> Iterator[int]:
     """Hold the lock during the block. Where another process has it, report which, and wait.
+
+    What is given is the number of its file: a child that gets it (subprocess, `pass_fds`) holds the lock on.
 
     `what` names what is locked, for that message; `command` is our own, for the message of a process that waits for us.
     Raises BuildError where the file cannot be made.
@@ -59,7 +61,7 @@ def held(path: Path, what: str, command: str, report: Callable[[str], None] = _t
     try:
         os.ftruncate(file, 0)
         os.pwrite(file, f"{os.getpid()} {command}"[:_HOLDER_BYTES].encode(), 0)
-        yield
+        yield file
     finally:
         with suppress(OSError):
             os.ftruncate(file, 0)

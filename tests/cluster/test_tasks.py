@@ -84,6 +84,17 @@ def test_interrupted_up_removes_what_it_made(base: str, number: signal.Signals) 
     assert process.returncode != 0
 
 
+def test_what_a_killed_up_made_is_removed_by_a_process_that_outlives_it(base: str) -> None:
+    up = ("cluster.up", "--name", _NAME, "--hosts", "1", "--base", base, "--underlay", str(_UNDERLAY))
+    status, said = interrupted(
+        *up, when=lambda: any("-host" in found for found in _left(_NAME)), by=signal.SIGKILL, begins_s=60
+    )
+    assert status == -signal.SIGKILL
+    # Its standard error was the guard's too, and is closed when that has ended.
+    assert said.endswith(f"cluster {_NAME} is removed: the process that made it was killed\n")
+    assert not _left(_NAME)
+
+
 def test_a_missing_image_is_reported_before_anything_is_made() -> None:
     with pytest.raises(OverlaydError, match=r"overlayd/host:no-such-base is not there\n  build it: invoke build-all"):
         create(Cluster(name=_NAME, base="no-such-base", underlay=_UNDERLAY), lambda _text: None)

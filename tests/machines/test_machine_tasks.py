@@ -74,7 +74,16 @@ def test_an_interrupted_boot_leaves_nothing(number: signal.Signals) -> None:
 
 
 @pytest.mark.slow
+def test_machines_of_a_killed_boot_are_removed_by_a_process_that_outlives_it() -> None:
+    status, said = invoked.interrupted(*_UP, "--hosts", "2", when=_run, by=signal.SIGKILL, begins_s=_BOOT_S)
+    assert status == -signal.SIGKILL
+    assert said.endswith(f"cluster {_NAME} is removed: the process that made it was killed\n")
+    assert _left() == []
+
+
+@pytest.mark.slow
 def test_machines_of_a_killed_run_are_found_and_removed(base: str) -> None:
+    # `create` alone has no guard.
     script = (
         "from ipaddress import IPv4Network\n"
         "from tests.testbed.cluster.create import create\n"

@@ -23,7 +23,7 @@ from tests.perf import in_cluster, in_namespaces
 from tests.perf.layout import LAYOUT
 from tests.perf.measuring import PACE, ROOT, Pace
 from tests.perf.wanted import BACKENDS, PARTS, Wanted, in_place
-from tests.testbed.cluster.create import create, remove
+from tests.testbed.cluster.create import standing
 from tests.testbed.cluster.description import Cluster, backend_json
 from tests.testbed.cluster.docker_engine import client
 from tests.testbed.cluster.machine import Machine
@@ -69,14 +69,9 @@ def bench(
 
 
 def _cluster(cluster: Cluster, wanted: Wanted, pace: Pace, say: Callable[[str], None]) -> dict[str, Any]:
-    remove(cluster.name)
-    try:
-        site = create(cluster, say)
+    with standing(cluster, say) as site, tempfile.TemporaryDirectory(prefix="overlayd-bench-") as folder:
         start = _start(site)
-        with tempfile.TemporaryDirectory(prefix="overlayd-bench-") as folder:
-            found, backends = in_cluster.measure(site, wanted, pace, Path(folder), say)
-    finally:
-        remove(cluster.name)
+        found, backends = in_cluster.measure(site, wanted, pace, Path(folder), say)
     return {"start": start, "backends": backends, "places": {"cluster": found}}
 
 

@@ -14,6 +14,8 @@ from overlayd.errors import OverlaydError
 from tests.testbed.cluster import docker_engine, virtual_machine
 from tests.testbed.cluster.collect import collect
 from tests.testbed.cluster.description import Cluster
+from tests.testbed.cluster.guard import guarded
+from tests.testbed.cluster.name_lock import name_locked
 from tests.testbed.cluster.parallel import drain
 from tests.testbed.cluster.site import ClusterSite
 from tests.testbed.cluster.steps import STEPS, virtual_hosts
@@ -52,14 +54,16 @@ def create(cluster: Cluster, say: Callable[[str], None], *, retain: bool = False
 
 
 @contextmanager
-def standing(cluster: Cluster) -> Iterator[ClusterSite]:
-    """A cluster for the length of a block: made anew, and removed at its end."""
-    remove(cluster.name)
-    said: list[str] = []
-    try:
-        yield create(cluster, said.append)
-    finally:
+def standing(cluster: Cluster, say: Callable[[str], None] = lambda _text: None) -> Iterator[ClusterSite]:
+    """A cluster for the length of a block: made anew, and removed at its end, also where this process is killed."""
+    with name_locked(cluster.name):
+        # Also what is left of one that was killed, whose guard has the lock until it is done.
         remove(cluster.name)
+    with guarded(cluster.name):
+        try:
+            yield create(cluster, say)
+        finally:
+            remove(cluster.name)
 
 
 def remove(name: str) -> dict[str, int]:

@@ -18,6 +18,7 @@ from overlayd.leases.network_config import parse_network_config
 from tests.testbed.cluster import bootable, docker_engine, health, measure, options, report
 from tests.testbed.cluster.create import create, remove
 from tests.testbed.cluster.description import UNDERLAY, Cluster, backend_json, checked_name
+from tests.testbed.cluster.guard import guarded
 from tests.testbed.cluster.name_lock import name_locked
 from tests.testbed.cluster.site import ClusterSite, find
 from tests.testbed.cluster.steps import virtual_hosts
@@ -62,7 +63,7 @@ def up(
         virtual_hosts.build(wanted)
     else:
         bootable.require(wanted.base)
-    with name_locked(name):
+    with name_locked(name) as lock:
         site = find(name)
         if site is not None:
             if underlay is None:
@@ -77,7 +78,8 @@ def up(
             _say(f"cluster {name} is made anew: {reason}")
         # Also what a run that was killed may have left without a container.
         remove(name)
-        site = create(wanted, _say, retain=retain)
+        with guarded(name, lock):
+            site = create(wanted, _say, retain=retain)
         report.show_hosts(_console, site)
 
 
