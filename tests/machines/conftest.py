@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from ipaddress import IPv4Network
@@ -11,6 +11,7 @@ from ipaddress import IPv4Network
 import pytest
 
 from tests.machines import rotation
+from tests.machines.making import MakesMachines
 from tests.sharing import alone_in
 from tests.testbed.cluster import additions, docker_engine
 from tests.testbed.cluster.collect import collect
@@ -79,47 +80,33 @@ def base() -> str:
 
 
 @pytest.fixture(scope="session")
-def machines(base: str, pytestconfig: pytest.Config) -> Callable[[Cluster], AbstractContextManager[ClusterSite]]:
+def machines(pytestconfig: pytest.Config) -> MakesMachines:
     """Makes a cluster of machines for the length of a `with` block; builds disk and kernel where they are missing."""
 
-    def make(cluster: Cluster) -> AbstractContextManager[ClusterSite]:
+    def make(cluster: Cluster, *, suite: str = "") -> AbstractContextManager[ClusterSite]:
+        if suite and not docker_engine.has_image(f"overlayd/host:{cluster.base}"):
+            pytest.skip(f"the images of {cluster.base} are not built: invoke build-all --base {cluster.base}")
         with alone_in(pytestconfig, "builds"):
             virtual_hosts.build(cluster)
-        return standing(cluster)
+            wanted = replace(cluster, disk=str(additions.disk(cluster.base, suite))) if suite else cluster
+        return standing(wanted)
 
     return make
 
 
 @pytest.fixture(scope="session")
-def site(base: str, machines: Callable[[Cluster], AbstractContextManager[ClusterSite]]) -> Iterator[ClusterSite]:
+def site(base: str, machines: MakesMachines) -> Iterator[ClusterSite]:
     """Two machines, with their own disk's kernel. Whoever breaks something mends it."""
     with machines(Cluster(name=NAME, base=base, hosts=2, underlay=UNDERLAY, machines=True)) as found:
         yield found
 
 
-@pytest.fixture(scope="session")
-def with_additions(pytestconfig: pytest.Config) -> Callable[[Cluster, str], AbstractContextManager[ClusterSite]]:
-    """Makes a cluster of machines whose disk has the additions of a suite of Debian (additions), as `machines` does."""
-
-    def make(cluster: Cluster, suite: str) -> AbstractContextManager[ClusterSite]:
-        if not docker_engine.has_image(f"overlayd/host:{cluster.base}"):
-            pytest.skip(f"the images of {cluster.base} are not built: invoke build-all --base {cluster.base}")
-        with alone_in(pytestconfig, "builds"):
-            virtual_hosts.build(cluster)
-            disk = additions.disk(cluster.base, suite)
-        return standing(replace(cluster, disk=str(disk)))
-
-    return make
-
-
 @pytest.fixture(scope="session", params=OWNED)
-def owned(
-    request: pytest.FixtureRequest, with_additions: Callable[[Cluster, str], AbstractContextManager[ClusterSite]]
-) -> Iterator[ClusterSite]:
+def owned(request: pytest.FixtureRequest, machines: MakesMachines) -> Iterator[ClusterSite]:
     """Two machines of a suite of Debian with its NetworkManager, firewalld and dnsmasq."""
     base, kernel, underlay = OWNED[request.param]
     cluster = Cluster(name=f"ow-{request.param}", base=base, hosts=2, underlay=underlay, machines=True, kernel=kernel)
-    with with_additions(cluster, request.param) as found:
+    with machines(cluster, suite=request.param) as found:
         yield found
 
 

@@ -6,8 +6,7 @@ One cluster of two machines for each kernel; it begins with plain routes, and is
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Network
@@ -17,6 +16,7 @@ import pytest
 from images.machine.kernels import SUITES
 from overlayd.kernel.modules import OFF
 from tests.machines.flows import MEGABYTE, connect, has_reached, passes, transfer
+from tests.machines.making import MakesMachines
 from tests.testbed.cluster.description import Cluster, backend_json
 from tests.testbed.cluster.machine import Machine
 from tests.testbed.cluster.site import ClusterSite
@@ -80,9 +80,7 @@ def kernel(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def _cluster(
-    base: str, kernel: str, machines: Callable[[Cluster], AbstractContextManager[ClusterSite]]
-) -> Iterator[ClusterSite]:
+def _cluster(base: str, kernel: str, machines: MakesMachines) -> Iterator[ClusterSite]:
     name = f"kn{kernel.replace('.', '')}"
     cluster = Cluster(name=name, base=base, hosts=2, underlay=UNDERLAY, machines=True, kernel=kernel)
     with machines(Cluster(**{**vars(cluster), "backend": backend_json(CARRYING[0].backend)})) as found:

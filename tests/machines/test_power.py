@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from functools import partial
 from ipaddress import IPv4Network
 
 import pytest
 
 from tests.machines.flows import has_reached
+from tests.machines.making import MakesMachines
 from tests.testbed.cluster.description import Cluster
 from tests.testbed.cluster.machine import Machine
 from tests.testbed.cluster.measure import ping
@@ -31,7 +31,7 @@ _BACK_S = 300.0
 
 
 @pytest.fixture(scope="module")
-def _cluster(base: str, machines: Callable[[Cluster], AbstractContextManager[ClusterSite]]) -> Iterator[ClusterSite]:
+def _cluster(base: str, machines: MakesMachines) -> Iterator[ClusterSite]:
     with machines(Cluster(name=NAME, base=base, hosts=2, underlay=UNDERLAY, machines=True)) as found:
         for machine in found.hosts:
             # That a container runs is on the disk some seconds later: docker renames files without syncing folders.

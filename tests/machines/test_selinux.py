@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from ipaddress import IPv4Network
 
 import pytest
 
+from tests.machines.making import MakesMachines
 from tests.testbed.cluster import additions, selinux
 from tests.testbed.cluster.description import Cluster
 from tests.testbed.cluster.recovery import answers, machines_of
@@ -29,7 +29,7 @@ OURS = ("/usr/lib/overlayd", "/usr/bin/overlayd", "/var/lib/overlayd", "/etc/sys
 
 
 @pytest.fixture(scope="module")
-def site(with_additions: Callable[[Cluster, str], AbstractContextManager[ClusterSite]]) -> Iterator[ClusterSite]:
+def site(machines: MakesMachines) -> Iterator[ClusterSite]:
     """Two machines that boot with SELinux enforcing."""
     cluster = Cluster(
         name="se",
@@ -40,7 +40,7 @@ def site(with_additions: Callable[[Cluster, str], AbstractContextManager[Cluster
         kernel="6.1",
         kernel_options=additions.ENFORCING,
     )
-    with with_additions(cluster, "bookworm") as found:
+    with machines(cluster, suite="bookworm") as found:
         yield found
 
 

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from ipaddress import IPv4Network
 
 import pytest
 
 from tests.machines.flows import MEGABYTE, TRANSFER_S, has_reached, passes, transfer
+from tests.machines.making import MakesMachines
 from tests.testbed.cluster.description import Cluster
 from tests.testbed.cluster.machine import Machine
 from tests.testbed.cluster.measure import ping
@@ -43,7 +44,7 @@ _FOLLOWS_S = VirtualMachine.patience_s
 
 
 @pytest.fixture(scope="module")
-def _cluster(base: str, machines: Callable[[Cluster], AbstractContextManager[ClusterSite]]) -> Iterator[ClusterSite]:
+def _cluster(base: str, machines: MakesMachines) -> Iterator[ClusterSite]:
     with machines(Cluster(name=NAME, base=base, hosts=2, underlay=UNDERLAY, machines=True)) as found:
         yield found
 
