@@ -44,12 +44,20 @@ def main(name: str, lock: str) -> None:
     if sys.stdin.buffer.read(1):
         return
     # Not before: it takes half a second, and most clusters end well.
+    from docker.errors import DockerException  # noqa: PLC0415
+
+    from overlayd.errors import OverlaydError  # noqa: PLC0415
     from tests.testbed.cluster.create import remove  # noqa: PLC0415
     from tests.testbed.cluster.name_lock import name_locked  # noqa: PLC0415
 
-    with name_locked(name) if lock == _TAKES_LOCK else nullcontext():
-        remove(name)
-    sys.stderr.write(f"cluster {name} is removed: the process that made it was killed\n")
+    said = f"cluster {name} is removed: the process that made it was killed"
+    try:
+        with name_locked(name) if lock == _TAKES_LOCK else nullcontext():
+            remove(name)
+    except (OverlaydError, DockerException, OSError) as error:
+        # As where dockerd was killed, too.
+        said = f"cluster {name}: its maker was killed, and it cannot be removed: {error}"
+    sys.stderr.write(f"{said}\n")
 
 
 if __name__ == "__main__":
