@@ -46,6 +46,7 @@ def main(name: str, lock: str) -> None:
     # Not before: it takes half a second, and most clusters end well.
     from docker.errors import DockerException  # noqa: PLC0415
 
+    from images.engine.errors import BuildError  # noqa: PLC0415
     from overlayd.errors import OverlaydError  # noqa: PLC0415
     from tests.testbed.cluster.create import remove  # noqa: PLC0415
     from tests.testbed.cluster.name_lock import name_locked  # noqa: PLC0415
@@ -54,7 +55,7 @@ def main(name: str, lock: str) -> None:
     try:
         with name_locked(name) if lock == _TAKES_LOCK else nullcontext():
             remove(name)
-    except (OverlaydError, DockerException, OSError) as error:
+    except (OverlaydError, BuildError, DockerException, OSError) as error:
         # As where dockerd was killed, too.
         said = f"cluster {name}: its maker was killed, and it cannot be removed: {error}"
     sys.stderr.write(f"{said}\n")
