@@ -16,7 +16,7 @@ from overlayd.leases.followed_config import read_network_config
 from overlayd.leases.keys import Keys
 from overlayd.leases.lease import read_lease
 from overlayd.monitoring import status_file
-from overlayd.probe.container_sockets import ContainerSockets
+from overlayd.probe.container_sockets import COMMAND_TIMEOUT_S, ContainerSockets
 from overlayd.probe.peers import Address, KnownPeer, LocalHost, chosen, describe_source, known, targets
 from overlayd.probe.ping import measure
 from overlayd.probe.report import document, table
@@ -31,7 +31,7 @@ def main(settings: Settings, options: argparse.Namespace) -> int:
     Of a peer of which no container is known, its host inside the overlay has to answer.
     """
     here, peers = _from_daemon(settings) or _from_etcd(settings)
-    with contextlib.closing(ContainerSockets()) as container_sockets:
+    with contextlib.closing(ContainerSockets(timeout_s=COMMAND_TIMEOUT_S)) as container_sockets:
         here = replace(here, containers=container_sockets.containers(here.subnets))
         found = measure(
             targets(chosen(peers, options.peers), here),

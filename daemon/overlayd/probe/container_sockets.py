@@ -6,8 +6,10 @@ them from a service that does nothing else (socket_server.py).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import select
 import socket
 import time
 from collections.abc import Sequence
@@ -24,8 +26,9 @@ from overlayd.probe.sockets import Socket
 # One to send from, and a second one that shows whether a failure is the first one's fault.
 AT_MOST = 2
 SOCKET = Path("/run/overlayd/containers.sock")
-# The service is started for each request. An answer that came too late is waited for twice as long the next time.
-TIMEOUT_S, TIMEOUT_AT_MOST_S = 5.0, 20.0
+# So long the service is waited for at once, and by a command. It is started for each request, and on a busy host its
+# answer comes later: every further look sees whether it is there, until GIVEN_UP_S.
+TIMEOUT_S, COMMAND_TIMEOUT_S, GIVEN_UP_S = 5.0, 20.0, 300.0
 # How often docker0's ports are read at most.
 LOOK_S = 3.0
 # A port exists before its container has an address, and the service may not have answered. Where fewer containers than
@@ -64,15 +67,19 @@ class SocketsInContainer:
 class ContainerSockets:
     """Finds the containers to send from, again whenever docker0's ports have changed. For one thread."""
 
-    def __init__(self, *, path: Path = SOCKET) -> None:
-        """`path` is the service's socket. Where it does not exist, this process enters containers itself."""
+    def __init__(self, *, path: Path = SOCKET, timeout_s: float = TIMEOUT_S) -> None:
+        """`path` is the service's socket. Where it does not exist, this process enters containers itself.
+
+        `timeout_s` is how long `containers` may wait for the service at once.
+        """
         self._path = path
+        self._timeout_s = timeout_s
+        self._request: _Request | None = None
         self._ports: frozenset[int] | None = None
         self._found: tuple[SourceContainer, ...] = ()
         self._avoided: set[tuple[IPAddress, ...]] = set()
         self._looked_at = 0.0
         self._again_at, self._again_s = math.inf, AGAIN_S
-        self._timeout_s = TIMEOUT_S
         self.problem: str | None = None
         self.bridge = BRIDGE
 
@@ -91,17 +98,13 @@ class ContainerSockets:
         except (OSError, OverlaydError) as error:
             self.problem = f"the bridge of this host's containers cannot be read: {error_text(error)}"
             return self._sorted()
-        if ports != self._ports:
-            self._again_s = AGAIN_S
-        if ports != self._ports or now >= self._again_at:
+        if self._request is not None:
+            self._receive(self._request, now, timeout_s=0.0)
+        elif ports != self._ports or now >= self._again_at:
+            self._again_s = self._again_s if ports == self._ports else AGAIN_S
             self.close()
             self._ports, self.bridge, self.problem = ports, bridge, None
-            self._found = self._look() if ports else ()
-            self._avoided &= {one.addresses for one in self._found}
-            self._again_at = math.inf
-            if len(self._found) < min(AT_MOST, len(ports)):
-                self._again_at = now + self._again_s
-                self._again_s = min(2 * self._again_s, AGAIN_AT_MOST_S)
+            self._look(now)
         return self._sorted()
 
     def _sorted(self) -> tuple[SourceContainer, ...]:
@@ -116,36 +119,97 @@ class ContainerSockets:
         for one in self._found:
             if isinstance(one, SocketsInContainer):
                 one.close()
-        self._found, self._ports = (), None
+        if self._request is not None:
+            self._request.close()
+        self._found, self._ports, self._request = (), None, None
 
-    def _look(self) -> tuple[SourceContainer, ...]:
+    def _look(self, now: float) -> None:
+        if not self._ports:
+            self._keep((), now)
+            return
         try:
             if self._path.exists():
-                return request_sockets(self._path, self.bridge, timeout_s=self._timeout_s)
-            return tuple(first_on_bridge(AT_MOST, bridge=self.bridge))
+                self._request = _Request(self._path, self.bridge, now)
+                self._receive(self._request, now, timeout_s=self._timeout_s)
+            else:
+                self._keep(tuple(first_on_bridge(AT_MOST, bridge=self.bridge)), now)
         except (OSError, OverlaydError) as error:
-            if isinstance(error, TimeoutError):
-                self._timeout_s = min(2 * self._timeout_s, TIMEOUT_AT_MOST_S)
-            self.problem = f"containers cannot be entered: {error_text(error)}"
-            return ()
+            self._fail(error_text(error), now)
+
+    def _receive(self, request: _Request, now: float, *, timeout_s: float) -> None:
+        """Take the service's answer, if it is there within `timeout_s`."""
+        try:
+            found = request.answer(timeout_s=timeout_s)
+        except TimeoutError:
+            self.problem = "containers cannot be entered yet: overlayd-containers.service has not answered"
+            if now - request.asked_at > GIVEN_UP_S:
+                self._fail(f"overlayd-containers.service has not answered within {GIVEN_UP_S:g} s", now)
+        except OSError as error:
+            self._fail(error_text(error), now)
+        else:
+            self._request, self.problem = None, None
+            request.close()
+            self._keep(found, now)
+
+    def _fail(self, why: str, now: float) -> None:
+        if self._request is not None:
+            self._request.close()
+        self._request, self.problem = None, f"containers cannot be entered: {why}"
+        self._keep((), now)
+
+    def _keep(self, found: tuple[SourceContainer, ...], now: float) -> None:
+        """Send from these from now on; say when to look for more."""
+        self._found = found
+        self._avoided &= {one.addresses for one in found}
+        self._again_at = math.inf
+        if len(found) < min(AT_MOST, len(self._ports or ())):
+            self._again_at = now + self._again_s
+            self._again_s = min(2 * self._again_s, AGAIN_AT_MOST_S)
 
 
-def request_sockets(
-    path: Path, bridge: str = BRIDGE, *, timeout_s: float = TIMEOUT_S
-) -> tuple[SocketsInContainer, ...]:
+class _Request:
+    """One request for sockets, whose answer may come much later. `asked_at` is by time.monotonic."""
+
+    def __init__(self, path: Path, bridge: str, asked_at: float) -> None:
+        """Ask the service at `path` for sockets in a bridge's containers. Raises OSError."""
+        self._path = path
+        self._client = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.asked_at = asked_at
+        try:
+            # Where the service does not run, systemd takes both.
+            self._client.settimeout(TIMEOUT_S)
+            self._client.connect(str(path))
+            self._client.send(f"containers {bridge}".encode())
+        except BaseException:
+            self._client.close()
+            raise
+
+    def answer(self, *, timeout_s: float) -> tuple[SocketsInContainer, ...]:
+        """The answer. Raises TimeoutError where there is none yet, OSError also for a malformed one."""
+        waiting = select.poll()
+        waiting.register(self._client, select.POLLIN)
+        if not waiting.poll(timeout_s * 1000):
+            raise TimeoutError(f"{self._path} has not answered")
+        reply, descriptors, _flags, _address = socket.recv_fds(self._client, REPLY_BYTES, DESCRIPTORS)
+        if not reply:
+            raise OSError(f"{self._path} ended without an answer")
+        opened = [socket.socket(fileno=descriptor) for descriptor in descriptors]
+        try:
+            return _parse(reply, opened)
+        except (ValueError, TypeError, KeyError, IndexError, StopIteration) as error:
+            for one in opened:
+                one.close()
+            raise OSError(f"{self._path} sent a malformed reply: {error}") from error
+
+    def close(self) -> None:
+        """Ask no more."""
+        self._client.close()
+
+
+def request_sockets(path: Path, bridge: str = BRIDGE) -> tuple[SocketsInContainer, ...]:
     """Get sockets in a bridge's containers from the service at `path`. Raises OSError, also for a malformed reply."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
-        client.settimeout(timeout_s)
-        client.connect(str(path))
-        client.send(f"containers {bridge}".encode())
-        reply, descriptors, _flags, _address = socket.recv_fds(client, REPLY_BYTES, DESCRIPTORS)
-    opened = [socket.socket(fileno=descriptor) for descriptor in descriptors]
-    try:
-        return _parse(reply, opened)
-    except (ValueError, TypeError, KeyError, IndexError, StopIteration) as error:
-        for one in opened:
-            one.close()
-        raise OSError(f"{path} sent a malformed reply: {error}") from error
+    with contextlib.closing(_Request(path, bridge, time.monotonic())) as request:
+        return request.answer(timeout_s=COMMAND_TIMEOUT_S)
 
 
 def _parse(reply: bytes, opened: list[Socket]) -> tuple[SocketsInContainer, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,9 +14,10 @@ from overlayd.kernel.namespaces import in_namespace
 from overlayd.lib import marks
 from overlayd.lib.addresses import ip_address
 from overlayd.probe import container_sockets, containers
-from overlayd.probe.container_sockets import AGAIN_AT_MOST_S, LOOK_S, ContainerSockets, SocketsInContainer
+from overlayd.probe.container_sockets import AGAIN_AT_MOST_S, GIVEN_UP_S, LOOK_S, ContainerSockets, SocketsInContainer
 from overlayd.probe.peers import SourceContainer
 
+NO_SERVICE = Path("/nonexistent")
 FOUND: tuple[SourceContainer, ...] = (SocketsInContainer(1, (ip_address("10.5.1.2"),), {}),)
 
 
@@ -35,8 +38,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def test_a_container_whose_port_came_before_its_address_is_found(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
     looks: list[tuple[SourceContainer, ...]] = [(), FOUND]
-    sockets = ContainerSockets()
-    monkeypatch.setattr(sockets, "_look", lambda: looks.pop(0))
+    sockets = ContainerSockets(path=NO_SERVICE)
+    monkeypatch.setattr(container_sockets, "first_on_bridge", lambda *_count, **_bridge: looks.pop(0))
     assert sockets.containers(()) == ()
     clock.now += LOOK_S
     assert sockets.containers(()) == FOUND
@@ -50,12 +53,12 @@ def test_where_nobody_is_behind_the_ports_it_is_looked_less_and_less_often(
 ) -> None:
     looks: list[float] = []
 
-    def look() -> tuple[SourceContainer, ...]:
+    def look(_count: int, bridge: str) -> tuple[SourceContainer, ...]:
         looks.append(clock.now)
         return ()
 
-    sockets = ContainerSockets()
-    monkeypatch.setattr(sockets, "_look", look)
+    sockets = ContainerSockets(path=NO_SERVICE)
+    monkeypatch.setattr(container_sockets, "first_on_bridge", look)
     for _ in range(600):
         sockets.containers(())
         clock.now += 1.0
@@ -68,7 +71,7 @@ def test_a_kernel_that_refuses_is_a_problem_and_no_end_of_the_thread(
     def refuse(*_words: object, **_more: object) -> frozenset[int]:
         raise KernelRefused("link dump", "all", 105)
 
-    sockets = ContainerSockets(path=Path("/nonexistent"))
+    sockets = ContainerSockets(path=NO_SERVICE)
     monkeypatch.setattr(container_sockets, "first_on_bridge", refuse)
     assert sockets.containers(()) == ()
     assert "link dump" in (sockets.problem or "")
@@ -96,23 +99,93 @@ def test_another_network_than_0_sends_from_the_bridge_that_has_its_subnet(monkey
     assert containers.bridge_of(()) == "br-overlay1"
 
 
-def test_a_service_that_answers_late_is_given_more_time_and_then_its_answer_counts(
-    monkeypatch: pytest.MonkeyPatch, clock: Clock, tmp_path: Path
-) -> None:
-    waits: list[float] = []
+class LateService:
+    """The service, with one request after the other answered when a test says so."""
 
-    def request(_path: Path, _bridge: str, *, timeout_s: float) -> tuple[SourceContainer, ...]:
-        waits.append(timeout_s)
-        if timeout_s < 15:
-            raise TimeoutError("timed out")
-        return FOUND
+    def __init__(self, path: Path) -> None:
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._listener.bind(str(path))
+        self._listener.listen()
 
-    monkeypatch.setattr(container_sockets, "request_sockets", request)
+    def answers(self, *documents: bytes) -> None:
+        """Take the next request and answer it; ends without an answer where there is no document."""
+        client, _address = self._listener.accept()
+        with client:
+            assert client.recv(64) == b"containers docker0"
+            for document in documents:
+                client.send(document)
+
+    def requests(self) -> int:
+        """How many requests wait for an answer."""
+        self._listener.setblocking(False)
+        found = []
+        try:
+            while True:
+                found.append(self._listener.accept()[0])
+        except BlockingIOError:
+            pass
+        for one in found:
+            one.close()
+        return len(found)
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+ANSWER = b'{"containers": [{"number": 1, "addresses": ["10.5.1.2"], "versions": []}]}'
+
+
+@pytest.fixture
+def late(monkeypatch: pytest.MonkeyPatch, clock: Clock, tmp_path: Path) -> Iterator[tuple[LateService, Path]]:
     monkeypatch.setattr(container_sockets, "bridge_of", lambda _subnets: "docker0")
     path = tmp_path / "sock"
-    path.touch()
-    sockets = ContainerSockets(path=path)
-    for _ in range(3):
-        found = sockets.containers(())
-        clock.now += AGAIN_AT_MOST_S
-    assert (found, waits, sockets.problem) == (FOUND, [5.0, 10.0, 20.0], None)
+    service = LateService(path)
+    yield service, path
+    service.close()
+
+
+def test_an_answer_that_comes_late_counts_when_it_is_there(clock: Clock, late: tuple[LateService, Path]) -> None:
+    service, path = late
+    sockets = ContainerSockets(path=path, timeout_s=0.05)
+    for _ in range(5):
+        assert sockets.containers(()) == ()
+        assert "has not answered" in (sockets.problem or "")
+        clock.now += LOOK_S
+    service.answers(ANSWER)
+    assert sockets.containers(()) == FOUND
+    assert sockets.problem is None
+    # It was asked once.
+    assert service.requests() == 0
+    sockets.close()
+
+
+def test_a_service_that_never_answers_is_given_up_and_asked_again(clock: Clock, late: tuple[LateService, Path]) -> None:
+    service, path = late
+    sockets = ContainerSockets(path=path, timeout_s=0.05)
+    sockets.containers(())
+    clock.now += GIVEN_UP_S + 1
+    assert sockets.containers(()) == ()
+    assert sockets.problem == "containers cannot be entered: overlayd-containers.service has not answered within 300 s"
+    clock.now += AGAIN_AT_MOST_S
+    sockets.containers(())
+    assert service.requests() == 2
+    sockets.close()
+
+
+def test_a_service_that_ends_without_an_answer_is_a_problem_until_the_next_one_answers(
+    clock: Clock, late: tuple[LateService, Path]
+) -> None:
+    service, path = late
+    sockets = ContainerSockets(path=path, timeout_s=0.05)
+    sockets.containers(())
+    service.answers()
+    clock.now += LOOK_S
+    assert sockets.containers(()) == ()
+    assert sockets.problem == f"containers cannot be entered: {path} ended without an answer"
+    clock.now += AGAIN_AT_MOST_S
+    sockets.containers(())
+    service.answers(ANSWER)
+    clock.now += LOOK_S
+    assert sockets.containers(()) == FOUND
+    assert not sockets.problem
+    sockets.close()

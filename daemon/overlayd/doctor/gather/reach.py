@@ -10,7 +10,7 @@ from overlayd.doctor.facts import NetworkFacts, PublishedLease, Reachability, Un
 from overlayd.errors import OverlaydError
 from overlayd.kernel import interfaces
 from overlayd.monitoring.status_file import Status
-from overlayd.probe.container_sockets import ContainerSockets
+from overlayd.probe.container_sockets import COMMAND_TIMEOUT_S, ContainerSockets
 from overlayd.probe.measure import measure_once
 from overlayd.probe.peers import KnownPeer, LocalHost, describe_source, known
 
@@ -33,7 +33,7 @@ def read_reach(
         ]
     else:
         return Reachability(problem="no lease, so nobody to ask")
-    with contextlib.closing(ContainerSockets()) as container_sockets:
+    with contextlib.closing(ContainerSockets(timeout_s=COMMAND_TIMEOUT_S)) as container_sockets:
         here = replace(here, containers=container_sockets.containers(here.subnets))
         try:
             found = measure_once(peers[:PEERS_AT_MOST], here)
