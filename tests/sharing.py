@@ -2,9 +2,10 @@
 
 tests/side_by_side.py starts the runs, all with the same `--share FOLDER`. Each collects all tests and puts them into
 groups: by the marker `setup(name)` where a conftest gave one, else by their file. A group is taken by whoever makes
-its file in the folder. Of groups with the same marker `lane(name)`, one runs at a time. Nothing here depends on how
-many runs there are, nor on which of them ends first; a run that is killed leaves its group's other tests unrun, and
-side_by_side counts it as an error.
+its file in the folder. Of groups with the same marker `lane(name)`, one runs at a time; one with a test that is marked
+`alone` runs when all others have ended, and nothing beside it. Nothing here depends on how many runs there are, nor on
+which of them ends first; a run that is killed leaves its group's other tests unrun, and side_by_side counts it as an
+error.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import IO
 import pytest
 
 # Groups that take minutes begin first, so that none is the last to end.
-LONG = ("machines", "cluster")
+LONG = ("cluster",)
 _RETRY_S = 0.5
 
 
@@ -33,6 +34,7 @@ class Group:
 
     name: str
     lane: str | None = None
+    alone: bool = False
     items: list[pytest.Item] = field(default_factory=list)
 
 
@@ -68,13 +70,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatu
 
 
 def grouped(items: Sequence[pytest.Item]) -> list[Group]:
-    """The groups of these tests, those that take longest first, else in their order."""
+    """The groups of these tests: those that take longest first, those that run alone last, else in their order."""
     found: dict[str, Group] = {}
     for item in items:
         name = _marked(item, "setup") or item.nodeid.partition("::")[0]
         group = found.setdefault(name, Group(name=name, lane=_marked(item, "lane")))
+        group.alone = group.alone or item.get_closest_marker("alone") is not None
         group.items.append(item)
-    return sorted(found.values(), key=lambda group: LONG.index(group.name) if group.name in LONG else len(LONG))
+    return sorted(found.values(), key=lambda group: (group.alone, group.name not in LONG))
 
 
 def claimed_groups(folder: Path, groups: Sequence[Group]) -> Iterator[Group]:
@@ -83,8 +86,8 @@ def claimed_groups(folder: Path, groups: Sequence[Group]) -> Iterator[Group]:
     while remaining:
         waiting = []
         for group in remaining:
-            with _lane(folder, group.lane) as free:
-                if not free:
+            with _lane(folder, group.lane) as free, _beside(folder, alone=group.alone) as possible:
+                if not free or not possible:
                     waiting.append(group)
                 elif _take(folder, group.name):
                     yield group
@@ -115,6 +118,13 @@ def _take(folder: Path, name: str) -> bool:
 
 
 @contextmanager
+def _beside(folder: Path, *, alone: bool) -> Iterator[bool]:
+    """Keep groups apart that run alone; whether this one may run now. The kernel frees the place of a killed run."""
+    with (folder / "beside").open("w") as file:
+        yield _locked(file, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+
+
+@contextmanager
 def _lane(folder: Path, name: str | None) -> Iterator[bool]:
     """Hold a lane, unless somebody else does; whether it is held. The kernel frees the lane of a killed run."""
     if name is None:
@@ -128,9 +138,9 @@ def _lane_file(folder: Path, name: str) -> IO[str]:
     return (folder / f"lane-{_file_name(name)}").open("w")
 
 
-def _locked(file: IO[str]) -> bool:
+def _locked(file: IO[str], how: int = fcntl.LOCK_EX) -> bool:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, how | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

@@ -39,6 +39,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if "tests/machines/" in str(item.path):
             item.add_marker(pytest.mark.cluster)
             item.add_marker(pytest.mark.lane("machines"))
+            # Those with machines: two emulated ones take both processors of CI, and are too slow to be tested beside
+            # others.
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.alone)
             item.add_marker(pytest.mark.timeout(_TEST_S))
             # A file with a cluster of its own names its set-up itself.
             if item.get_closest_marker("setup") is None:

@@ -85,6 +85,20 @@ def test_of_one_lane_one_group_is_run_at_a_time_and_one_set_up_is_one_group(
     assert len({process for _, name, process in found if name in "de"}) == 1
 
 
+def test_what_is_marked_alone_comes_last_with_nothing_beside_it(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name in "ab":
+        write(tmp_path, name, mark="@pytest.mark.alone")
+    for name in "cde":
+        write(tmp_path, name)
+    assert side_by_side.run([], [str(tmp_path)], runs=3)
+    found = [(word, name) for word, name, _ in lines(tmp_path)]
+    assert {name for _, name in found[:6]} == set("cde")
+    assert [word for word, _ in found[6:]] == ["begin", "end"] * 2
+    assert " 15 passed" in capfd.readouterr().out.splitlines()[-1]
+
+
 def test_interrupted_it_lets_each_run_clean_up(tmp_path: Path) -> None:
     for name in "ab":
         write(tmp_path, name, body="time.sleep(60)")
