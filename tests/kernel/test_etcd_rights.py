@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import pytest
 
 from etcd_container import passwords, rights
-from tests.testbed.netns.families import host_on
+from tests.testbed.netns.families import host_on, prefer
 from tests.testbed.netns.lab import Host, Lab, laboratory
 from tests.testbed.polling import eventually
 from tests.unit.images.etcd_setup import COMMAND
@@ -78,6 +78,8 @@ def without(lab: Lab, role: str, right: rights.Right, left: str | None = None) -
 def host(lab: Lab) -> Iterator[Host]:
     """One more host, whose daemon does not run yet. After the test all rights are restored."""
     made = lab.host("b", start=False)
+    # Each has an address of its own, and leaves its lease: one after the other.
+    prefer(made, f"10.5.{100 + int(made.address) % 100}.0/24")
     yield made
     lab.remove_host(made)
     run_setup(lab)
@@ -95,7 +97,7 @@ def lease_id(lab: Lab, key: str) -> int:
 def test_with_its_rights_a_host_leases_renews_follows_the_config_and_shows_its_presence(lab: Lab, a: Host) -> None:
     assert lab.etcd.ctl("get", "--keys-only", f"{SUBNETS}{str(a.subnet).replace('/', '-')}").strip()
     assert lab.etcd.ctl("get", "--keys-only", f"{HOSTS}{a.address}").strip()
-    short = lab.host("short", lease_ttl_s=5)
+    short = host_on(lab, "short", "10.5.21.0/24", lease_ttl_s=5)
     try:
         subnet, key = short.subnet, f"{SUBNETS}{str(short.subnet).replace('/', '-')}"
         eventually("a has the peer", lambda: str(subnet) in json.dumps(a.status()["peers"]))
@@ -155,7 +157,8 @@ def test_without_this_right_no_host_becomes_ready(
     host.start(ready=False)
     eventually("it says what it may not do", lambda: breaks in said(host), timeout_s=30)
     eventually("it waits", lambda: host.status()["state"] == "waiting")
-    assert not (host.run_dir / "subnet.env").exists()
+    # Docker does not start without it. subnet.env is that of the previous lease.
+    assert not (host.run_dir / "docker.env").exists()
     run_setup(lab)
     eventually("it goes on by itself", lambda: host.status()["state"] == "ready", timeout_s=90)
 

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.kernel.test_refusals import PREFIX, write
 from tests.testbed.netns import wire
-from tests.testbed.netns.families import host_on
+from tests.testbed.netns.families import host_on, prefer
 from tests.testbed.netns.lab import ETCD, UNDERLAY, Host, Lab, laboratory
 from tests.testbed.netns.namespaces import inside
 from tests.testbed.polling import eventually
@@ -128,6 +128,7 @@ def test_metrics_show_lease_and_peers_and_count_repairs(a: Host, b: Host) -> Non
 @pytest.mark.parametrize("firewall", ["iptables", "nftables"])
 def test_dropped_packets_of_strangers_are_counted(lab: Lab, a: Host, firewall: str) -> None:
     host = lab.host("g", start=False, settings={"healthz-port": PORT, "firewall": firewall})
+    prefer(host, "10.5.23.0/24")
     try:
         host.start()
         becomes_ready(host)

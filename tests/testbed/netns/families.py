@@ -36,13 +36,18 @@ def few_subnets(lab: Lab, backend: Mapping[str, Any], count: int) -> str:
     return text
 
 
-def host_on(lab: Lab, name: str, subnet: str, **more: Any) -> Host:
-    """A host like `Lab.host`'s, on a subnet of its own choice: none that a test names for another host.
+def prefer(host: Host, subnet: str) -> None:
+    """Let a host that has not run yet take this subnet where it is free: that of its previous lease.
 
-    It is that of its previous lease, which it gets where it is free; a random one meets any other once in 254 times.
+    A random one meets any that a test names for another host once in 254 times.
     """
-    host = lab.host(name, start=False, **more)
     (host.run_dir / "subnet.env").write_text(f"FLANNEL_SUBNET={subnet.replace('.0/', '.1/')}\n")
+
+
+def host_on(lab: Lab, name: str, subnet: str, **more: Any) -> Host:
+    """A host like `Lab.host`'s, on a subnet that no test names for another host (`prefer`)."""
+    host = lab.host(name, start=False, **more)
+    prefer(host, subnet)
     host.start()
     host.start_container()
     return host
