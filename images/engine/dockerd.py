@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import shlex
 import shutil
@@ -33,6 +34,7 @@ STATE = Path("/run/overlayd-build")
 PIDFILE = STATE / "dockerd.pid"
 STARTED_BY = STATE / "dockerd.checkout"
 LOG = STATE / "dockerd.log"
+USERS = STATE / "dockerd.users"
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 60.0
 
@@ -153,7 +155,28 @@ def stop() -> str | None:
     return None
 
 
+@contextmanager
+def in_use() -> Iterator[None]:
+    """Keep a dockerd that was started here from being stopped during the block, if that lasts less than a minute."""
+    with contextlib.ExitStack() as stack:
+        # Only root starts one.
+        with contextlib.suppress(OSError):
+            fcntl.flock(stack.enter_context(USERS.open("w")), fcntl.LOCK_SH)
+        yield
+
+
+def _wait_for_users() -> None:
+    deadline = time.monotonic() + STOP_TIMEOUT_S
+    with contextlib.suppress(OSError), USERS.open("w") as file:
+        while time.monotonic() < deadline:
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            time.sleep(0.1)
+
+
 def _end() -> None:
+    _wait_for_users()
     try:
         pid = int(PIDFILE.read_text())
         if Path(f"/proc/{pid}/comm").read_text().strip() != "dockerd":

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+from images.engine import dockerd
+
 _ROOT = Path(__file__).resolve().parents[3]
 _TAKES_LOCK = "-"
 
@@ -41,8 +43,13 @@ def guarded(name: str, lock: int | None = None) -> Iterator[None]:
 
 def main(name: str, lock: str) -> None:
     """Wait for the other's end."""
-    if sys.stdin.buffer.read(1):
-        return
+    # The dockerd that the other's parent started must not end before all is removed.
+    with dockerd.in_use():
+        if not sys.stdin.buffer.read(1):
+            _remove(name, lock)
+
+
+def _remove(name: str, lock: str) -> None:
     # Not before: it takes half a second, and most clusters end well.
     from docker.errors import DockerException  # noqa: PLC0415
 
