@@ -12,7 +12,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,13 @@ def processes(host: Host) -> list[Path]:
 
 def carriers(host: Host) -> list[int]:
     """The ids of the wireguard-go processes on this host."""
-    return [int(one.name) for one in processes(host) if (one / "comm").read_text() == "wireguard-go\n"]
+    found = []
+    for one in processes(host):
+        # It may have ended since.
+        with suppress(FileNotFoundError, ProcessLookupError):
+            if (one / "comm").read_text() == "wireguard-go\n":
+                found.append(int(one.name))
+    return found
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from overlayd.leases.registry import Registry
 from overlayd.store.access import StoreSettings
 from overlayd.store.client import Store
 from overlayd.store.follow import Follower
@@ -102,3 +103,9 @@ def store(etcd: Etcd) -> Store:
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     """The CA that etcd and its clients trust."""
     return Authority(tmp_path_factory.mktemp("ca"))
+
+
+def value(seen: Follower | Registry, name: str) -> bytes | None:
+    """The value of a key as it was last seen; None where it was not."""
+    found = seen.view.entries.get(name)
+    return found.value if found else None

@@ -107,7 +107,8 @@ def test_an_etcd_lease_of_any_number_is_one(store: Store, number: int) -> None:
         held = acquire(one, 1)
         # Our own key on somebody's etcd lease, which then ends.
         put(store, held.lease.key_name.encode(), held.lease.value(), lease=number)
-        until(lambda: one.view.entries[f"subnets/{held.lease.key_name}"].lease_id == number)
+        name = f"subnets/{held.lease.key_name}"
+        until(lambda: name in one.view.entries and one.view.entries[name].lease_id == number)
         mended = one.reclaim(held, ttl_s=TTL_S)
         assert mended.lease == held.lease
         store.revoke(number)

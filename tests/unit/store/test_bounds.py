@@ -19,7 +19,7 @@ from overlayd.store.follow import Follower
 from overlayd.store.protocol import KeyValue
 from overlayd.store.rpc import etcdrpc
 from tests.testbed.polling import until
-from tests.unit.store.conftest import Etcd, following
+from tests.unit.store.conftest import Etcd, following, value
 from tests.unit.store.test_registry import PREFIX, acquire, key, registry
 
 GOOD = b'{"PublicIP":"198.18.0.1","BackendType":"vxlan"}'
@@ -59,7 +59,7 @@ def test_the_oldest_keys_are_kept_and_the_others_counted(store: Store) -> None:
         for number in range(40):
             store.put(f"/net/flood{number}", b"worse")
         store.put("/net/z", b"better")
-        until(lambda: seen.view.entries["z"].value == b"better" and seen.view.left_out == 38)
+        until(lambda: value(seen, "z") == b"better" and seen.view.left_out == 38)
         assert len(seen.view.entries) == 5
         # What goes is not counted any more.
         for number in range(40):
@@ -91,7 +91,7 @@ def test_a_value_that_is_too_large_is_not_kept_only_its_size(store: Store) -> No
             found = seen.view.entries[name]
             assert (found.value, found.dropped_bytes) == (b"", 300_000)
         store.put("/net/listed", b"small")
-        until(lambda: seen.view.entries["listed"].value == b"small")
+        until(lambda: value(seen, "listed") == b"small")
 
 
 def test_all_values_together_are_bounded_and_the_youngest_goes() -> None:
@@ -253,7 +253,7 @@ def test_one_line_a_problem_and_what_is_mended_is_forgotten(store: Store, caplog
         # The same fault again and again, in new writes.
         for number in range(50):
             store.put(f"{PREFIX}/subnets/bad00", str(number).encode())
-        until(lambda: one.view.entries["subnets/bad00"].value == b"49")
+        until(lambda: value(one, "subnets/bad00") == b"49")
         one.lease_table()
         assert "not a lease" not in caplog.text
         found = store.get(f"{PREFIX}/subnets/bad00")
@@ -285,7 +285,7 @@ def test_a_lease_that_others_delete_all_the_time_ends_in_a_word(store: Store, mo
         held = acquire(one, 1)
         until(lambda: bool(one.view.entries))
         store.put(key(held.lease.subnets), b"{")
-        until(lambda: one.view.entries[f"subnets/{held.lease.key_name}"].value == b"{")
+        until(lambda: value(one, f"subnets/{held.lease.key_name}") == b"{")
         monkeypatch.setattr(store, "replace", lambda *_words, **_named: False)
         with pytest.raises(StoreError, match="changes all the time"):
             one.reclaim(held, ttl_s=60)

@@ -19,7 +19,7 @@ from overlayd.store.servers import Compacted
 from overlayd.store.watch import EtcdWatch
 from tests.testbed.etcd import Member
 from tests.testbed.polling import eventually
-from tests.unit.store.conftest import Etcd, serving
+from tests.unit.store.conftest import Etcd, serving, value
 
 IN_STEP_S = 5.0
 # Enough reports that the pauses between attempts are as long as they get.
@@ -46,11 +46,6 @@ def check_in_step(etcd: Etcd, seen: Follower, fault: str) -> None:
     eventually("it is seen", lambda: value(seen, "new") == fault.encode(), timeout_s=IN_STEP_S)
     print(f"in step {time.monotonic() - began:.2f} s after etcd answered: {fault}")  # noqa: T201
     assert seen.view.connected
-
-
-def value(seen: Follower, name: str) -> bytes | None:
-    found = seen.view.entries.get(name)
-    return found.value if found else None
 
 
 def test_killed_and_started_again(etcd: Etcd, store: Store) -> None:

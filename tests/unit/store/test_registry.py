@@ -19,7 +19,7 @@ from overlayd.leases.registry import Registry
 from overlayd.leases.subnets import Subnets
 from overlayd.store.client import Store
 from tests.testbed.polling import until
-from tests.unit.store.conftest import Etcd
+from tests.unit.store.conftest import Etcd, value
 
 PREFIX = "/coreos.com/network"
 TTL_S = 60
@@ -173,7 +173,7 @@ def test_a_network_config_that_is_missing_or_wrong_says_where(store: Store) -> N
         with pytest.raises(NetworkConfigError, match="too small"):
             one.network_config()
         store.put(f"{PREFIX}/config", b'{"Network": "10.42.0.0/24", "SubnetLen": 28}')
-        until(lambda: b"28" in one.view.entries["config"].value)
+        until(lambda: b"28" in (value(one, "config") or b""))
         assert one.network_config() == CONFIG
 
 
