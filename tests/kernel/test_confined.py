@@ -8,12 +8,13 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from overlayd.probe.container_sockets import request_sockets
+from overlayd.probe.container_sockets import COMMAND_TIMEOUT_S, Request
 from overlayd.probe.icmp import echo_request
 from tests.testbed.netns.lab import Host, Lab, environment
 from tests.testbed.netns.traffic import pings
@@ -136,7 +137,8 @@ def lending(a: Host, tmp_path: Path) -> Iterator[Path]:
 
 
 def test_the_containers_service_works_with_its_two_capabilities(a: Host, b: Host, lending: Path) -> None:
-    (lent,) = request_sockets(lending, "docker0")
+    with closing(Request(lending, "docker0")) as request:
+        (lent,) = request.answer(timeout_s=COMMAND_TIMEOUT_S)
     assert lent.addresses == (a.container_address,)
     with lent.socket(4) as inside:
         message = echo_request(4, ident=1, sequence=1, token=bytes(8), packet_bytes=100)

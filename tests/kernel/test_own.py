@@ -16,6 +16,7 @@ from images.engine.errors import BuildCommandFailed, BuildError
 from images.engine.step import Step
 from tests.testbed.packages import a_step, build, gnupg, index
 from tests.testbed.polling import eventually
+from tests.testbed.processes import command_line
 
 pytestmark = pytest.mark.skipif(
     not all(map(shutil.which, ("dnf", "rpmbuild", "gpg", "createrepo_c"))),
@@ -61,14 +62,7 @@ def test_no_agent_is_left(step: Step) -> None:
 
 
 def processes_naming(folder: Path) -> list[Path]:
-    return [path for path in Path("/proc").glob("[0-9]*") if str(folder) in words(path)]
-
-
-def words(process: Path) -> str:
-    try:
-        return (process / "cmdline").read_text()
-    except OSError:
-        return ""
+    return [path for path in Path("/proc").glob("[0-9]*") if str(folder) in command_line(path.name)]
 
 
 def test_a_repository_signed_with_another_key_than_its_public_one_is_refused(step: Step, tmp_path: Path) -> None:

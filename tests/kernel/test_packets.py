@@ -8,10 +8,9 @@ import random
 
 from tests.testbed.netns import namespaces
 from tests.testbed.netns.lab import Host
-from tests.testbed.netns.traffic import answered_pings, lost_of_size, send_over_tcp
+from tests.testbed.netns.traffic import ICMP_AND_IP_BYTES, answered_pings, lost_of_size, send_over_tcp
 from tests.testbed.records import Connection, Recorder
 
-ICMP_AND_IP_BYTES = 28
 OVERHEAD_BYTES = {"vxlan": 50, "host-gw": 0, "udp": 28, "wireguard": 80}
 
 

@@ -42,9 +42,11 @@ def a(lab: Lab) -> Host:
     return host
 
 
-def terminal(host: Host, *words: str, columns: int = 110, lines: int = 30) -> PseudoTerminal:
-    """The command on a terminal."""
-    argv = host.overlayd(*(words or LOOK))
+def terminal(
+    host: Host, *words: str, columns: int = 110, lines: int = 30, run_dir: Path | None = None
+) -> PseudoTerminal:
+    """The command on a terminal; of another run-dir than the host's where one is given."""
+    argv = [*host.overlayd(*(words or LOOK)), *([f"--run-dir={run_dir}"] if run_dir else [])]
     return PseudoTerminal(argv, columns=columns, lines=lines, environment=host.environment())
 
 
@@ -132,8 +134,7 @@ def test_a_daemon_that_ends_and_starts_again_is_followed(a: Host) -> None:
 def test_a_folder_that_comes_later_is_waited_for(a: Host, tmp_path: Path) -> None:
     # The daemon makes the folder when it misses it, so it is another folder of which the terminal knows.
     later = tmp_path / "run"
-    argv = [*a.overlayd(*LOOK), f"--run-dir={later}"]
-    with PseudoTerminal(argv, columns=110, lines=30, environment=a.environment()) as seen:
+    with terminal(a, run_dir=later) as seen:
         seen.shows("overlayd has no status", "no daemon has run on this host")
         later.symlink_to(a.run_dir)
         seen.shows("is ready", "overlayd: ready, was no daemon has run")

@@ -23,6 +23,7 @@ from tests.testbed.netns import namespaces, wireguard_devices
 from tests.testbed.netns.lab import Host, Lab, environment, laboratory
 from tests.testbed.netns.traffic import lost_of_size, pinging, pings, pings6
 from tests.testbed.polling import eventually
+from tests.testbed.processes import name_of
 from tests.testbed.records import Recorder
 
 PSK = base64.b64encode(b"a secret that nobody may see at all"[:32]).decode()
@@ -62,13 +63,7 @@ def processes(host: Host) -> list[Path]:
 
 def carriers(host: Host) -> list[int]:
     """The ids of the wireguard-go processes on this host."""
-    found = []
-    for one in processes(host):
-        # It may have ended since.
-        with suppress(FileNotFoundError, ProcessLookupError):
-            if (one / "comm").read_text() == "wireguard-go\n":
-                found.append(int(one.name))
-    return found
+    return [int(one.name) for one in processes(host) if name_of(one.name) == "wireguard-go"]
 
 
 @contextmanager

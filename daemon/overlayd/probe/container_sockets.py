@@ -6,7 +6,6 @@ them from a service that does nothing else (socket_server.py).
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import select
@@ -74,7 +73,7 @@ class ContainerSockets:
         """
         self._path = path
         self._timeout_s = timeout_s
-        self._request: _Request | None = None
+        self._request: Request | None = None
         self._ports: frozenset[int] | None = None
         self._found: tuple[SourceContainer, ...] = ()
         self._avoided: set[tuple[IPAddress, ...]] = set()
@@ -101,7 +100,8 @@ class ContainerSockets:
         if self._request is not None:
             self._receive(self._request, now, timeout_s=0.0)
         elif ports != self._ports or now >= self._again_at:
-            self._again_s = self._again_s if ports == self._ports else AGAIN_S
+            if ports != self._ports:
+                self._again_s = AGAIN_S
             self.close()
             self._ports, self.bridge, self.problem = ports, bridge, None
             self._look(now)
@@ -119,9 +119,13 @@ class ContainerSockets:
         for one in self._found:
             if isinstance(one, SocketsInContainer):
                 one.close()
+        self._found, self._ports = (), None
+        self._end_request()
+
+    def _end_request(self) -> None:
         if self._request is not None:
             self._request.close()
-        self._found, self._ports, self._request = (), None, None
+            self._request = None
 
     def _look(self, now: float) -> None:
         if not self._ports:
@@ -129,14 +133,14 @@ class ContainerSockets:
             return
         try:
             if self._path.exists():
-                self._request = _Request(self._path, self.bridge, now)
+                self._request = Request(self._path, self.bridge)
                 self._receive(self._request, now, timeout_s=self._timeout_s)
             else:
                 self._keep(tuple(first_on_bridge(AT_MOST, bridge=self.bridge)), now)
         except (OSError, OverlaydError) as error:
             self._fail(error_text(error), now)
 
-    def _receive(self, request: _Request, now: float, *, timeout_s: float) -> None:
+    def _receive(self, request: Request, now: float, *, timeout_s: float) -> None:
         """Take the service's answer, if it is there within `timeout_s`."""
         try:
             found = request.answer(timeout_s=timeout_s)
@@ -147,14 +151,13 @@ class ContainerSockets:
         except OSError as error:
             self._fail(error_text(error), now)
         else:
-            self._request, self.problem = None, None
-            request.close()
+            self._end_request()
+            self.problem = None
             self._keep(found, now)
 
     def _fail(self, why: str, now: float) -> None:
-        if self._request is not None:
-            self._request.close()
-        self._request, self.problem = None, f"containers cannot be entered: {why}"
+        self._end_request()
+        self.problem = f"containers cannot be entered: {why}"
         self._keep((), now)
 
     def _keep(self, found: tuple[SourceContainer, ...], now: float) -> None:
@@ -167,14 +170,14 @@ class ContainerSockets:
             self._again_s = min(2 * self._again_s, AGAIN_AT_MOST_S)
 
 
-class _Request:
+class Request:
     """One request for sockets, whose answer may come much later. `asked_at` is by time.monotonic."""
 
-    def __init__(self, path: Path, bridge: str, asked_at: float) -> None:
+    def __init__(self, path: Path, bridge: str) -> None:
         """Ask the service at `path` for sockets in a bridge's containers. Raises OSError."""
         self._path = path
         self._client = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.asked_at = asked_at
+        self.asked_at = time.monotonic()
         try:
             # Where the service does not run, systemd takes both.
             self._client.settimeout(TIMEOUT_S)
@@ -204,12 +207,6 @@ class _Request:
     def close(self) -> None:
         """Ask no more."""
         self._client.close()
-
-
-def request_sockets(path: Path, bridge: str = BRIDGE) -> tuple[SocketsInContainer, ...]:
-    """Get sockets in a bridge's containers from the service at `path`. Raises OSError, also for a malformed reply."""
-    with contextlib.closing(_Request(path, bridge, time.monotonic())) as request:
-        return request.answer(timeout_s=COMMAND_TIMEOUT_S)
 
 
 def _parse(reply: bytes, opened: list[Socket]) -> tuple[SocketsInContainer, ...]:

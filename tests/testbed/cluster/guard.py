@@ -13,7 +13,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+from docker.errors import DockerException
+
 from images.engine import dockerd
+from images.engine.errors import BuildError
+from overlayd.errors import OverlaydError
+from tests.testbed.cluster.name_lock import name_locked
 
 _ROOT = Path(__file__).resolve().parents[3]
 _TAKES_LOCK = "-"
@@ -50,13 +55,8 @@ def main(name: str, lock: str) -> None:
 
 
 def _remove(name: str, lock: str) -> None:
-    # Not before: it takes half a second, and most clusters end well.
-    from docker.errors import DockerException  # noqa: PLC0415
-
-    from images.engine.errors import BuildError  # noqa: PLC0415
-    from overlayd.errors import OverlaydError  # noqa: PLC0415
+    # Not above: that module imports this one.
     from tests.testbed.cluster.create import remove  # noqa: PLC0415
-    from tests.testbed.cluster.name_lock import name_locked  # noqa: PLC0415
 
     said = f"cluster {name} is removed: the process that made it was killed"
     try:

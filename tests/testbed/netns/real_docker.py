@@ -30,6 +30,7 @@ from tests.testbed.cluster import roots
 from tests.testbed.netns import namespaces
 from tests.testbed.netns.lab import Host
 from tests.testbed.polling import eventually
+from tests.testbed.processes import name_of
 
 PUBLISHED, PUBLISHED_AS = 80, 8080
 _IMAGE = "busybox"
@@ -261,7 +262,7 @@ class Docker:
         assert self._machine is not None
         assert self._machine.poll() is None, (self.folder / "boot.log").read_text()
         # It ends in another program than it begins with.
-        return any(_name_of(child) == "sleep" for child in _children(self._machine.pid))
+        return any(name_of(child) == "sleep" for child in _children(self._machine.pid))
 
     def _inside(self, path: str) -> Path:
         assert self._machine is not None
@@ -299,14 +300,6 @@ def _sweep() -> None:
         pid = path.name.split("-")[1]
         if pid.isdigit() and not Path(f"/proc/{pid}").exists():
             _remove_groups(path.name)
-
-
-def _name_of(pid: int) -> str:
-    """The name of a process; empty where it has ended."""
-    try:
-        return Path(f"/proc/{pid}/comm").read_text().strip()
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
 
 
 def _children(pid: int) -> list[int]:

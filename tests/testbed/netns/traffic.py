@@ -22,7 +22,7 @@ from tests.testbed.netns import namespaces
 from tests.testbed.netns.lab import Host
 from tests.testbed.records import Fault
 
-_ICMP_AND_IP_BYTES = 28
+ICMP_AND_IP_BYTES = 28
 _ICMP_AND_IP6_BYTES = 48
 _PORT = 5201
 _CLOSED_PORT = 5202
@@ -78,7 +78,7 @@ def lost_of_size(source: Host, target: Host, packet_bytes: int, *, address: IPv6
 
     To another address of the target if one is given.
     """
-    size = packet_bytes - (_ICMP_AND_IP_BYTES if address is None else _ICMP_AND_IP6_BYTES)
+    size = packet_bytes - (ICMP_AND_IP_BYTES if address is None else _ICMP_AND_IP6_BYTES)
     where = address or target.container_address
     return str(answered_pings(source.container, where, count=2, options=("-M", "do", "-s", str(size))))
 

@@ -15,6 +15,7 @@ from images.bases.base import Base
 from images.engine.errors import BaseUnreachable, BuildError
 from tests.testbed.answering import HttpReply
 from tests.testbed.packages import served
+from tests.testbed.ports import free_port
 
 PAGE = b"<html><title>Sign in</title></html>"
 # What is answered to a path; 404 to others.
@@ -38,9 +39,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def nobody() -> str:
     """A host that refuses: a port that was free a moment ago."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{free.getsockname()[1]}"
+    return f"127.0.0.1:{free_port()}"
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from images.bases.debian import sources
 from images.bases.debian.suite import DebianSuite
 from images.engine.errors import BuildError
 from tests.testbed.packages import SigningKeys, command, gnupg
+from tests.testbed.processes import command_line
 
 pytestmark = pytest.mark.skipif(not shutil.which("gpg"), reason="needs gpg")
 
@@ -108,15 +109,8 @@ def test_no_agent_is_started(ring: SigningKeys, good: str, tmp_path: Path, monke
     content = ring.public(good)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     keys.trusted(content, {good}, "a file")
-    assert not [path for path in Path("/proc").glob("[0-9]*") if str(tmp_path) in _words(path)]
+    assert not [path for path in Path("/proc").glob("[0-9]*") if str(tmp_path) in command_line(path.name)]
     assert not list(tmp_path.iterdir())
-
-
-def _words(process: Path) -> str:
-    try:
-        return (process / "cmdline").read_text()
-    except OSError:
-        return ""
 
 
 @pytest.mark.skipif(not sources.KEYRING.exists(), reason="needs debian-archive-keyring")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 from overlayd.errors import CommandFailed
 from overlayd.lib import process
 from tests.testbed.polling import eventually
+from tests.testbed.processes import command_line
 
 
 def test_output_comes_back() -> None:
@@ -72,11 +72,4 @@ def test_what_a_command_that_hangs_had_started_ends_with_it(tmp_path: Path) -> N
     with pytest.raises(CommandFailed, match="was killed"):
         process.run(["sh", "-c", script], timeout_s=0.5)
     pid = (tmp_path / "pid").read_text().strip()
-    eventually("its child is gone", lambda: not _words(pid))
-
-
-def _words(pid: str) -> str:
-    with contextlib.suppress(OSError):
-        # A zombie has none, and is nobody's but init's to bury.
-        return Path(f"/proc/{pid}/cmdline").read_text()
-    return ""
+    eventually("its child is gone", lambda: not command_line(pid))

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.testbed.polling import eventually
+from tests.testbed.ports import free_port
 from tests.unit.store.conftest import Etcd
 from tests.unit.store.test_trust import works
 
@@ -17,9 +18,7 @@ from tests.unit.store.test_trust import works
 @pytest.fixture
 def proxy(etcd: Etcd, tmp_path: Path) -> Iterator[str]:
     """`etcd grpc-proxy` before an etcd: its endpoint."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        where = f"127.0.0.1:{probe.getsockname()[1]}"
+    where = f"127.0.0.1:{free_port()}"
     argv = ["etcd", "grpc-proxy", "start", f"--endpoints={etcd.endpoint}", f"--listen-addr={where}"]
     with (tmp_path / "proxy.log").open("wb") as log:
         running = subprocess.Popen([*argv, f"--data-dir={tmp_path / 'proxy'}"], stdout=log, stderr=log)

@@ -134,10 +134,10 @@ def overlay_device(facts: Facts) -> Finding | None:
 
 def interface_manager(facts: Facts) -> Finding | None:
     """Whether NetworkManager or networkd wants our devices for itself."""
-    claimed = facts.underlay.managers
+    claimed, silent = facts.underlay.managers, facts.underlay.silent_managers
+    if not claimed and not silent:
+        return None
     if not claimed:
-        if not (silent := facts.underlay.silent_managers):
-            return None
         return unknown(
             f"{' and '.join(silent)} did not say in time which devices it manages",
             advice="ask again with " + " and ".join(f"`{_LISTS_DEVICES[name]}`" for name in silent),

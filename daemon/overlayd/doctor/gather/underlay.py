@@ -18,7 +18,7 @@ from overlayd.underlay.watch import choose_underlay
 _ANSWERS_S = 5.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Listed:
     """How a program lists the devices that it knows: the columns of the device and of its state."""
 
@@ -31,11 +31,18 @@ class _Listed:
 
 _LISTED = {
     "NetworkManager": _Listed(
-        ("nmcli", "-t", "-f", "DEVICE,STATE", "device"), ":", 0, 1, lambda state: state != "unmanaged"
+        argv=("nmcli", "-t", "-f", "DEVICE,STATE", "device"),
+        separator=":",
+        device=0,
+        state=1,
+        manages=lambda state: state != "unmanaged",
     ),
     "networkd": _Listed(
-        *(("networkctl", "--no-legend", "--no-pager", "list"), None, 1, 4),
-        lambda state: state in ("configured", "configuring", "pending", "failed"),
+        argv=("networkctl", "--no-legend", "--no-pager", "list"),
+        separator=None,
+        device=1,
+        state=4,
+        manages=lambda state: state in ("configured", "configuring", "pending", "failed"),
     ),
 }
 # Return routes to so many peers are looked up; they seldom differ.
