@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from docker.errors import NotFound
 from tests.testbed.cluster.create import ROOT
 from tests.testbed.cluster.docker_engine import client
 from tests.testbed.cluster.images import image_of
+from tests.testbed.needs import needs
 
 _README = ROOT / "images/etcd/README.md"
 _CONTAINERS = ("etcd", "etcd1", "etcd2", "etcd3")
@@ -100,7 +100,7 @@ def test_every_block_is_in_a_section_that_is_run() -> None:
     assert not re.findall(r"^    (?:docker|etcd)", _BLOCK.sub("", _README.read_text()), re.MULTILINE)
 
 
-@pytest.mark.skipif(shutil.which("docker") is None, reason="needs the docker command")
+@needs("docker")
 def test_the_readme_does_what_it_says(shell: Shell) -> None:
     blocks = sections()
     start, replace, remove = blocks["One node"]

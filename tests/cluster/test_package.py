@@ -69,11 +69,6 @@ def on_its_subnet(host: Machine) -> bool:
     return told <= set(words) and host.bip() in bridge_addresses(host)
 
 
-def settings(host: Machine) -> str:
-    """The sysconfig file. Read again while empty, as docker exec sometimes loses the output of a short command."""
-    return eventually("the sysconfig file is read", lambda: host.run("cat", SYSCONFIG), timeout_s=WAIT_S)
-
-
 def test_installing_it_starts_enables_and_changes_nothing(host: Machine) -> None:
     before = main_pid(host, "docker"), dockerd(host), bridge_addresses(host)
     host.run(*YUM, "install", RPM)
@@ -233,7 +228,7 @@ def test_a_remedy_mends_under_a_real_systemd(host: Machine, name: str) -> None:
         # Run as printed, word for word.
         host.shell(remedy)
         eventually("all is well again", lambda: not problems(), timeout_s=WAIT_S)
-        assert on_its_subnet(host)
+        assert on_its_subnet(host), (dockerd(host), bridge_addresses(host))
     finally:
         host.shell("systemctl enable overlayd; systemctl daemon-reload; systemctl start overlayd docker")
 
@@ -278,14 +273,14 @@ def test_generator_is_quick(host: Machine) -> None:
 
 
 def test_upgrade_keeps_the_settings_and_restarts_only_what_runs(host: Machine) -> None:
-    mine, docker, daemon = settings(host), main_pid(host, "docker"), main_pid(host, "overlayd")
+    mine, docker, daemon = host.run("cat", SYSCONFIG), main_pid(host, "docker"), main_pid(host, "overlayd")
     host.run(*YUM, "install", NEWER_RPM)
     eventually(
         "the newer daemon is ready",
         lambda: main_pid(host, "overlayd") not in ("0", daemon) and is_active(host, "overlayd"),
         timeout_s=WAIT_S,
     )
-    assert settings(host) == mine
+    assert host.run("cat", SYSCONFIG) == mine
     assert host.unit("overlayd", "UnitFileState")["UnitFileState"] == "enabled"
     assert main_pid(host, "docker") == docker
     assert on_its_subnet(host)
@@ -293,7 +288,7 @@ def test_upgrade_keeps_the_settings_and_restarts_only_what_runs(host: Machine) -
     host.run("systemctl", "stop", "overlayd")
     host.run(*YUM, "downgrade", RPM)
     assert not is_active(host, "overlayd")
-    assert settings(host) == mine
+    assert host.run("cat", SYSCONFIG) == mine
     assert main_pid(host, "docker") == docker
     host.run("systemctl", "start", "overlayd")
 

@@ -42,11 +42,11 @@ def held(site: ClusterSite, host: Machine) -> Held:
         subnet=subnet,
         # If the key had been away for a moment, this would be another revision.
         lease={"created": int(record["create_revision"]), "etcd-lease": int(record["lease"])},
-        docker=host.output_of("sh", "-c", "systemctl show docker --property=MainPID"),
-        container=host.output_of(
+        docker=host.run("sh", "-c", "systemctl show docker --property=MainPID"),
+        container=host.run(
             "sh", "-c", f"docker inspect --format='{{{{.State.Pid}}}} {{{{.State.StartedAt}}}}' {PROBE}"
         ),
-        settings=host.output_of("sh", "-c", f"cat {SYSCONFIG} && stat --format='%a %U %G' {SYSCONFIG}"),
+        settings=host.run("sh", "-c", f"cat {SYSCONFIG} && stat --format='%a %U %G' {SYSCONFIG}"),
     )
 
 
@@ -64,7 +64,7 @@ def changing(backend: str, a: Machine, packages: Packages) -> Iterator[Machine]:
 @contextmanager
 def restarted(host: Machine) -> Iterator[None]:
     """Assert that the block restarts the daemon, and wait until it is ready."""
-    before = host.output_of("sh", "-c", "systemctl show overlayd --property=MainPID --value").strip()
+    before = host.run("sh", "-c", "systemctl show overlayd --property=MainPID --value").strip()
     yield
 
     def another() -> bool:
@@ -106,7 +106,7 @@ def assert_whole(flow: Flow) -> None:
 
 def assert_verified(host: Machine) -> None:
     """Assert that all files except the settings are as they were packed."""
-    assert host.output_of("sh", "-c", "rpm --verify overlayd || true").split() == ["S.5....T.", "c", SYSCONFIG]
+    assert host.run("sh", "-c", "rpm --verify overlayd || true").split() == ["S.5....T.", "c", SYSCONFIG]
 
 
 KILLED_WHEN = {
@@ -126,8 +126,8 @@ def test_an_upgrade_that_was_killed_can_be_repeated(
         changing.shell(f"rpm --upgrade {NEWER_RPM} >/dev/null 2>&1 & rpm=$!; {moment}; kill -KILL $rpm")
         # rpm names temporary files after the second in which its transaction began; another transaction in the same
         # second would find these files.
-        second = changing.output_of("sh", "-c", "date +%s")
-        eventually("the second is over", lambda: changing.output_of("sh", "-c", "date +%s") > second)
+        second = changing.run("sh", "-c", "date +%s")
+        eventually("the second is over", lambda: changing.run("sh", "-c", "date +%s") > second)
         assert packages.release in installed_releases(changing)
         # The old daemon may still run, or systemd may start the new one; the kernel carries the packets either way.
         both = packages.newer_release in installed_releases(changing)
@@ -156,7 +156,7 @@ def test_containers_run_on_while_the_package_is_erased_and_installed_again(
         assert ping(a.in_probe, gateway).lost == 0
         assert a.run("systemctl", "is-active", "docker").strip() == "active"
         assert a.shell("ls -A /run/overlayd /var/lib/overlayd 2>/dev/null || true") == ""
-        assert before.settings.startswith(a.output_of("sh", "-c", f"cat {SYSCONFIG}.rpmsave"))
+        assert before.settings.startswith(a.run("sh", "-c", f"cat {SYSCONFIG}.rpmsave"))
 
         a.run(*YUM, "install", RPM)
         a.run("mv", f"{SYSCONFIG}.rpmsave", SYSCONFIG)

@@ -33,9 +33,13 @@ def confined(lab: Lab) -> Iterator[Host]:
     try:
         host.start()
         host.start_container()
+        lease = f"/coreos.com/network/subnets/{host.subnet.network_address}"
         yield host
     finally:
         lab.remove_host(host)
+    # The lab is other tests' too: to them it would be a peer that does not answer.
+    lab.etcdctl("del", "--prefix", lease)
+    eventually("it is no peer", lambda: str(host.address) not in str([one.status()["peers"] for one in lab.hosts]))
 
 
 def test_a_confined_daemon_joins_repairs_and_cleans_up(a: Host, confined: Host) -> None:

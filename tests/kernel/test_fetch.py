@@ -6,7 +6,6 @@ Whatever a mirror does wrong, the error names the fault and the URL, comes withi
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,12 +19,10 @@ from images.bases.catalogue.centos_stream9 import BASE
 from images.engine.errors import BuildError
 from images.engine.step import Step
 from tests.testbed.answering import HttpReply
+from tests.testbed.needs import needs
 from tests.testbed.packages import a_step, build, command, gnupg, index, repository, served
 
-pytestmark = pytest.mark.skipif(
-    not all(map(shutil.which, ("dnf", "rpmbuild", "rpmsign", "gpg", "createrepo_c"))),
-    reason="needs dnf, rpm, gpg and createrepo_c",
-)
+pytestmark = needs("dnf", "rpmbuild", "rpmsign", "gpg", "createrepo_c")
 REPOMD = "/repodata/repomd.xml"
 NEVER = threading.Event()
 PAGE = b"<!DOCTYPE html><html><head><title>Sign in to the network</title></head></html>"

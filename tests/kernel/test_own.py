@@ -14,14 +14,12 @@ from images.bases import catalogue, dnf, local_repository
 from images.bases.base import Base
 from images.engine.errors import BuildCommandFailed, BuildError
 from images.engine.step import Step
+from tests.testbed.needs import needs
 from tests.testbed.packages import a_step, build, gnupg, index
 from tests.testbed.polling import eventually
 from tests.testbed.processes import command_line
 
-pytestmark = pytest.mark.skipif(
-    not all(map(shutil.which, ("dnf", "rpmbuild", "gpg", "createrepo_c"))),
-    reason="needs dnf, rpm, gpg and createrepo_c",
-)
+pytestmark = needs("dnf", "rpmbuild", "gpg", "createrepo_c")
 BASE = dataclasses.replace(catalogue.get("debian12-rpm"), packages={"base": ("own",)})
 
 

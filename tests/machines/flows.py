@@ -83,8 +83,8 @@ def connect(source: Machine, target: Machine, backend: str, record: Recorder) ->
         source=source.name,
         target=target.name,
         backend=backend,
-        docker=source.output_of("docker", "version", "--format", "{{.Server.Version}}").strip(),
-        kernel=source.output_of("uname", "-r").strip(),
+        docker=source.run("docker", "version", "--format", "{{.Server.Version}}").strip(),
+        kernel=source.run("uname", "-r").strip(),
         sent=found.sent,
         lost=found.lost,
     )

@@ -44,7 +44,7 @@ def guarded(owned: ClusterSite) -> Iterator[ClusterSite]:
 
     each(guard, owned.hosts)
     a, _ = machines_of(owned)
-    image = a.output_of("docker", "inspect", "--format={{.Image}}", "probe").strip()
+    image = a.run("docker", "inspect", "--format={{.Image}}", "probe").strip()
     a.run(*("docker", "run", "--detach", "--name", _NAME, f"--publish={PORT}:5201", image, "iperf3", "--server"))
     yield owned
     a.run("docker", "rm", "--force", _NAME)

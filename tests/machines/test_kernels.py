@@ -103,7 +103,7 @@ def switched(request: pytest.FixtureRequest, _cluster: ClusterSite) -> Switch:
 
 
 def _loaded(machine: Machine) -> frozenset[str]:
-    return frozenset(line.split()[0] for line in machine.output_of("cat", "/proc/modules").splitlines())
+    return frozenset(line.split()[0] for line in machine.run("cat", "/proc/modules").splitlines())
 
 
 def test_the_machines_run_that_kernel(kernel: str, site: ClusterSite) -> None:

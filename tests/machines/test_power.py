@@ -47,7 +47,7 @@ def site(_cluster: ClusterSite) -> ClusterSite:
 
 def _record(machine: Machine) -> dict[str, object]:
     """The record of the last lease. A half-written one is not JSON."""
-    found: dict[str, object] = json.loads(machine.output_of("cat", f"{STATE}/lease.json"))
+    found: dict[str, object] = json.loads(machine.run("cat", f"{STATE}/lease.json"))
     return found
 
 

@@ -59,8 +59,8 @@ def test_machines_boot_enforcing_and_containers_reach_each_other(site: ClusterSi
 
 
 def test_the_program_and_its_unit_have_labels_of_the_policy(a: VirtualMachine) -> None:
-    program = a.output_of("readlink", "-f", "/usr/bin/overlayd").strip()
-    assert ":bin_t:" in a.output_of("stat", "--format=%C", program)
+    program = a.run("readlink", "-f", "/usr/bin/overlayd").strip()
+    assert ":bin_t:" in a.run("stat", "--format=%C", program)
     assert ":unlabeled_t:" not in selinux.context(a, "overlayd")
     assert a.shell(f"restorecon -n -v -R {' '.join(OURS)}") == ""
 

@@ -50,7 +50,7 @@ def owner(request: pytest.FixtureRequest, chosen: ClusterSite) -> Iterator[Owner
 
 def device_of(machine: Machine) -> str:
     """The name of the underlay's interface."""
-    found = json.loads(machine.output_of("ip", "-json", "-4", "address", "show", "to", f"{machine.address}/32"))
+    found = json.loads(machine.run("ip", "-json", "-4", "address", "show", "to", f"{machine.address}/32"))
     return str(found[0]["ifname"])
 
 

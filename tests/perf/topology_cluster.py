@@ -34,7 +34,7 @@ def process_of(machine: Machine, number: int | str) -> Path:
 
 def namespace_in(machine: Machine, container: str) -> Path:
     """The network namespace of a container on a host."""
-    number = machine.output_of("docker", "inspect", "--format={{.State.Pid}}", container).strip()
+    number = machine.run("docker", "inspect", "--format={{.State.Pid}}", container).strip()
     return process_of(machine, number) / "ns/net"
 
 
@@ -73,7 +73,7 @@ class ClusterTopology:
 
     def _network(self, machine: Machine, subnet: IPv4Network) -> None:
         options = {"name": _BRIDGE, "enable_ip_masquerade": "false"}
-        if int(machine.output_of("docker", "version", "--format={{.Server.Version}}").partition(".")[0]) >= 27:
+        if int(machine.run("docker", "version", "--format={{.Server.Version}}").partition(".")[0]) >= 27:
             # Else it drops in table raw what comes to a container by another device.
             options["gateway_mode_ipv4"] = "routed"
         words = [f"--opt=com.docker.network.bridge.{key}={value}" for key, value in options.items()]

@@ -16,6 +16,9 @@ from tests.testbed.polling import eventually
 from tests.testbed.ports import free_ports
 
 START_TIMEOUT_S = 20.0
+# etcdctl gives up after 5 s, and after 2 s on a login (the timeout of a dial bounds it); an etcd among many other tests
+# may need longer.
+PATIENCE = ("--dial-timeout=15s", "--command-timeout=15s")
 
 
 class Member:
@@ -232,7 +235,7 @@ class Etcd:
     ) -> subprocess.CompletedProcess[str]:
         members = members or [member for member in self.members if member.running]
         endpoints = ",".join(member.client_url for member in members)
-        argv = [*self._inside, "etcdctl", f"--endpoints={endpoints}", "--dial-timeout=1s", "--command-timeout=10s"]
+        argv = [*self._inside, "etcdctl", *PATIENCE, f"--endpoints={endpoints}"]
         if self._authority is not None:
             argv.append(f"--cacert={self._authority}")
         if self._client_certificate is not None:
@@ -241,5 +244,5 @@ class Etcd:
         if self._user is not None:
             environment["ETCDCTL_USER"] = self._user
         return subprocess.run(
-            [*argv, *words], input=stdin, capture_output=True, text=True, env=environment, check=False, timeout=20
+            [*argv, *words], input=stdin, capture_output=True, text=True, env=environment, check=False, timeout=40
         )

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from images.engine import preflight
+from tests.testbed.needs import needs
 
 ROOT = Path(__file__).resolve().parents[2]
 LOWEST = dict(line.split()[:2] for line in (ROOT / "requirements/lowest").read_text().splitlines() if line[:1] != "#")
@@ -135,6 +136,7 @@ def test_a_path_of_other_characters_will_do(place: Path) -> None:
 
 
 @root_only
+@needs("faketime")
 def test_a_clock_that_is_behind_is_told_before_signatures_are_bad(place: Path) -> None:
     said = told(place, "faketime", "2020-01-02 00:00:00")
     assert said.startswith("error: this machine's clock is behind: it is 2020-01-0"), said
@@ -155,7 +157,7 @@ def test_a_copy_that_does_not_tell_its_commit_is_refused_and_a_tarball_is_not(pl
 
 
 @root_only
-@pytest.mark.skipif(shutil.which("dpkg-query") is None, reason="asks dpkg")
+@needs("dpkg-query")
 def test_a_tool_that_is_too_old_is_named_with_the_lowest_version(place: Path) -> None:
     old = fakes(place, "echo git 1:2.30.2-1+deb11u2 installed; echo make 4.3-4.1 installed", "dpkg-query")
     assert told(place, PATH=old) == f"error: too old: git 1:2.30.2-1+deb11u2 (lowest: {LOWEST['git']})"
@@ -173,7 +175,7 @@ def test_a_tool_that_is_too_old_is_named_with_the_lowest_version(place: Path) ->
         ("21", False),
     ],
 )
-@pytest.mark.skipif(shutil.which("dpkg-query") is None, reason="asks dpkg")
+@needs("dpkg-query")
 def test_versions_are_compared_as_numbers(place: Path, version: str, refused: bool) -> None:
     path = fakes(place, f"echo docker-ce {version} installed", "dpkg-query")
     done = subprocess.run(["sh", "requirements/check", "run"], cwd=place, env={"PATH": path}, check=False)
@@ -201,6 +203,7 @@ def test_a_python_that_was_named_is_the_only_one_looked_at(place: Path, script: 
 
 
 @root_only
+@needs("faketime")
 def test_all_that_is_wrong_is_told_at_once(place: Path) -> None:
     moved = place.rename(place.parent / "a b")
     with pytest.raises(preflight.Unfit, match=r"(?s)^the path .*\n  move it.*\nerror: .*clock.*\n  set the clock"):

@@ -26,7 +26,7 @@ def joined(first: Machine, second: Machine, image: str) -> Iterator[Pair]:
     """A swarm of two, and a container on each on one overlay network. The swarm is left at the end."""
     try:
         first.run("docker", "swarm", "init", f"--advertise-addr={first.address}")
-        token = first.output_of("docker", "swarm", "join-token", "--quiet", "worker").strip()
+        token = first.run("docker", "swarm", "join-token", "--quiet", "worker").strip()
         second.run("docker", "swarm", "join", "--token", token, f"{first.address}:2377")
         first.run("docker", "network", "create", "--driver=overlay", "--attachable", f"--subnet={_SUBNET}", _NETWORK)
         places = [_container(machine, image) for machine in (first, second)]
@@ -50,5 +50,5 @@ def _container(machine: Machine, image: str) -> Place:
 
     eventually(f"a container of swarm's on {machine.name}", started, timeout_s=_JOINED_S)
     template = f'{{{{(index .NetworkSettings.Networks "{_NETWORK}").IPAddress}}}}'
-    address = machine.output_of("docker", "inspect", f"--format={template}", _CONTAINER)
+    address = machine.run("docker", "inspect", f"--format={template}", _CONTAINER)
     return Place(namespace_in(machine, _CONTAINER), IPv4Address(address.strip()))

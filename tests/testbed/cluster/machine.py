@@ -13,7 +13,6 @@ from tests.testbed.cluster.transport import DockerExec, Transport
 
 PROBE = "probe"
 UNDERLAY_PROBE = "underlay-probe"
-_ATTEMPTS = 3
 
 
 class Machine:
@@ -43,16 +42,6 @@ class Machine:
         """Run a command on the host; what it printed. Raises CommandFailed."""
         return self.transport.run(argv)
 
-    def output_of(self, *argv: str) -> str:
-        """The same for a command that always prints something: it is run again when nothing came.
-
-        docker exec has lost all output of a command that ended well, in 3 of 400 runs just after a boot.
-        """
-        for _ in range(_ATTEMPTS):
-            if output := self.run(*argv):
-                return output
-        raise CommandFailed(f"{' '.join(argv)} on {self.name} printed nothing, {_ATTEMPTS} times")
-
     def shell(self, script: str) -> str:
         """Run a shell script on the host; what it printed. Raises CommandFailed."""
         return self.run("sh", "-c", script)
@@ -80,7 +69,7 @@ class Machine:
     def status(self) -> dict[str, Any]:
         """The document of `overlayd status --json`, ready or not. Raises CommandFailed where no daemon has run yet."""
         # The exit status is 1 while the host is not ready; the document says why.
-        output = self.output_of("sh", "-c", "overlayd status --json 2>&1 || true")
+        output = self.run("sh", "-c", "overlayd status --json 2>&1 || true")
         try:
             found: dict[str, Any] = json.loads(output)
         except ValueError:
@@ -93,7 +82,7 @@ class Machine:
 
     def variables(self) -> dict[str, str]:
         """subnet.env as the daemon wrote it."""
-        lines = self.output_of("cat", "/run/overlayd/subnet.env").splitlines()
+        lines = self.run("cat", "/run/overlayd/subnet.env").splitlines()
         return dict(line.partition("=")[::2] for line in lines)
 
     def bip(self) -> IPv4Interface:
@@ -102,11 +91,11 @@ class Machine:
 
     def unit(self, name: str, *properties: str) -> dict[str, str]:
         """Properties of a systemd unit."""
-        lines = self.output_of("systemctl", "show", name, f"--property={','.join(properties)}").splitlines()
+        lines = self.run("systemctl", "show", name, f"--property={','.join(properties)}").splitlines()
         return dict(line.partition("=")[::2] for line in lines)
 
     def probe_address(self) -> IPv4Address:
         """The overlay address of the host's own container."""
         # Docker 29 tells it for each network only; this container is on one.
         template = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
-        return IPv4Address(self.output_of("docker", "inspect", f"--format={template}", PROBE).strip())
+        return IPv4Address(self.run("docker", "inspect", f"--format={template}", PROBE).strip())

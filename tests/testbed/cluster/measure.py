@@ -32,7 +32,7 @@ def ping(run: Run, address: IPv4Address, *, count: int = 5, interval_s: float = 
 def connection(source: Machine, target: Machine, backend: str, *, count: int = 3) -> Connection:
     """A few pings from container to container, with what carries them. Raises NotAFigure when ping could not run."""
     answered = ping(source.in_probe, target.probe_address(), count=count)
-    versions = source.output_of("sh", "-c", "docker version --format '{{.Server.Version}}' && uname -r").split()
+    versions = source.run("sh", "-c", "docker version --format '{{.Server.Version}}' && uname -r").split()
     return Connection(
         source=source.name,
         target=target.name,

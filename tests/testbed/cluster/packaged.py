@@ -90,7 +90,7 @@ def _release(rpm: Path) -> str:
 
 def installed_releases(host: Machine) -> list[str]:
     """The releases of overlayd in rpm's database: one, or two where an upgrade did not come to its end."""
-    return host.output_of("rpm", "--query", "--queryformat=%{RELEASE}\\n", "overlayd").split()
+    return host.run("rpm", "--query", "--queryformat=%{RELEASE}\\n", "overlayd").split()
 
 
 def ours(host: Machine) -> dict[str, str]:

@@ -35,7 +35,7 @@ def untouched(machine: Machine) -> Untouched:
     return Untouched(
         subnet=str(machine.bip()),
         docker=machine.unit("docker", "MainPID")["MainPID"],
-        container=machine.output_of("docker", "inspect", "--format={{.State.Pid}} {{.State.StartedAt}}", PROBE),
+        container=machine.run("docker", "inspect", "--format={{.State.Pid}} {{.State.StartedAt}}", PROBE),
     )
 
 

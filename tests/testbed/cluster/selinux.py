@@ -49,10 +49,10 @@ def denied(machine: VirtualMachine) -> set[Denial]:
 
 def mode(machine: VirtualMachine) -> str:
     """What the kernel does: `Enforcing`, `Permissive` or `Disabled`."""
-    return machine.output_of("getenforce").strip()
+    return machine.run("getenforce").strip()
 
 
 def context(machine: VirtualMachine, unit: str) -> str:
     """The context of a unit's main process."""
     number = machine.unit(unit, "MainPID")["MainPID"]
-    return machine.output_of("cat", f"/proc/{number}/attr/current").strip("\0\n")
+    return machine.run("cat", f"/proc/{number}/attr/current").strip("\0\n")

@@ -13,6 +13,7 @@ from tests.testbed.cluster.docker_engine import run_in
 from tests.testbed.cluster.images import image_of
 from tests.testbed.cluster.machine import Machine
 from tests.testbed.cluster.parallel import each
+from tests.testbed.etcd import PATIENCE
 from tests.testbed.polling import eventually
 
 
@@ -55,8 +56,7 @@ class ClusterSite:
         """Run etcdctl in etcd's container, by etcd's root; what it printed."""
         if self.etcd is None:
             raise OverlaydError(f"cluster {self.cluster.name} has no etcd")
-        # etcdctl itself gives up after 5 s, which an etcd among the builds of others may need.
-        argv = [*plan.etcdctl(self.cluster), "--command-timeout=30s", *words]
+        argv = [*plan.etcdctl(self.cluster), *PATIENCE, *words]
         return run_in(self.etcd, argv, {"ETCDCTL_API": "3"}, user="root")
 
     def write_network_config(self, text: str) -> None:

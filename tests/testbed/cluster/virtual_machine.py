@@ -170,7 +170,7 @@ class VirtualMachine(Machine):
 
     def boot_id(self) -> str:
         """The kernel's name of this boot."""
-        return self.output_of("cat", "/proc/sys/kernel/random/boot_id").strip()
+        return self.run("cat", "/proc/sys/kernel/random/boot_id").strip()
 
     def console(self) -> str:
         """What it wrote on its serial console, over all its boots."""

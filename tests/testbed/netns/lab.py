@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from overlayd.lib import hostlock, process
-from tests.testbed.etcd import Etcd
+from tests.testbed.etcd import PATIENCE, Etcd
 from tests.testbed.netns import namespaces
 from tests.testbed.netns.dump import dump
 from tests.testbed.netns.segments import FAR, NEAR, Segment, make_router
@@ -310,7 +310,7 @@ class Lab:
 
     def etcdctl(self, *words: str) -> str:
         """Run etcdctl as somebody else's tool would; what it printed."""
-        return self.run(["env", "ETCDCTL_API=3", "etcdctl", f"--endpoints={ETCD}", *words])
+        return self.run(["env", "ETCDCTL_API=3", "etcdctl", *PATIENCE, f"--endpoints={ETCD}", *words])
 
     def host(
         self,

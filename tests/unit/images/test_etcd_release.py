@@ -23,11 +23,11 @@ from images.engine.place import ROOT
 from images.engine.process import Stop
 from images.engine.step import Step
 from images.etcd import release
+from tests.testbed.needs import needs
 
 LICENCE = ROOT / release.OWN_LICENCE
 
 _ETCD, _ETCDCTL = shutil.which("etcd"), shutil.which("etcdctl")
-needs_etcd = pytest.mark.skipif(not (_ETCD and _ETCDCTL), reason="needs etcd and etcdctl")
 
 
 class _Handler(SimpleHTTPRequestHandler):
@@ -87,7 +87,7 @@ def small(path: Path) -> str:
     return tarball(path, {f"{release.TOP}/{name}": name.encode() for name in ("README.md", *release.PROGRAMS)})
 
 
-@needs_etcd
+@needs("etcd", "etcdctl")
 def test_real_programs_come_out_of_the_tarball_as_they_went_in(served: tuple[Path, str], tmp_path: Path) -> None:
     folder, url = served
     files = {f"{release.TOP}/{Path(path).name}": Path(path).read_bytes() for path in (_ETCD, _ETCDCTL) if path}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,10 +12,11 @@ from images.bases.catalogue import debian12_rpm, debian13_rpm, debian_testing_rp
 from images.bases.debian import sources
 from images.bases.debian.suite import DebianSuite
 from images.engine.errors import BuildError
+from tests.testbed.needs import needs
 from tests.testbed.packages import SigningKeys, command, gnupg
 from tests.testbed.processes import command_line
 
-pytestmark = pytest.mark.skipif(not shutil.which("gpg"), reason="needs gpg")
+pytestmark = needs("gpg")
 
 ARMOR = b"-----BEGIN PGP PUBLIC KEY BLOCK-----\n\n%s\n-----END PGP PUBLIC KEY BLOCK-----\n"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import subprocess
 import tarfile
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from images.engine.oci import Image, Layer, Layout
+from tests.testbed.needs import needs
 
 EPOCH = 1_700_000_000
 LABELS = {"org.overlayd": "image", "org.opencontainers.image.title": "overlayd/x"}
@@ -89,7 +89,8 @@ def test_a_docker_archive_holds_config_and_layers_and_is_the_same_twice(layout: 
         assert len(opened.getnames()) == 3, "config, one layer, manifest"
 
 
-@pytest.mark.skipif(shutil.which("skopeo") is None, reason="skopeo, the judge, is not installed")
+# It is the judge.
+@needs("skopeo")
 def test_skopeo_reads_the_layout(layout: Layout, tmp_path: Path) -> None:
     image = made(layout, tmp_path, "overlayd/x:base", "a")
     layout.publish(image)

@@ -12,6 +12,7 @@ from cyclonedx import spdx
 from images.engine.place import ROOT
 from rpm import source
 from rpm.inventory import licences, parts
+from tests.testbed.needs import needs
 
 FOLDER = ROOT / "rpm/licenses"
 TABLE = parts.load((FOLDER / "parts.toml").read_text())
@@ -131,6 +132,8 @@ def test_texts_are_collected_by_part_with_the_table_and_the_expression(tmp_path:
     assert "| a | MIT | x |" in (tmp_path / "out/texts/README.md").read_text()
 
 
+# Packages are asked.
+@needs("rpm")
 def test_a_part_without_a_text_is_an_error_that_names_it(tmp_path: Path) -> None:
     found = {"parts": [row("a", inside="b"), row("none", packages=["package-that-is-not"])]}
     with pytest.raises(licences.NoText, match="a, none"):

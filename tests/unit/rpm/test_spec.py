@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-import shutil
 import subprocess
-
-import pytest
 
 from images.engine.annotations import version
 from images.engine.place import ROOT
@@ -15,13 +12,16 @@ from overlayd import __version__
 from rpm import source
 from rpm.freeze import freeze, left_out
 from rpm.targets import INSTALLED, build_script
+from tests.testbed.needs import needs
 
 SPEC = (ROOT / source.SPEC).read_text()
 
 
+# These ask rpmspec.
+needs_rpm = needs("rpmspec")
+
+
 def query(*arguments: str) -> str:
-    if shutil.which("rpmspec") is None:
-        pytest.skip("no rpmspec on this machine")
     done = subprocess.run(
         ["rpmspec", "--define", "overlayd_version 1.2.3", "--define", "overlayd_release 4", *arguments, source.SPEC],
         cwd=ROOT,
@@ -32,10 +32,12 @@ def query(*arguments: str) -> str:
     return done.stdout
 
 
+@needs_rpm
 def test_rpm_can_read_the_spec() -> None:
     assert query("--query", "--queryformat=%{NVRA} %{LICENSE}") == "overlayd-1.2.3-4.x86_64 Apache-2.0"
 
 
+@needs_rpm
 def test_what_it_requires_is_written_out_and_little() -> None:
     assert {line.split()[0] for line in query("--query", "--requires").splitlines()} == {
         "/bin/sh",

@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 import os
-import shutil
 import tarfile
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from images.engine.oci import Layout
 from images.engine.process import Stop
 from images.ship import archive, compressed
 from images.ship.compressed import CompressedImage
+from tests.testbed.needs import needs
 from tests.unit.ship.images import image, layer
 
 NAMES = ("overlayd/a:test", "overlayd/b:test")
@@ -209,7 +209,7 @@ def test_of_two_listings_in_one_archive_neither_counts(tmp_path: Path) -> None:
         archive.listed(to)
 
 
-@pytest.mark.skipif(shutil.which("gpg") is None, reason="needs gpg")
+@needs("gpg")
 def test_with_a_key_an_archive_needs_a_good_signature(tmp_path: Path) -> None:
     to, digest = saved(tmp_path, manifest=b'[{"Config": "x", "RepoTags": ["debian:12"]}]')
     key = signing.generate(tmp_path / "keys/home", "overlayd test <test@example.com>")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,11 +13,10 @@ from images.engine.errors import BuildError
 from images.ship import yum
 from images.signing import SigningKey
 from tests.testbed.agents import agents
+from tests.testbed.needs import needs
 from tests.testbed.polling import eventually
 
-pytestmark = pytest.mark.skipif(
-    not all(map(shutil.which, ("gpg", "rpmbuild", "rpmsign", "createrepo_c"))), reason="needs gpg, rpm and createrepo_c"
-)
+pytestmark = needs("gpg", "rpmbuild", "rpmsign", "createrepo_c")
 EPOCH = 1_700_000_000
 _SPEC = """\
 Name: thing

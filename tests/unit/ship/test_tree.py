@@ -12,6 +12,7 @@ import pytest
 from images.engine.oci import Layout
 from images.ship import image_inventory
 from images.ship.tree import Tree
+from tests.testbed.needs import needs
 from tests.unit.ship.images import image, layer
 
 _SPEC = """\
@@ -83,6 +84,7 @@ def installed(rpm: Path, folder: Path) -> dict[str, bytes | str | None]:
     return {**found}
 
 
+@needs("rpm", "rpmbuild")
 @pytest.mark.kernel
 def test_packages_are_the_databases_and_files_of_none_are_named(tmp_path: Path, rpm: Path) -> None:
     layout = Layout(tmp_path / "oci")
@@ -99,6 +101,7 @@ def test_packages_are_the_databases_and_files_of_none_are_named(tmp_path: Path, 
     assert (file.path, file.sha256, file.size) == ("/usr/bin/ours", hashlib.sha256(b"ours").hexdigest(), 4)
 
 
+@needs("rpm", "rpmbuild")
 def test_without_a_database_files_are_known_by_path_and_content(tmp_path: Path, rpm: Path) -> None:
     layout = Layout(tmp_path / "oci")
     files: dict[str, bytes | str | None] = {"lib": "usr/lib", "usr/bin/tool": b"tool\n", "usr/lib/lib": b"changed\n"}

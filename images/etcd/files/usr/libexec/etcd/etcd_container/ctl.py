@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 from etcd_container.problem import Problem, Refused
 
 _COMMAND_S = 20
-# etcdctl itself gives up after 5 s, and an etcd on a busy disk takes longer. Less than the above, for its own words.
-_PATIENCE = "--command-timeout=15s"
+# etcdctl itself gives up after 5 s, and after 2 s on a login (the timeout of a dial bounds it); an etcd on a busy disk
+# takes longer. Less than the above, for its own words.
+_PATIENCE = ("--dial-timeout=15s", "--command-timeout=15s")
 _ANSWERS_S = 30.0
 # Answers of etcd to a client without a login. The second comes when a certificate names a user who may not do it.
 _LOGIN_WANTED = ("user name is empty", "permission denied")
@@ -55,7 +56,7 @@ class Ctl:
         others = {name: value for name, value in os.environ.items() if not name.startswith("ETCDCTL_")}
         try:
             done = subprocess.run(
-                ["etcdctl", _PATIENCE, *words],
+                ["etcdctl", *_PATIENCE, *words],
                 input=stdin,
                 capture_output=True,
                 encoding="utf-8",
