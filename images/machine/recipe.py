@@ -60,8 +60,10 @@ label overlayd
 """
 _LOADER = "default overlayd.conf\ntimeout 0\neditor no\n"
 _ENTRY = f"title overlayd\nlinux /vmlinuz\ninitrd /initrd\noptions {COMMAND_LINE}\n"
-_SYSLINUX_MBR = Path("/usr/lib/syslinux/mbr/mbr.bin")
+_SYSLINUX_MBR = Path("/usr/lib/SYSLINUX/mbr.bin")
 _SYSTEMD_BOOT = Path("/usr/lib/systemd/boot/efi/systemd-bootx64.efi")
+LOADERS = (_SYSLINUX_MBR, _SYSTEMD_BOOT)
+"""The files of this machine that become part of a disk."""
 
 # Of the units that a container must not have (images.base.recipe), a machine neither has use for these.
 _STILL_MASKED = frozenset(
@@ -116,7 +118,7 @@ def _targets(base: Base) -> tuple[Target, ...]:
 
 def _make(step: Step, base: Base) -> None:
     sandbox.require("sfdisk", "mkfs.ext4", "mkfs.fat", "mcopy", "syslinux", "qemu-img", "dnf", "unshare", "setpriv")
-    for file in (_SYSLINUX_MBR, _SYSTEMD_BOOT):
+    for file in LOADERS:
         if not file.exists():
             raise BuildError(f"not installed here: {file}", hint="`make system` installs what is missing")
     host = step.layout.image(base.tag("host"))
