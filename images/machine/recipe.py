@@ -72,7 +72,10 @@ _STILL_MASKED = frozenset(
         *("dnf-makecache.timer", "dnf-makecache.service", "e2scrub_all.timer", "e2scrub_reap.service"),
     )
 )
-_ENABLED = ("machine-settings.service", "systemd-networkd.service", "systemd-networkd-wait-online.service")
+_ENABLED = (
+    *("machine-root.service", "machine-settings.service"),
+    *("systemd-networkd.service", "systemd-networkd-wait-online.service"),
+)
 _HOSTS = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"
 
 

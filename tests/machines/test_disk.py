@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -41,8 +41,8 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     qemu.kill(tmp_path)
 
 
-def _boot(folder: Path, base: str, *, settings: str, more: list[str]) -> Ssh:
-    """Boot the image by itself; ssh to it. `settings` is ext4 or iso9660: a disk, or a CD."""
+def _boot(folder: Path, base: str, *, settings: str, more: list[str], size: Sequence[str] = ()) -> Ssh:
+    """Boot the image by itself; ssh to it. `settings` is ext4 or iso9660: a disk, or a CD. `size`: of a larger disk."""
     process.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", f"{folder}/key"])
     files = {"hostname": b"mine\n", "authorized_keys": (folder / "key.pub").read_bytes(), "ca.pem": b"a certificate\n"}
     files["overlayd"] = b'OVERLAYD_ETCD_ENDPOINTS="http://192.0.2.10:2379"\n'
@@ -54,13 +54,14 @@ def _boot(folder: Path, base: str, *, settings: str, more: list[str]) -> Ssh:
     else:
         drive = f"file={disk},if=virtio,format=raw,readonly=on"
     image = PLACE.build / recipe.disk(base)
-    process.run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", str(image), f"{folder}/own.qcow2"])
+    own = f"{folder}/own.qcow2"
+    process.run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", str(image), own, *size])
     port = free_port()
     how = virtual_hosts.processor(Kernel(PLACE.build / virtual_hosts.kernel_folder(Cluster(base=base))))
     qemu.start(
         folder,
         [
-            *(*how, "-m", "1024", "-drive", f"file={folder}/own.qcow2,if=virtio,cache=unsafe", "-drive", drive),
+            *(*how, "-m", "1024", "-drive", f"file={own},if=virtio,cache=unsafe", "-drive", drive),
             *("-netdev", f"user,id=net,hostfwd=tcp:127.0.0.1:{port}-:22", "-device", "virtio-net-pci,netdev=net"),
             *more,
         ],
@@ -91,13 +92,19 @@ def _has_its_settings(ssh: Ssh) -> None:
     assert ssh.run(["findmnt", "--noheadings", "--output=LABEL", "/"]).strip() == "overlayd-root"
 
 
-def test_the_disk_boots_by_itself_on_bios_with_settings_on_a_disk(folder: Path, base: str) -> None:
-    ssh = _boot(folder, base, settings="ext4", more=[])
+def test_the_disk_boots_on_bios_with_settings_on_a_disk_and_its_root_takes_all_of_it(folder: Path, base: str) -> None:
+    ssh = _boot(folder, base, settings="ext4", more=[], size=["20G"])
     _has_its_settings(ssh)
+    # The image has 16 GiB for the root; the disk of this machine is larger.
+    kib = int(ssh.run(["findmnt", "--bytes", "--noheadings", "--output=SIZE", "/"])) >> 10
+    assert kib > 19 << 20
+    assert "takes" in ssh.run(["journalctl", "--unit=machine-root", "--output=cat"])
+    ssh.run(["systemctl", "restart", "machine-root"])
+    assert "Nothing to do" in ssh.run(["journalctl", "--unit=machine-root", "--output=cat", "--lines=3"])
     assert ssh.run(["sh", "-c", "test -d /sys/firmware/efi && echo UEFI || echo BIOS"]) == "BIOS\n"
 
 
-def test_the_disk_boots_by_itself_on_uefi_with_settings_on_a_cd(folder: Path, base: str) -> None:
+def test_the_disk_boots_on_uefi_with_settings_on_a_cd(folder: Path, base: str) -> None:
     shutil.copyfile(_OVMF / "OVMF_VARS_4M.fd", folder / "vars")
     flash = ["-drive", f"if=pflash,format=raw,readonly=on,file={_OVMF}/OVMF_CODE_4M.fd"]
     kernel = Kernel(PLACE.build / virtual_hosts.kernel_folder(Cluster(base=base)))

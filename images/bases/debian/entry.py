@@ -49,7 +49,7 @@ def entry(
                 *("system-release", "/bin/sh", "bash", "coreutils", "iproute", "iputils", "iperf3", "hostname"),
                 *("grep", "sed"),
             ),
-            "machine": ("udev", "e2fsprogs"),
+            "machine": ("udev", "e2fsprogs", "fdisk"),
         },
         enable={"base": ("ssh.service", "cron.service"), "docker": ("docker.service",)},
         sites=sources.SITES,

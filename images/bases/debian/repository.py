@@ -33,7 +33,7 @@ PACKAGES = (
     *("etcd-server", "etcd-client"),
     *("cron", "tzdata", "locales"),
     # For machines with a kernel of their own (images/machine).
-    *("udev", "e2fsprogs"),
+    *("udev", "e2fsprogs", "fdisk"),
 )
 # Debian's locales come as sources. This one is compiled, and becomes the RPM glibc-langpack-en, as EL calls it.
 LOCALES = ("en_US.UTF-8",)
