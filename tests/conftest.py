@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.nightly import rotation
+
 # No deadline for one example: the machine is shared, and its times say nothing. In CI every run tries the same ones;
 # elsewhere each tries new ones. A failure prints the blob that brings it back.
 settings.register_profile("usual", deadline=None, print_blob=True)
@@ -17,6 +19,24 @@ settings.register_profile("ci", settings.get_profile("usual"), derandomize=True,
 # `make check` takes it: a few examples of each find what is broken at all.
 settings.register_profile("few", settings.get_profile("usual"), max_examples=20)
 settings.load_profile("ci" if os.environ.get("CI") == "true" else "usual")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """In a night, leave out those of the slow tests that other nights have."""
+    if date := os.environ.get(rotation.VARIABLE):
+        left_out = [item for item in items if not _in_the_night(item, date)]
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=left_out)
+
+
+def _in_the_night(item: pytest.Item, date: str) -> bool:
+    """Whether a test is one of that night's. Raises UsageError for one of machines that no night has."""
+    params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    function = getattr(item, "originalname", item.name)
+    found = rotation.is_in(date, rotation.names(item.path.stem, function, params))
+    if found is None and "tests/machines/" in str(item.path):
+        raise pytest.UsageError(f"{item.nodeid} is in no night: add it to {rotation.__file__}")
+    return found is not False
 
 
 def pytest_configure(config: pytest.Config) -> None:

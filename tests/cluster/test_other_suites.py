@@ -125,7 +125,7 @@ def output(container: Container) -> str:
     return said
 
 
-@pytest.mark.parametrize("image", [name for name in recipes.NAMES if name != "probe"])
+@pytest.mark.parametrize("image", [name for name in recipes.NAMES if name != "probe" and recipes.get(name).container])
 def test_every_image_runs_a_shell_and_says_which_release_it_is(built: BuiltSuite, image: str) -> None:
     with shell(built.image(image), ". /etc/os-release; echo $ID $VERSION_CODENAME") as container:
         assert output(container).split() == ["debian", built.suite.codename]

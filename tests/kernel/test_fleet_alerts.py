@@ -97,12 +97,12 @@ def test_a_peer_that_is_cut_off_fires_an_alert_by_its_name_that_clears_when_it_i
 
 def test_a_host_that_loses_its_network_is_down_and_its_peers_name_it(lab: Lab, server: Prometheus) -> None:
     lost = lab.hosts[1]
-    namespaces.ip(lab.switch, "link set p2 down")
+    namespaces.ip(lab.switch, f"link set {lost.port} down")
     try:
         down = ("OverlaydDown", f"{lost.address}:{PORT}")
         eventually("it fires", lambda: down in server.alerts(), timeout_s=TIMEOUT_S)
     finally:
-        namespaces.ip(lab.switch, "link set p2 up")
+        namespaces.ip(lab.switch, f"link set {lost.port} up")
     eventually("it clears", lambda: not server.alerts() and all_reached(server), timeout_s=TIMEOUT_S)
 
 

@@ -23,8 +23,9 @@ def knows_all(host: Host) -> bool:
     return len(peers) == HOSTS - 1 and not any(peer["problem"] for peer in peers)
 
 
-# It is marked slow because it slows down the tests that run beside it.
+# A hundred daemons leave nothing to the tests that would run beside them.
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.timeout(1300)
 def test_a_hundred_daemons_get_a_hundred_subnets_and_none_is_restarted(
     tmp_path: Path, record_property: Callable[[str, object], None]

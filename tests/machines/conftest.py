@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -10,7 +9,6 @@ from ipaddress import IPv4Network
 
 import pytest
 
-from tests.machines import rotation
 from tests.machines.making import MakesMachines
 from tests.sharing import alone_in
 from tests.testbed.cluster import additions, docker_engine
@@ -33,7 +31,7 @@ OWNED = {
 _TEST_S = 2400
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Everything in this folder needs Docker, built images and QEMU. One group at a time has machines."""
     for item in items:
         if "tests/machines/" in str(item.path):
@@ -50,19 +48,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 for fixture, setup in (("site", "machines"), ("owned", "owned")):
                     if fixture in names:
                         item.add_marker(pytest.mark.setup(setup))
-    if date := os.environ.get(rotation.VARIABLE):
-        left_out = [item for item in items if "tests/machines/" in str(item.path) and not _in_the_night(item, date)]
-        items[:] = [item for item in items if item not in left_out]
-        config.hook.pytest_deselected(items=left_out)
-
-
-def _in_the_night(item: pytest.Item, date: str) -> bool:
-    """Whether a test is one of that night's. Raises UsageError for one that no night has."""
-    params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
-    names = [item.path.stem, *(f"{item.path.stem}[{params[name]}]" for name in rotation.FIXTURES if name in params)]
-    if not rotation.of_all_nights().intersection(names):
-        raise pytest.UsageError(f"{item.nodeid} is in no night: add it to {rotation.__file__}")
-    return not rotation.of_night(date).isdisjoint(names)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -27,8 +27,7 @@ from images.engine.errors import BuildError
 from images.engine.files import write
 from images.engine.interrupts import sigterm_raises
 from overlayd.errors import OverlaydError
-from tests.machines import rotation
-from tests.nightly import parts, results, runs
+from tests.nightly import parts, results, rotation, runs
 from tests.nightly.junit import in_words
 from tests.nightly.page import failed_page, page
 from tests.nightly.parts import BROKEN_OFF, CUT_OFF, NOT_RUN, ROOT, Outcome, Part
@@ -68,10 +67,12 @@ def parts_of(selection: str, within_s: float, *, bench: bool, build: bool = True
     invoke = (sys.executable, "-m", "invoke")
     latest_s = max(within_s - _CLOSING_S, within_s / 2)
     tests_end_s = latest_s * (1 - _BENCH_PART) if bench else latest_s
+    date = f"{datetime.now(UTC):%Y-%m-%d}"
+    bases = [word for base in rotation.bases(date) for word in ("build-all", f"--base={base}")]
     # The part before has built what is missing; where that failed, it is not tried again.
     tests = [
         "env",
-        f"{rotation.VARIABLE}={datetime.now(UTC):%Y-%m-%d}",
+        f"{rotation.VARIABLE}={date}",
         *invoke,
         "test",
         "--all",
@@ -80,7 +81,7 @@ def parts_of(selection: str, within_s: float, *, bench: bool, build: bool = True
     ]
     tests += [f"--only={selection}"] if selection else []
     found = [
-        Part(name="build", argv=(*invoke, "build-all"), ends_at_s=min(_BUILD_S, tests_end_s / 2)),
+        Part(name="build", argv=(*invoke, *bases, "build-all"), ends_at_s=min(_BUILD_S, tests_end_s / 2)),
         Part(name=TESTS, argv=tuple(tests), ends_at_s=tests_end_s),
         Part(name=BENCHMARK, argv=(*invoke, "bench"), ends_at_s=latest_s),
     ]

@@ -19,6 +19,7 @@ from images.engine.graph import Target
 from images.engine.place import Place
 from images.engine.step import Step
 from tests.testbed.polling import until
+from tests.testbed.processes import group_runs
 
 DEADLINE_S = 20.0
 ROOT = Path(__file__).parents[3]
@@ -142,18 +143,10 @@ def test_a_stopped_build_ends_its_children_and_leaves_nothing(tmp_path: Path, nu
     finally:
         child.kill()
         child.wait()
-    until(lambda: not alive(group))
+    until(lambda: not group_runs(group))
     assert not (tmp_path / "build/half").exists()
     assert not list((tmp_path / "build/tmp").iterdir())
     assert not (tmp_path / "build/stamps/long.json").exists()
-
-
-def alive(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def test_what_nobody_expected_names_target_log_and_command_and_the_log_tells_how(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 from tests.nightly import parts, reaper
 from tests.nightly.parts import BROKEN_OFF, CUT_OFF, FAILED, NOT_RUN, ROOT, WELL, Outcome, Part
 from tests.testbed.polling import eventually
+from tests.testbed.processes import runs
 
 # A command that leaves a daemon behind: a grandchild in a session of its own, whose parent ends.
 LEAVING = """
@@ -42,7 +43,7 @@ def left(said: str) -> int:
 
 
 def gone(pid: int) -> bool:
-    return not Path(f"/proc/{pid}").exists()
+    return not runs(pid)
 
 
 def test_a_part_that_ends_is_well_or_failed_and_its_output_is_shown(
