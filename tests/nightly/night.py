@@ -83,7 +83,7 @@ def parts_of(selection: str, within_s: float, *, bench: bool, build: bool = True
     found = [
         Part(name="build", argv=(*invoke, *bases, "build-all"), ends_at_s=min(_BUILD_S, tests_end_s / 2)),
         Part(name=TESTS, argv=tuple(tests), ends_at_s=tests_end_s),
-        Part(name=BENCHMARK, argv=(*invoke, "bench"), ends_at_s=latest_s),
+        Part(name=BENCHMARK, argv=(*invoke, "bench", "--no-builds"), ends_at_s=latest_s),
     ]
     return [part for part in found if (build or part.name != "build") and (bench or part.name != BENCHMARK)]
 

@@ -64,7 +64,11 @@ def run_bench(
     preflight.check()
     with dockerd.running():
         document = _measure(c, base, parts=parts, backends=names, pace=pace)
-    path = history.keep(ROOT / "build" / "bench", document)
+        if "builds" in parts:
+            # Kept before: whoever has no time for builds has the other figures.
+            _keep({**document, "parts": [part for part in document["parts"] if part != "builds"]})
+            document["builds"] = build.measure(str(document["machine"]["base"]), _say)
+    path = _keep(document)
     report.show(_console, document)
     _say(f"figures: {path.relative_to(ROOT)}")
 
@@ -91,11 +95,15 @@ def _measure(
     built = time.monotonic() - began
     base = base or newest_base()
     document = bench(base, _say, only=parts, backends=backends, pace=pace)
-    if "builds" in parts:
-        document["builds"] = build.measure(base, _say)
     document["make_up_s"] = {"build-all, with what was already built": round(built, 2)}
-    before, path = history.last(ROOT / "build", document) or (None, None)
-    return marked(document, before, str(path.relative_to(ROOT)) if path else "")
+    return document
+
+
+def _keep(document: dict[str, Any]) -> Path:
+    """Compare a document with the last report of this machine, and keep it; its file."""
+    build_folder = ROOT / "build"
+    before, path = history.last(build_folder, document) or (None, None)
+    return history.keep(build_folder / "bench", marked(document, before, str(path.relative_to(ROOT)) if path else ""))
 
 
 def _write(path: Path, text: str) -> Path:
