@@ -122,7 +122,8 @@ def test_a_power_cut_while_the_daemon_starts_leaves_a_host_that_comes_back_on_it
     # What is in /run is lost with every boot; here the daemon starts without it, too.
     b.shell(f"rm -rf /run/overlayd && rm {STATE}/lease.json; sync")
     # One command, as a connection of its own for each look would come too late.
-    b.shell(f"systemctl start --no-block overlayd; i=0; until {moment}; do i=$((i+1)); [ $i -lt 5000 ] || exit 1; done")
+    looks = f"i=0; until {moment}; do i=$((i+1)); [ $i -lt 6000 ] || exit 1; sleep 0.02; done"
+    b.shell(f"systemctl start --no-block overlayd; {looks}")
     b.power_cut()
     b.boot()
     _is_whole(b)
