@@ -32,6 +32,8 @@ MAX_STEPS = max(2, os.cpu_count() or 1)
 _LOW_DISK_BYTES = 256 << 20
 # In s: by this much a clock may go back, as that of a virtual machine does, without harm.
 _CLOCK_S = 10.0
+# How long an interrupt may wait until it is handled.
+_TURN_S = 0.2
 
 
 def build(
@@ -111,7 +113,7 @@ class _Run:
                     self._start_ready(waiting, under_way)
                 if not under_way:
                     break
-                decision, outcome = self._ended.get()
+                decision, outcome = self._next_ended()
                 under_way.discard(decision.target.name)
                 if isinstance(outcome, str):
                     built.append(decision.target.name)
@@ -135,6 +137,16 @@ class _Run:
             raise StepFailed("\n".join(error.message for error in failed), hint=rest)
         self._layout.collect()
         return built
+
+    def _next_ended(self) -> tuple[BuildDecision, str | BaseException]:
+        """The next target that ended. Waits in turns.
+
+        Python runs a signal's handler between two instructions of the main thread (signal, "Execution of Python signal
+        handlers"): one that comes just before that thread begins to wait would be handled when the step has ended.
+        """
+        while True:
+            with suppress(queue.Empty):
+                return self._ended.get(timeout=_TURN_S)
 
     def _start_ready(self, waiting: dict[str, BuildDecision], under_way: set[str]) -> None:
         """Start targets whose needs are built, as many as may run; those that turn out to be up to date are dropped."""

@@ -109,7 +109,9 @@ def test_what_a_killed_build_left_is_removed(tmp_path: Path) -> None:
 
 
 _LONG_BUILD = """
+import signal
 import sys
+import threading
 from pathlib import Path
 from images.engine import containers, docker_images, runner
 from images.engine.graph import Target
@@ -118,6 +120,8 @@ containers.remove_leftovers = docker_images.remove_leftovers = lambda owner: []
 
 def build(step):
     step.output(Path("half")).write_text("half")
+    if "unseen" in sys.argv:
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
     step.run(["sh", "-c", "echo $$ > " + str(step.build / "pid") + "; sleep 300 & wait"])
 
 target = Target(name="long", build=build, inputs={}, outputs=(Path("half"),))
@@ -147,6 +151,19 @@ def test_a_stopped_build_ends_its_children_and_leaves_nothing(tmp_path: Path, nu
     assert not (tmp_path / "build/half").exists()
     assert not list((tmp_path / "build/tmp").iterdir())
     assert not (tmp_path / "build/stamps/long.json").exists()
+
+
+def test_an_interrupt_that_does_not_wake_the_main_thread_stops_the_build_at_once_too(tmp_path: Path) -> None:
+    # As where it comes just before the main thread begins to wait: no system call of that thread is interrupted.
+    done = subprocess.run(
+        [sys.executable, "-c", _LONG_BUILD, str(tmp_path), "unseen"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    assert done.returncode == 130
+    assert not (tmp_path / "build/half").exists()
+    assert not list((tmp_path / "build/tmp").iterdir())
 
 
 def test_what_nobody_expected_names_target_log_and_command_and_the_log_tells_how(tmp_path: Path) -> None:
