@@ -244,7 +244,8 @@ def test_docker_on_another_address_makes_the_host_unready(a: Host) -> None:
     try:
         eventually("it says so", lambda: unwell(a).keys() == {"docker"})
         assert "172.17.0.1/16" in unwell(a)["docker"]
-        assert a.status()["docker_problems"]
+        # The file is written a moment after the status that /readyz shows has changed.
+        eventually("the file says so too", lambda: a.status()["docker_problems"])
         assert figures(a)["overlayd_docker_problems"] == 1
     finally:
         a.run("ip", "address", "add", own, "dev", "docker0")

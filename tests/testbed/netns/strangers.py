@@ -152,9 +152,9 @@ class StrangersSite:
             namespaces.ip(self.lab.switch, f"route add {host.subnet} via {host.address}")
             if host.subnet6 is not None:
                 namespaces.ip(self.lab.switch, f"route add {host.subnet6} via {host.address6}")
-            # The router's link address is known as soon as one packet went there.
-            host.run("ping", "-n", "-c", "1", "-W", "1", str(SWITCH_ADDRESS))
-            host.run("ping", "-n", "-c", "1", "-W", "1", str(ROUTER6))
+            # The router's link address is known as soon as one packet was answered; until then, there is one a second.
+            host.run("ping", "-n", "-c", "1", "-w", "20", str(SWITCH_ADDRESS))
+            host.run("ping", "-n", "-c", "1", "-w", "20", str(ROUTER6))
         return Stranger("behind", name, "eth0", {"router": wire.mac_of(self.lab.switch, "pb")}, BEHIND)
 
     def _user_bridge(self, host: Host) -> Stranger:
