@@ -101,7 +101,6 @@ class Daemon:
     ) -> None:
         """`clock` and `wall_clock` are in seconds; the latter since the epoch."""
         self._settings = settings
-        self._underlay = UnderlayWatch(settings, underlay)
         self._store = store
         self._port = port
         self._clock = clock
@@ -109,7 +108,9 @@ class Daemon:
         self._bug: BaseException | None = None
         self._liveness = Liveness(slack_s=max(LEAST_SLACK_S, 3 * settings.resync_s), clock=clock)
         self._pacing = Pacing(self._liveness, clock=clock)
+        self._underlay = UnderlayWatch(settings, underlay, self._pacing.pause)
         self._keys = Keys(settings.etcd_prefix)
+        self._monitor = Monitor(self._pacing.wake)
         self._registry = Registry(store, self._keys, self._pacing.wake)
         self._renewal = LeaseRenewal(
             self._registry.refresh,
@@ -181,6 +182,7 @@ class Daemon:
             self._registry,
             self._status_file,
             config,
+            watch=self._monitor,
             clock=self._clock,
             wall_clock=self._wall_clock,
         )
@@ -294,8 +296,7 @@ class Daemon:
     def _threads(self) -> Iterator[None]:
         """Run the other threads: they follow kernel and etcd, renew the lease, send echoes, serve endpoints."""
         threading.excepthook = self._thread_died
-        monitor = Monitor(self._pacing.wake)
-        monitor.start()
+        self._monitor.start()
         self._registry.start()
         self._renewal.start()
         self._reachability.start()
@@ -306,4 +307,4 @@ class Daemon:
             # Each waits for its call to etcd, which takes seconds where etcd hangs. systemd waits 20 s for all of them.
             all_at_once(self._release_address, self._reachability.stop, self._renewal.stop, self._registry.stop)
             self._store.close()
-            monitor.stop()
+            self._monitor.stop()

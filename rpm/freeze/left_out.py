@@ -15,20 +15,9 @@ STANDARD_LIBRARY = (
     *("doctest", "ftplib", "pdb", "pydoc", "smtplib", "tkinter"),
 )
 
-# Parts of pyroute2, etcd3 and gRPC that the daemon does not let these import (daemon/overlayd/lib/slim_imports.py), and
+# Parts of etcd3 and gRPC that the daemon does not let these import (daemon/overlayd/lib/slim_imports.py), and
 # what only these parts need.
 REST_OF_LIBRARIES = (
-    *(
-        f"pyroute2.{name}"
-        for name in (
-            *("bsd", "conntrack", "devlink", "dhcp", "ethtool", "ext", "fixtures", "inotify", "ipdb", "ipvs"),
-            *("iwutil", "minimal", "ndb", "nftables", "nslink", "plan9", "wiset"),
-            *("netlink.connector", "netlink.devlink", "netlink.diag", "netlink.event", "netlink.generic.ethtool"),
-            *("netlink.generic.ipvs", "netlink.generic.l2tp", "netlink.generic.mptcp", "netlink.ipq"),
-            *("netlink.nl80211", "netlink.taskstats", "netlink.uevent"),
-            *("netlink.rtnl.probe_msg", "netlink.rtnl.tcmsg"),
-        )
-    ),
     *(f"etcd3.{name}" for name in ("client", "events", "leases", "locks", "members", "transactions", "utils", "watch")),
     *("google.protobuf.internal.python_message", "google.protobuf.text_format", "google.protobuf.json_format"),
     *("grpc.aio", "multiprocessing", "six", "sqlite3", "tenacity", "unittest"),

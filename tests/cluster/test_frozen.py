@@ -68,8 +68,8 @@ def test_the_program_starts_in_an_image_without_a_c_library(nothing_but_the_prog
     assert run(nothing_but_the_program, "--version") == (0, f"overlayd {__version__}\n")
 
 
-def test_grpc_etcd3_and_pyroute2_load_from_the_frozen_program(nothing_but_the_program: str) -> None:
-    # `check` imports all of them, then finds no interface in a container without a network.
+def test_grpc_and_etcd3_load_from_the_frozen_program(nothing_but_the_program: str) -> None:
+    # `check` imports both, then finds no interface in a container without a network.
     status, said = run(nothing_but_the_program, "check")
     assert status == 2, said
     assert "Traceback" not in said

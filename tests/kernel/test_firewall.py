@@ -15,7 +15,7 @@ import pytest
 from overlayd import firewall
 from overlayd.backends.listening import Listening
 from overlayd.kernel import ipset
-from overlayd.kernel.monitor import NETLINK_NETFILTER, NFT_GROUPS, RECEIVE_BYTES, is_rule_change
+from overlayd.kernel.monitor import NETLINK_NETFILTER, NFT_GROUPS, RECEIVE_BYTES, judge_rules
 from overlayd.lib import marks
 from tests.testbed.netns import namespaces
 from tests.testbed.netns.forwarding import use_iptables
@@ -104,7 +104,7 @@ def test_a_look_that_finds_no_difference_causes_no_notification(host: str, backe
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
         listener.bind((0, NFT_GROUPS))
         sync(host, "nftables")
-        assert is_rule_change(listener.recv(65536))
+        assert judge_rules(listener.recv(65536))
         sync(host, backend)
         while True:
             try:

@@ -12,12 +12,13 @@ import os
 import shutil
 import struct
 import sys
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 
 import pytest
-from pyroute2.netlink.generic.wireguard import wgmsg
 
+from overlayd.kernel.messages import attribute, listed
 from overlayd.kernel.state import WireguardLink, WireguardPeer
 from overlayd.kernel.wireguard import genl
 from overlayd.kernel.wireguard.device import Device
@@ -64,18 +65,24 @@ def tree(payload: bytes, path: tuple[str, ...] = ()) -> list[object]:
     return sorted(found, key=str)
 
 
-def ours(message: wgmsg) -> bytes:
-    """Our message, beginning with the generic netlink header."""
-    message.encode()
-    return bytes(message.data)[16:]
+def all_heard(*words: str) -> list[bytes]:
+    """The messages that `wg set` sends to the kernel."""
+    kernel = PlayedKernel()
+    kernel.run(["wg", "set", NAME, *words])
+    return kernel.heard
 
 
 def heard(*words: str) -> bytes:
-    """The message that `wg set` sends to the kernel."""
-    kernel = PlayedKernel()
-    kernel.run(["wg", "set", NAME, *words])
-    (request,) = kernel.heard
+    """The one message that `wg set` sends to the kernel."""
+    (request,) = all_heard(*words)
     return request
+
+
+def peer_numbers(message: bytes) -> set[int]:
+    """The numbers of the attributes of a message's one peer."""
+    (peers,) = (value for kind, value in listed(message, 4) if kind == 8)
+    ((_number, peer),) = listed(peers)
+    return {kind for kind, _value in listed(peer)}
 
 
 @pytest.fixture
@@ -99,42 +106,56 @@ def words(peer: WireguardPeer, psk: Path) -> list[str]:
 
 def test_a_device_is_configured_as_wg_configures_it(secret: Path) -> None:
     told = heard("private-key", str(secret / "private"), "listen-port", "51820")
-    assert ours(genl.link_message(LINK)) == told
+    assert genl.link_message(LINK) == told
 
 
 @pytest.mark.parametrize("peer", PEERS, ids=["ipv4", "ipv6"])
 def test_a_peer_is_configured_as_wg_configures_it(secret: Path, peer: WireguardPeer) -> None:
     told = heard(*words(peer, secret / "psk"))
-    assert ours(genl.peer_message(peer))[:4] == told[:4]
-    assert tree(ours(genl.peer_message(peer))[4:]) == tree(told[4:])
+    (made,) = genl.peer_messages(peer)
+    assert made[:4] == told[:4]
+    assert tree(made[4:]) == tree(told[4:])
+
+
+def test_a_peer_loses_its_allowed_ips_as_wg_takes_them(secret: Path) -> None:
+    peer = replace(PEERS[0], allowed_ips=frozenset())
+    told = heard(*words(peer, secret / "psk"))
+    (made,) = genl.peer_messages(peer)
+    assert tree(made[4:]) == tree(told[4:])
+
+
+def test_many_allowed_ips_go_into_several_messages_as_wg_divides_them(secret: Path) -> None:
+    peer = replace(PEERS[0], allowed_ips=frozenset(IPv6Network((number << 64, 64)) for number in range(1, 2500)))
+    told, made = all_heard(*words(peer, secret / "psk")), genl.peer_messages(peer)
+    # The messages of wg are smaller, so it has more of them.
+    assert len(told) > len(made) > 1
+    assert genl.parse(NAME, told) == genl.parse(NAME, made) == Device(peers=(peer,))
+    assert peer_numbers(made[0]) == peer_numbers(told[0])
+    assert [peer_numbers(one) for one in made[1:]] == [peer_numbers(told[1])] * (len(made) - 1)
 
 
 def test_a_peer_is_removed_as_wg_removes_it(secret: Path) -> None:
     told = heard("peer", PUBLIC[0], "remove")
-    assert tree(ours(genl.removal_message(PEERS[0]))[4:]) == tree(told[4:])
+    assert tree(genl.removal_message(PEERS[0])[4:]) == tree(told[4:])
 
 
 def test_a_device_is_requested_as_wg_requests_it() -> None:
-    kernel = PlayedKernel(device=ours(genl.link_message(LINK)))
+    kernel = PlayedKernel(device=genl.link_message(LINK))
     kernel.run(["wg", "showconf", NAME])
-    assert kernel.heard == [ours(genl.get_message(NAME))]
+    assert kernel.heard == [genl.get_message(NAME)]
 
 
 def test_what_wg_writes_is_what_we_read(secret: Path) -> None:
     everything = ["private-key", str(secret / "private"), "listen-port", "51820"]
     told = heard(*everything, *(word for peer in PEERS for word in words(peer, secret / "psk")))
-    message = wgmsg(struct.pack("=IHHII", 16 + len(told), 0, 0, 0, 0) + told)
-    message.decode()
-    assert genl.parse(NAME, [message]) == Device(private_key=PRIVATE, listen_port=51820, peers=PEERS)
+    assert genl.parse(NAME, [told]) == Device(private_key=PRIVATE, listen_port=51820, peers=PEERS)
 
 
 def whole() -> bytes:
-    """The device with its peers, as a kernel describes it."""
-    told = [dict(genl.peer_message(peer)["attrs"])["WGDEVICE_A_PEERS"] for peer in PEERS]
-    attributes = [*genl.link_message(LINK)["attrs"], ("WGDEVICE_A_PEERS", [one for peers in told for one in peers])]
-    message = wgmsg()
-    message["cmd"], message["version"], message["attrs"] = 0, 1, attributes
-    return ours(message)
+    """The device with its peers, as a kernel describes it: our messages in one."""
+    messages = [message for peer in PEERS for message in genl.peer_messages(peer)]
+    peers = b"".join(value for message in messages for kind, value in listed(message, 4) if kind == 8)
+    return struct.pack("=BBxx", 0, 1) + genl.link_message(LINK)[4:] + attribute(0x8000 | 8, peers)
 
 
 def test_what_we_write_is_what_wg_reads() -> None:
@@ -186,15 +207,23 @@ def test_our_transport_sends_and_receives_all_of_it() -> None:
     kernel = PlayedKernel(device=whole())
     assert transported(kernel) == "True 51820 True"
     assert kernel.heard == [
-        ours(message)
-        for message in (
-            genl.link_message(LINK),
-            *map(genl.peer_message, PEERS),
-            genl.removal_message(PEERS[0]),
-            genl.get_message(NAME),
-        )
+        genl.link_message(LINK),
+        *(message for peer in PEERS for message in genl.peer_messages(peer)),
+        genl.removal_message(PEERS[0]),
+        genl.get_message(NAME),
     ]
 
 
 def test_a_refusal_of_the_kernel_keeps_its_errno() -> None:
     assert transported(PlayedKernel(refuses=errno.EADDRINUSE)) == "EADDRINUSE"
+
+
+def test_a_kernel_without_wireguard_or_without_the_device_says_so() -> None:
+    kernel = genl.Kernel()
+    try:
+        for _attempt in range(2):
+            with pytest.raises(OSError) as caught:  # noqa: PT011
+                kernel.get("overlay-none")
+            assert caught.value.errno in (errno.ENOENT, errno.ENODEV)
+    finally:
+        kernel.close()

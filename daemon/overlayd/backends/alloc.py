@@ -30,6 +30,7 @@ class Alloc(PlainPackets):
         host_answers=False,
         one_route=False,
         runs_commands=False,
+        notified=True,
     )
 
     def plan(self, own: Lease, peers: Collection[Lease]) -> Plan:

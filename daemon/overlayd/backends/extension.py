@@ -110,6 +110,7 @@ class Extension:
         host_answers=False,
         one_route=False,
         runs_commands=True,
+        notified=False,
     )
 
     def __init__(self, environment: Environment, commands: Commands) -> None:

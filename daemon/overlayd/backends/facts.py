@@ -63,6 +63,8 @@ class BackendFacts:
     """Whether one route leads the whole network into the overlay, not only the subnets of peers."""
     runs_commands: bool
     """Whether it runs commands of the network config."""
+    notified: bool
+    """Whether rtnetlink tells of each change of what it made, kernel settings aside: it is read seldom then."""
 
     def key(self, name: str) -> Key:
         """The key of that name. Raises KeyError."""

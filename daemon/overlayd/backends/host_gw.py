@@ -38,6 +38,7 @@ class HostGw(PlainPackets):
         host_answers=False,
         one_route=False,
         runs_commands=False,
+        notified=True,
     )
 
     @classmethod

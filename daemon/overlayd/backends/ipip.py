@@ -39,6 +39,7 @@ class Ipip(Planned):
         host_answers=True,
         one_route=False,
         runs_commands=False,
+        notified=True,
     )
     environment: Environment
     direct: bool

@@ -1,7 +1,7 @@
 """Which leases a backend serves, why it refuses the others, and the look-ups of peers for each packet. Pure.
 
 A reason that concerns one lease alone goes into `_Family.unfit` (one IP version) or `_LeaseRules.refusal`; one that
-depends on leases served before goes into `_Served.refusal`; one that a single backend has goes into its `usable`.
+depends on leases served before goes into `Together.refusal`; one that a single backend has goes into its `usable`.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def select_peers(
     that overlap, one that fits the network config is served before one that does not, then the older one: a new lease
     takes nothing from an old one. `usable` returns why the backend cannot use a lease that is good otherwise.
     """
-    rules, already_served = _LeaseRules(own, network, backend_type, needed, one_route=one_route), _Served(network)
+    rules, already_served = _LeaseRules(own, network, backend_type, needed, one_route=one_route), Together(network)
     # Leases only, no tuples of them: a hundred thousand new objects would start Python's garbage collector.
     candidates: list[Lease] = []
     refused: list[Lease] = []
@@ -228,10 +228,11 @@ class _Overlapped(NamedTuple):
         return str(taken_by(self.subnet, self.needed))
 
 
-class _Served:
-    """The leases that are served already, in the families that the network uses."""
+class Together:
+    """Leases that are served together, in the families that the network uses."""
 
     def __init__(self, network: NetworkConfig) -> None:
+        """None yet."""
         self._subnets = {version: Index() for version in network.versions}
         self._addresses = {version: Index() for version in network.versions}
         self._family_leases: dict[tuple[int, int], FamilyLease] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -20,6 +20,10 @@ class Planned(Protocol):
     def plan(self, own: Lease, peers: Collection[Lease]) -> Plan:
         """All that the kernel should hold, for these leases. Pure."""
         ...
+
+    def claims(self, peer: Lease) -> Iterable[Hashable]:  # noqa: ARG002 - most have none
+        """What a lease that `plan` takes has for itself alone, beside its subnets: no other peer may have it too."""
+        return ()
 
     def open(self, own: Lease) -> None:
         """See Backend."""

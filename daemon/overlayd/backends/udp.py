@@ -54,6 +54,7 @@ class Udp:
         host_answers=True,
         one_route=True,
         runs_commands=False,
+        notified=False,
     )
 
     def __init__(self, environment: Environment, *, port: int, mtu_bytes: int) -> None:

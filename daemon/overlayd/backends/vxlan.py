@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -66,6 +66,7 @@ FACTS = BackendFacts(
     host_answers=True,
     one_route=False,
     runs_commands=False,
+    notified=True,
 )
 
 
@@ -161,6 +162,10 @@ class Vxlan(Planned):
             paths=paths,
         )
 
+    def claims(self, peer: Lease) -> Iterable[Hashable]:
+        """See Planned: its MACs, also where a direct route needs none."""
+        return [(one.version, _mac_of(one)) for one in self.environment.shared_family_leases(peer)]
+
     def _own_end(self, family_lease: FamilyLease) -> tuple[KernelObject, ...]:
         device = self.device(family_lease.version)
         link = VxlanLink(
@@ -193,12 +198,16 @@ class Vxlan(Planned):
         if self._is_direct(family_lease):
             return (direct_route(self.environment, family_lease),)
         device, gateway = self.device(family_lease.version), family_lease.subnet.network_address
-        mac = str(family_lease.fields()["vtepmac"]).lower()
+        mac = _mac_of(family_lease)
         return (
             Neighbour(link=device, address=gateway, mac=mac),
             FdbEntry(link=device, mac=mac, dst=family_lease.public_ip),
             Route(dst=family_lease.subnet, link=device, via=gateway, onlink=True),
         )
+
+
+def _mac_of(family_lease: FamilyLease) -> str:
+    return str(family_lease.fields()["vtepmac"]).lower()
 
 
 class _Macs:

@@ -92,6 +92,7 @@ class Wireguard:
         host_answers=True,
         one_route=True,
         runs_commands=False,
+        notified=False,
     )
 
     def __init__(

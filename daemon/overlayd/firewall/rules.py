@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
+from typing import TypeVar
 
 from overlayd.backends.listening import Listening
 from overlayd.lib.addresses import IPAddress, IPNetwork
+
+F = TypeVar("F", IPAddress, IPNetwork)
 
 DOCKER_BRIDGE = "docker0"
 # Docker names the bridge of each user-defined network `br-` and twelve hexadecimal digits (moby, bridge.go).
@@ -110,11 +113,18 @@ class DesiredRules:
 
     def peers_of(self, version: int) -> frozenset[IPAddress]:
         """The peers' public addresses of an IP version."""
-        return frozenset(peer for peer in self.peers if peer.version == version)
+        return _of(version, self.peers)
 
     def leased_of(self, version: int) -> frozenset[IPNetwork]:
         """The peers' subnets of an IP version."""
-        return frozenset(subnet for subnet in self.leased if subnet.version == version)
+        return _of(version, self.leased)
+
+
+def _of(version: int, found: frozenset[F]) -> frozenset[F]:
+    """Those of an IP version: the same object where all are, as there may be thousands."""
+    if all(one.version == version for one in found):
+        return found
+    return frozenset(one for one in found if one.version == version)
 
 
 NOTHING = DesiredRules()

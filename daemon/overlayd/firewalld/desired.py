@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from overlayd.backends.listening import Listening
 from overlayd.firewall.rules import Overlay
@@ -71,11 +72,14 @@ def desired(
                 forward |= {*_forward(one, overlay.network)}
     return Runtime(
         policies={forward_policy(): frozenset(forward), input_policy(): frozenset(map(_listen, listens))},
-        ipsets={
-            peers_ipset(version): frozenset(str(peer) for peer in peers if peer.version == version)
-            for version in (4, 6)
-        },
+        ipsets={peers_ipset(version): _as_text(frozenset(peers), version) for version in (4, 6)},
     )
+
+
+@lru_cache(maxsize=4)
+def _as_text(peers: frozenset[IPAddress], version: int) -> frozenset[str]:
+    """The same thousands are asked for again and again."""
+    return frozenset(str(peer) for peer in peers if peer.version == version)
 
 
 def _forward(network: IPNetwork, subnet: IPNetwork) -> tuple[str, str]:

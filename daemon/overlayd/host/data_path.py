@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from typing import ClassVar
 
 from overlayd import backends
 from overlayd.backends.peers import PROBLEMS_AT_MOST
 from overlayd.backends.planned import Planned
 from overlayd.errors import OverlaydError, UnsupportedError
+from overlayd.host.look import Look
 from overlayd.host.parts import DesiredHost, HostContext, PartReport
 from overlayd.kernel.converge import ConvergeReport
 from overlayd.leases.lease import DEFAULT_BACKEND, Lease
+from overlayd.lib.addresses import IPAddress, IPNetwork
 from overlayd.lib.log import logger
 from overlayd.monitoring.state import Peer
 
@@ -24,14 +28,21 @@ class DataPath:
 
     name: ClassVar[str] = "data path"
 
-    def __init__(self, context: HostContext) -> None:
-        """Changes nothing yet."""
+    def __init__(self, context: HostContext, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """Changes nothing yet. `clock` is in seconds."""
         self._context = context
+        self._clock = clock
+        self._look: Look | None = None
+        self._told = PartReport()
         self._stop = threading.Event()
         self._carrier: threading.Thread | None = None
         self._carrier_problem: str | None = None
         self.served: tuple[Lease, ...] = ()
         """The peers that the backend serves, as of the last sync in which it did not fail as a whole."""
+        self.served_from: frozenset[IPAddress] = frozenset()
+        """The addresses that these send from."""
+        self.served_subnets: frozenset[IPNetwork] = frozenset()
+        """Their subnets."""
 
     def open(self, lease: Lease, *, on_failure: Callable[[], None]) -> None:
         """Open the backend and carry packets; `on_failure` is called by another thread when that ends by itself."""
@@ -55,19 +66,38 @@ class DataPath:
 
     def sync(self, desired: DesiredHost) -> PartReport:
         """Make the kernel hold what the leases say, and nothing stale of ours. A peer that fails is no problem here."""
-        report = ConvergeReport()
+        look, self._look = self._look, None
+        if look is not None and self._carrier_problem is None and look.holds():
+            if desired == look.desired:
+                self._look = look
+                return self._told
+            report = look.add(desired)
+            if report is not None:
+                self._look = look
+                return self._tell(desired, report, ())
+        # Before the kernel is read: all that changes meanwhile is news.
+        self._context.watch.expected.forget()
+        changes = self._context.watch.changes()
         problems = [self._carrier_problem] if self._carrier_problem else []
         try:
             report = self._context.backend.apply(desired.lease, desired.peers)
-            problems.extend(report.problems)
-            self.served = tuple(peer for peer in desired.peers if peer.key_name in report.paths)
         except UnsupportedError:
             raise
         except OverlaydError as error:
-            problems.append(error.message)
+            return self._tell(desired, None, (*problems, error.message))
+        if self._context.backend.facts.notified and not report.problems and not report.refused:
+            self._look = Look(self._context, desired, report, changes=changes, clock=self._clock)
+        return self._tell(desired, report, (*problems, *report.problems))
+
+    def _tell(self, desired: DesiredHost, report: ConvergeReport | None, problems: tuple[str, ...]) -> PartReport:
+        """The report of this part; `report` is None where the backend failed as a whole."""
+        if report is not None:
+            self.served = tuple(peer for peer in desired.peers if peer.key_name in report.paths)
+            self.served_from, self.served_subnets = public_addresses(self.served), subnets_of(self.served)
+        report = report or ConvergeReport()
         shown = self._shown(desired.peers, report)
-        return PartReport(
-            problems=tuple(problems),
+        found = PartReport(
+            problems=problems,
             changed=bool(report.written),
             status={
                 "backend": self._context.config.backend_type,
@@ -76,6 +106,8 @@ class DataPath:
                 "peers_untold": len(desired.peers) - len(shown),
             },
         )
+        self._told = replace(found, changed=False)
+        return found
 
     def _carry(self, on_failure: Callable[[], None]) -> None:
         try:
@@ -110,6 +142,16 @@ class DataPath:
         if any(self._context.backend.lease_data(version) is not None for version in self._context.config.versions):
             kinds.add(backends.published_type(self._context.config.backend_type))
         return lease.backend_type in kinds and all(family_lease.data is None for family_lease in lease.family_leases)
+
+
+def public_addresses(peers: Collection[Lease]) -> frozenset[IPAddress]:
+    """The addresses that peers send from."""
+    return frozenset(family_lease.public_ip for peer in peers for family_lease in peer.family_leases)
+
+
+def subnets_of(peers: Collection[Lease]) -> frozenset[IPNetwork]:
+    """The subnets of peers."""
+    return frozenset(family_lease.subnet for peer in peers for family_lease in peer.family_leases)
 
 
 def address_fields(lease: Lease) -> dict[str, str | None]:

@@ -9,7 +9,7 @@ from overlayd import firewall
 from overlayd.docker.dockerd_config import read_dockerd_config
 from overlayd.errors import CommandFailed, KernelRefused
 from overlayd.host import other_networks
-from overlayd.host.data_path import DataPath
+from overlayd.host.data_path import DataPath, public_addresses, subnets_of
 from overlayd.host.parts import DesiredHost, HostContext, PartReport
 from overlayd.kernel import interfaces, netlink
 from overlayd.leases.conflicts import CurrentNeeds
@@ -58,15 +58,14 @@ class FirewallPart:
                     log.warning("this host forwards packets of other networks", reason=reason)
                     self._forwards_for_all.add(reason)
         addresses, leased = self._firewall.members()
-        report = self._write(self._desired(subnets, addresses | public_addresses(peers), leased | _subnets(peers)))
+        report = self._write(self._desired(subnets, addresses | public_addresses(peers), leased | subnets_of(peers)))
         if report.problems:
             raise CommandFailed(f"strangers cannot be kept out, so the backend is not opened: {report.problems[0]}")
 
     def sync(self, desired: DesiredHost) -> PartReport:
         """Write the rules for this lease and for the peers that the data path serves."""
-        peers = self._data_path.served
         try:
-            rules = self._desired(desired.lease.subnets, public_addresses(peers), _subnets(peers))
+            rules = self._desired(desired.lease.subnets, self._data_path.served_from, self._data_path.served_subnets)
         except KernelRefused as error:
             # The rules stay as they are until the next reconciliation.
             return self._report(problems=(str(error),))
@@ -157,12 +156,3 @@ def overlays(config: NetworkConfig, subnets: Subnets, here: CurrentNeeds) -> lis
         )
         for network, subnet in zip(config.networks, subnets, strict=True)
     ]
-
-
-def public_addresses(peers: Collection[Lease]) -> frozenset[IPAddress]:
-    """The addresses that peers send from."""
-    return frozenset(family_lease.public_ip for peer in peers for family_lease in peer.family_leases)
-
-
-def _subnets(peers: Collection[Lease]) -> frozenset[IPNetwork]:
-    return frozenset(family_lease.subnet for peer in peers for family_lease in peer.family_leases)

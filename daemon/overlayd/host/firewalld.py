@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from overlayd import firewalld
 from overlayd.host.data_path import DataPath
-from overlayd.host.firewall import overlays, public_addresses
+from overlayd.host.firewall import overlays
 from overlayd.host.parts import DesiredHost, HostContext, PartReport
 
 
@@ -27,7 +27,7 @@ class FirewalldPart:
             firewalld.desired(
                 overlays=overlays(self._context.config, desired.lease.subnets, self._context.here),
                 listens=self._context.backend.listens,
-                peers=public_addresses(self._data_path.served),
+                peers=self._data_path.served_from,
                 trusted=self._context.settings.trusted_networks,
             )
         )

@@ -16,10 +16,11 @@ from overlayd.host.firewall import FirewallPart
 from overlayd.host.firewalld import FirewalldPart
 from overlayd.host.network_note import NetworkNote
 from overlayd.host.own_lease import OwnLease
-from overlayd.host.parts import DesiredHost, HostContext, Part
+from overlayd.host.parts import DesiredHost, HostContext, KernelWatch, Part
 from overlayd.host.reconciler import Reconciler
 from overlayd.host.unknown_keys import UnknownKeys
 from overlayd.leases.conflicts import CurrentNeeds
+from overlayd.leases.lease import Lease
 from overlayd.leases.lease_table import LeaseTable
 from overlayd.leases.network_config import NetworkConfig
 from overlayd.leases.registry import Registry
@@ -43,12 +44,13 @@ class Host:
         status_file: StatusFile,
         config: NetworkConfig,
         *,
+        watch: KernelWatch,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         """Check the config against this host: NetworkConfigError, UnsupportedError. Changes nothing.
 
-        `clock` and `wall_clock` are in seconds; the latter since the epoch.
+        `watch` is that of HostContext. `clock` and `wall_clock` are in seconds; the latter since the epoch.
         """
         self._settings = settings
         self._registry = registry
@@ -56,9 +58,16 @@ class Host:
         self._clock = clock
         self._here = CurrentNeeds(needed=host_needs.now(settings.etcd_endpoints))
         backend = backend_here(settings, config, underlay, self._here)
-        context = HostContext(settings=settings, config=config, underlay=underlay, backend=backend, here=self._here)
+        context = HostContext(
+            settings=settings,
+            config=config,
+            underlay=underlay,
+            backend=backend,
+            here=self._here,
+            watch=watch,
+        )
         self.own_lease = OwnLease(context, registry)
-        self._data_path = DataPath(context)
+        self._data_path = DataPath(context, clock=clock)
         self._firewall = FirewallPart(context, self._data_path)
         # Docker's default bridge is on network 0. Containers of another network are on a bridge of an administrator's.
         self._docker = DockerPart(context) if settings.network_number == 0 else None
@@ -74,6 +83,9 @@ class Host:
             # Last: docker starts from them.
             self._files,
         )
+        self._last: tuple[LeaseTable, Lease, DesiredHost] | None = None
+        self._watch = watch
+        self._needs_read: tuple[int, float] | None = None
         self._reconciler = Reconciler(self._parts, status_file, clock=clock, wall_clock=wall_clock)
 
     @contextmanager
@@ -102,7 +114,7 @@ class Host:
         those that the caller knows of: they are shown in the status only. Raises UnsupportedError.
         """
         began = self._clock()
-        self._here.needed = host_needs.now(self._settings.etcd_endpoints)
+        self._read_needs(began)
         lease_table, view, held = self._registry.lease_table(), self._registry.view, self.own_lease.held
         status = {
             "network": str(self._config),
@@ -134,12 +146,30 @@ class Host:
         if self._docker is not None:
             self._docker.settle()
 
+    def _read_needs(self, now: float) -> None:
+        """Read what this host needs for itself, unless that was just done and the kernel has told of no change."""
+        changes = self._watch.changes()
+        if self._needs_read is not None:
+            at_change, at = self._needs_read
+            if changes == at_change and now - at < self._settings.resync_s:
+                return
+        self._here.needed = host_needs.now(self._settings.etcd_endpoints)
+        self._needs_read = (changes, now)
+
     def _desired(self, lease_table: LeaseTable) -> DesiredHost:
+        """The same object for the same leases: it is compared with the last one, and may have thousands of peers."""
         held = self.own_lease.held.lease
+        if self._last is not None and self._last[0] is lease_table and self._last[1] == held:
+            return self._last[2]
+        # As a number: comparing addresses takes four times as long.
+        number, own_name = held.family_leases[0].public_number, held.key_name
         peers = tuple(
             lease
             for name, lease in lease_table.leases.items()
             # After a change of address the old lease is still in the view for a moment.
-            if lease.public_ip != held.public_ip and name != held.key_name
+            if name != own_name
+            and (lease.family_leases[0].public_number != number or lease.public_ip != held.public_ip)
         )
-        return DesiredHost(lease=held, peers=peers, reserved=lease_table.reserved)
+        desired = DesiredHost(lease=held, peers=peers, reserved=lease_table.reserved)
+        self._last = (lease_table, held, desired)
+        return desired

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -14,11 +15,12 @@ log = logger("daemon")
 
 MAIN_LOOP = "main loop"
 FIRST_ANSWER_S = 5.0
-# Netlink and etcd report changes in bursts: after this pause, one reconciliation serves a whole burst. On a host whose
+# A change is served at once while there are few of them, and changes that come in bursts are gathered: a reconciliation
+# uses up this much time, and one begins only when no more than CREDIT_S are used in advance. So on a host whose
 # neighbours come and go all the time, there are no more than two reconciliations a second.
-SETTLE_S = 0.1
 LEAST_INTERVAL_S = 0.5
-# After a reconciliation that took processor time, the next begins no sooner than this many times that long.
+CREDIT_S = 2.5
+# One that took processor time uses up this many times that long.
 REST = 3
 LONGEST_REST_S = 15.0
 # FREE_LOSSES subnets may be lost within an hour without a pause; each further one doubles the pause.
@@ -32,7 +34,7 @@ def loss_rest_s(losses: int) -> float:
 
 
 def round_rest_s(cpu_s: float) -> float:
-    """How long to wait after a reconciliation that took `cpu_s` of processor time. Pure.
+    """How long to wait for each reconciliation that took `cpu_s` of processor time, before or after it. Pure.
 
     Whoever writes a hundred thousand leases into etcd, and changes them all the time, must not keep this host busy.
     """
@@ -61,6 +63,8 @@ class Pacing:
         self._losses: list[float] = []
         # The processor time that the main thread had taken when the reconciliation began.
         self._cpu_s = 0.0
+        # Until when the reconciliations that were have used up the time.
+        self._used_until = -math.inf
 
     @property
     def stopping(self) -> bool:
@@ -86,15 +90,19 @@ class Pacing:
             self._changed.clear()
 
     def until_due(self, resync_s: float) -> bool:
-        """Wait until something changed or the resync is due, and at least `round_rest_s`; False after `stop`."""
+        """Wait until something changed or the resync is due, and until there is time for it; False after `stop`."""
         rest_s = round_rest_s(self._cpu_clock() - self._cpu_s)
-        self._liveness.beat(MAIN_LOOP, within_s=resync_s + rest_s)
-        earliest = self._clock() + rest_s
+        self._used_until = max(self._used_until, self._clock()) + rest_s
+        self._liveness.beat(MAIN_LOOP, within_s=resync_s + max(0.0, self._used_until - CREDIT_S - self._clock()))
         self._changed.wait(resync_s)
-        self._stopping.wait(max(SETTLE_S, earliest - self._clock()))
+        self.pause(max(0.0, self._used_until - CREDIT_S - self._clock()))
         self._changed.clear()
         self._cpu_s = self._cpu_clock()
         return not self.stopping
+
+    def pause(self, seconds: float) -> None:
+        """Wait for a short time within a reconciliation."""
+        self._stopping.wait(seconds)
 
     def before_retry(self, retry_s: float) -> None:
         """Wait before something that failed is tried again: until something changed, at most `retry_s`."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 from overlayd.backends.backend import Backend
+from overlayd.kernel.expected import Expected
 from overlayd.leases.conflicts import CurrentNeeds
 from overlayd.leases.lease import Lease
 from overlayd.leases.network_config import NetworkConfig
@@ -17,11 +18,23 @@ from overlayd.settings import Settings
 from overlayd.underlay.choose import Underlay
 
 
+class KernelWatch(Protocol):
+    """What tells of changes in the kernel (kernel/monitor.py)."""
+
+    expected: Expected
+    """What is no news when the kernel tells of it."""
+
+    def changes(self) -> int:
+        """Another number whenever there were news."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class HostContext:
     """What parts are made from: this host's settings, and what follows from one network config on this host.
 
-    `here` is what this host needs for itself, as it was last read; the same object for all parts.
+    `here` is what this host needs for itself, as it was last read; the same object for all parts. `watch` tells of
+    changes in the kernel.
     """
 
     settings: Settings
@@ -29,6 +42,7 @@ class HostContext:
     underlay: Underlay
     backend: Backend
     here: CurrentNeeds
+    watch: KernelWatch
 
 
 @dataclass(frozen=True, kw_only=True)

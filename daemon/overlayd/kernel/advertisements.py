@@ -5,16 +5,15 @@ from __future__ import annotations
 import contextlib
 import socket
 from pathlib import Path
-from socket import AF_INET6
-from typing import Any
 
+from overlayd.kernel import routes
 from overlayd.kernel.interfaces import read_bridges
 
-# linux/rtnetlink.h: routes that a router advertisement gave; the main table.
-_RTPROT_RA, _TABLE_MAIN = 9, 254
+# linux/rtnetlink.h: routes that a router advertisement gave.
+_RTPROT_RA = 9
 
 
-def keep(ipr: Any) -> None:
+def keep() -> None:
     """Keep accepting router advertisements where routes depend on them: with forwarding, a value of 1 would not.
 
     Documentation/networking/ip-sysctl.rst, accept_ra: 2 is the same as 1, also while forwarding. Only interfaces that
@@ -22,8 +21,8 @@ def keep(ipr: Any) -> None:
     (`default`), a container could give this host a route.
     """
     of_guests = read_bridges().of_guests
-    routes = ipr.get_routes(family=AF_INET6, proto=_RTPROT_RA, table=_TABLE_MAIN)
-    for index in {message.get_attr("RTA_OIF") for message in routes}:
+    given = [route for route in routes.read_main(6) if route.protocol == _RTPROT_RA]
+    for index in {hop.ifindex for route in given for hop in route.hops}:
         with contextlib.suppress(OSError):
             name = socket.if_indextoname(index)
             path = Path(f"/proc/sys/net/ipv6/conf/{name}/accept_ra")

@@ -20,7 +20,8 @@ class ConvergeReport:
 
     Peers are named by the last part of their lease's key. `problems` are of this host's own part, `peer_problems` of
     one peer each; `paths` says in a word how each of the others is reached. `unlisted` counts peers that are not served
-    either, but are too many to be listed.
+    either, but are too many to be listed. `refused` counts operations. `held` is all that was planned,
+    and `foreign` are the routes of others in the network.
     """
 
     written: int = 0
@@ -28,6 +29,9 @@ class ConvergeReport:
     peer_problems: Mapping[str, str] = field(default_factory=dict)
     paths: Mapping[str, str] = field(default_factory=dict)
     unlisted: int = 0
+    refused: int = 0
+    held: frozenset[KernelObject] = frozenset()
+    foreign: tuple[ForeignRoute, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +91,8 @@ def converge(plan: Plan) -> ConvergeReport:
     actual, foreign = netlink.read_with_foreign(plan.networks)
     conflicts = conflicts_of(plan, actual, foreign)
     plan = without_conflicts(plan, conflicts)
-    operations = diff(plan.state(), with_flannel_routes(actual, conflicts))
+    desired = plan.state()
+    operations = diff(desired, with_flannel_routes(actual, conflicts))
     failed = netlink.apply(operations)
     problems = list(conflicts.base.values())
     peer_problems = {**conflicts.partly, **plan.problems}
@@ -104,6 +109,9 @@ def converge(plan: Plan) -> ConvergeReport:
         peer_problems=peer_problems,
         paths=plan.paths,
         unlisted=plan.unlisted,
+        refused=len(failed),
+        held=desired.objects,
+        foreign=foreign,
     )
 
 

@@ -12,14 +12,15 @@ import os
 import struct
 from pathlib import Path
 
-from overlayd.kernel import tun
+from overlayd.kernel import decode, links, tun
+from overlayd.kernel.messages import attribute, word
 from overlayd.kernel.namespaces import in_new_namespace
-from overlayd.kernel.pyroute import IPRoute, NetlinkError
 
-_DEVICES: dict[str, dict[str, int]] = {
-    "vxlan": {"vxlan_id": 1, "vxlan_port": 4789},
-    "ipip": {},
-    "wireguard": {},
+# What the kernel wants to be told of a device of each kind.
+_DEVICES: dict[str, bytes] = {
+    "vxlan": word(decode.IFLA_VXLAN_ID, 1) + attribute(decode.IFLA_VXLAN_PORT, (4789).to_bytes(2, "big")),
+    "ipip": b"",
+    "wireguard": b"",
 }
 _NAME = "probe0"
 WHEN_NEEDED = "loaded when needed"
@@ -30,14 +31,14 @@ def module_state(name: str) -> str | None:
     if (Path("/sys/module") / name).exists():
         return "in the kernel"
     folder = Path("/lib/modules") / os.uname().release
-    for file, word in (("modules.builtin", "built in"), ("modules.dep", WHEN_NEEDED)):
+    for file, how in (("modules.builtin", "built in"), ("modules.dep", WHEN_NEEDED)):
         try:
             lines = (folder / file).read_text().splitlines()
         except OSError:
             continue
         # Compressed or not: kernel/drivers/net/vxlan/vxlan.ko.xz: …
         if any(Path(line.partition(":")[0]).name.partition(".")[0].replace("-", "_") == name for line in lines):
-            return word
+            return how
     return None
 
 
@@ -48,12 +49,11 @@ def makes_device(kind: str) -> bool:
 
 def _makes_link(kind: str) -> bool:
     try:
-        with IPRoute() as ipr:
-            ipr.link("add", ifname=_NAME, kind=kind, **_DEVICES[kind])
-    except NetlinkError as error:
-        if error.code in (errno.EOPNOTSUPP, errno.ENODEV):
+        links.add(_NAME, kind, data=_DEVICES[kind])
+    except OSError as error:
+        if error.errno in (errno.EOPNOTSUPP, errno.ENODEV):
             return False
-        raise OSError(error.code, f"{kind}: {os.strerror(error.code)}") from error
+        raise OSError(error.errno, f"{kind}: {error.strerror}") from error
     return True
 
 

@@ -8,19 +8,18 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from socket import AF_INET, AF_INET6
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 from overlayd.errors import KernelRefused
+from overlayd.kernel import links, routes
 from overlayd.kernel.foreign import BRIDGE, FLANNEL
-from overlayd.kernel.pyroute import IPRoute, NetlinkError
-from overlayd.lib.addresses import IPAddress, IPInterface, IPNetwork, ip_address, ip_interface
+from overlayd.kernel.links import LinkMessage
+from overlayd.lib.addresses import IPAddress, IPInterface, IPNetwork
 from overlayd.lib.marks import ALIASES, DEVICES
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_TABLE_MAIN = 254
 _GUESTS = ("veth", "tun")
 # The kinds of overlayd's and flannel's devices; and how Docker names the bridge of a network: by its id's first digits.
 _DEVICES_OF_OVERLAYS = ("vxlan", "tun", "ipip", "wireguard")
@@ -57,15 +56,13 @@ class RouteAnswer:
 
 
 def _refused_as(what: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """Raise KernelRefused where netlink refuses, or no socket can be opened; `what` names the operation."""
+    """Raise KernelRefused where netlink refuses; `what` names the operation."""
 
     def wrap(call: Callable[P, T]) -> Callable[P, T]:
         @wraps(call)
         def called(*args: P.args, **kwargs: P.kwargs) -> T:
             try:
                 return call(*args, **kwargs)
-            except NetlinkError as error:
-                raise KernelRefused(what, "of this host", error.code) from error
             except OSError as error:
                 raise KernelRefused(what, "of this host", error.errno or errno.EIO) from error
 
@@ -76,28 +73,24 @@ def _refused_as(what: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
 
 def read_interfaces() -> tuple[Interface, ...]:
     """Every interface there is, by index."""
-    with IPRoute() as ipr:
-        links = list(ipr.get_links())
-        found: dict[int, list[IPInterface]] = {}
-        for message in (*ipr.get_addr(family=AF_INET), *ipr.get_addr(family=AF_INET6)):
-            flags = message.get("flags") or 0
-            if message["family"] == AF_INET or not flags & _FLEETING:
-                local = message.get("local") or message.get("address")
-                found.setdefault(message["index"], []).append(ip_interface(f"{local}/{message['prefixlen']}"))
-    bridges = _bridges(links)
-    interfaces = [
+    there = links.read()
+    found: dict[int, list[IPInterface]] = {}
+    for one in links.read_addresses():
+        if one.address.version == 4 or not one.flags & _FLEETING:
+            found.setdefault(one.index, []).append(one.address)
+    bridges = _bridges(there)
+    return tuple(
         Interface(
-            name=message.get("ifname"),
-            index=message["index"],
-            mtu_bytes=message.get("mtu"),
-            up=bool(message["flags"] & 1),
-            addresses=tuple(found.get(message["index"], ())),
-            carries=_carries(message, links, bridges),
-            wireless=message.get("ifname") in bridges.of_guests and _kind(message) == "bridge",
+            name=link.name,
+            index=link.index,
+            mtu_bytes=link.mtu_bytes,
+            up=link.up,
+            addresses=tuple(found.get(link.index, ())),
+            carries=_carries(link, there, bridges),
+            wireless=link.name in bridges.of_guests and link.kind == "bridge",
         )
-        for message in links
-    ]
-    return tuple(sorted(interfaces, key=lambda interface: interface.index))
+        for link in there
+    )
 
 
 def ipv6_is_off(name: str) -> bool:
@@ -115,21 +108,15 @@ def router_macs(ifname: str, peers: Collection[IPAddress]) -> tuple[str, ...]:
     Without those that one of `peers` has too: the peer is the router, or the network shows one address for all hosts.
     Raises KernelRefused.
     """
-    with IPRoute() as ipr:
-        (index,) = ipr.link_lookup(ifname=ifname) or (0,)
-        gateways = {
-            ip_address(hop.get("gateway"))
-            for family in (AF_INET, AF_INET6)
-            for message in ipr.get_routes(family=family, table=_TABLE_MAIN)
-            for hop in (message, *(message.get("multipath") or ()))
-            if hop.get("oif") == index and hop.get("gateway")
-        }
-        known = [
-            (ip_address(message.get("dst")), message.get("lladdr"))
-            for family in (AF_INET, AF_INET6)
-            for message in ipr.get_neighbours(family=family, ifindex=index)
-            if message.get("dst") and message.get("lladdr")
-        ]
+    index = next((link.index for link in links.read() if link.name == ifname), 0)
+    gateways = {
+        hop.gateway
+        for version in (4, 6)
+        for route in routes.read_main(version)
+        for hop in route.hops
+        if hop.ifindex == index and hop.gateway
+    }
+    known = [one for version in (4, 6) for one in links.read_neighbours(index, version)]
     of_peers = {mac for address, mac in known if address in peers}
     return tuple(sorted({mac for address, mac in known if address in gateways and address not in peers} - of_peers))
 
@@ -149,17 +136,16 @@ class Bridges:
 @_refused_as("link list")
 def read_bridges() -> Bridges:
     """Every bridge there is. Raises KernelRefused."""
-    with IPRoute() as ipr:
-        return _bridges(list(ipr.get_links()))
+    return _bridges(links.read())
 
 
-def _bridges(links: Collection[Any]) -> Bridges:
-    kinds = {link["index"]: _kind(link) for link in links}
-    wired = {link.get("master") for link in links if link.get("master") and kinds[link["index"]] not in _GUESTS}
-    bridges = {link.get("ifname"): link["index"] for link in links if kinds[link["index"]] == "bridge"}
-    of_guests = {name for name, index in bridges.items() if index not in wired}
-    alike = {name for name in (link.get("ifname") for link in links) if name.startswith("br-")}
-    return Bridges(of_guests=tuple(sorted(of_guests)), wired=tuple(sorted((bridges.keys() | alike) - of_guests)))
+def _bridges(there: Collection[LinkMessage]) -> Bridges:
+    kinds = {link.index: link.kind for link in there}
+    wired = {link.master for link in there if link.master and kinds[link.index] not in _GUESTS}
+    of_guests = {link.name for link in there if link.kind == "bridge" and link.index not in wired}
+    bridges = {link.name for link in there if link.kind == "bridge"}
+    alike = {link.name for link in there if link.name.startswith("br-")}
+    return Bridges(of_guests=tuple(sorted(of_guests)), wired=tuple(sorted((bridges | alike) - of_guests)))
 
 
 @_refused_as("address list")
@@ -173,26 +159,18 @@ def with_address_in(networks: Iterable[IPNetwork]) -> tuple[str, ...]:
     )
 
 
-def _carries(message: Any, links: Iterable[Any], bridges: Bridges) -> str | None:
-    name, kind = message.get("ifname"), _kind(message)
-    if message.get_attr("IFLA_IFALIAS") in ALIASES:
+def _carries(link: LinkMessage, there: Iterable[LinkMessage], bridges: Bridges) -> str | None:
+    if link.alias in ALIASES:
         return "a device of overlayd's own"
-    if kind in _DEVICES_OF_OVERLAYS and name.startswith((DEVICES, FLANNEL)):
-        return "a device of flannel's" if name.startswith(FLANNEL) else "a device of overlayd's own"
-    if kind != "bridge" or name not in bridges.of_guests:
+    if link.kind in _DEVICES_OF_OVERLAYS and link.name.startswith((DEVICES, FLANNEL)):
+        return "a device of flannel's" if link.name.startswith(FLANNEL) else "a device of overlayd's own"
+    if link.kind != "bridge" or link.name not in bridges.of_guests:
         return None
-    if name == BRIDGE or _OF_DOCKER.fullmatch(name):
+    if link.name == BRIDGE or _OF_DOCKER.fullmatch(link.name):
         return "a bridge of docker's"
     # Not a bridge of virtual machines: one of them may be a host of this network.
-    ports = (one for one in links if one.get("master") == message["index"])
-    elsewhere = any(_kind(one) == "veth" and one.get_attr("IFLA_LINK_NETNSID") is not None for one in ports)
+    elsewhere = any(one.kind == "veth" and one.elsewhere for one in there if one.master == link.index)
     return "a bridge of containers'" if elsewhere else None
-
-
-def _kind(link: Any) -> str | None:
-    info = link.get_attr("IFLA_LINKINFO")
-    kind: str | None = info.get_attr("IFLA_INFO_KIND") if info is not None else None
-    return kind
 
 
 def interface_addresses(name: str) -> tuple[IPInterface, ...] | None:
@@ -211,41 +189,27 @@ def own_addresses() -> frozenset[IPAddress]:
 def route_to(address: IPAddress) -> RouteAnswer | None:
     """How the kernel would reach an address; None if it has no route."""
     try:
-        with IPRoute() as ipr:
-            for message in ipr.route("get", dst=str(address)):
-                return _answer(message)
-    except NetlinkError:
+        found = routes.ask(address)
+    except OSError:
         return None
-    return None
+    return RouteAnswer(ifindex=found.hops[0].ifindex, source=found.source) if found.hops else None
 
 
 def default_route() -> RouteAnswer | None:
     """The usable default route with the lowest metric, IPv4's before IPv6's; None if there is none."""
-    with IPRoute() as ipr:
-        for family in (AF_INET, AF_INET6):
-            found = [
-                message
-                for message in ipr.get_routes(family=family, table=_TABLE_MAIN)
-                if message["dst_len"] == 0 and message.get("oif") and not message["flags"] & _DEAD_OR_DOWN
-            ]
-            if found:
-                return _answer(min(found, key=lambda message: message.get("priority") or 0))
+    for version in (4, 6):
+        found = [
+            route
+            for route in routes.read_main(version, length=0)
+            if route.hops and route.hops[0].ifindex and not route.flags & _DEAD_OR_DOWN
+        ]
+        if found:
+            best = min(found, key=lambda route: route.metric)
+            return RouteAnswer(ifindex=best.hops[0].ifindex, source=best.source)
     return None
 
 
 def default_gateways() -> tuple[IPAddress, ...]:
     """The next hops of all default routes, of either family."""
-    with IPRoute() as ipr:
-        found = [
-            hop.get("gateway")
-            for family in (AF_INET, AF_INET6)
-            for message in ipr.get_routes(family=family, table=_TABLE_MAIN)
-            if message["dst_len"] == 0
-            for hop in (message, *(message.get("multipath") or ()))
-        ]
-    return tuple(ip_address(one) for one in dict.fromkeys(found) if one)
-
-
-def _answer(message: Any) -> RouteAnswer:
-    source = message.get("prefsrc")
-    return RouteAnswer(ifindex=message.get("oif"), source=ip_address(source) if source else None)
+    hops = (hop for version in (4, 6) for route in routes.read_main(version, length=0) for hop in route.hops)
+    return tuple(dict.fromkeys(hop.gateway for hop in hops if hop.gateway))

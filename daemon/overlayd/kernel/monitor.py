@@ -1,7 +1,7 @@
 """Report changes in the kernel as they happen, by the multicast groups of rtnetlink(7) and nftables.
 
-A message is only read as far as it takes to tell a relevant change from everyday noise: the callback gets no details,
-and reads the whole state again.
+A message is only read as far as it takes to tell a relevant change from everyday noise and from what we write
+ourselves: the callback gets no details, and reads the whole state again.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import struct
 import threading
 from collections.abc import Callable
 
+from overlayd.kernel.expected import Expected, Verdict
+from overlayd.kernel.messages import each
 from overlayd.lib.log import logger
 
 log = logger("kernel")
@@ -24,11 +26,7 @@ GROUPS = 0x1 | 0x4 | 0x10 | 0x40 | 0x100 | 0x400
 NETLINK_NETFILTER, NFT_GROUPS, NFT_SUBSYSTEM = 12, 1 << 6, 10
 # linux/netfilter/nf_tables.h: a new or deleted table, chain, rule. Not elements of sets, which others add all the time.
 NFT_RULES = {0, 2, 3, 5, 6, 8}
-RTM_NEWNEIGH, RTM_DELNEIGH = 28, 29
-NUD_PERMANENT = 0x80
 RECEIVE_BYTES = 1024 * 1024
-_HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
-_STATE_AT = _HEADER.size + 8  # ndmsg: family, 3 bytes of padding, ifindex, then the state
 
 
 class Monitor:
@@ -40,16 +38,24 @@ class Monitor:
 
     def __init__(self, on_change: Callable[[], None]) -> None:
         """Receive changes from now on; they are reported from `start` on. Raises OSError."""
+        self.expected = Expected()
         self._on_change = on_change
-        self._sockets: dict[socket.socket, Callable[[bytes], bool]] = {
-            _listen(socket.NETLINK_ROUTE, GROUPS): is_relevant
+        self._changes = 0
+        self._sockets: dict[socket.socket, Callable[[bytes], Verdict]] = {
+            _listen(socket.NETLINK_ROUTE, GROUPS): self._judge
         }
         try:
-            self._sockets[_listen(NETLINK_NETFILTER, NFT_GROUPS)] = is_rule_change
+            self._sockets[_listen(NETLINK_NETFILTER, NFT_GROUPS)] = judge_rules
         except OSError as error:
             log.debug("this kernel does not report changes of rules; they are read on each resync", problem=error)
         self._stop = os.eventfd(0)
         self._thread = threading.Thread(target=self._run, name="netlink-monitor", daemon=True)
+
+    def changes(self) -> int:
+        """Another number whenever there were news (expected.py); each time, while changes are not reported."""
+        if not self._thread.is_alive():
+            self._changes += 1
+        return self._changes
 
     def start(self) -> None:
         """Begin to report."""
@@ -64,6 +70,9 @@ class Monitor:
         for end in self._sockets:
             end.close()
 
+    def _judge(self, datagram: bytes) -> Verdict:
+        return judge(datagram, self.expected)
+
     def _run(self) -> None:
         poll = select.poll()
         judges = {end.fileno(): (end, judge) for end, judge in self._sockets.items()}
@@ -74,9 +83,9 @@ class Monitor:
             if self._stop in ready:
                 return
             for number in ready:
-                end, judge = judges[number]
+                end, judge_ = judges[number]
                 try:
-                    changed = judge(end.recv(65536))
+                    verdict = judge_(end.recv(65536))
                 except BlockingIOError:
                     continue
                 except OSError as error:
@@ -84,8 +93,10 @@ class Monitor:
                         log.warning("changes are now found on each resync only", problem=error)
                         return
                     # More changed than fits the buffer, so something relevant among it.
-                    changed = True
-                if changed:
+                    verdict = Verdict.NEWS
+                if verdict is Verdict.NEWS:
+                    self._changes += 1
+                if verdict is not Verdict.NOISE:
                     self._on_change()
 
 
@@ -101,32 +112,17 @@ def _listen(protocol: int, groups: int) -> socket.socket:
     return end
 
 
-def is_rule_change(datagram: bytes) -> bool:
+def judge_rules(datagram: bytes) -> Verdict:
     """Whether a datagram of nftables messages is about a table, chain or rule. Pure."""
-    at = 0
-    while at + _HEADER.size <= len(datagram):
-        length, kind, *_rest = _HEADER.unpack_from(datagram, at)
-        if kind >> 8 == NFT_SUBSYSTEM and kind & 0xFF in NFT_RULES:
-            return True
-        if length < _HEADER.size:
-            return True
-        at += (length + 3) & ~3
-    return False
+    matters = any(kind >> 8 == NFT_SUBSYSTEM and kind & 0xFF in NFT_RULES for kind, *_rest in each(datagram))
+    return Verdict.ELSEWHERE if matters else Verdict.NOISE
 
 
-def is_relevant(datagram: bytes) -> bool:
-    """Whether a datagram of rtnetlink messages is about a kind of object that we make ourselves. Pure."""
-    at = 0
-    while at + _HEADER.size <= len(datagram):
-        length, kind, *_rest = _HEADER.unpack_from(datagram, at)
-        if kind not in (RTM_NEWNEIGH, RTM_DELNEIGH):
-            return True
-        if (
-            at + _STATE_AT + 2 <= len(datagram)
-            and struct.unpack_from("=H", datagram, at + _STATE_AT)[0] & NUD_PERMANENT
-        ):
-            return True
-        if length < _HEADER.size:
-            return True
-        at += (length + 3) & ~3
-    return False
+def judge(datagram: bytes, expected: Expected) -> Verdict:
+    """What a datagram of rtnetlink messages is about: of several, what matters most."""
+    try:
+        found = (expected.judge(kind, message) for kind, _flags, _sequence, message in each(datagram))
+        return max(found, default=Verdict.NOISE)
+    except (ValueError, struct.error):
+        # What cannot be read may be anything.
+        return Verdict.NEWS

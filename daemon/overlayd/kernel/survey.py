@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from overlayd.kernel.pyroute import IPRoute
-
-IFF_UP = 1
+from overlayd.kernel import links as kernel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,22 +26,18 @@ class SurveyedLink:
 
 def links() -> tuple[SurveyedLink, ...]:
     """Every interface of this network namespace, by index."""
-    with IPRoute() as ipr:
-        messages = sorted(ipr.get_links(), key=lambda message: message["index"])
-    names = {message["index"]: message.get("ifname") for message in messages}
-    found = []
-    for message in messages:
-        info = message.get("linkinfo")
-        found.append(
-            SurveyedLink(
-                name=message.get("ifname"),
-                index=message["index"],
-                peer=message.get("link"),
-                mtu_bytes=message.get("mtu"),
-                up=bool(message["flags"] & IFF_UP),
-                mac=message.get("address"),
-                kind=info.get("kind") if info else None,
-                master=names.get(message.get("master") or 0),
-            )
+    there = kernel.read()
+    names = {link.index: link.name for link in there}
+    return tuple(
+        SurveyedLink(
+            name=link.name,
+            index=link.index,
+            peer=link.peer or None,
+            mtu_bytes=link.mtu_bytes,
+            up=link.up,
+            mac=link.mac,
+            kind=link.kind,
+            master=names.get(link.master),
         )
-    return tuple(found)
+        for link in there
+    )

@@ -86,7 +86,7 @@ class Lease:
         """The subnets of all family leases."""
         return Subnets.of(family_lease.subnet for family_lease in self.family_leases)
 
-    @property
+    @cached_property
     def public_ip(self) -> IPAddress:
         """The address that the host is known by: the IPv4 one where there is one."""
         return self.family_leases[0].public_ip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -28,24 +29,30 @@ class StatusFile:
     def __init__(self, run_dir: Path, status: Status) -> None:
         self._path = run_dir / FILE
         self._unwritten: str | None = None
+        self._written: tuple[int, ...] | None = None
         self.status = status
 
     def update(self, **changes: Any) -> None:
         """Change some fields, and write the file. A full disk is no reason to stop carrying packets: never raises."""
-        self.status = dataclasses.replace(self.status, **changes)
-        self._write(self._path, dataclasses.asdict(dataclasses.replace(self.status, reach=())))
+        status = dataclasses.replace(self.status, **changes)
+        # With thousands of peers it takes long to compose; and somebody may have removed or changed the file.
+        if status == self.status and self._written is not None and self._written == _identity(self._path):
+            return
+        self.status = status
+        self._write(self._path, _as_object(dataclasses.replace(self.status, reach=())))
+        self._written = None if self._unwritten == self._path.name else _identity(self._path)
 
     def update_reach(self, found: tuple[Reach, ...]) -> None:
         """Change what is known of the way to each peer, in a file of its own. Never raises."""
         if found == self.status.reach:
             return
         self.status = dataclasses.replace(self.status, reach=found)
-        self._write(self._path.with_name(REACH_FILE), [dataclasses.asdict(one) for one in found])
+        self._write(self._path.with_name(REACH_FILE), _as_list(found))
 
-    def _write(self, path: Path, document: object) -> None:
+    def _write(self, path: Path, text: str) -> None:
         """Write a file, and log when that begins to fail, and when it works again."""
         try:
-            write_atomically(path, json.dumps(document, indent=1) + "\n")
+            write_atomically(path, text + "\n")
         except OSError as error:
             if self._unwritten is None:
                 log.warning("the status cannot be written: commands show an older one", problem=str(error))
@@ -55,6 +62,31 @@ class StatusFile:
         if self._unwritten == path.name:
             log.info("the status can be written again", path=str(path))
             self._unwritten = None
+
+
+# A field or a peer on each line: json.dumps with an indent takes ten times as long, and there may be many peers.
+def _as_object(status: Status) -> str:
+    lines = [f" {json.dumps(name)}: {_value(value)}" for name, value in vars(status).items()]
+    return "\n".join(("{", ",\n".join(lines), "}"))
+
+
+def _value(value: object) -> str:
+    if isinstance(value, tuple) and any(map(dataclasses.is_dataclass, value[:1])):
+        return _as_list(value)
+    return json.dumps(value)
+
+
+def _as_list(objects: Iterable[object]) -> str:
+    return "\n".join(("[", ",\n".join(f"  {json.dumps(vars(one))}" for one in objects), " ]"))
+
+
+def _identity(path: Path) -> tuple[int, ...] | None:
+    """What is another after any change of a file; None where there is no such file."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 def read(run_dir: Path) -> Status:

@@ -10,9 +10,9 @@ from overlayd.kernel import interfaces
 from overlayd.leases.keys import Keys
 from overlayd.leases.presence import probed_address
 from overlayd.lib.addresses import IPAddress
-from overlayd.monitoring.status_file import StatusFile
+from overlayd.monitoring.status_file import Peer, StatusFile
 from overlayd.probe.container_sockets import ContainerSockets
-from overlayd.probe.peers import KnownPeer, known
+from overlayd.probe.peers import KnownPeer, known_peers, local_host
 from overlayd.probe.prober import Prober
 from overlayd.probe.reach import INTERVAL_S
 from overlayd.settings import Settings
@@ -36,6 +36,9 @@ class ReachabilityMonitor:
             else None
         )
         self._written_at = self._hurried_at = 0.0
+        # The peers as the status had them last, and what they are to the prober: there may be thousands.
+        self._told: tuple[Peer, ...] | None = None
+        self._peers: list[KnownPeer] = []
 
     def start(self) -> None:
         """Start the prober."""
@@ -54,8 +57,10 @@ class ReachabilityMonitor:
         """
         if self._prober is None:
             return ()
-        local, peers = known(self._status_file.status, interfaces.own_addresses())
-        self._prober.follow(peers, local)
+        told = self._status_file.status
+        if told.peers is not self._told:
+            self._told, self._peers = told.peers, known_peers(told.peers)
+        self._prober.follow(self._peers, local_host(told, interfaces.own_addresses()))
         now = time.monotonic()
         if changed and now - self._hurried_at > INTERVAL_S:
             self._hurried_at = now

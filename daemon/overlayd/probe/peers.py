@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any, Protocol
 
 from overlayd import backends
 from overlayd.errors import ConfigError
-from overlayd.monitoring.state import Status
+from overlayd.monitoring.state import Peer, Status
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -94,27 +94,35 @@ class LocalHost:
 
 def known(status: Status, addresses: frozenset[Address]) -> tuple[LocalHost, list[KnownPeer]]:
     """This host, whose interfaces have these addresses, and its peers, both from the daemon's status. Pure."""
-    local = LocalHost(
+    return local_host(status, addresses), known_peers(status.peers)
+
+
+def local_host(status: Status, addresses: frozenset[Address]) -> LocalHost:
+    """This host, whose interfaces have these addresses, from the daemon's status. Pure."""
+    return LocalHost(
         subnets=tuple(ip_network(text) for text in (status.subnet, status.subnet6) if text),
         addresses=addresses,
         mtu_bytes=status.mtu_bytes,
         peer_containers={one.subnet: ip_address(one.container) for one in status.reach if one.container},
         peer_problems={one.subnet: one.problem for one in status.reach if one.problem},
     )
-    peers = [
+
+
+def known_peers(peers: Iterable[Peer]) -> list[KnownPeer]:
+    """Those of the status's peers that have something in the kernel here, each by each of its IP versions. Pure."""
+    return [
         KnownPeer(
             subnet=ip_network(subnet),
             public_ip=ip_address(public_ip),
             backend=peer.backend,
             host=ip_address(peer.public_ip or public_ip),
         )
-        for peer in status.peers
+        for peer in peers
         # A reserved subnet has no host, and without a path nothing was configured in the kernel.
         if peer.path not in ("reserved", None)
         for subnet, public_ip in ((peer.subnet, peer.public_ip), (peer.subnet6, peer.public_ip6))
         if subnet and public_ip
     ]
-    return local, peers
 
 
 def targets(peers: Sequence[KnownPeer], local: LocalHost) -> list[PingTarget]:

@@ -85,6 +85,7 @@ class Prober:
         self._on_change = on_change
         self._paths: dict[tuple[IPNetwork, IPAddress], PathState] = {}
         self._by_subnet: SubnetIndex[PathState] = SubnetIndex(())
+        self._followed: Sequence[KnownPeer] = ()
         self._local = LocalHost()
         self._lock = threading.Lock()
         self._findings = Findings()
@@ -111,7 +112,12 @@ class Prober:
         self._wake.close()
 
     def follow(self, peers: Sequence[KnownPeer], local: LocalHost) -> None:
-        """Send echoes to these peers from now on; `local` is this host."""
+        """Send echoes to these peers from now on; `local` is this host. The same object means the same peers."""
+        if peers is self._followed:
+            with self._lock:
+                self._local = local
+            return
+        self._followed = peers
         wanted = {(peer.subnet, peer.public_ip): peer for peer in peers}
         with self._lock:
             self._local = local

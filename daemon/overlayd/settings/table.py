@@ -138,7 +138,7 @@ class Settings:
     )
     resync_s: float = _option(
         values.positive,
-        "seconds between two looks at the kernel's state",
+        "seconds between two looks at this host's state; of most changes the kernel tells at once",
         default=5.0,
         other_names=("iptables_resync",),
     )

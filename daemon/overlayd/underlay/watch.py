@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from overlayd.errors import ConfigError
@@ -13,6 +13,9 @@ from overlayd.settings import Settings
 from overlayd.underlay.choose import Underlay, choose, follow
 
 log = logger("underlay")
+
+# An interface that is configured anew has no address for a moment: without one, it is looked at again after this time.
+SETTLE_S = 0.3
 
 
 def choose_underlay(settings: Settings) -> Underlay:
@@ -33,8 +36,10 @@ class UnderlayWatch:
     For one thread.
     """
 
-    def __init__(self, settings: Settings, underlay: Underlay) -> None:
+    def __init__(self, settings: Settings, underlay: Underlay, pause: Callable[[float], object]) -> None:
+        """`pause` waits for a time in seconds, or less where the daemon is to stop."""
         self._settings = settings
+        self._pause = pause
         self.underlay = underlay
         self.problem: str | None = None
 
@@ -54,8 +59,11 @@ class UnderlayWatch:
         return self.underlay
 
     def _now(self, versions: Collection[int]) -> Underlay:
-        same = follow(self.underlay, interfaces.read_interfaces())
-        if same is not None and all(same.endpoint(version) for version in versions):
+        same = self._same(versions)
+        if same is None and self.problem is None:
+            self._pause(SETTLE_S)
+            same = self._same(versions)
+        if same is not None:
             return same
         # It is gone, or lacks an address that the network needs: another may have appeared.
         found = choose_underlay(self._settings)
@@ -65,6 +73,11 @@ class UnderlayWatch:
                     f"interface {found.ifname} has no IPv{version} address any more{found.lacks(version)}"
                 )
         return found
+
+    def _same(self, versions: Collection[int]) -> Underlay | None:
+        """The same interface as it is now; None where it is gone, or lacks an address that the network needs."""
+        same = follow(self.underlay, interfaces.read_interfaces())
+        return same if same is not None and all(same.endpoint(version) for version in versions) else None
 
 
 def addresses(underlay: Underlay) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import pytest
-from pyroute2.netlink.core import AsyncCoreSocket
 
 from tests.testbed.netns import namespaces
 
@@ -43,16 +42,17 @@ def described(kind: int) -> str:
 
 @contextmanager
 def requests() -> Iterator[list[str]]:
-    """What this process sends by pyroute2 during the block, message by message."""
+    """What this process sends by rtnetlink(7) during the block, message by message."""
     found: list[str] = []
-    real = AsyncCoreSocket.send
+    real = socket.socket.send
 
-    def send(self: object, data: bytes, *rest: int) -> object:
-        found.extend(described(kind) for kind, _body in messages(bytes(data)))
+    def send(self: socket.socket, data: bytes, *rest: int) -> int:
+        if (self.family, self.proto) == (socket.AF_NETLINK, socket.NETLINK_ROUTE):
+            found.extend(described(kind) for kind, _body in messages(bytes(data)))
         return real(self, data, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(AsyncCoreSocket, "send", send)
+        patch.setattr(socket.socket, "send", send)
         yield found
 
 

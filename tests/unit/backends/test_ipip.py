@@ -8,12 +8,11 @@ from ipaddress import IPv4Address
 from typing import Any
 
 import pytest
-from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
 from overlayd.backends.backend import Backend
 from overlayd.backends.ipip import Ipip
 from overlayd.errors import NetworkConfigError
-from overlayd.kernel import decode
+from overlayd.kernel import decode, links
 from overlayd.kernel.diff import diff
 from overlayd.kernel.state import (
     FORWARDING,
@@ -118,10 +117,8 @@ def test_the_kernels_own_description_is_read_as_what_was_written() -> None:
     body = struct.pack("=BxHiII", 0, 768, 7, 0x91, 0)  # ARPHRD_TUNNEL; UP, RUNNING, NOARP among the flags
     attributes = _attribute(3, b"overlay.ipip\0") + _attribute(4, struct.pack("=I", 1480))
     attributes += _attribute(20, b"overlayd\0") + _attribute(18, info)
-    message = ifinfmsg(struct.pack("=IHHII", 16 + len(body + attributes), 16, 0, 0, 0) + body + attributes)
-    message.decode()
     with devices() as wireguard:
-        assert decode.link(message, {}, wireguard, []) == LINK
+        assert decode.link(links.parse(body + attributes), {}, wireguard, []) == LINK
 
 
 def _attribute(kind: int, payload: bytes) -> bytes:

@@ -21,7 +21,8 @@ from overlayd.backends.packets import (
     icmp_error,
     is_ipv4,
 )
-from overlayd.kernel.monitor import is_relevant, is_rule_change
+from overlayd.kernel.expected import Expected, Verdict
+from overlayd.kernel.monitor import judge, judge_rules
 
 NEIGHBOURS, LEARNT, PERMANENT = (28, 29), 0x02, 0x80
 
@@ -122,15 +123,16 @@ def messages() -> st.SearchStrategy[bytes]:
 @example(message(28, b"", 2**32 - 1), 200)
 @settings(max_examples=500)
 def test_any_netlink_datagram_is_judged(datagram: bytes, cut: int) -> None:
-    for judge in (is_relevant, is_rule_change):
-        assert judge(datagram) in (True, False)
-        assert judge(datagram[:cut]) in (True, False)
+    for part in (datagram, datagram[:cut]):
+        assert judge(part, Expected()) in Verdict
+        assert judge_rules(part) in Verdict
 
 
 @given(st.lists(st.sampled_from([LEARNT, 0x04, 0x10]), max_size=20), st.integers(0, 20))
 def test_one_relevant_message_among_any_noise_is_noticed(noise: list[int], at: int) -> None:
     quiet = [message(28, neighbour(state)) for state in noise]
-    assert not is_relevant(b"".join(quiet))
+    nothing = Expected()
+    assert judge(b"".join(quiet), nothing) == Verdict.NOISE
     for kind in (16, 20, 24):
-        assert is_relevant(b"".join([*quiet[:at], message(kind, bytes(12)), *quiet[at:]]))
-    assert is_relevant(b"".join([*quiet[:at], message(29, neighbour(PERMANENT)), *quiet[at:]]))
+        assert judge(b"".join([*quiet[:at], message(kind, bytes(12)), *quiet[at:]]), nothing) == Verdict.NEWS
+    assert judge(b"".join([*quiet[:at], message(29, neighbour(PERMANENT)), *quiet[at:]]), nothing) == Verdict.NEWS

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from ipaddress import IPv4Network
 
 import pytest
 
 from overlayd.errors import CommandFailed, UnsupportedError
 from overlayd.host.data_path import DataPath
-from overlayd.host.parts import DesiredHost
+from overlayd.host.look import WHOLE_LOOK_S
+from overlayd.host.parts import DesiredHost, PartReport
 from overlayd.kernel.converge import ConvergeReport
+from overlayd.leases.conflicts import HostNeed
 from overlayd.monitoring.state import Peer
-from tests.unit.host.values import DirectedBackend, context, lease
+from tests.unit.host.values import DirectedBackend, DirectedWatch, context, lease
 
 TWO, THREE = lease(2, data={"VtepMAC": "02:00:00:00:00:02"}), lease(3)
 DESIRED = DesiredHost(lease=lease(1), peers=(THREE, TWO))
@@ -88,3 +91,66 @@ def test_a_data_path_that_ends_by_itself_wakes_the_daemon_and_is_a_problem() -> 
     assert woken.wait(10)
     assert data_path.sync(DESIRED).problems == ("the data path ended: the socket is gone",)
     data_path.close()
+
+
+WHOLE = ConvergeReport(paths={TWO.key_name: "vxlan", THREE.key_name: "vxlan"})
+
+
+class Looks:
+    """A data path whose backend leaves everything as it should be, and how often it looked at the kernel."""
+
+    def __init__(self) -> None:
+        self.backend = DirectedBackend()
+        self.backend.apply_ = lambda: WHOLE
+        self.watch = DirectedWatch()
+        self.now_s = 0.0
+        self.context = context(self.backend, watch=self.watch)
+        self.data_path = DataPath(self.context, clock=lambda: self.now_s)
+
+    def after(self, desired: DesiredHost = DESIRED) -> tuple[int, PartReport]:
+        """How many looks there were for one more sync, and what it reported."""
+        before = len(self.backend.calls)
+        report = self.data_path.sync(desired)
+        return len(self.backend.calls) - before, report
+
+
+def test_without_news_the_kernel_is_not_read_again() -> None:
+    looks = Looks()
+    first, second = looks.after(), looks.after()
+    assert (first[0], second[0]) == (1, 0)
+    assert second[1] == replace(first[1], changed=False)
+    # The same object: with thousands of peers it takes long to compare.
+    assert second[1].status["peers"] is first[1].status["peers"]
+    looks.watch.count += 1
+    assert (looks.after()[0], looks.after()[0]) == (1, 0)
+    looks.now_s = WHOLE_LOOK_S
+    assert (looks.after()[0], looks.after()[0]) == (1, 0)
+    looks.context.here.needed = (HostNeed(network=IPv4Network("192.0.2.1/32"), what="etcd's address"),)
+    assert (looks.after()[0], looks.after()[0]) == (1, 0)
+    # A peer that goes, or a lease of another address.
+    assert looks.after(replace(DESIRED, peers=(TWO,)))[0] == 1
+    assert looks.after(replace(DESIRED, lease=lease(9)))[0] == 1
+
+
+@pytest.mark.parametrize(
+    "report", [replace(WHOLE, problems=("no room",)), replace(WHOLE, refused=1)], ids=["a problem", "a refusal"]
+)
+def test_what_is_not_whole_is_tried_again(report: ConvergeReport) -> None:
+    looks = Looks()
+    looks.backend.apply_ = lambda: report
+    assert (looks.after()[0], looks.after()[0]) == (1, 1)
+    looks.backend.apply_ = lambda: fails(CommandFailed("ip: no"))
+    assert (looks.after()[0], looks.after()[0]) == (1, 1)
+
+
+def test_a_backend_of_whose_changes_nothing_is_told_is_looked_at_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = Looks()
+    monkeypatch.setattr(looks.backend, "facts", replace(DirectedBackend.facts, notified=False))
+    assert (looks.after()[0], looks.after()[0]) == (1, 1)
+
+
+def test_a_kernel_setting_that_somebody_changed_is_noticed_without_news(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = Looks()
+    looks.after()
+    monkeypatch.setattr("overlayd.kernel.netlink.settings_hold", lambda _settings: False)
+    assert (looks.after()[0], looks.after()[0]) == (1, 1)

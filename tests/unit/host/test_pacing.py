@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from overlayd.host.pacing import FREE_LOSSES, LONGEST_LOSS_REST_S, MAIN_LOOP, Pacing, loss_rest_s, round_rest_s
+import pytest
+
+from overlayd.host.pacing import (
+    CREDIT_S,
+    FREE_LOSSES,
+    LEAST_INTERVAL_S,
+    LONGEST_LOSS_REST_S,
+    MAIN_LOOP,
+    Pacing,
+    loss_rest_s,
+    round_rest_s,
+)
 from overlayd.monitoring.liveness import Liveness
 
 
@@ -52,10 +63,36 @@ def test_the_pause_until_the_resync_is_announced_with_its_rest() -> None:
     cpu_clock.now_s = 4.0
     pacing.stop()
     assert not pacing.until_due(10.0)
-    clock.now_s = 22.0
+    # 12 s of rest, less the credit of 2.5 s.
+    clock.now_s = 19.5
     assert liveness.late() == ()
-    clock.now_s = 22.1
+    clock.now_s = 19.6
     assert liveness.late() != ()
+
+
+def test_lone_changes_are_served_at_once_and_many_are_gathered() -> None:
+    clock = Clock()
+    pacing = Pacing(Liveness(slack_s=0.0, clock=clock), clock=clock, cpu_clock=lambda: 0.0)
+    rests: list[float] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pacing, "pause", rests.append)
+
+        def begins_after(change_s: float) -> float:
+            """How long after a change, itself so long after the one before, its reconciliation begins."""
+            rests.clear()
+            pacing.wake()
+            clock.now_s += change_s
+            assert pacing.until_due(10.0)
+            clock.now_s += sum(rests)
+            return round(sum(rests), 3)
+
+        at_once = int(CREDIT_S / LEAST_INTERVAL_S)
+        assert [begins_after(10.0)] + [begins_after(0.0) for _ in range(at_once - 1)] == [0.0] * at_once
+        # From here on no more than two a second.
+        assert [begins_after(0.0) for _ in range(4)] == [LEAST_INTERVAL_S] * 4
+        assert [begins_after(0.4) for _ in range(2)] == [0.1] * 2
+        # After a while without any, a lone one is served at once again.
+        assert [begins_after(10.0), begins_after(0.5), begins_after(0.5)] == [0.0] * 3
 
 
 def test_a_change_ends_the_wait_for_a_first_answer() -> None:

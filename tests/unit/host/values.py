@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar, Self, cast
 
+from overlayd.backends.backend import Backend
 from overlayd.backends.facts import BackendFacts
 from overlayd.backends.listening import Listening
 from overlayd.backends.vxlan import Vxlan
-from overlayd.host.parts import HostContext
+from overlayd.host.parts import HostContext, KernelWatch
 from overlayd.kernel.converge import ConvergeReport
+from overlayd.kernel.expected import Expected
 from overlayd.leases.conflicts import CurrentNeeds
 from overlayd.leases.lease import FamilyLease, Lease
 from overlayd.leases.network_config import NetworkConfig, parse_network_config
@@ -69,10 +72,28 @@ class DirectedBackend:
         self.calls.append("close")
 
 
+@dataclass
+class DirectedWatch:
+    """A KernelWatch that tells of a change when a test says so, or each time."""
+
+    changing: bool = False
+    count: int = 0
+    expected: Expected = field(default_factory=Expected)
+
+    def changes(self) -> int:
+        """See KernelWatch."""
+        self.count += self.changing
+        return self.count
+
+
 def context(
-    backend: DirectedBackend, folder: Path = Path("/nonexistent"), config: NetworkConfig = CONFIG
+    backend: Backend,
+    folder: Path = Path("/nonexistent"),
+    config: NetworkConfig = CONFIG,
+    *,
+    watch: KernelWatch | None = None,
 ) -> HostContext:
-    """A host whose files are in `folder`."""
+    """A host whose files are in `folder`. Without `watch`, the kernel has always changed."""
     settings = SimpleNamespace(run_dir=folder, state_dir=folder, subnet_env=folder / "subnet.env", ip_masq=True)
     return HostContext(
         settings=cast("Settings", settings),
@@ -80,4 +101,5 @@ def context(
         underlay=cast("Underlay", None),
         backend=backend,
         here=CurrentNeeds(),
+        watch=watch or DirectedWatch(changing=True),
     )

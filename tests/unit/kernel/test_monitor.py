@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import socket
 import struct
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overlayd.kernel.monitor import NFT_SUBSYSTEM, is_relevant, is_rule_change
+from overlayd.kernel import batch
+from overlayd.kernel.diff import Operation, OperationKind
+from overlayd.kernel.expected import Expected, Verdict
+from overlayd.kernel.messages import packed
+from overlayd.kernel.monitor import NFT_SUBSYSTEM, judge, judge_rules
+from overlayd.kernel.state import FdbEntry, KernelObject, Link, Neighbour, Route
 
-RTM_NEWROUTE, RTM_NEWNEIGH, RTM_DELNEIGH = 24, 28, 29
+RTM_NEWLINK, RTM_DELLINK, RTM_NEWROUTE, RTM_NEWNEIGH, RTM_DELNEIGH = 16, 17, 24, 28, 29
 NUD_REACHABLE, NUD_PERMANENT = 0x02, 0x80
 
 
@@ -19,20 +28,106 @@ def neighbour(kind: int, state: int) -> bytes:
     return struct.pack("=IHHII", 16 + len(body), kind, 0, 0, 0) + body
 
 
-def test_a_route_matters() -> None:
-    assert is_relevant(struct.pack("=IHHII", 28, RTM_NEWROUTE, 0, 0, 0) + bytes(12))
+LINK = Link(name="lo", mtu_bytes=65536)
+INDEX = socket.if_nametoindex("lo")
+ROUTE = Route(dst=IPv4Network("10.5.2.0/24"), link="lo", via=IPv4Address("10.5.2.0"), onlink=True)
+ROUTE6 = Route(dst=IPv6Network("fd42:0:0:2::/64"), link="lo", via=IPv6Address("fd42:0:0:2::"), onlink=True)
+BLACKHOLE = Route(dst=IPv4Network("10.5.1.0/24"), link=None, metric=2**31)
+NEIGHBOUR = Neighbour(link="lo", address=IPv4Address("10.5.2.0"), mac="02:00:00:00:00:02")
+FDB = FdbEntry(link="lo", mac="02:00:00:00:00:02", dst=IPv4Address("198.18.1.2"))
+OBJECTS = (ROUTE, ROUTE6, BLACKHOLE, NEIGHBOUR, FDB)
+NEW, DELETE = OperationKind.ADD, OperationKind.DELETE
 
 
-def test_a_learnt_neighbour_does_not_matter_and_a_permanent_one_does() -> None:
+def expected(*objects: KernelObject) -> Expected:
+    made = Expected()
+    made.replace([LINK, *objects])
+    return made
+
+
+def about(item: KernelObject, verb: OperationKind = NEW) -> bytes:
+    """The kernel's message that an object came or went: it repeats what was written."""
+    with pytest.MonkeyPatch.context() as patch:
+        sent: list[bytes] = []
+        patch.setattr(batch, "_exchange", lambda _end, messages, _codes: sent.extend(messages))
+        batch.write([Operation(verb, item)])
+    (message,) = sent
+    return packed(message.kind, 0, message.body)  # type: ignore[attr-defined]
+
+
+def link_message(kind: int, index: int) -> bytes:
+    return packed(kind, 0, struct.pack("=BxHiII", 0, 1, index, 1, 0))
+
+
+def test_as_long_as_nothing_is_expected_all_matters_but_what_the_kernel_learns() -> None:
+    nothing = Expected()
+    assert judge(packed(RTM_NEWROUTE, 0, bytes(12)), nothing) == Verdict.NEWS
+    assert judge(link_message(RTM_NEWLINK, 77), nothing) == Verdict.NEWS
     noise = neighbour(RTM_NEWNEIGH, NUD_REACHABLE)
-    assert not is_relevant(noise)
-    assert is_relevant(neighbour(RTM_DELNEIGH, NUD_PERMANENT))
-    assert is_relevant(noise + neighbour(RTM_NEWNEIGH, NUD_PERMANENT))
+    assert judge(noise, nothing) == Verdict.NOISE
+    assert judge(neighbour(RTM_DELNEIGH, NUD_PERMANENT), nothing) == Verdict.NEWS
+    assert judge(noise + neighbour(RTM_NEWNEIGH, NUD_PERMANENT), nothing) == Verdict.NEWS
+
+
+@pytest.mark.parametrize("item", OBJECTS, ids=lambda item: item.noun)
+def test_what_is_expected_is_noise_when_it_comes_and_news_when_it_goes(item: KernelObject) -> None:
+    assert judge(about(item), expected(*OBJECTS)) == Verdict.NOISE
+    assert judge(about(item, DELETE), expected(*OBJECTS)) == Verdict.NEWS
+    without = expected(*(one for one in OBJECTS if one is not item))
+    assert judge(about(item), without) == Verdict.NEWS
+    without.add([item])
+    assert judge(about(item), without) == Verdict.NOISE
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        replace(ROUTE, via=IPv4Address("10.5.3.0")),
+        replace(ROUTE, metric=7),
+        replace(NEIGHBOUR, mac="02:00:00:00:00:03"),
+        replace(FDB, dst=IPv4Address("198.18.1.3")),
+    ],
+    ids=str,
+)
+def test_something_else_in_its_place_is_news(item: KernelObject) -> None:
+    assert judge(about(item), expected(*OBJECTS)) == Verdict.NEWS
+
+
+def test_an_entry_of_ours_that_is_not_permanent_any_more_is_news() -> None:
+    for item, at in ((NEIGHBOUR, 16 + 8), (FDB, 16 + 8)):
+        message = bytearray(about(item))
+        message[at : at + 2] = struct.pack("=H", NUD_REACHABLE)
+        assert judge(bytes(message), expected(*OBJECTS)) == Verdict.NEWS
+        assert judge(bytes(message), expected(ROUTE)) == Verdict.NOISE
+
+
+def test_a_link_matters_where_something_of_ours_is_on_it_and_wakes_in_any_case() -> None:
+    for kind in (RTM_NEWLINK, RTM_DELLINK):
+        assert judge(link_message(kind, INDEX), expected(ROUTE)) == Verdict.NEWS
+        assert judge(link_message(kind, INDEX + 4711), expected(ROUTE)) == Verdict.ELSEWHERE
+
+
+def test_a_route_of_others_is_news_and_one_of_another_table_is_not() -> None:
+    message = bytearray(about(ROUTE))
+    protocol_at, table_at = 16 + 5, 16 + 4
+    message[protocol_at] = 4
+    assert judge(bytes(message), expected(*OBJECTS)) == Verdict.NEWS
+    message[table_at] = 255
+    assert judge(bytes(message), expected(*OBJECTS)) == Verdict.ELSEWHERE
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_judged(datagram: bytes) -> None:
-    assert is_relevant(datagram) in (True, False)
+    assert judge(datagram, expected(*OBJECTS)) in Verdict
+
+
+@given(
+    st.sampled_from([16, 17, 20, 21, 24, 25, 28, 29]),
+    st.sampled_from([2, 7, 10, 0]),
+    st.binary(max_size=60),
+)
+def test_any_body_is_judged(kind: int, family: int, body: bytes) -> None:
+    assert judge(packed(kind, 0, bytes([family]) + body), expected(*OBJECTS)) in Verdict
 
 
 def nftables(*kinds: int) -> bytes:
@@ -42,11 +137,11 @@ def nftables(*kinds: int) -> bytes:
 
 def test_a_rule_matters_and_the_elements_of_a_set_do_not() -> None:
     new_rule, new_element, deleted_element, new_generation = 6, 12, 14, 15
-    assert is_rule_change(nftables(new_rule, new_generation))
-    assert is_rule_change(nftables(new_element, new_rule))
-    assert not is_rule_change(nftables(new_element, deleted_element, new_generation))
+    assert judge_rules(nftables(new_rule, new_generation)) == Verdict.ELSEWHERE
+    assert judge_rules(nftables(new_element, new_rule)) == Verdict.ELSEWHERE
+    assert judge_rules(nftables(new_element, deleted_element, new_generation)) == Verdict.NOISE
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_judged_as_nftables_too(datagram: bytes) -> None:
-    assert is_rule_change(datagram) in (True, False)
+    assert judge_rules(datagram) in Verdict

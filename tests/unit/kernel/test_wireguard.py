@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import base64
+import struct
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,10 +15,11 @@ from hypothesis import strategies as st
 from pyroute2.netlink.generic.wireguard import wgmsg
 
 from overlayd.kernel.diff import Operation, OperationKind, diff
+from overlayd.kernel.messages import NLM_F_DUMP_INTR
 from overlayd.kernel.state import KernelState, TunLink, WireguardLink, WireguardPeer
 from overlayd.kernel.wireguard import genl, uapi
-from overlayd.kernel.wireguard.device import Device, format_key, parse_key
-from overlayd.lib.addresses import IPNetwork
+from overlayd.kernel.wireguard.device import NO_KEY, Device, format_key, parse_key
+from overlayd.lib.addresses import IPNetwork, ip_address, ip_network
 
 NAME = "overlay-wg"
 keys = st.binary(min_size=32, max_size=32).filter(any).map(format_key)
@@ -53,20 +57,45 @@ def test_the_text_protocol_says_back_what_it_was_told(link: WireguardLink, told:
     )
 
 
-def decoded(message: wgmsg) -> wgmsg:
-    """A message as the other end reads it."""
-    message.encode()
-    again = wgmsg(bytes(message.data))
-    again.decode()
-    return again
+def decoded(message: bytes) -> Any:
+    """A message as pyroute2 reads it."""
+    found = wgmsg(struct.pack("=IHHII", 16 + len(message), 0, 0, 0, 0) + message)
+    found.decode()
+    return found
+
+
+def heard(messages: Iterable[bytes]) -> Device:
+    """The device that has been told this, as pyroute2 reads it."""
+    device, peers = Device(), dict[str, WireguardPeer]()
+    for message in map(decoded, messages):
+        assert message.get_attr("WGDEVICE_A_IFNAME") == NAME
+        if key := message.get_attr("WGDEVICE_A_PRIVATE_KEY"):
+            port = message.get_attr("WGDEVICE_A_LISTEN_PORT")
+            device = replace(device, private_key=key.decode(), listen_port=port)
+        for found in message.get_attr("WGDEVICE_A_PEERS") or ():
+            key = found.get_attr("WGPEER_A_PUBLIC_KEY").decode()
+            networks = frozenset(ip_network(one["addr"]) for one in found.get_attr("WGPEER_A_ALLOWEDIPS") or ())
+            if key in peers:
+                peers[key] = replace(peers[key], allowed_ips=peers[key].allowed_ips | networks)
+                continue
+            psk, where = found.get_attr("WGPEER_A_PRESHARED_KEY").decode(), found.get_attr("WGPEER_A_ENDPOINT")
+            peers[key] = WireguardPeer(
+                link=NAME,
+                public_key=key,
+                endpoint=(ip_address(where["addr"]), where["port"]) if where else None,
+                allowed_ips=networks,
+                preshared_key=None if psk == NO_KEY else psk,
+                keepalive_s=found.get_attr("WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL"),
+            )
+    return replace(device, peers=tuple(peers.values()))
 
 
 @given(links, some_peers)
 def test_generic_netlink_says_back_what_it_was_told(link: WireguardLink, told: list[WireguardPeer]) -> None:
-    messages = [genl.link_message(link), *map(genl.peer_message, told)]
-    assert genl.parse(NAME, map(decoded, messages)) == Device(
-        private_key=link.private_key, listen_port=link.listen_port, peers=tuple(told)
-    )
+    messages = [genl.link_message(link), *(message for peer in told for message in genl.peer_messages(peer))]
+    device = Device(private_key=link.private_key, listen_port=link.listen_port, peers=tuple(told))
+    assert genl.parse(NAME, messages) == device
+    assert heard(messages) == device
 
 
 def test_a_peer_that_goes_on_in_the_next_message_is_one() -> None:
@@ -79,8 +108,73 @@ def test_a_peer_that_goes_on_in_the_next_message_is_one() -> None:
         )
         for network in ("10.5.2.0/24", "10.5.3.0/24")
     )
-    (found,) = genl.parse(NAME, [decoded(genl.peer_message(one)) for one in (first, second)]).peers
+    (found,) = genl.parse(NAME, [message for one in (first, second) for message in genl.peer_messages(one)]).peers
     assert found == replace(first, allowed_ips=first.allowed_ips | second.allowed_ips)
+
+
+@pytest.mark.parametrize(("count", "messages"), [(0, 1), (1, 1), (1000, 1), (1001, 2), (2500, 3)])
+def test_more_allowed_ips_than_one_message_has_room_for_go_into_several(count: int, messages: int) -> None:
+    networks = frozenset(IPv6Network((number << 64, 64)) for number in range(count))
+    peer = replace(PEER, allowed_ips=networks, preshared_key=format_key(b"\5" * 32), keepalive_s=25)
+    told = genl.peer_messages(peer)
+    assert len(told) == messages
+    assert max(map(len, told)) < 0x10000
+    first, *others = (message.get_attr("WGDEVICE_A_PEERS")[0] for message in map(decoded, told))
+    assert first.get_attr("WGPEER_A_FLAGS") == genl.PEER_REPLACE_ALLOWEDIPS
+    # Anything else of a further message would undo what the first one said.
+    for other in others:
+        assert [name for name, _value in other["attrs"]] == ["WGPEER_A_PUBLIC_KEY", "WGPEER_A_ALLOWEDIPS"]
+    assert heard(told).peers == genl.parse(NAME, told).peers == (peer,)
+
+
+def test_the_family_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bytes] = []
+    told: list[tuple[int, bytes]] = []
+
+    def ask(_kind: int, request: bytes, **_over: object) -> bytes:
+        asked.append(request)
+        # Of the real answer: the name, and the number.
+        return struct.pack("=BBxxHH10sxxHHHxx", 1, 2, 14, 2, b"wireguard", 6, 1, 37)
+
+    def change(kind: int, _flags: int, request: bytes, **_over: object) -> None:
+        told.append((kind, request))
+
+    monkeypatch.setattr(genl, "ask", ask)
+    monkeypatch.setattr(genl, "change", change)
+    kernel = genl.Kernel()
+    try:
+        kernel.set_link(LINK)
+        kernel.set_peer(PEER)
+        kernel.remove_peer(PEER)
+    finally:
+        kernel.close()
+    messages = [genl.link_message(LINK), *genl.peer_messages(PEER), genl.removal_message(PEER)]
+    assert told == [(37, message) for message in messages]
+    assert len(asked) == 1
+
+
+def test_a_dump_that_a_change_came_between_is_begun_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = replace(PEER, public_key=format_key(b"\4" * 32))
+    # Until it changed, the device had one peer; the second dump finds both.
+    dumps = [[(NLM_F_DUMP_INTR, PEER)], [(0, PEER), (0, other)]]
+
+    def dump(_kind: int, _request: bytes, **_over: object) -> Iterator[tuple[int, bytes]]:
+        for flags, peer in dumps.pop(0):
+            yield flags, genl.peer_messages(peer)[0]
+
+    monkeypatch.setattr(genl.Kernel, "_opened", lambda _kernel: (None, 37))
+    monkeypatch.setattr(genl, "dump", dump)
+    assert genl.Kernel().get(NAME).peers == (PEER, other)
+    assert not dumps
+
+
+@pytest.mark.parametrize("key", ["", "AAAA", "not base64"])
+def test_a_message_is_not_made_of_what_is_no_key(key: str) -> None:
+    for made in (genl.peer_messages, genl.removal_message):
+        with pytest.raises(ValueError, match="not a WireGuard key"):
+            made(replace(PEER, public_key=key))
+    with pytest.raises(ValueError, match="not a WireGuard key"):
+        genl.link_message(replace(LINK, private_key=key))
 
 
 @pytest.mark.parametrize("answer", ["", "\n\n", "private_key=00\n\n", "listen_port=1\n"])

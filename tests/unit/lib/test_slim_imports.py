@@ -25,24 +25,12 @@ ON_DEMAND = (
     "overlayd.monitoring.http_server",
 )
 
-LIBRARIES = {"etcd3", "google", "grpc", "jeepney", "pyroute2"}
+LIBRARIES = {"etcd3", "google", "grpc", "jeepney"}
 # Of each of them, what may be there.
 PARTS = {
     "etcd3": {"etcdrpc"},
     "grpc": {"_compression", "_cython", "_grpcio_metadata", "_observability", "_runtime_protos", "_typing"},
     "jeepney": {"auth", "bus", "bus_messages", "fds", "io", "low_level", "wrappers"},
-    "pyroute2": {
-        "common",
-        "config",
-        "iproute",
-        "ipset",
-        "netlink",
-        "netns",
-        "process",
-        "protocols",
-        "requests",
-        "statsd",
-    },
 }
 # What costs much in the standard library, and comes easily with something else.
 DEAR = {"decimal", "email", "http", "multiprocessing", "sqlite3", "ssl", "tarfile", "unittest", "urllib.request", "xml"}
@@ -85,7 +73,7 @@ def idle() -> set[str]:
     return loaded([*ours, "overlayd.commands.run"], refused=[])
 
 
-def test_an_idle_daemon_holds_five_libraries(idle: set[str]) -> None:
+def test_an_idle_daemon_holds_four_libraries(idle: set[str]) -> None:
     tops = {name.partition(".")[0] for name in idle}
     # What Cython's modules share is a module too.
     foreign = {name for name in tops - sys.stdlib_module_names if not name.startswith(("_cython", "cython_runtime"))}

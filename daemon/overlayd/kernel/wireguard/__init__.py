@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import errno
 from collections.abc import Iterator
-from typing import Any
 
 from overlayd.errors import KernelRefused
-from overlayd.kernel.pyroute import NetlinkError
+from overlayd.kernel import links
 from overlayd.kernel.state import WireguardLink, WireguardPeer
 from overlayd.kernel.wireguard import userspace
 from overlayd.kernel.wireguard.device import Device, Transport
@@ -52,15 +51,15 @@ class Devices:
         except (OSError, ValueError):
             return None
 
-    def make(self, ipr: Any, name: str) -> None:
+    def make(self, name: str) -> None:
         """Make a new device, by wireguard-go where the kernel cannot.
 
-        Raises NetlinkError, UnsupportedError where neither can, KernelRefused where wireguard-go failed.
+        Raises OSError, UnsupportedError where neither can, KernelRefused where wireguard-go failed.
         """
         try:
-            ipr.link("add", ifname=name, kind=KIND)
-        except NetlinkError as error:
-            if error.code != errno.EOPNOTSUPP:
+            links.add(name, KIND)
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP:
                 raise
             userspace.make(name)
 

@@ -1,30 +1,57 @@
-"""The kernel's WireGuard, by generic netlink: linux/wireguard.h, Linux 5.6."""
+"""The kernel's WireGuard, by generic netlink: linux/wireguard.h, linux/genetlink.h, Linux 5.6."""
 
 from __future__ import annotations
 
-import errno
-import os
 import socket
-from collections.abc import Callable, Iterable
+import struct
+from collections.abc import Collection, Iterable
 from dataclasses import replace
-from typing import Any
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
-from overlayd.kernel.pyroute import NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkError, WireGuard, wgmsg
+from overlayd.kernel.messages import (
+    NLM_F_DUMP_INTR,
+    ask,
+    attribute,
+    attributes,
+    change,
+    dump,
+    listed,
+    nested,
+    opened,
+    text,
+    word,
+)
 from overlayd.kernel.state import WireguardLink, WireguardPeer
-from overlayd.kernel.wireguard.device import NO_KEY, Device
-from overlayd.lib.addresses import IPNetwork, ip_address, ip_network
+from overlayd.kernel.wireguard.device import NO_KEY, Device, format_key, parse_key
+from overlayd.lib.addresses import IPAddress, IPNetwork
 
-VERSION = 1
+NETLINK_GENERIC, GENL_ID_CTRL, CTRL_CMD_GETFAMILY = 16, 16, 3
+CTRL_ATTR_FAMILY_ID, CTRL_ATTR_FAMILY_NAME = 1, 2
+FAMILY, VERSION = "wireguard", 1
 CMD_GET_DEVICE, CMD_SET_DEVICE = 0, 1
+DEVICE_IFNAME, DEVICE_PRIVATE_KEY, DEVICE_LISTEN_PORT, DEVICE_PEERS = 2, 3, 6, 8
+PEER_PUBLIC_KEY, PEER_PRESHARED_KEY, PEER_FLAGS, PEER_ENDPOINT, PEER_KEEPALIVE, PEER_ALLOWEDIPS = 1, 2, 3, 4, 5, 9
 PEER_REMOVE_ME, PEER_REPLACE_ALLOWEDIPS = 0x1, 0x2
+ALLOWEDIP_FAMILY, ALLOWEDIP_IPADDR, ALLOWEDIP_CIDR_MASK = 1, 2, 3
+# An IPv6 network takes 40 bytes, and the length of the attribute with all of them has 16 bits.
+ALLOWED_IPS_AT_ONCE = 1000
+# A dump during which the device changed is begun again (NLM_F_DUMP_INTR), but not for ever.
+TRIES = 5
+HEADER = struct.Struct("=BBH")  # genlmsghdr: command, version, reserved
+_SHORT = struct.Struct("=H")
+_PORT = struct.Struct("!H")
 
 
 class Kernel:
-    """The transport to the kernel's devices; its socket opens with the first call. See Transport."""
+    """The transport to the kernel's devices; its socket opens with the first call. See Transport.
+
+    ENOENT where the kernel has no WireGuard, ENODEV where it has no such device.
+    """
 
     def __init__(self) -> None:
         """Opens nothing yet."""
-        self._socket: Any = None
+        self._socket: socket.socket | None = None
+        self._family: int | None = None
 
     def close(self) -> None:
         """Close the socket, if it is open."""
@@ -34,80 +61,96 @@ class Kernel:
 
     def get(self, name: str) -> Device:
         """See Transport."""
-        return parse(name, self._request(get_message(name), NLM_F_REQUEST | NLM_F_DUMP))
+        end, family = self._opened()
+        answers: list[tuple[int, bytes]] = []
+        for _attempt in range(TRIES):
+            answers = list(dump(family, get_message(name), over=end))
+            if not any(flags & NLM_F_DUMP_INTR for flags, _answer in answers):
+                break
+        return parse(name, (answer for _flags, answer in answers))
 
     def set_link(self, link: WireguardLink) -> None:
         """See Transport."""
-        self._request(link_message(link), NLM_F_REQUEST | NLM_F_ACK)
+        self._change(link_message(link))
 
     def set_peer(self, peer: WireguardPeer) -> None:
         """See Transport."""
-        self._request(peer_message(peer), NLM_F_REQUEST | NLM_F_ACK)
+        for message in peer_messages(peer):
+            self._change(message)
 
     def remove_peer(self, peer: WireguardPeer) -> None:
         """See Transport."""
-        self._request(removal_message(peer), NLM_F_REQUEST | NLM_F_ACK)
+        self._change(removal_message(peer))
 
-    def _request(self, message: wgmsg, flags: int) -> list[Any]:
-        def call() -> list[Any]:
-            if self._socket is None:
-                self._socket = WireGuard()
-            return list(self._socket.nlm_request(message, msg_type=self._socket.prid, msg_flags=flags))
+    def _change(self, message: bytes) -> None:
+        end, family = self._opened()
+        change(family, 0, message, over=end)
 
-        return _as_oserror(call)
+    def _opened(self) -> tuple[socket.socket, int]:
+        """The socket, and the number that the kernel gave the family. Raises OSError."""
+        if self._socket is None:
+            self._socket = opened(NETLINK_GENERIC)
+        if self._family is None:
+            request = HEADER.pack(CTRL_CMD_GETFAMILY, 1, 0) + text(CTRL_ATTR_FAMILY_NAME, FAMILY)
+            answer = attributes(ask(GENL_ID_CTRL, request, over=self._socket), HEADER.size)
+            (self._family,) = _SHORT.unpack(answer[CTRL_ATTR_FAMILY_ID])
+        return self._socket, self._family
 
 
-def get_message(name: str) -> wgmsg:
-    """The request for a device's configuration."""
+def get_message(name: str) -> bytes:
+    """The request for a device's configuration, from the generic netlink header on, as all messages of this module."""
     return _message(CMD_GET_DEVICE, name)
 
 
-def link_message(link: WireguardLink) -> wgmsg:
-    """The request that gives a device its key and port."""
+def link_message(link: WireguardLink) -> bytes:
+    """The request that gives a device its key and port. Raises ValueError for a key that is none."""
     return _message(
         CMD_SET_DEVICE,
         link.name,
-        ("WGDEVICE_A_PRIVATE_KEY", link.private_key),
-        ("WGDEVICE_A_LISTEN_PORT", link.listen_port),
+        attribute(DEVICE_PRIVATE_KEY, _key_bytes(link.private_key)),
+        attribute(DEVICE_LISTEN_PORT, _SHORT.pack(link.listen_port)),
     )
 
 
-def peer_message(peer: WireguardPeer) -> wgmsg:
-    """The request that makes a peer, or changes one, to exactly this."""
-    words: list[tuple[str, Any]] = [
-        ("WGPEER_A_PUBLIC_KEY", peer.public_key),
-        ("WGPEER_A_FLAGS", PEER_REPLACE_ALLOWEDIPS),
-        ("WGPEER_A_PRESHARED_KEY", peer.preshared_key or NO_KEY),
+def peer_messages(peer: WireguardPeer) -> list[bytes]:
+    """The requests that make a peer, or change one, to exactly this: one, if it has not too many allowed IPs.
+
+    The first replaces the allowed IPs, each further one adds some, as linux/wireguard.h tells. Raises ValueError for a
+    key that is none.
+    """
+    networks = sorted(peer.allowed_ips, key=str)
+    public_key = attribute(PEER_PUBLIC_KEY, _key_bytes(peer.public_key))
+    settings = [
+        word(PEER_FLAGS, PEER_REPLACE_ALLOWEDIPS),
+        attribute(PEER_PRESHARED_KEY, _key_bytes(peer.preshared_key or NO_KEY)),
+        attribute(PEER_KEEPALIVE, _SHORT.pack(peer.keepalive_s)),
     ]
     if peer.endpoint is not None:
-        address, port = peer.endpoint
-        where = {"addr": str(address), "port": port}
-        words.append(("WGPEER_A_ENDPOINT", {**where, "flowinfo": 0, "scope_id": 0} if address.version == 6 else where))
-    words += [
-        ("WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL", peer.keepalive_s),
-        ("WGPEER_A_ALLOWEDIPS", [_allowed_ip(network) for network in sorted(peer.allowed_ips, key=str)]),
-    ]
-    return _message(CMD_SET_DEVICE, peer.link, ("WGDEVICE_A_PEERS", [{"attrs": words}]))
+        settings.append(attribute(PEER_ENDPOINT, _endpoint_bytes(*peer.endpoint)))
+    messages = [_peer_message(peer, public_key, *settings, *_allowed_ips(networks[:ALLOWED_IPS_AT_ONCE]))]
+    for at in range(ALLOWED_IPS_AT_ONCE, len(networks), ALLOWED_IPS_AT_ONCE):
+        messages.append(_peer_message(peer, public_key, *_allowed_ips(networks[at : at + ALLOWED_IPS_AT_ONCE])))
+    return messages
 
 
-def removal_message(peer: WireguardPeer) -> wgmsg:
-    """The request that removes a peer."""
-    words = [("WGPEER_A_PUBLIC_KEY", peer.public_key), ("WGPEER_A_FLAGS", PEER_REMOVE_ME)]
-    return _message(CMD_SET_DEVICE, peer.link, ("WGDEVICE_A_PEERS", [{"attrs": words}]))
+def removal_message(peer: WireguardPeer) -> bytes:
+    """The request that removes a peer. Raises ValueError for a key that is none."""
+    key = attribute(PEER_PUBLIC_KEY, _key_bytes(peer.public_key))
+    return _peer_message(peer, key, word(PEER_FLAGS, PEER_REMOVE_ME))
 
 
-def parse(name: str, answers: Iterable[Any]) -> Device:
+def parse(name: str, answers: Iterable[bytes]) -> Device:
     """The device that a dump describes. A peer may go on in the next message: its key again, and more allowed IPs."""
     device, peers = Device(), dict[str, WireguardPeer]()
     for answer in answers:
-        private_key = _key(answer.get_attr("WGDEVICE_A_PRIVATE_KEY"))
+        found = attributes(answer, HEADER.size)
         device = replace(
             device,
-            private_key=private_key or device.private_key,
-            listen_port=answer.get_attr("WGDEVICE_A_LISTEN_PORT") or device.listen_port,
+            private_key=_key(found.get(DEVICE_PRIVATE_KEY)) or device.private_key,
+            listen_port=_short(found.get(DEVICE_LISTEN_PORT)) or device.listen_port,
         )
-        for found in answer.get_attr("WGDEVICE_A_PEERS") or ():
-            peer = _peer(name, found)
+        for _number, one in listed(found.get(DEVICE_PEERS, b"")):
+            peer = _peer(name, one)
             before = peers.get(peer.public_key)
             peers[peer.public_key] = (
                 replace(before, allowed_ips=before.allowed_ips | peer.allowed_ips) if before else peer
@@ -115,44 +158,79 @@ def parse(name: str, answers: Iterable[Any]) -> Device:
     return replace(device, peers=tuple(peers.values()))
 
 
-def _peer(name: str, found: Any) -> WireguardPeer:
-    endpoint = found.get_attr("WGPEER_A_ENDPOINT")
+def _peer(name: str, message: bytes) -> WireguardPeer:
+    found = attributes(message)
     return WireguardPeer(
         link=name,
-        public_key=_key(found.get_attr("WGPEER_A_PUBLIC_KEY")) or NO_KEY,
-        endpoint=(ip_address(endpoint["addr"]), endpoint["port"]) if endpoint else None,
-        allowed_ips=frozenset(ip_network(one["addr"]) for one in found.get_attr("WGPEER_A_ALLOWEDIPS") or ()),
-        preshared_key=_key(found.get_attr("WGPEER_A_PRESHARED_KEY")),
-        keepalive_s=found.get_attr("WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL") or 0,
+        public_key=_key(found.get(PEER_PUBLIC_KEY)) or NO_KEY,
+        endpoint=_endpoint(found.get(PEER_ENDPOINT)),
+        allowed_ips=frozenset(_network(one) for _number, one in listed(found.get(PEER_ALLOWEDIPS, b""))),
+        preshared_key=_key(found.get(PEER_PRESHARED_KEY)),
+        keepalive_s=_short(found.get(PEER_KEEPALIVE)),
     )
+
+
+def _network(message: bytes) -> IPNetwork:
+    found = attributes(message)
+    base, length = found[ALLOWEDIP_IPADDR], found[ALLOWEDIP_CIDR_MASK][0]
+    return IPv4Network((base, length)) if len(base) == 4 else IPv6Network((base, length))
+
+
+def _endpoint(data: bytes | None) -> tuple[IPAddress, int] | None:
+    """Address and port of a sockaddr_in or a sockaddr_in6 (ip(7), ipv6(7))."""
+    if not data:
+        return None
+    (port,) = _PORT.unpack_from(data, 2)
+    if _short(data[:2]) == socket.AF_INET:
+        return IPv4Address(data[4:8]), port
+    return IPv6Address(data[8:24]), port
+
+
+def _endpoint_bytes(address: IPAddress, port: int) -> bytes:
+    if address.version == 4:
+        return _SHORT.pack(socket.AF_INET) + _PORT.pack(port) + address.packed + bytes(8)
+    # The flow before the address, and the scope behind it, are 0.
+    return _SHORT.pack(socket.AF_INET6) + _PORT.pack(port) + bytes(4) + address.packed + bytes(4)
 
 
 def _key(found: bytes | None) -> str | None:
     """A key in base64; None for zeros, which mean that there is none."""
-    key = found.decode() if found else NO_KEY
-    return None if key == NO_KEY else key
+    return format_key(found) if found and any(found) else None
 
 
-def _message(command: int, name: str, *words: tuple[str, Any]) -> wgmsg:
-    message = wgmsg()
-    message["cmd"], message["version"] = command, VERSION
-    message["attrs"] = [("WGDEVICE_A_IFNAME", name), *words]
-    return message
+def _key_bytes(key: str) -> bytes:
+    found = parse_key(key)
+    if found is None:
+        raise ValueError("not a WireGuard key")
+    return found
 
 
-def _allowed_ip(network: IPNetwork) -> dict[str, Any]:
-    return {
-        "attrs": [
-            ("WGALLOWEDIP_A_FAMILY", socket.AF_INET if network.version == 4 else socket.AF_INET6),
-            ("WGALLOWEDIP_A_IPADDR", network.network_address.packed),
-            ("WGALLOWEDIP_A_CIDR_MASK", network.prefixlen),
-        ]
-    }
+def _short(data: bytes | None) -> int:
+    """A number of two bytes; 0 where there is none."""
+    found: int = _SHORT.unpack(data)[0] if data else 0
+    return found
 
 
-def _as_oserror(call: Callable[[], list[Any]]) -> list[Any]:
-    try:
-        return call()
-    except NetlinkError as error:
-        code = error.code or errno.EIO
-        raise OSError(code, os.strerror(code)) from error
+def _message(command: int, name: str, *parts: bytes) -> bytes:
+    return b"".join([HEADER.pack(command, VERSION, 0), text(DEVICE_IFNAME, name), *parts])
+
+
+def _peer_message(peer: WireguardPeer, *parts: bytes) -> bytes:
+    return _message(CMD_SET_DEVICE, peer.link, nested(DEVICE_PEERS, [nested(0, parts)]))
+
+
+def _allowed_ips(networks: Collection[IPNetwork]) -> list[bytes]:
+    """The attribute with these networks; nothing for none, as wg(8) does."""
+    return [nested(PEER_ALLOWEDIPS, [_allowed_ip(network) for network in networks])] if networks else []
+
+
+def _allowed_ip(network: IPNetwork) -> bytes:
+    family = socket.AF_INET if network.version == 4 else socket.AF_INET6
+    return nested(
+        0,
+        [
+            attribute(ALLOWEDIP_FAMILY, _SHORT.pack(family)),
+            attribute(ALLOWEDIP_IPADDR, network.network_address.packed),
+            attribute(ALLOWEDIP_CIDR_MASK, bytes([network.prefixlen])),
+        ],
+    )

@@ -1,0 +1,194 @@
+"""Interfaces, their addresses and neighbours by rtnetlink(7): read, whosever they are; interfaces made and changed."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
+
+from overlayd.kernel.messages import (
+    NLM_F_CREATE,
+    NLM_F_EXCL,
+    NLM_F_REPLACE,
+    attribute,
+    attributes,
+    change,
+    dump,
+    number,
+    string,
+    text,
+    word,
+)
+from overlayd.lib.addresses import IPAddress, IPInterface
+
+RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
+RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
+RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
+AF_INET, AF_BRIDGE, AF_INET6 = 2, 7, 10
+# linux/if_link.h, linux/if_addr.h, linux/neighbour.h
+IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER, IFLA_LINKINFO, IFLA_IFALIAS = 1, 3, 4, 5, 10, 18, 20
+IFLA_EXT_MASK, IFLA_LINK_NETNSID = 29, 37
+IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
+IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS = 1, 2, 8
+NDA_DST, NDA_LLADDR = 1, 2
+NUD_PERMANENT = 0x80
+# Without counters (Linux 4.4), which fill a dump and are summed over all processors.
+RTEXT_FILTER_SKIP_STATS = 0x8
+IFF_UP = 0x1
+IFA_F_NODAD = 0x02
+_LINK = struct.Struct("=BxHiII")  # ifinfomsg: family, type, index, flags, mask of the flags to change
+NEIGHBOUR = struct.Struct("=B3xiHBB")  # ndmsg: family, interface, state, flags, type
+_ADDRESS = struct.Struct("=BBBBi")  # ifaddrmsg: family, prefix length, flags, scope, index
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinkMessage:
+    """One interface as the kernel describes it.
+
+    `kind` is netlink's word (`bridge`, `vxlan`), None for hardware, and `data` that kind's own attributes by number.
+    `master` and `peer` are indexes: its bridge, and the interface below or at the other end of a pair, which is in
+    another namespace where `elsewhere`. 0 is none.
+    """
+
+    index: int
+    name: str
+    flags: int
+    mtu_bytes: int
+    mac: str | None = None
+    alias: str | None = None
+    master: int = 0
+    peer: int = 0
+    elsewhere: bool = False
+    kind: str | None = None
+    data: Mapping[int, bytes] = field(default_factory=dict)
+
+    @property
+    def up(self) -> bool:
+        """Whether it was switched on."""
+        return bool(self.flags & IFF_UP)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AddressMessage:
+    """One address of the interface with that index. `flags` are IFA_F_… of linux/if_addr.h."""
+
+    index: int
+    address: IPInterface
+    flags: int
+
+
+def read() -> tuple[LinkMessage, ...]:
+    """Every interface of this network namespace, by index. Raises OSError."""
+    request = _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + word(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS)
+    found = (parse(message) for _flags, message in dump(RTM_GETLINK, request))
+    return tuple(sorted(found, key=lambda one: one.index))
+
+
+def read_addresses() -> tuple[AddressMessage, ...]:
+    """Every address of this network namespace, IPv4 first, in the kernel's order. Raises OSError."""
+    request = _ADDRESS.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
+    messages = [message for _flags, message in dump(RTM_GETADDR, request)]
+    by_family = ([one for one in messages if one[0] == family] for family in (AF_INET, AF_INET6))
+    return tuple(_address(message) for found in by_family for message in found)
+
+
+def read_neighbours(index: int, version: int) -> Iterator[tuple[IPAddress, str]]:
+    """The neighbours of an interface and their link addresses, as far as these are known now. Raises OSError."""
+    for found_at, _state, found in dump_neighbours(AF_INET if version == 4 else AF_INET6):
+        if found_at == index and NDA_DST in found and NDA_LLADDR in found:
+            yield address_of(found[NDA_DST]), found[NDA_LLADDR].hex(":")
+
+
+def dump_neighbours(family: int) -> Iterator[tuple[int, int, dict[int, bytes]]]:
+    """Index, state and attributes of each neighbour, or with AF_BRIDGE of each forwarding entry. Raises OSError."""
+    for _flags, message in dump(RTM_GETNEIGH, NEIGHBOUR.pack(family, 0, 0, 0, 0)):
+        _family, index, state, _neighbour_flags, _type = NEIGHBOUR.unpack_from(message)
+        yield index, state, attributes(message, NEIGHBOUR.size)
+
+
+def address_of(data: bytes) -> IPAddress:
+    """An address of four or sixteen bytes."""
+    return IPv4Address(data) if len(data) == 4 else IPv6Address(data)
+
+
+def add(name: str, kind: str, *, mac: str | None = None, data: bytes = b"") -> None:
+    """Make an interface; `data` are attributes of its kind. Raises OSError: EEXIST, EOPNOTSUPP for no such kind."""
+    info = attribute(IFLA_INFO_KIND, kind.encode()) + (attribute(IFLA_INFO_DATA, data) if data else b"")
+    request = _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + text(IFLA_IFNAME, name)
+    if mac is not None:
+        request += attribute(IFLA_ADDRESS, bytes.fromhex(mac.replace(":", "")))
+    change(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, request + attribute(IFLA_LINKINFO, info))
+
+
+def configure(index: int, *, mtu_bytes: int, alias: str, mac: str | None = None) -> None:
+    """Change these of an interface; a MAC only where one is given. Raises OSError."""
+    request = _LINK.pack(socket.AF_UNSPEC, 0, index, 0, 0)
+    if mac is not None:
+        request += attribute(IFLA_ADDRESS, bytes.fromhex(mac.replace(":", "")))
+    change(RTM_NEWLINK, 0, request + word(IFLA_MTU, mtu_bytes) + attribute(IFLA_IFALIAS, alias.encode()))
+
+
+def bring_up(index: int) -> None:
+    """Switch an interface on. Raises OSError."""
+    change(RTM_NEWLINK, 0, _LINK.pack(socket.AF_UNSPEC, 0, index, IFF_UP, IFF_UP))
+
+
+def delete(index: int) -> None:
+    """Delete an interface. Raises OSError."""
+    change(RTM_DELLINK, 0, _LINK.pack(socket.AF_UNSPEC, 0, index, 0, 0))
+
+
+def add_address(index: int, address: IPInterface) -> None:
+    """Give an interface an address, also one that it has. Raises OSError."""
+    # No other host can have it: no second of waiting for duplicate address detection (RFC 4862).
+    change(RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, _own(index, address, IFA_F_NODAD if address.version == 6 else 0))
+
+
+def delete_address(index: int, address: IPInterface) -> None:
+    """Take an address from an interface. Raises OSError."""
+    change(RTM_DELADDR, 0, _own(index, address, 0))
+
+
+def _own(index: int, address: IPInterface, flags: int) -> bytes:
+    family = AF_INET if address.version == 4 else AF_INET6
+    head = _ADDRESS.pack(family, address.network.prefixlen, flags, 0, index)
+    return head + attribute(IFA_LOCAL, address.ip.packed) + attribute(IFA_ADDRESS, address.ip.packed)
+
+
+def index_of(message: bytes) -> int:
+    """The index in a message about a link; 0 where it is cut short."""
+    return int(_LINK.unpack_from(message)[2]) if len(message) >= _LINK.size else 0
+
+
+def parse(message: bytes) -> LinkMessage:
+    """One answer to RTM_GETLINK, without its header."""
+    _family, _type, index, flags, _change = _LINK.unpack_from(message)
+    found = attributes(message, _LINK.size)
+    info = attributes(found.get(IFLA_LINKINFO, b""))
+    mac = found.get(IFLA_ADDRESS)
+    return LinkMessage(
+        index=index,
+        name=string(found.get(IFLA_IFNAME)) or "",
+        flags=flags,
+        mtu_bytes=number(found.get(IFLA_MTU)),
+        mac=mac.hex(":") if mac else None,
+        alias=string(found.get(IFLA_IFALIAS)),
+        master=number(found.get(IFLA_MASTER)),
+        peer=number(found.get(IFLA_LINK)),
+        elsewhere=IFLA_LINK_NETNSID in found,
+        kind=string(info.get(IFLA_INFO_KIND)),
+        data=attributes(info.get(IFLA_INFO_DATA, b"")),
+    )
+
+
+def _address(message: bytes) -> AddressMessage:
+    family, length, flags, _scope, index = _ADDRESS.unpack_from(message)
+    found = attributes(message, _ADDRESS.size)
+    # Of a point-to-point interface, IFA_ADDRESS is the other end.
+    packed = found.get(IFA_LOCAL) or found[IFA_ADDRESS]
+    made: type[IPv4Interface | IPv6Interface] = IPv4Interface if family == AF_INET else IPv6Interface
+    return AddressMessage(
+        index=index, address=made((packed, length)), flags=number(found.get(IFA_FLAGS)) if IFA_FLAGS in found else flags
+    )
