@@ -21,6 +21,8 @@ BREAKAGES = {
     "device deleted": "ip link delete {device}",
     "addresses flushed": "ip address flush dev {device}",
     "neighbours flushed": "ip neighbour flush nud permanent dev {device}; ip neighbour delete {base} dev {device}",
+    # The kernel tells of it as of one that it forgets by itself.
+    "a neighbour deleted": "ip neighbour delete {base} dev {device}",
     "another MAC": "ip link set {device} address 02:00:00:00:00:01",
     "underlay flapped": "ip link set eth0 down; ip link set eth0 up",
     "rules flushed": "iptables -P FORWARD DROP; iptables -F; iptables -t raw -F; iptables -t nat -F",
@@ -28,7 +30,7 @@ BREAKAGES = {
 
 
 # "{device}": host-gw has none.
-VXLAN_ALONE = ("neighbours flushed", "another MAC", "addresses flushed")
+VXLAN_ALONE = ("neighbours flushed", "a neighbour deleted", "another MAC", "addresses flushed")
 # With the backends beside vxlan, what is nearest to their data path; all else is slow.
 NEAREST = {"host-gw": "routes flushed", "udp": "device deleted", "wireguard": "device deleted"}
 CASES = [

@@ -50,7 +50,7 @@ class Look:
         self._by_name: dict[str, Lease] = {}
         self.desired = desired
         self.report = report
-        context.watch.expected.replace(report.held)
+        context.watch.expected.replace(report.held, beside=(route.link for route in report.foreign if route.link))
 
     def holds(self) -> bool:
         """Whether the kernel has told of no change since, and this host needs the same for itself."""

@@ -52,8 +52,8 @@ KINDS = (Route, Neighbour, FdbEntry)
 RTM_NEWROUTE, RTM_DELROUTE = 24, 25
 NTF_SELF = 0x02
 RT_SCOPE_UNIVERSE, RT_SCOPE_LINK = 0, 253
-# A refusal takes up to 1 KB of the socket's buffer, which has 200 KB by default.
-MESSAGES_AT_ONCE = 100
+# A refusal takes up to 1 KB of the socket's buffer, which has 200 KB by default, and 32 KB on some hosts.
+MESSAGES_AT_ONCE = 25
 # "add" fails where a route of others is there, also one that came after the dump: it is not ours to replace.
 _FLAGS: Mapping[type[KernelObject], Mapping[OperationKind, int]] = {
     Route: {OperationKind.ADD: NLM_F_CREATE | NLM_F_EXCL, OperationKind.CHANGE: NLM_F_REPLACE},

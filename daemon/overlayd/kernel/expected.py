@@ -28,6 +28,7 @@ from overlayd.kernel.links import (
 )
 from overlayd.kernel.messages import attributes
 from overlayd.kernel.state import FdbEntry, KernelObject, Link, Neighbour
+from overlayd.lib import marks
 
 
 class Verdict(IntEnum):
@@ -51,14 +52,20 @@ class Expected:
         self._keys: set[Hashable] = set()
         self._links: Mapping[int, str] | None = None
 
-    def replace(self, objects: Iterable[KernelObject]) -> None:
-        """Expect these alone."""
+    def replace(self, objects: Iterable[KernelObject], *, beside: Iterable[str] = ()) -> None:
+        """Expect these alone. Links in `beside` matter too: routes of others that lead there are in the way of ours."""
         self.forget()
         self.add(objects)
         links: dict[int, str] = {}
-        for name in {item.name if isinstance(item, Link) else item.on_link for item in self._objects}:
+        for name in {item.name if isinstance(item, Link) else item.on_link for item in self._objects} - {None}:
+            try:
+                links[socket.if_nametoindex(str(name))] = str(name)
+            except OSError:
+                # It has gone meanwhile: all stays news.
+                return
+        for name in beside:
             with contextlib.suppress(OSError):
-                links.update({socket.if_nametoindex(name): name} if name else {})
+                links[socket.if_nametoindex(name)] = name
         self._links = links
 
     def add(self, objects: Iterable[KernelObject]) -> None:
@@ -92,14 +99,32 @@ class Expected:
         # Neighbours that the kernel learns and forgets by itself do not count: on a busy host that is every second.
         permanent = bool(state & NUD_PERMANENT)
         if links is None:
-            return Verdict.NEWS if permanent else Verdict.NOISE
+            return Verdict.NEWS if permanent or _is_own(index) else Verdict.NOISE
         link, found = links.get(index), attributes(message, NEIGHBOUR.size)
-        if link is None or NDA_DST not in found or NDA_LLADDR not in found:
-            return Verdict.NEWS if permanent and link is not None else Verdict.NOISE
-        address, mac = address_of(found[NDA_DST]), found[NDA_LLADDR].hex(":")
-        item: KernelObject = Neighbour(link=link, address=address, mac=mac)
-        if family == AF_BRIDGE:
-            item = FdbEntry(link=link, mac=mac, dst=address)
+        if link is None:
+            return Verdict.NOISE
+        item = _neighbour(family, link, found)
+        if item is None:
+            # Forwarding entries that lead nowhere are none of ours.
+            return Verdict.NOISE if family == AF_BRIDGE else Verdict.NEWS
         if permanent and kind == RTM_NEWNEIGH and item in self._objects:
             return Verdict.NOISE
         return Verdict.NEWS if permanent or (type(item), item.key) in self._keys else Verdict.NOISE
+
+
+def _neighbour(family: int, link: str, found: Mapping[int, bytes]) -> Neighbour | FdbEntry | None:
+    """What a message is about; of a neighbour that goes, the kernel tells no link address."""
+    address, mac = found.get(NDA_DST), found.get(NDA_LLADDR, b"").hex(":")
+    if address is None or (family == AF_BRIDGE and not mac):
+        return None
+    if family == AF_BRIDGE:
+        return FdbEntry(link=link, mac=mac, dst=address_of(address))
+    return Neighbour(link=link, address=address_of(address), mac=mac)
+
+
+def _is_own(index: int) -> bool:
+    """Whether a link has a name of ours. Of one that has gone there was another message."""
+    try:
+        return marks.ours().names(socket.if_indextoname(index))
+    except OSError:
+        return False

@@ -39,8 +39,8 @@ class StatusFile:
         if status == self.status and self._written is not None and self._written == _identity(self._path):
             return
         self.status = status
-        self._write(self._path, _as_object(dataclasses.replace(self.status, reach=())))
-        self._written = None if self._unwritten == self._path.name else _identity(self._path)
+        written = self._write(self._path, _as_object(dataclasses.replace(self.status, reach=())))
+        self._written = _identity(self._path) if written else None
 
     def update_reach(self, found: tuple[Reach, ...]) -> None:
         """Change what is known of the way to each peer, in a file of its own. Never raises."""
@@ -49,19 +49,20 @@ class StatusFile:
         self.status = dataclasses.replace(self.status, reach=found)
         self._write(self._path.with_name(REACH_FILE), _as_list(found))
 
-    def _write(self, path: Path, text: str) -> None:
-        """Write a file, and log when that begins to fail, and when it works again."""
+    def _write(self, path: Path, text: str) -> bool:
+        """Write a file, and log when that begins to fail, and when it works again; whether it was written."""
         try:
             write_atomically(path, text + "\n")
         except OSError as error:
             if self._unwritten is None:
                 log.warning("the status cannot be written: commands show an older one", problem=str(error))
                 self._unwritten = path.name
-            return
+            return False
         # The other file may still have no room.
         if self._unwritten == path.name:
             log.info("the status can be written again", path=str(path))
             self._unwritten = None
+        return True
 
 
 # A field or a peer on each line: json.dumps with an indent takes ten times as long, and there may be many peers.

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from overlayd.kernel import batch
 from overlayd.kernel.diff import Operation, OperationKind
 from overlayd.kernel.expected import Expected, Verdict
-from overlayd.kernel.messages import packed
+from overlayd.kernel.messages import attribute, packed
 from overlayd.kernel.monitor import NFT_SUBSYSTEM, judge, judge_rules
 from overlayd.kernel.state import FdbEntry, KernelObject, Link, Neighbour, Route
 
@@ -59,10 +59,11 @@ def link_message(kind: int, index: int) -> bytes:
     return packed(kind, 0, struct.pack("=BxHiII", 0, 1, index, 1, 0))
 
 
-def test_as_long_as_nothing_is_expected_all_matters_but_what_the_kernel_learns() -> None:
+def test_as_long_as_nothing_is_expected_all_matters_but_what_the_kernel_learns(monkeypatch: pytest.MonkeyPatch) -> None:
     nothing = Expected()
     assert judge(packed(RTM_NEWROUTE, 0, bytes(12)), nothing) == Verdict.NEWS
     assert judge(link_message(RTM_NEWLINK, 77), nothing) == Verdict.NEWS
+    monkeypatch.setattr(socket, "if_indextoname", lambda _index: "eth0")
     noise = neighbour(RTM_NEWNEIGH, NUD_REACHABLE)
     assert judge(noise, nothing) == Verdict.NOISE
     assert judge(neighbour(RTM_DELNEIGH, NUD_PERMANENT), nothing) == Verdict.NEWS
@@ -99,6 +100,33 @@ def test_an_entry_of_ours_that_is_not_permanent_any_more_is_news() -> None:
         message[at : at + 2] = struct.pack("=H", NUD_REACHABLE)
         assert judge(bytes(message), expected(*OBJECTS)) == Verdict.NEWS
         assert judge(bytes(message), expected(ROUTE)) == Verdict.NOISE
+
+
+@pytest.mark.parametrize("kind", [RTM_NEWNEIGH, RTM_DELNEIGH])
+def test_a_neighbour_of_ours_that_somebody_deletes_is_news_though_it_has_neither_state_nor_mac(kind: int) -> None:
+    # As Linux 6.18 tells of `ip neigh del`: in state NUD_FAILED, without a link address.
+    for address, verdict in (("10.5.2.0", Verdict.NEWS), ("10.5.2.77", Verdict.NOISE)):
+        body = struct.pack("=B3xiHBB", 2, INDEX, 0x20, 0, 1) + attribute(1, IPv4Address(address).packed)
+        assert judge(packed(kind, 0, body), expected(*OBJECTS)) == verdict
+
+
+def test_while_nothing_is_expected_all_neighbours_on_our_own_links_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = neighbour(RTM_NEWNEIGH, NUD_REACHABLE)
+    for name, verdict in (("overlay.1", Verdict.NEWS), ("eth0", Verdict.NOISE)):
+        monkeypatch.setattr(socket, "if_indextoname", lambda _index, name=name: name)
+        assert judge(noise, Expected()) == verdict
+
+
+def test_where_a_link_has_gone_meanwhile_all_stays_news() -> None:
+    made = Expected()
+    made.replace([Link(name="overlay.77", mtu_bytes=1450), *OBJECTS])
+    assert judge(about(ROUTE), made) == Verdict.NEWS
+
+
+def test_a_link_that_a_route_of_others_leads_to_matters_too() -> None:
+    made = Expected()
+    made.replace([BLACKHOLE], beside=["lo", "gone0"])
+    assert judge(link_message(RTM_NEWLINK, INDEX), made) == Verdict.NEWS
 
 
 def test_a_link_matters_where_something_of_ours_is_on_it_and_wakes_in_any_case() -> None:

@@ -12,7 +12,7 @@ from overlayd.commands.status_report import document, duration, report
 from overlayd.errors import OverlaydError
 from overlayd.lib.tables import columns
 from overlayd.monitoring import status_file
-from overlayd.monitoring.status_file import Peer, Status, StatusFile
+from overlayd.monitoring.status_file import Peer, Reach, Status, StatusFile
 
 STATUS = Status(
     state="ready",
@@ -104,6 +104,33 @@ def test_a_status_is_read_as_it_was_written_also_from_a_newer_daemon(tmp_path: P
     path.write_text("{")
     with pytest.raises(OverlaydError, match="cannot be read"):
         status_file.read(tmp_path)
+
+
+def test_what_could_not_be_written_is_written_when_it_can_be(tmp_path: Path) -> None:
+    blocked = [tmp_path / status_file.REACH_FILE, tmp_path / status_file.FILE]
+    for path in blocked:
+        path.mkdir()
+    file = StatusFile(tmp_path, STATUS)
+    file.update_reach((Reach(subnet="10.5.2.0/24", public_ip="198.18.1.2"),))
+    file.update(state="waiting")
+    for path in blocked:
+        path.rmdir()
+    file.update()
+    assert status_file.read(tmp_path).state == "waiting"
+
+
+def test_a_status_that_somebody_removed_or_changed_is_written_again_and_an_unchanged_one_is_not(tmp_path: Path) -> None:
+    file, path = StatusFile(tmp_path, STATUS), tmp_path / status_file.FILE
+    file.update()
+    text, before = path.read_text(), path.stat()
+    file.update()
+    assert path.stat() == before
+    path.write_text("{}")
+    file.update()
+    assert path.read_text() == text
+    path.unlink()
+    file.update()
+    assert path.read_text() == text
 
 
 @pytest.mark.parametrize(
