@@ -15,7 +15,8 @@ import pytest
 from overlayd import firewall
 from overlayd.backends.listening import Listening
 from overlayd.kernel import ipset
-from overlayd.kernel.monitor import NETLINK_NETFILTER, NFT_GROUPS, RECEIVE_BYTES, judge_rules
+from overlayd.kernel.messages import NETLINK_NETFILTER
+from overlayd.kernel.monitor import NFT_GROUPS, RECEIVE_BYTES, judge_rules
 from overlayd.lib import marks
 from tests.testbed.netns import namespaces
 from tests.testbed.netns.forwarding import use_iptables

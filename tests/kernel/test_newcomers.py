@@ -12,48 +12,35 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from overlayd import backends
-from overlayd.host.data_path import DataPath
-from overlayd.host.parts import DesiredHost
 from overlayd.kernel import netlink
-from overlayd.kernel.converge import ConvergeReport
 from overlayd.kernel.state import Route
 from overlayd.leases.lease import Lease
 from overlayd.leases.lease_table import LeaseTableReader
 from overlayd.store.protocol import KeyValue
-from tests.kernel.stage import host
+from tests.kernel.stage import StagedDataPath, host
 from tests.testbed.netns import namespaces
 from tests.testbed.netns.namespaces import inside
 from tests.unit.fuzz.leases import rivals
-from tests.unit.host.values import DirectedWatch, context
-from tests.unit.kernel.scenes import NETWORKS, Peer, Scene
+from tests.unit.host.values import DirectedWatch
+from tests.unit.kernel.scenes import Peer, Scene
 
 KINDS = ("vxlan", "host-gw", "auto")
 # host-gw serves those nearby alone.
 SIX = {number: Peer(number=number) for number in range(2, 8)}
 
 
-class Stage:
-    """A data path in a namespace, and how often its backend looked at the whole kernel."""
+class Stage(StagedDataPath):
+    """One whose kernel tells of no change, and how often its backend looked at the whole kernel."""
 
     def __init__(self, namespace: str, scene: Scene, folder: Path) -> None:
-        self.namespace = namespace
-        self.backend: Any = scene.backend(folder)
-        self.own = scene.own_lease()
-        self.watch = DirectedWatch()
+        super().__init__(namespace, scene, folder, DirectedWatch())
         self.looks = 0
-        made = context(self.backend, folder, NETWORKS[scene.versions], watch=self.watch)
-        self.data_path = DataPath(made)
-        inside(namespace, lambda: self.backend.open(self.own))
 
     def sync(self, peers: Sequence[Lease]) -> None:
+        """Sync it, and count."""
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(netlink, "read_with_foreign", self._counted(netlink.read_with_foreign))
-            inside(self.namespace, lambda: self.data_path.sync(DesiredHost(lease=self.own, peers=tuple(peers))))
-
-    def whole(self, peers: Sequence[Lease]) -> ConvergeReport:
-        """What a look at the whole finds to do."""
-        found: ConvergeReport = inside(self.namespace, lambda: self.backend.apply(self.own, peers))
-        return found
+            super().sync(peers)
 
     def _counted(self, read: Any) -> Any:
         def counted(networks: Any) -> Any:
@@ -72,14 +59,13 @@ def test_each_is_written_by_itself(kind: str, tmp_path: Path) -> None:
         for number in range(len(peers) + 1):
             stage.sync(peers[:number])
         assert stage.looks == 1
-        whole = stage.whole(peers)
-        assert (whole.written, len(whole.paths)) == (0, len(peers))
+        assert len(stage.require_whole(peers).paths) == len(peers)
         # Several at once; the same again; and one that goes needs the whole.
         stage.sync(peers[:2])
         stage.sync(peers)
         stage.sync(peers)
         assert stage.looks == 2
-        assert stage.whole(peers).written == 0
+        stage.require_whole(peers)
 
 
 def of_a_kind(kind: str) -> st.SearchStrategy[tuple[str, dict[str, KeyValue]]]:
@@ -106,9 +92,7 @@ def test_rivals_get_what_a_look_at_the_whole_gives_them(
         stage = Stage(namespace, Scene(kind=kind, versions=versions), tmp_path_factory.mktemp("newcomers"))
         for number in (*range(0, len(peers), step), len(peers)):
             stage.sync(peers[:number])
-        whole = stage.whole(peers)
-        assert whole.written == 0
-        assert {peer.key_name for peer in stage.data_path.served} == set(whole.paths)
+        stage.require_whole(peers)
 
 
 def test_one_whose_subnet_others_have_a_route_to_is_left_to_the_whole_look(tmp_path: Path) -> None:

@@ -5,20 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from overlayd.errors import OverlaydError
-from overlayd.host.data_path import DataPath
-from overlayd.host.parts import DesiredHost
 from overlayd.kernel.monitor import Monitor
-from tests.kernel.stage import host
+from tests.kernel.stage import StagedDataPath, host
 from tests.testbed.netns import namespaces
 from tests.testbed.netns.namespaces import inside
 from tests.testbed.polling import eventually
-from tests.unit.host.values import context
-from tests.unit.kernel.scenes import NETWORKS, Peer, Scene
+from tests.unit.kernel.scenes import Peer, Scene
 
 SIX = {number: Peer(number=number, near=number % 2 == 0) for number in range(2, 8)}
 VXLAN = Scene(versions=(4, 6), peers=SIX, blackhole=True)
@@ -62,24 +58,21 @@ IN_THE_WAY = (
 )
 
 
-class Watched:
-    """A data path in a namespace with a real monitor."""
+class Watched(StagedDataPath):
+    """One with a real monitor, and its peers."""
 
     def __init__(self, namespace: str, scene: Scene, folder: Path) -> None:
-        self.namespace = namespace
-        self.backend: Any = scene.backend(folder)
-        self.own, self.peers = scene.own_lease(), tuple(scene.peer_leases())
         self.monitor = inside(namespace, lambda: Monitor(lambda: None))
         inside(namespace, self.monitor.start)
-        self.data_path = DataPath(context(self.backend, folder, NETWORKS[scene.versions], watch=self.monitor))
-        inside(namespace, lambda: self.backend.open(self.own))
+        super().__init__(namespace, scene, folder, self.monitor)
+        self.peers = scene.peer_leases()
 
     def settle(self) -> None:
         """Sync until there are no news of it any more."""
 
         def settled() -> bool:
             before = self.monitor.changes()
-            inside(self.namespace, lambda: self.data_path.sync(DesiredHost(lease=self.own, peers=self.peers)))
+            self.sync(self.peers)
             # What the last writes brought about is told a moment later.
             return not self.told(before, within_s=0.3)
 
@@ -114,9 +107,7 @@ def test_what_somebody_does_is_noticed_and_undone(command: str, tmp_path: Path) 
         if command not in SILENT:
             assert found.told(before, within_s=10)
         found.settle()
-        whole = inside(found.namespace, lambda: found.backend.apply(found.own, found.peers))
-        assert (whole.written, whole.problems) == (0, ())
-        assert {peer.key_name for peer in found.data_path.served} == set(whole.paths)
+        found.require_whole(found.peers)
 
 
 @pytest.mark.parametrize("scene", [VXLAN, HOST_GW], ids=lambda scene: scene.kind)

@@ -47,7 +47,7 @@ class Look:
         self._together: Together | None = None
         # What no two peers may have: objects by what identifies them in the kernel, and what the backend says.
         self._claims: set[Hashable] = set()
-        self._by_name: dict[str, Lease] = {}
+        self._by_name = {peer.key_name: peer for peer in desired.peers}
         self.desired = desired
         self.report = report
         context.watch.expected.replace(report.held, beside=(route.link for route in report.foreign if route.link))
@@ -88,11 +88,9 @@ class Look:
 
     def _newcomers(self, desired: DesiredHost) -> Collection[Lease] | None:
         """The peers that have come, if nothing else has changed."""
-        before = self.desired
+        before, known = self.desired, self._by_name
         if desired.lease != before.lease or not before.reserved <= desired.reserved:
             return None
-        known = self._by_name or {peer.key_name: peer for peer in before.peers}
-        self._by_name = known
         found = [peer for peer in desired.peers if known.get(peer.key_name) is not peer]
         came = len(desired.peers) == len(known) + len(found) <= PEERS_AT_MOST
         return found if came and not any(peer.key_name in known for peer in found) else None

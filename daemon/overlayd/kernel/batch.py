@@ -14,8 +14,18 @@ from functools import cache
 from typing import NamedTuple
 
 from overlayd.kernel.diff import Operation, OperationKind
-from overlayd.kernel.links import AF_BRIDGE, NDA_DST, NDA_LLADDR, NEIGHBOUR, NUD_PERMANENT, RTM_DELNEIGH, RTM_NEWNEIGH
+from overlayd.kernel.links import (
+    AF_BRIDGE,
+    NDA_DST,
+    NDA_LLADDR,
+    NEIGHBOUR,
+    NUD_PERMANENT,
+    RTM_DELNEIGH,
+    RTM_NEWNEIGH,
+    mac_bytes,
+)
 from overlayd.kernel.messages import (
+    FAMILY,
     NLM_F_ACK,
     NLM_F_CREATE,
     NLM_F_EXCL,
@@ -31,7 +41,6 @@ from overlayd.kernel.messages import (
     word,
 )
 from overlayd.kernel.routes import (
-    AF_OF,
     ROUTE,
     RT_TABLE_MAIN,
     RTA_DST,
@@ -39,6 +48,8 @@ from overlayd.kernel.routes import (
     RTA_OIF,
     RTA_PREFSRC,
     RTA_PRIORITY,
+    RTM_DELROUTE,
+    RTM_NEWROUTE,
     RTN_BLACKHOLE,
     RTN_UNICAST,
     RTNH_F_ONLINK,
@@ -49,22 +60,24 @@ from overlayd.lib.addresses import IPAddress
 
 KINDS = (Route, Neighbour, FdbEntry)
 """What `write` takes."""
-RTM_NEWROUTE, RTM_DELROUTE = 24, 25
 NTF_SELF = 0x02
 RT_SCOPE_UNIVERSE, RT_SCOPE_LINK = 0, 253
 # A refusal takes up to 1 KB of the socket's buffer, which has 200 KB by default, and 32 KB on some hosts.
 MESSAGES_AT_ONCE = 25
-# "add" fails where a route of others is there, also one that came after the dump: it is not ours to replace.
-_FLAGS: Mapping[type[KernelObject], Mapping[OperationKind, int]] = {
-    Route: {OperationKind.ADD: NLM_F_CREATE | NLM_F_EXCL, OperationKind.CHANGE: NLM_F_REPLACE},
-    **dict.fromkeys(
-        (Neighbour, FdbEntry), dict.fromkeys((OperationKind.ADD, OperationKind.CHANGE), NLM_F_CREATE | NLM_F_REPLACE)
-    ),
+_OF_NEIGHBOURS = {
+    **dict.fromkeys((OperationKind.ADD, OperationKind.CHANGE), (RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE)),
+    OperationKind.DELETE: (RTM_DELNEIGH, 0),
 }
-_KINDS: Mapping[type[KernelObject], tuple[int, int]] = {
-    Route: (RTM_NEWROUTE, RTM_DELROUTE),
-    Neighbour: (RTM_NEWNEIGH, RTM_DELNEIGH),
-    FdbEntry: (RTM_NEWNEIGH, RTM_DELNEIGH),
+# Type and flags of each message.
+_MESSAGES: Mapping[type[KernelObject], Mapping[OperationKind, tuple[int, int]]] = {
+    Route: {
+        # It fails where a route of others is there, also one that came after the dump: it is not ours to replace.
+        OperationKind.ADD: (RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL),
+        OperationKind.CHANGE: (RTM_NEWROUTE, NLM_F_REPLACE),
+        OperationKind.DELETE: (RTM_DELROUTE, 0),
+    },
+    Neighbour: _OF_NEIGHBOURS,
+    FdbEntry: _OF_NEIGHBOURS,
 }
 
 
@@ -115,11 +128,8 @@ def _exchange(end: socket.socket, messages: Sequence[_Message], codes: list[int]
 
 def _message(number: int, operation: Operation, index: Callable[[str], int]) -> _Message:
     """Raises OSError where there is no such link."""
-    item, verb = operation.object, operation.verb
-    made, deleted = _KINDS[type(item)]
-    if verb is OperationKind.DELETE:
-        return _Message(number, deleted, 0, _body(item, index))
-    return _Message(number, made, _FLAGS[type(item)][verb], _body(item, index))
+    kind, flags = _MESSAGES[type(operation.object)][operation.verb]
+    return _Message(number, kind, flags, _body(operation.object, index))
 
 
 def _body(item: KernelObject, index: Callable[[str], int]) -> bytes:
@@ -127,11 +137,11 @@ def _body(item: KernelObject, index: Callable[[str], int]) -> bytes:
         case Route():
             return _route(item, index)
         case Neighbour():
-            head = NEIGHBOUR.pack(AF_OF[item.address.version], index(item.link), NUD_PERMANENT, 0, 0)
-            return head + attribute(NDA_DST, item.address.packed) + attribute(NDA_LLADDR, _mac(item.mac))
+            head = NEIGHBOUR.pack(FAMILY[item.address.version], index(item.link), NUD_PERMANENT, 0, 0)
+            return head + attribute(NDA_DST, item.address.packed) + attribute(NDA_LLADDR, mac_bytes(item.mac))
         case FdbEntry():
             head = NEIGHBOUR.pack(AF_BRIDGE, index(item.link), NUD_PERMANENT, NTF_SELF, 0)
-            return head + attribute(NDA_LLADDR, _mac(item.mac)) + attribute(NDA_DST, item.dst.packed)
+            return head + attribute(NDA_LLADDR, mac_bytes(item.mac)) + attribute(NDA_DST, item.dst.packed)
     raise TypeError(f"a {type(item).__name__} is not written in batches")
 
 
@@ -140,7 +150,7 @@ def _route(route: Route, index: Callable[[str], int]) -> bytes:
     # IPv6 knows no scopes.
     universe = version == 6 or route.via is not None or route.link is None
     head = ROUTE.pack(
-        AF_OF[version],
+        FAMILY[version],
         route.dst.prefixlen,
         0,
         0,
@@ -161,7 +171,3 @@ def _route(route: Route, index: Callable[[str], int]) -> bytes:
 
 def _address(kind: int, address: IPAddress | None) -> bytes:
     return b"" if address is None else attribute(kind, address.packed)
-
-
-def _mac(mac: str) -> bytes:
-    return bytes.fromhex(mac.replace(":", ""))

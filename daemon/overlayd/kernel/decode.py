@@ -7,15 +7,13 @@ from collections.abc import Iterator, Mapping
 from overlayd.kernel import links
 from overlayd.kernel.links import (
     AF_BRIDGE,
-    AF_INET,
-    AF_INET6,
     NDA_DST,
     NDA_LLADDR,
     NUD_PERMANENT,
     LinkMessage,
     address_of,
 )
-from overlayd.kernel.messages import number
+from overlayd.kernel.messages import FAMILY, number
 from overlayd.kernel.state import (
     Address,
     FdbEntry,
@@ -102,7 +100,7 @@ def addresses(ours: Mapping[int, str]) -> Iterator[Address]:
 
 def neighbours(ours: Mapping[int, str], version: int) -> Iterator[Neighbour]:
     """The permanent neighbours on our links."""
-    for link, found in _neighbours(ours, AF_INET if version == 4 else AF_INET6):
+    for link, found in _neighbours(ours, FAMILY[version]):
         mac = found.get(NDA_LLADDR)
         if mac and NDA_DST in found:
             yield Neighbour(link=link, address=address_of(found[NDA_DST]), mac=mac.hex(":"))
@@ -117,6 +115,6 @@ def fdb(ours: Mapping[int, str]) -> Iterator[FdbEntry]:
 
 
 def _neighbours(ours: Mapping[int, str], family: int) -> Iterator[tuple[str, dict[int, bytes]]]:
-    for index, state, found in links.dump_neighbours(family) if ours else ():
-        if index in ours and state & NUD_PERMANENT:
+    for index, state, found in links.dump_neighbours(family, ours) if ours else ():
+        if state & NUD_PERMANENT:
             yield ours[index], found

@@ -12,7 +12,6 @@ from collections.abc import Hashable, Iterable, Mapping
 from enum import IntEnum
 
 from overlayd.kernel import routes
-from overlayd.kernel.batch import RTM_DELROUTE, RTM_NEWROUTE
 from overlayd.kernel.links import (
     AF_BRIDGE,
     NDA_DST,
@@ -27,6 +26,7 @@ from overlayd.kernel.links import (
     index_of,
 )
 from overlayd.kernel.messages import attributes
+from overlayd.kernel.routes import RTM_DELROUTE, RTM_NEWROUTE
 from overlayd.kernel.state import FdbEntry, KernelObject, Link, Neighbour
 from overlayd.lib import marks
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+import socket
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import wraps
@@ -14,6 +15,7 @@ from overlayd.errors import KernelRefused
 from overlayd.kernel import links, routes
 from overlayd.kernel.foreign import BRIDGE, FLANNEL
 from overlayd.kernel.links import LinkMessage
+from overlayd.kernel.routes import MainRoute
 from overlayd.lib.addresses import IPAddress, IPInterface, IPNetwork
 from overlayd.lib.marks import ALIASES, DEVICES
 
@@ -108,7 +110,10 @@ def router_macs(ifname: str, peers: Collection[IPAddress]) -> tuple[str, ...]:
     Without those that one of `peers` has too: the peer is the router, or the network shows one address for all hosts.
     Raises KernelRefused.
     """
-    index = next((link.index for link in links.read() if link.name == ifname), 0)
+    try:
+        index = socket.if_nametoindex(ifname)
+    except OSError:
+        return ()
     gateways = {
         hop.gateway
         for version in (4, 6)
@@ -192,7 +197,7 @@ def route_to(address: IPAddress) -> RouteAnswer | None:
         found = routes.ask(address)
     except OSError:
         return None
-    return RouteAnswer(ifindex=found.hops[0].ifindex, source=found.source) if found.hops else None
+    return _answer(found) if found.hops else None
 
 
 def default_route() -> RouteAnswer | None:
@@ -204,8 +209,7 @@ def default_route() -> RouteAnswer | None:
             if route.hops and route.hops[0].ifindex and not route.flags & _DEAD_OR_DOWN
         ]
         if found:
-            best = min(found, key=lambda route: route.metric)
-            return RouteAnswer(ifindex=best.hops[0].ifindex, source=best.source)
+            return _answer(min(found, key=lambda route: route.metric))
     return None
 
 
@@ -213,3 +217,7 @@ def default_gateways() -> tuple[IPAddress, ...]:
     """The next hops of all default routes, of either family."""
     hops = (hop for version in (4, 6) for route in routes.read_main(version, length=0) for hop in route.hops)
     return tuple(dict.fromkeys(hop.gateway for hop in hops if hop.gateway))
+
+
+def _answer(route: MainRoute) -> RouteAnswer:
+    return RouteAnswer(ifindex=route.hops[0].ifindex, source=route.source)

@@ -16,10 +16,13 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from overlayd.errors import KernelRefused, UnsupportedError
 from overlayd.kernel import modules
 from overlayd.kernel.messages import (
+    FAMILY,
+    NETLINK_NETFILTER,
     NLA_TYPE_MASK,
     NLM_F_EXCL,
     attribute,
     attributes,
+    byte,
     change,
     dump,
     listed,
@@ -34,7 +37,7 @@ ADDRESSES, NETWORKS = "hash:ip", "hash:net"
 MAX_ELEMENTS = 65536
 # An IPv6 network takes 36 bytes, and the length of the attribute with all of them has 16 bits.
 ELEMENTS_AT_ONCE = 1000
-NETLINK_NETFILTER, NFNL_SUBSYS_IPSET = 12, 6
+NFNL_SUBSYS_IPSET = 6
 NLA_F_NET_BYTEORDER = 0x4000
 CMD_CREATE, CMD_DESTROY, CMD_LIST, CMD_ADD, CMD_DEL = 2, 3, 7, 9, 10
 ATTR_PROTOCOL, ATTR_SETNAME, ATTR_TYPENAME, ATTR_REVISION, ATTR_FAMILY = 1, 2, 3, 4, 5
@@ -49,7 +52,6 @@ PROTOCOL = 6
 REVISION = 0
 # ipset has error numbers of its own. IPSET_ERR_FIND_TYPE: the kernel has no sets of that kind.
 _NO_TYPE = 4098
-_FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 _HEADER = struct.Struct("!BBH")  # nfgenmsg: family, version, resource
 _NUMBER = struct.Struct("!I")
 # Two headers of attributes: that of ATTR_IP, and the one inside it.
@@ -133,7 +135,7 @@ def _kind(command: int) -> int:
 
 def _request(name: str, *parts: bytes) -> bytes:
     # The family has no meaning here; ipset(8) sends this one.
-    head = _HEADER.pack(socket.AF_INET, 0, 0) + attribute(ATTR_PROTOCOL, bytes([PROTOCOL]))
+    head = _HEADER.pack(socket.AF_INET, 0, 0) + byte(ATTR_PROTOCOL, PROTOCOL)
     return b"".join([head, text(ATTR_SETNAME, name), *parts])
 
 
@@ -141,8 +143,8 @@ def _creation(name: str, version: int, kind: str) -> bytes:
     return _request(
         name,
         text(ATTR_TYPENAME, kind),
-        attribute(ATTR_REVISION, bytes([REVISION])),
-        attribute(ATTR_FAMILY, bytes([_FAMILY[version]])),
+        byte(ATTR_REVISION, REVISION),
+        byte(ATTR_FAMILY, FAMILY[version]),
         nested(ATTR_DATA, [_number(ATTR_MAXELEM, MAX_ELEMENTS)]),
     )
 
@@ -151,7 +153,7 @@ def _data(element: IPAddress | IPNetwork) -> bytes:
     """One element. hash:ip takes no length, neither 32 nor 128."""
     if isinstance(element, IPv4Address | IPv6Address):
         return nested(ATTR_DATA, [_ip(element)])
-    return nested(ATTR_DATA, [_ip(element.network_address), attribute(ATTR_CIDR, bytes([element.prefixlen]))])
+    return nested(ATTR_DATA, [_ip(element.network_address), byte(ATTR_CIDR, element.prefixlen)])
 
 
 def _ip(address: IPAddress) -> bytes:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
 from overlayd.kernel.messages import (
+    FAMILY,
     NLM_F_CREATE,
     NLM_F_EXCL,
     NLM_F_REPLACE,
+    ask,
     attribute,
     attributes,
     change,
@@ -26,7 +28,7 @@ from overlayd.lib.addresses import IPAddress, IPInterface
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
-AF_INET, AF_BRIDGE, AF_INET6 = 2, 7, 10
+AF_BRIDGE = 7
 # linux/if_link.h, linux/if_addr.h, linux/neighbour.h
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER, IFLA_LINKINFO, IFLA_IFALIAS = 1, 3, 4, 5, 10, 18, 20
 IFLA_EXT_MASK, IFLA_LINK_NETNSID = 29, 37
@@ -86,26 +88,35 @@ def read() -> tuple[LinkMessage, ...]:
     return tuple(sorted(found, key=lambda one: one.index))
 
 
+def read_one(index: int) -> LinkMessage:
+    """The interface with that index. Raises OSError: ENODEV."""
+    return parse(ask(RTM_GETLINK, _LINK.pack(socket.AF_UNSPEC, 0, index, 0, 0)))
+
+
 def read_addresses() -> tuple[AddressMessage, ...]:
     """Every address of this network namespace, IPv4 first, in the kernel's order. Raises OSError."""
     request = _ADDRESS.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
     messages = [message for _flags, message in dump(RTM_GETADDR, request)]
-    by_family = ([one for one in messages if one[0] == family] for family in (AF_INET, AF_INET6))
+    by_family = ([one for one in messages if one[0] == family] for family in FAMILY.values())
     return tuple(_address(message) for found in by_family for message in found)
 
 
 def read_neighbours(index: int, version: int) -> Iterator[tuple[IPAddress, str]]:
     """The neighbours of an interface and their link addresses, as far as these are known now. Raises OSError."""
-    for found_at, _state, found in dump_neighbours(AF_INET if version == 4 else AF_INET6):
-        if found_at == index and NDA_DST in found and NDA_LLADDR in found:
+    for _index, _state, found in dump_neighbours(FAMILY[version], {index}):
+        if NDA_DST in found and NDA_LLADDR in found:
             yield address_of(found[NDA_DST]), found[NDA_LLADDR].hex(":")
 
 
-def dump_neighbours(family: int) -> Iterator[tuple[int, int, dict[int, bytes]]]:
-    """Index, state and attributes of each neighbour, or with AF_BRIDGE of each forwarding entry. Raises OSError."""
+def dump_neighbours(family: int, on: Container[int]) -> Iterator[tuple[int, int, dict[int, bytes]]]:
+    """Index, state and attributes of each neighbour on these interfaces; with AF_BRIDGE of each forwarding entry.
+
+    Raises OSError.
+    """
     for _flags, message in dump(RTM_GETNEIGH, NEIGHBOUR.pack(family, 0, 0, 0, 0)):
         _family, index, state, _neighbour_flags, _type = NEIGHBOUR.unpack_from(message)
-        yield index, state, attributes(message, NEIGHBOUR.size)
+        if index in on:
+            yield index, state, attributes(message, NEIGHBOUR.size)
 
 
 def address_of(data: bytes) -> IPAddress:
@@ -113,12 +124,17 @@ def address_of(data: bytes) -> IPAddress:
     return IPv4Address(data) if len(data) == 4 else IPv6Address(data)
 
 
+def mac_bytes(mac: str) -> bytes:
+    """A MAC as the kernel has it."""
+    return bytes.fromhex(mac.replace(":", ""))
+
+
 def add(name: str, kind: str, *, mac: str | None = None, data: bytes = b"") -> None:
     """Make an interface; `data` are attributes of its kind. Raises OSError: EEXIST, EOPNOTSUPP for no such kind."""
     info = attribute(IFLA_INFO_KIND, kind.encode()) + (attribute(IFLA_INFO_DATA, data) if data else b"")
     request = _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + text(IFLA_IFNAME, name)
     if mac is not None:
-        request += attribute(IFLA_ADDRESS, bytes.fromhex(mac.replace(":", "")))
+        request += attribute(IFLA_ADDRESS, mac_bytes(mac))
     change(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, request + attribute(IFLA_LINKINFO, info))
 
 
@@ -126,7 +142,7 @@ def configure(index: int, *, mtu_bytes: int, alias: str, mac: str | None = None)
     """Change these of an interface; a MAC only where one is given. Raises OSError."""
     request = _LINK.pack(socket.AF_UNSPEC, 0, index, 0, 0)
     if mac is not None:
-        request += attribute(IFLA_ADDRESS, bytes.fromhex(mac.replace(":", "")))
+        request += attribute(IFLA_ADDRESS, mac_bytes(mac))
     change(RTM_NEWLINK, 0, request + word(IFLA_MTU, mtu_bytes) + attribute(IFLA_IFALIAS, alias.encode()))
 
 
@@ -152,8 +168,7 @@ def delete_address(index: int, address: IPInterface) -> None:
 
 
 def _own(index: int, address: IPInterface, flags: int) -> bytes:
-    family = AF_INET if address.version == 4 else AF_INET6
-    head = _ADDRESS.pack(family, address.network.prefixlen, flags, 0, index)
+    head = _ADDRESS.pack(FAMILY[address.version], address.network.prefixlen, flags, 0, index)
     return head + attribute(IFA_LOCAL, address.ip.packed) + attribute(IFA_ADDRESS, address.ip.packed)
 
 
@@ -188,7 +203,7 @@ def _address(message: bytes) -> AddressMessage:
     found = attributes(message, _ADDRESS.size)
     # Of a point-to-point interface, IFA_ADDRESS is the other end.
     packed = found.get(IFA_LOCAL) or found[IFA_ADDRESS]
-    made: type[IPv4Interface | IPv6Interface] = IPv4Interface if family == AF_INET else IPv6Interface
+    made: type[IPv4Interface | IPv6Interface] = IPv4Interface if family == FAMILY[4] else IPv6Interface
     return AddressMessage(
         index=index, address=made((packed, length)), flags=number(found.get(IFA_FLAGS)) if IFA_FLAGS in found else flags
     )

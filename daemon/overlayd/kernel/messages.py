@@ -5,11 +5,17 @@ Each reconciliation reads up to 25,000 objects of ours, and more of others. By p
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 
+# linux/netlink.h: the protocols beside rtnetlink.
+NETLINK_NETFILTER, NETLINK_GENERIC = 12, 16
+# The address family of each IP version.
+FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
 NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE = 0x100, 0x200, 0x400
@@ -23,11 +29,11 @@ _NUMBER = struct.Struct("=I")
 _ERROR = struct.Struct("=i")
 
 
-def opened(protocol: int = socket.NETLINK_ROUTE) -> socket.socket:
-    """A netlink socket with an address of its own. Raises OSError."""
+def opened(protocol: int = socket.NETLINK_ROUTE, *, groups: int = 0) -> socket.socket:
+    """A netlink socket with an address of its own, which hears these multicast groups too. Raises OSError."""
     end = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
     try:
-        end.bind((0, 0))
+        end.bind((0, groups))
     except OSError:
         end.close()
         raise
@@ -55,7 +61,7 @@ def dump(kind: int, request: bytes, *, over: socket.socket | None = None) -> Ite
 
     Raises OSError.
     """
-    with over.dup() if over is not None else opened() as end:
+    with _by(over) as end:
         end.send(packed(kind, NLM_F_REQUEST | NLM_F_DUMP, request))
         while True:
             for found, flags, _sequence, body in each(end.recv(RECEIVE_BYTES)):
@@ -69,22 +75,27 @@ def dump(kind: int, request: bytes, *, over: socket.socket | None = None) -> Ite
 
 def ask(kind: int, request: bytes, *, over: socket.socket | None = None) -> bytes:
     """The payload of the one message that answers. Raises OSError."""
-    with over.dup() if over is not None else opened() as end:
+    with _by(over) as end:
         end.send(packed(kind, NLM_F_REQUEST, request))
         for found, _flags, _sequence, body in each(end.recv(RECEIVE_BYTES)):
             if found == NLMSG_ERROR:
                 raise _refusal(body)
             return body
-    raise OSError(os.strerror(0))
+    raise OSError(errno.EIO, "no answer")
 
 
 def change(kind: int, flags: int, request: bytes, *, over: socket.socket | None = None) -> None:
     """Ask for a change, and wait until it is made. Raises OSError with the errno that the kernel refuses it with."""
-    with over.dup() if over is not None else opened() as end:
+    with _by(over) as end:
         end.send(packed(kind, NLM_F_REQUEST | NLM_F_ACK | flags, request))
         for found, _flags, _sequence, body in each(end.recv(RECEIVE_BYTES)):
             if found == NLMSG_ERROR and error_of(body):
                 raise _refusal(body)
+
+
+def _by(over: socket.socket | None) -> AbstractContextManager[socket.socket]:
+    """A socket for the length of a block: the one that is given, which stays open, or one of its own."""
+    return opened() if over is None else nullcontext(over)
 
 
 def error_of(body: bytes) -> int:
@@ -124,6 +135,11 @@ def attribute(kind: int, payload: bytes) -> bytes:
 def nested(kind: int, parts: Iterable[bytes]) -> bytes:
     """One attribute that holds others, and says so."""
     return attribute(kind | NLA_F_NESTED, b"".join(parts))
+
+
+def byte(kind: int, value: int) -> bytes:
+    """One attribute that is a number of one byte."""
+    return attribute(kind, bytes([value]))
 
 
 def word(kind: int, value: int) -> bytes:

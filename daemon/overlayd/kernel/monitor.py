@@ -15,15 +15,15 @@ import threading
 from collections.abc import Callable
 
 from overlayd.kernel.expected import Expected, Verdict
-from overlayd.kernel.messages import each
+from overlayd.kernel.messages import NETLINK_NETFILTER, each, opened
 from overlayd.lib.log import logger
 
 log = logger("kernel")
 
 # linux/rtnetlink.h: RTMGRP_LINK, _NEIGH, _IPV4_IFADDR, _IPV4_ROUTE, _IPV6_IFADDR, _IPV6_ROUTE
 GROUPS = 0x1 | 0x4 | 0x10 | 0x40 | 0x100 | 0x400
-# linux/netlink.h, linux/netfilter/nfnetlink.h: the protocol, NFNLGRP_NFTABLES as a bit, the messages' subsystem.
-NETLINK_NETFILTER, NFT_GROUPS, NFT_SUBSYSTEM = 12, 1 << 6, 10
+# linux/netfilter/nfnetlink.h: NFNLGRP_NFTABLES as a bit, the messages' subsystem.
+NFT_GROUPS, NFT_SUBSYSTEM = 1 << 6, 10
 # linux/netfilter/nf_tables.h: a new or deleted table, chain, rule. Not elements of sets, which others add all the time.
 NFT_RULES = {0, 2, 3, 5, 6, 8}
 RECEIVE_BYTES = 1024 * 1024
@@ -83,9 +83,9 @@ class Monitor:
             if self._stop in ready:
                 return
             for number in ready:
-                end, judge_ = judges[number]
+                end, verdict_on = judges[number]
                 try:
-                    verdict = judge_(end.recv(65536))
+                    verdict = verdict_on(end.recv(65536))
                 except BlockingIOError:
                     continue
                 except OSError as error:
@@ -101,14 +101,9 @@ class Monitor:
 
 
 def _listen(protocol: int, groups: int) -> socket.socket:
-    end = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
-    try:
-        end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
-        end.setblocking(False)
-        end.bind((0, groups))
-    except OSError:
-        end.close()
-        raise
+    end = opened(protocol, groups=groups)
+    end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
+    end.setblocking(False)
     return end
 
 

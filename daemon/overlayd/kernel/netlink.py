@@ -18,7 +18,7 @@ from overlayd.errors import KernelRefused
 from overlayd.kernel import advertisements, batch, decode, links, modules, routes, tun
 from overlayd.kernel.diff import Operation, OperationKind
 from overlayd.kernel.foreign import ForeignRoute
-from overlayd.kernel.messages import attribute, word
+from overlayd.kernel.messages import attribute, byte, word
 from overlayd.kernel.refused import refused
 from overlayd.kernel.state import (
     FORWARDING,
@@ -46,8 +46,6 @@ OPERATIONS = counter(
 )
 REFUSALS = counter("overlayd_kernel_refusals_total", "Such changes that the kernel refused.", label="operation")
 
-NTF_SELF = 0x02
-IFA_F_NODAD = 0x02
 # The message where a kernel has no such devices, the module that brings them, and which backends need none of them.
 _LACKING: dict[type, tuple[str, str, str]] = {
     VxlanLink: ("this kernel has no VXLAN devices", "vxlan", "use backend host-gw or udp"),
@@ -217,7 +215,7 @@ def _write_link(wireguard: Devices, verb: OperationKind, link: Link) -> None:
                 wireguard.make(link.name)
     index = _index(link.name)
     # Even the same MAC again makes the kernel forget the neighbours on the link (neigh_changeaddr), the permanent too.
-    mac = link.mac if isinstance(link, VxlanLink) and _mac(index) != link.mac else None
+    mac = link.mac if isinstance(link, VxlanLink) and links.read_one(index).mac != link.mac else None
     links.configure(index, mtu_bytes=link.mtu_bytes, alias=marks.ours().name, mac=mac)
     if isinstance(link, WireguardLink):
         wireguard.set_link(link)
@@ -229,10 +227,6 @@ def _write_link(wireguard: Devices, verb: OperationKind, link: Link) -> None:
     links.bring_up(index)
 
 
-def _mac(index: int) -> str | None:
-    return next((message.mac for message in links.read() if message.index == index), None)
-
-
 def _vxlan(link: VxlanLink) -> bytes:
     local = decode.IFLA_VXLAN_LOCAL if link.local.version == 4 else decode.IFLA_VXLAN_LOCAL6
     parts = [
@@ -240,15 +234,15 @@ def _vxlan(link: VxlanLink) -> bytes:
         attribute(decode.IFLA_VXLAN_PORT, link.port.to_bytes(2, "big")),
         attribute(local, link.local.packed),
         word(decode.IFLA_VXLAN_LINK, _index(link.underlay)),
-        _flag(decode.IFLA_VXLAN_LEARNING, link.learning),
+        byte(decode.IFLA_VXLAN_LEARNING, link.learning),
     ]
     # RFC 7348: checksums of zero. The inner packets have their own, and some NICs get the outer one wrong. Over IPv6 a
     # device drops zero checksums unless it is set to accept them (RFC 6935), and flannel's is not.
     if link.local.version == 4:
-        parts.append(_flag(decode.IFLA_VXLAN_UDP_CSUM, False))
+        parts.append(byte(decode.IFLA_VXLAN_UDP_CSUM, False))
     else:
-        parts.append(_flag(decode.IFLA_VXLAN_UDP_ZERO_CSUM6_TX, link.sends_zero_csum6))
-        parts.append(_flag(decode.IFLA_VXLAN_UDP_ZERO_CSUM6_RX, link.takes_zero_csum6))
+        parts.append(byte(decode.IFLA_VXLAN_UDP_ZERO_CSUM6_TX, link.sends_zero_csum6))
+        parts.append(byte(decode.IFLA_VXLAN_UDP_ZERO_CSUM6_RX, link.takes_zero_csum6))
     if link.gbp:
         parts.append(attribute(decode.IFLA_VXLAN_GBP, b""))
     return b"".join(parts)
@@ -259,14 +253,10 @@ def _ipip(link: IpipLink) -> bytes:
     return (
         attribute(decode.IFLA_IPTUN_LOCAL, link.local.packed)
         # Nothing but IPv4 inside; the kernel's devices take MPLS too.
-        + attribute(decode.IFLA_IPTUN_PROTO, bytes([socket.IPPROTO_IPIP]))
+        + byte(decode.IFLA_IPTUN_PROTO, socket.IPPROTO_IPIP)
         # The outer header may be fragmented where the inner one may: else a large datagram vanishes on a narrower path.
-        + _flag(decode.IFLA_IPTUN_PMTUDISC, False)
+        + byte(decode.IFLA_IPTUN_PMTUDISC, False)
     )
-
-
-def _flag(kind: int, value: bool) -> bytes:
-    return attribute(kind, bytes([value]))
 
 
 def _index(name: str) -> int:

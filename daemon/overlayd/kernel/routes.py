@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import struct
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,12 +10,12 @@ from ipaddress import IPv4Network, IPv6Network
 from overlayd.kernel import messages
 from overlayd.kernel.foreign import ForeignRoute
 from overlayd.kernel.links import address_of
-from overlayd.kernel.messages import NLM_F_DUMP_INTR, attribute, attributes, dump, number
+from overlayd.kernel.messages import FAMILY, NLM_F_DUMP_INTR, attribute, attributes, dump, number
 from overlayd.kernel.state import Route
 from overlayd.lib import marks
 from overlayd.lib.addresses import IPAddress, IPNetwork
 
-RTM_GETROUTE = 26
+RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 RT_TABLE_UNSPEC, RT_TABLE_MAIN = 0, 254
 RTN_UNICAST, RTN_BLACKHOLE, RTNH_F_ONLINK = 1, 6, 4
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_MULTIPATH, RTA_TABLE, RTA_VIA = 1, 4, 5, 6, 7, 9, 15, 18
@@ -26,7 +25,6 @@ USUAL_METRIC6 = 1024
 TRIES = 5
 ROUTE = struct.Struct("=8BI")  # rtmsg: family, lengths of dst and src, tos, table, protocol, scope, type; flags
 _HOP = struct.Struct("=HBBi")  # rtnexthop: length, flags, hops, interface
-AF_OF = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 
 def read(
@@ -42,7 +40,7 @@ def read(
         ours: list[Route] = []
         foreign: list[ForeignRoute] = []
         whole = True
-        for flags, message in dump(RTM_GETROUTE, ROUTE.pack(AF_OF[version], 0, 0, 0, 0, 0, 0, 0, 0)):
+        for flags, message in dump(RTM_GETROUTE, ROUTE.pack(FAMILY[version], 0, 0, 0, 0, 0, 0, 0, 0)):
             whole = whole and not flags & NLM_F_DUMP_INTR
             protocol, table, length = message[5], message[4], message[1]
             if protocol != own and not inside:
@@ -70,7 +68,7 @@ def parse_ours(message: bytes, names: Mapping[int, str]) -> Route | None:
     if len(message) < ROUTE.size or message[5] != marks.ours().route_protocol:
         return None
     found = attributes(message, ROUTE.size)
-    version = next((version for version, family in AF_OF.items() if family == message[0]), None)
+    version = next((version for version, family in FAMILY.items() if family == message[0]), None)
     if version is None:
         return None
     return _our_route(version, message, found, int.from_bytes(found.get(RTA_DST, b""), "big"), names)
@@ -100,7 +98,7 @@ def read_main(version: int, *, length: int | None = None) -> list[MainRoute]:
     """The routes of the main table; with `length`, those whose prefix is so long. Raises OSError."""
     return [
         route
-        for _flags, message in dump(RTM_GETROUTE, ROUTE.pack(AF_OF[version], 0, 0, 0, 0, 0, 0, 0, 0))
+        for _flags, message in dump(RTM_GETROUTE, ROUTE.pack(FAMILY[version], 0, 0, 0, 0, 0, 0, 0, 0))
         if length is None or message[1] == length
         if (route := _main_route(message)) is not None
     ]
@@ -108,7 +106,7 @@ def read_main(version: int, *, length: int | None = None) -> list[MainRoute]:
 
 def ask(address: IPAddress) -> MainRoute:
     """The route that the kernel would send a packet by. Raises OSError: ENETUNREACH."""
-    head = ROUTE.pack(AF_OF[address.version], address.max_prefixlen, 0, 0, 0, 0, 0, 0, 0)
+    head = ROUTE.pack(FAMILY[address.version], address.max_prefixlen, 0, 0, 0, 0, 0, 0, 0)
     answer = messages.ask(RTM_GETROUTE, head + attribute(RTA_DST, address.packed))
     return _any_route(answer, attributes(answer, ROUTE.size))
 

@@ -9,10 +9,13 @@ from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from overlayd.kernel.messages import (
+    FAMILY,
+    NETLINK_GENERIC,
     NLM_F_DUMP_INTR,
     ask,
     attribute,
     attributes,
+    byte,
     change,
     dump,
     listed,
@@ -25,9 +28,9 @@ from overlayd.kernel.state import WireguardLink, WireguardPeer
 from overlayd.kernel.wireguard.device import NO_KEY, Device, format_key, parse_key
 from overlayd.lib.addresses import IPAddress, IPNetwork
 
-NETLINK_GENERIC, GENL_ID_CTRL, CTRL_CMD_GETFAMILY = 16, 16, 3
+GENL_ID_CTRL, CTRL_CMD_GETFAMILY = 16, 3
 CTRL_ATTR_FAMILY_ID, CTRL_ATTR_FAMILY_NAME = 1, 2
-FAMILY, VERSION = "wireguard", 1
+GENL_NAME, VERSION = "wireguard", 1
 CMD_GET_DEVICE, CMD_SET_DEVICE = 0, 1
 DEVICE_IFNAME, DEVICE_PRIVATE_KEY, DEVICE_LISTEN_PORT, DEVICE_PEERS = 2, 3, 6, 8
 PEER_PUBLIC_KEY, PEER_PRESHARED_KEY, PEER_FLAGS, PEER_ENDPOINT, PEER_KEEPALIVE, PEER_ALLOWEDIPS = 1, 2, 3, 4, 5, 9
@@ -91,7 +94,7 @@ class Kernel:
         if self._socket is None:
             self._socket = opened(NETLINK_GENERIC)
         if self._family is None:
-            request = HEADER.pack(CTRL_CMD_GETFAMILY, 1, 0) + text(CTRL_ATTR_FAMILY_NAME, FAMILY)
+            request = HEADER.pack(CTRL_CMD_GETFAMILY, 1, 0) + text(CTRL_ATTR_FAMILY_NAME, GENL_NAME)
             answer = attributes(ask(GENL_ID_CTRL, request, over=self._socket), HEADER.size)
             (self._family,) = _SHORT.unpack(answer[CTRL_ATTR_FAMILY_ID])
         return self._socket, self._family
@@ -225,12 +228,11 @@ def _allowed_ips(networks: Collection[IPNetwork]) -> list[bytes]:
 
 
 def _allowed_ip(network: IPNetwork) -> bytes:
-    family = socket.AF_INET if network.version == 4 else socket.AF_INET6
     return nested(
         0,
         [
-            attribute(ALLOWEDIP_FAMILY, _SHORT.pack(family)),
+            attribute(ALLOWEDIP_FAMILY, _SHORT.pack(FAMILY[network.version])),
             attribute(ALLOWEDIP_IPADDR, network.network_address.packed),
-            attribute(ALLOWEDIP_CIDR_MASK, bytes([network.prefixlen])),
+            byte(ALLOWEDIP_CIDR_MASK, network.prefixlen),
         ],
     )
