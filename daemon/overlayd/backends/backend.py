@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol, Self
 from overlayd.backends.environment import Environment
 from overlayd.backends.facts import BackendFacts
 from overlayd.backends.listening import Listening
+from overlayd.backends.wire import Wire
 from overlayd.kernel.converge import ConvergeReport
 from overlayd.leases.lease import Lease
 
@@ -44,6 +45,10 @@ class Backend(Protocol):
 
     def lease_data(self, version: int) -> Mapping[str, Any] | str | None:
         """What peers must know for IP version 4 or 6, as published in the lease. The same after a reboot."""
+        ...
+
+    def wire(self, version: int) -> Wire | None:
+        """What packets of that IP version look like on the underlay; None where only this backend itself makes them."""
         ...
 
     def open(self, own: Lease) -> None:

@@ -35,6 +35,7 @@ from overlayd.backends.listening import Listening
 from overlayd.backends.options import Options
 from overlayd.backends.peers import Reason
 from overlayd.backends.undo import run_command, undo_and_log
+from overlayd.backends.wire import Wire
 from overlayd.errors import CommandFailed, NetworkConfigError
 from overlayd.kernel import interfaces
 from overlayd.kernel.converge import ConvergeReport, Plan, converge, require
@@ -161,6 +162,10 @@ class Extension:
         """What PreStartupCommand printed. It is run once a boot. Raises CommandFailed."""
         ledger = self._begin()
         return ledger.started if self._commands.pre_startup else None
+
+    def wire(self, version: int) -> Wire | None:  # noqa: ARG002
+        """None: see Backend."""
+        return None
 
     def open(self, own: Lease) -> None:
         """Run PostStartupCommand, once a boot for one subnet. Raises CommandFailed, KernelRefused."""

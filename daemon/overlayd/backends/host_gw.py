@@ -10,6 +10,7 @@ from overlayd.backends.environment import Environment
 from overlayd.backends.facts import BackendFacts, Key
 from overlayd.backends.peers import Reason
 from overlayd.backends.planned import PlainPackets
+from overlayd.backends.wire import Wire, WireFormat
 from overlayd.errors import UnsupportedError
 from overlayd.kernel.converge import Plan
 from overlayd.kernel.state import Route
@@ -67,6 +68,12 @@ class HostGw(PlainPackets):
                 for peer in selected.served
             },
             paths={peer.key_name: "direct" for peer in selected.served},
+        )
+
+    def wire(self, version: int) -> Wire:  # noqa: ARG002 - the same for both
+        """See Backend."""
+        return Wire(
+            format=WireFormat.DIRECT, device=self.environment.underlay.ifname, paths={"direct": WireFormat.DIRECT}
         )
 
     def _unreachable(self, peer: Lease) -> Reason | None:

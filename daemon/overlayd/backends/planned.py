@@ -9,6 +9,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 
 from overlayd.backends.environment import Environment
 from overlayd.backends.listening import Listening
+from overlayd.backends.wire import Wire
 from overlayd.kernel.converge import ConvergeReport, Plan, converge, require
 from overlayd.leases.lease import Lease
 
@@ -24,6 +25,10 @@ class Planned(Protocol):
     def claims(self, peer: Lease) -> Iterable[Hashable]:  # noqa: ARG002 - most have none
         """What a lease that `plan` takes has for itself alone, beside its subnets: no other peer may have it too."""
         return ()
+
+    def wire(self, version: int) -> Wire | None:  # noqa: ARG002 - those that can be written otherwise have their own
+        """None: see Backend."""
+        return None
 
     def open(self, own: Lease) -> None:
         """See Backend."""

@@ -14,6 +14,7 @@ from overlayd.backends.listening import Listening
 from overlayd.backends.options import FIRST_PORT, LAST_PORT, Options, largest_packet, require_families
 from overlayd.backends.peers import PeerTable
 from overlayd.backends.tun import TunForwarder
+from overlayd.backends.wire import Wire, WireFormat
 from overlayd.kernel.converge import ConvergeReport, Plan, converge, require
 from overlayd.kernel.state import Address, Route, TunLink
 from overlayd.leases.lease import Lease
@@ -89,6 +90,16 @@ class Udp:
 
     def lease_data(self, version: int) -> None:
         """Peers need to know nothing but the address."""
+
+    def wire(self, version: int) -> Wire:  # noqa: ARG002 - it carries IPv4 only
+        """See Backend."""
+        return Wire(
+            format=WireFormat.UDP,
+            device=marks.ours().tun,
+            ethernet=False,
+            port=self._port,
+            paths={self.facts.name: WireFormat.UDP},
+        )
 
     def open(self, own: Lease) -> None:
         """Make the device and take the port. Raises KernelRefused, UnsupportedError."""

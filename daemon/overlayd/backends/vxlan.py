@@ -19,6 +19,7 @@ from overlayd.backends.listening import Listening
 from overlayd.backends.options import FIRST_PORT, LAST_PORT, MTU, Options, largest_packet
 from overlayd.backends.peers import Quoted, Reason
 from overlayd.backends.planned import Planned
+from overlayd.backends.wire import Wire, WireFormat
 from overlayd.errors import NetworkConfigError
 from overlayd.kernel.converge import Plan
 from overlayd.kernel.state import Address, FdbEntry, KernelObject, Neighbour, Route, VxlanLink
@@ -165,6 +166,19 @@ class Vxlan(Planned):
     def claims(self, peer: Lease) -> Iterable[Hashable]:
         """See Planned: its MACs, also where a direct route needs none."""
         return [(one.version, _mac_of(one)) for one in self.environment.shared_family_leases(peer)]
+
+    def wire(self, version: int) -> Wire | None:
+        """See Backend. A mark that goes along (GBP) is the kernel's device's to write."""
+        if self.gbp:
+            return None
+        return Wire(
+            format=WireFormat.VXLAN,
+            device=self.device(version),
+            port=self.port,
+            vni=self.vni,
+            mac=self.mac(version),
+            paths={"vxlan": WireFormat.VXLAN, "direct": WireFormat.DIRECT},
+        )
 
     def _own_end(self, family_lease: FamilyLease) -> tuple[KernelObject, ...]:
         device = self.device(family_lease.version)

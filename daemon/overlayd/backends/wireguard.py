@@ -20,6 +20,7 @@ from overlayd.backends.facts import BackendFacts, Carrier, Key
 from overlayd.backends.listening import Listening
 from overlayd.backends.options import LAST_PORT, MTU, Options, largest_packet
 from overlayd.backends.peers import Reason
+from overlayd.backends.wire import Wire
 from overlayd.backends.x25519 import public_key
 from overlayd.errors import NetworkConfigError
 from overlayd.kernel.converge import ConvergeReport, Plan, converge, require
@@ -185,6 +186,10 @@ class Wireguard:
                 # Both are cached properties: the next access reads the new key.
                 del self._private_key, self._public_key
                 return
+
+    def wire(self, version: int) -> Wire | None:  # noqa: ARG002
+        """None: see Backend."""
+        return None
 
     def open(self, own: Lease) -> None:
         """See Backend."""

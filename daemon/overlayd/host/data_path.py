@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import ClassVar
 
@@ -43,6 +43,8 @@ class DataPath:
         """The addresses that these send from."""
         self.served_subnets: frozenset[IPNetwork] = frozenset()
         """Their subnets."""
+        self.paths: Mapping[str, str] = {}
+        """How each of them is reached, in a word, by the names of their leases."""
 
     def open(self, lease: Lease, *, on_failure: Callable[[], None]) -> None:
         """Open the backend and carry packets; `on_failure` is called by another thread when that ends by itself."""
@@ -92,6 +94,7 @@ class DataPath:
     def _tell(self, desired: DesiredHost, report: ConvergeReport | None, problems: tuple[str, ...]) -> PartReport:
         """The report of this part; `report` is None where the backend failed as a whole."""
         if report is not None:
+            self.paths = report.paths
             self.served = tuple(peer for peer in desired.peers if peer.key_name in report.paths)
             self.served_from, self.served_subnets = public_addresses(self.served), subnets_of(self.served)
         report = report or ConvergeReport()

@@ -11,6 +11,7 @@ from overlayd.backends.allowed_commands import AllowedCommands
 from overlayd.host.backend import backend_here
 from overlayd.host.data_path import DataPath, address_fields
 from overlayd.host.docker import DockerPart
+from overlayd.host.fast_path import FastPathPart
 from overlayd.host.files import FilesPart
 from overlayd.host.firewall import FirewallPart
 from overlayd.host.firewalld import FirewalldPart
@@ -80,6 +81,7 @@ class Host:
             UnknownKeys(context, registry),
             *([self._docker] if self._docker else []),
             self._note,
+            FastPathPart(context, self._data_path, clock=clock),
             # Last: docker starts from them.
             self._files,
         )

@@ -19,6 +19,7 @@ from overlayd.kernel.messages import (
     change,
     dump,
     number,
+    opened,
     string,
     text,
     word,
@@ -30,10 +31,12 @@ RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
 AF_BRIDGE = 7
 # linux/if_link.h, linux/if_addr.h, linux/neighbour.h
-IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER, IFLA_LINKINFO, IFLA_IFALIAS = 1, 3, 4, 5, 10, 18, 20
-IFLA_EXT_MASK, IFLA_LINK_NETNSID = 29, 37
+IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_QDISC, IFLA_MASTER = 1, 3, 4, 5, 6, 10
+IFLA_LINKINFO, IFLA_IFALIAS, IFLA_EXT_MASK, IFLA_LINK_NETNSID, IFLA_TARGET_NETNSID = 18, 20, 29, 37, 46
 IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
-IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS = 1, 2, 8
+IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS, IFA_TARGET_NETNSID = 1, 2, 8, 10
+# linux/netlink.h: the kernel heeds, or refuses, every attribute of a request (Linux 4.20).
+SOL_NETLINK, NETLINK_GET_STRICT_CHK = 270, 12
 NDA_DST, NDA_LLADDR = 1, 2
 NUD_PERMANENT = 0x80
 # Without counters (Linux 4.4), which fill a dump and are summed over all processors.
@@ -50,8 +53,9 @@ class LinkMessage:
     """One interface as the kernel describes it.
 
     `kind` is netlink's word (`bridge`, `vxlan`), None for hardware, and `data` that kind's own attributes by number.
-    `master` and `peer` are indexes: its bridge, and the interface below or at the other end of a pair, which is in
-    another namespace where `elsewhere`. 0 is none.
+    `master` and `peer` are indexes: its bridge, and the interface below or at the other end of a pair. 0 is none. Where
+    that is in another network namespace, `namespace` is the number that this one has for it. `qdisc` is the queueing
+    discipline of what it sends.
     """
 
     index: int
@@ -62,9 +66,15 @@ class LinkMessage:
     alias: str | None = None
     master: int = 0
     peer: int = 0
-    elsewhere: bool = False
+    namespace: int | None = None
+    qdisc: str | None = None
     kind: str | None = None
     data: Mapping[int, bytes] = field(default_factory=dict)
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether the other end of the pair is in another network namespace."""
+        return self.namespace is not None
 
     @property
     def up(self) -> bool:
@@ -81,9 +91,14 @@ class AddressMessage:
     flags: int
 
 
-def read() -> tuple[LinkMessage, ...]:
-    """Every interface of this network namespace, by index. Raises OSError."""
+def read(namespace: int | None = None) -> tuple[LinkMessage, ...]:
+    """Every interface of this network namespace, or of that which this one has the number for, by index.
+
+    Raises OSError. Of another namespace since Linux 4.20.
+    """
     request = _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + word(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS)
+    if namespace is not None:
+        request += word(IFLA_TARGET_NETNSID, namespace)
     found = (parse(message) for _flags, message in dump(RTM_GETLINK, request))
     return tuple(sorted(found, key=lambda one: one.index))
 
@@ -93,10 +108,15 @@ def read_one(index: int) -> LinkMessage:
     return parse(ask(RTM_GETLINK, _LINK.pack(socket.AF_UNSPEC, 0, index, 0, 0)))
 
 
-def read_addresses() -> tuple[AddressMessage, ...]:
-    """Every address of this network namespace, IPv4 first, in the kernel's order. Raises OSError."""
+def read_addresses(namespace: int | None = None) -> tuple[AddressMessage, ...]:
+    """Every address of a network namespace, as in `read`, IPv4 first, in the kernel's order. Raises OSError."""
     request = _ADDRESS.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
-    messages = [message for _flags, message in dump(RTM_GETADDR, request)]
+    with opened() as end:
+        if namespace is not None:
+            # Without this the kernel ignores the number, and tells of its own namespace.
+            end.setsockopt(SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1)
+            request += word(IFA_TARGET_NETNSID, namespace)
+        messages = [message for _flags, message in dump(RTM_GETADDR, request, over=end)]
     by_family = ([one for one in messages if one[0] == family] for family in FAMILY.values())
     return tuple(_address(message) for found in by_family for message in found)
 
@@ -192,7 +212,8 @@ def parse(message: bytes) -> LinkMessage:
         alias=string(found.get(IFLA_IFALIAS)),
         master=number(found.get(IFLA_MASTER)),
         peer=number(found.get(IFLA_LINK)),
-        elsewhere=IFLA_LINK_NETNSID in found,
+        namespace=number(found[IFLA_LINK_NETNSID]) if IFLA_LINK_NETNSID in found else None,
+        qdisc=string(found.get(IFLA_QDISC)),
         kind=string(info.get(IFLA_INFO_KIND)),
         data=attributes(info.get(IFLA_INFO_DATA, b"")),
     )

@@ -24,6 +24,7 @@ __all__ = [
     "IPNetwork",
     "contains",
     "first_host",
+    "inside",
     "interface",
     "ip_address",
     "ip_interface",
@@ -51,6 +52,13 @@ def overlaps(one: IPNetwork, other: IPNetwork) -> bool:
 def contains(network: IPNetwork, address: IPAddress) -> bool:
     """Whether an address is in a network; false for two families."""
     return address.version == network.version and address in network
+
+
+def inside(network: IPNetwork, where: IPAddress | IPNetwork) -> bool | None:
+    """Whether an address, or all of a network, is in `network`; None where only a part of it is."""
+    if not isinstance(where, IPv4Network | IPv6Network):
+        return contains(network, where)
+    return is_within(where, network) or (None if overlaps(where, network) else False)
 
 
 def subnet_at(network: IPNetwork, length: int, base: int) -> IPNetwork:

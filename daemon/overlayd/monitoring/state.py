@@ -109,6 +109,10 @@ class Status:
     etcd_problem: str | None = None
     etcd_revision: int = 0
     firewall: str | None = None
+    fast_path: str | None = None
+    """`on`, or why packets between containers go the kernel's way."""
+    fast_paths: tuple[str, ...] = ()
+    """While it is on: the words in `path` of the peers that it is for."""
     docker_problems: tuple[str, ...] = ()
     peers: tuple[Peer, ...] = ()
     peers_untold: int = 0

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
-from overlayd.lib.addresses import IPAddress, IPNetwork, contains
+from overlayd.lib.addresses import IPAddress, IPNetwork, contains, inside
 from overlayd.lib.iptables_save import SavedChain, Tables
 from overlayd.ruleset.walk import Action, ActionKind, Packet, RuleEffect, Verdict, protocol_name, walk
 
@@ -56,8 +56,11 @@ class _IptablesRule:
 
     def effect_on(self, packet: Packet) -> RuleEffect:
         matches, target, is_goto, rest = _evaluate(self.text, packet)
-        if matches is False or target is None:
+        if matches is False:
             return RuleEffect()
+        if target is None:
+            # Its counters count.
+            return RuleEffect(beside=True)
         if target == "MARK":
             actions: tuple[Action, ...] = (Action(kind=ActionKind.MARK, mark=_marked(rest, packet.mark)),)
         elif target == "CONNMARK":
@@ -109,7 +112,7 @@ def _match(option: str, value: str, packet: Packet) -> bool | None:
         case "-s" | "-d":
             network = _network(value)
             address = packet.source if option == "-s" else packet.destination
-            answer = None if network is None else contains(network, address)
+            answer = None if network is None else inside(network, address)
         case "-i" | "-o":
             answer = same_device(value, packet.in_device if option == "-i" else packet.out_device)
         case "-p" if packet.protocol is not None:
@@ -125,7 +128,7 @@ def _match(option: str, value: str, packet: Packet) -> bool | None:
             answer = _in_set(value, packet)
         case "--dst-type" if value == "LOCAL":
             answer = packet.local
-        case "--ctstate" | "--state":
+        case "--ctstate" | "--state" if packet.first:
             answer = "NEW" in value.split(",")
         case "--mark" if packet.mark is not None:
             wanted, mask = _number_and_mask(value)
@@ -158,7 +161,8 @@ def _in_set(value: str, packet: Packet) -> bool | None:
     if members is None or end not in ("src", "dst"):
         return None
     address = packet.source if end == "src" else packet.destination
-    return any(contains(network, address) for network in map(_network, members) if network is not None)
+    answers = {inside(network, address) for network in map(_network, members) if network is not None}
+    return True if True in answers else None if None in answers else False
 
 
 def same_device(pattern: str, device: str) -> bool:

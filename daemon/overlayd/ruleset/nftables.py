@@ -35,6 +35,8 @@ _WITHOUT_VERDICT = (
     "flow",
     "last",
 )
+# Of these, what says nothing about what the rule is for.
+_OF_EVERY_RULE = ("counter", "comment", "last")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +67,10 @@ class BaseChain:
         """Whether its policy or any rule drops some packets."""
         return self.policy == "drop" or _drops(self.chains, self.name, set())
 
+    def rules(self) -> list[str]:
+        """Its own rules, as messages show them."""
+        return [rule.shown for rule in self.chains.get(self.name, ())]
+
     def addresses(self, subnet: IPNetwork) -> list[IPAddress]:
         """The single addresses of a subnet that its rules have as destination: Docker has rules for each container."""
         found = set()
@@ -92,7 +98,7 @@ class _NftRule:
     def effect_on(self, packet: Packet) -> RuleEffect:
         """See Rule."""
         actions: list[Action] = []
-        sure = True
+        sure, beside = True, False
         for expression in self.expressions:
             (kind, statement), *_rest = (
                 expression.items() if isinstance(expression, dict) else [("unknown", expression)]
@@ -108,7 +114,7 @@ class _NftRule:
                 if found is None:
                     # Each verdict of the map is possible, and none.
                     actions += [one for verdict in self._all(statement, packet) for one in _actions(verdict)]
-                    return RuleEffect(actions=tuple(actions), sure=False)
+                    return RuleEffect(actions=tuple(actions), sure=False, beside=beside)
                 actions += _actions(found)
             elif kind == "mangle":
                 if statement.get("key") == {"meta": {"key": "mark"}}:
@@ -126,7 +132,10 @@ class _NftRule:
                 actions += _actions(expression)
             elif kind not in _WITHOUT_VERDICT:
                 sure = False
-        return RuleEffect(actions=tuple(actions), sure=sure)
+                beside = True
+            else:
+                beside = beside or kind not in _OF_EVERY_RULE
+        return RuleEffect(actions=tuple(actions), sure=sure, beside=beside)
 
     def _matches(self, statement: Mapping[str, Any], packet: Packet) -> bool | None:
         value = value_of(statement.get("left"), packet)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Any
 
-from overlayd.lib.addresses import IPAddress, contains, ip_network
+from overlayd.lib.addresses import IPAddress, contains, inside, ip_network
 from overlayd.ruleset.iptables import same_device
 from overlayd.ruleset.walk import Packet, protocol_name
 
@@ -33,7 +33,7 @@ def value_of(expression: Any, packet: Packet) -> Any:
                 value = _meta(str(body.get("key")), packet)
             case "payload" if "protocol" in body:
                 value = _payload(str(body["protocol"]), str(body.get("field")), packet)
-            case "ct":
+            case "ct" if packet.first:
                 value = _connection(str(body.get("key")))
             case "fib":
                 value = _fib(body, packet)
@@ -93,7 +93,9 @@ def _equal(value: Any, member: Any) -> bool | None:
             protocol_name(member) == value
         )
     address = _address(member)
-    return None if address is None else address == value
+    if address is None or isinstance(value, IPv4Address | IPv6Address):
+        return None if address is None else address == value
+    return None if contains(value, address) else False
 
 
 def _in_prefix(value: Any, body: Any) -> bool | None:
@@ -102,7 +104,7 @@ def _in_prefix(value: Any, body: Any) -> bool | None:
             # A number is a mark, of 32 bits.
             shift = 32 - int(body["len"])
             return value >> shift == int(body["addr"]) >> shift
-        return contains(ip_network((body["addr"], body["len"]), strict=False), value)
+        return inside(ip_network((body["addr"], body["len"]), strict=False), value)
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
 
@@ -111,7 +113,12 @@ def _in_range(value: Any, body: Any) -> bool | None:
     low, high = (_number(end) if isinstance(value, int) else _address(end) for end in body)
     if low is None or high is None or isinstance(value, str):
         return None
-    return getattr(value, "version", 0) == getattr(low, "version", 0) and int(low) <= int(value) <= int(high)
+    if getattr(value, "version", 0) != getattr(low, "version", 0):
+        return False
+    first, last = (value[0], value[-1]) if isinstance(value, IPv4Network | IPv6Network) else (value, value)
+    if int(low) <= int(first) and int(last) <= int(high):
+        return True
+    return None if int(first) <= int(high) and int(low) <= int(last) else False
 
 
 def _number(text: Any) -> int | None:

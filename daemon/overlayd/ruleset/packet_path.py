@@ -108,6 +108,20 @@ class PathDrops:
     doubts: tuple[Drop, ...] = ()
 
 
+def rules_met(
+    kinds: Sequence[IptablesRules], bases: Sequence[BaseChain], packet: Packet, hooks: Sequence[str]
+) -> Iterator[str]:
+    """The rules that do something with a packet on its way through these hooks, translation of addresses included."""
+    for hook in hooks:
+        for stage in sorted(_stages(kinds, bases, packet.version, hook), key=lambda stage: stage.priority):
+            verdict = stage.trace(packet)
+            packet = replace(packet, mark=verdict.mark)
+            yield from verdict.met
+        for kind in kinds:
+            if kind.version == packet.version and kind.tables is not None:
+                yield from trace(kind.tables, "nat", hook.upper(), packet).met
+
+
 class _Stage(Protocol):
     priority: int
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Protocol
 
-from overlayd.lib.addresses import IPAddress
+from overlayd.lib.addresses import IPAddress, IPNetwork
 
 # IANA protocol-numbers, with the names that iptables prints (from /etc/protocols).
 _PROTOCOLS = {
@@ -31,13 +31,14 @@ _DEEPEST = 32
 class Packet:
     """The first packet of a connection that passes through this host. None: any value, or not known.
 
-    `mac` is the sender's link address. `local`: the destination is an address of this host. `sets` are the elements of
-    sets of addresses, by name, as far as known. `mark` is the firewall mark so far. `answered`: an answer would leave
-    by the device on which the packet came in.
+    Unless `first`, it is any packet of a connection.
+    `source` and `destination` may be networks: any of their addresses. `mac` is the sender's link address. `local`: the
+    destination is an address of this host. `sets` are the elements of sets of addresses, by name, as far as known.
+    `mark` is the firewall mark so far. `answered`: an answer would leave by the device on which the packet came in.
     """
 
-    source: IPAddress
-    destination: IPAddress
+    source: IPAddress | IPNetwork
+    destination: IPAddress | IPNetwork
     in_device: str = ""
     out_device: str = ""
     protocol: str | None = None
@@ -47,6 +48,7 @@ class Packet:
     sets: Mapping[str, frozenset[str]] = field(default_factory=dict, hash=False)
     mark: int | None = 0
     answered: bool | None = None
+    first: bool = True
 
     @property
     def version(self) -> int:
@@ -81,10 +83,14 @@ class Action:
 
 @dataclass(frozen=True, kw_only=True)
 class RuleEffect:
-    """A rule's actions for a packet. `sure`: all of them happen, in this order; otherwise each of them may happen."""
+    """A rule's actions for a packet. `sure`: all of them happen, in this order; otherwise each of them may happen.
+
+    `beside`: it does something else too, which decides nothing: it writes to a log, or counts.
+    """
 
     actions: tuple[Action, ...] = ()
     sure: bool = True
+    beside: bool = False
 
 
 class Rule(Protocol):
@@ -103,12 +109,14 @@ class Verdict:
     """The result for a packet in one base chain.
 
     `by` is the rule, with its chain, or the policy that decided. `doubts` are rules before that whose effect is
-    uncertain, and which may decide otherwise. `mark` is the packet's mark at the end.
+    uncertain, and which may decide otherwise. `met` are all rules that do something with the packet, or may, beside
+    leading it to another chain. `mark` is the packet's mark at the end.
     """
 
     dropped: bool
     by: str
     doubts: tuple[str, ...] = ()
+    met: tuple[str, ...] = ()
     mark: int | None = 0
 
 
@@ -121,7 +129,8 @@ def walk(chains: Mapping[str, Sequence[Rule]], name: str, packet: Packet, policy
     walker = _Walker(chains, packet)
     dropped, by = walker.chain(name, 0) or policy
     doubts = tuple(dict.fromkeys(rule for other, rule in walker.doubts if other is not dropped))
-    return Verdict(dropped=dropped, by=by, doubts=doubts, mark=walker.packet.mark)
+    met = tuple(dict.fromkeys(walker.met))
+    return Verdict(dropped=dropped, by=by, doubts=doubts, met=met, mark=walker.packet.mark)
 
 
 class _Walker:
@@ -129,12 +138,15 @@ class _Walker:
         self.chains = chains
         self.packet = packet
         self.doubts: list[_Decision] = []
+        self.met: list[str] = []
 
     def chain(self, name: str, depth: int) -> _Decision | None:
         """The decision of a chain; None where the packet returns from it, or may have returned before that decision."""
         may_have_returned = False
         for rule in self.chains.get(name, ()) if depth <= _DEEPEST else ():
             effect, before = rule.effect_on(self.packet), self.packet.mark
+            if effect.beside or any(self._does_something(action) for action in effect.actions):
+                self.met.append(rule.shown)
             for action in effect.actions:
                 decided, leaves = self._do(action, rule, depth)
                 if decided is not None and (may_have_returned or not effect.sure):
@@ -145,6 +157,12 @@ class _Walker:
             if not effect.sure and self.packet.mark != before:
                 self.packet = replace(self.packet, mark=None)
         return None
+
+    def _does_something(self, action: Action) -> bool:
+        if action.kind in (ActionKind.JUMP, ActionKind.GOTO):
+            # A target of iptables that decides nothing has no chain.
+            return action.target not in self.chains
+        return action.kind is not ActionKind.RETURN
 
     def _do(self, action: Action, rule: Rule, depth: int) -> tuple[_Decision | None, bool]:
         """The decision of one action, and whether the packet leaves the chain even without one."""

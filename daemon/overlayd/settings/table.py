@@ -122,6 +122,11 @@ class Settings:
         "drop what is for this host's subnet while no bridge carries it, instead of sending it on",
         default=False,
     )
+    fast_path: str = _option(
+        values.fast_path,
+        "let packets between containers pass this host's network stack by, where no rule is bypassed: auto, off",
+        default="auto",
+    )
     docker_restart: str = _option(
         values.docker_restart,
         "restart a docker that is on another bridge address: idle (while it runs no container), never, always",

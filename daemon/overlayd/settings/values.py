@@ -119,6 +119,12 @@ def ttl(value: str) -> int:
     return whole(value, 5, 10**9, "a whole number of seconds, 5 or more")
 
 
+def fast_path(value: str) -> str:
+    if value not in ("auto", "off"):
+        raise ValueError("auto or off")
+    return value
+
+
 def docker_restart(value: str) -> str:
     if value not in ("idle", "never", "always"):
         raise ValueError("idle, never or always")

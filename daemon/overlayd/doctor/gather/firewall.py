@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import shutil
 from collections.abc import Iterable
@@ -11,67 +10,25 @@ from pathlib import Path
 
 from overlayd.doctor.facts import FirewalldFacts, FirewallFacts, Zone
 from overlayd.errors import CommandFailed, OverlaydError
-from overlayd.firewall import iptables
-from overlayd.firewall.rules import VERSIONS
 from overlayd.firewalld.desired import forward_policy
 from overlayd.kernel import ipset
 from overlayd.lib import marks, process
-from overlayd.lib.iptables_save import parse
 from overlayd.monitoring.status_file import Status
-from overlayd.ruleset import nftables
-from overlayd.ruleset.nftables import BaseChain
+from overlayd.ruleset import survey
 from overlayd.ruleset.packet_path import IptablesRules
 from overlayd.settings import Settings
 
 
 def read_firewall(settings: Settings, status: Status | None) -> FirewallFacts:
     """Everything that rules on packets here."""
-    kinds = tuple(_read(command, version) for version in VERSIONS for command in _commands(version))
+    kinds = survey.read_iptables()
     return FirewallFacts(
         kind=_kind(settings, status),
         kinds=kinds,
         sets=_sets(kinds),
-        chains=_chains({name for kind in kinds if _is_nft(kind.command) for name in _shown(kind)}),
+        chains=survey.read_nftables(kinds),
         firewalld=_firewalld(),
     )
-
-
-def _commands(version: int) -> list[str]:
-    """The installed kinds of iptables, and the usual one in any case: that it is not there has to be said."""
-    found = iptables.kinds(version)
-    return found or ([iptables.COMMANDS[version]] if version == 4 else [])
-
-
-def _read(command: str, version: int) -> IptablesRules:
-    try:
-        return IptablesRules(command=command, version=version, tables=parse(process.run([f"{command}-save"])))
-    except CommandFailed as error:
-        return IptablesRules(command=command, version=version, problem=error.message.splitlines()[-1].strip())
-
-
-def _is_nft(command: str) -> bool:
-    try:
-        return "nf_tables" in process.run([command, "--version"])
-    except CommandFailed:
-        return False
-
-
-def _shown(kind: IptablesRules) -> set[str]:
-    """The tables of nftables that are these; one that holds what iptables cannot show is not among them."""
-    return {f"{'ip' if kind.version == 4 else 'ip6'} {name}" for name in kind.tables or ()}
-
-
-def _chains(shown: set[str]) -> tuple[BaseChain, ...] | None:
-    if shutil.which("nft") is None:
-        # Rules may be there all the same; but where nobody has the tool, hardly anybody wrote them.
-        return ()
-    try:
-        found = json.loads(process.run(["nft", "-j", "list", "ruleset"]))["nftables"]
-        listing = process.run(["nft", "-a", "list", "ruleset"])
-    except (CommandFailed, ValueError, KeyError):
-        return None
-    bases = nftables.parse((item for item in found if isinstance(item, dict)), listing)
-    return tuple(base for base in bases if f"{base.family} {base.table}" not in shown)
 
 
 def parse_zones(text: str) -> tuple[Zone, ...]:

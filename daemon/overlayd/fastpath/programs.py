@@ -1,0 +1,105 @@
+"""The programs of one network on this host: loaded, attached to interfaces, and their maps kept as desired."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from overlayd.errors import KernelRefused, UnsupportedError
+from overlayd.fastpath import records
+from overlayd.fastpath.libbpf import Loaded, processors
+from overlayd.fastpath.records import Peer, Port, Reason, Settings
+from overlayd.kernel import tc
+from overlayd.kernel.tc import Direction
+
+OBJECT = Path(__file__).with_name("fastpath.bpf.o")
+
+
+class Programs:
+    """Loaded programs with their maps. They work from the first `write` of settings on, where they are attached."""
+
+    def __init__(self) -> None:
+        """Load them. Raises UnsupportedError where this kernel, or this host's libbpf, cannot."""
+        try:
+            data = OBJECT.read_bytes()
+        except FileNotFoundError:
+            raise UnsupportedError("the programs of the fast path were not built: invoke bpf") from None
+        self._loaded = Loaded(data)
+        self._processors = processors()
+        self._maps = {
+            name: self._loaded.map(name, sizes)
+            for name, sizes in (
+                ("settings", records.SETTINGS),
+                ("peers", records.PEERS),
+                ("containers", records.CONTAINERS),
+                ("ports", records.PORTS),
+                ("flows", records.FLOWS),
+                ("counters", (4, records.COUNTER_BYTES * self._processors)),
+            )
+        }
+        self._peers: dict[bytes, bytes] = {}
+        self._ports: dict[bytes, bytes] = {}
+        self._containers: dict[bytes, bytes] = {}
+
+    def close(self) -> None:
+        """Let go of them; those that are attached stay in the kernel, and use their maps until the settings expire."""
+        self._loaded.close()
+
+    def write_settings(self, settings: Settings) -> None:
+        """Say who this host is, and until when. Raises KernelRefused."""
+        self._write("settings", {records.ZERO: settings.packed()}, {})
+
+    def write_peers(self, peers: Iterable[Peer]) -> bool:
+        """Make the peers exactly these; whether any was not. Raises KernelRefused."""
+        desired = {peer.key(): peer.packed() for peer in peers}
+        before, self._peers = self._peers, desired
+        self._write("peers", desired, before)
+        return before != desired
+
+    def write_ports(self, ports: Iterable[Port]) -> bool:
+        """Make the containers exactly these; whether any was not. Raises KernelRefused."""
+        found = tuple(ports)
+        containers = {port.address.packed: records.number(port.index) for port in found}
+        described = {records.number(port.index): port.packed() for port in found}
+        gone = {key: value for key, value in self._containers.items() if containers.get(key) != value}
+        before, self._ports = self._ports, described
+        self._write("ports", described, before)
+        # An address is looked up first: so it comes last, and goes first. The kernel has removed it with the interface.
+        self._write("containers", containers, self._containers)
+        self._containers = containers
+        self._forget_flows(set(gone))
+        return before != described or bool(gone)
+
+    def attach(self, index: int, direction: Direction, name: str) -> bool:
+        """Put a program at an interface unless it is there; whether it was not. Raises KernelRefused."""
+        tc.attach(index, direction, name, self._loaded.program(name))
+        return True
+
+    def counters(self) -> Mapping[Reason, int]:
+        """How many packets, by reason."""
+        found = {}
+        for reason in Reason:
+            value = self._maps["counters"].read(records.number(reason))
+            found[reason] = records.total(value) if value is not None else 0
+        return found
+
+    def _forget_flows(self, addresses: set[bytes]) -> None:
+        """Forget the flows of containers that are gone: another container may have the address, and published ports."""
+        if addresses:
+            for flow in list(self._maps["flows"].keys()):
+                if flow[:4] in addresses:
+                    self._maps["flows"].delete(flow)
+
+    def _write(self, name: str, desired: Mapping[bytes, bytes], before: Mapping[bytes, bytes]) -> None:
+        table = self._maps[name]
+        try:
+            for key in before.keys() - desired.keys():
+                table.delete(key)
+            for key, value in desired.items():
+                if before.get(key) != value:
+                    # The interface may have gone since it was read.
+                    with contextlib.suppress(*([OSError] if name == "containers" else [])):
+                        table.write(key, value)
+        except OSError as error:
+            raise KernelRefused("map update", name, error.errno or 5) from error

@@ -1,0 +1,252 @@
+"""The part of the host that lets packets between containers take the fast path, where nobody's rules are bypassed."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from ipaddress import IPv4Address, IPv4Network
+from typing import Any, ClassVar
+
+from overlayd.backends.wire import Wire, WireFormat
+from overlayd.errors import OverlaydError
+from overlayd.fastpath.allowed import PacketWay, rule_in_the_way
+from overlayd.fastpath.programs import Programs
+from overlayd.fastpath.records import Peer, Port, Settings
+from overlayd.host.data_path import DataPath
+from overlayd.host.parts import DesiredHost, HostContext, PartReport
+from overlayd.kernel import container_ports, policies, tc
+from overlayd.kernel.container_ports import Bridge
+from overlayd.kernel.interfaces import read_bridges, with_address_in
+from overlayd.kernel.tc import Direction
+from overlayd.leases.lease import Lease
+from overlayd.lib.counters import counter, gauge
+from overlayd.lib.log import logger
+from overlayd.ruleset import survey
+from overlayd.underlay.choose import UnderlayEndpoint
+
+log = logger("host")
+
+# How long the programs go on without a daemon, in seconds, and at least in looks; then packets go the kernel's way.
+VALID_S, VALID_LOOKS = 30.0, 4
+# Rules are read this often, in seconds, also when the kernel told of no change.
+RULES_S = 300.0
+# The largest network of peers that one route can be about: any address.
+_EVERY_ADDRESS = IPv4Network("0.0.0.0/0")
+
+PACKETS = counter(
+    "overlayd_fast_path_packets_total",
+    "Packets that the fast path sent and received, and those that it left to the kernel or dropped, by reason.",
+    label="reason",
+)
+ON = gauge("overlayd_fast_path_on", "1 while packets between containers take the fast path, else 0.")
+
+
+class _Off(Exception):
+    """Why packets go the kernel's way."""
+
+
+class FastPathPart:
+    """Keeps the programs attached, or away. Called in one thread."""
+
+    name: ClassVar[str] = "fast path"
+
+    def __init__(
+        self, context: HostContext, data_path: DataPath, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Changes nothing yet. `clock` is in seconds."""
+        self._context = context
+        self._data_path = data_path
+        self._clock = clock
+        self._programs: Programs | None = None
+        self._attached: dict[tuple[int, Direction], str] = {}
+        # What a daemon before this one left is looked for once.
+        self._searched = False
+        self._shown: str | None = ""
+        self._written: tuple[tuple[Lease, ...], Mapping[str, str]] | None = None
+        self._rules: tuple[PacketWay, int | None, float, str | None] | None = None
+
+    def close(self) -> None:
+        """The programs go on until their settings expire, so that packets do while the daemon is restarted."""
+        if self._programs is not None:
+            self._programs.close()
+            self._programs = None
+            self._attached.clear()
+
+    def sync(self, desired: DesiredHost) -> PartReport:
+        """Attach the programs and keep their maps, or take them away where they must not be."""
+        reason, changed, wire = None, False, self._context.backend.wire(4)
+        try:
+            if wire is None:
+                raise _Off(f"only the backend {self._context.config.backend_type} itself can make its packets")
+            changed = self._on(wire, *self._needed(desired))
+        except (_Off, OverlaydError) as error:
+            reason = str(error)
+            try:
+                changed = self._off()
+            except OverlaydError as failed:
+                reason = f"{reason}; and it cannot be taken away: {failed}"
+        if reason != self._shown:
+            log.info("fast path", state="off" if reason else "on", reason=reason)
+            self._shown = reason
+        ON.set(0 if reason else 1)
+        status: dict[str, Any] = {"fast_path": reason or "on", "fast_paths": ()}
+        if wire is not None and reason is None:
+            status["fast_paths"] = tuple(sorted(wire.paths))
+        return PartReport(changed=changed, status=status)
+
+    def _needed(self, desired: DesiredHost) -> tuple[IPv4Network, IPv4Network, UnderlayEndpoint]:
+        """This host's subnet, the network, and where peers reach this host. Raises _Off."""
+        own, endpoint = desired.lease.v4, self._context.underlay.v4
+        network = next((one for one in self._context.config.networks if isinstance(one, IPv4Network)), None)
+        if self._context.settings.fast_path == "off":
+            raise _Off("the setting fast-path is off")
+        if own is None or network is None or not isinstance(own.subnet, IPv4Network):
+            raise _Off("it carries IPv4, which this network has not")
+        if endpoint is None or not isinstance(endpoint.address, IPv4Address):
+            raise _Off("the underlay has no IPv4")
+        return own.subnet, network, endpoint
+
+    def _on(self, wire: Wire, own: IPv4Network, network: IPv4Network, endpoint: UnderlayEndpoint) -> bool:
+        """Make it work; whether anything was not as it should be. Raises _Off, KernelRefused, UnsupportedError."""
+        underlay = self._context.underlay
+        bridge = self._bridge(own)
+        self._check(
+            PacketWay(
+                own=own,
+                network=network,
+                bridge=bridge.name,
+                device=wire.device,
+                underlay=underlay.ifname,
+                address=endpoint.address,
+                peers=_EVERY_ADDRESS,
+                port=wire.port,
+            )
+        )
+        places = self._places(wire, own, bridge)
+        programs = self._programs
+        if programs is None:
+            programs = self._programs = Programs()
+            self._written = None
+        changed = self._write_peers(programs, wire)
+        changed = programs.write_ports(_ports(bridge, own)) or changed
+        valid_s = max(VALID_S, VALID_LOOKS * self._context.settings.resync_s)
+        programs.write_settings(
+            Settings(
+                valid_until_ns=time.monotonic_ns() + int(valid_s * 1e9),
+                address=IPv4Address(endpoint.address),
+                underlay=socket.if_nametoindex(underlay.ifname),
+                vni=wire.vni,
+                port=wire.port,
+                mac=wire.mac,
+            )
+        )
+        changed = self._attach(programs, places) or changed
+        for reason, count in programs.counters().items():
+            PACKETS.set(count, of=reason.name.lower())
+        return changed
+
+    def _bridge(self, own: IPv4Network) -> Bridge:
+        guests = read_bridges().of_guests
+        for name in with_address_in((own,)):
+            if name in guests and (found := container_ports.read(name)):
+                return found
+        raise _Off("no bridge carries this host's subnet yet")
+
+    def _check(self, way: PacketWay) -> None:
+        """Raises _Off where packets would pass by what has a say about them."""
+        if policies.has_ipsec():
+            raise _Off("it would bypass IPsec: see ip xfrm policy")
+        rule = next(policies.routing_rules(4), None)
+        if rule is not None:
+            raise _Off(f"it would bypass {rule}: see ip rule")
+        generation, now = policies.nftables_generation(), self._clock()
+        known = self._rules
+        if known is None or known[:2] != (way, generation) or now - known[2] > RULES_S or survey.has_legacy_iptables():
+            kinds = survey.read_iptables([4])
+            known = (way, generation, now, rule_in_the_way(kinds, survey.read_nftables(kinds), way))
+            self._rules = known
+        if known[3] is not None:
+            raise _Off(f"it would bypass a firewall rule: {known[3]}")
+
+    def _places(self, wire: Wire, own: IPv4Network, bridge: Bridge) -> dict[tuple[int, Direction], str]:
+        """Where which program is to be. Raises _Off where another program would be bypassed."""
+        try:
+            underlay = socket.if_nametoindex(self._context.underlay.ifname)
+            device = socket.if_nametoindex(wire.device)
+        except OSError as error:
+            raise _Off(f"the interface {wire.device} is missing: {error.strerror}") from error
+        places = {(port.index, Direction.INGRESS): "from_container" for port in _usable(bridge, own)}
+        places[underlay, Direction.INGRESS] = "from_wire"
+        places[device, Direction.EGRESS] = "left_ethernet" if wire.ethernet else "left_ip"
+        for index in {index for index, _ in places}:
+            foreign = next((one for one in tc.filters(index) if not one.of_overlayd), None)
+            if foreign is not None:
+                raise _Off(f"it would bypass another filter at interface {index}: {foreign}")
+        return places
+
+    def _attach(self, programs: Programs, places: Mapping[tuple[int, Direction], str]) -> bool:
+        changed = False
+        there = {(one.index, one.direction): one.name for index, _ in places for one in tc.filters(index) if one.ours}
+        for (index, direction), name in places.items():
+            # Those of a daemon before this one have its maps.
+            if (index, direction) not in self._attached or (index, direction) not in there:
+                programs.attach(index, direction, name)
+                changed = True
+        for index in {index for index, _ in self._attached} - {index for index, _ in places}:
+            changed = tc.detach(index) or changed
+        self._attached = dict(places)
+        if not self._searched:
+            # What a daemon before this one left on interfaces that are none of these.
+            kept = {index for index, _ in places}
+            for index, _name in socket.if_nameindex():
+                if index not in kept:
+                    tc.detach(index)
+            self._searched = True
+        return changed
+
+    def _write_peers(self, programs: Programs, wire: Wire) -> bool:
+        served, paths = self._data_path.served, self._data_path.paths
+        if self._written is not None and self._written[0] is served and self._written[1] is paths:
+            return False
+        changed = programs.write_peers(self._peers(wire))
+        self._written = (served, paths)
+        return changed
+
+    def _peers(self, wire: Wire) -> Iterator[Peer]:
+        for lease in self._data_path.served:
+            path, found = self._data_path.paths.get(lease.key_name, ""), lease.v4
+            if found is None or path not in wire.paths:
+                continue
+            mac = found.fields().get("vtepmac") if wire.paths[path] is WireFormat.VXLAN else None
+            if isinstance(found.subnet, IPv4Network) and isinstance(found.public_ip, IPv4Address):
+                yield Peer(
+                    subnet=found.subnet,
+                    address=found.public_ip,
+                    format=wire.paths[path],
+                    mtu_bytes=self._context.backend.mtu_bytes,
+                    **({"mac": str(mac)} if mac else {}),
+                )
+
+    def _off(self) -> bool:
+        """Take the programs away from every interface; whether there were any. Raises KernelRefused."""
+        found: list[str] = []
+        if self._attached or not self._searched:
+            found = list(tc.cleanup())
+            self._searched = True
+        self.close()
+        return bool(found)
+
+
+def _usable(bridge: Bridge, own: IPv4Network) -> Iterator[container_ports.ContainerPort]:
+    """The containers that may be reached past their bridge: with one address of this subnet, and no limit."""
+    for port in bridge.ports:
+        inside = [one for one in port.addresses if isinstance(one.ip, IPv4Address) and one.ip in own]
+        if len(inside) == 1 and not port.limited:
+            yield port
+
+
+def _ports(bridge: Bridge, own: IPv4Network) -> Iterator[Port]:
+    for port in _usable(bridge, own):
+        [address] = [one.ip for one in port.addresses if isinstance(one.ip, IPv4Address) and one.ip in own]
+        yield Port(index=port.index, address=address, mac=port.mac, bridge_mac=bridge.mac)

@@ -1,0 +1,76 @@
+"""The containers on a bridge: which address and MAC is behind which of its ports (veth(4)).
+
+The kernel tells of the addresses in a container's network namespace without entering it (IFA_TARGET_NETNSID, Linux
+4.20), to whoever has CAP_NET_ADMIN. So what is found is what the container has, not what it claims by ARP.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+
+from overlayd.errors import KernelRefused
+from overlayd.kernel import links
+from overlayd.kernel.links import LinkMessage
+from overlayd.lib.addresses import IPInterface
+
+# The queueing discipline of a veth that nobody limits.
+_NO_QUEUE = ("noqueue", "noop", None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContainerPort:
+    """A port of a bridge with a container behind it: its index and name here; the container's MAC and addresses.
+
+    `limited`: an administrator's queueing discipline is on it, which limits or delays what the container gets.
+    """
+
+    index: int
+    name: str
+    mac: str
+    addresses: tuple[IPInterface, ...]
+    limited: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bridge:
+    """A bridge: its name, index and MAC, and its ports that lead into other network namespaces, by index."""
+
+    name: str
+    index: int
+    mac: str
+    ports: tuple[ContainerPort, ...]
+
+
+def read(bridge: str) -> Bridge | None:
+    """The containers on that bridge; None where there is no such bridge. Raises KernelRefused."""
+    try:
+        there = links.read()
+    except OSError as error:
+        raise KernelRefused("link list", f"of {bridge}", error.errno or errno.EIO) from error
+    found = next((link for link in there if link.name == bridge), None)
+    if found is None or found.mac is None:
+        return None
+    ports = (link for link in there if link.master == found.index and link.kind == "veth")
+    return Bridge(
+        name=bridge, index=found.index, mac=found.mac, ports=tuple(port for link in ports for port in _port(link))
+    )
+
+
+def _port(link: LinkMessage) -> Iterator[ContainerPort]:
+    """The port that a link is; nothing where the container is gone, or the other end is in this namespace."""
+    if link.namespace is None:
+        return
+    with suppress(OSError):
+        mac = next((one.mac for one in links.read(link.namespace) if one.index == link.peer), None)
+        found = links.read_addresses(link.namespace)
+        if mac is not None:
+            yield ContainerPort(
+                index=link.index,
+                name=link.name,
+                mac=mac,
+                addresses=tuple(one.address for one in found if one.index == link.peer),
+                limited=link.qdisc not in _NO_QUEUE,
+            )
