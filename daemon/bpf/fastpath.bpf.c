@@ -22,6 +22,7 @@
 #define ECN_MASK 3
 #define ECN_CE 3
 #define ENCAP_TTL 64
+#define MOST_BYTES 65535
 #define VXLAN_VNI_VALID bpf_htonl(0x08000000)
 /* RFC 791: fragment offset, and the flag "more fragments"; "don't fragment". */
 #define FRAGMENTED bpf_htons(0x3fff)
@@ -42,7 +43,7 @@ enum reason {
 	OUT_PROTOCOL, OUT_SHAPE, OUT_SOURCE, OUT_NEW, OUT_SIZE, OUT_FAILED,
 	/* from_wire */
 	IN_SHAPE, IN_STRANGER, IN_SPOOFED, IN_UNKNOWN, IN_FAILED,
-	EXPIRED,
+	OFF,
 	REASONS,
 };
 
@@ -257,7 +258,7 @@ int from_container(struct __sk_buff *skb)
 	struct settings *here = valid_settings();
 
 	if (!here)
-		return slow(EXPIRED);
+		return slow(OFF);
 	if (!plain(ip))
 		return slow(ip->protocol == IPPROTO_TCP || ip->protocol == IPPROTO_UDP ? OUT_SHAPE : OUT_PROTOCOL);
 	__u32 index = skb->ifindex;
@@ -285,6 +286,13 @@ int from_container(struct __sk_buff *skb)
 		.source = ip->saddr, .destination = ip->daddr, .source_port = port_numbers[0],
 		.destination_port = port_numbers[1], .protocol = ip->protocol,
 	};
+	bool vxlan = peer->format == VXLAN;
+	__u32 inner = skb->len - ETH_HLEN;
+	__u32 room = vxlan ? sizeof(struct outer) : OUTER_UDP;
+
+	/* A packet that is cut later has its whole length in the outer headers until then. */
+	if (peer->format != ROUTES && inner + room > MOST_BYTES)
+		return slow(OUT_SIZE);
 	if (!unchanged(&flow, flags_of_tcp))
 		return slow(OUT_NEW);
 
@@ -295,8 +303,6 @@ int from_container(struct __sk_buff *skb)
 		counted(SENT, 0);
 		return bpf_redirect_neigh(here->underlay, 0, 0, 0);
 	}
-	bool vxlan = peer->format == VXLAN;
-	__u32 room = vxlan ? sizeof(struct outer) : OUTER_UDP;
 	__u64 flags = BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L4_UDP;
 	__u32 hash = bpf_get_hash_recalc(skb);
 	struct outer outer = {
@@ -318,7 +324,6 @@ int from_container(struct __sk_buff *skb)
 		outer.udp.source = here->port;
 	}
 	__u32 underlay = here->underlay;
-	__u32 inner = skb->len - ETH_HLEN;
 
 	outer.ip.tot_len = bpf_htons(inner + room);
 	outer.udp.len = bpf_htons(inner + room - sizeof(struct iphdr));
@@ -353,7 +358,7 @@ int from_wire(struct __sk_buff *skb)
 	struct settings *here = valid_settings();
 
 	if (!here)
-		return slow(EXPIRED);
+		return TC_ACT_UNSPEC;
 	__be32 sender = 0;
 	__u8 format = ROUTES, ecn = 0;
 	__u32 room = 0;

@@ -77,6 +77,7 @@ def facts(look: Look) -> Facts:
         "underlay": f"{status.addresses} on {status.ifname}",
         "backend": f"{status.backend}, MTU {status.mtu_bytes}",
         "firewall": status.firewall or "left alone",
+        "fast path": status.fast_path or "none",
         **{f"warning: {warning}": "given" for warning in status.warnings},
         **{f"{key} in etcd": problem for key, problem in status.skipped},
         **{f"peer {peer.subnets} at {peer.addresses}": _state_words(peer, reach) for peer in status.peers},

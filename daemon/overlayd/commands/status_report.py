@@ -55,6 +55,8 @@ def fields(status: Status, now_s: float) -> Iterator[tuple[str, str]]:
     endpoints = ", ".join(status.etcd_endpoints)
     yield "etcd", f"{endpoints}, {f'revision {status.etcd_revision}' if status.etcd_connected else 'AWAY'}"
     yield "firewall", status.firewall or "left alone"
+    if status.fast_path:
+        yield "fast path", status.fast_path if status.fast_path == "on" else f"off: {status.fast_path}"
     if status.probed_from:
         yield "measured from", status.probed_from
     if status.state not in ("stopped", DEAD):
@@ -78,7 +80,7 @@ def _peers(status: Status, now_s: float) -> list[tuple[str, ...]]:
         heads,
         *(
             (
-                *(one.subnets, one.addresses, one.backend, one.path or "none"),
+                *(one.subnets, one.addresses, one.backend, path(one, status)),
                 ", ".join(reached(found, now_s) for found in paths_of(one, reach)) or "not asked",
                 one.problem or "none",
             )
@@ -86,6 +88,11 @@ def _peers(status: Status, now_s: float) -> list[tuple[str, ...]]:
         ),
         *([(f"and {status.peers_untold} more", "", "", "none", "", "not served")] if status.peers_untold else []),
     ]
+
+
+def path(peer: Peer, status: Status) -> str:
+    """How a peer is reached, and whether past this host's network stack."""
+    return f"{peer.path}, fast" if peer.path in status.fast_paths else peer.path or "none"
 
 
 def by_path(status: Status) -> dict[tuple[str, str], Reach]:

@@ -44,9 +44,7 @@ class PacketWay:
     port: int = 0
 
 
-def rule_in_the_way(
-    kinds: Sequence[IptablesRules], bases: Sequence[BaseChain] | None, way: PacketWay
-) -> str | None:
+def rule_in_the_way(kinds: Sequence[IptablesRules], bases: Sequence[BaseChain] | None, way: PacketWay) -> str | None:
     """A rule that would be bypassed, or why that is not known; None where there is none.
 
     That is a rule, neither Docker's nor overlayd's, that does something with a packet between containers; any rule that
@@ -111,4 +109,3 @@ def _outer(kinds: Sequence[IptablesRules], bases: Sequence[BaseChain], way: Pack
 
 def _expected(rule: str) -> bool:
     return network_of_rule(rule) is not None or bool(_OF_DOCKER.search(rule))
-

@@ -50,6 +50,10 @@ class Programs:
         """Say who this host is, and until when. Raises KernelRefused."""
         self._write("settings", {records.ZERO: settings.packed()}, {})
 
+    def stop(self) -> None:
+        """Leave every packet to the kernel from now on, until the next `write_settings`. Raises KernelRefused."""
+        self._write("settings", {records.ZERO: bytes(records.SETTINGS[1])}, {})
+
     def write_peers(self, peers: Iterable[Peer]) -> bool:
         """Make the peers exactly these; whether any was not. Raises KernelRefused."""
         desired = {peer.key(): peer.packed() for peer in peers}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import IPv4Address, IPv4Network
@@ -37,7 +36,7 @@ class Reason(IntEnum):
     IN_SPOOFED = 10
     IN_UNKNOWN = 11
     IN_FAILED = 12
-    EXPIRED = 13
+    OFF = 13
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,11 +96,6 @@ class Port:
         return _PORT.pack(self.address.packed, _mac(self.mac), _mac(self.bridge_mac))
 
 
-def source_of(flow: bytes) -> IPv4Address:
-    """The container's address in a key of `flows`."""
-    return IPv4Address(flow[:4])
-
-
 def total(value: bytes) -> int:
     """The sum of a counter of all processors."""
     return sum(struct.unpack(f"={len(value) // COUNTER_BYTES}Q", value))
@@ -110,11 +104,6 @@ def total(value: bytes) -> int:
 def number(value: int) -> bytes:
     """A key or value of four bytes."""
     return struct.pack("=I", value)
-
-
-def changes(present: Sequence[bytes], desired: dict[bytes, bytes]) -> list[bytes]:
-    """The keys that are to be deleted."""
-    return [key for key in present if key not in desired]
 
 
 def _mac(text: str) -> bytes:

@@ -15,7 +15,7 @@ from overlayd.fastpath.programs import Programs
 from overlayd.fastpath.records import Peer, Port, Settings
 from overlayd.host.data_path import DataPath
 from overlayd.host.parts import DesiredHost, HostContext, PartReport
-from overlayd.kernel import container_ports, policies, tc
+from overlayd.kernel import container_ports, ethtool, policies, tc
 from overlayd.kernel.container_ports import Bridge
 from overlayd.kernel.interfaces import read_bridges, with_address_in
 from overlayd.kernel.tc import Direction
@@ -75,15 +75,16 @@ class FastPathPart:
 
     def sync(self, desired: DesiredHost) -> PartReport:
         """Attach the programs and keep their maps, or take them away where they must not be."""
-        reason, changed, wire = None, False, self._context.backend.wire(4)
+        reason, changed, wire = self._never(), False, self._context.backend.wire(4)
+        whole = reason is not None
         try:
-            if wire is None:
-                raise _Off(f"only the backend {self._context.config.backend_type} itself can make its packets")
+            if reason is not None or wire is None:
+                raise _Off(reason)
             changed = self._on(wire, *self._needed(desired))
         except (_Off, OverlaydError) as error:
             reason = str(error)
             try:
-                changed = self._off()
+                changed = self._off(whole=whole)
             except OverlaydError as failed:
                 reason = f"{reason}; and it cannot be taken away: {failed}"
         if reason != self._shown:
@@ -95,12 +96,18 @@ class FastPathPart:
             status["fast_paths"] = tuple(sorted(wire.paths))
         return PartReport(changed=changed, status=status)
 
+    def _never(self) -> str | None:
+        """Why packets go the kernel's way as long as this daemon runs; None where they need not."""
+        if self._context.settings.fast_path == "off":
+            return "the setting fast-path is off"
+        if self._context.backend.wire(4) is None:
+            return f"only the backend {self._context.config.backend_type} itself can make its packets"
+        return None
+
     def _needed(self, desired: DesiredHost) -> tuple[IPv4Network, IPv4Network, UnderlayEndpoint]:
         """This host's subnet, the network, and where peers reach this host. Raises _Off."""
         own, endpoint = desired.lease.v4, self._context.underlay.v4
         network = next((one for one in self._context.config.networks if isinstance(one, IPv4Network)), None)
-        if self._context.settings.fast_path == "off":
-            raise _Off("the setting fast-path is off")
         if own is None or network is None or not isinstance(own.subnet, IPv4Network):
             raise _Off("it carries IPv4, which this network has not")
         if endpoint is None or not isinstance(endpoint.address, IPv4Address):
@@ -110,6 +117,11 @@ class FastPathPart:
     def _on(self, wire: Wire, own: IPv4Network, network: IPv4Network, endpoint: UnderlayEndpoint) -> bool:
         """Make it work; whether anything was not as it should be. Raises _Off, KernelRefused, UnsupportedError."""
         underlay = self._context.underlay
+        if wire.format is WireFormat.UDP and not ethtool.finishes_packets(underlay.ifname):
+            raise _Off(
+                f"{underlay.ifname} may hand packets on uncut and without checksums, and peers read them from a socket; "
+                f"ethtool -K {underlay.ifname} tx off tx-udp_tnl-segmentation off"
+            )
         bridge = self._bridge(own)
         self._check(
             PacketWay(
@@ -228,8 +240,15 @@ class FastPathPart:
                     **({"mac": str(mac)} if mac else {}),
                 )
 
-    def _off(self) -> bool:
-        """Take the programs away from every interface; whether there were any. Raises KernelRefused."""
+    def _off(self, *, whole: bool) -> bool:
+        """Let the programs leave all to the kernel; take them away if `whole`, or where they are another daemon's.
+
+        Returns whether there were any. Raises KernelRefused.
+        """
+        if self._programs is not None and not whole:
+            # Taking them away and back would cost packets (kernel/tc.py).
+            self._programs.stop()
+            return False
         found: list[str] = []
         if self._attached or not self._searched:
             found = list(tc.cleanup())

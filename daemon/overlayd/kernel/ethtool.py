@@ -6,6 +6,7 @@ import ctypes
 import fcntl
 import socket
 import struct
+from pathlib import Path
 
 # linux/sockios.h, linux/ethtool.h
 SIOCETHTOOL = 0x8946
@@ -13,6 +14,8 @@ GDRVINFO, GSTRINGS, GSSET_INFO, GFEATURES = 0x03, 0x1B, 0x37, 0x3A
 SS_FEATURES = 4
 NAME_BYTES = 32
 DRVINFO_BYTES = 196
+# Drivers of network cards that may lead to another guest of the same machine.
+_TO_ANOTHER_STACK = ("virtio_net", "vif", "hv_netvsc", "vmxnet3")
 
 
 def driver(ifname: str) -> str | None:
@@ -38,6 +41,20 @@ def offloads(ifname: str) -> frozenset[str] | None:
     # Each block of 32 features: available, requested, active, never_changed.
     active = [struct.unpack_from("=I", features, 8 + block * 16 + 8)[0] for block in range(blocks)]
     return frozenset(name for number, name in enumerate(names) if name and active[number // 32] >> number % 32 & 1)
+
+
+def finishes_packets(ifname: str) -> bool:
+    """Whether what leaves by an interface is as it is on a wire: cut to size, and with all checksums.
+
+    Devices that lead to another network stack of the same machine hand packets on as they are, where these features are
+    on: a socket there gets several packets as one, without their checksums.
+    """
+    on = offloads(ifname)
+    if on is not None and not any(
+        name == "tx-udp_tnl-segmentation" or name.startswith("tx-checksum-ip") for name in on
+    ):
+        return True
+    return Path(f"/sys/class/net/{ifname}/device").exists() and driver(ifname) not in _TO_ANOTHER_STACK
 
 
 def _name(strings: bytes, at: int) -> str:

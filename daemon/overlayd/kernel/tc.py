@@ -111,6 +111,7 @@ def attach(index: int, direction: Direction, name: str, program_fd: int) -> None
 def detach(index: int) -> bool:
     """Take our programs off an interface, and clsact where nobody else uses it; whether there were any.
 
+    The interface sends nothing for some milliseconds when clsact comes or goes (dev_deactivate in net/sched/sch_api.c).
     Raises KernelRefused.
     """
     found = filters(index)
