@@ -76,6 +76,11 @@ struct port {
 	__u8 bridge[ETH_ALEN];
 };
 
+struct mac {
+	__u8 address[ETH_ALEN];
+	__u8 unused[2];
+};
+
 struct flow {
 	__be32 source, destination; /* as the container sends */
 	__be16 source_port, destination_port;
@@ -117,6 +122,14 @@ struct {
 	__type(key, __u32);
 	__type(value, struct port);
 } ports SEC(".maps");
+
+/* MACs of the underlay's routers: by plain routes peers send themselves, and who is behind a router is none. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 256);
+	__type(key, struct mac);
+	__type(value, __u32);
+} routers SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -415,6 +428,13 @@ int from_wire(struct __sk_buff *skb)
 		return counted(IN_SPOOFED, TC_ACT_SHOT);
 	if (peer->format != format)
 		return slow(IN_SHAPE);
+	if (!sender) {
+		struct mac by = {};
+
+		__builtin_memcpy(by.address, eth->h_source, ETH_ALEN);
+		if (bpf_map_lookup_elem(&routers, &by))
+			return slow(IN_STRANGER);
+	}
 	if (!plain(inner) || (ecn == ECN_CE && (inner->tos & ECN_MASK) != ECN_CE))
 		return slow(IN_SHAPE);
 	__u32 target = *index;

@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 
 from overlayd.errors import CommandFailed
+from overlayd.lib import process
 from tests.testbed.netns import namespaces, wire
 from tests.testbed.netns.lab import Host, Lab, laboratory
 from tests.testbed.netns.traffic import pinging, pings, send_over_tcp
@@ -148,7 +149,7 @@ def test_each_offload_may_be_off(a: Host, b: Host, offload: str) -> None:
 def set_offload(enter: list[str], device: str, offload: str, state: str) -> None:
     """Switch an offload; some switch others, which is as it is on real cards."""
     try:
-        namespaces.process.run([*enter, "ethtool", "-K", device, offload, state])
+        process.run([*enter, "ethtool", "-K", device, offload, state])
     except CommandFailed as error:
         if "Cannot change" not in error.message and "Operation not supported" not in error.message:
             raise
@@ -199,10 +200,8 @@ def ask(source: Host, target: Host, port: int, *, count: int, address: str = "",
         end.settimeout(1)
         for number in range(count):
             end.sendto(f"{number:100}".encode(), (address or str(target.container_address), port))
-            try:
+            with contextlib.suppress(TimeoutError):
                 answered += end.recv(1000) == f"{number:100}".encode()
-            except TimeoutError:
-                pass
     return answered
 
 

@@ -17,7 +17,10 @@ from overlayd.ruleset.packet_path import IptablesRules
 
 @dataclass(frozen=True, kw_only=True)
 class DaemonFacts:
-    """The daemon on this host. `state` and `problems` are of its status, `unit` of its unit in systemd."""
+    """The daemon on this host. `state` and `problems` are of its status, `unit` of its unit in systemd.
+
+    `fast_path` is of its status too; `without_program` are interfaces that the fast path needs and that it is not at.
+    """
 
     running: bool | None = False
     state: str | None = None
@@ -25,6 +28,8 @@ class DaemonFacts:
     open_files: int | None = None
     open_files_limit: int | None = None
     unit: Mapping[str, str] | None = None
+    fast_path: str | None = None
+    without_program: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

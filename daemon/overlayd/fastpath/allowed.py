@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Network, IPv6Network
 
 from overlayd.firewall.table import NFT_LEASED, NFT_PEERS
-from overlayd.lib.addresses import IPAddress, IPNetwork
+from overlayd.lib.addresses import IPAddress, IPNetwork, without
 from overlayd.lib.marks import network_of_rule, ours
 from overlayd.ruleset.nftables import BaseChain
 from overlayd.ruleset.packet_path import FORWARDED, IptablesRules, Match, rules_met, trace_path
@@ -58,7 +57,7 @@ def rule_in_the_way(kinds: Sequence[IptablesRules], bases: Sequence[BaseChain] |
 
 
 def _inner(kinds: Sequence[IptablesRules], bases: Sequence[BaseChain], way: PacketWay) -> Iterator[str]:
-    others = tuple(_without(way.network, way.own))
+    others = tuple(without(way.network, way.own))
     sets = dict.fromkeys((ours().leased(way.own.version), NFT_LEASED), frozenset(map(str, others)))
     for protocol in ("tcp", "udp"):
         for other in others:
@@ -75,14 +74,6 @@ def _inner(kinds: Sequence[IptablesRules], bases: Sequence[BaseChain], way: Pack
                 met = rules_met(kinds, bases, replace(packet, first=False), FORWARDED)
                 yield from (rule for rule in met if not _expected(rule))
                 yield from (drop.by for drop in trace_path(kinds, bases, packet, FORWARDED, Match()).drops)
-
-
-def _without(network: IPNetwork, own: IPNetwork) -> Iterator[IPNetwork]:
-    """The rest of a network, where the subnets of peers are."""
-    if isinstance(network, IPv4Network) and isinstance(own, IPv4Network):
-        yield from network.address_exclude(own)
-    elif isinstance(network, IPv6Network) and isinstance(own, IPv6Network):
-        yield from network.address_exclude(own)
 
 
 def _outer(kinds: Sequence[IptablesRules], bases: Sequence[BaseChain], way: PacketWay) -> Iterator[str]:

@@ -35,11 +35,13 @@ class Programs:
                 ("containers", records.CONTAINERS),
                 ("ports", records.PORTS),
                 ("flows", records.FLOWS),
+                ("routers", records.ROUTERS),
                 ("counters", (4, records.COUNTER_BYTES * self._processors)),
             )
         }
         self._peers: dict[bytes, bytes] = {}
         self._ports: dict[bytes, bytes] = {}
+        self._routers: dict[bytes, bytes] = {}
         self._containers: dict[bytes, bytes] = {}
 
     def close(self) -> None:
@@ -59,6 +61,13 @@ class Programs:
         desired = {peer.key(): peer.packed() for peer in peers}
         before, self._peers = self._peers, desired
         self._write("peers", desired, before)
+        return before != desired
+
+    def write_routers(self, macs: Iterable[str]) -> bool:
+        """Make the underlay's routers exactly these; whether any was not. Raises KernelRefused."""
+        desired = {records.router(mac): records.number(1) for mac in macs}
+        before, self._routers = self._routers, desired
+        self._write("routers", desired, before)
         return before != desired
 
     def write_ports(self, ports: Iterable[Port]) -> bool:

@@ -10,7 +10,7 @@ from ipaddress import IPv4Address, IPv4Network
 from overlayd.backends.wire import WireFormat
 
 # Sizes of keys and values, in bytes.
-SETTINGS, PEERS, CONTAINERS, PORTS, FLOWS = (4, 32), (8, 16), (4, 8), (4, 16), (16, 16)
+SETTINGS, PEERS, CONTAINERS, PORTS, FLOWS, ROUTERS = (4, 32), (8, 16), (4, 4), (4, 16), (16, 16), (8, 4)
 COUNTER_BYTES = 8
 ZERO = struct.pack("=I", 0)
 _SETTINGS = struct.Struct("=Q4sIIH6s4x")
@@ -104,6 +104,11 @@ def total(value: bytes) -> int:
 def number(value: int) -> bytes:
     """A key or value of four bytes."""
     return struct.pack("=I", value)
+
+
+def router(mac: str) -> bytes:
+    """A key of `routers`."""
+    return _mac(mac) + bytes(2)
 
 
 def _mac(text: str) -> bytes:

@@ -17,7 +17,7 @@ from overlayd.host.data_path import DataPath
 from overlayd.host.parts import DesiredHost, HostContext, PartReport
 from overlayd.kernel import container_ports, ethtool, policies, tc
 from overlayd.kernel.container_ports import Bridge
-from overlayd.kernel.interfaces import read_bridges, with_address_in
+from overlayd.kernel.interfaces import read_bridges, router_macs, with_address_in
 from overlayd.kernel.tc import Direction
 from overlayd.leases.lease import Lease
 from overlayd.lib.counters import counter, gauge
@@ -119,7 +119,7 @@ class FastPathPart:
         underlay = self._context.underlay
         if wire.format is WireFormat.UDP and not ethtool.finishes_packets(underlay.ifname):
             raise _Off(
-                f"{underlay.ifname} may hand packets on uncut and without checksums, and peers read them from a socket; "
+                f"{underlay.ifname} may hand packets on uncut and without checksums, and peers read from a socket; "
                 f"ethtool -K {underlay.ifname} tx off tx-udp_tnl-segmentation off"
             )
         bridge = self._bridge(own)
@@ -141,6 +141,9 @@ class FastPathPart:
             programs = self._programs = Programs()
             self._written = None
         changed = self._write_peers(programs, wire)
+        if WireFormat.DIRECT in wire.paths.values():
+            macs = router_macs(underlay.ifname, self._data_path.served_from)
+            changed = programs.write_routers(macs) or changed
         changed = programs.write_ports(_ports(bridge, own)) or changed
         valid_s = max(VALID_S, VALID_LOOKS * self._context.settings.resync_s)
         programs.write_settings(
@@ -188,7 +191,7 @@ class FastPathPart:
             device = socket.if_nametoindex(wire.device)
         except OSError as error:
             raise _Off(f"the interface {wire.device} is missing: {error.strerror}") from error
-        places = {(port.index, Direction.INGRESS): "from_container" for port in _usable(bridge, own)}
+        places = {(port.index, Direction.INGRESS): "from_container" for port in bridge.fast(own)}
         places[underlay, Direction.INGRESS] = "from_wire"
         places[device, Direction.EGRESS] = "left_ethernet" if wire.ethernet else "left_ip"
         for index in {index for index, _ in places}:
@@ -257,15 +260,8 @@ class FastPathPart:
         return bool(found)
 
 
-def _usable(bridge: Bridge, own: IPv4Network) -> Iterator[container_ports.ContainerPort]:
-    """The containers that may be reached past their bridge: with one address of this subnet, and no limit."""
-    for port in bridge.ports:
-        inside = [one for one in port.addresses if isinstance(one.ip, IPv4Address) and one.ip in own]
-        if len(inside) == 1 and not port.limited:
-            yield port
-
-
 def _ports(bridge: Bridge, own: IPv4Network) -> Iterator[Port]:
-    for port in _usable(bridge, own):
-        [address] = [one.ip for one in port.addresses if isinstance(one.ip, IPv4Address) and one.ip in own]
-        yield Port(index=port.index, address=address, mac=port.mac, bridge_mac=bridge.mac)
+    for port in bridge.fast(own):
+        address = port.address_in(own)
+        if address is not None:
+            yield Port(index=port.index, address=address, mac=port.mac, bridge_mac=bridge.mac)

@@ -10,6 +10,7 @@ import errno
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
 
 from overlayd.errors import KernelRefused
 from overlayd.kernel import links
@@ -33,6 +34,11 @@ class ContainerPort:
     addresses: tuple[IPInterface, ...]
     limited: bool = False
 
+    def address_in(self, subnet: IPv4Network) -> IPv4Address | None:
+        """Its one address in a subnet; None where it has none there, or several."""
+        found = [one.ip for one in self.addresses if isinstance(one.ip, IPv4Address) and one.ip in subnet]
+        return found[0] if len(found) == 1 else None
+
 
 @dataclass(frozen=True, kw_only=True)
 class Bridge:
@@ -42,6 +48,12 @@ class Bridge:
     index: int
     mac: str
     ports: tuple[ContainerPort, ...]
+
+    def fast(self, subnet: IPv4Network) -> Iterator[ContainerPort]:
+        """The containers that may be reached past the bridge: with one address of that subnet, and without a limit."""
+        for port in self.ports:
+            if port.address_in(subnet) is not None and not port.limited:
+                yield port
 
 
 def read(bridge: str) -> Bridge | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from ipaddress import (
     IPv4Address,
     IPv4Interface,
@@ -32,6 +33,7 @@ __all__ = [
     "is_within",
     "overlaps",
     "subnet_at",
+    "without",
 ]
 
 
@@ -59,6 +61,15 @@ def inside(network: IPNetwork, where: IPAddress | IPNetwork) -> bool | None:
     if not isinstance(where, IPv4Network | IPv6Network):
         return contains(network, where)
     return is_within(where, network) or (None if overlaps(where, network) else False)
+
+
+def without(network: IPNetwork, inner: IPNetwork) -> Iterator[IPNetwork]:
+    """The rest of a network, as networks. Raises ValueError where the other one is not in it."""
+    if isinstance(network, IPv4Network) and isinstance(inner, IPv4Network):
+        return network.address_exclude(inner)
+    if isinstance(network, IPv6Network) and isinstance(inner, IPv6Network):
+        return network.address_exclude(inner)
+    raise ValueError(f"{inner} is not in {network}")
 
 
 def subnet_at(network: IPNetwork, length: int, base: int) -> IPNetwork:

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar, Self, cast
 
+from overlayd.backends.wire import Wire
 from overlayd.backends.backend import Backend
 from overlayd.backends.facts import BackendFacts
 from overlayd.backends.listening import Listening
@@ -53,6 +54,10 @@ class DirectedBackend:
     def lease_data(self, version: int) -> Mapping[str, Any]:  # noqa: ARG002
         """What every lease of this backend has."""
         return {"VtepMAC": "02:00:00:00:00:01"}
+
+    def wire(self, version: int) -> Wire | None:  # noqa: ARG002
+        """None: its packets are its own."""
+        return None
 
     def open(self, own: Lease) -> None:  # noqa: ARG002
         """Note it."""

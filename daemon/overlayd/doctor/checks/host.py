@@ -170,6 +170,21 @@ def open_files(facts: Facts) -> Finding | None:
     return ok(found)
 
 
+def fast_path(facts: Facts) -> Finding | None:
+    """Whether packets between containers pass this host's network stack by; the stack carries them in any case."""
+    here = facts.daemon
+    if here.fast_path is None:
+        return None
+    if here.fast_path != "on":
+        return ok(f"off: {here.fast_path}")
+    if here.without_program:
+        return warning(
+            f"the daemon says on, and the kernel has no program of it at {', '.join(here.without_program)}",
+            remedy="systemctl restart overlayd",
+        )
+    return ok("on, its programs are at the underlay and at every container")
+
+
 # Name and check, in the order in which a reader should mend things.
 CHECKS = {
     "settings-file": settings_file,
@@ -182,4 +197,5 @@ CHECKS = {
     "conntrack-table": conntrack_table,
     "neighbour-table": neighbour_table,
     "open-files": open_files,
+    "fast-path": fast_path,
 }

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
+from collections.abc import Iterator
 from datetime import UTC, datetime
+from ipaddress import IPv4Network
 from pathlib import Path
 from shutil import which
 
 from overlayd import backends
 from overlayd.doctor.facts import DaemonFacts, HostFacts, KernelFeature, LinkFacts, NetworkFacts, UnderlayFacts
 from overlayd.errors import CommandFailed, OverlaydError
-from overlayd.kernel import features, interfaces, modules, survey
+from overlayd.kernel import container_ports, features, interfaces, modules, survey, tc
 from overlayd.kernel.namespaces import in_new_namespace
 from overlayd.kernel.wireguard import userspace
 from overlayd.lib import marks, process, systemctl
+from overlayd.lib.addresses import ip_network
 from overlayd.monitoring import status_file
 from overlayd.monitoring.status_file import Status
 from overlayd.settings import Settings
@@ -52,7 +56,30 @@ def read_daemon(settings: Settings) -> tuple[Status | None, DaemonFacts]:
         open_files=used,
         open_files_limit=most,
         unit=systemctl.show(f"{marks.ours().unit}.service", ("LoadState", "ActiveState", "UnitFileState")),
+        fast_path=status.fast_path if status is not None and running else None,
+        without_program=tuple(_without_program(status)) if status is not None and running else (),
     )
+
+
+def _without_program(status: Status) -> Iterator[str]:
+    """The interfaces that the fast path needs, and at which the kernel has no program of it: underlay and containers'.
+
+    Empty where the fast path is off, or this is not root.
+    """
+    if status.fast_path != "on" or status.subnet is None or os.geteuid() != 0:
+        return
+    names = [status.ifname or ""]
+    for bridge in interfaces.with_address_in((ip_network(status.subnet),)):
+        found = container_ports.read(bridge)
+        names += [port.name for port in found.fast(IPv4Network(status.subnet))] if found else []
+    for name in names:
+        try:
+            there = any(one.ours for one in tc.filters(socket.if_nametoindex(name)))
+        except OSError:
+            # A container that has just ended.
+            continue
+        if not there:
+            yield name
 
 
 def read_host(settings_problem: str | None, network: NetworkFacts | None, underlay: UnderlayFacts) -> HostFacts:
