@@ -47,3 +47,7 @@ def test_no_path_of_the_machine_gets_into_the_object() -> None:
     words = bpf.script().split()
     assert '-ffile-prefix-map="$PWD=."' in words
     assert words[words.index("-c") + 1] == "fastpath.bpf.c"
+
+
+def test_the_instructions_do_not_depend_on_which_are_newest_to_a_clang() -> None:
+    assert "-mcpu=v2" in bpf.script().split()
