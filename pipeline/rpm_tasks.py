@@ -1,4 +1,4 @@
-"""The Invoke collection `rpm`: build the package, fetch its libraries, run rpmlint, show manual pages."""
+"""The Invoke collection `rpm`: build the package or its BPF programs, fetch its libraries, lint, show manual pages."""
 
 from __future__ import annotations
 
@@ -41,6 +41,12 @@ def wheelhouse(c: Context, base: str | None = None, force: bool = False) -> None
     build(["rpm.wheelhouse"], base=base, force=["rpm.wheelhouse"] if force else ())
 
 
+@task(name="bpf", help={"base": _BASE, "force": _FORCE})
+def compile_bpf(c: Context, base: str | None = None, force: bool = False) -> None:  # noqa: ARG001
+    """Compile the BPF programs of the fast path; the daemon of this checkout loads them."""
+    build(["rpm.bpf"], base=base, force=["rpm.bpf"] if force else ())
+
+
 @task
 def lint(c: Context) -> None:
     """Run rpmlint over the spec and the built RPM."""
@@ -78,4 +84,4 @@ def packages() -> list[Path]:
     return sorted((PLACE.build / RPM_REPOSITORY.folder).glob("*.rpm"))
 
 
-namespace = Collection("rpm", build_package, wheelhouse, lint, man)
+namespace = Collection("rpm", build_package, wheelhouse, compile_bpf, lint, man)

@@ -29,16 +29,17 @@ def target(
     output: Path,
     files: Iterable[Path],
     needs: tuple[str, ...],
+    image: str = "freezer",
 ) -> Target:
-    """A target: `script` runs in the freezer image and makes `fetch`, which becomes `output` below the build folder.
+    """A target: `script` runs in an image and makes `fetch`, which becomes `output` below the build folder.
 
-    `mounts` are folders below the build folder, each with its place in the container; `files` of the checkout are at
-    CHECKOUT. `code` is the module that defines the target.
+    `mounts` are files and folders below the build folder, each with its place in the container; `files` of the checkout
+    are at CHECKOUT. `code` is the module that defines the target. `image` is a name without `overlayd/` and tag.
     """
 
     def build(step: Step) -> None:
         places = {step.build / path: place for path, place in mounts.items()}
-        make(step, base.tag("freezer"), script, mounts=places, fetch=fetch, to=step.output(output))
+        make(step, base.tag(image), script, mounts=places, fetch=fetch, to=step.output(output))
 
     return targets.target(
         name=name,
@@ -52,11 +53,11 @@ def target(
 
 
 def make(step: Step, image: str, script: str, *, mounts: Mapping[Path, str], fetch: str, to: Path) -> None:
-    """Run `script` in an image of the layout, and copy the folder `fetch` that it made to `to`, which must not exist.
+    """Run `script` in an image of the layout, and copy the file or folder `fetch` that it made to `to`.
 
-    `mounts` are folders of this machine, each with its place below /run in the container, read-only; the target's files
-    of the checkout are at CHECKOUT. `fetch` is an absolute path and not below /run or /tmp, which are gone when the
-    script ends. Raises BuildError.
+    `to` must not exist. `mounts` are files and folders of this machine, each with its place below /run in the
+    container, read-only; the target's files of the checkout are at CHECKOUT. `fetch` is an absolute path and not below
+    /run or /tmp, which are gone when the script ends. Raises BuildError.
     """
     parent = step.docker_id(image)
     mounts = {**mounts, step.checkout: CHECKOUT}

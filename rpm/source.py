@@ -13,6 +13,7 @@ from images.engine.inputs import given_epoch
 
 DAEMON = Path("daemon")
 PACKAGE = DAEMON / "overlayd"
+BPF = DAEMON / "bpf"
 FREEZE = Path("rpm/freeze")
 DOCS = Path("rpm/docs")
 LICENCES = Path("rpm/licenses")

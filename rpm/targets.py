@@ -2,6 +2,7 @@
 
     rpm.wheelhouse  PyInstaller and the libraries that the daemon imports, from the package index, hashes checked
     rpm.freezer     an image: the builder with all of these installed
+    rpm.bpf         the BPF programs of the fast path, compiled (rpm/bpf.py)
     rpm.freeze      the frozen program, for /usr/lib/overlayd; the spec puts the executable into its folder bin
     rpm.docs        manual pages and shell completion, made from the program's own parser
     rpm.inventory   what the frozen program is made of, for the RPM's SBOM (rpm/inventory/)
@@ -27,7 +28,7 @@ from images.engine.graph import CACHE, EPOCH, Target
 from images.engine.place import ROOT
 from images.engine.step import Step
 from images.engine.target import target
-from rpm import container, source
+from rpm import bpf, container, source
 from rpm.inventory import target as inventory
 
 _HERE = Path(__file__)
@@ -42,6 +43,7 @@ _PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x
 # of threads, so it is 2 on every machine.
 _COMPRESSION = "w6T2.xzdio"
 _VENV = "/opt/freezer"
+_OBJECT = f"/run/{bpf.OBJECT.name}"
 # In the builder image build-python is the base's newest Python.
 _FREEZE = f"cd {container.CHECKOUT} && build-python -m rpm.freeze.freeze"
 
@@ -50,6 +52,7 @@ def _targets(base: Base) -> tuple[Target, ...]:
     return (
         _wheelhouse(base),
         _freezer(base),
+        bpf.target(base),
         _freeze(base),
         _docs(base),
         *inventory.targets(base, frozen=FROZEN, wheelhouse=wheelhouse(base), python=f"{_VENV}/bin/python"),
@@ -120,12 +123,12 @@ def _freeze(base: Base) -> Target:
         name="rpm.freeze",
         base=base,
         code=_HERE,
-        script=f"{_FREEZE} program {container.CHECKOUT}/{source.DAEMON} {_VENV} {INSTALLED} /overlayd",
-        mounts={},
+        script=f"{_FREEZE} program {container.CHECKOUT}/{source.DAEMON} {_OBJECT} {_VENV} {INSTALLED} /overlayd",
+        mounts={bpf.OBJECT: _OBJECT},
         fetch="/overlayd",
         output=FROZEN,
         files=[source.PACKAGE, source.FREEZE, *_packages(source.FREEZE)],
-        needs=("rpm.freezer",),
+        needs=("rpm.freezer", bpf.NAME),
     )
 
 
@@ -214,5 +217,5 @@ createrepo_c --quiet --no-database --revision={epoch} --set-timestamp-to-revisio
 
 
 # build-all asks for the RPM itself, although the image `host` needs it: where that image is up to date, the RPM would
-# not be made in a new checkout.
-PRODUCT = Product(name="rpm", roles=("builder",), targets=_targets, build_all=(RPM_REPOSITORY.target,))
+# not be made in a new checkout. And for the BPF programs, which the daemon of a checkout loads.
+PRODUCT = Product(name="rpm", roles=("builder",), targets=_targets, build_all=(bpf.NAME, RPM_REPOSITORY.target))

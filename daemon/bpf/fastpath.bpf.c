@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
 /* The fast path: packets between containers of two hosts, past the host's network stack.
  *
  * from_container  tc ingress of the host's end of a container's veth: encapsulates, and sends by the underlay.
@@ -383,8 +384,9 @@ int from_wire(struct __sk_buff *skb)
 			return TC_ACT_UNSPEC;
 		format = here->vni ? VXLAN : UDP;
 		room = format == VXLAN ? sizeof(*outer) : OUTER_UDP;
-		/* As far as the flags of TCP; a packet of UDP may be shorter. */
-		__u32 wanted = ETH_HLEN + room + sizeof(*inner) + 14;
+		/* As far as the flags of TCP; a packet of UDP may be shorter. The same number for both formats: without
+		 * CAP_PERFMON only a constant may be added to a packet's address. */
+		const __u32 wanted = ETH_HLEN + sizeof(*outer) + sizeof(*inner) + 14;
 
 		if (data + wanted > end) {
 			bpf_skb_pull_data(skb, skb->len < wanted ? skb->len : wanted);
@@ -506,4 +508,5 @@ int left_ip(struct __sk_buff *skb)
 	return left(skb, 0);
 }
 
-char _license[] SEC("license") = "GPL";
+/* The kernel lends some helpers only to programs under the GPL. */
+char _license[] SEC("license") = "Dual BSD/GPL";

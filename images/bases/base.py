@@ -11,6 +11,12 @@ from images.engine.graph import CACHE, Target
 # What packages are installed for. Every base lists its packages for each role, or says why it cannot have it.
 ROLES = ("base", "docker", "etcd", "builder", "probe", "machine")
 
+# For the role "builder", by the same names on every base: what compiles the daemon's BPF programs (rpm/bpf.py). clang
+# compiles them. bpftool leaves out DWARF; the rest of LLVM, which could do that too, is 60 MB. libbpf-devel has the
+# headers of the helpers, and brings libbpf, by which the daemon loads them. kernel-headers has <linux/bpf.h> and the
+# formats of packets.
+BPF_TOOLS = ("clang", "bpftool", "libbpf-devel", "kernel-headers")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Repository:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from images.bases import fetch
-from images.bases.base import Base, Repository
+from images.bases.base import BPF_TOOLS, Base, Repository
 from images.bases.mirrors import ARCH
 
 # Where the fingerprints are published: centos.org/keys, and docs.docker.com's page on installing on CentOS.
@@ -64,7 +64,10 @@ def stream(
                 *("iperf3", "tcpdump", "ethtool", "conntrack-tools"),
             ),
             "etcd": ("openssl",),
-            "builder": (*builder, "binutils", "rpm-build", "createrepo_c", "systemd-rpm-macros", "zstd", "file"),
+            "builder": (
+                *(*builder, "binutils", "rpm-build", "createrepo_c", "systemd-rpm-macros", "zstd", "file"),
+                *BPF_TOOLS,
+            ),
             "probe": ("/bin/sh", "bash", "coreutils", "iproute", "iputils", "iperf3", "hostname", "grep", "sed"),
             "machine": ("systemd-udev", "e2fsprogs"),
         },

@@ -1,7 +1,9 @@
 """Freezes the daemon. Runs in the builder image, without a network, with the standard library only.
 
     freeze.py venv WHEELHOUSE REQUIREMENTS VENV       install PyInstaller and the daemon's libraries, hashes checked
-    freeze.py program DAEMON VENV INSTALLED OUT       OUT: the program, to be installed at INSTALLED
+    freeze.py program DAEMON OBJECT VENV INSTALLED OUT
+                                                      OUT: the program, with the BPF programs OBJECT, to be installed at
+                                                      INSTALLED
 
 It is called as a module, `python -m rpm.freeze.freeze`, in the folder that holds rpm/. OUT is whole or not there.
 The same input gives the same bytes.
@@ -48,7 +50,7 @@ def _pip(place: Path, wheelhouse: Path, *what: str | Path) -> None:
     )
 
 
-def freeze(daemon: Path, venv_place: Path, installed: Path, out: Path) -> None:
+def freeze(daemon: Path, bpf_object: Path, venv_place: Path, installed: Path, out: Path) -> None:
     """Freeze the program into the folder `out`, which is to be installed at `installed`."""
     # The name is always the same, as the program holds it.
     work = out.with_name(f".{out.name}.work")
@@ -68,6 +70,7 @@ def freeze(daemon: Path, venv_place: Path, installed: Path, out: Path) -> None:
                 "PYTHONHASHSEED": HASH_SEED,
                 "FREEZE_PROGRAM": str(HERE / "program.py"),
                 "FREEZE_DAEMON": str(daemon),
+                "FREEZE_OBJECT": str(bpf_object),
                 "FREEZE_MODULES": " ".join(modules(daemon)),
             },
         )
@@ -94,8 +97,8 @@ def main(arguments: list[str]) -> int:
     match arguments:
         case ["venv", wheelhouse, requirements, place]:
             make_venv(Path(wheelhouse), Path(requirements), Path(place))
-        case ["program", daemon, place, installed, out]:
-            freeze(Path(daemon), Path(place), Path(installed), Path(out))
+        case ["program", daemon, bpf_object, place, installed, out]:
+            freeze(Path(daemon), Path(bpf_object), Path(place), Path(installed), Path(out))
         case _:
             print(__doc__, file=sys.stderr)  # noqa: T201
             return 2

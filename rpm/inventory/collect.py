@@ -50,6 +50,7 @@ def inventory(frozen: Path, wheelhouse: Path, table: parts.Table) -> dict[str, A
         elif module.partition(".")[0] != PROGRAM and module.replace(".", "/") not in namespaces:
             unknown.append(f"module {module}")
     libraries = []
+    own = []
     for path in sorted(p for p in (frozen / INTERNAL).rglob("*") if p.is_file()):
         name = str(path.relative_to(frozen / INTERNAL))
         if name in owners:
@@ -58,6 +59,8 @@ def inventory(frozen: Path, wheelhouse: Path, table: parts.Table) -> dict[str, A
             standard.add(
                 name
             )  # the modules of the standard library with which the interpreter starts, packed by PyInstaller
+        elif name.startswith(f"{PROGRAM}/"):
+            own.append(name)
         elif (package := _package_of(path)) is not None:
             libraries.append({"file": name, **package})
         else:
@@ -67,6 +70,7 @@ def inventory(frozen: Path, wheelhouse: Path, table: parts.Table) -> dict[str, A
         "standard_modules": len(standard),
         "distributions": [_distribution(name, count, wheelhouse) for name, count in sorted(used.items())],
         "libraries": libraries,
+        "own": own,
         "linked": sorted(_linked(frozen / INTERNAL)),
         "unknown": sorted(unknown),
     }

@@ -64,7 +64,7 @@ def collect(inventory: dict[str, Any], texts: Path, out: Path) -> None:
 def _sources(part: BundledPart, texts: Path) -> Iterator[Path]:
     if part.packages:
         yield from _of_packages(part)
-    elif not part.inside:
+    elif not part.inside and not part.files:
         yield from _of_distribution(part.name)
     yield from (texts / name for name in part.texts)
 

@@ -21,7 +21,10 @@ class UnknownPart(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class BundledPart:
-    """A row of the table. `inside` names the distribution that it is linked into, `source` its folder there."""
+    """A row of the table. `inside` names the distribution that it is linked into, `source` its folder there.
+
+    `files` are overlayd's own files of the frozen program, where these have another licence than the rest of it.
+    """
 
     name: str
     spdx: str
@@ -29,6 +32,7 @@ class BundledPart:
     packages: tuple[str, ...] = ()
     inside: str | None = None
     source: str = ""
+    files: tuple[str, ...] = ()
     texts: tuple[str, ...] = ()
 
 
@@ -53,7 +57,8 @@ def bundled(inventory: Mapping[str, Any], table: Table) -> list[BundledPart]:
     """The rows of the table for the parts of an inventory, sorted by name. Raises UnknownPart."""
     distributions = {plain(found["name"]): found["version"] for found in inventory["distributions"]}
     packages = {found["package"]["name"] for found in inventory["libraries"]}
-    parts = [part for part in table.parts if _holds(part, distributions, packages)]
+    own = set(inventory["own"])
+    parts = [part for part in table.parts if _holds(part, distributions, packages, own)]
     unknown = [*_unknown(inventory, parts, distributions, packages), *_changed(table, distributions)]
     if unknown:
         raise UnknownPart(f"rpm/licenses/parts.toml does not tell the licences of {'; '.join(unknown)}")
@@ -77,7 +82,9 @@ def plain(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def _holds(part: BundledPart, distributions: Mapping[str, str], packages: set[str]) -> bool:
+def _holds(part: BundledPart, distributions: Mapping[str, str], packages: set[str], own: set[str]) -> bool:
+    if part.files:
+        return bool(own & set(part.files))
     if part.packages:
         return bool(packages & set(part.packages))
     return plain(part.inside or part.name) in distributions
@@ -86,10 +93,12 @@ def _holds(part: BundledPart, distributions: Mapping[str, str], packages: set[st
 def _unknown(
     inventory: Mapping[str, Any], parts: Iterable[BundledPart], distributions: Mapping[str, str], packages: set[str]
 ) -> Iterator[str]:
-    known = {plain(part.name) for part in parts if not part.packages and not part.inside}
+    known = {plain(part.name) for part in parts if not part.packages and not part.inside and not part.files}
     yield from (f"the distribution {name}" for name in sorted(distributions.keys() - known))
     of_packages = {name for part in parts for name in part.packages}
     yield from (f"the package {name}" for name in sorted(packages - of_packages))
+    of_files = {name for part in parts for name in part.files}
+    yield from (f"the file {name}" for name in sorted(set(inventory["own"]) - of_files))
     linked = {part.source or part.name for part in parts if part.inside}
     yield from (f"{name}, which is linked into an extension" for name in sorted(set(inventory["linked"]) - linked))
     yield from inventory["unknown"]

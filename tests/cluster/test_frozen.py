@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 
 import pytest
 
 from overlayd import __version__
+from rpm import bpf
 from rpm.targets import FROZEN, INSTALLED
 from tests.testbed.certificates import Authority
 from tests.testbed.cluster.create import ROOT
@@ -31,6 +34,8 @@ READY_S, READY_US = 1, 1_000_000
 STARTS = 5
 
 
+# capability(7), as a bit of the sets in proc(5).
+_CAP_BPF = 1 << 39
 # A place where the program looks for the system's CAs.
 CAS = "/etc/ssl/cert.pem"
 
@@ -125,3 +130,45 @@ def peak(host: Machine) -> int:
     lines = host.run("cat", f"/proc/{pid}/status").splitlines()
     (found,) = (line.split()[1] for line in lines if line.startswith("VmHWM:"))
     return int(found) * 1024
+
+
+def test_the_frozen_program_has_the_bpf_programs_and_what_loads_them() -> None:
+    internal = ROOT / "build" / FROZEN / "_internal"
+    assert (internal / "overlayd/fastpath" / bpf.OBJECT.name).read_bytes() == (ROOT / "build" / bpf.OBJECT).read_bytes()
+    assert {"libbpf.so.1", "libelf.so.1"} <= {path.name for path in internal.iterdir()}
+    listed = subprocess.run(
+        ["rpm", "-qpl", "--nosignature", built()], capture_output=True, text=True, check=True
+    ).stdout
+    assert f"{INSTALLED}/_internal/overlayd/fastpath/{bpf.OBJECT.name}" in listed.splitlines()
+
+
+@pytest.fixture
+def may_load_bpf(a: Machine) -> Iterator[Machine]:
+    """A host whose unit has a capability to load BPF programs.
+
+    Docker before 23 cannot give a container CAP_BPF. There the unit gets what kernels before 5.8 want (rpm/README.md).
+    """
+    bounding = int(a.run("grep", "CapBnd", "/proc/1/status").split()[1], 16)
+    if bounding & _CAP_BPF:
+        yield a
+        return
+    drop_in = "/run/systemd/system/overlayd.service.d/bpf.conf"
+    a.shell(f"mkdir -p {Path(drop_in).parent}")
+    a.shell(f"printf '[Service]\\nCapabilityBoundingSet=CAP_SYS_ADMIN\\n' >{drop_in}")
+    restart = "systemctl daemon-reload && systemctl restart overlayd"
+    try:
+        a.shell(restart)
+        yield a
+    finally:
+        a.shell(f"rm {drop_in} && {restart}")
+
+
+def test_the_frozen_program_loads_its_bpf_programs(may_load_bpf: Machine) -> None:
+    eventually("the fast path is on", partial(has_fast_path, may_load_bpf))
+    pid = may_load_bpf.unit("overlayd", "MainPID")["MainPID"]
+    assert f"{INSTALLED}/_internal/libbpf.so.1" in may_load_bpf.run("cat", f"/proc/{pid}/maps")
+
+
+def has_fast_path(host: Machine) -> bool:
+    """Whether packets of its containers pass the host's stack by."""
+    return bool(host.status()["fast_path"] == "on")

@@ -40,6 +40,7 @@ PHASES = (
     "images.host",
     "rpm.wheelhouse",
     "rpm.freezer",
+    "rpm.bpf",
     "rpm.freeze",
     "rpm.docs",
     "rpm.inventory",

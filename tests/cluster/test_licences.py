@@ -120,6 +120,7 @@ def test_the_rpm_has_a_text_of_each_part_that_it_bundles(unpacked: Path) -> None
     inventory = json.loads((ROOT / "build" / INVENTORY).read_text())
     names = {part["name"] for part in inventory["parts"]}
     assert {"glibc", "libgcc", "libstdc++", "openssl", "python", "grpcio", "boringssl", "pyinstaller"} <= names
+    assert {"libbpf", "libelf", "fastpath"} <= names
     lacking = {name for name in names if sum(file.stat().st_size for file in (unpacked / name).glob("*")) < 100}
     assert not lacking
     assert "Version 2.0" in (unpacked / "boringssl/Apache-2.0.txt").read_text()

@@ -14,6 +14,7 @@ from typing import Self
 
 from overlayd.errors import UnsupportedError
 
+# The frozen program finds its own, as it does its other libraries (rpm/freeze/private_libc.py).
 _LIBRARIES = ("libbpf.so.1", "libbpf.so.0")
 _BPF_ANY = 0
 
@@ -80,10 +81,7 @@ class Loaded:
         result = self._library.bpf_object__load(self._object)
         if result < 0:
             self.close()
-            code = -result
-            raise UnsupportedError(
-                f"this kernel does not load the fast path's programs: {errno.errorcode.get(code, code)}"
-            )
+            raise UnsupportedError(_refused(-result))
 
     def __enter__(self) -> Self:
         return self
@@ -112,6 +110,13 @@ class Loaded:
             self._object = None
 
 
+def _refused(code: int) -> str:
+    if code == errno.EPERM:
+        # Kernels before 5.8, and containers of Docker before 23, have no CAP_BPF.
+        return "the kernel does not let overlayd load BPF programs: that takes CAP_BPF, before 5.8 CAP_SYS_ADMIN"
+    return f"this kernel does not load the fast path's programs: {errno.errorcode.get(code, code)}"
+
+
 def processors() -> int:
     """How many values a map has that keeps one for each processor. Raises UnsupportedError."""
     return int(_library().libbpf_num_possible_cpus())
@@ -126,4 +131,4 @@ def _library() -> ctypes.CDLL:
         for call in ("bpf_object__open_mem", "bpf_object__find_program_by_name", "bpf_object__find_map_by_name"):
             getattr(library, call).restype = ctypes.c_void_p
         return library
-    raise UnsupportedError("there is no libbpf here", hint="install the package libbpf (Debian: libbpf1)")
+    raise UnsupportedError("there is no libbpf here: install the package libbpf (Debian: libbpf1)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -13,7 +14,13 @@ from overlayd.fastpath.records import Peer, Port, Reason, Settings
 from overlayd.kernel import tc
 from overlayd.kernel.tc import Direction
 
-OBJECT = Path(__file__).with_name("fastpath.bpf.o")
+_HERE = Path(__file__)
+# In the frozen program it lies beside this module; in a checkout, where rpm/bpf.py leaves it.
+OBJECT = (
+    _HERE.with_name("fastpath.bpf.o")
+    if getattr(sys, "frozen", False)
+    else _HERE.parents[3] / "build/rpm/bpf/fastpath.bpf.o"
+)
 
 
 class Programs:
@@ -24,7 +31,7 @@ class Programs:
         try:
             data = OBJECT.read_bytes()
         except FileNotFoundError:
-            raise UnsupportedError("the programs of the fast path were not built: invoke bpf") from None
+            raise UnsupportedError("the programs of the fast path were not built: invoke rpm.bpf") from None
         self._loaded = Loaded(data)
         self._processors = processors()
         self._maps = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from images.bases.base import Base
+from images.bases.base import BPF_TOOLS, Base
 from images.bases.debian import repository, sources
 from images.bases.debian.suite import DebianSuite
 
@@ -44,6 +44,7 @@ def entry(
             "builder": (
                 *(suite.python, f"{suite.python}-libs", f"{suite.python}-pip", "binutils", "rpm-build"),
                 *("createrepo_c", "systemd-rpm-macros", "zstd", "file"),
+                *BPF_TOOLS,
             ),
             "probe": (
                 *("system-release", "/bin/sh", "bash", "coreutils", "iproute", "iputils", "iperf3", "hostname"),

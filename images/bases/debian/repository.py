@@ -30,6 +30,8 @@ PACKAGES = (
     *("iproute2", "iputils-ping", "procps", "ca-certificates", "kmod", "curl", "hostname", "less"),
     *("docker.io", "iptables", "nftables", "tcpdump", "ethtool", "conntrack", "iperf3"),
     *("binutils", "createrepo-c", "zstd", "file"),
+    # By EL's names images.bases.base.BPF_TOOLS.
+    *("clang", "bpftool", "libbpf-dev", "linux-libc-dev"),
     *("etcd-server", "etcd-client"),
     *("cron", "tzdata", "locales"),
     # For machines with a kernel of their own (images/machine).

@@ -26,7 +26,7 @@ from pathlib import Path
 
 # linux/prctl.h, linux/capability.h, linux/mount.h, seccomp.h
 _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_SET_MDWE, _PR_MDWE_REFUSE_EXEC_GAIN = 24, 38, 65, 1
-_CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13, "CAP_SYS_ADMIN": 21}
+_CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13, "CAP_SYS_ADMIN": 21, "CAP_BPF": 39}
 _LAST_CAPABILITY = Path("/proc/sys/kernel/cap_last_cap")
 _MOUNT_SETATTR, _AT_RECURSIVE, _AT_FDCWD, _RDONLY = 442, 0x8000, -100, 1
 _MS_BIND, _MS_REC = 4096, 16384
@@ -45,11 +45,13 @@ class _Comparison(ctypes.Structure):
 
 
 def read_unit(path: Path) -> dict[str, str]:
-    """The unit's assignments; a key given twice has its values joined."""
+    """The unit's assignments; a key given twice has its values joined. A tilde before a list goes before each word."""
     found: dict[str, str] = {}
     for line in path.read_text().splitlines():
         key, equals, value = line.partition("=")
         if equals and not line.startswith("#"):
+            if value.startswith("~"):
+                value = " ".join(f"~{word}" for word in value[1:].split())
             found[key] = f"{found[key]} {value}" if key in found else value
     return found
 
@@ -93,13 +95,15 @@ def _set_read_only(path: bytes, *, on: bool) -> None:
     _check(done, f"mount_setattr {path.decode()}")
 
 
-def _filter(refused: str, families: str) -> None:
+def _filter(listed: str, families: str) -> None:
     seccomp = ctypes.CDLL("libseccomp.so.2")
     seccomp.seccomp_init.restype = ctypes.c_void_p
     context = ctypes.c_void_p(seccomp.seccomp_init(_ALLOW))
-    if refused:
-        assert refused.startswith("~"), "a list of what is allowed would allow nothing on a systemd before 231"
-        for name in _calls(refused.replace("~", "").split()):
+    if words := listed.split():
+        assert words[0].startswith("~"), "a list of what is allowed would allow nothing on a systemd before 231"
+        # As systemd does it: a word without a tilde takes calls off the list.
+        taken_off = set(_calls(word for word in words if not word.startswith("~")))
+        for name in set(_calls(word[1:] for word in words if word.startswith("~"))) - taken_off:
             number = seccomp.seccomp_syscall_resolve_name(name.encode())
             # Negative: no system call of this architecture.
             if number >= 0:

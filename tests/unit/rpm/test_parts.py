@@ -39,6 +39,11 @@ name = "typing_extensions"
 spdx = "PSF-2.0"
 why = "t"
 [[part]]
+name = "program"
+files = ["overlayd/x.o"]
+spdx = "GPL-2.0-only OR BSD-2-Clause"
+why = "p"
+[[part]]
 name = "pyroute2"
 spdx = "GPL-2.0-or-later OR Apache-2.0"
 why = "p"
@@ -49,6 +54,7 @@ def inventory(**changes: Any) -> dict[str, Any]:
     return {
         "distributions": [{"name": "grpcio", "version": "1.2"}, {"name": "pyroute2", "version": "1"}],
         "libraries": [{"file": "libc.so.6", "package": {"name": "libc6"}}],
+        "own": [],
         "linked": ["re2"],
         "unknown": [],
         **changes,
@@ -65,6 +71,7 @@ def test_parts_are_known_by_package_distribution_and_what_they_are_inside_of() -
         "glibc",
         "typing_extensions",
     ]
+    assert bundled(own=["overlayd/x.o"]) == ["glibc", "grpcio", "program", "pyroute2", "re2"]
 
 
 @pytest.mark.parametrize(
@@ -74,6 +81,7 @@ def test_parts_are_known_by_package_distribution_and_what_they_are_inside_of() -
         ({"libraries": [{"file": "libx.so", "package": {"name": "libx1"}}]}, "the package libx1"),
         ({"linked": ["re2", "lua"]}, "lua, which is linked into an extension"),
         ({"distributions": [{"name": "grpcio", "version": "1.3"}]}, "what is linked into grpcio 1.3, only of 1.2"),
+        ({"own": ["overlayd/x.o", "overlayd/y.o"]}, "the file overlayd/y.o"),
         ({"unknown": ["file blob.bin"]}, "file blob.bin"),
     ],
 )
@@ -100,7 +108,7 @@ def test_a_row_of_the_table_names_licences_of_spdx_and_texts_that_are_there(part
     assert part.why
     assert all((FOLDER / name).stat().st_size for name in part.texts)
     # Only the table has licence texts of parts that are linked in.
-    assert part.texts or not part.inside
+    assert part.texts or not (part.inside or part.files)
 
 
 def test_the_whole_table_is_one_expression_of_spdx() -> None:

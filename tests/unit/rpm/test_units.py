@@ -96,7 +96,7 @@ def test_the_unit_of_another_network_is_the_same_but_for_its_files_and_docker(un
 
 @pytest.mark.needs("root")
 def test_systemd_finds_it_well_confined() -> None:
-    # What the daemon needs: root, the host's network and sysctls, sockets, NET_ADMIN, NET_RAW, /dev/net/tun.
+    # What the daemon needs: root, the host's network and sysctls, sockets, NET_ADMIN, NET_RAW, BPF, /dev/net/tun.
     assert shutil.which("systemd-analyze"), "the tests need systemd-analyze: run `make system`"
     done = subprocess.run(
         [*("systemd-analyze", "security", "--offline=true", "--no-pager"), UNITS / "overlayd.service"],
@@ -110,7 +110,7 @@ def test_systemd_finds_it_well_confined() -> None:
 
 
 def test_it_keeps_the_capabilities_that_it_uses_and_no_other(unit: dict[str, list[str]]) -> None:
-    assert unit["Service.CapabilityBoundingSet"] == ["CAP_NET_ADMIN CAP_NET_RAW"]
+    assert unit["Service.CapabilityBoundingSet"] == ["CAP_NET_ADMIN CAP_NET_RAW CAP_BPF"]
     assert "Service.AmbientCapabilities" not in unit
 
 
@@ -118,17 +118,25 @@ def test_the_containers_service_is_apart_from_the_daemon_and_has_few_rights(unit
     beside, socket = (assignments(UNITS / f"overlayd-containers.{kind}") for kind in ("service", "socket"))
     assert beside["Service.CapabilityBoundingSet"] == ["CAP_SYS_ADMIN CAP_NET_RAW"]
     assert beside["Service.RestrictNamespaces"] == ["net"]
-    assert beside["Service.SystemCallFilter"] == unit["Service.SystemCallFilter"]
+    # It loads no BPF programs.
+    assert [*beside["Service.SystemCallFilter"], "bpf"] == unit["Service.SystemCallFilter"]
     assert socket["Socket.SocketMode"] == ["0600"]
     assert socket["Socket.ListenSequentialPacket"] == [str(container_sockets.SOCKET)]
     assert "overlayd-containers.socket" in unit["Unit.Wants"][0].split()
 
 
 def test_an_old_systemd_that_knows_no_groups_refuses_no_call(unit: dict[str, list[str]]) -> None:
-    # systemd before 231 ignores @groups: a list of allowed calls would be empty, and nothing would run.
-    for value in unit["Service.SystemCallFilter"]:
+    # systemd before 231 ignores @groups: a list of allowed calls would be empty, and nothing would run. What the first
+    # line is decides what the list is; a later one without a tilde takes calls off it.
+    *refused, taken_off = unit["Service.SystemCallFilter"]
+    for value in refused:
         assert value.startswith("~")
         assert "~" not in value[1:]
+    assert taken_off == "bpf"
+
+
+def test_the_maps_of_bpf_programs_are_not_limited_where_a_kernel_counts_them(unit: dict[str, list[str]]) -> None:
+    assert unit["Service.LimitMEMLOCK"] == ["infinity"]
 
 
 def test_a_systemd_before_240_keeps_tun_devices(unit: dict[str, list[str]]) -> None:
