@@ -104,6 +104,7 @@ def read(run_dir: Path) -> Status:
         # A daemon of version 0.1 did not write these.
         known["warnings"] = tuple(found.get("warnings", ()))
         known["unreached"] = tuple(found.get("unreached", ()))
+        known["fast_paths"] = tuple(found.get("fast_paths", ()))
         known["reach"] = _read_reach(run_dir / REACH_FILE)
         return Status(**known)
     except FileNotFoundError:

@@ -186,6 +186,10 @@ CASES: list[tuple[Facts, str, State, str, str | None]] = [
         "net.ipv4.neigh.default.gc_thresh3=1024",
     ),
     (
+        but(daemon={"fast_path": "on", "without_program": ("veth1",)}),
+        *("fast-path", State.WARNING, "no program of it at veth1", "systemctl restart overlayd"),
+    ),
+    (
         but(underlay={"problem": "no default route", "advice": "set iface"}),
         "underlay",
         State.PROBLEM,
@@ -351,6 +355,14 @@ def test_the_table_shows_remedies_below_what_they_mend() -> None:
 
 
 DECLARED = {*(name for section in SECTIONS for name in section.checks), NAME}
+
+
+def test_a_fast_path_that_is_off_is_in_order_and_says_why() -> None:
+    for state, words in (("on", "at every container"), ("it would bypass IPsec", "off: it would bypass IPsec")):
+        found = [one for _title, findings in examine(but(daemon={"fast_path": state})) for one in findings]
+        (finding,) = [one for one in found if one.name == "fast-path"]
+        assert finding.state is State.OK
+        assert words in finding.found
 
 
 def test_the_readme_names_every_check() -> None:

@@ -89,6 +89,7 @@ LISTED: dict[str, str] = {
     "host.daemon: systemctl enable --now overlayd": f"{ELSEWHERE}cluster/test_package.py",
     "host.daemon: systemctl start overlayd": f"{ELSEWHERE}cluster/test_package.py",
     "host.daemon: yum install overlayd": f"{NOT_RUN}no package is installed in a namespace",
+    "host.fast_path: systemctl restart overlayd": NO_SYSTEMD,
     "host.ip_forward: sysctl -w net.ipv4.ip_forward=1": f"{RUN}sysctl",
     "host.ip_forward: sysctl -w net/ipv4/conf/…/forwarding=1": f"{RUN}sysctl of a device",
     "host.ipv6_forward: sysctl -w net.ipv6.conf.all.forwarding=1": f"{RUN}sysctl ipv6",

@@ -10,11 +10,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar, Self, cast
 
-from overlayd.backends.wire import Wire
 from overlayd.backends.backend import Backend
 from overlayd.backends.facts import BackendFacts
 from overlayd.backends.listening import Listening
 from overlayd.backends.vxlan import Vxlan
+from overlayd.backends.wire import Wire
 from overlayd.host.parts import HostContext, KernelWatch
 from overlayd.kernel.converge import ConvergeReport
 from overlayd.kernel.expected import Expected

@@ -78,7 +78,9 @@ def test_goto_does_not_come_back_to_its_chain() -> None:
 
 def test_what_cannot_be_judged_is_a_doubt() -> None:
     rule = "-A FORWARD -m set --match-set bad src -j DROP"
-    assert forward(rule) == Verdict(dropped=False, by="policy ACCEPT of filter FORWARD", doubts=(f"filter {rule}",))
+    assert forward(rule) == Verdict(
+        dropped=False, by="policy ACCEPT of filter FORWARD", doubts=(f"filter {rule}",), met=(f"filter {rule}",)
+    )
     # A doubt about what ends the same way is none.
     assert forward(rule, "-A FORWARD -j DROP").doubts == ()
     inner = forward("-A FORWARD -m statistic --mode random -j X", "-A X -j ACCEPT", policy="DROP")

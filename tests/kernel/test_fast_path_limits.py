@@ -1,0 +1,156 @@
+"""Where packets must not take the fast path: past what an administrator made, forged ones, and after its end."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from tests.testbed.netns import wire
+from tests.testbed.netns.fast_path import (
+    DATA,
+    all_arrives,
+    by_the_bridge,
+    counted,
+    fast,
+    fast_laboratory,
+    programs,
+    slow,
+)
+from tests.testbed.netns.lab import Host, Lab
+from tests.testbed.polling import eventually
+
+
+@pytest.fixture(scope="module", params=["vxlan", pytest.param("udp", marks=pytest.mark.slow)])
+def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """Hosts a and b, between which packets take the fast path."""
+    with fast_laboratory(tmp_path_factory.mktemp("fast"), request.param) as lab:
+        yield lab
+
+
+@pytest.fixture
+def a(lab: Lab) -> Host:
+    """The first host, on the fast path."""
+    fast(lab.hosts[0])
+    return lab.hosts[0]
+
+
+@pytest.fixture
+def b(lab: Lab) -> Host:
+    """The second host, on the fast path."""
+    fast(lab.hosts[1])
+    return lab.hosts[1]
+
+
+def test_a_container_cannot_send_by_it_with_an_address_that_is_not_its_own(a: Host, b: Host) -> None:
+    seen = wire.Sightings()
+    before = counted(a)
+    forged = wire.udp(a.subnet[77], b.container_address, 9, wire.token(1))
+    gateway = wire.mac_of(a.namespace, "docker0")
+    own = wire.mac_of(a.container, "eth0")
+    with wire.watching(b.container, "eth0", seen):
+        wire.send(a.container, "eth0", [wire.frame(gateway, own, forged)])
+    eventually("it is counted", lambda: counted(a)["out_source"] > before["out_source"])
+
+
+def test_a_limited_container_is_left_to_the_kernel(a: Host, b: Host) -> None:
+    a.run("tc", "qdisc", "add", "dev", "vethc", "root", "tbf", "rate", "800mbit", "burst", "256k", "latency", "50ms")
+    try:
+
+        def by_the_kernel() -> bool:
+            before = by_the_bridge(a)
+            all_arrives(a, b)
+            return by_the_bridge(a) - before > len(DATA)
+
+        eventually("its packets go by the bridge", by_the_kernel)
+    finally:
+        a.run("tc", "qdisc", "delete", "dev", "vethc", "root")
+
+
+@pytest.mark.parametrize(
+    ("add", "remove", "word"),
+    [
+        ("ip rule add from 192.0.2.1 lookup 77", "ip rule delete from 192.0.2.1 lookup 77", "policy routing, table 77"),
+        (
+            "ip xfrm policy add src 198.18.1.0/24 dst 192.0.2.0/24 dir out tmpl src 198.18.1.1 dst 192.0.2.1 proto esp "
+            "mode tunnel",
+            "ip xfrm policy delete src 198.18.1.0/24 dst 192.0.2.0/24 dir out",
+            "IPsec",
+        ),
+        (
+            "nft add table netdev mine; nft add chain netdev mine in { type filter hook ingress device eth0 priority 0 "
+            "\\; }; nft add rule netdev mine in ip saddr 192.0.2.1 drop",
+            "nft delete table netdev mine",
+            "netdev mine",
+        ),
+        (
+            "tc qdisc add dev eth0 clsact 2>/dev/null; tc filter add dev eth0 ingress pref 9 bpf bytecode '1,6 0 0 0,' "
+            "classid 1:1",
+            "tc filter delete dev eth0 ingress pref 9",
+            "another filter",
+        ),
+        (
+            "iptables -I INPUT -s 198.18.0.0/15 -p udp -j DROP",
+            "iptables -D INPUT -s 198.18.0.0/15 -p udp -j DROP",
+            "DROP",
+        ),
+    ],
+    ids=["policy-routing", "ipsec", "netdev", "filter", "drop-of-the-underlay"],
+)
+def test_it_is_off_where_it_would_bypass_what_an_administrator_made(
+    a: Host, b: Host, add: str, remove: str, word: str
+) -> None:
+    a.run("sh", "-c", add)
+    try:
+        eventually("it is off", lambda: word in str(a.status()["fast_path"]), timeout_s=15)
+        before = by_the_bridge(a)
+        if word != "DROP":
+            all_arrives(a, b)
+            assert by_the_bridge(a) - before > len(DATA)
+    finally:
+        a.run("sh", "-c", remove)
+    fast(a)
+
+
+def test_spoofed_packets_of_a_peer_never_arrive_and_are_counted(lab: Lab, a: Host, b: Host) -> None:
+    """A peer whose packets claim to come from another peer's container."""
+    before, seen = counted(b), wire.Sightings()
+    forged = wire.udp(a.container_address, b.container_address, 9, wire.token(3))
+    port = 8285
+    if b.status()["backend"] == "vxlan":
+        port = 8472
+        forged = wire.vxlan(1, wire.frame(wire.mac_of(b.namespace, "overlay.1"), "02:00:00:00:00:09", forged))
+    third = lab.host("c")
+    try:
+        eventually("c is known", lambda: len(b.status()["peers"]) == 2)
+        with wire.watching(b.container, "eth0", seen):
+            wire.as_nobody(third.namespace, b.address, port, forged)
+        eventually("it is counted", lambda: counted(b)["in_spoofed"] > before.get("in_spoofed", 0))
+        assert seen.numbers == set()
+    finally:
+        third.stop()
+        lab.remove_host(third)
+
+
+def test_off_and_cleanup_leave_no_program_behind(a: Host, b: Host) -> None:
+    assert programs(a)
+    a.stop()
+    a.settings["fast-path"] = "off"
+    try:
+        a.start()
+        assert slow(a) == "the setting fast-path is off"
+        assert programs(a) == []
+        before = by_the_bridge(a)
+        all_arrives(a, b)
+        assert by_the_bridge(a) - before > len(DATA)
+    finally:
+        a.stop()
+        del a.settings["fast-path"]
+        a.start()
+    fast(a)
+    a.stop(signal.SIGKILL)
+    assert programs(a)
+    assert "fast path at eth0" in a.cleanup()
+    assert programs(a) == []
+    a.start()
