@@ -17,8 +17,7 @@ from images.engine.files import write
 from tests.nightly.junit import in_words, merged
 
 ROOT = Path(__file__).resolve().parent.parent
-# Many tests wait for others: half as many runs again as CI has processors, and no more where there are more. Four of
-# them kept two processors busy all the time (95 %), and tests that wait for a second or measure time failed at times.
+# Many tests wait for others: twice as many runs as CI has processors, and no more where there are more.
 RUNS = 4
 # What an interrupted run may take. A part of a night has more (tests/nightly/parts.py), so that results are written.
 CLEAN_UP_S = 90.0
