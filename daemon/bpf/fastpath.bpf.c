@@ -41,7 +41,7 @@ enum format { ROUTES, UDP, VXLAN };
 enum reason {
 	SENT, RECEIVED,
 	/* from_container */
-	OUT_PROTOCOL, OUT_SHAPE, OUT_SOURCE, OUT_NEW, OUT_SIZE, OUT_FAILED,
+	OUT_PROTOCOL, OUT_SHAPE, OUT_SOURCE, OUT_NEW, OUT_SIZE, OUT_FAILED, OUT_LOST,
 	/* from_wire */
 	IN_SHAPE, IN_STRANGER, IN_SPOOFED, IN_UNKNOWN, IN_FAILED,
 	OFF,
@@ -66,7 +66,7 @@ struct peer {
 	__be32 address;       /* on the underlay */
 	__u16 mtu_bytes;      /* of a packet inside */
 	__u8 format;
-	__u8 reserved;
+	__u8 receive_only;    /* this kernel cannot write the format */
 	__u8 vtep[ETH_ALEN];
 	__u8 unused[2];
 };
@@ -294,6 +294,8 @@ int from_container(struct __sk_buff *skb)
 	/* What a segment of it has, where the kernel cuts it later. */
 	__u32 length = skb->gso_size ? sizeof(*ip) + transport_bytes + skb->gso_size : skb->len - ETH_HLEN;
 
+	if (peer->receive_only)
+		return slow(OUT_FAILED);
 	if (length > peer->mtu_bytes)
 		return slow(OUT_SIZE);
 	struct flow flow = {
@@ -310,10 +312,10 @@ int from_container(struct __sk_buff *skb)
 	if (!unchanged(&flow, flags_of_tcp))
 		return slow(OUT_NEW);
 
-	decrement_ttl(ip);
 	__u8 ecn = ip->tos & ECN_MASK;
 
 	if (peer->format == ROUTES) {
+		decrement_ttl(ip);
 		counted(SENT, 0);
 		return bpf_redirect_neigh(here->underlay, 0, 0, 0);
 	}
@@ -322,8 +324,9 @@ int from_container(struct __sk_buff *skb)
 
 	if (vxlan)
 		flags |= BPF_F_ADJ_ROOM_ENCAP_L2(ETH_HLEN) | BPF_F_ADJ_ROOM_ENCAP_L2_ETH;
+	/* Before Linux 5.13 the last of these flags is refused, and the packet is as it was. */
 	if (bpf_skb_adjust_room(skb, room, BPF_ADJ_ROOM_MAC, flags))
-		return counted(OUT_FAILED, TC_ACT_SHOT);
+		return slow(OUT_FAILED);
 	/* Written where they lie: without CAP_PERFMON each first write to the stack waits for all before it. */
 	data = (void *)(long)skb->data;
 	end = (void *)(long)skb->data_end;
@@ -332,8 +335,10 @@ int from_container(struct __sk_buff *skb)
 	__be32 *header = (void *)(udp + 1);
 	struct ethhdr *inside = (void *)(header + 2);
 
-	if ((void *)(inside + 1) > end)
-		return counted(OUT_FAILED, TC_ACT_SHOT);
+	ip = vxlan ? (void *)(inside + 1) : (void *)header;
+	if ((void *)(inside + 1) > end || (void *)(ip + 1) > end)
+		return counted(OUT_LOST, TC_ACT_SHOT);
+	decrement_ttl(ip);
 	*(__be16 *)outer = bpf_htons(0x4500 | ecn);
 	outer->tot_len = bpf_htons(inner + room);
 	outer->id = 0;

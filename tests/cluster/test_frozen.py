@@ -8,7 +8,6 @@ import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 
 import pytest
 
@@ -16,6 +15,7 @@ from overlayd import __version__
 from rpm import bpf
 from rpm.targets import FROZEN, INSTALLED
 from tests.testbed.certificates import Authority
+from tests.testbed.cluster.capability import may_load_bpf
 from tests.testbed.cluster.create import ROOT
 from tests.testbed.cluster.docker_engine import client
 from tests.testbed.cluster.machine import Machine
@@ -34,8 +34,6 @@ READY_S, READY_US = 1, 1_000_000
 STARTS = 5
 
 
-# capability(7), as a bit of the sets in proc(5).
-_CAP_BPF = 1 << 39
 # A place where the program looks for the system's CAs.
 CAS = "/etc/ssl/cert.pem"
 
@@ -143,30 +141,16 @@ def test_the_frozen_program_has_the_bpf_programs_and_what_loads_them() -> None:
 
 
 @pytest.fixture
-def may_load_bpf(a: Machine) -> Iterator[Machine]:
-    """A host whose unit has a capability to load BPF programs.
-
-    Docker before 23 cannot give a container CAP_BPF. There the unit gets what kernels before 5.8 want (rpm/README.md).
-    """
-    bounding = int(a.run("grep", "CapBnd", "/proc/1/status").split()[1], 16)
-    if bounding & _CAP_BPF:
+def with_bpf(a: Machine) -> Iterator[Machine]:
+    """A host whose daemon may load BPF programs."""
+    with may_load_bpf(a):
         yield a
-        return
-    drop_in = "/run/systemd/system/overlayd.service.d/bpf.conf"
-    a.shell(f"mkdir -p {Path(drop_in).parent}")
-    a.shell(f"printf '[Service]\\nCapabilityBoundingSet=CAP_SYS_ADMIN\\n' >{drop_in}")
-    restart = "systemctl daemon-reload && systemctl restart overlayd"
-    try:
-        a.shell(restart)
-        yield a
-    finally:
-        a.shell(f"rm {drop_in} && {restart}")
 
 
-def test_the_frozen_program_loads_its_bpf_programs(may_load_bpf: Machine) -> None:
-    eventually("the fast path is on", partial(has_fast_path, may_load_bpf))
-    pid = may_load_bpf.unit("overlayd", "MainPID")["MainPID"]
-    assert f"{INSTALLED}/_internal/libbpf.so.1" in may_load_bpf.run("cat", f"/proc/{pid}/maps")
+def test_the_frozen_program_loads_its_bpf_programs(with_bpf: Machine) -> None:
+    eventually("the fast path is on", partial(has_fast_path, with_bpf))
+    pid = with_bpf.unit("overlayd", "MainPID")["MainPID"]
+    assert f"{INSTALLED}/_internal/libbpf.so.1" in with_bpf.run("cat", f"/proc/{pid}/maps")
 
 
 def has_fast_path(host: Machine) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 from overlayd.errors import OverlaydError
 from overlayd.settings.table import Settings
 from tests.perf import daemon_cost
+from tests.perf.fast_path import decided
 from tests.perf.joining import MTUS_BYTES, PEERS, join, with_all_peers
 from tests.perf.layout import subject
 from tests.perf.measuring import Pace, rounds
@@ -17,6 +18,7 @@ from tests.perf.topology_cluster import ClusterTopology, give_wireguard_go, proc
 from tests.perf.wanted import Wanted, missing
 from tests.testbed.cluster import measure as matrices
 from tests.testbed.cluster import plan
+from tests.testbed.cluster.capability import may_load_bpf
 from tests.testbed.cluster.description import backend_json
 from tests.testbed.cluster.figures import NotAFigure, as_document
 from tests.testbed.cluster.machine import Machine
@@ -42,6 +44,9 @@ def measure(
         try:
             _switch(site, name)
             with ExitStack() as stack:
+                for host in site.hosts:
+                    stack.enter_context(may_load_bpf(host))
+                fast_path = decided(site.hosts[0].status)
                 ways, reasons = join(topology, peers, stack, folder, say)
                 peers = ()
                 own = {name: topology.containers()} if name in wanted.measured else {}
@@ -49,7 +54,8 @@ def measure(
             mtus = {**MTUS_BYTES, name: int(site.hosts[0].variables()["FLANNEL_MTU"])}
             for one, figures in found.items():
                 kind = "backend" if one == name else "peer"
-                subjects[one] = subject(kind, figures=figures, mtu_bytes=mtus[one])
+                said = fast_path if one == name else None
+                subjects[one] = subject(kind, figures=figures, mtu_bytes=mtus[one], fast_path=said)
             subjects |= {one: subject("peer", reason=reason) for one, reason in reasons.items()}
             if name in found and "value" in found[name]["tcp_1_flow_gbit_s"]:
                 backends[name] = _matrix(site, subjects[name])

@@ -11,6 +11,7 @@ from typing import Any
 
 from overlayd.errors import OverlaydError
 from tests.perf import daemon_cost
+from tests.perf.fast_path import decided
 from tests.perf.joining import MTUS_BYTES, PEERS, join, with_all_peers
 from tests.perf.layout import subject
 from tests.perf.measuring import Pace, rounds
@@ -37,13 +38,15 @@ def measure(wanted: Wanted, pace: Pace, say: Callable[[str], None]) -> dict[str,
                 stack.callback(topology.remove)
                 ways, reasons = join(topology, peers, stack, folder, say)
                 peers = ()
+                fast_path = decided(first.status)
                 if wanted.ways:
                     own = {name: topology.containers()} if name in wanted.measured else {}
                     found = rounds(topology.underlay, {**own, **ways}, pace, folder, say)
                     mtus = {**MTUS_BYTES, name: first.mtu_bytes}
                     for one, figures in found.items():
                         kind = "backend" if one == name else "peer"
-                        subjects[one] = subject(kind, figures=figures, mtu_bytes=mtus[one])
+                        said = fast_path if one == name else None
+                        subjects[one] = subject(kind, figures=figures, mtu_bytes=mtus[one], fast_path=said)
                     subjects |= {one: subject("peer", reason=reason) for one, reason in reasons.items()}
                 stack.close()
                 if wanted.daemon and "daemon" not in document:

@@ -13,6 +13,7 @@
               "kind": "backend",        or "peer": another program in the same topology
               "reason": null,           why there are no figures, as "not installed: tincd"; else null
               "mtu_bytes": 1450,
+              "fast_path": "on",        of a backend: "on", or why packets went the kernel's way; else null
               "figures": {
                 "tcp_1_flow_gbit_s": {
                   "value":   {"median": 6.8, "lowest": 6.5, "highest": 7.0, "count": 3},
@@ -108,7 +109,18 @@ def alone(values: Sequence[float]) -> dict[str, Any]:
 
 
 def subject(
-    kind: str, *, figures: Mapping[str, Any] | None = None, mtu_bytes: int | None = None, reason: str | None = None
+    kind: str,
+    *,
+    figures: Mapping[str, Any] | None = None,
+    mtu_bytes: int | None = None,
+    fast_path: str | None = None,
+    reason: str | None = None,
 ) -> dict[str, Any]:
     """A backend's or peer's row: with figures, or with the reason why there are none."""
-    return {"kind": kind, "reason": reason, "mtu_bytes": mtu_bytes, "figures": dict(figures or {})}
+    return {
+        "kind": kind,
+        "reason": reason,
+        "mtu_bytes": mtu_bytes,
+        "fast_path": fast_path,
+        "figures": dict(figures or {}),
+    }

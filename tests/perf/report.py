@@ -58,6 +58,9 @@ def _ways(place: str, subjects: dict[str, Any]) -> Table:
         table.add_column(figure.title, justify="right")
     for name, found in subjects.items():
         label = f"{name}\nmtu {found['mtu_bytes']}" if found["mtu_bytes"] else name
+        # Reports before it have no such key.
+        if found.get("fast_path"):
+            label += "\nfast path" if found["fast_path"] == "on" else "\nthe kernel's way"
         if found["reason"]:
             table.add_row(label, escape(found["reason"]), *[""] * (len(FIGURES) - 1))
             continue

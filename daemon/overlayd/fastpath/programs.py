@@ -10,7 +10,7 @@ from pathlib import Path
 from overlayd.errors import KernelRefused, UnsupportedError
 from overlayd.fastpath import records
 from overlayd.fastpath.libbpf import Loaded, processors
-from overlayd.fastpath.records import Peer, Port, Reason, Settings
+from overlayd.fastpath.records import Port, Reason, Settings
 from overlayd.kernel import tc
 from overlayd.kernel.tc import Direction
 
@@ -63,12 +63,11 @@ class Programs:
         """Leave every packet to the kernel from now on, until the next `write_settings`. Raises KernelRefused."""
         self._write("settings", {records.ZERO: bytes(records.SETTINGS[1])}, {})
 
-    def write_peers(self, peers: Iterable[Peer]) -> bool:
-        """Make the peers exactly these; whether any was not. Raises KernelRefused."""
-        desired = {peer.key(): peer.packed() for peer in peers}
-        before, self._peers = self._peers, desired
-        self._write("peers", desired, before)
-        return before != desired
+    def write_peers(self, peers: Mapping[bytes, bytes]) -> bool:
+        """Make the peers exactly these, by Peer.key and Peer.packed; whether any was not. Raises KernelRefused."""
+        before, self._peers = self._peers, dict(peers)
+        self._write("peers", peers, before)
+        return before != peers
 
     def write_routers(self, macs: Iterable[str]) -> bool:
         """Make the underlay's routers exactly these; whether any was not. Raises KernelRefused."""

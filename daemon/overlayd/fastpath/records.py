@@ -15,13 +15,16 @@ COUNTER_BYTES = 8
 ZERO = struct.pack("=I", 0)
 _SETTINGS = struct.Struct("=Q4sIIH6s4x")
 _SUBNET = struct.Struct("=I4s")
-_PEER = struct.Struct("=4sHBx6s2x")
+_PEER = struct.Struct("=4sHB?6s2x")
 _PORT = struct.Struct("=4s6s6s")
 _FLOW = struct.Struct("=4s4s4xI")
 
 
 class Reason(IntEnum):
-    """What the programs count: `enum reason`. All but the first two go the kernel's way, or are dropped as failed."""
+    """What the programs count: `enum reason`.
+
+    Packets of OUT_LOST, IN_SPOOFED and IN_FAILED are dropped; all after the first two go the kernel's way otherwise.
+    """
 
     SENT = 0
     RECEIVED = 1
@@ -31,12 +34,13 @@ class Reason(IntEnum):
     OUT_NEW = 5
     OUT_SIZE = 6
     OUT_FAILED = 7
-    IN_SHAPE = 8
-    IN_STRANGER = 9
-    IN_SPOOFED = 10
-    IN_UNKNOWN = 11
-    IN_FAILED = 12
-    OFF = 13
+    OUT_LOST = 8
+    IN_SHAPE = 9
+    IN_STRANGER = 10
+    IN_SPOOFED = 11
+    IN_UNKNOWN = 12
+    IN_FAILED = 13
+    OFF = 14
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,13 +69,17 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Peer:
-    """A peer: its subnet and address, the format of its packets, the largest of a container's, and its VTEP's MAC."""
+    """A peer: its subnet and address, the format of its packets, the largest of a container's, and its VTEP's MAC.
+
+    `receive_only`: packets to it are left to the kernel.
+    """
 
     subnet: IPv4Network
     address: IPv4Address
     format: WireFormat
     mtu_bytes: int
     mac: str = "00:00:00:00:00:00"
+    receive_only: bool = False
 
     def key(self) -> bytes:
         """As `struct subnet`."""
@@ -79,7 +87,7 @@ class Peer:
 
     def packed(self) -> bytes:
         """As `struct peer`."""
-        return _PEER.pack(self.address.packed, self.mtu_bytes, self.format, _mac(self.mac))
+        return _PEER.pack(self.address.packed, self.mtu_bytes, self.format, self.receive_only, _mac(self.mac))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any, ClassVar
 
 from overlayd.backends.wire import Wire, WireFormat
-from overlayd.errors import OverlaydError
+from overlayd.errors import OverlaydError, UnsupportedError
 from overlayd.fastpath.allowed import PacketWay, rule_in_the_way
 from overlayd.fastpath.programs import Programs
-from overlayd.fastpath.records import Peer, Port, Settings
+from overlayd.fastpath.records import Peer, Port, Reason, Settings
 from overlayd.host.data_path import DataPath
 from overlayd.host.parts import DesiredHost, HostContext, PartReport
 from overlayd.kernel import container_ports, ethtool, policies, tc
 from overlayd.kernel.container_ports import Bridge
 from overlayd.kernel.interfaces import read_bridges, router_macs, with_address_in
-from overlayd.kernel.tc import Direction
+from overlayd.kernel.tc import Direction, Filter
 from overlayd.leases.lease import Lease
 from overlayd.lib.counters import counter, gauge
 from overlayd.lib.log import logger
@@ -46,6 +47,14 @@ class _Off(Exception):
     """Why packets go the kernel's way."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class _PackedPeer:
+    lease: Lease
+    path: str
+    key: bytes
+    value: bytes
+
+
 class FastPathPart:
     """Keeps the programs attached, or away. Called in one thread."""
 
@@ -64,6 +73,12 @@ class FastPathPart:
         self._searched = False
         self._shown: str | None = ""
         self._written: tuple[tuple[Lease, ...], Mapping[str, str]] | None = None
+        # By the names of their leases: packing thousands again for each that comes would take longer than all else.
+        self._packed: dict[str, _PackedPeer] = {}
+        self._has_direct = False
+        self._unsupported: str | None = None
+        # This kernel cannot write VXLAN's headers; found out by trying.
+        self._receive_only = False
         self._rules: tuple[PacketWay, int | None, float, str | None] | None = None
 
     def close(self) -> None:
@@ -91,6 +106,8 @@ class FastPathPart:
             log.info("fast path", state="off" if reason else "on", reason=reason)
             self._shown = reason
         ON.set(0 if reason else 1)
+        if reason is None and self._receive_only:
+            reason = "packets that arrive take it, and this kernel cannot write VXLAN's headers (Linux 5.13 can)"
         status: dict[str, Any] = {"fast_path": reason or "on", "fast_paths": ()}
         if wire is not None and reason is None:
             status["fast_paths"] = tuple(sorted(wire.paths))
@@ -102,7 +119,7 @@ class FastPathPart:
             return "the setting fast-path is off"
         if self._context.backend.wire(4) is None:
             return f"only the backend {self._context.config.backend_type} itself can make its packets"
-        return None
+        return self._unsupported
 
     def _needed(self, desired: DesiredHost) -> tuple[IPv4Network, IPv4Network, UnderlayEndpoint]:
         """This host's subnet, the network, and where peers reach this host. Raises _Off."""
@@ -136,12 +153,19 @@ class FastPathPart:
             )
         )
         places = self._places(wire, own, bridge)
+        filters = {index: tc.filters(index) for index in {index for index, _ in places}}
+        _refuse_others(filters)
         programs = self._programs
         if programs is None:
-            programs = self._programs = Programs()
+            try:
+                programs = self._programs = Programs()
+            except UnsupportedError as error:
+                # It will not be otherwise before the next start.
+                self._unsupported = error.message
+                raise
             self._written = None
         changed = self._write_peers(programs, wire)
-        if WireFormat.DIRECT in wire.paths.values():
+        if self._has_direct:
             macs = router_macs(underlay.ifname, self._data_path.served_from)
             changed = programs.write_routers(macs) or changed
         changed = programs.write_ports(_ports(bridge, own)) or changed
@@ -156,9 +180,13 @@ class FastPathPart:
                 mac=wire.mac,
             )
         )
-        changed = self._attach(programs, places) or changed
-        for reason, count in programs.counters().items():
+        changed = self._attach(programs, places, filters) or changed
+        counted = programs.counters()
+        for reason, count in counted.items():
             PACKETS.set(count, of=reason.name.lower())
+        if counted[Reason.OUT_FAILED] and not counted[Reason.SENT] and not self._receive_only:
+            self._receive_only, self._written = True, None
+            self._packed.clear()
         return changed
 
     def _bridge(self, own: IPv4Network) -> Bridge:
@@ -185,7 +213,7 @@ class FastPathPart:
             raise _Off(f"it would bypass a firewall rule: {known[3]}")
 
     def _places(self, wire: Wire, own: IPv4Network, bridge: Bridge) -> dict[tuple[int, Direction], str]:
-        """Where which program is to be. Raises _Off where another program would be bypassed."""
+        """Where which program is to be. Raises _Off where an interface is missing."""
         try:
             underlay = socket.if_nametoindex(self._context.underlay.ifname)
             device = socket.if_nametoindex(wire.device)
@@ -194,15 +222,16 @@ class FastPathPart:
         places = {(port.index, Direction.INGRESS): "from_container" for port in bridge.fast(own)}
         places[underlay, Direction.INGRESS] = "from_wire"
         places[device, Direction.EGRESS] = "left_ethernet" if wire.ethernet else "left_ip"
-        for index in {index for index, _ in places}:
-            foreign = next((one for one in tc.filters(index) if not one.of_overlayd), None)
-            if foreign is not None:
-                raise _Off(f"it would bypass another filter at interface {index}: {foreign}")
         return places
 
-    def _attach(self, programs: Programs, places: Mapping[tuple[int, Direction], str]) -> bool:
+    def _attach(
+        self,
+        programs: Programs,
+        places: Mapping[tuple[int, Direction], str],
+        filters: Mapping[int, Sequence[Filter]],
+    ) -> bool:
         changed = False
-        there = {(one.index, one.direction): one.name for index, _ in places for one in tc.filters(index) if one.ours}
+        there = {(one.index, one.direction) for found in filters.values() for one in found if one.ours}
         for (index, direction), name in places.items():
             # Those of a daemon before this one have its maps.
             if (index, direction) not in self._attached or (index, direction) not in there:
@@ -224,24 +253,35 @@ class FastPathPart:
         served, paths = self._data_path.served, self._data_path.paths
         if self._written is not None and self._written[0] is served and self._written[1] is paths:
             return False
-        changed = programs.write_peers(self._peers(wire))
+        known, self._packed = self._packed, {}
+        for lease in served:
+            path, before = paths.get(lease.key_name, ""), known.get(lease.key_name)
+            if before is not None and before.lease is lease and before.path == path:
+                self._packed[lease.key_name] = before
+            elif peer := self._peer(lease, path, wire):
+                packed = _PackedPeer(lease=lease, path=path, key=peer.key(), value=peer.packed())
+                self._packed[lease.key_name] = packed
+        changed = programs.write_peers({one.key: one.value for one in self._packed.values()})
         self._written = (served, paths)
+        self._has_direct = any(wire.paths[one.path] is WireFormat.DIRECT for one in self._packed.values())
         return changed
 
-    def _peers(self, wire: Wire) -> Iterator[Peer]:
-        for lease in self._data_path.served:
-            path, found = self._data_path.paths.get(lease.key_name, ""), lease.v4
-            if found is None or path not in wire.paths:
-                continue
-            mac = found.fields().get("vtepmac") if wire.paths[path] is WireFormat.VXLAN else None
-            if isinstance(found.subnet, IPv4Network) and isinstance(found.public_ip, IPv4Address):
-                yield Peer(
-                    subnet=found.subnet,
-                    address=found.public_ip,
-                    format=wire.paths[path],
-                    mtu_bytes=self._context.backend.mtu_bytes,
-                    **({"mac": str(mac)} if mac else {}),
-                )
+    def _peer(self, lease: Lease, path: str, wire: Wire) -> Peer | None:
+        """A peer as the programs know it; None for one that they do not serve."""
+        found, how = lease.v4, wire.paths.get(path)
+        if found is None or how is None:
+            return None
+        mac = found.fields().get("vtepmac") if how is WireFormat.VXLAN else None
+        if not isinstance(found.subnet, IPv4Network) or not isinstance(found.public_ip, IPv4Address):
+            return None
+        return Peer(
+            subnet=found.subnet,
+            address=found.public_ip,
+            format=how,
+            mtu_bytes=self._context.backend.mtu_bytes,
+            receive_only=self._receive_only and how is WireFormat.VXLAN,
+            **({"mac": str(mac)} if mac else {}),
+        )
 
     def _off(self, *, whole: bool) -> bool:
         """Let the programs leave all to the kernel; take them away if `whole`, or where they are another daemon's.
@@ -258,6 +298,14 @@ class FastPathPart:
             self._searched = True
         self.close()
         return bool(found)
+
+
+def _refuse_others(filters: Mapping[int, Sequence[Filter]]) -> None:
+    """Raises _Off where a filter of others would be bypassed."""
+    for index, found in filters.items():
+        foreign = next((one for one in found if not one.of_overlayd), None)
+        if foreign is not None:
+            raise _Off(f"it would bypass another filter at interface {index}: {foreign}")
 
 
 def _ports(bridge: Bridge, own: IPv4Network) -> Iterator[Port]:
