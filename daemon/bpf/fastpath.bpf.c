@@ -5,7 +5,8 @@
  * from_wire       tc ingress of the underlay's interface: checks, decapsulates, and hands over to the container.
  * left            tc egress of the device that the kernel's way sends by: learns which flows leave unrewritten.
  *
- * Whatever does not fit exactly is left to filters after this one and to the kernel (TC_ACT_UNSPEC), whose way stays underneath, whole.
+ * Whatever does not fit exactly is left to filters after this one and to the kernel (TC_ACT_UNSPEC), whose way stays
+ * underneath, whole.
  */
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
@@ -25,9 +26,8 @@
 #define ENCAP_TTL 64
 #define MOST_BYTES 65535
 #define VXLAN_VNI_VALID bpf_htonl(0x08000000)
-/* RFC 791: fragment offset, and the flag "more fragments"; "don't fragment". */
+/* RFC 791: fragment offset, and the flag "more fragments". */
 #define FRAGMENTED bpf_htons(0x3fff)
-#define DONT_FRAGMENT bpf_htons(0x4000)
 
 #define TCP_SYN 0x02
 #define TCP_ACK 0x10
