@@ -94,7 +94,8 @@ def test_no_library_asks_for_what_policies_refuse() -> None:
     """No text relocations and executable stacks, which SELinux (execmod, execstack) and the unit forbid."""
     count = 0
     for path in (ROOT / "build" / FROZEN).rglob("*"):
-        if path.is_file() and path.read_bytes()[:4] == b"\x7fELF":
+        # The BPF programs are an object for the kernel, which nothing here executes.
+        if path.is_file() and path.read_bytes()[:4] == b"\x7fELF" and path.suffix != ".o":
             count += 1
             assert not list(_demands(path)), path
     assert count > 10
