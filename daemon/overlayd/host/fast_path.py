@@ -90,12 +90,17 @@ class FastPathPart:
 
     def sync(self, desired: DesiredHost) -> PartReport:
         """Attach the programs and keep their maps, or take them away where they must not be."""
-        reason, changed, wire = self._never(), False, self._context.backend.wire(4)
+        reason, changed, wire = self._never(), False, None
         whole = reason is not None
         try:
-            if reason is not None or wire is None:
+            if reason is not None:
                 raise _Off(reason)
-            changed = self._on(wire, *self._needed(desired))
+            own, network, endpoint = self._needed(desired)
+            wire = self._context.backend.wire(4)
+            if wire is None:
+                whole = True
+                raise _Off(f"only the backend {self._context.config.backend_type} itself can make its packets")
+            changed = self._on(wire, own, network, endpoint)
         except (_Off, OverlaydError) as error:
             reason = str(error)
             try:
@@ -117,8 +122,6 @@ class FastPathPart:
         """Why packets go the kernel's way as long as this daemon runs; None where they need not."""
         if self._context.settings.fast_path == "off":
             return "the setting fast-path is off"
-        if self._context.backend.wire(4) is None:
-            return f"only the backend {self._context.config.backend_type} itself can make its packets"
         return self._unsupported
 
     def _needed(self, desired: DesiredHost) -> tuple[IPv4Network, IPv4Network, UnderlayEndpoint]:
