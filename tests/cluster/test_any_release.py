@@ -108,7 +108,7 @@ class Installed:
         return self._status.exists() and json.loads(self._status.read_text())["state"] == "ready"
 
 
-@pytest.fixture(scope="module", params=list(RELEASES))
+@pytest.fixture(scope="module", params=["older", pytest.param("newer", marks=pytest.mark.slow)])
 def installed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
     """The package, installed by the release's rpm; the daemon does not run yet."""
     release = RELEASES[request.param]

@@ -100,6 +100,7 @@ def test_every_block_is_in_a_section_that_is_run() -> None:
     assert not re.findall(r"^    (?:docker|etcd)", _BLOCK.sub("", _README.read_text()), re.MULTILINE)
 
 
+@pytest.mark.slow
 @needs("docker")
 def test_the_readme_does_what_it_says(shell: Shell) -> None:
     blocks = sections()

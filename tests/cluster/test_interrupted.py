@@ -211,6 +211,7 @@ def small_disk(tmp_path: Path) -> Iterator[Place]:
         subprocess.run(["umount", place.build], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_named_and_the_next_build_works(small_disk: Place, base: str) -> None:
     for target in ("images.base", "images.probe"):
         build = Build(small_disk, base, target)

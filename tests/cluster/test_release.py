@@ -24,7 +24,7 @@ from tests.testbed.cluster.images import image_of
 from tests.testbed.cluster.invoked import interrupted, invoke, on_a_full_disk
 from tests.testbed.cluster.registry import registry
 
-pytestmark = pytest.mark.lane("builds")
+pytestmark = [pytest.mark.lane("builds"), pytest.mark.slow]
 
 # The repository's place on the host, as overlayd.repo names it.
 SERVED = "/srv/overlayd/yum"
