@@ -128,6 +128,16 @@ def test_thousands_of_elements_are_written_by_a_few_messages(
 
 @needs("ipset")
 @pytest.mark.parametrize(("kind", "version", "made"), KINDS)
+def test_elements_are_counted_as_ipset_counts_them(host: str, kind: str, version: int, made: Any) -> None:
+    assert inside(host, partial(ipset.count, NAME)) is None
+    for count in (0, 1, 3000):
+        sync(host, version, made(version, count), kind)
+        assert inside(host, partial(ipset.count, NAME)) == count
+        assert f"Number of entries: {count}\n" in namespaces.run(host, ["ipset", "list", "-terse", NAME])
+
+
+@needs("ipset")
+@pytest.mark.parametrize(("kind", "version", "made"), KINDS)
 def test_ipset_lists_what_we_write_and_we_read_what_it_writes(host: str, kind: str, version: int, made: Any) -> None:
     some = made(version, MANY)
     sync(host, version, some, kind)

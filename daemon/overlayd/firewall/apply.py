@@ -6,17 +6,18 @@ Whether they differ is decided in iptables.py with diff.py, and for nftables in 
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from overlayd.errors import CommandFailed, KernelRefused, OverlaydError, UnsupportedError
 from overlayd.firewall import iptables, nftables
 from overlayd.firewall.chains import Ruleset, ruleset, without_sets
 from overlayd.firewall.rules import VERSIONS, DesiredRules
 from overlayd.firewall.table import NFT_LEASED, NFT_PEERS, table, without_nat
-from overlayd.kernel import ipset
+from overlayd.kernel import ipset, policies
 from overlayd.lib.addresses import IPAddress, IPNetwork, ip_address, ip_network
 from overlayd.lib.log import logger
 from overlayd.lib.marks import ours
@@ -26,6 +27,8 @@ log = logger("firewall")
 T = TypeVar("T")
 R = TypeVar("R")
 
+# Rules are read this often, in seconds, also when the kernel has told of no change; and with them their counters.
+REST_S = 30.0
 _PACKAGES = "install the package iptables (from EL 9: iptables-nft) or nftables, or set firewall to none"
 _COMMANDS = {"iptables": "iptables-restore", "nftables": "nft"}
 
@@ -44,21 +47,61 @@ class FirewallReport:
     limits: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Seen:
+    """What decides whether another look at the rules could find anything new."""
+
+    desired: DesiredRules
+    generation: int
+    counts: tuple[int | None, ...]
+
+    @classmethod
+    def now(cls, desired: DesiredRules) -> Self | None:
+        """None where this kernel does not tell of changes: legacy iptables is in use, or ipset has no counts."""
+        generation = policies.nftables_generation()
+        if generation is None or policies.has_legacy_iptables():
+            return None
+        try:
+            counts = tuple(ipset.count(name) for name in ours().sets)
+        except OverlaydError:
+            return None
+        return cls(desired=desired, generation=generation, counts=counts)
+
+
 class Firewall:
     """Keeps this host's rules as desired, for both IP versions. Called in one thread."""
 
-    def __init__(self, choice: str, *, prefer_nftables: bool = False) -> None:
-        """`choice` is auto, iptables, nftables or none. auto takes what is installed, nftables first if preferred."""
+    def __init__(
+        self, choice: str, *, prefer_nftables: bool = False, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`choice` is auto, iptables, nftables or none. auto takes what is installed, nftables first if preferred.
+
+        `clock` is in seconds.
+        """
         self._choice = choice
         self._prefer_nftables = prefer_nftables
         self._stale_removed = False
         self._logged_limits: set[str] = set()
+        self._clock = clock
+        # What was desired and there when nothing had to be written, when that was, and the report.
+        self._rest: tuple[_Seen, float, FirewallReport] | None = None
 
     def sync(self, desired: DesiredRules) -> FirewallReport:
         """Write the desired rules where the kernel's differ. Never raises; an unchanged state writes nothing.
 
         The first successful call also removes what another `choice`, or an IP version without overlay, left behind.
+        While the kernel tells of no change, rules are read again every REST_S only.
         """
+        # Before anything is read: what changes meanwhile is seen by the next call.
+        seen, now = _Seen.now(desired), self._clock()
+        if self._rest is not None and seen is not None and self._rest[0] == seen and now - self._rest[1] < REST_S:
+            return self._rest[2]
+        report = self._write(desired)
+        rests = seen is not None and self._stale_removed and not report.written and not report.problems
+        self._rest = (seen, now, report) if rests and seen is not None else None
+        return report
+
+    def _write(self, desired: DesiredRules) -> FirewallReport:
         run = _Sync(desired)
         backend = self._backend(run)
         if backend is not None:

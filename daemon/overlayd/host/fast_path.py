@@ -208,7 +208,12 @@ class FastPathPart:
             raise _Off(f"it would bypass {rule}: see ip rule")
         generation, now = policies.nftables_generation(), self._clock()
         known = self._rules
-        if known is None or known[:2] != (way, generation) or now - known[2] > RULES_S or survey.has_legacy_iptables():
+        if (
+            known is None
+            or known[:2] != (way, generation)
+            or now - known[2] > RULES_S
+            or policies.has_legacy_iptables()
+        ):
             kinds = survey.read_iptables([4])
             known = (way, generation, now, rule_in_the_way(kinds, survey.read_nftables(kinds), way))
             self._rules = known

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 
 from overlayd.errors import KernelRefused
 from overlayd.kernel.messages import FAMILY, NETLINK_NETFILTER, ask, attributes, dump, number, opened
@@ -61,6 +63,15 @@ def nftables_generation() -> int | None:
     except OSError:
         return None
     return int.from_bytes(found.get(NFTA_GEN_ID, b""), "big")
+
+
+def has_legacy_iptables() -> bool:
+    """Whether legacy iptables has a table here: of changes there the kernel tells nobody."""
+    for name in ("ip_tables_names", "ip6_tables_names"):
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/thread-self/net/{name}").read_text():
+                return True
+    return False
 
 
 def _all(operation: str, kind: int, request: bytes, protocol: int) -> Iterator[bytes]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Collection, Iterable
-from pathlib import Path
 
 from overlayd.errors import CommandFailed
 from overlayd.firewall import iptables
@@ -35,14 +34,6 @@ def read_nftables(kinds: Iterable[IptablesRules]) -> tuple[BaseChain, ...] | Non
     shown = {name for kind in kinds if _is_nft(kind.command) for name in _shown(kind)}
     bases = nftables.parse((item for item in found if isinstance(item, dict)), listing)
     return tuple(base for base in bases if f"{base.family} {base.table}" not in shown)
-
-
-def has_legacy_iptables() -> bool:
-    """Whether legacy iptables has a table here, for IPv4: the kernel does not tell of changes there."""
-    try:
-        return bool(Path("/proc/net/ip_tables_names").read_text())
-    except OSError:
-        return False
 
 
 def _commands(version: int) -> list[str]:
