@@ -128,6 +128,11 @@ def _reason(invocation: str) -> str | None:
     return None
 
 
+def runs(pid: int) -> bool:
+    """Whether there is a process of that number."""
+    return (_PROC / str(pid)).exists()
+
+
 def dockerd_argv(service: DockerService | None) -> tuple[str, ...] | None:
     """The command line of the running dockerd; None where none runs.
 

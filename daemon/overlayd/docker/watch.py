@@ -24,6 +24,8 @@ log = logger("docker")
 
 # systemd is asked at most this often: each time costs a child process, and `look` may be called twice a second.
 STATE_EVERY_S = 5.0
+# While docker's process runs on and all is well: what else may change, as drop-ins, matters at the next start only.
+STEADY_EVERY_S = 30.0
 # Firewall rules of others, which cost two more child processes, are read every RULES_EVERY resyncs.
 RULES_EVERY = 6
 
@@ -109,7 +111,10 @@ class DockerWatch:
     def look(self, desired: docker_options.DesiredDockerOptions) -> None:
         """Read docker's configuration, its state and docker0's addresses. A new problem is logged."""
         before, reason_before = self.problems, self._restart_reason()
-        config = self._config = read_dockerd_config(daemon_json=self._daemon_json)
+        config = read_dockerd_config(daemon_json=self._daemon_json)
+        if config != self._config:
+            self._asked_at = float("-inf")
+        self._config = config
         options, conflicts = docker_options.plan(desired, config, firewalled=self._firewalled)
         if config.daemon_json is not None or self._options is None:
             # While daemon.json cannot be read, perhaps because somebody is writing it, the flags stay as they are.
@@ -162,9 +167,16 @@ class DockerWatch:
             return self._bridge_problem
         return docker_service.restart_needed(self._different, self._service)
 
+    def _is_steady(self) -> bool:
+        """Whether docker is as it should be, and the process that was seen last still runs: nobody restarted it."""
+        if self._service is None or self.problems or self._service.state != "active" or not self._service.pid:
+            return False
+        return docker_service.runs(self._service.pid)
+
     def _read_state(self) -> None:
         now = self._clock()
-        if now - self._asked_at < min(STATE_EVERY_S, self._lasting_s):
+        pause_s = STEADY_EVERY_S if self._is_steady() else min(STATE_EVERY_S, self._lasting_s)
+        if now - self._asked_at < pause_s:
             return
         self._asked_at = now
         self._service = docker_service.read_service(self._config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from dataclasses import replace
 from ipaddress import IPv4Interface, IPv4Network
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from overlayd.docker import options as docker_options
 from overlayd.docker import service as docker_service
+from overlayd.docker.service import DROP_INS, DockerService
 from overlayd.docker.watch import DockerWatch
 from overlayd.leases.subnets import Subnets
 
@@ -148,3 +150,34 @@ def test_systemd_is_asked_every_five_seconds_at_most(file: Path, monkeypatch: py
         watch.look(WANT)
         now += 0.5
     assert asked == [0.0, 5.0, 10.0]
+
+
+def test_a_docker_that_runs_on_is_asked_about_less_often(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, asked, process = 0.0, list[float](), subprocess.Popen(["sleep", "60"])
+    try:
+        service = DockerService(state="active", pid=process.pid, enabled=True, drop_ins=DROP_INS)
+
+        def read(_config: object) -> DockerService:
+            asked.append(now)
+            return service
+
+        monkeypatch.setattr(docker_service, "read_service", read)
+        monkeypatch.setattr("overlayd.docker.watch.interfaces.interface_addresses", lambda _name: None)
+        watch = DockerWatch(restart="never", lasting_s=10, daemon_json=file, clock=lambda: now)
+        for moment in (0.0, 5.0, 10.0, 29.0, 31.0, 40.0):
+            now = moment
+            watch.look(WANT)
+        assert watch.problems == ()
+        assert asked == [0.0, 31.0]
+        # A changed file may be another drop-in, and a process that ended another docker.
+        file.write_text('{"live-restore": true}')
+        now = 42.0
+        watch.look(WANT)
+        assert asked == [0.0, 31.0, 42.0]
+    finally:
+        process.kill()
+        process.wait()
+    for moment in (46.0, 48.0):
+        now = moment
+        watch.look(WANT)
+    assert asked == [0.0, 31.0, 42.0, 48.0]
