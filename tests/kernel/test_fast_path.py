@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -97,6 +98,31 @@ def test_each_offload_may_be_off(a: Host, b: Host, offload: str) -> None:
     finally:
         for enter, device in places:
             set_offload(enter, device, offload, "on")
+
+
+def test_tcpdump_reads_what_is_sent(a: Host, b: Host) -> None:
+    """The outer headers, their checksum, and the container's packet inside, of a flow that is on the fast path."""
+    with echo(b, port=9999) as port:
+        assert ask(a, b, port, count=3) == 3
+        # It takes this port for another protocol by itself.
+        decoder = ["-T", "vxlan"] if a.status()["backend"] == "vxlan" else []
+        argv = ["tcpdump", "-n", "-v", *decoder, "-c", "8", "-i", "eth0", "udp"]
+        with subprocess.Popen([*a.enter, *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as seen:
+            assert seen.stderr is not None
+            while "listening on" not in seen.stderr.readline():
+                pass
+            assert ask(a, b, port, count=8) == 8
+            said, _ = seen.communicate(timeout=20)
+    assert "bad cksum" not in said
+    one, other = f"{a.container_address}", f"{b.container_address}.9999"
+    if a.status()["backend"] == "vxlan":
+        assert "VXLAN, flags [I] (0x08), vni 1" in said
+        assert f"{a.address}." in said
+        assert f"> {b.address}.8472" in said
+    if a.status()["backend"] != "udp":
+        # flannel's udp has no header of its own that tcpdump would know.
+        assert any(one in line and f"> {other}" in line for line in said.splitlines())
+        assert any(f"{other} > {one}" in line for line in said.splitlines())
 
 
 def test_a_small_udp_packet_and_its_answer_take_it_after_the_first(a: Host, b: Host) -> None:
