@@ -65,8 +65,11 @@ def of_settings(settings: Settings) -> HostNetwork:
 
 def others() -> tuple[HostNetwork, ...]:
     """The other networks of this host, by their numbers. Never raises: a note that cannot be read is left out."""
-    found = []
+    found, own = [], _path(ours().number)
     for path in sorted(hostlock.FOLDER.glob(f"{hostlock.namespace()}-*.json")):
+        if path == own:
+            # On most hosts there is no other, and this is asked in each look.
+            continue
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             note: dict[str, Any] = read_json(path)
             network = _parse(note)
