@@ -327,7 +327,7 @@ int from_container(struct __sk_buff *skb)
 	/* Before Linux 5.13 the last of these flags is refused, and the packet is as it was. */
 	if (bpf_skb_adjust_room(skb, room, BPF_ADJ_ROOM_MAC, flags))
 		return slow(OUT_FAILED);
-	/* Written where they lie: without CAP_PERFMON each first write to the stack waits for all before it. */
+	/* Written where they lie, and not on the stack first: that is the quickest. */
 	data = (void *)(long)skb->data;
 	end = (void *)(long)skb->data_end;
 	struct iphdr *outer = data + ETH_HLEN;

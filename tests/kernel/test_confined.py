@@ -46,7 +46,7 @@ def test_a_confined_daemon_joins_repairs_and_cleans_up(a: Host, confined: Host) 
     eventually("a reaches it", partial(pings, a, confined))
     eventually("it reaches a", partial(pings, confined, a))
     assert confined.status()["problems"] == []
-    # Its BPF programs are loaded by CAP_BPF alone, without CAP_PERFMON. WireGuard makes its packets itself.
+    # The unit lets it load its BPF programs. WireGuard makes its packets itself.
     slow = {"wireguard": "only the backend wireguard itself", "udp": "eth0 may hand packets on uncut"}
     wanted = slow.get(confined.status()["backend"], "on")
     eventually("the fast path is on where it can be", lambda: confined.status()["fast_path"].startswith(wanted))

@@ -174,7 +174,7 @@ def test_the_kernel_loads_the_modules_when_the_network_config_needs_them(switche
             assert not {"vxlan", "ipip", "wireguard"} & everywhere & _loaded(machine)
         # The unit has no right to load one; the kernel does it.
         capabilities = machine.unit("overlayd", "CapabilityBoundingSet")["CapabilityBoundingSet"]
-        assert set(capabilities.split()) == {"cap_net_admin", "cap_net_raw", "cap_bpf"}
+        assert set(capabilities.split()) == {"cap_net_admin", "cap_net_raw", "cap_bpf", "cap_perfmon"}
 
 
 def test_reachability_is_measured_from_inside_a_container(switched: Switch, site: ClusterSite) -> None:

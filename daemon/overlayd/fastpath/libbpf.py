@@ -114,6 +114,9 @@ def _refused(code: int) -> str:
     if code == errno.EPERM:
         # Kernels before 5.8, and containers of Docker before 23, have no CAP_BPF.
         return "the kernel does not let overlayd load BPF programs: that takes CAP_BPF, before 5.8 CAP_SYS_ADMIN"
+    if code == errno.EACCES:
+        # Before Linux 6.6 the verifier lets nobody else compare addresses of packets.
+        return "this kernel does not admit the fast path's programs: before Linux 6.6 that takes CAP_PERFMON"
     return f"this kernel does not load the fast path's programs: {errno.errorcode.get(code, code)}"
 
 

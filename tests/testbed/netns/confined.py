@@ -26,7 +26,7 @@ from pathlib import Path
 
 # linux/prctl.h, linux/capability.h, linux/mount.h, seccomp.h
 _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_SET_MDWE, _PR_MDWE_REFUSE_EXEC_GAIN = 24, 38, 65, 1
-_CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13, "CAP_SYS_ADMIN": 21, "CAP_BPF": 39}
+_CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13, "CAP_SYS_ADMIN": 21, "CAP_PERFMON": 38, "CAP_BPF": 39}
 _LAST_CAPABILITY = Path("/proc/sys/kernel/cap_last_cap")
 _MOUNT_SETATTR, _AT_RECURSIVE, _AT_FDCWD, _RDONLY = 442, 0x8000, -100, 1
 _MS_BIND, _MS_REC = 4096, 16384

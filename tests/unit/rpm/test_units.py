@@ -110,7 +110,7 @@ def test_systemd_finds_it_well_confined() -> None:
 
 
 def test_it_keeps_the_capabilities_that_it_uses_and_no_other(unit: dict[str, list[str]]) -> None:
-    assert unit["Service.CapabilityBoundingSet"] == ["CAP_NET_ADMIN CAP_NET_RAW CAP_BPF"]
+    assert unit["Service.CapabilityBoundingSet"] == ["CAP_NET_ADMIN CAP_NET_RAW CAP_BPF CAP_PERFMON"]
     assert "Service.AmbientCapabilities" not in unit
 
 
