@@ -146,6 +146,13 @@ struct {
 	__type(value, __u64);
 } counters SEC(".maps");
 
+/* A packet with a tag (802.1Q) comes here without it in its bytes, and would keep it: a container's would leave in a
+ * VLAN of the underlay's that it chose, and one of another VLAN would count as the underlay's. All programs ask. */
+static __always_inline bool plain_ipv4(const struct __sk_buff *skb)
+{
+	return skb->protocol == bpf_htons(ETH_P_IP) && !skb->vlan_present;
+}
+
 static __always_inline int counted(__u32 reason, int verdict)
 {
 	__u64 *counter = bpf_map_lookup_elem(&counters, &reason);
@@ -247,7 +254,7 @@ struct __attribute__((packed)) outer {
 SEC("tc")
 int from_container(struct __sk_buff *skb)
 {
-	if (skb->protocol != bpf_htons(ETH_P_IP))
+	if (!plain_ipv4(skb))
 		return TC_ACT_UNSPEC;
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	struct ethhdr *eth = data;
@@ -374,7 +381,7 @@ int from_container(struct __sk_buff *skb)
 SEC("tc")
 int from_wire(struct __sk_buff *skb)
 {
-	if (skb->protocol != bpf_htons(ETH_P_IP))
+	if (!plain_ipv4(skb))
 		return TC_ACT_UNSPEC;
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	struct ethhdr *eth = data;
@@ -450,6 +457,10 @@ int from_wire(struct __sk_buff *skb)
 		if (bpf_map_lookup_elem(&routers, &by))
 			return slow(IN_STRANGER);
 	}
+	/* Several datagrams in one packet keep the mark of the outer headers, which no program can take off: the receiver
+	 * would look for those, and drop all. */
+	if (room && skb->gso_size && inner->protocol == IPPROTO_UDP)
+		return slow(IN_SHAPE);
 	if (!plain(inner) || (ecn == ECN_CE && (inner->tos & ECN_MASK) != ECN_CE))
 		return slow(IN_SHAPE);
 	__u32 target = *index;
@@ -488,7 +499,7 @@ int from_wire(struct __sk_buff *skb)
 /* A packet that went through the stack and leaves as its container sent it: no NAT changes its flow. */
 static __always_inline int left(struct __sk_buff *skb, __u32 before)
 {
-	if (skb->protocol != bpf_htons(ETH_P_IP))
+	if (!plain_ipv4(skb))
 		return TC_ACT_UNSPEC;
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	struct iphdr *ip = data + before;
