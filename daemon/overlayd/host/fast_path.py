@@ -16,11 +16,12 @@ from overlayd.fastpath.programs import Programs
 from overlayd.fastpath.records import Peer, Port, Reason, Settings
 from overlayd.host.data_path import DataPath
 from overlayd.host.parts import DesiredHost, HostContext, PartReport
-from overlayd.kernel import container_ports, ethtool, policies, tc
+from overlayd.kernel import container_ports, ethtool, interfaces, policies, tc
 from overlayd.kernel.container_ports import Bridge
 from overlayd.kernel.interfaces import read_bridges, router_macs, with_address_in
 from overlayd.kernel.tc import Direction, Filter
 from overlayd.leases.lease import Lease
+from overlayd.lib.addresses import IPNetwork
 from overlayd.lib.counters import counter, gauge
 from overlayd.lib.log import logger
 from overlayd.ruleset import survey
@@ -75,10 +76,13 @@ class FastPathPart:
         self._written: tuple[tuple[Lease, ...], Mapping[str, str]] | None = None
         # By the names of their leases: packing thousands again for each that comes would take longer than all else.
         self._packed: dict[str, _PackedPeer] = {}
+        self._paths: Mapping[str, str] | None = None
         self._has_direct = False
         self._unsupported: str | None = None
         # This kernel cannot write VXLAN's headers; found out by trying.
         self._receive_only = False
+        # At which news of the kernel's, for which subnets, and the route that was in the way then.
+        self._routes: tuple[tuple[int, frozenset[IPNetwork]], IPNetwork | None] | None = None
         self._rules: tuple[PacketWay, int | None, float, str | None] | None = None
 
     def close(self) -> None:
@@ -143,12 +147,19 @@ class FastPathPart:
                 f"ethtool -K {underlay.ifname} tx off tx-udp_tnl-segmentation off"
             )
         bridge = self._bridge(own)
+        if not bridge.up:
+            raise _Off(f"{bridge.name} is switched off")
+        if bridge.limited:
+            raise _Off(f"it would bypass the queueing discipline of {bridge.name}: see tc qdisc")
+        self._read_paths(wire)
+        self._check_routes(own, network)
+        devices = (wire.device, underlay.ifname) if self._has_direct else (wire.device,)
         self._check(
             PacketWay(
                 own=own,
                 network=network,
                 bridge=bridge.name,
-                device=wire.device,
+                devices=tuple(dict.fromkeys(devices)),
                 underlay=underlay.ifname,
                 address=endpoint.address,
                 peers=_EVERY_ADDRESS,
@@ -156,7 +167,8 @@ class FastPathPart:
             )
         )
         places = self._places(wire, own, bridge)
-        filters = {index: tc.filters(index) for index in {index for index, _ in places}}
+        # By the bridge nothing of ours passes: but what filters there would be bypassed.
+        filters = {index: tc.filters(index) for index in {bridge.index, *(index for index, _ in places)}}
         _refuse_others(filters)
         programs = self._programs
         if programs is None:
@@ -220,6 +232,25 @@ class FastPathPart:
         if known[3] is not None:
             raise _Off(f"it would bypass a firewall rule: {known[3]}")
 
+    def _check_routes(self, own: IPv4Network, network: IPv4Network) -> None:
+        """Raises _Off where a route of an administrator's leads some containers' packets elsewhere, or drops them."""
+        state = self._context.watch.changes(), self._data_path.served_subnets
+        if self._routes is None or self._routes[0] != state:
+            subnets = {own, *state[1]}
+            in_the_way = (
+                route.dst
+                for route in interfaces.foreign_routes(network)
+                if any(
+                    route.dst.version == subnet.version
+                    and route.dst.subnet_of(subnet)  # type: ignore[arg-type]
+                    and (route.link is None or route.dst != subnet)
+                    for subnet in subnets
+                )
+            )
+            self._routes = state, next(in_the_way, None)
+        if self._routes[1] is not None:
+            raise _Off(f"it would bypass the route to {self._routes[1]}: see ip route")
+
     def _places(self, wire: Wire, own: IPv4Network, bridge: Bridge) -> dict[tuple[int, Direction], str]:
         """Where which program is to be. Raises _Off where an interface is missing."""
         try:
@@ -230,6 +261,8 @@ class FastPathPart:
         places = {(port.index, Direction.INGRESS): "from_container" for port in bridge.fast(own)}
         places[underlay, Direction.INGRESS] = "from_wire"
         places[device, Direction.EGRESS] = "left_ethernet" if wire.ethernet else "left_ip"
+        if self._has_direct:
+            places[underlay, Direction.EGRESS] = "left_ethernet"
         return places
 
     def _attach(
@@ -271,8 +304,14 @@ class FastPathPart:
                 self._packed[lease.key_name] = packed
         changed = programs.write_peers({one.key: one.value for one in self._packed.values()})
         self._written = (served, paths)
-        self._has_direct = any(wire.paths[one.path] is WireFormat.DIRECT for one in self._packed.values())
         return changed
+
+    def _read_paths(self, wire: Wire) -> None:
+        """Whether a plain route leads to any peer."""
+        paths = self._data_path.paths
+        if self._paths is not paths:
+            self._paths = paths
+            self._has_direct = any(wire.paths.get(path) is WireFormat.DIRECT for path in paths.values())
 
     def _peer(self, lease: Lease, path: str, wire: Wire) -> Peer | None:
         """A peer as the programs know it; None for one that they do not serve."""
