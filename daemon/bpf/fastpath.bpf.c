@@ -35,6 +35,8 @@
  * that is noted. */
 #define FLOW_VALID_NS (30 * 1000000000ULL)
 #define FLOW_NOTED_NS 1000000000ULL
+/* How long conntrack knows a flow of UDP that goes both ways (nf_conntrack_udp_timeout_stream). */
+#define PUBLISHED_VALID_NS (120 * 1000000000ULL)
 
 enum format { ROUTES, UDP, VXLAN };
 
@@ -214,6 +216,27 @@ static __always_inline void learn(const struct flow *flow, bool opening)
 		there->seen_ns = fresh.seen_ns;
 }
 
+/* A socket of a peer's that has sent to a published port here, which conntrack changes: among the flows, without a
+ * second end. What it sends to a container itself may have the same ports by then: conntrack tells the two apart. */
+static __always_inline void socket_of_peer(struct flow *flow, __be32 address, __be16 port_number)
+{
+	flow->source = address;
+	flow->destination = 0;
+	flow->source_port = port_number;
+	flow->destination_port = 0;
+	flow->protocol = IPPROTO_UDP;
+}
+
+static __always_inline bool uses_published(__be32 address, __be16 port_number)
+{
+	struct flow flow;
+
+	socket_of_peer(&flow, address, port_number);
+	struct flow_state *there = bpf_map_lookup_elem(&flows, &flow);
+
+	return there && bpf_ktime_get_ns() - there->seen_ns < PUBLISHED_VALID_NS;
+}
+
 /* Whether what a container sends may pass the stack by: no connection by a published port, which conntrack changes. */
 static __always_inline bool unchanged(const struct flow *flow, __u8 flags_of_tcp)
 {
@@ -227,7 +250,8 @@ static __always_inline bool unchanged(const struct flow *flow, __u8 flags_of_tcp
 	if (!there)
 		return false;
 	if (flow->protocol == IPPROTO_UDP)
-		return bpf_ktime_get_ns() - there->seen_ns < FLOW_VALID_NS;
+		return bpf_ktime_get_ns() - there->seen_ns < FLOW_VALID_NS &&
+		       !uses_published(flow->destination, flow->destination_port);
 	if (flags_of_tcp & TCP_SYN && !there->opening) {
 		/* The SYN came through the stack: an older connection with these ports was another one. */
 		bpf_map_delete_elem(&flows, flow);
@@ -439,8 +463,16 @@ int from_wire(struct __sk_buff *skb)
 	__be32 address = inner->daddr;
 	__u32 *index = bpf_map_lookup_elem(&containers, &address);
 
-	if (!index)
+	if (!index) {
+		if (inner->version == 4 && inner->ihl == 5 && inner->protocol == IPPROTO_UDP &&
+		    !(inner->frag_off & FRAGMENTED) && peer_of(inner->saddr)) {
+			struct flow flow;
+
+			socket_of_peer(&flow, inner->saddr, port_numbers[0]);
+			learn(&flow, false);
+		}
 		return sender ? slow(IN_UNKNOWN) : TC_ACT_UNSPEC;
+	}
 	struct peer *peer = peer_of(inner->saddr);
 
 	if (!peer)
@@ -475,6 +507,8 @@ int from_wire(struct __sk_buff *skb)
 
 	bool opening = false;
 
+	if (inner->protocol == IPPROTO_UDP && uses_published(inner->saddr, port_numbers[0]))
+		return slow(IN_SHAPE);
 	if (inner->protocol == IPPROTO_TCP) {
 		__u8 *tcp = (void *)port_numbers;
 

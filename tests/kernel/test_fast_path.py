@@ -190,6 +190,10 @@ def test_a_published_port_is_answered_from_the_address_that_was_asked(a: Host, b
         with echo(b):
             assert ask(a, b, 8081, count=5, address=published) == 5
             assert ask(a, b, 7007, count=5) == 5
+            # One socket that sends to both.
+            for _ in range(3):
+                assert ask(a, b, 7007, count=3, source_port=40404) == 3
+                assert ask(a, b, 8081, count=3, address=published, source_port=40404) == 3
         assert b.status()["fast_path"] == "on"
     finally:
         b.run("iptables", "-t", "nat", "-D", "PREROUTING", "-j", "DOCKER")

@@ -105,11 +105,12 @@ class FastPathPart:
                 whole = True
                 raise _Off(f"only the backend {self._context.config.backend_type} itself can make its packets")
             changed = self._on(wire, own, network, endpoint)
-        except (_Off, OverlaydError) as error:
+        except (_Off, OverlaydError, OSError) as error:
+            # OSError: an interface has gone since it was read, a file cannot be read. Packets go all the same.
             reason = str(error)
             try:
                 changed = self._off(whole=whole)
-            except OverlaydError as failed:
+            except (OverlaydError, OSError) as failed:
                 reason = f"{reason}; and it cannot be taken away: {failed}"
         if reason != self._shown:
             log.info("fast path", state="off" if reason else "on", reason=reason)
@@ -280,6 +281,10 @@ class FastPathPart:
                 changed = True
         for index in {index for index, _ in self._attached} - {index for index, _ in places}:
             changed = tc.detach(index) or changed
+        for index in {index for index, _ in places}:
+            # Another backend, or another way to peers, has a program at one end of an interface only.
+            if any(one.ours and (index, one.direction) not in places for one in filters[index]):
+                changed = tc.detach(index, keep={direction for at, direction in places if at == index}) or changed
         self._attached = dict(places)
         if not self._searched:
             # What a daemon before this one left on interfaces that are none of these.
