@@ -197,6 +197,23 @@ def test_it_is_off_where_it_would_bypass_what_an_administrator_made(
     fast(a)
 
 
+def test_a_peer_that_routes_lead_to_by_another_interface_is_left_to_the_kernel(a: Host, b: Host) -> None:
+    a.run("ip", "link", "add", "eth1", "type", "veth", "peer", "name", "eth1", "netns", b.namespace)
+    try:
+        for host, other, number in ((a, b, 1), (b, a, 2)):
+            namespaces.ip(host.namespace, f"address add 198.19.7.{number}/24 dev eth1", "link set eth1 up")
+            way = f"via 198.19.7.{3 - number} dev eth1 src {host.address}"
+            namespaces.ip(host.namespace, f"route add {other.address}/32 {way}")
+        assert "other interfaces than eth0" in slow(a)
+        before = int(a.run("cat", "/sys/class/net/eth1/statistics/tx_bytes"))
+        all_arrives(a, b)
+        assert int(a.run("cat", "/sys/class/net/eth1/statistics/tx_bytes")) - before > len(DATA)
+    finally:
+        a.run("ip", "link", "delete", "eth1")
+    fast(a)
+    fast(b)
+
+
 def test_spoofed_packets_of_a_peer_never_arrive_and_are_counted(lab: Lab, a: Host, b: Host) -> None:
     """A peer whose packets claim to come from another peer's container."""
     before, seen = counted(b), wire.Sightings()

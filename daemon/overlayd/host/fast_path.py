@@ -83,6 +83,8 @@ class FastPathPart:
         self._receive_only = False
         # At which news of the kernel's, for which subnets, and the route that was in the way then.
         self._routes: tuple[tuple[int, frozenset[IPNetwork]], IPNetwork | None] | None = None
+        self._elsewhere: frozenset[str] = frozenset()
+        self._elsewhere_at: tuple[int, tuple[Lease, ...]] | None = None
         self._rules: tuple[PacketWay, int | None, float, str | None] | None = None
 
     def close(self) -> None:
@@ -180,6 +182,7 @@ class FastPathPart:
                 self._unsupported = error.message
                 raise
             self._written = None
+        self._read_elsewhere(wire)
         changed = self._write_peers(programs, wire)
         if self._has_direct:
             macs = router_macs(underlay.ifname, self._data_path.served_from)
@@ -318,10 +321,41 @@ class FastPathPart:
             self._paths = paths
             self._has_direct = any(wire.paths.get(path) is WireFormat.DIRECT for path in paths.values())
 
+    def _read_elsewhere(self, wire: Wire) -> None:
+        """Which peers the kernel sends to by another interface than the underlay's, the only one of the programs.
+
+        Raises _Off where that is all of them: with the underlay's address on a dummy interface, as routers have it.
+        """
+        served, ifname = self._data_path.served, self._context.underlay.ifname
+        state = self._context.watch.changes(), served
+        if self._elsewhere_at is not None and self._elsewhere_at[0] == state[0] and self._elsewhere_at[1] is served:
+            return
+        there = [one for one in interfaces.foreign_routes(_EVERY_ADDRESS) if isinstance(one.dst, IPv4Network)]
+        masks = [(int(one.dst.network_address), int(one.dst.netmask), one) for one in there]
+        found = set()
+        for lease in served:
+            how, public = wire.paths.get(self._data_path.paths.get(lease.key_name, "")), lease.v4
+            if how is None or how is WireFormat.DIRECT or public is None:
+                continue
+            number = int(public.public_ip)
+            best = [one for base, mask, one in masks if number & mask == base]
+            longest = max((one.dst.prefixlen for one in best), default=-1)
+            best = [one for one in best if one.dst.prefixlen == longest]
+            least = min((one.metric for one in best), default=0)
+            if any(one.link not in (ifname, None) or one.several for one in best if one.metric == least):
+                found.add(lease.key_name)
+        if found != self._elsewhere:
+            self._elsewhere, self._written = frozenset(found), None
+            self._packed.clear()
+        self._elsewhere_at = state
+        if found and len(found) == len(served):
+            self._elsewhere_at = None
+            raise _Off(f"the routes to all peers are by other interfaces than {ifname}")
+
     def _peer(self, lease: Lease, path: str, wire: Wire) -> Peer | None:
         """A peer as the programs know it; None for one that they do not serve."""
         found, how = lease.v4, wire.paths.get(path)
-        if found is None or how is None:
+        if found is None or how is None or lease.key_name in self._elsewhere:
             return None
         mac = found.fields().get("vtepmac") if how is WireFormat.VXLAN else None
         if not isinstance(found.subnet, IPv4Network) or not isinstance(found.public_ip, IPv4Address):
