@@ -35,6 +35,8 @@
  * that is noted. */
 #define FLOW_VALID_NS (30 * 1000000000ULL)
 #define FLOW_NOTED_NS 1000000000ULL
+/* How long conntrack knows a flow of UDP that goes both ways (nf_conntrack_udp_timeout_stream). */
+#define PUBLISHED_VALID_NS (120 * 1000000000ULL)
 
 enum format { ROUTES, UDP, VXLAN };
 
@@ -146,6 +148,13 @@ struct {
 	__type(value, __u64);
 } counters SEC(".maps");
 
+/* A packet with a tag (802.1Q) comes here without it in its bytes, and would keep it: a container's would leave in a
+ * VLAN of the underlay's that it chose, and one of another VLAN would count as the underlay's. All programs ask. */
+static __always_inline bool plain_ipv4(const struct __sk_buff *skb)
+{
+	return skb->protocol == bpf_htons(ETH_P_IP) && !skb->vlan_present;
+}
+
 static __always_inline int counted(__u32 reason, int verdict)
 {
 	__u64 *counter = bpf_map_lookup_elem(&counters, &reason);
@@ -207,6 +216,27 @@ static __always_inline void learn(const struct flow *flow, bool opening)
 		there->seen_ns = fresh.seen_ns;
 }
 
+/* A socket of a peer's that has sent to a published port here, which conntrack changes: among the flows, without a
+ * second end. What it sends to a container itself may have the same ports by then: conntrack tells the two apart. */
+static __always_inline void socket_of_peer(struct flow *flow, __be32 address, __be16 port_number)
+{
+	flow->source = address;
+	flow->destination = 0;
+	flow->source_port = port_number;
+	flow->destination_port = 0;
+	flow->protocol = IPPROTO_UDP;
+}
+
+static __always_inline bool uses_published(__be32 address, __be16 port_number)
+{
+	struct flow flow;
+
+	socket_of_peer(&flow, address, port_number);
+	struct flow_state *there = bpf_map_lookup_elem(&flows, &flow);
+
+	return there && bpf_ktime_get_ns() - there->seen_ns < PUBLISHED_VALID_NS;
+}
+
 /* Whether what a container sends may pass the stack by: no connection by a published port, which conntrack changes. */
 static __always_inline bool unchanged(const struct flow *flow, __u8 flags_of_tcp)
 {
@@ -220,7 +250,8 @@ static __always_inline bool unchanged(const struct flow *flow, __u8 flags_of_tcp
 	if (!there)
 		return false;
 	if (flow->protocol == IPPROTO_UDP)
-		return bpf_ktime_get_ns() - there->seen_ns < FLOW_VALID_NS;
+		return bpf_ktime_get_ns() - there->seen_ns < FLOW_VALID_NS &&
+		       !uses_published(flow->destination, flow->destination_port);
 	if (flags_of_tcp & TCP_SYN && !there->opening) {
 		/* The SYN came through the stack: an older connection with these ports was another one. */
 		bpf_map_delete_elem(&flows, flow);
@@ -247,7 +278,7 @@ struct __attribute__((packed)) outer {
 SEC("tc")
 int from_container(struct __sk_buff *skb)
 {
-	if (skb->protocol != bpf_htons(ETH_P_IP))
+	if (!plain_ipv4(skb))
 		return TC_ACT_UNSPEC;
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	struct ethhdr *eth = data;
@@ -374,7 +405,7 @@ int from_container(struct __sk_buff *skb)
 SEC("tc")
 int from_wire(struct __sk_buff *skb)
 {
-	if (skb->protocol != bpf_htons(ETH_P_IP))
+	if (!plain_ipv4(skb))
 		return TC_ACT_UNSPEC;
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	struct ethhdr *eth = data;
@@ -432,8 +463,16 @@ int from_wire(struct __sk_buff *skb)
 	__be32 address = inner->daddr;
 	__u32 *index = bpf_map_lookup_elem(&containers, &address);
 
-	if (!index)
+	if (!index) {
+		if (inner->version == 4 && inner->ihl == 5 && inner->protocol == IPPROTO_UDP &&
+		    !(inner->frag_off & FRAGMENTED) && peer_of(inner->saddr)) {
+			struct flow flow;
+
+			socket_of_peer(&flow, inner->saddr, port_numbers[0]);
+			learn(&flow, false);
+		}
 		return sender ? slow(IN_UNKNOWN) : TC_ACT_UNSPEC;
+	}
 	struct peer *peer = peer_of(inner->saddr);
 
 	if (!peer)
@@ -450,6 +489,10 @@ int from_wire(struct __sk_buff *skb)
 		if (bpf_map_lookup_elem(&routers, &by))
 			return slow(IN_STRANGER);
 	}
+	/* Several datagrams in one packet keep the mark of the outer headers, which no program can take off: the receiver
+	 * would look for those, and drop all. */
+	if (room && skb->gso_size && inner->protocol == IPPROTO_UDP)
+		return slow(IN_SHAPE);
 	if (!plain(inner) || (ecn == ECN_CE && (inner->tos & ECN_MASK) != ECN_CE))
 		return slow(IN_SHAPE);
 	__u32 target = *index;
@@ -464,6 +507,8 @@ int from_wire(struct __sk_buff *skb)
 
 	bool opening = false;
 
+	if (inner->protocol == IPPROTO_UDP && uses_published(inner->saddr, port_numbers[0]))
+		return slow(IN_SHAPE);
 	if (inner->protocol == IPPROTO_TCP) {
 		__u8 *tcp = (void *)port_numbers;
 
@@ -488,7 +533,7 @@ int from_wire(struct __sk_buff *skb)
 /* A packet that went through the stack and leaves as its container sent it: no NAT changes its flow. */
 static __always_inline int left(struct __sk_buff *skb, __u32 before)
 {
-	if (skb->protocol != bpf_htons(ETH_P_IP))
+	if (!plain_ipv4(skb))
 		return TC_ACT_UNSPEC;
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	struct iphdr *ip = data + before;

@@ -34,6 +34,8 @@ from tests.testbed.netns.lab import Host, Lab
 from tests.testbed.netns.traffic import pinging, pings
 from tests.testbed.polling import eventually
 
+UDP_SEGMENT = 103
+
 
 @pytest.fixture(
     scope="module",
@@ -136,6 +138,22 @@ def test_a_small_udp_packet_and_its_answer_take_it_after_the_first(a: Host, b: H
     assert by_the_bridge(a) - before < 5000
 
 
+def test_several_datagrams_in_one_packet_arrive_as_they_were_sent(a: Host, b: Host) -> None:
+    """UDP_SEGMENT of linux/udp.h, as QUIC has it: the container hands them to the kernel as one."""
+    size, data = 1000, DATA[:20_500]
+    listener = namespaces.inside(b.container, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    with listener, namespaces.inside(a.container, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as end:
+        listener.bind(("0.0.0.0", 7010))
+        listener.settimeout(2)
+        end.connect((str(b.container_address), 7010))
+        for _ in range(3):
+            end.send(b"x")
+            listener.recv(10)
+        end.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, size)
+        end.send(data)
+        assert [listener.recv(65536) for _ in range(21)] == [data[at : at + size] for at in range(0, len(data), size)]
+
+
 def test_a_router_more_is_not_noticed_and_ttl_one_is_answered_by_the_host(a: Host, b: Host) -> None:
     """Two hosts lower the TTL by one each, as without the fast path."""
     seen = {}
@@ -198,6 +216,10 @@ def test_a_published_port_is_answered_from_the_address_that_was_asked(a: Host, b
         with echo(b):
             assert ask(a, b, 8081, count=5, address=published) == 5
             assert ask(a, b, 7007, count=5) == 5
+            # One socket that sends to both.
+            for _ in range(3):
+                assert ask(a, b, 7007, count=3, source_port=40404) == 3
+                assert ask(a, b, 8081, count=3, address=published, source_port=40404) == 3
         assert b.status()["fast_path"] == "on"
     finally:
         b.run("iptables", "-t", "nat", "-D", "PREROUTING", "-j", "DOCKER")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 
 import pytest
 
-from tests.testbed.netns import wire
+from tests.testbed.netns import namespaces, wire
 from tests.testbed.netns.fast_path import (
     DATA,
     all_arrives,
@@ -20,6 +21,8 @@ from tests.testbed.netns.fast_path import (
 )
 from tests.testbed.netns.lab import Host, Lab
 from tests.testbed.polling import eventually
+
+LOOK_S = 2.5
 
 
 @pytest.fixture(scope="module", params=["vxlan", pytest.param("udp", marks=pytest.mark.slow)])
@@ -54,6 +57,48 @@ def test_a_container_cannot_send_by_it_with_an_address_that_is_not_its_own(a: Ho
     eventually("it is counted", lambda: counted(a)["out_source"] > before["out_source"])
 
 
+def test_a_container_with_somebody_else_s_address_gets_nothing_that_is_for_others(a: Host, b: Host) -> None:
+    """The bridge's, where published ports are, and another container's: with CAP_NET_ADMIN it takes any address."""
+    thief = namespaces.unique("thief")
+    namespaces.make(thief)
+    try:
+        b.run(
+            "sh",
+            "-c",
+            f"ip link add vetht type veth peer name eth0 netns {thief} && ip link set vetht master docker0 up",
+        )
+        for number, address in enumerate((b.subnet[1], b.container_address)):
+            namespaces.ip(thief, "link set eth0 up", "address flush dev eth0", f"address add {address}/32 dev eth0")
+            time.sleep(2 * LOOK_S)
+            seen = wire.Sightings()
+            with wire.watching(thief, "eth0", seen):
+                for _ in range(3):
+                    wire.as_nobody(a.container, address, 9, wire.token(number))
+            assert seen.numbers == set()
+    finally:
+        b.run("ip", "link", "delete", "vetht")
+        namespaces.remove(thief)
+
+
+def test_a_tagged_frame_goes_to_no_vlan_of_the_underlay(lab: Lab, a: Host, b: Host) -> None:
+    """Neither from a container, which any with CAP_NET_RAW can send, nor to one."""
+    gateway, own = wire.mac_of(a.namespace, "docker0"), wire.mac_of(a.container, "eth0")
+    plain = wire.frame(gateway, own, wire.udp(a.container_address, b.container_address, 9, wire.token(5)))
+    seen = wire.Sightings()
+    with wire.watching(b.container, "eth0", seen):
+        wire.send(a.container, "eth0", [plain])
+    assert seen.numbers == {5}
+    tagged = wire.frame(gateway, own, wire.udp(a.container_address, b.container_address, 9, wire.token(6)))
+    tagged = tagged[:12] + b"\x81\x00\x00\x64" + tagged[12:]
+    before = counted(a)["sent"]
+    with wire.watching(b.container, "eth0", seen):
+        for _ in range(50):
+            wire.send(a.container, "eth0", [tagged])
+    time.sleep(2 * LOOK_S)
+    assert seen.numbers == {5}
+    assert counted(a)["sent"] - before < 50
+
+
 def test_a_limited_container_is_left_to_the_kernel(a: Host, b: Host) -> None:
     a.run("tc", "qdisc", "add", "dev", "vethc", "root", "tbf", "rate", "800mbit", "burst", "256k", "latency", "50ms")
     try:
@@ -85,6 +130,34 @@ def test_a_limited_container_is_left_to_the_kernel(a: Host, b: Host) -> None:
             "netdev mine",
         ),
         (
+            "nft add table inet mine; nft add chain inet mine in { type filter hook ingress device eth0 priority 0 "
+            "\\; }; nft add rule inet mine in ip saddr 192.0.2.1 drop",
+            "nft delete table inet mine",
+            "inet mine",
+        ),
+        (
+            "nft add table bridge mine; nft add chain bridge mine in { type filter hook forward priority 0 \\; "
+            "policy drop \\; }",
+            "nft delete table bridge mine",
+            "bridge mine",
+        ),
+        (
+            "tc qdisc add dev docker0 clsact; tc filter add dev docker0 ingress pref 9 bpf bytecode '1,6 0 0 0,' "
+            "classid 1:1",
+            "tc qdisc delete dev docker0 clsact",
+            "another filter",
+        ),
+        (
+            "tc qdisc add dev docker0 root tbf rate 800mbit burst 256k latency 50ms",
+            "tc qdisc delete dev docker0 root",
+            "queueing discipline of docker0",
+        ),
+        (
+            "ip route add blackhole $(ip -4 -o address show docker0 | sed 's|.* inet ||; s|.1/24 .*|.77|')",
+            "ip route delete $(ip route show type blackhole | cut -d' ' -f2)",
+            "the route to",
+        ),
+        (
             "tc qdisc add dev eth0 clsact 2>/dev/null; tc filter add dev eth0 ingress pref 9 bpf bytecode '1,6 0 0 0,' "
             "classid 1:1",
             "tc filter delete dev eth0 ingress pref 9",
@@ -96,7 +169,18 @@ def test_a_limited_container_is_left_to_the_kernel(a: Host, b: Host) -> None:
             "DROP",
         ),
     ],
-    ids=["policy-routing", "ipsec", "netdev", "filter", "drop-of-the-underlay"],
+    ids=[
+        "policy-routing",
+        "ipsec",
+        "netdev",
+        "inet-ingress",
+        "bridge-policy",
+        "filter",
+        "filter-of-the-bridge",
+        "limit-of-the-bridge",
+        "route",
+        "drop-of-the-underlay",
+    ],
 )
 def test_it_is_off_where_it_would_bypass_what_an_administrator_made(
     a: Host, b: Host, add: str, remove: str, word: str
@@ -111,6 +195,23 @@ def test_it_is_off_where_it_would_bypass_what_an_administrator_made(
     finally:
         a.run("sh", "-c", remove)
     fast(a)
+
+
+def test_a_peer_that_routes_lead_to_by_another_interface_is_left_to_the_kernel(a: Host, b: Host) -> None:
+    a.run("ip", "link", "add", "eth1", "type", "veth", "peer", "name", "eth1", "netns", b.namespace)
+    try:
+        for host, other, number in ((a, b, 1), (b, a, 2)):
+            namespaces.ip(host.namespace, f"address add 198.19.7.{number}/24 dev eth1", "link set eth1 up")
+            way = f"via 198.19.7.{3 - number} dev eth1 src {host.address}"
+            namespaces.ip(host.namespace, f"route add {other.address}/32 {way}")
+        assert "other interfaces than eth0" in slow(a)
+        before = int(a.run("cat", "/sys/class/net/eth1/statistics/tx_bytes"))
+        all_arrives(a, b)
+        assert int(a.run("cat", "/sys/class/net/eth1/statistics/tx_bytes")) - before > len(DATA)
+    finally:
+        a.run("ip", "link", "delete", "eth1")
+    fast(a)
+    fast(b)
 
 
 def test_spoofed_packets_of_a_peer_never_arrive_and_are_counted(lab: Lab, a: Host, b: Host) -> None:

@@ -47,9 +47,17 @@ def test_rules_are_not_read_again_while_the_kernel_tells_of_no_change(
     assert inside(namespace, partial(kept.sync, WANTED)).written
     assert [reads(), reads()] == [True, False]
     if backend == "iptables":
-        run(["ip", "netns", "exec", namespace, "ipset", "flush", "OVERLAYD-PEERS4"])
-        assert reads()
-        assert inside(namespace, partial(ipset.count, "OVERLAYD-PEERS4")) == len(WANTED.peers_of(4))
+        peers = frozenset(map(str, WANTED.peers_of(4)))
+        # Also where as many elements are there as before.
+        for harm in (
+            ["flush OVERLAYD-PEERS4"],
+            [f"del OVERLAYD-PEERS4 {min(peers)}", "add OVERLAYD-PEERS4 192.0.2.66"],
+        ):
+            for words in harm:
+                run(["ip", "netns", "exec", namespace, "ipset", *words.split()])
+            assert reads()
+            assert inside(namespace, partial(ipset.read, "OVERLAYD-PEERS4")) == peers
+            reads()
     # Also without a word of the kernel, as their counters are read along with them.
     reads()
     now[0] += REST_S

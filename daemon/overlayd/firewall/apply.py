@@ -53,19 +53,19 @@ class _Seen:
 
     desired: DesiredRules
     generation: int
-    counts: tuple[int | None, ...]
+    sets: tuple[bytes | None, ...]
 
     @classmethod
     def now(cls, desired: DesiredRules) -> Self | None:
-        """None where this kernel does not tell of changes: legacy iptables is in use, or ipset has no counts."""
+        """None where this kernel does not tell of changes: legacy iptables is in use, or there is no ipset."""
         generation = policies.nftables_generation()
         if generation is None or policies.has_legacy_iptables():
             return None
         try:
-            counts = tuple(ipset.count(name) for name in ours().sets)
+            sets = tuple(ipset.state(name) for name in ours().sets)
         except OverlaydError:
             return None
-        return cls(desired=desired, generation=generation, counts=counts)
+        return cls(desired=desired, generation=generation, sets=sets)
 
 
 class Firewall:

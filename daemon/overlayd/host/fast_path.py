@@ -16,11 +16,12 @@ from overlayd.fastpath.programs import Programs
 from overlayd.fastpath.records import Peer, Port, Reason, Settings
 from overlayd.host.data_path import DataPath
 from overlayd.host.parts import DesiredHost, HostContext, PartReport
-from overlayd.kernel import container_ports, ethtool, policies, tc
+from overlayd.kernel import container_ports, ethtool, interfaces, policies, tc
 from overlayd.kernel.container_ports import Bridge
 from overlayd.kernel.interfaces import read_bridges, router_macs, with_address_in
 from overlayd.kernel.tc import Direction, Filter
 from overlayd.leases.lease import Lease
+from overlayd.lib.addresses import IPNetwork
 from overlayd.lib.counters import counter, gauge
 from overlayd.lib.log import logger
 from overlayd.ruleset import survey
@@ -75,10 +76,15 @@ class FastPathPart:
         self._written: tuple[tuple[Lease, ...], Mapping[str, str]] | None = None
         # By the names of their leases: packing thousands again for each that comes would take longer than all else.
         self._packed: dict[str, _PackedPeer] = {}
+        self._paths: Mapping[str, str] | None = None
         self._has_direct = False
         self._unsupported: str | None = None
         # This kernel cannot write VXLAN's headers; found out by trying.
         self._receive_only = False
+        # At which news of the kernel's, for which subnets, and the route that was in the way then.
+        self._routes: tuple[tuple[int, frozenset[IPNetwork]], IPNetwork | None] | None = None
+        self._elsewhere: frozenset[str] = frozenset()
+        self._elsewhere_at: tuple[int, tuple[Lease, ...]] | None = None
         self._rules: tuple[PacketWay, int | None, float, str | None] | None = None
 
     def close(self) -> None:
@@ -101,11 +107,12 @@ class FastPathPart:
                 whole = True
                 raise _Off(f"only the backend {self._context.config.backend_type} itself can make its packets")
             changed = self._on(wire, own, network, endpoint)
-        except (_Off, OverlaydError) as error:
+        except (_Off, OverlaydError, OSError) as error:
+            # OSError: an interface has gone since it was read, a file cannot be read. Packets go all the same.
             reason = str(error)
             try:
                 changed = self._off(whole=whole)
-            except OverlaydError as failed:
+            except (OverlaydError, OSError) as failed:
                 reason = f"{reason}; and it cannot be taken away: {failed}"
         if reason != self._shown:
             log.info("fast path", state="off" if reason else "on", reason=reason)
@@ -143,12 +150,19 @@ class FastPathPart:
                 f"ethtool -K {underlay.ifname} tx off tx-udp_tnl-segmentation off"
             )
         bridge = self._bridge(own)
+        if not bridge.up:
+            raise _Off(f"{bridge.name} is switched off")
+        if bridge.limited:
+            raise _Off(f"it would bypass the queueing discipline of {bridge.name}: see tc qdisc")
+        self._read_paths(wire)
+        self._check_routes(own, network)
+        devices = (wire.device, underlay.ifname) if self._has_direct else (wire.device,)
         self._check(
             PacketWay(
                 own=own,
                 network=network,
                 bridge=bridge.name,
-                device=wire.device,
+                devices=tuple(dict.fromkeys(devices)),
                 underlay=underlay.ifname,
                 address=endpoint.address,
                 peers=_EVERY_ADDRESS,
@@ -156,7 +170,8 @@ class FastPathPart:
             )
         )
         places = self._places(wire, own, bridge)
-        filters = {index: tc.filters(index) for index in {index for index, _ in places}}
+        # By the bridge nothing of ours passes: but what filters there would be bypassed.
+        filters = {index: tc.filters(index) for index in {bridge.index, *(index for index, _ in places)}}
         _refuse_others(filters)
         programs = self._programs
         if programs is None:
@@ -167,6 +182,7 @@ class FastPathPart:
                 self._unsupported = error.message
                 raise
             self._written = None
+        self._read_elsewhere(wire)
         changed = self._write_peers(programs, wire)
         if self._has_direct:
             macs = router_macs(underlay.ifname, self._data_path.served_from)
@@ -220,6 +236,25 @@ class FastPathPart:
         if known[3] is not None:
             raise _Off(f"it would bypass a firewall rule: {known[3]}")
 
+    def _check_routes(self, own: IPv4Network, network: IPv4Network) -> None:
+        """Raises _Off where a route of an administrator's leads some containers' packets elsewhere, or drops them."""
+        state = self._context.watch.changes(), self._data_path.served_subnets
+        if self._routes is None or self._routes[0] != state:
+            subnets = {own, *state[1]}
+            in_the_way = (
+                route.dst
+                for route in interfaces.foreign_routes(network)
+                if any(
+                    route.dst.version == subnet.version
+                    and route.dst.subnet_of(subnet)  # type: ignore[arg-type]
+                    and (route.link is None or route.dst != subnet)
+                    for subnet in subnets
+                )
+            )
+            self._routes = state, next(in_the_way, None)
+        if self._routes[1] is not None:
+            raise _Off(f"it would bypass the route to {self._routes[1]}: see ip route")
+
     def _places(self, wire: Wire, own: IPv4Network, bridge: Bridge) -> dict[tuple[int, Direction], str]:
         """Where which program is to be. Raises _Off where an interface is missing."""
         try:
@@ -230,6 +265,8 @@ class FastPathPart:
         places = {(port.index, Direction.INGRESS): "from_container" for port in bridge.fast(own)}
         places[underlay, Direction.INGRESS] = "from_wire"
         places[device, Direction.EGRESS] = "left_ethernet" if wire.ethernet else "left_ip"
+        if self._has_direct:
+            places[underlay, Direction.EGRESS] = "left_ethernet"
         return places
 
     def _attach(
@@ -247,6 +284,10 @@ class FastPathPart:
                 changed = True
         for index in {index for index, _ in self._attached} - {index for index, _ in places}:
             changed = tc.detach(index) or changed
+        for index in {index for index, _ in places}:
+            # Another backend, or another way to peers, has a program at one end of an interface only.
+            if any(one.ours and (index, one.direction) not in places for one in filters[index]):
+                changed = tc.detach(index, keep={direction for at, direction in places if at == index}) or changed
         self._attached = dict(places)
         if not self._searched:
             # What a daemon before this one left on interfaces that are none of these.
@@ -271,13 +312,50 @@ class FastPathPart:
                 self._packed[lease.key_name] = packed
         changed = programs.write_peers({one.key: one.value for one in self._packed.values()})
         self._written = (served, paths)
-        self._has_direct = any(wire.paths[one.path] is WireFormat.DIRECT for one in self._packed.values())
         return changed
+
+    def _read_paths(self, wire: Wire) -> None:
+        """Whether a plain route leads to any peer."""
+        paths = self._data_path.paths
+        if self._paths is not paths:
+            self._paths = paths
+            self._has_direct = any(wire.paths.get(path) is WireFormat.DIRECT for path in paths.values())
+
+    def _read_elsewhere(self, wire: Wire) -> None:
+        """Which peers the kernel sends to by another interface than the underlay's, the only one of the programs.
+
+        Raises _Off where that is all of them: with the underlay's address on a dummy interface, as routers have it.
+        """
+        served, ifname = self._data_path.served, self._context.underlay.ifname
+        state = self._context.watch.changes(), served
+        if self._elsewhere_at is not None and self._elsewhere_at[0] == state[0] and self._elsewhere_at[1] is served:
+            return
+        there = [one for one in interfaces.foreign_routes(_EVERY_ADDRESS) if isinstance(one.dst, IPv4Network)]
+        masks = [(int(one.dst.network_address), int(one.dst.netmask), one) for one in there]
+        found = set()
+        for lease in served:
+            how, public = wire.paths.get(self._data_path.paths.get(lease.key_name, "")), lease.v4
+            if how is None or how is WireFormat.DIRECT or public is None:
+                continue
+            number = int(public.public_ip)
+            best = [one for base, mask, one in masks if number & mask == base]
+            longest = max((one.dst.prefixlen for one in best), default=-1)
+            best = [one for one in best if one.dst.prefixlen == longest]
+            least = min((one.metric for one in best), default=0)
+            if any(one.link not in (ifname, None) or one.several for one in best if one.metric == least):
+                found.add(lease.key_name)
+        if found != self._elsewhere:
+            self._elsewhere, self._written = frozenset(found), None
+            self._packed.clear()
+        self._elsewhere_at = state
+        if found and len(found) == len(served):
+            self._elsewhere_at = None
+            raise _Off(f"the routes to all peers are by other interfaces than {ifname}")
 
     def _peer(self, lease: Lease, path: str, wire: Wire) -> Peer | None:
         """A peer as the programs know it; None for one that they do not serve."""
         found, how = lease.v4, wire.paths.get(path)
-        if found is None or how is None:
+        if found is None or how is None or lease.key_name in self._elsewhere:
             return None
         mac = found.fields().get("vtepmac") if how is WireFormat.VXLAN else None
         if not isinstance(found.subnet, IPv4Network) or not isinstance(found.public_ip, IPv4Address):

@@ -7,6 +7,7 @@ The kernel tells of the addresses in a container's network namespace without ent
 from __future__ import annotations
 
 import errno
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from ipaddress import IPv4Address, IPv4Network
 from overlayd.errors import KernelRefused
 from overlayd.kernel import links
 from overlayd.kernel.links import LinkMessage
-from overlayd.lib.addresses import IPInterface
+from overlayd.lib.addresses import IPAddress, IPInterface
 
 # The queueing discipline of a veth that nobody limits.
 _NO_QUEUE = ("noqueue", "noop", None)
@@ -42,24 +43,36 @@ class ContainerPort:
 
 @dataclass(frozen=True, kw_only=True)
 class Bridge:
-    """A bridge: its name, index and MAC, and its ports that lead into other network namespaces, by index."""
+    """A bridge: its name, index and MAC, and its ports that lead into other network namespaces, by index.
+
+    `addresses` are those of this host. `up` and `limited`: the bridge is switched on; a queueing discipline is on it.
+    """
 
     name: str
     index: int
     mac: str
     ports: tuple[ContainerPort, ...]
+    addresses: frozenset[IPAddress] = frozenset()
+    up: bool = True
+    limited: bool = False
 
     def fast(self, subnet: IPv4Network) -> Iterator[ContainerPort]:
-        """The containers that may be reached past the bridge: with one address of that subnet, and without a limit."""
+        """The containers that may be reached past the bridge: with one address of that subnet, and without a limit.
+
+        None whose address another one has too, or this host: with CAP_NET_ADMIN a container takes any address, and
+        would get what is for the other, or for published ports.
+        """
+        times = Counter(one.ip for port in self.ports for one in port.addresses)
         for port in self.ports:
-            if port.address_in(subnet) is not None and not port.limited:
+            address = port.address_in(subnet)
+            if address is not None and not port.limited and times[address] == 1 and address not in self.addresses:
                 yield port
 
 
 def read(bridge: str) -> Bridge | None:
     """The containers on that bridge; None where there is no such bridge. Raises KernelRefused."""
     try:
-        there = links.read()
+        there, addresses = links.read(), links.read_addresses()
     except OSError as error:
         raise KernelRefused("link list", f"of {bridge}", error.errno or errno.EIO) from error
     found = next((link for link in there if link.name == bridge), None)
@@ -67,7 +80,13 @@ def read(bridge: str) -> Bridge | None:
         return None
     ports = (link for link in there if link.master == found.index and link.kind == "veth")
     return Bridge(
-        name=bridge, index=found.index, mac=found.mac, ports=tuple(port for link in ports for port in _port(link))
+        name=bridge,
+        index=found.index,
+        mac=found.mac,
+        ports=tuple(port for link in ports for port in _port(link)),
+        addresses=frozenset(one.address.ip for one in addresses),
+        up=found.up,
+        limited=found.qdisc not in _NO_QUEUE,
     )
 
 

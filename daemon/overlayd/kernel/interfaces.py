@@ -13,7 +13,7 @@ from typing import ParamSpec, TypeVar
 
 from overlayd.errors import KernelRefused
 from overlayd.kernel import links, routes
-from overlayd.kernel.foreign import BRIDGE, FLANNEL
+from overlayd.kernel.foreign import BRIDGE, FLANNEL, ForeignRoute
 from overlayd.kernel.links import LinkMessage
 from overlayd.kernel.routes import MainRoute
 from overlayd.lib.addresses import IPAddress, IPInterface, IPNetwork
@@ -124,6 +124,13 @@ def router_macs(ifname: str, peers: Collection[IPAddress]) -> tuple[str, ...]:
     known = [one for version in (4, 6) for one in links.read_neighbours(index, version)]
     of_peers = {mac for address, mac in known if address in peers}
     return tuple(sorted({mac for address, mac in known if address in gateways and address not in peers} - of_peers))
+
+
+@_refused_as("route list")
+def foreign_routes(network: IPNetwork) -> tuple[ForeignRoute, ...]:
+    """The routes of others, as foreign.py has it, inside a network. Raises KernelRefused."""
+    names = dict(socket.if_nameindex())
+    return tuple(routes.read(network.version, names, [network])[1])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ Every function opens a socket of its own and closes it.
 from __future__ import annotations
 
 import errno
+import hashlib
 import socket
 import struct
 from collections.abc import Collection, Iterator, Sequence
@@ -41,12 +42,10 @@ NFNL_SUBSYS_IPSET = 6
 NLA_F_NET_BYTEORDER = 0x4000
 CMD_CREATE, CMD_DESTROY, CMD_LIST, CMD_ADD, CMD_DEL = 2, 3, 7, 9, 10
 ATTR_PROTOCOL, ATTR_SETNAME, ATTR_TYPENAME, ATTR_REVISION, ATTR_FAMILY = 1, 2, 3, 4, 5
-ATTR_FLAGS, ATTR_DATA, ATTR_ADT, ATTR_LINENO = 6, 7, 8, 9
+ATTR_DATA, ATTR_ADT, ATTR_LINENO = 7, 8, 9
 # Inside ATTR_DATA; and inside ATTR_IP, by IP version.
-ATTR_IP, ATTR_CIDR, ATTR_MAXELEM, ATTR_ELEMENTS = 1, 3, 19, 24
+ATTR_IP, ATTR_CIDR, ATTR_MAXELEM = 1, 3, 19
 ATTR_IPADDR = {4: 1, 6: 2}
-# Of ATTR_FLAGS: the set itself, without its elements.
-LIST_HEADER = 1 << 2
 # Linux 4.18 takes no other protocol, and newer kernels take this one too.
 PROTOCOL = 6
 # The oldest revision of a kind. Linux 4.18 to 6.18 have it, and later ones bring nothing that is used here. An ipset(8)
@@ -66,21 +65,19 @@ def read(name: str) -> frozenset[str] | None:
     return None if found is None else frozenset(str(_element(key)) for key in found)
 
 
-def count(name: str) -> int | None:
-    """How many elements a set has, without reading them; None where there is no such set. Linux 4.9.
+def state(name: str) -> bytes | None:
+    """What is the same for as long as nobody changes a set, its elements included; None where there is no such set.
 
-    Raises UnsupportedError, KernelRefused.
+    The bytes of its list, which take a tenth of the time that elements take. Raises UnsupportedError, KernelRefused.
     """
+    found = hashlib.sha256()
     with _connection("read", name) as end:
         try:
-            for _flags, message in dump(_kind(CMD_LIST), _request(name, _number(ATTR_FLAGS, LIST_HEADER)), over=end):
-                found = attributes(attributes(message, _HEADER.size).get(ATTR_DATA, b"")).get(ATTR_ELEMENTS)
-                if found is None:
-                    raise UnsupportedError(f"this kernel does not tell the size of set {name}")
-                return int.from_bytes(found, "big")
+            for _flags, message in dump(_kind(CMD_LIST), _request(name), over=end):
+                found.update(message)
         except FileNotFoundError:
-            pass
-    return None
+            return None
+    return found.digest()
 
 
 def sync(name: str, version: int, elements: Collection[IPAddress] | Collection[IPNetwork], *, kind: str) -> bool:

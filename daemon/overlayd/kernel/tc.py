@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -108,14 +108,16 @@ def attach(index: int, direction: Direction, name: str, program_fd: int) -> None
         raise KernelRefused("filter add", f"{name} at interface {index}", error.errno or errno.EIO) from error
 
 
-def detach(index: int) -> bool:
+def detach(index: int, *, keep: Collection[Direction] = ()) -> bool:
     """Take our programs off an interface, and clsact where nobody else uses it; whether there were any.
+
+    Those of the directions `keep` stay.
 
     The interface sends nothing for some milliseconds when clsact comes or goes (dev_deactivate in net/sched/sch_api.c).
     Raises KernelRefused.
     """
     found = filters(index)
-    ours = [one for one in found if one.ours]
+    ours = [one for one in found if one.ours and one.direction not in keep]
     try:
         for one in ours:
             change(RTM_DELTFILTER, 0, _filter(index, one.direction, one.preference, one.handle))

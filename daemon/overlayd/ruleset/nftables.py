@@ -35,7 +35,9 @@ _WITHOUT_VERDICT = (
     "flow",
     "last",
 )
-# Of these, what says nothing about what the rule is for.
+# Rules themselves may put elements into sets with these flags, of which no generation tells; and what stands for those.
+_FILLED_BY_PACKETS, _ANY_ELEMENT = {"dynamic", "timeout"}, {"anything": None}
+# Of what decides nothing, what says nothing about what the rule is for.
 _OF_EVERY_RULE = ("counter", "comment", "last")
 
 
@@ -216,7 +218,7 @@ def parse(items: Iterable[Mapping[str, Any]], listing: str = "") -> tuple[BaseCh
             # nft 1.0.6 has the name of the table here instead of its flags, so the listing is preferred.
             flags[table] = str(body.get("flags", ""))
         elif kind in ("set", "map"):
-            sets.setdefault(table, {})[str(body.get("name"))] = body.get("elem", [])
+            sets.setdefault(table, {})[str(body.get("name"))] = _elements(body)
         elif kind == "chain":
             chains.setdefault(table, {}).setdefault(str(body.get("name")), [])
             if "hook" in body:
@@ -243,6 +245,12 @@ def parse(items: Iterable[Mapping[str, Any]], listing: str = "") -> tuple[BaseCh
         # No packet passes through the chains of a dormant table.
         if "dormant" not in flags.get(table, "")
     )
+
+
+def _elements(body: Mapping[str, Any]) -> list[Any]:
+    flags = body.get("flags", ())
+    may_get_more = _FILLED_BY_PACKETS.intersection([flags] if isinstance(flags, str) else flags)
+    return [*body.get("elem", ()), *([_ANY_ELEMENT] if may_get_more else ())]
 
 
 def _flags(listing: str) -> dict[tuple[str, str], str]:

@@ -142,15 +142,15 @@ def echo(host: Host, *, port: int = 7007) -> Iterator[int]:
 
 
 def ask(source: Host, target: Host, port: int, *, count: int, address: str = "", source_port: int = 0) -> int:
-    """How many of some datagrams, one after the other, are answered within a second each."""
-    answered = 0
+    """How many of some datagrams, one after the other, are answered within a second each, and from where they went."""
+    answered, where = 0, (address or str(target.container_address), port)
     with namespaces.inside(source.container, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as end:
         end.bind(("0.0.0.0", source_port))
         end.settimeout(1)
         for number in range(count):
-            end.sendto(f"{number:100}".encode(), (address or str(target.container_address), port))
+            end.sendto(f"{number:100}".encode(), where)
             with contextlib.suppress(TimeoutError):
-                answered += end.recv(1000) == f"{number:100}".encode()
+                answered += end.recvfrom(1000) == (f"{number:100}".encode(), where)
     return answered
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
@@ -16,7 +17,7 @@ WAY = PacketWay(
     own=IPv4Network("10.5.7.0/24"),
     network=IPv4Network("10.5.0.0/16"),
     bridge="docker0",
-    device="overlay.1",
+    devices=("overlay.1",),
     underlay="eth0",
     address=IPv4Address("198.18.1.2"),
     peers=IPv4Network("0.0.0.0/0"),
@@ -59,18 +60,20 @@ COMMIT
 """
 
 
-def judged(*more: str, nft: tuple[nftables.BaseChain, ...] | None = ()) -> str | None:
-    """What forbids it, with these rules before all others: `TABLE -A CHAIN …`."""
-    lines = OURS.splitlines()
+def judged(
+    *more: str, nft: tuple[nftables.BaseChain, ...] | None = (), chain: str = "EMPTY", way: PacketWay = WAY
+) -> str | None:
+    """What forbids it, with these rules before all others: `TABLE -A CHAIN …`. `chain` is one more in filter."""
+    lines = OURS.replace(":DOCKER -", f":{chain} - [0:0]\n:DOCKER -").splitlines()
     for rule in more:
         table, _, text = rule.partition(" ")
         if f"*{table}" not in lines:
-            lines += [f"*{table}", *(f":{chain} ACCEPT [0:0]" for chain in ("PREROUTING", "POSTROUTING")), "COMMIT"]
+            lines += [f"*{table}", *(f":{one} ACCEPT [0:0]" for one in ("PREROUTING", "POSTROUTING")), "COMMIT"]
         at = lines.index(f"*{table}")
         at = next(number for number in range(at, len(lines)) if lines[number][:3] in ("-A ", "COM"))
         lines.insert(at, text)
     kinds = [IptablesRules(command="iptables", tables=parse("\n".join(lines) + "\n"))]
-    return rule_in_the_way(kinds, nft, WAY)
+    return rule_in_the_way(kinds, nft, way)
 
 
 def test_docker_s_rules_and_ours_do_not() -> None:
@@ -91,6 +94,7 @@ def test_docker_s_rules_and_ours_do_not() -> None:
         "raw -A PREROUTING -d 10.5.7.2/32 ! -i docker0 -j DROP",
         "nat -A POSTROUTING -s 10.5.7.0/24 -j MASQUERADE",
         "filter -A INPUT -p udp -m udp --dport 8472 -j DROP",
+        "filter -A FORWARD -p tcp -m set --match-set OVERLAYD-LEASED4 dst -m tcp --dport 80 -j DROP",
         "filter -A OUTPUT -d 198.18.1.9/32 -j REJECT --reject-with icmp-port-unreachable",
     ],
 )
@@ -119,23 +123,59 @@ def test_a_rule_about_other_packets_does_not(rule: str) -> None:
     assert judged(rule) is None
 
 
+@pytest.mark.parametrize("chain", ["DOCKER", "DOCKER-BLOCK"])
+def test_in_docker_s_chains_and_in_those_with_such_a_name(chain: str) -> None:
+    dropped = f"{chain} -d 10.5.7.2/32 -p tcp -m tcp --dport 22 -j DROP"
+    assert dropped in (judged(f"filter -A {dropped}", f"filter -A FORWARD -j {chain}", chain=chain) or "")
+
+
+def test_a_rule_about_the_interface_of_plain_routes_does_where_one_leads_to_a_peer() -> None:
+    rule = "filter -A FORWARD -i eth0 -o docker0 -p tcp -m tcp --dport 22 -j DROP"
+    assert judged(rule) is None
+    assert judged(rule, way=replace(WAY, devices=("overlay.1", "eth0"))) == rule
+
+
 def test_rules_that_could_not_be_read_do() -> None:
     assert judged(nft=None) == "the rules of nftables could not be read"
     unread = IptablesRules(command="iptables-legacy", problem="Permission denied")
     assert rule_in_the_way([unread], (), WAY) == "iptables-legacy: Permission denied"
 
 
-@pytest.mark.parametrize(("family", "hook"), [("netdev", "ingress"), ("bridge", "forward"), ("inet", "forward")])
-def test_a_rule_of_nftables_does_also_below_ip(family: str, hook: str) -> None:
+@pytest.mark.parametrize(
+    ("family", "hook"), [("netdev", "ingress"), ("bridge", "forward"), ("inet", "forward"), ("inet", "ingress")]
+)
+@pytest.mark.parametrize("policy", ["accept", "drop"])
+def test_a_rule_or_policy_of_nftables_does_also_below_ip(family: str, hook: str, policy: str) -> None:
     table = {"family": family, "table": "mine", "handle": 1}
     parsed = nftables.parse(
         [
             {"table": {"family": family, "name": "mine", "handle": 1}},
-            {"chain": {**table, "name": "c", "type": "filter", "hook": hook, "prio": 0, "policy": "accept"}},
-            {"rule": {**table, "chain": "c", "expr": [{"drop": None}]}},
+            {"chain": {**table, "name": "c", "type": "filter", "hook": hook, "prio": 0, "policy": policy}},
+            *([{"rule": {**table, "chain": "c", "expr": [{"drop": None}]}}] if policy == "accept" else []),
         ]
     )
     assert f"{family} mine c" in (judged(nft=parsed) or "")
+
+
+def test_a_set_that_rules_fill_may_have_any_address() -> None:
+    table = {"family": "ip", "table": "mine", "handle": 1}
+    source = {"payload": {"protocol": "ip", "field": "saddr"}}
+    for flags, forbids in ((["timeout", "dynamic"], True), ([], False)):
+        parsed = nftables.parse(
+            [
+                {"table": {"family": "ip", "name": "mine", "handle": 1}},
+                {"set": {**table, "name": "bad", "type": "ipv4_addr", "flags": flags}},
+                {"chain": {**table, "name": "c", "type": "filter", "hook": "forward", "prio": 0, "policy": "accept"}},
+                {
+                    "rule": {
+                        **table,
+                        "chain": "c",
+                        "expr": [{"match": {"op": "==", "left": source, "right": "@bad"}}, {"drop": None}],
+                    }
+                },
+            ]
+        )
+        assert (judged(nft=parsed) is not None) is forbids
 
 
 def test_the_programs_source_says_how_it_may_be_used() -> None:
