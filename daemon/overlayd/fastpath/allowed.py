@@ -54,7 +54,7 @@ def rule_in_the_way(kinds: Sequence[IptablesRules], bases: Sequence[BaseChain] |
     """A rule that would be bypassed, or why that is not known; None where there is none.
 
     That is a rule, neither Docker's nor overlayd's, that does something with a packet between containers; any rule that
-    drops such a packet; one that drops or changes the outer packets; and any rule below IP.
+    drops such a packet; one that drops the outer packets, or translates their addresses; and any rule below IP.
     """
     unread = next((f"{kind.command}: {kind.problem}" for kind in kinds if kind.problem), None)
     if unread is not None or bases is None:
@@ -110,6 +110,9 @@ def _outer(kinds: Sequence[IptablesRules], bases: Sequence[BaseChain], way: Pack
         sent, source=way.peers, destination=way.address, in_device=way.underlay, out_device="", local=True
     )
     for packet, hooks in ((sent, SENT), (received, RECEIVED)):
+        for rule in rules_met(kinds, bases, packet, hooks):
+            if rule.startswith("nat ") and not _expected(rule):
+                yield rule
         found = trace_path(kinds, bases, packet, hooks, Match())
         for drop in (*found.drops, *found.doubts):
             yield drop.by

@@ -49,6 +49,8 @@ class Programs:
         self._peers: dict[bytes, bytes] = {}
         self._ports: dict[bytes, bytes] = {}
         self._routers: dict[bytes, bytes] = {}
+        # Whether they may be at work: those of a daemon before this one have maps of their own.
+        self._runs = False
         self._containers: dict[bytes, bytes] = {}
 
     def close(self) -> None:
@@ -58,10 +60,19 @@ class Programs:
     def write_settings(self, settings: Settings) -> None:
         """Say who this host is, and until when. Raises KernelRefused."""
         self._write("settings", {records.ZERO: settings.packed()}, {})
+        self._runs = True
 
     def stop(self) -> None:
-        """Leave every packet to the kernel from now on, until the next `write_settings`. Raises KernelRefused."""
+        """Leave every packet to the kernel from now on, until the next `write_settings`. Raises KernelRefused.
+
+        All flows are forgotten: meanwhile conntrack may change new ones with the same ports.
+        """
+        if not self._runs:
+            return
         self._write("settings", {records.ZERO: bytes(records.SETTINGS[1])}, {})
+        self._runs = False
+        for flow in list(self._maps["flows"].keys()):
+            self._maps["flows"].delete(flow)
 
     def write_peers(self, peers: Mapping[bytes, bytes]) -> bool:
         """Make the peers exactly these, by Peer.key and Peer.packed; whether any was not. Raises KernelRefused."""

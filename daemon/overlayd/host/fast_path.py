@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any, ClassVar
 
@@ -13,14 +12,14 @@ from overlayd.backends.wire import Wire, WireFormat
 from overlayd.errors import OverlaydError, UnsupportedError
 from overlayd.fastpath.allowed import PacketWay, rule_in_the_way
 from overlayd.fastpath.programs import Programs
-from overlayd.fastpath.records import Peer, Port, Reason, Settings
+from overlayd.fastpath.records import Port, Reason, Settings
 from overlayd.host.data_path import DataPath
+from overlayd.host.fast_peers import EVERY_ADDRESS, FastPeers
 from overlayd.host.parts import DesiredHost, HostContext, PartReport
-from overlayd.kernel import container_ports, ethtool, interfaces, policies, tc
-from overlayd.kernel.container_ports import Bridge
+from overlayd.kernel import ethtool, interfaces, policies, tc
+from overlayd.kernel.container_ports import ALL_S, Bridge, ContainerPorts
 from overlayd.kernel.interfaces import read_bridges, router_macs, with_address_in
 from overlayd.kernel.tc import Direction, Filter
-from overlayd.leases.lease import Lease
 from overlayd.lib.addresses import IPNetwork
 from overlayd.lib.counters import counter, gauge
 from overlayd.lib.log import logger
@@ -33,8 +32,6 @@ log = logger("host")
 VALID_S, VALID_LOOKS = 30.0, 4
 # Rules are read this often, in seconds, also when the kernel told of no change.
 RULES_S = 300.0
-# The largest network of peers that one route can be about: any address.
-_EVERY_ADDRESS = IPv4Network("0.0.0.0/0")
 
 PACKETS = counter(
     "overlayd_fast_path_packets_total",
@@ -46,14 +43,6 @@ ON = gauge("overlayd_fast_path_on", "1 while packets between containers take the
 
 class _Off(Exception):
     """Why packets go the kernel's way."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _PackedPeer:
-    lease: Lease
-    path: str
-    key: bytes
-    value: bytes
 
 
 class FastPathPart:
@@ -73,18 +62,12 @@ class FastPathPart:
         # What a daemon before this one left is looked for once.
         self._searched = False
         self._shown: str | None = ""
-        self._written: tuple[tuple[Lease, ...], Mapping[str, str]] | None = None
-        # By the names of their leases: packing thousands again for each that comes would take longer than all else.
-        self._packed: dict[str, _PackedPeer] = {}
-        self._paths: Mapping[str, str] | None = None
-        self._has_direct = False
+        self._peers = FastPeers(context, data_path)
         self._unsupported: str | None = None
-        # This kernel cannot write VXLAN's headers; found out by trying.
-        self._receive_only = False
         # At which news of the kernel's, for which subnets, and the route that was in the way then.
         self._routes: tuple[tuple[int, frozenset[IPNetwork]], IPNetwork | None] | None = None
-        self._elsewhere: frozenset[str] = frozenset()
-        self._elsewhere_at: tuple[int, tuple[Lease, ...]] | None = None
+        self._containers = ContainerPorts(clock)
+        self._at_containers: dict[int, tuple[float, tuple[Filter, ...]]] = {}
         self._rules: tuple[PacketWay, int | None, float, str | None] | None = None
 
     def close(self) -> None:
@@ -118,7 +101,7 @@ class FastPathPart:
             log.info("fast path", state="off" if reason else "on", reason=reason)
             self._shown = reason
         ON.set(0 if reason else 1)
-        if reason is None and self._receive_only:
+        if reason is None and self._peers.receive_only:
             reason = "packets that arrive take it, and this kernel cannot write VXLAN's headers (Linux 5.13 can)"
         status: dict[str, Any] = {"fast_path": reason or "on", "fast_paths": ()}
         if wire is not None and reason is None:
@@ -154,9 +137,9 @@ class FastPathPart:
             raise _Off(f"{bridge.name} is switched off")
         if bridge.limited:
             raise _Off(f"it would bypass the queueing discipline of {bridge.name}: see tc qdisc")
-        self._read_paths(wire)
+        has_direct = self._peers.has_direct(wire)
         self._check_routes(own, network)
-        devices = (wire.device, underlay.ifname) if self._has_direct else (wire.device,)
+        devices = (wire.device, underlay.ifname) if has_direct else (wire.device,)
         self._check(
             PacketWay(
                 own=own,
@@ -165,13 +148,13 @@ class FastPathPart:
                 devices=tuple(dict.fromkeys(devices)),
                 underlay=underlay.ifname,
                 address=endpoint.address,
-                peers=_EVERY_ADDRESS,
+                peers=EVERY_ADDRESS,
                 port=wire.port,
             )
         )
         places = self._places(wire, own, bridge)
         # By the bridge nothing of ours passes: but what filters there would be bypassed.
-        filters = {index: tc.filters(index) for index in {bridge.index, *(index for index, _ in places)}}
+        filters = self._filters(bridge, places)
         _refuse_others(filters)
         programs = self._programs
         if programs is None:
@@ -181,10 +164,11 @@ class FastPathPart:
                 # It will not be otherwise before the next start.
                 self._unsupported = error.message
                 raise
-            self._written = None
-        self._read_elsewhere(wire)
-        changed = self._write_peers(programs, wire)
-        if self._has_direct:
+            self._peers.forget()
+        if self._peers.all_elsewhere(wire):
+            raise _Off(f"the routes to all peers are by other interfaces than {underlay.ifname}")
+        changed = self._peers.write(programs, wire)
+        if has_direct:
             macs = router_macs(underlay.ifname, self._data_path.served_from)
             changed = programs.write_routers(macs) or changed
         changed = programs.write_ports(_ports(bridge, own)) or changed
@@ -203,15 +187,28 @@ class FastPathPart:
         counted = programs.counters()
         for reason, count in counted.items():
             PACKETS.set(count, of=reason.name.lower())
-        if counted[Reason.OUT_FAILED] and not counted[Reason.SENT] and not self._receive_only:
-            self._receive_only, self._written = True, None
-            self._packed.clear()
+        if counted[Reason.OUT_FAILED] and not counted[Reason.SENT]:
+            self._peers.leave_sending()
         return changed
+
+    def _filters(self, bridge: Bridge, places: Iterable[tuple[int, Direction]]) -> dict[int, tuple[Filter, ...]]:
+        """The filters at every place and at the bridge; those at containers are read again every ALL_S only."""
+        now, of_containers = self._clock(), {port.index for port in bridge.ports}
+        known, self._at_containers = self._at_containers, {}
+        found = {}
+        for index in {bridge.index, *(index for index, _ in places)}:
+            at, there = known.get(index, (float("-inf"), ()))
+            if index not in of_containers or now - at >= ALL_S:
+                at, there = now, tc.filters(index)
+            found[index] = there
+            if index in of_containers:
+                self._at_containers[index] = at, there
+        return found
 
     def _bridge(self, own: IPv4Network) -> Bridge:
         guests = read_bridges().of_guests
         for name in with_address_in((own,)):
-            if name in guests and (found := container_ports.read(name)):
+            if name in guests and (found := self._containers.read(name)):
                 return found
         raise _Off("no bridge carries this host's subnet yet")
 
@@ -265,7 +262,7 @@ class FastPathPart:
         places = {(port.index, Direction.INGRESS): "from_container" for port in bridge.fast(own)}
         places[underlay, Direction.INGRESS] = "from_wire"
         places[device, Direction.EGRESS] = "left_ethernet" if wire.ethernet else "left_ip"
-        if self._has_direct:
+        if self._peers.has_direct(wire):
             places[underlay, Direction.EGRESS] = "left_ethernet"
         return places
 
@@ -281,6 +278,7 @@ class FastPathPart:
             # Those of a daemon before this one have its maps.
             if (index, direction) not in self._attached or (index, direction) not in there:
                 programs.attach(index, direction, name)
+                self._at_containers.pop(index, None)
                 changed = True
         for index in {index for index, _ in self._attached} - {index for index, _ in places}:
             changed = tc.detach(index) or changed
@@ -297,77 +295,6 @@ class FastPathPart:
                     tc.detach(index)
             self._searched = True
         return changed
-
-    def _write_peers(self, programs: Programs, wire: Wire) -> bool:
-        served, paths = self._data_path.served, self._data_path.paths
-        if self._written is not None and self._written[0] is served and self._written[1] is paths:
-            return False
-        known, self._packed = self._packed, {}
-        for lease in served:
-            path, before = paths.get(lease.key_name, ""), known.get(lease.key_name)
-            if before is not None and before.lease is lease and before.path == path:
-                self._packed[lease.key_name] = before
-            elif peer := self._peer(lease, path, wire):
-                packed = _PackedPeer(lease=lease, path=path, key=peer.key(), value=peer.packed())
-                self._packed[lease.key_name] = packed
-        changed = programs.write_peers({one.key: one.value for one in self._packed.values()})
-        self._written = (served, paths)
-        return changed
-
-    def _read_paths(self, wire: Wire) -> None:
-        """Whether a plain route leads to any peer."""
-        paths = self._data_path.paths
-        if self._paths is not paths:
-            self._paths = paths
-            self._has_direct = any(wire.paths.get(path) is WireFormat.DIRECT for path in paths.values())
-
-    def _read_elsewhere(self, wire: Wire) -> None:
-        """Which peers the kernel sends to by another interface than the underlay's, the only one of the programs.
-
-        Raises _Off where that is all of them: with the underlay's address on a dummy interface, as routers have it.
-        """
-        served, ifname = self._data_path.served, self._context.underlay.ifname
-        state = self._context.watch.changes(), served
-        if self._elsewhere_at is not None and self._elsewhere_at[0] == state[0] and self._elsewhere_at[1] is served:
-            return
-        there = [one for one in interfaces.foreign_routes(_EVERY_ADDRESS) if isinstance(one.dst, IPv4Network)]
-        masks = [(int(one.dst.network_address), int(one.dst.netmask), one) for one in there]
-        found = set()
-        for lease in served:
-            how, public = wire.paths.get(self._data_path.paths.get(lease.key_name, "")), lease.v4
-            if how is None or how is WireFormat.DIRECT or public is None:
-                continue
-            number = int(public.public_ip)
-            best = [one for base, mask, one in masks if number & mask == base]
-            longest = max((one.dst.prefixlen for one in best), default=-1)
-            best = [one for one in best if one.dst.prefixlen == longest]
-            least = min((one.metric for one in best), default=0)
-            if any(one.link not in (ifname, None) or one.several for one in best if one.metric == least):
-                found.add(lease.key_name)
-        if found != self._elsewhere:
-            self._elsewhere, self._written = frozenset(found), None
-            self._packed.clear()
-        self._elsewhere_at = state
-        if found and len(found) == len(served):
-            self._elsewhere_at = None
-            raise _Off(f"the routes to all peers are by other interfaces than {ifname}")
-
-    def _peer(self, lease: Lease, path: str, wire: Wire) -> Peer | None:
-        """A peer as the programs know it; None for one that they do not serve."""
-        found, how = lease.v4, wire.paths.get(path)
-        if found is None or how is None or lease.key_name in self._elsewhere:
-            return None
-        mac = found.fields().get("vtepmac") if how is WireFormat.VXLAN else None
-        if not isinstance(found.subnet, IPv4Network) or not isinstance(found.public_ip, IPv4Address):
-            return None
-        return Peer(
-            subnet=found.subnet,
-            address=found.public_ip,
-            format=how,
-            mtu_bytes=self._context.backend.mtu_bytes,
-            receive_only=self._receive_only and how is WireFormat.VXLAN,
-            **({"mac": str(mac)} if mac else {}),
-        )
 
     def _off(self, *, whole: bool) -> bool:
         """Let the programs leave all to the kernel; take them away if `whole`, or where they are another daemon's.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
@@ -20,6 +20,8 @@ from overlayd.lib.addresses import IPAddress, IPInterface
 
 # The queueing discipline of a veth that nobody limits.
 _NO_QUEUE = ("noqueue", "noop", None)
+# In seconds. What changes inside a container without a change of its port is found so late.
+ALL_S = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +71,31 @@ class Bridge:
                 yield port
 
 
+class ContainerPorts:
+    """Reads the containers on a bridge: each port where it is another than before, and all of them every ALL_S."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        """`clock` is in seconds."""
+        self._clock = clock
+        self._known: dict[tuple[object, ...], ContainerPort] = {}
+        self._all_at = clock()
+
+    def read(self, bridge: str) -> Bridge | None:
+        """The containers on that bridge; None where there is no such bridge. Raises KernelRefused."""
+        if self._clock() - self._all_at >= ALL_S:
+            self._known, self._all_at = {}, self._clock()
+        known, self._known = self._known, {}
+        return _read(bridge, known, self._known)
+
+
 def read(bridge: str) -> Bridge | None:
     """The containers on that bridge; None where there is no such bridge. Raises KernelRefused."""
+    return _read(bridge, {}, {})
+
+
+def _read(
+    bridge: str, known: Mapping[tuple[object, ...], ContainerPort], now: dict[tuple[object, ...], ContainerPort]
+) -> Bridge | None:
     try:
         there, addresses = links.read(), links.read_addresses()
     except OSError as error:
@@ -78,12 +103,21 @@ def read(bridge: str) -> Bridge | None:
     found = next((link for link in there if link.name == bridge), None)
     if found is None or found.mac is None:
         return None
-    ports = (link for link in there if link.master == found.index and link.kind == "veth")
+    ports = []
+    for link in there:
+        if link.master == found.index and link.kind == "veth":
+            key = (link.index, link.name, link.mac, link.peer, link.namespace, link.flags, link.qdisc)
+            port = known.get(key) or next(_port(link), None)
+            if port is not None:
+                ports.append(port)
+                # One without an address is about to get it.
+                if any(address.version == 4 for address in port.addresses):
+                    now[key] = port
     return Bridge(
         name=bridge,
         index=found.index,
         mac=found.mac,
-        ports=tuple(port for link in ports for port in _port(link)),
+        ports=tuple(ports),
         addresses=frozenset(one.address.ip for one in addresses),
         up=found.up,
         limited=found.qdisc not in _NO_QUEUE,
