@@ -18,6 +18,7 @@ from ipaddress import IPv4Network
 
 import pytest
 
+from overlayd.fastpath.programs import OBJECT
 from tests.testbed.netns import lab as labs
 from tests.testbed.netns.docker_site import ALONE, LIVE_RESTORE, DockerSite
 from tests.testbed.netns.lab import SOURCES
@@ -76,8 +77,13 @@ def kill_overlayd(site: DockerSite) -> None:
 
 def upgrade_overlayd(site: DockerSite) -> None:
     site.b.stop()
-    newer = site.b.run_dir.parent / "newer"
+    newer = site.b.run_dir.parent / "newer" / SOURCES.name
     shutil.copytree(SOURCES, newer)
+    # A checkout has the fast path's programs in its build folder. Without them they would be taken away, and come back
+    # with the next event.
+    programs = newer.parent / OBJECT.relative_to(SOURCES.parent)
+    programs.parent.mkdir(parents=True)
+    shutil.copy(OBJECT, programs)
     with (newer / "overlayd/__init__.py").open("a") as file:
         file.write('__version__ += ".1"\n')
     with pytest.MonkeyPatch.context() as patch:
