@@ -28,7 +28,7 @@ CONFINED = ROOT / "tests/testbed/netns/confined.py"
 @pytest.fixture
 def confined(lab: Lab) -> Iterator[Host]:
     """A third host, whose daemon runs with the unit's confinement."""
-    host = lab.host("c", lease_ttl_s=5, start=False)
+    host = lab.host("c", lease_ttl_s=5, start=False, settings={"fast-path": "auto"})
     host.launcher = (sys.executable, str(CONFINED), str(UNIT), str(host.run_dir), str(host.state_dir), "--")
     try:
         host.start()

@@ -247,7 +247,7 @@ def test_off_and_cleanup_leave_no_program_behind(a: Host, b: Host) -> None:
         assert by_the_bridge(a) - before > len(DATA)
     finally:
         a.stop()
-        del a.settings["fast-path"]
+        a.settings["fast-path"] = "auto"
         a.start()
     fast(a)
     a.stop(signal.SIGKILL)

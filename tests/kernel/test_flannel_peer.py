@@ -49,9 +49,11 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     config = CONFIGS[request.param]
     with laboratory(tmp_path_factory.mktemp("flannel"), config) as lab:
         flannel = FlannelHost(lab, "f", SUBNET, config["Type"], direct="DirectRouting" in config)
-        ours = host_on(lab, "a", "10.5.20.0/24")
+        ours = host_on(lab, "a", "10.5.20.0/24", settings={"fast-path": "auto"})
         try:
             flannel.learn(ours)
+            if config["Type"] != "udp":
+                fast(ours)
             yield Pair(lab, ours, flannel)
         finally:
             flannel.stop()

@@ -68,7 +68,7 @@ def site(backend: str, firewall: str, tmp_path: Path, monkeypatch: pytest.Monkey
     use_iptables("nft", tmp_path / "bin", monkeypatch)
     with laboratory(tmp_path, BACKENDS[backend], dual=backend in DUAL) as lab:
         for name in ("a", "b"):
-            host = lab.host(name, start=False, settings={"firewall": firewall})
+            host = lab.host(name, start=False, settings={"firewall": firewall, "fast-path": "auto"})
             host.run("sysctl", "-qw", "net.ipv4.ip_forward=0", "net.ipv6.conf.all.forwarding=0")
             use_daemon_json(host, "{}")
             host.start()
@@ -215,8 +215,7 @@ def has_rules(host: Host) -> bool:
 def test_without_our_rules_the_same_strangers_get_in(tmp_path: Path) -> None:
     with laboratory(tmp_path, BACKENDS["vxlan"]) as lab:
         for name in ("a", "b"):
-            # The fast path drops some of them by itself.
-            lab.host(name, settings={"firewall": "none", "fast-path": "off"})
+            lab.host(name, settings={"firewall": "none"})
         with strangers_site(lab, "vxlan") as found:
             attempts = list(found.attempts())
             seen = arrived(found, attempts)

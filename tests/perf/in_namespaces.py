@@ -67,7 +67,8 @@ def _hosts(backend: str) -> Iterator[tuple[Lab, Host, Host, Path]]:
         tempfile.TemporaryDirectory(prefix="overlayd-bench-") as name,
         laboratory(Path(name), {"Type": backend}) as lab,
     ):
-        yield lab, lab.host("a"), lab.host("b"), Path(name)
+        first, second = (lab.host(one, settings={"fast-path": "auto"}) for one in "ab")
+        yield lab, first, second, Path(name)
 
 
 def _daemon(lab: Lab, topology: NamespaceTopology, backend: str, pace: Pace, idle_s: float) -> dict[str, Any]:

@@ -56,7 +56,7 @@ class DockerSite:
         """Values only; `docker_site` makes it."""
         self.lab = lab
         self.release = release
-        self.a, self.b, self.c = (lab.host(name, start=False) for name in "abc")
+        self.a, self.b, self.c = (lab.host(name, start=False, settings={"fast-path": "auto"}) for name in "abc")
         self.dockers: Mapping[str, Docker] = {}
         # What Docker alone has written for the first container, by IP version.
         self.alone: dict[int, str] = {}

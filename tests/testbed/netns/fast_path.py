@@ -45,7 +45,7 @@ def fast_laboratory(folder: Path, backend: str) -> Iterator[Lab]:
     """A lab with hosts a and b, between which packets take the fast path."""
     with laboratory(folder, CONFIGS[backend]) as lab:
         for name in ("a", "b"):
-            lab.host(name, settings={"healthz-port": HEALTH})
+            lab.host(name, settings={"healthz-port": HEALTH, "fast-path": "auto"})
         eventually("b is reachable from a", lambda: pings(lab.hosts[0], lab.hosts[1]))
         for host in lab.hosts:
             if backend == "udp":
