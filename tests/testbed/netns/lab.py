@@ -94,8 +94,7 @@ class Host:
             "state-dir": self.state_dir,
             "resync-s": 2,
             "lease-ttl-s": self._lease_ttl_s,
-            # An interface that it comes to loses a packet or two (kernel/tc.py), which tests would count as theirs.
-            "fast-path": "off",
+            "fast-path": "off",  # an interface that it comes to loses a packet or two (kernel/tc.py)
             # Else the daemon would read this machine's own settings.
             "config-file": os.devnull,
             **self.settings,
