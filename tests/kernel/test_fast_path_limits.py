@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.kernel.test_fast_path import a, b
 from tests.testbed.netns import namespaces, wire
 from tests.testbed.netns.fast_path import (
     DATA,
@@ -22,6 +23,8 @@ from tests.testbed.netns.fast_path import (
 from tests.testbed.netns.lab import Host, Lab
 from tests.testbed.polling import eventually
 
+__all__ = ["a", "b"]
+
 LOOK_S = 2.5
 
 
@@ -30,20 +33,6 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     """Hosts a and b, between which packets take the fast path."""
     with fast_laboratory(tmp_path_factory.mktemp("fast"), request.param) as lab:
         yield lab
-
-
-@pytest.fixture
-def a(lab: Lab) -> Host:
-    """The first host, on the fast path."""
-    fast(lab.hosts[0])
-    return lab.hosts[0]
-
-
-@pytest.fixture
-def b(lab: Lab) -> Host:
-    """The second host, on the fast path."""
-    fast(lab.hosts[1])
-    return lab.hosts[1]
 
 
 def test_a_container_cannot_send_by_it_with_an_address_that_is_not_its_own(a: Host, b: Host) -> None:

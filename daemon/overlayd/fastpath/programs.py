@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from overlayd.errors import KernelRefused, UnsupportedError
@@ -33,7 +33,6 @@ class Programs:
         except FileNotFoundError:
             raise UnsupportedError("the programs of the fast path were not built: invoke rpm.bpf") from None
         self._loaded = Loaded(data)
-        self._processors = processors()
         self._maps = {
             name: self._loaded.map(name, sizes)
             for name, sizes in (
@@ -43,7 +42,7 @@ class Programs:
                 ("ports", records.PORTS),
                 ("flows", records.FLOWS),
                 ("routers", records.ROUTERS),
-                ("counters", (4, records.COUNTER_BYTES * self._processors)),
+                ("counters", (4, records.COUNTER_BYTES * processors())),
             )
         }
         self._peers: dict[bytes, bytes] = {}
@@ -71,8 +70,7 @@ class Programs:
             return
         self._write("settings", {records.ZERO: bytes(records.SETTINGS[1])}, {})
         self._runs = False
-        for flow in list(self._maps["flows"].keys()):
-            self._maps["flows"].delete(flow)
+        self._forget_flows(lambda _address: True)
 
     def write_peers(self, peers: Mapping[bytes, bytes]) -> bool:
         """Make the peers exactly these, by Peer.key and Peer.packed; whether any was not. Raises KernelRefused."""
@@ -98,13 +96,14 @@ class Programs:
         # An address is looked up first: so it comes last, and goes first. The kernel has removed it with the interface.
         self._write("containers", containers, self._containers)
         self._containers = containers
-        self._forget_flows(set(gone))
+        if gone:
+            # Another container may have the address, and published ports.
+            self._forget_flows(gone.__contains__)
         return before != described or bool(gone)
 
-    def attach(self, index: int, direction: Direction, name: str) -> bool:
-        """Put a program at an interface unless it is there; whether it was not. Raises KernelRefused."""
+    def attach(self, index: int, direction: Direction, name: str) -> None:
+        """Put a program at an interface, in place of one of ours there. Raises KernelRefused."""
         tc.attach(index, direction, name, self._loaded.program(name))
-        return True
 
     def counters(self) -> Mapping[Reason, int]:
         """How many packets, by reason."""
@@ -114,12 +113,11 @@ class Programs:
             found[reason] = records.total(value) if value is not None else 0
         return found
 
-    def _forget_flows(self, addresses: set[bytes]) -> None:
-        """Forget the flows of containers that are gone: another container may have the address, and published ports."""
-        if addresses:
-            for flow in list(self._maps["flows"].keys()):
-                if flow[:4] in addresses:
-                    self._maps["flows"].delete(flow)
+    def _forget_flows(self, of: Callable[[bytes], bool]) -> None:
+        """Forget the flows whose first address this is true of."""
+        for flow in list(self._maps["flows"].keys()):
+            if of(flow[:4]):
+                self._maps["flows"].delete(flow)
 
     def _write(self, name: str, desired: Mapping[bytes, bytes], before: Mapping[bytes, bytes]) -> None:
         table = self._maps[name]

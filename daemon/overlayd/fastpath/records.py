@@ -17,7 +17,6 @@ _SETTINGS = struct.Struct("=Q4sIIH6s4x")
 _SUBNET = struct.Struct("=I4s")
 _PEER = struct.Struct("=4sHB?6s2x")
 _PORT = struct.Struct("=4s6s6s")
-_FLOW = struct.Struct("=4s4s4xI")
 
 
 class Reason(IntEnum):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
@@ -107,7 +106,7 @@ def _read(
     for link in there:
         if link.master == found.index and link.kind == "veth":
             key = (link.index, link.name, link.mac, link.peer, link.namespace, link.flags, link.qdisc)
-            port = known.get(key) or next(_port(link), None)
+            port = known.get(key) or _port(link)
             if port is not None:
                 ports.append(port)
                 # One without an address is about to get it.
@@ -124,18 +123,21 @@ def _read(
     )
 
 
-def _port(link: LinkMessage) -> Iterator[ContainerPort]:
-    """The port that a link is; nothing where the container is gone, or the other end is in this namespace."""
+def _port(link: LinkMessage) -> ContainerPort | None:
+    """The port that a link is; None where the container is gone, or the other end is in this namespace."""
     if link.namespace is None:
-        return
-    with suppress(OSError):
+        return None
+    try:
         mac = next((one.mac for one in links.read(link.namespace) if one.index == link.peer), None)
         found = links.read_addresses(link.namespace)
-        if mac is not None:
-            yield ContainerPort(
-                index=link.index,
-                name=link.name,
-                mac=mac,
-                addresses=tuple(one.address for one in found if one.index == link.peer),
-                limited=link.qdisc not in _NO_QUEUE,
-            )
+    except OSError:
+        return None
+    if mac is None:
+        return None
+    return ContainerPort(
+        index=link.index,
+        name=link.name,
+        mac=mac,
+        addresses=tuple(one.address for one in found if one.index == link.peer),
+        limited=link.qdisc not in _NO_QUEUE,
+    )

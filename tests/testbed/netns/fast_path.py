@@ -104,12 +104,6 @@ def a_rule(host: Host, *words: str) -> Iterator[None]:
         host.run("iptables", "-D", *words)
 
 
-@contextmanager
-def steady() -> Iterator[None]:
-    """Nothing is changed."""
-    yield
-
-
 def programs(host: Host) -> list[str]:
     """What is attached to the host's interfaces, with the queueing disciplines that only programs need."""
     return filters(host) + [line for line in host.run("tc", "qdisc", "show").splitlines() if "clsact" in line]
