@@ -18,7 +18,7 @@ from tests.testbed.polling import eventually
 def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[subprocess.Popen[bytes]]:
     """A process that the pid file names, and no Docker that answers."""
     program = shutil.copy(shutil.which("sleep") or "", tmp_path / "dockerd")
-    for name in ("PIDFILE", "STARTED_BY"):
+    for name in ("PIDFILE", "STARTED_BY", "USERS"):
         monkeypatch.setattr(dockerd, name, tmp_path / name)
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/nowhere")
     with subprocess.Popen([program, "300"]) as process:
