@@ -90,8 +90,15 @@ class ClusterSite:
 
 
 def wait_for_probes(machine: Machine) -> None:
-    """Wait until both probe containers on a host run commands."""
-    eventually(f"the containers on {machine.name} run", machine.probes_run, timeout_s=machine.patience_s)
+    """Wait until both probe containers on a host run commands. Raises OverlaydError with what docker says of them."""
+    try:
+        eventually(f"the containers on {machine.name} run", machine.probes_run, timeout_s=machine.patience_s)
+    except OverlaydError as error:
+        told = machine.shell(
+            "docker ps --all --quiet | xargs docker inspect --format '{{.Name}}: {{json .State}}' 2>&1 || true; "
+            "systemctl is-active docker overlayd; journalctl --unit docker --lines 40 --no-pager --output cat || true"
+        )
+        raise OverlaydError(f"{error}\n{told}") from error
 
 
 def find(name: str) -> ClusterSite | None:
