@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
 /* The fast path: packets between containers of two hosts, past the host's network stack.
  *
- * from_container  tc ingress of the host's end of a container's veth: encapsulates, and sends by the underlay.
- * from_wire       tc ingress of the underlay's interface: checks, decapsulates, and hands over to the container.
- * left            tc egress of the device that the kernel's way sends by: learns which flows leave unrewritten.
+ * overlayd_out   ingress of the host's end of a container's veth: encapsulates, and sends by the underlay.
+ * overlayd_in    ingress of the underlay's interface: checks, decapsulates, and hands over to the container.
+ * overlayd_left  egress of the device that the kernel's way sends by: learns which flows leave unrewritten; _leftip
+ *                where packets have no Ethernet header there.
  *
- * Whatever does not fit exactly is left to filters after this one and to the kernel (TC_ACT_UNSPEC), whose way stays
- * underneath, whole.
+ * Whatever does not fit exactly is left to what sees packets after these and to the kernel (TC_ACT_UNSPEC), whose way
+ * stays underneath, whole.
  */
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
@@ -42,9 +43,9 @@ enum format { ROUTES, UDP, VXLAN };
 
 enum reason {
 	SENT, RECEIVED,
-	/* from_container */
+	/* overlayd_out */
 	OUT_PROTOCOL, OUT_SHAPE, OUT_SOURCE, OUT_NEW, OUT_SIZE, OUT_FAILED, OUT_LOST,
-	/* from_wire */
+	/* overlayd_in */
 	IN_SHAPE, IN_STRANGER, IN_SPOOFED, IN_UNKNOWN, IN_FAILED,
 	OFF,
 	REASONS,
@@ -276,7 +277,7 @@ struct __attribute__((packed)) outer {
 #define OUTER_UDP (sizeof(struct iphdr) + sizeof(struct udphdr))
 
 SEC("tc")
-int from_container(struct __sk_buff *skb)
+int overlayd_out(struct __sk_buff *skb)
 {
 	if (!plain_ipv4(skb))
 		return TC_ACT_UNSPEC;
@@ -403,7 +404,7 @@ int from_container(struct __sk_buff *skb)
 }
 
 SEC("tc")
-int from_wire(struct __sk_buff *skb)
+int overlayd_in(struct __sk_buff *skb)
 {
 	if (!plain_ipv4(skb))
 		return TC_ACT_UNSPEC;
@@ -555,13 +556,13 @@ static __always_inline int left(struct __sk_buff *skb, __u32 before)
 }
 
 SEC("tc")
-int left_ethernet(struct __sk_buff *skb)
+int overlayd_left(struct __sk_buff *skb)
 {
 	return left(skb, ETH_HLEN);
 }
 
 SEC("tc")
-int left_ip(struct __sk_buff *skb)
+int overlayd_leftip(struct __sk_buff *skb)
 {
 	return left(skb, 0);
 }

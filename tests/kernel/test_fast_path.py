@@ -41,6 +41,7 @@ UDP_SEGMENT = 103
     scope="module",
     params=[
         "vxlan",
+        "vxlan clsact",
         "host-gw",
         pytest.param("udp", marks=pytest.mark.slow),
         pytest.param("auto", marks=pytest.mark.slow),

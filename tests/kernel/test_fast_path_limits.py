@@ -28,7 +28,7 @@ __all__ = ["a", "b"]
 LOOK_S = 2.5
 
 
-@pytest.fixture(scope="module", params=["vxlan", pytest.param("udp", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=["vxlan", "vxlan clsact", pytest.param("udp", marks=pytest.mark.slow)])
 def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """Hosts a and b, between which packets take the fast path."""
     with fast_laboratory(tmp_path_factory.mktemp("fast"), request.param) as lab:
@@ -149,7 +149,8 @@ def test_a_limited_container_is_left_to_the_kernel(a: Host, b: Host) -> None:
         (
             "tc qdisc add dev eth0 clsact 2>/dev/null; tc filter add dev eth0 ingress pref 9 bpf bytecode '1,6 0 0 0,' "
             "classid 1:1",
-            "tc filter delete dev eth0 ingress pref 9",
+            "tc filter delete dev eth0 ingress pref 9; "
+            "tc filter show dev eth0 ingress | grep -q . || tc qdisc delete dev eth0 clsact",
             "another filter",
         ),
         (

@@ -55,8 +55,8 @@ def test_a_host_is_moved_from_flannel_and_back(
         losses.fault(f"host moved from flannel, {name}", kind).record(record_property)
         assert losses.lost <= LOST_AT_MOST, (name, losses)
     if kind == "host-gw":
-        # flannel's routes are taken over in place. An interface sends nothing for a moment when clsact comes to it, at
-        # the first start of the fast path (kernel/tc.py).
+        # flannel's routes are taken over in place. Before Linux 6.6 an interface sends nothing for a moment when
+        # clsact comes to it, at the first start of the fast path (kernel/tc.py).
         assert there.lost <= CLSACT_LOST_AT_MOST, there
 
 

@@ -13,7 +13,7 @@ from overlayd.commands.output import print_line
 from overlayd.docker.options import DOCKER_ENV, RECORD
 from overlayd.errors import BusyError, OverlaydError
 from overlayd.host import other_networks
-from overlayd.kernel import netlink, tc
+from overlayd.kernel import attached, netlink
 from overlayd.lib import hostlock
 from overlayd.lib.marks import ours
 from overlayd.lib.ownership import require_ours
@@ -39,7 +39,7 @@ def _clean(settings: Settings) -> int:
     undone = partial(undo.cleanup, settings.run_dir, AllowedCommands(folder=settings.extension_commands))
     failures: list[str] = []
     # The data path goes before the rules that keep strangers out of it.
-    for what in (tc.cleanup, undone, netlink.cleanup, firewalld.cleanup, firewall.cleanup, other_networks.forget):
+    for what in (attached.cleanup, undone, netlink.cleanup, firewalld.cleanup, firewall.cleanup, other_networks.forget):
         try:
             for line in what():
                 print_line(f"removed {line}")

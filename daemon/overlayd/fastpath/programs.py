@@ -11,7 +11,7 @@ from overlayd.errors import KernelRefused, UnsupportedError
 from overlayd.fastpath import records
 from overlayd.fastpath.libbpf import Loaded, processors
 from overlayd.fastpath.records import Port, Reason, Settings
-from overlayd.kernel import tc
+from overlayd.kernel import attached
 from overlayd.kernel.tc import Direction
 
 _HERE = Path(__file__)
@@ -102,8 +102,8 @@ class Programs:
         return before != described or bool(gone)
 
     def attach(self, index: int, direction: Direction, name: str) -> None:
-        """Put a program at an interface, in place of one of ours there. Raises KernelRefused."""
-        tc.attach(index, direction, name, self._loaded.program(name))
+        """Put a program at an interface, in place of one of ours there. Raises KernelRefused, OverlaydError."""
+        attached.attach(index, direction, name, self._loaded.program(name))
 
     def counters(self) -> Mapping[Reason, int]:
         """How many packets, by reason."""

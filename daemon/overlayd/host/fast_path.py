@@ -16,7 +16,7 @@ from overlayd.fastpath.records import Port, Reason, Settings
 from overlayd.host.data_path import DataPath
 from overlayd.host.fast_peers import EVERY_ADDRESS, FastPeers
 from overlayd.host.parts import DesiredHost, HostContext, PartReport
-from overlayd.kernel import ethtool, interfaces, policies, tc
+from overlayd.kernel import attached, ethtool, interfaces, policies
 from overlayd.kernel.container_ports import ALL_S, Bridge, ContainerPorts
 from overlayd.kernel.interfaces import read_bridges, router_macs, with_address_in
 from overlayd.kernel.tc import Direction, Filter
@@ -199,7 +199,7 @@ class FastPathPart:
         for index in {bridge.index, *(index for index, _ in places)}:
             at, there = known.get(index, (float("-inf"), ()))
             if index not in of_containers or now - at >= ALL_S:
-                at, there = now, tc.filters(index)
+                at, there = now, attached.read(index)
             found[index] = there
             if index in of_containers:
                 self._at_containers[index] = at, there
@@ -259,11 +259,11 @@ class FastPathPart:
             device = socket.if_nametoindex(wire.device)
         except OSError as error:
             raise _Off(f"the interface {wire.device} is missing: {error.strerror}") from error
-        places = {(port.index, Direction.INGRESS): "from_container" for port in bridge.fast(own)}
-        places[underlay, Direction.INGRESS] = "from_wire"
-        places[device, Direction.EGRESS] = "left_ethernet" if wire.ethernet else "left_ip"
+        places = {(port.index, Direction.INGRESS): "overlayd_out" for port in bridge.fast(own)}
+        places[underlay, Direction.INGRESS] = "overlayd_in"
+        places[device, Direction.EGRESS] = "overlayd_left" if wire.ethernet else "overlayd_leftip"
         if self._peers.has_direct(wire):
-            places[underlay, Direction.EGRESS] = "left_ethernet"
+            places[underlay, Direction.EGRESS] = "overlayd_left"
         return places
 
     def _attach(
@@ -281,18 +281,15 @@ class FastPathPart:
                 self._at_containers.pop(index, None)
                 changed = True
         for index in {index for index, _ in self._attached} - {index for index, _ in places}:
-            changed = tc.detach(index) or changed
+            changed = attached.detach(index) or changed
         for index in {index for index, _ in places}:
             # Another backend, or another way to peers, has a program at one end of an interface only.
             if any(one.ours and (index, one.direction) not in places for one in filters[index]):
-                changed = tc.detach(index, keep={direction for at, direction in places if at == index}) or changed
+                changed = attached.detach(index, keep={direction for at, direction in places if at == index}) or changed
         self._attached = dict(places)
         if not self._searched:
             # What a daemon before this one left on interfaces that are none of these.
-            kept = {index for index, _ in places}
-            for index, _name in socket.if_nameindex():
-                if index not in kept:
-                    tc.detach(index)
+            attached.keep_only({index for index, _ in places})
             self._searched = True
         return changed
 
@@ -302,12 +299,12 @@ class FastPathPart:
         Returns whether there were any. Raises KernelRefused.
         """
         if self._programs is not None and not whole:
-            # Taking them away and back would cost packets (kernel/tc.py).
+            # By clsact, taking them away and back would cost packets (kernel/tc.py).
             self._programs.stop()
             return False
         found: list[str] = []
         if self._attached or not self._searched:
-            found = list(tc.cleanup())
+            found = list(attached.cleanup())
             self._searched = True
         self.close()
         return bool(found)

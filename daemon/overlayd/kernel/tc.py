@@ -1,12 +1,11 @@
-"""BPF programs at the two ends of an interface (tc-bpf(8)): those with our mark are found, put there, and taken away.
+"""BPF programs as filters of the queueing discipline clsact (tc-bpf(8)), where the kernel has no TCX (attached.py).
 
-They are filters of the queueing discipline clsact, which others may use too. Ours have our name and our preference.
+Others may use clsact too. Ours have our name and our preference.
 """
 
 from __future__ import annotations
 
 import errno
-import socket
 import struct
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -47,27 +46,25 @@ class Direction(IntEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Filter:
-    """A filter at an interface, whosever it is: its kind as tc(8) names it, its place, and its name if it has one."""
+    """A filter at an interface, whosever it is: its kind as tc(8) names it, its place, and its name if it has one.
+
+    Of kind `tcx` it is a program without clsact, and `handle` is its id. `ours`: it has this network's mark;
+    `of_overlayd`: that of any network of this host.
+    """
 
     index: int
     direction: Direction
     kind: str
-    preference: int
+    preference: int = 0
     handle: int
     name: str = ""
-
-    @property
-    def ours(self) -> bool:
-        """Whether it has this network's mark."""
-        return self.kind == "bpf" and self.name.startswith(_prefix())
-
-    @property
-    def of_overlayd(self) -> bool:
-        """Whether it has the mark of any network of this host."""
-        return self.kind == "bpf" and self.name.partition(":")[0] in marks.ALIASES
+    ours: bool = False
+    of_overlayd: bool = False
 
     def __str__(self) -> str:
         name = f" {self.name}" if self.name else ""
+        if self.kind == "tcx":
+            return f"program {self.handle}{name}, {self.direction.name.lower()}: see bpftool prog show id {self.handle}"
         return f"{self.kind}{name}, {self.direction.name.lower()}, preference {self.preference}"
 
 
@@ -113,7 +110,7 @@ def detach(index: int, *, keep: Collection[Direction] = ()) -> bool:
 
     Those of the directions `keep` stay.
 
-    The interface sends nothing for some milliseconds when clsact comes or goes (dev_deactivate in net/sched/sch_api.c).
+    The interface sends nothing for up to 60 ms when clsact comes or goes (dev_deactivate in net/sched/sch_generic.c).
     Raises KernelRefused.
     """
     found = filters(index)
@@ -129,13 +126,6 @@ def detach(index: int, *, keep: Collection[Direction] = ()) -> bool:
     return bool(ours)
 
 
-def cleanup() -> Iterator[str]:
-    """Take our programs off every interface, also after a crash; yields what was removed. Raises KernelRefused."""
-    for index, name in socket.if_nameindex():
-        if detach(index):
-            yield f"fast path at {name}"
-
-
 def _filters(index: int, direction: Direction) -> Iterator[Filter]:
     for _flags, message in dump(RTM_GETTFILTER, _TC.pack(0, index, 0, direction, 0)):
         _family, at, handle, parent, info = _TC.unpack_from(message)
@@ -144,9 +134,16 @@ def _filters(index: int, direction: Direction) -> Iterator[Filter]:
         if TCA_OPTIONS in found and at == index and parent == direction:
             options = attributes(found[TCA_OPTIONS])
             kind = string(found.get(TCA_KIND)) or ""
-            name = string(options.get(TCA_BPF_NAME)) if kind == "bpf" else None
+            name = (string(options.get(TCA_BPF_NAME)) if kind == "bpf" else None) or ""
             yield Filter(
-                index=index, direction=direction, kind=kind, preference=info >> 16, handle=handle, name=name or ""
+                index=index,
+                direction=direction,
+                kind=kind,
+                preference=info >> 16,
+                handle=handle,
+                name=name,
+                ours=name.startswith(_prefix()),
+                of_overlayd=name.partition(":")[0] in marks.ALIASES,
             )
 
 

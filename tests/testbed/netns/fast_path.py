@@ -11,6 +11,7 @@ import hashlib
 import json
 import random
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -20,10 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from overlayd.errors import CommandFailed
+from overlayd.kernel import tcx
+from overlayd.kernel.tc import Direction
 from overlayd.lib import process
 from tests.testbed.netns import namespaces
 from tests.testbed.netns.lab import Host, Lab, laboratory
-from tests.testbed.netns.traffic import pings, send_over_tcp
+from tests.testbed.netns.traffic import Losses, pings, send_over_tcp
 from tests.testbed.polling import eventually
 
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -36,16 +39,28 @@ DATA = random.Random(14).randbytes(3_000_000)
 # What the first packets of a connection and acknowledgements may take of the kernel's way.
 FEW_BYTES = len(DATA) // 20
 HEALTH = 9470
+WITHOUT_TCX, CONFINED = (Path(__file__).with_name(name) for name in ("without_tcx.py", "confined.py"))
+UNIT = Path(__file__).parents[3] / "rpm/units/overlayd.service"
 # linux/in.h; Python has none of them.
 IP_RECVERR, IP_RECVTTL = 11, 12
 
 
 @contextmanager
-def fast_laboratory(folder: Path, backend: str) -> Iterator[Lab]:
-    """A lab with hosts a and b, between which packets take the fast path."""
+def fast_laboratory(folder: Path, backend: str, *, confined: bool = False) -> Iterator[Lab]:
+    """A lab with hosts a and b, between which packets take the fast path. `clsact` after the backend: without TCX.
+
+    `confined`: their daemons have the unit's rights only.
+    """
+    backend, _, clsact = backend.partition(" ")
     with laboratory(folder, CONFIGS[backend]) as lab:
         for name in ("a", "b"):
-            lab.host(name, settings={"healthz-port": HEALTH, "fast-path": "auto"})
+            host = lab.host(name, settings={"healthz-port": HEALTH, "fast-path": "auto"}, start=False)
+            if clsact:
+                host.launcher = (sys.executable, str(WITHOUT_TCX))
+            elif confined:
+                host.launcher = (sys.executable, str(CONFINED), str(UNIT), str(host.run_dir), str(host.state_dir), "--")
+            host.start()
+            host.start_container()
         eventually("b is reachable from a", lambda: pings(lab.hosts[0], lab.hosts[1]))
         for host in lab.hosts:
             if backend == "udp":
@@ -65,7 +80,7 @@ def fast(host: Host) -> None:
         if host.status().get("fast_path") != "on":
             return False
         links = [link["ifname"] for link in json.loads(host.run("ip", "-json", "link", "show"))]
-        return "vethc" not in links or "overlayd" in host.run("tc", "filter", "show", "dev", "vethc", "ingress")
+        return "vethc" not in links or any("overlayd" in one for one in filters(host, "vethc"))
 
     eventually(f"{host.name} is on the fast path", is_fast, timeout_s=15)
 
@@ -109,14 +124,26 @@ def programs(host: Host) -> list[str]:
     return filters(host) + [line for line in host.run("tc", "qdisc", "show").splitlines() if "clsact" in line]
 
 
-def filters(host: Host) -> list[str]:
-    """What is attached to the host's interfaces."""
-    found = []
-    for link in json.loads(host.run("ip", "-json", "link", "show")):
+def filters(host: Host, *names: str) -> list[str]:
+    """What is attached to the host's interfaces, by TCX and clsact; to all without `names`."""
+    links = names or [link["ifname"] for link in json.loads(host.run("ip", "-json", "link", "show"))]
+    found = namespaces.inside(host.namespace, lambda: [one for link in links for one in _by_tcx(link)])
+    for link in links:
         for direction in ("ingress", "egress"):
-            said = host.run("tc", "filter", "show", "dev", link["ifname"], direction)
-            found += [f"{link['ifname']} {line.strip()}" for line in said.splitlines()]
+            said = host.run("tc", "filter", "show", "dev", link, direction)
+            found += [f"{link} {line.strip()}" for line in said.splitlines()]
     return found
+
+
+def _by_tcx(link: str) -> list[str]:
+    with contextlib.suppress(OSError):
+        rows = {direction: tcx.read(socket.if_nametoindex(link), direction) for direction in Direction}
+        return [
+            f"{link} {direction.name.lower()} tcx {tcx.name_of(one)}"
+            for direction, row in rows.items()
+            for one in (row.ids if row else ())
+        ]
+    return []
 
 
 @contextmanager
@@ -214,6 +241,43 @@ def flowing(source: Host, target: Host, *, address: str = "", port: int = 5300) 
             stop.set()
             for thread in threads:
                 thread.join()
+
+
+@contextmanager
+def telling(source: Host, target: Host, *, port: int = 5301, interval_s: float = 0.002) -> Iterator[Losses]:
+    """Send datagrams with numbers from container to container for the length of the block; which do not arrive."""
+    listener, end = (
+        namespaces.inside(host.container, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        for host in (target, source)
+    )
+    losses, stop, seen = Losses(), threading.Event(), set[bytes]()
+    listener.bind(("0.0.0.0", port))
+    listener.settimeout(0.5)
+
+    def receive() -> None:
+        while True:
+            try:
+                seen.add(listener.recv(100))
+            except TimeoutError:
+                if stop.is_set():
+                    return
+
+    def send() -> None:
+        while not stop.wait(interval_s):
+            end.sendto(str(losses.sent).encode(), (str(target.container_address), port))
+            losses.sent += 1
+
+    threads = [threading.Thread(target=call) for call in (receive, send)]
+    with listener, end:
+        for thread in threads:
+            thread.start()
+        try:
+            yield losses
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+            losses.received = len(seen)
 
 
 def ttl_at(source: Host, target: Host, port: int) -> int:

@@ -94,7 +94,7 @@ class Host:
             "state-dir": self.state_dir,
             "resync-s": 2,
             "lease-ttl-s": self._lease_ttl_s,
-            "fast-path": "off",  # an interface that it comes to loses a packet or two (kernel/tc.py)
+            "fast-path": "off",  # before Linux 6.6 an interface that it comes to loses packets (kernel/tc.py)
             # Else the daemon would read this machine's own settings.
             "config-file": os.devnull,
             **self.settings,
@@ -239,8 +239,8 @@ class Host:
             self._daemon.wait()
             self._daemon = None
         with contextlib.suppress(FileNotFoundError):
-            # The notes of other_networks.py are below /run, where they would outlive this namespace.
-            for note in hostlock.FOLDER.glob(f"{(Path('/run/netns') / self.namespace).stat().st_ino}-?.json"):
+            # The notes of other_networks.py and program_ids.py are below /run, where they would outlive this namespace.
+            for note in hostlock.FOLDER.glob(f"{(Path('/run/netns') / self.namespace).stat().st_ino}-?.[jp]*"):
                 note.unlink(missing_ok=True)
         for name in (self.container, self.namespace):
             namespaces.remove(name)

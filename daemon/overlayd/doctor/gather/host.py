@@ -14,7 +14,7 @@ from shutil import which
 from overlayd import backends
 from overlayd.doctor.facts import DaemonFacts, HostFacts, KernelFeature, LinkFacts, NetworkFacts, UnderlayFacts
 from overlayd.errors import CommandFailed, OverlaydError
-from overlayd.kernel import container_ports, features, interfaces, modules, survey, tc
+from overlayd.kernel import attached, container_ports, features, interfaces, modules, survey
 from overlayd.kernel.namespaces import in_new_namespace
 from overlayd.kernel.wireguard import userspace
 from overlayd.lib import marks, process, systemctl
@@ -74,7 +74,7 @@ def _without_program(status: Status) -> Iterator[str]:
         names += [port.name for port in found.fast(IPv4Network(status.subnet))] if found else []
     for name in names:
         try:
-            there = any(one.ours for one in tc.filters(socket.if_nametoindex(name)))
+            there = any(one.ours for one in attached.read(socket.if_nametoindex(name)))
         except OSError:
             # A container that has just ended.
             continue
