@@ -21,6 +21,7 @@ from tests.testbed.netns.fast_path import (
     slow,
 )
 from tests.testbed.netns.lab import Host, Lab
+from tests.testbed.netns.traffic import pings
 from tests.testbed.polling import eventually
 
 __all__ = ["a", "b"]
@@ -102,6 +103,51 @@ def test_a_limited_container_is_left_to_the_kernel(a: Host, b: Host) -> None:
         a.run("tc", "qdisc", "delete", "dev", "vethc", "root")
 
 
+def test_a_container_whose_port_the_bridge_has_closed_is_not_reached_past_it(a: Host, b: Host) -> None:
+    """State `disabled`: from each other one a bridge without STP goes back to `forwarding` by itself."""
+    seen = wire.Sightings()
+    b.run("bridge", "link", "set", "dev", "vethc", "state", "0")
+    try:
+        time.sleep(2 * LOOK_S)
+        with wire.watching(b.container, "eth0", seen):
+            for _ in range(3):
+                wire.as_nobody(a.container, b.container_address, 9, wire.token(7))
+        assert seen.numbers == set()
+    finally:
+        b.run("bridge", "link", "set", "dev", "vethc", "state", "3")
+    eventually("it is reached again", lambda: pings(a, b))
+
+
+@pytest.mark.parametrize("flag", ["isolated", "locked"])
+def test_a_port_of_which_the_bridge_keeps_something_away_is_left_to_the_bridge(a: Host, b: Host, flag: str) -> None:
+    gateway = wire.mac_of(b.container, "eth0")
+    b.run("bridge", "fdb", "replace", gateway, "dev", "vethc", "master", "static")
+    b.run("bridge", "link", "set", "dev", "vethc", flag, "on")
+    try:
+
+        def by_the_kernel() -> bool:
+            before = by_the_bridge(b)
+            all_arrives(b, a)
+            return by_the_bridge(b) - before > len(DATA)
+
+        eventually("its packets go by the bridge", by_the_kernel)
+    finally:
+        b.run("bridge", "link", "set", "dev", "vethc", flag, "off")
+
+
+def test_an_underlay_without_ethernet_headers_is_named(lab: Lab, a: Host, b: Host) -> None:
+    third = lab.host("c", start=False, settings={"fast-path": "auto", "iface": "tunnel"})
+    try:
+        third.run("ip", "tuntap", "add", "tunnel", "mode", "tun")
+        namespaces.ip(third.namespace, "address add 198.19.8.1/24 dev tunnel", "link set tunnel up")
+        third.start()
+        third.start_container()
+        eventually("it says why", lambda: "packets of tunnel have no Ethernet header" in third.status()["fast_path"])
+    finally:
+        third.stop()
+        lab.remove_host(third)
+
+
 @pytest.mark.parametrize(
     ("add", "remove", "word"),
     [
@@ -142,6 +188,11 @@ def test_a_limited_container_is_left_to_the_kernel(a: Host, b: Host) -> None:
             "queueing discipline of docker0",
         ),
         (
+            "tc qdisc add dev $(ls /sys/class/net | grep overlay) root tbf rate 800mbit burst 256k latency 50ms",
+            "tc qdisc delete dev $(ls /sys/class/net | grep overlay) root",
+            "queueing discipline of overlay",
+        ),
+        (
             "ip route add blackhole $(ip -4 -o address show docker0 | sed 's|.* inet ||; s|.1/24 .*|.77|')",
             "ip route delete $(ip route show type blackhole | cut -d' ' -f2)",
             "the route to",
@@ -165,10 +216,11 @@ def test_a_limited_container_is_left_to_the_kernel(a: Host, b: Host) -> None:
         "netdev",
         "inet-ingress",
         "bridge-policy",
-        "filter",
         "filter-of-the-bridge",
         "limit-of-the-bridge",
+        "limit-of-the-device",
         "route",
+        "filter",
         "drop-of-the-underlay",
     ],
 )

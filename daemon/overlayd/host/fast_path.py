@@ -19,6 +19,7 @@ from overlayd.host.parts import DesiredHost, HostContext, PartReport
 from overlayd.kernel import attached, ethtool, interfaces, policies
 from overlayd.kernel.container_ports import ALL_S, Bridge, ContainerPorts
 from overlayd.kernel.interfaces import read_bridges, router_macs, with_address_in
+from overlayd.kernel.links import ARPHRD_ETHER
 from overlayd.kernel.tc import Direction, Filter
 from overlayd.lib.addresses import IPNetwork
 from overlayd.lib.counters import counter, gauge
@@ -127,6 +128,8 @@ class FastPathPart:
     def _on(self, wire: Wire, own: IPv4Network, network: IPv4Network, endpoint: UnderlayEndpoint) -> bool:
         """Make it work; whether anything was not as it should be. Raises _Off, KernelRefused, UnsupportedError."""
         underlay = self._context.underlay
+        if interfaces.read_link(underlay.ifname).hardware != ARPHRD_ETHER:
+            raise _Off(f"packets of {underlay.ifname} have no Ethernet header, which the programs read and write")
         if wire.format is WireFormat.UDP and not ethtool.finishes_packets(underlay.ifname):
             raise _Off(
                 f"{underlay.ifname} may hand packets on uncut and without checksums, and peers read from a socket; "
@@ -153,6 +156,8 @@ class FastPathPart:
             )
         )
         places = self._places(wire, own, bridge)
+        if wire.device != underlay.ifname and interfaces.is_limited(wire.device):
+            raise _Off(f"it would bypass the queueing discipline of {wire.device}: see tc qdisc")
         # By the bridge nothing of ours passes: but what filters there would be bypassed.
         filters = self._filters(bridge, places)
         _refuse_others(filters)

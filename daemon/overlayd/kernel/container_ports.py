@@ -28,6 +28,7 @@ class ContainerPort:
     """A port of a bridge with a container behind it: its index and name here; the container's MAC and addresses.
 
     `limited`: an administrator's queueing discipline is on it, which limits or delays what the container gets.
+    `restricted`: the bridge lets not all packets through it, as links.LinkMessage has it.
     """
 
     index: int
@@ -35,6 +36,7 @@ class ContainerPort:
     mac: str
     addresses: tuple[IPInterface, ...]
     limited: bool = False
+    restricted: bool = False
 
     def address_in(self, subnet: IPv4Network) -> IPv4Address | None:
         """Its one address in a subnet; None where it has none there, or several."""
@@ -58,7 +60,7 @@ class Bridge:
     limited: bool = False
 
     def fast(self, subnet: IPv4Network) -> Iterator[ContainerPort]:
-        """The containers that may be reached past the bridge: with one address of that subnet, and without a limit.
+        """The containers that may be reached past the bridge: with one address of that subnet, and nothing to bypass.
 
         None whose address another one has too, or this host: with CAP_NET_ADMIN a container takes any address, and
         would get what is for the other, or for published ports.
@@ -66,7 +68,9 @@ class Bridge:
         times = Counter(one.ip for port in self.ports for one in port.addresses)
         for port in self.ports:
             address = port.address_in(subnet)
-            if address is not None and not port.limited and times[address] == 1 and address not in self.addresses:
+            if address is None or port.limited or port.restricted:
+                continue
+            if times[address] == 1 and address not in self.addresses:
                 yield port
 
 
@@ -105,7 +109,7 @@ def _read(
     ports = []
     for link in there:
         if link.master == found.index and link.kind == "veth":
-            key = (link.index, link.name, link.mac, link.peer, link.namespace, link.flags, link.qdisc)
+            key = (link.index, link.name, link.mac, link.peer, link.namespace, link.flags, link.qdisc, link.restricted)
             port = known.get(key) or _port(link)
             if port is not None:
                 ports.append(port)
@@ -140,4 +144,5 @@ def _port(link: LinkMessage) -> ContainerPort | None:
         mac=mac,
         addresses=tuple(one.address for one in found if one.index == link.peer),
         limited=link.qdisc not in _NO_QUEUE,
+        restricted=link.restricted,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import re
 import socket
@@ -93,6 +94,27 @@ def read_interfaces() -> tuple[Interface, ...]:
         )
         for link in there
     )
+
+
+@_refused_as("link get")
+def read_link(name: str) -> LinkMessage:
+    """The interface with that name. Raises KernelRefused."""
+    return links.read_one(socket.if_nametoindex(name))
+
+
+def is_limited(name: str) -> bool:
+    """Whether an administrator's queueing discipline is on an interface that is not hardware. Raises KernelRefused.
+
+    Of itself the kernel gives none to such a one, but to a TUN device what is set for all (net.core.default_qdisc).
+    """
+    link = read_link(name)
+    usual: set[str | None] = {"noqueue", "noop", None}
+    if link.kind == "tun":
+        usual |= {"pfifo_fast", "fq_codel"}
+        # A network namespace has no such file.
+        with contextlib.suppress(OSError):
+            usual.add(Path("/proc/sys/net/core/default_qdisc").read_text().strip())
+    return link.qdisc not in usual
 
 
 def ipv6_is_off(name: str) -> bool:

@@ -33,7 +33,7 @@ AF_BRIDGE = 7
 # linux/if_link.h, linux/if_addr.h, linux/neighbour.h
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_QDISC, IFLA_MASTER = 1, 3, 4, 5, 6, 10
 IFLA_LINKINFO, IFLA_IFALIAS, IFLA_EXT_MASK, IFLA_LINK_NETNSID, IFLA_TARGET_NETNSID = 18, 20, 29, 37, 46
-IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
+IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_PORT_KIND, IFLA_INFO_PORT_DATA = 1, 2, 4, 5
 IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS, IFA_TARGET_NETNSID = 1, 2, 8, 10
 # linux/netlink.h: the kernel heeds, or refuses, every attribute of a request (Linux 4.20).
 SOL_NETLINK, NETLINK_GET_STRICT_CHK = 270, 12
@@ -41,7 +41,11 @@ NDA_DST, NDA_LLADDR = 1, 2
 NUD_PERMANENT = 0x80
 # Without counters (Linux 4.4), which fill a dump and are summed over all processors.
 RTEXT_FILTER_SKIP_STATS = 0x8
+# linux/if_link.h, linux/if_bridge.h
+IFLA_BRPORT_STATE, IFLA_BRPORT_ISOLATED, IFLA_BRPORT_LOCKED, BR_STATE_FORWARDING = 1, 33, 39, b"\3"
 IFF_UP = 0x1
+# linux/if_arp.h: packets begin with an Ethernet header.
+ARPHRD_ETHER = 1
 IFA_F_NODAD = 0x02
 _LINK = struct.Struct("=BxHiII")  # ifinfomsg: family, type, index, flags, mask of the flags to change
 NEIGHBOUR = struct.Struct("=B3xiHBB")  # ndmsg: family, interface, state, flags, type
@@ -55,7 +59,8 @@ class LinkMessage:
     `kind` is netlink's word (`bridge`, `vxlan`), None for hardware, and `data` that kind's own attributes by number.
     `master` and `peer` are indexes: its bridge, and the interface below or at the other end of a pair. 0 is none. Where
     that is in another network namespace, `namespace` is the number that this one has for it. `qdisc` is the queueing
-    discipline of what it sends.
+    discipline of what it sends. `hardware` is its type as linux/if_arp.h has it. `restricted`: it is the port of
+    a bridge that lets not all packets through it: not forwarding, or isolated, or locked (bridge(8)).
     """
 
     index: int
@@ -68,6 +73,8 @@ class LinkMessage:
     peer: int = 0
     namespace: int | None = None
     qdisc: str | None = None
+    hardware: int = ARPHRD_ETHER
+    restricted: bool = False
     kind: str | None = None
     data: Mapping[int, bytes] = field(default_factory=dict)
 
@@ -199,7 +206,7 @@ def index_of(message: bytes) -> int:
 
 def parse(message: bytes) -> LinkMessage:
     """One answer to RTM_GETLINK, without its header."""
-    _family, _type, index, flags, _change = _LINK.unpack_from(message)
+    _family, hardware, index, flags, _change = _LINK.unpack_from(message)
     found = attributes(message, _LINK.size)
     info = attributes(found.get(IFLA_LINKINFO, b""))
     mac = found.get(IFLA_ADDRESS)
@@ -214,9 +221,18 @@ def parse(message: bytes) -> LinkMessage:
         peer=number(found.get(IFLA_LINK)),
         namespace=number(found[IFLA_LINK_NETNSID]) if IFLA_LINK_NETNSID in found else None,
         qdisc=string(found.get(IFLA_QDISC)),
+        hardware=hardware,
+        restricted=string(info.get(IFLA_INFO_PORT_KIND)) == "bridge"
+        and _restricted(info.get(IFLA_INFO_PORT_DATA, b"")),
         kind=string(info.get(IFLA_INFO_KIND)),
         data=attributes(info.get(IFLA_INFO_DATA, b"")),
     )
+
+
+def _restricted(data: bytes) -> bool:
+    found = attributes(data)
+    flags = (found.get(flag, b"\0") for flag in (IFLA_BRPORT_ISOLATED, IFLA_BRPORT_LOCKED))
+    return found.get(IFLA_BRPORT_STATE) != BR_STATE_FORWARDING or any(flag != b"\0" for flag in flags)
 
 
 def _address(message: bytes) -> AddressMessage:
