@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -19,9 +21,20 @@ from overlayd.kernel.tc import Direction
 from overlayd.lib import hostlock, marks
 from tests.kernel.test_fast_path import a, b
 from tests.testbed.netns import namespaces
-from tests.testbed.netns.fast_path import fast, fast_laboratory, filters, flowing, moved, programs, slow, telling
+from tests.testbed.netns.fast_path import (
+    WITHOUT_TCX,
+    fast,
+    fast_laboratory,
+    filters,
+    flowing,
+    moved,
+    programs,
+    slow,
+    telling,
+)
 from tests.testbed.netns.lab import Host, Lab
 from tests.testbed.netns.traffic import pinging
+from tests.testbed.polling import eventually
 
 __all__ = ["a", "b"]
 
@@ -75,6 +88,42 @@ def test_no_packet_is_lost_whatever_happens_to_the_programs(a: Host, b: Host, ha
     assert (losses.lost, told.lost, flow.harmed) == (0, 0, 0), f"{losses}, {told}"
     assert told.sent > 500
     assert sorted(filters(a)) == sorted(filters(b)) == OURS
+
+
+def test_what_somebody_detaches_is_attached_again_and_doctor_sees_that_it_is_missing(a: Host, b: Host) -> None:
+    def detach() -> None:
+        for one in attached_to("eth0"):
+            tcx.detach(socket.if_nametoindex("eth0"), Direction.INGRESS, one)
+
+    def attached_to(link: str) -> tuple[int, ...]:
+        row = tcx.read(socket.if_nametoindex(link), Direction.INGRESS)
+        return row.ids if row else ()
+
+    assert "its programs are at the underlay and at every container" in doctor(a)
+    daemon = a.status()["pid"]
+    os.kill(daemon, signal.SIGSTOP)
+    try:
+        namespaces.inside(a.namespace, detach)
+        assert "the kernel has no program of it at eth0" in doctor(a)
+    finally:
+        os.kill(daemon, signal.SIGCONT)
+    eventually("it is back", lambda: sorted(filters(a)) == OURS)
+
+
+def test_filters_of_an_overlayd_that_had_no_tcx_are_replaced(a: Host, b: Host) -> None:
+    a.stop()
+    a.cleanup()
+    launcher, a.launcher = a.launcher, (sys.executable, str(WITHOUT_TCX))
+    try:
+        a.start()
+        fast(a)
+        assert any("overlayd:in" in one for one in filters(a, "eth0")), filters(a)
+    finally:
+        a.stop()
+        a.launcher = launcher
+        a.start()
+    fast(a)
+    eventually("only programs of TCX are there", lambda: sorted(programs(a)) == OURS)
 
 
 def test_what_a_killed_daemon_left_is_taken_away_by_cleanup(a: Host, b: Host) -> None:
@@ -178,6 +227,10 @@ def test_a_note_of_another_boot_is_none(interface: str) -> None:
     assert program_ids.of_ours() == frozenset()
     path.write_text("[7")
     assert program_ids.of_ours() == frozenset()
+
+
+def doctor(host: Host) -> str:
+    return host.call("doctor", "--no-arp").stdout
 
 
 def namespace_of(host: Host) -> int:

@@ -27,7 +27,8 @@ def read(index: int) -> tuple[Filter, ...]:
         row = _row(index, direction)
         if row is None or not row.ids:
             continue
-        ours, others = program_ids.of_ours(), program_ids.of_others()
+        ours = program_ids.of_ours()
+        others = program_ids.of_others() if set(row.ids) - ours else frozenset()
         for one in row.ids:
             of_overlayd = one in ours or one in others
             name = "" if of_overlayd else tcx.name_of(one) or ""
@@ -57,7 +58,8 @@ def attach(index: int, direction: Direction, name: str, program_fd: int) -> None
     try:
         own = tcx.id_of(program_fd)
         noted = program_ids.of_ours()
-        program_ids.note(noted | {own})
+        if own not in noted:
+            program_ids.note(noted | {own})
         before = [one for one in row.ids if one in noted and one != own]
         if own not in row.ids:
             # Both are there for a moment, and what the first takes the second does not see.

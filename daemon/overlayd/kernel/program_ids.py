@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Collection, Iterator
+from functools import cache
 from pathlib import Path
 
 from overlayd.errors import OverlaydError
@@ -55,6 +56,7 @@ def _read(number: int) -> frozenset[int]:
     return frozenset()
 
 
+@cache
 def _boot() -> str:
     return _BOOT.read_text().strip()
 
