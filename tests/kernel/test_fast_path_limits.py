@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from tests.testbed.netns.fast_path import (
     programs,
     slow,
 )
+from tests.testbed.netns.foreign_bpf import PASS, XDP, attach_xdp, made
 from tests.testbed.netns.lab import Host, Lab
 from tests.testbed.netns.traffic import pings
 from tests.testbed.polling import eventually
@@ -133,6 +135,19 @@ def test_a_port_of_which_the_bridge_keeps_something_away_is_left_to_the_bridge(a
         eventually("its packets go by the bridge", by_the_kernel)
     finally:
         b.run("bridge", "link", "set", "dev", "vethc", flag, "off")
+
+
+@pytest.mark.parametrize("link", ["docker0", "overlay"])
+def test_it_is_off_where_a_program_of_xdp_would_be_bypassed(a: Host, b: Host, link: str) -> None:
+    [name] = [one for one in a.run("ls", "/sys/class/net").split() if one.startswith(link)]
+    descriptor = made(PASS, XDP)
+    namespaces.inside(a.namespace, lambda: attach_xdp(name, descriptor))
+    try:
+        assert f"it would bypass the XDP program of {name}" in slow(a)
+    finally:
+        namespaces.inside(a.namespace, lambda: attach_xdp(name, -1))
+        os.close(descriptor)
+    fast(a)
 
 
 def test_an_underlay_without_ethernet_headers_is_named(lab: Lab, a: Host, b: Host) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import socket
@@ -13,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from overlayd.errors import UnsupportedError
 from overlayd.fastpath.libbpf import Loaded
 from overlayd.fastpath.programs import OBJECT
 from overlayd.kernel import attached, program_ids, tcx
@@ -32,6 +30,7 @@ from tests.testbed.netns.fast_path import (
     slow,
     telling,
 )
+from tests.testbed.netns.foreign_bpf import NOTHING, made
 from tests.testbed.netns.lab import Host, Lab
 from tests.testbed.netns.traffic import pinging
 from tests.testbed.polling import eventually
@@ -39,9 +38,6 @@ from tests.testbed.polling import eventually
 __all__ = ["a", "b"]
 
 OURS = ["eth0 ingress tcx overlayd_in", "overlay.1 egress tcx overlayd_left", "vethc ingress tcx overlayd_out"]
-# struct bpf_insn: r0 = TC_ACT_UNSPEC; exit
-NOTHING = bytes.fromhex("b7000000ffffffff9500000000000000")
-SCHED_CLS = 3
 
 
 @pytest.fixture(scope="module")
@@ -248,15 +244,3 @@ def loaded() -> Loaded:
 def attach(link: str, descriptor: int) -> int:
     tcx.attach(socket.if_nametoindex(link), Direction.INGRESS, descriptor)
     return tcx.id_of(descriptor)
-
-
-def made(instructions: bytes) -> int:
-    """A program of an administrator's; its descriptor."""
-    for name in ("libbpf.so.1", "libbpf.so.0"):
-        try:
-            library = ctypes.CDLL(name)
-        except OSError:
-            continue
-        count = ctypes.c_size_t(len(instructions) // 8)
-        return int(library.bpf_prog_load(SCHED_CLS, b"theirs", b"GPL", instructions, count, None))
-    raise UnsupportedError("no libbpf")

@@ -138,8 +138,8 @@ class FastPathPart:
         bridge = self._bridge(own)
         if not bridge.up:
             raise _Off(f"{bridge.name} is switched off")
-        if bridge.limited:
-            raise _Off(f"it would bypass the queueing discipline of {bridge.name}: see tc qdisc")
+        if bridge.bypassed:
+            raise _Off(f"it would bypass {bridge.bypassed}")
         has_direct = self._peers.has_direct(wire)
         self._check_routes(own, network)
         devices = (wire.device, underlay.ifname) if has_direct else (wire.device,)
@@ -156,8 +156,8 @@ class FastPathPart:
             )
         )
         places = self._places(wire, own, bridge)
-        if wire.device != underlay.ifname and interfaces.is_limited(wire.device):
-            raise _Off(f"it would bypass the queueing discipline of {wire.device}: see tc qdisc")
+        if wire.device != underlay.ifname and (bypassed := interfaces.bypassed_at(interfaces.read_link(wire.device))):
+            raise _Off(f"it would bypass {bypassed}")
         # By the bridge nothing of ours passes: but what filters there would be bypassed.
         filters = self._filters(bridge, places)
         _refuse_others(filters)

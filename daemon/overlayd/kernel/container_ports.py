@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
 from overlayd.errors import KernelRefused
-from overlayd.kernel import links
+from overlayd.kernel import interfaces, links
 from overlayd.kernel.links import LinkMessage
 from overlayd.lib.addresses import IPAddress, IPInterface
 
@@ -48,7 +48,7 @@ class ContainerPort:
 class Bridge:
     """A bridge: its name, index and MAC, and its ports that lead into other network namespaces, by index.
 
-    `addresses` are those of this host. `up` and `limited`: the bridge is switched on; a queueing discipline is on it.
+    `addresses` are those of this host. `up`: the bridge is switched on. `bypassed`: see interfaces.bypassed_at.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Bridge:
     ports: tuple[ContainerPort, ...]
     addresses: frozenset[IPAddress] = frozenset()
     up: bool = True
-    limited: bool = False
+    bypassed: str | None = None
 
     def fast(self, subnet: IPv4Network) -> Iterator[ContainerPort]:
         """The containers that may be reached past the bridge: with one address of that subnet, and nothing to bypass.
@@ -123,7 +123,7 @@ def _read(
         ports=tuple(ports),
         addresses=frozenset(one.address.ip for one in addresses),
         up=found.up,
-        limited=found.qdisc not in _NO_QUEUE,
+        bypassed=interfaces.bypassed_at(found),
     )
 
 

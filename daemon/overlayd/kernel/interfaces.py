@@ -23,6 +23,8 @@ from overlayd.lib.marks import ALIASES, DEVICES
 P = ParamSpec("P")
 T = TypeVar("T")
 
+# linux/if_link.h
+IFLA_BR_VLAN_FILTERING = 7
 _GUESTS = ("veth", "tun")
 # The kinds of overlayd's and flannel's devices; and how Docker names the bridge of a network: by its id's first digits.
 _DEVICES_OF_OVERLAYS = ("vxlan", "tun", "ipip", "wireguard")
@@ -102,19 +104,25 @@ def read_link(name: str) -> LinkMessage:
     return links.read_one(socket.if_nametoindex(name))
 
 
-def is_limited(name: str) -> bool:
-    """Whether an administrator's queueing discipline is on an interface that is not hardware. Raises KernelRefused.
+def bypassed_at(link: LinkMessage) -> str | None:
+    """What an administrator put at an interface that is not hardware, as the end of a sentence; None without any.
 
-    Of itself the kernel gives none to such a one, but to a TUN device what is set for all (net.core.default_qdisc).
+    That is what has a say about packets by it; filters are read elsewhere (attached.py). Of such interfaces the kernel
+    gives a queueing discipline to TUN devices only: what net.core.default_qdisc says.
     """
-    link = read_link(name)
     usual: set[str | None] = {"noqueue", "noop", None}
     if link.kind == "tun":
         usual |= {"pfifo_fast", "fq_codel"}
         # A network namespace has no such file.
         with contextlib.suppress(OSError):
             usual.add(Path("/proc/sys/net/core/default_qdisc").read_text().strip())
-    return link.qdisc not in usual
+    if link.qdisc not in usual:
+        return f"the queueing discipline of {link.name}: see tc qdisc"
+    if link.xdp:
+        return f"the XDP program of {link.name}: see ip link"
+    if link.kind == "bridge" and link.data.get(IFLA_BR_VLAN_FILTERING, b"\0") != b"\0":
+        return f"the VLANs of {link.name}: see bridge vlan"
+    return None
 
 
 def ipv6_is_off(name: str) -> bool:

@@ -33,6 +33,7 @@ AF_BRIDGE = 7
 # linux/if_link.h, linux/if_addr.h, linux/neighbour.h
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_QDISC, IFLA_MASTER = 1, 3, 4, 5, 6, 10
 IFLA_LINKINFO, IFLA_IFALIAS, IFLA_EXT_MASK, IFLA_LINK_NETNSID, IFLA_TARGET_NETNSID = 18, 20, 29, 37, 46
+IFLA_XDP, IFLA_XDP_ATTACHED = 43, 2
 IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_PORT_KIND, IFLA_INFO_PORT_DATA = 1, 2, 4, 5
 IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS, IFA_TARGET_NETNSID = 1, 2, 8, 10
 # linux/netlink.h: the kernel heeds, or refuses, every attribute of a request (Linux 4.20).
@@ -60,7 +61,8 @@ class LinkMessage:
     `master` and `peer` are indexes: its bridge, and the interface below or at the other end of a pair. 0 is none. Where
     that is in another network namespace, `namespace` is the number that this one has for it. `qdisc` is the queueing
     discipline of what it sends. `hardware` is its type as linux/if_arp.h has it. `restricted`: it is the port of
-    a bridge that lets not all packets through it: not forwarding, or isolated, or locked (bridge(8)).
+    a bridge that lets not all packets through it: not forwarding, or isolated, or locked (bridge(8)). `xdp`: a program
+    of XDP sees what arrives by it.
     """
 
     index: int
@@ -75,6 +77,7 @@ class LinkMessage:
     qdisc: str | None = None
     hardware: int = ARPHRD_ETHER
     restricted: bool = False
+    xdp: bool = False
     kind: str | None = None
     data: Mapping[int, bytes] = field(default_factory=dict)
 
@@ -222,6 +225,7 @@ def parse(message: bytes) -> LinkMessage:
         namespace=number(found[IFLA_LINK_NETNSID]) if IFLA_LINK_NETNSID in found else None,
         qdisc=string(found.get(IFLA_QDISC)),
         hardware=hardware,
+        xdp=attributes(found.get(IFLA_XDP, b"")).get(IFLA_XDP_ATTACHED, b"\0") != b"\0",
         restricted=string(info.get(IFLA_INFO_PORT_KIND)) == "bridge"
         and _restricted(info.get(IFLA_INFO_PORT_DATA, b"")),
         kind=string(info.get(IFLA_INFO_KIND)),
