@@ -21,6 +21,7 @@ from tests.kernel.test_fast_path import a, b
 from tests.testbed.netns import namespaces
 from tests.testbed.netns.fast_path import (
     WITHOUT_TCX,
+    all_arrives,
     fast,
     fast_laboratory,
     filters,
@@ -32,6 +33,7 @@ from tests.testbed.netns.fast_path import (
 )
 from tests.testbed.netns.foreign_bpf import NOTHING, made
 from tests.testbed.netns.lab import Host, Lab
+from tests.testbed.netns.second_network import SecondNetworkHost, configure
 from tests.testbed.netns.traffic import pinging
 from tests.testbed.polling import eventually
 
@@ -154,6 +156,36 @@ def test_a_program_of_an_administrator_turns_it_off_and_is_left_where_it_is(a: H
     assert row.ids[0] == theirs
     namespaces.inside(a.namespace, lambda: tcx.detach(socket.if_nametoindex(link), Direction.INGRESS, theirs))
     fast(a)
+
+
+def test_a_second_network_of_the_hosts_has_programs_beside_the_first_s(
+    lab: Lab, a: Host, b: Host, tmp_path: Path
+) -> None:
+    configure(lab, {"Type": "vxlan", "Port": 8473})
+    second = [SecondNetworkHost(lab, host, tmp_path, fast_path="auto", resync_s=2) for host in (a, b)]
+    try:
+        for host in second:
+            host.start()
+            host.start_container()
+        for host in second:
+            eventually("it is on", lambda host=host: host.status().get("fast_path") == "on")  # type: ignore[misc]
+            eventually(
+                "its container is on it",
+                lambda host=host: filters(host, f"v{host.bridge}") == [f"v{host.bridge} ingress tcx overlayd_out"],  # type: ignore[misc]
+            )
+        assert filters(a, "eth0") == ["eth0 ingress tcx overlayd_in"] * 2
+        all_arrives(second[0], second[1])
+        with telling(a, b) as told:
+            for host in second:
+                host.stop()
+                assert "fast path at eth0" in host.cleanup()
+                eventually("the first network's are left", lambda host=host: sorted(programs(host)) == OURS)  # type: ignore[misc]
+        assert told.lost == 0, told
+        assert [host.status()["fast_path"] for host in (a, b)] == ["on", "on"]
+    finally:
+        for one in second:
+            one.remove()
+            one.run("sh", "-c", f"ip link delete {one.bridge} || true")
 
 
 @pytest.fixture
