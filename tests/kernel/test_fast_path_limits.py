@@ -160,7 +160,11 @@ def test_an_underlay_without_ethernet_headers_is_named(lab: Lab, a: Host, b: Hos
         eventually("it says why", lambda: "packets of tunnel have no Ethernet header" in third.status()["fast_path"])
     finally:
         third.stop()
+        lease = f"/coreos.com/network/subnets/{third.subnet.network_address}"
         lab.remove_host(third)
+        lab.etcdctl("del", "--prefix", lease)
+    # To the tests after this one it would be a peer.
+    eventually("it is no peer", lambda: [len(one.status()["peers"]) for one in (a, b)] == [1, 1])
 
 
 @pytest.mark.parametrize(
