@@ -34,6 +34,10 @@ CHANNEL_OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.min_reconnect_backoff_ms", 2000),
     # Lists come in pages and large watch responses in fragments: no message is larger.
     ("grpc.max_receive_message_length", RECEIVED_AT_MOST),
+    # Else each answer brings a ping of its own to measure the line (BDP), which wakes gRPC's threads once more. So the
+    # window does not grow: it is as large as a page.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 1024 * 1024),
     # A new connection is new: neither the old one's credentials nor its backoff.
     ("grpc.use_local_subchannel_pool", 1),
     # A name may stand for several servers; all calls go to one of them, not the same one from every host.

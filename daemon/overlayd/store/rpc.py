@@ -19,11 +19,17 @@ with slim_imports.importing(
     },
 ):
     import grpc
+    from grpc import _common as grpc_waiting
 
     from overlayd.store import protos
 
     protos.install()
 
     from etcd3 import etcdrpc
+
+# gRPC's threads wait in steps of 0.1 s, so that a main thread in there hears of signals (grpc/_common.py, `wait`). Here
+# signals have a thread of their own (lib/signals.py), and what they wait for wakes them. The watch alone woke up ten
+# times a second: a tenth of a percent of a processor.
+grpc_waiting.MAXIMUM_WAIT_TIMEOUT = 3600.0
 
 __all__ = ["etcdrpc", "grpc"]

@@ -33,6 +33,9 @@ CALL_TIMEOUT_S = 5.0
 # Where there are other servers: how long one of them may take before another is asked.
 SERVER_TIMEOUT_S = 2.0
 HEALTH_TIMEOUT_S = 2.5
+# Where there is no other server to go to, it is asked less often: each read wakes gRPC's threads some sixty times, as
+# they go to sleep in steps of 15 ms and more. gRPC's own pings find a dead connection within 8 s (connection.py).
+HEALTH_ALONE_S = 15.0
 # The pause after an attempt with new certificates that did not work.
 RENEW_RETRY_S = 5.0
 
@@ -76,6 +79,7 @@ class Servers:
         # Random, so that the hosts spread over the servers.
         self._turn = random.randrange(len(self._endpoints))
         self._renew_not_before = 0.0
+        self._health_read_at = 0.0
 
     @property
     def endpoint(self) -> EtcdEndpoint | None:
@@ -176,6 +180,10 @@ class Servers:
             return
         if self._trust is not None and connection.trust is not None and self._trust.changed_since(connection.trust):
             self._renew(connection)
+        now = time.monotonic()
+        if not self._has_others and now - self._health_read_at < HEALTH_ALONE_S:
+            return
+        self._health_read_at = now
         if connection is self._connection and connection.health_problem(HEALTH_TIMEOUT_S) is not None:
             self._drop(connection)
 
@@ -228,16 +236,19 @@ class Servers:
         return kind(f"etcd at {self.name}: {operation}: {word}: {detail}", hint=hint)
 
     @property
+    def _has_others(self) -> bool:
+        """Whether there is another server, or another family of addresses, to go to."""
+        return len(self._endpoints) > 1 or self._two_families
+
+    @property
     def _attempts_at_most(self) -> int:
         """So many connections are tried for one call: to each server, in each address family that its name has."""
         return max(2, len(self._endpoints) * (2 if self._two_families else 1))
 
     def _timeout_s(self, full_timeout: bool, deadline: float) -> float:
         """How long to wait for the next server: less where there is another connection to try."""
-        many = len(self._endpoints) > 1 or self._two_families
-        return min(
-            CALL_TIMEOUT_S if full_timeout or not many else SERVER_TIMEOUT_S, max(0.0, deadline - time.monotonic())
-        )
+        server_s = CALL_TIMEOUT_S if full_timeout or not self._has_others else SERVER_TIMEOUT_S
+        return min(server_s, max(0.0, deadline - time.monotonic()))
 
     def _connect(self, timeout_s: float) -> Connection:
         """The connection in use, or a new one to the next server. Raises StoreError."""

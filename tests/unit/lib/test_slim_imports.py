@@ -29,7 +29,7 @@ LIBRARIES = {"etcd3", "google", "grpc", "jeepney"}
 # Of each of them, what may be there.
 PARTS = {
     "etcd3": {"etcdrpc"},
-    "grpc": {"_compression", "_cython", "_grpcio_metadata", "_observability", "_runtime_protos", "_typing"},
+    "grpc": {"_common", "_compression", "_cython", "_grpcio_metadata", "_observability", "_runtime_protos", "_typing"},
     "jeepney": {"auth", "bus", "bus_messages", "fds", "io", "low_level", "wrappers"},
 }
 # What costs much in the standard library, and comes easily with something else.
