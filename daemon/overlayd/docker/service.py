@@ -10,6 +10,7 @@ from pathlib import Path
 from overlayd.docker import flags as docker_flags
 from overlayd.docker import masquerade
 from overlayd.docker.dockerd_config import UNIT, DockerdConfig
+from overlayd.docker.processes import DockerdSearch, argv_of
 from overlayd.docker.remedies import START_AGAIN
 from overlayd.errors import CommandFailed
 from overlayd.lib import process, systemctl
@@ -24,7 +25,6 @@ DROP_INS = ("50-overlayd.conf", "zz-overlayd.conf")
 RESTART_TIMEOUT_S = 300.0
 _JOURNAL_TIMEOUT_S = 5.0
 _LEFT_AT = "InactiveEnterTimestampMonotonic"
-_PROC = Path("/proc")
 # What dockerd, its command line or our drop-in write when a start fails. The last such line is the reason.
 _FAILURE_WORDS = (
     "failed to start daemon",
@@ -128,42 +128,16 @@ def _reason(invocation: str) -> str | None:
     return None
 
 
-def runs(pid: int) -> bool:
-    """Whether there is a process of that number."""
-    return (_PROC / str(pid)).exists()
-
-
-def dockerd_argv(service: DockerService | None) -> tuple[str, ...] | None:
+def dockerd_argv(service: DockerService | None, search: DockerdSearch | None = None) -> tuple[str, ...] | None:
     """The command line of the running dockerd; None where none runs.
 
-    It is the main process of docker.service, or without systemd the dockerd in this network namespace.
+    It is the main process of docker.service, or without systemd the dockerd in this network namespace: `search` is one
+    that looked before.
     """
-    if service is not None:
-        argv = _argv(_PROC / str(service.pid)) if service.state == "active" and service.pid else ()
-        return argv if docker_flags.is_dockerd(argv) else None
-    try:
-        own = (_PROC / "self/ns/net").readlink()
-        processes = [path for path in _PROC.iterdir() if path.name.isdigit()]
-    except OSError:
-        return None
-    for path in processes:
-        try:
-            if (path / "comm").read_text(errors="replace").startswith("dockerd"):
-                argv = _argv(path)
-                if docker_flags.is_dockerd(argv) and (path / "ns/net").readlink() == own:
-                    return argv
-        except OSError:
-            # The process has just ended, or this user may not look at it.
-            continue
-    return None
-
-
-def _argv(process_folder: Path) -> tuple[str, ...]:
-    try:
-        words = (process_folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
-    except OSError:
-        return ()
-    return tuple(words[:-1])
+    if service is None:
+        return (search or DockerdSearch()).argv()
+    argv = argv_of(service.pid) if service.state == "active" and service.pid else ()
+    return argv if docker_flags.is_dockerd(argv) else None
 
 
 def differences(argv: Sequence[str] | None, options: Sequence[str], config: DockerdConfig) -> Mapping[str, str]:

@@ -13,7 +13,8 @@ from overlayd.docker import masquerade
 from overlayd.docker import options as docker_options
 from overlayd.docker import remedies as docker_remedies
 from overlayd.docker import service as docker_service
-from overlayd.docker.dockerd_config import DockerdConfig, read_dockerd_config
+from overlayd.docker.dockerd_config import DockerdConfig, DockerdConfigReader
+from overlayd.docker.processes import DockerdSearch, runs
 from overlayd.docker.service import DockerService
 from overlayd.errors import CommandFailed
 from overlayd.kernel import interfaces
@@ -22,9 +23,11 @@ from overlayd.lib.log import logger
 
 log = logger("docker")
 
-# systemd is asked at most this often: each time costs a child process, and `look` may be called twice a second.
+# systemd is asked at most this often: each time costs a child process, and `look` may be called twice a second. And the
+# processes are searched for a dockerd where systemd knows none.
 STATE_EVERY_S = 5.0
-# While docker's process runs on and all is well: what else may change, as drop-ins, matters at the next start only.
+# While docker's process runs on and all is well: what else may change, as drop-ins, matters at the next start only. And
+# where there is no systemd, or it knows no docker.service: a unit that comes is a change of the configuration.
 STEADY_EVERY_S = 30.0
 # Firewall rules of others, which cost two more child processes, are read every RULES_EVERY resyncs.
 RULES_EVERY = 6
@@ -42,15 +45,16 @@ class DockerWatch:
         masquerade: bool = False,
         network: IPNetwork | None = None,
         daemon_json: Path | None = None,
+        config: DockerdConfigReader | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`restart` is the setting docker-restart; docker is restarted for problems that lasted `lasting_s` seconds.
 
         `firewalled`: overlayd writes firewall rules. `masquerade` is the setting ip-masq: what leaves `network` gets
-        the host's address. `daemon_json` is the path of that file where it is not Docker's own. `clock` gives seconds
-        and never goes back.
+        the host's address. `daemon_json` is the path of that file where it is not Docker's own. `config` is a reader
+        that others share. `clock` gives seconds and never goes back.
         """
-        self._daemon_json = daemon_json
+        self._read_config = (config or DockerdConfigReader(daemon_json=daemon_json, clock=clock)).read
         self._firewalled = firewalled
         self._clock = clock
         # Docker is started with --ip-masq=false, and overlayd writes no rules: somebody else has to masquerade.
@@ -71,7 +75,8 @@ class DockerWatch:
         # The command line of the running dockerd; None while none runs.
         self._argv: tuple[str, ...] | None = None
         self._different: dict[str, str] = {}
-        self._asked_at = float("-inf")
+        self._asked_at = self._searched_at = float("-inf")
+        self._search = DockerdSearch(clock)
         self._problem_since = 0.0
         # Problems for which docker was restarted already; None before the first `settle`. A restart that did not solve
         # a problem is not repeated, as it stops containers.
@@ -111,7 +116,7 @@ class DockerWatch:
     def look(self, desired: docker_options.DesiredDockerOptions) -> None:
         """Read docker's configuration, its state and docker0's addresses. A new problem is logged."""
         before, reason_before = self.problems, self._restart_reason()
-        config = read_dockerd_config(daemon_json=self._daemon_json)
+        config = self._read_config()
         if config != self._config:
             self._asked_at = float("-inf")
         self._config = config
@@ -168,21 +173,31 @@ class DockerWatch:
         return docker_service.restart_needed(self._different, self._service)
 
     def _is_steady(self) -> bool:
-        """Whether docker is as it should be, and the process that was seen last still runs: nobody restarted it."""
-        if self._service is None or self.problems or self._service.state != "active" or not self._service.pid:
+        """Whether docker is as it should be, and the process that was seen last still runs: nobody restarted it.
+
+        Or systemd knows of no docker.
+        """
+        if self.problems:
             return False
-        return docker_service.runs(self._service.pid)
+        if self._service is None:
+            return True
+        return self._service.state == "active" and bool(self._service.pid) and runs(self._service.pid)
 
     def _read_state(self) -> None:
-        now = self._clock()
-        pause_s = STEADY_EVERY_S if self._is_steady() else min(STATE_EVERY_S, self._lasting_s)
-        if now - self._asked_at < pause_s:
+        now, often_s = self._clock(), min(STATE_EVERY_S, self._lasting_s)
+        if now - self._asked_at >= (STEADY_EVERY_S if self._is_steady() else often_s):
+            self._asked_at, self._searched_at = now, float("-inf")
+            self._service = docker_service.read_service(self._config)
+            down = docker_service.down(self._service)
+            self._down = f"{down}; {docker_service.start_command(self._service)}" if down and self._service else down
+        elif self._service is not None:
             return
-        self._asked_at = now
-        self._service = docker_service.read_service(self._config)
-        down = docker_service.down(self._service)
-        self._down = f"{down}; {docker_service.start_command(self._service)}" if down and self._service else down
-        self._argv = docker_service.dockerd_argv(self._service)
+        if now - self._searched_at >= often_s:
+            self._searched_at = now
+            self._argv = docker_service.dockerd_argv(self._service, self._search)
+            self._read_rules(now)
+
+    def _read_rules(self, now: float) -> None:
         if self._others_masquerade and self._subnet is not None and now >= self._rules_due_at:
             self._rules_due_at = now + RULES_EVERY * self._lasting_s
             with contextlib.suppress(CommandFailed):

@@ -24,6 +24,7 @@ class DockerPart:
             firewalled=context.settings.firewall != "none",
             masquerade=context.settings.ip_masq,
             network=context.config.network(4),
+            config=context.dockerd_config,
         )
 
     def sync(self, desired: DesiredHost) -> PartReport:

@@ -11,7 +11,7 @@ from overlayd.host.docker import DockerPart
 from overlayd.host.parts import DesiredHost, HostContext, PartReport
 from overlayd.leases.lease import Lease
 from overlayd.lib.addresses import first_host
-from overlayd.lib.files import write_atomically
+from overlayd.lib.files import KeptFile
 
 
 class FilesPart:
@@ -24,6 +24,10 @@ class FilesPart:
         self._context = context
         self._docker = docker
         self._published = False
+        settings = context.settings
+        self._subnet_file = KeptFile(settings.subnet_env)
+        self._record = KeptFile(settings.run_dir / docker_options.RECORD)
+        self._docker_env = KeptFile(settings.run_dir / docker_options.DOCKER_ENV)
 
     def publish(self, lease: Lease) -> None:
         """Write the files for the first time: docker may start from them at once. Raises OverlaydError."""
@@ -43,15 +47,14 @@ class FilesPart:
         """The files stay."""
 
     def _write(self, lease: Lease) -> None:
-        run_dir = self._context.settings.run_dir
         try:
-            write_atomically(self._context.settings.subnet_env, self._subnet_env(lease))
+            self._subnet_file.write(self._subnet_env(lease))
             if self._docker is not None:
                 record = self._docker.record(lease.subnets)
-                write_atomically(run_dir / docker_options.RECORD, record)
+                self._record.write(record)
                 etcd_in_docker.remember(self._context.settings.state_dir, record)
                 # Last: docker may start as soon as this is there.
-                write_atomically(run_dir / docker_options.DOCKER_ENV, self._docker.env_file())
+                self._docker_env.write(self._docker.env_file())
         except OSError as error:
             raise OverlaydError(f"cannot write the files that docker starts from: {error}") from error
 

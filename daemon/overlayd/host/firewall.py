@@ -6,7 +6,6 @@ from collections.abc import Collection, Mapping
 from typing import ClassVar
 
 from overlayd import firewall
-from overlayd.docker.dockerd_config import read_dockerd_config
 from overlayd.errors import CommandFailed, KernelRefused
 from overlayd.host import other_networks
 from overlayd.host.data_path import DataPath, public_addresses, subnets_of
@@ -50,7 +49,7 @@ class FirewallPart:
         first `sync`, the peers of the last run are accepted, and `peers` too: a host that is moved from flannel loses
         no packet. Raises CommandFailed, KernelRefused.
         """
-        daemon_json = read_dockerd_config().settings
+        daemon_json = self._context.dockerd_config.read().settings
         for version in sorted({4, *self._context.config.versions}):
             if not netlink.forwards(version):
                 reason = self._close_forwarding(daemon_json, version)
@@ -115,7 +114,7 @@ class FirewallPart:
             devices=self._context.backend.devices,
             masquerade=self._context.settings.ip_masq,
             forward=self._context.settings.iptables_forward_rules,
-            daemon_json=read_dockerd_config().settings,
+            daemon_json=self._context.dockerd_config.read().settings,
             bridge=next((name for name in interfaces.with_address_in(subnets) if name in all_bridges), self._bridge),
             others=[
                 firewall.OtherNetwork(network=network, bridges=self._bridges_of(other, all_bridges))

@@ -26,10 +26,14 @@ from overlayd.leases.lease_table import LeaseTable
 from overlayd.leases.network_config import NetworkConfig
 from overlayd.leases.registry import Registry
 from overlayd.lib.counters import gauge
+from overlayd.lib.kept import Kept
 from overlayd.monitoring.status_file import StatusFile
 from overlayd.settings import Settings
 from overlayd.underlay import host_needs
 from overlayd.underlay.choose import Underlay
+
+# What this host needs for itself is read this often also when the kernel told of no change, as DNS may have.
+NEEDS_REST_S = 30.0
 
 SUBNETS = gauge("overlayd_network_subnets", "How many subnets the network has for hosts, used ones included.")
 
@@ -86,8 +90,12 @@ class Host:
             self._files,
         )
         self._last: tuple[LeaseTable, Lease, DesiredHost] | None = None
-        self._watch = watch
-        self._needs_read: tuple[int, float] | None = None
+        self._needs = Kept(
+            lambda: host_needs.now(settings.etcd_endpoints),
+            lambda: (watch.changes(), host_needs.files()),
+            rest_s=NEEDS_REST_S,
+            clock=clock,
+        )
         self._reconciler = Reconciler(self._parts, status_file, clock=clock, wall_clock=wall_clock)
 
     @contextmanager
@@ -116,7 +124,7 @@ class Host:
         those that the caller knows of: they are shown in the status only. Raises UnsupportedError.
         """
         began = self._clock()
-        self._read_needs(began)
+        self._here.needed = self._needs.get()
         lease_table, view, held = self._registry.lease_table(), self._registry.view, self.own_lease.held
         status = {
             "network": str(self._config),
@@ -147,16 +155,6 @@ class Host:
         """Start or restart docker where the settings allow it, else log what has to be done."""
         if self._docker is not None:
             self._docker.settle()
-
-    def _read_needs(self, now: float) -> None:
-        """Read what this host needs for itself, unless that was just done and the kernel has told of no change."""
-        changes = self._watch.changes()
-        if self._needs_read is not None:
-            at_change, at = self._needs_read
-            if changes == at_change and now - at < self._settings.resync_s:
-                return
-        self._here.needed = host_needs.now(self._settings.etcd_endpoints)
-        self._needs_read = (changes, now)
 
     def _desired(self, lease_table: LeaseTable) -> DesiredHost:
         """The same object for the same leases: it is compared with the last one, and may have thousands of peers."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 from overlayd.backends.backend import Backend
+from overlayd.docker.dockerd_config import DockerdConfigReader
 from overlayd.kernel.expected import Expected
 from overlayd.leases.conflicts import CurrentNeeds
 from overlayd.leases.lease import Lease
@@ -34,7 +35,7 @@ class HostContext:
     """What parts are made from: this host's settings, and what follows from one network config on this host.
 
     `here` is what this host needs for itself, as it was last read; the same object for all parts. `watch` tells of
-    changes in the kernel.
+    changes in the kernel. `dockerd_config` is what others configure dockerd with.
     """
 
     settings: Settings
@@ -43,6 +44,7 @@ class HostContext:
     backend: Backend
     here: CurrentNeeds
     watch: KernelWatch
+    dockerd_config: DockerdConfigReader = field(default_factory=DockerdConfigReader)
 
 
 @dataclass(frozen=True, kw_only=True)

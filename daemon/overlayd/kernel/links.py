@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
+from typing import Generic, TypeVar
 
 from overlayd.kernel.messages import (
     FAMILY,
@@ -25,6 +26,8 @@ from overlayd.kernel.messages import (
     word,
 )
 from overlayd.lib.addresses import IPAddress, IPInterface
+
+T = TypeVar("T")
 
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
@@ -101,6 +104,26 @@ class AddressMessage:
     flags: int
 
 
+class _Parsed(Generic[T]):
+    """Parses messages, but not again those of the last answer: what did not change comes as the same bytes.
+
+    Each look of an idle daemon lists interfaces and addresses a dozen times, and to parse takes longer than to ask.
+    """
+
+    def __init__(self, parse: Callable[[bytes], T]) -> None:
+        self._parse = parse
+        self._last: dict[bytes, T] = {}
+
+    def __call__(self, messages: Iterable[bytes]) -> list[T]:
+        # Threads, also those in other network namespaces, only take this from each other.
+        last, now = self._last, dict[bytes, T]()
+        for message in messages:
+            found = last.get(message)
+            now[message] = self._parse(message) if found is None else found
+        self._last = now
+        return list(now.values())
+
+
 def read(namespace: int | None = None) -> tuple[LinkMessage, ...]:
     """Every interface of this network namespace, or of that which this one has the number for, by index.
 
@@ -109,7 +132,7 @@ def read(namespace: int | None = None) -> tuple[LinkMessage, ...]:
     request = _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + word(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS)
     if namespace is not None:
         request += word(IFLA_TARGET_NETNSID, namespace)
-    found = (parse(message) for _flags, message in dump(RTM_GETLINK, request))
+    found = _parsed_links(message for _flags, message in dump(RTM_GETLINK, request))
     return tuple(sorted(found, key=lambda one: one.index))
 
 
@@ -128,7 +151,7 @@ def read_addresses(namespace: int | None = None) -> tuple[AddressMessage, ...]:
             request += word(IFA_TARGET_NETNSID, namespace)
         messages = [message for _flags, message in dump(RTM_GETADDR, request, over=end)]
     by_family = ([one for one in messages if one[0] == family] for family in FAMILY.values())
-    return tuple(_address(message) for found in by_family for message in found)
+    return tuple(_parsed_addresses(message for found in by_family for message in found))
 
 
 def read_neighbours(index: int, version: int) -> Iterator[tuple[IPAddress, str]]:
@@ -248,3 +271,7 @@ def _address(message: bytes) -> AddressMessage:
     return AddressMessage(
         index=index, address=made((packed, length)), flags=number(found.get(IFA_FLAGS)) if IFA_FLAGS in found else flags
     )
+
+
+_parsed_links = _Parsed(parse)
+_parsed_addresses = _Parsed(_address)

@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from overlayd.lib.kept import Identity, identity
 from overlayd.lib.ownership import open_to_others
 
 
@@ -50,6 +51,25 @@ def write_atomically(path: Path, text: str, *, mode: int = 0o644) -> None:
             # The kernel tells of a full disk when it writes, and then names no file.
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
+
+
+class KeptFile:
+    """A file that is kept with one text. For one thread."""
+
+    def __init__(self, path: Path) -> None:
+        """Writes nothing yet."""
+        self._path = path
+        self._as_it_should_be: tuple[str, Identity] | None = None
+
+    def write(self, text: str) -> None:
+        """Do as write_atomically; but nothing where the text is the same, and stat(2) shows no change of the file."""
+        before = identity(self._path)
+        if before is not None and self._as_it_should_be == (text, before):
+            return
+        write_atomically(self._path, text)
+        # Only a file that was found so, as of one that was written now it is not known who changed it since.
+        unchanged = before is not None and identity(self._path) == before
+        self._as_it_should_be = (text, before) if before is not None and unchanged else None
 
 
 def _sync(folder: Path) -> None:

@@ -65,6 +65,13 @@ def texts(root: Path, name: str) -> Iterable[str]:
     return (text for _path, text in read(root, name))
 
 
+def consulted(root: Path, name: str) -> list[Path]:
+    """The paths on which it depends what `read` gives: files that may be there, folders of drop-ins, and these."""
+    dirs = [root / place for place in UNIT_DIRS]
+    folders = [place / f"{name}.d" for place in dirs]
+    return [*(place / name for place in dirs), *folders, *(path for place in folders for path in _drop_ins(place))]
+
+
 def read(root: Path, name: str) -> Iterable[tuple[Path, str]]:
     """A unit and its drop-ins with their texts, in the order in which they apply; none if it is not installed.
 

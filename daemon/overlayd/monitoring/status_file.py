@@ -11,6 +11,7 @@ from typing import Any
 
 from overlayd.errors import OverlaydError
 from overlayd.lib.files import read_json, write_atomically
+from overlayd.lib.kept import identity
 from overlayd.lib.log import logger
 from overlayd.monitoring.state import Peer, Reach, Status
 
@@ -36,11 +37,11 @@ class StatusFile:
         """Change some fields, and write the file. A full disk is no reason to stop carrying packets: never raises."""
         status = dataclasses.replace(self.status, **changes)
         # With thousands of peers it takes long to compose; and somebody may have removed or changed the file.
-        if status == self.status and self._written is not None and self._written == _identity(self._path):
+        if status == self.status and self._written is not None and self._written == identity(self._path):
             return
         self.status = status
         written = self._write(self._path, _as_object(dataclasses.replace(self.status, reach=())))
-        self._written = _identity(self._path) if written else None
+        self._written = identity(self._path) if written else None
 
     def update_reach(self, found: tuple[Reach, ...]) -> None:
         """Change what is known of the way to each peer, in a file of its own. Never raises."""
@@ -79,15 +80,6 @@ def _value(value: object) -> str:
 
 def _as_list(objects: Iterable[object]) -> str:
     return "\n".join(("[", ",\n".join(f"  {json.dumps(vars(one))}" for one in objects), " ]"))
-
-
-def _identity(path: Path) -> tuple[int, ...] | None:
-    """What is another after any change of a file; None where there is no such file."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 def read(run_dir: Path) -> Status:

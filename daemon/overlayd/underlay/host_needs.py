@@ -17,6 +17,7 @@ from overlayd.kernel.foreign import FLANNEL
 from overlayd.leases.conflicts import OWN_ADDRESS, CurrentNeeds, HostNeed, Judgement, judge_network
 from overlayd.leases.network_config import NetworkConfig
 from overlayd.lib.addresses import IPAddress, ip_address, ip_network
+from overlayd.lib.kept import identity
 from overlayd.lib.marks import DEVICES
 from overlayd.store.endpoints import parse_endpoints
 
@@ -85,6 +86,11 @@ def _reader(etcd_endpoints: tuple[str, ...]) -> HostNeedsReader:
 def now(etcd_endpoints: tuple[str, ...]) -> tuple[HostNeed, ...]:
     """What this host needs now. For one thread."""
     return _reader(etcd_endpoints).now()
+
+
+def files() -> tuple[object, ...]:
+    """What is another when one of the files has changed that needs are read from."""
+    return tuple(map(identity, _RESOLV_CONF))
 
 
 def _gateways() -> Iterator[HostNeed]:

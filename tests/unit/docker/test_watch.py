@@ -23,7 +23,7 @@ ALL = ["--bip=10.5.52.1/24", "--ip-masq=false", "--mtu=1450"]
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A daemon.json that is not there yet; a docker of this machine's is none of the test's."""
     monkeypatch.setattr(docker_service, "read_service", lambda _config: None)
-    monkeypatch.setattr(docker_service, "dockerd_argv", lambda _service: None)
+    monkeypatch.setattr(docker_service, "dockerd_argv", lambda *_args: None)
     return tmp_path / "daemon.json"
 
 
@@ -108,7 +108,7 @@ def test_a_dockerd_without_our_options_is_wrong_as_one_on_another_address_is(
     told: list[tuple[str | None, str]] = []
     monkeypatch.setattr(docker_service, "settle", lambda _config, problem, *, restart: told.append((problem, restart)))
     monkeypatch.setattr(docker_service, "read_service", lambda _config: None)
-    monkeypatch.setattr(docker_service, "dockerd_argv", lambda _service: tuple(argv))
+    monkeypatch.setattr(docker_service, "dockerd_argv", lambda *_args: tuple(argv))
     monkeypatch.setattr("overlayd.docker.watch.interfaces.interface_addresses", lambda _name: None)
     watch = DockerWatch(restart="idle", lasting_s=0, daemon_json=file)
     for _ in range(3):
@@ -144,12 +144,38 @@ def test_docker_is_restarted_once_a_problem_has_lasted_and_only_once(
 def test_systemd_is_asked_every_five_seconds_at_most(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     asked: list[float] = []
-    monkeypatch.setattr(docker_service, "read_service", lambda _config: asked.append(now))
+
+    def read(_config: object) -> DockerService:
+        asked.append(now)
+        return DockerService(state="inactive", drop_ins=DROP_INS)
+
+    monkeypatch.setattr(docker_service, "read_service", read)
     watch = DockerWatch(restart="never", lasting_s=60, daemon_json=file, clock=lambda: now)
     for _ in range(24):
         watch.look(WANT)
         now += 0.5
     assert asked == [0.0, 5.0, 10.0]
+
+
+def test_a_systemd_without_docker_is_asked_less_often_and_processes_are_searched(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, asked, searched = 0.0, list[float](), list[float]()
+    monkeypatch.setattr(docker_service, "read_service", lambda _config: asked.append(now))
+    monkeypatch.setattr(docker_service, "dockerd_argv", lambda *_args: searched.append(now))
+    monkeypatch.setattr("overlayd.docker.watch.interfaces.interface_addresses", lambda _name: None)
+    watch = DockerWatch(restart="never", lasting_s=60, daemon_json=file, clock=lambda: now)
+    for _ in range(66):
+        watch.look(WANT)
+        now += 0.5
+    assert asked == [0.0, 30.0]
+    assert searched == [0.0, 5.0, 10.0, 15.0, 20.0, 25.0, 30.0]
+    # What may be a unit that was installed.
+    file.write_text("{}")
+    watch.look(WANT)
+    file.write_text('{"mtu": 1450}')
+    watch.look(WANT)
+    assert asked == [0.0, 30.0, 33.0]
 
 
 def test_a_docker_that_runs_on_is_asked_about_less_often(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
