@@ -20,7 +20,7 @@ STANDARD_LIBRARY = (
 REST_OF_LIBRARIES = (
     *(f"etcd3.{name}" for name in ("client", "events", "leases", "locks", "members", "transactions", "utils", "watch")),
     *("google.protobuf.internal.python_message", "google.protobuf.text_format", "google.protobuf.json_format"),
-    *("grpc.aio", "multiprocessing", "six", "sqlite3", "tenacity", "unittest"),
+    *("asyncio", "grpc.aio", "multiprocessing", "six", "sqlite3", "tenacity", "unittest"),
 )
 
 # protobuf's compiled code imports it, which PyInstaller does not see; without it protobuf crashes.

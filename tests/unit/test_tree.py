@@ -133,6 +133,7 @@ PURE = (
     "lib/envfile",
     "lib/iptables_save",
     "lib/marks",
+    "lib/quick_dataclass",
     "lib/sanitize",
     "lib/subnet_index",
     "lib/tables",

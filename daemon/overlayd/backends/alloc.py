@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from heapq import nsmallest
 from typing import ClassVar
 
@@ -12,6 +11,7 @@ from overlayd.backends.peers import PEERS_AT_MOST
 from overlayd.backends.planned import PlainPackets
 from overlayd.kernel.converge import Plan
 from overlayd.leases.lease import Lease
+from overlayd.lib.quick_dataclass import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import shlex
-from dataclasses import dataclass
 from pathlib import Path
 
 from overlayd.lib.ownership import open_to_others
+from overlayd.lib.quick_dataclass import dataclass
 from overlayd.lib.sanitize import sanitized
 
 SETTING = "extension-commands"

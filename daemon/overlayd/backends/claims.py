@@ -7,11 +7,12 @@ other for ever, and so would two hosts with one key.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from overlayd.kernel.wireguard.device import KEY_BYTES, format_key, parse_key
 from overlayd.leases.lease import FamilyLease, Lease
 from overlayd.lib.addresses import IPAddress, IPNetwork
+from overlayd.lib.quick_dataclass import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import Enum
 
 from overlayd.errors import NetworkConfigError
 from overlayd.leases.lease import Lease
+from overlayd.lib.quick_dataclass import dataclass
 from overlayd.lib.sanitize import sanitized
 
 # As flannel names them, for the commands about peers, and for those about this host.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from overlayd.backends.allowed_commands import AllowedCommands
@@ -16,6 +16,7 @@ from overlayd.leases.conflicts import OWN_ADDRESS, CurrentNeeds, HostNeed
 from overlayd.leases.lease import FamilyLease, Lease
 from overlayd.leases.network_config import NetworkConfig
 from overlayd.lib.addresses import ip_network
+from overlayd.lib.quick_dataclass import dataclass
 from overlayd.underlay.choose import Underlay, UnderlayEndpoint
 
 # Any other route to the subnet wins over this one, above all that of the bridge.

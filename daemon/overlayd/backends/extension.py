@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from ipaddress import ip_network
 from typing import Any, ClassVar, Self
 
@@ -41,6 +41,7 @@ from overlayd.kernel import interfaces
 from overlayd.kernel.converge import ConvergeReport, Plan, converge, require
 from overlayd.leases.lease import Lease
 from overlayd.lib.log import logger
+from overlayd.lib.quick_dataclass import dataclass
 
 log = logger("extension")
 

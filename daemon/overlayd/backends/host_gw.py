@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from overlayd.backends.environment import Environment
@@ -15,6 +14,7 @@ from overlayd.errors import UnsupportedError
 from overlayd.kernel.converge import Plan
 from overlayd.kernel.state import Route
 from overlayd.leases.lease import FamilyLease, Lease
+from overlayd.lib.quick_dataclass import dataclass
 
 # Of those backends that can do without their encapsulation.
 DIRECT_ROUTING = Key(

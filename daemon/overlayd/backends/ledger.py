@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from overlayd.backends.commands import Commands, HostVariables, PeerRecord
 from overlayd.errors import OverlaydError
 from overlayd.lib.files import read_json, write_atomically
 from overlayd.lib.ownership import open_to_others
+from overlayd.lib.quick_dataclass import dataclass
 
 FILE = "extension.json"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")

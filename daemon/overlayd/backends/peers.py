@@ -7,7 +7,7 @@ depends on leases served before goes into `Together.refusal`; one that a single 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import field
 from heapq import nsmallest
 from ipaddress import IPv4Network, ip_network
 from operator import attrgetter
@@ -18,6 +18,7 @@ from overlayd.leases.conflicts import OWN_ADDRESS, HostNeed, taken_by
 from overlayd.leases.lease import FamilyLease, Lease
 from overlayd.leases.network_config import NetworkConfig, Pool
 from overlayd.lib.addresses import IPNetwork
+from overlayd.lib.quick_dataclass import dataclass
 from overlayd.lib.sanitize import sanitized
 
 # Each peer is up to three objects in the kernel, and each round reads all. The largest known clusters have 5,000 hosts.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Hashable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol, Self, runtime_checkable
 
 from overlayd.backends.environment import Environment
@@ -12,6 +11,7 @@ from overlayd.backends.listening import Listening
 from overlayd.backends.wire import Wire
 from overlayd.kernel.converge import ConvergeReport, Plan, converge, require
 from overlayd.leases.lease import Lease
+from overlayd.lib.quick_dataclass import dataclass
 
 
 @runtime_checkable

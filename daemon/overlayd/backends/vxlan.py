@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Collection, Hashable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from overlayd.backends.environment import Environment
@@ -26,6 +25,7 @@ from overlayd.kernel.state import Address, FdbEntry, KernelObject, Neighbour, Ro
 from overlayd.leases.lease import FamilyLease, Lease
 from overlayd.lib import marks
 from overlayd.lib.addresses import IPAddress, interface
+from overlayd.lib.quick_dataclass import dataclass
 
 # By the IP version of the underlay: outer IPv4 20 or IPv6 40, UDP 8, VXLAN 8, inner Ethernet 14.
 OVERHEAD_BYTES = {4: 50, 6: 70}

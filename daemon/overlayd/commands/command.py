@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from overlayd.lib.quick_dataclass import dataclass
 from overlayd.settings import Settings
 
 

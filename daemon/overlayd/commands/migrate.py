@@ -9,7 +9,7 @@ import argparse
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 
 from overlayd import settings as settings_table
@@ -27,6 +27,7 @@ from overlayd.lib import process
 from overlayd.lib.addresses import first_host
 from overlayd.lib.files import write_atomically
 from overlayd.lib.marks import ours
+from overlayd.lib.quick_dataclass import dataclass
 from overlayd.monitoring import status_file
 from overlayd.settings import Settings
 

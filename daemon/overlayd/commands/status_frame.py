@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from overlayd.commands.status_report import DEAD, by_path, fields, indented, paths_of, reached, shortened
+from overlayd.lib.quick_dataclass import dataclass
 from overlayd.lib.tables import columns
 from overlayd.monitoring.readiness import checks, is_ready
 from overlayd.monitoring.state import (

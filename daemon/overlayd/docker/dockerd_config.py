@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from overlayd.docker.flags import Flag
 from overlayd.lib import envfile, unit_files
 from overlayd.lib.files import read_json
 from overlayd.lib.kept import Kept, identities
+from overlayd.lib.quick_dataclass import dataclass
 
 UNIT = "docker.service"
 DAEMON_JSON = Path("/etc/docker/daemon.json")

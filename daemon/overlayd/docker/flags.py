@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
+from overlayd.lib.quick_dataclass import dataclass
 from overlayd.lib.sanitize import plain, sanitized
 
 # Options that overlayd sets from the lease.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_interface, ip_network
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from overlayd.errors import OverlaydError
 from overlayd.leases.subnets import Subnets
 from overlayd.lib.addresses import IPInterface, first_host
 from overlayd.lib.files import read_json, write_atomically
+from overlayd.lib.quick_dataclass import dataclass
 from overlayd.lib.sanitize import plain, sanitized
 
 BRIDGE = "docker0"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from overlayd.docker import flags as docker_flags
@@ -16,6 +16,7 @@ from overlayd.errors import CommandFailed
 from overlayd.lib import process, systemctl
 from overlayd.lib.addresses import IPNetwork
 from overlayd.lib.log import logger
+from overlayd.lib.quick_dataclass import dataclass
 
 log = logger("docker")
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
 from overlayd.backends.listening import Listening
 from overlayd.lib.addresses import IPAddress, IPInterface, IPNetwork
+from overlayd.lib.quick_dataclass import dataclass
 from overlayd.lib.x509 import Certificate
 from overlayd.monitoring.state import Reach
 from overlayd.ruleset.nftables import BaseChain

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
 
 from overlayd.firewall.table import NFT_LEASED, NFT_PEERS
 from overlayd.lib.addresses import IPAddress, IPNetwork, without
 from overlayd.lib.marks import ours
+from overlayd.lib.quick_dataclass import dataclass
 from overlayd.ruleset.nftables import BaseChain
 from overlayd.ruleset.packet_path import FORWARDED, IptablesRules, Match, rules_met, trace_path
 from overlayd.ruleset.walk import Packet

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import IPv4Address, IPv4Network
 
 from overlayd.backends.wire import WireFormat
+from overlayd.lib.quick_dataclass import dataclass
 
 # Sizes of keys and values, in bytes.
 SETTINGS, PEERS, CONTAINERS, PORTS, FLOWS, ROUTERS = (4, 32), (8, 16), (4, 4), (4, 16), (16, 16), (8, 4)

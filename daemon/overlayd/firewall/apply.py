@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self, TypeVar
 
@@ -21,6 +20,7 @@ from overlayd.kernel import ipset, policies
 from overlayd.lib.addresses import IPAddress, IPNetwork, ip_address, ip_network
 from overlayd.lib.log import logger
 from overlayd.lib.marks import ours
+from overlayd.lib.quick_dataclass import dataclass
 
 log = logger("firewall")
 

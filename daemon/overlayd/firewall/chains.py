@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 
 from overlayd.firewall.rules import MASQUERADED_ELSEWHERE, MULTICAST, DesiredRules, Overlay
 from overlayd.firewall.strangers import ACCEPT, DROP, RETURN, FilterRule, accept_rules, stranger_rules
 from overlayd.lib.marks import ours
+from overlayd.lib.quick_dataclass import dataclass
 
 _FROM_LEASED = re.compile(r"-m set --match-set OVERLAYD\d?-LEASED[46] src ")
 

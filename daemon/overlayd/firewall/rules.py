@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from typing import TypeVar
 
 from overlayd.backends.listening import Listening
 from overlayd.lib.addresses import IPAddress, IPNetwork
+from overlayd.lib.quick_dataclass import dataclass
 
 F = TypeVar("F", IPAddress, IPNetwork)
 

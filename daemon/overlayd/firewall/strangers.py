@@ -8,10 +8,11 @@ subnet is. SECURITY.md names the attack behind each rule.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from overlayd.firewall.rules import DesiredRules, Overlay
 from overlayd.lib.addresses import IPNetwork
+from overlayd.lib.quick_dataclass import dataclass
 
 ACCEPT, DROP, RETURN = "accept", "drop", "return"
 ICMP = {4: "icmp", 6: "ipv6-icmp"}

@@ -10,12 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from overlayd.errors import CommandFailed
 from overlayd.firewall.rules import MASQUERADED_ELSEWHERE, MULTICAST, DesiredRules, Mark, Overlay
 from overlayd.firewall.strangers import DROP, FilterRule, accept_rules, stranger_rules
 from overlayd.lib.marks import ours
+from overlayd.lib.quick_dataclass import dataclass
 
 FAMILIES = {4: "ip", 6: "ip6"}
 # The names of the sets of peers' public addresses and of their subnets.

@@ -13,13 +13,13 @@ Zones are not changed: they belong to the administrator or to Docker. The reason
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 
 from overlayd.backends.listening import Listening
 from overlayd.firewall.rules import Overlay
 from overlayd.lib.addresses import IPAddress, IPNetwork
 from overlayd.lib.marks import ours
+from overlayd.lib.quick_dataclass import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)

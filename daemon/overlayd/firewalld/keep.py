@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from overlayd.errors import FirewalldRefused
 from overlayd.firewalld.bus import Bus
 from overlayd.firewalld.desired import Runtime, nothing
 from overlayd.lib.log import logger
 from overlayd.lib.marks import ours
+from overlayd.lib.quick_dataclass import dataclass
 
 log = logger("firewalld")
 

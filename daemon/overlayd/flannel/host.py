@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from ipaddress import IPv4Interface
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from overlayd.errors import ConfigError, PrivilegeError
 from overlayd.flannel import options
 from overlayd.leases.subnets import Subnets
 from overlayd.lib import envfile, unit_files
+from overlayd.lib.quick_dataclass import dataclass
 from overlayd.lib.sanitize import plain
 
 SYSCONFIG = "etc/sysconfig/flanneld"

@@ -8,11 +8,12 @@ FLANNEL_ETCD and FLANNEL_ETCD_KEY of older packages, before the words of the uni
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import Field, dataclass, fields
+from dataclasses import Field, fields
 from typing import Any
 
 from overlayd import settings
 from overlayd.lib import envfile
+from overlayd.lib.quick_dataclass import dataclass
 from overlayd.settings import Settings
 
 SUBNET_ENV = "/run/flannel/subnet.env"

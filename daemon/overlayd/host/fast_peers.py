@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
 from overlayd.backends.wire import Wire, WireFormat
@@ -13,6 +12,7 @@ from overlayd.host.data_path import DataPath
 from overlayd.host.parts import HostContext
 from overlayd.kernel import interfaces
 from overlayd.leases.lease import Lease
+from overlayd.lib.quick_dataclass import dataclass
 
 EVERY_ADDRESS = IPv4Network("0.0.0.0/0")
 

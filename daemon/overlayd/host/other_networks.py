@@ -12,7 +12,6 @@ import json
 import os
 import socket
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from overlayd.lib import hostlock
 from overlayd.lib.addresses import IPNetwork, ip_network, overlaps
 from overlayd.lib.files import read_json, write_atomically
 from overlayd.lib.marks import ours
+from overlayd.lib.quick_dataclass import dataclass
 from overlayd.settings import Settings
 
 # asm-generic/socket.h, Linux 5.14: unlike its inode number, the cookie of a namespace is never used again.

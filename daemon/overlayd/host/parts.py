@@ -6,7 +6,7 @@ A new part is one module with a class that has what `Part` asks for, and one ent
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, ClassVar, Protocol
 
 from overlayd.backends.backend import Backend
@@ -15,6 +15,7 @@ from overlayd.kernel.expected import Expected
 from overlayd.leases.conflicts import CurrentNeeds
 from overlayd.leases.lease import Lease
 from overlayd.leases.network_config import NetworkConfig
+from overlayd.lib.quick_dataclass import dataclass
 from overlayd.settings import Settings
 from overlayd.underlay.choose import Underlay
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import errno
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
 from overlayd.errors import KernelRefused
 from overlayd.kernel import interfaces, links
 from overlayd.kernel.links import LinkMessage
 from overlayd.lib.addresses import IPAddress, IPInterface
+from overlayd.lib.quick_dataclass import dataclass
 
 # The queueing discipline of a veth that nobody limits.
 _NO_QUEUE = ("noqueue", "noop", None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from itertools import chain
 
 from overlayd.errors import NetworkConfigError
@@ -12,6 +12,7 @@ from overlayd.kernel.diff import diff
 from overlayd.kernel.foreign import Destination, ForeignRoute, RouteConflicts, find_conflicts
 from overlayd.kernel.state import Address, KernelObject, KernelState, Link, Route, link_settings
 from overlayd.lib.addresses import IPNetwork
+from overlayd.lib.quick_dataclass import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)

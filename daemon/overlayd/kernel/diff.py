@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
 from enum import Enum
 from operator import attrgetter
 from typing import TypeVar
 
 from overlayd.kernel.state import KernelObject, KernelState, Link, Neighbour, VxlanLink
+from overlayd.lib.quick_dataclass import dataclass
 
 K = TypeVar("K", bound=KernelObject)
 

@@ -11,11 +11,12 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from overlayd.kernel.state import KernelObject, Route
 from overlayd.lib.addresses import IPAddress, IPNetwork
 from overlayd.lib.marks import network_of_route
+from overlayd.lib.quick_dataclass import dataclass
 
 BRIDGE = "docker0"
 FLANNEL = "flannel"

@@ -7,7 +7,6 @@ import errno
 import re
 import socket
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -19,6 +18,7 @@ from overlayd.kernel.links import LinkMessage
 from overlayd.kernel.routes import MainRoute
 from overlayd.lib.addresses import IPAddress, IPInterface, IPNetwork
 from overlayd.lib.marks import ALIASES, DEVICES
+from overlayd.lib.quick_dataclass import dataclass
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 from typing import Generic, TypeVar
 
@@ -26,6 +26,7 @@ from overlayd.kernel.messages import (
     word,
 )
 from overlayd.lib.addresses import IPAddress, IPInterface
+from overlayd.lib.quick_dataclass import dataclass
 
 T = TypeVar("T")
 

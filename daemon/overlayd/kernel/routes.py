@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 
 from overlayd.kernel import messages
@@ -14,6 +13,7 @@ from overlayd.kernel.messages import FAMILY, NLM_F_DUMP_INTR, attribute, attribu
 from overlayd.kernel.state import Route
 from overlayd.lib import marks
 from overlayd.lib.addresses import IPAddress, IPNetwork
+from overlayd.lib.quick_dataclass import dataclass
 
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 RT_TABLE_UNSPEC, RT_TABLE_MAIN = 0, 254

@@ -9,10 +9,11 @@ routes a protocol number; addresses, neighbours, FDB entries and WireGuard peers
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import ClassVar, Self, TypeVar
 
 from overlayd.lib.addresses import IPAddress, IPInterface, IPNetwork
+from overlayd.lib.quick_dataclass import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import struct
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from enum import IntEnum
 
 from overlayd.errors import KernelRefused
@@ -25,6 +24,7 @@ from overlayd.kernel.messages import (
     word,
 )
 from overlayd.lib import marks
+from overlayd.lib.quick_dataclass import dataclass
 
 # linux/rtnetlink.h, linux/pkt_sched.h, linux/pkt_cls.h
 RTM_NEWQDISC, RTM_DELQDISC, RTM_NEWTFILTER, RTM_DELTFILTER, RTM_GETTFILTER = 36, 37, 44, 45, 46

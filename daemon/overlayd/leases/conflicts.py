@@ -6,11 +6,12 @@ What is wrong on every host is judged with the network config (network_config.py
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import ClassVar
 
 from overlayd.leases.network_config import NetworkConfig
 from overlayd.lib.addresses import IPNetwork, is_within, overlaps
+from overlayd.lib.quick_dataclass import dataclass
 
 SHOWN_AT_MOST = 10
 OWN_ADDRESS = "this host's own address"

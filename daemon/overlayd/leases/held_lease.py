@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from overlayd.leases.lease import Lease
 from overlayd.leases.subnets import Subnets
 from overlayd.lib.addresses import IPAddress
+from overlayd.lib.quick_dataclass import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)

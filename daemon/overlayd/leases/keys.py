@@ -12,11 +12,11 @@ others.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 
 from overlayd.leases.subnets import Subnets
 from overlayd.lib.addresses import IPAddress
+from overlayd.lib.quick_dataclass import dataclass
 from overlayd.lib.sanitize import plain, sanitized
 from overlayd.store.bounded_keys import Bounds
 

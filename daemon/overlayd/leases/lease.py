@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, TypeVar
@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from overlayd.leases.keys import LEASE_BYTES, Keys, MalformedLease, lease_name, parse_lease_name
 from overlayd.leases.subnets import Subnets
 from overlayd.lib.addresses import IPAddress, IPNetwork
+from overlayd.lib.quick_dataclass import dataclass
 from overlayd.lib.sanitize import plain, sanitized
 from overlayd.store.protocol import KeyValue
 

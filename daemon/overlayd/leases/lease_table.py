@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from overlayd.leases.keys import MalformedLease
 from overlayd.leases.lease import Lease, parse_lease
 from overlayd.lib.addresses import IPNetwork
+from overlayd.lib.quick_dataclass import dataclass
 from overlayd.lib.sanitize import plain
 from overlayd.store.protocol import KeyValue
 

@@ -10,13 +10,13 @@ import contextlib
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from overlayd.errors import StoreDenied, StoreError
 from overlayd.leases.held_lease import HeldLease
 from overlayd.leases.keys import BOUNDS, Keys, MalformedLease, parse_lease_name
 from overlayd.leases.lease import Lease, read_lease
 from overlayd.lib.addresses import IPNetwork
+from overlayd.lib.quick_dataclass import dataclass
 from overlayd.store.bounded_keys import BoundedKeys
 from overlayd.store.protocol import KeyStore, KeyValue
 

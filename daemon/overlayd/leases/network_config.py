@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from types import MappingProxyType
 from typing import Any
 
@@ -24,6 +24,7 @@ from overlayd.lib.addresses import (
     overlaps,
     subnet_at,
 )
+from overlayd.lib.quick_dataclass import dataclass
 from overlayd.lib.sanitize import plain, sanitized
 
 KEYS = (

@@ -13,7 +13,6 @@ import json
 import os
 import socket
 from collections.abc import Collection
-from dataclasses import dataclass
 from pathlib import Path
 
 from overlayd import __version__
@@ -23,6 +22,7 @@ from overlayd.lib import marks
 from overlayd.lib.addresses import IPAddress, ip_address
 from overlayd.lib.log import logger
 from overlayd.lib.periodic import Periodic
+from overlayd.lib.quick_dataclass import dataclass
 from overlayd.lib.sanitize import plain, sanitized
 from overlayd.store.protocol import KeyStore, KeyValue
 

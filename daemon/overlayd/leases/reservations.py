@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 
 from overlayd.errors import ConfigError, StoreDenied, StoreError
@@ -19,6 +18,7 @@ from overlayd.leases.network_config import NetworkConfig
 from overlayd.leases.presence import Identity, parse_identity
 from overlayd.leases.subnets import Subnets
 from overlayd.lib.addresses import IPAddress, overlaps
+from overlayd.lib.quick_dataclass import dataclass
 from overlayd.store.protocol import KeyStore, KeyValue
 
 

@@ -12,8 +12,9 @@ would change objects of network 0 without an error. Apart from that number, this
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import cache
+
+from overlayd.lib.quick_dataclass import dataclass
 
 HIGHEST_NUMBER = 9
 # rtnetlink(7) leaves numbers above RTPROT_STATIC (4) to userland; 157 to 166 are in no rt_protos of a distribution.

@@ -16,10 +16,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import ModuleType
 
-# For a module that may be the first to import asyncio, which loads Python's TLS if it can. gRPC has its own, and
-# netlink none: libssl and libcrypto, 5 MB resident, are for store/trust.py and the doctor.
-NO_TLS_IN_ASYNCIO: Mapping[str, ModuleType | None] = {"ssl": None}
-
 _M_ARENA_MAX = -8  # malloc.h
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 from overlayd.lib.counters import families
 from overlayd.lib.exposition import CONTENT_TYPE, exposition
+from overlayd.lib.quick_dataclass import dataclass
 from overlayd.monitoring.metrics import Process, process_families, status_families
 from overlayd.monitoring.readiness import checks
 from overlayd.monitoring.state import Status

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from overlayd.lib.exposition import Family, family
+from overlayd.lib.quick_dataclass import dataclass
 from overlayd.monitoring.readiness import checks, is_ready
 from overlayd.monitoring.state import FAILING, REACH_STATES, Status
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from overlayd.lib.quick_dataclass import dataclass
 from overlayd.monitoring.state import Status
 
 # People read this: so many peers are named, the rest are counted.

@@ -12,12 +12,13 @@ import select
 import socket
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from overlayd.errors import OverlaydError
 from overlayd.kernel import survey
 from overlayd.lib.addresses import IPAddress, IPNetwork, ip_address
+from overlayd.lib.quick_dataclass import dataclass
 from overlayd.probe.containers import BRIDGE, bridge_of, first_on_bridge
 from overlayd.probe.peers import SourceContainer
 from overlayd.probe.sockets import Socket

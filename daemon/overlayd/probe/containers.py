@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from overlayd.errors import KernelRefused, OverlaydError
@@ -18,6 +17,7 @@ from overlayd.kernel import interfaces, survey
 from overlayd.kernel.namespaces import in_namespace, others
 from overlayd.lib import marks
 from overlayd.lib.addresses import IPAddress, IPNetwork, contains
+from overlayd.lib.quick_dataclass import dataclass
 from overlayd.probe.sockets import icmp_socket
 
 BRIDGE = "docker0"

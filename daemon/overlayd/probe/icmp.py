@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 
 from overlayd.backends.packets import checksum
+from overlayd.lib.quick_dataclass import dataclass
 
 ICMP_BYTES = 8
 # Header without options, by IP version.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any, Protocol
 
 from overlayd import backends
 from overlayd.errors import ConfigError
+from overlayd.lib.quick_dataclass import dataclass
 from overlayd.monitoring.state import Peer, Status
 
 Address = IPv4Address | IPv6Address

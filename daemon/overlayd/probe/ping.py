@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
+from overlayd.lib.quick_dataclass import dataclass
 from overlayd.probe import icmp
 from overlayd.probe.pathmtu import Search
 from overlayd.probe.peers import Address, PathSpec, PingTarget

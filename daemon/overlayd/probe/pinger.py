@@ -9,12 +9,12 @@ import select
 import socket
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 from ipaddress import ip_address
 from types import TracebackType
 from typing import Self
 
 from overlayd.errors import PrivilegeError
+from overlayd.lib.quick_dataclass import dataclass
 from overlayd.probe import icmp
 from overlayd.probe.peers import Address, LocalHost, SourceContainer, sender, source_of
 from overlayd.probe.sockets import IP_MTU, IPV6_MTU, USUAL_HOPS, icmp_socket, set_hop_limit

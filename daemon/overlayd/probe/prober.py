@@ -10,11 +10,12 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from overlayd.errors import OverlaydError
 from overlayd.lib.addresses import IPAddress, IPNetwork, contains
 from overlayd.lib.log import logger
+from overlayd.lib.quick_dataclass import dataclass
 from overlayd.lib.subnet_index import SubnetIndex
 from overlayd.monitoring.state import Reach
 from overlayd.probe import icmp

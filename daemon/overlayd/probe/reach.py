@@ -8,10 +8,11 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from overlayd import backends
 from overlayd.lib.addresses import IPAddress, contains
+from overlayd.lib.quick_dataclass import dataclass
 from overlayd.monitoring.state import FAILING, HOST_ONLY, HOST_SILENT, NO_CONTAINER, NOT_ASKED, REACHED, Reach
 from overlayd.probe.peers import CANDIDATES, KnownPeer, first_containers, host_addresses
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from overlayd.lib.quick_dataclass import dataclass
 from overlayd.lib.tables import columns
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from overlayd.lib.addresses import IPAddress, IPNetwork, contains, inside
 from overlayd.lib.iptables_save import SavedChain, Tables
+from overlayd.lib.quick_dataclass import dataclass
 from overlayd.ruleset.walk import Action, ActionKind, Packet, RuleEffect, Verdict, protocol_name, walk
 
 _ENDS = {"ACCEPT": ActionKind.ACCEPT, "DROP": ActionKind.DROP, "REJECT": ActionKind.DROP, "RETURN": ActionKind.RETURN}

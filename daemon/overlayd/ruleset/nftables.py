@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
 from overlayd.lib.addresses import IPAddress, IPNetwork, contains, ip_address
 from overlayd.lib.marks import ours
+from overlayd.lib.quick_dataclass import dataclass
 from overlayd.ruleset.nftables_values import OTHER, UNKNOWN, compared, contained, value_of
 from overlayd.ruleset.walk import Action, ActionKind, Packet, Rule, RuleEffect, Verdict, walk
 

@@ -7,13 +7,14 @@ so each base chain that drops the packet needs an accept of its own, before the 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from typing import Protocol
 
 from overlayd.lib.addresses import IPNetwork
 from overlayd.lib.iptables_save import Tables
 from overlayd.lib.marks import network_of_rule, of, ours
+from overlayd.lib.quick_dataclass import dataclass
 from overlayd.ruleset.iptables import trace, with_accept
 from overlayd.ruleset.nftables import BaseChain
 from overlayd.ruleset.walk import Packet, Verdict

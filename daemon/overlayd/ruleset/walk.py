@@ -7,11 +7,12 @@ rule is uncertain: the rule is a doubt, and so are rules whose effect depends on
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from enum import StrEnum
 from typing import Protocol
 
 from overlayd.lib.addresses import IPAddress, IPNetwork
+from overlayd.lib.quick_dataclass import dataclass
 
 # IANA protocol-numbers, with the names that iptables prints (from /etc/protocols).
 _PROTOCOLS = {

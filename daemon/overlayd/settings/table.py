@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, field, fields
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,13 @@ from overlayd.errors import ConfigError, PrivilegeError
 from overlayd.lib import envfile
 from overlayd.lib.addresses import IPNetwork
 from overlayd.lib.marks import of
+from overlayd.lib.quick_dataclass import dataclass
 from overlayd.lib.sanitize import plain
 from overlayd.settings import values
 
 CONFIG_FILE = Path("/etc/sysconfig/overlayd")
 # In the file, but not read by overlayd: flags that the unit adds, and options that docker.env adds.
 _NOT_OPTIONS = {"OVERLAYD_OPTIONS", "OVERLAYD_DOCKER_OPTIONS"}
-
-
-# ruff: noqa: RUF009  (the table below is made of calls; their defaults are immutable)
 
 
 def _option(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import stat
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from overlayd.errors import ConfigError
 from overlayd.lib.log import logger
+from overlayd.lib.quick_dataclass import dataclass
 from overlayd.store.endpoints import EtcdEndpoint, parse_endpoints
 from overlayd.store.trust import system_bundle
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
+from overlayd.lib.quick_dataclass import dataclass
 from overlayd.store.protocol import KeyValue
 
 

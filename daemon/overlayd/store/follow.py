@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from types import MappingProxyType
 
 from overlayd.errors import StoreDenied, StoreError
 from overlayd.lib.log import logger
 from overlayd.lib.periodic import jittered
+from overlayd.lib.quick_dataclass import dataclass
 from overlayd.store.bounded_keys import BoundedKeys, Bounds
 from overlayd.store.client import Store
 from overlayd.store.protocol import KeyValue

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from overlayd.errors import StoreError
 from overlayd.lib.log import logger
 from overlayd.lib.periodic import jittered
+from overlayd.lib.quick_dataclass import dataclass
 from overlayd.store.client import Store
 from overlayd.store.connection import Connection, details, no_room, unreachable
 from overlayd.store.rights import write_without_effect

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from overlayd.errors import StoreDenied, StoreFull
+from overlayd.lib.quick_dataclass import dataclass
 from overlayd.store.client import Store
 from overlayd.store.pages import part_end
 from overlayd.store.rpc import etcdrpc

@@ -6,13 +6,14 @@ import codecs
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from overlayd.errors import StoreError
 from overlayd.lib.counters import gauge
 from overlayd.lib.log import logger
+from overlayd.lib.quick_dataclass import dataclass
 
 if TYPE_CHECKING:
     import ssl

@@ -9,9 +9,9 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from overlayd.errors import StoreDenied, StoreError
+from overlayd.lib.quick_dataclass import dataclass
 from overlayd.store.client import Store
 from overlayd.store.pages import key_value, part_end
 from overlayd.store.protocol import KeyValue

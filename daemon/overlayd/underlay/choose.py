@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from overlayd.errors import ConfigError
 from overlayd.kernel import interfaces as kernel
 from overlayd.kernel.interfaces import Interface, RouteAnswer
 from overlayd.lib.addresses import IPAddress, IPNetwork, contains, ip_address
+from overlayd.lib.quick_dataclass import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)

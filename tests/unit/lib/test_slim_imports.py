@@ -33,7 +33,19 @@ PARTS = {
     "jeepney": {"auth", "bus", "bus_messages", "fds", "io", "low_level", "wrappers"},
 }
 # What costs much in the standard library, and comes easily with something else.
-DEAR = {"decimal", "email", "http", "multiprocessing", "sqlite3", "ssl", "tarfile", "unittest", "urllib.request", "xml"}
+DEAR = {
+    "asyncio",
+    "decimal",
+    "email",
+    "http",
+    "multiprocessing",
+    "sqlite3",
+    "ssl",
+    "tarfile",
+    "unittest",
+    "urllib.request",
+    "xml",
+}
 
 LOADER = """
 import importlib, json, sys

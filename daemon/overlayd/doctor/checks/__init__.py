@@ -6,12 +6,13 @@ A check stands with its name in `CHECKS` of its module; a module is a section of
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from overlayd.doctor.checks import docker, etcd, firewall, host, reach, underlay
 from overlayd.doctor.facts import Facts
 from overlayd.doctor.finding import Finding, Sections, problems
 from overlayd.lib.marks import of
+from overlayd.lib.quick_dataclass import dataclass
 
 Check = Callable[[Facts], Finding | None]
 

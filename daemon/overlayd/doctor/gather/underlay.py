@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from ipaddress import IPv4Address
 
 from overlayd.doctor.facts import NetworkFacts, PublishedLease, ReturnRoute, UnderlayFacts
 from overlayd.errors import CommandFailed, CommandTimedOut, ConfigError
 from overlayd.kernel import arp, ethtool, interfaces
 from overlayd.lib import process
+from overlayd.lib.quick_dataclass import dataclass
 from overlayd.settings import Settings
 from overlayd.underlay.watch import choose_underlay
 

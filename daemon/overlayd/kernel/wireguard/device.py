@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 import binascii
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Protocol
 
 from overlayd.kernel.state import WireguardLink, WireguardPeer
+from overlayd.lib.quick_dataclass import dataclass
 
 KEY_BYTES = 32
 # The kernel and wireguard-go read and write this where there is no key.
