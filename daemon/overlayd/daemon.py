@@ -198,6 +198,8 @@ class Daemon:
                     host.publish()
                     self._report_ready(host, config)
                     ready = True
+                    # Parts that docker does not wait for are next.
+                    self._pacing.wake()
                     self._config.served = config
                 if ready:
                     host.settle_docker()

@@ -231,7 +231,8 @@ class _Sync:
             if nftables.installed() and not (used and backend == "nftables"):
                 removals.append(partial(nftables.sync, version, None))
             for command in iptables.kinds(version):
-                if not (used and command == iptables.COMMANDS[version]):
+                is_used = used and command == iptables.COMMANDS[version]
+                if not is_used and iptables.may_have_rules(command):
                     removals.append(partial(iptables.sync, command, Ruleset()))
         complete = True
         for removal in removals:

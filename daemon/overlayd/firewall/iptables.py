@@ -9,11 +9,13 @@ import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 from overlayd.errors import CommandFailed
 from overlayd.firewall.chains import Ruleset
 from overlayd.firewall.diff import Tables, changes, read, restore_input
 from overlayd.firewall.dropped import chain_of_iptables, note, written_again
+from overlayd.kernel import policies
 from overlayd.lib import process
 from overlayd.lib.iptables_save import packets
 from overlayd.lib.marks import ours
@@ -36,6 +38,11 @@ def kinds(version: int) -> list[str]:
         if installed(command) and shutil.which(f"{command}-save") is not None:
             found.setdefault(_kind(command), command)
     return list(found.values())
+
+
+def may_have_rules(command: str) -> bool:
+    """Whether there may be rules of that command's variant: legacy iptables has none before it has a table."""
+    return _kind(command) != "legacy" or policies.has_legacy_iptables()
 
 
 def sync(command: str, desired: Ruleset) -> bool:
@@ -110,7 +117,14 @@ def _restore(command: str, text: str) -> None:
 
 
 def _kind(command: str) -> str:
-    """The command's variant, by its own words: files of two packages may be the same variant."""
+    """The command's variant, by the program that it is a link to, or else by its own words.
+
+    Files of two packages may be the same variant.
+    """
+    program = Path(shutil.which(command) or command).resolve().name
+    for kind in ("nft", "legacy"):
+        if program == f"xtables-{kind}-multi":
+            return kind
     try:
         return "nft" if "nf_tables" in process.run([command, "--version"]) else "legacy"
     except CommandFailed:

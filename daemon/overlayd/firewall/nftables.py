@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from functools import lru_cache
 
 from overlayd.errors import CommandFailed
 from overlayd.firewall.dropped import note, written_again
 from overlayd.firewall.table import FAMILIES, NftTable, dropped, matches, removal, sets, tables, write
+from overlayd.kernel import policies
 from overlayd.lib import process
+from overlayd.lib.kept import Identity, identity
 from overlayd.lib.marks import ours
 
 _NAT_CHAIN = "type nat hook postrouting priority 100;"
@@ -42,7 +45,19 @@ def sync(version: int, desired: NftTable | None) -> bool:
 
 def table_exists(version: int) -> bool:
     """Whether the kernel has our table of that IP version. Raises CommandFailed."""
-    return (FAMILIES[version], ours().name) in tables(_nft("list", "tables"))
+    generation = policies.nftables_generation()
+    there = _tables() if generation is None else _tables_at(identity("/proc/thread-self/ns/net"), generation)
+    return (FAMILIES[version], ours().name) in there
+
+
+@lru_cache(maxsize=1)
+def _tables_at(_namespace: Identity | None, _generation: int) -> frozenset[tuple[str, str]]:
+    """The tables; not asked for again while the kernel's rules are the same. A start asks four times."""
+    return _tables()
+
+
+def _tables() -> frozenset[tuple[str, str]]:
+    return frozenset(tables(_nft("list", "tables")))
 
 
 def members(version: int) -> dict[str, set[str]]:

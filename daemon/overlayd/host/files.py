@@ -29,6 +29,11 @@ class FilesPart:
         self._record = KeptFile(settings.run_dir / docker_options.RECORD)
         self._docker_env = KeptFile(settings.run_dir / docker_options.DOCKER_ENV)
 
+    @property
+    def published(self) -> bool:
+        """Whether docker may start from the files."""
+        return self._published
+
     def publish(self, lease: Lease) -> None:
         """Write the files for the first time: docker may start from them at once. Raises OverlaydError."""
         self._write(lease)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import ClassVar
 
 from overlayd import backends
 from overlayd.backends.allowed_commands import AllowedCommands
@@ -17,7 +18,7 @@ from overlayd.host.firewall import FirewallPart
 from overlayd.host.firewalld import FirewalldPart
 from overlayd.host.network_note import NetworkNote
 from overlayd.host.own_lease import OwnLease
-from overlayd.host.parts import DesiredHost, HostContext, KernelWatch, Part
+from overlayd.host.parts import DesiredHost, HostContext, KernelWatch, Part, PartReport
 from overlayd.host.reconciler import Reconciler
 from overlayd.host.unknown_keys import UnknownKeys
 from overlayd.leases.conflicts import CurrentNeeds
@@ -85,9 +86,9 @@ class Host:
             UnknownKeys(context, registry),
             *([self._docker] if self._docker else []),
             self._note,
-            FastPathPart(context, self._data_path, clock=clock),
-            # Last: docker starts from them.
+            # Last of what docker waits for: it starts from them.
             self._files,
+            FastPathOncePublished(FastPathPart(context, self._data_path, clock=clock), self._files),
         )
         self._last: tuple[LeaseTable, Lease, DesiredHost] | None = None
         self._needs = Kept(
@@ -147,7 +148,8 @@ class Host:
     def publish(self) -> None:
         """Write the files that docker and others start from. Raises OverlaydError when the disk refuses.
 
-        From then on every reconciliation keeps them as they should be.
+        From then on every reconciliation keeps them as they should be, and the next one has parts that docker need not
+        wait for.
         """
         self._files.publish(self.own_lease.held.lease)
 
@@ -173,3 +175,22 @@ class Host:
         desired = DesiredHost(lease=held, peers=peers, reserved=lease_table.reserved)
         self._last = (lease_table, held, desired)
         return desired
+
+
+class FastPathOncePublished:
+    """The fast path, for which docker need not wait: packets go without it. It comes once the files are there."""
+
+    name: ClassVar[str] = FastPathPart.name
+
+    def __init__(self, part: Part, files: FilesPart) -> None:
+        """Changes nothing yet."""
+        self._part = part
+        self._files = files
+
+    def sync(self, desired: DesiredHost) -> PartReport:
+        """That of the part, or nothing yet."""
+        return self._part.sync(desired) if self._files.published else PartReport()
+
+    def close(self) -> None:
+        """That of the part."""
+        self._part.close()

@@ -32,3 +32,18 @@ def test_a_kind_is_what_a_program_says(
             path.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert iptables.kinds(4) == kinds
+
+
+@pytest.mark.parametrize("kind", ["nft", "legacy"])
+def test_a_link_says_by_its_program_what_it_is_and_nothing_is_run(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / f"xtables-{kind}-multi"
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path}/run\n")
+    program.chmod(0o755)
+    for name in ("iptables", f"iptables-{kind}"):
+        for suffix in ("", "-save", "-restore"):
+            (tmp_path / f"{name}{suffix}").symlink_to(program.name)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert iptables.kinds(4) == ["iptables"]
+    assert not (tmp_path / "run").exists()

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
+from typing import ClassVar, cast
 
 import pytest
 
 from overlayd.errors import OverlaydError
 from overlayd.host.docker import DockerPart
 from overlayd.host.files import FilesPart
-from overlayd.host.parts import DesiredHost
+from overlayd.host.host import FastPathOncePublished
+from overlayd.host.parts import DesiredHost, PartReport
 from overlayd.leases.subnets import Subnets
 from tests.unit.host.values import DirectedBackend, context, lease
 
@@ -65,3 +66,26 @@ def test_a_disk_that_refuses_is_raised_at_first_and_a_problem_later(tmp_path: Pa
     (tmp_path / "subnet.env").mkdir()
     (problem,) = files.sync(DESIRED).problems
     assert problem.startswith("cannot write the files")
+
+
+def test_the_fast_path_comes_after_the_files_that_docker_waits_for(tmp_path: Path) -> None:
+    files, calls = FilesPart(context(DirectedBackend(), tmp_path), None), list[str]()
+
+    class FastPath:
+        """A FastPathPart as the host knows it."""
+
+        name: ClassVar[str] = "fast path"
+
+        def sync(self, _desired: DesiredHost) -> PartReport:
+            calls.append(f"sync, {sorted(path.name for path in tmp_path.iterdir())}")
+            return PartReport(status={"fast_path": "on"})
+
+        def close(self) -> None:
+            calls.append("close")
+
+    part = FastPathOncePublished(FastPath(), files)
+    assert (part.sync(DESIRED), calls) == (PartReport(), [])
+    files.publish(DESIRED.lease)
+    assert part.sync(DESIRED).status == {"fast_path": "on"}
+    part.close()
+    assert calls == ["sync, ['subnet.env']", "close"]
