@@ -20,7 +20,7 @@ from overlayd.errors import ConfigError, NetworkConfigError, OverlaydError
 from overlayd.lib import hostlock
 from overlayd.lib.addresses import IPNetwork, ip_network, overlaps
 from overlayd.lib.files import read_json, write_atomically
-from overlayd.lib.marks import ours
+from overlayd.lib.marks import HIGHEST_NUMBER, ours
 from overlayd.lib.quick_dataclass import dataclass
 from overlayd.settings import Settings
 
@@ -148,13 +148,13 @@ def _taken(listening: Listening, number: int) -> str:
 
 
 def _notes() -> list[Path]:
-    """The notes of this network namespace, in their order."""
-    prefix = f"{hostlock.namespace()}-"
-    with contextlib.suppress(OSError):
-        # Names alone: a Path for each takes ten times as long.
-        names = os.listdir(hostlock.FOLDER)  # noqa: PTH208
-        return [hostlock.FOLDER / name for name in sorted(names) if name.startswith(prefix) and name.endswith(".json")]
-    return []
+    """The notes of this network namespace, in their order.
+
+    By their names: the folder has those of all namespaces, also of such as have gone.
+    """
+    here = hostlock.namespace()
+    names = (f"{hostlock.FOLDER}/{here}-{number}.json" for number in range(HIGHEST_NUMBER + 1))
+    return [Path(name) for name in names if os.access(name, os.F_OK)]
 
 
 def _path(number: int) -> Path:
