@@ -108,9 +108,9 @@ class Daemon:
         self._bug: BaseException | None = None
         self._liveness = Liveness(slack_s=max(LEAST_SLACK_S, 3 * settings.resync_s), clock=clock)
         self._pacing = Pacing(self._liveness, clock=clock)
-        self._underlay = UnderlayWatch(settings, underlay, self._pacing.pause)
+        self._monitor = monitor = Monitor(self._pacing.wake)
+        self._underlay = UnderlayWatch(settings, underlay, self._pacing.pause, lambda: monitor.interfaces().all)
         self._keys = Keys(settings.etcd_prefix)
-        self._monitor = Monitor(self._pacing.wake)
         self._registry = Registry(store, self._keys, self._pacing.wake)
         self._renewal = LeaseRenewal(
             self._registry.refresh,
@@ -136,7 +136,9 @@ class Daemon:
             ),
         )
         self._config = ServedConfig(settings, self._registry, self._underlay, self._status_file)
-        self._reachability = ReachabilityMonitor(settings, store, self._status_file, self._pacing.wake)
+        self._reachability = ReachabilityMonitor(
+            settings, store, self._status_file, self._pacing.wake, lambda: monitor.interfaces().addresses
+        )
 
     def run(self) -> None:
         """Serve one network config after another until a signal comes. OverlaydError when a thread of ours died."""

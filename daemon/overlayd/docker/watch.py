@@ -18,7 +18,7 @@ from overlayd.docker.processes import DockerdSearch, runs
 from overlayd.docker.service import DockerService
 from overlayd.errors import CommandFailed
 from overlayd.kernel import interfaces
-from overlayd.lib.addresses import IPNetwork
+from overlayd.lib.addresses import IPInterface, IPNetwork
 from overlayd.lib.log import logger
 
 log = logger("docker")
@@ -46,15 +46,18 @@ class DockerWatch:
         network: IPNetwork | None = None,
         daemon_json: Path | None = None,
         config: DockerdConfigReader | None = None,
+        addresses_of: Callable[[str], tuple[IPInterface, ...] | None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`restart` is the setting docker-restart; docker is restarted for problems that lasted `lasting_s` seconds.
 
         `firewalled`: overlayd writes firewall rules. `masquerade` is the setting ip-masq: what leaves `network` gets
         the host's address. `daemon_json` is the path of that file where it is not Docker's own. `config` is a reader
-        that others share. `clock` gives seconds and never goes back.
+        that others share, and `addresses_of` gives the addresses of an interface. `clock` gives seconds and never goes
+        back.
         """
         self._read_config = (config or DockerdConfigReader(daemon_json=daemon_json, clock=clock)).read
+        self._addresses_of = addresses_of
         self._firewalled = firewalled
         self._clock = clock
         # Docker is started with --ip-masq=false, and overlayd writes no rules: somebody else has to masquerade.
@@ -131,7 +134,7 @@ class DockerWatch:
         self._subnet = desired.subnets.v4
         self._read_state()
         self._different = dict(docker_service.differences(self._argv, self._options, config))
-        addresses = interfaces.interface_addresses(docker_options.BRIDGE)
+        addresses = (self._addresses_of or interfaces.interface_addresses)(docker_options.BRIDGE)
         at_rest = self._service is not None and self._service.at_rest
         self._bridge_problem = None if at_rest else docker_options.bridge_problem(desired.subnets, addresses)
         reason = self._restart_reason()

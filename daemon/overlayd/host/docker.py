@@ -25,6 +25,7 @@ class DockerPart:
             masquerade=context.settings.ip_masq,
             network=context.config.network(4),
             config=context.dockerd_config,
+            addresses_of=lambda name: context.watch.interfaces().addresses_of(name),
         )
 
     def sync(self, desired: DesiredHost) -> PartReport:

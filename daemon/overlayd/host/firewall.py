@@ -106,7 +106,8 @@ class FirewallPart:
     def _desired(
         self, subnets: Subnets, addresses: frozenset[IPAddress], leased: frozenset[IPNetwork]
     ) -> firewall.DesiredRules:
-        bridges = interfaces.read_bridges()
+        there = self._context.watch.interfaces()
+        bridges = there.bridges
         all_bridges = {*bridges.of_guests, *bridges.wired} - {self._context.underlay.ifname}
         by_plain_routes = self._context.underlay.ifname in self._context.backend.devices
         return firewall.desired(
@@ -115,9 +116,9 @@ class FirewallPart:
             masquerade=self._context.settings.ip_masq,
             forward=self._context.settings.iptables_forward_rules,
             daemon_json=self._context.dockerd_config.read().settings,
-            bridge=next((name for name in interfaces.with_address_in(subnets) if name in all_bridges), self._bridge),
+            bridge=next((name for name in there.with_address_in(subnets) if name in all_bridges), self._bridge),
             others=[
-                firewall.OtherNetwork(network=network, bridges=self._bridges_of(other, all_bridges))
+                firewall.OtherNetwork(network=network, bridges=_bridges_of(other, there, all_bridges))
                 for other in other_networks.others()
                 for network in other.networks
             ],
@@ -136,13 +137,11 @@ class FirewallPart:
         """The containers' bridge while none has the subnet's address; None for the one that daemon.json names."""
         return ours().bridge if ours().number else None
 
-    @staticmethod
-    def _bridges_of(other: other_networks.HostNetwork, bridges: Collection[str]) -> tuple[str, ...]:
-        return (
-            tuple(name for name in interfaces.with_address_in(other.subnets) if name in bridges)
-            if other.subnets
-            else ()
-        )
+
+def _bridges_of(
+    other: other_networks.HostNetwork, there: interfaces.InterfaceList, bridges: Collection[str]
+) -> tuple[str, ...]:
+    return tuple(name for name in there.with_address_in(other.subnets) if name in bridges)
 
 
 def overlays(config: NetworkConfig, subnets: Subnets, here: CurrentNeeds) -> list[firewall.Overlay]:

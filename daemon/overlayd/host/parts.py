@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Protocol
 from overlayd.backends.backend import Backend
 from overlayd.docker.dockerd_config import DockerdConfigReader
 from overlayd.kernel.expected import Expected
+from overlayd.kernel.interfaces import InterfaceList
 from overlayd.leases.conflicts import CurrentNeeds
 from overlayd.leases.lease import Lease
 from overlayd.leases.network_config import NetworkConfig
@@ -28,6 +29,10 @@ class KernelWatch(Protocol):
 
     def changes(self) -> int:
         """Another number whenever there were news."""
+        ...
+
+    def interfaces(self) -> InterfaceList:
+        """This host's interfaces. Raises KernelRefused."""
         ...
 
 

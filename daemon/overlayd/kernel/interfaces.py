@@ -7,7 +7,7 @@ import errno
 import re
 import socket
 from collections.abc import Callable, Collection, Iterable
-from functools import wraps
+from functools import cached_property, wraps
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -76,9 +76,45 @@ def _refused_as(what: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
     return wrap
 
 
+@dataclass(frozen=True, kw_only=True)
+class InterfaceList:
+    """Every interface there was at one moment, by index, and the bridges among them."""
+
+    all: tuple[Interface, ...]
+    bridges: Bridges
+
+    def with_address_in(self, networks: Iterable[IPNetwork]) -> tuple[str, ...]:
+        """The interfaces with an address in one of the networks, by index."""
+        networks = tuple(networks)
+        return tuple(
+            one.name
+            for one in self.all
+            if any(address.ip in network for address in one.addresses for network in networks)
+        )
+
+    def addresses_of(self, name: str) -> tuple[IPInterface, ...] | None:
+        """The addresses of one interface; None if there is no such interface."""
+        return next((one.addresses for one in self.all if one.name == name), None)
+
+    @cached_property
+    def addresses(self) -> frozenset[IPAddress]:
+        """Every address that an interface of this host has."""
+        return frozenset(address.ip for one in self.all for address in one.addresses)
+
+
+@_refused_as("link list")
+def read_list() -> InterfaceList:
+    """The interfaces as they are now. Raises KernelRefused."""
+    there = links.read()
+    return InterfaceList(all=_interfaces(there), bridges=_bridges(there))
+
+
 def read_interfaces() -> tuple[Interface, ...]:
     """Every interface there is, by index."""
-    there = links.read()
+    return _interfaces(links.read())
+
+
+def _interfaces(there: tuple[LinkMessage, ...]) -> tuple[Interface, ...]:
     found: dict[int, list[IPInterface]] = {}
     for one in links.read_addresses():
         if one.address.version == 4 or not one.flags & _FLEETING:
@@ -190,15 +226,9 @@ def _bridges(there: Collection[LinkMessage]) -> Bridges:
     return Bridges(of_guests=tuple(sorted(of_guests)), wired=tuple(sorted((bridges | alike) - of_guests)))
 
 
-@_refused_as("address list")
 def with_address_in(networks: Iterable[IPNetwork]) -> tuple[str, ...]:
     """The interfaces with an address in one of the networks, by index. Raises KernelRefused."""
-    networks = tuple(networks)
-    return tuple(
-        one.name
-        for one in read_interfaces()
-        if any(address.ip in network for address in one.addresses for network in networks)
-    )
+    return read_list().with_address_in(networks)
 
 
 def _carries(link: LinkMessage, there: Iterable[LinkMessage], bridges: Bridges) -> str | None:
@@ -217,15 +247,12 @@ def _carries(link: LinkMessage, there: Iterable[LinkMessage], bridges: Bridges) 
 
 def interface_addresses(name: str) -> tuple[IPInterface, ...] | None:
     """The addresses of one interface; None if there is no such interface."""
-    for interface in read_interfaces():
-        if interface.name == name:
-            return interface.addresses
-    return None
+    return read_list().addresses_of(name)
 
 
 def own_addresses() -> frozenset[IPAddress]:
     """Every address that an interface of this host has."""
-    return frozenset(address.ip for interface in read_interfaces() for address in interface.addresses)
+    return read_list().addresses
 
 
 def route_to(address: IPAddress) -> RouteAnswer | None:

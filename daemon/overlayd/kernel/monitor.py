@@ -15,7 +15,10 @@ import threading
 from collections.abc import Callable
 
 from overlayd.kernel.expected import Expected, Verdict
+from overlayd.kernel.interfaces import InterfaceList, read_list
+from overlayd.kernel.links import RTM_DELADDR, RTM_DELLINK, RTM_NEWADDR, RTM_NEWLINK
 from overlayd.kernel.messages import NETLINK_NETFILTER, each, opened
+from overlayd.lib.kept import Kept
 from overlayd.lib.log import logger
 
 log = logger("kernel")
@@ -27,6 +30,9 @@ NFT_GROUPS, NFT_SUBSYSTEM = 1 << 6, 10
 # linux/netfilter/nf_tables.h: a new or deleted table, chain, rule. Not elements of sets, which others add all the time.
 NFT_RULES = {0, 2, 3, 5, 6, 8}
 RECEIVE_BYTES = 1024 * 1024
+INTERFACE_KINDS = frozenset((RTM_NEWLINK, RTM_DELLINK, RTM_NEWADDR, RTM_DELADDR))
+# Interfaces are read this often, in seconds, also when the kernel told of none.
+INTERFACES_REST_S = 30.0
 
 
 class Monitor:
@@ -39,6 +45,8 @@ class Monitor:
     def __init__(self, on_change: Callable[[], None]) -> None:
         """Receive changes from now on; they are reported from `start` on. Raises OSError."""
         self.expected = Expected()
+        self._of_interfaces = 0
+        self._interfaces = Kept(read_list, self._interface_changes, rest_s=INTERFACES_REST_S)
         self._on_change = on_change
         self._changes = 0
         self._sockets: dict[socket.socket, Callable[[bytes], Verdict]] = {
@@ -57,6 +65,18 @@ class Monitor:
             self._changes += 1
         return self._changes
 
+    def interfaces(self) -> InterfaceList:
+        """This host's interfaces: read again after the kernel told of a link or an address. For one thread.
+
+        Raises KernelRefused.
+        """
+        return self._interfaces.get()
+
+    def _interface_changes(self) -> int:
+        if not self._thread.is_alive():
+            self._of_interfaces += 1
+        return self._of_interfaces
+
     def start(self) -> None:
         """Begin to report."""
         self._thread.start()
@@ -71,6 +91,8 @@ class Monitor:
             end.close()
 
     def _judge(self, datagram: bytes) -> Verdict:
+        if any(kind in INTERFACE_KINDS for kind, *_rest in each(datagram)):
+            self._of_interfaces += 1
         return judge(datagram, self.expected)
 
     def _run(self) -> None:
@@ -94,6 +116,7 @@ class Monitor:
                         return
                     # More changed than fits the buffer, so something relevant among it.
                     verdict = Verdict.NEWS
+                    self._of_interfaces += 1
                 if verdict is Verdict.NEWS:
                     self._changes += 1
                 if verdict is not Verdict.NOISE:

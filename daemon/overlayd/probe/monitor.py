@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 
 from overlayd.errors import StoreError
-from overlayd.kernel import interfaces
 from overlayd.leases.keys import Keys
 from overlayd.leases.presence import probed_address
 from overlayd.lib.addresses import IPAddress
@@ -25,8 +24,19 @@ WRITE_S, PEERS_A_SECOND = 4.0, 100
 class ReachabilityMonitor:
     """Probes containers of all peers in the status. Called in one thread; the prober has its own."""
 
-    def __init__(self, settings: Settings, store: Store, status_file: StatusFile, wake: Callable[[], None]) -> None:
-        """Sends nothing yet, and never does where the setting probe-rate is 0."""
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        status_file: StatusFile,
+        wake: Callable[[], None],
+        own_addresses: Callable[[], frozenset[IPAddress]],
+    ) -> None:
+        """Sends nothing yet, and never does where the setting probe-rate is 0.
+
+        `own_addresses` gives those of this host's interfaces.
+        """
+        self._own_addresses = own_addresses
         self._status_file = status_file
         self._store = store
         self._keys = Keys(settings.etcd_prefix)
@@ -60,7 +70,7 @@ class ReachabilityMonitor:
         told = self._status_file.status
         if told.peers is not self._told:
             self._told, self._peers = told.peers, known_peers(told.peers)
-        self._prober.follow(self._peers, local_host(told, interfaces.own_addresses()))
+        self._prober.follow(self._peers, local_host(told, self._own_addresses()))
         now = time.monotonic()
         if changed and now - self._hurried_at > INTERVAL_S:
             self._hurried_at = now

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from overlayd.errors import ConfigError
 from overlayd.kernel import interfaces
+from overlayd.kernel.interfaces import Interface
 from overlayd.leases import previous_lease
 from overlayd.lib.log import logger
 from overlayd.settings import Settings
@@ -36,8 +37,15 @@ class UnderlayWatch:
     For one thread.
     """
 
-    def __init__(self, settings: Settings, underlay: Underlay, pause: Callable[[float], object]) -> None:
-        """`pause` waits for a time in seconds, or less where the daemon is to stop."""
+    def __init__(
+        self,
+        settings: Settings,
+        underlay: Underlay,
+        pause: Callable[[float], object],
+        read: Callable[[], Sequence[Interface]] | None = None,
+    ) -> None:
+        """`pause` waits for a time in seconds, or less where the daemon is to stop. `read` gives the interfaces."""
+        self._read = read
         self._settings = settings
         self._pause = pause
         self.underlay = underlay
@@ -76,7 +84,7 @@ class UnderlayWatch:
 
     def _same(self, versions: Collection[int]) -> Underlay | None:
         """The same interface as it is now; None where it is gone, or lacks an address that the network needs."""
-        same = follow(self.underlay, interfaces.read_interfaces())
+        same = follow(self.underlay, (self._read or interfaces.read_interfaces)())
         return same if same is not None and all(same.endpoint(version) for version in versions) else None
 
 

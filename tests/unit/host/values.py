@@ -18,6 +18,7 @@ from overlayd.backends.wire import Wire
 from overlayd.host.parts import HostContext, KernelWatch
 from overlayd.kernel.converge import ConvergeReport
 from overlayd.kernel.expected import Expected
+from overlayd.kernel.interfaces import InterfaceList, read_list
 from overlayd.leases.conflicts import CurrentNeeds
 from overlayd.leases.lease import FamilyLease, Lease
 from overlayd.leases.network_config import NetworkConfig, parse_network_config
@@ -89,6 +90,10 @@ class DirectedWatch:
         """See KernelWatch."""
         self.count += self.changing
         return self.count
+
+    def interfaces(self) -> InterfaceList:
+        """See KernelWatch."""
+        return read_list()
 
 
 def context(

@@ -11,14 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overlayd.kernel import batch
+from overlayd.kernel import batch, monitor
 from overlayd.kernel.diff import Operation, OperationKind
 from overlayd.kernel.expected import Expected, Verdict
+from overlayd.kernel.interfaces import Bridges, InterfaceList
 from overlayd.kernel.messages import attribute, packed
-from overlayd.kernel.monitor import NFT_SUBSYSTEM, judge, judge_rules
+from overlayd.kernel.monitor import NFT_SUBSYSTEM, Monitor, judge, judge_rules
 from overlayd.kernel.state import FdbEntry, KernelObject, Link, Neighbour, Route
 
-RTM_NEWLINK, RTM_DELLINK, RTM_NEWROUTE, RTM_NEWNEIGH, RTM_DELNEIGH = 16, 17, 24, 28, 29
+RTM_NEWLINK, RTM_DELLINK, RTM_NEWADDR, RTM_NEWROUTE, RTM_NEWNEIGH, RTM_DELNEIGH = 16, 17, 20, 24, 28, 29
+NO_BRIDGES = Bridges(of_guests=(), wired=())
 NUD_REACHABLE, NUD_PERMANENT = 0x02, 0x80
 
 
@@ -173,3 +175,42 @@ def test_a_rule_matters_and_the_elements_of_a_set_do_not() -> None:
 @given(st.binary(max_size=200))
 def test_any_bytes_are_judged_as_nftables_too(datagram: bytes) -> None:
     assert judge_rules(datagram) in Verdict
+
+
+@pytest.mark.parametrize(
+    ("datagram", "again"),
+    [
+        (link_message(RTM_NEWLINK, INDEX), True),
+        (link_message(RTM_DELLINK, 4711), True),
+        (packed(RTM_NEWADDR, 0, struct.pack("=BBBBi", 2, 24, 0, 0, INDEX)), True),
+        (neighbour(RTM_NEWNEIGH, NUD_PERMANENT), False),
+        (packed(RTM_NEWROUTE, 0, b""), False),
+    ],
+    ids=["a link", "a link that goes", "an address", "a neighbour", "a route"],
+)
+def test_interfaces_are_read_again_after_news_of_a_link_or_an_address(
+    datagram: bytes, again: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = list[int]()
+
+    def read_list() -> InterfaceList:
+        reads.append(1)
+        return InterfaceList(all=(), bridges=NO_BRIDGES)
+
+    monkeypatch.setattr(monitor, "read_list", read_list)
+    watched = Monitor(lambda: None)
+    # As long as changes are not reported, they are read each time.
+    watched.interfaces()
+    watched.interfaces()
+    assert len(reads) == 2
+    watched.start()
+    try:
+        watched.interfaces()
+        before = len(reads)
+        watched.interfaces()
+        assert len(reads) == before
+        watched._judge(datagram)
+        watched.interfaces()
+        assert len(reads) == before + again
+    finally:
+        watched.stop()
