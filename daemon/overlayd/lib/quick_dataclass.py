@@ -27,7 +27,8 @@ def _quick(
     def made(cls: type[T]) -> type[T]:
         if slots:
             return dataclasses.dataclass(frozen=frozen, kw_only=kw_only, slots=True)(cls)
-        return _made(cls, frozen=frozen, kw_only=kw_only)
+        found: type[T] = _made(cls, frozen=frozen, kw_only=kw_only)
+        return found
 
     return made if cls is None else made(cls)
 
@@ -39,12 +40,19 @@ else:
     dataclass = _quick
 
 
-def _made(cls: type[T], *, frozen: bool, kw_only: bool) -> type[T]:
+def _is_made(cls: Any) -> bool:
+    return "__dataclass_params__" in vars(cls)
+
+
+def _made(cls: Any, *, frozen: bool, kw_only: bool) -> Any:
     own = vars(cls)
     has_hash = own.get("__hash__") is not None
-    # Nothing is compiled for this: fields and their defaults, __match_args__.
-    made = dataclasses.dataclass(init=False, repr=False, eq=False, kw_only=kw_only)(cls)
-    fields = dataclasses.fields(made)  # type: ignore[arg-type]
+    # Fields and their defaults, __match_args__. Nothing is compiled for this, but where a base is frozen, as then this
+    # has to be so.
+    below_frozen = frozen and any(one.__dataclass_params__.frozen for one in cls.__mro__[1:] if _is_made(one))
+    made = dataclasses.dataclass(init=False, repr=False, eq=False, frozen=below_frozen, kw_only=kw_only)(cls)
+    made.__dataclass_params__.frozen = frozen
+    fields = dataclasses.fields(made)
     methods = {"__init__": _init(made, fields, frozen=frozen), "__repr__": _repr(fields), "__eq__": _eq(fields)}
     if frozen:
         methods |= {"__setattr__": _setattr(made, fields), "__delattr__": _delattr(made, fields)}

@@ -181,7 +181,7 @@ class Servers:
         if self._trust is not None and connection.trust is not None and self._trust.changed_since(connection.trust):
             self._renew(connection)
         now = time.monotonic()
-        if not self._has_others and now - self._health_read_at < HEALTH_ALONE_S:
+        if self._alone and now - self._health_read_at < HEALTH_ALONE_S:
             return
         self._health_read_at = now
         if connection is self._connection and connection.health_problem(HEALTH_TIMEOUT_S) is not None:
@@ -236,9 +236,9 @@ class Servers:
         return kind(f"etcd at {self.name}: {operation}: {word}: {detail}", hint=hint)
 
     @property
-    def _has_others(self) -> bool:
-        """Whether there is another server, or another family of addresses, to go to."""
-        return len(self._endpoints) > 1 or self._two_families
+    def _alone(self) -> bool:
+        """Whether there is no other server, and no other address family to reach this one by."""
+        return len(self._endpoints) == 1 and not self._two_families
 
     @property
     def _attempts_at_most(self) -> int:
@@ -247,8 +247,10 @@ class Servers:
 
     def _timeout_s(self, full_timeout: bool, deadline: float) -> float:
         """How long to wait for the next server: less where there is another connection to try."""
-        server_s = CALL_TIMEOUT_S if full_timeout or not self._has_others else SERVER_TIMEOUT_S
-        return min(server_s, max(0.0, deadline - time.monotonic()))
+        many = len(self._endpoints) > 1 or self._two_families
+        return min(
+            CALL_TIMEOUT_S if full_timeout or not many else SERVER_TIMEOUT_S, max(0.0, deadline - time.monotonic())
+        )
 
     def _connect(self, timeout_s: float) -> Connection:
         """The connection in use, or a new one to the next server. Raises StoreError."""

@@ -109,6 +109,36 @@ def test_frozen_objects_cannot_be_changed_and_wrong_arguments_are_named(dataclas
     assert changed.first == 2
 
 
+@pytest.mark.parametrize("upper", [quick_dataclass.dataclass, dataclasses.dataclass], ids=["ours", "library"])
+@pytest.mark.parametrize("slots", [False, True], ids=["", "slots"])
+@BOTH
+def test_classes_of_both_kinds_are_derived_from_each_other(dataclass: Decorator, upper: Decorator, slots: bool) -> None:
+    @upper(frozen=True, kw_only=True)
+    class Upper:
+        """A class."""
+
+        one: int
+
+    options = {"frozen": True, "kw_only": True}
+    lower: Any = dataclass(**options, slots=slots)(derived("Lower", Upper, two=2))
+    lowest: Any = upper(**options)(derived("Lowest", lower, three=3))
+    made = lowest(one=1)
+    assert (made.one, made.two, made.three) == (1, 2, 3)
+    assert made == lowest(one=1)
+    assert hash(made) == hash(lowest(one=1))
+    with pytest.raises(FrozenInstanceError):
+        made.one = 2
+    with pytest.raises(FrozenInstanceError):
+        lower(one=1).two = 3
+    with pytest.raises(TypeError, match="cannot inherit non-frozen dataclass from a frozen one"):
+        dataclass(derived("Wrong", Upper, four=4))
+
+
+def derived(name: str, base: type, **fields: int) -> type:
+    """A class with these fields, before it is made a dataclass."""
+    return type(name, (base,), {"__annotations__": dict.fromkeys(fields, int), "__doc__": "A class.", **fields})
+
+
 def own_classes() -> list[type]:
     """The dataclasses of all modules of the daemon."""
     found: dict[type, None] = {}
