@@ -62,6 +62,8 @@ def give_back() -> None:
     And what is there now, modules above all, is not searched for garbage again: to look at all of it takes as long as a
     few looks at the kernel.
     """
+    # What was left out before may be garbage by now.
+    gc.unfreeze()
     gc.collect()
     gc.freeze()
     with contextlib.suppress(AttributeError, OSError):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -157,3 +159,23 @@ def test_a_package_that_is_not_installed_is_named() -> None:
         slim_imports.importing(bare=["no_such_package"], without={}),
     ):
         pass
+
+
+def test_what_was_kept_from_collection_is_looked_at_again_the_next_time() -> None:
+    class Circle:
+        """Something that only a collection frees."""
+
+        def __init__(self) -> None:
+            self.own = self
+
+    gone = weakref.ref(kept := Circle())
+    try:
+        slim_imports.give_back()
+        assert gc.get_freeze_count() > 0
+        del kept
+        gc.collect()
+        assert gone() is not None
+        slim_imports.give_back()
+        assert gone() is None
+    finally:
+        gc.unfreeze()
