@@ -15,9 +15,9 @@ import errno
 import os
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from overlayd.kernel.tc import Direction
+from overlayd.lib.quick_dataclass import dataclass
 
 # syscall(2); on other architectures there is no TCX for us.
 _BPF: Mapping[str, int] = {"x86_64": 321, "aarch64": 280}

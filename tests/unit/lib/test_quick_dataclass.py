@@ -7,6 +7,7 @@ import dataclasses
 import importlib
 import inspect
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -210,3 +211,13 @@ def test_nothing_of_the_daemon_is_compiled_when_it_is_imported() -> None:
 
 def test_objects_are_pickled() -> None:
     assert pickle.loads(pickle.dumps(Subnets())) == Subnets()
+
+
+def test_every_module_of_the_daemon_has_ours() -> None:
+    daemon = ROOT / source.DAEMON
+    theirs = [
+        str(path.relative_to(daemon))
+        for path in sorted(daemon.rglob("*.py"))
+        if re.search(r"^from dataclasses import .*\bdataclass\b", path.read_text(), re.MULTILINE)
+    ]
+    assert theirs == [], "import dataclass from overlayd.lib.quick_dataclass"
