@@ -21,7 +21,7 @@ from tests.testbed.netns import namespaces
 from tests.testbed.netns.namespaces import inside
 from tests.testbed.polling import eventually
 
-PORT, DEVICE = 8285, "overlay0"
+PORT, DEVICE, MTU = 8285, "overlay0", 1472
 HERE, PEER, OTHER_PEER, STRANGER = (f"198.18.1.{number}" for number in (1, 2, 3, 9))
 SUBNETS = {PEER: IPv4Network("10.5.2.0/24"), OTHER_PEER: IPv4Network("10.5.3.0/25")}
 DATAGRAMS, BATCH = 4000, 50
@@ -72,7 +72,7 @@ def made(near: str, far: str) -> Iterator[Scene]:
             "link set eth0 up",
             f"tuntap add {DEVICE} mode tun",
             f"address add 10.5.1.0/32 dev {DEVICE}",
-            f"link set {DEVICE} up mtu 1472",
+            f"link set {DEVICE} up mtu {MTU}",
             f"route add 10.5.0.0/16 dev {DEVICE}",
         )
         namespaces.ip(far, *(f"address add {one}/24 dev eth0" for one in (PEER, OTHER_PEER, STRANGER)))
@@ -80,7 +80,7 @@ def made(near: str, far: str) -> Iterator[Scene]:
         leases = [
             Lease(v4=FamilyLease(subnet=subnet, public_ip=IPv4Address(address))) for address, subnet in SUBNETS.items()
         ]
-        forwarder = inside(near, lambda: TunForwarder(device=DEVICE, local=IPv4Address(HERE), port=PORT))
+        forwarder = inside(near, lambda: TunForwarder(device=DEVICE, local=IPv4Address(HERE), port=PORT, mtu_bytes=MTU))
         forwarder.table = PeerTable(leases, PORT)
         closing.append(forwarder.close)
         sniffer = inside(near, sniff)

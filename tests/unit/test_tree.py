@@ -99,6 +99,7 @@ PURE = (
     "backends/packets",
     "backends/peers",
     "backends/ranges",
+    "backends/segments",
     "backends/x25519",
     "docker/flags",
     "docker/masquerade",

@@ -29,6 +29,11 @@ class Forwarder(Protocol):
     problem: str | None
     """Why nothing is carried at the moment."""
 
+    @property
+    def way(self) -> str:
+        """What the kernel does for several packets at once, by its own names; `packet by packet` where nothing."""
+        ...
+
     def run(self, stop: threading.Event) -> None:
         """Carry until `stop` is set."""
         ...
@@ -108,6 +113,7 @@ class Udp:
             device=marks.ours().tun,
             local=IPv4Address(str(self._environment.endpoint(4).address)),
             port=self._port,
+            mtu_bytes=self._mtu_bytes,
         )
 
     def apply(self, own: Lease, peers: Collection[Lease]) -> ConvergeReport:
@@ -117,6 +123,7 @@ class Udp:
         report = converge(plan)
         if self._forwarder is not None:
             self._forwarder.table = PeerTable(usable, self._port)
+            report = replace(report, forwarder=self._forwarder.way)
             if self._forwarder.problem is not None:
                 report = replace(report, problems=(*report.problems, self._forwarder.problem))
         return report

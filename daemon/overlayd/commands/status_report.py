@@ -51,6 +51,8 @@ def fields(status: Status, now_s: float) -> Iterator[tuple[str, str]]:
         yield "subnet", f"{status.subnets} of {status.network}{', reserved' if status.reserved else ''}"
     if status.backend:
         yield "backend", f"{status.backend}, container MTU {status.mtu_bytes}"
+    if status.forwarder:
+        yield "forwarder", status.forwarder
     yield "underlay", f"{status.addresses} on {status.ifname} ({status.ifname_reason})"
     endpoints = ", ".join(status.etcd_endpoints)
     yield "etcd", f"{endpoints}, {f'revision {status.etcd_revision}' if status.etcd_connected else 'AWAY'}"

@@ -105,6 +105,7 @@ class DataPath:
             status={
                 "backend": self._context.config.backend_type,
                 "mtu_bytes": self._context.backend.mtu_bytes,
+                "forwarder": report.forwarder,
                 "peers": tuple(self._peer(peer, report, desired.reserved) for peer in sorted(shown, key=_by_subnet)),
                 "peers_untold": len(desired.peers) - len(shown),
             },

@@ -22,7 +22,7 @@ class ConvergeReport:
     Peers are named by the last part of their lease's key. `problems` are of this host's own part, `peer_problems` of
     one peer each; `paths` says in a word how each of the others is reached. `unlisted` counts peers that are not served
     either, but are too many to be listed. `refused` counts operations. `held` is all that was planned,
-    and `foreign` are the routes of others in the network.
+    and `foreign` are the routes of others in the network. `forwarder` is what Status says of it.
     """
 
     written: int = 0
@@ -33,6 +33,7 @@ class ConvergeReport:
     refused: int = 0
     held: frozenset[KernelObject] = frozenset()
     foreign: tuple[ForeignRoute, ...] = ()
+    forwarder: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

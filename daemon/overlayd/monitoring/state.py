@@ -109,6 +109,8 @@ class Status:
     etcd_problem: str | None = None
     etcd_revision: int = 0
     firewall: str | None = None
+    forwarder: str | None = None
+    """What the kernel does for several packets at once, where the daemon carries them (backend udp); its own names."""
     fast_path: str | None = None
     """`on`, or why packets between containers go the kernel's way."""
     fast_paths: tuple[str, ...] = ()
