@@ -23,6 +23,8 @@ ACK, PSH, FIN, CWR = 0x10, 0x08, 0x01, 0x80
 _CHECKSUM_AT = {TCP: 16, UDP: 6}
 _PROTOCOL_OF = {TCP_SEGMENTS: TCP, UDP_SEGMENTS: UDP}
 _SHORT_BITS = 512
+# 64 KB in segments of 48 bytes, Linux's least (tcp_min_snd_mss). A container could give one that takes us a second.
+_SEGMENTS_AT_MOST = 65536 // 48
 _Bytes = bytes | bytearray | memoryview
 _number = int.from_bytes
 
@@ -79,6 +81,8 @@ def cut(packet: memoryview, vnet: _Bytes) -> tuple[bytes, int] | None:
     if protocol == TCP:
         head_bytes = at + (packet[at + 12] >> 4) * 4 if len(packet) >= at + 20 else 0
     if not at + 8 <= head_bytes < len(packet) or (protocol == TCP and head_bytes < at + 20) or not data_bytes:
+        return None
+    if len(packet) - head_bytes > data_bytes * _SEGMENTS_AT_MOST:
         return None
     write = _tcp_headers if protocol == TCP else _udp_headers
     return b"".join(write(packet, at, head_bytes, data_bytes)), head_bytes + data_bytes

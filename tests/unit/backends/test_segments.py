@@ -75,7 +75,7 @@ def test_the_sum_of_the_largest_packet() -> None:
 
 @given(
     length=st.integers(1, 6000),
-    data_bytes=st.integers(1, 1500),
+    data_bytes=st.integers(5, 1500),
     sequence=st.sampled_from([0, 7, 0xFFFFFFFF, 0xFFFFFF00]),
     identification=st.sampled_from([0, 1, 0xFFFE, 0xFFFF]),
     flags=st.sampled_from([ACK, ACK | PSH, ACK | FIN | PSH, ACK | CWR, ACK | CWR | FIN]),
@@ -102,7 +102,7 @@ def test_a_cut_packet_is_what_its_sender_would_have_sent_in_segments(
     assert found[1] == 20 + len(of_ip) + 20 + len(of_tcp) + data_bytes
 
 
-@given(length=st.integers(1, 6000), data_bytes=st.integers(1, 1500), of_ip=options)
+@given(length=st.integers(1, 6000), data_bytes=st.integers(5, 1500), of_ip=options)
 def test_cut_datagrams_are_what_their_sender_would_have_sent_one_by_one(
     length: int, data_bytes: int, of_ip: bytes
 ) -> None:
@@ -125,6 +125,13 @@ def test_a_finished_packet_has_the_checksum_that_its_sender_would_have_computed(
     found = unfinished(whole)
     assert segments.finish(memoryview(found), vnet(0, 0, whole))
     assert found == whole
+
+
+def test_a_packet_for_thousands_of_segments_is_refused() -> None:
+    large = unfinished(tcp(DATA[:40000]))
+    assert segments.cut(memoryview(large), vnet(TCP_SEGMENTS, 1, large)) is None
+    assert segments.cut(memoryview(large), vnet(TCP_SEGMENTS, 0, large)) is None
+    assert segments.cut(memoryview(large), vnet(TCP_SEGMENTS, 48, large)) is not None
 
 
 def batch(count: int, size: int, last: int, *, flags: int = ACK, of_tcp: bytes = b"", sequence: int = 1) -> bytearray:
