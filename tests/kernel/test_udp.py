@@ -156,6 +156,14 @@ def test_a_device_that_another_program_took_makes_the_host_unready(lab: Lab) -> 
     eventually("b is reachable from a", lambda: pings(*lab.hosts))
 
 
+def test_the_status_says_what_the_kernel_does_for_several_packets_at_once(lab: Lab) -> None:
+    _a, b = lab.hosts
+    ways = str(b.status()["forwarder"]).split(", ")
+    assert {"TSO", "UDP_SEGMENT", "UDP_GRO"} <= set(ways) <= {"TSO", "USO", "UDP_SEGMENT", "UDP_GRO"}
+    said = b.call("status").stdout
+    assert ["forwarder", *", ".join(ways).split()] in [line.split() for line in said.splitlines()]
+
+
 def test_an_address_without_a_lease_is_answered_with_icmp_unreachable(lab: Lab) -> None:
     a, b = lab.hosts
     free = next(s for s in NETWORK.subnets(new_prefix=24) if not s.overlaps(a.subnet) and not s.overlaps(b.subnet))

@@ -20,7 +20,8 @@ from overlayd.ruleset.packet_path import IptablesRules
 class DaemonFacts:
     """The daemon on this host. `state` and `problems` are of its status, `unit` of its unit in systemd.
 
-    `fast_path` is of its status too; `without_program` are interfaces that the fast path needs and that it is not at.
+    `fast_path` and `forwarder` are of its status too; `without_program` are interfaces that the fast path needs and
+    that it is not at.
     """
 
     running: bool | None = False
@@ -30,6 +31,7 @@ class DaemonFacts:
     open_files_limit: int | None = None
     unit: Mapping[str, str] | None = None
     fast_path: str | None = None
+    forwarder: str | None = None
     without_program: tuple[str, ...] = ()
 
 

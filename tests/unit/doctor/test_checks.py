@@ -365,6 +365,12 @@ def test_a_fast_path_that_is_off_is_in_order_and_says_why() -> None:
         assert words in finding.found
 
 
+def test_doctor_says_how_the_daemon_carries_packets_itself() -> None:
+    daemon = {"fast_path": "the setting fast-path is off", "forwarder": "TSO, UDP_SEGMENT"}
+    found = [one.found for _title, findings in examine(but(daemon=daemon)) for one in findings]
+    assert "off: the setting fast-path is off; the daemon carries packets itself: TSO, UDP_SEGMENT" in found
+
+
 def test_the_readme_names_every_check() -> None:
     readme = (Path(__file__).parents[3] / "README.md").read_text()
     table = readme.partition("## When packets do not arrive")[2].partition("##")[0]

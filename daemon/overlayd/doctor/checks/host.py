@@ -171,12 +171,13 @@ def open_files(facts: Facts) -> Finding | None:
 
 
 def fast_path(facts: Facts) -> Finding | None:
-    """Whether packets between containers pass this host's network stack by; the stack carries them in any case."""
+    """Whether packets between containers pass this host's network stack by; they are carried in any case."""
     here = facts.daemon
     if here.fast_path is None:
         return None
     if here.fast_path != "on":
-        return ok(f"off: {here.fast_path}")
+        forwarder = f"; the daemon carries packets itself: {here.forwarder}" if here.forwarder else ""
+        return ok(f"off: {here.fast_path}{forwarder}")
     if here.without_program:
         return warning(
             f"the daemon says on, and the kernel has no program of it at {', '.join(here.without_program)}",

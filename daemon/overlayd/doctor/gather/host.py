@@ -57,6 +57,7 @@ def read_daemon(settings: Settings) -> tuple[Status | None, DaemonFacts]:
         open_files_limit=most,
         unit=systemctl.show(f"{marks.ours().unit}.service", ("LoadState", "ActiveState", "UnitFileState")),
         fast_path=status.fast_path if status is not None and running else None,
+        forwarder=status.forwarder if status is not None and running else None,
         without_program=tuple(_without_program(status)) if status is not None and running else (),
     )
 
