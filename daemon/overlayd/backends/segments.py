@@ -7,6 +7,7 @@ given: include/linux/virtio_net.h in its sources.
 from __future__ import annotations
 
 import struct
+from functools import lru_cache
 from typing import NamedTuple
 
 from overlayd.backends.packets import CHECKSUM, DESTINATION, HEADER_BYTES, PROTOCOL, SOURCE
@@ -22,7 +23,7 @@ ACK, PSH, FIN, CWR = 0x10, 0x08, 0x01, 0x80
 # Where the transport's header has its checksum.
 _CHECKSUM_AT = {TCP: 16, UDP: 6}
 _PROTOCOL_OF = {TCP_SEGMENTS: TCP, UDP_SEGMENTS: UDP}
-_SHORT_BITS = 512
+_SHORT_BITS = 1024
 # 64 KB in segments of 48 bytes, Linux's least (tcp_min_snd_mss). A container could give one that takes us a second.
 _SEGMENTS_AT_MOST = 65536 // 48
 _Bytes = bytes | bytearray | memoryview
@@ -32,16 +33,31 @@ _number = int.from_bytes
 def ones_sum(data: _Bytes) -> int:
     """The sum of 16-bit words modulo 65535: RFC 1071's, where 0 and 0xFFFF are the same. An odd last byte is padded.
 
-    The bytes are one large number, of which sixteen bits more or less do not change the remainder. It is halved until
-    it is short, as Python's division by a small number takes ten times as long as its addition.
+    Of 1,400 bytes it takes 3 µs, half of which is the making of the number.
     """
-    value, bits = _number(data), 8 * len(data)
-    if bits & 8:
-        value, bits = value << 8, bits + 8
+    length = len(data)
+    return _remainder(_number(data) << 8 if length & 1 else _number(data), length)
+
+
+def _remainder(value: int, length: int) -> int:
+    """The remainder modulo 65535 of a number of so many bytes.
+
+    Sixteen bits more or less do not change it. The number is halved until it is short, as Python's division by a small
+    number takes ten times as long as its addition.
+    """
+    for bits, mask in _halves(length):
+        value = (value >> bits) + (value & mask)
+    return value % 65535
+
+
+@lru_cache(maxsize=32)
+def _halves(length: int) -> tuple[tuple[int, int], ...]:
+    """Where a number of so many bytes is halved, as bits and their mask; each is a multiple of 16 bits."""
+    bits, found = 8 * length, []
     while bits > _SHORT_BITS:
         bits = (bits >> 5) + 1 << 4
-        value = (value >> bits) + (value & (1 << bits) - 1)
-    return value % 65535
+        found.append((bits, (1 << bits) - 1))
+    return tuple(found)
 
 
 def _pseudo_sum(packet: _Bytes, protocol: int, length: int) -> int:
@@ -199,19 +215,24 @@ def join(view: memoryview, at: int, end: int, size: int) -> Run | None:
         return None
     mask, sequence, length_at, push = _LAYOUTS[head_bytes]
     step = (size - head_bytes) << sequence
-    expected = _number(view[at : at + head_bytes]) & mask
+    # Each segment is read as one number, which is both: its headers, and a summand of what verifies all of them.
+    behind = 8 * (size - head_bytes)
+    total = _number(view[at : at + size])
+    expected = total >> behind & mask
     parts: list[_Bytes] = [b"", b"", view[at + head_bytes : at + size]]
     here, pushed = at + size, 0
     while not pushed and here + head_bytes < end:
         expected += step
-        stop = here + size
-        if stop > end:
-            expected -= stop - end << length_at
-            stop = end
-        found = _number(view[here : here + head_bytes])
+        stop = min(here + size, end)
+        value = _number(view[here:stop])
+        if lacking := here + size - stop:
+            expected -= lacking << length_at
+            value <<= 8 * lacking
+        found = value >> behind
         if found & mask != expected:
             break
         parts.append(view[here + head_bytes : stop])
+        total += value
         pushed = found & push
         here = stop
     count, length = len(parts) - 2, here - at
@@ -219,16 +240,16 @@ def join(view: memoryview, at: int, end: int, size: int) -> Run | None:
         return None
     # The sum over IP's header is 0, and that over the rest complements the pseudo-header's.
     pseudo = _pseudo_sum(view[at : at + HEADER_BYTES], TCP, 0)
-    if (ones_sum(view[at:here]) + count * (pseudo - HEADER_BYTES) + length) % 65535:
+    if (_remainder(total, size) + count * (pseudo - HEADER_BYTES) + length) % 65535:
         return Run(here, [])
     head = bytearray(view[at : at + head_bytes])
-    total = length - (count - 1) * head_bytes
-    head[2:4] = total.to_bytes(2)
+    whole = length - (count - 1) * head_bytes
+    head[2:4] = whole.to_bytes(2)
     head[8] -= 1
     head[CHECKSUM:SOURCE] = bytes(2)
     head[CHECKSUM:SOURCE] = (-ones_sum(head[:HEADER_BYTES]) % 65535).to_bytes(2)
     head[33] |= PSH if pushed else 0
-    head[36:38] = ((pseudo + total - HEADER_BYTES) % 65535).to_bytes(2)
+    head[36:38] = ((pseudo + whole - HEADER_BYTES) % 65535).to_bytes(2)
     parts[0] = VNET.pack(NEEDS_CHECKSUM, TCP_SEGMENTS, head_bytes, size - head_bytes, HEADER_BYTES, _CHECKSUM_AT[TCP])
     parts[1] = head
     return Run(here, parts)
