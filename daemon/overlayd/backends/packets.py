@@ -13,13 +13,8 @@ UNREACHABLE = (3, 0)
 TIME_EXCEEDED = (11, 0)
 # ICMP types that ask rather than report: an answer to them starts no loop (RFC 1122, 3.2.2).
 _QUERIES = frozenset({0, 8, 13, 14})
-# All of a header but identification and checksum.
-_SAME = int.from_bytes(b"\xff\xff\xff\xff\0\0\xff\xff\xff\xff\0\0" + b"\xff" * 8)
-
-
-def known_header(buffer: bytearray, at: int) -> int:
-    """The same number for headers that differ in identification and checksum only."""
-    return int.from_bytes(buffer[at : at + HEADER_BYTES]) & _SAME
+# All of a header, as a number, but identification and checksum. What is known of one holds for all that are the same.
+SAME_HEADER = int.from_bytes(b"\xff\xff\xff\xff\0\0\xff\xff\xff\xff\0\0" + b"\xff" * 8)
 
 
 def is_ipv4(buffer: bytearray, at: int, length: int) -> bool:

@@ -6,11 +6,22 @@ import contextlib
 import os
 import socket
 import struct
+from collections.abc import Sequence
 
 from overlayd.backends import segments
 from overlayd.backends.drops import DROPPED
-from overlayd.backends.packets import CHECKSUM, SOURCE, TTL, decrement_ttl, is_ipv4, known_header
+from overlayd.backends.packets import (
+    CHECKSUM,
+    HEADER_BYTES,
+    PROTOCOL,
+    SAME_HEADER,
+    SOURCE,
+    TTL,
+    decrement_ttl,
+    is_ipv4,
+)
 from overlayd.backends.peers import PeerTable
+from overlayd.backends.segments import PLAIN, TCP
 
 # linux/udp.h: Python's socket module does not name it. Linux 5.0.
 UDP_GRO = 104
@@ -69,26 +80,25 @@ class Receiver:
         at, single, known = 0, 0, (0, -1)
         while at < length:
             step = min(size, length - at)
-            header = step, known_header(buffer, at)
+            header = step, int.from_bytes(buffer[at : at + HEADER_BYTES]) & SAME_HEADER
             if header != known:
                 if not self._may_enter(at, step, sources):
                     at += step
                     continue
                 known = header
-            if at >= single:
+            if buffer[at + PROTOCOL] == TCP and at >= single:
                 run = segments.join(view, at, length, step)
-                if run is not None:
-                    if run.parts:
-                        self._write(tun, run.parts)
-                        at = run.end
-                        continue
-                    single = run.end
+                if run is not None and run.parts:
+                    self._write(tun, run.parts)
+                    at = run.end
+                    continue
+                single = at if run is None else run.end
             if buffer[at + CHECKSUM] < 0xFE:
                 buffer[at + TTL] -= 1
                 buffer[at + CHECKSUM] += 1
             else:
                 decrement_ttl(buffer, at)
-            self._write(tun, [segments.PLAIN, view[at : at + step]])
+            self._write(tun, (PLAIN, view[at : at + step]))
             at += step
 
     def _may_enter(self, at: int, length: int, sources: _Sources) -> bool:
@@ -109,7 +119,7 @@ class Receiver:
             return False
         return True
 
-    def _write(self, tun: int, parts: list[bytes | bytearray | memoryview]) -> None:
+    def _write(self, tun: int, parts: Sequence[bytes | bytearray | memoryview]) -> None:
         try:
             os.writev(tun, parts)
         except OSError:

@@ -14,6 +14,7 @@ from overlayd.backends.packets import CHECKSUM, DESTINATION, HEADER_BYTES, PROTO
 
 VNET = struct.Struct("=BBHHHH")
 """Flags, kind of segments, bytes of all headers, bytes of data in a segment, where to sum from, where the sum goes."""
+_PLACES, _WORD = struct.Struct("=HH"), struct.Struct("!H")
 PLAIN = bytes(VNET.size)
 """The header of a packet that is as it is on the wire."""
 NEEDS_CHECKSUM = 1
@@ -65,16 +66,23 @@ def _pseudo_sum(packet: _Bytes, protocol: int, length: int) -> int:
     return _number(packet[SOURCE:DESTINATION]) + _number(packet[DESTINATION:HEADER_BYTES]) + protocol + length
 
 
-def finish(packet: memoryview, vnet: _Bytes) -> bool:
-    """Compute the checksum that a virtio-net header asks for, in the packet; false where that is impossible.
+def finish(view: memoryview, at: int, end: int, vnet: _Bytes) -> bool:
+    """Compute the checksum that a virtio-net header asks for, in the packet from `at` to `end`.
 
-    Zero is written as 0xFFFF, as the kernel does (RFC 768: zero is none).
+    False, and no change, where it asks for an impossible one. Zero is written as 0xFFFF, as the kernel does (RFC 768:
+    zero is none).
     """
-    start, offset = VNET.unpack(vnet)[4:]
-    at = start + offset
-    if at + 2 > len(packet):
+    start, offset = _PLACES.unpack_from(vnet, 6)
+    first = at + start
+    place = first + offset
+    if place + 2 > end:
         return False
-    packet[at : at + 2] = (-ones_sum(packet[start:]) % 65535 or 0xFFFF).to_bytes(2)
+    length = end - first
+    value = _number(view[first:end])
+    if length & 1:
+        value <<= 8
+    value = value % 65535 if length <= _SHORT_BITS // 8 else _remainder(value, length)
+    _WORD.pack_into(view, place, 65535 - value)
     return True
 
 

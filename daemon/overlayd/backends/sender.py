@@ -17,15 +17,16 @@ from overlayd.backends.packets import (
     CHECKSUM,
     DESTINATION,
     HEADER_BYTES,
+    SAME_HEADER,
     TIME_EXCEEDED,
     TTL,
     UNREACHABLE,
     decrement_ttl,
     icmp_error,
     is_ipv4,
-    known_header,
 )
 from overlayd.backends.peers import PeerTable
+from overlayd.backends.segments import NEEDS_CHECKSUM
 
 # linux/udp.h: Python's socket module does not name it. Linux 4.18.
 UDP_SEGMENT = 103
@@ -105,7 +106,7 @@ class Sender:
             if not length:
                 break
             moved += length
-            header = length, known_header(buffer, end)
+            header = length, int.from_bytes(buffer[end : end + HEADER_BYTES]) & SAME_HEADER
             if header == known and buffer[end + CHECKSUM] < 0xFE:
                 # As the one before, of which all is known.
                 buffer[end + TTL] -= 1
@@ -121,7 +122,7 @@ class Sender:
                 self._send_large(view[end : end + length], peer)
                 start = end = count = 0
                 continue
-            if vnet[0] & segments.NEEDS_CHECKSUM and not segments.finish(view[end : end + length], vnet):
+            if vnet[0] & NEEDS_CHECKSUM and not segments.finish(view, end, end + length, vnet):
                 self._dropped["malformed"] += 1
                 continue
             if count and (peer is not to or length > size or end + length - start > LARGEST_DATAGRAM_BYTES):
