@@ -1,4 +1,4 @@
-"""Large packets and their segments, as a TUN device with a virtio-net header hands them over. Pure.
+"""Large packets and their segments, as a TUN device with a virtio-net header takes them. Pure.
 
 The header is struct virtio_net_hdr (linux/virtio_net.h; virtio 1.2, 5.1.6). What the kernel makes of one that it is
 given: include/linux/virtio_net.h in its sources.
@@ -14,19 +14,15 @@ from overlayd.backends.packets import CHECKSUM, DESTINATION, HEADER_BYTES, PROTO
 
 VNET = struct.Struct("=BBHHHH")
 """Flags, kind of segments, bytes of all headers, bytes of data in a segment, where to sum from, where the sum goes."""
-_PLACES, _WORD = struct.Struct("=HH"), struct.Struct("!H")
 PLAIN = bytes(VNET.size)
 """The header of a packet that is as it is on the wire."""
 NEEDS_CHECKSUM = 1
 TCP_SEGMENTS, UDP_SEGMENTS, WITH_CWR = 1, 5, 0x80
 TCP, UDP = 6, 17
-ACK, PSH, FIN, CWR = 0x10, 0x08, 0x01, 0x80
+ACK, PSH, CWR = 0x10, 0x08, 0x80
 # Where the transport's header has its checksum.
 _CHECKSUM_AT = {TCP: 16, UDP: 6}
-_PROTOCOL_OF = {TCP_SEGMENTS: TCP, UDP_SEGMENTS: UDP}
 _SHORT_BITS = 1024
-# 64 KB in segments of 48 bytes, Linux's least (tcp_min_snd_mss). A container could give one that takes us a second.
-_SEGMENTS_AT_MOST = 65536 // 48
 _Bytes = bytes | bytearray | memoryview
 _number = int.from_bytes
 
@@ -64,110 +60,6 @@ def _halves(length: int) -> tuple[tuple[int, int], ...]:
 def _pseudo_sum(packet: _Bytes, protocol: int, length: int) -> int:
     """The sum of the pseudo-header (RFC 9293, 3.1) of so many bytes of transport header and data."""
     return _number(packet[SOURCE:DESTINATION]) + _number(packet[DESTINATION:HEADER_BYTES]) + protocol + length
-
-
-def finish(view: memoryview, at: int, end: int, vnet: _Bytes) -> bool:
-    """Compute the checksum that a virtio-net header asks for, in the packet from `at` to `end`.
-
-    False, and no change, where it asks for an impossible one. Zero is written as 0xFFFF, as the kernel does (RFC 768:
-    zero is none).
-    """
-    start, offset = _PLACES.unpack_from(vnet, 6)
-    first = at + start
-    place = first + offset
-    if place + 2 > end:
-        return False
-    length = end - first
-    value = _number(view[first:end])
-    if length & 1:
-        value <<= 8
-    value = value % 65535 if length <= _SHORT_BITS // 8 else _remainder(value, length)
-    _WORD.pack_into(view, place, 65535 - value)
-    return True
-
-
-def cut(packet: memoryview, vnet: _Bytes) -> tuple[bytes, int] | None:
-    """The segments of a large packet, finished, behind each other, and the length of each; the last may be shorter.
-
-    None where packet and header are not one of TCP or UDP over IPv4 that can be cut.
-    """
-    _flags, kind, _bytes, data_bytes, *_ = VNET.unpack(vnet)
-    protocol = _PROTOCOL_OF.get(kind & ~WITH_CWR)
-    at = (packet[0] & 15) * 4
-    # A fragment has no whole transport header.
-    if (
-        protocol != packet[PROTOCOL]
-        or (packet[6] << 8 | packet[7]) & 0x3FFF
-        or not HEADER_BYTES <= at <= len(packet) - 8
-    ):
-        return None
-    head_bytes = at + 8
-    if protocol == TCP:
-        head_bytes = at + (packet[at + 12] >> 4) * 4 if len(packet) >= at + 20 else 0
-    if not at + 8 <= head_bytes < len(packet) or (protocol == TCP and head_bytes < at + 20) or not data_bytes:
-        return None
-    if len(packet) - head_bytes > data_bytes * _SEGMENTS_AT_MOST:
-        return None
-    write = _tcp_headers if protocol == TCP else _udp_headers
-    return b"".join(write(packet, at, head_bytes, data_bytes)), head_bytes + data_bytes
-
-
-def _tcp_headers(packet: memoryview, at: int, head_bytes: int, data_bytes: int) -> list[_Bytes]:
-    """Headers and data of each segment in turn. FIN and PSH are the last one's, CWR is the first one's (RFC 3168)."""
-    head = bytearray(packet[:head_bytes])
-    identification, sequence = _number(head[4:6]), _number(head[at + 4 : at + 8])
-    last_flags = head[at + 13]
-    window = bytes(head[at + 14 : at + 16])
-    flags = last_flags & ~(FIN | PSH)
-    length = head_bytes + data_bytes
-    # What differs between segments is left out of these sums.
-    for start, end in ((2, 6), (CHECKSUM, SOURCE), (at + 4, at + 8), (at + 13, at + 14), (at + 16, at + 18)):
-        head[start:end] = bytes(end - start)
-    ip_sum = ones_sum(head[:at]) + length
-    tcp_sum = ones_sum(head[at:]) + _pseudo_sum(head, TCP, length - at)
-    pack = struct.Struct(f"!2sHH4sH{at + 4 - SOURCE}sI5sB2sH{head_bytes - at - 18}s").pack
-    kind, fragment, addresses = bytes(head[:2]), bytes(head[6:CHECKSUM]), bytes(head[SOURCE : at + 4])
-    acknowledged, rest = bytes(head[at + 8 : at + 13]), bytes(head[at + 18 :])
-    parts: list[_Bytes] = []
-    for here in range(head_bytes, len(packet), data_bytes):
-        data = packet[here : here + data_bytes]
-        if here + data_bytes >= len(packet):
-            lacking = data_bytes - len(data)
-            length, ip_sum, tcp_sum = length - lacking, ip_sum - lacking, tcp_sum - lacking
-            # What is cut into one has both.
-            flags = last_flags if here == head_bytes else last_flags & ~CWR
-        ip_check = -(ip_sum + identification) % 65535
-        tcp_check = -(tcp_sum + sequence + flags + ones_sum(data)) % 65535
-        parts.append(
-            pack(
-                kind, length, identification, fragment, ip_check, addresses,
-                sequence, acknowledged, flags, window, tcp_check, rest,
-            )
-        )  # fmt: skip
-        parts.append(data)
-        flags &= ~CWR
-        sequence = sequence + data_bytes & 0xFFFFFFFF
-        identification = identification + 1 & 0xFFFF
-    return parts
-
-
-def _udp_headers(packet: memoryview, at: int, head_bytes: int, data_bytes: int) -> list[_Bytes]:
-    """Headers and data of each datagram in turn."""
-    head = bytearray(packet[:head_bytes])
-    identification = _number(head[4:6])
-    parts: list[_Bytes] = []
-    for here in range(head_bytes, len(packet), data_bytes):
-        data = packet[here : here + data_bytes]
-        length = head_bytes + len(data)
-        head[2:6] = struct.pack("!HH", length, identification)
-        head[CHECKSUM:SOURCE] = bytes(2)
-        head[CHECKSUM:SOURCE] = (-ones_sum(head[:at]) % 65535).to_bytes(2)
-        head[at + 4 : at + 8] = struct.pack("!HH", length - at, 0)
-        total = ones_sum(head[at:]) + ones_sum(data) + _pseudo_sum(head, UDP, length - at)
-        head[at + 6 : at + 8] = (-total % 65535 or 0xFFFF).to_bytes(2)
-        parts += bytes(head), data
-        identification = identification + 1 & 0xFFFF
-    return parts
 
 
 class _Layout(NamedTuple):

@@ -1,4 +1,4 @@
-"""From the TUN device to peers: reads packets, cuts large ones, and sends what goes to one peer in batches.
+"""From the TUN device to peers: reads packets, and sends those for one peer in batches.
 
 While the socket is full nothing is read: then packets wait in the device's queue, whose length is limited
 (txqueuelen), and senders get slower.
@@ -11,7 +11,6 @@ import os
 import socket
 import struct
 
-from overlayd.backends import segments
 from overlayd.backends.drops import DROPPED
 from overlayd.backends.packets import (
     CHECKSUM,
@@ -26,7 +25,7 @@ from overlayd.backends.packets import (
     is_ipv4,
 )
 from overlayd.backends.peers import PeerTable
-from overlayd.backends.segments import NEEDS_CHECKSUM
+from overlayd.backends.segments import PLAIN
 
 # linux/udp.h: Python's socket module does not name it. Linux 4.18.
 UDP_SEGMENT = 103
@@ -50,10 +49,10 @@ class Sender:
         self._udp = udp
         self._buffer = bytearray(BUFFER_BYTES)
         self._view = memoryview(self._buffer)
-        self._vnet = bytearray(len(segments.PLAIN))
+        self._vnet = bytearray(len(PLAIN))
         self._ancillary: dict[int, list[tuple[int, int, bytes]]] = {}
         self._dropped = DROPPED.values
-        # At most what one burst found before the socket was full: the rest of a batch, and of a large packet.
+        # At most what one burst found before the socket was full: the rest of a batch or two.
         self._waiting: list[tuple[memoryview, int, _Address]] = []
         try:
             udp.getsockopt(socket.IPPROTO_UDP, UDP_SEGMENT)
@@ -90,7 +89,7 @@ class Sender:
 
     def drain(self, tun: int, table: PeerTable) -> None:
         """Read what waits on the device and send it, in runs of equal packets for one peer."""
-        buffer, view, vnet = self._buffer, self._view, self._vnet
+        buffer, view = self._buffer, self._view
         start = end = size = count = moved = 0
         to: _Address = ("", 0)
         peer: _Address | None = None
@@ -116,15 +115,6 @@ class Sender:
                 known = _NOTHING_KNOWN if peer is None else header
             if peer is None:
                 continue
-            if vnet[1]:
-                # Before it goes what came before it.
-                self._send(view[start:end], size, to)
-                self._send_large(view[end : end + length], peer)
-                start = end = count = 0
-                continue
-            if vnet[0] & NEEDS_CHECKSUM and not segments.finish(view, end, end + length, vnet):
-                self._dropped["malformed"] += 1
-                continue
             if count and (peer is not to or length > size or end + length - start > LARGEST_DATAGRAM_BYTES):
                 self._send(view[start:end], size, to)
                 start, count = end, 0
@@ -138,9 +128,9 @@ class Sender:
         self._send(view[start:end], size, to)
 
     def _read(self, tun: int, at: int) -> int:
-        """Read a packet to this place of the buffer, and its virtio-net header; its length, 0 if there is none."""
+        """Read a packet to this place of the buffer; its length, 0 if there is none."""
         try:
-            return os.readv(tun, [self._vnet, self._view[at:]]) - len(segments.PLAIN)
+            return os.readv(tun, [self._vnet, self._view[at:]]) - len(PLAIN)
         except BlockingIOError:
             return 0
         except OSError:
@@ -161,14 +151,6 @@ class Sender:
             self._answer(buffer[at : at + length], *TIME_EXCEEDED)
             return None
         return peer
-
-    def _send_large(self, packet: memoryview, to: _Address) -> None:
-        found = segments.cut(packet, self._vnet)
-        if found is None:
-            self._dropped["malformed"] += 1
-            return
-        pieces, size = found
-        self._send(memoryview(pieces), size, to)
 
     def _send(self, data: memoryview, size: int, to: _Address) -> None:
         """Send datagrams of `size` bytes each, the last one may be shorter, or keep them while the socket is full."""

@@ -1,12 +1,13 @@
 """The forwarder that works on every kernel: a TUN device, a UDP socket, and one thread of this process between them.
 
 Packets to one peer that wait together leave in one system call (UDP_SEGMENT, Linux 4.18), and datagrams that arrive
-together come in one (UDP_GRO, 5.0). The kernel hands over TCP and UDP packets of up to 64 KB before it cuts them (TSO;
-USO, 6.2), and takes TCP segments joined. On the wire each packet is a datagram of its own, as flannel's are.
+together come in one (UDP_GRO, 5.0), of which the kernel takes TCP segments joined. On the wire each packet is a
+datagram of its own, as flannel's are.
 """
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 import threading
@@ -18,7 +19,7 @@ from overlayd.backends.peers import PeerTable
 from overlayd.backends.receiver import Receiver
 from overlayd.backends.sender import Sender
 from overlayd.errors import KernelRefused, OverlaydError
-from overlayd.kernel.tun import MOST, Offload, close_queue, offload, open_queue
+from overlayd.kernel.tun import open_queue
 from overlayd.lib.log import logger
 
 log = logger("udp")
@@ -39,14 +40,12 @@ class TunForwarder:
     thread. `problem` says why nothing is carried, while that is so.
     """
 
-    def __init__(self, *, device: str, local: IPv4Address, port: int, mtu_bytes: int, offloads: Offload = MOST) -> None:
-        """Open device and port. The kernel is asked for at most `offloads`. Raises KernelRefused, UnsupportedError."""
+    def __init__(self, *, device: str, local: IPv4Address, port: int, mtu_bytes: int) -> None:
+        """Open device and port. Raises KernelRefused, UnsupportedError."""
         self.table = PeerTable((), port)
         self.dropped = DROPPED.values
         self.problem: str | None = None
         self._device = device
-        self._offloads = offloads
-        self._taken = Offload.NONE
         self._tun = self._open_device()
         self._udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         try:
@@ -75,8 +74,7 @@ class TunForwarder:
     @property
     def way(self) -> str:
         """What the kernel does for several packets at once, by its own names; `packet by packet` where nothing."""
-        names = [str(one.name) for one in (Offload.TSO, Offload.USO) if one in self._taken]
-        names += ["UDP_SEGMENT"] if self._sender.batches else []
+        names = ["UDP_SEGMENT"] if self._sender.batches else []
         names += ["UDP_GRO"] if self._receiver.batches else []
         return ", ".join(names) or "packet by packet"
 
@@ -102,17 +100,15 @@ class TunForwarder:
 
     def _open_device(self) -> int:
         try:
-            queue = open_queue(self._device, header=True)
+            return open_queue(self._device, header=True)
         except OSError as error:
             raise KernelRefused(
                 "open", f"TUN device {self._device}", error.errno or 0, hint="another process may have it open"
             ) from error
-        self._taken = offload(queue, self._offloads)
-        return queue
 
     def _close_device(self) -> None:
         if self._tun >= 0:
-            close_queue(self._tun)
+            os.close(self._tun)
             self._tun = -1
 
     def _pump(self, stop: threading.Event) -> None:

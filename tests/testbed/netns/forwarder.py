@@ -13,7 +13,6 @@ from ipaddress import IPv4Address, IPv4Network
 from overlayd.backends.packets import checksum
 from overlayd.backends.peers import PeerTable
 from overlayd.backends.tun import TunForwarder
-from overlayd.kernel.tun import MOST, Offload
 from overlayd.leases.lease import FamilyLease, Lease
 from tests.testbed.netns import namespaces
 from tests.testbed.netns.namespaces import inside
@@ -47,7 +46,7 @@ class Scene:
 
 
 @contextmanager
-def made(offloads: Offload = MOST) -> Iterator[Scene]:
+def made() -> Iterator[Scene]:
     """Both namespaces, connected by a veth pair, for the length of the block."""
     near, far = namespaces.unique("fuzznear"), namespaces.unique("fuzzfar")
     namespaces.make(near)
@@ -71,7 +70,7 @@ def made(offloads: Offload = MOST) -> Iterator[Scene]:
         ]
         forwarder = inside(
             near,
-            lambda: TunForwarder(device=DEVICE, local=IPv4Address(HERE), port=PORT, mtu_bytes=MTU, offloads=offloads),
+            lambda: TunForwarder(device=DEVICE, local=IPv4Address(HERE), port=PORT, mtu_bytes=MTU),
         )
         forwarder.table = PeerTable(leases, PORT)
         closing.append(forwarder.close)

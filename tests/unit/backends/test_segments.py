@@ -1,4 +1,4 @@
-"""Large packets are cut, and segments joined, as RFC 9293 and RFC 768 want them on the wire; bytes in, bytes out."""
+"""Segments are joined as the kernel would, and no harm in them is hidden; bytes in, bytes out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from overlayd.backends import segments
 from overlayd.backends.packets import checksum, is_ipv4
-from overlayd.backends.segments import ACK, CWR, FIN, NEEDS_CHECKSUM, PSH, TCP, TCP_SEGMENTS, UDP, UDP_SEGMENTS, VNET
+from overlayd.backends.segments import ACK, CWR, NEEDS_CHECKSUM, PSH, TCP, TCP_SEGMENTS, UDP, UDP_SEGMENTS, VNET
 
 FROM, TO = IPv4Address("10.5.1.2").packed, IPv4Address("10.5.2.2").packed
 DATA = random.Random(5).randbytes(65000)
@@ -55,11 +55,6 @@ def unfinished(packet: bytes) -> bytearray:
     return made
 
 
-def vnet(kind: int, data_bytes: int, packet: bytes | bytearray) -> bytes:
-    at = (packet[0] & 15) * 4
-    return VNET.pack(NEEDS_CHECKSUM, kind, 0, data_bytes, at, 16 if packet[9] == TCP else 6)
-
-
 options = st.integers(0, 10).map(lambda words: b"\1" * 4 * words)
 
 
@@ -71,67 +66,6 @@ def test_the_sum_is_that_of_rfc_1071(data: bytes) -> None:
 def test_the_sum_of_the_largest_packet() -> None:
     assert -segments.ones_sum(DATA) % 65535 == checksum(DATA)
     assert segments.ones_sum(b"\xff" * 65000) == 0
-
-
-@given(
-    length=st.integers(1, 6000),
-    data_bytes=st.integers(5, 1500),
-    sequence=st.sampled_from([0, 7, 0xFFFFFFFF, 0xFFFFFF00]),
-    identification=st.sampled_from([0, 1, 0xFFFE, 0xFFFF]),
-    flags=st.sampled_from([ACK, ACK | PSH, ACK | FIN | PSH, ACK | CWR, ACK | CWR | FIN]),
-    of_tcp=options,
-    of_ip=options,
-)
-def test_a_cut_packet_is_what_its_sender_would_have_sent_in_segments(
-    *, length: int, data_bytes: int, sequence: int, identification: int, flags: int, of_tcp: bytes, of_ip: bytes
-) -> None:
-    data = DATA[:length]
-    whole = tcp(data, sequence=sequence, flags=flags, options=of_tcp)
-    large = unfinished(ip(whole[20:], TCP, options=of_ip, identification=identification))
-    found = segments.cut(memoryview(large), vnet(TCP_SEGMENTS, data_bytes, large))
-    expected = []
-    for start in range(0, length, data_bytes):
-        kept = ACK
-        kept |= flags & CWR if start == 0 else 0
-        kept |= flags & (FIN | PSH) if start + data_bytes >= length else 0
-        segment = tcp(data[start : start + data_bytes], sequence=(sequence + start) % 2**32, flags=kept, options=of_tcp)
-        number = (identification + start // data_bytes) % 65536
-        expected.append(ip(segment[20:], TCP, options=of_ip, identification=number))
-    assert found is not None
-    assert found[0] == b"".join(expected)
-    assert found[1] == 20 + len(of_ip) + 20 + len(of_tcp) + data_bytes
-
-
-@given(length=st.integers(1, 6000), data_bytes=st.integers(5, 1500), of_ip=options)
-def test_cut_datagrams_are_what_their_sender_would_have_sent_one_by_one(
-    length: int, data_bytes: int, of_ip: bytes
-) -> None:
-    large = unfinished(udp(DATA[:length], options=of_ip))
-    found = segments.cut(memoryview(large), vnet(UDP_SEGMENTS, data_bytes, large))
-    expected = [
-        udp(DATA[start : min(start + data_bytes, length)], options=of_ip, identification=1 + number)
-        for number, start in enumerate(range(0, length, data_bytes))
-    ]
-    assert found == (b"".join(expected), 28 + len(of_ip) + data_bytes)
-
-
-@given(st.integers(0, 3000), st.booleans(), options)
-def test_a_finished_packet_has_the_checksum_that_its_sender_would_have_computed(
-    length: int, of_tcp: bool, of_ip: bytes
-) -> None:
-    whole = (
-        ip(tcp(DATA[:length])[20:], TCP, options=of_ip) if of_tcp else ip(udp(DATA[:length])[20:], UDP, options=of_ip)
-    )
-    found = unfinished(whole)
-    assert segments.finish(memoryview(found), 0, len(found), vnet(0, 0, whole))
-    assert found == whole
-
-
-def test_a_packet_for_thousands_of_segments_is_refused() -> None:
-    large = unfinished(tcp(DATA[:40000]))
-    assert segments.cut(memoryview(large), vnet(TCP_SEGMENTS, 1, large)) is None
-    assert segments.cut(memoryview(large), vnet(TCP_SEGMENTS, 0, large)) is None
-    assert segments.cut(memoryview(large), vnet(TCP_SEGMENTS, 48, large)) is not None
 
 
 def batch(count: int, size: int, last: int, *, flags: int = ACK, of_tcp: bytes = b"", sequence: int = 1) -> bytearray:
@@ -158,7 +92,7 @@ def batch(count: int, size: int, last: int, *, flags: int = ACK, of_tcp: bytes =
     push=st.booleans(),
     of_tcp=options,
 )
-def test_joined_and_cut_again_segments_are_the_same(
+def test_joined_segments_are_one_packet_with_all_their_data(
     count: int, half: int, short: int, push: bool, of_tcp: bytes
 ) -> None:
     size = 2 * half
@@ -178,15 +112,13 @@ def test_joined_and_cut_again_segments_are_the_same(
     flags, kind, head_bytes, data_bytes, start, offset = VNET.unpack(header)
     assert (flags, kind, start, offset) == (NEEDS_CHECKSUM, TCP_SEGMENTS, 20, 16)
     assert (head_bytes, data_bytes) == (40 + len(of_tcp), size)
-    again = segments.cut(memoryview(whole), header)
-    assert again is not None
-    assert again[1] == bytes_each
-    for at in range(0, len(buffer), bytes_each):
-        one, other = bytearray(again[0][at : at + bytes_each]), buffer[at : at + bytes_each]
-        assert checksum(bytes(one[:20])) == 0
-        # The hop that was spent, and so the checksum.
-        one[8], one[10:12] = other[8], other[10:12]
-        assert one == other
+    assert bytes(whole[head_bytes:]) == DATA[: (count - 1) * size + last]
+    # What differs from the first segment's headers: length, a hop, checksums, and PSH.
+    first = bytearray(buffer[:head_bytes])
+    for at in (2, 3, 8, 10, 11, 36, 37):
+        first[at] = whole[at]
+    first[33] |= PSH if push else 0
+    assert whole[:head_bytes] == first
 
 
 @given(st.data())
@@ -211,7 +143,7 @@ def test_only_what_follows_in_order_is_joined() -> None:
     assert joined(one + three + two) == 0
     assert joined(one + two + one) == 2
     assert joined(one + tcp(DATA[:100], sequence=100, flags=ACK | PSH) + three) == 2
-    for flags in (ACK | FIN, ACK | 0x04, ACK | 0x02, ACK | 0x20, ACK | 0x40, ACK | CWR, 0):
+    for flags in (ACK | 0x01, ACK | 0x04, ACK | 0x02, ACK | 0x20, ACK | 0x40, ACK | CWR, 0):
         assert joined(one + tcp(DATA[:100], sequence=100, flags=flags)) == 0
         assert joined(tcp(DATA[:100], sequence=0, flags=flags) + two) == 0
     assert joined(udp(DATA[:112]) + udp(DATA[:112])) == 0
@@ -252,38 +184,15 @@ def test_an_unfinished_packet_is_finished_by_our_kernel_and_any_other_is_left_as
 
 @given(
     data=st.binary(min_size=20, max_size=200),
-    header=st.binary(min_size=10, max_size=10),
-    kind=st.sampled_from([0, 1, 3, 4, 5, 0x81]),
     first=st.sampled_from([0x45, 0x46, 0x4F, 0x40]),
     protocol=st.sampled_from([TCP, UDP, 1, 132]),
     data_bytes=st.sampled_from([0, 1, 2, 100, 65535]),
     length=st.integers(0, 200),
 )
-def test_any_bytes_with_any_header_are_judged(
-    *, data: bytes, header: bytes, kind: int, first: int, protocol: int, data_bytes: int, length: int
-) -> None:
+def test_any_bytes_are_judged(*, data: bytes, first: int, protocol: int, data_bytes: int, length: int) -> None:
     packet = bytearray(data)
     packet[0], packet[9], packet[6], packet[7] = first, protocol, 0x40, 0
-    mixed = bytearray(header)
-    mixed[1] = kind
-    mixed[4:6] = struct.pack("=H", data_bytes)
     before = len(packet)
-    found = segments.cut(memoryview(packet), mixed)
-    assert found is None or found[1] > data_bytes
     assert len(segments.describe(memoryview(packet), 1472, data_bytes)) == len(segments.PLAIN)
     segments.join(memoryview(packet), 0, len(packet), min(length, len(packet)))
-    segments.finish(memoryview(packet), 0, len(packet), mixed)
     assert len(packet) == before
-
-
-@given(start=st.integers(0, 65535) | st.integers(0, 60), offset=st.integers(0, 65535) | st.integers(0, 60))
-def test_a_checksum_outside_of_the_packet_is_refused_and_nothing_is_written(start: int, offset: int) -> None:
-    packet = udp(DATA[:30])
-    # Other packets are around it.
-    buffer = bytearray(DATA[:100] + packet + DATA[:100])
-    end = 100 + len(packet)
-    fits = start + offset + 2 <= len(packet)
-    assert segments.finish(memoryview(buffer), 100, end, VNET.pack(1, 0, 0, 0, start, offset)) == fits
-    if fits:
-        packet = packet[: start + offset] + buffer[100 + start + offset :][:2] + packet[start + offset + 2 :]
-    assert buffer == DATA[:100] + packet + DATA[:100]

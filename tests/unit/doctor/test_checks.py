@@ -366,9 +366,9 @@ def test_a_fast_path_that_is_off_is_in_order_and_says_why() -> None:
 
 
 def test_doctor_says_how_the_daemon_carries_packets_itself() -> None:
-    daemon = {"fast_path": "the setting fast-path is off", "forwarder": "TSO, UDP_SEGMENT"}
+    daemon = {"fast_path": "the setting fast-path is off", "forwarder": "UDP_SEGMENT, UDP_GRO"}
     found = [one.found for _title, findings in examine(but(daemon=daemon)) for one in findings]
-    assert "off: the setting fast-path is off; the daemon carries packets itself: TSO, UDP_SEGMENT" in found
+    assert "off: the setting fast-path is off; the daemon carries packets itself: UDP_SEGMENT, UDP_GRO" in found
 
 
 def test_the_readme_names_every_check() -> None:
