@@ -490,6 +490,9 @@ int overlayd_in(struct __sk_buff *skb)
 		if (bpf_map_lookup_elem(&routers, &by))
 			return slow(IN_STRANGER);
 	}
+	/* Datagrams of a peer's socket may come as one packet (UDP_SEGMENT, UDP_GRO): each has its own inner packet. */
+	if (room && bpf_ntohs(inner->tot_len) != skb->len - ETH_HLEN - room)
+		return slow(IN_SHAPE);
 	/* Several datagrams in one packet keep the mark of the outer headers, which no program can take off: the receiver
 	 * would look for those, and drop all. */
 	if (room && skb->gso_size && inner->protocol == IPPROTO_UDP)

@@ -47,7 +47,7 @@ def test_a_confined_daemon_joins_repairs_and_cleans_up(a: Host, confined: Host) 
     eventually("it reaches a", partial(pings, confined, a))
     assert confined.status()["problems"] == []
     # The unit lets it load its BPF programs. WireGuard makes its packets itself.
-    slow = {"wireguard": "only the backend wireguard itself", "udp": "eth0 may hand packets on uncut"}
+    slow = {"wireguard": "only the backend wireguard itself"}
     wanted = slow.get(confined.status()["backend"], "on")
     eventually("the fast path is on where it can be", lambda: confined.status()["fast_path"].startswith(wanted))
     before = confined.run("iptables-save", "-t", "raw")

@@ -87,8 +87,6 @@ def test_without_it_the_same_packets_go_by_the_bridge(a: Host, b: Host) -> None:
 @pytest.mark.parametrize("offload", ["tso", "gso", "tx", "sg", "gro", "rx", "tx-udp_tnl-segmentation"])
 def test_each_offload_may_be_off(a: Host, b: Host, offload: str) -> None:
     """At the underlay and at the containers, both ways."""
-    if a.status()["backend"] == "udp":
-        pytest.skip("it needs some of them off")
     places = [(host.enter, "eth0") for host in (a, b)]
     places += [(["ip", "netns", "exec", host.container], "eth0") for host in (a, b)]
     before = by_the_bridge(a)

@@ -15,11 +15,18 @@ from overlayd.backends.options import FIRST_PORT, LAST_PORT, Options, largest_pa
 from overlayd.backends.peers import PeerTable
 from overlayd.backends.tun import TunForwarder
 from overlayd.backends.wire import Wire, WireFormat
+from overlayd.kernel import ethtool
 from overlayd.kernel.converge import ConvergeReport, Plan, converge, require
 from overlayd.kernel.state import Address, Route, TunLink
 from overlayd.leases.lease import Lease
 from overlayd.lib import marks
 from overlayd.lib.addresses import interface
+
+TAKES_UNFINISHED = "TakesUnfinished"
+"""In a lease: this host takes packets as the sender's kernel has them, not cut yet and without checksums.
+
+Only where packets may arrive so, by an underlay between network stacks of one machine: elsewhere a lease is flannel's.
+"""
 
 
 class Forwarder(Protocol):
@@ -63,11 +70,15 @@ class Udp:
         notified=False,
     )
 
-    def __init__(self, environment: Environment, *, port: int, mtu_bytes: int) -> None:
-        """Values only; `open` makes the device and takes the port."""
+    def __init__(self, environment: Environment, *, port: int, mtu_bytes: int, unfinished: bool = False) -> None:
+        """Values only; `open` makes the device and takes the port.
+
+        `unfinished`: packets may arrive by the underlay as another kernel's program sent them (TAKES_UNFINISHED).
+        """
         self._environment = environment
         self._port = port
         self._mtu_bytes = mtu_bytes
+        self._unfinished = unfinished
         self._forwarder: Forwarder | None = None
 
     @classmethod
@@ -76,7 +87,8 @@ class Udp:
         port = Options(cls.facts, config).port("Port")
         require_families(cls.facts, environment.network)
         mtu_bytes = largest_packet(cls.facts, environment.underlay.mtu_bytes, 28)  # outer IPv4, UDP
-        return cls(environment, port=port, mtu_bytes=mtu_bytes)
+        unfinished = not ethtool.finishes_packets(environment.underlay.ifname)
+        return cls(environment, port=port, mtu_bytes=mtu_bytes, unfinished=unfinished)
 
     @property
     def mtu_bytes(self) -> int:
@@ -93,8 +105,9 @@ class Udp:
         """The UDP port."""
         return (Listening(version=4, protocol="udp", port=self._port),)
 
-    def lease_data(self, version: int) -> None:
-        """Peers need to know nothing but the address."""
+    def lease_data(self, version: int) -> Mapping[str, Any] | None:  # noqa: ARG002 - it carries IPv4 only
+        """Peers need to know nothing but the address, and on some underlays that this host takes unfinished packets."""
+        return {TAKES_UNFINISHED: True} if self._unfinished else None
 
     def wire(self, version: int) -> Wire:  # noqa: ARG002 - it carries IPv4 only
         """See Backend."""
@@ -104,6 +117,7 @@ class Udp:
             ethernet=False,
             port=self._port,
             paths={self.facts.name: WireFormat.UDP},
+            unfinished_key=TAKES_UNFINISHED,
         )
 
     def open(self, own: Lease) -> None:

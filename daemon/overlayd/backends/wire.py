@@ -26,7 +26,9 @@ class Wire:
 
     `format` is that of peers without a plain route, with the UDP port, and for VXLAN this host's VNI and MAC. `device`
     is the interface that the kernel sends by; packets there begin with an Ethernet header if `ethernet`. `paths` are
-    the words of the status for peers whose packets have which format.
+    the words of the status for peers whose packets have which format. `unfinished_key`: by this key of their leases'
+    data, peers say that they take packets as the sender's kernel has them, not cut yet and without checksums; empty
+    where all peers do.
     """
 
     format: WireFormat
@@ -36,3 +38,4 @@ class Wire:
     vni: int = 0
     mac: str = "00:00:00:00:00:00"
     paths: Mapping[str, WireFormat] = field(default_factory=dict)
+    unfinished_key: str = ""

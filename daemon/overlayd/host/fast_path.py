@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any, ClassVar
 
-from overlayd.backends.wire import Wire, WireFormat
+from overlayd.backends.wire import Wire
 from overlayd.errors import OverlaydError, UnsupportedError
 from overlayd.fastpath.allowed import PacketWay, rule_in_the_way
 from overlayd.fastpath.programs import Programs
@@ -130,10 +130,10 @@ class FastPathPart:
         underlay = self._context.underlay
         if interfaces.read_link(underlay.ifname).hardware != ARPHRD_ETHER:
             raise _Off(f"packets of {underlay.ifname} have no Ethernet header, which the programs read and write")
-        if wire.format is WireFormat.UDP and not ethtool.finishes_packets(underlay.ifname):
+        if (refuses := self._peers.refuses_unfinished(wire)) and not ethtool.finishes_packets(underlay.ifname):
             raise _Off(
-                f"{underlay.ifname} may hand packets on uncut and without checksums, and peers read from a socket; "
-                f"ethtool -K {underlay.ifname} tx off tx-udp_tnl-segmentation off"
+                f"{underlay.ifname} may hand packets on uncut and without checksums, which the peer {refuses} does not "
+                f"take; ethtool -K {underlay.ifname} tx off tx-udp_tnl-segmentation off"
             )
         bridge = self._bridge(own)
         if not bridge.up:

@@ -39,6 +39,7 @@ class FastPeers:
         self._has_direct = False
         self._elsewhere: frozenset[str] = frozenset()
         self._elsewhere_at: tuple[int, tuple[Lease, ...]] | None = None
+        self._refuses: tuple[tuple[Lease, ...], str | None] | None = None
         self.receive_only = False
         """This kernel cannot write VXLAN's headers; found out by trying."""
 
@@ -59,6 +60,20 @@ class FastPeers:
             self._paths = paths
             self._has_direct = any(wire.paths.get(path) is WireFormat.DIRECT for path in paths.values())
         return self._has_direct
+
+    def refuses_unfinished(self, wire: Wire) -> str | None:
+        """The address of a peer that takes packets only as they are on a wire: cut, and with checksums; None if none.
+
+        A flannel's socket gets others as they are, and passes them on so.
+        """
+        served, key = self._data_path.served, wire.unfinished_key.lower()
+        if not key:
+            return None
+        if self._refuses is None or self._refuses[0] is not served:
+            there = (lease.v4 for lease in served)
+            refusing = (str(found.public_ip) for found in there if found and found.fields().get(key) is not True)
+            self._refuses = served, next(refusing, None)
+        return self._refuses[1]
 
     def all_elsewhere(self, wire: Wire) -> bool:
         """Read to which peers the kernel sends by another interface than the underlay's, the only one of the programs.
