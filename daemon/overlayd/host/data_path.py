@@ -12,7 +12,7 @@ from overlayd import backends
 from overlayd.backends.peers import PROBLEMS_AT_MOST
 from overlayd.backends.planned import Planned
 from overlayd.errors import OverlaydError, UnsupportedError
-from overlayd.host.look import Look
+from overlayd.host.look import Look, look_at_all
 from overlayd.host.parts import DesiredHost, HostContext, PartReport
 from overlayd.kernel.converge import ConvergeReport
 from overlayd.leases.lease import DEFAULT_BACKEND, Lease
@@ -70,25 +70,25 @@ class DataPath:
         """Make the kernel hold what the leases say, and nothing stale of ours. A peer that fails is no problem here."""
         look, self._look = self._look, None
         if look is not None and self._carrier_problem is None and look.holds():
-            if desired == look.desired:
-                self._look = look
-                return self._told
-            report = look.add(desired)
+            before = look.desired
+            report = look.update(desired)
             if report is not None:
                 self._look = look
+                if look.desired is before:
+                    return replace(self._told, changed=bool(report.written))
                 return self._tell(desired, report, ())
-        # Before the kernel is read: all that changes meanwhile is news.
-        self._context.watch.expected.forget()
         changes = self._context.watch.changes()
         problems = [self._carrier_problem] if self._carrier_problem else []
         try:
-            report = self._context.backend.apply(desired.lease, desired.peers)
+            report = look_at_all(self._context, desired)
         except UnsupportedError:
             raise
         except OverlaydError as error:
             return self._tell(desired, None, (*problems, error.message))
         if self._context.backend.facts.notified and not report.problems and not report.refused:
             self._look = Look(self._context, desired, report, changes=changes, clock=self._clock)
+        else:
+            self._context.watch.expected.forget()
         return self._tell(desired, report, (*problems, *report.problems))
 
     def _tell(self, desired: DesiredHost, report: ConvergeReport | None, problems: tuple[str, ...]) -> PartReport:
