@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from overlayd.errors import FirewalldRefused
@@ -45,17 +45,18 @@ class Firewalld:
         self._bus = Bus() if enabled else None
         self._logged_problem: str | None = None
 
-    def sync(self, desired_runtime: Runtime) -> FirewalldReport:
+    def sync(self, desired: Callable[[], Runtime]) -> FirewalldReport:
         """Write the configuration where firewalld runs and has another one. Never raises.
 
         firewalld loses it at every reload and restart. An unchanged state costs five D-Bus calls and writes nothing.
+        `desired` is called only where it runs: there may be thousands of peers.
         """
         if self._bus is None:
             return FirewalldReport()
         runs = written = False
         try:
             runs = self._bus.firewalld_runs()
-            written = runs and _write(self._bus, desired_runtime)
+            written = runs and _write(self._bus, desired())
             problem = None
         except FirewalldRefused as error:
             problem = _explained(error)
@@ -63,7 +64,7 @@ class Firewalld:
             log.warning("firewalld does not let the overlay's packets through", problem=problem)
         self._logged_problem = problem
         if written:
-            log.info("firewalld's runtime configuration written", policies=" ".join(desired_runtime.policies))
+            log.info("firewalld's runtime configuration written", policies=" ".join(nothing().policies))
         return FirewalldReport(runs=runs, written=written, problem=problem)
 
     def close(self) -> None:

@@ -34,6 +34,8 @@ class DataPath:
         self._clock = clock
         self._look: Look | None = None
         self._told = PartReport()
+        # The peers in the status, with their leases, by the names of these.
+        self._peers: dict[str, tuple[Lease, Peer]] = {}
         self._stop = threading.Event()
         self._carrier: threading.Thread | None = None
         self._carrier_problem: str | None = None
@@ -95,17 +97,19 @@ class DataPath:
         """The report of this part; `report` is None where the backend failed as a whole."""
         if report is not None:
             self.paths = report.paths
-            self.served = tuple(peer for peer in desired.peers if peer.key_name in report.paths)
-            self.served_from, self.served_subnets = public_addresses(self.served), subnets_of(self.served)
+            self._serve(tuple(peer for peer in desired.peers if peer.key_name in report.paths))
         report = report or ConvergeReport()
         shown = self._shown(desired.peers, report)
+        told, self._peers = self._peers, {}
+        for peer in sorted(shown, key=_by_subnet):
+            self._peers[peer.key_name] = self._peer(peer, report, desired.reserved, told.get(peer.key_name))
         found = PartReport(
             problems=problems,
             changed=bool(report.written),
             status={
                 "backend": self._context.config.backend_type,
                 "mtu_bytes": self._context.backend.mtu_bytes,
-                "peers": tuple(self._peer(peer, report, desired.reserved) for peer in sorted(shown, key=_by_subnet)),
+                "peers": tuple(one for _lease, one in self._peers.values()),
                 "peers_untold": len(desired.peers) - len(shown),
             },
         )
@@ -127,12 +131,28 @@ class DataPath:
             return peers[:PROBLEMS_AT_MOST]
         return [peer for peer in peers if peer.key_name in report.paths or peer.key_name in report.peer_problems]
 
-    def _peer(self, lease: Lease, report: ConvergeReport, reserved: Collection[str]) -> Peer:
+    def _serve(self, served: tuple[Lease, ...]) -> None:
+        """Note who is served. The sets are changed where few are others: to hash thousands of addresses takes long."""
+        before = set(map(id, self.served))
+        came = [peer for peer in served if id(peer) not in before]
+        if len(self.served) + len(came) == len(served):
+            self.served_from |= public_addresses(came)
+            self.served_subnets |= subnets_of(came)
+        else:
+            self.served_from, self.served_subnets = public_addresses(served), subnets_of(served)
+        self.served = served
+
+    def _peer(
+        self, lease: Lease, report: ConvergeReport, reserved: Collection[str], told: tuple[Lease, Peer] | None
+    ) -> tuple[Lease, Peer]:
+        """A lease and the peer that the status shows for it: the one that was `told`, if that says the same."""
         path, problem = report.paths.get(lease.key_name), report.peer_problems.get(lease.key_name)
         if problem and lease.key_name in reserved and self._lacks_data(lease):
             # A subnet reserved for a host that never ran: it has published nothing yet, and that is no problem.
             path, problem = "reserved", None
-        return Peer(
+        if told is not None and told[0] is lease and (told[1].path, told[1].problem) == (path, problem):
+            return told
+        return lease, Peer(
             **address_fields(lease),
             backend=lease.backend_type,
             path=path,
@@ -167,5 +187,5 @@ def address_fields(lease: Lease) -> dict[str, str | None]:
 
 
 def _by_subnet(lease: Lease) -> tuple[bool, int]:
-    first = lease.family_leases[0].subnet
-    return first.version == 6, int(first.network_address)
+    first = lease.family_leases[0]
+    return first.version == 6, first.span[0]
