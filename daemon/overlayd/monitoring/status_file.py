@@ -65,8 +65,8 @@ class StatusFile:
         return True
 
 
-# A field or a peer on each line: json.dumps with an indent takes ten times as long, and there may be many peers. One call
-# for all of them is four times as fast as one for each. The separator is in no text: JSON escapes it.
+# A field or a peer on each line: json.dumps with an indent takes ten times as long, and there may be many peers.
+# One call for all of them is four times as fast as one for each. The separator is in no text: JSON escapes it.
 _SEPARATOR = "\x1e"
 _MANY = json.JSONEncoder(separators=(f",{_SEPARATOR}", ": "))
 
