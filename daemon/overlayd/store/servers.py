@@ -33,6 +33,9 @@ CALL_TIMEOUT_S = 5.0
 # Where there are other servers: how long one of them may take before another is asked.
 SERVER_TIMEOUT_S = 2.0
 HEALTH_TIMEOUT_S = 2.5
+# A server that has no other beside it gets more time. It may only be slow, as when a whole fleet starts: to connect
+# and list again would give it more to do.
+LONE_HEALTH_TIMEOUT_S = 4.0
 # The pause after an attempt with new certificates that did not work.
 RENEW_RETRY_S = 5.0
 
@@ -138,7 +141,7 @@ class Servers:
                 replaced = connection is not self._connection
                 unsent = metadata is None or never_sent(error)
                 if unreachable(error):
-                    self._drop(connection)
+                    self._give_up(connection, error)
                 elif replaced:
                     # Another thread closed the connection: that does not count as an attempt with the next server.
                     attempts -= 1
@@ -176,7 +179,8 @@ class Servers:
             return
         if self._trust is not None and connection.trust is not None and self._trust.changed_since(connection.trust):
             self._renew(connection)
-        if connection is self._connection and connection.health_problem(HEALTH_TIMEOUT_S) is not None:
+        timeout_s = LONE_HEALTH_TIMEOUT_S if self._alone else HEALTH_TIMEOUT_S
+        if connection is self._connection and connection.health_problem(timeout_s) is not None:
             self._drop(connection)
 
     def open_watch(self, requests: Any) -> Any:
@@ -228,6 +232,11 @@ class Servers:
         return kind(f"etcd at {self.name}: {operation}: {word}: {detail}", hint=hint)
 
     @property
+    def _alone(self) -> bool:
+        """Whether there is no other server, and no other address family to reach this one by."""
+        return len(self._endpoints) == 1 and not self._two_families
+
+    @property
     def _attempts_at_most(self) -> int:
         """So many connections are tried for one call: to each server, in each address family that its name has."""
         return max(2, len(self._endpoints) * (2 if self._two_families else 1))
@@ -270,6 +279,12 @@ class Servers:
             if self._connection is connection:
                 self._connection, self._turn = None, self._turn + 1
         connection.close()
+
+    def _give_up(self, connection: Connection, error: grpc.RpcError) -> None:
+        """Go on to the next server. One that is only slow, and has none beside it, keeps what else waits for it: above
+        all the watches, after whose end all would be listed again."""
+        if not self._alone or error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
+            self._drop(connection)
 
     def _renew(self, old: Connection) -> None:
         """Replace a connection by one with the new certificates, when a server has answered on that."""
