@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections import deque
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from enum import IntEnum
+from itertools import chain
 
 from overlayd.kernel import routes
 from overlayd.kernel.links import (
@@ -54,7 +55,8 @@ class Expected:
 
     def forget(self) -> None:
         """Expect nothing: all is news."""
-        self._objects: dict[_Key, KernelObject] = {}
+        # By rank and key, one table for each rank: a pair for each object would take a tenth of what a peer takes.
+        self._objects: dict[int, dict[Hashable, KernelObject]] = {}
         self._links: Mapping[int, str] | None = None
         self._lost.clear()
 
@@ -66,7 +68,7 @@ class Expected:
         self.forget()
         self.add(objects)
         links: dict[int, str] = {}
-        for name in {item.name if isinstance(item, Link) else item.on_link for item in self._objects.values()} - {None}:
+        for name in {item.name if isinstance(item, Link) else item.on_link for item in self._all()} - {None}:
             try:
                 links[socket.if_nametoindex(str(name))] = str(name)
             except OSError:
@@ -79,25 +81,26 @@ class Expected:
 
     def add(self, objects: Iterable[KernelObject]) -> None:
         """Expect these too. Before they are written."""
-        self._objects.update((key_of(item), item) for item in objects)
+        for item in objects:
+            self._objects.setdefault(item.rank, {})[item.key] = item
 
     def remove(self, objects: Iterable[KernelObject]) -> None:
         """Expect these no more. Before they are deleted."""
         for item in objects:
-            self._objects.pop(key_of(item), None)
+            self._objects.get(item.rank, {}).pop(item.key, None)
 
     def has(self, item: KernelObject) -> bool:
         """Whether an object is expected that the kernel cannot hold together with this one, or this one itself."""
-        return key_of(item) in self._objects
+        return item.key in self._objects.get(item.rank, {})
 
     def take_lost(self) -> list[KernelObject]:
         """What was lost since this was last asked for, and is still expected: each once, to be written again."""
         found: dict[_Key, KernelObject] = {}
         while self._lost:
-            key = self._lost.popleft()
-            item = self._objects.get(key)
+            rank, key = self._lost.popleft()
+            item = self._objects.get(rank, {}).get(key)
             if item is not None:
-                found[key] = item
+                found[rank, key] = item
         return list(found.values())
 
     def judge(self, kind: int, message: bytes) -> Verdict:
@@ -119,8 +122,7 @@ class Expected:
 
     def _judge(self, item: KernelObject, *, comes: bool) -> Verdict:
         """What it means that an object with our mark came, or went."""
-        key = key_of(item)
-        expected = self._objects.get(key)
+        expected = self._objects.get(item.rank, {}).get(item.key)
         if comes:
             return Verdict.NOISE if item == expected else Verdict.NEWS
         if expected is None:
@@ -128,7 +130,7 @@ class Expected:
             return Verdict.NOISE
         if item != expected and not isinstance(item, Neighbour):
             return Verdict.NEWS
-        self._lost.append(key)
+        self._lost.append(key_of(item))
         return Verdict.LOST
 
     def _judge_neighbour(self, links: Mapping[int, str] | None, kind: int, message: bytes) -> Verdict:
@@ -149,14 +151,16 @@ class Expected:
 
     def _judge_changed(self, item: Neighbour | FdbEntry) -> Verdict:
         """What it means that an entry is not permanent, or not any more."""
-        key = key_of(item)
-        if key not in self._objects:
+        if not self.has(item):
             return Verdict.NOISE
         if isinstance(item, FdbEntry):
             return Verdict.NEWS
         # A neighbour that somebody deletes is first told of as one that is there, in another state and without a MAC.
-        self._lost.append(key)
+        self._lost.append(key_of(item))
         return Verdict.LOST
+
+    def _all(self) -> Iterator[KernelObject]:
+        return chain.from_iterable(of_rank.values() for of_rank in self._objects.values())
 
 
 def key_of(item: KernelObject) -> _Key:
