@@ -40,38 +40,44 @@ def metric(host: Host, name: str) -> int:
     return sum(int(float(one)) for one in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", text, re.MULTILINE))
 
 
-def costs(host: Host, change: Callable[[], object]) -> tuple[int, int]:
-    """How many looks at the whole kernel a change brought about, and how many operations."""
+def costs(host: Host, change: Callable[[], object], operations: int) -> tuple[int, int]:
+    """How many looks at the whole kernel a change brought about, and how many operations: at least so many."""
     names = ("overlayd_whole_looks_total", "overlayd_kernel_operations_total")
     before = [metric(host, name) for name in names]
     change()
-    # What is told of its effects comes at once; the timer does not come at all.
-    eventually("the daemon has served it", lambda: metric(host, names[1]) != before[1])
-    looks, operations = (metric(host, name) - was for name, was in zip(names, before, strict=True))
-    return looks, operations
+    # They are counted when they are done; the timer does not come at all.
+    eventually("the daemon has served it", lambda: metric(host, names[1]) - before[1] >= operations)
+    looks, done = (metric(host, name) - was for name, was in zip(names, before, strict=True))
+    return looks, done
 
 
-def test_the_whole_kernel_is_read_once_at_the_start(site: tuple[Host, Fleet]) -> None:
+def test_the_whole_kernel_is_read_once_at_a_start(site: tuple[Host, Fleet]) -> None:
     host, _fleet = site
+    # The device stays: a new one is told of, too, and may be heard of during the first look, which then counts as news.
+    host.stop()
+    host.run("ip", "route", "flush", "proto", "157")
+    host.run("ip", "neighbour", "flush", "dev", "overlay.1", "nud", "permanent")
+    host.start()
     assert len(host.run("ip", "route", "show", "proto", "157").splitlines()) == PEERS
-    # The echoes of 6,000 writes are all heard, and none of them is news.
+    # The echoes of 4,000 writes are all heard, and none of them is news.
+    assert metric(host, "overlayd_kernel_operations_total") >= 2 * PEERS
     assert metric(host, "overlayd_whole_looks_total") == 1
 
 
 def test_who_comes_and_goes_costs_three_writes(site: tuple[Host, Fleet]) -> None:
     host, fleet = site
-    assert costs(host, partial(routed, host.namespace, partial(fleet.join, [PEERS]), 1)) == (0, 3)
-    assert costs(host, partial(routed, host.namespace, partial(fleet.leave, [PEERS]), 1, gone=True)) == (0, 3)
+    assert costs(host, partial(routed, host.namespace, partial(fleet.join, [PEERS]), 1), 3) == (0, 3)
+    assert costs(host, partial(routed, host.namespace, partial(fleet.leave, [PEERS]), 1, gone=True), 3) == (0, 3)
 
 
 def test_hundreds_that_come_and_go_at_once_need_no_look_at_the_whole(site: tuple[Host, Fleet]) -> None:
     host, fleet = site
     more = range(PEERS, PEERS + MORE)
-    assert costs(host, partial(routed, host.namespace, partial(fleet.join, more), MORE)) == (0, 3 * MORE)
-    assert costs(host, partial(routed, host.namespace, partial(fleet.leave, more), MORE, gone=True))[0] == 0
+    assert costs(host, partial(routed, host.namespace, partial(fleet.join, more), MORE), 3 * MORE) == (0, 3 * MORE)
+    assert costs(host, partial(routed, host.namespace, partial(fleet.leave, more), MORE, gone=True), 3 * MORE)[0] == 0
 
 
 def test_a_route_that_somebody_deletes_is_written_again_alone(site: tuple[Host, Fleet]) -> None:
     host, _fleet = site
     deletes = partial(host.run, "ip", "route", "delete", "10.0.7.0/24")
-    assert costs(host, partial(routed, host.namespace, deletes, 1)) == (0, 1)
+    assert costs(host, partial(routed, host.namespace, deletes, 1), 1) == (0, 1)
