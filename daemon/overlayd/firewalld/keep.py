@@ -16,6 +16,8 @@ log = logger("firewalld")
 # The errors of a firewalld that has not read our files yet, and of releases without policies.
 _UNKNOWN = ("INVALID_POLICY", "INVALID_IPSET")
 _TOO_OLD = ("UnknownMethod", "UnknownInterface", "is not a valid interface", "No such interface")
+# With more differences than this, an ipset is set as a whole.
+SINGLES_AT_MOST = 32
 _HINT = (
     "`firewall-cmd --reload` makes it read what the RPM put into /usr/lib/firewalld. Before firewalld 0.9 there are no "
     "policies: let the backend's port in by hand"
@@ -119,8 +121,9 @@ def _ipset(bus: Bus, name: str, entries: frozenset[str]) -> bool:
     current = set(bus.call("ipset", "getEntries", "s", name))
     if current == entries:
         return False
-    if not current or not entries:
-        # setEntries empties the set first, so a set that is in use gets single entries instead.
+    if not current or not entries or len(current ^ entries) > SINGLES_AT_MOST:
+        # setEntries empties the set first, so a set that is in use gets single entries instead. But each of them takes
+        # firewalld 50 ms, and the daemon waits: a thousand peers that join at once would not be let in for a minute.
         bus.call("ipset", "setEntries", "sas", name, sorted(entries))
         return True
     for entry in sorted(entries - current):
