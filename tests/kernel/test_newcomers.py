@@ -1,4 +1,4 @@
-"""Peers that come one after the other are written without a look at the whole; and the whole then has nothing to do."""
+"""Peers that come and go are written without a look at the whole; and the whole then has nothing to do."""
 
 from __future__ import annotations
 
@@ -60,12 +60,44 @@ def test_each_is_written_by_itself(kind: str, tmp_path: Path) -> None:
             stage.sync(peers[:number])
         assert stage.looks == 1
         assert len(stage.require_whole(peers).paths) == len(peers)
-        # Several at once; the same again; and one that goes needs the whole.
-        stage.sync(peers[:2])
-        stage.sync(peers)
-        stage.sync(peers)
-        assert stage.looks == 2
-        stage.require_whole(peers)
+        # Several that go at once; that come at once, while one goes; the same again; and that one is back.
+        for now in (peers[:2], peers[1:], peers[1:], peers):
+            stage.sync(now)
+            stage.require_whole(now)
+        assert stage.looks == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_of_two_leases_of_a_host_takes_nothing_of_the_other_along(kind: str, tmp_path: Path) -> None:
+    twins = {**SIX, 9: Peer(number=9)}
+    peers = list(Scene(kind=kind, peers=twins).peer_leases())
+    first, *_rest, last = peers
+    assert first.v4 is not None
+    assert last.v4 is not None
+    # As after a change of the network: the same host, with its address and MAC, and another subnet.
+    peers[-1] = replace(last, v4=replace(first.v4, subnet=last.v4.subnet))
+    with host() as namespace:
+        stage = Stage(namespace, Scene(kind=kind, peers=twins), tmp_path)
+        for now in (peers, peers[:-1], peers, peers[1:]):
+            stage.sync(now)
+            assert len(stage.require_whole(now).paths) == len(now)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_refused_peer_is_served_when_the_one_that_was_before_it_goes(kind: str, tmp_path: Path) -> None:
+    scene = Scene(kind=kind, peers=SIX)
+    peers = list(scene.peer_leases())
+    assert peers[0].v4 is not None
+    wide = replace(peers[0], v4=replace(peers[0].v4, subnet=peers[0].v4.subnet.supernet()), created=99)
+    with host() as namespace:
+        stage = Stage(namespace, scene, tmp_path)
+        stage.sync([*peers, wide])
+        assert wide not in stage.data_path.served
+        inside_it = [one for one in peers if one.v4 and one.v4.subnet.subnet_of(wide.v4.subnet)]  # type: ignore[union-attr, arg-type]
+        now = [*(one for one in peers if one not in inside_it), wide]
+        stage.sync(now)
+        assert wide in stage.data_path.served
+        stage.require_whole(now)
 
 
 def of_a_kind(kind: str) -> st.SearchStrategy[tuple[str, dict[str, KeyValue]]]:
@@ -93,6 +125,9 @@ def test_rivals_get_what_a_look_at_the_whole_gives_them(
         for number in (*range(0, len(peers), step), len(peers)):
             stage.sync(peers[:number])
         stage.require_whole(peers)
+        for number in range(step, len(peers), step):
+            stage.sync(peers[number:])
+            stage.require_whole(peers[number:])
 
 
 def test_one_whose_subnet_others_have_a_route_to_is_left_to_the_whole_look(tmp_path: Path) -> None:

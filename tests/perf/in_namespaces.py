@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from overlayd.errors import OverlaydError
-from tests.perf import daemon_cost
+from tests.perf import daemon_cost, many
 from tests.perf.fast_path import decided
 from tests.perf.joining import MTUS_BYTES, PEERS, join, with_all_peers
 from tests.perf.layout import subject
@@ -27,7 +27,9 @@ def measure(wanted: Wanted, pace: Pace, say: Callable[[str], None]) -> dict[str,
     subjects: dict[str, Any] = {}
     peers = PEERS if wanted.peers else ()
     document: dict[str, Any] = {"subjects": subjects}
-    for name in wanted.backends:
+    if wanted.many:
+        document |= many.measure(say, repeat=pace.repeat, idle_s=wanted.idle_s)
+    for name in wanted.backends if wanted.ways or wanted.daemon else ():
         if reason := missing(name):
             subjects[name] = subject("backend", reason=reason)
             continue

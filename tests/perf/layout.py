@@ -31,7 +31,9 @@
             "idle_cpu_percent": …,      of one processor
             "pss_bytes": …, "private_bytes": …
           },
-          "daemon_conditions": {"backend": "vxlan", "peers": 2, "resync_s": 2, "idle_s": 30, "frozen": true}
+          "daemon_conditions": {"backend": "vxlan", "peers": 2, "resync_s": 2, "idle_s": 30, "frozen": true},
+          "many": {"many_join_ms": …},  MANY_FIGURES, in namespaces alone, each as in `daemon`
+          "many_conditions": {"peers": 5000, "burst": 1000, "daemons": 100, …}
         },
         "namespaces": {…}               hosts are network namespaces; a bridge and a container in each: less noise
       },
@@ -57,11 +59,15 @@ LAYOUT = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """What one figure is: its key, whose end is the unit, its words, and whether more of it is better."""
+    """What one figure is: its key, whose end is the unit, its words, and whether more of it is better.
+
+    `wanted` is what a quiet machine of two processors should not pass.
+    """
 
     key: str
     title: str
     more_is_better: bool
+    wanted: float | None = None
 
 
 FIGURES = (
@@ -79,6 +85,33 @@ DAEMON_FIGURES = (
     Figure(key="idle_cpu_percent", title="idle CPU, % of one processor", more_is_better=False),
     Figure(key="pss_bytes", title="PSS, bytes", more_is_better=False),
     Figure(key="private_bytes", title="private memory, bytes", more_is_better=False),
+)
+MANY_FIGURES = (
+    Figure(key="many_from_nothing_s", title="from nothing to ready, s", more_is_better=False, wanted=1.5),
+    Figure(key="many_from_nothing_cpu_s", title="of that the daemon's processor time, s", more_is_better=False),
+    Figure(key="many_burst_s", title="many joins at once, s", more_is_better=False, wanted=1.5),
+    Figure(key="many_join_ms", title="one join: lease in etcd to route, ms", more_is_better=False, wanted=10),
+    Figure(key="many_join_cpu_ms", title="processor time that one join costs, ms", more_is_better=False),
+    Figure(
+        key="many_leave_ms", title="one that goes: lease deleted to route gone, ms", more_is_better=False, wanted=10
+    ),
+    Figure(
+        key="many_repair_ms",
+        title="a route that somebody deletes, until it is back, ms",
+        more_is_better=False,
+        wanted=10,
+    ),
+    Figure(key="many_idle_cpu_percent", title="idle CPU, % of one processor", more_is_better=False, wanted=0.5),
+    Figure(key="many_bytes_per_peer", title="private memory for each peer, bytes", more_is_better=False, wanted=3072),
+    Figure(key="many_status_bytes", title="the status file, bytes", more_is_better=False),
+    Figure(key="many_metrics_s", title="a scrape of /metrics, s", more_is_better=False),
+    Figure(key="many_status_s", title="overlayd status, s", more_is_better=False),
+    Figure(key="many_doctor_s", title="overlayd doctor, s", more_is_better=False),
+    Figure(
+        key="herd_ready_s", title="daemons at once on an empty network: all ready, s", more_is_better=False, wanted=19
+    ),
+    Figure(key="herd_cpu_s", title="processor time of all of them, s", more_is_better=False),
+    Figure(key="herd_races_lost", title="subnets that another host took first", more_is_better=False),
 )
 # Absolute durations and CPU of two runs are those of two loads of the machine. Memory is not.
 COMPARED_ABSOLUTELY = ("pss_bytes", "private_bytes")

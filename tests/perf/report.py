@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tests.perf.layout import DAEMON_FIGURES, FIGURES
+from tests.perf.layout import DAEMON_FIGURES, FIGURES, MANY_FIGURES
 
 _START_GOAL_S = 15
 _FALL = "[bold red]FELL[/] "
@@ -22,6 +22,8 @@ def show(console: Console, document: dict[str, Any]) -> None:
             console.print(_ways(place, found["subjects"]))
         if "daemon" in found:
             console.print(_daemon(place, found))
+        if "many" in found:
+            console.print(_many(place, found))
     if "start" in document:
         _show_start(console, document)
     if "builds" in document:
@@ -85,6 +87,18 @@ def _daemon(place: str, found: dict[str, Any]) -> Table:
         value = one.get("value")
         text = f"{_FALL if one['fall'] else ''}{_spread(value, _number)}" if value else escape(one.get("reason", ""))
         table.add_row(figure.title, text)
+    return table
+
+
+def _many(place: str, found: dict[str, Any]) -> Table:
+    conditions = ", ".join(f"{name} {value}" for name, value in found["many_conditions"].items())
+    table = Table(title=f"{place}: what the daemon costs among many ({conditions})")
+    for column in ("what", "median (lowest to highest)", "wanted at most"):
+        table.add_column(column, justify="left" if column == "what" else "right")
+    for figure in MANY_FIGURES:
+        one = found["many"].get(figure.key, {})
+        text = _spread(one["value"], _number) if "value" in one else escape(one.get("reason", ""))
+        table.add_row(figure.title, text, "" if figure.wanted is None else _number(figure.wanted))
     return table
 
 

@@ -11,14 +11,15 @@ from tests.testbed.netns import namespaces, wireguard_devices
 
 BACKENDS = ("vxlan", "host-gw", "udp", "ipip", "wireguard")
 PLACES = ("cluster", "namespaces")
-# `peers` and `daemon` are measured in the places that are named beside them; in both where none is.
-PARTS = (*PLACES, "peers", "daemon", "builds")
+# `peers` and `daemon` are measured in the places that are named beside them, in both where none is. `many` is, in
+# namespaces, the daemon among thousands of peers, and a hundred daemons.
+PARTS = (*PLACES, "peers", "daemon", "many", "builds")
 _IDLE_S = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What is measured in one place: these backends' ways, peers' ways, and the daemon's own cost.
+    """What is measured in one place: these backends' ways, peers' ways, and the daemon's own cost, also among many.
 
     `backends` are set up one after the other, `measured` those of them whose ways are measured. `idle_s` is for how
     long the daemon is watched while nothing happens.
@@ -28,6 +29,7 @@ class Wanted:
     measured: tuple[str, ...]
     peers: bool = True
     daemon: bool = True
+    many: bool = False
     idle_s: float = _IDLE_S
 
     @property
@@ -56,9 +58,10 @@ def in_place(place: str, only: Sequence[str], backends: Sequence[str], idle_s: f
         measured=measured,
         peers="peers" in only,
         daemon="daemon" in only,
+        many="many" in only and place == "namespaces",
         idle_s=idle_s,
     )
-    return wanted if wanted.ways or wanted.daemon else None
+    return wanted if wanted.ways or wanted.daemon or wanted.many else None
 
 
 def missing(backend: str) -> str | None:

@@ -277,6 +277,18 @@ class Together:
                 if not count:
                     self._addresses[version].add(number, number)
 
+    def remove(self, peer: Lease) -> bool:
+        """Remove a lease that was added, if its host has no other; whether it had none."""
+        parts = [one for one in peer.family_leases if one.version in self._subnets]
+        if any(self._leases[one.version, one.public_number] > 1 for one in parts):
+            return False
+        for one in parts:
+            version, number = one.version, one.public_number
+            self._subnets[version].remove(*one.span)
+            self._addresses[version].remove(number, number)
+            del self._family_leases[version, one.span[0]], self._leases[version, number]
+        return True
+
 
 def _span(network: IPNetwork) -> tuple[int, int]:
     return int(network.network_address), int(network.broadcast_address)

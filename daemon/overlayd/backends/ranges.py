@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right, insort
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable
 
 
@@ -29,3 +29,8 @@ class Index:
         """Add a range that overlaps none of those there are."""
         insort(self._firsts, first)
         insort(self._lasts, last)
+
+    def remove(self, first: int, last: int) -> None:
+        """Remove a range that was added, or given at first and overlapped none."""
+        del self._firsts[bisect_left(self._firsts, first)]
+        del self._lasts[bisect_left(self._lasts, last)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from overlayd.errors import FirewalldRefused
 from overlayd.firewalld.bus import Bus
@@ -16,6 +16,8 @@ log = logger("firewalld")
 # The errors of a firewalld that has not read our files yet, and of releases without policies.
 _UNKNOWN = ("INVALID_POLICY", "INVALID_IPSET")
 _TOO_OLD = ("UnknownMethod", "UnknownInterface", "is not a valid interface", "No such interface")
+# With more differences than this, an ipset is set as a whole.
+SINGLES_AT_MOST = 32
 _HINT = (
     "`firewall-cmd --reload` makes it read what the RPM put into /usr/lib/firewalld. Before firewalld 0.9 there are no "
     "policies: let the backend's port in by hand"
@@ -45,17 +47,18 @@ class Firewalld:
         self._bus = Bus() if enabled else None
         self._logged_problem: str | None = None
 
-    def sync(self, desired_runtime: Runtime) -> FirewalldReport:
+    def sync(self, desired: Callable[[], Runtime]) -> FirewalldReport:
         """Write the configuration where firewalld runs and has another one. Never raises.
 
         firewalld loses it at every reload and restart. An unchanged state costs five D-Bus calls and writes nothing.
+        `desired` is called only where it runs: there may be thousands of peers.
         """
         if self._bus is None:
             return FirewalldReport()
         runs = written = False
         try:
             runs = self._bus.firewalld_runs()
-            written = runs and _write(self._bus, desired_runtime)
+            written = runs and _write(self._bus, desired())
             problem = None
         except FirewalldRefused as error:
             problem = _explained(error)
@@ -63,7 +66,7 @@ class Firewalld:
             log.warning("firewalld does not let the overlay's packets through", problem=problem)
         self._logged_problem = problem
         if written:
-            log.info("firewalld's runtime configuration written", policies=" ".join(desired_runtime.policies))
+            log.info("firewalld's runtime configuration written", policies=" ".join(nothing().policies))
         return FirewalldReport(runs=runs, written=written, problem=problem)
 
     def close(self) -> None:
@@ -118,8 +121,9 @@ def _ipset(bus: Bus, name: str, entries: frozenset[str]) -> bool:
     current = set(bus.call("ipset", "getEntries", "s", name))
     if current == entries:
         return False
-    if not current or not entries:
-        # setEntries empties the set first, so a set that is in use gets single entries instead.
+    if not current or not entries or len(current ^ entries) > SINGLES_AT_MOST:
+        # setEntries empties the set first, so a set that is in use gets single entries instead. But each of them takes
+        # firewalld 50 ms, and the daemon waits: a thousand peers that join at once would not be let in for a minute.
         bus.call("ipset", "setEntries", "sas", name, sorted(entries))
         return True
     for entry in sorted(entries - current):

@@ -12,7 +12,7 @@ from overlayd import backends
 from overlayd.backends.peers import PROBLEMS_AT_MOST
 from overlayd.backends.planned import Planned
 from overlayd.errors import OverlaydError, UnsupportedError
-from overlayd.host.look import Look
+from overlayd.host.look import Look, look_at_all
 from overlayd.host.parts import DesiredHost, HostContext, PartReport
 from overlayd.kernel.converge import ConvergeReport
 from overlayd.leases.lease import DEFAULT_BACKEND, Lease
@@ -34,6 +34,8 @@ class DataPath:
         self._clock = clock
         self._look: Look | None = None
         self._told = PartReport()
+        # The peers in the status, with their leases, by the names of these.
+        self._peers: dict[str, tuple[Lease, Peer]] = {}
         self._stop = threading.Event()
         self._carrier: threading.Thread | None = None
         self._carrier_problem: str | None = None
@@ -70,35 +72,37 @@ class DataPath:
         """Make the kernel hold what the leases say, and nothing stale of ours. A peer that fails is no problem here."""
         look, self._look = self._look, None
         if look is not None and self._carrier_problem is None and look.holds():
-            if desired == look.desired:
-                self._look = look
-                return self._told
-            report = look.add(desired)
+            before = look.desired
+            report = look.update(desired)
             if report is not None:
                 self._look = look
+                if look.desired is before:
+                    return replace(self._told, changed=bool(report.written))
                 return self._tell(desired, report, ())
-        # Before the kernel is read: all that changes meanwhile is news.
-        self._context.watch.expected.forget()
         changes = self._context.watch.changes()
         problems = [self._carrier_problem] if self._carrier_problem else []
         try:
-            report = self._context.backend.apply(desired.lease, desired.peers)
+            report = look_at_all(self._context, desired)
         except UnsupportedError:
             raise
         except OverlaydError as error:
             return self._tell(desired, None, (*problems, error.message))
         if self._context.backend.facts.notified and not report.problems and not report.refused:
             self._look = Look(self._context, desired, report, changes=changes, clock=self._clock)
+        else:
+            self._context.watch.expected.forget()
         return self._tell(desired, report, (*problems, *report.problems))
 
     def _tell(self, desired: DesiredHost, report: ConvergeReport | None, problems: tuple[str, ...]) -> PartReport:
         """The report of this part; `report` is None where the backend failed as a whole."""
         if report is not None:
             self.paths = report.paths
-            self.served = tuple(peer for peer in desired.peers if peer.key_name in report.paths)
-            self.served_from, self.served_subnets = public_addresses(self.served), subnets_of(self.served)
+            self._serve(tuple(peer for peer in desired.peers if peer.key_name in report.paths))
         report = report or ConvergeReport()
         shown = self._shown(desired.peers, report)
+        told, self._peers = self._peers, {}
+        for peer in sorted(shown, key=_by_subnet):
+            self._peers[peer.key_name] = self._peer(peer, report, desired.reserved, told.get(peer.key_name))
         found = PartReport(
             problems=problems,
             changed=bool(report.written),
@@ -106,7 +110,7 @@ class DataPath:
                 "backend": self._context.config.backend_type,
                 "mtu_bytes": self._context.backend.mtu_bytes,
                 "forwarder": report.forwarder,
-                "peers": tuple(self._peer(peer, report, desired.reserved) for peer in sorted(shown, key=_by_subnet)),
+                "peers": tuple(one for _lease, one in self._peers.values()),
                 "peers_untold": len(desired.peers) - len(shown),
             },
         )
@@ -128,12 +132,28 @@ class DataPath:
             return peers[:PROBLEMS_AT_MOST]
         return [peer for peer in peers if peer.key_name in report.paths or peer.key_name in report.peer_problems]
 
-    def _peer(self, lease: Lease, report: ConvergeReport, reserved: Collection[str]) -> Peer:
+    def _serve(self, served: tuple[Lease, ...]) -> None:
+        """Note who is served. The sets are changed where few are others: to hash thousands of addresses takes long."""
+        before = set(map(id, self.served))
+        came = [peer for peer in served if id(peer) not in before]
+        if len(self.served) + len(came) == len(served):
+            self.served_from |= public_addresses(came)
+            self.served_subnets |= subnets_of(came)
+        else:
+            self.served_from, self.served_subnets = public_addresses(served), subnets_of(served)
+        self.served = served
+
+    def _peer(
+        self, lease: Lease, report: ConvergeReport, reserved: Collection[str], told: tuple[Lease, Peer] | None
+    ) -> tuple[Lease, Peer]:
+        """A lease and the peer that the status shows for it: the one that was `told`, if that says the same."""
         path, problem = report.paths.get(lease.key_name), report.peer_problems.get(lease.key_name)
         if problem and lease.key_name in reserved and self._lacks_data(lease):
             # A subnet reserved for a host that never ran: it has published nothing yet, and that is no problem.
             path, problem = "reserved", None
-        return Peer(
+        if told is not None and told[0] is lease and (told[1].path, told[1].problem) == (path, problem):
+            return told
+        return lease, Peer(
             **address_fields(lease),
             backend=lease.backend_type,
             path=path,
@@ -168,5 +188,5 @@ def address_fields(lease: Lease) -> dict[str, str | None]:
 
 
 def _by_subnet(lease: Lease) -> tuple[bool, int]:
-    first = lease.family_leases[0].subnet
-    return first.version == 6, int(first.network_address)
+    first = lease.family_leases[0]
+    return first.version == 6, first.span[0]

@@ -24,7 +24,7 @@ class FirewalldPart:
     def sync(self, desired: DesiredHost) -> PartReport:
         """Fill firewalld's runtime configuration, where firewalld runs. An administrator may have done so by hand."""
         report = self._firewalld.sync(
-            firewalld.desired(
+            lambda: firewalld.desired(
                 overlays=overlays(self._context.config, desired.lease.subnets, self._context.here),
                 listens=self._context.backend.listens,
                 peers=self._data_path.served_from,

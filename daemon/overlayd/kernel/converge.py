@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import field, replace
 from itertools import chain
 
@@ -85,16 +85,21 @@ def require_free(networks: Collection[IPNetwork]) -> None:
         raise NetworkConfigError(problem)
 
 
-def converge(plan: Plan) -> ConvergeReport:
+def converge(
+    plan: Plan, *, announce: Callable[[Collection[KernelObject], Collection[ForeignRoute]], None] | None = None
+) -> ConvergeReport:
     """Make the kernel hold the plan; a second call writes nothing. Raises UnsupportedError, KernelRefused.
 
-    An object that conflicts with a route of others is left out, and is a problem of its peer.
+    An object that conflicts with a route of others is left out, and is a problem of its peer. `announce` is called
+    before anything is written, with all that the kernel is to hold, and the routes of others in the network.
     """
     actual, foreign = netlink.read_with_foreign(plan.networks)
     conflicts = conflicts_of(plan, actual, foreign)
     plan = without_conflicts(plan, conflicts)
     desired = plan.state()
     operations = diff(desired, with_flannel_routes(actual, conflicts))
+    if announce is not None:
+        announce(desired.objects, foreign)
     failed = netlink.apply(operations)
     problems = list(conflicts.base.values())
     peer_problems = {**conflicts.partly, **plan.problems}

@@ -29,7 +29,11 @@ GROUPS = 0x1 | 0x4 | 0x10 | 0x40 | 0x100 | 0x400
 NFT_GROUPS, NFT_SUBSYSTEM = 1 << 6, 10
 # linux/netfilter/nf_tables.h: a new or deleted table, chain, rule. Not elements of sets, which others add all the time.
 NFT_RULES = {0, 2, 3, 5, 6, 8}
-RECEIVE_BYTES = 1024 * 1024
+# What is told while this process does something else: of each of the most peers that are served, three messages, which
+# take a kilobyte each. Memory is taken only when it is needed.
+RECEIVE_BYTES = 16 * 1024 * 1024
+# asm-generic/socket.h. It goes beyond net.core.rmem_max, which is 200 KB, with CAP_NET_ADMIN.
+_SO_RCVBUFFORCE = 33
 INTERFACE_KINDS = frozenset((RTM_NEWLINK, RTM_DELLINK, RTM_NEWADDR, RTM_DELADDR))
 # Interfaces are read this often, in seconds, also when the kernel told of none.
 INTERFACES_REST_S = 30.0
@@ -125,7 +129,10 @@ class Monitor:
 
 def _listen(protocol: int, groups: int) -> socket.socket:
     end = opened(protocol, groups=groups)
-    end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
+    try:
+        end.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, RECEIVE_BYTES)
+    except PermissionError:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
     end.setblocking(False)
     return end
 

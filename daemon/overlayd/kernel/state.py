@@ -18,7 +18,12 @@ from overlayd.lib.quick_dataclass import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class KernelObject:
-    """One object in the kernel. Each kind is a subclass that is a frozen dataclass, with the class attributes below."""
+    """One object in the kernel. Each kind is a subclass that is a frozen dataclass, with the class attributes below.
+
+    Kinds of which each peer has one have slots: there are thousands.
+    """
+
+    __slots__ = ()
 
     rank: ClassVar[int]
     """The place in the order of operations: a lower rank is made first and deleted last, as others stand on it."""
@@ -198,7 +203,7 @@ class Address(KernelObject):
         return f"{self.address} dev {self.link}"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Route(KernelObject):
     """One route of the main table. `link` may be any interface, `src` is the preferred source.
 
@@ -231,7 +236,7 @@ class Route(KernelObject):
         return " ".join(parts)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Neighbour(KernelObject):
     """A permanent ARP or neighbour discovery entry on one of our links. `mac` is in lower case."""
 
@@ -251,7 +256,7 @@ class Neighbour(KernelObject):
         return f"{self.address} lladdr {self.mac} dev {self.link}"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class FdbEntry(KernelObject):
     """Where a VXLAN link sends frames for one MAC: to the VTEP at `dst`. `mac` is in lower case."""
 

@@ -12,6 +12,7 @@ from overlayd.leases.lease_table import LeaseTable, LeaseTableReader, uncontradi
 from overlayd.lib.log import logger
 from overlayd.lib.sanitize import plain
 from overlayd.store.follow import View
+from overlayd.store.protocol import KeyValue
 
 log = logger("registry")
 
@@ -50,6 +51,10 @@ class FollowedLeases:
             leases = {**uncontradicted(self._lost, found.leases), **found.leases}
             self._last = (view, replace(found, leases=leases))
         return self._last[1]
+
+    def table(self, entries: Mapping[str, KeyValue]) -> LeaseTable:
+        """The table of a list, by the names of leases. What `read` has parsed is not parsed again."""
+        return self._reader.read(entries.items())
 
     def _note_lost_data(self, view: View) -> None:
         if self._last is None or view.revision >= self._last[0].revision:

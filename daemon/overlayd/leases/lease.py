@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import field
 from functools import cached_property
@@ -191,7 +192,10 @@ def _address(kind: type[A], name: str, label: str, found: object) -> A:
 def _data(name: str, label: str, found: object) -> Mapping[str, Any] | str | None:
     if isinstance(found, dict) and _parts(found) > DATA_PARTS:
         raise MalformedLease(f"{label} of {sanitized(name)} has more than {DATA_PARTS} parts")
-    if found is None or isinstance(found, dict | str):
+    if isinstance(found, dict):
+        # Thousands of hosts publish the same names.
+        return {sys.intern(key): value for key, value in found.items()}
+    if found is None or isinstance(found, str):
         return found
     raise MalformedLease(f"{label} of {sanitized(name)} is neither a JSON object nor a string: {sanitized(found)}")
 

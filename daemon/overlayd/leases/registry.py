@@ -18,7 +18,7 @@ from overlayd.leases.followed_leases import FollowedLeases
 from overlayd.leases.held_lease import HeldLease, PreviousLease, owned
 from overlayd.leases.keys import BOUNDS, CONFIG, SUBNETS, Keys
 from overlayd.leases.lease import Lease
-from overlayd.leases.lease_table import LeaseTable, LeaseTableReader
+from overlayd.leases.lease_table import LeaseTable
 from overlayd.leases.lease_writes import RACE_PAUSE_S, LeaseWrites, ListedLeases
 from overlayd.leases.network_config import NetworkConfig
 from overlayd.leases.subnets import Subnets
@@ -184,7 +184,7 @@ class Registry:
     ) -> HeldLease | None:
         """Try once; None where another host was faster."""
         listed = self._writes.list()
-        leases = LeaseTableReader().read(listed.entries.items()).leases
+        leases = self._leases.table(listed.entries).leases
         lease_ids = {name: kv.lease_id for name, kv in listed.entries.items()}
         # A lease whose key is spelled in another way (`-` for `:`) is replaced by one under the right key.
         well_named = {name: lease for name, lease in leases.items() if name == lease.key_name}

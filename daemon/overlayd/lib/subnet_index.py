@@ -15,21 +15,18 @@ class SubnetIndex(Generic[T]):
 
     def __init__(self, items: Iterable[tuple[IPNetwork, T]]) -> None:
         """Subnets may overlap, and one subnet may have several values."""
-        # By (IP version, host bits, network bits).
-        self._values: dict[tuple[int, int, int], list[T]] = {}
+        # By IP version, host bits, and network bits.
+        self._values: dict[int, dict[int, dict[int, tuple[T, ...]]]] = {4: {}, 6: {}}
         for subnet, value in items:
             host_bits = subnet.max_prefixlen - subnet.prefixlen
-            key = (subnet.version, host_bits, int(subnet.network_address) >> host_bits)
-            self._values.setdefault(key, []).append(value)
-        self._host_bits = {
-            version: sorted({bits for of, bits, _network in self._values if of == version}) for version in (4, 6)
-        }
+            found = self._values[subnet.version].setdefault(host_bits, {})
+            number = int(subnet.network_address) >> host_bits
+            found[number] = (*found.get(number, ()), value)
+        self._values = {version: dict(sorted(of.items())) for version, of in self._values.items()}
 
     def containing(self, address: IPAddress) -> list[T]:
         """The values of all subnets that contain the address, those of the longest prefix first."""
-        version, number = address.version, int(address)
+        number = int(address)
         return [
-            value
-            for bits in self._host_bits[version]
-            for value in self._values.get((version, bits, number >> bits), ())
+            value for bits, found in self._values[address.version].items() for value in found.get(number >> bits, ())
         ]

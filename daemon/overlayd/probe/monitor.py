@@ -49,6 +49,7 @@ class ReachabilityMonitor:
         # The peers as the status had them last, and what they are to the prober: there may be thousands.
         self._told: tuple[Peer, ...] | None = None
         self._peers: list[KnownPeer] = []
+        self._of_peer: dict[int, list[KnownPeer]] = {}
 
     def start(self) -> None:
         """Start the prober."""
@@ -69,7 +70,8 @@ class ReachabilityMonitor:
             return ()
         told = self._status_file.status
         if told.peers is not self._told:
-            self._told, self._peers = told.peers, known_peers(told.peers)
+            self._peers = self._known(told.peers)
+            self._told = told.peers
         self._prober.follow(self._peers, local_host(told, self._own_addresses()))
         now = time.monotonic()
         if changed and now - self._hurried_at > INTERVAL_S:
@@ -86,6 +88,14 @@ class ReachabilityMonitor:
             self._written_at = now
             self._status_file.update_reach(found.peers)
         return found.container
+
+    def _known(self, peers: tuple[Peer, ...]) -> list[KnownPeer]:
+        """What peers are to the prober: of those that the status had before, the same objects."""
+        before, self._of_peer = self._of_peer, {}
+        for peer in peers:
+            # No other object has that id, as the status of the last look is still there.
+            self._of_peer[id(peer)] = before.get(id(peer)) or known_peers([peer])
+        return [one for found in self._of_peer.values() for one in found]
 
     def _alive(self, peer: KnownPeer) -> tuple[bool | None, IPAddress | None]:
         try:

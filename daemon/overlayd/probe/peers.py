@@ -65,7 +65,7 @@ class PingTarget:
 CANDIDATES = 8
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class KnownPeer:
     """A peer by one IP version, from the daemon's status or from etcd.
 
@@ -114,9 +114,9 @@ def known_peers(peers: Iterable[Peer]) -> list[KnownPeer]:
     return [
         KnownPeer(
             subnet=ip_network(subnet),
-            public_ip=ip_address(public_ip),
+            public_ip=(address := ip_address(public_ip)),
             backend=peer.backend,
-            host=ip_address(peer.public_ip or public_ip),
+            host=ip_address(peer.public_ip) if peer.public_ip not in (None, public_ip) else address,
         )
         for peer in peers
         # A reserved subnet has no host, and without a path nothing was configured in the kernel.

@@ -9,7 +9,7 @@ import contextlib
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from overlayd.errors import OverlaydError
@@ -119,20 +119,26 @@ class Prober:
                 self._local = local
             return
         self._followed = peers
-        wanted = {(peer.subnet, peer.public_ip): peer for peer in peers}
         with self._lock:
             self._local = local
-            if list(wanted.values()) == [path.peer for path in self._paths.values()]:
+            # Most are the same objects as before: to look thousands up by their addresses takes long.
+            before, now = {id(path.peer) for path in self._paths.values()}, {id(peer) for peer in peers}
+            if before == now:
                 return
-            now = time.monotonic()
-            paths = {}
-            for key, peer in wanted.items():
-                # A new peer gets its first echo after a moment: it is still configuring its kernel for us.
-                paths[key] = self._paths.get(key) or PathState(peer=peer, due=now + self._rng.uniform(1, SOON_S))
-                paths[key].peer = peer
-            self._paths = paths
-            self._by_subnet = SubnetIndex((path.peer.subnet, path) for path in paths.values())
+            known, self._paths = self._paths, {key: path for key, path in self._paths.items() if id(path.peer) in now}
+            for peer in peers:
+                if id(peer) not in before:
+                    self._paths[peer.subnet, peer.public_ip] = self._path(peer, known)
+            self._by_subnet = SubnetIndex((path.peer.subnet, path) for path in self._paths.values())
         self._wake.set()
+
+    def _path(self, peer: KnownPeer, known: Mapping[tuple[IPNetwork, IPAddress], PathState]) -> PathState:
+        path = known.get((peer.subnet, peer.public_ip))
+        if path is None:
+            # A new peer gets its first echo after a moment: it is still configuring its kernel for us.
+            return PathState(peer=peer, due=time.monotonic() + self._rng.uniform(1, SOON_S))
+        path.peer = peer
+        return path
 
     def hurry(self) -> None:
         """Send echoes to all peers soon, because something on the path has changed."""

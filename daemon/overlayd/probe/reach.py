@@ -61,7 +61,7 @@ class Diagnosis:
     reason: str | None = None
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, slots=True)
 class PathState:
     """The path to one peer by one IP version, and its next echo."""
 

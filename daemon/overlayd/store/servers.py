@@ -33,9 +33,11 @@ CALL_TIMEOUT_S = 5.0
 # Where there are other servers: how long one of them may take before another is asked.
 SERVER_TIMEOUT_S = 2.0
 HEALTH_TIMEOUT_S = 2.5
-# Where there is no other server to go to, it is asked less often: each read wakes gRPC's threads some sixty times, as
-# they go to sleep in steps of 15 ms and more. gRPC's own pings find a dead connection within 8 s (connection.py).
-HEALTH_ALONE_S = 15.0
+# A server that has no other beside it is asked less often: each read wakes gRPC's threads some sixty times, as they go
+# to sleep in steps of 15 ms and more, and gRPC's own pings find a dead connection within 8 s (connection.py). It gets more
+# time, too: it may only be slow, as when a whole fleet starts, and to connect and list again would give it more to do.
+LONE_HEALTH_S = 15.0
+LONE_HEALTH_TIMEOUT_S = 4.0
 # The pause after an attempt with new certificates that did not work.
 RENEW_RETRY_S = 5.0
 
@@ -142,7 +144,7 @@ class Servers:
                 replaced = connection is not self._connection
                 unsent = metadata is None or never_sent(error)
                 if unreachable(error):
-                    self._drop(connection)
+                    self._give_up(connection, error)
                 elif replaced:
                     # Another thread closed the connection: that does not count as an attempt with the next server.
                     attempts -= 1
@@ -181,10 +183,11 @@ class Servers:
         if self._trust is not None and connection.trust is not None and self._trust.changed_since(connection.trust):
             self._renew(connection)
         now = time.monotonic()
-        if self._alone and now - self._health_read_at < HEALTH_ALONE_S:
+        if self._alone and now - self._health_read_at < LONE_HEALTH_S:
             return
         self._health_read_at = now
-        if connection is self._connection and connection.health_problem(HEALTH_TIMEOUT_S) is not None:
+        timeout_s = LONE_HEALTH_TIMEOUT_S if self._alone else HEALTH_TIMEOUT_S
+        if connection is self._connection and connection.health_problem(timeout_s) is not None:
             self._drop(connection)
 
     def open_watch(self, requests: Any) -> Any:
@@ -283,6 +286,12 @@ class Servers:
             if self._connection is connection:
                 self._connection, self._turn = None, self._turn + 1
         connection.close()
+
+    def _give_up(self, connection: Connection, error: grpc.RpcError) -> None:
+        """Go on to the next server. One that is only slow, and has none beside it, keeps what else waits for it: above
+        all the watches, after whose end all would be listed again."""
+        if not self._alone or error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
+            self._drop(connection)
 
     def _renew(self, old: Connection) -> None:
         """Replace a connection by one with the new certificates, when a server has answered on that."""

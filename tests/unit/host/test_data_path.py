@@ -154,3 +154,18 @@ def test_a_kernel_setting_that_somebody_changed_is_noticed_without_news(monkeypa
     looks.after()
     monkeypatch.setattr("overlayd.kernel.netlink.settings_hold", lambda _settings: False)
     assert (looks.after()[0], looks.after()[0]) == (1, 1)
+
+
+def test_what_is_told_of_a_peer_is_the_same_object_while_it_is_true() -> None:
+    looks = Looks()
+    two, three = looks.after()[1].status["peers"]
+    looks.backend.apply_ = lambda: ConvergeReport(paths={TWO.key_name: "direct", THREE.key_name: "vxlan"})
+    looks.watch.count += 1
+    found = looks.after()[1].status["peers"]
+    assert (found[0].path, found[1] is three) == ("direct", True)
+    assert looks.data_path.served_subnets == {peer.v4.subnet for peer in (TWO, THREE) if peer.v4}
+    looks.backend.apply_ = lambda: ConvergeReport(paths={TWO.key_name: "vxlan"})
+    (found_two,) = looks.after(replace(DESIRED, peers=(replace(TWO),)))[1].status["peers"]
+    # Another lease with the same words.
+    assert (found_two == two, found_two is two) == (True, False)
+    assert looks.data_path.served_subnets == {TWO.v4.subnet if TWO.v4 else None}

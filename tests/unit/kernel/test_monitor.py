@@ -73,13 +73,22 @@ def test_as_long_as_nothing_is_expected_all_matters_but_what_the_kernel_learns(m
 
 
 @pytest.mark.parametrize("item", OBJECTS, ids=lambda item: item.noun)
-def test_what_is_expected_is_noise_when_it_comes_and_news_when_it_goes(item: KernelObject) -> None:
-    assert judge(about(item), expected(*OBJECTS)) == Verdict.NOISE
-    assert judge(about(item, DELETE), expected(*OBJECTS)) == Verdict.NEWS
+def test_what_is_expected_is_noise_when_it_comes_and_lost_when_it_goes(item: KernelObject) -> None:
+    whole = expected(*OBJECTS)
+    assert judge(about(item), whole) == Verdict.NOISE
+    assert whole.take_lost() == []
+    assert judge(about(item, DELETE) + about(item, DELETE), whole) == Verdict.LOST
+    assert (whole.take_lost(), whole.take_lost()) == ([item], [])
     without = expected(*(one for one in OBJECTS if one is not item))
     assert judge(about(item), without) == Verdict.NEWS
+    # What is deleted and not expected was deleted by us.
+    assert judge(about(item, DELETE), without) == Verdict.NOISE
     without.add([item])
     assert judge(about(item), without) == Verdict.NOISE
+    # What is lost and then not expected any more is not written again.
+    judge(about(item, DELETE), without)
+    without.remove([item])
+    assert without.take_lost() == []
 
 
 @pytest.mark.parametrize(
@@ -96,18 +105,18 @@ def test_something_else_in_its_place_is_news(item: KernelObject) -> None:
     assert judge(about(item), expected(*OBJECTS)) == Verdict.NEWS
 
 
-def test_an_entry_of_ours_that_is_not_permanent_any_more_is_news() -> None:
-    for item, at in ((NEIGHBOUR, 16 + 8), (FDB, 16 + 8)):
+def test_an_entry_of_ours_that_is_not_permanent_any_more_is_written_again_or_news() -> None:
+    for item, verdict in ((NEIGHBOUR, Verdict.LOST), (FDB, Verdict.NEWS)):
         message = bytearray(about(item))
-        message[at : at + 2] = struct.pack("=H", NUD_REACHABLE)
-        assert judge(bytes(message), expected(*OBJECTS)) == Verdict.NEWS
+        message[16 + 8 : 16 + 10] = struct.pack("=H", NUD_REACHABLE)
+        assert judge(bytes(message), expected(*OBJECTS)) == verdict
         assert judge(bytes(message), expected(ROUTE)) == Verdict.NOISE
 
 
 @pytest.mark.parametrize("kind", [RTM_NEWNEIGH, RTM_DELNEIGH])
-def test_a_neighbour_of_ours_that_somebody_deletes_is_news_though_it_has_neither_state_nor_mac(kind: int) -> None:
+def test_a_neighbour_of_ours_that_somebody_deletes_is_lost_though_it_has_neither_state_nor_mac(kind: int) -> None:
     # As Linux 6.18 tells of `ip neigh del`: in state NUD_FAILED, without a link address.
-    for address, verdict in (("10.5.2.0", Verdict.NEWS), ("10.5.2.77", Verdict.NOISE)):
+    for address, verdict in (("10.5.2.0", Verdict.LOST), ("10.5.2.77", Verdict.NOISE)):
         body = struct.pack("=B3xiHBB", 2, INDEX, 0x20, 0, 1) + attribute(1, IPv4Address(address).packed)
         assert judge(packed(kind, 0, body), expected(*OBJECTS)) == verdict
 

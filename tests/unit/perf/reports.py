@@ -28,6 +28,8 @@ def report(when: str = "2026-11-30T03:00:00+00:00") -> dict[str, Any]:
                     "private_bytes": {"reason": "no smaps_rollup"},
                 },
                 "daemon_conditions": {"backend": "vxlan", "peers": 1},
+                "many": {"many_join_ms": alone([8.5]), "many_idle_cpu_percent": {"reason": "no daemon"}},
+                "many_conditions": {"peers": 5000},
             }
         },
     }

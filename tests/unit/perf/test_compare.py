@@ -14,7 +14,7 @@ from rich.console import Console
 from tests.perf import history
 from tests.perf import report as tables
 from tests.perf.compare import marked, merit
-from tests.perf.layout import DAEMON_FIGURES, FIGURES
+from tests.perf.layout import DAEMON_FIGURES, FIGURES, MANY_FIGURES
 from tests.unit.perf.reports import report
 
 NOW = "2026-12-01T03:00:00+00:00"
@@ -140,5 +140,6 @@ def test_every_row_of_the_tables_has_figures_or_a_reason() -> None:
     text = shown(marked(report(NOW), None))
     for word in ("vxlan", "mtu 1450", "not installed: tincd", "0.50 (0.50 to 0.50)", "no smaps_rollup", "30,000,000"):
         assert word in text
-    for figure in DAEMON_FIGURES:
+    for figure in (*DAEMON_FIGURES, *MANY_FIGURES):
         assert figure.title in text
+    assert "8.5 (8.5 to 8.5)" in text

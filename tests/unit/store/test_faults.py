@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from overlayd.errors import StoreError
 from overlayd.store.access import StoreSettings
 from overlayd.store.client import Store
 from overlayd.store.follow import Follower
@@ -166,3 +167,26 @@ def test_a_leader_is_lost(tmp_path: Path, fault: Callable[[Member], None]) -> No
         etcd.wait()
         for seen in followers:
             check_in_step(etcd, seen, f"leader {fault.__name__}")
+
+
+def problem_of_a_call(store: Store) -> str:
+    try:
+        store.get("/net/old")
+    except StoreError as error:
+        return error.message
+    return ""
+
+
+def test_a_call_that_a_slow_etcd_does_not_answer_in_time_ends_no_watch(
+    etcd: Etcd, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("overlayd.store.servers.CALL_TIMEOUT_S", 0.5)
+    with counting(store) as (seen, problems):
+        used = store.servers._connection
+        etcd.freeze()
+        # A signal takes its time to stop a process.
+        eventually("a call gets no answer", lambda: "DEADLINE_EXCEEDED" in problem_of_a_call(store))
+        etcd.thaw()
+        check_in_step(etcd, seen, "slow")
+        # The same connection, and so the same watch: nothing was listed again.
+        assert (store.servers._connection is used, any(problems)) == (True, False)
