@@ -34,8 +34,8 @@ CALL_TIMEOUT_S = 5.0
 SERVER_TIMEOUT_S = 2.0
 HEALTH_TIMEOUT_S = 2.5
 # A server that has no other beside it is asked less often: each read wakes gRPC's threads some sixty times, as they go
-# to sleep in steps of 15 ms and more, and gRPC's own pings find a dead connection within 8 s (connection.py). It gets more
-# time, too: it may only be slow, as when a whole fleet starts, and to connect and list again would give it more to do.
+# to sleep in steps of 15 ms and more; and gRPC's own pings find a dead connection within 8 s (connection.py). It gets
+# more time, too: it may only be slow, as when a whole fleet starts, and to list again would give it more to do.
 LONE_HEALTH_S = 15.0
 LONE_HEALTH_TIMEOUT_S = 4.0
 # The pause after an attempt with new certificates that did not work.
