@@ -167,10 +167,9 @@ def test_each_container_has_its_own_identity_and_the_image_has_none(
     script = "cat /etc/machine-id /etc/ssh/ssh_host_*_key.pub"
     assert not {*machine.shell(script).splitlines()} & {*misused.shell(script).splitlines()}
     assert misused.run("cat", "/etc/machine-id") == UUID.replace("-", "")
-    looked = docker("run", "--rm", "--network=none", image, "sh", "-c", "ls /etc/ssh/ssh_host_*; wc -c /etc/machine-id")
-    # Docker's client prints stdout and stderr in any order.
+    looked = docker("run", "--rm", "--network=none", image, "sh", "-c", "ls /etc/ssh; wc -c /etc/machine-id")
     assert "0 /etc/machine-id" in looked.splitlines()
-    assert "cannot access '/etc/ssh/ssh_host_*'" in looked
+    assert "ssh_host_" not in looked
 
 
 def test_an_unknown_zone_and_locale_are_reported_and_change_nothing(misused: SystemContainer) -> None:

@@ -26,6 +26,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Host, Fleet
         fleet.join(range(PEERS))
         host = lab.host("a", start=False, settings={"resync-s": 60, "healthz-port": PORT, "probe-rate": 0})
         host.start()
+        # The kernel tells of an address once it has seen that nobody else has it (RFC 4862, 5.4).
+        eventually("addresses of IPv6 are decided", lambda: "tentative" not in host.run("ip", "-6", "address", "show"))
         yield host, fleet
 
 

@@ -35,6 +35,8 @@ from overlayd.underlay.choose import Underlay
 
 # What this host needs for itself is read this often also when the kernel told of no change, as DNS may have.
 NEEDS_REST_S = 30.0
+# What the status says of the fast path before it was looked at.
+COMES = "it comes once docker can start"
 
 SUBNETS = gauge("overlayd_network_subnets", "How many subnets the network has for hosts, used ones included.")
 
@@ -191,7 +193,7 @@ class FastPathOncePublished:
         """That of the part, or why there is none yet."""
         if self._files.published:
             return self._part.sync(desired)
-        return PartReport(status={"fast_path": "it comes once docker can start", "fast_paths": ()})
+        return PartReport(status={"fast_path": COMES, "fast_paths": ()})
 
     def close(self) -> None:
         """That of the part."""
