@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -91,16 +92,17 @@ def test_a_tagged_frame_goes_to_no_vlan_of_the_underlay(lab: Lab, a: Host, b: Ho
     assert counted(a)["sent"] - before < 50
 
 
+def _go_by_the_bridge(source: Host, target: Host) -> bool:
+    """Whether all that a container sends leaves by its bridge, and not past it."""
+    before = by_the_bridge(source)
+    all_arrives(source, target)
+    return by_the_bridge(source) - before > len(DATA)
+
+
 def test_a_limited_container_is_left_to_the_kernel(a: Host, b: Host) -> None:
     a.run("tc", "qdisc", "add", "dev", "vethc", "root", "tbf", "rate", "800mbit", "burst", "256k", "latency", "50ms")
     try:
-
-        def by_the_kernel() -> bool:
-            before = by_the_bridge(a)
-            all_arrives(a, b)
-            return by_the_bridge(a) - before > len(DATA)
-
-        eventually("its packets go by the bridge", by_the_kernel)
+        eventually("its packets go by the bridge", partial(_go_by_the_bridge, a, b))
     finally:
         a.run("tc", "qdisc", "delete", "dev", "vethc", "root")
 
@@ -126,13 +128,7 @@ def test_a_port_of_which_the_bridge_keeps_something_away_is_left_to_the_bridge(a
     b.run("bridge", "fdb", "replace", gateway, "dev", "vethc", "master", "static")
     b.run("bridge", "link", "set", "dev", "vethc", flag, "on")
     try:
-
-        def by_the_kernel() -> bool:
-            before = by_the_bridge(b)
-            all_arrives(b, a)
-            return by_the_bridge(b) - before > len(DATA)
-
-        eventually("its packets go by the bridge", by_the_kernel)
+        eventually("its packets go by the bridge", partial(_go_by_the_bridge, b, a))
     finally:
         b.run("bridge", "link", "set", "dev", "vethc", flag, "off")
 

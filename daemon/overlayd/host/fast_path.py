@@ -18,7 +18,7 @@ from overlayd.host.fast_peers import EVERY_ADDRESS, FastPeers
 from overlayd.host.parts import DesiredHost, HostContext, PartReport
 from overlayd.kernel import attached, ethtool, interfaces, policies
 from overlayd.kernel.container_ports import ALL_S, Bridge, ContainerPorts
-from overlayd.kernel.interfaces import read_bridges, router_macs, with_address_in
+from overlayd.kernel.interfaces import router_macs
 from overlayd.kernel.links import ARPHRD_ETHER
 from overlayd.kernel.tc import Direction, Filter
 from overlayd.lib.addresses import IPNetwork
@@ -211,9 +211,9 @@ class FastPathPart:
         return found
 
     def _bridge(self, own: IPv4Network) -> Bridge:
-        guests = read_bridges().of_guests
-        for name in with_address_in((own,)):
-            if name in guests and (found := self._containers.read(name)):
+        there = self._context.watch.interfaces()
+        for name in there.with_address_in((own,)):
+            if name in there.bridges.of_guests and (found := self._containers.read(name)):
                 return found
         raise _Off("no bridge carries this host's subnet yet")
 
